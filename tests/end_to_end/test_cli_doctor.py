@@ -266,6 +266,7 @@ def test_warnings_alone_do_not_fail_the_command(run):
         ("note", "not_shared", "storage")
     ]
     assert answer["about"]["servers"] == "none alive"
+    assert "sql (firelock-sql " in answer["about"]["plugins"]
 
 
 def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):

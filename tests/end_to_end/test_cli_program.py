@@ -501,24 +501,66 @@ def test_a_plugins_command_runs(run, install):
 
 
 def test_a_plugin_cannot_take_a_command(run, install):
-    """A name that is taken is refused where the plugins' commands are looked at; our own commands go on."""
+    """A name that is taken is reported with the plugin; the help and our own commands go on."""
     install("taker", TAKER)
 
-    refused, ours = run("--help"), run("queues list --storage memory://")
+    helped, ours = run("--help"), run("queues list --storage memory://")
 
-    assert (2, 0) == (refused.code, ours.code)
-    assert "a command 'jobs', and that name is taken" in refused.error
+    assert (0, 0) == (helped.code, ours.code)
+    assert "'taker' of taker 1.0 offers a command 'jobs', and that name is taken" in helped.error
+    assert "FIRELOCK_PLUGINS=-taker" in helped.error
 
 
-def test_a_broken_plugin_is_named(run, install):
-    """A plugin that cannot be loaded is a usage error that says how to leave it out."""
+def test_broken_plugins_are_listed_beside_the_others(run, install, monkeypatch):
+    """Each has its problem, and the exit code says that one is broken."""
+    install("cracked", "1 / 0")
+    install("sweeper", SWEEPER)
+    monkeypatch.setenv("FIRELOCK_PLUGINS", "cracked,sweeper")
+
+    text, answer = run("plugins"), run("plugins --json")
+
+    assert (1, 1) == (text.code, answer.code)
+    assert "Plugin 'cracked' of cracked 1.0 failed to load: ZeroDivisionError" in text.out
+    assert "FIRELOCK_PLUGINS=-cracked" in text.out
+    assert ["cracked", "cracked", "1.0", "broken"] in [line.split() for line in text.out.splitlines()]
+    assert ["sweeper", "core"] == [each["name"] for each in answer.json["plugins"]]
+    [broken] = answer.json["broken"]
+    assert ("cracked", "cracked", "1.0") == (broken["name"], broken["distribution"], broken["version"])
+
+
+def test_a_broken_plugin_hides_no_help(run, install):
+    """Its command is missing from the help, and it is reported; other commands say how to leave it out."""
     install("cracked", "1 / 0")
 
-    ran = run("plugins")
+    helped, versions, listed = run("--help"), run("version"), run("jobs list --storage memory://")
 
-    assert ran.code == 2
-    assert "Plugin 'cracked' of cracked 1.0 failed to load: ZeroDivisionError" in ran.error
-    assert "FIRELOCK_PLUGINS=-cracked" in ran.error
+    assert (0, 0, 2) == (helped.code, versions.code, listed.code)
+    assert "Plugin 'cracked' of cracked 1.0 failed to load" in helped.error
+    assert "FIRELOCK_PLUGINS=-cracked" in listed.error
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "@hookimpl\ndef register_commands():\n    return [('greet', 'x')]\n",
+        (
+            "@hookimpl\ndef register_commands():\n"
+            "    return [Command('greet', 'Say.', lambda parser: 1 / 0, lambda options: 0)]\n"
+        ),
+    ],
+    ids=["no command", "configure raises"],
+)
+def test_a_wrong_command_is_no_traceback(run, install, source):
+    """Neither in the help nor where the command is called."""
+    install("greeter", source)
+
+    helped, called = run("--help"), run("greet")
+
+    assert (0, 2) == (helped.code, called.code)
+    for ran in (helped, called):
+        assert "Plugin 'greeter' of greeter 1.0 " in ran.error
+        assert "FIRELOCK_PLUGINS=-greeter" in ran.error
+        assert "Traceback" not in ran.error
 
 
 def test_a_dashboard_takes_the_place_of_its_hint(run, install):
@@ -589,8 +631,18 @@ def test_version_names_what_is_installed(run, monkeypatch, tmp_path):
     text, answer = run("version"), run("version --json")
 
     expected = {"firelock": "9.8", "firelock-sql": "9.7", "python": platform.python_version()}
-    assert answer.json == expected
+    assert answer.json == {**expected, "plugins": []}
     assert dict(line.split() for line in text.out.splitlines()) == expected
+
+
+def test_version_names_the_packages_of_plugins(run, install):
+    """A support case starts with them."""
+    install("sweeper", SWEEPER)
+
+    text, answer = run("version"), run("version --json")
+
+    assert "sweeper 1.0 (plugin sweeper)" in " ".join(text.out.split())
+    assert {"name": "sweeper", "distribution": "sweeper", "version": "1.0"} in answer.json["plugins"]
 
 
 def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):

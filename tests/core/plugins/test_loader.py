@@ -12,7 +12,7 @@ import pytest
 from firelock import Firelock, hookimpl
 from firelock.arguments.serializer import JsonSerializer
 from firelock.errors import ConfigurationError, PluginError, StorageError, UnknownScheme
-from firelock.plugins.loader import PluginInfo, Plugins, open_storage
+from firelock.plugins.loader import PluginInfo, Plugins, load_working, open_storage
 from firelock.storage import CONTRACT, Storage, shown_url
 from firelock.storage.memory import MemoryStorage
 
@@ -193,8 +193,11 @@ class Misspelt:
 @pytest.mark.parametrize(
     ("plugins", "words"),
     [
-        ([plugin := Quiet(), plugin], "'Quiet#1' of app cannot be"),
-        ([Misspelt], "'Misspelt#0' of app cannot be.*job"),
+        ([plugin := Quiet(), plugin], "'Quiet#1' of app is the same object as another plugin"),
+        (
+            [Misspelt],
+            r"'Misspelt#0' of app has jobs_created with job, .* Did you mean jobs\? .*: jobs\. Fix it",
+        ),
     ],
     ids=["twice", "misspelt argument"],
 )
@@ -274,6 +277,53 @@ def test_a_plugin_without_a_hook_stops_the_start(install, plugin):
         Plugins([plugin], use_entry_points=False)
 
 
+@pytest.mark.parametrize("plugin", [{"jobs_setled": None}, {"job_contxt": None}], ids=["observer", "filter"])
+def test_a_hook_that_does_not_exist_stops_the_start(install, plugin):
+    """The message has the hook that was probably meant, and all of them."""
+    [misspelt] = plugin
+    right = {"jobs_setled": "jobs_settled", "job_contxt": "job_context"}[misspelt]
+    install(
+        ("acme", "1.2", FakeEntryPoint("tenants", type("P", (), {misspelt: hookimpl(lambda self: None)})))
+    )
+
+    with pytest.raises(
+        PluginError,
+        match=rf"'tenants' of acme 1\.2 implements {misspelt}, .* Did you mean {right}\? Known: .*=-tenants",
+    ):
+        Plugins()
+
+
+def test_a_plugin_error_has_the_plugins_name():
+    """For programs that report it; a message about no single plugin has none."""
+    with pytest.raises(PluginError) as named:
+        Plugins([Misspelt], use_entry_points=False)
+    with pytest.raises(PluginError) as unnamed:
+        Plugins().ask_each("nothing")
+
+    assert ("Misspelt#0", None) == (named.value.plugin, unnamed.value.plugin)
+
+
+def test_working_plugins_are_those_that_let_an_app_start(install):
+    """Each broken one is left out with its problem, wherever it breaks."""
+    install(
+        ("cracked", "1", FakeEntryPoint("cracked", error=RuntimeError("boom"))),
+        ("acme", "2", FakeEntryPoint("good", Quiet), FakeEntryPoint("odd", Misspelt)),
+        ("late", "3", FakeEntryPoint("late", offering("register_serializers", xml="xml"))),
+        ("cli", "4", FakeEntryPoint("cli", type("P", (), {"register_commands": hookimpl(lambda self: 7)}))),
+    )
+
+    plugins, broken = load_working()
+
+    assert ["good"] == names(plugins)
+    assert {
+        ("cracked", "cracked", "1"),
+        ("odd", "acme", "2"),
+        ("late", "late", "3"),
+        ("cli", "cli", "4"),
+    } == {(each.name, each.distribution, each.version) for each in broken}
+    assert all(f"FIRELOCK_PLUGINS=-{each.name}" in each.problem for each in broken)
+
+
 def test_what_is_no_function_may_have_a_hook_s_name():
     """A value under a hook's name is the plugin's own affair."""
 
@@ -300,7 +350,7 @@ def test_a_hook_wrapper_is_refused(mark):
             yield
 
     with pytest.raises(
-        PluginError, match=r"'Wrapping#0'.*(Firelock has no hook wrappers|cannot be registered)"
+        PluginError, match=r"'Wrapping#0' of app wraps jobs_created; Firelock has no hook wrappers"
     ):
         Plugins([Wrapping], use_entry_points=False)
 
@@ -320,10 +370,11 @@ def offering(hook, **offers):
 def test_the_core_s_names_are_taken():
     """Neither memory:// nor json can be replaced."""
     with pytest.raises(
-        PluginError, match="'core' and 'Offersmemory#0' both offer the storage scheme 'memory'"
+        PluginError,
+        match="'Offersmemory#0' of app offers the storage scheme 'memory', which plugin 'core' offers too",
     ):
         Plugins([offering("register_storages", memory=MemoryStorage)], use_entry_points=False)
-    with pytest.raises(PluginError, match="'core' and 'Offersjson#0' both offer the serializer 'json'"):
+    with pytest.raises(PluginError, match=r"'Offersjson#0' .* the serializer 'json', which plugin 'core' "):
         Firelock("memory://", plugins=[offering("register_serializers", json=JsonSerializer())])
 
 
@@ -331,9 +382,9 @@ def test_the_core_s_names_are_taken():
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda self: None, "answered {} with"),
-        (lambda self: ["acme"], "answered {} with"),
-        (lambda self: {7: MemoryStorage}, "answered {} with"),
+        (lambda self: None, "returned None from {}; return a mapping"),
+        (lambda self: ["acme"], r"returned \['acme'\] from {}; return a mapping"),
+        (lambda self: {7: MemoryStorage}, "returned .* from {}; return a mapping"),
         (lambda self: 1 / 0, "raised in {}: ZeroDivisionError: division by zero"),
     ],
     ids=["nothing", "list", "number", "error"],
@@ -342,7 +393,7 @@ def test_an_offer_is_a_mapping_of_names(hook, answer, words):
     """What a plugin offers under no name, or an error, is refused with the plugin's name and the hook's."""
     plugin = type("Odd", (), {hook: hookimpl(answer)})
 
-    with pytest.raises(PluginError, match=f"'Odd#0' {words.format(hook)}"):
+    with pytest.raises(PluginError, match=f"'Odd#0' of app {words.format(hook)}"):
         Firelock("memory://", plugins=[plugin])
 
 
@@ -359,9 +410,22 @@ def test_a_serializer_is_offered_under_its_own_name():
 
 
 def test_an_unknown_serializer_is_refused():
-    """The message names those that are installed."""
+    """The message names those that are installed, and the one that was probably meant."""
     with pytest.raises(ConfigurationError, match=r"Serializer 'xml' is unknown\. Installed: json\."):
         Firelock("memory://", serializer="xml")
+    with pytest.raises(
+        ConfigurationError, match=r"'jsno' is unknown\. Did you mean json\? Installed: json\."
+    ):
+        Firelock("memory://", serializer="jsno")
+
+
+@pytest.mark.parametrize("hook", ["register_storages", "register_lock_providers"])
+def test_what_is_offered_for_a_scheme_is_a_function(hook):
+    """A name or an object would fail at the first use only."""
+    with pytest.raises(
+        PluginError, match=r"'Offersacme#0' of app offers 'acme\.Storage' for the .* scheme 'acme'"
+    ):
+        Firelock("memory://", plugins=[offering(hook, acme="acme.Storage")])
 
 
 # ---- storages by URL -------------------------------------------------------------------------------------
@@ -375,7 +439,8 @@ def test_an_unknown_serializer_is_refused():
             r"No storage for scheme 'mongo'\. Installed: .*memory.*\. Install a plugin that offers it\.",
         ),
         ("redis+x://y", r"No storage for scheme 'redis\+x'\. .*pip install \"firelock\[redis\]\""),
-        ("MEMORY://", "No storage for scheme 'MEMORY'"),
+        ("MEMORY://", r"No storage for scheme 'MEMORY'\. Did you mean memory://\? Installed"),
+        ("memroy://", r"No storage for scheme 'memroy'\. Did you mean memory://\? Installed"),
         ("://", "No storage for scheme ''"),
     ],
 )
@@ -402,7 +467,10 @@ def test_no_message_tells_a_password():
 
 def test_a_factory_returns_a_storage():
     """Anything else is the plugin's fault, by class."""
-    with pytest.raises(PluginError, match=r"plugin for 'acme' returned dict, no firelock\.storage\.Storage"):
+    with pytest.raises(
+        PluginError,
+        match=r"'Offersacme#0' of app returned dict for 'acme'; return a firelock\.storage\.Storage\. Fix it",
+    ):
         open_storage("acme://", [offering("register_storages", acme=lambda url: {})])
 
 
@@ -483,8 +551,12 @@ def test_what_is_no_storage_is_refused(storage):
             "etcd://",
             r"No lock provider for scheme 'etcd'\. Installed: .*acme.*\. Install one that offers it\.",
         ),
+        ("acne://", r"No lock provider for scheme 'acne'\. Did you mean acme://\? Installed: .*acme"),
         ("acme", "'acme' is not the URL of a lock provider; write scheme://"),
-        ("acme://", "plugin for 'acme' returned dict, no lock provider: it has no acquire_lock"),
+        (
+            "acme://",
+            "'Offersacme#0' .* dict for 'acme'; return a lock provider. dict has no acquire_lock. Fix",
+        ),
     ],
 )
 def test_a_wrong_lock_provider_is_refused(locks, words):

@@ -482,11 +482,16 @@ def test_a_policy_that_raises_proposes_to_fail(make_app):
 
 
 def test_a_retry_decision_that_is_none_of_its_kind_counts_as_no_answer(end_of, caplog):
-    """The policy answers; the mistake is logged."""
-    transition = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[deciding("retry, please")])
+    """The next plugin is asked, then the policy; the mistake is logged with the plugin's name."""
+    wrong, good = deciding("retry, please"), deciding(RetryDecision.delete("gone"))
 
-    assert State.FAILED is transition.to
-    assert "A retry_decision hook answered 'retry, please'; it counts as no answer." in caplog.text
+    alone = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[wrong])
+    followed = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[good, wrong])
+
+    assert (State.FAILED, State.DELETED) == (alone.to, followed.to)
+    assert "returned a value of type str from retry_decision, which does not fit" in caplog.text
+    assert "#1' of app returned" in caplog.text
+    assert "In the plugin, return a RetryDecision, or None. Fix it" in caplog.text
 
 
 def wrapping(name, log, *, swallows=False, entering=None, leaving=None):
@@ -655,8 +660,9 @@ def test_a_context_for_coroutines_alone_fails_a_function(end_of):
 
     assert State.FAILED is transition.to
     assert (
-        "job_context answered AsyncOnly, which only a coroutine can enter, for the `def` task 'task'; "
-        "return one with __enter__ and __exit__ where task.is_async is false" in transition.error.message
+        "'Plugin#0' of app returned a value of type AsyncOnly from job_context; only a coroutine can enter "
+        "it, and 'task' is a `def` task. Return one with __enter__ and __exit__ if task.is_async is false"
+        in transition.error.message
     )
 
 
@@ -664,7 +670,10 @@ def test_what_is_no_context_manager_is_named(end_of):
     """With its kind, and what is wanted."""
     transition = end_of(lambda: 42, retry=Retry.never(), plugins=[plugin(job_context=lambda: 7)])
 
-    assert "job_context answered a value of type int, which is no context manager" in transition.error.message
+    assert (
+        "'Plugin#0' of app returned a value of type int from job_context; return a context manager, or None. "
+        "Fix it" in transition.error.message
+    )
 
 
 def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
@@ -694,7 +703,8 @@ def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, c
     transition = end_of(lambda: 42, plugins=[plugin(elect_transition=elect)])
 
     assert (State.SUCCEEDED, "42") == (transition.to, transition.result)
-    assert "An elect_transition hook answered" in caplog.text
+    assert "Plugin 'Plugin#0' of app returned a value of type " in caplog.text
+    assert "from elect_transition, which does not fit" in caplog.text
 
 
 def test_every_end_may_be_replaced(make_app):

@@ -343,6 +343,23 @@ def test_a_coroutine_that_blocks_the_loop_is_named(crew, caplog):
     assert f"by job {job.id} task-0; use a `def` task, or await." in caplog.text
 
 
+def test_a_plugin_that_may_block_the_loop_is_not_left_out(make_crew, caplog):
+    """Its context runs in the coroutine of the job, which may be innocent."""
+
+    def block():
+        until(lambda: "blocked" in caplog.text)
+
+    async def innocent(): ...
+
+    crew = make_crew(plugin(job_context=block))
+    job = crew.task(innocent).enqueue()
+
+    crew.start()
+
+    crew.until_all(State.SUCCEEDED, [job])
+    assert f"by job {job.id} task-0 or by a plugin's job_context; use a `def` task" in caplog.text
+
+
 def test_a_coroutine_that_crashed_is_run_where_no_process_can_be_had(crew):
     """An app that stands in no module: its suspects are awaited on the loop, as ever."""
     crew.opened.set()

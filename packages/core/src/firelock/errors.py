@@ -24,7 +24,15 @@ class UnknownScheme(ConfigurationError):
 
 
 class PluginError(ConfigurationError):
-    """A plugin failed to load, clashes with another one or misspells a hook."""
+    """A plugin failed to load, clashes with another one, misspells a hook or returned a wrong value.
+
+    Attributes:
+        plugin: its name, as `firelock plugins` lists it; None if the error is about no single plugin.
+    """
+
+    def __init__(self, message: str, *, plugin: str | None = None) -> None:
+        super().__init__(message)
+        self.plugin = plugin
 
 
 # ---- tasks and arguments ---------------------------------------------------------------------------------

@@ -237,6 +237,7 @@ class CallOptions:
 
 
 NO_OPTIONS = CallOptions()
+OPTION_NAMES = frozenset(field.name for field in attrs.fields(CallOptions) if field.init)
 
 
 class Executor(StrEnum):

@@ -157,7 +157,8 @@ class Dashboard(Site):
     def routes(self) -> Routes:
         """What can be asked for here, the plugins' pages among it."""
         table = [route for route in TABLE if not (self.is_read_only and route.is_action)]
-        return Routes([*table, *map(route_of, self.plugins.pages)])
+        plugins = self.plugins
+        return Routes([*table, *(route_of(page, plugins.owners[page.name]) for page in plugins.pages)])
 
     def init_app(self, app: Flask, prefix: str = "/jobs") -> None:
         """A Flask application answers below the prefix with this dashboard."""

@@ -6,12 +6,12 @@ import argparse
 import platform
 from typing import TYPE_CHECKING, NoReturn
 
-from firelock.cli.commands import Problem, describe
-from firelock.cli.screen import Column, Screen
+from firelock.cli.commands import Exit, Problem, describe
+from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import open_app
 
 if TYPE_CHECKING:
-    from firelock.plugins.loader import Plugins
+    from firelock.plugins.loader import BrokenPlugin, Plugins
 
 _DISTRIBUTIONS = ("firelock", "firelock-sql", "firelock-redis", "firelock-dashboard")
 
@@ -21,8 +21,9 @@ def configure_plugins(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _plugins,
         more=(
-            "They stand in the order in which their hooks run; with --app also those that the app names.\n"
-            "FIRELOCK_PLUGINS=-NAME leaves one out."
+            "In the order in which their hooks run; with --app also the app's own. An installed plugin with\n"
+            "which no app starts is listed as broken, and the exit code is 1. FIRELOCK_PLUGINS=-NAME leaves\n"
+            "one out."
         ),
     )  # fmt: skip
 
@@ -44,37 +45,67 @@ def _no_dashboard(_: argparse.Namespace, __: Screen) -> NoReturn:
 
 
 def _plugins(options: argparse.Namespace, screen: Screen) -> int:
-    infos = _loaded(options).listing()
+    plugins, broken = _loaded(options)
+    infos = plugins.listing()
+    code = Exit.FAILED if broken else Exit.DONE
     if screen.is_json:
         screen.json({
             "plugins": [
                 {"name": info.name, "distribution": info.distribution, "version": info.version,
                  "hooks": list(info.hooks)}
                 for info in infos
-            ]
+            ],
+            "broken": [
+                {"name": each.name, "distribution": each.distribution, "version": each.version,
+                 "problem": each.problem}
+                for each in broken
+            ],
         })  # fmt: skip
-        return 0
+        return code
     columns = (Column("PLUGIN", is_whole=True), Column("FROM"), Column("VERSION"), Column("HOOKS"))
-    screen.table(
-        columns, [[info.name, info.distribution, info.version, ", ".join(info.hooks)] for info in infos]
-    )
-    return 0
+    rows: list[list[Piece]] = [
+        [info.name, info.distribution, info.version, ", ".join(info.hooks)] for info in infos
+    ]
+    rows += [[each.name, each.distribution, each.version, Cell("broken", "bold red")] for each in broken]
+    screen.table(columns, rows)
+    for each in broken:
+        screen.line()
+        screen.line(each.problem)
+    return code
 
 
-def _loaded(options: argparse.Namespace) -> Plugins:
+def _loaded(options: argparse.Namespace) -> tuple[Plugins, list[BrokenPlugin]]:
+    """Return the plugins, and the installed ones with which no app starts; then the app's own are missing."""
+    from firelock.errors import ConfigurationError  # noqa: PLC0415 - loaded for this command only
+    from firelock.plugins.loader import load_working  # noqa: PLC0415
+
+    plugins, broken = load_working()
     if options.app:
-        return open_app(options).plugins
-    from firelock.plugins.loader import Plugins  # noqa: PLC0415 - loaded for this command only
-
-    return Plugins()
+        try:
+            return open_app(options).plugins, broken
+        except ConfigurationError:
+            if not broken:
+                raise
+    return plugins, broken
 
 
 def _version(_: argparse.Namespace, screen: Screen) -> int:
+    from firelock.plugins.loader import installed_plugins  # noqa: PLC0415 - loaded for this command only
+
     versions = {**_installed(), "python": platform.python_version()}
+    plugins = [(name, source, version) for name, _, source, version in installed_plugins()]
     if screen.is_json:
-        screen.json(versions)
+        listed = [
+            {"name": name, "distribution": source, "version": version} for name, source, version in plugins
+        ]
+        screen.json({**versions, "plugins": listed})
     else:
-        screen.facts(list(versions.items()))
+        others = [
+            (source, f"{version} (plugin {name})")
+            for name, source, version in plugins
+            if source not in _DISTRIBUTIONS
+        ]
+        screen.facts([*versions.items(), *others])
     return 0
 
 

@@ -15,6 +15,7 @@ from firelock.cli.source import has_source, open_app, project_table
 from firelock.model.report import Severity
 
 if TYPE_CHECKING:
+    from firelock.app import Firelock
     from firelock.control.doctor import Diagnosis
 
 
@@ -41,6 +42,7 @@ def _examine(options: argparse.Namespace, screen: Screen) -> int:
     app = open_app(options, is_imported=is_imported)
     try:
         diagnosis = diagnose(app.runtime, knows_tasks=is_imported)
+        diagnosis = attrs.evolve(diagnosis, about={**diagnosis.about, "plugins": _plugins(app)})
     finally:
         app.close()
     diagnosis = attrs.evolve(
@@ -54,6 +56,11 @@ def _examine(options: argparse.Namespace, screen: Screen) -> int:
     else:
         _show(screen, diagnosis)
     return Exit.FAILED if diagnosis.has_errors else Exit.DONE
+
+
+def _plugins(app: Firelock) -> str:
+    """Return the app's plugins besides the core's own: "tenants (acme-tenants 1.2), Pager#0 (app)"."""
+    return ", ".join(str(info) for info in app.plugins.listing() if info.name != "core")
 
 
 def _show(screen: Screen, diagnosis: Diagnosis) -> None:

@@ -118,7 +118,7 @@ def read_command(given: Sequence[str]) -> argparse.Namespace:
         SystemExit: the words ask for help, which is shown.
     """
     name = _command_name(given)
-    offered = _offered() if name is None or name not in _OWN else {}
+    offered = _offered_to_list() if name is None else _offered() if name not in _OWN else {}
     own = _OWN if "dashboard" in offered else {**_OWN, **_DASHBOARD}
     if name is not None and name not in {**own, **offered}:
         raise _unknown(name, sorted({**own, **offered}))
@@ -181,17 +181,19 @@ def _offered() -> dict[str, Command]:
     Raises:
         PluginError: a plugin cannot be loaded, or offers a name that is taken.
     """
-    from firelock.errors import PluginError  # noqa: PLC0415 - own commands need no plugin
-    from firelock.plugins.loader import Plugins  # noqa: PLC0415
+    from firelock.plugins.loader import Plugins  # noqa: PLC0415 - own commands need no plugin
 
-    commands: dict[str, Command] = {}
-    for command in Plugins().commands():
-        if command.name in _OWN or command.name in commands:
-            raise PluginError(
-                f"A plugin offers a command {command.name!r}, and that name is taken; uninstall it."
-            )
-        commands[command.name] = command
-    return commands
+    return {command.name: command for command in Plugins().commands(_OWN)}
+
+
+def _offered_to_list() -> dict[str, Command]:
+    """Return the commands of all plugins that work, for a list; report each broken plugin."""
+    from firelock.plugins.loader import load_working  # noqa: PLC0415 - own commands need no plugin
+
+    plugins, broken = load_working(_OWN)
+    for each in broken:
+        _report(Problem(each.problem))
+    return {command.name: command for command in plugins.commands(_OWN)}
 
 
 def _add_offered(commands: Commands, command: Command) -> None:

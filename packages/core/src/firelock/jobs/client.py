@@ -51,7 +51,7 @@ from firelock.model.job import JobRecord, NewJob
 from firelock.model.meta import NO_META, check_meta, write_meta
 from firelock.model.state import State
 from firelock.model.storage import Feature
-from firelock.model.text import shown
+from firelock.model.text import did_you_mean, shown
 from firelock.options import Call, CallOptions, TaskInfo
 from firelock.plugins.hookspecs import TaskCall
 from firelock.storage import Storage
@@ -110,7 +110,8 @@ class Client:
         self.serializers: Mapping[str, Serializer] = plugins.serializers()
         if serializer not in self.serializers:
             known = ", ".join(sorted(self.serializers))
-            raise ConfigurationError(f"Serializer {serializer!r} is unknown. Installed: {known}.")
+            near = did_you_mean(serializer, self.serializers)
+            raise ConfigurationError(f"Serializer {serializer!r} is unknown. {near}Installed: {known}.")
         self.serializer = self.serializers[serializer]  # for new jobs
         self.retention = retention
         self.use(StorageAccess.of(storage))
@@ -607,20 +608,15 @@ class Client:
     def _ask_plugins(self, call: Call[Any]) -> CallOptions:
         given = call.options.given()
         chosen = self.plugins.job_options(call.info, TaskCall(call.info.name, call.args, call.kwargs, given))
-        if callers := sorted(chosen.keys() & {"on", "within", "after"}):
-            raise ConfigurationError(
-                f"A job_options hook answered {callers[0]}, which only the caller can give."
-            )
+        options = chosen.options
         if given.keys() & {"delay", "at"}:  # two ways to say one thing: the caller has said it
-            chosen = {name: value for name, value in chosen.items() if name not in {"delay", "at"}}
-        if "meta" in given and chosen.get("meta") is not None:
-            given["meta"] = {**check_meta(chosen["meta"]), **given["meta"]}
+            options = {name: value for name, value in options.items() if name not in {"delay", "at"}}
+        if "meta" in given and options.get("meta") is not None:
+            given["meta"] = {**check_meta(options["meta"]), **given["meta"]}
         try:
-            return CallOptions(**{**chosen, **given})
-        except TypeError as error:
-            raise ConfigurationError(
-                f"A job_options hook answered {chosen!r}, which using(…) does not take: {error}"
-            ) from error
+            return CallOptions(**{**options, **given})
+        except ConfigurationError as error:
+            raise self.plugins.wrong_option(chosen, error) from error
 
 
 async def _awaited(verb: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

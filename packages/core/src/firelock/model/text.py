@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _SECOND = 1_000_000
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 _TENTH, _FEW = 0.1, 10
@@ -25,6 +27,15 @@ def shown(value: object) -> str:
     except Exception:  # noqa: BLE001 - an int of too many digits, or a stranger's __repr__
         text = f"a value of type {type(value).__name__}"
     return shorten(text, _SHOWN)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, suffix: str = "") -> str:
+    """Return "Did you mean …? " with the known name that is most like a misspelt one; "" if none is."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for a message alone
+
+    names = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), names, n=1)
+    return f"Did you mean {names[near[0]]}{suffix}? " if near else ""
 
 
 def message_of(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The only caller of pluggy: loads plugins, asks hooks, keeps a boolean for each that nobody implements."""
+"""The only caller of pluggy: loads plugins, calls hooks, checks answers, names the plugin in each error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache, lru_cache, partial
 from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -19,7 +20,17 @@ import pluggy
 
 from firelock.errors import ConfigurationError, PluginError, UnknownScheme
 from firelock.model.meta import check_meta
+from firelock.model.text import did_you_mean
+from firelock.options import OPTION_NAMES, CallOptions
 from firelock.plugins import hookspecs
+from firelock.plugins.checks import (
+    command_problem,
+    functions_marked,
+    hookspecs_problem,
+    kind_problem,
+    place_of,
+    wrong_arguments,
+)
 from firelock.plugins.hookspecs import PROJECT, Command, ServerInfo, TaskCall
 from firelock.plugins.observers import EndObserver, SlowObservers
 from firelock.storage import CONTRACT, Storage
@@ -52,20 +63,56 @@ class PluginInfo:
     version: str
     hooks: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """Return its name and where it comes from: "tenants (acme-tenants 1.2)"."""
+        return f"{self.name} ({place_of(self.distribution, self.version)})"
+
+
+@attrs.frozen
+class BrokenPlugin:
+    """An installed plugin with which no app starts."""
+
+    name: str
+    distribution: str
+    version: str
+    problem: str
+
+
+@attrs.frozen
+class Answer:
+    """The answer of one plugin to a hook of another plugin or of the dashboard."""
+
+    plugin: str
+    offered: tuple[object, ...] = ()
+    error: PluginError | None = None
+    """Why there is no answer: the plugin raised, or returned something other than a list."""
+
 
 class Plugins:
     """The plugins of one app.
 
     Order of calls: entry points' first, then the app's, the core's own last; pluggy runs the last registered
     first, so they are registered the other way round.
+
+    Args:
+        app_plugins: those of the app itself.
+        use_entry_points: whether installed plugins are loaded too.
+        without: names of installed plugins that are left out, besides those that the environment leaves out.
     """
 
-    def __init__(self, app_plugins: Sequence[object] = (), *, use_entry_points: bool = True) -> None:
+    def __init__(
+        self,
+        app_plugins: Sequence[object] = (),
+        *,
+        use_entry_points: bool = True,
+        without: Collection[str] = (),
+    ) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._hooks = hook_names()
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, object] = {}
+        self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook, when all are loaded
         self.slow_observers = SlowObservers()
         self._register(_Core(), "core", "firelock", "")
         if not isinstance(app_plugins, list | tuple):
@@ -75,15 +122,15 @@ class Plugins:
             self._load(f"{name}#{place}", lambda plugin=plugin: plugin, "app", "")  # type: ignore[misc]
         if use_entry_points:
             wanted = _selection(os.environ.get(_SELECTION, ""))
-            for name, load, source, its_version in _installed(distributions, tuple(map(_changed, sys.path))):
-                if wanted(name):
+            for name, load, source, its_version in installed_plugins():
+                if wanted(name) and name not in without:
                     self._load(name, load, source, its_version)
         self._add_hookspecs()
         for name, plugin in self._loaded.items():
-            self._check_marks(plugin, name)
-        self._check_hooks()
-        self._storages = self._offers("register_storages", "storage scheme")
-        self._lock_providers = self._offers("register_lock_providers", "lock scheme")
+            self._check_functions(plugin, name)
+        self._ordered = {hook: tuple(self._implementations(hook)) for hook in self._hooks}
+        self._storages = self._factories("register_storages", "storage scheme")
+        self._lock_providers = self._factories("register_lock_providers", "lock scheme")
         self.has_job_options = self._is_used("job_options")
         self.has_enqueue_context = self._is_used("enqueue_context")
         self.has_batch_meta = self._is_used("batch_meta")
@@ -95,53 +142,31 @@ class Plugins:
         self.has_attempt_failed = self._is_used("attempt_failed")
         self.has_jobs_settled = self._is_used("jobs_settled")
 
+    # ---- errors ------------------------------------------------------------------------------------------
+
+    def fault(self, name: str, problem: str) -> PluginError:
+        """Return the error about a plugin: its name and source, the problem, and how to start without it."""
+        sentence = f"{self._place(name)} {problem} {self._way_out(name)}"
+        return PluginError(sentence.rstrip(), plugin=name)
+
+    def _place(self, name: str) -> str:
+        return f"Plugin {name!r} of {place_of(*self._sources[name])}"
+
+    def _way_out(self, name: str) -> str:
+        if name == "core":
+            return ""
+        if self._sources[name][0] == "app":
+            return "Fix it, or remove it from the app's plugins=[…]."
+        return f"Fix or uninstall it, or set {_SELECTION}=-{name}."
+
+    def _note(self, hook: str, implementation: pluggy.HookImpl, error: BaseException) -> None:
+        """Add the plugin's name to an exception that goes to the caller as it is."""
+        name = implementation.plugin_name
+        note = f"{self._place(name)} raised this in {hook}. {self._way_out(name)}".rstrip()
+        if note not in getattr(error, "__notes__", ()):  # one exception may be raised again and again
+            error.add_note(note)
+
     # ---- loading -----------------------------------------------------------------------------------------
-
-    def _register(self, plugin: object, name: str, distribution: str, version: str) -> None:
-        try:
-            self._manager.register(plugin, name)
-        except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(f"Plugin {name!r} of {distribution} cannot be registered: {error}") from error
-        self._sources[name] = (distribution, version)
-        self._loaded[name] = plugin
-
-    def _add_hookspecs(self) -> None:
-        """The hooks that plugins bring are known like the core's own."""
-        for implementation in self._implementations("register_hookspecs"):
-            brought = self._called("register_hookspecs", implementation)
-            try:
-                self._manager.add_hookspecs(brought)  # type: ignore[arg-type]  # it takes any object
-            except (ValueError, pluggy.PluginValidationError) as error:
-                raise PluginError(
-                    f"The hooks that plugin {implementation.plugin_name!r} brings do not fit: {error}"
-                ) from error
-            self._hooks += hook_names(brought)
-        for hook in _BROUGHT_BY_OTHERS.difference(self._hooks):
-            for implementation in self._implementations(hook):
-                implementation.optionalhook = True  # type: ignore[misc]  # passed over, not refused
-
-    def _check_marks(self, plugin: object, name: str) -> None:
-        """The plugin has a hook, and nothing that looks like one and would never be called."""
-        source, version = self._sources[name]
-        marked = {caller.name for caller in self._manager.get_hookcallers(plugin) or []}
-        unmarked = [hook for hook in self._hooks if hook not in marked and _has_function(plugin, hook)]
-        if marked and not unmarked:
-            return
-        place = f"Plugin {name!r} of {source} {version}".rstrip()
-        instead = "" if source == "app" else f" Or leave the plugin out: {_SELECTION}=-{name}."
-        if unmarked:
-            message = (
-                f"{place} has {', '.join(unmarked)} without @hookimpl, so it would never be called. Write "
-                "@hookimpl (from firelock import hookimpl) right above its def; what is no hook needs "
-                f"another name.{instead}"
-            )
-        else:
-            message = (
-                f"{place} has no hook: {type(plugin).__name__} is a plugin by functions that have a hook's "
-                "name and stand under @hookimpl (from firelock import hookimpl). "
-                f"Known: {', '.join(self._hooks)}.{instead}"
-            )
-        raise PluginError(message)
 
     def _load(self, name: str, load: Callable[[], object], source: str, version: str) -> None:
         if name in self._sources:
@@ -149,58 +174,116 @@ class Plugins:
                 return
             raise PluginError(
                 f"Two plugins are named {name!r}: one of {self._sources[name][0]}, one of {source}. "
-                f"Uninstall one, or set {_SELECTION}=-{name}."
+                f"Uninstall one, or set {_SELECTION}=-{name}, which leaves out both.",
+                plugin=name,
             )
         try:
             plugin = load()
             plugin = plugin() if inspect.isclass(plugin) else plugin
         except Exception as error:
-            place = f"{source} {version}".strip()
-            instead = "Mend it." if source == "app" else f"Mend or uninstall it, or set {_SELECTION}=-{name}."
-            raise PluginError(
-                f"Plugin {name!r} of {place} failed to load: {type(error).__name__}: {error}. {instead}"
-            ) from error
+            self._sources[name] = (source, version)
+            raise self.fault(name, f"failed to load: {type(error).__name__}: {error}.") from error
         self._register(plugin, name, source, version)
 
-    def _check_hooks(self) -> None:
+    def _register(self, plugin: object, name: str, source: str, version: str) -> None:
+        self._sources[name] = (source, version)
+        for hook, function in functions_marked(plugin):
+            if (problem := kind_problem(hook, function)) is not None:
+                raise self.fault(name, problem)
         try:
-            self._manager.check_pending()
+            self._manager.register(plugin, name)
+        except ValueError as error:
+            raise self.fault(name, f"is the same object as another plugin: {error}.") from error
         except pluggy.PluginValidationError as error:
-            raise PluginError(
-                f"A plugin implements a hook that does not exist: {error}. Known: {', '.join(self._hooks)}."
-            ) from error
-        for implementation in (one for hook in self._hooks for one in self._implementations(hook)):
-            if implementation.wrapper or implementation.hookwrapper:
-                hook = implementation.function.__name__
-                raise PluginError(
-                    f"Plugin {implementation.plugin_name!r} wraps {hook}; Firelock has no hook wrappers, so "
-                    "that one plugin's error reaches no other. Implement the hook itself."
-                )
+            raise self._mismatch(name, plugin, error) from error
+        self._loaded[name] = plugin
 
-    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
-        """Return what plugins have for a hook, the first to be asked first."""
+    def _mismatch(self, name: str, plugin: object, error: Exception) -> PluginError:
+        """Return the error of a plugin whose functions do not fit their hooks."""
+        for hook, function in functions_marked(plugin):
+            caller = getattr(self._manager.hook, hook, None)
+            if caller is not None and caller.spec is not None:
+                problem = wrong_arguments(hook, function, caller.spec.argnames)
+                if problem is not None:
+                    return self.fault(name, problem)
+        return self.fault(name, f"does not fit its hooks: {error}.")
+
+    def _add_hookspecs(self) -> None:
+        """Add the hooks that plugins bring, which are then known like the core's own."""
+        for implementation in self._implementations("register_hookspecs"):
+            name = implementation.plugin_name
+            brought = self._called("register_hookspecs", implementation, {})
+            if (problem := hookspecs_problem(brought)) is not None:
+                raise self.fault(name, problem)
+            try:
+                self._manager.add_hookspecs(brought)  # type: ignore[arg-type]  # it takes any object
+            except pluggy.PluginValidationError as error:  # of a plugin that implements one of them
+                wrong = self._manager.get_name(error.plugin) or name
+                raise self._mismatch(wrong, error.plugin, error) from error
+            except ValueError as error:
+                raise self.fault(name, f"brings hooks that do not fit: {error}.") from error
+            self._hooks += hook_names(brought)
+
+    def _check_functions(self, plugin: object, name: str) -> None:
+        """Refuse a plugin without a hook, or with a function that would never be called."""
+        marked = dict(functions_marked(plugin))
+        for hook in marked:
+            if hook not in self._hooks and hook not in _BROUGHT_BY_OTHERS:
+                known = ", ".join(self._hooks)
+                near = did_you_mean(hook, self._hooks)
+                raise self.fault(
+                    name, f"implements {hook}, a hook that does not exist. {near}Known: {known}."
+                )
+        unmarked = [hook for hook in self._hooks if hook not in marked and _has_function(plugin, hook)]
+        if unmarked:
+            raise self.fault(
+                name,
+                f"has {', '.join(unmarked)} without @hookimpl, so it would never be called. Write @hookimpl "
+                "(from firelock import hookimpl) right above its def; what is no hook needs another name.",
+            )
+        if not marked:
+            kind = type(plugin).__name__
+            raise self.fault(
+                name,
+                f"has no hook: {kind} is a plugin if it has functions with a hook's name, marked with "
+                f"@hookimpl (from firelock import hookimpl). Known: {', '.join(self._hooks)}.",
+            )
+
+    def _implementations(self, hook: str) -> Sequence[pluggy.HookImpl]:
+        """Return the functions of plugins for a hook, in the order of calls."""
+        if self._ordered:
+            return self._ordered.get(hook, ())
         caller = getattr(self._manager.hook, hook, None)
-        return [] if caller is None else list(reversed(caller.get_hookimpls()))
+        return () if caller is None else tuple(reversed(caller.get_hookimpls()))
 
     def _is_used(self, hook: str) -> bool:
         return bool(self._implementations(hook))
 
-    def _offers(self, hook: str, noun: str) -> dict[str, Callable[[str], object]]:
-        found: dict[str, Callable[[str], object]] = {}
-        sources: dict[str, str] = {}
+    def _offers(self, hook: str, noun: str) -> Iterator[tuple[str, str, object]]:
+        """Yield plugin, name and offer of all that plugins register by this hook."""
+        owners: dict[str, str] = {}
         for implementation in reversed(self._implementations(hook)):  # the core's own first
-            name = implementation.plugin_name
-            offers = self._called(hook, implementation)
+            plugin = implementation.plugin_name
+            offers = self._called(hook, implementation, {})
             if not isinstance(offers, Mapping) or not all(isinstance(key, str) for key in offers):
-                raise PluginError(
-                    f"Plugin {name!r} answered {hook} with {offers!r}; it takes a mapping by name."
-                )
+                raise self.fault(plugin, f"returned {offers!r:.200} from {hook}; return a mapping by {noun}.")
             for key, offer in offers.items():
-                if key in found:
-                    raise PluginError(
-                        f"Plugins {sources[key]!r} and {name!r} both offer the {noun} {key!r}; keep one."
+                if key in owners:
+                    raise self.fault(
+                        plugin, f"offers the {noun} {key!r}, which plugin {owners[key]!r} offers too."
                     )
-                found[key], sources[key] = offer, name
+                owners[key] = plugin
+                yield plugin, key, offer
+
+    def _factories(self, hook: str, noun: str) -> dict[str, _Factory]:
+        found: dict[str, _Factory] = {}
+        for plugin, key, offer in self._offers(hook, noun):
+            if not callable(offer):
+                raise self.fault(
+                    plugin,
+                    f"offers {offer!r:.200} for the {noun} {key!r}; offer a function that takes the URL.",
+                )
+            found[key] = _Factory(plugin, offer)
         return found
 
     def listing(self) -> list[PluginInfo]:
@@ -229,10 +312,11 @@ class Plugins:
         factory = self._storages.get(scheme)
         if factory is None:
             known = ", ".join(sorted(self._storages))
+            near = did_you_mean(scheme, self._storages, suffix="://")
             raise UnknownScheme(
-                f"No storage for scheme {scheme!r}. Installed: {known}. {_install_hint(scheme)}."
+                f"No storage for scheme {scheme!r}. {near}Installed: {known}. {_install_hint(scheme)}."
             )
-        return _make_storage(factory, url, scheme)
+        return self._make_storage(factory, url, scheme)
 
     def adopt_storage(self, engine: object) -> Storage:
         """Return the storage that works on a caller's own object, such as a SQLAlchemy Engine.
@@ -246,7 +330,7 @@ class Plugins:
             raise ConfigurationError(
                 f"{engine!r} is no storage; pass a URL, a firelock.storage.Storage or a SQLAlchemy Engine."
             )
-        return _make_storage(factory, engine, scheme)
+        return self._make_storage(factory, engine, scheme)
 
     def open_locks(self, url: str) -> LockProvider:
         """Return the lock provider of a URL.
@@ -261,15 +345,18 @@ class Plugins:
         factory = self._lock_providers.get(scheme)
         if factory is None:
             known = ", ".join(sorted(self._lock_providers)) or "none"
+            near = did_you_mean(scheme, self._lock_providers, suffix="://")
             raise UnknownScheme(
-                f"No lock provider for scheme {scheme!r}. Installed: {known}. Install one that offers it."
+                f"No lock provider for scheme {scheme!r}. {near}Installed: {known}. Install one that offers "
+                "it."
             )
-        provider = factory(url)
+        provider = factory.make(url)
         for verb in ("acquire_lock", "renew_lock", "release_lock"):
             if not callable(getattr(provider, verb, None)):
                 kind = type(provider).__name__
-                raise PluginError(
-                    f"The plugin for {scheme!r} returned {kind}, no lock provider: it has no {verb}."
+                raise self.fault(
+                    factory.plugin,
+                    f"returned {kind} for {scheme!r}; return a lock provider. {kind} has no {verb}.",
                 )
         return provider  # type: ignore[return-value]  # its verbs were looked at
 
@@ -282,47 +369,154 @@ class Plugins:
         from firelock.arguments.serializer import Serializer  # noqa: PLC0415 - loaded when an app is made
 
         serializers: dict[str, Serializer] = {}
-        for name, offer in self._offers("register_serializers", "serializer").items():
+        for plugin, name, offer in self._offers("register_serializers", "serializer"):
             if not isinstance(offer, Serializer) or offer.name != name:
                 kind, own = type(offer).__name__, getattr(offer, "name", None)
-                raise PluginError(
-                    f"A plugin offers {kind} as the serializer {name!r}; it takes a Serializer under its own "
-                    f"name, which is {own!r}: jobs are stored with it."
+                raise self.fault(
+                    plugin,
+                    f"offers {kind} as the serializer {name!r}; offer a Serializer under its own name, which "
+                    f"is {own!r}: jobs are stored with it.",
                 )
             serializers[name] = offer
         return serializers
 
-    def commands(self) -> list[Command]:
-        """Return the commands that plugins offer."""
-        return [command for commands in self._manager.hook.register_commands() for command in commands]
+    def commands(self, taken: Collection[str] = ()) -> list[Command]:
+        """Return the commands that plugins offer.
+
+        Args:
+            taken: names that no plugin may use.
+
+        Raises:
+            PluginError: a plugin returned something else, or a name that is taken.
+        """
+        found: dict[str, Command] = {}
+        for implementation in self._implementations("register_commands"):
+            plugin = implementation.plugin_name
+            for offer in self._listed("register_commands", implementation, {}):
+                if (problem := command_problem(offer)) is not None:
+                    raise self.fault(plugin, problem)
+                assert isinstance(offer, Command)  # noqa: S101 - as was just checked
+                if offer.name in taken or offer.name in found:
+                    raise self.fault(plugin, f"offers a command {offer.name!r}, and that name is taken.")
+                configure = partial(self._configured, plugin, offer)
+                found[offer.name] = attrs.evolve(offer, configure=configure)
+        return list(found.values())
+
+    def _configured(self, plugin: str, command: Command, parser: ArgumentParser) -> None:
+        try:
+            command.configure(parser)
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            raise self.fault(
+                plugin, f"raised in `configure` of its command {command.name!r}: {told}."
+            ) from error
+
+    def _make_storage(self, factory: _Factory, place: object, scheme: str) -> Storage:
+        """Return the storage that a plugin creates from a URL, or from a caller's own object.
+
+        Raises:
+            ConfigurationError: its driver cannot be imported, or it cannot read the URL.
+            PluginError: it is not a storage, or one for another version of the contract.
+        """
+        try:
+            made = factory.make(place)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"The storage for scheme {scheme!r} cannot be imported: {error}. {_install_hint(scheme)}."
+            ) from error
+        except ConfigurationError:
+            raise
+        except ValueError:
+            raise ConfigurationError(
+                f"The storage URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
+            ) from None  # the cause may quote a password
+        if not isinstance(made, Storage):
+            kind = type(made).__name__
+            raise self.fault(
+                factory.plugin, f"returned {kind} for {scheme!r}; return a firelock.storage.Storage."
+            )
+        try:
+            return check_contract(made)
+        except PluginError as error:
+            raise self.fault(factory.plugin, f"returned a storage that does not fit. {error}") from None
 
     # ---- asking ------------------------------------------------------------------------------------------
 
     def configure_app(self, app: object) -> None:
-        """Every plugin has had its turn at the app."""
-        self._manager.hook.configure_app(app=app)
+        """Let every plugin add to the app."""
+        self._change("configure_app", app=app)
 
     def configure_converter(self, converter: Converter) -> None:
-        """Every plugin has had its turn at the converter."""
-        self._manager.hook.configure_converter(converter=converter)
+        """Let every plugin add to the converter."""
+        self._change("configure_converter", converter=converter)
 
-    def job_options(self, task: TaskInfo, call: TaskCall) -> dict[str, object]:
-        """Return the options plugins choose for a call; the first answer wins, of meta for each name."""
+    def _change(self, hook: str, **arguments: object) -> None:
+        for implementation in self._implementations(hook):
+            answer = self._answer(hook, implementation, arguments)
+            if answer is not None and inspect.isawaitable(answer):
+                raise self.fault(implementation.plugin_name, _never_awaited(hook, answer))
+
+    def job_options(self, task: TaskInfo, call: TaskCall) -> Chosen:
+        """Return the options that plugins choose for a call.
+
+        Raises:
+            PluginError: a plugin returned something other than options.
+        """
         options: dict[str, object] = {}
-        for answer in self._manager.hook.job_options(task=task, call=call):
-            meta = {
-                key: value
-                for given in (answer, options)
-                if given.get("meta") is not None
-                for key, value in check_meta(given["meta"]).items()
-            }
+        answers = []
+        arguments = {"task": task, "call": call}
+        for implementation in self._implementations("job_options"):
+            answer = self._answer("job_options", implementation, arguments)
+            if answer is None:
+                continue
+            if not isinstance(answer, Mapping):
+                raise self._wrong(
+                    "job_options", implementation, answer, "return a mapping of options, or None"
+                )
+            if not answer.keys() <= _PLUGIN_OPTIONS:
+                raise self._unknown_option(implementation.plugin_name, answer)
+            answers.append((implementation.plugin_name, answer))
+            meta: dict[str, str] = {}
+            for given in (answer, options):
+                if given.get("meta") is not None:
+                    meta.update(self._checked_meta("job_options", implementation, given["meta"]))
             options = {**answer, **options, **({"meta": meta} if meta else {})}
-        return options
+        return Chosen(options, answers)
+
+    def _unknown_option(self, plugin: str, answer: Mapping[str, object]) -> PluginError:
+        option = next(name for name in answer if name not in _PLUGIN_OPTIONS)
+        if option in OPTION_NAMES:
+            return self.fault(plugin, f"returned {option} from job_options, which only the caller can give.")
+        near = did_you_mean(str(option), _PLUGIN_OPTIONS)
+        return self.fault(
+            plugin,
+            f"returned {option!r:.80} from job_options, an option that using(…) does not take. {near}Known: "
+            f"{', '.join(sorted(_PLUGIN_OPTIONS))}.",
+        )
+
+    def wrong_option(self, chosen: Chosen, error: ConfigurationError) -> ConfigurationError:
+        """Return the error of options that were refused: of the plugin whose answer alone is refused too."""
+        for plugin, answer in chosen.answers:
+            try:
+                CallOptions(**answer)
+            except ConfigurationError as own:
+                return self.fault(plugin, f"returned an option from job_options that is refused: {own}")
+        return error
 
     def batch_meta(self, name: str) -> dict[str, str]:
-        """Return what plugins have travel with a batch; of each name the first answer wins."""
-        answers = self._manager.hook.batch_meta(name=name)
-        return {key: value for given in reversed(answers) for key, value in check_meta(given).items()}
+        """Return the meta that plugins choose for a batch; of each name the first answer wins."""
+        meta: dict[str, str] = {}
+        for implementation in reversed(self._implementations("batch_meta")):
+            answer = self._answer("batch_meta", implementation, {"name": name})
+            if answer is not None:
+                meta.update(self._checked_meta("batch_meta", implementation, answer))
+        return meta
+
+    def _checked_meta(self, hook: str, implementation: pluggy.HookImpl, meta: object) -> Mapping[str, str]:
+        try:
+            return check_meta(meta)
+        except ConfigurationError as error:
+            raise self.fault(implementation.plugin_name, f"returned meta from {hook}: {error}") from None
 
     def enqueue_contexts(
         self,
@@ -334,53 +528,135 @@ class Plugins:
         """Return the context managers to create jobs in, outermost first.
 
         Raises:
-            PluginError: a plugin answered something else.
+            PluginError: a plugin returned something else.
         """
-        answers = self._manager.hook.enqueue_context(task=task, calls=calls, inherited=inherited, made=made)
-        for answer in answers:
+        arguments = {"task": task, "calls": calls, "inherited": inherited, "made": made}
+        contexts: list[AbstractContextManager[object]] = []
+        for implementation in self._implementations("enqueue_context"):
+            answer = self._answer("enqueue_context", implementation, arguments)
+            if answer is None:
+                continue
             if not hasattr(type(answer), "__enter__"):
-                raise PluginError(
-                    f"enqueue_context answered a value of type {type(answer).__name__}, which is no context "
-                    "manager; return one, or None."
-                )
-        return list(answers)
+                raise self._wrong("enqueue_context", implementation, answer, _CONTEXT)
+            contexts.append(answer)  # type: ignore[arg-type]  # as was just looked up
+        return contexts
 
     def job_transaction(self, storage: Storage, within: object | None) -> OpenTransaction | None:
-        """Return the transaction that new jobs become part of; None where no plugin knows one."""
-        chosen: OpenTransaction | None = self._manager.hook.job_transaction(storage=storage, within=within)
-        return chosen
+        """Return the transaction that new jobs become part of; None where no plugin knows one.
+
+        Raises:
+            PluginError: a plugin returned something else.
+        """
+        from firelock.model.storage import OpenTransaction  # noqa: PLC0415 - few apps have such a plugin
+
+        arguments = {"storage": storage, "within": within}
+        for implementation in self._implementations("job_transaction"):
+            answer = self._answer("job_transaction", implementation, arguments)
+            if isinstance(answer, OpenTransaction):
+                return answer
+            if answer is not None:
+                wanted = "return a firelock.storage.OpenTransaction, or None"
+                raise self._wrong("job_transaction", implementation, answer, wanted)
+        return None
 
     def job_contexts(
         self, job: JobContext, task: TaskInfo
     ) -> list[AbstractContextManager[object] | AbstractAsyncContextManager[object]]:
-        """Return the context managers to run a job in, outermost first."""
-        return list(self._manager.hook.job_context(job=job, task=task))
+        """Return the context managers to run a job in, outermost first; for a `def` task none is async only.
+
+        Raises:
+            PluginError: a plugin returned something else.
+        """
+        arguments = {"job": job, "task": task}
+        contexts: list[AbstractContextManager[object] | AbstractAsyncContextManager[object]] = []
+        for implementation in self._implementations("job_context"):
+            answer = self._answer("job_context", implementation, arguments)
+            if answer is None:
+                continue
+            kind = type(answer)
+            if not hasattr(kind, "__enter__") and not (task.is_async and hasattr(kind, "__aenter__")):
+                wanted = _CONTEXT
+                if hasattr(kind, "__aenter__"):
+                    wanted = (
+                        f"only a coroutine can enter it, and {task.name!r} is a `def` task. Return one with "
+                        "__enter__ and __exit__ if task.is_async is false"
+                    )
+                raise self._wrong("job_context", implementation, answer, wanted)
+            contexts.append(answer)  # type: ignore[arg-type]  # as was just looked up
+        return contexts
 
     def retry_decision(
-        self, job: JobContext, task: TaskInfo, error: BaseException, proposed: RetryDecision
+        self,
+        job: JobContext,
+        task: TaskInfo,
+        error: BaseException,
+        proposed: RetryDecision,
     ) -> RetryDecision | None:
-        """Return the first plugin's decision; None where nobody decides or the hook raised."""
-        decision: RetryDecision | None = self._ask(  # type: ignore[assignment]
-            "retry_decision", job=job, task=task, error=error, proposed=proposed
+        """Return the first plugin's decision; None where none decides. What a plugin raises is logged."""
+        from firelock.retry import RetryDecision  # noqa: PLC0415 - loaded by whoever runs jobs
+
+        decision: RetryDecision | None = self._first_fit(  # type: ignore[assignment]  # as was checked
+            "retry_decision",
+            {"job": job, "task": task, "error": error, "proposed": proposed},
+            lambda answer: isinstance(answer, RetryDecision),
+            "return a RetryDecision, or None",
         )
         return decision
 
-    def elect_transition(self, job: ClaimedJob, proposed: Transition) -> Transition | None:
-        """Return the first plugin's transition; None where nobody objects or the hook raised."""
-        elected: Transition | None = self._ask("elect_transition", job=job, proposed=proposed)  # type: ignore[assignment]
+    def elect_transition(
+        self, job: ClaimedJob, proposed: Transition, fits: Callable[[object], bool]
+    ) -> Transition | None:
+        """Return the first plugin's transition that fits; None where none objects."""
+        elected: Transition | None = self._first_fit(  # type: ignore[assignment]  # as was checked
+            "elect_transition",
+            {"job": job, "proposed": proposed},
+            fits,
+            "return None, or a copy of `proposed` with the same job_id, from_states, session and fence",
+        )
         return elected
 
-    def _ask(self, hook: str, **arguments: object) -> object:
-        answers = self._answers(hook, arguments)
-        return next((answer for answer in answers if answer is not None), None)
-
-    def _answers(self, hook: str, arguments: Mapping[str, object]) -> Iterator[object]:
-        """Yield what each plugin answers; of one that raised, the log says so."""
+    def _first_fit(
+        self, hook: str, arguments: Mapping[str, object], fits: Callable[[object], bool], wanted: str
+    ) -> object | None:
+        """Return the first answer that fits; log what a plugin raises, and each answer that does not fit."""
         for implementation in self._implementations(hook):
+            name = implementation.plugin_name
             try:
-                yield implementation.function(*(arguments[name] for name in implementation.argnames))
+                answer = _call(implementation, arguments)
             except Exception:
-                log.exception("Plugin %r raised in %s; no answer.", implementation.plugin_name, hook)
+                log.exception(
+                    "%s raised in %s; it counts as no answer. %s",
+                    self._place(name),
+                    hook,
+                    self._way_out(name),
+                )
+                continue
+            if answer is None:
+                continue
+            if fits(answer):
+                return answer
+            log.error(  # not the value itself: it may hold a job's arguments
+                "%s returned a value of type %s from %s, which does not fit; it counts as no answer. In the "
+                "plugin, %s. %s",
+                self._place(name), type(answer).__name__, hook, wanted, self._way_out(name),
+            )  # fmt: skip
+        return None
+
+    def _answer(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
+        """Return a plugin's answer; an exception goes to the caller, with a note that names the plugin."""
+        try:
+            return _call(implementation, arguments)
+        except Exception as error:
+            self._note(hook, implementation, error)
+            raise
+
+    def _wrong(self, hook: str, implementation: pluggy.HookImpl, answer: object, wanted: str) -> PluginError:
+        kind = type(answer).__name__
+        if inspect.iscoroutine(answer):
+            answer.close()
+        return self.fault(
+            implementation.plugin_name, f"returned a value of type {kind} from {hook}; {wanted}."
+        )
 
     # ---- reporting ---------------------------------------------------------------------------------------
 
@@ -417,10 +693,17 @@ class Plugins:
     def worker_process_started(self, server: ServerInfo) -> None:
         """Let plugins prepare this process; an exception of a plugin is raised."""
         for implementation in self._implementations("worker_process_started"):
-            self._timed("worker_process_started", implementation, {"server": server})
+            try:
+                answer = self._timed("worker_process_started", implementation, {"server": server})
+            except Exception as error:
+                self._note("worker_process_started", implementation, error)
+                raise
+            if answer is not None and inspect.isawaitable(answer):
+                problem = _never_awaited("worker_process_started", answer)
+                raise self.fault(implementation.plugin_name, problem)
 
     def worker_process_stopped(self, server: ServerInfo) -> None:
-        """Plugins have cleaned up in this process."""
+        """Let plugins clean up in this process."""
         self._tell("worker_process_stopped", server=server)
 
     def _tell(self, hook: str, **arguments: object) -> None:
@@ -429,69 +712,176 @@ class Plugins:
 
     def _observe(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> None:
         """Call one observer; log an exception that it raises."""
+        name = implementation.plugin_name
         try:
-            self._timed(hook, implementation, arguments)
+            answer = self._timed(hook, implementation, arguments)
+            if answer is not None and inspect.isawaitable(answer):
+                raise self.fault(name, _never_awaited(hook, answer))
         except Exception:
-            log.exception("Plugin %r raised in %s; no job is touched.", implementation.plugin_name, hook)
+            log.exception(
+                "%s raised in %s; no job is affected. %s", self._place(name), hook, self._way_out(name)
+            )
 
-    def _timed(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> None:
+    def _timed(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
         """Call one observer; name it in the log if it is slow."""
         began = time.monotonic()
         try:
-            implementation.function(*(arguments[name] for name in implementation.argnames))
+            return _call(implementation, arguments)
         finally:
             self.slow_observers.note(implementation.plugin_name, hook, time.monotonic() - began)
 
     # ---- hooks of others ---------------------------------------------------------------------------------
 
     def ask_each(self, hook: str, **arguments: object) -> list[object]:
-        """Return what every plugin offers, in one list; a plugin that raised has its error in the place."""
+        """Return what all plugins offer, in one list, in the order of calls.
+
+        A plugin that raises, or that returns neither an iterable nor None, is logged and left out.
+
+        Raises:
+            PluginError: no plugin brings this hook.
+            TypeError: the hook has other arguments.
+        """
         offered: list[object] = []
-        for implementation in self._implementations(hook):
-            try:
-                offered += self._asked(hook, implementation, **arguments)
-            except PluginError as error:
-                offered.append(error)
+        for answer in self.answers(hook, **arguments):
+            if answer.error is not None:
+                log.error("%s Its answer is left out.", answer.error, exc_info=answer.error)
+            offered += answer.offered
         return offered
+
+    def answers(self, hook: str, **arguments: object) -> list[Answer]:
+        """Return the answer or the error of each plugin with this hook, in the order of calls.
+
+        Raises:
+            PluginError: no plugin brings this hook.
+            TypeError: the hook has other arguments.
+        """
+        self._check_arguments(hook, arguments)
+        answers = []
+        for implementation in self._implementations(hook):
+            name = implementation.plugin_name
+            try:
+                answers.append(Answer(name, tuple(self._listed(hook, implementation, arguments))))
+            except PluginError as error:
+                answers.append(Answer(name, error=error))
+        return answers
 
     def ask_first(self, hook: str, **arguments: object) -> object | None:
         """Return the first plugin's answer that is not None; None where there is none.
 
         Raises:
-            PluginError: a plugin raised before anybody answered.
+            PluginError: a plugin raised before another answered, or no plugin brings this hook.
+            TypeError: the hook has other arguments.
         """
-        answers = (self._called(hook, one, **arguments) for one in self._implementations(hook))
-        return next((answer for answer in answers if answer is not None), None)
+        found = self.first_answer(hook, **arguments)
+        return None if found is None else found[1]
 
-    def _asked(self, hook: str, implementation: pluggy.HookImpl, **arguments: object) -> list[object]:
-        answer = self._called(hook, implementation, **arguments)
+    def first_answer(self, hook: str, **arguments: object) -> tuple[str, object] | None:
+        """Return the first answer that is not None, after its plugin's name; raises as `ask_first` does."""
+        self._check_arguments(hook, arguments)
+        for implementation in self._implementations(hook):
+            if (answer := self._called(hook, implementation, arguments)) is not None:
+                return implementation.plugin_name, answer
+        return None
+
+    def _check_arguments(self, hook: str, arguments: Mapping[str, object]) -> None:
+        if hook not in self._hooks:
+            if hook in _BROUGHT_BY_OTHERS:
+                return
+            near = did_you_mean(hook, self._hooks)
+            raise PluginError(f"No plugin brings a hook {hook!r}. {near}Known: {', '.join(self._hooks)}.")
+        taken = getattr(self._manager.hook, hook).spec.argnames
+        if set(arguments) != set(taken):
+            given = ", ".join(arguments) or "none"
+            raise TypeError(
+                f"The hook {hook} has these arguments: {', '.join(taken) or 'none'}; got: {given}."
+            )
+
+    def _listed(
+        self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]
+    ) -> list[object]:
+        answer = self._called(hook, implementation, arguments)
         if answer is None:
             return []
-        if not isinstance(answer, Iterable) or isinstance(answer, str | bytes):
-            raise PluginError(
-                f"Plugin {implementation.plugin_name!r} returned a {type(answer).__name__} from "
-                f"{hook}; return a list."
-            )
+        if not isinstance(answer, Iterable) or isinstance(answer, str | bytes | Mapping):
+            raise self._wrong(hook, implementation, answer, "return a list, or None")
         try:
             return list(answer)
         except Exception as error:  # of a generator
-            raise _raised(hook, implementation, error) from error
+            raise self._raised(hook, implementation, error) from error
 
-    def _called(self, hook: str, implementation: pluggy.HookImpl, **arguments: object) -> object:
+    def _called(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
         try:
-            return implementation.function(*(arguments[name] for name in implementation.argnames))
+            return _call(implementation, arguments)
         except Exception as error:
-            raise _raised(hook, implementation, error) from error
+            raise self._raised(hook, implementation, error) from error
+
+    def _raised(self, hook: str, implementation: pluggy.HookImpl, error: Exception) -> PluginError:
+        told = f"{type(error).__name__}: {error}".rstrip(".")
+        return self.fault(implementation.plugin_name, f"raised in {hook}: {told}.")
 
 
-def _raised(hook: str, implementation: pluggy.HookImpl, error: Exception) -> PluginError:
-    place = f"Plugin {implementation.plugin_name!r} raised in {hook}"
-    return PluginError(f"{place}: {type(error).__name__}: {error}")
+@attrs.frozen
+class Chosen:
+    """The options that plugins chose for one call."""
+
+    options: dict[str, object]
+    answers: Sequence[tuple[str, Mapping[str, Any]]]  # each plugin's own, after its name
+
+
+@attrs.frozen
+class _Factory:
+    """Creates storages or lock providers; of this plugin."""
+
+    plugin: str
+    make: Callable[..., object]
+
+
+_PLUGIN_OPTIONS = OPTION_NAMES - {"on", "within", "after"}  # those name what the caller has at hand
+_CONTEXT = "return a context manager, or None"
+
+
+def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
+    return implementation.function(*[arguments[name] for name in implementation.argnames])
+
+
+def _never_awaited(hook: str, answer: object) -> str:
+    """Return what to say of a hook that returned a coroutine, which is closed."""
+    if inspect.iscoroutine(answer):
+        answer.close()
+    return f"returned {type(answer).__name__} from {hook}, which is never awaited: hooks are synchronous."
+
+
+def load_working(taken: Collection[str] = ()) -> tuple[Plugins, list[BrokenPlugin]]:
+    """Return the installed plugins without the broken ones, and the broken ones with their problems.
+
+    Args:
+        taken: names that no command of a plugin may have.
+    """
+    broken: dict[str, BrokenPlugin] = {}
+    while True:
+        try:
+            plugins = Plugins(without=broken.keys())
+            for command in plugins.commands(taken):
+                command.configure(ArgumentParser(conflict_handler="resolve"))
+            plugins.serializers()
+        except PluginError as error:
+            found = {name: (source, its_version) for name, _, source, its_version in installed_plugins()}
+            name = error.plugin
+            if name is None or name not in found or name in broken:
+                raise
+            broken[name] = BrokenPlugin(name, *found[name], str(error))
+        else:
+            return plugins, list(broken.values())
 
 
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
     """Return the storage of a URL, found as an app would find it; no I/O yet."""
     return Plugins(plugins).open_storage(url)
+
+
+def installed_plugins() -> list[tuple[str, Callable[[], object], str, str]]:
+    """Return name, loader, distribution and version of the plugins that are installed."""
+    return _installed(distributions, tuple(map(_changed, sys.path)))
 
 
 @lru_cache(maxsize=1)
@@ -572,32 +962,6 @@ class _Core:
         from firelock.arguments.serializer import JsonSerializer  # noqa: PLC0415 - loaded when first used
 
         return {"json": JsonSerializer()}
-
-
-def _make_storage(factory: Callable[..., object], place: object, scheme: str) -> Storage:
-    """Return the storage that a plugin makes of a URL, or of a caller's own object.
-
-    Raises:
-        ConfigurationError: its driver cannot be imported, or it cannot read the URL.
-        PluginError: it is no storage, or one for another version of the contract.
-    """
-    try:
-        made = factory(place)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"The storage for scheme {scheme!r} cannot be imported: {error}. {_install_hint(scheme)}."
-        ) from error
-    except ConfigurationError:
-        raise
-    except ValueError:
-        raise ConfigurationError(
-            f"The storage URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
-        ) from None  # the cause may quote a password
-    if not isinstance(made, Storage):
-        raise PluginError(
-            f"The plugin for {scheme!r} returned {type(made).__name__}, no firelock.storage.Storage."
-        )
-    return check_contract(made)
 
 
 def check_contract(storage: Storage) -> Storage:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -19,7 +20,6 @@ from firelock.errors import (
     ArgumentError,
     FirelockError,
     JobCancelled,
-    PluginError,
     RateLimited,
     StepError,
     StorageError,
@@ -459,6 +459,11 @@ class JobRunner:
                 extra={"job_id": run.job.id},
             )  # fmt: skip
 
+    @property
+    def has_job_context(self) -> bool:
+        """Whether a plugin wraps the runs of jobs."""
+        return self._runtime.plugins.has_job_context
+
     # ---- during ------------------------------------------------------------------------------------------
 
     def run(self, run: Run) -> EndedRun:
@@ -479,9 +484,7 @@ class JobRunner:
     def _run_wrapped(self, run: Run) -> object:
         with ExitStack() as contexts:
             for context in self._runtime.plugins.job_contexts(run.context, run.info):
-                if not hasattr(type(context), "__enter__"):
-                    raise _no_context(context, run.info)
-                contexts.enter_context(context)  # type: ignore[arg-type]  # as was just looked up
+                contexts.enter_context(context)  # type: ignore[arg-type]  # the plugins' manager has checked it
             resources = {name: self.resources.get(each) for name, each in run.info.resources.items()}
             try:
                 return run.info.function(*run.args, **run.kwargs, **resources)
@@ -522,10 +525,8 @@ class JobRunner:
             for context in self._runtime.plugins.job_contexts(run.context, run.info):
                 if hasattr(type(context), "__aenter__"):
                     await contexts.enter_async_context(context)  # type: ignore[arg-type]  # as was looked up
-                elif hasattr(type(context), "__enter__"):
-                    contexts.enter_context(context)  # type: ignore[arg-type]  # as was looked up
                 else:
-                    raise _no_context(context, run.info)
+                    contexts.enter_context(context)  # type: ignore[arg-type]  # the plugins' manager has checked it
             resources = {name: await self.resources.aget(each) for name, each in run.info.resources.items()}
             try:
                 return await run.info.function(*run.args, **run.kwargs, **resources)
@@ -756,11 +757,7 @@ class JobRunner:
                 answer = RetryDecision.fail("the retry policy raised")
             proposed = answer if isinstance(answer, RetryDecision) else Retry().decide(run.job, error)
         if self._runtime.plugins.has_retry_decision:
-            decision = self._runtime.plugins.retry_decision(run.context, run.info, error, proposed)
-            if isinstance(decision, RetryDecision):
-                return decision
-            if decision is not None:
-                log.error("A retry_decision hook answered %r; it counts as no answer.", decision)
+            return self._runtime.plugins.retry_decision(run.context, run.info, error, proposed) or proposed
         return proposed
 
     def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
@@ -830,14 +827,10 @@ class JobRunner:
         """Return the end of a run by this transition, or by the one that a plugin elects instead."""
         duration = max(0, transition.at - run.started_at)
         if self._runtime.plugins.has_elect_transition:
-            elected: object = self._runtime.plugins.elect_transition(run.job, attrs.evolve(transition))
-            if isinstance(elected, Transition) and _ends_same_run(elected, transition):
+            fits = partial(_ends_same_run, transition)
+            elected = self._runtime.plugins.elect_transition(run.job, attrs.evolve(transition), fits)
+            if elected is not None:
                 transition = elected if elected.to in _MAY_BE_DUE else attrs.evolve(elected, due_at=None)
-            elif elected is not None:
-                log.error(
-                    "An elect_transition hook answered a %s that cannot end this run; it is passed over.",
-                    type(elected).__name__,  # not the value itself: a job holds its arguments
-                )
         return EndedRun(run.job, transition, duration, run.completion)
 
     def _report(self, ended: EndedRun, what: str, error: BaseException) -> None:
@@ -897,8 +890,10 @@ def has_succeeded(job: ClaimedJob, record: JobRecord | None) -> bool:
 _MAY_BE_DUE = (State.SCHEDULED, State.AWAITING)
 
 
-def _ends_same_run(elected: Transition, proposed: Transition) -> bool:
-    """Return whether the elected transition can end the run that the proposed one ends."""
+def _ends_same_run(proposed: Transition, elected: object) -> bool:
+    """Return whether the elected value is a transition that can end the run that the proposed one ends."""
+    if not isinstance(elected, Transition):
+        return False
     to = elected.to
     return (
         elected.job_id == proposed.job_id
@@ -928,19 +923,6 @@ def _what_follows(transition: Transition) -> str:
     if transition.retries is None:
         return f", runs again {when} without a retry"
     return f", retry {transition.retries} {when}"
-
-
-def _no_context(answer: object, info: TaskInfo) -> PluginError:
-    """Return what to say of a hook's answer that cannot be entered around this task."""
-    if hasattr(type(answer), "__aenter__"):
-        return PluginError(
-            f"job_context answered {type(answer).__name__}, which only a coroutine can enter, for the `def` "
-            f"task {info.name!r}; return one with __enter__ and __exit__ where task.is_async is false."
-        )
-    return PluginError(
-        f"job_context answered a value of type {type(answer).__name__}, which is no context manager; return "
-        "one, or None."
-    )
 
 
 class ProcessDied(FirelockError):

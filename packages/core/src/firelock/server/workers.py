@@ -765,9 +765,10 @@ class AsyncWorkers:
 
             task = asyncio.current_task(loop)
             log.warning(
-                "The event loop has been blocked for %.1f s by %s; use a `def` task, or await.",
+                "The event loop has been blocked for %.1f s by %s%s; use a `def` task, or await.",
                 now - self._answered_at,
                 task.get_name() if task else "something that is no job",
+                " or by a plugin's job_context" if task and self._context.runner.has_job_context else "",
             )
         if not self._answered_at:
             self._answered_at = now

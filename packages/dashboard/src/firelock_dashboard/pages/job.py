@@ -19,7 +19,6 @@ from firelock import (
     ConfigurationError,
     FormError,
     JobNotFound,
-    PluginError,
     Retry,
     StepError,
 )
@@ -609,16 +608,21 @@ class JobView:
         """What plugins add: title, content, and whether the content is what went wrong."""
         visit, failed = self.visit, self.visit.text("job.panel_failed")
         panels: list[tuple[str, str, bool]] = []
-        for panel in visit.fire.plugins.ask_each("job_panels", job=self.handle):
-            if isinstance(panel, JobPanel):
-                title = str.__str__(panel.title) if isinstance(panel.title, str) else failed
-                name = f"The panel {title!r:.80}"
-                made = rendered(visit, lambda panel=panel: panel.render(visit, self.handle), name)  # type: ignore[misc]
-                panels.append((title, *made))
-            else:
-                wrong = f"job_panels() returned a {type(panel).__name__}; return JobPanel objects."
-                wrong = str(panel) if isinstance(panel, PluginError) else wrong
-                panels.append((failed, visit.redacted(wrong)[:1_000], True))
+        plugins = visit.fire.plugins
+        for answer in plugins.answers("job_panels", job=self.handle):
+            if answer.error is not None:
+                panels.append((failed, visit.redacted(str(answer.error))[:1_000], True))
+            for panel in answer.offered:
+                if isinstance(panel, JobPanel):
+                    title = str.__str__(panel.title) if isinstance(panel.title, str) else failed
+                    name = f"Plugin {answer.plugin!r}: the panel {title!r:.80}"
+                    made = rendered(visit, lambda panel=panel: panel.render(visit, self.handle), name)  # type: ignore[misc]
+                    panels.append((title, *made))
+                else:
+                    kind = type(panel).__name__
+                    wrong = f"returned a {kind} in the list of job_panels; return JobPanel objects."
+                    wrong = str(plugins.fault(answer.plugin, wrong))
+                    panels.append((failed, visit.redacted(wrong)[:1_000], True))
         return panels
 
 

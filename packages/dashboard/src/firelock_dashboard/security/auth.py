@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
@@ -56,11 +55,8 @@ class Entrance:
 
     async def _access(self, request: Request) -> Access:
         try:
-            answer = await run_in_threadpool(
-                partial(self._fire.plugins.ask_first, "dashboard_permission", request=request)
-            )
-            if answer is not None:
-                return to_access(answer)
+            if (access := await run_in_threadpool(self._of_plugins, request)) is not None:
+                return access
         except Exception as error:
             raise refusal_of(error) from error
         asked = request.scope.get("wsgi_environ", {}).get(ASKED)
@@ -71,6 +67,22 @@ class Entrance:
         if self._auth is None:
             return await run_in_threadpool(self._links.access, request)
         return await access_from(self._auth, request)
+
+    def _of_plugins(self, request: Request) -> Access | None:
+        """Return what the first plugin that knows the sender gives; None if none does.
+
+        Raises:
+            PluginError: the plugin raised, or returned something else.
+        """
+        found = self._fire.plugins.first_answer("dashboard_permission", request=request)
+        if found is None:
+            return None
+        plugin, answer = found
+        try:
+            return to_access(answer)
+        except ConfigurationError as error:
+            problem = f"returned a wrong value from dashboard_permission. {error}"
+            raise self._fire.plugins.fault(plugin, problem) from None
 
 
 def _without_origin() -> Forbidden:

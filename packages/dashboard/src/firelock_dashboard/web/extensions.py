@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import PluginError
 from firelock_dashboard.problems import RequestProblem
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.routes import Route
@@ -54,6 +53,7 @@ class PluginPages:
 
     pages: Sequence[Page]
     problems: Sequence[str]
+    owners: Mapping[str, str]  # the plugin of each page, by the page's name
 
 
 def plugin_pages(fire: Firelock) -> PluginPages:
@@ -62,37 +62,41 @@ def plugin_pages(fire: Firelock) -> PluginPages:
     One that cannot be shown costs nothing but itself: what is wrong with it is in the log.
     """
     found: dict[str, Page] = {}
+    owners: dict[str, str] = {}
     problems: list[str] = []
-    for page in fire.plugins.ask_each("dashboard_pages"):
-        problem = _problem_of(page, found)
-        if problem is None and isinstance(page, Page):
-            found[page.name] = attrs.evolve(page, title=str.__str__(page.title))
-        else:
-            problems.append(str(problem))
-            log.error("A page of a plugin is left out: %s", problem)
-    return PluginPages(list(found.values()), problems)
+    for answer in fire.plugins.answers("dashboard_pages"):
+        if answer.error is not None:
+            problems.append(str(answer.error))
+            log.error("%s Its pages are left out.", answer.error, exc_info=answer.error)
+        for page in answer.offered:
+            problem = _problem_of(page, found)
+            if problem is None and isinstance(page, Page):
+                found[page.name] = attrs.evolve(page, title=str.__str__(page.title))
+                owners[page.name] = answer.plugin
+            else:
+                problems.append(str(fire.plugins.fault(answer.plugin, f"offers a wrong page: {problem}")))
+                log.error("%s This page is left out.", problems[-1])
+    return PluginPages(list(found.values()), problems, owners)
 
 
 def _problem_of(page: object, found: Container[str]) -> str | None:
     """Return why a page cannot be shown."""
-    if isinstance(page, PluginError):
-        return str(page)
     if not isinstance(page, Page):
         return f"dashboard_pages() returned a {type(page).__name__}; return Page objects."
     if not isinstance(page.name, str) or not _NAME.match(page.name) or page.name in found:
-        return f"The name {page.name!r:.80} of a page is taken or refused; use a-z, 0-9 and dashes."
+        return f"the name {page.name!r:.80} is taken or refused; use a-z, 0-9 and dashes."
     if not isinstance(page.title, str) or not 0 < len(page.title.strip()) <= _TITLE:
-        return f"The page {page.name!r} has no title of 1 to {_TITLE} characters; give one."
+        return f"{page.name!r} has no title of 1 to {_TITLE} characters; give one."
     if not callable(page.render) or not isinstance(page.permission, Permission):
-        return f"The page {page.name!r} has no function render, or no Permission; give both."
+        return f"{page.name!r} has no function render, or no Permission; give both."
     return None
 
 
-def route_of(page: Page) -> Route:
+def route_of(page: Page, plugin: str) -> Route:
     """Return the route of a plugin's page, in the frame of all the others; its query is its own affair."""
 
     def show(visit: Visit) -> Response:
-        body, is_bad = rendered(visit, lambda: page.render(visit), f"The page {page.name}")
+        body, is_bad = rendered(visit, lambda: page.render(visit), f"Plugin {plugin!r}: the page {page.name}")
         return visit.page(
             "extension.html", title=page.title, section=f"x:{page.name}", body=body, is_bad=is_bad,
             status=500 if is_bad else 200,
@@ -115,7 +119,7 @@ def rendered(visit: Visit, make: Callable[[], object], name: str) -> tuple[str, 
     except RequestProblem:
         raise
     except (Exception, SystemExit) as error:  # a page must not end the server
-        log.exception("%s of a plugin failed", name)
+        log.exception("%s raised an error, which is shown in its place.", name)
         problem = f"{type(error).__name__}: {_words(error)}"
     return visit.redacted(problem)[:1_000], True
 

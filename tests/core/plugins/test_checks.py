@@ -1,0 +1,185 @@
+"""What plugins may consist of: each function, hookspec and command that cannot work is refused by name."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from firelock import Command, hookimpl, hookspec
+from firelock.errors import PluginError
+from firelock.plugins.loader import Plugins
+
+
+def refused(plugin):
+    """The message with which a plugin of an app is refused, after its name and before the way out."""
+    with pytest.raises(PluginError) as caught:
+        Plugins([plugin], use_entry_points=False).commands()
+    text = str(caught.value)
+    before, after = "Plugin 'P#0' of app ", " Fix it, or remove it from the app's plugins=[…]."
+    assert text.startswith(before)
+    assert text.endswith(after)
+    return text.removeprefix(before).removesuffix(after)
+
+
+def with_hook(**functions):
+    """A plugin with these functions, each under the mark."""
+    return type("P", (), {name: hookimpl(function) for name, function in functions.items()})
+
+
+# ---- functions -------------------------------------------------------------------------------------------
+
+
+async def created_later(self, jobs): ...
+
+
+async def panels_later(self, job):
+    yield job
+
+
+async def decide_later(self, error): ...
+
+
+@pytest.mark.parametrize(
+    ("hook", "function"),
+    [
+        ("jobs_created", created_later),
+        ("retry_decision", decide_later),
+        ("job_panels", panels_later),
+    ],
+    ids=["observer", "filter", "async generator"],
+)
+def test_an_async_hook_is_refused(hook, function):
+    """It would never run: hooks are synchronous."""
+    assert refused(with_hook(**{hook: function})) == (
+        f"has {hook} as `async def`, which would never run: hooks are synchronous. Write `def`, and hand "
+        "work that has to be awaited to an event loop or a thread of your own."
+    )
+
+
+def test_an_async_hook_of_another_plugin_is_refused():
+    """The rule holds for hooks that plugins bring too."""
+
+    @hookspec
+    def greet(name): ...
+
+    async def greet_later(self, name): ...
+
+    plugin = with_hook(register_hookspecs=lambda self: SimpleNamespace(greet=greet), greet=greet_later)
+
+    assert refused(plugin).startswith("has greet as `async def`")
+
+
+def test_a_generator_is_refused_where_nobody_would_run_it():
+    """An observer would do nothing; a context needs its decorator; a list may be yielded."""
+
+    def created(self, jobs):
+        yield
+
+    def context(self, job):
+        yield
+
+    def commands(self):
+        yield Command("greet", "Say hello.", lambda parser: None, lambda options: 0)
+
+    assert refused(with_hook(jobs_created=created)) == (
+        "has jobs_created as a generator, which would never run: remove its `yield`."
+    )
+    assert refused(with_hook(job_context=context)) == (
+        "has job_context as a generator; put @contextmanager between @hookimpl and its def."
+    )
+    good = with_hook(job_context=contextmanager(context), register_commands=commands)
+    assert ["greet"] == [each.name for each in Plugins([good], use_entry_points=False).commands()][:1]
+
+
+def test_a_wrong_argument_is_named_with_the_right_ones():
+    """And with the one that was probably meant."""
+    plugin = with_hook(job_context=lambda self, job, tsk: None)
+
+    assert refused(plugin) == (
+        "has job_context with tsk, which the hook does not have. Did you mean task? Its arguments: job, task."
+    )
+
+
+# ---- hookspecs -------------------------------------------------------------------------------------------
+
+
+def test_hookspecs_without_a_hook_are_refused():
+    """The message names the function that lacks the mark, or that another one has replaced."""
+
+    def house_rules(): ...
+
+    def brings(brought):
+        return refused(with_hook(register_hookspecs=lambda self: brought))
+
+    assert "where house_rules is not under @hookspec. Put @hookspec (from" in brings(
+        SimpleNamespace(house_rules=house_rules)
+    )
+    assert "house_rules is under @hookimpl and not under @hookspec. If both are in one module" in brings(
+        SimpleNamespace(house_rules=hookimpl(house_rules))
+    )
+    assert brings(None).startswith("returned None from register_hookspecs, which has no functions.")
+
+
+def test_a_plugin_that_does_not_fit_another_s_hook_is_named():
+    """The fault is of the one that implements the hook, not of the one that brings it."""
+
+    @hookspec
+    def greet(name): ...
+
+    plugins = [
+        type("Brings", (), {"register_hookspecs": hookimpl(lambda self: SimpleNamespace(greet=greet))}),
+        type("Greets", (), {"greet": hookimpl(lambda self, nam: None)}),
+    ]
+
+    with pytest.raises(PluginError, match=r"'Greets#1' of app has greet with nam, .* Did you mean name\?"):
+        Plugins(plugins, use_entry_points=False)
+
+
+# ---- commands --------------------------------------------------------------------------------------------
+
+
+async def run_later(options): ...
+
+
+def nothing(_):
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (7, "returned a value of type int from register_commands; return a list, or None."),
+        ("greet", "returned a value of type str from register_commands; return a list, or None."),
+        (
+            [("greet", "x")],
+            "returned ('greet', 'x') in the list of register_commands; return firelock.Command(",
+        ),
+        (
+            [Command("say hi", "Help.", nothing, nothing)],
+            "offers a command with the name 'say hi'; use one word.",
+        ),
+        (
+            [Command("--hi", "Help.", nothing, nothing)],
+            "offers a command with the name '--hi'; use one word.",
+        ),
+        ([Command(7, "Help.", nothing, nothing)], "offers a command with the name 7; use one word."),
+        (
+            [Command("hi", None, nothing, nothing)],
+            "offers the command 'hi' with help=None; give one sentence.",
+        ),
+        (
+            [Command("hi", "Help.", None, nothing)],
+            "offers the command 'hi' with configure=None; give a function.",
+        ),
+        (
+            [Command("hi", "Help.", nothing, run_later)],
+            "offers the command 'hi' with `run` as `async def`, which",
+        ),
+        ([Command("hi", "Help.", nothing, nothing)] * 2, "offers a command 'hi', and that name is taken."),
+    ],
+)
+def test_a_command_that_cannot_run_is_refused(answer, words):
+    """Whatever register_commands returns is checked before the command line uses it."""
+    assert refused(with_hook(register_commands=lambda self: answer)).startswith(words)
