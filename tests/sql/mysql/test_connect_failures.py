@@ -115,3 +115,23 @@ def test_a_password_that_needs_another_package_says_which():
 def test_errors_of_others_are_none_of_the_drivers(error):
     """They leave as they are."""
     assert read_failure(error) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning", "told"),
+    [
+        ("SAVEPOINT firelock does not exist", Meaning.PASSING, "a deadlock has undone the caller's whole"),
+        (
+            "FUNCTION shop.MD5 does not exist",
+            Meaning.LASTING,
+            "FUNCTION shop.MD5 does not exist (error 1305).",
+        ),
+    ],
+    ids=["savepoint", "function"],
+)
+def test_what_does_not_exist_is_a_deadlock_only_for_a_savepoint(said, meaning, told):
+    """A function that this version of the server lacks stays lacking: to run it again would never end."""
+    failure = read_failure(pymysql.err.OperationalError(1305, said))
+
+    assert failure.meaning is meaning
+    assert failure.text.startswith(told)

@@ -37,7 +37,7 @@ _OF_THE_INSTALLER = ("--auth-root-authentication-method=normal", "--skip-test-db
 # Given to the set-up as well: files of another size would be written anew at the first start.
 _OF_PRODUCTS: Mapping[str, Mapping[str, str]] = {
     "mariadb": {"innodb-log-file-size": "16M", "aria-pagecache-buffer-size": "4M"},
-    "mysql": {"innodb-redo-log-capacity": "16M", "mysqlx": "OFF"},
+    "mysql": {"innodb-redo-log-capacity": "16M", "mysqlx": "OFF", "secure-file-priv": "NULL"},
 }
 
 # Run whenever it starts; so that it may be run again, every statement is one that holds afterwards.

@@ -138,6 +138,8 @@ def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection
 # A deadlock, a lock not to be had in time, a key that somebody else was first to write, a row or a table that
 # has changed since the snapshot. Galera tells conflicts of a commit as deadlocks too.
 _LOCK_TIMEOUT = 1205
+# Of a savepoint after a deadlock, which has undone the transaction with all its savepoints.
+_DOES_NOT_EXIST, _SAVEPOINT = 1305, "SAVEPOINT"
 _LOCKED = frozenset({_LOCK_TIMEOUT, 3572})
 _CONFLICTS = frozenset({1213, _LOCK_TIMEOUT, 1062, 1020, 1412, 3572})
 _LOST = frozenset({0, 1053, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
@@ -192,6 +194,8 @@ def read_failure(error: BaseException) -> Failure | None:
         return None
     number, said = _parts(error)
     is_full = number in _FULL or _NO_SPACE in said
+    if number == _DOES_NOT_EXIST and _SAVEPOINT not in said:  # a function that this version lacks, say
+        return Failure(Meaning.LASTING, f"{said.rstrip('.')} (error {number}).")
     return Failure(
         Meaning.PASSING if is_full else _meaning(error, number), _text(number, said),
         is_lock=number in _LOCKED, is_refusal=is_full or number in _REFUSED,

@@ -45,8 +45,9 @@ _HAS_TABLE = (
     "SELECT 1 FROM information_schema.tables"
     " WHERE table_schema = COALESCE(%s, DATABASE()) AND table_name = %s"
 )
-# One name a database and prefix, since such locks are the whole server's; 64 characters are allowed.
-_LOCK_NAME = "LEFT(CONCAT('firelock/', MD5(COALESCE(%s, DATABASE())), '/', %s), 64)"
+# One name per database and prefix, because such locks belong to the whole server; 64 characters are allowed.
+# MySQL 9.6 removed MD5 and SHA1.
+_LOCK_NAME = "LEFT(CONCAT('firelock/', LEFT(SHA2(COALESCE(%s, DATABASE()), 256), 32), '/', %s), 64)"
 _LOCK = f"SELECT GET_LOCK({_LOCK_NAME}, %s)"
 _UNLOCK = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
 _MIGRATION_SECONDS = 30
