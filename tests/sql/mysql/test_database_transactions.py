@@ -30,7 +30,7 @@ def rival(mariadb, scene):
     with mariadb.server.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"USE {mariadb.name}")
         cursor.execute("CREATE TABLE IF NOT EXISTS weights (id INT PRIMARY KEY, value INT)")
-        cursor.execute("REPLACE INTO weights SELECT seq, 0 FROM seq_0_to_99")
+        cursor.executemany("REPLACE INTO weights VALUES (%s, 0)", [(number,) for number in range(100)])
         cursor.execute("BEGIN")
         cursor.execute("UPDATE weights SET value = value + 1 WHERE id > 0")
         yield cursor
@@ -275,4 +275,5 @@ def session_value(caller, name):
     """What the caller's session has set."""
     with caller.cursor() as cursor:
         cursor.execute("SHOW SESSION VARIABLES LIKE %s", [name])
-        return cursor.fetchone()[1]
+        found = cursor.fetchone()
+        return None if found is None else found[1]  # MySQL has not every variable of MariaDB

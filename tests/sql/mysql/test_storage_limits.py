@@ -172,6 +172,8 @@ def test_what_a_process_remembers_is_bounded(scene, holder, monkeypatch):
 
 def test_a_claim_reads_no_job_that_waits_for_a_full_key(mariadb, scene, holder):
     """Neither of the full lane that comes first by name, nor behind the jobs it takes."""
+    if mariadb.server.program.product != "mariadb":
+        pytest.skip("MySQL counts no rows by table: it has no userstat")
     scene.put_numbers("a", concurrent=1)
     scene.add_limited(1_000, "a")
     scene.add_limited(1_000, "b")

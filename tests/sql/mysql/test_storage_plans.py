@@ -34,6 +34,8 @@ def scene(mariadb):
 @pytest.fixture
 def reads(mariadb, scene):
     """Return how many rows of the jobs a call reads, by the server's own count of them."""
+    if mariadb.server.program.product != "mariadb":
+        pytest.skip("MySQL counts no rows by table: it has no userstat")
     with mariadb.server.connect() as connection, connection.cursor() as cursor:
 
         def count():
