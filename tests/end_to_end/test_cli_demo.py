@@ -247,6 +247,39 @@ def test_what_the_demo_lacks_is_said(folder, run, monkeypatch, case):
     assert list(folder.iterdir()) == []
 
 
+def test_the_demo_runs_on_a_storage_that_is_named(folder, run):
+    """Its jobs stay there, whose they are; a second demo would run among them and is refused."""
+    url = f"sqlite:///{folder}/own.db"
+
+    ran = run("demo --seconds 3 --json --storage", url)
+    again = run("demo --storage", url)
+
+    storage = open_storage(url)
+    stored = storage.find(JobFilter(), limit=500).jobs
+    storage.close()
+    assert (ran.code, ran.json["storage"], ran.json["file"]) == (0, url, None)
+    assert {job["id"] for job in ran.json["jobs"]} == {job.id for job in stored}
+    assert again.code == 2
+    assert "has jobs; the demo would run among them." in again.error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--storage memory://demo", "The demo cannot run on memory://demo: its server is another process"),
+        ("--storage nonsense://x", "No storage for scheme 'nonsense'"),
+        ("--app shop:fire", "The demo runs its own app."),
+    ],
+)
+def test_a_demo_that_cannot_run_where_it_was_told_to_says_so(folder, run, words, said):
+    """No other storage is taken in silence."""
+    ran = run(f"demo {words}")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.error
+    assert list(folder.iterdir()) == []
+
+
 # ---- when it goes wrong ----------------------------------------------------------------------------------
 
 

@@ -131,6 +131,28 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
     assert (alive.code, "ok supervisor: its loop turned" in alive.out) == (0, True)
 
 
+@pytest.mark.heavy("real servers")
+@pytest.mark.parametrize("named_by", ["option", "environment", "settings"])
+@pytest.mark.parametrize("plugins", ["", ", plugins=[Prometheus()]"], ids=["no plugin", "plugin"])
+def test_jobs_are_counted_as_soon_as_a_port_is_named(folder, serve, named_by, plugins):
+    """Each once, with the plugin for Prometheus and without it."""
+    port = free_port()
+    settings = f", settings=Settings(probe_port={port})" if named_by == "settings" else ""
+    text = SHOP.replace(", plugins=[Prometheus()]", plugins + settings)
+    text = text.replace("import Firelock", "import Firelock, Settings")
+    (folder / "health_shop.py").write_text(text)
+    words = ["--probe-port", str(port)] if named_by == "option" else []
+    environment = {"FIRELOCK_PROBE_PORT": str(port)} if named_by == "environment" else {}
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        add = app.task(name="health_shop.add")(lambda left, right: left + right)
+        serve(*words, **environment)
+
+        for job in add.enqueue_many([(1, number) for number in range(20)]):
+            job.result(timeout=DEADLINE)
+
+        eventually(lambda: finished(port, "add") == 20.0, within=DEADLINE)
+
+
 @pytest.mark.heavy("real servers, whose children are killed or replaced")
 def test_counters_survive_the_children_that_counted(folder, serve):
     """A job kills its child: what that had counted stays, its successor counts on, no counter goes back."""

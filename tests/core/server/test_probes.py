@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 
 import attrs
 import pytest
@@ -313,6 +314,35 @@ def test_who_says_nothing_keeps_nobody_waiting(listen):
     with socket.create_connection((HOST, port)):
         socket.create_connection((HOST, port)).close()
         assert get(port, "/a") == (200, "wäll\n")
+
+
+def test_three_hundred_slow_connections_delay_no_probe(listen):
+    """They are more than are kept open at once: the oldest are closed, and nobody waits for one."""
+    port = listen({"/a": well})
+
+    with contextlib.ExitStack() as slow:
+        callers = [slow.enter_context(socket.create_connection((HOST, port))) for _ in range(300)]
+        for caller in callers:
+            with contextlib.suppress(ConnectionError):
+                caller.sendall(b"GET /a HTTP/1.1\r\n")
+        began = time.monotonic()
+        answer = get(port, "/a")
+        took = time.monotonic() - began
+
+    assert answer == (200, "wäll\n")
+    assert took < 1.0
+
+
+def test_an_answer_larger_than_a_buffer_is_sent_whole(listen):
+    """Beside others: whoever reads it slowly keeps no thread."""
+    text = "x" * 8_000_000
+    port = listen({"/big": lambda: ProbeAnswer(200, text), "/a": well})
+
+    with socket.create_connection((HOST, port)) as slow:
+        slow.sendall(b"GET /big HTTP/1.1\r\n\r\n")
+        assert get(port, "/a") == (200, "wäll\n")
+
+    assert get(port, "/big") == (200, text)
 
 
 def test_who_is_too_slow_is_sent_away(listen, monkeypatch):

@@ -622,7 +622,7 @@ def test_an_outage_is_told_once(crew, caplog):
     crew.storage.mend()
 
     crew.until_all(State.SUCCEEDED, [job])
-    until(lambda: "Storage is back." in caplog.text)
+    until(lambda: "Storage is back, after" in caplog.text)
     assert 1 == caplog.text.count("Storage unavailable, keeping what has ended and trying again: down")
 
 

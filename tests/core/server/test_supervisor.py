@@ -239,6 +239,38 @@ def test_a_child_that_never_gets_ready_is_killed(house):
     assert (None, None) == (waits.process.poll(), begins.process.poll())
 
 
+def test_a_child_that_is_long_in_starting_is_named_once(house, caplog):
+    """An import that hangs says nothing by itself; a child that has imported its app is no such case."""
+    slow, quick, begun = house.child(), house.child(), house.child()
+    slow.started_at = begun.started_at = time.monotonic() - 11
+    begun.memory = ChildMemory.attach(begun.descriptor, PLACES)
+
+    house.supervisor._tick()
+    house.supervisor._tick()
+
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"Child {slow.process.pid} has not started after 11 s: it is importing shop:fire, or connecting to "
+        "its storage. It is killed after 300 s (child_silence)."
+    )
+    assert quick.process.poll() is None
+
+
+def test_a_child_that_its_server_killed_did_not_run_out_of_memory(house, caplog):
+    """The kernel kills by the same signal; the log and the job's history say which it was."""
+    caplog.set_level(logging.INFO, "firelock.server.supervisor")
+    child = house.with_session("while True: pass")
+    job = house.claimed(child)
+    child.memory.start(0, job.id)
+
+    child.kill()
+    child.process.wait(10)
+    house.supervisor._exited(child)
+
+    assert f"Child {child.process.pid} died (killed by its server); it was running {job.id}." in caplog.text
+    assert "out of memory" not in caplog.text
+
+
 def test_outage_that_delays_sessions_is_logged_once(house, caplog):
     """One line when it begins and one when it is over, for the new session and for the end of the old one."""
     caplog.set_level(logging.INFO, "firelock.server.supervisor")

@@ -36,7 +36,7 @@ from firelock.model.aio import twin
 from firelock.model.report import Thresholds
 from firelock.model.text import shown
 from firelock.options import Call, CallOptions, TaskInfo, unknown_option
-from firelock.plugins.loader import Plugins, check_contract
+from firelock.plugins.loader import Plugins, check_contract, on_probe_port
 from firelock.resource import declare_resource
 from firelock.runtime import Runtime, ServedApp
 from firelock.settings import Settings
@@ -132,6 +132,9 @@ class Firelock(ServedApp):
         self.module = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - as namedtuple asks for it
         self.settings = settings or Settings.from_environment()
         self.thresholds = Thresholds()  # of the findings; a plugin may set others
+        if self.settings.probe_port:
+            for call in on_probe_port:
+                call()
         self.plugins = Plugins(plugins)
         if not isinstance(imports, list | tuple) or not all(isinstance(name, str) for name in imports):
             raise ConfigurationError(

@@ -37,7 +37,7 @@ from firelock.plugins.loader import Plugins, open_storage
 from firelock.retry import Retry
 from firelock.schedules.cron import Cron, Every
 from firelock.schedules.recurring_job import RECURRING
-from firelock.storage import JobFilter
+from firelock.storage import Feature, JobFilter, shown_url
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -64,6 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         more=(
             "A server process runs the jobs of a small shop, this process enqueues them and looks on.\n"
             "They live in an SQLite file of their own, removed at the end unless --keep is given.\n"
+            "With --storage they live there, and stay; it must be empty, and shared between processes.\n"
             "With --dashboard the shop goes on until Ctrl-C, and you look on in a browser."
         ),
         examples=("firelock demo", "firelock demo --dashboard", "firelock demo --seconds 30 --keep"),
@@ -81,9 +82,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
     command = _dashboard(options, screen)
-    _require_sqlite()
+    if options.app:
+        raise Problem(
+            "The demo runs its own app.", hint="Leave --app out; --storage URL shows it on a storage."
+        )
+    if options.storage:
+        _require_empty(options.storage)
+    else:
+        _require_sqlite()
     with _folder(is_kept=options.keep) as folder:
-        place = Place(folder / "demo.db", is_kept=options.keep)
+        place = Place(
+            folder / "demo.db", is_kept=options.keep or bool(options.storage), given=options.storage
+        )
         if not screen.is_json:
             _introduce(screen, place)
         shop.fire.use_storage(place.url)
@@ -102,11 +112,21 @@ class Place:
 
     file: Path
     is_kept: bool
+    given: str | None = None  # the URL of a storage of the user's own
 
     @property
     def url(self) -> str:
         """The storage's address."""
-        return f"sqlite:///{self.file}"
+        return self.given or f"sqlite:///{self.file}"
+
+    def __str__(self) -> str:
+        """Return the file, or the URL without its password."""
+        return shown_url(self.given) if self.given else str(self.file)
+
+    @property
+    def kept(self) -> str:
+        """What stays after the demo, as the beginning of a sentence."""
+        return "The storage keeps the jobs" if self.given else "The file stays"
 
 
 def _require_sqlite() -> None:
@@ -118,9 +138,30 @@ def _require_sqlite() -> None:
         ) from error
 
 
+def _require_empty(url: str) -> None:
+    """Refuse a storage on which the demo cannot run, or in which its jobs would be among others.
+
+    Raises:
+        Problem: a process has it for itself, or it has jobs or recurring jobs.
+        StorageError: it cannot be reached.
+    """
+    with Firelock(url) as app:
+        if Feature.SHARED not in app.storage.features:
+            raise Problem(
+                f"The demo cannot run on {shown_url(url)}: its server is another process, which would not "
+                "see the jobs.",
+                hint="Name a storage that processes share, as sqlite:///demo.db.",
+            )
+        if app.jobs.counts().total or app.recurring.list():
+            raise Problem(
+                f"{shown_url(url)} has jobs; the demo would run among them.",
+                hint="Name an empty storage, such as a new database, or add a prefix to the URL.",
+            )
+
+
 def _introduce(screen: Screen, place: Place) -> None:
     screen.line(Cell("Firelock demo", "bold"), "  a shop's jobs, run by a server process beside this one")
-    screen.line(Cell(f"storage  {place.file}", "bright_black"))
+    screen.line(Cell(f"storage  {place}", "bright_black"))
     screen.flush()
 
 
@@ -234,7 +275,7 @@ def _open(command: Command, options: argparse.Namespace, place: Place, screen: S
         closing.set()
         trade.join()
     ended = shop.fire.jobs.counts().by_state[State.SUCCEEDED]
-    kept = f"The file stays: {place.file}" if place.is_kept else "The file is gone; --keep leaves it."
+    kept = f"{place.kept}: {place}" if place.is_kept else "The file is gone; --keep leaves it."
     screen.line()
     screen.line(f"The shop is closed after {ended:,} jobs that went well. ", Cell(kept, "bright_black"))
 
@@ -655,7 +696,7 @@ def _conclude(screen: Screen, story: Story, place: Place) -> None:
         screen.line(f"  {program_of_shell()} jobs show {record.id}")
         screen.line(f"  {program_of_shell()} jobs requeue {record.id}")
     if place.is_kept:
-        screen.line(Cell("  The file stays; these commands find it after", "bright_black"))
+        screen.line(Cell(f"  {place.kept}; these commands find it after", "bright_black"))
         screen.line(f"  export FIRELOCK_STORAGE={place.url}")
         screen.line(Cell("  and what is requeued is run by", "bright_black"))
         screen.line(f"  {program_of_shell()} server {_APP} --storage {place.url}")
@@ -674,7 +715,8 @@ def _conclude(screen: Screen, story: Story, place: Place) -> None:
 
 def _answer(story: Story, place: Place) -> dict[str, object]:
     return {
-        "file": str(place.file) if place.is_kept else None,
+        "file": str(place.file) if place.is_kept and not place.given else None,
+        "storage": str(place) if place.given else None,
         "acts": [
             {"kind": act.kind, "task": act.task, "jobs": [record.id for record in story.jobs_of(act)]}
             for act in story.acts

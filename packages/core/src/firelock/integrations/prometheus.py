@@ -18,6 +18,7 @@ from firelock.server.job_counters import (
     JobCounters,
     TaskLabels,
     counted_here,
+    counts_all_jobs,
     is_read_by_others,
     job_families,
     process_counters,
@@ -66,14 +67,16 @@ class Prometheus:
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
-        """They are counted."""
-        self._counters().count_created(jobs)
+        """They are counted, unless the server's process does so by itself."""
+        if not counts_all_jobs():
+            self._counters().count_created(jobs)
 
     @hookimpl
     @counts_in_memory
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """They are counted."""
-        self._counters().count_settled(settled)
+        """They are counted, unless the server's process does so by itself."""
+        if not counts_all_jobs():
+            self._counters().count_settled(settled)
 
 
 class JobCollector:

@@ -54,6 +54,12 @@ _SELECTION = "FIRELOCK_PLUGINS"
 _BROUGHT_BY_OTHERS = frozenset({"dashboard_pages", "job_panels", "dashboard_permission"})
 
 
+of_process: dict[str, object] = {}
+"""Plugins of Firelock that every app of this process has, by name: a server's process adds its counters."""
+on_probe_port: list[Callable[[], None]] = []
+"""Called before the plugins of an app load whose settings name a probe port; a server's process adds one."""
+
+
 @attrs.frozen
 class PluginInfo:
     """A loaded plugin, for people."""
@@ -115,6 +121,8 @@ class Plugins:
         self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook, when all are loaded
         self.slow_observers = SlowObservers()
         self._register(_Core(), "core", "firelock", "")
+        for name, own in of_process.items():
+            self._register(own, name, "firelock", "")
         if not isinstance(app_plugins, list | tuple):
             raise ConfigurationError(f"plugins={app_plugins!r} is no list; write plugins=[…].")
         for place, plugin in enumerate(app_plugins):

@@ -23,7 +23,7 @@ from firelock.plugins.hookspecs import ServerInfo
 from firelock.plugins.observers import EndObservers
 from firelock.server.attempt import CancelKind, JobRunner
 from firelock.server.dispatcher import Dispatcher
-from firelock.server.job_counters import count_in
+from firelock.server.job_counters import count_in, count_jobs
 from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import load_app, load_module
 from firelock.server.logs import LogFormat, log_to_stderr, say_last
@@ -396,6 +396,7 @@ def main() -> int:
     count_in(int(counters))
     said = json.loads(given)  # of a supervisor that may be of another release, after a reload
     options = ChildOptions(**{name: said[name] for name in attrs.fields_dict(ChildOptions) if name in said})
+    count_jobs(is_wanted=options.counts_jobs)
     die_with_parent(int(parent))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us

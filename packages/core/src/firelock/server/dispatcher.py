@@ -33,6 +33,7 @@ from firelock.server.attempt import (
 )
 from firelock.server.batch_looks import BatchLooks
 from firelock.server.failure import describe_failure
+from firelock.server.outage import Outage
 from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnd, ParkedEnds
 from firelock.server.workers import (
     FLUSH_SIZE,
@@ -64,7 +65,7 @@ _STALL = 0.2  # seconds without a free worker, behind jobs that were handed back
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
 _SENDER_GRACE = 2.0  # seconds for the attempt to store a parked end that is under way
 _LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
-_REFUSED = "The end of job %s was refused: it is no longer ours."
+_REFUSED = "Job %s was deleted, or given to another server, while it ran: its end was refused and is dropped."
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
@@ -98,6 +99,7 @@ class Dispatcher:
     _state: DispatcherState = DispatcherState.CLAIMING
     _holder: Holder | None = None  # None: no session
     _is_reachable: bool = True
+    _outage: Outage = attrs.Factory(Outage)
     _failing_since: float = 0.0  # monotonic; 0: the last exchange was answered
     _pause: float = _FIRST_PAUSE  # after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
@@ -228,6 +230,8 @@ class Dispatcher:
         if isinstance(error, StorageUnavailable):
             seconds = random.uniform(0, seconds)  # noqa: S311 - jitter
             longest = max(longest, error.longest_pause)
+            if (lasted := self._outage.met()) is not None:
+                log.warning("Storage still unavailable, for %.0f m; trying again: %s", lasted / 60, error)
             if self._is_reachable:
                 self._is_reachable = False
                 log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
@@ -265,7 +269,7 @@ class Dispatcher:
             self._ahead.exchanged(len(reply.results), time.monotonic() - began)
         if not self._is_reachable:
             self._is_reachable = True
-            log.info("Storage is back.")
+            log.info("Storage is back, after %.0f s.", self._outage.end())
             self._upkeep.contact(is_there=True)
         if self._failing_since and (limit or reply.results):  # else nothing was asked of the storage
             self._note_failing(0.0)

@@ -30,6 +30,9 @@ from firelock.model.batch import BATCH_TASK
 from firelock.model.job import NewJob, Settled
 from firelock.model.metrics import MetricFamily
 from firelock.model.state import State
+from firelock.plugins.hookspecs import hookimpl
+from firelock.plugins.loader import of_process, on_probe_port
+from firelock.plugins.observers import counts_in_memory
 
 log = logging.getLogger(__name__)
 
@@ -330,6 +333,40 @@ def count_in(descriptor: int | None) -> None:
     """This process, one of a server's, counts in the memory that its supervisor gave, or for nobody."""
     _of_this_process.descriptor = descriptor
     _of_this_process.is_read_by_others = True
+
+
+class JobCounting:
+    """The plugin that counts jobs in the processes of a server whose metrics can be read."""
+
+    @hookimpl
+    def jobs_created(self, jobs: Sequence[NewJob]) -> None:
+        """Count them."""
+        process_counters().count_created(jobs)
+
+    @hookimpl
+    @counts_in_memory
+    def jobs_settled(self, settled: Sequence[Settled]) -> None:
+        """Count them."""
+        process_counters().count_settled(settled)
+
+
+def count_jobs(*, is_wanted: bool) -> None:
+    """Count the jobs of this process, one of a server's: if wanted, or once an app names a probe port."""
+    if is_wanted:
+        count_all_jobs()
+    else:
+        on_probe_port.append(count_all_jobs)
+
+
+def count_all_jobs() -> None:
+    """Count the jobs of every app that this process creates from now on, whatever plugins it has."""
+    process_counters()  # created now, so that the supervisor shows that jobs are counted
+    of_process["counters"] = JobCounting()
+
+
+def counts_all_jobs() -> bool:
+    """Return whether the jobs of every app of this process are counted without the app's own plugin."""
+    return "counters" in of_process
 
 
 def is_read_by_others() -> bool:

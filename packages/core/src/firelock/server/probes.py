@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import attrs
 
@@ -36,7 +37,8 @@ _REASONS = {
 }  # fmt: skip
 _PLAIN = "text/plain; charset=utf-8"
 _PATIENCE = 2.0  # seconds for a whole request and its answer
-_AT_ONCE = 16  # connections; more wait their turn, at most as long as these have
+_AT_ONCE = 128  # connections; for one more the oldest is closed
+_BACKLOG = 256
 _LONGEST_HEAD = 8 * 1024
 _PAUSE = 0.1  # after a connection that the system could not give
 
@@ -312,10 +314,21 @@ class ProbeAnswer:
         return cls(_HTTP_OK if is_ok else _UNAVAILABLE, "".join(f"{check}\n" for check in given))
 
 
-class ProbeListener:
-    """Answers GET and HEAD for a few paths, by threads of its own; whatever it meets, nobody else does.
+@attrs.define(eq=False)
+class _Caller:
+    """A connection: first its request comes in, then the answer goes out."""
 
-    It listens once it is made. A connection has two seconds for everything and asks once.
+    connection: socket.socket
+    deadline: float  # monotonic
+    head: bytes = b""
+    answer: memoryview | None = None  # the part that is not sent yet
+
+
+class ProbeListener:
+    """Answers GET and HEAD for a few paths, in a thread of its own; whatever it meets, nobody else does.
+
+    It listens once it is made. A connection has two seconds for everything and asks once. None waits for
+    another: a slow one costs its descriptor alone, and the oldest is closed when there are too many.
 
     Raises:
         ConfigurationError: nothing can listen there.
@@ -323,12 +336,11 @@ class ProbeListener:
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], ProbeAnswer]]) -> None:
         self._pages = pages
-        self._free = threading.BoundedSemaphore(_AT_ONCE)
         self._is_over = False
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._socket = socket.create_server((host, port), family=family, backlog=64)
+            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except (OSError, UnicodeError) as error:
             number = error.errno if isinstance(error, OSError) else None
             why = os.strerror(number) if number and number > 0 else error  # below are those of names
@@ -336,7 +348,14 @@ class ProbeListener:
                 f"Probes cannot be answered at {self.url}: {why}. Name another port by --probe-port, another "
                 "address by --probe-host, or end what listens there."
             ) from error
-        threading.Thread(target=self._listen, name="firelock-probes", daemon=True).start()
+        self._socket.setblocking(False)
+        self._wake, self._woken = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._socket, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._callers: dict[int, _Caller] = {}  # by descriptor, the oldest first
+        self._thread = threading.Thread(target=self._run, name="firelock-probes", daemon=True)
+        self._thread.start()
 
     @property
     def paths(self) -> list[str]:
@@ -344,35 +363,104 @@ class ProbeListener:
         return list(self._pages)
 
     def close(self) -> None:
-        """Nobody listens any more."""
+        """Stop listening; connections are closed."""
         self._is_over = True
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # who waits for a connection is woken
-        self._socket.close()
+            self._wake.send(b"x")
+        if self._thread is not threading.current_thread():
+            self._thread.join(_PATIENCE)
+        self._wake.close()
 
-    def _listen(self) -> None:
-        while not self._is_over:
-            self._free.acquire()
+    def _run(self) -> None:
+        try:
+            while not self._is_over:
+                try:
+                    self._turn()
+                except Exception:
+                    log.exception("Unexpected error at the probe port; continuing.")
+                    time.sleep(_PAUSE)
+        finally:
+            for caller in list(self._callers.values()):
+                self._close(caller)
+            self._selector.close()
+            self._socket.close()
+            self._woken.close()
+
+    def _turn(self) -> None:
+        first = next(iter(self._callers.values()), None)
+        left = None if first is None else max(0.0, first.deadline - time.monotonic())
+        for key, _ in self._selector.select(left):
+            if key.fileobj is self._socket:
+                self._accept()
+            elif isinstance(key.data, _Caller):
+                self._go_on(key.data)
+        now = time.monotonic()
+        for caller in list(self._callers.values()):
+            if caller.deadline > now:
+                break
+            self._close(caller)
+
+    def _accept(self) -> None:
+        """Accept every connection that waits; for one too many the oldest is closed."""
+        while True:
             try:
                 connection, _ = self._socket.accept()
-                threading.Thread(
-                    target=self._serve, args=(connection,), name="firelock-probe", daemon=True
-                ).start()
-            except (OSError, RuntimeError):  # no descriptor, no thread, or it is over
-                self._free.release()
-                if not self._is_over:
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor: a connection may keep one that it does not use
+                if not self._callers:
                     time.sleep(_PAUSE)
+                    return
+                self._close(next(iter(self._callers.values())))
+                return
+            connection.setblocking(False)
+            if len(self._callers) >= _AT_ONCE:
+                self._close(next(iter(self._callers.values())))
+            caller = _Caller(connection, time.monotonic() + _PATIENCE)
+            self._callers[connection.fileno()] = caller
+            self._selector.register(connection, selectors.EVENT_READ, caller)
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _go_on(self, caller: _Caller) -> None:
+        """Read or write what can be read or written now."""
+        if self._callers.get(caller.connection.fileno()) is not caller:  # it was closed in this turn
+            return
         try:
-            with closing(connection):
-                _send(connection, *self._answer(_head(connection)))
+            if caller.answer is None and not self._read(caller):
+                return
+            assert caller.answer is not None  # noqa: S101 - it has been read
+            caller.answer = caller.answer[caller.connection.send(caller.answer) :]
+            if caller.answer:
+                self._selector.modify(caller.connection, selectors.EVENT_WRITE, caller)
+                return
+        except BlockingIOError:
+            if caller.answer is not None:
+                self._selector.modify(caller.connection, selectors.EVENT_WRITE, caller)
+            return
         except OSError:
-            pass  # whoever asked has gone, or was too slow
-        except Exception:
-            log.exception("A probe could not be answered.")
-        finally:
-            self._free.release()
+            pass  # whoever asked has gone
+        self._close(caller)
+
+    def _read(self, caller: _Caller) -> bool:
+        """Read a part of the request; return whether it is complete, and its answer is ready to be sent.
+
+        Raises:
+            OSError: the other side has closed the connection, or nothing can be read now.
+        """
+        received = caller.connection.recv(4096)
+        if not received:
+            raise ConnectionError("it has gone")
+        caller.head += received
+        if b"\r\n\r\n" in caller.head:
+            caller.answer = memoryview(_text_of(*self._answer(caller.head)))
+        elif len(caller.head) > _LONGEST_HEAD:
+            caller.answer = memoryview(_text_of(*self._answer(None)))
+        return caller.answer is not None
+
+    def _close(self, caller: _Caller) -> None:
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(caller.connection)
+        self._callers.pop(caller.connection.fileno(), None)
+        caller.connection.close()
 
     def _answer(self, head: bytes | None) -> tuple[ProbeAnswer, bool]:
         """Return what to send, and whether with its text."""
@@ -395,25 +483,8 @@ class ProbeListener:
             return ProbeAnswer(_BROKEN, "The probe itself failed; the server's log says how.\n"), is_get
 
 
-def _head(connection: socket.socket) -> bytes | None:
-    """Return a request up to its empty line; None where that does not come.
-
-    Raises:
-        OSError: whoever asks has gone, or takes too long.
-    """
-    deadline, head = time.monotonic() + _PATIENCE, b""
-    while b"\r\n\r\n" not in head:
-        if len(head) > _LONGEST_HEAD:
-            return None
-        connection.settimeout(max(0.001, deadline - time.monotonic()))
-        received = connection.recv(4096)
-        if not received:
-            raise ConnectionError("it has gone")
-        head += received
-    return head
-
-
-def _send(connection: socket.socket, answer: ProbeAnswer, with_text: bool) -> None:
+def _text_of(answer: ProbeAnswer, with_text: bool) -> bytes:
+    """Return what is sent."""
     body = answer.text.encode("utf-8", "backslashreplace")
     lines = [
         f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}",
@@ -425,5 +496,4 @@ def _send(connection: socket.socket, answer: ProbeAnswer, with_text: bool) -> No
     ]
     if answer.status == _NOT_ALLOWED:
         lines.append("Allow: GET, HEAD")
-    connection.settimeout(_PATIENCE)
-    connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + (body if with_text else b""))
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body if with_text else b"")

@@ -62,6 +62,7 @@ _STOP_MARGIN = 20.0  # beyond the grace time: a child that has not ended by then
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
 _DOUBLINGS = 10  # of a pause: more than its longest has, and no more than a float
 _TRY_AGAIN = 1.0
+_LONG_START = 10.0  # seconds after which the log names a child that has not started
 _NEVER = float("inf")
 
 
@@ -94,6 +95,7 @@ class ChildOptions(ServerOptions):
     server_id: str
     server_name: str
     is_first: bool  # it speaks for the server: nobody has yet
+    counts_jobs: bool = False  # whatever plugins the app has: /metrics of the probe port shows them
 
 
 class ServerMode(StrEnum):
@@ -131,6 +133,19 @@ class _KnownChild:
     replaces: _KnownChild | None = None  # until it works: who drains then
     is_retired: bool = False  # another has taken its place; it drains
     ends_by: float = _NEVER  # monotonic; it is killed then
+    is_slow: bool = False  # the log has said that it is long in starting
+    is_killed: bool = False  # by this supervisor
+
+    def kill(self) -> None:
+        """End its process at once."""
+        self.is_killed = True
+        self.process.kill()
+
+    @property
+    def exit_text(self) -> str:
+        """Return how its process ended, for people."""
+        how = describe_exit(self.process.returncode)
+        return "killed by its server" if self.is_killed and self.process.returncode < 0 else how
 
 
 class Supervisor:
@@ -229,10 +244,18 @@ class Supervisor:
             silence = _status_of_child(ChildStatus(place=child.place), child).silent_for
             if silence > self._settings.child_silence:
                 log.error("Child %d has reported nothing for %.0f s; killing it.", child.process.pid, silence)
-                child.process.kill()
+                child.kill()
             elif now > min(self._stops_at, child.ends_by):
                 log.error("Child %d did not end in time; it is killed.", child.process.pid)
-                child.process.kill()
+                child.kill()
+            elif child.memory is None and not child.is_slow and now - child.started_at > _LONG_START:
+                child.is_slow = True
+                log.warning(
+                    "Child %d has not started after %.0f s: it is importing %s, or connecting to its "
+                    "storage. It is killed after %g s (child_silence).",
+                    child.process.pid, now - child.started_at, self._options.app_spec,
+                    self._settings.child_silence,
+                )  # fmt: skip
 
     # ---- starting children -------------------------------------------------------------------------------
 
@@ -253,6 +276,7 @@ class Supervisor:
         options = ChildOptions(
             **attrs.asdict(self._options), place=place, server_id=self._id, server_name=self._name,
             is_first=place == 0 and self._sessions is None,
+            counts_jobs=self._options.probe_port > 0,
         )  # fmt: skip
         with contextlib.ExitStack() as undo:
             descriptor = _shared(undo)
@@ -406,7 +430,7 @@ class Supervisor:
         reason = "server stopped"
         if not is_in_order:
             died = Moved.WORKER_DIED_ALONE if len(running) == 1 else Moved.WORKER_DIED
-            reason = died.format(how=describe_exit(code))
+            reason = died.format(how=child.exit_text)
         try:
             taken = sessions.end(session, running, reason=reason)
         except StorageUnavailable as error:
@@ -425,7 +449,7 @@ class Supervisor:
             log.warning(
                 "Child %d died (%s); it was running %s.",
                 child.process.pid,
-                describe_exit(code),
+                child.exit_text,
                 ", ".join(taken.crashed),
             )
 
@@ -631,7 +655,7 @@ class Supervisor:
         else:
             log.warning("Told to stop a third time: every process is killed.")
             for child in self._children.values():
-                child.process.kill()
+                child.kill()
 
     def _obey(self, order: str) -> None:
         """Do what an operator asked for; who stops hears nothing else."""

@@ -1,0 +1,39 @@
+"""An outage of the storage: how long it has lasted, and when the log reports again that it lasts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+REPORT_INTERVAL: Final = 300.0
+"""Seconds between two log lines about the same outage."""
+
+
+class Outage:
+    """The present outage, if there is one.
+
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: float | None = None
+        self._reported_at = 0.0
+
+    def met(self) -> float | None:
+        """Note that the storage did not answer; return the seconds of the outage when a report is due."""
+        now = self._clock()
+        if self._since is None:
+            self._since = self._reported_at = now
+        if now - self._reported_at < REPORT_INTERVAL:
+            return None
+        self._reported_at = now
+        return now - self._since
+
+    def end(self) -> float:
+        """Note that the storage answers; return the seconds that the outage lasted."""
+        lasted = 0.0 if self._since is None else self._clock() - self._since
+        self._since = None
+        return lasted

@@ -1,0 +1,44 @@
+"""An outage of the storage: one log line at its beginning, one every five minutes, one at its end."""
+
+from __future__ import annotations
+
+from firelock.server.outage import REPORT_INTERVAL, Outage
+
+
+class Clock:
+    """Seconds that a test moves."""
+
+    now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_an_outage_is_reported_again_every_five_minutes():
+    """With how long it has lasted; between two reports there is nothing to log."""
+    clock = Clock()
+    outage = Outage(clock)
+
+    reports = []
+    for _ in range(130):
+        reports.append(outage.met())
+        clock.now += 5.0
+
+    assert REPORT_INTERVAL == 300.0
+    assert [300.0, 600.0] == [each for each in reports if each is not None]
+
+
+def test_the_next_outage_is_another_one():
+    """Its time begins anew, and so do its reports."""
+    clock = Clock()
+    outage = Outage(clock)
+
+    outage.met()
+    clock.now += 299.0
+    first = outage.end()
+    clock.now += 1_000.0
+    begins = outage.met()
+    clock.now += 299.0
+
+    assert (299.0, None, None, 299.0) == (first, begins, outage.met(), outage.end())
+    assert outage.end() == 0.0
