@@ -141,11 +141,9 @@ class _KnownChild:
         self.is_killed = True
         self.process.kill()
 
-    @property
-    def exit_text(self) -> str:
+    def describe_exit(self, code: int) -> str:
         """Return how its process ended, for people."""
-        how = describe_exit(self.process.returncode)
-        return "killed by its server" if self.is_killed and self.process.returncode < 0 else how
+        return "killed by its server" if self.is_killed and code < 0 else describe_exit(code)
 
 
 class Supervisor:
@@ -430,7 +428,7 @@ class Supervisor:
         reason = "server stopped"
         if not is_in_order:
             died = Moved.WORKER_DIED_ALONE if len(running) == 1 else Moved.WORKER_DIED
-            reason = died.format(how=child.exit_text)
+            reason = died.format(how=child.describe_exit(code))
         try:
             taken = sessions.end(session, running, reason=reason)
         except StorageUnavailable as error:
@@ -449,7 +447,7 @@ class Supervisor:
             log.warning(
                 "Child %d died (%s); it was running %s.",
                 child.process.pid,
-                child.exit_text,
+                child.describe_exit(code),
                 ", ".join(taken.crashed),
             )
 
@@ -498,7 +496,7 @@ class Supervisor:
             log.warning(
                 "Child %d ended (%s); the one that it was to replace goes on.",
                 child.process.pid,
-                describe_exit(code),
+                child.describe_exit(code),
             )
             self._later(lambda: self._replace(old, "is still to be replaced"), _LONGEST_PAUSE)
         elif not child.is_retired:
@@ -567,7 +565,7 @@ class Supervisor:
         early = "before it could run a job " if child.began_at is None else ""
         log.warning(
             "Child %d ended %s(%s); another starts in %.0f s.",
-            child.process.pid, early, describe_exit(code), pause,
+            child.process.pid, early, child.describe_exit(code), pause,
         )  # fmt: skip
         self._restarts.append((time.monotonic() + pause, child.place, deaths))
         self._events.put(lambda: None)
