@@ -61,7 +61,7 @@ class RedisStorage(
     InsertVerbs,  # insert
     MoveVerbs,  # move
     MemoVerbs,  # remember, recall, tally, append_stream, read_stream
-    LimitVerbs,  # spend, find_keys, find_unique
+    LimitVerbs,  # spend, find_keys, find_waiting, find_unique
     SessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions
     UpkeepVerbs,  # promote, release, prune; record_metrics, timeline
     FindVerbs,  # get, find, history, counts, failure_groups

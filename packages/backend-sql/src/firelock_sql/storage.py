@@ -197,7 +197,7 @@ class SqlStorage(
     SqlMemoVerbs,  # remember, recall
     SqlBatchVerbs,  # tally
     SqlStreamVerbs,  # append_stream, read_stream
-    SqlLimitVerbs,  # spend, find_keys
+    SqlLimitVerbs,  # spend, find_keys, find_waiting
     SqlUniqueVerbs,  # find_unique
     SqlSessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions
     SqlUpkeepVerbs,  # promote, release, prune; record_metrics, timeline

@@ -5,7 +5,7 @@
 
 local verbs = {}
 
-local SHOWN, COUNTED, LOOKS = 100, 10000, 20000
+local SHOWN, OTHERS, COUNTED, LOOKS = 100, 10, 10000, 20000
 
 -- The key's rate has been used by this cost, and it is shut until an instant, nothing for none. Reply the instant from which a
 -- start of cost 1 is admitted.
@@ -44,19 +44,77 @@ local function precedes(one, other)
   return #one < #other
 end
 
--- How many jobs wait for the key, COUNTED at most.
-local function waiting(key)
-  local first, last, count = '(' .. key .. '\n', '(' .. key .. '\v', 0
+-- Tell `each` of the lanes that have the key, as "queue, blank, keys", in order of name, until it says true.
+local function walk(key, each)
+  local first, last = '(' .. key .. '\n', '(' .. key .. '\v'
   repeat
     local entries = call('ZRANGEBYLEX', base .. 'lanes', first, last, 'LIMIT', 0, 100)
     for _, entry in ipairs(entries) do
       looks = looks + 1
-      count = count + call('ZCARD', base .. 'lane:' .. sub(entry, #key + 2))
-      if count >= COUNTED then return COUNTED end
+      if each(sub(entry, #key + 2)) then return end
     end
     first = '(' .. (entries[#entries] or '')
   until #entries < 100
-  return count
+end
+
+-- How many jobs wait for the key, COUNTED at most, and the other keys that they ask for, those of the lanes that were counted.
+local function waiting(key)
+  local count, others, seen = 0, {}, { [key] = true }
+  walk(key, function(lane)
+    count = count + call('ZCARD', base .. 'lane:' .. lane)
+    for other in string.gmatch(match(lane, ' (.*)$') or '', '[^\n]+') do
+      if not seen[other] then
+        seen[other] = true
+        others[#others + 1] = other
+      end
+    end
+    return count >= COUNTED
+  end)
+  table.sort(others, precedes)
+  return math.min(count, COUNTED), { unpack(others, 1, math.min(#others, OTHERS)) }
+end
+
+-- The lanes that have the key, `limit` at most, with the number of their jobs; and where this job stands, if it is given. Reply
+-- 1 where there are more lanes, else 0; the job's lane and its rank there, '' and 0 where it does not wait for the key; then
+-- each lane and its length.
+function verbs.line(key, limit, id)
+  despite_full_memory()
+  local reply, number = { 0, '', 0 }, 0
+  limit = tonumber(limit)
+  walk(key, function(lane)
+    local length = call('ZCARD', base .. 'lane:' .. lane)
+    if length > 0 and number == limit then
+      reply[1] = 1
+      return true
+    elseif length > 0 then
+      number = number + 1
+      reply[#reply + 1], reply[#reply + 2] = lane, length
+    end
+  end)
+  local text = id ~= '' and call('HGET', base .. 'jobs', id)
+  local queue, asks = match(text or '', '^%S+ %d+ %-?%d+ (%S+) %S*\n%d+ %d+ %d+ .([^\n]*)\n')
+  if asks and asks ~= '' then
+    asks = asks_of(asks)
+    local lane = queue .. ' ' .. asks.lane
+    local rank = call('ZRANK', base .. 'lane:' .. lane, asks.is_odd and id .. '\n' or id)
+    for other in string.gmatch(asks.lane, '[^\n]+') do
+      if other == key and rank then reply[2], reply[3] = lane, rank end
+    end
+  end
+  return reply
+end
+
+-- The ids of parts of lanes, each given as lane, jobs that come before, and how many. Reply a list for each.
+function verbs.line_ids()
+  despite_full_memory()
+  local asked, reply = words_from(3), {}
+  for place = 1, #asked, 3 do
+    local first = tonumber(asked[place + 1])
+    local ids = call('ZRANGE', base .. 'lane:' .. asked[place], first, first + asked[place + 2] - 1)
+    for number, member in ipairs(ids) do ids[number] = match(member, '^[^\n]*') end
+    reply[#reply + 1] = ids
+  end
+  return reply
 end
 
 -- Those that hold keys by what they say, as lists of id and instant of claim by key.
@@ -100,7 +158,7 @@ end
 
 -- Keys that begin so, behind another, in order of name: those that a job holds or waits for, or whose rate is used. Reply 1
 -- where some were left out, else 0, and behind which key; then for each: key, how many hold it, how many wait, up to when it is
--- used, and the first holders.
+-- used, the other keys that those who wait ask for, and the first holders.
 function verbs.list(prefix, after, limit)
   despite_full_memory()
   local reply, now, present = { 0, after }, clock(), holders_now()
@@ -127,11 +185,12 @@ function verbs.list(prefix, after, limit)
       break
     end
     looks = looks + 5
-    local count, all = waiting(key), holders(key, present)
+    local count, others = waiting(key)
+    local all = holders(key, present)
     local used = call('HGET', base .. 'free', key) or '0'
     if count > 0 or #all > 0 or tonumber(used) > now then
-      local one = { key, #all, count, used }
-      for number = 1, math.min(#all, SHOWN) do one[4 + number] = all[number].id end
+      local one = { key, #all, count, used, others }
+      for number = 1, math.min(#all, SHOWN) do one[5 + number] = all[number].id end
       reply[#reply + 1] = one
     end
     reply[2] = key

@@ -8,7 +8,8 @@ from operator import attrgetter
 from typing_extensions import override
 
 from firelock import ConfigurationError
-from firelock.storage import Admission, KeyState, NewJob, Ties, UniqueState
+from firelock.limits import LINE_LANES, Spot, in_turns, parts_of, place_of, spots
+from firelock.storage import Admission, KeyState, NewJob, Ties, UniqueState, WaitingJobs
 from firelock_redis.connections.database import RedisVerbs
 from firelock_redis.layout.encoding import number_word
 from firelock_redis.layout.partitions import EVERYWHERE, Partitions
@@ -38,11 +39,33 @@ class LimitVerbs(RedisVerbs):
             while more and here < limit:
                 more, last, *keys = self._run("limit_keys.list", partition, prefix, last, limit - here)
                 found += (
-                    KeyState(key, tuple(holders), running, waiting, int(free_at))
-                    for key, running, waiting, free_at, *holders in keys
+                    KeyState(key, tuple(holders), running, waiting, int(free_at), tuple(others))
+                    for key, running, waiting, free_at, others, *holders in keys
                 )
                 here += len(keys)
         return sorted(found, key=_key)[:limit]
+
+    @override
+    def find_waiting(
+        self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
+    ) -> WaitingJobs:
+        """Two round trips: the lanes of the key, then the jobs of some of them; all lie in one partition."""
+        partition = self._partitions.of_key(key)
+        is_cut, own, rank, *said = self._run("limit_keys.line", partition, key, LINE_LANES, job_id or "")
+        lanes, lengths = [*said[::2]], [*said[1::2]]
+        if own and own not in lanes:
+            lanes.append(own)
+            lengths.append(rank + 1)
+
+        def count(of: Sequence[int], most: int) -> list[int]:
+            return [min(lengths[lane], most) for lane in of]
+
+        found = spots(count, len(lanes), after, limit)
+        parts = parts_of(found)
+        asked = [word for lane, part in parts.items() for word in (lanes[lane], *part)]
+        ids = self._run("limit_keys.line_ids", partition, *asked) if asked else []
+        place = place_of(count, len(lanes), Spot(lanes.index(own), rank)) if own else None
+        return WaitingJobs(in_turns(found, dict(zip(parts, ids, strict=True))), place, bool(is_cut))
 
     @override
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:

@@ -6,14 +6,17 @@ last row was pruned: a listed job counts only as long as its lane has the key.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import attrs
 from typing_extensions import override
 
 from firelock.limits import (
+    LINE_LANES,
+    LINE_LENGTH,
     Head,
     HolderFacts,
     KeyedLanes,
@@ -21,14 +24,28 @@ from firelock.limits import (
     LaneLook,
     LeavingOut,
     LimitNumbers,
+    Spot,
+    in_turns,
     is_free,
     keys_of,
     name_of,
     numbers_for,
+    parts_of,
+    place_of,
     read_numbers,
     spent,
+    spots,
 )
-from firelock.storage import ANY_QUEUE, FINAL_STATES, Feature, KeyState, State, StorageError, read_admission
+from firelock.storage import (
+    ANY_QUEUE,
+    FINAL_STATES,
+    Feature,
+    KeyState,
+    State,
+    StorageError,
+    WaitingJobs,
+    read_admission,
+)
 from firelock_sql.connections.counting import known_queues
 from firelock_sql.connections.database import RowLocked, SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction
@@ -311,10 +328,29 @@ def _listed_as(row: Row, key: str) -> str:
 
 # ---- what people read and ask for ------------------------------------------------------------------------
 
-SHOWN_HOLDERS, COUNTED = 100, 10_000
+SHOWN_HOLDERS, SHOWN_OTHERS, COUNTED = 100, 10, 10_000
 _NEXT_QUEUE = Text(f"SELECT queue {_INDEXED} AND queue > :former ORDER BY queue LIMIT 1")
 _COUNT = Text(f"""
 SELECT count(*) FROM (SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT :most) AS few
+""")  # noqa: S608 - conditions of ours
+# A part of a lane, which is in the order of its index.
+_IDS = Text(f"""
+SELECT id {_INDEXED} AND queue = :queue AND held_by = :lane
+ORDER BY priority DESC, enqueued_at, seq LIMIT :most OFFSET :behind
+""")
+_ASKED = Text(f"""
+SELECT queue, held_by, priority, enqueued_at, seq FROM firelock_jobs WHERE id = :id AND {IN_LANE}
+""")  # noqa: S608 - conditions of ours
+# Jobs of a lane before one of it: each count is a range of the index, which ends at the maximum.
+_ALIKE = f"{_INDEXED} AND queue = :queue AND held_by = :lane AND priority"
+_BEFORE = Text(f"""
+SELECT (SELECT count(*) FROM (SELECT 1 {_ALIKE} > :priority LIMIT :most) AS higher)
+    + (SELECT count(*) FROM (
+        SELECT 1 {_ALIKE} = :priority AND enqueued_at < :enqueued_at LIMIT :most
+    ) AS older)
+    + (SELECT count(*) FROM (
+        SELECT 1 {_ALIKE} = :priority AND enqueued_at = :enqueued_at AND seq < :seq LIMIT :most
+    ) AS earlier)
 """)  # noqa: S608 - conditions of ours
 _CLAIMED = Text("""
 SELECT id, held_by, claimed_at FROM firelock_jobs INDEXED BY firelock_holder
@@ -381,6 +417,18 @@ class SqlLimitVerbs(SqlVerbs):
             lambda tx: _KeyStates(tx, prefix, after, limit, self._lanes_in(tx)).found()
         )
 
+    @override
+    def find_waiting(
+        self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
+    ) -> WaitingJobs:
+        """See `Storage.find_waiting`; as in `find_keys`, every lane is looked at."""
+        self._offers_limits(key)
+
+        def read(tx: Transaction) -> WaitingJobs:
+            return _Line(tx, self._lanes_in(tx), key, job_id).part(after, limit)
+
+        return self._database.read(read)
+
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
         """Return the lanes as this transaction sees them."""
         return SqlLanes(tx)
@@ -400,7 +448,7 @@ class _KeyStates:
                 running.setdefault(key, {})[id] = None
         free_at = self._used(running)
         waiting: dict[str, list[tuple[str, str]]] = {}
-        for queue, lane in self._every_lane():
+        for queue, lane in every_lane(self._tx, self._lanes):
             for key in self._wanted(lane):
                 waiting.setdefault(key, []).append((queue, lane))
         keys = sorted({*running, *waiting, *(key for key, at in free_at.items() if at > self._tx.now)})
@@ -414,6 +462,7 @@ class _KeyStates:
                 len(running.get(key, ())),
                 self._count(waiting.get(key, ())),
                 free_at.get(key, 0),
+                _others(key, waiting.get(key, ())),
             )
             for key in shown
         ]
@@ -436,13 +485,6 @@ class _KeyStates:
                 running.setdefault(key, {})[job.id] = None
         return found
 
-    def _every_lane(self) -> Iterable[tuple[str, str]]:
-        for queue in known_queues(self._tx):
-            after = ""
-            while lanes := self._lanes.walk(queue, after, _LANES_AT_ONCE):
-                yield from ((queue, lane) for lane in lanes)
-                after = lanes[-1]
-
     def _count(self, lanes: Iterable[tuple[str, str]]) -> int:
         number = 0
         for queue, lane in lanes:
@@ -452,6 +494,61 @@ class _KeyStates:
 
 
 _LANES_AT_ONCE = 1_000
+
+
+def every_lane(tx: Transaction, lanes: SqlLanes) -> Iterator[tuple[str, str]]:
+    """Yield the queue and the name of each lane in which jobs wait."""
+    for queue in known_queues(tx):
+        after = ""
+        while names := lanes.walk(queue, after, _LANES_AT_ONCE):
+            yield from ((queue, lane) for lane in names)
+            after = names[-1]
+
+
+def _others(key: str, lanes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the other keys of a key's lanes, in order."""
+    return tuple(sorted({other for _, lane in lanes for other in keys_of(lane)} - {key})[:SHOWN_OTHERS])
+
+
+class _Line:
+    """The lanes that have a key, and the place of one job."""
+
+    def __init__(self, tx: Transaction, lanes: SqlLanes, key: str, job_id: str | None) -> None:
+        self._tx = tx
+        with_key = (lane for lane in every_lane(tx, lanes) if key in keys_of(lane[1]))
+        found = list(islice(with_key, LINE_LANES + 1))
+        self._is_cut, self._lanes = len(found) > LINE_LANES, found[:LINE_LANES]
+        row = None if job_id is None else tx.one(_ASKED, id=job_id)
+        self._asked = None if row is None or key not in keys_of(row[1]) else row
+
+    def part(self, after: int, limit: int) -> WaitingJobs:
+        """Return the jobs of a part of the line, and the place of the job."""
+        place = None if self._asked is None else self._place(*self._asked)
+        found = spots(self._count, len(self._lanes), after, limit)
+        parts = parts_of(found)
+        asked = [
+            (_IDS, {**self._names(lane), "behind": behind, "most": number})
+            for lane, (behind, number) in parts.items()
+        ]
+        rows = self._tx.each(asked) if asked else []
+        ids = {lane: [str(id) for (id,) in some] for lane, some in zip(parts, rows, strict=True)}
+        return WaitingJobs(in_turns(found, ids), place, self._is_cut)
+
+    def _place(self, queue: str, lane: str, priority: int, enqueued_at: int, seq: int) -> int:
+        own = (str(queue), str(lane))
+        if own not in self._lanes:
+            self._lanes.append(own)
+        at = {"priority": priority, "enqueued_at": enqueued_at, "seq": seq, "most": LINE_LENGTH}
+        rank = int(self._tx.one(_BEFORE, queue=queue, lane=lane, **at)[0])
+        return place_of(self._count, len(self._lanes), Spot(self._lanes.index(own), rank))
+
+    def _count(self, of: Sequence[int], most: int) -> list[int]:
+        rows = self._tx.each([(_COUNT, {**self._names(lane), "most": most}) for lane in of])
+        return [int(some[0][0]) for some in rows]
+
+    def _names(self, lane: int) -> dict[str, object]:
+        queue, name = self._lanes[lane]
+        return {"queue": queue, "lane": name}
 
 
 @attrs.frozen

@@ -3,7 +3,8 @@
 Users write a `limit` and a `unique` key; `keys` makes the strings that a job is stored with. The numbers of a
 limit are not part of a job: servers store them when they start, and people change them (`control/limits.py`).
 Authors of storages need the rest, which this package exports: `admission` (which jobs with limits start),
-`numbers` (what a limit allows) and `unique_rules` (which calls are stored).
+`line` (in which order they wait), `numbers` (what a limit allows) and `unique_rules` (which calls are
+stored).
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ from firelock.limits.admission import (
     latest_start,
     shared_out,
 )
+from firelock.limits.line import (
+    LINE_LANES,
+    LINE_LENGTH,
+    Spot,
+    in_turns,
+    parts_of,
+    place_of,
+    spots,
+)
 from firelock.limits.numbers import UNLIMITED, LimitNumbers, name_of, numbers_for, read_numbers, spent
 from firelock.limits.unique_rules import (
     JobFacts,
@@ -43,6 +53,8 @@ from firelock.limits.unique_rules import (
 
 __all__ = [
     "EXAMINED",
+    "LINE_LANES",
+    "LINE_LENGTH",
     "UNLIMITED",
     "Head",
     "HolderFacts",
@@ -56,9 +68,11 @@ __all__ = [
     "LeavingOut",
     "LimitNumbers",
     "OpenKey",
+    "Spot",
     "UniqueRow",
     "debounced_due",
     "examined_share",
+    "in_turns",
     "is_free",
     "is_late",
     "keyed_room",
@@ -67,11 +81,14 @@ __all__ = [
     "latest_start",
     "name_of",
     "numbers_for",
+    "parts_of",
+    "place_of",
     "read_numbers",
     "refuse_duplicate",
     "replaces",
     "shared_out",
     "spent",
+    "spots",
     "starts_of",
     "taken_by",
     "unique_is_taken",

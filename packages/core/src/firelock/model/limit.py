@@ -67,6 +67,16 @@ class KeyState:
     running: int  # how many hold it, strict ones between two attempts too
     waiting: int  # enqueued jobs that ask for it, 10,000 at most
     free_at: int  # up to which its rate has been used, or it was shut; see `LimitNumbers.opens_at`
+    others: tuple[str, ...] = ()  # other keys that its waiting jobs ask for, in order, 10 at most
+
+
+@attrs.frozen
+class WaitingJobs:
+    """A part of the line of jobs that wait for a limit's key."""
+
+    ids: tuple[str, ...]  # in the order of their turns
+    place: int | None = None  # how many come before the job that was asked for; 10,000 stands for more
+    is_cut: bool = False  # there are more lanes than a line is made of, so that places are the least possible
 
 
 @attrs.frozen

@@ -55,6 +55,7 @@ from firelock.model.limit import (
     UniqueState,
     UniqueUse,
     Until,
+    WaitingJobs,
     read_admission,
     write_admission,
 )
@@ -188,6 +189,7 @@ __all__ = [
     "UnsupportedFeature",
     "Until",
     "Waiting",
+    "WaitingJobs",
     "add_duplicate",
     "add_rollups",
     "batch_failure_reason",

@@ -28,7 +28,7 @@ from firelock.model.job import (
     Progress,
     Transition,
 )
-from firelock.model.limit import KeyState, UniqueState
+from firelock.model.limit import KeyState, UniqueState, WaitingJobs
 from firelock.model.memo import Chunk, Memo, NewMemo, Remembered
 from firelock.model.record import Record, RecordChange
 from firelock.model.report import Counts, FailureGroup, Finding, Rollup
@@ -344,6 +344,25 @@ class Storage(ABC):
         """Return the limit keys that begin so, above `after`, in order of key, by code points.
 
         Those that a job holds or waits for, and those whose rate has been used and is not free yet.
+        """
+
+    @abstractmethod
+    def find_waiting(
+        self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
+    ) -> WaitingJobs:
+        """Return the ids of jobs that wait for a limit's key, in the order of their turns.
+
+        These are the enqueued jobs without a tail whose limits contain the key. They wait in lanes, one for
+        each queue and set of keys. First comes the first job of each lane, then the second of each, and so
+        on. The lanes have a fixed order; the jobs of a lane are in the order in which `claim` takes them.
+        `after` leaves out so many jobs from the front.
+
+        With `job_id` the result has the place of that job as well: how many jobs come before it, or None if
+        it does not wait for the key. `limit=0` reads the place alone.
+
+        To bound the cost, a line has at most 10,000 places, and consists of the first 1,000 lanes with the
+        key and the lane of `job_id`. `is_cut` means that there are more lanes. The line may be read in more
+        than one step.
         """
 
     @abstractmethod

@@ -15,7 +15,7 @@ import attrs
 from firelock.errors import StorageError, StorageUnavailable, UnsupportedFeature
 from firelock.model.ids import new_id, new_ids
 from firelock.model.job import JobFilter, JobRecord, LogLine, Progress, Transition
-from firelock.model.limit import KeyState, UniqueState
+from firelock.model.limit import KeyState, UniqueState, WaitingJobs
 from firelock.model.memo import Chunk
 from firelock.model.record import Record
 from firelock.model.report import FailureGroup, Finding, Rollup
@@ -274,6 +274,13 @@ class DerivedStorage(Storage):
         """See `Storage.find_keys`."""
         del after, limit
         raise self._without(Feature.LIMITS, prefix)
+
+    def find_waiting(
+        self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
+    ) -> WaitingJobs:
+        """See `Storage.find_waiting`."""
+        del after, limit, job_id
+        raise self._without(Feature.LIMITS, key)
 
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
         """See `Storage.find_unique`."""

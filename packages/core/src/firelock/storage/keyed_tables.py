@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from firelock.limits.admission import (
     keys_of,
     shared_out,
 )
+from firelock.limits.line import LINE_LANES, LINE_LENGTH, Spot, in_turns, parts_of, place_of, spots
 from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers, spent
 from firelock.limits.unique_rules import (
     JobFacts,
@@ -35,14 +36,15 @@ from firelock.limits.unique_rules import (
 from firelock.model.answers import Duplicate
 from firelock.model.job import JobRecord, NewJob
 from firelock.model.lifecycle import add_duplicate
-from firelock.model.limit import Admission, KeyState, UniqueUse, write_admission
+from firelock.model.limit import Admission, KeyState, UniqueUse, WaitingJobs, write_admission
 from firelock.model.session import ClaimRequest
 from firelock.storage.rules import StoredJob
 
 if TYPE_CHECKING:
     from firelock.storage.tables import Tables
 
-SHOWN_HOLDERS, COUNTED = 100, 10_000
+SHOWN_HOLDERS, SHOWN_OTHERS, COUNTED = 100, 10, 10_000
+_LANES_AT_ONCE = 1_000
 
 
 # ---- claims ----------------------------------------------------------------------------------------------
@@ -231,9 +233,12 @@ def spend(tables: Tables, key: str, *, cost: int, until: int | None, now: int) -
 def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) -> list[KeyState]:
     """See `Storage.find_keys`; looks at every lane and every job that a session has."""
     waiting: dict[str, int] = {}
+    others: dict[str, set[str]] = {}
     for lane, number in tables.lane_counts():
-        for key in keys_of(lane):
+        keys = keys_of(lane)
+        for key in keys:
             waiting[key] = min(COUNTED, waiting.get(key, 0) + number)
+            others.setdefault(key, set()).update(keys)
     running: dict[str, list[JobRecord]] = {}
     for row in present(tables):
         for key in keys_of(row.lane or ""):
@@ -253,9 +258,45 @@ def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) 
             len(running.get(key, ())),
             waiting.get(key, 0),
             rows.get(key, KeyRow()).free_at,
+            tuple(sorted(others.get(key, set()) - {key})[:SHOWN_OTHERS]),
         )
         for key in found[:limit]
     ]
+
+
+def find_waiting(tables: Tables, key: str, after: int, limit: int, job_id: str | None) -> WaitingJobs:
+    """See `Storage.find_waiting`; looks at every lane."""
+    lanes = list(islice(_lanes_with(tables, key), LINE_LANES + 1))
+    is_cut, lanes = len(lanes) > LINE_LANES, lanes[:LINE_LANES]
+    asked = None if job_id is None else tables.job(job_id)
+    own: tuple[str, str] | None = None
+    if asked is not None and asked.is_ready and asked.lane is not None and key in keys_of(asked.lane):
+        own = (asked.record.queue, asked.lane)
+        lanes = lanes if own in lanes else [*lanes, own]
+
+    def count(of: Sequence[int], most: int) -> list[int]:
+        return [len(tables.in_lane(*lanes[lane], 0, most)) for lane in of]
+
+    found = spots(count, len(lanes), after, limit)
+    ids = {
+        lane: [row.record.id for row in tables.in_lane(*lanes[lane], behind, number)]
+        for lane, (behind, number) in parts_of(found).items()
+    }
+    place = None
+    if own is not None:
+        near = (row.record.id for row in tables.in_lane(*own, 0, LINE_LENGTH))
+        rank = next((rank for rank, id in enumerate(near) if id == job_id), LINE_LENGTH)
+        place = place_of(count, len(lanes), Spot(lanes.index(own), rank))
+    return WaitingJobs(in_turns(found, ids), place, is_cut)
+
+
+def _lanes_with(tables: Tables, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the queue and the name of each lane that has the key."""
+    for queue in sorted(tables.queues()):
+        after = ""
+        while names := tables.lanes(queue, after, "", _LANES_AT_ONCE):
+            yield from ((queue, lane) for lane in names if key in keys_of(lane))
+            after = names[-1]
 
 
 def _claimed_at(job: JobRecord) -> int:

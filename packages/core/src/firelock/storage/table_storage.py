@@ -17,7 +17,7 @@ from firelock.model.answers import Applied, Duplicate, Inserted
 from firelock.model.batch import Tally
 from firelock.model.job import FoundJobs, JobFilter, JobHistory, JobRecord, Move, NewJob, Transition
 from firelock.model.lifecycle import Moved
-from firelock.model.limit import KeyState, UniqueState
+from firelock.model.limit import KeyState, UniqueState, WaitingJobs
 from firelock.model.memo import Memo, NewMemo, Remembered
 from firelock.model.record import Record, RecordChange
 from firelock.model.report import Counts
@@ -38,6 +38,7 @@ from firelock.storage.derived import DerivedStorage, with_progress
 from firelock.storage.keyed_tables import (
     UniqueKeys,
     find_keys,
+    find_waiting,
     forget_idle,
     forget_unique,
     is_taken,
@@ -220,6 +221,12 @@ class TableStorage(DerivedStorage):
         """See `Storage.find_keys`."""
         now = self.clock()
         return self._step(lambda tables: find_keys(tables, prefix, after, limit, now=now))
+
+    def find_waiting(
+        self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
+    ) -> WaitingJobs:
+        """See `Storage.find_waiting`."""
+        return self._step(lambda tables: find_waiting(tables, key, after, limit, job_id))
 
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
         """See `Storage.find_unique`."""

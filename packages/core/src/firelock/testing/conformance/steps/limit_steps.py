@@ -345,7 +345,7 @@ class LimitSteps(SeededSteps):
                 raise Unjust(f"{place} starves")
 
     def _judge_keys(self) -> None:
-        """What `find_keys` tells is what the jobs tell."""
+        """What `find_keys` and `find_waiting` tell is what the jobs tell."""
         before = self._before(set(), 0, None)
         waits = Counter(
             use.key
@@ -359,6 +359,12 @@ class LimitSteps(SeededSteps):
             running, waiting = (told[key].running, told[key].waiting) if key in told else (0, 0)
             told_of, there_is = (running, waiting), (before.running[key], waits[key])
             assert there_is == told_of, f"{key} is told to run and wait {told_of}, it is {there_is}"
+        for key in waits:
+            line = self.scene.storage.find_waiting(key).ids
+            for lane in (lane for of in before.waiting.values() for lane in of.values()):
+                wanted = [job.id for job in lane if key in job.lane]
+                found = [job_id for job_id in line if job_id in wanted]
+                assert wanted == found, f"{key} is told to be waited for by {found}, it is by {wanted}"
 
     def end(self) -> None:
         """Once nothing is limited any more all that waits runs: nothing holds what it no longer has."""

@@ -20,6 +20,7 @@ from firelock.testing.conformance.storage.key_races import LimitRaceDuty, Unique
 from firelock.testing.conformance.storage.left_out import LeftOutDuty, LeftOutInLanesDuty
 from firelock.testing.conformance.storage.life import LifeDuty
 from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty
+from firelock.testing.conformance.storage.lines import LineDuty
 from firelock.testing.conformance.storage.locked import LockedRowDuty
 from firelock.testing.conformance.storage.memos import MemoDuty
 from firelock.testing.conformance.storage.model import ModelDuty
@@ -46,7 +47,7 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 class StorageConformance(
     ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockedRowDuty, LockDuty,
     RecordDuty, RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty,
-    UniqueDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, MoveDuty, PruneDuty, ContinuationDuty, PromoteDuty,
+    UniqueDuty, LineDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, MoveDuty, PruneDuty, ContinuationDuty, PromoteDuty,
     TailDuty, ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty,
     LeftOutInLanesDuty, LeftOutDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip

@@ -91,7 +91,7 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
     """Return verbs that have to look into the store, each with a call of it."""
     verbs = _arguments(job)
     if Feature.LIMITS in storage.features:
-        verbs |= {"spend": ("kit/a",), "find_keys": ()}
+        verbs |= {"spend": ("kit/a",), "find_keys": (), "find_waiting": ("kit/a",)}
     if Feature.UNIQUE in storage.features:
         verbs["find_unique"] = ()
     return [
@@ -351,7 +351,7 @@ class LifeDuty(StorageFixtures):
             assert isinstance(caught.value, UnsupportedFeature)
         assert [None] == scene.storage.get([job.id])
 
-    @pytest.mark.parametrize("verb", ["spend", "find_keys", "find_unique"])
+    @pytest.mark.parametrize("verb", ["spend", "find_keys", "find_waiting", "find_unique"])
     def test_verbs_of_keys_are_offered_or_refused(self, scene: Scene, verb: str) -> None:
         """Where limits or unique keys are not offered, their verbs raise `UnsupportedFeature`.
 

@@ -1,0 +1,94 @@
+"""The order of a line, the place of a job in it, and estimates of its start."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.limits import LINE_LENGTH, LimitNumbers, Spot, place_of, spots
+from firelock.limits.line import NEVER, start_estimate
+
+SECOND = 1_000_000
+
+
+class Lanes:
+    """Lanes of given lengths, which count how many jobs were read."""
+
+    def __init__(self, *lengths):
+        self.lengths = lengths
+        self.read = 0
+
+    def count(self, of, most):
+        found = [min(self.lengths[lane], most) for lane in of]
+        self.read += sum(found)
+        return found
+
+    def spots(self, after, limit):
+        return [(one.lane, one.rank) for one in spots(self.count, len(self.lengths), after, limit)]
+
+
+def test_lanes_take_turns():
+    """One job of each lane in each round; a lane without more is left out."""
+    lanes = Lanes(1, 3, 2)
+
+    assert [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (1, 2)] == lanes.spots(0, 100)
+    assert [(2, 0), (1, 1)] == lanes.spots(2, 2)
+    assert [] == lanes.spots(6, 10)
+    assert [] == Lanes().spots(0, 10)
+
+
+@pytest.mark.parametrize("lengths", [(5,), (1, 4, 2), (2, 2, 2), (1, 1, 7, 1)])
+def test_every_place_is_found_again(lengths):
+    """The place of a spot is its index in the line."""
+    lanes = Lanes(*lengths)
+
+    line = spots(lanes.count, len(lengths), 0, 100)
+
+    assert [*range(sum(lengths))] == [place_of(lanes.count, len(lengths), spot) for spot in line]
+
+
+def test_a_count_is_bounded_by_what_is_wanted():
+    """However many jobs wait, a page and a place read a few times as many as they show."""
+    lanes = Lanes(*[1] * 400, *[5_000_000] * 3)
+
+    line = lanes.spots(0, 1_000)
+    read_by_page, lanes.read = lanes.read, 0
+    place = place_of(lanes.count, 403, Spot(402, 3_000_000))
+
+    assert 1_000 == len(line)
+    assert read_by_page < 5_000
+    assert LINE_LENGTH == place
+    assert lanes.read < 5 * LINE_LENGTH
+    assert LINE_LENGTH == len(Lanes(20_000).spots(0, 30_000))
+
+
+def numbers(**given):
+    return LimitNumbers(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "facts", "seconds"),
+    [
+        ({"concurrent": 2}, {"running": 2}, 5),  # one run of 10 s on two slots
+        ({"concurrent": 2}, {"running": 2, "ahead": 5}, 30),
+        ({"concurrent": 2}, {"running": 1}, 0),
+        ({"concurrent": 2}, {"running": 1, "ahead": 1}, 5),
+        ({"concurrent": 2}, {"running": 2, "run_time": None}, None),
+        ({"concurrent": 0}, {}, NEVER),
+        ({"rate": 0}, {}, NEVER),
+        ({"concurrent": 5, "is_paused": True}, {}, NEVER),
+        ({}, {"free_at": 30 * SECOND}, 30),  # shut, without a rate
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"free_at": 12 * SECOND}, 12),
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"free_at": 12 * SECOND, "ahead": 177}, 2_136),
+        ({"rate": 60, "per": 60 * SECOND, "burst": 3}, {"ahead": 2}, 0),
+        ({"rate": 60, "per": 60 * SECOND, "burst": 3}, {"ahead": 3}, 1),
+        ({"rate": 60, "per": 60 * SECOND, "burst": 10}, {"ahead": 3, "cost": 10}, 30),
+        ({"rate": 60, "per": 60 * SECOND, "burst": 1, "concurrent": 1}, {"running": 1, "ahead": 2}, 30),
+    ],
+)
+def test_a_start_is_estimated(given, facts, seconds):
+    """From the rate, the jobs before it and how long runs take; never where a person has to act."""
+    asked = {"running": 0, "free_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0, **facts}
+
+    at = start_estimate(numbers(**given), **asked)
+
+    assert at == (None if seconds is None else seconds * SECOND)
