@@ -8,13 +8,18 @@ from datetime import timedelta
 
 import pytest
 
-from firelock import ConfigurationError, Firelock, UnsupportedFeature
+from firelock import ConfigurationError, Firelock, JobNotFound, Limit, LimitState, UnsupportedFeature
 from firelock.control.limits import DeclaredLimit, Limits
 from firelock.limits import LimitNumbers
-from firelock.storage import Feature, KeyState
+from firelock.model import lifecycle
+from firelock.model.clock import micros
+from firelock.model.report import DURATION_BUCKETS
+from firelock.model.session import Holder
+from firelock.storage import ClaimRequest, Feature, KeyState, NewSession, Rollup
 from firelock.storage.memory import MemoryStorage
 
 MINUTE = 60_000_000
+BUCKETS = (0,) * (len(DURATION_BUCKETS) + 1)
 
 
 class KeyedStorage(MemoryStorage):
@@ -353,3 +358,188 @@ def test_a_key_with_numbers_of_its_own_tells_the_template_of_its_name(fire):
 
     assert "tenant:{id}" == limits.get("tenant:7").template
     assert (True, False) == (limits.get("tenant").is_name, limits.get("tenant:7").is_name)
+
+
+# ---- those who wait ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop():
+    """An app whose jobs have limits of each kind, and a session that has claimed what it may."""
+    with Firelock("memory://") as fire:
+        yield fire
+
+
+def described(fire, count=12):
+    """Jobs of three customers that share a rate of one per ten seconds: one was claimed and has ended."""
+
+    @fire.task(
+        name="describe",
+        limits=[Limit("openai", rate=6, per=60, burst=1), Limit("customer:{customer}", concurrent=1)],
+    )
+    def describe(customer: int, number: int) -> None: ...
+
+    fire.limits.sync()
+    jobs = describe.enqueue_many([(number % 3, number) for number in range(count)])
+    (running,) = take(fire, 1)
+    fire.storage.apply(
+        [
+            lifecycle.succeeded(
+                running, Holder("one", "web"), at=fire.storage.clock(), started_at=fire.storage.clock(),
+                result="1", result_absent=None, expires_at=None,
+            )
+        ]
+    )  # fmt: skip
+    return jobs
+
+
+def take(fire, count):
+    storage = fire.storage
+    storage.begin_session(NewSession("one", "web", "web", "host", 7, 0, 3_600.0, 10))
+    return storage.claim(ClaimRequest(None, count, "one", storage.clock())).jobs
+
+
+def test_a_key_is_never_open_while_jobs_wait_for_it(shop):
+    """A key that admits jobs names the key that holds them; without one its jobs wait for a worker."""
+    jobs = described(shop)
+
+    views = {view.key: view for view in shop.limits.list()}
+    alone = shop.limits.get("customer:1")
+
+    assert {"openai": LimitState.RATE} | dict.fromkeys(
+        ("customer:0", "customer:1", "customer:2"), LimitState.HELD
+    ) == {key: view.state for key, view in views.items()}
+    assert [("openai",)] * 3 == [views[f"customer:{number}"].held_by for number in range(3)]
+    assert (LimitState.HELD, ("openai",)) == (alone.state, alone.held_by)
+    shop.limits.set("openai", rate=None, concurrent=100)
+    assert {LimitState.WAITING} == {view.state for view in shop.limits.list()}
+    shop.jobs.delete([job.id for job in jobs])
+    assert LimitState.OPEN is shop.limits.get("openai").state
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        (lambda fire: fire.limits.pause("gpu"), LimitState.PAUSED),
+        (lambda fire: fire.limits.set("gpu", concurrent=0), LimitState.CLOSED),
+        (lambda fire: fire.limits.set("gpu", concurrent=1), LimitState.FULL),
+        (lambda fire: fire.limits.set("gpu", concurrent=9), LimitState.WAITING),
+        (lambda fire: fire.storage.spend("gpu", until=fire.storage.clock() + MINUTE), LimitState.SHUT),
+    ],
+)
+def test_a_key_says_why_it_admits_no_job(shop, change, state):
+    """Paused, a number of 0, full, or shut until a time; a key that admits jobs has jobs for workers."""
+
+    @shop.task(name="train", limits=[Limit("gpu", concurrent=1)])
+    def train(number: int) -> None: ...
+
+    shop.limits.sync()
+    train.enqueue_many([(1,), (2,)])
+    take(shop, 1)
+
+    change(shop)
+
+    assert state is shop.limits.get("gpu").state
+
+
+def test_a_line_says_who_waits_why_and_about_how_long(shop):
+    """The jobs in the order of their turns, each with the keys that hold it; a rate gives an estimate."""
+    described(shop)
+    now = shop.client.clock.now()
+
+    first = shop.limits.line("openai", limit=6)
+    second = shop.limits.line("openai", first.after, limit=6)
+
+    assert ([*range(6)], [*range(6, 11)]) == tuple(
+        [one.place for one in page.jobs] for page in (first, second)
+    )
+    assert (6, None) == (first.after, second.after)
+    assert [["openai"]] * 6 == [[wait.key for wait in one.waits] for one in first.jobs]
+    waits = [round(micros(one.starts_at) - now, -6) for one in (*first.jobs, *second.jobs)]
+    assert [10_000_000 * place for place in range(1, 12)] == waits
+
+
+def test_a_line_counts_those_before_in_the_key_that_all_share(shop):
+    """A customer's jobs wait for the rate that all customers share, behind those of others."""
+    described(shop)
+    now = shop.client.clock.now()
+
+    line = shop.limits.line("customer:1")
+
+    places = [shop.limits.places(one.job.id)[0].ahead for one in line.jobs]
+    waits = [round((micros(one.starts_at) - now) / 10_000_000) for one in line.jobs]
+    assert 4 == len(places)
+    assert (1 + places[0], 1 + places[-1]) == (waits[0], waits[-1])  # between them it is an approximation
+    assert all(abs(1 + place - wait) <= 1 for place, wait in zip(places, waits, strict=True))
+
+
+def test_the_run_times_of_the_last_hour_estimate_a_full_key(shop):
+    """Two slots and runs of a minute: the third of those who wait starts after three half minutes."""
+
+    @shop.task(name="train", limits=[Limit("gpu", concurrent=2)])
+    def train(number: int) -> None: ...
+
+    shop.limits.sync()
+    jobs = train.enqueue_many([(number,) for number in range(5)])
+    take(shop, 2)
+    unknown = shop.limits.line("gpu").jobs[2]
+    minute = shop.client.clock.now() // MINUTE * MINUTE
+    shop.storage.record_metrics([Rollup(minute, "train", "default", "succeeded", 2, 2 * MINUTE, BUCKETS)])
+
+    known = shop.limits.line("gpu").jobs[2]
+    (place,) = shop.limits.places(jobs[4].id)
+
+    assert jobs[4].id == known.job.id
+    assert unknown.starts_at is None
+    assert 90 == round((micros(known.starts_at) - shop.client.clock.now()) / 1_000_000)
+    assert ("gpu", 2, False) == (place.key, place.ahead, place.is_least)
+    assert "limit gpu (2 of 2 running)" == str(place.wait)
+    assert [] == shop.limits.places(jobs[0].id)
+
+
+@pytest.mark.parametrize("after", [-1, 10_001, True, "3"])
+def test_a_line_begins_within_its_bounds(shop, after):
+    """Any other value is one error that names the bounds."""
+    with pytest.raises(ConfigurationError, match="after must be an integer from 0 to 10,000, got"):
+        shop.limits.line("gpu", after)
+
+
+def test_a_place_of_an_unknown_job_is_an_error(shop):
+    """With the id."""
+    with pytest.raises(JobNotFound, match="'nobody' not found"):
+        shop.limits.places("nobody")
+
+
+class Reading(MemoryStorage):
+    """A storage in memory that counts the verbs that people's pages use."""
+
+    def __init__(self):
+        super().__init__("")
+        self.calls = 0
+
+    def find_keys(self, *given, **named):
+        self.calls += 1
+        return super().find_keys(*given, **named)
+
+    def find_waiting(self, *given, **named):
+        self.calls += 1
+        return super().find_waiting(*given, **named)
+
+
+def test_reads_do_not_grow_with_the_rows_of_a_page():
+    """However many customers are on a page, and however many keys, the number of reads has a bound."""
+    with Firelock(Reading()) as fire:
+        limits = [Limit("openai", rate=6, per=60, burst=1), Limit("customer:{customer}", concurrent=1)]
+        task = fire.task(name="describe", limits=limits)(describe_customer)
+        task.enqueue_many([(number,) for number in range(300)])
+        fire.limits.sync()
+        take(fire, 1)
+
+        for look in (lambda: fire.limits.line("openai", limit=100), lambda: fire.limits.list(limit=100)):
+            fire.storage.calls = 0
+            look()
+            assert fire.storage.calls <= 12
+
+
+def describe_customer(customer: int) -> None:
+    """What the test above enqueues."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from firelock.control.catalogue import TaskEntry
     from firelock.control.doctor import Diagnosis
     from firelock.control.jobs import JobCounts
-    from firelock.control.limits import LimitName, LimitView, NumberSource
+    from firelock.control.limits import LimitName, LimitState, LimitView, NumberSource
     from firelock.control.operations import Operation, Outcome
     from firelock.control.queues import QueueView
     from firelock.control.servers import ServerView
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from firelock.flows.signals import Signal
     from firelock.jobs.blocked_by import KeyWait
     from firelock.jobs.job import FailedAttempt, Job, JobLogLine, JobPage, JobProgress, JobStep, Step
+    from firelock.jobs.limit_line import KeyPlace, WaitingJob, WaitingLine
     from firelock.limits.limit import Limit, Turns
     from firelock.limits.unique import Debounce, Unique
     from firelock.model.batch import DeepTally, Tally
@@ -92,7 +93,7 @@ _HOMES = {
     "control.catalogue": ("TaskEntry",),
     "control.doctor": ("Diagnosis",),
     "control.jobs": ("JobCounts",),
-    "control.limits": ("LimitName", "LimitView", "NumberSource"),
+    "control.limits": ("LimitName", "LimitState", "LimitView", "NumberSource"),
     "control.operations": ("Operation", "Outcome"),
     "control.queues": ("QueueView",),
     "control.servers": ("ServerView",),
@@ -107,6 +108,7 @@ _HOMES = {
     "flows.batch": ("Batch",),
     "flows.signals": ("Signal",),
     "jobs.blocked_by": ("KeyWait",),
+    "jobs.limit_line": ("KeyPlace", "WaitingJob", "WaitingLine"),
     "jobs.job": ("FailedAttempt", "Job", "JobLogLine", "JobPage", "JobProgress", "JobStep", "Step"),
     "limits.limit": ("Limit", "Turns"),
     "limits.unique": ("Debounce", "Unique"),
@@ -171,9 +173,11 @@ __all__ = [
     "JobSuspended",
     "JsonSerializer",
     "JsonValue",
+    "KeyPlace",
     "KeyWait",
     "Limit",
     "LimitName",
+    "LimitState",
     "LimitView",
     "Lock",
     "LockLost",
@@ -226,6 +230,8 @@ __all__ = [
     "UnknownTask",
     "UnsupportedFeature",
     "Upcoming",
+    "WaitingJob",
+    "WaitingLine",
     "__version__",
     "current_job",
     "hookimpl",

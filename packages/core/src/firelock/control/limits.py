@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import heapq
 import json
 import logging
@@ -10,16 +11,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from firelock.control.audit import Audit
-from firelock.errors import ConfigurationError, UnsupportedFeature
+from firelock.errors import ConfigurationError, JobNotFound, UnsupportedFeature
 from firelock.jobs.job import as_datetime
+from firelock.jobs.limit_line import KeyPlace, WaitingLine, read_line, read_places
 from firelock.jobs.pagination import check_limit
 from firelock.limits.limit import MAX_CONCURRENT, Limit, to_span
+from firelock.limits.line import LINE_LENGTH
 from firelock.limits.numbers import LimitNumbers, name_of, read_numbers
 from firelock.model.aio import twin
 from firelock.model.clock import SECOND, from_micros, span_micros
@@ -40,6 +44,7 @@ _KEY_LIMIT, _NOTE_LIMIT = 200, 500
 _HIGHEST_RATE = 1_000_000_000
 _NUMBERS = ("concurrent", "rate", "per", "burst")
 _PAGE, _ALL = 500, 10**12
+_OTHERS_READ = 5  # keys that are read to find what holds the jobs of open ones
 _PLACEHOLDER = re.compile(r"\{[^\W\d]\w*\}")
 
 
@@ -49,6 +54,19 @@ class NumberSource(StrEnum):
     CODE = "code"
     OPERATOR = "operator"
     NONE = "none"  # it has none: its jobs take turns
+
+
+class LimitState(StrEnum):
+    """Whether a key admits jobs."""
+
+    PAUSED = "paused"  # until it is resumed
+    CLOSED = "closed"  # one of its numbers is 0
+    SHUT = "shut"  # until a time that `RateLimited` has set
+    RATE = "rate"  # its rate is used up
+    FULL = "full"  # as many jobs hold it as may
+    HELD = "held"  # it admits jobs, but another of their keys does not
+    WAITING = "waiting"  # it admits jobs, and they wait for a worker or for a key that was not read
+    OPEN = "open"  # it admits jobs, and none waits
 
 
 @attrs.frozen(kw_only=True)
@@ -101,6 +119,27 @@ class LimitView(LimitName):
     waiting: int  # enqueued jobs that ask for it, 10,000 at most
     opens_at: datetime | None  # when its rate admits one more start, or it is open again; None: it is open
     is_own: bool  # the numbers are those of this key alone
+    others: tuple[str, ...] = ()  # other keys of its waiting jobs, 10 at most
+    held_by: tuple[str, ...] = ()  # those of them that admit no job; only if this key would
+
+    @property
+    def state(self) -> LimitState:
+        """Whether it admits jobs, and why not. It is never OPEN while jobs wait for it."""
+        state = self.own_state
+        if state is LimitState.OPEN and self.waiting:
+            return LimitState.HELD if self.held_by else LimitState.WAITING
+        return state
+
+    @property
+    def own_state(self) -> LimitState:
+        """The same without regard to those who wait."""
+        if self.is_paused:
+            return LimitState.PAUSED
+        if self.concurrent == 0 or self.rate == 0:
+            return LimitState.CLOSED
+        if self.opens_at is not None:
+            return LimitState.SHUT if self.rate is None else LimitState.RATE
+        return LimitState.FULL if self.is_full else LimitState.OPEN
 
     @property
     def is_name(self) -> bool:
@@ -205,7 +244,7 @@ class Limits:
             for state in heapq.merge(alone, states, key=lambda state: state.key)  # one that works wins
         }
         now = self._client.clock.now()
-        return [_view(views[key], records, now) for key in sorted(views)[:limit]]
+        return self._with_holders([_view(views[key], records, now) for key in sorted(views)[:limit]], records)
 
     alist = twin(list)  # noqa: A003 - the verb above
 
@@ -219,9 +258,79 @@ class Limits:
         found = self._client.storage.find_keys(_check_key(key), limit=1)
         state = found[0] if found and found[0].key == key else _idle(key)
         records = {one: self._stored(one) for one in (key, name_of(key))}
-        return _view(state, records, self._client.clock.now())
+        view = _view(state, records, self._client.clock.now())
+        if view.state is LimitState.WAITING:
+            names = {one for other in view.others[:_OTHERS_READ] for one in (other, name_of(other))}
+            records |= {one: self._stored(one) for one in names - records.keys()}
+        return self._with_holders([view], records)[0]
 
     aget = twin(get)
+
+    def _with_holders(
+        self, views: Sequence[LimitView], records: Mapping[str, _Stored]
+    ) -> builtins.list[LimitView]:
+        """Return the views; an open key for which jobs wait gets the keys that hold these jobs.
+
+        At most five keys that are not among the views are read.
+        """
+        now = self._client.clock.now()
+        known = {view.key: view for view in views}
+        missing = (
+            other
+            for view in views
+            if view.state is LimitState.WAITING
+            for other in view.others
+            if other not in known
+        )
+        for key in islice(dict.fromkeys(missing), _OTHERS_READ):
+            found = self._client.storage.find_keys(key, limit=1)
+            state = found[0] if found and found[0].key == key else _idle(key)
+            known[key] = _view(state, records, now)
+        closed = {key for key, view in known.items() if view.own_state is not LimitState.OPEN}
+        return [
+            attrs.evolve(view, held_by=tuple(key for key in view.others if key in closed))
+            if view.state is LimitState.WAITING
+            else view
+            for view in views
+        ]
+
+    def line(self, key: str, after: int = 0, limit: int = 50) -> WaitingLine:
+        """Return a page of the jobs that wait for a key, in the order of their turns.
+
+        Each has the keys that hold it, and an estimate of its start, which follows from the rates, the number
+        of jobs before it, and the mean run time within the last hour. A line has at most 10,000 places.
+
+        Args:
+            key: as "tenant:7".
+            after: how many jobs to leave out: `after` of the previous page.
+            limit: of a page, 1 to 500.
+
+        Raises:
+            ConfigurationError: the key cannot be one, or `after` or `limit` is out of its bounds.
+            UnsupportedFeature: the storage has no limits.
+        """
+        check_limit(limit, "jobs")
+        if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= LINE_LENGTH:
+            raise ConfigurationError(
+                f"after must be an integer from 0 to {LINE_LENGTH:,}, got {shown(after)}."
+            )
+        now = self._client.clock.now()
+        return read_line(self._client.storage, self._known_key(key), now, after=after, limit=limit)
+
+    aline = twin(line)
+
+    def places(self, job_id: str) -> builtins.list[KeyPlace]:
+        """Return where an enqueued job stands in the line of each of its keys; nothing for any other job.
+
+        Raises:
+            JobNotFound: no such job is stored.
+        """
+        (record,) = self._client.storage.get([job_id])
+        if record is None:
+            raise JobNotFound(f"Job {shown(job_id)} not found: the id is wrong, or the job was pruned.")
+        return read_places(self._client.storage, record, self._client.clock.now())
+
+    aplaces = twin(places)
 
     def _records(self) -> dict[str, _Stored]:
         records = every_record(self._client.storage, _KIND)
@@ -469,8 +578,8 @@ def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitVie
     opens_at = math.ceil(known.numbers.opens_at(state.free_at))
     return LimitView(
         **attrs.asdict(known, recurse=False), key=state.key, running=state.running, holders=state.holders,
-        waiting=state.waiting, opens_at=from_micros(opens_at) if opens_at > now else None,
-        is_own=own.numbers.has_any,
+        waiting=state.waiting, others=state.others, is_own=own.numbers.has_any,
+        opens_at=from_micros(opens_at) if opens_at > now else None,
     )  # fmt: skip
 
 

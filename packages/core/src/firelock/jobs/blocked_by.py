@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 import attrs
 
+from firelock.limits.line import start_estimate
 from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers
 from firelock.model.clock import from_micros
 from firelock.model.job import JobFilter, JobRecord
-from firelock.model.limit import KeyState
+from firelock.model.limit import KeyState, LimitUse
 from firelock.model.state import State
 from firelock.model.text import span
 from firelock.storage import Feature, Storage
@@ -49,7 +50,7 @@ def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -
 
     Costs three reads a key, and none for jobs without limits.
     """
-    keys = _KeyReads(storage, now)
+    keys = KeyReads(storage, now)
     return [keys.waits(record) for record in records]
 
 
@@ -67,11 +68,11 @@ def held_heads(storage: Storage, heads: Iterable[JobRecord], now: int) -> dict[s
     Costs nothing for jobs without limits; else three reads a key, of fifty keys at most in all, and one for
     each queue in the answer.
     """
-    keys = _KeyReads(storage, now)
+    keys = KeyReads(storage, now)
     return {head.queue: _behind(storage, head.queue, keys) for head in heads if keys.waits(head)}
 
 
-def _behind(storage: Storage, queue: str, keys: _KeyReads) -> HeldHead:
+def _behind(storage: Storage, queue: str, keys: KeyReads) -> HeldHead:
     found = storage.find(JobFilter(state=State.ENQUEUED, queue=queue), limit=_HEAD, oldest_first=True)
     for place, record in enumerate(found.jobs):
         if keys.are_many:
@@ -87,7 +88,7 @@ def waits_words(waits: Iterable[KeyWait]) -> str | None:
 
 
 @attrs.frozen
-class _KeyReads:
+class KeyReads:
     """How keys stand at one instant; each is read once."""
 
     storage: Storage
@@ -100,14 +101,16 @@ class _KeyReads:
         """Tell whether so many were read that a look around reads no more."""
         return len(self.looks) >= _KEYS
 
-    def waits(self, record: JobRecord | None) -> list[KeyWait]:
-        """Return the keys that hold a job back."""
+    def waits(self, record: JobRecord | None, among: Collection[str] | None = None) -> list[KeyWait]:
+        """Return the keys that hold a job back; only those among some, if they are given."""
         if record is None or record.state is not State.ENQUEUED or record.admission is None:
             return []
         if Feature.LIMITS not in self.storage.features:
             return []
         waits: list[KeyWait] = []
         for use in record.admission.limits:
+            if among is not None and use.key not in among:
+                continue
             state = self._read(use.key)
             numbers = numbers_for(use.key, self.known)
             running = 0 if state is None else state.running
@@ -120,6 +123,16 @@ class _KeyReads:
                 concurrent, is_paused = numbers.concurrent, numbers.is_paused
                 waits.append(KeyWait(use.key, running, concurrent, is_paused, is_full, opens_in, at))
         return waits
+
+    def estimate(self, use: LimitUse, ahead: int, run_time: float | None) -> float | None:
+        """Return about when a key admits a job with so many before it: see `start_estimate`."""
+        state = self._read(use.key)
+        running, free_at = (0, 0) if state is None else (state.running, state.free_at)
+        numbers = numbers_for(use.key, self.known)
+        return start_estimate(
+            numbers, running=running, free_at=free_at, ahead=ahead, cost=use.cost, run_time=run_time,
+            now=self.now,
+        )  # fmt: skip
 
     def _read(self, key: str) -> KeyState | None:
         """Return how a key stands, and know the numbers of it and its name."""

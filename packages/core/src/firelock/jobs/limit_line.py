@@ -1,0 +1,176 @@
+"""Who waits for a limit's key, in which order, why, and about how long."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import attrs
+
+from firelock.jobs.blocked_by import KeyReads, KeyWait
+from firelock.limits.line import LINE_LENGTH, NEVER
+from firelock.model.clock import SECOND, from_micros
+from firelock.model.job import JobRecord
+from firelock.model.limit import LimitUse
+from firelock.model.state import State
+from firelock.storage import Feature, Storage
+
+_MINUTE = 60 * SECOND
+_WINDOW = 60 * _MINUTE  # micros of the past whose runs count for the run time
+_LATEST = 250_000_000_000 * SECOND  # the year 9892: later times are no datetimes
+_KEYS = 10  # keys that one page reads, since each read walks every lane
+
+
+@attrs.frozen(kw_only=True)
+class KeyPlace:
+    """Where a job stands in the line of one of its keys."""
+
+    key: str
+    ahead: int | None  # how many jobs come before it, 10,000 at most; None if it does not wait for the key
+    is_least: bool  # more may come before it than were counted
+    wait: KeyWait | None  # why the key does not admit it now; None if it does
+    starts_at: datetime | None  # about when the key admits it; None if unknown
+
+
+@attrs.frozen(kw_only=True)
+class WaitingJob:
+    """A job that waits for a limit's key."""
+
+    job: JobRecord
+    place: int  # how many jobs come before it in the line of the key
+    waits: tuple[KeyWait, ...]  # the keys that do not admit it now
+    is_read: bool  # all its keys were read; otherwise there may be more `waits`
+    starts_at: datetime | None  # about when all its keys admit it; None if unknown
+
+
+@attrs.frozen(kw_only=True)
+class WaitingLine:
+    """A page of the jobs that wait for a limit's key, in the order of their turns."""
+
+    key: str
+    jobs: tuple[WaitingJob, ...]
+    after: int | None  # how many jobs the next page leaves out; None on the last page
+    is_cut: bool  # there are more lanes than a line is made of
+
+
+def read_line(storage: Storage, key: str, now: int, *, after: int, limit: int) -> WaitingLine:
+    """Return a page of the line of a key.
+
+    The number of reads is bounded: the line, its jobs, ten keys, the run times of the last hour, and the
+    places of the first and the last job in the lines of the keys that all jobs of the page share.
+    """
+    found = storage.find_waiting(key, after=after, limit=limit + 1)
+    has_more = len(found.ids) > limit and after + limit < LINE_LENGTH
+    records = [
+        (after + place, record)
+        for place, record in enumerate(storage.get(found.ids[:limit]))
+        if record is not None and record.state is State.ENQUEUED  # others have started since
+    ]
+    if records:
+        page = _Page(storage, now, key, [record for _, record in records])
+        jobs = tuple(page.waiting(place, record) for place, record in records)
+    else:
+        jobs = ()
+    return WaitingLine(key=key, jobs=jobs, after=after + limit if has_more else None, is_cut=found.is_cut)
+
+
+def read_places(storage: Storage, record: JobRecord, now: int) -> list[KeyPlace]:
+    """Return where an enqueued job stands in the line of each of its keys; nothing for any other job.
+
+    Costs four reads a key and one more.
+    """
+    if record.state is not State.ENQUEUED or Feature.LIMITS not in storage.features:
+        return []
+    uses = _uses(record)
+    keys = KeyReads(storage, now)
+    waits = {wait.key: wait for wait in keys.waits(record)}
+    run_time = _run_time(storage, [record.task], now) if uses else None
+    places: list[KeyPlace] = []
+    for use in uses:
+        found = storage.find_waiting(use.key, limit=0, job_id=record.id)
+        at = keys.estimate(use, found.place or 0, run_time)
+        places.append(
+            KeyPlace(
+                key=use.key, ahead=found.place, is_least=found.is_cut or found.place == LINE_LENGTH,
+                wait=waits.get(use.key), starts_at=_instant(at),
+            )
+        )  # fmt: skip
+    return places
+
+
+def _combined(starts: Sequence[float | None], now: int) -> datetime | None:
+    """Return about when all keys admit a job; keys without an estimate count if no other holds the job."""
+    at = max((start for start in starts if start is not None), default=now)
+    if at == NEVER or (None in starts and at <= now):
+        return None
+    return _instant(at)
+
+
+def _instant(at: float | None) -> datetime | None:
+    return None if at is None or at == NEVER else from_micros(min(math.ceil(at), _LATEST))
+
+
+class _Page:
+    """The jobs of a page, with what is read once for all of them."""
+
+    def __init__(self, storage: Storage, now: int, key: str, records: Sequence[JobRecord]) -> None:
+        self._storage, self._key, self._now = storage, key, now
+        self._keys = KeyReads(storage, now)
+        self._run_time = _run_time(storage, {record.task for record in records}, now)
+        self._seen: Counter[str] = Counter()
+        keys = [[use.key for use in _uses(record)] for record in records]
+        shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
+        wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
+        self._readable = frozenset(list(wanted)[:_KEYS])
+        self._shared = {one: self._ends(one, records) for one in shared}
+        self._last = max(1, len(records) - 1)
+
+    def _ends(self, key: str, records: Sequence[JobRecord]) -> tuple[int, int]:
+        """Return the places of the first and the last job of the page in the line of another key."""
+        first, last = (self._place(key, record) for record in (records[0], records[-1]))
+        return first, max(first, last)
+
+    def _place(self, key: str, record: JobRecord) -> int:
+        return self._storage.find_waiting(key, limit=0, job_id=record.id).place or 0
+
+    def waiting(self, place: int, record: JobRecord) -> WaitingJob:
+        """Return the next job of the page with its keys and its estimate."""
+        uses = [use for use in _uses(record) if use.key in self._readable]
+        row = self._seen[self._key]
+        starts = [
+            self._keys.estimate(
+                use, place if use.key == self._key else self._ahead(use.key, row), self._run_time
+            )
+            for use in uses
+        ]
+        self._seen.update(use.key for use in _uses(record))
+        waits = self._keys.waits(record, self._readable)
+        return WaitingJob(
+            job=record,
+            place=place,
+            waits=tuple(waits),
+            is_read=len(uses) == len(_uses(record)),
+            starts_at=_combined(starts, self._now),
+        )
+
+    def _ahead(self, key: str, row: int) -> int:
+        """Return about how many jobs come before a row in the line of another key; at least so many do."""
+        if key in self._shared:
+            first, last = self._shared[key]
+            return first + (last - first) * row // self._last
+        return self._seen[key]
+
+
+def _uses(record: JobRecord) -> tuple[LimitUse, ...]:
+    return () if record.admission is None else record.admission.limits
+
+
+def _run_time(storage: Storage, tasks: Iterable[str], now: int) -> float | None:
+    """Return the mean duration of these tasks' runs within the last hour, in micros; None if none ended."""
+    names = set(tasks)
+    only = next(iter(names)) if len(names) == 1 else None
+    ended = [one for one in storage.timeline(now - _WINDOW, now + _MINUTE, task=only) if one.task in names]
+    runs = sum(one.count for one in ended)
+    return sum(one.duration for one in ended) / runs if runs else None
