@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
+
 import pytest
 
 from firelock import Limit, Turns, Unique
-from firelock.storage import ClaimRequest, NewSession
+from firelock.storage import DURATION_BUCKETS, ClaimRequest, NewSession, Rollup
+
+MINUTE = 60_000_000
 
 
 @pytest.fixture
@@ -155,3 +160,150 @@ def test_keys_are_paged_and_searched(fire, client, report):
     assert "Next keys" in first
     assert "tenant:149" not in found
     assert "tenant:151" in found
+
+
+# ---- who waits -----------------------------------------------------------------------------------------------
+
+
+def words(page):
+    """The text of a page without its tags, in one line."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).replace("\u202f", " ").split())
+
+
+def rows(page):
+    """The cells of each waiting job, as text, in the order of the page."""
+    found = re.findall(r'<tr id="waiting-.*?</tr>', page, re.DOTALL)
+    return [[words(cell) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in found]
+
+
+def exporting(fire, count):
+    """Jobs of which two may run at the same time: the first two do, and such runs took ten minutes."""
+
+    @fire.task(name="shop.export", limits=[Limit("warehouse", concurrent=2)])
+    def export(number: int) -> None: ...
+
+    fire.limits.sync()
+    jobs = export.enqueue_many([(number,) for number in range(count)])
+    claim(fire)
+    minute = fire.client.clock.now() // MINUTE * MINUTE
+    histogram = (0,) * (len(DURATION_BUCKETS) + 1)
+    fire.storage.record_metrics(
+        [Rollup(minute, "shop.export", "default", "succeeded", 2, 20 * MINUTE, histogram)]
+    )
+    return jobs
+
+
+def test_a_keys_page_shows_who_waits_in_which_order_why_and_how_long(fire, client):
+    """One row a job: its place, call, what holds it, since when it waits and about when it starts."""
+    jobs = exporting(fire, 5)
+
+    page = client.get("/limits/key?key=warehouse").text
+    found = rows(page)
+
+    assert "2 of 2 jobs run. The next job starts when one of them ends." in words(page)
+    assert ["1", "2", "3"] == [row[0] for row in found]
+    assert [f"shop. export number={number}" for number in (2, 3, 4)] == [row[1] for row in found]
+    assert ["This limit 2 of 2 running"] * 3 == [row[2] for row in found]
+    assert ["in 5 min", "in 10 min", "in 15 min"] == [row[4] for row in found]
+    assert all(f"/jobs/{job.id}" in page for job in jobs[2:])
+
+
+def test_those_who_wait_are_shown_page_by_page(fire, client):
+    """Twenty-five on a page, and a link to the next ones; the number of all is a link from the list."""
+    exporting(fire, 62)
+
+    first = client.get("/limits/key?key=warehouse").text
+    last = client.get("/limits/key?key=warehouse&after=50").text
+    beyond = client.get("/limits/key?key=warehouse&after=10001")
+
+    assert ["1", "25"] == [rows(first)[0][0], rows(first)[-1][0]]
+    assert [str(place) for place in range(51, 61)] == [row[0] for row in rows(last)]
+    assert "key=warehouse&amp;after=25#waiting" in first
+    assert ("Next jobs" in first, "Next jobs" in last, "First jobs" in last) == (True, False, True)
+    assert 400 == beyond.status
+    assert "/limits/key?key=warehouse#waiting" in client.get("/limits").text
+
+
+def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
+    """It names the key that holds its jobs, or says that they wait."""
+
+    @fire.task(
+        name="shop.describe",
+        limits=[Limit("openai", rate=6, per=3_600, burst=1), Limit("customer:{customer}", concurrent=1)],
+    )
+    def describe(customer: int) -> None: ...
+
+    fire.limits.sync()
+    describe.enqueue_many([(number % 3,) for number in range(9)])
+    fire.storage.spend("openai", cost=1)
+
+    listed = client.part("/limits", "rows").text
+    one = "".join(client.part("/limits/key?key=customer:1", part).text for part in ("facts", "waiting"))
+
+    assert 3 == words(listed).count("Held by openai")
+    assert re.search("Rate used up, opens in (9|10) min", words(listed))
+    assert "This limit admits jobs, but they also wait for openai" in words(one)
+    assert all(re.match("openai opens in (9|10) min", row[2]) for row in rows(one))
+    assert "Open" not in words(listed) + words(one)
+    fire.limits.set("openai", rate=None, concurrent=99)
+    assert "Open" not in words(client.part("/limits", "rows").text)
+    fire.jobs.delete([job.id for job in fire.jobs.find(limit=100)])
+    assert "No job waits for this limit." in words(client.get("/limits/key?key=openai").text)
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "starts"),
+    [
+        (lambda fire: fire.limits.pause("warehouse"), "The limit is paused.", "when resumed"),
+        (lambda fire: fire.limits.set("warehouse", concurrent=0), "A number of the limit is 0.", "–"),
+        (
+            lambda fire: (
+                fire.limits.set("warehouse", concurrent=90),
+                fire.storage.spend("warehouse", until=fire.storage.clock() + 90 * 1_000_000),
+            ),
+            "The limit is shut until", "in 1 min",
+        ),
+    ],
+    ids=["paused", "closed", "shut"],
+)  # fmt: skip
+def test_a_keys_page_says_why_none_starts(fire, client, change, state, starts):
+    """A pause, a number of 0, a time until which it is shut; only a time gives an estimate."""
+    exporting(fire, 4)
+
+    change(fire)
+    page = client.get("/limits/key?key=warehouse").text
+
+    assert state in words(page)
+    assert [starts] * 2 == [row[4] for row in rows(page)]
+
+
+def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
+    """On its own page, with the bar of its life: a limit holds it, and no worker is what it waits for."""
+    jobs = exporting(fire, 6)
+
+    last, first = (words(client.get(f"/jobs/{jobs[number].id}").text) for number in (5, 2))
+
+    assert "It waits for limit warehouse (2 of 2 running), with 3 jobs in front of it: about 20 min" in last
+    assert "It is the next in line for limit warehouse (2 of 2 running): about 5 min" in first
+    assert ("Held by a limit" in last, "Waiting for a worker" in last) == (True, False)
+
+
+def test_the_bar_of_a_job_that_has_started_does_not_blame_workers(fire, client):
+    """What held it is not stored: the wait of a job with limits was for a limit or a worker."""
+    jobs = exporting(fire, 1)
+
+    page = words(client.get(f"/jobs/{jobs[0].id}").text)
+
+    assert "Waiting for a limit or a worker" in page
+    assert "Waiting for a worker" not in page
+
+
+def test_the_labels_of_the_form_say_what_the_numbers_mean(fire, client, report):
+    """Each field by what it limits."""
+    page = words(client.get("/limits/key?key=tenant").text)
+
+    for label in (
+        "Running at the same time", "Starts per period", "Period in seconds",
+        "Burst (empty: one second's worth)", "Reset to the code's numbers", "Set by code",
+    ):  # fmt: skip
+        assert label in page

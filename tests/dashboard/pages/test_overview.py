@@ -193,6 +193,63 @@ def test_a_paused_limit_with_many_jobs_is_told(client, fire):
     assert 'href="/limits?prefix=tenant' in text
 
 
+def backlog(text):
+    """What the tile of the backlog says: its value, and the line below."""
+    found = re.search(
+        r'id="tile-backlog".*?class="value">(.*?)</span>.*?class="hint clip">(.*?)</span>', text, re.DOTALL
+    )
+    return tuple(
+        " ".join(re.sub(r"<[^>]+>", "", one).replace("\u202f", " ").split()) for one in found.groups()
+    )
+
+
+def test_the_backlog_clears_with_its_slowest_queue(client, fire, task):
+    """The rate of one queue does not clear another: the figure is that of the slowest, with its name."""
+    serve(fire)
+    task.enqueue_many([(n,) for n in range(20)])
+    task.using(queue="reports").enqueue_many([(n,) for n in range(30)])
+    for minutes in range(1, 11):
+        ended(fire, minutes, queue="mail", count=600)
+        ended(fire, minutes, queue="reports", count=2)
+
+    assert ("15 min", "in reports") == backlog(client.part("/", "tiles").text)
+
+
+def test_a_backlog_that_never_clears_has_no_number(client, fire, task):
+    """Jobs of a queue that no server listens to wait for ever, however quick the other queues are."""
+    serve(fire, queues="mail")
+    task.enqueue_many([(n,) for n in range(20)])
+    task.using(queue="reports").enqueue_many([(n,) for n in range(2)])
+    for minutes in range(1, 11):
+        ended(fire, minutes, queue="mail", count=600)
+
+    assert ("never", "no server listens to reports") == backlog(client.part("/", "tiles").text)
+
+
+def test_a_backlog_that_limits_hold_has_no_number(client, fire, task):
+    """The tile leads to the limits; how quick other jobs are says nothing of those that a limit holds."""
+    serve(fire)
+    fire.limits.set("tenant", concurrent=1)
+    task.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
+    Worker(fire).claim()
+    for minutes in range(1, 11):
+        ended(fire, minutes, count=600)
+
+    text = client.part("/", "tiles").text
+
+    assert ("held by limits", "in mail") == backlog(text)
+    assert re.search(r'id="tile-backlog" href="/limits"', text)
+
+
+def test_without_a_backlog_the_tile_says_how_many_jobs_finish(client, fire, task):
+    """The mean of the last minutes."""
+    serve(fire)
+    for minutes in range(1, 11):
+        ended(fire, minutes, count=48)
+
+    assert ("–", "48 jobs finish per minute") == backlog(client.part("/", "tiles").text)
+
+
 def test_what_limits_hold_is_no_wait(client, fire, task):
     """The oldest wait is that of the first job that no limit holds; how many stand before it is beside."""
     fire.limits.set("tenant", concurrent=1)

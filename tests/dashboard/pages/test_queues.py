@@ -140,17 +140,23 @@ def waits(page):
 
 
 def test_what_clears_and_what_grows(fire, mail):
-    """At the rate of now: so many minutes, or never where as many jobs come as go."""
+    """At the current rate: so many minutes, or never if no server listens or as many jobs come as go.
+
+    A limit that holds the first jobs leaves no number to show.
+    """
     mail.enqueue_many([(1,), (2,)])
     (view,) = fire.queues.list()
 
-    def queue(out, into):
-        return queues.QueueRow(view, None, 0, out, into, [])
+    def queue(out, into, held=0, listeners=(object(),)):
+        return queues.QueueRow(view, None, held, out, into, [*listeners])
 
     assert timedelta(minutes=1) == queue(2.0, None).clears_in
     assert timedelta(minutes=2) == queue(2.0, 1.0).clears_in
     assert (None, True) == (queue(2.0, 3.0).clears_in, queue(2.0, 3.0).is_growing)
     assert (None, False) == (queue(0.0, None).clears_in, queue(0.0, None).is_growing)
+    assert (None, "held") == (queue(2.0, None, held=1).clears_in, queue(2.0, None, held=1).clears)
+    assert (None, "unserved") == (queue(2.0, None, 1, ()).clears_in, queue(2.0, None, 1, ()).clears)
+    assert ("growing", "standing") == (queue(2.0, 3.0).clears, queue(0.0, None).clears)
 
 
 def test_queues_are_paged_by_name(fire, client):

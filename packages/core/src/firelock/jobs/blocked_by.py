@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import attrs
 
-from firelock.limits.line import start_estimate
+from firelock.limits.line import ends_before, rate_opens, start_estimate
 from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers
 from firelock.model.clock import from_micros
 from firelock.model.job import JobFilter, JobRecord
@@ -18,6 +18,7 @@ from firelock.storage import Feature, Storage
 
 _KIND = "limit"
 _HEAD = 100  # jobs at the head of a queue that are looked at
+_NONE_AHEAD: Mapping[str, int] = {}
 _KEYS = 50  # read in one look at the heads of queues
 
 
@@ -101,28 +102,43 @@ class KeyReads:
         """Tell whether so many were read that a look around reads no more."""
         return len(self.looks) >= _KEYS
 
-    def waits(self, record: JobRecord | None, among: Collection[str] | None = None) -> list[KeyWait]:
-        """Return the keys that hold a job back; only those among some, if they are given."""
+    def waits(
+        self,
+        record: JobRecord | None,
+        ahead: Mapping[str, int] = _NONE_AHEAD,
+        among: Collection[str] | None = None,
+    ) -> list[KeyWait]:
+        """Return the keys that hold a job back.
+
+        Args:
+            record: the job; None for one that is not stored.
+            ahead: how many jobs come before it in the lines of some keys: a key that would admit one job may
+                not have room for all of them.
+            among: the keys to read; None for all.
+        """
         if record is None or record.state is not State.ENQUEUED or record.admission is None:
             return []
         if Feature.LIMITS not in self.storage.features:
             return []
-        waits: list[KeyWait] = []
-        for use in record.admission.limits:
-            if among is not None and use.key not in among:
-                continue
-            state = self._read(use.key)
-            numbers = numbers_for(use.key, self.known)
-            running = 0 if state is None else state.running
-            holds_itself = state is not None and record.id in state.holders
-            is_full = numbers.concurrent is not None and running - holds_itself >= numbers.concurrent
-            opens_at = 0 if state is None else round(numbers.opens_at(state.free_at, use.cost))
-            opens_in = max(0, opens_at - self.now)
-            if numbers.is_paused or is_full or opens_in:
-                at = from_micros(opens_at) if opens_in else None
-                concurrent, is_paused = numbers.concurrent, numbers.is_paused
-                waits.append(KeyWait(use.key, running, concurrent, is_paused, is_full, opens_in, at))
-        return waits
+        uses = [use for use in record.admission.limits if among is None or use.key in among]
+        found = (self._wait(use, record.id, ahead.get(use.key, 0)) for use in uses)
+        return [wait for wait in found if wait is not None]
+
+    def _wait(self, use: LimitUse, job_id: str, ahead: int) -> KeyWait | None:
+        state = self._read(use.key)
+        numbers = numbers_for(use.key, self.known)
+        running = 0 if state is None else state.running
+        holds_itself = state is not None and job_id in state.holders
+        is_full = ends_before(numbers, running=running - holds_itself, ahead=ahead) > 0
+        free_at = 0 if state is None else state.free_at
+        opens_at = round(rate_opens(numbers, free_at=free_at, ahead=0, cost=use.cost, now=self.now))
+        if opens_at <= self.now:
+            opens_at = round(rate_opens(numbers, free_at=free_at, ahead=ahead, cost=use.cost, now=self.now))
+        opens_in = opens_at - self.now
+        if not (numbers.is_paused or is_full or opens_in):
+            return None
+        at = from_micros(opens_at) if opens_in else None
+        return KeyWait(use.key, running, numbers.concurrent, numbers.is_paused, is_full, opens_in, at)
 
     def estimate(self, use: LimitUse, ahead: int, run_time: float | None) -> float | None:
         """Return about when a key admits a job with so many before it: see `start_estimate`."""

@@ -85,19 +85,18 @@ def read_places(storage: Storage, record: JobRecord, now: int) -> list[KeyPlace]
         return []
     uses = _uses(record)
     keys = KeyReads(storage, now)
-    waits = {wait.key: wait for wait in keys.waits(record)}
     run_time = _run_time(storage, [record.task], now) if uses else None
-    places: list[KeyPlace] = []
-    for use in uses:
-        found = storage.find_waiting(use.key, limit=0, job_id=record.id)
-        at = keys.estimate(use, found.place or 0, run_time)
-        places.append(
-            KeyPlace(
-                key=use.key, ahead=found.place, is_least=found.is_cut or found.place == LINE_LENGTH,
-                wait=waits.get(use.key), starts_at=_instant(at),
-            )
-        )  # fmt: skip
-    return places
+    found = {use.key: storage.find_waiting(use.key, limit=0, job_id=record.id) for use in uses}
+    ahead = {key: line.place or 0 for key, line in found.items()}
+    waits = {wait.key: wait for wait in keys.waits(record, ahead)}
+    return [
+        KeyPlace(
+            key=use.key, ahead=found[use.key].place, wait=waits.get(use.key),
+            is_least=found[use.key].is_cut or found[use.key].place == LINE_LENGTH,
+            starts_at=_instant(keys.estimate(use, ahead[use.key], run_time)),
+        )
+        for use in uses
+    ]  # fmt: skip
 
 
 def _combined(starts: Sequence[float | None], now: int) -> datetime | None:
@@ -139,21 +138,14 @@ class _Page:
         """Return the next job of the page with its keys and its estimate."""
         uses = [use for use in _uses(record) if use.key in self._readable]
         row = self._seen[self._key]
-        starts = [
-            self._keys.estimate(
-                use, place if use.key == self._key else self._ahead(use.key, row), self._run_time
-            )
-            for use in uses
-        ]
+        ahead = {use.key: place if use.key == self._key else self._ahead(use.key, row) for use in uses}
+        known = {key: number for key, number in ahead.items() if key == self._key or key in self._shared}
         self._seen.update(use.key for use in _uses(record))
-        waits = self._keys.waits(record, self._readable)
+        starts = [self._keys.estimate(use, ahead[use.key], self._run_time) for use in uses]
         return WaitingJob(
-            job=record,
-            place=place,
-            waits=tuple(waits),
-            is_read=len(uses) == len(_uses(record)),
-            starts_at=_combined(starts, self._now),
-        )
+            job=record, place=place, waits=tuple(self._keys.waits(record, known, self._readable)),
+            is_read=len(uses) == len(_uses(record)), starts_at=_combined(starts, self._now),
+        )  # fmt: skip
 
     def _ahead(self, key: str, row: int) -> int:
         """Return about how many jobs come before a row in the line of another key; at least so many do."""

@@ -122,14 +122,26 @@ def start_estimate(
     """
     if numbers.is_paused or numbers.concurrent == 0 or numbers.rate == 0:
         return NEVER
-    starts_at = max(float(now), numbers.opens_at(free_at, cost))
-    if numbers.interval:
-        used = max(free_at, now) + ahead * cost * numbers.interval
-        starts_at = max(starts_at, numbers.opens_at(used, cost))
-    if numbers.concurrent is not None:
-        ends = ahead + 1 - max(0, numbers.concurrent - running)
-        if ends > 0:
-            if run_time is None:
-                return None
-            starts_at = max(starts_at, now + ends * run_time / numbers.concurrent)
+    starts_at = rate_opens(numbers, free_at=free_at, ahead=ahead, cost=cost, now=now)
+    ends = ends_before(numbers, running=running, ahead=ahead)
+    if ends and numbers.concurrent:
+        if run_time is None:
+            return None
+        starts_at = max(starts_at, now + ends * run_time / numbers.concurrent)
     return starts_at
+
+
+def rate_opens(numbers: LimitNumbers, *, free_at: int, ahead: int, cost: int, now: int) -> float:
+    """Return when the rate of a key admits a job with so many in front of it, in micros; at least `now`."""
+    starts_at = max(float(now), numbers.opens_at(free_at, cost))
+    if not numbers.interval:
+        return starts_at
+    used = max(free_at, now) + ahead * cost * numbers.interval
+    return max(starts_at, numbers.opens_at(used, cost))
+
+
+def ends_before(numbers: LimitNumbers, *, running: int, ahead: int) -> int:
+    """Return how many runs must end before a key has room for a job with so many in front of it."""
+    if numbers.concurrent is None:
+        return 0
+    return max(0, ahead + 1 - max(0, numbers.concurrent - running))

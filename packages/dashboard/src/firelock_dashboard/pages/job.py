@@ -25,7 +25,6 @@ from firelock import (
 from firelock.control.findings import lacks_task
 from firelock.control.servers import is_stale
 from firelock.flows.signals import TIMED_OUT
-from firelock.jobs.blocked_by import key_waits
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock_dashboard.pages.jobs import attempts_of
 from firelock_dashboard.pages.stream import FROM_OFFSET, STREAM, StreamPart, read_part
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
         JobProgress,
         JobStep,
         JsonValue,
+        KeyPlace,
         Parameter,
         ServerView,
     )
@@ -376,8 +376,14 @@ class JobView:
         """Its life to scale."""
         history = [step.entry for step in reversed(self.steps)]
         return phases_of(
-            self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at
-        )
+            self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at,
+            is_held=any(place.wait is not None for place in self.places),
+        )  # fmt: skip
+
+    @cached_property
+    def places(self) -> list[KeyPlace]:
+        """Where it stands in the lines of its limits, while it waits for them."""
+        return self.visit.fire.limits.places(self.job.id) if self.job.state is State.ENQUEUED else []
 
     @cached_property
     def failed_at(self) -> frozenset[datetime]:
@@ -573,7 +579,7 @@ class JobView:
             job, visit.now, is_paused=is_paused, note=queue.note if queue and is_paused else None,
             servers=self._servers, ahead=ahead, is_ahead_cut=is_cut,
             per_minute=per_minute, parents=tuple(self.parents),
-            waits=key_waits(visit.fire.storage, [job], visit.now_micros)[0],
+            places=self.places,
             is_registered=is_known or (False if lacks_task(job) else None),
         )  # fmt: skip
 
@@ -654,7 +660,7 @@ _LEAST = 0.4  # per cent of the bar that a segment has at least, so that it is s
 class Phase:
     """One stretch of time, on a bar that is 100 wide."""
 
-    kind: str  # awaiting, scheduled, enqueued, processing or retrying
+    kind: str  # awaiting, scheduled, enqueued, limited, held, processing or retrying
     start: datetime
     end: datetime
     x: float = 0.0
@@ -695,13 +701,20 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
 
 def phases_of(
     job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None,
-    failed_at: Collection[datetime] = (),
+    failed_at: Collection[datetime] = (), is_held: bool = False,
 ) -> list[Phase]:  # fmt: skip
     """Return the job's life as a bar: what lay between an end and a requeue is left out of it.
 
-    `started_at` is when a running one started, where its record does not say so yet.
+    `started_at` is when a running one started, where its record does not say so yet. `is_held` says that one
+    of its limits does not admit it now. How long a limit held a job that has started is not stored.
     """
     phases = _phases(job, history, now, instant(job.started_at) or started_at, failed_at)
+    if job.admission is not None and job.admission.limits:
+        for phase in phases:
+            if phase.kind == "enqueued":
+                phase.kind = "limited"
+        if is_held and phases and phases[-1].kind == "limited":
+            phases[-1].kind = "held"
     whole = sum(one.seconds for one in phases)
     widths = [max(_LEAST, 100 * one.seconds / whole) for one in phases]
     scale, x = 100 / (sum(widths) or 1), 0.0

@@ -1,21 +1,23 @@
-"""Limits: who holds their keys, who waits, when a rate opens; their numbers and pauses; unique keys."""
+"""Limits: who holds their keys, who waits, why and how long; their numbers and pauses; unique keys."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import ConfigurationError, UnsupportedFeature
+from firelock import ConfigurationError, UnsupportedFeature, WaitingJob, WaitingLine
 from firelock.control.limits import LimitName, LimitView
-from firelock.limits import name_of
+from firelock.limits import LINE_LENGTH, name_of
 from firelock.storage import Feature, JobRecord
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.actions import NOTE, refusing
 from firelock_dashboard.web.fields import Integer, Number, Text
 from firelock_dashboard.web.formatting import instant
+from firelock_dashboard.web.payloads import IN_LISTS, summary
 from firelock_dashboard.web.request import Undo
 from firelock_dashboard.web.routes import Route
 
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _SHOWN = 50  # keys on a page
+_WAITING = 25  # jobs of a line on the page of a key
+_CALL = 200  # characters of a call
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
 _KEY = Text("key", is_required=True)
+_LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # jobs in front of those that are shown
 _CONCURRENT, _RATE, _BURST = (Integer(name, least=0, most=10**12) for name in ("concurrent", "rate", "burst"))
 _PER = Number("per", most=10**9, default=1.0)  # seconds
 
@@ -84,17 +89,42 @@ def _is_key(one: LimitName) -> bool:
 def show_limit(visit: Visit) -> Response:
     """One key or name: its numbers, who holds it, and what can be done about it."""
     key = visit.query.value(_KEY)
+    page = _KeyPage(visit, key, visit.query.value(_LEFT_OUT))
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
-        visit.fire.limits.get(key)
-    return visit.page(
-        "limit.html", title=visit.text("limits.title", name=key), section="limits", key=key,
-        limit=lambda: visit.fire.limits.get(key), holders=lambda view: _holders(visit, view),
-    )  # fmt: skip
+        _ = page.limit
+    title = visit.text("limits.title", name=key)
+    return visit.page("limit.html", title=title, section="limits", key=key, page=page)
 
 
-def _holders(visit: Visit, view: LimitView) -> list[JobRecord]:
-    found = visit.fire.storage.get(list(view.holders))
-    return [job for job in found if job is not None]
+class _KeyPage:
+    """What the page of a key shows; each of its parts is read once."""
+
+    def __init__(self, visit: Visit, key: str, after: int) -> None:
+        self.visit, self.key, self.after = visit, key, after
+
+    @cached_property
+    def limit(self) -> LimitView:
+        """The key as it is now."""
+        return self.visit.fire.limits.get(self.key)
+
+    @cached_property
+    def holders(self) -> list[JobRecord]:
+        """The jobs that hold it, those that are shown."""
+        found = self.visit.fire.storage.get(list(self.limit.holders))
+        return [job for job in found if job is not None]
+
+    @cached_property
+    def line(self) -> WaitingLine:
+        """The jobs that wait for it, those of this page."""
+        return self.visit.fire.limits.line(self.key, self.after, _WAITING)
+
+    def call(self, waiting: WaitingJob) -> str:
+        """Return the arguments of a job in one line."""
+        given = self.visit.arguments(waiting.job, limit=IN_LISTS)
+        text = (
+            summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
+        )
+        return text[:_CALL]
 
 
 # ---- unique keys -------------------------------------------------------------------------------------------
@@ -170,7 +200,7 @@ def reset_limit(visit: Visit) -> Response:
 
 ROUTES = (
     Route("GET", "/limits", Permission.READ, show_limits, (_AFTER, _PREFIX)),
-    Route("GET", "/limits/key", Permission.READ, show_limit, (_KEY,)),
+    Route("GET", "/limits/key", Permission.READ, show_limit, (_KEY, _LEFT_OUT)),
     Route("GET", "/limits/unique", Permission.READ, show_unique, (_AFTER, _PREFIX)),
     Route("POST", "/limits/pause", Permission.CHANGE_LIMIT, pause_limit, form=(_KEY, NOTE)),
     Route("POST", "/limits/resume", Permission.CHANGE_LIMIT, resume_limit, form=(_KEY,)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from firelock_dashboard.pages.charts import (
     chart_of_series,
     spark,
 )
+from firelock_dashboard.pages.queues import Clearing, queue_row
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web import formatting
 from firelock_dashboard.web.fields import Choice
@@ -259,18 +260,39 @@ class _Seen:
         )  # fmt: skip
 
     def _backlog(self, hour: Series) -> _Tile:
-        enqueued = sum(queue.enqueued for queue in self.sight.queues if not queue.is_paused)
+        """When the slowest queue has no waiting jobs any more, or what prevents that in one of them."""
         ended = [sum(counts) for counts in zip(*hour.by_outcome.values(), strict=True)]
-        out = sum(ended[-_MINUTES - 1 :]) / _MINUTES
-        hint = self._text("tile_rate", rate=formatting.rate(out)) if out else ""
-        value, look = "–", ""
-        if not enqueued:
+        rates = self._dashboard.history.queues()
+        rows = [queue_row(view, self.sight, rates) for view in self.sight.queues]
+        order = list(Clearing)
+        slowest = min(
+            (row for row in rows if row.clears is not Clearing.NOTHING),
+            key=lambda row: (order.index(row.clears), -(row.clears_in or timedelta()), row.name),
+            default=None,
+        )
+        value, unit, look, path = "–", "", "", "/queues"
+        if slowest is None:
+            out = sum(ended[-_MINUTES - 1 :]) / _MINUTES
+            count = max(1, round(out))
+            number = self._count(count) if out >= 1 else "< 1"
+            hint = self._text("tile_rate", count=count, number=number) if out else ""
             hint = hint or self._text("tile_nothing_waits")
-        elif not out:
-            hint, look = self._text("tile_stands_still"), "is-warn"
         else:
-            value = _about(60 * enqueued / out)
-        return _Tile("backlog", value, "/queues", hint=hint, spark=spark(ended), state="enqueued", look=look)
+            queue, path = slowest.name, f"/queues/{slowest.name}"
+            hint = self._text("tile_in_queue", queue=queue)
+            match slowest.clears:
+                case Clearing.UNSERVED | Clearing.GROWING:
+                    value, look = self._text("tile_never"), "is-warn"
+                    hint = self._text(f"tile_{slowest.clears}", queue=queue)
+                case Clearing.HELD:
+                    value, unit, path = "", self._text("tile_held_by_limits"), "/limits"
+                case Clearing.STANDING:
+                    hint, look = self._text("tile_standing", queue=queue), "is-warn"
+                case _:
+                    value = _about((slowest.clears_in or timedelta()).total_seconds())
+        return _Tile(
+            "backlog", value, path, unit=unit, hint=hint, spark=spark(ended), state="enqueued", look=look
+        )  # fmt: skip
 
     # ---- tables ------------------------------------------------------------------------------------------
 

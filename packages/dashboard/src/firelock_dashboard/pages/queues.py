@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,7 +28,7 @@ from firelock_dashboard.web.request import Undo
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from starlette.responses import Response
 
@@ -40,6 +41,17 @@ _SHOWN = 25  # queues on a page: each is asked for the job that waits longest
 _HEAD = 20
 _LOOKED_AT = 200  # waiting jobs among which the next ones and the tasks are told
 _AFTER, _TYPED = Text("after", default=""), Text("typed")
+
+
+class Clearing(StrEnum):
+    """Whether a queue's waiting jobs will all have started at some time; the worst comes first."""
+
+    UNSERVED = "unserved"  # never: no server listens to it
+    GROWING = "growing"  # never: as many jobs come as go
+    HELD = "held"  # nobody can say: limits hold its first jobs
+    STANDING = "standing"  # nobody can say: none has ended lately
+    IN_TIME = "in_time"
+    NOTHING = "nothing"  # no job waits, or it is paused
 
 
 @attrs.frozen
@@ -83,9 +95,22 @@ class QueueRow:
         return self.in_per_minute is not None and self.in_per_minute >= self.out_per_minute > 0
 
     @property
+    def clears(self) -> Clearing:
+        """Whether what waits in it will have started at some time, and what prevents that."""
+        if not self.view.enqueued or self.view.is_paused:
+            return Clearing.NOTHING
+        if not self.listeners:
+            return Clearing.UNSERVED
+        if self.held:
+            return Clearing.HELD
+        if self.is_growing:
+            return Clearing.GROWING
+        return Clearing.IN_TIME if self.out_per_minute else Clearing.STANDING
+
+    @property
     def clears_in(self) -> timedelta | None:
         """How long what waits takes at the rate of now; None where nobody can say."""
-        if not self.view.enqueued or self.view.is_paused or not self.out_per_minute or self.is_growing:
+        if self.clears is not Clearing.IN_TIME:
             return None
         left_per_minute = self.out_per_minute - (self.in_per_minute or 0.0)
         return timedelta(minutes=self.view.enqueued / left_per_minute)
@@ -114,7 +139,7 @@ def _page(visit: Visit, after: str) -> _QueuesPage:
     shown = left[:_SHOWN]
     sight = _sight(visit, shown)
     rates = visit.dashboard.history.queues(minutes=10)
-    queues = [_queue(view, sight, rates) for view in shown]
+    queues = [queue_row(view, sight, rates) for view in shown]
     most = max((_jobs_in(view) for view in views), default=0)
     return _QueuesPage(queues, len(views), most, shown[-1].name if len(left) > _SHOWN else None)
 
@@ -138,7 +163,8 @@ def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
     return Sight(now, servers=visit.fire.servers.list(), waiting=Waiting(oldest, held=held))
 
 
-def _queue(view: QueueView, sight: Sight, rates: dict[str, Rates]) -> QueueRow:
+def queue_row(view: QueueView, sight: Sight, rates: Mapping[str, Rates]) -> QueueRow:
+    """Return a queue as a line."""
     rate, since, head = rates.get(view.name), sight.waits_since(view.name), sight.held.get(view.name)
     out, into = (0.0, None) if rate is None else (rate.out_per_minute, rate.in_per_minute)
     return QueueRow(
@@ -169,7 +195,7 @@ def show_queue(visit: Visit) -> Response:
     sight = _sight(visit, [views[name]])
     return visit.page(
         "queue.html", title=visit.text("queues.title", queue=name), section="queues", name=name,
-        queue=lambda: _queue(views[name], sight, visit.dashboard.history.queues(minutes=10)),
+        queue=lambda: queue_row(views[name], sight, visit.dashboard.history.queues(minutes=10)),
         head=lambda: _head(visit, views[name]), waiting=lambda: views[name].enqueued,
         others=lambda: [(one, one.state_at(sight.now)) for one in sight.alive if one.listens_to(name)],
     )  # fmt: skip

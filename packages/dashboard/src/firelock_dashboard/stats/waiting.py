@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.control.findings import Sight, lacks_release, lacks_serializer
-from firelock.jobs.blocked_by import KeyWait
+from firelock.jobs.limit_line import KeyPlace
 from firelock.storage import JobRecord, State
 from firelock_dashboard.web.formatting import instant, micros, span
 
@@ -51,7 +51,7 @@ class JobWait:
     is_ahead_cut: bool = False  # there are at least so many
     per_minute: float | None = None  # how many jobs of its queue ended in a minute of late
     parents: tuple[Parent, ...] = ()
-    waits: Sequence[KeyWait] = ()  # keys of limits that hold it back
+    places: Sequence[KeyPlace] = ()  # where it stands in the lines of its limits
     is_registered: bool | None = None  # whether any living server knows the task; None where nobody can tell
 
     @property
@@ -81,7 +81,7 @@ def explain(at: JobWait) -> list[Reason]:
         case State.SCHEDULED:
             reasons = [*_of_schedule(at), *_of_queue(at)]
         case State.ENQUEUED:
-            reasons = [*_of_task(at), *_of_queue(at), *(_of_limits(at) if at.waits else _of_line(at))]
+            reasons = [*_of_task(at), *_of_queue(at), *(_of_limits(at) or _of_line(at))]
         case _:
             return []
     if at.job.is_stopping:
@@ -168,10 +168,22 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
         yield Reason("why_quiet", Weight.BAD, {"servers": names, "queue": queue}, "/servers")
 
 
-def _of_limits(at: JobWait) -> Iterator[Reason]:
-    for wait in at.waits:
-        weight = Weight.BAD if wait.is_paused else Weight.NOTE
-        yield Reason("why_limit", weight, {"limit": str(wait)}, "/limits/key", {"key": wait.key})
+def _of_limits(at: JobWait) -> list[Reason]:
+    """The limits that do not admit it, each with its place in line and about how long that takes."""
+    reasons = []
+    for place in at.places:
+        if place.wait is None:
+            continue
+        key, values = "why_limit", dict[str, object](limit=str(place.wait))
+        if place.ahead is not None:
+            key, values["count"] = "why_limit_ahead" if place.ahead else "why_limit_next", place.ahead
+            if place.ahead and place.is_least:
+                key += "_least"
+            if place.starts_at is not None:
+                key, values["span"] = f"{key}_about", span(place.starts_at - at.now)
+        weight = Weight.BAD if place.wait.is_paused else Weight.NOTE
+        reasons.append(Reason(key, weight, values, "/limits/key", {"key": place.key}))
+    return reasons
 
 
 def _of_line(at: JobWait) -> Iterator[Reason]:
