@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock import Firelock
+from firelock import Firelock, Limit
 from firelock.control.limits import DeclaredLimit, Limits
 from firelock.limits import LimitNumbers
 
@@ -35,7 +35,7 @@ def test_limits_are_listed_with_numbers_and_names_without_a_key_last(command, ap
 
     lines = command("limits list").out.splitlines()
 
-    assert ["KEY", "RUNNING", "WAITING", "LIMIT", "WHOSE", "STATE", "NOTE"] == lines[0].split()
+    assert ["KEY", "RUNNING", "WAITING", "LIMIT", "SET", "BY", "STATE", "NOTE"] == lines[0].split()
     assert "smtp" == lines[1].split()[0]
     assert "90 per 60 s, 5 in a burst" in lines[1]
     assert lines[1].endswith("paused   provider is down") or lines[1].endswith("provider is down")
@@ -49,7 +49,7 @@ def test_limits_in_json_have_every_field(command, app):
     (smtp,) = listed["limits"]
     assert {
         "key": "smtp", "name": "smtp", "template": "smtp", "whose": "code", "is_own": True, "running": 0,
-        "holders": [], "waiting": 0, "opens_at": None, "is_paused": False, "note": "", "paused_by": None,
+        "holders": [], "waiting": 0, "opens_at": None, "state": "open", "held_by": [], "is_paused": False, "note": "", "paused_by": None,
         "paused_at": None,
         "numbers": {"concurrent": None, "rate": 90, "per_seconds": 60.0, "burst": 5},
         "code": {"concurrent": None, "rate": 90, "per_seconds": 60.0, "burst": 5},
@@ -177,3 +177,59 @@ def test_without_limits_the_list_says_so(run):
     assert (0, "", "No limit is declared or set, and no job asks for one.\n") == (
         listed.code, listed.out, listed.error,
     )  # fmt: skip
+
+
+def waiting(app):
+    """Two jobs of each of three customers wait for a rate of one start per ten minutes, used just now."""
+
+    @app.task(
+        name="shop.describe",
+        limits=[Limit("openai", rate=6, per=3_600, burst=1), Limit("customer:{customer}", concurrent=1)],
+    )
+    def describe(customer: int) -> None: ...
+
+    app.limits.sync()
+    jobs = describe.enqueue_many([(number % 3,) for number in range(6)])
+    app.storage.spend("openai", cost=1)
+    return [job.id for job in jobs]
+
+
+def test_a_key_with_waiting_jobs_is_never_listed_as_open(command, app):
+    """It names the key that holds its jobs; JSON has the same."""
+    waiting(app)
+
+    lines = command("limits list customer:").out.splitlines()[1:4]
+    listed = command("limits list customer: --json").json["limits"]
+
+    assert all("held by openai" in line for line in lines)
+    assert [("held", ["openai"])] * 3 == [(one["state"], one["held_by"]) for one in listed]
+    assert "Limit openai  rate used up, opens in " in command("limits show openai").out
+
+
+def test_waiting_jobs_are_listed_in_order_with_what_holds_them(command, app):
+    """Place, id, task, how long it waits, about when it starts and why; the next page by `--after`."""
+    ids = waiting(app)
+
+    first = command("limits waiting openai --limit 4")
+    second = command("limits waiting openai --limit 4 --after 4 --json").json
+    shown = command("limits show openai --json").json
+
+    lines = [line.split() for line in first.out.splitlines()[1:]]
+    assert [[str(place), job_id] for place, job_id in enumerate(ids[:4], 1)] == [line[:2] for line in lines]
+    assert "limit openai (opens in" in first.out
+    assert "--after 4" in first.error
+    assert [(5, ids[4]), (6, ids[5])] == [(one["place"], one["id"]) for one in second["jobs"]]
+    assert (None, False, ["openai"]) == (
+        second["cursor"], second["is_cut"], [wait["key"] for wait in second["jobs"][0]["held_by"]],
+    )  # fmt: skip
+    assert ids == [one["id"] for one in shown["waiting_jobs"]]
+    assert "No job waits for this key." in command("limits waiting nobody").error
+
+
+@pytest.mark.parametrize("after", ["-1", "10001", "x"])
+def test_a_page_of_waiting_jobs_begins_within_its_bounds(command, after):
+    """Any other number is an error in the usage, which names the bounds."""
+    refused = command(f"limits waiting openai --after={after}")
+
+    assert 2 == refused.code
+    assert f"must be an integer from 0 to 10,000, got '{after}'" in refused.error

@@ -147,15 +147,15 @@ def test_what_clears_and_what_grows(fire, mail):
     mail.enqueue_many([(1,), (2,)])
     (view,) = fire.queues.list()
 
-    def queue(out, into, held=0, listeners=(object(),)):
-        return queues.QueueRow(view, None, held, out, into, [*listeners])
+    def queue(out, into, held=0, listeners=1):
+        return queues.QueueRow(view, None, held, out, into, [object()] * listeners)
 
     assert timedelta(minutes=1) == queue(2.0, None).clears_in
     assert timedelta(minutes=2) == queue(2.0, 1.0).clears_in
     assert (None, True) == (queue(2.0, 3.0).clears_in, queue(2.0, 3.0).is_growing)
     assert (None, False) == (queue(0.0, None).clears_in, queue(0.0, None).is_growing)
     assert (None, "held") == (queue(2.0, None, held=1).clears_in, queue(2.0, None, held=1).clears)
-    assert (None, "unserved") == (queue(2.0, None, 1, ()).clears_in, queue(2.0, None, 1, ()).clears)
+    assert (None, "unserved") == (queue(2.0, None, 1, 0).clears_in, queue(2.0, None, 1, 0).clears)
     assert ("growing", "standing") == (queue(2.0, 3.0).clears, queue(0.0, None).clears)
 
 

@@ -1,4 +1,4 @@
-"""`firelock limits`: who holds each limit's key and who waits; set, reset, pause and resume."""
+"""`firelock limits`: who holds each limit's key, who waits and how long; set, reset, pause and resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from firelock.cli.commands import Exit, Problem, add_command, add_group, user_na
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.model.clock import micros
-from firelock.model.text import age, clock_time, isoformat
+from firelock.model.text import age, clock_time, isoformat, span
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.cli.commands import Commands
     from firelock.control.limits import LimitName, LimitView
+    from firelock.jobs.limit_line import WaitingJob
     from firelock.limits.numbers import LimitNumbers
 
 _COLUMNS = (
@@ -26,15 +27,24 @@ _COLUMNS = (
     Column("RUNNING", is_number=True),
     Column("WAITING", is_number=True),
     Column("LIMIT"),
-    Column("WHOSE", is_whole=True),
+    Column("SET BY", is_whole=True),
     Column("STATE", is_whole=True),
     Column("NOTE"),
 )
+_WAITING_COLUMNS = (
+    Column("PLACE", is_number=True),
+    Column("ID", is_whole=True),
+    Column("TASK", is_whole=True),
+    Column("WAITS"),
+    Column("STARTS ABOUT", is_whole=True),
+    Column("HELD BY"),
+)
+_FIRST = 10  # waiting jobs that `show` lists
 _PAGE_LIMIT = 500
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)\Z", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _ORIGIN = "cli"
-_MANY = 10_000  # waiting jobs are counted up to here
+_MANY = 10_000  # waiting jobs are counted and listed up to here
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +64,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         group, "show", "Show one key or name: its numbers, the jobs that hold it.", _show,
         examples=("firelock limits show tenant:7",),
     )  # fmt: skip
-    _add_changes(group)
     show.add_argument("name", metavar="NAME_OR_KEY")
+    waiting = add_command(
+        group, "waiting", "List the jobs that wait for a key, in order, and what holds them.", _waiting_jobs,
+        more="Times are estimates from the rates, the jobs in front, and the run times of the last hour.",
+        examples=("firelock limits waiting tenant:7", "firelock limits waiting smtp --limit 100 --json"),
+    )  # fmt: skip
+    waiting.add_argument("key", metavar="KEY")
+    waiting.add_argument(
+        "--limit",
+        type=whole(_PAGE_LIMIT),
+        default=50,
+        metavar="N",
+        help="page size (default: 50, maximum: 500)",
+    )
+    waiting.add_argument(
+        "--after", type=_left_out, default=0, metavar="N", help="next page: number of jobs to leave out"
+    )
+    _add_changes(group)
 
 
 def _add_changes(group: Commands) -> None:
@@ -100,6 +126,12 @@ def _number(text: str) -> int | str:
         return _NONE
     if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 - as the greatest rate
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on; none takes the number away")
+    return int(text)
+
+
+def _left_out(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= _MANY):  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to {_MANY:,}, got {text!r}")
     return int(text)
 
 
@@ -150,13 +182,24 @@ def _waiting(view: LimitView) -> str:
 
 
 def _state(view: LimitView, now: int) -> Cell:
-    if view.is_paused:
-        return Cell("paused", "yellow")
-    if view.opens_at is not None:
-        return Cell(f"opens {age(micros(view.opens_at), now)}", "cyan")
-    if view.concurrent == 0 or view.rate == 0:
-        return Cell("shut by a 0", "yellow")
-    return Cell("full", "blue") if view.is_full else Cell("open", "green")
+    opens = "" if view.opens_at is None else age(micros(view.opens_at), now)
+    words = {
+        "paused": "paused",
+        "closed": "closed by a 0",
+        "shut": f"shut, opens {opens}",
+        "rate": f"rate used up, opens {opens}",
+        "full": "full",
+        "held": f"held by {', '.join(view.held_by)}",
+        "waiting": "jobs wait",
+        "open": "open",
+    }
+    return Cell(words[view.state], _COLOURS[view.state])
+
+
+_COLOURS = {
+    "paused": "yellow", "closed": "yellow", "shut": "cyan", "rate": "cyan", "full": "blue", "held": "blue",
+    "waiting": "blue", "open": "green",
+}  # fmt: skip
 
 
 def _numbers(numbers: LimitNumbers | None) -> dict[str, object] | None:
@@ -180,6 +223,7 @@ def _answer(view: LimitView) -> dict[str, object]:
     return {
         "key": view.key, **_name_answer(view), "is_own": view.is_own, "running": view.running,
         "holders": list(view.holders), "waiting": view.waiting, "opens_at": _iso(view.opens_at),
+        "state": str(view.state), "held_by": list(view.held_by),
     }  # fmt: skip
 
 
@@ -199,9 +243,12 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
                 f"No limit {options.name!r}: no job asks for it, and it has no numbers.",
                 hint="firelock limits list shows what there is.", code=Exit.NOT_FOUND,
             )  # fmt: skip
+        line = app.limits.line(view.key, limit=_FIRST) if view.waiting else None
         now = app.client.clock.now()
     if screen.is_json:
-        screen.json(_answer(view))
+        screen.json(
+            {**_answer(view), "waiting_jobs": [_waiting_answer(one) for one in line.jobs] if line else []}
+        )
         return
     of_keys = view.is_name and not view.is_paused  # whose keys are open or full, one by one
     state = "" if of_keys else _state(view, now)
@@ -217,6 +264,57 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
             screen.line(f"  {job_id}")
         if view.running > len(view.holders):
             screen.line(f"  … and {view.running - len(view.holders):,} more")
+    if line is not None and line.jobs:
+        screen.heading("Waiting")
+        for one in line.jobs:
+            starts = _starts(one, now)
+            screen.line(
+                f"  {one.place + 1:>5,}  {one.job.id}  {one.job.task}", *(("  ", starts) if starts else ())
+            )
+        if line.after is not None:
+            screen.note(f"firelock limits waiting {view.key!r} lists the others.")
+
+
+def _waiting_jobs(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        line = app.limits.line(options.key, options.after, options.limit)
+        now = app.client.clock.now()
+    screen.listing(
+        "jobs", map(_waiting_answer, line.jobs), _WAITING_COLUMNS,
+        [_waiting_row(one, now) for one in line.jobs],
+        empty="No job waits for this key.", cursor=line.after, is_cut=line.is_cut,
+    )  # fmt: skip
+    if line.after is not None and not screen.is_json:
+        screen.note(f"There may be more; the same command with --after {line.after} shows them.")
+    if line.is_cut and not screen.is_json:
+        screen.note("More than 1,000 sets of keys wait; the list has the first 1,000 of them.")
+
+
+def _waiting_row(one: WaitingJob, now: int) -> list[Piece]:
+    held_by = ", ".join(map(str, one.waits)) or ("a worker" if one.is_read else "another limit or a worker")
+    return [
+        f"{one.place + 1:,}", one.job.id, one.job.task, span(now - one.job.changed_at), _starts(one, now),
+        held_by,
+    ]  # fmt: skip
+
+
+def _starts(one: WaitingJob, now: int) -> str:
+    return age(micros(one.starts_at), now) if one.waits and one.starts_at is not None else ""
+
+
+def _waiting_answer(one: WaitingJob) -> dict[str, object]:
+    held_by = [
+        {
+            "key": wait.key, "is_paused": wait.is_paused, "is_full": wait.is_full, "running": wait.running,
+            "concurrent": wait.concurrent, "opens_at": _iso(wait.opens_at),
+        }
+        for wait in one.waits
+    ]  # fmt: skip
+    return {
+        "place": one.place + 1, "id": one.job.id, "task": one.job.task, "queue": one.job.queue,
+        "enqueued_at": isoformat(one.job.changed_at), "held_by": held_by, "is_read": one.is_read,
+        "starts_at": _iso(one.starts_at if one.waits else None),
+    }  # fmt: skip
 
 
 def _facts(view: LimitView, now: int) -> list[tuple[str, Piece]]:
