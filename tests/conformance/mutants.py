@@ -22,7 +22,7 @@ from types import MappingProxyType, ModuleType
 import attrs
 import pytest
 
-from firelock.limits import admission, numbers, unique_rules
+from firelock.limits import admission, line, numbers, unique_rules
 from firelock.model.ids import new_id
 from firelock.storage import (
     Storage,
@@ -49,6 +49,7 @@ _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firel
 _STRANGER = "firelock_files"
 _PARTS = (
     numbers,
+    line,
     admission,
     unique_rules,
     rules,
