@@ -34,12 +34,19 @@ class KeyWait:
     opens_in: int = 0  # micros until its rate admits the job; 0 where that is not what it waits for
     opens_at: datetime | None = None  # the same as an instant, by the storage's clock
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the key has room, but not for all the jobs in front of this one."""
+        return self.is_full and self.concurrent is not None and self.running < self.concurrent
+
     def __str__(self) -> str:
         """Return it in words: "limit tenant:7 (4 of 4 running)"."""
         why = []
         if self.is_paused:
             why.append("paused")
-        if self.is_full:
+        if self.is_behind:
+            why.append("other jobs first")
+        elif self.is_full:
             why.append(f"{self.running:,} of {self.concurrent:,} running")
         if self.opens_in:
             why.append(f"opens in {span(self.opens_in)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import attrs
@@ -88,7 +88,7 @@ def read_places(storage: Storage, record: JobRecord, now: int) -> list[KeyPlace]
     run_time = _run_time(storage, [record.task], now) if uses else None
     found = {use.key: storage.find_waiting(use.key, limit=0, job_id=record.id) for use in uses}
     ahead = {key: line.place or 0 for key, line in found.items()}
-    waits = {wait.key: wait for wait in keys.waits(record, ahead)}
+    waits = {wait.key: wait for wait in _held_now(keys, record, ahead)}
     return [
         KeyPlace(
             key=use.key, ahead=found[use.key].place, wait=waits.get(use.key),
@@ -97,6 +97,13 @@ def read_places(storage: Storage, record: JobRecord, now: int) -> list[KeyPlace]
         )
         for use in uses
     ]  # fmt: skip
+
+
+def _held_now(
+    keys: KeyReads, record: JobRecord, ahead: Mapping[str, int], among: Collection[str] | None = None
+) -> list[KeyWait]:
+    """Return the keys that admit no job, or else those that have no room for the jobs in front as well."""
+    return keys.waits(record, among=among) or keys.waits(record, ahead, among)
 
 
 def _combined(starts: Sequence[float | None], now: int) -> datetime | None:
@@ -143,7 +150,7 @@ class _Page:
         self._seen.update(use.key for use in _uses(record))
         starts = [self._keys.estimate(use, ahead[use.key], self._run_time) for use in uses]
         return WaitingJob(
-            job=record, place=place, waits=tuple(self._keys.waits(record, known, self._readable)),
+            job=record, place=place, waits=tuple(_held_now(self._keys, record, known, self._readable)),
             is_read=len(uses) == len(_uses(record)), starts_at=_combined(starts, self._now),
         )  # fmt: skip
 
