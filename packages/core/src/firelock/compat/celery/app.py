@@ -732,7 +732,7 @@ class CeleryTask(Refusing):
                 "state='PROGRESS', meta={'current': 3, 'total': 10, 'status': '…'}; write the rest with "
                 "current_job().log(…)."
             )
-        current_job().progress(done, total, status or None)
+        current_job().progress(done, total, cast("str | None", status) or None)
 
 
 def _name_of(function: Callable[..., Any], app: Celery | None) -> str:
