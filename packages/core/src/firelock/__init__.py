@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from firelock.model.job import Settled
     from firelock.model.memo import Chunk
     from firelock.model.metrics import METRICS_TYPE, MetricFamily, MetricSample, metrics_text
+    from firelock.model.report import Thresholds
     from firelock.model.state import State
     from firelock.options import Call, TaskInfo
     from firelock.plugins.hookspecs import Command, ServerInfo, TaskCall, hookimpl, hookspec
@@ -79,7 +80,7 @@ if TYPE_CHECKING:
     from firelock.schedules.recurring_job import Origin, RecurringJob, Upcoming
     from firelock.server.logs import JobFields, job_fields
     from firelock.settings import Settings
-    from firelock.storage import Applied, Finding, PartlyApplied
+    from firelock.storage import Applied, Finding, PartlyApplied, Severity
     from firelock.storage.locks import Lock, LockProvider
     from firelock.task import Task
 
@@ -124,7 +125,8 @@ _HOMES = {
     "schedules.recurring_job": ("Origin", "RecurringJob", "Upcoming"),
     "server.logs": ("JobFields", "job_fields"),
     "settings": ("Settings",),
-    "storage": ("Applied", "Finding", "PartlyApplied"),
+    "model.report": ("Thresholds",),
+    "storage": ("Applied", "Finding", "PartlyApplied", "Severity"),
     "storage.locks": ("Lock", "LockProvider"),
     "task": ("Task",),
 }  # fmt: skip
@@ -210,6 +212,7 @@ __all__ = [
     "ServerView",
     "Settings",
     "Settled",
+    "Severity",
     "Signal",
     "SignatureMismatch",
     "Snooze",
@@ -224,6 +227,7 @@ __all__ = [
     "TaskEntry",
     "TaskError",
     "TaskInfo",
+    "Thresholds",
     "Turns",
     "Unique",
     "UnknownScheme",
