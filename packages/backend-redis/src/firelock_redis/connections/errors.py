@@ -129,5 +129,5 @@ def _tls_hint(text: str, url: RedisUrl) -> str:
         if any(sign in lower for sign in ("wrong version", "record layer", "eof occurred", "connecting")):
             return " Perhaps it does not speak TLS at this port; use redis:// or its TLS port."
     elif "closed by server" in lower or "reset by peer" in lower:
-        return " If it speaks TLS at this port, use rediss://."
+        return " If it has never answered at this port, it may speak TLS there: use rediss://."
     return ""
