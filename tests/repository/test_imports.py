@@ -19,7 +19,7 @@ PUBLIC_PATHS = (
 )
 
 # The dashboard shows these rules as texts and links: what is wrong with servers and queues, what an approval
-# link asks for, what answers a signal, whose output an argument takes. Users have no use for them, so they
+# link asks for, what answers a signal, whose output an argument takes, which module has an app. Users have no use for them, so they
 # are not public.
 LISTED_EXCEPTIONS = {
     "firelock_dashboard": (
@@ -31,6 +31,7 @@ LISTED_EXCEPTIONS = {
         "firelock.flows.approval",
         "firelock.flows.signals",
         "firelock.jobs.blocked_by",
+        "firelock.server.embedded",
     )
 }
 

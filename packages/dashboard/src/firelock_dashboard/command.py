@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from firelock import ConfigurationError, StorageUnavailable
-from firelock.storage import Feature
-from firelock.storage.contract import shown_url
+from firelock.storage import Feature, shown_url
 from firelock_dashboard.app import MOST_STREAMS, Dashboard
 from firelock_dashboard.security.auth import any_of
 from firelock_dashboard.security.links import LINK_SECONDS, Links

@@ -15,7 +15,6 @@ import attrs
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from firelock.model.memo import chunk_offset
 from firelock.storage import FINAL_STATES, Chunk, JobRecord
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.security.permissions import Permission
@@ -33,6 +32,7 @@ FROM_OFFSET = Integer("offset", least=-1, most=10**18)
 """The stream of a job's page, and the offset behind which it begins; its end without one."""
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_RUN_STEP = 1 << 32  # between the offsets of two runs: see `Chunk.offset`
 _SHOWN_CHARACTERS = 128 * 1024  # of one answer
 _AFTER = Integer("after", least=0, most=10**18)  # an offset
 _PAGE = 100  # chunks that are read at once
@@ -86,7 +86,7 @@ def read_part(visit: Visit, job: JobRecord) -> StreamPart:
     beginning = chunks[:1] if after is None or after < 0 else []
     if after is None and len(chunks) == _PAGE:
         last = _last_chunk(read, chunks[-1], job.fence)
-        chunks = read(max(chunk_offset(last.run, 0), last.offset - _PAGE + 1) - 1, _PAGE)
+        chunks = read(max(last.run * _RUN_STEP, last.offset - _PAGE + 1) - 1, _PAGE)
     shown = _cut(chunks, from_end=after is None)
     pieces = [
         StreamPiece(run, members[-1].offset, visit.redacted("".join(one.data for one in members)))
@@ -106,7 +106,7 @@ def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) ->
     last, beyond = known, fence + 1  # runs from `beyond` on have emitted nothing
     while last.run + 1 < beyond:
         middle = (last.run + 1 + beyond) // 2
-        if found := read(chunk_offset(middle, 0) - 1):
+        if found := read(middle * _RUN_STEP - 1):
             last = found[0]
         else:
             beyond = middle
