@@ -19,8 +19,8 @@ PUBLIC_PATHS = (
 )
 
 # The dashboard shows these rules as texts and links: what is wrong with servers and queues, what an approval
-# link asks for, what answers a signal, whose output an argument takes, which module has an app. Users have no use for them, so they
-# are not public.
+# link asks for, what answers a signal, whose output an argument takes, which module has an app. Users have no
+# use for them, so they are not public.
 LISTED_EXCEPTIONS = {
     "firelock_dashboard": (
         "firelock.arguments.references",

@@ -142,8 +142,8 @@ def _answer_form(visit: Visit, job_id: str, name: str) -> AnswerForm:
 def answer_signal(visit: Visit) -> Response:
     """The signal that the job waits for has this answer, if none was sent before.
 
-    The answer is the fields of the signal's type, `args.NAME`, or JSON as `value`. Wrong fields are shown in the
-    form again, unless a program asked for JSON.
+    The answer is the fields of the signal's type, `args.NAME`, or JSON as `value`. Wrong fields are shown in
+    the form again, unless a program asked for JSON.
     """
     job_id, name = visit.form.value(_ONE), visit.form.value(_SIGNAL)
     text, fields = visit.form.maybe(_VALUE_TEXT), visit.form.maybe(ARGUMENTS)
