@@ -45,6 +45,7 @@ PLACES = {"id": "0190-none", "fingerprint": "none", "name": "none"}
 CHECKED_INSIDE = {
     "/jobs/all": "the verb that is asked about says which permission it takes; it shows, and changes nothing",
     "/settings": "changes nothing but the visitor's own cookie",
+    "/sign-out": "ends nothing but the visitor's own session",
     "/activity/cancel": "the operation's verb says which permission it takes",
     "/api/operations": "the verb that is posted says which permission it takes",
     "/api/operations/{id}/cancel": "the operation's verb says which permission it takes",
