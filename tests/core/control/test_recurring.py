@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from firelock import Cron, Firelock, Retry
-from firelock.control.doctor import check_all, look
+from firelock.control.findings import list_findings, look
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
@@ -610,7 +610,7 @@ def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
     (name,) = written
     assert f"A newer version of Firelock wrote this definition: {name} is unknown here" in shown.error
     assert shown == fire.recurring.get("id") == next(iter(fire.recurring))
-    (finding,) = [one for one in check_all(look(fire.runtime, knows_tasks=True)) if "id" in one.what.split()]
+    (finding,) = [one for one in list_findings(look(fire.runtime, knows_tasks=True)) if "id" in one.what.split()]
     assert "newer version" in finding.what
 
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from firelock import Firelock, RateLimited, Settings, current_job
-from firelock.control.doctor import check_running, look
+from firelock.control.findings import list_findings, look
 from firelock.errors import StorageUnavailable
 from firelock.model.job import ClaimedJob, Transition
 from firelock.model.state import State
@@ -88,7 +88,7 @@ class Shop:
 
 def parked_in(sight):
     """Return how many ends are parked, for each server that the doctor finds."""
-    return [one.values["parked"] for one in check_running(sight) if one.code == "parked_ends"]
+    return [one.values["parked"] for one in list_findings(sight) if one.code == "parked_ends"]
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 class StorageConformance(
     ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockedRowDuty, LockDuty,
     RecordDuty, RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty,
-    UniqueDuty, LineDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, MoveDuty, PruneDuty, ContinuationDuty, PromoteDuty,
-    TailDuty, ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty,
+    UniqueDuty, LineDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, MoveDuty, PruneDuty, ContinuationDuty,
+    PromoteDuty, TailDuty, ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty,
     LeftOutInLanesDuty, LeftOutDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
