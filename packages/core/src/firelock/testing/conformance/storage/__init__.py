@@ -68,5 +68,5 @@ class StorageConformance(
     """
 
 
-class RowStorageConformance(PrunedRowDuty, StorageConformance, RowDuty):
-    """Everything a storage promises; first the steps that a `RowStorage` makes it of, last what is left."""
+class RowStorageConformance(StorageConformance, PrunedRowDuty, RowDuty):
+    """Everything a storage promises; first the steps that a `RowStorage` makes it of, and what they leave."""
