@@ -28,6 +28,9 @@ ALLOWED = {
     ("packages/core/src/firelock/integrations/django/__init__.py", "import_module"): (
         "the door of the Django app does as the users' door"
     ),
+    ("packages/core/src/firelock/integrations/django/apps.py", "import_module"): (
+        "the modules of tasks of the project's own apps, as Django's autodiscover_modules imports them"
+    ),
     ("packages/core/src/firelock/integrations/django/project.py", "import_module"): (
         "the block FIRELOCK of the project's own settings names plugins, and an app"
     ),
