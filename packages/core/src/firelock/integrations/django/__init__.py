@@ -2,7 +2,8 @@
 
 The project's app is made from the block when it is first asked for, so that the tasks of any Django app can
 say `from firelock.integrations.django import fire, task`. Read `block`, `project`, then `plugin` with
-`connections`, `transactions` and `on_commit`; `set_up` forbids jobs while Django is being set up; `database_url` names the storage beside the models, `console`
+`connections`, `transactions` and `on_commit`; `set_up` forbids jobs while Django is being set up;
+`database_url` names the storage beside the models, `console`
 who logs. Where Django looks for it stand `apps`, `checks`, `models`, `admin` (with `panel` and `links`) and
 `management/`. For Django's own `TASKS` there is `task_backend`: `task_api` is Django's API under one name,
 `task_options` what a task may be given, `task_results` a job as Django tells of it, `task_runner` what a
