@@ -36,7 +36,7 @@ WAITS_FOR_NOTHING = {
     "Lock": {"renew"},  # called by the keeper's thread; leaving it is `async with`
     "Job": {"as_source", "explain"},  # called by the client
     "Batch": {"as_source", "became", "explain", "of"},  # called by the client
-    "Signal": {"decode", "encode", "named"},
+    "Signal": {"decode", "encode", "named", "parameters", "payload_from_text"},
     "TaskVerbs": {"call", "using"},
     "Recurring": {"add_or_update"},  # what `recur` and `arecur` of a task call
 }  # fmt: skip

@@ -25,6 +25,9 @@ class Contested(MemoryStorage):
     looks = 0
 
     def find(self, where, **page):
+        if not self.looks:
+            jobs = add.enqueue_many([(1,), (2,), (3,)])
+            fire.jobs.delete([job.id for job in jobs])
         found = super().find(where, **page)
         self.looks += 1
         if self.looks == 1:  # the number is looked at first
@@ -34,8 +37,7 @@ class Contested(MemoryStorage):
 
 
 fire = Firelock(Contested())
-jobs = fire.task(name="add")(lambda number: None).enqueue_many([(1,), (2,), (3,)])
-fire.jobs.delete([job.id for job in jobs])
+add = fire.task(name="add")(lambda number: None)
 """
 
 
@@ -46,6 +48,13 @@ from firelock.storage.memory import MemoryStorage
 
 class Leaving(MemoryStorage):
     answers = 0
+    is_filled = False
+
+    def find(self, where, **page):
+        if not self.is_filled:
+            self.is_filled = True
+            add.enqueue_many([(number,) for number in range(501)])
+        return super().find(where, **page)
 
     def apply(self, transitions, *, within=None):
         self.answers += 1
@@ -55,7 +64,7 @@ class Leaving(MemoryStorage):
 
 
 fire = Firelock(Leaving())
-jobs = fire.task(name="add")(lambda number: None).enqueue_many([(number,) for number in range(501)])
+add = fire.task(name="add")(lambda number: None)
 """
 
 

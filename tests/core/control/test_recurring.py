@@ -610,7 +610,9 @@ def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
     (name,) = written
     assert f"A newer version of Firelock wrote this definition: {name} is unknown here" in shown.error
     assert shown == fire.recurring.get("id") == next(iter(fire.recurring))
-    (finding,) = [one for one in list_findings(look(fire.runtime, knows_tasks=True)) if "id" in one.what.split()]
+    (finding,) = [
+        one for one in list_findings(look(fire.runtime, knows_tasks=True)) if "id" in one.what.split()
+    ]
     assert "newer version" in finding.what
 
 

@@ -300,8 +300,8 @@ def test_a_unique_key_belongs_to_the_first_name_of_its_task():
 
 
 def test_unknown_option_errors_are_configuration_errors():
-    """A misspelled option of a task names those there are."""
+    """A misspelled option of a task names the one that is meant."""
     fire = Firelock("memory://")
 
-    with pytest.raises(ConfigurationError, match="limits, unique, start_before"):
+    with pytest.raises(ConfigurationError, match="did you mean 'limits'"):
         fire.task(name="t", limit=[])(lambda: None)

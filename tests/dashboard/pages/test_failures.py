@@ -10,8 +10,9 @@ import attrs
 import pytest
 
 from firelock import Firelock, Retry, State
+from firelock.control.findings import muted_shares
 from firelock.storage import JobFilter
-from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, muted_share, strips
+from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, strips
 from tests.core.fakes import Worker
 
 
@@ -286,12 +287,12 @@ def test_a_muted_cause_counts_in_no_banner(fire, failing, dashboard):
     known = {one.fingerprint: one for one in causes_list(fire)}
     dashboard.watch.remembered.mute(known[fingerprint_of(fire, quiet[0])], Mute("ada", now, None, None))
 
-    muted, since = dashboard.watch.muted(), now - timedelta(minutes=15)
-    shares = {task: muted_share(fire, task, muted, since) for task in ("shop.charge", "shop.build", "none")}
+    tasks, at = ("shop.charge", "shop.build", "none"), fire.storage.clock()
+    shares = muted_shares(fire.storage, tasks, at)
     fire.jobs.delete(told)
 
     assert {"shop.charge": 0.75, "shop.build": 0.0, "none": 0.0} == shares
-    assert 1.0 == muted_share(fire, "shop.charge", muted, since)
+    assert 1.0 == muted_shares(fire.storage, tasks, at)["shop.charge"]
 
 
 # ---- one cause -------------------------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def test_the_page_of_a_queue_shows_who_listens(fire, client, mail):
     serve(fire, "web-2", "sums")
     served = client.get("/queues/mail").text
 
-    assert "firelock server your_app:fire --queues mail" in alone
+    assert "firelock server app:fire --queues mail" in alone
     assert ("web-1" in served, "web-2" in served, "sums" in served) == (True, False, True)
 
 

@@ -122,7 +122,10 @@ def test_the_reference_tells_signature_errors_and_twin(reference):
     _, _, told = page.partition("### `Job.requeue` {#Job.requeue}")
     told, _, _ = told.partition("\n### ")
 
-    assert "def requeue(*, from_step: str | None = None) -> Job[R]: ..." in told
+    assert (
+        "def requeue(*, from_step: str | None = None, reason: str = 'requeued by code') -> Job[R]: ..."
+        in told
+    )
     assert "- [`JobConflict`](errors.md#JobConflict): " in told
     assert "`arequeue` is its async twin." in told
     assert "## `fire.queues` {#fire.queues}" in page

@@ -28,9 +28,9 @@ JOINS_WHAT_IT_IS_GIVEN = {"JobContext": {"complete_within", "within"}}
 # Every verb that writes to the storage in a transaction of its own.
 IMMEDIATE = {
     "TaskVerbs": {"recur"},
-    "Job": {"delete", "requeue", "restore"},
-    "Batch": {"delete", "requeue", "restore"},
-    "Jobs": {"delete", "requeue", "reschedule", "restore"},
+    "Job": {"delete", "move", "requeue", "restore"},
+    "Batch": {"delete", "move", "requeue", "restore"},
+    "Jobs": {"delete", "move", "requeue", "reschedule", "restore"},
     "Operations": {"cancel", "outcome", "run", "start"},
     "Queues": {"pause", "resume"},
     "Servers": {"tell"},
@@ -60,7 +60,7 @@ READS = {
     },
     "Jobs": {
         "counts", "failure_groups", "find", "get", "held_by", "iterate", "page", "progress", "timeline",
-        "why_not_requeued", "why_not_restored",
+        "why_not_moved", "why_not_requeued", "why_not_restored",
     },
     "Batches": {"get", "list"},
     "Operations": {"get", "list", "resumable"},
@@ -68,9 +68,9 @@ READS = {
     "Servers": {"list"},
     "Audit": {"list"},
     "Catalogue": {"get", "list", "unknown"},
-    "Limits": {"get", "list", "names"},
+    "Limits": {"get", "line", "list", "names", "places"},
     "Recurring": {"get", "list", "next_instants", "runs", "upcoming"},
-    "Signal": {"decode", "encode", "named"},
+    "Signal": {"decode", "encode", "named", "parameters", "payload_from_text"},
     "JobContext": {"cancel", "fake", "key", "raise_if_cancelled", "resource", "served_by"},
     "EmbeddedServer": {"status"},
 }  # fmt: skip

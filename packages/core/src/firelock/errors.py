@@ -24,11 +24,10 @@ class UnknownScheme(ConfigurationError):
 
 
 class PluginError(ConfigurationError):
-    """A plugin failed to load, clashes with another one, misspells a hook or returned a wrong value.
+    """A plugin failed to load, clashes with another one, misspells a hook or returned a wrong value."""
 
-    Attributes:
-        plugin: its name, as `firelock plugins` lists it; None if the error is about no single plugin.
-    """
+    plugin: str | None
+    """Its name, as `firelock plugins` lists it; None if the error is about no single plugin."""
 
     def __init__(self, message: str, *, plugin: str | None = None) -> None:
         super().__init__(message)

@@ -411,6 +411,8 @@ class Batch(Gathered[Tally]):
         self._look()
         return self
 
+    arequeue = twin(requeue)
+
     def _requeue_failed(self, reason: str) -> int:
         now, number = self._client.clock.now(), 0
         storage = self._client.storage

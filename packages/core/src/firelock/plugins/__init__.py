@@ -1,1 +1,4 @@
-"""Plugins: `hookspecs` describes each hook, `observers` queues ended attempts, `loader` calls the hooks."""
+"""Plugins: `hookspecs` describes each hook, `loader` calls it, `checks` and `observers` help it.
+
+`checks` says what is wrong with a plugin, `observers` queues ended attempts.
+"""

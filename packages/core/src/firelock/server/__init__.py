@@ -10,6 +10,6 @@ of these; `supervisor` keeps the children, `session_renewal` their sessions, and
 process. `queue_choice` is which queues a server serves. Below them: `loading` finds the app, `job_process`
 is a job's own process, `process_groups` ends the programs that jobs have started, `process_state` sets a
 process up, `shared_memory` is what supervisor and child tell each other by, `failure` makes text of an
-exception. To whoever watches: `logs` are the lines of a server and its jobs, `probes` answers,
-`job_counters` counts, `systemd` tells a service manager.
+exception, `outage` says how long the storage has been away. To whoever watches: `logs` are the lines of a
+server and its jobs, `probes` answers, `job_counters` counts, `systemd` tells a service manager.
 """

@@ -18,8 +18,6 @@ import attrs
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from firelock import ConfigurationError, JobNotFound, Retry
-from firelock.jobs.administration import CHANGED
-from firelock.model.lifecycle import WAITING
 from firelock.storage import Applied, JobFilter, JobRecord, State
 from firelock_dashboard.pages import search
 from firelock_dashboard.pages.suggestions import known_tasks, starts, suggestions
@@ -76,6 +74,7 @@ if TYPE_CHECKING:
 
 SIZES = (25, 50, 100, 200)
 _SIZE = 50
+_MOVED = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})  # which of a search are moved
 _LINE = 240
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Q, _TOP = Text("q", limit=1_000, default=""), Text("top")
@@ -273,7 +272,7 @@ class Listing:
     def may_be_all(self, verb: str) -> bool:
         """Tell whether the verb may be for every job of the list: nothing is run again by a slip."""
         is_chosen = self.chips.state is not None or self.chips.is_retrying
-        if verb == "move" and self.chips.state not in {None, *WAITING}:
+        if verb == "move" and self.chips.state not in {None, *_MOVED}:
             return False
         return self.plan.is_whole and (is_chosen or (verb != "requeue" and not self.chips.is_bare))
 
@@ -476,7 +475,7 @@ def move(visit: Visit) -> Response:
     results = move_jobs(visit, ids, target)
     if len(ids) == 1 and results[0] is Applied.REFUSED:
         why = visit.fire.jobs.why_not_moved(ids)[0]
-        raise BadRequest(visit.text("jobs.not_moved", why=why or CHANGED))
+        raise BadRequest(visit.text("jobs.not_moved", why=why or "it was changed meanwhile"))
     return _answer(visit, "move", ids, results, **{f"to_{name}": value for name, value in target.items()})
 
 
@@ -565,7 +564,7 @@ def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
         return _Counted(((name, count),) if count else (), is_all)
     states = [state for state in State if state is not State.DELETED]
     if verb == "move":
-        states = [state for state in states if state in WAITING]
+        states = [state for state in states if state in _MOVED]
     found = {
         str(state): count_up_to(
             visit.fire, attrs.evolve(plan, where=attrs.evolve(plan.where, state=state)),

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.control.findings import Sight, lacks_release, lacks_serializer
-from firelock.jobs.limit_line import KeyPlace
 from firelock.storage import JobRecord, State
 from firelock_dashboard.web.formatting import instant, micros, span
 
 if TYPE_CHECKING:
-    from firelock import ServerView
+    from firelock import KeyPlace, ServerView
 
 _RECENT = 10.0  # seconds within which a wait needs no reason
 
