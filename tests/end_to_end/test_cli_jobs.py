@@ -24,10 +24,16 @@ from firelock.storage.memory import MemoryStorage
 class Contested(MemoryStorage):
     looks = 0
 
-    def find(self, where, **page):
-        if not self.looks:
+    is_filled = False
+
+    def schema(self):  # the first that is asked of it
+        if not self.is_filled:
+            self.is_filled = True
             jobs = add.enqueue_many([(1,), (2,), (3,)])
             fire.jobs.delete([job.id for job in jobs])
+        return super().schema()
+
+    def find(self, where, **page):
         found = super().find(where, **page)
         self.looks += 1
         if self.looks == 1:  # the number is looked at first
@@ -50,11 +56,11 @@ class Leaving(MemoryStorage):
     answers = 0
     is_filled = False
 
-    def find(self, where, **page):
+    def schema(self):  # the first that is asked of it
         if not self.is_filled:
             self.is_filled = True
             add.enqueue_many([(number,) for number in range(501)])
-        return super().find(where, **page)
+        return super().schema()
 
     def apply(self, transitions, *, within=None):
         self.answers += 1

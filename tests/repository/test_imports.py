@@ -24,7 +24,6 @@ PUBLIC_PATHS = (
 LISTED_EXCEPTIONS = {
     "firelock_dashboard": (
         "firelock.arguments.references",
-        "firelock.control.doctor",
         "firelock.control.findings",
         "firelock.control.limits",
         "firelock.control.servers",

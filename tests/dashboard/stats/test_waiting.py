@@ -138,4 +138,4 @@ def test_each_reason_has_its_sentence():
     ]  # fmt: skip
 
     for reason in (reason for one in at for reason in explain(one)):
-        assert "{" not in texts(f"job.{reason.key}", **reason.values)
+        assert "{" not in texts(f"job.{reason.key}", command="firelock server app:fire", **reason.values)

@@ -3,7 +3,8 @@
 Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life`, `insert`,
 `text`, `claim`, `left_out`, `settle`, `sessions`, `closing`, `upkeep`, `moves`; `limits`, `turns`, `rates`,
 `lines`, `unique`; `reading`; `batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`;
-`locked`; `races`, `key_races`, `flow_races`; `model`, random steps. `rows` is for who derives from `RowStorage` alone.
+`locked`; `races`, `key_races`, `flow_races`; `model`, random steps. `rows` is for who derives from
+`RowStorage` alone.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ class LineDuty(StorageFixtures):
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(2, A, X)
-        scene.add_limited(1, A, Y, B)
         scene.claim(scene.begin(), 1)
+        scene.add_limited(1, A, Y, B)
 
         others = {state.key: state.others for state in scene.storage.find_keys("kit/")}
 
