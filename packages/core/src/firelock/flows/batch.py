@@ -411,7 +411,11 @@ class Batch(Gathered[Tally]):
         self._look()
         return self
 
-    arequeue = twin(requeue)
+    async def arequeue(
+        self, *, from_step: str | None = None, reason: str = "requeued with its batch"
+    ) -> Batch:
+        """`requeue` without blocking the event loop."""
+        return await in_thread(self.requeue, from_step=from_step, reason=reason)
 
     def _requeue_failed(self, reason: str) -> int:
         now, number = self._client.clock.now(), 0

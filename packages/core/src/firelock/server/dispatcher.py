@@ -231,7 +231,7 @@ class Dispatcher:
             seconds = random.uniform(0, seconds)  # noqa: S311 - jitter
             longest = max(longest, error.longest_pause)
             if (lasted := self._outage.met()) is not None:
-                log.warning("Storage still unavailable, for %.0f m; trying again: %s", lasted / 60, error)
+                log.warning("Storage still unavailable, for %.0f min; trying again: %s", lasted / 60, error)
             if self._is_reachable:
                 self._is_reachable = False
                 log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
