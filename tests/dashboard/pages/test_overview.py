@@ -321,6 +321,17 @@ def test_the_numbers_of_a_latency_are_seconds_and_gaps(client, fire):
     assert lines["p50"][-5] is None
 
 
+def test_percentiles_of_the_shortest_runs_are_not_made_up(client, fire, task):
+    """Runs of 10 µs are known to be below 1 ms, and no more."""
+    task.enqueue(1)
+    ended(fire, count=40, seconds=0.00001)
+
+    for address in ("/", "/tasks", "/tasks/view?name=shop.send"):
+        page = client.get(address).text
+        assert "&lt; 1 ms" in page
+        assert "µs" not in page
+
+
 def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
     """/live.json tells the last samples, and what is wrong with the storage if anything is."""
     task.enqueue(1)

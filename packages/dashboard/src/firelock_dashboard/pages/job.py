@@ -25,7 +25,7 @@ from firelock import (
 from firelock.control.findings import lacks_task
 from firelock.control.servers import is_stale
 from firelock.flows.signals import TIMED_OUT
-from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
+from firelock.storage import DURATION_BUCKETS, FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock_dashboard.pages.jobs import attempts_of
 from firelock_dashboard.pages.stream import FROM_OFFSET, STREAM, StreamPart, read_part
 from firelock_dashboard.pages.suggestions import starts
@@ -608,6 +608,18 @@ class JobView:
         if self.job.state is State.PROCESSING:
             return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
         return next((step.took for step in self.steps if step.entry.attempt is not None), None)
+
+    @property
+    def pace(self) -> str | None:
+        """How its last attempt compares with its task's others: slower, usual or quicker; None if unknown."""
+        seconds, stats = self.seconds, self.stats
+        if seconds is None or stats is None or stats.p50 is None or stats.p95 is None:
+            return None
+        if seconds > stats.p95:
+            return "slower"
+        if stats.p50 <= DURATION_BUCKETS[0]:
+            return None  # it is among the shortest, whose durations are not told apart
+        return "usual" if seconds > stats.p50 else "quicker"
 
     @cached_property
     def panels(self) -> list[tuple[str, str, bool]]:

@@ -7,13 +7,21 @@
   const UNSEEN = 10; // seconds without a sample after which the server is asked what ended meanwhile
   const HEIGHT = 240;
 
-  const count = (value) => (value >= 10000 ? Intl.NumberFormat("en", { notation: "compact" }).format(value) : String(+value.toFixed(1)));
+  // As `count_text` of formatting.py writes numbers on pages.
+  const count = (value) => {
+    for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+      if (value < Math.max(size, 1e5)) continue;
+      const number = value / size;
+      return `${number < 100 ? number.toFixed(1) : Math.round(number)}\u202f${unit}`;
+    }
+    return (+value.toFixed(1)).toLocaleString("en");
+  };
   // On an axis there is room for one unit.
   const marked = {
     count, rate: (value) => `${count(value)}/s`,
     seconds: (value) => (value < 1 ? `${+(value * 1000).toPrecision(3)}\u202fms` : value < 10000 ? `${value}\u202fs` : `${+(value / 3600).toFixed(1)}\u202fh`),
   };
-  const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => firelock.span(value) };
+  const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => (value <= 0.001 ? "< 1\u202fms" : firelock.span(value)) };
 
   // The value of a custom property, resolved for the present theme.
   const colour = (name) => {

@@ -162,7 +162,7 @@
 
   let search = null; // { looked, found, next, isStopped }
   const state = () => region.querySelector("[data-search]");
-  const counted = (number) => String(number).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
+  const counted = (number) => String(number).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
   const tell = (place, end = null) => {
     const text = place.dataset.text.replace("{looked}", counted(search.looked)).replace("{found}", counted(search.found));
     place.querySelector("[data-search-text]").textContent = text;

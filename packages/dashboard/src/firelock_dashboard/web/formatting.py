@@ -5,20 +5,22 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, overload
 
+from firelock.storage import DURATION_BUCKETS
+
 if TYPE_CHECKING:
     from firelock.storage import JobRecord
 
-_THIN = " "  # a thin space that does not break
+_THIN = " "  # between a number and its unit
 _EXACT_BELOW = 100_000
 _UNITS = ((86_400, "d", "h", 3_600), (3_600, "h", "min", 60), (60, "min", "s", 1))
 
 
 def count_text(number: int) -> str:
-    """Return 12 431 up to 99 999, then 1.2 M; templates show the exact number beside."""
+    """Return 12,431 up to 99,999, then 1.2 M; templates show the exact number beside."""
     for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
         if abs(number) >= max(size, _EXACT_BELOW):
             return f"{_short(number / size, 100)}{_THIN}{unit}"
-    return f"{number:,}".replace(",", _THIN)
+    return f"{number:,}"
 
 
 def span(seconds: float | timedelta | None) -> str:
@@ -39,6 +41,15 @@ def span(seconds: float | timedelta | None) -> str:
     if seconds >= 0.001:  # noqa: PLR2004
         return f"{seconds * 1_000:.0f}{_THIN}ms"
     return f"{seconds * 1_000_000:.0f}{_THIN}µs"
+
+
+def percentile(seconds: float | None, sign: str = "") -> str:
+    """Return a percentile of durations behind a sign; "< 1 ms" within the first bucket of their histogram.
+
+    Nothing is known of how the durations within that bucket lie.
+    """
+    shortest = DURATION_BUCKETS[0]
+    return f"< {span(shortest)}" if seconds is not None and seconds <= shortest else f"{sign}{span(seconds)}"
 
 
 def _short(number: float, exact_below: float = 10) -> str:
