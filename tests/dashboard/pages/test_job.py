@@ -73,13 +73,13 @@ def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ("enqueued", (["Duplicate", "Delete"], ["Requeue", "Run now", "Cancel"], "You can take it back")),
-        ("processing", (["Duplicate", "Cancel"], ["Requeue", "Run now"],
-                        "Stop this job? It is told to stop, and its result is refused: there is no undo.")),
+        ("enqueued", (["Duplicate", "Delete"], ["Requeue", "Run now"], "You can take it back")),
+        ("processing", (["Duplicate", "Delete"], ["Requeue", "Run now"],
+                        "Delete this job while it runs? It is told to stop")),
         ("scheduled", (["Run now", "Reschedule…", "Delete"], ["Requeue"], "You can take it back")),
-        ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now", "Cancel"], "Its result goes with it")),
-        ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now", "Cancel"], "You can take it back")),
-        ("deleted", (["Requeue", "Duplicate"], ["Run now", "Cancel"], "")),
+        ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now"], "Its result goes with it")),
+        ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now"], "You can take it back")),
+        ("deleted", (["Requeue", "Duplicate"], ["Run now"], "")),
         ("awaiting", (["Delete"], [],
                       "for another job, a signal or its batch, and that goes with it: there is no undo.")),
         ("parent", (["Delete"], [], "What waits for it is decided by that: there is no undo.")),
@@ -99,7 +99,7 @@ def test_each_state_has_its_actions(client, fire, send, state, words):
     assert [word for word in does if word in head] == does
     assert [word for word in does_not if word in head] == []
     assert said in text
-    assert ('data-yes="Stop job" data-no="Keep running"' in text) is (state == "processing")
+    assert ('data-yes="Delete job" data-no="Keep running"' in text) is (state == "processing")
     assert ('data-no="Keep job"' in text) is (state not in {"processing", "deleted"})
 
 
