@@ -71,7 +71,7 @@ def test_without_servers_the_page_says_how_to_start_one(fire, client):
     assert "No server runs" in page
     is_inside = fire.storage.url.startswith("memory")
     assert is_inside == ("with fire.server():" in page)
-    assert is_inside != ("firelock server your_app:fire" in page)
+    assert is_inside != ("firelock server app:fire" in page)
 
 
 def test_a_server_shows_its_processes_together(client, serving, send):

@@ -146,6 +146,20 @@ def test_a_scheduled_job_is_rescheduled(visitor, stocked):
     assert (job.refresh().next_due_at - due_at).days in {2, 3}
 
 
+@acts("/jobs/move")
+def test_a_waiting_job_is_moved(visitor, stocked):
+    """Its page asks for the queue; the job keeps its id."""
+    job = one_in(stocked, State.ENQUEUED)
+
+    page = visitor.go(f"/jobs/{job.id}").page
+    page.get_by_role("link", name="Move…").click()
+    form = page.locator("form:has([name=to_queue]):visible")
+    form.get_by_label("Queue").fill("elsewhere")
+    visitor.press("Move", form).is_told("Moved 1")
+
+    assert "elsewhere" == job.refresh().queue
+
+
 @acts("/jobs/requeue")
 def test_a_job_is_acted_on_from_its_row(visitor, stocked):
     """By the menu of the row in a list."""
@@ -248,6 +262,18 @@ def test_everything_that_matches_is_deleted(visitor, stocked):
     is_done_to_everything(visitor, stocked, "Delete", State.DELETED)
 
 
+@acts("/jobs/all/move")
+def test_everything_that_waits_is_moved(visitor, stocked):
+    """The page before it asks for the queue."""
+    page = visitor.go("/jobs/all?verb=move&state=enqueued").page
+    page.get_by_label("Queue").fill("elsewhere")
+    visitor.press("Move them")
+
+    expect(page.locator("main > .banner")).to_contain_text("everything that matches.")
+    eventually(lambda: not stocked.operations.resumable())
+    assert {"elsewhere"} == {job.queue for job in stocked.jobs.find(state=State.ENQUEUED)}
+
+
 @acts("/activity/cancel")
 def test_an_operation_is_cancelled(visitor, stocked):
     """What it has not reached stays as it is. Somebody else does it, so that it does not end meanwhile."""
@@ -324,11 +350,13 @@ def test_the_numbers_of_a_limit_are_set_and_reset(visitor, stocked):
     """On the page of its name, which says what they are now."""
     page = visitor.go("/limits/key?key=tenant").page
 
-    page.get_by_label("At once", exact=True).fill("3")
+    page.get_by_label("Running at the same time", exact=True).fill("3")
     visitor.press("Set").is_told("Limit tenant is now: 3 at once.")
     assert 3 == stocked.limits.get("tenant").concurrent
 
-    visitor.go("/limits/key?key=tenant").press("As the code says").is_told("Limit tenant is as the code says")
+    visitor.go("/limits/key?key=tenant").press("Reset to the code's numbers").is_told(
+        "Limit tenant has the code's numbers again"
+    )
     assert stocked.limits.get("tenant").concurrent is None
     assert ("limit.reset", "local") == last_act(stocked)
 

@@ -113,7 +113,7 @@ def test_what_had_nothing_to_say_is_heard_when_it_has(tmp_path, serve, open_page
         job.requeue()
         fire.queues.pause("mail", note="the provider is down")
 
-        expect(overview.locator("#region-health")).to_contain_text("No server is running")
+        expect(overview.locator("#region-health")).to_contain_text("no server is alive")
         expect(page.locator("#region-now")).to_contain_text("the provider is down")
         for opened in (overview, page):  # before the app is: they go on asking it
             opened.close()

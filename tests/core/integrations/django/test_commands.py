@@ -171,7 +171,7 @@ def test_advised_commands_are_written_as_the_reader_calls_them(project):
     plain = project.firelock("doctor", code=1, PATH="")
 
     assert f"Start one: {manage} server\n" in doctor
-    assert f"Start one: {manage} server" in [each["mend"] for each in findings]
+    assert f"Start one: {manage} server" in [each["advice"] for each in findings]
     assert f"  {manage} jobs --help shows what it takes." in mistyped
     assert f"Start one: {sys.executable} -m firelock server\n" in plain
 

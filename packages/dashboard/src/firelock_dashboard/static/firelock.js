@@ -230,8 +230,9 @@ const regions = new Map(); // id → { version, busy, waiting }
 const isUsed = (region) => {
   const focused = document.activeElement;
   if (focused && focused !== document.body && region.contains(focused) && focused.matches("input, select, textarea, [data-hold]")) return true;
-  if ([...region.querySelectorAll("input:not([type=checkbox], [type=radio]), textarea")].some((field) => field.value !== field.defaultValue)) return true;
-  if ([...region.querySelectorAll("form select")].some((field) => field.selectedIndex !== Math.max(0, [...field.options].findIndex((one) => one.defaultSelected)))) return true;
+  const shown = (fields) => [...region.querySelectorAll(fields)].filter((field) => !field.closest("dialog:not([open])"));
+  if (shown("input:not([type=checkbox], [type=radio]), textarea").some((field) => field.value !== field.defaultValue)) return true;
+  if (shown("form select").some((field) => field.selectedIndex !== Math.max(0, [...field.options].findIndex((one) => one.defaultSelected)))) return true;
   if (region.querySelector(`${OPEN_MENU}, dialog[open], input[type=checkbox]:checked`)) return true;
   const selection = getSelection();
   return Boolean(selection && !selection.isCollapsed && region.contains(selection.anchorNode));
