@@ -80,7 +80,7 @@ def test_what_fails_alike_is_one_row(fire, client, failing):
     )
     assert all(part in first for part in ("TimeoutError", "no answer", "charge", "<span>3</span>", "75 %"))
     assert all(part in second for part in ("KeyError", "missing", "build", "<span>1</span>", "25 %"))
-    assert "The newest 10 000 failed jobs are grouped; 4 are failed in all." in page
+    assert "The newest 10,000 failed jobs are grouped; 4 are failed in all." in page
 
 
 def test_causes_are_shown_of_one_task(client, failing):
