@@ -154,7 +154,7 @@ def test_a_search_goes_on_by_itself(served, open_page, many):
     expect(page.locator("tbody tr[id]")).to_have_count(1, timeout=_WHOLE)
     expect(page.locator(f"#job-{many.id}")).to_be_visible()
     expect(page.locator("[data-search-text]")).to_have_text(
-        re.compile(r"Searched 12\s0\d\d of 12\s0\d\d jobs · 1 found")
+        re.compile(r"Searched 12,0\d\d of 12,0\d\d jobs · 1 found")
     )
     expect(page.locator("[data-search-said]")).to_contain_text("All jobs are searched")
     expect(page.locator("[data-search-stop]")).to_be_hidden()
