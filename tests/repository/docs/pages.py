@@ -67,3 +67,21 @@ def leads_somewhere(page, target):
     if anchor and destination.suffix == ".md":
         return anchor in anchors(destination.read_text(encoding="utf-8"))
     return True
+
+
+def table_rows(text, head):
+    """Return the cells of every row of every table that has this head."""
+    found, row, is_ours = [], [], False
+    for token in tokens(text):
+        match token.type:
+            case "tr_open":
+                row = []
+            case "inline":
+                row = [*row, token.content]
+            case "thead_close":
+                is_ours = row == head
+            case "tr_close" if is_ours:
+                found.append(row)
+            case "table_close":
+                is_ours = False
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 
-from tests.repository.docs.pages import ROOT, tokens
+from tests.repository.docs.pages import ROOT, table_rows
 
 PAGE = ROOT / "docs" / "findings.md"
 HEAD = ["Code", "Severity", "Subject", "What it means", "What to do"]
@@ -32,20 +32,7 @@ def codes():
 
 def rows():
     """Return the cells of every row of the tables of findings."""
-    found, row, is_ours = [], [], False
-    for token in tokens(PAGE.read_text("utf-8")):
-        match token.type:
-            case "tr_open":
-                row = []
-            case "inline":
-                row = [*row, token.content]
-            case "thead_close":
-                is_ours = row == HEAD
-            case "tr_close" if is_ours:
-                found.append(row)
-            case "table_close":
-                is_ours = False
-    return found
+    return table_rows(PAGE.read_text("utf-8"), HEAD)
 
 
 def test_every_code_has_one_row_with_its_severities():

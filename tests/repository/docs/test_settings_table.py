@@ -6,28 +6,10 @@ import attrs
 import pytest
 
 from firelock import Settings
-from tests.repository.docs.pages import ROOT, tokens
+from tests.repository.docs.pages import ROOT, table_rows
 
 PAGE = ROOT / "docs" / "settings.md"
 HEAD = ["Setting", "Default", "From", "To", "Environment", "Meaning"]
-
-
-def rows(text):
-    """The cells of every row of every table whose head is that of the settings."""
-    found, row, is_ours = [], [], False
-    for token in tokens(text):
-        match token.type:
-            case "tr_open":
-                row = []
-            case "inline":
-                row = [*row, token.content]
-            case "thead_close":
-                is_ours = row == HEAD
-            case "tr_close" if is_ours:
-                found.append(row)
-            case "table_close":
-                is_ours = False
-    return found
 
 
 def shown(number):
@@ -54,7 +36,7 @@ def test_a_setting_has_its_row(field):
     """Name, default, bounds, environment name and meaning are those of the code."""
     expected = row_of(field)
 
-    found = [row for row in rows(PAGE.read_text(encoding="utf-8")) if row[0] == expected[0]]
+    found = [row for row in table_rows(PAGE.read_text(encoding="utf-8"), HEAD) if row[0] == expected[0]]
 
     assert found == [expected]
 
@@ -63,7 +45,7 @@ def test_the_table_holds_nothing_else():
     """A setting that was removed leaves no row behind, and the order is the code's."""
     names = [f"`{field.name}`" for field in attrs.fields(Settings)]
 
-    assert names == [row[0] for row in rows(PAGE.read_text(encoding="utf-8"))]
+    assert names == [row[0] for row in table_rows(PAGE.read_text(encoding="utf-8"), HEAD)]
 
 
 def test_only_tables_of_settings_are_read():
@@ -73,4 +55,4 @@ def test_only_tables_of_settings_are_read():
         "| `a` | 1 | 0 | 2 | `FIRELOCK_A` | x |\n\n| Name | Value |\n|---|---|\n| b | 2 |\n"
     )
 
-    assert rows(page) == [["`a`", "1", "0", "2", "`FIRELOCK_A`", "x"]]
+    assert table_rows(page, HEAD) == [["`a`", "1", "0", "2", "`FIRELOCK_A`", "x"]]
