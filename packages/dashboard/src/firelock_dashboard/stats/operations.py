@@ -112,10 +112,14 @@ class OperationRunner:
 
     def join(self, timeout: float | None = None) -> None:
         """What is being done now has ended: for scripts and tests."""
-        while threads := list(self._threads.values()):
+        while threads := self._started():
             threads[0].join(timeout)
             if threads[0].is_alive():
                 return
+
+    def _started(self) -> list[threading.Thread]:
+        with self._lock:  # a thread is listed shortly before it starts
+            return list(self._threads.values())
 
     def close(self) -> None:
         """Nothing is being done any more; what is not at its end is gone on with by the next dashboard."""

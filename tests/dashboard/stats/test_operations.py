@@ -1,0 +1,32 @@
+"""The threads of a dashboard that do operations."""
+
+from __future__ import annotations
+
+import threading
+
+
+def test_a_dashboard_is_closed_while_an_operation_begins(client, dashboard, fire, monkeypatch):
+    """Closing waits until the thread has started, instead of joining one that has not."""
+    fire.task(name="send")(lambda: None)
+    start, failures = threading.Thread.start, []
+
+    def close():
+        try:
+            dashboard.close()
+        except RuntimeError as error:
+            failures.append(error)
+
+    closing = threading.Thread(target=close, name="closing")
+
+    def start_late(thread):
+        if thread.name.startswith("firelock-operation-"):
+            closing.start()
+            closing.join(0.2)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    client.act("/api/operations", {"verb": "delete", "state": "enqueued"})
+    closing.join(30)
+
+    assert not closing.is_alive()
+    assert [] == failures
