@@ -380,6 +380,15 @@ def test_failed_jobs_are_a_note_with_the_task_that_has_most():
     assert "firelock jobs list --state failed" in told.advice
 
 
+def test_failed_batches_are_named_among_the_failed_jobs():
+    """A batch is counted like a job, so the finding does not call all of them jobs."""
+    (several,) = list_findings(sight(by_state={State.FAILED: 3}, has_failed_batch=True))
+    (alone,) = list_findings(sight(by_state={State.FAILED: 1}, has_failed_batch=True))
+
+    assert "3 jobs and batches have failed." == several.what
+    assert "1 batch has failed." == alone.what
+
+
 def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
     """The finding says how many failed for good, why, and the command that lists them."""
     group = FailureGroup("f1", "psycopg.errors.UndefinedColumn", "column gift", "send", 19, at(), "j1")

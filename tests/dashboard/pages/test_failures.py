@@ -80,7 +80,22 @@ def test_what_fails_alike_is_one_row(fire, client, failing):
     )
     assert all(part in first for part in ("TimeoutError", "no answer", "charge", "<span>3</span>", "75 %"))
     assert all(part in second for part in ("KeyError", "missing", "build", "<span>1</span>", "25 %"))
-    assert "The newest 10,000 failed jobs are grouped; 4 are failed in all." in page
+    assert "Failed in all: 4." in page
+
+
+def test_a_failed_batch_is_no_failed_job(fire, client):
+    """The footer counts what the rows count: jobs."""
+
+    @fire.task(name="shop.charge", retry=Retry.never())
+    def charge() -> None:
+        raise TimeoutError
+
+    with fire.batch("import") as batch:
+        batch.add(charge)
+    Worker(fire).run()
+    assert State.FAILED is batch.refresh().state
+
+    assert "Failed in all: 1." in client.part("/failures", "rows").text
 
 
 def test_causes_are_shown_of_one_task(client, failing):

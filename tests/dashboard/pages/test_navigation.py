@@ -6,10 +6,64 @@ import re
 
 import pytest
 
+from tests.core.fakes import Worker
+
 
 def nav_of(html):
     """The navigation within a page, or alone, and where it is asked for again."""
     return re.search(r'id="region-nav"[^>]* data-from="([^"]+)"', html)
+
+
+def part(html, name):
+    """A live region of a page."""
+    return html.partition(f'id="region-{name}"')[2].partition("</nav>")[0]
+
+
+def count_of(html, address):
+    """The number behind a link of the navigation or of the tabs; None where there is none."""
+    link = re.search(rf'<a [^>]*href="{re.escape(address)}"[^>]*>(.*?)</a>', html, re.DOTALL)[1]
+    found = re.search(r'class="number[^"]*">(?:<span>)?([^<]+)<', link)
+    return None if found is None else found[1]
+
+
+@pytest.fixture
+def retrying(fire):
+    """Makes jobs that wait for a retry: `retrying(3)`."""
+
+    @fire.task(name="shop.charge")
+    def charge() -> None:
+        raise TimeoutError
+
+    def make(count):
+        jobs = charge.enqueue_many([()] * count)
+        Worker(fire).run(limit=count)
+        return jobs
+
+    return make
+
+
+def test_retries_are_counted(client, dashboard, fire, retrying):
+    """In the navigation and in the tab; jobs that are only scheduled are not among them."""
+    fire.task(name="shop.later")(lambda: None).schedule(3600)
+
+    none = client.get("/jobs").text
+    jobs = retrying(3)
+    dashboard.forget()
+    three = client.get("/jobs").text
+    client.act("/api/jobs/delete", {"id": [job.id for job in jobs[:2]]})
+    one = client.get("/retries").text
+
+    assert (None, "0") == (count_of(none, "/retries"), count_of(part(none, "tabs"), "/retries"))
+    assert ("3", "3") == (count_of(three, "/retries"), count_of(part(three, "tabs"), "/retries"))
+    assert ("1", "1") == (count_of(one, "/retries"), count_of(part(one, "tabs"), "/retries"))
+
+
+def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
+    """More than that is not counted, and says so."""
+    retrying(101)
+    dashboard.forget()
+
+    assert "100+" == count_of(client.get("/jobs").text, "/retries")
 
 
 @pytest.mark.parametrize("address", ["/", "/jobs?state=failed", "/failures/gone", "/nowhere"])

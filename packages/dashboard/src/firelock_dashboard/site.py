@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from firelock import State
 from firelock.server.embedded import locate_app
 from firelock_dashboard.security.links import Links
 from firelock_dashboard.security.permissions import LEVELS, Access, Permission
@@ -15,6 +16,7 @@ from firelock_dashboard.stats.gauges import Gauges
 from firelock_dashboard.stats.history import History
 from firelock_dashboard.stats.live import Live
 from firelock_dashboard.stats.operations import OperationRunner
+from firelock_dashboard.stats.retries import RetryCount, Retrying
 from firelock_dashboard.stats.scale import Scale
 from firelock_dashboard.stats.watch import Watch
 from firelock_dashboard.web.assets import Assets
@@ -66,6 +68,7 @@ class Site:
         self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=self.forget)
         self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None
+        self._retries = RetryCount(fire)
 
     @cached_property
     def server_command(self) -> str:
@@ -91,9 +94,14 @@ class Site:
         self.history.note_depths(counts)
         return counts
 
+    def retrying(self) -> Retrying:
+        """Return how many jobs wait for a retry, counted to a hundred and at most five seconds old."""
+        return self._retries.get(self.counts().by_state.get(State.SCHEDULED, 0))
+
     def forget(self) -> None:
         """Whoever has just changed something sees it at once."""
         self._counted = None
+        self._retries.forget()
         self.watch.forget()
 
     def close(self) -> None:

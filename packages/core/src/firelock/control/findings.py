@@ -26,7 +26,7 @@ from firelock.control.servers import Servers, ServerState, ServerView, heard_at
 from firelock.jobs.blocked_by import HeldHead, held_heads
 from firelock.jobs.unread import PARTS
 from firelock.model import lifecycle
-from firelock.model.batch import Tally
+from firelock.model.batch import BATCH_TASK, Tally
 from firelock.model.clock import micros
 from firelock.model.dependencies import On
 from firelock.model.job import JobRecord
@@ -102,6 +102,7 @@ class Sampled:
     still: Sequence[StillBatch] = ()  # batches that nothing will move
     apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot lie in one partition
     failures: Sequence[FailureGroup] = ()  # the largest groups of failed jobs
+    has_failed_batch: bool = False  # batches are counted among the failed jobs
 
 
 @attrs.frozen
@@ -364,6 +365,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
         still=find_still(storage, now),
         apart=list(_apart(runtime)),
         failures=storage.failure_groups(_GROUPS),
+        has_failed_batch=bool(storage.find(JobFilter(state=State.FAILED, task=BATCH_TASK), limit=1).jobs),
     )
 
 
@@ -710,8 +712,12 @@ def _check_failed_jobs(sight: Sight) -> Iterator[Finding]:
         by_task[group.task] += group.count
     most = by_task.most_common(1)
     detail = f", {most[0][1]:,} of them of {most[0][0]}" if most else ""
+    if sight.sampled.has_failed_batch:
+        what = "batch has" if failed == 1 else "jobs and batches have"
+    else:
+        what = "job has" if failed == 1 else "jobs have"
     yield Finding(
-        NOTE, "jobs_failed", f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed{detail}.",
+        NOTE, "jobs_failed", f"{failed:,} {what} failed{detail}.",
         "firelock jobs list --state failed shows the causes. Fix them, then firelock jobs requeue --all, or "
         "firelock batches requeue for a failed batch.",
         "failed jobs", {"count": failed},

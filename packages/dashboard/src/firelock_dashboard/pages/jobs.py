@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import JsonValue
+    from firelock_dashboard.stats.retries import Retrying
     from firelock_dashboard.web.request import Visit
 
 SIZES = (25, 50, 100, 200)
@@ -101,7 +102,7 @@ class ListOrder(StrEnum):
 class _Tab:
     name: str  # a state, "retrying", or empty for all
     address: str
-    count: int | None
+    count: int | Retrying | None
     is_current: bool
 
 
@@ -292,7 +293,10 @@ class Listing:
     def tabs(self) -> list[_Tab]:
         """Return the tabs of the states, each with its count where the counts say it."""
         current = "retrying" if self.chips.is_retrying else str(self.chips.state or "")
-        return [_Tab(name, self._of_state(name), self._count(name), name == current) for name in _TABS]
+        counts: dict[str, int | Retrying | None] = {name: self._count(name) for name in _TABS}
+        if not self.chips.shown():
+            counts["retrying"] = self.visit.dashboard.retrying()
+        return [_Tab(name, self._of_state(name), counts[name], name == current) for name in _TABS]
 
     def _of_state(self, name: str) -> str:
         is_retrying = name == "retrying"
