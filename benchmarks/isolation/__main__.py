@@ -1,6 +1,7 @@
-"""`python -m benchmarks.isolation`: locked rows beside other jobs, and how long ends wait.
+"""`python -m benchmarks.isolation`: locked rows beside other jobs and a stop, and how long ends wait.
 
 python -m benchmarks.isolation locks --storage postgresql --storage mariadb
+python -m benchmarks.isolation stop --storage postgresql --storage mariadb
 python -m benchmarks.isolation ends --storage sqlite --storage mariadb
 python -m benchmarks.isolation locks --storage postgresql --scale 0.2
 """
@@ -9,14 +10,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.isolation import ends, locks
+from benchmarks.isolation import ends, locks, stops
 from benchmarks.parts import Parts
 
 PARTS = Parts(
     "isolation",
     __doc__,
-    {"ends": ends.until_stored, "locks": locks.beside_locked_rows},
-    frozenset({"locks"}),
+    {"ends": ends.until_stored, "locks": locks.beside_locked_rows, "stop": stops.beside_a_locked_row},
+    frozenset({"locks", "stop"}),
 )
 
 if __name__ == "__main__":

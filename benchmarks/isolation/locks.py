@@ -72,7 +72,7 @@ def _measure(
         ):  # fmt: skip
             _await(server, lambda: _all_in(scene.jobs, State.PROCESSING), "the jobs were running")
             free = [_window(others, seconds / 2)]
-            with _locked(place, plan.storage, scene):
+            with locked(place, plan.storage, scene):
                 (gates / "gate").touch()
                 busy = _window(others, seconds)
             _await(server, lambda: _all_in(scene.jobs, State.SUCCEEDED), "the locked jobs had ended")
@@ -173,7 +173,7 @@ def _all_in(jobs: Sequence[Job[Any]], state: State) -> bool:
 
 
 @contextmanager
-def _locked(place: Place, storage: str, scene: Scene) -> Iterator[None]:
+def locked(place: Place, storage: str, scene: Scene) -> Iterator[None]:
     """Lock the rows of the scene as another program's transaction would."""
     connection: Any
     if storage == "postgresql":
@@ -208,7 +208,8 @@ def _locked(place: Place, storage: str, scene: Scene) -> Iterator[None]:
 # ---- what is locked ----------------------------------------------------------------------------------------
 
 
-def _running(declared: tasks.Tasks, gate: str, number: int) -> Scene:
+def running_jobs(declared: tasks.Tasks, gate: str, number: int) -> Scene:
+    """Return so many jobs that run until the gate opens; their own rows are locked."""
     jobs = declared.held.enqueue_many([(gate, each) for each in range(number)])
     return Scene(jobs, _JOBS, [job.id for job in jobs])
 
@@ -254,7 +255,7 @@ def _memos(declared: tasks.Tasks, gate: str, number: int) -> Scene:
 
 
 _SCENES: dict[str, Callable[[tasks.Tasks, str, int], Scene]] = {
-    "running job": _running,
+    "running job": running_jobs,
     "waiting child": _children,
     "parent": _parents,
     "batch": _batches,

@@ -7,9 +7,10 @@ from contextlib import closing
 import pytest
 from playwright.sync_api import expect
 
-from firelock import State
+from firelock import Retry, State
 from firelock.model.memo import chunk_offset
 from firelock.storage import Chunk
+from firelock.testing import eventually
 from tests.dashboard import flows
 from tests.end_to_end.browser import seeds
 
@@ -463,3 +464,31 @@ def test_a_stream_is_followed(stocked, served, open_page):
 
     expect(page.locator("[data-stream]")).to_have_text("Once <b>upon</b> a time")
     expect(page.locator("[data-stream-open]")).to_have_count(0)
+
+
+# ---- after an action -------------------------------------------------------------------------------------
+
+_FAILED = """() => {
+  const number = (where) => Number(document.querySelector(where)?.textContent.match(/\\d+/g)?.at(-1) ?? 0);
+  const rows = [...document.querySelectorAll("#region-rows tbody td.number a")];
+  return [
+    rows.reduce((sum, row) => sum + Number(row.textContent), 0),
+    number("#region-rows footer"),
+    number('#region-nav a[href="/jobs?state=failed"]'),
+  ];
+}"""
+
+
+def test_rows_footer_and_navigation_agree_after_an_action(stocked, served, open_page):
+    """They are asked for one by one; when the operation is done, all of them say so."""
+    broken = stocked.task(name="shop.stock.count", retry=Retry.never())(lambda: {}["shelf"])
+    broken.enqueue_many([()] * 2)
+    with stocked.server(queues=["default"], workers=2):
+        eventually(lambda: stocked.jobs.counts().by_state[State.FAILED] == 5)
+    page = open_page(served, "/failures")
+    assert [5, 5, 5] == page.evaluate(_FAILED)
+
+    page.get_by_role("row", name="ValueError").get_by_role("button", name="Requeue").click()
+    page.get_by_role("dialog").get_by_role("button", name="Requeue").click()
+
+    page.wait_for_function(f"() => ({_FAILED})().every((number) => number === 2)")

@@ -1,0 +1,61 @@
+"""An orderly stop at load while the row of a job that has ended is locked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from benchmarks import places
+from benchmarks.isolation import tasks
+from benchmarks.isolation.locks import locked, running_jobs
+from benchmarks.pairs import Row
+from benchmarks.plan import Plan
+from firelock import Firelock, State
+
+GRACE = 5.0  # seconds
+_SLACK = 5.0  # seconds beyond it within which the server has to be gone
+_JOBS, _CHUNK = 20_000, 500
+_PARKED = 1.0  # seconds in which the end of the locked job is sent for the first time
+
+
+def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
+    """Yield how long a stop takes, and how many jobs run again although they had ended before it."""
+    number = plan.scaled(_JOBS)
+    folder = plan.folder / "stop"
+    gates = folder / "gates"
+    gates.mkdir(parents=True)
+    gates.chmod(0o777)
+    environment = {
+        "BENCHMARK_MEASURES": str(gates), "BENCHMARK_GATES": str(gates), "FIRELOCK_GRACE": str(GRACE),
+    }  # fmt: skip
+    app = "benchmarks.isolation.app:fire"
+    with places.opened(plan.storage, folder / "place") as place, places.client(place.url) as fire:
+        declared = tasks.declare(fire)
+        scene = running_jobs(declared, "gate", 1)
+        (held,) = scene.jobs
+        with places.serving(place, app, processes=2, **environment) as (server,):
+            server.wait_until(lambda: held.refresh().state is State.PROCESSING, what="the job was running")
+            with locked(place, plan.storage, scene):
+                (gates / "gate").touch()
+                time.sleep(_PARKED)
+                for _ in range(0, number, _CHUNK):
+                    declared.noop.enqueue_many([()] * _CHUNK)
+                server.wait_until(lambda: _ended(fire) > number / 4, what="a quarter of the jobs had ended")
+                began = time.monotonic()
+                server.stop()
+                took = time.monotonic() - began
+                left = number - _ended(fire)
+        with places.serving(place, app, processes=2, **environment) as (server,):
+            server.wait_until(lambda: _ended(fire) >= number + 1, what="all jobs had ended")
+        again = sum(job.record().attempt > 1 for job in fire.jobs.iterate(task="noop"))
+        runs = tasks.runs(gates).count("gate 0")
+    yield {
+        "what": f"seconds of a stop with {left:,} jobs waiting and a grace of {GRACE:.0f} s; and allowed",
+        "ratio": took / (GRACE + _SLACK), "median": took, "beside": GRACE + _SLACK,
+    }  # fmt: skip
+    yield {"what": "other jobs that ran again", "ratio": 1.0, "median": again, "beside": 0}
+    yield {"what": "runs of the locked job", "ratio": runs / 2, "median": runs, "beside": 2}
+
+
+def _ended(fire: Firelock) -> int:
+    return fire.jobs.counts()[State.SUCCEEDED]
