@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _PING_SECONDS = 15.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _SUBSCRIBING_SECONDS = 1.0
+_REMEMBERED = 1_000  # sets of queues
 
 
 class RedisWaiting(Waiting):
@@ -37,6 +38,7 @@ class RedisWaiting(Waiting):
         self._on_message = on_message
         self._channels = {f"{base}:wake": place for place, base in enumerate(database.partitions.bases)}
         self._is_over = threading.Event()
+        self._quiet: set[frozenset[str] | None] = set()  # queues for which the last wait heard of nothing
         self._begin_listening()
 
     def _begin_listening(self) -> None:
@@ -71,7 +73,19 @@ class RedisWaiting(Waiting):
             self.mark(queues)
             if any(self._database.run_everywhere("reading.ready", *(queues or ()))):
                 return True
-        return super().wait(queues, timeout_seconds)
+        key = None if queues is None else frozenset(queues)
+        self._quiet.discard(key)
+        has_heard = super().wait(queues, timeout_seconds)
+        if not has_heard and len(self._quiet) < _REMEMBERED:
+            self._quiet.add(key)
+        return has_heard
+
+    def take_quiet(self, queues: Sequence[str] | None) -> bool:
+        """Tell, once after each wait, whether the last wait for these queues heard of nothing."""
+        key = None if queues is None else frozenset(queues)
+        is_quiet = key in self._quiet
+        self._quiet.discard(key)
+        return is_quiet
 
     def close(self) -> None:
         """Nobody listens any more."""

@@ -112,17 +112,35 @@ function verbs.lists(states, queue)
   return reply
 end
 
+local function is_ready(queue)
+  return call('EXISTS', base .. 'r:' .. queue, base .. 'ring:' .. queue) > 0
+    and call('SISMEMBER', base .. 'paused', queue) == 0
+end
+
+local function is_any_ready(queues)
+  for _, queue in ipairs(queues) do
+    if is_ready(queue) then return true end
+  end
+  return false
+end
+
+local function every_queue()
+  local names = call('SMEMBERS', base .. 'work')
+  for _, queue in ipairs(call('SMEMBERS', base .. 'laned')) do names[#names + 1] = queue end
+  return names
+end
+
 -- Whether there is something to claim. ARGV from 3: the queues, none for every one.
 function verbs.ready(first)
-  local names = first and words_from(3) or call('SMEMBERS', base .. 'work')
-  if not first then
-    for _, queue in ipairs(call('SMEMBERS', base .. 'laned')) do names[#names + 1] = queue end
-  end
-  for _, queue in ipairs(names) do
-    if call('EXISTS', base .. 'r:' .. queue, base .. 'ring:' .. queue) > 0
-      and call('SISMEMBER', base .. 'paused', queue) == 0 then return 1 end
-  end
-  return 0
+  return is_any_ready(first and words_from(3) or every_queue()) and 1 or 0
+end
+
+-- What a claim would answer that finds nothing: nothing, the next due instant or nothing, and 1 where the session is lost. Nothing
+-- at all where there may be something to claim. ARGV from 4: the queues, none for every one.
+function verbs.idle(session, first)
+  local is_lost = call('HGET', base .. 's:' .. session, 'alive') ~= '1'
+  if not is_lost and is_any_ready(first and words_from(4) or every_queue()) then return {} end
+  return { '', next_due(), is_lost and '1' or '' }
 end
 
 return run(verbs)
