@@ -95,7 +95,7 @@ def test_a_queue_shows_what_it_holds(fire, client, mail):
     assert 'href="/queues/mail"' in page
     assert '/jobs?state=enqueued&amp;queue=mail"><span>3</span></a>' in page
     assert '/jobs?state=scheduled&amp;queue=mail"><span>1</span></a>' in page
-    assert "1 server · 4 slots" in page
+    assert "1\N{NO-BREAK SPACE}server, slots:\N{NO-BREAK SPACE}4" in page
     assert "Served" in page
 
 

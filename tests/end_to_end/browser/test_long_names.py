@@ -26,7 +26,7 @@ _CUT = """() => [...document.querySelectorAll("main *, nav *")]
   .flatMap((one) => {
     const told = (why) => [`${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 60)}: ${why}`];
     const style = getComputedStyle(one);
-    if (one.closest("svg, .visually-hidden, .visually-hidden *, dialog:not([open]), .toasts")) return [];
+    if (one.closest("svg, .stacked > thead, .visually-hidden, .visually-hidden *, dialog:not([open]), .toasts")) return [];
     const cuts = (look) => ["hidden", "clip"].includes(look.overflowX);
     for (let place = one; place && place.id !== "main"; place = place.parentElement) {
       const look = getComputedStyle(place);
@@ -41,11 +41,14 @@ _CUT = """() => [...document.querySelectorAll("main *, nav *")]
     return [];
   })"""
 
-# Texts that end in an ellipsis, whose whole is told neither by a title nor by what a screen reader reads.
+# Texts that end in an ellipsis, and do not tell the rest when they are pointed at.
 _UNTOLD = """() => [...document.querySelectorAll("main *")]
   .filter((one) => one.checkVisibility() && getComputedStyle(one).textOverflow === "ellipsis")
   .filter((one) => one.scrollWidth > one.clientWidth + 1 && one.textContent.trim())
-  .filter((one) => !one.closest("[title]") && !one.querySelector("[title]"))
+  .filter((one) => {
+    one.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+    return !one.closest("[title]") && !one.querySelector("[title]");
+  })
   .map((one) => `${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 70)}`)"""
 
 

@@ -409,6 +409,16 @@ document.addEventListener("submit", (event) => {
   if (event.target.matches("[data-theme-switch]")) { event.preventDefault(); firelock.switchTheme(); }
 });
 
+// A text that ends in an ellipsis tells all of itself when it is pointed at.
+document.addEventListener("pointerover", (event) => {
+  for (let place = event.target; place && place !== document.body; place = place.parentElement) {
+    if (place.title) return;
+    if (place.scrollWidth <= place.clientWidth || getComputedStyle(place).textOverflow !== "ellipsis") continue;
+    place.title = place.textContent.replace(/\s+/g, " ").trim();
+    return;
+  }
+});
+
 // Where tabs have no room, the one that is open is in sight.
 for (const tab of document.querySelectorAll(".tabs [aria-current]")) {
   const row = tab.parentElement;
