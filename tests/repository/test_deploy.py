@@ -105,7 +105,7 @@ def test_an_expression_asks_for_what_there_is(pages, expression):
 
     assert names - set(pages) == set()
     for name, selected in LABELLED.findall(expression):
-        asked = {part.partition("=")[0].rstrip("!").strip() for part in selected.split('",') if part}
+        asked = {re.split("[=!]", part)[0].strip() for part in selected.split('",') if part}
         assert asked - OF_PROMETHEUS - pages[name] == set(), name
     known = set().union(OF_PROMETHEUS, *(pages[name] for name in names))
     for grouped in GROUPED.findall(expression):
