@@ -23,7 +23,7 @@ def test_a_database_is_filled_behind_firelock_s_back():
         "firelock",
         "--quick",
         "--jobs",
-        "2000",
+        "500",
         "--repeat",
         "1",
     ]
@@ -63,7 +63,7 @@ def test_batches_and_steps_are_measured_beside_plain_jobs():
 
 @pytest.mark.heavy
 def test_a_checkout_is_compared_with_another():
-    words = ["--former", str(ROOT), "--quick", "--scenario", "enqueue_bulk", "--seed", "7"]
+    words = ["--former", str(ROOT), "--quick", "--scenario", "enqueue_bulk", "--seed", "7", "--pairs", "2"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -158,6 +158,37 @@ def test_slices_that_leave_jobs_follow_each_other_faster(process):
     assert sorted(rests, reverse=True) == pytest.approx(rests)
 
 
+def test_rests_stay_short_while_jobs_expire_nearly_as_fast_as_they_are_removed(process):
+    """A slice that has caught up for once takes back one step only, so that the backlog does not swing."""
+    process.lasting(0.001)
+    for _ in range(20):
+        process.slice()
+    process.left = 0
+    process.slice()
+    process.left = 10**9
+
+    began = process.now
+    rest = process.slice() / (process.now - began)
+
+    assert rest <= 2
+
+
+def test_rests_grow_long_again_after_a_backlog(process):
+    """A while after the last slice that left jobs, a new backlog is begun with as gently as the first."""
+    process.lasting(0.001)
+    for _ in range(100):
+        process.slice()
+    process.left = 0
+    for _ in range(10):
+        process.slice()
+    process.left = 10**9
+
+    began = process.now
+    rest = process.slice() / (process.now - began)
+
+    assert 3.0 == pytest.approx(rest)
+
+
 @pytest.mark.parametrize(("seconds", "jobs"), [(0.01, 100), (0.0002, 200), (0.0000001, 500)])
 def test_call_removes_as_many_jobs_as_take_a_moment(process, seconds, jobs):
     """A call holds up others, so it removes few jobs if they are slow to remove."""

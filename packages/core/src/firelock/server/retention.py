@@ -21,8 +21,8 @@ LEASE = "firelock:retention"
 _SLICE = 0.2  # seconds, plus those of the call that is under way
 _CALL = 0.05  # seconds that a call may take; others wait for it, for example for the right to write on SQLite
 _FEWEST, _MOST = 100, 500  # jobs of a call: with fewer, the round trips would cost more than the jobs
-_RESTS = (3, 1)  # durations of the last slice: after the first one that left jobs, and after many in a row
-_IN_A_ROW = 5  # slices that left jobs, after which the next rest is one duration shorter
+_RESTS = (3, 1)  # durations of the last slice: after the first one that left jobs, and after many
+_IN_A_ROW = 5  # slices that left jobs more than slices that left none: then rests are one duration shorter
 _SHORTEST_PAUSE = 1.0  # seconds, after a slice that left no jobs
 _ORDERS_EVERY = 3_600.0  # seconds between two looks for orders to servers that have ended
 
@@ -50,7 +50,7 @@ class Retention:
     _token: int | None = None
     _chunk: int = 100  # jobs of the next call
     _pause: float = _SHORTEST_PAUSE
-    _left_jobs: int = 0  # slices in a row that did
+    _left_jobs: int = 0  # slices that did, less those that did not; bounded
     _ended_before: int = 0
     _orders_at: float = float("-inf")  # monotonic
 
@@ -83,10 +83,10 @@ class Retention:
         if has_more:
             self._pause = _SHORTEST_PAUSE
             first, last = _RESTS
-            rest = max(last, first - self._left_jobs // _IN_A_ROW)
-            self._left_jobs += 1
+            rest = first - self._left_jobs // _IN_A_ROW
+            self._left_jobs = min(self._left_jobs + 1, _IN_A_ROW * (first - last))
             return rest * (self._clock() - began)
-        self._left_jobs = 0
+        self._left_jobs = max(0, self._left_jobs - 1)
         self._forget_orders()
         ended = self._ended()
         is_busy = bool(removed) or ended != self._ended_before
