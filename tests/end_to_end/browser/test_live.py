@@ -330,6 +330,52 @@ def test_a_menu_says_that_nobody_answers(served, open_page, guard):
     expect(page.locator(".toast.bad")).to_have_text("The dashboard did not answer. Try again.")
 
 
+_WHOLE_MENU = """(list) => [...list.querySelectorAll("a, button")].map((one) => {
+  const place = one.getBoundingClientRect();
+  return one.contains(document.elementFromPoint(place.x + place.width / 2, place.y + place.height / 2));
+})"""
+
+
+@pytest.mark.parametrize("address", ["/recurring", "/jobs?state=failed", "/jobs?state=scheduled"])
+def test_the_menu_of_every_row_is_whole(served, open_page, address):
+    """Also of the last row: its table, which is scrolled, does not cut it off."""
+    page = open_page(served, address)
+    openers = page.locator("tbody a[data-menu]")
+    assert openers.count() >= 2
+
+    for number in range(openers.count()):
+        openers.nth(number).click()
+        menu = page.locator("tbody .menu > .list:not([hidden])")
+        expect(menu).to_be_visible()
+        shown = menu.evaluate(_WHOLE_MENU)
+        assert shown
+        assert all(shown)
+        page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize(
+    ("address", "region"), [("/", "#region-figures"), ("/servers", "#region-servers")]
+)
+def test_what_is_unfolded_stays_so(stocked, served, open_page, address, region):
+    """While its region is asked for again."""
+    with stocked.server(queues=["nothing"], workers=1):
+        eventually(lambda: stocked.servers.list())
+        page = open_page(served, address)
+        fold = page.locator(f"{region} details:not(.menu)").first
+        fold.locator("summary").click()
+
+        with page.expect_response(lambda reply: "part=" in reply.url and reply.status == 200):
+            page.evaluate(f"""() => {{
+              const region = document.querySelector("{region}");
+              document.activeElement.blur();
+              region.querySelector("summary").textContent += " ";
+              firelock.refresh(region, true);
+            }}""")
+        page.wait_for_function(f"() => !document.querySelector('{region} summary').textContent.endsWith('  ')")
+
+        expect(fold).to_have_attribute("open", "")
+
+
 # ---- the chip --------------------------------------------------------------------------------------------
 
 

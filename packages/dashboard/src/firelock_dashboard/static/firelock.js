@@ -256,6 +256,18 @@ const inTurn = () => {
   return [...document.querySelectorAll("[data-live]")].sort((a, b) => at(a) - at(b));
 };
 
+// What can be unfolded in a region, by its words and a number.
+const folds = (region) => {
+  const found = new Map();
+  for (const fold of region.querySelectorAll("details:not(.menu)")) {
+    const words = fold.id || fold.querySelector("summary")?.textContent.trim();
+    let number = 0;
+    while (found.has(`${words} ${number}`)) number += 1;
+    found.set(`${words} ${number}`, fold);
+  }
+  return found;
+};
+
 firelock.refresh = async (region, force = false) => {
   const known = regions.get(region.id) || { version: null, busy: false, at: 0 };
   regions.set(region.id, known);
@@ -281,7 +293,9 @@ firelock.refresh = async (region, force = false) => {
       if (!force && isUsed(region)) { known.waiting = true; known.version = null; return; }
       const take = firelock.taker?.(region, text);
       if (!take) {
+        const wasOpen = new Map([...folds(region)].map(([name, fold]) => [name, fold.open])); // as the reader left it
         await htmx.swap({ text, target: region, swap: "innerMorph", sourceElement: region, transition: false });
+        for (const [name, fold] of folds(region)) fold.open = wasOpen.get(name) ?? fold.open;
         firelock.tick(region);
         region.dispatchEvent(new CustomEvent("firelock:swapped", { bubbles: true }));
       }

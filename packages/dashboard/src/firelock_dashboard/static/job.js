@@ -1,18 +1,8 @@
-// A job's page: its log as it grows, and what the reader opened stays open.
+// A job's page: its log as it grows.
 "use strict";
 
 {
-  // ---- regions: what somebody opened or closed is not put back -----------------------------------------------
-
-  document.addEventListener("toggle", (event) => {
-    if (event.target.matches?.("details") && !event.target.matches(".menu") && event.isTrusted && Date.now() - loaded > 500) event.target.dataset.toggled = "";
-  }, true);
-  const loaded = Date.now();
   const state = (within) => within.querySelector(".badge")?.className.match(/state-(\w+)/)?.[1];
-  firelock.taker = (region, text) => {
-    if (!("job" in region.dataset) || !region.querySelector("[data-toggled]")) return false;
-    return state(region) === state(new DOMParser().parseFromString(text, "text/html"));
-  };
 
   document.addEventListener("click", (event) => {
     const later = event.target.closest?.("[data-reschedule]");

@@ -38,8 +38,26 @@
     if (!isLast) return;
     opener.removeAttribute("aria-busy");
     if (!list) opener.setAttribute("aria-expanded", "false");
-    else if (opener.getAttribute("aria-expanded") === "true") list.hidden = false;
+    else if (opener.getAttribute("aria-expanded") === "true") { list.hidden = false; put(opener, list); }
   };
+
+  // The list lies over the table's box, which would cut it off: below its opener, or above where there is no room.
+  const put = (opener, list) => {
+    const at = opener.getBoundingClientRect();
+    const [width, height] = [list.offsetWidth, list.offsetHeight];
+    const isRtl = getComputedStyle(opener).direction === "rtl";
+    const isBelow = at.bottom + 4 + height <= innerHeight || at.top - 4 - height < 0;
+    list.style.left = `${Math.max(4, Math.min(isRtl ? at.left : at.right - width, innerWidth - width - 4))}px`;
+    list.style.top = `${isBelow ? at.bottom + 4 : at.top - 4 - height}px`;
+  };
+  const putAgain = () => {
+    for (const opener of document.querySelectorAll("a[data-menu][aria-expanded=true]")) {
+      const list = opener.parentElement.querySelector(":scope > .list:not([hidden])");
+      if (list) put(opener, list);
+    }
+  };
+  document.addEventListener("scroll", putAgain, { capture: true, passive: true });
+  addEventListener("resize", putAgain);
 
   document.addEventListener("click", (event) => {
     const opener = event.target.closest?.("a[data-menu]");
