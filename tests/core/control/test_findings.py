@@ -141,20 +141,29 @@ def test_a_server_that_misses_renewals_has_stopped_reporting():
 
 
 @pytest.mark.parametrize(
-    ("lost", "is_told"),
+    ("lost", "others", "severity"),
     [
-        ({"busy": 3}, True),
-        ({"busy": 0}, False),  # another server has its queues
-        ({"busy": 0, "queues": "mail"}, True),
-        ({"busy": 3, "state": "stopping"}, False),
-        ({"busy": 3, "expires_in": -7_200}, False),
+        ({"busy": 3, "queues": "mail"}, ["bulk"], Severity.ERROR),  # nobody takes jobs of its queue
+        ({"busy": 0, "queues": "mail"}, ["bulk"], Severity.ERROR),
+        ({"busy": 3, "queues": "*"}, ["mail,bulk"], Severity.ERROR),
+        ({"busy": 3, "queues": "mail"}, ["mail"], Severity.NOTE),
+        ({"busy": 3, "queues": "mail,bulk"}, ["mail:3,slow:1", "bulk"], Severity.NOTE),
+        ({"busy": 3, "queues": "mail"}, ["*"], Severity.NOTE),
+        ({"busy": 0, "queues": "mail"}, ["mail"], None),
+        ({"busy": 3, "queues": "mail", "state": "stopping"}, ["bulk"], None),
+        ({"busy": 3, "queues": "mail", "expires_in": -7_200}, ["bulk"], None),
     ],
 )
-def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, is_told):
-    """One that stopped in order, or had nothing to do and is replaced, is no trouble."""
-    gone = server("two", is_alive=False, **{"expires_in": -60, **lost})
+def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, others, severity):
+    """It is an error until other servers have its queues, and a note from then on."""
+    gone = server("gone", is_alive=False, **{"expires_in": -60, **lost})
+    back = [server(f"server {number}", queues=queues) for number, queues in enumerate(others)]
 
-    assert (["server_lost"] if is_told else []) == kinds(servers=[server(), gone])
+    told = list_findings(sight(servers=[*back, gone]))
+
+    assert ([] if severity is None else [("server_lost", severity)]) == [
+        (finding.code, finding.severity) for finding in told
+    ]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +216,8 @@ def test_a_server_that_is_back_is_not_lost():
         (EndedRuns(9, 9), EndedRuns(1_000, 5), None),
         (EndedRuns(100, 9), EndedRuns(1_000, 9), None),
         (EndedRuns(20, 4), EndedRuns(1_000, 150), None),
+        (EndedRuns(20, 10), EndedRuns(1_000, 400), True),  # half of them, however usual that is
+        (EndedRuns(20, 9), EndedRuns(1_000, 400), None),
         (EndedRuns(20, 4), EndedRuns(20, 4), None),
         (EndedRuns(20, 12), None, True),
     ],
@@ -398,7 +409,7 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
     )
 
     assert (
-        "70% of the attempts of send failed in the last 15 minutes (usually 0%). 19 jobs failed for good. "
+        "70% of the attempts of send failed in the last 15 minutes (usually 0%). 19 of them were the last of a job. "
         "Newest cause: UndefinedColumn."
     ) == trouble.what
     assert "firelock jobs list --state failed --task send --since 15m" == trouble.advice

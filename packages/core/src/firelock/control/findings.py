@@ -69,7 +69,7 @@ class EndedRuns:
 
     runs: int
     failed_attempts: int
-    failed: int = 0  # jobs that failed for good
+    failed: int = 0  # attempts after which a job had failed; a job that is requeued can fail again
 
 
 @attrs.frozen
@@ -498,38 +498,57 @@ def _check_no_server(sight: Sight) -> Iterator[Finding]:
 
 
 def _check_lost(sight: Sight) -> Iterator[Finding]:
-    """Servers that missed renewals, and those lost within an hour that no other server has replaced."""
+    """Servers that missed renewals, and those lost within an hour."""
     states = {server: server.state_at(sight.now) for server in sight.servers}
     back = [server for server, state in states.items() if not state.is_gone]
     reported = set[str]()
     for server, state in states.items():
-        is_lost = state is ServerState.LOST and _is_missed(server, back, sight.now)
-        if server.name in reported or not (state is ServerState.STALE or is_lost):
+        severity = ERROR if state is ServerState.STALE else None
+        if state is ServerState.LOST:
+            severity = _severity_of_lost(server, back, sight.now)
+        if server.name in reported or severity is None:
             continue
         reported.add(server.name)
         heard = max(heard_at(record, sight.now) for record in server.sessions)
         limit = max(record.session.timeout_seconds for record in server.sessions)
-        silence = f"has sent no heartbeat for {span(sight.now - heard)}; its limit is {limit:g} s"
+        if severity is NOTE:
+            what = f"was killed or cut off {span(sight.now - heard)} ago. Other servers have its queues and its jobs."
+            advice = "Look at the end of its log for the cause. This note ends an hour after the loss."
+        else:
+            what = f"has sent no heartbeat for {span(sight.now - heard)}; its limit is {limit:g} s."
+            advice = (
+                "Check the host and the server's log. If it is gone, start another one; its jobs return to their "
+                "queues."
+            )
         yield Finding(
-            ERROR, "server_lost", f"Server {server.name} {silence}.",
-            "Check the host and the server's log. If it is gone, start another one; its jobs return to their "
-            "queues.",
-            f"server {server.name}", {"server": server.name, "queues": server.queues}, heard,
+            severity, "server_lost", f"Server {server.name} {what}", advice, f"server {server.name}",
+            {"server": server.name, "queues": server.queues}, heard,
         )  # fmt: skip
 
 
-def _is_missed(server: ServerView, back: Sequence[ServerView], now: int) -> bool:
-    """Whether a lost server is not back, and was at work or has no replacement, within the last hour."""
+def _severity_of_lost(server: ServerView, back: Sequence[ServerView], now: int) -> Severity | None:
+    """Return how much the loss matters: nothing if the server is back or was lost more than an hour ago."""
     if any(one.name == server.name for one in back):
-        return False
+        return None
     if server.is_alive:  # its session ran out, and no other server has noticed
-        return True
-    is_replaced = any(one.queues == server.queues for one in back)
-    return any(
-        now - heard_at(record, now) < _LOST_LATELY and (record.renewal.busy or not is_replaced)
+        return ERROR
+    lately = [
+        record
         for record in server.sessions
-        if record.renewal.state != "stopping"
-    )
+        if record.renewal.state != "stopping" and now - heard_at(record, now) < _LOST_LATELY
+    ]
+    if not lately:
+        return None
+    if not _are_served(server, back):
+        return ERROR
+    return NOTE if any(record.renewal.busy for record in lately) else None
+
+
+def _are_served(server: ServerView, back: Sequence[ServerView]) -> bool:
+    """Whether living servers take jobs of all queues of the server."""
+    if server.queue_names is None:
+        return any(one.queue_names is None for one in back)
+    return all(any(one.listens_to(queue) for one in back) for queue in server.queue_names)
 
 
 def _check_stuck(sight: Sight) -> Iterator[Finding]:
@@ -679,12 +698,13 @@ def _check_failing(sight: Sight) -> Iterator[Finding]:
             continue
         told = ended.failed_attempts * (1 - sight.muted.get(task, 0.0))
         rate, usual = told / ended.runs, _usual_rate(ended, sight.usually.get(task))
-        if rate >= (_VERY_HIGH_RATE if usual is None else max(_HIGH_RATE, _TIMES_USUAL * usual)):
+        much = _VERY_HIGH_RATE if usual is None else max(_HIGH_RATE, _TIMES_USUAL * usual)
+        if rate >= min(much, _VERY_HIGH_RATE):
             found.append((rate, task, usual))
     for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
         normal = "" if usual is None else f" (usually {usual:.0%})"
         failed = sight.lately[task].failed
-        jobs = f" {failed:,} {'job' if failed == 1 else 'jobs'} failed for good." if failed else ""
+        jobs = f" {failed:,} of them {'was' if failed == 1 else 'were'} the last of a job." if failed else ""
         yield Finding(
             ERROR if rate >= _VERY_HIGH_RATE else WARNING, "failing",
             f"{rate:.0%} of the attempts of {task} failed in the last 15 minutes{normal}.{jobs}"
