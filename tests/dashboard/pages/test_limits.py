@@ -255,7 +255,7 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
     ("change", "state", "starts"),
     [
         (lambda fire: fire.limits.pause("warehouse"), "The limit is paused.", "when resumed"),
-        (lambda fire: fire.limits.set("warehouse", concurrent=0), "A number of the limit is 0.", "–"),
+        (lambda fire: fire.limits.set("warehouse", concurrent=0), "A number of the limit is 0.", "when raised"),
         (
             lambda fire: (
                 fire.limits.set("warehouse", concurrent=90),
@@ -284,8 +284,26 @@ def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
     last, first = (words(client.get(f"/jobs/{jobs[number].id}").text) for number in (5, 2))
 
     assert "It waits for limit warehouse (2 of 2 running), with 3 jobs in front of it: about 20 min" in last
-    assert "It is the next in line for limit warehouse (2 of 2 running): about 5 min" in first
+    assert "It is the first in line for limit warehouse (2 of 2 running): about 5 min" in first
     assert ("Held by a limit" in last, "Waiting for a worker" in last) == (True, False)
+
+
+def test_the_first_in_line_that_another_limit_holds_is_passed(fire, client):
+    """It says so, as its place alone would promise too much; without runs its start is unknown."""
+
+    @fire.task(name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)])
+    def ask(customer: int) -> None: ...
+
+    fire.limits.sync()
+    jobs = ask.enqueue_many([(12,), (31,), (12,), (44,)])
+    claim(fire)
+
+    page = words(client.get(f"/jobs/{jobs[2].id}").text)
+    line = client.get("/limits/key?key=model").text
+
+    assert "It is the first in line for limit model (2 of 2 running). Others start before it" in page
+    assert ["unknown"] * 2 == [row[4] for row in rows(line)]
+    assert "A job that another limit holds is passed over." in words(line)
 
 
 def test_the_bar_of_a_job_that_has_started_does_not_blame_workers(fire, client):

@@ -170,17 +170,18 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
 def _of_limits(at: JobWait) -> list[Reason]:
     """The limits that do not admit it, each with its place in line and about how long that takes."""
     reasons = []
-    for place in at.places:
-        if place.wait is None:
-            continue
-        key, values = "why_limit", dict[str, object](limit=str(place.wait))
+    holding = [(place, place.wait) for place in at.places if place.wait is not None]
+    for place, wait in holding:
+        key, values = "why_limit", dict[str, object](limit=str(wait))
         if place.ahead is not None:
             key, values["count"] = "why_limit_ahead" if place.ahead else "why_limit_next", place.ahead
             if place.ahead and place.is_least:
                 key += "_least"
-            if place.starts_at is not None:
+            if not place.ahead and len(holding) > 1:
+                key = "why_limit_passed"
+            elif place.starts_at is not None:
                 key, values["span"] = f"{key}_about", span(place.starts_at - at.now)
-        weight = Weight.BAD if place.wait.is_paused else Weight.NOTE
+        weight = Weight.BAD if wait.is_paused else Weight.NOTE
         reasons.append(Reason(key, weight, values, "/limits/key", {"key": place.key}))
     return reasons
 
