@@ -255,7 +255,10 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
     ("change", "state", "starts"),
     [
         (lambda fire: fire.limits.pause("warehouse"), "The limit is paused.", "when resumed"),
-        (lambda fire: fire.limits.set("warehouse", concurrent=0), "A number of the limit is 0.", "when raised"),
+        (
+            lambda fire: fire.limits.set("warehouse", concurrent=0),
+            "A number of the limit is 0.", "when raised",
+        ),
         (
             lambda fire: (
                 fire.limits.set("warehouse", concurrent=90),
@@ -291,7 +294,9 @@ def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
 def test_the_first_in_line_that_another_limit_holds_is_passed(fire, client):
     """It says so, as its place alone would promise too much; without runs its start is unknown."""
 
-    @fire.task(name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)])
+    @fire.task(
+        name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
+    )
     def ask(customer: int) -> None: ...
 
     fire.limits.sync()

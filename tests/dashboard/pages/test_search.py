@@ -70,6 +70,28 @@ def exact(client, text):
     return [html.unescape(one) for one in re.findall(r'data-exact [^>]*href="([^"]+)"', page)]
 
 
+@pytest.mark.parametrize("text", ["city+izmir", "city=izmir", "City++izmir", "izmir"])
+def test_a_tag_is_found_as_people_say_it(client, shop, text):
+    """With a blank or an equals sign in place of the colon, and by its value alone."""
+    assert ["/jobs?tag=city%3Aizmir"] == exact(client, text)[:1]
+
+
+def test_words_that_are_no_tag_are_none(client, shop):
+    """A name that no task makes tags of, and a value that no job has."""
+    assert [] == exact(client, "country+izmir")
+    assert [] == exact(client, "city+oslo")
+
+
+@pytest.mark.parametrize(
+    ("typed", "leads_to"), [("city+izmir", "tag=city%3Aizmir"), ("no+figures", "error=no+figures")]
+)
+def test_the_filter_of_jobs_takes_a_tag_as_people_say_it(client, shop, typed, leads_to):
+    """Where a job has it; other words are searched for in errors as before."""
+    answer = client.get(f"/jobs?q={typed}")
+
+    assert answer.header("location") == f"/jobs?{leads_to}"
+
+
 @pytest.fixture
 def mail(fire):
     """Jobs whose tag, queue, limit key, task and batch are called alike."""

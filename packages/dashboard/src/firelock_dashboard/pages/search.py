@@ -161,26 +161,34 @@ def _limits(visit: Visit, text: str) -> HitGroup:
     """Return the keys of limits that begin so, in order, so that the exact one is first."""
     if Feature.LIMITS not in visit.fire.storage.features:
         return HitGroup("limit", ())
-    keys = visit.fire.limits.list(text, limit=_KEYS)
+    meant = (
+        next(iter(known_tasks(visit).tags_of(text)), text) if len(text.split()) > 1 or "=" in text else text
+    )
+    keys = visit.fire.limits.list(meant, limit=_KEYS)
     hits = [
         Hit(
             one.key,
             visit.text("search.waiting", count=one.waiting),
             visit.url("/limits/key", key=one.key),
-            is_exact=one.key == text,
+            is_exact=one.key == meant,
         )
         for one in keys[:_OF_A_KIND]
     ]
-    further = visit.url("/limits", prefix=text) if len(keys) > _OF_A_KIND else None
+    further = visit.url("/limits", prefix=meant) if len(keys) > _OF_A_KIND else None
     return HitGroup("limit", hits, is_called_so=True, further=further)
 
 
 def _tags(visit: Visit, text: str, newest: Iterable[JobRecord]) -> HitGroup:
-    """Return the tag that is the text, then tags of the newest jobs that hold it."""
-    counted = _count(visit, JobFilter(tag=text))
-    hits = [] if counted == "0" else [_tag(visit, text, _jobs_said(visit, counted), is_exact=True)]
+    """Return the tags that the text means, then tags of the newest jobs that hold it."""
+    meant = [text, *known_tasks(visit).tags_of(text)]
+    counts = [_count(visit, JobFilter(tag=tag)) for tag in meant]
+    hits = [
+        _tag(visit, tag, _jobs_said(visit, counted), is_exact=True)
+        for tag, counted in zip(meant, counts, strict=True)
+        if counted != "0"
+    ]
     wanted = text.casefold()
-    others = {tag for job in newest for tag in job.tags if wanted in tag.casefold()} - {text}
+    others = {tag for job in newest for tag in job.tags if wanted in tag.casefold()} - set(meant)
     ranked = sorted(others, key=lambda tag: (not tag.casefold().startswith(wanted), tag))
     hits += [_tag(visit, tag, "", is_exact=False) for tag in ranked]
     return HitGroup("tag", hits[:_OF_A_KIND], is_called_so=True)

@@ -350,8 +350,23 @@ class KnownTasks:
             return [text]
         return sorted(name for name in self.templates if task_name(name) == text or name.endswith(f".{text}"))
 
+    def tags_of(self, text: str) -> list[str]:
+        """Return the tags that a text may mean: "customer 12", "customer=12" and "12" mean customer:12."""
+        tags = (tag for templates in self.templates.values() for tag in templates)
+        names = dict.fromkeys(name for tag in tags for name, colon, _ in [tag.partition(":")] if colon)
+        if said := _SAID.fullmatch(text.strip()):
+            by_case = {name.casefold(): name for name in names}
+            name = by_case.get(said["name"].casefold())
+            return [] if name is None else [f"{name}:{said['value']}"]
+        if ":" in text or not _WORD.fullmatch(text):
+            return []
+        return [f"{name}:{text}" for name in sorted(names)[:_MADE_TAGS]]
+
 
 _NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age": "created"}  # as typed
+_SAID = re.compile(r"(?P<name>[^\s=:]+)\s*[\s=]\s*(?P<value>[^\s=:]+)")
+_WORD = re.compile(r"\S+")
+_MADE_TAGS = 5  # that one word is looked up as
 _REPEATED = ("arg", "tag")
 _LOOKUPS = 10  # words of one text that are looked up as tags: a list has no more tags
 
@@ -366,7 +381,8 @@ def read_typed(
 
     `name:value` is a chip, quotes keep blanks. Text without a name is a task that is called so, else a state,
     else the start of an id, else words of an error. Before words are searched for in errors, those with a
-    colon, and a word that is alone, are looked up.
+    colon, and a word that is alone, are looked up. "customer 12" and "customer=12" are the tag customer:12 if
+    a job has it.
 
     Args:
         text: what was typed.
@@ -378,6 +394,8 @@ def read_typed(
     several = {name: list(map(str, held.pop(name, ()))) for name in _REPEATED}  # type: ignore[call-overload]
     single = {name: str(value) for name, value in held.items()}
     words: list[str] = []
+    if _SAID.fullmatch(text.strip()):
+        text = next((tag for tag in known.tags_of(text) if kind_of(tag) == "tag"), text)
     tokens = list(_tokens(text))
     is_alone = len(tokens) == 1
     lookups = 0
