@@ -409,8 +409,8 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
     )
 
     assert (
-        "70% of the attempts of send failed in the last 15 minutes (usually 0%). 19 of them were the last of a job. "
-        "Newest cause: UndefinedColumn."
+        "70% of the attempts of send failed in the last 15 minutes (usually 0%). 19 of them were the last of "
+        "a job. Newest cause: UndefinedColumn."
     ) == trouble.what
     assert "firelock jobs list --state failed --task send --since 15m" == trouble.advice
 
@@ -422,7 +422,8 @@ def test_advice_for_failed_parents_names_the_command_that_works():
 
     assert "Requeue the parent (firelock batches requeue b1), or delete it" in batch.advice
     assert "(firelock batches requeue b1; firelock jobs requeue j1)" in both.advice
-    assert both.advice.endswith("There are 1 more such parents.")
+    assert both.advice.endswith("There is 1 more such parent.")
+    assert ["b1", "b1"] == [one.values["parent"] for one in (batch, both)]
 
 
 def test_server_is_named_once_however_often_it_was_restarted():

@@ -80,7 +80,7 @@ def test_what_fails_alike_is_one_row(fire, client, failing):
     )
     assert all(part in first for part in ("TimeoutError", "no answer", "charge", "<span>3</span>", "75 %"))
     assert all(part in second for part in ("KeyError", "missing", "build", "<span>1</span>", "25 %"))
-    assert "Failed in all: 4." in page
+    assert "<span>4 failed jobs</span>" in page
 
 
 def test_a_failed_batch_is_no_failed_job(fire, client):
@@ -95,7 +95,7 @@ def test_a_failed_batch_is_no_failed_job(fire, client):
     Worker(fire).run()
     assert State.FAILED is batch.refresh().state
 
-    assert "Failed in all: 1." in client.part("/failures", "rows").text
+    assert "<span>1 failed job</span>" in client.part("/failures", "rows").text
 
 
 def test_causes_are_shown_of_one_task(client, failing):

@@ -6,12 +6,13 @@ import re
 
 import pytest
 
-from firelock import Limit, Turns
+from firelock import Limit, Retry, Turns
 from firelock.model.clock import SECOND
 from firelock.storage import DURATION_BUCKETS, ClaimRequest, NewSession, Renewal, Rollup
 from firelock_dashboard.pages.charts import Chart, Line, chart_of_samples, round_up, spark
 from firelock_dashboard.stats.live import Sample
 from firelock_dashboard.stats.rollups import MINUTE
+from tests.core import fakes
 from tests.dashboard.worker import Worker
 
 PARTS = ("health", "tiles", "figures", "places", "runs", "nav")
@@ -191,6 +192,24 @@ def test_a_paused_limit_with_many_jobs_is_told(client, fire):
 
     assert "Limit tenant is paused: until 15:00; 120 jobs are waiting." in text
     assert 'href="/limits?prefix=tenant' in text
+
+
+def test_jobs_that_wait_for_a_failed_parent_lead_to_it(client, fire):
+    """There it can be requeued, and what waits for it is listed."""
+
+    @fire.task(name="shop.load", retry=Retry.never())
+    def load() -> None:
+        raise ValueError
+
+    parent = load.enqueue()
+    parent.then(load)
+    fakes.Worker(fire).run()
+    serve(fire)
+
+    text = client.part("/", "health").text
+
+    assert "1 job is waiting for a parent that has failed." in text
+    assert f'href="/jobs/{parent.id}"' in text
 
 
 def backlog(text):

@@ -353,13 +353,11 @@ def test_the_menu_of_every_row_is_whole(served, open_page, address):
         page.keyboard.press("Escape")
 
 
-@pytest.mark.parametrize(
-    ("address", "region"), [("/", "#region-figures"), ("/servers", "#region-servers")]
-)
+@pytest.mark.parametrize(("address", "region"), [("/", "#region-figures"), ("/servers", "#region-servers")])
 def test_what_is_unfolded_stays_so(stocked, served, open_page, address, region):
     """While its region is asked for again."""
     with stocked.server(queues=["nothing"], workers=1):
-        eventually(lambda: stocked.servers.list())
+        eventually(lambda: bool(stocked.servers.list()))
         page = open_page(served, address)
         fold = page.locator(f"{region} details:not(.menu)").first
         fold.locator("summary").click()
@@ -371,7 +369,9 @@ def test_what_is_unfolded_stays_so(stocked, served, open_page, address, region):
               region.querySelector("summary").textContent += " ";
               firelock.refresh(region, true);
             }}""")
-        page.wait_for_function(f"() => !document.querySelector('{region} summary').textContent.endsWith('  ')")
+        page.wait_for_function(
+            f"() => !document.querySelector('{region} summary').textContent.endsWith('  ')"
+        )
 
         expect(fold).to_have_attribute("open", "")
 

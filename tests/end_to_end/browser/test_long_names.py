@@ -26,7 +26,8 @@ _CUT = """() => [...document.querySelectorAll("main *, nav *")]
   .flatMap((one) => {
     const told = (why) => [`${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 60)}: ${why}`];
     const style = getComputedStyle(one);
-    if (one.closest("svg, .stacked > thead, .visually-hidden, .visually-hidden *, dialog:not([open]), .toasts")) return [];
+    const unseen = "svg, .stacked > thead, .visually-hidden, .visually-hidden *, dialog:not([open]), .toasts";
+    if (one.closest(unseen)) return [];
     const cuts = (look) => ["hidden", "clip"].includes(look.overflowX);
     for (let place = one; place && place.id !== "main"; place = place.parentElement) {
       const look = getComputedStyle(place);

@@ -512,13 +512,15 @@ def _check_lost(sight: Sight) -> Iterator[Finding]:
         heard = max(heard_at(record, sight.now) for record in server.sessions)
         limit = max(record.session.timeout_seconds for record in server.sessions)
         if severity is NOTE:
-            what = f"was killed or cut off {span(sight.now - heard)} ago. Other servers have its queues and its jobs."
+            what = (
+                f"was killed or cut off {span(sight.now - heard)} ago. Others have its queues and its jobs."
+            )
             advice = "Look at the end of its log for the cause. This note ends an hour after the loss."
         else:
             what = f"has sent no heartbeat for {span(sight.now - heard)}; its limit is {limit:g} s."
             advice = (
-                "Check the host and the server's log. If it is gone, start another one; its jobs return to their "
-                "queues."
+                "Check the host and the server's log. If it is gone, start another one; its jobs return to "
+                "their queues."
             )
         yield Finding(
             severity, "server_lost", f"Server {server.name} {what}", advice, f"server {server.name}",
@@ -805,12 +807,18 @@ def _check_continuations(sight: Sight) -> Iterator[Finding]:
     jobs = [parent for parent in sight.sampled.in_vain if parent not in batches]
     commands = [f"firelock batches requeue {batch}" for batch in sorted(batches)[:1]]
     commands += [f"firelock jobs requeue {parent}" for parent in sorted(jobs)[:1]]
+    parent = (sorted(batches) or sorted(jobs))[0]
     more = len(sight.sampled.in_vain) - len(commands)
-    others = f" There are {more:,} more such parents." if more else ""
+    others = (
+        f" There {'is' if more == 1 else 'are'} {more:,} more such parent{'' if more == 1 else 's'}."
+        if more
+        else ""
+    )
     yield Finding(
         WARNING, "in_vain", f"{_seen(sight, State.AWAITING, count)} waiting for a parent that has failed.",
         f"Requeue the parent ({'; '.join(commands)}), or delete it and what waits goes too.{others}",
-        "continuations", {"count": count, "parents": len(sight.sampled.in_vain)},
+        "continuations",
+        {"count": count, "parents": len(sight.sampled.in_vain), "parent": parent},
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ FINGERPRINT = Text("fingerprint", "The cause.", is_required=True)
 class _Causes:
     rows: list[Cause]  # the most frequent first
     muted: list[Cause]  # apart; those among them without a failed job as well
-    failed: int  # jobs that are failed now; batches are among them where not all jobs are grouped
+    failed: int | None  # jobs that are failed now and were not all grouped; None where they were
     is_cut: bool  # more causes than are shown, or more jobs than are grouped
 
     @property
@@ -67,15 +67,12 @@ def show_failures(visit: Visit) -> Response:
 
 
 def _causes(visit: Visit, task: str | None) -> _Causes:
-    found = visit.dashboard.watch.causes()
-    causes = [one for one in found if task in {None, one.task}]
+    causes = [one for one in visit.dashboard.watch.causes() if task in {None, one.task}]
     is_cut = sum(one.count > 0 for one in causes) >= _GROUPS
-    failed = visit.state_counts()[State.FAILED]  # failed batches are among them
-    if failed <= _GROUPED and not is_cut:
-        failed = sum(one.count for one in found)
+    failed = visit.state_counts()[State.FAILED]
     return _Causes(
         [one for one in causes if one.mute is None], [one for one in causes if one.mute is not None],
-        failed, is_cut,
+        failed if failed > _GROUPED else None, is_cut,
     )  # fmt: skip
 
 

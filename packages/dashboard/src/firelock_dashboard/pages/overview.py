@@ -62,7 +62,7 @@ _OF_A_KIND = 3
 _PAGES = {  # of each kind of trouble: the page that its button leads to
     "no_server": "servers", "server_lost": "servers", "stuck_workers": "servers",
     "parked_ends": "servers", "closing_session": "servers", "limit_zero": "limits", "limit_cost": "limits",
-    "in_vain": "failures", "wait_overdue": "jobs", "unregistered": "jobs", "unique_in_vain": "limits",
+    "in_vain": "parent", "wait_overdue": "jobs", "unregistered": "jobs", "unique_in_vain": "limits",
     "no_listener": "queue", "long_wait": "queue", "unknown_task": "jobs", "failing": "failures",
     "recurring_error": "recurring", "recurring_late": "recurring", "limit_paused": "limits",
 }  # fmt: skip
@@ -112,7 +112,11 @@ def _banner(finding: Finding) -> _Banner:
         action = _Action("resume", "/queues/resume", {"queue": values["queue"]}, "pause_queue")
     else:
         page = _PAGES.get(finding.code, "system")
-        path = f"/queues/{values['queue']}" if page == "queue" else f"/{page}"
+        path = f"/{page}"
+        if page == "queue":
+            path = f"/queues/{values['queue']}"
+        elif page == "parent":
+            path = f"/jobs/{values['parent']}"
         fields = {}
         if finding.code == "unknown_task":
             fields = {"state": "enqueued", "task": values["task"]}
