@@ -12,7 +12,7 @@ from urllib.parse import quote
 import attrs
 import pytest
 
-from firelock import Firelock
+from firelock import Firelock, Turns
 from firelock.schedules.recurring_job import put_recurring
 from firelock.storage import ErrorInfo, JobFilter, NewSession, Renewal, State
 from firelock_dashboard import Access, Dashboard, Permission
@@ -381,7 +381,7 @@ def test_who_may_do_nothing_has_no_buttons(seeded, options):
 
 
 def test_hostile_texts_are_shown_literally():
-    """In what jobs hold, say and return, notes, the audit, definitions, what servers say, what is asked.
+    """In what jobs hold, say and return, keys, notes, the audit, definitions, servers, what is asked.
 
     On every page there is; bad input 110.
     """
@@ -397,6 +397,7 @@ def test_hostile_texts_are_shown_literally():
             value = json.dumps({text[:200]: text, "list": [text]})
             for _ in range(2):
                 send.using(tags=[printable], meta={"a": printable}).enqueue(text[:4_000])
+            send.using(limits=[Turns("note:{note}")], queue="held", tags=[printable]).enqueue(printable)
             failed, done = worker.claim(), worker.claim()
             worker.say(failed, text, level=printable[:10])
             trace = f'{TRACE}\n→ File "{printable}", line 1, in {printable}\n    {text}\n{text}'
@@ -418,6 +419,7 @@ def test_hostile_texts_are_shown_literally():
                 f"/failures/f{place}", f"/jobs?error={words}&tag={words}", "/jobs/suggest?q=tag:",
                 f"/search?q={words}", f"/recurring?q={words}", f"/recurring/view?id={id_}",
                 f"/recurring/edit?id={id_}", f"/recurring/preview?schedule={words}&zone={words}",
+                f"/limits/key?key={quote(f'note:{printable}')}", f"/limits?prefix={words}",
             ]  # fmt: skip
         for cause in dashboard.watch.causes()[:20]:
             dashboard.watch.remembered.mute(cause, Mute("ada", datetime.now(UTC), cause.message, None))
