@@ -5,8 +5,8 @@
 -- running and has some seconds left waits in `soon`, so that nothing is looked at twice. A job on the releasing list is
 -- passed over: `release` tells of it again.
 --
--- A job that others need stays for another hour, or as long as its batch does: a member whose batch has not ended, one whose caller
--- has not, and one whose result a job takes that has not.
+-- A job that others need stays for another hour, or as long as its batch and those around that do: a member of which one
+-- of these batches has not ended, one whose caller has not, and one whose result a job takes that has not.
 --
 -- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd mz; soon ZSET of jobs by their expiry
 -- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
@@ -110,12 +110,18 @@ local function is_childless(id, text)
   return false
 end
 
--- The instant until which the job's batch needs it, nothing for none.
+-- The instant until which the job's batch, or one around that, needs it, 0 for none.
 local function kept_by(batch)
-  local text = batch and call('HGET', base .. 'jobs', batch)
-  if not text then return 0 end
-  local expires_at = FINAL[sub(text, 1, 1)] and not call('ZSCORE', base .. 'releasing', batch) and match(text, EXPIRES)
-  return tonumber(expires_at or '') or now + HOUR
+  local at = 0
+  while batch and batch ~= '' do
+    local text = call('HGET', base .. 'jobs', batch)
+    if not text then break end
+    local expires_at = FINAL[sub(text, 1, 1)] and not call('ZSCORE', base .. 'releasing', batch) and match(text, EXPIRES)
+    at = math.max(at, tonumber(expires_at or '') or now + HOUR)
+    local row = batches().row_of(batch)
+    batch = row and row.outer
+  end
+  return at
 end
 
 -- Whether others need the job, which has flags, so that it stays.

@@ -249,7 +249,7 @@ SELECT listed.job_id
 FROM firelock_members AS listed JOIN firelock_jobs AS job ON job.id = listed.job_id
 WHERE listed.batch_id = :batch AND job.state = 'awaiting' ORDER BY listed.created_at LIMIT :most
 """)
-_AROUND = Text("SELECT id, state, expires_at FROM firelock_jobs WHERE id IN :ids")
+_AROUND = Text("SELECT id, state, expires_at, ties_json FROM firelock_jobs WHERE id IN :ids")
 _REFERRED = Text("""
 SELECT DISTINCT edge.parent_id
 FROM firelock_edges AS edge JOIN firelock_jobs AS job ON job.id = edge.child_id
@@ -285,6 +285,16 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> int:
     return len(rows)
 
 
+def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, Ties]]:
+    """Return state, expiry and ties of these jobs and of all batches around them, level by level."""
+    found: dict[str, tuple[str, int | None, Ties]] = {}
+    while ids:
+        level = {id: (state, at, ties_in(text)) for id, state, at, text in tx.all(_AROUND, ids=sorted(ids))}
+        found |= level
+        ids = {ties.batch_id for *_, ties in level.values() if ties.batch_id is not None} - found.keys()
+    return found
+
+
 def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
     """Return those of the expired jobs that stay with what they belong to; until when is stored.
 
@@ -294,13 +304,15 @@ def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
     until: dict[str, int] = {}
     ties = {id: row.ties for id, row in rows.items()}
     named = {id for one in ties.values() for id in (one.batch_id, one.caller_id) if id is not None}
-    around = {row[0]: row[1:] for row in tx.all(_AROUND, ids=sorted(named))} if named else {}
-    releasing = {row[0] for row in tx.all(_RELEASING, ids=sorted(named))} if named else set()
+    around = _around(tx, named)
+    releasing = {row[0] for row in tx.all(_RELEASING, ids=sorted(around))} if around else set()
     for id, one in ties.items():
-        if one.batch_id in around:
-            state, expires_at = around[one.batch_id]
-            is_open = read_state(state) not in FINAL_STATES or one.batch_id in releasing
-            until[id] = (not is_open and expires_at) or tx.now + _HOUR
+        batch_id = one.batch_id  # members of an inner batch stay with the outer ones too
+        while batch_id is not None and batch_id in around:
+            state, expires_at, outer = around[batch_id]
+            is_open = read_state(state) not in FINAL_STATES or batch_id in releasing
+            until[id] = max(until.get(id, 0), (not is_open and expires_at) or tx.now + _HOUR)
+            batch_id = outer.batch_id
         if one.caller_id in around and read_state(around[one.caller_id][0]) not in FINAL_STATES:
             until[id] = max(until.get(id, 0), tx.now + _HOUR)
     for (id,) in tx.all(_REFERRED, ids=sorted(rows)):

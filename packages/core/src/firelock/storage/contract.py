@@ -507,9 +507,10 @@ class Storage(ABC):
     def prune(self, limit: int) -> int:
         """Up to `limit` jobs whose `expires_at` has passed are gone with all that belongs to them.
 
-        But a member stays with its batch, a result with a job that has not ended and misses it as an input,
-        a called job with its caller until that has ended: such a job's `expires_at` is moved on, to that of
-        its batch or by an hour. Of a batch the waiting members are deleted first, as waiting children are.
+        But a member stays with its batch and with all batches around that, a result with a job that has not
+        ended and misses it as an input, a called job with its caller until that has ended: such a job's
+        `expires_at` is moved on, to that of the batch that stays longest or by an hour. Of a batch the
+        waiting members are deleted first, as waiting children are.
 
         Return how many. A job on the releasing list stays until its children were released; those that
         still wait for it then are deleted first, with the reason of `Moved.PARENT_GONE` and the expiry that

@@ -373,8 +373,7 @@ def stays_until(tables: Tables, row: StoredJob, *, now: int) -> int:
     """Return until when the job, which has expired, is kept with what it belongs to; now for no longer."""
     id, until = row.record.id, now
     ties = row.record.ties
-    batch = None if row.batch_id is None else tables.job(row.batch_id)
-    if batch is not None:
+    for batch in _around(tables, row):  # members of an inner batch stay with the outer ones too
         is_open = not batch.record.is_final or tables.is_releasing(batch.record.id)
         until = max(until, (not is_open and batch.record.expires_at) or now + _HOUR)
     caller = None if ties is None or ties.caller_id is None else tables.job(ties.caller_id)

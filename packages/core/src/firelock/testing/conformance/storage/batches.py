@@ -1195,6 +1195,34 @@ class TallyDuty(StorageFixtures):
         assert [None] * 3 == flow.storage.get([batch, a, b])
         assert [None] == flow.storage.tally([batch])
 
+    def test_a_member_stays_with_all_batches_around_it(self, flow: FlowScene) -> None:
+        """Members of an inner batch stay while an outer batch is open, and as long as that one does.
+
+        If this fails: the results of all batches within a batch are incomplete, and nobody notices.
+        """
+        outer, (last,) = flow.batch_of(1, name="outer", keeps=(3 * DAY, None, None))
+        middle = flow.batch("middle", within=outer, keeps=(0, None, None))
+        inner = flow.batch("inner", within=middle, keeps=(0, None, None))
+        early, late = flow.member(inner), flow.member(inner)
+        jobs = [outer, middle, inner, last, early, late]
+        first, second, third = flow.running(flow.begin(), last, early, late)
+        flow.settle(succeeds(second, expires_at=BASE - DAY))
+        flow.settle(succeeds(third, expires_at=BASE - DAY))
+        flow.settle_all()
+        open_ = [flow.prune(), flow.prune()]
+        flow.settle(succeeds(first, expires_at=BASE - DAY))
+        flow.settle_all()
+        flow.advance(26 * 3_600)
+
+        ended = [flow.prune(), flow.prune()]
+        kept = [record is not None for record in flow.storage.get(jobs)]
+        flow.advance(48 * 3_600)
+        pruned = sum(flow.prune() for _ in jobs)
+
+        assert ([0, 0], [0, 0], [True] * 6) == (open_, ended, kept)
+        assert 6 == pruned
+        assert [None] * 6 == flow.storage.get(jobs)
+
     def test_what_waits_in_a_failed_batch_goes_with_it(self, flow: FlowScene) -> None:
         """Pruning a batch deletes the members that still wait in it, and decides its own continuations.
 
