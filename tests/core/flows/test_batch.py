@@ -776,6 +776,19 @@ def test_a_result_waits_for_the_end(fire, load, worker):
     assert 1 == asyncio.run(batch.aresult(1)).succeeded
 
 
+def test_all_that_failed_is_requeued_by_one_call_also_where_a_batch_has_failed(mixed, fire):
+    """As the README says: the batch is among what failed, and opens with its member."""
+    failed = fire.jobs.find(state="failed")
+
+    answers = dict(
+        zip([job.task for job in failed], fire.jobs.requeue([job.id for job in failed]), strict=True)
+    )
+
+    assert answers["firelock:batch"] is Applied.REFUSED
+    assert [True] == [answer.is_applied for task, answer in answers.items() if task != "firelock:batch"]
+    assert mixed.refresh().state == "awaiting"
+
+
 def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete(mixed, fire):
     """It has no task that could run; its members are requeued one by one, or by its own handle."""
     ids = [mixed.id, *(job.id for job in mixed.members())]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
-from firelock import ConfigurationError, DeepTally, Firelock, JobNotFound, Retry, Tally
+from firelock import ConfigurationError, DeepTally, Firelock, JobNotFound, Retry, Settings, Tally
 from firelock.flows import nesting
+from firelock.model.clock import span_micros
 from firelock.storage import MemoryStorage
 from tests.core.fakes import Worker
 
@@ -70,6 +72,13 @@ def run(fire):
         pass
     while fire.storage.release(500):
         pass
+
+
+def go_on(fire, span):
+    """So much time passes, and whatever nobody needs any more is pruned."""
+    fire.storage.clock_offset += span_micros(span)
+    for _ in range(5):  # those that stay with their batch are found once more when that has gone
+        fire.storage.prune(500)
 
 
 def collect(batch, task, **options):
@@ -147,11 +156,67 @@ def test_a_member_of_a_batch_within_is_no_place_for_results_that_leave_it_out(ye
         list(year.results(load, deep=False, after=inner.id))
 
 
+def test_results_go_on_after_a_job(year, load):
+    """The handle of a member does as well as its id."""
+    members = [job for job in year.members() if job.task == "load"]
+
+    assert collect(year, load, deep=False, after=members[0]) == [2]
+
+
+@pytest.mark.parametrize("after", [7, b"id"], ids=["number", "bytes"])
+def test_results_go_on_after_a_job_or_an_id_only(year, load, after):
+    with pytest.raises(
+        ConfigurationError, match=r"^after=.* is refused; pass a member of <Batch .*its id\.$"
+    ):
+        list(year.results(load, deep=True, after=after))
+
+
 def test_a_job_elsewhere_is_no_place_for_deep_results(year, load):
     stranger = load.enqueue(5)
 
     with pytest.raises(JobNotFound, match=r"is in no batch within <Batch .* 'year'"):
         list(year.results(load, deep=True, after=stranger.id))
+
+
+def test_deep_results_stay_as_long_as_the_outer_batch():
+    """What inner batches and their jobs say of themselves shortens nothing; more than that counts."""
+    with Firelock(MemoryStorage(), settings=Settings(keep_succeeded=2)) as fire:
+
+        @fire.task(name="load")
+        def load(number: int) -> int:
+            return number
+
+        with fire.batch("outer", keep=timedelta(days=30)) as outer:
+            with outer.batch("short") as short, short.batch("deeper") as deeper:
+                deeper.add_many([load.call(number) for number in range(3)])
+            with outer.batch("long", keep=timedelta(days=60)) as long:
+                long.add(load, 7)
+        run(fire)
+
+        go_on(fire, timedelta(days=29))
+        kept = collect(outer, load, deep=True)
+        go_on(fire, timedelta(days=2))
+
+        assert kept == [0, 1, 2, 7]
+        with pytest.raises(JobNotFound):
+            list(outer.results(load, deep=True))
+        assert collect(long, load) == [7]
+
+
+def test_results_of_a_batch_that_is_pruned_meanwhile_raise(fire, load):
+    """An end that looks like any other would be a wrong total."""
+    with fire.batch("plain") as batch:
+        batch.add_many([load.call(number) for number in range(3)])
+    run(fire)
+    results = batch.results(load)
+    first = next(results)
+    fire.storage.clear()  # as a prune leaves it
+
+    with pytest.raises(
+        JobNotFound, match=r"^Batch 'plain' \(.*\) was pruned while its results were read; some"
+    ):
+        list(results)
+    assert first == 0
 
 
 def test_results_of_a_pruned_batch_raise(year, load):

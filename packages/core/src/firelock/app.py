@@ -356,7 +356,8 @@ class Firelock(ServedApp):
             on: what it waits for: succeeded, failed, deleted or finished.
             on_failure: "continue", or "cancel": the first failed member deletes those that have not ended.
             tags: plain texts.
-            keep: how long it stays with its members once it has succeeded; by default as the settings say.
+            keep: how long it stays once it has succeeded, with its members and all within inner batches; by
+                default as the settings say.
             hold: of more than 500 members: it is cancelled when whoever fills it says nothing for so long.
             within: a transaction of yours in the storage's own database; the batch comes and goes with it.
             beside: a limit's key or a unique key of its members, such as "tenant:7", beside which it lies

@@ -223,16 +223,20 @@ class Batch(Gathered[Tally]):
         on: OnText = "succeeded",
         on_failure: OnFailureText = "continue",
         tags: Sequence[str] = (),
+        keep: timedelta | float | None = None,
     ) -> Batch:
         """Return a batch that is a member of this one; fill it in a block of its own, or by `add`.
 
-        Options are those of `fire.batch`; it waits for members of this one alone. Of a batch that is stored
+        Options are those of `fire.batch`; it waits for members of this one alone. It stays, its members with
+        it, at least as long as this batch does; `keep` counts where it says more. Of a batch that is stored
         already it is stored with its own block.
 
         Raises:
             ConfigurationError: an option is wrong, or it would be more than 8 deep.
         """
-        return new_batch(self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, outer=self)
+        return new_batch(
+            self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, keep=keep, outer=self
+        )
 
     abatch = twin(batch)
 
@@ -301,7 +305,12 @@ class Batch(Gathered[Tally]):
     amembers = twin(members)
 
     def results(
-        self, task: TaskVerbs[..., R2], /, *, after: str | None = None, deep: bool | None = None
+        self,
+        task: TaskVerbs[..., R2],
+        /,
+        *,
+        after: str | Job[Any] | None = None,
+        deep: bool | None = None,
     ) -> Iterator[R2]:
         """Iterate over what its members of a task returned, in the order in which they were added.
 
@@ -314,19 +323,26 @@ class Batch(Gathered[Tally]):
 
         Args:
             task: whose results, and so of which type.
-            after: the id of a member; only results that come after that member's are returned.
+            after: a member, or its id; only results that come after that member's are returned.
             deep: whether members of batches within it count.
 
         Raises:
-            ConfigurationError: batches are within it, and `deep` is not given.
-            JobNotFound: the batch is not stored, or no such member.
+            ConfigurationError: batches are within it, and `deep` is not given; or `after` is neither a job
+                nor an id.
+            JobNotFound: the batch is not stored, or no such member; or it was pruned while it was read, so
+                that results may be missing.
             ResultUnavailable: a member succeeded without a storable result.
         """
         for page in self._pages_of(task, after, deep):
             yield from (cast("R2", result_of(self._client, record)) for record in page)
 
     async def aresults(
-        self, task: TaskVerbs[..., R2], /, *, after: str | None = None, deep: bool | None = None
+        self,
+        task: TaskVerbs[..., R2],
+        /,
+        *,
+        after: str | Job[Any] | None = None,
+        deep: bool | None = None,
     ) -> AsyncIterator[R2]:
         """`results` without blocking the event loop: `async for result in batch.aresults(task)`."""
         pages = self._pages_of(task, after, deep)
@@ -335,9 +351,14 @@ class Batch(Gathered[Tally]):
                 yield cast("R2", result_of(self._client, record))
 
     def _pages_of(
-        self, task: TaskVerbs[..., Any], after: str | None, deep: bool | None
+        self, task: TaskVerbs[..., Any], after: str | Job[Any] | None, deep: bool | None
     ) -> Iterator[list[JobRecord]]:
         """Yield the succeeded members of a task behind one of them, page by page."""
+        if after is not None and not isinstance(after, str | Job):
+            raise ConfigurationError(
+                f"after={shown(after)} is refused; pass a member of {self!r}, a job or its id."
+            )
+        place = after.id if isinstance(after, Job) else after
         batches = self.tally().batches
         if batches and deep is None:
             number, these = ("1 batch", "that") if batches == 1 else (f"{batches:,} batches", "these")
@@ -347,13 +368,18 @@ class Batch(Gathered[Tally]):
                 "members only."
             )
         names, storage = {task.info.name, *task.info.aliases}, self._client.storage
-        path = [] if after is None else path_to(storage, self.id, after, is_deep=bool(deep))
+        path = [] if place is None else path_to(storage, self.id, place, is_deep=bool(deep))
         if path is None:
             where = "is in no batch within" if deep else "is no member of"
-            raise JobNotFound(f"{shown(after)} {where} {self!r} that is stored.")
+            raise JobNotFound(f"{shown(place)} {where} {self!r} that is stored.")
         task_name = None if len(names) > 1 else task.info.name
         for page in walk_members(storage, self.id, task_name, path, batches if deep else 0):
             yield [record for record in page if record.task in names and record.state is State.SUCCEEDED]
+        if storage.get((self.id,))[0] is None:  # its members go with it
+            raise JobNotFound(
+                f"{self._words} was pruned while its results were read; some may be missing. Keep it for "
+                "longer: fire.batch(…, keep=…)."
+            )
 
     def result(self, timeout: float | None = None) -> Tally:
         """Return its tally once it has succeeded; waits up to `timeout` seconds.
