@@ -876,6 +876,94 @@ def test_any_job_may_be_joined(fire, tester):
     assert (7, 7) == (job.result(0), wrong.result(0))
 
 
+def test_a_job_is_joined_again_after_its_requeue_by_another_name(fire, tester):
+    """Each join has a name of its own; without one a second join of the same job is refused, and says how."""
+    mended: list[int] = []
+
+    @fire.task(name="child", retry=Retry.never())
+    def child() -> int:
+        if not mended:
+            raise ValueError("broken")
+        return 7
+
+    @fire.task(name="order", retry=Retry.never())
+    def order(job: JobContext, other: str, named: bool) -> list[int]:
+        joined, results = fire.jobs.get(other), []
+        for turn in range(2):
+            try:
+                results.append(job.join(joined, name=f"turn:{turn}" if named else None))
+            except JobFailed:
+                mended.append(turn)
+                joined.requeue()
+        return results
+
+    first = child.enqueue()
+    job = order.enqueue(first.id, True)
+    tester.drain()
+    second = order.enqueue(first.id, False)
+    tester.drain()
+
+    assert ([0], [7, 7]) == (mended, job.result(0))
+    assert ["turn:0", "turn:1"] == [step.name for step in job.steps()]
+    assert (
+        f"'call {first.id}' stands twice in this run; a name has one value. In a loop, or after a requeue, "
+        "give each a name of its own: job.join(job, name=f'turn:{n}')."
+    ) in record_of(fire, second).error.message
+
+
+def test_a_join_under_the_name_of_a_call_that_has_not_ended_is_refused(fire, tester):
+    """What is remembered there are jobs, and no result."""
+    deployed: list[bool] = []
+
+    @fire.task(name="child")
+    def child() -> int:
+        return 7
+
+    @fire.task(name="order", retry=Retry.never())
+    def order(job: JobContext, other: str) -> int:
+        if deployed:
+            return job.join(fire.jobs.get(other), name="part")
+        deployed.append(True)
+        return job.run("part", child)
+
+    job = order.enqueue(child.enqueue().id)
+    tester.drain()
+
+    assert (
+        "'part' is remembered as a call that has not ended, and now it is job.join(…, name='part'). Give it "
+        "another name."
+    ) in record_of(fire, job).error.message
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines", 3])
+def test_what_is_joined_has_a_printable_name(fire, tester, name):
+    @fire.task(name="child")
+    def child() -> int:
+        return 7
+
+    @fire.task(name="order", retry=Retry.never())
+    async def order(job: JobContext, other: str) -> int:
+        return await job.ajoin(fire.jobs.get(other), name=name)
+
+    job = order.enqueue(child.enqueue().id)
+    tester.drain()
+
+    assert "is no name of a call; use a text of 1 to" in record_of(fire, job).error.message
+
+
+def test_a_fake_answers_a_join_by_its_name(fire):
+    @fire.task(name="child")
+    def child() -> int:
+        return 7
+
+    made = child.enqueue()
+
+    def order(job: JobContext) -> tuple[int, int]:
+        return job.join(made), job.join(made, name="again")
+
+    assert (1, 2) == order(JobContext.fake(answers={made.id: 1, "again": 2}))
+
+
 def test_a_job_cannot_wait_for_itself_nor_for_nobody(fire, tester):
     """Both are told at once."""
 

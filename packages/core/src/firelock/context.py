@@ -385,19 +385,24 @@ class JobContext:
         """`gather` in an async task."""
         return await self._steps.agather(name, calls)
 
-    def join(self, job: Job[R], /) -> R:
+    def join(self, job: Job[R], /, *, name: str | None = None) -> R:
         """Return the result of a job or batch made elsewhere, when it has ended; see `run`.
+
+        Args:
+            job: the handle of that job or batch.
+            name: what its result is remembered by, its id by default. Whoever joins the same job twice, such
+                as after its requeue, gives each a name of its own.
 
         Raises:
             JobNotFound: it is not stored.
             JobFailed: it failed for good, or members of the batch did.
             JobDeleted: it was deleted, or cancelled.
         """
-        return self._steps.join(job)
+        return self._steps.join(job, name)
 
-    async def ajoin(self, job: Job[R], /) -> R:
+    async def ajoin(self, job: Job[R], /, *, name: str | None = None) -> R:
         """`join` in an async task."""
-        return await self._steps.ajoin(job)
+        return await self._steps.ajoin(job, name)
 
     # ---- saying something while it runs ------------------------------------------------------------------
 

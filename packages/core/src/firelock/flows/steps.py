@@ -404,17 +404,17 @@ class JobSteps:
         with self._entered(MemoKind.CALL, name):
             return cast("list[Any]", await self._adrive(self._calling(name, chosen)))
 
-    def join(self, job: Job[T]) -> T:
+    def join(self, job: Job[T], name: str | None) -> T:
         """See `JobContext.join`."""
-        _check_job(job)
-        with self._entered(MemoKind.CALL, job.id):
-            return cast("T", self._drive(self._joining(job)))
+        chosen = _join_name(job, name)
+        with self._entered(MemoKind.CALL, chosen, renamed=_JOINED_AGAIN):
+            return cast("T", self._drive(self._joining(job, chosen)))
 
-    async def ajoin(self, job: Job[T]) -> T:
+    async def ajoin(self, job: Job[T], name: str | None) -> T:
         """See `JobContext.ajoin`."""
-        _check_job(job)
-        with self._entered(MemoKind.CALL, job.id):
-            return cast("T", await self._adrive(self._joining(job)))
+        chosen = _join_name(job, name)
+        with self._entered(MemoKind.CALL, chosen, renamed=_JOINED_AGAIN):
+            return cast("T", await self._adrive(self._joining(job, chosen)))
 
     def _sleeping(self, name: str, span: timedelta | float | datetime) -> _Flow[None]:
         memo = yield from self._known(MemoKind.SLEEP, name)
@@ -575,25 +575,30 @@ class JobSteps:
                 f"another name, or run the job again from it: job.requeue(from_step={name!r})."
             )
 
-    def _joining(self, job: Job[Any]) -> _Flow[object]:
+    def _joining(self, job: Job[Any], name: str) -> _Flow[object]:
         if job.id in (self._job.id, self._batch_id):
             what = "itself" if job.id == self._job.id else f"batch {job.id}, of which it is a member"
             raise StepError(f"Job {self._job.id} waits for {what}, which would never end.")
-        memo = yield from self._known(MemoKind.CALL, job.id)
+        memo = yield from self._known(MemoKind.CALL, name)
+        if memo is not None and not memo.is_done:
+            raise StepError(
+                f"{name!r} is remembered as a call that has not ended, and now it is "
+                f"job.join(…, name={name!r}). Give it another name."
+            )
         if memo is None:
             record: JobRecord | None = (yield lambda: self._client.storage.get([job.id]))[0]
             if record is None:
                 missing = JobNotFound(f"Job {job.id} is not stored, so that nobody can wait for it.")
                 self._raise_for_good(missing)
             if not record.is_final:
-                self._suspend(_wait_for_jobs(job.id, [job.id]))
+                self._suspend(_wait_for_jobs(name, [job.id]))
             value: JsonValue
             if record.is_batch and record.state is State.SUCCEEDED:
                 tally: Tally | None = (yield lambda: self._client.storage.tally([job.id]))[0]
                 value = attrs.asdict(tally or Tally())
             else:
                 value = self._result_of(record)
-            memo = self._memo(MemoKind.CALL, job.id, write_text(self._serializer, value), is_done=True)
+            memo = self._memo(MemoKind.CALL, name, write_text(self._serializer, value), is_done=True)
             if self._why_no_room(memo) is None:
                 memo = yield from self._put(memo)
         return self._read(memo, lambda value: self._joined(job, value))
@@ -621,7 +626,9 @@ class JobSteps:
     # ---- names -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _entered(self, kind: MemoKind, name: str, *, is_within: bool = False) -> Iterator[None]:
+    def _entered(
+        self, kind: MemoKind, name: str, *, is_within: bool = False, renamed: str = ""
+    ) -> Iterator[None]:
         """The name is used in this run from now on, unless it ends by an exception."""
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
             raise StepError(
@@ -641,7 +648,7 @@ class JobSteps:
             if key in self._used:
                 raise StepError(
                     f"{memo_words(kind, name)!r} stands twice in this run; a name has one value. In a loop, "
-                    f"{_RENAMED[kind]}."
+                    f"{renamed or _RENAMED[kind]}."
                 )
             self._used.add(key)
             self._under_way += 1
@@ -887,6 +894,7 @@ _RENAMED = {
     MemoKind.SIGNAL: "use signal.named(key)",
     MemoKind.CALL: "use f'part:{n}'",
 }
+_JOINED_AGAIN = "or after a requeue, give each a name of its own: job.join(job, name=f'turn:{n}')"
 
 
 def call_to_run(
@@ -929,10 +937,12 @@ def _checked_calls(name: str, calls: Iterable[Call[Any]]) -> list[Call[Any]]:
     return chosen
 
 
-def _check_job(job: object) -> None:
+def _join_name(job: object, name: str | None) -> str:
+    """Return the name under which the result of a joined job is remembered: its id unless one is given."""
     if not isinstance(job, Job):
         how = f"fire.jobs.get({shown(job)})" if isinstance(job, str) else "what task.enqueue(…) returned"
         raise StepError(f"job.join({shown(job)}) takes the handle of a job or batch: {how}.")
+    return job.id if name is None else name
 
 
 def _check_signal(signal: object) -> None:
