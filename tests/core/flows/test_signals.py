@@ -274,6 +274,7 @@ def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker)
 
     for name, words in (
         ("pay", "remembers no step 'pay'. It remembers: 'step load', 'step charge'"),
+        ("pay", "A step that failed is not remembered: job.requeue() without from_step goes on there."),
         ("charge", "remembers several things named 'charge': say which of 'step charge', 'signal charge'"),
     ):
         with pytest.raises(StepError) as caught:

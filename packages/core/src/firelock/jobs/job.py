@@ -500,7 +500,8 @@ class Job(Generic[R]):
         Raises:
             JobConflict: it is enqueued or processing; another job has its unique key by now; it waits for
                 the output of another job; or it is a member of a cancelled batch.
-            StepError: it remembers no such step.
+            StepError: it remembers no such step; one that failed is not remembered, and a requeue without
+                `from_step` goes on there.
             JobNotFound: it is not stored.
         """
         self._require_committed()
@@ -520,7 +521,10 @@ class Job(Generic[R]):
         words = ", ".join(repr(memo_words(one.kind, one.name)) for one in found or steps[:20]) or "nothing"
         if found:
             raise StepError(f"Job {self.id} remembers several things named {name!r}: say which of {words}.")
-        raise StepError(f"Job {self.id} remembers no step {shown(name)}. It remembers: {words}.")
+        raise StepError(
+            f"Job {self.id} remembers no step {shown(name)}. It remembers: {words}. A step that failed is "
+            "not remembered: job.requeue() without from_step goes on there."
+        )
 
     def delete(self, *, reason: str = "deleted by code") -> Job[R]:
         """The job is deleted, and the handle shows it; if it runs, it is told to stop. Return the handle.
