@@ -56,6 +56,20 @@ def test_batches_are_listed_with_how_far_they_are(command, app):
     assert (only["name"], only["total"], only["failed"], only["progress"]) == ("import", 2, 1, 1.0)
 
 
+def test_the_list_names_the_batch_around_each(command, app):
+    """Only where there is one; JSON has its id."""
+    outer = flows.new_batch(app, "year")
+    flows.new_batch(app, "january", outer=outer)
+
+    lines = command("batches list").out.splitlines()
+    inner, _ = command("batches list --json").json["batches"]
+
+    assert lines[0].split()[-2:] == ["CREATED", "WITHIN"]
+    (row,) = [line for line in lines if "january" in line]
+    assert row.split()[-1] == "year"
+    assert inner["batch"] == outer
+
+
 def test_pages_of_batches_follow_each_other(command, app):
     for number in range(3):
         flows.new_batch(app, f"b{number}")
@@ -99,7 +113,7 @@ def test_show_tells_own_members_from_jobs_of_batches_within(command, app):
     assert "1 of 7 jobs ended (14%), 1 failed, with 2 batches within it" in shown
     assert (answer["total"], answer["batches"], answer["within"]["total"]) == (3, 2, 7)
     assert (answer["within"]["failed"], answer["within"]["batches"]) == (1, 2)
-    (row,) = [line.split() for line in listed if "year" in line]
+    (row,) = [words for line in listed if (words := line.split())[2] == "year"]
     assert row[3:5] == ["0/3", "2"]
 
 

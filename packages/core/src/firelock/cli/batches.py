@@ -14,10 +14,13 @@ from firelock.model.state import State
 from firelock.model.text import age, clock_time
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from firelock.flows.batch import Batch
     from firelock.jobs.job import Job, JobPage
     from firelock.model.batch import DeepTally, Tally
     from firelock.model.job import JobRecord
+    from firelock.storage import Storage
 
 _COLUMNS = (
     Column("ID", is_whole=True),
@@ -30,6 +33,7 @@ _COLUMNS = (
     Column("WAITING", is_number=True),
     Column("CREATED", is_whole=True),
 )
+_WITHIN_COLUMN = Column("WITHIN")  # the name of the batch around it, on a page that has such a batch
 _MEMBERS = (Column("ID", is_whole=True), Column("STATE", is_whole=True), Column("TASK"), Column("REASON"))
 _PAGE_LIMIT, _SHOWN, _LOOKS = 500, 20, 5
 _WITHIN = 1_000  # batches within one that are read for their counts
@@ -75,15 +79,30 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         page = app.batches.list(state=state, limit=options.limit, cursor=options.cursor)
         tallies = app.storage.tally([batch.id for batch in page.batches])
+        outer = _outer_names(app.storage, page.batches)
         now = app.client.clock.now()
     pairs = [(batch, tally) for batch, tally in zip(page.batches, tallies, strict=True) if tally is not None]
+    rows = [_row(batch, tally, now) for batch, tally in pairs]
+    if outer:
+        rows = [[*row, outer.get(batch.id, "")] for row, (batch, _) in zip(rows, pairs, strict=True)]
     screen.listing(
-        "batches", (_answer(batch.record(), tally) for batch, tally in pairs), _COLUMNS,
-        [_row(batch, tally, now) for batch, tally in pairs],
+        "batches", (_answer(batch.record(), tally) for batch, tally in pairs),
+        (*_COLUMNS, _WITHIN_COLUMN) if outer else _COLUMNS, rows,
         empty="No batch is stored.", cursor=page.cursor,
     )  # fmt: skip
     if page.cursor is not None and not screen.is_json:
         screen.note(f"There are more; the same command with --cursor {page.cursor} shows them.")
+
+
+def _outer_names(storage: Storage, batches: Sequence[Batch]) -> dict[str, str]:
+    """Return the names of the batches around these, by the ids of these; one read, or none."""
+    around = {batch.id: batch.batch_id for batch in batches if batch.batch_id is not None}
+    if not around:
+        return {}
+    ids = sorted(set(around.values()))
+    found = {record.id: record.ties for record in storage.get(ids) if record is not None}
+    named = {id: ties.batch.name for id, ties in found.items() if ties is not None and ties.batch is not None}
+    return {inner: named.get(outer, outer) for inner, outer in around.items()}
 
 
 def _row(batch: Batch, tally: Tally, now: int) -> list[Piece]:
