@@ -265,6 +265,20 @@ def test_show_tells_everything_of_a_job(command, app):
         assert told in ran.out
 
 
+def test_show_tells_a_former_error_from_the_end(command, app):
+    """A job that succeeded after a requeue has an error still, of an attempt before."""
+    job = app.add.enqueue(1, "x")
+    fail(app, traceback="here")
+    failed = command("show", job.id).out
+    job.requeue()
+    requeued = command("show", job.id).out
+
+    assert "\n  error " in failed
+    assert "last error" not in failed
+    assert "\n  last error (attempt 1)  builtins.ValueError: no such file\n" in requeued
+    assert "\n  error " not in requeued
+
+
 def test_show_says_what_a_job_asks_and_what_it_waits_for(command, app):
     """Its limits with their costs, its unique key, until when it may start, and which limit holds it back."""
     limits = [Limit("tenant:{user}", concurrent=0), Limit("api", rate=9, cost=3)]

@@ -225,7 +225,9 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
         return
     record = job.record()
     screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state))
-    facts = [*_what(record), *_asked(job, now), *_when(record, now), *_end(record, progress, children)]
+    failed = history.errors[-1].attempt if history.errors else None
+    end = _end(record, progress, children, failed)
+    facts = [*_what(record), *_asked(job, now), *_when(record, now), *end]
     screen.facts(facts, indent=2)
     _show_history(screen, history.entries)
     _show_errors(screen, history.errors)
@@ -284,15 +286,18 @@ def _when(record: JobRecord, now: int) -> list[tuple[str, Piece]]:
 
 
 def _end(
-    record: JobRecord, progress: Progress | None, children: Sequence[Job[object]]
+    record: JobRecord, progress: Progress | None, children: Sequence[Job[object]], failed_attempt: int | None
 ) -> list[tuple[str, Piece]]:
+    """Return how far it came; an error that is not the job's end says which attempt it is of."""
+    attempt = "" if failed_attempt is None else f" (attempt {failed_attempt})"
+    error = "error" if record.state is State.FAILED else f"last error{attempt}"
     counts = f"{record.attempt}, {record.retries} retries, {record.crashes} crashes" if record.attempt else ""
     return [
         ("attempt", counts),
         ("server", record.server or ""),
         ("progress", _progress(progress)),
         ("result", record.result or record.result_absent or ""),
-        ("error", Cell(f"{record.error.type}: {record.error.message}", "red") if record.error else ""),
+        (error, Cell(f"{record.error.type}: {record.error.message}", "red") if record.error else ""),
         ("runs after", ", ".join(f"{edge.parent_id} ({edge.on})" for edge in record.parents)),
         ("then", ", ".join(f"{child.id} ({child.state})" for child in children)),
     ]
