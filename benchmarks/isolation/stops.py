@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from benchmarks import places
 from benchmarks.isolation import tasks
 from benchmarks.isolation.locks import locked, running_jobs
 from benchmarks.pairs import Row
+from benchmarks.places import Place
 from benchmarks.plan import Plan
+from benchmarks.servers import Server
 from firelock import Firelock, State
 
 GRACE = 5.0  # seconds
@@ -25,15 +29,11 @@ def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
     gates = folder / "gates"
     gates.mkdir(parents=True)
     gates.chmod(0o777)
-    environment = {
-        "BENCHMARK_MEASURES": str(gates), "BENCHMARK_GATES": str(gates), "FIRELOCK_GRACE": str(GRACE),
-    }  # fmt: skip
-    app = "benchmarks.isolation.app:fire"
     with places.opened(plan.storage, folder / "place") as place, places.client(place.url) as fire:
         declared = tasks.declare(fire)
         scene = running_jobs(declared, "gate", 1)
         (held,) = scene.jobs
-        with places.serving(place, app, processes=2, **environment) as (server,):
+        with _serving(place, gates) as (server,):
             server.wait_until(lambda: held.refresh().state is State.PROCESSING, what="the job was running")
             with locked(place, plan.storage, scene):
                 (gates / "gate").touch()
@@ -45,7 +45,7 @@ def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
                 server.stop()
                 took = time.monotonic() - began
                 left = number - _ended(fire)
-        with places.serving(place, app, processes=2, **environment) as (server,):
+        with _serving(place, gates) as (server,):
             server.wait_until(lambda: _ended(fire) >= number + 1, what="all jobs had ended")
         again = sum(job.record().attempt > 1 for job in fire.jobs.iterate(task="noop"))
         runs = tasks.runs(gates).count("gate 0")
@@ -55,6 +55,13 @@ def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
     }  # fmt: skip
     yield {"what": "other jobs that ran again", "ratio": 1.0, "median": again, "beside": 0}
     yield {"what": "runs of the locked job", "ratio": runs / 2, "median": runs, "beside": 2}
+
+
+def _serving(place: Place, gates: Path) -> AbstractContextManager[list[Server]]:
+    return places.serving(
+        place, "benchmarks.isolation.app:fire", processes=2,
+        BENCHMARK_MEASURES=str(gates), BENCHMARK_GATES=str(gates), FIRELOCK_GRACE=str(GRACE),
+    )  # fmt: skip
 
 
 def _ended(fire: Firelock) -> int:

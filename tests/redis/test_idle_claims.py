@@ -1,4 +1,4 @@
-"""A claim after a wait that heard of nothing: a smaller script looks first, and misses nothing."""
+"""Across modules: a claim after a wait that heard of nothing is looked for by a smaller script first."""
 
 from __future__ import annotations
 
