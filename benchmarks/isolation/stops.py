@@ -24,7 +24,7 @@ _PARKED = 1.0  # seconds in which the end of the locked job is sent for the firs
 
 def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
     """Yield how long a stop takes, and how many jobs run again although they had ended before it."""
-    number = plan.scaled(_JOBS)
+    number = max(_CHUNK, plan.scaled(_JOBS) // _CHUNK * _CHUNK)
     folder = plan.folder / "stop"
     gates = folder / "gates"
     gates.mkdir(parents=True)
