@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 from firelock import Retry, State
+from firelock.model import lifecycle
 from firelock.storage import Held, NewJob, Progress, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages.job import JobView, phases_of, steps_of
@@ -115,7 +116,52 @@ def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send)
 
     assert 'action="/jobs/restore"' in offered.text
     assert 'action="/jobs/restore"' not in refused.text
-    assert "Its delete cannot be taken back: it had succeeded" in seen(refused)
+    assert "Its delete cannot be undone: it had succeeded" in seen(refused)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (None, "may still be running it"),
+        (2, "still running on web-1:42 (last sign of life"),
+        (90, "its function does not look at the cancellation"),
+    ],
+)
+def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
+    """While progress or a line is newer than its delete; long after that, with what can be done about it."""
+    worker = Worker(fire)
+    job = send.enqueue(1)
+    claimed = worker.claim()
+    worker.say(claimed, "before")
+    job.delete()
+    if seconds is not None:
+        at = fire.storage.clock() + seconds * 1_000_000
+        fire.storage.append_logs({}, {job.id: Progress(3, 10, at)})
+
+    head, now = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("head", "now"))
+
+    assert told in now
+    assert ("Deleted, still running" in head) is (seconds is not None)
+    assert ("job.raise_if_cancelled()" in now and 'executor="process"' in now) is (seconds == 90)
+    assert "may have done part of its work. Requeue runs it again." in head
+
+
+def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
+    """Its holder's end, which is refused, is the end of it."""
+    worker = Worker(fire)
+    job = send.enqueue(1)
+    claimed = worker.claim()
+    job.delete()
+    now = fire.storage.clock() + 60_000_000
+    fire.storage.append_logs({}, {job.id: Progress(3, 10, now)})
+    ended = lifecycle.succeeded(
+        claimed, worker.holder, at=now, started_at=now, result=None, result_absent=None, expires_at=now
+    )
+    assert not fire.storage.apply([ended])[0].is_applied
+
+    head, now = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("head", "now"))
+
+    assert "still running" not in head + now
 
 
 def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(client, fire, send):

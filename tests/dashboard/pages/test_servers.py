@@ -119,6 +119,21 @@ def test_what_runs_is_busy_before_any_heartbeat_says_so(client, serving, send):
     assert 2 == all_of_them.count("6 of 6 slots busy")
 
 
+def test_a_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
+    """A server that says it runs more than is processing: one read finds what was told to stop."""
+    send.enqueue_many([(number,) for number in range(2)])
+    session = serving("web-1", workers=5, busy=2)
+    kept, deleted = serving.claim(session, 2, started=2)
+    fire.jobs.delete([deleted])
+
+    page = client.part("/servers", "servers").text
+
+    assert {kept, deleted} == set(slots(page, "is-started"))
+    assert 2 == page.count("2 of 5 slots busy")
+    assert "(deleted, still running)" in page
+    assert "Free slots: 3" in page
+
+
 def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send):
     """A line of the attempt before, and progress from before the claim, are no start."""
     job = send.enqueue(1)

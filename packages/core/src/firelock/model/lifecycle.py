@@ -443,7 +443,7 @@ def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: in
 
 
 _LOST = {
-    State.PROCESSING: "it was running when it was deleted, and nobody knows how far it came",
+    State.PROCESSING: "it was running when it was deleted, and may have done part of its work",
     State.SUCCEEDED: "it had succeeded, and its result went with the delete",
     State.AWAITING: "it waited for another job, a signal or its batch, and that went with the delete",
 }

@@ -247,6 +247,7 @@ _AHEAD_PAGES = 4
 _VALUE = 400  # characters of a remembered value
 _WAITS_SHOWN = 6
 _RATE_MINUTES = 10
+_HEARD_BY = 30  # seconds after which a function that goes on has not looked at its cancellation
 _FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
 
 
@@ -545,9 +546,31 @@ class JobView:
                 found.append("warn_stale")
             elif self.started_at is None:
                 found.append("warn_claimed")
+        values: dict[str, object] = {"server": job.server or "–"}
         if job.is_stopping:
-            found.append("warn_tail")
-        return [(key, {"server": job.server or "–"}) for key in found]
+            found.append(self._tail(values))
+        return [(key, values) for key in found]
+
+    def _tail(self, values: dict[str, object]) -> str:
+        """Return which sentence is true of what still runs; the values get how long ago it gave a sign."""
+        sign = self.last_sign
+        if sign is None:
+            return "warn_tail"
+        told_at = instant(self.job.changed_at)
+        values |= {"span": span(self.visit.now - sign), "told": span(self.visit.now - told_at)}
+        is_ignored = (sign - told_at).total_seconds() > _HEARD_BY
+        return "warn_tail_ignores" if is_ignored else "warn_tail_runs"
+
+    @cached_property
+    def last_sign(self) -> datetime | None:
+        """When it last said something after it was taken from its server, while that may still run it."""
+        job = self.job
+        if not job.is_stopping:
+            return None
+        said = self.handle.log(limit=_LOG_KEPT)[-1:]
+        signs = [line.at for line in said] + ([self.progress.at] if self.progress else [])
+        newest = max(signs, default=None)
+        return newest if newest is not None and newest > instant(job.changed_at) else None
 
     @cached_property
     def _servers(self) -> list[ServerView]:

@@ -29,6 +29,7 @@ _SLOTS = 200  # of a server that are drawn
 _AT_ONCE = 500  # running jobs that one look reads; where there are more, each server is asked about its own
 _DENSE = 24  # from so many running jobs on they are squares without words
 _LOST = 100
+_DELETED = 200  # newest deleted jobs that are looked through for one that still runs
 _AFTER = Text("after")
 
 
@@ -39,6 +40,7 @@ class _Running:
     pid: int | None  # None where its session is not listed
     since: datetime
     is_started: bool  # else it is claimed and was not seen to run yet
+    is_deleted: bool  # it was told to stop and has not ended
 
 
 @attrs.frozen
@@ -131,7 +133,19 @@ def _running(visit: Visit, servers: Sequence[ServerView]) -> tuple[Mapping[str, 
         server_id = server_of.get(job.record().session or "")
         if server_id is not None:
             found[server_id].append(job)
+    _add_deleted(visit, servers, found)
     return found, page.cursor is not None
+
+
+def _add_deleted(visit: Visit, servers: Sequence[ServerView], found: Mapping[str, list[Job[Any]]]) -> None:
+    """Add the deleted jobs that the servers still run; read once, and where a server says it runs more."""
+    if all(view.busy <= len(found[view.id]) for view in servers):
+        return
+    server_of = {one.session.id: view.id for view in servers for one in view.living(visit.now_micros)}
+    for job in visit.fire.jobs.find(state=State.DELETED, limit=_DELETED):
+        server_id = server_of.get(job.record().session or "")
+        if server_id is not None:
+            found[server_id].append(job)
 
 
 def _server(
@@ -145,12 +159,21 @@ def _server(
     running = []
     for job in jobs[:_SLOTS]:
         record, started_at = job.record(), started.get(job.id)
-        since = instant(started_at or record.claimed_at or record.changed_at)
-        running.append(
-            _Running(job.id, job.task, pids.get(record.session or ""), since, started_at is not None)
+        is_deleted = record.state is State.DELETED
+        since = instant(
+            started_at
+            or (record.started_at if is_deleted else None)
+            or record.claimed_at
+            or record.changed_at
         )
+        running.append(
+            _Running(
+                job.id, job.task, pids.get(record.session or ""), since, started_at is not None or is_deleted,
+                is_deleted,
+            )
+        )  # fmt: skip
     # A server claims for the slots that it has; what it claims beyond them waits there for a moment.
-    runs = sum(job.id in started for job in jobs)
+    runs = sum(job.id in started or job.record().state is State.DELETED for job in jobs)
     taken = runs + min(len(jobs) - runs, max(0, view.workers - runs))
     told = view.busy if living and is_cut else 0
     more = max(len(jobs), told) - len(running)
