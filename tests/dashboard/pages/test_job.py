@@ -164,6 +164,49 @@ def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
     assert "still running" not in head + now
 
 
+def test_of_many_parents_those_that_hold_it_up_are_named(client, fire, send):
+    """By their calls, without arguments to whom may not see them; those that succeeded are a number."""
+    parents = [send.enqueue(number) for number in range(12)]
+    child = send.using(after=parents).enqueue(99)
+    worker = Worker(fire)
+    for claimed in [worker.claim() for _ in parents]:
+        (worker.fail if claimed.id == parents[6].id else worker.succeed)(claimed)
+    dashboard = Dashboard(fire, auth=lambda request: {"read"})
+
+    with closing(dashboard), closing(Browser(dashboard)) as reader:
+        hidden = seen(reader.part(f"/jobs/{child.id}", "now"))
+    now = seen(client.part(f"/jobs/{child.id}", "now"))
+
+    assert "send(user_id=6) has failed. This job goes on waiting" in now
+    assert "11 others have succeeded." in now
+    assert "which is succeeded" not in now
+    assert f"send {parents[6].id[-8:]} has failed" in hidden
+    assert "user_id" not in hidden
+
+
+def test_attempts_are_told_the_same_everywhere(client, fire):
+    """Of those that it may have; a requeue gives retries back and counts on, and is named."""
+
+    @fire.task(name="shop.charge", retry=Retry.never())
+    def charge() -> None: ...
+
+    worker = Worker(fire)
+    job = charge.enqueue()
+    waiting = seen(client.part(f"/jobs/{job.id}", "facts"))
+    worker.fail(worker.claim())
+    first = [seen(client.part(f"/jobs/{job.id}", part)) for part in ("facts", "life")]
+    job.requeue()
+    worker.claim()
+    second = [seen(client.part(f"/jobs/{job.id}", part)) for part in ("facts", "life")]
+    row = seen(client.part("/jobs", "rows"))
+
+    assert "Attemptsnone yet, 1 at most" in waiting
+    assert ("Attempts1 of 1" in first[0], "attempt 1 of 1" in first[1]) == (True, True)
+    assert ("Attempts2 (requeued)" in second[0], "attempt 2 (requeued)" in second[1]) == (True, True)
+    assert "attempt 1 of 1" in second[1]
+    assert ("2 (requeued)" in row, "2/1" in row, "Time" in row) == (True, False, True)
+
+
 def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(client, fire, send):
     """Chained exceptions one after the other, to be copied as text or Markdown."""
     answer = client.get(f"/jobs/{job_in(fire, send, 'failed').id}")

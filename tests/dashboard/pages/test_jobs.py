@@ -10,12 +10,13 @@ from urllib.parse import quote
 
 import pytest
 
-from firelock import Cron, Retry
-from firelock.storage import JobFilter
+from firelock import Cron, Limit, Retry
+from firelock.storage import JobFilter, State
 from firelock_dashboard.pages.jobs import SIZES
 from firelock_dashboard.stats.job_search import Chips, KnownTasks, find_page, plan
 from firelock_dashboard.web.fields import SentFields
 from tests.core.fakes import Worker as Failing
+from tests.dashboard.flows import claim, end, remember
 from tests.dashboard.worker import Worker, job_in
 
 
@@ -80,7 +81,7 @@ def test_a_running_row_says_what_its_span_is(client, fire, send):
 
     page = client.get("/jobs?state=processing").text
 
-    assert {"Claimed", "Runs"} == set(re.findall(r'data-label="([^"]+)"><time[^>]* data-running', page))
+    assert {"Claimed", "Time"} == set(re.findall(r'data-label="([^"]+)"><time[^>]* data-running', page))
 
 
 def test_the_question_before_a_delete_says_what_it_keeps(client, send):
@@ -461,3 +462,27 @@ def test_an_instant_before_or_after_all_time_is_refused(client, moment):
     """It has a zone, and no place in UTC."""
     for target in ("/jobs?since=", "/jobs?until=", "/api/jobs?since="):
         assert 400 == client.get(f"{target}{quote(moment)}").status
+
+
+def test_a_waiting_row_says_what_it_waits_for(fire, client):
+    """Jobs, an answer, or a limit, as its record has it; nothing more is read for it."""
+
+    @fire.task(name="shop.first")
+    def first() -> None: ...
+
+    @fire.task(name="shop.ask", limits=[Limit("openai", concurrent=1)])
+    def ask() -> None: ...
+
+    first.enqueue()
+    (job,) = claim(fire)
+    remember(fire, job, "signal", "manager", None, is_done=False)
+    end(fire, job, State.AWAITING, waits_for="signal manager", gives_back=True)
+    ask.enqueue()
+    first.using(after=[first.enqueue(), first.enqueue()]).enqueue()
+
+    page = client.part("/jobs", "rows").text
+    row = page.split(f'id="job-{job.id}"')[1].split("</tr>")[0]
+
+    assert "for 2 other jobs" in page
+    assert "for openai or a worker" in page
+    assert "for an answer to manager" in row

@@ -104,6 +104,29 @@ SEALED = "serializer 'sealed' is not installed on server host:a; waiting for one
                 (None, "why_parent_gone"),
             )
         ],
+        *[
+            (
+                [],
+                AWAITING,
+                {"parents": (Parent("p", on, state), Parent("q", "succeeded", State.ENQUEUED))},
+                ["why_parent", "why_parents_done" + end],
+                {"state": State.ENQUEUED},
+            )
+            for on, state, end in (
+                ("succeeded", State.SUCCEEDED, ""),
+                ("finished", State.FAILED, "_ended"),
+                ("failed", State.FAILED, "_ended"),
+                ("finished", State.DELETED, "_ended"),
+            )
+        ],
+        ([], AWAITING, {"parents": (Parent("p", "succeeded", State.SUCCEEDED),)}, ["why_parents_all"], {}),
+        (
+            [],
+            AWAITING,
+            {"parents": (Parent("p", "succeeded", State.PROCESSING),) * 13},
+            [*["why_parent"] * 10, "why_parent_more"],
+            {},
+        ),
         ([], AWAITING, {}, ["why_no_parent"], {}),
         ([server("*")], {"session": "s9"}, {"ahead": 0}, ["why_tail", "why_next"], {}),
     ],
@@ -135,6 +158,19 @@ def test_each_reason_has_its_sentence():
         snapshot(job=attrs.evolve(JOB, state=State.AWAITING, session="s")),
         snapshot(job=attrs.evolve(JOB, state=State.SCHEDULED, due_at=MICROS + 5)),
         snapshot(server("*"), is_registered=False),
+        *[
+            snapshot(
+                job=attrs.evolve(JOB, state=State.AWAITING),
+                parents=[Parent("p", "finished", state, call="load(1)") for state in states],
+            )
+            for states in (
+                [State.PROCESSING] * 12, [State.SUCCEEDED], [State.DELETED] * 2, [None] * 12,
+                [State.PROCESSING, State.SUCCEEDED], [State.PROCESSING, State.FAILED],
+            )
+        ],
+        snapshot(
+            job=attrs.evolve(JOB, state=State.AWAITING), parents=[Parent("p", "succeeded", State.FAILED)] * 12
+        ),
     ]  # fmt: skip
 
     for reason in (reason for one in at for reason in explain(one)):

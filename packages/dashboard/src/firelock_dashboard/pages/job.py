@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
+from operator import or_
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,7 +26,7 @@ from firelock.control.findings import lacks_task
 from firelock.control.servers import is_stale
 from firelock.flows.signals import TIMED_OUT
 from firelock.storage import DURATION_BUCKETS, FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
-from firelock_dashboard.pages.jobs import attempts_of
+from firelock_dashboard.pages.jobs import attempts_of, was_requeued
 from firelock_dashboard.pages.stream import FROM_OFFSET, STREAM, StreamPart, read_part
 from firelock_dashboard.pages.suggestions import starts
 from firelock_dashboard.pages.tasks import ARGUMENTS
@@ -38,8 +38,8 @@ from firelock_dashboard.stats.waiting import JobWait, Parent, Reason, explain
 from firelock_dashboard.web.actions import SIGNAL_VALUE, ask_first, refusing, send_signal
 from firelock_dashboard.web.extensions import JobPanel, rendered
 from firelock_dashboard.web.fields import Integer, Text
-from firelock_dashboard.web.formatting import instant, iso, short_id, span, stamp, task_name
-from firelock_dashboard.web.payloads import Node, ShownCall, call_of, tree
+from firelock_dashboard.web.formatting import instant, iso, job_name, short_id, span, stamp, task_name
+from firelock_dashboard.web.payloads import IN_LISTS, Node, ShownCall, call_of, summary, tree
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
@@ -240,7 +240,9 @@ ROUTES = (
 
 _MADE_FROM = re.compile(r"(?:copied|run again with changes) from (?P<id>[A-Za-z0-9_-]{1,64})(?: by |$)")
 _CHILDREN = 20
-_PARENTS = 20
+_PARENTS = 20  # that are listed
+_PARENTS_READ = 500
+_PARENT_CALL = 120  # characters of a parent's arguments
 _LOG = 200  # lines at once
 _LOG_FIRST = 500
 _AHEAD_PAGES = 4
@@ -285,6 +287,32 @@ class JobView:
     def attempts(self) -> int | None:
         """How many attempts it may have."""
         return attempts_of(self.visit, self.job)
+
+    @property
+    def attempts_told(self) -> str:
+        """How many attempts it has had, and how many it may have, in words."""
+        number, most, text = self.job.attempt, self.attempts, self.visit.text
+        if number == 0:
+            return text("job.attempts_none") if not most else text("job.attempts_none_of", most=most)
+        if was_requeued(self.job):
+            return text("job.attempts_requeued", number=number)
+        return text("job.attempts_of", number=number, most=most) if most else str(number)
+
+    def attempt_told(self, number: int, *, is_requeued: bool) -> str:
+        """Name one attempt; the numbers go on after a requeue, which gives all its retries back."""
+        most, text = self.attempts, self.visit.text
+        if is_requeued or (most and number > most):
+            return text("job.attempt_requeued", number=number)
+        return (
+            text("job.attempt_of_most", number=number, most=most)
+            if most
+            else text("job.attempt_of", number=number)
+        )
+
+    @property
+    def now_attempt(self) -> str:
+        """Name the attempt that runs."""
+        return self.attempt_told(self.job.attempt, is_requeued=was_requeued(self.job))
 
     @property
     def retry_words(self) -> str:
@@ -504,14 +532,27 @@ class JobView:
     @cached_property
     def parents(self) -> list[Parent]:
         """The jobs it waits or waited for."""
-        found: list[Parent] = []
-        for edge in self.job.parents[:_PARENTS]:
-            task = state = None
-            with suppress(JobNotFound):
-                parent = self.visit.fire.jobs.get(edge.parent_id)
-                task, state = parent.task, parent.state
-            found.append(Parent(edge.parent_id, edge.on.value, state, task))
-        return found
+        edges = self.job.parents[:_PARENTS_READ]
+        found = self.visit.fire.storage.get([edge.parent_id for edge in edges]) if edges else []
+        return [
+            Parent(edge.parent_id, edge.on.value, None)
+            if job is None
+            else Parent(edge.parent_id, edge.on.value, job.state, job.task, self._call_of(job))
+            for edge, job in zip(edges, found, strict=True)
+        ]
+
+    def _call_of(self, job: JobRecord) -> str:
+        """Return how another job is told in a sentence: its task, its arguments where they may be seen."""
+        if job.is_batch:
+            return self.visit.text("job.the_batch", name=job_name(job))
+        given = self.visit.arguments(job, limit=IN_LISTS)
+        call = summary(given.value, _PARENT_CALL) if isinstance(given.value, dict) else ""
+        return f"{task_name(job.task)}({call})" if call else f"{task_name(job.task)} {short_id(job.id)}"
+
+    @property
+    def listed_parents(self) -> list[Parent]:
+        """The first of them."""
+        return self.parents[:_PARENTS]
 
     @cached_property
     def children(self) -> tuple[list[JobRecord], bool]:
@@ -715,17 +756,19 @@ class ShownStep:
     since: float | None  # seconds since the step before; None for the first
     waited: float | None  # seconds from claim to start of the attempt that ended here
     took: float | None  # seconds that this attempt ran
+    is_requeued: bool = False  # it had ended before, and was requeued
 
 
 def steps_of(history: Sequence[JobStep]) -> list[ShownStep]:
     """Return the steps, newest first."""
     ends = [None, *(entry.at for entry in history)]
+    has_ended = accumulate((entry.state in FINAL_STATES for entry in history), or_, initial=False)
     steps = [
         ShownStep(
             entry, _seconds(former_at, entry.at), _seconds(entry.claimed_at, entry.started_at),
-            _seconds(entry.started_at, entry.at),
+            _seconds(entry.started_at, entry.at), is_requeued=has_ended_before,
         )
-        for former_at, entry in zip(ends, history, strict=False)
+        for former_at, entry, has_ended_before in zip(ends, history, has_ended, strict=False)
     ]  # fmt: skip
     return steps[::-1]
 

@@ -18,7 +18,7 @@ import attrs
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from firelock import ConfigurationError, JobNotFound, Retry
-from firelock.storage import Applied, JobFilter, JobRecord, State
+from firelock.storage import Applied, JobFilter, JobRecord, MemoKind, State
 from firelock_dashboard.pages import search
 from firelock_dashboard.pages.suggestions import known_tasks, starts, suggestions
 from firelock_dashboard.problems import BadRequest
@@ -113,6 +113,24 @@ class _JobRow:
     call: str | None  # the arguments on one line; None where they may not be seen
     attempts: int | None  # how many it may have
     started_at: datetime | None = None  # of one that runs, as far as it shows
+
+    @property
+    def is_requeued(self) -> bool:
+        """Tell whether it had ended before the attempt that its number is of."""
+        return was_requeued(self.record)
+
+    @property
+    def waits_for(self) -> tuple[str, dict[str, object]] | None:
+        """What it waits for, as a key of `jobs.toml` with its values; None where only its page can tell."""
+        job = self.record
+        if job.state is State.AWAITING:
+            kind, _, name = (job.waits_for or "").partition(" ")
+            if kind in {MemoKind.SIGNAL, MemoKind.CALL}:
+                return f"waits_{kind}", {"name": name}
+            return ("waits_parents", {"count": len(job.parents)}) if job.parents else None
+        if job.state is State.ENQUEUED and job.admission is not None and job.admission.limits:
+            return "waits_limits", {"limits": ", ".join(one.key for one in job.admission.limits)}
+        return None
 
     @property
     def seconds(self) -> float | None:
@@ -350,6 +368,11 @@ class Listing:
             return []
         kind, text = self.looked_for
         return search.offers(self.visit, text, besides=kind)
+
+
+def was_requeued(job: JobRecord) -> bool:
+    """Tell whether attempts of a run before a requeue are among its attempts: a requeue sets its retries to 0."""
+    return job.attempt > job.retries + 1
 
 
 def attempts_of(visit: Visit, job: JobRecord) -> int | None:

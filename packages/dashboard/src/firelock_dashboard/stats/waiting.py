@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.control.findings import Sight, lacks_release, lacks_serializer
-from firelock.storage import JobRecord, State
+from firelock.storage import FINAL_STATES, JobRecord, State
 from firelock_dashboard.web.formatting import instant, micros, span
 
 if TYPE_CHECKING:
     from firelock import KeyPlace, ServerView
 
+_NAMED = 10  # parents of each kind that are named; of more their number is told
 _RECENT = 10.0  # seconds within which a wait needs no reason
 
 
@@ -35,6 +36,19 @@ class Parent:
     on: str
     state: State | None
     task: str | None = None
+    call: str | None = None  # what people call it, with its arguments where they may be seen
+
+    @property
+    def name(self) -> str:
+        """What it is called in a sentence."""
+        return self.call or f"job {self.id}"
+
+    @property
+    def is_met(self) -> bool:
+        """Tell whether the job waits for this one no more."""
+        if self.state is State.FAILED:
+            return self.on in {"failed", "finished"}
+        return self.state in FINAL_STATES
 
 
 @attrs.frozen
@@ -100,15 +114,20 @@ def _of_wait(at: JobWait, waits_for: str) -> Reason:
 
 
 def _of_parents(at: JobWait) -> Iterator[Reason]:
-    for parent in at.parents:
-        values = {"id": parent.id, "on": parent.on}
-        path = f"/jobs/{parent.id}"
-        if parent.state is None:
-            yield Reason("why_parent_gone", Weight.BAD, values)
-        elif parent.state is State.FAILED:
-            yield Reason("why_parent_failed", Weight.BAD, values, path)
-        else:
-            yield Reason("why_parent", Weight.NOTE, {**values, "state": parent.state.value}, path)
+    missing, failed, unended, met = _sorted(at.parents)
+    for key, weight, parents in (
+        ("why_parent_gone", Weight.BAD, missing), ("why_parent_failed", Weight.BAD, failed),
+        ("why_parent", Weight.NOTE, unended),
+    ):  # fmt: skip
+        for parent in parents[:_NAMED]:
+            values = {"name": parent.name, "on": parent.on, "state": parent.state}
+            yield Reason(key, weight, values, None if parent.state is None else f"/jobs/{parent.id}")
+        if len(parents) > _NAMED:
+            yield Reason(f"{key}_more", weight, {"count": len(parents) - _NAMED})
+    if met:
+        key = "why_parents_done" if len(met) < len(at.parents) else "why_parents_all"
+        are_succeeded = all(parent.state is State.SUCCEEDED for parent in met)
+        yield Reason(f"{key}{'' if are_succeeded else '_ended'}", Weight.NOTE, {"count": len(met)})
     ties = at.job.ties
     if at.parents or (ties is not None and ties.batch is not None):
         return
@@ -116,6 +135,19 @@ def _of_parents(at: JobWait) -> Iterator[Reason]:
         yield Reason("why_shut_out", Weight.NOTE, {"id": ties.batch_id}, f"/batches/{ties.batch_id}")
     else:
         yield Reason("why_no_parent", Weight.BAD)
+
+
+def _sorted(parents: Sequence[Parent]) -> tuple[list[Parent], list[Parent], list[Parent], list[Parent]]:
+    """Return those that are not stored, that have failed, that have not ended, and that were waited for."""
+    missing, failed, unended, met = list[Parent](), list[Parent](), list[Parent](), list[Parent]()
+    for parent in parents:
+        if parent.state is None:
+            missing.append(parent)
+        elif parent.is_met:
+            met.append(parent)
+        else:
+            (failed if parent.state is State.FAILED else unended).append(parent)
+    return missing, failed, unended, met
 
 
 def _of_schedule(at: JobWait) -> Iterator[Reason]:
