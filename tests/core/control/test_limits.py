@@ -228,7 +228,8 @@ def test_a_pause_says_why_and_by_whom_and_is_of_all_keys_of_a_name(fire):
 
 
 def test_every_change_is_in_the_audit_and_what_changed_nothing_is_not(fire):
-    """Who, where, and the numbers that hold from then on."""
+    """Who, where, and the numbers that held before and hold from then on."""
+    before = fire.limits.get("tenant").words
     fire.limits.set("tenant", concurrent=2, by="ada", origin="dashboard")
     fire.limits.pause("tenant", "why", by="bob", origin="cli")
     fire.limits.resume("tenant")
@@ -241,7 +242,9 @@ def test_every_change_is_in_the_audit_and_what_changed_nothing_is_not(fire):
         ("limit.resume", "tenant", "operator", "code"), ("limit.reset", "tenant", "operator", "code"),
     ] == audited(fire)  # fmt: skip
     first = list(fire.audit.list())[-1]
-    assert {"concurrent": 2, "rate": None, "per": 1_000_000, "burst": None} == first.detail
+    numbers = {"concurrent": 2, "rate": None, "per": 1_000_000, "burst": None}
+    assert {**numbers, "before": before, "after": "2 at once"} == first.detail
+    assert {"before": "2 at once", "after": before} == fire.audit.list().entries[0].detail
 
 
 def test_spend_charges_the_keys_rate_and_says_how_long_it_is_shut(fire):

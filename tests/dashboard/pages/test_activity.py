@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from firelock import State
 from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
+from firelock_dashboard.security.redaction import MASK
 from tests.dashboard.asking import Browser
+from tests.dashboard.flows import claim, end, remember
 from tests.dashboard.hostile_texts import assert_literal
 from tests.dashboard.worker import Worker
 
@@ -60,8 +63,8 @@ def test_what_came_of_a_requeue_is_shown(fire, jobs, dashboard, client):
         worker.fail(worker.claim())
     operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
     fire.operations.run(operation.id)
-    for end in (worker.succeed, worker.succeed, worker.fail):
-        end(worker.claim())
+    for ended in (worker.succeed, worker.succeed, worker.fail):
+        ended(worker.claim())
 
     on_the_way = client.part("/activity", "operations").text
     for _ in range(3):
@@ -128,6 +131,77 @@ def test_the_bundle_holds_no_job(client, fire, jobs):
     assert 6 == bundle["jobs"]["enqueued"]
     assert jobs[0].id not in answer.text
     assert "findings" in bundle
+
+
+# ---- what is told in words -------------------------------------------------------------------------------
+
+
+def details(page):
+    """The text of each entry's target and detail, newest first."""
+    table = page.partition('id="region-audit"')[2].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)[3:] for row in table.split("<tr id=")[1:]]
+    return [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in rows]
+
+
+def test_numbers_of_a_limit_are_told_before_and_after(fire, client):
+    """In words, not in microseconds."""
+    fire.limits.set("openai", concurrent=3)
+    fire.limits.set("openai", concurrent=6, rate=90, per=60)
+
+    newest = details(client.get("/activity").text)[0]
+
+    assert ["openai", "3 at once → 6 at once, 90 per 60 s"] == newest
+
+
+def test_an_answer_is_told_to_whom_may_see_arguments(fire, client, jobs):
+    """With its job by name, redacted; who may not see arguments sees that it was answered, by the API too."""
+    (job,) = claim(fire, limit=1)
+    remember(fire, job, "signal", "manager", None, is_done=False)
+    end(fire, job, State.AWAITING, waits_for="signal manager", gives_back=True)
+    value = '{"approved": true, "note": "ok by phone", "password": "hunter2", "paid": false}'
+    client.act("/jobs/signal", {"one": job.id, "signal": "manager", "value": value})
+    dashboard = Dashboard(fire, auth=lambda request: {"read"})
+    reader = Browser(dashboard)
+
+    page, hidden = (one.get("/activity").text for one in (client, reader))
+    api, hidden_api = (one.get("/api/audit").json()["entries"][0]["detail"] for one in (client, reader))
+
+    told = f"manager answered (approved, note: ok by phone, password: {MASK}, not paid)"
+    assert [f"send {job.id[-8:]}", told] == details(page)[0]
+    assert [f"/jobs/{job.id}"] == targets(page)
+    assert "manager answered" == details(hidden)[0][1]
+    assert ("answer" in api, "answer" in hidden_api) == (True, False)
+    assert "hunter2" not in page + json.dumps(api)
+    reader.close()
+
+
+def test_a_long_answer_is_cut(fire, client, jobs):
+    """A page of entries stays a page."""
+    (job,) = claim(fire, limit=1)
+    remember(fire, job, "signal", "manager", None, is_done=False)
+    end(fire, job, State.AWAITING, waits_for="signal manager", gives_back=True)
+    client.act("/jobs/signal", {"one": job.id, "signal": "manager", "value": json.dumps("x" * 100_000)})
+
+    assert len(details(client.get("/activity").text)[0][1]) < 250
+    assert len(fire.audit.list().entries[0].detail["answer"]) < 600
+
+
+def test_a_requeue_that_failed_again_is_not_green(fire, client, jobs):
+    """It is done, which is no success; the cause is named."""
+    worker = Worker(fire)
+    for _ in jobs:
+        worker.fail(worker.claim())
+    operation = fire.operations.start("requeue", JobFilter(state=State.FAILED, fingerprint="f1"), by="ada")
+    fire.operations.run(operation.id)
+    for _ in jobs:
+        worker.fail(worker.claim())
+
+    page = client.part("/activity", "operations").text
+    badge = re.search(r'badge state-(\w+)">(?:(?!</span>).)*Done', page, re.DOTALL)
+
+    assert "6 failed again" in page
+    assert "deleted" == badge[1]
+    assert '<span class="muted">cause</span> <a class="clip" href="/failures/f1">TimeoutError</a>' in page
 
 
 # ---- what is named is a link ------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class AuditEntry:
     target: str  # what it was done to: a job's id, a queue's name, a count
     by: str  # who did it, as the caller knows them
     origin: str  # where it was done: "dashboard", "cli" or a name of the caller's
-    detail: Mapping[str, JsonValue] | None  # what else is worth knowing; never arguments, never secrets
+    detail: Mapping[str, JsonValue] | None  # what else is worth knowing; arguments and secrets never
 
 
 @attrs.frozen

@@ -392,7 +392,9 @@ class Limits:
                     f"Key {key!r} without a number of its own has that of {name_of(key)!r}. Reset it, "
                     "or set a number as high as it may go."
                 )
-            told.update(_numbers_json(numbers))
+            told.update(
+                _numbers_json(numbers), before=numbers_words(base.numbers), after=numbers_words(numbers)
+            )
             return stored.with_(**_numbers_json(numbers), by=NumberSource.OPERATOR)
 
         self._change(key, change)
@@ -409,13 +411,15 @@ class Limits:
             UnsupportedFeature: the storage has no limits.
         """
         key = self._known_key(name_or_key)
+        told: dict[str, JsonValue] = {}
 
         def change(stored: _Stored) -> _Stored:
             numbers = LimitNumbers() if stored.code is None else _numbers_of(stored.code)
+            told.update(before=numbers_words(stored.numbers), after=numbers_words(numbers))
             return stored.with_(**_numbers_json(numbers), by=NumberSource.CODE)
 
         if self._change(key, change):
-            self._record("limit.reset", key, by, origin)
+            self._record("limit.reset", key, by, origin, told)
         return self.get(key)
 
     areset = twin(reset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -201,6 +202,11 @@ def _list(
     return view
 
 
+def list_audit(visit: Visit) -> Response:
+    shape = partial(shapes.audit_json, has_answers=visit.may(Permission.VIEW_ARGUMENTS))
+    return _list("entries", lambda fire: fire.audit, shape, is_paged=True)(visit)
+
+
 def list_recurring(visit: Visit) -> Response:
     limit = _limit(visit)
     found = visit.fire.recurring.list(after=visit.query.value(_AFTER), limit=limit)
@@ -332,7 +338,7 @@ ROUTES = (
     _get("/operations/{id}", show_operation, "One operation as far as it has come."),
     _get(
         "/audit",
-        _list("entries", lambda fire: fire.audit, shapes.audit_json, is_paged=True),
+        list_audit,
         "A page of who did what, newest first.",
         *_PAGE,
     ),

@@ -167,6 +167,8 @@ def operation_json(operation: Operation) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def audit_json(entry: AuditEntry) -> dict[str, Any]:
-    """Return what somebody did."""
-    return _told(entry) | {"detail": dict(entry.detail or {})}
+def audit_json(entry: AuditEntry, *, has_answers: bool) -> dict[str, Any]:
+    """Return what somebody did; the answers to signals are for those who may see arguments."""
+    hidden = frozenset() if has_answers else {"answer"}
+    detail = {name: value for name, value in (entry.detail or {}).items() if name not in hidden}
+    return _told(entry) | {"detail": detail}

@@ -14,6 +14,7 @@ from firelock import StorageError
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.actions import cancel, refusing
 from firelock_dashboard.web.fields import Cursor, Text
+from firelock_dashboard.web.formatting import short_id, task_name
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class _Fact:
 # What may stand as one segment of a path: no slash, no dots alone.
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:~-]{0,199}")
 _LONGEST_FILTER = 20
+_LONGEST_ANSWER = 200
 
 
 def _address_of(visit: Visit, kind: str, name: str) -> str | None:
@@ -112,8 +114,19 @@ def _described(visit: Visit, operation: Operation) -> list[_Fact]:
             # A filter knows a server's name, its page knows its id: the list of servers shows both.
             kind = {"parent": "job", "server": ""}.get(name, name)
             address = visit.url("/servers") if name == "server" else _address_of(visit, kind, str(value))
-            facts.append(_Fact(name, [Named(str(value), address)]))
+            if name == "fingerprint":
+                facts.append(
+                    _Fact(visit.text("activity.cause"), [Named(_cause_name(visit, str(value)), address)])
+                )
+            else:
+                facts.append(_Fact(name, [Named(str(value), address)]))
     return facts + [_Fact(name, [Named(text)]) for name, text in operation.contains.items()]
+
+
+def _cause_name(visit: Visit, fingerprint: str) -> str:
+    """Return what a cause is called while jobs have failed of it, else its fingerprint."""
+    causes = visit.dashboard.watch.causes()
+    return next((task_name(one.type) for one in causes if one.fingerprint == fingerprint), fingerprint)
 
 
 def _target(visit: Visit, entry: AuditEntry) -> Named:
@@ -127,6 +140,10 @@ def _target(visit: Visit, entry: AuditEntry) -> Named:
             kind = ""
         case "server":
             name = str(detail.get("server_id") or name)
+        case "signal":
+            task = detail.get("task")
+            text = f"{task_name(task)} {short_id(name)}" if isinstance(task, str) else name
+            return Named(text, _address_of(visit, "job", name))
         case "job" | "jobs" | "cause":
             is_cause = isinstance(fingerprint, str) or kind == "cause"
             kind, name = ("fingerprint", str(fingerprint or "")) if is_cause else ("job", name)
@@ -135,15 +152,19 @@ def _target(visit: Visit, entry: AuditEntry) -> Named:
 
 
 def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
+    told = _sentence(visit, entry.action, entry.detail or {})
+    if told is not None:
+        yield _Fact("", [Named(told)])
+        return
     for name, value in (entry.detail or {}).items():
         if value is None or value == []:
             continue
+        if name == "fingerprint" and entry.action.partition(".")[0] in {"job", "jobs", "cause"}:
+            continue  # the target names the cause and leads there
         if name == "filter" and isinstance(value, Mapping):
             query = {str(key): str(one) for key, one in list(value.items())[:_LONGEST_FILTER]}
             shown = " ".join(f"{key}:{one}" for key, one in query.items())
             yield _Fact(name, [Named(shown or _told(value), visit.url.of("/jobs", query))])
-        elif name == "fingerprint" and entry.action.partition(".")[0] in {"job", "jobs", "cause"}:
-            yield _Fact(name, [Named(_told(value))])  # the target leads there
         else:
             kind = _KINDS_OF_DETAILS.get(name, "")
             ones = value if kind and isinstance(value, list) else [value]
@@ -154,6 +175,34 @@ def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
                     for one in ones
                 ],
             )
+
+
+def _sentence(visit: Visit, action: str, detail: Mapping[str, JsonValue]) -> str | None:
+    """Return what was done in words, where names and values would not tell it; else None."""
+    if action in {"limit.set", "limit.reset"} and {"before", "after"} <= detail.keys():
+        return visit.text("activity.changed", before=_told(detail["before"]), after=_told(detail["after"]))
+    if action != "signal.send" or "signal" not in detail:
+        return None
+    answer: str | None = None
+    if "choice" in detail:
+        answer = _told(detail["choice"])
+    elif "answer" in detail and visit.may(Permission.VIEW_ARGUMENTS):
+        answer = visit.redacted(_answer_words(detail["answer"]))[:_LONGEST_ANSWER]
+    signal = _told(detail["signal"])
+    if answer is None:
+        return visit.text("activity.answered", signal=signal)
+    return visit.text("activity.answered_with", signal=signal, answer=answer)
+
+
+def _answer_words(value: JsonValue) -> str:
+    """Return an answer in a line: "approved, note: ok by phone"."""
+    if not isinstance(value, Mapping):
+        return _told(value)
+    return ", ".join(
+        (name if one else f"not {name}") if isinstance(one, bool) else f"{name}: {_told(one)}"
+        for name, one in value.items()
+        if one is not None and one != ""
+    )
 
 
 def _told(value: JsonValue) -> str:

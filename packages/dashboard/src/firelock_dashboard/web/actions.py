@@ -58,6 +58,8 @@ MANY = 1_000
 """The number of jobs above which it is typed before anything is done to them."""
 
 
+_ANSWER = 500  # characters of an answer that the audit holds
+
 SIGNAL_VALUE = Text("value", "JSON of the signal's type.", is_required=True, limit=256 * 1_024)
 """What a signal is answered with."""
 
@@ -201,8 +203,16 @@ def send_signal(visit: Visit, job_id: str, name: str, text: str, *, is_early: bo
     if told.answer is Applied.REFUSED:
         raise BadRequest(f"Job {job_id} takes no signal: it has ended, or remembers as much as it may.")
     if told.answer.is_applied:
-        visit.audit("signal.send", job_id, signal=name)
+        task = None if job is None else job.task
+        visit.audit("signal.send", job_id, signal=name, task=task, answer=_shown_answer(visit, text, task))
     return told.answer.is_applied
+
+
+def _shown_answer(visit: Visit, text: str, task: str | None) -> JsonValue:
+    """Return an answer as the audit may hold it: redacted, and cut to 500 characters of JSON."""
+    value = visit.dashboard.redactor.value(json.loads(text), task)
+    told = json.dumps(value, ensure_ascii=False)
+    return value if len(told) <= _ANSWER else f"{told[:_ANSWER]}…"
 
 
 def server_of(visit: Visit) -> ServerView:
