@@ -83,6 +83,35 @@ def test_what_fails_alike_is_one_row(fire, client, failing):
     assert "<span>4 failed jobs</span>" in page
 
 
+def test_shares_add_up(client, failing):
+    """To 100 %, with one decimal for all where one needs it."""
+    failing(23)
+    failing(1, "missing", "build")
+
+    page = client.part("/failures", "rows").text
+    told = re.findall(r'<span class="more">([\d.]+)\s%</span>', page)
+
+    assert ["95.8", "4.2"] == told
+
+
+def test_what_came_of_a_requeue_is_told_on_its_row(fire, client, failing, dashboard):
+    """For an hour, of what is among the newest operations; other causes say nothing."""
+    often, _ = failing(3), failing(1, "missing", "build")
+    fingerprint = fingerprint_of(fire, often[0])
+    client.act("/failures/requeue", {"fingerprint": fingerprint})
+    dashboard.runner.join(30)
+    on_the_way = client.part("/failures", "rows").text
+    Worker(fire).run()
+    dashboard.forget()
+
+    first, second = client.part("/failures", "rows").text.split('id="cause-')[1:]
+
+    text = re.sub(r"<[^>]+>", "", first)
+    assert re.search(r"Requeued\s+(now|\d+\s+s ago)\s+by local: 3 failed again", text)
+    assert "Requeued" not in second
+    assert "failed again" not in on_the_way
+
+
 def test_a_failed_batch_is_no_failed_job(fire, client):
     """The footer counts what the rows count: jobs."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,20 @@ from firelock_dashboard.web.actions import (
     start_operation,
 )
 from firelock_dashboard.web.fields import Choice, Text
-from firelock_dashboard.web.formatting import count_text, instant, stamp, task_name
+from firelock_dashboard.web.formatting import count_text, instant, shares, stamp, task_name
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import Job, JobPage
+    from firelock import Job, JobPage, Outcome
     from firelock_dashboard.web.request import Visit
 
 _GROUPS = 100
 _GROUPED = 10_000  # the newest failed jobs that a storage groups
+_OPERATIONS = 10  # the newest, among which are those that requeued a cause
+_OUTCOMES = 3  # of which it is told what came of them
+_TOLD_FOR = timedelta(hours=1)
 _SAMPLE = 200
 _LISTED = 20
 _FINGERPRINT = 200
@@ -45,16 +49,33 @@ FINGERPRINT = Text("fingerprint", "The cause.", is_required=True)
 
 
 @attrs.frozen
+class _Requeue:
+    """That all of a cause were requeued a while ago, and what came of it."""
+
+    by: str
+    at: datetime
+    outcome: Outcome | None
+
+
+@attrs.frozen(slots=False)
 class _Causes:
     rows: list[Cause]  # the most frequent first
     muted: list[Cause]  # apart; those among them without a failed job as well
     failed: int | None  # jobs that are failed now and were not all grouped; None where they were
     is_cut: bool  # more causes than are shown, or more jobs than are grouped
+    requeues: Mapping[str, _Requeue]  # the last one of a cause, by its fingerprint
 
     @property
     def grouped(self) -> int:
         """How many jobs the rows speak of, the muted among them."""
         return sum(row.count for row in [*self.rows, *self.muted])
+
+    @cached_property
+    def shares(self) -> Mapping[str, str]:
+        """The share of each cause by its fingerprint; together they are 100 %."""
+        rows = [*self.rows, *self.muted]
+        told = shares([row.count for row in rows])
+        return {row.fingerprint: share for row, share in zip(rows, told, strict=True)}
 
 
 def show_failures(visit: Visit) -> Response:
@@ -72,8 +93,21 @@ def _causes(visit: Visit, task: str | None) -> _Causes:
     failed = visit.state_counts()[State.FAILED]
     return _Causes(
         [one for one in causes if one.mute is None], [one for one in causes if one.mute is not None],
-        failed if failed > _GROUPED else None, is_cut,
+        failed if failed > _GROUPED else None, is_cut, _requeues(visit) if causes else {},
     )  # fmt: skip
+
+
+def _requeues(visit: Visit) -> Mapping[str, _Requeue]:
+    """Return the last requeue of a cause as a whole, of those among the newest operations; one read."""
+    found: dict[str, _Requeue] = {}
+    for one in visit.fire.operations.list(limit=_OPERATIONS).operations:
+        cause, age = one.where.fingerprint, visit.now - one.started_at
+        if one.verb != "requeue" or cause is None or cause in found or age > _TOLD_FOR:
+            continue
+        found[cause] = _Requeue(one.by, one.started_at, visit.dashboard.watch.outcome(one))
+        if len(found) == _OUTCOMES:
+            break
+    return found
 
 
 def _shown(visit: Visit, message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, overload
 
@@ -117,6 +118,22 @@ def percent(part: float, whole: float) -> str:
     if not whole:
         return "–"
     return f"{_short(100 * part / whole) if part else 0}{_THIN}%"
+
+
+def shares(counts: Sequence[int]) -> list[str]:
+    """Return the share of each in all of them, with one decimal where one needs it; they add up to 100 %."""
+    whole = sum(counts)
+    if not whole:
+        return ["–" for _ in counts]
+    tenths = [1_000 * count // whole for count in counts]
+    by_rest = sorted(range(len(counts)), key=lambda place: -(1_000 * counts[place] % whole))
+    for place in by_rest[: 1_000 - sum(tenths)]:
+        tenths[place] += 1
+    decimals = 1 if any(one % 10 for one in tenths) else 0
+    return [
+        f"< {0.1:.1f}{_THIN}%" if count and not one else f"{one / 10:.{decimals}f}{_THIN}%"
+        for count, one in zip(counts, tenths, strict=True)
+    ]
 
 
 def bytes_text(size: float) -> str:
