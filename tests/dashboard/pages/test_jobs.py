@@ -484,5 +484,24 @@ def test_a_waiting_row_says_what_it_waits_for(fire, client):
     row = page.split(f'id="job-{job.id}"')[1].split("</tr>")[0]
 
     assert "for 2 other jobs" in page
-    assert "for openai or a worker" in page
+    assert "limits: openai" in page
     assert "for an answer to manager" in row
+
+
+def test_a_list_says_how_many_it_has_and_how_long_they_stay(fire, client, send):
+    """Where all of them are on the page, filtered or not; what ended is pruned, which the list says."""
+    for number in range(3):
+        send.enqueue(number)
+    worker = Worker(fire)
+    worker.succeed(worker.claim())
+
+    foot = [client.get(f"/jobs?{query}").text.partition("list-foot")[2] for query in (
+        "tag=user:1", "state=succeeded", "state=enqueued", "state=failed", "",
+    )]  # fmt: skip
+
+    assert ["1 job<", "1 job<", "2 jobs<", "", "3 jobs<"] == [
+        found[0] if (found := re.search(r"\d+ jobs?<", one)) else "" for one in foot
+    ]
+    succeeded, failed = r"Succeeded jobs are kept for 1\sd, unless", r"Failed jobs are kept for 30\sd\."
+    assert [True, True, False, False, True] == [bool(re.search(succeeded, one)) for one in foot]
+    assert [False, False, False, True, False] == [bool(re.search(failed, one)) for one in foot]

@@ -18,7 +18,7 @@ import attrs
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from firelock import ConfigurationError, JobNotFound, Retry
-from firelock.storage import Applied, JobFilter, JobRecord, MemoKind, State
+from firelock.storage import FINAL_STATES, Applied, JobFilter, JobRecord, MemoKind, State
 from firelock_dashboard.pages import search
 from firelock_dashboard.pages.suggestions import known_tasks, starts, suggestions
 from firelock_dashboard.problems import BadRequest
@@ -61,7 +61,7 @@ from firelock_dashboard.web.fields import (
     Text,
     Texts,
 )
-from firelock_dashboard.web.formatting import instant, iso
+from firelock_dashboard.web.formatting import instant, iso, span
 from firelock_dashboard.web.payloads import IN_LISTS, summary
 from firelock_dashboard.web.request import Undo
 from firelock_dashboard.web.routes import Route
@@ -343,6 +343,16 @@ class Listing:
         return self._count("retrying" if self.chips.is_retrying else str(self.chips.state or ""))
 
     @property
+    def kept(self) -> str | None:
+        """How long those that ended are kept, where the list has them; of all states, the succeeded."""
+        state = self.chips.state or State.SUCCEEDED
+        if self.chips.is_retrying or state not in FINAL_STATES:
+            return None
+        text, keep = self.visit.text, getattr(self.visit.fire.settings, f"keep_{state}")
+        key = "jobs.kept_succeeded" if state is State.SUCCEEDED else "jobs.kept"
+        return text(key, state=text(f"states.{state}"), span=span(keep))
+
+    @property
     def searched_of(self) -> int | None:
         """How many jobs the search has before it; None where nobody has counted them."""
         where = self.plan.where
@@ -371,7 +381,7 @@ class Listing:
 
 
 def was_requeued(job: JobRecord) -> bool:
-    """Tell whether attempts of a run before a requeue are among its attempts: a requeue sets its retries to 0."""
+    """Tell whether attempts before a requeue, which sets its retries to 0, are among its attempts."""
     return job.attempt > job.retries + 1
 
 
