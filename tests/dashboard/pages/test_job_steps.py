@@ -51,7 +51,7 @@ def test_a_wait_that_is_open_says_so(fire, client, job):
     remember(fire, job, "signal", "approval", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
-    assert "Its task waits for the signal approval, without a worker." in page
+    assert "It waits for an answer to approval, as long as that takes." in page
     assert "under way" in text_of(card_of(client, job))
 
 
@@ -103,19 +103,21 @@ def wait_for_approval(fire, job):
 
 
 def test_a_signal_is_answered_on_the_page(fire, client, job):
-    assert "Answer approval" not in text_of(client.get(f"/jobs/{job.id}").text), "nobody waits for it"
+    assert "Waiting for an answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text), (
+        "nobody waits for it"
+    )
     wait_for_approval(fire, job)
-    assert "Answer approval" in text_of(client.get(f"/jobs/{job.id}").text)
+    assert "Waiting for an answer: approval" in text_of(client.get(f"/jobs/{job.id}").text)
     sent = {"one": job.id, "signal": "approval", "value": "true"}
 
     first, second = client.act("/jobs/signal", sent), client.act("/jobs/signal", {**sent, "value": "false"})
 
-    assert "the job goes on" in first.text
+    assert "The answer to approval is sent." in first.text
     assert "Too late" in second.text
     assert fire.jobs.get(job.id).state is State.ENQUEUED
     (memo,) = fire.storage.recall(job.id)
     assert (memo.value, next(iter(fire.audit.list(limit=1))).action) == ("true", "signal.send")
-    assert "Answer approval" not in text_of(client.get(f"/jobs/{job.id}").text)
+    assert "Waiting for an answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text)
 
 
 @pytest.mark.parametrize(("value", "said"), [("yes", "is no JSON"), ("", "value is missing")])
@@ -175,6 +177,23 @@ def test_an_answer_has_the_fields_of_its_type(fire, client, job):
     assert (303, f"/jobs/{job.id}") == (sent.status, sent.location)
     (memo,) = fire.storage.recall(job.id)
     assert {"ok": True, "by": "ada", "amount": 7, "level": 2, "notes": ["a"]} == json.loads(memo.value)
+
+
+def test_an_answer_is_asked_for_in_plain_words(fire, client, job):
+    """Kinds as people call them, and nothing stands before the answer: running it now would wait again."""
+    fire.signal("approval", Approval)
+    wait_for_approval(fire, job)
+    page = client.get(f"/jobs/{job.id}").text
+    form = page.partition('action="/jobs/signal"')[2].partition("</form>")[0]
+    text = text_of(form)
+    first = re.search(r'<div class="actions">\s*<(\w+)[^>]*href="([^"]+)"', page)
+
+    assert all(word in text for word in ("ok yes or no", "by text", "amount whole number · optional", "JSON"))
+    assert '<option value="true">yes</option><option value="false">no</option>' in form
+    assert ("bool" in text, "may be left out" in text) == (False, False)
+    assert "Only the first answer counts" in text
+    assert ("a", "#answer-title") == first.groups()
+    assert "Run now" not in text_of(client.part(f"/jobs/{job.id}", "head").text)
 
 
 def test_what_is_wrong_with_an_answer_stands_beside_its_field(fire, client, job):

@@ -128,7 +128,7 @@ def test_the_lane_counts_what_fires_in_each_ten_minutes():
         now,
     )
 
-    assert (144, datetime(2026, 11, 25, 14, 0, tzinfo=UTC)) == (len(lane.buckets), lane.buckets[0].starts_at)
+    assert (144, datetime(2026, 11, 25, 14, 20, tzinfo=UTC)) == (len(lane.buckets), lane.buckets[0].starts_at)
     assert (25, 0, False) == (lane.instants, lane.left_out, lane.has_piles)
     (pile,) = lane.piles()
     assert (datetime(2026, 11, 26, tzinfo=UTC), 2, ("a", "b")) == (pile.starts_at, pile.count, pile.ids)
@@ -149,7 +149,7 @@ def test_the_lane_counts_what_fires_in_each_ten_minutes():
 def test_the_lane_counts_frequent_schedules_as_if_it_walked_them(schedule):
     """Each time from now on, in the bucket that it lies in."""
     now = datetime(2026, 11, 25, 14, 25, 30, tzinfo=UTC)
-    start = now.replace(minute=0, second=0)
+    start = now.replace(minute=20, second=0)
     walked, at = Counter(), schedule.next_after(now)
     while at < start + timedelta(days=1):
         walked[(at - start) // timedelta(minutes=10)] += 1

@@ -550,8 +550,8 @@ def test_a_signal_that_a_job_waits_for_is_answered(visitor, stocked):
     flows.end(stocked, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 
     visitor.go(f"/jobs/{job.id}").page.get_by_label("Value", exact=True).fill("true")
-    visitor.press("Answer")
-    expect(visitor.page.locator("main > .banner")).to_contain_text("approval is answered")
+    visitor.press("Send the answer")
+    expect(visitor.page.locator("main > .banner")).to_contain_text("The answer to approval is sent.")
 
     assert State.ENQUEUED == stocked.jobs.get(job.id).state
 
@@ -608,12 +608,12 @@ def test_a_signal_is_answered_by_its_fields(stocked, served, open_page, guard):
     page.get_by_label("ok").select_option("true")
     page.get_by_label("amount").evaluate("(field) => { field.removeAttribute('pattern'); }")
     page.get_by_label("amount").fill("seven")
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Send the answer").click()
 
     expect(page.locator(".field.is-wrong .error")).to_contain_text("enter a whole number")
     expect(page.get_by_label("amount")).to_have_value("seven")
     expect(page.get_by_label("ok")).to_have_value("true")
     page.get_by_label("amount").fill("7")
-    page.get_by_role("button", name="Answer").click()
-    expect(page.locator("main > .banner")).to_contain_text("the job goes on")
+    page.get_by_role("button", name="Send the answer").click()
+    expect(page.locator("main > .banner")).to_contain_text("The answer to approval is sent.")
     assert State.ENQUEUED is stocked.jobs.get(order).state

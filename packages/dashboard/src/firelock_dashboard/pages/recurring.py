@@ -500,7 +500,7 @@ class Bucket:
 
 @attrs.frozen
 class Lane:
-    """A day from the hour on that has begun."""
+    """A day from the ten minutes on that have begun."""
 
     buckets: tuple[Bucket, ...]
     left_out: int  # definitions that fire within the day and are not drawn: they would take too long
@@ -537,7 +537,7 @@ def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
     Equal schedules are computed once, those that fire rarely first, until 4,000 times are found: enough for
     27 different schedules that fire every minute.
     """
-    start = now.replace(minute=0, second=0, microsecond=0)
+    start = now.replace(minute=now.minute // 10 * 10, second=0, microsecond=0)
     ids_of: dict[Cron | Every, list[str]] = {}
     for job in jobs:
         schedule = None if job.is_paused else _schedule_of(job)
