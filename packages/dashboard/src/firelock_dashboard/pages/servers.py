@@ -71,6 +71,11 @@ class _Server:
         return min(one.heard_at for one in self.sessions)
 
     @property
+    def deleted(self) -> int:
+        """How many of those that are drawn were deleted and have not ended."""
+        return sum(job.is_deleted for job in self.running)
+
+    @property
     def is_dense(self) -> bool:
         """Tell whether what it runs is drawn as squares without words."""
         return len(self.running) > _DENSE
