@@ -361,7 +361,8 @@ def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seco
         done.set()
 
     assert "database is locked, and was for " in str(caught.value)
-    assert "store the job in it by task.using(within=session)." in str(caught.value)
+    assert "store a new job in it by task.using(within=session), in Django within=" in str(caught.value)
+    assert "call other verbs after the commit." in str(caught.value)
     assert caught.value.is_untouched
 
 

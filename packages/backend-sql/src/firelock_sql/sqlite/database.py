@@ -301,8 +301,10 @@ class FileConnections:
         if is_alone():
             raise _waited(
                 f"SQLite database {path}: this thread waits for its own transaction, which has written to "
-                "the file and is still open. Store the job in it, by task.using(within=session).enqueue(…), "
-                "or commit it first."
+                "the file and is still open. Store a new job in it, by "
+                'task.using(within=session).enqueue(…), in Django within="default", or commit it first. Call '
+                "verbs that act immediately, such as job.move, after the commit: in Django by "
+                "transaction.on_commit(job.move)."
             )
         log.warning(
             "SQLite database %s: a transaction of this very process keeps a write waiting. If it is the "
@@ -313,8 +315,8 @@ class FileConnections:
         whose = "of this process " if is_written_here(self._url.path) else ""
         return _waited(
             f"SQLite database {self._url.path}: {error}, and was for {waited:.3g} s, since another "
-            f"transaction {whose}writes to it. If that is your own, store the job in it by "
-            "task.using(within=session)."
+            f"transaction {whose}writes to it. If that is your own, store a new job in it by "
+            'task.using(within=session), in Django within="default", and call other verbs after the commit.'
         )
 
     def _write_once(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
