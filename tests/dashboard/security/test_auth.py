@@ -517,8 +517,8 @@ def test_django_s_staff_may_operate_and_superusers_everything(user, level):
         (("administer",), "admin"), (("view", "administer"), "admin"),
     ],
 )  # fmt: skip
-def test_django_s_permissions_say_what_a_user_may_do(names, level):
-    """The strongest counts; staff without one may nothing, and no more may who is not active."""
+def test_django_s_permissions_say_what_a_user_may_do(caplog, names, level):
+    """The strongest counts; staff without one may nothing, as the log says, and no more may the inactive."""
     given = {f"firelock.{name}_jobs" for name in names}
     known = user(is_staff=True, has_perm=given.__contains__)
     gone = user(is_staff=True, is_active=False, has_perm=given.__contains__)
@@ -530,6 +530,7 @@ def test_django_s_permissions_say_what_a_user_may_do(names, level):
 
     assert LEVELS[level] == access.permissions
     assert LEVELS["none"] == none.permissions
+    assert (level == "none") == ("user 'ada' lacks firelock.view_jobs" in caplog.text)
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,10 @@ def django_permissions(request: Request) -> Access | None:
     if user is None:
         return None
     level = next((level for name, level in _OF_DJANGO.items() if user.has_perm(name)), "none")
-    return Access(LEVELS[level], str(user.get_username()))
+    name = str(user.get_username())
+    if level == "none":
+        log.warning("Nobody was let in to the dashboard: user %r lacks firelock.view_jobs.", name)
+    return Access(LEVELS[level], name)
 
 
 def _django_user(request: Request, auth: str) -> Any:  # noqa: ANN401 - whichever model the project has
