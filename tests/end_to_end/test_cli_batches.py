@@ -185,6 +185,20 @@ def test_steps_are_listed(command, app, job):
     ]
 
 
+def test_the_audit_tells_who_changed_a_batch(command, app, monkeypatch):
+    """A reason stands in the histories of the members as well."""
+    monkeypatch.setenv("LOGNAME", "ada")
+    batch = failed_batch(app)
+
+    command("batches requeue", batch, "--reason", "the disk is mended")
+    command("batches cancel", batch)
+
+    cancel, requeue = app.audit.list()
+    assert ("jobs.requeue", f"batch {batch}", "ada") == (requeue.action, requeue.target, requeue.by)
+    assert {"reason": "the disk is mended"} == requeue.detail
+    assert ("jobs.delete", f"batch {batch}", "cli") == (cancel.action, cancel.target, cancel.origin)
+
+
 def test_a_signal_is_answered_once(command, app, job):
     flows.end(app, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 

@@ -48,6 +48,10 @@ def test_a_job_is_made_without_the_code(enqueue, app):
     assert ("shop.notify", "mail", 3, ("user:42",), {"user_id": 42}) == (
         job.task, job.queue, job.priority, job.tags, json.loads(job.arguments),
     )  # fmt: skip
+    (entry,) = app.audit.list()
+    assert ("task.run", "shop.notify", "cli", {"job": job.id}) == (
+        entry.action, entry.target, entry.origin, entry.detail,
+    )  # fmt: skip
 
 
 def test_options_of_the_call_win(enqueue, app):

@@ -13,6 +13,7 @@ from firelock import Firelock, Limit, Unique
 from firelock.cli import main
 from firelock.model import lifecycle
 from firelock.model.job import ErrorInfo, LogLine, Progress
+from firelock.model.state import State
 from firelock.storage import Held
 from tests.end_to_end.cli_run import Terminal, begin_session, claim, fail
 
@@ -637,6 +638,26 @@ def test_deleting_says_who_did_it(command, app):
     command("delete", job.id)
 
     assert job.refresh().reason == "deleted from the command line"
+
+
+def test_the_audit_tells_who_changed_what(command, app, monkeypatch):
+    """As the dashboard's same action does, by the user of the shell; a reason is in the history as well."""
+    monkeypatch.setenv("LOGNAME", "ada")
+    one, two = app.add.enqueue(1), app.add.enqueue(2)
+
+    command("move", one.id, "--to-queue", "vip", "--reason", "the buyer has called")
+    command("delete --all --queue vip")
+    command("delete", one.id)  # it is deleted already, so nobody has done anything
+    command("delete --all --task add --dry-run")
+
+    delete, move = app.audit.list()
+    assert ("jobs.move", one.id, "ada", "cli") == (move.action, move.target, move.by, move.origin)
+    counts = {"count": 1, "skipped": 0, "missing": 0}
+    assert {**counts, "ids": [one.id], "reason": "the buyer has called", "queue": "vip"} == move.detail
+    assert ("jobs.delete", "1 job", "ada", "cli") == (delete.action, delete.target, delete.by, delete.origin)
+    assert {**counts, "where": {"queue": "vip"}} == delete.detail
+    assert any("the buyer has called" in (entry.reason or "") for entry in one.history())
+    assert State.ENQUEUED is two.refresh().state
 
 
 @pytest.mark.parametrize(

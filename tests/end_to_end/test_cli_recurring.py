@@ -109,6 +109,35 @@ def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
     assert removed.code == 0
 
 
+def test_the_audit_tells_who_changed_a_definition(command, app, monkeypatch):
+    """Each verb by its name in the dashboard's audit."""
+    monkeypatch.setenv("LOGNAME", "ada")
+
+    for verb in ("trigger", "pause", "resume", "remove"):
+        command(f"recurring {verb} nightly")
+
+    entries = list(app.audit.list())[::-1]
+    assert [
+        ("recurring.trigger", "nightly", "ada", "cli"), ("recurring.pause", "nightly", "ada", "cli"),
+        ("recurring.resume", "nightly", "ada", "cli"), ("recurring.remove", "nightly", "ada", "cli"),
+    ] == [(entry.action, entry.target, entry.by, entry.origin) for entry in entries]  # fmt: skip
+    assert {"job": app.jobs.find().jobs[0].id} == entries[0].detail
+
+
+def test_the_audit_tells_who_paused_a_queue(command, app, monkeypatch):
+    """With the note; the queue itself shows the name as well."""
+    monkeypatch.setenv("LOGNAME", "ada")
+
+    command("queues pause mail --note down")
+    paused_by = app.queues.list()[0].paused_by
+    command("queues resume mail")
+
+    resume, pause = app.audit.list()
+    assert ("queue.pause", "mail", "ada", "cli") == (pause.action, pause.target, pause.by, pause.origin)
+    assert ({"note": "down"}, "ada") == (pause.detail, paused_by)
+    assert ("queue.resume", "mail", "ada") == (resume.action, resume.target, resume.by)
+
+
 def test_triggers_are_told_one_by_one(command, app):
     """Each line has the definition's id and that of the job it made."""
     app.report.recur("weekly", Cron.daily(3))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.cli.commands import add_command, add_group, whole
+from firelock.cli.commands import add_command, add_group, add_reason, reason_of, record_change, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell
 from firelock.cli.source import connected
 from firelock.model.state import State
@@ -72,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show.add_argument("id", metavar="ID")
     for command in (cancel, requeue):
         command.add_argument("ids", metavar="ID", nargs="+")
+        add_reason(command)
 
 
 def _list(options: argparse.Namespace, screen: Screen) -> None:
@@ -206,9 +207,19 @@ def _facts(record: JobRecord, tally: Tally, within: DeepTally | None, now: int) 
 
 def _cancel(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        screen.each(options.ids, "cancelled", lambda one: app.batches.get(one).delete())
+
+        def cancel(batch_id: str) -> None:
+            app.batches.get(batch_id).delete(reason=reason_of(options, "cancelled"))
+            record_change(app, "jobs.delete", f"batch {batch_id}", reason=options.reason)
+
+        screen.each(options.ids, "cancelled", cancel)
 
 
 def _requeue(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        screen.each(options.ids, "open again", lambda one: app.batches.get(one).requeue())
+
+        def requeue(batch_id: str) -> None:
+            app.batches.get(batch_id).requeue(reason=reason_of(options, "requeued"))
+            record_change(app, "jobs.requeue", f"batch {batch_id}", reason=options.reason)
+
+        screen.each(options.ids, "open again", requeue)

@@ -8,9 +8,14 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NoReturn
 
+from firelock.cli.called import as_called, called_program
+
 if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.arguments.serializer import JsonValue
     from firelock.cli.screen import Screen
 
+ORIGIN = "cli"  # where it was done, for the audit
 _DIGITS = 10
 
 
@@ -42,10 +47,24 @@ class Parser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog=prog, allow_abbrev=False, **settings)  # type: ignore[arg-type]
 
+    def format_help(self) -> str:
+        """Return the help, with commands as the reader can call them."""
+        return _as_called(super().format_help())
+
+    def format_usage(self) -> str:
+        """Return the usage alone, likewise."""
+        return _as_called(super().format_usage())
+
     def error(self, message: str) -> NoReturn:
         """Refuse what was typed."""
         message = message.replace("the following arguments are required: COMMAND", "a command is missing")
         raise Problem(f"{self.prog}: {message}.", hint=f"{self.prog} --help shows what it takes.")
+
+
+def _as_called(text: str) -> str:
+    usage = "usage: firelock "
+    text = as_called(text)
+    return f"usage: {called_program()[0]} {text.removeprefix(usage)}" if text.startswith(usage) else text
 
 
 if TYPE_CHECKING:
@@ -118,6 +137,22 @@ def seconds_between(least: float, most: float) -> Callable[[str], float]:
         return number
 
     return read
+
+
+def record_change(app: Firelock, action: str, target: str, **detail: JsonValue) -> None:
+    """The audit tells of a change that a command has made, as it does of the dashboard's."""
+    told = {name: value for name, value in detail.items() if value is not None}
+    app.audit.record(action, target, by=user_name(), origin=ORIGIN, detail=told or None)
+
+
+def add_reason(parser: argparse.ArgumentParser) -> None:
+    """The command takes the reason of a change."""
+    parser.add_argument("--reason", metavar="TEXT", help="why, for the jobs' histories and the audit")
+
+
+def reason_of(options: argparse.Namespace, done: str) -> str:
+    """Return the reason that the histories of jobs show."""
+    return str(options.reason or f"{done} from the command line")
 
 
 def user_name() -> str:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from firelock.cli.answers import job_answer
-from firelock.cli.commands import Exit, Problem, describe
+from firelock.cli.commands import Exit, Problem, describe, record_change
 from firelock.cli.screen import Screen
 from firelock.cli.source import connected
 from firelock.errors import UnknownTask
@@ -111,6 +111,8 @@ def _enqueue(options: argparse.Namespace, screen: Screen) -> int:
             tags=options.tags, meta=dict(options.meta) or None, start_before=options.start_before,
         ).enqueue(*args, **kwargs)  # fmt: skip
         record = job.record()
+        if job.is_new:
+            record_change(app, "task.run", record.task, job=record.id)
     if screen.is_json:
         screen.json({**job_answer(record), "is_new": job.is_new})
     else:

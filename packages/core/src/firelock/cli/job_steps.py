@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import Exit, Problem, add_command, user_name
+from firelock.cli.commands import Exit, Problem, add_command, record_change, user_name
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.flows.signals import answer, why_not_answered
@@ -116,9 +116,7 @@ def _signal(options: argparse.Namespace, screen: Screen) -> int:
         new = answer(options.id, options.name, options.value, at=app.client.clock.now(), author=user_name())
         told = app.storage.remember([new])[0]
         if told.answer.is_applied:
-            app.audit.record(
-                "signal.send", options.id, by=user_name(), origin="cli", detail={"signal": options.name}
-            )
+            record_change(app, "signal.send", options.id, signal=options.name)
     if told.answer is Applied.MISSING:
         raise Problem(f"Job {options.id} is not stored.", code=Exit.NOT_FOUND)
     if told.answer is Applied.REFUSED:

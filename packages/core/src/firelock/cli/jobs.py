@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.cli.answers import answer_of, job_answer, shown_arguments
-from firelock.cli.commands import Exit, Problem, add_command, add_group, whole
+from firelock.cli.commands import (
+    Exit,
+    Problem,
+    add_command,
+    add_group,
+    add_reason,
+    reason_of,
+    record_change,
+    whole,
+)
 from firelock.cli.job_steps import add_step_commands
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible_lines
 from firelock.cli.source import connected
@@ -27,6 +36,7 @@ from firelock.storage import Applied, JobFilter, PartlyApplied
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
+    from firelock.arguments.serializer import JsonValue
     from firelock.cli.commands import Commands
     from firelock.jobs.job import Job
     from firelock.model.job import Attempt, HistoryEntry, JobRecord, LogLine, Progress
@@ -46,6 +56,7 @@ _COLUMNS = (
     Column("NOTE"),
 )
 _NOTE_LIMIT, _PAGE_LIMIT = 200, 500
+_FIRST = 10  # ids in an entry of the audit
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +127,7 @@ def _add_changes(group: Commands) -> None:
     )
     for parser, change in ((requeue, _REQUEUE), (delete, _DELETE), (restore, _RESTORE), (move, _MOVE)):
         parser.set_defaults(change=change, expect=None)
+        add_reason(parser)
         _add_choice(parser, can_expect=change is not _RESTORE)
 
 
@@ -380,11 +392,11 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
         def apply(ids: Sequence[str]) -> list[Applied]:
             verb: Callable[..., list[Applied]] = getattr(app.jobs, change.verb)
             target = {"queue": options.to_queue, "priority": options.to_priority} if change is _MOVE else {}
-            return verb(ids, reason=f"{change.done} from the command line", **target)
+            return verb(ids, reason=reason_of(options, change.done), **target)
 
         if options.is_all:
             return _change_all(app, options, screen, apply)
-        return _change_some(app, list(dict.fromkeys(options.ids)), screen, change, apply)
+        return _change_some(app, options, screen, apply)
 
 
 def _requeue_from(options: argparse.Namespace, screen: Screen) -> int:
@@ -395,7 +407,12 @@ def _requeue_from(options: argparse.Namespace, screen: Screen) -> int:
         )
     with connected(options) as app:
         job = app.jobs.get(options.ids[0])
-        screen.each([job.id], "requeued", lambda _: job.requeue(from_step=options.from_step))
+
+        def requeue(job_id: str) -> None:
+            job.requeue(from_step=options.from_step, reason=reason_of(options, "requeued"))
+            record_change(app, "job.requeue", job_id, step=options.from_step, reason=options.reason)
+
+        screen.each([job.id], "requeued", requeue)
     return Exit.DONE
 
 
@@ -428,7 +445,8 @@ def _check(options: argparse.Namespace, change: _Change) -> None:
         )
 
 
-def _change_some(app: Firelock, ids: Sequence[str], screen: Screen, change: _Change, apply: _Apply) -> int:
+def _change_some(app: Firelock, options: argparse.Namespace, screen: Screen, apply: _Apply) -> int:
+    change, ids = options.change, list(dict.fromkeys(options.ids))
     try:
         results = apply(ids)
     except PartlyApplied as error:  # what was answered is said; the storage is asked no more
@@ -442,6 +460,8 @@ def _change_some(app: Firelock, ids: Sequence[str], screen: Screen, change: _Cha
     taken = [job_id for job_id, result in zip(ids, results, strict=True) if result is Applied.TAKEN]
     whys |= dict.fromkeys(taken, "another job has its unique key")
     _tell(screen, change, ids, results, whys)
+    counted = Counter(map(_word, results))
+    _record(app, options, ids[0] if len(ids) == 1 else "", counted, ids=list(ids[:_FIRST]))
     if Applied.MISSING in results:
         return Exit.NOT_FOUND
     return Exit.FAILED if left else Exit.DONE
@@ -516,7 +536,30 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
         raise
     screen.end_progress()
     _report(screen, change, counted, is_dry=options.dry_run)
+    if not options.dry_run:
+        names = (*_TEXTS, "since", "until")
+        chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+        _record(app, options, "", counted, where={name: str(value) for name, value in chosen.items()})
     return Exit.DONE
+
+
+_LEFT = (Applied.REFUSED, Applied.TAKEN, Applied.BUSY)
+
+
+def _record(
+    app: Firelock, options: argparse.Namespace, target: str, counted: Counter[str], **detail: JsonValue
+) -> None:
+    """The audit tells of the change in the dashboard's words; of none where nothing was changed."""
+    done, change = counted["done"], options.change
+    if not done:
+        return
+    if change is _MOVE:
+        detail |= {"queue": options.to_queue, "priority": options.to_priority}
+    record_change(
+        app, f"jobs.{change.verb}", target or f"{done:,} {'job' if done == 1 else 'jobs'}", count=done,
+        skipped=sum(counted[word] for word in _LEFT), missing=counted["missing"],
+        reason=options.reason, **detail,
+    )  # fmt: skip
 
 
 def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, change: _Change) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from firelock.cli.commands import Exit, Problem, add_command, add_group, user_name, whole
+from firelock.cli.commands import ORIGIN, Exit, Problem, add_command, add_group, user_name, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.model.clock import micros
@@ -43,7 +43,6 @@ _FIRST = 10  # waiting jobs that `show` lists
 _PAGE_LIMIT = 500
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)\Z", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_ORIGIN = "cli"
 _MANY = 10_000  # waiting jobs are counted and listed up to here
 
 
@@ -356,7 +355,7 @@ def _set(options: argparse.Namespace, screen: Screen) -> None:
             "Nothing is to be set.", hint="Give --concurrent N, or --rate N --per 1m; none takes one away."
         )
     with connected(options) as app:
-        view = app.limits.set(options.name, **changes, by=user_name(), origin=_ORIGIN)
+        view = app.limits.set(options.name, **changes, by=user_name(), origin=ORIGIN)
         _ask_about(app, [view], screen)
     if screen.is_json:
         screen.json(_answer(view))
@@ -376,7 +375,7 @@ def _ask_about(app: Firelock, views: Sequence[LimitView], screen: Screen) -> Non
 def _reset(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         _each(
-            options.names, screen, lambda key: app.limits.reset(key, by=user_name(), origin=_ORIGIN), "reset"
+            options.names, screen, lambda key: app.limits.reset(key, by=user_name(), origin=ORIGIN), "reset"
         )
 
 
@@ -385,7 +384,7 @@ def _pause(options: argparse.Namespace, screen: Screen) -> None:
         views: list[LimitView] = []
         screen.each(
             options.names, "paused",
-            lambda key: views.append(app.limits.pause(key, options.note, by=user_name(), origin=_ORIGIN)),
+            lambda key: views.append(app.limits.pause(key, options.note, by=user_name(), origin=ORIGIN)),
         )  # fmt: skip
         _ask_about(app, views, screen)
 
@@ -393,7 +392,7 @@ def _pause(options: argparse.Namespace, screen: Screen) -> None:
 def _resume(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         screen.each(
-            options.names, "resumed", lambda key: app.limits.resume(key, by=user_name(), origin=_ORIGIN)
+            options.names, "resumed", lambda key: app.limits.resume(key, by=user_name(), origin=ORIGIN)
         )
 
 

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from firelock.cli.answers import answer_of
-from firelock.cli.commands import add_command, add_group
+from firelock.cli.commands import add_command, add_group, record_change, user_name
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 
@@ -54,9 +54,19 @@ def _row(queue: QueueView) -> list[Piece]:
 
 def _pause(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        screen.each(options.names, "paused", lambda name: app.queues.pause(name, note=options.note))
+
+        def pause(name: str) -> None:
+            app.queues.pause(name, note=options.note, by=user_name())
+            record_change(app, "queue.pause", name, note=options.note)
+
+        screen.each(options.names, "paused", pause)
 
 
 def _resume(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        screen.each(options.names, "resumed", app.queues.resume)
+
+        def resume(name: str) -> None:
+            app.queues.resume(name)
+            record_change(app, "queue.resume", name)
+
+        screen.each(options.names, "resumed", resume)

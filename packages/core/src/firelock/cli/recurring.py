@@ -7,11 +7,11 @@ import heapq
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from firelock.cli.answers import recurring_answer
-from firelock.cli.commands import add_command, add_group, whole
+from firelock.cli.commands import add_command, add_group, record_change, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.errors import ScheduleError
@@ -21,6 +21,7 @@ from firelock.schedules.cron import Cron
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
+    from firelock.jobs.job import Job
     from firelock.schedules.recurring_job import RecurringJob
 
 _COLUMNS = (
@@ -115,7 +116,7 @@ def _note(one: RecurringJob) -> Cell:
 
 def _trigger(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        jobs = [app.recurring.trigger(recurring_id) for recurring_id in options.ids]
+        jobs = [_triggered(app, recurring_id) for recurring_id in options.ids]
     if screen.is_json:
         screen.json({"jobs": [{"id": job.id, "task": job.task} for job in jobs]})
         return
@@ -123,9 +124,20 @@ def _trigger(options: argparse.Namespace, screen: Screen) -> None:
         screen.line(recurring_id, "  enqueued as job ", Cell(job.id, "green"))
 
 
+def _triggered(app: Firelock, recurring_id: str) -> Job[Any]:
+    job = app.recurring.trigger(recurring_id)
+    record_change(app, "recurring.trigger", recurring_id, job=job.id)
+    return job
+
+
 def _change(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        screen.each(options.ids, options.done, getattr(app.recurring, options.verb))
+
+        def change(recurring_id: str) -> None:
+            getattr(app.recurring, options.verb)(recurring_id)
+            record_change(app, f"recurring.{options.verb}", recurring_id)
+
+        screen.each(options.ids, options.done, change)
 
 
 # ---- next ------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ A `Snapshot` is read every few seconds; `sections` makes tables of it, alike for
 from __future__ import annotations
 
 import argparse
-import getpass
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -16,7 +15,7 @@ import attrs
 
 from firelock.cli.answers import answer_of, job_answer, server_answer
 from firelock.cli.called import as_called
-from firelock.cli.commands import Exit, describe, seconds_between
+from firelock.cli.commands import Exit, describe, record_change, seconds_between, user_name
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, width
 from firelock.cli.source import connected
 from firelock.errors import FirelockError
@@ -323,7 +322,7 @@ class Top:
         self._keyboard = keyboard
         self._every = every
         self._is_read_only = is_read_only
-        self._by = f"{_user()}, in firelock top"
+        self._by = f"{user_name()}, in firelock top"
         self._choices = {_QUEUES: Choice(), _FAILURES: Choice()}
         self._focus = _QUEUES
         self._seen: Snapshot | None = None
@@ -413,9 +412,11 @@ class Top:
             queue = self._seen.queues[place]
             if queue.is_paused:
                 self._app.queues.resume(queue.name)
+                record_change(self._app, "queue.resume", queue.name)
                 self._said = Cell(f"Queue {queue.name} is resumed.", "green")
             else:
                 self._app.queues.pause(queue.name, by=self._by)
+                record_change(self._app, "queue.pause", queue.name)
                 self._said = Cell(f"Queue {queue.name} is paused; p resumes it.", "yellow")
 
     def _requeue(self) -> None:
@@ -424,6 +425,8 @@ class Top:
             job = self._seen.failed[place]
             (applied,) = self._app.jobs.requeue([job.id], reason=f"requeued by {self._by}")
             done = applied.is_applied
+            if done:
+                record_change(self._app, "jobs.requeue", job.id, count=1)
             said = "is enqueued again" if done else f"was not requeued: {applied}"
             self._said = Cell(f"Job {job.id} of {_task(job)} {said}.", "green" if done else "yellow")
 
@@ -492,13 +495,6 @@ def _ratio(column: Column) -> int | None:
     if column.is_whole or column.is_number:
         return None
     return 4 if column.title in {"ERROR", "NOTE"} else 2
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "somebody"
 
 
 def shares(wanted: Sequence[int], room: int) -> list[int]:
