@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -112,6 +113,21 @@ def test_tied_jobs_join_transactions_of_mysql(mariadb, tmp_path):
     said = said_of(database, tmp_path, TIES, SHOP_PYMYSQL="1")
 
     assert said == TIES_SAID
+
+
+@pytest.mark.heavy("Django's own runner of tests")
+@pytest.mark.parametrize("more", [(), ("--parallel", "2")])
+def test_jobs_of_tests_live_in_the_test_database_of_postgresql(postgresql, more):
+    """As in a file of SQLite, in the processes of parallel tests too."""
+    database = django_database("postgresql", postgresql.engine_url())
+    with psycopg.connect(postgresql.socket_url(), autocommit=True) as admin:
+        admin.execute(f"ALTER ROLE {database['USER']} CREATEDB")
+    project = DjangoProject({"default": database}, {"database": "default", "test_storage": "database"})
+
+    said = project("test", "shop.rollbacks", "--noinput", *more)
+
+    assert "Ran 8 tests" in said
+    assert "OK" in said
 
 
 def said_of(database, tmp_path, program=TRANSACTIONS, **environment):

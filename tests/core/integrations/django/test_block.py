@@ -66,6 +66,21 @@ def test_a_block_says_what_an_app_is_made_of():
                 "itself. Take 'storage' out of FIRELOCK, and give it to Firelock(…) where the app is made."
             ),
         ),
+        (
+            {"app": "shop.jobs:fire", "workers": 4},
+            (
+                "E006: FIRELOCK names an app, 'shop.jobs:fire', and 'workers' as well, which that app says "
+                "itself. Take 'workers' out of FIRELOCK, and give it to Firelock(settings=Settings(…)) where "
+                "the app is made."
+            ),
+        ),
+        (
+            {"storage": "redis://cache/1", "test_storage": "redis://cache/1"},
+            (
+                "E011: FIRELOCK['test_storage'] is the storage itself, and tests empty it. Name one for "
+                'tests alone, or write {"test_storage": "database"} for the test database.'
+            ),
+        ),
         ({"app": "shop"}, "E003: FIRELOCK['app'] is 'shop'. Write module:name, such as shop.jobs:fire."),
     ],
 )

@@ -106,6 +106,49 @@ def test_what_could_be_better_is_a_warning(check):
 
 
 @pytest.mark.heavy("processes of Django's")
+def test_an_app_of_ones_own_in_the_projects_database_is_told_to_join(check):
+    """Else its first enqueue inside atomic() fails on SQLite, and joins nothing elsewhere."""
+    said = check({"app": "shop.own_here:fire"}, **IMMEDIATE)
+    joined = check({"app": "shop.own_here:fire"}, environment={"OWN_DATABASE": "default"}, **IMMEDIATE)
+    named = check({"app": "shop.own_here:fire", "database": "default"}, code=1, **IMMEDIATE)
+
+    assert "(firelock.W006) Jobs live in database 'default', and an enqueue does not join" in said
+    assert "HINT: Make it with Firelock(…, plugins=[DjangoPlugin(database='default')])." in said
+    assert "no issues" in joined
+    assert "(firelock.E006) FIRELOCK names an app, 'shop.own_here:fire', and database 'default'" in named
+    assert "HINT: Make the app with plugins=[DjangoPlugin(database='default')]." in named
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_a_celery_app_in_the_projects_database_is_told_to_join(check, tmp_path):
+    """By the key that does it."""
+    celery = {"app": "mysite.celery_app:app.fire"}
+    own = {"SHOP_APPS": "celeried", "SHOP_CELERY": f"sqlite:///{tmp_path / 'shop.db'}"}
+
+    said = check(celery, environment=own, **IMMEDIATE)
+    joined = check({**celery, "database": "default"}, environment=own, **IMMEDIATE)
+    nowhere = check(celery, code=1, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
+
+    assert 'HINT: Write FIRELOCK = {"app": "mysite.celery_app:app.fire", "database": "default"}.' in said
+    assert "no issues" in joined
+    assert (
+        "(firelock.E007) The app has no broker, so no storage is named. Set broker_url, which is " in nowhere
+    )
+    assert "CELERY_BROKER_URL in Django's settings, to a storage's URL, or FIRELOCK_STORAGE: " in nowhere
+    assert ".." not in nowhere
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_shared_tasks_that_no_app_has_are_reported(check):
+    """What to make, and what to set."""
+    said = check({"database": "default"}, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
+
+    assert "(firelock.W007) Shared task 'celeried.buyer_of' has no app, so it cannot be called." in said
+    assert "HINT: Make mysite/celery.py, as docs/coming-from-celery.md has it" in said
+    assert '{"app": "mysite.celery:app.fire", "database": "default"}' in said
+
+
+@pytest.mark.heavy("processes of Django's")
 def test_a_sound_project_has_nothing_said_of_it(check):
     """No noise."""
     assert "no issues" in check({"database": "default"}, **IMMEDIATE)

@@ -205,6 +205,56 @@ def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
     assert not (tmp_path / "shop.db").exists()
 
 
+@pytest.mark.heavy("Django's own runner of tests")
+@pytest.mark.parametrize("more", [(), ("--parallel", "2")])
+def test_the_tests_of_transactions_have_jobs_in_the_test_database(tmp_path, more):
+    """Their tables are made, and each test begins without jobs; parallel processes have one each."""
+    database = {**sqlite_database(tmp_path / "shop.db"), "TEST": {"NAME": str(tmp_path / "test.sqlite3")}}
+    project = DjangoProject({"default": database}, {"database": "default", "test_storage": "database"})
+
+    said = project("test", "shop.rollbacks", *more)
+
+    assert "Ran 8 tests" in said
+    assert "OK" in said
+
+
+@pytest.mark.heavy("Django's own runner of tests")
+def test_no_job_is_left_for_the_next_test_whatever_the_storage_of_tests_is(tmp_path):
+    """A URL, whose tables are made as well."""
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    block = {"database": "default", "test_storage": url}
+    project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, block)
+    one = "RollbackTests.test_no_job_of_another_test_is_left"
+
+    said = project("test", f"shop.rollbacks.{one}", f"shop.rollbacks.Other{one}")
+
+    assert "Ran 2 tests" in said
+    assert "OK" in said
+
+
+def test_a_test_database_in_memory_holds_no_jobs(tmp_path):
+    """The setting that gives it a file is named."""
+    block = {"database": "default", "test_storage": "database"}
+    project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, block)
+
+    said = project("test", "shop.rollbacks", code=1)
+
+    assert 'Give it a file: DATABASES[\'default\']["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}.' in said
+
+
+def test_a_help_names_the_program_as_it_was_called(project):
+    """In its usage and in its examples."""
+    manage = f"python {FOLDER / 'manage.py'} firelock"
+
+    said = project("firelock", "jobs", "move", "--help")
+    all_said = project("firelock", "--help")
+
+    assert said.startswith(f"usage: {manage} jobs move ")
+    assert f"  {manage} jobs move 01a21072" in said
+    assert all_said.startswith(f"usage: {manage} ")
+    assert f"  {manage} doctor" in all_said
+
+
 OF_CELERY = """
 import json
 from django.db import transaction

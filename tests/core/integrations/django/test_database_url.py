@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.core.integrations.django.projects import DjangoProject, sqlite_database
 
 POSTGRESQL = {
@@ -69,3 +71,37 @@ def test_what_no_url_can_say_is_refused_with_the_way_to_say_it(tmp_path):
     assert "'service' is named in a file of the client's library" in said["service"]
     assert "OPTIONS['ssl'] of database 'ssl' is dict, which no URL can say." in said["ssl"]
     assert all('FIRELOCK = {"database": …, "storage": "…"}' in each for each in said.values())
+
+
+ALIASES = """
+import json, os
+from firelock.integrations.django.database_url import alias_of_url
+
+print(json.dumps({url: alias_of_url(url) for url in json.loads(os.environ["GIVEN"])}))
+"""
+
+
+def test_a_url_is_traced_back_to_the_alias_of_its_database(tmp_path):
+    """By kind, host, port and name, whoever connects; memory is nobody's."""
+    databases = {
+        "default": sqlite_database(tmp_path / "shop.db"),
+        "memory": sqlite_database(":memory:"),
+        "server": {**POSTGRESQL, "HOST": "db"},
+        "here": {**MYSQL, "HOST": "127.0.0.1"},
+    }
+    expected = {
+        f"sqlite:///{tmp_path}/shop.db?busy_timeout=9": "default",
+        f"sqlite:///{tmp_path}/jobs.db": None,
+        "postgresql+psycopg://other:***@db:5432/shop?schema=jobs": "server",
+        "postgresql://db:5433/shop": None,
+        "postgresql://db/jobs": None,
+        "mariadb://localhost/shop": "here",
+        "mysql://elsewhere/shop": None,
+        "memory://": None,
+        "redis://db/0": None,
+    }
+
+    project = DjangoProject(databases, {"storage": "memory://"}, environment={"SHOP_PYMYSQL": "1"})
+    said = project.shell(ALIASES, GIVEN=json.dumps(list(expected)))
+
+    assert expected == said

@@ -29,6 +29,74 @@ def test_jobs_come_and_go_with_the_transaction_of_their_database(databases):
     assert TRANSACTIONS_SAID == said
 
 
+JOINED = """
+import json
+from django.db import transaction
+from firelock.integrations.django import fire
+{imports}
+
+said = []
+for commits in (False, True):
+    try:
+        with transaction.atomic():
+            order = Order.objects.create(buyer="ann")
+            {call}
+            if not commits:
+                raise LookupError
+    except LookupError:
+        pass
+    said.append([Order.objects.count(), fire.jobs.counts().total])
+print(json.dumps(said))
+"""
+
+
+def test_jobs_of_an_app_of_ones_own_join_by_the_plugins_database(django_project):
+    """`Firelock(…, plugins=[DjangoPlugin(database="default")])`, as the key `app` of the page says."""
+    imports = "from shop.models import Order\nfrom shop.own_here import note"
+    project = DjangoProject(
+        django_project.databases, {"app": "shop.own_here:fire"}, environment={"OWN_DATABASE": "default"}
+    )
+
+    said = project.shell(JOINED.format(imports=imports, call="note.enqueue(order.buyer)"))
+
+    assert [[0, 0], [1, 1]] == said
+
+
+def test_jobs_of_a_celery_app_join_by_the_blocks_database(django_project):
+    """Whatever the broker is; `.delay()` of a shared task."""
+    imports = "from shop.models import Order\nfrom celeried.tasks import buyer_of"
+    project = DjangoProject(
+        django_project.databases, {"app": "mysite.celery_app:app.fire", "database": "default"},
+        environment={"SHOP_APPS": "celeried", "SHOP_CELERY": "redis://localhost:1/0"},
+    )  # fmt: skip
+
+    said = project.shell(JOINED.format(imports=imports, call="buyer_of.delay(order.pk)"))
+
+    assert [[0, 0], [1, 1]] == said
+
+
+def test_a_verb_that_does_not_join_is_called_after_the_commit(django_project):
+    """On SQLite it fails inside atomic(), and the error says where it is to stand."""
+    said = django_project.shell("""
+import json
+from django.db import transaction
+from firelock import StorageUnavailable
+from shop.models import Order
+from shop.tasks import send_receipt
+
+job = send_receipt.enqueue(1)
+try:
+    with transaction.atomic():
+        Order.objects.create(buyer="ann")
+        job.move(queue="vip")
+except StorageUnavailable as error:
+    print(json.dumps(str(error)))
+""")
+
+    assert 'in Django within="default"' in said
+    assert "after the commit" in said
+
+
 def test_with_another_storage_nothing_happens_unless_asked(databases, tmp_path):
     """The job is there at once, whatever becomes of the transaction; `enqueue_on_commit` waits for it."""
     project = DjangoProject(databases, {"storage": f"sqlite:///{tmp_path}/jobs.db"})

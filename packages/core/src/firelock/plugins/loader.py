@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache, lru_cache, partial
 from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from firelock.storage.locks import LockProvider
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _SELECTION = "FIRELOCK_PLUGINS"
 
@@ -301,6 +303,10 @@ class Plugins:
             hooks = tuple(sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or []))
             infos.append(PluginInfo(name, *self._sources[name], hooks))
         return infos
+
+    def of_kind(self, kind: type[T]) -> T | None:
+        """Return the loaded plugin that is an object of this class; None if there is none."""
+        return next((each for each in self._manager.get_plugins() if isinstance(each, kind)), None)
 
     # ---- what was registered -----------------------------------------------------------------------------
 

@@ -63,9 +63,8 @@ log = logging.getLogger(__name__)
 
 _ASKED = "__celery_retry__"
 _LOWEST, _HIGHEST = 0, 9
-_NAME_ONE: Final = (
-    "Set FIRELOCK_STORAGE, such as postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1."
-)
+_EXAMPLES: Final = "postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1"
+_NAME_ONE: Final = f"Set FIRELOCK_STORAGE, such as {_EXAMPLES}."
 _UNKNOWN_WAIT: Final = 15.0  # seconds
 _OURS: Final = ("limits", "unique", "start_before")  # options that Celery has not, as of `@fire.task`
 # What a decorator may be given without any effect: Firelock does so anyway, or has no such thing.
@@ -230,8 +229,19 @@ class Celery(Refusing):
 
     def _storage(self) -> str | None:
         broker = self.conf.broker_url
-        if os.environ.get("FIRELOCK_STORAGE") or not broker:
-            return None  # Firelock reads the variable, or says that it wants one
+        if os.environ.get("FIRELOCK_STORAGE"):
+            return None  # Firelock reads the variable
+        if (database := _django_database()) is not None:
+            from firelock.integrations.django.database_url import (  # noqa: PLC0415 - Django is optional
+                url_of_database,
+            )
+
+            return url_of_database(database)
+        if not broker:
+            raise ConfigurationError(
+                "The app has no broker, so no storage is named. Set broker_url, which is CELERY_BROKER_URL "
+                f"in Django's settings, to a storage's URL, or FIRELOCK_STORAGE: {_EXAMPLES}."
+            )
         if not isinstance(broker, str) or ";" in broker:
             raise ConfigurationError(f"The broker is a list of several. {_NAME_ONE}")
         return broker
@@ -400,7 +410,17 @@ def _django_plugins() -> list[object]:
         return []
     from firelock.integrations.django.plugin import DjangoPlugin  # noqa: PLC0415 - Django is optional
 
-    return [DjangoPlugin()]
+    return [DjangoPlugin(_django_database())]
+
+
+def _django_database() -> str | None:
+    """Return the database that a Django project's block names beside an app, whose jobs live there."""
+    if not os.environ.get("DJANGO_SETTINGS_MODULE") or importlib.util.find_spec("django") is None:
+        return None
+    from firelock.integrations.django.project import project_block  # noqa: PLC0415 - Django is optional
+
+    block, _ = project_block()
+    return None if block.app is None else block.database
 
 
 def _packages(named: Iterable[str] | None) -> Iterable[str]:
@@ -467,6 +487,11 @@ class BeatCheck:
 
 
 # ---- shared tasks ----------------------------------------------------------------------------------------
+
+
+def shared_tasks_without_app() -> list[str]:
+    """Return the names of the shared tasks that nobody can call, as no app was made."""
+    return [task.name for task in _Shared.tasks] if _Shared.current is None else []
 
 
 class _Shared:
@@ -541,7 +566,9 @@ class CeleryTask(Refusing):
         app = self._app or _Shared.current
         if app is None:
             raise ConfigurationError(
-                f"Shared task {self.name!r} has no app: import the module with Celery(…)."
+                f"Shared task {self.name!r} has no app: make one by Celery(…), in a module that is imported. "
+                'In a Django project that is mysite/celery.py, named by FIRELOCK = {"app": '
+                '"mysite.celery:app.fire"} in the settings.'
             )
         return app
 

@@ -10,12 +10,22 @@ from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import Error, register
 from django.core.signals import setting_changed
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import module_has_submodule
 
 from firelock.errors import FirelockError
 from firelock.integrations.django.checks import check_deployment, check_project
-from firelock.integrations.django.project import change_storage, get_app, is_testing, project_block
+from firelock.integrations.django.project import (
+    change_storage,
+    database_of_jobs,
+    empty_test_storage,
+    follow_test_database,
+    get_app,
+    is_testing,
+    project_block,
+)
 
 
 def register_django_tasks() -> None:
@@ -48,6 +58,7 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
         register(check_deployment, self.label, deploy=True)
         post_migrate.connect(_make_tables, sender=self)
         setting_changed.connect(_follow_setting)
+        connection_created.connect(_follow_connection)
         try:
             get_app()
         except FirelockError:
@@ -82,17 +93,22 @@ def import_tasks(names: Sequence[str]) -> None:
 def _make_tables(using: str, verbosity: int, **_: object) -> None:
     """`manage.py migrate` makes the tables of the jobs as well, where they live in that database.
 
-    Django's tests migrate a database of their own: there the jobs move to the storage of tests.
+    Django's tests migrate a database of their own: there the jobs move to the storage of tests. They flush it
+    after each TransactionTestCase, which ends here too: no job of a test is left for the next.
     """
-    block, mistakes = project_block()
-    if mistakes:
+    if project_block()[1]:
         return
     if is_testing():
-        change_storage()
-    elif using == block.database:
+        empty_test_storage(using)
+    elif using == database_of_jobs():
         for step in get_app().storage.migrate():
             if verbosity:
                 print(f"  Firelock: {step}")  # noqa: T201 - as `migrate` says its own steps
+
+
+def _follow_connection(connection: BaseDatabaseWrapper, **_: object) -> None:
+    """A process of parallel tests has its jobs in its own test database."""
+    follow_test_database(connection.alias)
 
 
 def _follow_setting(setting: str, **_: object) -> None:

@@ -12,7 +12,8 @@ from firelock.errors import ConfigurationError
 from firelock.settings import Settings
 
 _NUMBERS = frozenset(field.name for field in attrs.fields(Settings))
-_OF_AN_APP = ("storage", "database", "serializer", "locks", "plugins")  # how one is made
+_OF_AN_APP = ("storage", "serializer", "locks", "plugins")  # how one is made
+TEST_DATABASE = "database"  # as `test_storage`: the test database of the alias that holds the jobs
 _EXAMPLE = 'FIRELOCK = {"database": "default"}'
 
 
@@ -26,7 +27,7 @@ class BlockMistake:
 
     def __str__(self) -> str:
         """Return both as one text."""
-        return f"{self.sentence} {self.hint}"
+        return f"{self.sentence} {self.hint}".rstrip()
 
 
 @attrs.frozen(kw_only=True)
@@ -41,7 +42,7 @@ class Block:
     locks: str | None = None
     queues: str | None = None  # what `manage.py firelock server` serves, as `--queues` says it
     autodiscover: tuple[str, ...] = ("tasks", "jobs")  # modules of installed apps that are imported at start
-    test_storage: str = "memory://"  # where jobs live in Django's tests
+    test_storage: str = "memory://"  # where jobs live in Django's tests: a URL, or TEST_DATABASE
     numbers: Mapping[str, object] = attrs.Factory(dict)  # fields of Settings
 
 
@@ -71,6 +72,14 @@ def read_block(given: object, *, has_storage: bool = False) -> tuple[Block, list
         elif value is not None:
             values[key] = read[1](value)
     block = Block(**values, numbers=numbers)
+    if block.test_storage == block.storage and not block.storage.startswith("memory:"):
+        mistakes.append(
+            BlockMistake(
+                "E011",
+                "FIRELOCK['test_storage'] is the storage itself, and tests empty it.",
+                'Name one for tests alone, or write {"test_storage": "database"} for the test database.',
+            )
+        )
     return block, [*mistakes, *_contradictions(block, given, has_storage=has_storage)]
 
 
@@ -156,10 +165,11 @@ def _beside_app(app: str, given: Mapping[object, object]) -> list[BlockMistake]:
     own = [key for key in given if key in {*_OF_AN_APP, *_NUMBERS}]
     if not own:
         return []
+    place = "Firelock(settings=Settings(…))" if own[0] in _NUMBERS else "Firelock(…)"
     return [
         BlockMistake(
             "E006",
             f"FIRELOCK names an app, {app!r}, and {own[0]!r} as well, which that app says itself.",
-            f"Take {own[0]!r} out of FIRELOCK, and give it to Firelock(…) where the app is made.",
+            f"Take {own[0]!r} out of FIRELOCK, and give it to {place} where the app is made.",
         )
     ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 from django.utils.connection import ConnectionDoesNotExist
 
 from firelock.errors import ConfigurationError
@@ -19,6 +22,7 @@ _DJANGOS_OWN = {
     },
     "mysql": {"charset", "isolation_level", "init_command", "sql_mode", "autocommit", "use_unicode", "conv"},
 }  # fmt: skip
+_PORTS = {"postgresql": 5432, "mysql": 3306}
 _GIVE_URL = 'Give the URL of the storage as well: FIRELOCK = {"database": …, "storage": "…"}.'
 
 
@@ -48,6 +52,51 @@ def url_of_database(alias: str) -> str:
                 f"Database {alias!r} is {vendor}, in which jobs cannot live; SQLite, PostgreSQL, MySQL and "
                 'MariaDB can hold them. Name another storage: FIRELOCK = {"storage": "redis://…"}.'
             )
+
+
+def url_of_test_database(alias: str) -> str:
+    """Return the same of the test database that Django has made for the alias.
+
+    Raises:
+        ConfigurationError: it is in memory, or Django's tests have not made it.
+    """
+    settings: Mapping[str, Any] = connections[alias].settings_dict
+    name, wanted = str(settings["NAME"]), str(settings["TEST"].get("NAME") or "")
+    if connections[alias].vendor == "sqlite" and (":memory:" in name or "mode=memory" in name):
+        raise ConfigurationError(
+            f"The test database of {alias!r} is in memory, where no job can live. Give it a file: "
+            f'DATABASES[{alias!r}]["TEST"] = {{"NAME": BASE_DIR / "test.sqlite3"}}.'
+        )
+    # Processes of `test --parallel` have test_shop_1, or test_1.sqlite3.
+    if not name.startswith(wanted.removesuffix(PurePath(wanted).suffix) if wanted else TEST_DATABASE_PREFIX):
+        raise ConfigurationError(f"Database {alias!r} is {name}, which is no test database.")
+    return url_of_database(alias)
+
+
+def alias_of_url(url: str) -> str | None:
+    """Return the alias of DATABASES that leads to the database of a storage's URL; None if none does."""
+    return next((alias for alias in connections if _leads_to(alias, url)), None)
+
+
+def _leads_to(alias: str, url: str) -> bool:
+    try:
+        own = url_of_database(alias)
+    except (ConfigurationError, ImproperlyConfigured):  # no job lives in its kind, or it has no driver here
+        return False
+    return not own.startswith("memory:") and _place(own) == _place(url)
+
+
+def _place(url: str) -> tuple[str, str, int | None, str]:
+    """Return the kind of database, the host, the port and the name of a URL."""
+    parts = urlsplit(url)
+    kind = parts.scheme.partition("+")[0].replace("mariadb", "mysql")
+    if kind == "sqlite":
+        return kind, "", None, str(Path(unquote(parts.path[1:])).resolve())
+    query = parse_qs(parts.query)
+    socket = query.get("host", query.get("unix_socket", [""]))[0]
+    host = parts.hostname or socket
+    is_here = host in {"", "localhost", "127.0.0.1", "::1"} or host.startswith("/")
+    return kind, "" if is_here else host, parts.port or _PORTS.get(kind), unquote(parts.path[1:])
 
 
 def _sqlite_url(alias: str, name: str) -> str:

@@ -13,17 +13,25 @@ from typing import NoReturn
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 
 from firelock.app import Firelock
 from firelock.errors import ConfigurationError, FirelockError
-from firelock.integrations.django.block import Block, BlockMistake, read_block
-from firelock.integrations.django.database_url import url_of_database
+from firelock.integrations.django.block import TEST_DATABASE, Block, BlockMistake, read_block
+from firelock.integrations.django.database_url import url_of_database, url_of_test_database
 from firelock.integrations.django.plugin import DjangoPlugin
 from firelock.settings import Settings
 from firelock.storage import CONTRACT, Storage
 
 PLACE = "firelock.integrations.django"  # the app's module: "firelock.integrations.django:fire" names it
 
+_CHANGE_BLOCK = "Change FIRELOCK in the settings."
+_NAME_DATABASE = (
+    'Write FIRELOCK = {"database": "default", …}, or DjangoPlugin(database="default") in your app.'
+)
+
+_followed: dict[str, str] = {}  # of an alias, the URL of the test database that the jobs were moved to last
+_copied: set[str] = set()  # the test databases that have been made ready to be copied
 _made: list[Firelock] = []  # at most one: settings are one a process, and so is their app
 _is_under_way = False  # it is being made, by the thread that holds the lock
 _making = threading.RLock()
@@ -94,7 +102,7 @@ def find_mistakes(block: Block) -> list[BlockMistake]:
     if block.database is not None and block.storage is None and not is_testing():
         checks.append(partial(url_of_database, block.database))
     if block.app is not None:
-        checks.append(partial(_find_app, block.app))
+        checks.append(partial(_find_app, block))
     return [mistake for check in checks if (mistake := _mistake_of(check)) is not None]
 
 
@@ -111,8 +119,27 @@ def _mistake_of(check: Callable[[], object]) -> BlockMistake | None:
     try:
         check()
     except FirelockError as error:
-        return BlockMistake("E007", str(error), "Change FIRELOCK in the settings.")
+        return mistake_of_error(error)
     return None
+
+
+def mistake_of_error(error: FirelockError) -> BlockMistake:
+    """Return why an app cannot be made, in the words of whoever could not make it."""
+    if isinstance(error, _BesideApp):
+        return error.mistake
+    return BlockMistake("E007", str(error), "" if isinstance(error, _OfModule) else _CHANGE_BLOCK)
+
+
+class _BesideApp(ConfigurationError):
+    """The block and the app that it names say different things."""
+
+    def __init__(self, mistake: BlockMistake) -> None:
+        super().__init__(str(mistake))
+        self.mistake = mistake
+
+
+class _OfModule(ConfigurationError):
+    """The module of an app has raised this: the block is right."""
 
 
 def _checked_app() -> Firelock:
@@ -123,7 +150,7 @@ def _checked_app() -> Firelock:
     if mistakes:
         listed = "".join(f"\n- {each}" for each in mistakes)
         raise ConfigurationError(f"FIRELOCK in the settings has {len(mistakes)} mistakes:{listed}")
-    return _make_app(block) if block.app is None else _find_app(block.app)
+    return _make_app(block) if block.app is None else _find_app(block)
 
 
 def _unusable_app(reason: str) -> Firelock:
@@ -142,21 +169,91 @@ def is_testing() -> bool:
     return hasattr(sys.modules.get("django.core.mail"), "outbox")
 
 
-def change_storage() -> None:
+def change_storage(*, is_idle: bool = False) -> None:
     """The app's jobs live where the block says by now; in tests that is a place of their own.
 
     Called when settings have changed and when tests have made their database. An app that the project makes
-    itself keeps its storage otherwise.
+    itself keeps its storage otherwise. The storage of tests has its tables afterwards.
+
+    Args:
+        is_idle: it has its tables already, and is not connected to before its first use.
     """
     with _making:
         block, mistakes = project_block()
         if mistakes or not _made:
             return
         if block.app is None or is_testing():
-            _made[0].use_storage(_storage_of(block))
+            _made[0].use_storage(_storage_of(block, database_of_jobs()))
+        if is_testing() and not is_idle:
+            _make_tables_of_tests(_made[0].storage)
 
 
-def _storage_of(block: Block) -> str:
+def empty_test_storage(using: str) -> None:
+    """No job of another test is left; called as Django has made or emptied the tables of the models.
+
+    Args:
+        using: the alias of the models' database.
+    """
+    block, mistakes = project_block()
+    if mistakes or not _made:
+        return
+    alias = database_of_jobs()
+    is_beside = block.test_storage == TEST_DATABASE
+    if is_beside and alias not in {None, using}:
+        return  # the test database of the jobs is not made yet, or as it was
+    change_storage()
+    _made[0].storage.clear()
+    if not is_beside:
+        return
+    change_storage(is_idle=True)  # a server copies and drops no database to which somebody is connected
+    if _made[0].storage.url not in _copied:
+        _copied.add(_made[0].storage.url)
+        _make_copiable(using)
+
+
+def _make_copiable(alias: str) -> None:
+    """All of an SQLite database is in its one file, which `test --parallel` copies: no write-ahead log."""
+    if connections[alias].vendor == "sqlite":
+        with connections[alias].cursor() as cursor:
+            cursor.execute("PRAGMA journal_mode = DELETE")
+
+
+def follow_test_database(alias: str) -> None:
+    """A connection of tests was made: a process of `test --parallel` has a test database of its own."""
+    if not (_made and is_testing()):
+        return
+    block, mistakes = project_block()
+    if mistakes or block.test_storage != TEST_DATABASE or alias != database_of_jobs():
+        return
+    try:
+        url = url_of_test_database(alias)
+    except ConfigurationError:  # not yet one, or none for jobs: `empty_test_storage` says so
+        return
+    if url != _followed.get(alias):
+        _followed[alias] = url
+        change_storage()
+
+
+def database_of_jobs() -> str | None:
+    """Return the alias in whose database the jobs of the project's app live; None where there is none."""
+    plugin = get_app().plugins.of_kind(DjangoPlugin)
+    return None if plugin is None else plugin.database
+
+
+def _make_tables_of_tests(storage: Storage) -> None:
+    schema = storage.schema()
+    if schema.found != schema.wanted:  # or it would write, in a transaction of the test that may have written
+        list(storage.migrate())
+
+
+def _storage_of(block: Block, database: str | None) -> str:
+    if is_testing() and block.test_storage == TEST_DATABASE:
+        if database is None:
+            raise ConfigurationError(
+                "FIRELOCK['test_storage'] is 'database', and no database is named in which the jobs live. "
+                f"{_NAME_DATABASE}"
+            )
+        return url_of_test_database(database)
     if is_testing():
         return block.test_storage
     if block.storage is None and block.database is not None:
@@ -166,7 +263,7 @@ def _storage_of(block: Block) -> str:
 
 def _make_app(block: Block) -> Firelock:
     app = Firelock(
-        _storage_of(block),
+        _storage_of(block, block.database),
         serializer=block.serializer,
         locks=block.locks,
         plugins=[DjangoPlugin(block.database), *_plugins(block.plugins)],
@@ -180,11 +277,21 @@ def _plugins(given: Sequence[object]) -> list[object]:
     return [_attribute("plugins", each) if isinstance(each, str) else each for each in given]
 
 
-def _find_app(place: str) -> Firelock:
-    app = _attribute("app", place)
+def _find_app(block: Block) -> Firelock:
+    app = _attribute("app", block.app or "")
     if not isinstance(app, Firelock):
         raise ConfigurationError(
-            f"FIRELOCK['app'] names {place!r}, which is {type(app).__name__}, no Firelock."
+            f"FIRELOCK['app'] names {block.app!r}, which is {type(app).__name__}, no Firelock."
+        )
+    plugin = app.plugins.of_kind(DjangoPlugin)
+    if block.database is not None and (plugin is None or plugin.database != block.database):
+        raise _BesideApp(
+            BlockMistake(
+                "E006",
+                f"FIRELOCK names an app, {block.app!r}, and database {block.database!r}, of which that app "
+                "does not know.",
+                f"Make the app with plugins=[DjangoPlugin(database={block.database!r})].",
+            )
         )
     return app
 
@@ -194,8 +301,10 @@ def _attribute(key: str, place: str) -> object:
     module, _, name = place.rpartition(":" if ":" in place else ".")
     try:
         return attrgetter(name)(import_module(module))
+    except FirelockError as error:
+        raise _OfModule(str(error)) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(
-            f"FIRELOCK[{key!r}] names {place!r}, which cannot be imported: {error}. Write module:name, and "
-            "import in that module nothing that needs the app."
+            f"FIRELOCK[{key!r}] names {place!r}, which cannot be imported: {str(error).rstrip('.')}. Write "
+            "module:name, and import in that module nothing that needs the app."
         ) from error
