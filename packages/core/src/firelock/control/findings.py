@@ -523,7 +523,8 @@ def _check_lost(sight: Sight) -> Iterator[Finding]:
                 "their queues."
             )
         yield Finding(
-            severity, "server_lost", f"Server {server.name} {what}", advice, f"server {server.name}",
+            ERROR if severity is ERROR else NOTE, "server_lost", f"Server {server.name} {what}", advice,
+            f"server {server.name}",
             {"server": server.name, "queues": server.queues}, heard,
         )  # fmt: skip
 
