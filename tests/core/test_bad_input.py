@@ -58,7 +58,7 @@ BAD = [
     (
         lambda desk: Firelock("memory://u:secret@[host"),
         ConfigurationError,
-        "The storage URL of scheme 'memory' cannot be read; look at its brackets and its port.",
+        "The URL of scheme 'memory' cannot be read; look at its brackets and its port.",
     ),
     (
         lambda desk: Firelock(""),

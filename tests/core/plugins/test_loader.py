@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import traceback
 import types
 from importlib.metadata import EntryPoint
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
@@ -118,6 +120,29 @@ def test_the_environment_chooses_among_them(install, monkeypatch, selection, loa
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 
     assert loaded == names(Plugins())
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        (
+            "-lmbd",
+            "-lmbd, but no plugin of that name is installed, so it has no effect. Did you mean lmdb? Inst",
+        ),
+        ("tenants,sqll", "FIRELOCK_PLUGINS has sqll, but no plugin of that name is installed"),
+        ("-lmdb,tenants", ""),
+        ("", ""),
+    ],
+)
+def test_a_name_that_nothing_has_is_logged(install, monkeypatch, caplog, selection, said):
+    """It is not refused: one environment serves programs that have different plugins."""
+    install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("tenants", Quiet)))
+    monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
+
+    Plugins()
+
+    assert bool(said) == bool(caplog.messages)
+    assert said in "".join(caplog.messages)
 
 
 def test_a_plugin_that_raises_stops_the_start(install):
@@ -355,6 +380,50 @@ def test_a_hook_wrapper_is_refused(mark):
         Plugins([Wrapping], use_entry_points=False)
 
 
+class Selfless:
+    """Plugins with a method that lacks its first parameter."""
+
+    class Filter:
+        @hookimpl
+        def retry_decision(job, task, error, proposed): ...  # noqa: N805
+
+    class Observer:
+        @hookimpl
+        def jobs_created(jobs): ...  # noqa: N805
+
+    class OfTheClass:
+        @classmethod
+        @hookimpl
+        def jobs_created(jobs): ...  # noqa: N804
+
+
+@pytest.mark.parametrize(
+    ("plugin", "said"),
+    [
+        (Selfless.Filter, "has the method retry_decision without self: its first parameter job would be"),
+        (Selfless.Observer(), "has the method jobs_created without self: its first parameter jobs would be"),
+        (Selfless.OfTheClass, "has the method jobs_created without self: its first parameter jobs would be"),
+    ],
+)
+def test_a_method_without_self_is_refused(plugin, said):
+    """Its first parameter would be the plugin, under the name of what the hook gives."""
+    with pytest.raises(PluginError, match=said):
+        Plugins([plugin], use_entry_points=False)
+
+
+def test_a_function_need_not_have_self():
+    """Of a module, or under @staticmethod, the first parameter is the hook's own."""
+    module = types.ModuleType("shop_hooks")
+
+    @hookimpl
+    def jobs_created(jobs): ...
+
+    module.jobs_created = jobs_created
+    fixed = type("Fixed", (), {"jobs_created": staticmethod(jobs_created)})
+
+    assert ["Fixed#1", "shop_hooks#0"] == names(Plugins([module, fixed], use_entry_points=False))
+
+
 # ---- registering -----------------------------------------------------------------------------------------
 
 
@@ -511,6 +580,118 @@ def test_a_driver_that_is_missing_is_said():
         open_storage("acme://", [offering("register_storages", acme=factory)])
 
 
+def failing(error, *, cause=None):
+    """A factory that raises this error."""
+
+    def factory(url):
+        raise error from cause
+
+    return factory
+
+
+@pytest.mark.parametrize("hook", ["register_storages", "register_lock_providers"])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("invalid literal for int() with base 10: 'abc'"), "ValueError: invalid literal .* 'abc'"),
+        (AttributeError("no attribute 'map'"), "AttributeError: no attribute 'map'"),
+        (OSError("no such folder"), "OSError: no such folder"),
+    ],
+)
+def test_what_a_factory_raises_is_told_with_the_plugin(hook, error, said):
+    """The plugin's name and the error's text are in the message, and the error is its cause."""
+    locks = "acme://x" if hook == "register_lock_providers" else None
+    plugin = offering(hook, acme=failing(error))
+
+    with pytest.raises(
+        PluginError, match=rf"'Offersacme#0' of app raised for 'acme': {said}\. Fix"
+    ) as caught:
+        Firelock("memory://" if locks else "acme://x", locks=locks, plugins=[plugin])
+
+    assert caught.value.__cause__ is error
+    assert caught.value.plugin == "Offersacme#0"
+
+
+def test_firelock_s_own_errors_of_a_factory_are_raised_as_they_are():
+    """A factory that refuses an option says so itself."""
+    error = ConfigurationError("The option synk is unknown. Did you mean sync?")
+
+    with pytest.raises(ConfigurationError) as caught:
+        open_storage("acme://x", [offering("register_storages", acme=failing(error))])
+
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("url", ["acme://host:port/x", "acme://[::1/x", "acme://anna:se/cret@host/x"])
+def test_a_url_that_cannot_be_read_is_said(url):
+    """Where the URL's own host or port is wrong, the URL is named and not the plugin; nothing is quoted."""
+
+    def factory(url):
+        return MemoryStorage(str(urlsplit(url).port))
+
+    with pytest.raises(
+        ConfigurationError, match="URL of scheme 'acme' cannot be read; look at its"
+    ) as caught:
+        open_storage(url, [offering("register_storages", acme=factory)])
+
+    assert not isinstance(caught.value, PluginError)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("cannot parse 'se%63ret'"), OSError("secret is refused"), RuntimeError("see the cause")],
+)
+def test_no_factory_s_error_tells_a_password(error):
+    """An error that quotes the password, or comes from one, is neither shown nor linked."""
+    factory = failing(error, cause=ValueError("secret") if isinstance(error, RuntimeError) else None)
+
+    with pytest.raises(
+        PluginError, match=r"raised \w+Error for 'acme'; its text may quote the URL"
+    ) as caught:
+        open_storage("acme://anna:se%63ret@host/x", [offering("register_storages", acme=factory)])
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "secret is" not in shown
+    assert "se%63ret'" not in shown
+
+
+def test_a_storage_that_is_not_initialized_is_refused():
+    """One whose `__init__` forgets its base's; the message says what to call."""
+
+    class Forgetful(MemoryStorage):
+        def __init__(self, url):
+            self.path = url
+
+    said = r"Forgetful\.__init__ does not call super\(\)\.__init__\(\)"
+    with pytest.raises(PluginError, match=rf"'Offersacme#0' of app returned a storage .* {said}"):
+        open_storage("acme://x", [offering("register_storages", acme=Forgetful)])
+    with pytest.raises(PluginError, match=said):
+        Firelock(Forgetful("x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "selection", "said"),
+    [
+        ("lmdb://x", "-lmdb", r"'lmdb'\. Installed: memory\. FIRELOCK_PLUGINS=-lmdb leaves out lmdb\.$"),
+        ("sqlite:///x", "-sql,-lmdb", r"FIRELOCK_PLUGINS=-sql,-lmdb leaves out lmdb, sql\.$"),
+        ("mydb://x", "sql", r"FIRELOCK_PLUGINS=sql leaves out lmdb\. Install a plugin that offers it\.$"),
+        ("mydb://x", "", r"Installed: memory\. Install a plugin that offers it\.$"),
+    ],
+)
+def test_a_scheme_whose_plugin_was_left_out_is_said(install, monkeypatch, url, selection, said):
+    """The message names the setting and what it leaves out, for storages and for lock providers."""
+    install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("sql", Quiet)))
+    monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
+
+    with pytest.raises(UnknownScheme, match=said):
+        open_storage(url)
+    if selection:
+        with pytest.raises(UnknownScheme, match=r"FIRELOCK_PLUGINS=.* leaves out lmdb"):
+            Firelock("memory://", locks=url)
+
+
 @attrs.frozen
 class Engine:
     """Something with a URL, as SQLAlchemy's engines have one."""
@@ -553,6 +734,10 @@ def test_what_is_no_storage_is_refused(storage):
         ),
         ("acne://", r"No lock provider for scheme 'acne'\. Did you mean acme://\? Installed: .*acme"),
         ("acme", "'acme' is not the URL of a lock provider; write scheme://"),
+        (
+            "memory://",
+            r"'memory'\. It is the scheme of a storage; leave out locks= to keep locks in the app's",
+        ),
         (
             "acme://",
             "'Offersacme#0' .* dict for 'acme'; return a lock provider. dict has no acquire_lock. Fix",

@@ -140,6 +140,7 @@ def test_a_plugin_can_be_left_out(environment):
 
     assert process.returncode != 0
     assert "UnknownScheme: No storage for scheme 'files'" in written
+    assert "FIRELOCK_PLUGINS=-files leaves out files." in written
 
 
 @pytest.mark.parametrize(

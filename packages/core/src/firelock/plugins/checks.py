@@ -68,6 +68,19 @@ def wrong_arguments(hook: str, function: Callable[..., object], known: Sequence[
     )
 
 
+def forgotten_self(hook: str, function: Callable[..., object], known: Sequence[str]) -> str | None:
+    """Return that a method takes itself under the name of one of its hook's arguments; None if not."""
+    if not isinstance(function, MethodType):
+        return None
+    first = next(iter(inspect.signature(function.__func__).parameters), None)
+    if first not in known:
+        return None
+    return (
+        f"has the method {hook} without self: its first parameter {first} would be the plugin, not what the "
+        f"hook gives. Write def {hook}(self, {first}, …)."
+    )
+
+
 def hookspecs_problem(brought: object) -> str | None:
     """Return why the answer to `register_hookspecs` has no hook; None if it has one."""
     members = {name: inspect.getattr_static(brought, name, None) for name in dir(brought)}

@@ -12,19 +12,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cache, lru_cache, partial
 from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import attrs
 import pluggy
 
-from firelock.errors import ConfigurationError, PluginError, UnknownScheme
+from firelock.errors import ConfigurationError, FirelockError, PluginError, UnknownScheme
 from firelock.model.meta import check_meta
-from firelock.model.text import did_you_mean
+from firelock.model.text import did_you_mean, message_of
 from firelock.options import OPTION_NAMES, CallOptions
 from firelock.plugins import hookspecs
 from firelock.plugins.checks import (
     command_problem,
+    forgotten_self,
     functions_marked,
     hookspecs_problem,
     kind_problem,
@@ -52,6 +53,8 @@ T = TypeVar("T")
 
 _SELECTION = "FIRELOCK_PLUGINS"
 
+_SHOWN_NAMES = 10  # of plugins, in one message
+_CAUSES = 20  # of one error, that are looked at for a password
 # Hooks of the dashboard, which need not be installed: whoever implements them is not refused then.
 _BROUGHT_BY_OTHERS = frozenset({"dashboard_pages", "job_panels", "dashboard_permission"})
 
@@ -121,6 +124,7 @@ class Plugins:
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, object] = {}
         self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook, when all are loaded
+        self._left_out: set[str] = set()  # by the environment
         self.slow_observers = SlowObservers()
         self._register(_Core(), "core", "firelock", "")
         for name, own in of_process.items():
@@ -131,8 +135,11 @@ class Plugins:
             name = getattr(plugin, "__name__", None) or type(plugin).__name__
             self._load(f"{name}#{place}", lambda plugin=plugin: plugin, "app", "")  # type: ignore[misc]
         if use_entry_points:
-            wanted = _selection(os.environ.get(_SELECTION, ""))
-            for name, load, source, its_version in installed_plugins():
+            installed = installed_plugins()
+            names = {name for name, _, _, _ in installed}
+            wanted = _selection(os.environ.get(_SELECTION, ""), names)
+            self._left_out = {name for name in names if not wanted(name)}
+            for name, load, source, its_version in installed:
                 if wanted(name) and name not in without:
                     self._load(name, load, source, its_version)
         self._add_hookspecs()
@@ -244,6 +251,12 @@ class Plugins:
                 raise self.fault(
                     name, f"implements {hook}, a hook that does not exist. {near}Known: {known}."
                 )
+        for hook, function in marked.items():
+            caller = getattr(self._manager.hook, hook, None)
+            if caller is not None and caller.spec is not None:
+                problem = forgotten_self(hook, function, caller.spec.argnames)
+                if problem is not None:
+                    raise self.fault(name, problem)
         unmarked = [hook for hook in self._hooks if hook not in marked and _has_function(plugin, hook)]
         if unmarked:
             raise self.fault(
@@ -328,9 +341,18 @@ class Plugins:
             known = ", ".join(sorted(self._storages))
             near = did_you_mean(scheme, self._storages, suffix="://")
             raise UnknownScheme(
-                f"No storage for scheme {scheme!r}. {near}Installed: {known}. {_install_hint(scheme)}."
+                f"No storage for scheme {scheme!r}. {near}Installed: {known}. {self._way_in(scheme)}."
             )
         return self._make_storage(factory, url, scheme)
+
+    def _way_in(self, scheme: str) -> str:
+        """Return how to get what offers a scheme: load what the environment leaves out, or install it."""
+        hint = _install_hint(scheme)
+        if not self._left_out:
+            return hint
+        left_out = f"{_SELECTION}={os.environ.get(_SELECTION, '')} leaves out {_some(self._left_out)}"
+        base = scheme.partition("+")[0]
+        return left_out if {base, _EXTRAS.get(base)} & self._left_out else f"{left_out}. {hint}"
 
     def adopt_storage(self, engine: object) -> Storage:
         """Return the storage that works on a caller's own object, such as a SQLAlchemy Engine.
@@ -360,11 +382,21 @@ class Plugins:
         if factory is None:
             known = ", ".join(sorted(self._lock_providers)) or "none"
             near = did_you_mean(scheme, self._lock_providers, suffix="://")
-            raise UnknownScheme(
-                f"No lock provider for scheme {scheme!r}. {near}Installed: {known}. Install one that offers "
-                "it."
+            of_storage = (
+                "It is the scheme of a storage; leave out locks= to keep locks in the app's own storage. "
+                if scheme in self._storages
+                else ""
             )
-        provider = factory.make(url)
+            raise UnknownScheme(
+                f"No lock provider for scheme {scheme!r}. {of_storage}{near}Installed: {known}. "
+                f"{self._way_in(scheme) if self._left_out else 'Install one that offers it'}."
+            )
+        try:
+            provider = factory.make(url)
+        except FirelockError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a plugin's; it is raised with the plugin's name
+            self._refuse(factory, url, scheme, error)
         for verb in ("acquire_lock", "renew_lock", "release_lock"):
             if not callable(getattr(provider, verb, None)):
                 kind = type(provider).__name__
@@ -438,12 +470,11 @@ class Plugins:
             raise ConfigurationError(
                 f"The storage for scheme {scheme!r} cannot be imported: {error}. {_install_hint(scheme)}."
             ) from error
-        except ConfigurationError:
+        except FirelockError:
             raise
-        except ValueError:
-            raise ConfigurationError(
-                f"The storage URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
-            ) from None  # the cause may quote a password
+        except Exception as error:  # noqa: BLE001 - likewise
+            url = str(getattr(place, "url", place))
+            self._refuse(factory, url, scheme, error)
         if not isinstance(made, Storage):
             kind = type(made).__name__
             raise self.fault(
@@ -453,6 +484,21 @@ class Plugins:
             return check_contract(made)
         except PluginError as error:
             raise self.fault(factory.plugin, f"returned a storage that does not fit. {error}") from None
+
+    def _refuse(self, factory: _Factory, url: str, scheme: str, error: Exception) -> NoReturn:
+        """Raise what a factory's error means: a URL that cannot be read, or else a fault of the plugin."""
+        if isinstance(error, ValueError) and not _is_readable(url):
+            raise ConfigurationError(
+                f"The URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
+            ) from None  # the cause may quote a password
+        kind = type(error).__name__
+        if _may_quote_password(url, error):
+            problem = (
+                f"raised {kind} for {scheme!r}; its text may quote the URL's password, so it is left out."
+            )
+            raise self.fault(factory.plugin, problem) from None
+        told = f"{kind}: {message_of(error)}".rstrip(".: ")
+        raise self.fault(factory.plugin, f"raised for {scheme!r}: {told}.") from error
 
     # ---- asking ------------------------------------------------------------------------------------------
 
@@ -944,9 +990,20 @@ def _has_function(plugin: object, name: str) -> bool:
     return callable(found) or isinstance(found, classmethod)
 
 
-def _selection(text: str) -> Callable[[str], bool]:
-    """Return which entry points to load: "sql,redis" only these, "-redis" all but this, empty all."""
+def _selection(text: str, installed: Collection[str]) -> Callable[[str], bool]:
+    """Return which entry points to load: "sql,redis" only these, "-redis" all but this, empty all.
+
+    A name that no installed plugin has is logged and not refused: one environment serves several programs,
+    and not all of them have the same plugins.
+    """
     names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name.removeprefix("-") not in installed:
+            near = did_you_mean(name.removeprefix("-"), installed)
+            log.warning(
+                "%s has %s, but no plugin of that name is installed, so it has no effect. %sInstalled: %s.",
+                _SELECTION, name, near, ", ".join(sorted(installed)) or "none",
+            )  # fmt: skip
     denied = {name[1:] for name in names if name.startswith("-")}
     allowed = {name for name in names if not name.startswith("-")}
     return lambda name: name not in denied and (not allowed or name in allowed)
@@ -979,12 +1036,17 @@ class _Core:
 
 
 def check_contract(storage: Storage) -> Storage:
-    """Return the storage; PluginError where it speaks another version of the contract, or does not say."""
+    """Return the storage; PluginError where its contract does not fit, or its class did not initialize it."""
     if getattr(storage, "contract", None) is None:
         kind = type(storage).__name__
         raise PluginError(
             f"{kind} does not say for which version of the storage contract it was written. "
             f"Write contract = {CONTRACT} in its class if it was written for this Firelock."
+        )
+    if not getattr(storage, "_is_initialized", True):
+        raise PluginError(
+            f"{type(storage).__name__}.__init__ does not call super().__init__(), which sets what the verbs "
+            "use. Call it first."
         )
     if storage.contract != CONTRACT:
         raise PluginError(
@@ -992,6 +1054,40 @@ def check_contract(storage: Storage) -> Storage:
             f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
         )
     return storage
+
+
+def _is_readable(url: str) -> bool:
+    """Tell whether the URL's host and port can be read."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
+
+
+def _may_quote_password(url: str, error: Exception) -> bool:
+    """Tell whether the URL's password may be in what an error says, or in what it came from."""
+    if not _is_readable(url):
+        return "@" in url  # the password may stand anywhere
+    secret = urlsplit(url).password
+    if not secret:
+        return False
+    cause: BaseException | None = error
+    for _ in range(_CAUSES):
+        if cause is None:
+            return False
+        text = message_of(cause)
+        if secret in text or unquote(secret) in text:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return True
+
+
+def _some(names: Collection[str]) -> str:
+    """Return the first of these names in order, and how many more there are."""
+    shown = sorted(names)[:_SHOWN_NAMES]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _install_hint(scheme: str) -> str:

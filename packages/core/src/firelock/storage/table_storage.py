@@ -58,8 +58,11 @@ _T = TypeVar("_T")
 class TableStorage(DerivedStorage):
     """Every verb on tables, each a step."""
 
+    _is_initialized = False  # until __init__ has run: a storage whose own __init__ skips it is refused
+
     def __init__(self) -> None:
         super().__init__()
+        self._is_initialized = True
         self._served = ""  # the queue whose turn it was last
         self._told_due_at: int | None = None  # the next due instant as `claim` or `promote` said last
         self._cursors = LaneCursors()
