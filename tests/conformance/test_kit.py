@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,8 @@ from firelock.storage import Feature, Storage
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import Handles, RowStorageConformance, StorageConformance, requires
 from firelock.testing.conformance.kit import Conformance, required_features
-from firelock.testing.conformance.race import race, race_two, until_none_is_left
+from firelock.testing.conformance.race import is_hanging, race, race_two, until_none_is_left
+from firelock.testing.waiting import eventually
 from tests.conformance.lua_mutants import lua_mutations, script_of
 from tests.conformance.mutants import mutations, path_of
 
@@ -202,6 +205,72 @@ def test_a_race_tells_its_errors():
     assert (1, "b") == race_two(lambda: 1, lambda: "b")
     with pytest.raises(LookupError):
         race([lambda: 1, fails])
+
+
+def test_a_call_that_hangs_is_told(monkeypatch):
+    """A call that does not return is a failure, which shows where it hangs, and not a hanging test."""
+    monkeypatch.setattr("firelock.testing.conformance.race._DEADLINE", 0.2)
+    goes_on = threading.Event()
+
+    def wait_for_nobody():
+        goes_on.wait()
+
+    try:
+        with pytest.raises(AssertionError, match=r"(?s)1 of 2 calls have not returned.*in wait_for_nobody"):
+            race([lambda: 1, wait_for_nobody])
+        assert is_hanging()
+    finally:
+        goes_on.set()
+    eventually(lambda: not is_hanging())
+
+
+_HANGING = """
+import pytest
+
+from firelock.testing import RowStorageConformance
+from firelock.testing.conformance import race
+from tests.conformance.plain_rows import PlainStorage, Store
+
+race._DEADLINE = 0.5
+
+
+class Forgetful(PlainStorage):
+    def step(self, body):
+        self.store.latch.acquire()
+        answer = super().step(body)  # where the body raises, the latch is never released
+        self.store.latch.release()
+        return answer
+
+
+class TestHanging(RowStorageConformance):
+    @pytest.fixture
+    def open_handle(self):
+        import threading
+
+        store = Store()
+        store.latch = threading.Lock()
+        return lambda: Forgetful(store)
+"""
+
+
+def test_a_step_that_hangs_ends_the_run(pytester, monkeypatch):
+    """A step that never returns fails its test; tests after it do not begin, and the run ends by itself."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    pytester.makepyfile(test_mine=_HANGING)
+
+    run = pytester.runpytest_subprocess("-q", "-k", "test_a_step", timeout=120)
+
+    counts = run.parseoutcomes()
+    assert 1 == counts["failed"]
+    assert counts["errors"] > 0
+    run.stdout.fnmatch_lines_random(
+        [
+            "*test_a_step_that_raises_stores_nothing*",
+            "*1 of 1 calls have not returned after*",
+            "*self.store.latch.acquire()*",
+            "*A call of an earlier test still hangs, so this test was not run.*",
+        ]
+    )
 
 
 def test_an_endless_job_is_told():

@@ -111,6 +111,26 @@ class LockDuty(Conformance):
 
         assert attrs.evolve(lock, name=lock.name + "2").acquire("bob") is not None
 
+    @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
+    def test_the_longest_lock_names_are_told_apart(self, lock: NamedLock, character: str) -> None:
+        """Names of 200 characters, up to 800 bytes, are whole to the last one: each is a lock of its own.
+
+        If this fails: a store that limits, cuts or folds names refuses a lock with a long name, or unrelated
+        work waits for each other.
+        """
+        own = "".join(chr(ord(character) // 256 * 256 + ord(letter)) for letter in lock.name)
+        first, second = (
+            attrs.evolve(lock, name=own + character * (199 - len(own)) + end) for end in (character, "x")
+        )
+
+        fence, other = first.acquired("ada"), second.acquired("bob")
+
+        assert [None, None] == [first.open().acquire("bob"), second.open().acquire("ada")]
+        assert first.renew("ada", fence)
+        assert first.release("ada", fence)
+        assert second.renew("bob", other)
+        assert first.acquired("bob") > fence
+
     @pytest.mark.parametrize("frees", ["release", "expiry"])
     def test_a_released_or_expired_lock_is_free(self, lock: NamedLock, frees: str) -> None:
         """A lock that was released, or whose life ended, is given to another, with a larger token.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import pytest
 
@@ -12,11 +13,12 @@ from firelock.errors import StorageError
 from firelock.model.job import LogLine, Progress
 from firelock.storage import Rows, RowStorage
 from firelock.testing.conformance.flow_scene import FlowScene
-from firelock.testing.conformance.race import ROUNDS, race
+from firelock.testing.conformance.race import ROUNDS, race, returned
 from firelock.testing.conformance.scene import BASE, HOUR, Handles, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.testing.conformance.storage.text import ODD_TEXTS
 
+_T = TypeVar("_T")
 _PRUNED = "of the pruned job"
 _OURS = "~kit|"  # what a verb stores begins otherwise
 _ORDERED = tuple(
@@ -43,9 +45,9 @@ class RowDuty(StorageFixtures):
             raise StorageError(_OURS)
 
         with pytest.raises(StorageError, match=re.escape(_OURS)):
-            storage.step(fail)
+            _step(storage, fail)
 
-        assert [(_OURS + "gone", "1"), (_OURS + "kept", "1")] == storage.step(_ours)
+        assert [(_OURS + "gone", "1"), (_OURS + "kept", "1")] == _step(storage, _ours)
 
     def test_a_step_answers_and_is_seen_by_others(self, storage: RowStorage, handles: Handles) -> None:
         """A step returns what its body returned; then every handle sees what it wrote.
@@ -57,8 +59,8 @@ class RowDuty(StorageFixtures):
             rows.put(_OURS + "one", "1")
             return "answer"
 
-        assert "answer" == storage.step(put)
-        assert [(_OURS + "one", "1")] == handles.open().step(_ours)  # type: ignore[attr-defined]
+        assert "answer" == _step(storage, put)
+        assert [(_OURS + "one", "1")] == _step(handles.open(), _ours)  # type: ignore[arg-type]
 
     def test_a_step_sees_its_own_writes(self, storage: RowStorage) -> None:
         """Within a step a row that was put is read and scanned, one that was deleted is not.
@@ -75,8 +77,8 @@ class RowDuty(StorageFixtures):
             return [rows.get(_OURS + name) for name in ("new", "replaced", "old")], _ours(rows)
 
         expected = [(_OURS + "new", "2"), (_OURS + "replaced", "2")]
-        assert (["2", "2", None], expected) == storage.step(look)
-        assert expected == storage.step(_ours)
+        assert (["2", "2", None], expected) == _step(storage, look)
+        assert expected == _step(storage, _ours)
 
     def test_an_empty_value_is_a_value(self, storage: RowStorage) -> None:
         """A row with an empty value is read and scanned, in the step that writes it and in later ones.
@@ -93,8 +95,8 @@ class RowDuty(StorageFixtures):
             return look(rows)
 
         expected = ("", None, [(_OURS + "empty", "")])
-        assert expected == storage.step(put)
-        assert expected == storage.step(look)
+        assert expected == _step(storage, put)
+        assert expected == _step(storage, look)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_a_scan_leaves_out_the_row_of_its_prefix(self, storage: RowStorage, reverse: bool) -> None:
@@ -114,7 +116,7 @@ class RowDuty(StorageFixtures):
                 rows.scan(prefix, start=start, reverse=reverse, limit=10),
             )
 
-        assert (expected, expected) == storage.step(scan)
+        assert (expected, expected) == _step(storage, scan)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_a_scan_is_in_order_of_code_points(self, storage: RowStorage, reverse: bool) -> None:
@@ -128,7 +130,7 @@ class RowDuty(StorageFixtures):
         ordered = [(key, key) for key in (reversed(_ORDERED) if reverse else _ORDERED)]
 
         def scan(start: str | None, limit: int) -> list[tuple[str, str]]:
-            return storage.step(lambda rows: rows.scan(_OURS, start=start, reverse=reverse, limit=limit))
+            return _step(storage, lambda rows: rows.scan(_OURS, start=start, reverse=reverse, limit=limit))
 
         assert ordered == scan(None, 100)
         assert ordered[:3] == scan(None, 3)
@@ -149,7 +151,7 @@ class RowDuty(StorageFixtures):
         keys = keys[::-1] if reverse else keys
 
         def scan(limit: int) -> list[str]:
-            found = storage.step(lambda rows: rows.scan(_OURS, reverse=reverse, limit=limit))
+            found = _step(storage, lambda rows: rows.scan(_OURS, reverse=reverse, limit=limit))
             return [key for key, _ in found]
 
         assert keys == scan(2_000)
@@ -166,8 +168,8 @@ class RowDuty(StorageFixtures):
 
         _store(storage, stored)
 
-        assert sorted(stored.items()) == storage.step(_ours)
-        assert texts == storage.step(lambda rows: [rows.get(_OURS + text) for text in texts])
+        assert sorted(stored.items()) == _step(storage, _ours)
+        assert texts == _step(storage, lambda rows: [rows.get(_OURS + text) for text in texts])
 
     def test_long_rows_are_kept_whole(self, storage: RowStorage) -> None:
         """Keys of 500 bytes and values of 1 MiB come back as they are, to the last character.
@@ -179,8 +181,8 @@ class RowDuty(StorageFixtures):
 
         _store(storage, {key: value + key[-1] for key in keys})
 
-        assert [(key, value + key[-1]) for key in keys] == storage.step(_ours)
-        assert value + "b" == storage.step(lambda rows: rows.get(keys[1]))
+        assert [(key, value + key[-1]) for key in keys] == _step(storage, _ours)
+        assert value + "b" == _step(storage, lambda rows: rows.get(keys[1]))
 
     def test_a_long_row_is_deleted_alone(self, storage: RowStorage) -> None:
         """Of rows whose keys have 499 bytes in common, one is replaced and one is deleted; the others stay.
@@ -197,9 +199,9 @@ class RowDuty(StorageFixtures):
             return _ours(rows)
 
         expected = [(first, "1"), (replaced, "2"), (last, "1")]
-        assert expected == storage.step(change)
-        assert expected == storage.step(_ours)
-        assert ["1", None, "2", "1"] == storage.step(lambda rows: [rows.get(key) for key in keys])
+        assert expected == _step(storage, change)
+        assert expected == _step(storage, _ours)
+        assert ["1", None, "2", "1"] == _step(storage, lambda rows: [rows.get(key) for key in keys])
 
     def test_steps_are_as_if_one_came_after_the_other(self, storage: RowStorage, handles: Handles) -> None:
         """Of eight handles that each add one to a row at once, every one counts; so do rows that are scanned.
@@ -215,7 +217,7 @@ class RowDuty(StorageFixtures):
         for _ in range(ROUNDS):
             race([partial(store.step, add) for store in stores])  # type: ignore[attr-defined]
 
-        rows = storage.step(_ours)
+        rows = _step(storage, _ours)
         assert str(8 * ROUNDS) == dict(rows)[_OURS + "sum"]
         assert 8 * ROUNDS + 1 == len(rows)
 
@@ -242,9 +244,14 @@ class PrunedRowDuty(StorageFixtures):
 
         assert 1 == flow.prune()
 
-        rows = storage.step(lambda rows: rows.scan("", limit=10_000))
+        rows = _step(storage, lambda rows: rows.scan("", limit=10_000))
         left = [key for key, value in rows for word in (running.id, _PRUNED) if word in key or word in value]
         assert [] == left
+
+
+def _step(storage: RowStorage, body: Callable[[Rows], _T]) -> _T:
+    """Return what the step returned; one that does not return within a minute fails the test."""
+    return returned(partial(storage.step, body))
 
 
 def _store(storage: RowStorage, stored: Mapping[str, str]) -> None:
@@ -252,7 +259,7 @@ def _store(storage: RowStorage, stored: Mapping[str, str]) -> None:
         for key, value in stored.items():
             rows.put(key, value)
 
-    storage.step(put)
+    _step(storage, put)
 
 
 def _ours(rows: Rows) -> list[tuple[str, str]]:
