@@ -783,6 +783,40 @@ def test_a_failure_that_is_snoozed_is_a_warning(logged):
     assert "failed in attempt 1, runs again in 20 s without a retry: ValueError: boom" in line.getMessage()
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"plugins": [deciding(RetryDecision.retry(30, reason="the network\nis down"))]},
+         "retry 1 in 30 s: ValueError: boom; plugin 'Plugin#0' decided: the network is down"),
+        ({"plugins": [deciding(RetryDecision.fail("no use"))]},
+         "has failed in attempt 1: ValueError: boom; plugin 'Plugin#0' decided: no use"),
+        ({"plugins": [deciding(RetryDecision.fail())]}, "has failed in attempt 1: ValueError: boom"),
+        ({"retry": Policy(RetryDecision.delete("not wanted"))},
+         "is deleted: ValueError: boom; the retry policy decided: not wanted"),
+    ],
+)  # fmt: skip
+def test_a_failure_s_line_tells_the_reason(logged, options, told):
+    """As the history does: what the plugin or the task's own policy says, and which plugin."""
+    (line,) = logged(raising(ValueError("boom")), **options)
+
+    assert line.getMessage().endswith(told)
+
+
+def test_the_reason_of_a_replaced_decision_is_not_told(logged):
+    """Where another plugin elects another transition, with a reason of its own."""
+
+    class Electing:
+        @hookimpl
+        def elect_transition(self, job, proposed):
+            return attrs.evolve(proposed, reason="elected")
+
+    (line,) = logged(
+        raising(ValueError("boom")), plugins=[deciding(RetryDecision.fail("no use")), Electing()]
+    )
+
+    assert line.getMessage().endswith("has failed in attempt 1: ValueError: boom")
+
+
 def test_a_failure_s_fields_can_be_searched(logged):
     """Job, task, queue, attempt, retries, kind of error, fingerprint and outcome, each by itself."""
     (line,) = logged(raising(ValueError("boom")), retry=Retry.never())

@@ -257,16 +257,25 @@ def test_who_could_not_renew_reaps_nobody(seldom):
     assert (0, 0) == (without_right, len(seldom.storage.called["orphans"]))
 
 
-def test_a_sweep_logs_what_it_took_and_what_is_locked(seldom, caplog):
-    """A later sweep continues with the locked jobs, and logs what it took then."""
-    seldom.storage.orphans = lambda limit, *, as_of: [Taken("gone", "vm:1", ["a"], ["b", "c"], 1)]
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        ((["a"], ["b", "c"], 1),
+         "back in the queues: 1 running job and 2 waiting jobs; locked by other transactions, to follow: 1."),
+        ((["a", "b"], [], 0), "back in the queues: 2 running jobs."),
+        (([], ["a"], 0), "back in the queues: 1 waiting job."),
+        (([], [], 3), "locked by other transactions, to follow: 3."),
+        (([], [], 0), "it held no jobs."),
+    ],
+)  # fmt: skip
+def test_a_sweep_logs_what_it_took_and_what_is_locked(seldom, caplog, taken, said):
+    """It names the worker process by its session and leaves out zeros; a later sweep takes the rest."""
+    seldom.storage.orphans = lambda limit, *, as_of: [Taken("gone", "vm:1", *taken)]
 
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
 
-    assert (
-        "Server vm:1 was lost or has ended; 1 running jobs and 2 waiting ones are back in their queues, "
-        "1 are locked by other transactions and follow."
-    ) in caplog.text
+    lost = f"The worker process of server vm:1 with session gone was lost or has ended; {said}"
+    assert lost in caplog.messages
 
 
 def test_lost_session_of_the_last_running_member_ends_a_cancelled_batch(seldom):

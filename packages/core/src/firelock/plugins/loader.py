@@ -651,34 +651,40 @@ class Plugins:
         task: TaskInfo,
         error: BaseException,
         proposed: RetryDecision,
-    ) -> RetryDecision | None:
-        """Return the first plugin's decision; None where none decides. What a plugin raises is logged."""
+    ) -> tuple[str, RetryDecision] | None:
+        """Return the first plugin's decision, after its name; None where none decides.
+
+        What a plugin raises is logged.
+        """
         from firelock.retry import RetryDecision  # noqa: PLC0415 - loaded by whoever runs jobs
 
-        decision: RetryDecision | None = self._first_fit(  # type: ignore[assignment]  # as was checked
+        found: tuple[str, RetryDecision] | None = self._first_fit(  # type: ignore[assignment]  # as checked
             "retry_decision",
             {"job": job, "task": task, "error": error, "proposed": proposed},
             lambda answer: isinstance(answer, RetryDecision),
             "return a RetryDecision, or None",
         )
-        return decision
+        return found
 
     def elect_transition(
         self, job: ClaimedJob, proposed: Transition, fits: Callable[[object], bool]
     ) -> Transition | None:
         """Return the first plugin's transition that fits; None where none objects."""
-        elected: Transition | None = self._first_fit(  # type: ignore[assignment]  # as was checked
+        elected: tuple[str, Transition] | None = self._first_fit(  # type: ignore[assignment]  # as checked
             "elect_transition",
             {"job": job, "proposed": proposed},
             fits,
             "return None, or a copy of `proposed` with the same job_id, from_states, session and fence",
         )
-        return elected
+        return None if elected is None else elected[1]
 
     def _first_fit(
         self, hook: str, arguments: Mapping[str, object], fits: Callable[[object], bool], wanted: str
-    ) -> object | None:
-        """Return the first answer that fits; log what a plugin raises, and each answer that does not fit."""
+    ) -> tuple[str, object] | None:
+        """Return the first answer that fits, after its plugin's name.
+
+        What a plugin raises is logged, and so is each answer that does not fit.
+        """
         for implementation in self._implementations(hook):
             name = implementation.plugin_name
             try:
@@ -694,7 +700,7 @@ class Plugins:
             if answer is None:
                 continue
             if fits(answer):
-                return answer
+                return name, answer
             log.error(  # not the value itself: it may hold a job's arguments
                 "%s returned a value of type %s from %s, which does not fit; it counts as no answer. In the "
                 "plugin, %s. %s",

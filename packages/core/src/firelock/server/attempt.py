@@ -36,7 +36,7 @@ from firelock.model.memo import MemoKind
 from firelock.model.session import Holder
 from firelock.model.state import State
 from firelock.model.storage import Feature
-from firelock.model.text import message_of
+from firelock.model.text import message_of, shorten
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.server.failure import describe_failure
 from firelock.server.memo_commit import MemoCommit
@@ -715,11 +715,15 @@ class JobRunner:
         if isinstance(error, RateLimited):
             return self._rate_limited(run, error)
         at = self._runtime.clock.now()
-        ended = self._ended(run, self._transition_of(run, error, self._decide(run, error), at))
+        decision, whose = self._decide(run, error)
+        ended = self._ended(run, self._transition_of(run, error, decision, at))
+        what = describe_error(error)
+        if whose and decision.reason and ended.transition.reason == decision.reason:
+            what = f"{what}; {whose} decided: {shorten(' '.join(decision.reason.split()), 200)}"
         if run.cancelled is CancelKind.LOST or run.is_stuck:  # it may be refused: then the job did not fail
-            ended.tell = lambda: self._report(ended, describe_error(error), error)
+            ended.tell = lambda: self._report(ended, what, error)
         else:
-            self._report(ended, describe_error(error), error)
+            self._report(ended, what, error)
         return ended
 
     def _rate_limited(self, run: Run, error: RateLimited) -> EndedRun:
@@ -741,24 +745,33 @@ class JobRunner:
         log.info("Job %s is %s.", run.job.id, transition.reason, extra={"job_id": run.job.id})
         return ended
 
-    def _decide(self, run: Run, error: BaseException) -> RetryDecision:
-        """Return what follows a failure: a plugin decides, otherwise the retry policy of the call or task.
+    def _decide(self, run: Run, error: BaseException) -> tuple[RetryDecision, str]:
+        """Return what follows a failure, and who decided that, for the log; "" where Firelock did.
+
+        A plugin decides, otherwise the retry policy of the call or task.
 
         If the policy returns nothing, the default policy decides. No policy is called for an error that every
         further attempt would meet.
         """
+        whose = ""
         if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_for_good(error)):
             proposed = RetryDecision.fail()
         else:
+            policy = _policy(run)
             try:
-                answer = _policy(run).decide(run.job, error)
+                answer = policy.decide(run.job, error)
             except Exception:
                 log.exception("The retry policy of task %r raised; the job is failed.", run.info.name)
                 answer = RetryDecision.fail("the retry policy raised")
-            proposed = answer if isinstance(answer, RetryDecision) else Retry().decide(run.job, error)
+            if isinstance(answer, RetryDecision):
+                proposed, whose = answer, "" if isinstance(policy, Retry) else "the retry policy"
+            else:
+                proposed = Retry().decide(run.job, error)
         if self._runtime.plugins.has_retry_decision:
-            return self._runtime.plugins.retry_decision(run.context, run.info, error, proposed) or proposed
-        return proposed
+            found = self._runtime.plugins.retry_decision(run.context, run.info, error, proposed)
+            if found is not None and found[1] != proposed:
+                return found[1], f"plugin {found[0]!r}"
+        return proposed, whose
 
     def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
         """Return the transition that ends a failed run as decided."""
@@ -836,7 +849,8 @@ class JobRunner:
     def _report(self, ended: EndedRun, what: str, error: BaseException) -> None:
         """Report a failed attempt to plugins and log it: a warning if the job runs again, else an error.
 
-        The log line does not contain arguments, but the message of the task's exception might.
+        The log line does not contain arguments, but the message of the task's exception might, and so might
+        the reason of a plugin.
         """
         if self._runtime.plugins.has_attempt_failed:
             self._runtime.plugins.attempt_failed(ended.job, error, ended.transition)

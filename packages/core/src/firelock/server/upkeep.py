@@ -27,7 +27,7 @@ from firelock.server.process_state import has_descriptors, resident_bytes
 from firelock.server.recurring import fire_due
 from firelock.server.retention import Retention
 from firelock.server.workers import WorkerContext, Workers, have_ended
-from firelock.storage import DURATION_BUCKETS, Rollup, Storage, server_work
+from firelock.storage import DURATION_BUCKETS, Rollup, Storage, Taken, server_work
 
 if TYPE_CHECKING:
     from firelock.plugins.hookspecs import ServerInfo
@@ -58,6 +58,18 @@ _BUCKETS = tuple(int(bound * SECOND) for bound in DURATION_BUCKETS)
 
 def _no_sums() -> defaultdict[tuple[int, str, str, str], list[int]]:
     return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # how many, how long, and the histogram
+
+
+def _what_became_of(taken: Taken) -> str:
+    """Return what became of the jobs of a dead session, as the end of a sentence."""
+    kinds = [(len(taken.crashed), "running"), (len(taken.returned), "waiting")]
+    back = " and ".join(
+        f"{number} {kind} {'job' if number == 1 else 'jobs'}" for number, kind in kinds if number
+    )
+    told = [f"back in the queues: {back}"] if back else []
+    if taken.left:
+        told.append(f"locked by other transactions, to follow: {taken.left}")
+    return "; ".join(told) or "it held no jobs"
 
 
 @attrs.define(eq=False)
@@ -300,9 +312,8 @@ class ChildUpkeep:
         lost = self._runtime.storage.orphans(100, as_of=look.now)
         for taken in lost:
             log.warning(
-                "Server %s was lost or has ended; %d running jobs and %d waiting ones are back in their "
-                "queues, %d are locked by other transactions and follow.",
-                taken.server, len(taken.crashed), len(taken.returned), taken.left,
+                "The worker process of server %s with session %s was lost or has ended; %s.",
+                taken.server, taken.session, _what_became_of(taken),
                 extra={"session": taken.session},
             )  # fmt: skip
             self._context.inbox.work_came()
