@@ -44,6 +44,19 @@ class TestTheExampleOfTheDocuments(SerializerConformance):
         return shown["Squeezed"]()
 
 
+class TestTheLocksOfTheDocuments(LockConformance):
+    """Likewise its smallest lock provider; all handles are one, as its locks are those of a process."""
+
+    @pytest.fixture
+    def open_provider(self):
+        page = (ROOT / "docs" / "plugins.md").read_text("utf-8")
+        (block,) = [one for one in python_blocks(page) if "class LocksHere" in one.code]
+        shown = {}
+        exec(block.code.partition("\n\n\nclass LocksElsewhere")[0], shown)
+        locks = shown["LocksHere"]("elsewhere://")
+        return lambda: locks
+
+
 class TestTheEncryptedExample(SerializerConformance):
     """An encryption writes another text each time."""
 

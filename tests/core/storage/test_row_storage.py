@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from firelock.errors import SchemaMismatch
 from firelock.model import lifecycle
 from firelock.model.session import Holder
 from firelock.storage import (
@@ -112,3 +113,31 @@ def test_rows_keep_the_fields_of_a_newer_release():
     for key in (f"job/{job_id}", "session/one"):
         row = json.loads(storage.rows[key])
         assert (1, [2]) == (row["new"], row["record"]["newer"])
+
+
+# ---- verbs of one's own ------------------------------------------------------------------------------------
+
+
+def test_a_verb_of_ones_own_refuses_a_later_layout():
+    """As every other verb does: the body does not run on rows that it cannot read."""
+    storage = NarrowStorage()
+    storage.rows["layout"] = "2"
+    seen = []
+
+    with pytest.raises(SchemaMismatch, match="have layout 2, this Firelock knows 1"):
+        storage.checked_step(seen.append)
+
+    assert [] == seen
+
+
+def test_rows_of_ones_own_lie_beside_the_others():
+    """Keys that begin with `own/`: no verb finds them, and `clear` deletes them."""
+    storage = NarrowStorage()
+
+    answer = storage.checked_step(lambda rows: rows.put("own/line/1", "text") or "answer")
+    storage.insert([NewJob("1", "send", "[]", "json", "default", 0, State.ENQUEUED, 0)])
+    storage.put_record("own", "own/line/1", "record")
+    beside = {key for key in storage.rows if key.startswith("own/")}
+    storage.clear()
+
+    assert ("answer", {"own/line/1"}, ["layout"]) == (answer, beside, sorted(storage.rows))

@@ -85,9 +85,10 @@ class Storage(ABC):
 
     @abstractmethod
     def clock(self) -> int:
-        """Return the storage's own time in micros; it never goes back, and is finer than a second.
+        """Return the storage's own time in micros; it is finer than a second.
 
-        Tests move it: see `firelock.testing.MovableClock`.
+        It goes back only if the clock of the store's host is set back: servers notice that, and take nobody
+        for dead meanwhile. Tests move it: see `firelock.testing.MovableClock`.
         """
 
     @abstractmethod

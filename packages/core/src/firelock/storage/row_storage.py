@@ -75,17 +75,28 @@ class RowStorage(TableStorage):
             StorageError: it does not, as on a closed handle.
         """
 
-    def _step(self, body: Callable[[Tables], _T]) -> _T:
+    def checked_step(self, body: Callable[[Rows], _T]) -> _T:
+        """Do what `step` does, on rows that have the layout of this code; for verbs that you override.
+
+        Rows of your own have keys that begin with `own/`: no other verb reads or writes them, and `clear`
+        deletes them.
+
+        Raises:
+            SchemaMismatch: a later release laid the rows out.
+        """
         is_laid_out = self._is_laid_out
 
         def run(rows: Rows) -> _T:
             if not is_laid_out:
                 _lay_out(rows)
-            return body(_Tables(rows))
+            return body(rows)
 
         answer = self.step(run)
         self._is_laid_out = True
         return answer
+
+    def _step(self, body: Callable[[Tables], _T]) -> _T:
+        return self.checked_step(lambda rows: body(_Tables(rows)))
 
     # ---- life --------------------------------------------------------------------------------------------
 
