@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import shlex
 import sys
 
 import attrs
@@ -163,7 +164,7 @@ def test_advised_commands_are_written_as_the_reader_calls_them(project):
     project.shell(
         "from shop.tasks import send_receipt; import json; print(json.dumps(send_receipt.enqueue(1).id))"
     )
-    manage = f"python {FOLDER / 'manage.py'} firelock"
+    manage = f"python {shlex.quote(str(FOLDER / 'manage.py'))} firelock"
 
     doctor = project("firelock", "doctor", code=1)
     findings = json.loads(project("firelock", "doctor", "--json", code=1))["findings"]
@@ -173,7 +174,7 @@ def test_advised_commands_are_written_as_the_reader_calls_them(project):
     assert f"Start one: {manage} server\n" in doctor
     assert f"Start one: {manage} server" in [each["advice"] for each in findings]
     assert f"  {manage} jobs --help shows what it takes." in mistyped
-    assert f"Start one: {sys.executable} -m firelock server\n" in plain
+    assert f"Start one: {shlex.quote(sys.executable)} -m firelock server\n" in plain
 
 
 def test_a_module_that_needs_django_gets_a_hint_where_it_is_not_set_up(project):
@@ -244,7 +245,7 @@ def test_a_test_database_in_memory_holds_no_jobs(tmp_path):
 
 def test_a_help_names_the_program_as_it_was_called(project):
     """In its usage and in its examples."""
-    manage = f"python {FOLDER / 'manage.py'} firelock"
+    manage = f"python {shlex.quote(str(FOLDER / 'manage.py'))} firelock"
 
     said = project("firelock", "jobs", "move", "--help")
     all_said = project("firelock", "--help")

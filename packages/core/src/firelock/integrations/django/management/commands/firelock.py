@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from argparse import REMAINDER
 from collections.abc import Iterator, Sequence
@@ -69,7 +70,7 @@ def _command_line() -> str:
         return "python manage.py firelock"
     if called.name == "__main__.py":
         return "python -m django firelock"
-    return f"python {sys.argv[0]} firelock" if called.suffix == ".py" else f"{called.name} firelock"
+    return f"python {shlex.quote(sys.argv[0])} firelock" if called.suffix == ".py" else f"{called.name} firelock"
 
 
 @contextmanager
