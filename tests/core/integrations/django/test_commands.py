@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
-import shlex
 import sys
 
 import attrs

@@ -70,7 +70,9 @@ def _command_line() -> str:
         return "python manage.py firelock"
     if called.name == "__main__.py":
         return "python -m django firelock"
-    return f"python {shlex.quote(sys.argv[0])} firelock" if called.suffix == ".py" else f"{called.name} firelock"
+    if called.suffix == ".py":
+        return f"python {shlex.quote(sys.argv[0])} firelock"
+    return f"{called.name} firelock"
 
 
 @contextmanager
