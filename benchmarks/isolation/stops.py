@@ -19,7 +19,6 @@ from firelock import Firelock, State
 GRACE = 5.0  # seconds
 _SLACK = 5.0  # seconds beyond it within which the server has to be gone
 _JOBS, _CHUNK = 20_000, 500
-_PARKED = 1.0  # seconds in which the end of the locked job is sent for the first time
 
 
 def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
@@ -37,7 +36,7 @@ def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
             server.wait_until(lambda: held.refresh().state is State.PROCESSING, what="the job was running")
             with locked(place, plan.storage, scene):
                 (gates / "gate").touch()
-                time.sleep(_PARKED)
+                server.wait_until(lambda: "gate 0" in tasks.runs(gates), what="the locked job had returned")
                 for _ in range(0, number, _CHUNK):
                     declared.noop.enqueue_many([()] * _CHUNK)
                 server.wait_until(lambda: _ended(fire) > number / 4, what="a quarter of the jobs had ended")

@@ -409,8 +409,8 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
     )
 
     assert (
-        "70% of the attempts of send failed in the last 15 minutes (usually 0%). 19 of them were the last of "
-        "a job. Newest cause: UndefinedColumn."
+        "70% of the attempts of send failed in the last 15 minutes (usually 0%). 19 attempts were final: "
+        "their jobs have failed. Newest cause: UndefinedColumn."
     ) == trouble.what
     assert "firelock jobs list --state failed --task send --since 15m" == trouble.advice
 

@@ -171,8 +171,7 @@ class RedisStorage(
         """One round trip, with partitions one for each that is concerned.
 
         After a wait that heard of nothing a claim is most likely to find nothing, so a smaller script looks
-        first: an idle worker process costs the server a third. Where there is something, that is one round
-        trip more.
+        first, which takes the server a third of the time. If there is something, that is one round trip more.
         """
         is_quiet = self._waiting.take_quiet(request.queues)
         self._waiting.mark(request.queues)

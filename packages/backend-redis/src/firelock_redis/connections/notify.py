@@ -69,7 +69,8 @@ class RedisWaiting(Waiting):
         """See `Storage.wait`; who has not claimed before gets a look at what there is."""
         if queues and all(map(is_of_taken, queues)):
             self._listen()
-        elif not self.is_marked(queues):
+            return super().wait(queues, timeout_seconds)
+        if not self.is_marked(queues):
             self.mark(queues)
             if any(self._database.run_everywhere("reading.ready", *(queues or ()))):
                 return True

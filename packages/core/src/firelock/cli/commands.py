@@ -140,13 +140,13 @@ def seconds_between(least: float, most: float) -> Callable[[str], float]:
 
 
 def record_change(app: Firelock, action: str, target: str, **detail: JsonValue) -> None:
-    """The audit tells of a change that a command has made, as it does of the dashboard's."""
+    """Record in the audit what a command has changed, with the user of the shell."""
     told = {name: value for name, value in detail.items() if value is not None}
     app.audit.record(action, target, by=user_name(), origin=ORIGIN, detail=told or None)
 
 
 def add_reason(parser: argparse.ArgumentParser) -> None:
-    """The command takes the reason of a change."""
+    """Add the option `--reason` to a command that changes something."""
     parser.add_argument("--reason", metavar="TEXT", help="why, for the jobs' histories and the audit")
 
 

@@ -707,7 +707,8 @@ def _check_failing(sight: Sight) -> Iterator[Finding]:
     for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
         normal = "" if usual is None else f" (usually {usual:.0%})"
         failed = sight.lately[task].failed
-        jobs = f" {failed:,} of them {'was' if failed == 1 else 'were'} the last of a job." if failed else ""
+        final = "attempt was final: its job has" if failed == 1 else "attempts were final: their jobs have"
+        jobs = f" {failed:,} {final} failed." if failed else ""
         yield Finding(
             ERROR if rate >= _VERY_HIGH_RATE else WARNING, "failing",
             f"{rate:.0%} of the attempts of {task} failed in the last 15 minutes{normal}.{jobs}"

@@ -83,7 +83,8 @@ def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
     url, sight = visit.url, visit.dashboard.watch.sight()
     newest = newest_jobs(visit)
     jobs, batches = _by_id(visit, text)
-    yield _tags(visit, text, newest)
+    meant = known_tasks(visit).tags_of(text)
+    yield _tags(visit, text, newest, meant)
     yield jobs
     yield _batches(visit, text, batches)
     tasks = ((name, "", url("/tasks/view", name=name)) for name in task_names(visit, newest))
@@ -94,7 +95,7 @@ def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
     )
     # Matched by the name alone: what is said beside it is a number.
     yield _named("queue", text, queues, url("/queues"), by_more=False)
-    yield _limits(visit, text)
+    yield _limits(visit, meant[0] if meant and {" ", "="} & set(text) else text)
     recurring = ((one.id, one.task, url("/recurring/view", id=one.id)) for one in sight.recurring)
     yield _named("recurring", text, recurring, url("/recurring", q=text))
     servers = ((one.name, one.host, f"{url('/servers')}#server-{one.id}") for one in sight.servers)
@@ -161,26 +162,23 @@ def _limits(visit: Visit, text: str) -> HitGroup:
     """Return the keys of limits that begin so, in order, so that the exact one is first."""
     if Feature.LIMITS not in visit.fire.storage.features:
         return HitGroup("limit", ())
-    meant = (
-        next(iter(known_tasks(visit).tags_of(text)), text) if len(text.split()) > 1 or "=" in text else text
-    )
-    keys = visit.fire.limits.list(meant, limit=_KEYS)
+    keys = visit.fire.limits.list(text, limit=_KEYS)
     hits = [
         Hit(
             one.key,
             visit.text("search.waiting", count=one.waiting),
             visit.url("/limits/key", key=one.key),
-            is_exact=one.key == meant,
+            is_exact=one.key == text,
         )
         for one in keys[:_OF_A_KIND]
     ]
-    further = visit.url("/limits", prefix=meant) if len(keys) > _OF_A_KIND else None
+    further = visit.url("/limits", prefix=text) if len(keys) > _OF_A_KIND else None
     return HitGroup("limit", hits, is_called_so=True, further=further)
 
 
-def _tags(visit: Visit, text: str, newest: Iterable[JobRecord]) -> HitGroup:
+def _tags(visit: Visit, text: str, newest: Iterable[JobRecord], made: Sequence[str]) -> HitGroup:
     """Return the tags that the text means, then tags of the newest jobs that hold it."""
-    meant = [text, *known_tasks(visit).tags_of(text)]
+    meant = [text, *made]
     counts = [_count(visit, JobFilter(tag=tag)) for tag in meant]
     hits = [
         _tag(visit, tag, _jobs_said(visit, counted), is_exact=True)
