@@ -196,6 +196,26 @@ def test_an_instant_that_moves_nothing_is_looked_at_more_and_more_seldom(seldom)
     assert 0.05 < time.monotonic() - began
 
 
+def test_due_jobs_are_enqueued_between_recurring_jobs(seldom):
+    """Hundreds of recurring jobs may be due at the same instant, and each costs a commit."""
+    due = seldom.task.schedule(timedelta(minutes=30))
+    for number in range(30):
+        seldom.task.recur(f"hourly-{number}", "0 * * * *")
+    fired = []
+
+    def promote(limit):
+        if due.refresh().state is State.SCHEDULED:
+            fired.append(len(seldom.fire.jobs.find(state=State.ENQUEUED).jobs))
+        return promote_jobs(limit)
+
+    promote_jobs, seldom.storage.promote = seldom.storage.promote, promote
+    seldom.storage.clock_offset = 3_600 * SECOND
+    seldom.upkeep.start()
+
+    until(lambda: len(seldom.fire.jobs.find(state=State.ENQUEUED).jobs) == 31)
+    assert [10] == fired
+
+
 @pytest.mark.parametrize("verb", ["due_records", "promote"])
 def test_what_is_due_is_met_by_itself(scene, verb):
     """Jobs are enqueued where nothing can be fired, and the other way round; it is announced."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000
+_FIRED_AT_ONCE = 10  # recurring jobs, a commit each; due jobs wait for no more of them
 _SELDOM = 3  # sweeps to one look for what is seldom there
 _IDLE_RETENTION = 6  # sweeps to one look for expired jobs if none expire
 _LONGEST_DISTRUST = 3  # session timeouts, however often the clock jumps
@@ -279,7 +280,7 @@ class ChildUpkeep:
     def _promote_and_fire(self) -> None:
         fired, refusal = 0, None
         try:
-            fired = fire_due(self._runtime.client)
+            fired = fire_due(self._runtime.client, limit=_FIRED_AT_ONCE)
         except Exception as error:  # noqa: BLE001 - it is raised when due jobs have been enqueued
             refusal = error
         if fired:
@@ -290,7 +291,7 @@ class ChildUpkeep:
         next_due_at, now = promotion.next_due_at, self._runtime.clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
             self._look_again = _FIRST_LOOK
-            self.next_due(next_due_at)  # of a full batch it is due: the duty goes on at once
+            self.next_due(next_due_at)  # while more is due, the duty goes on at once
         else:  # due by our clock and not yet by the storage's, or by a definition that cannot be fired
             self.next_due(now + int(self._look_again * SECOND))
             self._look_again = min(self._look_again * 2, self._due.every)
