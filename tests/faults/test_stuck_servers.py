@@ -273,6 +273,27 @@ def test_a_slow_observer_stops_no_job_or_is_named_in_the_log(app, gate, caplog):
     eventually(lambda: succeeded(later) or "SlowExporter" in caplog.text, within=5)
 
 
+@pytest.mark.heavy("starts a real server, whose worker process another replaces")
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_a_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path):
+    """Nothing can end a thread. The server runs other jobs meanwhile, in as many threads as before."""
+    place = Place(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
+    with stage(place, grace=0) as on:
+        (it,) = on.serve(workers=1)
+        with arranging():
+            before = it.children()
+            (deaf,) = on.enqueue(1, 0.02, task="deaf")
+            on.await_starts([deaf])
+        assert on.record(deaf).state is State.PROCESSING
+
+        on.fire.jobs.delete([deaf])
+
+        eventually(lambda: not set(before) & set(it.children()), within=LONG)
+        eventually(lambda: not on.record(deaf).is_stopping, within=LONG)
+        on.await_starts(on.enqueue(1, 0))
+        assert (State.DELETED, 1) == (on.record(deaf).state, len(it.children()))
+
+
 # ---- outages ---------------------------------------------------------------------------------------------
 
 SILENCE = 6.0  # seconds: the setting child_silence; a worker process starts in less

@@ -48,6 +48,11 @@ def leak():
         for descriptor in opened[-8:]:
             os.close(descriptor)
 
+@fire.task(name="until")
+def until(path):
+    while not os.path.exists(path):
+        threading.Event().wait(0.01)
+
 @fire.task(name="stuck")
 def stuck():
     while True:
@@ -72,10 +77,11 @@ class Process:
         (folder / "pipe_app.py").write_text(source)
         (folder / "pipe_more.py").write_text(MORE)
         self.memory, self.counters, self._board = share_memory(), share_memory(), None
+        self.workers = options.get("workers", 1)
         orders, self.orders = os.pipe()
         self.reports, reports = os.pipe()
         options = {
-            **attrs.asdict(ServerOptions("pipe_app.py:fire", workers=1, **options)),
+            **attrs.asdict(ServerOptions("pipe_app.py:fire", **{"workers": 1, **options})),
             "place": 0, "server_id": "server-a", "server_name": "host:a", "is_first": is_first,
         }  # fmt: skip
         self.process = subprocess.Popen(
@@ -106,7 +112,7 @@ class Process:
     def board(self):
         """What it has allocated: it is ready."""
         if self._board is None:
-            self._board = ChildMemory.attach(self.memory, 1 + SETTINGS.async_workers)
+            self._board = ChildMemory.attach(self.memory, self.workers + SETTINGS.async_workers)
         return self._board
 
     def grant(self):
@@ -220,6 +226,46 @@ def test_a_retired_child_that_waits_for_a_job_stops_with_its_server(child, fire)
     assert State.ENQUEUED is job.refresh().state
 
 
+@pytest.fixture
+def stubborn(start, fire, tmp_path, monkeypatch):
+    """Run a job that never stops beside another until its child has ended; return both jobs and the log."""
+    monkeypatch.setenv("FIRELOCK_GRACE", "0")
+    child = start(workers=2)
+    child.report()
+
+    def run(timeout, tell):
+        stuck = fire.task(name="stuck")(lambda: None).using(timeout=timeout).enqueue()
+        other = fire.task(name="until")(lambda path: None).enqueue(str(tmp_path / "done"))
+        child.grant()
+        child.tell(json.dumps({"session": session(fire)}))
+        until(lambda: {stuck.id, other.id} <= set(child.board.running()))
+        tell(stuck)
+        assert {"worn": "runs a job that does not stop"} == child.report()
+        child.tell(json.dumps({"retire": True}))
+        (tmp_path / "done").touch()
+        code, log = child.ends()
+        assert EXIT_OK == code
+        return stuck.refresh().record(), other.refresh().record(), log
+
+    return run
+
+
+def test_a_child_ends_a_deleted_job_that_does_not_stop_after_its_other_jobs(stubborn):
+    """Nothing ends a thread but the end of its process; the other jobs have all the time they need."""
+    stuck, other, log = stubborn(None, lambda job: job.delete())
+
+    assert (State.DELETED, State.SUCCEEDED) == (stuck.state, other.state)
+    assert f"Job {stuck.id} of task 'stuck' still runs 1 s after it was told to stop" in log
+
+
+def test_a_child_settles_a_job_that_ignored_its_timeout_as_timed_out(stubborn):
+    """Given back, it would start at once, and again and again."""
+    stuck, other, _ = stubborn(0.1, lambda job: None)
+
+    assert (State.SCHEDULED, State.SUCCEEDED) == (stuck.state, other.state)
+    assert (1, "timed out after 0.1 s") == (stuck.retries, stuck.error.message)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [({"max_jobs_per_child": 1}, "has run 1 jobs"), ({"max_memory_per_child": 1}, " MB")],
@@ -310,7 +356,7 @@ def test_the_first_child_tells_what_the_server_is(start, tmp_path):
 
     ready = child.report()["ready"]
 
-    assert "Firelock server host:a: 1 workers, queues mail:1, 4 tasks" == ready["about"][0]
+    assert "Firelock server host:a: 1 workers, queues mail:1, 5 tasks" == ready["about"][0]
     assert any("jobs.db" in line for line in ready["about"][1:])
     assert (1, "mail:1") == (ready["workers"], ready["queues"])
     assert f"sqlite:///{tmp_path / 'jobs.db'}" == ready["storage"]
@@ -420,7 +466,7 @@ def test_a_child_with_a_stuck_job_ends_all_the_same(child, fire):
 
     code, error = child.ends()
     assert EXIT_OK == code
-    assert "ignore their cancellation" in error
+    assert "1 jobs ignore that they were told to stop" in error
     assert State.ENQUEUED == job.refresh().state
 
 

@@ -75,8 +75,8 @@ def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
     ("state", "words"),
     [
         ("enqueued", (["Duplicate", "Delete"], ["Requeue", "Run now"], "You can take it back")),
-        ("processing", (["Duplicate", "Delete"], ["Requeue", "Run now"],
-                        "Delete this job while it runs? It is told to stop")),
+        ("processing", (["Duplicate", "Stop"], ["Requeue", "Run now", "Delete"],
+                        "Stop this job? It is deleted: it is told to stop")),
         ("scheduled", (["Run now", "Reschedule…", "Delete"], ["Requeue"], "You can take it back")),
         ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now"], "Its result goes with it")),
         ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now"], "You can take it back")),
@@ -100,7 +100,7 @@ def test_each_state_has_its_actions(client, fire, send, state, words):
     assert [word for word in does if word in head] == does
     assert [word for word in does_not if word in head] == []
     assert said in text
-    assert ('data-yes="Delete job" data-no="Keep running"' in text) is (state == "processing")
+    assert ('data-yes="Stop and delete" data-no="Keep running"' in text) is (state == "processing")
     assert ('data-no="Keep job"' in text) is (state not in {"processing", "deleted"})
 
 
@@ -122,7 +122,7 @@ def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send)
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [
-        (None, "may still be running it"),
+        (None, "Server web-1:42 was told to stop it"),
         (2, "still running on web-1:42 (last sign of life"),
         (90, "its function does not look at the cancellation"),
     ],
@@ -138,9 +138,12 @@ def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
         at = fire.storage.clock() + seconds * 1_000_000
         fire.storage.append_logs({}, {job.id: Progress(3, 10, at)})
 
-    head, now = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("head", "now"))
+    head, now, facts = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("head", "now", "facts"))
 
     assert told in now
+    assert "another worker process takes the place of its own" in now
+    assert ("Told to stop" in facts, "Ended" in facts) == (True, False)
+    assert "Deleted, stopping" in seen(client.get("/jobs?state=deleted"))
     assert ("Deleted, still running" in head) is (seconds is not None)
     assert ("job.raise_if_cancelled()" in now and 'executor="process"' in now) is (seconds == 90)
     assert "may have done part of its work. Requeue runs it again." in head
@@ -384,7 +387,7 @@ def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
     job = job_in(fire, send, "processing")
     fire.jobs.delete([job.id])
 
-    assert "may still be running it" in seen(client.part(f"/jobs/{job.id}", "now"))
+    assert "was told to stop it" in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
 # ---- ids -------------------------------------------------------------------------------------------------

@@ -139,7 +139,9 @@ class Run:
     loading_since: float = 0.0  # monotonic: of one in a process of its own, which has to be ready first
     cancelled: CancelKind | None = None
     is_stopped: bool = False  # `cancel` has been called; nothing ends the run by force a second time
+    told_to_stop: float = 0.0  # monotonic, when `cancel` was called; 0 before that
     is_stuck: bool = False  # it goes on after its timeout, and that has been logged
+    is_deaf: bool = False  # it goes on a grace time after it was told to stop: only its process can end it
     stop: Any = None  # how to end it by force: set by executors that can
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
     completion: Completion | None = None  # from `complete` on; the latest, where one was rolled back
@@ -161,7 +163,7 @@ class Run:
             is_first = self.cancelled is None
             if self.is_stopped or (kind is CancelKind.LOST and not is_first):
                 return
-            self.is_stopped = True
+            self.is_stopped, self.told_to_stop = True, time.monotonic()
             if is_first:
                 self.cancelled = kind
         if is_first:
@@ -813,8 +815,17 @@ class JobRunner:
         """Return the end of a run that was void before it started; the refusal tells that nobody runs it."""
         return self._handed_back(run.job, run.holder, reason)
 
+    def abandoned(self, run: Run, reason: str) -> EndedRun:
+        """Return the end of a run that cannot be waited for any longer.
+
+        It is given back, unless its time was over: then it has timed out.
+        """
+        if run.cancelled is CancelKind.TIMEOUT:
+            return self.raised(run, JobCancelled(run.context.cancel_reason))
+        return self.hand_back(run, reason)
+
     def hand_back(self, run: Run, reason: str) -> EndedRun:
-        """Return the end of a run that is given back: for one that cannot be waited for any longer."""
+        """Return the end of a run that is given back."""
         transition = lifecycle.handed_back(
             run.job, run.holder, at=self._runtime.clock.now(), started_at=run.started_at, reason=reason
         )

@@ -188,9 +188,7 @@ class Child:
         self._wait_until_idle(_CANCEL_GRACE - _LEAST_GRACE if grace else 0.0)
         stuck = [run.job.id for run in self._workers.runs()]
         if stuck:
-            log.warning(
-                "%d jobs ignore their cancellation; they are handed back while they still run.", len(stuck)
-            )
+            log.warning("%d jobs ignore that they were told to stop; they end with this process.", len(stuck))
         if not dispatcher.is_drained:
             dispatcher.abandon("server stopped while the job was running")
         _wait_for(lambda: dispatcher.has_settled, _SETTLE_GRACE)
@@ -215,7 +213,12 @@ class Child:
         self._observers.close(_LEAST_GRACE)
 
     def _wait_until_idle(self, seconds: float) -> None:
-        _wait_for(lambda: self._dispatcher.is_drained or self._is_hurried.is_set(), seconds)
+        """Wait for the jobs, but for none that has ignored for a grace time that it was told to stop."""
+
+        def is_idle() -> bool:
+            return self._is_hurried.is_set() or self._dispatcher.is_drained_but_for_deaf
+
+        _wait_for(is_idle, seconds)
 
 
 def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:

@@ -171,7 +171,7 @@ class Dispatcher:
             for claimed in unended:
                 run = running.get(claimed.job.id)
                 if run is not None and run.started:
-                    self._settler.owe(self._context.runner.hand_back(run, reason))
+                    self._settler.owe(self._context.runner.abandoned(run, reason))
                 else:
                     self._hand_back([claimed], "server stopping")
 
@@ -186,6 +186,15 @@ class Dispatcher:
     def is_drained(self) -> bool:
         """Tell whether nothing runs here or waits to run; ends may still wait to be settled."""
         return not self._workers.runs() and self._settler.unended <= 0
+
+    @property
+    def is_drained_but_for_deaf(self) -> bool:
+        """Tell whether everything has ended that will end by itself."""
+        deaf = self._workers.runs()
+        if not all(run.is_deaf for run in deaf):
+            return False
+        ours = sum(run.cancelled is not CancelKind.LOST for run in deaf)  # they are still held
+        return self._settler.unended <= ours
 
     @property
     def holds_nothing(self) -> bool:

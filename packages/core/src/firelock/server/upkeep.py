@@ -45,6 +45,7 @@ _RELEASE_AGAIN = 1.0  # seconds after a release of the dispatcher, which may hav
 _RELEASES = 20  # calls after sessions were lost; the duty that releases does the rest
 _SPARE_DESCRIPTORS = 16  # for a connection to the storage and the pipes of a job process
 _IGNORED = 2.0  # seconds after its timeout in which a job may still end
+_LEAST_GRACE = 1.0  # seconds that a job has to end after it was told to stop, where `grace` is shorter
 _COMPLETED = 0.1  # seconds after which a run that ended within its own transaction has likely more to do
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
 _CATALOGUE = 12 * 3_600.0  # and at the start, when nobody waits for it
@@ -403,6 +404,8 @@ class ChildUpkeep:
                     run.job.id, run.job.task, run.timeout_seconds,
                     extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},
                 )  # fmt: skip
+            if run.is_stopped and not run.is_deaf and self._ignores_its_stop(run, now):
+                self._note_deaf(run)
             if run.is_stopped or not run.busy_since:
                 continue
             has_ended = completion is not None and completion.is_counted
@@ -410,6 +413,26 @@ class ChildUpkeep:
                 run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")
             elif not has_right and run.info.on_risk is OnRisk.CANCEL and not has_ended:
                 run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
+
+    def _ignores_its_stop(self, run: Run, now: float) -> bool:
+        """Return whether the run goes on although it has had the grace time to end."""
+        if run.cancelled is CancelKind.STOP:  # the stop of the server looks after it
+            return False
+        return now - run.told_to_stop > max(_LEAST_GRACE, self._runtime.settings.grace)
+
+    def _note_deaf(self, run: Run) -> None:
+        """Have another worker process take the place of this one, which then ends, and the run with it."""
+        run.is_deaf = True
+        on_worn, self._on_worn = self._on_worn, None
+        log.warning(
+            "Job %s of task %r still runs %.0f s after it was told to stop (%s); %s.",
+            run.job.id, run.job.task, time.monotonic() - run.told_to_stop, run.context.cancel_reason,
+            "its worker is occupied until it ends" if on_worn is None
+            else "another worker process takes the place of this one, which ends after its other jobs",
+            extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},
+        )  # fmt: skip
+        if on_worn is not None:
+            on_worn("runs a job that does not stop")
 
 
 def _ignores_timeout(run: Run, now: float) -> bool:
