@@ -1,0 +1,160 @@
+"""What `look` reads of a storage, and for how long readings are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from firelock import Firelock, Retry
+from firelock.control.catalogue import tell_tasks
+from firelock.control.findings import EndedRuns, KeptReadings, look
+from firelock.model.clock import SECOND
+from firelock.storage import DURATION_BUCKETS, Rollup
+from firelock.storage.memory import MemoryStorage
+from tests.core.fakes import Worker
+
+MINUTE = 60 * SECOND
+NO_DURATIONS = (0,) * (len(DURATION_BUCKETS) + 1)
+
+
+@pytest.fixture
+def fire() -> Iterator[Firelock]:
+    """An application in memory with a task that fails and one that does nothing."""
+    with Firelock(MemoryStorage()) as fire:
+
+        def refuse(number: int) -> None:
+            raise (ValueError, LookupError)[number % 2]
+
+        fire.task(name="noop")(lambda: None)
+        fire.task(name="refuse", retry=Retry.never())(refuse)
+        yield fire
+
+
+def seen(fire, **options):
+    """Return what there is to see now."""
+    return look(fire.runtime, knows_tasks=True, **options)
+
+
+def ended(fire, ago, outcome, count, *, task="noop"):
+    """Store that so many attempts ended so many micros ago."""
+    minute = (fire.storage.clock() - ago) // MINUTE * MINUTE
+    fire.storage.record_metrics([Rollup(minute, task, "default", outcome, count, 0, NO_DURATIONS)])
+
+
+def mute(fire, fingerprint, until):
+    """Store what a dashboard stores of a muted cause."""
+    fire.storage.put_record("cause", fingerprint, json.dumps({"mute": {"until": until}}))
+
+
+def test_readings_are_kept_for_their_time():
+    """Those without a time are read each time; others when their time is over, and not before."""
+    now, values = [100.0], iter(range(100))
+    keep = KeptReadings({"slow": 5.0}, monotonic=lambda: now[0])
+
+    def read(name):
+        return keep(name, lambda: next(values))
+
+    assert [0, 1, 2] == [read("slow"), read("quick"), read("quick")]
+    now[0] += 4.9
+    assert 0 == read("slow")
+    now[0] += 0.1
+    assert [3, 3] == [read("slow"), read("slow")]
+
+
+def test_the_difference_of_the_clocks_leaves_out_the_round_trip(fire):
+    """Half of it is before the storage's answer."""
+    now = fire.storage.clock()
+    fire.storage.clock = lambda: now
+    hosts = iter([now - 7 * SECOND, now - 3 * SECOND])
+
+    assert 5 * SECOND == seen(fire, host_clock=lambda: next(hosts)).skew
+
+
+def test_each_queue_says_since_when_its_first_job_waits(fire):
+    """Also one behind hundreds of older jobs of another queue."""
+    noop = fire.task_named("noop")
+    first, *_ = noop.using(queue="full").enqueue_many([()] * 250)
+    later = noop.using(queue="late").enqueue()
+    noop.using(queue="late").enqueue()
+
+    waiting = seen(fire).waiting
+
+    expected = {"full": first.record().changed_at, "late": later.record().changed_at}
+    assert expected == waiting.oldest
+
+
+def test_first_jobs_of_tasks_that_no_server_told_of_are_counted(fire):
+    """As long as no server has told of any task, nothing is known."""
+    fire.task_named("noop").enqueue()
+    fire.task(name="other")(lambda: None).enqueue_many([()] * 2)
+
+    before = seen(fire).waiting.unknown_tasks
+    server = Firelock(fire.storage)
+    server.task(name="noop")(lambda: None)
+    tell_tasks(server.client)
+
+    assert ({}, {"other": 2}) == (before, seen(fire).waiting.unknown_tasks)
+
+
+def test_attempts_of_the_last_minutes_are_counted_by_task(fire):
+    """A retry and a crash are failed attempts; only what ended the job counts as failed."""
+    for outcome, count in (("succeeded", 5), ("retried", 3), ("crashed", 2), ("failed", 1), ("deleted", 4)):
+        ended(fire, 5 * MINUTE, outcome, count)
+    ended(fire, 20 * MINUTE, "failed", 100)
+    ended(fire, 2 * MINUTE, "succeeded", 1, task="refuse")
+
+    sight = seen(fire)
+
+    assert {"noop": EndedRuns(15, 6, 1), "refuse": EndedRuns(1, 0, 0)} == sight.lately
+    assert (115, 106, 101) == (
+        sight.usually["noop"].runs, sight.usually["noop"].failed_attempts, sight.usually["noop"].failed,
+    )  # fmt: skip
+
+
+def test_a_day_is_read_where_attempts_failed_lately_alone(fire):
+    """Nobody asks what is usual where nothing failed."""
+    ended(fire, 5 * MINUTE, "succeeded", 5)
+    ended(fire, 20 * MINUTE, "failed", 100)
+
+    sight = seen(fire)
+
+    assert ({}, {}) == (sight.usually, sight.muted)
+
+
+@pytest.mark.parametrize(("until_in", "share"), [(None, 0.5), (MINUTE, 0.5), (0, 0.0)])
+def test_the_share_of_muted_failures_is_that_of_causes_muted_now(fire, until_in, share):
+    """Until an instant or for good; a record that nobody can read mutes nothing."""
+    worker = Worker(fire)
+    jobs = fire.task_named("refuse").enqueue_many([(number,) for number in range(4)])
+    worker.run()
+    ended(fire, 0, "failed", 4, task="refuse")
+    fire.storage.put_record("cause", "broken", "{")
+    now = fire.storage.clock()
+    fire.storage.clock = lambda: now
+    mute(fire, jobs[0].record().error.fingerprint, None if until_in is None else now + until_in)
+
+    assert seen(fire).muted == ({"refuse": share} if share else {})
+
+
+def test_jobs_that_wait_for_an_answer_too_long_are_overdue(fire):
+    """Five minutes after the instant at which they were to go on without it."""
+    parent = fire.task_named("noop").enqueue()
+    child = parent.then(fire.task_named("noop"))
+    stored, now = fire.storage.find, fire.storage.clock()
+
+    def find(where, **options):
+        page = stored(where, **options)
+        jobs = [attrs.evolve(one, due_at=due_at) if one.id == child.id else one for one in page.jobs]
+        return attrs.evolve(page, jobs=jobs)
+
+    fire.storage.find = find
+    fire.storage.clock = lambda: now
+    found = []
+    for late in (5 * MINUTE, 5 * MINUTE + 1):
+        due_at = now - late
+        found.append([one.id for one in seen(fire).sampled.overdue])
+
+    assert [[], [child.id]] == found
