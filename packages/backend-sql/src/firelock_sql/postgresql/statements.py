@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from firelock.limits import EXAMINED
@@ -27,11 +29,12 @@ WITH stored AS (
 )
 INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queue, cardinality(:ids::text[]))
 """
+_PLAIN = {"columns": "", "values": "", "arrays": ""}
 _LIMITED = {
     "columns": ", held_by, admission_json", "values": ", job.held_by, job.admission_json",
     "arrays": ", :lanes::text[], :admissions::text[]",
 }  # fmt: skip
-INSERT = Text(_INSERT.format(columns="", values="", arrays=""))
+INSERT = Text(_INSERT.format(**_PLAIN))
 INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
 
 # Members of one batch, likewise, behind a statement that has locked it: only then does this one see whether
@@ -57,32 +60,31 @@ WITH clock AS MATERIALIZED (
     INSERT INTO firelock_members (batch_id, created_at, job_id)
     SELECT :batch, job.at, job.id FROM clock, unnest(:ids::text[], :ats::bigint[]) AS job (id, at)
 ), told AS (
-    INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :batch, number, number FROM clock
+    {told}
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs) SELECT 'enqueued', :queue, number FROM clock
 )
 SELECT FROM clock
 """
-INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(columns="", values="", arrays=""))
-INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED))
+_TOLD = "INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :batch, number, number FROM clock"
+INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(**_PLAIN, told=_TOLD))
+INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED, told=_TOLD))
 
 # Members of a batch that this transaction has stored empty: nobody else has changed what it counts.
-_TOLD = "INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :batch, number, number FROM clock"
 _FILLED = """UPDATE firelock_batches
     SET total = total + number, active = active + number, is_changed = 0 FROM clock WHERE id = :batch"""
-_FILL = _INSERT_MEMBERS.replace(_TOLD, _FILLED)
-FILL = Text(_FILL.format(columns="", values="", arrays=""))
-FILL_LIMITED = Text(_FILL.format(**_LIMITED))
+FILL = Text(_INSERT_MEMBERS.format(**_PLAIN, told=_FILLED))
+FILL_LIMITED = Text(_INSERT_MEMBERS.format(**_LIMITED, told=_FILLED))
 
 _OF_JOBS = "SELECT FROM firelock_jobs WHERE"
 _READY = "state = 'enqueued' AND session IS NULL AND held_by IS NULL"
 _OPEN = "NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)"
 # The queues of a claim that are not paused, in their order; and whether one of them may have lanes.
-_NAMED = f"""
+_OPEN_NAMED = f"""
 WITH open AS MATERIALIZED (
     SELECT name, place FROM unnest(:queues::text[]) WITH ORDINALITY AS asked (name, place) WHERE {_OPEN}
 )"""  # noqa: S608 - conditions of ours
-_EVERY = f"""
+_OPEN_EVERY = f"""
 WITH RECURSIVE turn AS (
     SELECT (SELECT min(queue) FROM firelock_jobs WHERE {_READY}) AS name
     UNION ALL
@@ -92,17 +94,43 @@ WITH RECURSIVE turn AS (
     SELECT name, row_number() OVER (ORDER BY name <= :served, name) AS place FROM turn AS asked
     WHERE name IS NOT NULL AND {_OPEN}
 )"""  # noqa: S608 - conditions of ours
-# Each is in an order that one index alone has: the planner would take another for an empty table's.
-_FIRST_PLAIN = f"{_OF_JOBS} {_READY} AND queue = QUEUE ORDER BY priority DESC, enqueued_at, seq LIMIT 1"
-_FIRST_IN_LANE = (
-    f"{_OF_JOBS} {IN_LANE} AND queue = QUEUE ORDER BY held_by, priority DESC, enqueued_at, seq LIMIT 1"
-)
+
+
+def _first_plain(queue: str) -> str:
+    """Return a query for the first job of a queue that is in no lane.
+
+    It and the next are in an order that one index alone has: the planner would take another for an empty
+    table's.
+    """
+    return f"{_OF_JOBS} {_READY} AND queue = {queue} ORDER BY priority DESC, enqueued_at, seq LIMIT 1"
+
+
+def _first_in_lane(queue: str) -> str:
+    """Return a query for the first job of the first lane of a queue."""
+    order = "ORDER BY held_by, priority DESC, enqueued_at, seq LIMIT 1"
+    return f"{_OF_JOBS} {IN_LANE} AND queue = {queue} {order}"
+
+
 _OF_NAMED = f"""EXISTS (
-    SELECT FROM unnest(:queues::text[]) AS name, LATERAL ({_FIRST_IN_LANE.replace("QUEUE", "name")}) AS job
+    SELECT FROM unnest(:queues::text[]) AS name, LATERAL ({_first_in_lane("name")}) AS job
 )"""  # noqa: RUF100, S608
 _OF_EVERY = f"""EXISTS (
     SELECT FROM ({_OF_JOBS} {IN_LANE} ORDER BY queue, held_by LIMIT 1) AS job
 )"""  # noqa: RUF100, S608
+
+
+@attrs.frozen
+class _Queues:
+    """The queues of a claim: those that it names, or every one."""
+
+    opened: str  # the beginning of the statement: those that are not paused, in their order
+    has_lanes: str  # whether one of them may have lanes
+    share: str  # how many jobs are taken of each, at most
+
+
+_NAMED = _Queues(_OPEN_NAMED, _OF_NAMED, ":limit")
+_EVERY = _Queues(_OPEN_EVERY, _OF_EVERY, "ceil(:limit / (SELECT count(*)::float FROM open))")
+
 # Of jobs from an instant on: see `DueFloor`.
 _DUE = """
 least(
@@ -112,17 +140,39 @@ least(
     ),
     (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
 )"""
-_SETTLED = """
+
+
+@attrs.frozen
+class _Ends:
+    """The parts of a statement that settle plain ends; of members too, where `:batches` names their batches.
+
+    A batch is NULL for a job that is in none. What members change of its tally is one row a batch; nobody
+    locks it.
+    """
+
+    are_members: bool
+
+    def settled(self) -> str:
+        """Return the part that locks and settles the ends."""
+        batches, batch_id = (", :batches::text[]", ", batch_id") if self.are_members else ("", "")
+        ended_batch = ", ended.batch_id" if self.are_members else ""
+        told = (
+            """, told AS (
+    INSERT INTO firelock_batch_deltas (batch_id, active, succeeded)
+    SELECT batch_id, -count(*), count(*) FROM settled WHERE batch_id IS NOT NULL GROUP BY batch_id
+)"""
+            if self.are_members
+            else ""
+        )
+        return f"""
 ended AS MATERIALIZED (
     SELECT job.*, stored.ctid AS row
     FROM unnest(
         :seqs::bigint[], :ids::text[], :fences::integer[], :ats::bigint[], :starts::bigint[],
-        :expiries::bigint[], :results::text[], :absent::text[]
-    ) AS job (seq, id, fence, at, started_at, expires_at, result, result_absent), LATERAL (
+        :expiries::bigint[], :results::text[], :absent::text[]{batches}
+    ) AS job (seq, id, fence, at, started_at, expires_at, result, result_absent{batch_id}), LATERAL (
         SELECT ctid FROM firelock_jobs
-        WHERE seq = job.seq AND id = job.id AND coalesce(session, '') = :session AND fence = job.fence
-            AND state = 'processing' AND marks | 4 = 4 AND (SELECT count(*) FROM holder) = 1
-        FOR NO KEY UPDATE SKIP LOCKED
+        WHERE {self._is_held} FOR NO KEY UPDATE SKIP LOCKED
     ) AS stored
 ), settled AS (
     UPDATE firelock_jobs AS job
@@ -130,43 +180,32 @@ ended AS MATERIALIZED (
         expires_at = ended.expires_at, result = ended.result, result_absent = ended.result_absent,
         is_plain_end = 1, session = NULL, reason = NULL, due_at = NULL
     FROM ended WHERE job.ctid = ended.row
-    RETURNING job.queue, job.seq
-)"""
-# Where not all were settled: the numbers of those that were, and of those that others have locked. What the
-# snapshot shows as held, with all guards, would have been settled; it may have been changed since.
-_UNSETTLED = """
+    RETURNING job.queue, job.seq{ended_batch}
+){told}"""  # noqa: S608 - conditions of ours
+
+    def unsettled(self) -> str:
+        """Return the columns that say, where not all were settled, which were, and which others have locked.
+
+        What the snapshot shows as held, with all guards, would have been settled; it may have been changed
+        since.
+        """
+        batches, batch_id = (", :batches::text[]", ", batch_id") if self.are_members else ("", "")
+        return f"""
 CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[])
     THEN ARRAY (SELECT seq FROM settled) END,
 CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[]) THEN ARRAY (
     SELECT job.seq
-    FROM unnest(:seqs::bigint[], :ids::text[], :fences::integer[]) AS job (seq, id, fence), LATERAL (
-        SELECT FROM firelock_jobs
-        WHERE seq = job.seq AND id = job.id AND coalesce(session, '') = :session AND fence = job.fence
-            AND state = 'processing' AND marks | 4 = 4 AND (SELECT count(*) FROM holder) = 1
-    ) AS stored
+    FROM unnest(:seqs::bigint[], :ids::text[], :fences::integer[]{batches}) AS job (seq, id, fence{batch_id}),
+        LATERAL (SELECT FROM firelock_jobs WHERE {self._is_held}) AS stored
     WHERE job.seq NOT IN (SELECT seq FROM ended)
 ) END
-"""
+"""  # noqa: S608 - conditions of ours
 
-# What makes of such a statement one for ends of which some are members' of a batch: `:batches` names it, or
-# is NULL. What they change of its tally is one row a batch; nobody locks it.
-_FOR_MEMBERS = (
-    (":absent::text[]", ":absent::text[], :batches::text[]"),
-    ("result, result_absent), LATERAL", "result, result_absent, batch_id), LATERAL"),
-    (
-        ":fences::integer[]) AS job (seq, id, fence)",
-        ":fences::integer[], :batches::text[]) AS job (seq, id, fence, batch_id)",
-    ),
-    ("marks | 4 = 4", "marks | 4 = CASE WHEN job.batch_id IS NULL THEN 4 ELSE 6 END"),
-    (
-        "RETURNING job.queue, job.seq\n)",
-        """RETURNING job.queue, job.seq, ended.batch_id
-), told AS (
-    INSERT INTO firelock_batch_deltas (batch_id, active, succeeded)
-    SELECT batch_id, -count(*), count(*) FROM settled WHERE batch_id IS NOT NULL GROUP BY batch_id
-)""",
-    ),
-)
+    @property
+    def _is_held(self) -> str:
+        marks = "CASE WHEN job.batch_id IS NULL THEN 4 ELSE 6 END" if self.are_members else "4"
+        return f"""seq = job.seq AND id = job.id AND coalesce(session, '') = :session AND fence = job.fence
+            AND state = 'processing' AND marks | 4 = {marks} AND (SELECT count(*) FROM holder) = 1"""  # noqa: S608 - numbers
 
 
 @attrs.frozen
@@ -176,13 +215,10 @@ class Settling:
     alone: Text
     with_members: Text  # takes `batches` too
 
-
-def _settling(statement: str) -> Settling:
-    of_members = statement
-    for plain, written in _FOR_MEMBERS:
-        assert plain in of_members  # noqa: S101 - it is ours
-        of_members = of_members.replace(plain, written)
-    return Settling(Text(statement), Text(of_members))
+    @classmethod
+    def of(cls, write: Callable[[_Ends], str]) -> Settling:
+        """Return the statement that a function writes."""
+        return cls(Text(write(_Ends(are_members=False))), Text(write(_Ends(are_members=True))))
 
 
 # Makes what was found the session's.
@@ -218,6 +254,7 @@ _NEAR_LEAVING_OUT = f"""
             ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
 """  # noqa: S608 - conditions of ours
 
+
 # Settles plain ends, and claims what there is room for; either may be asked for alone. Where a queue may have
 # jobs with limits it claims nothing, unless it is told to: `lanes` claims them, and the others beside them.
 #
@@ -230,22 +267,24 @@ _NEAR_LEAVING_OUT = f"""
 # A row is: the living session's server, the next due instant, the number of open queues, the numbers of the
 # jobs that were settled and of those that others have locked, where not all were settled, whether there may
 # be lanes, the micros that it took, and a claimed job or NULLs.
-_EXCHANGE = f"""
+def _exchange(queues: _Queues, near: str) -> Settling:
+    def write(ends: _Ends) -> str:
+        return f"""{queues.opened}
 , work AS MATERIALIZED (
     SELECT CASE WHEN cardinality(:seqs::bigint[]) > 0 THEN true ELSE EXISTS (
         SELECT FROM open, LATERAL (
             SELECT FROM firelock_jobs WHERE {_READY} AND queue = open.name
             ORDER BY priority DESC, enqueued_at, seq LIMIT 1
         ) AS job
-    ) END AS is_there, HAS_LANES AS has_lanes
+    ) END AS is_there, {queues.has_lanes} AS has_lanes
 ), holder AS MATERIALIZED (
     SELECT server FROM firelock_sessions
     WHERE id = :session AND died_at IS NULL AND (SELECT is_there FROM work) FOR KEY SHARE
-), {_SETTLED}, found AS MATERIALIZED (
+), {ends.settled()}, found AS MATERIALIZED (
     SELECT job.ctid AS row
     FROM (SELECT name FROM open ORDER BY place) AS queue, LATERAL (
-        SELECT ctid FROM ({_NEAR}) AS near
-        LIMIT PER_QUEUE
+        SELECT ctid FROM ({near}) AS near
+        LIMIT {queues.share}
     ) AS job
     LIMIT CASE WHEN :beside OR NOT (SELECT has_lanes FROM work) THEN :limit ELSE 0 END
 ), {_CLAIMED}, counted AS (
@@ -262,53 +301,53 @@ SELECT said.*, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 
 FROM (
     SELECT CASE WHEN (SELECT is_there FROM work) THEN (SELECT server FROM holder)
             ELSE (SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL) END,
-        {_DUE}, (SELECT count(*) FROM open), {_UNSETTLED}, (SELECT has_lanes FROM work)
+        {_DUE}, (SELECT count(*) FROM open), {ends.unsettled()}, (SELECT has_lanes FROM work)
 ) AS said LEFT JOIN claimed ON true
 """  # noqa: S608 - conditions of ours
-_EXCHANGE_NAMED = _NAMED + _EXCHANGE.replace("HAS_LANES", _OF_NAMED).replace("PER_QUEUE", ":limit", 1)
-_EXCHANGE_EVERY = _EVERY + _EXCHANGE.replace("HAS_LANES", _OF_EVERY).replace(
-    "PER_QUEUE", "ceil(:limit / (SELECT count(*)::float FROM open))", 1
-)
-EXCHANGE, EXCHANGE_OF_EVERY = _settling(_EXCHANGE_NAMED), _settling(_EXCHANGE_EVERY)
+
+    return Settling.of(write)
 
 
-def _leaving_out(statement: str) -> Settling:
-    assert _NEAR in statement  # noqa: S101 - it is ours
-    return _settling(statement.replace(_NEAR, _NEAR_LEAVING_OUT))
-
-
-EXCHANGE_LEAVING_OUT = _leaving_out(_EXCHANGE_NAMED)
-EXCHANGE_OF_EVERY_LEAVING_OUT = _leaving_out(_EXCHANGE_EVERY)
+EXCHANGE, EXCHANGE_OF_EVERY = _exchange(_NAMED, _NEAR), _exchange(_EVERY, _NEAR)
+EXCHANGE_LEAVING_OUT = _exchange(_NAMED, _NEAR_LEAVING_OUT)
+EXCHANGE_OF_EVERY_LEAVING_OUT = _exchange(_EVERY, _NEAR_LEAVING_OUT)
 
 # Begins a claim beside lanes: settles plain ends, and locks the session in any case. A row is: its server,
 # the next due instant, the jobs that were settled and those that are locked where not all were settled,
 # whether there may be lanes, the queues that have some, those that have other work, none of them paused, and
 # the time.
-_BESIDE = f"""
+# Queues that are known to have lanes are not looked at: see `lanes.LaneFloors`.
+_KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
+
+
+def _beside(queues: _Queues, *, laned: str, plain: str, before: str = "") -> Settling:
+    def write(ends: _Ends) -> str:
+        return f"""{queues.opened}{before}
 , gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({GATE})), holder AS MATERIALIZED (
     SELECT server FROM firelock_sessions
     WHERE id = :session AND died_at IS NULL AND (SELECT count(*) FROM gate) = 1 FOR KEY SHARE
-), {_SETTLED}, counted AS (
+), {ends.settled()}, counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'processing', queue, -count(*) FROM settled GROUP BY queue
     UNION ALL SELECT 'succeeded', queue, count(*) FROM settled GROUP BY queue
 )
-SELECT (SELECT server FROM holder), {_DUE}, {_UNSETTLED}, HAS_LANES, ARRAY (LANED), ARRAY (PLAIN),
+SELECT (SELECT server FROM holder), {_DUE}, {ends.unsettled()}, {_IS_KNOWN} OR {queues.has_lanes},
+    ARRAY ({laned}), ARRAY ({plain}),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 """  # noqa: S608 - conditions of ours
-# Queues that are known to have lanes are not looked at: see `lanes.LaneFloors`.
-_KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
-_LANE_OF_OPEN = f"SELECT FROM ({_FIRST_IN_LANE.replace('QUEUE', 'open.name')}) AS job"  # noqa: RUF100, S608
-_PLAIN_OF_OPEN = f"SELECT FROM ({_FIRST_PLAIN.replace('QUEUE', 'open.name')}) AS job"  # noqa: RUF100, S608
-BESIDE = _settling(
-    _NAMED
-    + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_OF_NAMED}")
-    .replace("LANED", f"SELECT name FROM open WHERE {_KNOWN} OR EXISTS ({_LANE_OF_OPEN})")  # noqa: S608 - conditions of ours
-    .replace("PLAIN", f"SELECT name FROM open WHERE EXISTS ({_PLAIN_OF_OPEN})")  # noqa: S608 - conditions of ours
+
+    return Settling.of(write)
+
+
+BESIDE = _beside(
+    _NAMED,
+    laned=f"""SELECT name FROM open
+        WHERE {_KNOWN} OR EXISTS (SELECT FROM ({_first_in_lane("open.name")}) AS job)""",  # noqa: S608 - conditions of ours
+    plain=f"SELECT name FROM open WHERE EXISTS (SELECT FROM ({_first_plain('open.name')}) AS job)",  # noqa: S608 - conditions of ours
 )
-BESIDE_OF_EVERY = _settling(
-    _EVERY  # noqa: S608 - conditions of ours
-    + f""", lane_turn AS (
+BESIDE_OF_EVERY = _beside(
+    _EVERY,
+    before=f""", lane_turn AS (
     SELECT CASE WHEN NOT {_IS_KNOWN} THEN (
         SELECT queue FROM firelock_jobs WHERE {IN_LANE} ORDER BY queue, held_by LIMIT 1
     ) END AS name
@@ -318,15 +357,14 @@ BESIDE_OF_EVERY = _settling(
         ORDER BY queue, held_by LIMIT 1
     )
     FROM lane_turn WHERE lane_turn.name IS NOT NULL
-), laned AS (SELECT name FROM lane_turn UNION ALL SELECT name FROM unnest(:known::text[]) AS name)"""  # noqa: S608 - conditions of ours
-    + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_OF_EVERY}")
-    .replace("LANED", f"SELECT name FROM laned AS asked WHERE name IS NOT NULL AND {_OPEN}")  # noqa: S608 - conditions of ours
-    .replace("PLAIN", "SELECT name FROM open")
+), laned AS (SELECT name FROM lane_turn UNION ALL SELECT name FROM unnest(:known::text[]) AS name)""",  # noqa: S608 - conditions of ours
+    laned=f"SELECT name FROM laned AS asked WHERE name IS NOT NULL AND {_OPEN}",  # noqa: S608 - conditions of ours
+    plain="SELECT name FROM open",
 )
 
 # Claims by probes: see `claim_start`. Its answer is that of EXCHANGE, with the open queues for their number.
-CLAIM_BEHIND = Text(
-    """
+_HAS_LANES = f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END"
+CLAIM_BEHIND = Text(f"""
 WITH new AS MATERIALIZED (
     SELECT (
         SELECT min(queue) FROM firelock_jobs
@@ -376,21 +414,18 @@ WITH new AS MATERIALIZED (
         ) AS near
         LIMIT :limit
     ) AS job
-    LIMIT CASE WHEN HAS_LANES THEN 0 ELSE :limit END
-), CLAIMED, counted AS (
+    LIMIT CASE WHEN {_HAS_LANES} THEN 0 ELSE :limit END
+), {_CLAIMED}, counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
     UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
 )
 SELECT said.*, NULL, claimed.*
 FROM (
-    SELECT (SELECT server FROM holder), DUE,
-        (SELECT array_agg(name) FROM open), NULL, NULL, HAS_LANES
+    SELECT (SELECT server FROM holder), {_DUE},
+        (SELECT array_agg(name) FROM open), NULL, NULL, {_HAS_LANES}
 ) AS said LEFT JOIN claimed ON true
-""".replace("HAS_LANES", f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END")
-    .replace("CLAIMED", _CLAIMED)
-    .replace("DUE", _DUE)
-)
+""")  # noqa: S608 - conditions of ours
 
 # A row is: the next due instant of a job, of a recurring job, the time, and the micros that the look took.
 LOOK_FOR_DUE = Text("""
