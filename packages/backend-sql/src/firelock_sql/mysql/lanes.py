@@ -16,6 +16,7 @@ from typing_extensions import override
 from firelock.limits import Head, KeyRow, LaneLook, LimitNumbers, keys_of, name_of
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
+from firelock_sql.rows.job_row import CLAIMABLE
 from firelock_sql.verbs.limits import (
     HEAD_COLUMNS,
     HEADS,
@@ -56,7 +57,7 @@ FOR NO KEY UPDATE SKIP LOCKED
 _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
 HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
 _KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
-_LANE = 23  # its place in a row of `HEAD_COLUMNS`
+_LANE = CLAIMABLE.index("held_by")
 
 _KNOWN_AT_ONCE = 256
 _FEWEST_STEPS, _MOST_STEPS = 4, 64

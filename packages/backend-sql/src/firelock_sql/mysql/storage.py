@@ -522,10 +522,12 @@ class MysqlStorage(SqlStorage):
         before = NOT_WAITING[tx.dialect.name] if tx.skips_own else ""
         cursor.put("SAVEPOINT plain")
         answers: list[Any] = []
-        in_order = sorted(parted.plain, key=lambda one: one[0].job_id)
+        in_order = sorted(parted.plain, key=lambda plain: plain[0].job_id)
         for statement, are_members in ((SETTLE, False), (SETTLE_MEMBERS, True)):
             rows = [
-                settle_values(end, held) for end, held in in_order if (held[5] is not None) is are_members
+                settle_values(end, held)
+                for end, held in in_order
+                if (held.batch_id is not None) is are_members
             ]
             if rows:
                 text = statement.compiled(tx.dialect).text
@@ -542,9 +544,9 @@ class MysqlStorage(SqlStorage):
             tx.deltas.update(deltas)
             tx.let_go[:] = let_go
             return apply_transitions(tx, transitions), ask()
-        for queue, number in Counter(held[1] for _, held in parted.plain).items():
+        for queue, number in Counter(held.queue for _, held in parted.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
-        batches = {end.job_id: held[5] for end, held in parted.plain if held[5] is not None}
+        batches = {end.job_id: held.batch_id for end, held in parted.plain if held.batch_id is not None}
         if not batches:
             return results, found
         for batch_id, number in sorted(Counter(batches.values()).items()):

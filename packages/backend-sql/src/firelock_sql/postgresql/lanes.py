@@ -21,7 +21,7 @@ from firelock.limits import Head, KeyRow, LaneCursors, LaneLook, keys_of, number
 from firelock.storage import ClaimRequest
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.postgresql.connect import number_array, text_array
-from firelock_sql.rows.job_row import CLAIMED_COLUMNS
+from firelock_sql.rows.job_row import CLAIMABLE
 from firelock_sql.verbs.claim import MixedClaim, ReadyRow
 from firelock_sql.verbs.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
 
@@ -86,7 +86,7 @@ MAKE_KEYS = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
 ON CONFLICT (key) DO NOTHING RETURNING key
 """)
-_HEAD = f"{CLAIMED_COLUMNS}, seq, marks, held_by"
+_HEAD = ", ".join(CLAIMABLE)
 # The limits of 1,000 are for the planner: it knows nothing of the one around them.
 HEADS = Text(f"""
 SELECT job.* FROM unnest(:lanes::text[], :shares::integer[]) AS asked (lane, share), LATERAL (
@@ -138,8 +138,9 @@ _FATES = Text("""
 SELECT state, session IS NOT NULL, queue, held_by, string_agg(seq::text, ' ') FROM firelock_jobs
 WHERE seq IN :seqs AND held_by IS NOT NULL GROUP BY 1, 2, 3, 4
 """)
-# Places in a head.
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = 4, 5, 11, 21, 23
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = map(
+    CLAIMABLE.index, ("queue", "priority", "enqueued_at", "seq", "held_by")
+)
 
 _LONG = 1_500  # micros beyond which a look was a long one; each lane may take some more
 _MICROS_OF_A_LANE = 20

@@ -82,7 +82,7 @@ from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_
 from firelock_sql.postgresql.tags import untag
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.rows.batch_row import TAKERS
-from firelock_sql.rows.job_row import LOCK, claimed_job, lock_free, stored_among
+from firelock_sql.rows.job_row import CLAIMED, LOCK, claimed_job, lock_free, stored_among
 from firelock_sql.schema.names import Names
 from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
 from firelock_sql.storage import KIND, Held, Parted, SqlStorage, freed_by, held_of, kind
@@ -100,9 +100,16 @@ TAKERS["postgresql"] = take_deltas
 
 _T = TypeVar("_T")
 _MOST = 512  # that one statement claims
-# Places in its answer.
-_PLACE_OPEN, _PLACE_SETTLED, _PLACE_LOCKED, _PLACE_LANES, _FIRST = 2, 3, 4, 5, 7
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = 11, 12, 18, 28, 29
+# A row of the answer of EXCHANGE and CLAIM_BEHIND: what is said of the whole, then a claimed job or NULLs.
+_SAID = ("server", "next_due_at", "open_queues", "settled", "locked", "has_lanes", "took")
+_ANSWER = (*_SAID, *CLAIMED, "seq", "marks")
+_PLACE_OPEN, _PLACE_SETTLED, _PLACE_LOCKED, _PLACE_LANES = map(
+    _ANSWER.index, ("open_queues", "settled", "locked", "has_lanes")
+)
+_FIRST = len(_SAID)
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = map(
+    _ANSWER.index, ("queue", "priority", "enqueued_at", "seq", "marks")
+)
 _AT_LEVEL = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 _PlainEnds = Sequence[tuple[Transition, Held]]
@@ -476,7 +483,7 @@ class PostgresqlStorage(SqlStorage):
         ended = _Ended(settled, locked)
         if server is None:
             return _LaneExchange(ended, TakenRows(Claim([], next_due_at, is_session_lost=True), [], ""))
-        tx.let_go += freed_by([one for one in plain if ended.has(one[1][0])])
+        tx.let_go += freed_by([(end, held) for end, held in plain if ended.has(held.seq)])
         if not has_lanes:
             self._laned.discard(_queues_of(request))
         if not laned:
@@ -548,13 +555,13 @@ class PostgresqlStorage(SqlStorage):
         if tx.skips_own:
             taken_away = ids - lock_free(tx, ids)
             locked = stored_among(tx, taken_away)
-            plain = [one for one in parted.plain if one[0].job_id not in taken_away]
+            plain = [(end, held) for end, held in parted.plain if end.job_id not in taken_away]
         else:
             tx.all(LOCK, ids=sorted(ids))
             locked, plain = set(), parted.plain
         ended = self._settle_plain(tx.cursor, plain) if plain else _Ended(())
-        done = {end.job_id for end, held in plain if ended.has(held[0])}
-        tx.let_go += freed_by([one for one in plain if one[0].job_id in done])
+        done = {end.job_id for end, held in plain if ended.has(held.seq)}
+        tx.let_go += freed_by([(end, held) for end, held in plain if end.job_id in done])
         left = [n for n, one in enumerate(transitions) if one.job_id not in done | locked]
         results = self._apply_rest(tx, transitions, left)
         return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
@@ -564,8 +571,8 @@ class PostgresqlStorage(SqlStorage):
         results = [Applied.APPLIED] * len(transitions)
         if ended.settled is None:
             return _mark_releasing(transitions, parted, results)
-        locked = {end.job_id for end, held in parted.plain if ended.is_locked(held[0])}
-        done = {end.job_id for end, held in parted.plain if ended.has(held[0])}
+        locked = {end.job_id for end, held in parted.plain if ended.is_locked(held.seq)}
+        done = {end.job_id for end, held in parted.plain if ended.has(held.seq)}
         if left := [n for n, one in enumerate(transitions) if one.job_id not in done | locked]:
             rest = [transitions[place] for place in left]
             found, _ = self._unhindered(rest, lambda tx, ends: (apply_transitions(tx, ends), None))
@@ -575,7 +582,9 @@ class PostgresqlStorage(SqlStorage):
 
     def _wake_for_keys(self, plain: _PlainEnds, ended: _Ended) -> None:
         """Wake servers if jobs that wait for the same keys as those that have ended may start."""
-        if freed_by(plain) and any(ended.has(held[0]) for _, held in plain if held[4] is not None):
+        if freed_by(plain) and any(
+            ended.has(held.seq) for _, held in plain if held.admission_json is not None
+        ):
             self._database.wake.tell({ANY_QUEUE})
 
     @override
@@ -716,7 +725,7 @@ def _mark_releasing(
     transitions: Sequence[Transition], parted: Parted, results: list[Applied]
 ) -> list[Applied]:
     """Return the results; with a plain end of a member its batch may have ended."""
-    members = {end.job_id for end, held in parted.plain if held[5] is not None}
+    members = {end.job_id for end, held in parted.plain if held.batch_id is not None}
     if not members:
         return results
     return [
@@ -737,10 +746,10 @@ def _end_values(plain: _PlainEnds) -> dict[str, object]:
         return _NO_ENDS
     plain = sorted(plain, key=lambda one: one[0].job_id)
     ends = [transition for transition, _ in plain]
-    batches = [held[5] for _, held in plain]
+    batches = [held.batch_id for _, held in plain]
     of_members: dict[str, object] = {"batches": text_array(batches)} if any(batches) else {}
     return of_members | {
-        "seqs": number_array([held[0] for _, held in plain]),
+        "seqs": number_array([held.seq for _, held in plain]),
         "ids": text_array([end.job_id for end in ends]),
         "fences": number_array([end.fence for end in ends]),
         "ats": number_array([end.at for end in ends]),

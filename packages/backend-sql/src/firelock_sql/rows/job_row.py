@@ -164,19 +164,25 @@ def _written_history(history: Iterable[HistoryEntry], stored: _Stored) -> str:
 
 # ---- as it is read ---------------------------------------------------------------------------------------
 
-# In the order of ClaimedJob's fields, `tags` still as text, without the last, which is one of `marks`.
-CLAIMED_COLUMNS = ", ".join(field.name for field in attrs.fields(ClaimedJob)[:-1])
-_ERROR = 28  # the place behind the columns that are fields of a JobRecord as they stand
-_RECORD_COLUMNS = (
-    *(field.name for field in attrs.fields(JobRecord)[:_ERROR]),
-    "error_type", "error_message", "error_fingerprint", "result", "result_absent", "parents",
-    "admission_json", "ties_json", "waits_for",
-)  # fmt: skip
-_STATE, _TAGS = 4, 8
+_OF_MARKS = "has_memos"  # the field of a ClaimedJob that is no column of its own
+CLAIMED = tuple(field.name for field in attrs.fields(ClaimedJob) if field.name != _OF_MARKS)
+"""The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is a text yet."""
+CLAIMED_COLUMNS = ", ".join(CLAIMED)
+CLAIMABLE = (*CLAIMED, "seq", "marks", "held_by")
+"""The columns of a job that may be claimed; `held_by` is read of those with limits alone."""
+_TAGS = CLAIMED.index("tags")
+
+# Fields of a JobRecord that are made of other columns, and those columns.
+_MADE = ("error", "progress")
+_OF_ERROR = ("error_type", "error_message", "error_fingerprint")
+_OF_PROGRESS = ("done", "total", "at", "message")
+_PLAIN = tuple(field.name for field in attrs.fields(JobRecord) if field.name not in _MADE)
+_RECORD = (*_PLAIN, *_OF_ERROR, *_OF_PROGRESS)
 _SUSPENDED = frozenset({State.AWAITING, State.SCHEDULED})
 
 _GET = Text(
-    f"SELECT {', '.join(f'job.{name}' for name in _RECORD_COLUMNS)}, done, total, at, message"  # noqa: S608
+    f"SELECT {', '.join(f'job.{name}' for name in (*_PLAIN, *_OF_ERROR))},"  # noqa: S608 - names of columns
+    f" {', '.join(_OF_PROGRESS)}"
     " FROM firelock_jobs AS job LEFT JOIN firelock_progress AS said ON said.job_id = job.id WHERE id IN :ids"
 )
 _HISTORY = Text("""
@@ -190,29 +196,31 @@ WHERE job_id = :id ORDER BY seq DESC LIMIT 20
 
 
 def claimed_job(row: Sequence[Any], marks: int) -> ClaimedJob:
-    """Return a row of `CLAIMED_COLUMNS` as its session sees it."""
+    """Return a row of the columns `CLAIMED` as its session sees it."""
     job = ClaimedJob(*row)
-    job.tags, job.has_memos = read_list(row[14]), bool(marks & HAS_MEMOS)
+    job.tags, job.has_memos = read_list(row[_TAGS]), bool(marks & HAS_MEMOS)
     return job
 
 
 def get_jobs(tx: Transaction, ids: Sequence[str]) -> list[JobRecord | None]:
     """See `Storage.get`."""
-    found = {row[0]: _read_record(row) for row in tx.all(_GET, ids=list(ids))}
-    return [found.get(id) for id in ids]
+    found = map(_read_record, tx.all(_GET, ids=list(ids)))
+    by_id = {record.id: record for record in found}
+    return [by_id.get(id) for id in ids]
 
 
 def _read_record(row: Sequence[Any]) -> JobRecord:
-    type_, message, fingerprint, result, absent, parents, admission, ties, waits_for, done, *said = row[
-        _ERROR:
-    ]
-    fields: list[Any] = list(row[:_ERROR])
-    fields[_STATE], fields[_TAGS] = read_state(fields[_STATE]), read_list(fields[_TAGS])
-    error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
-    told = None if done is None else Progress(done, *said)
-    fields += [error, result, absent, _read_edges(parents), told, admission, ties]
-    fields.append(waits_for if fields[_STATE] in _SUSPENDED else None)
-    return JobRecord(*fields)
+    """Return a row of the columns `_RECORD` as a job."""
+    fields: dict[str, Any] = dict(zip(_RECORD, row, strict=True))
+    type_, message, fingerprint = (fields.pop(name) for name in _OF_ERROR)
+    done, total, at, said = (fields.pop(name) for name in _OF_PROGRESS)
+    fields["error"] = None if type_ is None else ErrorInfo(type_, message, fingerprint)
+    fields["progress"] = None if done is None else Progress(done, total, at, said)
+    fields["state"], fields["tags"] = read_state(fields["state"]), read_list(fields["tags"])
+    fields["parents"] = _read_edges(fields["parents"])
+    if fields["state"] not in _SUSPENDED:
+        fields["waits_for"] = None
+    return JobRecord(**fields)
 
 
 def get_history(tx: Transaction, job_id: str) -> JobHistory:

@@ -179,21 +179,23 @@ class SqliteStorage(SqlStorage):
         if not parted.plain:
             return self._apply_rest(tx, transitions, parted.others)
         tx.cursor.execute("SAVEPOINT plain")
-        members = [one for one in parted.plain if one[1][5] is not None]
-        alone = parted.plain if not members else [one for one in parted.plain if one[1][5] is None]
+        members = [(end, held) for end, held in parted.plain if held.batch_id is not None]
+        alone = parted.plain
+        if members:
+            alone = [(end, held) for end, held in parted.plain if held.batch_id is None]
         if not (_write_ends(tx, SETTLE, alone) and _write_ends(tx, SETTLE_MEMBERS, members)):
             tx.cursor.execute("ROLLBACK TO plain")
             return apply_transitions(tx, transitions)
         tx.cursor.execute("RELEASE plain")
-        for queue, number in Counter(held[1] for _, held in parted.plain).items():
+        for queue, number in Counter(held.queue for _, held in parted.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
         tx.let_go += freed_by(parted.plain)
         if not members:
             return self._apply_rest(tx, transitions, parted.others)
-        ended = Counter(str(held[5]) for _, held in members)
+        ended = Counter(str(held.batch_id) for _, held in members)
         shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
         told = tell_batches(tx, shares)  # those that may end by it
-        releasing = {end.job_id for end, held in members if held[5] in told}
+        releasing = {end.job_id for end, held in members if held.batch_id in told}
         results = self._apply_rest(tx, transitions, parted.others)
         return [
             Applied.RELEASING if end.job_id in releasing else result

@@ -23,7 +23,7 @@ from firelock.storage import (
 )
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.whole_looks import EARLIEST
-from firelock_sql.rows.job_row import CLAIMED_COLUMNS, read_list, readable_admission
+from firelock_sql.rows.job_row import CLAIMABLE, read_list, readable_admission
 from firelock_sql.schema.tables import HAS_MEMOS
 from firelock_sql.verbs.limits import IN_LANE, SqlLanes, queues_with_lanes
 from firelock_sql.verbs.settle import apply_transitions
@@ -55,8 +55,9 @@ FIRING = Text("""
 SELECT due_at FROM firelock_recurring
 WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
 """)
+_COLUMNS = ", ".join(CLAIMABLE[:-1])  # of a job that is in no lane
 READY = Text(f"""
-SELECT {CLAIMED_COLUMNS}, seq, marks FROM firelock_jobs INDEXED BY firelock_ready
+SELECT {_COLUMNS} FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
@@ -75,12 +76,14 @@ WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :qu
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most
 """)
 _READY_BY_NUMBER = Text(f"""
-SELECT {CLAIMED_COLUMNS}, seq, marks FROM firelock_jobs INDEXED BY seq
+SELECT {_COLUMNS} FROM firelock_jobs INDEXED BY seq
 WHERE seq IN :seqs AND state = 'enqueued' AND session IS NULL AND held_by IS NULL
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 
-ReadyRow = Sequence[Any]
+ReadyRow = Sequence[Any]  # of the columns `CLAIMABLE`, without its lane where it is in none
+_ID, _QUEUE, _PRIORITY, _TAGS = map(CLAIMABLE.index, ("id", "queue", "priority", "tags"))
+PLACE_SEQ, PLACE_MARKS = map(CLAIMABLE.index, ("seq", "marks"))
 TakeReady = Callable[[str, int], Sequence[ReadyRow]]
 """Return the first rows of a queue that wait in no lane and may be claimed, locked: by queue and how many."""
 
@@ -269,8 +272,8 @@ def rows_in_turn(names: Sequence[str], limit: int, turns: QueueTurns, ready: Tak
     def take(queue: str, room: int) -> list[ReadyRow]:
         known = given[queue]
         found = ready(queue, len(known) + room)  # others may have let go of some before those
-        rows = [row for row in found if row[0] not in known][:room]
-        known.update(row[0] for row in rows)
+        rows = [row for row in found if row[_ID] not in known][:room]
+        known.update(row[_ID] for row in rows)
         return rows
 
     return turns.rows(names, limit, take)
@@ -317,10 +320,10 @@ class MixedClaim:
     def _take(self, queue: str, room: int) -> list[ReadyRow]:
         given = self._given.setdefault(queue, set())
         # Others may have let go of some before those that were given out.
-        plain = [row for row in self.plain_rows(queue, len(given) + room) if row[0] not in given][:room]
+        plain = [row for row in self.plain_rows(queue, len(given) + room) if row[_ID] not in given][:room]
         keyed = self.keyed_rows(queue, keyed_room(self._cursors, room, len(plain)))
         del plain[room - len(keyed) :]
-        given.update(row[0] for row in plain)
+        given.update(row[_ID] for row in plain)
         return sorted([*keyed, *plain], key=itemgetter(_PRIORITY), reverse=True)
 
     # ---- what a database may know before -----------------------------------------------------------------
@@ -338,7 +341,6 @@ class MixedClaim:
         return [head.row for head in self._keyed.take(queue, room)] if room > 0 else []
 
 
-_QUEUE, _PRIORITY, PLACE_SEQ, PLACE_MARKS = 4, 5, 21, 22
 _PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
 
 _TAKE = Text("""
@@ -375,7 +377,7 @@ def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> Taken
     now, rows = request.now, found.rows
     claimed, unreadable = _claimed_of(rows, now)
     if unreadable:
-        rows = [row for row in rows if row[0] not in unreadable]
+        rows = [row for row in rows if row[_ID] not in unreadable]
         apply_transitions(tx, [_quarantine(id, now) for id in unreadable])
     if rows:
         seqs = [row[PLACE_SEQ] for row in rows]
@@ -392,7 +394,7 @@ def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[s
         return [started_job(row, now) for row in rows], []
     except (TypeError, ValueError, StorageError):
         if len(rows) == 1:
-            return [], [rows[0][0]]
+            return [], [rows[0][_ID]]
     parts = [_claimed_of([row], now) for row in rows]
     return [job for jobs, _ in parts for job in jobs], [id for _, ids in parts for id in ids]
 
@@ -406,15 +408,21 @@ def _quarantine(id: str, now: int) -> Transition:
 
 def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
     """Return a row that waits as its session sees it once it was claimed."""
-    (
-        id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, meta, admission, ties,
-        _, marks, *_,
-    ) = row  # fmt: skip
-    return ClaimedJob(
-        id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
-        created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
-        None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
-        None if meta is None else str(meta), None if admission is None else readable_admission(admission),
-        None if ties is None else str(ties), bool(marks & HAS_MEMOS),
-    )  # fmt: skip  # a sum is the cheapest look at whether it is a number
+    job = ClaimedJob(*row[:PLACE_SEQ])
+    job.attempt += 1  # a sum is also the cheapest look at whether it is a number
+    job.fence += 1
+    job.retries += 0
+    job.crashes += 0
+    job.created_at += 0
+    job.claimed_at = now
+    job.tags = read_list(row[_TAGS])
+    job.has_memos = bool(row[PLACE_MARKS] & HAS_MEMOS)
+    if job.timeout_seconds is not None:
+        job.timeout_seconds = float(job.timeout_seconds)
+    if job.meta_json is not None:
+        job.meta_json = str(job.meta_json)
+    if job.admission_json is not None:
+        job.admission_json = readable_admission(job.admission_json)
+    if job.ties_json is not None:
+        job.ties_json = str(job.ties_json)
+    return job

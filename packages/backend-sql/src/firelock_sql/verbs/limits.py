@@ -49,7 +49,7 @@ from firelock.storage import (
 from firelock_sql.connections.counting import known_queues
 from firelock_sql.connections.database import RowLocked, SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.rows.job_row import CLAIMED_COLUMNS, read_state, readable_admission
+from firelock_sql.rows.job_row import CLAIMABLE, read_state, readable_admission
 
 LIMIT = "limit"
 """The kind of records that hold numbers."""
@@ -88,7 +88,7 @@ _PRESENT = Text("""
 SELECT seq, held_by, admission_json FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY seq
 """)
-HEAD_COLUMNS = f"{CLAIMED_COLUMNS}, seq, marks, held_by"
+HEAD_COLUMNS = ", ".join(CLAIMABLE)
 HEADS = Text(f"""
 SELECT {HEAD_COLUMNS} {_INDEXED} AND queue = :queue AND held_by = :lane
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
@@ -101,8 +101,12 @@ _NEAR = Text(f"""
 SELECT seq, task {_INDEXED} AND queue = :queue AND held_by = :lane
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most
 """)
-# Places in what is read of a head.
-_ID, _TASK, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = 0, 1, 6, 8, 11, 19, 21, 23
+_ID, _TASK, _QUEUE, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = map(
+    CLAIMABLE.index,
+    (
+        "id", "task", "queue", "attempt", "crashes", "enqueued_at", "admission_json", "seq", "held_by",
+    ),
+)  # fmt: skip
 
 STRICT = "!"
 _NO_KEYS: frozenset[str] = frozenset()
@@ -192,13 +196,13 @@ class SqlLanes(KeyedLanes[Row]):
             return None
         head = None if found is None else self._read(found)
         if head is not None:
-            self._given.setdefault((found[4], found[_LANE]), set()).add(ref)
+            self._given.setdefault((found[_QUEUE], found[_LANE]), set()).add(ref)
         return head
 
     @override
     def leave(self, heads: Sequence[Head[Row]]) -> None:
         for head in heads:  # what is left stays locked, and is at the head of its lane again
-            self._given[head.row[4], head.row[_LANE]].discard(head.ref)
+            self._given[head.row[_QUEUE], head.row[_LANE]].discard(head.ref)
 
     @override
     def keep(self, rows: Mapping[str, KeyRow]) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 from typing_extensions import override
@@ -48,14 +48,9 @@ _LONG_CLOSING = 60 * _SECOND  # after which the doctor names what is locked
 _CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # sessions, and jobs of each
 _TAKEN_AT_ONCE = 500  # jobs of a dead session in one transaction, where a database locks rows
 
-_FIELDS = (
-    "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers", "queues",
-    "version",
-)  # fmt: skip
-# Of a renewal, in its order, behind its session.
-_REPORTED = (
-    "busy", "reported", "rss_bytes", "cpu_percent", "stuck_threads", "stuck_coroutines", "parked",
-)  # fmt: skip
+_FIELDS = tuple(field.name for field in attrs.fields(NewSession))
+_OF_RENEWAL = tuple(field.name for field in attrs.fields(Renewal) if field.name != "session")
+_REPORTED = tuple({"state": "reported"}.get(name, name) for name in _OF_RENEWAL)  # their columns
 _BEGIN = insert_into("firelock_sessions", *_FIELDS, "expires_at")
 _KNOWN = Text("SELECT id FROM firelock_sessions WHERE id = :session")
 _TIMEOUT = Text("SELECT timeout_seconds FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
@@ -251,8 +246,16 @@ class SqlSessionVerbs(SqlVerbs):
 
 
 def _record(row: Any) -> SessionRecord:  # noqa: ANN401 - a driver's row
-    session, renewal = NewSession(*row[:10]), Renewal(row[0], *row[13:])
-    return SessionRecord(session, row[10], row[11] is None, renewal, bool(row[12]))
+    """Return a row of `_SESSIONS` as a session."""
+    fields, (expires_at, died_at, is_closing), reported = _parts(row)
+    session = NewSession(**dict(zip(_FIELDS, fields, strict=True)))
+    renewal = Renewal(session.id, **dict(zip(_OF_RENEWAL, reported, strict=True)))
+    return SessionRecord(session, expires_at, died_at is None, renewal, bool(is_closing))
+
+
+def _parts(row: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    end = len(_FIELDS)
+    return row[:end], row[end : -len(_REPORTED)], row[-len(_REPORTED) :]
 
 
 def _renew(tx: Transaction, renewal: Renewal) -> bool:
@@ -273,18 +276,18 @@ def _reconcile(
     It reads few columns, and only of unknown jobs the whole row: what a session holds may be large.
     """
     is_lost = tx.one(SERVER, session=session) is None
-    left = {(row[0], row[2]): row for row in _held_rows(tx, session, held, looks)}  # by id and fence
+    left = {(row.id, row.fence): row for row in _held_rows(tx, session, held, looks)}
     not_held, started = [], []
     for one in held:
         row = left.pop((one.job_id, one.fence), None)
-        if row is None or row[1] != State.PROCESSING:
+        if row is None or row.state != State.PROCESSING:
             not_held.append(one)
         elif one.started_at is not None:
             started.append(one)
     lost = _lost(tx, not_held) if not_held else []
     busy = _start(tx, session, started) if started else []
     unknown = tx.all(_UNKNOWN, ids=[id for id, _ in left]) if left else []
-    found = [claimed_job(row[:-2], row[-2]) for row in unknown if row[-1] == session]
+    found = [claimed_job(row, marks) for *row, marks, holder in unknown if holder == session]
     return Reconciliation(is_lost, lost, found, busy)
 
 
@@ -297,31 +300,42 @@ def _start(tx: Transaction, session: str, started: Sequence[Held]) -> list[str]:
     return [one.job_id for one in started if one.job_id not in free]
 
 
+class _HeldRow(NamedTuple):
+    id: str
+    state: str
+    fence: int
+    session: str | None
+
+
 def _held_rows(
     tx: Transaction, session: str, held: Sequence[Held], looks: HeldLooks | None
-) -> Sequence[Sequence[Any]]:
-    """Return id, state, fence and session of what the session holds, or of those that the caller names."""
+) -> list[_HeldRow]:
+    """Return what the session holds, or of the jobs that the caller names those that it holds."""
     if looks is None:
-        return tx.all(_HELD, session=session)
+        return list(map(_HeldRow._make, tx.all(_HELD, session=session)))
     if not looks.is_time:
-        rows = tx.all(_NAMED, ids=[one.job_id for one in held]) if held else []
-        return [row for row in rows if row[3] == session]
+        return [row for row in _named_rows(tx, held) if row.session == session]
     begun = looks.clock()
     rows = tx.all(_HELD, session=session)
     looks.looked(looks.clock() - begun)
-    return rows
+    return list(map(_HeldRow._make, rows))
+
+
+def _named_rows(tx: Transaction, held: Sequence[Held]) -> list[_HeldRow]:
+    rows = tx.all(_NAMED, ids=[one.job_id for one in held]) if held else []
+    return list(map(_HeldRow._make, rows))
 
 
 def _lost(tx: Transaction, not_held: Sequence[Held]) -> list[LostClaim]:
-    rows = {row[0]: row for row in tx.all(_NAMED, ids=[one.job_id for one in not_held])}
+    rows = {row.id: row for row in _named_rows(tx, not_held)}
     lost = []
     for one in not_held:
         if (row := rows.get(one.job_id)) is None:
             lost.append(LostClaim(one))
         else:
-            state = read_state(row[1])
-            has_tail = row[3] is not None and state is not State.PROCESSING
-            lost.append(LostClaim(one, state, row[2], has_tail))
+            state = read_state(row.state)
+            has_tail = row.session is not None and state is not State.PROCESSING
+            lost.append(LostClaim(one, state, row.fence, has_tail))
     return lost
 
 

@@ -512,8 +512,9 @@ class Client:
         job = NewJob(
             self.storage.new_ids(1, beside)[0], info.name, text, self.serializer.name,
             info.queue if queue is None else queue, info.priority if priority is None else priority,
-            state, now, due_at if is_later else None, nominal_at, None, tags, options.timeout, retry, None,
-            None if meta is None else write_meta(meta), admission,
+            state, now, due_at=due_at if is_later else None, nominal_at=nominal_at, tags=tags,
+            timeout_seconds=options.timeout, retry=retry,
+            meta_json=None if meta is None else write_meta(meta), admission_json=admission,
         )  # fmt: skip
         if tie is not None:
             tie.bind(job)

@@ -271,8 +271,9 @@ def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason:
     """Return a job of the definition, for a nominal instant."""
     return NewJob(
         job_id, record.task, record.arguments, record.serializer, record.queue, record.priority,
-        State.ENQUEUED, now, None, instant, reason, record.tags, record.timeout_seconds, record.retry,
-        record.id, record.meta_json, record.admission_json,
+        State.ENQUEUED, now, nominal_at=instant, reason=reason, tags=record.tags,
+        timeout_seconds=record.timeout_seconds, retry=record.retry, recurring_id=record.id,
+        meta_json=record.meta_json, admission_json=record.admission_json,
     )  # fmt: skip
 
 

@@ -102,13 +102,11 @@ class StoredJob:
 
     def claimed(self) -> ClaimedJob:
         """Return what its session receives; it has been claimed."""
-        job = self.record
-        return ClaimedJob(
-            job.id, job.task, job.arguments, job.serializer, job.queue, job.priority, job.attempt,
-            job.retries, job.crashes, job.fence, job.created_at, cast("int", job.enqueued_at),
-            cast("int", job.claimed_at), job.nominal_at, job.tags, job.timeout_seconds, job.retry,
-            job.recurring_id, job.meta_json, job.admission_json, job.ties_json, self.has_memos,
-        )  # fmt: skip
+        fields = {name: getattr(self.record, name) for name in _CLAIMED}
+        return ClaimedJob(**fields, has_memos=self.has_memos)
+
+
+_CLAIMED = [field.name for field in attrs.fields(ClaimedJob) if field.name != "has_memos"]
 
 
 def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
@@ -142,16 +140,15 @@ def parents_of(job: NewJob, find: Callable[[str], StoredJob | None]) -> list[Job
     return parents
 
 
+_GIVEN = attrs.fields_dict(JobRecord).keys() & attrs.fields_dict(NewJob).keys()  # what a call has given
+
+
 def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int) -> StoredJob:
     """Return a new job in the state that its parents leave it, its history begun."""
     new = StoredJob(
         JobRecord(
-            job.id, job.task, job.arguments, job.serializer, job.state, job.queue, job.priority,
-            job.created_at, job.tags, job.due_at, job.nominal_at, job.reason,
+            **{name: getattr(job, name) for name in _GIVEN},
             enqueued_at=now if job.state is State.ENQUEUED else None, changed_at=job.created_at,
-            timeout_seconds=job.timeout_seconds, retry=job.retry, recurring_id=job.recurring_id,
-            meta_json=job.meta_json, admission_json=job.admission_json, parents=job.parents,
-            ties_json=job.ties_json,
         ),
         sequence,
         job.parents if job.state is State.AWAITING else (),

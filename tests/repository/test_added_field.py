@@ -1,0 +1,98 @@
+"""A field in the middle of a job's records needs no change where they are read: no place is a number."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.repository.sources import ROOT
+
+PACKAGES = ("core", "backend-sql", "backend-redis")
+BEHIND = r"^    nominal_at: int \| None = None.*\n"
+COLUMN = '    Column("nominal_at", BigInteger),\n'
+PROGRAM = """
+import sys
+from firelock import Firelock, JobContext, Retry, State
+from firelock.model.job import ClaimedJob, JobRecord, NewJob
+
+assert all("zone" in made.__annotations__ for made in (ClaimedJob, JobRecord, NewJob))
+
+fire = Firelock(sys.argv[1])
+
+@fire.task(name="add", tags=["n:{number}"])
+def add(job: JobContext, number: int) -> int:
+    assert (job.tags, job.meta, job.priority) == ((f"n:{number}",), {"by": "test"}, 7), job
+    return number + 1
+
+@fire.task(name="fail", retry=Retry.never())
+def fail() -> None:
+    raise ValueError("told")
+
+calls = add.using(meta={"by": "test"}, priority=7, timeout=30)
+with fire.batch("both") as batch:
+    members = [batch.add(calls, number) for number in (1, 2)]
+jobs = [calls.enqueue(3), *calls.enqueue_many([(4,), (5,)]), *members]
+later, failing = calls.schedule(3_600.0, 6), fail.enqueue()
+with fire.server(workers=2):
+    assert sorted(job.result(timeout=20) for job in jobs) == [2, 3, 4, 5, 6]
+    try:
+        failing.result(timeout=20)
+    except Exception as error:
+        assert "told" in str(error), error
+
+record = jobs[0].refresh().record()
+assert (record.state, record.tags, record.priority, record.meta, record.timeout_seconds) == (
+    State.SUCCEEDED, ("n:3",), 7, {"by": "test"}, 30.0,
+), record
+assert (record.attempt, record.queue, record.result, record.error) == (1, "default", "4", None), record
+record = failing.refresh().record()
+assert (record.state, record.error.message, record.result) == (State.FAILED, "told", None), record
+record = later.record()
+assert (record.state, record.due_at, record.session) == (State.SCHEDULED, record.nominal_at, None), record
+fire.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A copy of the packages whose records of a job have a field more, in their middle."""
+    folder = tmp_path_factory.mktemp("sources")
+    for package in PACKAGES:
+        source = Path(ROOT, "packages", package, "src")
+        shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    job = folder / "core" / "firelock" / "model" / "job.py"
+    text, changed = re.subn(
+        BEHIND, r"\g<0>    zone: int | None = None\n", job.read_text(), flags=re.MULTILINE
+    )
+    assert changed == 3
+    job.write_text(text)
+    tables = folder / "backend-sql" / "firelock_sql" / "schema" / "tables.py"
+    text = tables.read_text()
+    assert text.count(COLUMN) == 1
+    tables.write_text(text.replace(COLUMN, f'{COLUMN}    Column("zone", BigInteger),\n'))
+    return folder
+
+
+def run(sources, folder, url):
+    """Run the program with these sources."""
+    path = os.pathsep.join(str(sources / package) for package in PACKAGES)
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, url], cwd=folder, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("storage", ["memory", "sqlite"])
+def test_a_field_in_the_middle_of_a_job_changes_nothing_else(sources, tmp_path, storage):
+    """Jobs of every kind are stored, run, and read back."""
+    url = "memory://" if storage == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
+
+    ran = run(sources, tmp_path, url)
+
+    assert ran.returncode == 0, ran.stderr
