@@ -427,7 +427,10 @@ document.addEventListener("submit", (event) => {
 document.addEventListener("pointerover", (event) => {
   for (let place = event.target; place && place !== document.body; place = place.parentElement) {
     if (place.title) return;
-    if (place.scrollWidth <= place.clientWidth || getComputedStyle(place).textOverflow !== "ellipsis") continue;
+    const look = getComputedStyle(place);
+    const isCut = (place.scrollWidth > place.clientWidth && look.textOverflow === "ellipsis")
+      || (place.scrollHeight > place.clientHeight && look.webkitLineClamp !== "none");
+    if (!isCut) continue;
     place.title = place.textContent.replace(/\s+/g, " ").trim();
     return;
   }

@@ -1,0 +1,65 @@
+"""What lists and charts let a reader tell: causes of failures, whole jobs, a single run."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock, Retry
+from tests.core.fakes import Worker
+from tests.end_to_end.browser.serving import Served
+
+WIDTHS = {"phone": 390, "tablet": 1024, "desktop": 1440}
+
+
+class PaymentProviderDown(Exception):
+    """What the failed jobs of these tests met."""
+
+
+def charge(order: int, customer: int, amount: float) -> None:
+    raise PaymentProviderDown(f"POST https://pay.example/charges: 503 for order {order}")
+
+
+@pytest.fixture(scope="module")
+def billing(tmp_path_factory):
+    """A dashboard of an app in which three charges have failed."""
+    path = tmp_path_factory.mktemp("billing") / "jobs.db"
+    with closing(Firelock(f"sqlite:///{path}")) as fire:
+        fire.storage.migrate()
+        tags = ["customer:{customer}", "order:{order}"]
+        task = fire.task(name="northwind.charge_card", queue="billing", retry=Retry.never(), tags=tags)(charge)
+        task.enqueue_many([(4_747 + place, 266, 761.5) for place in range(3)])
+        Worker(fire).run()
+        served = Served(fire).start()
+        yield served
+        served.stop()
+
+
+# Errors and arguments that are not seen whole.
+_CUT = """() => [...document.querySelectorAll("main .two-lines, main .call")]
+  .filter((one) => one.scrollHeight > one.clientHeight + 1 || one.scrollWidth > one.clientWidth + 1)
+  .map((one) => one.textContent)"""
+
+
+@pytest.mark.parametrize("address", ["/jobs?state=failed", "/jobs"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_failed_jobs_can_be_told_apart(billing, open_context, width, address):
+    """At every width a row shows its whole arguments and its whole error, to the number at its end."""
+    page = open_context(billing).new_page()
+    page.set_viewport_size({"width": width, "height": 900})
+
+    page.goto(address)
+
+    told = page.locator(".jobs .two-lines").all_inner_texts()
+    expected = "PaymentProviderDown: POST https://pay.example/charges: 503 for order {}"
+    assert sorted(told) == [expected.format(4_747 + place) for place in range(3)]
+    assert page.evaluate(_CUT) == []
+
+
+def test_the_overview_shows_the_whole_message_of_a_cause(billing, open_page):
+    """A message of ordinary length is not cut among the top failures."""
+    page = open_page(billing, "/")
+
+    assert page.locator("#region-places .cause .two-lines").count() == 1
+    assert page.evaluate(_CUT) == []
