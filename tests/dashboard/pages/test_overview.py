@@ -352,6 +352,18 @@ def test_percentiles_of_the_shortest_runs_are_not_made_up(client, fire, task):
         assert "µs" not in page
 
 
+@pytest.mark.parametrize("address", ["/", "/tasks", "/tasks/view?name=shop.send"])
+def test_a_single_run_is_its_own_percentile(client, fire, task, address):
+    """One run of 98 ms has no percentile of 55 ms or 94 ms: it took 98 ms."""
+    task.enqueue(1)
+    ended(fire, count=1, seconds=0.098)
+
+    page = client.get(address).text
+
+    assert "98 ms" in page
+    assert "94 ms" not in page
+
+
 def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
     """/live.json tells the last samples, and what is wrong with the storage if anything is."""
     task.enqueue(1)

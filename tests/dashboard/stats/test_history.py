@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 
 import pytest
 
@@ -44,7 +46,7 @@ def rollup(minute, *, task="send", queue="mail", outcome="succeeded", count=4, s
     histogram = [0] * (len(DURATION_BUCKETS) + 1)
     histogram[sum(bound < seconds for bound in DURATION_BUCKETS)] = count
     return Rollup(
-        NOON + minute * MINUTE, task, queue, outcome, count, int(count * seconds * SECOND), tuple(histogram)
+        NOON + minute * MINUTE, task, queue, outcome, count, round(count * seconds * SECOND), tuple(histogram)
     )
 
 
@@ -188,7 +190,7 @@ def test_summaries_older_than_ninety_days_go(history, storage):
 
 
 def test_tasks_tell_runs_outcomes_and_durations(history, storage):
-    """Per task: how attempts ended, percentiles within their bucket, the mean, and when it last ran."""
+    """Per task: how attempts ended, bounds of percentiles within their bucket, the mean, and when it last ran."""
     storage.record_metrics(
         [
             rollup(-100, count=90),
@@ -202,8 +204,8 @@ def test_tasks_tell_runs_outcomes_and_durations(history, storage):
     stats = history.tasks()["send"]
 
     assert (100, 90, 6, 4) == (stats.runs, stats.succeeded, stats.failed, stats.retried)
-    assert 0.03 < stats.p50 < 0.1
-    assert 1 < stats.p95 < 3
+    assert 0.05 <= stats.p50 <= 0.1
+    assert 2 <= stats.p95 <= 3
     assert pytest.approx(0.245) == stats.mean
     assert NOON + 20 * MINUTE == stats.last_at.timestamp() * SECOND
 
@@ -254,11 +256,43 @@ def test_the_thread_ends_when_nobody_looks(history, tick):
     assert history._thread is not thread  # noqa: SLF001
 
 
-def test_a_percentile_lies_within_its_bucket():
-    """Percentiles are interpolated on a logarithmic scale; none where nothing ended."""
+def runs_of(*durations):
+    """The sum of runs that took so many seconds each."""
     tally = RunSum()
-    tally.merge(RunSum.of(rollup(0, count=100, seconds=0.5)))
+    for seconds in durations:
+        tally.merge(RunSum.of(rollup(0, count=1, seconds=seconds)))
+    return tally
 
-    assert pytest.approx(0.3 * (1 / 0.3) ** 0.5) == tally.quantile(0.5)
-    assert pytest.approx(1.0) == tally.quantile(1.0)
+
+@pytest.mark.parametrize(
+    ("durations", "p50", "p95"),
+    [
+        ([0.098], 0.098, 0.098),  # one run: its duration
+        ([0.05, 0.051], 0.0505, 0.071),  # the other took 30 ms at least
+        ([0.5] * 100, 0.692, 1.0),  # the other 49 took 300 ms at least
+        ([400.0, 400.0], 400.0, 500.0),  # the last bucket has no end
+    ],
+)
+def test_a_percentile_is_a_bound_that_the_sum_of_durations_allows(durations, p50, p95):
+    """A single run has its own duration; of more, no longer bound than their sum and their buckets allow."""
+    tally = runs_of(*durations)
+
+    assert pytest.approx(p50, abs=0.001) == tally.quantile(0.5)
+    assert pytest.approx(p95, abs=0.001) == tally.quantile(0.95)
+
+
+def test_nothing_has_no_percentile():
+    """Where no run ended there is no bound either."""
     assert RunSum().quantile(0.5) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_a_percentile_is_never_below_the_true_one(seed, share):
+    """Whatever the durations, the share of the runs that the bound promises stayed within it."""
+    chance = random.Random(seed)  # noqa: S311
+    durations = sorted(round(10 ** chance.uniform(-4, 3), 6) for _ in range(chance.randint(1, 200)))
+
+    bound = runs_of(*durations).quantile(share)
+
+    assert bound + 1e-9 >= durations[math.ceil(share * len(durations) - 1e-9) - 1]

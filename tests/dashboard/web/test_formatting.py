@@ -17,15 +17,19 @@ def test_a_number_has_commas_then_a_unit(number, text):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
+    ("bound", "runs", "text"),
     [
-        (None, "≤ –"),
-        (0.000_013, "< 1 ms"),
-        (0.000_947, "< 1 ms"),
-        (0.001, "< 1 ms"),
-        (0.04, "≤ 40 ms"),
+        (None, None, "–"),
+        (0.000_013, 2, "< 1 ms"),
+        (0.001, None, "< 1 ms"),
+        (0.000_013, 1, "13 µs"),
+        (0.04, 2, "≤ 40 ms"),
+        (0.0505, 2, "≤ 51 ms"),
+        (0.098, 1, "98 ms"),
+        (0.692_1, None, "≤ 700 ms"),
+        (71.3, 3, "≤ 1 min 12 s"),
     ],
 )
-def test_a_percentile_claims_no_more_than_its_histogram_knows(seconds, text):
-    """The first bucket begins at 0, so a percentile within it says only that it is below its end."""
-    assert text == percentile(seconds, "≤ ")
+def test_a_percentile_claims_no_more_than_is_known(bound, runs, text):
+    """A single run has its duration; more have a bound, rounded up so that it stays one."""
+    assert text == percentile(bound, runs)

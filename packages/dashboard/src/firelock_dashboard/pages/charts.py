@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock.storage import DURATION_BUCKETS
 from firelock_dashboard.stats.history import SPANS
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def chart_of_series(series: Series, kind: str) -> Chart:
     """Return the chart of a series: throughput or latency."""
     starts = [start / 1_000_000 for start in series.starts]
     if kind == "latency":
-        lines = [Line("p50", "processing", series.p50), Line("p95", "scheduled", series.p95)]
+        lines = [Line("p50", "processing", _seconds(series.p50)), Line("p95", "scheduled", _seconds(series.p95))]
     else:
         lines = [Line(name, state, _added(series, outcomes)) for name, outcomes, state in _STACK]
     return Chart(
@@ -244,6 +245,11 @@ def _path(points: Sequence[tuple[float, float] | None]) -> str:
 def _added(series: Series, outcomes: Sequence[str]) -> list[float | None]:
     columns = zip(*(series.by_outcome[name] for name in outcomes), strict=True)
     return [sum(counts) if is_known else None for counts, is_known in zip(columns, series.known, strict=True)]
+
+
+def _seconds(bounds: Sequence[float | None]) -> list[float | None]:
+    """Return bounds of durations as they are drawn: those that are shown as "< 1 ms" lie at 1 ms."""
+    return [None if bound is None else max(bound, DURATION_BUCKETS[0]) for bound in bounds]
 
 
 def _number(value: float | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -683,7 +684,10 @@ class JobView:
             return "slower"
         if stats.p50 <= DURATION_BUCKETS[0]:
             return None  # it is among the shortest, whose durations are not told apart
-        return "usual" if seconds > stats.p50 else "quicker"
+        if seconds > stats.p50:
+            return "usual"
+        sure = DURATION_BUCKETS[bisect_left(DURATION_BUCKETS, stats.p50) - 1]  # no median is below its bucket
+        return "quicker" if seconds <= sure else None
 
     @cached_property
     def panels(self) -> list[tuple[str, str, bool]]:

@@ -72,7 +72,7 @@ class Series:
     step_seconds: int
     starts: list[int]  # micros
     by_outcome: dict[str, list[int]]  # each of OUTCOMES, and others that were found
-    p50: list[float | None]  # seconds; None where nothing ended
+    p50: list[float | None]  # a bound of it in seconds, see `RunSum.quantile`; None where nothing ended
     p95: list[float | None]
     known: list[bool]  # False: some hours of this bucket are not summed up yet
     missing: int  # how many hours are not

@@ -1,9 +1,10 @@
-"""What ended within a while, added up: counts by outcome, durations, and percentiles out of a histogram."""
+"""What ended within a while, added up: counts by outcome, durations, and bounds of percentiles."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
@@ -28,9 +29,7 @@ HOUR = 3_600_000_000
 MINUTE = 60_000_000
 FIVES = 12  # spans of five minutes in an hour
 
-_SHORTEST = DURATION_BUCKETS[0] / 3  # where the first bucket is taken to begin, in seconds
-_LONGEST = DURATION_BUCKETS[-1] * 3  # where the last one is taken to end
-_EDGES = (_SHORTEST, *DURATION_BUCKETS, _LONGEST)
+_EDGES = (0.0, *DURATION_BUCKETS, math.inf)
 _BUCKETS = len(DURATION_BUCKETS) + 1
 _NOTHING = (0,) * _BUCKETS
 
@@ -68,19 +67,21 @@ class RunSum:
         return self.duration / self.runs / 1_000_000 if self.runs else None
 
     def quantile(self, share: float) -> float | None:
-        """Return the seconds that this share of the attempts stayed within; None where nothing ended.
+        """Return the least bound, in seconds, that this share of the attempts certainly stayed within.
 
-        Within a bucket durations are taken to lie evenly on the logarithmic scale on which buckets are set.
+        It is the duration itself if one attempt ended, and None if none did. Otherwise it is the upper end of
+        the percentile's bucket, or less if the sum of all durations leaves no room for it.
         """
         reached = list(accumulate(self.histogram))
-        wanted = share * reached[-1]
         if not reached[-1]:
             return None
-        place = min(bisect_left(reached, wanted), _BUCKETS - 1)
-        within = self.histogram[place]
-        part = 1 - (reached[place] - wanted) / within if within else 0.0
+        rank = max(1, math.ceil(share * reached[-1] - 1e-9))
+        place = bisect_left(reached, rank)
         low, high = _EDGES[place : place + 2]
-        return float(low * (high / low) ** part)
+        as_long = reached[place] - rank + 1  # attempts of this bucket that took no less than the percentile
+        others = sum(count * edge for count, edge in zip(self.histogram, _EDGES, strict=False) if count)
+        room = self.duration / 1_000_000 - (others - as_long * low)
+        return min(high, max(low, room / as_long))
 
     def dump(self) -> list[object]:
         """Return the sum as JSON values."""

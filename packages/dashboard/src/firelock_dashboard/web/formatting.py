@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, overload
@@ -44,13 +45,17 @@ def span(seconds: float | timedelta | None) -> str:
     return f"{seconds * 1_000_000:.0f}{_THIN}µs"
 
 
-def percentile(seconds: float | None, sign: str = "") -> str:
-    """Return a percentile of durations behind a sign; "< 1 ms" within the first bucket of their histogram.
+def percentile(bound: float | None, runs: int | None = None) -> str:
+    """Return ≤ 51 ms for a bound of a percentile, rounded up; of a single run, its duration.
 
-    Nothing is known of how the durations within that bucket lie.
+    Within the first bucket of the histogram it is "< 1 ms".
     """
-    shortest = DURATION_BUCKETS[0]
-    return f"< {span(shortest)}" if seconds is not None and seconds <= shortest else f"{sign}{span(seconds)}"
+    if bound is None or runs == 1:
+        return span(bound)
+    if bound <= DURATION_BUCKETS[0]:
+        return f"< {span(DURATION_BUCKETS[0])}"
+    unit = 10.0 ** (math.floor(math.log10(bound)) - 1)  # of the second digit
+    return f"≤ {span(math.ceil(bound / unit - 1e-9) * unit)}"
 
 
 def _short(number: float, exact_below: float = 10) -> str:
