@@ -376,6 +376,44 @@ def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
     dashboard.close()
 
 
+def test_a_chart_of_depths_says_that_it_is_live_and_keeps_the_span(client, task):
+    """It has no past: other spans are no links, and the way back to the throughput keeps the one of before."""
+    task.enqueue(1)
+
+    page = client.get("/?span=24h&kind=depth").text
+
+    assert 'data-span="live"' in page
+    assert "Only the last two minutes are shown" in page
+    assert 4 == page.count('class="off"')
+    assert 'href="/?span=24h"' in page
+    assert 'href="/?span=24h&amp;kind=latency"' in page
+
+
+def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
+    """Failures of three hours ago are drawn with the number that counts them, and the drawing has a name."""
+    task.enqueue(1)
+    ended(fire, 180, outcome="failed", count=504)
+    client.app.history.settle()
+
+    page = client.part("/", "tiles").text
+
+    assert "504" == tile(page, "failed")
+    failed = page[page.index('id="tile-failed"') : page.index('id="tile-succeeded"')]
+    assert '<path d="M' in failed
+    assert "Final failures, 24 h" in failed
+    assert "per 15 minutes" in failed
+
+
+def test_a_latency_of_one_minute_is_a_dot(client, fire, task):
+    """A point without a neighbour makes no line, so each point has a mark."""
+    task.enqueue(1)
+    ended(fire, count=1, seconds=0.098)
+
+    page = client.get("/?kind=latency").text
+
+    assert 2 == len(re.findall(r'class="dots state-\w+" d="M', page))
+
+
 # ---- charts ------------------------------------------------------------------------------------------------
 
 

@@ -7,9 +7,11 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock, Retry
+from firelock.storage import DURATION_BUCKETS, Rollup
 from tests.core.fakes import Worker
 from tests.end_to_end.browser.serving import Served
 
+_MINUTE = 60_000_000
 WIDTHS = {"phone": 390, "tablet": 1024, "desktop": 1440}
 
 
@@ -31,6 +33,11 @@ def billing(tmp_path_factory):
         task = fire.task(name="northwind.charge_card", queue="billing", retry=Retry.never(), tags=tags)(charge)
         task.enqueue_many([(4_747 + place, 266, 761.5) for place in range(3)])
         Worker(fire).run()
+        minute = fire.storage.clock() // _MINUTE * _MINUTE - _MINUTE
+        histogram = (1, *(0,) * len(DURATION_BUCKETS))
+        fire.storage.record_metrics(
+            [Rollup(minute, "northwind.charge_card", "billing", "failed", 1, 100, histogram)]
+        )
         served = Served(fire).start()
         yield served
         served.stop()
@@ -63,3 +70,46 @@ def test_the_overview_shows_the_whole_message_of_a_cause(billing, open_page):
 
     assert page.locator("#region-places .cause .two-lines").count() == 1
     assert page.evaluate(_CUT) == []
+
+
+# What is written onto canvases, from the start of the page on.
+_RECORD = """() => {
+  window.written = [];
+  const write = CanvasRenderingContext2D.prototype.fillText;
+  CanvasRenderingContext2D.prototype.fillText = function (text, ...more) {
+    window.written.push(text);
+    return write.call(this, text, ...more);
+  };
+}"""
+
+
+def test_an_axis_that_counts_jobs_has_whole_numbers(billing, open_page):
+    """One job that ended is not drawn against 0.3, 0.5 and 0.8."""
+    page = open_page(billing)
+    page.add_init_script(f"({_RECORD})()")
+
+    page.goto("/")
+    page.wait_for_function("() => window.written.includes('1')")
+
+    assert [] == [text for text in page.evaluate("() => window.written") if "." in text]
+
+
+# How many pixels of the chart have the colour of the line that is drawn last.
+_COLOURED = """() => {
+  const canvas = document.querySelector(".uplot canvas");
+  const [red, green, blue] = getComputedStyle(document.querySelector(".chart .legend .state-scheduled i"))
+    .backgroundColor.match(/[0-9.]+/g).map(Number);
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let found = 0;
+  for (let at = 0; at < pixels.length; at += 4)
+    if (pixels[at] === red && pixels[at + 1] === green && pixels[at + 2] === blue) found += 1;
+  return found;
+}"""
+
+
+def test_the_latency_of_a_single_minute_is_seen(billing, open_page):
+    """A minute without neighbours has a dot, at the lower end of the axis for runs below a millisecond."""
+    page = open_page(billing, "/?kind=latency")
+
+    page.wait_for_function("() => document.querySelector('.uplot canvas')")
+    page.wait_for_function(f"() => ({_COLOURED})() > 10")

@@ -118,6 +118,15 @@ class Chart:
         ]
         return _path(points)
 
+    def dots(self, line: Line) -> str:
+        """Return the points of a line as an SVG path of short strokes, so that a point alone is seen."""
+        width = _WIDTH / max(1, len(self.starts))
+        return "".join(
+            f"M{place * width + width / 2:.1f},{self._height_of(value):.1f}h0.1"
+            for place, value in enumerate(line.values)
+            if value is not None
+        )
+
     def _height_of(self, value: float) -> float:
         low, high = self.bottom, self.top
         if self.kind == "latency":

@@ -22,6 +22,7 @@ from firelock_dashboard.pages.charts import (
 )
 from firelock_dashboard.pages.queues import Clearing, queue_row
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.stats.history import SPANS
 from firelock_dashboard.web import formatting
 from firelock_dashboard.web.fields import Choice
 from firelock_dashboard.web.routes import Route
@@ -138,8 +139,8 @@ def show_overview(visit: Visit) -> Response:
     span, kind = _span_and_kind(visit)
     seen = _Seen(visit)
     return visit.page(
-        "overview.html", span=span, kind=kind,
-        spans=SPAN_NAMES, is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
+        "overview.html", span=span, kind=kind, asked=visit.query.maybe(_SPAN),
+        spans=SPAN_NAMES, spans_of_kind=_spans_of(kind), is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
         storage_url=_storage_url(visit), missing=lambda: visit.dashboard.history.series("24h").missing,
@@ -149,12 +150,17 @@ def show_overview(visit: Visit) -> Response:
 def _span_and_kind(visit: Visit) -> tuple[str, str]:
     """Return what the chart is to show: latency has a past only, depths the present only."""
     kind = visit.query.value(_KIND)
-    span = visit.query.maybe(_SPAN) or (LIVE if kind == "depth" else _USUAL_SPAN)
-    if kind == "depth":
-        span = LIVE
-    elif kind == "latency" and span == LIVE:
-        span = _USUAL_SPAN
+    allowed, span = _spans_of(kind), visit.query.maybe(_SPAN)
+    if span not in allowed:
+        span = LIVE if kind == "depth" else _USUAL_SPAN
     return span, kind
+
+
+def _spans_of(kind: str) -> tuple[str, ...]:
+    """Return the spans that can be shown of a kind of chart."""
+    if kind == "depth":
+        return (LIVE,)
+    return tuple(SPANS) if kind == "latency" else SPAN_NAMES
 
 
 def _storage_url(visit: Visit) -> str:
@@ -215,7 +221,7 @@ class _Seen:
             self._failed(day, hour),
             _Tile(
                 "succeeded", self._count(day.count("succeeded")), "/jobs", {"state": "succeeded"},
-                state="succeeded", spark=spark(hour.by_outcome["succeeded"]),
+                state="succeeded", spark=spark(day.by_outcome["succeeded"]),
                 hint=self._text("tile_succeeded_hint", count=self._count(hour.count("succeeded"))),
             ),
             self._backlog(hour),
@@ -258,7 +264,7 @@ class _Seen:
         failed = day.count("failed")
         return _Tile(
             "failed", self._count(failed), "/failures", state="failed",
-            spark=spark(hour.by_outcome["failed"]),
+            spark=spark(day.by_outcome["failed"]),
             hint=self._text("tile_failed_hint", percent=formatting.percent(failed, day.count())),
             look="is-bad" if hour.count("failed") else "",
         )  # fmt: skip

@@ -23,6 +23,9 @@
   };
   const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => (value <= 0.001 ? "< 1\u202fms" : firelock.span(value)) };
 
+  // Between the lines of an axis that counts: jobs are whole.
+  const WHOLE = [...Array(10).keys()].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power));
+
   // The value of a custom property, resolved for the present theme.
   const colour = (name) => {
     const probe = document.createElement("i");
@@ -152,7 +155,7 @@
       const colours = lines.map((line) => colour(`--${line.state}-dot`));
       const series = lines.map((line, place) => stacked
         ? { label: line.label, fill: colours[place], width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.82, 60], gap: 0 }) }
-        : { label: line.label, stroke: colours[place], width: 2, spanGaps: false, points: { show: false } });
+        : { label: line.label, stroke: colours[place], width: 2, spanGaps: false, points: kind === "latency" ? { show: true, size: 6, fill: colours[place] } : { show: false } });
       const font = `12px ${getComputedStyle(document.body).fontFamily}`;
       const axis = { stroke: muted, font, grid: { stroke: grid, width: 1 }, ticks: { show: false } };
       return {
@@ -164,7 +167,7 @@
         },
         axes: [
           { ...axis, grid: { show: false }, space: 70, size: 30, values: this.times() },
-          { ...axis, size: 58, space: 44, values: (plot, splits) => splits.map((value) => (value === null ? null : marked[unit](value))) },
+          { ...axis, size: 58, space: 44, ...(unit === "count" ? { incrs: WHOLE } : {}), values: (plot, splits) => splits.map((value) => (value === null ? null : marked[unit](value))) },
         ],
         series: [{}, ...(stacked ? series.reverse() : series)],
         hooks: {
