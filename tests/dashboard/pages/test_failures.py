@@ -47,6 +47,28 @@ def actions(fire):
     return [(entry.action, entry.by) for entry in fire.audit.list()]
 
 
+def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
+    """The navigation counts a failed batch as a failed job, so the page says how many are in no cause."""
+    before = client.part("/failures", "rows").text
+    task = fire.task(name="shop.pack", retry=Retry.never())(never_packs)
+    with fire.batch("import of November") as batch:
+        batch.add(task)
+    Worker(fire).run()
+    client.app.forget()
+
+    after = client.part("/failures", "rows").text
+
+    assert "failed batch" not in before
+    assert 2 == fire.jobs.counts().by_state[State.FAILED]
+    assert "1 failed job" in after
+    assert "1 failed batch, a failed job too, is in no cause." in after
+    assert 'href="/batches?state=failed"' in after
+
+
+def never_packs() -> None:
+    raise OSError("the printer is on fire")
+
+
 # ---- the list --------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 from firelock import State
+from firelock.storage import ClaimRequest, NewSession
 from firelock_dashboard import Dashboard
 from firelock_dashboard.security.redaction import MASK
 from tests.dashboard import flows
@@ -50,6 +51,21 @@ def test_the_catalogue_shows_what_each_task_is(client, order):
     assert (
         "shop.order" not in client.get("/tasks?q=nothing").text.split("<main")[1].split('data-live="rows"')[1]
     )
+
+
+def test_the_catalogue_shows_what_runs_now(client, fire, order):
+    """A task whose first jobs run has their number and a last run, although none has ended."""
+    order.enqueue_many([(1,), (2,), (3,)])
+    now = fire.storage.clock()
+    fire.storage.begin_session(NewSession("s", "server", "worker-1", "host", 1, now, 30.0, 10, "*"))
+    fire.storage.claim(ClaimRequest(["orders"], 2, "s", now))
+
+    row = re.search(r'<tr id="task-shop.order">.*?</tr>', client.get("/tasks").text, re.DOTALL)[0]
+    cells = [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+
+    assert "2" == cells[2]
+    assert 'href="/jobs?state=processing&amp;task=shop.order"' in row
+    assert cells[7] in {"now", "1 s ago"}
 
 
 def test_a_task_shows_its_runs_and_facts(client, order):

@@ -40,6 +40,7 @@ _GROUPED = 10_000  # the newest failed jobs that a storage groups
 _OPERATIONS = 10  # the newest, among which are those that requeued a cause
 _OUTCOMES = 3  # of which it is told what came of them
 _TOLD_FOR = timedelta(hours=1)
+_BATCHES = 100  # that are counted
 _SAMPLE = 200
 _LISTED = 20
 _FINGERPRINT = 200
@@ -64,6 +65,8 @@ class _Causes:
     failed: int | None  # jobs that are failed now and were not all grouped; None where they were
     is_cut: bool  # more causes than are shown, or more jobs than are grouped
     requeues: Mapping[str, _Requeue]  # the last one of a cause, by its fingerprint
+    batches: int  # that are failed: they count among failed jobs and have no cause of their own
+    has_more_batches: bool
 
     @property
     def grouped(self) -> int:
@@ -91,9 +94,11 @@ def _causes(visit: Visit, task: str | None) -> _Causes:
     causes = [one for one in visit.dashboard.watch.causes() if task in {None, one.task}]
     is_cut = sum(one.count > 0 for one in causes) >= _GROUPS
     failed = visit.state_counts()[State.FAILED]
+    batches = None if task else visit.fire.batches.list(state=State.FAILED, limit=_BATCHES)
     return _Causes(
         [one for one in causes if one.mute is None], [one for one in causes if one.mute is not None],
         failed if failed > _GROUPED else None, is_cut, _requeues(visit) if causes else {},
+        len(batches.batches) if batches else 0, bool(batches and batches.cursor),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,12 @@ from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.security.redaction import MASK
 from firelock_dashboard.stats.history import SPANS
 from firelock_dashboard.web.fields import Choice, Integer, Named, Span, Text
+from firelock_dashboard.web.formatting import instant
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from starlette.responses import Response
 
     from firelock import Job, TaskEntry
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 _HOURS = 24
 _RUNS = 20
 _MOST_TASKS = 500
+_RUNNING = 500  # jobs that are counted as running
 _Q, _NAME, _FROM = Text("q", default=""), Text("name", is_required=True), Text("from")
 _SPAN = Choice("span", choices=tuple(SPANS), default="24h")
 PRIORITY = Integer("priority", "The job's priority, instead of the task's.", least=-100, most=100)
@@ -50,6 +55,13 @@ class _TaskRow:
     name: str
     entry: TaskEntry | None  # None: jobs of it ended, and nobody knows it
     stats: TaskStats | None  # None: none ended within the hours
+    running: int  # jobs of it that are being processed; those beyond `_RUNNING` of all tasks are not counted
+    started_at: datetime | None  # when the newest of them was claimed
+
+    @property
+    def last_at(self) -> datetime | None:
+        """When it last ran: when a run ended last or, if none did, when one that runs was claimed."""
+        return self.stats.last_at if self.stats and self.stats.last_at else self.started_at
 
 
 def show_tasks(visit: Visit) -> Response:
@@ -64,8 +76,16 @@ def show_tasks(visit: Visit) -> Response:
 def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
     entries = {entry.name: entry for entry in visit.fire.catalogue.list()}
     stats = visit.dashboard.history.tasks(_HOURS)
-    names = [name for name in sorted({*entries, *stats}) if wanted in name.casefold()]
-    return [_TaskRow(name, entries.get(name), stats.get(name)) for name in names[:_MOST_TASKS]]
+    running: Counter[str] = Counter()
+    started: dict[str, int] = {}
+    for job in visit.fire.jobs.find(state=State.PROCESSING, limit=_RUNNING):
+        running[job.task] += 1
+        started[job.task] = max(job.record().claimed_at or 0, started.get(job.task, 0))
+    names = [name for name in sorted({*entries, *stats, *running}) if wanted in name.casefold()]
+    return [
+        _TaskRow(name, entries.get(name), stats.get(name), running[name], instant(started.get(name)))
+        for name in names[:_MOST_TASKS]
+    ]
 
 
 # ---- one task --------------------------------------------------------------------------------------------
