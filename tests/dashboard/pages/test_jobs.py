@@ -499,8 +499,8 @@ def test_a_list_says_how_many_it_has_and_how_long_they_stay(fire, client, send):
         "tag=user:1", "state=succeeded", "state=enqueued", "state=failed", "",
     )]  # fmt: skip
 
-    assert ["1 job<", "1 job<", "2 jobs<", "", "3 jobs<"] == [
-        found[0] if (found := re.search(r"\d+ jobs?<", one)) else "" for one in foot
+    assert ["1 job.<", "1 job.<", "2 jobs<", "", "3 jobs.<"] == [
+        found[0] if (found := re.search(r"\d+ jobs?\.?<", one)) else "" for one in foot
     ]
     succeeded, failed = r"Succeeded jobs are kept for 1\sd, unless", r"Failed jobs are kept for 30\sd\."
     assert [True, True, False, False, True] == [bool(re.search(succeeded, one)) for one in foot]

@@ -181,7 +181,7 @@ def test_a_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
              .map((cell) => getComputedStyle(cell, "::before").content)"""
     )
 
-    for name in ("Load", "Enqueued", "Processing", "Oldest wait", "State"):
+    for name in ("Jobs", "Enqueued", "Processing", "Oldest wait", "State"):
         assert any(name in one for one in names)
     expect(row.get_by_role("link", name="Pause…")).to_be_in_viewport(ratio=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
+from playwright.sync_api import expect
 
 from firelock import Firelock, Retry
 from firelock.storage import DURATION_BUCKETS, Rollup
@@ -113,3 +114,55 @@ def test_the_latency_of_a_single_minute_is_seen(billing, open_page):
 
     page.wait_for_function("() => document.querySelector('.uplot canvas')")
     page.wait_for_function(f"() => ({_COLOURED})() > 10")
+
+
+def test_a_toast_can_be_closed_and_scrolled_clear_of(billing, open_page):
+    """A message covers nothing for good: it has a button that closes it, and below the page there is room."""
+    page = open_page(billing, "/jobs?state=failed")
+    height = "() => document.scrollingElement.scrollHeight"
+    before = page.evaluate(height)
+
+    page.evaluate("() => firelock.toast('Copied.')")
+
+    room = page.evaluate("() => parseFloat(getComputedStyle(document.querySelector('main')).paddingBottom)")
+    tall = page.locator(".toast").bounding_box()["height"] + 20
+    assert room >= tall
+    assert page.evaluate(height) >= before
+    page.locator(".toast").get_by_role("button", name="Close").click()
+    expect(page.locator(".toast")).to_have_count(0)
+
+
+def test_a_phone_shows_the_dates_of_a_history_in_one_column(billing, open_context):
+    """Each date has a line of its own, whatever stands beside it elsewhere."""
+    page = open_context(billing).new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+
+    page.goto(f"/jobs/{next(iter(billing.fire.jobs.iterate())).id}")
+
+    starts = [one.bounding_box()["x"] for one in page.locator("#region-life .step > .line time[data-at]").all()]
+    assert len(starts) > 1
+    assert len(set(starts)) == 1
+
+
+def test_figures_of_a_row_begin_below_its_name(billing, open_context):
+    """On a phone no figure of a job lies left of its name."""
+    page = open_context(billing).new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+
+    page.goto("/jobs?state=failed")
+
+    row = page.locator(".jobs tbody tr").first
+    left = row.locator(".name").bounding_box()["x"]
+    figures = [one.bounding_box() for one in row.locator("td.queue, td.number, td.nowrap").all()]
+    assert all(box is None or box["x"] >= left - 1 for box in figures)
+
+
+def test_what_scrolls_sideways_shows_where_there_is_more(billing, open_context):
+    """The tabs of a phone have a shadow at the end beyond which there are further ones."""
+    page = open_context(billing).new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+
+    page.goto("/jobs")
+
+    look = page.locator(".tabs").evaluate("(one) => getComputedStyle(one).backgroundAttachment")
+    assert look == "local, local, scroll, scroll"

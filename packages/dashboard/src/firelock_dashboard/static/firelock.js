@@ -100,6 +100,12 @@ firelock.toast = (message, kind = "good", link = null, undo = null) => {
     }
     Object.assign(form.appendChild(document.createElement("button")), { className: "button small", textContent: "Undo" });
   }
+  const close = toast.appendChild(document.createElement("button"));
+  close.className = "button small quiet icon-only";
+  close.type = "button";
+  close.textContent = "×";
+  close.setAttribute("aria-label", "Close");
+  close.addEventListener("click", () => toast.remove());
   document.getElementById("toasts").append(toast);
   setTimeout(() => toast.remove(), kind === "bad" || undo ? 12000 : 6000);
 };
