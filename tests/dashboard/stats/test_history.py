@@ -190,7 +190,7 @@ def test_summaries_older_than_ninety_days_go(history, storage):
 
 
 def test_tasks_tell_runs_outcomes_and_durations(history, storage):
-    """Per task: how attempts ended, bounds of percentiles within their bucket, the mean, and when it last ran."""
+    """Per task: how attempts ended, bounds of percentiles, the mean, and when it last ran."""
     storage.record_metrics(
         [
             rollup(-100, count=90),
@@ -290,7 +290,7 @@ def test_nothing_has_no_percentile():
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_a_percentile_is_never_below_the_true_one(seed, share):
     """Whatever the durations, the share of the runs that the bound promises stayed within it."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     durations = sorted(round(10 ** chance.uniform(-4, 3), 6) for _ in range(chance.randint(1, 200)))
 
     bound = runs_of(*durations).quantile(share)

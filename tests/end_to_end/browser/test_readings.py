@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 
 import pytest
@@ -31,9 +32,12 @@ def billing(tmp_path_factory):
     with closing(Firelock(f"sqlite:///{path}")) as fire:
         fire.storage.migrate()
         tags = ["customer:{customer}", "order:{order}"]
-        task = fire.task(name="northwind.charge_card", queue="billing", retry=Retry.never(), tags=tags)(charge)
+        task = fire.task(name="northwind.charge_card", queue="billing", retry=Retry.never(), tags=tags)(
+            charge
+        )
         task.enqueue_many([(4_747 + place, 266, 761.5) for place in range(3)])
         Worker(fire).run()
+        task.enqueue(4_750, 267, 1.0)  # it waits
         minute = fire.storage.clock() // _MINUTE * _MINUTE - _MINUTE
         histogram = (1, *(0,) * len(DURATION_BUCKETS))
         fire.storage.record_metrics(
@@ -72,6 +76,21 @@ def test_the_overview_shows_the_whole_message_of_a_cause(billing, open_page):
     assert page.locator("#region-places .cause .two-lines").count() == 1
     assert page.evaluate(_CUT) == []
 
+
+def test_the_dark_colours_of_what_runs_and_what_waits_differ(billing, open_context):
+    """In the dark one is a deep blue and the other pale, so that parts of a bar can be told apart."""
+    page = open_context(billing, color_scheme="dark").new_page()
+
+    page.goto("/")
+    brightness = [
+        sum(map(int, re.findall(r"\d+", page.locator(f".bars-key .state-{state}").first.evaluate(_GROUND))))
+        for state in ("processing", "enqueued")
+    ]
+
+    assert brightness[1] - brightness[0] > 90
+
+
+_GROUND = "(one) => getComputedStyle(one).backgroundColor"
 
 # What is written onto canvases, from the start of the page on.
 _RECORD = """() => {
@@ -137,9 +156,12 @@ def test_a_phone_shows_the_dates_of_a_history_in_one_column(billing, open_contex
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
 
-    page.goto(f"/jobs/{next(iter(billing.fire.jobs.iterate())).id}")
+    failed = next(iter(billing.fire.jobs.iterate(state="failed")))
+    page.goto(f"/jobs/{failed.id}")
 
-    starts = [one.bounding_box()["x"] for one in page.locator("#region-life .step > .line time[data-at]").all()]
+    starts = [
+        one.bounding_box()["x"] for one in page.locator("#region-life .step > .line time[data-at]").all()
+    ]
     assert len(starts) > 1
     assert len(set(starts)) == 1
 

@@ -164,7 +164,10 @@ def chart_of_series(series: Series, kind: str) -> Chart:
     """Return the chart of a series: throughput or latency."""
     starts = [start / 1_000_000 for start in series.starts]
     if kind == "latency":
-        lines = [Line("p50", "processing", _seconds(series.p50)), Line("p95", "scheduled", _seconds(series.p95))]
+        lines = [
+            Line("p50", "processing", _seconds(series.p50)),
+            Line("p95", "scheduled", _seconds(series.p95)),
+        ]
     else:
         lines = [Line(name, state, _added(series, outcomes)) for name, outcomes, state in _STACK]
     return Chart(

@@ -140,7 +140,8 @@ def show_overview(visit: Visit) -> Response:
     seen = _Seen(visit)
     return visit.page(
         "overview.html", span=span, kind=kind, asked=visit.query.maybe(_SPAN),
-        spans=SPAN_NAMES, spans_of_kind=_spans_of(kind), is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
+        spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
+        is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
         storage_url=_storage_url(visit), missing=lambda: visit.dashboard.history.series("24h").missing,
