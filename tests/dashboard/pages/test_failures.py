@@ -134,6 +134,87 @@ def test_what_came_of_a_requeue_is_told_on_its_row(fire, client, failing, dashbo
     assert "failed again" not in on_the_way
 
 
+@pytest.mark.parametrize("path", ["/failures", "/"])
+def test_a_requeue_whose_jobs_all_succeeded_is_listed_without_a_row(fire, client, dashboard, path):
+    """For an hour, by the class of its cause, which no failed job has any more."""
+    is_down = [True]
+
+    @fire.task(name="shop.charge", retry=Retry.never())
+    def charge() -> None:
+        if is_down[0]:
+            raise TimeoutError
+
+    jobs = [charge.enqueue() for _ in range(2)]
+    Worker(fire).run()
+    fingerprint = fingerprint_of(fire, jobs[0].id)
+    client.get("/failures")
+    client.act("/failures/requeue", {"fingerprint": fingerprint})
+    dashboard.runner.join(30)
+    is_down[0] = False
+    Worker(fire).run()
+    dashboard.forget()
+
+    page = client.part(path, {"/failures": "rows", "/": "places"}[path]).text
+
+    text = re.sub(r"<[^>]+>", "", page.partition("gone-causes")[2])
+    assert re.search(r"TimeoutError\s+Requeued\s+(now|\d+\s+s ago)\s+by local: 2 succeeded", text)
+    assert f"cause-{fingerprint}" not in page
+    assert "gone-causes" not in client.part("/failures?task=shop.none", "rows").text
+
+
+def test_a_cause_of_another_task_is_not_called_gone(fire, client, failing, dashboard):
+    """Though the list of one task has no row of it."""
+    ids, _ = failing(2), failing(1, "missing", "build")
+    client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, ids[0])})
+    dashboard.runner.join(30)
+    Worker(fire).run()
+    dashboard.forget()
+
+    assert "gone-causes" not in client.part("/failures?task=shop.build", "rows").text
+
+
+def test_the_overview_shows_the_outcome_of_a_requeue_on_its_row(fire, client, failing, dashboard):
+    """With a link to the operation; next to the button that started it."""
+    often, _ = failing(3), failing(1, "missing", "build")
+    client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, often[0])})
+    dashboard.runner.join(30)
+    Worker(fire).run()
+    dashboard.forget()
+    operation = fire.operations.list().operations[0]
+
+    first, second = client.part("/", "places").text.split('id="overview-cause-')[1:]
+
+    text = re.sub(r"<[^>]+>", "", first)
+    assert re.search(r"Requeued\s+(now|\d+\s+s ago)\s+by local: 3 failed again", text)
+    assert f"/activity#operation-{operation.id}" in first
+    assert "Requeued" not in second
+
+
+@pytest.mark.parametrize("path", ["/failures", "/"])
+def test_the_question_before_a_requeue_names_cause_and_task(client, failing, path):
+    """What is about to happen, in a sentence that needs no look at the row."""
+    failing(3)
+    failing(1, "missing", "build")
+
+    page = client.get(path).text
+
+    assert "Requeue the 3 jobs that failed with TimeoutError? The newest is a charge job." in page
+    assert "Requeue the build job that failed with KeyError?" in page
+
+
+def test_of_many_jobs_the_overview_leads_to_the_page_that_asks_for_their_number(
+    fire, client, failing, monkeypatch
+):
+    """As the list of failures does: a button there could only be refused."""
+    monkeypatch.setattr("firelock_dashboard.pages.overview.MANY", 2)
+    jobs = failing(3)
+
+    page = client.part("/", "places").text
+
+    address = f"/jobs/all?verb=requeue&amp;state=failed&amp;fingerprint={fingerprint_of(fire, jobs[0])}"
+    assert f'href="{address}"' in page
+
+
 def test_a_failed_batch_is_no_failed_job(fire, client):
     """The footer counts what the rows count: jobs."""
 
@@ -407,7 +488,13 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
 @pytest.mark.parametrize(
     ("verb", "after"),
     [
-        ("requeue", ("Requeuing 3 jobs that failed with TimeoutError.", State.ENQUEUED)),
+        (
+            "requeue",
+            (
+                "Requeuing 3 jobs that failed with TimeoutError. The cause will show their results.",
+                State.ENQUEUED,
+            ),
+        ),
         ("delete", ("Deleting 3 jobs that failed with TimeoutError.", State.DELETED)),
     ],
 )

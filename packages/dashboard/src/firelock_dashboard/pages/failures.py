@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 _GROUPS = 100
 _GROUPED = 10_000  # the newest failed jobs that a storage groups
-_OPERATIONS = 10  # the newest, among which are those that requeued a cause
-_OUTCOMES = 3  # of which it is told what came of them
+_OUTCOMES = 3  # requeues of causes whose outcome is shown
 _TOLD_FOR = timedelta(hours=1)
 _BATCHES = 100  # that are counted
 _SAMPLE = 200
@@ -50,12 +49,16 @@ FINGERPRINT = Text("fingerprint", "The cause.", is_required=True)
 
 
 @attrs.frozen
-class _Requeue:
-    """That all of a cause were requeued a while ago, and what came of it."""
+class Requeue:
+    """A requeue of all jobs of a cause, and the states of these jobs now."""
 
+    fingerprint: str
+    operation_id: str
     by: str
     at: datetime
-    outcome: Outcome | None
+    is_running: bool
+    outcome: Outcome | None  # None if no job was requeued yet
+    type: str  # the exception class; the fingerprint if it is unknown
 
 
 @attrs.frozen(slots=False)
@@ -64,7 +67,8 @@ class _Causes:
     muted: list[Cause]  # apart; those among them without a failed job as well
     failed: int | None  # jobs that are failed now and were not all grouped; None where they were
     is_cut: bool  # more causes than are shown, or more jobs than are grouped
-    requeues: Mapping[str, _Requeue]  # the last one of a cause, by its fingerprint
+    requeues: Mapping[str, Requeue]  # the last one of a cause, by its fingerprint
+    gone: list[Requeue]  # those of causes without failed jobs; none if the causes of one task are shown
     batches: int  # that are failed: they count among failed jobs and have no cause of their own
     has_more_batches: bool
 
@@ -91,28 +95,44 @@ def show_failures(visit: Visit) -> Response:
 
 
 def _causes(visit: Visit, task: str | None) -> _Causes:
-    causes = [one for one in visit.dashboard.watch.causes() if task in {None, one.task}]
+    known = visit.dashboard.watch.causes()
+    causes = [one for one in known if task in {None, one.task}]
+    requeues = recent_requeues(visit)
     is_cut = sum(one.count > 0 for one in causes) >= _GROUPS
     failed = visit.state_counts()[State.FAILED]
     batches = None if task else visit.fire.batches.list(state=State.FAILED, limit=_BATCHES)
     return _Causes(
         [one for one in causes if one.mute is None], [one for one in causes if one.mute is not None],
-        failed if failed > _GROUPED else None, is_cut, _requeues(visit) if causes else {},
+        failed if failed > _GROUPED else None, is_cut, requeues,
+        without_rows(requeues, known) if task is None else [],
         len(batches.batches) if batches else 0, bool(batches and batches.cursor),
     )  # fmt: skip
 
 
-def _requeues(visit: Visit) -> Mapping[str, _Requeue]:
-    """Return the last requeue of a cause as a whole, of those among the newest operations; one read."""
-    found: dict[str, _Requeue] = {}
-    for one in visit.fire.operations.list(limit=_OPERATIONS).operations:
+def recent_requeues(visit: Visit) -> Mapping[str, Requeue]:
+    """Return the last requeue of each cause within an hour, by fingerprint; at most three.
+
+    They are looked for among the newest operations.
+    """
+    found: dict[str, Requeue] = {}
+    watch = visit.dashboard.watch
+    for one in watch.operations():
         cause, age = one.where.fingerprint, visit.now - one.started_at
         if one.verb != "requeue" or cause is None or cause in found or age > _TOLD_FOR:
             continue
-        found[cause] = _Requeue(one.by, one.started_at, visit.dashboard.watch.outcome(one))
+        kind = watch.remembered.type_of(cause) or cause
+        found[cause] = Requeue(
+            cause, one.id, one.by, one.started_at, one.is_running, watch.outcome(one), kind
+        )
         if len(found) == _OUTCOMES:
             break
     return found
+
+
+def without_rows(requeues: Mapping[str, Requeue], known: Sequence[Cause]) -> list[Requeue]:
+    """Return the requeues of causes that are not among the known ones: no job of these is failed now."""
+    fingerprints = {one.fingerprint for one in known}
+    return [one for fingerprint, one in requeues.items() if fingerprint not in fingerprints]
 
 
 def _shown(visit: Visit, message: str) -> str:
@@ -278,7 +298,10 @@ def start_on_cause(visit: Visit, verb: str) -> Response:
             raise BadRequest(visit.text("failures.many", number=page.counted))
         address = visit.url("/jobs/all", verb=verb, state="failed", fingerprint=fingerprint)
         return RedirectResponse(address, 303)
-    numbers = {"count": page.count, "number": page.counted, "type": task_name(page.type)}
+    numbers = {
+        "count": page.count, "number": page.counted, "type": task_name(page.type),
+        "task": task_name(page.newest.task),
+    }  # fmt: skip
     question = visit.text(f"failures.confirm_{verb}", **numbers)
     asked = ask_first(visit, question, visit.text(f"failures.{verb}"), section="failures")
     if asked is not None:

@@ -20,10 +20,12 @@ from firelock_dashboard.pages.charts import (
     chart_of_series,
     spark,
 )
+from firelock_dashboard.pages.failures import recent_requeues, without_rows
 from firelock_dashboard.pages.queues import Clearing, queue_row
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.stats.history import SPANS
 from firelock_dashboard.web import formatting
+from firelock_dashboard.web.actions import MANY
 from firelock_dashboard.web.fields import Choice
 from firelock_dashboard.web.routes import Route
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from firelock import QueueView, RecurringJob
     from firelock.control.findings import Sight
     from firelock.storage import Finding
+    from firelock_dashboard.pages.failures import Requeue
     from firelock_dashboard.stats.causes import Cause
     from firelock_dashboard.stats.history import Rates, Series, TaskStats
     from firelock_dashboard.web.request import Visit
@@ -144,7 +147,8 @@ def show_overview(visit: Visit) -> Response:
         is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
-        storage_url=_storage_url(visit), missing=lambda: visit.dashboard.history.series("24h").missing,
+        many=MANY, storage_url=_storage_url(visit),
+        missing=lambda: visit.dashboard.history.series("24h").missing,
     )  # fmt: skip
 
 
@@ -317,9 +321,12 @@ class _Seen:
             (one, seen.waits_since(one.name), held.get(one.name, 0), rates.get(one.name)) for one in fullest
         ]
 
-    def failures(self) -> Sequence[Cause]:
-        """The causes of most failures, but for those that are muted."""
-        return [one for one in self._dashboard.watch.causes() if one.mute is None][:_GROUPS]
+    def failures(self) -> tuple[Sequence[Cause], Mapping[str, Requeue], Sequence[Requeue]]:
+        """The most frequent causes that are not muted, the last requeues, and those without failed jobs."""
+        causes = self._dashboard.watch.causes()
+        requeues = recent_requeues(self._visit)
+        shown = [one for one in causes if one.mute is None][:_GROUPS]
+        return shown, requeues, without_rows(requeues, causes)
 
     def tasks(self) -> list[tuple[str, TaskStats]]:
         """The tasks that ran most within a day."""

@@ -131,6 +131,7 @@ class Causes:
         self._fire = fire
         self._is_read_only = is_read_only
         self._seen: dict[str, int] = {}  # first_at by fingerprint, where nothing may be written
+        self._types: Mapping[str, str] = {}  # exception classes by fingerprint, as last listed
 
     # ---- looking -------------------------------------------------------------------------------------------
 
@@ -140,12 +141,19 @@ class Causes:
         A cause that nobody had seen is remembered from now on: one look at the storage for each of these.
         """
         known = self._remembered()
+        self._types = {key: one.type for key, one in known.items()} | {
+            group.fingerprint: group.type for group in groups
+        }
         found = [self._cause(group, known.pop(group.fingerprint, None), hours, now) for group in groups]
         return found + [
             Cause(fingerprint, one.type, "", one.task, 0, None, instant(one.first_at), (), mute)
             for fingerprint, one in known.items()
             if (mute := one.muted_at(now)) is not None
         ]
+
+    def type_of(self, fingerprint: str) -> str | None:
+        """Return the exception class of a cause in the last list, or remembered at that time; else None."""
+        return self._types.get(fingerprint)
 
     def _cause(
         self,

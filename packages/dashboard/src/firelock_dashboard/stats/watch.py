@@ -29,6 +29,7 @@ T = TypeVar("T")
 _KEYS = 500  # of limits, of a page
 _KEY_PAGES = 4
 _CAUSES = 100
+_OPERATIONS = 10
 _WRITTEN_LATE = timedelta(seconds=10)  # so long behind its instant the end of a job may be stored
 
 
@@ -109,6 +110,11 @@ class Watch:
             return operation.outcome
         operations = self._fire.operations
         return self._keep(f"outcome {operation.id}", _OUTCOMES, lambda: operations.outcome(operation.id))
+
+    def operations(self) -> Sequence[Operation]:
+        """Return the ten newest operations, about five seconds old."""
+        operations = self._fire.operations
+        return self._keep("operations", _OUTCOMES, lambda: operations.list(limit=_OPERATIONS).operations)
 
     def diagnosis(self) -> Diagnosis:
         """Return what is right and wrong with the app and its storage, about ten seconds old."""
