@@ -166,10 +166,10 @@ def test_an_answer_is_told_to_whom_may_see_arguments(fire, client, jobs):
     page, hidden = (one.get("/activity").text for one in (client, reader))
     api, hidden_api = (one.get("/api/audit").json()["entries"][0]["detail"] for one in (client, reader))
 
-    told = f"manager answered (approved, note: ok by phone, password: {MASK}, not paid)"
+    told = f"signal manager: approved, note: ok by phone, password: {MASK}, not paid"
     assert [f"send {job.id[-8:]}", told] == details(page)[0]
     assert [f"/jobs/{job.id}"] == targets(page)
-    assert "manager answered" == details(hidden)[0][1]
+    assert "signal manager" == details(hidden)[0][1]
     assert ("answer" in api, "answer" in hidden_api) == (True, False)
     assert "hunter2" not in page + json.dumps(api)
     reader.close()
@@ -204,6 +204,59 @@ def test_a_requeue_that_failed_again_is_not_green(fire, client, jobs):
     assert '<span class="muted">cause</span> <a class="clip" href="/failures/f1">TimeoutError</a>' in page
 
 
+def whats(page):
+    """The text of each entry's action, newest first."""
+    table = page.partition('id="region-audit"')[2].partition("</table>")[0]
+    found = re.findall(r'<td data-label="What"><span[^>]*>(.*?)</span>', table)
+    return [html.unescape(one) for one in found]
+
+
+def test_actions_are_verbs_and_jobs_have_their_tasks(fire, client, jobs):
+    """One job is named once, by its task; an operation by the end of its id; zeros are left out."""
+
+    @fire.task(name="shop.load")
+    def load() -> None: ...
+
+    job = jobs[0]
+    with fire.batch("import") as batch:
+        batch.add(load)
+    fire.audit.record("jobs.requeue", f"batch {batch.id}", by="ada")
+    fire.audit.record("operation.cancel", "9f" * 20, by="ada")
+    fire.audit.record("plugin.own", "thing", by="ada")
+    client.act("/jobs/delete", {"one": job.id})
+
+    page = client.get("/activity").text
+
+    assert ["Deleted", "plugin.own", "Cancelled operation", "Requeued"] == whats(page)
+    assert [
+        [f"send {job.id[-8:]}", "count 1"], ["thing", ""], ["9f9f9f9f", ""], [f"import {batch.id[-8:]}", ""],
+    ] == details(page)  # fmt: skip
+    assert f"/batches/{batch.id}" in targets(page)
+    assert 'title="operation.cancel"' in page
+
+
+def test_every_action_of_the_dashboard_and_the_command_line_has_a_verb(client, fire):
+    """An action without one is shown by its stored name, which is for programs."""
+    actions = [
+        *(f"jobs.{verb}" for verb in ("requeue", "delete", "restore", "move", "copy", "reschedule")),
+        *(f"job.{verb}" for verb in ("requeue", "delete", "restore", "copy")),
+        *(f"operation.{verb}" for verb in ("requeue", "delete", "move", "cancel")),
+        *(f"server.{verb}" for verb in ("quiet", "resume", "stop")),
+        *(f"queue.{verb}" for verb in ("pause", "resume")),
+        *(f"limit.{verb}" for verb in ("set", "reset", "pause", "resume")),
+        *(f"cause.{verb}" for verb in ("mute", "unmute")),
+        *(
+            f"recurring.{verb}"
+            for verb in ("create", "edit", "pause", "resume", "remove", "reset", "trigger")
+        ),
+        "signal.send", "task.run",
+    ]  # fmt: skip
+    for action in actions:
+        fire.audit.record(action, "x", by="ada")
+
+    assert [] == [what for what in whats(client.get("/activity").text) if "." in what]
+
+
 # ---- what is named is a link ------------------------------------------------------------------------------
 
 
@@ -221,11 +274,11 @@ def targets(page):
         (("queue.pause", "mail", {"note": "why"}), ["/queues/mail"]),
         (("recurring.trigger", "nightly", {"job": JOB}), ["/recurring/view?id=nightly", f"/jobs/{JOB}"]),
         (("recurring.remove", "nightly", None), []),
-        (("server.quiet", "web-1", {"server_id": "s1"}), ["/servers#server-s1", "/servers#server-s1"]),
+        (("server.quiet", "web-1", {"server_id": "s1"}), ["/servers#server-s1"]),
         (("server.stop", "s1", None), ["/servers#server-s1"]),
         (("task.run", "shop.send", {"job": JOB}), ["/tasks/view?name=shop.send", f"/jobs/{JOB}"]),
         (("operation.cancel", "o1", None), ["/activity#operation-o1"]),
-        (("jobs.requeue", JOB, {"count": 1, "ids": [JOB]}), [f"/jobs/{JOB}", f"/jobs/{JOB}"]),
+        (("jobs.requeue", JOB, {"count": 1, "ids": [JOB]}), [f"/jobs/{JOB}"]),
         (("jobs.delete", "2 jobs", {"ids": [JOB, OTHER]}), [f"/jobs/{JOB}", f"/jobs/{OTHER}"]),
         (
             (
@@ -236,6 +289,7 @@ def targets(page):
             ["/activity#operation-o1", "/jobs?state=failed&tag=eu"],
         ),
         (("jobs.requeue", "TimeoutError (f00)", {"fingerprint": "f00"}), ["/failures/f00"]),
+        (("limit.pause", "customer:12", None), ["/limits/key?key=customer%3A12"]),
         (("something.else", JOB, {"note": "free"}), []),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,14 @@ from firelock import StorageError
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.actions import cancel, refusing
 from firelock_dashboard.web.fields import Cursor, Text
-from firelock_dashboard.web.formatting import short_id, task_name
+from firelock_dashboard.web.formatting import job_name, short_id, task_name
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import AuditEntry, JsonValue, Operation, Outcome
+    from firelock.storage import JobRecord
     from firelock_dashboard.web.request import Visit
 
 _OPERATIONS, _ENTRIES = 10, 50
@@ -38,7 +39,7 @@ def show_activity(visit: Visit) -> Response:
         "activity.html", entries=entries,
         cursor=cursor, operations=lambda: visit.fire.operations.list(limit=_OPERATIONS).operations,
         outcome=_outcomes(visit), described=partial(_described, visit),
-        target=partial(_target, visit),
+        action=partial(_action, visit), jobs=lambda: _jobs(visit, entries), target=partial(_target, visit),
         details=partial(_details, visit),
     )  # fmt: skip
 
@@ -87,6 +88,8 @@ def _address_of(visit: Visit, kind: str, name: str) -> str | None:
             return visit.url("/recurring/view", id=name)
         case "task":
             return visit.url("/tasks/view", name=name)
+        case "limit":
+            return visit.url("/limits/key", key=name)
         case "state" | "tag":
             return visit.url("/jobs", **{kind: name})
         case "job" | "queue" | "fingerprint" if _SEGMENT.fullmatch(name):
@@ -101,8 +104,11 @@ def _address_of(visit: Visit, kind: str, name: str) -> str | None:
 
 _KINDS_OF_DETAILS = {
     "job": "job", "copy": "job", "from": "job", "ids": "job", "first_ids": "job", "operation": "operation",
-    "server_id": "server", "task": "task", "queue": "queue", "fingerprint": "fingerprint",
+    "made": "job", "server_id": "server", "task": "task", "queue": "queue", "fingerprint": "fingerprint",
 }  # fmt: skip
+_JOB_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_OF_JOBS = {"job", "jobs", "signal"}  # actions whose target is a job, a batch, or what several are called
+_BATCH = "batch "  # before a batch's id in a target
 
 
 def _described(visit: Visit, operation: Operation) -> list[_Fact]:
@@ -124,12 +130,27 @@ def _described(visit: Visit, operation: Operation) -> list[_Fact]:
 
 
 def _cause_name(visit: Visit, fingerprint: str) -> str:
-    """Return what a cause is called while jobs have failed of it, else its fingerprint."""
-    causes = visit.dashboard.watch.causes()
-    return next((task_name(one.type) for one in causes if one.fingerprint == fingerprint), fingerprint)
+    """Return the exception class of a cause if it is known, else its fingerprint."""
+    causes = visit.dashboard.watch.causes()  # which also reads the causes that are remembered
+    known = next((one.type for one in causes if one.fingerprint == fingerprint), None)
+    kind = known or visit.dashboard.watch.remembered.type_of(fingerprint)
+    return fingerprint if kind is None else task_name(kind)
 
 
-def _target(visit: Visit, entry: AuditEntry) -> Named:
+def _action(visit: Visit, entry: AuditEntry) -> str:
+    """Return what was done as a verb; the stored name of an action that is not ours."""
+    key = f"activity.did_{entry.action.replace('.', '_')}"
+    return visit.text(key) if key in visit.dashboard.texts else entry.action
+
+
+def _jobs(visit: Visit, entries: Iterable[AuditEntry]) -> Mapping[str, JobRecord]:
+    """Return the jobs and batches that the entries of a page name and that are still stored; one read."""
+    targets = {entry.target for entry in entries if entry.action.partition(".")[0] in _OF_JOBS}
+    ids = sorted(id for target in targets if _JOB_ID.fullmatch(id := target.removeprefix(_BATCH)))
+    return {job.id: job for job in visit.fire.storage.get(ids) if job is not None} if ids else {}
+
+
+def _target(visit: Visit, jobs: Mapping[str, JobRecord], entry: AuditEntry) -> Named:
     """Return to what something was done, and where that is."""
     kind, _, verb = entry.action.partition(".")
     detail = entry.detail or {}
@@ -140,15 +161,27 @@ def _target(visit: Visit, entry: AuditEntry) -> Named:
             kind = ""
         case "server":
             name = str(detail.get("server_id") or name)
-        case "signal":
-            task = detail.get("task")
-            text = f"{task_name(task)} {short_id(name)}" if isinstance(task, str) else name
-            return Named(text, _address_of(visit, "job", name))
-        case "job" | "jobs" | "cause":
-            is_cause = isinstance(fingerprint, str) or kind == "cause"
-            kind, name = ("fingerprint", str(fingerprint or "")) if is_cause else ("job", name)
-    is_known = kind in {"server", "fingerprint", "job", "queue", "recurring", "task", "operation"}
+        case "cause":
+            kind, name = "fingerprint", str(fingerprint or "")
+        case "job" | "jobs" if isinstance(fingerprint, str):
+            kind, name = "fingerprint", fingerprint
+        case "signal" | "job" | "jobs":
+            return _named_job(visit, jobs, name, detail.get("task"))
+        case "operation":
+            return Named(short_id(name), _address_of(visit, kind, name))
+    is_known = kind in {"server", "fingerprint", "queue", "recurring", "task", "limit"}
     return Named(entry.target, _address_of(visit, kind, name) if is_known else None)
+
+
+def _named_job(visit: Visit, jobs: Mapping[str, JobRecord], target: str, task: JsonValue) -> Named:
+    """Return a job by its task or a batch by its name, with the end of its id; other targets as they are."""
+    job_id = target.removeprefix(_BATCH)
+    job = jobs.get(job_id)
+    if job is not None and job.is_batch:
+        return Named(f"{job_name(job)} {short_id(job_id)}", visit.url(f"/batches/{job_id}"))
+    name = job.task if job is not None else task
+    text = f"{task_name(name)} {short_id(job_id)}" if isinstance(name, str) else target
+    return Named(text, _address_of(visit, "job", job_id))
 
 
 def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
@@ -157,10 +190,8 @@ def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
         yield _Fact("", [Named(told)])
         return
     for name, value in (entry.detail or {}).items():
-        if value is None or value == []:
+        if _is_said(entry, name, value):
             continue
-        if name == "fingerprint" and entry.action.partition(".")[0] in {"job", "jobs", "cause"}:
-            continue  # the target names the cause and leads there
         if name == "filter" and isinstance(value, Mapping):
             query = {str(key): str(one) for key, one in list(value.items())[:_LONGEST_FILTER]}
             shown = " ".join(f"{key}:{one}" for key, one in query.items())
@@ -168,13 +199,32 @@ def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
         else:
             kind = _KINDS_OF_DETAILS.get(name, "")
             ones = value if kind and isinstance(value, list) else [value]
-            yield _Fact(
-                name,
-                [
-                    Named(_told(one), _address_of(visit, kind, one) if isinstance(one, str) else None)
-                    for one in ones
-                ],
-            )
+            yield _Fact(name.replace("_", " "), [_named_detail(visit, kind, one) for one in ones])
+
+
+def _is_said(entry: AuditEntry, name: str, value: JsonValue) -> bool:
+    """Return whether a detail is empty, or repeats the target of its entry."""
+    if value is None or value == []:
+        return True
+    kind = entry.action.partition(".")[0]
+    match name:
+        case "fingerprint":
+            return kind in {"job", "jobs", "cause"}  # the target names the cause and leads there
+        case "server_id":
+            return kind == "server"
+        case "ids" | "first_ids":
+            return value == [entry.target]
+        case "skipped" | "missing":
+            return value == 0
+        case _:
+            return False
+
+
+def _named_detail(visit: Visit, kind: str, value: JsonValue) -> Named:
+    if not isinstance(value, str):
+        return Named(_told(value))
+    is_id = kind == "operation" or _JOB_ID.fullmatch(value)
+    return Named(short_id(value) if is_id else value, _address_of(visit, kind, value))
 
 
 def _sentence(visit: Visit, action: str, detail: Mapping[str, JsonValue]) -> str | None:
