@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
 
-from firelock import NumberSource, RecurringJob
+from firelock import Firelock, NumberSource, RecurringJob
 from firelock.control.findings import (
     EndedRuns,
     Sampled,
@@ -15,6 +16,7 @@ from firelock.control.findings import (
     Thresholds,
     Waiting,
     list_findings,
+    look,
 )
 from firelock.control.limits import LimitName, LimitView
 from firelock.control.queues import QueueView
@@ -24,7 +26,17 @@ from firelock.limits import LimitNumbers
 from firelock.model.job import JobRecord
 from firelock.model.state import State
 from firelock.schedules.recurring_job import RecurringRecord
-from firelock.storage import FailureGroup, Finding, NewSession, Renewal, SessionRecord, Severity
+from firelock.storage import (
+    DURATION_BUCKETS,
+    FailureGroup,
+    Finding,
+    NewSession,
+    Renewal,
+    Rollup,
+    SessionRecord,
+    Severity,
+)
+from tests.core.fakes import FailingStorage
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 MICROS = 1_000_000
@@ -405,7 +417,9 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
     group = FailureGroup("f1", "psycopg.errors.UndefinedColumn", "column gift", "send", 19, at(), "j1")
 
     trouble = only(
-        lately={"send": EndedRuns(27, 19, 19)}, usually={"send": EndedRuns(900, 19)}, failures=[group]
+        lately={"send": EndedRuns(27, 19, 19)},
+        usually={"send": EndedRuns(900, 19, hours=5)},
+        failures=[group],
     )
 
     assert (
@@ -413,6 +427,40 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
         "their jobs have failed. Newest cause: UndefinedColumn."
     ) == trouble.what
     assert "firelock jobs list --state failed --task send --since 15m" == trouble.advice
+
+
+def test_one_burst_is_not_called_usual():
+    """An outage and the requeue after it are in at most three hours; they say nothing about other hours."""
+    lately = {"send": EndedRuns(502, 502, 502, hours=1)}
+
+    burst = only(lately=lately, usually={"send": EndedRuns(1_256, 1_004, 1_004, hours=3)})
+    spread = only(lately=lately, usually={"send": EndedRuns(1_256, 1_004, 1_004, hours=4)})
+
+    assert "usually" not in burst.what
+    assert None is burst.values["usual"]
+    assert "(usually 67%)" in spread.what
+
+
+@pytest.mark.parametrize(("hours", "is_told"), [((1, 1, 1, 1), False), ((1, 2, 3), True)])
+def test_a_look_counts_the_hours_in_which_a_task_ran(hours, is_told):
+    """Among the minutes of the day, which it reads for the rates."""
+
+    class Still(FailingStorage):
+        def clock(self):
+            return at()
+
+    def ended(place, hour, outcome):
+        minute = at(hours=-hour, minutes=place if hour else 0)
+        return Rollup(minute, "send", "mail", outcome, 20, 0, (20,) + (0,) * len(DURATION_BUCKETS))
+
+    with closing(Firelock(Still())) as fire:
+        fire.storage.record_metrics([ended(place, hour, "succeeded") for place, hour in enumerate(hours)])
+        fire.storage.record_metrics([ended(0, 0, "failed")])
+
+        findings = list_findings(look(fire.runtime, knows_tasks=False, host_clock=at))
+
+    (failing,) = [one for one in findings if one.code == "failing"]
+    assert is_told == ("usually 0%" in failing.what)
 
 
 def test_advice_for_failed_parents_names_the_command_that_works():

@@ -210,6 +210,16 @@ def test_tasks_tell_runs_outcomes_and_durations(history, storage):
     assert NOON + 20 * MINUTE == stats.last_at.timestamp() * SECOND
 
 
+def test_the_hours_in_which_a_task_ran_are_counted(history, storage):
+    """Summed hours and single minutes alike; each hour once, those before the last 24 not."""
+    for minute in (-24 * 60, -600, -590, -20, -10, 0, 29):
+        storage.record_metrics([rollup(minute)])
+    storage.record_metrics([rollup(29, task="charge", outcome="failed")])
+    history.settle()
+
+    assert {"send": 3, "charge": 1} == history.active_hours()
+
+
 def test_queues_tell_what_left_and_what_came(history, storage, tick):
     """What came is what left and what the queue grew by."""
     storage.record_metrics([rollup(minute, count=6) for minute in range(20, 30)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MICROS = 1_000_000
 _MINUTE = 60 * _MICROS
+_HOUR = 60 * _MINUTE
 _WIDEST_SKEW = 2 * _MICROS
 _LOST_LATELY = 60 * _MINUTE
 _LATE_WAIT = 5 * _MINUTE  # since a wait has timed out
@@ -50,6 +51,7 @@ _FORGOTTEN = 60 * _MINUTE  # since a limit was paused
 _KEYS = 500  # of limits that are looked at
 _FEWEST_RUNS = 10  # below which a rate says nothing
 _HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
+_USUAL_HOURS = 4  # below which the day's rate is not shown: an outage and its requeue are in two to three
 _LATELY, _DAY = 15 * _MINUTE, 24 * 60 * _MINUTE
 _SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
 _QUEUES, _FIRST_JOBS = 50, 200  # whose first job is looked at; those that have waited longest
@@ -70,6 +72,7 @@ class EndedRuns:
     runs: int
     failed_attempts: int
     failed: int = 0  # attempts after which a job had failed; a job that is requeued can fail again
+    hours: int = 0  # clock hours in which any of them ended; 0 if they are not counted
 
 
 @attrs.frozen
@@ -286,11 +289,16 @@ def _read_waits(runtime: Runtime, queues: Sequence[QueueView], now: int) -> Wait
 def _ended_since(storage: Storage, since: int, now: int) -> dict[str, EndedRuns]:
     """Return how the attempts of each task ended in the minutes from `since` to now."""
     runs, failed_attempts, failed = Counter[str](), Counter[str](), Counter[str]()
+    hours = defaultdict[str, set[int]](set)
     for one in storage.timeline(since // _MINUTE * _MINUTE, now + _MINUTE):
         runs[one.task] += one.count
+        hours[one.task].add(one.minute // _HOUR)
         failed_attempts[one.task] += one.count if one.outcome in {"failed", "retried", "crashed"} else 0
         failed[one.task] += one.count if one.outcome == "failed" else 0
-    return {task: EndedRuns(number, failed_attempts[task], failed[task]) for task, number in runs.items()}
+    return {
+        task: EndedRuns(number, failed_attempts[task], failed[task], len(hours[task]))
+        for task, number in runs.items()
+    }
 
 
 def muted_shares(storage: Storage, tasks: Iterable[str], now: int) -> dict[str, float]:
@@ -704,7 +712,7 @@ def _check_failing(sight: Sight) -> Iterator[Finding]:
         rate, usual = told / ended.runs, _usual_rate(ended, sight.usually.get(task))
         much = _VERY_HIGH_RATE if usual is None else max(_HIGH_RATE, _TIMES_USUAL * usual)
         if rate >= min(much, _VERY_HIGH_RATE):
-            found.append((rate, task, usual))
+            found.append((rate, task, usual if _is_usual(sight.usually.get(task)) else None))
     for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
         normal = "" if usual is None else f" (usually {usual:.0%})"
         failed = sight.lately[task].failed
@@ -755,6 +763,11 @@ def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
     if usually is None or runs < _FEWEST_RUNS:
         return None
     return max(0, usually.failed_attempts - lately.failed_attempts) / runs
+
+
+def _is_usual(usually: EndedRuns | None) -> bool:
+    """Return whether the task ran in enough hours of the day: one burst says nothing about other hours."""
+    return usually is not None and usually.hours >= _USUAL_HOURS
 
 
 # ---- recurring jobs and continuations ----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -136,6 +136,7 @@ class History:
         self._recalled = 0  # how far back records were read
         self._pruned = False
         self._tasks: dict[int, tuple[float, dict[str, TaskStats]]] = {}
+        self._active: tuple[float, Mapping[str, int]] = (float("-inf"), {})
         self._depths: deque[_Depths] = deque(maxlen=_DEPTHS_KEPT)
         self._reading = threading.Lock()
         self._starting = threading.Lock()
@@ -175,6 +176,26 @@ class History:
 
     def _stats_since(self, since: int) -> dict[str, TaskStats]:
         return {task: _stats(tally) for task, tally in self._sum(since).tasks.items()}
+
+    def active_hours(self) -> Mapping[str, int]:
+        """Return in how many of the last 24 clock hours attempts of each task ended; at most 5 seconds old."""
+        self._visit()
+        read_at, found = self._active
+        if self._monotonic() - read_at > _TASKS_AGE:
+            found = self._count_active_hours(self._now() // HOUR * HOUR - 23 * HOUR)
+            self._active = (self._monotonic(), found)
+        return found
+
+    def _count_active_hours(self, since: int) -> Mapping[str, int]:
+        summed = [self._hours.get(at) for at in range(since, max(since, self._begin), HOUR)]
+        found = Counter(task for hour in summed if hour is not None for task in hour.fold.tasks)
+        by_hour = defaultdict[int, set[str]](set)
+        for minute, fold in list(self._minutes.items()):
+            if minute >= since:
+                by_hour[minute // HOUR].update(fold.tasks)
+        for tasks in by_hour.values():
+            found.update(tasks)
+        return found
 
     def lately(self, minutes: int = 15) -> dict[str, TaskStats]:
         """Return how each task's attempts ended within the last minutes, at most 60 of them."""

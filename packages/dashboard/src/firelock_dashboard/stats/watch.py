@@ -187,9 +187,9 @@ class Watch:
 
     def _keep_reading(self, name: str, read: Callable[[], Any]) -> Any:  # noqa: ANN401 - as it was read
         if name == "lately":
-            return _ended_runs(self._history.lately())
+            return _ended_runs(self._history.lately(), {})
         if name == "usually":
-            return _ended_runs(self._history.tasks())
+            return _ended_runs(self._history.tasks(), self._history.active_hours())
         if name == "storage":  # it may take its time, and the first page does not wait for it
             with self._lock:
                 self._kept.setdefault(name, _Reading((), float("-inf")))
@@ -205,7 +205,8 @@ class Watch:
             after = page[-1].key
 
 
-def _ended_runs(by_task: Mapping[str, TaskStats]) -> dict[str, EndedRuns]:
+def _ended_runs(by_task: Mapping[str, TaskStats], hours: Mapping[str, int]) -> dict[str, EndedRuns]:
     return {
-        task: EndedRuns(stats.runs, stats.failed_attempts, stats.failed) for task, stats in by_task.items()
+        task: EndedRuns(stats.runs, stats.failed_attempts, stats.failed, hours.get(task, 0))
+        for task, stats in by_task.items()
     }
