@@ -148,7 +148,7 @@ def test_attempts_are_retries_after_the_first_run():
 
 def test_never_lets_the_first_failure_decide():
     """Without retries the first failure ends the job."""
-    assert RetryDecision.fail("no retries allowed: ValueError: bad") == Retry.never().decide(
+    assert RetryDecision.fail("ValueError: bad (no retries allowed)") == Retry.never().decide(
         Retried(0), ValueError("bad")
     )
     assert DecisionKind.DELETE is Retry.never(on_exceeded="delete").decide(Retried(0), ValueError()).kind
@@ -188,7 +188,7 @@ def test_an_unwanted_exception_says_so():
     """The reason of a failure that policy does not retry tells it from exhausted retries."""
     decision = Retry(except_on=[ValueError], on_exceeded="delete").decide(Retried(0), ValueError("bad"))
 
-    assert RetryDecision.fail("not retried by policy: ValueError: bad") == decision
+    assert RetryDecision.fail("ValueError: bad (not retried by policy)") == decision
 
 
 def test_a_class_defined_in_a_function_matches():

@@ -20,6 +20,7 @@ from firelock_dashboard.pages.job import JobView, phases_of, steps_of
 from firelock_dashboard.pages.tracebacks import markdown, read_traceback
 from firelock_dashboard.security.redaction import MASK
 from firelock_dashboard.web.payloads import call_of, literal, pieces, summary, tree
+from tests.core import fakes
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
 from tests.dashboard.worker import TRACE, Worker, failure, job_in
@@ -217,6 +218,22 @@ def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(clien
     for told in ("2 library frames", "shop/mail.py:12", "That caused the following:"):
         assert told in seen(answer)
     assert "### TimeoutError: SMTP timed out" in html.unescape(answer.text)
+
+
+def test_the_reason_of_a_failure_is_in_the_head_alone(client, fire):
+    """The cause first, then why it was not retried; the history continues with the error."""
+
+    @fire.task(name="shop.invoice", retry=Retry.never())
+    def invoice() -> None:
+        raise KeyError("no address")
+
+    job = invoice.enqueue()
+    fakes.Worker(fire).run()
+
+    page = client.get(f"/jobs/{job.id}")
+
+    assert 1 == seen(page).count("KeyError: 'no address' (no retries allowed)")
+    assert "KeyError" in seen(page).partition("History")[2]
 
 
 def test_each_failed_attempt_keeps_its_traceback(client, fire, send):

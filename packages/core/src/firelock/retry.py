@@ -304,14 +304,14 @@ class Retry:
         """Return what becomes of the job: retried while retries are left and the exception is wanted."""
         described = describe_error(error)
         if not self.wants(error):
-            return RetryDecision.fail(f"not retried by policy: {described}")
+            return RetryDecision.fail(f"{described} (not retried by policy)")
         if job.retries < self.attempts:
             number = job.retries + 1
             reason = retry_reason(number, self.attempts, error)
             return RetryDecision.retry(self.wait(number, random), reason=reason)
         made = f"all {self.attempts} retries made" if self.attempts else "no retries allowed"
         end = RetryDecision.delete if self.on_exceeded is OnExceeded.DELETE else RetryDecision.fail
-        return end(f"{made}: {described}")
+        return end(f"{described} ({made})")
 
     def to_json(self) -> str:
         """Return compact JSON from which `from_json` makes an equal policy; waits are in micros."""

@@ -178,7 +178,10 @@ class History:
         return {task: _stats(tally) for task, tally in self._sum(since).tasks.items()}
 
     def active_hours(self) -> Mapping[str, int]:
-        """Return in how many of the last 24 clock hours attempts of each task ended; at most 5 seconds old."""
+        """Return the number of clock hours of the last 24 in which attempts of each task ended.
+
+        It is at most 5 seconds old.
+        """
         self._visit()
         read_at, found = self._active
         if self._monotonic() - read_at > _TASKS_AGE:

@@ -844,4 +844,4 @@ class ObeyTask:
             return RetryDecision.retry(max(0.0, float(asked.when)), reason=reason)
         if isinstance(error, Ignore | TaskExpired):
             return RetryDecision.delete(describe_error(error))
-        return RetryDecision.fail(f"not retried by the task: {describe_error(error)}")
+        return RetryDecision.fail(f"{describe_error(error)} (not retried by the task)")
