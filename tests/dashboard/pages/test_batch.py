@@ -88,6 +88,26 @@ def test_the_graph_says_states_in_words(fire, client):
     assert f"merge Awaiting · {merge[-8:]}" in text_of(drawn)
 
 
+def test_a_flow_says_what_its_tasks_do(fire, client):
+    """By the first paragraphs of their docstrings: below the graph, and as tooltips of its nodes."""
+
+    @fire.task(name="shop.load")
+    def load() -> None:
+        """Load one day of the warehouse."""
+
+    @fire.task(name="shop.merge")
+    def merge() -> None: ...
+
+    batch = new_batch(fire)
+    add(fire, batch, "shop.merge", parents=[add(fire, batch), add(fire, batch)])
+
+    page = page_of(client, batch)
+
+    below = re.search(r'<dl class="facts body" aria-label="Tasks of the flow">.*?</dl>', page)[0]
+    assert "load Load one day of the warehouse." == text_of(below).strip()
+    assert 2 == len(re.findall(r"<title>[^<]* · Load one day of the warehouse.</title>", page))
+
+
 def test_members_that_wait_for_nobody_are_no_flow(fire, client):
     batch = new_batch(fire)
     add(fire, batch)
@@ -383,6 +403,19 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(fire, client, outcome):
     assert fire.storage.get([batch])[0].state is outcome
     assert "Cancel batch" in before
     assert "Cancel batch" not in after
+
+
+def test_a_failed_batch_says_that_members_still_wait(fire, client):
+    """It has failed, which is not the end of a member that waits for the failed one."""
+    batch = new_batch(fire)
+    add(fire, batch, "shop.merge", parents=[add(fire, batch)])
+    for job in claim(fire):
+        end(fire, job, State.FAILED)
+
+    facts = re.search(r'<dl class="facts body">.*?</dl>', page_of(client, batch), re.DOTALL)[0]
+
+    assert re.search(r"Failed (now|\d+ s ago) , 1 member waits", text_of(facts))
+    assert "Ended" not in facts
 
 
 def test_the_history_of_a_batch_uses_the_word_of_its_state(fire, client):

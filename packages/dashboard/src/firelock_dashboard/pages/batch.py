@@ -27,6 +27,7 @@ from firelock_dashboard.web.payloads import IN_LISTS, literal, summary
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from starlette.responses import Response
@@ -40,6 +41,7 @@ _PAGE = 500  # failed members that are grouped by their errors, among others
 _LISTED = 20
 _LOOKS = 5  # pages that are read for one list
 _WITHIN = 100  # batches within it that are read for their counts
+_TASKS = 12  # of a flow, that are described
 _LINE, _MESSAGE = 240, 300  # characters
 _TABS = ("all", "failed", "active", "waiting", "succeeded", "deleted")
 _OUTPUT = re.compile(r"<output of ([0-9a-f-]{36})>")  # as `with_outputs` writes it
@@ -271,6 +273,13 @@ class BatchView(JobView):
     def graph(self) -> FlowGraph:
         """Its members as a graph: the first of them, where there are very many."""
         return draw_flow(self._drawn, digest=self._digest)
+
+    @cached_property
+    def summaries(self) -> Mapping[str, str]:
+        """The first paragraphs of the docstrings of the drawn tasks, in their order; at most twelve."""
+        names = dict.fromkeys(node.task for node in self.graph.nodes)
+        known = {entry.name: entry.summary for entry in self.visit.fire.catalogue.list()}
+        return dict(islice(((name, known[name]) for name in names if known.get(name)), _TASKS))
 
     def _digest(self, job: JobRecord) -> str:
         """Return the values that a member was called with, as this visitor may see them."""
