@@ -10,6 +10,7 @@ import pytest
 from firelock.model import lifecycle
 from firelock.model.session import Holder
 from firelock.storage import ClaimRequest, ErrorInfo, Held, LogLine, NewSession, Progress, Renewal
+from firelock_dashboard.web import formatting
 
 DAY = 86_400
 
@@ -251,10 +252,34 @@ def test_without_a_script_stopping_is_asked_first(fire, client, serving):
     done = client.post("/servers/tell", {**form, "sure": "1"})
 
     assert (200, None) == (asked.status, before)
-    assert "Stop web-1?" in asked.text
+    assert "Stop web-1, the only server?" in asked.text
     assert all(f'name="{name}"' in asked.text for name in ("server", "order", "back", "sure"))
     assert (303, "/servers") == (done.status, done.location)
     assert '"stop"' == fire.storage.get_record("server_order", "a").value
+
+
+def test_before_the_only_server_stops_it_is_said_what_stops_with_it(fire, client, serving, send):
+    """That no other server runs jobs, how many it runs, and how long these have; on the page and after it."""
+    session = serving("web-1", server="a", workers=4)
+    serving("web-2", server="b", state="quiet")
+    send.enqueue_many([(n,) for n in range(2)])
+    serving.claim(session, 2, started=2)
+    fire.storage.renew([Renewal(session, 2, "running", 64, 12.0)])
+    said = (
+        "Stop web-1, the only server? No job runs until another server starts. The 2 jobs that it runs have "
+        "25 s to end (unless the server has a grace time of its own); the rest goes back to the queues."
+    ).replace("25 s", formatting.span(fire.settings.grace))
+
+    page = client.part("/servers", "servers").text
+    asked = client.post("/servers/tell", {"server": "a", "order": "stop"}).text
+    serving("web-3", server="c")
+    with_another = client.part("/servers", "servers").text
+
+    assert f'data-confirm="{said}"' in page
+    assert said in asked
+    assert "Let web-1, the only server, claim no more jobs?" in page
+    assert 'data-confirm="Stop web-1? Other servers go on. The 2 jobs that it runs have' in with_another
+    assert "the only server" not in with_another
 
 
 @pytest.mark.parametrize(

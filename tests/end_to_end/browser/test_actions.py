@@ -506,7 +506,7 @@ def test_a_server_is_stopped(visitor, stocked):
     """When somebody is sure."""
     with stocked.server(name="web-9", workers=1) as server:
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
-        visitor.press("Stop", card).is_sure("Running jobs have its grace time", "Stop")
+        visitor.press("Stop", card).is_sure("Stop web-9, the only server? No job runs", "Stop")
         visitor.is_told("web-9 is told to stop")
 
         eventually(lambda: not server.is_running)

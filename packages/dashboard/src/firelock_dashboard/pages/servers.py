@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +16,7 @@ from firelock_dashboard.pages.suggestions import starts
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.actions import ORDER, SERVER, ask_first, server_of, tell_server
 from firelock_dashboard.web.fields import Text
-from firelock_dashboard.web.formatting import instant
+from firelock_dashboard.web.formatting import instant, span
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class _Server:
     more: int  # running ones that are not among these
     free: int  # slots that are drawn empty
     free_more: int
+    is_only: bool  # no other server claims jobs
 
     @property
     def heard_at(self) -> int:
@@ -96,7 +98,8 @@ def show_servers(visit: Visit) -> Response:
     after = visit.query.maybe(_AFTER)
     return visit.page(
         "servers.html", after=after,
-        page=lambda: _page(visit, after), storage=visit.fire.storage.url.partition(":")[0],
+        page=lambda: _page(visit, after), question=partial(_question, visit),
+        storage=visit.fire.storage.url.partition(":")[0],
     )  # fmt: skip
 
 
@@ -104,12 +107,19 @@ def _page(visit: Visit, after: str | None) -> _ServersPage:
     judged = [(view, view.state_at(visit.now_micros)) for view in visit.fire.servers.list()]
     alive = [(view, state) for view, state in judged if not state.is_gone]
     lost = [(view, state) for view, state in judged if state.is_gone][-_LOST:]
+    listening = {view.id for view, state in alive if state.is_listening}
     places = {view.id: place for place, (view, _) in enumerate(alive)}
     start = 0 if after is None else places.get(after, -1) + 1
     shown = alive[start : start + _SERVERS]
     running, is_cut = _running(visit, [view for view, _ in shown])
     started = starts(visit, (job.record() for jobs in running.values() for job in jobs))
-    servers = [_server(visit, view, state, running[view.id], started, is_cut=is_cut) for view, state in shown]
+    servers = [
+        _server(
+            visit, view, state, running[view.id], started, is_cut=is_cut,
+            is_only=listening <= {view.id},
+        )
+        for view, state in shown
+    ]  # fmt: skip
     others = {view.id: view.busy for view, _ in alive} | {one.view.id: one.busy for one in servers}
     return _ServersPage(
         servers, [_server(visit, view, state, [], {}) for view, state in reversed(lost)],
@@ -155,7 +165,7 @@ def _add_deleted(visit: Visit, servers: Sequence[ServerView], found: Mapping[str
 
 def _server(
     visit: Visit, view: ServerView, state: ServerState, jobs: Sequence[Job[Any]], started: Mapping[str, int],
-    *, is_cut: bool = False,
+    *, is_cut: bool = False, is_only: bool = False,
 ) -> _Server:  # fmt: skip
     now = visit.now_micros
     living = view.living(now)
@@ -195,7 +205,18 @@ def _server(
             )
         )  # fmt: skip
     busy = max(taken, told) if living else 0
-    return _Server(view, state, busy, sessions, running, more, drawn, free - drawn)
+    return _Server(view, state, busy, sessions, running, more, drawn, free - drawn, is_only)
+
+
+def _question(visit: Visit, order: str, name: str, running: int, *, is_only: bool) -> str:
+    """Return the question before a server is made quiet or stopped: with what it runs, and what is left."""
+    only = "_only" if is_only else ""
+    asked = visit.text(f"servers.{order}{only}_confirm", server=name)
+    if order == "quiet" or not running:
+        return asked
+    # A server does not report its grace time, so this is that of the dashboard's own app.
+    grace = span(visit.fire.settings.grace)
+    return f"{asked} {visit.text('servers.stop_running', count=running, grace=grace)}"
 
 
 def order_server(visit: Visit) -> Response:
@@ -203,7 +224,9 @@ def order_server(visit: Visit) -> Response:
     order = visit.form.value(ORDER)
     server = server_of(visit)
     if order == "stop":
-        question = visit.text("servers.stop_confirm", server=server.name)
+        servers, now = visit.fire.servers.list(), visit.now_micros
+        is_only = not any(one.id != server.id and one.state_at(now).is_listening for one in servers)
+        question = _question(visit, order, server.name, server.busy, is_only=is_only)
         asked = ask_first(visit, question, visit.text("servers.stop"), section="servers")
         if asked is not None:
             return asked
