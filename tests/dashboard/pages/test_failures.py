@@ -298,7 +298,7 @@ def test_a_day_has_what_has_just_failed(fire, client, dashboard, failing, counts
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
     rows = client.part("/failures", "rows").text
 
-    told = f"{sum(counts)} jobs failed so within 24 hours"
+    told = f"{sum(counts)} of the jobs that are failed now failed within 24 hours"
     assert (True, True) == (told in page, told in rows)
     assert "quiet" not in re.findall(r'<span class="muted">(.*?)</span>', page + rows)
 
@@ -311,7 +311,8 @@ def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
 
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
 
-    assert "1 job failed so within 24 hours." in page
+    assert "1 of the jobs that are failed now failed within 24 hours." in page
+    assert "When these failed, 24 h" in page
 
 
 def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):
