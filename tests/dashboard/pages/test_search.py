@@ -76,6 +76,27 @@ def test_a_tag_is_found_as_people_say_it(client, shop, text):
     assert ["/jobs?tag=city%3Aizmir"] == exact(client, text)[:1]
 
 
+@pytest.mark.parametrize("text", ["amount+12", "Amount=12"])
+def test_an_argument_is_found_as_people_say_it(fire, client, text):
+    """By the name of a parameter, which is no tag; other jobs with that value are not meant."""
+
+    @fire.task(name="shop.charge")
+    def charge(order: int, amount: int) -> None: ...
+
+    job = charge.enqueue(1, 12)
+    charge.enqueue(12, 1)
+
+    assert [f"/jobs/{job.id}"] == found(client, text)["Jobs called with it"]
+
+
+def test_a_name_and_a_value_are_looked_for_together_everywhere(fire, client, shop):
+    """Next to a tag that is called so, the search of arguments takes name and value apart."""
+    assert ["/jobs?arg=city%3Aizmir"] == found(client, "city+izmir")["Jobs called with it"]
+    assert ("/jobs?tag=city%3Aizmir", "2") == offered(client, "/jobs?error=city+izmir")["as a tag"]
+    assert ("/jobs?arg=city%3Aizmir", None) == offered(client, "/jobs?error=city+izmir")["in arguments"]
+    assert 'href="/jobs?arg=city%3Aoslo"' in client.get("/search?q=city+oslo").text
+
+
 def test_words_that_are_no_tag_are_none(client, shop):
     """A name that no task makes tags of, and a value that no job has."""
     assert [] == exact(client, "country+izmir")

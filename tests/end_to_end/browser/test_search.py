@@ -165,7 +165,7 @@ def test_a_search_that_ends_with_nothing_offers_the_others(served, open_page, ma
     """After the last part it says so, with the same text elsewhere."""
     page = open_page(served, "/jobs?arg=mail")
 
-    expect(page.locator(".empty")).to_contain_text("No further job matches", timeout=_WHOLE)
+    expect(page.locator(".empty")).to_contain_text("No job matches", timeout=_WHOLE)
     expect(page.locator(".offers a", has_text="as a queue")).to_be_visible()
 
 

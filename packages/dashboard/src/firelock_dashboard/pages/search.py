@@ -239,11 +239,13 @@ def _arguments(visit: Visit, text: str, *, is_known: bool) -> Iterator[HitGroup]
     """
     if not visit.may(Permission.VIEW_ARGUMENTS):
         return
-    address = visit.url("/jobs", arg=text)
+    tasks = known_tasks(visit)
+    argument = tasks.argument_of(text)
+    address = visit.url("/jobs", arg=argument)
     if is_known:
         yield HitGroup("argument", [Hit(visit.text("search.as_argument"), "", address)])
         return
-    asked = plan(Chips(arguments=(text,)), visit.now, known_tasks(visit), visit.arguments_value)
+    asked = plan(Chips(arguments=(argument,)), visit.now, tasks, visit.arguments_value)
     found = find_page(visit.fire, asked, limit=_OF_A_KIND, cursor=None)
     further = address if found.cursor else None
     hits = [_job(visit, job) for job in found.jobs]
@@ -272,18 +274,22 @@ class Offer:
 
 def offers(visit: Visit, text: str, *, besides: str) -> list[Offer]:
     """Return where else a text may be found, but for the way that was tried."""
-    known = known_tasks(visit).named(text)
+    tasks = known_tasks(visit)
+    known = tasks.named(text)
     task = known[0] if len(known) == 1 else text
+    argument = tasks.argument_of(text)
+    said = tasks.tags_of(text) if {" ", "="} & set(text) else []  # "customer 200" means customer:200
+    tag = said[0] if said else text
     by_queue = visit.dashboard.counts().by_queue.get(text, {})
     ways: list[tuple[str, str, Callable[[], str | None]]] = [
         ("id", visit.url("/jobs", id=text), lambda: _count(visit, JobFilter(id_prefix=text))),
         ("task", visit.url("/jobs", task=task), lambda: _count(visit, JobFilter(task=task))),
         ("queue", visit.url("/jobs", queue=text), lambda: str(sum(by_queue.values()))),
-        ("tag", visit.url("/jobs", tag=text), lambda: _count(visit, JobFilter(tag=text))),
+        ("tag", visit.url("/jobs", tag=tag), lambda: _count(visit, JobFilter(tag=tag))),
         ("error", visit.url("/jobs", error=text), lambda: _failed(visit, text)),
     ]
     if visit.may(Permission.VIEW_ARGUMENTS):
-        ways.append(("argument", visit.url("/jobs", arg=text), lambda: None))
+        ways.append(("argument", visit.url("/jobs", arg=argument), lambda: None))
     return [Offer(kind, address, count()) for kind, address, count in ways if kind != besides]
 
 
@@ -306,6 +312,7 @@ def show_search(visit: Visit) -> Response:
     text = visit.query.value(_Q)
     return visit.page(
         "search.html", title=visit.text("search.title"), section="search", text=text,
+        argument=lambda: known_tasks(visit).argument_of(text),
         groups=lambda: groups(visit, text),
     )  # fmt: skip
 

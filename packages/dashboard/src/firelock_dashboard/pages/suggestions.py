@@ -38,9 +38,11 @@ class Suggestion:
 def known_tasks(visit: Visit) -> KnownTasks:
     """Return what this process and, where servers said so, they know of tasks."""
     templates = {info.name: info.tags for info in visit.fire.tasks()}
-    for entry in visit.fire.catalogue.list():
+    entries = visit.fire.catalogue.list()
+    for entry in entries:
         templates.setdefault(entry.name, tuple(entry.tags))
-    return KnownTasks(templates)
+    parameters = frozenset(one.name for entry in entries for one in entry.parameters or ())
+    return KnownTasks(templates, parameters)
 
 
 def starts(visit: Visit, jobs: Iterable[JobRecord]) -> dict[str, int]:

@@ -190,7 +190,10 @@
       region.querySelector(".empty")?.replaceWith(page.querySelector(".scroll"));
     } else if (!search.next && !search.found) {
       const nothing = page.querySelector(".empty");
-      if (nothing) region.querySelector(".empty")?.replaceWith(nothing);
+      if (nothing) {
+        nothing.querySelector("strong").textContent = place.dataset.none; // of the whole list, not of its last part
+        region.querySelector(".empty")?.replaceWith(nothing);
+      }
     }
     const foot = page.querySelector(".list-foot");
     if (foot) region.querySelector(".list-foot")?.replaceWith(foot);

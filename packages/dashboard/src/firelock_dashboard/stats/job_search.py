@@ -343,12 +343,25 @@ class KnownTasks:
     """What is known of tasks: their names, and the templates that make tags of their arguments."""
 
     templates: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)  # by task
+    parameters: frozenset[str] = frozenset()  # of all tasks
 
     def named(self, text: str) -> list[str]:
         """Return the tasks that a text may name: the one called so in full, else all with that end."""
         if text in self.templates:
             return [text]
         return sorted(name for name in self.templates if task_name(name) == text or name.endswith(f".{text}"))
+
+    def argument_of(self, text: str) -> str:
+        """Return "customer 200" and "customer=200" as `customer:200`, if a task has that parameter.
+
+        Other texts are returned as they are.
+        """
+        said = _SAID.fullmatch(text.strip())
+        if said is None:
+            return text
+        by_case = {name.casefold(): name for name in sorted(self.parameters, reverse=True)}
+        name = by_case.get(said["name"].casefold())
+        return text if name is None else f"{name}:{said['value']}"
 
     def tags_of(self, text: str) -> list[str]:
         """Return the tags that a text may mean: "customer 12", "customer=12" and "12" mean customer:12."""
