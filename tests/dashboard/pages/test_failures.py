@@ -303,6 +303,21 @@ def test_a_day_has_what_has_just_failed(fire, client, dashboard, failing, counts
     assert "quiet" not in re.findall(r'<span class="muted">(.*?)</span>', page + rows)
 
 
+def test_a_day_has_no_failure_twice_after_a_requeue(fire, client, dashboard, failing, monkeypatch):
+    """Jobs that were requeued and failed again failed once, at their last failure."""
+    monkeypatch.setattr("firelock_dashboard.stats.watch._WRITTEN_LATE", timedelta())  # else a wait of 10 s
+    ids = failing(3)
+    client.get("/failures")
+    client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, ids[0])})
+    dashboard.runner.join(30)
+    Worker(fire).run()
+    dashboard.forget()
+
+    rows = client.part("/failures", "rows").text
+
+    assert "3 of the jobs that are failed now failed within 24 hours" in rows
+
+
 def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
     """It came behind the last reading of the list: its page shows its day all the same."""
     failing(1, "missing", "build")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,9 @@ class Site:
         self.watch = Watch(fire, self.history, is_read_only=is_read_only)
         self.gauges = Gauges(fire, self.watch, self.counts)
         self.scale = Scale(fire, self.watch)
-        self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=self.forget)
+        # An operation moves the jobs of whole causes: their days are read again.
+        on_ended = partial(self.forget, keeps_days=False)
+        self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=on_ended)
         self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None
         self._retries = RetryCount(fire)
@@ -98,11 +100,11 @@ class Site:
         """Return how many jobs wait for a retry, counted to a hundred and at most five seconds old."""
         return self._retries.get(self.counts().by_state.get(State.SCHEDULED, 0))
 
-    def forget(self) -> None:
-        """Whoever has just changed something sees it at once."""
+    def forget(self, *, keeps_days: bool = True) -> None:
+        """Whoever has just changed something sees it at once; see `Watch.forget` for the days of causes."""
         self._counted = None
         self._retries.forget()
-        self.watch.forget()
+        self.watch.forget(keeps_days=keeps_days)
 
     def close(self) -> None:
         """Streams and threads have ended. The app stays open: it is whoever made it that closes it."""

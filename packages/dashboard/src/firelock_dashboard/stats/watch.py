@@ -124,11 +124,15 @@ class Watch:
         """Return the first 2,000 keys of limits, about four seconds old; none where the storage has none."""
         return self._keep("limit keys", _KEYS_AGE, lambda: [*self._limit_keys()])
 
-    def forget(self) -> None:
-        """What is asked for next is read anew: somebody has just changed something."""
+    def forget(self, *, keeps_days: bool = True) -> None:
+        """What is asked for next is read anew: somebody has just changed something.
+
+        Args:
+            keeps_days: the days of causes stay; they take their time, and one action changes little of them.
+        """
+        kept = ("findings", "strips") if keeps_days else ("findings",)
         with self._lock:
-            # What takes its time and says little of what was just done stays.
-            self._kept = {name: self._kept[name] for name in ("findings", "strips") if name in self._kept}
+            self._kept = {name: self._kept[name] for name in kept if name in self._kept}
 
     # ---- keeping -------------------------------------------------------------------------------------------
 
