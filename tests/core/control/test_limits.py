@@ -476,6 +476,30 @@ def test_a_line_counts_those_before_in_the_key_that_all_share(shop):
     assert all(abs(1 + place - wait) <= 1 for place, wait in zip(places, waits, strict=True))
 
 
+def test_jobs_that_another_key_holds_have_no_turn(shop):
+    """The others keep their order, and their turns and estimates leave those jobs out."""
+
+    @shop.task(
+        name="ask",
+        limits=[Limit("model", rate=6, per=60, burst=1), Limit("customer:{customer}", concurrent=1)],
+    )
+    def ask(customer: int) -> None: ...
+
+    shop.limits.sync()
+    ask.enqueue(1)
+    take(shop, 1)
+    ask.enqueue_many([(1,), (2,), (1,), (3,)])
+
+    line = shop.limits.line("model")
+
+    turns = {one.job.arguments: one.turn for one in line.jobs if one.turn is not None}
+    assert [0, 1] == list(turns.values())
+    assert all("1" not in arguments for arguments in turns)
+    assert [0, 1, 2, 3] == [one.place for one in line.jobs]
+    starts = [micros(one.starts_at) for one in line.jobs if one.turn is not None]
+    assert 10_000_000 == round(starts[1] - starts[0], -6)
+
+
 def test_the_run_times_of_the_last_hour_estimate_a_full_key(shop):
     """Two slots and runs of a minute: the third of those who wait starts after three half minutes."""
 

@@ -268,7 +268,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
         for one in line.jobs:
             starts = _starts(one, now)
             screen.line(
-                f"  {one.place + 1:>5,}  {one.job.id}  {one.job.task}", *(("  ", starts) if starts else ())
+                f"  {_turn(one):>5}  {one.job.id}  {one.job.task}", *(("  ", starts) if starts else ())
             )
         if line.after is not None:
             screen.note(f"firelock limits waiting {view.key!r} lists the others.")
@@ -292,9 +292,14 @@ def _waiting_jobs(options: argparse.Namespace, screen: Screen) -> None:
 def _waiting_row(one: WaitingJob, now: int) -> list[Piece]:
     held_by = ", ".join(map(str, one.waits)) or ("a worker" if one.is_read else "another limit or a worker")
     return [
-        f"{one.place + 1:,}", one.job.id, one.job.task, span(now - one.job.changed_at), _starts(one, now),
+        _turn(one), one.job.id, one.job.task, span(now - one.job.changed_at), _starts(one, now),
         held_by,
     ]  # fmt: skip
+
+
+def _turn(one: WaitingJob) -> str:
+    """Return the job's place among those that can start next; "–" if another key holds it now."""
+    return "–" if one.turn is None else f"{one.turn + 1:,}"
 
 
 def _starts(one: WaitingJob, now: int) -> str:
@@ -310,7 +315,8 @@ def _waiting_answer(one: WaitingJob) -> dict[str, object]:
         for wait in one.waits
     ]  # fmt: skip
     return {
-        "place": one.place + 1, "id": one.job.id, "task": one.job.task, "queue": one.job.queue,
+        "place": one.place + 1, "turn": None if one.turn is None else one.turn + 1,
+        "id": one.job.id, "task": one.job.task, "queue": one.job.queue,
         "enqueued_at": isoformat(one.job.changed_at), "held_by": held_by, "is_read": one.is_read,
         "starts_at": _iso(one.starts_at if one.waits else None),
     }  # fmt: skip

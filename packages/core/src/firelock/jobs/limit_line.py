@@ -40,6 +40,8 @@ class WaitingJob:
 
     job: JobRecord
     place: int  # how many jobs come before it in the line of the key
+    turn: int | None
+    """The same without the jobs of this page that another key holds now; None for such a job."""
     waits: tuple[KeyWait, ...]  # the keys that do not admit it now
     is_read: bool  # all its keys were read; otherwise there may be more `waits`
     starts_at: datetime | None  # about when all its keys admit it; None if unknown
@@ -126,6 +128,7 @@ class _Page:
         self._keys = KeyReads(storage, now)
         self._run_time = _run_time(storage, {record.task for record in records}, now)
         self._seen: Counter[str] = Counter()
+        self._held = 0  # rows before the next one that another key holds
         keys = [[use.key for use in _uses(record)] for record in records]
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
@@ -145,12 +148,17 @@ class _Page:
         """Return the next job of the page with its keys and its estimate."""
         uses = [use for use in _uses(record) if use.key in self._readable]
         row = self._seen[self._key]
-        ahead = {use.key: place if use.key == self._key else self._ahead(use.key, row) for use in uses}
+        others = self._keys.waits(record, among=self._readable - {self._key})
+        turn = None if others else place - self._held
+        self._held += bool(others)
+        before = place if turn is None else turn
+        ahead = {use.key: before if use.key == self._key else self._ahead(use.key, row) for use in uses}
         known = {key: number for key, number in ahead.items() if key == self._key or key in self._shared}
         self._seen.update(use.key for use in _uses(record))
         starts = [self._keys.estimate(use, ahead[use.key], self._run_time) for use in uses]
         return WaitingJob(
-            job=record, place=place, waits=tuple(_held_now(self._keys, record, known, self._readable)),
+            job=record, place=place, turn=turn,
+            waits=tuple(_held_now(self._keys, record, known, self._readable)),
             is_read=len(uses) == len(_uses(record)), starts_at=_combined(starts, self._now),
         )  # fmt: skip
 
