@@ -78,6 +78,7 @@ class LimitName:
     numbers: LimitNumbers  # in micros; the properties below have them for people
     code: LimitNumbers | None  # what the code last said; None where it never did
     whose: NumberSource
+    set_by: str | None = None  # the operator who set them; None for those of the code
     is_paused: bool
     note: str  # why it is paused; empty where nobody said
     paused_by: str | None
@@ -107,6 +108,11 @@ class LimitName:
     def words(self) -> str:
         """The numbers for people: "4 at once, 90 per 60 s"."""
         return numbers_words(self.numbers)
+
+    @property
+    def words_in_code(self) -> str | None:
+        """The numbers of the code for people; None if the code never had any."""
+        return None if self.code is None else numbers_words(self.code)
 
 
 @attrs.frozen(kw_only=True)
@@ -395,7 +401,7 @@ class Limits:
             told.update(
                 _numbers_json(numbers), before=numbers_words(base.numbers), after=numbers_words(numbers)
             )
-            return stored.with_(**_numbers_json(numbers), by=NumberSource.OPERATOR)
+            return stored.with_(**_numbers_json(numbers), by=NumberSource.OPERATOR, set_by=by)
 
         self._change(key, change)
         self._record("limit.set", key, by, origin, told)
@@ -590,14 +596,17 @@ def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitVie
 def _name(name: str, chosen: _Stored, all_of_it: Sequence[_Stored]) -> LimitName:
     """Return what is chosen of a key's record and its name's; it is paused where one of them is."""
     paused = next((stored.value for stored in all_of_it if stored.is_paused), None)
-    numbers, code = chosen.numbers, chosen.code
+    numbers = chosen.numbers
+    code = next((told for stored in (chosen, *all_of_it) if (told := stored.code) is not None), None)
     template = next(
         (told["template"] for stored in all_of_it if (told := stored.code) and "template" in told), None
     )
     whose = NumberSource(chosen.value.get("by", "operator")) if numbers.has_any else NumberSource.NONE
     return LimitName(
         name=name, template=template, numbers=numbers,
-        code=None if code is None else _numbers_of(code), whose=whose, is_paused=paused is not None,
+        code=None if code is None else _numbers_of(code), whose=whose,
+        set_by=chosen.value.get("set_by") if whose is NumberSource.OPERATOR else None,
+        is_paused=paused is not None,
         note=(paused or {}).get("note") or "", paused_by=(paused or {}).get("paused_by"),
         paused_at=as_datetime((paused or {}).get("paused_at")),
     )  # fmt: skip
