@@ -33,6 +33,7 @@ class KeyWait:
     is_full: bool
     opens_in: int = 0  # micros until its rate admits the job; 0 where that is not what it waits for
     opens_at: datetime | None = None  # the same as an instant, by the storage's clock
+    holders: tuple[str, ...] = ()  # the jobs that hold it, if it is full; 100 at most
 
     @property
     def is_behind(self) -> bool:
@@ -145,7 +146,10 @@ class KeyReads:
         if not (numbers.is_paused or is_full or opens_in):
             return None
         at = from_micros(opens_at) if opens_in else None
-        return KeyWait(use.key, running, numbers.concurrent, numbers.is_paused, is_full, opens_in, at)
+        holders = state.holders if state is not None and is_full else ()
+        return KeyWait(
+            use.key, running, numbers.concurrent, numbers.is_paused, is_full, opens_in, at, holders
+        )
 
     def estimate(self, use: LimitUse, ahead: int, run_time: float | None) -> float | None:
         """Return about when a key admits a job with so many before it: see `start_estimate`."""
