@@ -202,7 +202,9 @@ def test_a_keys_page_shows_who_waits_in_which_order_why_and_how_long(fire, clien
 
     assert "2 of 2 jobs run. The next job starts when one of them ends." in words(page)
     assert ["1", "2", "3"] == [row[0] for row in found]
-    assert [f"shop. export number={number}" for number in (2, 3, 4)] == [row[1] for row in found]
+    assert [f"shop. export {job.id[-8:]} number={number}" for number, job in enumerate(jobs[2:], 2)] == [
+        row[1] for row in found
+    ]
     assert ["This limit 2 of 2 running"] * 3 == [row[2] for row in found]
     assert ["in 5 min", "in 10 min", "in 15 min"] == [row[4] for row in found]
     assert all(f"/jobs/{job.id}" in page for job in jobs[2:])
@@ -240,7 +242,7 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
     listed = client.part("/limits", "rows").text
     one = "".join(client.part("/limits/key?key=customer:1", part).text for part in ("facts", "waiting"))
 
-    assert 3 == words(listed).count("Held by openai")
+    assert 3 == words(listed).count("Jobs wait for openai")
     assert re.search("Rate used up, opens in (9|10) min", words(listed))
     assert "This limit admits jobs, but they also wait for openai" in words(one)
     assert all(re.match("openai opens in (9|10) min", row[2]) for row in rows(one))
@@ -291,8 +293,9 @@ def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
     assert ("Held by a limit" in last, "Waiting for a worker" in last) == (True, False)
 
 
-def test_the_first_in_line_that_another_limit_holds_is_passed(fire, client):
-    """It says so, as its place alone would promise too much; without runs its start is unknown."""
+@pytest.fixture
+def asking(fire):
+    """Four jobs, two of which run: the third waits for its customer's limit and for that of the model."""
 
     @fire.task(
         name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
@@ -300,15 +303,101 @@ def test_the_first_in_line_that_another_limit_holds_is_passed(fire, client):
     def ask(customer: int) -> None: ...
 
     fire.limits.sync()
-    jobs = ask.enqueue_many([(12,), (31,), (12,), (44,)])
+    jobs = ask.enqueue_many([(12,), (31,), (12,), (44,), (45,)])
+    claim(fire)
+    return jobs
+
+
+def test_a_job_that_several_limits_hold_waits_for_the_end_of_one_job(fire, client, asking):
+    """The narrowest limit and the job that holds it; without runs there is no estimate, which it says."""
+    page = words(client.get(f"/jobs/{asking[2].id}").text)
+
+    assert re.search(
+        rf"It waits until job {asking[0].id[-8:]} of customer:12 ends \(it has run for .{{1,12}}\).", page
+    )
+    assert f"/jobs/{asking[0].id}" in client.get(f"/jobs/{asking[2].id}").text
+    assert "model" not in page.partition("Why is it not running?")[2].partition("Call")[0]
+    assert "Its start cannot be estimated: no such job has ended in the last hour." in page
+
+
+def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, client):
+    """One sentence for the narrowest limit, one for the others."""
+
+    @fire.task(name="shop.train", limits=[Limit("gpu", concurrent=1), Limit("licence", concurrent=2)])
+    def train() -> None: ...
+
+    @fire.task(name="shop.draw", limits=[Limit("gpu", concurrent=1)])
+    def draw() -> None: ...
+
+    @fire.task(name="shop.check", limits=[Limit("licence", concurrent=2)])
+    def check() -> None: ...
+
+    fire.limits.sync()
+    draw.enqueue()
+    check.enqueue_many([(), ()])
+    claim(fire)
+    job = train.enqueue()
+
+    page = words(client.get(f"/jobs/{job.id}").text)
+
+    assert re.search("It waits until job [0-9a-f]{8} of gpu ends", page)
+    assert "It also waits for limit licence (2 of 2 running)." in page
+
+
+def test_only_jobs_that_can_start_next_have_a_place(fire, client, asking):
+    """A job that another limit holds is listed below without one, with that limit; its page agrees."""
+    line = client.get("/limits/key?key=model").text
+    page = words(client.get(f"/jobs/{asking[4].id}").text)
+
+    assert [["1", "customer=44"], ["2", "customer=45"], ["–", "customer=12"]] == [
+        [row[0], row[1].split()[-1]] for row in rows(line)
+    ]
+    assert "customer:12 1 of 1 running" in rows(line)[2][2]
+    assert "Held by another limit They start in this order after that limit admits them" in words(line)
+    assert ["unknown"] * 3 == [row[4] for row in rows(line)]
+    assert "A start is unknown if no such job has ended in the last hour." in words(line)
+    assert "It waits for limit model (2 of 2 running), with 1 job in front of it." in page
+
+
+def test_places_go_on_after_a_page_with_jobs_that_another_limit_holds(fire, client):
+    """The link to the next page has the number of those without a place."""
+
+    @fire.task(
+        name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
+    )
+    def ask(customer: int) -> None: ...
+
+    fire.limits.sync()
+    ask.enqueue_many([(12,), (31,), *[(12,)] * 20, *[(44,)] * 30])
     claim(fire)
 
-    page = words(client.get(f"/jobs/{jobs[2].id}").text)
-    line = client.get("/limits/key?key=model").text
+    first = client.get("/limits/key?key=model").text
+    address = unescape(re.search(r'href="([^"]*after=25[^"]*)#waiting"', first)[1])
+    second = rows(client.get(address).text)
 
-    assert "It is the first in line for limit model (2 of 2 running). Others start before it" in page
-    assert ["unknown"] * 2 == [row[4] for row in rows(line)]
-    assert "A job that another limit holds is passed over." in words(line)
+    numbered = [int(row[0]) for row in (*rows(first), *second) if row[0] != "–"]
+    assert 50 == len(rows(first)) + len(second)
+    assert [*range(1, 31)] == numbered
+
+
+def test_a_limit_has_one_row_where_its_name_is_its_key(fire, client, asking):
+    """A name of many keys has a row among the names."""
+    page = words(client.part("/limits", "rows").text)
+    keys, _, names = page.partition(" Names ")
+
+    assert ("model" in keys, "model" in names) == (True, False)
+    assert "customer 1 at once code customer:{customer}" in names
+
+
+def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, report):
+    """Who has set them, and what the code says."""
+    client.post("/limits/set", {"key": "tenant", "concurrent": "3", "rate": "", "per": "", "burst": ""})
+    changed = words(client.get("/limits/key?key=tenant").text)
+    client.post("/limits/reset", {"key": "tenant"})
+
+    assert "Set by local · 2 at once in code" in changed
+    assert "Set by code" in words(client.get("/limits/key?key=tenant").text)
+    assert fire.limits.get("tenant").set_by is None
 
 
 def test_the_bar_of_a_job_that_has_started_does_not_blame_workers(fire, client):
@@ -327,6 +416,7 @@ def test_the_labels_of_the_form_say_what_the_numbers_mean(fire, client, report):
 
     for label in (
         "Running at the same time", "Starts per period", "Period in seconds",
-        "Burst (empty: one second's worth)", "Reset to the code's numbers", "Set by code",
+        "Starts at once after a pause (burst)", "Empty: as many as the rate allows in one second.",
+        "Reset to the code's numbers", "Set by code",
     ):  # fmt: skip
         assert label in page

@@ -35,7 +35,7 @@ from firelock_dashboard.pages.tracebacks import Trace, markdown, read_traceback
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.stats.job_search import pages_of
-from firelock_dashboard.stats.waiting import JobWait, Parent, Reason, explain
+from firelock_dashboard.stats.waiting import COUNTED, JobWait, Parent, Reason, explain
 from firelock_dashboard.web.actions import SIGNAL_VALUE, ask_first, refusing, send_signal
 from firelock_dashboard.web.extensions import JobPanel, rendered
 from firelock_dashboard.web.fields import Integer, Text
@@ -412,8 +412,25 @@ class JobView:
 
     @cached_property
     def places(self) -> list[KeyPlace]:
-        """Where it stands in the lines of its limits, while it waits for them."""
-        return self.visit.fire.limits.places(self.job.id) if self.job.state is State.ENQUEUED else []
+        """Where it stands in the lines of its limits, while it waits for them.
+
+        If one limit alone holds it, its place is the one on the page of that limit: jobs that another limit
+        holds are left out, as far as one page of the line goes.
+        """
+        if self.job.state is not State.ENQUEUED:
+            return []
+        limits = self.visit.fire.limits
+        places = limits.places(self.job.id)
+        holding = [place for place in places if place.wait is not None]
+        if len(holding) == 1 and len(places) > 1 and 0 < (holding[0].ahead or 0) < COUNTED:
+            (place,) = holding
+            line = limits.line(place.key, limit=(place.ahead or 0) + 1)
+            own = next((one for one in line.jobs if one.job.id == self.job.id), None)
+            if own is not None and own.turn is not None:
+                wait = next((wait for wait in own.waits if wait.key == place.key), None)
+                nearer = attrs.evolve(place, ahead=own.turn, wait=wait, starts_at=own.starts_at)
+                return [nearer if one is place else one for one in places]
+        return places
 
     @cached_property
     def failed_at(self) -> frozenset[datetime]:
@@ -644,9 +661,20 @@ class JobView:
             job, visit.now, is_paused=is_paused, note=queue.note if queue and is_paused else None,
             servers=self._servers, ahead=ahead, is_ahead_cut=is_cut,
             per_minute=per_minute, parents=tuple(self.parents),
-            places=self.places,
+            places=self.places, holders=self._holders(),
             is_registered=is_known or (False if lacks_task(job) else None),
         )  # fmt: skip
+
+    def _holders(self) -> dict[str, datetime]:
+        """Return since when the jobs run that alone hold one of its limits; one read for all of them."""
+        waits = [place.wait for place in self.places if place.wait is not None]
+        alone = list({wait.holders[0] for wait in waits if len(wait.holders) == 1})
+        found = self.visit.fire.storage.get(alone) if alone else []
+        return {
+            job.id: instant(job.claimed_at)
+            for job in found
+            if job is not None and job.state is State.PROCESSING and job.claimed_at is not None
+        }
 
     def _ahead(self) -> tuple[int, bool]:
         """Return how many jobs of its queue became enqueued before it; priorities are not looked at."""

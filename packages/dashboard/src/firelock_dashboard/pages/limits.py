@@ -24,6 +24,7 @@ from firelock_dashboard.web.routes import Route
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from firelock import KeyWait
     from firelock_dashboard.web.request import Visit
 
 _SHOWN = 50  # keys on a page
@@ -32,6 +33,7 @@ _CALL = 200  # characters of a call
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
 _KEY = Text("key", is_required=True)
 _LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # jobs in front of those that are shown
+_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # those of them that another limit held
 _CONCURRENT, _RATE, _BURST = (Integer(name, least=0, most=10**12) for name in ("concurrent", "rate", "burst"))
 _PER = Number("per", most=10**9, default=1.0)  # seconds
 
@@ -76,7 +78,9 @@ def _keys(visit: Visit, prefix: str, after: str) -> _KeysPage:
     if Feature.LIMITS not in visit.fire.storage.features:
         return _KeysPage((), (), is_offered=False, after=None)
     keys = visit.fire.limits.list(prefix, after, _SHOWN + 1)
+    listed = {view.key for view in keys}
     names = [] if prefix or after else [one for one in visit.fire.limits.names() if not _is_key(one)]
+    names = [one for one in names if one.name not in listed]
     following = keys[_SHOWN - 1].key if len(keys) > _SHOWN else None
     return _KeysPage(keys[:_SHOWN], names, is_offered=True, after=following)
 
@@ -89,7 +93,7 @@ def _is_key(one: LimitName) -> bool:
 def show_limit(visit: Visit) -> Response:
     """One key or name: its numbers, who holds it, and what can be done about it."""
     key = visit.query.value(_KEY)
-    page = _KeyPage(visit, key, visit.query.value(_LEFT_OUT))
+    page = _KeyPage(visit, key, visit.query.value(_LEFT_OUT), visit.query.value(_HELD))
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         _ = page.limit
     title = visit.text("limits.title", name=key)
@@ -99,8 +103,9 @@ def show_limit(visit: Visit) -> Response:
 class _KeyPage:
     """What the page of a key shows; each of its parts is read once."""
 
-    def __init__(self, visit: Visit, key: str, after: int) -> None:
+    def __init__(self, visit: Visit, key: str, after: int, held_before: int) -> None:
         self.visit, self.key, self.after = visit, key, after
+        self._held_before = min(held_before, after)
 
     @cached_property
     def limit(self) -> LimitView:
@@ -118,13 +123,41 @@ class _KeyPage:
         """The jobs that wait for it, those of this page."""
         return self.visit.fire.limits.line(self.key, self.after, _WAITING)
 
-    def call(self, waiting: WaitingJob) -> str:
+    @property
+    def coming(self) -> list[tuple[int, WaitingJob]]:
+        """The jobs that this limit alone holds, each with its place among them."""
+        return [(one.turn - self._held_before + 1, one) for one in self.line.jobs if one.turn is not None]
+
+    @property
+    def passed(self) -> list[WaitingJob]:
+        """The jobs that another limit holds, and which others pass meanwhile."""
+        return [one for one in self.line.jobs if one.turn is None]
+
+    @property
+    def held(self) -> int:
+        """How many jobs up to the end of this page another limit holds: for the next page."""
+        return self._held_before + len(self.passed)
+
+    @property
+    def has_unknown_start(self) -> bool:
+        """Whether a job has no estimate because no such job has ended lately."""
+        return any(
+            one.starts_at is None and one.waits and not any(is_shut(wait) for wait in one.waits)
+            for one in self.line.jobs
+        )
+
+    def call(self, job: JobRecord) -> str:
         """Return the arguments of a job in one line."""
-        given = self.visit.arguments(waiting.job, limit=IN_LISTS)
+        given = self.visit.arguments(job, limit=IN_LISTS)
         text = (
             summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
         )
         return text[:_CALL]
+
+
+def is_shut(wait: KeyWait) -> bool:
+    """Return whether only a person can open the key."""
+    return wait.is_paused or wait.concurrent == 0
 
 
 # ---- unique keys -------------------------------------------------------------------------------------------
@@ -200,7 +233,7 @@ def reset_limit(visit: Visit) -> Response:
 
 ROUTES = (
     Route("GET", "/limits", Permission.READ, show_limits, (_AFTER, _PREFIX)),
-    Route("GET", "/limits/key", Permission.READ, show_limit, (_KEY, _LEFT_OUT)),
+    Route("GET", "/limits/key", Permission.READ, show_limit, (_KEY, _LEFT_OUT, _HELD)),
     Route("GET", "/limits/unique", Permission.READ, show_unique, (_AFTER, _PREFIX)),
     Route("POST", "/limits/pause", Permission.CHANGE_LIMIT, pause_limit, form=(_KEY, NOTE)),
     Route("POST", "/limits/resume", Permission.CHANGE_LIMIT, resume_limit, form=(_KEY,)),

@@ -11,11 +11,13 @@ import attrs
 
 from firelock.control.findings import Sight, lacks_release, lacks_serializer
 from firelock.storage import FINAL_STATES, JobRecord, State
-from firelock_dashboard.web.formatting import instant, micros, span
+from firelock_dashboard.web.formatting import instant, micros, short_id, span
 
 if TYPE_CHECKING:
-    from firelock import KeyPlace, ServerView
+    from firelock import KeyPlace, KeyWait, ServerView
 
+COUNTED = 25
+"""Jobs in front of which those that other limits hold are left out; of more they are among them."""
 _NAMED = 10  # parents of each kind that are named; of more their number is told
 _RECENT = 10.0  # seconds within which a wait needs no reason
 
@@ -65,6 +67,7 @@ class JobWait:
     per_minute: float | None = None  # how many jobs of its queue ended in a minute of late
     parents: tuple[Parent, ...] = ()
     places: Sequence[KeyPlace] = ()  # where it stands in the lines of its limits
+    holders: Mapping[str, datetime] = attrs.field(factory=dict)  # since when the jobs run that alone hold one
     is_registered: bool | None = None  # whether any living server knows the task; None where nobody can tell
 
     @property
@@ -200,22 +203,67 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
 
 
 def _of_limits(at: JobWait) -> list[Reason]:
-    """The limits that do not admit it, each with its place in line and about how long that takes."""
-    reasons = []
-    holding = [(place, place.wait) for place in at.places if place.wait is not None]
-    for place, wait in holding:
-        key, values = "why_limit", dict[str, object](limit=str(wait))
-        if place.ahead is not None:
-            key, values["count"] = "why_limit_ahead" if place.ahead else "why_limit_next", place.ahead
-            if place.ahead and place.is_least:
-                key += "_least"
-            if not place.ahead and len(holding) > 1:
-                key = "why_limit_passed"
-            elif place.starts_at is not None:
-                key, values["span"] = f"{key}_about", span(place.starts_at - at.now)
-        weight = Weight.BAD if wait.is_paused else Weight.NOTE
-        reasons.append(Reason(key, weight, values, "/limits/key", {"key": place.key}))
+    """The limits that do not admit it: the narrowest one with its place in line, then the others."""
+    holding = sorted(
+        ((place, place.wait) for place in at.places if place.wait is not None),
+        key=lambda one: _narrowness(*one),
+    )
+    if not holding:
+        return []
+    reasons = [_of_limit(at, *holding[0])]
+    holder, others = _only_holder(at, holding[0][1]), [wait for _, wait in holding[1:]]
+    if holder is not None:  # a limit that the same job holds becomes free along with the first
+        others = [wait for wait in others if holder not in wait.holders]
+    if others:
+        limits = " and ".join(map(str, others))
+        reasons.append(
+            Reason(
+                "why_limits_also", _weight(others), {"limits": limits}, "/limits/key", {"key": others[0].key}
+            )
+        )
+    if all(
+        place.starts_at is None and not (wait.is_paused or wait.concurrent == 0) for place, wait in holding
+    ):
+        reasons.append(Reason("why_limit_unknown", Weight.NOTE))
     return reasons
+
+
+def _narrowness(place: KeyPlace, wait: KeyWait) -> tuple[bool, float, int]:
+    """Return the order of limits that hold a job: paused ones, then those that admit the fewest jobs."""
+    concurrent = float("inf") if wait.concurrent is None else wait.concurrent
+    return not wait.is_paused, concurrent, -(place.ahead or 0)
+
+
+def _weight(waits: Sequence[KeyWait]) -> Weight:
+    return Weight.BAD if any(wait.is_paused for wait in waits) else Weight.NOTE
+
+
+def _only_holder(at: JobWait, wait: KeyWait) -> str | None:
+    """Return the running job whose end makes the limit free; None if several hold it, or more is missing."""
+    if wait.is_paused or wait.opens_in or len(wait.holders) != 1 or wait.concurrent != 1:
+        return None
+    return wait.holders[0] if wait.holders[0] in at.holders else None
+
+
+def _of_limit(at: JobWait, place: KeyPlace, wait: KeyWait) -> Reason:
+    """Return the sentence for one limit, with about how long the wait takes where that can be said."""
+    key, values = "why_limit", dict[str, object](limit=str(wait))
+    holder = _only_holder(at, wait)
+    if holder is not None and not place.ahead:
+        ran = span(at.now - at.holders[holder])
+        values = {"job": short_id(holder), "name": wait.key, "ran": ran}
+        key = "why_limit_job"
+    elif place.ahead is not None:
+        key, values["count"] = "why_limit_ahead" if place.ahead else "why_limit_next", place.ahead
+        if place.ahead and place.is_least:
+            key += "_least"
+        elif place.ahead and len(at.places) > 1 and place.ahead >= COUNTED:
+            key += "_most"  # those that other limits hold are among them
+    if place.ahead is not None and place.starts_at is not None:
+        key, values["span"] = f"{key}_about", span(place.starts_at - at.now)
+    if holder is not None and not place.ahead:
+        return Reason(key, Weight.NOTE, values, f"/jobs/{holder}")
+    return Reason(key, _weight([wait]), values, "/limits/key", {"key": place.key})
 
 
 def _of_line(at: JobWait) -> Iterator[Reason]:
