@@ -12,6 +12,7 @@ from firelock import State, Turns
 from firelock.control.servers import ServerState
 from firelock.storage import JobFilter, NewSession, Renewal
 from firelock_dashboard.pages import queues
+from tests.dashboard.pages.test_batch import text_of
 from tests.dashboard.worker import Worker
 
 DAY = 86_400
@@ -148,7 +149,7 @@ def test_what_clears_and_what_grows(fire, mail):
     (view,) = fire.queues.list()
 
     def queue(out, into, held=0, listeners=1):
-        return queues.QueueRow(view, None, held, out, into, [object()] * listeners)
+        return queues.QueueRow(view, None, held, None, out, into, [object()] * listeners)
 
     assert timedelta(minutes=1) == queue(2.0, None).clears_in
     assert timedelta(minutes=2) == queue(2.0, 1.0).clears_in
@@ -169,6 +170,34 @@ def test_queues_are_paged_by_name(fire, client):
     assert ('id="queue-q24"' in first, 'id="queue-q25"' in first) == (True, False)
     assert "after=q24" in first
     assert ('id="queue-q24"' in second, 'id="queue-q27"' in second) == (False, True)
+
+
+def test_the_oldest_wait_is_shown_while_limits_hold_all_that_waits(fire, client, mail):
+    """With the reason in place of a warning: no worker is missing."""
+    fire.limits.set("tenant", concurrent=1)
+    mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
+    Worker(fire).claim()
+    fire.storage.clock_offset += 3 * 3_600 * 1_000_000
+
+    listed, own = client.get("/queues").text, client.get("/queues/mail").text
+
+    for page in (listed, own):
+        assert re.search(r"3\sh( 00\smin)? ?, held by limits", text_of(page))
+        assert "waits very long" not in page
+
+
+def test_the_first_jobs_have_their_arguments_and_the_limits_that_hold_them(fire, client, mail):
+    """In the order of priority and age, without places: others start before a job that a limit holds."""
+    fire.limits.set("tenant", concurrent=1)
+    mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
+    Worker(fire).claim()
+    mail.enqueue(3)
+
+    page = text_of(client.part("/queues/mail", "head").text)
+    rows = text_of(client.get("/queues/mail").text)
+
+    assert "Waiting jobs, oldest first" in rows
+    assert re.search("number=2 tenant:7 1 of 1 running .* number=3 Waits for a worker", page)
 
 
 # ---- pause and resume ------------------------------------------------------------------------------------

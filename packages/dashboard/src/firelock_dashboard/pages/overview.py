@@ -254,8 +254,12 @@ class _Seen:
         names = [queue.name for queue in seen.queues if not queue.is_paused]
         waiting = {name: at for name in names if (at := seen.waits_since(name)) is not None}
         if not waiting:
-            if any(name in seen.held for name in names):
-                return _Tile("oldest", "–", "/limits", hint=self._text("tile_held"))
+            held = {name: seen.oldest[name] for name in names if name in seen.held and name in seen.oldest}
+            if held:
+                queue = min(held, key=lambda name: held[name])
+                waited = (seen.now - held[queue]) / 1_000_000
+                hint = self._text("tile_held", queue=queue)
+                return _Tile("oldest", _about(waited), "/limits", hint=hint)
             return _Tile("oldest", "–", "/queues", hint=self._text("tile_nothing_waits"))
         queue = min(waiting, key=lambda name: waiting[name])
         waited = seen.now - waiting[queue]
@@ -318,8 +322,12 @@ class _Seen:
         fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
         rates = self._dashboard.history.queues()
         return [
-            (one, seen.waits_since(one.name), held.get(one.name, 0), rates.get(one.name)) for one in fullest
-        ]
+            (
+                one, seen.waits_since(one.name), held.get(one.name, 0), rates.get(one.name),
+                seen.oldest.get(one.name) if one.name in held else None,
+            )
+            for one in fullest
+        ]  # fmt: skip
 
     def failures(self) -> tuple[Sequence[Cause], Mapping[str, Requeue], Sequence[Requeue]]:
         """The most frequent causes that are not muted, the last requeues, and those without failed jobs."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
 
 from firelock import State
 from firelock.control.findings import Sight, Waiting
-from firelock.jobs.blocked_by import held_heads
+from firelock.jobs.blocked_by import KeyReads, held_heads
 from firelock.storage import JobFilter
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
@@ -24,6 +25,7 @@ from firelock_dashboard.web.actions import (
 )
 from firelock_dashboard.web.fields import Text
 from firelock_dashboard.web.formatting import instant
+from firelock_dashboard.web.payloads import IN_LISTS, summary
 from firelock_dashboard.web.request import Undo
 from firelock_dashboard.web.routes import Route
 
@@ -32,13 +34,15 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-    from firelock import QueueView, ServerView
+    from firelock import KeyWait, QueueView, ServerView
     from firelock.storage import JobRecord
     from firelock_dashboard.stats.history import Rates
     from firelock_dashboard.web.request import Visit
 
 _SHOWN = 25  # queues on a page: each is asked for the job that waits longest
 _HEAD = 20
+_KEYS = 10  # of limits that the first jobs ask for: each read walks every lane
+_CALL = 200  # characters of a call
 _LOOKED_AT = 200  # waiting jobs among which the next ones and the tasks are told
 _AFTER, _TYPED = Text("after", default=""), Text("typed")
 
@@ -61,6 +65,7 @@ class QueueRow:
     view: QueueView
     oldest_at: datetime | None  # since when the first waits that no limit holds
     held: int  # jobs before it that limits hold; 100 at most
+    held_at: datetime | None  # since when the first of these waits
     out_per_minute: float
     in_per_minute: float | None  # None until it is known
     listeners: list[ServerView]
@@ -168,8 +173,8 @@ def queue_row(view: QueueView, sight: Sight, rates: Mapping[str, Rates]) -> Queu
     rate, since, head = rates.get(view.name), sight.waits_since(view.name), sight.held.get(view.name)
     out, into = (0.0, None) if rate is None else (rate.out_per_minute, rate.in_per_minute)
     return QueueRow(
-        view, None if since is None else instant(since), 0 if head is None else head.count, out, into,
-        sight.listening(view.name),
+        view, instant(since), 0 if head is None else head.count,
+        None if head is None else instant(sight.oldest.get(view.name)), out, into, sight.listening(view.name),
     )  # fmt: skip
 
 
@@ -177,10 +182,20 @@ def queue_row(view: QueueView, sight: Sight, rates: Mapping[str, Rates]) -> Queu
 
 
 @attrs.frozen
-class _Head:
-    """The jobs that are next, and the tasks among those that wait."""
+class _HeadRow:
+    """One of the first jobs that wait."""
 
-    next: list[JobRecord]
+    job: JobRecord
+    call: str  # its arguments in one line
+    held_by: list[KeyWait]  # limits that hold it
+
+
+@attrs.frozen
+class _Head:
+    """The first jobs that wait, and the tasks among those that do."""
+
+    rows: list[_HeadRow]
+    is_read: bool  # all limits of the rows were read; otherwise more of them may be held
     tasks: list[tuple[str, int]]  # most frequent first
     looked_at: int
     is_partial: bool  # more wait than were looked at
@@ -202,16 +217,30 @@ def show_queue(visit: Visit) -> Response:
 
 
 def _head(visit: Visit, view: QueueView) -> _Head:
-    """What is claimed first: higher priority, then who waits longest, among the oldest that wait."""
+    """The first jobs by priority and age, among the oldest that wait; limits may let others start first."""
     if not view.enqueued:
-        return _Head([], [], 0, is_partial=False)
+        return _Head([], is_read=True, tasks=[], looked_at=0, is_partial=False)
     oldest = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=_LOOKED_AT, oldest_first=True)
-    first = sorted(oldest.jobs, key=lambda job: -job.priority)[:_HEAD]
+    first = [job.record() for job in sorted(oldest.jobs, key=lambda job: -job.priority)[:_HEAD]]
+    used = dict.fromkeys(key for job in first for key in _keys(job))
+    read = frozenset(islice(used, _KEYS))
+    keys = KeyReads(visit.fire.storage, visit.now_micros)
     return _Head(
-        [job.record() for job in first],
-        Counter(job.task for job in oldest).most_common(),
-        len(oldest), oldest.cursor is not None,
+        [_HeadRow(job, _call(visit, job), keys.waits(job, among=read)) for job in first],
+        is_read=len(used) == len(read),
+        tasks=Counter(job.task for job in oldest).most_common(),
+        looked_at=len(oldest), is_partial=oldest.cursor is not None,
     )  # fmt: skip
+
+
+def _keys(job: JobRecord) -> list[str]:
+    return [] if job.admission is None else [use.key for use in job.admission.limits]
+
+
+def _call(visit: Visit, job: JobRecord) -> str:
+    given = visit.arguments(job, limit=IN_LISTS)
+    text = summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
+    return text[:_CALL]
 
 
 # ---- what is done to them --------------------------------------------------------------------------------
