@@ -465,7 +465,7 @@ def test_an_instant_before_or_after_all_time_is_refused(client, moment):
 
 
 def test_a_waiting_row_says_what_it_waits_for(fire, client):
-    """Jobs, an answer, or a limit, as its record has it; nothing more is read for it."""
+    """Jobs, a signal, or a limit. The jobs that all rows wait for are read together."""
 
     @fire.task(name="shop.first")
     def first() -> None: ...
@@ -478,14 +478,34 @@ def test_a_waiting_row_says_what_it_waits_for(fire, client):
     remember(fire, job, "signal", "manager", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal manager", gives_back=True)
     ask.enqueue()
-    first.using(after=[first.enqueue(), first.enqueue()]).enqueue()
+    parents = [first.enqueue(), first.enqueue()]
+    first.using(after=parents).enqueue()
 
     page = client.part("/jobs", "rows").text
     row = page.split(f'id="job-{job.id}"')[1].split("</tr>")[0]
 
-    assert "for 2 other jobs" in page
+    assert "for 2 of 2 jobs" in page
     assert "limits: openai" in page
-    assert "for an answer to manager" in row
+    assert "for the signal manager" in row
+
+
+def test_a_row_that_waits_for_a_failed_job_says_that_it_cannot_start(fire, client):
+    """Which task failed, and how many of the others are done; or that a job is not stored any more."""
+
+    @fire.task(name="shop.load", retry=Retry.never())
+    def load(day: int) -> None: ...
+
+    days = load.enqueue_many([(day,) for day in range(3)])
+    load.using(after=days).enqueue(99)
+    worker = Worker(fire)
+    for _ in range(2):
+        worker.succeed(worker.claim())
+    left = client.get("/jobs?state=awaiting").text
+    worker.fail(worker.claim())
+    failed = client.get("/jobs?state=awaiting").text
+
+    assert "for 1 of 3 jobs" in left
+    assert "cannot start: load failed (2 of 3 done)" in failed
 
 
 def test_a_list_says_how_many_it_has_and_how_long_they_stay(fire, client, send):

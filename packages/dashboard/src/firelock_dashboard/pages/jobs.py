@@ -39,6 +39,7 @@ from firelock_dashboard.stats.job_search import (
     plan,
     read_typed,
 )
+from firelock_dashboard.stats.waiting import Parent, by_end
 from firelock_dashboard.web.actions import (
     MANY,
     TO_PRIORITY,
@@ -61,7 +62,7 @@ from firelock_dashboard.web.fields import (
     Text,
     Texts,
 )
-from firelock_dashboard.web.formatting import instant, iso, span
+from firelock_dashboard.web.formatting import instant, iso, span, task_name
 from firelock_dashboard.web.payloads import IN_LISTS, summary
 from firelock_dashboard.web.request import Undo
 from firelock_dashboard.web.routes import Route
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import JsonValue
+    from firelock.storage import Edge
     from firelock_dashboard.stats.retries import Retrying
     from firelock_dashboard.web.request import Visit
 
@@ -77,6 +79,7 @@ SIZES = (25, 50, 100, 200)
 _SIZE = 50
 _MOVED = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})  # which of a search are moved
 _LINE = 240
+_PARENTS = 500  # of the jobs of a page that are read
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Q, _TOP = Text("q", limit=1_000, default=""), Text("top")
 _LIMIT = Integer("limit", least=SIZES[0], most=SIZES[-1], default=_SIZE)
@@ -113,6 +116,7 @@ class _JobRow:
     call: str | None  # the arguments on one line; None where they may not be seen
     attempts: int | None  # how many it may have
     started_at: datetime | None = None  # of one that runs, as far as it shows
+    parents: Sequence[Parent] = ()  # the jobs it waits for; empty where they were not read
 
     @property
     def is_requeued(self) -> bool:
@@ -127,10 +131,35 @@ class _JobRow:
             kind, _, name = (job.waits_for or "").partition(" ")
             if kind in {MemoKind.SIGNAL, MemoKind.CALL}:
                 return f"waits_{kind}", {"name": name}
-            return ("waits_parents", {"count": len(job.parents)}) if job.parents else None
+            return self._waits_for_parents() if job.parents else None
         if job.state is State.ENQUEUED and job.admission is not None and job.admission.limits:
             return "waits_limits", {"limits": ", ".join(one.key for one in job.admission.limits)}
         return None
+
+    @property
+    def cannot_start(self) -> bool:
+        """Whether a job that it waits for has failed or is not stored any more."""
+        missing, failed, _, _ = by_end(self.parents)
+        return bool(missing or failed)
+
+    def _waits_for_parents(self) -> tuple[str, dict[str, object]]:
+        """What is missing of the jobs that it waits for: what cannot end by itself first."""
+        if not self.parents:
+            return "waits_parents", {"count": len(self.record.parents)}
+        missing, failed, unended, met = by_end(self.parents)
+        total = len(self.parents)
+        if missing:
+            return "waits_gone", {"count": len(missing)}
+        if failed:
+            values = {"count": len(failed), "task": task_name(failed[0].task or "–")}
+            if total == 1:
+                return "waits_failed", values
+            return "waits_failed_of", {**values, "done": len(met), "all": total}
+        return (
+            ("waits_left", {"count": len(unended), "all": total})
+            if total > 1
+            else ("waits_parents", {"count": 1})
+        )
 
     @property
     def seconds(self) -> float | None:
@@ -238,6 +267,7 @@ class Listing:
     def rows(self) -> list[_JobRow]:
         """The jobs of the page with what stands beside them."""
         started = starts(self.visit, self.found.jobs)
+        parents = self._parents()
         return [
             _JobRow(
                 job,
@@ -245,9 +275,25 @@ class Listing:
                 self._call(job),
                 attempts_of(self.visit, job),
                 instant(started.get(job.id)),
+                parents.get(job.id, ()),
             )
             for job in self.found.jobs
         ]
+
+    def _parents(self) -> dict[str, list[Parent]]:
+        """Return the jobs that the rows wait for, in one read; rows beyond 500 of them get none."""
+        edges: dict[str, Sequence[Edge]] = {}
+        wanted: set[str] = set()
+        for job in self.found.jobs:
+            if job.state is State.AWAITING and job.waits_for is None and job.parents:
+                more = wanted | {edge.parent_id for edge in job.parents}
+                if len(more) <= _PARENTS:
+                    wanted, edges[job.id] = more, job.parents
+        ids = sorted(wanted)
+        found = dict(zip(ids, self.visit.fire.storage.get(ids), strict=True)) if ids else {}
+        return {
+            job_id: [_parent(edge, found[edge.parent_id]) for edge in ties] for job_id, ties in edges.items()
+        }
 
     def _call(self, job: JobRecord) -> str | None:
         given = self.visit.arguments(job, limit=IN_LISTS)
@@ -378,6 +424,12 @@ class Listing:
             return []
         kind, text = self.looked_for
         return search.offers(self.visit, text, besides=kind)
+
+
+def _parent(edge: Edge, job: JobRecord | None) -> Parent:
+    if job is None:
+        return Parent(edge.parent_id, edge.on.value, None)
+    return Parent(edge.parent_id, edge.on.value, job.state, job.task)
 
 
 def was_requeued(job: JobRecord) -> bool:

@@ -117,7 +117,7 @@ def _of_wait(at: JobWait, waits_for: str) -> Reason:
 
 
 def _of_parents(at: JobWait) -> Iterator[Reason]:
-    missing, failed, unended, met = _sorted(at.parents)
+    missing, failed, unended, met = by_end(at.parents)
     for key, weight, parents in (
         ("why_parent_gone", Weight.BAD, missing), ("why_parent_failed", Weight.BAD, failed),
         ("why_parent", Weight.NOTE, unended),
@@ -140,7 +140,7 @@ def _of_parents(at: JobWait) -> Iterator[Reason]:
         yield Reason("why_no_parent", Weight.BAD)
 
 
-def _sorted(parents: Sequence[Parent]) -> tuple[list[Parent], list[Parent], list[Parent], list[Parent]]:
+def by_end(parents: Sequence[Parent]) -> tuple[list[Parent], list[Parent], list[Parent], list[Parent]]:
     """Return those that are not stored, that have failed, that have not ended, and that were waited for."""
     missing, failed, unended, met = list[Parent](), list[Parent](), list[Parent](), list[Parent]()
     for parent in parents:
