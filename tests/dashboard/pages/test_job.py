@@ -594,7 +594,7 @@ def test_a_report_cannot_break_out_of_its_fence():
 def test_a_life_is_told_to_scale(fire, send):
     """Waiting, running, backing off: the whole bar, without gaps."""
     handle = fire.jobs.get(job_in(fire, send, "retrying").id)
-    steps = steps_of(handle.history())
+    steps = steps_of(handle.history(), handle.record())
 
     phases = phases_of(
         handle.record(), handle.history(), handle.created_at + timedelta(minutes=5),

@@ -55,6 +55,33 @@ def test_a_wait_that_is_open_says_so(fire, client, job):
     assert "under way" in text_of(card_of(client, job))
 
 
+def test_a_wait_with_a_time_out_says_what_follows_it(fire, client, job):
+    due_at = fire.storage.clock() + 7_200_000_000
+    remember(fire, job, "signal", "approval", None, is_done=False)
+    end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True, due_at=due_at)
+    page = text_of(client.get(f"/jobs/{job.id}").text)
+    assert re.search("After .{3,12} without an answer, the task continues with None.", page)
+
+
+def test_a_suspended_attempt_has_the_same_number_among_the_facts(fire, client, job):
+    """The attempt is given back, so the next one has its number: both places say so."""
+    remember(fire, job, "signal", "approval", None, is_done=False)
+    end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
+    page = text_of(client.get(f"/jobs/{job.id}").text)
+    assert "attempt 1 of 11, suspended" in page
+    assert "Attempts 1 of 11, suspended" in page
+
+
+def test_an_interrupted_attempt_is_not_counted(fire, client, job):
+    """The job was returned to its queue and runs again as the same attempt."""
+    end(fire, job, State.ENQUEUED, gives_back=True, reason="server stopped while the job was running")
+    claim(fire)
+    page = text_of(client.get(f"/jobs/{job.id}").text)
+    assert "attempt 1 of 11, interrupted and not counted" in page
+    assert "Attempts 1 of 11" in page
+    assert 1 == page.count("not counted")
+
+
 def test_a_sleep_says_how_long(fire, client, job):
     due_at = fire.storage.clock() + 7_200_000_000
     remember(fire, job, "sleep", "cool-off", str(due_at))

@@ -293,6 +293,14 @@ class JobView:
     def attempts_told(self) -> str:
         """How many attempts it has had, and how many it may have, in words."""
         number, most, text = self.job.attempt, self.attempts, self.visit.text
+        newest = next((step for step in self.steps if step.entry.attempt is not None), None)
+        if self.job.waits_for is not None and newest is not None and not newest.is_counted:
+            number = newest.entry.attempt or 0
+            if newest.is_requeued or (most and number > most):
+                told = text("job.attempts_requeued", number=number)
+            else:
+                told = text("job.attempts_of", number=number, most=most) if most else str(number)
+            return text("job.attempts_suspended", attempts=told)
         if number == 0:
             return text("job.attempts_none") if not most else text("job.attempts_none_of", most=most)
         if was_requeued(self.job):
@@ -309,6 +317,14 @@ class JobView:
             if most
             else text("job.attempt_of", number=number)
         )
+
+    def step_attempt(self, step: ShownStep) -> str:
+        """Name the attempt that ended with a step, and say if it was given back."""
+        told = self.attempt_told(step.entry.attempt or 0, is_requeued=step.is_requeued)
+        if step.is_counted:
+            return told
+        ends = {State.AWAITING: "suspended", State.ENQUEUED: "interrupted"}
+        return self.visit.text(f"job.attempt_{ends.get(step.entry.state, 'uncounted')}", attempt=told)
 
     @property
     def now_attempt(self) -> str:
@@ -392,7 +408,7 @@ class JobView:
     @cached_property
     def steps(self) -> list[ShownStep]:
         """Its steps, newest first."""
-        return steps_of(self.handle.history())
+        return steps_of(self.handle.history(), self.job)
 
     @cached_property
     def started_at(self) -> datetime | None:
@@ -789,20 +805,35 @@ class ShownStep:
     waited: float | None  # seconds from claim to start of the attempt that ended here
     took: float | None  # seconds that this attempt ran
     is_requeued: bool = False  # it had ended before, and was requeued
+    is_counted: bool = True  # its attempt counts; else the next one has its number again
 
 
-def steps_of(history: Sequence[JobStep]) -> list[ShownStep]:
+def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
     """Return the steps, newest first."""
     ends = [None, *(entry.at for entry in history)]
+    counted = _counted(history, job)
     has_ended = accumulate((entry.state in FINAL_STATES for entry in history), or_, initial=False)
     steps = [
         ShownStep(
             entry, _seconds(former_at, entry.at), _seconds(entry.claimed_at, entry.started_at),
-            _seconds(entry.started_at, entry.at), is_requeued=has_ended_before,
+            _seconds(entry.started_at, entry.at), is_requeued=has_ended_before, is_counted=is_counted,
         )
-        for former_at, entry, has_ended_before in zip(ends, history, has_ended, strict=False)
+        for former_at, entry, has_ended_before, is_counted in zip(
+            ends, history, has_ended, counted, strict=False
+        )
     ]  # fmt: skip
     return steps[::-1]
+
+
+def _counted(history: Sequence[JobStep], job: JobRecord) -> list[bool]:
+    """Return whether the attempt of each step counts: one that was given back has its number again later."""
+    next_number = job.attempt if job.state is State.PROCESSING else job.attempt + 1
+    counted: list[bool] = []
+    for entry in reversed(history):
+        counted.append(entry.attempt is None or entry.attempt < next_number)
+        if entry.attempt is not None:
+            next_number = entry.attempt
+    return counted[::-1]
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:
