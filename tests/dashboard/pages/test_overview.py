@@ -8,11 +8,12 @@ import pytest
 
 from firelock import Limit, Retry, Turns
 from firelock.model.clock import SECOND
-from firelock.storage import DURATION_BUCKETS, ClaimRequest, NewSession, Renewal, Rollup
+from firelock.storage import DURATION_BUCKETS, ClaimRequest, NewSession, Renewal, Rollup, State
 from firelock_dashboard.pages.charts import Chart, Line, chart_of_samples, round_up, spark
 from firelock_dashboard.stats.live import Sample
 from firelock_dashboard.stats.rollups import MINUTE
 from tests.core import fakes
+from tests.dashboard.flows import claim, end
 from tests.dashboard.worker import Worker
 
 PARTS = ("health", "tiles", "figures", "places", "runs", "nav")
@@ -270,7 +271,10 @@ def test_without_a_backlog_the_tile_says_how_many_jobs_finish(client, fire, task
 
 
 def test_what_limits_hold_is_no_wait(client, fire, task):
-    """The oldest wait is that of the first job that no limit holds; how many stand before it is beside."""
+    """The oldest wait is that of the first job that no limit holds; how many stand before it is beside.
+
+    If limits hold all that were seen, it is that of the first of these, which says so and warns of nothing.
+    """
     fire.limits.set("tenant", concurrent=1)
     task.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
     Worker(fire).claim()
@@ -506,3 +510,32 @@ def test_a_sparkline_needs_something_to_show():
     assert "" == spark([]) == spark([5]) == spark([0, 0, 0])
     assert spark([0, 2]).startswith("M0.0,27.0")
     assert spark([0, 2]).endswith("L120.0,1.0")
+
+
+# ---- answers ---------------------------------------------------------------------------------------------
+
+
+def suspended(fire, name, due_at=None):
+    """A job of the task waits for a signal."""
+    (job,) = claim(fire, 1)
+    end(fire, job, State.AWAITING, waits_for=f"signal {name}", gives_back=True, due_at=due_at)
+    return job
+
+
+def test_jobs_that_wait_for_an_answer_are_on_the_overview(client, fire, task):
+    """How many, of which signals, and when the first continues without one; with a link to them."""
+    task.enqueue_many([(1,), (2,)])
+    nobody = client.part("/", "health").text
+    now = fire.storage.clock()
+    first = suspended(fire, "manager", now + 49 * 3_600 * SECOND)
+    client.app.forget()
+    one = client.part("/", "health").text
+    suspended(fire, "lawyer")
+    client.app.forget()
+    two = client.part("/", "health").text
+
+    assert "trouble-asking" not in nobody
+    assert "1 job waits for an answer (signal: manager). Without one it continues in 2" in one
+    assert f'href="/jobs/{first.id}"' in one
+    assert "2 jobs wait for an answer (signal: lawyer, manager). Without one the first continues in" in two
+    assert 'href="/jobs?state=awaiting&amp;order=oldest"' in two

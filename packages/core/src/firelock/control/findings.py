@@ -30,6 +30,7 @@ from firelock.model.batch import BATCH_TASK, Tally
 from firelock.model.clock import micros
 from firelock.model.dependencies import On
 from firelock.model.job import JobRecord
+from firelock.model.memo import MemoKind
 from firelock.model.report import Severity, Thresholds
 from firelock.model.state import State
 from firelock.model.text import clock_time, shorten, span
@@ -59,6 +60,7 @@ _RECURRING = 2_000
 _GROUPS = 20  # of failures
 _SHARED = 200  # of a task's newest failures are looked at for the share of muted causes
 _CAUSES = "cause"  # the kind of records in which dashboards keep causes of failures, and their mutes
+_WAITS_FOR_SIGNAL = f"{MemoKind.SIGNAL} "
 _WAITS_IN_VAIN = lifecycle.waiting_reason(On.SUCCEEDED, State.FAILED).partition(";")[0]
 
 ERROR, WARNING, NOTE = Severity
@@ -101,6 +103,7 @@ class Sampled:
     unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task that has some
     too_costly: Mapping[str, int] = attrs.Factory(dict)  # the greatest cost by key that allows less at once
     keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
+    asking: Sequence[JobRecord] = ()  # jobs that wait for a signal
     overdue: Sequence[JobRecord] = ()  # awaiting jobs whose time-out, and batches whose hold, is long over
     still: Sequence[StillBatch] = ()  # batches that nothing will move
     apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot lie in one partition
@@ -156,6 +159,10 @@ class Sight:
         if head is None:
             return self.oldest.get(queue)
         return None if head.first is None else head.first.changed_at
+
+    def has_more(self, state: State) -> bool:
+        """Return whether there may be more jobs in a state than its sample has."""
+        return self.by_state.get(state, 0) > _SAMPLE
 
     @property
     def enqueued(self) -> int:
@@ -341,7 +348,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
         for job in _sample(runtime, State.ENQUEUED):
             unknown[job.task] += knows_tasks and runtime.tasks.get(job.task) is None
             keyed.see(job)
-    in_vain, overdue = _stuck(runtime, now)
+    in_vain, overdue, asking = _stuck(runtime, now)
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     unread: Counter[str] = Counter()
@@ -369,6 +376,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
             for job in in_vain
             if job.admission is not None and job.admission.unique is not None
         ],
+        asking=asking,
         overdue=overdue,
         still=find_still(storage, now),
         apart=list(_apart(runtime)),
@@ -420,14 +428,16 @@ def _apart(runtime: Runtime) -> Iterator[tuple[str, str, str]]:
             yield info.name, first, second
 
 
-def _stuck(runtime: Runtime, now: int) -> tuple[list[JobRecord], list[JobRecord]]:
-    in_vain, overdue = [], []
+def _stuck(runtime: Runtime, now: int) -> tuple[list[JobRecord], list[JobRecord], list[JobRecord]]:
+    in_vain, overdue, asking = [], [], []
     for job in _sample(runtime, State.AWAITING):
         if (job.reason or "").startswith(_WAITS_IN_VAIN):
             in_vain.append(job)
         if job.due_at is not None and job.due_at < now - _LATE_WAIT:
             overdue.append(job)
-    return in_vain, overdue
+        if (job.waits_for or "").startswith(_WAITS_FOR_SIGNAL):
+            asking.append(job)
+    return in_vain, overdue, asking
 
 
 def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
@@ -971,7 +981,7 @@ def _check_apart(sight: Sight) -> Iterator[Finding]:
 
 def _seen(sight: Sight, state: State, count: int) -> str:
     """Return how many jobs of a state's sample it is; there may be more where the sample is not all."""
-    return f"At least {_jobs(count)}" if sight.by_state.get(state, 0) > _SAMPLE else _jobs(count)
+    return f"At least {_jobs(count)}" if sight.has_more(state) else _jobs(count)
 
 
 def _jobs(count: int) -> str:

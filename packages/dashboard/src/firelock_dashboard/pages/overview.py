@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.control.findings import list_findings
-from firelock.storage import Severity
+from firelock.storage import Severity, State
 from firelock_dashboard.pages.charts import (
     KINDS,
     LIVE,
@@ -134,6 +134,24 @@ def _banner(finding: Finding) -> _Banner:
     return _Banner(finding.code, "bad" if finding.is_error else "warn", values, finding.since, action)
 
 
+def _asking(visit: Visit, sight: Sight) -> _Banner | None:
+    """Return how many jobs wait for an answer, and when the first of them continues without one."""
+    jobs = sight.sampled.asking
+    if not jobs:
+        return None
+    names = sorted({(job.waits_for or "").partition(" ")[2] for job in jobs})
+    named = ", ".join(names[:_OF_A_KIND]) + (", …" if len(names) > _OF_A_KIND else "")
+    due = [job.due_at for job in jobs if job.due_at is not None]
+    number = f"{formatting.count_text(len(jobs))}{'+' if sight.has_more(State.AWAITING) else ''}"
+    what = visit.text("overview.asking", count=len(jobs), number=number, signals=named)
+    if due:
+        left = formatting.span(max(0.0, (min(due) - sight.now) / 1_000_000))
+        what += " " + visit.text("overview.asking_until", count=len(jobs), span=left)
+    one = _Action("show", f"/jobs/{jobs[0].id}")
+    many = _Action("to_jobs", "/jobs", {"state": "awaiting", "order": "oldest"})
+    return _Banner("asking", "note", {"what": what}, None, one if len(jobs) == 1 else many)
+
+
 # ---- the page --------------------------------------------------------------------------------------------
 
 
@@ -145,6 +163,7 @@ def show_overview(visit: Visit) -> Response:
         "overview.html", span=span, kind=kind, asked=visit.query.maybe(_SPAN),
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
         is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
+        asking=lambda: _asking(visit, seen.sight),
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
         many=MANY, storage_url=_storage_url(visit),
@@ -315,8 +334,11 @@ class _Seen:
 
     # ---- tables ------------------------------------------------------------------------------------------
 
-    def queues(self) -> list[tuple[QueueView, int | None, int, Rates | None]]:
-        """The queues with most to do: since when the first job waits, how many limits hold, how it moves."""
+    def queues(self) -> list[tuple[QueueView, int | None, int, Rates | None, int | None]]:
+        """The queues with most to do: since when the first job waits, how many limits hold, how it moves.
+
+        Last: since when the first of those waits that limits hold.
+        """
         seen = self.sight
         held = {name: head.count for name, head in seen.held.items()}
         fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
