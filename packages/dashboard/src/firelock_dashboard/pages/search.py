@@ -193,7 +193,8 @@ def _tags(visit: Visit, text: str, newest: Iterable[JobRecord], made: Sequence[s
 
 
 def _tag(visit: Visit, tag: str, more: str, *, is_exact: bool) -> Hit:
-    return Hit(tag, more, visit.url("/jobs", tag=tag), is_exact=is_exact)
+    said = visit.text("search.as_tag", jobs=more) if more else visit.text("search.is_tag")
+    return Hit(tag, said, visit.url("/jobs", tag=tag), is_exact=is_exact)
 
 
 # ---- what is in it ---------------------------------------------------------------------------------------
