@@ -66,6 +66,8 @@ def test_a_names_page_has_its_numbers_and_no_count_of_holders(fire, client, repo
     name, key = client.get("/limits/key?key=tenant").text, client.get("/limits/key?key=tenant:7").text
 
     assert ("tenant:{tenant_id}" in name, "2 at once" in name) == (True, True)
+    assert "jobs run and wait at the keys" in name
+    assert 'href="/limits?prefix=tenant%3A"' in name or 'href="/limits?prefix=tenant:"' in name
     assert ("1 of 2" in key, "0 of 2" in name) == (True, False)
 
 
