@@ -158,9 +158,10 @@ def _asking(visit: Visit, sight: Sight) -> _Banner | None:
 def show_overview(visit: Visit) -> Response:
     """The whole page, or one region of it."""
     span, kind = _span_and_kind(visit)
+    asked: str | None = visit.query.maybe(_SPAN)
     seen = _Seen(visit)
     return visit.page(
-        "overview.html", span=span, kind=kind, asked=visit.query.maybe(_SPAN),
+        "overview.html", span=span, kind=kind, asked=asked,
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
         is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
         asking=lambda: _asking(visit, seen.sight),
