@@ -10,7 +10,7 @@ import pytest
 
 from firelock import Firelock, Retry
 from firelock.control.catalogue import tell_tasks
-from firelock.control.findings import EndedRuns, KeptReadings, look
+from firelock.control.findings import KeptReadings, look
 from firelock.model.clock import SECOND
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock.storage.memory import MemoryStorage
@@ -108,7 +108,8 @@ def test_attempts_of_the_last_minutes_are_counted_by_task(fire):
 
     sight = seen(fire)
 
-    assert {"noop": EndedRuns(15, 6, 1), "refuse": EndedRuns(1, 0, 0)} == sight.lately
+    counts = {task: (one.runs, one.failed_attempts, one.failed) for task, one in sight.lately.items()}
+    assert {"noop": (15, 6, 1), "refuse": (1, 0, 0)} == counts
     assert (115, 106, 101) == (
         sight.usually["noop"].runs, sight.usually["noop"].failed_attempts, sight.usually["noop"].failed,
     )  # fmt: skip

@@ -112,9 +112,9 @@ def test_a_running_job_is_kept_or_stopped(visitor, stocked):
     job = stocked.jobs.get(Worker(stocked, timeout=3_600.0).claim().id)
     dialog = visitor.page.locator("dialog[open]")
 
-    visitor.go(f"/jobs/{job.id}").press("Delete").press("Keep running", within=dialog)
+    visitor.go(f"/jobs/{job.id}").press("Stop").press("Keep running", within=dialog)
     kept = job.refresh().state
-    visitor.press("Delete").press("Delete job", within=dialog).is_told("Deleted 1")
+    visitor.press("Stop").press("Stop and delete", within=dialog).is_told("Deleted 1")
 
     assert (State.PROCESSING, State.DELETED) == (kept, job.refresh().state)
 

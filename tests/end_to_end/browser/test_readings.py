@@ -188,3 +188,29 @@ def test_what_scrolls_sideways_shows_where_there_is_more(billing, open_context):
 
     look = page.locator(".tabs").evaluate("(one) => getComputedStyle(one).backgroundAttachment")
     assert look == "local, local, scroll, scroll"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A dashboard of the production environment that changes nothing."""
+    path = tmp_path_factory.mktemp("guarded") / "jobs.db"
+    with closing(Firelock(f"sqlite:///{path}")) as fire:
+        fire.storage.migrate()
+        served = Served(fire, environment="production", read_only=True).start()
+        yield served
+        served.stop()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_the_environment_can_be_read_at_every_width(guarded, open_context, width):
+    """Nobody should take production for staging on a phone; and that nothing can be changed is said."""
+    page = open_context(guarded).new_page()
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto("/")
+
+    ribbon = page.locator(".ribbon")
+    expect(ribbon).to_have_text("production")
+    assert ribbon.evaluate("one => one.scrollWidth <= one.clientWidth")
+    expect(page.locator("header.bar .chip")).to_be_visible()
+    expect(page.get_by_role("button", name="Search")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
