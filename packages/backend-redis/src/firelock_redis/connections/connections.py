@@ -234,6 +234,14 @@ class ClusterConnections:
             if isinstance(error.__context__, ConnectionRefusedError):  # by the node that the call was for
                 note_unsent(error)
             raise translated(error, self._url) from error
+        except (
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:  # as the driver meets a connection closed under it
+            if not self._is_closed:
+                raise
+            raise _closed(self._url) from error
 
     def _while_slots_move(self, ask: Callable[[], _T]) -> _T:
         """Return the answer as soon as the slot is at one node; nothing has been done until then.
