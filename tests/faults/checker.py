@@ -97,9 +97,9 @@ def check(app, acknowledged, events):
         if event.what == "start":
             starts[event.job].append(event)
     cut_off = list(_cut_off(events, starts, _noted(events, "kill", "freeze")))
-    gone = _noted(events, "kill", "freeze", "gone")
+    deaths = _deaths(events)
     repeats = [(before, after) for runs in starts.values() for before, after in pairwise(runs)]
-    unexplained = [before for before, after in repeats if not _is_explained(before, after, gone)]
+    unexplained = [before for before, after in repeats if not _is_explained(before, after, deaths)]
     never_ran = [
         record for record in records.values() if record.state is State.SUCCEEDED and not starts[record.id]
     ]
@@ -119,13 +119,25 @@ def check(app, acknowledged, events):
     )
 
 
-def _is_explained(before, after, gone):
+def _deaths(events):
+    """Return by process from when until when each death or freeze took."""
+    killed, gone = _noted(events, "kill"), _noted(events, "gone")
+    deaths = defaultdict(list)
+    for pid, instants in _noted(events, "freeze").items():
+        deaths[pid] += [(at, at) for at in instants]
+    for pid, instants in killed.items():
+        deaths[pid].append((min(instants), max([*instants, *gone.get(pid, ())])))
+    return deaths
+
+
+def _is_explained(before, after, deaths):
     """Tell whether the run's process, or the child that had it run apart, died or froze between two starts.
 
-    A process of its own may have ended in order, with its job's end still on the way through the child.
+    A process of its own may have ended in order, with its job's end still on the way through the child. While
+    a process dies it may still act, and others may run its jobs already.
     """
-    deaths = [*gone.get(before.pid, ()), *gone.get(before.parent, ())]
-    return any(before.at - _DYING <= at <= after.at for at in deaths)
+    spans = [*deaths.get(before.pid, ()), *deaths.get(before.parent, ())]
+    return any(begun <= after.at and before.at - _DYING <= over for begun, over in spans)
 
 
 def stored(storage, ids):

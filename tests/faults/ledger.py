@@ -34,13 +34,15 @@ class Ledger:
         self._folder = folder
         self._opened = (0, -1)  # by which process, and as which file
 
-    def write(self, what, *, job="", attempt=0, fence=0, note=""):
-        """The event is in the file before this returns."""
+    def write(self, what, *, job="", attempt=0, fence=0, note="", at=None):
+        """The event, of now unless an instant is given, is in the file before this returns."""
         pid = os.getpid()
         if self._opened[0] != pid:  # replaced as a whole, since several threads may come here at once
             path = self._folder / f"{pid}.jsonl"
             self._opened = pid, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        line = json.dumps([what, time.monotonic(), pid, job, attempt, fence, note, os.getppid()])
+        line = json.dumps(
+            [what, time.monotonic() if at is None else at, pid, job, attempt, fence, note, os.getppid()]
+        )
         os.write(self._opened[1], line.encode() + b"\n")
 
 

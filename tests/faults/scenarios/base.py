@@ -116,9 +116,9 @@ class Stage:
         """What the servers run meanwhile may be run again: the storage forgets."""
         return forgetting(self.ledger, [pid for one in self.servers for pid in (one.pid, *one.family())])
 
-    def note(self, what, *pids):
-        """The ledger says what has befallen the processes."""
-        self.ledger.write(what, note=",".join(map(str, pids)))
+    def note(self, what, *pids, at=None):
+        """The ledger says what has befallen the processes, now unless an instant is given."""
+        self.ledger.write(what, note=",".join(map(str, pids)), at=at)
 
     # ---- jobs --------------------------------------------------------------------------------------------
 

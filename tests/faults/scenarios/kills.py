@@ -20,13 +20,18 @@ _APART, _WORKERS = 4, 10  # jobs with a process of their own in a round; workers
 
 def kill_whole(on, server):
     """Supervisor and children are killed at once, and the ledger says so."""
-    on.note("kill", *server.kill())
+    begun = time.monotonic()
+    pids = server.kill()
+    on.note("kill", *pids, at=begun)  # before: another server may run its jobs before this one goes on
+    on.note("gone", *pids)
 
 
 def kill_one(on, pid, *dying):
     """One process is killed; the ledger says so, and which others die with it."""
+    begun = time.monotonic()
     kill(pid)
-    on.note("kill", pid, *dying)
+    on.note("kill", pid, *dying, at=begun)
+    on.note("gone", pid)
 
 
 @scenario("kill-servers", "F01", full=Size(20_000, 200), short=Size(600, 3))
