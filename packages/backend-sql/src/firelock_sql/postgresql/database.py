@@ -42,13 +42,21 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-# One round trip. Limits are set within the transaction, so that a pooler may give the connection to others.
-# The third limit ends what a process leaves that stands still or is cut off: others need what it has locked.
 _LOCK_TIMEOUT, _BRIEF_TIMEOUT = "2s", f"{BRIEF_SECONDS * 1_000:.0f}ms"
-_LIMITS = (
-    f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '30s'"
-    "; SET LOCAL idle_in_transaction_session_timeout = '10s'"
-)
+
+
+def _limits(lock_timeout: str) -> str:
+    """Return the statements that limit a transaction; one round trip, together with its beginning.
+
+    They are set within the transaction, so that a pooler may give the connection to others. The third one
+    ends what a process leaves that stands still or is cut off: others need what it has locked.
+    """
+    return (
+        f"SET LOCAL lock_timeout = '{lock_timeout}'; SET LOCAL statement_timeout = '30s'"
+        "; SET LOCAL idle_in_transaction_session_timeout = '10s'"
+    )
+
+
 # On connections of our own, where nobody else gets them, the same is set for as long as they live. What runs
 # there outside of transactions is the hot path: its statements are planned once, which takes longer than to
 # claim a job, and so that the plan is right however large the tables become: along their indexes, in their
@@ -71,11 +79,11 @@ _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 # A transaction that has only locked rows need not wait for the disk. To roll it back would be as good, but at
 # that psycopg forgets all statements that are prepared.
 _LET_GO = "SET LOCAL synchronous_commit TO off; COMMIT"
-_WRITE = f"{_BEGIN}; {_LIMITS}; {_AS_USUAL}; {_NOW}"
-_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_AS_USUAL}; {_NOW}"
+_WRITE = f"{_BEGIN}; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
+_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
 _WAIT_BRIEFLY = f"SET LOCAL lock_timeout = '{_BRIEF_TIMEOUT}'"
-_WRITE_BRIEFLY = f"{_BEGIN}; {_LIMITS.replace(_LOCK_TIMEOUT, _BRIEF_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
+_WRITE_BRIEFLY = f"{_BEGIN}; {_limits(_BRIEF_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
 # An index of ten million rows takes minutes. Another migration may be under way for long, and nobody waits
 # behind one that waits for it. All others queue behind a statement that waits for a table, so it soon gives

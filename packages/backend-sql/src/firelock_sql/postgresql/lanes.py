@@ -32,24 +32,41 @@ _CLAIM_BY_NUMBERS = Text(f"SELECT pg_advisory_xact_lock_shared({GATE})")
 
 _OF_QUEUE = f"FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue"
 _IN_ORDER = "ORDER BY held_by LIMIT 1"
-# The lane behind another one: an index step, but for what a snapshot that is held open keeps of the deep one.
-_NEXT = f"SELECT held_by {_OF_QUEUE} AND held_by > AFTER {_IN_ORDER}"
-_OF_DEEP = f"SELECT {_OF_QUEUE} AND held_by = :deep AND priority"
-_NEXT_BEHIND = f"""
+
+
+def _next(after: str) -> str:
+    """Return a query for the lane behind another one: an index step."""
+    return f"SELECT held_by {_OF_QUEUE} AND held_by > {after} {_IN_ORDER}"
+
+
+def _next_behind(after: str) -> str:
+    """Return a query for the lane behind another one that reads little of the deep one.
+
+    A snapshot that is held open keeps the old entries of the deep lane, so its jobs are read from a floor on.
+    """
+    of_deep = f"SELECT {_OF_QUEUE} AND held_by = :deep AND priority"
+    return f"""
 SELECT coalesce(
-    (SELECT held_by {_OF_QUEUE} AND held_by > AFTER AND held_by < :deep {_IN_ORDER}),
-    (SELECT :deep::text WHERE AFTER < :deep AND (
-        EXISTS ({_OF_DEEP} > :deep_priority) OR EXISTS ({_OF_DEEP} < :deep_priority)
-        OR EXISTS ({_OF_DEEP} = :deep_priority AND (enqueued_at, seq) > (:deep_at, :deep_seq))
+    (SELECT held_by {_OF_QUEUE} AND held_by > {after} AND held_by < :deep {_IN_ORDER}),
+    (SELECT :deep::text WHERE {after} < :deep AND (
+        EXISTS ({of_deep} > :deep_priority) OR EXISTS ({of_deep} < :deep_priority)
+        OR EXISTS ({of_deep} = :deep_priority AND (enqueued_at, seq) > (:deep_at, :deep_seq))
     )),
-    (SELECT held_by {_OF_QUEUE} AND held_by > greatest(AFTER, :deep) {_IN_ORDER})
+    (SELECT held_by {_OF_QUEUE} AND held_by > greatest({after}, :deep) {_IN_ORDER})
 )"""
-# A row is a lane, a key's row that is locked now, a key that has a row, numbers, or the micros that it took.
-_LOOK = f"""
+
+
+def _look(step: Callable[[str], str], *, locked: str = "SKIP LOCKED") -> Text:
+    """Return the look at the lanes of a queue, from one to the next by this step, and at their keys.
+
+    A row is a lane, a key's row that is locked now, a key that has a row, numbers, or the micros that it
+    took.
+    """
+    return Text(f"""
 WITH RECURSIVE walk (lane, place) AS (
-    SELECT (FIRST), 1::bigint WHERE :most > 0
+    SELECT ({step(':after::text COLLATE "C"')}), 1::bigint WHERE :most > 0
     UNION ALL
-    SELECT (NEXT), place + 1 FROM walk
+    SELECT ({step("walk.lane")}), place + 1 FROM walk
     WHERE walk.lane IS NOT NULL AND place < :most AND (:until = '' OR walk.lane < :until)
 ), seen AS MATERIALIZED (
     SELECT lane, place FROM walk WHERE lane IS NOT NULL AND (:until = '' OR lane <= :until)
@@ -60,7 +77,7 @@ WITH RECURSIVE walk (lane, place) AS (
     SELECT DISTINCT key FROM seen, LATERAL unnest(string_to_array(lane, chr(10))) AS key
 ), locked AS MATERIALIZED (
     SELECT key, holders, free_at FROM firelock_limit_keys
-    WHERE key = ANY (ARRAY (SELECT key FROM wanted)) ORDER BY key FOR NO KEY UPDATE SKIP LOCKED
+    WHERE key = ANY (ARRAY (SELECT key FROM wanted)) ORDER BY key FOR NO KEY UPDATE {locked}
 )
 SELECT 'lane', lane, NULL, place FROM seen
 UNION ALL SELECT 'row', key, holders, free_at FROM locked
@@ -72,16 +89,10 @@ WHERE kind = 'limit' AND key = ANY (ARRAY (
 ))
 UNION ALL
 SELECT 'took', NULL, NULL, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint
-"""  # noqa: S608 - conditions of ours
+""")  # noqa: S608 - conditions of ours
 
 
-def _look(step: str) -> str:
-    first = step.replace("AFTER", ':after::text COLLATE "C"')
-    return _LOOK.replace("FIRST", first).replace("NEXT", step.replace("AFTER", "walk.lane"))
-
-
-LOOK, LOOK_BEHIND = Text(_look(_NEXT)), Text(_look(_NEXT_BEHIND))
-LOOK_PATIENTLY = Text(_look(_NEXT).replace(" SKIP LOCKED", ""))
+LOOK, LOOK_BEHIND, LOOK_PATIENTLY = _look(_next), _look(_next_behind), _look(_next, locked="")
 MAKE_KEYS = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
 ON CONFLICT (key) DO NOTHING RETURNING key

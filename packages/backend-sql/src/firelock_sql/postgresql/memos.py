@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
 _LOCK = Text("SELECT FROM firelock_jobs WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
-_MEMO = "kind, name, value, is_done, at, started_at, attempt, author, place"
+_COLUMNS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
+_MEMO = ", ".join(_COLUMNS)
 # A row is: whether there is such a job, whether the run holds it, the place of the memo where it was put, and
 # what stood before under its name, or NULLs.
 _PUT = Text(f"""
@@ -49,12 +50,12 @@ WITH job AS MATERIALIZED (
     UPDATE firelock_jobs SET marks = marks | 4
     WHERE id = :job AND marks & 4 = 0 AND (SELECT count(*) FROM put) = 1
 )
-SELECT job.is_held IS NOT NULL, job.is_held, put.place, old.{_MEMO.replace(", ", ", old.")}
+SELECT job.is_held IS NOT NULL, job.is_held, put.place, {", ".join(f"old.{name}" for name in _COLUMNS)}
 FROM (SELECT) AS one LEFT JOIN job ON true LEFT JOIN put ON true LEFT JOIN old ON true
 """)  # noqa: S608 - names and numbers
 # A row is a memo, or NULLs where there is none; there is no row where the run does not hold the job.
 RECALL = Text(f"""
-SELECT {_MEMO.replace(", ", ", memo.").replace("kind", "memo.kind", 1)}
+SELECT {", ".join(f"memo.{name}" for name in _COLUMNS)}
 FROM (
     SELECT id FROM firelock_jobs
     WHERE id = :job AND (:session::text IS NULL OR (
