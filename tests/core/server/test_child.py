@@ -261,7 +261,7 @@ def test_a_child_ends_a_deleted_job_that_does_not_stop_after_its_other_jobs(stub
 
 def test_a_child_settles_a_job_that_ignored_its_timeout_as_timed_out(stubborn):
     """Given back, it would start at once, and again and again."""
-    stuck, other, _ = stubborn(0.1, lambda job: None)
+    stuck, other, _ = stubborn(0.1, lambda job: None)  # one of two threads: half of them
 
     assert (State.SCHEDULED, State.SUCCEEDED) == (stuck.state, other.state)
     assert (1, "timed out after 0.1 s") == (stuck.retries, stuck.error.message)

@@ -38,6 +38,10 @@ class FakeWorkers:
         self.running = []
         self.watched = 0
         self.coroutines = self
+        self.half_deaf = False
+
+    def are_half_deaf(self):
+        return self.half_deaf
 
     def runs(self):
         return self.running
@@ -483,6 +487,37 @@ def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog,
     assert f"Job {deaf.job.id} of task 'task' ignores its timeout of 5 s; its worker is occupied" in line
     assert (True, False) == (deaf.is_stuck, heeds.is_stuck)
     assert 1 == seldom.board.last_report().workers.stuck_threads
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "half_deaf", "is_replaced"),
+    [
+        (CancelKind.LOST, False, True),
+        (CancelKind.TIMEOUT, False, False),
+        (CancelKind.TIMEOUT, True, True),
+        (CancelKind.STOP, True, False),
+    ],
+)
+def test_process_with_jobs_that_do_not_stop_is_replaced_after_the_grace_time(
+    seldom, caplog, cancelled, half_deaf, is_replaced
+):
+    """For a deleted job at once, for jobs past their timeout when they take half of the workers."""
+    worn = []
+    seldom.upkeep._on_worn = worn.append  # noqa: SLF001 - the supervisor's ear
+    seldom.dispatched.half_deaf = half_deaf
+    seldom.task.enqueue()
+    run = seldom.run(timeout_seconds=5.0, started=time.monotonic() - 60)
+    run.cancel(cancelled, "told")
+
+    seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+    in_time = list(worn)
+    run.told_to_stop -= seldom.fire.runtime.settings.grace + 0.1
+    for _ in range(2):
+        seldom.upkeep._watch()  # noqa: SLF001
+
+    assert ([], ["runs a job that does not stop"] if is_replaced else []) == (in_time, worn)
+    assert (cancelled is not CancelKind.STOP) is run.is_deaf
+    assert is_replaced is ("another worker process takes the place of this one" in caplog.text)
 
 
 @pytest.mark.parametrize("started", [0.0, 1.0])

@@ -588,8 +588,8 @@ def _check_stuck(sight: Sight) -> Iterator[Finding]:
             "stuck_workers",
             f"Server {server.name}: {' and '.join(taken)} {verb} taken by jobs past their timeout.",
             'Its log names the jobs (search for "ignores its timeout"). Check job.cancelled in their tasks, '
-            'or use executor="process", whose jobs can be killed. After the grace time, firelock server '
-            "replaces the worker process; a server inside an application cannot.",
+            'or use executor="process", whose jobs can be killed. firelock server replaces a worker process '
+            "when they take half of its workers; a server inside an application cannot.",
             f"server {server.name}",
             {"server": server.name, "threads": threads, "coroutines": coroutines},
         )

@@ -421,8 +421,14 @@ class ChildUpkeep:
         return now - run.told_to_stop > max(_LEAST_GRACE, self._runtime.settings.grace)
 
     def _note_deaf(self, run: Run) -> None:
-        """Have another worker process take the place of this one, which then ends, and the run with it."""
+        """Have another worker process take the place of this one, which then ends, and the run with it.
+
+        For runs whose time is over not before they take half of the workers: each replacement may cut short
+        long jobs of the processes that were replaced before.
+        """
         run.is_deaf = True
+        if run.cancelled is CancelKind.TIMEOUT and not self._workers.are_half_deaf():
+            return
         on_worn, self._on_worn = self._on_worn, None
         log.warning(
             "Job %s of task %r still runs %.0f s after it was told to stop (%s); %s.",

@@ -229,6 +229,15 @@ class Workers:
             stuck_coroutines=sum(run.is_stuck for run in on_loop), parked=self._context.inbox.parked,
         )  # fmt: skip
 
+    def are_half_deaf(self) -> bool:
+        """Return whether jobs that do not stop take at least half of the threads, or of the coroutines."""
+        kinds = [(self.threads.running, self.threads.count)]
+        if self.coroutines is not None:
+            kinds.append((self.coroutines.running, self.coroutines.limit))
+        return any(
+            0 < most <= 2 * sum(run.is_deaf for run in list(running.values())) for running, most in kinds
+        )
+
     @property
     def has_waiting(self) -> bool:
         """Tell whether jobs wait here for a worker."""

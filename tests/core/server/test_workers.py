@@ -1,0 +1,47 @@
+"""When jobs that do not stop take so many workers that their process is replaced."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from firelock import Firelock
+from firelock.server.shared_memory import ChildMemory
+from firelock.server.workers import DispatcherInbox, WorkerContext, Workers
+from firelock.storage.memory import MemoryStorage
+from tests.core.fakes import Worker
+
+
+@pytest.fixture
+def workers():
+    """Three threads and four coroutines, none of which has been started."""
+    with Firelock(MemoryStorage()) as fire:
+
+        async def wait() -> None: ...
+
+        fire.task(name="work")(lambda: None)
+        fire.task(name="wait")(wait)
+        worker, board = Worker(fire), ChildMemory.create(7)
+        context = WorkerContext(worker.runner, worker.console, board, DispatcherInbox(), None)
+        yield Workers(context, fire.registry, threads=3, coroutines=4)
+        board.close()
+
+
+@pytest.mark.parametrize(
+    ("threads", "coroutines", "are_half"),
+    [
+        ([], [], False),
+        ([True, False, False], [], False),
+        ([True, True, False], [], True),
+        ([True], [True], False),
+        ([], [True, True], True),
+        ([False] * 3, [False] * 4, False),
+    ],
+)
+def test_half_of_the_threads_or_of_the_coroutines(workers, threads, coroutines, are_half):
+    """Each kind is counted by itself; what runs and heeds its stop does not count."""
+    for running, deaf in ((workers.threads.running, threads), (workers.coroutines.running, coroutines)):
+        running.update((place, SimpleNamespace(is_deaf=one)) for place, one in enumerate(deaf))
+
+    assert workers.are_half_deaf() is are_half
