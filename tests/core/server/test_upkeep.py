@@ -520,6 +520,22 @@ def test_process_with_jobs_that_do_not_stop_is_replaced_after_the_grace_time(
     assert is_replaced is ("another worker process takes the place of this one" in caplog.text)
 
 
+def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, caplog):
+    """The log says of each that it ends with the process."""
+    worn = []
+    seldom.upkeep._on_worn = worn.append  # noqa: SLF001 - the supervisor's ear
+    for _ in range(2):
+        seldom.task.enqueue()
+        run = seldom.run(started=time.monotonic() - 60)
+        run.cancel(CancelKind.LOST, "told")
+        run.told_to_stop -= seldom.fire.runtime.settings.grace + 0.1
+
+        seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+
+    assert ["runs a job that does not stop"] == worn
+    assert 2 == caplog.text.count("another worker process takes the place of this one")
+
+
 @pytest.mark.parametrize("started", [0.0, 1.0])
 def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
     """Nothing says when it should have ended."""

@@ -166,7 +166,7 @@ def _written_history(history: Iterable[HistoryEntry], stored: _Stored) -> str:
 
 _OF_MARKS = "has_memos"  # the field of a ClaimedJob that is no column of its own
 CLAIMED = tuple(field.name for field in attrs.fields(ClaimedJob) if field.name != _OF_MARKS)
-"""The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is a text yet."""
+"""The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is still a text."""
 CLAIMED_COLUMNS = ", ".join(CLAIMED)
 CLAIMABLE = (*CLAIMED, "seq", "marks", "held_by")
 """The columns of a job that may be claimed; `held_by` is read of those with limits alone."""

@@ -184,9 +184,10 @@ class ChildUpkeep:
     _server: ServerInfo
     _context: WorkerContext
     _workers: Workers
-    _on_worn: Callable[[str], None] | None = None  # told once, and why, when a limit of the child is reached
+    _on_worn: Callable[[str], None] | None = None  # told once, and why, when the child is to be replaced
     ended: int = 0  # jobs of this child
     metrics: MinuteRollups = attrs.Factory(MinuteRollups)
+    _is_worn: bool = False  # `_on_worn` has been told
     _is_first: bool = True  # of the living sessions: it takes due instants at once
     _trusts_clock_from: float = 0.0  # monotonic instant before which nobody is reaped
     _trusting: threading.Lock = attrs.Factory(threading.Lock)
@@ -366,9 +367,14 @@ class ChildUpkeep:
         self._context.memory.report(
             self._workers.counts(), cpu_seconds=time.process_time(), rss_bytes=rss_bytes
         )
-        if self._on_worn is not None and (why := self._worn_by(rss_bytes)):
-            on_worn, self._on_worn = self._on_worn, None
-            on_worn(why)
+        if self._on_worn is not None and not self._is_worn and (why := self._worn_by(rss_bytes)):
+            self._wear(why)
+
+    def _wear(self, why: str) -> None:
+        """Ask once for another worker process in the place of this one."""
+        if self._on_worn is not None and not self._is_worn:
+            self._is_worn = True
+            self._on_worn(why)
 
     def _worn_by(self, rss_bytes: int) -> str | None:
         """Return why another child has to take the place of this one; None if it can go on.
@@ -429,16 +435,14 @@ class ChildUpkeep:
         run.is_deaf = True
         if run.cancelled is CancelKind.TIMEOUT and not self._workers.are_half_deaf():
             return
-        on_worn, self._on_worn = self._on_worn, None
         log.warning(
             "Job %s of task %r still runs %.0f s after it was told to stop (%s); %s.",
             run.job.id, run.job.task, time.monotonic() - run.told_to_stop, run.context.cancel_reason,
-            "its worker is occupied until it ends" if on_worn is None
+            "its worker is occupied until it ends" if self._on_worn is None
             else "another worker process takes the place of this one, which ends after its other jobs",
             extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},
         )  # fmt: skip
-        if on_worn is not None:
-            on_worn("runs a job that does not stop")
+        self._wear("runs a job that does not stop")
 
 
 def _ignores_timeout(run: Run, now: float) -> bool:
