@@ -1,11 +1,13 @@
-"""What explains that a job ran twice."""
+"""What explains that a job ran twice, and which unique jobs were alive at once."""
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from tests.faults.checker import _deaths, _is_explained
 from tests.faults.ledger import Event
+from tests.faults.scenarios.limited import Asked, twins
 
 
 def event(what, at, *, pid=0, note=""):
@@ -31,3 +33,28 @@ def test_a_death_between_two_starts_explains_them(noted, is_explained):
     deaths = _deaths([event(what, at, note="7") for what, at in noted])
 
     assert _is_explained(event("start", 10.0, pid=7), event("start", 20.0, pid=8), deaths) is is_explained
+
+
+@pytest.mark.parametrize(
+    ("runs", "is_twin"),
+    [
+        ([(1, 10.0, 11.0)], False),
+        ([(1, 10.0, 12.9)], False),  # the job before ended while the call waited for the storage
+        ([(1, 10.0, 13.1)], True),
+        ([(1, 10.0, None)], True),
+        ([], True),
+        ([(1, 10.0, None), (2, 12.0, 12.5)], False),  # killed and run again, all of it before
+        ([(1, 10.0, 11.0), (2, 14.0, 14.5)], True),  # its end was lost: it was still to run
+    ],
+)
+def test_a_unique_job_beside_the_one_before_is_noticed(runs, is_twin):
+    """The last run of the job before has ended when the call for the next one returns, however late."""
+    asked = [Asked(7, "job", is_new=True, back=9.0), Asked(7, "next", is_new=True, back=13.0)]
+    events = [
+        attrs.evolve(event(what, at), fence=fence)
+        for fence, *instants in runs
+        for what, at in zip(("start", "end"), instants, strict=True)
+        if at is not None
+    ]
+
+    assert [one.job for one in twins(asked, events)] == (["next"] if is_twin else [])
