@@ -121,7 +121,7 @@ class SqlLanes(KeyedLanes[Row]):
 
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
-        self._listed: dict[str, set[str]] = {}  # by number of a job: keys that list it
+        self._listed: list[tuple[str, Iterable[str]]] = []  # keys, each with the numbers of jobs it lists
         self._given: dict[tuple[str, str], set[str]] = {}  # by queue and lane: numbers of jobs given out
         self.unreadable: list[str] = []
 
@@ -140,13 +140,23 @@ class SqlLanes(KeyedLanes[Row]):
     @override
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
         facts: dict[str, HolderFacts] = {}
+        listing = self._keys_listing(refs)
         for state, is_held, queue, lane, seqs in self.listed_by_fate([int(ref) for ref in refs]):
             keys = keys_of(lane)
             is_final = read_state(state) in FINAL_STATES
             is_waiting = state == State.ENQUEUED and not is_held
             fate = HolderFacts(bool(is_held), is_final, (queue, lane) if is_waiting else None)
-            facts |= {ref: fate for ref in seqs if not self._listed.get(ref, _NO_KEYS).isdisjoint(keys)}
+            facts |= {ref: fate for ref in seqs if not listing.get(ref, _NO_KEYS).isdisjoint(keys)}
         return facts
+
+    def _keys_listing(self, refs: Sequence[str]) -> Mapping[str, set[str]]:
+        """Return the keys that list each of these jobs."""
+        listing: dict[str, set[str]] = {ref: set() for ref in refs}
+        for key, listed in self._listed:
+            for ref in listed:
+                if (number := ref.rstrip(STRICT)) in listing:
+                    listing[number].add(key)
+        return listing
 
     @override
     def present(self, key: str) -> Sequence[str]:
@@ -258,8 +268,8 @@ class SqlLanes(KeyedLanes[Row]):
         return LaneLook(lanes, numbers, locked.rows, locked.busy)
 
     def _note(self, key: str, refs: Iterable[str]) -> None:
-        for ref in refs:
-            self._listed.setdefault(ref.rstrip(STRICT), set()).add(key)
+        """Remember which jobs a key lists; most claims do not need to look any of them up."""
+        self._listed.append((key, refs))
 
     def _new_of(self, queue: str, lane: str, rows: Sequence[Row], number: int) -> list[Head[Row]]:
         """Return those of a lane's rows that were not given out before; now they are."""
