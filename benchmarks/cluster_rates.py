@@ -54,7 +54,7 @@ def storage(directory: Path, partitions: int) -> Iterator[tuple[RedisServer | Cl
 def measure(setting: Setting, directory: Path) -> Figures:
     """Return the rates of storing jobs in bulk and of running them, and what each costs of the processor."""
     jobs = setting.jobs
-    load = Load(jobs, 0, 0, 0, 0, 0, directory)
+    load = Load(jobs, 0, 0, 0, 0, 0, 0, directory)
     with storage(directory, setting.partitions) as (server, url), ours.opened(url) as app:
         cpu = server.cpu_seconds()
         stored = timed(lambda: ours.enqueue_bulk_of(app, jobs=jobs, size=jobs), jobs=jobs)

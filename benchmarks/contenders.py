@@ -46,14 +46,14 @@ def own(name: str, module: str, *scenarios: str) -> Contender:
 VERBS = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "growth")
 SERVED = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "footprint")
 FEATURES = ("limited", "members")
-LOOKED_AT = ("latency", "latency_busy", "rest")
-ON_POSTGRESQL = ("growth", "growth_5m", "churn", "churn_kept")
+LOOKED_AT = ("latency", "latency_busy", "rest", "processes")
+ON_POSTGRESQL = ("growth", "churn", "churn_kept")
 FLOOR = "floor"
 OURS = "firelock"
 OWN = {
     "sqlite": (
         own(FLOOR, "floor_sqlite", *VERBS, "commits"),
-        own(OURS, "ours_sqlite", *VERBS, *FEATURES, "commits", "latency", "rest", "startup"),
+        own(OURS, "ours_sqlite", *VERBS, *FEATURES, "commits", "latency", "rest", "startup", "processes"),
     ),
     "redis": (
         own(FLOOR, "floor_redis", *SERVED, "growth"),

@@ -27,6 +27,8 @@ class Load:
     """Jobs enqueued with a commit each."""
     stored: int
     """Finished jobs that a growth scenario stores beforehand."""
+    waiting: int
+    """Jobs in an unserved queue that a growth scenario stores beforehand."""
     churned: int
     """Jobs that a churn scenario runs."""
     samples: int
@@ -42,7 +44,7 @@ class Load:
         return self.directory / "jobs.db"
 
 
-AMOUNTS = ("jobs", "singles", "stored", "churned", "samples", "seconds")
+AMOUNTS = ("jobs", "singles", "stored", "waiting", "churned", "samples", "seconds")
 ScenarioFunction = Callable[[Load], Figures]
 
 

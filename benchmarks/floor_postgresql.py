@@ -134,17 +134,16 @@ def opened(url: str) -> Iterator[Floor]:
         yield Floor(connection)
 
 
-def grown(load: Load, *, times: int) -> Figures:
-    """Compare the three verbs beside many finished and as many waiting jobs with the same beside few."""
-    stored = times * load.stored
+def grown(load: Load) -> Figures:
+    """Compare the three verbs beside many finished and many waiting jobs with the same beside few."""
     with postgresql_server.running(load.directory) as server, opened(server.url) as floor:
         floor.enqueue(jobs=growth.SOURCES, batch=500)
         floor.drain()
         growth_postgresql.settle(server)
         empty = floor_served.verbs(server, floor, load)
-        floor.enqueue(jobs=growth.SOURCES, batch=500, queue=growth_postgresql.WAITING)
-        growth_postgresql.fill(server, prefix="", stored=stored)
-        floor.assert_counts(succeeded=stored, enqueued=stored)
+        floor.enqueue(jobs=growth.SOURCES, batch=500, queue=growth.WAITING)
+        growth_postgresql.fill(server, prefix="", stored=load.stored, waiting=load.waiting)
+        floor.assert_counts(succeeded=load.stored, enqueued=load.waiting)
         return growth.shares(empty, floor_served.verbs(server, floor, load))
 
 
@@ -165,8 +164,7 @@ def churned(load: Load, *, keeps_old_state: bool) -> Figures:
 
 SCENARIOS: dict[str, ScenarioFunction] = {
     **floor_served.scenarios(postgresql_server.running, opened),
-    "growth": partial(grown, times=1),
-    "growth_5m": partial(grown, times=5),
+    "growth": grown,
     "churn": partial(churned, keeps_old_state=False),
     "churn_kept": partial(churned, keeps_old_state=True),
 }

@@ -189,7 +189,7 @@ def grown(load: Load) -> Figures:
         empty = floor_served.verbs(server, floor, load)
         floor.enqueue(jobs=load.stored, batch=500)
         floor.drain()
-        floor.enqueue(jobs=load.stored, batch=500, queue="waiting")
+        floor.enqueue(jobs=load.waiting, batch=500, queue=growth.WAITING)
         return growth.shares(empty, floor_served.verbs(server, floor, load))
 
 

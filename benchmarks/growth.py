@@ -18,6 +18,8 @@ from benchmarks.entry import Figures
 
 SOURCES = 1_000
 """Jobs that really run before they are copied."""
+WAITING = "waiting"
+"""A queue that no server is told to serve."""
 
 
 @attrs.frozen

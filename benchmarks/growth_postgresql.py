@@ -7,11 +7,9 @@ sort. Afterwards everything is as autovacuum and a checkpoint would have left it
 
 from __future__ import annotations
 
-from benchmarks.growth import SOURCES
+from benchmarks.growth import SOURCES, WAITING
 from benchmarks.postgresql_server import PostgresqlServer
 
-WAITING = "waiting"
-"""A queue that no server is told to serve."""
 ROUND_MICROS = 100_000
 ORIGINS = {"succeeded": "7000-8000-", "enqueued": "7000-8001-"}
 """What copies in a state have in their ids, behind the instant, so that new jobs sort behind all of them."""
@@ -43,8 +41,8 @@ def settle(server: PostgresqlServer) -> None:
     server.ask("vacuum (analyze); checkpoint;")
 
 
-def fill(server: PostgresqlServer, *, prefix: str, stored: int) -> None:
-    """Leave `stored` finished jobs, and as many that wait in a queue of their own, where some of both are.
+def fill(server: PostgresqlServer, *, prefix: str, stored: int, waiting: int) -> None:
+    """Leave `stored` finished jobs, and `waiting` ones in a queue of their own, where some of both are.
 
     `prefix` is what the names of the contender's tables begin with.
 
@@ -56,7 +54,7 @@ def fill(server: PostgresqlServer, *, prefix: str, stored: int) -> None:
             message = f"{table} has rows of jobs, which nobody copies"
             raise RuntimeError(message)
     multiply(server, prefix=prefix, state="succeeded", queue="default", stored=stored)
-    multiply(server, prefix=prefix, state="enqueued", queue=WAITING, stored=stored)
+    multiply(server, prefix=prefix, state="enqueued", queue=WAITING, stored=waiting)
     settle(server)
 
 

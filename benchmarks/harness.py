@@ -30,6 +30,7 @@ FULL = {
     "jobs": 100_000,
     "singles": 10_000,
     "stored": 1_000_000,
+    "waiting": 1_000_000,
     "churned": 1_800_000,  # an hour of 500 a second
     "samples": 500,
     "seconds": 30,
@@ -38,6 +39,7 @@ QUICK = {
     "jobs": 20_000,
     "singles": 2_000,
     "stored": 50_000,
+    "waiting": 50_000,
     "churned": 60_000,
     "samples": 100,
     "seconds": 5,
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return measure_former(options)
     peers = INSTALLERS[options.storage]() if options.peers else ()
     contenders = select((*OWN[options.storage], *peers), options.contender)
-    asked = {name: getattr(options, name) for name in ("jobs", "churned")}
+    asked = {name: getattr(options, name) for name in ("jobs", "stored", "waiting", "churned")}
     amounts = (QUICK if options.quick else FULL) | {name: jobs for name, jobs in asked.items() if jobs}
     about = machine.describe(RESULTS, core=options.core) | {"load": amounts}
     if options.storage in DESCRIBE:
@@ -93,6 +95,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, help=f"jobs stored or run a scenario (default {FULL['jobs']:,})")
     parser.add_argument(
         "--churned", type=int, help=f"jobs run a scenario of churn (default {FULL['churned']:,})"
+    )
+    parser.add_argument(
+        "--stored", type=int, help=f"finished jobs stored before growth (default {FULL['stored']:,})"
+    )
+    parser.add_argument(
+        "--waiting", type=int, help=f"waiting jobs stored before growth (default {FULL['waiting']:,})"
     )
     parser.add_argument("--repeat", type=int, help="repetitions (default 3, quick 1)")
     parser.add_argument("--quick", action="store_true", help="small loads: shows that it runs, not how fast")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchmarks import growth, latency, servers, stamps
 from benchmarks.entry import Figures, Load, timed
@@ -21,7 +21,10 @@ from firelock import Firelock, Job, State
 
 WORKERS = 10
 CHUNK = 500
+COMPUTING_SHARE = 20  # one of so many jobs of other scenarios: each takes a millisecond
 SETTLING_SECONDS = 5.0
+QUEUES = 1_000
+DAY_MICROS = 24 * 3_600 * 1_000_000
 SERVED = ("--queues", "default")
 Clock = Callable[[], float]
 
@@ -103,13 +106,25 @@ def end_of(job: Job[object]) -> datetime:
     return job.ended_at
 
 
-def drained(app: ModuleType, load: Load, *options: str, jobs: int, storage: Clock | None = None) -> Figures:
-    """Measure a server that starts with `jobs` jobs ready, from the first end of one to the last."""
+def drained(
+    app: ModuleType,
+    load: Load,
+    *options: str,
+    jobs: int,
+    storage: Clock | None = None,
+    cores: Collection[int] = (),
+) -> Figures:
+    """Measure a server that starts with `jobs` jobs ready, from the first end of one to the last.
+
+    Where `cores` are named, the server runs on these, whatever the rest may use.
+    """
     fire = app.fire
     target = count_succeeded(fire) + jobs
     before = target - jobs
     begun = datetime.now(UTC)
     with serving(load, *options) as server:
+        if cores:
+            os.sched_setaffinity(server.pids()[0], cores)  # before it has started another process
         cpu = servers.watch_drain(server, lambda: count_succeeded(fire) - before, jobs=jobs, storage=storage)
     if (succeeded := count_succeeded(fire)) != target:
         message = f"{target} jobs should have succeeded by now, {succeeded} have"
@@ -133,6 +148,36 @@ def verbs(app: ModuleType, load: Load) -> Figures:
     return growth.verbs(bulk, processed, single)
 
 
+def grown_verbs(app: ModuleType, load: Load) -> Figures:
+    """Measure the three verbs, running jobs of many queues, and removing expired ones, on what is stored.
+
+    The unserved queue is paused, because the server of many queues serves all of them.
+    """
+    figures = verbs(app, load)
+    jobs = max(QUEUES, load.jobs // 10 // QUEUES * QUEUES)
+    for queue in range(QUEUES):
+        there = app.noop.using(queue=f"queue-{queue:04}")
+        there.enqueue_many([(number,) for number in range(jobs // QUEUES)])
+    app.fire.queues.pause(growth.WAITING)
+    queues = drained(app, load, jobs=jobs)
+    app.fire.queues.resume(growth.WAITING)
+    rates = {"queues": queues, "prune": timed(lambda: prune(app.fire, jobs=jobs), jobs=jobs)}
+    return figures | {f"{name}_jobs_per_s": rate["jobs_per_s"] for name, rate in rates.items()}
+
+
+def prune(fire: Firelock, *, jobs: int) -> None:
+    """Remove so many finished jobs, as if two days had passed."""
+    storage: Any = fire.storage
+    storage.clock_offset = 2 * DAY_MICROS
+    try:
+        removed = sum(storage.prune(CHUNK) for _ in range(jobs // CHUNK))
+    finally:
+        storage.clock_offset = 0
+    if removed != jobs:
+        message = f"{jobs} jobs should have been removed, {removed} were"
+        raise RuntimeError(message)
+
+
 def slowest_list_ms(app: ModuleType) -> float:
     """Return the longest that a first look at any list takes: pages of 50, counts, queues."""
     jobs = app.fire.jobs
@@ -148,8 +193,43 @@ def slowest_list_ms(app: ModuleType) -> float:
     return max(1000 / timed(one, jobs=1)["jobs_per_s"] for one in lists)
 
 
-def watch_rest(server: Server, *, seconds: int) -> Figures:
-    """Return memory and processor use of a server, once it has settled, over some seconds."""
+@contextmanager
+def on_all_cores() -> Iterator[None]:
+    """Let what the block starts run on every core, although the harness has pinned this process to one."""
+    pinned = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, pinned)
+
+
+def spread(app: ModuleType, load: Load) -> Figures:
+    """Compare two worker processes on two cores with one worker process on one core.
+
+    The jobs compute for a millisecond. Each server starts with all of its jobs ready; storage and client may
+    use every core.
+    """
+    jobs = load.jobs // COMPUTING_SHARE
+    rates = {}
+    for processes, first_core in ((1, max(os.sched_getaffinity(0))), (2, 0)):
+        app.compute.enqueue_many([(number,) for number in range(jobs)])
+        with on_all_cores():
+            cores = range(first_core, first_core + processes)
+            options = ("--processes", str(processes))
+            rates[processes] = drained(app, load, *options, jobs=jobs, cores=cores)["jobs_per_s"]
+    return {
+        "one_jobs_per_s": rates[1],
+        "two_jobs_per_s": rates[2],
+        "two_share": rates[2] / rates[1],
+    }
+
+
+def watch_rest(server: Server, *, driver: str, seconds: int) -> Figures:
+    """Return memory and processor use of a server, once it has settled, over some seconds.
+
+    `driver` is the statement that imports what the storage's driver needs, for the memory beyond that.
+    """
     time.sleep(SETTLING_SECONDS)
     cpu = server.cpu_seconds()
     time.sleep(seconds)
@@ -160,4 +240,5 @@ def watch_rest(server: Server, *, seconds: int) -> Figures:
         "rss_mib": sum(resident for resident, _ in memory),
         "pss_mib": sum(shared for _, shared in memory),
         "largest_rss_mib": max(resident for resident, _ in memory),
+        "beyond_driver_mib": max(resident for resident, _ in memory) - servers.bare_memory_mib(driver),
     }

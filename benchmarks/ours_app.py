@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from benchmarks import stamps
 from firelock import Firelock, Limit
+
+COMPUTING_SECONDS = 0.001
 
 fire = Firelock()
 
@@ -16,6 +20,14 @@ def noop(number: int) -> None:
 @fire.task(limits=[Limit("benchmarks", concurrent=1_000)])
 def limited(number: int) -> None:
     """Do nothing, below a limit that ten workers never reach."""
+
+
+@fire.task
+def compute(number: int) -> None:
+    """Compute for a millisecond."""
+    begun = time.thread_time()
+    while time.thread_time() - begun < COMPUTING_SECONDS:
+        number += 1
 
 
 @fire.task

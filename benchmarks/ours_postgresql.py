@@ -10,23 +10,25 @@ from benchmarks import churn, growth, growth_postgresql, ours, ours_served, post
 from benchmarks.entry import Figures, Load, ScenarioFunction, run
 
 
-def grown(load: Load, *, times: int) -> Figures:
-    """Compare the three verbs beside many finished and as many waiting jobs with the same beside few."""
-    stored = times * load.stored
+def grown(load: Load) -> Figures:
+    """Compare verbs beside many finished and many waiting jobs with the same beside few."""
     with postgresql_server.running(load.directory) as server, ours.opened(server.url) as app:
         ours.enqueue_bulk_of(app, jobs=growth.SOURCES, size=ours.CHUNK)
         ours.drained(app, load, jobs=growth.SOURCES)
         growth_postgresql.settle(server)
-        empty = ours.verbs(app, load)
-        waiting = app.noop.using(queue=growth_postgresql.WAITING)
+        empty = ours.grown_verbs(app, load)
+        waiting = app.noop.using(queue=growth.WAITING)
         waiting.enqueue_many([(number,) for number in range(growth.SOURCES)])
-        growth_postgresql.fill(server, prefix="firelock_", stored=stored)
+        growth_postgresql.fill(server, prefix="firelock_", stored=load.stored, waiting=load.waiting)
         counts = app.fire.jobs.counts()
-        if (counts.total, counts.succeeded, counts.enqueued) != (2 * stored, stored, stored):
-            message = f"{stored} jobs are stored as succeeded and as enqueued, the counts say {counts}"
+        succeeded = int(server.ask("select count(*) from firelock_jobs where state = 'succeeded'"))
+        if (counts.succeeded, counts.enqueued) != (succeeded, load.waiting):
+            message = (
+                f"{succeeded} succeeded and {load.waiting} waiting jobs are stored, the counts say {counts}"
+            )
             raise RuntimeError(message)
         lists = {"slowest_list_ms": ours.slowest_list_ms(app)}
-        return growth.shares(empty, ours.verbs(app, load)) | lists
+        return growth.shares(empty, ours.grown_verbs(app, load)) | lists
 
 
 def churned(load: Load, *, keeps_old_state: bool) -> Figures:
@@ -50,8 +52,7 @@ def churned(load: Load, *, keeps_old_state: bool) -> Figures:
 
 SCENARIOS: dict[str, ScenarioFunction] = {
     **ours_served.scenarios(postgresql_server.running),
-    "growth": partial(grown, times=1),
-    "growth_5m": partial(grown, times=5),
+    "growth": grown,
     "churn": partial(churned, keeps_old_state=False),
     "churn_kept": partial(churned, keeps_old_state=True),
 }

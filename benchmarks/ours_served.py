@@ -12,6 +12,13 @@ from benchmarks.entry import Figures, Load, ScenarioFunction, timed
 from benchmarks.storage_server import Running, with_storage
 from firelock import Firelock
 
+DRIVERS = {
+    "redis": "import redis",
+    "postgresql": "import sqlalchemy.dialects.postgresql, psycopg",
+    "mysql": "import sqlalchemy.dialects.mysql, pymysql",
+    "mariadb": "import sqlalchemy.dialects.mysql, pymysql",
+}
+
 
 def scenarios(running: Running) -> dict[str, ScenarioFunction]:
     """Return the scenarios on servers that are run in this way."""
@@ -26,6 +33,7 @@ def scenarios(running: Running) -> dict[str, ScenarioFunction]:
         "latency": partial(start_to_start, running, gaps=latency.even),
         "latency_busy": partial(start_to_start, running, gaps=latency.busy),
         "rest": partial(rest, running),
+        "processes": partial(spread, running),
     }
 
 
@@ -64,6 +72,12 @@ def drained(running: Running, enqueue: ours.Enqueue, load: Load) -> Figures:
         return ours.drained(app, load, jobs=load.jobs, storage=server.cpu_seconds)
 
 
+def spread(running: Running, load: Load) -> Figures:
+    """Measure jobs that compute in two processes on two cores, beside one process on one core."""
+    with ours.on_all_cores(), running(load.directory) as server, ours.opened(server.url) as app:
+        return ours.spread(app, load)
+
+
 def footprint(running: Running, load: Load) -> Figures:
     """Count what a job costs of the wire and of what the server counts and stores.
 
@@ -97,6 +111,11 @@ def start_to_start(running: Running, load: Load, *, gaps: latency.Gaps) -> Figur
         return ours.start_to_start(load, server.url, gaps=gaps)
 
 
+def driver_of(url: str) -> str:
+    """Return the statement that imports what a storage needs beside Firelock."""
+    return next(statement for scheme, statement in DRIVERS.items() if url.startswith(scheme))
+
+
 def rest(running: Running, load: Load) -> Figures:
     """Measure what a server without work costs: memory, processor, round trips, what the storage counts."""
     with (
@@ -109,7 +128,7 @@ def rest(running: Running, load: Load) -> Figures:
             worker.wait_until(lambda: ours.count_succeeded(app.fire) == 1, what="the first job had ended")
             time.sleep(ours.SETTLING_SECONDS)
             counted, trips, begun = server.meters(), wire.meters()["trips"], time.monotonic()
-            figures = ours.watch_rest(worker, seconds=load.seconds)
+            figures = ours.watch_rest(worker, driver=driver_of(server.url), seconds=load.seconds)
             seconds = time.monotonic() - begun
             figures["calls_per_s"] = (wire.meters()["trips"] - trips) / seconds
             now_counted = server.meters()

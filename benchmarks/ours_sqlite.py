@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import growth, ours, wal
 from benchmarks.entry import Figures, Load, ScenarioFunction, run, timed
-from benchmarks.startup import startup
+from benchmarks.startup import DRIVER, startup
 
 TRACE = Path(__file__).parent / "trace"
 
@@ -68,19 +68,20 @@ def start_to_start(load: Load) -> Figures:
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs beside many finished jobs with the same in a database with few."""
+    """Compare verbs beside many finished and many waiting jobs with the same in a database with few."""
     with ours.opened(url_of(load)) as app:
         ours.enqueue_bulk_of(app, jobs=growth.SOURCES, size=ours.CHUNK)
         ours.drained(app, load, jobs=growth.SOURCES)
-        empty = ours.verbs(app, load)
+        empty = ours.grown_verbs(app, load)
         growth.multiply(load.database, stored=load.stored)
         if (succeeded := ours.count_succeeded(app.fire)) != load.stored:
             message = f"{load.stored} jobs are stored as succeeded, the counts say {succeeded}"
             raise RuntimeError(message)
+        app.noop.using(queue=growth.WAITING).enqueue_many([(number,) for number in range(load.waiting)])
         with wal.kept(load.database):
             pass  # both measurements begin with an empty log
         lists = {"slowest_list_ms": ours.slowest_list_ms(app)}
-        return growth.shares(empty, ours.verbs(app, load)) | lists
+        return growth.shares(empty, ours.grown_verbs(app, load)) | lists
 
 
 def rest(load: Load) -> Figures:
@@ -89,7 +90,7 @@ def rest(load: Load) -> Figures:
         ours.enqueue_singly(app, jobs=1)
         with ours.serving(load) as server:
             server.wait_until(lambda: ours.count_succeeded(app.fire) == 1, what="the first job had ended")
-            figures = ours.watch_rest(server, seconds=load.seconds)
+            figures = ours.watch_rest(server, driver=DRIVER, seconds=load.seconds)
         trace = load.directory / "trace"
         with ours.serving(load, FIRELOCK_BENCH_TRACE=str(trace), PYTHONPATH=str(TRACE)):
             time.sleep(ours.SETTLING_SECONDS)
@@ -97,6 +98,28 @@ def rest(load: Load) -> Figures:
             time.sleep(load.seconds)
             after = trace.read_bytes().count(b"\n")
     return {**figures, "calls_per_s": (after - before) / load.seconds}
+
+
+def started(load: Load) -> Figures:
+    """Measure what starting costs: imports, commands, and a server until its first job has ended."""
+    with ours.opened(url_of(load)) as app:
+
+        def first_job_ms() -> float:
+            ended = ours.count_succeeded(app.fire)
+            ours.enqueue_singly(app, jobs=1)
+            with ours.serving(load) as server:
+                server.wait_until(
+                    lambda: ours.count_succeeded(app.fire) > ended, what="the first job had ended"
+                )
+                return server.cpu_seconds() * 1000
+
+        return startup(load, first_job_ms)
+
+
+def spread(load: Load) -> Figures:
+    """Measure jobs that compute in two processes on two cores, beside one process on one core."""
+    with ours.opened(url_of(load)) as app:
+        return ours.spread(app, load)
 
 
 SCENARIOS: dict[str, ScenarioFunction] = {
@@ -110,7 +133,8 @@ SCENARIOS: dict[str, ScenarioFunction] = {
     "latency": start_to_start,
     "growth": grown,
     "rest": rest,
-    "startup": startup,
+    "startup": started,
+    "processes": spread,
 }
 
 if __name__ == "__main__":

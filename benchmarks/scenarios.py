@@ -70,14 +70,23 @@ SINGLE = Figure("jobs_per_s", "jobs/s", at_least=0.7, is_share=True)
 LIMITED = "Run jobs with a limit that is never reached, all ready before"
 MEMBERS = "Run the members of one batch, all ready before"
 
-GROWTH = (
-    Figure("bulk_share", "share", at_least=0.9),
-    Figure("process_share", "share", at_least=0.9),
-    Figure("one_share", "share", at_least=0.9),
-    Figure("bulk_jobs_per_s", "jobs/s"),
-    Figure("process_jobs_per_s", "jobs/s"),
-    Figure("one_jobs_per_s", "jobs/s"),
-    Figure("slowest_list_ms", "ms", at_most=100),
+GROWTH = Scenario(
+    "growth",
+    "Beside many finished and many waiting jobs; shares of beside few",
+    (
+        Figure("bulk_share", "share", at_least=0.9),
+        Figure("process_share", "share", at_least=0.9),
+        Figure("one_share", "share", at_least=0.9),
+        Figure("queues_share", "share", at_least=0.9),
+        Figure("prune_share", "share", at_least=0.9),
+        Figure("bulk_jobs_per_s", "jobs/s"),
+        Figure("process_jobs_per_s", "jobs/s"),
+        Figure("one_jobs_per_s", "jobs/s"),
+        Figure("queues_jobs_per_s", "jobs/s"),
+        Figure("prune_jobs_per_s", "jobs/s"),
+        Figure("slowest_list_ms", "ms", at_most=100),
+    ),
+    limit_seconds=7_200,
 )
 
 REST = Scenario(
@@ -91,6 +100,17 @@ REST = Scenario(
         Figure("rss_mib", "MiB"),
         Figure("pss_mib", "MiB"),
         Figure("largest_rss_mib", "MiB", at_most=60),
+        Figure("beyond_driver_mib", "MiB", at_most=12),
+    ),
+)
+
+PROCESSES = Scenario(
+    "processes",
+    "Jobs that compute for 1 ms: two processes on two cores beside one process on one",
+    (
+        Figure("two_share", "share", at_least=1.7),
+        Figure("one_jobs_per_s", "jobs/s"),
+        Figure("two_jobs_per_s", "jobs/s"),
     ),
 )
 
@@ -123,8 +143,9 @@ SQLITE = (
         "From the call to the start, on an idle server",
         (Figure("p50_ms", "ms", at_most=3), Figure("p99_ms", "ms", at_most=10), Figure("max_ms", "ms")),
     ),
-    Scenario("growth", "Beside a million finished jobs; shares of the same beside few", GROWTH),
+    GROWTH,
     REST,
+    PROCESSES,
     Scenario(
         "startup",
         "Starting",
@@ -133,6 +154,12 @@ SQLITE = (
             Figure("import_ms", "ms"),
             Figure("added_ms", "ms", at_most=40),
             Figure("help_ms", "ms", at_most=200),
+            Figure("help_cpu_ms", "ms of CPU", at_most=200),
+            Figure("driver_cpu_ms", "ms of CPU"),
+            Figure("command_cpu_ms", "ms of CPU"),
+            Figure("command_added_cpu_ms", "ms of CPU", at_most=200),
+            Figure("first_job_cpu_ms", "ms of CPU"),
+            Figure("first_job_added_cpu_ms", "ms of CPU", at_most=400),
         ),
     ),
 )
@@ -182,8 +209,9 @@ REDIS = (
         (Figure("p50_ms", "ms", at_most=0.6), Figure("p99_ms", "ms", at_most=2), Figure("max_ms", "ms")),
     ),
     LATENCY_BUSY,
-    Scenario("growth", "Beside a million finished and a million waiting jobs; shares of beside few", GROWTH),
+    GROWTH,
     REST,
+    PROCESSES,
 )
 
 SQL_REST = attrs.evolve(REST, figures=(*REST.figures, Figure("commits_per_s", "commits/s")))
@@ -253,13 +281,7 @@ POSTGRESQL = (
         (Figure("p50_ms", "ms", at_most=2.5), Figure("p99_ms", "ms", at_most=6), Figure("max_ms", "ms")),
     ),
     LATENCY_BUSY,
-    Scenario(
-        "growth",
-        "Beside a million finished and a million waiting jobs; shares of beside few",
-        GROWTH,
-        limit_seconds=3_600,
-    ),
-    Scenario("growth_5m", "The same beside five millions of each", GROWTH, limit_seconds=7_200),
+    GROWTH,
     Scenario(
         "churn",
         "The last tenth of an hour's jobs, 1.8 million, as a share of the first",
@@ -273,6 +295,7 @@ POSTGRESQL = (
         limit_seconds=5_400,
     ),
     SQL_REST,
+    PROCESSES,
 )
 
 MARIADB = (
@@ -283,6 +306,7 @@ MARIADB = (
     Scenario("latency", "From the call to the start, on an idle server that polls", LATENCY),
     LATENCY_BUSY,
     SQL_REST,
+    PROCESSES,
 )
 
 BY_STORAGE = {"sqlite": SQLITE, "redis": REDIS, "postgresql": POSTGRESQL, "mariadb": MARIADB}

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -179,6 +180,14 @@ def read_cpu_seconds(pid: int) -> float:
         return sum(int(ticks) for ticks in read_stat(pid)[11:15]) / TICK
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
+
+
+def bare_memory_mib(statement: str) -> float:
+    """Return the resident memory of a Python that has run one statement and nothing else, in MiB."""
+    reads = f"{statement}; print(open('/proc/self/smaps_rollup').read())"
+    printed = subprocess.run([sys.executable, "-c", reads], check=True, capture_output=True, text=True).stdout
+    (resident,) = (line.split()[1] for line in printed.splitlines() if line.startswith("Rss:"))
+    return int(resident) / 1024
 
 
 def read_memory_mib(pid: int) -> tuple[float, float]:
