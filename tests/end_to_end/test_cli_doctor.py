@@ -223,7 +223,7 @@ def test_a_schema_of_another_version_is_found(found_version, is_error, said):
         (2 * SECOND, []),
         (-2 * SECOND, []),
         (3 * SECOND, ["The storage's clock is 3.0 s ahead of this host's."]),
-        (-90 * SECOND, ["The storage's clock is 2 m behind this host's."]),
+        (-90 * SECOND, ["The storage's clock is 2 min behind this host's."]),
     ],
 )
 def test_clocks_that_disagree_are_found(skew, what):

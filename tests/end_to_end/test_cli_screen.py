@@ -151,7 +151,7 @@ def test_width_counts_columns(text, columns):
         (35_000, "35 ms"),
         (1_240_000, "1.2 s"),
         (12 * SECOND, "12 s"),
-        (300 * SECOND, "5 m"),
+        (300 * SECOND, "5 min"),
         (3 * 3600 * SECOND, "3 h"),
         (4 * 86_400 * SECOND, "4 d"),
     ],
@@ -164,7 +164,7 @@ def test_spans_are_short(micros, shown):
 def test_ages_say_on_which_side_of_now():
     """Past instants are ago, coming ones in; none is nothing."""
     assert [age(at, 60 * SECOND) for at in (0, 60 * SECOND, 90 * SECOND, None)] == [
-        "1 m ago",
+        "1 min ago",
         "0 ms ago",
         "in 30 s",
         "",

@@ -163,9 +163,9 @@ class Patience:
 @pytest.mark.parametrize(
     ("retry", "words"),
     [
-        (Retry.fixed(60, attempts=1), "1 retry, after 1 m"),
-        (Retry.listed([1, timedelta(minutes=5)], attempts=3), "3 retries, after 1.0 s, 5 m"),
-        (Retry(attempts=6), "6 retries, after 1 m, 5 m, 15 m, 1 h …"),
+        (Retry.fixed(60, attempts=1), "1 retry, after 1 min"),
+        (Retry.listed([1, timedelta(minutes=5)], attempts=3), "3 retries, after 1.0 s, 5 min"),
+        (Retry(attempts=6), "6 retries, after 1 min, 5 min, 15 min, 1 h …"),
         (Retry.polynomial(), "10 retries, with growing waits"),
         (Retry.never(on_exceeded=OnExceeded.DELETE), "no retries, then deleted"),
         (Patience(), "by Patience"),

@@ -423,7 +423,7 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
     )
 
     assert (
-        "70% of the attempts of send failed in the last 15 minutes (usually 0%). 19 attempts were final: "
+        "70 % of the attempts of send failed in the last 15 minutes (usually 0 %). 19 attempts were final: "
         "their jobs have failed. Newest cause: UndefinedColumn."
     ) == trouble.what
     assert "firelock jobs list --state failed --task send --since 15m" == trouble.advice
@@ -438,7 +438,7 @@ def test_one_burst_is_not_called_usual():
 
     assert "usually" not in burst.what
     assert None is burst.values["usual"]
-    assert "(usually 67%)" in spread.what
+    assert "(usually 67 %)" in spread.what
 
 
 @pytest.mark.parametrize(("hours", "is_told"), [((1, 1, 1, 1), False), ((1, 2, 3), True)])
@@ -460,7 +460,7 @@ def test_a_look_counts_the_hours_in_which_a_task_ran(hours, is_told):
         findings = list_findings(look(fire.runtime, knows_tasks=False, host_clock=at))
 
     (failing,) = [one for one in findings if one.code == "failing"]
-    assert is_told == ("usually 0%" in failing.what)
+    assert is_told == ("usually 0 %" in failing.what)
 
 
 def test_advice_for_failed_parents_names_the_command_that_works():

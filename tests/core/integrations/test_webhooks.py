@@ -268,7 +268,7 @@ def test_a_queue_that_waits_too_long_is_told(shop):
     app.fire.queues.pause("paused")
 
     assert [] == app.look(590)
-    assert [("queue_latency", "The first job of queue default has waited for 12 m.")] == app.look(100)
+    assert [("queue_latency", "The first job of queue default has waited for 12 min.")] == app.look(100)
     assert [] == app.look()
     app.fails = False
     app.run(*app.fire.jobs.find(queue="default").jobs)
@@ -307,7 +307,7 @@ def test_jobs_that_a_limit_holds_are_no_delay(shop):
     assert "queue_latency" == event["event"]
     assert (660, 2) == (event["seconds"], event["held"])
     assert (
-        "The first job of queue default that no limit holds has waited for 11 m; limits hold 2 before it."
+        "The first job of queue default that no limit holds has waited for 11 min; limits hold 2 before it."
         == event["text"]
     )
 
@@ -387,7 +387,7 @@ def test_a_lost_server_is_told_once(shop):
     begin_session(app.storage, "vm:1")
 
     assert [] == app.look(10)
-    assert [("server_lost", "Server vm:1 has sent no heartbeat for 1 m; its limit is 30 s.")] == app.look()
+    assert [("server_lost", "Server vm:1 has sent no heartbeat for 1 min; its limit is 30 s.")] == app.look()
     assert [] == app.look()
 
 

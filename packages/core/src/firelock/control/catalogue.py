@@ -239,7 +239,7 @@ def _retry_facts(policy: RetryPolicy) -> JsonValue:
 
 
 def _retry_words(facts: Mapping[str, Any]) -> str:
-    """Return "10 retries, after 1 m, 5 m, 15 m …": a policy for people."""
+    """Return "10 retries, after 1 min, 5 min, 15 min …": a policy for people."""
     attempts, waits, then = facts["attempts"], facts["waits"], facts["then"]
     if not attempts:
         return f"no retries{then}"

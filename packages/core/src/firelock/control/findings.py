@@ -724,17 +724,21 @@ def _check_failing(sight: Sight) -> Iterator[Finding]:
         if rate >= min(much, _VERY_HIGH_RATE):
             found.append((rate, task, usual if _is_usual(sight.usually.get(task)) else None))
     for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
-        normal = "" if usual is None else f" (usually {usual:.0%})"
+        normal = "" if usual is None else f" (usually {_percent(usual)})"
         failed = sight.lately[task].failed
         final = "attempt was final: its job has" if failed == 1 else "attempts were final: their jobs have"
         jobs = f" {failed:,} {final} failed." if failed else ""
         yield Finding(
             ERROR if rate >= _VERY_HIGH_RATE else WARNING, "failing",
-            f"{rate:.0%} of the attempts of {task} failed in the last 15 minutes{normal}.{jobs}"
+            f"{_percent(rate)} of the attempts of {task} failed in the last 15 minutes{normal}.{jobs}"
             f"{_newest_cause(sight, task)}",
             f"firelock jobs list --state failed --task {task} --since 15m", f"task {task}",
             {"task": task, "rate": rate, "usual": usual, "failed": failed},
         )  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _newest_cause(sight: Sight, task: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _SECOND = 1_000_000
-_UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _TENTH, _FEW = 0.1, 10
 _SHOWN = 101  # characters of a value that a message shows: enough to know it again
 
@@ -65,7 +65,7 @@ def clock_time(instant: int | None) -> str:
 
 
 def span(micros: int) -> str:
-    """Return a span in two figures or so: "35 ms", "1.2 s", "12 s", "5 m", "3 h", "4 d"."""
+    """Return a span in two figures or so: "35 ms", "1.2 s", "12 s", "5 min", "3 h", "4 d"."""
     seconds = abs(micros) / _SECOND
     if seconds < _TENTH:
         return f"{seconds * 1000:.0f} ms"
@@ -78,7 +78,7 @@ def span(micros: int) -> str:
 
 
 def age(instant: int | None, now: int) -> str:
-    """Return how long ago an instant was, or how far ahead it is: "5 m ago", "in 12 s"."""
+    """Return how long ago an instant was, or how far ahead it is: "5 min ago", "in 12 s"."""
     if instant is None:
         return ""
     return f"in {span(instant - now)}" if instant > now else f"{span(now - instant)} ago"
