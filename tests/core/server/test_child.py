@@ -467,7 +467,7 @@ def test_a_child_with_a_stuck_job_ends_all_the_same(child, fire):
 
     code, error = child.ends()
     assert EXIT_OK == code
-    assert "1 jobs ignore that they were told to stop" in error
+    assert "1 job ignores that it was told to stop" in error
     assert State.ENQUEUED == job.refresh().state
 
 

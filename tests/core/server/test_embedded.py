@@ -249,7 +249,7 @@ def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_a
     until(lambda: "firelock-worker-0" not in our_threads())
 
     assert (State.ENQUEUED, "server stopped while the job was running") == (again.state, again.reason)
-    assert "1 jobs ignore that they were told to stop; they end with this process." in caplog.text
+    assert "1 job ignores that it was told to stop and ends with this process." in caplog.text
     assert State.ENQUEUED is job.refresh().state
 
 

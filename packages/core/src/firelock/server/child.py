@@ -188,7 +188,14 @@ class Child:
         self._wait_until_idle(_CANCEL_GRACE - _LEAST_GRACE if grace else 0.0)
         stuck = [run.job.id for run in self._workers.runs()]
         if stuck:
-            log.warning("%d jobs ignore that they were told to stop; they end with this process.", len(stuck))
+            jobs = (
+                "1 job ignores that it was"
+                if len(stuck) == 1
+                else f"{len(stuck):,} jobs ignore that they were"
+            )
+            log.warning(
+                "%s told to stop and %s with this process.", jobs, "ends" if len(stuck) == 1 else "end"
+            )
         if not dispatcher.is_drained:
             dispatcher.abandon("server stopped while the job was running")
         _wait_for(lambda: dispatcher.has_settled, _SETTLE_GRACE)
