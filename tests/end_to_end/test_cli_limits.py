@@ -7,6 +7,7 @@ import pytest
 from firelock import Firelock, Limit
 from firelock.control.limits import DeclaredLimit, Limits
 from firelock.limits import LimitNumbers
+from firelock.storage import ClaimRequest, NewSession
 
 MINUTE = 60_000_000
 
@@ -202,9 +203,27 @@ def test_a_key_with_waiting_jobs_is_never_listed_as_open(command, app):
     lines = command("limits list customer:").out.splitlines()[1:4]
     listed = command("limits list customer: --json").json["limits"]
 
-    assert all("held by openai" in line for line in lines)
+    assert all("jobs wait for openai" in line for line in lines)
     assert [("held", ["openai"])] * 3 == [(one["state"], one["held_by"]) for one in listed]
     assert "Limit openai  rate used up, opens in " in command("limits show openai").out
+
+
+def test_show_lists_the_running_jobs_of_a_limit(command, app):
+    """Under a heading of its own, in the words of the dashboard's page."""
+
+    @app.task(name="shop.call", limits=[Limit("tenant:7", concurrent=4)])
+    def call() -> None: ...
+
+    app.limits.sync()
+    job = call.enqueue()
+    now = app.storage.clock()
+    app.storage.begin_session(NewSession("s", "server", "vm:1", "vm", 1, now, 3_600, 1))
+    app.storage.claim(ClaimRequest(None, 1, "s", now))
+
+    lines = command("limits show tenant:7").out.splitlines()
+
+    assert ["Running", f"  {job.id}"] == lines[lines.index("Running") :]
+    assert not any("Held by" in line for line in lines)
 
 
 def test_waiting_jobs_are_listed_in_order_with_what_holds_them(command, app):

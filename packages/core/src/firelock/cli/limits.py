@@ -188,7 +188,7 @@ def _state(view: LimitView, now: int) -> Cell:
         "shut": f"shut, opens {opens}",
         "rate": f"rate used up, opens {opens}",
         "full": "full",
-        "held": f"held by {', '.join(view.held_by)}",
+        "held": f"jobs wait for {', '.join(view.held_by)}",
         "waiting": "jobs wait",
         "open": "open",
     }
@@ -258,7 +258,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
             f"firelock limits list {view.template.partition('{')[0]} shows the keys that jobs ask for."
         )
     if view.holders:
-        screen.heading("Held by")
+        screen.heading("Running")
         for job_id in view.holders:
             screen.line(f"  {job_id}")
         if view.running > len(view.holders):
