@@ -136,6 +136,41 @@ def test_a_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
     assert "Free slots: 3" in page
 
 
+def test_a_deleted_job_that_was_requeued_is_listed_while_its_run_goes_on(fire, client, serving, send):
+    """Its record waits in the queue, but a slot is still taken: the card shows which job takes it."""
+    job = send.enqueue(1)
+    session = serving("web-1", workers=5, busy=1)
+    serving.claim(session, 1, started=1)
+    fire.jobs.delete([job.id])
+    fire.jobs.requeue([job.id])
+    assert "enqueued" == job.refresh().state
+
+    page = client.part("/servers", "servers").text
+
+    assert [job.id] == slots(page, "is-started is-deleted")
+    assert 2 == page.count("1 of 5 slots busy")
+
+
+def test_a_heartbeat_is_shown_with_the_limit_of_its_server(client, serving):
+    """Servers may have different session timeouts, so each card has its own."""
+    serving("web-1")
+
+    page = client.part("/servers", "servers").text
+
+    assert "· limit 1 d</span>" in page
+
+
+def test_a_server_that_reports_no_slots_shows_its_jobs(client, serving, send):
+    """Jobs above "0 of 0 slots" would contradict each other."""
+    send.enqueue_many([(1,), (2,)])
+    serving.claim(serving("web-1", workers=0), 2, started=1)
+
+    page = client.part("/servers", "servers").text
+
+    assert "2 jobs, no slots reported" in page
+    assert "<h3>0 of 0" not in page
+
+
 def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send):
     """A line of the attempt before, and progress from before the claim, are no start."""
     job = send.enqueue(1)

@@ -30,7 +30,9 @@ _SLOTS = 200  # of a server that are drawn
 _AT_ONCE = 500  # running jobs that one look reads; where there are more, each server is asked about its own
 _DENSE = 24  # from so many running jobs on they are squares without words
 _LOST = 100
-_DELETED = 200  # newest deleted jobs that are looked through for one that still runs
+_DELETED = (
+    200  # newest deleted jobs, and newest enqueued ones, that are looked through for one that still runs
+)
 _AFTER = Text("after")
 
 
@@ -53,6 +55,7 @@ class _ServerProcess:
     cpu_percent: float
     rss_bytes: int
     heard_at: int
+    timeout_seconds: float
 
 
 @attrs.frozen
@@ -71,6 +74,11 @@ class _Server:
     def heard_at(self) -> int:
         """When it was heard of last, by whichever of its sessions was heard of longest ago."""
         return min(one.heard_at for one in self.sessions)
+
+    @property
+    def silence(self) -> float:
+        """The seconds without a heartbeat after which the server is lost: the longest of its sessions."""
+        return max(one.timeout_seconds for one in self.sessions)
 
     @property
     def deleted(self) -> int:
@@ -153,14 +161,18 @@ def _running(visit: Visit, servers: Sequence[ServerView]) -> tuple[Mapping[str, 
 
 
 def _add_deleted(visit: Visit, servers: Sequence[ServerView], found: Mapping[str, list[Job[Any]]]) -> None:
-    """Add the deleted jobs that the servers still run; read once, and where a server says it runs more."""
-    if all(view.busy <= len(found[view.id]) for view in servers):
-        return
+    """Add the deleted jobs that the servers still run, then those that were requeued meanwhile.
+
+    Each state is read once, and only if a server says that it runs more jobs than were found.
+    """
     server_of = {one.session.id: view.id for view in servers for one in view.living(visit.now_micros)}
-    for job in visit.fire.jobs.find(state=State.DELETED, limit=_DELETED):
-        server_id = server_of.get(job.record().session or "")
-        if server_id is not None:
-            found[server_id].append(job)
+    for state in (State.DELETED, State.ENQUEUED):
+        if all(view.busy <= len(found[view.id]) for view in servers):
+            return
+        for job in visit.fire.jobs.find(state=state, limit=_DELETED):
+            server_id = server_of.get(job.record().session or "")
+            if server_id is not None:
+                found[server_id].append(job)
 
 
 def _server(
@@ -174,7 +186,7 @@ def _server(
     running = []
     for job in jobs[:_SLOTS]:
         record, started_at = job.record(), started.get(job.id)
-        is_deleted = record.state is State.DELETED
+        is_deleted = record.is_stopping
         since = instant(
             started_at
             or (record.started_at if is_deleted else None)
@@ -188,7 +200,7 @@ def _server(
             )
         )  # fmt: skip
     # A server claims for the slots that it has; what it claims beyond them waits there for a moment.
-    runs = sum(job.id in started or job.record().state is State.DELETED for job in jobs)
+    runs = sum(job.id in started or job.record().is_stopping for job in jobs)
     taken = runs + min(len(jobs) - runs, max(0, view.workers - runs))
     told = view.busy if living and is_cut else 0
     more = max(len(jobs), told) - len(running)
@@ -201,7 +213,7 @@ def _server(
         sessions.append(
             _ServerProcess(
                 one.session.pid, said.state, workers, busy, said.cpu_percent, said.rss_bytes,
-                heard_at(one, now),
+                heard_at(one, now), one.session.timeout_seconds,
             )
         )  # fmt: skip
     busy = max(taken, told) if living else 0
