@@ -10,7 +10,7 @@ import pytest
 from firelock.storage import Edge, ErrorInfo, FoundJobs, Input, State
 from firelock_dashboard import Access, Dashboard, Permission
 from tests.dashboard.asking import Browser
-from tests.dashboard.flows import add, claim, end, new_batch
+from tests.dashboard.flows import add, claim, end, new_batch, remember
 
 
 def page_of(client, batch):
@@ -378,6 +378,37 @@ def test_causes_say_when_not_all_failures_are_grouped(fire, client, monkeypatch)
         fail(fire, job)
 
     assert "The newest 2 of 3 failed members are grouped." in text_of(page_of(client, batch))
+
+
+def test_failed_members_without_an_error_are_counted(fire, client):
+    """The card of the causes is not empty: it says that no error is recorded."""
+    batch = new_batch(fire)
+    for _ in range(3):
+        add(fire, batch)
+    first, *others = claim(fire)
+    end(fire, first, State.FAILED)
+    one = text_of(page_of(client, batch))
+    for job in others:
+        end(fire, job, State.FAILED, error=ErrorInfo("OSError", "no disk", "f", "Traceback"))
+
+    assert "Why members failed No error is recorded for 1 failed member." in one
+    text = text_of(page_of(client, batch))
+    assert "OSError no disk" in text
+    assert "No error is recorded for 1 failed member." in text
+
+
+def test_a_suspended_member_says_what_it_waits_for(fire, client):
+    """It counts as active, since it waits for no other member; its row says for what it waits."""
+    batch = new_batch(fire)
+    add(fire, batch, "shop.approve")
+    (job,) = claim(fire)
+    remember(fire, job, "signal", "manager", None, is_done=False)
+    end(fire, job, State.AWAITING, waits_for="signal manager", gives_back=True)
+
+    text = text_of(client.get(f"/batches/{batch}?show=active").text)
+
+    assert "for the signal manager" in text
+    assert "1 active" in text
 
 
 def test_a_batch_without_failures_has_no_causes(fire, client):

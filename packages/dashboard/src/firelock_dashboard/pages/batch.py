@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import Batch, DeepTally, JobConflict
-from firelock.storage import JobFilter, JobRecord, Moved, State, Tally
+from firelock.storage import JobFilter, JobRecord, MemoKind, Moved, State, Tally
 from firelock_dashboard.pages.flow_graph import FlowGraph, draw_flow
 from firelock_dashboard.pages.job import JobView, Phase
 from firelock_dashboard.problems import NotHere
@@ -69,6 +69,13 @@ class MemberRow:
     state: str  # as it is shown: a state, or "retrying"
     call: str  # its arguments on one line; empty if they may not be seen
     tally: Tally | None  # of a member that is a batch
+
+    @property
+    def waits_for(self) -> tuple[str, str] | None:
+        """The signal or the step that a suspended member waits for: a key of `jobs.toml`, and the name."""
+        kind, _, name = (self.job.waits_for or "").partition(" ")
+        is_known = self.job.state is State.AWAITING and kind in {MemoKind.SIGNAL, MemoKind.CALL}
+        return (f"waits_{kind}", name) if is_known else None
 
 
 @attrs.frozen
@@ -261,6 +268,11 @@ class BatchView(JobView):
     def grouped(self) -> int:
         """How many failed members are grouped by their errors."""
         return len(self._failed)
+
+    @property
+    def without_error(self) -> int:
+        """The number of them for which no error is recorded, batches aside."""
+        return sum(job.error is None and not job.is_batch for job in self._failed)
 
     @property
     def failed_batches(self) -> int:
