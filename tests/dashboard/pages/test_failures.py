@@ -14,6 +14,7 @@ from firelock.control.findings import muted_shares
 from firelock.storage import JobFilter
 from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, strips
 from tests.core.fakes import Worker
+from tests.dashboard.flows import claim, end
 
 
 @pytest.fixture
@@ -60,9 +61,30 @@ def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
 
     assert "failed batch" not in before
     assert 2 == fire.jobs.counts().by_state[State.FAILED]
-    assert "1 failed job" in after
-    assert "1 failed batch, a failed job too, is in no cause." in after
+    assert "1 failed job has this cause." in after
+    assert "1 failed batch also counts as a failed job; it has no cause." in after
+    assert "recorded error" not in after
     assert 'href="/batches?state=failed"' in after
+
+
+def test_a_failed_job_without_a_recorded_error_is_counted(fire, client, failing):
+    """It is in no cause, so the page counts it apart; alone it does not let the page say that nothing has failed."""
+
+    @fire.task(name="shop.load")
+    def load() -> None: ...
+
+    load.enqueue()
+    (job,) = claim(fire)
+    end(fire, job, State.FAILED)
+    alone = client.part("/failures", "rows").text
+    failing(2)
+    client.app.forget()
+    both = client.part("/failures", "rows").text
+
+    assert "Nothing has failed" not in alone
+    assert "1 other failed job has no recorded error, or has just failed." in alone
+    assert "2 failed jobs have these causes." in both
+    assert "1 other failed job has no recorded error, or has just failed." in both
 
 
 def never_packs() -> None:
@@ -102,7 +124,7 @@ def test_what_fails_alike_is_one_row(fire, client, failing):
     )
     assert all(part in first for part in ("TimeoutError", "no answer", "charge", "<span>3</span>", "75 %"))
     assert all(part in second for part in ("KeyError", "missing", "build", "<span>1</span>", "25 %"))
-    assert "<span>4 failed jobs</span>" in page
+    assert "<span>4 failed jobs have these causes.</span>" in page
 
 
 def test_shares_add_up(client, failing):
@@ -227,7 +249,7 @@ def test_a_failed_batch_is_no_failed_job(fire, client):
     Worker(fire).run()
     assert State.FAILED is batch.refresh().state
 
-    assert "<span>1 failed job</span>" in client.part("/failures", "rows").text
+    assert "<span>1 failed job has this cause.</span>" in client.part("/failures", "rows").text
 
 
 def test_causes_are_shown_of_one_task(client, failing):

@@ -71,6 +71,7 @@ class _Causes:
     gone: list[Requeue]  # those of causes without failed jobs; none if the causes of one task are shown
     batches: int  # that are failed: they count among failed jobs and have no cause of their own
     has_more_batches: bool
+    without_cause: int  # further failed jobs: without a recorded error, or not grouped yet
 
     @property
     def grouped(self) -> int:
@@ -101,11 +102,14 @@ def _causes(visit: Visit, task: str | None) -> _Causes:
     is_cut = sum(one.count > 0 for one in causes) >= _GROUPS
     failed = visit.state_counts()[State.FAILED]
     batches = None if task else visit.fire.batches.list(state=State.FAILED, limit=_BATCHES)
+    is_whole = batches is not None and batches.cursor is None and not is_cut and failed <= _GROUPED
+    told = sum(one.count for one in causes) + (len(batches.batches) if batches else 0)
     return _Causes(
         [one for one in causes if one.mute is None], [one for one in causes if one.mute is not None],
         failed if failed > _GROUPED else None, is_cut, requeues,
         without_rows(requeues, known) if task is None else [],
         len(batches.batches) if batches else 0, bool(batches and batches.cursor),
+        max(0, failed - told) if is_whole else 0,
     )  # fmt: skip
 
 
