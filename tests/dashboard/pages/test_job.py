@@ -120,6 +120,20 @@ def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send)
     assert "Its delete cannot be undone: it had succeeded" in seen(refused)
 
 
+def test_a_deleted_job_expects_nothing_any_more(client, send):
+    """It has no due time and no attempts to come; the time that it was scheduled for is a date."""
+    job = send.schedule(timedelta(days=2), 1)
+    before = seen(client.part(f"/jobs/{job.id}", "facts"))
+    job.delete()
+
+    after = seen(client.part(f"/jobs/{job.id}", "facts"))
+
+    assert "Attemptsnone yet" in before
+    assert re.search(r"Attemptsnone (Created|Enqueued)", after)
+    assert "Duein" not in after.replace(" ", "")
+    assert re.search(r"Scheduled for20\d\d-", after)
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [

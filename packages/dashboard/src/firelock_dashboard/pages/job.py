@@ -301,6 +301,8 @@ class JobView:
             else:
                 told = text("job.attempts_of", number=number, most=most) if most else str(number)
             return text("job.attempts_suspended", attempts=told)
+        if number == 0 and self.job.is_final:
+            return text("job.attempts_never")
         if number == 0:
             return text("job.attempts_none") if not most else text("job.attempts_none_of", most=most)
         if was_requeued(self.job):
