@@ -187,6 +187,25 @@ def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, faile
     assert ("jobs.move", "bulk", 7) == (entry.action, entry.detail["to_queue"], entry.detail["to_priority"])
 
 
+def test_without_a_script_a_form_asks_where_the_selected_jobs_go(client, send):
+    """The list sends the ids alone; the form sends them again with a target, which must not be empty."""
+    jobs = [send.enqueue(number) for number in range(2)]
+    ids = [job.id for job in jobs]
+
+    listed = client.get("/jobs?state=enqueued").text
+    asked = client.post("/jobs/move", {"id": ids, "back": "/jobs?state=enqueued"})
+    empty = client.post("/jobs/move", {"id": ids, "to_queue": "", "to_priority": ""})
+    client.post("/jobs/move", {"id": ids, "to_queue": "bulk", "to_priority": ""})
+
+    assert 'formaction="/jobs/move">Move the selected…' in listed
+    assert 200 == asked.status
+    assert "2 jobs are selected." in asked.text
+    assert all(f'name="id" value="{one}"' in asked.text for one in ids)
+    assert 'name="back" value="/jobs?state=enqueued"' in asked.text
+    assert (400, True) == (empty.status, "A move needs a target" in empty.text)
+    assert ["bulk"] * 2 == [job.refresh().queue for job in jobs]
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
@@ -199,7 +218,7 @@ def test_move_without_a_possible_target_is_refused(client, send, target, said):
     """The message names the field, and the job stays where it is."""
     job = send.enqueue(1)
 
-    answer = client.post("/jobs/move", {"one": job.id, **target})
+    answer = client.act("/jobs/move", {"one": job.id, **target})
 
     assert 400 == answer.status
     assert said in answer.text

@@ -41,6 +41,7 @@ from firelock_dashboard.stats.job_search import (
 )
 from firelock_dashboard.stats.waiting import Parent, by_end
 from firelock_dashboard.web.actions import (
+    BACK,
     MANY,
     TO_PRIORITY,
     TO_QUEUE,
@@ -559,8 +560,18 @@ def reschedule(visit: Visit) -> Response:
 
 
 def move(visit: Visit) -> Response:
-    """The waiting ones of the jobs go to another queue or get another priority; one job says why not."""
-    ids, target = _ids(visit), move_target(visit.form)
+    """The waiting ones of the jobs go to another queue or get another priority; one job says why not.
+
+    Without a target, which a browser without scripts has not asked for yet, a form asks for it.
+    """
+    ids = _ids(visit)
+    named = {name for name, _ in visit.form.pairs()}
+    if not visit.wants_json and not named.intersection(field.name for field in _TARGET):
+        back = visit.url.back(visit.form.maybe(BACK))
+        return visit.page(
+            "jobs_move.html", title=visit.text("jobs.move_title"), section="jobs", ids=ids, back=back
+        )
+    target = move_target(visit.form)
     results = move_jobs(visit, ids, target)
     if len(ids) == 1 and results[0] is Applied.REFUSED:
         why = visit.fire.jobs.why_not_moved(ids)[0]
