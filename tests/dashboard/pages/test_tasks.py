@@ -12,6 +12,7 @@ import pytest
 from firelock import State
 from firelock.storage import ClaimRequest, NewSession
 from firelock_dashboard import Dashboard
+from firelock_dashboard.pages import tasks
 from firelock_dashboard.security.redaction import MASK
 from tests.dashboard import flows
 from tests.dashboard.asking import Browser
@@ -66,6 +67,33 @@ def test_the_catalogue_shows_what_runs_now(client, fire, order):
     assert "2" == cells[2]
     assert 'href="/jobs?state=processing&amp;task=shop.order"' in row
     assert cells[7] in {"now", "1 s ago"}
+
+
+def test_the_catalogue_says_that_more_run_than_are_counted(client, fire, order, monkeypatch):
+    """The numbers have a plus; a task without a counted job may run as well, so it has no zero."""
+    monkeypatch.setattr(tasks, "_RUNNING", 2)
+
+    @fire.task(name="shop.pack", queue="packing")
+    def pack() -> None: ...
+
+    order.enqueue_many([(1,), (2,), (3,)])
+    now = fire.storage.clock()
+    fire.storage.begin_session(NewSession("s", "server", "worker-1", "host", 1, now, 30.0, 10, "*"))
+    fire.storage.claim(ClaimRequest(["orders"], 2, "s", now))
+    whole = client.part("/tasks", "rows").text
+    fire.storage.claim(ClaimRequest(["orders"], 1, "s", now))
+    cut = client.part("/tasks", "rows").text
+
+    assert ["0", "2"] == running(whole)
+    assert ["–", "2+"] == sorted(running(cut), reverse=True)
+    assert "more run" not in whole
+    assert "Running counts the newest 2 running jobs; more run." in cut
+
+
+def running(page):
+    """The numbers of running jobs, sorted."""
+    cells = re.findall(r'data-label="Running">(.*?)</td>', page, re.DOTALL)
+    return sorted(re.sub(r"<[^>]+>", "", cell).strip() for cell in cells)
 
 
 def test_a_task_shows_its_runs_and_facts(client, order):

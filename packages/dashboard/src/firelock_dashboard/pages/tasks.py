@@ -55,7 +55,8 @@ class _TaskRow:
     name: str
     entry: TaskEntry | None  # None: jobs of it ended, and nobody knows it
     stats: TaskStats | None  # None: none ended within the hours
-    running: int  # jobs of it that are being processed; those beyond `_RUNNING` of all tasks are not counted
+    running: int  # jobs of it among the counted ones
+    is_cut: bool  # more jobs run than are counted, maybe jobs of this task
     started_at: datetime | None  # when the newest of them was claimed
 
     @property
@@ -69,7 +70,7 @@ def show_tasks(visit: Visit) -> Response:
     wanted = visit.query.value(_Q).casefold()
     return visit.page(
         "tasks.html", rows=lambda: _rows(visit, wanted),
-        wanted=wanted, hours=_HOURS,
+        wanted=wanted, hours=_HOURS, running_limit=_RUNNING,
     )  # fmt: skip
 
 
@@ -78,14 +79,18 @@ def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
     stats = visit.dashboard.history.tasks(_HOURS)
     running: Counter[str] = Counter()
     started: dict[str, int] = {}
-    for job in visit.fire.jobs.find(state=State.PROCESSING, limit=_RUNNING):
+    page = visit.fire.jobs.find(state=State.PROCESSING, limit=_RUNNING)
+    for job in page:
         running[job.task] += 1
         started[job.task] = max(job.record().claimed_at or 0, started.get(job.task, 0))
     names = [name for name in sorted({*entries, *stats, *running}) if wanted in name.casefold()]
     return [
-        _TaskRow(name, entries.get(name), stats.get(name), running[name], instant(started.get(name)))
+        _TaskRow(
+            name, entries.get(name), stats.get(name), running[name], page.cursor is not None,
+            instant(started.get(name)),
+        )
         for name in names[:_MOST_TASKS]
-    ]
+    ]  # fmt: skip
 
 
 # ---- one task --------------------------------------------------------------------------------------------
