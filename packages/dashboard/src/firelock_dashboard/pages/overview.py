@@ -72,6 +72,9 @@ _PAGES = {  # of each kind of trouble: the page that its button leads to
 }  # fmt: skip
 
 
+_SAY_SINCE = frozenset({"long_wait", "server_lost"})  # findings whose sentence has the time since then
+
+
 @attrs.frozen
 class _Action:
     """What to do: a page to look at, or, with a permission, a form to send."""
@@ -91,6 +94,11 @@ class _Banner:
     values: Mapping[str, object]
     since: int | None
     action: _Action
+
+    @property
+    def says_since(self) -> bool:
+        """Whether the sentence itself says for how long."""
+        return self.kind in _SAY_SINCE
 
 
 def _banners(sight: Sight) -> list[_Banner]:
@@ -209,7 +217,7 @@ def _is_long(seen: Sight, queue: str, waited: int) -> bool:
 def _about(seconds: float) -> str:
     """Return a span in its largest unit: a tile has no room for two."""
     number, unit = formatting.span(seconds).split()[:2]
-    return f"{number}\N{NARROW NO-BREAK SPACE}{unit}"
+    return f"{number}\N{NO-BREAK SPACE}{unit}"
 
 
 class _Seen:
