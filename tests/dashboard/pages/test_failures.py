@@ -68,7 +68,7 @@ def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
 
 
 def test_a_failed_job_without_a_recorded_error_is_counted(fire, client, failing):
-    """It is in no cause, so the page counts it apart; alone it does not let the page say that nothing has failed."""
+    """It is in no cause, so the page counts it apart; alone, it is not denied."""
 
     @fire.task(name="shop.load")
     def load() -> None: ...

@@ -151,6 +151,87 @@ def test_a_toast_can_be_closed_and_scrolled_clear_of(billing, open_page):
     expect(page.locator(".toast")).to_have_count(0)
 
 
+@pytest.mark.parametrize("width", [1_440, 1_024])
+def test_a_toast_covers_no_button_of_a_row(shop, open_context, width):
+    """After "Run now" in one row, that of the row below can be pressed."""
+    page = open_context(shop).new_page()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto("/recurring")
+
+    page.evaluate("() => firelock.toast('The job of nightly-sales was enqueued.', 'good', '/jobs')")
+
+    assert page.locator("tbody .tools .button").count() > 20
+    assert page.evaluate(_COVERED) == []
+
+
+# Buttons of rows that a toast lies over, wherever the page is scrolled to.
+_COVERED = """() => {
+  const toast = document.querySelector(".toast").getBoundingClientRect();
+  const meets = (one) => one.left < toast.right && one.right > toast.left;
+  return [...document.querySelectorAll("tbody .tools .button")]
+    .filter((one) => one.offsetWidth && meets(one.getBoundingClientRect()))
+    .map((one) => one.textContent.trim());
+}"""
+
+
+@pytest.mark.parametrize("state", ["failed", "deleted"])
+def test_a_desktop_shows_every_state_tab(shop, open_page, state):
+    """None is cut off at either end, whichever is open, with a thousand jobs in each state."""
+    page = open_page(shop, f"/jobs?state={state}")
+
+    ends = page.evaluate(
+        """() => {
+          for (const number of document.querySelectorAll(".tabs .number")) number.textContent = "1,000";
+          const row = document.querySelector(".tabs").getBoundingClientRect();
+          return [...document.querySelectorAll(".tabs a")].map((tab) => tab.getBoundingClientRect())
+            .map((tab) => [tab.left - row.left, row.right - tab.right]);
+        }"""
+    )
+
+    assert len(ends) == 9
+    assert min(min(pair) for pair in ends) >= 0
+
+
+# How many lines each of these elements takes.
+_LINES = """(found) => found.map((one) => {
+  const range = document.createRange();
+  range.selectNodeContents(one);
+  const boxes = [...range.getClientRects()].filter((box) => box.width);
+  boxes.sort((one, other) => one.top - other.top);
+  let [lines, bottom] = [0, -Infinity];
+  for (const box of boxes) {
+    if (box.top >= bottom - 2) lines += 1;
+    bottom = Math.max(bottom, box.bottom);
+  }
+  return lines;
+})"""
+
+
+@pytest.mark.parametrize(
+    ("address", "selector"),
+    [
+        ("/queues", "td[data-label=Listeners] a"),
+        ("/queues", "td .aged"),
+        ("/failures", "td.task"),
+        ("/recurring", "td.lead .strong"),
+        ("/recurring", "td.lead .strong + .more"),
+        ("/tasks", "td.lead > a"),
+    ],
+)
+def test_a_name_has_one_line_on_a_desktop(shop, open_page, address, selector):
+    """Names of ordinary length do not break beside columns that are half empty, and the table fits."""
+    page = open_page(shop, address)
+
+    lines = page.locator(selector).evaluate_all(_LINES)
+
+    assert lines
+    assert set(lines) == {1}
+    fits = page.locator(".scroll:has(table)").evaluate_all(
+        "(all) => all.map((one) => one.scrollWidth <= one.clientWidth)"
+    )
+    assert all(fits)
+
+
 def test_a_phone_shows_the_dates_of_a_history_in_one_column(billing, open_context):
     """Each date has a line of its own, whatever stands beside it elsewhere."""
     page = open_context(billing).new_page()

@@ -12,16 +12,16 @@
     for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
       if (value < Math.max(size, 1e5)) continue;
       const number = value / size;
-      return `${number < 100 ? number.toFixed(1) : Math.round(number)}\u202f${unit}`;
+      return `${number < 100 ? number.toFixed(1) : Math.round(number)}\u00a0${unit}`;
     }
     return (+value.toFixed(1)).toLocaleString("en");
   };
   // On an axis there is room for one unit.
   const marked = {
     count, rate: (value) => `${count(value)}/s`,
-    seconds: (value) => (value < 1 ? `${+(value * 1000).toPrecision(3)}\u202fms` : value < 10000 ? `${value}\u202fs` : `${+(value / 3600).toFixed(1)}\u202fh`),
+    seconds: (value) => (value < 1 ? `${+(value * 1000).toPrecision(3)}\u00a0ms` : value < 10000 ? `${value}\u00a0s` : `${+(value / 3600).toFixed(1)}\u00a0h`),
   };
-  const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => (value <= 0.001 ? "< 1\u202fms" : firelock.span(value)) };
+  const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => (value <= 0.001 ? "< 1\u00a0ms" : firelock.span(value)) };
 
   // Between the lines of an axis that counts: jobs are whole.
   const WHOLE = [...Array(10).keys()].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power));

@@ -13,21 +13,21 @@ const firelock = (window.firelock = {
 
 firelock.span = (seconds) => {
   seconds = Math.max(0, seconds);
-  const thin = "\u202f";
+  const space = "\u00a0";
   const two = (number) => String(number).padStart(2, "0");
-  if (seconds < 1) return `${Math.round(seconds * 1000)}${thin}ms`;
-  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)}${thin}s`;
+  if (seconds < 1) return `${Math.round(seconds * 1000)}${space}ms`;
+  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)}${space}s`;
   const whole = Math.floor(seconds);
-  if (whole < 3600) return `${Math.floor(whole / 60)}${thin}min ${two(whole % 60)}${thin}s`;
-  if (whole < 86400) return `${Math.floor(whole / 3600)}${thin}h ${two(Math.floor(whole / 60) % 60)}${thin}min`;
-  return `${Math.floor(whole / 86400)}${thin}d ${Math.floor(whole / 3600) % 24}${thin}h`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}${space}min ${two(whole % 60)}${space}s`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)}${space}h ${two(Math.floor(whole / 60) % 60)}${space}min`;
+  return `${Math.floor(whole / 86400)}${space}d ${Math.floor(whole / 3600) % 24}${space}h`;
 };
 
 firelock.ago = (at, now) => {
   const seconds = (now - at) / 1000;
   for (const [size, unit] of [[31536000, "y"], [86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]) {
     if (Math.abs(seconds) >= size) {
-      const text = `${Math.floor(Math.abs(seconds) / size)}\u202f${unit}`;
+      const text = `${Math.floor(Math.abs(seconds) / size)}\u00a0${unit}`;
       return seconds > 0 ? `${text} ago` : `in ${text}`;
     }
   }
