@@ -250,6 +250,23 @@ def test_the_reason_of_a_failure_is_in_the_head_alone(client, fire):
     assert "KeyError" in seen(page).partition("History")[2]
 
 
+def test_a_retry_names_its_error_once(client, fire):
+    """The step says which retry it is; the error stands with its traceback below it."""
+
+    @fire.task(name="shop.invoice", retry=Retry.fixed(60, attempts=2))
+    def invoice() -> None:
+        raise KeyError("no address")
+
+    job = invoice.enqueue()
+    fakes.Worker(fire).run()
+
+    life = seen(client.part(f"/jobs/{job.id}", "life"))
+
+    assert "retry 1 of 2" in life
+    assert "retry 1 of 2: KeyError" not in life
+    assert "KeyError'no address'" in life
+
+
 def test_each_failed_attempt_keeps_its_traceback(client, fire, send):
     """In the step of the history that it ended."""
     job = send.enqueue(1)

@@ -240,6 +240,7 @@ ROUTES = (
 
 
 _MADE_FROM = re.compile(r"(?:copied|run again with changes) from (?P<id>[A-Za-z0-9_-]{1,64})(?: by |$)")
+_RETRY = re.compile(r"retry [0-9]+(?: of [0-9]+)?(?=: )")
 _CHILDREN = 20
 _PARENTS = 20  # that are listed
 _PARENTS_READ = 500
@@ -467,6 +468,11 @@ class JobView:
     def failures(self) -> Mapping[int, _Failure]:
         """Its failed attempts by number."""
         return {failed.attempt: failed for failed in map(self._failure, self.handle.errors())}
+
+    def reason_of(self, entry: JobStep) -> str | None:
+        """Return why a step was taken; of a retry without the error, which stands with its traceback below."""
+        retry = _RETRY.match(entry.reason or "")
+        return retry[0] if retry and entry.attempt in self.failures else entry.reason
 
     def _failure(self, failed: FailedAttempt) -> _Failure:
         error, clean = failed.error, self.visit.redacted
