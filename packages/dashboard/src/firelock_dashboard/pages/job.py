@@ -470,7 +470,7 @@ class JobView:
         return {failed.attempt: failed for failed in map(self._failure, self.handle.errors())}
 
     def reason_of(self, entry: JobStep) -> str | None:
-        """Return why a step was taken; of a retry without the error, which stands with its traceback below."""
+        """Return why a step was taken; of a retry without the error, which its traceback repeats."""
         retry = _RETRY.match(entry.reason or "")
         return retry[0] if retry and entry.attempt in self.failures else entry.reason
 

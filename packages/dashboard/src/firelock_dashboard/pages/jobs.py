@@ -41,7 +41,6 @@ from firelock_dashboard.stats.job_search import (
 )
 from firelock_dashboard.stats.waiting import Parent, by_end
 from firelock_dashboard.web.actions import (
-    BACK,
     MANY,
     TO_PRIORITY,
     TO_QUEUE,
@@ -66,7 +65,7 @@ from firelock_dashboard.web.fields import (
 from firelock_dashboard.web.formatting import instant, iso, span, task_name
 from firelock_dashboard.web.payloads import IN_LISTS, summary
 from firelock_dashboard.web.request import Undo
-from firelock_dashboard.web.routes import Route
+from firelock_dashboard.web.routes import BACK, Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
