@@ -294,7 +294,7 @@ def test_definitions_are_found_by_text(client, report, wanted, found):
 
     page = client.part(f"/recurring?q={wanted}", "rows").text
 
-    assert found == re.findall(r'class="strong" href="/recurring/view\?id=(\w)"', page)
+    assert found == re.findall(r'class="strong one-line" href="/recurring/view\?id=(\w)"', page)
 
 
 # ---- one -------------------------------------------------------------------------------------------------

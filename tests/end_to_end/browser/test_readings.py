@@ -214,7 +214,7 @@ _LINES = """(found) => found.map((one) => {
         ("/queues", "td .aged"),
         ("/failures", "td.task"),
         ("/recurring", "td.lead .strong"),
-        ("/recurring", "td.lead .strong + .more"),
+        ("/recurring", "td.lead > .more.one-line"),
         ("/tasks", "td.lead > a"),
     ],
 )
