@@ -561,7 +561,7 @@ def reschedule(visit: Visit) -> Response:
 def move(visit: Visit) -> Response:
     """The waiting ones of the jobs go to another queue or get another priority; one job says why not.
 
-    Without a target, which a browser without scripts has not asked for yet, a form asks for it.
+    Without a target, a form asks for it: a browser without scripts shows no dialog before.
     """
     ids = _ids(visit)
     named = {name for name, _ in visit.form.pairs()}

@@ -30,9 +30,7 @@ _SLOTS = 200  # of a server that are drawn
 _AT_ONCE = 500  # running jobs that one look reads; where there are more, each server is asked about its own
 _DENSE = 24  # from so many running jobs on they are squares without words
 _LOST = 100
-_DELETED = (
-    200  # newest deleted jobs, and newest enqueued ones, that are looked through for one that still runs
-)
+_DELETED = 200  # newest deleted and newest enqueued jobs that are searched for one that still runs
 _AFTER = Text("after")
 
 
