@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock_dashboard.web.formatting import count_text, percentile
+from firelock_dashboard.web.formatting import count_text, one_line, percentile
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,9 @@ def test_a_number_has_commas_then_a_unit(number, text):
 def test_a_percentile_claims_no_more_than_is_known(bound, runs, text):
     """A single run has its duration; more have a bound, rounded up so that it stays one."""
     assert text == percentile(bound, runs)
+
+
+@pytest.mark.parametrize(("name", "look"), [("a" * 36, "one-line"), ("a" * 37, "")])
+def test_a_short_name_is_kept_on_one_line(name, look):
+    """A longer one may break, or the table would be wider than the page."""
+    assert look == one_line(name)

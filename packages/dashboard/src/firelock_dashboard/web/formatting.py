@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _THIN = " "  # between a number and its unit
 _EXACT_BELOW = 100_000
+_LINE = 36  # characters
 _UNITS = ((86_400, "d", "h", 3_600), (3_600, "h", "min", 60), (60, "min", "s", 1))
 
 
@@ -172,3 +173,8 @@ def task_path(task: str) -> str:
     """Return what stands before the last part, with its dot; empty if nothing does."""
     head, dot, _ = task.rpartition(".")
     return head + dot
+
+
+def one_line(name: str) -> str:
+    """Return the class of a name that is short enough for one line of a table where the page is wide."""
+    return "one-line" if len(name) <= _LINE else ""
