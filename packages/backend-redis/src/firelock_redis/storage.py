@@ -35,8 +35,9 @@ from firelock.storage import (
 from firelock_redis.connections.database import SCHEMA, RedisDatabase
 from firelock_redis.connections.health import HealthVerbs
 from firelock_redis.connections.notify import RedisWaiting
-from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claimed_job, flags_of, task_head
+from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claim_of, claimed_job, flags_of, task_head
 from firelock_redis.layout.partitions import EVERYWHERE
+from firelock_redis.layout.words import Claimed, ExchangeReply, ExchangeWords, Group, LaneEnds
 from firelock_redis.verbs.changes import Held, write_changes
 from firelock_redis.verbs.find import FindVerbs
 from firelock_redis.verbs.insert import InsertVerbs
@@ -51,6 +52,9 @@ from firelock_redis.verbs.upkeep import UpkeepVerbs, earliest_due_at
 
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
+_NO_CLAIM = ExchangeWords(session="", now=0, limit=-1, queues=0)
+_NO_CHANGES = Group(states="", session="", to="", expiry="", queue="", size=0)
+_ABOUT, _OF_EACH = len(ExchangeReply._fields), len(Claimed._fields)
 
 _Freed: TypeAlias = dict[tuple[str, str], list[str]]
 """Ids of jobs that have ended, by queue and lane."""
@@ -224,11 +228,12 @@ class RedisStorage(
 
         More round trips where there are more changes than one script makes, or a job is not held as here.
         """
-        arguments: list[Any] = ["", 0, -1, 0]
+        arguments: list[Any] = [*_NO_CLAIM]
         if asked is not None:
             names = () if asked.queues is None else tuple(dict.fromkeys(asked.queues))
             number = -1 if asked.queues is None else len(names)
-            arguments = [asked.session, asked.now, max(asked.limit, 0), number, *names]
+            claim = ExchangeWords(asked.session, now=asked.now, limit=max(asked.limit, 0), queues=number)
+            arguments = [*claim, *names]
         freed = {} if freed is None else freed
         held: list[Held | None] = []
         for transition in transitions:
@@ -240,17 +245,18 @@ class RedisStorage(
                 if lane is not None:
                     freed.setdefault((one[1].queue, lane), []).append(transition.job_id)
         if freed:  # first, so that ends know their lanes
-            arguments += ("", "", "", "", "", len(freed))
+            arguments += _NO_CHANGES._replace(size=len(freed))
             for (queue, lane), ids in freed.items():
-                arguments += (queue, lane, len(ids), *ids)
+                arguments += (*LaneEnds(queue=queue, lane=lane, size=len(ids)), *ids)
         if asked is not None and asked.left_out:
-            arguments += ("-", "", "", "", "", len(asked.left_out), *map(task_head, sorted(asked.left_out)))
+            arguments += _NO_CHANGES._replace(states="-", size=len(asked.left_out))
+            arguments += map(task_head, sorted(asked.left_out))
         order, before = write_changes(arguments, transitions, held, self._partitions)
         results = [Applied.REFUSED] * len(transitions)
         for some in before:
             self._exchange_some(partition, transitions, some, results, None)
         reply = self._run("exchange", partition, *arguments)
-        letters: str = reply[0]
+        letters = ExchangeReply(*reply[:_ABOUT]).results
         closer = []
         if letters.count(_APPLIED) == len(transitions):
             results = [Applied.APPLIED] * len(transitions)
@@ -280,26 +286,27 @@ class RedisStorage(
 
     def _read_claim(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
         """Return the claim of a reply; what was claimed is held. End jobs that cannot be read."""
-        next_due_at = self._turns.due(partition, int(float(reply[1])) if reply[1] else None)
+        _, next_due, look = ExchangeReply(*reply[:_ABOUT])
+        next_due_at = self._turns.due(partition, int(float(next_due)) if next_due else None)
         look_again_at = None
-        if reply[2] == _LOST:
+        if look == _LOST:
             self.forget_held(asked.session)
             return Claim([], next_due_at, is_session_lost=True)
-        if reply[2] or self._turns.is_looking_again:
+        if look or self._turns.is_looking_again:
             look_again_at = self._turns.look_again(
-                partition, self.database.clock_offset, *map(int, reply[2].split()), has_looked=asked.limit > 0
+                partition, self.database.clock_offset, *map(int, look.split()), has_looked=asked.limit > 0
             )
         jobs: list[ClaimedJob] = []
         unreadable: list[Transition] = []
-        held = self._holdings.setdefault(asked.session, {}) if len(reply) > 3 else {}  # noqa: PLR2004
-        for place in range(3, len(reply), 3):
-            id, record, payload = reply[place : place + 3]
+        held = self._holdings.setdefault(asked.session, {}) if len(reply) > _ABOUT else {}
+        for place in range(_ABOUT, len(reply), _OF_EACH):
+            id, record, payload = reply[place : place + _OF_EACH]
             try:
                 job = claimed_job(id, record, payload, asked.now)
                 if job.admission_json is not None:
                     _require_admission(job.admission_json)
             except (ValueError, TypeError):
-                unreadable.append(_quarantine(id, int(record.split(" ", 2)[1]), asked))
+                unreadable.append(_quarantine(id, claim_of(record)[1], asked))
                 continue
             held[id] = (record, job)
             jobs.append(job)

@@ -4,6 +4,9 @@ To read: `library`, `functions/` (how a job is stored, and how it moves), `inser
 which run for every job. Other inserts: `insert`, `insert_keyed`. What moves by itself: `upkeep`, `prune`,
 `sessions`. What is read: `find`, `reading`. Beside jobs: `leases`, `records`, `locks`, `logs`, `metrics`,
 `memos`, `moves`, `limit_keys`, `prefix`. A verb that is not asked for costs 0.2 µs of a call.
+
+What stands in texts and in ARGV is declared in `layout.encoding` and `layout.words`: `CHANGE.fence` is a
+place, `LAST.captures(due)` a pattern; both are written into a script before it is sent (see `layout.wire`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from hashlib import sha1
 from importlib.resources import files
 
 import attrs
+
+from firelock_redis.layout.wire import placed
+from firelock_redis.layout.words import FORMATS
 
 __all__ = ["TEXTS", "RedisScript", "script"]
 
@@ -63,6 +69,6 @@ def script(name: str) -> RedisScript:
     """Return the script of a group, or of `group.verb`, with all that stands in front of it."""
     group, _, verb = name.partition(".")
     before = () if group in _ALONE else ("library", *_BEHIND.get(group, ()))
-    text = "\n".join(TEXTS[part] for part in (*before, group))
+    text = placed("\n".join(TEXTS[part] for part in (*before, group)), FORMATS)
     digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
     return RedisScript(text, digest, (verb,) if verb else ())

@@ -1,21 +1,9 @@
 -- `apply`, then `claim`, or one of them. Behind library.lua, batches.lua, jobs.lua, unique.lua, limits.lua and suspensions.lua.
 --
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
--- ARGV  2 session that claims, 3 now of the caller, 4 limit, -1 for no claim,
---       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
---         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs
---         from is nothing: number is one of lanes in which jobs with limits end here; for each queue, lane, number, and ids;
---         from is -: number is one of tasks that the claim leaves out; for each how the payloads of its jobs begin;
---         plain where from is P, to is S and the minute is a number or nothing; for each job id, first line, at, new record; where
---         there are members of batches, they come first, and behind the P stand a batch and the number of its members, and so on;
---         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
---         reason, retries, crashes, started_at, server, 1 where the attempt is given back, due_at, expires_at,
---         result, absence, error, body of the failed attempt, its number;
---         where the minute is = and not -, behind them what suspensions.lua reads
--- Reply results, one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, 5 taken, ? look closer, and
---       then nothing was claimed;
---       the next due instant or nothing; 1 where the session is lost, else the instant at which lanes are worth another
---       look and how many micros that is from now, or nothing; then id, record, payload of each claimed job
+-- ARGV  from 2 a CLAIM and the names of its queues; then groups of changes, each a GROUP and what it says stands behind it
+-- Reply a REPLY, with one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, 5 taken, ? look closer;
+--       then a CLAIMED of each claimed job
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
 
@@ -51,31 +39,30 @@ local function count_ends(runs, results)
   end
 end
 
--- Plain ends: the task returned. Each is four arguments: id, the record's first line as it was claimed,
--- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
+-- Plain ends: the task returned. Each is an END. Whoever has the first line unchanged holds the job, and nobody can have
 -- changed what is behind it. Return the results, and the numbers of those that need a closer look.
 local function end_plainly(first, count, session, queue, minute, runs, results)
   local ids, lanes = {}, {}
-  for number = 1, count do ids[number] = ARGV[first + 4 * number - 4] end
+  for number = 1, count do ids[number] = ARGV[first + END.width * (number - 1) + END.id] end
   local stored, fresh, gone, ended = records(ids), {}, {}, {}
   local arg, done = first, 0
   for number = 1, count do
-    local head = ARGV[arg + 1]
+    local head = ARGV[arg + END.first_line]
     local text = stored[number]
     if text and sub(text, 1, #head) == head then
-      local id = ARGV[arg]
+      local id = ARGV[arg + END.id]
       done = done + 1
       fresh[2 * done - 1] = id
-      fresh[2 * done] = ARGV[arg + 3]
+      fresh[2 * done] = ARGV[arg + END.record]
       gone[done] = id
-      ended[2 * done - 1] = ARGV[arg + 2]
+      ended[2 * done - 1] = ARGV[arg + END.at]
       ended[2 * done] = id
       results[number] = APPLIED
       if lane_of_end[id] then put(lanes, lane_of_end[id], id) end
     else
       results[number] = text and '?' or MISSING
     end
-    arg = arg + 4
+    arg = arg + END.width
   end
   if done == 0 then return end
   many('HSET', base .. 'jobs', fresh)
@@ -121,9 +108,12 @@ local function keys_at_hand()
   end)
 end
 
--- Change one job as the fields say; empty ones leave what is there.
-local function change(job, from, session, fence, to, fields, more)
-  local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
+-- Change one job as the CHANGE in ARGV from there on says; empty fields leave what is there.
+local function change(job, from, session, to, first, more)
+  local fence, at, entry = ARGV[first + CHANGE.fence], ARGV[first + CHANGE.at], ARGV[first + CHANGE.entry]
+  local reason, retries, crashes = ARGV[first + CHANGE.reason], ARGV[first + CHANGE.retries], ARGV[first + CHANGE.crashes]
+  local started, server = ARGV[first + CHANGE.started], ARGV[first + CHANGE.server]
+  local gives_back, due = ARGV[first + CHANGE.gives_back], ARGV[first + CHANGE.due]
   local there = more and to == 'W' and is_there(job, more)
   if there then to = 'E' end
   if not find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
@@ -148,13 +138,15 @@ local function change(job, from, session, fence, to, fields, more)
   elseif job.state == 'P' then
     put(tails, job.session, job.id)
   end
-  if fields[14] ~= '' then keep_error(job, fields[15], fields[14], fields[13]) end
+  if ARGV[first + CHANGE.failure] ~= '' then
+    keep_error(job, ARGV[first + CHANGE.attempt], ARGV[first + CHANGE.failure], ARGV[first + CHANGE.error])
+  end
   job.history = job.history .. entry
   job.state, job.changed, job.reason, job.due = to, at, reason, due
   job.result, job.absent = '', ''
-  if to == 'S' then job.result, job.absent = result, absent end
+  if to == 'S' then job.result, job.absent = ARGV[first + CHANGE.result], ARGV[first + CHANGE.absent] end
   job.ended, job.expires = '', ''
-  if FINAL[to] then job.ended, job.expires = at, expiry end
+  if FINAL[to] then job.ended, job.expires = at, ARGV[first + CHANGE.expires] end
   if retries ~= '' then job.retries = retries end
   if crashes ~= '' then job.crashes = crashes end
   if started ~= '' then job.started = started end
@@ -265,7 +257,8 @@ local function following(number)
   return number == '0' and '1' or number + 1
 end
 
--- The record of a claimed job without its last line; nil where the stored one is garbage.
+-- The record of a claimed job without its last line, for the claim's own is behind it; nil where the stored one is garbage. Hot:
+-- of RECORD what a claim changes is taken out, and what is between that stays as it is.
 local function claimed(text, session)
   local flag, attempt, fence, place, line, last = match(text, '^E(%D*)(%d+) (%d+) ()[^\n]*()\n.*()\n')
   return flag and 'P' .. flag .. following(attempt) .. ' ' .. following(fence) .. ' ' .. sub(text, place, line - 1)
@@ -274,7 +267,7 @@ end
 
 local freed_lanes = {}  -- lists by queue, in which jobs with limits end here
 
--- Take up to `limit` jobs for the session; lay id, record without its last line and payload of each into `reply`. Return how
+-- Take up to `limit` jobs for the session; lay a CLAIMED of each into `reply`. Return how
 -- many were taken.
 local function claim(reply, names, limit, session, server, now)
   local in_turn, ids, lines = not names, nil, nil
@@ -284,7 +277,7 @@ local function claim(reply, names, limit, session, server, now)
     if in_turn then names = queues_in_turn('work', 'laned') end
     ids, lines = limited.claim(names, limit, in_turn, freed_lanes, instant())
     local at = limited.finish()
-    if at then reply[3] = int(at) .. ' ' .. int(at - instant()) end
+    if at then reply[REPLY.look] = int(at) .. ' ' .. int(at - instant()) end
   else
     local near = {}
     ids, lines = popped(names, shares(names, limit, in_turn, near), in_turn, near)
@@ -292,7 +285,7 @@ local function claim(reply, names, limit, session, server, now)
   local count = #ids
   if count == 0 then return 0 end
   local fresh, held, broken = {}, {}, {}
-  local fields = now .. '\t' .. now .. '\t\t\t\t\t' .. server .. '\t\t\t'
+  local fields = now .. LAST.between(changed, claimed) .. now .. LAST.between(claimed, server) .. server .. LAST.between(server, absent)
   local size = #reply
   for first = 1, count, CHUNK / 2 do
     local upto = math.min(first + CHUNK / 2 - 1, count)
@@ -307,10 +300,10 @@ local function claim(reply, names, limit, session, server, now)
         fresh[two + 2] = record .. fields
         held[two + 1] = now
         held[two + 2] = id
-        reply[size + 1] = id
-        reply[size + 2] = record
-        reply[size + 3] = payload
-        size = size + 3
+        reply[size + CLAIMED.id] = id
+        reply[size + CLAIMED.record] = record
+        reply[size + CLAIMED.payload] = payload
+        size = size + CLAIMED.width
       else
         broken[#broken + 1] = id
       end
@@ -329,23 +322,27 @@ end
 
 despite_full_memory()
 
-local limit, named = tonumber(ARGV[4]), tonumber(ARGV[5])
-local queues = named >= 0 and {} or nil
-for number = 1, named do queues[number] = ARGV[5 + number] end
-local arg = 6 + math.max(named, 0)
+local claiming, now = ARGV[2 + CLAIM.session], ARGV[2 + CLAIM.now]
+local limit, named = tonumber(ARGV[2 + CLAIM.limit]), tonumber(ARGV[2 + CLAIM.queues])
+local arg, queues = 2 + CLAIM.width, named >= 0 and {} or nil
+for number = 1, named do
+  queues[number] = ARGV[arg]
+  arg = arg + 1
+end
 
 local results, needs_a_look = {}, false
 while arg < #ARGV do
-  local from, session, to, minute, queue = unpack(ARGV, arg, arg + 4)
-  local count = tonumber(ARGV[arg + 5])
-  arg = arg + 6
+  local from, session, to = ARGV[arg + GROUP.states], ARGV[arg + GROUP.session], ARGV[arg + GROUP.to]
+  local minute, queue, count = ARGV[arg + GROUP.expiry], ARGV[arg + GROUP.queue], tonumber(ARGV[arg + GROUP.size])
+  arg = arg + GROUP.width
   if from == '' then
     for _ = 1, count do
-      local name, lane, number = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
+      local name, lane, number = ARGV[arg + LANE.queue], ARGV[arg + LANE.lane], tonumber(ARGV[arg + LANE.size])
       put(freed_lanes, name, lane)
       freed[lane] = true
-      for place = arg + 3, arg + 2 + number do lane_of_end[ARGV[place]] = lane end
-      arg = arg + 3 + number
+      arg = arg + LANE.width
+      for place = arg, arg + number - 1 do lane_of_end[ARGV[place]] = lane end
+      arg = arg + number
     end
   elseif from == '-' then
     leave_out(arg, count)
@@ -357,12 +354,12 @@ while arg < #ARGV do
       results[#results + 1] = some[number]
       if some[number] == '?' then needs_a_look = true end
     end
-    arg = arg + 4 * count
+    arg = arg + END.width * count
   else
     local ids, arguments, members = {}, {}, {}
     for number = 1, count do
-      ids[number], arguments[number] = ARGV[arg], arg
-      arg = arg + 17
+      ids[number], arguments[number] = ARGV[arg + CHANGE.id], arg
+      arg = arg + CHANGE.width
       if minute == '=' then arg = behind_more(arg) end
     end
     local stored = records(ids)
@@ -370,11 +367,9 @@ while arg < #ARGV do
       local text, first = stored[number], arguments[number]
       local result = MISSING
       if text then
-        local fields = {}
-        for field = 1, 15 do fields[field] = ARGV[first + 1 + field] end
         -- One that waits for others may change their records: those are read behind that.
         local job = read(ids[number], minute == '=' and call('HGET', base .. 'jobs', ids[number]) or text)
-        result = change(job, from, session, ARGV[first + 1], to, fields, minute == '=' and read_more(first + 17))
+        result = change(job, from, session, to, first, minute == '=' and read_more(first + CHANGE.width))
         if result == APPLIED and job.was then members[#results + 1] = job end
         if minute == '=' then flush() end
       end
@@ -387,18 +382,18 @@ while arg < #ARGV do
   end
 end
 
-local reply = { table.concat(results), '', '' }
+local reply = { table.concat(results), '', '' }  -- a REPLY
 if limit < 0 or needs_a_look then
   tell_freed()
   return reply
 end
 
 local has_room = false
-local alive = call('HMGET', base .. 's:' .. ARGV[2], 'alive', 'token')
-if alive[1] ~= '1' then
-  reply[3] = '1'
+local alive, server = unpack(call('HMGET', base .. 's:' .. claiming, 'alive', 'token'))
+if alive ~= '1' then
+  reply[REPLY.look] = '1'
 elseif limit > 0 then
-  has_room = claim(reply, queues, limit, ARGV[2], alive[2], ARGV[3]) < limit
+  has_room = claim(reply, queues, limit, claiming, server, now) < limit
 end
 if next(freed) then
   tell_freed(has_room and function(queue)
@@ -408,5 +403,5 @@ if next(freed) then
     end
   end)
 end
-reply[2] = next_due()
+reply[REPLY.next_due] = next_due()
 return reply

@@ -2,23 +2,19 @@
 -- conditions is noted, until enough are found or enough was looked at. Behind library.lua.
 --
 -- KEYS  1 base; derived: the lists named, jobs payloads all (see jobs.lua)
--- ARGV  2 1 for the oldest first; 3 the score to begin with, 4 the score before which to end; 5, 6 score and id of the
---       place behind which to begin; 7 how many are wanted; 8 what it may cost, in about a microsecond;
---       9 the time that is told: score, created, or changed or due, as the record says;
---       conditions: 10 beginning of the id, 11 letter of the state, 12 queue, 13 task and tab as a payload begins,
---       14 server as JSON, 15 fingerprint as JSON, 16 1 where the job waits for a retry, 0 where it does not;
---       17 the number of lists that the job has to be in, their names, and the names of the lists to walk;
---       nothing for what does not matter
+-- ARGV  from 2 a WALK, nothing for what does not matter; then the names of the lists that a job has to be in, and of those to walk
 -- Reply 1 where all was walked, else 0; score and id of the last place looked at, nothing for none;
 --       then time and id of each job found
 
 local BYTES = 200000    -- texts read at once, as a rule
 local MOST = 500        -- jobs looked at together
 
-local order, since, before, place_score, place_id, wanted, budget, told, prefix, state, queue, task, server, fingerprint,
-  retrying, sets = unpack(ARGV, 2, 17)
-local oldest_first = order == '1'
-wanted, budget, sets = tonumber(wanted), tonumber(budget), tonumber(sets)
+local oldest_first, since, before = ARGV[2 + WALK.oldest_first] == '1', ARGV[2 + WALK.since], ARGV[2 + WALK.before]
+local place_score, place_id = ARGV[2 + WALK.place_score], ARGV[2 + WALK.place_id]
+local wanted, budget, told = tonumber(ARGV[2 + WALK.wanted]), tonumber(ARGV[2 + WALK.budget]), ARGV[2 + WALK.told]
+local prefix, state, queue, task = ARGV[2 + WALK.prefix], ARGV[2 + WALK.state], ARGV[2 + WALK.queue], ARGV[2 + WALK.task]
+local server, fingerprint, retrying = ARGV[2 + WALK.server], ARGV[2 + WALK.fingerprint], ARGV[2 + WALK.retrying]
+local first_set, sets = 2 + WALK.width, tonumber(ARGV[2 + WALK.sets])
 local reads_record = told == 'changed' or told == 'due' or state .. queue .. server .. fingerprint .. retrying ~= ''
 local spent = 0
 
@@ -88,7 +84,7 @@ end
 
 -- Lists by their next places, the first of all at the end; and those whose next place is to be looked at.
 local ordered, waiting = {}, {}
-for number = 18 + sets, #ARGV do waiting[#waiting + 1] = opened(ARGV[number]) end
+for number = first_set + sets, #ARGV do waiting[#waiting + 1] = opened(ARGV[number]) end
 local lists = #waiting
 
 local function put_in_order(list)
@@ -147,27 +143,22 @@ local function ends_with_fingerprint(line)
   return mark == ' ' or mark == ','  -- an inner quotation mark has another character before it
 end
 
-local DUE = '^.*\n' .. string.rep('[^\t\n]*\t', 5) .. '(%-?%d+)\t'
-local SERVER = '^.*\n' .. string.rep('[^\t\n]*\t', 6) .. '([^\t\n]*)\t'
-
-local SLEEPING = '^.*\n' .. string.rep('[^\t\n]*\t', 10)  -- it waits for a memo: see jobs.lua
-
 local function is_wanted_record(text)
   if state ~= '' and sub(text, 1, 1) ~= state then return false end
-  if queue ~= '' and match(text, '^%u%D*%d+ %d+ %-?%d+ ([^\n]+) %S*\n') ~= queue then return false end
+  if queue ~= '' and match(text, RECORD.captures(queue)) ~= queue then return false end
   if retrying ~= '' then
-    local retries = match(text, '^C[^\n]*\n(%d+) ')
-    local is_retrying = retries ~= nil and retries ~= '0' and not match(text, SLEEPING)
+    local stands, retries = match(text, RECORD.captures(state, retries))
+    local is_retrying = stands == 'C' and retries ~= '0' and match(text, LAST.captures(waits)) == ''
     if is_retrying ~= (retrying == '1') then return false end
   end
-  if fingerprint ~= '' and not ends_with_fingerprint(match(text, '^[^\n]*\n[^\n]*\n([^\n]*)\n') or '') then
+  if fingerprint ~= '' and not ends_with_fingerprint(match(text, RECORD.captures(error)) or '') then
     return false
   end
-  return server == '' or match(text, SERVER) == server
+  return server == '' or match(text, LAST.captures(server)) == server
 end
 
 local function is_in_sets(id)
-  for number = 18, 17 + sets do
+  for number = first_set, first_set + sets - 1 do
     spent = spent + 0.7
     if not call('ZSCORE', base .. ARGV[number], id) then return false end
   end
@@ -187,8 +178,8 @@ local function meeting(places)
       local text = texts[number]
       if text and is_wanted_record(text) then
         left[#left + 1] = place
-        if told == 'changed' then place.time = match(text, '^.*\n(%-?%d+)\t') or place.time end
-        if told == 'due' then place.time = match(text, DUE) or place.time end
+        local time = told == 'changed' and match(text, LAST.captures(changed)) or told == 'due' and match(text, LAST.captures(due))
+        if time and time ~= '' then place.time = time end
       end
     end
   end

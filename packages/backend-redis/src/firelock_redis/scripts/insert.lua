@@ -2,27 +2,32 @@
 -- duplicates.lua.
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
--- ARGV  behind the verb's own parameters: for each job id, payload, state, queue, place of its priority, created_at, due_at
---       or nothing, reason as JSON or nothing, recurring job or nothing, what it asks before it starts or nothing, what ties it
---       to others or nothing, number of tags, tags, number of parents, and for each parent: on and id
+-- ARGV  behind the verb's own parameters a JOB for each, its tags, the number of its parents, and a TIE for each of those
 
 local verbs = {}
 
 -- Read one job out of the arguments; return it and where the next one begins.
 local function argued(at)
-  local id, payload, state, queue, place, created, due, reason, recurring, asks, ties = unpack(ARGV, at, at + 10)
-  if asks ~= '' then asks = ' ' .. asks end
-  local job = read(id, state .. '0 0 ' .. place .. ' ' .. queue .. ' \n0 0 0 -' .. asks .. '\n\n' .. created .. '\t\t\t\t\t' .. due
-    .. '\t\t' .. reason .. '\t\t')
-  job.payload, job.created, job.recurring, job.tags, job.parents = payload, created, recurring, {}, {}
+  local asks, ties, created, count = ARGV[at + JOB.asks], ARGV[at + JOB.ties], ARGV[at + JOB.created], ARGV[at + JOB.tags]
+  local job = {
+    id = ARGV[at + JOB.id], payload = ARGV[at + JOB.payload], created = created, recurring = ARGV[at + JOB.recurring],
+    state = ARGV[at + JOB.state], flag = '', attempt = '0', fence = '0', place = ARGV[at + JOB.lowest],
+    queue = ARGV[at + JOB.queue], session = '', retries = '0', crashes = '0', enqueued = '0', origin = '-',
+    asks = asks ~= '' and ' ' .. asks or '', error = '', history = '', changed = created, claimed = '', started = '', ended = '',
+    expires = '', due = ARGV[at + JOB.due], server = '', reason = ARGV[at + JOB.reason], result = '', absent = '', waits = '',
+    tags = {}, parents = {},
+  }
   if ties ~= '' then batches().tie(job, ties) end
-  at = at + 11
-  for number = 1, tonumber(ARGV[at]) do job.tags[number] = ARGV[at + number] end
-  at = at + #job.tags + 1
-  for number = 1, tonumber(ARGV[at]) do
-    job.parents[number] = { on = ARGV[at + 2 * number - 1], id = ARGV[at + 2 * number] }
+  at = at + JOB.width
+  for number = 1, tonumber(count) do job.tags[number] = ARGV[at + number - 1] end
+  at = at + #job.tags
+  count = tonumber(ARGV[at])
+  at = at + 1
+  for number = 1, count do
+    job.parents[number] = { on = ARGV[at + TIE.on], id = ARGV[at + TIE.id] }
+    at = at + TIE.width
   end
-  return job, at + 2 * #job.parents + 1
+  return job, at
 end
 
 -- The member is found by its batch; one that comes to a batch which is being stopped is stopped as well.
@@ -100,11 +105,10 @@ end
 
 -- A new batch is counted, and waits for what it is after.
 local function begin_counting(job)
-  local name, fast, succeeded, failed, deleted = unpack(job.ties.rules)
-  local keeps = {}
-  for number, keep in ipairs({ succeeded, failed, deleted }) do keeps[number] = keep == cjson.null and '-' or int(keep) end
+  local rules, keeps = job.ties.rules, {}
+  for number, keep in ipairs({ rules[RULES.succeeded], rules[RULES.failed], rules[RULES.deleted] }) do keeps[number] = keep == cjson.null and '-' or int(keep) end
   batches().found(job.id, {
-    fast = fast ~= 0 and '1' or '', outer = job.ties.batch or '', keeps = table.concat(keeps, ' '),
+    fast = rules[RULES.fast] ~= 0 and '1' or '', outer = job.ties.batch or '', keeps = table.concat(keeps, ' '),
     shut = #job.parents > 0 and '1' or '',
   })
 end
@@ -116,18 +120,18 @@ local function change_holder(holder, row, job, use, keys, now)
   if not keys.is_changeable(row, holder) then return end
   local payload = holder.payload or call('HGET', base .. 'payloads', holder.id)
   if not payload then return end
-  local due = keys.debounced_due(use, holder, match(payload, '^[^\t]*\t[^\t]*\t(%-?%d+)'))
-  if not due and not use[4] then return end
+  local due = keys.debounced_due(use, holder, match(payload, PAYLOAD.captures(created)))
+  if not due and not use[UNIQUE.keeps_last] then return end
   if not holder.is_new and not changed[holder.id] then
     local list, member
     if holder.state == 'E' then list, member = standing(holder) end
     changed[holder.id] = { job = holder, list = list, member = member }
   end
   if due then holder.due = due end
-  if use[4] then
+  if use[UNIQUE.keeps_last] then
     if not holder.tags then
       local fields = rare_fields(holder.id)
-      holder.tags, holder.created = fields and fields[2] or {}, match(payload, '^[^\t]*\t[^\t]*\t(%-?%d+)')
+      holder.tags, holder.created = fields and fields[RARER.tags] or {}, match(payload, PAYLOAD.captures(created))
       changed[holder.id].tags = holder.tags
     end
     holder.payload, holder.tags = replaced_payload(payload, job.payload), job.tags

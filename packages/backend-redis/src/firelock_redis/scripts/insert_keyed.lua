@@ -4,9 +4,7 @@
 --
 -- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, lane:<queue> <keys> ring:<queue> turn lanes
 --       laned, unique uz; publishes on wake
--- ARGV  1 what tests add to the clock; runs of at most 500 jobs together that have these in common: queue, place of the run's
---       priority, number of jobs, and for each of them: id, payload, what it asks, lane or nothing, a line end where it is odd and
---       behind it, where it has a unique key, a blank, for how many micros that is taken at least, a blank, and the key
+-- ARGV  1 what tests add to the clock; runs of at most 500 jobs together, each a RUN and a KEYED for each job
 -- Reply 0 where nothing was stored, as one of the ids is there already or insert.lua has to judge; else nothing where all are new,
 --       or for each job nothing, or the id of the job that has its unique key
 
@@ -19,13 +17,15 @@ local now = format('%.0f', instant)
 local function is_taken(mark, free_at, text)
   if not text then return instant < tonumber(free_at) end
   local state, attempt, session, crashes, enqueued, asks =
-    match(text, '^(%u)%D*(%d+) %d+ %-?%d+ %S+ (%S*)\n%d+ (%d+) (%d+) .([^\n]*)\n')
+    match(text, RECORD.captures(state, attempt, session, crashes, enqueued, asks))
   if not state or state == 'F' or (state == 'D' and session ~= '') then return nil end
   if instant < tonumber(free_at) then return true end
   if state == 'S' or state == 'D' then return false end
-  local is_read, _, use, before, within = pcall(function() return unpack(cjson.decode(asks)) end)
-  if not is_read or type(use) ~= 'table' or before ~= cjson.null or within ~= cjson.null then return nil end
-  local kept_until = use[2]
+  local is_read, said = pcall(cjson.decode, asks)
+  if not is_read or type(said) ~= 'table' or said[ASKS.before] ~= cjson.null or said[ASKS.within] ~= cjson.null then return nil end
+  local use = said[ASKS.unique]
+  if type(use) ~= 'table' then return nil end
+  local kept_until = use[UNIQUE.kept_until]
   if kept_until == 'ended' or kept_until == 'succeeded' then return true end
   local is_unstarted = attempt + crashes == tonumber(mark)
   if kept_until == 'started' then return state ~= 'P' and is_unstarted end
@@ -35,14 +35,15 @@ end
 local places, two, at = {}, 0, 2  -- created_at and id of each job
 local answers, taken, is_asked = {}, {}, false  -- by place in ARGV who has the key of one; by key the job that takes it
 local keys, members = {}, {}
+local CREATED, MARKED = PAYLOAD.captures(created), OWNED.captures(mark, free_at, id)
 while at < last do
-  local behind = at + 3 + 5 * ARGV[at + 2]
-  for arg = at + 3, behind - 1, 5 do
-    local id, holder = ARGV[arg], nil
-    local at_least, key = match(ARGV[arg + 4], '^\n? (%d+) (.*)$')
+  local behind = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
+  for arg = at + RUN.width, behind - 1, KEYED.width do
+    local id, holder = ARGV[arg + KEYED.id], nil
+    local at_least, key = match(ARGV[arg + KEYED.said], '^\n? (%d+) (.*)$')
     if key then
       holder = taken[key]
-      local mark, free_at, owner = match(not holder and call('HGET', base .. 'unique', key) or '', '^(%d+) (%d+) (.*)$')
+      local mark, free_at, owner = match(not holder and call('HGET', base .. 'unique', key) or '', MARKED)
       if owner then
         local is = owner ~= id and is_taken(mark, free_at, call('HGET', base .. 'jobs', owner))
         if is == nil or owner == id then return 0 end
@@ -59,7 +60,7 @@ while at < last do
       end
     end
     if not holder then
-      places[two + 1], places[two + 2] = match(ARGV[arg + 1], '^[^\t]*\t[^\t]*\t(%d+)'), id
+      places[two + 1], places[two + 2] = match(ARGV[arg + KEYED.payload], CREATED), id
       two = two + 2
     end
   end
@@ -81,30 +82,31 @@ end
 
 -- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
 local place = call('INCRBY', base .. 'seq', count > 0 and count or 1) - count
-local jobs, payloads = {}, {}
+local jobs, payloads, behind_changed = {}, {}, LAST.between(changed, absent)
 local queues = {}  -- by queue: created_at and id of each job, and by lane place and member of each
 two, at = 0, 2
 while at < last do
-  local queue, lowest, behind = ARGV[at], ARGV[at + 1], at + 3 + 5 * ARGV[at + 2]
+  local queue, lowest = ARGV[at + RUN.queue], ARGV[at + RUN.lowest]
+  local behind = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
   local middle, found = ' ' .. queue .. ' \n0 0 ' .. now .. ' E ', queues[queue]
-  for arg = at + 3, behind - 1, 5 do
+  for arg = at + RUN.width, behind - 1, KEYED.width do
     if not answers[arg] then
       if not found then
         found = { listed = {}, lanes = {} }
         queues[queue] = found
       end
       place = place + 1
-      local id, created, listed = ARGV[arg], places[two + 1], found.listed
-      local spot, lane, size = format('%.0f', lowest + place), found.lanes[ARGV[arg + 3]], #listed
-      jobs[two + 1], jobs[two + 2] = id, 'E0 0 ' .. spot .. middle .. ARGV[arg + 2] .. '\n\n' .. created .. '\t\t\t\t\t\t\t\t\t'
-      payloads[two + 1], payloads[two + 2] = id, ARGV[arg + 1]
+      local id, created, listed = ARGV[arg + KEYED.id], places[two + 1], found.listed
+      local spot, lane, size = format('%.0f', lowest + place), found.lanes[ARGV[arg + KEYED.lane]], #listed
+      jobs[two + 1], jobs[two + 2] = id, 'E0 0 ' .. spot .. middle .. ARGV[arg + KEYED.asks] .. '\n\n' .. created .. behind_changed
+      payloads[two + 1], payloads[two + 2] = id, ARGV[arg + KEYED.payload]
       listed[size + 1], listed[size + 2] = created, id
       if not lane then
         lane = {}
-        found.lanes[ARGV[arg + 3]] = lane
+        found.lanes[ARGV[arg + KEYED.lane]] = lane
       end
       size = #lane
-      lane[size + 1], lane[size + 2] = spot, string.byte(ARGV[arg + 4]) == 10 and id .. '\n' or id
+      lane[size + 1], lane[size + 2] = spot, string.byte(ARGV[arg + KEYED.said]) == 10 and id .. '\n' or id
       two = two + 2
     end
   end
@@ -153,8 +155,8 @@ if not is_asked then return {} end
 local reply = {}
 at = 2
 while at < last do
-  local behind = at + 3 + 5 * ARGV[at + 2]
-  for arg = at + 3, behind - 1, 5 do reply[#reply + 1] = answers[arg] or '' end
+  local behind = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
+  for arg = at + RUN.width, behind - 1, KEYED.width do reply[#reply + 1] = answers[arg] or '' end
   at = behind
 end
 return reply

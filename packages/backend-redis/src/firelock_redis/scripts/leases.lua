@@ -3,18 +3,18 @@
 
 local verbs = {}
 
--- Each living session lives for its timeout from now. ARGV from 3: session, renewal of each. Reply for each 1 where it
+-- Each living session lives for its timeout from now. ARGV from 3: a RENEW for each. Reply for each 1 where it
 -- lives, 0 where it is dead or unknown.
 function verbs.renew()
   despite_full_memory()
   local now, reply = clock(), {}
-  for arg = 3, #ARGV, 2 do
-    local session = ARGV[arg]
+  for arg = 3, #ARGV, RENEW.width do
+    local session = ARGV[arg + RENEW.session]
     local key = base .. 's:' .. session
     local alive, timeout = unpack(call('HMGET', key, 'alive', 'timeout'))
     if alive == '1' then
       local expires_at = int(now + timeout)
-      call('HSET', key, 'expires_at', expires_at, 'renewal', ARGV[arg + 1])
+      call('HSET', key, 'expires_at', expires_at, 'renewal', ARGV[arg + RENEW.renewal])
       call('ZADD', base .. 'sx', expires_at, session)
       call('ZADD', base .. 'sb', int(expires_at - 2 * timeout), session)
     end
@@ -23,15 +23,24 @@ function verbs.renew()
   return reply
 end
 
--- The living session that is first by started_at; reply as one of `list`, nil for none.
+-- The session as a SESSION, nil where it is gone.
+local function told(session)
+  local info, expires_at, alive, renewal, running =
+    unpack(call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal', 'running'))
+  return info and {
+    [SESSION.info] = info, [SESSION.expires_at] = expires_at, [SESSION.alive] = alive, [SESSION.renewal] = renewal,
+    [SESSION.running] = running,
+  }
+end
+
+-- The living session that is first by started_at; reply a SESSION, nil for none.
 function verbs.oldest()
   local session = call('ZRANGE', base .. 'sl', 0, 0)[1]
-  return session and call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal')
+  return session and told(session)
 end
 
 -- Sessions, oldest first, some at a time. ARGV from 3: nothing for all, or the sessions that are wanted. Reply those for a
--- further call; then info, expires_at, alive, renewal and, while it ends, running of each of the first ones, passing over
--- who is gone.
+-- further call; then a SESSION of each of the first ones, passing over who is gone.
 function verbs.list(first)
   local wanted = first and words_from(3) or call('ZRANGE', base .. 'ss', 0, -1)
   local left, reply = {}, {}
@@ -39,8 +48,7 @@ function verbs.list(first)
     if place > 500 then
       left[#left + 1] = session
     else
-      local fields = call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal', 'running')
-      if fields[1] then reply[#reply + 1] = fields end
+      reply[#reply + 1] = told(session) or nil
     end
   end
   return { left, reply }

@@ -75,16 +75,15 @@ local function waiting(key)
 end
 
 -- The lanes that have the key, `limit` at most, with the number of their jobs; and where this job stands, if it is given. Reply
--- 1 where there are more lanes, else 0; the job's lane and its rank there, '' and 0 where it does not wait for the key; then
--- each lane and its length.
+-- a LINE, with the job's lane and rank '' and 0 where it does not wait for the key; then each lane and its length.
 function verbs.line(key, limit, id)
   despite_full_memory()
-  local reply, number = { 0, '', 0 }, 0
+  local reply, number = { 0, '', 0 }, 0  -- a LINE
   limit = tonumber(limit)
   walk(key, function(lane)
     local length = call('ZCARD', base .. 'lane:' .. lane)
     if length > 0 and number == limit then
-      reply[1] = 1
+      reply[LINE.is_cut] = 1
       return true
     elseif length > 0 then
       number = number + 1
@@ -92,25 +91,25 @@ function verbs.line(key, limit, id)
     end
   end)
   local text = id ~= '' and call('HGET', base .. 'jobs', id)
-  local queue, asks = match(text or '', '^%S+ %d+ %-?%d+ (%S+) %S*\n%d+ %d+ %d+ .([^\n]*)\n')
+  local queue, asks = match(text or '', RECORD.captures(queue, asks))
   if asks and asks ~= '' then
     asks = asks_of(asks)
     local lane = queue .. ' ' .. asks.lane
     local rank = call('ZRANK', base .. 'lane:' .. lane, asks.is_odd and id .. '\n' or id)
     for other in string.gmatch(asks.lane, '[^\n]+') do
-      if other == key and rank then reply[2], reply[3] = lane, rank end
+      if other == key and rank then reply[LINE.own], reply[LINE.rank] = lane, rank end
     end
   end
   return reply
 end
 
--- The ids of parts of lanes, each given as lane, jobs that come before, and how many. Reply a list for each.
+-- The ids of parts of lanes. ARGV from 3: a PIECE for each. Reply a list for each.
 function verbs.line_ids()
   despite_full_memory()
-  local asked, reply = words_from(3), {}
-  for place = 1, #asked, 3 do
-    local first = tonumber(asked[place + 1])
-    local ids = call('ZRANGE', base .. 'lane:' .. asked[place], first, first + asked[place + 2] - 1)
+  local reply = {}
+  for arg = 3, #ARGV, PIECE.width do
+    local first = tonumber(ARGV[arg + PIECE.before])
+    local ids = call('ZRANGE', base .. 'lane:' .. ARGV[arg + PIECE.lane], first, first + ARGV[arg + PIECE.size] - 1)
     for number, member in ipairs(ids) do ids[number] = match(member, '^[^\n]*') end
     reply[#reply + 1] = ids
   end
@@ -121,8 +120,8 @@ end
 local function holders_now()
   local found = {}
   each_present(function(id, asks, text)
-    local one = { id = id, at = tonumber(match(text, '^.*\n[^\t\n]*\t(%d*)\t')) or 0 }
-    for _, use in ipairs(asks.uses) do put(found, use[1], one) end
+    local one = { id = id, at = tonumber(match(text, LAST.captures(claimed))) or 0 }
+    for _, use in ipairs(asks.uses) do put(found, use[USE.key], one) end
   end)
   return found
 end
@@ -140,7 +139,7 @@ local function holders(key, present)
   end
   for number, text in ipairs(records(strict)) do
     if text and not FINAL[sub(text, 1, 1)] then
-      all[#all + 1] = { id = strict[number], at = tonumber(match(text, '^.*\n[^\t\n]*\t(%d*)\t')) or 0 }
+      all[#all + 1] = { id = strict[number], at = tonumber(match(text, LAST.captures(claimed))) or 0 }
     end
   end
   table.sort(all, function(one, other)
@@ -157,8 +156,7 @@ local function following(place)
 end
 
 -- Keys that begin so, behind another, in order of name: those that a job holds or waits for, or whose rate is used. Reply 1
--- where some were left out, else 0, and behind which key; then for each: key, how many hold it, how many wait, up to when it is
--- used, the other keys that those who wait ask for, and the first holders.
+-- where some were left out, else 0, and behind which key; then a KEY for each, and behind it the first holders.
 function verbs.list(prefix, after, limit)
   despite_full_memory()
   local reply, now, present = { 0, after }, clock(), holders_now()
@@ -189,8 +187,10 @@ function verbs.list(prefix, after, limit)
     local all = holders(key, present)
     local used = call('HGET', base .. 'free', key) or '0'
     if count > 0 or #all > 0 or tonumber(used) > now then
-      local one = { key, #all, count, used, others }
-      for number = 1, math.min(#all, SHOWN) do one[5 + number] = all[number].id end
+      local one = {
+        [KEY.key] = key, [KEY.running] = #all, [KEY.waiting] = count, [KEY.free_at] = used, [KEY.others] = others,
+      }
+      for number = 1, math.min(#all, SHOWN) do one[KEY.width + number] = all[number].id end
       reply[#reply + 1] = one
     end
     reply[2] = key
@@ -240,7 +240,7 @@ function verbs.forget(limit)
   local last = call('HGET', base .. 'swept', 'unique')
   local keys = call('ZRANGEBYLEX', base .. 'uz', last and '(' .. last or '-', '+', 'LIMIT', 0, limit)
   for _, one in ipairs(keys) do
-    local free_at, id = match(call('HGET', base .. 'unique', one) or '', '^%d+ (%d+) (.*)$')
+    local free_at, id = match(call('HGET', base .. 'unique', one) or '', OWNED.captures(free_at, id))
     if not id or (tonumber(free_at) <= now and call('HEXISTS', base .. 'jobs', id) == 0) then
       call('HDEL', base .. 'unique', one)
       call('ZREM', base .. 'uz', one)

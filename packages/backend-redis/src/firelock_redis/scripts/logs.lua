@@ -17,17 +17,19 @@ local function append(key, first, skipped, count)
   call('LTRIM', key, -KEPT, -1)
 end
 
--- Lines are added to the logs of jobs, and their progress is replaced. ARGV from 3: for each job, or a part of its lines: id,
--- progress or nothing, how many lines before these are not sent since they would not stay, number of lines, the lines.
+-- Lines are added to the logs of jobs, and their progress is replaced. ARGV from 3: for each job, or a part of its lines, a LOG
+-- and the lines.
 function verbs.append()
   local arg = 3
   while arg < #ARGV do
-    local id, progress, skipped, count = unpack(ARGV, arg, arg + 3)
+    local id, progress = ARGV[arg + LOG.id], ARGV[arg + LOG.progress]
+    local skipped, count = tonumber(ARGV[arg + LOG.skipped]), tonumber(ARGV[arg + LOG.size])
+    arg = arg + LOG.width
     if call('HEXISTS', base .. 'jobs', id) == 1 then
-      if count ~= '0' then append(base .. 'g:' .. id, arg + 4, tonumber(skipped), tonumber(count)) end
+      if count > 0 then append(base .. 'g:' .. id, arg, skipped, count) end
       if progress ~= '' then call('SET', base .. 'o:' .. id, progress) end
     end
-    arg = arg + 4 + count
+    arg = arg + count
   end
 end
 

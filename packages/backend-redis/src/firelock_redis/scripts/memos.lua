@@ -1,7 +1,6 @@
 -- What jobs remember, what is counted of batches, and streams. Behind library.lua, batches.lua and jobs.lua.
 --
--- memo:<job> HASH kind, blank and name as JSON -> "place bytes 1 JSON", place in the order in which names came, bytes of the value,
--- 1 where it is done, 0 where it is begun, and what memos.py reads; under no name "place bytes", the place of the next name and the sum.
+-- memo:<job> HASH kind, blank and name as JSON -> MEMO; under no name "place bytes", the place of the next name and the sum.
 -- o:<job>:<stream> ZSET of chunks "offset data" by offset; os:<job> HASH stream -> bytes of its data.
 
 local verbs = {}
@@ -26,22 +25,24 @@ local function mark(job, flag)
   save(job)
 end
 
--- ARGV from there on: job, session or nothing, fence, name, 1 where it may stand in for one that is begun, how many memos and bytes
--- a job may have, then bytes, 1 or 0 and JSON of the memo. Return the answer and what stands then, nothing for nothing.
+-- ARGV from there on: a NEW_MEMO. Return the answer and what stands then, nothing for nothing.
 local function remember(first)
-  local id, session, fence, name, replaces, most, most_bytes, bytes, is_done, said = unpack(ARGV, first, first + 9)
+  local id, session, fence = ARGV[first + NEW_MEMO.job], ARGV[first + NEW_MEMO.session], ARGV[first + NEW_MEMO.fence]
+  local name, replaces, bytes = ARGV[first + NEW_MEMO.name], ARGV[first + NEW_MEMO.replaces], ARGV[first + NEW_MEMO.bytes]
+  local most, most_bytes = tonumber(ARGV[first + NEW_MEMO.most]), tonumber(ARGV[first + NEW_MEMO.most_bytes])
+  local is_done, said = ARGV[first + NEW_MEMO.is_done], ARGV[first + NEW_MEMO.said]
   local key = base .. 'memo:' .. id
   local stands = call('HGET', key, name)
   local job, why = writable(id, session, fence)
   local given = bytes .. ' ' .. is_done .. ' ' .. said
-  local place, before, was_done = match(stands or '', '^(%d+) (%d+) (%d)')
+  local place, before, was_done = match(stands or '', MEMO.captures(place, bytes, done))
   local is_repeat = stands and sub(stands, #place + 2) == given
   if not job and not (is_repeat and why == REFUSED and session == '') then return why, stands or '' end
   if is_repeat then return ALREADY, stands end
   if was_done == '1' or (stands and replaces == '0') then return TAKEN, stands end
   local following, sum = match(call('HGET', key, '') or '0 0', '^(%d+) (%d+)$')
   sum = sum - (before or 0) + bytes
-  if sum > tonumber(most_bytes) or (not stands and call('HLEN', key) > tonumber(most)) then return REFUSED, stands or '' end
+  if sum > most_bytes or (not stands and call('HLEN', key) > most) then return REFUSED, stands or '' end
   if not stands then
     place, following = following, int(following + 1)
   end
@@ -64,7 +65,7 @@ end
 function verbs.remember()
   despite_full_memory()
   local reply = {}
-  for first = 3, #ARGV, 10 do
+  for first = 3, #ARGV, NEW_MEMO.width do
     reply[#reply + 1], reply[#reply + 2] = remember(first)
   end
   return reply
@@ -78,7 +79,7 @@ function verbs.recall(id, session, fence)
   return call('HGETALL', base .. 'memo:' .. id)
 end
 
--- ARGV from 3: batches. Reply for each nothing, or its numbers, and what of it is held, shut, cancelled and stopping as 1.
+-- ARGV from 3: batches. Reply for each nothing, or a TALLY.
 function verbs.tally()
   local reply = {}
   for arg = 3, #ARGV do
@@ -88,8 +89,10 @@ function verbs.tally()
     if row and text then
       local batch = read(id, text)
       reply[arg - 2] = {
-        row.total, row.active, row.waiting, row.succeeded, row.failed, row.deleted, row.batches,
-        batch.state == 'W' and batch.due ~= '' and '1' or '', row.shut, row.cancelled, row.stopping,
+        [TALLY.total] = row.total, [TALLY.active] = row.active, [TALLY.waiting] = row.waiting,
+        [TALLY.succeeded] = row.succeeded, [TALLY.failed] = row.failed, [TALLY.deleted] = row.deleted,
+        [TALLY.batches] = row.batches, [TALLY.held] = batch.state == 'W' and batch.due ~= '' and '1' or '',
+        [TALLY.shut] = row.shut, [TALLY.cancelled] = row.cancelled, [TALLY.stopping] = row.stopping,
       }
     end
   end
@@ -98,14 +101,15 @@ end
 
 -- ---- streams -------------------------------------------------------------------------------------------------------
 
--- ARGV from 6: stream, offset, bytes, data of each chunk. Reply how many bytes the largest of these streams has; nothing where the
+-- ARGV from 6: a PART for each chunk. Reply how many bytes the largest of these streams has; nothing where the
 -- session does not hold the job with this fence.
 function verbs.append(id, session, fence)
   local job = writable(id, session, fence)
   if not job then return false end
   local largest = 0
-  for first = 6, #ARGV, 4 do
-    local stream, offset, bytes, data = unpack(ARGV, first, first + 3)
+  for first = 6, #ARGV, PART.width do
+    local stream, offset = ARGV[first + PART.stream], ARGV[first + PART.offset]
+    local bytes, data = ARGV[first + PART.bytes], ARGV[first + PART.data]
     local key, sum = base .. 'o:' .. id .. ':' .. stream, nil
     if call('ZCOUNT', key, offset, offset) == 0 then
       call('ZADD', key, offset, offset .. ' ' .. data)

@@ -18,10 +18,10 @@ local function sum(one, other)
   return table.concat(added, ' ')
 end
 
--- Figures are added to those of their minutes. ARGV from 3: minute, field, figures of each rollup.
+-- Figures are added to those of their minutes. ARGV from 3: a ROLLUP for each.
 function verbs.record()
-  for arg = 3, #ARGV, 3 do
-    local minute, field, figures = unpack(ARGV, arg, arg + 2)
+  for arg = 3, #ARGV, ROLLUP.width do
+    local minute, field, figures = ARGV[arg + ROLLUP.minute], ARGV[arg + ROLLUP.field], ARGV[arg + ROLLUP.figures]
     local key = base .. 'm:' .. minute
     local stored = call('HGET', key, field)
     call('HSET', key, field, stored and sum(figures, stored) or figures)

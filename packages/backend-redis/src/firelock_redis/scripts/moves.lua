@@ -1,8 +1,7 @@
 -- Waiting jobs are moved to another queue, or get another priority. Behind library.lua, batches.lua and jobs.lua.
 --
 -- KEYS  those of jobs.lua; publishes on wake
--- ARGV  2 what the history says, with {names}; then for each move job id, from (letters of states), queue or nothing, priority or
---       nothing, at, reason as JSON
+-- ARGV  2 what the history says, with {names}; then a MOVING for each
 -- Reply results, one character a move: 0 applied, 2 already, 3 refused, 4 missing
 
 local LEVEL = 2 ^ 45
@@ -10,7 +9,9 @@ local LEVEL = 2 ^ 45
 local moved, queues = {}, {}
 
 -- One move of a job; its place keeps the order of coming.
-local function move(template, id, from, queue, priority, at, reason)
+local function move(template, first)
+  local id, from, queue = ARGV[first + MOVING.id], ARGV[first + MOVING.states], ARGV[first + MOVING.queue]
+  local priority, at, reason = ARGV[first + MOVING.priority], ARGV[first + MOVING.at], ARGV[first + MOVING.reason]
   if moved[id] then flush() end  -- a job is at most once in what is written together
   local text = call('HGET', base .. 'jobs', id)
   if not text then return '4' end
@@ -37,8 +38,8 @@ local function move(template, id, from, queue, priority, at, reason)
 end
 
 local results = {}
-for first = 3, #ARGV, 6 do
-  results[#results + 1] = move(ARGV[2], unpack(ARGV, first, first + 5))
+for first = 3, #ARGV, MOVING.width do
+  results[#results + 1] = move(ARGV[2], first)
 end
 for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
 flush()

@@ -27,8 +27,8 @@ local function stopwatch()
 end
 local HOUR = 3600 * 1000000
 local DAY = 86400 * 1000000
-local HEADER = '^(%u)(%D*)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
-local EXPIRES = '\n[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
+local HEADER = RECORD.captures(state, flags, queue, session, error)
+local EXPIRES = LAST.captures(expires)
 
 local LOG_KEY, PROGRESS_KEY = base .. 'g:', base .. 'o:'
 
@@ -145,12 +145,13 @@ local function forget_rare(id)
   local fields, size = rare_fields(id)
   bytes = bytes + size
   if not fields then return end
-  local _, tags, _, _, recurring, parents, _, ties = unpack(fields, 1, 8)
+  local tags, recurring = fields[RARER.tags], fields[RARER.recurring_id]
+  local parents, ties = fields[RARER.parents], fields[RARER.ties_json]
   for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
   if recurring ~= cjson.null then put(removes, 'rj:' .. recurring, id) end
-  for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[1], id) end
+  for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[EDGE.parent_id], id) end
   local is_read, said = pcall(cjson.decode, ties)
-  local batch = is_read and type(said) == 'table' and said[1]
+  local batch = is_read and type(said) == 'table' and said[TIES.batch]
   if type(batch) == 'string' then put(removes, 'bm:' .. batch, id) end
 end
 
@@ -170,18 +171,18 @@ end
 
 -- What the job asks before it starts, nothing for most.
 local function asks_in(text)
-  local asks = match(text, '^[^\n]*\n%d+ %d+ %d+ .( [^\n]*)\n')
-  return asks and asks_of(asks)
+  local asks = match(text, RECORD.captures(asks))
+  return asks and asks ~= '' and asks_of(asks)
 end
 
 -- The unique key that points at the job is no longer known, unless it is to be taken for longer.
 local function forget_unique(id, text)
   local asks = asks_in(text)
   local use = asks and asks.unique
-  local free_at, holder = match(use and call('HGET', base .. 'unique', use[1]) or '', '^%d+ (%d+) (.*)$')
+  local free_at, holder = match(use and call('HGET', base .. 'unique', use[UNIQUE.key]) or '', OWNED.captures(free_at, id))
   if holder == id and tonumber(free_at) <= now then
-    call('HDEL', base .. 'unique', use[1])
-    put(removes, 'uz', use[1])
+    call('HDEL', base .. 'unique', use[UNIQUE.key])
+    put(removes, 'uz', use[UNIQUE.key])
   end
 end
 
@@ -210,13 +211,13 @@ local function doom(id, text, state, queue, session, has_failed)
 end
 
 local function look(id, text)
-  local state, flag, queue, session, error_mark = match(text, HEADER)
+  local state, flag, queue, session, last_error = match(text, HEADER)
   local at = FINAL[state] and tonumber(match(text, EXPIRES))
   if not at or is_doomed[id] then return end
   if at > now then
     if math.floor(at / MINUTE) == minute then add('soon', int(at), id) end
   elseif flag == '' or (not is_needed(id, text) and is_childless(id, text)) then
-    doom(id, text, state, queue, session, error_mark ~= '\n')
+    doom(id, text, state, queue, session, last_error ~= '')
     if flag ~= '' then forget_flagged(id, flag) end
   end
 end

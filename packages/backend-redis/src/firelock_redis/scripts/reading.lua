@@ -5,7 +5,7 @@
 local verbs = {}
 
 -- Jobs as they are stored, as many of those asked for as fit into a megabyte but at least one. ARGV from 3: ids. Reply
--- record, payload and progress of each, nil for none, in the order asked; where there are fewer, the rest was left out.
+-- a FOUND of each, nil for none, in the order asked; where there are fewer, the rest was left out.
 function verbs.get()
   local reply, size = {}, 0
   for first = 3, #ARGV, 10 do
@@ -17,16 +17,15 @@ function verbs.get()
     for place = first, last do keys[place - first + 1] = base .. 'o:' .. ARGV[place] end
     local told = call('MGET', unpack(keys))
     for number, text in ipairs(records) do
-      local payload, place = payloads[number], 3 * (first + number) - 11
-      reply[place], reply[place + 1], reply[place + 2] = text, payload, told[number]
+      local payload, before = payloads[number], FOUND.width * (first - 3 + number - 1)
+      reply[before + FOUND.record], reply[before + FOUND.payload], reply[before + FOUND.progress] = text, payload, told[number]
       size = size + #(text or '') + #(payload or '')
     end
   end
   return reply
 end
 
--- The failed attempts of a job, oldest first. Reply for each: its number, a tab, and JSON of at, type, message, fingerprint
--- and traceback.
+-- The failed attempts of a job, oldest first. Reply for each: its number, a tab, and a `FAILURE` of layout/encoding.py.
 function verbs.errors(id)
   return call('LRANGE', base .. 'e:' .. id, 0, -1)
 end
@@ -56,12 +55,12 @@ end
 -- each group: fingerprint, how many there are, the place among the ids of the first of them.
 function verbs.failures()
   local function fingerprint(text)
-    local line = match(text, '^F[^\n]*\n[^\n]*\n([^\n]+)\n')
-    if not line then return nil end
+    local state, line = match(text, RECORD.captures(state, error))
+    if state ~= 'F' or line == '' then return nil end
     local plain = match(line, ', ?"([^"\\]*)"%]$')
     if plain then return plain end
     local is_read, fields = pcall(cjson.decode, line)
-    return is_read and type(fields) == 'table' and type(fields[3]) == 'string' and fields[3] or nil
+    return is_read and type(fields) == 'table' and type(fields[ERROR.fingerprint]) == 'string' and fields[ERROR.fingerprint] or nil
   end
   local reply, groups = {}, {}
   for number, text in ipairs(call('HMGET', base .. 'jobs', unpack(ARGV, 3))) do

@@ -43,41 +43,41 @@ end
 
 -- ---- beliefs ---------------------------------------------------------------------------------------------------
 
--- What the session holds in this partition, compared with what its child believes. ARGV from 4: id, fence, start or
--- nothing of each job that it believes to hold. Reply 1 where the session lives here; of each of those that are not held its
--- place among the believed, then its state, its fence and 1 where it has a tail, nothing of these where no such job is stored;
--- id, record and payload of each job that is the session's and was not named.
+-- What the session holds in this partition, compared with what its child believes. ARGV from 4: a HELD for each job that it
+-- believes to hold. Reply 1 where the session lives here; a LOST for each of those that are not held; an UNKNOWN for each job
+-- that is the session's and was not named.
 function verbs.reconcile(session)
-  local STARTED = '^(.*\n[^\t\n]*\t[^\t\n]*\t)([^\t\n]*)(\t[^\n]*)$'  -- the last line, before and behind the start
+  local STARTED = LAST.captures(started)
   local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
   for _, id in ipairs(call('SMEMBERS', base .. 'tails:' .. session)) do ids[#ids + 1] = id end
   local stored, fences, texts = records(ids), {}, {}
   for number, id in ipairs(ids) do
     local text = stored[number]
-    if text then fences[id], texts[id] = match(text, '^%u%D*%d+ (%d+) '), text end
+    if text then fences[id], texts[id] = match(text, RECORD.captures(fence)), text end
   end
   local lost, lost_ids, started, unknown = {}, {}, {}, {}
-  for arg = 4, #ARGV, 3 do
-    local id, fence, at = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
+  for arg = 4, #ARGV, HELD.width do
+    local id, fence, at = ARGV[arg + HELD.id], ARGV[arg + HELD.fence], ARGV[arg + HELD.started]
     local is_named = fences[id] == fence
     if is_named then fences[id] = nil end
     if not is_named or sub(texts[id], 1, 1) ~= 'P' then
-      lost[#lost + 1] = { (arg - 4) / 3 }
+      lost[#lost + 1] = { [LOST.number] = (arg - 4) / HELD.width }
       lost_ids[#lost_ids + 1] = id
     elseif at ~= '' then
-      local before, was, behind = match(texts[id], STARTED)
-      if before and was ~= at then
+      local _, behind, was = find(texts[id], STARTED)
+      if behind and was ~= at then
         started[#started + 1] = id
-        started[#started + 1] = before .. at .. behind
+        started[#started + 1] = sub(texts[id], 1, behind - #was - 1) .. at .. sub(texts[id], behind)
       end
     end
   end
   for number, text in ipairs(records(lost_ids)) do
     if text then
-      local state, fence, holder = match(text, '^(%u)%D*%d+ (%d+) %-?%d+ %S+ (%S*)\n')
+      local state, fence, holder = match(text, RECORD.captures(state, fence, session))
       local answer = lost[number]
       -- A record that cannot be read is a failed one of no claim's fence.
-      answer[2], answer[3], answer[4] = state or 'F', fence or '0', holder and holder ~= '' and state ~= 'P' and 1 or 0
+      answer[LOST.state], answer[LOST.fence] = state or 'F', fence or '0'
+      answer[LOST.tail] = holder and holder ~= '' and state ~= 'P' and 1 or 0
     end
   end
   if #started > 0 then
@@ -86,7 +86,9 @@ function verbs.reconcile(session)
   end
   for _, id in ipairs(ids) do
     if fences[id] then
-      unknown[#unknown + 1] = { id, texts[id], call('HGET', base .. 'payloads', id) }
+      unknown[#unknown + 1] = {
+        [UNKNOWN.id] = id, [UNKNOWN.record] = texts[id], [UNKNOWN.payload] = call('HGET', base .. 'payloads', id),
+      }
     end
   end
   return { call('HGET', base .. 's:' .. session, 'alive') == '1' and 1 or 0, lost, unknown }
@@ -160,8 +162,8 @@ end
 -- The session is dead for ever, and gives back what it holds in the first partition. Where that is not all, `ending`
 -- remembers it until `finished`, with what it takes to go on: whoever comes next does.
 --
--- Reasons are JSON; of jobs that had not started there is another one. Reply nil where nothing is to be done; else the
--- server as JSON, 1 where it is not all, running and reason as they were at first, ids with a crash, ids without.
+-- Reasons are JSON; of jobs that had not started there is another one. Reply nil where nothing is to be done; else
+-- an ENDED.
 -- `expired_by` is 0, or 1 or the caller's clock where the session has to have expired; see `orphans`.
 function verbs.finish(session, running, reason, not_started, limit, has_partitions, expired_by)
   despite_full_memory()
@@ -187,7 +189,10 @@ function verbs.finish(session, running, reason, not_started, limit, has_partitio
     call('HSET', key, 'running', running, 'reason', reason)
     call('ZADD', base .. 'ending', int(now), session)
   end
-  return { token, more, running, reason, crashed, returned }
+  return {
+    [ENDED.server] = token, [ENDED.more] = more, [ENDED.running] = running, [ENDED.reason] = reason,
+    [ENDED.crashed] = crashed, [ENDED.returned] = returned,
+  }
 end
 
 -- A dead session gives back what it holds in this partition. In the first one it was marked as dead before. In another one

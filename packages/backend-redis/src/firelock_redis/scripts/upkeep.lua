@@ -174,7 +174,7 @@ local function let_in(member, reason, now)
     batches().open(member.id)
   else
     local fields = rare_fields(member.id)
-    local nominal = fields and fields[1] ~= cjson.null and fields[1] or 0
+    local nominal = fields and fields[RARER.nominal_at] ~= cjson.null and fields[RARER.nominal_at] or 0
     leave(member)
     member.state = 'E'
     if nominal > tonumber(now) then

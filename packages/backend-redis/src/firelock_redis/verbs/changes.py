@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -10,21 +9,22 @@ from typing import Any, TypeAlias
 
 from firelock.storage import ClaimedJob, ErrorInfo, Moved, Transition
 from firelock_redis.layout.encoding import (
+    ERROR,
+    FAILURE,
     LETTERS,
     entry_line,
-    error_line,
-    flags_of,
     number_word,
+    plain_end,
     quoted,
     text_word,
 )
 from firelock_redis.layout.partitions import Partitions
+from firelock_redis.layout.words import Change, Further, Group
 from firelock_redis.verbs.memos import memo_field
 
 _LOOK_ELSEWHERE = 5_000_000  # micros after which a job looks again at those it waits for in other partitions
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _MINUTE = 60_000_000
-_ENDS_PLAINLY = frozenset("mcrfs")  # flags of functions/jobs.lua that ask for nothing more at an end
 _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
 _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
@@ -57,7 +57,7 @@ def write_changes(
     plain: dict[tuple[str, str, int | str], dict[str, tuple[list[Any], list[int]]]] = {}
     is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
     for place, (transition, one) in enumerate(zip(transitions, held, strict=True)):
-        end = _plain_end(transition, *one) if one is not None and is_each_once else None
+        end = plain_end(transition, *one) if one is not None and is_each_once else None
         if end is None:
             others.append(place)
             continue
@@ -75,7 +75,7 @@ def write_changes(
         of_none = by_batch.pop("", ([], []))
         runs = "".join(f" {batch} {len(here)}" for batch, (_, here) in by_batch.items())
         places = [place for _, here in (*by_batch.values(), of_none) for place in here]
-        arguments += (f"P{runs}", session, "S", minute, queue, len(places))
+        arguments += (f"P{runs}", session, "S", minute, queue, len(places))  # hot: a `Group`
         for ends, _ in (*by_batch.values(), of_none):
             arguments += ends
         order += places
@@ -85,7 +85,14 @@ def write_changes(
         letters = "".join(LETTERS[state] for state in first.from_states)
         is_further = _goes_further(first)
         kind = "=" if is_further else "-"
-        arguments += (letters, first.session or "", LETTERS[first.to], kind, "", len(group))
+        arguments += Group(
+            states=letters,
+            session=first.session or "",
+            to=LETTERS[first.to],
+            expiry=kind,
+            queue="",
+            size=len(group),
+        )
         for place in group:
             arguments += _fields(transitions[place])
             if is_further:
@@ -93,37 +100,6 @@ def write_changes(
         order += group
     starts = range(0, len(before), _FIELD_BY_FIELD)
     return order, [before[start : start + _FIELD_BY_FIELD] for start in starts]
-
-
-def _plain_end(
-    transition: Transition, record: str, job: ClaimedJob
-) -> tuple[str, tuple[str, str, int, str], str] | None:
-    """Return a plain end: queue, then id, first line, instant, record as arguments, then the batch.
-
-    None for another.
-    """
-    if transition.started_at is None or not transition.is_plain_success:
-        return None
-    if (transition.fence, transition.attempt, transition.claimed_at) != (
-        job.fence, job.attempt, job.claimed_at
-    ):  # fmt: skip
-        return None
-    batch = ""
-    if not record[1].isdigit():
-        if not _ENDS_PLAINLY.issuperset(flags_of(record)):
-            return None  # others wait for its end, which is announced on the long way
-        ties = job.ties
-        batch = (ties and ties.batch_id) or ""
-    head, rest = record.split("\n", 1)
-    at, expires, server = transition.at, transition.expires_at, transition.server
-    result, absent = transition.result, transition.result_absent
-    fresh = (
-        f"S{head[1 : -len(transition.session or '')]}\n{rest}{at}\t{job.claimed_at}\t"
-        f"{transition.started_at}\t\t{'' if expires is None else expires}\t\t"
-        f"{'' if server is None else quoted(server)}\t\t"
-        f"{'' if result is None else quoted(result)}\t{'' if absent is None else quoted(absent)}"
-    )
-    return job.queue, (transition.job_id, head + "\n", at, fresh), batch
 
 
 # ---- field by field --------------------------------------------------------------------------------------
@@ -153,25 +129,39 @@ def _alike(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator
         yield group
 
 
-def _fields(transition: Transition) -> tuple[Any, ...]:
+def _fields(transition: Transition) -> Change:
     """Return a change as scripts/exchange.lua reads it, field by field."""
-    return (
-        transition.job_id, number_word(transition.fence), transition.at,
-        "" if transition.is_silent else entry_line(transition.entry()), text_word(transition.reason),
-        number_word(transition.retries), number_word(transition.crashes), number_word(transition.started_at),
-        text_word(transition.server), "1" if transition.gives_back else "", number_word(transition.due_at),
-        number_word(transition.expires_at), text_word(transition.result), text_word(transition.result_absent),
-        *_failure(transition.at, transition.error),
-        number_word(transition.attempt),
-    )  # fmt: skip
+    at, error = transition.at, transition.error
+    return Change(
+        id=transition.job_id,
+        fence=number_word(transition.fence),
+        at=at,
+        entry="" if transition.is_silent else entry_line(transition.entry()),
+        reason=text_word(transition.reason),
+        retries=number_word(transition.retries),
+        crashes=number_word(transition.crashes),
+        started=number_word(transition.started_at),
+        server=text_word(transition.server),
+        gives_back="1" if transition.gives_back else "",
+        due=number_word(transition.due_at),
+        expires=number_word(transition.expires_at),
+        result=text_word(transition.result),
+        absent=text_word(transition.result_absent),
+        error="" if error is None else ERROR.write_of(error),
+        failure="" if error is None else _failure(at, error),
+        attempt=number_word(transition.attempt),
+    )
 
 
-def _failure(at: int, error: ErrorInfo | None) -> tuple[str, str]:
-    """Return an error as the record keeps it, and as the list of failed attempts does."""
-    if error is None:
-        return "", ""
-    fields = [at, error.type, error.message, error.fingerprint, error.traceback]
-    return error_line(error), json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+def _failure(at: int, error: ErrorInfo) -> str:
+    """Return an error as the list of failed attempts has it."""
+    return FAILURE.write(
+        at=at,
+        type=error.type,
+        message=error.message,
+        fingerprint=error.fingerprint,
+        traceback=error.traceback,
+    )
 
 
 def _further_fields(transition: Transition, partitions: Partitions) -> list[Any]:
@@ -183,8 +173,12 @@ def _further_fields(transition: Transition, partitions: Partitions) -> list[Any]
     here = partitions.of(transition.job_id)
     beside = [parent for parent in parents if partitions.of(parent) == here]
     elsewhere = len(parents) - len(beside)
-    return [
-        text_word(transition.waits_for),
-        "" if transition.forget_from is None else memo_field(*transition.forget_from),
-        elsewhere, transition.at + _LOOK_ELSEWHERE if elsewhere else "", _PARENT_GONE, len(beside), *beside,
-    ]  # fmt: skip
+    further = Further(
+        waits=text_word(transition.waits_for),
+        forgets="" if transition.forget_from is None else memo_field(*transition.forget_from),
+        elsewhere=elsewhere,
+        look_at=transition.at + _LOOK_ELSEWHERE if elsewhere else "",
+        gone=_PARENT_GONE,
+        parents=len(beside),
+    )
+    return [*further, *beside]

@@ -11,7 +11,6 @@ bounded time at any size, and may be short with a cursor.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
@@ -35,7 +34,10 @@ from firelock.storage import (
 )
 from firelock_redis.connections.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout.encoding import (
+    FAILURE,
     LETTERS,
+    PAYLOAD,
+    PROGRESS,
     number_word,
     read_history,
     record_of,
@@ -43,6 +45,7 @@ from firelock_redis.layout.encoding import (
     task_head,
     text_word,
 )
+from firelock_redis.layout.words import Found, Walk, Word
 
 RARE = 2_000
 """Lists of at most so many jobs, all partitions together, are read whole."""
@@ -105,45 +108,56 @@ class _Way:
             self._read_whole(database, query)
             return False
         wanted = min(wanted, _AT_ONCE)
+        behind = self.reached or query.behind or _NOWHERE
         window = number_word(query.where.since), number_word(query.where.until)
-        start = (*window, *(self.reached or query.behind or _NOWHERE))
-        found = self._walk(database, query, start, wanted, cost)
+        found = self._walk(database, query, wanted, cost, behind=behind, window=window)
         self.places += found
         return not self.is_done and len(found) < wanted
 
     def _read_whole(self, database: RedisDatabase, query: Query) -> None:
         found: list[rules.Place] = []
         while not self.is_done:
-            start = ("", "", *(self.reached or _NOWHERE))
-            found += self._walk(database, query, start, _AT_ONCE, SCRIPT_COST)
+            found += self._walk(database, query, _AT_ONCE, SCRIPT_COST, behind=self.reached or _NOWHERE)
         self.places = query.in_order([place for place in found if query.is_shown(place)])
 
     def _walk(
-        self, database: RedisDatabase, query: Query, start: tuple[object, ...], wanted: int, cost: int
+        self,
+        database: RedisDatabase,
+        query: Query,
+        wanted: int,
+        cost: int,
+        *,
+        behind: tuple[Word, str],
+        window: tuple[Word, Word] = ("", ""),
     ) -> list[rules.Place]:
-        is_done, time, id, *found = database.run(
-            "find", self.partition, int(query.is_oldest_first), *start, wanted, cost, self.told,
-            *self._conditions(query.where), len(self.sets), *self.sets, *self.lists,
-        )  # fmt: skip
+        where = query.where
+        # What holds for all of these lists is no condition of single jobs.
+        are_of_state = all(name[:2] in {"l:", "he"} for name in self.lists)
+        are_of_queue = all(name[:2] == "l:" for name in self.lists)
+        state = State.SCHEDULED if where.by_due else where.state
+        walk = Walk(
+            oldest_first=int(query.is_oldest_first),
+            since=window[0],
+            before=window[1],
+            place_score=behind[0],
+            place_id=behind[1],
+            wanted=wanted,
+            budget=cost,
+            told=self.told,
+            prefix=where.id_prefix or "",
+            state="" if state is None or are_of_state else LETTERS[state],
+            queue="" if where.queue is None or are_of_queue else where.queue,
+            task="" if where.task is None else task_head(where.task),
+            server=text_word(where.server),
+            fingerprint=text_word(where.fingerprint),
+            retrying="" if where.is_retrying is None else int(where.is_retrying),
+            sets=len(self.sets),
+        )
+        is_done, time, id, *found = database.run("find", self.partition, *walk, *self.sets, *self.lists)
         self.is_done = bool(is_done)
         if id:
             self.reached = _instant(time), id
         return list(zip(map(_instant, found[::2]), found[1::2], strict=True))
-
-    def _conditions(self, where: JobFilter) -> tuple[object, ...]:
-        """Return the conditions that each job is judged by, those apart that hold for all of these lists."""
-        are_of_state = all(name[:2] in {"l:", "he"} for name in self.lists)
-        are_of_queue = all(name[:2] == "l:" for name in self.lists)
-        state = State.SCHEDULED if where.by_due else where.state
-        return (
-            where.id_prefix or "",
-            "" if state is None or are_of_state else LETTERS[state],
-            "" if where.queue is None or are_of_queue else where.queue,
-            "" if where.task is None else task_head(where.task),
-            text_word(where.server),
-            text_word(where.fingerprint),
-            "" if where.is_retrying is None else int(where.is_retrying),
-        )
 
     def take_until(self, query: Query, horizon: rules.Place | None) -> list[rules.Place]:
         """Return the places up to the horizon, all where there is none; they are gone from here."""
@@ -329,7 +343,8 @@ class FindVerbs(RedisVerbs):
             return JobHistory([], attempts)
         record, payload, _ = texts
         try:
-            return JobHistory(read_history(record, int(payload.split("\t", 3)[2])), attempts)
+            (created,) = PAYLOAD.read(payload, "created")
+            return JobHistory(read_history(record, int(created)), attempts)
         except _GARBAGE:
             return JobHistory([], attempts)
 
@@ -362,7 +377,13 @@ class FindVerbs(RedisVerbs):
         samples = self.get([newest[mark][1] for mark in largest])
         return [
             FailureGroup(
-                mark, job.error.type, job.error.message, job.task, sizes[mark], newest[mark][0], job.id
+                fingerprint=mark,
+                type=job.error.type,
+                message=job.error.message,
+                task=job.task,
+                count=sizes[mark],
+                newest_at=newest[mark][0],
+                sample_id=job.id,
             )
             for mark, job in zip(largest, samples, strict=True)
             if job is not None and job.error is not None
@@ -375,11 +396,11 @@ def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
     for partition, asked in database.partitions.parted(dict.fromkeys(ids)).items():
         while asked:
             some = asked[:_READ_AT_ONCE]
-            texts = database.run("reading.get", partition, *some)
-            read = list(zip(texts[::3], texts[1::3], texts[2::3], strict=True))
-            for id, (record, payload, progress) in zip(some, read, strict=False):
-                if record is not None:
-                    found[id] = record, payload or "", progress
+            texts, width = database.run("reading.get", partition, *some), len(Found._fields)
+            read = [Found(*texts[at : at + width]) for at in range(0, len(texts), width)]
+            for id, one in zip(some, read, strict=False):
+                if one.record is not None:
+                    found[id] = one.record, one.payload or "", one.progress
             asked = asked[len(read) :]  # noqa: PLW2901
     return found
 
@@ -389,7 +410,7 @@ def read_job(id: str, texts: Texts) -> JobRecord | None:
     record, payload, progress = texts
     try:
         job = record_of(id, record, payload)
-        return job if progress is None else attrs.evolve(job, progress=Progress(*json.loads(progress)[:4]))
+        return job if progress is None else attrs.evolve(job, progress=Progress(**PROGRESS.read(progress)))
     except _GARBAGE:
         return None
 
@@ -404,7 +425,16 @@ def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
         state = State.FAILED
     reason = "what is stored of this job cannot be read"
     return JobRecord(
-        id, head.partition("\t")[0], arguments, "", state, "", 0, at, reason=reason, changed_at=at
+        id=id,
+        task=head.partition("\t")[0],
+        arguments=arguments,
+        serializer="",
+        state=state,
+        queue="",
+        priority=0,
+        created_at=at,
+        reason=reason,
+        changed_at=at,
     )
 
 
@@ -414,8 +444,8 @@ def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
 def _read_attempt(line: str) -> Attempt | None:
     number, _, body = line.partition("\t")
     try:
-        at, *fields = json.loads(body)
-        return Attempt(int(number), at, ErrorInfo(*fields[:4]))
+        fields = FAILURE.read(body)
+        return Attempt(attempt=int(number), at=fields.pop("at"), error=ErrorInfo(**fields))
     except _GARBAGE:
         return None
 

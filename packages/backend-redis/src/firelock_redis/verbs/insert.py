@@ -42,6 +42,7 @@ from firelock_redis.layout.encoding import (
     rare_of,
     text_word,
 )
+from firelock_redis.layout.words import NewBatch, NewJobWords, PlainJob, Run, Tie
 from firelock_redis.verbs.limits import require_keys_beside, require_ties_beside
 from firelock_redis.verbs.records import RecordVerbs, copied
 
@@ -50,6 +51,7 @@ _kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "p
 _NOTHING_APART = (State.ENQUEUED, None, None, (), None, ())
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 _KEYED_LIMIT = 500  # those of jobs with limits
+_SIZE = Run._fields.index("size")
 
 
 def _rules() -> str:
@@ -194,17 +196,17 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
         return None
     arguments: list[Any] = [batch, *about]
     run, count = None, 0  # what the jobs of the present run have in common, and where their number stands
-    for job in members:
+    for job in members:  # hot: what is added for each is a `PlainJob`
         rare = ""
         if ties is not None or not job.is_plain:
             if job.ties_json != ties or job.admission_json is not None or _kept_apart(job) != _NOTHING_APART:
                 return None
             rare = rare_of(job)
         if (job.queue, job.priority) != run:
-            run, count = (job.queue, job.priority), len(arguments) + 2
-            arguments += (job.queue, lowest_place(job.priority), 0)
+            run, count = (job.queue, job.priority), len(arguments) + _SIZE
+            arguments += Run(queue=job.queue, lowest=lowest_place(job.priority), size=0)
             if first is not None:
-                arguments += (first.id, payload_of(first, rare_of(first)))
+                arguments += PlainJob(id=first.id, payload=payload_of(first, rare_of(first)))
                 arguments[count], first = 1, None
         arguments += (job.id, payload_of(job, rare))
         arguments[count] += 1
@@ -219,10 +221,16 @@ def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
     if job.parents or job.admission_json is not None or job.recurring_id is not None:
         return None
     keeps = " ".join("-" if keep is None else str(keep) for keep in ties.batch.keeps)
-    return (
-        job.queue, lowest_place(job.priority), number_word(job.due_at), text_word(job.reason),
-        "1" if ties.batch.fails_fast else "", keeps, len(job.tags), *job.tags,
-    )  # fmt: skip
+    batch = NewBatch(
+        queue=job.queue,
+        lowest=lowest_place(job.priority),
+        due=number_word(job.due_at),
+        reason=text_word(job.reason),
+        fast="1" if ties.batch.fails_fast else "",
+        keeps=keeps,
+        tags=len(job.tags),
+    )
+    return *batch, *job.tags
 
 
 @lru_cache(1_000)
@@ -238,7 +246,7 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
         return None
     arguments: list[Any] = []
     run, count = None, 0  # as in `_plain_arguments`
-    for job in jobs:
+    for job in jobs:  # hot: what is added for each is a `KeyedJob`
         asks = job.admission
         if asks is None or job.ties_json is not None or _kept_apart(job) != _NOTHING_APART:
             return None
@@ -246,8 +254,8 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
         if standing is None:
             return None
         if (job.queue, job.priority) != run:
-            run, count = (job.queue, job.priority), len(arguments) + 2
-            arguments += (job.queue, lowest_place(job.priority), 0)
+            run, count = (job.queue, job.priority), len(arguments) + _SIZE
+            arguments += Run(queue=job.queue, lowest=lowest_place(job.priority), size=0)
         arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *standing)
         arguments[count] += 1
     return arguments
@@ -255,7 +263,7 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
 
 @lru_cache(1_000)
 def _standing(asks: Admission) -> tuple[str, str] | None:
-    """Return the lane of a job, nothing for none, and what scripts/insert_keyed.lua is told besides.
+    """Return the last two words of a `KeyedJob`: its lane, and what is said besides.
 
     None where a call may change the job that has its unique key, or is refused then.
     """
@@ -274,14 +282,23 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
     """Return jobs as scripts/insert.lua reads them."""
     arguments: list[Any] = []
     for job in jobs:
-        arguments += (
-            job.id, payload_of(job, rare_of(job)), LETTERS[job.state], job.queue, lowest_place(job.priority),
-            job.created_at, number_word(job.due_at), text_word(job.reason), job.recurring_id or "",
-            job.admission_json or "", job.ties_json or "",
-            len(job.tags), *job.tags, len(job.parents),
-        )  # fmt: skip
+        arguments += NewJobWords(
+            id=job.id,
+            payload=payload_of(job, rare_of(job)),
+            state=LETTERS[job.state],
+            queue=job.queue,
+            lowest=lowest_place(job.priority),
+            created=job.created_at,
+            due=number_word(job.due_at),
+            reason=text_word(job.reason),
+            recurring=job.recurring_id or "",
+            asks=job.admission_json or "",
+            ties=job.ties_json or "",
+            tags=len(job.tags),
+        )
+        arguments += (*job.tags, len(job.parents))
         for edge in job.parents:
-            arguments += (ON_LETTERS[edge.on], edge.parent_id)
+            arguments += Tie(on=ON_LETTERS[edge.on], id=edge.parent_id)
     return arguments
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
+from typing import Any
 
 from typing_extensions import override
 
@@ -11,8 +12,9 @@ from firelock import ConfigurationError
 from firelock.limits import LINE_LANES, Spot, in_turns, parts_of, place_of, spots
 from firelock.storage import Admission, KeyState, NewJob, Ties, UniqueState, WaitingJobs
 from firelock_redis.connections.database import RedisVerbs
-from firelock_redis.layout.encoding import number_word
+from firelock_redis.layout.encoding import UNIQUE_ROW, number_word
 from firelock_redis.layout.partitions import EVERYWHERE, Partitions
+from firelock_redis.layout.words import KeyReply, Line, LinePart
 
 _key = attrgetter("key")
 
@@ -38,10 +40,7 @@ class LimitVerbs(RedisVerbs):
             more, last, here = 1, after, 0
             while more and here < limit:
                 more, last, *keys = self._run("limit_keys.list", partition, prefix, last, limit - here)
-                found += (
-                    KeyState(key, tuple(holders), running, waiting, int(free_at), tuple(others))
-                    for key, running, waiting, free_at, others, *holders in keys
-                )
+                found += map(_key_state, keys)
                 here += len(keys)
         return sorted(found, key=_key)[:limit]
 
@@ -51,7 +50,8 @@ class LimitVerbs(RedisVerbs):
     ) -> WaitingJobs:
         """Two round trips: the lanes of the key, then the jobs of some of them; all lie in one partition."""
         partition = self._partitions.of_key(key)
-        is_cut, own, rank, *said = self._run("limit_keys.line", partition, key, LINE_LANES, job_id or "")
+        told = self._run("limit_keys.line", partition, key, LINE_LANES, job_id or "")
+        (is_cut, own, rank), said = Line(*told[: len(Line._fields)]), told[len(Line._fields) :]
         lanes, lengths = [*said[::2]], [*said[1::2]]
         if own and own not in lanes:
             lanes.append(own)
@@ -62,7 +62,11 @@ class LimitVerbs(RedisVerbs):
 
         found = spots(count, len(lanes), after, limit)
         parts = parts_of(found)
-        asked = [word for lane, part in parts.items() for word in (lanes[lane], *part)]
+        asked = [
+            word
+            for lane, (before, some) in parts.items()
+            for word in LinePart(lane=lanes[lane], before=before, size=some)
+        ]
         ids = self._run("limit_keys.line_ids", partition, *asked) if asked else []
         place = place_of(count, len(lanes), Spot(lanes.index(own), rank)) if own else None
         return WaitingJobs(in_turns(found, dict(zip(parts, ids, strict=True))), place, bool(is_cut))
@@ -73,9 +77,21 @@ class LimitVerbs(RedisVerbs):
         found: list[UniqueState] = []
         for said in self.database.run_everywhere("limit_keys.unique", prefix, after, limit):
             for key, stored in zip(said[::2], said[1::2], strict=True):
-                _, free_at, job_id = stored.split(" ", 2)
-                found.append(UniqueState(key, job_id, int(free_at)))
+                free_at, job_id = UNIQUE_ROW.read(stored, "free_at", "id")
+                found.append(UniqueState(key=key, job_id=job_id, free_at=int(free_at)))
         return sorted(found, key=_key)[:limit]
+
+
+def _key_state(told: Sequence[Any]) -> KeyState:
+    of, holders = KeyReply(*told[: len(KeyReply._fields)]), told[len(KeyReply._fields) :]
+    return KeyState(
+        key=of.key,
+        holders=tuple(holders),
+        running=of.running,
+        waiting=of.waiting,
+        free_at=int(of.free_at),
+        others=tuple(of.others),
+    )
 
 
 def asked_keys(asks: Admission) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import attrs
 from typing_extensions import override
 
 from firelock.storage import LogLine, Progress
 from firelock_redis.connections.database import RedisVerbs
+from firelock_redis.layout.encoding import LOG_LINE, PROGRESS
+from firelock_redis.layout.words import LogPart
 
 _LOG_LIMIT = 1_000
 _PIECE = 50  # lines of a job that stay together
@@ -57,19 +57,16 @@ def _pieces(
 ) -> Iterator[list[object]]:
     """Yield what scripts/logs.lua takes, a job's progress with the first of its lines."""
     for id in ids:
-        told = json.dumps(attrs.astuple(progress[id]), ensure_ascii=False) if id in progress else ""
+        told = PROGRESS.write_of(progress[id]) if id in progress else ""
         given = lines.get(id, ())
         skipped = max(0, len(given) - _LOG_LIMIT)  # the newest alone stay
-        kept = [
-            json.dumps([line.at, line.level, line.text, line.attempt], ensure_ascii=False)
-            for line in given[skipped:]
-        ]
+        kept = [LOG_LINE.write_of(line) for line in given[skipped:]]
         for first in range(0, len(kept) or 1, _PIECE):
             some = kept[first : first + _PIECE]
-            yield [id, told, skipped, len(some), *some]
+            yield [*LogPart(id=id, progress=told, skipped=skipped, size=len(some)), *some]
             told, skipped = "", 0
 
 
 def _read(text: str) -> LogLine:
     number, _, line = text.partition(" ")
-    return LogLine(int(number), *json.loads(line)[:4])
+    return LogLine(number=int(number), **LOG_LINE.read(line))

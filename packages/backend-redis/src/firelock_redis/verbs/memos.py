@@ -22,7 +22,8 @@ from firelock.storage import (
     memo_words,
 )
 from firelock_redis.connections.database import RedisVerbs
-from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, number_word, quoted
+from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, MEMO, MEMO_TEXT, number_word, quoted
+from firelock_redis.layout.words import ChunkWords, MemoWords, TallyReply
 
 _AT_ONCE = 100  # memos, tallies or chunks of one script
 _BYTES = 500_000  # of values from which on a script gets no more of them
@@ -102,12 +103,8 @@ class MemoVerbs(RedisVerbs):
         for first in range(0, len(chunks) or 1, _AT_ONCE):
             arguments: list[object] = []
             for chunk in chunks[first : first + _AT_ONCE]:
-                arguments += (
-                    chunk.stream,
-                    chunk.offset,
-                    len(chunk.data.encode(errors="surrogatepass")),
-                    chunk.data,
-                )
+                size = len(chunk.data.encode(errors="surrogatepass"))
+                arguments += ChunkWords(stream=chunk.stream, offset=chunk.offset, bytes=size, data=chunk.data)
             told = self._run("memos.append", partition, job_id, session, fence, *arguments)
             if told is None:
                 return None
@@ -130,27 +127,39 @@ def memo_field(kind: MemoKind, name: str) -> str:
 
 
 def _tally(told: Sequence[Any]) -> Tally:
-    total, active, waiting, succeeded, failed, deleted, batches, *marks = told
-    is_held, is_shut, is_cancelled, is_stopping = map(bool, marks)
+    of = TallyReply(*told)
     return Tally(
-        total, active, waiting, succeeded, failed, deleted,
-        is_held, is_shut, is_cancelled, is_stopping, batches,
-    )  # fmt: skip
+        total=of.total,
+        active=of.active,
+        waiting=of.waiting,
+        succeeded=of.succeeded,
+        failed=of.failed,
+        deleted=of.deleted,
+        is_held=bool(of.held),
+        is_shut=bool(of.shut),
+        is_cancelled=bool(of.cancelled),
+        is_stopping=bool(of.stopping),
+        batches=of.batches,
+    )
 
 
-def _memo_arguments(asked: NewMemo) -> tuple[object, ...]:
+def _memo_arguments(asked: NewMemo) -> MemoWords:
     """Return a memo as scripts/memos.lua reads it."""
     memo = asked.memo
-    size = len((memo.value or "").encode(errors="surrogatepass"))
-    said = [memo.at, memo.started_at, memo.attempt, memo.author, memo.value]
-    return (
-        asked.job_id, asked.session or "", number_word(asked.fence), memo_field(memo.kind, memo.name),
-        int(asked.replaces), MEMOS_LIMIT, MEMOS_BYTES, size, int(memo.is_done),
-        json.dumps(said, ensure_ascii=False, separators=(",", ":")),
-    )  # fmt: skip
+    return MemoWords(
+        job=asked.job_id,
+        session=asked.session or "",
+        fence=number_word(asked.fence),
+        name=memo_field(memo.kind, memo.name),
+        replaces=int(asked.replaces),
+        most=MEMOS_LIMIT,
+        most_bytes=MEMOS_BYTES,
+        bytes=len((memo.value or "").encode(errors="surrogatepass")),
+        is_done=int(memo.is_done),
+        said=MEMO.write_of(memo),
+    )
 
 
 def _memo(kind: MemoKind, name: str, stands: str) -> Memo:
-    place, _, is_done, said = stands.split(" ", 3)
-    at, started_at, attempt, author, value, *_ = json.loads(said)
-    return Memo(kind, name, value, is_done == "1", at, started_at, attempt, author, int(place))
+    place, is_done, said = MEMO_TEXT.read(stands, "place", "done", "said")
+    return Memo(kind=kind, name=name, place=int(place), is_done=is_done == "1", **MEMO.read(said))

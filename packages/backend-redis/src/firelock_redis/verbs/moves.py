@@ -10,6 +10,7 @@ from typing_extensions import override
 from firelock.storage import Applied, Move, Moved
 from firelock_redis.connections.database import RedisVerbs
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, LETTERS, number_word, quoted
+from firelock_redis.layout.words import MoveWords
 
 _AT_ONCE = 250  # jobs that one script moves
 
@@ -35,9 +36,13 @@ class MoveVerbs(RedisVerbs):
         return results
 
 
-def _words(move: Move) -> tuple[Any, ...]:
+def _words(move: Move) -> MoveWords:
     """Return a move as scripts/moves.lua reads it."""
-    letters = "".join(LETTERS[state] for state in move.from_states)
-    return (
-        move.job_id, letters, move.queue or "", number_word(move.priority), move.at, quoted(move.reason)
-    )  # fmt: skip
+    return MoveWords(
+        id=move.job_id,
+        states="".join(LETTERS[state] for state in move.from_states),
+        queue=move.queue or "",
+        priority=number_word(move.priority),
+        at=move.at,
+        reason=quoted(move.reason),
+    )

@@ -11,7 +11,7 @@ from typing_extensions import override
 from firelock.limits import read_numbers
 from firelock.storage import Record, StorageError
 from firelock_redis.connections.database import RedisDatabase, RedisVerbs
-from firelock_redis.layout.encoding import number_word
+from firelock_redis.layout.encoding import NUMBERS, number_word
 from firelock_redis.layout.partitions import EVERYWHERE, FIRST
 
 QUEUES, RECURRING, LIMITS = "queue", "recurring", "limit"
@@ -107,8 +107,17 @@ def copied(kind: str, value: str) -> int | str:
     if kind != LIMITS:
         return ""
     numbers = read_numbers(value)
-    said = (numbers.concurrent, numbers.rate, numbers.per, numbers.burst, int(numbers.is_paused))
-    return " ".join("-" if one is None else f"{one:d}" for one in said)
+    return NUMBERS.write(
+        concurrent=_number(numbers.concurrent),
+        rate=_number(numbers.rate),
+        per=_number(numbers.per),
+        burst=_number(numbers.burst),
+        paused=int(numbers.is_paused),
+    )
+
+
+def _number(number: int | None) -> str:
+    return "-" if number is None else f"{number:d}"
 
 
 def _pauses(value: str) -> bool:
@@ -121,7 +130,9 @@ def _pauses(value: str) -> bool:
 
 def _read(kind: str, key: str, text: str) -> Record:
     version, due_at, value = text.split(" ", 2)
-    return Record(kind, key, value, int(version), int(due_at) if due_at else None)
+    return Record(
+        kind=kind, key=key, value=value, version=int(version), due_at=int(due_at) if due_at else None
+    )
 
 
 # ---- pauses and numbers in other partitions ----------------------------------------------------------------

@@ -7,11 +7,9 @@ each of the others in the step that takes the jobs there; what its maker did not
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
-from string import ascii_letters
+from typing import Any
 
-import attrs
 from typing_extensions import override
 
 from firelock.storage import (
@@ -27,15 +25,26 @@ from firelock.storage import (
     Taken,
 )
 from firelock_redis.connections.database import RedisDatabase, RedisVerbs
-from firelock_redis.layout.encoding import claimed_job, number_word, quoted, state_of, text_of
+from firelock_redis.layout.encoding import (
+    RENEWAL,
+    SESSION,
+    claim_of,
+    claimed_at_of,
+    claimed_job,
+    number_word,
+    quoted,
+    state_of,
+    text_of,
+)
 from firelock_redis.layout.partitions import EVERYWHERE
+from firelock_redis.layout.wire import encode
+from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewalWords, SessionReply, UnknownJob
 
 _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # that one step of an end takes back
 _GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead
 _MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond the longest for which the first partition keeps a dead one
 _EXPIRED = 1  # by the clock of Redis alone
-_NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
 _NOT_STARTED = quoted(Moved.NOT_STARTED.value)
 
 
@@ -50,7 +59,7 @@ class SessionVerbs(RedisVerbs):
         """One round trip a partition, the first one first."""
         token = quoted(session.server)
         timeout = int(session.timeout_seconds * _SECOND)
-        info = _json(attrs.astuple(session))
+        info = SESSION.write_of(session)
         lives = self._run(
             "sessions.begin",
             0,
@@ -70,8 +79,7 @@ class SessionVerbs(RedisVerbs):
         """One round trip."""
         arguments: list[str] = []
         for renewal in renewals:
-            session, *reported = attrs.astuple(renewal)
-            arguments += (session, _json(reported))
+            arguments += RenewalWords(session=renewal.session, renewal=RENEWAL.write_of(renewal))
         replies = self._run("leases.renew", 0, *arguments) if renewals else []
         return list(map(bool, replies))
 
@@ -79,12 +87,12 @@ class SessionVerbs(RedisVerbs):
     def oldest_session(self) -> SessionRecord | None:
         """One round trip, however many sessions are stored."""
         found = self._run("leases.oldest", 0)
-        return None if found is None else _record(*found)
+        return None if found is None else _record(found)
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
         """One round trip for 500 of them."""
-        return [_record(*fields) for fields in self._run_on("leases.list", 0)]
+        return [_record(told) for told in self._run_on("leases.list", 0)]
 
     @override
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
@@ -98,12 +106,13 @@ class SessionVerbs(RedisVerbs):
             arguments: list[str | int] = []
             for place in places:
                 one = held[place]
-                arguments += (one.job_id, one.fence, number_word(one.started_at))
+                arguments += HeldJob(id=one.job_id, fence=one.fence, started=number_word(one.started_at))
             lives, not_held, others = self._run("sessions.reconcile", partition, session, *arguments)
             is_lost = is_lost or not lives
-            for number, *stored in not_held:
-                lost[places[number]] = _lost(held[places[number]], *stored)
-            unknown += (_unknown(*three) for three in others)
+            for told in not_held:
+                job = LostJob(*told)
+                lost[places[job.number]] = _lost(held[places[job.number]], job)
+            unknown += (_unknown(UnknownJob(*told)) for told in others)
         return Reconciliation(is_lost, [lost[place] for place in sorted(lost)], unknown)
 
     @override
@@ -145,41 +154,53 @@ class SessionVerbs(RedisVerbs):
         return found
 
 
-def _record(
-    info: str, expires_at: str, alive: str, renewal: str, running: str | None = None
-) -> SessionRecord:
-    session = NewSession(*json.loads(info)[:_SESSION_FIELDS])
-    said = json.loads(renewal)[: _RENEWAL_FIELDS - 1] if renewal else ()
-    is_closing = alive != "1" and running is not None
-    return SessionRecord(session, int(expires_at), alive == "1", Renewal(session.id, *said), is_closing)
-
-
-_SESSION_FIELDS, _RENEWAL_FIELDS = len(attrs.fields(NewSession)), len(attrs.fields(Renewal))
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _record(told: Sequence[Any]) -> SessionRecord:
+    of = SessionReply(*told)
+    session = NewSession(**SESSION.read(of.info))
+    said = RENEWAL.read(of.renewal) if of.renewal else {}
+    return SessionRecord(
+        session=session,
+        expires_at=int(of.expires_at),
+        is_alive=of.alive == "1",
+        renewal=Renewal(session.id, **said),
+        is_closing=of.alive != "1" and of.running is not None,
+    )
 
 
 # ---- beliefs ---------------------------------------------------------------------------------------------
 
 
-def _lost(held: Held, letter: str = "", fence: str = "0", has_tail: int = 0) -> LostClaim:
-    return LostClaim(held, state_of(letter), int(fence), bool(has_tail)) if letter else LostClaim(held)
+def _lost(held: Held, job: LostJob) -> LostClaim:
+    if not job.state:
+        return LostClaim(held)
+    return LostClaim(held, state_of(job.state), int(job.fence), bool(job.tail))
 
 
-def _unknown(id: str, record: str, payload: str) -> ClaimedJob:
+def _unknown(job: UnknownJob) -> ClaimedJob:
     """Return a job of the session; of one that cannot be read as much as handing it back takes.
 
     Its next claim puts it aside with the reason.
     """
-    _, claimed_at, _ = record.rpartition("\n")[2].split("\t", 2)
+    claimed_at = claimed_at_of(job.record)
     try:
-        return claimed_job(id, record, payload, int(claimed_at))
+        return claimed_job(job.id, job.record, job.payload, claimed_at)
     except (ValueError, TypeError):
-        state, fence, _ = record.split(" ", 2)
-        attempt = int(state.lstrip(_NO_DIGITS))
-        return ClaimedJob(id, "", "", "", "", 0, attempt, 0, 0, int(fence), 0, 0, int(claimed_at))
+        attempt, fence = claim_of(job.record)
+        return ClaimedJob(
+            id=job.id,
+            task="",
+            arguments="",
+            serializer="",
+            queue="",
+            priority=0,
+            attempt=attempt,
+            retries=0,
+            crashes=0,
+            fence=fence,
+            created_at=0,
+            enqueued_at=0,
+            claimed_at=claimed_at,
+        )
 
 
 # ---- the end ---------------------------------------------------------------------------------------------
@@ -204,17 +225,17 @@ def _end(
             `Storage.orphans`.
     """
     partitions = database.partitions.number
-    blamed = "null" if running is None else _json(list(running))
+    blamed = "null" if running is None else encode(list(running))
     reply = database.run(
         "sessions.finish", 0, session, blamed, quoted(reason), _NOT_STARTED, _JOBS_AT_ONCE,
         int(partitions > 1), expired_by,
     )  # fmt: skip
     if reply is None:
         return None
-    server, more, blamed, because, crashed, returned = reply
-    taken = Taken(session, text_of(server) or "", crashed, returned)
-    if more:
-        _take_everywhere(database, taken, blamed, because)
+    of = Ended(*reply)
+    taken = Taken(session, text_of(of.server) or "", of.crashed, of.returned)
+    if of.more:
+        _take_everywhere(database, taken, of.running, of.reason)
         database.run("sessions.finished", 0, session)
     return taken
 

@@ -20,6 +20,7 @@ from firelock.storage import Moved, Promotion, Rollup
 from firelock_redis.connections.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout.encoding import quoted
 from firelock_redis.layout.partitions import EVERYWHERE
+from firelock_redis.layout.words import RollupWords
 from firelock_redis.verbs.insert import RULES
 from firelock_redis.verbs.records import repair_pauses
 from firelock_redis.verbs.sessions import prune_sessions
@@ -106,7 +107,8 @@ class UpkeepVerbs(RedisVerbs):
             arguments: list[object] = []
             for one in rollups[first : first + _RECORDED_AT_ONCE]:
                 figures = " ".join(map(str, (one.count, one.duration, *one.histogram)))
-                arguments += (one.minute, _texts(one.task, one.queue, one.outcome), figures)
+                field = _texts(one.task, one.queue, one.outcome)
+                arguments += RollupWords(minute=one.minute, field=field, figures=figures)
             self._run("metrics.record", 0, *arguments)
 
     @override
@@ -188,4 +190,12 @@ def _read(minutes: Sequence[Any]) -> Iterator[Rollup]:
         for texts, figures in zip(stored[::2], stored[1::2], strict=True):
             task, queue, outcome = json.loads(texts)
             count, duration, *histogram = map(int, figures.split(" "))
-            yield Rollup(int(minute), task, queue, outcome, count, duration, tuple(histogram))
+            yield Rollup(
+                minute=int(minute),
+                task=task,
+                queue=queue,
+                outcome=outcome,
+                count=count,
+                duration=duration,
+                histogram=tuple(histogram),
+            )

@@ -21,9 +21,9 @@ local function batches()
   local NAMED = {}
   for number, name in ipairs(NUMBERS) do NAMED[number] = name end
   for number, name in ipairs(MARKS) do NAMED[#NUMBERS + number] = name end
-  local ENDS = { S = 4, F = 5, D = 6 }
+  local ENDS = { S = 'succeeded', F = 'failed', D = 'deleted' }
 
-  local HELD = '^W.*\n' .. string.rep('[^\t\n]*\t', 5) .. '[^\t\n]'  -- the record of a batch that is due at some instant
+  local DUE = LAST.captures(due)
 
   local rows, touched, order = {}, {}, {}
 
@@ -80,7 +80,7 @@ local function batches()
     local state = sub(text, 1, 1)
     if state == 'D' then return false end
     return row.cancelled ~= '' or row.stopping ~= '' or (row.walk ~= '' and row.shut == '')
-      or end_of(row, find(text, HELD) ~= nil) ~= state
+      or end_of(row, state == 'W' and match(text, DUE) ~= '') ~= state
   end
 
   -- The batch waits for `release`, which may look at it already.
@@ -108,17 +108,18 @@ local function batches()
 
   -- ---- members -----------------------------------------------------------------------------------------------------
 
-  -- What the member adds to the tally, in the order of NUMBERS.
+  -- What the member adds to the tally.
   local function share(job)
     local state, row = job.state, find(job.flag, 'b', 1, true) and row_of(job.id)
     local waits = state == 'W' and job.waits == '' and not find(job.flag, 'o', 1, true)
     if row then waits = waits and row.shut ~= '' and row.cancelled == '' end
-    local number = ENDS[state]
-    local is_active = not number and not waits
-    if number and find(job.flag, '+', 1, true) then is_active = call('ZSCORE', base .. 'releasing', job.id) end
+    local by_end = ENDS[state]
+    local is_active = not by_end and not waits
+    if by_end and find(job.flag, '+', 1, true) then is_active = call('ZSCORE', base .. 'releasing', job.id) end
     if job.session ~= '' and state ~= 'P' then is_active = true end
-    local added = { 1, is_active and 1 or 0, waits and 1 or 0, 0, 0, 0, find(job.flag, 'b', 1, true) and 1 or 0 }
-    if number then added[number] = 1 end
+    local added = { total = 1, active = is_active and 1 or 0, waiting = waits and 1 or 0, succeeded = 0, failed = 0, deleted = 0,
+      batches = find(job.flag, 'b', 1, true) and 1 or 0 }
+    if by_end then added[by_end] = 1 end
     return added
   end
 
@@ -128,9 +129,9 @@ local function batches()
 
   -- Whether these are the rules of a batch: its name, whether it fails fast, and three times a number or null.
   local function are_rules(said)
-    if type(said) ~= 'table' or type(said[1]) ~= 'string' then return false end
-    for number = 3, 5 do
-      if said[number] ~= cjson.null and type(said[number]) ~= 'number' then return false end
+    if type(said) ~= 'table' or type(said[RULES.name]) ~= 'string' then return false end
+    for _, keep in ipairs({ said[RULES.succeeded], said[RULES.failed], said[RULES.deleted] }) do
+      if keep ~= cjson.null and type(keep) ~= 'number' then return false end
     end
     return true
   end
@@ -140,19 +141,20 @@ local function batches()
     local is_read, said = pcall(cjson.decode, text or '[]')
     if not is_read or type(said) ~= 'table' then said = {} end
     local inputs = {}
-    for _, input in ipairs(type(said[3]) == 'table' and said[3] or {}) do
-      if type(input) == 'table' and type(input[1]) == 'string' then inputs[#inputs + 1] = input end
+    for _, input in ipairs(type(said[TIES.inputs]) == 'table' and said[TIES.inputs] or {}) do
+      if type(input) == 'table' and type(input[INPUT.job]) == 'string' then inputs[#inputs + 1] = input end
     end
-    return { batch = text_in(said[1]), caller = text_in(said[2]), inputs = inputs, rules = are_rules(said[4]) and said[4] or nil }
+    local rules = are_rules(said[TIES.rules]) and said[TIES.rules] or nil
+    return { batch = text_in(said[TIES.batch]), caller = text_in(said[TIES.caller]), inputs = inputs, rules = rules }
   end
 
   -- What ties the job to others: its batch, its caller, whose results it takes, and the rules of a batch; nil for none.
   local function ties_of(job)
     if not job.ties then
       local payload = call('HGET', base .. 'payloads', job.id) or ''
-      local rare = match(payload, '^[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\n]*)\n')
+      local rare = match(payload, PAYLOAD.captures(rarer))
       local is_read, fields = pcall(cjson.decode, rare ~= '' and rare or '[]')
-      job.ties = read_ties(is_read and type(fields) == 'table' and text_in(fields[8]))
+      job.ties = read_ties(is_read and type(fields) == 'table' and text_in(fields[RARER.ties_json]))
     end
     return job.ties
   end
@@ -162,7 +164,10 @@ local function batches()
     local ties = read_ties(text)
     job.ties = ties
     job.flag = (ties.rules and 'b' or '') .. (ties.batch and 'm' or '') .. (ties.caller and 'c' or '') .. (ties.inputs[1] and 'i' or '')
-    if ties.batch then job.was = { 0, 0, 0, 0, 0, 0, 0 } end
+    if ties.batch then
+      job.was = {}
+      for _, name in ipairs(NUMBERS) do job.was[name] = 0 end
+    end
   end
 
   -- The tally has what the member adds now instead of what it added before.
@@ -170,14 +175,14 @@ local function batches()
     local id, after = ties_of(job).batch, share(job)
     local row = id and row_of(id)
     if row then
-      for number, name in ipairs(NUMBERS) do
-        local change = after[number] - job.was[number]
+      for _, name in ipairs(NUMBERS) do
+        local change = after[name] - job.was[name]
         if change ~= 0 then
           row[name] = row[name] + change
           touch(id)
         end
       end
-      if after[5] > job.was[5] and row.fast ~= '' then
+      if after.failed > job.was.failed and row.fast ~= '' then
         row.stopping = '1'
         go_through(id)
       end
@@ -188,7 +193,7 @@ local function batches()
   -- Until it has ended the job keeps the results that it takes: in:<parent> SET of those jobs.
   local function follow_inputs(job)
     for _, input in ipairs(ties_of(job).inputs) do
-      local key = base .. 'in:' .. input[1]
+      local key = base .. 'in:' .. input[INPUT.job]
       if ENDS[job.state] then call('SREM', key, job.id) else call('SADD', key, job.id) end
     end
   end

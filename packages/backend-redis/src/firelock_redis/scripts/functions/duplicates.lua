@@ -18,21 +18,22 @@ local function array_end(text, at)
   end
 end
 
-local HEAD = '^([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\n]*)\n(.*)$'  -- task, serializer, created, rarer fields, arguments
+local WRITTEN = PAYLOAD.captures(task, serializer, created, rarer, arguments) .. '$'
+local BEFORE_TAGS = '^%[' .. string.rep('[^,]*,', RARER.tags - 1) .. '()'
 
 -- Where the tags stand among the rarer fields: the places of their brackets.
 local function tags_in(rare)
-  local first = match(rare, '^%[[^,]*,()')
+  local first = match(rare, BEFORE_TAGS)
   return first, array_end(rare, first)
 end
 
--- The payload of the job with arguments, serializer and tags of the call's.
+-- The payload, in the order of PAYLOAD, of the job with arguments, serializer and tags of the call's.
 local function replaced_payload(stored, given)
-  local task, _, created, rare = match(stored, HEAD)
-  local _, serializer, _, given_rare, arguments = match(given, HEAD)
+  local task, _, created, rare = match(stored, WRITTEN)
+  local _, serializer, _, given_rare, arguments = match(given, WRITTEN)
   local tags = '[]'
   if given_rare ~= '' then tags = sub(given_rare, tags_in(given_rare)) end
-  if rare == '' and tags ~= '[]' then rare = '[null,[],null,null,null,[],null]' end
+  if rare == '' and tags ~= '[]' then rare = RARER.nothing end
   if rare ~= '' then
     local first, last = tags_in(rare)
     rare = sub(rare, 1, first - 1) .. tags .. sub(rare, last + 1)

@@ -1,18 +1,11 @@
 -- Jobs as they are stored, and the moves between their states. Behind library.lua and batches.lua, in front of a group of verbs
 -- that moves jobs. Apart from it, as its functions are made anew for each call: 20 µs of a call that takes 25 without them.
 --
--- A job is a field of two hashes: of payloads, written once, and of jobs, its record, rewritten at each step:
---   state, flags, attempt, fence, place, queue, session       P1 1 42 default 0193…
---   retries, crashes, enqueued_at, origin                     0 0 1764045000000000 E
---     and of the few that ask for something before they start what `write_admission` gives, behind a blank
---   the last error                                            often empty
---   a line of history for each step, mostly none
---   changed, claimed, started, ended, expires, due, server, reason, result, absent        between tabs
---     and of one that is suspended the memo that it waits for, behind another tab
+-- A job is a field of two hashes: of payloads, written once, and of jobs, its record, rewritten at each step. PAYLOAD, RECORD
+-- and LAST of layout/encoding.py say what stands in them; what is written here has their order.
+--
 -- Flags are of few jobs: + has children, b is a batch, m is a member of one, o is shut out until that opens, i takes results of
 -- others, c was called by another, r remembers something, f has forgotten all, s has streams.
--- An origin other than - stands for a first step that is not written out: the job came in this state. A
--- succeeded job without `ended` ended when it changed, and its last step is not written out either.
 --
 -- Keys of a partition: all ZSET every job by its creation; l:<state>:<queue> ZSET the jobs of a state in order of time,
 -- processing ones in held:<session> instead; queues SET every queue that has had a job; r:<queue> ZSET those that can be
@@ -27,21 +20,20 @@
 -- ring; turn the number of the last turn; lanes ZSET, in order of name, "key, line end, queue, blank, keys" of each lane by
 -- each of its keys, and "key, line end" of each key until it is pruned. Those of claims are in limits.lua.
 
-local RECORD = '^(%u)(%D*)(%d+) (%d+) (%-?%d+) (%S+) (%S*)\n(%d+) (%d+) (%d+) (.)([^\n]*)\n([^\n]*)\n(.*)$'
-local FIELDS = '^' .. string.rep('([^\t]*)\t', 9) .. '([^\t]*)\t?(.*)$'
+local WHOLE = RECORD.captures(state, flags, attempt, fence, place, queue, session, retries, crashes, enqueued, origin, asks, error, rest)
+local FIELDS = LAST.captures(changed, claimed, started, ended, expires, due, server, reason, result, absent, waits)
 local NAMES = {
   W = 'awaiting', C = 'scheduled', E = 'enqueued', P = 'processing', S = 'succeeded', F = 'failed', D = 'deleted',
 }
 local FINAL = { S = true, F = true, D = true }
 local ON = { succeeded = 'S', failed = 'F', deleted = 'D', finished = 'X' }
-local RARE = '^[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\n]*)\n'
 local HISTORY_HEAD, HISTORY_TAIL, HISTORY_BYTES, MINUTE = 50, 49, 16384, 60000000
 
 local function null(text)
   return text == '' and 'null' or text
 end
 
--- One step as a line: instants are numbers already written out, texts JSON or empty.
+-- One step as a line, in the order of ENTRY: instants are numbers already written out, texts JSON or empty.
 local function step(state, at, reason, attempt, claimed, started, server)
   local line = '["' .. NAMES[state] .. '",' .. at .. ',' .. null(reason)
   if attempt then
@@ -54,11 +46,10 @@ local function read(id, text)
   local job = { id = id }
   local rest
   job.state, job.flag, job.attempt, job.fence, job.place, job.queue, job.session, job.retries, job.crashes,
-    job.enqueued, job.origin, job.asks, job.error, rest = match(text, RECORD)
-  local history, fields = match(rest, '^(.*\n)([^\n]*)$')
-  job.history = history or ''
+    job.enqueued, job.origin, job.asks, job.error, rest = match(text, WHOLE)
+  job.history = match(rest, '^(.*\n)[^\n]*$') or ''
   job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason, job.result,
-    job.absent, job.waits = match(fields or rest, FIELDS)
+    job.absent, job.waits = match(text, FIELDS)
   if job.state == 'S' and job.ended == '' then
     job.ended = job.changed
     job.history = job.history .. step('S', job.changed, '', job.attempt, job.claimed, job.started, job.server)
@@ -88,13 +79,13 @@ local function shortened(job)
   for line in string.gmatch(job.history, '([^\n]*\n)') do lines[#lines + 1] = line end
   local head = job.origin == '-' and HISTORY_HEAD or HISTORY_HEAD - 1
   if #lines <= head + HISTORY_TAIL + 1 then return end
-  local elided, last = 0, nil
+  local elided, last, between = 0, nil, string.rep(',null', ENTRY.elided - ENTRY.at - 1) .. ','
   for number = head + 1, #lines - HISTORY_TAIL do
     last = lines[number]
-    elided = elided + (tonumber(match(last, ',null,null,null,null,null,(%d+)%]\n$')) or 1)
+    elided = elided + (tonumber(match(last, between .. '(%d+)%]\n$')) or 1)
   end
   local state, at = match(last, '^%["(%a+)",(%d+)')
-  local mark = '["' .. state .. '",' .. at .. ',null,null,null,null,null,' .. elided .. ']\n'
+  local mark = '["' .. state .. '",' .. at .. between .. elided .. ']\n'
   job.history = table.concat(lines, '', 1, head) .. mark
     .. table.concat(lines, '', #lines - HISTORY_TAIL + 1, #lines)
 end
@@ -106,28 +97,28 @@ local asked = {}  -- by what stands in the record
 local UNTIL = { started = true, ended = true, succeeded = true, due = true }
 
 local function parse_asks(text)
-  local uses, unique, before, within = unpack(cjson.decode(text))
-  local keys, null = {}, cjson.null
+  local said, keys, null = cjson.decode(text), {}, cjson.null
+  local uses, unique, before, within = said[ASKS.uses], said[ASKS.unique], said[ASKS.before], said[ASKS.within]
   local asks = { uses = uses, is_odd = before ~= null or within ~= null }
   for number, use in ipairs(uses) do
-    assert(type(use[1]) == 'string' and type(use[2]) == 'number')
-    keys[number] = use[1]
-    asks.is_odd = asks.is_odd or use[2] ~= 1 or use[3] ~= 0
+    assert(type(use[USE.key]) == 'string' and type(use[USE.cost]) == 'number')
+    keys[number] = use[USE.key]
+    asks.is_odd = asks.is_odd or use[USE.cost] ~= 1 or use[USE.strict] ~= 0
   end
   asks.lane = table.concat(keys, '\n')
   if unique ~= null then
-    assert(type(unique[1]) == 'string' and type(unique[2]) == 'string' and type(unique[3]) == 'number')
-    asks.unique, asks.is_unread = unique, not UNTIL[unique[2]]
+    local key, kept_until, at_least = unique[UNIQUE.key], unique[UNIQUE.kept_until], unique[UNIQUE.at_least]
+    assert(type(key) == 'string' and type(kept_until) == 'string' and type(at_least) == 'number')
+    asks.unique, asks.is_unread = unique, not UNTIL[kept_until]
   end
   if before ~= null then asks.before = before end
   if within ~= null then asks.within = within end
   return asks
 end
 
--- What the job asks, nothing where that cannot be read: its lane, nothing for none; uses of limits, each a key, a cost and 1
--- where it is strict; is_odd where a claim has to look at more than the lane, as the cost is not 1, or the job keeps its key or
--- can be late; unique use; before and within as `Admission` says; is_unread where a newer release alone knows how long the
--- unique key is kept.
+-- What the job asks, nothing where that cannot be read: its lane, nothing for none; uses of limits, each a USE; is_odd where a
+-- claim has to look at more than the lane, as the cost is not 1, or the job keeps its key or can be late; the unique use, see
+-- UNIQUE; before and within as `Admission` says; is_unread where a newer release alone knows how long the unique key is kept.
 local function asks_of(text)
   local asks = asked[text]
   if not asks then
@@ -171,13 +162,14 @@ local function save(job)
   if job.was then counted[#counted + 1] = job end
 end
 
--- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents, meta, and of some what ties it
--- to others; nil where it has none, or where they cannot be read. And how many bytes were read for them.
+-- The rarer fields of a job's payload, see RARER; nil where it has none, or where they cannot be read. And how many bytes were
+-- read for them.
 local function rare_fields(id)
   local payload = call('HGET', base .. 'payloads', id) or ''
-  local fields = match(payload, RARE)
+  local fields = match(payload, PAYLOAD.captures(rarer))
   local is_read, rare = pcall(cjson.decode, fields and fields ~= '' and fields or 'null')
-  local is_known = is_read and type(rare) == 'table' and type(rare[2]) == 'table' and type(rare[6]) == 'table'
+  local is_known = is_read and type(rare) == 'table' and type(rare[RARER.tags]) == 'table'
+    and type(rare[RARER.parents]) == 'table'
   return is_known and rare or nil, #payload
 end
 
@@ -190,8 +182,8 @@ local function forget_ties(job)
     return
   end
   local fields = rare_fields(id)
-  for _, edge in ipairs(fields and fields[6] or {}) do
-    call('ZREM', base .. 'pend:' .. edge[1], ON[edge[2]] .. ' ' .. id)
+  for _, edge in ipairs(fields and fields[RARER.parents] or {}) do
+    call('ZREM', base .. 'pend:' .. edge[EDGE.parent_id], ON[edge[EDGE.on]] .. ' ' .. id)
   end
 end
 
@@ -426,7 +418,8 @@ end
 local function taken_away(job, to, at, reason)
   if job.state == 'P' then return step(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
   if job.state == 'C' then
-    return '["' .. NAMES[to] .. '",' .. at .. ',' .. null(reason) .. ',null,null,null,null,0,' .. job.due .. ']\n'
+    local between = string.rep(',null', ENTRY.elided - ENTRY.reason - 1)
+    return '["' .. NAMES[to] .. '",' .. at .. ',' .. null(reason) .. between .. ',0,' .. job.due .. ']\n'
   end
   return step(to, at, reason)
 end

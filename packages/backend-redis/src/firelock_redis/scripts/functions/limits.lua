@@ -17,7 +17,7 @@ local leaving_out
 -- all queues without limits and as many in lanes, or fewer where their payloads are large: a script keeps everybody waiting.
 local function leave_out(first, count)
   local EXAMINED, STEP, BYTES = 1000, 50, 4000000
-  local heads, bytes = {}, 0
+  local heads, bytes, HEAD = {}, 0, '^[^\t]*\t'  -- of a payload: its first field, the task
   for place = first, first + count - 1 do heads[ARGV[place]] = true end
   leaving_out = {}
 
@@ -31,7 +31,7 @@ local function leave_out(first, count)
     if #ids == 0 then return open end
     for number, payload in ipairs(call('HMGET', base .. 'payloads', unpack(ids))) do
       bytes = bytes + (payload and #payload or 0)
-      if not payload or not heads[match(payload, '^[^\t]*\t')] then open[ids[number]] = true end
+      if not payload or not heads[match(payload, HEAD)] then open[ids[number]] = true end
     end
     return open
   end
@@ -110,7 +110,7 @@ local function limits()
     if not text then return NONE end
     local numbers = parsed[text]
     if not numbers then
-      local concurrent, rate, per, burst, paused = match(text, '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+      local concurrent, rate, per, burst, paused = match(text, LIMIT.captures(concurrent, rate, per, burst, paused))
       rate, burst = tonumber(rate), tonumber(burst)
       numbers = { concurrent = tonumber(concurrent), rate = rate, is_paused = paused == '1' }
       numbers.interval = rate and rate > 0 and per / rate or 0
@@ -189,7 +189,7 @@ local function limits()
       elseif letter == 'S' then
         gone[#gone + 1] = member
       else
-        local queue, session, asks = match(text, '^%S+ %d+ %-?%d+ (%S+) (%S*)\n%d+ %d+ %d+ .([^\n]*)\n')
+        local queue, session, asks = match(text, RECORD.captures(queue, session, asks))
         local keeps = #member > #id and not FINAL[letter]
         if session and (session ~= '' or keeps) then
           alive[#alive + 1] = member
@@ -337,13 +337,13 @@ local function limits()
     local id = sub(member, 1, -2)
     local text = call('HGET', base .. 'jobs', id)
     local attempt, crashes, enqueued, asks =
-      match(text or '', '^%u%D*(%d+) [^\n]*\n%d+ (%d+) (%d+) .([^\n]*)\n')
+      match(text or '', RECORD.captures(attempt, crashes, enqueued, asks))
     if not asks then return id, nil, {}, false end
     asks = asks_of(asks)
     if not asks.costs then
       asks.costs, asks.strict = {}, {}
       for _, use in ipairs(asks.uses) do
-        asks.costs[use[1]], asks.strict[use[1]] = use[2], use[3] ~= 0 or nil
+        asks.costs[use[USE.key]], asks.strict[use[USE.key]] = use[USE.cost], use[USE.strict] ~= 0 or nil
       end
     end
     local is_late = attempt == '0' and crashes == '0'

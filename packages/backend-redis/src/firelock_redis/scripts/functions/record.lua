@@ -46,8 +46,9 @@ local function each_present(tell)
     local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
     for _, id in ipairs(call('SMEMBERS', base .. 'tails:' .. session)) do ids[#ids + 1] = id end
     for number, text in ipairs(records(ids)) do
-      local asks = text and match(text, '^%u%S+ %d+ %-?%d+ %S+ %S+\n%d+ %d+ %d+ .( [^\n]*)\n')
-      if asks and not seen[ids[number]] then
+      local holder, asks
+      if text then holder, asks = match(text, RECORD.captures(session, asks)) end
+      if asks and asks ~= '' and holder ~= '' and not seen[ids[number]] then
         seen[ids[number]] = true
         tell(ids[number], asks_of(asks), text)
       end
@@ -59,9 +60,9 @@ end
 local function list_present(changed)
   each_present(function(id, asks)
     for _, use in ipairs(asks.uses) do
-      local key = use[1]
+      local key = use[USE.key]
       if changed[key] or changed[(string.gsub(key, ':[^/]*', ''))] then
-        call('SADD', base .. 'slots:' .. key, use[3] ~= 0 and id .. '!' or id)
+        call('SADD', base .. 'slots:' .. key, use[USE.strict] ~= 0 and id .. '!' or id)
       end
     end
   end)

@@ -33,7 +33,7 @@ local function may_run_again(job)
   if batches().is_cancelled_around(ties.batch) then return false end
   if job.state == 'W' then
     for _, input in ipairs(ties.inputs) do
-      local text = call('HGET', base .. 'jobs', input[1])
+      local text = call('HGET', base .. 'jobs', input[INPUT.job])
       if not text or sub(text, 1, 1) ~= 'S' then return false end
     end
   end
@@ -53,7 +53,7 @@ local function forget_from(job, name)
   local from, last, size = tonumber(match(call('HGET', key, name), '^%d+')), 0, 0
   local all, gone_names = call('HGETALL', key), {}
   for number = 1, #all, 2 do
-    local place, bytes = match(all[number + 1], '^(%d+) (%d+) ')
+    local place, bytes = match(all[number + 1], MEMO.captures(place, bytes))
     if all[number] == '' then
       last = match(all[number + 1], '^%d+')
     elseif tonumber(place) >= from then
@@ -67,18 +67,20 @@ local function forget_from(job, name)
   call('HSET', key, '', last .. ' ' .. int(size))
 end
 
--- More of a change is in ARGV from there on: the memo that the job waits for as JSON or nothing, that to forget from or nothing, how
--- many jobs it waits for that lie in other partitions, when it looks again at those, the reason where the last of them is
--- gone, number of those in this one, their ids.
+-- More of a change, a FURTHER, is in ARGV from there on; behind it the parents.
 local function read_more(first)
-  local more = { waits = ARGV[first], forgets = ARGV[first + 1], elsewhere = tonumber(ARGV[first + 2]), parents = {} }
-  more.look_at, more.gone = ARGV[first + 3], ARGV[first + 4]
-  for number = 1, tonumber(ARGV[first + 5]) do more.parents[number] = ARGV[first + 5 + number] end
+  local more = {
+    waits = ARGV[first + FURTHER.waits], forgets = ARGV[first + FURTHER.forgets],
+    elsewhere = tonumber(ARGV[first + FURTHER.elsewhere]), look_at = ARGV[first + FURTHER.look_at],
+    gone = ARGV[first + FURTHER.gone], parents = {},
+  }
+  local last = first + FURTHER.width - 1
+  for number = 1, tonumber(ARGV[first + FURTHER.parents]) do more.parents[number] = ARGV[last + number] end
   return more
 end
 
 local function behind_more(first)
-  return first + 6 + ARGV[first + 5]
+  return first + FURTHER.width + ARGV[first + FURTHER.parents]
 end
 
 -- Why the job need not wait for this, as JSON: all those jobs have ended or are gone, or the signal is there; nothing where it does.
@@ -93,7 +95,7 @@ local function is_there(job, more)
     end
   end
   local memo = match(more.waits, '^"signal ') and call('HGET', base .. 'memo:' .. job.id, more.waits)
-  return memo and match(memo, '^%d+ %d+ 1 ') and more.waits
+  return memo and match(memo, MEMO.captures(done)) == '1' and more.waits
 end
 
 -- The suspended job waits for this.

@@ -1,8 +1,7 @@
 -- Unique keys. Behind library.lua and jobs.lua. As limits.lua, it says what firelock/limits/unique_rules.py says, in one function.
 --
--- A key points at a job, and the job says whether it has the key still. unique HASH key -> "mark free_at job", mark how often
--- the job had been started when it took the key, free_at the instant before which it is taken whatever became of the job; uz
--- ZSET the keys in order of name.
+-- A key points at a job, and the job says whether it has the key still. unique HASH key -> OWNED; uz ZSET the keys in order of
+-- name. What a job asks of its key is a UNIQUE.
 
 -- The rows of keys as a script sees and leaves them. `job_at` gives the job of an id, false for none.
 local function unique_keys(now, job_at)
@@ -12,7 +11,7 @@ local function unique_keys(now, job_at)
   local function row_of(key)
     local row = rows[key]
     if row == nil then
-      local mark, free_at, id = match(call('HGET', base .. 'unique', key) or '', '^(%d+) (%d+) (.*)$')
+      local mark, free_at, id = match(call('HGET', base .. 'unique', key) or '', OWNED.captures(mark, free_at, id))
       row = id and { mark = tonumber(mark), free_at = tonumber(free_at), id = id } or false
       rows[key] = row
     end
@@ -53,7 +52,7 @@ local function unique_keys(now, job_at)
     local state, starts = job.state, starts_of(job)
     local is_unstarted = starts == row.mark
     if is_unstarted and state ~= 'P' and starts == 0 and is_late(asks, job) then return false end
-    local kept_until, is_held = asks.unique[2], job.session ~= ''
+    local kept_until, is_held = asks.unique[UNIQUE.kept_until], job.session ~= ''
     if kept_until == 'due' then return state == 'C' and is_unstarted end
     if kept_until == 'started' then return not FINAL[state] and state ~= 'P' and is_unstarted end
     if kept_until == 'succeeded' then return (state ~= 'S' and state ~= 'D') or is_held end
@@ -63,20 +62,20 @@ local function unique_keys(now, job_at)
   -- A new job asks for its key. Return nil where it has it now; else the id of the job that has it, that job, its row, and why the
   -- call is refused, nothing for not.
   local function ask(job, use)
-    local row = row_of(use[1])
+    local row = row_of(use[UNIQUE.key])
     if row then
       local holder = job_at(row.id)
       if is_taken(row, holder) then
         local why = ''
         if holder and holder.state == 'D' and holder.session ~= '' then
           why = 'deleted'
-        elseif use[5] then
+        elseif use[UNIQUE.raises] then
           why = 'raises'
         end
         return row.id, holder, row, why
       end
     end
-    set(use[1], job.id, 0, use[3] ~= 0 and now + use[3] or 0)
+    set(use[UNIQUE.key], job.id, 0, use[UNIQUE.at_least] ~= 0 and now + use[UNIQUE.at_least] or 0)
   end
 
   -- Whether a call may change the job that has its key.
@@ -87,15 +86,15 @@ local function unique_keys(now, job_at)
 
   -- When the job is due after a call that puts it off, nil where that stays as it is.
   local function debounced_due(use, job, created)
-    if use[6] == null or job.state ~= 'C' then return nil end
-    local due = now + use[6]
-    return int(use[7] == null and due or math.min(due, created + use[7]))
+    if use[UNIQUE.wait] == null or job.state ~= 'C' then return nil end
+    local due = now + use[UNIQUE.wait]
+    return int(use[UNIQUE.max_wait] == null and due or math.min(due, created + use[UNIQUE.max_wait]))
   end
 
   -- A job that has ended is to live again: whether another one has its key.
   local function is_taken_by_other(job)
     local use = asks_of(job.asks).unique
-    local row = use and row_of(use[1])
+    local row = use and row_of(use[UNIQUE.key])
     if not row or row.id == job.id then return false end
     return is_taken({ mark = row.mark, free_at = 0, id = row.id }, job_at(row.id))
   end
@@ -103,7 +102,7 @@ local function unique_keys(now, job_at)
   -- It lives again, and has its key.
   local function take_again(job)
     local use = asks_of(job.asks).unique
-    if use then set(use[1], job.id, starts_of(job), (row_of(use[1]) or { free_at = 0 }).free_at) end
+    if use then set(use[UNIQUE.key], job.id, starts_of(job), (row_of(use[UNIQUE.key]) or { free_at = 0 }).free_at) end
   end
 
   return {

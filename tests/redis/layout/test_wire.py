@@ -1,0 +1,94 @@
+"""A format is declared once: what scripts name is written in their place, and nothing counts by itself."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from firelock_redis.layout.wire import Array, Field, Text, Words, placed
+from firelock_redis.layout.words import FORMATS
+from firelock_redis.scripts import TEXTS, script
+
+LINE = Text(
+    (Field("first", "%d+", " "), Field("second", "[^\t\n]*", "\t"), Field("third", "%u", "\n")),
+    begins="^.*\n",
+)
+WORD = Words(("first", "second"))
+SOME = Array("first", "second", "third", nothing="[1,'2']")
+THREE = {"LINE": LINE, "WORD": WORD, "SOME": SOME}
+NAMED = re.compile(r"\b([A-Z][A-Z_]*)\.[a-z]")
+
+
+def code_of(text):
+    """Return the lines of a script without their comments."""
+    return re.sub(r"--.*", "", text)
+
+
+def test_places_are_written_for_names():
+    """Words count from their first one, arrays from one; a text gives patterns, and what parts its fields."""
+    assert placed("ARGV[arg + WORD.second] WORD.width", THREE) == "ARGV[arg + 1] 2"
+    assert placed("said[SOME.third] SOME.nothing", THREE) == r"said[3] '[1,\'2\']'"
+    assert placed("LINE.captures(first, third)", THREE) == r"'^.*\n(%d+) [^\t\n]*\t(%u)\n'"
+    assert placed("LINE.captures(second)", THREE) == r"'^.*\n%d+ ([^\t\n]*)\t'"
+    assert placed("first .. LINE.between(first, third)", THREE) == r"first .. ' \t'"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "WORD.third",
+        "SOME.fourth",
+        "LINE.captures(fourth)",
+        "LINE.captures(second, first)",
+        "LINE.between(a, b)",
+    ],
+)
+def test_what_no_format_has_is_refused(named):
+    """A misspelled field is no place, wherever it stands."""
+    with pytest.raises(ValueError, match=r"not in|not fields"):
+        placed(f"local a = {named}", THREE)
+
+
+def test_a_text_is_read_and_written_by_names():
+    """Python reads the fields that it names, of a text that it wrote."""
+    text = LINE.write(third="U", first=12, second="a b")
+
+    assert text == "12 a b\tU\n"
+    assert LINE.read(text, "first", "third") == ("12", "U")
+    with pytest.raises(ValueError, match="x a b"):
+        LINE.read("x a b\tU\n", "first")
+    with pytest.raises(ValueError, match="third"):
+        LINE.write(first=1, second="")
+
+
+def test_an_array_passes_over_what_a_newer_release_appends():
+    """What an older one did not write is left out, what is not given is null."""
+    assert SOME.read("[1,2,3,4]") == {"first": 1, "second": 2, "third": 3}
+    assert SOME.read("[1]") == {"first": 1}
+    assert SOME.write(second="é") == '[null,"é"]'
+    with pytest.raises(ValueError, match="not in tuple"):
+        SOME.write(other=1)
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_scripts_name_what_they_read(name):
+    """No script says where a word or a field stands: each names it, and every name is that of a format.
+
+    If this fails: declare the words in layout/words.py, or the text in layout/encoding.py, and name them.
+    """
+    text = code_of(TEXTS[name])
+
+    assert {found[1] for found in NAMED.finditer(text)} <= FORMATS.keys()
+    assert not NAMED.search(placed(text, FORMATS))
+    assert not re.search(r"ARGV\[[a-z_]+ \+ \d", text) or name in {"records", "logs"}
+    assert not re.search(r"unpack\(ARGV, \w+, \w+ \+ \d", text)
+    assert not re.search(r"\[\^\\t\\n\]\*\\t|(\\t){2}", text)
+
+
+def test_every_format_is_used_by_a_script():
+    """One that no script names is read or written somewhere by places."""
+    used = {found[1] for text in TEXTS.values() for found in NAMED.finditer(code_of(text))}
+
+    assert FORMATS.keys() == used
+    assert all(script(name).text for name in TEXTS)
