@@ -44,14 +44,18 @@ def read_history_length(cursor: Cursor) -> int | None:
     """Return how many old versions of rows the server still keeps; None where it does not say."""
     cursor.execute(_ASK_HISTORY)
     found: Any = cursor.fetchone()
-    return None if found is None else int(found[1])
+    _, length = found or (None, None)
+    return None if length is None else int(length)
 
 
 def read_longest(cursor: Cursor) -> tuple[int, int] | None:
     """Return the age in seconds of the oldest transaction and its connection's number."""
     cursor.execute(_ASK_LONGEST)
     found: Any = cursor.fetchone()
-    return None if found is None else (int(found[0] or 0), int(found[1]))
+    if found is None:
+        return None
+    seconds, connection = found
+    return int(seconds or 0), int(connection)
 
 
 def describe(name: str, product: Product, settings: Settings, wake: str) -> Mapping[str, str]:
@@ -202,9 +206,10 @@ def _of_age(history: int | None, longest: tuple[int, int] | None) -> Iterator[Fi
             f"The server keeps {history:,} old versions of rows, which every claim has to pass over.",
             "Look for transactions that stay open for long; see SHOW PROCESSLIST.",
         )  # fmt: skip
-    if longest is not None and longest[0] > _LONG_TRANSACTION_SECONDS:
+    seconds, connection = longest or (0, 0)
+    if seconds > _LONG_TRANSACTION_SECONDS:
         yield Finding(
             Severity.WARNING, "long_transaction",
-            f"A transaction of connection {longest[1]} has been open for {longest[0]} s.",
+            f"A transaction of connection {connection} has been open for {seconds} s.",
             "End it: while it is open old versions of rows pile up, and its locks hold others up.",
         )  # fmt: skip

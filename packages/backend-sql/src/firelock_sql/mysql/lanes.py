@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import attrs
 from typing_extensions import override
@@ -35,12 +36,6 @@ from firelock_sql.verbs.limits import (
 )
 
 _IN_QUEUE = f"FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue"
-_ONE_LANE = "(SELECT :lane AS lane)"
-_FIRSTS = Text(f"""
-SELECT named.lane, (
-    SELECT seq {_IN_QUEUE} AND held_by = named.lane ORDER BY priority DESC, enqueued_at, seq LIMIT 1
-) FROM {_ONE_LANE} AS named
-""")  # noqa: S608 - conditions of ours
 _BEHIND = f"SELECT held_by {_IN_QUEUE} AND held_by > :after"
 _BY_NAME = "ORDER BY held_by LIMIT 1"
 # A list that is left out makes as many short ranges between its values, and jobs in them are not read.
@@ -58,6 +53,17 @@ _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
 HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
 _KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
 _LANE = CLAIMABLE.index("held_by")
+
+
+@lru_cache(maxsize=512)
+def _firsts_of(number: int) -> Text:
+    """Return the statement that reads the first job of so many lanes."""
+    return Text(f"""
+SELECT named.lane, (
+    SELECT seq {_IN_QUEUE} AND held_by = named.lane ORDER BY priority DESC, enqueued_at, seq LIMIT 1
+) FROM (SELECT :lane AS lane{" UNION ALL SELECT :lane" * (number - 1)}) AS named
+""")  # noqa: S608 - conditions of ours
+
 
 _KNOWN_AT_ONCE = 256
 _FEWEST_STEPS, _MOST_STEPS = 4, 64
@@ -211,9 +217,7 @@ class MysqlLanes(SqlLanes):
             self._memory.forget(glance.queue, {*glance.known} - {*glance.with_work})
 
     def _written_firsts(self, queue: str, lanes: Sequence[str]) -> Written:
-        text, values = self._written(_FIRSTS, queue=queue, lane=lanes[0])
-        more = " UNION ALL SELECT %s" * (len(lanes) - 1)
-        return text.replace("(SELECT %s AS lane)", f"(SELECT %s AS lane{more})"), [*values, *lanes[1:]]
+        return _firsts_of(len(lanes)).compiled(self._tx.dialect).text, [queue, *lanes]
 
     def _steps(self, queue: str, first: str, limit: int) -> list[str]:
         """Return up to `limit` lanes with work from a stranger on, those known before among them."""

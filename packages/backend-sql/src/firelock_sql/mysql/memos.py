@@ -106,9 +106,9 @@ def recall_at_once(
     for statement, parameters in (held, (ALL_MEMOS, {"id": job_id})):
         compiled = statement.compiled(tx.dialect)
         asked.append((compiled.text, compiled.bind(parameters)))
-    found = cursor.each([*asked, ("COMMIT", ())])
+    is_held, memos, _ = cursor.each([*asked, ("COMMIT", ())])
     tx.is_ended = True
-    return [memo_of(row) for row in found[1]] if found[0] else None
+    return [memo_of(row) for row in memos] if is_held else None
 
 
 def _values(new: NewMemo) -> dict[str, object]:

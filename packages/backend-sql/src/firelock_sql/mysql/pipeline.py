@@ -182,13 +182,14 @@ def _written_many(sql: str, rows: Sequence[Row]) -> Iterator[Written]:
 def _spread(sql: str, values: Row) -> Written:
     """Return the statement with a parameter for each value of its lists: aiomysql takes no list for one."""
     spread: list[Parameter] = []
+    text, *parts = sql.split(_LISTED)  # what stands before each list, and behind the last one
     for value in values:
         if isinstance(value, tuple):
-            sql = sql.replace(_LISTED, f" IN ({', '.join(['%s'] * len(value))})", 1)
+            text += f" IN ({', '.join(['%s'] * len(value))}){parts.pop(0)}"
             spread += value
         else:
             spread.append(value)
-    return sql, spread
+    return _LISTED.join([text, *parts]), spread
 
 
 def _bounded(rows: Sequence[Row]) -> Iterator[list[Row]]:

@@ -186,7 +186,7 @@ class Claims:
         opened = [name for name in names if name not in known.paused]
         is_guessed = is_right and opened == guess and len(guess) == 1 and not request.left_out
         first = {guess[0]: known.others[-1]} if is_guessed else {}
-        if any(step[1] for step in steps):
+        if any(has_lanes for _, has_lanes in steps):
             return self._find_with_lanes(tx, request, known, opened, first)
         if is_guessed:
             return ReadyRows(known.server, known.others[-1], known.next_due_at)
@@ -270,11 +270,12 @@ def _ask_together(
     living, paused, due, firing, *others = found
     instants = [row[0] for row in (*due, *firing)]
     server, *more = living[0] if living else (None,)
-    if more:
-        tx.know_now(int(more[1]))
+    has_lanes, now = more or (False, None)
+    if now is not None:
+        tx.know_now(int(now))
     return _Answers(
         None if server is None else str(server),
-        bool(more and more[0]),
+        bool(has_lanes),
         frozenset(row[0] for row in paused),
         min(instants, default=None),
         others[: len(questions)],

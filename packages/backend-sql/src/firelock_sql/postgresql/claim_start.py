@@ -57,14 +57,15 @@ class Look:
     def values(self) -> dict[str, object]:
         """The parameters of a short look."""
         probes = self.probes or ()
+        places = [probe.after for probe in probes]
         is_of_all = self.request.queues is None  # of named ones none is new
         known = sorted({probe.queue for probe in probes}) if is_of_all else []
         return {
             "probe_queues": text_array([probe.queue for probe in probes]),
             "lows": number_array([probe.low for probe in probes]),
             "highs": number_array([probe.high for probe in probes]),
-            "ats": number_array([probe.after[0] for probe in probes]),
-            "afters": number_array([probe.after[1] for probe in probes]),
+            "ats": number_array([at for at, _ in places]),
+            "afters": number_array([seq for _, seq in places]),
             "gap_lows": text_array(["", *known][:-1]),
             "gap_highs": text_array(known),
             "last_known": known[-1] if known else None,
@@ -97,7 +98,7 @@ class ClaimStart:
             self._looked_shortly(look.request, claimed, set(told or ()))
         elif told <= _LONG + _MICROS_OF_A_JOB * len(claimed):
             self._long_looks = 0
-            self._know((one[0], one[1]) for one in claimed)
+            self._know((queue, priority) for queue, priority, _, _ in claimed)
         else:
             self._long_looks += 1
             self._pass(claimed)

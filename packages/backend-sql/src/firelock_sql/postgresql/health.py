@@ -217,7 +217,11 @@ def _about_snapshots(database: ServerDatabase, limits: HealthBounds) -> Iterator
 
 
 def _about_idle_transactions(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
-    idle = [row for row in _ask(database, _IDLE) if row[3] is not None and row[3] >= limits.idle_seconds]
+    idle = [
+        (pid, application, role, seconds)
+        for pid, application, role, seconds in _ask(database, _IDLE)
+        if seconds is not None and seconds >= limits.idle_seconds
+    ]
     if idle:
         pid, application, role, seconds = idle[0]
         sessions = "1 session is" if len(idle) == 1 else f"{len(idle)} sessions are"

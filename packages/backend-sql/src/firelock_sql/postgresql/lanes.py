@@ -202,7 +202,8 @@ class LaneFloors:
         found = [
             (floor.claimed, lane) for (name, lane), floor in self._floors.copy().items() if name == queue
         ]
-        return max(found, default=(0, ""))[1]
+        _, deepest = max(found, default=(0, ""))
+        return deepest
 
     def looked(self, micros: int, lanes: int) -> None:
         """A whole look took so long, and saw so many lanes."""
@@ -296,8 +297,10 @@ class PostgresqlLanes(SqlLanes):
         of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "numbers": [], "took": []}
         for kind, *row in found:
             of[kind].append(row)
-        lanes = [lane for lane, _, _ in sorted(of["lane"], key=lambda row: row[2])]
-        self.longest = max(self.longest, (of["took"][0][2], len(lanes)))
+        places = {lane: place for lane, _, place in of["lane"]}
+        lanes = sorted(places, key=places.__getitem__)
+        [(_, _, took)] = of["took"]
+        self.longest = max(self.longest, (took, len(lanes)))
         rows, numbers = read_keys(of["row"]), {key: numbers_in(value) for key, value, _ in of["numbers"]}
         busy = {key for key, _, _ in of["known"]}.difference(rows)
         limited = {key for lane in lanes for key in keys_of(lane) if numbers_for(key, numbers).has_any}

@@ -48,10 +48,18 @@ class BatchRow:
     def tally(self, state: State, due_at: int | None) -> Tally:
         """Return how far the batch is, whose job is in this state with this `due_at`."""
         return Tally(
-            self.total, self.active, self.waiting, self.succeeded, self.failed, self.deleted,
-            is_held=state is State.AWAITING and due_at is not None, is_shut=bool(self.is_shut),
-            is_cancelled=bool(self.is_cancelled), is_stopping=bool(self.is_stopping), batches=self.batches,
-        )  # fmt: skip
+            total=self.total,
+            active=self.active,
+            waiting=self.waiting,
+            succeeded=self.succeeded,
+            failed=self.failed,
+            deleted=self.deleted,
+            is_held=state is State.AWAITING and due_at is not None,
+            is_shut=bool(self.is_shut),
+            is_cancelled=bool(self.is_cancelled),
+            is_stopping=bool(self.is_stopping),
+            batches=self.batches,
+        )
 
     @property
     def flags(self) -> tuple[object, ...]:
@@ -213,8 +221,8 @@ def _discount_failures(tx: Transaction, id: str) -> None:
 def _take_deltas(tx: Transaction, id: str) -> Share:
     found = tx.all(_DELTAS, id=id)
     if found:
-        tx.run(_DROP, seqs=[row[0] for row in found])
-    return summed(row[1:] for row in found)
+        tx.run(_DROP, seqs=[seq for seq, *_ in found])
+    return summed(sums for _, *sums in found)
 
 
 def summed(rows: Iterable[Sequence[int]]) -> Share:

@@ -10,6 +10,7 @@ other, they never stand in each other's way.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -215,7 +216,7 @@ def _read_record(row: Sequence[Any]) -> JobRecord:
     type_, message, fingerprint = (fields.pop(name) for name in _OF_ERROR)
     done, total, at, said = (fields.pop(name) for name in _OF_PROGRESS)
     fields["error"] = None if type_ is None else ErrorInfo(type_, message, fingerprint)
-    fields["progress"] = None if done is None else Progress(done, total, at, said)
+    fields["progress"] = None if done is None else Progress(done=done, total=total, at=at, message=said)
     fields["state"], fields["tags"] = read_state(fields["state"]), read_list(fields["tags"])
     fields["parents"] = _read_edges(fields["parents"])
     if fields["state"] not in _SUSPENDED:
@@ -232,7 +233,10 @@ def get_history(tx: Transaction, job_id: str) -> JobHistory:
     history = _read_history(created_at, creation, lines)
     if is_plain_end:
         history = bounded_history(history, HistoryEntry(read_state(state), changed_at, None, *attempt))
-    errors = [Attempt(row[0], row[1], ErrorInfo(*row[2:])) for row in tx.all(_ERRORS, id=job_id)]
+    errors = [
+        Attempt(attempt=attempt, at=at, error=ErrorInfo(kind, message, fingerprint=mark, traceback=traceback))
+        for attempt, at, kind, message, mark, traceback in tx.all(_ERRORS, id=job_id)
+    ]
     return JobHistory(history, errors[::-1])
 
 
@@ -365,12 +369,12 @@ def load_rows(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -
     Without patience those alone that nobody else has locked.
     """
     found = tx.all(_LOAD if is_patient else _LOAD_FREE, ids=list(ids))
-    return {row[1]: JobRow(*row) for row in found}
+    return {row.id: row for row in itertools.starmap(JobRow, found)}
 
 
 def load_briefly(tx: Transaction, ids: Iterable[str]) -> dict[str, JobRow]:
     """Return what `load_rows` does, in a brief transaction, which fails where others keep one locked."""
-    return {row[1]: JobRow(*row) for row in tx.all(_LOAD_BRIEFLY, ids=list(ids))}
+    return {row.id: row for row in itertools.starmap(JobRow, tx.all(_LOAD_BRIEFLY, ids=list(ids)))}
 
 
 def lock_free(tx: Transaction, ids: Iterable[str]) -> set[str]:

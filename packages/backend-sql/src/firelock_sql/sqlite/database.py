@@ -548,11 +548,12 @@ def is_written_here(path: Path) -> bool | None:
         return None
     for line in lines:
         fields = line.split()
-        if len(fields) != _FIELDS or (fields[1], fields[3]) != ("POSIX", "WRITE"):
+        if len(fields) != _FIELDS:
             continue
-        first, last = fields[6], fields[7]
-        if fields[5].rpartition(":")[2] == inode and first == last == str(_WRITERS_PLACE):
-            return fields[4] == str(os.getpid())
+        _, kind, _, access, pid, file, first, last = fields
+        is_place = file.rpartition(":")[2] == inode and first == last == str(_WRITERS_PLACE)
+        if (kind, access) == ("POSIX", "WRITE") and is_place:
+            return pid == str(os.getpid())
     return None  # it ended just now, or is another container's
 
 

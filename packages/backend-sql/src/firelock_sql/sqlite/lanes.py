@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from firelock.limits import Head
 from firelock_sql.connections.transaction import Text
+from firelock_sql.rows.job_row import CLAIMABLE
 from firelock_sql.verbs.limits import (
     HEAD_COLUMNS,
     IN_LANE,
@@ -41,6 +42,9 @@ def _first_of(most: int) -> Text:
     )
 
 
+_LANE = CLAIMABLE.index("held_by")
+
+
 class SqliteLanes(SqlLanes):
     """The lanes of a file, within one transaction."""
 
@@ -62,6 +66,8 @@ class SqliteLanes(SqlLanes):
                 continue
             rows: dict[str, list[Row]] = {lane: [] for lane in lanes}
             for row in self._tx.all(_first_of(most), queue=queue, ids=lanes):
-                rows[row[-1]].append(row)
-            heads |= {lane: self._new_of(queue, lane, rows[lane], wanted[lane][1]) for lane in lanes}
+                rows[row[_LANE]].append(row)
+            for lane in lanes:
+                _, number = wanted[lane]
+                heads[lane] = self._new_of(queue, lane, rows[lane], number)
         return heads

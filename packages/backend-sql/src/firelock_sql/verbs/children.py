@@ -114,8 +114,8 @@ def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ())
     _release_skipped(tx, done, limit, awaited)
     passed = ""  # parents up to here are left for another call
     while done.looked_at < limit and (found := tx.one(_TAKE_NEXT, passed=passed)) is not None:
-        parent_id, after = str(found[0]), int(found[1] or 0)
-        if not _release_parent(tx, done, parent_id, after=after, limit=limit, awaited=awaited):
+        parent_id, after = found
+        if not _release_parent(tx, done, parent_id, after=after or 0, limit=limit, awaited=awaited):
             passed = parent_id
     return done
 

@@ -127,7 +127,10 @@ def living_server(tx: Transaction, session: str) -> tuple[str | None, bool]:
 
 
 def _with_lanes(found: Sequence[Any] | None) -> tuple[str | None, bool]:
-    return (None, False) if found is None else (str(found[0]), bool(found[1]))
+    if found is None:
+        return None, False
+    server, has_lanes = found
+    return str(server), bool(has_lanes)
 
 
 def serving_with_lanes(tx: Transaction, session: str) -> tuple[str | None, bool]:
@@ -312,7 +315,9 @@ class MixedClaim:
                 if len(rows) < limit:
                     rows += self._take(name, limit - len(rows))
         self._keyed.finish()
-        self._tx.let_go[:] = [one for one in self._tx.let_go if self._keyed.is_awaited(one[2])]
+        self._tx.let_go[:] = [
+            (seq, queue, lane) for seq, queue, lane in self._tx.let_go if self._keyed.is_awaited(lane)
+        ]
         if self._lanes.unreadable:
             apply_transitions(self._tx, [_quarantine(id, self._tx.now) for id in self._lanes.unreadable])
         return rows

@@ -8,10 +8,11 @@ trip.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import attrs
 from typing_extensions import override
@@ -162,22 +163,42 @@ class SqlReadingVerbs(SqlVerbs):
 
     @override
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        groups: dict[str, list[Any]] = {}
-        for row in self._database.read(lambda tx: tx.all(_FAILED)):
-            if row[0] is not None:
-                groups.setdefault(str(row[0]), []).append(row)
-        largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
-        return [
-            FailureGroup(fingerprint, rows[0][1], rows[0][2], rows[0][3], len(rows), rows[0][4], rows[0][5])
-            for fingerprint, rows in largest[:limit]
-        ]
+        groups: dict[str, list[_Failed]] = {}
+        for row in itertools.starmap(_Failed, self._database.read(lambda tx: tx.all(_FAILED))):
+            if row.error_fingerprint is not None:
+                groups.setdefault(row.error_fingerprint, []).append(row)
+        largest = sorted(groups, key=lambda fingerprint: (-len(groups[fingerprint]), fingerprint))
+        return [_group_of(groups[fingerprint]) for fingerprint in largest[:limit]]
 
 
-_FAILED = Text("""
-SELECT error_fingerprint, error_type, error_message, task, changed_at, id
+class _Failed(NamedTuple):
+    error_fingerprint: str | None
+    error_type: str
+    error_message: str
+    task: str
+    changed_at: int
+    id: str
+
+
+_FAILED = Text(f"""
+SELECT {", ".join(_Failed._fields)}
 FROM firelock_jobs INDEXED BY firelock_listed
 WHERE state = 'failed' AND state <> 'processing' ORDER BY changed_at DESC, id DESC LIMIT 10000
-""")
+""")  # noqa: S608 - names of columns
+
+
+def _group_of(failed: Sequence[_Failed]) -> FailureGroup:
+    """Return jobs of one fingerprint, newest first, as a group."""
+    newest = failed[0]
+    return FailureGroup(
+        fingerprint=newest.error_fingerprint or "",
+        type=newest.error_type,
+        message=newest.error_message,
+        task=newest.task,
+        count=len(failed),
+        newest_at=newest.changed_at,
+        sample_id=newest.id,
+    )
 
 
 def _find(tx: Transaction, query: _Query) -> tuple[list[JobRecord], rules.Place | None]:
@@ -363,7 +384,8 @@ def _read_parts(tx: Transaction, query: _Query, walk: _Walk, parts: Sequence[_Pa
     for part in parts:
         values = {**query.parameters, "part_queue": part.queue, "part_task": part.task, "most": part.most}
         if part.last is not None:
-            values |= {"cursor_time": part.last[0], "cursor_id": part.last[1]}
+            at, id = part.last
+            values |= {"cursor_time": at, "cursor_id": id}
         asked.append((_statement(attrs.evolve(walk, has_cursor=part.last is not None)), values))
     for part, found in zip(parts, tx.each(asked), strict=True):
         part.is_over = len(found) < part.most

@@ -160,7 +160,8 @@ class SqlLanes(KeyedLanes[Row]):
 
     @override
     def present(self, key: str) -> Sequence[str]:
-        found = [_listed_as(row, key) for row in self._tx.all(_PRESENT) if key in keys_of(row[1])]
+        rows = self._tx.all(_PRESENT)
+        found = [_listed_as(seq, asks, key) for seq, lane, asks in rows if key in keys_of(lane)]
         self._note(key, found)
         return found
 
@@ -334,10 +335,10 @@ def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
     return found.has_any or found.is_paused
 
 
-def _listed_as(row: Row, key: str) -> str:
+def _listed_as(seq: int, asks: str, key: str) -> str:
     """Return how a key lists the job that holds it."""
-    is_strict = any(use.is_strict and use.key == key for use in read_admission(row[2]).limits)
-    return f"{row[0]}{STRICT}" if is_strict else str(row[0])
+    is_strict = any(use.is_strict and use.key == key for use in read_admission(asks).limits)
+    return f"{seq}{STRICT}" if is_strict else str(seq)
 
 
 # ---- what people read and ask for ------------------------------------------------------------------------
@@ -471,12 +472,12 @@ class _KeyStates:
         free_at |= {key: row.free_at for key, row in read_keys(self._tx.all(READ_KEYS, ids=missing)).items()}
         return [
             KeyState(
-                key,
-                tuple(list(running.get(key, ()))[:SHOWN_HOLDERS]),
-                len(running.get(key, ())),
-                self._count(waiting.get(key, ())),
-                free_at.get(key, 0),
-                _others(key, waiting.get(key, ())),
+                key=key,
+                holders=tuple(list(running.get(key, ()))[:SHOWN_HOLDERS]),
+                running=len(running.get(key, ())),
+                waiting=self._count(waiting.get(key, ())),
+                free_at=free_at.get(key, 0),
+                others=_others(key, waiting.get(key, ())),
             )
             for key in shown
         ]
@@ -529,7 +530,7 @@ class _Line:
 
     def __init__(self, tx: Transaction, lanes: SqlLanes, key: str, job_id: str | None) -> None:
         self._tx = tx
-        with_key = (lane for lane in every_lane(tx, lanes) if key in keys_of(lane[1]))
+        with_key = ((queue, lane) for queue, lane in every_lane(tx, lanes) if key in keys_of(lane))
         found = list(islice(with_key, LINE_LANES + 1))
         self._is_cut, self._lanes = len(found) > LINE_LANES, found[:LINE_LANES]
         row = None if job_id is None else tx.one(_ASKED, id=job_id)

@@ -71,14 +71,14 @@ def _acquire(tx: Transaction, name: str, owner: str, ttl: int) -> int | None:
 
 def prune_locks(tx: Transaction, limit: int) -> int:
     """Up to `limit` locks that ended a day ago are gone, and the fences of their names will not fall."""
-    floor = tx.one(_GET, name=_FLOOR)
+    _, floor, _ = tx.one(_GET, name=_FLOOR) or (None, None, None)
     old = tx.all(_OLD, before=tx.now - _DAY, most=limit)
     if not old:
         return 0
-    fence = max(int(row[1]) for row in old)
+    fence = max(fence for _, fence in old)
     if floor is None:
         tx.run(_PUT, name=_FLOOR, owner=None, fence=fence, expires_at=0)
-    elif fence > floor[1]:
+    elif fence > floor:
         tx.run(_RAISE, name=_FLOOR, fence=fence)
     tx.run(_FORGET, ids=[str(row[0]) for row in old])
     return len(old)

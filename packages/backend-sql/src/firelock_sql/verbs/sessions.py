@@ -250,7 +250,13 @@ def _record(row: Any) -> SessionRecord:  # noqa: ANN401 - a driver's row
     fields, (expires_at, died_at, is_closing), reported = _parts(row)
     session = NewSession(**dict(zip(_FIELDS, fields, strict=True)))
     renewal = Renewal(session.id, **dict(zip(_OF_RENEWAL, reported, strict=True)))
-    return SessionRecord(session, expires_at, died_at is None, renewal, bool(is_closing))
+    return SessionRecord(
+        session=session,
+        expires_at=expires_at,
+        is_alive=died_at is None,
+        renewal=renewal,
+        is_closing=bool(is_closing),
+    )
 
 
 def _parts(row: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
@@ -403,7 +409,8 @@ def _find_dead(tx: Transaction, session: str) -> _Dead | None:
     found = tx.one(_BLAME, session=session)
     if found is None:
         return None
-    return _Dead(session, str(found[0]), _Blame.read(found[1]), _held_by(tx, session), is_closing=True)
+    server, blame = found
+    return _Dead(session, server, _Blame.read(blame), _held_by(tx, session), is_closing=True)
 
 
 def _held_by(tx: Transaction, session: str) -> list[str]:

@@ -6,7 +6,7 @@ what the one that held it has stored is seen then. Keys are locked in their orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -330,21 +330,21 @@ class SqlUniqueVerbs(SqlVerbs):
         rows = self._database.read(
             lambda tx: tx.all(_LIST, prefix=prefix, length=len(prefix), after=after, most=limit)
         )
-        return [UniqueState(*row) for row in rows]
+        return [UniqueState(key=key, job_id=id, free_at=free_at) for key, id, free_at in rows]
 
 
 def idle_unique(tx: Transaction, after: str, limit: int) -> tuple[list[str], str]:
     """Return keys of a few behind `after` that no stored job has, and where to go on: "" at the end."""
     rows: list[Any] = tx.all(SOME_UNIQUE, after=after, most=limit)
-    known = {row[0] for row in tx.all(_KNOWN, ids=[row[1] for row in rows])} if rows else set()
-    idle = [row[0] for row in rows if row[1] not in known and row[2] <= tx.now]
+    known = {id for (id,) in tx.all(_KNOWN, ids=[id for _, id, _ in rows])} if rows else set()
+    idle = [key for key, id, free_at in rows if id not in known and free_at <= tx.now]
     return idle, str(rows[-1][0]) if len(rows) == limit else ""
 
 
 def forget_unique(tx: Transaction, keys: Sequence[str]) -> None:
     """Those of the keys that no stored job has, and that nobody has just locked, are gone."""
     rows = tx.all(_LOCK_IDLE, ids=list(keys))
-    known: Mapping[str, object] = {row[0]: row for row in tx.all(_KNOWN, ids=[row[1] for row in rows])}
-    gone = [row[0] for row in rows if row[1] not in known]
+    known = {id for (id,) in tx.all(_KNOWN, ids=[id for _, id, _ in rows])}
+    gone = [key for key, id, _ in rows if id not in known]
     if gone:
         tx.run(_FORGET, ids=gone, now=tx.now)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 from typing_extensions import override
@@ -62,10 +62,20 @@ _PRUNED_AT_ONCE = 500
 _FIRST = (0, 0)  # before every expired job
 _WALK_SECONDS = 60.0  # after which `prune` begins at the first expired job again
 
-_TAKE_DUE = Text("""
-SELECT seq, id, queue, history_lines, state, due_at FROM firelock_jobs INDEXED BY firelock_due
+
+class _Due(NamedTuple):
+    seq: int
+    id: str
+    queue: str
+    history_lines: int
+    state: str
+    due_at: int
+
+
+_TAKE_DUE = Text(f"""
+SELECT {", ".join(_Due._fields)} FROM firelock_jobs INDEXED BY firelock_due
 WHERE due_at <= :now AND due_at >= :due_from ORDER BY due_at, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
-""")
+""")  # noqa: S608 - names of columns
 _PROMOTE = Text("""
 UPDATE firelock_jobs
 SET state = 'enqueued', reason = :reason, changed_at = :now, enqueued_at = :now, due_at = NULL,
@@ -79,6 +89,17 @@ SELECT CASE WHEN EXISTS (SELECT 1 FROM firelock_releasing) THEN 1 ELSE 0 END,
 """)
 # For `prune`: the next expired jobs after a place in their order. The first condition is for MySQL, which
 # cannot search an index for a row of values.
+
+
+class _Expired(NamedTuple):
+    id: str
+    marks: int
+    ties_json: str | None
+    carries: int | None  # whether a child takes its result
+    expires_at: int
+    seq: int
+
+
 _EXPIRED = Text("""
 SELECT id, marks, ties_json, (
     SELECT max(carries) FROM firelock_edges WHERE parent_id = firelock_jobs.id
@@ -93,6 +114,18 @@ _WITH_OPEN_EDGES = Text(
 _LOCK = Text("""
 SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED
 """)
+
+
+class _Belongings(NamedTuple):
+    id: str
+    state: str
+    queue: str
+    tags: str
+    created_at: int
+    ties_json: str | None
+    is_holding: bool  # a key of a limit
+
+
 _BELONGINGS = Text("""
 SELECT id, state, queue, tags, created_at, ties_json, held_by IS NOT NULL AND session IS NOT NULL
 FROM firelock_jobs
@@ -173,9 +206,9 @@ class SqlUpkeepVerbs(SqlVerbs):
         return self._database.read(lambda tx: NextDue(first_due(tx, begin), next_firing(tx), tx.now))
 
     def _promote(self, tx: Transaction, limit: int, begin: int) -> Promotion:
-        due = tx.all(_TAKE_DUE, now=tx.now, due_from=begin, most=limit)
+        due = [_Due(*row) for row in tx.all(_TAKE_DUE, now=tx.now, due_from=begin, most=limit)]
         is_full, floor = len(due) == limit, self._due_floor
-        floor.passed(begin, due[-1][5] if is_full else tx.now)
+        floor.passed(begin, due[-1].due_at if is_full else tx.now)
         number = _enqueue(tx, due)
         if is_full:
             return Promotion(number, next_due_at(tx, floor.start))
@@ -288,23 +321,24 @@ class SqlUpkeepVerbs(SqlVerbs):
         """Return how many expired jobs were found behind the last place, and how many are gone."""
         place_at, place_seq = self._place
 
-        def expired(tx: Transaction) -> list[Any]:
-            return tx.all(_EXPIRED, now=tx.now, place_at=place_at, place_seq=place_seq, most=limit)
+        def expired(tx: Transaction) -> list[_Expired]:
+            rows = tx.all(_EXPIRED, now=tx.now, place_at=place_at, place_seq=place_seq, most=limit)
+            return [_Expired(*row) for row in rows]
 
         found = self._database.read(expired)
         if not found:
             return 0, 0
-        self._place = found[-1][4], found[-1][5]
-        tied = [row[0] for row in found if row[1] or row[2] is not None or row[3]]
+        self._place = found[-1].expires_at, found[-1].seq
+        tied = [row.id for row in found if row.marks or row.ties_json is not None or row.carries]
         kept = self._database.write(lambda tx: keep_tied(tx, tied)) if tied else set()
-        left = [row for row in found if row[0] not in kept]
+        left = [row for row in found if row.id not in kept]
         kept |= self._delete_dependents(left)
-        ids = [row[0] for row in left if row[0] not in kept]
+        ids = [row.id for row in left if row.id not in kept]
         return len(found), self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
 
-    def _delete_dependents(self, found: Sequence[Any]) -> set[str]:
+    def _delete_dependents(self, found: Sequence[_Expired]) -> set[str]:
         """Delete children and members that wait for the jobs; return the jobs of those that cannot be yet."""
-        parents = [row[0] for row in found if row[1] & HAS_CHILDREN]
+        parents = [row.id for row in found if row.marks & HAS_CHILDREN]
         waited_for: set[str] = set()
         if parents:
             waited_for = {
@@ -345,19 +379,19 @@ _Find = Callable[[Transaction, str, int], tuple[list[str], str]]
 _Forget = Callable[[Transaction, Sequence[str]], None]
 
 
-def _enqueue(tx: Transaction, due: Sequence[Any]) -> int:
+def _enqueue(tx: Transaction, due: Sequence[_Due]) -> int:
     """Enqueue jobs that are due, and let waits that are over time out; return how many these are."""
-    waiting = [row[1] for row in due if row[4] == State.AWAITING]
-    due = [row for row in due if row[4] == State.SCHEDULED]
+    waiting = [row.id for row in due if row.state == State.AWAITING]
+    due = [row for row in due if row.state == State.SCHEDULED]
     promoted = len(due) + (time_out(tx, waiting) if waiting else 0)
     if due:
         reason = Moved.DUE.value
         line = entry_line(HistoryEntry(State.ENQUEUED, tx.now, reason))
-        tx.run(_PROMOTE, now=tx.now, reason=reason, line=line, seqs=[row[0] for row in due])
-        for queue, number in Counter(row[2] for row in due).items():
+        tx.run(_PROMOTE, now=tx.now, reason=reason, line=line, seqs=[row.seq for row in due])
+        for queue, number in Counter(row.queue for row in due).items():
             tx.moved(queue, State.SCHEDULED.value, State.ENQUEUED.value, number)
             tx.woken.add(queue)
-        if long := [row[1] for row in due if row[3] + 1 >= COMPACT_FROM]:
+        if long := [row.id for row in due if row.history_lines + 1 >= COMPACT_FROM]:
             for one in load_rows(tx, long).values():
                 compact(tx, one)
     return promoted
@@ -366,19 +400,19 @@ def _enqueue(tx: Transaction, due: Sequence[Any]) -> int:
 def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
     """Return how many of the jobs are gone; one that was changed meanwhile, or is just being, stays."""
     held = [str(row[0]) for row in tx.all(_LOCK, ids=ids)]
-    found = tx.all(_BELONGINGS, ids=held, now=tx.now)
-    gone = [row[0] for row in found]
+    found = [_Belongings(*row) for row in tx.all(_BELONGINGS, ids=held, now=tx.now)]
+    gone = [row.id for row in found]
     for statement in _DELETE:
         tx.run(statement, ids=gone)
-    tied = [(id, created_at, ties_in(ties)) for id, *_, created_at, ties, _ in found if ties is not None]
+    tied = [(row.id, row.created_at, ties_in(row.ties_json)) for row in found if row.ties_json is not None]
     if tied:
         forget_ties(tx, tied)
-    if tags := [(tag, row[4], row[0]) for row in found for tag in read_list(row[3])]:
+    if tags := [(tag, row.created_at, row.id) for row in found for tag in read_list(row.tags)]:
         UNTAGGERS.get(tx.dialect.name, _untag)(tx, tags)
-    for _, state, queue, _, _, _, is_holding in found:
-        if is_holding:
+    for row in found:
+        if row.is_holding:
             tx.woken.add(ANY_QUEUE)  # other queues' jobs may wait for its keys
-        tx.moved(queue, state, None)
+        tx.moved(row.queue, row.state, None)
     return len(found)
 
 
@@ -400,7 +434,15 @@ def _prune_old_news(tx: Transaction, limit: int) -> None:
 
 def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
     minute, task, queue, outcome, count, duration, histogram = row
-    return Rollup(minute, task, queue, outcome, count, duration, tuple(json.loads(histogram)))
+    return Rollup(
+        minute=minute,
+        task=task,
+        queue=queue,
+        outcome=outcome,
+        count=count,
+        duration=duration,
+        histogram=tuple(json.loads(histogram)),
+    )
 
 
 def _record(tx: Transaction, new: Sequence[Rollup]) -> None:
