@@ -99,9 +99,23 @@ class JobContext:
 
         at = 0 if due_at is None else micros(due_at)
         job = ClaimedJob(
-            id, "fake", "{}", "json", queue, 0, attempt, retries, 0, 1, at, at, at, at, tags,
+            id=id,
+            task="fake",
+            arguments="{}",
+            serializer="json",
+            queue=queue,
+            priority=0,
+            attempt=attempt,
+            retries=retries,
+            crashes=0,
+            fence=1,
+            created_at=at,
+            enqueued_at=at,
+            claimed_at=at,
+            nominal_at=at,
+            tags=tags,
             meta_json=write_meta(check_meta(meta)),
-        )  # fmt: skip
+        )
         context = cls(job, Console(lambda: at), cancelled)
         context.served_by(FakeAttempt(job, context, answers or {}))
         return context
@@ -520,7 +534,9 @@ class Console:
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
         """One line waits to be written; it is cut at 4,096 characters."""
         check_level(level)
-        line = LogLine(0, self._now(), level, shorten(printable(text), _TEXT_LIMIT), attempt)
+        line = LogLine(
+            number=0, at=self._now(), level=level, text=shorten(printable(text), _TEXT_LIMIT), attempt=attempt
+        )
         with self._lock:
             lines = self._lines[job_id]
             if len(lines) >= _JOB_LIMIT:
@@ -532,7 +548,10 @@ class Console:
         """The newest progress of the job waits to be written."""
         check_progress(done, total)
         progress = Progress(
-            done, total, self._now(), None if message is None else shorten(printable(message), _TEXT_LIMIT)
+            done=done,
+            total=total,
+            at=self._now(),
+            message=None if message is None else shorten(printable(message), _TEXT_LIMIT),
         )
         with self._lock:
             self._progress[job_id] = progress
@@ -561,7 +580,11 @@ class Console:
         for job_id, count in left_out.items():
             first = lines[job_id][0]
             lines[job_id][0] = LogLine(
-                0, first.at, "warning", f"({count + 1} lines left out: written too fast)", first.attempt
+                number=0,
+                at=first.at,
+                level="warning",
+                text=f"({count + 1} lines left out: written too fast)",
+                attempt=first.attempt,
             )
         try:
             locked = storage.append_logs(lines, progress)

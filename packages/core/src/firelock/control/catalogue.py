@@ -151,7 +151,7 @@ def _outlines(told: Sequence[dict[str, Any]] | None) -> tuple[ParameterOutline, 
 
 def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
     value = cast("Mapping[str, JsonValue]", {**_value(client, info), "seen_at": 0})
-    record = Record(_KIND, info.name, json.dumps(value), 0)
+    record = Record(kind=_KIND, key=info.name, value=json.dumps(value), version=0)
     return attrs.evolve(_entry(record, is_registered_here=True), seen_at=None)
 
 

@@ -500,9 +500,9 @@ class Jobs:
         inputs = () if record.ties is None else record.ties.inputs
         place = inputs[0].job_id if inputs else beside_of(admission)
         job = NewJob(
-            client.storage.new_ids(1, place)[0], record.task, record.arguments,
-            record.serializer, record.queue,
-            record.priority, State.ENQUEUED, now, tags=record.tags,
+            id=client.storage.new_ids(1, place)[0], task=record.task, arguments=record.arguments,
+            serializer=record.serializer, queue=record.queue,
+            priority=record.priority, state=State.ENQUEUED, created_at=now, tags=record.tags,
             reason=f"copied from {record.id}" if reason is None else reason,
             timeout_seconds=record.timeout_seconds, retry=record.retry, meta_json=record.meta_json,
             admission_json=write_admission(admission),

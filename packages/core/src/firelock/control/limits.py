@@ -577,7 +577,7 @@ class _Stored:
 
 
 def _idle(key: str) -> KeyState:
-    return KeyState(key, (), 0, 0, 0)
+    return KeyState(key=key, holders=(), running=0, waiting=0, free_at=0)
 
 
 def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitView:
@@ -649,7 +649,7 @@ def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
     if rate is None and (burst is not None or per is not None):
         which = "per" if burst is None else "burst"
         raise ConfigurationError(f"Limit {key!r} has {which}= and no rate; pass rate= as well.")
-    return LimitNumbers(given["concurrent"], rate, micros, burst)
+    return LimitNumbers(concurrent=given["concurrent"], rate=rate, per=micros, burst=burst)
 
 
 def _numbers_given(numbers: LimitNumbers) -> dict[str, Any]:
@@ -664,7 +664,10 @@ def _numbers_json(numbers: LimitNumbers) -> dict[str, JsonValue]:
 
 def _numbers_of(said: Mapping[str, Any]) -> LimitNumbers:
     return LimitNumbers(
-        said.get("concurrent"), said.get("rate"), said.get("per") or SECOND, said.get("burst")
+        concurrent=said.get("concurrent"),
+        rate=said.get("rate"),
+        per=said.get("per") or SECOND,
+        burst=said.get("burst"),
     )
 
 

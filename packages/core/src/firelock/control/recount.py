@@ -79,9 +79,14 @@ def _recounted(members: Iterator[JobRecord], tally: Tally) -> Tally:
         if job.is_final:
             ended[job.state] += 1
     return Tally(
-        total, moving - tally.waiting, tally.waiting, ended[State.SUCCEEDED], ended[State.FAILED],
-        ended[State.DELETED], batches=batches,
-    )  # fmt: skip
+        total=total,
+        active=moving - tally.waiting,
+        waiting=tally.waiting,
+        succeeded=ended[State.SUCCEEDED],
+        failed=ended[State.FAILED],
+        deleted=ended[State.DELETED],
+        batches=batches,
+    )
 
 
 def _counts(tally: Tally) -> tuple[int, ...]:

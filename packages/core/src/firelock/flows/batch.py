@@ -75,7 +75,19 @@ class Batch(Gathered[Tally]):
     @classmethod
     def of(cls, client: Client, batch_id: str) -> Batch:
         """Return the handle of a stored batch of which no more is known than its id; nothing is read."""
-        return cls(client, NewJob(batch_id, BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 0))
+        return cls(
+            client,
+            NewJob(
+                id=batch_id,
+                task=BATCH_TASK,
+                arguments="{}",
+                serializer="json",
+                queue="default",
+                priority=0,
+                state=State.AWAITING,
+                created_at=0,
+            ),
+        )
 
     def __repr__(self) -> str:
         """Return id, name and state."""
@@ -530,11 +542,20 @@ def new_batch(
     edges = tuple(check_bounded({one: Edge(one, end) for one in ids}, is_batch=True).values())
     place = outer_id or beside or (edges[0].parent_id if edges else None)
     record = NewJob(
-        client.storage.new_ids(1, place)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING,
-        client.clock.now() if filling is not None else 0, reason=waiting_words(edges) if edges else None,
-        tags=check_tags(to_tags(tags)), meta_json=client.batch_meta(name), parents=edges,
+        id=client.storage.new_ids(1, place)[0],
+        task=BATCH_TASK,
+        arguments="{}",
+        serializer="json",
+        queue="default",
+        priority=0,
+        state=State.AWAITING,
+        created_at=client.clock.now() if filling is not None else 0,
+        reason=waiting_words(edges) if edges else None,
+        tags=check_tags(to_tags(tags)),
+        meta_json=client.batch_meta(name),
+        parents=edges,
         ties_json=write_ties(Ties(outer_id, batch=rules)),
-    )  # fmt: skip
+    )
     if filling is not None:
         batch = Batch(client, record, filling, depth)
         filling.begin(batch, record)

@@ -705,7 +705,14 @@ class JobSteps:
         author: str = "",
     ) -> Memo:
         return Memo(
-            kind, name, value, is_done, self._client.clock.now(), started_at, self._job.attempt, author
+            kind=kind,
+            name=name,
+            value=value,
+            is_done=is_done,
+            at=self._client.clock.now(),
+            started_at=started_at,
+            attempt=self._job.attempt,
+            author=author,
         )
 
     def _new(self, memo: Memo, *, replaces: bool = True) -> NewMemo:

@@ -510,12 +510,22 @@ class Client:
             if wait is not None:
                 state, is_later, due_at = State.SCHEDULED, True, now + wait
         job = NewJob(
-            self.storage.new_ids(1, beside)[0], info.name, text, self.serializer.name,
-            info.queue if queue is None else queue, info.priority if priority is None else priority,
-            state, now, due_at=due_at if is_later else None, nominal_at=nominal_at, tags=tags,
-            timeout_seconds=options.timeout, retry=retry,
-            meta_json=None if meta is None else write_meta(meta), admission_json=admission,
-        )  # fmt: skip
+            id=self.storage.new_ids(1, beside)[0],
+            task=info.name,
+            arguments=text,
+            serializer=self.serializer.name,
+            queue=info.queue if queue is None else queue,
+            priority=info.priority if priority is None else priority,
+            state=state,
+            created_at=now,
+            due_at=due_at if is_later else None,
+            nominal_at=nominal_at,
+            tags=tags,
+            timeout_seconds=options.timeout,
+            retry=retry,
+            meta_json=None if meta is None else write_meta(meta),
+            admission_json=admission,
+        )
         if tie is not None:
             tie.bind(job)
         return job

@@ -75,9 +75,12 @@ def read_numbers(value: str) -> LimitNumbers:
     try:
         said = json.loads(value)
         return LimitNumbers(
-            said.get("concurrent"), said.get("rate"), said.get("per") or SECOND, said.get("burst"),
-            bool(said.get("paused")),
-        )  # fmt: skip
+            concurrent=said.get("concurrent"),
+            rate=said.get("rate"),
+            per=said.get("per") or SECOND,
+            burst=said.get("burst"),
+            is_paused=bool(said.get("paused")),
+        )
     except (AttributeError, TypeError, ValueError) as error:
         raise StorageError(f"The numbers of a limit cannot be read: {value[:200]!r}.") from error
 

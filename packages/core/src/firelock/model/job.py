@@ -304,13 +304,13 @@ class Transition:
     def entry(self) -> HistoryEntry:
         """Return what this transition adds to the job's history; see `Storage.apply` for an operator's."""
         return HistoryEntry(
-            self.to,
-            self.at,
-            self.reason,
-            self.attempt,
-            self.claimed_at,
-            self.started_at,
-            self.server,
+            state=self.to,
+            at=self.at,
+            reason=self.reason,
+            attempt=self.attempt,
+            claimed_at=self.claimed_at,
+            started_at=self.started_at,
+            server=self.server,
         )
 
 

@@ -422,7 +422,7 @@ def move(
     from_states: frozenset[State] = WAITING,
 ) -> Move:
     """An operator moves a waiting job to another queue, or gives it another priority."""
-    return Move(job_id, from_states, at, reason, queue, priority)
+    return Move(job_id=job_id, from_states=from_states, at=at, reason=reason, queue=queue, priority=priority)
 
 
 def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: int | None) -> Transition:

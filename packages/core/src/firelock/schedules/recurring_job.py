@@ -270,11 +270,23 @@ def is_declared_once(definition: RecurringRecord) -> bool:
 def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason: str) -> NewJob:
     """Return a job of the definition, for a nominal instant."""
     return NewJob(
-        job_id, record.task, record.arguments, record.serializer, record.queue, record.priority,
-        State.ENQUEUED, now, nominal_at=instant, reason=reason, tags=record.tags,
-        timeout_seconds=record.timeout_seconds, retry=record.retry, recurring_id=record.id,
-        meta_json=record.meta_json, admission_json=record.admission_json,
-    )  # fmt: skip
+        id=job_id,
+        task=record.task,
+        arguments=record.arguments,
+        serializer=record.serializer,
+        queue=record.queue,
+        priority=record.priority,
+        state=State.ENQUEUED,
+        created_at=now,
+        nominal_at=instant,
+        reason=reason,
+        tags=record.tags,
+        timeout_seconds=record.timeout_seconds,
+        retry=record.retry,
+        recurring_id=record.id,
+        meta_json=record.meta_json,
+        admission_json=record.admission_json,
+    )
 
 
 # ---- as a record -----------------------------------------------------------------------------------------

@@ -83,10 +83,17 @@ class SessionRenewal:
             StorageError: it has not.
         """
         session = NewSession(
-            new_id(), self._server.id, self._server.name, socket.gethostname(), pid,
-            StorageClock(self._storage).now(), float(self._settings.session_timeout), workers,
-            self._server.queues, installed_version(),
-        )  # fmt: skip
+            id=new_id(),
+            server_id=self._server.id,
+            server=self._server.name,
+            host=socket.gethostname(),
+            pid=pid,
+            started_at=StorageClock(self._storage).now(),
+            timeout_seconds=float(self._settings.session_timeout),
+            workers=workers,
+            queues=self._server.queues,
+            version=installed_version(),
+        )
         asked_at = self._clocks.elapsed()
         with server_work():
             self._storage.begin_session(session)
@@ -257,7 +264,12 @@ class _RenewedSession:
             self.told = report
         workers = report.workers
         return Renewal(
-            self.id, workers.busy, state, report.rss_bytes, self.cpu_percent,
-            stuck_threads=workers.stuck_threads, stuck_coroutines=workers.stuck_coroutines,
+            session=self.id,
+            busy=workers.busy,
+            state=state,
+            rss_bytes=report.rss_bytes,
+            cpu_percent=self.cpu_percent,
+            stuck_threads=workers.stuck_threads,
+            stuck_coroutines=workers.stuck_coroutines,
             parked=workers.parked,
-        )  # fmt: skip
+        )

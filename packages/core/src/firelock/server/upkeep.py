@@ -100,7 +100,15 @@ class MinuteRollups:
         if not sums:
             return
         rollups = [
-            Rollup(minute * _MINUTE, task, queue, outcome, count, duration, tuple(histogram))
+            Rollup(
+                minute=minute * _MINUTE,
+                task=task,
+                queue=queue,
+                outcome=outcome,
+                count=count,
+                duration=duration,
+                histogram=tuple(histogram),
+            )
             for (minute, task, queue, outcome), (count, duration, *histogram) in sums.items()
         ]
         try:

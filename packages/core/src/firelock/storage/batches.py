@@ -64,11 +64,18 @@ def changed(before: Share, after: Share) -> Share:
 def folded(tally: Tally, known: Share, *, fails_fast: bool) -> Tally:
     """Return the tally with the sum of what has become known."""
     return Tally(
-        tally.total + known.total, tally.active + known.active, tally.waiting + known.waiting,
-        tally.succeeded + known.succeeded, tally.failed + known.failed, tally.deleted + known.deleted,
-        tally.is_held, tally.is_shut, tally.is_cancelled,
-        tally.is_stopping or (fails_fast and known.failures > 0), tally.batches + known.batches,
-    )  # fmt: skip
+        total=tally.total + known.total,
+        active=tally.active + known.active,
+        waiting=tally.waiting + known.waiting,
+        succeeded=tally.succeeded + known.succeeded,
+        failed=tally.failed + known.failed,
+        deleted=tally.deleted + known.deleted,
+        is_held=tally.is_held,
+        is_shut=tally.is_shut,
+        is_cancelled=tally.is_cancelled,
+        is_stopping=tally.is_stopping or (fails_fast and known.failures > 0),
+        batches=tally.batches + known.batches,
+    )
 
 
 def end_of(tally: Tally) -> State:

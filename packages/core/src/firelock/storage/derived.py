@@ -348,7 +348,13 @@ def _failure_group(fingerprint: str, jobs: list[JobRecord]) -> FailureGroup:
     if error is None:  # pragma: no cover - only jobs with an error are grouped
         raise AssertionError(newest)
     return FailureGroup(
-        fingerprint, error.type, error.message, newest.task, len(jobs), newest.changed_at, newest.id
+        fingerprint=fingerprint,
+        type=error.type,
+        message=error.message,
+        task=newest.task,
+        count=len(jobs),
+        newest_at=newest.changed_at,
+        sample_id=newest.id,
     )
 
 
@@ -374,7 +380,15 @@ _ROLLUP_FIELDS = len(attrs.fields(Rollup))
 
 def _read_rollup(record: Record) -> Rollup:
     minute, task, queue, outcome, count, duration, histogram, *_ = json.loads(record.value)
-    return Rollup(minute, task, queue, outcome, count, duration, tuple(histogram))
+    return Rollup(
+        minute=minute,
+        task=task,
+        queue=queue,
+        outcome=outcome,
+        count=count,
+        duration=duration,
+        histogram=tuple(histogram),
+    )
 
 
 def _read_lock(record: Record | None) -> tuple[str | None, int, int]:

@@ -253,12 +253,12 @@ def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) 
     found = sorted(key for key in {*waiting, *running, *used} if key.startswith(prefix) and key > after)
     return [
         KeyState(
-            key,
-            tuple(job.id for job in sorted(running.get(key, ()), key=_claimed_at)[:SHOWN_HOLDERS]),
-            len(running.get(key, ())),
-            waiting.get(key, 0),
-            rows.get(key, KeyRow()).free_at,
-            tuple(sorted(others.get(key, set()) - {key})[:SHOWN_OTHERS]),
+            key=key,
+            holders=tuple(job.id for job in sorted(running.get(key, ()), key=_claimed_at)[:SHOWN_HOLDERS]),
+            running=len(running.get(key, ())),
+            waiting=waiting.get(key, 0),
+            free_at=rows.get(key, KeyRow()).free_at,
+            others=tuple(sorted(others.get(key, set()) - {key})[:SHOWN_OTHERS]),
         )
         for key in found[:limit]
     ]

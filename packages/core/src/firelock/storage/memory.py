@@ -599,7 +599,9 @@ class Table(Tables):
         if stored is None:
             insort(of.keys, key)
         version = 1 + (stored.version if stored else of.floor)
-        of.records[key] = Record(change.kind, key, change.value, version, change.due_at)
+        of.records[key] = Record(
+            kind=change.kind, key=key, value=change.value, version=version, due_at=change.due_at
+        )
         of.due.drop(key)
         if change.due_at is not None:
             of.due.put(key, change.due_at)

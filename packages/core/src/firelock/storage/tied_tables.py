@@ -98,9 +98,18 @@ def tally_of(tables: Tables, batch: StoredJob) -> Tally:
     counted = tables.tally(batch.record.id) or Tally()
     is_held = batch.record.state is State.AWAITING and batch.record.due_at is not None
     return Tally(
-        counted.total, counted.active, counted.waiting, counted.succeeded, counted.failed, counted.deleted,
-        is_held, batch.is_shut, batch.is_cancelled, counted.is_stopping, counted.batches,
-    )  # fmt: skip
+        total=counted.total,
+        active=counted.active,
+        waiting=counted.waiting,
+        succeeded=counted.succeeded,
+        failed=counted.failed,
+        deleted=counted.deleted,
+        is_held=is_held,
+        is_shut=batch.is_shut,
+        is_cancelled=batch.is_cancelled,
+        is_stopping=counted.is_stopping,
+        batches=counted.batches,
+    )
 
 
 def find_tally(tables: Tables, id: str) -> Tally | None:
