@@ -16,6 +16,16 @@ from tests.repository.sources import ROOT
 PACKAGES = ("core", "backend-sql", "backend-redis")
 BEHIND = r"^    nominal_at: int \| None = None.*\n"
 COLUMN = '    Column("nominal_at", BigInteger),\n'
+ZONE = "zone: int | None"
+WORDS = [  # of what Redis stores, and its scripts are told: where one comes between others, and who gives it
+    ("layout/encoding.py", "    nominal_at: int | None = None\n", f"    {ZONE} = None\n"),
+    ("layout/words.py", "    state: str  # a letter\n    queue: str\n    lowest: int\n", f"    {ZONE}\n"),
+    ("verbs/insert.py", "            state=LETTERS[job.state],\n", '            zone="",\n'),
+    ("layout/words.py", "    id: str\n    fence: Word\n    at: int\n", f"    {ZONE}\n"),
+    ("verbs/changes.py", "        id=transition.job_id,\n", '        zone="",\n'),
+    ("layout/words.py", "    due: Word  # until when it is held\n", f"    {ZONE}\n"),
+    ("verbs/insert.py", "    batch = NewBatch(\n", '        zone="",\n'),
+]
 PROGRAM = """
 import sys
 from firelock import Firelock, JobContext, Retry, State
@@ -61,7 +71,7 @@ fire.close()
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """A copy of the packages whose records of a job have a field more, in their middle."""
+    """A copy of the packages in which jobs, and what Redis says of them, have a field more in the middle."""
     folder = tmp_path_factory.mktemp("sources")
     for package in PACKAGES:
         source = Path(ROOT, "packages", package, "src")
@@ -76,6 +86,11 @@ def sources(tmp_path_factory):
     text = tables.read_text()
     assert text.count(COLUMN) == 1
     tables.write_text(text.replace(COLUMN, f'{COLUMN}    Column("zone", BigInteger),\n'))
+    for name, line, added in WORDS:
+        file = folder / "backend-redis" / "firelock_redis" / name
+        text = file.read_text()
+        assert text.count(line) == 1, line
+        file.write_text(text.replace(line, line + added))
     return folder
 
 
@@ -94,5 +109,29 @@ def test_a_field_in_the_middle_of_a_job_changes_nothing_else(sources, tmp_path, 
     url = "memory://" if storage == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
 
     ran = run(sources, tmp_path, url)
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_redis_names_what_its_scripts_read(sources, tmp_path, server):
+    """Words in the middle of what its scripts are told and reply move the others, in Python and Lua alike.
+
+    If this fails: a script, or the Python that it answers, counts places by itself.
+    """
+    ran = run(sources, tmp_path, server.url())
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_postgresql_reads_rows_by_name(sources, tmp_path, postgresql):
+    """A column in the middle of the jobs' table."""
+    ran = run(sources, tmp_path, postgresql.url())
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_mariadb_reads_rows_by_name(sources, tmp_path, mariadb):
+    """A column in the middle of the jobs' table."""
+    ran = run(sources, tmp_path, mariadb.url())
 
     assert ran.returncode == 0, ran.stderr

@@ -159,7 +159,7 @@ def test_a_payload_and_a_record_say_the_same_to_both_readers(job, reason):
     payload = payload_of(job, rare_of(job))
     asks = write_admission(Admission(limits=(LimitUse("limit:a"),)))
     line = ENTRY.write(state="scheduled", at=AT, reason=reason)
-    text = f"Pr3 7 {-job.priority << 45} {job.queue} {SESSION}\n2 1 {DUE} - {asks}\n\n{line}\n"
+    text = f"Psr3 7 {-job.priority << 45} {job.queue} {SESSION}\n2 1 {DUE} - {asks}\n\n{line}\n"
     whole = f"{text}{AT}\t{NOW}\t{STARTED}\t\t\t\t\t\t\t"
 
     claim, shown = claimed_job(job.id, text, payload, NOW), record_of(job.id, whole, payload)
