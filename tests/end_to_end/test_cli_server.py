@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from firelock import Firelock, JobFailed
-from firelock.storage import JobFilter
+from firelock.storage import ClaimRequest, JobFilter, NewSession
 from firelock.testing import eventually
 
 SHOP = """
@@ -359,3 +359,27 @@ def test_a_server_reloads_its_code_on_sighup(folder, serve):
 
     assert (5, 6, 0, 1, {0}) == (before, after, code, len(servers), set(crashes))
     assert "is told to reload; another takes its place." in error
+
+
+def test_worker_process_of_a_job_that_does_not_stop_is_ended(run, request):
+    """By the id of the job; the audit has it. A job that does not run has no worker process."""
+    with Firelock(f"memory://{request.node.name}") as app:
+        noop = app.task(name="noop")(lambda: None)
+        waiting, deaf = noop.using(priority=-1).enqueue(), noop.enqueue()
+        now = app.storage.clock()
+        app.storage.begin_session(NewSession("session-a", "server-a", "web-1", "host", 7, now, 600.0))
+        app.storage.claim(ClaimRequest(None, 1, "session-a", now))
+        deaf.delete()
+        where = ("--storage", app.storage.url)
+
+        ended = run(f"servers end-process {deaf.id}", *where)
+        refused = run(f"servers end-process {waiting.id}", *where)
+        app.storage.end_session("session-a", (), reason="server stopped")
+        over = run(f"servers end-process {deaf.id}", *where)
+
+        assert f"{deaf.id}  worker process ends\n" == ended.out
+        assert '"end session-a"' == app.storage.get_record("server_order", "server-a").value
+        (entry,) = app.audit.list()
+        assert ("server.end_process", "web-1", 7) == (entry.action, entry.target, entry.detail["pid"])
+        assert f"No worker process runs job {waiting.id}." in refused.error
+        assert f"No worker process runs job {deaf.id}." in over.error

@@ -294,6 +294,29 @@ def test_a_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path)
         assert (State.DELETED, 1) == (on.record(deaf).state, len(it.children()))
 
 
+@pytest.mark.heavy("starts a real server, one of whose worker processes an operator ends")
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_an_operator_ends_a_worker_process_and_its_other_jobs_run_again(tmp_path):
+    """Neither kind of job counts a crash: one that stops when it is cancelled, and one that does not."""
+    place = Place(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
+    with stage(place, grace=0) as on:
+        (it,) = on.serve(workers=3)
+        with arranging():
+            before = it.children()
+            (stopped,) = on.enqueue(1, 0.02, task="deaf")
+            others = [*on.enqueue(1, 0.02, task="deaf"), *on.enqueue(1, 0.02, task="held")]
+            on.await_starts([stopped, *others])
+        on.fire.jobs.delete([stopped])
+
+        on.fire.servers.end_process(on.record(stopped).session)
+
+        eventually(lambda: not set(before) & set(it.children()), within=LONG)
+        on.await_starts(others, times=2)
+        assert [(0, 0)] * 2 == [(one.crashes, one.retries) for one in map(on.record, others)]
+        eventually(lambda: not on.record(stopped).is_stopping, within=LONG)
+        assert 1 == len(it.children())
+
+
 # ---- outages ---------------------------------------------------------------------------------------------
 
 SILENCE = 6.0  # seconds: the setting child_silence; a worker process starts in less

@@ -296,6 +296,17 @@ def test_a_server_obeys(fire, order):
             until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "running")
 
 
+def test_a_server_does_not_end_its_application(fire, caplog):
+    """Its worker process is the application; the log says that the order has no effect."""
+    with fire.server(workers=1):
+        (view,) = fire.servers.list()
+
+        fire.servers.end_process(view.sessions[0].session.id)
+
+        until(lambda: "worker process of this server, which is the application" in caplog.text)
+        assert "x" == fire.echo.enqueue("x").result(timeout=10)
+
+
 def test_run_serves_until_it_is_told_to_stop(fire):
     """By a signal; the former handlers are there again."""
     former = signal.getsignal(signal.SIGTERM)

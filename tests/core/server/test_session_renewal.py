@@ -250,6 +250,16 @@ def test_order_is_deleted_when_it_has_been_obeyed(scene):
     assert ["quiet"] == scene.orders
 
 
+def test_orders_of_one_heartbeat_are_obeyed_in_turn(scene):
+    """The record holds them all; what is no order is passed over."""
+    scene.begin()
+
+    scene.storage.put_record("server_order", "server-a", '["end session-a", "explode", 7, "quiet"]')
+
+    until(lambda: scene.storage.get_record("server_order", "server-a") is None)
+    assert ["end session-a", "quiet"] == scene.orders
+
+
 def test_order_that_cannot_be_deleted_is_obeyed_once(scene):
     """It is deleted when the storage is there again, and a newer order is obeyed."""
     scene.begin()

@@ -524,6 +524,93 @@ def test_a_server_that_stops_replaces_nobody(house):
     assert [old] == list(house.supervisor._children.values())
 
 
+# ---- the end of a child that an operator ordered ---------------------------------------------------------
+
+
+def said_by(house, *children):
+    """The states that the children's sessions have after a renewal."""
+    house.keeper.renew()
+    stored = {one.session.id: one.renewal.state for one in house.storage.list_sessions()}
+    return [stored[child.session] for child in children]
+
+
+def test_child_that_an_operator_ends_does_not_wait_for_its_successor(house):
+    """Its jobs have the grace time; the other children go on."""
+    old, other = house.with_session(ECHO), house.with_session(READS)
+    house.told(old)
+
+    house.supervisor._obey(f"end {old.session}")
+
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
+    assert ["ending", "running"] == said_by(house, old, other)
+    (new,) = set(house.supervisor._children.values()) - {old, other}
+    assert (old.place, None) == (new.place, new.replaces)
+
+    house.supervisor._obey(f"end {old.session}")  # again
+
+    assert 3 == len(house.supervisor._children)
+
+
+def test_retired_child_that_an_operator_ends_has_no_second_successor(house):
+    """Until then its jobs had all the time that they took."""
+    old = house.with_session(ECHO)
+    house.told(old)
+    house.supervisor._retire(old)
+    (before,) = said_by(house, old)
+
+    house.supervisor._obey(f"end {old.session}")
+
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
+    assert ("retired", ["ending"]) == (before, said_by(house, old))
+    assert [old] == list(house.supervisor._children.values())
+
+
+def test_child_that_an_operator_ends_while_its_successor_starts_has_that_one(house):
+    """The successor has nothing left to retire."""
+    old = house.with_session(ECHO)
+    house.told(old)
+    house.supervisor._replace(old, "has 900 MB")
+    new = replacement(house, old)
+
+    house.supervisor._obey(f"end {old.session}")
+
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
+    assert (None, [old, new]) == (new.replaces, list(house.supervisor._children.values()))
+
+
+def test_order_to_end_a_child_that_has_ended_does_nothing(house, caplog):
+    """It came too late: the child's place has another one."""
+    caplog.set_level(logging.INFO)
+    child = house.with_session(ECHO)
+    house.told(child)
+
+    house.supervisor._obey("end another-session")
+
+    assert "session another-session, which has ended already" in caplog.text
+    assert (["running"], [child]) == (said_by(house, child), list(house.supervisor._children.values()))
+
+
+def test_retired_child_says_so_in_a_new_session(house):
+    """A session that was lost is no reason to count its free workers again."""
+    old = house.with_session(READS)
+    house.supervisor._retire(old)
+    house.keeper.forget(old.session)
+
+    house.supervisor._begin(old)
+
+    assert ["retired"] == said_by(house, old)
+
+
+def test_children_of_a_server_that_stops_say_that_they_stop(house):
+    """A retired one as well: its last word is what the server is judged by."""
+    old = house.with_session(READS)
+    house.supervisor._retire(old)
+
+    house.supervisor._stop()
+
+    assert ["stopping"] == said_by(house, old)
+
+
 # ---- the first child and its storage ---------------------------------------------------------------------
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from firelock.cli.answers import server_answer
 from firelock.cli.called import as_called
-from firelock.cli.commands import Problem, add_command, add_group, describe, whole
+from firelock.cli.commands import Problem, add_command, add_group, describe, record_change, whole
 from firelock.cli.health import add_probe_options, probe_place
 from firelock.cli.screen import Cell, Column, Piece, Screen, visible
 from firelock.cli.source import app_spec, connected, project_table, table_in_environment
+from firelock.control.servers import is_leaving
 from firelock.model.text import age
 
 if TYPE_CHECKING:
@@ -134,6 +135,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The parser has the group's commands."""
     group = add_group(parser)
     add_command(group, "list", "List the servers; those that ended or were lost stay for a day.", _list)
+    end = add_command(
+        group, "end-process", "End the worker processes that run these jobs, for a job that does not stop.",
+        _end_process,
+        more=(
+            "Delete such a job first. Its server starts another worker process in the place of the old one,\n"
+            "within a heartbeat. Other jobs of the old one have the grace time to end; then they go back to\n"
+            "their queues. A server inside an application does not end its process."
+        ),
+        examples=("firelock servers end-process 01a21072-9d46-7c87-a484-8087cf5d557e",),
+    )  # fmt: skip
+    end.add_argument("ids", metavar="JOB", nargs="+", help="a job that the worker process runs")
 
 
 def _list(options: argparse.Namespace, screen: Screen) -> None:
@@ -145,6 +157,19 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
         _COLUMNS, (_row(server, now) for server in servers),
         empty=as_called("No server has been here within a day; start one: firelock server app:fire"),
     )  # fmt: skip
+
+
+def _end_process(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+
+        def end(job_id: str) -> None:
+            session = app.jobs.get(job_id).record().session
+            if session is None:
+                raise Problem(f"No worker process runs job {job_id}.")
+            ended = app.servers.end_process(session).session
+            record_change(app, "server.end_process", ended.server, session=session, pid=ended.pid)
+
+        screen.each(options.ids, "worker process ends", end)
 
 
 def _row(server: ServerView, now: int) -> list[Piece]:
@@ -173,4 +198,5 @@ def _state(server: ServerView, now: int) -> str:
     if not alive:
         return "closing" if server.is_closing else "lost" if server.is_lost else "ended"
     current = [record for record in alive if record.expires_at > now]
+    current.sort(key=is_leaving)  # a worker process that was replaced is not the server
     return current[0].renewal.state if current else "silent"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -19,9 +20,22 @@ if TYPE_CHECKING:
 
 ORDERS = "server_order"
 """The kind of the records that are orders, by the id of the server."""
+_MODES = ("quiet", "resume", "stop")
+_END = "end "  # before the id of a session
 _ORDERS_AT_ONCE = 1_000
 _MICROS = 1_000_000
 _STALE_AFTER = 0.6  # of the session's timeout: at least three renewals fit into it
+
+
+RETIRED = "retired"
+"""The state of a session whose worker process was replaced: it claims nothing and ends after its last job."""
+ENDING = "ending"
+"""The state of a session whose worker process was replaced, and whose jobs have only the grace time left."""
+
+
+def is_leaving(record: SessionRecord) -> bool:
+    """Whether another worker process has taken the place of this session's own, which claims nothing."""
+    return record.renewal.state in {RETIRED, ENDING}
 
 
 class ServerState(StrEnum):
@@ -58,7 +72,7 @@ class ServerView:
     name: str
     host: str
     queues: str
-    workers: int
+    workers: int  # of worker processes that were replaced, only those that run a job
     started_at: datetime
     is_alive: bool
     busy: int
@@ -121,11 +135,60 @@ class Servers:
 
     def tell(self, server_id: str, order: str) -> None:
         """Within a heartbeat the server claims no more (quiet), claims again (resume) or stops (stop)."""
-        if order not in {"quiet", "resume", "stop"}:
+        if order not in _MODES:
             raise ConfigurationError(f"Order {order!r} is unknown; use quiet, resume or stop.")
-        self._client.storage.put_record(ORDERS, server_id, json.dumps(order))
+        self._put_order(server_id, order, instead_of=_MODES)
 
     atell = twin(tell)
+
+    def end_process(self, session_id: str) -> SessionRecord:
+        """End a worker process within a heartbeat; its server starts another one in its place.
+
+        It claims nothing more. Its jobs have the grace time to end, as when a server stops; then they are
+        cancelled and go back to their queues. A server inside an application cannot do this, and logs so.
+        Return the session.
+
+        Args:
+            session_id: the session of the worker process, for example `job.record().session`.
+
+        Raises:
+            ConfigurationError: no living worker process has this session.
+        """
+        now = self._client.clock.now()
+        living = (one for server in self.list() for one in server.living(now))
+        record = next((one for one in living if one.session.id == session_id), None)
+        if record is None:
+            raise ConfigurationError(f"No living worker process has session {session_id!r}; it has ended.")
+        self._put_order(record.session.server_id, f"{_END}{session_id}")
+        return record
+
+    aend_process = twin(end_process)
+
+    def _put_order(self, server_id: str, order: str, *, instead_of: Collection[str] = ()) -> None:
+        """Add the order to those that the server has not read yet; it takes the place of some of them."""
+        storage, is_stored = self._client.storage, False
+        while not is_stored:
+            record = storage.get_record(ORDERS, server_id)
+            pending = [] if record is None else read_orders(record.value)
+            orders = [one for one in pending if one != order and one not in instead_of]
+            value = json.dumps([*orders, order] if orders else order)
+            version = 0 if record is None else record.version
+            is_stored = storage.put_record(ORDERS, server_id, value, expected_version=version) is not None
+
+
+def read_orders(value: str) -> list[str]:
+    """Return the orders of a record, oldest first; unknown ones are left out."""
+    try:
+        orders = json.loads(value)
+    except ValueError:
+        return []
+    listed = orders if isinstance(orders, list) else [orders]
+    return [one for one in listed if isinstance(one, str) and (one in _MODES or one.startswith(_END))]
+
+
+def session_to_end(order: str) -> str | None:
+    """Return the session whose worker process the order ends; None if it is another order."""
+    return order.removeprefix(_END) if order.startswith(_END) else None
 
 
 def forget_orders(storage: Storage) -> int:
@@ -155,7 +218,7 @@ def _server_view(server_id: str, sessions: list[SessionRecord]) -> ServerView:
         first.server,
         first.host,
         first.queues,
-        sum(record.session.workers for record in alive),
+        sum(one.renewal.busy if is_leaving(one) else one.session.workers for one in alive),
         from_micros(first.started_at),
         bool(alive),
         sum(record.renewal.busy for record in alive),

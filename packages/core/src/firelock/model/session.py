@@ -80,7 +80,7 @@ class Renewal:
 
     session: str
     busy: int = 0
-    state: str = "running"  # running, quiet, overdue (silent) or stopping, which is its last word
+    state: str = "running"  # running, quiet, overdue (silent), retired, ending, or stopping: its last word
     rss_bytes: int = 0
     cpu_percent: float = 0.0
     stuck_threads: int = 0  # taken by jobs that go on after their timeout

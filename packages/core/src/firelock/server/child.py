@@ -172,10 +172,14 @@ class Child:
         """A stop that is under way waits for no job any more."""
         self._is_hurried.set()
 
-    def stop(self, grace: float) -> list[str]:
+    def stop(self, grace: float, *, subject: str = "server") -> list[str]:
         """Nothing is claimed; jobs had the grace time to end, then were cancelled, then handed back.
 
         Return the ids of jobs that still run although they were handed back: threads cannot be ended.
+
+        Args:
+            grace: seconds that jobs have to end.
+            subject: what stops, for jobs' histories.
         """
         dispatcher, deadline = self._dispatcher, time.monotonic() + grace
         dispatcher.quiet(is_quiet=True)
@@ -183,7 +187,7 @@ class Child:
         _wait_for(lambda: dispatcher.is_quiet, _CANCEL_GRACE)  # a claim under way brings jobs yet
         self._wait_until_idle(grace)
         for run in self._workers.runs():
-            run.cancel(CancelKind.STOP, "server stopping")
+            run.cancel(CancelKind.STOP, f"{subject} stopping")
         _wait_for(lambda: dispatcher.is_drained, _LEAST_GRACE)
         self._wait_until_idle(_CANCEL_GRACE - _LEAST_GRACE if grace else 0.0)
         stuck = [run.job.id for run in self._workers.runs()]
@@ -197,7 +201,7 @@ class Child:
                 "%s told to stop and %s with this process.", jobs, "ends" if len(stuck) == 1 else "end"
             )
         if not dispatcher.is_drained:
-            dispatcher.abandon("server stopped while the job was running")
+            dispatcher.abandon(f"{subject} stopped while the job was running")
         _wait_for(lambda: dispatcher.has_settled, _SETTLE_GRACE)
         _wait_for(
             lambda: dispatcher.holds_nothing or self._is_hurried.is_set(),
@@ -328,7 +332,8 @@ class ChildProcess:
         threading.Thread(
             target=self._obey_all, args=(child, started), name="firelock-orders", daemon=True
         ).start()
-        stuck = child.stop(self._stopping.get())
+        grace = self._stopping.get()
+        stuck = child.stop(grace, subject="worker process" if self._is_retired else "server")
         if options.place == 0 and not self._is_retired:
             runtime.plugins.server_stopped(server)
         runtime.plugins.worker_process_stopped(server)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
+from firelock.control.servers import session_to_end
 from firelock.errors import ConfigurationError, StorageError
 from firelock.model.aio import in_thread
 from firelock.model.ids import new_id
@@ -293,7 +294,12 @@ class _RunningServer:
     def _obey(self, order: str) -> None:
         if self._ending.is_set():
             return
-        if order == "stop":
+        if session_to_end(order) is not None:
+            log.warning(
+                "Told to end the worker process of this server, which is the application; nothing is done. "
+                "Stop the application to end it."
+            )
+        elif order == "stop":
             self._on_stop()
         else:
             self._child.quiet(is_quiet=order == "quiet")

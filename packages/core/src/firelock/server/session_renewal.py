@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import random
 import socket
@@ -15,7 +14,7 @@ from itertools import chain, repeat
 
 import attrs
 
-from firelock.control.servers import ORDERS
+from firelock.control.servers import ORDERS, read_orders
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import HOST_CLOCKS, HostClocks, HostWatch, StorageClock
 from firelock.model.ids import new_id
@@ -153,6 +152,18 @@ class SessionRenewal:
         """The sessions say this of themselves from their next renewal on: running, quiet, stopping."""
         self._state = state
 
+    def mark_leaving(self, session_id: str, state: str) -> None:
+        """Set what a session of a replaced worker process says of itself until the whole server stops."""
+        with self._lock:
+            session = self._sessions.get(session_id)
+            if session is not None:
+                session.leaving = state
+
+    def _state_of(self, session: _RenewedSession) -> str:
+        if session.leaving and self._state != "stopping":
+            return session.leaving
+        return "overdue" if session.memory.silence() > 3 * self._settings.heartbeat else self._state
+
     def _right_from(self, asked_at: float) -> float:
         timeout = self._settings.session_timeout
         return asked_at + timeout - max(min(_MARGIN_SECONDS, timeout / 10), timeout * _MARGIN_SHARE)
@@ -201,13 +212,9 @@ class SessionRenewal:
         return False
 
     def _renew_all(self) -> None:
-        overdue = 3 * self._settings.heartbeat
         with self._lock:  # a child's memory is closed once its session is forgotten
             sessions = list(self._sessions.values())
-            renewals = [
-                session.renewal("overdue" if session.memory.silence() > overdue else self._state)
-                for session in sessions
-            ]
+            renewals = [session.renewal(self._state_of(session)) for session in sessions]
         began, asked_at = time.monotonic(), self._clocks.elapsed()
         alive = self._storage.renew(renewals) if renewals else []
         if renewals:
@@ -237,13 +244,10 @@ class SessionRenewal:
         self._storage.delete_record(ORDERS, record.key, expected_version=record.version)
 
     def _obey(self, value: str) -> None:
-        try:
-            order = json.loads(value)
-        except ValueError:
-            order = None
-        if isinstance(order, str) and order in {"quiet", "resume", "stop"}:
+        orders = read_orders(value)
+        for order in orders:
             self._on_order(order)
-        else:
+        if not orders:
             log.warning("Order %.100r to this server is unknown; it is deleted.", value)
 
 
@@ -253,6 +257,7 @@ class _RenewedSession:
     memory: ChildMemory
     told: Report  # what its child had reported when that was told last
     cpu_percent: float = 0.0  # of one processor, between the last two reports that were told
+    leaving: str = ""  # its state if its worker process was replaced
 
     def renewal(self, state: str) -> Renewal:
         """Return the session's wish to live on, with what its child last reported."""

@@ -23,6 +23,7 @@ from typing import Any
 
 import attrs
 
+from firelock.control.servers import ENDING, RETIRED, session_to_end
 from firelock.errors import (
     ConfigurationError,
     FirelockError,
@@ -381,6 +382,8 @@ class Supervisor:
         if self._sessions is None or child.memory is None or self._is_stopping:
             return  # it has been told to stop
         child.session = self._sessions.begin(child.memory, pid=child.process.pid, workers=child.workers)
+        if child.is_retired:  # its former session was lost
+            self._mark(child)
         self._tell(child, {"session": child.session})
         child.began_at = child.began_at or time.monotonic()
         self._places[child.place].has_begun = True
@@ -537,6 +540,7 @@ class Supervisor:
         would keep each process that runs it.
         """
         child.is_retired = True
+        self._mark(child)
         self._tell(child, {"retire": True})
         draining = [
             one
@@ -544,14 +548,50 @@ class Supervisor:
             if one.place == child.place and one.is_retired and one.ends_by == _NEVER
         ]
         for oldest in draining[:-_MOST_RETIRED]:
-            grace = self._settings.grace
             log.warning(
                 "Child %d was replaced and still runs jobs, as do %d that were replaced after it; its jobs "
                 "have %g s to end, then they go back to their queues.",
-                oldest.process.pid, _MOST_RETIRED, grace,
+                oldest.process.pid, _MOST_RETIRED, self._settings.grace,
             )  # fmt: skip
-            oldest.ends_by = time.monotonic() + grace + _STOP_MARGIN
-            self._tell(oldest, {"stop": grace})
+            self._cut_short(oldest)
+
+    def _cut_short(self, child: _KnownChild) -> None:
+        """The jobs of a retired child have the grace time to end; then they go back to their queues."""
+        grace = self._settings.grace
+        child.ends_by = time.monotonic() + grace + _STOP_MARGIN
+        self._mark(child)
+        self._tell(child, {"stop": grace})
+
+    def _mark(self, child: _KnownChild) -> None:
+        """A retired child's session says that it is one."""
+        if self._sessions is not None and child.session is not None:
+            self._sessions.mark_leaving(child.session, RETIRED if child.ends_by == _NEVER else ENDING)
+
+    def _end_process(self, session: str) -> None:
+        """Replace the child of a session and end it, as an operator ordered; its jobs have the grace time.
+
+        It does not wait for its successor, which might not be able to start.
+        """
+        child = next((one for one in self._children.values() if one.session == session), None)
+        if child is None or child.process.poll() is not None:
+            log.info("Told to end the worker process of session %s, which has ended already.", session)
+            return
+        if child.ends_by != _NEVER:
+            return
+        log.warning(
+            "Told to end child %d: it claims nothing more, and its jobs have %g s to end; then they go back "
+            "to their queues.",
+            child.process.pid, self._settings.grace, extra={"session": session},
+        )  # fmt: skip
+        successor = next((one for one in self._children.values() if one.replaces is child), None)
+        if successor is not None:
+            successor.replaces = None  # nothing is left to retire
+        if not child.is_retired:
+            self._retire(child)
+            if successor is None:
+                self._start_again(child.place, 0)
+        if child.ends_by == _NEVER:
+            self._cut_short(child)
 
     def _restart(self, child: _KnownChild, code: int, *, was_running: bool) -> None:
         """Another child starts: at once where a job may have killed this one, since crashes bound that.
@@ -659,7 +699,10 @@ class Supervisor:
         """Do what an operator asked for; who stops hears nothing else."""
         if self._is_stopping:
             return
-        if order == "stop":
+        session = session_to_end(order)
+        if session is not None:
+            self._end_process(session)
+        elif order == "stop":
             self._stop()
         else:
             is_quiet = order == "quiet"
