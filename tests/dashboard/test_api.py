@@ -14,6 +14,7 @@ from firelock_dashboard.api import ROUTES
 from firelock_dashboard.app import TABLE
 from firelock_dashboard.security.redaction import MASK
 from tests.core.fakes import Worker
+from tests.dashboard import worker as dashboard_worker
 from tests.dashboard.asking import Browser
 
 
@@ -146,6 +147,19 @@ def test_queues_recurring_and_servers_are_acted_on(client, fire, send):
     assert 200 == client.act("/api/recurring/remove", {"id": "nightly"}).status
     assert 404 == client.act("/api/recurring/trigger", {"id": "nightly"}).status
     assert 404 == client.act("/api/servers/tell", {"server": "none", "order": "quiet"}).status
+    assert 404 == client.act("/api/servers/end-process", {"session": "none"}).status
+
+
+def test_a_worker_process_is_ended(client, fire, send):
+    """By the session that its jobs name; the answer says which it was."""
+    job = send.enqueue(1)
+    dashboard_worker.Worker(fire).claim()
+    session = client.get(f"/api/jobs/{job.id}").json()["session"]
+
+    ended = client.act("/api/servers/end-process", {"session": session}).json()
+
+    assert {"session": session, "server": "id-web-1:42", "pid": 42} == ended
+    assert f'"end {session}"' == fire.storage.get_record("server_order", "id-web-1:42").value
 
 
 def test_a_task_is_run_by_texts(client, fire, send):

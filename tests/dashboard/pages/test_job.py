@@ -14,7 +14,7 @@ import pytest
 
 from firelock import Retry, State
 from firelock.model import lifecycle
-from firelock.storage import Held, NewJob, Progress, Rollup
+from firelock.storage import Held, NewJob, Progress, Renewal, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages.job import JobView, phases_of, steps_of
 from firelock_dashboard.pages.tracebacks import markdown, read_traceback
@@ -77,7 +77,7 @@ def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
     [
         ("enqueued", (["Duplicate", "Delete"], ["Requeue", "Run now"], "You can take it back")),
         ("processing", (["Duplicate", "Stop"], ["Requeue", "Run now", "Delete"],
-                        "Stop this job? It is deleted: it is told to stop")),
+                        "This task may not stop by itself: if it still runs after 25 s")),
         ("scheduled", (["Run now", "Reschedule…", "Delete"], ["Requeue"], "You can take it back")),
         ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now"], "Its result goes with it")),
         ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now"], "You can take it back")),
@@ -117,7 +117,7 @@ def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send)
 
     assert 'action="/jobs/restore"' in offered.text
     assert 'action="/jobs/restore"' not in refused.text
-    assert "Its delete cannot be undone: it had succeeded" in seen(refused)
+    assert "The delete cannot be undone: it had succeeded" in seen(refused)
 
 
 def test_a_deleted_job_expects_nothing_any_more(client, send):
@@ -137,9 +137,9 @@ def test_a_deleted_job_expects_nothing_any_more(client, send):
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [
-        (None, "Server web-1:42 was told to stop it"),
-        (2, "still running on web-1:42 (last sign of life"),
-        (90, "its function does not look at the cancellation"),
+        (None, "and may still run on web-1:42"),
+        (2, "still runs on web-1:42 (last sign of life"),
+        (90, "Its function does not check for the cancellation"),
     ],
 )
 def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
@@ -156,12 +156,72 @@ def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
     head, now, facts = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("head", "now", "facts"))
 
     assert told in now
-    assert "another worker process takes the place of its own" in now
+    assert "its worker process 42 is replaced and ends when its other jobs have ended" in now
     assert ("Told to stop" in facts, "Ended" in facts) == (True, False)
-    assert "Deleted, stopping" in seen(client.get("/jobs?state=deleted"))
-    assert ("Deleted, still running" in head) is (seconds is not None)
+    assert "Deleted, still running" in seen(client.get("/jobs?state=deleted"))
+    assert "Deleted, still running" in head
     assert ("job.raise_if_cancelled()" in now and 'executor="process"' in now) is (seconds == 90)
-    assert "may have done part of its work. Requeue runs it again." in head
+    assert "may have done part of its work. Requeue runs the job again from its start." in head
+
+
+@pytest.mark.parametrize(
+    ("replaced", "told"),
+    [
+        (("retired", 0), "and claims nothing. It is ending, and the job with it."),
+        (("retired", 1), "It ends when this job has ended: send"),
+        (("retired", 7), "It ends when these 7 jobs have ended: send"),
+        (("ending", 2), "It is ending: these 2 jobs have a grace time of 25 s, then they go back to"),
+    ],
+)
+def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, send, replaced, told):
+    """With links; how it can be ended is offered until it is ending."""
+    state, others = replaced
+    worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
+    worker.claim()
+    job.delete()
+    kept = [send.enqueue(number).id for number in range(others)]
+    for _ in kept:
+        worker.claim()
+    fire.storage.clock_offset += 60_000_000
+    Worker(fire, timeout=600.0)
+    fire.storage.renew([Renewal(worker.holder.session, others + 1, state)])
+    fire.storage.clock_offset += 120_000_000
+
+    answer = client.part(f"/jobs/{job.id}", "now")
+
+    assert "Worker process 42 was replaced 2 min" in seen(answer)
+    assert told in seen(answer)
+    assert kept[::-1][:5] == re.findall(r'<a href="/jobs/([^"]+)"', answer.text)
+    assert ("+2" in seen(answer)) is (others == 7)
+    assert ("End its process now" in seen(answer)) is (state == "retired")
+
+
+def test_worker_process_that_stays_is_no_reason_to_wait(client, fire, send):
+    """That of an application cannot be replaced."""
+    worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
+    worker.claim()
+    job.delete()
+    fire.storage.clock_offset += 120_000_000
+
+    text = seen(client.part(f"/jobs/{job.id}", "now"))
+
+    assert "It was told to stop 2 min" in text
+    assert "Its worker process 42 has not been replaced." in text
+
+
+def test_history_of_a_deleted_job_that_still_runs_goes_on(client, fire, send):
+    """Its bar grows, and its run has no end."""
+    worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
+    worker.claim()
+    fire.storage.clock_offset += 85_000_000
+    job.delete()
+    fire.storage.clock_offset += 120_000_000
+
+    life = seen(client.part(f"/jobs/{job.id}", "life"))
+
+    assert "Running 3 min 2" in life
+    assert "It was told to stop, and still runs." in life
+    assert re.search(r"ran 1 min 2\d s until then", life)
 
 
 def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
@@ -435,7 +495,7 @@ def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
     job = job_in(fire, send, "processing")
     fire.jobs.delete([job.id])
 
-    assert "was told to stop it" in seen(client.part(f"/jobs/{job.id}", "now"))
+    assert "It was told to stop" in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
 # ---- ids -------------------------------------------------------------------------------------------------

@@ -171,6 +171,26 @@ def test_a_server_that_reports_no_slots_shows_its_jobs(client, serving, send):
     assert "<h3>0 of 0" not in page
 
 
+def test_replaced_worker_process_has_no_free_slots(client, serving, send):
+    """It claims nothing; what it runs is busy."""
+    send.enqueue_many([(number,) for number in range(3)])
+    old = serving("web-1", server="a", workers=10, pid=11, state="retired", busy=2)
+    serving.claim(old, 2, started=2)
+    new = serving("web-1", server="a", workers=10, pid=12, busy=1)
+    serving.claim(new, 1, started=1)
+
+    page = client.part("/servers", "servers").text
+
+    assert 2 == page.count("3 of 12 slots busy")
+    assert "Free slots: 9" in page
+    assert "2 (PIDs 11 replaced, 12)" in page
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r'<tr><td class="lead">\d+.*', page)]
+    assert [True, True] == [row.startswith(f"||{pid}|") for row, pid in zip(rows, (11, 12), strict=True)]
+    assert ["replaced, claims nothing||2||2", "running||10||1"] == [
+        "||".join(row.split("||")[2:5]) for row in rows
+    ]
+
+
 def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send):
     """A line of the attempt before, and progress from before the claim, are no start."""
     job = send.enqueue(1)
@@ -315,6 +335,48 @@ def test_before_the_only_server_stops_it_is_said_what_stops_with_it(fire, client
     assert "Let web-1, the only server, claim no more jobs?" in page
     assert 'data-confirm="Stop web-1? Other servers go on. The 2 jobs that it runs have' in with_another
     assert "the only server" not in with_another
+
+
+def test_worker_process_is_ended_after_a_question_that_names_its_jobs(fire, client, serving, send):
+    """The order is in the audit; the other worker process of the server is left alone."""
+    send.enqueue_many([(number,) for number in range(8)])
+    old = serving("web-1", server="a", workers=10, pid=11)
+    ids = serving.claim(old, 7, started=7)
+    serving.claim(serving("web-1", server="a", pid=12), 1)
+    form = {"session": old, "back": f"/jobs/{ids[0]}"}
+
+    asked = client.post("/servers/end-process", form).text
+    before = fire.storage.get_record("server_order", "a")
+    done = client.post("/servers/end-process", {**form, "sure": "1"})
+
+    assert "End worker process 11 of web-1? Another one takes its place. 7 other jobs run there: " in asked
+    assert 5 == sum(f"send {formatting.short_id(one)}" in asked for one in ids)
+    assert " and 2 more. They have " in asked
+    assert before is None
+    assert (303, f"/jobs/{ids[0]}") == (done.status, done.location)
+    assert f'"end {old}"' == fire.storage.get_record("server_order", "a").value
+    assert [("server.end_process", "web-1", "local")] == actions(fire)
+
+
+def test_worker_process_without_other_jobs_is_ended(client, serving):
+    """The question says that no job is cut short."""
+    session = serving("web-1", pid=11)
+
+    asked = client.post("/servers/end-process", {"session": session}).text
+
+    assert "End worker process 11 of web-1? Another one takes its place. It runs no other job." in asked
+
+
+def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
+    """Nothing is ordered."""
+    session = serving("web-1", server="a")
+    fire.storage.end_session(session, (), reason="stopped")
+
+    answer = client.post("/servers/end-process", {"session": session})
+
+    assert 404 == answer.status
+    assert "No living worker process has session" in answer.text
+    assert [] == fire.storage.list_records("server_order", limit=10) + actions(fire)
 
 
 @pytest.mark.parametrize(

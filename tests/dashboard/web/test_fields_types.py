@@ -116,6 +116,7 @@ GOOD = {
     },
     "POST /activity/cancel": {"operation": "{operation}"},
     "POST /servers/tell": {"server": "server a", "order": "quiet"},
+    "POST /servers/end-process": {"session": "session a"},
     "POST /settings": {"theme": "dark"},
     "GET /recurring/edit": {"id": "nightly"},
     "GET /tasks/run": {"name": "shop.send"},
@@ -138,6 +139,7 @@ GOOD = {
     "POST /api/recurring/resume": {"id": "nightly"},
     "POST /api/recurring/remove": {"id": "nightly"},
     "POST /api/servers/tell": {"server": "server a", "order": "quiet"},
+    "POST /api/servers/end-process": {"session": "session a"},
     "POST /api/tasks/run": {"task": "shop.send", "args.NAME": "7"},
 }
 PART_OF = {"/navigation": "nav"}  # which are nothing but a part

@@ -512,6 +512,23 @@ def test_a_server_is_stopped(visitor, stocked):
         eventually(lambda: not server.is_running)
 
 
+@acts("/servers/end-process")
+def test_a_worker_process_with_a_job_that_does_not_stop_is_ended(visitor, stocked):
+    """From the page of the deleted job; the question names the other jobs of the process."""
+    worker = Worker(stocked, timeout=3_600.0)
+    job, other = (stocked.jobs.get(worker.claim().id) for _ in range(2))
+    job.delete()
+
+    visitor.go(f"/jobs/{job.id}").press("End its process now…").is_sure(
+        f"1 other job runs there: {other.task.rpartition('.')[2]} {other.id[-8:]}. It has", "End process"
+    )
+
+    visitor.is_told("gets the order within a heartbeat")
+    session = job.record().session
+    (record,) = stocked.storage.list_records("server_order", limit=10)
+    assert f'"end {session}"' == record.value
+
+
 @acts("/settings")
 def test_settings_are_kept_in_this_browser(visitor):
     """Each of them changes pages, and stays."""

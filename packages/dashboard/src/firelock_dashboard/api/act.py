@@ -19,11 +19,13 @@ from firelock_dashboard.web.actions import (
     ORDER,
     QUEUE,
     SERVER,
+    SESSION,
     SIGNAL_VALUE,
     TO_PRIORITY,
     TO_QUEUE,
     cancel,
     change_jobs,
+    end_process,
     move_jobs,
     move_target,
     refusing,
@@ -179,6 +181,11 @@ def order_server(visit: Visit) -> Response:
     return visit.json({"server": server.id, "order": order})
 
 
+def end_worker_process(visit: Visit) -> Response:
+    ended = end_process(visit, visit.form.value(SESSION)).session
+    return visit.json({"session": ended.id, "server": ended.server_id, "pid": ended.pid})
+
+
 def run_task(visit: Visit) -> Response:
     """Fields `args.NAME` are the arguments, as a form's texts."""
     name = visit.form.value(_TASK)
@@ -306,6 +313,13 @@ ROUTES = (
         "Within a heartbeat the server does as told.",
         SERVER,
         ORDER,
+    ),
+    _post(
+        "/servers/end-process",
+        Permission.STOP_SERVER,
+        end_worker_process,
+        "The worker process ends, and another one takes its place; its jobs have the grace time.",
+        SESSION,
     ),
     _post(
         "/tasks/run",

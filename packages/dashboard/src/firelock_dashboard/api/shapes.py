@@ -61,7 +61,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         result = None if job.result is None else visit.result(job, limit=None)
         shown |= _told(
             job, "crashes", "claimed_at", "nominal_at", "expires_at", "timeout_seconds", "serializer",
-            "is_stopping",
+            "is_stopping", "session",
         ) | {
             "meta": visit.meta(job),
             "parents": [{"id": edge.parent_id, "on": edge.on} for edge in job.parents],

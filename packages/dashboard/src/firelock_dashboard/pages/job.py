@@ -28,6 +28,7 @@ from firelock.control.servers import is_stale
 from firelock.flows.signals import TIMED_OUT
 from firelock.storage import DURATION_BUCKETS, FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock_dashboard.pages.jobs import attempts_of, was_requeued
+from firelock_dashboard.pages.servers import WorkerProcess, end_question, worker_process
 from firelock_dashboard.pages.stream import FROM_OFFSET, STREAM, StreamPart, read_part
 from firelock_dashboard.pages.suggestions import starts
 from firelock_dashboard.pages.tasks import ARGUMENTS
@@ -631,6 +632,7 @@ class JobView:
                 found.append("warn_claimed")
         values: dict[str, object] = {"server": job.server or "–"}
         if job.is_stopping:
+            values["told"] = span(self._told)
             found.append(self._tail(values))
         return [(key, values) for key in found]
 
@@ -639,10 +641,31 @@ class JobView:
         sign = self.last_sign
         if sign is None:
             return "warn_tail"
-        told_at = instant(self.job.changed_at)
-        values |= {"span": span(self.visit.now - sign), "told": span(self.visit.now - told_at)}
-        is_ignored = (sign - told_at).total_seconds() > _HEARD_BY
+        values["span"] = span(self.visit.now - sign)
+        is_ignored = (sign - instant(self.job.changed_at)).total_seconds() > _HEARD_BY
         return "warn_tail_ignores" if is_ignored else "warn_tail_runs"
+
+    @property
+    def _told(self) -> timedelta:
+        """How long ago it was told to stop."""
+        return self.visit.now - instant(self.job.changed_at)
+
+    @property
+    def is_overdue_stop(self) -> bool:
+        """Whether its worker process would have been replaced by now."""
+        return self._told.total_seconds() > self.visit.fire.settings.grace + _HEARD_BY
+
+    @cached_property
+    def holder(self) -> WorkerProcess | None:
+        """The worker process that still runs it after its delete; None if it runs no more."""
+        if not self.job.is_stopping:
+            return None
+        return worker_process(self.visit, self._servers, self.job.session)
+
+    @property
+    def end_question(self) -> str:
+        """The question before that process is ended."""
+        return "" if self.holder is None else end_question(self.visit, self.holder)
 
     @cached_property
     def last_sign(self) -> datetime | None:
@@ -894,6 +917,8 @@ def _phases(
         if former.state not in FINAL_STATES:
             has_run = entry.attempt is not None
             spent(former, entry.at, entry.started_at or entry.claimed_at or entry.at if has_run else None)
+    if found and job.is_stopping and found[-1].kind == "processing":
+        found[-1].end = max(now, found[-1].end)
     if history and not job.is_final and history[-1].state not in FINAL_STATES:
         spent(history[-1], now, (started_at or now) if job.state is State.PROCESSING else None)
     return found

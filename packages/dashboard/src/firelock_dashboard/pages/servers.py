@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,18 +11,27 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import State
-from firelock.control.servers import ServerState, heard_at
+from firelock.control.servers import ENDING, RETIRED, ServerState, heard_at, is_leaving
 from firelock_dashboard.pages.suggestions import starts
 from firelock_dashboard.security.permissions import Permission
-from firelock_dashboard.web.actions import ORDER, SERVER, ask_first, server_of, tell_server
+from firelock_dashboard.web.actions import (
+    ORDER,
+    SERVER,
+    SESSION,
+    ask_first,
+    end_process,
+    server_of,
+    tell_server,
+)
 from firelock_dashboard.web.fields import Text
-from firelock_dashboard.web.formatting import instant, span
+from firelock_dashboard.web.formatting import instant, short_id, span, task_name
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, ServerView
+    from firelock.storage import JobRecord
     from firelock_dashboard.web.request import Visit
 
 _SERVERS = 24  # on a page
@@ -31,6 +40,7 @@ _AT_ONCE = 500  # running jobs that one look reads; where there are more, each s
 _DENSE = 24  # from so many running jobs on they are squares without words
 _LOST = 100
 _DELETED = 200  # newest deleted and newest enqueued jobs that are searched for one that still runs
+_NAMED = 5  # jobs that a question names
 _AFTER = Text("after")
 
 
@@ -54,6 +64,7 @@ class _ServerProcess:
     rss_bytes: int
     heard_at: int
     timeout_seconds: float
+    is_leaving: bool  # it was replaced
 
 
 @attrs.frozen
@@ -87,6 +98,33 @@ class _Server:
     def is_dense(self) -> bool:
         """Tell whether what it runs is drawn as squares without words."""
         return len(self.running) > _DENSE
+
+
+@attrs.frozen
+class WorkerProcess:
+    """A living worker process with the jobs that it holds."""
+
+    session: str
+    pid: int
+    server: str
+    state: str
+    jobs: Sequence[JobRecord]  # those that are being processed
+    replaced_at: datetime | None  # None if it was not, or if several processes have begun meanwhile
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether it claims nothing more, because another one has its place."""
+        return self.state in {RETIRED, ENDING}
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its jobs have only the grace time left."""
+        return self.state == ENDING
+
+    @property
+    def may_be_ended(self) -> bool:
+        """Whether an order to end it has an effect: it is not ending, and neither is its server."""
+        return self.state not in {ENDING, ServerState.STOPPING}
 
 
 @attrs.frozen
@@ -163,14 +201,43 @@ def _add_deleted(visit: Visit, servers: Sequence[ServerView], found: Mapping[str
 
     Each state is read once, and only if a server says that it runs more jobs than were found.
     """
-    server_of = {one.session.id: view.id for view in servers for one in view.living(visit.now_micros)}
     for state in (State.DELETED, State.ENQUEUED):
         if all(view.busy <= len(found[view.id]) for view in servers):
             return
-        for job in visit.fire.jobs.find(state=state, limit=_DELETED):
-            server_id = server_of.get(job.record().session or "")
-            if server_id is not None:
-                found[server_id].append(job)
+        for server_id, job in _held(visit, servers, state):
+            found[server_id].append(job)
+
+
+def _held(visit: Visit, servers: Sequence[ServerView], state: State) -> Iterator[tuple[str, Job[Any]]]:
+    """Yield the newest jobs of a state that a living session still runs, each with its server's id."""
+    server_of = {one.session.id: view.id for view in servers for one in view.living(visit.now_micros)}
+    for job in visit.fire.jobs.find(state=state, limit=_DELETED):
+        server_id = server_of.get(job.record().session or "")
+        if server_id is not None:
+            yield server_id, job
+
+
+def deleted_running(visit: Visit, servers: Sequence[ServerView]) -> list[Job[Any]]:
+    """Return the deleted jobs that the servers still run, of the newest deleted ones; one read at most."""
+    busy = [view for view in servers if view.busy]
+    return [job for _, job in _held(visit, busy, State.DELETED)] if busy else []
+
+
+def worker_process(visit: Visit, servers: Sequence[ServerView], session: str | None) -> WorkerProcess | None:
+    """Return the worker process of a session with its jobs; None if the session has ended."""
+    now = visit.now_micros
+    found = ((view, one) for view in servers for one in view.living(now) if one.session.id == session)
+    view, record = next(found, (None, None))
+    if view is None or record is None:
+        return None
+    held = visit.fire.jobs.find(state=State.PROCESSING, server=view.name, limit=_AT_ONCE)
+    began = record.session.started_at
+    later = [one.session.started_at for one in view.sessions if one.session.started_at > began]
+    return WorkerProcess(
+        record.session.id, record.session.pid, view.name, record.renewal.state,
+        [job for job in (each.record() for each in held) if job.session == session],
+        instant(later[0]) if is_leaving(record) and len(later) == 1 else None,
+    )  # fmt: skip
 
 
 def _server(
@@ -208,10 +275,11 @@ def _server(
     for one in living or view.sessions:
         said, workers = one.renewal, one.session.workers
         busy = said.busy if is_cut else min(records_of[one.session.id], workers)
+        workers = busy if is_leaving(one) else workers  # it claims nothing for the others
         sessions.append(
             _ServerProcess(
                 one.session.pid, said.state, workers, busy, said.cpu_percent, said.rss_bytes,
-                heard_at(one, now), one.session.timeout_seconds,
+                heard_at(one, now), one.session.timeout_seconds, is_leaving(one),
             )
         )  # fmt: skip
     busy = max(taken, told) if living else 0
@@ -227,6 +295,35 @@ def _question(visit: Visit, order: str, name: str, running: int, *, is_only: boo
     # A server does not report its grace time, so this is that of the dashboard's own app.
     grace = span(visit.fire.settings.grace)
     return f"{asked} {visit.text('servers.stop_running', count=running, grace=grace)}"
+
+
+def end_question(visit: Visit, process: WorkerProcess) -> str:
+    """Return the question before a worker process is ended, which names the jobs that run there."""
+    named = ", ".join(f"{task_name(job.task)} {short_id(job.id)}" for job in process.jobs[:_NAMED])
+    more = len(process.jobs) - _NAMED
+    if more > 0:
+        named = visit.text("servers.named_and_more", jobs=named, count=more)
+    asked = visit.text("servers.end_confirm", pid=process.pid, server=process.server)
+    if not process.jobs:
+        return f"{asked} {visit.text('servers.end_alone')}"
+    grace = span(visit.fire.settings.grace)  # see `_question`
+    return f"{asked} {visit.text('servers.end_others', count=len(process.jobs), jobs=named, grace=grace)}"
+
+
+def end_worker_process(visit: Visit) -> Response:
+    """The worker process ends, and another one takes its place."""
+    session = visit.form.value(SESSION)
+    process = worker_process(visit, visit.fire.servers.list(), session)
+    if process is not None:
+        asked = ask_first(
+            visit, end_question(visit, process), visit.text("servers.end"), section="servers"
+        )  # fmt: skip
+        if asked is not None:
+            return asked
+    ended = end_process(visit, session)
+    return visit.done(
+        visit.text("servers.told_end", pid=ended.session.pid, server=ended.session.server), to="/servers"
+    )
 
 
 def order_server(visit: Visit) -> Response:
@@ -247,4 +344,5 @@ def order_server(visit: Visit) -> Response:
 ROUTES = (
     Route("GET", "/servers", Permission.READ, show_servers, (_AFTER,)),
     Route("POST", "/servers/tell", Permission.STOP_SERVER, order_server, form=(SERVER, ORDER)),
+    Route("POST", "/servers/end-process", Permission.STOP_SERVER, end_worker_process, form=(SESSION,)),
 )

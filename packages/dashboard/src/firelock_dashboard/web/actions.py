@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import JsonValue, Operation, ServerView
-    from firelock.storage import JobFilter
+    from firelock.storage import JobFilter, SessionRecord
     from firelock_dashboard.web.request import Visit
 
 
@@ -46,6 +46,7 @@ ORDERS = ("quiet", "resume", "stop")  # to a server
 QUEUE = Text("queue", "The queue's name.", is_required=True)
 NOTE = Text("note", "The reason, for people.", limit=500, may_be_empty=True)
 SERVER = Text("server", "The server's id.", is_required=True)
+SESSION = Text("session", "The session of the worker process, which its jobs name.", is_required=True)
 ORDER = Choice("order", "What to do.", choices=ORDERS, is_required=True)
 
 TO_QUEUE = Text("to_queue", "The queue that the jobs are moved to. Default: their present queue.")
@@ -235,6 +236,21 @@ def tell_server(visit: Visit, server: ServerView, order: str) -> None:
     """The server hears at its next heartbeat that it is to be quiet, to go on, or to stop."""
     visit.fire.servers.tell(server.id, order)
     visit.audit(f"server.{order}", server.name, server_id=server.id)
+
+
+def end_process(visit: Visit, session: str) -> SessionRecord:
+    """End a worker process within a heartbeat; another one takes its place. Return its session.
+
+    Raises:
+        NotHere: no living worker process has this session.
+    """
+    try:
+        ended = visit.fire.servers.end_process(session)
+    except ConfigurationError as error:
+        raise NotHere(str(error)) from error
+    told = ended.session
+    visit.audit("server.end_process", told.server, server_id=told.server_id, session=session, pid=told.pid)
+    return ended
 
 
 def set_pause(visit: Visit, queue: str, note: str | None, *, is_paused: bool) -> None:
