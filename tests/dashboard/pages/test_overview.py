@@ -103,6 +103,19 @@ def test_more_jobs_than_workers_are_not_said_to_be_of_them(client, fire, task):
     assert "2" == tile(client.get("/").text, "processing")
 
 
+def test_deleted_jobs_that_still_run_take_workers(client, fire, task):
+    """They are counted next to the jobs that are being processed."""
+    task.enqueue_many([(1,), (2,), (3,)])
+    serve(fire)
+    claimed = fire.storage.claim(ClaimRequest(["mail"], 3, "s", fire.client.clock.now())).jobs
+    fire.storage.renew([Renewal("s", 3)])
+    fire.jobs.delete([claimed[0].id])
+
+    text = client.get("/").text
+    assert "2 + 1 of 10" == tile(text, "processing")
+    assert "1 server · 1 deleted" in text
+
+
 def tile(text, name):
     found = re.search(rf'id="tile-{name}".*?class="value">(.*?)</span>', text, re.DOTALL)
     return re.sub(r"<[^>]+>", "", found[1])

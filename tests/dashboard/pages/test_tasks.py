@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from firelock import State
-from firelock.storage import ClaimRequest, NewSession
+from firelock.storage import ClaimRequest, NewSession, Renewal
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages import tasks
 from firelock_dashboard.security.redaction import MASK
@@ -94,6 +94,23 @@ def running(page):
     """The numbers of running jobs, sorted."""
     cells = re.findall(r'data-label="Running">(.*?)</td>', page, re.DOTALL)
     return sorted(re.sub(r"<[^>]+>", "", cell).strip() for cell in cells)
+
+
+def test_the_catalogue_counts_deleted_jobs_that_still_run(client, fire, order):
+    """Apart from the others, with a link of their own; a deleted job that never ran is not counted."""
+    order.enqueue_many([(1,), (2,), (3,)])
+    now = fire.storage.clock()
+    fire.storage.begin_session(NewSession("s", "server", "worker-1", "host", 1, now, 30.0, 10, "*"))
+    claimed = fire.storage.claim(ClaimRequest(["orders"], 2, "s", now)).jobs
+    fire.storage.renew([Renewal("s", 2)])
+    fire.jobs.delete([job.id for job in claimed] + [order.enqueue(4).id])
+
+    row = re.search(r'<tr id="task-shop.order">.*?</tr>', client.get("/tasks").text, re.DOTALL)[0]
+    cells = [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+
+    assert "0 + 2 deleted" == cells[2]
+    assert 'href="/jobs?state=deleted&amp;task=shop.order"' in row
+    assert cells[7] in {"now", "1 s ago"}
 
 
 def test_a_task_shows_its_runs_and_facts(client, order):

@@ -22,6 +22,7 @@ from firelock_dashboard.pages.charts import (
 )
 from firelock_dashboard.pages.failures import recent_requeues, without_rows
 from firelock_dashboard.pages.queues import Clearing, queue_row
+from firelock_dashboard.pages.servers import deleted_running
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.stats.history import SPANS
 from firelock_dashboard.web import formatting
@@ -269,11 +270,16 @@ class _Seen:
     def _processing(self, processing: int) -> _Tile:
         alive = self.sight.alive
         slots = sum(one.workers for one in alive)
-        has_slots = slots >= max(processing, 1)  # else more is claimed: ahead, or by a server that is lost
+        deleted = len(deleted_running(self._visit, alive))  # told to stop, and they still take a slot
+        has_slots = slots >= max(processing + deleted, 1)  # else more is claimed: ahead, or by a lost server
+        hint = self._text("tile_servers", count=len(alive))
+        if deleted:
+            hint = f"{hint} · {self._text('tile_deleted', count=self._count(deleted))}"
         return _Tile(
-            "processing", self._count(processing), "/jobs", {"state": "processing"},
+            "processing", " + ".join(map(self._count, [processing, *([deleted] if deleted else [])])),
+            "/jobs", {"state": "processing"},
             unit=self._text("tile_of_slots", count=self._count(slots)) if has_slots else "",
-            hint=self._text("tile_servers", count=len(alive)), state="processing",
+            hint=hint, state="processing",
             spark=spark(self._dashboard.history.busy()),
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from firelock import (
 )
 from firelock.arguments.references import put_at
 from firelock.storage import DURATION_BUCKETS, State
+from firelock_dashboard.pages.servers import deleted_running
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.security.redaction import MASK
@@ -57,6 +58,7 @@ class _TaskRow:
     stats: TaskStats | None  # None: none ended within the hours
     running: int  # jobs of it among the counted ones
     is_cut: bool  # more jobs run than are counted, maybe jobs of this task
+    deleted: int  # deleted jobs of it that still run
     started_at: datetime | None  # when the newest of them was claimed
 
     @property
@@ -83,10 +85,15 @@ def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
     for job in page:
         running[job.task] += 1
         started[job.task] = max(job.record().claimed_at or 0, started.get(job.task, 0))
-    names = [name for name in sorted({*entries, *stats, *running}) if wanted in name.casefold()]
+    deleted: Counter[str] = Counter()
+    for job in deleted_running(visit, visit.fire.servers.list()):
+        deleted[job.task] += 1
+        started[job.task] = max(job.record().claimed_at or 0, started.get(job.task, 0))
+    known = {*entries, *stats, *running, *deleted}
+    names = [name for name in sorted(known) if wanted in name.casefold()]
     return [
         _TaskRow(
-            name, entries.get(name), stats.get(name), running[name], page.cursor is not None,
+            name, entries.get(name), stats.get(name), running[name], page.cursor is not None, deleted[name],
             instant(started.get(name)),
         )
         for name in names[:_MOST_TASKS]
