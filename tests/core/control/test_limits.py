@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from firelock import ConfigurationError, Firelock, JobNotFound, Limit, LimitState, UnsupportedFeature
+from firelock.control.catalogue import tell_tasks
 from firelock.control.limits import DeclaredLimit, Limits
 from firelock.limits import LimitNumbers
 from firelock.model import lifecycle
@@ -476,12 +477,12 @@ def test_a_line_counts_those_before_in_the_key_that_all_share(shop):
     assert all(abs(1 + place - wait) <= 1 for place, wait in zip(places, waits, strict=True))
 
 
-def test_jobs_that_another_key_holds_have_no_turn(shop):
+def test_jobs_that_another_key_holds_have_no_turn_while_the_key_has_room(shop):
     """The others keep their order, and their turns and estimates leave those jobs out."""
 
     @shop.task(
         name="ask",
-        limits=[Limit("model", rate=6, per=60, burst=1), Limit("customer:{customer}", concurrent=1)],
+        limits=[Limit("model", rate=6, per=60, burst=2), Limit("customer:{customer}", concurrent=1)],
     )
     def ask(customer: int) -> None: ...
 
@@ -498,6 +499,76 @@ def test_jobs_that_another_key_holds_have_no_turn(shop):
     assert [0, 1, 2, 3] == [one.place for one in line.jobs]
     starts = [micros(one.starts_at) for one in line.jobs if one.turn is not None]
     assert 10_000_000 == round(starts[1] - starts[0], -6)
+
+
+def test_a_job_that_a_full_key_and_another_key_hold_keeps_its_turn(shop):
+    """Nothing passes it while its key is full: one order in the lines of all its keys, with all that hold it."""
+
+    @shop.task(
+        name="ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
+    )
+    def ask(customer: int) -> None: ...
+
+    shop.limits.sync()
+    ask.enqueue_many([(1,), (2,)])
+    take(shop, 2)
+    jobs = ask.enqueue_many([(1,), (1,), (3,)])
+
+    line, own = shop.limits.line("model"), shop.limits.line("customer:1")
+
+    assert [jobs[0].id, jobs[2].id, jobs[1].id] == [one.job.id for one in line.jobs]
+    assert ([0, 1, 2], [0, 1]) == tuple([one.turn for one in page.jobs] for page in (line, own))
+    assert [["model", "customer:1"], ["model"], ["model", "customer:1"]] == [
+        [wait.key for wait in one.waits] for one in line.jobs
+    ]
+    assert [["model", "customer:1"]] * 2 == [[wait.key for wait in one.waits] for one in own.jobs]
+    shop.limits.set("model", concurrent=3)
+    (passed, first, _) = shop.limits.line("model").jobs
+    assert (None, ["customer:1"]) == (passed.turn, [wait.key for wait in passed.waits])
+    assert (0, []) == (first.turn, list(first.waits))
+
+
+def test_timeouts_bound_a_start_that_has_no_estimate(shop):
+    """Its own timeout or that of its task, as the code or the last server says it; none without one."""
+
+    @shop.task(name="train", timeout=3_600, limits=[Limit("gpu", concurrent=2)])
+    def train(number: int) -> None: ...
+
+    shop.limits.sync()
+    jobs = train.enqueue_many([(number,) for number in range(6)])
+    take(shop, 2)
+
+    def hours(app):
+        now = app.client.clock.now()
+        line = [round((micros(one.starts_by) - now) / (60 * MINUTE)) for one in app.limits.line("gpu").jobs]
+        return [*line, round((micros(app.limits.places(jobs[4].id)[0].starts_by) - now) / (60 * MINUTE))]
+
+    told = Firelock(shop.storage)
+    assert [None] * 4 == [one.starts_by for one in told.limits.line("gpu").jobs]
+    tell_tasks(shop.client)
+    assert [1, 1, 2, 2, 2] == hours(shop) == hours(told)
+    minute = shop.client.clock.now() // MINUTE * MINUTE
+    shop.storage.record_metrics([Rollup(minute, "train", "default", "succeeded", 2, 2 * MINUTE, BUCKETS)])
+    assert [None] * 4 == [one.starts_by for one in shop.limits.line("gpu").jobs]
+    assert shop.limits.places(jobs[4].id)[0].starts_by is None
+
+
+def test_no_start_is_bounded_if_a_job_in_front_has_no_timeout(shop):
+    """A timeout of one call counts, and one that lacks it leaves the start unknown."""
+
+    @shop.task(name="train", limits=[Limit("gpu", concurrent=1)])
+    def train(number: int) -> None: ...
+
+    shop.limits.sync()
+    bounded = train.using(timeout=60)
+    bounded.enqueue(1)
+    take(shop, 1)
+    bounded.enqueue(2)
+    known = shop.limits.line("gpu").jobs[0].starts_by
+    train.enqueue(3)
+
+    assert known is not None
+    assert [None, None] == [one.starts_by for one in shop.limits.line("gpu").jobs]
 
 
 def test_the_run_times_of_the_last_hour_estimate_a_full_key(shop):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.limits import LINE_LENGTH, LimitNumbers, Spot, place_of, spots
-from firelock.limits.line import NEVER, start_estimate
+from firelock.limits.line import NEVER, start_bound, start_estimate
 
 SECOND = 1_000_000
 
@@ -90,5 +90,31 @@ def test_a_start_is_estimated(given, facts, seconds):
     asked = {"running": 0, "free_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0, **facts}
 
     at = start_estimate(numbers(**given), **asked)
+
+    assert at == (None if seconds is None else seconds * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("given", "left", "facts", "seconds"),
+    [
+        ({"concurrent": 3}, [40, 10, 30], {}, 10),  # the next start follows the first end
+        ({"concurrent": 3}, [40, 10, 30], {"ahead": 1}, 30),
+        ({"concurrent": 3}, [40, 10, 30], {"ahead": 3}, 110),  # a second round: one run of 100 s in front
+        ({"concurrent": 3}, [40, 10, 30], {"ahead": 8}, 240),
+        ({"concurrent": 3}, [40], {"ahead": 1}, 0),  # two places are free
+        ({"concurrent": 3}, [40], {"ahead": 2}, 40),
+        ({"concurrent": 1}, [40, 10, 30], {}, 40),  # the number was lowered: two ends make no room
+        ({"concurrent": 3}, [40, 10, 30], {"timeout": None}, None),
+        ({"concurrent": 3}, [40], {"timeout": None}, 0),
+        ({"concurrent": 0}, [], {}, NEVER),
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, [40], {"free_at": 12 * SECOND}, 12),
+        ({"rate": 5, "per": 60 * SECOND, "concurrent": 1}, [40], {"free_at": 99 * SECOND}, 99),
+    ],
+)
+def test_a_start_is_bounded_by_timeouts(given, left, facts, seconds):
+    """Every job in front runs until its timeout, here of 100 s; without one there is no bound."""
+    asked = {"free_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
+
+    at = start_bound(numbers(**given), left=[seconds * SECOND for seconds in left], **asked)
 
     assert at == (None if seconds is None else seconds * SECOND)

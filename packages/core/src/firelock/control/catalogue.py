@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from firelock.arguments.signature import Binder
     from firelock.jobs.client import Client
     from firelock.options import TaskInfo
+    from firelock.storage import Storage
 
 _KIND = "task"
 _TOLD_AGAIN = 12 * 3_600 * SECOND  # an entry that is older is written anew, changed or not
@@ -153,6 +154,12 @@ def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
     value = cast("Mapping[str, JsonValue]", {**_value(client, info), "seen_at": 0})
     record = Record(kind=_KIND, key=info.name, value=json.dumps(value), version=0)
     return attrs.evolve(_entry(record, is_registered_here=True), seen_at=None)
+
+
+def stored_timeout(storage: Storage, name: str) -> float | None:
+    """Return the timeout of a task as a server last stored it, in seconds; None if it has none or is unknown."""
+    record = storage.get_record(_KIND, name)
+    return None if record is None else json.loads(record.value)["timeout_seconds"]
 
 
 # ---- telling ---------------------------------------------------------------------------------------------

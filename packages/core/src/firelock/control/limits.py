@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from itertools import islice
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock.control.audit import Audit
+from firelock.control.catalogue import stored_timeout
 from firelock.errors import ConfigurationError, JobNotFound, UnsupportedFeature
 from firelock.jobs.job import as_datetime
 from firelock.jobs.limit_line import KeyPlace, WaitingLine, read_line, read_places
@@ -34,6 +36,7 @@ from firelock.storage.derived import every_record
 
 if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
+    from firelock.jobs.blocked_by import TimeoutOf
     from firelock.jobs.client import Client
     from firelock.options import TaskInfo
 
@@ -304,7 +307,8 @@ class Limits:
         """Return a page of the jobs that wait for a key, in the order of their turns.
 
         Each has the keys that hold it, and an estimate of its start, which follows from the rates, the number
-        of jobs before it, and the mean run time within the last hour. A line has at most 10,000 places.
+        of jobs before it, and the mean run time within the last hour. If no such run has ended, it has the
+        time when it starts if all jobs before it run until their timeouts. A line has at most 10,000 places.
 
         Args:
             key: as "tenant:7".
@@ -321,7 +325,9 @@ class Limits:
                 f"after must be an integer from 0 to {LINE_LENGTH:,}, got {shown(after)}."
             )
         now = self._client.clock.now()
-        return read_line(self._client.storage, self._known_key(key), now, after=after, limit=limit)
+        return read_line(
+            self._client.storage, self._known_key(key), now, after=after, limit=limit, timeout=self._timeouts()
+        )
 
     aline = twin(line)
 
@@ -334,9 +340,21 @@ class Limits:
         (record,) = self._client.storage.get([job_id])
         if record is None:
             raise JobNotFound(f"Job {shown(job_id)} not found: the id is wrong, or the job was pruned.")
-        return read_places(self._client.storage, record, self._client.clock.now())
+        return read_places(self._client.storage, record, self._client.clock.now(), self._timeouts())
 
     aplaces = twin(places)
+
+    def _timeouts(self) -> TimeoutOf:
+        """Return a function for the timeouts of jobs: their own, or that of their task; each task is read once."""
+        storage, registry = self._client.storage, self._client.registry
+
+        @cache
+        def of_task(name: str) -> float | None:
+            task = registry.get(name)
+            is_here = task is not None and not task.is_remote
+            return task.timeout_seconds if task is not None and is_here else stored_timeout(storage, name)
+
+        return lambda job: of_task(job.task) if job.timeout_seconds is None else job.timeout_seconds
 
     def _records(self) -> dict[str, _Stored]:
         records = every_record(self._client.storage, _KIND)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import attrs
 
-from firelock.limits.line import ends_before, rate_opens, start_estimate
+from firelock.limits.line import ends_before, rate_opens, start_bound, start_estimate
 from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers
-from firelock.model.clock import from_micros
+from firelock.model.clock import SECOND, from_micros
 from firelock.model.job import JobFilter, JobRecord
 from firelock.model.limit import KeyState, LimitUse
 from firelock.model.state import State
@@ -20,6 +20,9 @@ _KIND = "limit"
 _HEAD = 100  # jobs at the head of a queue that are looked at
 _NONE_AHEAD: Mapping[str, int] = {}
 _KEYS = 50  # read in one look at the heads of queues
+
+TimeoutOf = Callable[[JobRecord], float | None]
+"""Return the timeout of a job, in seconds; None if it has none, or its task is unknown."""
 
 
 @attrs.frozen
@@ -104,6 +107,7 @@ class KeyReads:
     now: int
     looks: dict[str, KeyState | None] = attrs.Factory(dict)
     known: dict[str, LimitNumbers] = attrs.Factory(dict)
+    held_by: dict[str, list[JobRecord]] = attrs.Factory(dict)  # by key: the jobs that hold it
 
     @property
     def are_many(self) -> bool:
@@ -160,6 +164,37 @@ class KeyReads:
             numbers, running=running, free_at=free_at, ahead=ahead, cost=use.cost, run_time=run_time,
             now=self.now,
         )  # fmt: skip
+
+    def bound(self, use: LimitUse, ahead: int, jobs: Sequence[JobRecord], timeout: TimeoutOf) -> float | None:
+        """Return when a key admits a job if all in front run until their timeouts: see `start_bound`.
+
+        Args:
+            use: of the key.
+            ahead: how many jobs come before it; they are assumed to be like `jobs` and the holders.
+            jobs: some of those that wait for the key.
+            timeout: returns the timeout of a job.
+        """
+        state, numbers = self._read(use.key), numbers_for(use.key, self.known)
+        running, free_at = (0, 0) if state is None else (state.running, state.free_at)
+        holders = self._holders(use.key)
+        timeouts = {job.id: timeout(job) for job in (*holders, *jobs)}
+        known = {id: seconds * SECOND for id, seconds in timeouts.items() if seconds is not None}
+        longest = max(known.values()) if len(known) == len(timeouts) else None
+        left = [0.0 if longest is None else longest] * running  # of those that are not among the holders
+        if longest is not None:
+            for place, job in enumerate(holders[:running]):
+                left[place] = max(0.0, (job.claimed_at or self.now) + known[job.id] - self.now)
+        return start_bound(
+            numbers, left=left, free_at=free_at, ahead=ahead, cost=use.cost, timeout=longest, now=self.now
+        )
+
+    def _holders(self, key: str) -> list[JobRecord]:
+        """Return the jobs that hold a key, 100 at most."""
+        if key not in self.held_by:
+            state = self._read(key)
+            found = self.storage.get(state.holders) if state is not None and state.holders else []
+            self.held_by[key] = [job for job in found if job is not None]
+        return self.held_by[key]
 
     def _read(self, key: str) -> KeyState | None:
         """Return how a key stands, and know the numbers of it and its name."""

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import attrs
 
-from firelock.jobs.blocked_by import KeyReads, KeyWait
+from firelock.jobs.blocked_by import KeyReads, KeyWait, TimeoutOf
 from firelock.limits.line import LINE_LENGTH, NEVER
 from firelock.model.clock import SECOND, from_micros
 from firelock.model.job import JobRecord
@@ -32,6 +32,7 @@ class KeyPlace:
     is_least: bool  # more may come before it than were counted
     wait: KeyWait | None  # why the key does not admit it now; None if it does
     starts_at: datetime | None  # about when the key admits it; None if unknown
+    starts_by: datetime | None  # when it does if all jobs in front time out; only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
@@ -41,10 +42,14 @@ class WaitingJob:
     job: JobRecord
     place: int  # how many jobs come before it in the line of the key
     turn: int | None
-    """The same without the jobs of this page that another key holds now; None for such a job."""
+    """The same without the jobs of this page that others pass; None for such a job.
+
+    Others pass a job if the key has room for it, but another key holds it.
+    """
     waits: tuple[KeyWait, ...]  # the keys that do not admit it now
     is_read: bool  # all its keys were read; otherwise there may be more `waits`
     starts_at: datetime | None  # about when all its keys admit it; None if unknown
+    starts_by: datetime | None  # when they do if all jobs in front time out; only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
@@ -57,11 +62,14 @@ class WaitingLine:
     is_cut: bool  # there are more lanes than a line is made of
 
 
-def read_line(storage: Storage, key: str, now: int, *, after: int, limit: int) -> WaitingLine:
+def read_line(
+    storage: Storage, key: str, now: int, *, after: int, limit: int, timeout: TimeoutOf
+) -> WaitingLine:
     """Return a page of the line of a key.
 
     The number of reads is bounded: the line, its jobs, ten keys, the run times of the last hour, and the
-    places of the first and the last job in the lines of the keys that all jobs of the page share.
+    places of the first and the last job in the lines of the keys that all jobs of the page share. If no such
+    job has ended in the last hour, also the jobs that hold these keys.
     """
     found = storage.find_waiting(key, after=after, limit=limit + 1)
     has_more = len(found.ids) > limit and after + limit < LINE_LENGTH
@@ -71,17 +79,17 @@ def read_line(storage: Storage, key: str, now: int, *, after: int, limit: int) -
         if record is not None and record.state is State.ENQUEUED  # others have started since
     ]
     if records:
-        page = _Page(storage, now, key, [record for _, record in records])
+        page = _Page(storage, now, key, [record for _, record in records], timeout)
         jobs = tuple(page.waiting(place, record) for place, record in records)
     else:
         jobs = ()
     return WaitingLine(key=key, jobs=jobs, after=after + limit if has_more else None, is_cut=found.is_cut)
 
 
-def read_places(storage: Storage, record: JobRecord, now: int) -> list[KeyPlace]:
+def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
     """Return where an enqueued job stands in the line of each of its keys; nothing for any other job.
 
-    Costs four reads a key and one more.
+    Costs four reads per key and one more, and one per key without an estimate.
     """
     if record.state is not State.ENQUEUED or Feature.LIMITS not in storage.features:
         return []
@@ -91,11 +99,15 @@ def read_places(storage: Storage, record: JobRecord, now: int) -> list[KeyPlace]
     found = {use.key: storage.find_waiting(use.key, limit=0, job_id=record.id) for use in uses}
     ahead = {key: line.place or 0 for key, line in found.items()}
     waits = {wait.key: wait for wait in _held_now(keys, record, ahead)}
+    starts = {use.key: keys.estimate(use, ahead[use.key], run_time) for use in uses}
     return [
         KeyPlace(
             key=use.key, ahead=found[use.key].place, wait=waits.get(use.key),
             is_least=found[use.key].is_cut or found[use.key].place == LINE_LENGTH,
-            starts_at=_instant(keys.estimate(use, ahead[use.key], run_time)),
+            starts_at=_instant(starts[use.key]),
+            starts_by=None
+            if starts[use.key] is not None
+            else _instant(keys.bound(use, ahead[use.key], [record], timeout)),
         )
         for use in uses
     ]  # fmt: skip
@@ -123,12 +135,15 @@ def _instant(at: float | None) -> datetime | None:
 class _Page:
     """The jobs of a page, with what is read once for all of them."""
 
-    def __init__(self, storage: Storage, now: int, key: str, records: Sequence[JobRecord]) -> None:
+    def __init__(
+        self, storage: Storage, now: int, key: str, records: Sequence[JobRecord], timeout: TimeoutOf
+    ) -> None:
         self._storage, self._key, self._now = storage, key, now
+        self._records, self._timeout = records, timeout
         self._keys = KeyReads(storage, now)
         self._run_time = _run_time(storage, {record.task for record in records}, now)
         self._seen: Counter[str] = Counter()
-        self._held = 0  # rows before the next one that another key holds
+        self._passed = 0  # rows before the next one that others pass
         keys = [[use.key for use in _uses(record)] for record in records]
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
@@ -148,19 +163,33 @@ class _Page:
         """Return the next job of the page with its keys and its estimate."""
         uses = [use for use in _uses(record) if use.key in self._readable]
         row = self._seen[self._key]
-        others = self._keys.waits(record, among=self._readable - {self._key})
-        turn = None if others else place - self._held
-        self._held += bool(others)
+        has_room = not self._keys.waits(record, among={self._key})
+        is_passed = has_room and bool(self._keys.waits(record, among=self._readable - {self._key}))
+        turn = None if is_passed else place - self._passed
+        self._passed += is_passed
         before = place if turn is None else turn
         ahead = {use.key: before if use.key == self._key else self._ahead(use.key, row) for use in uses}
         known = {key: number for key, number in ahead.items() if key == self._key or key in self._shared}
         self._seen.update(use.key for use in _uses(record))
         starts = [self._keys.estimate(use, ahead[use.key], self._run_time) for use in uses]
+        starts_at = _combined(starts, self._now)
         return WaitingJob(
             job=record, place=place, turn=turn,
             waits=tuple(_held_now(self._keys, record, known, self._readable)),
-            is_read=len(uses) == len(_uses(record)), starts_at=_combined(starts, self._now),
+            is_read=len(uses) == len(_uses(record)), starts_at=starts_at,
+            starts_by=self._bound(uses, ahead) if starts_at is None else None,
         )  # fmt: skip
+
+    def _bound(self, uses: Sequence[LimitUse], ahead: Mapping[str, int]) -> datetime | None:
+        """Return when all keys admit a job if all jobs in front time out; None if one of them has no timeout."""
+        bounds: list[float] = []
+        for use in uses:
+            alike = [one for one in self._records if any(other.key == use.key for other in _uses(one))]
+            bound = self._keys.bound(use, ahead[use.key], alike, self._timeout)
+            if bound is None:
+                return None
+            bounds.append(bound)
+        return _instant(max(bounds, default=None))
 
     def _ahead(self, key: str, row: int) -> int:
         """Return about how many jobs come before a row in the line of another key; at least so many do."""

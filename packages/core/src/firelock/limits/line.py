@@ -131,6 +131,42 @@ def start_estimate(
     return starts_at
 
 
+def start_bound(
+    numbers: LimitNumbers,
+    *,
+    left: Sequence[float],
+    free_at: int,
+    ahead: int,
+    cost: int,
+    timeout: float | None,
+    now: int,
+) -> float | None:
+    """Return when a key admits a job if all jobs in front run until their timeouts, in micros.
+
+    `NEVER` before a person acts, None if jobs in front have no timeout.
+
+    Args:
+        numbers: of the key.
+        left: for each job that holds it, how long its run lasts until its timeout, in micros.
+        free_at: up to when its rate has been used.
+        ahead: how many jobs come before this one.
+        cost: units of the rate that the start of the job costs.
+        timeout: of the jobs in front, in micros; None if one of them has none.
+        now: the storage's time, in micros.
+    """
+    if numbers.is_paused or numbers.concurrent == 0 or numbers.rate == 0:
+        return NEVER
+    starts_at = rate_opens(numbers, free_at=free_at, ahead=ahead, cost=cost, now=now)
+    if not ends_before(numbers, running=len(left), ahead=ahead) or numbers.concurrent is None:
+        return starts_at
+    if timeout is None:
+        return None
+    free = [0.0] * (numbers.concurrent - len(left))
+    ends = sorted([*free, *left])[-numbers.concurrent :]  # of more holders than may be, the first make no room
+    rounds, place = divmod(ahead, numbers.concurrent)
+    return max(starts_at, now + ends[place] + rounds * timeout)
+
+
 def rate_opens(numbers: LimitNumbers, *, free_at: int, ahead: int, cost: int, now: int) -> float:
     """Return when the rate of a key admits a job with so many in front of it, in micros; at least `now`."""
     starts_at = max(float(now), numbers.opens_at(free_at, cost))
