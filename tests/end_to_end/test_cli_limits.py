@@ -246,6 +246,25 @@ def test_waiting_jobs_are_listed_in_order_with_what_holds_them(command, app):
     assert "No job waits for this key." in command("limits waiting nobody").error
 
 
+def test_timeouts_bound_a_start_without_an_estimate(command, app):
+    """In the list and in JSON, if no such job has ended in the last hour."""
+
+    @app.task(name="train", limits=[Limit("gpu", concurrent=1)])
+    def train() -> None: ...
+
+    app.limits.set("gpu", concurrent=0)
+    train.using(timeout=3_600).enqueue_many([(), (), ()])
+    closed = command("limits waiting gpu --json").json["jobs"]
+    app.limits.set("gpu", concurrent=1)
+
+    listed = command("limits waiting gpu").out.splitlines()[1:]
+    known = command("limits waiting gpu --json").json["jobs"]
+
+    assert [None] * 3 == [one["starts_by"] for one in closed]
+    assert [False, True, True] == ["within" in line for line in listed]
+    assert [True, False, False] == [one["starts_by"] is None for one in known]
+
+
 @pytest.mark.parametrize("after", ["-1", "10001", "x"])
 def test_a_page_of_waiting_jobs_begins_within_its_bounds(command, after):
     """Any other number is an error in the usage, which names the bounds."""

@@ -502,11 +502,9 @@ def test_jobs_that_another_key_holds_have_no_turn_while_the_key_has_room(shop):
 
 
 def test_a_job_that_a_full_key_and_another_key_hold_keeps_its_turn(shop):
-    """Nothing passes it while its key is full: one order in the lines of all its keys, with all that hold it."""
+    """No job passes it while its key is full; each line has all keys that hold it."""
 
-    @shop.task(
-        name="ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
-    )
+    @shop.task(name="ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)])
     def ask(customer: int) -> None: ...
 
     shop.limits.sync()

@@ -66,7 +66,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show.add_argument("name", metavar="NAME_OR_KEY")
     waiting = add_command(
         group, "waiting", "List the jobs that wait for a key, in order, and what holds them.", _waiting_jobs,
-        more="Times are estimates from the rates, the jobs in front, and the run times of the last hour.",
+        more=(
+            "Times are estimates from the rates, the jobs in front, and the run times of the last hour.\n"
+            "If no such job has ended, `within` is the time if the jobs in front run until their timeouts."
+        ),
         examples=("firelock limits waiting tenant:7", "firelock limits waiting smtp --limit 100 --json"),
     )  # fmt: skip
     waiting.add_argument("key", metavar="KEY")
@@ -298,11 +301,13 @@ def _waiting_row(one: WaitingJob, now: int) -> list[Piece]:
 
 
 def _turn(one: WaitingJob) -> str:
-    """Return the job's place among those that can start next; "–" if another key holds it now."""
+    """Return the job's place; "–" if others pass it, because this key has room but another key holds it."""
     return "–" if one.turn is None else f"{one.turn + 1:,}"
 
 
 def _starts(one: WaitingJob, now: int) -> str:
+    if one.waits and one.starts_by is not None:
+        return f"within {span(max(0, micros(one.starts_by) - now))}"
     return age(micros(one.starts_at), now) if one.waits and one.starts_at is not None else ""
 
 
@@ -319,6 +324,7 @@ def _waiting_answer(one: WaitingJob) -> dict[str, object]:
         "id": one.job.id, "task": one.job.task, "queue": one.job.queue,
         "enqueued_at": isoformat(one.job.changed_at), "held_by": held_by, "is_read": one.is_read,
         "starts_at": _iso(one.starts_at if one.waits else None),
+        "starts_by": _iso(one.starts_by if one.waits else None),
     }  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
 
 
 def stored_timeout(storage: Storage, name: str) -> float | None:
-    """Return the timeout of a task as a server last stored it, in seconds; None if it has none or is unknown."""
+    """Return the timeout of a task as a server last stored it, in seconds; None if there is none."""
     record = storage.get_record(_KIND, name)
     return None if record is None else json.loads(record.value)["timeout_seconds"]
 

@@ -326,7 +326,12 @@ class Limits:
             )
         now = self._client.clock.now()
         return read_line(
-            self._client.storage, self._known_key(key), now, after=after, limit=limit, timeout=self._timeouts()
+            self._client.storage,
+            self._known_key(key),
+            now,
+            after=after,
+            limit=limit,
+            timeout=self._timeouts(),
         )
 
     aline = twin(line)
@@ -345,7 +350,7 @@ class Limits:
     aplaces = twin(places)
 
     def _timeouts(self) -> TimeoutOf:
-        """Return a function for the timeouts of jobs: their own, or that of their task; each task is read once."""
+        """Return a function for the timeouts of jobs; it reads each task once."""
         storage, registry = self._client.storage, self._client.registry
 
         @cache

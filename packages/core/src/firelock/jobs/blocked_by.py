@@ -100,6 +100,14 @@ def waits_words(waits: Iterable[KeyWait]) -> str | None:
 
 
 @attrs.frozen
+class Lasting:
+    """How long the runs under a key may last, in micros."""
+
+    left: tuple[float, ...]  # of each run that holds it, until its timeout
+    timeout: float | None  # the longest; None if a job has none
+
+
+@attrs.frozen
 class KeyReads:
     """How keys stand at one instant; each is read once."""
 
@@ -165,28 +173,27 @@ class KeyReads:
             now=self.now,
         )  # fmt: skip
 
-    def bound(self, use: LimitUse, ahead: int, jobs: Sequence[JobRecord], timeout: TimeoutOf) -> float | None:
-        """Return when a key admits a job if all in front run until their timeouts: see `start_bound`.
-
-        Args:
-            use: of the key.
-            ahead: how many jobs come before it; they are assumed to be like `jobs` and the holders.
-            jobs: some of those that wait for the key.
-            timeout: returns the timeout of a job.
-        """
-        state, numbers = self._read(use.key), numbers_for(use.key, self.known)
-        running, free_at = (0, 0) if state is None else (state.running, state.free_at)
-        holders = self._holders(use.key)
+    def lasting(self, key: str, jobs: Sequence[JobRecord], timeout: TimeoutOf) -> Lasting:
+        """Return how long the runs under a key may last, from its holders and some of the jobs that wait."""
+        state, holders = self._read(key), self._holders(key)
+        running = 0 if state is None else state.running
         timeouts = {job.id: timeout(job) for job in (*holders, *jobs)}
         known = {id: seconds * SECOND for id, seconds in timeouts.items() if seconds is not None}
-        longest = max(known.values()) if len(known) == len(timeouts) else None
-        left = [0.0 if longest is None else longest] * running  # of those that are not among the holders
-        if longest is not None:
-            for place, job in enumerate(holders[:running]):
-                left[place] = max(0.0, (job.claimed_at or self.now) + known[job.id] - self.now)
+        if not timeouts or len(known) < len(timeouts):
+            return Lasting((0.0,) * running, None)
+        longest = max(known.values())
+        left = [longest] * running  # of those that are not among the holders
+        for place, job in enumerate(holders[:running]):
+            left[place] = max(0.0, (job.claimed_at or self.now) + known[job.id] - self.now)
+        return Lasting(tuple(left), longest)
+
+    def bound(self, use: LimitUse, ahead: int, runs: Lasting) -> float | None:
+        """Return when a key admits a job if all in front run until their timeouts: see `start_bound`."""
+        state = self._read(use.key)
         return start_bound(
-            numbers, left=left, free_at=free_at, ahead=ahead, cost=use.cost, timeout=longest, now=self.now
-        )
+            numbers_for(use.key, self.known), left=runs.left, free_at=0 if state is None else state.free_at,
+            ahead=ahead, cost=use.cost, timeout=runs.timeout, now=self.now,
+        )  # fmt: skip
 
     def _holders(self, key: str) -> list[JobRecord]:
         """Return the jobs that hold a key, 100 at most."""

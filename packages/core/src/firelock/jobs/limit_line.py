@@ -9,7 +9,7 @@ from datetime import datetime
 
 import attrs
 
-from firelock.jobs.blocked_by import KeyReads, KeyWait, TimeoutOf
+from firelock.jobs.blocked_by import KeyReads, KeyWait, Lasting, TimeoutOf
 from firelock.limits.line import LINE_LENGTH, NEVER
 from firelock.model.clock import SECOND, from_micros
 from firelock.model.job import JobRecord
@@ -19,8 +19,10 @@ from firelock.storage import Feature, Storage
 
 _MINUTE = 60 * SECOND
 _WINDOW = 60 * _MINUTE  # micros of the past whose runs count for the run time
+_ENDS = 2  # jobs of a page whose places in the lines of other keys are read one by one
 _LATEST = 250_000_000_000 * SECOND  # the year 9892: later times are no datetimes
 _KEYS = 10  # keys that one page reads, since each read walks every lane
+_BETWEEN = 500  # places that are read in the line of another key, from that of a page's first job on
 
 
 @attrs.frozen(kw_only=True)
@@ -67,9 +69,9 @@ def read_line(
 ) -> WaitingLine:
     """Return a page of the line of a key.
 
-    The number of reads is bounded: the line, its jobs, ten keys, the run times of the last hour, and the
-    places of the first and the last job in the lines of the keys that all jobs of the page share. If no such
-    job has ended in the last hour, also the jobs that hold these keys.
+    The number of reads is bounded: the line, its jobs, ten keys, the run times of the last hour, and three
+    for the places of the jobs in the line of each key that all jobs of the page share. If no such job has
+    ended in the last hour, also the jobs that hold these keys.
     """
     found = storage.find_waiting(key, after=after, limit=limit + 1)
     has_more = len(found.ids) > limit and after + limit < LINE_LENGTH
@@ -107,7 +109,7 @@ def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutO
             starts_at=_instant(starts[use.key]),
             starts_by=None
             if starts[use.key] is not None
-            else _instant(keys.bound(use, ahead[use.key], [record], timeout)),
+            else _instant(keys.bound(use, ahead[use.key], keys.lasting(use.key, [record], timeout))),
         )
         for use in uses
     ]  # fmt: skip
@@ -143,17 +145,26 @@ class _Page:
         self._keys = KeyReads(storage, now)
         self._run_time = _run_time(storage, {record.task for record in records}, now)
         self._seen: Counter[str] = Counter()
+        self._lasting: dict[str, Lasting] = {}  # by key
         self._passed = 0  # rows before the next one that others pass
         keys = [[use.key for use in _uses(record)] for record in records]
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
         self._readable = frozenset(list(wanted)[:_KEYS])
+        self._places: dict[str, dict[str, int]] = {}  # by key: in its line, by id
         self._shared = {one: self._ends(one, records) for one in shared}
         self._last = max(1, len(records) - 1)
 
     def _ends(self, key: str, records: Sequence[JobRecord]) -> tuple[int, int]:
-        """Return the places of the first and the last job of the page in the line of another key."""
+        """Return the places of the first and the last job of the page in the line of another key.
+
+        The places of the jobs between them are read as well, as far as these 500 places go.
+        """
         first, last = (self._place(key, record) for record in (records[0], records[-1]))
+        if last > first and len(records) > _ENDS:
+            limit = min(last - first + 1, _BETWEEN)
+            between = self._storage.find_waiting(key, after=first, limit=limit)
+            self._places[key] = {id: first + number for number, id in enumerate(between.ids)}
         return first, max(first, last)
 
     def _place(self, key: str, record: JobRecord) -> int:
@@ -168,7 +179,9 @@ class _Page:
         turn = None if is_passed else place - self._passed
         self._passed += is_passed
         before = place if turn is None else turn
-        ahead = {use.key: before if use.key == self._key else self._ahead(use.key, row) for use in uses}
+        ahead = {
+            use.key: before if use.key == self._key else self._ahead(use.key, row, record) for use in uses
+        }
         known = {key: number for key, number in ahead.items() if key == self._key or key in self._shared}
         self._seen.update(use.key for use in _uses(record))
         starts = [self._keys.estimate(use, ahead[use.key], self._run_time) for use in uses]
@@ -181,18 +194,23 @@ class _Page:
         )  # fmt: skip
 
     def _bound(self, uses: Sequence[LimitUse], ahead: Mapping[str, int]) -> datetime | None:
-        """Return when all keys admit a job if all jobs in front time out; None if one of them has no timeout."""
+        """Return when all keys admit a job if all in front time out; None if one has no timeout."""
         bounds: list[float] = []
         for use in uses:
-            alike = [one for one in self._records if any(other.key == use.key for other in _uses(one))]
-            bound = self._keys.bound(use, ahead[use.key], alike, self._timeout)
+            if use.key not in self._lasting:
+                alike = [one for one in self._records if any(other.key == use.key for other in _uses(one))]
+                self._lasting[use.key] = self._keys.lasting(use.key, alike, self._timeout)
+            bound = self._keys.bound(use, ahead[use.key], self._lasting[use.key])
             if bound is None:
                 return None
             bounds.append(bound)
         return _instant(max(bounds, default=None))
 
-    def _ahead(self, key: str, row: int) -> int:
+    def _ahead(self, key: str, row: int, record: JobRecord) -> int:
         """Return about how many jobs come before a row in the line of another key; at least so many do."""
+        place = self._places.get(key, {}).get(record.id)
+        if place is not None:
+            return place
         if key in self._shared:
             first, last = self._shared[key]
             return first + (last - first) * row // self._last

@@ -162,7 +162,7 @@ def start_bound(
     if timeout is None:
         return None
     free = [0.0] * (numbers.concurrent - len(left))
-    ends = sorted([*free, *left])[-numbers.concurrent :]  # of more holders than may be, the first make no room
+    ends = sorted([*free, *left])[-numbers.concurrent :]  # the first ends make no room if too many hold it
     rounds, place = divmod(ahead, numbers.concurrent)
     return max(starts_at, now + ends[place] + rounds * timeout)
 
