@@ -156,7 +156,7 @@ def test_retries_have_a_list_of_their_own(client, fire, send):
         ("task=shop.mail.send", [1, 2, 3]), ("task=send", [1, 2, 3]), ("task=other", []),
         ("tag=user:2", [2]), ("queue=mail", [1, 2, 3]), ("queue=else", []), ("arg=user_id:2", [2]),
         ("arg=note:two", [2]), ("arg=wo", [2]), ("error=SMTP", []), ("created=%3C1h", [1, 2, 3]),
-        ("created=%3E1h", []), ("state=enqueued&created=%3C1h", [1, 2, 3]), ("tag=user:2&arg=note:two", [2]),
+        ("created=%3E1h", []), ("state=enqueued&created=%3C1h", [3, 2, 1]), ("tag=user:2&arg=note:two", [2]),
         ("since=2000-01-01T00:00:00Z", [1, 2, 3]), ("until=2000-01-01T00:00:00Z", []),
     ],
 )  # fmt: skip
@@ -165,6 +165,26 @@ def test_each_chip_narrows_the_list(client, send, query, numbers):
     jobs = {number: send.enqueue(number, note={2: "two"}.get(number, "")) for number in (1, 2, 3)}
 
     assert [jobs[number].id for number in reversed(numbers)] == rows(client.get(f"/jobs?{query}"))
+
+
+def test_enqueued_jobs_are_listed_oldest_first(client, send):
+    """As they wait in the queue; the head of the column turns the order round."""
+    jobs = [send.enqueue(number).id for number in (1, 2, 3)]
+    page = client.get("/jobs?state=enqueued")
+
+    assert jobs == rows(page)
+    assert 'aria-sort="ascending"' in page.text
+    assert jobs[::-1] == rows(client.get("/jobs?state=enqueued&order=newest")) == rows(client.get("/jobs"))
+
+
+def test_a_row_has_the_word_of_its_state_and_its_tags_on_phones(client, send):
+    """Next to the queue, where a phone shows it; elsewhere the icon has that name."""
+    send.enqueue(2)
+
+    row = client.get("/jobs").text
+
+    assert '<span class="narrow-only" aria-hidden="true">Enqueued</span>' in row
+    assert re.search('<td class="tags"><a class="tag clip"[^>]*>user:2</a>', row)
 
 
 def test_ids_parents_errors_and_servers_narrow_the_list(client, fire, send):

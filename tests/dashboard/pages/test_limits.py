@@ -202,7 +202,7 @@ def test_a_keys_page_shows_who_waits_in_which_order_why_and_how_long(fire, clien
     page = client.get("/limits/key?key=warehouse").text
     found = rows(page)
 
-    assert "2 of 2 jobs run. The next job starts when one of them ends." in words(page)
+    assert "Full: 2 of 2 running. The next job starts when one of them ends." in words(page)
     assert ["1", "2", "3"] == [row[0] for row in found]
     assert [f"shop. export {job.id[-8:]} number={number}" for number, job in enumerate(jobs[2:], 2)] == [
         row[1] for row in found
@@ -246,7 +246,9 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
 
     assert 3 == words(listed).count("Jobs wait for openai")
     assert re.search("Rate used up, opens in (9|10) min", words(listed))
-    assert "This limit admits jobs, but they also wait for openai" in words(one)
+    assert "This limit has room. Its jobs wait for openai" in words(one)
+    assert "This limit has room for these jobs, but another limit has none. 1" in words(one)
+    assert ["1", "2", "3"] == [row[0] for row in rows(one)]
     assert all(re.match("openai opens in (9|10) min", row[2]) for row in rows(one))
     assert "Open" not in words(listed) + words(one)
     fire.limits.set("openai", rate=None, concurrent=99)
@@ -261,7 +263,7 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
         (lambda fire: fire.limits.pause("warehouse"), "The limit is paused.", "when resumed"),
         (
             lambda fire: fire.limits.set("warehouse", concurrent=0),
-            "A number of the limit is 0.", "when raised",
+            "The limit is set to 0.", "when raised",
         ),
         (
             lambda fire: (
@@ -285,14 +287,14 @@ def test_a_keys_page_says_why_none_starts(fire, client, change, state, starts):
 
 
 def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
-    """On its own page, with the bar of its life: a limit holds it, and no worker is what it waits for."""
+    """On its own page; the bar of its life says only that it is in its queue."""
     jobs = exporting(fire, 6)
 
     last, first = (words(client.get(f"/jobs/{jobs[number].id}").text) for number in (5, 2))
 
     assert "It waits for limit warehouse (2 of 2 running), with 3 jobs in front of it: about 20 min" in last
     assert "It is the first in line for limit warehouse (2 of 2 running): about 5 min" in first
-    assert ("Held by a limit" in last, "Waiting for a worker" in last) == (True, False)
+    assert "In the queue" in last
 
 
 @pytest.fixture
@@ -310,16 +312,43 @@ def asking(fire):
     return jobs
 
 
-def test_a_job_that_several_limits_hold_waits_for_the_end_of_one_job(fire, client, asking):
-    """The narrowest limit and the job that holds it; without runs there is no estimate, which it says."""
+def test_a_job_names_every_limit_that_holds_it(fire, client, asking):
+    """The narrowest first, with the job that holds it; the page of each limit names both as well."""
     page = words(client.get(f"/jobs/{asking[2].id}").text)
+    own, shared = (client.get(f"/limits/key?key={key}").text for key in ("customer:12", "model"))
 
     assert re.search(
-        rf"It waits until job {asking[0].id[-8:]} of customer:12 ends \(it has run for .{{1,12}}\).", page
+        rf"first in line for limit customer:12 \(1 of 1 running\). Job {asking[0].id[-8:]} has run for"
+        r" .{1,12}. Show It is the first in line for limit model \(2 of 2 running\).",
+        page,
     )
     assert f"/jobs/{asking[0].id}" in client.get(f"/jobs/{asking[2].id}").text
-    assert "model" not in page.partition("Why is it not running?")[2].partition("Call")[0]
-    assert "Its start cannot be estimated: no such job has ended in the last hour." in page
+    assert "Its start is unknown: no such job has ended in the last hour" in page
+    assert "model 2 of 2 running This limit 1 of 1 running" == rows(own)[0][2]
+    assert "This limit 2 of 2 running customer:12 1 of 1 running" == rows(shared)[0][2]
+    assert "Full: 1 of 1 running. The first job in line also waits for model" in words(own)
+    assert "Held by another limit" not in words(own) + words(shared)
+
+
+def test_timeouts_bound_a_start_without_an_estimate(fire, client):
+    """On the page of the limit and on that of the job, which agree."""
+
+    @fire.task(name="shop.train", timeout=7_200, limits=[Limit("gpu", concurrent=1)])
+    def train(number: int) -> None: ...
+
+    fire.limits.sync()
+    jobs = train.enqueue_many([(number,) for number in range(3)])
+    claim(fire)
+
+    line = client.get("/limits/key?key=gpu").text
+    page = words(client.get(f"/jobs/{jobs[2].id}").text)
+
+    assert all(
+        re.fullmatch(f"within ({starts})", row[4])
+        for row, starts in zip(rows(line), ("1 h 59 min|2 h", "3 h 59 min|4 h"), strict=True)
+    )
+    assert "this is the time if the jobs in front run until their timeouts" in words(line)
+    assert re.search("It starts within (3 h 59 min|4 h), even if the jobs in front run until their", page)
 
 
 def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, client):
@@ -342,23 +371,37 @@ def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, clie
 
     page = words(client.get(f"/jobs/{job.id}").text)
 
-    assert re.search("It waits until job [0-9a-f]{8} of gpu ends", page)
-    assert "It also waits for limit licence (2 of 2 running)." in page
+    assert re.search(r"limit gpu \(1 of 1 running\). Job [0-9a-f]{8} has run for", page)
+    assert "It is the first in line for limit licence (2 of 2 running)." in page
 
 
-def test_only_jobs_that_can_start_next_have_a_place(fire, client, asking):
-    """A job that another limit holds is listed below without one, with that limit; its page agrees."""
+def test_a_full_limit_gives_each_job_a_place_in_one_order(fire, client, asking):
+    """The same on the page of the limit, of the queue and of the job."""
     line = client.get("/limits/key?key=model").text
     page = words(client.get(f"/jobs/{asking[4].id}").text)
+
+    ids = [asking[number].id for number in (2, 3, 4)]
+    assert ids == re.findall('<tr id="waiting-(.*?)"', line)
+    assert ids == re.findall('<tr id="next-(.*?)"', client.get("/queues/default").text)
+    assert [["1", "customer=12"], ["2", "customer=44"], ["3", "customer=45"]] == [
+        [row[0], row[1].split()[-1]] for row in rows(line)
+    ]
+    assert ["unknown"] * 3 == [row[4] for row in rows(line)]
+    assert "“Unknown”: no such job has ended in the last hour, and a job in front has" in words(line)
+    assert "It waits for limit model (2 of 2 running), with 2 jobs in front of it." in page
+
+
+def test_jobs_that_another_limit_holds_are_passed_if_this_one_has_room(fire, client, asking):
+    """They are listed below without a place, with the limit that holds them."""
+    fire.limits.set("model", concurrent=3)
+
+    line = client.get("/limits/key?key=model").text
 
     assert [["1", "customer=44"], ["2", "customer=45"], ["–", "customer=12"]] == [
         [row[0], row[1].split()[-1]] for row in rows(line)
     ]
-    assert "customer:12 1 of 1 running" in rows(line)[2][2]
-    assert "Held by another limit They start in this order after that limit admits them" in words(line)
-    assert ["unknown"] * 3 == [row[4] for row in rows(line)]
-    assert "A start is unknown if no such job has ended in the last hour." in words(line)
-    assert "It waits for limit model (2 of 2 running), with 1 job in front of it." in page
+    assert "customer:12 1 of 1 running" == rows(line)[2][2]
+    assert "another limit has none. Meanwhile other jobs start before them." in words(line)
 
 
 def test_places_go_on_after_a_page_with_jobs_that_another_limit_holds(fire, client):
@@ -372,6 +415,7 @@ def test_places_go_on_after_a_page_with_jobs_that_another_limit_holds(fire, clie
     fire.limits.sync()
     ask.enqueue_many([(12,), (31,), *[(12,)] * 20, *[(44,)] * 30])
     claim(fire)
+    fire.limits.set("model", concurrent=3)
 
     first = client.get("/limits/key?key=model").text
     address = unescape(re.search(r'href="([^"]*after=25[^"]*)#waiting"', first)[1])
@@ -388,7 +432,28 @@ def test_a_limit_has_one_row_where_its_name_is_its_key(fire, client, asking):
     keys, _, names = page.partition(" Names ")
 
     assert ("model" in keys, "model" in names) == (True, False)
-    assert "customer 1 at once code customer:{customer}" in names
+    assert "customer at once Set code customer:{customer}" in names
+
+
+def test_the_number_of_a_limit_is_set_in_its_row(fire, client, asking):
+    """The row of a name, or of a key that has its own; a rate stays as it is."""
+
+    @fire.task(name="shop.call", limits=[Limit("api", concurrent=3, rate=90, per=60, burst=5)])
+    def call() -> None: ...
+
+    fire.limits.sync()
+    call.enqueue()
+    page = client.get("/limits").text
+    forms = [
+        dict(re.findall('name="(key|rate|per|burst|concurrent)"[^>]* value="([^"]*)"', form))
+        for form in re.findall('<form method="post" action="/limits/set".*?</form>', page, re.DOTALL)
+    ]
+    sent = {form["key"]: form for form in forms}
+
+    assert ["api", "model", "customer"] == list(sent)
+    answer = client.act("/limits/set", {**sent["api"], "concurrent": "6"}).json()
+    assert "Limit api is now: 6 at once, 90 per 60 s, 5 in a burst." == answer["message"]
+    assert "at once, 90 per 60 s, 5 in a burst" in words(client.part("/limits", "rows").text)
 
 
 def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, report):
@@ -403,12 +468,12 @@ def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, r
 
 
 def test_the_bar_of_a_job_that_has_started_does_not_blame_workers(fire, client):
-    """What held it is not stored: the wait of a job with limits was for a limit or a worker."""
+    """Whether a limit, a worker or a server was missing is not stored: it was in its queue."""
     jobs = exporting(fire, 1)
 
     page = words(client.get(f"/jobs/{jobs[0].id}").text)
 
-    assert "Waiting for a limit or a worker" in page
+    assert "In the queue" in page
     assert "Waiting for a worker" not in page
 
 
@@ -419,6 +484,6 @@ def test_the_labels_of_the_form_say_what_the_numbers_mean(fire, client, report):
     for label in (
         "Running at the same time", "Starts per period", "Period in seconds",
         "Starts at once after a pause (burst)", "Empty: as many as the rate allows in one second.",
-        "Reset to the code's numbers", "Set by code",
+        "Reset to the code's settings", "Set by code", "Limit the rate",
     ):  # fmt: skip
         assert label in page

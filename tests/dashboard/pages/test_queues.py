@@ -187,7 +187,7 @@ def test_the_oldest_wait_is_shown_while_limits_hold_all_that_waits(fire, client,
 
 
 def test_the_first_jobs_have_their_arguments_and_the_limits_that_hold_them(fire, client, mail):
-    """In the order of priority and age, without places: others start before a job that a limit holds."""
+    """In the order of priority and age."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
     Worker(fire).claim()
@@ -196,8 +196,19 @@ def test_the_first_jobs_have_their_arguments_and_the_limits_that_hold_them(fire,
     page = text_of(client.part("/queues/mail", "head").text)
     rows = text_of(client.get("/queues/mail").text)
 
-    assert "Waiting jobs, oldest first" in rows
+    assert "Next jobs" in rows
     assert re.search("number=2 tenant:7 1 of 1 running .* number=3 A worker", page)
+
+
+def test_the_first_jobs_with_limits_take_turns(client, fire, mail):
+    """The first of each key, then the second of each, as they start; other jobs keep their places."""
+    of = {key: mail.using(limits=[Turns(f"tenant:{key}")]) for key in (1, 2)}
+    urgent = mail.using(limits=[Turns("tenant:2")], priority=9)
+    jobs = [of[1].enqueue(1), of[1].enqueue(2), mail.enqueue(3), of[2].enqueue(4), urgent.enqueue(5)]
+
+    head = client.get("/queues/mail").text
+
+    assert [jobs[number].id for number in (0, 4, 1, 2, 3)] == re.findall('<tr id="next-(.*?)"', head)
 
 
 # ---- pause and resume ------------------------------------------------------------------------------------

@@ -354,11 +354,24 @@ def test_the_numbers_of_a_limit_are_set_and_reset(visitor, stocked):
     visitor.press("Set").is_told("Limit tenant is now: 3 at once.")
     assert 3 == stocked.limits.get("tenant").concurrent
 
-    visitor.go("/limits/key?key=tenant").press("Reset to the code's numbers").is_told(
-        "Limit tenant has the code's numbers again"
+    visitor.go("/limits/key?key=tenant").press("Reset to the code's settings").is_told(
+        "Limit tenant has the code's settings again"
     )
     assert stocked.limits.get("tenant").concurrent is None
     assert ("limit.reset", "local") == last_act(stocked)
+
+
+@acts("/limits/set")
+def test_a_limit_is_set_in_its_row_by_enter(visitor, stocked):
+    """In the list, without opening the page of the limit."""
+    stocked.limits.set("tenant", concurrent=3)
+    page = visitor.go("/limits").page
+
+    page.get_by_label("tenant: jobs at once", exact=True).fill("6")
+    page.keyboard.press("Enter")
+
+    visitor.is_told("Limit tenant is now: 6 at once.")
+    assert 6 == stocked.limits.get("tenant").concurrent
 
 
 @acts("/limits/pause", "/limits/resume")
@@ -366,6 +379,7 @@ def test_a_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
     """The note is shown wherever the limit is."""
     page = visitor.go("/limits/key?key=tenant:7").page
 
+    page.get_by_text("Pause tenant:7").click()
     page.get_by_label("Note").fill("their mailbox is full")
     visitor.press("Pause").is_told("Limit tenant:7 is paused")
 

@@ -426,16 +426,15 @@ class JobView:
         """Its life to scale."""
         history = [step.entry for step in reversed(self.steps)]
         return phases_of(
-            self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at,
-            is_held=any(place.wait is not None for place in self.places),
-        )  # fmt: skip
+            self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at
+        )
 
     @cached_property
     def places(self) -> list[KeyPlace]:
         """Where it stands in the lines of its limits, while it waits for them.
 
-        If one limit alone holds it, its place is the one on the page of that limit: jobs that another limit
-        holds are left out, as far as one page of the line goes.
+        If one limit alone holds it, its place is the one on the page of that limit: jobs that others pass are
+        left out, as far as one page of the line goes.
         """
         if self.job.state is not State.ENQUEUED:
             return []
@@ -448,7 +447,9 @@ class JobView:
             own = next((one for one in line.jobs if one.job.id == self.job.id), None)
             if own is not None and own.turn is not None:
                 wait = next((wait for wait in own.waits if wait.key == place.key), None)
-                nearer = attrs.evolve(place, ahead=own.turn, wait=wait, starts_at=own.starts_at)
+                nearer = attrs.evolve(
+                    place, ahead=own.turn, wait=wait, starts_at=own.starts_at, starts_by=own.starts_by
+                )
                 return [nearer if one is place else one for one in places]
         return places
 
@@ -815,7 +816,7 @@ _LEAST = 0.4  # per cent of the bar that a segment has at least, so that it is s
 class Phase:
     """One stretch of time, on a bar that is 100 wide."""
 
-    kind: str  # awaiting, scheduled, enqueued, limited, held, processing or retrying
+    kind: str  # awaiting, scheduled, enqueued, processing or retrying
     start: datetime
     end: datetime
     x: float = 0.0
@@ -873,20 +874,14 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
 
 def phases_of(
     job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None,
-    failed_at: Collection[datetime] = (), is_held: bool = False,
+    failed_at: Collection[datetime] = (),
 ) -> list[Phase]:  # fmt: skip
     """Return the job's life as a bar: what lay between an end and a requeue is left out of it.
 
-    `started_at` is when a running one started, where its record does not say so yet. `is_held` says that one
-    of its limits does not admit it now. How long a limit held a job that has started is not stored.
+    `started_at` is when a running one started, where its record does not say so yet. How much of a wait in
+    the queue was for a limit, a worker or a server is not stored.
     """
     phases = _phases(job, history, now, instant(job.started_at) or started_at, failed_at)
-    if job.admission is not None and job.admission.limits:
-        for phase in phases:
-            if phase.kind == "enqueued":
-                phase.kind = "limited"
-        if is_held and phases and phases[-1].kind == "limited":
-            phases[-1].kind = "held"
     whole = sum(one.seconds for one in phases)
     widths = [max(_LEAST, 100 * one.seconds / whole) for one in phases]
     scale, x = 100 / (sum(widths) or 1), 0.0

@@ -191,8 +191,9 @@ _PAGED_FIELDS: tuple[Field[Any], ...] = (*_LIST_FIELDS, _LIMIT, _CURSOR)
 
 
 def _usual(chips: Chips) -> ListOrder:
-    is_scheduled = chips.is_retrying or chips.state is State.SCHEDULED
-    return ListOrder.SOONEST if is_scheduled else ListOrder.NEWEST
+    if chips.is_retrying or chips.state is State.SCHEDULED:
+        return ListOrder.SOONEST
+    return ListOrder.OLDEST if chips.state is State.ENQUEUED else ListOrder.NEWEST
 
 
 @attrs.define(slots=False)

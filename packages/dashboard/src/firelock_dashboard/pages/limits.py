@@ -125,13 +125,29 @@ class _KeyPage:
 
     @property
     def coming(self) -> list[tuple[int, WaitingJob]]:
-        """The jobs that this limit alone holds, each with its place among them."""
+        """The jobs that no other job passes, each with its place among them."""
         return [(one.turn - self._held_before + 1, one) for one in self.line.jobs if one.turn is not None]
 
     @property
-    def passed(self) -> list[WaitingJob]:
-        """The jobs that another limit holds, and which others pass meanwhile."""
-        return [one for one in self.line.jobs if one.turn is None]
+    def passed(self) -> list[tuple[int | None, WaitingJob]]:
+        """The jobs for which this limit has room, but another has none; each with its place.
+
+        They have no place if others pass them.
+        """
+        found = [one for one in self.line.jobs if one.turn is None]
+        is_all = len(found) == len(self.line.jobs) and self._held_before == self.after
+        return [(one.place + 1 if is_all else None, one) for one in found]
+
+    @property
+    def others_of_first(self) -> list[str]:
+        """The other limits that hold the first job in line as well."""
+        waits = self.line.jobs[0].waits if self.line.jobs and not self.after else ()
+        return [wait.key for wait in waits if wait.key != self.key]
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether the start of a job follows from timeouts."""
+        return any(one.starts_by is not None for one in self.line.jobs)
 
     @property
     def held(self) -> int:
@@ -140,9 +156,12 @@ class _KeyPage:
 
     @property
     def has_unknown_start(self) -> bool:
-        """Whether a job has no estimate because no such job has ended lately."""
+        """Whether the start of a job follows neither from run times nor from timeouts."""
         return any(
-            one.starts_at is None and one.waits and not any(is_shut(wait) for wait in one.waits)
+            one.starts_at is None
+            and one.starts_by is None
+            and one.waits
+            and not any(is_shut(wait) for wait in one.waits)
             for one in self.line.jobs
         )
 

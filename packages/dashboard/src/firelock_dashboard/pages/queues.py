@@ -13,6 +13,7 @@ import attrs
 from firelock import State
 from firelock.control.findings import Sight, Waiting
 from firelock.jobs.blocked_by import KeyReads, held_heads
+from firelock.limits import lane_of
 from firelock.storage import JobFilter
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
@@ -217,11 +218,11 @@ def show_queue(visit: Visit) -> Response:
 
 
 def _head(visit: Visit, view: QueueView) -> _Head:
-    """The first jobs by priority and age, among the oldest that wait; limits may let others start first."""
+    """The first jobs in the order in which they start, among the oldest that wait."""
     if not view.enqueued:
         return _Head([], is_read=True, tasks=[], looked_at=0, is_partial=False)
     oldest = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=_LOOKED_AT, oldest_first=True)
-    first = [job.record() for job in sorted(oldest.jobs, key=lambda job: -job.priority)[:_HEAD]]
+    first = _in_turns([job.record() for job in oldest])[:_HEAD]
     used = dict.fromkeys(key for job in first for key in _keys(job))
     read = frozenset(islice(used, _KEYS))
     keys = KeyReads(visit.fire.storage, visit.now_micros)
@@ -231,6 +232,24 @@ def _head(visit: Visit, view: QueueView) -> _Head:
         tasks=Counter(job.task for job in oldest).most_common(),
         looked_at=len(oldest), is_partial=oldest.cursor is not None,
     )  # fmt: skip
+
+
+def _in_turns(oldest: Sequence[JobRecord]) -> list[JobRecord]:
+    """Return jobs in the order in which they start: by priority and age, where those with limits take turns.
+
+    Among these the first of each set of limits comes first, then the second of each, as in the line of a
+    limit (`firelock.limits.line`).
+    """
+    ordered = sorted(oldest, key=lambda job: -job.priority)
+    ranks = Counter[str]()
+    turns: list[tuple[int, str, JobRecord]] = []
+    for job in ordered:
+        lane = lane_of(job.admission)
+        if lane is not None:
+            turns.append((ranks[lane], lane, job))
+            ranks[lane] += 1
+    limited = iter(sorted(turns, key=lambda turn: turn[:2]))
+    return [job if lane_of(job.admission) is None else next(limited)[2] for job in ordered]
 
 
 def _keys(job: JobRecord) -> list[str]:

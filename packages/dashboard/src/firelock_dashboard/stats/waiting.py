@@ -203,28 +203,22 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
 
 
 def _of_limits(at: JobWait) -> list[Reason]:
-    """The limits that do not admit it: the narrowest one with its place in line, then the others."""
+    """Every limit that does not admit it with its place in line, the narrowest first; then when it starts."""
     holding = sorted(
         ((place, place.wait) for place in at.places if place.wait is not None),
         key=lambda one: _narrowness(*one),
     )
     if not holding:
         return []
-    reasons = [_of_limit(at, *holding[0])]
-    holder, others = _only_holder(at, holding[0][1]), [wait for _, wait in holding[1:]]
-    if holder is not None:  # a limit that the same job holds becomes free along with the first
-        others = [wait for wait in others if holder not in wait.holders]
-    if others:
-        limits = " and ".join(map(str, others))
-        reasons.append(
-            Reason(
-                "why_limits_also", _weight(others), {"limits": limits}, "/limits/key", {"key": others[0].key}
-            )
-        )
+    reasons = [_of_limit(at, place, wait) for place, wait in holding]
     if all(
         place.starts_at is None and not (wait.is_paused or wait.concurrent == 0) for place, wait in holding
     ):
-        reasons.append(Reason("why_limit_unknown", Weight.NOTE))
+        bounds = [place.starts_by for place, _ in holding if place.starts_by is not None]
+        if len(bounds) == len(holding):
+            reasons.append(Reason("why_limit_within", Weight.NOTE, {"span": span(max(bounds) - at.now)}))
+        else:
+            reasons.append(Reason("why_limit_unknown", Weight.NOTE))
     return reasons
 
 
@@ -232,10 +226,6 @@ def _narrowness(place: KeyPlace, wait: KeyWait) -> tuple[bool, float, int]:
     """Return the order of limits that hold a job: paused ones, then those that admit the fewest jobs."""
     concurrent = float("inf") if wait.concurrent is None else wait.concurrent
     return not wait.is_paused, concurrent, -(place.ahead or 0)
-
-
-def _weight(waits: Sequence[KeyWait]) -> Weight:
-    return Weight.BAD if any(wait.is_paused for wait in waits) else Weight.NOTE
 
 
 def _only_holder(at: JobWait, wait: KeyWait) -> str | None:
@@ -250,20 +240,20 @@ def _of_limit(at: JobWait, place: KeyPlace, wait: KeyWait) -> Reason:
     key, values = "why_limit", dict[str, object](limit=str(wait))
     holder = _only_holder(at, wait)
     if holder is not None and not place.ahead:
-        ran = span(at.now - at.holders[holder])
-        values = {"job": short_id(holder), "name": wait.key, "ran": ran}
+        values |= {"job": short_id(holder), "ran": span(at.now - at.holders[holder])}
         key = "why_limit_job"
     elif place.ahead is not None:
         key, values["count"] = "why_limit_ahead" if place.ahead else "why_limit_next", place.ahead
         if place.ahead and place.is_least:
             key += "_least"
-        elif place.ahead and len(at.places) > 1 and place.ahead >= COUNTED:
-            key += "_most"  # those that other limits hold are among them
+        elif place.ahead >= COUNTED and len(at.places) > 1 and (wait.is_behind or not wait.is_full):
+            key += "_most"  # those that others pass are among them
     if place.ahead is not None and place.starts_at is not None:
         key, values["span"] = f"{key}_about", span(place.starts_at - at.now)
     if holder is not None and not place.ahead:
         return Reason(key, Weight.NOTE, values, f"/jobs/{holder}")
-    return Reason(key, _weight([wait]), values, "/limits/key", {"key": place.key})
+    weight = Weight.BAD if wait.is_paused else Weight.NOTE
+    return Reason(key, weight, values, "/limits/key", {"key": place.key})
 
 
 def _of_line(at: JobWait) -> Iterator[Reason]:
