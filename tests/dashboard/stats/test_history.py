@@ -238,6 +238,17 @@ def test_queues_tell_what_left_and_what_came(history, storage, tick):
     assert (6.0, 16.0) == (after.out_per_minute, after.in_per_minute)
 
 
+def test_rate_of_a_queue_has_the_attempts_that_have_just_ended(history, storage, tick):
+    """What ended in the present minute counts at once, and not after the minute."""
+    history.settle()
+    history.queues()
+    storage.record_metrics([rollup(30, count=45)])
+
+    history.expire()
+
+    assert 4.5 == history.queues()["mail"].out_per_minute
+
+
 def lambda_named() -> None:
     """A task's function."""
 

@@ -157,6 +157,32 @@ def test_only_what_moved_is_told(live, tick, fire, task):
     assert ["queues"] == paused
 
 
+def test_attempts_that_ended_are_a_topic_of_their_own(live, tick, storage, fire):
+    """Servers report them some seconds after the jobs: figures of ended attempts change only then."""
+    minute = fire.client.clock.now() // 60_000_000 * 60_000_000
+    histogram = (0,) * len(DURATION_BUCKETS) + (1,)
+    look(live, tick)
+    look(live, tick)
+    storage.record_metrics([Rollup(minute, "send", "mail", "failed", 6, 0, histogram)])
+
+    assert ("moved", "ended") in look(live, tick) + look(live, tick)
+
+
+def test_who_keeps_readings_learns_what_moved_before_listeners_do(fire, tick, task):
+    """A listener that asks right away must not get what was kept from before the move."""
+    order = []
+    live = Live(
+        fire, fire.jobs.counts, monotonic=tick,
+        on_moved=lambda moved: order.append((list(moved), [one.text for one in live.after(0) if one.name == "moved"])),
+    )  # fmt: skip
+    look(live, tick)
+    task.enqueue(1)
+    look(live, tick)
+    live.close()
+
+    assert [(["jobs", "queues"], [])] == order
+
+
 def test_a_topic_is_told_once_in_two_seconds(live, tick, task):
     """What moves all the time is told every other second, and the last change is never left out."""
     look(live, tick)
@@ -192,7 +218,7 @@ def test_an_outage_is_told_and_its_end_too(live, tick, storage):
 
     assert [("down", json.dumps("connection refused\nby the peer"))] == down
     assert ["up", "sample", "moved"] == [name for name, _ in back]
-    assert "jobs queues servers recurring operations" == back[-1][1]
+    assert "jobs queues servers recurring operations ended" == back[-1][1]
     assert last_sample(back)["deleted"] is None
     assert live.trouble is None
 

@@ -79,6 +79,31 @@ def test_an_action_makes_everything_forgotten(watch, storage):
     assert 2 == grouped(storage)
 
 
+def test_quick_readings_are_repeated_when_something_moved(watch, storage):
+    """A page that is open shows what has just changed."""
+    watch.failure_groups()
+    watch.expire()
+    watch.failure_groups()
+
+    assert 2 == grouped(storage)
+
+
+def test_slow_readings_are_kept_when_something_moved(watch, storage, tick, monkeypatch):
+    """On a busy storage something moves all the time: it is not read all the time."""
+    read = storage.failure_groups
+
+    def read_slowly(*args, **kwargs):
+        tick.at += 1
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(storage, "failure_groups", read_slowly)
+    watch.failure_groups()
+    watch.expire()
+    watch.failure_groups()
+
+    assert 1 == grouped(storage)
+
+
 def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage, our_threads):
     """A diagnosis may take its time: nobody waits for it."""
     watch.sight()

@@ -410,6 +410,43 @@ def test_the_chip_says_that_nobody_answers(page, served, mail, guard):
     assert is_same(page)
 
 
+_SHOWN = """() => {
+  const number = (place) => document.querySelector(place)?.textContent.trim() ?? "0";
+  return [
+    number('#region-nav a[href="/jobs?state=enqueued"] .number'),
+    number("#tile-enqueued .value"),
+    number("#overview-queue-mail td[data-label=Enqueued]"),
+  ];
+}"""
+
+
+def test_overview_shows_one_reading_while_jobs_come(served, mail, open_page):
+    """Navigation, tiles and tables are swapped together, also those that are scrolled out of view."""
+    page = open_page(served, "/")
+    page.wait_for_function("() => firelock.isStreaming()")
+    page.evaluate(f"""() => {{
+      const shown = {_SHOWN};
+      window.readings = [];
+      document.addEventListener("firelock:swapped", () => setTimeout(() => window.readings.push(shown()), 50));
+    }}""")
+    page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
+    waiting = int(page.evaluate(_SHOWN)[1]) + 7
+
+    mail(7)
+
+    page.wait_for_function("(waiting) => window.readings.some((one) => one[1] === waiting)", arg=str(waiting))
+    readings = page.evaluate("() => window.readings")
+    assert all(len(set(one)) == 1 for one in readings), readings
+
+
+def test_storage_time_of_the_footer_goes_on(page):
+    """It is the storage's present time, not that of the last reload."""
+    clock = page.locator("time[data-clock]")
+    before = clock.text_content()
+
+    expect(clock).not_to_have_text(before)
+
+
 # ---- what it costs ---------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,8 @@ from firelock_dashboard.web.rendering import Templates
 from firelock_dashboard.web.texts import Texts
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from firelock import Firelock
     from firelock.storage import Counts
     from firelock_dashboard.security.csrf import Gate
@@ -68,7 +70,9 @@ class Site:
         # An operation moves the jobs of whole causes: their days are read again.
         on_ended = partial(self.forget, keeps_days=False)
         self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=on_ended)
-        self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
+        self.live = Live(
+            fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget, on_moved=self._expire
+        )  # fmt: skip
         self._counted: tuple[float, Counts] | None = None
         self._retries = RetryCount(fire)
 
@@ -95,6 +99,13 @@ class Site:
         self._counted = (time.monotonic(), counts)
         self.history.note_depths(counts)
         return counts
+
+    def _expire(self, moved: Collection[str]) -> None:
+        """Pages that are open are about to ask for what moved: they must not get an older reading."""
+        self.watch.expire()
+        self._retries.forget()
+        if "ended" in moved:
+            self.history.expire()
 
     def retrying(self) -> Retrying:
         """Return how many jobs wait for a retry, counted to a hundred and at most five seconds old."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,8 @@ def show_overview(visit: Visit) -> Response:
     span, kind = _span_and_kind(visit)
     asked: str | None = visit.query.maybe(_SPAN)
     seen = _Seen(visit)
+    if visit.part is None or "," in visit.part:  # the navigation shows the same reading as the tiles
+        visit.use_counts(seen.sight.by_state)
     return visit.page(
         "overview.html", span=span, kind=kind, asked=asked,
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
@@ -228,16 +231,16 @@ class _Seen:
         self._visit = visit
         self._dashboard = visit.dashboard
 
-    @property
+    @cached_property
     def sight(self) -> Sight:
-        """What the tiles and the banners are told from."""
+        """What the tiles, the banners and the tables are told from: one reading in one answer."""
         return self._dashboard.watch.sight()
 
     @property
     def is_new(self) -> bool:
         """Tell whether there never was a job, as far as can be seen."""
-        counts, seen = self._dashboard.counts(), self.sight
-        return not (any(counts.by_state.values()) or seen.usually or seen.recurring)
+        counts, seen = self._visit.state_counts(), self.sight
+        return not (any(counts.values()) or seen.usually or seen.recurring)
 
     # ---- tiles -------------------------------------------------------------------------------------------
 
@@ -271,8 +274,11 @@ class _Seen:
         alive = self.sight.alive
         slots = sum(one.workers for one in alive)
         deleted = len(deleted_running(self._visit, alive))  # told to stop, and they still take a slot
-        has_slots = slots >= max(processing + deleted, 1)  # else more is claimed: ahead, or by a lost server
+        has_slots = slots >= max(processing + deleted, 1)
         hint = self._text("tile_servers", count=len(alive))
+        if slots and not has_slots:  # claimed ahead, or by a server that is lost
+            ahead = processing + deleted - slots
+            hint = self._text("tile_ahead", count=slots, slots=self._count(slots), ahead=self._count(ahead))
         if deleted:
             hint = f"{hint} · {self._text('tile_deleted', count=self._count(deleted))}"
         return _Tile(

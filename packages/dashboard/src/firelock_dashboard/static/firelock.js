@@ -40,10 +40,11 @@ const zoned = (at, zone) =>
 
 firelock.tick = (within = document) => {
   const isAbsolute = document.documentElement.dataset.times === "absolute";
-  for (const element of within.querySelectorAll("time[data-ago], time[data-running], time[data-at]")) {
+  for (const element of within.querySelectorAll("time[data-ago], time[data-running], time[data-at], time[data-clock]")) {
     const at = Date.parse(element.dateTime);
     let text;
-    if ("running" in element.dataset) text = firelock.span((firelock.now() - at) / 1000);
+    if ("clock" in element.dataset) text = zoned(firelock.now());
+    else if ("running" in element.dataset) text = firelock.span((firelock.now() - at) / 1000);
     else if ("at" in element.dataset || isAbsolute) text = zoned(at);
     else text = firelock.ago(at, firelock.now());
     if (element.textContent !== text) element.textContent = text;
@@ -229,7 +230,8 @@ document.addEventListener("keydown", (event) => {
 // ---- live regions -----------------------------------------------------------------------------------------
 // <div id="region-x" data-live="x" [data-topics="jobs servers"] [data-every="5"] [data-from="/address"]>: the page's
 // own address with part=x gives its content. A region is left alone while something in it is focused, selected
-// or open.
+// or open. Regions of one data-with are requested together (part=x,y) and swapped together, so that what they show
+// is one reading.
 
 const regions = new Map(); // id → { version, busy, waiting }
 
@@ -274,51 +276,74 @@ const folds = (region) => {
   return found;
 };
 
+// The regions that are requested with this one. One of a group that is seen brings the others.
+const companions = (region, force) => {
+  const all = region.dataset.with ? [...document.querySelectorAll(`[data-live][data-with="${region.dataset.with}"]`)] : [region];
+  if (!force && !all.some(isSeen)) return [];
+  return force ? all : all.filter((one) => !isUsed(one));
+};
+
+const swap = async (region, text) => {
+  const wasOpen = new Map([...folds(region)].map(([name, fold]) => [name, fold.open])); // as the reader left it
+  await htmx.swap({ text, target: region, swap: "innerMorph", sourceElement: region, transition: false });
+  for (const [name, fold] of folds(region)) fold.open = wasOpen.get(name) ?? fold.open;
+  firelock.tick(region);
+  region.dispatchEvent(new CustomEvent("firelock:swapped", { bubbles: true }));
+};
+
+const knownOf = (region) => {
+  if (!regions.has(region.id)) regions.set(region.id, { version: null, busy: false, at: 0 });
+  return regions.get(region.id);
+};
+
 firelock.refresh = async (region, force = false) => {
-  const known = regions.get(region.id) || { version: null, busy: false, at: 0 };
-  regions.set(region.id, known);
-  if (known.busy || document.hidden || (!force && (isUsed(region) || !isSeen(region)))) { known.waiting = true; return; }
+  const known = knownOf(region);
+  if (known.busy || document.hidden) { known.waiting = true; return; }
   if (document.querySelector("dialog[open]") && !region.closest("dialog")) { known.waiting = true; return; }
-  if (!force && !mayAsk()) { known.waiting = true; return; }
-  known.busy = true;
-  known.waiting = false;
-  known.at = performance.now();
+  const wanted = companions(region, force);
+  if (!wanted.includes(region) || (!force && !mayAsk())) { known.waiting = true; return; }
+  const all = wanted.map(knownOf);
+  for (const one of all) Object.assign(one, { busy: true, waiting: false, at: performance.now() });
+  const parts = wanted.map((one) => one.dataset.live).join(",");
   try {
     const address = new URL(region.dataset.from || location.href, location.href);
     const instead = force ? null : firelock.instead?.(region); // a smaller question, of which a page knows
-    for (const [name, value] of Object.entries(instead?.query || { part: region.dataset.live })) address.searchParams.set(name, value);
+    for (const [name, value] of Object.entries(instead?.query || { part: parts })) address.searchParams.set(name, value);
     address.hash = "";
-    const headers = known.version && !instead ? { "If-None-Match": known.version } : {};
+    const isKnown = known.version && !instead && all.every((one) => one.version === known.version);
+    const headers = isKnown ? { "If-None-Match": known.version } : {};
     const response = await fetch(address, { headers, credentials: "same-origin", cache: "no-store" });
     if (response.status === 200 && instead) {
       instead.take(await response.text());
       firelock.setLive("live");
     } else if (response.status === 200) {
-      known.version = response.headers.get("ETag");
-      const text = await response.text();
-      if (!force && isUsed(region)) { known.waiting = true; known.version = null; return; }
-      const take = firelock.taker?.(region, text);
-      if (!take) {
-        const wasOpen = new Map([...folds(region)].map(([name, fold]) => [name, fold.open])); // as the reader left it
-        await htmx.swap({ text, target: region, swap: "innerMorph", sourceElement: region, transition: false });
-        for (const [name, fold] of folds(region)) fold.open = wasOpen.get(name) ?? fold.open;
-        firelock.tick(region);
-        region.dispatchEvent(new CustomEvent("firelock:swapped", { bubbles: true }));
+      const version = response.headers.get("ETag");
+      const texts = wanted.length > 1 ? await response.json() : { [parts]: await response.text() };
+      for (const one of wanted) {
+        const kept = knownOf(one);
+        if (!force && isUsed(one)) { Object.assign(kept, { waiting: true, version: null }); continue; }
+        kept.version = version;
+        if (!firelock.taker?.(one, texts[one.dataset.live])) await swap(one, texts[one.dataset.live]);
       }
       firelock.setLive("live");
     } else if (response.status >= 500) firelock.setLive("lost");
   } catch {
     firelock.setLive("lost");
   } finally {
-    known.busy = false;
+    for (const one of all) one.busy = false;
+  }
+};
+
+// Refresh these in turn, except those that were requested with an earlier one of them.
+const refreshEach = (isWanted, force = false) => {
+  const began = performance.now();
+  for (const region of inTurn()) {
+    if (isWanted(region) && !(knownOf(region).at >= began)) firelock.refresh(region, force);
   }
 };
 
 firelock.refreshAll = (force = false, moved = null) => {
-  for (const region of inTurn()) {
-    const topics = (region.dataset.topics || "").split(" ");
-    if (!moved || topics.some((topic) => moved.includes(topic))) firelock.refresh(region, force);
-  }
+  refreshEach((region) => !moved || (region.dataset.topics || "").split(" ").some((topic) => moved.includes(topic)), force);
 };
 
 const chip = document.querySelector("[data-live-chip]");
@@ -406,10 +431,10 @@ setInterval(() => {
   firelock.tick();
   beat += 1;
   if (firelock.isPaused()) return;
-  for (const region of inTurn()) {
+  refreshEach((region) => {
     const every = Number(region.dataset.every || (firelock.isStreaming() ? 15 : 4)) * pace;
-    if (beat % Math.max(1, Math.round(every)) === 0 || regions.get(region.id)?.waiting) firelock.refresh(region);
-  }
+    return beat % Math.max(1, Math.round(every)) === 0 || knownOf(region).waiting;
+  });
 }, 1000);
 
 // ---- the theme ----------------------------------------------------------------------------------------------

@@ -227,13 +227,17 @@ class History:
         return [fold.all.duration / MINUTE if fold else 0.0 for fold in folds]
 
     def queues(self, minutes: int = 10) -> dict[str, Rates]:
-        """Return how fast each queue moved in the last minutes that are over, at most 60 of them."""
+        """Return how fast each queue moved in the last minutes, the present one included; at most 60."""
         self._visit()
-        until = self._now() // MINUTE * MINUTE
-        ended: Counter[str] = Counter()
-        for minute in range(until - minutes * MINUTE, until, MINUTE):
+        now = self._now()
+        present = now // MINUTE * MINUTE
+        oldest = present - minutes * MINUTE
+        share = 1 - (now - present) / MINUTE  # of the oldest minute: that part of it is within the window
+        ended: defaultdict[str, float] = defaultdict(float)
+        for minute in range(oldest, present + MINUTE, MINUTE):
             fold = self._minutes.get(minute)
-            ended.update({queue: tally.runs for queue, tally in fold.queues.items()} if fold else {})
+            for queue, tally in fold.queues.items() if fold else ():
+                ended[queue] += tally.runs * (share if minute == oldest else 1.0)
         grown = self._growth(minutes)
         rates = {}
         for queue in {*ended, *(grown or {})}:
@@ -247,6 +251,12 @@ class History:
         """How many hours of the last 30 days are not summed up yet."""
         closed = _closed_until(self._now())
         return len(self._hours.missing(closed - 30 * _DAY, closed))
+
+    def expire(self) -> None:
+        """Attempts have ended since the last reading: whoever asks next gets a new one."""
+        self._looked_at = float("-inf")
+        self._tasks.clear()
+        self._active = (float("-inf"), {})
 
     def note_depths(self, counts: Counts) -> None:
         """Remember how many jobs wait or run in each queue: how many came is told by how depths change."""

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
@@ -62,10 +62,12 @@ class Live:
         *,
         masked: Callable[[str], str] = str,
         on_changed: Callable[[], None] = lambda: None,
+        on_moved: Callable[[Collection[str]], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._masked = masked  # what errors say, without what is secret
         self._on_changed = on_changed  # an operation moved, wherever it is done: what is kept may be old
+        self._on_moved = on_moved  # called before listeners are told: they ask for what moved
         self._monotonic = monotonic
         self._make_sampler = partial(Sampler, fire, counts, monotonic=monotonic, every=_EVERY)
         self._sampler = self._make_sampler()
@@ -136,7 +138,11 @@ class Live:
                 moved = list(TOPICS)
             self._samples.append(sample)
             self._tell("sample", json.dumps(attrs.asdict(sample), separators=(",", ":")))
-            self._tell_moved(moved)
+            ripe = self._ripe(moved)
+        if ripe:
+            self._on_moved(ripe)  # it may wait for a reading, and listeners must not
+            with self._lock:
+                self._tell("moved", " ".join(ripe))
 
     def _tell_down(self, text: str) -> None:
         with self._lock:
@@ -145,14 +151,14 @@ class Live:
             self.trouble = text
             self._tell("down", json.dumps(text))
 
-    def _tell_moved(self, moved: Collection[str]) -> None:
+    def _ripe(self, moved: Collection[str]) -> list[str]:
+        """Return the topics to tell now; the others wait until theirs are no longer new."""
         now = self._monotonic()
         self._waiting.update(moved)
         ripe = [t for t in TOPICS if t in self._waiting and now - self._told_at.get(t, -_QUIET) >= _QUIET]
-        if ripe:
-            self._waiting.difference_update(ripe)
-            self._told_at.update(dict.fromkeys(ripe, now))
-            self._tell("moved", " ".join(ripe))
+        self._waiting.difference_update(ripe)
+        self._told_at.update(dict.fromkeys(ripe, now))
+        return ripe
 
     def _tell(self, name: str, text: str) -> None:
         self._number += 1
@@ -226,7 +232,7 @@ def _until_mid_second(at: float) -> float:
     return pause + 1 if pause < 0.5 else pause  # noqa: PLR2004 - half a second
 
 
-TOPICS = ("jobs", "queues", "servers", "recurring", "operations")
+TOPICS = ("jobs", "queues", "servers", "recurring", "operations", "ended")
 
 _GAP = 3  # looks left out after which rates are unknown rather than means of the pause
 _SLOWLY, _SELDOM = 2, 5  # looks between readings of what moves less
@@ -265,6 +271,7 @@ class Sampler:
         self._looks = 0
         self._last: tuple[float, Counts] | None = None
         self._readings: dict[str, object] = {}
+        self._ended: Counter[tuple[int, str]] = Counter()  # attempts by minute and outcome, of two minutes
         self._retried: dict[int, int] = {}  # by minute
         self._retried_at: float | None = None
         self._retried_rate: float | None = None
@@ -273,12 +280,12 @@ class Sampler:
         """Return the present sample and the topics that moved since the last look; none at the first one."""
         counts, now = self._counts(), self._monotonic()
         last, self._last = self._last, (now, counts)
-        moved = self._moved(counts)
         passed = None if last is None else now - last[0]
         if passed is not None and passed > (_GAP + 0.5) * self._every:
             passed = self._retried_at = None
         at = self._fire.client.clock.now() / 1_000_000
-        self._count_retried(now, at)
+        self._count_ended(now, at)
+        moved = self._moved(counts)
         self._looks += 1
         return self._sample(at, counts, last[1] if last and passed else None, passed), moved
 
@@ -302,6 +309,7 @@ class Sampler:
     def _moved(self, counts: Counts) -> list[str]:
         readings: dict[str, object] = {
             "jobs": counts.by_state,
+            "ended": dict(self._ended),
             "queues depths": {queue: dict(states) for queue, states in counts.by_queue.items()},
         }
         if self._looks % _SLOWLY == 0:
@@ -322,14 +330,16 @@ class Sampler:
         self._readings.update(readings)
         return [topic for topic in TOPICS if topic in moved]
 
-    # ---- attempts that are tried again --------------------------------------------------------------------
+    # ---- attempts that ended ------------------------------------------------------------------------------
 
-    def _count_retried(self, now: float, at: float) -> None:
+    def _count_ended(self, now: float, at: float) -> None:
         if self._looks % _SLOWLY:
             return
         minute = int(at * 1_000_000) // MINUTE * MINUTE
         found = {minute - MINUTE: 0, minute: 0}
+        self._ended.clear()
         for rollup in self._fire.jobs.timeline(instant(minute - MINUTE), instant(minute + MINUTE)):
+            self._ended[rollup.minute, rollup.outcome] += rollup.count
             if rollup.outcome in {"retried", "crashed"}:
                 found[rollup.minute] = found.get(rollup.minute, 0) + rollup.count
         if self._retried_at is None:

@@ -30,6 +30,7 @@ _KEYS = 500  # of limits, of a page
 _KEY_PAGES = 4
 _CAUSES = 100
 _OPERATIONS = 10
+_QUICK = 0.02  # seconds; a reading that took no longer is repeated whenever something has changed
 _WRITTEN_LATE = timedelta(seconds=10)  # so long behind its instant the end of a job may be stored
 
 
@@ -58,6 +59,7 @@ _READINGS = {  # of `findings.look`
 class _Reading:
     value: Any
     read_at: float
+    took: float  # seconds
     is_read_again: bool = False
 
 
@@ -134,6 +136,18 @@ class Watch:
         with self._lock:
             self._kept = {name: self._kept[name] for name in kept if name in self._kept}
 
+    def expire(self) -> None:
+        """Something has changed: forget the sight, and the readings that take a moment only.
+
+        Slow readings stay until they are old, so that a busy storage is not read all the time.
+        """
+        with self._lock:
+            self._kept = {
+                name: reading
+                for name, reading in self._kept.items()
+                if name != "sight" and reading.took > _QUICK
+            }
+
     # ---- keeping -------------------------------------------------------------------------------------------
 
     def _keep(self, name: str, age: _Age, read: Callable[[], T]) -> T:
@@ -141,18 +155,24 @@ class Watch:
             kept = self._kept.get(name)
             passed = float("inf") if kept is None else self._monotonic() - kept.read_at
             if kept is None or passed > age.shown:
-                kept = self._kept[name] = _Reading(read(), self._monotonic())
+                kept = self._kept[name] = self._read(read)
             elif passed > age.new and not kept.is_read_again:
                 kept.is_read_again = True
                 self._read_beside(name, kept, read)
             value: T = kept.value
         return value
 
+    def _read(self, read: Callable[[], object]) -> _Reading:
+        began = self._monotonic()
+        value = read()
+        ended = self._monotonic()
+        return _Reading(value, ended, ended - began)
+
     def _read_beside(self, name: str, former: _Reading, read: Callable[[], object]) -> None:
         def work() -> None:
             found = []
             try:
-                found = [(name, _Reading(read(), self._monotonic()))]
+                found = [(name, self._read(read))]
             except FirelockError as error:
                 log.info("%s could not be read: %s", name, error)
             with self._lock:
@@ -196,7 +216,7 @@ class Watch:
             return _ended_runs(self._history.tasks(), self._history.active_hours())
         if name == "storage":  # it may take its time, and the first page does not wait for it
             with self._lock:
-                self._kept.setdefault(name, _Reading((), float("-inf")))
+                self._kept.setdefault(name, _Reading((), float("-inf"), float("inf")))
         return self._keep(name, _READINGS[name], read)
 
     def _limit_keys(self) -> Iterator[LimitView]:

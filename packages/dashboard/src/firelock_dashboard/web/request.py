@@ -59,6 +59,7 @@ _UNDOES = frozenset(
 _YEAR = 365 * 86_400  # seconds
 _PART = f"{PART.name}="
 _FORM, _JSON = "application/x-www-form-urlencoded", "application/json"
+_MOST_PARTS = 20  # regions in one answer
 _LARGEST_BODY = 1024 * 1024
 _SECONDS = 30.0  # a body that takes longer is not waited for
 
@@ -111,6 +112,7 @@ class Visit:
         self.access = access
         self.places = places  # what the `{name}`s of the route took
         self.body = body
+        self._by_state: Mapping[State, int] | None = None
 
     # ---- what was asked ----------------------------------------------------------------------------------
 
@@ -207,8 +209,13 @@ class Visit:
 
     def state_counts(self) -> dict[str, int]:
         """Return how many jobs are in each state, every state named."""
-        by_state = self.dashboard.counts().by_state
-        return {str(state): by_state.get(state, 0) for state in State}
+        if self._by_state is None:
+            self._by_state = self.dashboard.counts().by_state
+        return {str(state): self._by_state.get(state, 0) for state in State}
+
+    def use_counts(self, by_state: Mapping[State, int]) -> None:
+        """Show these counts in the whole answer: the view has read them along with other figures."""
+        self._by_state = by_state
 
     def text(self, key: str, **values: object) -> str:
         """Return one of the dashboard's texts."""
@@ -281,6 +288,8 @@ class Visit:
     ) -> Response:
         """Return a page, or the one region of it that the request names in `part`.
 
+        Several names, joined by commas, return these regions as a JSON object: they show one reading.
+
         A section's own page has its name: then neither section nor title need be said.
 
         Values may be functions without parameters, which a template calls: then a region that does not show
@@ -289,6 +298,13 @@ class Visit:
         part = self.part if status < 400 else None  # noqa: PLR2004 - what went wrong is shown whole
         section = section or template.removesuffix(".html")
         title = title or self.text(f"nav.{section.partition(':')[0]}")
+        if part is not None and "," in part:
+            names = list(dict.fromkeys(part.split(",", _MOST_PARTS)))
+            shown = {
+                name: self.render(template, title=title, section=section, part=name, **values)
+                for name in names
+            }
+            return self.json(shown)
         html = self.render(template, title=title, section=section, part=part, **values)
         return self._tagged(html, status, "text/html; charset=utf-8")
 
