@@ -52,7 +52,7 @@ def test_a_wait_that_is_open_says_so(fire, client, job):
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
     assert (
-        "It waits for the signal approval: the answer of a person or a program. There is no time limit."
+        "It waits for an answer named approval, which a person or a program sends (signal). There is no time limit."
         in page
     )
     assert "under way" in text_of(card_of(client, job))
@@ -133,21 +133,21 @@ def wait_for_approval(fire, job):
 
 
 def test_a_signal_is_answered_on_the_page(fire, client, job):
-    assert "Answer the signal approval" not in text_of(client.get(f"/jobs/{job.id}").text), (
+    assert "Answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text), (
         "nobody waits for it"
     )
     wait_for_approval(fire, job)
-    assert "Answer the signal approval" in text_of(client.get(f"/jobs/{job.id}").text)
+    assert "Answer: approval" in text_of(client.get(f"/jobs/{job.id}").text)
     sent = {"one": job.id, "signal": "approval", "value": "true"}
 
     first, second = client.act("/jobs/signal", sent), client.act("/jobs/signal", {**sent, "value": "false"})
 
-    assert "The signal approval is answered; the task continues." in first.text
+    assert "The answer approval was sent; the task continues." in first.text
     assert "Too late" in second.text
     assert fire.jobs.get(job.id).state is State.ENQUEUED
     (memo,) = fire.storage.recall(job.id)
     assert (memo.value, next(iter(fire.audit.list(limit=1))).action) == ("true", "signal.send")
-    assert "Answer the signal approval" not in text_of(client.get(f"/jobs/{job.id}").text)
+    assert "Answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text)
 
 
 @pytest.mark.parametrize(("value", "said"), [("yes", "is no JSON"), ("", "value is missing")])

@@ -506,7 +506,28 @@ def test_a_waiting_row_says_what_it_waits_for(fire, client):
 
     assert "for 2 of 2 jobs" in page
     assert "for openai or a worker" in page  # which of them only the pages of the job and the limit read
-    assert "for the signal manager" in row
+    assert "for an answer named manager" in row
+    assert f'href="/jobs/{job.id}#answer-title"' in row
+    assert 1 == page.count("#answer-title")
+
+
+@pytest.mark.parametrize(("signal", "number"), [("manager", 2), ("lawyer", 1), ("*", 3), ("manage", 0)])
+def test_jobs_that_wait_for_an_answer_can_be_listed_alone(fire, client, signal, number):
+    """By the name of the answer, or all of them; jobs that wait for other jobs are not among them."""
+
+    @fire.task(name="shop.first")
+    def first() -> None: ...
+
+    for name in ("manager", "manager", "lawyer"):
+        first.enqueue()
+        (job,) = claim(fire)
+        remember(fire, job, "signal", name, None, is_done=False)
+        end(fire, job, State.AWAITING, waits_for=f"signal {name}", gives_back=True)
+    first.using(after=first.enqueue()).enqueue()
+
+    page = client.part(f"/jobs?state=awaiting&signal={signal}", "rows").text
+
+    assert number == page.count("#answer-title") == page.count('<tr id="job-')
 
 
 def test_a_row_that_waits_for_a_failed_job_says_that_it_cannot_start(fire, client):

@@ -60,7 +60,7 @@ def test_jobs_are_found_by_id_tag_argument_and_error(fire, client, shop):
 
     assert [f"/jobs/{failed.id}"] == found(client, failed.id)["Jobs by id"]
     assert ["/jobs?tag=city%3Aizmir"] == found(client, "city:izmir")["Jobs by tag"]
-    assert waiting == found(client, "izm")["Jobs called with it"]
+    assert waiting == found(client, "izm")["Jobs with this argument"]
     assert [f"/failures/{failed.error.fingerprint}"] == found(client, "figures")["Failures"]
 
 
@@ -86,12 +86,12 @@ def test_an_argument_is_found_as_people_say_it(fire, client, text):
     job = charge.enqueue(1, 12)
     charge.enqueue(12, 1)
 
-    assert [f"/jobs/{job.id}"] == found(client, text)["Jobs called with it"]
+    assert [f"/jobs/{job.id}"] == found(client, text)["Jobs with this argument"]
 
 
 def test_a_name_and_a_value_are_looked_for_together_everywhere(fire, client, shop):
     """Next to a tag that is called so, the search of arguments takes name and value apart."""
-    assert ["/jobs?arg=city%3Aizmir"] == found(client, "city+izmir")["Jobs called with it"]
+    assert ["/jobs?arg=city%3Aizmir"] == found(client, "city+izmir")["Jobs with this argument"]
     assert ("/jobs?tag=city%3Aizmir", "2") == offered(client, "/jobs?error=city+izmir")["as a tag"]
     assert ("/jobs?arg=city%3Aizmir", None) == offered(client, "/jobs?error=city+izmir")["in arguments"]
     assert 'href="/jobs?arg=city%3Aoslo"' in client.get("/search?q=city+oslo").text
@@ -151,8 +151,8 @@ def test_one_customers_jobs_are_one_step(fire, client, shop):
 
 def test_an_exact_match_reads_no_job_for_its_arguments(client, shop):
     """Jobs that were called with the text are not looked for: that search is offered."""
-    assert ["/jobs?arg=city%3Aizmir"] == found(client, "city:izmir")["Jobs called with it"]
-    assert "Search arguments" in client.get("/search?q=city:izmir").text
+    assert ["/jobs?arg=city%3Aizmir"] == found(client, "city:izmir")["Jobs with this argument"]
+    assert "Search the arguments of jobs" in client.get("/search?q=city:izmir").text
 
 
 def test_a_word_that_is_no_filter_is_tried_as_a_tag(client, shop):

@@ -83,6 +83,24 @@ def test_free_text_is_a_task_a_state_an_id_or_words_of_an_error(typed, chip):
     assert [chip] == read_typed(typed, KNOWN)
 
 
+@pytest.mark.parametrize(
+    ("typed", "known", "chip"),
+    [
+        ("200", {"customer:200"}, ("tag", "customer:200")),
+        ("200", {"200"}, ("tag", "200")),
+        ("200", {"customer:200", "order:200"}, ("arg", "200")),
+        ("200", set(), ("arg", "200")),
+        ("deadline", set(), ("error", "deadline")),
+        ("zoe", {"customer:zoe"}, ("tag", "customer:zoe")),
+    ],
+)
+def test_a_plain_value_is_a_tag_or_an_argument_before_an_error(typed, known, chip):
+    """As in the palette: a number alone is a customer or an order, and rarely a part of an error."""
+    tasks = KnownTasks({"shop.pay": ("customer:{customer}", "order:{order}")})
+
+    assert [chip] == read_typed(typed, tasks, kind_of=lambda word: "tag" if word in known else None)
+
+
 def test_what_was_typed_never_raises(hostile):
     """Any text is some search."""
     read_typed(hostile, KNOWN)

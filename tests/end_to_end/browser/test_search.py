@@ -42,7 +42,7 @@ def look_for(page, text):
         ("shop.mail", "Tasks", "**/tasks/view?name=shop.mail.send"),
         ("mail", "Queues", "**/queues/mail"),
         ("nightly", "Recurring jobs", "**/recurring/view?id=nightly"),
-        ("zoe@example", "Jobs called with it", "**/jobs/*"),
+        ("zoe@example", "Jobs with this argument", "**/jobs/*"),
     ],
 )
 def test_the_palette_finds_by_kind(page, text, kind, address):

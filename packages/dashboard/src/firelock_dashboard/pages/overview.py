@@ -26,6 +26,7 @@ from firelock_dashboard.pages.queues import Clearing, queue_row
 from firelock_dashboard.pages.servers import deleted_running
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.stats.history import SPANS
+from firelock_dashboard.stats.job_search import ANY_SIGNAL
 from firelock_dashboard.web import formatting
 from firelock_dashboard.web.actions import MANY
 from firelock_dashboard.web.fields import Choice
@@ -157,8 +158,9 @@ def _asking(visit: Visit, sight: Sight) -> _Banner | None:
     if due:
         left = formatting.span(max(0.0, (min(due) - sight.now) / 1_000_000))
         what += " " + visit.text("overview.asking_until", count=len(jobs), span=left)
-    one = _Action("show", f"/jobs/{jobs[0].id}")
-    many = _Action("to_jobs", "/jobs", {"state": "awaiting", "order": "oldest"})
+    one = _Action("answer", f"/jobs/{jobs[0].id}")
+    signal = names[0] if len(names) == 1 else ANY_SIGNAL
+    many = _Action("to_jobs", "/jobs", {"state": "awaiting", "signal": signal, "order": "oldest"})
     return _Banner("asking", "note", {"what": what}, None, one if len(jobs) == 1 else many)
 
 
@@ -173,7 +175,7 @@ def show_overview(visit: Visit) -> Response:
     if visit.part is None or "," in visit.part:  # the navigation shows the same reading as the tiles
         visit.use_counts(seen.sight.by_state)
     return visit.page(
-        "overview.html", span=span, kind=kind, asked=asked,
+        "overview.html", span=span, kind=kind, asked=asked, nav_with="now",
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
         is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
         asking=lambda: _asking(visit, seen.sight),

@@ -56,6 +56,8 @@
     const page = new DOMParser().parseFromString(text, "text/html");
     found.replaceChildren(...page.body.children);
     place();
+    const search = document.getElementById("palette-search"); // it would open the same jobs as the tag
+    if (found.querySelector("[data-exact][data-tag]")) search.hidden = true;
     const count = options().filter(isFound).length;
     said.textContent = said.dataset.text.replace("{count}", count);
     palette.querySelector(".nothing").hidden ||= count > 0;

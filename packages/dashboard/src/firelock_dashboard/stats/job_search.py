@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import StorageError, StorageUnavailable
-from firelock.storage import JobFilter, JobRecord, State
+from firelock.storage import JobFilter, JobRecord, MemoKind, State
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.web.fields import SPAN_UNITS, Choice, Field, Moment, Text, Texts
 from firelock_dashboard.web.formatting import micros, task_name
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 _ORDER = (
     "state", "task", "queue", "tag", "server", "arg", "error", "id", "created", "since", "until", "recurring",
-    "parent", "batch", "fingerprint",
+    "parent", "batch", "fingerprint", "signal",
 )  # fmt: skip
+ANY_SIGNAL = "*"
 ARGUMENT = re.compile(r"(?P<path>[A-Za-z_*][\w.*-]{0,99}):(?P<value>.*)", re.DOTALL)
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST = micros(datetime.min.replace(tzinfo=UTC))  # no time is before the year 1
@@ -71,6 +72,7 @@ _TEXTS = tuple(  # plain chips
     Text(name)
     for name in (
         "task", "queue", "server", "error", "id", "recurring", "parent", "batch", "fingerprint",
+        "signal",
     )
 )  # fmt: skip
 _TAGS, _ARGUMENTS = Texts("tag", most=10), Texts("arg", most=5)
@@ -109,6 +111,7 @@ class Chips:
     parent: str | None = None
     batch: str | None = None
     fingerprint: str | None = None
+    signal: str | None = None  # the name of the one that a job waits for; `*` for any
 
     @classmethod
     def read(cls, fields: SentFields, *, is_retrying: bool = False) -> Chips:
@@ -230,6 +233,9 @@ def plan(
     if chips.error is not None:
         tests.append(_has_error(chips.error, masked))
         contains["error"] = chips.error
+    if chips.signal is not None:
+        is_whole = False
+        tests.append(_waits_for_signal(chips.signal))
     where = JobFilter(
         State.SCHEDULED if chips.is_retrying else chips.state, task, chips.queue, tag, chips.server,
         chips.fingerprint, chips.recurring, chips.id, chips.parent, since, until, chips.is_retrying or None,
@@ -270,6 +276,16 @@ def shown_holds(
     if "error" in contains:
         tests.append(_has_error(contains["error"], masked))
     return lambda job: all(test(job) for test in tests)
+
+
+def _waits_for_signal(name: str) -> Callable[[JobRecord], bool]:
+    wanted = f"{MemoKind.SIGNAL} {'' if name == ANY_SIGNAL else name}"
+
+    def test(job: JobRecord) -> bool:
+        waits_for = job.waits_for or ""
+        return waits_for.startswith(wanted) if name == ANY_SIGNAL else waits_for == wanted
+
+    return test
 
 
 def _has_error(text: str, masked: Callable[[str], str]) -> Callable[[JobRecord], bool]:
@@ -379,6 +395,7 @@ class KnownTasks:
 _NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age": "created"}  # as typed
 _SAID = re.compile(r"(?P<name>[^\s=:]+)\s*[\s=]\s*(?P<value>[^\s=:]+)")
 _WORD = re.compile(r"\S+")
+_NUMBER = re.compile(r"\d{1,18}")
 _MADE_TAGS = 5  # that one word is looked up as
 _REPEATED = ("arg", "tag")
 _LOOKUPS = 10  # words of one text that are looked up as tags: a list has no more tags
@@ -394,14 +411,14 @@ def read_typed(
 
     `name:value` is a chip, quotes keep blanks. Text without a name is a task that is called so, else a state,
     else the start of an id, else words of an error. Before words are searched for in errors, those with a
-    colon, and a word that is alone, are looked up. "customer 12" and "customer=12" are the tag customer:12 if
-    a job has it.
+    colon, and a word that is alone, are looked up. "customer 12", "customer=12" and "12" are the tag
+    customer:12 if a job has it; a number alone that is no tag is searched for in arguments.
 
     Args:
         text: what was typed.
         known: the tasks.
         former: the pairs that hold already.
-        kind_of: returns the chip, such as "tag", whose exact value a word is; called ten times at most.
+        kind_of: returns the chip, such as "tag", whose exact value a word is; called fifteen times at most.
     """
     held = {name: value for name, value in (former or {}).items() if value}
     several = {name: list(map(str, held.pop(name, ()))) for name in _REPEATED}  # type: ignore[call-overload]
@@ -419,6 +436,8 @@ def read_typed(
             exact = value.replace('"', "")  # region:"north west" is written with quotes, and stored without
             meant = kind_of(exact)
             value = value if meant is None else exact  # noqa: PLW2901
+        if meant is None and is_alone:
+            meant, value = _guess_value(value, known, kind_of)  # noqa: PLW2901
         if meant is None:
             words.append(value)
         elif meant in several:
@@ -442,6 +461,19 @@ def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
                 yield _NAMES[name], value
         else:
             yield None, token[0] if name else value
+
+
+def _guess_value(
+    word: str, known: KnownTasks, kind_of: Callable[[str], str | None]
+) -> tuple[str | None, str]:
+    """Return the one tag that jobs have of this value, such as customer:200 of "200"; else an argument.
+
+    Only a number is looked for in arguments: other words are more often of an error.
+    """
+    tags = [tag for tag in known.tags_of(word) if kind_of(tag) == "tag"]
+    if len(tags) == 1:
+        return "tag", tags[0]
+    return ("arg" if tags or _NUMBER.fullmatch(word) else None), word
 
 
 def _guess(word: str, known: KnownTasks) -> tuple[str | None, str]:
