@@ -403,6 +403,35 @@ def test_failed_jobs_are_a_note_with_the_task_that_has_most():
     assert "firelock jobs list --state failed" in told.advice
 
 
+def test_many_failed_jobs_of_a_task_are_a_warning_until_their_cause_is_muted():
+    """They failed hours ago, so no rate reports them."""
+    group = FailureGroup("f1", "pay.ProviderDown", "503", "charge", 502, at(minutes=-390), "j1")
+    other = FailureGroup("f2", "builtins.KeyError", "x", "pack", 40, at(minutes=-90), "j2")
+    failed = {"by_state": {State.FAILED: 543}, "failures": [group, other], "has_failed_batch": True}
+
+    (many,) = list_findings(sight(**failed))
+    (muted,) = list_findings(sight(**failed, muted_causes=frozenset({"f1"})))
+    (few,) = list_findings(sight(**{**failed, "failures": [other]}))
+
+    assert (Severity.WARNING, "jobs_failed", "charge") == (many.severity, many.code, many.values["task"])
+    assert "543 jobs and batches have failed, 502 of them of charge. Newest cause: ProviderDown." == many.what
+    assert [Severity.NOTE, Severity.NOTE] == [muted.severity, few.severity]
+
+
+def test_failed_jobs_of_a_failing_task_are_reported_once():
+    """The finding about the rate has their number already."""
+    group = FailureGroup("f1", "pay.ProviderDown", "503", "charge", 502, at(), "j1")
+
+    found = list_findings(
+        sight(
+            by_state={State.FAILED: 502}, failures=[group],
+            lately={"charge": EndedRuns(754, 502, 502)}, usually={"charge": EndedRuns(754, 502, hours=1)},
+        )
+    )  # fmt: skip
+
+    assert [("failing", Severity.ERROR), ("jobs_failed", Severity.NOTE)] == [(one.code, one.severity) for one in found]
+
+
 def test_failed_batches_are_named_among_the_failed_jobs():
     """A batch is counted like a job, so the finding does not call all of them jobs."""
     (several,) = list_findings(sight(by_state={State.FAILED: 3}, has_failed_batch=True))

@@ -105,7 +105,8 @@ def test_a_flow_says_what_its_tasks_do(fire, client):
 
     below = re.search(r'<dl class="facts body" aria-label="Tasks of the flow">.*?</dl>', page)[0]
     assert "load Load one day of the warehouse." == text_of(below).strip()
-    assert 2 == len(re.findall(r"<title>[^<]* · Load one day of the warehouse.</title>", page))
+    wide = re.findall(r'<svg class="flow".*?</svg>\s*</div>', page, re.DOTALL)[-1]
+    assert 2 == len(re.findall(r"<title>[^<]* · Load one day of the warehouse.</title>", wide))
 
 
 def test_members_that_wait_for_nobody_are_no_flow(fire, client):
@@ -436,16 +437,19 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(fire, client, outcome):
     assert "Cancel batch" not in after
 
 
-def test_a_failed_batch_says_that_members_still_wait(fire, client):
-    """It has failed, which is not the end of a member that waits for the failed one."""
+def test_a_failed_batch_says_that_members_cannot_start(fire, client):
+    """Everywhere in the same words: they wait for a failed member, so nothing but a requeue moves them."""
     batch = new_batch(fire)
     add(fire, batch, "shop.merge", parents=[add(fire, batch)])
     for job in claim(fire):
         end(fire, job, State.FAILED)
 
-    facts = re.search(r'<dl class="facts body">.*?</dl>', page_of(client, batch), re.DOTALL)[0]
+    page = page_of(client, batch)
+    facts = re.search(r'<dl class="facts body">.*?</dl>', page, re.DOTALL)[0]
 
-    assert re.search(r"Failed (now|\d+ s ago) , 1 member waits", text_of(facts))
+    assert re.search(r"Failed (now|\d+ s ago) , 1 member cannot start", text_of(facts))
+    assert "1 cannot start" in text_of(re.search(r'<ul class="line" aria-label="Progress">.*?</ul>', page, re.DOTALL)[0])
+    assert "waiting for another member" not in page
     assert "Ended" not in facts
 
 
@@ -483,3 +487,16 @@ def test_one_that_waits_says_so(fire, client):
 def test_a_name_is_shown_as_it_is(fire, client, hostile):
     page = page_of(client, new_batch(fire, hostile))
     assert hostile not in page or not set(hostile) & set("<>&\"'")
+
+
+def test_a_member_names_the_batch_in_which_it_is(fire, client):
+    """On the page of a job and of a batch; a batch that is not stored any more has its id alone."""
+    outer = new_batch(fire, "warehouse import of November")
+    inner = new_batch(fire, "one day", outer=outer)
+    job = add(fire, outer)
+
+    of_job = client.part(f"/jobs/{job}", "relations").text
+    of_batch = client.part(f"/batches/{inner}", "facts").text
+
+    assert f'href="/batches/{outer}">warehouse import of November</a>' in of_job
+    assert f'href="/batches/{outer}">warehouse import of November</a>' in of_batch

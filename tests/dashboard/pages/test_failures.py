@@ -62,7 +62,7 @@ def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
     assert "failed batch" not in before
     assert 2 == fire.jobs.counts().by_state[State.FAILED]
     assert "1 failed job has this cause." in after
-    assert "1 failed batch also counts as a failed job; it has no cause." in after
+    assert "Failed in the navigation counts 1 failed batch as well." in after
     assert "recorded error" not in after
     assert 'href="/batches?state=failed"' in after
 
@@ -349,7 +349,7 @@ def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
 
     assert "1 of the jobs that are failed now failed within 24 hours." in page
-    assert "When these failed, 24 h" in page
+    assert "Last failure of each job, 24 h" in page
 
 
 def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):

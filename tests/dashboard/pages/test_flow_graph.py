@@ -110,3 +110,35 @@ def test_members_of_one_task_are_told_apart_by_their_arguments_else_by_their_ids
         "list": "list", "l1": "2026-11-01", "l2": "2026-11-02", "l3": "l3", "l4": "l4", "l5": "l5",
         "l6": "a" * 31 + "…",
     }  # fmt: skip
+
+
+def test_on_a_narrow_screen_a_flow_goes_down():
+    """All nodes are seen without scrolling sideways, in the order of their layers."""
+    loads = [job(f"l{number}", parents=["list"]) for number in range(12)]
+    graph = draw_flow(
+        [job("list", "shop.list"), *loads, job("publish", "shop.publish", [one.id for one in loads])]
+    )
+
+    assert ["list", "load", "publish"] == [node.label for node in graph.narrow.nodes]
+    assert 1 == len({node.x for node in graph.narrow.nodes})
+    assert [node.y for node in graph.narrow.nodes] == sorted({node.y for node in graph.narrow.nodes})
+    assert graph.narrow.width <= 340 < graph.width
+    assert len(graph.ways) == len(graph.narrow.ways)
+
+
+def test_ways_past_other_nodes_go_along_the_side():
+    """A way to the next line is straight; another one leaves the lines between them alone."""
+    graph = draw_flow([job("a"), job("b", "shop.b", ["a"]), job("c", "shop.c", ["a", "b"])]).narrow
+    left = min(node.x for node in graph.nodes)
+
+    straight = [way for way in graph.ways if "V" in way]
+    beside = [way for way in graph.ways if "C" in way]
+
+    assert (2, 1) == (len(straight), len(beside))
+    assert 0 <= int(beside[0].split("C")[1].split()[0]) < left
+
+
+def test_a_very_long_flow_is_not_drawn_downwards():
+    jobs = [job("j0"), *(job(f"j{number}", f"shop.t{number}", [f"j{number - 1}"]) for number in range(1, 70))]
+
+    assert draw_flow(jobs).narrow is None

@@ -142,7 +142,7 @@ def test_a_signal_is_answered_on_the_page(fire, client, job):
 
     first, second = client.act("/jobs/signal", sent), client.act("/jobs/signal", {**sent, "value": "false"})
 
-    assert "The answer approval was sent; the task continues." in first.text
+    assert "The answer approval was sent." in first.text
     assert "Too late" in second.text
     assert fire.jobs.get(job.id).state is State.ENQUEUED
     (memo,) = fire.storage.recall(job.id)

@@ -239,6 +239,27 @@ def test_a_paused_limit_with_many_jobs_is_told(client, fire):
     assert 'href="/limits?prefix=tenant' in text
 
 
+def never_charges(n: int) -> None:
+    raise OSError("the provider is down")
+
+
+def test_many_failed_jobs_are_told_hours_after_they_failed(client, fire):
+    """Nothing fails any more, so only their number says it; a mute of the cause ends the banner."""
+    broken = fire.task(name="shop.fail", retry=Retry.never())(never_charges)
+    broken.enqueue_many([(n,) for n in range(100)])
+    fakes.Worker(fire).run()
+    client.app.forget()
+    failed = client.part("/", "health").text
+    fingerprint = fire.storage.failure_groups(1)[0].fingerprint
+
+    client.act("/failures/mute", {"fingerprint": fingerprint, "for": "24h"})
+    muted = client.part("/", "health").text
+
+    assert "100 jobs have failed, 100 of them of shop.fail. Newest cause: OSError." in failed
+    assert 'href="/failures?task=shop.fail"' in failed
+    assert "have failed" not in muted
+
+
 def test_jobs_that_wait_for_a_failed_parent_lead_to_it(client, fire):
     """There it can be requeued, and what waits for it is listed."""
 
@@ -473,8 +494,9 @@ def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
     assert "504" == tile(page, "failed")
     failed = page[page.index('id="tile-failed"') : page.index('id="tile-succeeded"')]
     assert '<path d="M' in failed
-    assert "Final failures, 24 h" in failed
-    assert "per 15 min, 24 h" in failed
+    assert "Failed for good, 24 h" in failed
+    assert "attempts, 100 % of all" in failed
+    assert "per 15 min" in failed
 
 
 @pytest.mark.parametrize("address", ["/", "/queues"])

@@ -58,6 +58,7 @@ _SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
 _QUEUES, _FIRST_JOBS = 50, 200  # whose first job is looked at; those that have waited longest
 _RECURRING = 2_000
 _GROUPS = 20  # of failures
+_MANY_FAILED = 100  # jobs of one task
 _SHARED = 200  # of a task's newest failures are looked at for the share of muted causes
 _CAUSES = "cause"  # the kind of records in which dashboards keep causes of failures, and their mutes
 _WAITS_FOR_SIGNAL = f"{MemoKind.SIGNAL} "
@@ -97,6 +98,7 @@ class Sampled:
     unreadable: Mapping[str, int] = attrs.Factory(dict)  # jobs by serializer, put off for it
     unread: Mapping[str, int] = attrs.Factory(dict)  # jobs by the part that a newer release stored
     in_vain: Mapping[str, int] = attrs.Factory(dict)  # continuations by their failed parent
+    names_in_vain: Mapping[str, str] = attrs.Factory(dict)  # of these parents: the task, or a batch's name
     batches_in_vain: Sequence[str] = ()  # those of the parents that are batches
     limits: Sequence[LimitView] = ()  # the first 500 keys
     limit_names: Sequence[LimitName] = ()
@@ -109,6 +111,7 @@ class Sampled:
     apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot lie in one partition
     failures: Sequence[FailureGroup] = ()  # the largest groups of failed jobs
     has_failed_batch: bool = False  # batches are counted among the failed jobs
+    muted_causes: frozenset[str] = frozenset()  # fingerprints among the groups of failed jobs
 
 
 @attrs.frozen
@@ -340,6 +343,11 @@ def _muted_share(storage: Storage, task: str, muted: set[str], since: int) -> fl
     return sum(fingerprint in muted for fingerprint in errors) / len(errors) if errors else 0.0
 
 
+def _name_of(job: JobRecord) -> str:
+    rules = None if job.ties is None else job.ties.batch
+    return job.task if rules is None else rules.name
+
+
 def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
     storage = runtime.storage
     unknown: Counter[str] = Counter()
@@ -359,6 +367,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
             unread[part] += 1
     parents = Counter(edge.parent_id for job in in_vain for edge in job.parents)
     stored = storage.get(list(parents)[:_PAGE])
+    groups = storage.failure_groups(_GROUPS)
     failed = [one for one in stored if one is not None and one.state is State.FAILED]
     return Sampled(
         unknown_here=+unknown,
@@ -366,6 +375,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
         unreadable=+unreadable,
         unread=unread,
         in_vain={one.id: parents[one.id] for one in failed},
+        names_in_vain={one.id: _name_of(one) for one in failed},
         batches_in_vain=[one.id for one in failed if one.is_batch],
         limits=keyed.limits,
         limit_names=keyed.names,
@@ -380,8 +390,9 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
         overdue=overdue,
         still=find_still(storage, now),
         apart=list(_apart(runtime)),
-        failures=storage.failure_groups(_GROUPS),
+        failures=groups,
         has_failed_batch=bool(storage.find(JobFilter(state=State.FAILED, task=BATCH_TASK), limit=1).jobs),
+        muted_causes=frozenset(_muted_causes(storage, now)) if groups else frozenset(),
     )
 
 
@@ -750,24 +761,33 @@ def _newest_cause(sight: Sight, task: str) -> str:
 
 
 def _check_failed_jobs(sight: Sight) -> Iterator[Finding]:
-    """Failed jobs are kept until somebody requeues or deletes them, or their retention is over."""
+    """Failed jobs are kept until somebody requeues or deletes them, or their retention is over.
+
+    Many of one task are a warning, unless their causes are muted or a finding says that the task is failing.
+    """
     failed = sight.by_state.get(State.FAILED, 0)
     if not failed:
         return
-    by_task: Counter[str] = Counter()
+    by_task, open_by_task = Counter[str](), Counter[str]()
     for group in sight.sampled.failures:
         by_task[group.task] += group.count
-    most = by_task.most_common(1)
-    detail = f", {most[0][1]:,} of them of {most[0][0]}" if most else ""
+        if group.fingerprint not in sight.sampled.muted_causes:
+            open_by_task[group.task] += group.count
+    for finding in _check_failing(sight):
+        del open_by_task[finding.values["task"]]
+    most, many = by_task.most_common(1), open_by_task.most_common(1)
+    is_many = bool(many) and many[0][1] >= _MANY_FAILED
+    detail = "".join(f", {count:,} of them of {task}" for task, count in (many if is_many else most))
+    cause = _newest_cause(sight, many[0][0]) if is_many else ""
     if sight.sampled.has_failed_batch:
         what = "batch has" if failed == 1 else "jobs and batches have"
     else:
         what = "job has" if failed == 1 else "jobs have"
     yield Finding(
-        NOTE, "jobs_failed", f"{failed:,} {what} failed{detail}.",
+        WARNING if is_many else NOTE, "jobs_failed", f"{failed:,} {what} failed{detail}.{cause}",
         "firelock jobs list --state failed shows the causes. Fix them, then firelock jobs requeue --all, or "
         "firelock batches requeue for a failed batch.",
-        "failed jobs", {"count": failed},
+        "failed jobs", {"count": failed, **({"task": many[0][0]} if is_many else {})},
     )  # fmt: skip
 
 
@@ -848,7 +868,10 @@ def _check_continuations(sight: Sight) -> Iterator[Finding]:
         WARNING, "in_vain", f"{_seen(sight, State.AWAITING, count)} waiting for a parent that has failed.",
         f"Requeue the parent ({'; '.join(commands)}), or delete it and what waits goes too.{others}",
         "continuations",
-        {"count": count, "parents": len(sight.sampled.in_vain), "parent": parent},
+        {
+            "count": count, "parents": len(sight.sampled.in_vain), "parent": parent,
+            "name": sight.sampled.names_in_vain.get(parent, parent),
+        },
     )  # fmt: skip
 
 

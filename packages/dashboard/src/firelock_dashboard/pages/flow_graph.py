@@ -22,10 +22,16 @@ _NARROWEST, _WIDEST = (
     260,
 )  # a node, so that two are seen on a phone; a label that needs more room ends in an ellipsis
 _BESIDES, _CHARACTER = 44, 7  # of a node's width: its icon and edges, and a character of its label
+_LANE = 40  # left of the nodes that are below each other, for the ways between them
+_BELOW = 26  # between layers that are below each other
+_LONGEST = 60  # nodes that are drawn below each other
 _DETAIL = 32  # characters of what tells members of one task apart
 
 # In this order they are named, and the first one that a node has any of gives it its colour.
 ORDER = ("failed", "processing", "retrying", "enqueued", "scheduled", "awaiting", "deleted", "succeeded")
+
+
+_Key = tuple[int, str, str]  # layer, task, id of a single one
 
 
 @attrs.frozen
@@ -68,6 +74,7 @@ class FlowGraph:
     height: int
     node_width: int = _NARROWEST
     node_height: int = _HEIGHT
+    narrow: FlowGraph | None = None  # the same from top to bottom; None where it would be very long
 
     @property
     def is_flow(self) -> bool:
@@ -108,7 +115,39 @@ def draw_flow(
     height = 2 * _MARGIN + max(0, tallest * (_HEIGHT + _GAP) - _GAP)
     drawn = [_way(placed[one], placed[other], node_width) for one, other in sorted(ways)]
     placed_nodes = [placed[key] for column in columns for key in column]
-    return FlowGraph(placed_nodes, drawn, width, height, node_width)
+    narrow = _below_each_other(nodes, columns, ways, node_width) if len(nodes) <= _LONGEST else None
+    return FlowGraph(placed_nodes, drawn, width, height, node_width, narrow=narrow)
+
+
+def _below_each_other(
+    nodes: Mapping[_Key, FlowNode],
+    layers: Sequence[Sequence[_Key]],
+    ways: Iterable[tuple[_Key, _Key]],
+    node_width: int,
+) -> FlowGraph:
+    """Return the graph with a node a line; ways to other lines than the next go along the left side."""
+    placed: dict[_Key, FlowNode] = {}
+    y = _MARGIN
+    for layer in layers:
+        for key in layer:
+            placed[key] = attrs.evolve(nodes[key], x=_MARGIN + _LANE, y=y)
+            y += _HEIGHT + _GAP
+        y += _BELOW - _GAP
+    line = {key: number for number, key in enumerate(placed)}
+    drawn = [
+        _way_down(placed[one], placed[other], node_width, is_next=line[other] == line[one] + 1)
+        for one, other in sorted(ways)
+    ]
+    width = 2 * _MARGIN + _LANE + node_width
+    return FlowGraph(list(placed.values()), drawn, width, y - _BELOW + _MARGIN, node_width)
+
+
+def _way_down(one: FlowNode, other: FlowNode, node_width: int, *, is_next: bool) -> str:
+    if is_next:
+        return f"M{one.x + node_width // 2} {one.y + _HEIGHT}V{other.y}"
+    from_y, to_y = one.y + _HEIGHT // 2, other.y + _HEIGHT // 2
+    bend = one.x - min(_LANE, 16 + (to_y - from_y) // 12)
+    return f"M{one.x} {from_y}C{bend} {from_y} {bend} {to_y} {other.x} {to_y}"
 
 
 def _node_width(nodes: Iterable[FlowNode]) -> int:
@@ -116,8 +155,6 @@ def _node_width(nodes: Iterable[FlowNode]) -> int:
     longest = max((node.length for node in nodes), default=0)
     return min(_WIDEST, max(_NARROWEST, _BESIDES + longest * _CHARACTER))
 
-
-_Key = tuple[int, str, str]  # layer, task, id of a single one
 
 
 def _parents(members: Sequence[JobRecord]) -> dict[str, list[str]]:

@@ -599,6 +599,15 @@ class JobView:
         return self.parents[:_PARENTS]
 
     @cached_property
+    def batch_name(self) -> str | None:
+        """The name of the batch in which it is; None if that is not stored any more."""
+        ties = self.job.ties
+        if ties is None or ties.batch_id is None:
+            return None
+        batch = self.visit.fire.storage.get([ties.batch_id])[0]
+        return None if batch is None else job_name(batch)
+
+    @cached_property
     def children(self) -> tuple[list[JobRecord], bool]:
         """Its continuations, and whether there are more."""
         page = self.visit.fire.jobs.page(JobFilter(parent_id=self.job.id), limit=_CHILDREN, oldest_first=True)

@@ -30,6 +30,7 @@ from firelock_dashboard.stats.job_search import ANY_SIGNAL
 from firelock_dashboard.web import formatting
 from firelock_dashboard.web.actions import MANY
 from firelock_dashboard.web.fields import Choice
+from firelock_dashboard.web.formatting import task_name
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ _PAGES = {  # of each kind of trouble: the page that its button leads to
     "parked_ends": "servers", "closing_session": "servers", "limit_zero": "limits", "limit_cost": "limits",
     "in_vain": "parent", "wait_overdue": "jobs", "unregistered": "jobs", "unique_in_vain": "limits",
     "no_listener": "queue", "long_wait": "queue", "unknown_task": "jobs", "failing": "failures",
+    "jobs_failed": "failures",
     "recurring_error": "recurring", "recurring_late": "recurring", "limit_paused": "limits",
 }  # fmt: skip
 
@@ -86,6 +88,7 @@ class _Action:
     path: str
     fields: Mapping[str, object] = attrs.field(factory=dict)  # of the query, or of the form
     permission: str | None = None
+    values: Mapping[str, object] = attrs.field(factory=dict)  # of the text
 
 
 @attrs.frozen
@@ -135,13 +138,13 @@ def _banner(finding: Finding) -> _Banner:
         fields = {}
         if finding.code == "unknown_task":
             fields = {"state": "enqueued", "task": values["task"]}
-        elif finding.code == "failing":
+        elif finding.code in {"failing", "jobs_failed"}:
             fields = {"task": values["task"]}
         elif finding.code.startswith("limit_") and page == "limits":
             fields = {"prefix": values["limit"]}
         elif finding.code.startswith("recurring"):
             fields = {"q": values["recurring"]}
-        action = _Action(f"to_{page}", path, fields)
+        action = _Action(f"to_{page}", path, fields, values={"name": task_name(str(values.get("name", "")))})
     return _Banner(finding.code, "bad" if finding.is_error else "warn", values, finding.since, action)
 
 

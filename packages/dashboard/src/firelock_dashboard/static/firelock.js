@@ -276,9 +276,10 @@ const folds = (region) => {
   return found;
 };
 
-// The regions that are requested with this one. One of a group that is seen brings the others.
-const companions = (region, force) => {
-  const all = region.dataset.with ? [...document.querySelectorAll(`[data-live][data-with="${region.dataset.with}"]`)] : [region];
+// The regions that are requested with this one: those of its group that are wanted now. One that is seen brings the others.
+const companions = (region, force, isWanted) => {
+  const group = region.dataset.with ? [...document.querySelectorAll(`[data-live][data-with="${region.dataset.with}"]`)] : [];
+  const all = [region, ...group.filter((one) => one !== region && isWanted(one) && !regions.get(one.id)?.busy)];
   if (!force && !all.some(isSeen)) return [];
   return force ? all : all.filter((one) => !isUsed(one));
 };
@@ -296,11 +297,11 @@ const knownOf = (region) => {
   return regions.get(region.id);
 };
 
-firelock.refresh = async (region, force = false) => {
+firelock.refresh = async (region, force = false, isWanted = () => true) => {
   const known = knownOf(region);
   if (known.busy || document.hidden) { known.waiting = true; return; }
   if (document.querySelector("dialog[open]") && !region.closest("dialog")) { known.waiting = true; return; }
-  const wanted = companions(region, force);
+  const wanted = companions(region, force, isWanted);
   if (!wanted.includes(region) || (!force && !mayAsk())) { known.waiting = true; return; }
   const all = wanted.map(knownOf);
   for (const one of all) Object.assign(one, { busy: true, waiting: false, at: performance.now() });
@@ -338,7 +339,7 @@ firelock.refresh = async (region, force = false) => {
 const refreshEach = (isWanted, force = false) => {
   const began = performance.now();
   for (const region of inTurn()) {
-    if (isWanted(region) && !(knownOf(region).at >= began)) firelock.refresh(region, force);
+    if (isWanted(region) && !(knownOf(region).at >= began)) firelock.refresh(region, force, isWanted);
   }
 };
 
