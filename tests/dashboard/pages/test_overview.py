@@ -499,6 +499,23 @@ def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
     assert "per 15 min" in failed
 
 
+def test_the_tile_of_processing_draws_the_jobs_that_run(client, fire, task, dashboard, monkeypatch):
+    """Also while none of them ends; the caption says how far back that was seen."""
+    task.enqueue_many([(n,) for n in range(6)])
+    claim(fire, 4)
+    now = dashboard.history._monotonic()  # noqa: SLF001
+    for seconds in range(0, 900, 30):
+        monkeypatch.setattr(dashboard.history, "_monotonic", lambda seconds=seconds: now + seconds)
+        dashboard.history.note_depths(fire.jobs.counts())
+
+    page = client.part("/", "tiles").text
+    processing = page[page.index('id="tile-processing"') : page.index('id="tile-enqueued"')]
+
+    assert "<path d=" in processing
+    assert "processing, last 14\N{NARROW NO-BREAK SPACE}min" in processing
+    assert "waiting, last 14\N{NARROW NO-BREAK SPACE}min" in page
+
+
 @pytest.mark.parametrize("address", ["/", "/queues"])
 def test_bars_of_queues_have_a_key_and_a_scale(client, task, address):
     """A bar's colours are named, and how many jobs a full one stands for."""

@@ -238,6 +238,22 @@ def test_queues_tell_what_left_and_what_came(history, storage, tick):
     assert (6.0, 16.0) == (after.out_per_minute, after.in_per_minute)
 
 
+def test_depths_reach_back_to_the_last_gap(history, tick):
+    """What waited and ran is known while somebody looks; the length says how far back that is."""
+    fire = history._fire  # noqa: SLF001
+    task = fire.task(name="send", queue="mail")(lambda_named)
+    history.note_depths(fire.jobs.counts())
+    tick.at += 600
+    for number in range(3):
+        history.note_depths(fire.jobs.counts())
+        task.enqueue_many([() for _ in range(number + 1)])
+        tick.at += 30
+
+    depths = history.depths()
+
+    assert (60.0, [0, 1, 3], [0, 0, 0]) == (depths.seconds, depths.enqueued, depths.processing)
+
+
 def test_rate_of_a_queue_has_the_attempts_that_have_just_ended(history, storage, tick):
     """What ended in the present minute counts at once, and not after the minute."""
     history.settle()

@@ -439,6 +439,29 @@ def test_overview_shows_one_reading_while_jobs_come(served, mail, open_page):
     assert all(len(set(one)) == 1 for one in readings), readings
 
 
+@pytest.mark.parametrize(
+    ("most", "labels"),
+    [
+        (1, [0, 1]), (3, [0, 1, 2, 3]), (7, [0, 2, 4, 6, 8]), (12, [0, 5, 10, 15]),
+        (418, [0, 100, 200, 300, 400, 500]), (502, [0, 200, 400, 600]), (1_000, [0, 200, 400, 600, 800, 1_000]),
+    ],
+)  # fmt: skip
+def test_no_bar_of_a_chart_is_above_its_top_label(served, open_page, most, labels):
+    page = open_page(served, "/?span=24h")
+    page.wait_for_function("() => document.querySelector('fl-chart').plot")
+    page.evaluate("""(most) => {
+      const chart = document.querySelector("fl-chart");
+      for (const line of chart.told.lines) line.values.fill(0);
+      chart.told.lines[0].values[3] = most;
+      chart.show();
+    }""", most)
+
+    page.wait_for_function(
+        "(labels) => document.querySelector('fl-chart').plot.axes[1]._splits?.join() === labels", arg=",".join(map(str, labels))
+    )
+    assert labels[-1] == page.evaluate("() => document.querySelector('fl-chart').plot.scales.y.max")
+
+
 def test_storage_time_of_the_footer_goes_on(page):
     """It is the storage's present time, not that of the last reload."""
     clock = page.locator("time[data-clock]")

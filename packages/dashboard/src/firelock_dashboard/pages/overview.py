@@ -61,6 +61,7 @@ class _Tile:
     hint: str = ""
     state: str = ""  # whose colour its sparkline has
     spark: str = ""
+    drawn: str = ""  # what the sparkline shows, if that is not always the same
     look: str = ""  # is-bad, is-warn
 
 
@@ -252,12 +253,14 @@ class _Seen:
     def tiles(self) -> list[_Tile]:
         """The six numbers that say how things stand."""
         hour, day = self._dashboard.history.series("1h"), self._dashboard.history.series("24h")
-        counts = self._visit.state_counts()
+        counts, depths = self._visit.state_counts(), self._dashboard.history.depths()
+        seen = _about(max(60.0, depths.seconds))
         return [
-            self._processing(counts["processing"]),
+            self._processing(counts["processing"], depths.processing, seen),
             _Tile(
                 "enqueued", self._count(counts["enqueued"]), "/jobs", {"state": "enqueued"}, state="enqueued",
-                spark=spark(self._dashboard.history.enqueued()), hint=self._text("tile_enqueued_hint"),
+                spark=spark(depths.enqueued), drawn=self._text("drawn_enqueued", span=seen),
+                hint=self._text("tile_enqueued_hint"),
             ),
             self._oldest_wait(),
             self._failed(day, hour),
@@ -275,7 +278,7 @@ class _Seen:
     def _count(self, number: int) -> str:
         return formatting.count_text(number)
 
-    def _processing(self, processing: int) -> _Tile:
+    def _processing(self, processing: int, former: Sequence[int], span: str) -> _Tile:
         alive = self.sight.alive
         slots = sum(one.workers for one in alive)
         deleted = len(deleted_running(self._visit, alive))  # told to stop, and they still take a slot
@@ -291,7 +294,7 @@ class _Seen:
             "/jobs", {"state": "processing"},
             unit=self._text("tile_of_slots", count=self._count(slots)) if has_slots else "",
             hint=hint, state="processing",
-            spark=spark(self._dashboard.history.busy()),
+            spark=spark(former), drawn=self._text("drawn_processing", span=span),
         )  # fmt: skip
 
     def _oldest_wait(self) -> _Tile:

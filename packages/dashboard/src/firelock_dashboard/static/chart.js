@@ -23,8 +23,17 @@
   };
   const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => (value <= 0.001 ? "< 1\u00a0ms" : firelock.span(value)) };
 
-  // Between the lines of an axis that counts: jobs are whole.
-  const WHOLE = [...Array(10).keys()].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power));
+  // The scale ends at a labelled round number that no bar is above, in two to five even steps.
+  const isRound = (value, heads) => heads.includes(Number((value / 10 ** Math.floor(Math.log10(value) + 1e-9)).toPrecision(3)));
+  const roundUp = (value) => {
+    const power = 10 ** Math.floor(Math.log10(value));
+    return [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].map((head) => head * power)
+      .find((top) => top >= value * (1 - 1e-9) && (top >= 10 || value < 1 || Number.isInteger(top)));
+  };
+  const evenly = (top, isWhole) => {
+    const steps = [5, 4, 3, 2].find((number) => isRound(top / number, [1, 2, 2.5, 5]) && (!isWhole || Number.isInteger(top / number))) || 1;
+    return [...Array(steps + 1).keys()].map((place) => (top * place) / steps);
+  };
 
   // The value of a custom property, resolved for the present theme.
   const colour = (name) => {
@@ -163,11 +172,11 @@
         cursor: { y: false, points: { show: !stacked }, drag: { x: true, y: false, setScale: false } },
         scales: {
           x: { range: (plot, low, high) => [low - step / 2, high + step / 2] },
-          y: kind === "latency" ? { distr: 3 } : { range: (plot, low, high) => [0, (high || 1) * 1.05] },
+          y: kind === "latency" ? { distr: 3 } : { range: (plot, low, high) => [0, roundUp(high || 1)] },
         },
         axes: [
           { ...axis, grid: { show: false }, space: 70, size: 30, values: this.times() },
-          { ...axis, size: 58, space: 44, ...(unit === "count" ? { incrs: WHOLE } : {}), values: (plot, splits) => splits.map((value) => (value === null ? null : marked[unit](value))) },
+          { ...axis, size: 58, space: 44, ...(kind === "latency" ? {} : { splits: (plot, place, low, high) => evenly(high, unit === "count") }), values: (plot, splits) => splits.map((value) => (value === null ? null : marked[unit](value))) },
         ],
         series: [{}, ...(stacked ? series.reverse() : series)],
         hooks: {

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -115,6 +115,16 @@ class _Depths:
     at: float  # monotonic seconds
     queues: dict[str, int]  # jobs that wait or run
     enqueued: int
+    processing: int
+
+
+@attrs.frozen
+class Depths:
+    """How many jobs waited and ran, oldest first, at even distances."""
+
+    seconds: float  # from the first to the last
+    enqueued: Sequence[int]
+    processing: Sequence[int]
 
 
 class History:
@@ -216,16 +226,6 @@ class History:
         found = {start: self._minutes.get(start) for start in starts if start >= self._begin}
         return {start // 1_000_000: fold.all.counts if fold else {} for start, fold in found.items()}
 
-    def busy(self) -> list[float]:
-        """Return how many jobs ran at once on average, for each of the last 60 minutes, oldest first.
-
-        Told by the time that attempts took, in the minutes in which they ended.
-        """
-        self._visit()
-        first = self._now() // MINUTE * MINUTE - 59 * MINUTE
-        folds = [self._minutes.get(first + place * MINUTE) for place in range(60)]
-        return [fold.all.duration / MINUTE if fold else 0.0 for fold in folds]
-
     def queues(self, minutes: int = 10) -> dict[str, Rates]:
         """Return how fast each queue moved in the last minutes, the present one included; at most 60."""
         self._visit()
@@ -266,12 +266,22 @@ class History:
                 queue: states.get(State.ENQUEUED, 0) + states.get(State.PROCESSING, 0)
                 for queue, states in counts.by_queue.items()
             }
-            self._depths.append(_Depths(now, queues, counts.by_state.get(State.ENQUEUED, 0)))
+            by_state = counts.by_state
+            self._depths.append(
+                _Depths(now, queues, by_state.get(State.ENQUEUED, 0), by_state.get(State.PROCESSING, 0))
+            )
 
-    def enqueued(self) -> list[int]:
-        """Return how many jobs waited within the last hour, oldest first, as far as it was seen here."""
+    def depths(self) -> Depths:
+        """Return how many jobs waited and ran within the last hour, as far back as was seen without a gap."""
         since = self._monotonic() - 3_600
-        return [one.enqueued for one in list(self._depths) if one.at >= since]
+        seen: list[_Depths] = []
+        for one in reversed(list(self._depths)):
+            if one.at < since or (seen and seen[-1].at - one.at > 2.5 * _DEPTHS_EVERY):
+                break
+            seen.append(one)
+        seen.reverse()
+        length = seen[-1].at - seen[0].at if seen else 0.0
+        return Depths(length, [one.enqueued for one in seen], [one.processing for one in seen])
 
     # ---- putting sums together -----------------------------------------------------------------------------
 
