@@ -220,7 +220,7 @@ def test_the_question_before_a_requeue_names_cause_and_task(client, failing, pat
 
     page = client.get(path).text
 
-    assert "Requeue the 3 jobs that failed with TimeoutError? The newest is a charge job." in page
+    assert "Requeue the 3 jobs that failed with TimeoutError? All of them failed at the same place in the code; the newest is of charge." in page
     assert "Requeue the build job that failed with KeyError?" in page
 
 
@@ -529,7 +529,7 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
         (
             "requeue",
             (
-                "Requeuing 3 jobs that failed with TimeoutError. The cause will show their results.",
+                "Requeuing 3 jobs that failed with TimeoutError. Their results appear below their cause on Failures.",
                 State.ENQUEUED,
             ),
         ),

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from firelock import State
-from firelock.storage import ClaimRequest, NewSession, Renewal
+from firelock.storage import DURATION_BUCKETS, ClaimRequest, NewSession, Renewal, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages import tasks
 from firelock_dashboard.security.redaction import MASK
@@ -344,3 +344,38 @@ def test_a_wrong_field_is_named_and_the_form_kept(client, fire, order, form, nam
     assert not list(fire.jobs.find(task="shop.order"))
     if "args.number" in form:
         assert f'value="{form["args.number"]}"' in answer.text
+
+
+def test_the_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
+    """With the time of creation, by which they are ordered; and what a failed one says, in full."""
+    order.enqueue(7)
+    (job,) = flows.claim(fire)
+    flows.end(fire, job, State.FAILED)
+
+    page = client.get("/tasks/view?name=shop.order").text
+    row = re.search(rf'<li id="new-{job.id}">.*?</li>', page, re.DOTALL)[0]
+
+    assert "number=7" in row
+    assert "time of creation" in page
+    assert page.count(client.app.fire.jobs.get(job.id).created_at.strftime("%Y-%m-%dT%H:%M:%S")) >= 1
+    assert "reported again if it changes" not in page, "no server has reported it"
+
+
+@pytest.mark.parametrize(("failed", "is_marked"), [(1, False), (2, True)])
+def test_a_share_of_failures_is_marked_alike_everywhere(client, fire, order, failed, is_marked):
+    """8 % of twelve attempts is not marked in one table and unmarked in another."""
+    minute = fire.client.clock.now() // 60_000_000 * 60_000_000
+    histogram = (*([0] * len(DURATION_BUCKETS)), 12)
+    fire.storage.record_metrics(
+        [
+            Rollup(minute, "shop.order", "orders", "succeeded", 12 - failed, 0, histogram),
+            Rollup(minute, "shop.order", "orders", "failed", failed, 0, histogram),
+        ]
+    )
+    order.enqueue(1)
+
+    overview, tasks, task = (client.get(one).text for one in ("/", "/tasks", "/tasks/view?name=shop.order"))
+
+    assert is_marked == ('class="number bad"' in overview)
+    assert is_marked == ('class="state-failed ink"' in tasks)
+    assert is_marked == ('class="tile is-bad"' in task)

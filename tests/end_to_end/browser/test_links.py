@@ -26,7 +26,7 @@ def test_a_link_leads_to_a_button_and_in(served, stranger, guard):
     token = link.rpartition("#")[2]
 
     stranger.goto(link)
-    expect(stranger.get_by_role("button", name="Come in")).to_be_focused()
+    expect(stranger.get_by_role("button", name="Sign in")).to_be_focused()
     assert stranger.url == f"{served.origin}/enter"
     assert not [address for address in served.asked if token in address]
 
@@ -52,7 +52,7 @@ def test_who_asked_for_a_page_comes_to_it(served, stranger, guard):
 
     stranger.goto("/queues")
     stranger.get_by_role("textbox").fill(served.dashboard.link(served.origin))
-    stranger.get_by_role("button", name="Come in").click()
+    stranger.get_by_role("button", name="Sign in").click()
 
     expect(stranger).to_have_url(f"{served.origin}/queues")
     expect(stranger.locator(".rail .brand")).to_be_visible()
@@ -66,7 +66,7 @@ def test_the_button_keeps_its_distance(stranger, guard, width):
 
     stranger.goto("/enter")
     field = stranger.get_by_role("textbox").bounding_box()
-    button = stranger.get_by_role("button", name="Come in").bounding_box()
+    button = stranger.get_by_role("button", name="Sign in").bounding_box()
 
     beside = button["x"] - (field["x"] + field["width"])
     below = button["y"] - (field["y"] + field["height"])

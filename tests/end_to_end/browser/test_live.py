@@ -462,6 +462,35 @@ def test_no_bar_of_a_chart_is_above_its_top_label(served, open_page, most, label
     assert labels[-1] == page.evaluate("() => document.querySelector('fl-chart').plot.scales.y.max")
 
 
+def test_facts_of_a_job_change_with_its_state(stocked, served, open_page):
+    """Also while they are scrolled out of view, as below the cards on a phone."""
+    flows.add(stocked, flows.new_batch(stocked), queue="flows")
+    (job,) = flows.claim(stocked, queues=["flows"])
+    page = open_page(served, f"/jobs/{job.id}")
+    page.set_viewport_size({"width": 390, "height": 400})
+    page.wait_for_function("() => firelock.isStreaming()")
+    expect(page.locator("#region-head .badge")).to_have_text("Processing")
+
+    flows.end(stocked, job, State.SUCCEEDED)
+
+    expect(page.locator("#region-head .badge")).to_have_text("Succeeded")
+    expect(page.locator("#region-facts")).to_contain_text("Expires", timeout=1_000)
+
+
+def test_the_button_of_the_theme_shows_the_other_one(served, open_page):
+    """A moon leads to dark, a sun to light."""
+    page = open_page(served, "/queues")
+    page.emulate_media(color_scheme="light")
+    button = page.locator("[data-theme-switch] button")
+    expect(button.locator(".in-light")).to_be_visible()
+    expect(button.locator(".in-dark")).to_be_hidden()
+
+    button.click()
+
+    expect(button.locator(".in-dark")).to_be_visible()
+    expect(button.locator(".in-light")).to_be_hidden()
+
+
 def test_storage_time_of_the_footer_goes_on(page):
     """It is the storage's present time, not that of the last reload."""
     clock = page.locator("time[data-clock]")

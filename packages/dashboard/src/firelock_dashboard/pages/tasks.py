@@ -25,6 +25,7 @@ from firelock_dashboard.security.redaction import MASK
 from firelock_dashboard.stats.history import SPANS
 from firelock_dashboard.web.fields import Choice, Integer, Named, Span, Text
 from firelock_dashboard.web.formatting import instant
+from firelock_dashboard.web.payloads import IN_LISTS, summary
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _HOURS = 24
+_LINE = 240  # characters of a call
 _RUNS = 20
 _MOST_TASKS = 500
 _RUNNING = 500  # jobs that are counted as running
@@ -113,7 +115,7 @@ def show_task(visit: Visit) -> Response:
         raise NotHere(visit.text("tasks.unknown", task=name))
     return visit.page(
         "task.html", title=name, section="tasks", name=name, entry=entry, span=span, spans=tuple(SPANS),
-        jobs=lambda: newest, failed=lambda: _newest(visit, name, State.FAILED),
+        jobs=lambda: [(job, _call(visit, job)) for job in newest], failed=lambda: _newest(visit, name, State.FAILED),
         stats=lambda: visit.dashboard.history.tasks(_HOURS).get(name), hours=_HOURS,
         series=lambda: visit.dashboard.history.series(span, task=name),
         durations=lambda: _durations(visit, name), can_run=visit.fire.registry.get(name) is not None,
@@ -129,6 +131,12 @@ def _entry(visit: Visit, name: str) -> TaskEntry | None:
 
 def _newest(visit: Visit, name: str, state: State | None = None) -> list[Job[object]]:
     return list(visit.fire.jobs.find(task=name, state=state, limit=_RUNS))
+
+
+def _call(visit: Visit, job: Job[object]) -> str:
+    given = visit.arguments(job.record(), limit=IN_LISTS)
+    text = summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
+    return text[:_LINE]
 
 
 def _durations(visit: Visit, name: str) -> list[tuple[float | None, int]]:
