@@ -429,7 +429,9 @@ def test_failed_jobs_of_a_failing_task_are_reported_once():
         )
     )  # fmt: skip
 
-    assert [("failing", Severity.ERROR), ("jobs_failed", Severity.NOTE)] == [(one.code, one.severity) for one in found]
+    assert [("failing", Severity.ERROR), ("jobs_failed", Severity.NOTE)] == [
+        (one.code, one.severity) for one in found
+    ]
 
 
 def test_failed_batches_are_named_among_the_failed_jobs():

@@ -448,7 +448,9 @@ def test_a_failed_batch_says_that_members_cannot_start(fire, client):
     facts = re.search(r'<dl class="facts body">.*?</dl>', page, re.DOTALL)[0]
 
     assert re.search(r"Failed (now|\d+ s ago) , 1 member cannot start", text_of(facts))
-    assert "1 cannot start" in text_of(re.search(r'<ul class="line" aria-label="Progress">.*?</ul>', page, re.DOTALL)[0])
+    assert "1 cannot start" in text_of(
+        re.search(r'<ul class="line" aria-label="Progress">.*?</ul>', page, re.DOTALL)[0]
+    )
     assert "waiting for another member" not in page
     assert "Ended" not in facts
 

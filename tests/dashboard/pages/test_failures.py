@@ -220,7 +220,10 @@ def test_the_question_before_a_requeue_names_cause_and_task(client, failing, pat
 
     page = client.get(path).text
 
-    assert "Requeue the 3 jobs that failed with TimeoutError? All of them failed at the same place in the code; the newest is of charge." in page
+    question = (
+        "Requeue the 3 jobs that failed with TimeoutError? All of them failed at the same place in the code;"
+    )
+    assert f"{question} the newest is of charge." in page
     assert "Requeue the build job that failed with KeyError?" in page
 
 

@@ -133,9 +133,7 @@ def wait_for_approval(fire, job):
 
 
 def test_a_signal_is_answered_on_the_page(fire, client, job):
-    assert "Answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text), (
-        "nobody waits for it"
-    )
+    assert "Answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text), "nobody waits for it"
     wait_for_approval(fire, job)
     assert "Answer: approval" in text_of(client.get(f"/jobs/{job.id}").text)
     sent = {"one": job.id, "signal": "approval", "value": "true"}

@@ -103,7 +103,10 @@ def test_more_jobs_than_workers_are_not_said_to_be_of_them(client, fire, task):
     page = client.get("/").text
 
     assert "2" == tile(page, "processing")
-    assert "1 slot, 1 more claimed" in page[page.index('id="tile-processing"') : page.index('id="tile-enqueued"')]
+    assert (
+        "1 slot, 1 more claimed"
+        in page[page.index('id="tile-processing"') : page.index('id="tile-enqueued"')]
+    )
 
 
 def test_deleted_jobs_that_still_run_take_workers(client, fire, task):
@@ -146,7 +149,9 @@ def test_several_regions_show_one_reading(client, fire, task):
     answer = client.part("/", "nav,tiles,places").json()
     waiting = tile(answer["tiles"], "enqueued")
     nav = re.search(r"state=enqueued.*?class=\"number\">(.*?)<", answer["nav"], re.DOTALL)[1]
-    row = re.search(r'overview-queue-mail.*?data-label="Enqueued"><span>(.*?)<', answer["places"], re.DOTALL)[1]
+    row = re.search(r'overview-queue-mail.*?data-label="Enqueued"><span>(.*?)<', answer["places"], re.DOTALL)[
+        1
+    ]
 
     assert ["nav", "tiles", "places"] == list(answer)
     assert nav == waiting == row

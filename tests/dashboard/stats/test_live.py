@@ -171,10 +171,11 @@ def test_attempts_that_ended_are_a_topic_of_their_own(live, tick, storage, fire)
 def test_who_keeps_readings_learns_what_moved_before_listeners_do(fire, tick, task):
     """A listener that asks right away must not get what was kept from before the move."""
     order = []
-    live = Live(
-        fire, fire.jobs.counts, monotonic=tick,
-        on_moved=lambda moved: order.append((list(moved), [one.text for one in live.after(0) if one.name == "moved"])),
-    )  # fmt: skip
+
+    def note(moved):
+        order.append((list(moved), [one.text for one in live.after(0) if one.name == "moved"]))
+
+    live = Live(fire, fire.jobs.counts, monotonic=tick, on_moved=note)
     look(live, tick)
     task.enqueue(1)
     look(live, tick)

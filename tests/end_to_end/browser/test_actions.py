@@ -582,9 +582,7 @@ def test_a_signal_that_a_job_waits_for_is_answered(visitor, stocked):
 
     visitor.go(f"/jobs/{job.id}").page.get_by_label("Value", exact=True).fill("true")
     visitor.press("Send the answer")
-    expect(visitor.page.locator("main > .banner")).to_contain_text(
-        "The answer approval was sent."
-    )
+    expect(visitor.page.locator("main > .banner")).to_contain_text("The answer approval was sent.")
 
     assert State.ENQUEUED == stocked.jobs.get(job.id).state
 
@@ -648,7 +646,5 @@ def test_a_signal_is_answered_by_its_fields(stocked, served, open_page, guard):
     expect(page.get_by_label("ok")).to_have_value("true")
     page.get_by_label("amount").fill("7")
     page.get_by_role("button", name="Send the answer").click()
-    expect(page.locator("main > .banner")).to_contain_text(
-        "The answer approval was sent."
-    )
+    expect(page.locator("main > .banner")).to_contain_text("The answer approval was sent.")
     assert State.ENQUEUED is stocked.jobs.get(order).state

@@ -156,7 +156,6 @@ def _node_width(nodes: Iterable[FlowNode]) -> int:
     return min(_WIDEST, max(_NARROWEST, _BESIDES + longest * _CHARACTER))
 
 
-
 def _parents(members: Sequence[JobRecord]) -> dict[str, list[str]]:
     ids = {job.id for job in members}
     return {

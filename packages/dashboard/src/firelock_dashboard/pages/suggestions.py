@@ -21,7 +21,19 @@ _NEWEST = 100  # jobs whose tags and tasks are offered
 _GROUPS = 30
 _LOGS = 24  # jobs whose log is looked at for a start
 _LINES = 1_000
-_CHIPS = ("state:", "task:", "queue:", "tag:", "error:", "args.", "created:", "server:", "id:", "recurring:", "signal:")
+_CHIPS = (
+    "state:",
+    "task:",
+    "queue:",
+    "tag:",
+    "error:",
+    "args.",
+    "created:",
+    "server:",
+    "id:",
+    "recurring:",
+    "signal:",
+)
 _AGES = ("<15m", "<1h", "<24h", ">1h", ">24h")
 
 

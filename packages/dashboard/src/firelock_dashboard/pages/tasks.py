@@ -115,7 +115,8 @@ def show_task(visit: Visit) -> Response:
         raise NotHere(visit.text("tasks.unknown", task=name))
     return visit.page(
         "task.html", title=name, section="tasks", name=name, entry=entry, span=span, spans=tuple(SPANS),
-        jobs=lambda: [(job, _call(visit, job)) for job in newest], failed=lambda: _newest(visit, name, State.FAILED),
+        jobs=lambda: [(job, _call(visit, job)) for job in newest],
+        failed=lambda: _newest(visit, name, State.FAILED),
         stats=lambda: visit.dashboard.history.tasks(_HOURS).get(name), hours=_HOURS,
         series=lambda: visit.dashboard.history.series(span, task=name),
         durations=lambda: _durations(visit, name), can_run=visit.fire.registry.get(name) is not None,
