@@ -52,8 +52,8 @@ def test_a_wait_that_is_open_says_so(fire, client, job):
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
     assert (
-        "It waits for an answer named approval, which a person or a program sends (signal). There is no time limit."
-        in page
+        "It waits for an answer named approval, which a person or a program sends (signal). "
+        "There is no time limit." in page
     )
     assert "under way" in text_of(card_of(client, job))
 
