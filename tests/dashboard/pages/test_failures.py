@@ -532,8 +532,7 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
         (
             "requeue",
             (
-                "Requeuing 3 jobs that failed with TimeoutError. "
-                "Their results appear below their cause on Failures.",
+                "Requeuing 3 jobs that failed with TimeoutError. Their results appear below their cause.",
                 State.ENQUEUED,
             ),
         ),
