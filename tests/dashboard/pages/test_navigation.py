@@ -66,7 +66,15 @@ def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
     assert "100+" == count_of(client.get("/jobs").text, "/retries")
 
 
-@pytest.mark.parametrize("address", ["/", "/jobs?state=failed", "/failures/gone", "/nowhere"])
+def test_the_overview_requests_its_navigation_with_its_tiles(client):
+    """From its own address: both show one reading."""
+    page = client.get("/").text
+
+    assert nav_of(page) is None
+    assert '<div data-live="nav" id="region-nav" data-with="now"' in page
+
+
+@pytest.mark.parametrize("address", ["/queues", "/jobs?state=failed", "/failures/gone", "/nowhere"])
 def test_every_page_says_where_its_navigation_is(client, address):
     """Also one that shows what is gone, which would not answer for itself."""
     found = nav_of(client.get(address).text)
