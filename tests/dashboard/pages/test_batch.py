@@ -408,7 +408,7 @@ def test_a_suspended_member_says_what_it_waits_for(fire, client):
 
     text = text_of(client.get(f"/batches/{batch}?show=active").text)
 
-    assert "for the signal manager" in text
+    assert "for an answer named manager" in text
     assert "1 active" in text
 
 
@@ -449,7 +449,7 @@ def test_a_failed_batch_says_that_members_cannot_start(fire, client):
 
     assert re.search(r"Failed (now|\d+ s ago) , 1 member cannot start", text_of(facts))
     assert "1 cannot start" in text_of(
-        re.search(r'<ul class="line" aria-label="Progress">.*?</ul>', page, re.DOTALL)[0]
+        re.search(r'<ul class="counted" aria-label="Progress">.*?</ul>', page, re.DOTALL)[0]
     )
     assert "waiting for another member" not in page
     assert "Ended" not in facts

@@ -517,8 +517,8 @@ def test_the_tile_of_processing_draws_the_jobs_that_run(client, fire, task, dash
     processing = page[page.index('id="tile-processing"') : page.index('id="tile-enqueued"')]
 
     assert "<path d=" in processing
-    assert "processing, last 14\N{NARROW NO-BREAK SPACE}min" in processing
-    assert "waiting, last 14\N{NARROW NO-BREAK SPACE}min" in page
+    assert "processing, last 14\N{NO-BREAK SPACE}min" in processing
+    assert "waiting, last 14\N{NO-BREAK SPACE}min" in page
 
 
 @pytest.mark.parametrize("address", ["/", "/queues"])
