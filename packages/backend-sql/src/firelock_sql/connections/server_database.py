@@ -73,6 +73,29 @@ class Conflict(Exception):
         self.is_lock = is_lock
 
 
+class LateClock:
+    """The database's time in micros, asked for by a statement that may wait for the next ones.
+
+    Args:
+        put: the statement waits to be sent; return what sends it and returns its answer.
+    """
+
+    def __init__(self, put: Callable[[], Callable[[], int]]) -> None:
+        self._put = put
+        self._read: Callable[[], int] | None = None
+
+    def ask(self) -> None:
+        """The next statements that are sent bring it along."""
+        if self._read is None:
+            self._read = self._put()
+
+    def __call__(self) -> int:
+        """Return it."""
+        self.ask()
+        assert self._read is not None  # noqa: S101 - asked for just now
+        return self._read()
+
+
 class Severed(Exception):
     """The connection was lost within a transaction that only reads."""
 
@@ -255,6 +278,8 @@ class ServerDatabase(Database):
         try:
             clock = self._storage_clock(began)
             tx = Transaction(cursor, self.dialect, clock, adds_deltas=True, is_again=is_again)
+            if isinstance(began, LateClock):
+                tx.ask_now = began.ask
             result = work(tx)
             if is_writing and not tx.may_repeat and not self.has_begun(cursor):
                 tx.now  # noqa: B018 - whether a commit was lost with a dead connection, nobody could tell

@@ -175,6 +175,8 @@ class Transaction:
     may_repeat: bool = False  # done twice it does no harm: its only round trip may be its commit
     _put: Callable[..., object] = attrs.field(init=False)
     is_again: bool = False  # the connection was lost at the first try, nobody knows before what
+    ask_now: Callable[[], object] = lambda: None
+    """Has the next question bring the storage's clock along, where it is not known yet."""
     newer: Callable[[Text, Mapping[str, object]], list[Any]] | None = None
     """Asks another connection: this transaction is a caller's, whose queries without a lock may see what was
     before those with one."""

@@ -13,7 +13,7 @@ from typing_extensions import override
 from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
 from firelock_sql.connections.notify import Wake
-from firelock_sql.connections.server_database import ServerDatabase
+from firelock_sql.connections.server_database import LateClock, ServerDatabase
 from firelock_sql.connections.within import Joined, tell_nobody
 from firelock_sql.mysql import health
 from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
@@ -108,9 +108,7 @@ class MysqlDatabase(ServerDatabase):
         return read_failure(error)
 
     @override
-    def begin(
-        self, lent: Lent, *, is_writing: bool, is_brief: bool = False
-    ) -> tuple[Cursor, Callable[[], int]]:
+    def begin(self, lent: Lent, *, is_writing: bool, is_brief: bool = False) -> tuple[Cursor, LateClock]:
         """No round trip, where the connection takes several statements at once, as our own do."""
         carries_several = self._is_own or runs_several(lent.driver)
         cursor = TogetherCursor(Courier(lent.driver.cursor(), carries_several=carries_several))
@@ -121,11 +119,20 @@ class MysqlDatabase(ServerDatabase):
             cursor.put(_LEVEL)
         cursor.put(_WRITE if is_writing else _SNAPSHOT)
 
-        def now() -> int:
-            [[[micros]]] = cursor.each([(_NOW, ())])
-            return int(micros)  # type: ignore[arg-type]  # a number, whatever the driver makes of it
+        return cursor, LateClock(lambda: _clock_asked(cursor))
 
-        return cursor, now
+    @override
+    def look(self, work: Callable[[Transaction], _T]) -> _T:
+        """A query of our own connections, which commit each statement by itself, needs nothing around it."""
+        if not self._is_own:
+            return super().look(work)
+
+        def ask(tx: Transaction) -> _T:
+            cast("TogetherCursor", tx.cursor).drop()  # the beginning of a transaction
+            tx.is_ended = True
+            return work(tx)
+
+        return self.read(ask)
 
     @override
     def has_begun(self, cursor: Cursor) -> bool:
@@ -248,6 +255,18 @@ class MysqlDatabase(ServerDatabase):
             return self.transact(lambda tx: health.read_longest(tx.cursor), is_writing=False)
         except StorageError:
             return None
+
+
+def _clock_asked(cursor: TogetherCursor) -> Callable[[], int]:
+    """Have the time asked for; return what returns it."""
+    [answer] = cursor.put(_NOW)
+
+    def read() -> int:
+        cursor.send()
+        ((micros,),) = answer.rows
+        return int(micros)  # type: ignore[arg-type]  # a number, whatever the driver makes of it
+
+    return read
 
 
 def _knows_changes(tx: Transaction) -> bool:

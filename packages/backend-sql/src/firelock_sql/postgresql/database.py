@@ -14,7 +14,7 @@ from firelock import ConfigurationError
 from firelock.storage import Finding, StorageUnavailable
 from firelock_sql.connections.database import BRIEF_SECONDS
 from firelock_sql.connections.notify import Wake
-from firelock_sql.connections.server_database import STALE_LIMIT, ServerDatabase
+from firelock_sql.connections.server_database import STALE_LIMIT, LateClock, ServerDatabase
 from firelock_sql.connections.transaction import Transaction
 from firelock_sql.connections.within import Joined, tell_nobody
 from firelock_sql.postgresql import health
@@ -222,12 +222,17 @@ class PostgresqlDatabase(ServerDatabase):
         cursor.put(_BEGIN, prepare=False)
         cursor.put(_PLAN_AS_USUAL, [lock_timeout, *self._usual])
 
-        def now() -> int:
-            cursor.execute(_NOW)
-            found: Any = cursor.fetchone()
-            return int(found[0])
+        def ask() -> Callable[[], int]:
+            answer = cursor.put(_NOW)
 
-        return cursor, now
+            def read() -> int:
+                cursor.send()
+                found: Any = answer.fetchone()
+                return int(found[0])
+
+            return read
+
+        return cursor, LateClock(ask)
 
     @override
     def has_begun(self, cursor: Cursor) -> bool:

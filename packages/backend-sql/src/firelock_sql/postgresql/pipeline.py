@@ -68,24 +68,31 @@ class PipelinedCursor:
     @property
     def connection(self) -> psycopg.Connection[Any]:
         """Return the connection; all that waited has run."""
-        self._send()
+        self.send()
         return self._connection
 
     @property
     def rowcount(self) -> int:
-        """Return how many rows the last statement changed."""
-        self._send()
+        """Return how many rows the last statement changed that was executed."""
+        self.send()
         return self._last.rowcount
 
     def execute(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> None:  # noqa: ANN401 - in order, or by name
         """The statement has run once, behind all that waited."""
-        self.put(sql, parameters, prepare=prepare)
-        self._send()
+        self._last = self.put(sql, parameters, prepare=prepare)
+        self.send()
 
-    def put(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> None:  # noqa: ANN401 - in order, or by name
-        """The statement runs before any that is executed after it."""
-        cursor = self._last = self._connection.cursor()
+    def each(self, asked: Sequence[tuple[str, Any]]) -> list[list[Row]]:
+        """Return the rows of several queries, behind all that waited, in one round trip."""
+        cursors = [self.put(*one) for one in asked]
+        self.send()
+        return [cursor.fetchall() for cursor in cursors]
+
+    def put(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> psycopg.Cursor[Any]:  # noqa: ANN401 - in order, or by name
+        """Return what will have the answer; the statement runs before any that is executed after it."""
+        cursor = self._connection.cursor()
         self._waiting.append(lambda: cursor.execute(sql, parameters, prepare=prepare))
+        return cursor
 
     def executemany(self, sql: str, parameters: Sequence[Any], /) -> None:
         """The statement runs once for each row of parameters, likewise."""
@@ -115,7 +122,7 @@ class PipelinedCursor:
         self._open.close()
         self._connection.execute("ROLLBACK")  # outside, as psycopg has the server forget what was prepared
 
-    def _send(self) -> None:
+    def send(self) -> None:
         """Whatever waits has run."""
         if self._waiting:
             self._run_waiting()
