@@ -56,6 +56,7 @@ def for_a_job(flow, job):
     return suspends(job, "pay", kind=MemoKind.CALL, children=[child])
 
 
+MANY = 130  # more than a number has bits
 WAITS = [for_a_signal, for_a_signal_until, for_an_instant, for_a_job]
 
 
@@ -108,6 +109,21 @@ def test_suspensions_share_a_round_trip(flow, proxy):
     assert [one.to for one in asked] == flow.states(*(job.id for job in jobs))
     waiting, sleeping = {State.AWAITING: 1 + 6}, {State.SCHEDULED: 2}
     assert {**waiting, **sleeping, State.ENQUEUED: 2} == flow.by_state()
+
+
+def test_many_suspensions_are_asked_for_together(flow):
+    """Each is answered for itself: one in ten has its signal by then, and is enqueued."""
+    flow.add_many(MANY)
+    jobs = flow.take(flow.begin(), MANY)
+    asked = [for_a_signal(flow, job) for job in jobs]
+    told = jobs[::10]
+    for job in told:
+        flow.send(job.id, "approval")
+
+    assert {Applied.APPLIED} == set(flow.storage.apply(asked))
+
+    assert {State.AWAITING: MANY - len(told), State.ENQUEUED: len(told)} == flow.by_state()
+    assert {State.ENQUEUED} == set(flow.states(*(job.id for job in told)))
 
 
 @pytest.mark.parametrize("wait", WAITS)

@@ -31,6 +31,13 @@ class Answer:
     rows: Sequence[tuple[Value, ...]] = ()
 
 
+def asked_rows(columns: Sequence[str], number: int) -> str:
+    """Return so many rows of these columns as a table, in a statement that takes their values in order."""
+    first = ", ".join(f":v AS {name}" for name in columns)
+    other = f" UNION ALL SELECT {', '.join([':v'] * len(columns))}"
+    return f"(SELECT {first}{other * (number - 1)})"
+
+
 class Courier:
     """Sends statements by a driver's cursor, as many as wait in one round trip.
 

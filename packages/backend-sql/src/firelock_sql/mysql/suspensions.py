@@ -1,6 +1,7 @@
 """Suspensions on MySQL and MariaDB, of runs that wait without a worker: one round trip for one or several.
 
-What one statement finds the next ones are told by variables of the session. No query takes a lock but the
+Each statement is one for all of them, as many answers as statements have to be read. What one finds the next
+ones are told by a variable of the session, a number with a bit for each job. No query takes a lock but the
 first: at READ COMMITTED each sees what others have left behind it.
 
 A statement may not go by the number of rows that the one before has changed: MariaDB goes on with the
@@ -9,13 +10,14 @@ statements of a client that is gone, and where the answer to an UPDATE cannot be
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, cast
 
-from firelock.storage import Edge, On
+import attrs
+
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.mysql.pipeline import Answer, TogetherCursor
+from firelock_sql.mysql.pipeline import Answer, TogetherCursor, asked_rows
 from firelock_sql.schema.tables import HAS_CHILDREN
 from firelock_sql.verbs.suspensions import Suspension, jobs_of
 
@@ -23,42 +25,72 @@ _LOCK = Text("""
 SELECT id, seq, queue, held_by FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id
 FOR UPDATE NOWAIT
 """)
-_IS_OPEN = "state <> 'succeeded' AND state <> 'failed' AND state <> 'deleted'"
-_LOOK_FOR_SIGNAL = Text("""
-SELECT count(*) FROM firelock_memos
-WHERE job_id = :job AND kind = 'signal' AND name = :signal AND is_done = 1 INTO @told
-""")
-_LOOK_FOR_JOBS = Text(f"""
-SELECT count(*) FROM firelock_jobs INDEXED BY id WHERE {_IS_OPEN} AND id IN :ids INTO @open
-""")  # noqa: S608 - a condition of ours
-_LOOK_WHETHER_IT_WAITS = Text("""
-SELECT count(*) FROM firelock_jobs INDEXED BY id
-WHERE id = :job AND state = 'processing' AND session = :session AND fence = :fence AND is_plain_end = 0
-    AND @told = 0 AND (@open > 0 OR :jobs = 0)
+_MOST = 60  # that share a number with a bit for each
+_IS_OPEN = "parent.state <> 'succeeded' AND parent.state <> 'failed' AND parent.state <> 'deleted'"
+_IS_WAITING = "(@waits >> {}.number) & 1 = 1"
+_OF_RUN = ("number", "job", "session", "fence", "awaited", "jobs")
+_OF_WAIT = (
+    "number", "job", "state", "reason", "at", "due_at", "started_at", "server", "waits_for", "line", "added",
+)  # fmt: skip
+_OF_TIE = ("number", "job", "parent", "awaited")
+_WAITS = "SELECT @waits"
+
+
+@attrs.frozen
+class _Statements:
+    """The statements for some suspensions, which wait for some jobs; they take values row by row."""
+
+    look: Text
+    suspend: Text
+    tie: Text
+    mark: Text
+    count: Text
+
+
+@lru_cache(maxsize=64)
+def _statements(runs: int, ties: int) -> _Statements:
+    tied = f"{asked_rows(_OF_TIE, ties)} AS tie STRAIGHT_JOIN firelock_jobs AS parent INDEXED BY id"
+    is_open = f"parent.id = tie.parent AND {_IS_OPEN}"
+    has_open = f"EXISTS (SELECT 1 FROM {tied} ON {is_open} WHERE tie.number = asked.number)" if ties else "0"  # noqa: S608 - names
+    return _Statements(
+        look=Text(f"""
+SELECT COALESCE(BIT_OR(1 << asked.number), 0)
+FROM {asked_rows(_OF_RUN, runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
+    ON job.id = asked.job AND job.state = 'processing' AND job.session = asked.session
+        AND job.fence = asked.fence AND job.is_plain_end = 0
+WHERE NOT EXISTS (
+    SELECT 1 FROM firelock_memos
+    WHERE job_id = asked.job AND kind = 'signal' AND name = asked.awaited AND is_done = 1
+) AND (asked.jobs = 0 OR {has_open})
 INTO @waits
-""")
-_SUSPEND = Text("""
-UPDATE firelock_jobs
-SET state = :state, reason = :reason, changed_at = :at, due_at = :due_at,
-    started_at = COALESCE(:started_at, started_at), server = COALESCE(:server, server),
-    attempt = attempt - 1, session = NULL, waits_for = :waits_for, result = NULL, result_absent = NULL,
-    ended_at = NULL, expires_at = NULL, history = history || :line, history_lines = history_lines + :number
-WHERE id = :job AND @waits = 1
-""")
-_TIE = Text(f"""
+"""),  # noqa: S608 - names
+        suspend=Text(f"""
+UPDATE {asked_rows(_OF_WAIT, runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
+SET job.state = asked.state, job.reason = asked.reason, job.changed_at = asked.at, job.due_at = asked.due_at,
+    job.started_at = COALESCE(asked.started_at, job.started_at),
+    job.server = COALESCE(asked.server, job.server), job.attempt = job.attempt - 1, job.session = NULL,
+    job.waits_for = asked.waits_for, job.result = NULL, job.result_absent = NULL, job.ended_at = NULL,
+    job.expires_at = NULL, job.history = CONCAT(job.history, asked.line),
+    job.history_lines = job.history_lines + asked.added
+WHERE job.id = asked.job AND {_IS_WAITING.format("asked")}
+"""),  # noqa: S608 - names
+        tie=Text(f"""
 INSERT INTO firelock_edges (parent_id, child_id, awaited, is_decided, is_wait)
-SELECT id, :job, :awaited, 0, 1 FROM firelock_jobs INDEXED BY id
-WHERE @waits = 1 AND {_IS_OPEN} AND id IN :ids
-""")  # noqa: S608 - a condition of ours
-_MARK = Text(f"""
-UPDATE firelock_jobs SET marks = marks | {HAS_CHILDREN} WHERE @waits = 1 AND {_IS_OPEN} AND id IN :ids
-""")  # noqa: S608 - a number, and a condition of ours
-_COUNT = Text("""
+SELECT parent.id, tie.job, tie.awaited, 0, 1 FROM {tied} ON {is_open} WHERE {_IS_WAITING.format("tie")}
+"""),  # noqa: S608 - names
+        mark=Text(f"""
+UPDATE {tied} SET parent.marks = parent.marks | {HAS_CHILDREN}
+WHERE {is_open} AND {_IS_WAITING.format("tie")}
+"""),  # noqa: S608 - names
+        count=Text(f"""
 INSERT INTO firelock_count_deltas (state, queue, jobs)
-SELECT moved.state, job.queue, moved.jobs
-FROM firelock_jobs AS job, (SELECT 'processing' AS state, -1 AS jobs UNION ALL SELECT :state, 1) AS moved
-WHERE @waits = 1 AND job.id = :job
-""")
+SELECT IF(moved.is_gone, 'processing', job.state), job.queue, SUM(IF(moved.is_gone, -1, 1))
+FROM {asked_rows(("number", "job"), runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
+    ON job.id = asked.job
+    STRAIGHT_JOIN (SELECT 0 AS is_gone UNION ALL SELECT 1) AS moved
+WHERE {_IS_WAITING.format("asked")} GROUP BY 1, 2
+"""),  # noqa: S608 - names
+    )
 
 
 def suspend_at_once(
@@ -67,47 +99,46 @@ def suspend_at_once(
     """Return the jobs that wait now; the transaction is committed."""
     tx.may_repeat = True  # a job that waits already is not held, which the long way tells
 
-    def put(statement: Text, **parameters: object) -> Answer:
-        compiled = statement.compiled(tx.dialect)
-        return cursor.put(compiled.text, compiled.bind(parameters))[0]
-
-    locked = put(_LOCK, ids=jobs_of(suspensions))
-    answers = [_put_one(put, one) for one in suspensions]
+    lock = _LOCK.compiled(tx.dialect)
+    [locked] = cursor.put(lock.text, lock.bind({"ids": jobs_of(suspensions)}))
+    groups = [suspensions[place : place + _MOST] for place in range(0, len(suspensions), _MOST)]
+    answers = [_put_some(tx, cursor, some) for some in groups]
     cursor.put("COMMIT")
     cursor.send()
     tx.is_ended = True
-    pairs = zip(suspensions, answers, strict=True)
-    waiting = frozenset(one.job_id for one, answer in pairs if answer.rowcount == 1)
+    waiting: set[str] = set()
+    for some, answer in zip(groups, answers, strict=True):
+        (bits,) = cast("tuple[int]", answer.rows[0])
+        waiting.update(one.job_id for number, one in enumerate(some) if int(bits) >> number & 1)
     jobs: Sequence[Any] = locked.rows
     tx.let_go += [tuple(keyed) for id, *keyed in jobs if id in waiting and keyed[-1] is not None]
-    return waiting
+    return frozenset(waiting)
 
 
-def _put_one(put: Callable[..., Answer], one: Suspension) -> Answer:
-    """Return what will be the answer: a row is changed where the job waits."""
-    asked, line = one.transition, one.line
-    put(_LOOK_FOR_SIGNAL, job=one.job_id, signal=one.signal)
-    put(_LOOK_FOR_JOBS, ids=one.parents)
-    put(
-        _LOOK_WHETHER_IT_WAITS, job=one.job_id, session=asked.session, fence=asked.fence,
-        jobs=len(one.parents),
-    )  # fmt: skip
-    answer = put(
-        _SUSPEND, state=asked.to.value, reason=asked.reason, at=asked.at, due_at=asked.due_at,
-        started_at=asked.started_at, server=asked.server, waits_for=asked.waits_for, line=line,
-        number=int(line != ""), job=one.job_id,
-    )  # fmt: skip
-    for on, parents in _by_end(asked.parents).items():
-        put(_TIE, job=one.job_id, awaited=on.value, ids=parents)
-    if asked.parents:
-        put(_MARK, ids=one.parents)
-    put(_COUNT, state=asked.to.value, job=one.job_id)
-    return answer
+def _put_some(tx: Transaction, cursor: TogetherCursor, suspensions: Sequence[Suspension]) -> Answer:
+    """Return what will be the answer: a number with a bit for each job that waits."""
+    runs: list[Any] = []
+    waits: list[Any] = []
+    ties: list[Any] = []
+    for number, one in enumerate(suspensions):
+        asked = one.transition
+        runs += (number, one.job_id, asked.session, asked.fence, one.signal, len(asked.parents))
+        waits += (
+            number, one.job_id, asked.to.value, asked.reason, asked.at, asked.due_at, asked.started_at,
+            asked.server, asked.waits_for, one.line, int(one.line != ""),
+        )  # fmt: skip
+        for edge in asked.parents:
+            ties += (number, one.job_id, edge.parent_id, edge.on.value)
+    statements = _statements(len(suspensions), len(ties) // len(_OF_TIE))
 
+    def put(statement: Text, values: Sequence[Any]) -> None:
+        cursor.put(statement.compiled(tx.dialect).text, values)
 
-def _by_end(edges: Sequence[Edge]) -> dict[On, list[str]]:
-    """Return the parents, by the end of theirs that is waited for."""
-    found: defaultdict[On, list[str]] = defaultdict(list)
-    for edge in edges:
-        found[edge.on].append(edge.parent_id)
-    return found
+    put(statements.look, [*runs, *ties])
+    put(statements.suspend, waits)
+    if ties:
+        put(statements.tie, ties)
+        put(statements.mark, ties)
+    jobs = [value for number, one in enumerate(suspensions) for value in (number, one.job_id)]
+    put(statements.count, jobs)
+    return cursor.put(_WAITS)[0]
