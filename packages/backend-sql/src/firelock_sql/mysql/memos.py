@@ -1,36 +1,42 @@
-"""Memos on MySQL and MariaDB: runs remember some, or recall all, in one round trip.
+"""Memos on MySQL and MariaDB: some are remembered, or all recalled, in one round trip.
 
-Whether a memo may be put is said within the statement that puts it, since nobody answers before the commit.
-Who writes memos of a job has locked its row; so what the statements behind that find is what there is.
+A job that waits for one goes on in the same. Whether a memo may be put is said within the statement that
+puts it, since nobody answers before the commit. Who writes memos of a job has locked its row; so what the
+statements behind that find is what there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
 from firelock.storage import MEMOS_BYTES, MEMOS_LIMIT, Applied, Memo, NewMemo, Remembered, State
 from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.mysql.connect import CLOCK
 from firelock_sql.mysql.pipeline import Answer, TogetherCursor
+from firelock_sql.rows.job_row import COMPACT_FROM
 from firelock_sql.rows.memo_row import ALL_MEMOS, memo_of, memo_size
 from firelock_sql.schema.tables import HAS_MEMOS
-from firelock_sql.verbs.memos import HOLDS, IS_KNOWN
+from firelock_sql.verbs.memos import HOLDS, IS_KNOWN, Wakening, find_wakening
 
 _LOCK = Text("""
-SELECT id, state, session, fence FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE
+SELECT id, queue, history_lines, state, session, fence FROM firelock_jobs INDEXED BY id WHERE id IN :ids
+ORDER BY id FOR UPDATE
 """)
 _THIS = "job_id = :job AND kind = :kind AND name = :name"
 _STANDS = Text(f"""
 SELECT value, is_done, at, started_at, attempt, author, place FROM firelock_memos WHERE {_THIS}
 """)  # noqa: S608 - a condition of ours
-_SUM_UP = Text("""
-SELECT count(*), COALESCE(max(place), -1) + 1, COALESCE(sum(bytes), 0) FROM firelock_memos
-WHERE job_id = :job AND NOT (kind = :kind AND name = :name) INTO @number, @place, @size
-""")
+_SUM_UP = Text(f"""
+SELECT count(*), COALESCE(max(place), -1) + 1, COALESCE(sum(bytes), 0), {CLOCK} + :offset
+FROM firelock_memos WHERE job_id = :job AND NOT (kind = :kind AND name = :name)
+INTO @number, @place, @size, @now
+""")  # noqa: S608 - the clock
 _SUMMED = "SELECT @place"
 _IS_HELD = "id = :job AND state = 'processing' AND session = :session AND fence = :fence"
+_IS_TOLD = "id = :job AND state <> 'succeeded' AND state <> 'deleted'"  # by who is outside
 _REPLACED = ("value", "at", "started_at", "attempt", "author", "bytes", "is_done")  # the last one decides
 
 
@@ -39,19 +45,41 @@ def _unless_it_stands(column: str) -> str:
     return f"{stored} = IF(firelock_memos.is_done = 1 OR :stands = 1, {stored}, VALUES({column}))"
 
 
-_PUT = Text(f"""
+_PUT_WHERE = f"""
 INSERT INTO firelock_memos
     (job_id, kind, name, place, value, at, started_at, attempt, author, bytes, is_done)
 SELECT job.id, :kind, :name, @place, :value, :at, :started_at, :attempt, :author, :bytes, :is_done
 FROM (
     SELECT id FROM firelock_jobs INDEXED BY id
-    WHERE {_IS_HELD} AND @number < {MEMOS_LIMIT} AND @size + :bytes <= {MEMOS_BYTES}
+    WHERE {{}} AND @number < {MEMOS_LIMIT} AND @size + :bytes <= {MEMOS_BYTES}
 ) AS job
 ON DUPLICATE KEY UPDATE {", ".join(map(_unless_it_stands, _REPLACED))}
-""")  # noqa: S608 - names of columns, and numbers
-_MARK = Text(f"""
-UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE {_IS_HELD} AND marks & {HAS_MEMOS} = 0
-""")  # noqa: S608 - a number, and a condition of ours
+"""  # noqa: S608 - names of columns, and numbers
+_PUT, _PUT_FROM_OUTSIDE = Text(_PUT_WHERE.format(_IS_HELD)), Text(_PUT_WHERE.format(_IS_TOLD))
+_MARK_WHERE = f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE {{}} AND marks & {HAS_MEMOS} = 0"  # noqa: S608 - numbers
+_MARK, _MARK_FROM_OUTSIDE = Text(_MARK_WHERE.format(_IS_HELD)), Text(_MARK_WHERE.format(_IS_TOLD))
+
+# A job that waits for the answer, which is there now: counted, then enqueued.
+_WAITED = """job.id = :job_id AND job.state = 'awaiting' AND job.waits_for = :waits_for AND EXISTS (
+    SELECT 1 FROM firelock_memos WHERE job_id = :job_id AND kind = 'signal' AND name = :name AND is_done = 1
+)"""
+_COUNT = Text(f"""
+INSERT INTO firelock_count_deltas (state, queue, jobs)
+SELECT moved.state, job.queue, moved.jobs
+FROM firelock_jobs AS job INDEXED BY id,
+    (SELECT 'awaiting' AS state, -1 AS jobs UNION ALL SELECT 'enqueued', 1) AS moved
+WHERE {_WAITED}
+""")  # noqa: S608 - a condition of ours
+_WAKE = Text(f"""
+UPDATE firelock_jobs AS job INDEXED BY id
+    LEFT JOIN firelock_edges AS edge ON edge.child_id = job.id AND edge.is_decided = 0
+SET job.state = 'enqueued', job.reason = :reason, job.changed_at = @now, job.enqueued_at = @now,
+    job.due_at = NULL, job.waits_for = NULL,
+    job.history = CONCAT(job.history, :line_before, @now, :line_behind),
+    job.history_lines = job.history_lines + 1, edge.is_decided = 1
+WHERE {_WAITED}
+""")  # noqa: S608 - a condition of ours
+_UNWATCHED = frozenset({State.SUCCEEDED.value, State.DELETED.value})
 
 
 @attrs.frozen
@@ -65,13 +93,22 @@ class _Put:
 
 
 def can_remember_at_once(memos: Sequence[NewMemo]) -> bool:
-    """Tell whether all come from runs, and each has a name of its own: nobody is woken by them."""
-    names = {(new.job_id, new.memo.kind, new.memo.name) for new in memos}
-    return len(names) == len(memos) and all(new.session is not None for new in memos)
+    """Tell whether each has a name of its own."""
+    return len({(new.job_id, new.memo.kind, new.memo.name) for new in memos}) == len(memos)
 
 
-def remember_at_once(tx: Transaction, cursor: TogetherCursor, memos: Sequence[NewMemo]) -> list[Remembered]:
-    """Return what became of the memos of runs; the transaction is committed."""
+def remember_at_once(
+    tx: Transaction, cursor: TogetherCursor, memos: Sequence[NewMemo], offset: int, long: list[str]
+) -> list[Remembered]:
+    """Return what became of the memos; the transaction is committed.
+
+    Args:
+        tx: the transaction.
+        cursor: of it.
+        memos: each has a name of its own.
+        offset: micros added to the server's clock.
+        long: receives jobs that go on and have a long history.
+    """
 
     def put(statement: Text, **parameters: object) -> Answer:
         compiled = statement.compiled(tx.dialect)
@@ -84,15 +121,31 @@ def remember_at_once(tx: Transaction, cursor: TogetherCursor, memos: Sequence[Ne
         of: dict[str, Any] = {"job": new.job_id, "kind": new.memo.kind.value, "name": new.memo.name}
         holder = {"session": new.session, "fence": new.fence}
         stood = put(_STANDS, **of)
-        put(_SUM_UP, **of)
+        put(_SUM_UP, **of, offset=offset)
         place = cursor.put(_SUMMED)[0]
-        puts.append(_Put(new, stood, place, put(_PUT, **of, **holder, **_values(new))))
-        put(_MARK, job=new.job_id, **holder)
+        is_outside = new.session is None
+        to_put, to_mark = (_PUT_FROM_OUTSIDE, _MARK_FROM_OUTSIDE) if is_outside else (_PUT, _MARK)
+        puts.append(_Put(new, stood, place, put(to_put, **of, **holder, **_values(new))))
+        put(to_mark, job=new.job_id, **holder)
+    wakenings = [(one.job_id, _put_wakening(put, one)) for one in map(find_wakening, memos) if one]
     cursor.put("COMMIT")
     cursor.send()
     tx.is_ended = True
-    holders = {str(id): held for id, *held in locked.rows}
+    woken = {job_id for job_id, answer in wakenings if answer.rowcount > 0}
+    rows: Sequence[Any] = locked.rows
+    for job_id, queue, lines, *_ in rows:
+        if job_id in woken:
+            tx.woken.add(queue)
+            long += [job_id] if lines + 1 >= COMPACT_FROM else []
+    holders = {str(job_id): held for job_id, _, _, *held in rows}
     return [_answer(one, holders.get(one.new.job_id)) for one in puts]
+
+
+def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
+    """Return what will be the answer: rows are changed where the job waited."""
+    said = attrs.asdict(one)
+    put(_COUNT, **said)
+    return put(_WAKE, **said)
 
 
 def recall_at_once(
@@ -127,9 +180,14 @@ def _answer(one: _Put, held: Sequence[Any] | None) -> Remembered:
     stands = None
     for value, is_done, *others in one.stood.rows:
         stands = Memo(memo.kind, memo.name, value, bool(is_done), *others)  # type: ignore[arg-type]
-    if tuple(held) != (State.PROCESSING.value, new.session, new.fence):
+    is_there = stands is not None and attrs.evolve(stands, place=memo.place) == memo
+    if new.session is None:
+        may_remember = held[0] not in _UNWATCHED or is_there
+    else:
+        may_remember = tuple(held) == (State.PROCESSING.value, new.session, new.fence)
+    if not may_remember:
         return Remembered(Applied.REFUSED, stands)
-    if stands is not None and attrs.evolve(stands, place=memo.place) == memo:
+    if is_there:
         return Remembered(Applied.ALREADY, stands)
     if stands is not None and (stands.is_done or not new.replaces):
         return Remembered(Applied.TAKEN, stands)

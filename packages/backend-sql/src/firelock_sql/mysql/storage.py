@@ -77,8 +77,9 @@ from firelock_sql.verbs.claim import (
     take_rows,
     taking,
 )
-from firelock_sql.verbs.insert import insert_jobs, insert_new
+from firelock_sql.verbs.insert import insert_jobs, insert_new, is_called
 from firelock_sql.verbs.limits import SqlLanes
+from firelock_sql.verbs.memos import compact_long
 from firelock_sql.verbs.settle import apply_transitions
 from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import unique_use
@@ -302,7 +303,7 @@ _OWN = ("id", "arguments")
 _OF_MEMBERS = ("ties_json", "marks")
 # What all jobs of a batch have alike is told once: to write nine values a job is half of the client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
-_own, _alike = attrgetter(*_OWN), attrgetter(*_ALIKE)
+_own, _own_called, _alike = attrgetter(*_OWN), attrgetter(*_OWN, "ties_json"), attrgetter(*_ALIKE)
 _TELL_ALIKE = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
 _TELL_MEMBERS = f"{_TELL_ALIKE}, {', '.join(f'@{name} = %s' for name in _OF_MEMBERS)}"
 
@@ -330,7 +331,7 @@ def _inserts(*more: str, are_members: bool = False) -> _Inserts:
 
 
 _LIMITS = ("held_by", "admission_json")
-_PLAIN, _LIMITED = _inserts(), _inserts(*_LIMITS)
+_PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("ties_json")
 _MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
 # Whoever adds to a batch shares its lock; only behind it is it seen whether it is open.
 _KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
@@ -353,6 +354,17 @@ def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
         return None
     batch_id = read_ties(ties).batch_id
     return batch_id if read_ties(ties) == Ties(batch_id) else None
+
+
+def _are_called(jobs: Sequence[NewJob]) -> bool:
+    """Tell whether all are called by other jobs, and ask for nothing else apart."""
+    return all(
+        job.ties_json is not None
+        and is_called(job.ties_json)
+        and job.admission_json is None
+        and _besides_limits(job) == _NOTHING_BESIDES
+        for job in jobs
+    )
 
 
 def _limited(job: NewJob) -> tuple[Any, ...]:
@@ -388,7 +400,7 @@ class MysqlStorage(SqlStorage):
             return self._database.write(
                 lambda tx: self._insert_members(tx, jobs, batch_id, is_first=next(tries) == 0)
             )
-        if any(job.ties_json is not None for job in jobs):
+        if any(job.ties_json is not None for job in jobs) and not _are_called(jobs):
             return self._insert_any(jobs)
         return self._database.write(lambda tx: self._insert_in(tx, jobs, is_first=next(tries) == 0))
 
@@ -453,7 +465,8 @@ class MysqlStorage(SqlStorage):
         is_plain = all(job.is_plain for job in jobs)
         if is_plain or all(_besides_limits(job) == _NOTHING_BESIDES for job in jobs):
             tx.may_repeat = True  # a job that is stored already is known then
-            self._store_alike(tx, jobs, *((_PLAIN, _own) if is_plain else (_LIMITED, _limited)))
+            way = (_PLAIN, _own) if is_plain else (_LIMITED, _limited)
+            self._store_alike(tx, jobs, *((_CALLED, _own_called) if jobs[0].ties_json else way))
         else:
             insert_new(tx, jobs)
         return [True] * len(jobs)
@@ -596,10 +609,16 @@ class MysqlStorage(SqlStorage):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """One round trip for what runs ask for."""
-        if within is None and memos and can_remember_at_once(memos):
-            return self._database.write(lambda tx: remember_at_once(tx, cursor_of(tx), memos))
-        return super().remember(memos, within=within)
+        """One round trip, unless it is a caller's transaction."""
+        if within is not None or not memos or not can_remember_at_once(memos):
+            return super().remember(memos, within=within)
+        database, long = self._database, list[str]()
+        answers = database.write(
+            lambda tx: remember_at_once(tx, cursor_of(tx), memos, database.clock_offset, long)
+        )
+        if long:
+            database.write(lambda tx: compact_long(tx, long))
+        return answers
 
     @override
     def recall(

@@ -1,7 +1,8 @@
-"""Memos on PostgreSQL: runs remember some, or recall all, in one round trip.
+"""Memos on PostgreSQL: some are remembered, or all recalled, in one round trip.
 
-The jobs are locked by a statement before those that write, of which each sees what others wrote while they
-had the lock. All are sent at once: until the server is asked to synchronize they are one transaction.
+A job that waits for one goes on in the same. The jobs are locked by a statement before those that write, of
+which each sees what others wrote while they had the lock. All are sent at once: until the server is asked to
+synchronize they are one transaction.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from psycopg import Pipeline
 from firelock.storage import MEMOS_BYTES, MEMOS_LIMIT, Applied, Memo, MemoKind, NewMemo, Remembered
 from firelock_sql.connections.transaction import Text
 from firelock_sql.postgresql.connect import text_array
+from firelock_sql.rows.job_row import COMPACT_FROM
+from firelock_sql.verbs.memos import find_wakening
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
 _LOCK = Text("SELECT FROM firelock_jobs WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
 _COLUMNS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
 _MEMO = ", ".join(_COLUMNS)
-# A row is: whether there is such a job, whether the run holds it, the place of the memo where it was put, and
-# what stood before under its name, or NULLs.
+# A row is: whether there is such a job, whether the run holds it or it may be told from outside, the place of
+# the memo where it was put, and what stood before under its name, or NULLs.
 _PUT = Text(f"""
 WITH job AS MATERIALIZED (
-    SELECT state = 'processing' AND coalesce(session, '') = :session AND fence = :fence AS is_held
+    SELECT CASE WHEN :session::text IS NULL THEN state NOT IN ('succeeded', 'deleted')
+        ELSE state = 'processing' AND coalesce(session, '') = :session AND fence = :fence::integer
+        END AS is_held
     FROM firelock_jobs WHERE id = :job
 ), old AS MATERIALIZED (
     SELECT {_MEMO}, bytes FROM firelock_memos WHERE job_id = :job AND kind = :kind AND name = :name
@@ -53,6 +58,31 @@ WITH job AS MATERIALIZED (
 SELECT job.is_held IS NOT NULL, job.is_held, put.place, {", ".join(f"old.{name}" for name in _COLUMNS)}
 FROM (SELECT) AS one LEFT JOIN job ON true LEFT JOIN put ON true LEFT JOIN old ON true
 """)  # noqa: S608 - names and numbers
+# A row is a job that waited for the answer, which is there now. No index serves the state so: where few jobs
+# waited when it was planned, all that wait would be read to find it.
+_WAKE = Text("""
+WITH woken AS (
+    UPDATE firelock_jobs AS job
+    SET state = 'enqueued', reason = :reason, changed_at = clock.now, enqueued_at = clock.now, due_at = NULL,
+        waits_for = NULL, history = history || :line_before::text || clock.now || :line_behind::text,
+        history_lines = history_lines + 1
+    FROM (
+        SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now OFFSET 0
+    ) AS clock
+    WHERE id = :job_id AND state || '' = 'awaiting' AND waits_for = :waits_for AND EXISTS (
+        SELECT FROM firelock_memos
+        WHERE job_id = :job_id AND kind = 'signal' AND name = :name AND is_done = 1
+    )
+    RETURNING id, queue, history_lines
+), decided AS (
+    UPDATE firelock_edges SET is_decided = 1
+    WHERE is_decided = 0 AND child_id = ANY (ARRAY (SELECT id FROM woken))
+), counted AS (
+    INSERT INTO firelock_count_deltas (state, queue, jobs)
+    SELECT 'awaiting', queue, -1 FROM woken UNION ALL SELECT 'enqueued', queue, 1 FROM woken
+)
+SELECT id, queue, history_lines FROM woken
+""")
 # A row is a memo, or NULLs where there is none; there is no row where the run does not hold the job.
 RECALL = Text(f"""
 SELECT {", ".join(f"memo.{name}" for name in _COLUMNS)}
@@ -65,21 +95,46 @@ FROM (
 """)  # noqa: S608 - names
 
 
-def can_remember_at_once(memos: Sequence[NewMemo]) -> bool:
-    """Tell whether all are of runs, and so wake nobody."""
-    return Pipeline.is_supported() and all(one.session is not None for one in memos)
+@attrs.define
+class Told:
+    """What became of memos, and of jobs that waited for one."""
+
+    answers: list[Remembered]
+    queues: set[str] = attrs.field(factory=set)  # of jobs that go on
+    long: list[str] = attrs.field(factory=list)  # of these, those whose history is long
 
 
-def remember_at_once(cursor: Any, dialect: Dialect, memos: Sequence[NewMemo]) -> list[Remembered]:  # noqa: ANN401 - psycopg's
-    """Return what became of each memo; all of them are of runs. One transaction, one round trip."""
+def can_remember_at_once() -> bool:
+    """Tell whether the driver sends several statements in one round trip."""
+    return Pipeline.is_supported()
+
+
+def remember_at_once(
+    cursor: Any,  # noqa: ANN401 - psycopg's
+    dialect: Dialect,
+    memos: Sequence[NewMemo],
+    offset: int,
+) -> Told:
+    """Return what became of each memo. One transaction, one round trip."""
     connection = cursor.connection
     answers = [connection.cursor() for _ in memos]
+    wakenings = [one for one in map(find_wakening, memos) if one is not None]
+    woken = [connection.cursor() for _ in wakenings]
     jobs = text_array(sorted({one.job_id for one in memos}))
     with connection.pipeline():
         cursor.execute(_LOCK.compiled(dialect).text, {"ids": jobs}, prepare=True)
         for one, answer in zip(memos, answers, strict=True):
             answer.execute(_PUT.compiled(dialect).text, _values(one), prepare=True)
-    return [_remembered(one, answer.fetchone()) for one, answer in zip(memos, answers, strict=True)]
+        for each, answer in zip(wakenings, woken, strict=True):
+            answer.execute(
+                _WAKE.compiled(dialect).text, {**attrs.asdict(each), "offset": offset}, prepare=True
+            )
+    told = Told([_remembered(one, answer.fetchone()) for one, answer in zip(memos, answers, strict=True)])
+    for job_id, queue, lines in (row for answer in woken for row in answer.fetchall()):
+        told.queues.add(queue)
+        if lines >= COMPACT_FROM:
+            told.long.append(job_id)
+    return told
 
 
 def _values(new: NewMemo) -> Mapping[str, object]:
@@ -97,7 +152,7 @@ def _remembered(new: NewMemo, row: Sequence[Any]) -> Remembered:
     is_same = old is not None and attrs.evolve(old, place=new.memo.place) == new.memo
     if not is_there:
         return Remembered(Applied.MISSING)
-    if not is_held:
+    if not is_held and (not is_same or new.session is not None):
         return Remembered(Applied.REFUSED, old)
     if is_same:
         return Remembered(Applied.ALREADY, old)

@@ -25,16 +25,18 @@ WITH stored AS (
     FROM (
         SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now OFFSET 0
     ) AS clock, unnest(:ids::text[], :arguments::text[], :ats::bigint[]{arrays})
-        AS job (id, arguments, at{columns})
+        AS job (id, arguments, at{names})
 )
 INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queue, cardinality(:ids::text[]))
 """
-_PLAIN = {"columns": "", "values": "", "arrays": ""}
+_PLAIN = {"columns": "", "values": "", "arrays": "", "names": ""}
 _LIMITED = {
     "columns": ", held_by, admission_json", "values": ", job.held_by, job.admission_json",
-    "arrays": ", :lanes::text[], :admissions::text[]",
+    "arrays": ", :lanes::text[], :admissions::text[]", "names": ", held_by, admission_json",
 }  # fmt: skip
+_CALLED = {"columns": ", ties_json", "values": ", :ties", "arrays": "", "names": ""}
 INSERT = Text(_INSERT.format(**_PLAIN))
+INSERT_CALLED = Text(_INSERT.format(**_CALLED))
 INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
 
 # Members of one batch, likewise, behind a statement that has locked it: only then does this one see whether
@@ -55,7 +57,7 @@ WITH clock AS MATERIALIZED (
     SELECT 'enqueued', clock.now, :queue, :priority::integer, :task, :serializer, job.id, job.arguments,
         job.at, job.at, :ties, 2{values}
     FROM clock, unnest(:ids::text[], :arguments::text[], :ats::bigint[]{arrays})
-        AS job (id, arguments, at{columns})
+        AS job (id, arguments, at{names})
 ), listed AS (
     INSERT INTO firelock_members (batch_id, created_at, job_id)
     SELECT :batch, job.at, job.id FROM clock, unnest(:ids::text[], :ats::bigint[]) AS job (id, at)

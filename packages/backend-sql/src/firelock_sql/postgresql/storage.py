@@ -71,6 +71,7 @@ from firelock_sql.postgresql.statements import (
     FILL,
     FILL_LIMITED,
     INSERT,
+    INSERT_CALLED,
     INSERT_LIMITED,
     INSERT_LIMITED_MEMBERS,
     INSERT_MEMBERS,
@@ -87,12 +88,13 @@ from firelock_sql.schema.names import Names
 from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
 from firelock_sql.storage import KIND, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
-from firelock_sql.verbs.insert import first_fellows, insert_jobs
+from firelock_sql.verbs.insert import first_fellows, insert_jobs, is_called
 from firelock_sql.verbs.limits import SqlLanes
+from firelock_sql.verbs.memos import compact_long
 from firelock_sql.verbs.settle import apply_transitions
 from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import LOCKERS, unique_use
-from firelock_sql.verbs.upkeep import IS_RELEASING, UNTAGGERS, NextDue
+from firelock_sql.verbs.upkeep import UNTAGGERS, NextDue
 
 LOCKERS["postgresql"] = lock_keys
 UNTAGGERS["postgresql"] = untag
@@ -187,23 +189,24 @@ class PostgresqlStorage(SqlStorage):
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Store the jobs as new ones, and look for them first only where that fails.
 
-        One round trip where all are of one kind, and plain or members of one batch.
+        One round trip where all are of one kind, and plain, members of one batch or called by one job.
         """
         if not all(job.is_plain for job in jobs) and not _are_alike(jobs):
             return self._insert_filled(jobs)
         database, orders = self._database, _orders(jobs)
         kinds = set(map(kind, jobs))
         ties = jobs[0].ties_json
+        batch_id = None if ties is None else read_ties(ties).batch_id
 
         def store(tx: Transaction) -> None:
-            if ties is not None:
-                tx.run(KEEP_OPEN, batch=read_ties(ties).batch_id)
+            if batch_id is not None:
+                tx.run(KEEP_OPEN, batch=batch_id)
             self._store_kinds(tx.cursor, next(orders))
 
         try:
             if len(kinds) > 1:
                 database.write(store)
-            elif ties is None:
+            elif batch_id is None:
                 self._commit_one(lambda cursor: self._store_kind(cursor, next(orders)))
             elif database.is_direct and Pipeline.is_supported():
                 database.at_once(lambda cursor: self._store_members(cursor, next(orders)))
@@ -302,10 +305,13 @@ class PostgresqlStorage(SqlStorage):
         ties = jobs[0].ties_json
         statement, limited = INSERT, INSERT_LIMITED
         if ties is not None:
+            values["ties"] = ties
+            if (batch_id := read_ties(ties).batch_id) is None:
+                return INSERT_CALLED, values
+            values["batch"] = batch_id
             statement, limited = (
                 (FILL, FILL_LIMITED) if is_batch_new else (INSERT_MEMBERS, INSERT_LIMITED_MEMBERS)
             )
-            values |= {"ties": ties, "batch": read_ties(ties).batch_id}
         if all(job.admission_json is None for job in jobs):
             return statement, values
         values["lanes"] = text_array([lane_of(job.admission) for job in jobs])
@@ -647,11 +653,17 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """One round trip where they are of runs, as steps are."""
+        """One round trip, unless it is a caller's transaction."""
         database = self._database
-        if within is not None or not memos or not database.is_direct or not can_remember_at_once(memos):
+        if within is not None or not memos or not database.is_direct or not can_remember_at_once():
             return super().remember(memos, within=within)
-        return database.at_once(lambda cursor: remember_at_once(cursor, database.dialect, memos))
+        offset = database.clock_offset
+        told = database.at_once(lambda cursor: remember_at_once(cursor, database.dialect, memos, offset))
+        if told.queues:
+            database.wake.tell(told.queues)
+        if told.long:
+            database.write(lambda tx: compact_long(tx, told.long))
+        return told.answers
 
     @override
     def recall(
@@ -671,15 +683,6 @@ class PostgresqlStorage(SqlStorage):
         self._due_floor.looked(begin, micros / 1_000_000)
         return NextDue(first, firing, now + self._database.clock_offset)
 
-    @override
-    def _look_for_release(self) -> tuple[int, int]:
-        if not self._database.is_direct:
-            return super()._look_for_release()
-        ((has_parents, has_batches),) = self._database.at_once(
-            lambda cursor: self._fetch_rows(cursor, IS_RELEASING, {})
-        )
-        return has_parents, has_batches
-
 
 _asked_besides = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
@@ -689,13 +692,16 @@ _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None
 
 
 def _are_alike(jobs: Sequence[NewJob]) -> bool:
-    """Tell whether the jobs ask for what a claim looks at alone, and are members of one batch, if any."""
+    """Tell whether the jobs ask for what a claim looks at alone.
+
+    They may all be members of one batch; or called by one job, and without limits.
+    """
     ties = jobs[0].ties_json
     wanted = (*_NOTHING_BESIDES, ties)
     if any(asked != wanted for asked in map(_asked_besides, jobs)):
         return False
     if ties is not None and read_ties(ties) != Ties(read_ties(ties).batch_id):
-        return False
+        return is_called(ties) and all(job.admission_json is None for job in jobs)
     return all(unique_use(job) is None for job in jobs)
 
 

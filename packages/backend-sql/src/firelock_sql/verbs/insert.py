@@ -94,6 +94,12 @@ def asks_only_limits(job: NewJob, *, but_ties: bool = False) -> bool:
     return _asked(job) == _NOTHING_ASKED and not has_ties and unique_use(job) is None
 
 
+def is_called(ties_json: str) -> bool:
+    """Tell whether a job with these ties was called by another one, and is nothing else to others."""
+    ties = ties_in(ties_json)
+    return ties.caller_id is not None and ties == Ties(caller_id=ties.caller_id)
+
+
 def first_fellows(jobs: Sequence[NewJob]) -> int:
     """Return how many members of the first job, a batch, stand behind it that ask for nothing but limits.
 
@@ -110,6 +116,9 @@ def first_fellows(jobs: Sequence[NewJob]) -> int:
 
 def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> list[bool | Duplicate]:
     """See `Storage.insert`."""
+    if not jobs:
+        return []
+    tx.ask_now()
     known = {row[0] for row in tx.all(KNOWN, ids=[job.id for job in jobs])}
     answers: list[bool | Duplicate] = []
     new: list[NewJob] = []

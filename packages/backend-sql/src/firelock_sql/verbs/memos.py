@@ -11,6 +11,7 @@ from firelock.storage import (
     MEMOS_BYTES,
     MEMOS_LIMIT,
     Applied,
+    HistoryEntry,
     Memo,
     MemoKind,
     Moved,
@@ -21,7 +22,16 @@ from firelock.storage import (
 )
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.rows.job_row import IS_HELD, JobRow, load_rows, save_rows, visible
+from firelock_sql.rows.job_row import (
+    COMPACT_FROM,
+    IS_HELD,
+    JobRow,
+    compact,
+    entry_line,
+    load_rows,
+    save_rows,
+    visible,
+)
 from firelock_sql.rows.memo_row import memo_size, memo_total, put_memo, read_memo, read_memos
 from firelock_sql.verbs.children import decide_all_of, resume
 
@@ -51,6 +61,44 @@ class SqlMemoVerbs(SqlVerbs):
             return None if found is None else read_memos(tx, job_id)
 
         return self._database.read(recall)
+
+
+@attrs.frozen
+class Wakening:
+    """What a signal's answer from outside does to a job that waits for it, the short way.
+
+    On a database server that is the one round trip in which the answer is remembered. A history that has
+    become long by it is rewritten by a transaction of its own.
+    """
+
+    job_id: str
+    name: str  # the signal's
+    waits_for: str
+    reason: str
+    line_before: str  # of the history, up to the instant, which is the storage's
+    line_behind: str
+
+
+_INSTANT = 1_234_567_890_123_456  # stands for the one that the storage writes
+
+
+def find_wakening(new: NewMemo) -> Wakening | None:
+    """Return what this memo does to a job that waits for it, None where it is no answer from outside."""
+    memo = new.memo
+    if new.session is not None or memo.kind is not MemoKind.SIGNAL or not memo.is_done:
+        return None
+    reason = Moved.SIGNALLED.format(name=memo.name)
+    line = entry_line(HistoryEntry(State.ENQUEUED, _INSTANT, reason))
+    before, _, behind = line.partition(str(_INSTANT))
+    words = memo_words(memo.kind, memo.name)
+    return Wakening(new.job_id, memo.name, words, reason, before, behind)
+
+
+def compact_long(tx: Transaction, ids: Sequence[str]) -> None:
+    """Histories of these jobs that are long are stored without their middle."""
+    for row in load_rows(tx, ids).values():
+        if row.history_lines >= COMPACT_FROM:
+            compact(tx, row)
 
 
 def remember_memos(tx: Transaction, memos: Sequence[NewMemo]) -> list[Remembered]:

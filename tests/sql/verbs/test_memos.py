@@ -1,0 +1,121 @@
+"""An answer from outside is one round trip on a server, with which a job that waits for it goes on."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import attrs
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from firelock.storage import Applied, State
+from firelock.testing import Handles
+from firelock.testing.conformance.flow_scene import FlowScene, signal, suspends
+from firelock.testing.conformance.scene import opener, succeeds
+from firelock_sql.rows.job_row import COMPACT_FROM
+from tests.faults.proxy import FaultProxy
+from tests.sql.databases import PostgresqlDatabase
+from tests.sql.transactions import by_connection
+
+
+@pytest.fixture
+def proxy(server_database):
+    """A proxy that counts, before the server."""
+    with FaultProxy(server_database.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def flow(server_database, proxy):
+    """A store with memos at hand, behind the proxy."""
+    option = "listen=off" if isinstance(server_database, PostgresqlDatabase) else ""
+    with closing(Handles(opener(server_database.url(option, port=proxy.port)))) as handles:
+        yield FlowScene(handles)
+
+
+def waiting(flow):
+    """A job that waits for a signal."""
+    job = flow.run()
+    flow.begin_wait(job, "approval")
+    flow.settle(suspends(job))
+    return job.id
+
+
+def shown(flow, job_id):
+    """All that people see of the job, but for what tells it and its instants from others."""
+    times = dict.fromkeys(("created_at", "changed_at", "enqueued_at", "claimed_at", "started_at"), 0)
+    history = [attrs.evolve(one, at=0, claimed_at=0, started_at=0) for one in flow.history(job_id)]
+    return attrs.evolve(flow.record(job_id), id="", **times), history, flow.recalled(job_id)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_answer_is_one_round_trip(flow, proxy, early):
+    """Whether or not the job waits for it yet; a repeat and a late one are no more."""
+    flow.send(waiting(flow), "approval")  # statements are prepared
+    flow.take(flow.begin("other"))
+    job = flow.run().id if early else waiting(flow)
+    before = proxy.traffic
+
+    assert Applied.APPLIED is flow.send(job, "approval")
+    assert 1 == (proxy.traffic - before).trips
+
+    assert Applied.ALREADY is flow.send(job, "approval")
+    assert Applied.TAKEN is flow.send(job, "approval", '"no"')
+    assert 3 == (proxy.traffic - before).trips
+    assert (State.PROCESSING if early else State.ENQUEUED) is flow.state(job)
+
+
+def test_an_answer_is_stored_as_the_long_way_stores_it(flow, server_database):
+    """Which is the one of a caller's transaction; nobody can tell, and the counts are right."""
+    short, long = waiting(flow), waiting(flow)
+
+    assert Applied.APPLIED is flow.send(short, "approval")
+    with by_connection(server_database.engine_url())(True) as transaction:
+        (told,) = flow.storage.remember([signal(long, "approval")], within=transaction)
+
+    assert Applied.APPLIED is told.answer
+    assert shown(flow, short) == shown(flow, long)
+    assert {State.ENQUEUED: 2} == flow.by_state()
+    assert {short, long} == {one.id for one in flow.take(flow.begin("b"), 5)}
+
+
+def test_several_answers_to_one_job(flow):
+    """Of which it waits for the first; servers that wait are told of it."""
+    job = waiting(flow)
+
+    told = flow.storage.remember([signal(job, "approval"), signal(job, "later")])
+
+    assert [Applied.APPLIED, Applied.APPLIED] == [one.answer for one in told]
+    assert {State.ENQUEUED: 1} == flow.by_state()
+    assert flow.storage.wait(("default",), 0.0)
+
+
+def test_one_call_answers_several_jobs(flow):
+    """Of which one waits, one will, one is over and one is unknown."""
+    over = flow.run()
+    flow.settle(succeeds(over))
+    asleep, running = waiting(flow), flow.run().id
+    jobs = [asleep, running, over.id, "unknown"]
+
+    told = flow.storage.remember([signal(job, "approval") for job in jobs])
+
+    wanted = [Applied.APPLIED, Applied.APPLIED, Applied.REFUSED, Applied.MISSING]
+    assert wanted == [one.answer for one in told]
+    assert [State.ENQUEUED, State.PROCESSING] == flow.states(asleep, running)
+
+
+def test_a_job_that_waits_again_and_again_keeps_a_bounded_history(flow, server_database):
+    """What is stored of it does not grow with the answers; what is shown is the same."""
+    job = waiting(flow)
+    flow.send(job, "approval")
+    for number in range(COMPACT_FROM):
+        run = flow.take(flow.begin(f"s{number}"))[0]
+        flow.begin_wait(run, f"again:{number}")
+        flow.settle(suspends(run, f"again:{number}"))
+        assert Applied.APPLIED is flow.send(job, f"again:{number}")
+
+    with create_engine(server_database.engine_url(), poolclass=NullPool).connect() as connection:
+        ((stored,),) = connection.execute(text("SELECT history_lines FROM firelock_jobs"))
+    assert stored < COMPACT_FROM
+    assert any(one.elided for one in flow.history(job))
