@@ -21,6 +21,9 @@ PLACES = {
     "postgresql": "tests/conformance/test_postgresql.py::TestPostgresql",
     "mariadb": "tests/conformance/test_mariadb.py::TestMariadb",
     "costs": "tests/sql/test_locked_rows.py",
+    "children": "tests/sql/verbs/test_children.py",
+    "memos": "tests/sql/verbs/test_memos.py",
+    "suspensions": "tests/sql/verbs/test_suspensions.py",
 }
 
 

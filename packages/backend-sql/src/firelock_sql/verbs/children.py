@@ -7,6 +7,8 @@ batches. Before a parent is pruned, `delete_children` deletes those that still w
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
 
 import attrs
 
@@ -38,12 +40,13 @@ _WITH_OPEN_EDGES = Text(
 )
 _OFF_THE_LIST = Text("DELETE FROM firelock_releasing WHERE parent_id IN :ids")
 _PUT_ON_THE_LIST = insert_into("firelock_releasing", "parent_id", "after")
+_PARENTS_AT_ONCE = 100
 _TAKE_NEXT = Text("""
 SELECT parent_id, after FROM firelock_releasing WHERE parent_id > :passed AND skipped = 0
-ORDER BY parent_id LIMIT 1 FOR UPDATE SKIP LOCKED
+ORDER BY parent_id LIMIT :most FOR UPDATE SKIP LOCKED
 """)
 _MOVE_ON = Text("UPDATE firelock_releasing SET after = :looked_at WHERE parent_id = :parent AND skipped = 0")
-_LOOKED_AT_ALL = Text("DELETE FROM firelock_releasing WHERE parent_id = :parent AND skipped = 0")
+_LOOKED_AT_ALL = Text("DELETE FROM firelock_releasing WHERE parent_id IN :ids AND skipped = 0")
 _SKIP = insert_into("firelock_releasing", "parent_id", "skipped")
 _SKIPPED = Text("""
 SELECT listed.parent_id, listed.skipped, edge.child_id, edge.awaited
@@ -53,8 +56,8 @@ WHERE listed.skipped > 0 ORDER BY listed.parent_id, listed.skipped LIMIT :most
 _STILL_OPEN = Text("SELECT seq FROM firelock_edges WHERE seq IN :seqs AND is_decided = 0")
 _SKIPPED_NO_MORE = Text("DELETE FROM firelock_releasing WHERE parent_id = :parent AND skipped = :edge")
 _OPEN_EDGES = Text("""
-SELECT seq, child_id, awaited FROM firelock_edges
-WHERE parent_id = :parent AND is_decided = 0 AND seq > :looked_at ORDER BY seq LIMIT :most
+SELECT parent_id, seq, child_id, awaited FROM firelock_edges
+WHERE parent_id IN :ids AND is_decided = 0 AND seq > :looked_at ORDER BY parent_id, seq LIMIT :most
 """)
 _DECIDE = Text("UPDATE firelock_edges SET is_decided = 1 WHERE seq IN :seqs")
 _DECIDE_ALL_OF = Text("UPDATE firelock_edges SET is_decided = 1 WHERE is_decided = 0 AND child_id IN :ids")
@@ -63,8 +66,8 @@ _STILL_WAITING = Text(
 )
 MARK_PARENTS = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_CHILDREN} WHERE id IN :ids")  # noqa: S608 - a number
 _UNMARK = Text("""
-UPDATE firelock_jobs SET marks = marks - 1 WHERE id = :parent AND (marks & 1) = 1
-    AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = :parent AND is_decided = 0)
+UPDATE firelock_jobs SET marks = marks - 1 WHERE id IN :ids AND (marks & 1) = 1
+    AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
 """)
 
 
@@ -110,21 +113,22 @@ def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ())
         limit: the most children to look at.
         awaited: jobs that were locked a moment ago; they are waited for as long as the transaction waits.
     """
-    done = Release()
-    _release_skipped(tx, done, limit, awaited)
-    passed = ""  # parents up to here are left for another call
-    while done.looked_at < limit and (found := tx.one(_TAKE_NEXT, passed=passed)) is not None:
-        parent_id, after = found
-        if not _release_parent(tx, done, parent_id, after=after or 0, limit=limit, awaited=awaited):
-            passed = parent_id
+    done, passed = Release(), ""  # parents up to there are left for another call
+    first = {"passed": passed, "most": _PARENTS_AT_ONCE}
+    skipped, listed = tx.each([(_SKIPPED, {"most": limit}), (_TAKE_NEXT, first)])
+    if skipped:
+        _release_skipped(tx, done, skipped, awaited)
+    while listed and done.looked_at < limit:
+        passed = _release_parents(tx, done, listed, limit=limit, awaited=awaited) or passed
+        has_more = len(listed) == _PARENTS_AT_ONCE or passed < str(listed[-1][0])
+        listed = tx.all(_TAKE_NEXT, passed=passed, most=_PARENTS_AT_ONCE) if has_more else []
     return done
 
 
-def _release_skipped(tx: Transaction, done: Release, limit: int, awaited: Collection[str]) -> None:
+def _release_skipped(
+    tx: Transaction, done: Release, found: Sequence[Sequence[Any]], awaited: Collection[str]
+) -> None:
     """Children that others had locked are moved where these have let go of them."""
-    found = tx.all(_SKIPPED, most=limit)
-    if not found:
-        return
     children = {child for _, _, child, _ in found if child is not None}
     free = lock_free(tx, children.difference(awaited)).union(children.intersection(awaited))
     locked = stored_among(tx, children - free)
@@ -138,42 +142,61 @@ def _release_skipped(tx: Transaction, done: Release, limit: int, awaited: Collec
     for parent_id, edges in by_parent.items():
         rows = _load_free(tx, [parent_id, *{child for _, child, _ in edges}], awaited)
         counts = MemberCounts(tx, rows.values())
-        parent = rows.pop(parent_id, None)
+        parent = rows.get(parent_id)
         if parent is None:
             done.skipped.add(parent_id)
             continue
         open_now = {row[0] for row in tx.all_now(_STILL_OPEN, seqs=[seq for seq, _, _ in edges])}
         open_edges = [edge for edge in edges if edge[0] in open_now]
-        left = _decide_edges(tx, parent, open_edges, rows, done) if parent.state in FINAL_STATES else []
+        left = set(_decide_edges(tx, {parent_id: open_edges}, rows, done)[parent_id])
         settled = [seq for seq, _, _ in edges if seq not in left]
         tx.run_many(_SKIPPED_NO_MORE, [{"parent": parent_id, "edge": seq} for seq in settled])
         if settled:
-            tx.run(_UNMARK, parent=parent_id)
+            tx.run(_UNMARK, ids=[parent_id])
         counts.tell()
 
 
-def _release_parent(
-    tx: Transaction, done: Release, parent_id: str, *, after: int, limit: int, awaited: Collection[str]
-) -> bool:
-    """Children behind that edge are moved, the list says how far it got; False if the parent is locked."""
+def _release_parents(
+    tx: Transaction,
+    done: Release,
+    listed: Sequence[tuple[str, int]],
+    *,
+    limit: int,
+    awaited: Collection[str],
+) -> str | None:
+    """Children of the first parents are moved, all of these together; the list says how far that got.
+
+    Return the last parent that has none left, or is locked.
+    """
     room = limit - done.looked_at
-    found: Edges = tx.all(_OPEN_EDGES, parent=parent_id, looked_at=after, most=room)
-    rows = _load_free(tx, [parent_id, *{child for _, child, _ in found}], awaited)
-    if parent_id not in rows and stored_among(tx, [parent_id]):
-        done.skipped.add(parent_id)
-        return False
+    after = int(listed[0][1] or 0)
+    ids = [str(parent_id) for parent_id, _ in (listed[:1] if after else takewhile(_is_new, listed))]
+    found = tx.all(_OPEN_EDGES, ids=ids, looked_at=after, most=room)
+    partly = str(found[-1][0]) if len(found) == room else None  # it may have more children
+    edges: dict[str, list[tuple[int, str, str]]] = {id: [] for id in ids if partly is None or id <= partly}
+    for parent_id, *edge in found:
+        edges[parent_id].append(tuple(edge))
+    tx.ask_now()
+    rows = _load_free(tx, {*edges, *(child for _, _, child, _ in found)}, awaited)
+    missing = set(edges).difference(rows)
+    locked = stored_among(tx, missing)
+    done.skipped |= locked
     counts = MemberCounts(tx, rows.values())
-    parent = rows.pop(parent_id, None)
-    if parent is not None and parent.state in FINAL_STATES:
-        left = _decide_edges(tx, parent, found, rows, done)
-        tx.run_many(_SKIP, [{"parent_id": parent_id, "skipped": seq} for seq in left])
-    if len(found) < room or parent is None:
-        tx.run(_LOOKED_AT_ALL, parent=parent_id)
-        tx.run(_UNMARK, parent=parent_id)
-    else:
-        tx.run(_MOVE_ON, parent=parent_id, looked_at=found[-1][0])
+    left = _decide_edges(tx, {id: some for id, some in edges.items() if id not in missing}, rows, done)
+    tx.run_many(_SKIP, [{"parent_id": id, "skipped": seq} for id, seqs in left.items() for seq in seqs])
+    looked_at_all = [id for id in edges if id not in locked and (id != partly or id in missing)]
+    if looked_at_all:
+        tx.run(_LOOKED_AT_ALL, ids=looked_at_all)
+        tx.run(_UNMARK, ids=looked_at_all)
+    if partly is not None and partly not in missing:
+        tx.run(_MOVE_ON, parent=partly, looked_at=found[-1][1])
     counts.tell()
-    return True
+    return max((id for id in edges if id != partly or id in missing), default=None)
+
+
+def _is_new(listed: tuple[str, int]) -> bool:
+    """Tell whether none of the parent's children was looked at."""
+    return not listed[1]
 
 
 def _load_free(tx: Transaction, ids: Iterable[str], awaited: Collection[str]) -> dict[str, JobRow]:
@@ -185,38 +208,40 @@ def _load_free(tx: Transaction, ids: Iterable[str], awaited: Collection[str]) ->
 
 
 def _decide_edges(
-    tx: Transaction, parent: JobRow, found: Edges, children: dict[str, JobRow], done: Release
-) -> list[int]:
+    tx: Transaction, edges: Mapping[str, Edges], rows: Mapping[str, JobRow], done: Release
+) -> dict[str, list[int]]:
     """Each edge of an ended parent is decided, or its child says why not; a child moves with its last one.
 
-    Return the edges whose children others have locked.
+    Return the edges whose children others have locked, by parent.
     """
-    locked, batches, shut = _locked_among(tx, {child for _, child, _ in found}, children)
+    ended = {id: some for id, some in edges.items() if rows[id].is_final}
+    wanted = {child for some in ended.values() for _, child, _ in some}
+    children = {id: rows[id] for id in wanted if id in rows}
+    locked, batches, shut = _locked_among(tx, wanted, children)
     done.skipped |= locked
-    reason = Moved.PARENT_ENDED.format(state=parent.state)
-    deleted: dict[str, str] = {}  # child: reason
-    satisfied: set[str] = set()
+    moves = _Moves(children, batches, shut)
     decided: list[int] = []
-    left: list[int] = []
-    for edge, child_id, awaited in found:
-        if child_id in locked:
-            left.append(edge)
-            continue
-        target = continuation_target(On(awaited), parent.state)
-        child = children.get(child_id)
-        if child is None or child.state != State.AWAITING or target is not None:
-            decided.append(edge)
-        else:
-            child.change({"reason": waiting_reason(On(awaited), parent.state)})
-        if target is State.DELETED:
-            deleted[child_id] = reason
-        elif target is State.ENQUEUED:
-            satisfied.add(child_id)
+    left: dict[str, list[int]] = {id: [] for id in edges}
+    for parent_id, some in ended.items():
+        parent = rows[parent_id]
+        reason = Moved.PARENT_ENDED.format(state=parent.state)
+        for edge, child_id, awaited in some:
+            if child_id in locked:
+                left[parent_id].append(edge)
+                continue
+            target = continuation_target(On(awaited), parent.state)
+            if target is not None or not moves.is_waiting(child_id):
+                decided.append(edge)
+            else:
+                children[child_id].change({"reason": waiting_reason(On(awaited), parent.state)})
+            if target is State.DELETED:
+                moves.deleted.setdefault(child_id, (parent, reason))
+            elif target is State.ENQUEUED:
+                moves.satisfied[child_id] = reason
+            done.looked_at += 1
     if decided:
         tx.run(_DECIDE, seqs=decided)
-    done.looked_at += len(found) - len(left)
-    free = {id: row for id, row in children.items() if id not in locked}
-    _move_children(tx, parent, free, deleted, satisfied, batches=batches, shut=shut)
+    _move_children(tx, moves)
     return left
 
 
@@ -237,32 +262,42 @@ def _locked_among(
     return locked, batches, shut
 
 
-def _move_children(
-    tx: Transaction,
-    parent: JobRow,
-    children: dict[str, JobRow],
-    deleted: dict[str, str],
-    satisfied: Iterable[str] = (),
-    *,
-    batches: Mapping[str, BatchRow],
-    shut: Collection[str] = (),
-) -> None:
-    awaiting = {id: row for id, row in children.items() if row.state == State.AWAITING}
-    for id, reason in deleted.items():
+@attrs.define
+class _Moves:
+    """What becomes of children that wait."""
+
+    children: Mapping[str, JobRow]
+    batches: Mapping[str, BatchRow]  # children that are batches
+    shut: Collection[str] = ()  # batches whose members wait for the opening
+    deleted: dict[str, tuple[JobRow, str]] = attrs.field(factory=dict)  # by whom, and why
+    satisfied: dict[str, str] = attrs.field(factory=dict)  # why
+
+    def is_waiting(self, id: str) -> bool:
+        """Tell whether the child waits, and goes on waiting for all that is known yet."""
+        child = self.children.get(id)
+        is_gone = id in self.deleted and id not in self.batches
+        return child is not None and child.state == State.AWAITING and not is_gone
+
+
+def _move_children(tx: Transaction, moves: _Moves) -> None:
+    batches, deleted = moves.batches, moves.deleted
+    awaiting = {id: row for id, row in moves.children.items() if row.state == State.AWAITING}
+    for id, (_, reason) in deleted.items():
         if id in batches and id in awaiting:
             cancel_batch(tx, awaiting[id], batches[id], reason, tx.now)
     gone = [awaiting[id] for id in deleted if id in awaiting and id not in batches]
     for row in gone:
-        ends = {"ended_at": tx.now, "expires_at": kept_until(tx.now, parent.ended_at, parent.expires_at)}
-        row.move(tx, State.DELETED, reason=deleted[row.id], changed_at=tx.now, **ends)
-        row.note(State.DELETED, tx.now, deleted[row.id])
+        owner, reason = deleted[row.id]
+        ends = {"ended_at": tx.now, "expires_at": kept_until(tx.now, owner.ended_at, owner.expires_at)}
+        row.move(tx, State.DELETED, reason=reason, changed_at=tx.now, **ends)
+        row.note(State.DELETED, tx.now, reason)
     if gone:
         decide_all_of(tx, [row.id for row in gone])
-    ready = [id for id in awaiting if id in satisfied and id not in deleted]
+    ready = [id for id in awaiting if id in moves.satisfied and id not in deleted]
     waiting = {row[0] for row in tx.all(_STILL_WAITING, ids=ready)} if ready else set()
-    reason = Moved.PARENT_ENDED.format(state=parent.state)
     for row in [awaiting[id] for id in ready if id not in waiting]:
-        if row.is_member and row.ties.batch_id in shut:
+        reason = moves.satisfied[row.id]
+        if row.is_member and row.ties.batch_id in moves.shut:
             keep_waiting(row, Moved.SHUT_OUT.value, tx.now)
         elif row.id in batches:
             keep_waiting(row, reason, tx.now)
@@ -270,7 +305,7 @@ def _move_children(
             save_batch(tx, batches[row.id])
         else:
             resume(tx, row, reason)
-    save_rows(tx, children.values())
+    save_rows(tx, moves.children.values())
     follow_parents(tx, [row for row in gone if row.has_children])
 
 
@@ -294,17 +329,17 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
 
     Those that others have locked are left, and the job with them.
     """
-    found = tx.all(_OPEN_EDGES, parent=parent_id, looked_at=0, most=limit)
+    found = tx.all(_OPEN_EDGES, ids=[parent_id], looked_at=0, most=limit)
     if not found:
         return 0
-    wanted = {child for _, child, _ in found}
+    wanted = {child for _, _, child, _ in found}
     rows = load_rows(tx, [parent_id, *wanted], is_patient=False)
     counts = MemberCounts(tx, rows.values())
     parent = rows.pop(parent_id, None)
     if parent is None or parent.expires_at is None or parent.expires_at > tx.now:
         return 0  # somebody requeued it, has locked it, or has pruned it already
     free = _delete_free(tx, parent, wanted, rows, Moved.PARENT_GONE.value)
-    decided = [edge for edge, child, _ in found if child in free]
+    decided = [edge for _, edge, child, _ in found if child in free]
     if decided:
         tx.run(_DECIDE, seqs=decided)
     counts.tell()
@@ -317,7 +352,7 @@ def _delete_free(
     """Delete those of the waiting jobs that others have not locked; return them, and those that are gone."""
     locked, batches, _ = _locked_among(tx, wanted, rows)
     free = {id: row for id, row in rows.items() if id not in locked}
-    _move_children(tx, owner, free, dict.fromkeys(free, reason), batches=batches)
+    _move_children(tx, _Moves(free, batches, deleted=dict.fromkeys(free, (owner, reason))))
     return set(wanted) - locked
 
 

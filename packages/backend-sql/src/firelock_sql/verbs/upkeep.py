@@ -82,7 +82,7 @@ SET state = 'enqueued', reason = :reason, changed_at = :now, enqueued_at = :now,
     history = history || :line, history_lines = history_lines + 1
 WHERE seq IN :seqs
 """)
-IS_RELEASING = Text("""
+_IS_RELEASING = Text("""
 SELECT CASE WHEN EXISTS (SELECT 1 FROM firelock_releasing) THEN 1 ELSE 0 END,
     CASE WHEN EXISTS (SELECT 1 FROM firelock_batches WHERE is_changed = 1)
         OR EXISTS (SELECT 1 FROM firelock_batch_deltas) THEN 1 ELSE 0 END
@@ -219,11 +219,14 @@ class SqlUpkeepVerbs(SqlVerbs):
         """A batch that ends has children, and is a member: so it is looked at until none has changed."""
         looked_at = 0
         while looked_at < limit and any(looks := self._look_for_release()):
-            if looks[0]:
-                looked_at += self._release_children(limit - looked_at)
-            batches = self._release_batches(limit - looked_at)
-            looked_at += batches
-            if not batches:
+            has_parents, has_batches = looks
+            children = self._release_children(limit - looked_at) if has_parents else 0
+            looked_at += children
+            batches = 0
+            if has_batches or not children:
+                batches = self._release_batches(limit - looked_at)
+                looked_at += batches
+            if not children and not batches:
                 break
         return looked_at
 
@@ -250,7 +253,7 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     def _look_for_release(self) -> tuple[int, int]:
         """Tell whether parents have ended, and whether batches have changed."""
-        has_parents, has_batches = self._database.read(lambda tx: tx.one(IS_RELEASING))
+        has_parents, has_batches = self._database.look(lambda tx: tx.one(_IS_RELEASING))
         return has_parents, has_batches
 
     @override

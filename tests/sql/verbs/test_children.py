@@ -1,0 +1,140 @@
+"""Called jobs and continuations on a server: how many round trips they take, however many there are."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from firelock.storage import Edge, On, State, Ties
+from firelock.testing import Handles
+from firelock.testing.conformance.flow_scene import FlowScene
+from firelock.testing.conformance.scene import fails, opener, succeeds
+from tests.faults.proxy import FaultProxy
+from tests.sql.databases import PostgresqlDatabase
+
+FEW = 3
+MANY = 120  # more than are looked at together
+
+
+@pytest.fixture
+def proxy(server_database):
+    """A proxy that counts, before the server."""
+    with FaultProxy(server_database.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def flow(server_database, proxy):
+    """A store with batches at hand, behind the proxy."""
+    option = "listen=off" if isinstance(server_database, PostgresqlDatabase) else ""
+    with closing(Handles(opener(server_database.url(option, port=proxy.port)))) as handles:
+        yield FlowScene(handles)
+
+
+def ended_parents(flow, number, *, child_of_all=False):
+    """So many jobs have ended, and each has a job that waits for its end; return these."""
+    parents = flow.add_many(number)
+    edges = [Edge(one, On.SUCCEEDED) for one in parents]
+    tied = [tuple(edges)] if child_of_all else [(edge,) for edge in edges]
+    children = [flow.new_job(state=State.AWAITING, parents=some, queue="children") for some in tied]
+    flow.storage.insert(children)
+    jobs = flow.take(flow.begin(), number)
+    flow.storage.apply([succeeds(job) for job in jobs])
+    return [child.id for child in children]
+
+
+@pytest.mark.parametrize("child_of_all", [False, True])
+def test_children_of_many_parents_are_released_together(flow, proxy, child_of_all):
+    """It takes as many round trips as those of a single one; nothing is left then."""
+    trips = []
+    for number in (1, 1, FEW, FEW, FEW * FEW):  # statements are prepared by the first ones
+        children = ended_parents(flow, number, child_of_all=child_of_all)
+        before = proxy.traffic
+        assert number == flow.storage.release(1_000)
+        trips.append((proxy.traffic - before).trips)
+        assert [State.ENQUEUED] * len(children) == flow.states(*children)
+        assert 0 == flow.storage.release(1_000)
+
+    assert trips[1] == trips[-1] <= 9
+
+
+def test_more_parents_than_are_looked_at_together(flow):
+    """All their children are released by one call."""
+    children = ended_parents(flow, MANY)
+
+    assert MANY == flow.storage.release(1_000)
+
+    assert {State.ENQUEUED} == set(flow.states(*children))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+def test_a_release_looks_at_no_more_than_it_is_told_to(flow, limit):
+    """A parent of some children, between others of one each: the next call goes on where it has ended."""
+    first, many, last = flow.add_many(3)
+    parents = [first, *[many] * 4, last]
+    children = [
+        flow.new_job(state=State.AWAITING, parents=(Edge(one, On.SUCCEEDED),), queue="children")
+        for one in parents
+    ]
+    flow.storage.insert(children)
+    flow.storage.apply([succeeds(job) for job in flow.take(flow.begin())])
+
+    looked_at = []
+    while (number := flow.storage.release(limit)) > 0:
+        looked_at.append(number)
+
+    assert sum(looked_at) == len(children)
+    assert max(looked_at) <= limit
+    assert {State.ENQUEUED} == set(flow.states(*(child.id for child in children)))
+
+
+def test_the_first_parent_that_asks_for_it_deletes_the_child_of_several(flow):
+    """Whichever way the others ended, in the same release; those that wait for nothing more are enqueued."""
+    one, other, third = flow.add_many(3)
+    waits = [
+        (Edge(one, On.SUCCEEDED), Edge(other, On.FAILED)),  # the latter does not come
+        (Edge(one, On.SUCCEEDED), Edge(third, On.FAILED)),
+        (Edge(other, On.FINISHED), Edge(third, On.FINISHED)),
+    ]
+    children = [flow.new_job(state=State.AWAITING, parents=some, queue="children") for some in waits]
+    flow.storage.insert(children)
+    runs = {job.id: job for job in flow.take(flow.begin())}
+    flow.storage.apply([succeeds(runs[one]), succeeds(runs[other]), fails(runs[third])])
+
+    assert 6 == flow.storage.release(100)
+
+    states = [State.DELETED, State.ENQUEUED, State.ENQUEUED]
+    assert states == flow.states(*(child.id for child in children))
+    assert 0 == flow.storage.release(100)
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_called_jobs_are_stored_in_one_round_trip(flow, proxy, number):
+    """As plain ones are; a repeat stores none."""
+    caller = flow.run()
+
+    def called():
+        return [flow.new_tied(Ties(caller_id=caller.id), {"queue": "called"}) for _ in range(number)]
+
+    flow.storage.insert(called())  # statements are prepared
+    jobs, before = called(), proxy.traffic
+
+    assert [True] * number == flow.storage.insert(jobs).is_new
+    assert 1 == (proxy.traffic - before).trips
+
+    assert [False] * number == flow.storage.insert(jobs).is_new
+    claimed = flow.take(flow.begin("b"), 100, ("called",))
+    assert {caller.id} == {job.job.ties.caller_id for job in claimed}
+    assert 2 * number == len(claimed)
+
+
+def test_a_look_at_a_job_is_one_round_trip(flow, proxy):
+    """One query is a snapshot by itself."""
+    job = flow.add()
+    flow.storage.get([job])
+    before = proxy.traffic
+
+    flow.storage.get([job])
+
+    assert 1 == (proxy.traffic - before).trips
