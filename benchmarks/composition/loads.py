@@ -150,15 +150,16 @@ class Loads:
         wanted, asleep = ours.count_succeeded(self._fire) + jobs, self._awaiting() + jobs
         self._fire.queues.pause(self._app.QUEUE)
         handles = self._app.waits.enqueue_many([(number,) for number in range(jobs)])
-        begun = time.perf_counter()
+        used, begun = self._used(), time.perf_counter()
         self._fire.queues.resume(self._app.QUEUE)
         self._wait(lambda: self._awaiting() >= asleep, f"{jobs} jobs waited")
-        suspended = time.perf_counter() - begun
+        suspended, used_by_suspending = time.perf_counter() - begun, self._used() - used
         self._fire.queues.pause(self._app.QUEUE)
-        begun = time.perf_counter()
+        used, begun = self._used(), time.perf_counter()
         for number, handle in enumerate(handles):
             self._app.word.send(handle, number)
         sent, since = time.perf_counter() - begun, datetime.now(UTC)
+        used = self._used() - used
         self._fire.queues.resume(self._app.QUEUE)
         places.wait_for(self._group[0], self._fire, wanted)
         resumed = (self._end("waits") - since).total_seconds()
@@ -166,6 +167,8 @@ class Loads:
             "suspensions_per_s": jobs / suspended,
             "signals_per_s": jobs / sent,
             "resumes_per_s": jobs / resumed,
+            "cpu_us_per_suspension": used_by_suspending / jobs * 1e6,
+            "cpu_us_per_signal": used / jobs * 1e6,
         }
 
     def _calls(self, jobs: int) -> Figures:
@@ -173,10 +176,14 @@ class Loads:
         wanted = ours.count_succeeded(self._fire) + 2 * jobs
         self._fire.queues.pause(self._app.QUEUE)
         self._app.calls.enqueue_many([(number,) for number in range(jobs)])
-        begun = datetime.now(UTC)
+        used, begun = self._used(), datetime.now(UTC)
         self._fire.queues.resume(self._app.QUEUE)
         places.wait_for(self._group[0], self._fire, wanted)
-        return {"calls_per_s": jobs / (self._end("calls") - begun).total_seconds()}
+        used = self._used() - used
+        return {
+            "calls_per_s": jobs / (self._end("calls") - begun).total_seconds(),
+            "cpu_us_per_call": used / jobs * 1e6,
+        }
 
     def _awaiting(self) -> int:
         return int(self._fire.jobs.counts().by_state.get("awaiting", 0))

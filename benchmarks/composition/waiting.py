@@ -1,11 +1,11 @@
-"""Steps, suspensions, resumes and calls a second, of a server with ten workers."""
+"""Steps, suspensions, resumes and calls a second, of a server with ten workers, beside a former checkout."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from benchmarks.composition.rounds import Load, alone, take
-from benchmarks.pairs import Row
+from benchmarks.pairs import Row, ratio
 from benchmarks.plan import Plan
 
 JOBS = {"sqlite": 500, "postgresql": 500, "mariadb": 250, "redis": 1_000}
@@ -13,7 +13,7 @@ JOBS = {"sqlite": 500, "postgresql": 500, "mariadb": 250, "redis": 1_000}
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Yield how many a second, each load by itself."""
+    """Yield how many a second, each load by itself; beside the former checkout's where one is given."""
     jobs = max(20, int(JOBS[plan.storage] * plan.scale))
     kinds = {
         "steps": (jobs, "steps_per_s"),
@@ -21,6 +21,11 @@ def measure(plan: Plan) -> Iterator[Row]:
         "calls": (4 * jobs, "calls_per_s"),
     }
     for kind, (number, shown) in kinds.items():
-        taken = take(plan, {kind: Load(kind, number)}, rounds=max(1, plan.pairs // 4), shown=shown)[kind]
-        for figure, values in taken.items():
+        loads = {kind: Load(kind, number)}
+        if plan.former:
+            loads["former"] = Load(kind, number, is_former=True)
+        taken = take(plan, loads, rounds=max(1, plan.pairs // 4), shown=shown)
+        for figure, values in taken[kind].items():
             yield alone(f"{number:,} jobs: {figure}", values)
+            if figure in taken.get("former", {}):
+                yield ratio(f"{number:,} jobs beside the former's: {figure}", values, taken["former"][figure])
