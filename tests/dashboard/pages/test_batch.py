@@ -408,7 +408,7 @@ def test_a_suspended_member_says_what_it_waits_for(fire, client):
 
     text = text_of(client.get(f"/batches/{batch}?show=active").text)
 
-    assert "for an answer named manager" in text
+    assert "for an answer to “manager”" in text
     assert "1 active" in text
 
 

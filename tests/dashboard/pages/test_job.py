@@ -77,7 +77,7 @@ def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
     [
         ("enqueued", (["Duplicate", "Delete"], ["Requeue", "Run now"], "You can take it back")),
         ("processing", (["Duplicate", "Stop"], ["Requeue", "Run now", "Delete"],
-                        "This task may not stop by itself: if it still runs after 25 s")),
+                        "If it still runs after the server's grace time (usually 25 s)")),
         ("scheduled", (["Run now", "Reschedule…", "Delete"], ["Requeue"], "You can take it back")),
         ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now"], "Its result goes with it")),
         ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now"], "You can take it back")),
@@ -156,7 +156,7 @@ def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
     head, now, facts = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("head", "now", "facts"))
 
     assert told in now
-    assert "its worker process 42 is replaced and ends when its other jobs have ended" in now
+    assert "its worker process 42 is replaced, which ends after its other jobs" in now
     assert ("Told to stop" in facts, "Ended" in facts) == (True, False)
     assert "Deleted, still running" in seen(client.get("/jobs?state=deleted"))
     assert "Deleted, still running" in head
@@ -224,6 +224,93 @@ def test_history_of_a_deleted_job_that_still_runs_goes_on(client, fire, send):
     assert re.search(r"ran 1 min 2\d s until then", life)
 
 
+def test_end_of_a_stopped_run_is_not_made_up(client, fire, send):
+    """The delete is not its end: the page has when it was told to stop, and its last sign of life."""
+    worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
+    claimed = worker.claim()
+    fire.storage.clock_offset += 250_000_000
+    job.delete()
+    fire.storage.clock_offset += 380_000_000
+    worker.say(claimed, "page 40 of 40")
+    now = fire.storage.clock()
+    fire.storage.apply(
+        [
+            lifecycle.succeeded(
+                claimed, worker.holder, at=now, started_at=now, result=None, result_absent=None,
+                expires_at=now,
+            )
+        ]
+    )  # fmt: skip
+
+    life, facts = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("life", "facts"))
+
+    assert re.search(r"told to stop after 4 min \d+ s; when it ended is not stored \(last sign of life", life)
+    assert "Running at least 10 min" in life
+    assert ("Told to stop" in facts, "Ended" in facts, "This run" in facts) == (True, False, False)
+
+
+def test_job_deleted_before_its_run_has_no_end(client, send):
+    """Its last time among the facts is that of its delete."""
+    job = send.enqueue(1)
+    job.delete()
+
+    facts = seen(client.part(f"/jobs/{job.id}", "facts"))
+
+    assert ("Told to stop" in facts, "Ended" in facts) == (False, False)
+    assert "Deleted" in facts
+
+
+@pytest.mark.parametrize(
+    ("busy", "told"),
+    [
+        (1, "That process runs no other job."),
+        (2, "That process first finishes its other job."),
+        (4, "That process first finishes its 3 other jobs."),
+    ],
+)
+def test_question_before_a_stop_counts_the_other_jobs_of_the_process(client, fire, send, busy, told):
+    """As of its last heartbeat; on the page and in the menu of a row."""
+    worker, job = Worker(fire), send.enqueue(1)
+    worker.claim()
+    fire.storage.renew([Renewal(worker.holder.session, busy)])
+
+    for part in ("head", "menu"):
+        assert told in html.unescape(client.part(f"/jobs/{job.id}", part).text)
+
+
+def test_an_ordered_end_of_a_process_replaces_its_button(client, fire, send):
+    """Until half a minute later the order had no effect: then the button is back, with the reason."""
+    worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
+    worker.claim()
+    job.delete()
+    form = {"session": worker.holder.session}
+
+    before = seen(client.part(f"/jobs/{job.id}", "now"))
+    client.act("/servers/end-process", form)
+    told = seen(client.part(f"/jobs/{job.id}", "now"))
+    fire.storage.clock_offset += 40_000_000
+    later = seen(client.part(f"/jobs/{job.id}", "now"))
+
+    button, order = "End its process now", "Told to end"
+    assert [(button in text, order in text) for text in (before, told, later)] == [
+        (True, False), (False, True), (True, True),
+    ]  # fmt: skip
+    assert "The order had no effect" in later
+
+
+def test_between_grace_time_and_replacement_the_process_is_about_to_be_replaced(client, fire, send):
+    """A sentence about a time that is over would be wrong."""
+    worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
+    worker.claim()
+    job.delete()
+    fire.storage.clock_offset += int((fire.settings.grace + 10) * 1_000_000)
+
+    text = seen(client.part(f"/jobs/{job.id}", "now"))
+
+    assert "its worker process 42 is about to be replaced" in text
+    assert "If it still runs" not in text
+
+
 def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
     """Its holder's end, which is refused, is the end of it."""
     worker = Worker(fire)
@@ -255,7 +342,7 @@ def test_of_many_parents_those_that_hold_it_up_are_named(client, fire, send):
         hidden = seen(reader.part(f"/jobs/{child.id}", "now"))
     now = seen(client.part(f"/jobs/{child.id}", "now"))
 
-    assert "send(user_id=6) has failed. This job goes on waiting" in now
+    assert "send(user_id=6) has failed. This job can start only after that is requeued" in now
     assert "11 others have succeeded." in now
     assert "which is succeeded" not in now
     assert f"send {parents[6].id[-8:]} has failed" in hidden

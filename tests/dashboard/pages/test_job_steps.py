@@ -5,11 +5,14 @@ from __future__ import annotations
 import enum
 import json
 import re
+from contextlib import closing
 
 import attrs
 import pytest
 
 from firelock.storage import MemoKind, State
+from firelock_dashboard import Dashboard
+from tests.dashboard.asking import Browser
 from tests.dashboard.flows import claim, end, remember
 from tests.dashboard.pages.test_batch import text_of
 
@@ -52,7 +55,7 @@ def test_a_wait_that_is_open_says_so(fire, client, job):
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
     assert (
-        "It waits for an answer named approval, which a person or a program sends (signal). "
+        "It waits for an answer to “approval”, which a person or a program sends (signal). "
         "There is no time limit." in page
     )
     assert "under way" in text_of(card_of(client, job))
@@ -222,6 +225,20 @@ def test_an_answer_is_asked_for_in_plain_words(fire, client, job):
     assert "Only the first answer counts" in text
     assert ("a", "#answer-title") == first.groups()
     assert "Run now" not in text_of(client.part(f"/jobs/{job.id}", "head").text)
+
+
+def test_form_of_an_answer_repeats_the_call(fire, client, job):
+    """Its link scrolls the head of the page out of sight; arguments stay hidden from who may not see them."""
+    fire.signal("approval", Approval)
+    wait_for_approval(fire, job)
+
+    card = client.part(f"/jobs/{job.id}", "answer").text
+    dashboard = Dashboard(fire, auth=lambda request: {"read", "run_task"})
+    with closing(dashboard), closing(Browser(dashboard)) as reader:
+        hidden = reader.part(f"/jobs/{job.id}", "answer").text
+
+    assert ("order(number=7)" in card, "number=7" in hidden) == (True, False)
+    assert f"order {job.id[-8:]}" in hidden
 
 
 def test_what_is_wrong_with_an_answer_stands_beside_its_field(fire, client, job):

@@ -506,7 +506,7 @@ def test_a_waiting_row_says_what_it_waits_for(fire, client):
 
     assert "for 2 of 2 jobs" in page
     assert "for openai or a worker" in page  # which of them only the pages of the job and the limit read
-    assert "for an answer named manager" in row
+    assert "for an answer to “manager”" in row
     assert f'href="/jobs/{job.id}#answer-title"' in row
     assert 1 == page.count("#answer-title")
 

@@ -537,7 +537,7 @@ def test_a_worker_process_with_a_job_that_does_not_stop_is_ended(visitor, stocke
         f"1 other job runs there: {other.task.rpartition('.')[2]} {other.id[-8:]}. It has", "End process"
     )
 
-    visitor.is_told("gets the order within a heartbeat")
+    visitor.is_told("at its next heartbeat")
     session = job.record().session
     (record,) = stocked.storage.list_records("server_order", limit=10)
     assert f'"end {session}"' == record.value

@@ -112,6 +112,15 @@ def _stored(visit: Visit) -> Job[object]:
     return visit.fire.jobs.get(visit.places["id"])
 
 
+def stop_question(visit: Visit, others: int | None) -> str:
+    """Return the question before a job is stopped, with the number of other jobs of its worker process."""
+    tail = ""
+    if others is not None:
+        key = "jobs.confirm_running_others" if others else "jobs.confirm_running_alone"
+        tail = f"{visit.text(key, count=others)} "
+    return visit.text("jobs.confirm_running", grace=span(visit.fire.settings.grace), others=tail)
+
+
 def run_again_from(visit: Visit) -> Response:
     """The job runs again and does this step, and all that was recorded since, once more."""
     job_id, step = visit.form.value(_ONE), visit.form.value(_AGAIN)
@@ -253,6 +262,7 @@ _VALUE = 400  # characters of a remembered value
 _WAITS_SHOWN = 6
 _RATE_MINUTES = 10
 _HEARD_BY = 30  # seconds after which a function that goes on has not looked at its cancellation
+_ORDERS = 50  # newest entries of the audit that are searched for an order to end a worker process
 _FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
 
 
@@ -423,11 +433,30 @@ class JobView:
 
     @cached_property
     def phases(self) -> list[Phase]:
-        """Its life to scale."""
+        """Its life to scale; a stopped run, whose end is not stored, lasts until its last sign of life."""
         history = [step.entry for step in reversed(self.steps)]
         return phases_of(
-            self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at
-        )
+            self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at,
+            last_sign=self.last_sign if self.was_stopped else None,
+        )  # fmt: skip
+
+    @cached_property
+    def was_stopped(self) -> bool:
+        """Whether its last run was told to stop by a delete and has ended, at a time that is not stored.
+
+        A worker that deletes a job after its last failure records an error with the attempt.
+        """
+        if self.job.state is not State.DELETED or self.job.is_stopping or not self.steps:
+            return False
+        last = self.steps[0].entry
+        return last.state is State.DELETED and last.started_at is not None and last.at not in self.failed_at
+
+    @property
+    def ended_label(self) -> str:
+        """The name of its last time among the facts, as a key of `job.toml`."""
+        if self.job.is_stopping or self.was_stopped:
+            return "told_to_stop"
+        return "deleted_at" if self.job.state is State.DELETED else "ended"
 
     @cached_property
     def places(self) -> list[KeyPlace]:
@@ -585,6 +614,11 @@ class JobView:
             for edge, job in zip(edges, found, strict=True)
         ]
 
+    @property
+    def short_call(self) -> str:
+        """Its call in one line."""
+        return self._call_of(self.job)
+
     def _call_of(self, job: JobRecord) -> str:
         """Return how another job is told in a sentence: its task, its arguments where they may be seen."""
         if job.is_batch:
@@ -661,9 +695,10 @@ class JobView:
         return self.visit.now - instant(self.job.changed_at)
 
     @property
-    def is_overdue_stop(self) -> bool:
-        """Whether its worker process would have been replaced by now."""
-        return self._told.total_seconds() > self.visit.fire.settings.grace + _HEARD_BY
+    def stop_words(self) -> str:
+        """What becomes of its worker process, as a key of `job.toml`: by how long ago it was told to stop."""
+        over = self._told.total_seconds() - self.visit.fire.settings.grace
+        return "process_waits" if over < 0 else "process_due" if over <= _HEARD_BY else "process_stays"
 
     @cached_property
     def holder(self) -> WorkerProcess | None:
@@ -678,10 +713,41 @@ class JobView:
         return "" if self.holder is None else end_question(self.visit, self.holder)
 
     @cached_property
+    def told_end(self) -> datetime | None:
+        """When that process was told to end, according to the newest entries of the audit; one read."""
+        if self.holder is None or not self.holder.may_be_ended:
+            return None
+        session = self.holder.session
+        orders = (
+            entry.at
+            for entry in self.visit.fire.audit.list(limit=_ORDERS)
+            if entry.action == "server.end_process" and (entry.detail or {}).get("session") == session
+        )
+        return next(orders, None)
+
+    @property
+    def is_end_overdue(self) -> bool:
+        """Whether the order to end that process had no effect."""
+        told = self.told_end
+        return told is not None and (self.visit.now - told).total_seconds() > _HEARD_BY
+
+    @property
+    def others(self) -> int | None:
+        """How many other jobs its worker process ran at its last heartbeat; None if it is unknown."""
+        found = (one for server in self._servers for one in server.living(self.visit.now_micros))
+        record = next((one for one in found if one.session.id == self.job.session), None)
+        return None if record is None else max(0, record.renewal.busy - 1)
+
+    @property
+    def stop_question(self) -> str:
+        """The question before it is stopped."""
+        return stop_question(self.visit, self.others)
+
+    @cached_property
     def last_sign(self) -> datetime | None:
-        """When it last said something after it was taken from its server, while that may still run it."""
+        """The time of its newest log line or progress, if its run continued after it was told to stop."""
         job = self.job
-        if not job.is_stopping:
+        if not (job.is_stopping or self.was_stopped):
             return None
         said = self.handle.log(limit=_LOG_KEPT)[-1:]
         signs = [line.at for line in said] + ([self.progress.at] if self.progress else [])
@@ -757,6 +823,8 @@ class JobView:
         """How long its last attempt took, or has been taking; whatever became of the job after it."""
         if self.job.state is State.PROCESSING:
             return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
+        if self.job.is_stopping or self.was_stopped:
+            return None  # the run did not end when it was deleted
         return next((step.took for step in self.steps if step.entry.attempt is not None), None)
 
     @property
@@ -883,14 +951,17 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
 
 def phases_of(
     job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None,
-    failed_at: Collection[datetime] = (),
+    failed_at: Collection[datetime] = (), last_sign: datetime | None = None,
 ) -> list[Phase]:  # fmt: skip
     """Return the job's life as a bar: what lay between an end and a requeue is left out of it.
 
     `started_at` is when a running one started, where its record does not say so yet. How much of a wait in
-    the queue was for a limit, a worker or a server is not stored.
+    the queue was for a limit, a worker or a server is not stored. `last_sign` is when a run was last heard of
+    that continued after its delete.
     """
     phases = _phases(job, history, now, instant(job.started_at) or started_at, failed_at)
+    if last_sign is not None and phases and phases[-1].kind == "processing":
+        phases[-1].end = max(last_sign, phases[-1].end)
     whole = sum(one.seconds for one in phases)
     widths = [max(_LEAST, 100 * one.seconds / whole) for one in phases]
     scale, x = 100 / (sum(widths) or 1), 0.0
