@@ -119,7 +119,16 @@ def test_deleted_jobs_that_still_run_take_workers(client, fire, task):
 
     text = client.get("/").text
     assert "2 + 1 of 10" == tile(text, "processing")
-    assert "1 server · 1 deleted" in text
+    assert "1 server · 1 deleted job" in text
+    assert "1 deleted job still runs: send." in text
+    assert f'href="/jobs/{claimed[0].id}"' in text
+
+    fire.jobs.delete([claimed[1].id])
+    client.app.forget()
+    text = client.get("/").text
+    assert "1 server · 2 deleted jobs" in text
+    assert "2 deleted jobs still run." in text
+    assert 'class="button small" href="/servers"' in text
 
 
 def tile(text, name):
@@ -483,7 +492,8 @@ def test_a_chart_of_depths_says_that_it_is_live_and_keeps_the_span(client, task)
 
     assert 'data-span="live"' in page
     assert "Only the last two minutes are shown" in page
-    assert 4 == page.count('class="off"')
+    spans = page.partition('aria-label="How far back"')[2].partition("</nav>")[0]
+    assert ["Live"] == re.findall(r">([^<>\s][^<>]*)</", spans)
     assert 'href="/?span=24h"' in page
     assert 'href="/?span=24h&amp;kind=latency"' in page
 
@@ -499,7 +509,7 @@ def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
     assert "504" == tile(page, "failed")
     failed = page[page.index('id="tile-failed"') : page.index('id="tile-succeeded"')]
     assert '<path d="M' in failed
-    assert "Failed for good, 24 h" in failed
+    assert "Final failed attempts, 24 h" in failed
     assert "attempts, 100 % of all" in failed
     assert "per 15 min" in failed
 
@@ -648,7 +658,7 @@ def test_jobs_that_wait_for_an_answer_are_on_the_overview(client, fire, task):
     two = client.part("/", "health").text
 
     assert "trouble-asking" not in nobody
-    assert "1 job waits for an answer named manager. Without one it continues in 2" in one
+    assert "1 job waits for an answer to “manager”. Without one it continues in 2" in one
     assert f'href="/jobs/{first.id}"' in one
-    assert "2 jobs wait for an answer named lawyer, manager. Without one the first continues in" in two
+    assert "2 jobs wait for an answer to “lawyer”, “manager”. Without one the first continues in" in two
     assert 'href="/jobs?state=awaiting&amp;order=oldest&amp;signal=*"' in two or "signal=%2A" in two

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -36,7 +36,7 @@ from firelock_dashboard.web.routes import Route
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import QueueView, RecurringJob
+    from firelock import Job, QueueView, RecurringJob
     from firelock.control.findings import Sight
     from firelock.storage import Finding
     from firelock_dashboard.pages.failures import Requeue
@@ -149,13 +149,22 @@ def _banner(finding: Finding) -> _Banner:
     return _Banner(finding.code, "bad" if finding.is_error else "warn", values, finding.since, action)
 
 
-def _asking(visit: Visit, sight: Sight) -> _Banner | None:
-    """Return how many jobs wait for an answer, and when the first of them continues without one."""
+def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
+    """Yield the number of deleted jobs that still run, with a link to the job or to the servers."""
+    if not jobs:
+        return
+    what = visit.text("overview.still_runs", count=len(jobs), task=task_name(jobs[0].task))
+    one, many = _Action("to_job", f"/jobs/{jobs[0].id}"), _Action("to_servers", "/servers")
+    yield _Banner("still_running", "warn", {"what": what}, None, one if len(jobs) == 1 else many)
+
+
+def _asking(visit: Visit, sight: Sight) -> Iterator[_Banner]:
+    """Yield how many jobs wait for an answer, and when the first of them continues without one."""
     jobs = sight.sampled.asking
     if not jobs:
-        return None
+        return
     names = sorted({(job.waits_for or "").partition(" ")[2] for job in jobs})
-    named = ", ".join(names[:_OF_A_KIND]) + (", …" if len(names) > _OF_A_KIND else "")
+    named = ", ".join(f"“{name}”" for name in names[:_OF_A_KIND]) + (", …" if len(names) > _OF_A_KIND else "")
     due = [job.due_at for job in jobs if job.due_at is not None]
     number = f"{formatting.count_text(len(jobs))}{'+' if sight.has_more(State.AWAITING) else ''}"
     what = visit.text("overview.asking", count=len(jobs), number=number, signals=named)
@@ -165,7 +174,7 @@ def _asking(visit: Visit, sight: Sight) -> _Banner | None:
     one = _Action("answer", f"/jobs/{jobs[0].id}")
     signal = names[0] if len(names) == 1 else ANY_SIGNAL
     many = _Action("to_jobs", "/jobs", {"state": "awaiting", "signal": signal, "order": "oldest"})
-    return _Banner("asking", "note", {"what": what}, None, one if len(jobs) == 1 else many)
+    yield _Banner("asking", "note", {"what": what}, None, one if len(jobs) == 1 else many)
 
 
 # ---- the page --------------------------------------------------------------------------------------------
@@ -182,7 +191,7 @@ def show_overview(visit: Visit) -> Response:
         "overview.html", span=span, kind=kind, asked=asked, nav_with="now",
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
         is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
-        asking=lambda: _asking(visit, seen.sight),
+        notes=lambda: [*_still_running(visit, seen.deleted), *_asking(visit, seen.sight)],
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
         many=MANY, storage_url=_storage_url(visit),
@@ -242,6 +251,11 @@ class _Seen:
         """What the tiles, the banners and the tables are told from: one reading in one answer."""
         return self._dashboard.watch.sight()
 
+    @cached_property
+    def deleted(self) -> list[Job[Any]]:
+        """The deleted jobs that still run; one read for tile and banner."""
+        return deleted_running(self._visit, self.sight.alive)
+
     @property
     def is_new(self) -> bool:
         """Tell whether there never was a job, as far as can be seen."""
@@ -281,14 +295,14 @@ class _Seen:
     def _processing(self, processing: int, former: Sequence[int], span: str) -> _Tile:
         alive = self.sight.alive
         slots = sum(one.workers for one in alive)
-        deleted = len(deleted_running(self._visit, alive))  # told to stop, and they still take a slot
+        deleted = len(self.deleted)  # told to stop, and they still take a slot
         has_slots = slots >= max(processing + deleted, 1)
         hint = self._text("tile_servers", count=len(alive))
         if slots and not has_slots:  # claimed ahead, or by a server that is lost
             ahead = processing + deleted - slots
             hint = self._text("tile_ahead", count=slots, slots=self._count(slots), ahead=self._count(ahead))
         if deleted:
-            hint = f"{hint} · {self._text('tile_deleted', count=self._count(deleted))}"
+            hint = f"{hint} · {self._text('tile_deleted', count=deleted, number=self._count(deleted))}"
         return _Tile(
             "processing", " + ".join(map(self._count, [processing, *([deleted] if deleted else [])])),
             "/jobs", {"state": "processing"},
