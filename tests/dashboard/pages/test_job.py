@@ -260,6 +260,27 @@ def test_job_deleted_before_its_run_has_no_end(client, send):
     assert "Deleted" in facts
 
 
+def test_log_names_the_day_where_it_changes(client, fire, send):
+    """Its lines have times alone."""
+    worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
+    claimed = worker.claim()
+    worker.say(claimed, "one", "two")
+    fire.storage.clock_offset += 86_400_000_000
+    worker.say(claimed, "three")
+
+    days = re.findall(r'data-day="([^"]+)".*?class="said">([^<]+)', client.get(f"/jobs/{job.id}").text)
+
+    assert ["one", "three"] == [text for _, text in days]
+    assert days[0][0] < days[1][0]
+
+
+def test_job_with_a_parent_can_run_without_it(client, fire, send):
+    """The button says so: next to a failed parent, "Run now" would promise a run after it."""
+    job = job_in(fire, send, "awaiting")
+
+    assert "Run without its parents" in seen(client.part(f"/jobs/{job.id}", "head"))
+
+
 @pytest.mark.parametrize(
     ("busy", "told"),
     [

@@ -288,8 +288,33 @@ def test_jobs_that_wait_for_a_failed_parent_lead_to_it(client, fire):
 
     text = client.part("/", "health").text
 
-    assert "1 job is waiting for a parent that has failed." in text
+    assert "load cannot start: load has failed." in text
     assert f'href="/jobs/{parent.id}"' in text
+
+
+def test_members_that_cannot_start_lead_to_their_batch(client, fire):
+    """With its name; several of them are a number."""
+
+    @fire.task(name="shop.load", retry=Retry.never())
+    def load() -> None:
+        raise ValueError
+
+    @fire.task(name="shop.publish")
+    def publish() -> None: ...
+
+    with fire.batch("import of November") as batch:
+        parent = batch.add(load)
+        batch.add(publish.using(after=parent))
+    fakes.Worker(fire).run()
+    serve(fire)
+    one = client.part("/", "health").text
+    parent.then(publish)
+    client.app.forget()
+    two = client.part("/", "health").text
+
+    assert "publish cannot start: load has failed (import of November)." in one
+    assert f'href="/batches/{batch.id}"' in one
+    assert "2 jobs cannot start: load has failed" in two
 
 
 def backlog(text):

@@ -99,6 +99,10 @@ class Sampled:
     unread: Mapping[str, int] = attrs.Factory(dict)  # jobs by the part that a newer release stored
     in_vain: Mapping[str, int] = attrs.Factory(dict)  # continuations by their failed parent
     names_in_vain: Mapping[str, str] = attrs.Factory(dict)  # of these parents: the task, or a batch's name
+    first_in_vain: Mapping[str, JobRecord] = attrs.Factory(dict)  # of these parents: a continuation
+    flows_in_vain: Mapping[str, str] = attrs.Factory(
+        dict
+    )  # batches of these continuations: names by id
     batches_in_vain: Sequence[str] = ()  # those of the parents that are batches
     limits: Sequence[LimitView] = ()  # the first 500 keys
     limit_names: Sequence[LimitName] = ()
@@ -348,6 +352,10 @@ def _name_of(job: JobRecord) -> str:
     return job.task if rules is None else rules.name
 
 
+def _flow_of(job: JobRecord) -> str | None:
+    return None if job.ties is None else job.ties.batch_id
+
+
 def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
     storage = runtime.storage
     unknown: Counter[str] = Counter()
@@ -366,7 +374,11 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
         if (part := lacks_release(job)) is not None:
             unread[part] += 1
     parents = Counter(edge.parent_id for job in in_vain for edge in job.parents)
-    stored = storage.get(list(parents)[:_PAGE])
+    first = {edge.parent_id: job for job in reversed(in_vain) for edge in job.parents}
+    asked = list(parents)[:_PAGE]
+    flows = {flow: None for parent in asked if (flow := _flow_of(first[parent])) is not None}
+    found = storage.get([*asked, *flows])
+    stored, outer = found[: len(asked)], found[len(asked) :]
     groups = storage.failure_groups(_GROUPS)
     failed = [one for one in stored if one is not None and one.state is State.FAILED]
     return Sampled(
@@ -376,6 +388,8 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
         unread=unread,
         in_vain={one.id: parents[one.id] for one in failed},
         names_in_vain={one.id: _name_of(one) for one in failed},
+        first_in_vain={one.id: first[one.id] for one in failed},
+        flows_in_vain={one.id: _name_of(one) for one in outer if one is not None},
         batches_in_vain=[one.id for one in failed if one.is_batch],
         limits=keyed.limits,
         limit_names=keyed.names,
@@ -870,9 +884,19 @@ def _check_continuations(sight: Sight) -> Iterator[Finding]:
         "continuations",
         {
             "count": count, "parents": len(sight.sampled.in_vain), "parent": parent,
-            "name": sight.sampled.names_in_vain.get(parent, parent),
+            "name": sight.sampled.names_in_vain.get(parent, parent), **_continuation(sight, parent),
         },
     )  # fmt: skip
+
+
+def _continuation(sight: Sight, parent: str) -> dict[str, str]:
+    """Return the task of a job that waits for the parent, and its batch by id and name if that is stored."""
+    job = sight.sampled.first_in_vain.get(parent)
+    if job is None:
+        return {}
+    flow = _flow_of(job) or ""
+    name = sight.sampled.flows_in_vain.get(flow)
+    return {"task": job.task} if name is None else {"task": job.task, "batch": flow, "batch_name": name}
 
 
 def _check_overdue(sight: Sight) -> Iterator[Finding]:

@@ -108,7 +108,7 @@ class _Banner:
         return self.kind in _SAY_SINCE
 
 
-def _banners(sight: Sight) -> list[_Banner]:
+def _banners(visit: Visit, sight: Sight) -> list[_Banner]:
     """Return the errors and warnings, worst first; at most three of a kind, and then how many more.
 
     Notes are shown on the System page.
@@ -117,7 +117,7 @@ def _banners(sight: Sight) -> list[_Banner]:
     urgent = [finding for finding in list_findings(sight) if finding.severity is not Severity.NOTE]
     for code, found in groupby(urgent, key=lambda finding: finding.code):
         of_kind = list(found)
-        shown += [_banner(finding) for finding in of_kind[:_OF_A_KIND]]
+        shown += [_banner(visit, finding) for finding in of_kind[:_OF_A_KIND]]
         if len(of_kind) > _OF_A_KIND:
             more = {"count": len(of_kind) - _OF_A_KIND, "kind": code}
             page = _Action("show", "/" + shown[-1].action.path.split("/")[1])
@@ -125,8 +125,10 @@ def _banners(sight: Sight) -> list[_Banner]:
     return sorted(shown, key=lambda banner: banner.look != "bad")
 
 
-def _banner(finding: Finding) -> _Banner:
+def _banner(visit: Visit, finding: Finding) -> _Banner:
     values = {"what": finding.what, "advice": finding.advice, **finding.values}
+    if finding.code == "in_vain" and finding.values.get("parents") == 1 and "task" in finding.values:
+        values["what"] = _cannot_start(visit, finding.values)
     if finding.code == "paused":
         action = _Action("resume", "/queues/resume", {"queue": values["queue"]}, "pause_queue")
     else:
@@ -135,7 +137,8 @@ def _banner(finding: Finding) -> _Banner:
         if page == "queue":
             path = f"/queues/{values['queue']}"
         elif page == "parent":
-            path = f"/jobs/{values['parent']}"
+            path = f"/batches/{values['batch']}" if "batch" in values else f"/jobs/{values['parent']}"
+            page = "batch" if "batch" in values else page
         fields = {}
         if finding.code == "unknown_task":
             fields = {"state": "enqueued", "task": values["task"]}
@@ -147,6 +150,15 @@ def _banner(finding: Finding) -> _Banner:
             fields = {"q": values["recurring"]}
         action = _Action(f"to_{page}", path, fields, values={"name": task_name(str(values.get("name", "")))})
     return _Banner(finding.code, "bad" if finding.is_error else "warn", values, finding.since, action)
+
+
+def _cannot_start(visit: Visit, values: Mapping[str, Any]) -> str:
+    """Return which jobs wait for the one failed parent, and in which batch."""
+    said = visit.text(
+        "overview.cannot_start", count=values["count"], number=formatting.count_text(values["count"]),
+        task=task_name(values["task"]), parent=task_name(values["name"]),
+    )  # fmt: skip
+    return f"{said} ({values['batch_name']})." if "batch" in values else f"{said}."
 
 
 def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
@@ -190,7 +202,7 @@ def show_overview(visit: Visit) -> Response:
     return visit.page(
         "overview.html", span=span, kind=kind, asked=asked, nav_with="now",
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
-        is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
+        is_new=lambda: seen.is_new, troubles=lambda: _banners(visit, seen.sight),
         notes=lambda: [*_still_running(visit, seen.deleted), *_asking(visit, seen.sight)],
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,

@@ -65,6 +65,8 @@
         const lines = [...page.querySelectorAll("li[data-number]")].filter((line) => !document.getElementById(line.id));
         if (!lines.length) return;
         const follows = isAtEnd();
+        const day = (line) => line?.querySelector("time").dateTime.slice(0, 10);
+        if (day(lines[0]) === day(log.lastElementChild)) delete lines[0].dataset.day;
         sift(lines);
         log.append(...lines);
         while (log.children.length > LINES) log.firstElementChild.remove();
