@@ -200,7 +200,7 @@ def test_a_requeue_that_failed_again_is_not_green(fire, client, jobs):
     badge = re.search(r'badge state-(\w+)">(?:(?!</span>).)*Done', page, re.DOTALL)
 
     assert "6 failed again" in page
-    assert "deleted" == badge[1]
+    assert "failed" == badge[1]
     assert '<span class="muted">cause</span> <a class="clip" href="/failures/f1">TimeoutError</a>' in page
 
 
@@ -229,10 +229,34 @@ def test_actions_are_verbs_and_jobs_have_their_tasks(fire, client, jobs):
 
     assert ["Deleted", "plugin.own", "Cancelled operation", "Requeued"] == whats(page)
     assert [
-        [f"send {job.id[-8:]}", "count 1"], ["thing", ""], ["9f9f9f9f", ""], [f"import {batch.id[-8:]}", ""],
+        [f"send {job.id[-8:]}", ""], ["thing", ""], ["9f9f9f9f", ""], [f"import {batch.id[-8:]}", ""],
     ] == details(page)  # fmt: skip
     assert f"/batches/{batch.id}" in targets(page)
     assert 'title="operation.cancel"' in page
+
+
+def test_a_stop_is_no_plain_delete(fire, client, jobs):
+    """If all of them ran, it is called a stop; if some ran, their number is shown."""
+    worker = Worker(fire)
+    running = [worker.claim().id for _ in range(2)]
+    waiting = next(job.id for job in jobs if job.id not in running)
+
+    client.act("/jobs/delete", {"one": running[0]})
+    client.act("/jobs/delete", {"id": [running[1], waiting]})
+
+    page = client.get("/activity").text
+    assert ["Deleted", "Stopped and deleted"] == whats(page)
+    assert "stopped 1" in details(page)[0][1]
+    assert "" == details(page)[1][1]
+
+
+def test_system_shows_findings_in_words(fire, client, jobs):
+    """Their codes are for programs."""
+    page = client.part("/system", "findings").text
+    text = re.sub(r"<[^>]+>", " ", page)
+
+    assert "no_server" in page
+    assert "no_server" not in text
 
 
 def test_every_action_of_the_dashboard_and_the_command_line_has_a_verb(client, fire):
@@ -241,7 +265,7 @@ def test_every_action_of_the_dashboard_and_the_command_line_has_a_verb(client, f
         *(f"jobs.{verb}" for verb in ("requeue", "delete", "restore", "move", "copy", "reschedule")),
         *(f"job.{verb}" for verb in ("requeue", "delete", "restore", "copy")),
         *(f"operation.{verb}" for verb in ("requeue", "delete", "move", "cancel")),
-        *(f"server.{verb}" for verb in ("quiet", "resume", "stop")),
+        *(f"server.{verb}" for verb in ("quiet", "resume", "stop", "end_process")),
         *(f"queue.{verb}" for verb in ("pause", "resume")),
         *(f"limit.{verb}" for verb in ("set", "reset", "pause", "resume")),
         *(f"cause.{verb}" for verb in ("mute", "unmute")),

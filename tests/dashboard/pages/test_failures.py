@@ -12,8 +12,10 @@ import pytest
 from firelock import Firelock, Retry, State
 from firelock.control.findings import muted_shares
 from firelock.storage import JobFilter
+from firelock_dashboard import Dashboard
 from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, strips
 from tests.core.fakes import Worker
+from tests.dashboard.asking import Browser
 from tests.dashboard.flows import claim, end
 
 
@@ -499,6 +501,22 @@ def test_a_cause_shows_a_traceback_and_where_it_happens(fire, client, failing):
     assert all(f'id="job-{job_id}"' in page for job_id in ids)
     assert "queue=urgent" in page
     assert "All of them." in page
+
+
+def test_rows_of_a_cause_have_their_arguments(fire, client, failing):
+    """Ids alone would tell nothing; who may not see arguments sees none."""
+    failing(2)
+    job = fire.jobs.find(state=State.FAILED).jobs[0]
+    address = f"/failures/{job.error.fingerprint}"
+    dashboard = Dashboard(fire, auth=lambda request: {"read"})
+
+    with closing(dashboard), closing(Browser(dashboard)) as reader:
+        hidden = reader.get(address).text
+    rows = client.get(address).text.partition('id="jobs-title"')[2]
+
+    call = re.search(r'<span class="more mono two-lines">([^<]+)</span>', rows)[1]
+    assert "=" in call
+    assert call not in hidden
 
 
 def test_the_navigation_of_a_cause_asks_nothing_of_it(client):

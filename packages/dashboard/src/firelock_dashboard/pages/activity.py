@@ -140,6 +140,9 @@ def _cause_name(visit: Visit, fingerprint: str) -> str:
 def _action(visit: Visit, entry: AuditEntry) -> str:
     """Return what was done as a verb; the stored name of an action that is not ours."""
     key = f"activity.did_{entry.action.replace('.', '_')}"
+    detail = entry.detail or {}
+    if entry.action == "jobs.delete" and detail.get("stopped") and detail["stopped"] == detail.get("count"):
+        key = "activity.did_jobs_stop"
     return visit.text(key) if key in visit.dashboard.texts else entry.action
 
 
@@ -216,6 +219,10 @@ def _is_said(entry: AuditEntry, name: str, value: JsonValue) -> bool:
             return value == [entry.target]
         case "skipped" | "missing":
             return value == 0
+        case "count":
+            return value == 1 and (entry.detail or {}).get("ids") == [entry.target]
+        case "stopped":
+            return value == (entry.detail or {}).get("count")
         case _:
             return False
 

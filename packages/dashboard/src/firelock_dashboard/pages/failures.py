@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse
 from firelock import State
 from firelock.storage import JobFilter
 from firelock_dashboard.pages.job import JobView
+from firelock_dashboard.pages.tasks import call_line
 from firelock_dashboard.pages.tracebacks import markdown
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
@@ -40,6 +41,7 @@ _GROUPED = 10_000  # the newest failed jobs that a storage groups
 _OUTCOMES = 3  # requeues of causes whose outcome is shown
 _TOLD_FOR = timedelta(hours=1)
 _BATCHES = 100  # that are counted
+_ROWS = 20
 _SAMPLE = 200
 _LISTED = 20
 _FINGERPRINT = 200
@@ -157,6 +159,11 @@ class _CausePage:
     def sample(self) -> list[Job[Any]]:
         """The newest jobs of the cause."""
         return self._found.jobs
+
+    @property
+    def rows(self) -> list[tuple[Job[Any], str]]:
+        """The newest of them, each with its arguments in one line."""
+        return [(job, call_line(self.visit, job)) for job in self.sample[:_ROWS]]
 
     @property
     def is_sample_cut(self) -> bool:

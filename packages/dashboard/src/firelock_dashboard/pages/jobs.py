@@ -539,7 +539,12 @@ def delete(visit: Visit) -> Response:
         if job is not None and result is Applied.APPLIED and job.state in _RESTORABLE
     ]
     undo = Undo("/jobs/restore", {"id": lost_nothing}) if lost_nothing else None
-    return _answer(visit, "delete", ids, results, undo=undo)
+    stopped = sum(
+        job is not None and result.is_applied and job.state is State.PROCESSING
+        for job, result in zip(before, results, strict=True)
+    )
+    detail: dict[str, JsonValue] = {"stopped": stopped} if stopped else {}
+    return _answer(visit, "delete", ids, results, undo=undo, **detail)
 
 
 def restore(visit: Visit) -> Response:

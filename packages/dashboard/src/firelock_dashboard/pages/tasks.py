@@ -115,7 +115,7 @@ def show_task(visit: Visit) -> Response:
         raise NotHere(visit.text("tasks.unknown", task=name))
     return visit.page(
         "task.html", title=name, section="tasks", name=name, entry=entry, span=span, spans=tuple(SPANS),
-        jobs=lambda: [(job, _call(visit, job)) for job in newest],
+        jobs=lambda: [(job, call_line(visit, job)) for job in newest],
         failed=lambda: _newest(visit, name, State.FAILED),
         stats=lambda: visit.dashboard.history.tasks(_HOURS).get(name), hours=_HOURS,
         series=lambda: visit.dashboard.history.series(span, task=name),
@@ -134,7 +134,8 @@ def _newest(visit: Visit, name: str, state: State | None = None) -> list[Job[obj
     return list(visit.fire.jobs.find(task=name, state=state, limit=_RUNS))
 
 
-def _call(visit: Visit, job: Job[object]) -> str:
+def call_line(visit: Visit, job: Job[object]) -> str:
+    """Return a job's arguments in one line, as this visitor may see them; empty if they are hidden."""
     given = visit.arguments(job.record(), limit=IN_LISTS)
     text = summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
     return text[:_LINE]
