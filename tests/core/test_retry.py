@@ -148,7 +148,7 @@ def test_attempts_are_retries_after_the_first_run():
 
 def test_never_lets_the_first_failure_decide():
     """Without retries the first failure ends the job."""
-    assert RetryDecision.fail("ValueError: bad (no retries allowed)") == Retry.never().decide(
+    assert RetryDecision.fail("ValueError: bad (not retried)") == Retry.never().decide(
         Retried(0), ValueError("bad")
     )
     assert DecisionKind.DELETE is Retry.never(on_exceeded="delete").decide(Retried(0), ValueError()).kind

@@ -57,7 +57,7 @@ class Worker:
             )
         )  # fmt: skip
 
-    def fail(self, job, error=None, *, reason="no retries allowed"):
+    def fail(self, job, error=None, *, reason="not retried"):
         now, error = self.storage.clock(), error or failure()
         self._apply(
             lifecycle.failed(

@@ -309,7 +309,7 @@ class Retry:
             number = job.retries + 1
             reason = retry_reason(number, self.attempts, error)
             return RetryDecision.retry(self.wait(number, random), reason=reason)
-        made = f"all {self.attempts} retries made" if self.attempts else "no retries allowed"
+        made = f"all {self.attempts} retries made" if self.attempts else "not retried"
         end = RetryDecision.delete if self.on_exceeded is OnExceeded.DELETE else RetryDecision.fail
         return end(f"{described} ({made})")
 

@@ -431,6 +431,13 @@ class JobView:
             return instant(self.job.started_at)
         return instant(starts(self.visit, [self.job]).get(self.job.id))
 
+    @property
+    def enqueued_at(self) -> datetime | None:
+        """When it was last enqueued: a job that was handed back keeps the older time, which is its place."""
+        stored = instant(self.job.enqueued_at)
+        entered = next((step.entry.at for step in self.steps if step.entry.state is State.ENQUEUED), None)
+        return max((at for at in (stored, entered) if at is not None), default=None)
+
     @cached_property
     def phases(self) -> list[Phase]:
         """Its life to scale; a stopped run, whose end is not stored, lasts until its last sign of life."""
