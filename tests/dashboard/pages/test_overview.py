@@ -509,18 +509,23 @@ def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
     dashboard.close()
 
 
-def test_a_chart_of_depths_says_that_it_is_live_and_keeps_the_span(client, task):
-    """It has no past: other spans are no links, and the way back keeps the one of before."""
-    task.enqueue(1)
+def test_a_chart_of_depths_has_the_last_hour_and_keeps_the_span(client, fire, task):
+    """Spans of which nothing is kept are no links, and the way back keeps the one of before."""
+    task.enqueue_many([(1,), (2,)])
+    client.app.history.note_depths(fire.jobs.counts())
 
     page = client.get("/?span=24h&kind=depth").text
+    numbers = client.get("/history.json?kind=depth&span=1h").json()
 
-    assert 'data-span="live"' in page
-    assert "Only the last two minutes are shown" in page
+    assert 'data-span="1h"' in page
+    assert "kept for an hour" in page
     spans = page.partition('aria-label="How far back"')[2].partition("</nav>")[0]
-    assert ["Live"] == re.findall(r">([^<>\s][^<>]*)</", spans)
+    assert ["Live", "1 h"] == re.findall(r">([^<>\s][^<>]*)</", spans)
     assert 'href="/?span=24h"' in page
     assert 'href="/?span=24h&amp;kind=latency"' in page
+    waiting = next(line["values"] for line in numbers["lines"] if line["name"] == "enqueued")
+    assert (60, 60) == (numbers["step"], len(waiting))
+    assert [2] == [value for value in waiting if value is not None]
 
 
 def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
@@ -644,7 +649,7 @@ def test_the_live_chart_says_what_its_means_and_gaps_are(client, fire, task):
     succeeded = next(line["values"] for line in told["lines"] if line["name"] == "succeeded")
     assert 10.0 in succeeded
     assert "shows its minute" in client.get("/?span=live").text
-    assert "how many waited is not kept" in client.get("/?span=live&kind=depth").text
+    assert "kept for an hour" in client.get("/?span=live&kind=depth").text
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, 1), (0.7, 0.8), (1, 1), (41, 50), (1_001, 1_200)])

@@ -32,6 +32,7 @@ _STACK = (
 
 _WIDTH, _HEIGHT = 1000.0, 200.0  # of the drawing that needs no script
 _LIVE_SECONDS = 120
+_HOUR_MINUTES = 60
 _GAP = 0.18  # of a bucket's width, between bars
 _TICKS = 5
 _ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
@@ -175,6 +176,19 @@ def chart_of_series(series: Series, kind: str) -> Chart:
         [line for line in lines if not line.is_empty() or line.name in {"succeeded", "failed", "p50", "p95"}],
         "seconds" if kind == "latency" else "count", series.known, series.missing,
     )  # fmt: skip
+
+
+def chart_of_depths(by_minute: Mapping[int, tuple[int, int]], now: float) -> Chart:
+    """Return the chart of the last hour, a bucket a minute: how many jobs ran and waited at its end."""
+    last = math.floor(now) // 60 * 60
+    starts = [last - 60 * (_HOUR_MINUTES - 1 - place) for place in range(_HOUR_MINUTES)]
+    found = [by_minute.get(start) for start in starts]
+    lines = [
+        Line("processing", "processing", [None if one is None else one[1] for one in found]),
+        Line("enqueued", "enqueued", [None if one is None else one[0] for one in found]),
+    ]
+    known = [one is not None for one in found]
+    return Chart("depth", "1h", 60, [float(start) for start in starts], lines, "count", known)
 
 
 def chart_of_samples(

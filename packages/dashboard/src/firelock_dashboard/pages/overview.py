@@ -17,6 +17,7 @@ from firelock_dashboard.pages.charts import (
     LIVE,
     SPAN_NAMES,
     Chart,
+    chart_of_depths,
     chart_of_samples,
     chart_of_series,
     spark,
@@ -212,18 +213,18 @@ def show_overview(visit: Visit) -> Response:
 
 
 def _span_and_kind(visit: Visit) -> tuple[str, str]:
-    """Return what the chart is to show: latency has a past only, depths the present only."""
+    """Return what the chart shows: latency has no live view, and depths are kept for an hour."""
     kind = visit.query.value(_KIND)
     allowed, span = _spans_of(kind), visit.query.maybe(_SPAN)
     if span not in allowed:
-        span = LIVE if kind == "depth" else _USUAL_SPAN
+        span = _USUAL_SPAN
     return span, kind
 
 
 def _spans_of(kind: str) -> tuple[str, ...]:
     """Return the spans that can be shown of a kind of chart."""
     if kind == "depth":
-        return (LIVE,)
+        return (LIVE, _USUAL_SPAN)
     return tuple(SPANS) if kind == "latency" else SPAN_NAMES
 
 
@@ -237,6 +238,8 @@ def _chart(visit: Visit, span: str, kind: str) -> Chart:
     if span == LIVE:
         ended = visit.dashboard.history.ended() if kind == "throughput" else None
         return chart_of_samples(visit.dashboard.live.samples(), visit.now.timestamp(), kind, ended)
+    if kind == "depth":
+        return chart_of_depths(visit.dashboard.history.depths_by_minute(), visit.now.timestamp())
     return chart_of_series(visit.dashboard.history.series(span), kind)
 
 

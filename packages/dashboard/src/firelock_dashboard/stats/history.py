@@ -283,6 +283,17 @@ class History:
         length = seen[-1].at - seen[0].at if seen else 0.0
         return Depths(length, [one.enqueued for one in seen], [one.processing for one in seen])
 
+    def depths_by_minute(self) -> dict[int, tuple[int, int]]:
+        """Return how many jobs waited and ran at the end of each minute in which the dashboard counted them.
+
+        The minutes are seconds since 1970; at most an hour is kept, in memory.
+        """
+        now, monotonic = self._now() / 1_000_000, self._monotonic()
+        return {
+            int(now - (monotonic - one.at)) // 60 * 60: (one.enqueued, one.processing)
+            for one in list(self._depths)
+        }
+
     # ---- putting sums together -----------------------------------------------------------------------------
 
     def _bucket(self, start: int, step: int, task: str | None, queue: str | None) -> tuple[RunSum, list[int]]:
