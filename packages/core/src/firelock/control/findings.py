@@ -100,9 +100,7 @@ class Sampled:
     in_vain: Mapping[str, int] = attrs.Factory(dict)  # continuations by their failed parent
     names_in_vain: Mapping[str, str] = attrs.Factory(dict)  # of these parents: the task, or a batch's name
     first_in_vain: Mapping[str, JobRecord] = attrs.Factory(dict)  # of these parents: a continuation
-    flows_in_vain: Mapping[str, str] = attrs.Factory(
-        dict
-    )  # batches of these continuations: names by id
+    flows_in_vain: Mapping[str, str] = attrs.Factory(dict)  # batches of these continuations: names by id
     batches_in_vain: Sequence[str] = ()  # those of the parents that are batches
     limits: Sequence[LimitView] = ()  # the first 500 keys
     limit_names: Sequence[LimitName] = ()

@@ -543,8 +543,9 @@ def delete(visit: Visit) -> Response:
         job is not None and result.is_applied and job.state is State.PROCESSING
         for job, result in zip(before, results, strict=True)
     )
-    detail: dict[str, JsonValue] = {"stopped": stopped} if stopped else {}
-    return _answer(visit, "delete", ids, results, undo=undo, **detail)
+    if stopped:
+        return _answer(visit, "delete", ids, results, undo=undo, stopped=stopped)
+    return _answer(visit, "delete", ids, results, undo=undo)
 
 
 def restore(visit: Visit) -> Response:
