@@ -354,7 +354,7 @@ def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
 
     assert "1 of the jobs that are failed now failed within 24 hours." in page
-    assert "Last failure of each job, 24 h" in page
+    assert "Last failures, 24 h" in page
 
 
 def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):

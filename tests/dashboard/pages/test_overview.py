@@ -539,8 +539,8 @@ def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
     assert "504" == tile(page, "failed")
     failed = page[page.index('id="tile-failed"') : page.index('id="tile-succeeded"')]
     assert '<path d="M' in failed
-    assert "Final failed attempts, 24 h" in failed
-    assert "attempts, 100 % of all" in failed
+    assert "Final failed attempts" in failed
+    assert "24 h, 100 % of attempts" in failed
     assert "per 15 min" in failed
 
 
