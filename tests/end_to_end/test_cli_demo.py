@@ -213,7 +213,7 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
     os.close(ours)
 
     assert code == 0
-    assert b"Come in by a link" in refused.value.read()
+    assert b"Sign in with a link" in refused.value.read()
     assert "The shop is closed after" in told
     assert list(folder.iterdir()) == []
 

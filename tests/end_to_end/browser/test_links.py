@@ -158,4 +158,4 @@ def test_a_visitor_signs_out(served, open_page, guard):
 
     expect(page.locator("main")).to_contain_text("You are signed out")
     page.goto("/queues")
-    expect(page.locator("main h1")).to_have_text("Come in by a link")
+    expect(page.locator("main h1")).to_have_text("Sign in with a link")
