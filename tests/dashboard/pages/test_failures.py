@@ -550,11 +550,11 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
         (
             "requeue",
             (
-                "Requeuing 3 jobs that failed with TimeoutError. Their results appear below their cause.",
+                "Started to requeue 3 jobs that failed with TimeoutError. Their results appear below their cause.",
                 State.ENQUEUED,
             ),
         ),
-        ("delete", ("Deleting 3 jobs that failed with TimeoutError.", State.DELETED)),
+        ("delete", ("Started to delete 3 jobs that failed with TimeoutError.", State.DELETED)),
     ],
 )
 def test_all_of_a_cause_are_acted_on_by_one_operation(client, dashboard, failing, verb, after):

@@ -292,7 +292,7 @@ def test_a_cause_of_failures_is_requeued(visitor, stocked):
     """All jobs that failed alike, when somebody is sure."""
     visitor.go("/failures").press("Requeue")
     visitor.is_sure("Requeue the 3 jobs that failed with ValueError?", "Requeue")
-    visitor.is_told("Requeuing 3 jobs")
+    visitor.is_told("Started to requeue 3 jobs")
 
     eventually(lambda: stocked.jobs.counts().by_state.get(State.FAILED, 0) == 0)
 
@@ -303,7 +303,7 @@ def test_a_cause_of_failures_is_deleted(visitor, stocked):
     page = visitor.go("/failures").page
     page.locator("td.cause a").click()
     visitor.press("Delete these 3").is_sure("Delete the 3 jobs that failed with ValueError?", "Delete")
-    visitor.is_told("Deleting 3 jobs")
+    visitor.is_told("Started to delete 3 jobs")
 
     eventually(lambda: {State.DELETED: 4}.items() <= stocked.jobs.counts().by_state.items())
 

@@ -186,6 +186,17 @@ def test_a_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
     expect(row.get_by_role("link", name="Pause…")).to_be_in_viewport(ratio=1)
 
 
+def test_button_next_to_a_search_field_stays_within_the_page(shop, open_context):
+    """The field gives way."""
+    page = open_context(shop).new_page()
+    page.set_viewport_size(NARROW)
+    page.goto("/recurring")
+
+    button, head = (page.locator(f".page-head{part}").bounding_box() for part in (" a.primary", ""))
+
+    assert button["x"] + button["width"] <= head["x"] + head["width"] + 0.5
+
+
 @pytest.mark.parametrize("state", ["enqueued", "deleted"])
 def test_the_open_tab_is_scrolled_in(shop, open_context, state):
     """Also where the tabs are wider than the window."""
