@@ -550,8 +550,10 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
         (
             "requeue",
             (
-                "Started to requeue 3 jobs that failed with TimeoutError. "
-                "Their results appear below their cause.",
+                (
+                    "Started to requeue 3 jobs that failed with TimeoutError. Their results "
+                    "appear below their cause."
+                ),
                 State.ENQUEUED,
             ),
         ),

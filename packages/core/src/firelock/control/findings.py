@@ -375,7 +375,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
     first = {edge.parent_id: job for job in reversed(in_vain) for edge in job.parents}
     asked = list(parents)[:_PAGE]
     flows = {flow: None for parent in asked if (flow := _flow_of(first[parent])) is not None}
-    found = storage.get([*asked, *flows])
+    found = storage.get([*asked, *flows][:_PAGE])
     stored, outer = found[: len(asked)], found[len(asked) :]
     groups = storage.failure_groups(_GROUPS)
     failed = [one for one in stored if one is not None and one.state is State.FAILED]
