@@ -520,6 +520,8 @@ def test_a_job_that_a_full_key_and_another_key_hold_keeps_its_turn(shop):
         [wait.key for wait in one.waits] for one in line.jobs
     ]
     assert [["model", "customer:1"]] * 2 == [[wait.key for wait in one.waits] for one in own.jobs]
+    assert [("customer:1",), (), ("customer:1",)] == [one.blocked_by for one in line.jobs]
+    assert [("model",)] * 2 == [one.blocked_by for one in own.jobs]
     shop.limits.set("model", concurrent=3)
     (passed, first, _) = shop.limits.line("model").jobs
     assert (None, ["customer:1"]) == (passed.turn, [wait.key for wait in passed.waits])
@@ -549,6 +551,55 @@ def test_timeouts_bound_a_start_that_has_no_estimate(shop):
     shop.storage.record_metrics([Rollup(minute, "train", "default", "succeeded", 2, 2 * MINUTE, BUCKETS)])
     assert [None] * 4 == [one.starts_by for one in shop.limits.line("gpu").jobs]
     assert shop.limits.places(jobs[4].id)[0].starts_by is None
+
+
+def test_a_bound_comes_after_the_job_in_front_under_each_key(shop):
+    """Two last jobs of one customer run one after the other, however many places the shared key has."""
+
+    @shop.task(
+        name="ask",
+        timeout=7_200,
+        limits=[Limit("model", concurrent=3), Limit("customer:{customer}", concurrent=1)],
+    )
+    def ask(customer: int) -> None: ...
+
+    shop.limits.sync()
+    ask.enqueue_many([(1,), (2,), (3,)])
+    take(shop, 3)
+    jobs = ask.enqueue_many([(customer,) for customer in (10, 11, 12, 13, 14, 15, 12, 12)])
+    now = shop.client.clock.now()
+
+    def hours(jobs):
+        return [round((micros(one.starts_by) - now) / (60 * MINUTE)) for one in jobs]
+
+    line = shop.limits.line("model").jobs
+    second = shop.limits.line("model", 7).jobs
+    own = shop.limits.line("customer:12").jobs
+    places = shop.limits.places(jobs[7].id)
+
+    assert [jobs[6].id, jobs[7].id] == [one.job.id for one in line[-2:]]
+    assert [2, 2, 2, 4, 4, 4, 6, 8] == hours(line)
+    assert [8] == hours(second)
+    assert hours([line[2], *line[-2:]]) == hours(own)
+    assert 8 == max(hours(places))
+
+
+def test_a_job_without_a_bound_leaves_those_after_it_without_one(shop):
+    """A job that no key bounds may run under a key that later jobs share."""
+
+    @shop.task(name="ask", limits=[Limit("model", concurrent=1), Limit("customer:{customer}", concurrent=1)])
+    def ask(customer: int) -> None: ...
+
+    shop.limits.sync()
+    bounded = ask.using(timeout=60)
+    bounded.enqueue(1)
+    take(shop, 1)
+    bounded.enqueue(2)
+    known = shop.limits.line("customer:2").jobs[0].starts_by
+    ask.enqueue(2)
+
+    assert known is not None
+    assert [None, None] == [one.starts_by for one in shop.limits.line("customer:2").jobs]
 
 
 def test_no_start_is_bounded_if_a_job_in_front_has_no_timeout(shop):

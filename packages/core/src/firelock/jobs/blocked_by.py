@@ -7,7 +7,7 @@ from datetime import datetime
 
 import attrs
 
-from firelock.limits.line import ends_before, rate_opens, start_bound, start_estimate
+from firelock.limits.line import ends_before, rate_opens, room_after, start_bound, start_estimate
 from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers
 from firelock.model.clock import SECOND, from_micros
 from firelock.model.job import JobFilter, JobRecord
@@ -187,13 +187,26 @@ class KeyReads:
             left[place] = max(0.0, (job.claimed_at or self.now) + known[job.id] - self.now)
         return Lasting(tuple(left), longest)
 
-    def bound(self, use: LimitUse, ahead: int, runs: Lasting) -> float | None:
-        """Return when a key admits a job if all in front run until their timeouts: see `start_bound`."""
+    def bound(self, use: LimitUse, ahead: int, runs: Lasting, ends: Sequence[float] = ()) -> float | None:
+        """Return when a key admits a job if all in front run until their timeouts: see `start_bound`.
+
+        Args:
+            use: what the job needs of the key.
+            ahead: how many jobs come before it in the line of the key.
+            runs: how long the runs under the key may last.
+            ends: the latest ends of the known jobs among those before it. They may be later than the line of
+                the key requires, because other keys hold these jobs.
+        """
         state = self._read(use.key)
-        return start_bound(
-            numbers_for(use.key, self.known), left=runs.left, free_at=0 if state is None else state.free_at,
-            ahead=ahead, cost=use.cost, timeout=runs.timeout, now=self.now,
+        numbers = numbers_for(use.key, self.known)
+        bound = start_bound(
+            numbers, left=runs.left, free_at=0 if state is None else state.free_at, ahead=ahead,
+            cost=use.cost, timeout=runs.timeout, now=self.now,
         )  # fmt: skip
+        if bound is None or not ends:
+            return bound
+        held = [self.now + left for left in runs.left]
+        return max(bound, room_after([*held, *ends], numbers.concurrent))
 
     def _holders(self, key: str) -> list[JobRecord]:
         """Return the jobs that hold a key, 100 at most."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -22,6 +22,7 @@ _WINDOW = 60 * _MINUTE  # micros of the past whose runs count for the run time
 _ENDS = 2  # jobs of a page whose places in the lines of other keys are read one by one
 _LATEST = 250_000_000_000 * SECOND  # the year 9892: later times are no datetimes
 _KEYS = 10  # keys that one page reads, since each read walks every lane
+_FRONT = 200  # jobs in front that are read one by one for a bound
 _BETWEEN = 500  # places that are read in the line of another key, from that of a page's first job on
 
 
@@ -49,6 +50,7 @@ class WaitingJob:
     Others pass a job if the key has room for it, but another key holds it.
     """
     waits: tuple[KeyWait, ...]  # the keys that do not admit it now
+    blocked_by: tuple[str, ...]  # other keys that admit no job now: the line's next free place is not its
     is_read: bool  # all its keys were read; otherwise there may be more `waits`
     starts_at: datetime | None  # about when all its keys admit it; None if unknown
     starts_by: datetime | None  # when they do if all jobs in front time out; only if `starts_at` is unknown
@@ -81,7 +83,7 @@ def read_line(
         if record is not None and record.state is State.ENQUEUED  # others have started since
     ]
     if records:
-        page = _Page(storage, now, key, [record for _, record in records], timeout)
+        page = _Page(storage, now, key, [record for _, record in records], timeout, after=after)
         jobs = tuple(page.waiting(place, record) for place, record in records)
     else:
         jobs = ()
@@ -91,7 +93,8 @@ def read_line(
 def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
     """Return where an enqueued job stands in the line of each of its keys; nothing for any other job.
 
-    Costs four reads per key and one more, and one per key without an estimate.
+    Costs four reads per key and one more. If no such job has ended in the last hour, also one per key, and
+    two for up to 200 jobs in front.
     """
     if record.state is not State.ENQUEUED or Feature.LIMITS not in storage.features:
         return []
@@ -102,6 +105,13 @@ def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutO
     ahead = {key: line.place or 0 for key, line in found.items()}
     waits = {wait.key: wait for wait in _held_now(keys, record, ahead)}
     starts = {use.key: keys.estimate(use, ahead[use.key], run_time) for use in uses}
+    bounds: Mapping[str, float | None] = {}
+    if None in starts.values():
+        longest = max(ahead, key=lambda key: ahead[key])
+        before = [one for one in _front(storage, longest, ahead[longest]) if one.id != record.id]
+        known = _Bounds(keys, [*before, record], timeout)
+        known.pass_all(before, frozenset(ahead))
+        bounds = known.by_key(uses, ahead)
     return [
         KeyPlace(
             key=use.key, ahead=found[use.key].place, wait=waits.get(use.key),
@@ -109,7 +119,7 @@ def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutO
             starts_at=_instant(starts[use.key]),
             starts_by=None
             if starts[use.key] is not None
-            else _instant(keys.bound(use, ahead[use.key], keys.lasting(use.key, [record], timeout))),
+            else _instant(bounds[use.key]),
         )
         for use in uses
     ]  # fmt: skip
@@ -134,18 +144,84 @@ def _instant(at: float | None) -> datetime | None:
     return None if at is None or at == NEVER else from_micros(min(math.ceil(at), _LATEST))
 
 
+def _front(storage: Storage, key: str, count: int) -> list[JobRecord]:
+    """Return the first jobs of a line, in its order; none if there are more than 200."""
+    if not 0 < count <= _FRONT:
+        return []
+    found = storage.get(storage.find_waiting(key, limit=count).ids)
+    return [record for record in found if record is not None and record.state is State.ENQUEUED]
+
+
+class _Bounds:
+    """When jobs of a line start if all jobs in front run until their timeouts, one job after the other.
+
+    A job starts only after the runs before it under each of its keys. One of these runs may be late because
+    of a key that the two jobs do not share, so the bounds of the jobs in front are kept.
+    """
+
+    def __init__(self, keys: KeyReads, records: Sequence[JobRecord], timeout: TimeoutOf) -> None:
+        self._keys, self._records, self._timeout = keys, records, timeout
+        self._lasting: dict[str, Lasting] = {}  # by key
+        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # by key: of the jobs in front
+        self._passed: list[float] = []  # of those that others pass
+
+    def by_key(
+        self, uses: Sequence[LimitUse], ahead: Mapping[str, int], passed_in: str | None = None
+    ) -> dict[str, float | None]:
+        """Return when each key admits the next job; None if one in front has no timeout."""
+        bounds: dict[str, float | None] = {}
+        for use in uses:
+            ends = [*self._ends[use.key], *(self._passed if use.key == passed_in else ())]
+            bounds[use.key] = self._keys.bound(use, ahead[use.key], self._runs(use.key), ends)
+        return {key: None if bound == NEVER else bound for key, bound in bounds.items()}
+
+    def next(
+        self, uses: Sequence[LimitUse], ahead: Mapping[str, int], passed_in: str | None = None
+    ) -> float | None:
+        """Return when all keys admit the next job; None if one in front has no timeout.
+
+        In the line of the key `passed_in` only the jobs that others pass as well come after this one.
+        """
+        bounds = self.by_key(uses, ahead, passed_in).values()
+        at = max((NEVER if bound is None else bound for bound in bounds), default=NEVER)
+        for use in uses:
+            timeout = self._runs(use.key).timeout
+            ends = self._passed if use.key == passed_in else self._ends[use.key]
+            ends.append(NEVER if timeout is None else at + timeout)
+        return None if at == NEVER else at
+
+    def pass_all(self, records: Iterable[JobRecord], among: Collection[str]) -> None:
+        """Start with these jobs in front; `among` are the keys that count."""
+        seen: Counter[str] = Counter()
+        for record in records:
+            uses = [use for use in _uses(record) if use.key in among]
+            self.next(uses, seen)
+            seen.update(use.key for use in uses)
+
+    def _runs(self, key: str) -> Lasting:
+        if key not in self._lasting:
+            alike = [one for one in self._records if any(use.key == key for use in _uses(one))]
+            self._lasting[key] = self._keys.lasting(key, alike, self._timeout)
+        return self._lasting[key]
+
+
 class _Page:
     """The jobs of a page, with what is read once for all of them."""
 
     def __init__(
-        self, storage: Storage, now: int, key: str, records: Sequence[JobRecord], timeout: TimeoutOf
+        self,
+        storage: Storage,
+        now: int,
+        key: str,
+        records: Sequence[JobRecord],
+        timeout: TimeoutOf,
+        *,
+        after: int,
     ) -> None:
         self._storage, self._key, self._now = storage, key, now
-        self._records, self._timeout = records, timeout
         self._keys = KeyReads(storage, now)
         self._run_time = _run_time(storage, {record.task for record in records}, now)
         self._seen: Counter[str] = Counter()
-        self._lasting: dict[str, Lasting] = {}  # by key
         self._passed = 0  # rows before the next one that others pass
         keys = [[use.key for use in _uses(record)] for record in records]
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
@@ -154,6 +230,11 @@ class _Page:
         self._places: dict[str, dict[str, int]] = {}  # by key: in its line, by id
         self._shared = {one: self._ends(one, records) for one in shared}
         self._last = max(1, len(records) - 1)
+        self._bounds: _Bounds | None = None  # None if run times estimate the starts
+        if self._run_time is None:
+            front = _front(storage, key, after)
+            self._bounds = _Bounds(self._keys, [*front, *records], timeout)
+            self._bounds.pass_all(front, self._readable)
 
     def _ends(self, key: str, records: Sequence[JobRecord]) -> tuple[int, int]:
         """Return the places of the first and the last job of the page in the line of another key.
@@ -175,7 +256,8 @@ class _Page:
         uses = [use for use in _uses(record) if use.key in self._readable]
         row = self._seen[self._key]
         has_room = not self._keys.waits(record, among={self._key})
-        is_passed = has_room and bool(self._keys.waits(record, among=self._readable - {self._key}))
+        blocking = self._keys.waits(record, among=self._readable - {self._key})
+        is_passed = has_room and bool(blocking)
         turn = None if is_passed else place - self._passed
         self._passed += is_passed
         before = place if turn is None else turn
@@ -186,25 +268,16 @@ class _Page:
         self._seen.update(use.key for use in _uses(record))
         starts = [self._keys.estimate(use, ahead[use.key], self._run_time) for use in uses]
         starts_at = _combined(starts, self._now)
+        bound = None
+        if self._bounds is not None:
+            bound = self._bounds.next(uses, ahead, self._key if is_passed else None)
         return WaitingJob(
             job=record, place=place, turn=turn,
             waits=tuple(_held_now(self._keys, record, known, self._readable)),
+            blocked_by=tuple(wait.key for wait in blocking),
             is_read=len(uses) == len(_uses(record)), starts_at=starts_at,
-            starts_by=self._bound(uses, ahead) if starts_at is None else None,
+            starts_by=_instant(bound) if starts_at is None else None,
         )  # fmt: skip
-
-    def _bound(self, uses: Sequence[LimitUse], ahead: Mapping[str, int]) -> datetime | None:
-        """Return when all keys admit a job if all in front time out; None if one has no timeout."""
-        bounds: list[float] = []
-        for use in uses:
-            if use.key not in self._lasting:
-                alike = [one for one in self._records if any(other.key == use.key for other in _uses(one))]
-                self._lasting[use.key] = self._keys.lasting(use.key, alike, self._timeout)
-            bound = self._keys.bound(use, ahead[use.key], self._lasting[use.key])
-            if bound is None:
-                return None
-            bounds.append(bound)
-        return _instant(max(bounds, default=None))
 
     def _ahead(self, key: str, row: int, record: JobRecord) -> int:
         """Return about how many jobs come before a row in the line of another key; at least so many do."""

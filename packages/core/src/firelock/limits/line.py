@@ -167,6 +167,18 @@ def start_bound(
     return max(starts_at, now + ends[place] + rounds * timeout)
 
 
+def room_after(ends: Sequence[float], concurrent: int | None) -> float:
+    """Return when a key has room for one more job if earlier jobs end by these times, in micros.
+
+    Args:
+        ends: the latest end of each run that holds the key or comes before the job.
+        concurrent: how many jobs may hold the key; None for any number.
+    """
+    if concurrent is None or len(ends) < concurrent:
+        return -math.inf
+    return sorted(ends)[-concurrent] if concurrent else NEVER
+
+
 def rate_opens(numbers: LimitNumbers, *, free_at: int, ahead: int, cost: int, now: int) -> float:
     """Return when the rate of a key admits a job with so many in front of it, in micros; at least `now`."""
     starts_at = max(float(now), numbers.opens_at(free_at, cost))
