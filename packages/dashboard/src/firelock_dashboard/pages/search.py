@@ -47,6 +47,7 @@ class Hit:
     address: str
     state: str = ""  # of a job
     is_exact: bool = False  # the text is its whole name, id or key
+    is_waited_for: bool = False  # it is a limit for which jobs wait
 
 
 @attrs.frozen
@@ -63,13 +64,18 @@ class HitGroup:
         """Whether one of them is called exactly so."""
         return any(hit.is_exact for hit in self.hits)
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether one of them is called exactly so and jobs wait for it."""
+        return any(hit.is_exact and hit.is_waited_for for hit in self.hits)
+
 
 def groups(visit: Visit, text: str) -> list[HitGroup]:
     """Return what is found for a text, by kind, those of an exact name first; nothing for an empty text."""
     if not text.strip():
         return []
     named = [group for group in _called_so(visit, text) if group.hits]
-    named.sort(key=lambda group: not group.has_exact)
+    named.sort(key=lambda group: (not group.has_exact, not group.is_waited_for))
     is_known = any(group.has_exact for group in named)
     held = [_errors(visit, text), *_arguments(visit, text, is_known=is_known)]
     return [*named, *(group for group in held if group.hits)]
@@ -165,10 +171,11 @@ def _limits(visit: Visit, text: str) -> HitGroup:
     keys = visit.fire.limits.list(text, limit=_KEYS)
     hits = [
         Hit(
-            one.key,
+            visit.text("search.as_limit", name=one.key),
             visit.text("search.waiting", count=one.waiting),
             visit.url("/limits/key", key=one.key),
             is_exact=one.key == text,
+            is_waited_for=one.waiting > 0,
         )
         for one in keys[:_OF_A_KIND]
     ]
