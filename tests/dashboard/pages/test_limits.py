@@ -324,8 +324,12 @@ def test_a_job_names_every_limit_that_holds_it(fire, client, asking):
     )
     assert f"/jobs/{asking[0].id}" in client.get(f"/jobs/{asking[2].id}").text
     assert "Its start is unknown: no such job has ended in the last hour" in page
-    assert "model 2 of 2 running This limit 1 of 1 running" == rows(own)[0][2]
-    assert "This limit 2 of 2 running customer:12 1 of 1 running" == rows(shared)[0][2]
+    assert "Cannot take the next place model 2 of 2 running This limit 1 of 1 running" == rows(own)[0][2]
+    assert (
+        "Cannot take the next place This limit 2 of 2 running customer:12 1 of 1 running"
+        == rows(shared)[0][2]
+    )
+    assert "It needs a free place in each of these limits at the same time. Until then, jobs after" in page
     assert "Full: 1 of 1 running. The first job in line also waits for model" in words(own)
     assert "Held by another limit" not in words(own) + words(shared)
 
@@ -347,7 +351,7 @@ def test_timeouts_bound_a_start_without_an_estimate(fire, client):
         re.fullmatch(f"within ({starts})", row[4])
         for row, starts in zip(rows(line), ("1 h 59 min|2 h", "3 h 59 min|4 h"), strict=True)
     )
-    assert "this is the time if the jobs in front run until their timeouts" in words(line)
+    assert "within this time even if all jobs in front run until their timeouts" in words(line)
     assert re.search("It starts within (3 h 59 min|4 h), even if the jobs in front run until their", page)
 
 
@@ -450,10 +454,26 @@ def test_the_number_of_a_limit_is_set_in_its_row(fire, client, asking):
     ]
     sent = {form["key"]: form for form in forms}
 
-    assert ["api", "model", "customer"] == list(sent)
+    assert ["model", "api", "customer"] == list(sent)
     answer = client.act("/limits/set", {**sent["api"], "concurrent": "6"}).json()
     assert "Limit api is now: 6 at once, 90 per 60 s, 5 in a burst." == answer["message"]
     assert "at once, 90 per 60 s, 5 in a burst" in words(client.part("/limits", "rows").text)
+
+
+def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asking):
+    """Three jobs wait for the last key of the alphabet; the others stay in order of their keys."""
+    page = client.get("/limits").text
+
+    keys = re.findall(r'<tr id="key-\d+">.*?<a [^>]*>([^<]+)</a>', page, re.DOTALL)
+    assert ["model", "customer:12", "customer:44", "customer:45", "customer:31"] == keys
+
+
+def test_a_form_that_is_as_saved_offers_no_button(fire, client, asking):
+    """The script shows it, or makes it the primary one, when a field differs."""
+    rows, page = client.get("/limits").text, client.get("/limits/key?key=model").text
+
+    assert re.search(r'class="set-number" data-act data-saves>', rows)
+    assert re.search(r'<button class="button" data-primary>Set</button>', page)
 
 
 def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, report):

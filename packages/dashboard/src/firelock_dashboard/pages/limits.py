@@ -82,7 +82,8 @@ def _keys(visit: Visit, prefix: str, after: str) -> _KeysPage:
     names = [] if prefix or after else [one for one in visit.fire.limits.names() if not _is_key(one)]
     names = [one for one in names if one.name not in listed]
     following = keys[_SHOWN - 1].key if len(keys) > _SHOWN else None
-    return _KeysPage(keys[:_SHOWN], names, is_offered=True, after=following)
+    shown = sorted(keys[:_SHOWN], key=lambda view: -view.waiting)  # equals stay in order of their keys
+    return _KeysPage(shown, names, is_offered=True, after=following)
 
 
 def _is_key(one: LimitName) -> bool:

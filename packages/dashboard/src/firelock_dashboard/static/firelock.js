@@ -172,6 +172,23 @@ document.addEventListener("submit", async (event) => {
   if (event.submitter) event.submitter.disabled = false;
 });
 
+// A form with data-saves offers its button while a field differs from what is saved.
+const offerSaving = (form) => {
+  const isChanged = [...form.elements].some((field) => field.defaultValue !== undefined && field.value !== field.defaultValue);
+  form.classList.toggle("is-changed", isChanged);
+  form.querySelector("[data-primary]")?.classList.toggle("primary", isChanged);
+};
+document.addEventListener("input", (event) => {
+  const form = event.target.form;
+  if (form?.matches("[data-saves]")) offerSaving(form);
+});
+document.addEventListener("firelock:acted", ({ detail: { form, answer } }) => {
+  if (!form.matches("[data-saves]") || answer.kind !== "good") return;
+  for (const field of form.elements) if (field.defaultValue !== undefined) field.defaultValue = field.value;
+  if (form.contains(document.activeElement)) document.activeElement.blur(); // so that its region is refreshed
+  offerSaving(form);
+});
+
 document.addEventListener("click", (event) => {
   const opener = event.target.closest?.("[data-open]");
   const opened = opener && document.getElementById(opener.dataset.open);

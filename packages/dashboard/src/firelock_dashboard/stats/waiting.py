@@ -211,6 +211,8 @@ def _of_limits(at: JobWait) -> list[Reason]:
     if not holding:
         return []
     reasons = [_of_limit(at, place, wait) for place, wait in holding]
+    if len(holding) > 1 and not any(wait.is_paused or wait.concurrent == 0 for _, wait in holding):
+        reasons.append(Reason("why_limit_each", Weight.NOTE))
     if all(
         place.starts_at is None and not (wait.is_paused or wait.concurrent == 0) for place, wait in holding
     ):
