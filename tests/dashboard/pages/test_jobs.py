@@ -484,6 +484,27 @@ def test_an_instant_before_or_after_all_time_is_refused(client, moment):
         assert 400 == client.get(f"{target}{quote(moment)}").status
 
 
+def test_a_row_names_its_job_and_the_limits_that_it_needs(fire, client):
+    """With the short id; the head of the list says its order, and the foot is made of sentences."""
+
+    @fire.task(
+        name="shop.ask", limits=[Limit("openai", concurrent=1), Limit("customer:{customer}", concurrent=1)]
+    )
+    def ask(customer: int) -> None: ...
+
+    jobs = [ask.enqueue(12), ask.enqueue(13)]
+
+    page = client.part("/jobs?arg=customer:12", "rows").text
+    every = client.part("/jobs", "rows").text
+    oldest = client.part("/jobs?order=oldest", "rows").text
+
+    assert "limits openai and customer:12</span>" in page
+    assert all(f'<span class="mono muted">{job.id[-8:]}</span>' in every for job in jobs)
+    assert "All 2 jobs were searched." in page
+    assert "Created, newest first" in every
+    assert "Created, oldest first" in oldest
+
+
 def test_a_waiting_row_says_what_it_waits_for(fire, client):
     """Jobs, a signal, or a limit. The jobs that all rows wait for are read together."""
 
@@ -505,7 +526,7 @@ def test_a_waiting_row_says_what_it_waits_for(fire, client):
     row = page.split(f'id="job-{job.id}"')[1].split("</tr>")[0]
 
     assert "for 2 of 2 jobs" in page
-    assert "for openai or a worker" in page  # which of them only the pages of the job and the limit read
+    assert "limit openai" in page  # which of them only the pages of the job and the limit read
     assert "for an answer to “manager”" in row
     assert f'href="/jobs/{job.id}#answer-title"' in row
     assert 1 == page.count("#answer-title")

@@ -182,7 +182,7 @@ def test_the_oldest_wait_is_shown_while_limits_hold_all_that_waits(fire, client,
     listed, own = client.get("/queues").text, client.get("/queues/mail").text
 
     for page in (listed, own):
-        assert re.search(r"3\sh( 00\smin)? ?, held by limits", text_of(page))
+        assert re.search(r"3\sh( 00\smin)? ?; held by limits now", text_of(page))
         assert "waits very long" not in page
 
 

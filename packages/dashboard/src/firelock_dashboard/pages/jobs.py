@@ -133,7 +133,9 @@ class _JobRow:
                 return f"waits_{kind}", {"name": name}
             return self._waits_for_parents() if job.parents else None
         if job.state is State.ENQUEUED and job.admission is not None and job.admission.limits:
-            return "waits_limits", {"limits": ", ".join(one.key for one in job.admission.limits)}
+            *keys, last = [one.key for one in job.admission.limits]
+            limits = f"{', '.join(keys)} and {last}" if keys else last
+            return "waits_limits", {"limits": limits, "count": len(keys) + 1}
         return None
 
     @property

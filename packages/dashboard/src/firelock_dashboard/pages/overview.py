@@ -382,7 +382,6 @@ class _Seen:
                     hint = self._text(f"tile_{slowest.clears}", queue=queue)
                 case Clearing.HELD:
                     value, unit, path = "", self._text("tile_unknown"), "/limits"
-                    hint = self._text("tile_held", queue=queue)
                 case Clearing.STANDING:
                     hint, look = self._text("tile_standing", queue=queue), "is-warn"
                 case _:
