@@ -324,9 +324,9 @@ def test_a_job_names_every_limit_that_holds_it(fire, client, asking):
     )
     assert f"/jobs/{asking[0].id}" in client.get(f"/jobs/{asking[2].id}").text
     assert "Its start is unknown: no such job has ended in the last hour" in page
-    assert "Cannot take the next place model 2 of 2 running This limit 1 of 1 running" == rows(own)[0][2]
+    assert "model 2 of 2 running This limit 1 of 1 running Cannot take the next place" == rows(own)[0][2]
     assert (
-        "Cannot take the next place This limit 2 of 2 running customer:12 1 of 1 running"
+        "This limit 2 of 2 running customer:12 1 of 1 running Cannot take the next place"
         == rows(shared)[0][2]
     )
     assert "It needs a free place in each of these limits at the same time. Until then, jobs after" in page
