@@ -12,6 +12,7 @@ from tests.redis.servers import DEADLINE, RedisServer
 
 SERVICE = "firelock"
 _SENTINELS = 3
+_PATIENCE_MS = 60_000  # of a primary
 _QUORUM = 2
 _FAILOVER = 30.0
 _TRIED_AGAIN_AFTER = 10.0  # seconds after an attempt that came to nothing; Sentinels take twice their setting
@@ -106,6 +107,15 @@ class SentinelGroup:
         """Return the primary once it is another one than before, and every Sentinel says so."""
         eventually(lambda: self._has_replaced(before), within=_FAILOVER)
         return self.primary()
+
+    def be_patient(self):
+        """From now on no Sentinel takes a primary that answers slowly for one that is down."""
+        for sentinel in self._living_sentinels():
+            sentinel.ask("SENTINEL", "SET", SERVICE, "down-after-milliseconds", str(_PATIENCE_MS))
+        eventually(
+            lambda: all(self._known(one)["flags"] == "master" for one in self._living_sentinels()),
+            within=DEADLINE,
+        )
 
     def _has_replaced(self, before):
         ports = {self._port_of_primary(sentinel) for sentinel in self._living_sentinels()}

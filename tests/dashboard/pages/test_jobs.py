@@ -499,10 +499,10 @@ def test_a_row_names_its_job_and_the_limits_that_it_needs(fire, client):
     oldest = client.part("/jobs?order=oldest", "rows").text
 
     assert "limits openai and customer:12</span>" in page
-    assert all(f'<span class="mono muted">{job.id[-8:]}</span>' in every for job in jobs)
+    assert all(f'<span class="mono muted id">{job.id[-8:]}</span>' in every for job in jobs)
     assert "All 2 jobs were searched." in page
-    assert "Created, newest first" in every
-    assert "Created, oldest first" in oldest
+    assert 'Created<span class="order">, newest first' in every
+    assert 'Created<span class="order">, oldest first' in oldest
 
 
 def test_a_waiting_row_says_what_it_waits_for(fire, client):

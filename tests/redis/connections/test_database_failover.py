@@ -27,6 +27,7 @@ def test_who_was_silent_during_a_failover_finds_the_new_primary(program):
         before = group.primary()
         before.kill()
         group.await_failover(before)
+        group.be_patient()
         before.start()
         eventually(lambda: time.monotonic() > silent_since + _SILENCE, 30, "it was silent for long enough")
 
