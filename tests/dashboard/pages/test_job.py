@@ -156,7 +156,7 @@ def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
     head, now, facts = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("head", "now", "facts"))
 
     assert told in now
-    assert "its worker process 42 is replaced, which ends after its other jobs" in now
+    assert "its worker process 42 is replaced. The old process ends when its other jobs have ended." in now
     assert ("Told to stop" in facts, "Ended" in facts) == (True, False)
     assert "Deleted, still running" in seen(client.get("/jobs?state=deleted"))
     assert "Deleted, still running" in head
@@ -167,7 +167,7 @@ def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
 @pytest.mark.parametrize(
     ("replaced", "told"),
     [
-        (("retired", 0), "and claims nothing. It is ending, and the job with it."),
+        (("retired", 0), "and claims nothing. It is ending, which also ends this job."),
         (("retired", 1), "It ends when this job has ended: send"),
         (("retired", 7), "It ends when these 7 jobs have ended: send"),
         (("ending", 2), "It is ending: these 2 jobs have a grace time of 25 s, then they go back to"),

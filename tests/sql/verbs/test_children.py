@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import pytest
 
 from firelock.storage import Edge, On, State, Ties
-from firelock.testing import Handles
-from firelock.testing.conformance.flow_scene import FlowScene
-from firelock.testing.conformance.scene import fails, opener, succeeds
-from tests.faults.proxy import FaultProxy
-from tests.sql.databases import PostgresqlDatabase
+from firelock.testing.conformance.scene import fails, succeeds
 
 FEW = 3
 MANY = 120  # more than are looked at together
-
-
-@pytest.fixture
-def proxy(server_database):
-    """A proxy that counts, before the server."""
-    with FaultProxy(server_database.server.address) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def flow(server_database, proxy):
-    """A store with batches at hand, behind the proxy."""
-    option = "listen=off" if isinstance(server_database, PostgresqlDatabase) else ""
-    with closing(Handles(opener(server_database.url(option, port=proxy.port)))) as handles:
-        yield FlowScene(handles)
 
 
 def ended_parents(flow, number, *, child_of_all=False):

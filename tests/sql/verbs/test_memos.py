@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import attrs
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from firelock.storage import Applied, State
-from firelock.testing import Handles
-from firelock.testing.conformance.flow_scene import FlowScene, signal, suspends
-from firelock.testing.conformance.scene import opener, succeeds
+from firelock.testing.conformance.flow_scene import signal, suspends
+from firelock.testing.conformance.scene import succeeds
 from firelock_sql.rows.job_row import COMPACT_FROM
-from tests.faults.proxy import FaultProxy
-from tests.sql.databases import PostgresqlDatabase
 from tests.sql.transactions import by_connection
-
-
-@pytest.fixture
-def proxy(server_database):
-    """A proxy that counts, before the server."""
-    with FaultProxy(server_database.server.address) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def flow(server_database, proxy):
-    """A store with memos at hand, behind the proxy."""
-    option = "listen=off" if isinstance(server_database, PostgresqlDatabase) else ""
-    with closing(Handles(opener(server_database.url(option, port=proxy.port)))) as handles:
-        yield FlowScene(handles)
 
 
 def waiting(flow):

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import attrs
 import pytest
 
 from firelock.model.memo import MemoKind
 from firelock.storage import Applied, State
-from firelock.testing import Handles
-from firelock.testing.conformance.flow_scene import FlowScene, call_memo, sleeps, suspends
-from firelock.testing.conformance.scene import BASE, HOUR, fails, opener, succeeds
-from tests.faults.proxy import FaultProxy
-from tests.sql.databases import PostgresqlDatabase
-
-
-@pytest.fixture
-def proxy(server_database):
-    """A proxy that counts, before the server."""
-    with FaultProxy(server_database.server.address) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def flow(server_database, proxy):
-    """A store with batches and memos at hand, behind the proxy."""
-    option = "listen=off" if isinstance(server_database, PostgresqlDatabase) else ""
-    with closing(Handles(opener(server_database.url(option, port=proxy.port)))) as handles:
-        yield FlowScene(handles)
+from firelock.testing.conformance.flow_scene import call_memo, sleeps, suspends
+from firelock.testing.conformance.scene import BASE, HOUR, fails, succeeds
 
 
 def for_a_signal(flow, job):

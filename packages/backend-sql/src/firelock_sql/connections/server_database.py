@@ -74,10 +74,11 @@ class Conflict(Exception):
 
 
 class LateClock:
-    """The database's time in micros, asked for by a statement that may wait for the next ones.
+    """The database's time in micros, read by a statement that can share a round trip with later ones.
 
     Args:
-        put: the statement waits to be sent; return what sends it and returns its answer.
+        put: add the statement to those that wait to be sent, and return a function that sends it and reads
+            the time.
     """
 
     def __init__(self, put: Callable[[], Callable[[], int]]) -> None:
@@ -85,14 +86,14 @@ class LateClock:
         self._read: Callable[[], int] | None = None
 
     def ask(self) -> None:
-        """The next statements that are sent bring it along."""
+        """Read the time along with the next statements."""
         if self._read is None:
             self._read = self._put()
 
     def __call__(self) -> int:
-        """Return it."""
+        """Return the time."""
         self.ask()
-        assert self._read is not None  # noqa: S101 - asked for just now
+        assert self._read is not None  # noqa: S101 - `ask` has set it
         return self._read()
 
 

@@ -176,7 +176,7 @@ class Transaction:
     _put: Callable[..., object] = attrs.field(init=False)
     is_again: bool = False  # the connection was lost at the first try, nobody knows before what
     ask_now: Callable[[], object] = lambda: None
-    """Has the next question bring the storage's clock along, where it is not known yet."""
+    """Reads the storage's clock along with the next query, if it is not known yet."""
     newer: Callable[[Text, Mapping[str, object]], list[Any]] | None = None
     """Asks another connection: this transaction is a caller's, whose queries without a lock may see what was
     before those with one."""

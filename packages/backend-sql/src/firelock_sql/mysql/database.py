@@ -123,7 +123,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def look(self, work: Callable[[Transaction], _T]) -> _T:
-        """A query of our own connections, which commit each statement by itself, needs nothing around it."""
+        """Read without a transaction on our own connections, which commit each statement by itself."""
         if not self._is_own:
             return super().look(work)
 
@@ -258,7 +258,7 @@ class MysqlDatabase(ServerDatabase):
 
 
 def _clock_asked(cursor: TogetherCursor) -> Callable[[], int]:
-    """Have the time asked for; return what returns it."""
+    """Add the query for the time to the waiting statements; return a function that reads its answer."""
     [answer] = cursor.put(_NOW)
 
     def read() -> int:
