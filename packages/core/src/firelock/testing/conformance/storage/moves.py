@@ -453,4 +453,5 @@ class MoveDuty(StorageFixtures):
 
         assert [Applied.APPLIED] * number + [Applied.MISSING] == results
         assert number == scene.storage.counts().by_queue["bulk"][State.ENQUEUED]
-        assert ids == scene.claim_ids(limit=1_000, queues=["bulk"])
+        # A partitioned storage promises no order between partitions, and so many jobs lie in two of them.
+        assert sorted(ids) == sorted(scene.claim_ids(limit=1_000, queues=["bulk"]))
