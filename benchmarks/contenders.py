@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks.entry import AMOUNTS
 from benchmarks.machine import read_versions
 from benchmarks.peers import huey_sqlite, on_storage, postgresql_peers, redis_peers
 from benchmarks.peers.peer import Peer
@@ -36,6 +37,8 @@ class Contender:
     environment: dict[str, str] = attrs.field(factory=dict)
     folder: Path = ROOT
     """The checkout whose benchmarks the command runs."""
+    amounts: tuple[str, ...] = AMOUNTS
+    """What of a load the command takes."""
 
 
 def own(name: str, module: str, *scenarios: str) -> Contender:

@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks.contenders import OURS, OWN, Contender
-from benchmarks.entry import Figures
+from benchmarks.entry import AMOUNTS, Figures
 from benchmarks.report import text
 from benchmarks.scenarios import BY_STORAGE, Figure, Scenario
 
@@ -30,7 +30,7 @@ MOST_WIDTH = 0.10
 MOST_ROUNDS = 3
 """How many times `--pairs` a figure gets while its interval is too wide."""
 
-LOADS = {"jobs": 20_000, "singles": 2_000, "stored": 50_000, "churned": 60_000, "samples": 200, "seconds": 20}
+LOADS = {"jobs": 20_000, "singles": 2_000, "stored": 50_000, "waiting": 50_000, "churned": 60_000, "samples": 200, "seconds": 20}
 STORAGE = ("jobs_per_s", "cpu_us_per_job", "storage_us_per_job")
 MAIN: Mapping[str, Sequence[str]] = {
     "enqueue_bulk_100": STORAGE,
@@ -168,7 +168,7 @@ def compare(options: argparse.Namespace, run: Run) -> Iterator[Sequence[dict[str
 
 
 def other(ours: Contender, folder: Path) -> Contender:
-    """Return the same contender of another checkout, with those scenarios that its benchmarks have.
+    """Return the same contender of another checkout, with those scenarios and amounts that its benchmarks have.
 
     Raises:
         SystemExit: the folder has no environment that could run it.
@@ -182,7 +182,8 @@ def other(ours: Contender, folder: Path) -> Contender:
         [*command, "--help"], cwd=folder, capture_output=True, text=True, check=True
     ).stdout
     has = frozenset(re.findall(r"\w+", usage))
-    return Contender("former", command, ours.scenarios & has, folder=folder)
+    amounts = tuple(name for name in AMOUNTS if name in has)
+    return Contender("former", command, ours.scenarios & has, folder=folder, amounts=amounts)
 
 
 def compile_sources(contender: Contender) -> None:

@@ -21,7 +21,7 @@ import attrs
 
 from benchmarks import former, machine, mariadb_server, postgresql_server, redis_server, report, servers
 from benchmarks.contenders import INSTALLERS, OWN, RESULTS, Contender
-from benchmarks.entry import AMOUNTS, Figures, Load, exit_when_told
+from benchmarks.entry import Figures, Load, exit_when_told
 from benchmarks.report import Measured
 from benchmarks.scenarios import BY_STORAGE, LIMIT_SECONDS, Scenario
 from benchmarks.servers import GRACE_SECONDS, ROOT
@@ -181,7 +181,7 @@ def run_once(contender: Contender, scenario: Scenario, amounts: dict[str, int]) 
     directory = Path(tempfile.mkdtemp(prefix=f"{scenario.name}-", dir=RESULTS))
     try:
         load = Load(directory=directory, **amounts)
-        options = [option for name in AMOUNTS for option in (f"--{name}", str(getattr(load, name)))]
+        options = [option for name in contender.amounts for option in (f"--{name}", str(getattr(load, name)))]
         command = [*contender.command, scenario.name, "--directory", str(directory), *options]
         printed = run_to_end(
             command, contender.environment, folder=contender.folder, limit=scenario.limit_seconds
