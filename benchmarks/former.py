@@ -30,7 +30,15 @@ MOST_WIDTH = 0.10
 MOST_ROUNDS = 3
 """How many times `--pairs` a figure gets while its interval is too wide."""
 
-LOADS = {"jobs": 20_000, "singles": 2_000, "stored": 50_000, "waiting": 50_000, "churned": 60_000, "samples": 200, "seconds": 20}
+LOADS = {
+    "jobs": 20_000,
+    "singles": 2_000,
+    "stored": 50_000,
+    "waiting": 50_000,
+    "churned": 60_000,
+    "samples": 200,
+    "seconds": 20,
+}
 STORAGE = ("jobs_per_s", "cpu_us_per_job", "storage_us_per_job")
 MAIN: Mapping[str, Sequence[str]] = {
     "enqueue_bulk_100": STORAGE,
@@ -168,7 +176,7 @@ def compare(options: argparse.Namespace, run: Run) -> Iterator[Sequence[dict[str
 
 
 def other(ours: Contender, folder: Path) -> Contender:
-    """Return the same contender of another checkout, with those scenarios and amounts that its benchmarks have.
+    """Return the same contender of another checkout, with the scenarios and amounts that its programs have.
 
     Raises:
         SystemExit: the folder has no environment that could run it.
