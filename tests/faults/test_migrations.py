@@ -11,6 +11,7 @@ from firelock.storage import StorageUnavailable
 from firelock_sql.connections.transaction import Text
 from firelock_sql.postgresql import storage as postgresql_storage
 from firelock_sql.schema import tables as schema
+from firelock_sql.schema import version
 
 
 def note_in_a_step(monkeypatch, columns):
@@ -18,13 +19,13 @@ def note_in_a_step(monkeypatch, columns):
     step = f"CREATE TABLE firelock_seen AS SELECT {columns}"
     added = schema.Migration("Noted the timeout.", lambda _: iter([step]), works_with=1)
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
-    monkeypatch.setattr(schema, "WANTED", schema.WANTED + 1)
+    monkeypatch.setattr(version, "WANTED", version.WANTED + 1)
 
 
 @pytest.fixture
 def migrated(postgresql, admin):
     """A storage whose tables are of this release, and are so again after the test."""
-    wanted = schema.WANTED
+    wanted = version.WANTED
     with closing(open_storage(postgresql.url("listen=off"))) as storage:
         storage.migrate()
         yield storage

@@ -18,8 +18,8 @@ from firelock import Firelock
 from firelock_sql.connections.transaction import Text
 from firelock_sql.mysql.connect import dialect_of as mysql_dialect
 from firelock_sql.postgresql.connect import dialect_of as postgresql_dialect
-from firelock_sql.schema.names import Names
-from firelock_sql.schema.tables import METADATA, PREFIX, is_of
+from firelock_sql.schema.names import PREFIX, Names
+from firelock_sql.schema.tables import METADATA, is_of
 from firelock_sql.verbs.find import (
     _CONDITIONS,
     _LISTS,

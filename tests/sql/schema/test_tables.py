@@ -12,6 +12,8 @@ import pytest
 
 from firelock.storage import JobFilter, SchemaMismatch, SchemaState, StorageError
 from firelock_sql.schema import tables as schema
+from firelock_sql.schema import version
+from firelock_sql.schema.names import SCHEMA_TABLE, TABLES
 from firelock_sql.sqlite.storage import SqliteStorage
 from tests.core.fakes import unmeasured
 
@@ -55,7 +57,7 @@ def test_the_first_verb_makes_the_schema(open_storage):
 
     storage.find(JobFilter(), limit=1)
 
-    assert SchemaState(schema.WANTED, schema.WANTED) == storage.schema()
+    assert SchemaState(version.WANTED, version.WANTED) == storage.schema()
     assert [] == storage.migrate()
 
 
@@ -66,7 +68,7 @@ def test_migrate_tells_its_steps(open_storage):
 
     steps = storage.migrate()
 
-    assert SchemaState(0, schema.WANTED) == before
+    assert SchemaState(0, version.WANTED) == before
     assert [migration.sentence for migration in schema.MIGRATIONS] == steps
 
 
@@ -91,7 +93,7 @@ def test_many_may_be_the_first(open_storage):
 
 @pytest.mark.parametrize(
     ("version", "works_with", "hint"),
-    [(schema.WANTED + 2, schema.WANTED + 1, "Upgrade firelock-sql"), (-1, -1, "firelock migrate")],
+    [(version.WANTED + 2, version.WANTED + 1, "Upgrade firelock-sql"), (-1, -1, "firelock migrate")],
 )
 def test_a_version_too_far_is_refused(open_storage, path, version, works_with, hint):
     """A newer schema asks for newer code, an older one for `firelock migrate`; neither is touched."""
@@ -105,12 +107,12 @@ def test_a_version_too_far_is_refused(open_storage, path, version, works_with, h
 def test_servers_of_the_release_before_work_on_a_new_schema(open_storage, path):
     """What the next release adds says from which code on it can be worked with."""
     open_storage().counts()
-    write(path, f"insert into firelock_schema values ({schema.WANTED + 1}, 0, {schema.WANTED}, '')")
+    write(path, f"insert into firelock_schema values ({version.WANTED + 1}, 0, {version.WANTED}, '')")
 
     storage = open_storage()
 
     assert {} == storage.counts().by_state
-    assert SchemaState(schema.WANTED + 1, schema.WANTED) == storage.schema()
+    assert SchemaState(version.WANTED + 1, version.WANTED) == storage.schema()
 
 
 def test_a_new_release_works_on_the_schema_before(open_storage, monkeypatch):
@@ -120,7 +122,7 @@ def test_a_new_release_works_on_the_schema_before(open_storage, monkeypatch):
         "Added a column.", lambda _: iter(["alter table firelock_locks add extra text"]), 1
     )
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
-    monkeypatch.setattr(schema, "WANTED", 2)
+    monkeypatch.setattr(version, "WANTED", 2)
     storage = open_storage()
 
     before = storage.counts().by_state, storage.schema()
@@ -149,7 +151,7 @@ def test_the_statements_of_a_migration_do_what_it_does(open_storage, path, tmp_p
 def test_a_newer_schema_is_not_migrated(open_storage, path):
     """Migrations only go forward."""
     open_storage().counts()
-    write(path, f"update firelock_schema set version = {schema.WANTED + 1}")
+    write(path, f"update firelock_schema set version = {version.WANTED + 1}")
 
     with pytest.raises(SchemaMismatch, match="Upgrade"):
         open_storage().migrate()
@@ -196,3 +198,26 @@ def test_the_plugin_loads_no_driver():
     )
 
     assert "" == loaded.stdout.strip()
+
+
+def test_a_database_of_the_wanted_schema_loads_no_other_dialect(path, open_storage):
+    """Only a migration imports what makes the tables, because that loads every dialect."""
+    open_storage().migrate()
+    program = (
+        "import sys; from firelock_sql.sqlite.storage import SqliteStorage;"
+        f"storage = SqliteStorage('sqlite:///{path}'); storage.counts(); storage.close();"
+        "print(*(name for name in ('mysql', 'postgresql') if f'sqlalchemy.dialects.{name}' in sys.modules))"
+    )
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=unmeasured()
+    )
+
+    assert "" == loaded.stdout.strip()
+
+
+def test_statements_know_every_table():
+    """The names that statements replace and the wanted version are those of what a migration makes."""
+    assert set(schema.METADATA.tables) == TABLES
+    assert schema.schema_version.name == SCHEMA_TABLE
+    assert len(schema.MIGRATIONS) == version.WANTED

@@ -42,7 +42,7 @@ from firelock_sql.connections.database import BRIEF_SECONDS, Database, RowLocked
 from firelock_sql.connections.transaction import LetGo, Text, Transaction, Value
 from firelock_sql.connections.whole_looks import DueFloor
 from firelock_sql.rows.job_row import admission_in, get_history, get_jobs
-from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
+from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.verbs.batches import SqlBatchVerbs
 from firelock_sql.verbs.claim import (
     PLACE_MARKS,

@@ -20,7 +20,8 @@ from firelock.storage import ANY_QUEUE, DerivedStorage, Finding, OpenTransaction
 from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.transaction import Cursor, Text, Transaction
 from firelock_sql.connections.within import Joined, TellLater, find_connection, tell_on_commit
-from firelock_sql.schema import tables as schema
+from firelock_sql.schema import version
+from firelock_sql.schema.names import SCHEMA_TABLE, TABLES
 
 _T = TypeVar("_T")
 BRIEF_SECONDS = 0.02  # for a lock, where the thread that claims jobs and stores ends waits
@@ -30,11 +31,7 @@ _OF_DJANGO = "For an alias or a connection of Django's, make the app with plugin
 # Whatever columns there are: tables of development versions lack the last one.
 _VERSION = Text("SELECT * FROM firelock_schema ORDER BY version DESC LIMIT 1")
 _MADE_AT = Text("SELECT min(at) FROM firelock_schema")
-_EMPTY = [
-    Text(f"DELETE FROM {table.name}")  # noqa: S608 - a name of ours
-    for table in schema.METADATA.sorted_tables
-    if table is not schema.schema_version
-]
+_EMPTY = [Text(f"DELETE FROM {name}") for name in sorted(TABLES - {SCHEMA_TABLE})]  # noqa: S608 - names of ours
 
 
 class RowLocked(Exception):
@@ -180,18 +177,18 @@ class Database(ABC):
         found, works_with = self.transact(self._stored_schema, is_writing=False)
         if found == 0:
             self.migrate()
-        elif found < schema.OLDEST:
+        elif found < version.OLDEST:
             raise SchemaMismatch(
-                f"{self.name} has schema {found}, this version of firelock-sql needs {schema.WANTED}. "
+                f"{self.name} has schema {found}, this version of firelock-sql needs {version.WANTED}. "
                 "Run firelock migrate."
             )
-        elif works_with > schema.WANTED:
+        elif works_with > version.WANTED:
             raise self._is_newer(found)
         self._is_checked = True
 
     def schema_state(self) -> SchemaState:
         """Return the stored version and the wanted one."""
-        return SchemaState(self.transact(self._stored_schema, is_writing=False)[0], schema.WANTED)
+        return SchemaState(self.transact(self._stored_schema, is_writing=False)[0], version.WANTED)
 
     def _stored_schema(self, tx: Transaction) -> tuple[int, int]:
         """Return the version, 0 for none, and the schema that the oldest code must know which works on it.
@@ -202,8 +199,8 @@ class Database(ABC):
         match tx.one(_VERSION) if self.has_tables(tx) else None:
             case None:
                 return 0, 0
-            case [version, _, works_with, _, *_]:
-                return int(version), int(works_with)
+            case [found, _, works_with, _, *_]:
+                return int(found), int(works_with)
             case _:
                 raise SchemaMismatch(
                     f"{self.name} has tables that a Firelock made before its first release; no release reads "
@@ -216,35 +213,38 @@ class Database(ABC):
         return self.transact(self._migrate, is_writing=True)
 
     def _migrate(self, tx: Transaction) -> list[str]:
+        from firelock_sql.schema import tables  # noqa: PLC0415 - loads every dialect
+
         self.prepare_migration(tx)
         try:
             found = self._known_schema(tx)
-            for step in schema.script(tx.dialect, found, tx.now):
+            for step in tables.script(tx.dialect, found, tx.now):
                 for statement in step:
                     tx.cursor.execute(statement)
         finally:
             self.finish_migration(tx)
-        return [migration.sentence for migration in schema.MIGRATIONS[found:]]
+        return [migration.sentence for migration in tables.MIGRATIONS[found:]]
 
     def migration_sql(self) -> list[str]:
         """Return the statements that do what `migrate` would, from the stored version or from nothing."""
+        from firelock_sql.schema import tables  # noqa: PLC0415 - loads every dialect
 
         def compose(tx: Transaction) -> list[str]:
             return [
-                line for step in schema.script(tx.dialect, self._known_schema(tx), tx.now) for line in step
+                line for step in tables.script(tx.dialect, self._known_schema(tx), tx.now) for line in step
             ]
 
         return self.transact(compose, is_writing=False)
 
     def _known_schema(self, tx: Transaction) -> int:
         found, _ = self._stored_schema(tx)
-        if found > schema.WANTED:
+        if found > version.WANTED:
             raise self._is_newer(found)
         return found
 
     def _is_newer(self, found: int) -> SchemaMismatch:
         return SchemaMismatch(
-            f"{self.name} has schema {found}, this version of firelock-sql knows {schema.WANTED}. "
+            f"{self.name} has schema {found}, this version of firelock-sql knows {version.WANTED}. "
             "Upgrade firelock-sql here, or use the release that wrote it."
         )
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import attrs
 from sqlalchemy.engine import Dialect
 
-from firelock_sql.schema.tables import METADATA, PREFIX
+from firelock_sql.schema.names import PREFIX, TABLES, table_name
 
 Value = str | int | float | bytes | None
 Parameter = Value | Sequence[str] | Sequence[int]
@@ -99,9 +99,10 @@ class Text:
         text = self._text
         for pattern, written in _WRITTEN[dialect.name]:
             text = re.sub(pattern, written, text)
-        preparer = dialect.identifier_preparer
-        tables = {table.name: preparer.format_table(table) for table in METADATA.sorted_tables}
-        text = _OURS.sub(lambda found: tables.get(found[0]) or preparer.quote(found[0]), text)
+        quote = dialect.identifier_preparer.quote
+        text = _OURS.sub(
+            lambda found: table_name(dialect, found[0]) if found[0] in TABLES else quote(found[0]), text
+        )
         names: Sequence[str] = _NAMED.findall(text)
         if dialect.name == "sqlite":
             return Compiled(_NAMED.sub("?", text), tuple(names), json.dumps)

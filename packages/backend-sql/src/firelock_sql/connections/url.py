@@ -11,8 +11,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from firelock import ConfigurationError
-from firelock_sql.schema.names import Names
-from firelock_sql.schema.tables import PREFIX
+from firelock_sql.schema.names import PREFIX, Names
 
 _OPTIONS = ("synchronous", "busy_timeout", "wake")
 _LONGEST_BUSY_TIMEOUT = 600.0

@@ -19,7 +19,6 @@ from typing_extensions import override
 from firelock.storage import StorageError
 from firelock_sql.connections.server_database import Failure, Meaning
 from firelock_sql.schema.names import Names, set_names
-from firelock_sql.schema.tables import is_of
 
 # SKIP LOCKED, without which two claims stand in each other's way.
 _OLDEST = {"MySQL": (8, 0, 1), "MariaDB": (10, 6, 0)}
@@ -255,6 +254,8 @@ class _MysqlTables(MySQLDDLCompiler):
 
     @override
     def create_table_constraints(self, table: Table, **options: Any) -> str:  # type: ignore[override]
+        from firelock_sql.schema.tables import is_of  # noqa: PLC0415 - loads every dialect
+
         made = super().create_table_constraints(table, **options)  # type: ignore[no-untyped-call]
         indexes = [index for index in table.indexes if is_of(index, self.dialect.name)]
         return ", \n\t".join([made, *(self._index(index) for index in sorted(indexes, key=_name))])

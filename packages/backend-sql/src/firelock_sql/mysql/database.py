@@ -18,7 +18,7 @@ from firelock_sql.connections.within import Joined, tell_nobody
 from firelock_sql.mysql import health
 from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
 from firelock_sql.mysql.pipeline import Courier, TogetherCursor
-from firelock_sql.schema.tables import schema_version
+from firelock_sql.schema.names import SCHEMA_TABLE
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -182,7 +182,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def has_tables(self, tx: Transaction) -> bool:
-        tx.cursor.execute(_HAS_TABLE, [self.names.schema, self.names.of(schema_version.name)])
+        tx.cursor.execute(_HAS_TABLE, [self.names.schema, self.names.of(SCHEMA_TABLE)])
         return tx.cursor.fetchone() is not None
 
     @override

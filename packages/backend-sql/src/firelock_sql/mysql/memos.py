@@ -17,8 +17,8 @@ from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.mysql.connect import CLOCK
 from firelock_sql.mysql.pipeline import Answer, TogetherCursor
 from firelock_sql.rows.job_row import COMPACT_FROM
+from firelock_sql.rows.marks import HAS_MEMOS
 from firelock_sql.rows.memo_row import ALL_MEMOS, memo_of, memo_size
-from firelock_sql.schema.tables import HAS_MEMOS
 from firelock_sql.verbs.memos import HOLDS, IS_KNOWN, Wakening, find_wakening
 
 _LOCK = Text("""

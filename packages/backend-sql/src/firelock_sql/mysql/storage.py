@@ -51,8 +51,8 @@ from firelock_sql.mysql.pipeline import TogetherCursor, Written
 from firelock_sql.mysql.suspensions import suspend_at_once
 from firelock_sql.rows.batch_row import TAKERS
 from firelock_sql.rows.job_row import LOCK, lock_free, stored_among
+from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.schema.names import Names
-from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
 from firelock_sql.storage import (
     SETTLE,
     SETTLE_MEMBERS,

@@ -18,7 +18,7 @@ import attrs
 
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.mysql.pipeline import Answer, TogetherCursor, asked_rows
-from firelock_sql.schema.tables import HAS_CHILDREN
+from firelock_sql.rows.marks import HAS_CHILDREN
 from firelock_sql.verbs.suspensions import Suspension, jobs_of
 
 _LOCK = Text("""

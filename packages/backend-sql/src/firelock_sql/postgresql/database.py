@@ -28,8 +28,7 @@ from firelock_sql.postgresql.connect import (
 )
 from firelock_sql.postgresql.listener import Channel, ChannelMailbox
 from firelock_sql.postgresql.pipeline import BundlingCursor, PipelinedCursor, PreparingCursor
-from firelock_sql.schema.names import table_name
-from firelock_sql.schema.tables import schema_version
+from firelock_sql.schema.names import SCHEMA_TABLE, table_name
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -260,7 +259,7 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     def has_tables(self, tx: Transaction) -> bool:
         # A name of our own, not a caller's value; drivers differ in how they would take a parameter.
-        tx.cursor.execute(f"SELECT to_regclass('{table_name(tx.dialect, schema_version)}') IS NOT NULL")
+        tx.cursor.execute(f"SELECT to_regclass('{table_name(tx.dialect, SCHEMA_TABLE)}') IS NOT NULL")
         found: Any = tx.cursor.fetchone()
         return bool(found[0])
 

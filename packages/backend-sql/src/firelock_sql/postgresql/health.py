@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from sqlalchemy.schema import CreateIndex
 
 from firelock.storage import Finding, Severity, StorageError, StorageUnavailable
-from firelock_sql.schema.names import table_name
-from firelock_sql.schema.tables import METADATA, is_of
+from firelock_sql.schema.names import TABLES, table_name
 
 if TYPE_CHECKING:
     from firelock_sql.connections.server_database import ServerDatabase
@@ -83,7 +81,7 @@ def _ask(database: ServerDatabase, query: str, *values: object) -> list[tuple[An
 
 
 def _names(database: ServerDatabase) -> list[str]:
-    return [table_name(database.dialect, table) for table in METADATA.sorted_tables]
+    return [table_name(database.dialect, name) for name in sorted(TABLES)]
 
 
 def _settings(database: ServerDatabase) -> Mapping[str, str]:
@@ -245,6 +243,10 @@ def _about_prepared(database: ServerDatabase, limits: HealthBounds) -> Iterator[
 
 
 def _about_indexes(database: ServerDatabase, _: HealthBounds) -> Iterator[Finding]:
+    from sqlalchemy.schema import CreateIndex  # noqa: PLC0415 - beside the tables, which load every dialect
+
+    from firelock_sql.schema.tables import METADATA, is_of  # noqa: PLC0415 - loads every dialect
+
     found = {str(name): bool(is_valid) for name, is_valid in _ask(database, _INDEXES, _names(database))}
     for table in METADATA.sorted_tables:
         for index in sorted(table.indexes, key=lambda index: str(index.name)):

@@ -28,8 +28,7 @@ from psycopg import sql
 from firelock.storage import ANY_QUEUE
 from firelock_sql.connections.server_database import STALE_LIMIT, Meaning
 from firelock_sql.postgresql.connect import read_failure
-from firelock_sql.schema.names import Names, table_name
-from firelock_sql.schema.tables import jobs
+from firelock_sql.schema.names import SCHEMA_TABLE, Names, table_name
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -111,7 +110,7 @@ class Channel:
         """Return the schema that the tables are in, whether the URL or the search path says so."""
         if self._names.schema is not None:
             return self._names.schema
-        found: Any = driver.execute(_SCHEMA, [table_name(self._dialect, jobs)]).fetchone()
+        found: Any = driver.execute(_SCHEMA, [table_name(self._dialect, SCHEMA_TABLE)]).fetchone()
         return str(found[0])
 
 

@@ -84,8 +84,8 @@ from firelock_sql.postgresql.tags import untag
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.rows.batch_row import TAKERS
 from firelock_sql.rows.job_row import CLAIMED, LOCK, claimed_job, lock_free, stored_among
+from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.schema.names import Names
-from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
 from firelock_sql.storage import KIND, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.verbs.insert import first_fellows, insert_jobs, is_called

@@ -41,7 +41,7 @@ from firelock.storage import (
     read_ties,
 )
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.schema.tables import HAS_CHILDREN, HAS_MEMOS, IS_MEMBER
+from firelock_sql.rows.marks import HAS_CHILDREN, HAS_MEMOS, IS_MEMBER
 
 COMPACT_FROM = 2 * HISTORY_LIMIT
 """Lines of history from which on the text is rewritten without its middle; reading bounds it anyway."""

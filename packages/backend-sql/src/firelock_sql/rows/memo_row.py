@@ -10,7 +10,7 @@ import attrs
 from firelock.storage import Memo, MemoKind
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.job_row import JobRow
-from firelock_sql.schema.tables import HAS_MEMOS
+from firelock_sql.rows.marks import HAS_MEMOS
 
 _FIELDS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
 _COLUMNS = f"SELECT {', '.join(_FIELDS)} FROM firelock_memos WHERE job_id = :id"  # noqa: S608 - names

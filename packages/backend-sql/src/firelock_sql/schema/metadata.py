@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Index, MetaData
 from sqlalchemy.sql import quoted_name
 
-from firelock_sql.schema.names import Names
-from firelock_sql.schema.tables import METADATA, PREFIX, is_of
+from firelock_sql.schema.names import PREFIX, Names
+from firelock_sql.schema.tables import METADATA, is_of
 
 
 def tables_of(dialect: str, *, schema: str | None = None, prefix: str = PREFIX) -> MetaData:

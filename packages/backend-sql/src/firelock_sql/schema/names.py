@@ -6,12 +6,24 @@ import re
 from typing import Any
 
 import attrs
-from sqlalchemy import Table
+from sqlalchemy import TableClause, table
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import IdentifierPreparer
 
 from firelock import ConfigurationError
-from firelock_sql.schema.tables import PREFIX
+
+PREFIX = "firelock_"
+TABLES = frozenset(
+    PREFIX + name
+    for name in (
+        "attempt_errors", "batch_deltas", "batches", "count_deltas", "counts", "edges", "job_tags", "jobs",
+        "limit_keys", "locks", "log_lines", "members", "memos", "progress", "records", "recurring",
+        "releasing", "rollups", "schema", "sessions", "stream_chunks", "unique_keys",
+    )
+)  # fmt: skip
+"""The names that `tables.py` gives them."""
+SCHEMA_TABLE = PREFIX + "schema"
+"""The table of versions."""
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 
@@ -45,7 +57,7 @@ def set_names(dialect: Dialect, names: Names) -> None:
 
     class Preparer(type(dialect.identifier_preparer)):  # type: ignore[misc]  # the dialect's own class
         def schema_for_object(self, element: Any) -> str | None:  # noqa: ANN401 - any schema item
-            return names.schema if isinstance(element, Table) else getattr(element, "schema", None)
+            return names.schema if isinstance(element, TableClause) else getattr(element, "schema", None)
 
         def quote(self, ident: str, force: Any = None) -> str:  # noqa: ANN401, ARG002 - deprecated in SQLAlchemy
             return str(super().quote(names.of(ident)))
@@ -58,7 +70,7 @@ def set_names(dialect: Dialect, names: Names) -> None:
     own.firelock_key = f"{dialect.name}+{dialect.driver} {names.schema}.{names.prefix}"
 
 
-def table_name(dialect: Dialect, table: Table) -> str:
-    """Return a table's name as it stands in statements."""
+def table_name(dialect: Dialect, name: str) -> str:
+    """Return the name of one of `TABLES` as it stands in statements."""
     preparer: IdentifierPreparer = dialect.identifier_preparer
-    return str(preparer.format_table(table))
+    return str(preparer.format_table(table(name)))

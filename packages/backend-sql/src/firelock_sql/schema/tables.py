@@ -34,6 +34,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
 from firelock import __version__
+from firelock_sql.schema.names import PREFIX
 
 VACUUMED_EARLY: Mapping[str, float] = {
     "autovacuum_vacuum_scale_factor": 0.02,
@@ -47,7 +48,6 @@ VACUUMED_AT_ONCE: Mapping[str, float] = {
 CHANGED_IN_PLACE: Mapping[str, float] = {"fillfactor": 50, **VACUUMED_AT_ONCE}
 
 
-PREFIX = "firelock_"
 _MYSQL = frozenset({"mysql", "mariadb"})
 _POSTGRESQL = frozenset({"postgresql"})
 _FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
@@ -148,7 +148,7 @@ jobs = Table(
     Column("ended_at", BigInteger),
     Column("expires_at", BigInteger),
     Column("reason", _TEXT),
-    _count("marks"),  # what must be looked at when it ends: see `HAS_CHILDREN` and those beside it
+    _count("marks"),  # what must be looked at when it ends: see `marks.py`
     Column("waits_for", _NAME),  # the memo that it waits for; read only while it is awaiting or scheduled
     # written once, but for what a later call of a unique job replaces
     Column("held_by", _LANE),  # its lane: the limits' keys that it asks for, a line each
@@ -179,13 +179,6 @@ jobs = Table(
     _count("is_plain_end"),  # 1: the last step is not in `history`, it is what the other columns say
     postgresql_with=VACUUMED_EARLY,
 )
-
-HAS_CHILDREN, IS_MEMBER, HAS_MEMOS = 1, 2, 4
-"""The bits of a job's `marks`: edges that nothing was decided for may exist, it is in a batch, it remembers.
-
-Of most jobs there are none. A plain end is written without reading where nobody waits for it; of members it
-is told to their batches. What is remembered makes no difference to an end.
-"""
 
 is_waiting = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)
 is_ready = is_waiting & jobs.c.held_by.is_(None)
@@ -355,16 +348,13 @@ memos = Table(
     Column("bytes", Integer, nullable=False),  # of the value, in UTF-8
 )
 
-TOTAL = -1
-"""The place of the row of a stream that counts the bytes of all its chunks, and has no data."""
-
 # What a job emits: see `Chunk`.
 stream_chunks = Table(
     PREFIX + "stream_chunks",
     METADATA,
     Column("job_id", _NAME, primary_key=True),
     Column("stream", _NAME, primary_key=True),
-    Column("place", BigInteger, primary_key=True),  # its offset; see `TOTAL`
+    Column("place", BigInteger, primary_key=True),  # its offset; -1 for the row that counts the bytes
     Column("data", _TEXT, nullable=False),
     Column("bytes", Integer, nullable=False),  # of the data, in UTF-8
 )
@@ -452,8 +442,6 @@ make_index(  # serves `begin_session`, which finds the dead sessions of its serv
 make_index("forgettable_sessions", sessions.c.forget_at, where=sessions.c.forget_at.is_not(None))
 # serves `orphans`
 make_index("closing", sessions.c.closing_since, where=sessions.c.closing_since.is_not(None))
-
-RECURRING = "recurring"  # the kind of records that counts in the next due instant
 
 
 def _records(name: str, *more: Column[Any]) -> Table:
@@ -581,9 +569,6 @@ def _tables(dialect: Dialect) -> Iterator[str]:
 
 
 MIGRATIONS = [Migration("Created the tables of version 1.", _tables, works_with=1)]
-WANTED = len(MIGRATIONS)
-OLDEST = 1
-"""The oldest schema on which this code works."""
 
 
 def script(dialect: Dialect, found: int, now: int) -> Iterator[list[str]]:

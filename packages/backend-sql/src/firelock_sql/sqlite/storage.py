@@ -36,7 +36,7 @@ from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.url import parse_sqlite_url
 from firelock_sql.rows.batch_row import tell_batches
 from firelock_sql.rows.job_row import ties_in
-from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
+from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.lanes import SqliteLanes
 from firelock_sql.storage import (

@@ -30,7 +30,7 @@ from firelock_sql.rows.job_row import (
     save_rows,
     stored_among,
 )
-from firelock_sql.schema.tables import HAS_CHILDREN
+from firelock_sql.rows.marks import HAS_CHILDREN
 from firelock_sql.verbs.batch_change import (
     cancel_batch,
 )

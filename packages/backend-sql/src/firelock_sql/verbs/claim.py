@@ -24,7 +24,7 @@ from firelock.storage import (
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.whole_looks import EARLIEST
 from firelock_sql.rows.job_row import CLAIMABLE, read_list, readable_admission
-from firelock_sql.schema.tables import HAS_MEMOS
+from firelock_sql.rows.marks import HAS_MEMOS
 from firelock_sql.verbs.limits import IN_LANE, SqlLanes, queues_with_lanes
 from firelock_sql.verbs.settle import apply_transitions
 

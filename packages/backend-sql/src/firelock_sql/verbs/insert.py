@@ -37,7 +37,7 @@ from firelock_sql.rows.batch_row import (
     tell_batches,
 )
 from firelock_sql.rows.job_row import KNOWN, edges_text, entry_line, list_text, ties_in, visible
-from firelock_sql.schema.tables import IS_MEMBER
+from firelock_sql.rows.marks import IS_MEMBER
 from firelock_sql.verbs.children import MARK_PARENTS, kept_until
 from firelock_sql.verbs.unique import UniqueCalls, unique_use
 

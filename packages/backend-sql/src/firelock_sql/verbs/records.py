@@ -13,7 +13,6 @@ from typing_extensions import override
 from firelock.storage import ANY_QUEUE, Applied, Inserted, NewJob, Record, RecordChange, rules
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
-from firelock_sql.schema.tables import RECURRING
 from firelock_sql.verbs.claim import next_due_at
 from firelock_sql.verbs.insert import insert_jobs
 from firelock_sql.verbs.limits import LIMIT
@@ -40,6 +39,7 @@ class _Statements:
         self.due = Text(f"{some} AND due_at IS NOT NULL AND due_at <= :now ORDER BY due_at, key LIMIT :most")
 
 
+RECURRING = "recurring"  # the kind of records that counts in the next due instant
 _OF_RECORDS, _OF_RECURRING = _Statements("firelock_records"), _Statements("firelock_recurring")
 _PAUSE = Text("UPDATE firelock_records SET is_paused = :is_paused WHERE kind = :kind AND key = :key")
 

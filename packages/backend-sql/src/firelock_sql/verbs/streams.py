@@ -11,7 +11,9 @@ from firelock.storage import Chunk
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.job_row import IS_HELD
-from firelock_sql.schema.tables import TOTAL
+
+TOTAL = -1
+"""The place of the row of a stream that counts the bytes of all its chunks, and has no data."""
 
 _HELD = Text(f"SELECT 1 FROM firelock_jobs INDEXED BY id WHERE {IS_HELD} FOR NO KEY UPDATE")  # noqa: S608 - ours
 # The stream's total first, if there is one, then the chunks that are known.

@@ -16,8 +16,8 @@ import attrs
 from firelock.storage import MemoKind, Moved, State, Transition
 from firelock_sql.connections.transaction import Transaction, insert_into
 from firelock_sql.rows.job_row import JobRow, entry_line
+from firelock_sql.rows.marks import HAS_CHILDREN
 from firelock_sql.rows.memo_row import read_memo
-from firelock_sql.schema.tables import HAS_CHILDREN
 from firelock_sql.verbs.children import MARK_PARENTS
 
 _HELD = frozenset({State.PROCESSING})

@@ -37,7 +37,7 @@ from firelock_sql.rows.job_row import (
     read_list,
     ties_in,
 )
-from firelock_sql.schema.tables import HAS_CHILDREN
+from firelock_sql.rows.marks import HAS_CHILDREN
 from firelock_sql.verbs import locks
 from firelock_sql.verbs.batches import (
     delete_waiting,

@@ -1,0 +1,11 @@
+"""Which schema this code needs.
+
+`tables.py` makes it. That module loads the code of every dialect, so only migrations import it.
+"""
+
+from __future__ import annotations
+
+WANTED = 1
+"""The schema that `migrate` makes."""
+OLDEST = 1
+"""The oldest schema on which this code works."""
