@@ -302,6 +302,32 @@ def test_a_child_without_file_descriptors_says_so_after_a_job(start, fire):
     assert EXIT_OK == child.process.wait(20)
 
 
+def test_a_child_keeps_its_imports_out_of_garbage_collections(start, fire):
+    """Collections look at what jobs make, not at every class and function that was imported before."""
+    child = start(source=COLLECTING)
+    assert "ready" in child.report()
+    look = fire.task(name="look")(lambda: [])
+    child.grant()
+    child.tell(json.dumps({"session": session(fire)}))
+
+    is_enabled, frozen, others = look.enqueue().result(timeout=20)
+
+    assert is_enabled
+    assert others < frozen
+    child.tell('{"stop": 0}')
+    assert EXIT_OK == child.process.wait(20)
+
+
+COLLECTING = """
+import gc
+from firelock import Firelock
+
+fire = Firelock("sqlite:///jobs.db")
+
+@fire.task(name="look")
+def look():
+    return [gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())]
+"""
 CONFIGURED = """
 import logging.config
 from firelock import Firelock, Retry, hookimpl

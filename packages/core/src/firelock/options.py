@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Generic, Literal, TypeVar
@@ -64,6 +63,8 @@ def unknown_option(option: str, known: Sequence[str]) -> ConfigurationError:
     """Return the error for an option that a task does not have; it names the option to use instead."""
     if (instead := _FOREIGN_OPTIONS.get(option)) is not None:
         return ConfigurationError(f"A task of Firelock has no option {option!r}; use {instead}.")
+    from difflib import get_close_matches  # noqa: PLC0415 - for a message alone
+
     near = get_close_matches(option, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}."
     return ConfigurationError(f"Task option {option!r} is unknown; {hint}")

@@ -141,9 +141,10 @@ def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firel
 def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
     from firelock.errors import FirelockError  # noqa: PLC0415 - loaded with an app only
     from firelock.server.loading import load_app  # noqa: PLC0415
+    from firelock.server.process_state import importing  # noqa: PLC0415
 
     try:
-        with table_in_environment(table):
+        with table_in_environment(table), importing():
             return cast("Firelock", load_app(spec, storage=url))  # no other class is a ServedApp
     except FirelockError:
         raise

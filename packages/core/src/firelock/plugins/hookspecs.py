@@ -6,7 +6,6 @@ Hooks are synchronous, take frozen values and batches, and cost one boolean wher
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING
@@ -15,6 +14,8 @@ import attrs
 import pluggy
 
 if TYPE_CHECKING:
+    import argparse
+
     from cattrs import Converter
 
     from firelock.arguments.serializer import Serializer

@@ -27,7 +27,7 @@ from firelock.server.job_counters import count_in, count_jobs
 from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import load_app, load_module
 from firelock.server.logs import LogFormat, log_to_stderr, say_last
-from firelock.server.process_state import die_with_parent, enable_loggers, keep_streams_open
+from firelock.server.process_state import die_with_parent, enable_loggers, importing, keep_streams_open
 from firelock.server.queue_choice import QueueChoice, parse_queues
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, ChildOptions, exit_code_of, share
@@ -288,9 +288,10 @@ class ChildProcess:
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
         options = self._options
-        app = load_app(options.app_spec, storage=options.storage)
-        for name in options.imports:
-            load_module(name)
+        with importing():
+            app = load_app(options.app_spec, storage=options.storage)
+            for name in options.imports:
+                load_module(name)
         enable_loggers()
         runtime = app.runtime
         check_runnable(runtime, can_be_found=True)

@@ -44,6 +44,7 @@ from firelock.server.process_state import (
     describe_exit,
     die_with_parent,
     enable_loggers,
+    importing,
     keep_streams_open,
     resident_bytes,
 )
@@ -614,7 +615,8 @@ def main() -> int:
     try:
         log_to_stderr(words.pop("log_level"), style, words.pop("log_meta"))
         sys.path[:] = words.pop("path")
-        app = load_in_job_process(app_spec, **words)
+        with importing():
+            app = load_in_job_process(app_spec, **words)
         app.runtime.plugins.worker_process_started(server)
         enable_loggers()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the server has to know

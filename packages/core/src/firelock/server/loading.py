@@ -14,7 +14,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
@@ -94,6 +93,8 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
     reached: list[str] = []
     for name in attribute.split("."):
         if not hasattr(app, name):
+            from difflib import get_close_matches  # noqa: PLC0415 - for a message alone
+
             owner = f"{'.'.join(reached)!r} in {named}" if reached else named[0].upper() + named[1:]
             near = get_close_matches(name, vars(module)) if app is module else []
             raise ConfigurationError(f"{owner} has no {name!r}{_instead(module, place, near)}")

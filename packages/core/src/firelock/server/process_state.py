@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import logging
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -25,6 +27,23 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import in the block, in a program of ours that does nothing else yet, without looking for garbage.
+
+    Imports leave hardly any, but every 700 objects would start a look, and ever more of them at everything
+    that is there. What the block leaves is looked at by no later collection either.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def has_descriptors(count: int) -> bool:
