@@ -306,7 +306,7 @@ def test_a_child_keeps_its_imports_out_of_garbage_collections(start, fire):
     """Collections look at what jobs make, not at every class and function that was imported before."""
     child = start(source=COLLECTING)
     assert "ready" in child.report()
-    look = fire.task(name="look")(lambda: [])
+    look = fire.task(name="look")(lambda: None)
     child.grant()
     child.tell(json.dumps({"session": session(fire)}))
 
