@@ -1,7 +1,10 @@
-"""What Firelock stores and runs on a Cluster of three nodes on loopback, beside one server of its own.
+"""What Firelock stores and runs on a Redis Cluster whose nodes are all on this machine.
 
-`python -m benchmarks.cluster_rates` prints a row a setting, `--core 0` puts everything on one core. The
-nodes, the client and the server share the machine: what a second machine would add is not in these figures.
+`python -m benchmarks.cluster_rates` prints a row for each number of partitions on three nodes, beside one
+server without a cluster. `--nodes 1 2 4 8` prints a row for each number of nodes with 64 partitions instead,
+medians of `--repeat` rounds, and how many scripts an idle server calls a second. `--core 0` puts everything
+on one core. The nodes, the client and the server share the machine: what a second machine would add is not in
+these figures.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +34,9 @@ from benchmarks.storage_server import with_storage
 PARTITIONS = (0, 1, 4, 16)
 """Those of the cluster; 0 for one server without a cluster."""
 PROCESSES = (1, 2)
+SHARED = 64
+"""Partitions of a cluster that has room to grow: see docs/scale.md."""
+IDLE_SECONDS = 20.0
 
 
 @attrs.frozen
@@ -38,43 +46,82 @@ class Setting:
     partitions: int
     processes: int
     jobs: int
+    nodes: int = redis_cluster.NODES
 
 
 @contextmanager
-def storage(directory: Path, partitions: int) -> Iterator[tuple[RedisServer | Cluster, str]]:
+def storage(directory: Path, setting: Setting) -> Iterator[tuple[RedisServer | Cluster, str]]:
     """Run what the jobs are stored in; yield it with its URL."""
-    if not partitions:
+    if not setting.partitions:
         with redis_server.running(directory) as server:
             yield server, server.url
     else:
-        with redis_cluster.running(directory) as cluster:
-            yield cluster, cluster.url(partitions)
+        with redis_cluster.running(directory, setting.nodes) as cluster:
+            yield cluster, cluster.url(setting.partitions)
 
 
 def measure(setting: Setting, directory: Path) -> Figures:
     """Return the rates of storing jobs in bulk and of running them, and what each costs of the processor."""
     jobs = setting.jobs
     load = Load(jobs, 0, 0, 0, 0, 0, 0, directory)
-    with storage(directory, setting.partitions) as (server, url), ours.opened(url) as app:
+    with storage(directory, setting) as (server, url), ours.opened(url) as app:
         cpu = server.cpu_seconds()
         stored = timed(lambda: ours.enqueue_bulk_of(app, jobs=jobs, size=jobs), jobs=jobs)
         stored = with_storage(stored, server.cpu_seconds() - cpu, jobs=jobs)
         options = ("--processes", str(setting.processes))
         run = ours.drained(app, load, *options, jobs=jobs, storage=server.cpu_seconds)
-    return {f"bulk_{name}": value for name, value in stored.items()} | run
+        rest = at_rest(server, load) if isinstance(server, Cluster) else {}
+    return {f"bulk_{name}": value for name, value in stored.items()} | run | rest
+
+
+def at_rest(cluster: Cluster, load: Load) -> Figures:
+    """Return how many scripts an idle server of one process calls a second, on all nodes together."""
+    with ours.serving(load):
+        time.sleep(ours.SETTLING_SECONDS)
+        called, begun = cluster.scripts_run(), time.monotonic()
+        time.sleep(IDLE_SECONDS)
+        return {"idle_calls_per_s": (cluster.scripts_run() - called) / (time.monotonic() - begun)}
+
+
+def measured(setting: Setting) -> Figures:
+    """Measure a setting in a process and a folder of its own."""
+    directory = Path(tempfile.mkdtemp(prefix="cluster-", dir=RESULTS))
+    try:
+        asked = [str(value) for value in attrs.astuple(setting)]
+        command = [sys.executable, "-m", "benchmarks.cluster_rates", "--one", *asked]
+        printed = run_to_end([*command, "--directory", str(directory)], {})
+        figures: Figures = json.loads(printed.splitlines()[-1])
+        return figures
+    finally:
+        shutil.rmtree(directory)
+
+
+def print_nodes(counts: Sequence[int], *, jobs: int, repeat: int) -> None:
+    """Measure each number of nodes in turns, and print a row of medians for it."""
+    rounds: dict[int, list[Figures]] = {count: [] for count in counts}
+    for turn in range(repeat):
+        for count in counts[:: 1 if turn % 2 == 0 else -1]:
+            rounds[count].append(measured(Setting(SHARED, 1, jobs, count)))
+    print("nodes   bulk/s  µs of all nodes   run/s  µs of all nodes  of one node's  idle calls/s")
+    for count, found in rounds.items():
+        medians = {name: statistics.median(one[name] for one in found) for name in found[0]}
+        beside = zip(found, rounds[counts[0]], strict=True)
+        share = statistics.median(
+            one["storage_us_per_job"] / first["storage_us_per_job"] for one, first in beside
+        )
+        print(
+            f"{count:>5}{medians['bulk_jobs_per_s']:9,.0f}{medians['bulk_storage_us_per_job']:17.1f}"
+            f"{medians['jobs_per_s']:8,.0f}{medians['storage_us_per_job']:17.1f}{share:15.2f}"
+            f"{medians['idle_calls_per_s']:14.1f}",
+            flush=True,
+        )
 
 
 def print_table(settings: list[Setting]) -> None:
     """Measure each setting in a process and a folder of its own, and print a row for it."""
     print("partitions  processes   bulk/s  µs (nodes)   run/s  µs (nodes)")
     for setting in settings:
-        directory = Path(tempfile.mkdtemp(prefix="cluster-", dir=RESULTS))
-        try:
-            asked = [str(value) for value in attrs.astuple(setting)]
-            command = [sys.executable, "-m", "benchmarks.cluster_rates", "--one", *asked]
-            figures = json.loads(run_to_end([*command, "--directory", str(directory)], {}).splitlines()[-1])
-        finally:
-            shutil.rmtree(directory)
+        figures = measured(setting)
         print(
             f"{setting.partitions or 'no cluster':>10}  {setting.processes:>9}"
             f"{figures['bulk_jobs_per_s']:9,.0f}{figures['bulk_cpu_us_per_job']:6.1f}"
@@ -89,7 +136,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster_rates", description=__doc__)
     parser.add_argument("--core", type=int, help="the core that everything shares (default: every core)")
     parser.add_argument("--jobs", type=int, default=100_000)
-    parser.add_argument("--one", type=int, nargs=3, metavar="NUMBER", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--nodes", type=int, nargs="+", metavar="NUMBER", help="of 64 partitions, on so many nodes"
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of --nodes (default 3)")
+    parser.add_argument("--one", type=int, nargs=4, metavar="NUMBER", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     exit_when_told()
@@ -99,6 +150,9 @@ def main() -> None:
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
     RESULTS.mkdir(exist_ok=True)
+    if options.nodes:
+        print_nodes(options.nodes, jobs=options.jobs, repeat=options.repeat)
+        return
     print_table([Setting(number, count, options.jobs) for count in PROCESSES for number in PARTITIONS])
 
 
