@@ -67,7 +67,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize(
-    "name", ["firelock.__main__", "firelock.server.job_process", "firelock.server.child"]
+    "name", ["firelock.__main__", "firelock.server.job_process", "firelock.server.worker_process"]
 )
 def test_to_import_a_program_runs_nothing(name):
     """Tools that read every module of a package must not find themselves inside of one."""

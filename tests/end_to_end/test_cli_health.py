@@ -102,7 +102,10 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
         assert manager.recv(100).decode() == "WATCHDOG=1"
 
         eventually(lambda: get(port, "/readyz")[0] == 200, within=DEADLINE)
-        assert get(port, "/startupz") == (200, "ok child 0: it has started\nok child 1: it has started\n")
+        assert get(port, "/startupz") == (
+            200,
+            "ok worker process 0: it has started\nok worker process 1: it has started\n",
+        )
         eventually(lambda: get(port, "/livez")[1].count(" threads busy") == 2, within=DEADLINE)
         healthy = run("health --json --probe-port", port)
         alive = run("health --live --probe-host 0.0.0.0 --probe-port", port)
@@ -113,8 +116,10 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
 
         def is_replaced():
             answers.update((path, get(port, path)[0]) for path in ("/livez", "/readyz"))
-            starts = [sample(port, "firelock_child_starts_total", child=place) for place in ("0", "1")]
-            return set(starts) == {1.0, 2.0} and "2 of 2 children" in get(port, "/readyz")[1]
+            starts = [
+                sample(port, "firelock_worker_process_starts_total", child=place) for place in ("0", "1")
+            ]
+            return set(starts) == {1.0, 2.0} and "2 of 2 worker processes" in get(port, "/readyz")[1]
 
         eventually(is_replaced, within=DEADLINE)
 
@@ -164,15 +169,15 @@ def test_counters_survive_the_children_that_counted(folder, serve):
         for job in add.enqueue_many([(1, number) for number in range(20)]):
             job.result(timeout=DEADLINE)
         eventually(lambda: finished(port, "add") == 20.0, within=DEADLINE)
-        cpu = sample(port, "firelock_child_cpu_seconds_total", child="0")
+        cpu = sample(port, "firelock_worker_process_cpu_seconds_total", process="0")
 
         kill.enqueue(str(folder / "killed")).result(timeout=DEADLINE)
         add.enqueue(1, 2).result(timeout=DEADLINE)
         eventually(lambda: (finished(port, "add"), finished(port, "kill")) == (21.0, 1.0), within=DEADLINE)
 
-        assert sample(port, "firelock_child_starts_total", child="0") == 2.0
-        assert sample(port, "firelock_child_crashed_jobs_total", child="0") == 1.0
-        assert sample(port, "firelock_child_cpu_seconds_total", child="0") >= cpu
+        assert sample(port, "firelock_worker_process_starts_total", process="0") == 2.0
+        assert sample(port, "firelock_worker_process_crashed_jobs_total", process="0") == 1.0
+        assert sample(port, "firelock_worker_process_cpu_seconds_total", process="0") >= cpu
         assert sample(port, "firelock_server_ready") == 1.0
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=DEADLINE)
@@ -189,12 +194,12 @@ def test_children_that_are_replaced_in_turn_lose_no_count(folder, serve):
     port, seen = free_port(), []
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="health_shop.add")(lambda left, right: left + right)
-        server = serve("--probe-port", str(port), "--max-jobs-per-child", "20")
+        server = serve("--probe-port", str(port), "--max-jobs-per-process", "20")
 
         def is_replaced_twice():
             add.enqueue(1, len(seen)).result(timeout=DEADLINE)
             seen.append(finished(port, "add") or 0.0)
-            return sample(port, "firelock_child_starts_total", child="0") == 3.0
+            return sample(port, "firelock_worker_process_starts_total", process="0") == 3.0
 
         eventually(is_replaced_twice, within=DEADLINE)
         eventually(lambda: finished(port, "add") == float(len(seen)), within=DEADLINE)

@@ -326,7 +326,7 @@ def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
     (folder / "cli_shop.py").write_text(SHOP + PID)
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         process = app.task(name="cli_shop.process")(lambda: None)
-        server = serve("cli_shop:fire", "--workers", "1", "--max-jobs-per-child", "5")
+        server = serve("cli_shop:fire", "--workers", "1", "--max-jobs-per-process", "5")
 
         pids = [process.enqueue().result(timeout=DEADLINE) for _ in range(5)]
         eventually(lambda: process.enqueue().result(timeout=DEADLINE) != pids[0], within=DEADLINE)

@@ -319,7 +319,7 @@ def test_an_operator_ends_a_worker_process_and_its_other_jobs_run_again(tmp_path
 
 # ---- outages ---------------------------------------------------------------------------------------------
 
-SILENCE = 6.0  # seconds: the setting child_silence; a worker process starts in less
+SILENCE = 6.0  # seconds: the setting hang_timeout; a worker process starts in less
 
 
 def read_probe(port, path):
@@ -339,7 +339,7 @@ def test_a_worker_process_that_starts_in_an_outage_does_not_make_its_server_dead
     port = free_port()
     with FaultProxy(server.address) as proxy, arranging():
         place = Place(tmp_path, server.url(port=proxy.port))
-        with stage(place, probe_port=port, child_silence=SILENCE) as on:
+        with stage(place, probe_port=port, hang_timeout=SILENCE) as on:
             (it,) = on.serve(workers=1)
             (child,) = it.children()
             proxy.refuse()

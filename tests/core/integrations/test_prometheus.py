@@ -73,7 +73,7 @@ def test_a_server_inside_the_process_is_counted_in_both_places(registry):
     samples = {(one.name, *one.labels.values()): one.value for each in families for one in each.samples}
     assert samples["firelock_jobs_finished_total", "default", "shop.add", "succeeded"] == 1.0
     assert samples["firelock_jobs_finished_total", "default", "shop.add", "failed"] == 0.0
-    assert samples["firelock_child_up", "0"] == 1.0
+    assert samples["firelock_worker_process_up", "0"] == 1.0
     assert all(family.documentation for family in families)
 
 

@@ -14,8 +14,8 @@ from firelock.model.clock import SECOND
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.session_renewal import SessionRenewal
-from firelock.server.shared_memory import ChildMemory
-from firelock.server.upkeep import ChildUpkeep
+from firelock.server.shared_memory import SharedMemory
+from firelock.server.upkeep import Upkeep
 from firelock.server.workers import WorkerContext
 from firelock.storage import ClaimRequest, NewSession
 from firelock_sql.sqlite.storage import SqliteStorage
@@ -175,11 +175,11 @@ class Scene:
         self.fire = self.host.serve(Firelock(self.storage, settings=settings))
         self.task = self.fire.task(name="task")(lambda: None)
         self.worker = Worker(self.fire)
-        self.board = ChildMemory.create(1, self.host.clocks.elapsed)
+        self.board = SharedMemory.create(1, self.host.clocks.elapsed)
         self.board.grant(1e9)
         context = WorkerContext(self.worker.runner, self.worker.console, self.board, Inbox(), None)
         server = ServerInfo("server-a", "host:a", "*", 1, 7)
-        self.upkeep = ChildUpkeep(self.fire.runtime, server, context, FakeWorkers())
+        self.upkeep = Upkeep(self.fire.runtime, server, context, FakeWorkers())
         self.storage.begin_session(NewSession("other", "server-b", "host:b", "host", 8, 1, 30.0))
         self.sweep()
 
@@ -368,7 +368,7 @@ def test_server_starts_nothing_after_a_suspension_before_it_has_renewed(seconds)
         storage, Settings(session_timeout=30, heartbeat=10), server, on_lost=lost.append,
         on_order=lost.append, clocks=host.clocks,
     )  # fmt: skip
-    memory = ChildMemory.create(1, host.clocks.elapsed)
+    memory = SharedMemory.create(1, host.clocks.elapsed)
     session = renewal.begin(memory, pid=7, workers=1)
     memory.adopt_session()
     before = memory.may_start()
@@ -395,7 +395,7 @@ def test_server_renews_soon_after_a_jump(act):
         storage, Settings(session_timeout=HOUR, heartbeat=600), server, on_lost=print, on_order=print,
         clocks=host.clocks,
     )  # fmt: skip
-    memory = ChildMemory.create(1, host.clocks.elapsed)
+    memory = SharedMemory.create(1, host.clocks.elapsed)
     renewal.begin(memory, pid=7, workers=1)
     renewal.start()
     until(lambda: len(storage.called["renew"]) == 2)  # those soon after the start

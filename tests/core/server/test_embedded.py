@@ -255,7 +255,7 @@ def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_a
 
 def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, our_threads):
     """Observers learn of it; the session ends by itself."""
-    monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.3)
+    monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.3)
     seen = []
 
     fire = make_app(
@@ -381,8 +381,8 @@ def test_a_wait_for_work_that_fails_is_made_again(fire):
 
 def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch, our_threads):
     """A storage that hangs is not waited for for ever."""
-    monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.05)
-    monkeypatch.setattr("firelock.server.child._CANCEL_GRACE", 0.05)
+    monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.05)
+    monkeypatch.setattr("firelock.server.worker_process._CANCEL_GRACE", 0.05)
     fire = make_app()
     answers = threading.Event()
     task = fire.task(name="task")(lambda: None)

@@ -18,8 +18,8 @@ from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.attempt import CancelKind
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.process_state import describe_exit
-from firelock.server.shared_memory import ChildMemory
-from firelock.server.workers import ChildLimits, ClaimedRun, DispatcherInbox, WorkerContext, Workers
+from firelock.server.shared_memory import SharedMemory
+from firelock.server.workers import ClaimedRun, DispatcherInbox, ProcessLimits, WorkerContext, Workers
 from tests.core.fakes import Worker, unmeasured, until
 
 SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)
@@ -335,7 +335,7 @@ def test_an_exit_is_told_in_words(code, words):
 @pytest.fixture
 def office(bench):
     """A desk with one thread, whose processes find the bench's app."""
-    board = ChildMemory.create(1)
+    board = SharedMemory.create(1)
     board.grant(1e9)
     context = WorkerContext(
         bench.worker.runner,
@@ -422,7 +422,7 @@ def test_a_suspect_runs_although_its_start_cannot_be_stored(bench, office, caplo
 def test_a_process_above_the_limit_of_memory_is_not_used_again(bench, office):
     """Its job has ended as ever; the next one has another."""
     desk, workers = office
-    desk.limits = ChildLimits(memory_bytes=1)
+    desk.limits = ProcessLimits(memory_bytes=1)
 
     workers.put([ClaimedRun(bench.claim("talk", word), bench.worker.holder) for word in ("one", "two")])
 

@@ -16,9 +16,9 @@ from firelock.errors import ConfigurationError
 from firelock.model.metrics import metrics_text
 from firelock.server import probes as module
 from firelock.server.probes import (
-    ChildStatus,
     ProbeAnswer,
     ProbeListener,
+    ProcessStatus,
     ServerStatus,
     liveness,
     readiness,
@@ -26,11 +26,11 @@ from firelock.server.probes import (
     server_families,
     startup,
 )
-from firelock.server.shared_memory import ChildMemory, WorkerCounts
+from firelock.server.shared_memory import SharedMemory, WorkerCounts
 from tests.core.fakes import FailingStorage, until
 from tests.ports import HOST, free_port
 
-CHILD = ChildStatus(
+PROCESS = ProcessStatus(
     place=0,
     pid=7,
     age=60,
@@ -43,7 +43,7 @@ CHILD = ChildStatus(
     has_begun=True,
 )
 SERVER = ServerStatus(
-    name="web:1", mode="running", children=(CHILD,), reached=1.0, patience=300.0, heartbeat=10.0
+    name="web:1", mode="running", processes=(PROCESS,), reached=1.0, patience=300.0, heartbeat=10.0
 )
 
 
@@ -52,7 +52,7 @@ def server_with(**changes):
 
 
 def child_with(**changes):
-    return server_with(children=(attrs.evolve(CHILD, **changes),))
+    return server_with(processes=(attrs.evolve(PROCESS, **changes),))
 
 
 def lines(checks):
@@ -66,32 +66,32 @@ def test_a_server_at_work_is_alive_ready_and_started():
     """One line a check, each with its figures."""
     assert lines(liveness(SERVER)) == [
         "ok supervisor: its loop turned 0.0 s ago",
-        "ok child 0: its loop turned 0.2 s ago, 3 of 20 threads busy",
+        "ok worker process 0: its loop turned 0.2 s ago, 3 of 20 threads busy",
     ]
     assert lines(readiness(SERVER)) == [
         "ok storage: it answered 1.0 s ago",
-        "ok session: 1 of 1 children may start jobs",
+        "ok session: 1 of 1 worker processes may start jobs",
         "ok mode: running",
     ]
-    assert lines(startup(SERVER)) == ["ok child 0: it has started"]
+    assert lines(startup(SERVER)) == ["ok worker process 0: it has started"]
 
 
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (child_with(turned=301), "child 0: its loop has not turned for 301 s, 300 s at most"),
-        (child_with(silence=301), "child 0: it has reported nothing for 301 s, 300 s at most"),
+        (child_with(turned=301), "worker process 0: its loop has not turned for 301 s, 300 s at most"),
+        (child_with(silence=301), "worker process 0: it has reported nothing for 301 s, 300 s at most"),
         (
             child_with(silence=None, has_loaded=False, age=301),
-            "child 0: it starts, for 301.0 s, of 300 s at most",
+            "worker process 0: it starts, for 301.0 s, of 300 s at most",
         ),
-        (child_with(silence=None, waited=301), "child 0: it starts, for 301.0 s, of 300 s at most"),
-        (child_with(turned=None, waited=301), "child 0: its loop has not turned for 301 s"),
+        (child_with(silence=None, waited=301), "worker process 0: it starts, for 301.0 s, of 300 s at most"),
+        (child_with(turned=None, waited=301), "worker process 0: its loop has not turned for 301 s"),
         (server_with(turned=301), "supervisor: its loop has not turned for 301 s"),
     ],
 )
 def test_a_loop_that_does_not_turn_is_not_alive(status, said):
-    """Whether of the supervisor, of a dispatcher, or of what reports; the bound is child_silence."""
+    """Whether of the supervisor, of a dispatcher, or of what reports; the bound is hang_timeout."""
     failed = [line for line in lines(liveness(status)) if line.startswith("failed")]
 
     assert len(failed) == 1
@@ -101,12 +101,12 @@ def test_a_loop_that_does_not_turn_is_not_alive(status, said):
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (child_with(pid=None, starts_in=4.0), "ok child 0: it has ended, another one starts in 4 s"),
+        (child_with(pid=None, starts_in=4.0), "ok worker process 0: it has ended, another one starts in 4 s"),
         (
             child_with(silence=None, has_loaded=False, age=3),
-            "ok child 0: it starts, for 3.0 s, of 300 s at most",
+            "ok worker process 0: it starts, for 3.0 s, of 300 s at most",
         ),
-        (child_with(turned=None, waited=3), "ok child 0: its loop turned 3.0 s ago"),
+        (child_with(turned=None, waited=3), "ok worker process 0: its loop turned 3.0 s ago"),
     ],
 )
 def test_a_child_that_is_being_replaced_is_said_and_no_reason_to_start_anew(status, said):
@@ -121,11 +121,11 @@ def test_a_storage_that_is_away_does_not_make_a_server_dead():
 
 def test_a_child_that_waits_for_its_session_is_alive():
     """It can wait for as long as an outage lasts, and its time counts from its session on."""
-    waits = attrs.evolve(CHILD, age=9_000, waited=None, silence=None, turned=None, has_session=False)
+    waits = attrs.evolve(PROCESS, age=9_000, waited=None, silence=None, turned=None, has_session=False)
     has_begun = attrs.evolve(waits, waited=4)
 
-    assert lines(liveness(server_with(children=(waits,))))[1] == (
-        "ok child 0: it waits for its session, which begins when the storage answers"
+    assert lines(liveness(server_with(processes=(waits,))))[1] == (
+        "ok worker process 0: it waits for its session, which begins when the storage answers"
     )
     assert [0, 4] == [child.silent_for for child in (waits, has_begun)]
 
@@ -143,7 +143,10 @@ def test_a_child_that_waits_for_its_session_is_alive():
 )
 def test_threads_and_coroutines_are_counted_apart(workers, said):
     """Idle coroutines do not hide that all threads are taken; a job past its timeout is no dead loop."""
-    assert lines(liveness(child_with(workers=workers)))[1] == f"ok child 0: its loop turned 0.2 s ago, {said}"
+    assert (
+        lines(liveness(child_with(workers=workers)))[1]
+        == f"ok worker process 0: its loop turned 0.2 s ago, {said}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,10 +155,10 @@ def test_threads_and_coroutines_are_counted_apart(workers, said):
         (server_with(reached=None), "failed storage: it was not reached yet"),
         (server_with(reached=21.0), "failed storage: it answered 21.0 s ago, 20 s at most"),
         (
-            server_with(children=(attrs.evolve(CHILD, failing=12.0), attrs.evolve(CHILD, failing=9.0))),
+            server_with(processes=(attrs.evolve(PROCESS, failing=12.0), attrs.evolve(PROCESS, failing=9.0))),
             "failed storage: it answered 1.0 s ago, but it refuses claims, for 9.0 s",
         ),
-        (child_with(has_session=False), "failed session: 0 of 1 children may start jobs"),
+        (child_with(has_session=False), "failed session: 0 of 1 worker processes may start jobs"),
         (server_with(mode="quiet"), "failed mode: draining: it was told to be quiet, and claims nothing"),
         (server_with(mode="stopping"), "failed mode: draining: it was told to stop"),
         (server_with(mode="hurrying"), "failed mode: draining: it was told to stop"),
@@ -168,19 +171,19 @@ def test_a_server_that_claims_nothing_is_not_ready_and_says_why(status, said):
 
 def test_one_child_with_a_session_is_enough_to_be_ready_and_all_are_needed_to_have_started():
     """A child that is replaced costs neither."""
-    both = server_with(children=(CHILD, ChildStatus(place=1)))
+    both = server_with(processes=(PROCESS, ProcessStatus(place=1)))
 
     assert all(check.is_ok for check in readiness(both))
     assert lines(startup(both)) == [
-        "ok child 0: it has started",
-        "failed child 1: it has not begun to run jobs yet",
+        "ok worker process 0: it has started",
+        "failed worker process 1: it has not begun to run jobs yet",
     ]
     assert all(check.is_ok for check in startup(child_with(has_session=False)))
 
 
 def test_a_child_is_read_from_its_memory():
     """What it has not reported yet is left open; its right to run is its session's."""
-    memory, status = ChildMemory.create(2), ChildStatus(place=0, pid=7, has_session=True, cpu_seconds=5.0)
+    memory, status = SharedMemory.create(2), ProcessStatus(place=0, pid=7, has_session=True, cpu_seconds=5.0)
     silent = reported(status, memory)
     memory.report(WorkerCounts(2, busy_threads=1), cpu_seconds=2.0, rss_bytes=4096)
     memory.turn()
@@ -209,13 +212,13 @@ def test_a_server_in_numbers():
         'firelock_server_mode{mode="running"} 0',
         "firelock_storage_age_seconds 1",
         "firelock_storage_roundtrip_seconds_count 2",
-        'firelock_child_up{child="0"} 1',
-        'firelock_child_starts_total{child="0"} 1',
-        'firelock_child_worker_slots{child="0",state="busy"} 3',
-        'firelock_child_worker_slots{child="0",state="idle"} 17',
-        'firelock_child_stuck_workers{child="0",kind="thread"} 2',
-        'firelock_child_stuck_workers{child="0",kind="coroutine"} 0',
-        'firelock_child_parked_ends{child="0"} 4',
+        'firelock_worker_process_up{process="0"} 1',
+        'firelock_worker_process_starts_total{process="0"} 1',
+        'firelock_worker_process_worker_slots{process="0",state="busy"} 3',
+        'firelock_worker_process_worker_slots{process="0",state="idle"} 17',
+        'firelock_worker_process_stuck_workers{process="0",kind="thread"} 2',
+        'firelock_worker_process_stuck_workers{process="0",kind="coroutine"} 0',
+        'firelock_worker_process_parked_ends{process="0"} 4',
     } <= set(text.splitlines())
 
 
@@ -420,9 +423,9 @@ def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
 
 def test_a_server_is_ready_while_one_of_its_worker_processes_claims():
     """The other one may have lost a single connection."""
-    children = (attrs.evolve(CHILD, failing=12.0), CHILD)
+    children = (attrs.evolve(PROCESS, failing=12.0), PROCESS)
 
-    assert all(check.is_ok for check in readiness(server_with(children=children)))
+    assert all(check.is_ok for check in readiness(server_with(processes=children)))
 
 
 def test_a_storage_that_refuses_claims_makes_a_server_unready(fire):

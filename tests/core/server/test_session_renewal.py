@@ -11,7 +11,7 @@ from firelock import Firelock, Settings, State
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.session_renewal import SessionRenewal
-from firelock.server.shared_memory import NO_WORKERS, ChildMemory, WorkerCounts
+from firelock.server.shared_memory import NO_WORKERS, SharedMemory, WorkerCounts
 from firelock.storage import ClaimRequest
 from tests.core.fakes import FailingStorage, until
 
@@ -34,7 +34,7 @@ class Scene:
 
     def begin(self, name="a"):
         """A session of that name, with the memory of a child that has adopted it."""
-        self.children[name] = child = ChildMemory.create(1)
+        self.children[name] = child = SharedMemory.create(1)
         self.ids[name] = self.renewal.begin(child, pid=7, workers=1)
         child.adopt_session()
         return child
@@ -105,7 +105,7 @@ def test_jobs_that_stay_locked_at_the_end_of_their_session_are_logged(caplog):
 def test_the_right_to_run_ends_before_the_session(timeout, heartbeat, margin):
     """A margin before anybody else can see the session as dead, counted from before it was renewed."""
     scene, granted = Scene(Settings(session_timeout=timeout, heartbeat=heartbeat)), []
-    board = ChildMemory.create(1)
+    board = SharedMemory.create(1)
     board.grant = granted.append
     before = time.monotonic()
 

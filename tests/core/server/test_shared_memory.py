@@ -14,14 +14,14 @@ import pytest
 from firelock import ConfigurationError
 from firelock.model.clock import elapsed_seconds
 from firelock.model.ids import new_id
-from firelock.server.shared_memory import NO_WORKERS, ChildMemory, WorkerCounts, share_memory
+from firelock.server.shared_memory import NO_WORKERS, SharedMemory, WorkerCounts, share_memory
 from tests.core.fakes import Host
 
 
 @pytest.fixture
 def board():
     """A new board with places for three workers."""
-    board = ChildMemory.create(3)
+    board = SharedMemory.create(3)
     yield board
     board.close()
 
@@ -39,7 +39,7 @@ def test_a_right_holds_until_its_instant(board):
 def test_a_suspension_uses_up_the_right_and_does_not_silence_the_child():
     """The storage's clock goes on while the machine is suspended; a child cannot report meanwhile."""
     host = Host()
-    board = ChildMemory.create(1, host.clocks.elapsed)
+    board = SharedMemory.create(1, host.clocks.elapsed)
     board.grant(host.clocks.elapsed() + 30)
     board.report(NO_WORKERS)
 
@@ -94,10 +94,10 @@ def memory(request, monkeypatch):
 
 RUNS_AND_DIES = """
 import os, signal, sys
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import SharedMemory
 
 descriptor, job_id = int(sys.argv[1]), sys.argv[2]
-board = ChildMemory.allocate(descriptor, 3)
+board = SharedMemory.allocate(descriptor, 3)
 board.start(2, job_id)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -111,7 +111,7 @@ def test_a_board_outlives_the_program_that_wrote_it(memory):
         [sys.executable, "-c", RUNS_AND_DIES, str(memory), job_id], pass_fds=(memory,), check=False
     )
 
-    board = ChildMemory.attach(memory, 3)
+    board = SharedMemory.attach(memory, 3)
     assert [job_id] == board.running()
     board.close()
 
@@ -120,8 +120,8 @@ def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
     """It needs no folder for temporary files, and has no name by which others could find it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
 
-    ChildMemory.allocate(memory, 3).close()
-    ChildMemory.create(3).close()
+    SharedMemory.allocate(memory, 3).close()
+    SharedMemory.create(3).close()
 
     assert 0 == os.fstat(memory).st_nlink or not hasattr(os, "memfd_create")
 
@@ -129,7 +129,7 @@ def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="there, memory is never only promised")
 def test_the_memory_of_a_board_is_there(memory):
     """Not only promised: whoever writes to it first must not be killed since there is none."""
-    ChildMemory.allocate(memory, 10_000).close()
+    SharedMemory.allocate(memory, 10_000).close()
 
     assert os.fstat(memory).st_blocks * 512 >= 10_000 * 40
 
@@ -143,7 +143,7 @@ def test_memory_that_is_not_to_be_had_is_said():
             match=r"^No shared memory for 3 workers, [0-9]+ bytes: Invalid argument. Give .* more",
         ),
     ):
-        ChildMemory.allocate(nothing.fileno(), 3)
+        SharedMemory.allocate(nothing.fileno(), 3)
 
 
 def test_another_session_is_to_be_adopted_first(board):

@@ -24,8 +24,8 @@ from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.server import supervisor as module
 from firelock.server.session_renewal import SessionRenewal
-from firelock.server.shared_memory import ChildMemory, share_memory
-from firelock.server.supervisor import ServerOptions, Supervisor, _KnownChild
+from firelock.server.shared_memory import SharedMemory, share_memory
+from firelock.server.supervisor import ServerOptions, Supervisor, _KnownProcess
 from firelock.settings import Settings
 from firelock.storage import ClaimRequest
 from tests.core.fakes import FailingStorage, until
@@ -59,22 +59,22 @@ class House:
         process = subprocess.Popen([sys.executable, "-c", code], stdin=read, stdout=output)
         os.close(read)
         memory = share_memory()
-        ChildMemory.allocate(memory, PLACES).close()
-        child = _KnownChild(0, process, memory, -1, os.fdopen(write, "w"), 0)
-        self.supervisor._children[process.pid] = child
+        SharedMemory.allocate(memory, PLACES).close()
+        child = _KnownProcess(0, process, memory, -1, os.fdopen(write, "w"), 0)
+        self.supervisor._processes[process.pid] = child
         self.children.append(child)
         return child
 
     def with_session(self, code):
         """A child with a session."""
         child = self.child(code)
-        child.memory = ChildMemory.attach(child.descriptor, PLACES)
+        child.memory = SharedMemory.attach(child.descriptor, PLACES)
         self.supervisor._begin(child)
         return child
 
     def told(self, child, number=1):
         """The next orders of a child that echoes them."""
-        return [json.loads(child.process.stdout.readline()) for _ in range(number)]
+        return [json.loads(child.popen.stdout.readline()) for _ in range(number)]
 
     def claimed(self, child):
         """A job that the child has claimed."""
@@ -88,14 +88,14 @@ class House:
             self.supervisor._do(self.supervisor._events.get(timeout=10))
 
     def close(self):
-        for child in {*self.children, *self.supervisor._children.values()}:
-            child.process.kill()
-            child.process.wait()
-            if child.process.stdout is not None:
-                child.process.stdout.close()
+        for child in {*self.children, *self.supervisor._processes.values()}:
+            child.popen.kill()
+            child.popen.wait()
+            if child.popen.stdout is not None:
+                child.popen.stdout.close()
             with suppress(BrokenPipeError):  # what it did not live to read; the pipe is closed all the same
                 child.orders.close()
-        for child in self.supervisor._children.values():
+        for child in self.supervisor._processes.values():
             if child.memory is not None:
                 child.memory.close()
             os.close(child.descriptor)
@@ -114,12 +114,12 @@ def house(monkeypatch):
 def test_an_order_that_a_dead_child_never_read_ends_nobody(house):
     """The pipe of its orders breaks while it is closed; its session is ended and another child is to come."""
     child = house.with_session("input()")
-    child.process.wait()
+    child.popen.wait()
     child.orders.write("not sent yet")
 
     house.supervisor._exited(child)
 
-    assert {} == house.supervisor._children
+    assert {} == house.supervisor._processes
     assert [0] == [place for _, place, _ in house.supervisor._restarts]
     assert [False] == [record.is_alive for record in house.storage.list_sessions()]
 
@@ -141,7 +141,7 @@ def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
     child = house.with_session("pass")
     job = house.claimed(child)
     child.memory.start(0, job.id)
-    child.process.wait()
+    child.popen.wait()
 
     house.supervisor._exited(child)
 
@@ -162,8 +162,8 @@ def test_a_server_that_stops_says_so_last(house, code, exit_code):
     child = house.with_session(code)
     house.supervisor._stop()
     if exit_code:
-        child.process.kill()
-    child.process.wait()
+        child.popen.kill()
+    child.popen.wait()
 
     house.supervisor._exited(child)
 
@@ -176,7 +176,7 @@ def test_a_session_ends_though_its_last_word_is_not_heard(house):
     """What it held is worth more than how it is listed."""
     child = house.with_session("input()")
     house.supervisor._stop()
-    child.process.wait()
+    child.popen.wait()
     house.storage.fail("renew", StorageUnavailable("away"))
 
     house.supervisor._exited(child)
@@ -196,14 +196,14 @@ def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
 
     assert child.session is not None
     assert house.supervisor._stops_at == module._NEVER
-    assert child.process.poll() is None
+    assert child.popen.poll() is None
 
 
 def test_a_session_is_ended_once_the_storage_answers(house):
     """The jobs of a child that died in an outage need not wait for its timeout, and the blame stays right."""
     child = house.with_session("import os; input(); os._exit(1)")
     job = house.claimed(child)
-    child.process.wait()
+    child.popen.wait()
     house.storage.fail("end_session", StorageUnavailable("away"))
 
     house.supervisor._exited(child)
@@ -220,40 +220,40 @@ def test_a_new_child_of_a_quiet_server_is_quiet(house):
 
     child = house.with_session("import sys; sys.exit(0 if 'quiet' in input() + input() else 1)")
 
-    assert 0 == child.process.wait()
+    assert 0 == child.popen.wait()
 
 
 def test_a_child_that_never_gets_ready_is_killed(house):
     """It hangs while it imports the app, or before it reports. One that waits for its session is alive."""
-    long_ago = time.monotonic() - SETTINGS.child_silence - 1
+    long_ago = time.monotonic() - SETTINGS.hang_timeout - 1
     hangs, waits, frozen, begins = (house.child("while True: pass") for _ in range(4))
     for child in (hangs, waits, frozen, begins):
         child.started_at = long_ago
     for child in (waits, frozen, begins):
-        child.memory = ChildMemory.attach(child.descriptor, PLACES)
+        child.memory = SharedMemory.attach(child.descriptor, PLACES)
     frozen.began_at, begins.began_at = long_ago, time.monotonic()
 
     house.supervisor._tick()
 
-    until(lambda: hangs.process.poll() is not None and frozen.process.poll() is not None)
-    assert (None, None) == (waits.process.poll(), begins.process.poll())
+    until(lambda: hangs.popen.poll() is not None and frozen.popen.poll() is not None)
+    assert (None, None) == (waits.popen.poll(), begins.popen.poll())
 
 
 def test_a_child_that_is_long_in_starting_is_named_once(house, caplog):
     """An import that hangs says nothing by itself; a child that has imported its app is no such case."""
     slow, quick, begun = house.child(), house.child(), house.child()
     slow.started_at = begun.started_at = time.monotonic() - 11
-    begun.memory = ChildMemory.attach(begun.descriptor, PLACES)
+    begun.memory = SharedMemory.attach(begun.descriptor, PLACES)
 
     house.supervisor._tick()
     house.supervisor._tick()
 
     [line] = [record.getMessage() for record in caplog.records]
     assert line == (
-        f"Child {slow.process.pid} has not started after 11 s: it is importing shop:fire, or connecting to "
-        "its storage. It is killed after 300 s (child_silence)."
+        f"Worker process {slow.popen.pid} has not started after 11 s: it is importing shop:fire, or "
+        "connecting to its storage. It is killed after 300 s (hang_timeout)."
     )
-    assert quick.process.poll() is None
+    assert quick.popen.poll() is None
 
 
 def test_a_child_that_its_server_killed_did_not_run_out_of_memory(house, caplog):
@@ -264,10 +264,13 @@ def test_a_child_that_its_server_killed_did_not_run_out_of_memory(house, caplog)
     child.memory.start(0, job.id)
 
     child.kill()
-    child.process.wait(10)
+    child.popen.wait(10)
     house.supervisor._exited(child)
 
-    assert f"Child {child.process.pid} died (killed by its server); it was running {job.id}." in caplog.text
+    assert (
+        f"Worker process {child.popen.pid} died (killed by its server); it was running {job.id}."
+        in caplog.text
+    )
     assert "out of memory" not in caplog.text
 
 
@@ -275,7 +278,7 @@ def test_outage_that_delays_sessions_is_logged_once(house, caplog):
     """One line when it begins and one when it is over, for the new session and for the end of the old one."""
     caplog.set_level(logging.INFO, "firelock.server.supervisor")
     dead, new = house.with_session("pass"), house.child("import sys; sys.stdin.read()")
-    dead.process.wait()
+    dead.popen.wait()
     away = [StorageUnavailable("away")] * 3
     house.storage.fail("end_session", *away)
     house.storage.fail("begin_session", *away)
@@ -287,11 +290,11 @@ def test_outage_that_delays_sessions_is_logged_once(house, caplog):
     lines = [line.getMessage() for line in caplog.records if "ession" in line.getMessage()]
     assert [
         f"Session {dead.session} could not be ended; until it is, its jobs wait: away",
-        f"No new session yet for child {new.process.pid}; trying again every second: away",
+        f"No new session yet for worker process {new.popen.pid}; trying again every second: away",
     ] == lines[:2]
     assert {
         f"Session {dead.session} has ended; its jobs are back in their queues.",
-        f"Child {new.process.pid} has its new session.",
+        f"Worker process {new.popen.pid} has its new session.",
     } == set(lines[2:])
     assert 4 == len(lines)
 
@@ -326,7 +329,7 @@ def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monk
     house.supervisor._restarts.append((0.0, 0, 0))
     for further in [0] * 6 + [2_000, 0]:
         house.supervisor._tick()
-        pids += house.supervisor._children
+        pids += house.supervisor._processes
         house.events()
         ((_, place, deaths),) = house.supervisor._restarts
         house.supervisor._restarts[:] = [(0.0, place, deaths + further)]
@@ -335,7 +338,7 @@ def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monk
 
     assert [0, 1, 2, 4, 8, 16, 30, 30] == pauses
     assert [""] * 8 == [state_of(pid) for pid in pids]
-    assert f"Child {pids[0]} ended before it could run a job (exit code 1); another" in caplog.text
+    assert f"Worker process {pids[0]} ended before it could run a job (exit code 1); another" in caplog.text
 
 
 @pytest.mark.parametrize(("worked", "deaths"), [(None, 4), (1.0, 4), (60.0, 0)])
@@ -343,7 +346,7 @@ def test_what_counts_is_how_long_a_child_could_run_jobs(house, worked, deaths):
     """An app that is imported for a minute, and fails then, is not imported anew without a pause."""
     child = house.with_session("pass") if worked else house.child("pass")
     child.quick_deaths, child.started_at = 3, time.monotonic() - 90
-    child.process.wait()
+    child.popen.wait()
     child.began_at = worked and time.monotonic() - worked
 
     house.supervisor._exited(child)
@@ -364,15 +367,17 @@ def test_a_child_that_no_thread_can_watch_ends_and_is_tried_again(house, monkeyp
     open_files = len(list(Path("/dev/fd").iterdir()))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuses)
-        house.supervisor._start_child(0, 0)
-    (pid,) = house.supervisor._children
+        house.supervisor._start_process(0, 0)
+    (pid,) = house.supervisor._processes
     house.events()
 
     assert ("", [(0, 1)]) == (
         state_of(pid),
         [(place, deaths) for _, place, deaths in house.supervisor._restarts],
     )
-    assert f"Child {pid} is killed, since nothing can watch it: can't start new thread" in caplog.text
+    assert (
+        f"Worker process {pid} is killed, since nothing can watch it: can't start new thread" in caplog.text
+    )
     assert open_files + 1 == len(list(Path("/dev/fd").iterdir()))  # its counters are the next child's
 
 
@@ -383,7 +388,7 @@ READS = "import sys; sys.stdin.read()"
 
 def replacement(house, old):
     """The child that is to take the place of one."""
-    return next(child for child in house.supervisor._children.values() if child.replaces is old)
+    return next(child for child in house.supervisor._processes.values() if child.replaces is old)
 
 
 def test_a_worn_child_drains_once_another_works(house):
@@ -432,10 +437,10 @@ def test_retired_child_that_does_not_stop_is_killed(house, monkeypatch):
 
     house.supervisor._tick()
 
-    assert -signal.SIGKILL == oldest.process.wait(10)
+    assert -signal.SIGKILL == oldest.popen.wait(10)
     house.supervisor._exited(oldest)
     assert 1 == job.refresh().record().crashes
-    assert [None] * 4 == [child.process.poll() for child in children[1:]]
+    assert [None] * 4 == [child.popen.poll() for child in children[1:]]
 
 
 def test_of_two_children_in_a_place_the_one_that_claims_is_seen(house):
@@ -443,15 +448,15 @@ def test_of_two_children_in_a_place_the_one_that_claims_is_seen(house):
     old = house.with_session(READS)
     house.supervisor._replace(old, "has 900 MB")
     new = replacement(house, old)
-    (while_it_starts,) = house.supervisor.status().children
+    (while_it_starts,) = house.supervisor.status().processes
 
     new.memory = old.memory
     house.supervisor._begin(new)
-    (while_the_old_one_drains,) = house.supervisor.status().children
+    (while_the_old_one_drains,) = house.supervisor.status().processes
     new.memory = None
 
-    assert (old.process.pid, True) == (while_it_starts.pid, while_it_starts.has_session)
-    assert (new.process.pid, True) == (while_the_old_one_drains.pid, while_the_old_one_drains.has_session)
+    assert (old.popen.pid, True) == (while_it_starts.pid, while_it_starts.has_session)
+    assert (new.popen.pid, True) == (while_the_old_one_drains.pid, while_the_old_one_drains.has_session)
 
 
 def test_one_is_replaced_at_a_time(house):
@@ -459,7 +464,7 @@ def test_one_is_replaced_at_a_time(house):
     first, second = house.with_session(READS), house.with_session(READS)
     house.supervisor._replace(first, "has run 1 jobs")
     house.supervisor._replace(second, "has run 1 jobs")
-    assert 3 == len(house.supervisor._children)
+    assert 3 == len(house.supervisor._processes)
 
     replacement(house, first).replaces = None
     house.events()
@@ -471,7 +476,7 @@ def test_a_drained_child_has_no_further_successor(house):
     """It ended as it was told to; what it ran to the end is no crash."""
     old = house.with_session("input(); input()")
     house.supervisor._retire(old)
-    old.process.wait()
+    old.popen.wait()
 
     house.supervisor._exited(old)
 
@@ -484,7 +489,7 @@ def test_a_child_that_dies_before_its_successor_works_has_that_one(house):
     old = house.with_session("import os; input(); input(); os._exit(1)")
     house.supervisor._replace(old, "has 900 MB")
     house.supervisor._tell(old, {"any": 1})
-    old.process.wait()
+    old.popen.wait()
     new = replacement(house, old)
 
     house.supervisor._exited(old)
@@ -498,14 +503,14 @@ def test_a_child_whose_successor_cannot_start_goes_on(house, monkeypatch, caplog
     old = house.with_session(READS)
     house.supervisor._replace(old, "has 900 MB")
     new = replacement(house, old)
-    new.process.kill()
-    new.process.wait()
+    new.popen.kill()
+    new.popen.wait()
     house.supervisor._exited(new)
     assert "the one that it was to replace goes on" in caplog.text
-    assert (None, False, []) == (old.process.poll(), old.is_retired, house.supervisor._restarts)
+    assert (None, False, []) == (old.popen.poll(), old.is_retired, house.supervisor._restarts)
 
     until(lambda: not house.supervisor._events.empty())
-    while not any(child.replaces is old for child in house.supervisor._children.values()):
+    while not any(child.replaces is old for child in house.supervisor._processes.values()):
         house.events()
 
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
@@ -521,7 +526,7 @@ def test_a_server_that_stops_replaces_nobody(house):
 
     house.supervisor._replace(old, "has 900 MB")
 
-    assert [old] == list(house.supervisor._children.values())
+    assert [old] == list(house.supervisor._processes.values())
 
 
 # ---- the end of a child that an operator ordered ---------------------------------------------------------
@@ -543,12 +548,12 @@ def test_child_that_an_operator_ends_does_not_wait_for_its_successor(house):
 
     assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
     assert ["ending", "running"] == said_by(house, old, other)
-    (new,) = set(house.supervisor._children.values()) - {old, other}
+    (new,) = set(house.supervisor._processes.values()) - {old, other}
     assert (old.place, None) == (new.place, new.replaces)
 
     house.supervisor._obey(f"end {old.session}")  # again
 
-    assert 3 == len(house.supervisor._children)
+    assert 3 == len(house.supervisor._processes)
 
 
 def test_retired_child_that_an_operator_ends_has_no_second_successor(house):
@@ -562,7 +567,7 @@ def test_retired_child_that_an_operator_ends_has_no_second_successor(house):
 
     assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
     assert ("retired", ["ending"]) == (before, said_by(house, old))
-    assert [old] == list(house.supervisor._children.values())
+    assert [old] == list(house.supervisor._processes.values())
 
 
 def test_child_that_an_operator_ends_while_its_successor_starts_has_that_one(house):
@@ -575,7 +580,7 @@ def test_child_that_an_operator_ends_while_its_successor_starts_has_that_one(hou
     house.supervisor._obey(f"end {old.session}")
 
     assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
-    assert (None, [old, new]) == (new.replaces, list(house.supervisor._children.values()))
+    assert (None, [old, new]) == (new.replaces, list(house.supervisor._processes.values()))
 
 
 def test_order_to_end_a_child_that_has_ended_does_nothing(house, caplog):
@@ -587,7 +592,7 @@ def test_order_to_end_a_child_that_has_ended_does_nothing(house, caplog):
     house.supervisor._obey("end another-session")
 
     assert "session another-session, which has ended already" in caplog.text
-    assert (["running"], [child]) == (said_by(house, child), list(house.supervisor._children.values()))
+    assert (["running"], [child]) == (said_by(house, child), list(house.supervisor._processes.values()))
 
 
 def test_retired_child_says_so_in_a_new_session(house):
@@ -640,7 +645,7 @@ def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
 
     (record,) = fresh.supervisor._storage.list_sessions()
     assert ["Firelock server here"] == fresh.said
-    assert (child.session, child.process.pid) == (record.session.id, record.session.pid)
+    assert (child.session, child.popen.pid) == (record.session.id, record.session.pid)
     assert (3, "mail:1") == (record.session.workers, record.session.queues)
     assert (PLACES, module._NEVER) == (child.memory.workers, fresh.supervisor._stops_at)
 
@@ -659,7 +664,7 @@ def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
     fresh.supervisor._introduce(child, ready(url))
 
     assert said in fresh.said[-1]
-    assert -signal.SIGKILL == child.process.wait(10)
+    assert -signal.SIGKILL == child.popen.wait(10)
     fresh.supervisor._exited(child)
     assert (code, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
 
@@ -677,7 +682,7 @@ def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
 def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code, answer, said):
     """The app cannot be imported, say: another child could not either. One of the two has said why."""
     child, other = fresh.child(f"raise SystemExit({code})"), fresh.child(ECHO)
-    child.process.wait()
+    child.popen.wait()
 
     fresh.supervisor._exited(child)
 
@@ -692,8 +697,8 @@ def test_a_first_child_that_is_killed_before_it_is_ready_is_replaced(fresh, capl
     for deaths in (0, 3):
         child = fresh.child("while True: pass")
         child.quick_deaths = deaths
-        child.process.kill()
-        child.process.wait()
+        child.popen.kill()
+        child.popen.wait()
         fresh.supervisor._exited(child)
         restarts += [restart[1:] for restart in fresh.supervisor._restarts]
         fresh.supervisor._restarts.clear()
@@ -742,8 +747,8 @@ def test_a_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, err
     child = house.with_session("input()")
     if is_stopping:
         house.supervisor._stop()
-    child.process.kill()
-    child.process.wait()
+    child.popen.kill()
+    child.popen.wait()
     house.storage.fail("end_session", error)
 
     house.supervisor._exited(child)
@@ -758,7 +763,7 @@ def test_a_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, err
 def test_a_child_that_is_gone_hinders_no_order(house):
     """The others are told all the same."""
     gone, there = house.child("pass"), house.child(ECHO)
-    gone.process.wait()
+    gone.popen.wait()
 
     house.supervisor._obey("quiet")
 
@@ -772,10 +777,10 @@ def test_a_second_stop_hurries_and_a_third_kills(house):
     house.supervisor._stop()
     house.supervisor._stop()
     assert [{"stop": SETTINGS.grace}, {"hurry": True}] == house.told(heeds, 2)
-    assert ignores.process.poll() is None
+    assert ignores.popen.poll() is None
     house.supervisor._stop()
 
-    assert [-signal.SIGKILL] * 2 == [heeds.process.wait(10), ignores.process.wait(10)]
+    assert [-signal.SIGKILL] * 2 == [heeds.popen.wait(10), ignores.popen.wait(10)]
 
 
 def test_an_order_to_stop_hurries_nobody(house):
@@ -804,12 +809,12 @@ def test_a_quiet_server_resumes(house):
 def test_a_child_that_does_not_end_in_time_is_killed(house):
     """Grace and margin are over: the server must not wait for ever."""
     child = house.child("while True: pass")
-    child.memory = ChildMemory.attach(child.descriptor, PLACES)
+    child.memory = SharedMemory.attach(child.descriptor, PLACES)
     house.supervisor._stop()
     house.supervisor._tick()
-    assert child.process.poll() is None
+    assert child.popen.poll() is None
     house.supervisor._stops_at = time.monotonic() - 1
 
     house.supervisor._tick()
 
-    assert -signal.SIGKILL == child.process.wait(10)
+    assert -signal.SIGKILL == child.popen.wait(10)

@@ -20,8 +20,8 @@ from firelock.model.clock import SECOND
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.attempt import CancelKind, Run
-from firelock.server.shared_memory import ChildMemory, WorkerCounts
-from firelock.server.upkeep import ChildUpkeep
+from firelock.server.shared_memory import SharedMemory, WorkerCounts
+from firelock.server.upkeep import Upkeep
 from firelock.server.workers import DispatcherInbox, WorkerContext
 from firelock.storage import ClaimRequest, NewSession, Promotion, Taken
 from tests.core.fakes import FailingStorage, Worker, until
@@ -72,12 +72,12 @@ class Scene:
         self.fire = Firelock(self.storage, settings=settings)
         self.task = self.fire.task(name="task")(lambda: None)
         self.worker = Worker(self.fire)
-        self.board = ChildMemory.create(1)
+        self.board = SharedMemory.create(1)
         self.board.grant(FOR_EVER)
         self.dispatched, self.inbox = FakeWorkers(), Inbox()
         context = WorkerContext(self.worker.runner, self.worker.console, self.board, self.inbox, None)
         server = ServerInfo(server_id, "host:a", "*", 1, 7)
-        self.upkeep = ChildUpkeep(self.fire.runtime, server, context, self.dispatched)
+        self.upkeep = Upkeep(self.fire.runtime, server, context, self.dispatched)
         self.metrics = self.upkeep.metrics
 
     def until_swept(self, times=1):

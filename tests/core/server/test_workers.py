@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from firelock import Firelock
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import SharedMemory
 from firelock.server.workers import DispatcherInbox, WorkerContext, Workers
 from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import Worker
@@ -22,7 +22,7 @@ def workers():
 
         fire.task(name="work")(lambda: None)
         fire.task(name="wait")(wait)
-        worker, board = Worker(fire), ChildMemory.create(7)
+        worker, board = Worker(fire), SharedMemory.create(7)
         context = WorkerContext(worker.runner, worker.console, board, DispatcherInbox(), None)
         yield Workers(context, fire.registry, threads=3, coroutines=4)
         board.close()

@@ -30,7 +30,7 @@ def kill_parent(job: JobContext, seconds: float) -> None:
 def kill_anywhere(job: JobContext, seconds: float) -> None:
     """Kill the process that holds the session, whether the job runs in it or in a process of its own."""
     begin(job)
-    is_session_holder = b"firelock.server.child" in Path("/proc/self/cmdline").read_bytes()
+    is_session_holder = b"firelock.server.worker_process" in Path("/proc/self/cmdline").read_bytes()
     _die_with(os.getpid() if is_session_holder else os.getppid())
 
 

@@ -305,10 +305,10 @@ class Firelock(ServedApp):
 
         Take it as a task's parameter, `async def fetch(url: str, http: Client = http_client)`, last or behind
         a `*`; or ask for it inside a job, `current_job().resource(pool)`. No call gives it, and nothing of it
-        is stored. Each child of a server, and each process of `executor="process"`, opens it when a job first
-        needs it and closes it at its stop: an async generator on the event loop that runs its async jobs,
-        others in a thread. All jobs of the child share it. Where it cannot be opened the job fails with that
-        error, and the next job tries again. Its own parameters may be other resources.
+        is stored. Each worker process of a server, and each process of `executor="process"`, opens it when a
+        job first needs it and closes it at its stop: an async generator on the event loop that runs its async
+        jobs, others in a thread. All jobs of the worker process share it. Where it cannot be opened the job
+        fails with that error, and the next job tries again. Its own parameters may be other resources.
 
         Args:
             function: a generator function, sync or async, or a function of `contextlib.contextmanager` or

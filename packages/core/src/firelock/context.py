@@ -516,7 +516,7 @@ _JOB_LIMIT = 1_000  # lines a job may have waiting here; a storage keeps no more
 
 @attrs.define(eq=False)
 class Console:
-    """Lines and progress of a child's jobs until the next flush; a flush is one storage call.
+    """Lines and progress of a worker process's jobs until the next flush; a flush is one storage call.
 
     Bounded: a job that writes faster than the flushes keeps its newest lines, and the first of them says how
     many were left out. What a job has said whose row another transaction locks is kept, and tried again

@@ -244,7 +244,7 @@ OPTION_NAMES = frozenset(field.name for field in attrs.fields(CallOptions) if fi
 class Executor(StrEnum):
     """Where a task's jobs run."""
 
-    AUTO = "auto"  # `def` in a thread, `async def` on the child's event loop
+    AUTO = "auto"  # `def` in a thread, `async def` on the worker process's event loop
     PROCESS = "process"  # in a process of its own: for CPU-bound work and work that must be killable
 
 

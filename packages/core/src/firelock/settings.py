@@ -54,19 +54,24 @@ class Settings:
     poll: float = _number(1, least=0.01, most=60, doc="between two looks for work without a wake-up")
     grace: float = _number(25, least=0, most=86_400, doc="for running jobs to end when a server stops")
     workers: int = _number(0, least=0, most=10_000, doc="threads of a server; 0 means five a core")
-    async_workers: int = _number(100, least=1, most=100_000, doc="async jobs at once in a child")
-    claim_ahead: int = _number(500, least=0, most=500, doc="jobs claimed ahead of free workers, at most")
-    child_silence: float = _number(
-        300, least=1, most=86_400, doc="a silent child is killed, or a job's process that is not ready"
+    async_workers: int = _number(
+        100, least=1, most=100_000, doc="async jobs that run at the same time, per worker process"
     )
-    max_jobs_per_child: int = _number(
+    claim_ahead: int = _number(500, least=0, most=500, doc="jobs claimed ahead of free workers, at most")
+    hang_timeout: float = _number(
+        300,
+        least=1,
+        most=86_400,
+        doc="without a report from a worker process, or until a job process is ready; then it is killed",
+    )
+    max_jobs_per_process: int = _number(
         0,
         least=0,
         most=10**9,
-        doc="jobs after which a child is replaced; 0 means never",
+        doc="jobs after which a worker process is replaced; 0 means never",
     )
-    max_memory_per_child: int = _number(
-        0, least=0, most=10**6, doc="MB from which a child is replaced; 0 means never"
+    max_memory_per_process: int = _number(
+        0, least=0, most=10**6, doc="memory in MB above which a worker process is replaced; 0 means never"
     )
     probe_port: int = _number(0, least=0, most=65_535, doc="of `firelock server`'s probes; 0 means none")
     keep_succeeded: float = _number(_DAY, least=0, most=3650 * _DAY, doc="succeeded jobs stay")

@@ -117,7 +117,7 @@ def _seconds(span: object) -> float | None:
 
 
 def server_answer(server: ServerView, now: int) -> dict[str, object]:
-    """Return a server with its children's sessions."""
+    """Return a server with the sessions of its worker processes."""
     return {
         **{name: getattr(server, name) for name in ("id", "name", "host", "queues", "workers", "busy")},
         "is_alive": server.is_alive and any(session.expires_at > now for session in server.sessions),

@@ -58,12 +58,12 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
 
 def _add_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--max-jobs-per-child", type=whole(10**9), default=0, metavar="N",
-        help="a process is replaced after so many jobs",
+        "--max-jobs-per-process", type=whole(10**9), default=0, metavar="N",
+        help="jobs after which a worker process is replaced",
     )  # fmt: skip
     parser.add_argument(
-        "--max-memory-per-child", type=whole(10**6), default=0, metavar="MB",
-        help="a process is replaced from so much memory on",
+        "--max-memory-per-process", type=whole(10**6), default=0, metavar="MB",
+        help="memory above which a worker process is replaced",
     )  # fmt: skip
 
 
@@ -103,7 +103,8 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
         spec, queues=options.queues, workers=options.workers, async_workers=options.async_workers,
         processes=options.processes, name=options.name, imports=tuple(options.imports),
         storage=options.storage, is_verbose=options.verbose, log_format=style, log_meta=options.log_meta,
-        max_jobs_per_child=options.max_jobs_per_child, max_memory_per_child=options.max_memory_per_child,
+        max_jobs_per_process=options.max_jobs_per_process,
+        max_memory_per_process=options.max_memory_per_process,
         probe_port=probe_port, probe_host=probe_host,
     )  # fmt: skip
 
@@ -125,7 +126,7 @@ _COLUMNS = (
     Column("QUEUES"),
     Column("WORKERS", is_number=True),
     Column("BUSY", is_number=True),
-    Column("CHILDREN", is_number=True),
+    Column("PROCESSES", is_number=True),
     Column("STARTED", is_whole=True),
 )
 _STYLES = {"running": "green", "ended": "bright_black", "silent": "bold red", "lost": "bold red"}

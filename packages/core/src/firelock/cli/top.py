@@ -202,7 +202,7 @@ def _waited(since: int | None, now: int) -> str:
 def _servers(seen: Snapshot) -> Section:
     columns = (
         Column("SERVER", is_whole=True), Column("STATE", is_whole=True), Column("BUSY", is_number=True),
-        Column("WORKERS", is_number=True), Column("CHILDREN", is_number=True), Column("QUEUES"),
+        Column("WORKERS", is_number=True), Column("PROCESSES", is_number=True), Column("QUEUES"),
         Column("STARTED", is_whole=True),
     )  # fmt: skip
     rows: list[Sequence[Piece]] = []

@@ -66,7 +66,7 @@ def heard_at(record: SessionRecord, now: int) -> int:
 
 @attrs.frozen
 class ServerView:
-    """A server with its children's sessions."""
+    """A server with the sessions of its worker processes."""
 
     id: str
     name: str

@@ -60,7 +60,7 @@ class Promotion:
 
 @attrs.frozen
 class NewSession:
-    """A child's lease as it begins; the id is made by the supervisor, so that a repeat is harmless."""
+    """A new lease of a worker process. The supervisor creates the id, so a repeated call is harmless."""
 
     id: str
     server_id: str
@@ -76,7 +76,7 @@ class NewSession:
 
 @attrs.frozen
 class Renewal:
-    """One session's wish to live on, with what its child reports."""
+    """One session's wish to live on, with what its worker process reports."""
 
     session: str
     busy: int = 0
@@ -101,7 +101,7 @@ class SessionRecord:
 
 @attrs.frozen
 class Held:
-    """One claim that a child believes it holds."""
+    """One claim that a worker process believes it holds."""
 
     job_id: str
     fence: int
@@ -110,9 +110,9 @@ class Held:
 
 @attrs.frozen
 class LostClaim:
-    """A claim that a child believed it held, and what is stored of its job."""
+    """A claim that a worker process believed it held, and what is stored of its job."""
 
-    held: Held  # as the child named it
+    held: Held  # as the worker process named it
     state: State | None = None  # None: no such job is stored
     fence: int = 0  # of the job's latest claim
     has_tail: bool = False  # a holder may still be running it: see `Standing.is_stopping`
@@ -130,11 +130,11 @@ class LostClaim:
 
 @attrs.frozen
 class Reconciliation:
-    """How a child's belief differs from the storage's."""
+    """How a worker process's belief differs from the storage's."""
 
     is_session_lost: bool
     lost: list[LostClaim]  # claims that the session does not hold, in the order in which they were named
-    unknown: list[ClaimedJob]  # the session's, says the storage; the child did not name them
+    unknown: list[ClaimedJob]  # the session's, says the storage; the worker process did not name them
     busy: list[str] = attrs.Factory(list)  # ids of locked jobs, whose start was not written
 
 

@@ -359,7 +359,7 @@ def jobs_settled(settled: Sequence[Settled]) -> None:
 def server_started(server: ServerInfo) -> None:
     """Learn that a server has begun to run jobs.
 
-    Called once a server, in its first child. An exception is logged.
+    Called once a server, in its first worker process. An exception is logged.
 
     Example:
         @hookimpl
@@ -372,8 +372,8 @@ def server_started(server: ServerInfo) -> None:
 def server_stopped(server: ServerInfo) -> None:
     """Learn that a server has ended in order.
 
-    Called once a server, in its first child, after its jobs have ended or were handed back. An exception is
-    logged.
+    Called once a server, in its first worker process, after its jobs have ended or were handed back. An
+    exception is logged.
 
     Example:
         @hookimpl
@@ -386,8 +386,8 @@ def server_stopped(server: ServerInfo) -> None:
 def worker_process_started(server: ServerInfo) -> None:
     """Prepare a process that runs jobs: open an engine, set Django up.
 
-    Called once in each child and in each process of `executor="process"`, before its first job. An exception
-    ends the process with its traceback.
+    Called once in each worker process and in each process of `executor="process"`, before its first job. An
+    exception ends the process with its traceback.
 
     Example:
         @hookimpl
@@ -400,8 +400,8 @@ def worker_process_started(server: ServerInfo) -> None:
 def worker_process_stopped(server: ServerInfo) -> None:
     """Clean up in a process that ran jobs.
 
-    Called once in each child and in each process of `executor="process"` that ends in order. An exception is
-    logged.
+    Called once in each worker process and in each process of `executor="process"` that ends in order. An
+    exception is logged.
 
     Example:
         @hookimpl

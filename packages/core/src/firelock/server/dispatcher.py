@@ -1,4 +1,4 @@
-"""The dispatcher of a child: one exchange settles what has ended and claims what there is room for.
+"""The dispatcher of a worker process: one exchange settles what has ended and claims what there is room for.
 
 Claims, settlements and reconciliations are sent from this one thread, so that none races another; an end
 within the task's own transaction alone is sent where the task runs.
@@ -48,7 +48,7 @@ from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Feature, He
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
     from firelock.server.queue_choice import QueueChoice
-    from firelock.server.upkeep import ChildUpkeep
+    from firelock.server.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class DispatcherState(StrEnum):
 
 @attrs.define(eq=False, slots=False)
 class Dispatcher:
-    """Owns what the child holds: claimed, running, ended and not yet settled.
+    """Owns what the worker process holds: claimed, running, ended and not yet settled.
 
     Args:
         runtime: of the app.
@@ -94,7 +94,7 @@ class Dispatcher:
     _context: WorkerContext
     _workers: Workers
     _queues: QueueChoice
-    _upkeep: ChildUpkeep
+    _upkeep: Upkeep
     _on_session_lost: Callable[[str], None]
     _state: DispatcherState = DispatcherState.CLAIMING
     _holder: Holder | None = None  # None: no session
@@ -590,7 +590,7 @@ class _Settler:
 
     _runtime: Runtime
     _context: WorkerContext
-    _upkeep: ChildUpkeep
+    _upkeep: Upkeep
     _answer_parked: Callable[[ParkedEnd, Applied], None]  # called in the sender's thread
     _unsent: list[EndedRun] = attrs.Factory(list)
     _back: list[EndedRun] = attrs.Factory(list)  # hand-backs of jobs that never started
@@ -895,7 +895,7 @@ class _Settler:
 
 
 def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
-    """Return those that ended within their own transactions while children or a batch waited for them."""
+    """Return the runs that ended within their own transactions and that continuations or a batch wait for."""
     return [
         end
         for end in accepted

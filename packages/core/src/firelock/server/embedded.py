@@ -21,20 +21,20 @@ from firelock.errors import ConfigurationError, StorageError
 from firelock.model.aio import in_thread
 from firelock.model.ids import new_id
 from firelock.plugins.hookspecs import ServerInfo
-from firelock.server.child import Child, check_runnable, store_declared
 from firelock.server.job_counters import counted_here
 from firelock.server.job_process import JobProcessSpec, running_script
 from firelock.server.probes import (
     LOOPBACK,
-    ChildStatus,
     ProbeListener,
+    ProcessStatus,
     ServerStatus,
     probe_pages,
     reported,
 )
 from firelock.server.queue_choice import QueueChoice, parse_queues
 from firelock.server.session_renewal import SessionRenewal
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import SharedMemory
+from firelock.server.worker_process import WorkerProcess, check_runnable, store_declared
 from firelock.server.workers import thread_count
 from firelock.task import MAIN_MODULES
 
@@ -50,7 +50,7 @@ _BEGIN_AGAIN = 1.0  # seconds between two tries to begin a session
 
 
 class EmbeddedServer:
-    """Supervisor and child in this process; see `Firelock.server` for what that gives up.
+    """Supervisor and worker process in this process; see `Firelock.server` for what that gives up.
 
     A context manager; or `start()` and `stop()`; or `run()`, which serves until SIGINT or SIGTERM.
     """
@@ -122,8 +122,8 @@ class EmbeddedServer:
         """Return the server as it is now, from memory; any thread may ask."""
         settings, running = self._app.runtime.settings, self._running
         status = ServerStatus(
-            name=self.name, mode="running", children=(ChildStatus(place=0),),
-            patience=settings.child_silence, heartbeat=settings.heartbeat,
+            name=self.name, mode="running", processes=(ProcessStatus(place=0),),
+            patience=settings.hang_timeout, heartbeat=settings.heartbeat,
         )  # fmt: skip
         return status if running is None else running.status(status)
 
@@ -225,7 +225,7 @@ class _RunningServer:
         app_spec = locate_app(app)
         check_runnable(runtime, can_be_found=app_spec is not None)
         clocks = runtime.clock.host
-        self._memory = ChildMemory.create(self._threads + self._coroutines, clocks.elapsed)
+        self._memory = SharedMemory.create(self._threads + self._coroutines, clocks.elapsed)
         self._sessions = SessionRenewal(
             runtime.storage, runtime.settings, server, on_lost=self._begin_anew, on_order=self._obey,
             clocks=clocks,
@@ -240,16 +240,16 @@ class _RunningServer:
             if app_spec is not None:
                 spec = JobProcessSpec(
                     app_spec, server, imports=locate_tasks(runtime.tasks),
-                    ready_seconds=runtime.settings.child_silence,
+                    ready_seconds=runtime.settings.hang_timeout,
                 )  # fmt: skip
-            self._child = Child(
+            self._process = WorkerProcess(
                 runtime, self._memory, server, self._queues, self._threads, self._coroutines, spec,
                 self._begin_anew, self._loop,
             )  # fmt: skip
             undo.callback(self._sessions.stop)
             self._sessions.start()
-            undo.callback(self._child.stop, 0)
-            self._child.start(self._session)
+            undo.callback(self._process.stop, 0)
+            self._process.start(self._session)
             undo.pop_all()
         self._app.runtime.plugins.server_started(server)
 
@@ -259,13 +259,13 @@ class _RunningServer:
     def status(self, status: ServerStatus) -> ServerStatus:
         """Return the status with what is known while it runs."""
         now, sessions = time.monotonic(), self._sessions
-        child = ChildStatus(place=0, has_begun=True)
+        process = ProcessStatus(place=0, has_begun=True)
         with suppress(ValueError):  # it has ended at this moment
             age = now - self._started_at
-            alive = attrs.evolve(child, pid=self._server.pid, age=age, waited=age, has_session=True)
-            child = reported(alive, self._memory)
+            alive = attrs.evolve(process, pid=self._server.pid, age=age, waited=age, has_session=True)
+            process = reported(alive, self._memory)
         return attrs.evolve(
-            status, mode=sessions.state, children=(child,),
+            status, mode=sessions.state, processes=(process,),
             reached=None if sessions.reached_at is None else now - sessions.reached_at,
             round_trips=tuple(sessions.round_trips), round_trip_seconds=sessions.round_trip_seconds,
         )  # fmt: skip
@@ -287,7 +287,7 @@ class _RunningServer:
                     is_repeat = True
                     self._ending.wait(_BEGIN_AGAIN)
                 else:
-                    self._child.adopt(self._session)
+                    self._process.adopt(self._session)
                     if is_repeat:
                         log.info("The server has its new session.")
 
@@ -302,18 +302,18 @@ class _RunningServer:
         elif order == "stop":
             self._on_stop()
         else:
-            self._child.quiet(is_quiet=order == "quiet")
+            self._process.quiet(is_quiet=order == "quiet")
             self._sessions.mark("quiet" if order == "quiet" else "running")
 
     def hurry(self) -> None:
         """The end waits for no job any more."""
-        self._child.hurry()
+        self._process.hurry()
 
     def end(self, grace: float) -> None:
         """Running jobs had the grace time to end, the rest is handed back, and the session is over."""
         self._ending.set()
         self._sessions.mark("stopping")
-        stuck = self._child.stop(grace)
+        stuck = self._process.stop(grace)
         with self._renewing:
             self._sessions.stop()
         self._end_session()

@@ -1,9 +1,9 @@
 """Counters of a process by queue and task, in memory that outlives it where its server gave it some.
 
-A child counts where its supervisor reads, and a later child counts on there: no counter goes back when a
-child dies. Only one process writes at a time, as a child has its memory alone; any number reads. A row is
-written as one copy of numbers that only grow, so that a reader, or a death in the middle, meets each
-number as it was before or after.
+A worker process counts where its supervisor reads, and a later worker process counts on there: no counter
+goes back when a worker process dies. Only one process writes at a time, as a worker process has its memory
+alone; any number reads. A row is written as one copy of numbers that only grow, so that a reader, or a death
+in the middle, meets each number as it was before or after.
 
 prometheus-client's own way for several processes was rejected: it wants a folder that can be written, an
 environment variable before its first import, and keeps files of every process that ever was.

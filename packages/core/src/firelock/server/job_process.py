@@ -270,7 +270,7 @@ def _write(pipe: IO[bytes], words: Mapping[str, Any]) -> None:
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether a child process runs, without reaping it if the system allows that."""
+    """Return whether a worker process process runs, without reaping it if the system allows that."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13, Windows
         return process.poll() is None
     try:

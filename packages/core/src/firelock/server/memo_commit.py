@@ -44,7 +44,7 @@ class _Asked:
 
 
 class MemoCommit:
-    """The memos of a child's runs, whichever thread or event loop they run in.
+    """The memos of a worker process's runs, whichever thread or event loop they run in.
 
     Args:
         storage: where they are remembered.

@@ -23,7 +23,7 @@ from firelock.model.metrics import METRICS_TYPE, MetricFamily, metrics_text
 from firelock.plugins.loader import installed_version
 from firelock.server.job_counters import Counted, job_families
 from firelock.server.session_renewal import ROUND_TRIPS
-from firelock.server.shared_memory import NO_WORKERS, ChildMemory, WorkerCounts
+from firelock.server.shared_memory import NO_WORKERS, SharedMemory, WorkerCounts
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ _PAUSE = 0.1  # after a connection that the system could not give
 
 
 @attrs.frozen(kw_only=True)
-class ChildStatus:
-    """A child's place in its server, as it is now. Spans are seconds."""
+class ProcessStatus:
+    """A worker process's place in its server, as it is now. Spans are seconds."""
 
     place: int  # from 0
     pid: int | None = None  # None: nobody is there; it has ended, and another one starts
@@ -64,22 +64,22 @@ class ChildStatus:
     rss_bytes: int = 0
     starts_in: float = 0.0  # until another one starts, where nobody is there
     starts: int = 1  # of processes in this place
-    crashed_jobs: int = 0  # that ran in a child of this place when it died
+    crashed_jobs: int = 0  # that ran in a worker process of this place when it died
 
     @property
     def silent_for(self) -> float:
-        """The seconds in which it has said nothing although it should have: see the setting child_silence.
+        """The seconds in which it has said nothing although it should have: see the setting hang_timeout.
 
-        A child that has imported the app waits for its session, which it gets as soon as the storage answers.
-        It reports from then on, so this time does not count.
+        A worker process that has imported the app waits for its session, which it gets as soon as the storage
+        answers. It reports from then on, so this time does not count.
         """
         if self.silence is not None:
             return self.silence
         return (self.waited or 0.0) if self.has_loaded else self.age
 
 
-def reported(status: ChildStatus, memory: ChildMemory) -> ChildStatus:
-    """Return the status with what the child shares; its processor time is added.
+def reported(status: ProcessStatus, memory: SharedMemory) -> ProcessStatus:
+    """Return the status with what the worker process shares; its processor time is added.
 
     Raises:
         ValueError: the memory is unmapped.
@@ -105,12 +105,12 @@ class ServerStatus:
 
     name: str
     mode: str  # running, quiet, stopping or hurrying
-    children: tuple[ChildStatus, ...]  # one a place, in order
+    processes: tuple[ProcessStatus, ...]  # one a place, in order
     turned: float = 0.0  # since the supervisor's own last turn
     reached: float | None = None  # since the storage last answered; None: not yet
     round_trips: tuple[int, ...] = ()  # renewals, by bucket of ROUND_TRIPS
     round_trip_seconds: float = 0.0  # of all of them
-    patience: float  # the setting child_silence: whoever was silent for longer is not alive
+    patience: float  # the setting hang_timeout: whoever was silent for longer is not alive
     heartbeat: float
 
 
@@ -130,27 +130,27 @@ class Check:
 def liveness(status: ServerStatus) -> list[Check]:
     """Return whether every loop turns, or the server has to be started anew.
 
-    A child that is being replaced, one that imports its app or waits for its session, and one that stops are
-    alive. The storage is no part of it: a new process would not reach it either.
+    A worker process that is being replaced, one that imports its app or waits for its session, and one that
+    stops are alive. The storage is no part of it: a new process would not reach it either.
     """
     loop = _turning("supervisor", status.turned, status.patience, "")
-    return [loop, *(_child_is_alive(child, status) for child in status.children)]
+    return [loop, *(_is_process_alive(process, status) for process in status.processes)]
 
 
-def _child_is_alive(child: ChildStatus, status: ServerStatus) -> Check:
-    name, limit = f"child {child.place}", status.patience
-    if child.pid is None:
-        return Check(name, True, f"it has ended, another one starts in {child.starts_in:.0f} s")
-    if child.silence is None and child.has_loaded and child.waited is None:
+def _is_process_alive(process: ProcessStatus, status: ServerStatus) -> Check:
+    name, limit = f"worker process {process.place}", status.patience
+    if process.pid is None:
+        return Check(name, True, f"it has ended, another one starts in {process.starts_in:.0f} s")
+    if process.silence is None and process.has_loaded and process.waited is None:
         return Check(name, True, "it waits for its session, which begins when the storage answers")
-    silent = child.silent_for
-    if child.silence is None:
+    silent = process.silent_for
+    if process.silence is None:
         return Check(name, silent <= limit, f"it starts, for {silent:.1f} s, of {limit:g} s at most")
     if silent > limit:
         return Check(name, False, f"it has reported nothing for {silent:.0f} s, {limit:g} s at most")
-    if child.turned is None:
-        return _turning(name, child.waited or 0.0, limit, "")
-    return _turning(name, child.turned, limit, _in_words(child.workers))
+    if process.turned is None:
+        return _turning(name, process.waited or 0.0, limit, "")
+    return _turning(name, process.turned, limit, _in_words(process.workers))
 
 
 def _in_words(workers: WorkerCounts) -> str:
@@ -176,8 +176,10 @@ def readiness(status: ServerStatus) -> list[Check]:
         mode = Check("mode", False, "draining: it was told to be quiet, and claims nothing")
     elif not mode.is_ok:
         mode = Check("mode", False, "draining: it was told to stop")
-    alive = sum(child.has_session for child in status.children)
-    session = Check("session", alive > 0, f"{alive} of {len(status.children)} children may start jobs")
+    alive = sum(process.has_session for process in status.processes)
+    session = Check(
+        "session", alive > 0, f"{alive} of {len(status.processes)} worker processes may start jobs"
+    )
     return [_storage(status), session, mode]
 
 
@@ -187,7 +189,7 @@ def _storage(status: ServerStatus) -> Check:
         return Check("storage", False, "it was not reached yet")
     is_lately = status.reached <= limit
     text = f"it answered {status.reached:.1f} s ago"
-    failing = [child.failing for child in status.children if child.has_session]
+    failing = [process.failing for process in status.processes if process.has_session]
     seconds = [each for each in failing if each is not None]
     if is_lately and seconds and len(seconds) == len(failing):
         return Check("storage", False, f"{text}, but it refuses claims, for {min(seconds):.1f} s")
@@ -195,14 +197,14 @@ def _storage(status: ServerStatus) -> Check:
 
 
 def startup(status: ServerStatus) -> list[Check]:
-    """Return whether the server has started: every place had a child with a session once."""
+    """Return whether the server has started: every place had a worker process with a session once."""
     return [
         Check(
-            f"child {child.place}",
-            child.has_begun,
-            "it has started" if child.has_begun else "it has not begun to run jobs yet",
+            f"worker process {process.place}",
+            process.has_begun,
+            "it has started" if process.has_begun else "it has not begun to run jobs yet",
         )
-        for child in status.children
+        for process in status.processes
     ]
 
 
@@ -232,7 +234,7 @@ def probe_pages(
 
 
 def server_families(status: ServerStatus) -> list[MetricFamily]:
-    """Return a server as metrics: what its supervisor knows of itself and its children."""
+    """Return a server as metrics: what its supervisor knows of itself and its worker processes."""
     ready = all(check.is_ok for check in readiness(status))
     mode = MetricFamily("firelock_server_mode", "gauge", "1 for what the server does.")
     for name in ("running", "quiet", "stopping"):
@@ -255,43 +257,57 @@ def server_families(status: ServerStatus) -> list[MetricFamily]:
                 round(status.reached, 3)
             )
         )
-    return [*families, *_child_families(status.children)]
+    return [*families, *_process_families(status.processes)]
 
 
-def _child_families(children: Sequence[ChildStatus]) -> list[MetricFamily]:
-    up = MetricFamily("firelock_child_up", "gauge", "1 where the child has a living session.")
-    starts = MetricFamily("firelock_child_starts_total", "counter", "Processes started in this place.")
-    crashed = MetricFamily(
-        "firelock_child_crashed_jobs_total", "counter", "Jobs that were running when their child died."
+def _process_families(processes: Sequence[ProcessStatus]) -> list[MetricFamily]:
+    up = MetricFamily(
+        "firelock_worker_process_up", "gauge", "1 where the worker process has a living session."
     )
-    slots = MetricFamily("firelock_child_worker_slots", "gauge", "Threads and coroutines, by what they do.")
+    starts = MetricFamily(
+        "firelock_worker_process_starts_total", "counter", "Processes started in this place."
+    )
+    crashed = MetricFamily(
+        "firelock_worker_process_crashed_jobs_total",
+        "counter",
+        "Jobs that were running when their worker process died.",
+    )
+    slots = MetricFamily(
+        "firelock_worker_process_worker_slots", "gauge", "Threads and coroutines, by what they do."
+    )
     stuck = MetricFamily(
-        "firelock_child_stuck_workers", "gauge", "Workers that are occupied by a job past its timeout."
+        "firelock_worker_process_stuck_workers",
+        "gauge",
+        "Workers that are occupied by a job past its timeout.",
     )
     parked = MetricFamily(
-        "firelock_child_parked_ends", "gauge", "Ends that wait for rows which other transactions have locked."
+        "firelock_worker_process_parked_ends",
+        "gauge",
+        "Ends that wait for rows which other transactions have locked.",
     )
     cpu = MetricFamily(
-        "firelock_child_cpu_seconds_total", "counter", "Time on processors, of all in this place."
+        "firelock_worker_process_cpu_seconds_total", "counter", "Time on processors, of all in this place."
     )
-    memory = MetricFamily("firelock_child_resident_memory_bytes", "gauge", "Memory of the process.")
-    turned = MetricFamily("firelock_child_turn_age_seconds", "gauge", "Since the dispatcher's last turn.")
-    for child in children:
-        place = str(child.place)
-        up.add(float(child.has_session), child=place)
-        starts.add(child.starts, child=place)
-        crashed.add(child.crashed_jobs, child=place)
-        workers = child.workers
-        slots.add(workers.busy, child=place, state="busy")
+    memory = MetricFamily("firelock_worker_process_resident_memory_bytes", "gauge", "Memory of the process.")
+    turned = MetricFamily(
+        "firelock_worker_process_turn_age_seconds", "gauge", "Since the dispatcher's last turn."
+    )
+    for process in processes:
+        place = str(process.place)
+        up.add(float(process.has_session), process=place)
+        starts.add(process.starts, process=place)
+        crashed.add(process.crashed_jobs, process=place)
+        workers = process.workers
+        slots.add(workers.busy, process=place, state="busy")
         idle = workers.threads + workers.coroutines - workers.busy
-        slots.add(max(0, idle), child=place, state="idle")
-        stuck.add(workers.stuck_threads, child=place, kind="thread")
-        stuck.add(workers.stuck_coroutines, child=place, kind="coroutine")
-        parked.add(workers.parked, child=place)
-        cpu.add(round(child.cpu_seconds, 3), child=place)
-        memory.add(child.rss_bytes, child=place)
-        if child.turned is not None:
-            turned.add(round(child.turned, 3), child=place)
+        slots.add(max(0, idle), process=place, state="idle")
+        stuck.add(workers.stuck_threads, process=place, kind="thread")
+        stuck.add(workers.stuck_coroutines, process=place, kind="coroutine")
+        parked.add(workers.parked, process=place)
+        cpu.add(round(process.cpu_seconds, 3), process=place)
+        memory.add(process.rss_bytes, process=place)
+        if process.turned is not None:
+            turned.add(round(process.turned, 3), process=place)
     return [up, starts, crashed, slots, stuck, parked, cpu, memory, turned]
 
 

@@ -102,7 +102,7 @@ class GroupGuard:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, guard.stdin.fileno(), inheritable=False)
             os.close(nowhere)
-            guard.returncode = 0  # not a child of the copy
+            guard.returncode = 0  # not a worker process of the copy
 
 
 def _kill_group(group: int) -> None:

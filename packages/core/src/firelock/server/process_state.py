@@ -65,7 +65,8 @@ def resident_bytes(pid: int | None = None) -> int:
     macOS tells of this process alone, and the most it ever had, which is more than it has now.
     """
     if sys.platform == "linux":
-        # Without /proc, or without a descriptor for it: a report that is not made gets this child killed.
+        # Without /proc, or without a descriptor for it: a report that is not made gets this worker process
+        # killed.
         with (
             suppress(OSError, ValueError, IndexError),
             open(f"/proc/{pid or 'self'}/statm", "rb") as numbers,  # noqa: PTH123 - once a second: the shortest way

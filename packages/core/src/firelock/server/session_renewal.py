@@ -1,4 +1,4 @@
-"""Keeps the sessions of a server alive, by one call a heartbeat that grants each child its right to run."""
+"""Renewal of a server's sessions: one call per heartbeat extends each worker process's right to run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from firelock.model.clock import HOST_CLOCKS, HostClocks, HostWatch, StorageCloc
 from firelock.model.ids import new_id
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.plugins.loader import installed_version
-from firelock.server.shared_memory import ChildMemory, Report
+from firelock.server.shared_memory import Report, SharedMemory
 from firelock.settings import Settings
 from firelock.storage import NewSession, Renewal, Storage, Taken, server_work
 
@@ -39,7 +39,7 @@ ROUND_TRIPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 @attrs.define(eq=False)
 class SessionRenewal:
-    """Renews every session of a server. A child may start jobs until its last good renewal has run out.
+    """Renews every session of a server. A worker process may start jobs until its last renewal has expired.
 
     The right to run counts from before the renewal was sent, less a margin, so it ends here before another
     server can see the session as dead. The time that the machine is suspended counts, because the storage's
@@ -75,8 +75,8 @@ class SessionRenewal:
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(self._settings.heartbeat + 1)
 
-    def begin(self, memory: ChildMemory, *, pid: int, workers: int) -> str:
-        """A session has begun and its child may start jobs; return its id.
+    def begin(self, memory: SharedMemory, *, pid: int, workers: int) -> str:
+        """A session has begun and its worker process may start jobs; return its id.
 
         Raises:
             StorageError: it has not.
@@ -104,7 +104,7 @@ class SessionRenewal:
         return session.id
 
     def forget(self, session_id: str) -> None:
-        """The session is no longer renewed, and its child may start nothing."""
+        """The session is no longer renewed, and its worker process may start nothing."""
         with self._lock:
             session = self._sessions.pop(session_id, None)
             if session is not None:
@@ -212,7 +212,7 @@ class SessionRenewal:
         return False
 
     def _renew_all(self) -> None:
-        with self._lock:  # a child's memory is closed once its session is forgotten
+        with self._lock:  # a worker process's memory is closed once its session is forgotten
             sessions = list(self._sessions.values())
             renewals = [session.renewal(self._state_of(session)) for session in sessions]
         began, asked_at = time.monotonic(), self._clocks.elapsed()
@@ -254,13 +254,13 @@ class SessionRenewal:
 @attrs.define(eq=False)
 class _RenewedSession:
     id: str
-    memory: ChildMemory
-    told: Report  # what its child had reported when that was told last
+    memory: SharedMemory
+    told: Report  # what its worker process had reported when that was told last
     cpu_percent: float = 0.0  # of one processor, between the last two reports that were told
     leaving: str = ""  # its state if its worker process was replaced
 
     def renewal(self, state: str) -> Renewal:
-        """Return the session's wish to live on, with what its child last reported."""
+        """Return the session's wish to live on, with what its worker process last reported."""
         report, told = self.memory.last_report(), self.told
         if report.at > told.at:
             if told.at:

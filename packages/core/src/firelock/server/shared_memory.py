@@ -1,11 +1,11 @@
-"""What a child and its supervisor tell each other without a message: a few bytes of shared memory.
+"""What a worker process and its supervisor tell each other without a message: a few bytes of shared memory.
 
-The supervisor writes until when the child may start jobs, and for the how-manieth of its sessions; the child
-writes when it last reported and which job each of its workers runs. It is read after the child has died, so
-nothing in it needs an orderly end.
+The supervisor writes until when the worker process may start jobs, and for the how-manieth of its sessions;
+the worker process writes when it last reported and which job each of its workers runs. It is read after the
+worker process has died, so nothing in it needs an orderly end.
 
-The memory belongs to no file: a full or read-only disk cannot take it away. A child is another program, so it
-gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
+The memory belongs to no file: a full or read-only disk cannot take it away. A worker process is another
+program, so it gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
 
 Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · time
 on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · since when its calls of the
@@ -40,18 +40,18 @@ _NANO = 1_000_000_000
 
 
 def share_memory() -> int:
-    """Return the descriptor of new memory without a size, which a child may be given; close it.
+    """Return the descriptor of new memory without a size, which a worker process may be given; close it.
 
     Raises:
         ConfigurationError: the system has no shared memory for it.
     """
     try:
         if hasattr(os, "memfd_create"):
-            return os.memfd_create("firelock-child", os.MFD_CLOEXEC)
+            return os.memfd_create("firelock-worker-process", os.MFD_CLOEXEC)
         return _open_shared_memory()
     except (OSError, ImportError) as error:
         raise ConfigurationError(
-            f"The system gives no shared memory ({error}), without which a server has no child."
+            f"The system gives no shared memory ({error}), without which a server has no worker process."
         ) from error
 
 
@@ -68,7 +68,7 @@ def _open_shared_memory() -> int:
 
 @attrs.frozen
 class WorkerCounts:
-    """The workers of a child by their kind; a worker is stuck if its job goes on after its timeout."""
+    """The workers of a worker process by kind. A worker is stuck if its job goes on after its timeout."""
 
     threads: int = 0
     coroutines: int = 0  # 0 if no task of the app is asynchronous
@@ -89,7 +89,7 @@ NO_WORKERS = WorkerCounts()
 
 @attrs.frozen
 class Report:
-    """What a child last said of itself."""
+    """What a worker process last said of itself."""
 
     at: float  # in monotonic seconds; 0 before the first
     workers: WorkerCounts
@@ -98,12 +98,12 @@ class Report:
 
 
 @attrs.define(eq=False, slots=False)
-class ChildMemory:
-    """Shared memory of one child.
+class SharedMemory:
+    """Shared memory of one worker process.
 
     The right to run ends by `elapsed_seconds`, since the storage's clock goes on while the machine is
-    suspended. All other times are of CLOCK_MONOTONIC: a suspension does not make a child silent. A host's
-    processes share both clocks.
+    suspended. All other times are of CLOCK_MONOTONIC: a suspension does not make a worker process silent. A
+    host's processes share both clocks.
     """
 
     _memory: mmap.mmap
@@ -112,7 +112,7 @@ class ChildMemory:
     _adopted: int = 0  # the session that this process starts jobs for
 
     @classmethod
-    def create(cls, workers: int, elapsed: Callable[[], float] = elapsed_seconds) -> ChildMemory:
+    def create(cls, workers: int, elapsed: Callable[[], float] = elapsed_seconds) -> SharedMemory:
         """Return new memory, all zeros, for a server that has its workers in its own process.
 
         Args:
@@ -125,8 +125,8 @@ class ChildMemory:
         return cls.attach(-1, workers, elapsed)
 
     @classmethod
-    def allocate(cls, descriptor: int, workers: int) -> ChildMemory:
-        """Return new memory, all zeros, behind a descriptor that has no size yet: the child's side.
+    def allocate(cls, descriptor: int, workers: int) -> SharedMemory:
+        """Return new memory, all zeros, behind a descriptor that has no size yet: the worker process's side.
 
         The memory is there from now on, not only promised: no later write can be the first to miss it.
 
@@ -144,8 +144,8 @@ class ChildMemory:
     @classmethod
     def attach(
         cls, descriptor: int, workers: int, elapsed: Callable[[], float] = elapsed_seconds
-    ) -> ChildMemory:
-        """Return the memory that a child has allocated there; the descriptor may be closed.
+    ) -> SharedMemory:
+        """Return the memory that a worker process has allocated there; the descriptor may be closed.
 
         Raises:
             ConfigurationError: there is no memory for it.
@@ -169,11 +169,11 @@ class ChildMemory:
     # ---- the right to run --------------------------------------------------------------------------------
 
     def grant(self, until: float) -> None:
-        """Allow the child to start jobs until this time, in elapsed seconds; 0 takes the right away."""
+        """Allow the worker process to start jobs until this time, in elapsed seconds; 0 revokes the right."""
         self._write(_RIGHT, until * _NANO)
 
     def begin_session(self) -> None:
-        """The child has another session: it starts nothing until it has adopted it, whatever is granted."""
+        """Note that the worker process has a new session: it starts no job before it has adopted it."""
         self._write(_SESSION, self._read(_SESSION) + 1)
 
     def adopt_session(self) -> None:
@@ -185,13 +185,13 @@ class ChildMemory:
         return self.has_right() and self._read(_SESSION) == self._adopted
 
     def has_right(self) -> bool:
-        """Tell whether the child's right to run lasts, adopted or not: for who looks on."""
+        """Tell whether the worker process's right to run lasts, adopted or not: for who looks on."""
         return self._elapsed() * _NANO < self._read(_RIGHT)
 
     # ---- being alive -------------------------------------------------------------------------------------
 
     def report(self, workers: WorkerCounts, *, cpu_seconds: float = 0.0, rss_bytes: int = 0) -> None:
-        """The child lives, its workers do this, and its process takes so much."""
+        """The worker process lives, its workers do this, and its process takes so much."""
         self._memory[_COUNTS:_HEAD] = _COUNTED.pack(*attrs.astuple(workers))
         self._memory[_REPORTED:_TURNED] = _REPORT.pack(
             time.monotonic_ns(), int(cpu_seconds * _NANO), rss_bytes
@@ -237,7 +237,7 @@ class ChildMemory:
         self._memory[place : place + _ID] = _EMPTY
 
     def running(self) -> list[str]:
-        """Return the ids of the jobs that are running, or were when the child died."""
+        """Return the ids of the jobs that are running, or were when the worker process died."""
         places = range(_HEAD, _size(self.workers), _WIDTH)
         ids = (self._memory[place : place + _ID].rstrip(b"\0") for place in places)
         return [job_id.decode() for job_id in ids if job_id]

@@ -25,7 +25,7 @@ class SystemdNotifier:
 
     @classmethod
     def of_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
-        """Return the manager that the environment names, and forget its address: children have no say.
+        """Return the manager that the environment names, and remove its address for worker processes.
 
         A sign of life is due in a third of the time after which the manager would take us for dead.
         """

@@ -78,7 +78,7 @@ def _what_became_of(taken: Taken) -> str:
 class MinuteRollups:
     """Counts, durations and histograms by minute, task, queue and outcome.
 
-    Statistics, not truth: what a killed child had not written yet is missing in them.
+    Statistics, not truth: what a killed worker process had not written yet is missing in them.
     """
 
     _lock: threading.Lock = attrs.Factory(threading.Lock)
@@ -185,15 +185,17 @@ class _DutyThread:
 
 
 @attrs.define(eq=False, slots=False)
-class ChildUpkeep:
+class Upkeep:
     """The duties of one worker process, in five threads: see docs/decisions/0092."""
 
     _runtime: Runtime
     _server: ServerInfo
     _context: WorkerContext
     _workers: Workers
-    _on_worn: Callable[[str], None] | None = None  # told once, and why, when the child is to be replaced
-    ended: int = 0  # jobs of this child
+    _on_worn: Callable[[str], None] | None = (
+        None  # told once, and why, when the worker process is to be replaced
+    )
+    ended: int = 0  # jobs of this worker process
     metrics: MinuteRollups = attrs.Factory(MinuteRollups)
     _is_worn: bool = False  # `_on_worn` has been told
     _is_first: bool = True  # of the living sessions: it takes due instants at once
@@ -368,7 +370,8 @@ class ChildUpkeep:
         tell_tasks(self._runtime.client)
         self._catalogue.at = next_at
 
-    # ---- this child --------------------------------------------------------------------------------------
+    # ---- this worker process
+    # --------------------------------------------------------------------------------------
 
     def _report(self) -> None:
         rss_bytes = resident_bytes()
@@ -385,7 +388,7 @@ class ChildUpkeep:
             self._on_worn(why)
 
     def _worn_by(self, rss_bytes: int) -> str | None:
-        """Return why another child has to take the place of this one; None if it can go on.
+        """Return why another worker process has to take the place of this one; None if it can go on.
 
         As for memory, one that has run no job is not to blame: its successor would soon be like it.
         """

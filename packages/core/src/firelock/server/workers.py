@@ -25,7 +25,7 @@ from firelock.options import Executor
 from firelock.plugins.observers import EndObservers
 from firelock.server.attempt import EndedRun, JobRunner, Run, Surroundings
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
-from firelock.server.shared_memory import ChildMemory, WorkerCounts
+from firelock.server.shared_memory import SharedMemory, WorkerCounts
 
 if TYPE_CHECKING:
     import asyncio
@@ -131,14 +131,14 @@ class ClaimedRun:
 
 
 @attrs.frozen
-class ChildLimits:
-    """What a child may do and have before another takes its place; 0 means without a limit."""
+class ProcessLimits:
+    """What a worker process may do and have before another takes its place; 0 means without a limit."""
 
     jobs: int = 0
     memory_bytes: int = 0
 
     def reached(self, ended: int, rss_bytes: int) -> str | None:
-        """Return which limit a child has reached that ended so many jobs, in words; None where none is.
+        """Return in words which limit a worker process has reached after so many jobs; None if none.
 
         One that has run no job has not reached its memory's: its successor would be as large at once.
         """
@@ -153,20 +153,20 @@ class ChildLimits:
         return 0 < self.memory_bytes <= rss_bytes
 
 
-NO_LIMITS = ChildLimits()
+NO_LIMITS = ProcessLimits()
 
 
 @attrs.define(eq=False)
 class WorkerContext:
-    """What the workers of a child need for a run."""
+    """What the workers of a worker process need for a run."""
 
     runner: JobRunner
     console: Console
-    memory: ChildMemory
+    memory: SharedMemory
     inbox: DispatcherInbox
     process_spec: JobProcessSpec | None  # None: no process of its own could find the app
     state: Surroundings = attrs.Factory(Surroundings)
-    limits: ChildLimits = NO_LIMITS
+    limits: ProcessLimits = NO_LIMITS
     observers: EndObservers = attrs.Factory(EndObservers)
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
@@ -177,7 +177,7 @@ class WorkerContext:
 
 
 class Workers:
-    """The threads and the event loop of a child, as its dispatcher sees them."""
+    """The threads and the event loop of a worker process, as its dispatcher sees them."""
 
     def __init__(
         self,
@@ -539,7 +539,7 @@ class AsyncWorkers:
 
     _context: WorkerContext
     limit: int
-    _free: list[int]  # places in the child's memory
+    _free: list[int]  # places in the worker process's memory
     _host: asyncio.AbstractEventLoop | None = None
     running: dict[int, Run] = attrs.Factory(dict)
     _loop: asyncio.AbstractEventLoop | None = None

@@ -385,19 +385,19 @@ class Storage(ABC):
 
     @abstractmethod
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
-        """Compare what a child believes it holds with what the storage says; nothing is moved.
+        """Compare what a worker process believes it holds with what the storage says; nothing is moved.
 
         `started_at` is written where given, except to jobs that another transaction has locked: these are
         named in `busy`, and the caller sends their starts again. A held job is lost unless it is processing
         for this session with this fence, locked or not. Each lost one is returned with what is stored of its
         job: its state (None where no such job is stored), the fence of its latest claim, and whether it has a
-        tail, of whichever session.
-        By that the child tells a job that its run ended within a transaction of its own from one that was
-        deleted, requeued or taken away. A storage reads this for lost jobs alone.
+        tail, of whichever session. By that the worker process tells a job that its run ended within a
+        transaction of its own from one that was deleted, requeued or taken away. A storage reads this for
+        lost jobs alone.
 
-        Unknown are the session's processing jobs and tails that the child did not name with their present
-        fence; it hands them back by `apply` itself, since only it can tell that no claim of its own is still
-        on its way. A session that is dead or unknown is lost.
+        Unknown are the session's processing jobs and tails that the worker process did not name with their
+        present fence; it hands them back by `apply` itself, since only it can tell that no claim of its own
+        is still on its way. A session that is dead or unknown is lost.
         """
 
     @abstractmethod

@@ -430,7 +430,7 @@ def reconciled(
 
     Args:
         rows: the session's processing jobs and tails, as stored.
-        held: what its child believes.
+        held: what its worker process believes.
         find: returns the stored job of an id; called for lost jobs alone.
         is_session_lost: the session is dead or unknown.
     """
@@ -462,7 +462,7 @@ def begun(session: NewSession, *, now: int) -> SessionRecord:
 
 
 def renewed(record: SessionRecord, renewal: Renewal, *, now: int) -> SessionRecord:
-    """Return the living session with a new life and what its child reports."""
+    """Return the living session with a new life and what its worker process reports."""
     return SessionRecord(record.session, _lives_until(record.session, now), True, renewal)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from firelock import Firelock, Settings
 from firelock.model.state import State
-from firelock.server.shared_memory import ChildMemory, share_memory
+from firelock.server.shared_memory import SharedMemory, share_memory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ServerOptions
 from firelock.storage import NewSession
 from tests.core.fakes import until
@@ -86,7 +86,7 @@ class Process:
             "place": 0, "server_id": "server-a", "server_name": "host:a", "is_first": is_first,
         }  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "firelock.server.child", str(os.getpid()), str(orders),
+            [sys.executable, "-m", "firelock.server.worker_process", str(os.getpid()), str(orders),
              str(reports), str(self.memory), str(self.counters), json.dumps(options)],
             pass_fds=(orders, reports, self.memory, self.counters), cwd=folder, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -113,7 +113,7 @@ class Process:
     def board(self):
         """What it has allocated: it is ready."""
         if self._board is None:
-            self._board = ChildMemory.attach(self.memory, self.workers + SETTINGS.async_workers)
+            self._board = SharedMemory.attach(self.memory, self.workers + SETTINGS.async_workers)
         return self._board
 
     def grant(self):
@@ -269,7 +269,7 @@ def test_a_child_settles_a_job_that_ignored_its_timeout_as_timed_out(stubborn):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"max_jobs_per_child": 1}, "has run 1 jobs"), ({"max_memory_per_child": 1}, " MB")],
+    [({"max_jobs_per_process": 1}, "has run 1 jobs"), ({"max_memory_per_process": 1}, " MB")],
     ids=["jobs", "memory"],
 )
 def test_a_child_says_once_that_it_has_reached_a_limit(start, fire, options, told):
@@ -346,7 +346,7 @@ class Logs:
 
 HOW = "%s"
 if HOW == "import":
-    logging.getLogger("firelock.server.child").setLevel(logging.WARNING)
+    logging.getLogger("firelock.server.worker_process").setLevel(logging.WARNING)
     configure()
 fire = Firelock("sqlite:///jobs.db", plugins=[Logs])
 

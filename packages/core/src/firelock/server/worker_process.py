@@ -1,4 +1,4 @@
-"""A child of a server: workers under one session, in a process of their own or in an application's."""
+"""A worker process: workers that share one session, in a process of their own or in an application's."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from firelock.server.loading import load_app, load_module
 from firelock.server.logs import LogFormat, log_to_stderr, say_last
 from firelock.server.process_state import die_with_parent, enable_loggers, importing, keep_streams_open
 from firelock.server.queue_choice import QueueChoice, parse_queues
-from firelock.server.shared_memory import ChildMemory
-from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, ChildOptions, exit_code_of, share
-from firelock.server.upkeep import ChildUpkeep
+from firelock.server.shared_memory import SharedMemory
+from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, WorkerProcessOptions, exit_code_of, share
+from firelock.server.upkeep import Upkeep
 from firelock.server.workers import (
     NO_LIMITS,
-    ChildLimits,
     DispatcherInbox,
+    ProcessLimits,
     WorkerContext,
     Workers,
     have_ended,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from firelock.runtime import Runtime, ServedApp
 
-log = logging.getLogger("firelock.server.child")  # also where this module is the program
+log = logging.getLogger("firelock.server.worker_process")  # also where this module is the program
 
 _PROGRAM = "firelock"
 _CANCEL_GRACE = 5.0  # for cancelled jobs to end, before they are handed back under their own feet
@@ -60,7 +60,7 @@ _DOUBT_PAUSE = 0.05  # seconds between two comparisons at least, however many jo
 
 
 @attrs.define(eq=False, slots=False)
-class Child:
+class WorkerProcess:
     """One set of workers.
 
     Args:
@@ -78,7 +78,7 @@ class Child:
     """
 
     _runtime: Runtime
-    _memory: ChildMemory
+    _memory: SharedMemory
     _server: ServerInfo
     _queues: QueueChoice
     _threads: int
@@ -86,7 +86,7 @@ class Child:
     _process_spec: JobProcessSpec | None
     _on_session_lost: Callable[[str], None]
     _loop: asyncio.AbstractEventLoop | None = None
-    _limits: ChildLimits = NO_LIMITS
+    _limits: ProcessLimits = NO_LIMITS
     _on_worn: Callable[[str], None] | None = None
     _inbox: DispatcherInbox = attrs.Factory(DispatcherInbox)
     _is_hurried: threading.Event = attrs.Factory(threading.Event)
@@ -103,7 +103,7 @@ class Child:
         self._workers = Workers(
             context, runtime.tasks, threads=self._threads, coroutines=self._coroutines, loop=self._loop
         )
-        self._upkeep = ChildUpkeep(runtime, self._server, context, self._workers, self._on_worn)
+        self._upkeep = Upkeep(runtime, self._server, context, self._workers, self._on_worn)
         self._dispatcher = Dispatcher(
             runtime, context, self._workers, self._queues, self._upkeep, self._on_session_lost
         )
@@ -271,19 +271,20 @@ def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
             )
 
 
-# ---- the process that a supervisor started: `python -m firelock.server.child` -----------------------------
+# ---- the process that a supervisor started: `python -m firelock.server.worker_process`
+# -----------------------------
 
 
-class ChildProcess:
+class WorkerProgram:
     """Imports the app, asks for a session, runs jobs, and obeys its supervisor line by line."""
 
-    def __init__(self, orders: IO[str], reports: IO[str], memory: int, options: ChildOptions) -> None:
+    def __init__(self, orders: IO[str], reports: IO[str], memory: int, options: WorkerProcessOptions) -> None:
         self._orders = orders
         self._reports = reports
         self._memory = memory  # the descriptor of what is shared with the supervisor
         self._options = options
         self._stopping: queue.SimpleQueue[float] = queue.SimpleQueue()
-        self._is_retired = False  # another child has taken its place
+        self._is_retired = False  # another worker process has taken its place
 
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
@@ -299,7 +300,7 @@ class ChildProcess:
         total = thread_count(options.workers or runtime.settings.workers)
         coroutines = options.async_workers or runtime.settings.async_workers
         threads = share(total, options.processes, options.place)
-        memory = ChildMemory.allocate(self._memory, threads + coroutines)
+        memory = SharedMemory.allocate(self._memory, threads + coroutines)
         os.close(self._memory)
         server = ServerInfo(options.server_id, options.server_name, str(queues), total, os.getpid())
         about = _about(runtime, server) if options.is_first else []
@@ -309,13 +310,15 @@ class ChildProcess:
         runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
         settings = runtime.settings
-        megabytes = options.max_memory_per_child or settings.max_memory_per_child
-        limits = ChildLimits(options.max_jobs_per_child or settings.max_jobs_per_child, megabytes * 1_000_000)
-        child = Child(
+        megabytes = options.max_memory_per_process or settings.max_memory_per_process
+        limits = ProcessLimits(
+            options.max_jobs_per_process or settings.max_jobs_per_process, megabytes * 1_000_000
+        )
+        process = WorkerProcess(
             runtime, memory, server, queues, threads=threads, coroutines=coroutines,
             process_spec=JobProcessSpec(
                 options.app_spec, server, options.storage, tuple(options.imports), options.log_format,
-                tuple(options.log_meta), ready_seconds=settings.child_silence,
+                tuple(options.log_meta), ready_seconds=settings.hang_timeout,
             ),
             on_session_lost=lambda session: self._report({"session_lost": session}),
             limits=limits,
@@ -331,10 +334,10 @@ class ChildProcess:
                 runtime.plugins.server_started(server)
 
         threading.Thread(
-            target=self._obey_all, args=(child, started), name="firelock-orders", daemon=True
+            target=self._obey_all, args=(process, started), name="firelock-orders", daemon=True
         ).start()
         grace = self._stopping.get()
-        stuck = child.stop(grace, subject="worker process" if self._is_retired else "server")
+        stuck = process.stop(grace, subject="worker process" if self._is_retired else "server")
         if options.place == 0 and not self._is_retired:
             runtime.plugins.server_stopped(server)
         runtime.plugins.worker_process_stopped(server)
@@ -351,38 +354,40 @@ class ChildProcess:
         except OSError:
             os._exit(EXIT_FAILED)  # the supervisor is gone, and with it the session
 
-    def _obey_all(self, child: Child, started: Callable[[], None]) -> None:
+    def _obey_all(self, process: WorkerProcess, started: Callable[[], None]) -> None:
         """Obey until the supervisor is gone, and nobody renews the session any more; who is deaf ends too."""
         is_started = False
         try:
             for line in self._orders:
                 order = json.loads(line)
                 if is_started:
-                    self._obey(child, order)
+                    self._obey(process, order)
                 elif "session" in order:
                     is_started = True
-                    child.start(order["session"])
+                    process.start(order["session"])
                     started()
                 elif "stop" in order:
                     os._exit(EXIT_OK)
         except Exception:
-            log.exception("An order could not be obeyed; this child ends, and another takes its place.")
+            log.exception(
+                "An order could not be obeyed; this worker process ends, and another takes its place."
+            )
         os._exit(EXIT_FAILED)
 
-    def _obey(self, child: Child, order: dict[str, Any]) -> None:
+    def _obey(self, process: WorkerProcess, order: dict[str, Any]) -> None:
         if "session" in order:
-            child.adopt(order["session"])
+            process.adopt(order["session"])
         elif "retire" in order:
             self._is_retired = True
             self._stopping.put(float("inf"))  # its last jobs have all the time they need
         elif "stop" in order and self._is_retired:
-            _in_time(order["stop"], child.hurry)
+            _in_time(order["stop"], process.hurry)
         elif "stop" in order:
             self._stopping.put(order["stop"])
         elif "hurry" in order:
-            child.hurry()
+            process.hurry()
         elif "quiet" in order and not self._is_retired:
-            child.quiet(is_quiet=order["quiet"])
+            process.quiet(is_quiet=order["quiet"])
 
 
 def _in_time(seconds: float, what: Callable[[], None]) -> None:
@@ -407,11 +412,13 @@ def _about(runtime: Runtime, server: ServerInfo) -> list[str]:
 
 
 def main() -> int:
-    """Return the exit code of a child's process."""
+    """Return the exit code of a worker process."""
     parent, orders, reports, memory, counters, given = sys.argv[1:]
     count_in(int(counters))
     said = json.loads(given)  # of a supervisor that may be of another release, after a reload
-    options = ChildOptions(**{name: said[name] for name in attrs.fields_dict(ChildOptions) if name in said})
+    options = WorkerProcessOptions(
+        **{name: said[name] for name in attrs.fields_dict(WorkerProcessOptions) if name in said}
+    )
     count_jobs(is_wanted=options.counts_jobs)
     die_with_parent(int(parent))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -419,7 +426,7 @@ def main() -> int:
     keep_streams_open()
     level = logging.DEBUG if options.is_verbose else logging.INFO
     log_to_stderr(level, LogFormat(options.log_format), options.log_meta)
-    process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), int(memory), options)
+    process = WorkerProgram(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), int(memory), options)
     try:
         return process.run()
     except FirelockError as error:
