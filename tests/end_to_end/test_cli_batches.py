@@ -147,7 +147,7 @@ def test_what_failed_runs_again(command, app):
 
     assert "open again" in command("batches requeue", batch).out
 
-    assert 1 == app.batches.get(batch).tally().active
+    assert 1 == app.batches.get(batch).counts().active
     assert 1 == app.jobs.counts().by_state[State.ENQUEUED]
 
 

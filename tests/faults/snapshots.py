@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 import attrs
 from redis import Redis
 
-from firelock.storage import State, Tally
+from firelock.storage import BatchCounts, State
 from firelock_redis.layout.encoding import state_of
 from firelock_redis.storage import RedisStorage
 from firelock_sql.connections.transaction import Text
 from firelock_sql.storage import SqlStorage
-from firelock_sql.verbs.batches import read_tallies
+from firelock_sql.verbs.batches import read_batch_counts
 
 _STATES = Text("""
 SELECT m.batch_id, j.state, COUNT(*) FROM firelock_members m JOIN firelock_jobs j ON j.id = m.job_id
@@ -22,13 +22,13 @@ WHERE m.batch_id IN :ids GROUP BY m.batch_id, j.state
 _LETTERS = """
 local reply = {}
 for place, id in ipairs(ARGV) do
-  local tally = redis.call(
+  local counts = redis.call(
     'HMGET', KEYS[1] .. ':b:' .. id, 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted')
   local letters = {}
   for number, member in ipairs(redis.call('ZRANGE', KEYS[1] .. ':bm:' .. id, 0, -1)) do
     letters[number] = string.sub(redis.call('HGET', KEYS[1] .. ':jobs', member), 1, 1)
   end
-  reply[place] = { table.concat(letters), tally }
+  reply[place] = { table.concat(letters), counts }
 end
 return reply
 """
@@ -39,7 +39,7 @@ class Look:
     """A batch at one instant."""
 
     id: str
-    told: Tally
+    told: BatchCounts
     found: Counter[State]
 
     @property
@@ -72,10 +72,10 @@ def looks_at(storage, ids):
 def _of_tables(storage, ids):
     def work(tx):
         found = defaultdict(Counter)
-        tallies = read_tallies(tx, ids)
+        all_counts = read_batch_counts(tx, ids)
         for batch, state, number in tx.all(_STATES, ids=ids):
             found[batch][State(state)] = number
-        return [Look(id, tally, found[id]) for id, tally in tallies.items()]
+        return [Look(id, counts, found[id]) for id, counts in all_counts.items()]
 
     return storage._database.read(work) if ids else []  # noqa: SLF001 - what is read beside it is no verb
 
@@ -86,7 +86,7 @@ def _of_keys(storage, ids):
     with Redis.from_url(storage.connect_url.partition("?")[0], decode_responses=True) as redis:
         told = redis.eval(_LETTERS, 1, base, *ids)
     return [
-        Look(id, Tally(*map(int, tally)), Counter(map(state_of, letters)))
-        for id, (letters, tally) in zip(ids, told, strict=True)
-        if tally[0] is not None
+        Look(id, BatchCounts(*map(int, counts)), Counter(map(state_of, letters)))
+        for id, (letters, counts) in zip(ids, told, strict=True)
+        if counts[0] is not None
     ]

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock import ConfigurationError
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.clock import SECOND
 from firelock.model.dependencies import Edge, Input, On, Ties
 from firelock.model.lifecycle import Moved
@@ -57,7 +57,7 @@ def test_members_callers_and_inputs_that_lie_elsewhere_are_refused(scene):
             scene.storage.insert([scene.new_member(batch), stray])
 
     assert [] == scene.found(JobFilter(batch_id=batch))
-    assert Tally() == scene.tally(batch)
+    assert BatchCounts() == scene.batch_counts(batch)
 
 
 @parted
@@ -207,7 +207,9 @@ def test_members_of_several_batches_end_by_the_commands_of_plain_jobs(server, sc
 
     apart = {name: ran[1][name] - ran[0].get(name, 0) for name in ran[1]}
     assert {"hincrby": 6, "zadd": 2, "incr": 2} == {name: more for name, more in apart.items() if more}
-    assert [(10, 0), (10, 0), (9, 1)] == [(scene.tally(b).succeeded, scene.tally(b).active) for b in batches]
+    assert [(10, 0), (10, 0), (9, 1)] == [
+        (scene.batch_counts(b).succeeded, scene.batch_counts(b).active) for b in batches
+    ]
     assert kept.id in {job.id for job in scene.storage.find(JobFilter(batch_id=batches[2]), limit=20).jobs}
 
 
@@ -233,7 +235,7 @@ def test_a_batch_that_comes_with_its_members_is_as_one_that_came_before_them(sce
     told = [[attrs.evolve(step, at=0) for step in scene.history(one)] for one in (alone.id, batch.id)]
     assert stored[0] == stored[1]
     assert told[0] == told[1]
-    assert attrs.evolve(scene.tally(alone.id), total=2, active=2) == scene.tally(batch.id)
+    assert attrs.evolve(scene.batch_counts(alone.id), total=2, active=2) == scene.batch_counts(batch.id)
     for wanted in (JobFilter(tag="b"), JobFilter(queue="batches"), JobFilter(state=State.AWAITING)):
         assert {alone.id, batch.id} == set(scene.found(wanted))
     assert [job.id for job in jobs[1:]] == sorted(scene.found(JobFilter(batch_id=batch.id)))

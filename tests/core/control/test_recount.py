@@ -15,9 +15,9 @@ HOUR = 3_600 * 1_000_000
 class Miscounting(MemoryStorage):
     """Counts one member too many as failed."""
 
-    def tally(self, ids):
-        """See `Storage.tally`."""
-        return [one and attrs.evolve(one, failed=one.failed + 1) for one in super().tally(ids)]
+    def batch_counts(self, ids):
+        """See `Storage.batch_counts`."""
+        return [one and attrs.evolve(one, failed=one.failed + 1) for one in super().batch_counts(ids)]
 
 
 def codes(storage):

@@ -10,6 +10,7 @@ import pytest
 from firelock import (
     ArgumentError,
     Batch,
+    BatchCounts,
     BatchFinished,
     ConfigurationError,
     Debounce,
@@ -27,7 +28,6 @@ from firelock import (
     State,
     StorageError,
     StorageUnavailable,
-    Tally,
     TaskError,
     Unique,
 )
@@ -145,7 +145,7 @@ def test_a_batch_and_its_members_are_stored_in_one_step_at_the_end_of_the_block(
     assert [None, batch.id, batch.id, None] == [job.ties and job.ties.batch_id for job in stored]
     assert [(one.id, On.FINISHED)] == [(edge.parent_id, edge.on) for edge in stored[2].parents]
     assert [(batch.id, On.SUCCEEDED)] == [(edge.parent_id, edge.on) for edge in stored[3].parents]
-    assert Tally(total=2, active=1, waiting=1) == batch.tally()
+    assert BatchCounts(total=2, active=1, waiting=1) == batch.counts()
     assert (batch.id, None) == (one.batch_id, batch.batch_id)
 
 
@@ -179,7 +179,7 @@ def test_a_bad_call_is_refused_where_it_is_added(fire, storage, load):
             batch.add_many([(1,)])
         batch.add(load, 1)
 
-    assert 1 == batch.tally().total
+    assert 1 == batch.counts().total
 
 
 def test_up_to_500_members_are_one_step(fire, storage, load):
@@ -189,7 +189,7 @@ def test_up_to_500_members_are_one_step(fire, storage, load):
 
     assert [501] == [len(jobs) for jobs in storage.inserts]
     assert [] == storage.holds
-    assert 500 == batch.tally().total
+    assert 500 == batch.counts().total
 
 
 def test_calls_together_make_the_members_that_each_makes_alone(fire, storage):
@@ -240,13 +240,13 @@ def test_more_are_stored_in_chunks_under_a_hold_that_ends_with_the_block(fire, s
         held = storage.get([batch.id])[0]
         worker.run(1_000)
         storage.release(1_000)
-        tally = batch.tally()
+        counts = batch.counts()
         batch.add_many(many(load, 600))
     run_all(fire, worker)
 
     assert [501, 500, 101] == [len(jobs) for jobs in storage.inserts]
     assert (State.AWAITING, held.created_at + HOUR // 12) == (held.state, pytest.approx(held.due_at, abs=1e6))
-    assert (500, 500, True) == (tally.total, tally.succeeded, tally.is_held)
+    assert (500, 500, True) == (counts.total, counts.succeeded, counts.is_held)
     assert [(batch.id, None)] == storage.holds
     assert (State.SUCCEEDED, 1_101) == (batch.refresh().state, batch.result().succeeded)
 
@@ -276,7 +276,7 @@ def test_who_fills_no_more_loses_the_batch(fire, storage, load):
 
     storage.release(10_000)
     assert (State.DELETED, "whoever filled it was gone") == (batch.refresh().state, batch.reason)
-    assert 500 == batch.tally().deleted
+    assert 500 == batch.counts().deleted
 
 
 def test_a_block_that_raises_behind_the_first_chunk_cancels(fire, storage, load, worker):
@@ -288,7 +288,7 @@ def test_a_block_that_raises_behind_the_first_chunk_cancels(fire, storage, load,
 
     assert [501] == [len(jobs) for jobs in storage.inserts]
     assert (State.DELETED, "the block that filled it raised") == (batch.refresh().state, batch.reason)
-    assert (500, 500) == (batch.tally().total, batch.tally().deleted)
+    assert (500, 500) == (batch.counts().total, batch.counts().deleted)
 
 
 def test_a_chunk_that_could_not_be_stored_is_stored_by_the_next_try(fire, storage, load):
@@ -299,7 +299,7 @@ def test_a_chunk_that_could_not_be_stored_is_stored_by_the_next_try(fire, storag
             batch.add_many(many(load, 600))
         storage.mend()
 
-    assert 600 == batch.tally().total
+    assert 600 == batch.counts().total
     assert 1 < len(storage.inserts)
 
 
@@ -310,7 +310,7 @@ def test_a_batch_that_cannot_be_completed_is_cancelled(fire, storage, load):
         storage.fail_always("insert", StorageError("full"))
 
     storage.mend()
-    assert batch.tally().is_cancelled
+    assert batch.counts().is_cancelled
 
 
 def test_an_empty_batch_succeeds_at_once(fire, storage, report, worker):
@@ -319,7 +319,7 @@ def test_an_empty_batch_succeeds_at_once(fire, storage, report, worker):
         callback = batch.then(report, "done")
 
     assert (State.SUCCEEDED, State.ENQUEUED) == (batch.refresh().state, callback.refresh().state)
-    assert Tally() == batch.result(0)
+    assert BatchCounts() == batch.result(0)
 
 
 def test_within_a_transaction_it_comes_and_goes_with_it(fire, storage, load, report):
@@ -354,7 +354,7 @@ def test_a_batch_within_a_batch_is_a_member(fire, storage, load, worker):
         loose = outer.batch("loose")
         loose.add(load, 3)
         last = outer.add(load.using(after=[inner, loose]), 4)
-    first = (outer.tally(), inner.tally())
+    first = (outer.counts(), inner.counts())
     run_all(fire, worker)
 
     assert [7] == [len(jobs) for jobs in storage.inserts]
@@ -398,7 +398,7 @@ def test_an_inner_batch_is_held_only_while_its_members_are_to_come(fire, storage
     assert {outer.id: True, early.id: False, cut.id: True} == during
     assert None is later
     assert {cut.id, outer.id} == {one for one, _ in storage.holds}
-    assert [10, 600, 502] == [one.tally().total for one in (early, cut, outer)]
+    assert [10, 600, 502] == [one.counts().total for one in (early, cut, outer)]
 
 
 def test_an_inner_block_that_raises_is_left_out(fire, storage, load):
@@ -428,7 +428,7 @@ def test_an_inner_batch_that_is_stored_already_is_cancelled_where_its_block_rais
     run_all(fire, worker)
 
     assert ["deleted", "succeeded"] == [one.refresh().state for one in (inner, outer)]
-    assert (2, 1, 1) == (outer.tally().total, outer.tally().deleted, outer.tally().succeeded)
+    assert (2, 1, 1) == (outer.counts().total, outer.counts().deleted, outer.counts().succeeded)
 
 
 # ---- adding to one that is stored ----------------------------------------------------------------------
@@ -443,7 +443,7 @@ def test_members_are_added_to_a_stored_batch_until_it_has_ended(fire, load, work
     three = Batch.of(fire.client, batch.id).add(load.using(after=one), 3)
     with batch.batch("late") as late:
         late.add(load, 4)
-    total = batch.tally().total
+    total = batch.counts().total
     run_all(fire, worker)
 
     assert 6 == total
@@ -468,7 +468,7 @@ def test_a_batch_is_entered_once_and_before_it_is_filled(fire, load):
     with pytest.raises(ConfigurationError, match="a batch has one block"), fire.batches.get(batch.id):
         pass
     batch.add(load, 2)
-    assert 2 == batch.tally().total
+    assert 2 == batch.counts().total
 
 
 # ---- what members wait for -----------------------------------------------------------------------------
@@ -500,7 +500,7 @@ def test_a_batch_starts_its_members_when_what_it_is_after_has_ended(fire, load, 
     first = load.enqueue(1)
     with fire.batch("next", after=first) as batch:
         member = batch.add(load, 2)
-    shut = (batch.tally().is_shut, member.refresh().state)
+    shut = (batch.counts().is_shut, member.refresh().state)
     run_all(fire, worker)
     gone = load.enqueue(1)
     with fire.batch("never", after=[gone, first]) as never:
@@ -547,7 +547,7 @@ def test_a_duplicate_is_no_member(fire, storage, load, report, worker):
         long.add_many(many(load, 600))
         long.add(report.using(after=job))
 
-    assert (holder.id, False, 1) == (job.id, job.is_new, batch.tally().total)
+    assert (holder.id, False, 1) == (job.id, job.is_new, batch.counts().total)
     assert holder.id == caught.value.job_id == caught.value.job.id
 
 
@@ -580,7 +580,7 @@ def test_an_async_block_stores_without_blocking_the_loop(fire, storage, load, re
     batch, callback, late, before, during = asyncio.run(fill())
 
     assert (0, 1) == (before, during)
-    assert 743 == batch.tally().total
+    assert 743 == batch.counts().total
     assert (State.AWAITING, batch.id) == (callback.refresh().state, late.batch_id)
 
 
@@ -636,12 +636,12 @@ def mixed(fire, load, report, worker):
 
 
 def test_a_failed_batch_says_how_many_failed(mixed, fire):
-    """Its tally never raises; what waits for a failed member makes it fail as well."""
+    """Its counts never raises; what waits for a failed member makes it fail as well."""
     said = rf"Batch 'mixed' \({mixed.id}\) failed: 1 of 5 members failed, 1 cannot start\."
     with pytest.raises(JobFailed, match=said):
         mixed.result(1)
 
-    assert Tally(total=5, waiting=1, succeeded=3, failed=1) == mixed.tally()
+    assert BatchCounts(total=5, waiting=1, succeeded=3, failed=1) == mixed.counts()
     with pytest.raises(JobFailed):
         asyncio.run(mixed.aresult(1))
 
@@ -680,7 +680,7 @@ def test_requeue_runs_what_failed_and_opens_the_batch(mixed, report):
     requeued = mixed.requeue()
     late = [mixed.then(report.using(on=on), "x") for on in ("failed", "finished", "succeeded")]
 
-    assert (State.AWAITING, 1) == (requeued.state, mixed.refresh().tally().active)
+    assert (State.AWAITING, 1) == (requeued.state, mixed.refresh().counts().active)
     assert ["awaiting"] * 3 == [job.refresh().state for job in late]
     assert State.ENQUEUED is callback.refresh().state
     with pytest.raises(ResultTimeout):
@@ -760,7 +760,7 @@ def test_a_batch_is_found_again_as_a_batch(fire, load):
     with pytest.raises(JobNotFound, match="Batch 'x' is not stored"):
         fire.batches.get("x")
     with pytest.raises(JobNotFound, match="is no batch"):
-        Batch.of(fire.client, job.id).tally()
+        Batch.of(fire.client, job.id).counts()
 
 
 def test_a_result_waits_for_the_end(fire, load, worker):
@@ -804,7 +804,7 @@ def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete
     )
     assert 0 == fire.operations.run(operation.id, wait=lambda _: None).changed
     assert fire.jobs.delete([mixed.id])[0].is_applied
-    assert mixed.tally().is_cancelled
+    assert mixed.counts().is_cancelled
 
 
 def test_a_copy_of_a_member_is_a_job_of_its_own(mixed, fire):

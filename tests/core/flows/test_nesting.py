@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from firelock import ConfigurationError, DeepTally, Firelock, JobNotFound, Retry, Settings, Tally
+from firelock import BatchCounts, ConfigurationError, DeepBatchCounts, Firelock, JobNotFound, Retry, Settings
 from firelock.flows import nesting
 from firelock.model.clock import span_micros
 from firelock.storage import MemoryStorage
@@ -19,15 +19,15 @@ class CountingStorage(MemoryStorage):
 
     def __init__(self):
         super().__init__()
-        self.finds, self.tallies = 0, 0
+        self.finds, self.batch_reads = 0, 0
 
     def find(self, where, *, limit, cursor=None, oldest_first=False):
         self.finds += 1
         return super().find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
 
-    def tally(self, ids):
-        self.tallies += 1
-        return super().tally(ids)
+    def batch_counts(self, ids):
+        self.batch_reads += 1
+        return super().batch_counts(ids)
 
 
 @pytest.fixture
@@ -236,12 +236,12 @@ def test_deep_results_are_read_in_pages(fire, load, monkeypatch):
             with outer.batch(f"inner {number}") as inner:
                 inner.add(load, number)
     run(fire)
-    fire.storage.finds = fire.storage.tallies = 0
+    fire.storage.finds = fire.storage.batch_reads = 0
 
     assert list(outer.results(load, deep=True)) == list(range(10))
 
     assert fire.storage.finds <= 1 + 3 + 10
-    assert fire.storage.tallies <= 1 + 3
+    assert fire.storage.batch_reads <= 1 + 3
 
 
 def members_within(batch):
@@ -254,21 +254,21 @@ def members_within(batch):
 # ---- counts ----------------------------------------------------------------------------------------------
 
 
-def test_a_tally_counts_its_own_members_and_says_how_many_are_batches(year):
-    assert year.tally() == Tally(total=4, succeeded=3, failed=1, batches=2)
+def test_a_counts_counts_its_own_members_and_says_how_many_are_batches(year):
+    assert year.counts() == BatchCounts(total=4, succeeded=3, failed=1, batches=2)
 
 
-def test_a_deep_tally_counts_the_jobs_of_all_batches_within(year):
-    expected = DeepTally(
+def test_a_deep_counts_counts_the_jobs_of_all_batches_within(year):
+    expected = DeepBatchCounts(
         total=8, active=0, waiting=0, succeeded=7, failed=1, deleted=0, batches=3, is_cut=False
     )
 
-    assert year.tally(deep=True) == expected == asyncio.run(year.atally(deep=True))
-    assert asyncio.run(year.atally()) == year.tally()
-    assert year.tally(deep=True).progress == 1.0
+    assert year.counts(deep=True) == expected == asyncio.run(year.acounts(deep=True))
+    assert asyncio.run(year.acounts()) == year.counts()
+    assert year.counts(deep=True).progress == 1.0
 
 
-def test_a_deep_tally_of_jobs_that_wait_and_run(fire, load):
+def test_a_deep_counts_of_jobs_that_wait_and_run(fire, load):
     """Batches that wait for others are no jobs that wait."""
     with fire.batch("outer") as outer:
         first = outer.add(load, 1)
@@ -278,41 +278,41 @@ def test_a_deep_tally_of_jobs_that_wait_and_run(fire, load):
             a = now.add(load, 4)
             now.add(load.using(after=a), 5)
 
-    opened = outer.tally(deep=True)
+    opened = outer.counts(deep=True)
     run(fire)
 
-    assert opened == DeepTally(
+    assert opened == DeepBatchCounts(
         total=5, active=4, waiting=1, succeeded=0, failed=0, deleted=0, batches=2, is_cut=False
     )
-    assert outer.tally(deep=True).succeeded == 5
+    assert outer.counts(deep=True).succeeded == 5
 
 
-def test_a_deep_tally_reads_at_most_as_many_batches_as_it_may(fire, load):
+def test_a_deep_counts_reads_at_most_as_many_batches_as_it_may(fire, load):
     """Each batch that it leaves out counts as one job."""
     with fire.batch("outer") as outer:
         for number in range(3):
             with outer.batch(f"inner {number}") as inner:
                 inner.add_many([load.call(number) for _ in range(10)])
 
-    cut = outer.tally(deep=True, limit=2)
+    cut = outer.counts(deep=True, limit=2)
 
     assert (cut.total, cut.batches, cut.is_cut) == (21, 2, True)
-    assert not outer.tally(deep=True, limit=3).is_cut
+    assert not outer.counts(deep=True, limit=3).is_cut
 
 
-def test_a_deep_tally_of_a_batch_without_others_is_one_read(fire, load):
+def test_a_deep_counts_of_a_batch_without_others_is_one_read(fire, load):
     """The members are not searched for batches if there are none."""
     with fire.batch("plain") as batch:
         batch.add_many([load.call(number) for number in range(3)])
-    fire.storage.finds = fire.storage.tallies = 0
+    fire.storage.finds = fire.storage.batch_reads = 0
 
-    assert batch.tally(deep=True).total == 3
+    assert batch.counts(deep=True).total == 3
 
-    assert (fire.storage.finds, fire.storage.tallies) == (0, 1)
+    assert (fire.storage.finds, fire.storage.batch_reads) == (0, 1)
 
 
 def test_an_empty_batch_has_ended_altogether(fire):
     with fire.batch("nothing") as batch:
         pass
 
-    assert batch.tally(deep=True).progress == 1.0
+    assert batch.counts(deep=True).progress == 1.0

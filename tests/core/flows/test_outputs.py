@@ -40,7 +40,7 @@ def test_a_nightly_pipeline_of_unknown_width(fire, tester):
     def report(batch_id: str) -> None:
         batch = fire.batches.get(batch_id)
         told.append(
-            (list(batch.results(merge)), [one.rows for one in batch.results(load)], batch.tally().total)
+            (list(batch.results(merge)), [one.rows for one in batch.results(load)], batch.counts().total)
         )
 
     with fire.batch("nightly") as batch:

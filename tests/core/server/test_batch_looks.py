@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from firelock.server.batch_looks import OFTEN, RAREST, SELDOM, BatchLooks
-from firelock.storage import Tally
+from firelock.storage import BatchCounts
 
 
 @attrs.define
@@ -24,10 +24,10 @@ class Batches:
         self.now += self.takes
         return min(limit, self.released)
 
-    def tally(self, batch_ids):
+    def batch_counts(self, batch_ids):
         """Return how far they are."""
         self.asked += 1
-        return [Tally(active=self.active[id]) if id in self.active else None for id in batch_ids]
+        return [BatchCounts(active=self.active[id]) if id in self.active else None for id in batch_ids]
 
 
 def _rests(storage, *told, have_failed=False):

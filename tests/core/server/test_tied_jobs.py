@@ -157,7 +157,7 @@ def test_a_member_is_not_started_once_its_batch_is_cancelled(fire, storage):
     assert [(State.DELETED, "its batch was cancelled")] * 3 == [
         (end.transition.to, end.transition.reason) for end in ends
     ]
-    assert 1 == len(storage.called["tally"])
+    assert 1 == len(storage.called["counts"])
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from firelock.errors import BatchFinished
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.dependencies import On
 from firelock.model.job import JobFilter
 from firelock.model.lifecycle import is_legal
@@ -120,8 +120,8 @@ class Walk:
         """Tell whether a member that has not ended waits for a fellow."""
         if job.state is not State.AWAITING or job.waits_for is not None:
             return False
-        tally = self.yard.tally(job.id)
-        is_tied = tally is None or (tally.is_shut and not tally.is_cancelled)
+        counts = self.yard.batch_counts(job.id)
+        is_tied = counts is None or (counts.is_shut and not counts.is_cancelled)
         return is_tied and job.reason != "runs when its batch opens"
 
     def counted(self, batch):
@@ -130,15 +130,15 @@ class Walk:
         moving = [one for one in members if not one.is_final or one.is_stopping]
         ends = [sum(one.state is state for one in members) for state in (State.SUCCEEDED, State.FAILED)]
         deleted = sum(one.state is State.DELETED for one in members)
-        return Tally(len(members), len(moving) - len(waiting), len(waiting), *ends, deleted)
+        return BatchCounts(len(members), len(moving) - len(waiting), len(waiting), *ends, deleted)
 
     def check(self):
         for batch in self.batches:
-            tally, expected = self.yard.tally(batch), self.counted(batch)
+            counts, expected = self.yard.batch_counts(batch), self.counted(batch)
             names = ("total", "active", "waiting", "succeeded", "failed", "deleted")
-            got = {name: getattr(tally, name) for name in names}
+            got = {name: getattr(counts, name) for name in names}
             assert {name: getattr(expected, name) for name in names} == got, batch
-            self.check_state(batch, tally)
+            self.check_state(batch, counts)
         for id in self.jobs + self.batches:
             states = [entry.state for entry in self.yard.storage.history(id).entries]
             assert all(
@@ -146,15 +146,15 @@ class Walk:
                 for before, after in itertools.pairwise(states)
             ), states
 
-    def check_state(self, batch, tally):
+    def check_state(self, batch, counts):
         state = self.yard.state(batch)
-        is_open = tally.active or ((tally.is_held or tally.is_shut) and not tally.is_cancelled)
-        if tally.is_cancelled:
+        is_open = counts.active or ((counts.is_held or counts.is_shut) and not counts.is_cancelled)
+        if counts.is_cancelled:
             assert (state is State.DELETED) == (not is_open)
         elif is_open:
             assert state is State.AWAITING
         else:
-            assert (State.FAILED if tally.failed or tally.waiting else State.SUCCEEDED) is state
+            assert (State.FAILED if counts.failed or counts.waiting else State.SUCCEEDED) is state
 
     def finish(self):
         """Nothing goes wrong any more: all that can run runs, every hold is over."""
@@ -191,8 +191,8 @@ def test_every_batch_counts_its_members_and_ends(seed):
     walk = walked(MemoryStorage(), seed)
 
     for batch in walk.batches:
-        tally = walk.yard.tally(batch)
-        assert walk.yard.state(batch) in FINAL_STATES or tally.is_shut
+        counts = walk.yard.batch_counts(batch)
+        assert walk.yard.state(batch) in FINAL_STATES or counts.is_shut
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -202,4 +202,4 @@ def test_rows_count_as_memory_does(seed):
 
 
 def shown(walk):
-    return [(walk.yard.state(batch), walk.yard.tally(batch)) for batch in walk.batches]
+    return [(walk.yard.state(batch), walk.yard.batch_counts(batch)) for batch in walk.batches]

@@ -87,7 +87,7 @@ def test_longer_name_than_any_is_unknown():
     storage, text = NarrowStorage(), "x" * 3_000
 
     assert ([], []) == (storage.read_log(text), storage.read_stream(text, text))
-    assert (None, [None]) == (storage.recall(text), storage.tally([text]))
+    assert (None, [None]) == (storage.recall(text), storage.batch_counts([text]))
     assert ([], []) == (storage.find_keys(text), storage.find_unique(text))
     assert (None, []) == (storage.get_record("kind", text), storage.list_records("kind", after=text))
 

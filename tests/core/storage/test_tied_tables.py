@@ -40,9 +40,9 @@ def test_a_batch_ends_with_its_last_member(yard):
     assert [Applied.APPLIED, 0, State.AWAITING, Applied.RELEASING] == answers
     assert (1, State.SUCCEEDED) == (yard.settle(), yard.state(batch.id))
     assert (2, 2, 0) == (
-        yard.tally(batch.id).total,
-        yard.tally(batch.id).succeeded,
-        yard.tally(batch.id).active,
+        yard.batch_counts(batch.id).total,
+        yard.batch_counts(batch.id).succeeded,
+        yard.batch_counts(batch.id).active,
     )
 
 
@@ -119,7 +119,7 @@ def test_members_of_a_batch_behind_something_wait_for_it(yard, limit):
     )
     yard.put(source, batch, inner, own, deep, delayed)
 
-    assert (3, True) == (yard.tally(batch.id).active, yard.tally(batch.id).is_shut)
+    assert (3, True) == (yard.batch_counts(batch.id).active, yard.batch_counts(batch.id).is_shut)
     assert {"runs when its batch opens"} == {yard.record(one.id).reason for one in (own, deep, delayed)}
     yard.succeed(yard.claim()[source.id])
     yard.settle(limit)
@@ -136,12 +136,12 @@ def test_a_failure_stops_the_rest_where_that_is_wanted(yard):
     yard.put(batch, *members)
     first, second = yard.claim().values()
     yard.fail(first)
-    assert yard.tally(batch.id).is_stopping
+    assert yard.batch_counts(batch.id).is_stopping
     yard.settle()
     assert ["another member of its batch failed"] * 2 == [yard.record(one.id).reason for one in members[1:]]
     yard.succeed(second)
     yard.settle()
-    assert (State.FAILED, False) == (yard.state(batch.id), yard.tally(batch.id).is_stopping)
+    assert (State.FAILED, False) == (yard.state(batch.id), yard.batch_counts(batch.id).is_stopping)
 
     yard.requeue(first.id)
     yard.settle()
@@ -170,7 +170,7 @@ def test_whoever_fills_a_batch_holds_it(yard):
     kept, lost = yard.batch(hold=now + 10**9), yard.batch(hold=now + 10**9)
     yard.put(kept, lost)
     assert 0 == yard.settle()
-    assert yard.tally(kept.id).is_held
+    assert yard.batch_counts(kept.id).is_held
 
     assert Applied.APPLIED is yard.hold(kept.id, now + 2 * 10**9)
     assert Applied.RELEASING is yard.hold(kept.id, None)
@@ -255,7 +255,7 @@ def test_an_inner_batch_is_a_member_like_any_other(yard):
     inner = yard.batch(batch=outer.id)
     deep, then = yard.job(batch=inner.id), yard.job(batch=outer.id, after=[inner.id])
     yard.put(outer, inner, deep, then)
-    assert (1, 1) == (yard.tally(outer.id).active, yard.tally(outer.id).waiting)
+    assert (1, 1) == (yard.batch_counts(outer.id).active, yard.batch_counts(outer.id).waiting)
     yard.fail(yard.claim()[deep.id])
     yard.settle()
     assert [State.FAILED, State.FAILED] == [yard.state(inner.id), yard.state(outer.id)]

@@ -164,5 +164,5 @@ class Yard:
     def state(self, id):
         return self.record(id).state
 
-    def tally(self, id):
-        return self.storage.tally([id])[0]
+    def batch_counts(self, id):
+        return self.storage.batch_counts([id])[0]

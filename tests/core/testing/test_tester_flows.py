@@ -51,7 +51,7 @@ def test_a_drain_runs_a_flow_to_its_end(fire, tester):
 
     assert ["load 1", "load 2", "merge", "report"] == ran
     assert (30, State.SUCCEEDED) == (merged.result(0), batch.refresh().state)
-    assert 3 == batch.tally().succeeded
+    assert 3 == batch.counts().succeeded
 
 
 def test_batch_that_its_running_member_cancels_ends_with_it(fire, tester):
@@ -90,7 +90,7 @@ def test_an_approval_flow_waits_for_a_person(fire, tester, approval):
 
 
 def test_a_job_joins_a_batch_that_it_has_made_in_a_step(fire, tester):
-    """It is made once, and its tally is the result."""
+    """It is made once, and its counts is the result."""
     load = fire.task(name="load")(lambda: 1)
 
     @fire.task(name="nightly")
@@ -100,9 +100,9 @@ def test_a_job_joins_a_batch_that_it_has_made_in_a_step(fire, tester):
                 batch.add_many(load.call() for _ in range(3))
             return batch.id
 
-        tally = job.join(fire.batches.get(job.step("fan-out", fan_out)))
+        counts = job.join(fire.batches.get(job.step("fan-out", fan_out)))
         job.sleep("night", DAY)
-        return tally.succeeded
+        return counts.succeeded
 
     job = nightly.enqueue()
     tester.drain()
@@ -159,7 +159,7 @@ def test_a_member_adds_to_its_batch_and_waits_for_no_end_of_it(fire, tester):
     job = alone.enqueue()
     tester.drain()
 
-    assert (2, State.SUCCEEDED) == (batch.tally().succeeded, batch.refresh().state)
+    assert (2, State.SUCCEEDED) == (batch.counts().succeeded, batch.refresh().state)
     assert "of which it is a member, which would never end" in told[0]
     assert "is a member of no batch, so that there is none to add to" in job.refresh().error.message
 
@@ -196,7 +196,7 @@ def test_a_member_that_sleeps_keeps_its_batch_open(fire, tester):
     with fire.batch("nights") as batch:
         batch.add(naps)
     tester.drain()
-    assert (State.AWAITING, 1) == (batch.refresh().state, batch.tally().active)
+    assert (State.AWAITING, 1) == (batch.refresh().state, batch.counts().active)
 
     tester.clock.advance(DAY)
 

@@ -295,10 +295,10 @@ def test_the_thread_ends_when_nobody_looks(history, tick):
 
 def runs_of(*durations):
     """The sum of runs that took so many seconds each."""
-    tally = RunSum()
+    run_sum = RunSum()
     for seconds in durations:
-        tally.merge(RunSum.of(rollup(0, count=1, seconds=seconds)))
-    return tally
+        run_sum.merge(RunSum.of(rollup(0, count=1, seconds=seconds)))
+    return run_sum
 
 
 @pytest.mark.parametrize(
@@ -312,10 +312,10 @@ def runs_of(*durations):
 )
 def test_a_percentile_is_a_bound_that_the_sum_of_durations_allows(durations, p50, p95):
     """A single run has its own duration; of more, no longer bound than their sum and their buckets allow."""
-    tally = runs_of(*durations)
+    run_sum = runs_of(*durations)
 
-    assert pytest.approx(p50, abs=0.001) == tally.quantile(0.5)
-    assert pytest.approx(p95, abs=0.001) == tally.quantile(0.95)
+    assert pytest.approx(p50, abs=0.001) == run_sum.quantile(0.5)
+    assert pytest.approx(p95, abs=0.001) == run_sum.quantile(0.95)
 
 
 def test_nothing_has_no_percentile():

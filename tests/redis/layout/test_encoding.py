@@ -13,6 +13,7 @@ from firelock.model.limit import LimitUse, UniqueUse, Until
 from firelock.storage import (
     Admission,
     Applied,
+    BatchCounts,
     BatchRules,
     Chunk,
     ClaimedJob,
@@ -33,7 +34,6 @@ from firelock.storage import (
     Remembered,
     Renewal,
     State,
-    Tally,
     Ties,
     Transition,
     memo_words,
@@ -406,14 +406,14 @@ def test_a_batch_and_its_members_are_read_as_they_were_stored(storage):
 
         for some in [[plain, *jobs]] if at_once else [[plain], jobs]:
             storage.insert(some)
-        (tally,) = storage.tally([batch])
+        (counts,) = storage.batch_counts([batch])
         running = storage.claim(ClaimRequest(session=SESSION, queues=None, limit=10, now=NOW)).jobs
         storage.apply([ended(job) for job in running])
 
         assert of_job(plain) == of_job(record(storage, plain))
-        assert Tally(total=2, active=2, is_held=True) == tally
+        assert BatchCounts(total=2, active=2, is_held=True) == counts
         assert [of_job(job)["ties_json"] for job in jobs] == [job.ties_json for job in running]
-        assert [Tally(total=2, succeeded=2, is_held=True)] == storage.tally([batch])
+        assert [BatchCounts(total=2, succeeded=2, is_held=True)] == storage.batch_counts([batch])
 
 
 def test_what_a_session_holds_is_compared_by_name(storage):

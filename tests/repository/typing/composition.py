@@ -11,7 +11,18 @@ from typing import assert_type
 
 import attrs
 
-from firelock import Batch, BatchFinished, Chunk, Firelock, Job, JobContext, Signal, Step, StepError, Tally
+from firelock import (
+    Batch,
+    BatchCounts,
+    BatchFinished,
+    Chunk,
+    Firelock,
+    Job,
+    JobContext,
+    Signal,
+    Step,
+    StepError,
+)
 
 fire = Firelock("sqlite:///firelock.db")
 
@@ -86,10 +97,10 @@ def order(job: JobContext, order_id: int) -> str:
     assert_type(booked, int)
     days = job.run("days", list_days, "2026-11")
     assert_type(days, list[str])
-    counts = job.gather("loads", [load.call(day, rows=3) for day in days])
-    assert_type(counts, list[int])
-    tally = job.join(fire.batches.get(job.step("fan-out", fan_out, days)))
-    assert_type(tally, Tally)
+    loaded = job.gather("loads", [load.call(day, rows=3) for day in days])
+    assert_type(loaded, list[int])
+    counts = job.join(fire.batches.get(job.step("fan-out", fan_out, days)))
+    assert_type(counts, BatchCounts)
     assert_type(job.batch.add(load, "2026-11-01"), Job[int])
     assert_type(job.step("a task is a function", load, "2026-11-01", rows=1), int)
     assert_type(job.step("now", lambda: 3), int)
@@ -137,8 +148,8 @@ def a_flow_is_a_batch_whose_members_wait_for_each_other(session: object) -> None
         b.then(report.using(on="finished"), b.id)
     with fire.batch("next", after=[b, merged], on="finished", within=session, beside="tenant:7"):
         pass
-    assert_type(b.result(timeout=10), Tally)
-    assert_type((b.tally().failed, b.tally().progress), tuple[int, float])
+    assert_type(b.result(timeout=10), BatchCounts)
+    assert_type((b.counts().failed, b.counts().progress), tuple[int, float])
     assert_type(merged.result(), float)
     assert_type(b.requeue().delete(), Batch)
     assert_type(merged.batch_id, str | None)
@@ -170,8 +181,8 @@ async def every_verb_has_an_async_twin() -> None:
     async with fire.batch("async") as b:
         assert_type(await b.aadd(merge, [], []), Job[float])
         assert_type(await b.aadd_many([load.call("2026-11-01")]), list[Job[int]])
-    assert_type(await b.atally(), Tally)
-    assert_type(await b.aresult(), Tally)
+    assert_type(await b.acounts(), BatchCounts)
+    assert_type(await b.aresult(), BatchCounts)
     async for count in b.aresults(load):
         assert_type(count, int)
     assert_type(await fire.batches.aget(b.id), Batch)

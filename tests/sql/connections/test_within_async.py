@@ -205,9 +205,9 @@ class AsyncCallers:
 
         assert [Applied.APPLIED] * 2 == asyncio.run(use())
         assert 2 * is_committed == len(storage.recall(job.id) or [])
-        (tally,) = storage.tally(["0190-batch"])
-        assert tally is not None
-        assert is_committed == tally.total
+        (counts,) = storage.batch_counts(["0190-batch"])
+        assert counts is not None
+        assert is_committed == counts.total
 
     def test_an_async_engine_in_autocommit_is_refused(self, fire, task, opened):
         """Its connections commit each statement by itself."""

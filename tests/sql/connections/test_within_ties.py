@@ -254,7 +254,7 @@ class Ties:
                     verb()
         batch.add(shop.add)
 
-        assert batch.tally().total == 3
+        assert batch.counts().total == 3
 
     def test_block_that_raises_cancels_what_the_transaction_has_stored_of_it(self, shop):
         """The caller goes on and commits: the chunks that were stored must not run."""

@@ -56,7 +56,7 @@ READS = {
     },
     "Batch": {
         "as_source", "became", "depth", "errors", "explain", "history", "log", "members", "of", "progress",
-        "record", "refresh", "require_visible", "result", "results", "steps", "stream", "tally",
+        "record", "refresh", "require_visible", "result", "results", "steps", "stream", "counts",
     },
     "Jobs": {
         "counts", "failure_groups", "find", "get", "held_by", "iterate", "page", "progress", "timeline",

@@ -93,9 +93,9 @@ def settle_all(scene):
     return until_none_is_left(lambda: scene.release(1_000))
 
 
-def tally(scene, batch_id):
+def batch_counts(scene, batch_id):
     """How far the batch is."""
-    [found] = scene.storage.tally([batch_id])
+    [found] = scene.storage.batch_counts([batch_id])
     return found
 
 
@@ -117,7 +117,7 @@ def test_a_batch_and_its_members_are_stored_in_few_round_trips(scene, holder, pr
     scene.storage.insert([batch, *members])
 
     assert (proxy.traffic - before).trips <= 3
-    assert (tally(scene, batch.id).total, tally(scene, batch.id).active) == (number, number)
+    assert (batch_counts(scene, batch.id).total, batch_counts(scene, batch.id).active) == (number, number)
     claimed = scene.claim(holder, number)
     assert {one.id for one in claimed} == {one.id for one in members}
     assert {one.ties_json for one in claimed} == {members[0].ties_json}
@@ -132,7 +132,7 @@ def test_members_are_added_in_two_round_trips(scene, proxy):
     scene.storage.insert(more)
 
     assert (proxy.traffic - before).trips <= 2
-    assert tally(scene, batch_id).total == 1 + MOST
+    assert batch_counts(scene, batch_id).total == 1 + MOST
 
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
@@ -148,7 +148,7 @@ def test_an_exchange_of_members_is_as_few_round_trips_as_one_of_plain_jobs(scene
     assert {result.is_applied for result in exchange.results} == {True}
     assert len(exchange.claim.jobs) == MOST
     assert (proxy.traffic - before).trips == 2
-    assert (tally(scene, batch_id).succeeded, tally(scene, batch_id).active) == (MOST, 2 * MOST)
+    assert (batch_counts(scene, batch_id).succeeded, batch_counts(scene, batch_id).active) == (MOST, 2 * MOST)
 
 
 def test_members_and_plain_jobs_are_settled_together(scene, holder):
@@ -205,11 +205,11 @@ def test_a_fold_drops_what_it_has_summed_and_nothing_else(scene, open_transactio
 
         settle_all(scene)
 
-        assert [1 + 461, 1 + 1] == [tally(scene, one).total for one in (batch_id, other)]
+        assert [1 + 461, 1 + 1] == [batch_counts(scene, one).total for one in (batch_id, other)]
         late.commit()
-    assert 1 + 461 + 201 == tally(scene, batch_id).total
+    assert 1 + 461 + 201 == batch_counts(scene, batch_id).total
     settle_all(scene)
-    assert 1 + 461 + 201 == tally(scene, batch_id).total
+    assert 1 + 461 + 201 == batch_counts(scene, batch_id).total
 
 
 def test_a_member_that_became_a_parent_is_not_ended_from_memory(scene, holder):
@@ -221,7 +221,7 @@ def test_a_member_that_became_a_parent_is_not_ended_from_memory(scene, holder):
 
     assert scene.storage.apply([end]) == [Applied.RELEASING]
 
-    assert (tally(scene, batch_id).active, tally(scene, batch_id).waiting) == (1, 1)
+    assert (batch_counts(scene, batch_id).active, batch_counts(scene, batch_id).waiting) == (1, 1)
     settle_all(scene)
     assert scene.state(child.id) is State.ENQUEUED
     assert scene.state(batch_id) is State.AWAITING
@@ -289,11 +289,11 @@ def test_an_end_that_is_not_committed_is_not_counted_and_nobody_waits_for_it(sce
         settle_all(scene)
 
         assert scene.state(batch_id) is State.AWAITING
-        assert (tally(scene, batch_id).active, tally(scene, batch_id).succeeded) == (1, 1)
+        assert (batch_counts(scene, batch_id).active, batch_counts(scene, batch_id).succeeded) == (1, 1)
         connection.commit()
     settle_all(scene)
     assert scene.state(batch_id) is State.SUCCEEDED
-    assert tally(scene, batch_id).succeeded == 2
+    assert batch_counts(scene, batch_id).succeeded == 2
 
 
 def test_a_batch_does_not_end_while_somebody_is_about_to_add_to_it(scene, holder, open_transaction):
@@ -315,7 +315,7 @@ def test_a_batch_does_not_end_while_somebody_is_about_to_add_to_it(scene, holder
     scene.storage.apply(ends(holder, scene.claim(holder)))
     settle_all(scene)
     assert scene.state(batch_id) is State.SUCCEEDED
-    assert tally(scene, batch_id).total == 2
+    assert batch_counts(scene, batch_id).total == 2
 
 
 def test_a_snapshot_from_before_the_end_adds_nothing(scene, holder, open_transaction):
@@ -331,7 +331,7 @@ def test_a_snapshot_from_before_the_end_adds_nothing(scene, holder, open_transac
             scene.storage.insert(new_members(scene, batch_id), within=connection)
         connection.commit()
 
-    assert tally(scene, batch_id).total == 1
+    assert batch_counts(scene, batch_id).total == 1
 
 
 def test_a_step_in_the_callers_transaction_stands_with_its_commit(scene, holder, open_transaction):
@@ -403,13 +403,13 @@ def test_failures_stop_nothing_behind_a_requeue_in_a_callers_transaction(
         connection.commit()
 
     settle_all(scene)
-    told = tally(scene, batch_id)
+    told = batch_counts(scene, batch_id)
     members = scene.storage.find(JobFilter(batch_id=batch_id), limit=10).jobs
     assert recount(scene.storage, batch_id, members) == told
     assert (told.is_stopping, told.deleted) == (False, 0)
     scene.settle(fails(claimed[3]))
     settle_all(scene)
-    assert tally(scene, batch_id).deleted == 2  # a later failure stops the rest all the same
+    assert batch_counts(scene, batch_id).deleted == 2  # a later failure stops the rest all the same
 
 
 # ---- many at once ----------------------------------------------------------------------------------------
@@ -448,10 +448,10 @@ def test_a_batch_never_ends_while_one_member_has_not(scene, mariadb):
             one.result()
 
     settle_all(scene)
-    assert tally(scene, batch_id).active == 1
+    assert batch_counts(scene, batch_id).active == 1
     scene.storage.apply(ends(holder, [running]))
     settle_all(scene)
-    found = tally(scene, batch_id)
+    found = batch_counts(scene, batch_id)
     assert scene.state(batch_id) is State.SUCCEEDED
     assert (found.active, found.waiting, found.succeeded) == (0, 0, found.total)
     assert [entry.state for entry in scene.history(batch_id)] == [State.AWAITING, State.SUCCEEDED]

@@ -101,7 +101,7 @@ def test_no_fold_sees_a_batch_at_rest_that_is_not(flow):
 def test_whoever_is_at_a_nested_batch_never_stands_in_anothers_way_for_good(flow):
     """Members that fail, are requeued and deleted, folds, sweeps, adds and cancels, at once, for a while.
 
-    In the end each batch has ended, and its tally is that of its members.
+    In the end each batch has ended, and its counts is that of its members.
     """
     handles = flow.open(6)
     holders = [flow.begin(name) for name in "abc"]
@@ -137,9 +137,9 @@ def test_whoever_is_at_a_nested_batch_never_stands_in_anothers_way_for_good(flow
     flow.settle_all()
     assert [State.DELETED] * 2 == flow.states(outer, inner)
     for batch in (outer, inner):
-        tally = flow.tally(batch)
+        counts = flow.batch_counts(batch)
         states = Counter(flow.states(*flow.found(JobFilter(batch_id=batch))))
-        assert (states.total(), 0, 0) == (tally.total, tally.active, tally.waiting)
-        assert [tally.succeeded, tally.failed, tally.deleted] == [
+        assert (states.total(), 0, 0) == (counts.total, counts.active, counts.waiting)
+        assert [counts.succeeded, counts.failed, counts.deleted] == [
             states[State.SUCCEEDED], states[State.FAILED], states[State.DELETED]
         ]  # fmt: skip

@@ -82,7 +82,7 @@ ODD = {
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
 @pytest.mark.parametrize("what", ODD)
 def test_a_members_end_that_is_not_plain_after_all_is_counted_all_the_same(flow, what, has_other):
-    """It gives way to the long one; whatever becomes of it, the tally is what the members are."""
+    """It gives way to the long one; whatever becomes of it, the counts is what the members are."""
     batch, members = flow.batch_of(4)
     holder = flow.begin()
     jobs = flow.running(holder, *members)
@@ -100,7 +100,7 @@ def test_a_members_end_that_is_not_plain_after_all_is_counted_all_the_same(flow,
     assert (4 + more, more, 0, 4 - failed - is_deleted, failed, is_deleted) == flow.counts(batch)
 
 
-def test_many_members_are_stored_with_one_row_of_the_tally(flow, admin):
+def test_many_members_are_stored_with_one_row_of_the_counts(flow, admin):
     """And as jobs of their queue in their order; a second call that stores some again counts them once."""
     batch = flow.batch()
     jobs = [flow.new_member(batch) for _ in range(50)]
@@ -131,7 +131,7 @@ def test_members_are_stored_in_one_round_trip(postgresql, number):
         flow.storage.insert(jobs)
 
         assert 1 == (proxy.traffic - before).trips
-        assert 1 + number == flow.tally(batch).active
+        assert 1 + number == flow.batch_counts(batch).active
 
 
 @pytest.mark.parametrize("is_member", [False, True])

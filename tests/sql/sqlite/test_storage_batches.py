@@ -30,13 +30,13 @@ def flow(path):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_file_counts_as_memory_does(tmp_path, seed):
-    """What is done to nested batches by chance leaves the same states and tallies."""
+    """What is done to nested batches by chance leaves the same states and counts."""
     with closing(SqliteStorage(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as storage:
         walk = walked(storage, seed)
 
         assert shown(walked(MemoryStorage(), seed)) == shown(walk)
         for batch in walk.batches:
-            assert walk.yard.state(batch) in FINAL_STATES or walk.yard.tally(batch).is_shut
+            assert walk.yard.state(batch) in FINAL_STATES or walk.yard.batch_counts(batch).is_shut
 
 
 def test_a_members_plain_end_is_counted_like_any_other(flow):
@@ -45,10 +45,10 @@ def test_a_members_plain_end_is_counted_like_any_other(flow):
     short, long, last = flow.running(flow.begin(), *members)
 
     results = [flow.apply(succeeds(short)), *flow.handles.open().apply([succeeds(long)])]
-    tally = flow.counts(batch)
+    counts = flow.counts(batch)
 
     assert [Applied.APPLIED, Applied.APPLIED] == results  # nothing for release to look at yet
-    assert (3, 1, 0, 2, 0, 0) == tally
+    assert (3, 1, 0, 2, 0, 0) == counts
     assert Applied.RELEASING is flow.apply(succeeds(last))
     flow.settle_all()
     assert (State.SUCCEEDED, (3, 0, 0, 3, 0, 0)) == (flow.state(batch), flow.counts(batch))

@@ -64,7 +64,7 @@ class RedisStorage(
     HealthVerbs,  # describe, diagnose
     InsertVerbs,  # insert
     MoveVerbs,  # move
-    MemoVerbs,  # remember, recall, tally, append_stream, read_stream
+    MemoVerbs,  # remember, recall, counts, append_stream, read_stream
     LimitVerbs,  # spend, find_keys, find_waiting, find_unique
     SessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions
     UpkeepVerbs,  # promote, release, prune; record_metrics, timeline

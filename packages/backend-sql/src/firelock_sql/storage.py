@@ -205,7 +205,7 @@ class Holdings:
 class SqlStorage(
     SqlMoveVerbs,  # move
     SqlMemoVerbs,  # remember, recall
-    SqlBatchVerbs,  # tally
+    SqlBatchVerbs,  # counts
     SqlStreamVerbs,  # append_stream, read_stream
     SqlLimitVerbs,  # spend, find_keys, find_waiting
     SqlUniqueVerbs,  # find_unique

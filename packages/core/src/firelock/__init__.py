@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from firelock.jobs.limit_line import KeyPlace, WaitingJob, WaitingLine
     from firelock.limits.limit import Limit, Turns
     from firelock.limits.unique import Debounce, Unique
-    from firelock.model.batch import DeepTally, Tally
+    from firelock.model.batch import BatchCounts, DeepBatchCounts
     from firelock.model.job import Settled
     from firelock.model.memo import Chunk
     from firelock.model.metrics import METRICS_TYPE, MetricFamily, MetricSample, metrics_text
@@ -113,7 +113,7 @@ _HOMES = {
     "jobs.job": ("FailedAttempt", "Job", "JobLogLine", "JobPage", "JobProgress", "JobStep", "Step"),
     "limits.limit": ("Limit", "Turns"),
     "limits.unique": ("Debounce", "Unique"),
-    "model.batch": ("DeepTally", "Tally"),
+    "model.batch": ("DeepBatchCounts", "BatchCounts"),
     "model.job": ("Settled",),
     "model.memo": ("Chunk",),
     "model.metrics": ("METRICS_TYPE", "MetricFamily", "MetricSample", "metrics_text"),
@@ -139,6 +139,7 @@ __all__ = [
     "ArgumentTooLarge",
     "AuditEntry",
     "Batch",
+    "BatchCounts",
     "BatchFinished",
     "Call",
     "Chunk",
@@ -147,7 +148,7 @@ __all__ = [
     "Cron",
     "Debounce",
     "DecisionKind",
-    "DeepTally",
+    "DeepBatchCounts",
     "Diagnosis",
     "DuplicateJob",
     "DuplicateTask",
@@ -221,7 +222,6 @@ __all__ = [
     "StepError",
     "StorageError",
     "StorageUnavailable",
-    "Tally",
     "Task",
     "TaskCall",
     "TaskEntry",

@@ -223,7 +223,7 @@ class ChunkWords(NamedTuple):
     data: str
 
 
-class TallyReply(NamedTuple):
+class BatchCountsReply(NamedTuple):
     """The numbers of a batch, and marks, nothing where they do not hold."""
 
     total: int
@@ -381,7 +381,8 @@ FORMATS: dict[str, Text | Words] = {
     "ROLLUP": Words(RollupWords._fields),
     # Words of replies, behind the one before the first.
     "REPLY": Words(ExchangeReply._fields, 1), "CLAIMED": Words(Claimed._fields, 1),
-    "TALLY": Words(TallyReply._fields, 1), "KEY": Words(KeyReply._fields, 1), "LINE": Words(Line._fields, 1),
+    "BATCH_COUNTS": Words(BatchCountsReply._fields, 1), "KEY": Words(KeyReply._fields, 1),
+    "LINE": Words(Line._fields, 1),
     "LOST": Words(LostJob._fields, 1), "UNKNOWN": Words(UnknownJob._fields, 1),
     "ENDED": Words(Ended._fields, 1), "SESSION": Words(SessionReply._fields, 1),
     "FOUND": Words(Found._fields, 1),

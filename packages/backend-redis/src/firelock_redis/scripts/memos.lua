@@ -79,8 +79,8 @@ function verbs.recall(id, session, fence)
   return call('HGETALL', base .. 'memo:' .. id)
 end
 
--- ARGV from 3: batches. Reply for each nothing, or a TALLY.
-function verbs.tally()
+-- ARGV from 3: batches. Reply for each nothing, or a BATCH_COUNTS.
+function verbs.batch_counts()
   local reply = {}
   for arg = 3, #ARGV do
     local id = ARGV[arg]
@@ -89,10 +89,10 @@ function verbs.tally()
     if row and text then
       local batch = read(id, text)
       reply[arg - 2] = {
-        [TALLY.total] = row.total, [TALLY.active] = row.active, [TALLY.waiting] = row.waiting,
-        [TALLY.succeeded] = row.succeeded, [TALLY.failed] = row.failed, [TALLY.deleted] = row.deleted,
-        [TALLY.batches] = row.batches, [TALLY.held] = batch.state == 'W' and batch.due ~= '' and '1' or '',
-        [TALLY.shut] = row.shut, [TALLY.cancelled] = row.cancelled, [TALLY.stopping] = row.stopping,
+        [BATCH_COUNTS.total] = row.total, [BATCH_COUNTS.active] = row.active, [BATCH_COUNTS.waiting] = row.waiting,
+        [BATCH_COUNTS.succeeded] = row.succeeded, [BATCH_COUNTS.failed] = row.failed, [BATCH_COUNTS.deleted] = row.deleted,
+        [BATCH_COUNTS.batches] = row.batches, [BATCH_COUNTS.held] = batch.state == 'W' and batch.due ~= '' and '1' or '',
+        [BATCH_COUNTS.shut] = row.shut, [BATCH_COUNTS.cancelled] = row.cancelled, [BATCH_COUNTS.stopping] = row.stopping,
       }
     end
   end

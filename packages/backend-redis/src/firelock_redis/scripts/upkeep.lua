@@ -122,7 +122,7 @@ local function grouped(number)
   return (string.gsub(string.reverse(text), '^,', ''))
 end
 
--- The batch is in the state that its tally says; one that ends otherwise than before was open in between.
+-- The batch is in the state that its counts says; one that ends otherwise than before was open in between.
 local function decide_batch(batch, row, now)
   local state = batches().end_of(row, batch.state == 'W' and batch.due ~= '')
   if state == batch.state then return end
@@ -210,7 +210,7 @@ local function move_members(batch, row, limit, now)
   return #ids
 end
 
--- The batch is as its tally says, and some of its members are where it has them; return how many things were looked at. What
+-- The batch is as its counts says, and some of its members are where it has them; return how many things were looked at. What
 -- concerns no other job is written later, with what is decided of other batches.
 local function look_at(id, limit, now)
   know({ id })

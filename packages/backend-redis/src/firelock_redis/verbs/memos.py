@@ -13,24 +13,24 @@ from firelock.storage import (
     MEMOS_BYTES,
     MEMOS_LIMIT,
     Applied,
+    BatchCounts,
     Chunk,
     Memo,
     MemoKind,
     NewMemo,
     Remembered,
-    Tally,
     memo_words,
 )
 from firelock_redis.connections.database import RedisVerbs
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, MEMO, MEMO_TEXT, number_word, quoted
-from firelock_redis.layout.words import ChunkWords, MemoWords, TallyReply
+from firelock_redis.layout.words import BatchCountsReply, ChunkWords, MemoWords
 
-_AT_ONCE = 100  # memos, tallies or chunks of one script
+_AT_ONCE = 100  # memos, batches or chunks of one script
 _BYTES = 500_000  # of values from which on a script gets no more of them
 
 
 class MemoVerbs(RedisVerbs):
-    """The verbs of memos, tallies and streams."""
+    """The verbs of memos, batch counts and streams."""
 
     @abstractmethod
     def note_flag(self, session: str, job_id: str, flag: str) -> None:
@@ -85,14 +85,14 @@ class MemoVerbs(RedisVerbs):
         return sorted(memos, key=lambda memo: memo.place)
 
     @override
-    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
+    def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
         """One round trip for 100 of a partition."""
-        found: dict[str, Tally | None] = {}
+        found: dict[str, BatchCounts | None] = {}
         for partition, here in self._partitions.parted(dict.fromkeys(ids)).items():
             for first in range(0, len(here), _AT_ONCE):
                 some = here[first : first + _AT_ONCE]
-                for id, told in zip(some, self._run("memos.tally", partition, *some), strict=True):
-                    found[id] = None if told is None else _tally(told)
+                for id, told in zip(some, self._run("memos.batch_counts", partition, *some), strict=True):
+                    found[id] = None if told is None else _counts(told)
         return [found[id] for id in ids]
 
     @override
@@ -126,9 +126,9 @@ def memo_field(kind: MemoKind, name: str) -> str:
     return quoted(memo_words(kind, name))
 
 
-def _tally(told: Sequence[Any]) -> Tally:
-    of = TallyReply(*told)
-    return Tally(
+def _counts(told: Sequence[Any]) -> BatchCounts:
+    of = BatchCountsReply(*told)
+    return BatchCounts(
         total=of.total,
         active=of.active,
         waiting=of.waiting,

@@ -148,7 +148,7 @@ least(
 class _Ends:
     """The parts of a statement that settle plain ends; of members too, where `:batches` names their batches.
 
-    A batch is NULL for a job that is in none. What members change of its tally is one row a batch; nobody
+    A batch is NULL for a job that is in none. What members change of its counts is one row a batch; nobody
     locks it.
     """
 

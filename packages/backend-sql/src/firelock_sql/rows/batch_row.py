@@ -1,9 +1,10 @@
 """A batch as its row holds it, and how its members are counted.
 
-Who changes a member writes what that changes of the tally, and locks no batch: on SQLite, where a transaction
-is alone, into the row itself, elsewhere as a row of `batch_deltas`. Who changes the row of a batch locks it,
-behind the row of its job where it needs both; who adds members shares that lock. What is not folded yet is
-taken by a statement of its own behind the lock: only that sees what the last one who had it has left.
+Who changes a member writes what that changes of the counts, and locks no batch: on SQLite, where a
+transaction is alone, into the row itself, elsewhere as a row of `batch_deltas`. Who changes the row of a
+batch locks it, behind the row of its job where it needs both; who adds members shares that lock. What is not
+folded yet is taken by a statement of its own behind the lock: only that sees what the last one who had it has
+left.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 import attrs
 
-from firelock.storage import JobRecord, State, Tally
+from firelock.storage import BatchCounts, JobRecord, State
 from firelock.storage.batches import NOTHING, Share, changed, folded, share_of
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.job_row import JobRow
@@ -45,9 +46,9 @@ class BatchRow:
     walked_at: int
     walked_id: str
 
-    def tally(self, state: State, due_at: int | None) -> Tally:
+    def batch_counts(self, state: State, due_at: int | None) -> BatchCounts:
         """Return how far the batch is, whose job is in this state with this `due_at`."""
-        return Tally(
+        return BatchCounts(
             total=self.total,
             active=self.active,
             waiting=self.waiting,
@@ -172,7 +173,7 @@ def shut_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], se
 
 
 def tell_batches(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
-    """The tallies have changed by this; return the batches that `release` has to look at."""
+    """The counts have changed by this; return the batches that `release` has to look at."""
     rows = [
         {("batch_id" if tx.adds_deltas else "id"): id, **change._asdict()}
         for id, change in sorted(changes.items())
@@ -233,14 +234,16 @@ def summed(rows: Iterable[Sequence[int]]) -> Share:
     return total
 
 
-def with_unfolded(tx: Transaction, tallies: Mapping[str, tuple[Tally, bool]]) -> dict[str, Tally]:
-    """Return the tallies, each given with whether its batch fails fast, with all that is known."""
+def with_unfolded(
+    tx: Transaction, all_counts: Mapping[str, tuple[BatchCounts, bool]]
+) -> dict[str, BatchCounts]:
+    """Return the counts, each given with whether its batch fails fast, with all that is known."""
     unfolded = {}
-    if tx.adds_deltas and tallies:
-        unfolded = {id: summed([row]) for id, *row in tx.all(_UNFOLDED, ids=sorted(tallies))}
+    if tx.adds_deltas and all_counts:
+        unfolded = {id: summed([row]) for id, *row in tx.all(_UNFOLDED, ids=sorted(all_counts))}
     return {
-        id: folded(tally, unfolded.get(id, NOTHING), fails_fast=fails_fast)
-        for id, (tally, fails_fast) in tallies.items()
+        id: folded(counts, unfolded.get(id, NOTHING), fails_fast=fails_fast)
+        for id, (counts, fails_fast) in all_counts.items()
     }
 
 
@@ -256,7 +259,7 @@ def tied_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
 
 
 class MemberCounts:
-    """What a transaction does to the tallies around some jobs, whose rows it has read to change them."""
+    """What a transaction does to the counts around some jobs, whose rows it has read to change them."""
 
     def __init__(self, tx: Transaction, rows: Iterable[JobRow]) -> None:
         self._tx = tx
@@ -264,7 +267,7 @@ class MemberCounts:
         self._before = self._shares() if self._rows else {}
 
     def tell(self) -> set[str]:
-        """The tallies are changed by all that happened since; return the batches to look at.
+        """The counts are changed by all that happened since; return the batches to look at.
 
         The rows, their ties and the releasing list are as they will be.
         """

@@ -1,4 +1,4 @@
-"""Batches: how far they are, and what `release` does with those whose tally has changed.
+"""Batches: how far they are, and what `release` does with those whose counts has changed.
 
 A batch is decided by what is known of it under its lock; its members are moved some at a time, under that
 lock as well, in the order in which they are listed.
@@ -13,10 +13,10 @@ from typing_extensions import override
 from firelock.storage import (
     ANY_QUEUE,
     FINAL_STATES,
+    BatchCounts,
     BatchRules,
     Moved,
     State,
-    Tally,
     Ties,
     Transition,
     batch_failure_reason,
@@ -73,31 +73,31 @@ class SqlBatchVerbs(SqlVerbs):
     """What people read of batches."""
 
     @override
-    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
+    def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
         if not ids:
             return []
-        found = self._database.read(lambda tx: read_tallies(tx, ids))
+        found = self._database.read(lambda tx: read_batch_counts(tx, ids))
         return [found.get(id) for id in ids]
 
 
-def read_tallies(tx: Transaction, ids: Sequence[str]) -> dict[str, Tally]:
+def read_batch_counts(tx: Transaction, ids: Sequence[str]) -> dict[str, BatchCounts]:
     """Return how far each batch is, of one snapshot."""
     jobs = {row[0]: row for row in tx.all(_OF_BATCHES, ids=list(ids))}
-    tallies = {}
+    all_counts = {}
     for id, batch in peek_batches(tx, jobs).items():
         _, state, due_at, ties = jobs[id]
         rules = ties_in(ties).batch
         if rules is not None:
             batch.is_stopping = int(batch.is_stopping or (rules.fails_fast and batch.failures > 0))
-            tallies[id] = (batch.tally(read_state(state), due_at), rules.fails_fast)
-    return with_unfolded(tx, tallies)
+            all_counts[id] = (batch.batch_counts(read_state(state), due_at), rules.fails_fast)
+    return with_unfolded(tx, all_counts)
 
 
 # ---- release ---------------------------------------------------------------------------------------------
 
 
 def release_batches(tx: Transaction, limit: int) -> int:
-    """Look at batches whose tally has changed, and move their members; return how many were looked at."""
+    """Look at batches whose counts has changed, and move their members; return how many were looked at."""
     found = tx.all(_CHANGED_OR_TOLD if tx.adds_deltas else _CHANGED, most=limit)
     looked_at = 0
     for id in sorted(str(row[0]) for row in found):
@@ -123,7 +123,7 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
     counts = MemberCounts(tx, [row])
     flags = batch.flags
     fold(tx, batch, fails_fast=rules.fails_fast)
-    state = row.state if row.state is State.DELETED else end_of(batch.tally(row.state, row.due_at))
+    state = row.state if row.state is State.DELETED else end_of(batch.batch_counts(row.state, row.due_at))
     if state is not row.state:
         _end_or_reopen(tx, row, batch, rules, state)
     _plan_walk(row, batch)
@@ -141,7 +141,7 @@ def _plan_walk(row: JobRow, batch: BatchRow) -> None:
     if row.is_final:
         batch.is_shut, batch.is_stopping, batch.walk = 0, 0, None
     elif batch.is_cancelled or batch.is_stopping:
-        if batch.walk != SWEEP and batch.tally(row.state, None).ended < batch.total:
+        if batch.walk != SWEEP and batch.batch_counts(row.state, None).ended < batch.total:
             batch.begin(SWEEP)
     elif batch.is_shut or batch.walk == SWEEP:
         batch.walk = None

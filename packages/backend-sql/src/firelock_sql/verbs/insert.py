@@ -208,7 +208,7 @@ def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Sta
 
 
 def _share(start: _Start) -> Share:
-    """Return what a new member adds to the tally of its batch."""
+    """Return what a new member adds to the counts of its batch."""
     batches = int(start.batch is not None)
     if start.state is State.DELETED:
         return Share(1, deleted=1, batches=batches)

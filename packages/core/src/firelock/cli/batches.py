@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from firelock.flows.batch import Batch
     from firelock.jobs.job import Job, JobPage
-    from firelock.model.batch import DeepTally, Tally
+    from firelock.model.batch import BatchCounts, DeepBatchCounts
     from firelock.model.job import JobRecord
     from firelock.storage import Storage
 
@@ -79,15 +79,17 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     state = State.AWAITING if options.state == "open" else options.state
     with connected(options) as app:
         page = app.batches.list(state=state, limit=options.limit, cursor=options.cursor)
-        tallies = app.storage.tally([batch.id for batch in page.batches])
+        all_counts = app.storage.batch_counts([batch.id for batch in page.batches])
         outer = _outer_names(app.storage, page.batches)
         now = app.client.clock.now()
-    pairs = [(batch, tally) for batch, tally in zip(page.batches, tallies, strict=True) if tally is not None]
-    rows = [_row(batch, tally, now) for batch, tally in pairs]
+    pairs = [
+        (batch, counts) for batch, counts in zip(page.batches, all_counts, strict=True) if counts is not None
+    ]
+    rows = [_row(batch, counts, now) for batch, counts in pairs]
     if outer:
         rows = [[*row, outer.get(batch.id, "")] for row, (batch, _) in zip(rows, pairs, strict=True)]
     screen.listing(
-        "batches", (_answer(batch.record(), tally) for batch, tally in pairs),
+        "batches", (_answer(batch.record(), counts) for batch, counts in pairs),
         (*_COLUMNS, _WITHIN_COLUMN) if outer else _COLUMNS, rows,
         empty="No batch is stored.", cursor=page.cursor,
     )  # fmt: skip
@@ -106,12 +108,12 @@ def _outer_names(storage: Storage, batches: Sequence[Batch]) -> dict[str, str]:
     return {inner: named.get(outer, outer) for inner, outer in around.items()}
 
 
-def _row(batch: Batch, tally: Tally, now: int) -> list[Piece]:
+def _row(batch: Batch, counts: BatchCounts, now: int) -> list[Piece]:
     return [
-        batch.id, _state(batch.record()), batch.name, f"{tally.ended:,}/{tally.total:,}",
-        f"{tally.batches:,}",
-        Cell(f"{tally.failed:,}", "red" if tally.failed else "bright_black"), f"{tally.active:,}",
-        f"{tally.waiting:,}", age(batch.record().created_at, now),
+        batch.id, _state(batch.record()), batch.name, f"{counts.ended:,}/{counts.total:,}",
+        f"{counts.batches:,}",
+        Cell(f"{counts.failed:,}", "red" if counts.failed else "bright_black"), f"{counts.active:,}",
+        f"{counts.waiting:,}", age(batch.record().created_at, now),
     ]  # fmt: skip
 
 
@@ -119,31 +121,31 @@ def _state(record: JobRecord) -> Cell:
     return Cell("open", "magenta") if record.state is State.AWAITING else state_cell(record.state)
 
 
-def _answer(record: JobRecord, tally: Tally) -> dict[str, object]:
+def _answer(record: JobRecord, counts: BatchCounts) -> dict[str, object]:
     ties = record.ties
     name = "" if ties is None or ties.batch is None else ties.batch.name
     return {
         "id": record.id, "name": name, "state": record.state, "reason": record.reason,
         "batch": None if ties is None else ties.batch_id, "tags": list(record.tags),
-        **attrs.asdict(tally), "progress": round(tally.progress, 6),
+        **attrs.asdict(counts), "progress": round(counts.progress, 6),
     }  # fmt: skip
 
 
 def _show(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         batch = app.batches.get(options.id)
-        tally, failed = batch.tally(), _failed_members(batch)
-        within = batch.tally(deep=True, limit=_WITHIN) if tally.batches else None
+        counts, failed = batch.counts(), _failed_members(batch)
+        within = batch.counts(deep=True, limit=_WITHIN) if counts.batches else None
         now = app.client.clock.now()
     record = batch.record()
     if screen.is_json:
         screen.json({
-            **_answer(record, tally), "within": _within_answer(within),
+            **_answer(record, counts), "within": _within_answer(within),
             "failed_members": [job.id for job in failed],
         })  # fmt: skip
         return
     screen.line(Cell(f"Batch {batch.name}", "bold"), "  ", _state(record))
-    screen.facts(_facts(record, tally, within, now), indent=2)
+    screen.facts(_facts(record, counts, within, now), indent=2)
     if failed.jobs:
         screen.heading("Failed members")
         screen.table(_MEMBERS, [[job.id, state_cell(job.state), job.task, _why(job)] for job in failed])
@@ -165,11 +167,11 @@ def _failed_members(batch: Batch) -> JobPage:
     return page
 
 
-def _within_answer(within: DeepTally | None) -> dict[str, object] | None:
+def _within_answer(within: DeepBatchCounts | None) -> dict[str, object] | None:
     return None if within is None else {**attrs.asdict(within), "progress": round(within.progress, 6)}
 
 
-def _within(within: DeepTally) -> str:
+def _within(within: DeepBatchCounts) -> str:
     """Return how far the jobs of a batch and of all batches within it are."""
     failed = f", {within.failed:,} failed" if within.failed else ""
     of = "the first " if within.is_cut else ""
@@ -177,25 +179,27 @@ def _within(within: DeepTally) -> str:
     return f"{within.ended:,} of {within.total:,} jobs ended ({within.progress:.0%}){failed}, with {batches}"
 
 
-def _facts(record: JobRecord, tally: Tally, within: DeepTally | None, now: int) -> list[tuple[str, Piece]]:
+def _facts(
+    record: JobRecord, counts: BatchCounts, within: DeepBatchCounts | None, now: int
+) -> list[tuple[str, Piece]]:
     ties = record.ties
     is_fast = ties is not None and ties.batch is not None and ties.batch.fails_fast
     batches = ""
-    if tally.batches:
-        batches = ", 1 of them a batch" if tally.batches == 1 else f", {tally.batches:,} of them batches"
-    held = f"until {clock_time(record.due_at)}" if tally.is_held and record.due_at else ""
+    if counts.batches:
+        batches = ", 1 of them a batch" if counts.batches == 1 else f", {counts.batches:,} of them batches"
+    held = f"until {clock_time(record.due_at)}" if counts.is_held and record.due_at else ""
     return [
         ("id", record.id),
-        ("ended", f"{tally.ended:,} of {tally.total:,} members ({tally.progress:.0%}){batches}"),
-        ("succeeded", f"{tally.succeeded:,}"),
-        ("failed", f"{tally.failed:,}" if tally.failed else ""),
-        ("deleted", f"{tally.deleted:,}" if tally.deleted else ""),
-        ("active", f"{tally.active:,}" if tally.active else ""),
-        ("waiting", f"{tally.waiting:,} for another member" if tally.waiting else ""),
+        ("ended", f"{counts.ended:,} of {counts.total:,} members ({counts.progress:.0%}){batches}"),
+        ("succeeded", f"{counts.succeeded:,}"),
+        ("failed", f"{counts.failed:,}" if counts.failed else ""),
+        ("deleted", f"{counts.deleted:,}" if counts.deleted else ""),
+        ("active", f"{counts.active:,}" if counts.active else ""),
+        ("waiting", f"{counts.waiting:,} for another member" if counts.waiting else ""),
         ("with batches", "" if within is None else _within(within)),
         ("being filled", held),
-        ("waits", "for what it is after" if tally.is_shut else ""),
-        ("cancelled", "yes" if tally.is_cancelled else ""),
+        ("waits", "for what it is after" if counts.is_shut else ""),
+        ("cancelled", "yes" if counts.is_cancelled else ""),
         ("on failure", "the first one stops the rest" if is_fast else ""),
         ("within", (ties.batch_id or "") if ties is not None else ""),
         ("runs after", ", ".join(f"{edge.parent_id} ({edge.on})" for edge in record.parents)),

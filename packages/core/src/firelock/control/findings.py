@@ -26,7 +26,7 @@ from firelock.control.servers import Servers, ServerState, ServerView, heard_at
 from firelock.jobs.blocked_by import HeldHead, held_heads
 from firelock.jobs.unread import PARTS
 from firelock.model import lifecycle
-from firelock.model.batch import BATCH_TASK, Tally
+from firelock.model.batch import BATCH_TASK, BatchCounts
 from firelock.model.clock import micros
 from firelock.model.dependencies import On
 from firelock.model.job import JobRecord
@@ -908,31 +908,31 @@ def _check_overdue(sight: Sight) -> Iterator[Finding]:
 
 def _check_still(sight: Sight) -> Iterator[Finding]:
     for batch in sight.sampled.still:
-        name, tally, members = batch.name, batch.tally, batch.members
+        name, counts, members = batch.name, batch.counts, batch.members
         values = {"batch": batch.id, "name": name}
         if batch.is_miscounted:
             what = (
-                f"Batch {name} ({batch.id}) has not moved for an hour, and counts {_shown(tally)}, "
+                f"Batch {name} ({batch.id}) has not moved for an hour, and counts {_shown(counts)}, "
                 f"while there are {_shown(members)}."
             )
             mend = f"This should not be: report it. firelock batches cancel {batch.id} ends it."
             yield Finding(ERROR, "batch_miscounted", what, mend, f"batch {batch.id}", values)
         else:
             what = (
-                f"Batch {name} ({batch.id}) has {_shown(tally)}, and nobody has decided its end for an hour."
+                f"Batch {name} ({batch.id}) has {_shown(counts)}, and nobody has decided its end for an hour."
             )
             mend = "Start a server: each of them does. Else look at its log: upkeep fails."
             yield Finding(ERROR, "batch_undecided", what, mend, f"batch {batch.id}", values)
 
 
-def _shown(tally: Tally) -> str:
+def _shown(counts: BatchCounts) -> str:
     """Return the counts of a batch, without those of nothing."""
-    counts = {
-        "active": tally.active, "waiting": tally.waiting, "succeeded": tally.succeeded,
-        "failed": tally.failed, "deleted": tally.deleted,
+    by_state = {
+        "active": counts.active, "waiting": counts.waiting, "succeeded": counts.succeeded,
+        "failed": counts.failed, "deleted": counts.deleted,
     }  # fmt: skip
-    told = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
-    return f"{tally.total:,} members ({told})" if told else "no members"
+    told = ", ".join(f"{count:,} {word}" for word, count in by_state.items() if count)
+    return f"{counts.total:,} members ({told})" if told else "no members"
 
 
 # ---- limits and unique keys --------------------------------------------------------------------------------

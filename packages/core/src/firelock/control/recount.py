@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from firelock.model.batch import BATCH_TASK, Tally
+from firelock.model.batch import BATCH_TASK, BatchCounts
 from firelock.model.job import JobRecord
 from firelock.model.state import FINAL_STATES, State
 from firelock.storage import JobFilter, Storage, batches
@@ -22,13 +22,13 @@ class StillBatch:
 
     id: str
     name: str
-    tally: Tally
-    members: Tally  # as they are found, without the batch's own flags
+    counts: BatchCounts
+    members: BatchCounts  # as they are found, without the batch's own flags
 
     @property
     def is_miscounted(self) -> bool:
         """Tell whether it counts what is not so; else it could have ended, and nobody looked."""
-        return _counts(self.tally) != _counts(self.members)
+        return _counts(self.counts) != _counts(self.members)
 
 
 def find_still(storage: Storage, now: int) -> list[StillBatch]:
@@ -39,9 +39,9 @@ def find_still(storage: Storage, now: int) -> list[StillBatch]:
     where = JobFilter(state=State.AWAITING, task=BATCH_TASK, until=now - LONG_STILL)
     found = storage.find(where, limit=_BATCHES, oldest_first=True).jobs
     still = [job for job in found if _moved_at(storage, job.id) <= now - LONG_STILL]
-    tallies = storage.tally([job.id for job in still])
-    looked_at = (_looked_at(storage, *one) for one in zip(still, tallies, strict=True))
-    return [one for one in looked_at if one.is_miscounted or batches.end_of(one.tally) in FINAL_STATES]
+    all_counts = storage.batch_counts([job.id for job in still])
+    looked_at = (_looked_at(storage, *one) for one in zip(still, all_counts, strict=True))
+    return [one for one in looked_at if one.is_miscounted or batches.end_of(one.counts) in FINAL_STATES]
 
 
 def _moved_at(storage: Storage, batch_id: str) -> int:
@@ -50,12 +50,12 @@ def _moved_at(storage: Storage, batch_id: str) -> int:
     return max((job.changed_at for page in pages for job in page.jobs), default=0)
 
 
-def _looked_at(storage: Storage, job: JobRecord, tally: Tally | None) -> StillBatch:
-    tally = tally or Tally()
+def _looked_at(storage: Storage, job: JobRecord, counts: BatchCounts | None) -> StillBatch:
+    counts = counts or BatchCounts()
     ties = job.ties
     name = ties.batch.name if ties is not None and ties.batch is not None else ""
-    members = tally if tally.total > _MEMBERS else _recounted(_members(storage, job.id), tally)
-    return StillBatch(job.id, name, tally, members)
+    members = counts if counts.total > _MEMBERS else _recounted(_members(storage, job.id), counts)
+    return StillBatch(job.id, name, counts, members)
 
 
 def _members(storage: Storage, batch_id: str) -> Iterator[JobRecord]:
@@ -68,8 +68,8 @@ def _members(storage: Storage, batch_id: str) -> Iterator[JobRecord]:
             return
 
 
-def _recounted(members: Iterator[JobRecord], tally: Tally) -> Tally:
-    """Return what the members say; which of them wait for a fellow is taken from the tally."""
+def _recounted(members: Iterator[JobRecord], counts: BatchCounts) -> BatchCounts:
+    """Return what the members say; which of them wait for a fellow is taken from the counts."""
     ended = dict.fromkeys(FINAL_STATES, 0)
     total = moving = batches = 0
     for job in members:
@@ -78,10 +78,10 @@ def _recounted(members: Iterator[JobRecord], tally: Tally) -> Tally:
         moving += not job.is_final or job.is_stopping
         if job.is_final:
             ended[job.state] += 1
-    return Tally(
+    return BatchCounts(
         total=total,
-        active=moving - tally.waiting,
-        waiting=tally.waiting,
+        active=moving - counts.waiting,
+        waiting=counts.waiting,
         succeeded=ended[State.SUCCEEDED],
         failed=ended[State.FAILED],
         deleted=ended[State.DELETED],
@@ -89,7 +89,8 @@ def _recounted(members: Iterator[JobRecord], tally: Tally) -> Tally:
     )
 
 
-def _counts(tally: Tally) -> tuple[int, ...]:
+def _counts(counts: BatchCounts) -> tuple[int, ...]:
     return (
-        tally.total, tally.active, tally.waiting, tally.succeeded, tally.failed, tally.deleted, tally.batches,
+        counts.total, counts.active, counts.waiting, counts.succeeded, counts.failed, counts.deleted,
+        counts.batches,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from firelock.errors import (
     TaskError,
 )
 from firelock.flows.batch_builder import CHUNK, DEEPEST, Filling, Gathered, call_of
-from firelock.flows.nesting import deep_tally, pages_of, path_to, walk_members
+from firelock.flows.nesting import deep_counts, pages_of, path_to, walk_members
 from firelock.jobs.administration import release_continuations, update_batches
 from firelock.jobs.dependencies import check_bounded, waiting_words
 from firelock.jobs.job import Job, JobPage
@@ -27,7 +27,7 @@ from firelock.jobs.pagination import check_limit
 from firelock.jobs.results import Observation, result_of
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread, twin
-from firelock.model.batch import BATCH_TASK, BatchRules, DeepTally, Tally
+from firelock.model.batch import BATCH_TASK, BatchCounts, BatchRules, DeepBatchCounts
 from firelock.model.clock import SECOND, span_micros
 from firelock.model.dependencies import Edge, On, Ties, write_ties
 from firelock.model.job import JobFilter, JobRecord, NewJob
@@ -54,12 +54,12 @@ _LONGEST_NAME = 200
 _LONGEST_HOLD = timedelta(days=366)
 
 
-class Batch(Gathered[Tally]):
+class Batch(Gathered[BatchCounts]):
     """A job without a task, which ends when none of its members can go on: see `fire.batch`.
 
     It is failed if a member has failed, or waits for what will not come; deleted if it was cancelled, or what
     it is after was deleted; else succeeded. `then` and `result()` are those of any job: of a batch the result
-    is its tally. A requeue of a member opens it again. `delete()` cancels it, for good. Members and
+    is its counts. A requeue of a member opens it again. `delete()` cancels it, for good. Members and
     continuations join the caller's transaction; `requeue`, `delete` and `restore` act immediately.
     """
 
@@ -108,7 +108,7 @@ class Batch(Gathered[Tally]):
         """
         raise ConfigurationError(
             f"{self!r} has no output. Let the job wait for it, using(after=batch), and read "
-            "batch.results(task) or batch.tally() inside that job."
+            "batch.results(task) or batch.counts() inside that job."
         )
 
     def __enter__(self) -> Self:
@@ -263,10 +263,10 @@ class Batch(Gathered[Tally]):
     adepth = twin(depth)
 
     @overload
-    def tally(self, *, deep: Literal[False] = False) -> Tally: ...
+    def counts(self, *, deep: Literal[False] = False) -> BatchCounts: ...
     @overload
-    def tally(self, *, deep: Literal[True], limit: int | None = None) -> DeepTally: ...
-    def tally(self, *, deep: bool = False, limit: int | None = None) -> Tally | DeepTally:
+    def counts(self, *, deep: Literal[True], limit: int | None = None) -> DeepBatchCounts: ...
+    def counts(self, *, deep: bool = False, limit: int | None = None) -> BatchCounts | DeepBatchCounts:
         """Return how far it is.
 
         Its own members are counted, all at one time, in one round trip. A batch within it is one member,
@@ -283,19 +283,19 @@ class Batch(Gathered[Tally]):
         Raises:
             JobNotFound: it is not stored.
         """
-        tally = self._client.storage.tally((self.id,))[0]
-        if tally is None:
+        counts = self._client.storage.batch_counts((self.id,))[0]
+        if counts is None:
             self._look()
             raise JobNotFound(f"Job {self.id} is no batch.")
-        return deep_tally(self._client.storage, self.id, tally, limit) if deep else tally
+        return deep_counts(self._client.storage, self.id, counts, limit) if deep else counts
 
     @overload
-    async def atally(self, *, deep: Literal[False] = False) -> Tally: ...
+    async def acounts(self, *, deep: Literal[False] = False) -> BatchCounts: ...
     @overload
-    async def atally(self, *, deep: Literal[True], limit: int | None = None) -> DeepTally: ...
-    async def atally(self, *, deep: bool = False, limit: int | None = None) -> Tally | DeepTally:
-        """`tally` without blocking the event loop."""
-        return await in_thread(partial(self.tally, deep=True, limit=limit) if deep else self.tally)
+    async def acounts(self, *, deep: Literal[True], limit: int | None = None) -> DeepBatchCounts: ...
+    async def acounts(self, *, deep: bool = False, limit: int | None = None) -> BatchCounts | DeepBatchCounts:
+        """`counts` without blocking the event loop."""
+        return await in_thread(partial(self.counts, deep=True, limit=limit) if deep else self.counts)
 
     def members(
         self, *, state: State | str | None = None, limit: int = 50, cursor: str | None = None
@@ -371,7 +371,7 @@ class Batch(Gathered[Tally]):
                 f"after={shown(after)} is refused; pass a member of {self!r}, a job or its id."
             )
         place = after.id if isinstance(after, Job) else after
-        batches = self.tally().batches
+        batches = self.counts().batches
         if batches and deep is None:
             number, these = ("1 batch", "that") if batches == 1 else (f"{batches:,} batches", "these")
             raise ConfigurationError(
@@ -393,8 +393,8 @@ class Batch(Gathered[Tally]):
                 "longer: fire.batch(…, keep=…)."
             )
 
-    def result(self, timeout: float | None = None) -> Tally:
-        """Return its tally once it has succeeded; waits up to `timeout` seconds.
+    def result(self, timeout: float | None = None) -> BatchCounts:
+        """Return its counts once it has succeeded; waits up to `timeout` seconds.
 
         Raises:
             JobFailed: it failed; the message says how many of its members did.
@@ -402,14 +402,14 @@ class Batch(Gathered[Tally]):
             ResultTimeout: it had not ended in time.
         """
         super().result(timeout)
-        return self.tally()
+        return self.counts()
 
-    async def aresult(self, timeout: float | None = None) -> Tally:
+    async def aresult(self, timeout: float | None = None) -> BatchCounts:
         """`result` without blocking the event loop."""
         await super().aresult(timeout)
-        return await self.atally()
+        return await self.acounts()
 
-    def _result_of(self, look: Observation) -> Tally:
+    def _result_of(self, look: Observation) -> BatchCounts:
         record = look.record
         if record is None:
             raise JobNotFound(f"Batch {self.id} is not stored any more.")
@@ -418,7 +418,7 @@ class Batch(Gathered[Tally]):
             raise JobFailed(f"{self._words} failed: {record.reason or 'a member failed'}.")
         if record.state is State.DELETED:
             raise JobDeleted(f"{self._words} was deleted: {record.reason or 'no reason was given'}.")
-        return Tally()
+        return BatchCounts()
 
     @property
     def _words(self) -> str:
@@ -440,7 +440,7 @@ class Batch(Gathered[Tally]):
             raise ConfigurationError(
                 f"{self!r} has no steps: from_step={from_step!r} is for a member, job.requeue(from_step=…)."
             )
-        if self.tally().is_cancelled:
+        if self.counts().is_cancelled:
             raise JobConflict(
                 f"{self!r} was cancelled, which is for good; none of its members can run again."
             )

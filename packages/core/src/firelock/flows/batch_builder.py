@@ -400,8 +400,8 @@ class Filling:
         changes = [lifecycle.hold(one, at=now, until=end) for one, end in until.items()]
         answers = repeat_once(lambda: storage.apply(changes))
         refused = [one.job_id for one, answer in zip(changes, answers, strict=True) if not answer.is_applied]
-        for one, tally in zip(refused, storage.tally(refused) if refused else (), strict=True):
-            if tally is None or tally.is_cancelled:
+        for one, counts in zip(refused, storage.batch_counts(refused) if refused else (), strict=True):
+            if counts is None or counts.is_cancelled:
                 raise BatchFinished(
                     f"Batch {one} was cancelled while it was filled; nothing more was stored."
                 )

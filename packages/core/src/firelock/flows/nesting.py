@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from firelock.model.batch import BATCH_TASK, DeepTally, Tally
+from firelock.model.batch import BATCH_TASK, BatchCounts, DeepBatchCounts
 from firelock.model.job import JobFilter, JobRecord
 from firelock.model.state import State
 
@@ -59,55 +59,59 @@ def _place(job: JobRecord) -> tuple[int, str]:
 # ---- counts ----------------------------------------------------------------------------------------------
 
 
-def deep_tally(storage: Storage, batch_id: str, tally: Tally, limit: int | None = None) -> DeepTally:
-    """Return how far a batch is with all batches within it; see `Batch.tally`.
+def deep_counts(
+    storage: Storage, batch_id: str, counts: BatchCounts, limit: int | None = None
+) -> DeepBatchCounts:
+    """Return how far a batch is with all batches within it; see `Batch.counts`.
 
     Args:
         storage: where they are.
         batch_id: the batch.
-        tally: its own tally.
+        counts: its own counts.
         limit: the most batches to read; None for all.
     """
     sums = Counter[str]()
-    _add(sums, tally, 1)
+    _add(sums, counts, 1)
     read, is_cut = 0, False
-    for inner, its_tally in _batches_within(storage, batch_id, tally):
+    for inner, its_counts in _batches_within(storage, batch_id, counts):
         if limit is not None and read >= limit:
             is_cut = True
             break
         read += 1
-        _add(sums, its_tally, 1)
-        _add(sums, _as_member(inner, its_tally), -1)
-    return DeepTally(**{name: max(0, sums[name]) for name in _COUNTED}, batches=read, is_cut=is_cut)
+        _add(sums, its_counts, 1)
+        _add(sums, _as_member(inner, its_counts), -1)
+    return DeepBatchCounts(**{name: max(0, sums[name]) for name in _COUNTED}, batches=read, is_cut=is_cut)
 
 
 _COUNTED = ("total", "active", "waiting", "succeeded", "failed", "deleted")
 
 
-def _add(sums: Counter[str], tally: Tally, sign: int) -> None:
+def _add(sums: Counter[str], counts: BatchCounts, sign: int) -> None:
     for name in _COUNTED:
-        sums[name] += sign * getattr(tally, name)
+        sums[name] += sign * getattr(counts, name)
 
 
-def _as_member(inner: JobRecord, tally: Tally) -> Tally:
-    """Return what the batch itself adds to the tally of the one around it."""
+def _as_member(inner: JobRecord, counts: BatchCounts) -> BatchCounts:
+    """Return what the batch itself adds to the counts of the one around it."""
     state = inner.state
     if inner.is_final:
-        return Tally(
+        return BatchCounts(
             1, succeeded=int(state is State.SUCCEEDED), failed=int(state is State.FAILED),
             deleted=int(state is State.DELETED),
         )  # fmt: skip
-    waits = bool(inner.parents) and tally.is_shut and not tally.is_cancelled
-    return Tally(1, active=int(not waits), waiting=int(waits))
+    waits = bool(inner.parents) and counts.is_shut and not counts.is_cancelled
+    return BatchCounts(1, active=int(not waits), waiting=int(waits))
 
 
-def _batches_within(storage: Storage, batch_id: str, tally: Tally) -> Iterator[tuple[JobRecord, Tally]]:
-    """Yield each batch within the batch, at any depth, with its tally; one is followed by those within it."""
-    for page in _inner_pages(storage, batch_id, tally.batches):
-        for inner, its_tally in zip(page, storage.tally([job.id for job in page]), strict=True):
-            if its_tally is not None:  # else it was pruned meanwhile
-                yield inner, its_tally
-                yield from _batches_within(storage, inner.id, its_tally)
+def _batches_within(
+    storage: Storage, batch_id: str, counts: BatchCounts
+) -> Iterator[tuple[JobRecord, BatchCounts]]:
+    """Yield each batch within the batch, at any depth, with its counts, before the batches within it."""
+    for page in _inner_pages(storage, batch_id, counts.batches):
+        for inner, its_counts in zip(page, storage.batch_counts([job.id for job in page]), strict=True):
+            if its_counts is not None:  # else it was pruned meanwhile
+                yield inner, its_counts
+                yield from _batches_within(storage, inner.id, its_counts)
 
 
 # ---- members ---------------------------------------------------------------------------------------------
@@ -148,14 +152,14 @@ def walk_members(
     behind = path[0] if path else None
     is_within = batches > 0 and behind is not None and behind.is_batch  # so its own members came before
     if is_within and behind is not None and len(path) > 1:
-        tally = storage.tally([behind.id])[0]
-        yield from walk_members(storage, behind.id, task, path[1:], tally.batches if tally else 0)
+        counts = storage.batch_counts([behind.id])[0]
+        yield from walk_members(storage, behind.id, task, path[1:], counts.batches if counts else 0)
     if not is_within:
         since = None if behind is None else behind.created_at
         for page in pages_of(storage, JobFilter(batch_id=batch_id, task=task, since=since)):
             yield [job for job in page if behind is None or _place(job) > _place(behind)]
     for inner_page in _inner_pages(storage, batch_id, batches, behind if is_within else None):
-        tallies = storage.tally([inner.id for inner in inner_page])
-        for inner, tally in zip(inner_page, tallies, strict=True):
-            if tally is not None and tally.total:  # else it was pruned meanwhile, or has no members
-                yield from walk_members(storage, inner.id, task, (), tally.batches)
+        all_counts = storage.batch_counts([inner.id for inner in inner_page])
+        for inner, counts in zip(inner_page, all_counts, strict=True):
+            if counts is not None and counts.total:  # else it was pruned meanwhile, or has no members
+                yield from walk_members(storage, inner.id, task, (), counts.batches)

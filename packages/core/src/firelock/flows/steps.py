@@ -42,7 +42,7 @@ from firelock.jobs.job import Job
 from firelock.jobs.results import without_result
 from firelock.model.aio import in_thread
 from firelock.model.answers import Applied, Duplicate
-from firelock.model.batch import BATCH_TASK, Tally
+from firelock.model.batch import BATCH_TASK, BatchCounts
 from firelock.model.clock import SECOND, micros, span_micros
 from firelock.model.dependencies import Edge, On
 from firelock.model.memo import (
@@ -594,8 +594,8 @@ class JobSteps:
                 self._suspend(_wait_for_jobs(name, [job.id]))
             value: JsonValue
             if record.is_batch and record.state is State.SUCCEEDED:
-                tally: Tally | None = (yield lambda: self._client.storage.tally([job.id]))[0]
-                value = attrs.asdict(tally or Tally())
+                counts: BatchCounts | None = (yield lambda: self._client.storage.batch_counts([job.id]))[0]
+                value = attrs.asdict(counts or BatchCounts())
             else:
                 value = self._result_of(record)
             memo = self._memo(MemoKind.CALL, name, write_text(self._serializer, value), is_done=True)
@@ -611,7 +611,9 @@ class JobSteps:
     def _joined(self, job: Job[Any], value: JsonValue) -> object:
         if job.task == BATCH_TASK:
             fields = cast("dict[str, Any]", value)
-            return Tally(**{name: fields[name] for name in attrs.fields_dict(Tally) if name in fields})
+            return BatchCounts(
+                **{name: fields[name] for name in attrs.fields_dict(BatchCounts) if name in fields}
+            )
         info = self._client.registry.get(job.task)
         if info is None:
             raise UnknownTask(

@@ -115,8 +115,8 @@ def _is_in_cancelled_batch(storage: Storage, record: JobRecord) -> bool:
     ties = record.ties
     if ties is None or ties.batch_id is None:
         return False
-    tally = storage.tally((ties.batch_id,))[0]
-    return tally is not None and tally.is_cancelled
+    counts = storage.batch_counts((ties.batch_id,))[0]
+    return counts is not None and counts.is_cancelled
 
 
 # ---- undoing a delete ------------------------------------------------------------------------------------
@@ -193,10 +193,10 @@ def update_batches(storage: Storage, batch_id: str | None) -> None:
         while batch_id is not None:
             until = time.monotonic() + _LONGEST_UPDATE
             while True:
-                record, tally = storage.get((batch_id,))[0], storage.tally((batch_id,))[0]
-                if record is None or tally is None:
+                record, counts = storage.get((batch_id,))[0], storage.batch_counts((batch_id,))[0]
+                if record is None or counts is None:
                     return
-                if record.state in {State.DELETED, end_of(tally)} or time.monotonic() > until:
+                if record.state in {State.DELETED, end_of(counts)} or time.monotonic() > until:
                     break
                 if not storage.release(RELEASE_LIMIT):
                     time.sleep(_PAUSE)  # another process has it

@@ -30,7 +30,7 @@ BATCH_TASK = "firelock:batch"
 
 
 @attrs.frozen
-class Tally:
+class BatchCounts:
     """How far a batch is, all at one time: its own members are counted, not those of batches within it."""
 
     total: int = 0  # members; an inner batch is one
@@ -57,7 +57,7 @@ class Tally:
 
 
 @attrs.frozen
-class DeepTally:
+class DeepBatchCounts:
     """How far a batch is together with all batches within it: their jobs are counted, batches are not.
 
     It is read batch by batch, so it is not the state at one time: while jobs run, the numbers may be off by

@@ -87,7 +87,7 @@ class Moved(StrEnum):
 
 
 def batch_failure_reason(*, failed: int, total: int, waiting: int) -> str:
-    """Return the reason with which a batch fails, from the counts of its tally.
+    """Return the reason with which a batch fails, from the counts of its counts.
 
     Members that wait can never start: the jobs for which they wait have ended otherwise than they need.
     """

@@ -75,8 +75,8 @@ class BatchLooks:
         self.is_owed = number >= RELEASE_LIMIT  # there may be more
         left, is_all = 0, number <= len(told)  # else continuations were moved as well
         if told and told <= former and len(told) <= _FEW and is_all and not is_urgent:
-            tallies = self._storage.tally(sorted(told))
-            left = min((tally.active for tally in tallies if tally is not None), default=0)
+            all_counts = self._storage.batch_counts(sorted(told))
+            left = min((counts.active for counts in all_counts if counts is not None), default=0)
         self._at = self._clock()
         known = min(RAREST, max(OFTEN, left / _ENDS_PER_SECOND))
         self._rest = known if left else rest_after(self._at - began)

@@ -75,15 +75,15 @@ class TiedJobs:
         return why
 
     def _of_batch(self, job_id: str) -> str | None:
-        tally = self._storage.tally([job_id])[0]
-        if tally is None:
+        counts = self._storage.batch_counts([job_id])[0]
+        if counts is None:
             return None
-        if tally.is_cancelled:
+        if counts.is_cancelled:
             if len(self._cancelled) >= _REMEMBERED:
                 self._cancelled = set()
             self._cancelled.add(job_id)
             return Moved.SWEPT.value
-        return Moved.STOPPED.value if tally.is_stopping else None
+        return Moved.STOPPED.value if counts.is_stopping else None
 
     def _of_caller(self, job_id: str) -> str | None:
         record = self._storage.get([job_id])[0]

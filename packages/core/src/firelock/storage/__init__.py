@@ -20,7 +20,7 @@ from firelock.errors import (
     UnsupportedFeature,
 )
 from firelock.model.answers import Applied, Duplicate, Inserted, PartlyApplied, PartlyUnavailable
-from firelock.model.batch import BATCH_TASK, BatchRules, Tally
+from firelock.model.batch import BATCH_TASK, BatchCounts, BatchRules
 from firelock.model.dependencies import Edge, Input, On, Ties, read_ties, write_ties
 from firelock.model.ids import new_id, new_ids
 from firelock.model.job import (
@@ -115,6 +115,7 @@ __all__ = [
     "Admission",
     "Applied",
     "Attempt",
+    "BatchCounts",
     "BatchFinished",
     "BatchRules",
     "Chunk",
@@ -181,7 +182,6 @@ __all__ = [
     "TableStorage",
     "Tables",
     "Taken",
-    "Tally",
     "Ties",
     "Transition",
     "UniqueState",

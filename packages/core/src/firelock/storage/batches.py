@@ -1,4 +1,4 @@
-"""How a batch is counted: what each member adds to its tally, and what the sum says.
+"""How a batch is counted: what each member adds to its counts, and what the sum says.
 
 A storage writes one `Share` with each change of a member, after less before, in the step of that change, and
 adds them up when it folds: nobody locks a batch to end a job.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.job import JobRecord
 from firelock.model.lifecycle import batch_end
 from firelock.model.state import State
 
 
 class Share(NamedTuple):
-    """What a member adds to the tally of its batch, or by how much that changes."""
+    """What a member adds to the counts of its batch, or by how much that changes."""
 
     total: int = 0
     active: int = 0
@@ -61,29 +61,29 @@ def changed(before: Share, after: Share) -> Share:
     return after.less(before)._replace(failures=int(after.failed > before.failed))
 
 
-def folded(tally: Tally, known: Share, *, fails_fast: bool) -> Tally:
-    """Return the tally with the sum of what has become known."""
-    return Tally(
-        total=tally.total + known.total,
-        active=tally.active + known.active,
-        waiting=tally.waiting + known.waiting,
-        succeeded=tally.succeeded + known.succeeded,
-        failed=tally.failed + known.failed,
-        deleted=tally.deleted + known.deleted,
-        is_held=tally.is_held,
-        is_shut=tally.is_shut,
-        is_cancelled=tally.is_cancelled,
-        is_stopping=tally.is_stopping or (fails_fast and known.failures > 0),
-        batches=tally.batches + known.batches,
+def folded(counts: BatchCounts, known: Share, *, fails_fast: bool) -> BatchCounts:
+    """Return the counts with the sum of what has become known."""
+    return BatchCounts(
+        total=counts.total + known.total,
+        active=counts.active + known.active,
+        waiting=counts.waiting + known.waiting,
+        succeeded=counts.succeeded + known.succeeded,
+        failed=counts.failed + known.failed,
+        deleted=counts.deleted + known.deleted,
+        is_held=counts.is_held,
+        is_shut=counts.is_shut,
+        is_cancelled=counts.is_cancelled,
+        is_stopping=counts.is_stopping or (fails_fast and known.failures > 0),
+        batches=counts.batches + known.batches,
     )
 
 
-def end_of(tally: Tally) -> State:
-    """Return the state of a batch with this tally: awaiting while it is open."""
-    if tally.is_cancelled or not (tally.is_held or tally.is_shut):
+def end_of(counts: BatchCounts) -> State:
+    """Return the state of a batch with this counts: awaiting while it is open."""
+    if counts.is_cancelled or not (counts.is_held or counts.is_shut):
         ended = batch_end(
-            active=tally.active, waiting=tally.waiting, failed=tally.failed,
-            is_cancelled=tally.is_cancelled, is_stopping=tally.is_stopping,
+            active=counts.active, waiting=counts.waiting, failed=counts.failed,
+            is_cancelled=counts.is_cancelled, is_stopping=counts.is_stopping,
         )  # fmt: skip
         return State.AWAITING if ended is None else ended
     return State.AWAITING

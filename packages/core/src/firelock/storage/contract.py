@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from firelock.errors import StorageError
 from firelock.model.answers import Applied, Inserted
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.job import (
     FoundJobs,
     JobFilter,
@@ -133,7 +133,7 @@ class Storage(ABC):
         one call after another, so a job may be the duplicate of one before it. Whoever asks for a key waits
         for a transaction under way that asked for it before.
 
-        A member of a batch (`Ties.batch_id`; the batch may be one earlier in this call) counts in its tally
+        A member of a batch (`Ties.batch_id`; the batch may be one earlier in this call) counts in its counts
         from this step on. Where the batch waits for what it is after, its members without undecided parents
         wait for its opening: awaiting, without `due_at`, with the reason `Moved.SHUT_OUT`. So do batches in
         it, and so their members. A batch itself (`Ties.batch`) is awaiting; its `due_at` is the end of its
@@ -211,7 +211,7 @@ class Storage(ABC):
         and all with a place from it on are gone with the change; REFUSED where there is none, or while the
         job is processing.
 
-        A change of a member is in the tally of its batch with the same step; its answer may be RELEASING
+        A change of a member is in the counts of its batch with the same step; its answer may be RELEASING
         without children. A batch is never enqueued: REFUSED. Deleting one that is not deleted cancels it: it
         is awaiting with the reason given, also if it had ended, held no more, and `release` does the rest. A
         second delete changes nothing. From awaiting to awaiting its `due_at` alone is written, with the
@@ -306,7 +306,7 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
+    def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
         """Return how far each batch is, each of one instant, same order; None for what is no batch."""
 
     @abstractmethod
@@ -485,7 +485,7 @@ class Storage(ABC):
         entry with the reason of `Moved.PARENT_ENDED`. A parent that was requeued before its turn leaves the
         list; its next end puts it back.
 
-        Then batches whose tally has changed are decided: the batch locked (one that is locked is passed
+        Then batches whose counts has changed are decided: the batch locked (one that is locked is passed
         over), what is known of it folded by a later statement, and it is as `batches.end_of` says: open while
         it is held or shut, if not cancelled. One that ends gets `ended_at` = the storage's clock, a history
         entry, the reason of its cancellation or `batch_failure_reason` where it failed, and the `expires_at`

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 from firelock.errors import StorageError
 from firelock.limits.admission import KeyRow
 from firelock.limits.unique_rules import UniqueRow
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.job import JobFilter, JobRecord
 from firelock.model.memo import Memo, MemoKind
 from firelock.model.record import Record, RecordChange
@@ -240,7 +240,7 @@ class Table(Tables):
         self._waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent: edges not decided
         self._releasing: dict[str, list[str]] = {}  # by ended parent: children to look at, the last one first
         self._members: defaultdict[str, Members] = defaultdict(Members)  # by batch
-        self._tallies: dict[str, Tally] = {}  # by batch
+        self._batch_counts: dict[str, BatchCounts] = {}  # by batch
         self._changed: dict[str, None] = {}  # batches to look at
         self._memos: dict[str, dict[tuple[MemoKind, str], Memo]] = {}  # by job
         self._memo_sums: dict[str, MemoSum] = {}
@@ -389,17 +389,17 @@ class Table(Tables):
 
     # ---- batches and memos ---------------------------------------------------------------------------------
 
-    def tally(self, batch: str) -> Tally | None:
-        """See `Tables.tally`."""
-        return self._tallies.get(batch)
+    def batch_counts(self, batch: str) -> BatchCounts | None:
+        """See `Tables.counts`."""
+        return self._batch_counts.get(batch)
 
-    def put_tally(self, batch: str, tally: Tally | None) -> None:
-        """See `Tables.put_tally`."""
-        if tally is None:
-            self._tallies.pop(batch, None)
+    def put_batch_counts(self, batch: str, counts: BatchCounts | None) -> None:
+        """See `Tables.put_batch_counts`."""
+        if counts is None:
+            self._batch_counts.pop(batch, None)
             self._changed.pop(batch, None)
         else:
-            self._tallies[batch] = tally
+            self._batch_counts[batch] = counts
 
     def note_changed(self, batch: str) -> None:
         """See `Tables.note_changed`."""

@@ -23,7 +23,7 @@ import attrs
 from firelock.errors import SchemaMismatch
 from firelock.limits.admission import KeyRow
 from firelock.limits.unique_rules import UniqueRow
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.clock import SECOND
 from firelock.model.job import JobFilter, JobRecord
 from firelock.model.memo import Memo, MemoKind
@@ -295,18 +295,18 @@ class _Tables(Tables):
 
     # ---- batches and memos ---------------------------------------------------------------------------------
 
-    def tally(self, batch: str) -> Tally | None:
-        """See `Tables.tally`."""
-        text = self.rows.get(f"tally/{batch}")
-        return None if text is None else self._load(f"tally/{batch}", text, Tally)
+    def batch_counts(self, batch: str) -> BatchCounts | None:
+        """See `Tables.counts`."""
+        text = self.rows.get(f"counts/{batch}")
+        return None if text is None else self._load(f"counts/{batch}", text, BatchCounts)
 
-    def put_tally(self, batch: str, tally: Tally | None) -> None:
-        """See `Tables.put_tally`."""
-        if tally is None:
-            self.rows.delete(f"tally/{batch}")
+    def put_batch_counts(self, batch: str, counts: BatchCounts | None) -> None:
+        """See `Tables.put_batch_counts`."""
+        if counts is None:
+            self.rows.delete(f"counts/{batch}")
             self.rows.delete(f"changed/{batch}")
         else:
-            self._store(f"tally/{batch}", tally)
+            self._store(f"counts/{batch}", counts)
 
     def note_changed(self, batch: str) -> None:
         """See `Tables.note_changed`."""

@@ -20,7 +20,7 @@ import attrs
 from firelock.errors import JobNotFound, StorageError
 from firelock.limits.admission import lane_of
 from firelock.model.answers import Applied
-from firelock.model.batch import BatchRules, Tally
+from firelock.model.batch import BatchCounts, BatchRules
 from firelock.model.clock import SECOND
 from firelock.model.dependencies import Edge, Ties, read_ties
 from firelock.model.job import (
@@ -239,8 +239,8 @@ def held(row: StoredJob, until: int | None) -> StoredJob:
     return _changed(row, due_at=until)
 
 
-def batch_ended(row: StoredJob, tally: Tally, state: State, *, now: int) -> StoredJob:
-    """Return the batch as its tally says; one that ends otherwise than before was open in between."""
+def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) -> StoredJob:
+    """Return the batch as its counts says; one that ends otherwise than before was open in between."""
     if row.record.is_final:
         row = _changed(
             row, HistoryEntry(State.AWAITING, now, Moved.REOPENED.value), state=State.AWAITING,
@@ -251,7 +251,7 @@ def batch_ended(row: StoredJob, tally: Tally, state: State, *, now: int) -> Stor
     of = cast("BatchRules", cast("Ties", row.record.ties).batch)
     reason = row.record.reason if state is State.DELETED else None
     if state is State.FAILED:
-        reason = batch_failure_reason(failed=tally.failed, total=tally.total, waiting=tally.waiting)
+        reason = batch_failure_reason(failed=counts.failed, total=counts.total, waiting=counts.waiting)
     return _changed(
         row, HistoryEntry(state, now, reason), state=state, reason=reason, changed_at=now, ended_at=now,
         due_at=None, expires_at=of.expiry(state, now),

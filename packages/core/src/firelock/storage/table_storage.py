@@ -14,7 +14,7 @@ import attrs
 
 from firelock.limits.admission import LaneCursors, examined_share
 from firelock.model.answers import Applied, Duplicate, Inserted
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.job import FoundJobs, JobFilter, JobHistory, JobRecord, Move, NewJob, Transition
 from firelock.model.lifecycle import Moved
 from firelock.model.limit import KeyState, UniqueState, WaitingJobs
@@ -209,9 +209,9 @@ class TableStorage(DerivedStorage):
         """See `Storage.recall`."""
         return self._step(lambda tables: tied_tables.recall(tables, job_id, session, fence))
 
-    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
-        """See `Storage.tally`."""
-        return self._step(lambda tables: [tied_tables.find_tally(tables, id) for id in ids])
+    def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
+        """See `Storage.batch_counts`."""
+        return self._step(lambda tables: [tied_tables.find_counts(tables, id) for id in ids])
 
     # ---- limits and unique keys --------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import attrs
 
 from firelock.limits.admission import KeyRow
 from firelock.limits.unique_rules import UniqueRow
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.job import JobFilter, JobRecord
 from firelock.model.memo import Memo, MemoKind
 from firelock.model.record import Record, RecordChange
@@ -106,11 +106,11 @@ class Tables(ABC):
         """Return the rows of the keys that begin so, above `after`, in order of key."""
 
     @abstractmethod
-    def tally(self, batch: str) -> Tally | None:
+    def batch_counts(self, batch: str) -> BatchCounts | None:
         """Return what is counted of the batch, its flags aside but `is_stopping`; None for what is none."""
 
     @abstractmethod
-    def put_tally(self, batch: str, tally: Tally | None) -> None:
+    def put_batch_counts(self, batch: str, counts: BatchCounts | None) -> None:
         """This is counted of the batch; None for one that is gone."""
 
     @abstractmethod

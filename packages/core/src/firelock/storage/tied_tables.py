@@ -13,7 +13,7 @@ import attrs
 from firelock.errors import BatchFinished, JobNotFound
 from firelock.model import lifecycle
 from firelock.model.answers import Applied
-from firelock.model.batch import BatchRules, Tally
+from firelock.model.batch import BatchCounts, BatchRules
 from firelock.model.clock import SECOND
 from firelock.model.dependencies import Ties
 from firelock.model.job import JobRecord, NewJob, Transition
@@ -54,14 +54,14 @@ def put(tables: Tables, row: StoredJob) -> None:
     _tell(tables, row, share)
     if row.record.is_batch:
         if before is None:
-            tables.put_tally(row.record.id, Tally())
+            tables.put_batch_counts(row.record.id, BatchCounts())
         elif before.is_shut and not row.is_shut:
             tables.note_changed(row.record.id)
         _note(tables, row)
 
 
 def _share(tables: Tables, row: StoredJob) -> Share:
-    """Return what the member adds to the tally of its batch."""
+    """Return what the member adds to the counts of its batch."""
     return batches.share_of(
         row.record,
         is_tied=bool(row.pending),
@@ -73,19 +73,19 @@ def _share(tables: Tables, row: StoredJob) -> Share:
 def _tell(tables: Tables, row: StoredJob, before: Share) -> None:
     """The batch counts the member as it is now, instead of as it was before."""
     batch = None if row.batch_id is None else tables.job(row.batch_id)
-    tally = None if batch is None else tables.tally(batch.record.id)
+    counts = None if batch is None else tables.batch_counts(batch.record.id)
     change = batches.changed(before, _share(tables, row))
-    if batch is None or tally is None or change == NOTHING:
+    if batch is None or counts is None or change == NOTHING:
         return
-    tally = batches.folded(tally, change, fails_fast=_rules(batch).fails_fast)
-    tables.put_tally(batch.record.id, tally)
+    counts = batches.folded(counts, change, fails_fast=_rules(batch).fails_fast)
+    tables.put_batch_counts(batch.record.id, counts)
     _note(tables, batch)
 
 
 def _note(tables: Tables, batch: StoredJob) -> None:
     """The batch is on the list of those to look at, if there may be something to do."""
-    tally = tally_of(tables, batch)
-    if tally.is_cancelled or tally.is_stopping or batches.end_of(tally) is not batch.record.state:
+    counts = counts_of(tables, batch)
+    if counts.is_cancelled or counts.is_stopping or batches.end_of(counts) is not batch.record.state:
         tables.note_changed(batch.record.id)
 
 
@@ -93,11 +93,11 @@ def _rules(batch: StoredJob) -> BatchRules:
     return cast("BatchRules", cast("Ties", batch.record.ties).batch)
 
 
-def tally_of(tables: Tables, batch: StoredJob) -> Tally:
+def counts_of(tables: Tables, batch: StoredJob) -> BatchCounts:
     """Return how far the batch is."""
-    counted = tables.tally(batch.record.id) or Tally()
+    counted = tables.batch_counts(batch.record.id) or BatchCounts()
     is_held = batch.record.state is State.AWAITING and batch.record.due_at is not None
-    return Tally(
+    return BatchCounts(
         total=counted.total,
         active=counted.active,
         waiting=counted.waiting,
@@ -112,10 +112,10 @@ def tally_of(tables: Tables, batch: StoredJob) -> Tally:
     )
 
 
-def find_tally(tables: Tables, id: str) -> Tally | None:
+def find_counts(tables: Tables, id: str) -> BatchCounts | None:
     """Return how far the batch is, None for what is no batch."""
     row = tables.job(id)
-    return None if row is None or not row.record.is_batch else tally_of(tables, row)
+    return None if row is None or not row.record.is_batch else counts_of(tables, row)
 
 
 def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
@@ -203,9 +203,9 @@ def _misses_input(tables: Tables, row: StoredJob) -> bool:
 def _calm(tables: Tables, member: StoredJob) -> None:
     """What has failed so far stops nothing any more around the member."""
     for batch in _around(tables, member):
-        tally = tables.tally(batch.record.id)
-        if tally is not None and tally.is_stopping:
-            tables.put_tally(batch.record.id, attrs.evolve(tally, is_stopping=False))
+        counts = tables.batch_counts(batch.record.id)
+        if counts is not None and counts.is_stopping:
+            tables.put_batch_counts(batch.record.id, attrs.evolve(counts, is_stopping=False))
             tables.note_changed(batch.record.id)
 
 
@@ -277,19 +277,21 @@ def look_at(tables: Tables, id: str, room: int, *, now: int) -> int:
     batch = tables.job(id)
     if batch is None or batch.record.state is State.DELETED:
         return 1
-    tally = tally_of(tables, batch)
-    state = batches.end_of(tally)
+    counts = counts_of(tables, batch)
+    state = batches.end_of(counts)
     if state is not batch.record.state:
-        batch = rules.batch_ended(batch, tally, state, now=now)
+        batch = rules.batch_ended(batch, counts, state, now=now)
         put(tables, batch)
     if state in FINAL_STATES:
-        tables.put_tally(id, attrs.evolve(cast("Tally", tables.tally(id)), is_stopping=False))
+        tables.put_batch_counts(
+            id, attrs.evolve(cast("BatchCounts", tables.batch_counts(id)), is_stopping=False)
+        )
         return 1
-    if tally.is_cancelled or tally.is_stopping:
-        reason, of = Moved.SWEPT.value if tally.is_cancelled else Moved.STOPPED.value, _rules(batch)
+    if counts.is_cancelled or counts.is_stopping:
+        reason, of = Moved.SWEPT.value if counts.is_cancelled else Moved.STOPPED.value, _rules(batch)
         moved = [_swept(row, reason, of, now=now) for row in tables.unswept(id, room)]
     else:
-        shut_out = [] if tally.is_shut else tables.shut_out(id, room)
+        shut_out = [] if counts.is_shut else tables.shut_out(id, room)
         moved = [rules.let_in(row, now=now) for row in shut_out]
     for row in moved:
         put(tables, row)
@@ -407,8 +409,8 @@ def prune(tables: Tables, row: StoredJob, *, now: int) -> bool:
     id = row.record.id
     waiting = tables.waiting(id)
     if row.record.is_batch:
-        waiting += tables.unswept(id, (tables.tally(id) or Tally()).total)
-        tables.put_tally(id, None)
+        waiting += tables.unswept(id, (tables.batch_counts(id) or BatchCounts()).total)
+        tables.put_batch_counts(id, None)
     for child in waiting:
         put(tables, rules.ended_with(child, row.record, reason=Moved.PARENT_GONE.value, at=now))
     if row.has_memos:

@@ -151,9 +151,9 @@ def show_batch(visit: Visit) -> Response:
     batch = _job(visit)
     if not isinstance(batch, Batch):
         raise NotHere(visit.text("batch.none", id=batch.id))
-    tally = batch.tally()
-    within = batch.tally(deep=True, limit=_BATCHES_WITHIN) if tally.batches else None
-    return visit.json(shapes.batch_json(batch.record(), tally, within))
+    counts = batch.counts()
+    within = batch.counts(deep=True, limit=_BATCHES_WITHIN) if counts.batches else None
+    return visit.json(shapes.batch_json(batch.record(), counts, within))
 
 
 def list_failures(visit: Visit) -> Response:

@@ -13,15 +13,15 @@ from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.formatting import iso, job_name
 
 if TYPE_CHECKING:
-    from firelock import AuditEntry, DeepTally, Operation, RecurringJob
+    from firelock import AuditEntry, DeepBatchCounts, Operation, RecurringJob
     from firelock.storage import (
+        BatchCounts,
         ErrorInfo,
         FailureGroup,
         HistoryEntry,
         JobRecord,
         Memo,
         Rollup,
-        Tally,
     )
     from firelock_dashboard.stats.causes import Cause
     from firelock_dashboard.web.request import Visit
@@ -86,11 +86,11 @@ def memo_json(visit: Visit, memo: Memo) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def batch_json(job: JobRecord, tally: Tally, within: DeepTally | None) -> dict[str, Any]:
+def batch_json(job: JobRecord, counts: BatchCounts, within: DeepBatchCounts | None) -> dict[str, Any]:
     """Return a batch and how far it is: its own members, and with the jobs of all batches within it."""
     return _told(job, "id", "state", "tags", "created_at", "ended_at", "due_at") | {
         "name": job_name(job), "batch": job.ties.batch_id if job.ties else None,
-        "progress": round(tally.progress, 6), **_told(tally),
+        "progress": round(counts.progress, 6), **_told(counts),
         "within": None if within is None else {"progress": round(within.progress, 6), **_told(within)},
     }  # fmt: skip
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import Batch, DeepTally, JobConflict
-from firelock.storage import JobFilter, JobRecord, MemoKind, Moved, State, Tally
+from firelock import Batch, DeepBatchCounts, JobConflict
+from firelock.storage import BatchCounts, JobFilter, JobRecord, MemoKind, Moved, State
 from firelock_dashboard.pages.flow_graph import FlowGraph, draw_flow
 from firelock_dashboard.pages.job import JobView, Phase
 from firelock_dashboard.problems import NotHere
@@ -68,7 +68,7 @@ class MemberRow:
     job: JobRecord
     state: str  # as it is shown: a state, or "retrying"
     call: str  # its arguments on one line; empty if they may not be seen
-    tally: Tally | None  # of a member that is a batch
+    counts: BatchCounts | None  # of a member that is a batch
 
     @property
     def waits_for(self) -> tuple[str, str] | None:
@@ -112,14 +112,14 @@ class BatchView(JobView):
         return []
 
     @cached_property
-    def tally(self) -> Tally:
+    def counts(self) -> BatchCounts:
         """How far it is."""
-        return self.visit.fire.storage.tally([self.job.id])[0] or Tally()
+        return self.visit.fire.storage.batch_counts([self.job.id])[0] or BatchCounts()
 
     @property
     def bars(self) -> list[tuple[str, int]]:
         """Pairs of a state and how many of its own members are in it; active ones are "processing"."""
-        return _bars(self.tally)
+        return _bars(self.counts)
 
     @property
     def held_until(self) -> datetime | None:
@@ -127,11 +127,11 @@ class BatchView(JobView):
         return instant(self.job.due_at) if self.job.state is State.AWAITING else None
 
     @cached_property
-    def within(self) -> DeepTally | None:
+    def within(self) -> DeepBatchCounts | None:
         """How far it is with all batches within it; None if there are none."""
-        if not self.tally.batches or not isinstance(self.handle, Batch):
+        if not self.counts.batches or not isinstance(self.handle, Batch):
             return None
-        return self.handle.tally(deep=True, limit=_WITHIN)
+        return self.handle.counts(deep=True, limit=_WITHIN)
 
     @property
     def within_bars(self) -> list[tuple[str, int]]:
@@ -141,25 +141,26 @@ class BatchView(JobView):
     @property
     def may_cancel(self) -> bool:
         """Whether there is anything to cancel: it is open, and nobody has cancelled it."""
-        return self.job.state is State.AWAITING and not self.tally.is_cancelled
+        return self.job.state is State.AWAITING and not self.counts.is_cancelled
 
     # ---- members -------------------------------------------------------------------------------------------
 
     @cached_property
     def tab(self) -> str:
         """The group of members that is shown: the requested one, else the failed members if there are any."""
-        return self.visit.query.maybe(_TAB) or ("failed" if self.tally.failed else "all")
+        return self.visit.query.maybe(_TAB) or ("failed" if self.counts.failed else "all")
 
     def tabs(self) -> list[MemberTab]:
         """Return the groups of members with their sizes."""
-        tally = self.tally
-        counts = {
-            "all": tally.total, "failed": tally.failed, "active": _active(tally), "waiting": tally.waiting,
-            "succeeded": tally.succeeded, "deleted": tally.deleted,
+        counts = self.counts
+        members = {
+            "all": counts.total, "failed": counts.failed, "active": _active(counts),
+            "waiting": counts.waiting, "succeeded": counts.succeeded, "deleted": counts.deleted,
         }  # fmt: skip
         path = f"/batches/{self.job.id}"
         return [
-            MemberTab(name, counts[name], self.visit.url(path, show=name), name == self.tab) for name in _TABS
+            MemberTab(name, members[name], self.visit.url(path, show=name), name == self.tab)
+            for name in _TABS
         ]
 
     @property
@@ -172,10 +173,15 @@ class BatchView(JobView):
         """The first members of the shown group."""
         jobs = self._shown[:_LISTED]
         inner = [job.id for job in jobs if job.is_batch]
-        tallies = dict(zip(inner, self.visit.fire.storage.tally(inner), strict=True)) if inner else {}
+        all_counts = (
+            dict(zip(inner, self.visit.fire.storage.batch_counts(inner), strict=True)) if inner else {}
+        )
         return [
             MemberRow(
-                job, "retrying" if job.is_retrying else job.state.value, self._call(job), tallies.get(job.id)
+                job,
+                "retrying" if job.is_retrying else job.state.value,
+                self._call(job),
+                all_counts.get(job.id),
             )
             for job in jobs
         ]
@@ -201,7 +207,7 @@ class BatchView(JobView):
 
     @cached_property
     def _failed(self) -> list[JobRecord]:
-        return self._first(State.FAILED, _PAGE) if self.tally.failed else []
+        return self._first(State.FAILED, _PAGE) if self.counts.failed else []
 
     @cached_property
     def _active(self) -> list[JobRecord]:
@@ -216,8 +222,10 @@ class BatchView(JobView):
         """The awaiting members, and whether each waits for another one; else it can still move by itself."""
         jobs = self._first(State.AWAITING, _PAGE)
         inner = [job.id for job in jobs if job.is_batch]
-        tallies = dict(zip(inner, self.visit.fire.storage.tally(inner), strict=True)) if inner else {}
-        return [(job, _waits(job, tallies.get(job.id))) for job in jobs]
+        all_counts = (
+            dict(zip(inner, self.visit.fire.storage.batch_counts(inner), strict=True)) if inner else {}
+        )
+        return [(job, _waits(job, all_counts.get(job.id))) for job in jobs]
 
     def _first(self, state: State | None, limit: int) -> list[JobRecord]:
         """Return the newest members in a state.
@@ -311,7 +319,7 @@ class BatchView(JobView):
     @property
     def is_graph_cut(self) -> bool:
         """Tell whether members are missing in the graph."""
-        return self.tally.total > len(self._drawn)
+        return self.counts.total > len(self._drawn)
 
     @property
     def drawn(self) -> int:
@@ -331,29 +339,29 @@ class BatchView(JobView):
         return list(islice(members, _DRAWN))
 
 
-def _active(tally: Tally | DeepTally) -> int:
+def _active(counts: BatchCounts | DeepBatchCounts) -> int:
     """Return how many have not ended and do not wait for another member."""
-    return max(0, tally.total - tally.ended - tally.waiting)
+    return max(0, counts.total - counts.ended - counts.waiting)
 
 
-def _bars(tally: Tally | DeepTally) -> list[tuple[str, int]]:
+def _bars(counts: BatchCounts | DeepBatchCounts) -> list[tuple[str, int]]:
     return [
-        ("succeeded", tally.succeeded), ("failed", tally.failed), ("deleted", tally.deleted),
-        ("processing", _active(tally)), ("awaiting", tally.waiting),
+        ("succeeded", counts.succeeded), ("failed", counts.failed), ("deleted", counts.deleted),
+        ("processing", _active(counts)), ("awaiting", counts.waiting),
     ]  # fmt: skip
 
 
-def _waits(job: JobRecord, tally: Tally | None) -> bool:
+def _waits(job: JobRecord, counts: BatchCounts | None) -> bool:
     """Return whether an awaiting member waits for another one, as far as its record shows.
 
     Args:
         job: the member.
-        tally: its tally if it is a batch: one that has opened goes on awaiting.
+        counts: its counts if it is a batch: one that has opened goes on awaiting.
     """
     if not job.parents or job.waits_for is not None:
         return False
     if job.is_batch:
-        return tally is not None and tally.is_shut and not tally.is_cancelled
+        return counts is not None and counts.is_shut and not counts.is_cancelled
     return job.reason != Moved.SHUT_OUT
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import StorageError
-from firelock.storage import State, Tally
+from firelock.storage import BatchCounts, State
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.actions import refusing
 from firelock_dashboard.web.fields import Choice, Cursor, Text
@@ -37,7 +37,7 @@ _CURSOR = Cursor("cursor", limit=600)
 class _BatchRow:
     name: str
     record: JobRecord
-    tally: Tally
+    counts: BatchCounts
     outer: JobRecord | None  # the batch in which it is
 
 
@@ -84,14 +84,14 @@ class BatchList:
         """The batches with how far they are; those that were pruned meanwhile are left out."""
         batches = self.found.batches
         storage = self.visit.fire.storage
-        tallies = storage.tally([batch.id for batch in batches]) if batches else []
+        all_counts = storage.batch_counts([batch.id for batch in batches]) if batches else []
         outer = {batch.id: batch.batch_id for batch in batches}
         wanted = sorted({id for id in outer.values() if id is not None})
         found = dict(zip(wanted, storage.get(wanted), strict=True)) if wanted else {}
         return [
-            _BatchRow(batch.name, batch.record(), tally, found.get(outer[batch.id] or ""))
-            for batch, tally in zip(batches, tallies, strict=True)
-            if tally is not None
+            _BatchRow(batch.name, batch.record(), counts, found.get(outer[batch.id] or ""))
+            for batch, counts in zip(batches, all_counts, strict=True)
+            if counts is not None
         ]
 
     def tabs(self) -> list[tuple[str, str, bool]]:

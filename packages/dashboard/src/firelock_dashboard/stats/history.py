@@ -166,12 +166,12 @@ class History:
         first = now // step * step - (buckets - 1) * step
         starts = [first + place * step for place in range(buckets)]
         found = [self._bucket(start, step, task, queue) for start in starts]
-        tallies = [tally for tally, _ in found]
-        names = [*OUTCOMES, *sorted({name for one in tallies for name in one.counts} - set(OUTCOMES))]
+        run_sums = [run_sum for run_sum, _ in found]
+        names = [*OUTCOMES, *sorted({name for one in run_sums for name in one.counts} - set(OUTCOMES))]
         return Series(
             span, step // 1_000_000, starts,
-            {name: [tally.counts.get(name, 0) for tally in tallies] for name in names},
-            [tally.quantile(0.5) for tally in tallies], [tally.quantile(0.95) for tally in tallies],
+            {name: [run_sum.counts.get(name, 0) for run_sum in run_sums] for name in names},
+            [run_sum.quantile(0.5) for run_sum in run_sums], [run_sum.quantile(0.95) for run_sum in run_sums],
             [not missing for _, missing in found], len({at for _, missing in found for at in missing}),
         )  # fmt: skip
 
@@ -185,7 +185,7 @@ class History:
         return stats
 
     def _stats_since(self, since: int) -> dict[str, TaskStats]:
-        return {task: _stats(tally) for task, tally in self._sum(since).tasks.items()}
+        return {task: _stats(run_sum) for task, run_sum in self._sum(since).tasks.items()}
 
     def active_hours(self) -> Mapping[str, int]:
         """Return the number of clock hours of the last 24 in which attempts of each task ended.
@@ -236,8 +236,8 @@ class History:
         ended: defaultdict[str, float] = defaultdict(float)
         for minute in range(oldest, present + MINUTE, MINUTE):
             fold = self._minutes.get(minute)
-            for queue, tally in fold.queues.items() if fold else ():
-                ended[queue] += tally.runs * (share if minute == oldest else 1.0)
+            for queue, run_sum in fold.queues.items() if fold else ():
+                ended[queue] += run_sum.runs * (share if minute == oldest else 1.0)
         grown = self._growth(minutes)
         rates = {}
         for queue in {*ended, *(grown or {})}:
@@ -298,22 +298,22 @@ class History:
 
     def _bucket(self, start: int, step: int, task: str | None, queue: str | None) -> tuple[RunSum, list[int]]:
         """Return the sum of a bucket and the hours of it that are missing."""
-        tallies: list[RunSum | None] = []
+        run_sums: list[RunSum | None] = []
         missing: list[int] = []
         for at in range(start // HOUR * HOUR, start + step, HOUR):
             low, high = max(at, start), min(at + HOUR, start + step)
             hour = self._hours.get(at)
             if low >= self._begin:
                 folds = [self._minutes.get(minute) for minute in range(low, high, MINUTE)]
-                tallies += [fold.of(task, queue) for fold in folds if fold]
+                run_sums += [fold.of(task, queue) for fold in folds if fold]
             elif hour is None:
                 missing.append(at)
             elif high - low == HOUR:
-                tallies.append(hour.fold.of(task, queue))
+                run_sums.append(hour.fold.of(task, queue))
             else:
                 five = 5 * MINUTE
-                tallies += hour.fives[(low - at) // five : (high - at) // five]
-        return total(tally for tally in tallies if tally), missing
+                run_sums += hour.fives[(low - at) // five : (high - at) // five]
+        return total(run_sum for run_sum in run_sums if run_sum), missing
 
     def _sum(self, since: int) -> Fold:
         """Return the sums from the start of an hour on, of what is known."""
@@ -437,10 +437,10 @@ def _closed_until(now: int) -> int:
     return (now - _LATE * MINUTE) // HOUR * HOUR
 
 
-def _stats(tally: RunSum) -> TaskStats:
-    counts = tally.counts
+def _stats(run_sum: RunSum) -> TaskStats:
+    counts = run_sum.counts
     return TaskStats(
-        tally.runs, counts.get("succeeded", 0), counts.get("failed", 0),
-        counts.get("retried", 0) + counts.get("crashed", 0), tally.quantile(0.5), tally.quantile(0.95),
-        tally.mean, instant(tally.last or None), tally.histogram,
+        run_sum.runs, counts.get("succeeded", 0), counts.get("failed", 0),
+        counts.get("retried", 0) + counts.get("crashed", 0), run_sum.quantile(0.5), run_sum.quantile(0.95),
+        run_sum.mean, instant(run_sum.last or None), run_sum.histogram,
     )  # fmt: skip

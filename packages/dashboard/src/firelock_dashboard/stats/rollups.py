@@ -101,11 +101,11 @@ class RunSum:
         return cls(counted, int(duration), tuple(histogram), last)
 
 
-def total(tallies: Iterable[RunSum]) -> RunSum:
+def total(run_sums: Iterable[RunSum]) -> RunSum:
     """Return the sum of sums."""
     found = RunSum()
-    for tally in tallies:
-        found.merge(tally)
+    for run_sum in run_sums:
+        found.merge(run_sum)
     return found
 
 
@@ -119,17 +119,17 @@ class Fold:
 
     def add(self, rollup: Rollup) -> None:
         """A rollup is part of the sums."""
-        tally = RunSum.of(rollup)
-        self.all.merge(tally)
-        self.tasks.setdefault(rollup.task, RunSum()).merge(tally)
-        self.queues.setdefault(rollup.queue, RunSum()).merge(tally)
+        run_sum = RunSum.of(rollup)
+        self.all.merge(run_sum)
+        self.tasks.setdefault(rollup.task, RunSum()).merge(run_sum)
+        self.queues.setdefault(rollup.queue, RunSum()).merge(run_sum)
 
     def merge(self, other: Fold) -> None:
         """Other sums are part of these."""
         self.all.merge(other.all)
         for mine, theirs in ((self.tasks, other.tasks), (self.queues, other.queues)):
-            for name, tally in theirs.items():
-                mine.setdefault(name, RunSum()).merge(tally)
+            for name, run_sum in theirs.items():
+                mine.setdefault(name, RunSum()).merge(run_sum)
 
     def of(self, task: str | None, queue: str | None) -> RunSum | None:
         """Return the sum of a task, of a queue or of all; None where nothing of it ended."""
@@ -159,7 +159,7 @@ class Hour:
         """Return the hour as the JSON of a record."""
         kinds = {"tasks": self.fold.tasks, "queues": self.fold.queues}
         told = {kind: {name: one.dump() for name, one in sums.items()} for kind, sums in kinds.items()}
-        fives = [tally.dump() for tally in self.fives]
+        fives = [run_sum.dump() for run_sum in self.fives]
         return json.dumps({**told, "fives": fives}, separators=(",", ":"))
 
     @classmethod

@@ -1,12 +1,12 @@
--- Batches: what is known of them, and what their members add to their tallies. Behind library.lua, in front of jobs.lua. It says
+-- Batches: what is known of them, and what their members add to their counts. Behind library.lua, in front of jobs.lua. It says
 -- what firelock/storage/batches.py says, in one function, so that a call without batches makes one function more.
 --
 -- A batch is a job with the letter b, one of its members with the letter m; jobs.lua draws their records. Keys of a partition:
--- b:<batch> HASH its tally and flags, as NUMBERS and MARKS name them; bm:<batch> ZSET its members by their creation; changed ZSET
+-- b:<batch> HASH its counts and flags, as NUMBERS and MARKS name them; bm:<batch> ZSET its members by their creation; changed ZSET
 -- of batches that `release` has to look at, in the order in which something came of them. It decides them, and sweeps their members
 -- or lets them in, by their places in bm:, where no member leaves before the batch has ended.
 --
--- A member and its batch lie in one partition, so the tally is changed in the step that changes the member.
+-- A member and its batch lie in one partition, so the counts is changed in the step that changes the member.
 
 local made_batches
 
@@ -67,7 +67,7 @@ local function batches()
     touch(id)
   end
 
-  -- The state of the batch by its tally, W while it is open: see `batches.end_of`.
+  -- The state of the batch by its counts, W while it is open: see `batches.end_of`.
   local function end_of(row, is_held)
     if row.cancelled == '' and (is_held or row.shut ~= '') then return 'W' end
     if row.active > 0 or (row.waiting > 0 and row.cancelled .. row.stopping ~= '') then return 'W' end
@@ -108,7 +108,7 @@ local function batches()
 
   -- ---- members -----------------------------------------------------------------------------------------------------
 
-  -- What the member adds to the tally.
+  -- What the member adds to the counts.
   local function share(job)
     local state, row = job.state, find(job.flag, 'b', 1, true) and row_of(job.id)
     local waits = state == 'W' and job.waits == '' and not find(job.flag, 'o', 1, true)
@@ -170,7 +170,7 @@ local function batches()
     end
   end
 
-  -- The tally has what the member adds now instead of what it added before.
+  -- The counts has what the member adds now instead of what it added before.
   local function count(job)
     local id, after = ties_of(job).batch, share(job)
     local row = id and row_of(id)

@@ -204,11 +204,13 @@ class _Watch:
         fields: dict[str, JsonValue] = {"batch": name, "count": count, "jobs": [*jobs]}
         text = f"{count:,} batches {name!r} failed."
         if count == 1:
-            tally = self.app.storage.tally(jobs)[0]  # as it is by now, and None where somebody removed it
-            of = f": {tally.failed:,} of {tally.total:,}" if tally is not None and tally.failed else ""
+            counts = self.app.storage.batch_counts(jobs)[
+                0
+            ]  # as it is by now, and None where somebody removed it
+            of = f": {counts.failed:,} of {counts.total:,}" if counts is not None and counts.failed else ""
             text = f"Batch {name!r} failed{of}."
-            if tally is not None:
-                fields |= {"failed": tally.failed, "total": tally.total}
+            if counts is not None:
+                fields |= {"failed": counts.failed, "total": counts.total}
         return self._event(Event.FAILED, subject, text, fields)
 
     def _has_succeeded(self, subject: str, after: int) -> bool:

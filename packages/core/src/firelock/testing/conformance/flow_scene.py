@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from firelock.model import lifecycle
-from firelock.model.batch import BATCH_TASK, BatchRules, Tally
+from firelock.model.batch import BATCH_TASK, BatchCounts, BatchRules
 from firelock.model.clock import SECOND
 from firelock.model.dependencies import Edge, On, Ties, write_ties
 from firelock.model.job import JobRecord, NewJob, Transition
@@ -79,15 +79,15 @@ class FlowScene(Scene):
         """The batch is held until then, or no more; return what became of it."""
         return self.apply(lifecycle.hold(batch, at=self.stamp(), until=until))
 
-    def tally(self, batch: str) -> Tally:
+    def batch_counts(self, batch: str) -> BatchCounts:
         """Return how far the batch is; it has to be one."""
-        (tally,) = self.storage.tally([batch])
-        assert tally is not None, f"{batch} is no batch"
-        return tally
+        (counts,) = self.storage.batch_counts([batch])
+        assert counts is not None, f"{batch} is no batch"
+        return counts
 
     def counts(self, batch: str) -> tuple[int, int, int, int, int, int]:
         """Return total, active, waiting, succeeded, failed and deleted."""
-        one = self.tally(batch)
+        one = self.batch_counts(batch)
         return one.total, one.active, one.waiting, one.succeeded, one.failed, one.deleted
 
     def settle_all(self, limit: int = 100) -> int:
@@ -199,16 +199,16 @@ def call_memo(running: Running, name: str, *children: str) -> NewMemo:
 # ---- recounts --------------------------------------------------------------------------------------------
 
 
-def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> Tally:
-    """Return the tally of a batch as the records of all jobs say, where no end is left to be released.
+def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> BatchCounts:
+    """Return the counts of a batch as the records of all jobs say, where no end is left to be released.
 
     In words of its own: nobody counts by what is counted.
     """
     jobs = {job.id: job for job in records}
     members = [job for job in jobs.values() if job.ties is not None and job.ties.batch_id == batch_id]
-    (told,) = storage.tally([batch_id])
+    (told,) = storage.batch_counts([batch_id])
     assert told is not None, f"{batch_id} is no batch"
-    inner = {job.id: tally for job in members if job.is_batch for tally in storage.tally([job.id])}
+    inner = {job.id: counts for job in members if job.is_batch for counts in storage.batch_counts([job.id])}
     waiting = [job.id for job in members if _waits(job, inner)]
     ended = {state: [job for job in members if job.state is state] for state in _ENDS}
     active = [job for job in members if (not job.is_final and job.id not in waiting) or job.is_stopping]
@@ -222,12 +222,12 @@ def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> Ta
 _ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 
-def _waits(job: JobRecord, inner: dict[str, Tally | None]) -> bool:
+def _waits(job: JobRecord, inner: dict[str, BatchCounts | None]) -> bool:
     """Tell whether the member waits for a fellow, and for nothing else."""
     if job.state is not State.AWAITING or job.waits_for is not None:
         return False
     if job.is_batch:
-        tally = inner[job.id]
-        assert tally is not None
-        return bool(job.parents) and tally.is_shut and not tally.is_cancelled
+        counts = inner[job.id]
+        assert counts is not None
+        return bool(job.parents) and counts.is_shut and not counts.is_cancelled
     return bool(job.parents) and job.reason != Moved.SHUT_OUT  # whom it waited for has ended

@@ -1,6 +1,6 @@
 """Random steps on batches within batches: what is told of each is recounted, and each end has to be earned.
 
-At every instant a tally is that of the members, and nobody runs in what is deleted. A batch ends when nothing
+At any time the counts are those of the members, and nobody runs in what is deleted. A batch ends when nothing
 in it can move, and has succeeded only if nothing failed and nothing waits; an outer one is open while one
 within it can move. Nothing is added to what is over. Each callback comes once.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import attrs
 
 from firelock.errors import BatchFinished
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.clock import SECOND
 from firelock.model.dependencies import Edge, On
 from firelock.model.job import JobRecord, NewJob
@@ -77,9 +77,9 @@ class BatchGround(SeededSteps):
                 self.flow.apply(ends.succeeds(running))
             self.held.clear()
         for batch in self.batches:
-            tally = self.flow.tally(batch)
-            is_over = self.flow.state(batch) in FINAL_STATES or tally.is_shut
-            assert is_over, f"batch {batch[-4:]} never ends: {tally}"
+            counts = self.flow.batch_counts(batch)
+            is_over = self.flow.state(batch) in FINAL_STATES or counts.is_shut
+            assert is_over, f"batch {batch[-4:]} never ends: {counts}"
 
     # ---- what is stored ----------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class BatchGround(SeededSteps):
     def judge(self, records: dict[str, JobRecord]) -> None:
         """What holds at every instant."""
         for batch in self.batches:
-            told, counted = self.flow.tally(batch), recount(self.flow.storage, batch, records.values())
+            told, counted = self.flow.batch_counts(batch), recount(self.flow.storage, batch, records.values())
             releasing = told.active - counted.active
             assert attrs.evolve(told, active=counted.active) == counted, (
                 f"{batch[-4:]}: {told}, not {counted}"
@@ -153,7 +153,9 @@ class BatchGround(SeededSteps):
     def _judge_settled(self, batch: str, records: dict[str, JobRecord]) -> None:
         """Nothing is left to be looked at: the batch is as its members say, and its callbacks are decided."""
         counted, record = recount(self.flow.storage, batch, records.values()), records[batch]
-        assert counted == self.flow.tally(batch), f"{batch[-4:]}: {self.flow.tally(batch)}, not {counted}"
+        assert counted == self.flow.batch_counts(batch), (
+            f"{batch[-4:]}: {self.flow.batch_counts(batch)}, not {counted}"
+        )
         if counted.active or ((counted.is_held or counted.is_shut) and not counted.is_cancelled):
             assert record.state is State.AWAITING, f"{batch[-4:]} is {record.state}: {counted}"
             return
@@ -168,12 +170,12 @@ class BatchGround(SeededSteps):
             )
 
 
-def _end_of(tally: Tally) -> State:
+def _end_of(counts: BatchCounts) -> State:
     """Return the end of a batch in which nothing can move."""
-    if tally.is_cancelled:
-        assert not tally.waiting, f"cancelled, and something waits: {tally}"
+    if counts.is_cancelled:
+        assert not counts.waiting, f"cancelled, and something waits: {counts}"
         return State.DELETED
-    return State.FAILED if tally.failed or tally.waiting else State.SUCCEEDED
+    return State.FAILED if counts.failed or counts.waiting else State.SUCCEEDED
 
 
 class BatchSteps(BatchGround):
@@ -219,7 +221,7 @@ class BatchSteps(BatchGround):
 
     def _source(self, outer: str | None) -> tuple[str | None, list[NewJob]]:
         """Return what a batch is after, and the job that this is, if it is new."""
-        if self.random.random() < 0.7 or (outer is not None and self.flow.tally(outer).is_shut):
+        if self.random.random() < 0.7 or (outer is not None and self.flow.batch_counts(outer).is_shut):
             return None, []
         job = self.flow.new_member(outer) if outer else self.flow.new_job(beside=self._beside)
         return job.id, [job]
@@ -235,8 +237,8 @@ class BatchSteps(BatchGround):
 
     def _stored(self, jobs: list[NewJob], *batches: str | None) -> bool:
         """Tell whether the jobs were stored: all of them, unless a batch that they are to be in is over."""
-        tallies = self.flow.storage.tally([one for one in batches if one])
-        is_over = any(tally.is_cancelled for tally in tallies if tally) or any(
+        all_counts = self.flow.storage.batch_counts([one for one in batches if one])
+        is_over = any(counts.is_cancelled for counts in all_counts if counts) or any(
             self.flow.state(one) in FINAL_STATES for one in batches if one
         )
         try:
@@ -313,7 +315,9 @@ class BatchSteps(BatchGround):
         result = self.flow.apply(ends.deletes(batch))
         self.tell(f"cancel {batch[-4:]}: {result}")
         assert result.is_applied != was_deleted
-        assert was_deleted or (self.flow.tally(batch).is_cancelled and not self.flow.tally(batch).is_held)
+        assert was_deleted or (
+            self.flow.batch_counts(batch).is_cancelled and not self.flow.batch_counts(batch).is_held
+        )
 
     def _requeue(self) -> None:
         """Somebody runs a job again, mostly one that failed."""
@@ -326,13 +330,13 @@ class BatchSteps(BatchGround):
         result = self.flow.apply(ends.requeues(job_id))
         self.tell(f"requeue {job_id[-4:]}: {result}")
         around = self._around(before, records)
-        tallies = [self.flow.tally(batch) for batch in around]
-        cancelled = [tally.is_cancelled for tally in tallies]
+        all_counts = [self.flow.batch_counts(batch) for batch in around]
+        cancelled = [counts.is_cancelled for counts in all_counts]
         if cancelled and cancelled[0]:
             assert result is Applied.REFUSED, "a member of a cancelled batch was requeued"
         elif before.state in FINAL_STATES and not any(cancelled):
             assert result.is_applied
-            is_open = not any(tally.is_shut for tally in tallies)  # else what it is after may be deleted
+            is_open = not any(counts.is_shut for counts in all_counts)  # else what it is after may be deleted
             if is_open and not self._has_branches(around, records):
                 self.settle()
                 assert self.flow.state(job_id) is State.ENQUEUED, "it is stopped by what failed before"
@@ -358,7 +362,7 @@ class BatchSteps(BatchGround):
     def _hold(self) -> None:
         """A creator goes on, or is done."""
         batch = self.some(self.batches)
-        if batch is not None and not self.flow.tally(batch).is_cancelled:
+        if batch is not None and not self.flow.batch_counts(batch).is_cancelled:
             until = None if self.random.random() < 0.7 else self.flow.now() + 2 * HOUR
             before = self.flow.state(batch)
             result = self.flow.hold(batch, until)

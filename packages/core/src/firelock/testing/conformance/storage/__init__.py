@@ -10,7 +10,7 @@ Read `subject` (the fixtures), then the duties in the order of the class, from i
 from __future__ import annotations
 
 from firelock.testing.conformance.locks import LockDuty
-from firelock.testing.conformance.storage.batches import TallyDuty
+from firelock.testing.conformance.storage.batches import BatchCountsDuty
 from firelock.testing.conformance.storage.calls import CallDuty
 from firelock.testing.conformance.storage.claim import ClaimDuty
 from firelock.testing.conformance.storage.closing import ClosingDuty
@@ -46,10 +46,10 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 # pytest runs the tests of the last base first: what names its rule comes before what compares everything.
 class StorageConformance(
     ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockedRowDuty, LockDuty,
-    RecordDuty, RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty,
-    UniqueDuty, LineDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, MoveDuty, PruneDuty, ContinuationDuty,
-    PromoteDuty, TailDuty, ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty,
-    LeftOutInLanesDuty, LeftOutDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
+    RecordDuty, RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, BatchCountsDuty, PeopleDuty,
+    FindDuty, UniqueDuty, LineDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, MoveDuty, PruneDuty,
+    ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty,
+    SettleDuty, LeftOutInLanesDuty, LeftOutDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

@@ -9,7 +9,7 @@ import pytest
 
 from firelock.errors import BatchFinished, JobNotFound
 from firelock.model.answers import Duplicate
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.dependencies import Edge, On, Ties
 from firelock.model.job import Transition
 from firelock.model.lifecycle import Moved
@@ -38,15 +38,15 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 _OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State.DELETED
 
 
-class TallyDuty(StorageFixtures):
-    """What `tally` promises, and by what a batch ends."""
+class BatchCountsDuty(StorageFixtures):
+    """What `counts` promises, and by what a batch ends."""
 
-    verbs = "tally"
+    verbs = "counts"
 
     # ---- what is counted ---------------------------------------------------------------------------------
 
     def test_members_are_counted_as_they_move(self, flow: FlowScene) -> None:
-        """From the step that stores a batch on, its tally is that of its members at that instant.
+        """From the step that stores a batch on, its counts is that of its members at that instant.
 
         Scheduled, enqueued and running ones are active, retries and snoozes too.
 
@@ -71,48 +71,48 @@ class TallyDuty(StorageFixtures):
             (4, 4, 0, 0, 0, 0), (4, 4, 0, 0, 0, 0), (4, 3, 0, 1, 0, 0), (4, 2, 0, 1, 1, 0),
             (4, 2, 0, 1, 1, 0), (4, 1, 0, 1, 1, 1),
         ] == seen  # fmt: skip
-        assert 0.75 == flow.tally(batch).progress
+        assert 0.75 == flow.batch_counts(batch).progress
         flow.settle_all()
         assert seen[-1] == flow.counts(batch)
         assert _OPEN is flow.state(batch)
 
-    def test_tallies_are_told_in_order(self, flow: FlowScene) -> None:
-        """One tally an id, in the order of the ids; None for a job that is no batch, and for what is unknown.
+    def test_counts_are_told_in_order(self, flow: FlowScene) -> None:
+        """The counts are in the order of the ids; None for an unknown id and for a job that is not a batch.
 
         If this fails: a page shows the progress of one batch beside the name of another.
         """
         one, (member,) = flow.batch_of(1)
         two = flow.batch()
 
-        tallies = flow.storage.tally([two, member, flow.new_id(), one, two])
+        found = flow.storage.batch_counts([two, member, flow.new_id(), one, two])
 
-        assert [Tally(), None, None, Tally(total=1, active=1), Tally()] == tallies
-        assert [] == flow.storage.tally([])
+        assert [BatchCounts(), None, None, BatchCounts(total=1, active=1), BatchCounts()] == found
+        assert [] == flow.storage.batch_counts([])
 
     def test_batches_among_the_members_are_counted(self, flow: FlowScene) -> None:
         """A batch within a batch is one member of it, and counts in `batches` from when it is stored.
 
-        So do a cancelled one and one that waits for another member. Their members count in their own tallies.
+        So do a cancelled one and one that waits for another member. Their members count in theirs only.
 
         If this fails: a caller cannot notice that a total leaves out what is in batches within a batch.
         """
         outer, (a,) = flow.batch_of(1, name="outer")
-        alone = flow.tally(outer)
+        alone = flow.batch_counts(outer)
         inner = flow.batch("inner", within=outer)
         innermost = flow.batch("innermost", within=inner)
         one, two = flow.member(inner), flow.member(innermost)
         later = flow.batch("later", within=outer, after=[one])
-        stored = [flow.tally(batch).batches for batch in (outer, inner, innermost, later)]
+        stored = [flow.batch_counts(batch).batches for batch in (outer, inner, innermost, later)]
 
         for job in flow.running(flow.begin(), a, one, two):
             flow.settle(succeeds(job))
         flow.settle_all()
 
-        assert alone == Tally(total=1, active=1)
+        assert alone == BatchCounts(total=1, active=1)
         assert stored == [2, 1, 0, 0]
-        assert flow.tally(outer) == Tally(total=3, succeeded=3, batches=2)
-        assert flow.tally(inner) == Tally(total=2, succeeded=2, batches=1)
-        assert flow.tally(innermost) == Tally(total=1, succeeded=1)
+        assert flow.batch_counts(outer) == BatchCounts(total=3, succeeded=3, batches=2)
+        assert flow.batch_counts(inner) == BatchCounts(total=2, succeeded=2, batches=1)
+        assert flow.batch_counts(innermost) == BatchCounts(total=1, succeeded=1)
 
     def test_a_batch_that_is_stored_with_its_outer_one_is_counted(self, flow: FlowScene) -> None:
         """Whether a call stores the outer batch as well makes no difference.
@@ -124,11 +124,11 @@ class TallyDuty(StorageFixtures):
 
         flow.storage.insert([outer, inner, flow.new_member(inner.id)])
 
-        assert flow.tally(outer.id) == Tally(total=1, active=1, batches=1)
-        assert flow.tally(inner.id) == Tally(total=1, active=1)
+        assert flow.batch_counts(outer.id) == BatchCounts(total=1, active=1, batches=1)
+        assert flow.batch_counts(inner.id) == BatchCounts(total=1, active=1)
 
     def test_a_member_is_counted_once_however_often_it_is_stored(self, flow: FlowScene) -> None:
-        """A repeat of an insert changes no tally, nor does one with a new member count the others again.
+        """A repeat of an insert changes no counts, nor does one with a new member count the others again.
 
         If this fails: after a lost reply a batch waits for ever for members that do not exist.
         """
@@ -161,7 +161,7 @@ class TallyDuty(StorageFixtures):
         assert ((1, 0, 0, 1, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
 
     def test_a_repeated_end_is_counted_once(self, flow: FlowScene) -> None:
-        """An end that is sent again, as after a lost reply, changes no tally.
+        """An end that is sent again, as after a lost reply, changes no counts.
 
         If this fails: progress passes one hundred per cent, or a batch ends too early.
         """
@@ -502,7 +502,7 @@ class TallyDuty(StorageFixtures):
         a = flow.member(batch)
         b = flow.member(batch, a)
         later = flow.member(batch, state=State.SCHEDULED, due_at=BASE + 5 * HOUR, nominal_at=BASE + 5 * HOUR)
-        shut, reasons = flow.tally(batch), [flow.record(one).reason for one in (a, later)]
+        shut, reasons = flow.batch_counts(batch), [flow.record(one).reason for one in (a, later)]
         assert [State.AWAITING] * 3 == flow.states(a, b, later)
         flow.settle_all()
         assert [_OPEN, State.AWAITING] == flow.states(batch, a)
@@ -510,11 +510,11 @@ class TallyDuty(StorageFixtures):
         flow.settle(succeeds(flow.run(flow.begin(), source)))
         flow.settle_all()
 
-        assert Tally(total=3, active=2, waiting=1, is_shut=True) == shut
+        assert BatchCounts(total=3, active=2, waiting=1, is_shut=True) == shut
         assert [Moved.SHUT_OUT] * 2 == reasons
         assert [State.ENQUEUED, State.AWAITING, State.SCHEDULED] == flow.states(a, b, later)
         assert (Moved.LET_IN, BASE + 5 * HOUR) == (flow.record(a).reason, flow.record(later).due_at)
-        assert Tally(total=3, active=2, waiting=1) == flow.tally(batch)
+        assert BatchCounts(total=3, active=2, waiting=1) == flow.batch_counts(batch)
         assert [a] == flow.claim_ids(flow.begin("b"))
 
     def test_an_empty_batch_waits_for_what_it_is_after(self, flow: FlowScene) -> None:
@@ -543,7 +543,7 @@ class TallyDuty(StorageFixtures):
         batch = flow.batch(after=[source])
         a = flow.member(batch)
 
-        assert (Tally(total=1, active=1), State.ENQUEUED) == (flow.tally(batch), flow.state(a))
+        assert (BatchCounts(total=1, active=1), State.ENQUEUED) == (flow.batch_counts(batch), flow.state(a))
 
     def test_a_batch_is_opened_by_the_last_it_is_after(self, flow: FlowScene) -> None:
         """A batch after several jobs, one of them a batch, opens when all have ended as wanted.
@@ -563,7 +563,7 @@ class TallyDuty(StorageFixtures):
         flow.settle_all()
 
         assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(a)]
-        assert not flow.tally(batch).is_shut
+        assert not flow.batch_counts(batch).is_shut
 
     def test_a_batch_behind_a_failure_waits_and_behind_a_delete_is_cancelled(self, flow: FlowScene) -> None:
         """What a batch is after and does not end as wanted keeps it shut, or cancels it, as with a job.
@@ -580,8 +580,10 @@ class TallyDuty(StorageFixtures):
         flow.settle_all()
 
         assert [_OPEN, State.AWAITING, _GONE, _GONE] == flow.states(waits, a, gone, b)
-        assert [True, False] == [flow.tally(one).is_shut for one in (waits, gone)] or flow.tally(gone).is_shut
-        assert flow.tally(gone).is_cancelled
+        assert [True, False] == [
+            flow.batch_counts(one).is_shut for one in (waits, gone)
+        ] or flow.batch_counts(gone).is_shut
+        assert flow.batch_counts(gone).is_cancelled
         assert Moved.SWEPT == flow.record(b).reason
 
     def test_a_batch_behind_a_deleted_job_is_swept(self, flow: FlowScene) -> None:
@@ -603,7 +605,7 @@ class TallyDuty(StorageFixtures):
         assert [_GONE, _GONE, _GONE, State.ENQUEUED] == flow.states(
             batch.id, *(one.id for one in members), then.id
         )
-        assert Tally(total=2, deleted=2, is_cancelled=True) == flow.tally(batch.id)
+        assert BatchCounts(total=2, deleted=2, is_cancelled=True) == flow.batch_counts(batch.id)
 
     def test_who_gets_free_in_a_shut_batch_is_shut_out(self, flow: FlowScene) -> None:
         """A member whose fellow has ended as wanted does not start while their batch is shut.
@@ -639,7 +641,7 @@ class TallyDuty(StorageFixtures):
         outer = flow.batch("outer", after=[source])
         inner = flow.batch("inner", within=outer)
         a = flow.member(inner)
-        shut = flow.tally(inner).is_shut, flow.state(a), flow.counts(outer)
+        shut = flow.batch_counts(inner).is_shut, flow.state(a), flow.counts(outer)
         assert (Moved.SHUT_OUT, Moved.SHUT_OUT) == (flow.record(inner).reason, flow.record(a).reason)
         flow.settle_all()
         assert [_OPEN, _OPEN, State.AWAITING] == flow.states(outer, inner, a)
@@ -648,7 +650,7 @@ class TallyDuty(StorageFixtures):
         flow.settle_all()
 
         assert (True, State.AWAITING, (1, 1, 0, 0, 0, 0)) == shut
-        assert (State.ENQUEUED, False) == (flow.state(a), flow.tally(inner).is_shut)
+        assert (State.ENQUEUED, False) == (flow.state(a), flow.batch_counts(inner).is_shut)
         flow.settle(succeeds(flow.run(flow.begin("b"), a)))
         flow.settle_all()
         assert [_DONE, _DONE] == flow.states(outer, inner)
@@ -792,7 +794,7 @@ class TallyDuty(StorageFixtures):
             members = [flow.new_member(batch) for _ in range(number)]
             flow.storage.insert(members)
             ids += [one.id for one in members]
-        assert Tally(total=1_001, active=1_001, is_held=True) == flow.tally(batch)
+        assert BatchCounts(total=1_001, active=1_001, is_held=True) == flow.batch_counts(batch)
         flow.hold(batch, None)
 
         holder = flow.begin()
@@ -802,7 +804,10 @@ class TallyDuty(StorageFixtures):
         flow.settle_all(500)
 
         assert sorted(ids) == sorted(flow.found(JobFilter(batch_id=batch), limit=250))
-        assert (Tally(total=1_001, succeeded=1_001), _DONE) == (flow.tally(batch), flow.state(batch))
+        assert (BatchCounts(total=1_001, succeeded=1_001), _DONE) == (
+            flow.batch_counts(batch),
+            flow.state(batch),
+        )
 
     # ---- holds -------------------------------------------------------------------------------------------
 
@@ -814,12 +819,12 @@ class TallyDuty(StorageFixtures):
         batch, (a,) = flow.batch_of(1, due_at=BASE + HOUR)
         flow.settle(succeeds(flow.run(flow.begin(), a)))
         flow.settle_all()
-        held = flow.tally(batch), flow.state(batch), flow.record(batch).due_at
+        held = flow.batch_counts(batch), flow.state(batch), flow.record(batch).due_at
 
         result = flow.hold(batch, None)
         flow.settle_all()
 
-        assert (Tally(total=1, succeeded=1, is_held=True), _OPEN, BASE + HOUR) == held
+        assert (BatchCounts(total=1, succeeded=1, is_held=True), _OPEN, BASE + HOUR) == held
         assert result.is_applied
         assert (_DONE, None) == (flow.state(batch), flow.record(batch).due_at)
         assert [_OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
@@ -845,8 +850,8 @@ class TallyDuty(StorageFixtures):
 
         assert (1, Moved.HOLD_OVER) == (late.promoted, reason)
         assert [_GONE, _GONE] == flow.states(batch, a)
-        assert flow.tally(batch).is_cancelled
-        assert not flow.tally(batch).is_held
+        assert flow.batch_counts(batch).is_cancelled
+        assert not flow.batch_counts(batch).is_held
         with pytest.raises(BatchFinished):
             flow.member(batch)
 
@@ -866,7 +871,7 @@ class TallyDuty(StorageFixtures):
         assert [a, b] == [one.id, other.id]
 
         result = flow.apply(deletes(batch, at=flow.stamp(), expires_at=BASE + 9 * DAY))
-        at_once = flow.state(batch), flow.tally(batch).is_cancelled
+        at_once = flow.state(batch), flow.batch_counts(batch).is_cancelled
         flow.settle_all()
         assert (True, _OPEN, True) == (result.is_applied, *at_once)
         assert [_GONE, _DONE, _GONE, _GONE] == flow.states(a, b, waits, later)
@@ -919,7 +924,7 @@ class TallyDuty(StorageFixtures):
 
         assert [_GONE] * 6 == flow.states(outer, source, inner, shut, a, b)
         assert {Moved.SWEPT} == {flow.record(one).reason for one in (source, a, b)}
-        assert [True] * 3 == [flow.tally(one).is_cancelled for one in (outer, inner, shut)]
+        assert [True] * 3 == [flow.batch_counts(one).is_cancelled for one in (outer, inner, shut)]
         assert [(3, 0, 0, 0, 0, 3), (1, 0, 0, 0, 0, 1)] == [flow.counts(outer), flow.counts(inner)]
 
     def test_a_batch_is_cancelled_once(self, flow: FlowScene) -> None:
@@ -1000,7 +1005,7 @@ class TallyDuty(StorageFixtures):
         one = flow.running(flow.begin(), a, b)[0]
         flow.settle(deletes(batch))
         entries = flow.history(batch)
-        assert (None, False) == (flow.record(batch).due_at, flow.tally(batch).is_held)
+        assert (None, False) == (flow.record(batch).due_at, flow.batch_counts(batch).is_held)
 
         assert flow.apply(deletes(batch, at=flow.stamp())).is_applied
         assert entries == flow.history(batch)
@@ -1049,14 +1054,17 @@ class TallyDuty(StorageFixtures):
 
         flow.settle(fails(one))
         flow.settle_all()
-        stopping = flow.tally(batch)
+        stopping = flow.batch_counts(batch)
         flow.apply(succeeds(two))
         flow.settle_all()
 
-        assert Tally(total=4, active=1, failed=1, deleted=3, is_stopping=True) == stopping
+        assert BatchCounts(total=4, active=1, failed=1, deleted=3, is_stopping=True) == stopping
         assert [_BAD, _GONE, _GONE, _GONE] == flow.states(a, b, c, waits)
         assert {Moved.STOPPED} == {flow.record(one).reason for one in (b, c, waits)}
-        assert (Tally(total=4, failed=1, deleted=3), _BAD) == (flow.tally(batch), flow.state(batch))
+        assert (BatchCounts(total=4, failed=1, deleted=3), _BAD) == (
+            flow.batch_counts(batch),
+            flow.state(batch),
+        )
 
     def test_who_waits_for_what_failed_is_stopped_too(self, flow: FlowScene) -> None:
         """A batch that a failure stops does not end while a member waits: that one is deleted first.
@@ -1070,7 +1078,7 @@ class TallyDuty(StorageFixtures):
         flow.settle_all()
 
         assert ([_BAD, _GONE], Moved.STOPPED) == (flow.states(batch, b), flow.record(b).reason)
-        assert Tally(total=2, failed=1, deleted=1) == flow.tally(batch)
+        assert BatchCounts(total=2, failed=1, deleted=1) == flow.batch_counts(batch)
 
     def test_a_requeue_opens_a_batch_that_was_stopped(self, flow: FlowScene) -> None:
         """The member that failed runs again; what was stopped stays deleted; a later failure stops again.
@@ -1086,14 +1094,14 @@ class TallyDuty(StorageFixtures):
 
         flow.settle(requeues(a))
         flow.settle_all()
-        opened = flow.tally(batch), flow.states(batch, a)
+        opened = flow.batch_counts(batch), flow.states(batch, a)
         c = flow.member(batch)
         one, _ = flow.running(flow.begin("b"), a, c)
         flow.settle(fails(one))
         flow.settle_all()
 
-        assert (Tally(total=2, active=1, succeeded=1), [_OPEN, State.ENQUEUED]) == opened
-        assert flow.tally(batch).is_stopping
+        assert (BatchCounts(total=2, active=1, succeeded=1), [_OPEN, State.ENQUEUED]) == opened
+        assert flow.batch_counts(batch).is_stopping
         assert [_BAD, _GONE] == flow.states(a, c)
 
     def test_a_failure_stops_once(self, flow: FlowScene) -> None:
@@ -1114,7 +1122,7 @@ class TallyDuty(StorageFixtures):
         flow.settle(succeeds(flow.run(flow.begin("b"), a)))
         flow.settle_all()
         assert _BAD is flow.state(batch)
-        assert not flow.tally(batch).is_stopping
+        assert not flow.batch_counts(batch).is_stopping
 
     def test_a_requeue_before_the_sweep_calms_the_batch(self, flow: FlowScene) -> None:
         """What failed and runs again before anybody looked stops nothing, itself least of all.
@@ -1129,7 +1137,7 @@ class TallyDuty(StorageFixtures):
         flow.settle_all()
 
         assert [_OPEN, State.ENQUEUED, State.ENQUEUED] == flow.states(batch, a, b)
-        assert Tally(total=2, active=2) == flow.tally(batch)
+        assert BatchCounts(total=2, active=2) == flow.batch_counts(batch)
 
     def test_a_failure_that_is_calmed_stops_nothing_later(self, flow: FlowScene) -> None:
         """Of two that failed one runs again before anybody looked: what waits for the other is not stopped.
@@ -1149,7 +1157,7 @@ class TallyDuty(StorageFixtures):
 
         assert [_OPEN, _BAD, State.ENQUEUED, State.PROCESSING] == flow.states(batch, a, b, c)
         assert State.AWAITING is flow.state(waits)
-        assert not flow.tally(batch).is_stopping
+        assert not flow.batch_counts(batch).is_stopping
 
     def test_a_failed_inner_batch_stops_the_outer_one(self, flow: FlowScene) -> None:
         """For a batch that fails fast a batch within it that ends failed is a member that failed.
@@ -1193,7 +1201,7 @@ class TallyDuty(StorageFixtures):
         assert (0, 0, [True] * 3) == (open_, ended, kept)
         assert 3 == pruned
         assert [None] * 3 == flow.storage.get([batch, a, b])
-        assert [None] == flow.storage.tally([batch])
+        assert [None] == flow.storage.batch_counts([batch])
 
     def test_a_member_stays_with_all_batches_around_it(self, flow: FlowScene) -> None:
         """Members of an inner batch stay while an outer batch is open, and as long as that one does.
@@ -1281,5 +1289,7 @@ class TallyDuty(StorageFixtures):
             flow.storage.insert([batch, *members], within=within)
 
         flow.settle_all()
-        assert ([Tally(total=2, active=2)] if commits else [None]) == flow.storage.tally([batch.id])
+        assert ([BatchCounts(total=2, active=2)] if commits else [None]) == flow.storage.batch_counts(
+            [batch.id]
+        )
         assert (2 if commits else 0) == len(flow.claim_ids())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from firelock.model.batch import Tally
+from firelock.model.batch import BatchCounts
 from firelock.model.dependencies import Edge, Input, On, Ties, write_ties
 from firelock.model.job import Transition
 from firelock.model.lifecycle import Moved
@@ -215,17 +215,20 @@ class CallDuty(StorageFixtures):
         flow.settle(_waits(one, child.id))
         flow.settle(suspends(two))
         flow.settle_all()
-        waiting = flow.tally(batch), flow.state(batch)
+        waiting = flow.batch_counts(batch), flow.state(batch)
         flow.send(b, "approval")
         flow.settle(succeeds(flow.take(flow.begin("b"), 1)[0]))
         flow.settle_all()
 
-        assert (Tally(total=2, active=2), State.AWAITING) == waiting
-        assert Tally(total=2, active=2) == flow.tally(batch)
+        assert (BatchCounts(total=2, active=2), State.AWAITING) == waiting
+        assert BatchCounts(total=2, active=2) == flow.batch_counts(batch)
         for name in ("c", "d", "e"):
             flow.storage.apply([succeeds(running) for running in flow.take(flow.begin(name))])
             flow.settle_all()
-        assert (Tally(total=2, succeeded=2), State.SUCCEEDED) == (flow.tally(batch), flow.state(batch))
+        assert (BatchCounts(total=2, succeeded=2), State.SUCCEEDED) == (
+            flow.batch_counts(batch),
+            flow.state(batch),
+        )
 
     def test_a_batch_can_be_waited_for(self, flow: FlowScene) -> None:
         """A run waits for a batch as for any job, and goes on when the batch has ended.

@@ -47,7 +47,7 @@ class FlowRaceDuty(StorageFixtures):
             job for batch in batches for job in flow.storage.find(JobFilter(batch_id=batch), limit=100).jobs
         ]
         for batch in batches:
-            assert recount(flow.storage, batch, records) == flow.tally(batch)
+            assert recount(flow.storage, batch, records) == flow.batch_counts(batch)
 
     def test_the_last_members_end_their_batch_once(self, flow: FlowScene) -> None:
         """Members that end together, with others that fold meanwhile, end the batch, and once.

@@ -77,7 +77,7 @@ def _arguments(job: NewJob) -> dict[str, tuple[object, ...]]:
         "due_records": ("recurring", 1),
         "remember": ([signal(job.id, "approval")],),
         "recall": (job.id,),
-        "tally": ([job.id],),
+        "batch_counts": ([job.id],),
         "read_stream": (job.id, "out"),
         "acquire_lock": ("lock", "owner", 60.0),
         "put_record": ("kind", "key", "value"),
