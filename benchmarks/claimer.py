@@ -9,7 +9,7 @@ from typing import Any
 from firelock import Firelock
 from firelock.model.job import ClaimedJob, ErrorInfo
 from firelock.model.lifecycle import failed, succeeded
-from firelock.model.session import ClaimRequest, Holder, NewSession
+from firelock.model.session import ClaimHolder, ClaimRequest, NewSession
 
 _sessions = count(1)
 
@@ -26,7 +26,7 @@ class Claimer:
 
     def claim(self, limit: int, *, fails: bool = False) -> list[ClaimedJob]:
         """End what is held, succeeded or failed, and hold more."""
-        now, holder = self.storage.clock(), Holder(self._session, self._server)
+        now, holder = self.storage.clock(), ClaimHolder(self._session, self._server)
         times: dict[str, Any] = {"at": now, "started_at": now, "expires_at": now + 86_400_000_000}
         if fails:
             told: dict[str, Any] = {

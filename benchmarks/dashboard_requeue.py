@@ -26,7 +26,7 @@ from benchmarks.startup import COMMAND
 from firelock import Firelock, State
 from firelock.control.operations import Operation
 from firelock.model import lifecycle
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.storage import ClaimRequest, ErrorInfo, JobFilter, NewSession
 
 SECONDS = 2.0
@@ -86,7 +86,7 @@ def run(url: str, directory: Path, *, jobs: int) -> Requeued:
 
 def fail(app: ModuleType, number: int) -> None:
     """So many jobs have failed."""
-    storage, holder = app.fire.storage, Holder("benchmark-session", "benchmark:1")
+    storage, holder = app.fire.storage, ClaimHolder("benchmark-session", "benchmark:1")
     for first in range(0, number, _CHUNK):
         app.charge.enqueue_many([(each,) for each in range(first, min(first + _CHUNK, number))])
     storage.begin_session(NewSession(holder.session, "server", holder.server, "benchmark", 1, 0, 100_000.0))

@@ -27,13 +27,13 @@ from benchmarks.redis_server import RedisServer
 from firelock import Firelock
 from firelock.model import lifecycle
 from firelock.model.job import ClaimedJob
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.storage import (
     DURATION_BUCKETS,
     ClaimRequest,
     Edge,
     ErrorInfo,
-    Held,
+    HeldClaim,
     JobFilter,
     LogLine,
     NewJob,
@@ -65,19 +65,19 @@ class Stage:
     """A storage, and what is arranged on it before something is measured."""
 
     storage: Storage
-    holder: Holder = attrs.field(init=False)
+    holder: ClaimHolder = attrs.field(init=False)
     _sessions: int = 0
 
     def __attrs_post_init__(self) -> None:
         """A session holds what is claimed from now on."""
         self.begin()
 
-    def begin(self) -> Holder:
+    def begin(self) -> ClaimHolder:
         """Another session holds it from now on."""
         self._sessions += 1
         name = f"session-{self._sessions}"
         self.storage.begin_session(NewSession(name, "server", "host:1", "host", 1, 0, LIVES_LONG))
-        self.holder = Holder(name, "host:1")
+        self.holder = ClaimHolder(name, "host:1")
         return self.holder
 
     def jobs(self, number: int = BATCH, **fields: object) -> list[NewJob]:
@@ -248,7 +248,7 @@ def reconcile(stage: Stage) -> Action:
     stage.begin()
     jobs = [*stage.claimed(), *stage.claimed(50)]
     now = stage.storage.clock()
-    held = [Held(job.id, job.fence, now) for job in jobs]
+    held = [HeldClaim(job.id, job.fence, now) for job in jobs]
     return partial(stage.storage.reconcile, stage.holder.session, held)
 
 

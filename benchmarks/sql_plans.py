@@ -23,8 +23,8 @@ from benchmarks.growth import SOURCES
 from benchmarks.growth_postgresql import multiply, settle
 from benchmarks.postgresql_server import PostgresqlServer, running
 from firelock.model.memo import Memo, MemoKind
-from firelock.model.session import Holder
-from firelock.storage import Chunk, ClaimRequest, Held, NewMemo
+from firelock.model.session import ClaimHolder
+from firelock.storage import Chunk, ClaimRequest, HeldClaim, NewMemo
 from firelock.testing import Handles
 from firelock.testing.conformance.flow_scene import FlowScene, suspends
 from firelock.testing.conformance.scene import Running, opener, succeeds
@@ -95,7 +95,7 @@ class Verbs:
     """The verbs, in an order in which each finds what it needs."""
 
     flow: FlowScene
-    holder: Holder = attrs.field(init=False)
+    holder: ClaimHolder = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """One session claims all of it."""
@@ -137,7 +137,7 @@ class Verbs:
         waiting = self.claim(100)
         yield "suspend 100", lambda: storage.apply([suspends(job) for job in waiting])
         one = self.claim(100)[0]
-        start = Held(one.id, one.job.fence, flow.stamp())
+        start = HeldClaim(one.id, one.job.fence, flow.stamp())
         yield "note that one of 200 has begun", lambda: storage.reconcile(self.holder.session, [start])
         memo = Memo(MemoKind.STEP, "charge", "1", True, flow.stamp())
         kept = NewMemo(one.id, memo, self.holder.session, one.job.fence)

@@ -19,7 +19,7 @@ from benchmarks.limits.statements import Counts, metered
 from benchmarks.pairs import Row
 from benchmarks.plan import Plan
 from firelock.context import Console
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.server.attempt import EndedRun, JobRunner
 
 STEPS = 20
@@ -44,7 +44,7 @@ class Runs(Claimer):
 
     def run_held(self) -> None:
         """Run what is held, and write how it ended."""
-        holder = Holder(self._session, self._server)
+        holder = ClaimHolder(self._session, self._server)
         prepared = [self._runner.prepare(job, holder) for job in self.held]
         ended = [run if isinstance(run, EndedRun) else self._runner.run(run) for run in prepared]
         self.held = []

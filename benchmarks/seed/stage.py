@@ -12,7 +12,7 @@ import attrs
 from benchmarks.seed.year import DAY, HOUR, MINUTE
 from firelock.model.clock import SECOND
 from firelock.model.ids import new_id
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.storage import ClaimRequest, NewSession, Renewal
 from firelock.testing.movable_clock import movable
 
@@ -46,9 +46,9 @@ class Server:
     cpu_percent: float
 
     @property
-    def holder(self) -> Holder:
+    def holder(self) -> ClaimHolder:
         """Who holds the jobs that it runs."""
-        return Holder(self.session.id, self.session.server)
+        return ClaimHolder(self.session.id, self.session.server)
 
 
 class Stage:

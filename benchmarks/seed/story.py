@@ -25,7 +25,7 @@ from firelock.model.lifecycle import awaiting_reason, waiting_reason
 from firelock.model.state import State
 from firelock.retry import DecisionKind
 from firelock.server.failure import failure_of_text
-from firelock.storage import DURATION_BUCKETS, Held, Rollup, Storage
+from firelock.storage import DURATION_BUCKETS, HeldClaim, Rollup, Storage
 
 if TYPE_CHECKING:
     from benchmarks.seed.looks import Look
@@ -453,7 +453,7 @@ class Present:
             self._stage.insert([job], at)
             (claimed,) = self._stage.claim(1, server, at)
             started_at = claimed.claimed_at + int(self._random.random() * SECOND / 2)
-            held = Held(claimed.id, claimed.fence, started_at)
+            held = HeldClaim(claimed.id, claimed.fence, started_at)
             self._stage.storage.reconcile(server.session.id, [held])
             self._tell(claimed, look, started_at)
             self._parents.append(job.id)

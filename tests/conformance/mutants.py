@@ -30,12 +30,12 @@ from firelock.storage import (
     derived,
     keyed_tables,
     memory,
+    relation_tables,
     row_storage,
     rules,
     short_keys,
     table_storage,
     tables,
-    tied_tables,
 )
 from firelock.testing import Handles, RowStorageConformance, Scene, StorageConformance
 from firelock.testing.conformance.flow_scene import FlowScene
@@ -56,7 +56,7 @@ _PARTS = (
     batches,
     tables,
     keyed_tables,
-    tied_tables,
+    relation_tables,
     derived,
     table_storage,
 )  # what the model is made of, each of those before it

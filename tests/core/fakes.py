@@ -13,7 +13,7 @@ import attrs
 from firelock import hookimpl
 from firelock.context import Console
 from firelock.model.clock import HostClocks, StorageClock
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.server.attempt import EndedRun, JobRunner
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.storage.memory import MemoryStorage
@@ -158,7 +158,7 @@ class Worker:
 
     def __init__(self, fire, name="host:a"):
         self.fire = fire
-        self.holder = Holder(f"session of {name}", name)
+        self.holder = ClaimHolder(f"session of {name}", name)
         self.console = Console(fire.client.clock.now)
         self.runner = JobRunner(fire.runtime, self.console)
         fire.storage.begin_session(

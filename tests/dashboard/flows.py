@@ -12,10 +12,10 @@ from firelock.storage import (
     NewJob,
     NewMemo,
     NewSession,
+    Relations,
     State,
-    Ties,
     Transition,
-    write_ties,
+    write_relations,
 )
 
 SESSION = "session-1"
@@ -25,9 +25,18 @@ def new_batch(fire, name="import of tuesday", *, outer=None, parents=(), **rules
     """A batch without members; it is not held."""
     storage = fire.storage
     (id,) = storage.new_ids(1)
-    ties = Ties(outer, batch=BatchRules(name, **rules))
+    relations = Relations(outer, batch=BatchRules(name, **rules))
     storage.insert(
-        [_job(id, BATCH_TASK, state=State.AWAITING, now=storage.clock(), parents=tuple(parents), ties=ties)]
+        [
+            _job(
+                id,
+                BATCH_TASK,
+                state=State.AWAITING,
+                now=storage.clock(),
+                parents=tuple(parents),
+                relations=relations,
+            )
+        ]
     )
     return id
 
@@ -41,17 +50,26 @@ def add(fire, batch, task="shop.load", *, parents=(), queue="default", arguments
     storage.insert(
         [
             _job(
-                id, task, state=state, now=storage.clock(), parents=edges, ties=Ties(batch, inputs=inputs),
-                queue=queue, arguments=arguments,
+                id, task, state=state, now=storage.clock(), parents=edges,
+                relations=Relations(batch, inputs=inputs), queue=queue, arguments=arguments,
             )
         ]
     )  # fmt: skip
     return id
 
 
-def _job(id, task, *, state, now, parents, ties, queue="default", arguments="{}"):
+def _job(id, task, *, state, now, parents, relations, queue="default", arguments="{}"):
     return NewJob(
-        id, task, arguments, "json", queue, 0, state, now, parents=parents, ties_json=write_ties(ties)
+        id,
+        task,
+        arguments,
+        "json",
+        queue,
+        0,
+        state,
+        now,
+        parents=parents,
+        relations_json=write_relations(relations),
     )
 
 

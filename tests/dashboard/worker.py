@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from firelock.model import lifecycle
 from firelock.model.ids import new_id
-from firelock.model.session import Holder
-from firelock.storage import ClaimRequest, ErrorInfo, Held, LogLine, NewSession, Progress
+from firelock.model.session import ClaimHolder
+from firelock.storage import ClaimRequest, ErrorInfo, HeldClaim, LogLine, NewSession, Progress
 
 TRACE = """Traceback (most recent call last):
   File "/lib/site-packages/smtp.py", line 3, in connect
@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, fire, name="web-1:42", *, queues="*", workers=4, timeout=30.0):
         self.storage = fire.storage
-        self.holder = Holder(new_id(), name)
+        self.holder = ClaimHolder(new_id(), name)
         now = self.storage.clock()
         session = NewSession(
             self.holder.session, f"id-{name}", name, "web-1", 42, now, timeout, workers, queues
@@ -45,7 +45,7 @@ class Worker:
         now = self.storage.clock()
         job = self.storage.claim(ClaimRequest(None, 1, self.holder.session, now)).jobs[0]
         if started:
-            self.storage.reconcile(self.holder.session, [Held(job.id, job.fence, now + 2_000)])
+            self.storage.reconcile(self.holder.session, [HeldClaim(job.id, job.fence, now + 2_000)])
         return job
 
     def succeed(self, job, result="null"):

@@ -12,7 +12,7 @@ import pytest
 from firelock.cli import main
 from firelock.model import lifecycle
 from firelock.model.job import ErrorInfo
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.storage import ClaimRequest, NewSession
 
 
@@ -58,7 +58,7 @@ def begin_session(app, session="s1", *, server="vm:1", queues="*", timeout_secon
             session, f"id of {server}", server, "vm", 1, app.storage.clock(), timeout_seconds, 4, queues
         )
     )
-    return Holder(session, server)
+    return ClaimHolder(session, server)
 
 
 def claim(app, holder):

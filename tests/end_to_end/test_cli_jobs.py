@@ -14,7 +14,7 @@ from firelock.cli import main
 from firelock.model import lifecycle
 from firelock.model.job import ErrorInfo, LogLine, Progress
 from firelock.model.state import State
-from firelock.storage import Held
+from firelock.storage import HeldClaim
 from tests.end_to_end.cli_run import Terminal, begin_session, claim, fail
 
 RIVALS = """
@@ -141,7 +141,7 @@ def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
     app.storage.apply([again])
     app.add.enqueue_many([(4,), (5,)])
     running, _ = claim(app, holder), claim(app, holder)
-    app.storage.reconcile(holder.session, [Held(running.id, running.fence, now)])
+    app.storage.reconcile(holder.session, [HeldClaim(running.id, running.fence, now)])
 
     ran = command("list --oldest-first")
 

@@ -12,7 +12,7 @@ import pytest
 from firelock import Firelock, Limit, StorageUnavailable
 from firelock.cli.screen import Screen
 from firelock.cli.top import Choice, Top, shares
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.testing import eventually
 from tests.core.fakes import FailingStorage
@@ -30,7 +30,7 @@ def fill(app):
     failed = task.using(queue="mail").enqueue(1)
     fail(app, message="no route\nto the host")
     running = task.using(queue="mail").enqueue(2)
-    claim(app, Holder("s1", "vm:1"))
+    claim(app, ClaimHolder("s1", "vm:1"))
     task.using(queue="mail").enqueue(3)
     task.using(queue="bulk").enqueue(4)
     return failed, running

@@ -26,7 +26,7 @@ from firelock import Firelock
 from firelock.model.dependencies import Edge, On
 from firelock.model.job import ClaimedJob, ErrorInfo, NewJob
 from firelock.model.lifecycle import failed, retried, succeeded
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, ClaimRequest, NewSession, Renewal, Storage, StorageError
 from tests.faults.checker import is_legal_history
@@ -39,7 +39,7 @@ _FOLDED_PAGES = 1_000  # the commit that reaches so many has the log folded into
 _FOLDED_AT = 96  # of the index: how many frames are in the file as well
 _QUEUES = ["default", "other"]
 _HOUR = 3_600
-_HOLDER = Holder("writer", "writer")
+_HOLDER = ClaimHolder("writer", "writer")
 _NEXT = NewSession("next", "next", "next", "host", 1, 1, _HOUR)
 
 
@@ -553,10 +553,10 @@ def _assert_belongings(plain, records):
     """Tags, ties and failures are those of the jobs that are there."""
     tags = {(record.id, tag) for record in records for tag in record.tags}
     assert set(plain.execute("SELECT job_id, tag FROM firelock_job_tags")) == tags
-    ties = Counter(
+    relations = Counter(
         (edge.parent_id, record.id, edge.on.value) for record in records for edge in record.parents
     )
-    assert Counter(plain.execute("SELECT parent_id, child_id, awaited FROM firelock_edges")) == ties
+    assert Counter(plain.execute("SELECT parent_id, child_id, awaited FROM firelock_edges")) == relations
     waiting = {record.id for record in records if record.state is State.AWAITING}
     undecided = plain.execute("SELECT child_id FROM firelock_edges WHERE is_decided = 0")
     assert {child for (child,) in undecided} == waiting
@@ -566,7 +566,7 @@ def _assert_belongings(plain, records):
 
 def _work_on(storage):
     """Another process takes what waits, and stores more."""
-    now, holder = storage.clock(), Holder("next", "next")
+    now, holder = storage.clock(), ClaimHolder("next", "next")
     storage.begin_session(_NEXT)
     ready = storage.counts().by_state.get(State.ENQUEUED, 0)
     claim = storage.claim(ClaimRequest(None, _MANY, "next", now))

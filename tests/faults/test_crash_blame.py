@@ -10,7 +10,7 @@ import pytest
 
 from firelock import Firelock, State
 from firelock.model.state import FINAL_STATES
-from firelock.storage import ClaimRequest, Held, Moved, NewSession
+from firelock.storage import ClaimRequest, HeldClaim, Moved, NewSession
 from tests.faults.scenarios.base import stage
 from tests.faults.servers import Place, eventually, is_running, kill
 from tests.faults.watching import arranging
@@ -82,7 +82,7 @@ def test_a_job_that_loses_a_whole_server_each_time_ends_at_last():
             session = NewSession(f"s{number}", "server", "host:1", "host", 1, storage.clock(), 30.0)
             storage.begin_session(session)
             (claimed,) = storage.claim(ClaimRequest(None, 1, session.id, storage.clock())).jobs
-            storage.reconcile(session.id, [Held(claimed.id, claimed.fence, started_at=storage.clock())])
+            storage.reconcile(session.id, [HeldClaim(claimed.id, claimed.fence, started_at=storage.clock())])
             storage.end_session(session.id, None, reason=Moved.SESSION_LOST)
 
         with fire.server(workers=1):

@@ -14,7 +14,7 @@ from firelock import Firelock, Settings
 from firelock.errors import ResultTimeout, StorageError
 from firelock.model.memo import chunk_offset
 from firelock.plugins.loader import open_storage
-from firelock.storage import Chunk, ClaimRequest, Held, JobFilter, NewSession
+from firelock.storage import Chunk, ClaimRequest, HeldClaim, JobFilter, NewSession
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
 from firelock_sql.connections import whole_looks
@@ -190,7 +190,7 @@ def held_jobs(fire):
     jobs = claim(fire.storage, begin_session(fire.storage), NUMBER)
     with arranging():
         assert len(jobs) == NUMBER
-    return [Held(job.id, job.fence, None) for job in jobs]
+    return [HeldClaim(job.id, job.fence, None) for job in jobs]
 
 
 def test_a_reconciliation_reads_no_arguments_on_sqlite(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from firelock import ConfigurationError
 from firelock.model.batch import BatchCounts
 from firelock.model.clock import SECOND
-from firelock.model.dependencies import Edge, Input, On, Ties
+from firelock.model.dependencies import Edge, Input, On, Relations
 from firelock.model.lifecycle import Moved
 from firelock.model.memo import MemoKind
 from firelock.model.state import State
@@ -51,8 +51,8 @@ def test_members_callers_and_inputs_that_lie_elsewhere_are_refused(scene):
     """What is counted together, or waits for one another, lies in one partition."""
     batch = scene.batch()
     other = elsewhere(scene, batch)
-    for ties in (Ties(batch), Ties(caller_id=batch)):
-        stray = scene.new_tied(ties, {"id": other})
+    for relations in (Relations(batch), Relations(caller_id=batch)):
+        stray = scene.new_tied(relations, {"id": other})
         with pytest.raises(ConfigurationError, match=rf"{batch}.*beside='{batch}'.*Nothing was stored"):
             scene.storage.insert([scene.new_member(batch), stray])
 
@@ -321,7 +321,7 @@ def test_a_requeue_takes_results_for_needed_again(scene, server):
     """A result that a job takes stays while that has not ended, be it that it had before."""
     batch, (parent,) = scene.batch_of(1, keeps=(None, None, None))
     child = scene.new_tied(
-        Ties(batch, inputs=(Input(parent, ("x",)),)),
+        Relations(batch, inputs=(Input(parent, ("x",)),)),
         {"state": State.AWAITING, "parents": (Edge(parent, On.SUCCEEDED, carries=True),)},
     )
     scene.storage.insert([child])

@@ -172,23 +172,23 @@ class BatchModel:
         has_child = child is not None and world.members[child].state == WAITING
         member = world.members[place]
         return member._replace(
-            state=state, is_releasing=has_child or bool(self._ties(world, place)), is_wanted=False
+            state=state, is_releasing=has_child or bool(self._relations(world, place)), is_wanted=False
         )
 
-    def _ties(self, world, place):
+    def _relations(self, world, place):
         """Return what waits for the member as a batch is after it; in a variant its members do as well."""
-        ties = []
+        relations = []
         for batch, source in self.scene.after.items():
             if source != place:
                 continue
-            ties += [("batch", batch)] * world.batches[batch].is_shut
+            relations += [("batch", batch)] * world.batches[batch].is_shut
             if not self.rules.batch_alone_waits:
-                ties += [
+                relations += [
                     ("member", other)
                     for other, member in enumerate(world.members)
                     if member.state == SHUT_OUT and self.scene.batch_of[other] == batch
                 ]
-        return ties
+        return relations
 
     def _is_locked(self, world, batch):
         return any(fold is not None and fold.batch == batch for fold in world.folds)
@@ -289,8 +289,8 @@ class BatchModel:
             yield f"let in {place}", True, self._with_member(world, place, member._replace(state=ENQUEUED))
         if not member.is_releasing:
             return
-        ties = self._ties(world, place) if member.state in (SUCCEEDED, DELETED) else []
-        for kind, other in ties:
+        relations = self._relations(world, place) if member.state in (SUCCEEDED, DELETED) else []
+        for kind, other in relations:
             if kind == "member":
                 yield f"release {place} to {other}", True, self._decided(world, other, member.state)
             elif self._may_change(world, other):
@@ -299,7 +299,7 @@ class BatchModel:
                 inner = inner._replace(is_shut=False, is_cancelled=is_cancelled)
                 opened = self._with_batch(world, other, inner)
                 yield f"release {place} to batch {other}", True, self._told(opened, Delta(other))
-        if not ties:
+        if not relations:
             child = self.scene.child_of(place)
             decides = child is not None and world.members[child].state == WAITING
             after = world

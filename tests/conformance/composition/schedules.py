@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from firelock.errors import BatchFinished
-from firelock.model.dependencies import Edge, Ties
+from firelock.model.dependencies import Edge, Relations
 from firelock.model.memo import MemoKind
 from firelock.model.state import FINAL_STATES, State
 from firelock.testing.conformance import scene as ends
@@ -54,7 +54,7 @@ class BatchSchedule(BatchGround):
         batch, parent = self.batch_ids[self.plan.batch_of[place]], self.plan.parent_of.get(place)
         waits = {"state": State.AWAITING, "parents": (Edge(self.ids[parent or 0]),)}
         fields = waits if parent is not None else {}
-        return self.flow.new_tied(Ties(batch), {"id": self.ids[place], "queue": f"m{place}", **fields})
+        return self.flow.new_tied(Relations(batch), {"id": self.ids[place], "queue": f"m{place}", **fields})
 
     def _store(self, batches, members):
         callbacks = {batch.id: self.new_callbacks(batch.id) for batch in batches}
@@ -411,7 +411,7 @@ class CallSchedule:
 
     def _make(self, worker):
         for child in self.child_of.get(worker, []):
-            job = self.flow.new_tied(Ties(caller_id=self.job), {"id": child, "queue": "children"})
+            job = self.flow.new_tied(Relations(caller_id=self.job), {"id": child, "queue": "children"})
             if self.flow.storage.insert([job]).is_new[0]:
                 self.children.append(child)
 

@@ -23,7 +23,7 @@ from .state import (
     UP,
     Call,
     Child,
-    Held,
+    HeldClaim,
     with_call,
     with_child,
 )
@@ -131,7 +131,7 @@ def handled(world, call):
     child = world.children[call.sender]
     fence = call.fences[0]
     if call.stage == TAKEN:
-        held = tuple(sorted((*child.held, Held(fence, call.attempt, CLAIMED))))
+        held = tuple(sorted((*child.held, HeldClaim(fence, call.attempt, CLAIMED))))
         return with_child(world, call.sender, child._replace(held=held))
     if call.stage == REFUSED and end_stands(world.job, call):
         world = world._replace(broken=f"fence {fence} is reported lost though its end stands")

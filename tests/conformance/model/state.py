@@ -63,7 +63,7 @@ class Job(NamedTuple):
         return self.state in FINAL and not self.has_tail
 
 
-class Held(NamedTuple):
+class HeldClaim(NamedTuple):
     """One claim as its child knows it."""
 
     fence: int
@@ -76,7 +76,7 @@ class Child(NamedTuple):
 
     status: str
     session: int
-    held: tuple[Held, ...]
+    held: tuple[HeldClaim, ...]
 
 
 class Call(NamedTuple):

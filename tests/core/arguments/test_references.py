@@ -72,7 +72,7 @@ def test_the_message_says_what_to_do(source):
 
 
 def inputs_of(job):
-    return [(one.job_id, one.path) for one in job.record().ties.inputs]
+    return [(one.job_id, one.path) for one in job.record().relations.inputs]
 
 
 def test_an_output_stands_as_null_and_its_place_beside(fire, source):
@@ -240,7 +240,7 @@ def test_a_copy_takes_the_same_outputs(fire, source):
     job = take.enqueue(source.output)
     copy_of_it = fire.jobs.copy(job.id)
 
-    assert [Input(source.id, ("a",))] == list(copy_of_it.record().ties.inputs)
+    assert [Input(source.id, ("a",))] == list(copy_of_it.record().relations.inputs)
     assert State.AWAITING is copy_of_it.refresh().state
     with pytest.raises(JobConflict, match="it waits for the output of another job"):
         job.requeue()

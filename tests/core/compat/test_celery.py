@@ -427,7 +427,7 @@ def test_a_chord_and_a_replaced_task_run_as_the_errors_write_them(app):
         tester.drain()
 
         assert (30, 40) == (last.refresh().result(timeout=5), instead.get(timeout=5))
-        assert 3 == app.fire.batches.get(b.id).batch_counts().succeeded
+        assert 3 == app.fire.batches.get(b.id).counts().succeeded
 
 
 def test_what_is_not_mapped_is_not_there(app):

@@ -15,7 +15,7 @@ from firelock.limits import LimitNumbers
 from firelock.model import lifecycle
 from firelock.model.clock import micros
 from firelock.model.report import DURATION_BUCKETS
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.storage import ClaimRequest, Feature, KeyState, NewSession, Rollup
 from firelock.storage.memory import MemoryStorage
 
@@ -389,7 +389,7 @@ def described(fire, count=12):
     fire.storage.apply(
         [
             lifecycle.succeeded(
-                running, Holder("one", "web"), at=fire.storage.clock(), started_at=fire.storage.clock(),
+                running, ClaimHolder("one", "web"), at=fire.storage.clock(), started_at=fire.storage.clock(),
                 result="1", result_absent=None, expires_at=None,
             )
         ]

@@ -7,7 +7,7 @@ import pytest
 
 from firelock import Firelock
 from firelock.storage.memory import MemoryStorage
-from tests.core.storage.ties import Yard
+from tests.core.storage.relations import Yard
 
 HOUR = 3_600 * 1_000_000
 

@@ -141,8 +141,8 @@ def test_a_batch_and_its_members_are_stored_in_one_step_at_the_end_of_the_block(
     assert (BATCH_TASK, State.AWAITING, None, ("eu",)) == (
         stored[0].task, stored[0].state, stored[0].due_at, stored[0].tags,
     )  # fmt: skip
-    assert ("import", True) == (stored[0].ties.batch.name, stored[0].ties.batch.fails_fast)
-    assert [None, batch.id, batch.id, None] == [job.ties and job.ties.batch_id for job in stored]
+    assert ("import", True) == (stored[0].relations.batch.name, stored[0].relations.batch.fails_fast)
+    assert [None, batch.id, batch.id, None] == [job.relations and job.relations.batch_id for job in stored]
     assert [(one.id, On.FINISHED)] == [(edge.parent_id, edge.on) for edge in stored[2].parents]
     assert [(batch.id, On.SUCCEEDED)] == [(edge.parent_id, edge.on) for edge in stored[3].parents]
     assert BatchCounts(total=2, active=1, waiting=1) == batch.counts()
@@ -223,7 +223,7 @@ def test_calls_together_make_the_members_that_each_makes_alone(fire, storage):
                 job.task, job.arguments, job.queue, job.priority, job.state, job.tags, job.retry, job.meta,
                 None if job.due_at is None else job.due_at - job.created_at,
                 [(edge.parent_id == jobs[1].id, edge.on, edge.carries) for edge in job.parents],
-                job.ties.batch_id == jobs[0].id, job.ties.inputs and job.ties.inputs[0].path,
+                job.relations.batch_id == jobs[0].id, job.relations.inputs and job.relations.inputs[0].path,
             )
             for job in jobs[1:]
         ]  # fmt: skip
@@ -361,7 +361,7 @@ def test_a_batch_within_a_batch_is_a_member(fire, storage, load, worker):
     assert (outer.id, outer.id, inner.id) == (
         inner.batch_id,
         loose.batch_id,
-        storage.inserts[0][3].ties.batch_id,
+        storage.inserts[0][3].relations.batch_id,
     )
     assert (4, True) == (first[0].total, first[1].is_shut)
     assert ["succeeded"] * 4 == [job.refresh().state for job in (outer, inner, loose, last)]

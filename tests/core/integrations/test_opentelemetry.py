@@ -267,14 +267,14 @@ def tie(sent, ran):
 
 
 @pytest.mark.parametrize(
-    ("correlation", "ties"),
+    ("correlation", "relations"),
     [
         ("auto", {"soon": "parent", "late": "link", "delayed": "link", "retry": "link"}),
         ("parent", {"soon": "parent", "late": "parent", "delayed": "parent", "retry": "parent"}),
         ("link", {"soon": "link", "late": "link", "delayed": "link", "retry": "link"}),
     ],
 )
-def test_a_run_is_a_child_or_linked(make, correlation, ties):
+def test_a_run_is_a_child_or_linked(make, correlation, relations):
     """By default a child, unless it is a retry or more than an hour lies between."""
     hour, more = timedelta(hours=1), timedelta(hours=1, seconds=1)
     soon = send_and_run(make(correlation=correlation), wait=timedelta(minutes=50))
@@ -286,7 +286,7 @@ def test_a_run_is_a_child_or_linked(make, correlation, ties):
         "soon": tie(soon[0], *soon[1]), "late": tie(late[0], *late[1]),
         "delayed": tie(delayed[0], *delayed[1]), "retry": tie(retried[0], retried[1][1]),
     }  # fmt: skip
-    assert ties == found
+    assert relations == found
     assert [1, 2] == [span.attributes["firelock.attempt"] for span in retried[1]]
 
 

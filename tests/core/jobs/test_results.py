@@ -10,12 +10,12 @@ from firelock.errors import StorageError
 from firelock.jobs.results import Results
 from firelock.model import lifecycle
 from firelock.model.job import NewJob
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import ClaimRequest, NewSession
 from tests.core.fakes import FailingStorage, until
 
-HOLDER = Holder("session-a", "host:a")
+HOLDER = ClaimHolder("session-a", "host:a")
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ from firelock.model.lifecycle import (
     continuation_target,
     waiting_reason,
 )
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import FINAL_STATES, State
 
 SECOND = 1_000_000
 AT, STARTED_AT, EXPIRES_AT = 9_000 * SECOND, 8_000 * SECOND, 99_000 * SECOND
-HOLDER = Holder("session-a", "host:a")
+HOLDER = ClaimHolder("session-a", "host:a")
 ERROR = ErrorInfo("builtins.ValueError", "no such day", "f00d", "Traceback")
 
 instants = st.integers(min_value=0, max_value=2**53)

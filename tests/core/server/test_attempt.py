@@ -19,7 +19,7 @@ from firelock.model.lifecycle import Moved
 from firelock.model.state import State
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.server.attempt import CancelKind, Run
-from firelock.storage import Held
+from firelock.storage import HeldClaim
 from tests.core.fakes import FailingStorage, Worker, plugin
 
 HOUR = timedelta(hours=1)
@@ -908,7 +908,7 @@ def claim_after(make_app):
             lost = Worker(fire, f"lost:{number}")
             (job,) = lost.claim()
             if is_started:
-                fire.storage.reconcile(lost.holder.session, [Held(job.id, job.fence, 1_000)])
+                fire.storage.reconcile(lost.holder.session, [HeldClaim(job.id, job.fence, 1_000)])
             fire.storage.end_session(lost.holder.session, None, reason=reason)
         (job,) = worker.claim()
         return worker, job

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from firelock.server.attempt import Surroundings
+from firelock.server.attempt import ProcessState
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_a_copy_of_the_process_ends():
     """A task that forks and lets the copy return does not make a second server."""
     program = """
 import os, sys
-from firelock.server.attempt import Surroundings
-surroundings = Surroundings()
+from firelock.server.attempt import ProcessState
+surroundings = ProcessState()
 os.fork()
 surroundings.mend()
 os.write(1, b"one")
@@ -58,7 +58,7 @@ os.write(1, b"one")
 
 def test_a_lowered_recursion_limit_is_raised_again(recursion):
     """A job that lets nobody call deeply does so to itself alone."""
-    surroundings = Surroundings()
+    surroundings = ProcessState()
     sys.setrecursionlimit(recursion - 100)
 
     surroundings.mend()
@@ -68,7 +68,7 @@ def test_a_lowered_recursion_limit_is_raised_again(recursion):
 
 def test_a_raised_recursion_limit_is_left_alone(recursion):
     """Another job may need it at this moment."""
-    surroundings = Surroundings()
+    surroundings = ProcessState()
     sys.setrecursionlimit(recursion + 100)
 
     surroundings.mend()
@@ -79,7 +79,7 @@ def test_a_raised_recursion_limit_is_left_alone(recursion):
 def test_a_process_of_its_own_goes_back_to_its_folder(monkeypatch, tmp_path):
     """Where one job runs at a time, the next one begins in the folder that the server was started in."""
     monkeypatch.chdir(tmp_path)
-    surroundings = Surroundings()
+    surroundings = ProcessState()
     os.chdir("/")
 
     surroundings.restore()
@@ -94,7 +94,7 @@ def test_a_folder_that_was_removed_is_no_obstacle(monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     folder.rmdir()
 
-    surroundings = Surroundings()
+    surroundings = ProcessState()
 
     assert surroundings.folder is None
     surroundings.restore()

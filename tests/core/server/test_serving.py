@@ -16,7 +16,7 @@ from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job
 from firelock.arguments.serializer import JsonSerializer
 from firelock.errors import JobCancelled, StorageError, StorageUnavailable
 from firelock.model.batch import BATCH_TASK, BatchRules
-from firelock.model.dependencies import Ties, write_ties
+from firelock.model.dependencies import Relations, write_relations
 from firelock.model.job import NewJob
 from firelock.model.state import State
 from firelock.retry import DecisionKind, RetryDecision
@@ -774,16 +774,17 @@ def new_batch(crew, task, members):
     """A batch with so many members of the task, stored in one step."""
     storage, now = crew.storage, crew.fire.client.clock.now()
     batch, *ids = storage.new_ids(members + 1)
-    ties = write_ties(Ties(batch_id=batch))
-    jobs = [NewJob(batch, BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, now, ties_json=_BATCH)]
+    relations = write_relations(Relations(batch_id=batch))
+    jobs = [NewJob(batch, BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, now, relations_json=_BATCH)]
     jobs += [
-        NewJob(one, task.name, "{}", "json", "default", 0, State.ENQUEUED, now, ties_json=ties) for one in ids
+        NewJob(one, task.name, "{}", "json", "default", 0, State.ENQUEUED, now, relations_json=relations)
+        for one in ids
     ]
     storage.insert(jobs)
     return crew.fire.jobs.get(batch)
 
 
-_BATCH = write_ties(Ties(batch=BatchRules("import")))
+_BATCH = write_relations(Relations(batch=BatchRules("import")))
 
 
 def test_batches_are_looked_at_at_most_every_20_ms(make_crew):

@@ -19,7 +19,7 @@ from firelock.model.memo import MemoKind
 from firelock.model.state import FINAL_STATES, State
 from firelock.storage.memory import MemoryStorage
 
-from .ties import DictStorage, Yard
+from .relations import DictStorage, Yard
 
 STEPS, CALM = 120, 400
 HOLD = 10**12
@@ -113,16 +113,16 @@ class Walk:
         return self.chance.choice([*ids, None]) if ids else None
 
     def batch_of(self, id):
-        ties = self.yard.record(id).ties
-        return None if ties is None else ties.batch_id
+        relations = self.yard.record(id).relations
+        return None if relations is None else relations.batch_id
 
     def is_waiting(self, job):
         """Tell whether a member that has not ended waits for a fellow."""
         if job.state is not State.AWAITING or job.waits_for is not None:
             return False
         counts = self.yard.batch_counts(job.id)
-        is_tied = counts is None or (counts.is_shut and not counts.is_cancelled)
-        return is_tied and job.reason != "runs when its batch opens"
+        is_related = counts is None or (counts.is_shut and not counts.is_cancelled)
+        return is_related and job.reason != "runs when its batch opens"
 
     def counted(self, batch):
         members = self.yard.storage.find(JobFilter(batch_id=batch), limit=1_000).jobs

@@ -10,7 +10,7 @@ import pytest
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.model import lifecycle
 from firelock.model.job import ErrorInfo, LogLine, NewJob
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import (
     DURATION_BUCKETS,
@@ -23,7 +23,7 @@ from firelock.storage import (
 )
 from firelock.storage.memory import MemoryStorage
 
-HOLDER = Holder("session-a", "host:a")
+HOLDER = ClaimHolder("session-a", "host:a")
 
 
 class SmallStorage(MemoryStorage):

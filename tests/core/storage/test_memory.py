@@ -13,7 +13,7 @@ from firelock.model import lifecycle
 from firelock.model.clock import SECOND
 from firelock.model.dependencies import Edge, On
 from firelock.model.job import JobFilter, LogLine, NewJob, Progress
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import (
     ClaimRequest,
@@ -23,7 +23,7 @@ from firelock.storage import (
 from firelock.storage.memory import MemoryStorage
 
 DAY = 86_400 * SECOND
-HOLDER = Holder("session-a", "host:a")
+HOLDER = ClaimHolder("session-a", "host:a")
 
 
 def session(id="session-a", timeout_seconds=1e9):

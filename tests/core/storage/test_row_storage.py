@@ -9,7 +9,7 @@ import pytest
 
 from firelock.errors import SchemaMismatch
 from firelock.model import lifecycle
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.storage import (
     Applied,
     ClaimRequest,
@@ -104,7 +104,7 @@ def test_rows_keep_the_fields_of_a_newer_release():
 
     (job,) = storage.claim(ClaimRequest(None, 1, "one", 1)).jobs
     end = lifecycle.failed(
-        job, Holder("one", "host:a"), at=2, started_at=1, reason="boom", error=ERROR, expires_at=None
+        job, ClaimHolder("one", "host:a"), at=2, started_at=1, reason="boom", error=ERROR, expires_at=None
     )
     results = storage.apply([end]), storage.renew([Renewal("one", 1)])
 

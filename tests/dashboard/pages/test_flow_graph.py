@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from firelock.storage import BATCH_TASK, BatchRules, Edge, JobRecord, State, Ties, write_ties
+from firelock.storage import BATCH_TASK, BatchRules, Edge, JobRecord, Relations, State, write_relations
 from firelock_dashboard.pages.flow_graph import draw_flow
 
 
@@ -93,7 +93,7 @@ def test_nodes_are_as_wide_as_their_labels_up_to_a_limit():
 def test_a_batch_keeps_a_name_with_dots():
     """Of a task the last part is shown; the name of a batch has no parts."""
     batch = job("a", BATCH_TASK)
-    batch = attrs.evolve(batch, ties_json=write_ties(Ties(batch=BatchRules("release 1.2"))))
+    batch = attrs.evolve(batch, relations_json=write_relations(Relations(batch=BatchRules("release 1.2"))))
 
     (node,) = draw_flow([batch]).nodes
 

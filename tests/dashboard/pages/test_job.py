@@ -14,7 +14,7 @@ import pytest
 
 from firelock import Retry, State
 from firelock.model import lifecycle
-from firelock.storage import Held, NewJob, Progress, Renewal, Rollup
+from firelock.storage import HeldClaim, NewJob, Progress, Renewal, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages.job import JobView, phases_of, steps_of
 from firelock_dashboard.pages.tracebacks import markdown, read_traceback
@@ -511,7 +511,7 @@ def test_what_is_said_at_the_start_tells_no_pace(client, fire, send):
     worker = Worker(fire)
     claimed = worker.claim(started=False)
     now = fire.storage.clock()
-    fire.storage.reconcile(worker.holder.session, [Held(claimed.id, claimed.fence, now)])
+    fire.storage.reconcile(worker.holder.session, [HeldClaim(claimed.id, claimed.fence, now)])
     fire.storage.append_logs({}, {job.id: Progress(3.0, 10.0, now + 50)})
 
     at_once = seen(client.part(f"/jobs/{job.id}", "now"))

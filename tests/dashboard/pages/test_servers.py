@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from firelock.model import lifecycle
-from firelock.model.session import Holder
-from firelock.storage import ClaimRequest, ErrorInfo, Held, LogLine, NewSession, Progress, Renewal
+from firelock.model.session import ClaimHolder
+from firelock.storage import ClaimRequest, ErrorInfo, HeldClaim, LogLine, NewSession, Progress, Renewal
 from firelock_dashboard.web import formatting
 
 DAY = 86_400
@@ -37,7 +37,7 @@ class Serving:
         now = self.fire.client.clock.now()
         jobs = self.fire.storage.claim(ClaimRequest(None, count, session, now)).jobs
         held = [
-            Held(job.id, job.fence, now - 15_000_000 if place < started else None)
+            HeldClaim(job.id, job.fence, now - 15_000_000 if place < started else None)
             for place, job in enumerate(jobs)
         ]
         self.fire.storage.reconcile(session, held)
@@ -201,7 +201,7 @@ def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send)
         {job.id: [LogLine(0, now, "info", "sending", 1)]}, {job.id: Progress(1, 10, now - 1)}
     )
     end = lifecycle.retried(
-        first, Holder(session, "web-1"), at=now, started_at=now, wait=0, reason="again",
+        first, ClaimHolder(session, "web-1"), at=now, started_at=now, wait=0, reason="again",
         error=ErrorInfo("E", "no", "f"),
     )  # fmt: skip
     fire.storage.apply([end])

@@ -69,7 +69,7 @@ def _jobs(fire):
     found = {}
     for state in State:
         for one in fire.jobs.find(state=state, limit=100):
-            if one.record().ties is None:  # those of a batch have pages of their own
+            if one.record().relations is None:  # those of a batch have pages of their own
                 found[state] = one.id
                 break
     return found

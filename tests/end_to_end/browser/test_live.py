@@ -226,7 +226,7 @@ def test_a_job_that_moved_on_turns_grey(stocked, served, open_page):
 # ---- menus of rows ---------------------------------------------------------------------------------------
 
 
-class Held:
+class HeldClaim:
     """Menus that are asked for and not answered until `let_go`."""
 
     def __init__(self, page):
@@ -277,7 +277,7 @@ def test_a_menu_that_was_closed_stays_closed(served, open_page, guard, answer):
     """Its answer, or an error, comes too late and changes nothing."""
     guard.allow("status of 500")
     page = open_page(served, "/jobs?state=failed")
-    held, opener = Held(page), page.locator("tbody a[data-menu]").first
+    held, opener = HeldClaim(page), page.locator("tbody a[data-menu]").first
 
     opener.click()
     held.await_asked()
@@ -291,7 +291,7 @@ def test_a_menu_that_was_closed_stays_closed(served, open_page, guard, answer):
 def test_of_two_menus_the_last_is_open(served, open_page):
     """The answer for the first comes after it was left for the other."""
     page = open_page(served, "/jobs?state=failed")
-    held, openers = Held(page), page.locator("tbody a[data-menu]")
+    held, openers = HeldClaim(page), page.locator("tbody a[data-menu]")
 
     openers.nth(0).click()
     openers.nth(1).click()

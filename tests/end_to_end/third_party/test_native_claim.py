@@ -84,7 +84,7 @@ COLUMNS = (
 )  # fmt: skip
 REST = (
     "nominal_at", "tags", "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json",
-    "ties_json",
+    "relations_json",
 )  # fmt: skip
 
 

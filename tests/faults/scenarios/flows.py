@@ -127,8 +127,8 @@ class Feed:
         """What has failed runs again, members with their batch or by themselves; return how many."""
         number = 0
         for record in self.on.fire.storage.find(JobFilter(state=State.FAILED), limit=500).jobs:
-            ties = record.ties
-            is_member = ties is not None and ties.batch_id is not None and not record.is_batch
+            relations = record.relations
+            is_member = relations is not None and relations.batch_id is not None and not record.is_batch
             if (is_member and with_batch) or (record.is_batch and not with_batch):
                 continue
             job = (self.on.fire.batches if record.is_batch else self.on.fire.jobs).get(record.id)

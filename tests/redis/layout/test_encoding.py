@@ -20,7 +20,7 @@ from firelock.storage import (
     ClaimRequest,
     Edge,
     ErrorInfo,
-    Held,
+    HeldClaim,
     JobRecord,
     LogLine,
     LostClaim,
@@ -31,14 +31,14 @@ from firelock.storage import (
     NewSession,
     On,
     Progress,
+    Relations,
     Remembered,
     Renewal,
     State,
-    Ties,
     Transition,
     memo_words,
     write_admission,
-    write_ties,
+    write_relations,
 )
 from firelock_redis.layout.encoding import (
     ENTRY,
@@ -149,7 +149,8 @@ def finish(storage, job):
 
 @EXAMPLES
 @given(
-    new_jobs(parents=st.just((Edge("p", On.FAILED), Edge("q", carries=True))), ties_json=SOME_TEXTS), TEXTS
+    new_jobs(parents=st.just((Edge("p", On.FAILED), Edge("q", carries=True))), relations_json=SOME_TEXTS),
+    TEXTS,
 )
 def test_a_payload_and_a_record_say_the_same_to_both_readers(job, reason):
     """Whoever runs a job and whoever looks at it read all its fields alike, none in another's place.
@@ -394,12 +395,12 @@ def test_a_batch_and_its_members_are_read_as_they_were_stored(storage):
         plain = NewJob(
             id=batch, task="", arguments="", serializer="", queue="default", priority=0, state=State.AWAITING,
             created_at=CREATED, due_at=2**51, reason="r\t", tags=("one", "two\n"),
-            ties_json=write_ties(Ties(batch=rules)),
+            relations_json=write_relations(Relations(batch=rules)),
         )  # fmt: skip
         jobs = [
             attrs.evolve(
                 plain, id=id, task="t", state=State.ENQUEUED, due_at=None, reason=None, tags=(),
-                ties_json=write_ties(Ties(batch_id=batch)),
+                relations_json=write_relations(Relations(batch_id=batch)),
             )
             for id in members
         ]  # fmt: skip
@@ -412,7 +413,7 @@ def test_a_batch_and_its_members_are_read_as_they_were_stored(storage):
 
         assert of_job(plain) == of_job(record(storage, plain))
         assert BatchCounts(total=2, active=2, is_held=True) == counts
-        assert [of_job(job)["ties_json"] for job in jobs] == [job.ties_json for job in running]
+        assert [of_job(job)["relations_json"] for job in jobs] == [job.relations_json for job in running]
         assert [BatchCounts(total=2, succeeded=2, is_held=True)] == storage.batch_counts([batch])
 
 
@@ -430,17 +431,17 @@ def test_what_a_session_holds_is_compared_by_name(storage):
     ]  # fmt: skip
     request = ClaimRequest(session=SESSION, queues=None, limit=10, now=NOW)
     running = sorted(storage.claim(request).jobs, key=lambda job: job.id)
-    stranger = Held(storage.new_ids(1)[0], 1, None)
+    stranger = HeldClaim(storage.new_ids(1)[0], 1, None)
     taken = attrs.evolve(ended(running[0], State.DELETED), session=None, fence=None)
     assert [Applied.APPLIED] == storage.apply([taken])
 
-    found = storage.reconcile(SESSION, [stranger, Held(jobs[0].id, 1, STARTED)])
-    storage.reconcile(SESSION, [Held(jobs[0].id, 1, None), Held(jobs[1].id, 1, STARTED)])
+    found = storage.reconcile(SESSION, [stranger, HeldClaim(jobs[0].id, 1, STARTED)])
+    storage.reconcile(SESSION, [HeldClaim(jobs[0].id, 1, None), HeldClaim(jobs[1].id, 1, STARTED)])
 
     assert (False, [running[1]]) == (found.is_session_lost, found.unknown)
     assert [
         LostClaim(stranger),
-        LostClaim(Held(jobs[0].id, 1, STARTED), State.DELETED, 1, has_tail=True),
+        LostClaim(HeldClaim(jobs[0].id, 1, STARTED), State.DELETED, 1, has_tail=True),
     ] == (found.lost)
     assert STARTED == record(storage, jobs[1]).started_at
     storage.apply([ended(job) for job in running])

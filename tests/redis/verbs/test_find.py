@@ -377,7 +377,7 @@ def test_a_member_whose_ties_are_damaged_hinders_no_other(scene, server):
 
     running = flow.running(holder, bad, good)
 
-    assert is_damaged(running[0].job.ties_json)
+    assert is_damaged(running[0].job.relations_json)
     for one in running:
         flow.settle(succeeds(one, expires_at=1))
     assert [State.SUCCEEDED] * 2 == flow.states(bad, good)

@@ -10,7 +10,7 @@ from firelock.model.dependencies import Edge, On
 from firelock.model.job import LogLine, Progress
 from firelock.model.lifecycle import Moved
 from firelock.model.state import State
-from firelock.storage import Held, Renewal, StorageUnavailable
+from firelock.storage import HeldClaim, Renewal, StorageUnavailable
 from firelock.testing.conformance.scene import (
     DAY,
     HOUR,
@@ -381,7 +381,7 @@ def test_upkeep_goes_on_when_memory_is_full(scene, server):
         with pytest.raises(StorageUnavailable):
             scene.add()
         assert [True] == scene.storage.renew([Renewal(holder.session)])
-        held = Held(running.id, running.job.fence, at)
+        held = HeldClaim(running.id, running.job.fence, at)
         assert [] == scene.storage.reconcile(holder.session, [held]).lost
         assert [other.session] == [taken.session for taken in scene.storage.orphans(10)]
         assert (1, 1, 1) == (

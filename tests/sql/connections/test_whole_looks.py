@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.storage import Held, State, StorageError
+from firelock.storage import HeldClaim, State, StorageError
 from firelock.testing.conformance.scene import deletes
 from firelock_sql.connections import whole_looks
 from firelock_sql.connections.whole_looks import EARLIEST, LATE, DueFloor, HeldLooks, WholeLooks
@@ -155,7 +155,7 @@ def test_a_comparison_between_whole_reads_finds_what_is_lost(scene):
     holder = scene.begin()
     for _ in range(3):
         scene.add()
-    lost, held, other = (Held(job.id, job.fence, None) for job in scene.claim(holder, 3))
+    lost, held, other = (HeldClaim(job.id, job.fence, None) for job in scene.claim(holder, 3))
     scene.reconcile(holder, [])
     scene.settle(deletes(lost.job_id))
 

@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from firelock import ConfigurationError, Firelock, JobContext, JobNotCommitted, JobNotFound, State
 from firelock.model.batch import BATCH_TASK, BatchRules
-from firelock.model.dependencies import Ties, write_ties
+from firelock.model.dependencies import Relations, write_relations
 from firelock.model.memo import Memo, MemoKind, NewMemo
 from firelock.storage import Applied, ClaimRequest, Edge, NewJob, NewSession, On, StorageUnavailable
 from tests.sql.servers.pgbouncer import ADVISED
@@ -179,11 +179,19 @@ class AsyncCallers:
     def test_what_is_remembered_follows_an_async_session(self, fire, opened, is_committed):
         """Step, signal and a member of a batch are there after its commit, or none of them ever is."""
         storage, holder = fire.storage, NewSession("s", "server", "host:1", "host", 1, 1_000, 1e6)
-        batch = write_ties(Ties(batch=BatchRules("nightly")))
+        batch = write_relations(Relations(batch=BatchRules("nightly")))
         jobs = [
             new_job("0190-run"),
             NewJob(
-                "0190-batch", BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 1_000, ties_json=batch
+                "0190-batch",
+                BATCH_TASK,
+                "{}",
+                "json",
+                "default",
+                0,
+                State.AWAITING,
+                1_000,
+                relations_json=batch,
             ),
         ]
         storage.insert(jobs)
@@ -194,7 +202,7 @@ class AsyncCallers:
             NewMemo(job.id, step, holder.id, job.fence),
             NewMemo(job.id, Memo(MemoKind.SIGNAL, "approval", "true", True, 1_000, author="ada")),
         ]
-        member = new_job("0190-member", ties_json=write_ties(Ties("0190-batch")))
+        member = new_job("0190-member", relations_json=write_relations(Relations("0190-batch")))
 
         async def use():
             async with opened() as engine, AsyncSession(engine) as session:

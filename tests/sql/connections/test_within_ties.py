@@ -171,7 +171,7 @@ def all_of(forms, outcome):
 
 
 @pytest.mark.parametrize("way", WAYS)
-class Ties:
+class Relations:
     """What holds on each database: `url` is that of the jobs, `engine_url` that of the caller's engine."""
 
     @pytest.fixture
@@ -272,7 +272,7 @@ class Ties:
         assert shop.fire.jobs.counts().enqueued == 1  # the one that was committed at first
 
 
-class TestSqlite(Ties):
+class TestSqlite(Relations):
     @pytest.fixture
     def url(self, tmp_path):
         return f"sqlite:///{tmp_path}/jobs.db"
@@ -296,7 +296,7 @@ class TestSqlite(Ties):
         assert shop.stored() == 1
 
 
-class OnServers(Ties):
+class OnServers(Relations):
     """Two transactions write at the same time."""
 
     def test_job_in_another_transaction_cannot_wait_for_one_in_it(self, shop, way):

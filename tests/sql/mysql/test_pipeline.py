@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firelock_sql.mysql.pipeline import Courier, TogetherCursor
+from firelock_sql.mysql.pipeline import MultiStatementCursor, StatementSender
 
 UPDATE = "UPDATE jobs SET state=%s, history=concat(jobs.history, %s) WHERE jobs.seq = %s"
 DELETE = "DELETE FROM tags WHERE tags.tag = %s AND tags.job = %s"
@@ -33,7 +33,7 @@ class Recorder:
 
 def cursor_on(driver, *, carries_several=False):
     """The cursor above it."""
-    return TogetherCursor(Courier(driver, carries_several=carries_several))
+    return MultiStatementCursor(StatementSender(driver, carries_several=carries_several))
 
 
 def test_no_statement_grows_without_bound():

@@ -14,7 +14,7 @@ import pytest
 from firelock import State
 from firelock.errors import BatchFinished
 from firelock.model.batch import BATCH_TASK, BatchRules
-from firelock.model.dependencies import Ties, write_ties
+from firelock.model.dependencies import Relations, write_relations
 from firelock.model.memo import Memo, MemoKind, NewMemo
 from firelock.storage import Applied, Edge, JobFilter, On, StorageUnavailable
 from firelock.testing.conformance.flow_scene import recount, suspends
@@ -68,16 +68,20 @@ def open_transaction(mariadb):
 def new_batch(scene, **rules):
     """A batch that is not held."""
     within = rules.pop("within", None)
-    ties = Ties(batch_id=within, batch=BatchRules("night", **rules))
+    relations = Relations(batch_id=within, batch=BatchRules("night", **rules))
     return scene.new_job(
-        task=BATCH_TASK, state=State.AWAITING, arguments="{}", ties_json=write_ties(ties), created_at=1
+        task=BATCH_TASK,
+        state=State.AWAITING,
+        arguments="{}",
+        relations_json=write_relations(relations),
+        created_at=1,
     )
 
 
 def new_members(scene, batch_id, number=1, **fields):
     """Jobs that are members of it."""
-    ties = write_ties(Ties(batch_id))
-    return [scene.new_job(ties_json=ties, created_at=1, **fields) for _ in range(number)]
+    relations = write_relations(Relations(batch_id))
+    return [scene.new_job(relations_json=relations, created_at=1, **fields) for _ in range(number)]
 
 
 def store_batch(scene, number=1, **rules):
@@ -120,7 +124,7 @@ def test_a_batch_and_its_members_are_stored_in_few_round_trips(scene, holder, pr
     assert (batch_counts(scene, batch.id).total, batch_counts(scene, batch.id).active) == (number, number)
     claimed = scene.claim(holder, number)
     assert {one.id for one in claimed} == {one.id for one in members}
-    assert {one.ties_json for one in claimed} == {members[0].ties_json}
+    assert {one.relations_json for one in claimed} == {members[0].relations_json}
 
 
 def test_members_are_added_in_two_round_trips(scene, proxy):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.storage import ClaimRequest, Held, JobFilter, State
+from firelock.storage import ClaimRequest, HeldClaim, JobFilter, State
 from firelock.testing.conformance.scene import Running, deletes, fails, retries, succeeds
 from firelock_sql.verbs import find
 from tests.scenes import scene_at
@@ -71,7 +71,7 @@ def test_no_verb_reads_more_than_it_returns(scene, reads):
         "claim of one": (LIMIT, lambda: take(["default"])),
         "claim of some": (LIMIT, lambda: take(["absent", *QUEUES])),
         "claim of none": (0, lambda: take(["absent"])),
-        "reconcile": (4 * LIMIT, lambda: storage.reconcile(session, [Held(one.id, 1) for one in taken])),
+        "reconcile": (4 * LIMIT, lambda: storage.reconcile(session, [HeldClaim(one.id, 1) for one in taken])),
         "apply": (LIMIT, lambda: storage.apply([succeeds(taken.pop()) for _ in range(LIMIT)])),
         "exchange": (2 * LIMIT, lambda: exchange([succeeds(taken.pop()) for _ in range(LIMIT)])),
         "exchange of others": (4, lambda: exchange([fails(taken.pop()), retries(taken.pop())], 2)),

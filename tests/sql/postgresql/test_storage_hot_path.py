@@ -6,7 +6,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import create_engine
 
-from firelock.storage import Applied, Chunk, ClaimRequest, Held, State
+from firelock.storage import Applied, Chunk, ClaimRequest, HeldClaim, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.scene import Running, deletes, fails, succeeds
 from firelock_sql.postgresql.connect import text_array
@@ -151,7 +151,7 @@ def test_what_a_session_holds_is_not_read_for_one_of_its_jobs(scene, admin):
     admin.execute("VACUUM ANALYZE")
     holder = scene.begin()
     for job in scene.claim(holder):
-        scene.reconcile(holder, [Held(job.id, job.fence, scene.stamp())])
+        scene.reconcile(holder, [HeldClaim(job.id, job.fence, scene.stamp())])
         scene.storage.append_stream(job.id, [Chunk("out", 0, "a")], session=holder.session, fence=job.fence)
         scene.storage.recall(job.id, session=holder.session, fence=job.fence)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.storage import Edge, On, State, Ties
+from firelock.storage import Edge, On, Relations, State
 from firelock.testing.conformance.scene import fails, succeeds
 
 FEW = 3
@@ -15,8 +15,8 @@ def ended_parents(flow, number, *, child_of_all=False):
     """So many jobs have ended, and each has a job that waits for its end; return these."""
     parents = flow.add_many(number)
     edges = [Edge(one, On.SUCCEEDED) for one in parents]
-    tied = [tuple(edges)] if child_of_all else [(edge,) for edge in edges]
-    children = [flow.new_job(state=State.AWAITING, parents=some, queue="children") for some in tied]
+    related = [tuple(edges)] if child_of_all else [(edge,) for edge in edges]
+    children = [flow.new_job(state=State.AWAITING, parents=some, queue="children") for some in related]
     flow.storage.insert(children)
     jobs = flow.take(flow.begin(), number)
     flow.storage.apply([succeeds(job) for job in jobs])
@@ -94,7 +94,7 @@ def test_called_jobs_are_stored_in_one_round_trip(flow, proxy, number):
     caller = flow.run()
 
     def called():
-        return [flow.new_tied(Ties(caller_id=caller.id), {"queue": "called"}) for _ in range(number)]
+        return [flow.new_tied(Relations(caller_id=caller.id), {"queue": "called"}) for _ in range(number)]
 
     flow.storage.insert(called())  # statements are prepared
     jobs, before = called(), proxy.traffic
@@ -104,7 +104,7 @@ def test_called_jobs_are_stored_in_one_round_trip(flow, proxy, number):
 
     assert [False] * number == flow.storage.insert(jobs).is_new
     claimed = flow.take(flow.begin("b"), 100, ("called",))
-    assert {caller.id} == {job.job.ties.caller_id for job in claimed}
+    assert {caller.id} == {job.job.relations.caller_id for job in claimed}
     assert 2 * number == len(claimed)
 
 

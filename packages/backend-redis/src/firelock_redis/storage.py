@@ -38,7 +38,7 @@ from firelock_redis.connections.notify import RedisWaiting
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claim_of, claimed_job, flags_of, task_head
 from firelock_redis.layout.partitions import EVERYWHERE
 from firelock_redis.layout.words import Claimed, ExchangeReply, ExchangeWords, Group, LaneEnds
-from firelock_redis.verbs.changes import Held, write_changes
+from firelock_redis.verbs.changes import HeldClaim, write_changes
 from firelock_redis.verbs.find import FindVerbs
 from firelock_redis.verbs.insert import InsertVerbs
 from firelock_redis.verbs.limits import LimitVerbs
@@ -85,7 +85,7 @@ class RedisStorage(
         self._waiting = self._polls = RedisWaiting(database, self._turns.note)
         # By session and id what was claimed here: record less its last line, and job. A change takes it out,
         # for if its reply is lost it is sent again field by field.
-        self._holdings: dict[str, dict[str, Held]] = {}
+        self._holdings: dict[str, dict[str, HeldClaim]] = {}
 
     # ---- life --------------------------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ class RedisStorage(
             claim = ExchangeWords(asked.session, now=asked.now, limit=max(asked.limit, 0), queues=number)
             arguments = [*claim, *names]
         freed = {} if freed is None else freed
-        held: list[Held | None] = []
+        held: list[HeldClaim | None] = []
         for transition in transitions:
             holding = self._holdings.get(transition.session or "")
             one = None if holding is None else holding.pop(transition.job_id, None)

@@ -35,7 +35,7 @@ from firelock.storage import (
     SchemaState,
     Taken,
     Transition,
-    read_ties,
+    read_relations,
 )
 from firelock_sql.connections.counting import FOLD_EVERY
 from firelock_sql.connections.database import BRIEF_SECONDS, Database, RowLocked
@@ -95,7 +95,7 @@ SETTLE, SETTLE_MEMBERS = (
 )
 
 
-def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
+def settle_values(end: Transition, held: HeldClaim) -> tuple[Value, ...]:
     """Return the parameters of `SETTLE` and `SETTLE_MEMBERS`."""
     return (
         end.at, end.at, end.started_at, end.expires_at, end.result, end.result_absent, held.seq, end.job_id,
@@ -103,7 +103,7 @@ def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
     )  # fmt: skip
 
 
-class Held(NamedTuple):
+class HeldClaim(NamedTuple):
     """What is remembered of a claimed job: enough to settle it without reading its row."""
 
     seq: int
@@ -114,14 +114,14 @@ class Held(NamedTuple):
     batch_id: str | None
 
 
-def held_of(job: ClaimedJob, seq: int) -> Held:
+def held_of(job: ClaimedJob, seq: int) -> HeldClaim:
     """Return what is remembered of a claimed job."""
-    batch_id = None if job.ties_json is None else read_ties(job.ties_json).batch_id
+    batch_id = None if job.relations_json is None else read_relations(job.relations_json).batch_id
     # Calling the class takes twice as long.
-    return Held._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
+    return HeldClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
 
 
-def freed_by(plain: Sequence[tuple[Transition, Held]]) -> list[LetGo]:
+def freed_by(plain: Sequence[tuple[Transition, HeldClaim]]) -> list[LetGo]:
     """Return what these plain ends leave for jobs that wait for the same keys."""
     keyed = [held for _, held in plain if held.admission_json is not None]
     return [
@@ -134,14 +134,14 @@ def freed_by(plain: Sequence[tuple[Transition, Held]]) -> list[LetGo]:
 @attrs.define
 class _Holding:
     server: str
-    jobs: dict[str, Held] = attrs.field(factory=dict)
+    jobs: dict[str, HeldClaim] = attrs.field(factory=dict)
 
 
 @attrs.define
 class Parted:
     """Transitions, parted: plain ends, and the places of all others."""
 
-    plain: list[tuple[Transition, Held]] = attrs.field(factory=list)
+    plain: list[tuple[Transition, HeldClaim]] = attrs.field(factory=list)
     others: list[int] = attrs.field(factory=list)
 
 
@@ -158,7 +158,7 @@ class Holdings:
         else:
             self._of.pop(session, None)
 
-    def remember(self, session: str, server: str, claimed: Iterable[tuple[str, Held]]) -> None:
+    def remember(self, session: str, server: str, claimed: Iterable[tuple[str, HeldClaim]]) -> None:
         """The session of this server has claimed these jobs, by id, for sure."""
         holding = self._of.get(session)
         if holding is None:

@@ -163,7 +163,7 @@ with transaction.atomic():
             raise LookupError
     except LookupError:
         pass
-said["kept"] = kept.batch_counts().total
+said["kept"] = kept.counts().total
 try:
     with transaction.atomic():
         gone = [receipts("gone"), receipts("more than one chunk", 1_200)]

@@ -101,7 +101,7 @@ class Rarer(NamedTuple):
     recurring_id: str | None = None
     parents: Any = ()  # each an `EDGE`
     meta_json: str | None = None
-    ties_json: str | None = None  # left out where it is nothing
+    relations_json: str | None = None  # left out where it is nothing
 
 
 RARER = Array(*Rarer._fields, nothing=encode(Rarer()[:-1]))
@@ -143,19 +143,19 @@ _NOTHING_BESIDE_TIES = Rarer()[:-1]
 def rare_of(job: NewJob) -> str:
     """Return the fields that most jobs do without, as JSON without a line's end; nothing for none."""
     if _beside_ties(job) == _NOTHING_BESIDE_TIES:
-        return "" if job.ties_json is None else _rare_of_ties(job.ties_json)
+        return "" if job.relations_json is None else _rare_of_ties(job.relations_json)
     rarer = Rarer(*_rarer(job))
     return _on_a_line(rarer._replace(parents=[_edge(edge) for edge in rarer.parents]))
 
 
 @lru_cache(1_000)
-def _rare_of_ties(ties_json: str) -> str:
+def _rare_of_ties(relations_json: str) -> str:
     """Return the rarer fields of a job that has ties alone, which all members of a batch have alike."""
-    return _on_a_line(Rarer(ties_json=ties_json))
+    return _on_a_line(Rarer(relations_json=relations_json))
 
 
 def _on_a_line(rarer: Rarer) -> str:
-    return encode(rarer[:-1] if rarer.ties_json is None else rarer)
+    return encode(rarer[:-1] if rarer.relations_json is None else rarer)
 
 
 @lru_cache(1_000)
@@ -177,7 +177,7 @@ def _read_claimed(rare: str) -> tuple[Any, ...]:
     """Return those of the rarer fields that a claimed job has, to be unpacked in this order."""
     of = _read_rare(rare)
     return (
-        of.nominal_at, of.tags, of.timeout_seconds, of.retry, of.recurring_id, of.meta_json, of.ties_json
+        of.nominal_at, of.tags, of.timeout_seconds, of.retry, of.recurring_id, of.meta_json, of.relations_json
     )  # fmt: skip
 
 
@@ -277,7 +277,7 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
     if rare:
         (
             job.nominal_at, job.tags, job.timeout_seconds, job.retry, job.recurring_id, job.meta_json,
-            job.ties_json,
+            job.relations_json,
         ) = _read_claimed(rare)  # fmt: skip
     if is_flagged:
         job.has_memos = "r" in letter
@@ -372,7 +372,7 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         result_absent=text_of(of["absent"]),
         parents=tuple(_read_edge(*edge) for edge in rarer.parents),
         admission_json=of["asks"][1:] or None,
-        ties_json=rarer.ties_json,
+        relations_json=rarer.relations_json,
         waits_for=text_of(of["waits"].partition("\t")[0]),
     )
 
@@ -414,8 +414,8 @@ def plain_end(
     if not record[1].isdigit():
         if not _ENDS_PLAINLY.issuperset(flags_of(record)):
             return None  # others wait for its end, which is announced on the long way
-        ties = job.ties
-        batch = (ties and ties.batch_id) or ""
+        relations = job.relations
+        batch = (relations and relations.batch_id) or ""
     head, rest = record.split("\n", 1)
     at, expires, server = transition.at, transition.expires_at, transition.server
     result, absent = transition.result, transition.result_absent
@@ -527,6 +527,6 @@ NUMBERS = Text(
 ASKS = Array("uses", "unique", "before", "within")  # `write_admission`
 USE = Array("key", "cost", "strict")  # of a limit
 UNIQUE = Array("key", "kept_until", "at_least", "keeps_last", "raises", "wait", "max_wait")
-TIES = Array("batch", "caller", "inputs", "rules")  # `write_ties`
+TIES = Array("batch", "caller", "inputs", "rules")  # `write_relations`
 INPUT = Array("job")  # and behind it the path
 RULES = Array("name", "fast", "succeeded", "failed", "deleted")  # of a batch: by its end how long it stays

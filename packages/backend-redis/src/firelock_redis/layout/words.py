@@ -74,7 +74,7 @@ class NewBatch(NamedTuple):
 
 
 class NewJobWords(NamedTuple):
-    """A job of any kind; behind it its tags, the number of its parents, and a `Tie` of each."""
+    """A job of any kind; behind it its tags, the number of its parents, and a `NewRelations` of each."""
 
     id: str
     payload: str
@@ -86,11 +86,11 @@ class NewJobWords(NamedTuple):
     reason: str  # JSON
     recurring: str
     asks: str
-    ties: str
+    relations: str
     tags: int
 
 
-class Tie(NamedTuple):
+class NewRelations(NamedTuple):
     """A parent of a new job."""
 
     on: str  # a letter
@@ -372,7 +372,7 @@ FORMATS: dict[str, Text | Words] = {
     "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
     # Words of ARGV, behind the place of the first one.
     "RUN": Words(Run._fields), "PLAIN": Words(PlainJob._fields), "KEYED": Words(KeyedJob._fields),
-    "BATCH": Words(NewBatch._fields), "JOB": Words(NewJobWords._fields), "TIE": Words(Tie._fields),
+    "BATCH": Words(NewBatch._fields), "JOB": Words(NewJobWords._fields), "TIE": Words(NewRelations._fields),
     "CLAIM": Words(ExchangeWords._fields), "GROUP": Words(Group._fields), "LANE": Words(LaneEnds._fields),
     "END": Words(PlainEnd._fields), "CHANGE": Words(Change._fields), "FURTHER": Words(Further._fields),
     "MOVING": Words(MoveWords._fields), "NEW_MEMO": Words(MemoWords._fields),

@@ -8,7 +8,7 @@ local verbs = {}
 
 -- Read one job out of the arguments; return it and where the next one begins.
 local function argued(at)
-  local asks, ties, created, count = ARGV[at + JOB.asks], ARGV[at + JOB.ties], ARGV[at + JOB.created], ARGV[at + JOB.tags]
+  local asks, ties, created, count = ARGV[at + JOB.asks], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
   local job = {
     id = ARGV[at + JOB.id], payload = ARGV[at + JOB.payload], created = created, recurring = ARGV[at + JOB.recurring],
     state = ARGV[at + JOB.state], flag = '', attempt = '0', fence = '0', place = ARGV[at + JOB.lowest],

@@ -146,7 +146,7 @@ local function forget_rare(id)
   bytes = bytes + size
   if not fields then return end
   local tags, recurring = fields[RARER.tags], fields[RARER.recurring_id]
-  local parents, ties = fields[RARER.parents], fields[RARER.ties_json]
+  local parents, ties = fields[RARER.parents], fields[RARER.relations_json]
   for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
   if recurring ~= cjson.null then put(removes, 'rj:' .. recurring, id) end
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[EDGE.parent_id], id) end

@@ -29,14 +29,14 @@ _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not pla
 _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
 
-Held: TypeAlias = tuple[str, ClaimedJob]
+HeldClaim: TypeAlias = tuple[str, ClaimedJob]
 """What was claimed here: the record less its last line, and the job."""
 
 
 def write_changes(
     arguments: list[Any],
     transitions: Sequence[Transition],
-    held: Sequence[Held | None],
+    held: Sequence[HeldClaim | None],
     partitions: Partitions,
 ) -> tuple[list[int], list[list[int]]]:
     """Write changes behind the arguments, in groups; return their places in the order in which they are.

@@ -24,12 +24,12 @@ from firelock.storage import (
     NewJob,
     On,
     RecordChange,
+    Relations,
     State,
     StorageError,
     StorageUnavailable,
-    Ties,
     continuation_target,
-    read_ties,
+    read_relations,
     waiting_reason,
 )
 from firelock_redis.connections.database import RedisDatabase
@@ -42,7 +42,7 @@ from firelock_redis.layout.encoding import (
     rare_of,
     text_word,
 )
-from firelock_redis.layout.words import NewBatch, NewJobWords, PlainJob, Run, Tie
+from firelock_redis.layout.words import NewBatch, NewJobWords, NewRelations, PlainJob, Run
 from firelock_redis.verbs.limits import require_keys_beside, require_ties_beside
 from firelock_redis.verbs.records import RecordVerbs, copied
 
@@ -137,7 +137,9 @@ class InsertVerbs(RecordVerbs):
 
 def _is_refusable(job: NewJob) -> bool:
     asks = job.admission
-    return bool(job.parents) or job.ties_json is not None or (asks is not None and asks.unique is not None)
+    return (
+        bool(job.parents) or job.relations_json is not None or (asks is not None and asks.unique is not None)
+    )
 
 
 @lru_cache(1_000)
@@ -189,8 +191,8 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
         return None
     first = jobs[0] if len(jobs) > 1 and jobs[0].state is State.AWAITING else None
     members = jobs if first is None else jobs[1:]
-    ties = members[0].ties_json if members else None
-    batch = "" if ties is None else _batch_alone(ties)
+    relations = members[0].relations_json if members else None
+    batch = "" if relations is None else _batch_alone(relations)
     about = ("",) if first is None else _new_batch(first)
     if batch is None or about is None or (first is not None and batch != first.id):
         return None
@@ -198,8 +200,12 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     run, count = None, 0  # what the jobs of the present run have in common, and where their number stands
     for job in members:  # hot: what is added for each is a `PlainJob`
         rare = ""
-        if ties is not None or not job.is_plain:
-            if job.ties_json != ties or job.admission_json is not None or _kept_apart(job) != _NOTHING_APART:
+        if relations is not None or not job.is_plain:
+            if (
+                job.relations_json != relations
+                or job.admission_json is not None
+                or _kept_apart(job) != _NOTHING_APART
+            ):
                 return None
             rare = rare_of(job)
         if (job.queue, job.priority) != run:
@@ -215,18 +221,18 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
 
 def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
     """Return a batch as scripts/insert_plain.lua reads it; None for one with other ties, or what is none."""
-    ties = job.ties
-    if ties is None or ties.batch is None or ties != Ties(batch=ties.batch):
+    relations = job.relations
+    if relations is None or relations.batch is None or relations != Relations(batch=relations.batch):
         return None
     if job.parents or job.admission_json is not None or job.recurring_id is not None:
         return None
-    keeps = " ".join("-" if keep is None else str(keep) for keep in ties.batch.keeps)
+    keeps = " ".join("-" if keep is None else str(keep) for keep in relations.batch.keeps)
     batch = NewBatch(
         queue=job.queue,
         lowest=lowest_place(job.priority),
         due=number_word(job.due_at),
         reason=text_word(job.reason),
-        fast="1" if ties.batch.fails_fast else "",
+        fast="1" if relations.batch.fails_fast else "",
         keeps=keeps,
         tags=len(job.tags),
     )
@@ -234,10 +240,10 @@ def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
 
 
 @lru_cache(1_000)
-def _batch_alone(ties_json: str) -> str | None:
+def _batch_alone(relations_json: str) -> str | None:
     """Return the batch of a member; None where it has other ties too."""
-    ties = read_ties(ties_json)
-    return ties.batch_id if ties == Ties(ties.batch_id) else None
+    relations = read_relations(relations_json)
+    return relations.batch_id if relations == Relations(relations.batch_id) else None
 
 
 def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
@@ -248,7 +254,7 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     run, count = None, 0  # as in `_plain_arguments`
     for job in jobs:  # hot: what is added for each is a `KeyedJob`
         asks = job.admission
-        if asks is None or job.ties_json is not None or _kept_apart(job) != _NOTHING_APART:
+        if asks is None or job.relations_json is not None or _kept_apart(job) != _NOTHING_APART:
             return None
         standing = _standing(asks)
         if standing is None:
@@ -293,12 +299,12 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
             reason=text_word(job.reason),
             recurring=job.recurring_id or "",
             asks=job.admission_json or "",
-            ties=job.ties_json or "",
+            relations=job.relations_json or "",
             tags=len(job.tags),
         )
         arguments += (*job.tags, len(job.parents))
         for edge in job.parents:
-            arguments += Tie(on=ON_LETTERS[edge.on], id=edge.parent_id)
+            arguments += NewRelations(on=ON_LETTERS[edge.on], id=edge.parent_id)
     return arguments
 
 
@@ -314,7 +320,7 @@ def answered(jobs: Sequence[NewJob], reply: Sequence[Any]) -> list[bool | Duplic
         why, id, *others = reply[0]
         job = next(job for job in jobs if job.id == id)
         if why == "missing":
-            is_batch = job.ties is not None and job.ties.batch_id == others[0]
+            is_batch = job.relations is not None and job.relations.batch_id == others[0]
             wish = "be a member of batch" if is_batch else "wait for"
             raise JobNotFound(f"Job {id} is to {wish} {others[0]}, which is not stored. Nothing was stored.")
         if why == "finished":

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.limits import LINE_LANES, Spot, in_turns, parts_of, place_of, spots
-from firelock.storage import Admission, KeyState, NewJob, Ties, UniqueState, WaitingJobs
+from firelock.storage import Admission, KeyState, NewJob, Relations, UniqueState, WaitingJobs
 from firelock_redis.connections.database import RedisVerbs
 from firelock_redis.layout.encoding import UNIQUE_ROW, number_word
 from firelock_redis.layout.partitions import EVERYWHERE, Partitions
@@ -128,10 +128,10 @@ def require_ties_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
         ConfigurationError: one does not; nothing was stored.
     """
     for job in jobs:
-        ties = job.ties
-        if ties is None:
+        relations = job.relations
+        if relations is None:
             continue
-        for what, other in _others(ties):
+        for what, other in _others(relations):
             if partitions.of(other) != partitions.of(job.id):
                 raise ConfigurationError(
                     f"Job {job.id} of task {job.task!r} lies in another partition than {what}, {other}: this "
@@ -140,12 +140,12 @@ def require_ties_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
                 )
 
 
-def _others(ties: Ties) -> Iterator[tuple[str, str]]:
-    if ties.batch_id is not None:
-        yield "its batch", ties.batch_id
-    if ties.caller_id is not None:
-        yield "its caller", ties.caller_id
-    for one in ties.inputs:
+def _others(relations: Relations) -> Iterator[tuple[str, str]]:
+    if relations.batch_id is not None:
+        yield "its batch", relations.batch_id
+    if relations.caller_id is not None:
+        yield "its caller", relations.caller_id
+    for one in relations.inputs:
         yield "a job whose result it takes", one.job_id
 
 
@@ -155,13 +155,13 @@ def _mend(partitions: Partitions, job: NewJob, keys: Sequence[str]) -> str:
             "All keys of a job lie in one, by what stands before their first '/': let them begin alike, as "
             "'tenant:7' and 'tenant:7/smtp' do."
         )
-    ties = job.ties
-    if ties is not None and ties.batch_id is not None:
+    relations = job.relations
+    if relations is not None and relations.batch_id is not None:
         return (
-            f"It lies beside its batch {ties.batch_id}; let that lie beside the key, as by fire.batch(name, "
-            "beside=key)."
+            f"It lies beside its batch {relations.batch_id}; let that lie beside the key, as by "
+            "fire.batch(name, beside=key)."
         )
-    if job.parents or (ties is not None and ties.caller_id is not None):
+    if job.parents or (relations is not None and relations.caller_id is not None):
         return (
             "It lies beside its parent, so let their keys begin alike, as 'tenant:7' and 'tenant:7/smtp' do."
         )

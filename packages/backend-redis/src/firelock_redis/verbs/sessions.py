@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from firelock.storage import (
     ClaimedJob,
-    Held,
+    HeldClaim,
     LostClaim,
     Moved,
     NewSession,
@@ -95,7 +95,7 @@ class SessionVerbs(RedisVerbs):
         return [_record(told) for told in self._run_on("leases.list", 0)]
 
     @override
-    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+    def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
         """One round trip a partition, and lost where one of them does not know it."""
         is_lost = False
         lost: dict[int, LostClaim] = {}  # by the place among what is held
@@ -170,7 +170,7 @@ def _record(told: Sequence[Any]) -> SessionRecord:
 # ---- beliefs ---------------------------------------------------------------------------------------------
 
 
-def _lost(held: Held, job: LostJob) -> LostClaim:
+def _lost(held: HeldClaim, job: LostJob) -> LostClaim:
     if not job.state:
         return LostClaim(held)
     return LostClaim(held, state_of(job.state), int(job.fence), bool(job.tail))

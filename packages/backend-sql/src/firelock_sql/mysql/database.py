@@ -17,7 +17,7 @@ from firelock_sql.connections.server_database import LateClock, ServerDatabase
 from firelock_sql.connections.within import Joined, tell_nobody
 from firelock_sql.mysql import health
 from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
-from firelock_sql.mysql.pipeline import Courier, TogetherCursor
+from firelock_sql.mysql.pipeline import MultiStatementCursor, StatementSender
 from firelock_sql.schema.names import SCHEMA_TABLE
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class MysqlDatabase(ServerDatabase):
     def begin(self, lent: Lent, *, is_writing: bool, is_brief: bool = False) -> tuple[Cursor, LateClock]:
         """No round trip, where the connection takes several statements at once, as our own do."""
         carries_several = self._is_own or runs_several(lent.driver)
-        cursor = TogetherCursor(Courier(lent.driver.cursor(), carries_several=carries_several))
+        cursor = MultiStatementCursor(StatementSender(lent.driver.cursor(), carries_several=carries_several))
         del is_brief  # which of its statements wait for no lock, these say themselves
         if not is_writing:
             cursor.put(_SNAPSHOT_LEVEL)
@@ -128,7 +128,7 @@ class MysqlDatabase(ServerDatabase):
             return super().look(work)
 
         def ask(tx: Transaction) -> _T:
-            cast("TogetherCursor", tx.cursor).drop()  # the beginning of a transaction
+            cast("MultiStatementCursor", tx.cursor).drop()  # the beginning of a transaction
             tx.is_ended = True
             return work(tx)
 
@@ -136,16 +136,16 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def has_begun(self, cursor: Cursor) -> bool:
-        return cast("TogetherCursor", cursor).has_answered
+        return cast("MultiStatementCursor", cursor).has_answered
 
     @override
     def undo(self, cursor: Cursor) -> None:
-        cast("TogetherCursor", cursor).drop()
+        cast("MultiStatementCursor", cursor).drop()
         super().undo(cursor)
 
     @override
     def cursor_of(self, driver: Any) -> Cursor:
-        return TogetherCursor(Courier(driver.cursor(), carries_several=False))
+        return MultiStatementCursor(StatementSender(driver.cursor(), carries_several=False))
 
     @override
     def now(self, cursor: Cursor) -> int:
@@ -257,7 +257,7 @@ class MysqlDatabase(ServerDatabase):
             return None
 
 
-def _clock_asked(cursor: TogetherCursor) -> Callable[[], int]:
+def _clock_asked(cursor: MultiStatementCursor) -> Callable[[], int]:
     """Add the query for the time to the waiting statements; return a function that reads its answer."""
     [answer] = cursor.put(_NOW)
 

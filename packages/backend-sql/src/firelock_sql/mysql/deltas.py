@@ -16,7 +16,7 @@ from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.batch_row import summed
 
 if TYPE_CHECKING:
-    from firelock_sql.mysql.pipeline import TogetherCursor
+    from firelock_sql.mysql.pipeline import MultiStatementCursor
 
 _WIDTH = 60  # numbers told by one row: bits of a number that every driver reads
 _ALL = (1 << _WIDTH) - 1
@@ -36,7 +36,7 @@ def take_deltas(tx: Transaction, id: str) -> Share:
     """Return the sum of what is taken: all that was committed before this, behind the lock of the batch."""
     found = tx.all(_TAKE, id=id)
     runs, loose = _numbers((int(part), int(there)) for part, there, *_ in found)
-    cursor = cast("TogetherCursor", tx.cursor)
+    cursor = cast("MultiStatementCursor", tx.cursor)
     for first, last in runs:
         dropped = _DROP_RUN.compiled(tx.dialect)
         cursor.put(dropped.text, dropped.bind({"first": first, "last": last}))

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from firelock.limits import Head, KeyRow, LaneLook, LimitNumbers, keys_of, name_of
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.mysql.pipeline import TogetherCursor, Written
+from firelock_sql.mysql.pipeline import MultiStatementCursor, Written
 from firelock_sql.rows.job_row import CLAIMABLE
 from firelock_sql.verbs.limits import (
     HEAD_COLUMNS,
@@ -120,7 +120,7 @@ class _Glance:
 class MysqlLanes(SqlLanes):
     """The lanes of a MySQL or MariaDB database, within one transaction."""
 
-    def __init__(self, tx: Transaction, cursor: TogetherCursor, memory: LaneMemory) -> None:
+    def __init__(self, tx: Transaction, cursor: MultiStatementCursor, memory: LaneMemory) -> None:
         super().__init__(tx)
         self._cursor, self._memory = cursor, memory
         self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job

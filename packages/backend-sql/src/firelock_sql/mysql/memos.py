@@ -15,7 +15,7 @@ import attrs
 from firelock.storage import MEMOS_BYTES, MEMOS_LIMIT, Applied, Memo, NewMemo, Remembered, State
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.mysql.connect import CLOCK
-from firelock_sql.mysql.pipeline import Answer, TogetherCursor
+from firelock_sql.mysql.pipeline import Answer, MultiStatementCursor
 from firelock_sql.rows.job_row import COMPACT_FROM
 from firelock_sql.rows.marks import HAS_MEMOS
 from firelock_sql.rows.memo_row import ALL_MEMOS, memo_of, memo_size
@@ -98,7 +98,7 @@ def can_remember_at_once(memos: Sequence[NewMemo]) -> bool:
 
 
 def remember_at_once(
-    tx: Transaction, cursor: TogetherCursor, memos: Sequence[NewMemo], offset: int, long: list[str]
+    tx: Transaction, cursor: MultiStatementCursor, memos: Sequence[NewMemo], offset: int, long: list[str]
 ) -> list[Remembered]:
     """Return what became of the memos; the transaction is committed.
 
@@ -149,7 +149,7 @@ def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
 
 
 def recall_at_once(
-    tx: Transaction, cursor: TogetherCursor, job_id: str, session: str | None, fence: int | None
+    tx: Transaction, cursor: MultiStatementCursor, job_id: str, session: str | None, fence: int | None
 ) -> list[Memo] | None:
     """Return what the job remembers, of one snapshot; the transaction is over. None: see `Storage.recall`."""
     held: tuple[Text, dict[str, object]] = (IS_KNOWN, {"id": job_id})

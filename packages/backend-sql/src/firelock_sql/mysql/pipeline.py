@@ -38,7 +38,7 @@ def asked_rows(columns: Sequence[str], number: int) -> str:
     return f"(SELECT {first}{other * (number - 1)})"
 
 
-class Courier:
+class StatementSender:
     """Sends statements by a driver's cursor, as many as wait in one round trip.
 
     What fails among them fails where they are sent, and nothing behind it has run.
@@ -90,14 +90,14 @@ _LISTED = " IN %s"  # as `Text` writes a list of values
 _VALUES, _ELSE = " VALUES ", " ON DUPLICATE KEY UPDATE "
 
 
-class TogetherCursor:
+class MultiStatementCursor:
     """A cursor (PEP 249) that sends few statements, and few times.
 
     `execute` is a round trip, and what waited goes with it. Changes by `executemany` and `put` wait, until an
     answer is asked for.
     """
 
-    def __init__(self, courier: Courier) -> None:
+    def __init__(self, courier: StatementSender) -> None:
         self._courier = courier
         self._last: list[Answer] = []
         self._read = 0  # rows of the last answer

@@ -31,12 +31,12 @@ from firelock.storage import (
     Memo,
     NewJob,
     NewMemo,
+    Relations,
     Remembered,
     State,
     StorageUnavailable,
-    Ties,
     Transition,
-    read_ties,
+    read_relations,
 )
 from firelock_sql.connections.database import RowLocked
 from firelock_sql.connections.pool import EnginePool
@@ -47,7 +47,7 @@ from firelock_sql.mysql.database import MysqlDatabase
 from firelock_sql.mysql.deltas import take_deltas
 from firelock_sql.mysql.lanes import HOLD_CLAIMS, LaneMemory, MysqlLanes
 from firelock_sql.mysql.memos import can_remember_at_once, recall_at_once, remember_at_once
-from firelock_sql.mysql.pipeline import TogetherCursor, Written
+from firelock_sql.mysql.pipeline import MultiStatementCursor, Written
 from firelock_sql.mysql.suspensions import suspend_at_once
 from firelock_sql.rows.batch_row import TAKERS
 from firelock_sql.rows.job_row import LOCK, lock_free, stored_among
@@ -109,9 +109,9 @@ _COMMIT: Written = ("COMMIT", ())
 _Question = tuple[Text, Mapping[str, object]]
 
 
-def cursor_of(tx: Transaction) -> TogetherCursor:
+def cursor_of(tx: Transaction) -> MultiStatementCursor:
     """Return the transaction's cursor, as all of MySQL have one."""
-    return cast("TogetherCursor", tx.cursor)
+    return cast("MultiStatementCursor", tx.cursor)
 
 
 @attrs.frozen
@@ -300,10 +300,10 @@ _ENQUEUED, _PROCESSING, _SUCCEEDED = (
 
 
 _OWN = ("id", "arguments")
-_OF_MEMBERS = ("ties_json", "marks")
+_OF_MEMBERS = ("relations_json", "marks")
 # What all jobs of a batch have alike is told once: to write nine values a job is half of the client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
-_own, _own_called, _alike = attrgetter(*_OWN), attrgetter(*_OWN, "ties_json"), attrgetter(*_ALIKE)
+_own, _own_called, _alike = attrgetter(*_OWN), attrgetter(*_OWN, "relations_json"), attrgetter(*_ALIKE)
 _TELL_ALIKE = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
 _TELL_MEMBERS = f"{_TELL_ALIKE}, {', '.join(f'@{name} = %s' for name in _OF_MEMBERS)}"
 
@@ -331,7 +331,7 @@ def _inserts(*more: str, are_members: bool = False) -> _Inserts:
 
 
 _LIMITS = ("held_by", "admission_json")
-_PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("ties_json")
+_PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("relations_json")
 _MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
 # Whoever adds to a batch shares its lock; only behind it is it seen whether it is open.
 _KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
@@ -349,18 +349,20 @@ _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None
 
 def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
     """Return the batch that the jobs are members of, where they have no other ties and nothing else apart."""
-    ties = jobs[0].ties_json
-    if ties is None or any(job.ties_json != ties or _besides_limits(job) != _NOTHING_BESIDES for job in jobs):
+    relations = jobs[0].relations_json
+    if relations is None or any(
+        job.relations_json != relations or _besides_limits(job) != _NOTHING_BESIDES for job in jobs
+    ):
         return None
-    batch_id = read_ties(ties).batch_id
-    return batch_id if read_ties(ties) == Ties(batch_id) else None
+    batch_id = read_relations(relations).batch_id
+    return batch_id if read_relations(relations) == Relations(batch_id) else None
 
 
 def _are_called(jobs: Sequence[NewJob]) -> bool:
     """Tell whether all are called by other jobs, and ask for nothing else apart."""
     return all(
-        job.ties_json is not None
-        and is_called(job.ties_json)
+        job.relations_json is not None
+        and is_called(job.relations_json)
         and job.admission_json is None
         and _besides_limits(job) == _NOTHING_BESIDES
         for job in jobs
@@ -400,7 +402,7 @@ class MysqlStorage(SqlStorage):
             return self._database.write(
                 lambda tx: self._insert_members(tx, jobs, batch_id, is_first=next(tries) == 0)
             )
-        if any(job.ties_json is not None for job in jobs) and not _are_called(jobs):
+        if any(job.relations_json is not None for job in jobs) and not _are_called(jobs):
             return self._insert_any(jobs)
         return self._database.write(lambda tx: self._insert_in(tx, jobs, is_first=next(tries) == 0))
 
@@ -466,7 +468,7 @@ class MysqlStorage(SqlStorage):
         if is_plain or all(_besides_limits(job) == _NOTHING_BESIDES for job in jobs):
             tx.may_repeat = True  # a job that is stored already is known then
             way = (_PLAIN, _own) if is_plain else (_LIMITED, _limited)
-            self._store_alike(tx, jobs, *((_CALLED, _own_called) if jobs[0].ties_json else way))
+            self._store_alike(tx, jobs, *((_CALLED, _own_called) if jobs[0].relations_json else way))
         else:
             insert_new(tx, jobs)
         return [True] * len(jobs)
@@ -480,12 +482,12 @@ class MysqlStorage(SqlStorage):
     ) -> None:
         """Store jobs that ask for nothing but what these statements store; tell what all have alike once."""
         offset = self._database.clock_offset
-        ties = () if inserts.tell is _TELL_ALIKE else (jobs[0].ties_json, IS_MEMBER)
+        relations = () if inserts.tell is _TELL_ALIKE else (jobs[0].relations_json, IS_MEMBER)
         if len(jobs) > 1 and len(set(map(_alike, jobs))) == 1:
-            cursor_of(tx).put(inserts.tell, [*_alike(jobs[0]), offset, *ties])
+            cursor_of(tx).put(inserts.tell, [*_alike(jobs[0]), offset, *relations])
             tx.cursor.executemany(inserts.alike.compiled(tx.dialect).text, list(map(own, jobs)))
         else:
-            rows = [(*own(job), *_alike(job), job.created_at, offset, *ties) for job in jobs]
+            rows = [(*own(job), *_alike(job), job.created_at, offset, *relations) for job in jobs]
             tx.cursor.executemany(inserts.each.compiled(tx.dialect).text, rows)
         for queue, number in Counter(job.queue for job in jobs).items():
             tx.moved(queue, None, _ENQUEUED, number)

@@ -17,7 +17,7 @@ from typing import Any, cast
 import attrs
 
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.mysql.pipeline import Answer, TogetherCursor, asked_rows
+from firelock_sql.mysql.pipeline import Answer, MultiStatementCursor, asked_rows
 from firelock_sql.rows.marks import HAS_CHILDREN
 from firelock_sql.verbs.suspensions import Suspension, jobs_of
 
@@ -48,10 +48,12 @@ class _Statements:
 
 
 @lru_cache(maxsize=64)
-def _statements(runs: int, ties: int) -> _Statements:
-    tied = f"{asked_rows(_OF_TIE, ties)} AS tie STRAIGHT_JOIN firelock_jobs AS parent INDEXED BY id"
+def _statements(runs: int, relations: int) -> _Statements:
+    related = f"{asked_rows(_OF_TIE, relations)} AS tie STRAIGHT_JOIN firelock_jobs AS parent INDEXED BY id"
     is_open = f"parent.id = tie.parent AND {_IS_OPEN}"
-    has_open = f"EXISTS (SELECT 1 FROM {tied} ON {is_open} WHERE tie.number = asked.number)" if ties else "0"  # noqa: S608 - names
+    has_open = "0"
+    if relations:
+        has_open = f"EXISTS (SELECT 1 FROM {related} ON {is_open} WHERE tie.number = asked.number)"  # noqa: S608 - names
     return _Statements(
         look=Text(f"""
 SELECT COALESCE(BIT_OR(1 << asked.number), 0)
@@ -76,10 +78,10 @@ WHERE job.id = asked.job AND {_IS_WAITING.format("asked")}
 """),  # noqa: S608 - names
         tie=Text(f"""
 INSERT INTO firelock_edges (parent_id, child_id, awaited, is_decided, is_wait)
-SELECT parent.id, tie.job, tie.awaited, 0, 1 FROM {tied} ON {is_open} WHERE {_IS_WAITING.format("tie")}
+SELECT parent.id, tie.job, tie.awaited, 0, 1 FROM {related} ON {is_open} WHERE {_IS_WAITING.format("tie")}
 """),  # noqa: S608 - names
         mark=Text(f"""
-UPDATE {tied} SET parent.marks = parent.marks | {HAS_CHILDREN}
+UPDATE {related} SET parent.marks = parent.marks | {HAS_CHILDREN}
 WHERE {is_open} AND {_IS_WAITING.format("tie")}
 """),  # noqa: S608 - names
         count=Text(f"""
@@ -94,7 +96,7 @@ WHERE {_IS_WAITING.format("asked")} GROUP BY 1, 2
 
 
 def suspend_at_once(
-    tx: Transaction, cursor: TogetherCursor, suspensions: Sequence[Suspension]
+    tx: Transaction, cursor: MultiStatementCursor, suspensions: Sequence[Suspension]
 ) -> frozenset[str]:
     """Return the jobs that wait now; the transaction is committed."""
     tx.may_repeat = True  # a job that waits already is not held, which the long way tells
@@ -115,11 +117,11 @@ def suspend_at_once(
     return frozenset(waiting)
 
 
-def _put_some(tx: Transaction, cursor: TogetherCursor, suspensions: Sequence[Suspension]) -> Answer:
+def _put_some(tx: Transaction, cursor: MultiStatementCursor, suspensions: Sequence[Suspension]) -> Answer:
     """Return what will be the answer: a number with a bit for each job that waits."""
     runs: list[Any] = []
     waits: list[Any] = []
-    ties: list[Any] = []
+    relations: list[Any] = []
     for number, one in enumerate(suspensions):
         asked = one.transition
         runs += (number, one.job_id, asked.session, asked.fence, one.signal, len(asked.parents))
@@ -128,17 +130,17 @@ def _put_some(tx: Transaction, cursor: TogetherCursor, suspensions: Sequence[Sus
             asked.server, asked.waits_for, one.line, int(one.line != ""),
         )  # fmt: skip
         for edge in asked.parents:
-            ties += (number, one.job_id, edge.parent_id, edge.on.value)
-    statements = _statements(len(suspensions), len(ties) // len(_OF_TIE))
+            relations += (number, one.job_id, edge.parent_id, edge.on.value)
+    statements = _statements(len(suspensions), len(relations) // len(_OF_TIE))
 
     def put(statement: Text, values: Sequence[Any]) -> None:
         cursor.put(statement.compiled(tx.dialect).text, values)
 
-    put(statements.look, [*runs, *ties])
+    put(statements.look, [*runs, *relations])
     put(statements.suspend, waits)
-    if ties:
-        put(statements.tie, ties)
-        put(statements.mark, ties)
+    if relations:
+        put(statements.tie, relations)
+        put(statements.mark, relations)
     jobs = [value for number, one in enumerate(suspensions) for value in (number, one.job_id)]
     put(statements.count, jobs)
     return cursor.put(_WAITS)[0]

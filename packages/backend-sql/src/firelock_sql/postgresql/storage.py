@@ -29,12 +29,12 @@ from firelock.storage import (
     Memo,
     NewJob,
     NewMemo,
+    Relations,
     Remembered,
     State,
     StorageError,
-    Ties,
     Transition,
-    read_ties,
+    read_relations,
 )
 from firelock_sql.connections.database import BRIEF_SECONDS, RowLocked
 from firelock_sql.connections.pool import EnginePool
@@ -86,7 +86,7 @@ from firelock_sql.rows.batch_row import TAKERS
 from firelock_sql.rows.job_row import CLAIMED, LOCK, claimed_job, lock_free, stored_among
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.schema.names import Names
-from firelock_sql.storage import KIND, Held, Parted, SqlStorage, freed_by, held_of, kind
+from firelock_sql.storage import KIND, HeldClaim, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.verbs.insert import first_fellows, insert_jobs, is_called
 from firelock_sql.verbs.limits import SqlLanes
@@ -114,7 +114,7 @@ _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = map(
 )
 _AT_LEVEL = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
-_PlainEnds = Sequence[tuple[Transition, Held]]
+_PlainEnds = Sequence[tuple[Transition, HeldClaim]]
 
 
 @attrs.frozen
@@ -195,8 +195,8 @@ class PostgresqlStorage(SqlStorage):
             return self._insert_filled(jobs)
         database, orders = self._database, _orders(jobs)
         kinds = set(map(kind, jobs))
-        ties = jobs[0].ties_json
-        batch_id = None if ties is None else read_ties(ties).batch_id
+        relations = jobs[0].relations_json
+        batch_id = None if relations is None else read_relations(relations).batch_id
 
         def store(tx: Transaction) -> None:
             if batch_id is not None:
@@ -302,11 +302,11 @@ class PostgresqlStorage(SqlStorage):
             "offset": self._database.clock_offset,
             **dict(zip(KIND, kind(jobs[0]), strict=True)),
         }
-        ties = jobs[0].ties_json
+        relations = jobs[0].relations_json
         statement, limited = INSERT, INSERT_LIMITED
-        if ties is not None:
-            values["ties"] = ties
-            if (batch_id := read_ties(ties).batch_id) is None:
+        if relations is not None:
+            values["ties"] = relations
+            if (batch_id := read_relations(relations).batch_id) is None:
                 return INSERT_CALLED, values
             values["batch"] = batch_id
             statement, limited = (
@@ -686,7 +686,7 @@ class PostgresqlStorage(SqlStorage):
 
 _asked_besides = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "parents", "ties_json",
+    "meta_json", "parents", "relations_json",
 )  # fmt: skip
 _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
@@ -696,12 +696,12 @@ def _are_alike(jobs: Sequence[NewJob]) -> bool:
 
     They may all be members of one batch; or called by one job, and without limits.
     """
-    ties = jobs[0].ties_json
-    wanted = (*_NOTHING_BESIDES, ties)
+    relations = jobs[0].relations_json
+    wanted = (*_NOTHING_BESIDES, relations)
     if any(asked != wanted for asked in map(_asked_besides, jobs)):
         return False
-    if ties is not None and read_ties(ties) != Ties(read_ties(ties).batch_id):
-        return is_called(ties) and all(job.admission_json is None for job in jobs)
+    if relations is not None and read_relations(relations) != Relations(read_relations(relations).batch_id):
+        return is_called(relations) and all(job.admission_json is None for job in jobs)
     return all(unique_use(job) is None for job in jobs)
 
 

@@ -277,14 +277,14 @@ class MemberCounts:
         changes: dict[str, Share] = {}
         for row in self._rows:
             change = changed(self._before[row.id], after[row.id])
-            batch_id = row.ties.batch_id
+            batch_id = row.relations.batch_id
             if change != NOTHING and batch_id is not None:
                 changes[batch_id] = changes.get(batch_id, NOTHING).plus(change)
         return tell_batches(self._tx, changes)
 
     def _shares(self) -> dict[str, Share]:
         rows = self._rows
-        tied = tied_among(
+        related = tied_among(
             self._tx, [row.id for row in rows if row.state is State.AWAITING and row.waits_for is None]
         )
         ended = [row.id for row in rows if row.is_final and row.has_children]
@@ -294,7 +294,7 @@ class MemberCounts:
         return {
             row.id: share_of(
                 cast("JobRecord", row),  # in all that it looks at
-                is_tied=row.id in tied,
+                is_related=row.id in related,
                 is_releasing=row.id in releasing,
                 is_cancelled=row.id in cancelled,
             )

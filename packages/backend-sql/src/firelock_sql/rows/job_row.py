@@ -30,15 +30,15 @@ from firelock.storage import (
     JobRecord,
     On,
     Progress,
+    Relations,
     Standing,
     State,
     StorageError,
-    Ties,
     add_duplicate,
     bounded_history,
     is_damaged,
     read_admission,
-    read_ties,
+    read_relations,
 )
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.marks import HAS_CHILDREN, HAS_MEMOS, IS_MEMBER
@@ -85,24 +85,24 @@ def readable_admission(text: str) -> str:
     return text
 
 
-_NO_TIES = Ties()
+_NO_TIES = Relations()
 
 
-def ties_in(text: str | None) -> Ties:
+def relations_in(text: str | None) -> Relations:
     """Return the ties of a job."""
-    return _NO_TIES if text is None else read_ties(text)
+    return _NO_TIES if text is None else read_relations(text)
 
 
 def edges_text(parents: Sequence[Edge]) -> str | None:
     """Return a job's ties to its parents as a column holds them."""
-    ties = [[edge.parent_id, edge.on.value, *([1] if edge.carries else [])] for edge in parents]
-    return json.dumps(ties) if ties else None
+    relations = [[edge.parent_id, edge.on.value, *([1] if edge.carries else [])] for edge in parents]
+    return json.dumps(relations) if relations else None
 
 
 def _read_edges(text: str | None) -> tuple[Edge, ...]:
     try:
-        ties = json.loads(text) if text else ()
-        return tuple(Edge(parent_id, On(on), bool(more and more[0])) for parent_id, on, *more in ties)
+        relations = json.loads(text) if text else ()
+        return tuple(Edge(parent_id, On(on), bool(more and more[0])) for parent_id, on, *more in relations)
     except (TypeError, ValueError):
         return ()
 
@@ -257,7 +257,7 @@ class JobRow(Standing):
     is_plain_end: int
     held_by: str | None
     admission_json: str | None
-    ties_json: str | None
+    relations_json: str | None
     state: State
     reason: str | None
     changed_at: int
@@ -295,12 +295,12 @@ class JobRow(Standing):
     @property
     def is_batch(self) -> bool:
         """Tell whether it is a batch itself."""
-        return self.ties_json is not None and self.ties.batch is not None
+        return self.relations_json is not None and self.relations.batch is not None
 
     @property
-    def ties(self) -> Ties:
+    def relations(self) -> Relations:
         """What it is to others."""
-        return ties_in(self.ties_json)
+        return relations_in(self.relations_json)
 
     @property
     def has_children(self) -> bool:

@@ -163,7 +163,9 @@ jobs = Table(
     Column("recurring_id", _NAME),
     Column("meta_json", _TEXT),
     Column("admission_json", _TEXT),  # all that it asks before it starts
-    Column("ties_json", _TEXT),  # its batch, its caller, where its inputs come from; of a batch its rules
+    Column(
+        "relations_json", _TEXT
+    ),  # its batch, its caller, where its inputs come from; of a batch its rules
     Column("parents", _TEXT),  # JSON list of [parent, on], or [parent, on, 1] where it carries
     Column(
         "creation", _TEXT

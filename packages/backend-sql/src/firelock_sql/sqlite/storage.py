@@ -27,15 +27,15 @@ from firelock.storage import (
     Duplicate,
     Feature,
     NewJob,
+    Relations,
     State,
-    Ties,
     Transition,
 )
 from firelock.storage.batches import Share
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.url import parse_sqlite_url
 from firelock_sql.rows.batch_row import tell_batches
-from firelock_sql.rows.job_row import ties_in
+from firelock_sql.rows.job_row import relations_in
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.lanes import SqliteLanes
@@ -43,7 +43,7 @@ from firelock_sql.storage import (
     KIND,
     SETTLE,
     SETTLE_MEMBERS,
-    Held,
+    HeldClaim,
     SqlStorage,
     freed_by,
     kind,
@@ -107,7 +107,7 @@ class SqliteStorage(SqlStorage):
 
     def _insert_members(self, tx: Transaction, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return which members of one batch are new, otherwise plain jobs; it has to be open."""
-        batch_id = ties_in(jobs[0].ties_json).batch_id
+        batch_id = relations_in(jobs[0].relations_json).batch_id
         if tx.one(_IS_OPEN, id=batch_id) is None:
             return insert_jobs(tx, jobs)
         has_lanes = any(job.admission_json is not None for job in jobs)
@@ -135,7 +135,7 @@ class SqliteStorage(SqlStorage):
         is_uniform = len(kinds) == 1
         common = [
             tx.now,
-            *((jobs[0].ties_json,) if are_members else ()),
+            *((jobs[0].relations_json,) if are_members else ()),
             *(kind(jobs[0]) if is_uniform else ()),
         ]
         values: Callable[[NewJob], Iterable[Any]] = _own if is_uniform else _kind_and_own
@@ -211,15 +211,15 @@ class SqliteStorage(SqlStorage):
 
 def are_fellows(jobs: Sequence[NewJob]) -> bool:
     """Tell whether the jobs are members of one batch, and ask for nothing else but limits."""
-    ties = jobs[0].ties_json
+    relations = jobs[0].relations_json
     return (
-        ties is not None
-        and all(job.ties_json == ties and asks_only_limits(job, but_ties=True) for job in jobs)
-        and ties_in(ties) == Ties(ties_in(ties).batch_id)
+        relations is not None
+        and all(job.relations_json == relations and asks_only_limits(job, but_relations=True) for job in jobs)
+        and relations_in(relations) == Relations(relations_in(relations).batch_id)
     )
 
 
-def _write_ends(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, Held]]) -> bool:
+def _write_ends(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, HeldClaim]]) -> bool:
     """Write plain ends; return whether all of them were plain."""
     if not ends:
         return True
@@ -242,10 +242,10 @@ def _kind_and_own_with_lane(job: NewJob) -> tuple[Any, ...]:
 def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool, are_members: bool) -> str:
     """Return the statement that stores so many plain jobs.
 
-    Its first parameters are `enqueued_at` of all, their `ties_json` where they are members of a batch and,
-    where they are uniform, what else is common to all.
+    Its first parameters are `enqueued_at` of all, their `relations_json` where they are members of a batch
+    and, where they are uniform, what else is common to all.
     """
-    of_all = ("enqueued_at", *(("ties_json",) if are_members else ()))
+    of_all = ("enqueued_at", *(("relations_json",) if are_members else ()))
     number_of_common = len(of_all) + (len(KIND) if is_uniform else 0)
     common = [f"?{1 + place}" for place in range(number_of_common)]
     of_job = _WITH_LANE if has_lanes else _OWN

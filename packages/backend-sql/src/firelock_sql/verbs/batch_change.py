@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import attrs
 
-from firelock.storage import Applied, State, Ties, Transition
+from firelock.storage import Applied, Relations, State, Transition
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.batch_row import SWEEP, BatchRow, fold, load_batches, save_batch
-from firelock_sql.rows.job_row import JobRow, ties_in
+from firelock_sql.rows.job_row import JobRow, relations_in
 
-_TIES = Text("SELECT id, ties_json FROM firelock_jobs WHERE id IN :ids AND ties_json IS NOT NULL")
+_TIES = Text("SELECT id, relations_json FROM firelock_jobs WHERE id IN :ids AND relations_json IS NOT NULL")
 _STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
 
 
@@ -51,7 +51,7 @@ def _may_let_run(transition: Transition) -> bool:
 
 def lets_run(row: JobRow, transition: Transition) -> bool:
     """Tell whether somebody lets a job with ties run that had ended or waited."""
-    if row.ties_json is None or not _may_let_run(transition):
+    if row.relations_json is None or not _may_let_run(transition):
         return False
     return transition.to is State.ENQUEUED or row.is_final
 
@@ -60,21 +60,21 @@ def lets_run(row: JobRow, transition: Transition) -> bool:
 class BatchesAround:
     """The batches around some jobs, locked."""
 
-    ties: dict[str, Ties] = attrs.field(factory=dict)  # of the jobs and of the batches, by id
+    relations: dict[str, Relations] = attrs.field(factory=dict)  # of the jobs and of the batches, by id
     batches: dict[str, BatchRow] = attrs.field(factory=dict)
 
     def of(self, job_id: str) -> list[BatchRow]:
         """Return the batches around the job, from the inside."""
         found: list[BatchRow] = []
-        while (ties := self.ties.get(job_id)) is not None and ties.batch_id in self.batches:
-            job_id = str(ties.batch_id)
+        while (relations := self.relations.get(job_id)) is not None and relations.batch_id in self.batches:
+            job_id = str(relations.batch_id)
             found.append(self.batches[job_id])
         return found
 
     def calm(self, tx: Transaction, job_id: str) -> None:
         """What has failed so far stops nothing any more around the job that runs again."""
         for batch in self.of(job_id):
-            rules = self.ties[batch.id].batch
+            rules = self.relations[batch.id].batch
             if rules is not None and rules.fails_fast:
                 fold(tx, batch, fails_fast=True)
                 if batch.is_stopping:
@@ -87,10 +87,14 @@ def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAr
     around = BatchesAround()
     wanted = {one.job_id for one in transitions if _may_let_run(one)}
     while wanted:
-        found = {id: ties_in(text) for id, text in tx.all_known(_TIES, ids=sorted(wanted))}
-        around.ties |= found
-        wanted = {ties.batch_id for ties in found.values() if ties.batch_id is not None} - set(around.ties)
-    batches = {ties.batch_id for ties in around.ties.values() if ties.batch_id is not None}
+        found = {id: relations_in(text) for id, text in tx.all_known(_TIES, ids=sorted(wanted))}
+        around.relations |= found
+        wanted = {relations.batch_id for relations in found.values() if relations.batch_id is not None} - set(
+            around.relations
+        )
+    batches = {
+        relations.batch_id for relations in around.relations.values() if relations.batch_id is not None
+    }
     around.batches = load_batches(tx, batches)
     return around
 
@@ -103,7 +107,7 @@ def is_forbidden(tx: Transaction, row: JobRow, transition: Transition, around: B
 
 
 def _misses_input(tx: Transaction, row: JobRow) -> bool:
-    wanted = {one.job_id for one in row.ties.inputs}
+    wanted = {one.job_id for one in row.relations.inputs}
     if row.state is not State.AWAITING or not wanted:
         return False
     states = dict(tx.all_known(_STATES, ids=sorted(wanted)))

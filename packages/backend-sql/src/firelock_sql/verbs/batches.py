@@ -16,8 +16,8 @@ from firelock.storage import (
     BatchCounts,
     BatchRules,
     Moved,
+    Relations,
     State,
-    Ties,
     Transition,
     batch_failure_reason,
 )
@@ -35,14 +35,14 @@ from firelock_sql.rows.batch_row import (
     tied_among,
     with_unfolded,
 )
-from firelock_sql.rows.job_row import JobRow, load_rows, read_state, save_rows, ties_in
+from firelock_sql.rows.job_row import JobRow, load_rows, read_state, relations_in, save_rows
 from firelock_sql.verbs.batch_change import cancel_batch
 from firelock_sql.verbs.children import decide_all_of, delete_with, follow_parents, keep_waiting, resume
 from firelock_sql.verbs.settle import apply_transitions
 
 _UNENDED = frozenset(State) - FINAL_STATES
 _NO_RULES = BatchRules("")
-_OF_BATCHES = Text("SELECT id, state, due_at, ties_json FROM firelock_jobs WHERE id IN :ids")
+_OF_BATCHES = Text("SELECT id, state, due_at, relations_json FROM firelock_jobs WHERE id IN :ids")
 _CHANGED = Text("SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most")
 _CHANGED_OR_TOLD = Text("""
 SELECT id FROM (SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most) AS changed
@@ -85,8 +85,8 @@ def read_batch_counts(tx: Transaction, ids: Sequence[str]) -> dict[str, BatchCou
     jobs = {row[0]: row for row in tx.all(_OF_BATCHES, ids=list(ids))}
     all_counts = {}
     for id, batch in peek_batches(tx, jobs).items():
-        _, state, due_at, ties = jobs[id]
-        rules = ties_in(ties).batch
+        _, state, due_at, relations = jobs[id]
+        rules = relations_in(relations).batch
         if rules is not None:
             batch.is_stopping = int(batch.is_stopping or (rules.fails_fast and batch.failures > 0))
             all_counts[id] = (batch.batch_counts(read_state(state), due_at), rules.fails_fast)
@@ -119,7 +119,7 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
         return 1
     if batch is None:
         return 0
-    rules = row.ties.batch or _NO_RULES
+    rules = row.relations.batch or _NO_RULES
     counts = MemberCounts(tx, [row])
     flags = batch.flags
     fold(tx, batch, fails_fast=rules.fails_fast)
@@ -214,11 +214,11 @@ def _sweep(tx: Transaction, batch: BatchRow, rules: BatchRules, ids: Sequence[st
 
 def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
     rows = load_rows(tx, ids) if ids else {}
-    tied = tied_among(tx, list(rows))
+    related = tied_among(tx, list(rows))
     waiting = [
         row
         for row in rows.values()
-        if row.state is State.AWAITING and row.waits_for is None and row.id not in tied
+        if row.state is State.AWAITING and row.waits_for is None and row.id not in related
     ]
     inner = load_batches(tx, [row.id for row in waiting if row.is_batch])
     reason = Moved.LET_IN.value
@@ -249,7 +249,7 @@ SELECT listed.job_id
 FROM firelock_members AS listed JOIN firelock_jobs AS job ON job.id = listed.job_id
 WHERE listed.batch_id = :batch AND job.state = 'awaiting' ORDER BY listed.created_at LIMIT :most
 """)
-_AROUND = Text("SELECT id, state, expires_at, ties_json FROM firelock_jobs WHERE id IN :ids")
+_AROUND = Text("SELECT id, state, expires_at, relations_json FROM firelock_jobs WHERE id IN :ids")
 _REFERRED = Text("""
 SELECT DISTINCT edge.parent_id
 FROM firelock_edges AS edge JOIN firelock_jobs AS job ON job.id = edge.child_id
@@ -285,13 +285,17 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> int:
     return len(rows)
 
 
-def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, Ties]]:
+def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, Relations]]:
     """Return state, expiry and ties of these jobs and of all batches around them, level by level."""
-    found: dict[str, tuple[str, int | None, Ties]] = {}
+    found: dict[str, tuple[str, int | None, Relations]] = {}
     while ids:
-        level = {id: (state, at, ties_in(text)) for id, state, at, text in tx.all(_AROUND, ids=sorted(ids))}
+        level = {
+            id: (state, at, relations_in(text)) for id, state, at, text in tx.all(_AROUND, ids=sorted(ids))
+        }
         found |= level
-        ids = {ties.batch_id for *_, ties in level.values() if ties.batch_id is not None} - found.keys()
+        ids = {
+            relations.batch_id for *_, relations in level.values() if relations.batch_id is not None
+        } - found.keys()
     return found
 
 
@@ -302,11 +306,11 @@ def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
     """
     rows = load_rows(tx, ids, is_patient=False)
     until: dict[str, int] = {}
-    ties = {id: row.ties for id, row in rows.items()}
-    named = {id for one in ties.values() for id in (one.batch_id, one.caller_id) if id is not None}
+    relations = {id: row.relations for id, row in rows.items()}
+    named = {id for one in relations.values() for id in (one.batch_id, one.caller_id) if id is not None}
     around = _around(tx, named)
     releasing = {row[0] for row in tx.all(_RELEASING, ids=sorted(around))} if around else set()
-    for id, one in ties.items():
+    for id, one in relations.items():
         batch_id = one.batch_id  # members of an inner batch stay with the outer ones too
         while batch_id is not None and batch_id in around:
             state, expires_at, outer = around[batch_id]
@@ -337,15 +341,15 @@ def delete_waiting(tx: Transaction, id: str) -> int:
     return delete_with(tx, rows[id], found, Moved.PARENT_GONE.value) if found else 0
 
 
-def forget_ties(tx: Transaction, gone: Sequence[tuple[str, int, Ties]]) -> None:
+def forget_relations(tx: Transaction, gone: Sequence[tuple[str, int, Relations]]) -> None:
     """Jobs that are pruned, with these ids and `created_at`, are in no list of members, and no batches."""
     tx.run_many(
         _UNLIST,
         [
-            {"batch_id": ties.batch_id, "at": created_at, "id": id}
-            for id, created_at, ties in gone
-            if ties.batch_id is not None
+            {"batch_id": relations.batch_id, "at": created_at, "id": id}
+            for id, created_at, relations in gone
+            if relations.batch_id is not None
         ],
     )
     for statement in _GONE:
-        tx.run_many(statement, [{"id": id} for id, _, ties in gone if ties.batch is not None])
+        tx.run_many(statement, [{"id": id} for id, _, relations in gone if relations.batch is not None])

@@ -94,7 +94,7 @@ def follow_parents(tx: Transaction, parents: Iterable[JobRow]) -> set[str]:
 
 
 Edges = Sequence[tuple[int, str, str]]
-"""Ties of a parent to its children: number, child, and the end that the child waits for."""
+"""Relations of a parent to its children: number, child, and the end that the child waits for."""
 
 
 @attrs.define
@@ -256,7 +256,7 @@ def _locked_among(
     awaiting = [row for row in rows.values() if row.state == State.AWAITING]
     batches = load_batches(tx, [row.id for row in awaiting if row.is_batch], is_patient=False)
     locked |= {row.id for row in awaiting if row.is_batch and row.id not in batches}
-    around = {row.id: row.ties.batch_id for row in awaiting if row.is_member}
+    around = {row.id: row.relations.batch_id for row in awaiting if row.is_member}
     shut, held = shut_among(tx, around.values())
     locked |= {id for id, batch_id in around.items() if batch_id in held}
     return locked, batches, shut
@@ -297,7 +297,7 @@ def _move_children(tx: Transaction, moves: _Moves) -> None:
     waiting = {row[0] for row in tx.all(_STILL_WAITING, ids=ready)} if ready else set()
     for row in [awaiting[id] for id in ready if id not in waiting]:
         reason = moves.satisfied[row.id]
-        if row.is_member and row.ties.batch_id in moves.shut:
+        if row.is_member and row.relations.batch_id in moves.shut:
             keep_waiting(row, Moved.SHUT_OUT.value, tx.now)
         elif row.id in batches:
             keep_waiting(row, reason, tx.now)

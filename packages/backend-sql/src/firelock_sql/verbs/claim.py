@@ -428,6 +428,6 @@ def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
         job.meta_json = str(job.meta_json)
     if job.admission_json is not None:
         job.admission_json = readable_admission(job.admission_json)
-    if job.ties_json is not None:
-        job.ties_json = str(job.ties_json)
+    if job.relations_json is not None:
+        job.relations_json = str(job.relations_json)
     return job

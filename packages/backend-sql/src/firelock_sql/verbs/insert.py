@@ -20,8 +20,8 @@ from firelock.storage import (
     JobNotFound,
     Moved,
     NewJob,
+    Relations,
     State,
-    Ties,
     continuation_target,
     waiting_reason,
 )
@@ -36,14 +36,14 @@ from firelock_sql.rows.batch_row import (
     share_batches,
     tell_batches,
 )
-from firelock_sql.rows.job_row import KNOWN, edges_text, entry_line, list_text, ties_in, visible
+from firelock_sql.rows.job_row import KNOWN, edges_text, entry_line, list_text, relations_in, visible
 from firelock_sql.rows.marks import IS_MEMBER
 from firelock_sql.verbs.children import MARK_PARENTS, kept_until
 from firelock_sql.verbs.unique import UniqueCalls, unique_use
 
 _AS_GIVEN = (
     "id", "queue", "priority", "task", "arguments", "serializer", "created_at", "nominal_at",
-    "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json", "ties_json",
+    "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json", "relations_json",
 )  # fmt: skip
 _INSERT = insert_into(
     "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "held_by", "state", "enqueued_at", "changed_at",
@@ -84,20 +84,20 @@ class _Start:
     is_stored: bool = False  # before this call
 
 
-def asks_only_limits(job: NewJob, *, but_ties: bool = False) -> bool:
+def asks_only_limits(job: NewJob, *, but_relations: bool = False) -> bool:
     """Tell whether the job asks for nothing but a queue, a priority and limits, or an instant to start by.
 
     Args:
         but_ties: what it is to other jobs is not looked at.
     """
-    has_ties = job.ties_json is not None and not but_ties
-    return _asked(job) == _NOTHING_ASKED and not has_ties and unique_use(job) is None
+    has_relations = job.relations_json is not None and not but_relations
+    return _asked(job) == _NOTHING_ASKED and not has_relations and unique_use(job) is None
 
 
-def is_called(ties_json: str) -> bool:
+def is_called(relations_json: str) -> bool:
     """Tell whether a job with these ties was called by another one, and is nothing else to others."""
-    ties = ties_in(ties_json)
-    return ties.caller_id is not None and ties == Ties(caller_id=ties.caller_id)
+    relations = relations_in(relations_json)
+    return relations.caller_id is not None and relations == Relations(caller_id=relations.caller_id)
 
 
 def first_fellows(jobs: Sequence[NewJob]) -> int:
@@ -106,10 +106,12 @@ def first_fellows(jobs: Sequence[NewJob]) -> int:
     None of a batch that waits: where that cannot come, its members are stored and swept. None either where a
     later job has a unique key, since keys are locked before all else.
     """
-    ties = jobs[1].ties_json if len(jobs) > 1 and not jobs[0].parents else None
-    if ties is None or ties_in(ties) != Ties(jobs[0].id):
+    relations = jobs[1].relations_json if len(jobs) > 1 and not jobs[0].parents else None
+    if relations is None or relations_in(relations) != Relations(jobs[0].id):
         return 0
-    fellows = takewhile(lambda job: job.ties_json == ties and asks_only_limits(job, but_ties=True), jobs[1:])
+    fellows = takewhile(
+        lambda job: job.relations_json == relations and asks_only_limits(job, but_relations=True), jobs[1:]
+    )
     number = sum(1 for _ in fellows)
     return 0 if any(unique_use(job) is not None for job in jobs[number + 1 :]) else number
 
@@ -174,7 +176,7 @@ def _store(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> 
         tx.moved(queue, None, state, number)
         if state == State.ENQUEUED:
             tx.woken.add(queue)
-    if any(job.ties_json is not None for job in new):
+    if any(job.relations_json is not None for job in new):
         _store_members(tx, new, starts)
     tags = ((tag, job) for job in new for tag in dict.fromkeys(job.tags))
     tx.run_many(_TAG, [{"tag": tag, "created_at": job.created_at, "job_id": job.id} for tag, job in tags])
@@ -187,7 +189,7 @@ def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Sta
     changes: dict[str, Share] = {}
     rows = []
     for job, start in zip(new, starts, strict=True):
-        batch_id = ties_in(job.ties_json).batch_id
+        batch_id = relations_in(job.relations_json).batch_id
         if batch_id is None:
             continue
         rows.append({"batch_id": batch_id, "created_at": job.created_at, "job_id": job.id})
@@ -223,7 +225,7 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
     return {
         **{name: getattr(job, name) for name in _AS_GIVEN},
         "due_at": start.due_at,
-        "marks": IS_MEMBER if ties_in(job.ties_json).batch_id is not None else 0,
+        "marks": IS_MEMBER if relations_in(job.relations_json).batch_id is not None else 0,
         "held_by": None if job.admission_json is None else lane_of(job.admission),
         "state": start.state.value,
         "enqueued_at": now if start.state is State.ENQUEUED else None,
@@ -252,7 +254,7 @@ def _wake_if_due_sooner(tx: Transaction, starts: Sequence[_Start]) -> None:
 
 def _load_known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
     """Return what is stored of batches and parents of new jobs, to which `_start_of` adds what is new."""
-    batches = {id for job in new if (id := ties_in(job.ties_json).batch_id) is not None}
+    batches = {id for job in new if (id := relations_in(job.relations_json).batch_id) is not None}
     batches -= {job.id for job in new}
     shared = share_batches(tx, visible(tx, batches))  # before the parents
     known: dict[str, _Start] = {}
@@ -272,12 +274,12 @@ def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
     start = _Start(job.state, job.reason, due_at=job.due_at)
     if job.state is State.AWAITING and job.parents:
         _decide_by_parents(job, start, known)
-    if job.ties_json is not None:
-        ties = ties_in(job.ties_json)
-        if ties.batch is not None:
+    if job.relations_json is not None:
+        relations = relations_in(job.relations_json)
+        if relations.batch is not None:
             _begin_batch(job, start)
-        if ties.batch_id is not None:
-            _begin_member(job, ties.batch_id, start, known)
+        if relations.batch_id is not None:
+            _begin_member(job, relations.batch_id, start, known)
     if start.state not in _TIMED:
         start.due_at = None
     known[job.id] = start
@@ -350,7 +352,7 @@ def _decide_by_parents(job: NewJob, start: _Start, known: Mapping[str, _Start]) 
 
 
 def _store_edges(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
-    ties = [
+    relations = [
         (job, edge, edge in start.open_edges)
         for job, start in zip(new, starts, strict=True)
         for edge in job.parents
@@ -365,8 +367,8 @@ def _store_edges(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start
                 "is_decided": int(not is_open),
                 "carries": int(edge.carries),
             }
-            for job, edge, is_open in ties
+            for job, edge, is_open in relations
         ],
     )
-    if waited_for := {edge.parent_id for _, edge, is_open in ties if is_open}:
+    if waited_for := {edge.parent_id for _, edge, is_open in relations if is_open}:
         tx.run(MARK_PARENTS, ids=sorted(waited_for))

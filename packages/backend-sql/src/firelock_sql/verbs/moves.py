@@ -10,11 +10,11 @@ from typing_extensions import override
 from firelock.storage import Applied, HistoryEntry, Move, State, rules
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.rows.job_row import COMPACT_FROM, compact_history, entry_line, read_state, ties_in
+from firelock_sql.rows.job_row import COMPACT_FROM, compact_history, entry_line, read_state, relations_in
 
 # Locks the rows in the order of their ids, as everywhere.
 _LOOK = Text("""
-SELECT id, seq, state, queue, priority, session, ties_json, created_at, history_lines
+SELECT id, seq, state, queue, priority, session, relations_json, created_at, history_lines
 FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
 """)
 _MOVE = Text("""
@@ -32,13 +32,13 @@ class _Row:
     queue: str
     priority: int
     session: str | None
-    ties_json: str | None
+    relations_json: str | None
     created_at: int
     history_lines: int
 
     @property
     def is_batch(self) -> bool:
-        return self.ties_json is not None and ties_in(self.ties_json).batch is not None
+        return self.relations_json is not None and relations_in(self.relations_json).batch is not None
 
 
 class SqlMoveVerbs(SqlVerbs):

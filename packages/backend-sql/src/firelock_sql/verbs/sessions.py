@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from firelock.storage import (
     Finding,
-    Held,
+    HeldClaim,
     LostClaim,
     Moved,
     NewSession,
@@ -142,7 +142,7 @@ class SqlSessionVerbs(SqlVerbs):
         return self._database.write(lambda tx: [_renew(tx, one) for one in renewals]) if renewals else []
 
     @override
-    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+    def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
         is_writing = any(one.started_at is not None for one in held)
         transact = self._database.write if is_writing else self._database.read
         return transact(lambda tx: _reconcile(tx, session, held, self._held_looks))
@@ -275,7 +275,7 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
 
 
 def _reconcile(
-    tx: Transaction, session: str, held: Sequence[Held], looks: HeldLooks | None
+    tx: Transaction, session: str, held: Sequence[HeldClaim], looks: HeldLooks | None
 ) -> Reconciliation:
     """See `Storage.reconcile`; writes only where a start is given.
 
@@ -297,7 +297,7 @@ def _reconcile(
     return Reconciliation(is_lost, lost, found, busy)
 
 
-def _start(tx: Transaction, session: str, started: Sequence[Held]) -> list[str]:
+def _start(tx: Transaction, session: str, started: Sequence[HeldClaim]) -> list[str]:
     """The jobs' starts are written; return the jobs that others have locked, whose are not."""
     free = lock_free(tx, [one.job_id for one in started])
     for one in started:
@@ -314,7 +314,7 @@ class _HeldRow(NamedTuple):
 
 
 def _held_rows(
-    tx: Transaction, session: str, held: Sequence[Held], looks: HeldLooks | None
+    tx: Transaction, session: str, held: Sequence[HeldClaim], looks: HeldLooks | None
 ) -> list[_HeldRow]:
     """Return what the session holds, or of the jobs that the caller names those that it holds."""
     if looks is None:
@@ -327,12 +327,12 @@ def _held_rows(
     return list(map(_HeldRow._make, rows))
 
 
-def _named_rows(tx: Transaction, held: Sequence[Held]) -> list[_HeldRow]:
+def _named_rows(tx: Transaction, held: Sequence[HeldClaim]) -> list[_HeldRow]:
     rows = tx.all(_NAMED, ids=[one.job_id for one in held]) if held else []
     return list(map(_HeldRow._make, rows))
 
 
-def _lost(tx: Transaction, not_held: Sequence[Held]) -> list[LostClaim]:
+def _lost(tx: Transaction, not_held: Sequence[HeldClaim]) -> list[LostClaim]:
     rows = {row.id: row for row in _named_rows(tx, not_held)}
     lost = []
     for one in not_held:

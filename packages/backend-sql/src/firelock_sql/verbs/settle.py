@@ -87,7 +87,7 @@ def apply_transitions(
     listed |= {id for id, batch in batches.items() if batch.is_changed}
     told = counts.tell()
     for place, row in changed.items():
-        if row.id in listed or (row.is_member and row.ties.batch_id in told):
+        if row.id in listed or (row.is_member and row.relations.batch_id in told):
             results[place] = Applied.RELEASING
     return results
 

@@ -35,13 +35,13 @@ from firelock_sql.rows.job_row import (
     entry_line,
     load_rows,
     read_list,
-    ties_in,
+    relations_in,
 )
 from firelock_sql.rows.marks import HAS_CHILDREN
 from firelock_sql.verbs import locks
 from firelock_sql.verbs.batches import (
     delete_waiting,
-    forget_ties,
+    forget_relations,
     keep_tied,
     release_batches,
     time_out,
@@ -94,14 +94,14 @@ SELECT CASE WHEN EXISTS (SELECT 1 FROM firelock_releasing) THEN 1 ELSE 0 END,
 class _Expired(NamedTuple):
     id: str
     marks: int
-    ties_json: str | None
+    relations_json: str | None
     carries: int | None  # whether a child takes its result
     expires_at: int
     seq: int
 
 
 _EXPIRED = Text("""
-SELECT id, marks, ties_json, (
+SELECT id, marks, relations_json, (
     SELECT max(carries) FROM firelock_edges WHERE parent_id = firelock_jobs.id
 ), expires_at, seq FROM firelock_jobs INDEXED BY firelock_expires
 WHERE expires_at >= :place_at AND (expires_at, seq) > (:place_at, :place_seq) AND expires_at <= :now
@@ -122,12 +122,12 @@ class _Belongings(NamedTuple):
     queue: str
     tags: str
     created_at: int
-    ties_json: str | None
+    relations_json: str | None
     is_holding: bool  # a key of a limit
 
 
 _BELONGINGS = Text("""
-SELECT id, state, queue, tags, created_at, ties_json, held_by IS NOT NULL AND session IS NOT NULL
+SELECT id, state, queue, tags, created_at, relations_json, held_by IS NOT NULL AND session IS NOT NULL
 FROM firelock_jobs
 WHERE id IN :ids AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
@@ -332,8 +332,8 @@ class SqlUpkeepVerbs(SqlVerbs):
         if not found:
             return 0, 0
         self._place = found[-1].expires_at, found[-1].seq
-        tied = [row.id for row in found if row.marks or row.ties_json is not None or row.carries]
-        kept = self._database.write(lambda tx: keep_tied(tx, tied)) if tied else set()
+        related = [row.id for row in found if row.marks or row.relations_json is not None or row.carries]
+        kept = self._database.write(lambda tx: keep_tied(tx, related)) if related else set()
         left = [row for row in found if row.id not in kept]
         kept |= self._delete_dependents(left)
         ids = [row.id for row in left if row.id not in kept]
@@ -348,11 +348,11 @@ class SqlUpkeepVerbs(SqlVerbs):
                 row[0] for row in self._database.read(lambda tx: tx.all(_WITH_OPEN_EDGES, ids=parents))
             }
         kept: set[str] = set()
-        for job_id, _, ties, *_ in found:
+        for job_id, _, relations, *_ in found:
             works: list[Callable[[Transaction], int]] = []
             if job_id in waited_for:
                 works.append(partial(delete_children, parent_id=job_id, limit=_CHILDREN_AT_ONCE))
-            if ties is not None:
+            if relations is not None:
                 works.append(partial(delete_waiting, id=job_id))
             try:
                 for work in works:
@@ -407,9 +407,13 @@ def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
     gone = [row.id for row in found]
     for statement in _DELETE:
         tx.run(statement, ids=gone)
-    tied = [(row.id, row.created_at, ties_in(row.ties_json)) for row in found if row.ties_json is not None]
-    if tied:
-        forget_ties(tx, tied)
+    related = [
+        (row.id, row.created_at, relations_in(row.relations_json))
+        for row in found
+        if row.relations_json is not None
+    ]
+    if related:
+        forget_relations(tx, related)
     if tags := [(tag, row.created_at, row.id) for row in found for tag in read_list(row.tags)]:
         UNTAGGERS.get(tx.dialect.name, _untag)(tx, tags)
     for row in found:

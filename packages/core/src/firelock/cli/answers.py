@@ -77,7 +77,7 @@ def job_answer(record: JobRecord) -> dict[str, object]:
 def shown_arguments(record: JobRecord) -> object:
     """Return a job's arguments as `json_text`, with the outputs that it takes named in their places."""
     arguments: Any = json_text(record.arguments, record.serializer)
-    return arguments if record.ties is None else with_outputs(arguments, record.ties.inputs)
+    return arguments if record.relations is None else with_outputs(arguments, record.relations.inputs)
 
 
 def recurring_answer(record: RecurringRecord) -> dict[str, object]:

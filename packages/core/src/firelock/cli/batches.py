@@ -103,8 +103,12 @@ def _outer_names(storage: Storage, batches: Sequence[Batch]) -> dict[str, str]:
     if not around:
         return {}
     ids = sorted(set(around.values()))
-    found = {record.id: record.ties for record in storage.get(ids) if record is not None}
-    named = {id: ties.batch.name for id, ties in found.items() if ties is not None and ties.batch is not None}
+    found = {record.id: record.relations for record in storage.get(ids) if record is not None}
+    named = {
+        id: relations.batch.name
+        for id, relations in found.items()
+        if relations is not None and relations.batch is not None
+    }
     return {inner: named.get(outer, outer) for inner, outer in around.items()}
 
 
@@ -122,11 +126,11 @@ def _state(record: JobRecord) -> Cell:
 
 
 def _answer(record: JobRecord, counts: BatchCounts) -> dict[str, object]:
-    ties = record.ties
-    name = "" if ties is None or ties.batch is None else ties.batch.name
+    relations = record.relations
+    name = "" if relations is None or relations.batch is None else relations.batch.name
     return {
         "id": record.id, "name": name, "state": record.state, "reason": record.reason,
-        "batch": None if ties is None else ties.batch_id, "tags": list(record.tags),
+        "batch": None if relations is None else relations.batch_id, "tags": list(record.tags),
         **attrs.asdict(counts), "progress": round(counts.progress, 6),
     }  # fmt: skip
 
@@ -182,8 +186,8 @@ def _within(within: DeepBatchCounts) -> str:
 def _facts(
     record: JobRecord, counts: BatchCounts, within: DeepBatchCounts | None, now: int
 ) -> list[tuple[str, Piece]]:
-    ties = record.ties
-    is_fast = ties is not None and ties.batch is not None and ties.batch.fails_fast
+    relations = record.relations
+    is_fast = relations is not None and relations.batch is not None and relations.batch.fails_fast
     batches = ""
     if counts.batches:
         batches = ", 1 of them a batch" if counts.batches == 1 else f", {counts.batches:,} of them batches"
@@ -201,7 +205,7 @@ def _facts(
         ("waits", "for what it is after" if counts.is_shut else ""),
         ("cancelled", "yes" if counts.is_cancelled else ""),
         ("on failure", "the first one stops the rest" if is_fast else ""),
-        ("within", (ties.batch_id or "") if ties is not None else ""),
+        ("within", (relations.batch_id or "") if relations is not None else ""),
         ("runs after", ", ".join(f"{edge.parent_id} ({edge.on})" for edge in record.parents)),
         ("tags", ", ".join(record.tags)),
         ("created", f"{clock_time(record.created_at)}, {age(record.created_at, now)}"),

@@ -263,7 +263,7 @@ def _what(record: JobRecord) -> list[tuple[str, Piece]]:
 
 def _arguments(record: JobRecord) -> str:
     """Return them as stored, but for what another job gives."""
-    if record.ties is None or not record.ties.inputs:
+    if record.relations is None or not record.relations.inputs:
         return record.arguments
     return json.dumps(shown_arguments(record), ensure_ascii=False, separators=(",", ":"))
 

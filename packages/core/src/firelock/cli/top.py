@@ -248,7 +248,7 @@ def _failures(seen: Snapshot) -> Section:
 
 
 def _task(job: JobRecord) -> str:
-    batch = None if job.ties is None else job.ties.batch
+    batch = None if job.relations is None else job.relations.batch
     return job.task if batch is None else f"batch {batch.name}"
 
 

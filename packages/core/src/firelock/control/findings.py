@@ -346,12 +346,12 @@ def _muted_share(storage: Storage, task: str, muted: set[str], since: int) -> fl
 
 
 def _name_of(job: JobRecord) -> str:
-    rules = None if job.ties is None else job.ties.batch
+    rules = None if job.relations is None else job.relations.batch
     return job.task if rules is None else rules.name
 
 
 def _flow_of(job: JobRecord) -> str | None:
-    return None if job.ties is None else job.ties.batch_id
+    return None if job.relations is None else job.relations.batch_id
 
 
 def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:

@@ -33,7 +33,7 @@ from firelock.limits.keys import beside_of
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread, twin
 from firelock.model.clock import micros, span_micros
-from firelock.model.dependencies import Edge, Ties, write_ties
+from firelock.model.dependencies import Edge, Relations, write_relations
 from firelock.model.job import JobRecord, NewJob, Transition
 from firelock.model.limit import Admission, write_admission
 from firelock.model.state import State
@@ -497,7 +497,7 @@ class Jobs:
         client.check_creates_jobs(record.task)
         now = client.clock.now()
         admission = _admission_of_copy(record.admission or Admission(), now)
-        inputs = () if record.ties is None else record.ties.inputs
+        inputs = () if record.relations is None else record.relations.inputs
         place = inputs[0].job_id if inputs else beside_of(admission)
         job = NewJob(
             id=client.storage.new_ids(1, place)[0], task=record.task, arguments=record.arguments,
@@ -508,7 +508,7 @@ class Jobs:
             admission_json=write_admission(admission),
         )  # fmt: skip
         if inputs:
-            job.state, job.ties_json = State.AWAITING, write_ties(Ties(inputs=inputs))
+            job.state, job.relations_json = State.AWAITING, write_relations(Relations(inputs=inputs))
             job.parents = tuple(Edge(one, carries=True) for one in dict.fromkeys(i.job_id for i in inputs))
         return job
 

@@ -52,8 +52,8 @@ def _moved_at(storage: Storage, batch_id: str) -> int:
 
 def _looked_at(storage: Storage, job: JobRecord, counts: BatchCounts | None) -> StillBatch:
     counts = counts or BatchCounts()
-    ties = job.ties
-    name = ties.batch.name if ties is not None and ties.batch is not None else ""
+    relations = job.relations
+    name = relations.batch.name if relations is not None and relations.batch is not None else ""
     members = counts if counts.total > _MEMBERS else _recounted(_members(storage, job.id), counts)
     return StillBatch(job.id, name, counts, members)
 

@@ -29,7 +29,7 @@ from firelock.model import lifecycle
 from firelock.model.aio import in_thread, twin
 from firelock.model.batch import BATCH_TASK, BatchCounts, BatchRules, DeepBatchCounts
 from firelock.model.clock import SECOND, span_micros
-from firelock.model.dependencies import Edge, On, Ties, write_ties
+from firelock.model.dependencies import Edge, On, Relations, write_relations
 from firelock.model.job import JobFilter, JobRecord, NewJob
 from firelock.model.state import State
 from firelock.model.text import shown
@@ -96,8 +96,8 @@ class Batch(Gathered[BatchCounts]):
     @property
     def name(self) -> str:
         """Its name, for people; empty where nobody has looked."""
-        ties = self._record.ties
-        return "" if ties is None or ties.batch is None else ties.batch.name
+        relations = self._record.relations
+        return "" if relations is None or relations.batch is None else relations.batch.name
 
     @property
     def output(self) -> NoReturn:
@@ -255,7 +255,7 @@ class Batch(Gathered[BatchCounts]):
     def depth(self) -> int:
         """Return how many batches it is in, itself included; reads one after another where nobody knows."""
         if not self._depth:
-            outer = self.record().ties
+            outer = self.record().relations
             outer_id = None if outer is None else outer.batch_id
             self._depth = 1 if outer_id is None else 1 + Batch.of(self._client, outer_id).depth()
         return self._depth
@@ -554,7 +554,7 @@ def new_batch(
         tags=check_tags(to_tags(tags)),
         meta_json=client.batch_meta(name),
         parents=edges,
-        ties_json=write_ties(Ties(outer_id, batch=rules)),
+        relations_json=write_relations(Relations(outer_id, batch=rules)),
     )
     if filling is not None:
         batch = Batch(client, record, filling, depth)
@@ -572,7 +572,7 @@ def new_batch(
 
 def handle_of(client: Client, record: JobRecord) -> Job[Any]:
     """Return the handle of a stored job: a `Batch` of a batch."""
-    is_batch = record.ties_json is not None and record.is_batch
+    is_batch = record.relations_json is not None and record.is_batch
     return Batch(client, record) if is_batch else Job(client, record)
 
 

@@ -30,7 +30,7 @@ from firelock.jobs.job import Job
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread
 from firelock.model.answers import Duplicate
-from firelock.model.dependencies import read_ties
+from firelock.model.dependencies import read_relations
 from firelock.model.job import JobRecord, NewJob
 from firelock.options import Call, makes_calls
 
@@ -301,9 +301,9 @@ class Filling:
         with self._storing:
             gone = {batch_id}
             for job, _ in self._waiting:  # what belongs to it, or waits for that, came after it
-                ties = job.ties
+                relations = job.relations
                 sources = {edge.parent_id for edge in job.parents}
-                if (ties is not None and ties.batch_id in gone) or sources & gone:
+                if (relations is not None and relations.batch_id in gone) or sources & gone:
                     gone.add(job.id)
             self._waiting = [pair for pair in self._waiting if pair[0].id not in gone]
             self._dropped |= gone
@@ -423,6 +423,6 @@ class Filling:
 
 def _batches_of(pairs: Sequence[_Pair]) -> set[str]:
     """Return the batches that the jobs are members of; their ties are read once where they are the same."""
-    texts = {job.ties_json for job, _ in pairs}
-    found = (read_ties(text).batch_id for text in texts if text is not None)
+    texts = {job.relations_json for job, _ in pairs}
+    found = (read_relations(text).batch_id for text in texts if text is not None)
     return {id for id in found if id is not None}

@@ -12,7 +12,7 @@ from firelock.errors import StepError
 from firelock.flows.steps import JobSteps
 from firelock.model.answers import Applied
 from firelock.model.memo import Memo, MemoKind, NewMemo, Remembered, memo_words
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -84,7 +84,7 @@ class FakeSteps(JobSteps):
     def __init__(self, job: ClaimedJob, attempt: FakeAttempt, answers: Mapping[str, object]) -> None:
         nothing: Any = None  # nothing is sent
         super().__init__(
-            job, Holder("", ""), cast("Any", _NoClient()), attempt, memos=nothing, flusher=nothing
+            job, ClaimHolder("", ""), cast("Any", _NoClient()), attempt, memos=nothing, flusher=nothing
         )
         self._answers = answers
 

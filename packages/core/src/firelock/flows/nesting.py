@@ -133,7 +133,7 @@ def path_to(storage: Storage, batch_id: str, job_id: str, *, is_deep: bool) -> l
         if record is None or (path and not is_deep):
             return None
         path.insert(0, record)
-        wanted = None if record.ties is None else record.ties.batch_id
+        wanted = None if record.relations is None else record.relations.batch_id
     return path if path and wanted == batch_id else None
 
 

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from firelock.jobs.client import Client
     from firelock.model.job import ClaimedJob, JobRecord, NewJob
     from firelock.model.memo import Remembered
-    from firelock.model.session import Holder
+    from firelock.model.session import ClaimHolder
     from firelock.server.attempt import Run
     from firelock.server.memo_commit import MemoCommit
     from firelock.task import TaskVerbs
@@ -125,7 +125,7 @@ class JobSteps:
     def __init__(
         self,
         job: ClaimedJob,
-        holder: Holder,
+        holder: ClaimHolder,
         client: Client,
         attempt: Run | FakeAttempt,
         *,
@@ -605,8 +605,8 @@ class JobSteps:
 
     @property
     def _batch_id(self) -> str | None:
-        ties = self._job.ties
-        return None if ties is None else ties.batch_id
+        relations = self._job.relations
+        return None if relations is None else relations.batch_id
 
     def _joined(self, job: Job[Any], value: JsonValue) -> object:
         if job.task == BATCH_TASK:

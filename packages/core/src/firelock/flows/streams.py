@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from firelock.flows.fake_steps import FakeAttempt
     from firelock.model.job import ClaimedJob
-    from firelock.model.session import Holder
+    from firelock.model.session import ClaimHolder
     from firelock.server.attempt import Run
     from firelock.storage import Storage
 
@@ -49,7 +49,7 @@ class EmittedStreams:
         self,
         storage: Storage,
         job: ClaimedJob,
-        holder: Holder,
+        holder: ClaimHolder,
         attempt: Run | FakeAttempt,
         flusher: StreamFlusher,
     ) -> None:

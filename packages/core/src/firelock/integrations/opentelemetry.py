@@ -303,7 +303,7 @@ class _SendSpan:
             self._span.set_attribute("firelock.task", *tasks)
         if self._count == 1:
             self._span.set_attribute("messaging.message.id", jobs[0].id)
-        batches = {None if job.ties is None else job.ties.batch_id for job in jobs}
+        batches = {None if job.relations is None else job.relations.batch_id for job in jobs}
         if len(batches) == 1 and (batch_id := batches.pop()) is not None:
             self._span.set_attribute("firelock.batch_id", batch_id)
         for job, span in zip(jobs, self._created, strict=False):

@@ -54,7 +54,7 @@ def why_not_requeued(storage: Storage, record: JobRecord) -> str | None:
         return f"it is {record.state} and runs anyway"
     if _is_in_cancelled_batch(storage, record):
         return "its batch was cancelled, which is for good"
-    if record.state is State.AWAITING and record.ties is not None and record.ties.inputs:
+    if record.state is State.AWAITING and record.relations is not None and record.relations.inputs:
         return "it waits for the output of another job, without which it cannot run"
     return None
 
@@ -112,10 +112,10 @@ def why_key_is_taken(storage: Storage, record: JobRecord) -> str:
 
 
 def _is_in_cancelled_batch(storage: Storage, record: JobRecord) -> bool:
-    ties = record.ties
-    if ties is None or ties.batch_id is None:
+    relations = record.relations
+    if relations is None or relations.batch_id is None:
         return False
-    counts = storage.batch_counts((ties.batch_id,))[0]
+    counts = storage.batch_counts((relations.batch_id,))[0]
     return counts is not None and counts.is_cancelled
 
 
@@ -200,6 +200,6 @@ def update_batches(storage: Storage, batch_id: str | None) -> None:
                     break
                 if not storage.release(RELEASE_LIMIT):
                     time.sleep(_PAUSE)  # another process has it
-            batch_id = None if record.ties is None else record.ties.batch_id
+            batch_id = None if record.relations is None else record.relations.batch_id
     except StorageUnavailable as error:
         log.warning("Batches are told by the next sweep of a server: %s", error)

@@ -33,11 +33,11 @@ from firelock.errors import (
     UnsupportedFeature,
 )
 from firelock.jobs.dependencies import (
-    Tie,
-    tie_to_batch,
-    tie_to_outputs,
-    tie_to_parent,
-    tie_to_sources,
+    Dependencies,
+    after_sources,
+    child_of,
+    member_of,
+    with_outputs,
 )
 from firelock.jobs.group_commit import insert_surely, part_of_call
 from firelock.jobs.job import Job
@@ -150,8 +150,8 @@ class Client:
             parent_id: of the job that it continues.
             inherited: the meta of that job.
         """
-        tie = None if parent_id is None else tie_to_parent(parent_id, call.options)
-        job = self._new_job(call, inherited, tie)
+        dependencies = None if parent_id is None else child_of(parent_id, call.options)
+        job = self._new_job(call, inherited, dependencies)
         if reason is not None:
             job.reason = reason
         try:
@@ -175,12 +175,12 @@ class Client:
         """
         if not self.clock.is_fresh:
             await in_thread(self.clock.now)
-        tie = None
+        dependencies = None
         if parent_id is not None:
-            tie = tie_to_parent(parent_id, call.options)
+            dependencies = child_of(parent_id, call.options)
         elif batch_id is not None:
-            tie = tie_to_batch(batch_id)
-        job = self._new_job(call, inherited, tie, lambda: call.options.within)
+            dependencies = member_of(batch_id)
+        job = self._new_job(call, inherited, dependencies, lambda: call.options.within)
         if reason is not None:
             job.reason = reason
         try:
@@ -197,7 +197,7 @@ class Client:
         transaction: Callable[[], object | None],
     ) -> NewJob:
         """Return the continuation that the call makes, for that transaction; nothing is stored."""
-        return self._new_job(call, meta, tie_to_parent(parent_id, call.options), transaction)
+        return self._new_job(call, meta, child_of(parent_id, call.options), transaction)
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
         """Return the members of a batch that the calls make, in runs of jobs that `create_alike` would make.
@@ -217,17 +217,19 @@ class Client:
 
     def _new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
         """Return members; what those of one task and the same options share is worked out once."""
-        tie = tie_to_batch(batch_id)
+        dependencies = member_of(batch_id)
         runs: list[Sequence[NewJob]] = []
         for first, *others in _runs_of_alike(calls):
-            job = self._new_job(first, tie=tie)
-            alike = self._likewise(others, job, tie) if others else ()
+            job = self._new_job(first, dependencies=dependencies)
+            alike = self._likewise(others, job, dependencies) if others else ()
             runs.append((job, *alike))
             if len(alike) < len(others):
-                runs += [(self._new_job(call, tie=tie),) for call in others]
+                runs += [(self._new_job(call, dependencies=dependencies),) for call in others]
         return runs
 
-    def _likewise(self, calls: Sequence[Call[Any]], first: NewJob, tie: Tie) -> Sequence[NewJob]:
+    def _likewise(
+        self, calls: Sequence[Call[Any]], first: NewJob, dependencies: Dependencies
+    ) -> Sequence[NewJob]:
         """Return jobs that differ from the first one in arguments alone; none where that cannot be."""
         info, options = calls[0].info, calls[0].options
         is_odd = first.parents or info.has_admission or options.has_admission
@@ -239,7 +241,7 @@ class Client:
                 texts = []  # an output is among them, or what is refused below
             if texts:
                 shared = _shared(first)
-                ids = self.storage.new_ids(len(texts), tie.beside)
+                ids = self.storage.new_ids(len(texts), dependencies.beside)
                 return [NewJob(one, first.task, text, *shared) for one, text in zip(ids, texts, strict=True)]
         return ()
 
@@ -456,7 +458,7 @@ class Client:
         self,
         call: Call[Any],
         inherited: Mapping[str, str] = NO_META,
-        tie: Tie | None = None,
+        dependencies: Dependencies | None = None,
         transaction: Callable[[], object | None] | None = None,
     ) -> NewJob:
         """Return the job of a call.
@@ -464,7 +466,7 @@ class Client:
         Args:
             call: of a task.
             inherited: the meta of the job that it continues.
-            tie: what it is to other jobs.
+            dependencies: what it is to other jobs.
             transaction: returns the transaction that the job will be stored in, if that is not the one of
                 `transaction(call.options.within)`; called only if the job waits for one that may be
                 uncommitted.
@@ -475,7 +477,7 @@ class Client:
             options = self._ask_plugins(call)
         if options.on is not None or options.after is not None:
             chosen = transaction or partial(self.transaction, call.options.within)
-            tie = tie_to_sources(call.options, tie or Tie(), chosen)
+            dependencies = after_sources(call.options, dependencies or Dependencies(), chosen)
         try:
             arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
         except ArgumentError:  # the one way in which outputs among them show: calls without any pay nothing
@@ -483,7 +485,7 @@ class Client:
                 raise
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
             chosen = transaction or partial(self.transaction, call.options.within)
-            tie = tie_to_outputs(call.options, tie or Tie(), references, chosen)
+            dependencies = with_outputs(call.options, dependencies or Dependencies(), references, chosen)
             _check_keys_without_outputs(info, options, references)
         now = self.clock.now()
         due_at = nominal_at = _due_at(options, now)
@@ -502,9 +504,11 @@ class Client:
         meta = options.meta
         if inherited:
             meta = {**inherited, **(meta or {})}
-        beside, admission = None if tie is None else tie.beside, None
+        beside, admission = None if dependencies is None else dependencies.beside, None
         if info.has_admission or options.has_admission:
-            asked = self._asked(binder, info, options, arguments, is_child=tie is not None and tie.is_child)
+            asked = self._asked(
+                binder, info, options, arguments, is_child=dependencies is not None and dependencies.is_child
+            )
             beside, admission = beside or asked.beside, asked.text
             wait = asked.first_wait
             if wait is not None:
@@ -526,8 +530,8 @@ class Client:
             meta_json=None if meta is None else write_meta(meta),
             admission_json=admission,
         )
-        if tie is not None:
-            tie.bind(job)
+        if dependencies is not None:
+            dependencies.bind(job)
         return job
 
     def _asked(
@@ -586,7 +590,7 @@ class Client:
                     "A called job is stored by itself, before its caller waits for it; within cannot be "
                     "given with run() or gather()."
                 )
-        return [self._new_job(call, caller.meta, Tie(caller_id=caller.id)) for call in calls]
+        return [self._new_job(call, caller.meta, Dependencies(caller_id=caller.id)) for call in calls]
 
     def recurring_arguments(self, call: Call[Any]) -> NewJob:
         """Return a job as each run of a recurring job would be, never stored itself.

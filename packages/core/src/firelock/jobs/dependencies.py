@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.model.dependencies import Edge, Input, On, Ties, write_ties
+from firelock.model.dependencies import Edge, Input, On, Relations, write_relations
 from firelock.model.job import NewJob
 from firelock.model.lifecycle import awaiting_reason
 from firelock.model.state import State
@@ -24,7 +24,7 @@ _ENDS = {On.FAILED: "failed", On.DELETED: "been deleted", On.FINISHED: "ended"}
 
 
 @attrs.frozen
-class Tie:
+class Dependencies:
     """What a new job is to others; most are nothing."""
 
     edges: Mapping[str, Edge] = attrs.Factory(dict)  # by the id of what it waits for
@@ -45,11 +45,11 @@ class Tie:
     @cached_property
     def text(self) -> str | None:
         """What is stored of it; the members that are added together share one."""
-        return write_ties(Ties(self.batch_id, self.caller_id, self.inputs))
+        return write_relations(Relations(self.batch_id, self.caller_id, self.inputs))
 
     def bind(self, job: NewJob) -> None:
         """The job is tied so."""
-        job.ties_json = self.text
+        job.relations_json = self.text
         if self.edges:
             job.parents = tuple(self.edges.values())
             job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
@@ -57,27 +57,29 @@ class Tie:
 
 
 @lru_cache(maxsize=64)
-def tie_to_batch(batch_id: str) -> Tie:
-    """Return the tie of a member; those of one batch share it, and its text."""
-    return Tie(batch_id=batch_id)
+def member_of(batch_id: str) -> Dependencies:
+    """Return the dependencies of a member; those of one batch share it, and its text."""
+    return Dependencies(batch_id=batch_id)
 
 
-def tie_to_parent(parent_id: str, options: CallOptions) -> Tie:
-    """Return the tie of a job that continues another one."""
+def child_of(parent_id: str, options: CallOptions) -> Dependencies:
+    """Return the dependencies of a job that continues another one."""
     _check_untimed(options)
-    return Tie({parent_id: Edge(parent_id, options.on or On.SUCCEEDED)})
+    return Dependencies({parent_id: Edge(parent_id, options.on or On.SUCCEEDED)})
 
 
-def tie_to_sources(options: CallOptions, tie: Tie, transaction: Callable[[], object | None]) -> Tie:
-    """Return the tie with what the job, to be stored in that transaction, is after.
+def after_sources(
+    options: CallOptions, dependencies: Dependencies, transaction: Callable[[], object | None]
+) -> Dependencies:
+    """Return the dependencies with what the job, to be stored in that transaction, is after.
 
     Raises:
         ConfigurationError: it has a time of its own, or an end to wait for and nothing that ends.
         DuplicateJob, JobNotCommitted: it cannot wait for one of them.
     """
-    edges, on = dict(tie.edges), options.on or On.SUCCEEDED
+    edges, on = dict(dependencies.edges), options.on or On.SUCCEEDED
     for source in options.after or ():
-        source_id = source.as_source(tie.batch_id, transaction)
+        source_id = source.as_source(dependencies.batch_id, transaction)
         edges[source_id] = Edge(source_id, on)
     if edges:
         _check_untimed(options)
@@ -86,22 +88,25 @@ def tie_to_sources(options: CallOptions, tie: Tie, transaction: Callable[[], obj
             f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…), or "
             "with after=."
         )
-    return attrs.evolve(tie, edges=check_bounded(edges))
+    return attrs.evolve(dependencies, edges=check_bounded(edges))
 
 
-def tie_to_outputs(
-    options: CallOptions, tie: Tie, references: Sequence[Reference], transaction: Callable[[], object | None]
-) -> Tie:
-    """Return the tie with the jobs whose output the job, to be stored in that transaction, takes.
+def with_outputs(
+    options: CallOptions,
+    dependencies: Dependencies,
+    references: Sequence[Reference],
+    transaction: Callable[[], object | None],
+) -> Dependencies:
+    """Return the dependencies with the jobs whose output the job, to be stored in that transaction, takes.
 
     Raises:
         ConfigurationError: it has a time of its own, or waits for another end of one of them.
         DuplicateJob, JobNotCommitted: it cannot wait for one of them.
     """
     _check_untimed(options)
-    edges = dict(tie.edges)
+    edges = dict(dependencies.edges)
     for one in references:
-        source_id = one.source.as_source(tie.batch_id, transaction)
+        source_id = one.source.as_source(dependencies.batch_id, transaction)
         other = edges.get(source_id)
         if other is not None and other.on is not On.SUCCEEDED:
             raise ConfigurationError(
@@ -110,7 +115,7 @@ def tie_to_outputs(
             )
         edges[source_id] = Edge(source_id, On.SUCCEEDED, carries=True)
     inputs = tuple(Input(one.source.id, one.path) for one in references)
-    return attrs.evolve(tie, edges=check_bounded(edges), inputs=inputs)
+    return attrs.evolve(dependencies, edges=check_bounded(edges), inputs=inputs)
 
 
 def _check_untimed(options: CallOptions) -> None:

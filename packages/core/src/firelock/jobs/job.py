@@ -203,8 +203,8 @@ class Job(Generic[R]):
     @property
     def batch_id(self) -> str | None:
         """The id of the batch it is a member of; None for none; never changes."""
-        ties = self._record.ties
-        return None if ties is None else ties.batch_id
+        relations = self._record.relations
+        return None if relations is None else relations.batch_id
 
     @property
     def waits_for(self) -> str | None:
@@ -604,8 +604,8 @@ class Job(Generic[R]):
         if applied is Applied.RELEASING:
             release_continuations(self._client.storage)
         record = self._look()
-        if applied is Applied.RELEASING and done == "requeued" and record.ties is not None:
-            update_batches(self._client.storage, record.ties.batch_id)
+        if applied is Applied.RELEASING and done == "requeued" and record.relations is not None:
+            update_batches(self._client.storage, record.relations.batch_id)
         if applied is Applied.TAKEN:
             raise JobConflict(why_key_is_taken(self._client.storage, record))
         if not applied.is_applied or applied is Applied.ALREADY:

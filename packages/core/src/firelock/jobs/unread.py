@@ -33,7 +33,7 @@ class UnreadPart:
 
 def unread_part(job: ClaimedJob | JobRecord) -> UnreadPart | None:
     """Return the first part that this release cannot read; None if it can read the whole job."""
-    for name, said in ((TIES, job.ties), (ADMISSION, job.admission)):
+    for name, said in ((TIES, job.relations), (ADMISSION, job.admission)):
         if said is not None and said.unread is not None:
             return UnreadPart(name, said.unread)
     if job.retry is not None and not _is_policy(job.retry):

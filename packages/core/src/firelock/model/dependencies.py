@@ -36,7 +36,7 @@ class Edge:
 
     parent_id: str
     on: On = On.SUCCEEDED
-    carries: bool = False  # the parent's result is among its arguments: see `Ties.inputs`
+    carries: bool = False  # the parent's result is among its arguments: see `Relations.inputs`
 
 
 @attrs.frozen
@@ -48,33 +48,35 @@ class Input:
 
 
 @attrs.frozen
-class Ties:
+class Relations:
     """What a job is to others beside waiting for them; most are nothing."""
 
     batch_id: str | None = None  # of which it is a member; fixed
     caller_id: str | None = None  # the job that made it within a step and waits for its result
     inputs: tuple[Input, ...] = ()  # from parents whose edges carry
     batch: BatchRules | None = None  # set for a batch itself
-    unread: str | None = None  # the stored string, if this release cannot read all of it: see `read_ties`
+    unread: str | None = (
+        None  # the stored string, if this release cannot read all of it: see `read_relations`
+    )
 
 
-def write_ties(ties: Ties) -> str | None:
+def write_relations(relations: Relations) -> str | None:
     """Return what is stored of them, None for nothing."""
-    if ties == _NO_TIES:
+    if relations == _NO_TIES:
         return None
-    batch = ties.batch
+    batch = relations.batch
     said = [
-        ties.batch_id,
-        ties.caller_id,
-        [[one.job_id, *one.path] for one in ties.inputs],
+        relations.batch_id,
+        relations.caller_id,
+        [[one.job_id, *one.path] for one in relations.inputs],
         None if batch is None else [batch.name, int(batch.fails_fast), *batch.keeps],
     ]
     return encode(said)
 
 
 @lru_cache(maxsize=4_096)
-def read_ties(text: str) -> Ties:
-    """Return the ties that `write_ties` wrote; fields that a newer release appended are ignored.
+def read_relations(text: str) -> Relations:
+    """Return the ties that `write_relations` wrote; fields that a newer release appended are ignored.
 
     Never raises: a string that this release cannot read must not stop the jobs next to this one. `unread` is
     set then, and the other fields hold the parts that can be read. No server runs such a job.
@@ -83,7 +85,7 @@ def read_ties(text: str) -> Ties:
         batch_id, caller_id, inputs, batch, *_ = json.loads(text)
         if type(batch_id) not in STRING_OR_NULL or type(caller_id) not in STRING_OR_NULL:
             return _read_known_ties(text)
-        return Ties(
+        return Relations(
             batch_id,
             caller_id,
             tuple([_read_input(one) for one in inputs]) if inputs else (),
@@ -93,10 +95,10 @@ def read_ties(text: str) -> Ties:
         return _read_known_ties(text)
 
 
-def _read_known_ties(text: str) -> Ties:
+def _read_known_ties(text: str) -> Relations:
     said = list_or_empty(text)
     batch_id, caller_id, inputs, batch, *_ = *said, None, None, None, None
-    return Ties(
+    return Relations(
         batch_id if isinstance(batch_id, str) else None,
         caller_id if isinstance(caller_id, str) else None,
         tuple(one for each in inputs if (one := read_or_none(_read_input, each)) is not None)
@@ -122,4 +124,4 @@ def _read_rules(said: Any) -> BatchRules:  # noqa: ANN401 - JSON
     return BatchRules(name, bool(fails_fast), (succeeded, failed, deleted))
 
 
-_NO_TIES = Ties()
+_NO_TIES = Relations()

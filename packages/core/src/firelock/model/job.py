@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import attrs
 
-from firelock.model.dependencies import Edge, Ties, read_ties
+from firelock.model.dependencies import Edge, Relations, read_relations
 from firelock.model.limit import Admission, read_admission
 from firelock.model.memo import MemoKind
 from firelock.model.meta import read_meta
@@ -36,7 +36,7 @@ class NewJob:
     meta_json: str | None = None  # what travels with it, as `meta.write_meta` gives it; opaque to a storage
     admission_json: str | None = None  # as `write_admission` gives it; None for most jobs
     parents: tuple[Edge, ...] = ()
-    ties_json: str | None = None  # as `write_ties` gives it; None for most jobs
+    relations_json: str | None = None  # as `write_relations` gives it; None for most jobs
 
     @property
     def meta(self) -> Mapping[str, str]:
@@ -49,9 +49,9 @@ class NewJob:
         return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
-    def ties(self) -> Ties | None:
+    def relations(self) -> Relations | None:
         """What it is to other jobs; None for nothing."""
-        return None if self.ties_json is None else read_ties(self.ties_json)
+        return None if self.relations_json is None else read_relations(self.relations_json)
 
     @property
     def is_plain(self) -> bool:
@@ -61,7 +61,7 @@ class NewJob:
 
 _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "admission_json", "parents", "ties_json",
+    "meta_json", "admission_json", "parents", "relations_json",
 )  # fmt: skip
 _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, None, (), None)
 
@@ -90,7 +90,7 @@ class ClaimedJob:
     recurring_id: str | None = None
     meta_json: str | None = None
     admission_json: str | None = None
-    ties_json: str | None = None
+    relations_json: str | None = None
     has_memos: bool = False  # something is remembered of it: see `Storage.recall`
 
     @property
@@ -104,9 +104,9 @@ class ClaimedJob:
         return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
-    def ties(self) -> Ties | None:
+    def relations(self) -> Relations | None:
         """What it is to other jobs; None for nothing."""
-        return None if self.ties_json is None else read_ties(self.ties_json)
+        return None if self.relations_json is None else read_relations(self.relations_json)
 
 
 @attrs.frozen
@@ -229,7 +229,7 @@ class JobRecord(Standing):
     parents: tuple[Edge, ...] = ()
     progress: Progress | None = None  # how far it last said it is; stored apart, so `find` may leave it out
     admission_json: str | None = None
-    ties_json: str | None = None
+    relations_json: str | None = None
     waits_for: str | None = None  # the memo that a suspended job waits for, kind and name; see `memo_words`
 
     @property
@@ -243,14 +243,14 @@ class JobRecord(Standing):
         return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
-    def ties(self) -> Ties | None:
+    def relations(self) -> Relations | None:
         """What it is to other jobs; None for nothing."""
-        return None if self.ties_json is None else read_ties(self.ties_json)
+        return None if self.relations_json is None else read_relations(self.relations_json)
 
     @property
     def is_batch(self) -> bool:
         """Tell whether it is a batch, which has no task."""
-        return self.ties_json is not None and read_ties(self.ties_json).batch is not None
+        return self.relations_json is not None and read_relations(self.relations_json).batch is not None
 
     @property
     def is_retrying(self) -> bool:

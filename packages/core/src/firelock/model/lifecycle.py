@@ -17,7 +17,7 @@ import attrs
 from firelock.model.dependencies import Edge, On
 from firelock.model.job import ClaimedJob, ErrorInfo, HistoryEntry, Move, Transition
 from firelock.model.memo import MemoKind
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.model.text import clock_time
 
@@ -114,7 +114,7 @@ class Retention:
 
 def succeeded(
     job: ClaimedJob,
-    holder: Holder,
+    holder: ClaimHolder,
     *,
     at: int,
     started_at: int,
@@ -131,7 +131,7 @@ def succeeded(
 
 def retried(
     job: ClaimedJob,
-    holder: Holder,
+    holder: ClaimHolder,
     *,
     at: int,
     started_at: int | None,
@@ -148,7 +148,7 @@ def retried(
 
 def failed(
     job: ClaimedJob,
-    holder: Holder,
+    holder: ClaimHolder,
     *,
     at: int,
     started_at: int | None,
@@ -162,7 +162,7 @@ def failed(
 
 def deleted_by_policy(
     job: ClaimedJob,
-    holder: Holder,
+    holder: ClaimHolder,
     *,
     at: int,
     started_at: int | None,
@@ -176,7 +176,7 @@ def deleted_by_policy(
 
 def undecodable(
     job: ClaimedJob,
-    holder: Holder,
+    holder: ClaimHolder,
     *,
     at: int,
     error: ErrorInfo,
@@ -189,7 +189,7 @@ def undecodable(
 
 
 def snoozed(
-    job: ClaimedJob, holder: Holder, *, at: int, started_at: int, wait: int, reason: str
+    job: ClaimedJob, holder: ClaimHolder, *, at: int, started_at: int, wait: int, reason: str
 ) -> Transition:
     """The task asked to be run later: it is scheduled and the attempt is given back.
 
@@ -202,7 +202,7 @@ def snoozed(
 
 def suspended(
     job: ClaimedJob,
-    holder: Holder,
+    holder: ClaimHolder,
     *,
     at: int,
     started_at: int,
@@ -222,7 +222,14 @@ def suspended(
 
 
 def slept(
-    job: ClaimedJob, holder: Holder, *, at: int, started_at: int, waits_for: str, reason: str, due_at: int
+    job: ClaimedJob,
+    holder: ClaimHolder,
+    *,
+    at: int,
+    started_at: int,
+    waits_for: str,
+    reason: str,
+    due_at: int,
 ) -> Transition:
     """The task sleeps without a worker until an instant; the attempt is given back."""
     return _end(
@@ -231,13 +238,15 @@ def slept(
     )  # fmt: skip
 
 
-def stopped(job: ClaimedJob, holder: Holder, *, at: int, reason: str, expires_at: int | None) -> Transition:
+def stopped(
+    job: ClaimedJob, holder: ClaimHolder, *, at: int, reason: str, expires_at: int | None
+) -> Transition:
     """The job's batch was cancelled, or its caller has ended: it is deleted, and was never run."""
     return _end(job, holder, State.DELETED, at, None, reason=reason, expires_at=expires_at)
 
 
 def handed_back(
-    job: ClaimedJob, holder: Holder, *, at: int, started_at: int | None, reason: str
+    job: ClaimedJob, holder: ClaimHolder, *, at: int, started_at: int | None, reason: str
 ) -> Transition:
     """The server gives the job back: it is enqueued at its old place and the attempt is given back.
 
@@ -250,14 +259,14 @@ def handed_back(
 
 
 def not_started(
-    job: ClaimedJob, holder: Holder, *, at: int, before: int, expires_at: int | None
+    job: ClaimedJob, holder: ClaimHolder, *, at: int, before: int, expires_at: int | None
 ) -> Transition:
     """The instant is over before which the job was to start: it is deleted, and was never run."""
     reason = f"not started before {clock_time(before)}"
     return _end(job, holder, State.DELETED, at, None, reason=reason, expires_at=expires_at)
 
 
-def unknown_task(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
+def unknown_task(job: ClaimedJob, holder: ClaimHolder, *, at: int) -> Transition:
     """No task of that name is known here: it waits for a server that knows it; the attempt is given back.
 
     The wait grows with the job's age, from 15 s to 5 min. Only the first wait is written to the history; of a
@@ -267,25 +276,25 @@ def unknown_task(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
     return _put_off(job, holder, at, reason)
 
 
-def unknown_serializer(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:
+def unknown_serializer(job: ClaimedJob, holder: ClaimHolder, *, at: int) -> Transition:
     """What wrote the arguments is not installed here: as for a task that is not known."""
     missing = f"serializer {job.serializer!r} is not installed on server {holder.server}"
     return _put_off(job, holder, at, f"{missing}; waiting for one that has it")
 
 
-def unread_part(job: ClaimedJob, holder: Holder, *, at: int, what: str) -> Transition:
+def unread_part(job: ClaimedJob, holder: ClaimHolder, *, at: int, what: str) -> Transition:
     """This release cannot read a part of the job, but a newer one might: as for a task that is not known."""
     reason = f"{what} cannot be read on server {holder.server}; waiting for one of a newer release"
     return _put_off(job, holder, at, reason)
 
 
-def unprepared(job: ClaimedJob, holder: Holder, *, at: int, why: str) -> Transition:
+def unprepared(job: ClaimedJob, holder: ClaimHolder, *, at: int, why: str) -> Transition:
     """An unexpected error kept the job from starting: as for a task that is not known."""
     reason = f"could not be started on server {holder.server}: {why}; trying again later"
     return _put_off(job, holder, at, reason)
 
 
-def _put_off(job: ClaimedJob, holder: Holder, at: int, reason: str) -> Transition:
+def _put_off(job: ClaimedJob, holder: ClaimHolder, at: int, reason: str) -> Transition:
     age = max(0, at - job.created_at)
     due_at = at + min(_UNKNOWN_LONGEST, max(_UNKNOWN_FIRST, age // 2))
     # Who was put off before became enqueued again later than it was made for, however long it waited then.
@@ -308,7 +317,7 @@ def _put_off(job: ClaimedJob, holder: Holder, at: int, reason: str) -> Transitio
 
 def crashed_alone(
     job: ClaimedJob,
-    holder: Holder,
+    holder: ClaimHolder,
     *,
     at: int,
     started_at: int,
@@ -365,7 +374,7 @@ def _says(entry: HistoryEntry, *reasons: str) -> bool:
 
 def _end(
     job: ClaimedJob,
-    holder: Holder,
+    holder: ClaimHolder,
     to: State,
     at: int,
     started_at: int | None,

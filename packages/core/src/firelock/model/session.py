@@ -12,7 +12,7 @@ from firelock.model.state import FINAL_STATES, State
 
 
 @attrs.frozen
-class Holder:
+class ClaimHolder:
     """Who runs a job: its session and the name of its server."""
 
     session: str
@@ -100,7 +100,7 @@ class SessionRecord:
 
 
 @attrs.frozen
-class Held:
+class HeldClaim:
     """One claim that a worker process believes it holds."""
 
     job_id: str
@@ -112,7 +112,7 @@ class Held:
 class LostClaim:
     """A claim that a worker process believed it held, and what is stored of its job."""
 
-    held: Held  # as the worker process named it
+    held: HeldClaim  # as the worker process named it
     state: State | None = None  # None: no such job is stored
     fence: int = 0  # of the job's latest claim
     has_tail: bool = False  # a holder may still be running it: see `Standing.is_stopping`

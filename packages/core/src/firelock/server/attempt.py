@@ -33,7 +33,7 @@ from firelock.model.aio import in_thread
 from firelock.model.clock import SECOND, span_micros
 from firelock.model.job import ClaimedJob, JobRecord, Transition
 from firelock.model.memo import MemoKind
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.model.storage import Feature
 from firelock.model.text import message_of, shorten
@@ -41,8 +41,8 @@ from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, desc
 from firelock.server.failure import describe_failure
 from firelock.server.memo_commit import MemoCommit
 from firelock.server.open_resources import OpenResources
-from firelock.server.tied_jobs import TiedJobs
-from firelock.storage import Applied, Held
+from firelock.server.related_jobs import RelatedJobs
+from firelock.storage import Applied, HeldClaim
 
 if TYPE_CHECKING:
     import asyncio
@@ -68,7 +68,7 @@ def _folder() -> str | None:
 
 
 @attrs.define(eq=False)
-class Surroundings:
+class ProcessState:
     """What a process was like before its first job.
 
     Only what is broken for everybody is mended after each job. What may be somebody's intent is left alone,
@@ -128,7 +128,7 @@ class Run:
     """One attempt under way."""
 
     job: ClaimedJob
-    holder: Holder
+    holder: ClaimHolder
     context: JobContext
     info: TaskInfo
     args: tuple[Any, ...]  # the context first, where the task takes it
@@ -268,21 +268,21 @@ class JobRunner:
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
     _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put off: attempt, retries, crashes
     resources: OpenResources = attrs.Factory(OpenResources)
-    tied: TiedJobs = attrs.field()
+    related: RelatedJobs = attrs.field()
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _flusher: StreamFlusher | None = None  # from the first run with steps on
     _memos: MemoCommit | None = None  # likewise
 
-    @tied.default
-    def _looks_each_second(self) -> TiedJobs:
-        return TiedJobs(self._runtime.storage, self._runtime.client.serializers)
+    @related.default
+    def _looks_each_second(self) -> RelatedJobs:
+        return RelatedJobs(self._runtime.storage, self._runtime.client.serializers)
 
     # ---- before ------------------------------------------------------------------------------------------
 
-    def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
+    def prepare(self, job: ClaimedJob, holder: ClaimHolder) -> Run | EndedRun:
         """Return the run, ready to start, or its end if it cannot start. Never raises an `Exception`."""
         try:
-            is_special = not (job.admission_json is None and job.ties_json is None and job.retry is None)
+            is_special = not (job.admission_json is None and job.relations_json is None and job.retry is None)
             if is_special and (part := unread_part(job)) is not None:
                 return self._unread(job, holder, part)
             may_be_barred = job.admission_json is not None or job.crashes
@@ -295,13 +295,15 @@ class JobRunner:
                 wait = lifecycle.unknown_serializer if is_known else lifecycle.unknown_task
                 return self._put_off(job, wait(job, holder, at=self._runtime.clock.now()))
             try:
-                ties = job.ties
-                if ties is not None and (why := self.tied.refusal(ties)) is not None:
+                relations = job.relations
+                if relations is not None and (why := self.related.refusal(relations)) is not None:
                     return self._stopped(job, holder, why)
-                if ties is None or not ties.inputs:
+                if relations is None or not relations.inputs:
                     args, kwargs = tasks.binder(info).decode_text(job.arguments, serializer)
                 else:
-                    args, kwargs = tasks.binder(info).decode(self.tied.arguments(job, ties, serializer))
+                    args, kwargs = tasks.binder(info).decode(
+                        self.related.arguments(job, relations, serializer)
+                    )
             except StorageError as error:
                 return self._handed_back(job, holder, f"what it is tied to could not be read: {error}")
             except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
@@ -320,16 +322,16 @@ class JobRunner:
             log.exception("Job %s could not be started.", job.id, extra={"job_id": job.id})
             return self.unprepared(job, holder, error)
 
-    def unprepared(self, job: ClaimedJob, holder: Holder, error: Exception) -> EndedRun:
+    def unprepared(self, job: ClaimedJob, holder: ClaimHolder, error: Exception) -> EndedRun:
         """Return the end of a job that an unexpected error kept from starting: it is tried again later."""
         at, why = self._runtime.clock.now(), describe_error(error)
         return self._put_off(job, lifecycle.unprepared(job, holder, at=at, why=why))
 
-    def _barred(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
+    def _barred(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
         """Return the end of a job that must not start, because it is late or has crashed too often."""
         return self._crashed_too_often(job, holder) if job.crashes else self._late(job, holder)
 
-    def _late(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
+    def _late(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
         """Return the end of a job that was to start before now; None for one that may start.
 
         What the storage gave out as late holds no limit and must not run. It judged by its own clock, so
@@ -356,7 +358,7 @@ class JobRunner:
         log.info("Job %s is deleted unrun: %s.", job.id, ended.reason, extra={"job_id": job.id})
         return EndedRun(job, ended)
 
-    def _crashed_too_often(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
+    def _crashed_too_often(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
         """Return the end of a job that has crashed too often; None if it may start.
 
         The end of a session counts crashes and fails no job, so they are judged here. This reads the history
@@ -389,11 +391,11 @@ class JobRunner:
         self._report(ended, reason, died)
         return ended
 
-    def _handed_back(self, job: ClaimedJob, holder: Holder, why: str) -> EndedRun:
+    def _handed_back(self, job: ClaimedJob, holder: ClaimHolder, why: str) -> EndedRun:
         at = self._runtime.clock.now()
         return EndedRun(job, lifecycle.handed_back(job, holder, at=at, started_at=None, reason=why))
 
-    def _stopped(self, job: ClaimedJob, holder: Holder, why: str) -> EndedRun:
+    def _stopped(self, job: ClaimedJob, holder: ClaimHolder, why: str) -> EndedRun:
         """Return the end of a job that must not start any more."""
         at = self._runtime.clock.now()
         expires_at = self._runtime.client.retention.until(State.DELETED, at)
@@ -412,7 +414,7 @@ class JobRunner:
             log.warning("Job %s is put off: %s.", job.id, transition.reason, extra={"job_id": job.id})
         return EndedRun(job, transition)
 
-    def _unread(self, job: ClaimedJob, holder: Holder, part: UnreadPart) -> EndedRun:
+    def _unread(self, job: ClaimedJob, holder: ClaimHolder, part: UnreadPart) -> EndedRun:
         """Return the end of a job of which this release cannot read a part."""
         if part.is_damaged:
             error = StorageError(f"{part.stored[:200]!r} is not JSON")
@@ -421,7 +423,7 @@ class JobRunner:
         return self._put_off(job, lifecycle.unread_part(job, holder, at=at, what=part.name))
 
     def _unreadable(
-        self, job: ClaimedJob, holder: Holder, error: Exception, part: str = "arguments"
+        self, job: ClaimedJob, holder: ClaimHolder, error: Exception, part: str = "arguments"
     ) -> EndedRun:
         at, told = self._runtime.clock.now(), describe_failure(error)
         expires_at = self._runtime.client.retention.until(State.FAILED, at)
@@ -438,8 +440,8 @@ class JobRunner:
         info = self._runtime.tasks.get(job.task) if job.crashes else None
         if info is not None and _may_be_its_last_crash(job, info):
             return True
-        ties = job.ties
-        return ties is not None and (bool(ties.inputs) or not self.tied.has_looked(ties))
+        relations = job.relations
+        return relations is not None and (bool(relations.inputs) or not self.related.has_looked(relations))
 
     def start(self, run: Run) -> None:
         """The run's clock is ticking."""
@@ -451,7 +453,7 @@ class JobRunner:
 
         For a suspect, which may end its whole server sooner. The job runs even if the storage is away.
         """
-        held = Held(run.job.id, run.job.fence, started_at=run.started_at)
+        held = HeldClaim(run.job.id, run.job.fence, started_at=run.started_at)
         try:
             self._runtime.storage.reconcile(run.holder.session, [held])
         except StorageError as error:

@@ -19,9 +19,9 @@ import attrs
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.model import lifecycle
 from firelock.model.clock import SECOND
-from firelock.model.dependencies import read_ties
+from firelock.model.dependencies import read_relations
 from firelock.model.job import ClaimedJob, Settled, Transition
-from firelock.model.session import Holder, LostClaim
+from firelock.model.session import ClaimHolder, LostClaim
 from firelock.model.state import State
 from firelock.server.attempt import (
     CancelKind,
@@ -43,7 +43,7 @@ from firelock.server.workers import (
     Workers,
     have_ended,
 )
-from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Feature, Held, server_work
+from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Feature, HeldClaim, server_work
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
@@ -97,7 +97,7 @@ class Dispatcher:
     _upkeep: Upkeep
     _on_session_lost: Callable[[str], None]
     _state: DispatcherState = DispatcherState.CLAIMING
-    _holder: Holder | None = None  # None: no session
+    _holder: ClaimHolder | None = None  # None: no session
     _is_reachable: bool = True
     _outage: Outage = attrs.Factory(Outage)
     _failing_since: float = 0.0  # monotonic; 0: the last exchange was answered
@@ -116,7 +116,7 @@ class Dispatcher:
         self._inbox = self._context.inbox
         self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
 
-    def start(self, holder: Holder) -> None:
+    def start(self, holder: ClaimHolder) -> None:
         """Jobs are claimed for this session from now on."""
         self._holder = holder
         self._thread.start()
@@ -131,7 +131,7 @@ class Dispatcher:
 
         self._inbox.order(change)
 
-    def adopt(self, holder: Holder) -> None:
+    def adopt(self, holder: ClaimHolder) -> None:
         """The former session is lost: what it held is dropped, what runs is cancelled; this one claims on."""
 
         def change() -> None:
@@ -385,7 +385,7 @@ class Dispatcher:
                 raise
         return is_full
 
-    def _lose_session(self, holder: Holder) -> None:
+    def _lose_session(self, holder: ClaimHolder) -> None:
         self._holder = None
         self._on_session_lost(holder.session)
 
@@ -611,7 +611,7 @@ class _Settler:
         """An end is owed."""
         self._unsent.append(ended)
 
-    def hand_back(self, job: ClaimedJob, holder: Holder, reason: str) -> None:
+    def hand_back(self, job: ClaimedJob, holder: ClaimHolder, reason: str) -> None:
         """A job that never started goes back to its place in the queue with the next exchange."""
         at = self._runtime.clock.now()
         back = lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason)
@@ -636,18 +636,18 @@ class _Settler:
         ended |= {(one.end.job.id, one.end.job.fence) for one in self.parked.all()}
         return [each for each in self.held.values() if (each.job.id, each.job.fence) not in ended]
 
-    def beliefs(self, runs: Sequence[Run]) -> list[Held]:
+    def beliefs(self, runs: Sequence[Run]) -> list[HeldClaim]:
         """Return what is held, to be compared; with its start where it has run for long and was not told."""
         long_ago = time.monotonic() - _SHOWN_AS_STARTED
         starts = {run.job.id: run.started_at for run in runs if run.started and run.started < long_ago}
         held = [
-            Held(job_id, claimed.job.fence, None if claimed.is_start_told else starts.get(job_id))
+            HeldClaim(job_id, claimed.job.fence, None if claimed.is_start_told else starts.get(job_id))
             for job_id, claimed in self.held.items()
         ]
         backs = [one.end.job for one in self.parked.all() if one.is_hand_back]
-        return held + [Held(job.id, job.fence) for job in backs if job.id not in self.held]
+        return held + [HeldClaim(job.id, job.fence) for job in backs if job.id not in self.held]
 
-    def told(self, beliefs: Sequence[Held], busy: Collection[str]) -> None:
+    def told(self, beliefs: Sequence[HeldClaim], busy: Collection[str]) -> None:
         """The storage knows the starts among these, except those of busy jobs: each is written once."""
         for one in beliefs:
             claimed = self.held.get(one.job_id)
@@ -885,8 +885,8 @@ class _Settler:
         """Note the batches of these ends; return whether continuations are to be released."""
         if not releasing:
             return False
-        texts = {end.job.ties_json for end in releasing}
-        found = {None if text is None else read_ties(text).batch_id for text in texts}
+        texts = {end.job.relations_json for end in releasing}
+        found = {None if text is None else read_relations(text).batch_id for text in texts}
         batches.tell(
             {id for id in found if id is not None},
             have_failed=any(end.transition.to is not State.SUCCEEDED for end in releasing),
@@ -910,8 +910,8 @@ def _tell_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches:
     batch may have waited for that: see `Storage.apply`.
     """
     refused = zip(sent, results, strict=False)
-    texts = {one.job.ties_json for one, result in refused if result is Applied.REFUSED}
-    found = {read_ties(text).batch_id for text in texts if text is not None}
+    texts = {one.job.relations_json for one, result in refused if result is Applied.REFUSED}
+    found = {read_relations(text).batch_id for text in texts if text is not None}
     batches.tell({id for id in found if id is not None}, have_failed=True)
 
 

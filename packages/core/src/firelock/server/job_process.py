@@ -32,10 +32,10 @@ from firelock.errors import ConfigurationError, JobCancelled
 from firelock.model.dependencies import Edge, On
 from firelock.model.job import ClaimedJob, ErrorInfo, Transition
 from firelock.model.lifecycle import HELD, JOB_PROCESS_DIED
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
-from firelock.server.attempt import Completion, EndedRun, JobRunner, ProcessDied, Run, Surroundings
+from firelock.server.attempt import Completion, EndedRun, JobRunner, ProcessDied, ProcessState, Run
 from firelock.server.job_counters import count_in
 from firelock.server.loading import load_in_job_process
 from firelock.server.logs import LogFormat, log_to_stderr, say_last
@@ -75,7 +75,7 @@ class JobProcessSpec:
     imports: tuple[str, ...] = ()  # modules with more tasks
     log_format: str = LogFormat.TEXT  # as its server's
     log_meta: tuple[str, ...] = ()  # likewise
-    state: Surroundings = attrs.Factory(Surroundings)  # that it starts with, whatever jobs made of it
+    state: ProcessState = attrs.Factory(ProcessState)  # that it starts with, whatever jobs made of it
     ready_seconds: float = 300.0  # one that has not loaded the app after this is killed
 
 
@@ -525,13 +525,13 @@ def _serve(runtime: Runtime, jobs: _Orders, say: Callable[[Mapping[str, Any]], N
 
     console = _PipeConsole(say)
     runner = JobRunner(runtime, console, is_apart=True, on_completed=completed)
-    state = Surroundings()
+    state = ProcessState()
     loop = _Loop(runner)
     for line in jobs:
         order = json.loads(line)
         fields = order["job"]
         job = ClaimedJob(**{**fields, "tags": tuple(fields["tags"])})
-        prepared = runner.prepare(job, Holder(*order["holder"]))
+        prepared = runner.prepare(job, ClaimHolder(*order["holder"]))
         if isinstance(prepared, Run):
             prepared = loop.run(prepared) if prepared.info.is_async else runner.run(prepared)
             state.restore()

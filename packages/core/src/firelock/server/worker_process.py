@@ -17,7 +17,7 @@ import attrs
 
 from firelock.context import Console
 from firelock.errors import ConfigurationError, FirelockError, StorageError
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.options import Executor
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.plugins.observers import EndObservers
@@ -116,7 +116,7 @@ class WorkerProcess:
         self._memory.adopt_session()
         self._session = session_id
         self._observers.start()
-        self._dispatcher.start(Holder(session_id, self._server.name))
+        self._dispatcher.start(ClaimHolder(session_id, self._server.name))
         self._workers.start()
         self._upkeep.start()  # after the session is adopted: before, the right to run looks lost
         log.info("Jobs are run from now on.", extra={"session": session_id})
@@ -128,7 +128,7 @@ class WorkerProcess:
         """A new session takes the place of one that was lost."""
         log.warning("The session of this server was lost; what ran is cancelled, a new session begins.")
         self._session = session_id
-        self._dispatcher.adopt(Holder(session_id, self._server.name))
+        self._dispatcher.adopt(ClaimHolder(session_id, self._server.name))
 
     def quiet(self, *, is_quiet: bool) -> None:
         """No more jobs are claimed, or again."""

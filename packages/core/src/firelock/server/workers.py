@@ -20,10 +20,10 @@ import attrs
 
 from firelock.model.aio import in_thread
 from firelock.model.job import ClaimedJob
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.options import Executor
 from firelock.plugins.observers import EndObservers
-from firelock.server.attempt import EndedRun, JobRunner, Run, Surroundings
+from firelock.server.attempt import EndedRun, JobRunner, ProcessState, Run
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.shared_memory import SharedMemory, WorkerCounts
 
@@ -125,7 +125,7 @@ class ClaimedRun:
     """A claimed job on its way to a worker."""
 
     job: ClaimedJob
-    holder: Holder
+    holder: ClaimHolder
     is_dropped: bool = False  # lost before it started: passed over
     is_start_told: bool = False  # the storage knows when it started
 
@@ -165,7 +165,7 @@ class WorkerContext:
     memory: SharedMemory
     inbox: DispatcherInbox
     process_spec: JobProcessSpec | None  # None: no process of its own could find the app
-    state: Surroundings = attrs.Factory(Surroundings)
+    state: ProcessState = attrs.Factory(ProcessState)
     limits: ProcessLimits = NO_LIMITS
     observers: EndObservers = attrs.Factory(EndObservers)
 
@@ -670,7 +670,7 @@ class AsyncWorkers:
         runner = self._context.runner
         try:
             job = claimed_run.job
-            if (job.ties_json is not None or job.crashes) and runner.takes_a_trip(job):
+            if (job.relations_json is not None or job.crashes) and runner.takes_a_trip(job):
                 place = self._free[-1]
                 task = loop.create_task(self._start_tied(loop, claimed_run, place))
                 self._free.remove(place)

@@ -3,7 +3,7 @@
 Read `contract` first, the verbs and their promises; `rules` is what a transition writes, and `batches` how
 a batch counts its members. `derived` has the verbs that can be made of others; the storages in SQL and
 Redis build on it alone. `table_storage` has every verb on `tables`, which need not be SQL tables;
-`tied_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such tables on ordered
+`relation_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such tables on ordered
 rows, whose keys `short_keys` keeps short, and `memory` on dictionaries. `waiting` waits for work, `own_work`
 marks the calls of servers, and `locks` are what `fire.lock` gives.
 """
@@ -21,7 +21,7 @@ from firelock.errors import (
 )
 from firelock.model.answers import Applied, Duplicate, Inserted, PartlyApplied, PartlyUnavailable
 from firelock.model.batch import BATCH_TASK, BatchCounts, BatchRules
-from firelock.model.dependencies import Edge, Input, On, Ties, read_ties, write_ties
+from firelock.model.dependencies import Edge, Input, On, Relations, read_relations, write_relations
 from firelock.model.ids import new_id, new_ids
 from firelock.model.job import (
     Attempt,
@@ -75,7 +75,7 @@ from firelock.model.session import (
     Claim,
     ClaimRequest,
     Exchange,
-    Held,
+    HeldClaim,
     LostClaim,
     NewSession,
     Promotion,
@@ -133,7 +133,7 @@ __all__ = [
     "Feature",
     "Finding",
     "FoundJobs",
-    "Held",
+    "HeldClaim",
     "HistoryEntry",
     "Input",
     "Inserted",
@@ -163,6 +163,7 @@ __all__ = [
     "Reconciliation",
     "Record",
     "RecordChange",
+    "Relations",
     "Remembered",
     "Renewal",
     "Rollup",
@@ -182,7 +183,6 @@ __all__ = [
     "TableStorage",
     "Tables",
     "Taken",
-    "Ties",
     "Transition",
     "UniqueState",
     "UniqueUse",
@@ -204,7 +204,7 @@ __all__ = [
     "new_id",
     "new_ids",
     "read_admission",
-    "read_ties",
+    "read_relations",
     "rules",
     "server_work",
     "shown_url",
@@ -212,5 +212,5 @@ __all__ = [
     "waiting_reason",
     "with_progress",
     "write_admission",
-    "write_ties",
+    "write_relations",
 ]  # fmt: skip

@@ -38,7 +38,7 @@ class Share(NamedTuple):
 NOTHING = Share()
 
 
-def share_of(job: JobRecord, *, is_tied: bool, is_releasing: bool, is_cancelled: bool = False) -> Share:
+def share_of(job: JobRecord, *, is_related: bool, is_releasing: bool, is_cancelled: bool = False) -> Share:
     """Return what the member adds as it is now.
 
     Args:
@@ -48,7 +48,7 @@ def share_of(job: JobRecord, *, is_tied: bool, is_releasing: bool, is_cancelled:
         is_cancelled: it is a batch, and cancelled.
     """
     state = job.state
-    waits = state is State.AWAITING and is_tied and job.waits_for is None and not is_cancelled
+    waits = state is State.AWAITING and is_related and job.waits_for is None and not is_cancelled
     is_active = (not job.is_final and not waits) or is_releasing or job.is_stopping
     return Share(
         1, int(is_active), int(waits), int(state is State.SUCCEEDED), int(state is State.FAILED),

@@ -36,7 +36,7 @@ from firelock.model.session import (
     Claim,
     ClaimRequest,
     Exchange,
-    Held,
+    HeldClaim,
     NewSession,
     Promotion,
     Reconciliation,
@@ -133,12 +133,12 @@ class Storage(ABC):
         one call after another, so a job may be the duplicate of one before it. Whoever asks for a key waits
         for a transaction under way that asked for it before.
 
-        A member of a batch (`Ties.batch_id`; the batch may be one earlier in this call) counts in its counts
-        from this step on. Where the batch waits for what it is after, its members without undecided parents
-        wait for its opening: awaiting, without `due_at`, with the reason `Moved.SHUT_OUT`. So do batches in
-        it, and so their members. A batch itself (`Ties.batch`) is awaiting; its `due_at` is the end of its
-        hold, its parents are what it is after. Whoever adds to a batch that is stored locks it against
-        `release`, shared with others who add.
+        A member of a batch (`Relations.batch_id`; the batch may be one earlier in this call) counts in its
+        counts from this step on. Where the batch waits for what it is after, its members without undecided
+        parents wait for its opening: awaiting, without `due_at`, with the reason `Moved.SHUT_OUT`. So do
+        batches in it, and so their members. A batch itself (`Relations.batch`) is awaiting; its `due_at` is
+        the end of its hold, its parents are what it is after. Whoever adds to a batch that is stored locks it
+        against `release`, shared with others who add.
 
         `only_if` replaces a record in the same step, also where there are no jobs: as `put_record` would, if
         it has the expected version. Else nothing is stored: ALREADY where it holds the new value and instant
@@ -384,7 +384,7 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+    def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
         """Compare what a worker process believes it holds with what the storage says; nothing is moved.
 
         `started_at` is written where given, except to jobs that another transaction has locked: these are

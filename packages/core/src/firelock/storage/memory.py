@@ -636,7 +636,7 @@ class Table(Tables):
             self._expiring.put(job.id, job.expires_at)
         if job.session is not None:
             self._held[job.session][job.id] = None
-        if job.ties_json is not None and (batch := row.batch_id) is not None:
+        if job.relations_json is not None and (batch := row.batch_id) is not None:
             self._members[batch].put(row)
 
     def _unindex(self, row: StoredJob) -> None:
@@ -656,7 +656,7 @@ class Table(Tables):
             self._expiring.drop(job.id)
         if job.session is not None:
             _discard(self._held, job.session, job.id)
-        if job.ties_json is not None and (batch := row.batch_id) is not None:
+        if job.relations_json is not None and (batch := row.batch_id) is not None:
             self._members[batch].drop(row)
 
     def _line(self, row: StoredJob) -> Order:

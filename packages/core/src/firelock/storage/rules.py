@@ -22,7 +22,7 @@ from firelock.limits.admission import lane_of
 from firelock.model.answers import Applied
 from firelock.model.batch import BatchCounts, BatchRules
 from firelock.model.clock import SECOND
-from firelock.model.dependencies import Edge, Ties, read_ties
+from firelock.model.dependencies import Edge, Relations, read_relations
 from firelock.model.job import (
     Attempt,
     ClaimedJob,
@@ -43,7 +43,7 @@ from firelock.model.lifecycle import (
 )
 from firelock.model.record import Record, RecordChange
 from firelock.model.session import (
-    Held,
+    HeldClaim,
     LostClaim,
     NewSession,
     Reconciliation,
@@ -78,7 +78,11 @@ class StoredJob:
     @property
     def batch_id(self) -> str | None:
         """Return of which batch it is a member."""
-        return None if self.record.ties_json is None else read_ties(self.record.ties_json).batch_id
+        return (
+            None
+            if self.record.relations_json is None
+            else read_relations(self.record.relations_json).batch_id
+        )
 
     @property
     def is_shut(self) -> bool:
@@ -248,7 +252,7 @@ def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) 
         )  # fmt: skip
     if state is State.AWAITING:
         return row
-    of = cast("BatchRules", cast("Ties", row.record.ties).batch)
+    of = cast("BatchRules", cast("Relations", row.record.relations).batch)
     reason = row.record.reason if state is State.DELETED else None
     if state is State.FAILED:
         reason = batch_failure_reason(failed=counts.failed, total=counts.total, waiting=counts.waiting)
@@ -421,7 +425,7 @@ def taken_back(row: StoredJob, *, crash: str | None, now: int) -> StoredJob:
 
 def reconciled(
     rows: Iterable[StoredJob],
-    held: Sequence[Held],
+    held: Sequence[HeldClaim],
     find: Callable[[str], StoredJob | None],
     *,
     is_session_lost: bool,
@@ -446,7 +450,7 @@ def reconciled(
     return Reconciliation(is_session_lost, lost, unknown), started
 
 
-def _lost(held: Held, row: StoredJob | None) -> LostClaim:
+def _lost(held: HeldClaim, row: StoredJob | None) -> LostClaim:
     if row is None:
         return LostClaim(held)
     job = row.record
@@ -503,7 +507,7 @@ def matches(job: JobRecord, where: JobFilter) -> bool:
         and (where.parent_id is None or any(where.parent_id == edge.parent_id for edge in job.parents))
         and where.is_retrying in (None, job.is_retrying)
         and (not where.by_due or job.state is State.SCHEDULED)
-        and (where.batch_id is None or where.batch_id == (job.ties and job.ties.batch_id))
+        and (where.batch_id is None or where.batch_id == (job.relations and job.relations.batch_id))
     )
 
 

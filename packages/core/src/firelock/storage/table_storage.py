@@ -1,7 +1,7 @@
 """Every verb on tables: what a storage gets that offers `Tables`, each verb a step on them.
 
-What limits, unique keys, batches and memos add to a step stands in `keyed_tables` and `tied_tables`, which
-jobs without them do not enter.
+What limits, unique keys, batches and memos add to a step stands in `keyed_tables` and `relation_tables`,
+which jobs without them do not enter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from firelock.model.report import Counts
 from firelock.model.session import (
     Claim,
     ClaimRequest,
-    Held,
+    HeldClaim,
     NewSession,
     Promotion,
     Reconciliation,
@@ -33,7 +33,7 @@ from firelock.model.session import (
     Taken,
 )
 from firelock.model.state import FINAL_STATES, State
-from firelock.storage import rules, tied_tables
+from firelock.storage import relation_tables, rules
 from firelock.storage.derived import DerivedStorage, with_progress
 from firelock.storage.keyed_tables import (
     UniqueKeys,
@@ -153,8 +153,8 @@ class TableStorage(DerivedStorage):
         row = tables.job(transition.job_id)
         if row is None:
             return Applied.MISSING
-        if row.record.ties_json is not None and row.record.is_batch:
-            return tied_tables.change_batch(tables, row, transition)
+        if row.record.relations_json is not None and row.record.is_batch:
+            return relation_tables.change_batch(tables, row, transition)
         is_reviving = transition.session is None and row.record.is_final
         is_reviving = is_reviving and row.record.admission_json is not None
         if is_reviving and transition.to not in FINAL_STATES and is_taken(tables, row.record, now):
@@ -163,7 +163,7 @@ class TableStorage(DerivedStorage):
         if is_end:
             after, result = rules.applied(row, transition, now=now)
         else:
-            after, result = tied_tables.changed(tables, row, transition, now=now)
+            after, result = relation_tables.changed(tables, row, transition, now=now)
         if after is not row:
             _put(tables, after)
         if is_reviving and result is Applied.APPLIED and not after.record.is_final:
@@ -201,17 +201,17 @@ class TableStorage(DerivedStorage):
         """See `Storage.remember`."""
         self.refuse_within(within)
         now = self.clock()
-        return self._step(lambda tables: [tied_tables.remember(tables, one, now=now) for one in memos])
+        return self._step(lambda tables: [relation_tables.remember(tables, one, now=now) for one in memos])
 
     def recall(
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
         """See `Storage.recall`."""
-        return self._step(lambda tables: tied_tables.recall(tables, job_id, session, fence))
+        return self._step(lambda tables: relation_tables.recall(tables, job_id, session, fence))
 
     def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
         """See `Storage.batch_counts`."""
-        return self._step(lambda tables: [tied_tables.find_counts(tables, id) for id in ids])
+        return self._step(lambda tables: [relation_tables.find_counts(tables, id) for id in ids])
 
     # ---- limits and unique keys --------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class TableStorage(DerivedStorage):
 
         return self._step(renew)
 
-    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+    def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
         """See `Storage.reconcile`."""
 
         def reconcile(tables: Tables) -> Reconciliation:
@@ -335,9 +335,9 @@ class TableStorage(DerivedStorage):
             looked_at = 0
             while looked_at < limit:
                 if (found := tables.next_releasing(limit - looked_at)) is not None:
-                    looked_at += tied_tables.decide_children(tables, *found, now=now)
+                    looked_at += relation_tables.decide_children(tables, *found, now=now)
                 elif (batch := tables.next_changed()) is not None:
-                    looked_at += tied_tables.look_at(tables, batch, limit - looked_at, now=now)
+                    looked_at += relation_tables.look_at(tables, batch, limit - looked_at, now=now)
                 else:
                     break
             return looked_at
@@ -349,7 +349,9 @@ class TableStorage(DerivedStorage):
         now = self.clock()
 
         def prune(tables: Tables) -> list[str]:
-            expired = [row for row in tables.expired(now, limit) if tied_tables.prune(tables, row, now=now)]
+            expired = [
+                row for row in tables.expired(now, limit) if relation_tables.prune(tables, row, now=now)
+            ]
             for session in tables.forgettable(now, limit):
                 tables.remove_session(session.record.session.id)
             keys = list(tables.key_rows(""))
@@ -468,15 +470,15 @@ def _stored(tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, now: i
 
     parents = rules.parents_of(job, find)
     row = rules.stored(job, parents, sequence=tables.next_sequence(), now=now)
-    return row if job.ties_json is None else tied_tables.in_batch(tables, job, row, new)
+    return row if job.relations_json is None else relation_tables.in_batch(tables, job, row, new)
 
 
 def _put(tables: Tables, row: StoredJob) -> None:
     """The job is stored, and its batch, if it has one, has been told."""
-    if row.record.ties_json is None:
+    if row.record.relations_json is None:
         tables.put(row)
     else:
-        tied_tables.put(tables, row)
+        relation_tables.put(tables, row)
 
 
 def _end_session(tables: Tables, id: str, running: Collection[str] | None, *, reason: str, now: int) -> Taken:

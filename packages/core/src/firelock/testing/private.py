@@ -117,10 +117,10 @@ class StillStorage(MemoryStorage):
             while to_visit:
                 one, has_members = to_visit.pop(0)
                 row = store.table.rows.get(one)
-                ties = None if row is None else row.record.ties
-                around = () if ties is None else (ties.batch_id, ties.caller_id)
+                relations = None if row is None else row.record.relations
+                around = () if relations is None else (relations.batch_id, relations.caller_id)
                 below = [child.record.id for child in store.table.children(one)]
-                if has_members and ties is not None and ties.batch is not None:
+                if has_members and relations is not None and relations.batch is not None:
                     where = JobFilter(batch_id=one)
                     below += [each.id for each in self.find(where, limit=_MEMBERS, oldest_first=True).jobs]
                 for other, is_below in [(each, True) for each in below] + [(each, False) for each in around]:
@@ -201,10 +201,10 @@ class PrivateStorage(FaultyStorage):
     def _check_ties(self, jobs: Sequence[NewJob], within: object | None) -> None:
         own = {job.id for job in jobs}
         for job in jobs:
-            tied = [edge.parent_id for edge in job.parents]
-            if job.ties is not None and job.ties.batch_id is not None:
-                tied.append(job.ties.batch_id)
-            for one in tied:
+            related = [edge.parent_id for edge in job.parents]
+            if job.relations is not None and job.relations.batch_id is not None:
+                related.append(job.relations.batch_id)
+            for one in related:
                 if one not in own and self._uncommitted.is_hidden(one, within):
                     raise JobNotFound(
                         f"Job {job.id} is tied to {one}, which is not stored. Nothing was stored."

@@ -17,7 +17,7 @@ from firelock.model.clock import SECOND
 from firelock.model.ids import new_id
 from firelock.model.job import ClaimedJob, Settled
 from firelock.model.lifecycle import Moved, handed_back
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.server.attempt import (
     CancelKind,
@@ -28,7 +28,7 @@ from firelock.server.attempt import (
     has_succeeded,
 )
 from firelock.server.recurring import fire_due
-from firelock.server.tied_jobs import TiedJobs
+from firelock.server.related_jobs import RelatedJobs
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.testing.private import StillStorage
 
@@ -80,11 +80,11 @@ class _WatchedRunner(JobRunner):
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
         super().__init__(app.runtime, console, in_place=0)  # nobody waits in time that stands still
-        self.tied = TiedJobs(app.storage, app.client.serializers, 0.0)  # time stands still
+        self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)  # time stands still
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
 
-    def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
+    def prepare(self, job: ClaimedJob, holder: ClaimHolder) -> Run | EndedRun:
         run = super().prepare(job, holder)
         if isinstance(run, Run) and (error := self._planned.take(run.info.name)):
             run.info = attrs.evolve(run.info, function=_raises(error, is_async=run.info.is_async))
@@ -121,10 +121,10 @@ class SteppedServer:
         self.opens_at: int | None = None  # when a rate opens for what the last claim could not take
         self._holder = self._begin_session()
 
-    def _begin_session(self) -> Holder:
+    def _begin_session(self) -> ClaimHolder:
         session = NewSession(new_id(), _NAME, _NAME, _NAME, 0, self._clock.now(), _FOR_EVER, 1)
         self._storage.begin_session(session)
-        return Holder(session.id, session.server)
+        return ClaimHolder(session.id, session.server)
 
     # ---- what is to be run -------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         "arguments": arguments.value,
         "arguments_absent": arguments.reason,  # why they are null, where they are
         "recurring": job.recurring_id,
-        "batch": job.ties.batch_id if job.ties else None,
+        "batch": job.relations.batch_id if job.relations else None,
         "waits_for": job.waits_for,
         "error": error_json(visit, job.error) if job.error else None,
     }  # fmt: skip
@@ -65,7 +65,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         ) | {
             "meta": visit.meta(job),
             "parents": [{"id": edge.parent_id, "on": edge.on} for edge in job.parents],
-            "caller": job.ties.caller_id if job.ties else None,
+            "caller": job.relations.caller_id if job.relations else None,
             "result": None if result is None else result.value,
             "result_absent": job.result_absent if result is None else result.reason,
         }  # fmt: skip
@@ -89,7 +89,7 @@ def memo_json(visit: Visit, memo: Memo) -> dict[str, Any]:
 def batch_json(job: JobRecord, counts: BatchCounts, within: DeepBatchCounts | None) -> dict[str, Any]:
     """Return a batch and how far it is: its own members, and with the jobs of all batches within it."""
     return _told(job, "id", "state", "tags", "created_at", "ended_at", "due_at") | {
-        "name": job_name(job), "batch": job.ties.batch_id if job.ties else None,
+        "name": job_name(job), "batch": job.relations.batch_id if job.relations else None,
         "progress": round(counts.progress, 6), **_told(counts),
         "within": None if within is None else {"progress": round(within.progress, 6), **_told(within)},
     }  # fmt: skip

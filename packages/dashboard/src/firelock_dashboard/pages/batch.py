@@ -97,14 +97,14 @@ class BatchView(JobView):
     @property
     def name(self) -> str:
         """The name that its maker gave it."""
-        ties = self.job.ties
-        return "" if ties is None or ties.batch is None else ties.batch.name
+        relations = self.job.relations
+        return "" if relations is None or relations.batch is None else relations.batch.name
 
     @property
     def stops_at_failure(self) -> bool:
         """Tell whether the first failure stops the rest."""
-        ties = self.job.ties
-        return ties is not None and ties.batch is not None and ties.batch.fails_fast
+        relations = self.job.relations
+        return relations is not None and relations.batch is not None and relations.batch.fails_fast
 
     @property
     def phases(self) -> list[Phase]:

@@ -642,10 +642,10 @@ class JobView:
     @cached_property
     def batch_name(self) -> str | None:
         """The name of the batch in which it is; None if that is not stored any more."""
-        ties = self.job.ties
-        if ties is None or ties.batch_id is None:
+        relations = self.job.relations
+        if relations is None or relations.batch_id is None:
             return None
-        batch = self.visit.fire.storage.get([ties.batch_id])[0]
+        batch = self.visit.fire.storage.get([relations.batch_id])[0]
         return None if batch is None else job_name(batch)
 
     @cached_property

@@ -295,7 +295,8 @@ class Listing:
         ids = sorted(wanted)
         found = dict(zip(ids, self.visit.fire.storage.get(ids), strict=True)) if ids else {}
         return {
-            job_id: [_parent(edge, found[edge.parent_id]) for edge in ties] for job_id, ties in edges.items()
+            job_id: [_parent(edge, found[edge.parent_id]) for edge in relations]
+            for job_id, relations in edges.items()
         }
 
     def _call(self, job: JobRecord) -> str | None:

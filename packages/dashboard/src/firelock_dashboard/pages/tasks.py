@@ -182,7 +182,7 @@ def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
 
 def _outputs_of(visit: Visit, job: JobRecord) -> dict[Input, JobRecord | None]:
     """Return the jobs whose outputs it takes, by where they are put."""
-    inputs = () if job.ties is None else job.ties.inputs
+    inputs = () if job.relations is None else job.relations.inputs
     ids = list(dict.fromkeys(one.job_id for one in inputs))
     records = dict(zip(ids, visit.fire.storage.get(ids), strict=True)) if ids else {}
     return {one: records[one.job_id] for one in inputs}

@@ -131,11 +131,13 @@ def _of_parents(at: JobWait) -> Iterator[Reason]:
         key = "why_parents_done" if len(met) < len(at.parents) else "why_parents_all"
         are_succeeded = all(parent.state is State.SUCCEEDED for parent in met)
         yield Reason(f"{key}{'' if are_succeeded else '_ended'}", Weight.NOTE, {"count": len(met)})
-    ties = at.job.ties
-    if at.parents or (ties is not None and ties.batch is not None):
+    relations = at.job.relations
+    if at.parents or (relations is not None and relations.batch is not None):
         return
-    if ties is not None and ties.batch_id is not None:
-        yield Reason("why_shut_out", Weight.NOTE, {"id": ties.batch_id}, f"/batches/{ties.batch_id}")
+    if relations is not None and relations.batch_id is not None:
+        yield Reason(
+            "why_shut_out", Weight.NOTE, {"id": relations.batch_id}, f"/batches/{relations.batch_id}"
+        )
     else:
         yield Reason("why_no_parent", Weight.BAD)
 

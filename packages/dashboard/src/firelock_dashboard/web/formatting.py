@@ -160,8 +160,8 @@ def short_id(job_id: str) -> str:
 
 def job_name(job: JobRecord) -> str:
     """Return what people call a job: its task's name, or that of the batch that it is."""
-    ties = job.ties
-    return job.task if ties is None or ties.batch is None else ties.batch.name
+    relations = job.relations
+    return job.task if relations is None or relations.batch is None else relations.batch.name
 
 
 def task_name(task: str) -> str:

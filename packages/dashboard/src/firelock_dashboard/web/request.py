@@ -251,8 +251,8 @@ class Visit:
 
         The outputs of other jobs that it takes are named in their places.
         """
-        ties = record.ties if isinstance(record, JobRecord) else None
-        return self._payload(record, record.arguments, limit, () if ties is None else ties.inputs)
+        relations = record.relations if isinstance(record, JobRecord) else None
+        return self._payload(record, record.arguments, limit, () if relations is None else relations.inputs)
 
     def arguments_value(self, record: JobRecord) -> JsonValue:
         """Return what a job was called with, decoded and redacted; None where it cannot be read or seen."""

@@ -136,8 +136,8 @@ local function batches()
     return true
   end
 
-  -- The parts that can be read, as `read_ties` in model/dependencies.py says; a text that cannot be read ends no script.
-  local function read_ties(text)
+  -- The parts that can be read, as `read_relations` in model/dependencies.py says; a text that cannot be read ends no script.
+  local function read_relations(text)
     local is_read, said = pcall(cjson.decode, text or '[]')
     if not is_read or type(said) ~= 'table' then said = {} end
     local inputs = {}
@@ -154,14 +154,14 @@ local function batches()
       local payload = call('HGET', base .. 'payloads', job.id) or ''
       local rare = match(payload, PAYLOAD.captures(rarer))
       local is_read, fields = pcall(cjson.decode, rare ~= '' and rare or '[]')
-      job.ties = read_ties(is_read and type(fields) == 'table' and text_in(fields[RARER.ties_json]))
+      job.ties = read_relations(is_read and type(fields) == 'table' and text_in(fields[RARER.relations_json]))
     end
     return job.ties
   end
 
   -- The job, a new one, is tied so.
   local function tie(job, text)
-    local ties = read_ties(text)
+    local ties = read_relations(text)
     job.ties = ties
     job.flag = (ties.rules and 'b' or '') .. (ties.batch and 'm' or '') .. (ties.caller and 'c' or '') .. (ties.inputs[1] and 'i' or '')
     if ties.batch then

@@ -167,7 +167,9 @@ class _Watch:
     def _note(self, job: JobRecord) -> None:
         subject = job.task
         if (batch := _batch_name(job)) is not None:
-            if job.ties is not None and job.ties.batch_id is not None:  # the batch around it fails as well
+            if (
+                job.relations is not None and job.relations.batch_id is not None
+            ):  # the batch around it fails as well
                 return
             subject = f"{_BATCH}{batch}"
         name = f"{Event.FAILED} {subject}"
@@ -357,8 +359,8 @@ _OVER = {
 
 
 def _batch_name(job: JobRecord) -> str | None:
-    ties = job.ties
-    return None if ties is None or ties.batch is None else ties.batch.name
+    relations = job.relations
+    return None if relations is None or relations.batch is None else relations.batch.name
 
 
 def _micros(span: timedelta) -> int:

@@ -10,7 +10,7 @@ import attrs
 from firelock.model import lifecycle
 from firelock.model.batch import BATCH_TASK, BatchCounts, BatchRules
 from firelock.model.clock import SECOND
-from firelock.model.dependencies import Edge, On, Ties, write_ties
+from firelock.model.dependencies import Edge, On, Relations, write_relations
 from firelock.model.job import JobRecord, NewJob, Transition
 from firelock.model.lifecycle import Moved
 from firelock.model.memo import (
@@ -22,7 +22,7 @@ from firelock.model.memo import (
     chunk_offset,
     memo_words,
 )
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance.race import until_none_is_left
@@ -40,21 +40,23 @@ class FlowScene(Scene):
         keeps: tuple[int | None, int | None, int | None] = (None, None, None), **fields: object,
     ) -> NewJob:  # fmt: skip
         """Return a batch that is not held, with these fields changed; within another one, or after jobs."""
-        ties = Ties(within, batch=BatchRules(name, fails_fast, keeps))
+        relations = Relations(within, batch=BatchRules(name, fails_fast, keeps))
         parents = tuple(Edge(one, on) for one in after)
         said = {"task": BATCH_TASK, "arguments": "{}", "state": State.AWAITING, "parents": parents}
-        return self.new_tied(ties, {**said, **fields})
+        return self.new_tied(relations, {**said, **fields})
 
-    def new_tied(self, ties: Ties, fields: Mapping[str, object] | None = None) -> NewJob:
+    def new_tied(self, relations: Relations, fields: Mapping[str, object] | None = None) -> NewJob:
         """Return a job with these ties, and with these fields changed."""
-        beside = ties.batch_id or ties.caller_id
-        return self.new_job(**{"beside": beside, "ties_json": write_ties(ties), **(fields or {})})
+        beside = relations.batch_id or relations.caller_id
+        return self.new_job(
+            **{"beside": beside, "relations_json": write_relations(relations), **(fields or {})}
+        )
 
     def new_member(self, batch: str, *parents: str, on: On = On.SUCCEEDED, **fields: object) -> NewJob:
         """Return a member of the batch, which waits for the parents where there are some."""
         edges = tuple(Edge(one, on) for one in parents)
         waits = {"state": State.AWAITING, "parents": edges} if parents else {}
-        return self.new_tied(Ties(batch), {**waits, **fields})
+        return self.new_tied(Relations(batch), {**waits, **fields})
 
     def batch(self, name: str = "nightly", **fields: object) -> str:
         """Store a batch; return its id."""
@@ -94,7 +96,7 @@ class FlowScene(Scene):
         """Whatever is to be released, folded and swept is; return how much that was."""
         return until_none_is_left(lambda: self.storage.release(limit))
 
-    def running(self, holder: Holder, *job_ids: str) -> list[Running]:
+    def running(self, holder: ClaimHolder, *job_ids: str) -> list[Running]:
         """Return what the holder has claimed, in this order; it has to be these jobs."""
         taken = {one.id: one for one in self.take(holder)}
         assert sorted(job_ids) == sorted(taken), f"claimed were {sorted(taken)}, not {sorted(job_ids)}"
@@ -205,7 +207,9 @@ def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> Ba
     In words of its own: nobody counts by what is counted.
     """
     jobs = {job.id: job for job in records}
-    members = [job for job in jobs.values() if job.ties is not None and job.ties.batch_id == batch_id]
+    members = [
+        job for job in jobs.values() if job.relations is not None and job.relations.batch_id == batch_id
+    ]
     (told,) = storage.batch_counts([batch_id])
     assert told is not None, f"{batch_id} is no batch"
     inner = {job.id: counts for job in members if job.is_batch for counts in storage.batch_counts([job.id])}

@@ -27,14 +27,14 @@ from firelock.model.job import (
     Transition,
 )
 from firelock.model.limit import Admission, LimitUse, UniqueUse, write_admission
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import (
     Applied,
     ClaimRequest,
     Exchange,
     Feature,
-    Held,
+    HeldClaim,
     JobFilter,
     NewSession,
     Promotion,
@@ -135,7 +135,7 @@ class Running:
     """A job in the hands of a session."""
 
     job: ClaimedJob
-    holder: Holder
+    holder: ClaimHolder
 
     @property
     def id(self) -> str:
@@ -299,42 +299,42 @@ class Scene:
         return self.add_many(number, admission=admission, **fields)
 
     def take(
-        self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
+        self, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[Running]:
         """Return what the holder's session could claim, as it holds it."""
         return [Running(job, holder) for job in self.claim(holder, limit, queues)]
 
     # ---- those who run them ------------------------------------------------------------------------------
 
-    def begin(self, name: str = "a", timeout_seconds: float = LONG) -> Holder:
+    def begin(self, name: str = "a", timeout_seconds: float = LONG) -> ClaimHolder:
         """A session of that name has begun; return it as a holder of jobs."""
         session = NewSession(
             f"session-{name}", f"server-{name}", f"host:{name}", "host", 7, self.stamp(), timeout_seconds,
             4, "*", "1",
         )  # fmt: skip
         self.storage.begin_session(session)
-        return Holder(session.id, session.server)
+        return ClaimHolder(session.id, session.server)
 
     def lose(
-        self, holder: Holder, *, running: Collection[str] | None = None, reason: str = "killed"
+        self, holder: ClaimHolder, *, running: Collection[str] | None = None, reason: str = "killed"
     ) -> Taken:
         """The holder's session has ended, by who knows of these running jobs; return what it held."""
         return self.storage.end_session(holder.session, running, reason=reason)
 
     def request(
-        self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
+        self, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> ClaimRequest:
         """Return what the holder's session asks for."""
         return ClaimRequest(queues, limit, holder.session, self.stamp())
 
     def exchange(
-        self, holder: Holder, ends: Sequence[Transition], limit: int = 5,
+        self, holder: ClaimHolder, ends: Sequence[Transition], limit: int = 5,
         queues: Sequence[str] | None = ("default",),
     ) -> Exchange:  # fmt: skip
         """Return what became of these transitions, and what the holder's session could claim behind them."""
         return self.storage.exchange(ends, self.request(holder, limit, queues))
 
-    def reconcile(self, holder: Holder, held: Sequence[Held]) -> Reconciliation:
+    def reconcile(self, holder: ClaimHolder, held: Sequence[HeldClaim]) -> Reconciliation:
         """Return where the storage differs from what the holder's session believes to hold."""
         return self.storage.reconcile(holder.session, held)
 
@@ -357,18 +357,18 @@ class Scene:
         return self.storage.orphans(limit, as_of=as_of)
 
     def claim(
-        self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
+        self, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[ClaimedJob]:
         """Return what the holder's session could claim."""
         return self.storage.claim(self.request(holder, limit, queues)).jobs
 
     def claim_ids(
-        self, holder: Holder | None = None, limit: int = 100, queues: Sequence[str] | None = ("default",)
+        self, holder: ClaimHolder | None = None, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[str]:
         """Return the ids of what the holder's session, a new one unless given, could claim."""
         return [job.id for job in self.claim(holder or self.begin(), limit, queues)]
 
-    def run(self, holder: Holder | None = None, job_id: str | None = None) -> Running:
+    def run(self, holder: ClaimHolder | None = None, job_id: str | None = None) -> Running:
         """The holder, a new session unless given, has claimed the job, a new one unless given.
 
         Nothing else may be enqueued.

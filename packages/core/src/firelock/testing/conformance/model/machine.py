@@ -34,13 +34,13 @@ from firelock.model.job import (
     Transition,
 )
 from firelock.model.lifecycle import ALLOWED, continuation_target, is_legal
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import (
     DURATION_BUCKETS,
     Applied,
     ClaimRequest,
-    Held,
+    HeldClaim,
     JobFilter,
     NewSession,
     RecordChange,
@@ -84,7 +84,7 @@ class Ground:
         self.joins: set[str] = (
             set()
         )  # with several parents: whose end decided them last is the storage's choice
-        self.holders: list[Holder] = []
+        self.holders: list[ClaimHolder] = []
         self.claims: list[Pair] = []
         self.fences: dict[tuple[str, str], int] = {}  # newest of each job, by side
         self.tokens: list[tuple[str, int, int]] = []  # owner of the lock, and its token in model and storage
@@ -199,7 +199,7 @@ class JobRules(Ground):
             (hours + 0.5) * 3_600.0,
         )  # fmt: skip
         self.twin.ask("begin_session", session)
-        self.holders.append(Holder(session.id, session.server))
+        self.holders.append(ClaimHolder(session.id, session.server))
 
     @rule(limit=st.integers(1, 3), settles=_ends, queues=_queues)
     def work(self, limit: int, settles: _Ends, queues: list[str] | None) -> None:
@@ -218,7 +218,7 @@ class JobRules(Ground):
         if holder is not None:
             self._exchange(holder, queues, limit, settles)
 
-    def _exchange(self, holder: Holder, queues: list[str] | None, limit: int, settles: _Ends) -> None:
+    def _exchange(self, holder: ClaimHolder, queues: list[str] | None, limit: int, settles: _Ends) -> None:
         # Which jobs of several queues a small claim takes is the storage's choice.
         limit = limit if queues else _LIMIT
         model_ends, real_ends = self._ends_of(settles)
@@ -232,7 +232,7 @@ class JobRules(Ground):
         self.twin.compare(attrs.evolve(model.claim, jobs=[]), attrs.evolve(real.claim, jobs=[]))
 
     def _take(
-        self, holder: Holder, model: list[ClaimedJob], real: list[ClaimedJob], *, is_ordered: bool
+        self, holder: ClaimHolder, model: list[ClaimedJob], real: list[ClaimedJob], *, is_ordered: bool
     ) -> None:
         if not is_ordered:
             model, real = (sorted(jobs, key=lambda job: job.id) for jobs in (model, real))
@@ -334,7 +334,7 @@ class JobRules(Ground):
             return
         at = self.stamp()
         sides = [
-            [Held(run.id, run.job.fence, at if starts else None) for run, starts in runs]
+            [HeldClaim(run.id, run.job.fence, at if starts else None) for run, starts in runs]
             for runs in (
                 [(pair.model, starts) for pair, starts in pairs.values()],
                 [(pair.real, starts) for pair, starts in pairs.values()],
@@ -366,7 +366,7 @@ class JobRules(Ground):
             model_ends.insert(0, self._end(pair.model, name))
             real_ends.insert(0, attrs.evolve(model_ends[0], fence=pair.real.job.fence))
         holder, now = self.holders[-1], self.stamp()
-        held = Held(pair.id, pair.real.job.fence, now)
+        held = HeldClaim(pair.id, pair.real.job.fence, now)
         lines = {pair.id: [LogLine(0, now, "info", "said")]}
         is_enqueued = self.twin.real.get([pair.id])[0].state is State.ENQUEUED  # type: ignore[union-attr]  # stored
         request = ClaimRequest(["mail", "default"], 0 if is_enqueued else limit, holder.session, now)

@@ -193,9 +193,9 @@ class EndingDuty(ServerFixtures):
         task = stage.task(aworks if is_async else works)
         with stage.app.batch("nightly") as batch:
             member = batch.add(task)
-        ties = [*json.loads(member.record().ties_json or ""), ADDED]
+        relations = [*json.loads(member.record().relations_json or ""), ADDED]
         retry = json.loads(Retry(attempts=5).to_json()) | {"added": ADDED}
-        added = [_newer(stage, task.name, ties_json=json.dumps(ties))]
+        added = [_newer(stage, task.name, relations_json=json.dumps(relations))]
         added.append(_newer(stage, task.name, retry=json.dumps(retry)))
         unknown = {name: _newer(stage, task.name, **part) for name, part in UNKNOWN.items()}
         plain = task.enqueue_many([()] * 20)
@@ -211,7 +211,7 @@ class EndingDuty(ServerFixtures):
             assert [State.ENQUEUED, State.SCHEDULED] == stage.states(job_id), name
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-    @pytest.mark.parametrize("part", ["ties_json", "admission_json", "retry"])
+    @pytest.mark.parametrize("part", ["relations_json", "admission_json", "retry"])
     def test_a_damaged_job_fails_alone_with_its_stored_string(
         self, stage: Stage, part: str, is_async: bool
     ) -> None:

@@ -17,7 +17,7 @@ from firelock.model.clock import SECOND
 from firelock.model.dependencies import Edge, On
 from firelock.model.job import JobRecord, NewJob
 from firelock.model.lifecycle import Moved
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
@@ -45,7 +45,7 @@ class BatchGround(SeededSteps):
         self.begun = 0
         self.child = self.begin()
 
-    def begin(self) -> Holder:
+    def begin(self) -> ClaimHolder:
         """Another child begins its session."""
         self.begun += 1
         return self.flow.begin(str(self.begun))
@@ -90,7 +90,9 @@ class BatchGround(SeededSteps):
 
     def members(self, batch: str, records: dict[str, JobRecord]) -> list[JobRecord]:
         """Return the members of a batch."""
-        return [job for job in records.values() if job.ties is not None and job.ties.batch_id == batch]
+        return [
+            job for job in records.values() if job.relations is not None and job.relations.batch_id == batch
+        ]
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 
@@ -208,8 +210,10 @@ class BatchSteps(BatchGround):
         members = self._new_members(batch.id, random.randint(0, 3))
         callbacks = [flow.new_job(state=State.AWAITING, parents=(Edge(batch.id, on),)) for on in _CALLBACKS]
         if self._stored([*new, batch, *members, *callbacks], outer):
-            self.tell(f"open {batch.id[-4:]} in {outer and outer[-4:]}, after {source and source[-4:]}, "
-                      f"held {batch.due_at}, {batch.ties}: {[one.id[-4:] for one in members]}")  # fmt: skip
+            self.tell(
+                f"open {batch.id[-4:]} in {outer and outer[-4:]}, after {source and source[-4:]}, "
+                f"held {batch.due_at}, {batch.relations}: {[one.id[-4:] for one in members]}"
+            )
             self.batches.append(batch.id)
             self.jobs += [job.id for job in (*new, *members)]
             self.callbacks[batch.id] = [job.id for job in callbacks]
@@ -344,9 +348,9 @@ class BatchSteps(BatchGround):
     def _around(self, job: JobRecord, records: dict[str, JobRecord]) -> list[str]:
         """Return the batches around a job, from the inside."""
         found = []
-        while job.ties is not None and job.ties.batch_id is not None:
-            found.append(job.ties.batch_id)
-            job = records[job.ties.batch_id]
+        while job.relations is not None and job.relations.batch_id is not None:
+            found.append(job.relations.batch_id)
+            job = records[job.relations.batch_id]
         return found
 
     def _has_branches(self, around: list[str], records: dict[str, JobRecord]) -> bool:

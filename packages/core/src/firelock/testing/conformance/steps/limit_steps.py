@@ -10,7 +10,7 @@ import attrs
 from firelock.model.clock import SECOND
 from firelock.model.job import JobRecord, NewJob, Transition
 from firelock.model.limit import Admission, LimitUse
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
@@ -72,7 +72,7 @@ class LimitSteps(SeededSteps):
         for name, numbers in _FIRST.items():
             self._put(name, numbers)
 
-    def _begin(self) -> Holder:
+    def _begin(self) -> ClaimHolder:
         self.begun += 1
         return self.scene.begin(str(self.begun))
 
@@ -258,7 +258,7 @@ class LimitSteps(SeededSteps):
     def _claim(
         self,
         storage: Storage,
-        child: Holder,
+        child: ClaimHolder,
         transitions: list[Transition],
         room: int,
         queues: list[str] | None,

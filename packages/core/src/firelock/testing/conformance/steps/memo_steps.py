@@ -13,7 +13,7 @@ import attrs
 from firelock.model.clock import SECOND
 from firelock.model.job import JobRecord
 from firelock.model.memo import MemoKind, memo_words
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
@@ -54,7 +54,7 @@ class MemoSteps(SeededSteps):
         self.begun = 0
         self.child = self._begin()
 
-    def _begin(self) -> Holder:
+    def _begin(self) -> ClaimHolder:
         self.begun += 1
         return self.flow.begin(str(self.begun))
 

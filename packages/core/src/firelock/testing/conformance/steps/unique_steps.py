@@ -11,7 +11,7 @@ from firelock.model.answers import Duplicate
 from firelock.model.clock import SECOND
 from firelock.model.job import JobRecord, NewJob, Transition
 from firelock.model.limit import UniqueUse, Until
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
@@ -80,7 +80,7 @@ class UniqueSteps(SeededSteps):
         self.begun = 0
         self.child = self._begin()
 
-    def _begin(self) -> Holder:
+    def _begin(self) -> ClaimHolder:
         self.begun += 1
         return self.scene.begin(str(self.begun))
 

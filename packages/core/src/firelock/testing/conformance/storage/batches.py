@@ -10,7 +10,7 @@ import pytest
 from firelock.errors import BatchFinished, JobNotFound
 from firelock.model.answers import Duplicate
 from firelock.model.batch import BatchCounts
-from firelock.model.dependencies import Edge, On, Ties
+from firelock.model.dependencies import Edge, On, Relations
 from firelock.model.job import Transition
 from firelock.model.lifecycle import Moved
 from firelock.model.limit import UniqueUse
@@ -248,7 +248,7 @@ class BatchCountsDuty(StorageFixtures):
 
         assert sorted(members) == sorted(flow.claim_ids(queues=None))
         flow.check(batch, state=_OPEN, is_batch=True, due_at=None, attempt=0, meta={"tenant": "acme"})
-        assert Ties(batch) == member.ties
+        assert Relations(batch) == member.relations
         assert Applied.REFUSED is flow.apply(requeues(batch))
         assert {State.AWAITING: 1, State.PROCESSING: 2} == flow.by_state()
 

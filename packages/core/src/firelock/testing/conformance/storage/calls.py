@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from firelock.model.batch import BatchCounts
-from firelock.model.dependencies import Edge, Input, On, Ties, write_ties
+from firelock.model.dependencies import Edge, Input, On, Relations, write_relations
 from firelock.model.job import Transition
 from firelock.model.lifecycle import Moved
 from firelock.model.memo import MemoKind
@@ -69,7 +69,7 @@ class CallDuty(StorageFixtures):
     @staticmethod
     def _called(flow: FlowScene, caller: Running, **fields: object) -> str:
         """Return a child that the run has noted and stored."""
-        job = flow.new_tied(Ties(caller_id=caller.id), fields)
+        job = flow.new_tied(Relations(caller_id=caller.id), fields)
         assert Applied.APPLIED is flow.remember(call_memo(caller, "child", job.id)).answer
         flow.storage.insert([job])
         return job.id
@@ -99,7 +99,7 @@ class CallDuty(StorageFixtures):
         If this fails: `gather` returns with results missing.
         """
         caller = flow.run()
-        jobs = [flow.new_tied(Ties(caller_id=caller.id)) for _ in range(3)]
+        jobs = [flow.new_tied(Relations(caller_id=caller.id)) for _ in range(3)]
         flow.remember(call_memo(caller, "child", *(job.id for job in jobs)))
         flow.storage.insert(jobs)
         one, two, three = flow.running(flow.begin("child"), *(job.id for job in jobs))
@@ -138,7 +138,7 @@ class CallDuty(StorageFixtures):
 
         assert () == flow.record(caller.id).parents
         assert [then] == flow.found(JobFilter(parent_id=child))
-        assert Ties(caller_id=caller.id) == flow.record(child).ties
+        assert Relations(caller_id=caller.id) == flow.record(child).relations
 
     def test_a_continuation_that_waits_keeps_its_parents(self, flow: FlowScene) -> None:
         """A job that was a continuation itself still shows its parents, and their ends move it no more.
@@ -173,7 +173,7 @@ class CallDuty(StorageFixtures):
         flow.settle(requeues(caller.id))
         taken = {running.id: running for running in flow.take(flow.begin("b"))}
         again = taken[caller.id]
-        second = flow.new_tied(Ties(caller_id=caller.id))
+        second = flow.new_tied(Relations(caller_id=caller.id))
         flow.storage.insert([second])
         flow.settle(_waits(again, second.id))
 
@@ -209,7 +209,7 @@ class CallDuty(StorageFixtures):
         """
         batch, (a, b) = flow.batch_of(2)
         one, two = flow.running(flow.begin(), a, b)
-        child = flow.new_tied(Ties(caller_id=a))
+        child = flow.new_tied(Relations(caller_id=a))
         flow.storage.insert([child])
 
         flow.settle(_waits(one, child.id))
@@ -256,17 +256,17 @@ class CallDuty(StorageFixtures):
         If this fails: a job is run without what it was to be given.
         """
         source = flow.add()
-        ties = Ties(inputs=(Input(source, ("text",)), Input(source, ("rows", 0, "é"))))
+        relations = Relations(inputs=(Input(source, ("text",)), Input(source, ("rows", 0, "é"))))
         job_id = flow.add(
-            state=State.AWAITING, parents=(Edge(source, carries=True),), ties_json=write_ties(ties),
-            arguments='{"text": null, "rows": [{"é": null}]}',
+            state=State.AWAITING, parents=(Edge(source, carries=True),),
+            relations_json=write_relations(relations), arguments='{"text": null, "rows": [{"é": null}]}',
         )  # fmt: skip
         flow.settle(succeeds(flow.run(flow.begin(), source), '"result"'))
         flow.settle_all()
 
         running = flow.run(flow.begin("b"), job_id)
 
-        assert ties == flow.record(job_id).ties == running.job.ties
+        assert relations == flow.record(job_id).relations == running.job.relations
         assert (Edge(source, On.SUCCEEDED, carries=True),) == flow.record(job_id).parents
         assert '{"text": null, "rows": [{"é": null}]}' == running.job.arguments
         assert '"result"' == flow.record(source).result
@@ -277,8 +277,10 @@ class CallDuty(StorageFixtures):
         If this fails: a job is run with a hole in its arguments.
         """
         source = flow.add()
-        ties = write_ties(Ties(inputs=(Input(source, ("text",)),)))
-        job_id = flow.add(state=State.AWAITING, parents=(Edge(source, carries=True),), ties_json=ties)
+        relations = write_relations(Relations(inputs=(Input(source, ("text",)),)))
+        job_id = flow.add(
+            state=State.AWAITING, parents=(Edge(source, carries=True),), relations_json=relations
+        )
         waits_alone = flow.continuation(source)
         flow.settle(fails(flow.run(flow.begin(), source)))
         flow.settle_all()
@@ -294,8 +296,10 @@ class CallDuty(StorageFixtures):
         If this fails: the last stage of a flow fails because its first was tidied up.
         """
         source = flow.add()
-        ties = write_ties(Ties(inputs=(Input(source, ("text",)),)))
-        job_id = flow.add(state=State.AWAITING, parents=(Edge(source, carries=True),), ties_json=ties)
+        relations = write_relations(Relations(inputs=(Input(source, ("text",)),)))
+        job_id = flow.add(
+            state=State.AWAITING, parents=(Edge(source, carries=True),), relations_json=relations
+        )
         flow.settle(succeeds(flow.run(flow.begin(), source), expires_at=BASE - DAY))
         flow.settle_all()
 

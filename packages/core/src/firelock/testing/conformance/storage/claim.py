@@ -9,7 +9,7 @@ import pytest
 
 from firelock.model.clock import SECOND
 from firelock.model.job import ClaimedJob
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import ClaimRequest
 from firelock.testing.conformance.scene import (
@@ -225,7 +225,9 @@ class ClaimDuty(StorageFixtures):
         idle = scene.storage.claim(scene.request(well))
         added = {scene.add() for _ in range(200)}
 
-        lost = [scene.storage.claim(scene.request(one, 300)) for one in (dead, Holder("never-begun", "x"))]
+        lost = [
+            scene.storage.claim(scene.request(one, 300)) for one in (dead, ClaimHolder("never-begun", "x"))
+        ]
 
         assert ([], False) == (idle.jobs, idle.is_session_lost)
         assert [([], True)] * 2 == [(claim.jobs, claim.is_session_lost) for claim in lost]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from firelock.errors import BatchFinished
-from firelock.model.dependencies import On, Ties
+from firelock.model.dependencies import On, Relations
 from firelock.model.job import NewJob
 from firelock.model.memo import Memo, MemoKind, NewMemo
 from firelock.model.state import FINAL_STATES, State
@@ -279,7 +279,7 @@ class FlowRaceDuty(StorageFixtures):
         one, other = flow.open()
         for number in range(ROUNDS):
             caller = flow.run(flow.begin(str(number)))
-            child = flow.new_tied(Ties(caller_id=caller.id))
+            child = flow.new_tied(Relations(caller_id=caller.id))
             flow.storage.insert([child])
             running = flow.run(flow.begin(f"child-{number}"), child.id)
             waits = suspends(caller, "child", kind=MemoKind.CALL, children=[child.id])

@@ -14,7 +14,7 @@ from firelock.errors import DuplicateJob
 from firelock.model.answers import Duplicate
 from firelock.model.job import NewJob
 from firelock.model.limit import LimitUse, UniqueUse, Until
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, ClaimRequest, Feature, Storage
 from firelock.testing.conformance.race import ROUNDS, race, race_two, sent
@@ -61,7 +61,7 @@ class _Ledger:
 
 
 def _work(
-    storage: Storage, holder: Holder, ledger: _Ledger, left: list[int], queue: str, *, tries: int
+    storage: Storage, holder: ClaimHolder, ledger: _Ledger, left: list[int], queue: str, *, tries: int
 ) -> int:
     """Take jobs and end them until all are done; each is tried so often. Return how many were ended."""
     held: list[Running] = []
@@ -224,7 +224,7 @@ class UniqueRaceDuty(StorageFixtures):
             calls_left.pop()
             return new
 
-        def run(storage: Storage, holder: Holder) -> int:
+        def run(storage: Storage, holder: ClaimHolder) -> int:
             ended = 0
             for _ in range(_STEPS_LIMIT):
                 is_over = not calls_left
@@ -382,7 +382,7 @@ class UniqueRaceDuty(StorageFixtures):
                 calls[job_id].append((step, job.arguments))
             callers.pop()
 
-        def run(storage: Storage, holder: Holder) -> None:
+        def run(storage: Storage, holder: ClaimHolder) -> None:
             for _ in range(_STEPS_LIMIT):
                 is_over = not callers
                 storage.promote(10)

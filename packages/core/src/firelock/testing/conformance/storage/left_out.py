@@ -9,7 +9,7 @@ import pytest
 
 from firelock.limits import EXAMINED
 from firelock.model.limit import LimitUse
-from firelock.model.session import Claim, Holder
+from firelock.model.session import Claim, ClaimHolder
 from firelock.storage import Feature
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import HOUR, Running, Scene, retries, succeeds
@@ -21,7 +21,7 @@ _OUT, _IN = "tasks.call", "tasks.report"
 
 
 def _claim(
-    scene: Scene, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
+    scene: Scene, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
 ) -> Claim:
     """Return what a claim takes that leaves out `_OUT`."""
     return scene.storage.claim(attrs.evolve(scene.request(holder, limit, queues), left_out=frozenset({_OUT})))
@@ -186,7 +186,7 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [job_id] == scene.claim_ids(holder)
 
     @staticmethod
-    def _claim_until_told_to_wait(scene: Scene, holder: Holder, limit: int = 2) -> list[str]:
+    def _claim_until_told_to_wait(scene: Scene, holder: ClaimHolder, limit: int = 2) -> list[str]:
         claimed: list[str] = []
         for _ in range(100):
             claim = _claim(scene, holder, limit)

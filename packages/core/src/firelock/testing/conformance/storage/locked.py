@@ -13,7 +13,7 @@ from firelock.model.dependencies import On
 from firelock.model.job import JobFilter, JobRecord, LogLine, Progress, Transition
 from firelock.model.limit import UniqueUse
 from firelock.model.state import State
-from firelock.storage import Applied, Duplicate, Feature, Held, Moved
+from firelock.storage import Applied, Duplicate, Feature, HeldClaim, Moved
 from firelock.testing.conformance.flow_scene import FlowScene, sleeps, suspends
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.race import sent, until_none_is_left
@@ -139,7 +139,7 @@ class LockedRowDuty(StorageFixtures):
 
         with lock_job(running.id):
             scene.apply(succeeds(running))
-            held = scene.reconcile(running.holder, [Held(running.id, running.job.fence)])
+            held = scene.reconcile(running.holder, [HeldClaim(running.id, running.job.fence)])
             claimed = scene.claim_ids(scene.begin("b"))
 
         assert ([], [], [], []) == (held.lost, held.unknown, held.busy, claimed)
@@ -286,7 +286,7 @@ class LockedRowDuty(StorageFixtures):
         """
         holder, ids = scene.begin(), scene.add_many(3)
         scene.take(holder)
-        held = [Held(job_id, scene.record(job_id).fence, BASE - HOUR) for job_id in ids]
+        held = [HeldClaim(job_id, scene.record(job_id).fence, BASE - HOUR) for job_id in ids]
 
         with lock_job(ids[1]):
             found = scene.reconcile(holder, held)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from firelock.model import lifecycle
-from firelock.model.dependencies import Ties, write_ties
+from firelock.model.dependencies import Relations, write_relations
 from firelock.model.limit import Admission, UniqueUse, write_admission
 from firelock.model.state import State
 from firelock.storage import Feature, JobFilter
@@ -20,8 +20,8 @@ ADDED = {"since": "next release"}
 """The value of each field that the next release has added."""
 
 UNKNOWN = {
-    "ties": {"ties_json": '[null,null,[{"any_of":["a","b"]}],null]'},
-    "kind of ties": {"ties_json": '{"after":["a","b"]}'},
+    "ties": {"relations_json": '[null,null,[{"any_of":["a","b"]}],null]'},
+    "kind of ties": {"relations_json": '{"after":["a","b"]}'},
     "admission": {"admission_json": '{"when":"dry"}'},
     "limit": {"admission_json": '[[["gpu",{"of":2}]],null,null,null]'},
     "retry": {"retry": '{"kind":"adaptive"}'},
@@ -80,14 +80,14 @@ class NewerDuty(StorageFixtures):
         If this fails: the batch of a newer producer never ends.
         """
         batch = flow.batch()
-        text = json.dumps([*json.loads(write_ties(Ties(batch)) or ""), ADDED])
-        member = flow.new_member(batch, ties_json=text)
+        text = json.dumps([*json.loads(write_relations(Relations(batch)) or ""), ADDED])
+        member = flow.new_member(batch, relations_json=text)
         flow.storage.insert([member])
         plain = flow.member(batch)
 
         running = flow.running(flow.begin(), member.id, plain)
 
-        assert text == running[0].job.ties_json
+        assert text == running[0].job.relations_json
         for one in running:
             flow.settle(succeeds(one))
         assert (2, 0, 0, 2, 0, 0) == flow.counts(batch)
@@ -133,7 +133,7 @@ class NewerDuty(StorageFixtures):
         assert 1 == scene.storage.prune(10)
         assert [None] == scene.storage.get([newer])
 
-    @pytest.mark.parametrize("part", ["ties_json", "retry"])
+    @pytest.mark.parametrize("part", ["relations_json", "retry"])
     def test_a_damaged_part_stops_no_other_job(self, scene: Scene, part: str) -> None:
         """A job with a part that is not JSON is claimed like its neighbours; its server fails it.
 

@@ -10,7 +10,7 @@ import pytest
 from firelock.model.dependencies import Edge
 from firelock.model.job import ClaimedJob
 from firelock.model.record import RecordChange
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import DURATION_BUCKETS, Applied, ClaimRequest, Renewal, Rollup, Storage
 from firelock.testing.conformance.race import ROUNDS, race, race_two, sent, until_none_is_left
@@ -31,7 +31,7 @@ from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-def _claim_all(storage: Storage, holder: Holder, limit: int) -> list[str]:
+def _claim_all(storage: Storage, holder: ClaimHolder, limit: int) -> list[str]:
     """Claim until nothing is left; return the ids in order."""
     ids: list[str] = []
 
@@ -412,7 +412,7 @@ class CrowdDuty(StorageFixtures):
         ids = [*scene.add_many(120), *scene.add_many(40, state=State.SCHEDULED, due_at=BASE - HOUR)]
         workers = [(scene.handles.open(), scene.begin(str(number))) for number in range(3)]
 
-        def work(handle: Storage, holder: Holder) -> int:
+        def work(handle: Storage, holder: ClaimHolder) -> int:
             jobs = handle.claim(ClaimRequest(["default"], 7, holder.session, 0)).jobs
             runs = [Running(job, holder) for job in jobs]
             sent(handle, [(succeeds, fails, gives_up)[place % 3](run) for place, run in enumerate(runs)])

@@ -8,9 +8,9 @@ import pytest
 from firelock.model.clock import SECOND
 from firelock.model.job import JobRecord
 from firelock.model.lifecycle import Moved
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
-from firelock.storage import Applied, Held, LostClaim, NewSession, Renewal
+from firelock.storage import Applied, HeldClaim, LostClaim, NewSession, Renewal
 from firelock.testing.conformance.scene import (
     BASE,
     DAY,
@@ -244,7 +244,7 @@ class SessionDuty(StorageFixtures):
         claimed by lost servers are failed.
         """
 
-        def end(holder: Holder) -> None:
+        def end(holder: ClaimHolder) -> None:
             if is_expired:
                 scene.advance(2 * HOURS)
                 scene.orphans()
@@ -478,8 +478,8 @@ def _place(record: JobRecord) -> JobRecord:
     return attrs.evolve(record, crashes=0, fence=0, reason=None, changed_at=0, claimed_at=None, server=None)
 
 
-def _held(running: Running, started_at: int | None = None) -> Held:
-    return Held(running.id, running.job.fence, started_at)
+def _held(running: Running, started_at: int | None = None) -> HeldClaim:
+    return HeldClaim(running.id, running.job.fence, started_at)
 
 
 class ReconcileDuty(StorageFixtures):
@@ -540,7 +540,7 @@ class ReconcileDuty(StorageFixtures):
         scene.settle(succeeds(ended))
         scene.settle(deletes(deleted.id))
         strange = scene.run(other)
-        held = [_held(ended), _held(deleted), _held(kept), _held(strange), Held("unknown", 1)]
+        held = [_held(ended), _held(deleted), _held(kept), _held(strange), HeldClaim("unknown", 1)]
 
         found = scene.reconcile(holder, held)
 
@@ -611,7 +611,7 @@ class ReconcileDuty(StorageFixtures):
         scene.settle(deletes(running.id, expires_at=scene.stamp()))
         scene.advance(60)
         scene.prune()
-        held = [_held(running), Held("unknown", 1)]
+        held = [_held(running), HeldClaim("unknown", 1)]
 
         found = scene.reconcile(running.holder, held)
 

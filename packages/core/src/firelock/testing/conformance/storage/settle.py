@@ -10,9 +10,9 @@ import pytest
 from firelock.model import lifecycle
 from firelock.model.clock import SECOND
 from firelock.model.job import Attempt, HistoryEntry, Transition
-from firelock.model.session import Holder
+from firelock.model.session import ClaimHolder
 from firelock.model.state import State
-from firelock.storage import Applied, Held
+from firelock.storage import Applied, HeldClaim
 from firelock.testing.conformance.scene import (
     BASE,
     ENDS,
@@ -542,7 +542,7 @@ class GuardDuty(StorageFixtures):
         holder = scene.begin()
         scene.add_many(4)
         runs = [Running(job, holder) for job in scene.claim(holder)]
-        stranger = Holder("nobody", "nobody")
+        stranger = ClaimHolder("nobody", "nobody")
 
         results = scene.storage.apply(
             [
@@ -731,7 +731,7 @@ class TailDuty(StorageFixtures):
         """
         running = scene.run()
         started_at = scene.stamp()
-        held = Held(running.id, running.job.fence, started_at)
+        held = HeldClaim(running.id, running.job.fence, started_at)
         scene.reconcile(running.holder, [held])
         at = scene.stamp()
 
@@ -747,7 +747,7 @@ class TailDuty(StorageFixtures):
         If this fails: a deleted job is never stopped, or its tail stays after a lost reply.
         """
         running = _deleted_while_running(scene)
-        session, held = running.holder.session, Held(running.id, running.job.fence)
+        session, held = running.holder.session, HeldClaim(running.id, running.job.fence)
 
         named = scene.storage.reconcile(session, [held])
         unnamed = scene.storage.reconcile(session, [])

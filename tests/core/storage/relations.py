@@ -6,10 +6,10 @@ import time
 
 from firelock.model import lifecycle
 from firelock.model.batch import BATCH_TASK, BatchRules
-from firelock.model.dependencies import Edge, On, Ties, write_ties
+from firelock.model.dependencies import Edge, On, Relations, write_relations
 from firelock.model.job import ErrorInfo, NewJob
 from firelock.model.memo import Memo, MemoKind, NewMemo
-from firelock.model.session import ClaimRequest, Holder, NewSession
+from firelock.model.session import ClaimHolder, ClaimRequest, NewSession
 from firelock.model.state import State
 from firelock.storage.row_storage import RowStorage
 
@@ -61,7 +61,7 @@ class Yard:
     def begin(self, session):
         """This session takes what there is from now on."""
         self.storage.begin_session(NewSession(session, "server-a", "host:a", "host", 7, 0, 1e9))
-        self.holder = Holder(session, "host:a")
+        self.holder = ClaimHolder(session, "host:a")
 
     def lose(self):
         """Nobody knows what the session did; another one goes on."""
@@ -71,13 +71,13 @@ class Yard:
 
     # ---- what is stored ----------------------------------------------------------------------------------
 
-    def job(self, *, batch=None, after=(), on=On.SUCCEEDED, at=None, **ties):
+    def job(self, *, batch=None, after=(), on=On.SUCCEEDED, at=None, **relations):
         """A job that is not stored yet: of this batch, behind these jobs."""
         edges = tuple(Edge(parent, on) for parent in after)
         state = State.AWAITING if edges else State.ENQUEUED if at is None else State.SCHEDULED
         return NewJob(
             self.storage.new_ids(1)[0], "tasks.run", "[]", "json", "default", 0, state, 1_000, due_at=at,
-            nominal_at=at, parents=edges, ties_json=write_ties(Ties(batch, **ties)),
+            nominal_at=at, parents=edges, relations_json=write_relations(Relations(batch, **relations)),
         )  # fmt: skip
 
     def batch(self, *, batch=None, after=(), on=On.SUCCEEDED, hold=None, fails_fast=False, keeps=(None,) * 3):
@@ -86,7 +86,7 @@ class Yard:
         return NewJob(
             self.storage.new_ids(1)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 1_000,
             due_at=hold, parents=tuple(Edge(parent, on) for parent in after),
-            ties_json=write_ties(Ties(batch, batch=rules)),
+            relations_json=write_relations(Relations(batch, batch=rules)),
         )  # fmt: skip
 
     def put(self, *jobs):

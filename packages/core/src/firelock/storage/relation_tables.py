@@ -15,7 +15,7 @@ from firelock.model import lifecycle
 from firelock.model.answers import Applied
 from firelock.model.batch import BatchCounts, BatchRules
 from firelock.model.clock import SECOND
-from firelock.model.dependencies import Ties
+from firelock.model.dependencies import Relations
 from firelock.model.job import JobRecord, NewJob, Transition
 from firelock.model.lifecycle import Moved
 from firelock.model.memo import (
@@ -45,7 +45,7 @@ _ENDED_UNWATCHED = (State.SUCCEEDED, State.DELETED)  # nobody outside tells such
 
 def put(tables: Tables, row: StoredJob) -> None:
     """The job is stored, and its batch has been told."""
-    if row.record.ties_json is None:
+    if row.record.relations_json is None:
         tables.put(row)
         return
     before = tables.job(row.record.id)
@@ -64,7 +64,7 @@ def _share(tables: Tables, row: StoredJob) -> Share:
     """Return what the member adds to the counts of its batch."""
     return batches.share_of(
         row.record,
-        is_tied=bool(row.pending),
+        is_related=bool(row.pending),
         is_releasing=tables.is_releasing(row.record.id),
         is_cancelled=row.is_cancelled,
     )
@@ -90,7 +90,7 @@ def _note(tables: Tables, batch: StoredJob) -> None:
 
 
 def _rules(batch: StoredJob) -> BatchRules:
-    return cast("BatchRules", cast("Ties", batch.record.ties).batch)
+    return cast("BatchRules", cast("Relations", batch.record.relations).batch)
 
 
 def counts_of(tables: Tables, batch: StoredJob) -> BatchCounts:
@@ -136,7 +136,7 @@ def in_batch(tables: Tables, job: NewJob, row: StoredJob, new: Mapping[str, Stor
         BatchFinished: the batch takes no more members; one of the same call that its `after` has cancelled
             does, and they are swept.
     """
-    batch_id = job.ties.batch_id if job.ties is not None else None
+    batch_id = job.relations.batch_id if job.relations is not None else None
     batch = None if batch_id is None else new.get(batch_id) or tables.job(batch_id)
     if batch_id is not None and (batch is None or not batch.record.is_batch):
         raise JobNotFound(
@@ -188,15 +188,15 @@ def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
 
 def _is_requeue(row: StoredJob, transition: Transition) -> bool:
     """Tell whether an operator lets a job with ties run that had ended or waited."""
-    if row.record.ties_json is None:
+    if row.record.relations_json is None:
         return False
     return transition.to is State.ENQUEUED or (transition.to is State.SCHEDULED and row.record.is_final)
 
 
 def _misses_input(tables: Tables, row: StoredJob) -> bool:
-    if row.record.state is not State.AWAITING or row.record.ties is None:
+    if row.record.state is not State.AWAITING or row.record.relations is None:
         return False
-    found = [tables.job(one.job_id) for one in row.record.ties.inputs]
+    found = [tables.job(one.job_id) for one in row.record.relations.inputs]
     return any(one is None or one.record.state is not State.SUCCEEDED for one in found)
 
 
@@ -266,7 +266,7 @@ def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob]
             batch = None if after.batch_id is None else tables.job(after.batch_id)
             after = _kept_out(after, batch)
         put(tables, after)
-    row = tables.job(parent.id) if parent.ties_json is not None else None
+    row = tables.job(parent.id) if parent.relations_json is not None else None
     if row is not None and not tables.is_releasing(parent.id):
         _tell(tables, row, _share(tables, row)._replace(active=1))
     return len(children)
@@ -383,11 +383,11 @@ def _forget(tables: Tables, row: StoredJob, since: tuple[MemoKind, str]) -> Stor
 def stays_until(tables: Tables, row: StoredJob, *, now: int) -> int:
     """Return until when the job, which has expired, is kept with what it belongs to; now for no longer."""
     id, until = row.record.id, now
-    ties = row.record.ties
+    relations = row.record.relations
     for batch in _around(tables, row):  # members of an inner batch stay with the outer ones too
         is_open = not batch.record.is_final or tables.is_releasing(batch.record.id)
         until = max(until, (not is_open and batch.record.expires_at) or now + _HOUR)
-    caller = None if ties is None or ties.caller_id is None else tables.job(ties.caller_id)
+    caller = None if relations is None or relations.caller_id is None else tables.job(relations.caller_id)
     if caller is not None and not caller.record.is_final:
         until = max(until, now + _HOUR)
     if any(_refers_to(child, id) and not child.record.is_final for child in tables.children(id)):
@@ -396,8 +396,8 @@ def stays_until(tables: Tables, row: StoredJob, *, now: int) -> int:
 
 
 def _refers_to(child: StoredJob, id: str) -> bool:
-    ties = child.record.ties
-    return ties is not None and any(one.job_id == id for one in ties.inputs)
+    relations = child.record.relations
+    return relations is not None and any(one.job_id == id for one in relations.inputs)
 
 
 def prune(tables: Tables, row: StoredJob, *, now: int) -> bool:

@@ -17,7 +17,7 @@ from firelock.model.state import State
 
 if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue, Serializer
-    from firelock.model.dependencies import Ties
+    from firelock.model.dependencies import Relations
     from firelock.model.job import ClaimedJob, JobRecord
     from firelock.storage import Storage
 
@@ -26,7 +26,7 @@ _REMEMBERED = 10_000  # of them
 
 
 @attrs.define(eq=False)
-class TiedJobs:
+class RelatedJobs:
     """Looks at what the jobs of a child are tied to, each at most once a second while its jobs may start.
 
     By a former look no more is refused than members of a cancelled batch, which stays so: a caller that has
@@ -39,22 +39,25 @@ class TiedJobs:
     _looks: dict[str, float] = attrs.Factory(dict)  # when it was seen that its jobs may start
     _cancelled: set[str] = attrs.Factory(set)  # batches
 
-    def refusal(self, ties: Ties) -> str | None:
+    def refusal(self, relations: Relations) -> str | None:
         """Return why a job must not start: its batch is cancelled, its caller has ended; None where it may.
 
         Raises:
             StorageError: it cannot be looked at.
         """
-        if ties.batch_id is not None and (why := self._look(ties.batch_id, is_batch=True)) is not None:
+        if (
+            relations.batch_id is not None
+            and (why := self._look(relations.batch_id, is_batch=True)) is not None
+        ):
             return why
-        return None if ties.caller_id is None else self._look(ties.caller_id, is_batch=False)
+        return None if relations.caller_id is None else self._look(relations.caller_id, is_batch=False)
 
-    def has_looked(self, ties: Ties) -> bool:
+    def has_looked(self, relations: Relations) -> bool:
         """Tell whether `refusal` answers without a round trip."""
         now = time.monotonic()
         return all(
             job_id is None or job_id in self._cancelled or self._is_fresh(job_id, now)
-            for job_id in (ties.batch_id, ties.caller_id)
+            for job_id in (relations.batch_id, relations.caller_id)
         )
 
     def _is_fresh(self, job_id: str, now: float) -> bool:
@@ -91,7 +94,7 @@ class TiedJobs:
             return f"its caller {job_id} is gone"
         return f"its caller {job_id} has {_ENDS[record.state]}" if record.is_final else None
 
-    def arguments(self, job: ClaimedJob, ties: Ties, serializer: Serializer) -> JsonValue:
+    def arguments(self, job: ClaimedJob, relations: Relations, serializer: Serializer) -> JsonValue:
         """Return the job's arguments with the results in their places.
 
         Raises:
@@ -99,10 +102,10 @@ class TiedJobs:
             StorageError: they cannot be had.
         """
         arguments: Any = read_text(serializer, job.arguments)
-        ids = list(dict.fromkeys(one.job_id for one in ties.inputs))
+        ids = list(dict.fromkeys(one.job_id for one in relations.inputs))
         records = dict(zip(ids, self._storage.get(ids), strict=True))
         values = {job_id: self._result(job_id, record) for job_id, record in records.items()}
-        for one in ties.inputs:
+        for one in relations.inputs:
             _put(arguments, one.path, values[one.job_id], one)
         return cast("JsonValue", arguments)
 

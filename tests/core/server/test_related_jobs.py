@@ -10,10 +10,10 @@ from firelock import Firelock, JobContext, Retry
 from firelock.errors import StorageUnavailable
 from firelock.model.batch import BATCH_TASK, BatchRules
 from firelock.model.clock import SECOND
-from firelock.model.dependencies import Edge, Input, On, Ties, write_ties
+from firelock.model.dependencies import Edge, Input, On, Relations, write_relations
 from firelock.model.job import NewJob
 from firelock.model.state import State
-from firelock.server.tied_jobs import TiedJobs
+from firelock.server.related_jobs import RelatedJobs
 from tests.core.fakes import FailingStorage, Worker
 
 
@@ -30,11 +30,11 @@ def fire(storage):
         yield app
 
 
-def new_job(fire, task, arguments="{}", state=State.ENQUEUED, parents=(), **ties):
+def new_job(fire, task, arguments="{}", state=State.ENQUEUED, parents=(), **relations):
     """A job with ties, stored."""
     job = NewJob(
         fire.storage.new_ids(1)[0], task, arguments, "json", "default", 0, state, fire.client.clock.now(),
-        parents=parents, ties_json=write_ties(Ties(**ties)),
+        parents=parents, relations_json=write_relations(Relations(**relations)),
     )  # fmt: skip
     fire.storage.insert([job])
     return job.id
@@ -142,7 +142,7 @@ def test_a_member_is_not_started_once_its_batch_is_cancelled(fire, storage):
     hold = NewJob(
         fire.storage.new_ids(1)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING,
         fire.client.clock.now(), due_at=fire.client.clock.now() + 3_600 * SECOND,
-        ties_json=write_ties(Ties(batch=BatchRules("import"))),
+        relations_json=write_relations(Relations(batch=BatchRules("import"))),
     )  # fmt: skip
     storage.insert([hold])
     for _ in range(3):
@@ -157,7 +157,7 @@ def test_a_member_is_not_started_once_its_batch_is_cancelled(fire, storage):
     assert [(State.DELETED, "its batch was cancelled")] * 3 == [
         (end.transition.to, end.transition.reason) for end in ends
     ]
-    assert 1 == len(storage.called["counts"])
+    assert 1 == len(storage.called["batch_counts"])
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -198,23 +198,23 @@ def test_a_member_that_runs_again_is_not_stopped_by_what_was_seen_before(fire):
     new_job(fire, "work", batch_id=batch)
     fail_first(fire)
     fire.storage.release(1)  # the failure is known, and the other one is not swept yet
-    tied = TiedJobs(fire.storage, fire.client.serializers)
-    assert tied.refusal(Ties(batch)) is not None
+    related = RelatedJobs(fire.storage, fire.client.serializers)
+    assert related.refusal(Relations(batch)) is not None
 
     fire.jobs.get(failing).requeue()
 
-    assert tied.refusal(Ties(batch)) is None
+    assert related.refusal(Relations(batch)) is None
 
 
 def test_a_job_of_a_caller_that_runs_again_is_not_stopped_by_what_was_seen_before(fire):
     caller = new_job(fire, "work")
     fail_first(fire)
-    tied = TiedJobs(fire.storage, fire.client.serializers)
-    assert tied.refusal(Ties(caller_id=caller)) is not None
+    related = RelatedJobs(fire.storage, fire.client.serializers)
+    assert related.refusal(Relations(caller_id=caller)) is not None
 
     fire.jobs.get(caller).requeue()
 
-    assert tied.refusal(Ties(caller_id=caller)) is None
+    assert related.refusal(Relations(caller_id=caller)) is None
 
 
 def test_a_called_job_starts_while_its_caller_waits(fire):
@@ -233,8 +233,8 @@ def test_a_called_job_starts_while_its_caller_waits(fire):
         assert [*range(20)] == made.result(30)
 
 
-@pytest.mark.parametrize("is_tied", [False, True], ids=["plain", "tied"])
-def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_tied):
+@pytest.mark.parametrize("is_related", [False, True], ids=["plain", "related"])
+def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_related):
     """Whatever a task factory of the host raises: the job says why, keeps no place, and the others run."""
 
     @fire.task(name="work")
@@ -242,7 +242,7 @@ def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_tied):
         return 7
 
     caller = fire.task(name="caller")(lambda: None).using(delay=3_600).enqueue()
-    odd = new_job(fire, "work", caller_id=caller.id if is_tied else None)
+    odd = new_job(fire, "work", caller_id=caller.id if is_related else None)
     plain = [work.enqueue() for _ in range(3)]
     refused = []
 

@@ -14,7 +14,7 @@ from firelock.model.memo import MemoKind
 from firelock.model.state import State
 from firelock.storage.memory import MemoryStorage
 
-from .ties import SESSION, DictStorage, Yard
+from .relations import SESSION, DictStorage, Yard
 
 HOUR = 3_600_000_000
 
