@@ -1,4 +1,4 @@
-"""What the verbs cost on `RowStorage`, as `docs/writing-a-storage.md` says."""
+"""What the verbs cost on `RowStorage`, as `docs/storage-features.md` says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock.testing.conformance.scene import BASE, HOUR, deletes, succeeds
 from tests.conformance.plain_rows import PlainRows, PlainStorage, Store
 from tests.repository.sources import ROOT
 
-PAGE = ROOT / "docs" / "writing-a-storage.md"
+PAGE = ROOT / "docs" / "storage-features.md"
 
 
 class CountingRows(PlainRows):

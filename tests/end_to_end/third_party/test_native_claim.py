@@ -1,4 +1,4 @@
-"""The claim in SQL that `docs/writing-a-storage.md` works out keeps the kit's promises of a claim.
+"""The claim in SQL that `docs/storage-verbs.md` shows keeps the kit's promises of a claim.
 
 A storage copies its jobs into the tables of the page before each claim, and compares every claimed job with
 the one that the rules give. The page's claim leaves jobs with limits to `KeyedClaim`; these tests have none.
@@ -18,7 +18,7 @@ from firelock.testing.conformance.storage.left_out import LeftOutDuty
 from tests.conformance.plain_rows import PlainStorage, Store
 from tests.repository.docs.pages import ROOT, python_blocks
 
-PAGE = ROOT / "docs" / "writing-a-storage.md"
+PAGE = ROOT / "docs" / "storage-verbs.md"
 EVERY = 10_000  # jobs; no test of the kit stores as many
 
 

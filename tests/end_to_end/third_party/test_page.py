@@ -13,6 +13,7 @@ from tests.conformance.mutants import mutations
 from tests.repository.docs.pages import ROOT, tokens
 
 PAGE = ROOT / "docs" / "writing-a-storage.md"
+PAGES = [PAGE, ROOT / "docs" / "storage-features.md", ROOT / "docs" / "storage-verbs.md"]
 FOLDER = ROOT / "tests" / "end_to_end" / "third_party" / "firelock-files"
 RULES = {
     "rules": "firelock.storage",
@@ -71,6 +72,11 @@ def test_the_page_names_every_file():
     assert {path.name for path in FOLDER.rglob("*") if path.suffix in {".py", ".md", ".toml"}} == named
 
 
+def text_of_pages():
+    """The three pages for authors of storages, as one text."""
+    return "\n".join(page.read_text("utf-8") for page in PAGES)
+
+
 def rules_named(text):
     """The rules that the page names, by module; `.name` goes on with the module before it."""
     module, found = "", []
@@ -81,8 +87,8 @@ def rules_named(text):
 
 
 def test_the_page_speaks_of_what_exists():
-    """Every rule that the page names is there, and the methods to write are those it says."""
-    text = PAGE.read_text("utf-8")
+    """Every rule that the pages name is there, and the methods to write are those they say."""
+    text = text_of_pages()
     named = rules_named(text)
 
     assert {("rules", "applied"), ("rules", "matches"), ("batches", "end_of")} <= set(named)
@@ -93,12 +99,12 @@ def test_the_page_speaks_of_what_exists():
         if not hasattr(import_module(f"{RULES[module]}.{module}"), name)
     ]
     assert {"step", "clock", "close"} == RowStorage.__abstractmethods__
-    assert "Three methods are to be written" in text
+    assert "Write three methods" in text
 
 
 def test_the_page_names_every_verb():
     """Each verb of the contract has its place, as have the methods by which a claim asks for lanes."""
-    text = PAGE.read_text("utf-8")
+    text = text_of_pages()
     verbs = [name for name in {**vars(Storage), **vars(KeyedLanes)} if not name.startswith("_")]
     values = {"contract", "features", "url", "connect_url"}
 
