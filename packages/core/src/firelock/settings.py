@@ -42,27 +42,34 @@ class Settings:
     """
 
     session_timeout: float = _number(
-        30, least=0.5, most=3600, doc="a silent server loses its jobs after this"
+        30,
+        least=0.5,
+        most=3600,
+        doc="time after which a server that does not renew its session loses its jobs",
     )
-    heartbeat: float = _number(10, least=0.1, most=1200, doc="between two renewals of a server's sessions")
+    heartbeat: float = _number(
+        10, least=0.1, most=1200, doc="interval between two renewals of a server's sessions"
+    )
     sweep: float = _number(
         5,
         least=0.05,
         most=300,
-        doc="between two searches for dead sessions; a sixth as often for expired jobs if none expire",
+        doc="interval between searches for expired sessions; six times as long for expired jobs if there are none",
     )
-    poll: float = _number(1, least=0.01, most=60, doc="between two looks for work without a wake-up")
-    grace: float = _number(25, least=0, most=86_400, doc="for running jobs to end when a server stops")
-    workers: int = _number(0, least=0, most=10_000, doc="threads of a server; 0 means five a core")
+    poll: float = _number(
+        1, least=0.01, most=60, doc="interval between two checks for work without a wake-up"
+    )
+    grace: float = _number(25, least=0, most=86_400, doc="time for running jobs to end when a server stops")
+    workers: int = _number(0, least=0, most=10_000, doc="threads of a server; 0 means five per core")
     async_workers: int = _number(
         100, least=1, most=100_000, doc="async jobs that run at the same time, per worker process"
     )
-    claim_ahead: int = _number(500, least=0, most=500, doc="jobs claimed ahead of free workers, at most")
+    claim_ahead: int = _number(500, least=0, most=500, doc="most jobs that are claimed ahead of free workers")
     hang_timeout: float = _number(
         300,
         least=1,
         most=86_400,
-        doc="without a report from a worker process, or until a job process is ready; then it is killed",
+        doc="time after which a hanging worker process, or a job process that is not ready, is killed",
     )
     max_jobs_per_process: int = _number(
         0,
@@ -73,14 +80,22 @@ class Settings:
     max_memory_per_process: int = _number(
         0, least=0, most=10**6, doc="memory in MB above which a worker process is replaced; 0 means never"
     )
-    probe_port: int = _number(0, least=0, most=65_535, doc="of `firelock server`'s probes; 0 means none")
-    keep_succeeded: float = _number(_DAY, least=0, most=3650 * _DAY, doc="succeeded jobs stay")
-    keep_deleted: float = _number(_DAY, least=0, most=3650 * _DAY, doc="deleted jobs stay")
-    keep_failed: float = _number(30 * _DAY, least=0, most=3650 * _DAY, doc="failed jobs stay")
-    argument_limit: int = _number(32 * 1024, least=64, most=16 << 20, doc="bytes of a job's arguments")
-    argument_warning: int = _number(4 * 1024, least=64, most=16 << 20, doc="bytes from which to warn")
-    result_limit: int = _number(256 * 1024, least=64, most=16 << 20, doc="bytes of a job's result")
-    log_failures: bool = _switch(True, doc="a line in the log for each failed attempt")
+    probe_port: int = _number(
+        0, least=0, most=65_535, doc="port for the probes of `firelock server`; 0 means none"
+    )
+    keep_succeeded: float = _number(_DAY, least=0, most=3650 * _DAY, doc="retention of succeeded jobs")
+    keep_deleted: float = _number(_DAY, least=0, most=3650 * _DAY, doc="retention of deleted jobs")
+    keep_failed: float = _number(30 * _DAY, least=0, most=3650 * _DAY, doc="retention of failed jobs")
+    argument_limit: int = _number(
+        32 * 1024, least=64, most=16 << 20, doc="largest size of a job's arguments, in bytes"
+    )
+    argument_warning: int = _number(
+        4 * 1024, least=64, most=16 << 20, doc="size in bytes from which arguments cause a warning"
+    )
+    result_limit: int = _number(
+        256 * 1024, least=64, most=16 << 20, doc="largest size of a job's result, in bytes"
+    )
+    log_failures: bool = _switch(True, doc="whether each failed attempt is logged")
 
     @classmethod
     def from_environment(
