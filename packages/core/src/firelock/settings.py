@@ -54,7 +54,8 @@ class Settings:
         5,
         least=0.05,
         most=300,
-        doc="interval between searches for expired sessions; six times as long for expired jobs if there are none",
+        doc="interval between searches for expired sessions; "
+        "six times as long for expired jobs if there are none",
     )
     poll: float = _number(
         1, least=0.01, most=60, doc="interval between two checks for work without a wake-up"

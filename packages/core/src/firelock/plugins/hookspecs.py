@@ -1,6 +1,7 @@
 """Every hook, grouped by phase. A plugin is a module, class or instance with functions of these names.
 
-Hooks are synchronous, take frozen values and batches, and cost one boolean where nobody implements them.
+Hooks are synchronous and take batches; treat received values as read-only. A hook without an implementation
+costs one boolean.
 `docs/plugins.md` shows each with a working plugin.
 """
 
@@ -130,7 +131,8 @@ def register_lock_providers() -> Mapping[str, Callable[[str], LockProvider]]:  #
 def register_commands() -> Sequence[Command]:  # type: ignore[empty-body]
     """Offer commands to the command line.
 
-    Called once when the command line starts. A name that is taken is refused. An exception stops the start.
+    Called if the command line is given a command that is not its own, or lists all commands. A name that is
+    taken is refused. An exception stops the program.
 
     Example:
         @hookimpl
@@ -160,8 +162,8 @@ def configure_app(app: object) -> None:
 def configure_converter(converter: Converter) -> None:
     """Teach the app's cattrs converter more argument types.
 
-    Called once an app, when the first task that needs a converter is compiled. The argument is changed in
-    place. An exception goes to whoever declared the task.
+    Called once an app, at the first argument that is not plain JSON. The argument is changed in place. An
+    exception goes to the code that enqueues the job.
 
     Example:
         @hookimpl
