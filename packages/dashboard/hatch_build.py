@@ -81,7 +81,7 @@ def find_tools() -> Tools | None:
 
 
 def run(arguments: list[str], folder: Path) -> None:
-    """The program has run to its end without an error.
+    """Run the program to its end.
 
     Raises:
         CannotBuild: it could not be started, failed or took too long.
@@ -111,7 +111,7 @@ def run(arguments: list[str], folder: Path) -> None:
 
 
 def install(root: Path, folder: Path, tools: Tools) -> Path:
-    """The folder `node_modules` with what the lock pins, made within the given folder. Needs the network."""
+    """Install what the lock pins into the folder, and return its `node_modules`; this needs the network."""
     for name in ("package.json", "package-lock.json"):
         shutil.copyfile(root / name, folder / name)
     run([*tools.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
@@ -119,7 +119,7 @@ def install(root: Path, folder: Path, tools: Tools) -> Path:
 
 
 def copy(wanted: Wanted, modules: Path, vendor: Path) -> Path:
-    """The file is in the vendor folder; answers its path.
+    """Put the file into the vendor folder, and return its path.
 
     Raises:
         CannotBuild: the package does not hold it, or its size is out of the bounds.
@@ -146,14 +146,14 @@ def compress(path: Path, tools: Tools) -> None:
 
 
 def recipe(root: Path) -> str:
-    """The hash of all that decides what the vendor folder holds: the lock and this file."""
+    """Return the hash of everything that determines the vendor folder: the lock and this file."""
     digest = hashlib.sha256((root / "package-lock.json").read_bytes())
     digest.update((root / "hatch_build.py").read_bytes())
     return digest.hexdigest()
 
 
 def contents(root: Path, vendor: Path) -> str:
-    """What the stamp says when all is there: the recipe's hash, then each file's hash and name."""
+    """Return the stamp of a complete folder: the recipe's hash, then the hash and name of each file."""
     files = sorted(path for path in vendor.glob("*") if path.name != STAMP)
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
     return "\n".join([recipe(root), *lines, ""])
@@ -167,7 +167,7 @@ def is_in_place(root: Path) -> bool:
 
 
 def make(root: Path) -> None:
-    """The vendor folder holds the files, made anew. The stamp names each of them, so no half counts as whole.
+    """Fill the vendor folder again. The stamp names each file, so an incomplete folder is detected.
 
     Raises:
         CannotBuild: npm is not there or fails, or what it brought is not what was expected.
@@ -196,12 +196,12 @@ class FrontEndHook(BuildHookInterface[Any]):
     """Runs before every build: of a wheel, of a source distribution, of an editable install."""
 
     def dependencies(self) -> list[str]:
-        """The wheel that brings npm, where it is needed and the machine has none."""
+        """Require the wheel that contains npm, if the build needs it and the machine does not have it."""
         needs_wheel = find_tools() is None and not is_in_place(Path(self.root))
         return [NODE_REQUIREMENT] if needs_wheel else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
-        """The vendor folder holds the files when the build looks for them.
+        """Fill the vendor folder before the build reads it.
 
         Raises:
             SystemExit: they cannot be had; the message says why.

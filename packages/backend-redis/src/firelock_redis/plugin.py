@@ -1,4 +1,4 @@
-"""The entry point: which URLs this package opens."""
+"""The entry point: the URLs that this package opens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SCHEMES = (
 
 @hookimpl
 def register_storages() -> Mapping[str, Callable[[str], Storage]]:
-    """Offer Redis and Valkey; the driver is loaded when the first one is opened."""
+    """Register Redis and Valkey; the driver is loaded when the first storage is opened."""
     return dict.fromkeys(_SCHEMES, _open_redis)
 
 

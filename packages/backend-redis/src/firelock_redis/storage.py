@@ -1,9 +1,10 @@
-"""`RedisStorage`: the verbs that run for every job, one script each; the others are in groups, its bases.
+"""`RedisStorage`: the verbs that run for every job, one script each; its base classes contain the others.
 
-A job that simply succeeded is settled by two texts, both known here since its claim: the first line of its
-record, which nobody can have left unchanged and yet taken the job away, and the record as it is to be. The
-script compares and writes, and takes nothing apart. Whatever is out of the ordinary goes the long way, field
-by field, as does a plain end whose first line has changed: the script says so, and has written nothing.
+A succeeded job without special features is settled with two strings, which this process has known since the
+claim: the first line of the job's record, and its new record. As long as the first line is unchanged, nothing
+has taken the job away. So the script only compares and writes, and does not parse the record. Every other
+change is sent field by field. So is a plain end whose first line has changed: the script reports this and has
+not written anything.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _NO_CHANGES = Group(states="", session="", to="", expiry="", queue="", size=0)
 _ABOUT, _OF_EACH = len(ExchangeReply._fields), len(Claimed._fields)
 
 _Freed: TypeAlias = dict[tuple[str, str], list[str]]
-"""Ids of jobs that have ended, by queue and lane."""
+"""The ids of jobs that have ended, by queue and lane."""
 
 
 class RedisStorage(
@@ -83,15 +84,15 @@ class RedisStorage(
         self.url = str(database.url)
         self.connect_url = database.url.text
         self._waiting = self._polls = RedisWaiting(database, self._turns.note)
-        # By session and id what was claimed here: record less its last line, and job. A change takes it out,
-        # for if its reply is lost it is sent again field by field.
+        # The jobs that were claimed here, by session and id: the record without its last line, and the job. A
+        # change removes its entry: if the reply is lost, the change is sent again field by field.
         self._holdings: dict[str, dict[str, HeldClaim]] = {}
 
     # ---- life --------------------------------------------------------------------------------------------
 
     @property
     def clock_offset(self) -> int:
-        """Return the micros added to the server's clock."""
+        """The number of microseconds that are added to the server's clock."""
         return self.database.clock_offset
 
     @clock_offset.setter
@@ -128,16 +129,19 @@ class RedisStorage(
     def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
         return self._partitions.new_ids(count, beside)
 
-    # ---- the hot path ------------------------------------------------------------------------------------
+    # ---- hot path ----------------------------------------------------------------------------------------
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """One round trip, with partitions one for each that may have work."""
+        """See `Storage.claim`; one round trip, or with partitions one for each that may have work."""
         return self.exchange([], request).claim
 
     @override
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """One round trip a partition; one that cannot be reached does not hinder the others."""
+        """See `Storage.apply`; one round trip per partition.
+
+        An unreachable partition does not stop the changes in the others.
+        """
         self.refuse_within(within)
         if self._partitions.number == 1:
             return self._exchange_in(0, transitions, None)[0] if transitions else []
@@ -146,7 +150,7 @@ class RedisStorage(
     def _apply_by_partition(
         self, transitions: Sequence[Transition], freed: dict[int, _Freed]
     ) -> list[Applied]:
-        """The changes are sent to their partitions, and the lanes where jobs with limits ended are noted."""
+        """Send the changes to their partitions, and note the lanes in which jobs with limits have ended."""
         places = self._partitions.parted(range(len(transitions)), lambda at: transitions[at].job_id)
         results = [Applied.REFUSED] * len(transitions)
         failed: StorageError | None = None
@@ -161,7 +165,8 @@ class RedisStorage(
                 freed[partition] = {lane: [] for lane in lanes}
             is_plain = all(transitions[place].to is State.SUCCEEDED for place in here)
             if lanes or not is_plain or Applied.REFUSED in found:
-                self._turns.note(partition)  # something may be enqueued now, due earlier, or run by nobody
+                # A job may be enqueued now, be due earlier, or be held by no session.
+                self._turns.note(partition)
             for place, result in zip(here, found, strict=True):
                 results[place] = result
         if isinstance(failed, StorageUnavailable):
@@ -172,10 +177,11 @@ class RedisStorage(
 
     @override
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """One round trip, with partitions one for each that is concerned.
+        """See `Storage.exchange`; one round trip, or with partitions one for each that is involved.
 
-        After a wait that heard of nothing a claim is most likely to find nothing, so a smaller script looks
-        first, which takes the server a third of the time. If there is something, that is one round trip more.
+        After a wait without a notification, a claim probably finds nothing. So a smaller script checks first,
+        which takes the server a third of the time. If there is something to claim, this costs one more round
+        trip.
         """
         is_quiet = self._waiting.take_quiet(request.queues)
         self._waiting.mark(request.queues)
@@ -198,22 +204,24 @@ class RedisStorage(
                     partition, [], attrs.evolve(asked, limit=wanted), freed.get(partition)
                 )
             except StorageError:
-                self._turns.note(partition)  # nobody has looked: what is there must not wait for its poll
+                # The claim did not check this partition, so its jobs must not wait for its poll.
+                self._turns.note(partition)
                 if not jobs:
                     raise
-                break  # who claims holds these already: they would wait until its session ends
+                break  # the claimed jobs must be returned, or they would wait until the session ends
             next_due_at, look_again_at = claim.next_due_at, claim.look_again_at
             if claim.is_session_lost:
-                self._turns.note(partition)  # a lost session is told nothing of what is there
+                # The reply for a lost session does not show whether this partition has work.
+                self._turns.note(partition)
                 return Claim([], earliest_due_at(self.database), is_session_lost=True)
             jobs += claim.jobs
-            if asked.left_out:  # others may take what such a claim has left
+            if asked.left_out:  # others may take the jobs that such a claim has left
                 self._turns.note(partition)
             else:
                 self._turns.found(asked.queues, partition, claim.jobs, wanted)
             if len(claim.jobs) == wanted:
                 break
-        if not asked.limit:  # who wants no job asks when there will be one
+        if not asked.limit:  # a caller that wants no jobs requests the next due time
             next_due_at = earliest_due_at(self.database)
         return Claim(jobs, next_due_at, look_again_at=look_again_at)
 
@@ -224,9 +232,11 @@ class RedisStorage(
         asked: ClaimRequest | None,
         freed: _Freed | None = None,
     ) -> tuple[list[Applied], Claim]:
-        """Send changes and a claim by one script; `freed` are lanes of earlier ones, and gets those of these.
+        """Send changes and a claim in one script.
 
-        More round trips where there are more changes than one script makes, or a job is not held as here.
+        More round trips are needed if there are more changes than one script makes, or if a job is no longer
+        held as it was claimed here. `freed` contains lanes in which jobs of earlier changes have ended; those
+        of these changes are added.
         """
         arguments: list[Any] = [*_NO_CLAIM]
         if asked is not None:
@@ -244,7 +254,7 @@ class RedisStorage(
                 lane = lane_of(one[1].admission)
                 if lane is not None:
                     freed.setdefault((one[1].queue, lane), []).append(transition.job_id)
-        if freed:  # first, so that ends know their lanes
+        if freed:  # first, so that the ends know their lanes
             arguments += _NO_CHANGES._replace(size=len(freed))
             for (queue, lane), ids in freed.items():
                 arguments += (*LaneEnds(queue=queue, lane=lane, size=len(ids)), *ids)
@@ -266,7 +276,7 @@ class RedisStorage(
                     closer.append(place)
                 else:
                     results[place] = APPLIED_BY_DIGIT[letter]
-        if closer:  # no longer held as it was claimed: sent field by field, and claimed behind that
+        if closer:  # no longer held as claimed here: sent field by field, and followed by the claim
             return results, self._exchange_some(partition, transitions, closer, results, asked)
         return results, Claim([]) if asked is None else self._read_claim(partition, reply, asked)
 
@@ -278,14 +288,17 @@ class RedisStorage(
         results: list[Applied],
         asked: ClaimRequest | None,
     ) -> Claim:
-        """Send the changes at these places by themselves; write what became of them to the results."""
+        """Send the changes at these places separately; write their results to `results`."""
         found, claim = self._exchange_in(partition, [transitions[place] for place in places], asked)
         for place, result in zip(places, found, strict=True):
             results[place] = result
         return claim
 
     def _read_claim(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
-        """Return the claim of a reply; what was claimed is held. End jobs that cannot be read."""
+        """Return the claim of a reply, and store the claimed jobs in `_holdings`.
+
+        Jobs that cannot be read are stored as failed.
+        """
         _, next_due, look = ExchangeReply(*reply[:_ABOUT])
         next_due_at = self._turns.due(partition, int(float(next_due)) if next_due else None)
         look_again_at = None
@@ -322,10 +335,13 @@ class RedisStorage(
         self.forget_held(session)
         return taken
 
-    # ---- what was claimed here ---------------------------------------------------------------------------
+    # ---- jobs claimed here -------------------------------------------------------------------------------
 
     def forget_held(self, session: str | None = None) -> None:
-        """The session has ended, or all have: nothing of it is settled from memory any more."""
+        """Forget the claimed jobs of a session that has ended, or of all sessions.
+
+        From now on they are settled field by field.
+        """
         if session is None:
             self._holdings.clear()
         else:
@@ -343,13 +359,16 @@ class RedisStorage(
 
 
 def _require_admission(text: str) -> None:
-    """Raise ValueError if no release can read it: the job might be started without its limit."""
+    """Raise ValueError if no release can read the admission.
+
+    Otherwise the job might be started without its limit.
+    """
     if read_admission(text).unread is not None and is_damaged(text):
         raise ValueError(text)
 
 
 def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:
-    """Return the end of a job whose payload cannot be read: failed, kept until a person deletes it."""
+    """Return the end of an unreadable job: it fails, and is kept until a person deletes it."""
     error = ErrorInfo("firelock.StorageError", "a key holds what nobody wrote there", "unreadable payload")
     reason = f"the stored job cannot be read: {error.message}"
     held = frozenset({State.PROCESSING})

@@ -1,10 +1,10 @@
 """A storage for SQLite, PostgreSQL, MySQL and MariaDB.
 
-Read `storage` first: it lists every verb in the order of the contract, and the class in `verbs/` that has
-it. Each verb is one transaction and is written once; insert, claim and settle also have a faster form for
-plain jobs in each dialect's storage, in `sqlite/`, `postgresql/` and `mysql/`. `rows/` reads and writes a
-job, a batch and a memo, `schema/` has the tables, and `connections/` is what lies between a verb and the
-driver. `plugin` offers the storage to Firelock.
+Read `storage` first: it lists every verb in the order of the contract, with the class in `verbs/` that
+implements it. Each verb is one transaction and is written once. Insert, claim and settle also have a faster
+form for plain jobs in the storage of each dialect, in `sqlite/`, `postgresql/` and `mysql/`. `rows/` reads
+and writes jobs, batches and memos, `schema/` contains the tables, and `connections/` is the layer between a
+verb and the driver. `plugin` registers the storage with Firelock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["tables_of"]
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for: the plugin loads no SQLAlchemy."""
+    """Load a public name on first use, because the plugin must not load SQLAlchemy."""
     if name != "tables_of":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from firelock_sql.schema.metadata import tables_of  # noqa: PLC0415 - loads SQLAlchemy
@@ -27,5 +27,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, loaded or not."""
+    """Return the public names, whether they are loaded or not."""
     return list(__all__)

@@ -1,4 +1,4 @@
-"""The entry point: which URLs this package opens."""
+"""The entry point, which maps URL schemes to the storages of this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MYSQL = ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql", "mysql+mysqldb
 
 @hookimpl
 def register_storages() -> Mapping[str, Callable[[str], Storage]]:
-    """Offer SQLite, PostgreSQL, MySQL and MariaDB; a driver is loaded when the first one is opened."""
+    """Register SQLite, PostgreSQL, MySQL and MariaDB; a driver is loaded when its first URL is opened."""
     return {
         **dict.fromkeys(("sqlite", "sqlite+pysqlite"), _open_sqlite),
         **dict.fromkeys(_POSTGRESQL, _open_postgresql),
@@ -27,14 +27,14 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:
 
 
 def _open_sqlite(url: str | Engine) -> Storage:
-    """Open a URL, or the database of a caller's Engine, by connections of our own with our own settings."""
+    """Open a URL, or the database file of a caller's Engine with our own connections and settings."""
     from firelock_sql.sqlite.storage import SqliteStorage  # noqa: PLC0415 - loads the driver
 
     return SqliteStorage(url if isinstance(url, str) else f"sqlite:///{url.url.database or ''}")
 
 
 def _open_postgresql(url: str | Engine) -> Storage:
-    """Open a URL, or a caller's database by the caller's Engine."""
+    """Open a URL, or a caller's database through the caller's Engine."""
     try:
         from firelock_sql.postgresql import storage  # noqa: PLC0415 - loads the driver
     except ModuleNotFoundError as error:
@@ -43,7 +43,7 @@ def _open_postgresql(url: str | Engine) -> Storage:
 
 
 def _open_mysql(url: str | Engine) -> Storage:
-    """Open a URL, or a caller's database by the caller's Engine."""
+    """Open a URL, or a caller's database through the caller's Engine."""
     try:
         from firelock_sql.mysql import storage  # noqa: PLC0415 - loads the driver
     except ModuleNotFoundError as error:

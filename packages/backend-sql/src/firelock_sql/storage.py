@@ -1,9 +1,10 @@
-"""`SqlStorage`: the verbs that run for every job, and which of these are plain; each one is a transaction.
+"""`SqlStorage`: the verbs that run for every job. Each verb is one transaction.
 
-A plain job asks for nothing; a plain end is a success that the storage hears of the first time. What most
-jobs are is done a shorter way: what a session has claimed through this process is remembered, so that its
-plain ends need no reading. Each dialect has a class of its own, in its fastest form. The other verbs are in
-groups, each of which is a base of this class.
+A job is *plain* if it needs nothing but a queue. An end is *plain* if it is a success that the storage
+receives for the first time. Most jobs and ends are plain, so they have a fast path: the storage remembers the
+jobs that a session has claimed through this process, and settles their plain ends without reading their rows.
+Each dialect has a subclass with the fastest form for its database. The other verbs are grouped in the base
+classes of this class.
 """
 
 from __future__ import annotations
@@ -75,13 +76,14 @@ from firelock_sql.verbs.unique import SqlUniqueVerbs
 from firelock_sql.verbs.upkeep import SqlUpkeepVerbs
 
 _T = TypeVar("_T")
-KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
+KIND = ("queue", "priority", "task", "serializer")  # usually the same for every job of a batch
 kind = attrgetter(*KIND)
 
 _waits_for = attrgetter("waits_for")
 
-# Settles one plain end, guarded by all that its claim knew; run once an end, by drivers that take many. The
-# id is asked for too: a number is given out again after the last row was pruned.
+# Settles one plain end if the row still has all values that the claim has seen. Drivers that accept many rows
+# run it once per end. The id is compared too, because SQLite assigns a number again after the last row was
+# pruned.
 _SETTLE = """
 UPDATE firelock_jobs
 SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started_at,
@@ -104,7 +106,7 @@ def settle_values(end: Transition, held: HeldClaim) -> tuple[Value, ...]:
 
 
 class HeldClaim(NamedTuple):
-    """What is remembered of a claimed job: enough to settle it without reading its row."""
+    """The facts about a claimed job that are remembered in order to settle it without reading its row."""
 
     seq: int
     queue: str
@@ -115,14 +117,14 @@ class HeldClaim(NamedTuple):
 
 
 def held_of(job: ClaimedJob, seq: int) -> HeldClaim:
-    """Return what is remembered of a claimed job."""
+    """Return the facts to remember about a claimed job."""
     batch_id = None if job.relations_json is None else read_relations(job.relations_json).batch_id
     # Calling the class takes twice as long.
     return HeldClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
 
 
 def freed_by(plain: Sequence[tuple[Transition, HeldClaim]]) -> list[LetGo]:
-    """Return what these plain ends leave for jobs that wait for the same keys."""
+    """Return the jobs among these plain ends that have held limit keys, for which other jobs may wait."""
     keyed = [held for _, held in plain if held.admission_json is not None]
     return [
         (held.seq, held.queue, lane)
@@ -139,36 +141,37 @@ class _Holding:
 
 @attrs.define
 class Parted:
-    """Transitions, parted: plain ends, and the places of all others."""
+    """Transitions, split into plain ends and the positions of all others."""
 
     plain: list[tuple[Transition, HeldClaim]] = attrs.field(factory=list)
     others: list[int] = attrs.field(factory=list)
 
 
 class Holdings:
-    """What each session has claimed through this process: enough to settle it without reading."""
+    """The claimed jobs of each session of this process, which are settled without reading their rows."""
 
     def __init__(self) -> None:
         self._of: dict[str, _Holding] = {}
 
     def forget(self, session: str | None) -> None:
-        """The session has ended, or all have: what it held is not settled from memory any more."""
+        """Forget the jobs of a session that has ended, or of all sessions for None."""
         if session is None:
             self._of.clear()
         else:
             self._of.pop(session, None)
 
     def remember(self, session: str, server: str, claimed: Iterable[tuple[str, HeldClaim]]) -> None:
-        """The session of this server has claimed these jobs, by id, for sure."""
+        """Remember the jobs, by id, that a session of this server has claimed in a committed transaction."""
         holding = self._of.get(session)
         if holding is None:
             holding = self._of[session] = _Holding(server)
         holding.jobs.update(claimed)
 
     def split(self, transitions: Sequence[Transition], session: str | None) -> Parted:
-        """Return the plain ends of one session, whichever comes first if none is given, apart from others.
+        """Return the plain ends of one session, separate from the other transitions.
 
-        None is plain where a job is there twice: the order counts.
+        If no session is given, it is the session of the first plain end. If a job occurs twice, no transition
+        is plain, because their order matters.
         """
         if len({one.job_id for one in transitions}) < len(transitions):
             return Parted([], list(range(len(transitions))))
@@ -192,7 +195,10 @@ class Holdings:
         return parted
 
     def let_go(self, transitions: Sequence[Transition], results: Sequence[Applied]) -> None:
-        """The transitions are stored, whatever became of them; one that is busy will be sent again."""
+        """Forget the jobs of stored transitions, whatever their results.
+
+        The job of a busy transition is kept, because the transition is sent again.
+        """
         if Applied.BUSY in results:
             both = zip(transitions, results, strict=True)
             transitions = [one for one, result in both if result is not Applied.BUSY]
@@ -220,13 +226,13 @@ class SqlStorage(
 
     contract = 1
     admits: ClassVar[frozenset[Feature]] = frozenset()
-    """What this dialect offers of limits and unique keys."""
+    """The features of limits and unique keys that this dialect offers."""
     hot_marks: ClassVar[Collection[int]] = (0,)
-    """The marks of jobs whose plain ends it writes without reading: 0, and others where it can."""
+    """The marks of jobs whose plain ends are written without reading: 0, and more if the dialect can."""
     locks_rows: ClassVar[bool] = True
-    """Whether others can lock a row here."""
+    """Whether other transactions can lock single rows."""
     first_wait_seconds: ClassVar[float] = BRIEF_SECONDS
-    """How long the first try of a turn with ends waits for locks of others."""
+    """How many seconds the first try of a transaction with ends waits for locks of other transactions."""
 
     def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database
@@ -241,11 +247,11 @@ class SqlStorage(
         self.url = database.name
         self.connect_url = database.connect_url
 
-    # ---- life --------------------------------------------------------------------------------------------
+    # ---- lifecycle ---------------------------------------------------------------------------------------
 
     @property
     def clock_offset(self) -> int:
-        """Return the micros added to the database's clock."""
+        """The microseconds that are added to the database's clock."""
         return self._database.clock_offset
 
     @clock_offset.setter
@@ -257,7 +263,7 @@ class SqlStorage(
         return self._database.migrate()
 
     def migration_sql(self) -> list[str]:
-        """Return the statements that do what `migrate` would; none where it is done."""
+        """Return the statements that `migrate` would run; none if the schema is up to date."""
         return self._database.migration_sql()
 
     @override
@@ -309,15 +315,15 @@ class SqlStorage(
 
     @abstractmethod
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Return which of some jobs are new, in a transaction of their own."""
+        """Store the jobs in a separate transaction; return for each whether it is new."""
 
     def _insert_any(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Return which of the jobs are new, whatever jobs they are."""
+        """Store jobs of any kind; return for each whether it is new."""
         return self._database.write(lambda tx: insert_jobs(tx, jobs))
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """A look that finds nothing takes no lock."""
+        """Claim jobs; if a first read finds none, no lock is taken."""
         self._database.wake.mark(request.queues)
         nothing = self._database.read(lambda tx: self._claim_nothing(tx, request))
         if nothing is not None:
@@ -325,7 +331,7 @@ class SqlStorage(
         return self._remember_claim(request, self._take_alone(request))
 
     def _take_alone(self, request: ClaimRequest) -> TakenRows:
-        """Claim jobs; where a key that others keep locked is waited for, briefly, look again without that."""
+        """Claim jobs, waiting briefly for locked keys; if one stays locked, claim again without waiting."""
         if self._cursors.patience > 0:
             try:
                 return self._database.write_briefly(lambda tx: self._take_jobs(tx, request))
@@ -334,7 +340,7 @@ class SqlStorage(
         return self._database.write(lambda tx: self._take_jobs(tx, request))
 
     def _claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
-        """Return the claim of a session that takes nothing, None where there may be work for it."""
+        """Return the claim if the session can take nothing; None if there may be work for it."""
         server, has_lanes = living_server(tx, request.session)
         if server is None:
             return Claim([], next_due_at(tx, self._due_floor.start), is_session_lost=True)
@@ -343,7 +349,7 @@ class SqlStorage(
         return Claim([], next_due_at(tx, self._due_floor.start))
 
     def _take_jobs(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
-        """Claim jobs in this transaction, before whose end the session cannot end."""
+        """Claim jobs in this transaction; the session cannot end before the transaction does."""
         server, has_lanes = serving_with_lanes(tx, request.session)
         rows: Sequence[ReadyRow] = []
         look_again_at = None
@@ -360,7 +366,7 @@ class SqlStorage(
         return take_rows(tx, request, ReadyRows(server, rows, due_at, look_again_at))
 
     def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
-        """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
+        """Return the claim, and remember the claimed jobs so that their ends need no reading."""
         if taken.claim.is_session_lost:
             self._holdings.forget(request.session)
         held = (
@@ -386,17 +392,17 @@ class SqlStorage(
 
     @abstractmethod
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """Return the results; plain ends are written without reading, others by way of their rows."""
+        """Return the results; plain ends are written without reading, others after reading their rows."""
 
     def _suspend_jobs(self, transitions: Sequence[Transition]) -> Collection[str]:
-        """Return the jobs that wait now, by the short way of suspensions."""
+        """Return the jobs that are now suspended, through the fast path for suspensions."""
         if not any(map(_waits_for, transitions)):
             return ()
         suspensions = find_suspensions(transitions)
         return self._suspend(suspensions) if suspensions else ()
 
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
-        """Return the jobs that wait now; what is not stored the short way is by way of its row."""
+        """Return the jobs that are now suspended; the general path, which reads rows, handles the others."""
         del suspensions
         return ()
 
@@ -405,11 +411,12 @@ class SqlStorage(
         transitions: Sequence[Transition],
         work: Callable[[Transaction, Sequence[Transition]], tuple[list[Applied], _T]],
     ) -> tuple[list[Applied], _T]:
-        """Return what the work does with the transitions in one transaction, which waits for no locked row.
+        """Run the work with the transitions in one transaction that never waits long for a locked row.
 
-        At first rows other than the transitions' own are waited for briefly. If one of these stays locked,
-        the second try skips every locked row of a job. If the lock is on something else, that is left to
-        plain ends, which need nothing else; all others are busy. An operator's change waits as long as any.
+        The first try waits briefly for rows other than those of the transitions' own jobs. If one of these
+        stays locked, the second try skips every locked row of a job. If the lock is on something else, a
+        third try stores only the plain ends, which need nothing else, and all other transitions are busy. A
+        change by an operator waits like any other transaction.
         """
         if not self.locks_rows or any(one.session is None for one in transitions):
             return self._database.write(lambda tx: work(tx, transitions))
@@ -439,7 +446,10 @@ class SqlStorage(
     def _apply_rest(
         self, tx: Transaction, transitions: Sequence[Transition], places: Sequence[int]
     ) -> list[Applied]:
-        """Return the results of all; those at these places are applied now, the others are already."""
+        """Apply the transitions at these positions; return the results of all.
+
+        The transitions at other positions have been applied already.
+        """
         results = [Applied.APPLIED] * len(transitions)
         if places:
             found = apply_transitions(tx, [transitions[place] for place in places])
@@ -449,7 +459,7 @@ class SqlStorage(
 
     @override
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """Suspensions come first, in a transaction of their own."""
+        """Store suspensions first, in a separate transaction; then settle and claim."""
         waiting = self._suspend_jobs(transitions)
         left = _without(transitions, waiting)
         if waiting:
@@ -461,9 +471,9 @@ class SqlStorage(
         return Exchange(_merged(transitions, waiting, exchange.results), exchange.claim)
 
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """Return what became of the transitions and of the claim.
+        """Settle the transitions and claim; return both results.
 
-        What has ended is let go before what is claimed is remembered: it may be the same job.
+        Ended jobs are forgotten before claimed jobs are remembered, because it may be the same job.
         """
 
         def both(tx: Transaction, ends: Sequence[Transition]) -> tuple[list[Applied], TakenRows]:
@@ -480,10 +490,10 @@ class SqlStorage(
     def _settle_and_take(
         self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
     ) -> tuple[list[Applied], TakenRows]:
-        """Return the results, and what the session has claimed behind them."""
+        """Return the results of the transitions, and the jobs that the session has claimed after them."""
 
     def _skip_needless_wake(self, tx: Transaction, request: ClaimRequest, claim: Claim) -> None:
-        """Wake nobody for the keys that the transitions have let go, where this claim took all."""
+        """Do not notify other servers of the released keys if this claim has taken all jobs that it could."""
         if request.queues is None and len(claim.jobs) < request.limit:
             tx.let_go.clear()
 
@@ -504,7 +514,7 @@ class SqlStorage(
         self._holdings.forget(session)
         return taken
 
-    # ---- what people read --------------------------------------------------------------------------------
+    # ---- queries for people ------------------------------------------------------------------------------
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
@@ -516,19 +526,19 @@ class SqlStorage(
 
 
 def _first_number() -> int:
-    """Return how many inserts a new storage counts as done: many processes may live for few calls."""
-    return random.randrange(FOLD_EVERY)  # noqa: S311 - no secret
+    """Return a random number of inserts that count as done, because many processes run only a few calls."""
+    return random.randrange(FOLD_EVERY)  # noqa: S311 - not a secret
 
 
 def _without(transitions: Sequence[Transition], jobs: Collection[str]) -> Sequence[Transition]:
-    """Return the transitions of other jobs."""
+    """Return the transitions of all other jobs."""
     return [one for one in transitions if one.job_id not in jobs] if jobs else transitions
 
 
 def _merged(
     transitions: Sequence[Transition], applied: Collection[str], others: Sequence[Applied]
 ) -> list[Applied]:
-    """Return the results of all: those of these jobs are applied, of the others they are given in order."""
+    """Return the results of all transitions in order: applied for these jobs, else the given results."""
     if not applied:
         return list(others)
     rest = iter(others)

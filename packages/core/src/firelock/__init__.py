@@ -1,10 +1,11 @@
 """Persistent background jobs for Python: enqueue, schedule, recur, continue.
 
-What a user writes lies here: `app` (Firelock), `task`, `options`, `retry`, `resource`, `context`,
-`settings` and `errors`. How it works lies in folders, on a job's way: `arguments/`, `limits/`, `jobs/`,
-`flows/`, `schedules/`, `storage/`, `server/`, with the records and rules of all of them in `model/`.
-`control/` is everything behind `fire.<name>`, `runtime` what a server takes of an app, and `plugins/` the
-hooks. Beside them: `cli/`, `testing/`, `integrations/` and `compat/`.
+Users work with the modules in this folder: `app` (Firelock), `task`, `options`, `retry`, `resource`,
+`context`, `settings` and `errors`. The implementation is in the folders, listed here in the order in which a
+job passes through them: `arguments/`, `limits/`, `jobs/`, `flows/`, `schedules/`, `storage/` and `server/`.
+Their common records and rules are in `model/`. `control/` implements `fire.<name>`, `runtime` contains the
+parts of an app that a server uses, and `plugins/` contains the hooks. Other folders: `cli/`, `testing/`,
+`integrations/` and `compat/`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    __version__: str  # which is installed; empty where none is, as in an archive or a frozen program
+    __version__: str  # the installed version; empty if there is none, as in an archive or a frozen program
     from firelock.app import Firelock
     from firelock.arguments.forms import FieldKind, Parameter
     from firelock.arguments.outline import ParameterOutline
@@ -246,9 +247,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for, so that a plugin that needs one hook loads no app."""
+    """Load a public name at its first use, so that a plugin that needs one hook does not load the app."""
     if name == "__version__":
-        from firelock.plugins.loader import installed_version  # noqa: PLC0415 - looks at the disk
+        from firelock.plugins.loader import installed_version  # noqa: PLC0415 - reads from the disk
 
         value = globals()[name] = installed_version()
         return value

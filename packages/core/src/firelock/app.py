@@ -1,4 +1,4 @@
-"""`Firelock`: the app. It ties tasks, storage, plugins and settings together."""
+"""`Firelock`: the app. It connects tasks, storage, plugins and settings."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ if TYPE_CHECKING:
 
     @final
     class _Anything:
-        """No parameter takes it but one that takes anything: type checkers would pass a context there."""
+        """A type that fits only a parameter that accepts anything, such as `Any`.
+
+        Without it, type checkers would treat such a first parameter as the context.
+        """
 
 
 P = ParamSpec("P")
@@ -76,7 +79,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-# What `@fire.task(…)` takes beside the name, and the field of a TaskInfo that keeps it.
+# The options of `@fire.task(…)` other than the name, and the field of a TaskInfo that stores each of them.
 _TASK_OPTIONS = {
     **{
         name: name
@@ -101,21 +104,21 @@ _TASK_OPTIONS = {
 
 
 class Firelock(ServedApp):
-    """An app: its tasks, and the storage its jobs live in.
+    """An app: its tasks, and the storage of its jobs.
 
     Args:
-        storage: a URL, a `Storage`, or a SQLAlchemy Engine; `FIRELOCK_STORAGE` where it is left out.
-        serializer: the name of the serializer for new jobs; each job remembers its own.
-        locks: the URL of a lock provider; the storage's own locks where it is left out.
-        plugins: modules, classes or instances with hooks, for this app alone.
-        imports: modules that register tasks; a server imports them, a client need not.
-        settings: numbers; the environment's where they are left out.
+        storage: a URL, a `Storage`, or a SQLAlchemy Engine; by default the value of `FIRELOCK_STORAGE`.
+        serializer: the name of the serializer for new jobs; the name is stored with each job.
+        locks: the URL of a lock provider; by default the storage's own locks.
+        plugins: modules, classes or instances with hooks, for this app only.
+        imports: modules that register tasks; a server imports them, a client does not need to.
+        settings: the settings of the app; by default those of the environment.
 
-    Opening is lazy: nothing is connected before the first verb that needs it.
+    Opening is lazy: no connection is made before the first call that needs it.
 
     Raises:
-        ConfigurationError: no storage is named, or an argument is wrong.
-        UnknownScheme: no plugin offers the URL's scheme.
+        ConfigurationError: no storage was specified, or an argument is wrong.
+        UnknownScheme: no plugin provides the URL's scheme.
         PluginError: a plugin cannot be loaded.
     """
 
@@ -129,9 +132,9 @@ class Firelock(ServedApp):
         imports: Sequence[str] = (),
         settings: Settings | None = None,
     ) -> None:
-        self.module = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - as namedtuple asks for it
+        self.module = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - as namedtuple does
         self.settings = settings or Settings.from_environment()
-        self.thresholds = Thresholds()  # of the findings; a plugin may set others
+        self.thresholds = Thresholds()  # for the findings; a plugin may set others
         if self.settings.probe_port:
             for call in on_probe_port:
                 call()
@@ -144,7 +147,7 @@ class Firelock(ServedApp):
         self._signals: dict[str, Signal[Any]] = {}
         opened = self._open_storage(storage)
         self._given = storage
-        self._closed: StorageAccess | None = None  # by `close`, to be opened again
+        self._closed: StorageAccess | None = None  # closed by `close`, and opened again later
         self.registry = Registry(self.settings, self.plugins.configure_converter)
         self._locks: LockProvider | None = self.plugins.open_locks(locks) if locks else None
         self._keeper = LockKeeper()
@@ -176,12 +179,13 @@ class Firelock(ServedApp):
         return self.plugins.adopt_storage(storage)
 
     def use_storage(self, storage: str | Storage) -> None:
-        """Jobs live in another storage from now on. Call it before any verb.
+        """Store jobs in another storage from now on. Call this before any other call that uses the storage.
 
-        The former one is closed if the app has opened it itself; a `Storage` that was passed is its maker's.
+        The previous storage is closed if the app opened it itself. A `Storage` that was passed to the app
+        must be closed by its creator.
         """
         opened = self._open_storage(storage)
-        self._client.access.close()  # what was awaited is stored where it was meant to be
+        self._client.access.close()  # awaited jobs are stored where they were meant to be stored
         if not isinstance(self._given, Storage):
             self.storage.close()
         self._client.use(StorageAccess.of(opened))
@@ -189,24 +193,24 @@ class Firelock(ServedApp):
 
     @property
     def storage(self) -> Storage:
-        """Where its jobs live."""
+        """The storage of the jobs."""
         return self._client.storage
 
     @property
     def client(self) -> Client:
-        """The side that creates jobs; a server uses it to fire recurring jobs."""
+        """The client that creates jobs; a server uses it for the jobs of recurring jobs."""
         return self._client
 
     @property
     def runtime(self) -> Runtime:
-        """The parts that servers and the doctor work with."""
+        """The parts that servers and the doctor use."""
         return Runtime(
             self.storage, self._client.clock, self.registry, self.plugins, self._client, self.settings,
             self.thresholds,
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        """Return the app with its storage's address, without a password."""
+        """Return the app with the address of its storage, without a password."""
         return f"<Firelock {self.storage.url}>"
 
     # ---- tasks -------------------------------------------------------------------------------------------
@@ -261,19 +265,21 @@ class Firelock(ServedApp):
             function: a plain `def` or `async def`.
             options: `name` (as stored; `module.qualname` by default), `queue`, `priority` (-100 to 100),
                 `retry` (a Retry or an object with `decide`), `timeout` (of an attempt), `keep` (how long a
-                succeeded job stays, with its result; by default as the settings say), `tags` (texts that may
-                name parameters: "user:{user_id}"), `aliases` (old names still stored with jobs), `executor`
-                ("auto" or "process"), `on_risk` ("continue" or "cancel"), `max_host_losses` (how often a job
-                may be running when its server or worker process is lost before it fails), `remote` (a stub
-                for code that lives elsewhere), `limits` (of Limit and Turns, 4 at most), `unique` (a Unique
-                or Debounce), `start_before` (a timedelta from when the job becomes enqueued, or an aware
-                datetime, after which it is deleted unrun).
+                succeeded job is kept, with its result; by default as in the settings), `tags` (strings that
+                may contain parameter names: "user:{user_id}"), `aliases` (old names that are still stored
+                with jobs), `executor` ("auto" or "process"), `on_risk` ("continue" or "cancel"),
+                `max_host_losses` (how often a job may be running when its server or worker process is lost
+                before it fails), `remote` (a stub for code in another program), `limits` (Limit and Turns
+                objects, at most 4), `unique` (a Unique or Debounce), `start_before` (a deadline for the
+                start: a timedelta after the job becomes enqueued, or an aware datetime; a job that has not
+                started by then is deleted).
 
         Raises:
-            TaskError: it is no plain function, no other process could find it, or a limit or unique key names
-                what is no parameter.
-            DuplicateTask: another function has the name.
-            ConfigurationError: an option is wrong, or a limit's name has other numbers elsewhere in the app.
+            TaskError: the target is not a plain function, another process could not find it, or a limit or
+                unique key contains a name that is not a parameter.
+            DuplicateTask: another function has the same name.
+            ConfigurationError: an option is wrong, or the limit of this name is declared with other values
+                elsewhere in the app.
         """
         if function is not None:
             return self._register(function, **options)
@@ -301,31 +307,35 @@ class Firelock(ServedApp):
     @overload
     def resource(self, function: Callable[..., AbstractContextManager[T, bool | None]], /) -> T: ...
     def resource(self, function: Callable[..., object], /) -> object:
-        """Declare what workers keep open for jobs: `@fire.resource` above a generator that yields it once.
+        """Declare a resource that workers keep open for jobs: `@fire.resource` above a generator function.
 
-        Take it as a task's parameter, `async def fetch(url: str, http: Client = http_client)`, last or behind
-        a `*`; or ask for it inside a job, `current_job().resource(pool)`. No call gives it, and nothing of it
-        is stored. Each worker process of a server, and each process of `executor="process"`, opens it when a
-        job first needs it and closes it at its stop: an async generator on the event loop that runs its async
-        jobs, others in a thread. All jobs of the worker process share it. Where it cannot be opened the job
-        fails with that error, and the next job tries again. Its own parameters may be other resources.
+        The generator must yield the resource once. Take the resource as the default of a task's parameter,
+        last or after a `*`: `async def fetch(url: str, http: Client = http_client)`. Or get it inside a job:
+        `current_job().resource(pool)`. Calls do not pass it, and nothing of it is stored.
+
+        Each worker process of a server, and each process of `executor="process"`, opens the resource when a
+        job first needs it, and closes it when the process stops. An async generator runs on the event loop of
+        the async jobs, any other in a thread. All jobs of the worker process share it. If it cannot be
+        opened, the job fails with that error, and the next job tries again. Its own parameters can be other
+        resources.
 
         Args:
-            function: a generator function, sync or async, or a function of `contextlib.contextmanager` or
-                `asynccontextmanager`. Type checkers see what it yields.
+            function: a generator function, sync or async, or a function decorated with
+                `contextlib.contextmanager` or `asynccontextmanager`. Type checkers use the type of the
+                yielded value.
 
         Raises:
-            ConfigurationError: it is no such function.
-            TaskError: a parameter of it has no default, or a `def` takes an async resource.
+            ConfigurationError: it is not such a function.
+            TaskError: one of its parameters has no default, or a `def` takes an async resource.
         """
         return declare_resource(function)
 
     def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
-        """The calls of `task.call(…)` are stored in order: first all checked, then 500 at a time."""
+        """Store the calls from `task.call(…)` in order: all are checked first, then stored 500 at a time."""
         return self._client.create_many(_calls(calls))
 
     async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
-        """Enqueue many without blocking the event loop."""
+        """Call `enqueue_many` without blocking the event loop."""
         return await self._client.acreate_many(_calls(calls))
 
     # ---- batches and signals -----------------------------------------------------------------------------
@@ -345,46 +355,51 @@ class Firelock(ServedApp):
     ) -> Batch:
         """Return a batch, filled in its block: `with fire.batch("import") as batch: batch.add(load, 1)`.
 
-        It is a job without a task, which ends when none of its members can go on. Up to 500 members are
-        stored with it in one step at the end of the block; a block that raises stores nothing. Of more the
-        first are stored, and run, while the block goes on: one that raises then cancels the batch.
+        A batch is a job without a task. It ends when none of its members can continue. Up to 500 members are
+        stored together with it, in one step at the end of the block; if the block raises, nothing is stored.
+        If there are more members, the first ones are stored, and run, before the block ends. If the block
+        then raises, the batch is cancelled.
 
         Args:
             name: for people, 1 to 200 printable characters.
-            after: its members start when this job has succeeded, or all of these, or as `on` says; where that
-                cannot come any more, the batch is deleted.
-            on: what it waits for: succeeded, failed, deleted or finished.
-            on_failure: "continue", or "cancel": the first failed member deletes those that have not ended.
-            tags: plain texts.
-            keep: how long it stays once it has succeeded, with its members and all within inner batches; by
-                default as the settings say.
-            hold: of more than 500 members: it is cancelled when whoever fills it says nothing for so long.
-            within: a transaction of yours in the storage's own database; the batch comes and goes with it.
-            beside: a limit's key or a unique key of its members, such as "tenant:7", beside which it lies
-                where the storage has partitions. Others need no such word.
+            after: the members start when this job, or all of these jobs, have succeeded, or as `on`
+                specifies. If that cannot happen any more, the batch is deleted.
+            on: the end that the batch waits for: succeeded, failed, deleted or finished.
+            on_failure: "continue", or "cancel": the first failure of a member deletes the members that have
+                not ended.
+            tags: plain strings.
+            keep: how long the batch is kept after it has succeeded, with its members and everything in inner
+                batches; by default as in the settings.
+            hold: for more than 500 members: the batch is cancelled if the code that fills it is inactive for
+                this long.
+            within: your own transaction in the storage's database; the batch is committed or rolled back with
+                it.
+            beside: a limit key or unique key of its members, such as "tenant:7". On a storage with
+                partitions, the batch is stored in the partition of this key. Other storages do not need it.
 
         Raises:
             ConfigurationError: an option is wrong.
-            JobNotCommitted: a job it is to be after is not stored.
+            JobNotCommitted: a job in `after` is not stored.
         """
         if beside is None and not after and (job := running_job.get(None)) is not None:
-            beside = job.id  # so that it may join the batch
+            beside = job.id  # so that the job can be in the batch's partition and join it
         return new_batch(
             self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, keep=keep, hold=hold,
             within=within, beside=beside,
         )  # fmt: skip
 
-    def signal(self, name: str, type: type[T]) -> Signal[T]:  # noqa: A002 - it is one
+    def signal(self, name: str, type: type[T]) -> Signal[T]:  # noqa: A002 - it is a type
         """Return a signal: `approval = fire.signal("approval", Approval)`.
 
-        A job waits for it by `job.receive(approval, timeout=…)`, others send it by `approval.send(job, …)`.
+        A job waits for it with `job.receive(approval, timeout=…)`; others send it with
+        `approval.send(job, …)`.
 
         Args:
-            name: 1 to 200 printable characters; each job has one answer of a name.
-            type: of what is sent; stored and checked as arguments are.
+            name: 1 to 200 printable characters; each job has one answer per name.
+            type: the type of the payload, which is stored and checked like an argument.
 
         Raises:
-            ConfigurationError: the name is none, or is that of a signal of another type.
+            ConfigurationError: the name is invalid, or is that of a signal with another type.
             TaskError: the type is not supported.
         """
         owner = f"The payload of signal {check_name(name)!r}"
@@ -400,46 +415,48 @@ class Firelock(ServedApp):
         return signal
 
     def signal_named(self, name: str) -> Signal[Any] | None:
-        """Return the signal of a stored name, with a key or without; None where this app has made none."""
+        """Return the signal of a stored name, with or without a key; None if this app has not created it."""
         base = name
         while base and base not in self._signals:
             base = base.rpartition(":")[0]
         return attrs.evolve(self._signals[base], name=name) if base else None
 
     def load_imports(self) -> None:
-        """The modules of `imports` are imported, and so their tasks registered.
+        """Import the modules of `imports`, which registers their tasks.
 
-        Only names that the program itself gave are imported, never one from storage.
+        Only names from the program itself are imported, never a name from the storage.
         """
         for name in self.imports:
             importlib.import_module(name)
 
     def declared_limits(self) -> Mapping[str, Limit]:
-        """Return the limits that the registered tasks declare, by the name that their numbers belong to."""
+        """Return the limits that the registered tasks declare, by limit name."""
         return self.registry.declared_limits()
 
     def tasks(self) -> list[TaskInfo]:
         """Return the registered tasks."""
         return list(self.registry)
 
-    # ---- tasks by the names that are stored, jobs of them by texts: for a form, a page, a command ----------
+    # ---- tasks by stored name, and arguments as strings: for forms, pages and commands ---------------------
 
     def task_named(self, name: str) -> TaskVerbs[Any, Any]:
-        """Return the registered task of a stored name; an alias is such a name as well.
+        """Return the registered task of a stored name, which can be an alias.
 
         Raises:
-            UnknownTask: no task of the name is registered in this app.
+            UnknownTask: no task with this name is registered in this app.
         """
         return task_of(self._client, self.recurring, self._info(name))
 
     def told_task(self, name: str) -> TaskVerbs[Any, Any]:
-        """Return the task of a stored name to enqueue by, also where its code is elsewhere.
+        """Return the task of a stored name, for enqueueing, even if its code is in another program.
 
-        What is not registered here is made of what a server told of it, so that its arguments are checked as
-        far as JSON shows their types; from then on it is registered as a remote task.
+        For a task that is not registered here, a stub is built from the description that a server has
+        published, and registered as a remote task. Arguments of the stub are checked as far as JSON shows
+        their types.
 
         Raises:
-            UnknownTask: it is neither registered nor told of, or a server of an older release told of it.
+            UnknownTask: the task is neither registered nor published, or it was published by a server of an
+                older release.
         """
         if (known := self.registry.get(name)) is not None:
             return task_of(self._client, self.recurring, known)
@@ -469,31 +486,31 @@ class Firelock(ServedApp):
         """Return the parameters of a registered task as the fields of a form, in order.
 
         Raises:
-            UnknownTask: no task of the name is registered in this app.
+            UnknownTask: no task with this name is registered in this app.
             TaskError: an annotation cannot be used.
         """
         return parameters_of(self._binder(name))
 
     def texts_from_arguments(self, name: str, stored: Mapping[str, JsonValue]) -> dict[str, str]:
-        """Return arguments as a job stores them, by name, as the texts of the task's form.
+        """Convert the stored arguments of a job, by name, to the strings of the task's form.
 
-        Left out is what no text stands for, and what is no parameter of the task any more.
+        Values that have no string form, and names that are no longer parameters of the task, are omitted.
 
         Raises:
-            UnknownTask: no task of the name is registered in this app.
+            UnknownTask: no task with this name is registered in this app.
             TaskError: an annotation cannot be used.
         """
         return texts_of(self._binder(name), stored)
 
     def arguments_from_text(self, name: str, values: Mapping[str, str]) -> dict[str, object]:
-        """Return a form's texts as typed arguments by name, as `fire.recurring.edit` takes them.
+        """Convert the strings of a form to typed arguments by name, as `fire.recurring.edit` takes them.
 
-        A parameter without a text keeps its default. An empty text is None for an optional parameter, an
-        empty text for one that takes text, and else as if there were none.
+        A parameter without a string keeps its default. An empty string is None for an optional parameter, and
+        an empty string for a parameter that takes strings. For any other parameter, it is ignored.
 
         Raises:
-            UnknownTask: no task of the name is registered in this app.
-            FormError: a text cannot be read, a parameter that is needed has none, or a name is unknown.
+            UnknownTask: no task with this name is registered in this app.
+            FormError: a string cannot be read, a required parameter has none, or a name is unknown.
         """
         return typed_arguments(self._binder(name), values)
 
@@ -509,15 +526,16 @@ class Firelock(ServedApp):
         meta: Mapping[str, str] | None = None,
         reason: str | None = None,
     ) -> Job[Any]:
-        """A job of a registered task is stored, its arguments read from a form's texts.
+        """Store a job of a registered task, with arguments from the strings of a form.
 
-        What `arguments_from_text` returns goes through the checks of every enqueue. `reason` is what its
-        history says of its creation, for people.
+        The arguments from `arguments_from_text` are checked as in every enqueue. `reason` is shown in the
+        job's history as the reason for its creation.
 
         Raises:
-            UnknownTask: no task of the name is registered in this app.
+            UnknownTask: no task with this name is registered in this app.
             FormError: see `arguments_from_text`; it is an ArgumentError that names each wrong field.
-            ArgumentError, ConfigurationError, ScheduleError: an enqueue would refuse it as well.
+            ArgumentError, ConfigurationError, ScheduleError: any other enqueue would fail with the same
+                error.
             StorageError: nothing was stored.
         """
         options = CallOptions(queue, priority, delay, tags=tags, meta=meta)
@@ -535,7 +553,7 @@ class Firelock(ServedApp):
         meta: Mapping[str, str] | None = None,
         reason: str | None = None,
     ) -> Job[Any]:
-        """`enqueue_text` without blocking the event loop."""
+        """Call `enqueue_text` without blocking the event loop."""
         options = CallOptions(queue, priority, delay, tags=tags, meta=meta)
         return await self._client.acreate(self._text_call(name, values, options), reason)
 
@@ -561,13 +579,14 @@ class Firelock(ServedApp):
 
         Args:
             name: 1 to 200 printable characters.
-            timeout: seconds to wait for it.
-            ttl: seconds it lives without a renewal; it is renewed while held.
-            slots: so many hold it at once, 1 to 1,000, each in a slot of its own, `lock.slot`. Every
-                process has to say the same number.
+            timeout: seconds to wait for the lock.
+            ttl: seconds that the lock lives without a renewal; it is renewed while it is held.
+            slots: how many can hold the lock at the same time, 1 to 1,000, each in its own slot, `lock.slot`.
+                Every process must pass the same number.
 
         Raises:
-            ConfigurationError: an argument is out of its bounds, or the name has another number of slots.
+            ConfigurationError: an argument is out of range, or the lock of this name has another number of
+                slots.
         """
         return Lock(
             self._locks or self.storage, self._keeper, name, timeout=timeout, ttl=ttl, slots=slots
@@ -590,25 +609,27 @@ class Firelock(ServedApp):
     ) -> EmbeddedServer:
         """Return a server inside this process: `with fire.server(): …`, or `.start()`, `.stop()`, `.run()`.
 
-        What it gives up against `firelock server`: a job that keeps the interpreter busy longer than the
-        session timeout costs the server its session, and a job that kills its process kills this one.
+        Compared with `firelock server`, it has two drawbacks: a job that blocks the interpreter for longer
+        than the session timeout costs the server its session, and a job that kills its process kills this
+        process.
 
         Args:
-            queues: strict priority as listed, or weights as "critical:3,default:1"; every queue by default.
-            workers: threads for `def` tasks; five a core where left out.
-            async_workers: `async def` jobs at once; 100 where left out.
-            name: for people; host:pid where left out.
-            probe_port: where `/livez`, `/readyz` and `/metrics` are answered; nowhere where left out.
-            probe_host: the address that this port listens at.
-            loop: the event loop that runs `async def` jobs, such as the web application's own; it must run
-                until the server has stopped: `async with fire.server(loop=asyncio.get_running_loop())`.
-                Where left out they run on a loop of their own, in a thread.
+            queues: strict priority in the given order, or weights such as "critical:3,default:1"; all queues
+                by default.
+            workers: threads for `def` tasks; five per core by default.
+            async_workers: `async def` jobs that run at the same time; 100 by default.
+            name: for people; host:pid by default.
+            probe_port: the port that serves `/livez`, `/readyz` and `/metrics`; none by default.
+            probe_host: the address on which this port listens.
+            loop: the event loop that runs `async def` jobs, for example that of the web application. It must
+                run until the server has stopped: `async with fire.server(loop=asyncio.get_running_loop())`.
+                By default, they run on a separate loop in a thread.
 
         Raises:
-            ConfigurationError: this process is one that a server started for a job, or a command of
-                `firelock` imports the app at this moment; and as queues and numbers are wrong.
+            ConfigurationError: a server started this process for a job, or a command of `firelock` is
+                importing the app; or queues or numbers are wrong.
         """
-        from firelock.server.embedded import EmbeddedServer  # noqa: PLC0415 - clients need no server
+        from firelock.server.embedded import EmbeddedServer  # noqa: PLC0415 - clients do not need a server
 
         if self.serves_not is not None:
             raise ConfigurationError(f"fire.server() is refused {self.serves_not}.")
@@ -618,23 +639,23 @@ class Firelock(ServedApp):
         )  # fmt: skip
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
-        """Return what is wrong with storage, servers, queues and recurring jobs: what `firelock doctor` says.
+        """Return the problems of storage, servers, queues and recurring jobs, as in `firelock doctor`.
 
-        It costs a handful of round trips and looks at samples of at most 2,000 jobs a state; a storage that
-        does not answer is a finding. `knows_tasks` tells whether this app has all its tasks, so that waiting
-        jobs are compared with them; by default it has if it has any.
+        It costs a handful of round trips and reads samples of at most 2,000 jobs per state. An unavailable
+        storage is a finding. `knows_tasks` is whether this app has registered all its tasks, so that waiting
+        jobs are compared with them; by default this is assumed if any task is registered.
         """
-        from firelock.control.doctor import diagnose  # noqa: PLC0415 - most programs never ask
+        from firelock.control.doctor import diagnose  # noqa: PLC0415 - most programs never call it
 
         knows = any(True for _ in self.registry) if knows_tasks is None else knows_tasks
         return diagnose(self.runtime, knows_tasks=knows)
 
     adiagnose = twin(diagnose)
 
-    # ---- life --------------------------------------------------------------------------------------------
+    # ---- life cycle --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Threads have ended and connections are closed; what was awaited is stored.
+        """End the threads and close the connections; awaited jobs are stored first.
 
         A later `with` block opens them again, unless the storage was passed as a `Storage`.
         """
@@ -650,19 +671,19 @@ class Firelock(ServedApp):
         return self
 
     def __enter__(self) -> Self:
-        """Return the app, closed at the end of the block; one that was closed before is open again."""
+        """Return the app, which is closed at the end of the block; a closed app is opened again."""
         return self._open_again()
 
     def __exit__(self, *_: object) -> None:
-        """Close."""
+        """Close the app."""
         self.close()
 
     async def __aenter__(self) -> Self:
-        """Return the app, closed at the end of the block; one that was closed before is open again."""
+        """Return the app, which is closed at the end of the block; a closed app is opened again."""
         return self._open_again()
 
     async def __aexit__(self, *_: object) -> None:
-        """Close without blocking the event loop."""
+        """Close the app without blocking the event loop."""
         await self.aclose()
 
 
@@ -675,7 +696,7 @@ def _calls(calls: Iterable[Call[Any]]) -> list[Call[Any]]:
 
 
 class TaskDecorator(Protocol):
-    """What `fire.task(…)` returns when it is given options."""
+    """The decorator that `fire.task(…)` returns if it is called with options."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]

@@ -1,4 +1,4 @@
-"""What a running job may ask about itself, say and return: `JobContext`, its console, `Snooze`."""
+"""`JobContext`: what a running job can read, store and report. Also its console, and `Snooze`."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ T = TypeVar("T")
 
 running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
 
-_KEYS = "9e1c4a56-60d1-5e4f-9b5a-2f4b5a1d7c3e"  # of all that `key` makes: a name space
+_KEYS = "9e1c4a56-60d1-5e4f-9b5a-2f4b5a1d7c3e"  # the name space of the UUIDs that `key` returns
 
 
 @attrs.define(eq=False, repr=False)
 class JobContext:
     """The job that is running: annotate a task's first parameter with it, or call `current_job()`.
 
-    It is never serialized. Every method may be called from any thread. What a method stores is stored
-    immediately, except by `complete_within` and `within`, which use the transaction that they are given.
+    It is never serialized. Every method can be called from any thread. A method that stores something stores
+    it immediately, except `complete_within` and `within`, which use the transaction that they are given.
     """
 
     _job: ClaimedJob
     _console: Console
     _cancelled: bool = False
     cancel_reason: str = ""
-    args: tuple[object, ...] = ()  # decoded, the context left out
+    args: tuple[object, ...] = ()  # decoded, without the context
     kwargs: Mapping[str, object] = attrs.Factory(dict)
     _resources: OpenResources | None = None
-    server: str = ""  # the name of the server that runs it
+    server: str = ""  # the name of the server that runs the job
     _attempt: Run | FakeAttempt | None = None
 
     @classmethod
@@ -77,24 +77,26 @@ class JobContext:
         cancelled: bool = False,
         answers: Mapping[str, object] | None = None,
     ) -> JobContext:
-        """Return a context for a unit test of a task; what it logs goes nowhere.
+        """Return a context for a unit test of a task; its log lines are discarded.
 
-        Steps run, and are remembered by this context. `complete_within` accepts any session and remembers the
-        result in `completions`. A wait has no server here and raises `StepError`,
-        unless `answers` has its name: that is what it returns at once, and so does a step of such a name.
+        Steps run, and this context stores their values. `complete_within` accepts any session and adds the
+        result to `completions`. A wait raises `StepError` because there is no server, unless `answers`
+        contains its name. In that case, it immediately returns that answer. A step whose name is in `answers`
+        returns its answer in the same way.
 
         Args:
-            id: the job's.
+            id: the id of the job.
             attempt: the number of the run.
-            retries: how many came before.
-            due_at: what the job was made for.
-            queue: the job's.
-            tags: the job's.
-            meta: the job's.
-            cancelled: whether it is told to stop; `complete_within` then raises `JobCancelled`.
-            answers: by the name of a step, sleep, signal, `run` or `gather`, by the id of a joined job.
+            retries: the number of retries before this run.
+            due_at: the time for which the job was created.
+            queue: the queue of the job.
+            tags: the tags of the job.
+            meta: the meta of the job.
+            cancelled: whether the job should stop; `complete_within` then raises `JobCancelled`.
+            answers: the answers by the name of a step, sleep, signal, `run` or `gather`, or by the id of a
+                joined job.
         """
-        from firelock.flows.fake_steps import FakeAttempt  # noqa: PLC0415 - likewise
+        from firelock.flows.fake_steps import FakeAttempt  # noqa: PLC0415 - only tests need it
         from firelock.model.clock import micros  # noqa: PLC0415 - only tests need it
 
         at = 0 if due_at is None else micros(due_at)
@@ -120,7 +122,7 @@ class JobContext:
         context.served_by(FakeAttempt(job, context, answers or {}))
         return context
 
-    # ---- what it is --------------------------------------------------------------------------------------
+    # ---- the job's fields --------------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
@@ -134,115 +136,119 @@ class JobContext:
 
     @property
     def attempt(self) -> int:
-        """The number of this run, from 1."""
+        """The number of this run, starting at 1."""
         return self._job.attempt
 
     @property
     def retries(self) -> int:
-        """How many retries came before this run; 0 in the first."""
+        """The number of retries before this run; 0 in the first run."""
         return self._job.retries
 
     @property
     def fence(self) -> int:
-        """A number that grows with every claim of this job: for systems that must refuse an old run."""
+        """A number that grows with every claim of this job, for systems that must refuse an old run."""
         return self._job.fence
 
     @property
     def created_at(self) -> datetime:
-        """When it was stored, by the clock of its client."""
+        """When the job was stored, by the client's clock."""
         return from_micros(self._job.created_at)
 
     @property
     def enqueued_at(self) -> datetime:
-        """When it last came into its queue, by the storage's clock."""
+        """When the job last entered its queue, by the storage's clock."""
         return from_micros(self._job.enqueued_at)
 
     @property
     def claimed_at(self) -> datetime:
-        """When its server took it for this run, by the storage's clock."""
+        """When the server claimed the job for this run, by the storage's clock."""
         return from_micros(self._job.claimed_at)
 
     @property
     def due_at(self) -> datetime:
-        """The instant the job was made for: nominal for a recurring or delayed one, else its creation."""
+        """The time for which the job was created.
+
+        The nominal time of a recurring or delayed job; otherwise the time of its creation.
+        """
         job = self._job
         return from_micros(job.created_at if job.nominal_at is None else job.nominal_at)
 
     @property
     def queue(self) -> str:
-        """The queue it was taken from."""
+        """The queue from which the job was claimed."""
         return self._job.queue
 
     @property
     def priority(self) -> int:
-        """Its priority within the queue."""
+        """The priority of the job within the queue."""
         return self._job.priority
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Its tags."""
+        """The tags of the job."""
         return self._job.tags
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """What travels with it, read only: as `using(meta=…)`, a plugin or its parent gave it."""
+        """The metadata of the job, read-only, as set by `using(meta=…)`, a plugin or the parent."""
         return self._job.meta
 
     @property
     def recurring_id(self) -> str | None:
-        """The recurring job that made it, if one did."""
+        """The id of the recurring job that created this job, or None."""
         return self._job.recurring_id
 
-    # ---- being told to stop ------------------------------------------------------------------------------
+    # ---- cancellation ------------------------------------------------------------------------------------
 
     @property
     def suspended(self) -> bool:
-        """Tell whether this run ends here because the job waits, whatever the task raises or returns.
+        """Whether this run ends here because the job waits, whatever the task raises or returns.
 
-        For what stands round a task, such as a plugin's context: such an end is no failure, nor the job's.
+        For code around a task, such as a plugin's context: such an end is not a failure of the run, and the
+        job has not ended.
         """
         return self._attempt is not None and self._attempt.is_suspended
 
     @property
     def cancelled(self) -> bool:
-        """Tell whether the job should end now: deleted, timed out, or its server stops or lost it."""
+        """Whether the job should end now: deleted, timed out, or its server stops or has lost it."""
         return self._cancelled
 
     def raise_if_cancelled(self) -> None:
-        """Return if the job may go on.
+        """Raise `JobCancelled` if the job should end.
 
         Raises:
-            JobCancelled: it should end; let the exception pass.
+            JobCancelled: the job should end; do not catch the exception.
         """
         if self._cancelled:
             raise JobCancelled(self.cancel_reason)
 
     def cancel(self, reason: str) -> None:
-        """The job is told to end; called by the server."""
+        """Request the end of the job; called by the server."""
         if not self._cancelled:
             self.cancel_reason = reason
             self._cancelled = True
 
-    # ---- ending within a transaction ---------------------------------------------------------------------
+    # ---- end within a transaction ------------------------------------------------------------------------
 
     def complete_within(self, session: object, result: object = None) -> None:
-        """The job is succeeded if and only if the transaction of `session` commits, with all else in it.
+        """Mark the job as succeeded if and only if the transaction of `session` commits.
 
-        For a task whose effects are in the same database as its jobs: effects and end are one commit, so
-        that they happen exactly once, whatever crashes. Call it last before the commit: from then on the
-        job's row is locked until the transaction ends.
+        For a task whose effects are in the same database as its jobs. The effects and the end of the job are
+        one commit, so they happen exactly once, even after a crash. Call it last before the commit, because
+        the row of the job is locked from this call until the transaction ends.
 
-        After the commit the task may go on, within its timeout and the grace of a stop. The job has succeeded
-        by then, so an exception is logged and neither fails the job nor repeats it. After a rollback the run
-        goes on as before, and its ordinary end counts.
+        After the commit the task may continue, within its timeout and the grace period of a stop. The job has
+        succeeded by then, so an exception is logged; it neither fails the job nor repeats it. After a
+        rollback the run continues as before, and its usual end is stored.
 
         Args:
             session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction.
-            result: what the job returns; what the task returns afterwards is not stored.
+            result: the result of the job; the return value of the task is not stored.
 
         Raises:
-            JobCancelled: the job is no longer this run's, since it was deleted or given to another server;
-                let it pass, so that the transaction is rolled back.
+            JobCancelled: the job does not belong to this run any more, because it was deleted or given to
+                another server. Do not catch the exception, so that the transaction is rolled back.
             UnsupportedFeature: the jobs' storage cannot join a transaction.
             ConfigurationError: the transaction is on another database.
         """
@@ -262,10 +268,10 @@ class JobContext:
 
     @property
     def completions(self) -> tuple[object, ...]:
-        """The results that were passed to `complete_within` of a context that `JobContext.fake()` made.
+        """The results that were passed to `complete_within` of a context from `JobContext.fake()`.
 
         Raises:
-            LookupError: a server runs this job; read its result from its handle.
+            LookupError: a server runs this job; read the result from the handle of the job.
         """
         completions = getattr(self._attempt, "completions", None)
         if completions is None:
@@ -273,40 +279,42 @@ class JobContext:
         return tuple(completions)
 
     def served_by(self, attempt: Run | FakeAttempt) -> None:
-        """This is the attempt of a server; called by the server."""
+        """Set the attempt that runs this job; called by the server."""
         self._attempt = attempt
 
-    # ---- what it remembers -------------------------------------------------------------------------------
+    # ---- steps -------------------------------------------------------------------------------------------
 
     def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return what the function returns, from the first run in which it did: a later run skips it.
+        """Return what the function returned in the first run in which it succeeded; later runs skip it.
 
-        It is remembered before this returns, by the name within the job, whatever stands before or after it
-        in the code; converted as a task's result is, by the return annotation, or as plain JSON without one.
-        The function happens at least once: after a crash between its end and its memo, again. Give
-        `key(name)` to whoever must not do it twice. An exception is not remembered: it may be tried again.
+        The value is stored before this method returns. The step is identified by its name within the job,
+        wherever it is in the code. The value is converted like the result of a task: according to the return
+        annotation, or as plain JSON if there is none. The function runs at least once: if the process crashes
+        after the function but before its value is stored, the function runs again. Pass `key(name)` to a
+        service that must not do the same thing twice. An exception is not stored, so the step can be tried
+        again.
 
         Raises:
-            StepError: the name stands twice in this run or within another step; what was returned cannot be
-                stored, has more than 256 KiB, or no longer fits what was stored; or the job remembers 1,000
-                names or 4 MiB already. Where it leaves the task, the job fails without a retry.
-            JobCancelled: the job is no longer this run's.
-            Exception: the function's own.
+            StepError: the name is used twice in this run, or within another step; the returned value cannot
+                be stored, is larger than 256 KiB, or no longer fits the stored value; or the job already
+                stores 1,000 names or 4 MiB. If this error leaves the task, the job fails without a retry.
+            JobCancelled: the job does not belong to this run any more.
+            Exception: the exception of the function.
         """
         return self._steps.step(name, function, args, kwargs)
 
     async def astep(
         self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """`step` for an async function; steps that are awaited together share round trips."""
+        """Call `step` for an async function; steps that are awaited together share round trips."""
         return await self._steps.astep(name, function, args, kwargs)
 
     def within(self, session: object, /) -> Steps:
-        """Return steps that are remembered by the commit of this transaction, and only by it.
+        """Return steps whose values are stored by the commit of this transaction, and only by it.
 
         Args:
             session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction in the
-                jobs' own database.
+                database of the jobs.
 
         Raises:
             UnsupportedFeature: the jobs' storage cannot join a transaction.
@@ -316,131 +324,138 @@ class JobContext:
         return Steps(self._steps, session)
 
     def key(self, name: str, /) -> str:
-        """Return a text that is the same for this job and name in every run, and for no other: a UUID.
+        """Return a UUID string that is the same in every run of this job, and unique to this job and name.
 
-        For a service that takes an idempotency key: what was asked twice with one key is done once.
+        For a service that takes an idempotency key: two requests with the same key have an effect only once.
         """
         import uuid  # noqa: PLC0415 - loaded when first used
 
         return str(uuid.uuid5(uuid.UUID(_KEYS), f"{self._job.id} {name}"))
 
-    # ---- waiting without a worker ------------------------------------------------------------------------
+    # ---- waits without a worker --------------------------------------------------------------------------
 
     def sleep(self, name: str, span: timedelta | float | datetime, /) -> None:
-        """So much time has passed since the first run came here; the job holds no worker meanwhile.
+        """Wait until this time has passed since the first run reached this call.
 
-        The run ends here: `finally` and contexts run, and after the time a new run begins at the top, in
-        which steps are skipped. The attempt does not count, limits are free. Below 2 seconds it waits in
-        place.
+        The job occupies no worker while it waits. The run ends here: `finally` blocks and contexts run. After
+        that time, a new run starts at the top of the function and skips the stored steps. A sleep does not
+        count as an attempt and does not use the job's limits. A sleep of less than 2 seconds waits without
+        ending the run.
 
         Args:
-            name: of its own within the job.
+            name: unique within the job.
             span: a timedelta, seconds, or an aware datetime.
 
         Raises:
-            StepError: as `step`; or the span is none.
+            StepError: as for `step`; or `span` is invalid.
         """
         self._steps.sleep(name, span)
 
     async def asleep(self, name: str, span: timedelta | float | datetime, /) -> None:
-        """`sleep` in an async task."""
+        """Call `sleep` in an async task."""
         await self._steps.asleep(name, span)
 
     def receive(self, signal: Signal[T], /, *, timeout: timedelta | float | None) -> T | None:
-        """Return what was first sent to this job as the signal, or None where the time was over first.
+        """Return the first payload that was sent to this job as the signal, or None after the timeout.
 
-        What was sent before anybody waited counts. The job holds no worker meanwhile, see `sleep`. What was
-        received once stands, and so does the time-out, which counts from the first run that came here.
+        A payload that was sent before the job waited counts. The job occupies no worker while it waits; see
+        `sleep`. A received payload is stored and stays the same in later runs, and so does a timeout. The
+        timeout is counted from the first run that reached this call.
 
         Args:
-            signal: of `fire.signal(name, type)`; `signal.named(key)` for another wait of this job.
-            timeout: a timedelta or seconds; None waits for ever.
+            signal: a signal of `fire.signal(name, type)`; use `signal.named(key)` for another wait of this
+                job.
+            timeout: a timedelta or seconds; None waits without a limit.
 
         Raises:
-            StepError: as `step`; or what was sent does not fit the signal's type.
+            StepError: as for `step`; or the payload does not fit the signal's type.
         """
         return self._steps.receive(signal, timeout)
 
     async def areceive(self, signal: Signal[T], /, *, timeout: timedelta | float | None) -> T | None:
-        """`receive` in an async task."""
+        """Call `receive` in an async task."""
         return await self._steps.areceive(signal, timeout)
 
     def run(self, name: str, task: TaskVerbs[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result of a job of the task, which runs on any server.
 
-        This job holds no worker meanwhile, see `sleep`. The other one is made once: retries of its own are
-        waited through. Where it has failed and a later attempt of this job comes here, it is made anew.
+        This job occupies no worker while it waits; see `sleep`. The called job is created once, and this job
+        waits through its retries. If the called job has failed and a later attempt of this job reaches this
+        call, a new job is created.
 
         Raises:
-            JobFailed: it failed for good. Where that leaves the task, this job fails without a retry.
-            JobDeleted: it was deleted, likewise.
-            ResultUnavailable: its result was not stored, likewise.
-            StepError: as `step`; or that is no task.
+            JobFailed: the called job failed after its retries. If this error leaves the task, this job fails
+                without a retry.
+            JobDeleted: the called job was deleted; otherwise like `JobFailed`.
+            ResultUnavailable: the result of the called job was not stored; otherwise like `JobFailed`.
+            StepError: as for `step`; or `task` is not a task.
         """
         result: R = self._steps.run(name, call_to_run(name, task, args, kwargs))
         return result
 
     async def arun(self, name: str, task: TaskVerbs[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """`run` in an async task."""
+        """Call `run` in an async task."""
         result: R = await self._steps.arun(name, call_to_run(name, task, args, kwargs))
         return result
 
     def gather(self, name: str, calls: Iterable[Call[R]], /) -> list[R]:
-        """Return the results of a job for each call, at most 500, in order; all are stored in one step.
+        """Run a job for each call, at most 500, and return their results in order.
 
-        All have ended before it returns or raises; see `run`.
+        All jobs are stored in one step. All of them have ended before this method returns or raises; see
+        `run`.
 
         Raises:
-            JobFailed: one failed for good; the first of them is told.
+            JobFailed: a job failed after its retries; the error is that of the first failed one.
         """
         return self._steps.gather(name, calls)
 
     async def agather(self, name: str, calls: Iterable[Call[R]], /) -> list[R]:
-        """`gather` in an async task."""
+        """Call `gather` in an async task."""
         return await self._steps.agather(name, calls)
 
     def join(self, job: Job[R], /, *, name: str | None = None) -> R:
-        """Return the result of a job or batch made elsewhere, when it has ended; see `run`.
+        """Wait until a job or batch that was created elsewhere has ended, and return its result; see `run`.
 
         Args:
             job: the handle of that job or batch.
-            name: what its result is remembered by, its id by default. Whoever joins the same job twice, such
-                as after its requeue, gives each a name of its own.
+            name: the name under which the result is stored; its id by default. To join the same job twice,
+                for example after its requeue, pass a different name each time.
 
         Raises:
-            JobNotFound: it is not stored.
-            JobFailed: it failed for good, or members of the batch did.
-            JobDeleted: it was deleted, or cancelled.
+            JobNotFound: the job was not found.
+            JobFailed: the job failed after its retries, or members of the batch did.
+            JobDeleted: the job was deleted, or the batch was cancelled.
         """
         return self._steps.join(job, name)
 
     async def ajoin(self, job: Job[R], /, *, name: str | None = None) -> R:
-        """`join` in an async task."""
+        """Call `join` in an async task."""
         return await self._steps.ajoin(job, name)
 
-    # ---- saying something while it runs ------------------------------------------------------------------
+    # ---- streams and the batch ---------------------------------------------------------------------------
 
     def emit(self, data: str, /, *, stream: str = "out") -> None:
-        """The text is added to a stream of this job, which others read while it grows: `Job.stream()`.
+        """Add the string to a stream of this job, which others read while it grows: `Job.stream()`.
 
-        Stored within 100 ms, and before the run ends. A later run, behind a wait as well, has higher
-        offsets; what it skips, since it is remembered, is not emitted again, what it does again is.
+        It is stored within 100 ms, and before the run ends. A later run, including one after a wait, has
+        higher offsets. A later run does not emit the output of stored steps again, but it emits the output of
+        the code that it repeats.
 
         Raises:
-            StepError: it is no text, or the stream would have more than 4 MiB.
+            StepError: `data` is not a string, or the stream would be larger than 4 MiB.
         """
         self._steps.emit(stream, data)
 
     async def aemit(self, data: str, /, *, stream: str = "out") -> None:
-        """`emit` without blocking the event loop while much waits to be stored."""
+        """Call `emit` without blocking the event loop while much output waits to be stored."""
         await self._steps.aemit(stream, data)
 
     @property
     def batch(self) -> Batch:
-        """The batch that the job is a member of; adding to it from here is always allowed, cancelled or not.
+        """The batch that the job is a member of. The job can always add jobs to it, even if it is cancelled.
 
         Raises:
-            StepError: it is a member of none.
+            StepError: the job is not a member of a batch.
         """
         return self._steps.batch
 
@@ -450,23 +465,23 @@ class JobContext:
             raise LookupError("This context is not of a job that a server runs; JobContext.fake() has steps.")
         return self._attempt.steps
 
-    # ---- what its worker keeps open ----------------------------------------------------------------------
+    # ---- resources ---------------------------------------------------------------------------------------
 
     def resource(self, resource: T, /) -> T:
-        """Return what the worker has open of an `@fire.resource`; it is opened now if this is its first use.
+        """Return the open value of an `@fire.resource`; the worker opens it if this is its first use.
 
-        Of those that are opened on the event loop only where a test replaces them: see `aresource`.
+        A resource that is opened on the event loop is returned only if a test replaces it: see `aresource`.
 
         Raises:
-            LookupError: no worker runs this job, or it is opened on the event loop.
-            ConfigurationError: it is no resource.
-            Exception: as it was opened.
+            LookupError: no worker runs this job, or the resource is opened on the event loop.
+            ConfigurationError: `resource` is not a resource.
+            Exception: the error from opening it.
         """
         found = find_resource(resource)
         return cast("T", found.replacements[-1] if found.replacements else self._opener(found).get(found))
 
     async def aresource(self, resource: T, /) -> T:
-        """`resource` for an async task, of either kind; what is not async is opened in a thread."""
+        """Return the open value of any resource, in an async task; a sync resource is opened in a thread."""
         found = find_resource(resource)
         return cast(
             "T", found.replacements[-1] if found.replacements else await self._opener(found).aget(found)
@@ -480,14 +495,17 @@ class JobContext:
             )
         return self._resources
 
-    # ---- saying something --------------------------------------------------------------------------------
+    # ---- log and progress --------------------------------------------------------------------------------
 
     def log(self, text: str, *, level: str = "info") -> None:
-        """The line is in the job's log soon: written with others, at the latest with the job's end."""
+        """Write a line to the log of the job.
+
+        Lines are written together, soon after the call and at the latest with the end of the job.
+        """
         self._console.log(self._job.id, self._job.attempt, level, text)
 
     def progress(self, done: float, total: float, message: str | None = None) -> None:
-        """The job's progress is `done` of `total`; only the newest is kept."""
+        """Set the progress of the job to `done` of `total`; only the newest progress is kept."""
         self._console.progress(self._job.id, done, total, message)
 
 
@@ -509,18 +527,18 @@ log = logging.getLogger(__name__)
 
 LEVELS = ("debug", "info", "warning", "error")
 _TEXT_LIMIT = 4_096
-_LONGEST_WAIT = 2.0  # seconds, for the flush of another thread
+_LONGEST_WAIT = 2.0  # seconds to wait for the flush of another thread
 _LOCKED_REST = 1.0  # seconds after which the lines of a locked job are sent again
-_JOB_LIMIT = 1_000  # lines a job may have waiting here; a storage keeps no more of it either
+_JOB_LIMIT = 1_000  # lines of a job that can wait here; a storage does not keep more of them either
 
 
 @attrs.define(eq=False)
 class Console:
-    """Lines and progress of a worker process's jobs until the next flush; a flush is one storage call.
+    """The log lines and progress of a worker process's jobs until the next flush.
 
-    Bounded: a job that writes faster than the flushes keeps its newest lines, and the first of them says how
-    many were left out. What a job has said whose row another transaction locks is kept, and tried again
-    after a second.
+    A flush is one storage call. The size is bounded: if a job writes faster than the flushes, its newest
+    lines are kept, and the first of them states how many were left out. If another transaction has locked the
+    row of a job, the lines of this job are kept and sent again after a second.
     """
 
     _now: Callable[[], int]
@@ -529,10 +547,10 @@ class Console:
     _left_out: Counter[str] = attrs.Factory(Counter)
     _progress: dict[str, Progress] = attrs.Factory(dict)
     _sending: threading.Lock = attrs.Factory(threading.Lock)
-    _locked: dict[str, float] = attrs.Factory(dict)  # monotonic, by job: when its lines are sent again
+    _locked: dict[str, float] = attrs.Factory(dict)  # monotonic time by job: when its lines are sent again
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
-        """One line waits to be written; it is cut at 4,096 characters."""
+        """Add a line to be written; it is cut at 4,096 characters."""
         check_level(level)
         line = LogLine(
             number=0, at=self._now(), level=level, text=shorten(printable(text), _TEXT_LIMIT), attempt=attempt
@@ -545,7 +563,7 @@ class Console:
             lines.append(line)
 
     def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:
-        """The newest progress of the job waits to be written."""
+        """Replace the progress of the job that will be written."""
         check_progress(done, total)
         progress = Progress(
             done=done,
@@ -557,11 +575,11 @@ class Console:
             self._progress[job_id] = progress
 
     def flush(self, storage: Storage) -> None:
-        """Write the gathered lines and progress; keep them if the storage is unavailable.
+        """Write the collected lines and progress; keep them if the storage is unavailable.
 
-        Ends of jobs are sent after a flush. So a flush also waits for the one of another thread, but at most
-        two seconds: otherwise an end could be stored before lines that are still on their way. Lines that the
-        storage refuses for another reason are dropped and logged, because no line may keep an end waiting.
+        Ends of jobs are sent after a flush. So a flush also waits for a flush in another thread, but at most
+        two seconds. Otherwise an end could be stored before lines that are still being sent. Lines that the
+        storage refuses for another reason are dropped and logged, because no line may delay an end.
 
         Raises:
             StorageUnavailable: nothing was written.
@@ -604,7 +622,7 @@ class Console:
             )
 
     def _take(self) -> tuple[dict[str, list[LogLine]], dict[str, Progress], dict[str, int]]:
-        """Return what is to be written now, which is not gathered any more."""
+        """Remove and return the lines, progress and omitted counts to be written now."""
         if not (self._lines or self._progress):
             return {}, {}, {}
         if self._locked:
@@ -624,13 +642,13 @@ class Console:
 
 
 def check_level(level: str) -> None:
-    """Return if there is such a level; else ValueError, which fails the job that used it."""
+    """Raise ValueError, which fails the job that used the level, if there is no such level."""
     if level not in LEVELS:
         raise ValueError(f"Log level {level!r} is unknown; use one of {', '.join(LEVELS)}.")
 
 
 def check_progress(done: float, total: float) -> None:
-    """Return if both are finite numbers; else ValueError, which fails the job that reported them."""
+    """Raise ValueError, which fails the job that reported them, unless both are finite numbers."""
     if not _is_finite(done) or not _is_finite(total):
         raise ValueError(f"({done!r}, {total!r}) is no progress; pass two finite numbers, done and total.")
 
@@ -640,7 +658,7 @@ def _is_finite(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 
@@ -661,10 +679,10 @@ def _to_span(value: timedelta | float) -> timedelta:
 
 @attrs.frozen
 class Snooze:
-    """Returned by a task: run me again after this span; the attempt does not count.
+    """The return value with which a task requests another run after a delay; the attempt does not count.
 
     Raises:
-        ValueError: the span is negative, above a year or none.
+        ValueError: the duration is negative, longer than a year or not a duration.
     """
 
     after: timedelta = attrs.field(converter=_to_span)  # a number is seconds

@@ -1,4 +1,4 @@
-"""One tree of exceptions; a class exists only where a caller would catch it."""
+"""The exceptions of Firelock, in one hierarchy; a class exists only if callers would catch it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FirelockError(Exception):
-    """Root of every error that Firelock raises on purpose, but for what ends a task from outside."""
+    """The root of all errors that Firelock raises on purpose, except those that end a task from outside."""
 
 
 # ---- configuration ---------------------------------------------------------------------------------------
@@ -24,10 +24,10 @@ class UnknownScheme(ConfigurationError):
 
 
 class PluginError(ConfigurationError):
-    """A plugin failed to load, clashes with another one, misspells a hook or returned a wrong value."""
+    """A plugin failed to load, conflicts with another one, misspells a hook or returned a wrong value."""
 
     plugin: str | None
-    """Its name, as `firelock plugins` lists it; None if the error is about no single plugin."""
+    """The plugin's name, as listed by `firelock plugins`; None if the error is not about a single plugin."""
 
     def __init__(self, message: str, *, plugin: str | None = None) -> None:
         super().__init__(message)
@@ -38,15 +38,15 @@ class PluginError(ConfigurationError):
 
 
 class TaskError(FirelockError):
-    """A task is declared or used wrongly."""
+    """A task is declared or used incorrectly."""
 
 
 class DuplicateTask(TaskError):
-    """Two functions claim one task name."""
+    """Two functions use the same task name."""
 
 
 class UnknownTask(TaskError):
-    """No task of that name is registered in this app."""
+    """No task with this name is registered in this app."""
 
 
 class SignatureMismatch(TaskError, TypeError):
@@ -54,15 +54,15 @@ class SignatureMismatch(TaskError, TypeError):
 
 
 class ArgumentError(FirelockError, TypeError):
-    """An argument cannot be stored as JSON and come back equal."""
+    """An argument cannot be stored as JSON and restored to an equal value."""
 
 
 class ArgumentTooLarge(ArgumentError):
-    """The arguments of one job are larger than the limit."""
+    """The arguments of one job exceed the size limit."""
 
 
 class FormError(ArgumentError):
-    """Texts of a form are no arguments; `fields` says what is wrong with each by the parameter's name."""
+    """Values of a form are not valid arguments; `fields` states the problem of each parameter by its name."""
 
     def __init__(self, message: str, fields: Mapping[str, str]) -> None:
         super().__init__(message)
@@ -70,26 +70,28 @@ class FormError(ArgumentError):
 
 
 class ScheduleError(FirelockError, ValueError):
-    """A delay, instant, cron expression or time zone is wrong."""
+    """A delay, time, cron expression or time zone is wrong."""
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------
 
 
 class JobNotFound(FirelockError, LookupError):
-    """No job of that id is stored."""
+    """No job with this id was found."""
 
 
 class JobConflict(FirelockError):
-    """The job's state does not allow what was asked."""
+    """The state of the job does not allow the requested change."""
 
 
 class DuplicateJob(JobConflict):
-    """Another job has the unique key of this call, which was to be refused then; nothing was stored.
+    """Another job has the unique key of this call, and the call requested an error in this case.
+
+    Nothing was stored.
 
     Args:
         message: what happened.
-        job_id: of the job that has the key.
+        job_id: the id of the job that has the key.
     """
 
     def __init__(self, message: str, job_id: str) -> None:
@@ -101,31 +103,32 @@ class DuplicateJob(JobConflict):
 
 
 class BatchFinished(JobConflict):
-    """The batch has ended or was cancelled, so that nothing can be added to it; nothing was stored."""
+    """The batch has ended or was cancelled, so nothing can be added to it; nothing was stored."""
 
 
 class StepError(FirelockError):
-    """A step, a wait or what it remembers is used wrongly; the message says what to do instead."""
+    """A step, a wait or a stored value of one is used incorrectly; the message says what to do instead."""
 
 
 class JobCancelled(BaseException):
-    """Raised inside a task that was told to stop; let it pass."""
+    """Raised inside a task that should stop; do not catch it."""
 
 
 class JobSuspended(BaseException):
-    """Raised inside a task whose run ends here, until what it waits for is there; let it pass."""
+    """Raised inside a task whose run ends here; the job runs again after its wait. Do not catch it."""
 
 
 class RateLimited(FirelockError):
-    """Raised by a task that was told to wait: it runs again then, and the attempt does not count.
+    """Raised by a task that a service rate-limits: the job runs again later, and the attempt does not count.
 
     Args:
-        retry_after: when; a timedelta or seconds, up to a year.
-        key: of a limit, which admits no job until then, on any server; without it this job alone waits.
+        retry_after: the delay; a timedelta or seconds, up to a year.
+        key: the key of a limit, which admits no job on any server until then; without a key, only this job
+            waits.
         reason: for people.
 
     Raises:
-        ValueError: the span is negative, above a year or none, or the key is none.
+        ValueError: the delay is negative, longer than a year or not a duration, or the key is invalid.
     """
 
     def __init__(
@@ -147,7 +150,7 @@ class RateLimited(FirelockError):
         self.reason = str(reason)
 
     def __str__(self) -> str:
-        """Return what waits, how long and why."""
+        """Return what is rate limited, for how long and why."""
         what = "rate limited" if self.key is None else f"rate limited by {self.key}"
         told = f": {self.reason}" if self.reason else ""
         return f"{what} for {self.retry_after.total_seconds():g} s{told}"
@@ -158,7 +161,7 @@ _LONGEST_KEY = 512
 
 
 class JobFailed(FirelockError):
-    """The awaited job ended failed; the message carries its last error."""
+    """The awaited job failed; the message contains its last error."""
 
 
 class JobDeleted(FirelockError):
@@ -166,7 +169,7 @@ class JobDeleted(FirelockError):
 
 
 class ResultTimeout(FirelockError, TimeoutError):
-    """The awaited job had not ended when the time was over."""
+    """The awaited job did not end within the timeout."""
 
 
 class ResultUnavailable(FirelockError):
@@ -181,33 +184,33 @@ class JobNotCommitted(FirelockError):
 
 
 class LockTimeout(FirelockError, TimeoutError):
-    """The lock was not free within the time given."""
+    """The lock did not become free within the timeout."""
 
 
 class LockLost(FirelockError):
-    """The lock is no longer ours: its life ended before it was renewed."""
+    """The lock is no longer held: it expired before it was renewed."""
 
 
 # ---- storage ---------------------------------------------------------------------------------------------
 
 
 class StorageError(FirelockError):
-    """The storage refused; trying again will not help."""
+    """The storage refused the request; repeating it does not help."""
 
 
 class StorageUnavailable(StorageError):
-    """The storage cannot be reached or is busy; trying again may help."""
+    """The storage is unreachable or busy; trying again might help."""
 
     is_untouched: bool = False
-    """Whether nothing of the call was written, for certain; otherwise its reply may have been lost."""
+    """Whether it is certain that nothing of the call was written; otherwise its reply may have been lost."""
     has_waited: bool = False
-    """Whether the call has already waited for as long as it may, so that it is not repeated immediately."""
+    """Whether the call has already waited for its full time, so that it is not repeated immediately."""
     longest_pause: float = 5.0
-    """Seconds between two tries of a server at most; more where each try costs a full disk some space."""
+    """The longest pause between two tries of a server, in seconds; more if tries use space on a full disk."""
 
 
 class UnsupportedFeature(StorageError):
-    """The storage does not offer an optional feature that was asked for."""
+    """The storage does not provide a requested optional feature."""
 
 
 class SchemaMismatch(StorageError):

@@ -30,8 +30,8 @@ _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
 _MOST_HOST_LOSSES = 1_000
-_KEEP_LIMIT = 3_650 * 86_400.0  # as of the settings
-MOST_SOURCES = 100  # jobs that one waits for; a larger fan-in waits for a batch
+_KEEP_LIMIT = 3_650 * 86_400.0  # as in the settings
+MOST_SOURCES = 100  # jobs that one job can wait for; to wait for more, wait for a batch
 
 
 # Options of tasks in other job libraries, and what to write instead.
@@ -60,10 +60,10 @@ _FOREIGN_OPTIONS = {
 
 
 def unknown_option(option: str, known: Sequence[str]) -> ConfigurationError:
-    """Return the error for an option that a task does not have; it names the option to use instead."""
+    """Return the error for an unknown option of a task; it names the option to use instead."""
     if (instead := _FOREIGN_OPTIONS.get(option)) is not None:
         return ConfigurationError(f"A task of Firelock has no option {option!r}; use {instead}.")
-    from difflib import get_close_matches  # noqa: PLC0415 - for a message alone
+    from difflib import get_close_matches  # noqa: PLC0415 - only for a message
 
     near = get_close_matches(option, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}."
@@ -74,7 +74,7 @@ def check_queue(name: str) -> str:
     """Return the name of a queue.
 
     Raises:
-        ConfigurationError: it has other characters than `a-z 0-9 _ . -`, or more than 64.
+        ConfigurationError: it contains other characters than `a-z 0-9 _ . -`, or has more than 64.
     """
     if not isinstance(name, str) or not _QUEUE.match(name):
         raise ConfigurationError(
@@ -84,7 +84,7 @@ def check_queue(name: str) -> str:
 
 
 def check_priority(value: int) -> int:
-    """Return a priority; ConfigurationError outside of -100 to 100."""
+    """Return a priority; raise ConfigurationError unless it is from -100 to 100."""
     if isinstance(value, bool) or not isinstance(value, int) or not -_PRIORITY <= value <= _PRIORITY:
         raise ConfigurationError(
             f"Priority {shown(value)} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
@@ -93,7 +93,7 @@ def check_priority(value: int) -> int:
 
 
 def to_timeout_seconds(value: timedelta | float | None) -> float | None:
-    """Return a timeout in seconds; ConfigurationError unless it is above zero and at most a year."""
+    """Return a timeout in seconds; raise ConfigurationError unless it is above zero and at most a year."""
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
@@ -105,7 +105,7 @@ def to_timeout_seconds(value: timedelta | float | None) -> float | None:
 
 
 def to_keep_seconds(value: timedelta | float | None) -> float | None:
-    """Return how long succeeded jobs stay, in seconds; ConfigurationError unless it is 0 to 3,650 days."""
+    """Return the retention of succeeded jobs in seconds; raise ConfigurationError unless 0 to 3,650 days."""
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
@@ -117,7 +117,7 @@ def to_keep_seconds(value: timedelta | float | None) -> float | None:
 
 
 def check_host_losses(value: int) -> int:
-    """Return how many lost hosts a task allows.
+    """Return the number of host losses that a task allows.
 
     Raises:
         ConfigurationError: it is not an integer from 1 to 1,000.
@@ -130,7 +130,7 @@ def check_host_losses(value: int) -> int:
 
 
 def check_retry(value: object) -> RetryPolicy:
-    """Return a retry policy; ConfigurationError for what cannot decide."""
+    """Return a retry policy; raise ConfigurationError if it has no `decide` method."""
     if isinstance(value, bool | int):
         raise ConfigurationError(f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)}).")
     if isinstance(value, type):
@@ -143,12 +143,12 @@ def check_retry(value: object) -> RetryPolicy:
 
 
 def to_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Return tags as a tuple; ConfigurationError for a single text, which would be taken apart."""
+    """Return tags as a tuple; raise ConfigurationError for a single string, which would be split."""
     return _to_texts("tags", "tag", tags)
 
 
 def to_aliases(names: Iterable[str]) -> tuple[str, ...]:
-    """Return old names of a task as a tuple; ConfigurationError for a single text."""
+    """Return old names of a task as a tuple; raise ConfigurationError for a single string."""
     return _to_texts("aliases", "name", names)
 
 
@@ -167,7 +167,7 @@ def _to_texts(option: str, noun: str, values: object) -> tuple[str, ...]:
 
 
 def to_choice(kind: type[Choice], option: str, value: str) -> Choice:
-    """Return the member of an enumeration; ConfigurationError names those there are."""
+    """Return a member of an enumeration; raise ConfigurationError, which lists all, if it is unknown."""
     try:
         return kind(value)
     except ValueError as error:
@@ -175,7 +175,7 @@ def to_choice(kind: type[Choice], option: str, value: str) -> Choice:
 
 
 def to_sources(jobs: object) -> tuple[Any, ...]:
-    """Return the handles of jobs that are to be waited for; ConfigurationError for what is no handle."""
+    """Return the handles of jobs to wait for; raise ConfigurationError if one is not a handle."""
     given = tuple(jobs) if isinstance(jobs, list | tuple) else (jobs,)
     for each in given:
         if not callable(getattr(type(each), "as_source", None)):
@@ -192,7 +192,7 @@ def _optional_on(value: str | None) -> On | None:
 
 @attrs.frozen
 class CallOptions:
-    """What `using(...)` says of one call; None leaves the task's own."""
+    """The options that `using(...)` sets for one call; None keeps the task's own."""
 
     queue: str | None = attrs.field(default=None, converter=attrs.converters.optional(check_queue))
     priority: int | None = attrs.field(default=None, converter=attrs.converters.optional(check_priority))
@@ -212,7 +212,7 @@ class CallOptions:
     unique: Unique | Debounce | Literal[False] | None = attrs.field(default=None, converter=to_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
     after: tuple[Any, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_sources))
-    has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # it says something of these three
+    has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # sets limits, unique or start_before
 
     @has_admission.default
     def _asks(self) -> bool:
@@ -245,11 +245,11 @@ class Executor(StrEnum):
     """Where a task's jobs run."""
 
     AUTO = "auto"  # `def` in a thread, `async def` on the worker process's event loop
-    PROCESS = "process"  # in a process of its own: for CPU-bound work and work that must be killable
+    PROCESS = "process"  # in a separate process: for CPU-bound work and work that must be killable
 
 
 class OnRisk(StrEnum):
-    """What a running job does when its server can no longer be sure that the job is its own."""
+    """What a running job does when its server is no longer certain that it still holds the job."""
 
     CONTINUE = "continue"
     CANCEL = "cancel"
@@ -278,7 +278,7 @@ def _named(function: Callable[..., Any], takes_context: bool, resources: tuple[s
 
 @attrs.frozen
 class TaskInfo:
-    """A task as it was registered."""
+    """A registered task."""
 
     name: str
     function: Callable[..., Any]
@@ -286,23 +286,23 @@ class TaskInfo:
     priority: int = attrs.field(default=0, converter=check_priority)
     retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
     timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
-    keep_seconds: float | None = attrs.field(default=None, converter=to_keep_seconds)  # once succeeded
-    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # may hold {parameter}
+    keep_seconds: float | None = attrs.field(default=None, converter=to_keep_seconds)  # of succeeded jobs
+    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # may contain {parameter}
     aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
     executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)
     on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=_to_on_risk)
     max_host_losses: int = attrs.field(default=MAX_HOST_LOSSES, converter=check_host_losses)
-    is_remote: bool = False  # a stub: it enqueues, it is never run here
+    is_remote: bool = False  # a stub: it can enqueue, but is never run here
     is_async: bool = False
     takes_context: bool = False
     resources: Mapping[str, Resource] = attrs.field(
         factory=dict, hash=False
-    )  # by parameter: what no call gives
+    )  # by parameter: calls do not pass them
     limits: tuple[Limit | Turns, ...] = attrs.field(default=(), converter=to_limits)
     unique: Unique | Debounce | None = attrs.field(default=None, converter=_to_task_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
-    is_told: bool = False  # a stub made of what a server told: the numbers of its limits are that server's
-    has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # its jobs ask for one of these three
+    is_told: bool = False  # a stub from a server's description: its limits have the values of that server
+    has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # has limits, unique or start_before
 
     @has_admission.default
     def _asks(self) -> bool:
@@ -310,14 +310,14 @@ class TaskInfo:
 
     @property
     def owner(self) -> str:
-        """The name that its unique keys belong to, which stays when the task is renamed."""
+        """The name to which the unique keys of the task belong; it stays when the task is renamed."""
         return self.aliases[0] if self.aliases else self.name
 
     def keys(self, options: CallOptions = NO_OPTIONS) -> KeyMaker:
-        """Return what makes the keys of its calls with these options.
+        """Return the maker of the keys for calls with these options.
 
         Raises:
-            TaskError: a template names what is no parameter.
+            TaskError: a template contains a name that is not a parameter.
         """
         limits = self.limits if options.limits is None else options.limits
         unique = self.unique if options.unique is None else options.unique
@@ -325,12 +325,12 @@ class TaskInfo:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The parameters that a key may name: no context, no resources, none that takes what is left."""
+        """The parameters that a key may name: not the context, resources, `*args` or `**kwargs`."""
         return _named(self.function, self.takes_context, tuple(self.resources))
 
     @property
     def place(self) -> str:
-        """Return file and line of the function, for messages."""
+        """The file and line of the function, for messages."""
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
 
@@ -346,8 +346,8 @@ class Call(Generic[R]):
 
 
 def makes_calls(value: object) -> bool:
-    """Tell whether its `call` makes a `Call`: a task's does, with or without `using(…)`.
+    """Return whether the `call` of a value returns a `Call`, like that of a task, with or without `using(…)`.
 
-    Another thing of that name may do its work there, as a task of Django's, which runs its function.
+    A `call` of another object might do its work there. For example, that of a Django task runs its function.
     """
     return isinstance(getattr(value, "info", None), TaskInfo) and callable(getattr(value, "call", None))

@@ -1,4 +1,4 @@
-"""Resources: what workers keep open for their jobs, declared by `@fire.resource` and never stored."""
+"""Resources: objects that workers keep open for jobs, declared by `@fire.resource` and never stored."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ _PLACED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITI
 
 @attrs.frozen(eq=False)
 class Resource:
-    """A declared resource: how a worker opens it and closes it again."""
+    """A declared resource: how a worker opens and closes it."""
 
-    name: str  # of the function that was decorated
+    name: str  # of the decorated function
     is_async: bool  # opened on the event loop that runs a worker's async jobs
     context: Callable[..., AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
-    needs: Mapping[str, Resource]  # those it takes itself, by parameter
-    replacements: list[object] = attrs.Factory(list)  # for tests: the last one stands for what a worker opens
+    needs: Mapping[str, Resource]  # the resources that it takes itself, by parameter
+    replacements: list[object] = attrs.Factory(list)  # for tests: the last one replaces the opened value
 
 
 class UnopenedResource:
-    """What stands in the module for a declared resource: the default of a task's parameter, and no more.
+    """The value in the module for a declared resource: it is only the default of a task's parameter.
 
-    Type checkers take it for what is opened, as they take a dataclass's `field()` for the field's value.
+    Type checkers treat it as the opened value, in the same way as a dataclass's `field()` and the field's
+    value.
     """
 
     __slots__ = ("__resource",)
@@ -44,16 +45,16 @@ class UnopenedResource:
         self.__resource = resource
 
     def __repr__(self) -> str:
-        """Return its name."""
+        """Return the name of the resource."""
         return f"<resource {self.__resource.name}>"
 
     def __getattr__(self, attribute: str) -> NoReturn:
-        """Say how to come by what is opened.
+        """Raise an AttributeError that explains how to get the opened value.
 
         Raises:
             AttributeError: always.
         """
-        if attribute.startswith("__"):  # Python's own questions: is it wrapped, can it be copied?
+        if attribute.startswith("__"):  # Python itself checks whether it is wrapped or can be copied
             raise AttributeError(attribute)
         name = self.__resource.name
         raise AttributeError(
@@ -64,17 +65,18 @@ class UnopenedResource:
 
     @staticmethod
     def resource_of(value: object) -> Resource | None:
-        """Return what was declared; None of anything else."""
+        """Return the declared resource; None for any other value."""
         return value.__resource if isinstance(value, UnopenedResource) else None  # noqa: SLF001 - its own
 
 
 def declare_resource(function: Callable[..., object]) -> UnopenedResource:
-    """Return what stands for a resource that a worker opens by this function.
+    """Return the placeholder of a resource that a worker opens with this function.
 
     Raises:
-        ConfigurationError: it is no generator function and none of contextlib's.
-        TaskError: a parameter of it is neither another resource nor has a default, or a `def` takes what is
-            opened on the event loop.
+        ConfigurationError: it is neither a generator function nor decorated with one of contextlib's
+            decorators.
+        TaskError: one of its parameters is not another resource and has no default, or a `def` takes a
+            resource that is opened on the event loop.
     """
     name = getattr(function, "__name__", repr(function))
     inner = inspect.unwrap(function) if inspect.isfunction(function) else function
@@ -103,10 +105,10 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def find_resource(value: object) -> Resource:
-    """Return the resource that a value of a module stands for.
+    """Return the resource of a placeholder in a module.
 
     Raises:
-        ConfigurationError: it stands for none.
+        ConfigurationError: the value is not a resource.
     """
     resource = value if isinstance(value, Resource) else UnopenedResource.resource_of(value)
     if resource is None:
@@ -115,14 +117,14 @@ def find_resource(value: object) -> Resource:
 
 
 def resources_in(function: Callable[..., object], *, owner: str, is_async: bool) -> dict[str, Resource]:
-    """Return the resources that a function takes, by the parameters whose defaults they are.
+    """Return the resources that a function takes as defaults of its parameters, by parameter.
 
     Raises:
-        TaskError: such a parameter stands before others that are given by position, cannot be given by name,
-            or a `def` takes a resource that is opened on the event loop.
+        TaskError: such a parameter comes before others that can be passed by position, cannot be passed by
+            name, or a `def` takes a resource that is opened on the event loop.
     """
     found: dict[str, Resource] = {}
-    last = ""  # the last of `found` that a further argument by position would reach
+    last = ""  # the last of `found` that one more positional argument would set
     for parameter in inspect.signature(function).parameters.values():
         resource = UnopenedResource.resource_of(parameter.default)
         name = parameter.name
@@ -151,7 +153,7 @@ def left_out(
     args: Sequence[object],
     kwargs: Mapping[str, object],
 ) -> dict[str, Resource]:
-    """Return those of a function's resources that a call of the function itself does not give."""
+    """Return the resources of a function that a direct call of the function does not pass."""
     by_position = list(inspect.signature(function).parameters)[: len(args)]
     return {
         name: resource
@@ -162,12 +164,12 @@ def left_out(
 
 @contextmanager
 def replaced(resource: T, /, by: T) -> Iterator[None]:
-    """Within the block jobs in this process get `by` in place of what a worker would open; for tests.
+    """Within the block, give jobs in this process `by` instead of the value that a worker would open.
 
-    Nothing is opened meanwhile. A process of its own (`executor="process"`) does not see it.
+    For tests. Nothing is opened within the block. A separate process (`executor="process"`) is not affected.
 
     Raises:
-        ConfigurationError: it is no resource.
+        ConfigurationError: `resource` is not a resource.
     """
     replacements = find_resource(resource).replacements
     place = len(replacements)

@@ -1,4 +1,7 @@
-"""What becomes of a job whose attempt failed: policies are plain data, store as JSON and import nothing."""
+"""Retry policies: what happens to a job after a failed attempt.
+
+Policies are plain data, are stored as JSON and import nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from firelock.model.job import ClaimedJob
 from firelock.model.text import message_of, printable, shorten, shown
 
 Span = timedelta | float  # a number is seconds
-ExceptionKind = type[BaseException] | str  # a text is "module.Name", the module being the one that defines it
+ExceptionKind = type[BaseException] | str  # a string is "module.Name", with the module that defines it
 
 DEFAULT_WAITS = tuple(
     timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 120, 240, 480, 720, 1440, 1440)
@@ -34,16 +37,16 @@ _MICRO = timedelta(microseconds=1)
 
 
 class DecisionKind(StrEnum):
-    """What becomes of a job after a failed attempt."""
+    """What happens to a job after a failed attempt."""
 
-    RETRY = "retry"  # it runs again; one retry more is counted
-    FAIL = "fail"  # it ends failed
-    DELETE = "delete"  # it ends deleted
-    SNOOZE = "snooze"  # it runs again; the attempt is given back
+    RETRY = "retry"  # it runs again; one more retry is counted
+    FAIL = "fail"  # it becomes failed
+    DELETE = "delete"  # it becomes deleted
+    SNOOZE = "snooze"  # it runs again; the attempt is not counted
 
 
 class OnExceeded(StrEnum):
-    """How a job ends whose retries are exhausted."""
+    """The end of a job whose retries are used up."""
 
     FAIL = "fail"
     DELETE = "delete"
@@ -51,63 +54,63 @@ class OnExceeded(StrEnum):
 
 @attrs.frozen
 class RetryDecision:
-    """What a policy or hook decides about one failed attempt; made by the methods below."""
+    """The decision of a policy or hook about one failed attempt; use the class methods to create one."""
 
     kind: DecisionKind
-    after: timedelta | None = None  # the wait until the next run: retry (None is at once) and snooze only
+    after: timedelta | None = None  # delay before the next run, of retry (None: no delay) and snooze only
     reason: str | None = attrs.field(default=None, converter=attrs.converters.optional(printable))
-    """For people, in the job's history; None leaves the words to the server."""
+    """For people, in the job's history; if it is None, the server writes the reason."""
 
     @classmethod
     def retry(cls, after: Span | None = None, *, reason: str | None = None) -> Self:
-        """Return the decision to run again after a wait; None is at once.
+        """Return the decision to run again after a delay; None means immediately.
 
         Raises:
-            ConfigurationError: the wait is negative, above a year or no span.
+            ConfigurationError: the delay is negative, longer than a year or not a duration.
         """
         return cls(DecisionKind.RETRY, None if after is None else _to_span("after", after), reason)
 
     @classmethod
     def fail(cls, reason: str | None = None) -> Self:
-        """Return the decision that the job has failed."""
+        """Return the decision to fail the job."""
         return cls(DecisionKind.FAIL, None, reason)
 
     @classmethod
     def delete(cls, reason: str | None = None) -> Self:
-        """Return the decision that the job is deleted."""
+        """Return the decision to delete the job."""
         return cls(DecisionKind.DELETE, None, reason)
 
     @classmethod
     def snooze(cls, after: Span, *, reason: str | None = None) -> Self:
-        """Return the decision to run again after a wait without counting the attempt.
+        """Return the decision to run again after a delay without counting the attempt.
 
         Raises:
-            ConfigurationError: the wait is negative, above a year or no span.
+            ConfigurationError: the delay is negative, longer than a year or not a duration.
         """
         return cls(DecisionKind.SNOOZE, _to_span("after", after), reason)
 
 
 class RetryPolicy(Protocol):
-    """Any object that decides about failed attempts: what `retry=` of a task takes."""
+    """An object that decides about failed attempts: the type of a task's `retry=`."""
 
     def decide(self, job: ClaimedJob, error: BaseException, /) -> RetryDecision | None:
-        """Return what becomes of the job; None leaves it to the default policy.
+        """Return what happens to the job; None leaves the decision to the default policy.
 
-        Called once a failed attempt, on the server, also when many retries were made: `job.retries` counts
-        them. An exception fails the job.
+        Called once per failed attempt, on the server, even after many retries: `job.retries` counts them. An
+        exception fails the job.
         """
 
 
 class HasRetries(Protocol):
-    """All that `Retry` reads of a job."""
+    """The fields that `Retry` reads from a job."""
 
     @property
     def retries(self) -> int:
-        """Retries made since creation or the last requeue."""
+        """The number of retries since creation or the last requeue."""
 
 
 class RetryOptions(TypedDict, total=False):
-    """What every builder of `Retry` takes besides the waits: the keyword arguments of `Retry`."""
+    """The keyword arguments of `Retry` that each of its builders takes in addition to the waits."""
 
     attempts: int
     jitter: float
@@ -116,19 +119,19 @@ class RetryOptions(TypedDict, total=False):
     on_exceeded: OnExceeded | Literal["fail", "delete"]
 
 
-# ---- checking what was given -----------------------------------------------------------------------------
+# ---- checks of values ------------------------------------------------------------------------------------
 
 
 def _require_number(
     name: str,
-    value: Any,  # noqa: ANN401 - whatever a caller passed
+    value: Any,  # noqa: ANN401 - any value from a caller
     wanted: str,
     *,
     kinds: type | UnionType = int | float,
     low: int = 0,
     high: float,
 ) -> None:
-    # The comparison turns away what timedelta would choke on: nan, infinities, numbers of any size.
+    # The comparison rejects values that timedelta cannot take: nan, infinities, numbers of any size.
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
         raise ConfigurationError(f"{name}={shown(value)} is {wanted}")
@@ -210,13 +213,13 @@ def _qualified(kind: type) -> str:
 
 @attrs.frozen
 class Retry:
-    """So many retries after the first run, with growing waits; the default is ten over three days.
+    """A number of retries after the first run, with growing waits; the default is ten over three days.
 
-    The last listed wait repeats. An exception is retried if `only_on` is empty
-    or names its class or a base of it, and `except_on` names none of them.
+    The last listed wait repeats. An exception is retried if `only_on` is empty or names its class or one of
+    its base classes, and `except_on` names none of them.
 
     Raises:
-        ConfigurationError: a value is out of its range.
+        ConfigurationError: a value is out of range.
     """
 
     attempts: int = attrs.field(default=_ATTEMPTS, converter=_to_attempts)
@@ -225,24 +228,24 @@ class Retry:
     )
     jitter: float = attrs.field(
         default=0.1, kw_only=True, converter=_to_jitter
-    )  # share of the wait, either way
+    )  # share of the wait, in both directions
     only_on: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_to_names)
     except_on: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_to_names)
     on_exceeded: OnExceeded = attrs.field(default=OnExceeded.FAIL, kw_only=True, converter=_to_on_exceeded)
 
     @classmethod
     def never(cls, *, on_exceeded: OnExceeded | Literal["fail", "delete"] = "fail") -> Self:
-        """Return the policy that lets the first failure end the job."""
+        """Return the policy under which the first failure ends the job."""
         return cls(0, on_exceeded=on_exceeded)
 
     @classmethod
     def fixed(cls, delay: Span, **options: Unpack[RetryOptions]) -> Self:
-        """Return the policy that waits the same span before each retry."""
+        """Return the policy with the same wait before each retry."""
         return cls(waits=[_to_span("delay", delay)], **options)
 
     @classmethod
     def listed(cls, waits: Sequence[Span], **options: Unpack[RetryOptions]) -> Self:
-        """Return the policy with these waits; the last one repeats until `attempts` are made."""
+        """Return the policy with these waits; the last one repeats until all `attempts` have been made."""
         return cls(waits=waits, **options)
 
     @classmethod
@@ -254,7 +257,7 @@ class Retry:
         longest: Span = timedelta(hours=24),
         **options: Unpack[RetryOptions],
     ) -> Self:
-        """Return the policy whose waits grow by a factor up to the longest, jitter excluded."""
+        """Return the policy whose waits grow by a factor up to `longest`, not counting jitter."""
         wait, most = _to_span("first", first), _to_span("longest", longest)
         if not wait or wait > most:
             raise ConfigurationError(f"first={wait} is not above zero and up to longest={most}.")
@@ -271,14 +274,15 @@ class Retry:
 
     @classmethod
     def polynomial(cls, **options: Unpack[RetryOptions]) -> Self:
-        """Return the policy of Hangfire: retry n waits (n - 1)⁴ + 15 + r·n seconds, r being a random 0 to 29.
+        """Return the policy of Hangfire: retry n waits (n - 1)⁴ + 15 + r·n seconds.
 
-        Ten retries take about four and a half hours. Without `jitter` given, r is all that is random.
+        r is a random number from 0 to 29. Ten retries take about four and a half hours. If `jitter` is not
+        given, only r is random.
         """
         return cls(waits=_POLYNOMIAL, **(RetryOptions(jitter=0) | options))
 
     def wait(self, retry_number: int, random: Callable[[], float]) -> timedelta:
-        """Return the wait before a retry, the first being 1; `random` returns numbers from 0 up to 1.
+        """Return the wait before a retry; the first retry is 1. `random` returns numbers from 0 up to 1.
 
         Raises:
             ConfigurationError: the number is below 1.
@@ -294,14 +298,14 @@ class Retry:
         return min(wait, _LONGEST)
 
     def wants(self, error: BaseException) -> bool:
-        """Return whether `only_on` and `except_on` let an exception of this class be retried."""
+        """Return whether `only_on` and `except_on` allow a retry after an exception of this class."""
         names = {_qualified(kind) for kind in type(error).__mro__}
         return (not self.only_on or not names.isdisjoint(self.only_on)) and names.isdisjoint(self.except_on)
 
     def decide(
         self, job: HasRetries, error: BaseException, *, random: Callable[[], float] = randomness.random
     ) -> RetryDecision:
-        """Return what becomes of the job: retried while retries are left and the exception is wanted."""
+        """Return what happens to the job: a retry if retries are left and the exception may be retried."""
         described = describe_error(error)
         if not self.wants(error):
             return RetryDecision.fail(f"{described} (not retried by policy)")
@@ -314,18 +318,18 @@ class Retry:
         return end(f"{described} ({made})")
 
     def to_json(self) -> str:
-        """Return compact JSON from which `from_json` makes an equal policy; waits are in micros."""
+        """Return compact JSON from which `from_json` creates an equal policy; waits are in microseconds."""
         waits = self.waits if isinstance(self.waits, str) else [wait // _MICRO for wait in self.waits]
         return json.dumps(attrs.asdict(self) | {"waits": waits}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the policy that was stored; no exception class is imported.
+        """Return the stored policy; no exception class is imported.
 
         Fields that a newer release added are ignored.
 
         Raises:
-            ConfigurationError: the text is not what `to_json` returns, or holds a value out of range.
+            ConfigurationError: the string was not returned by `to_json`, or contains a value out of range.
         """
         try:
             if len(text) > _JSON_LIMIT:
@@ -345,21 +349,21 @@ class Retry:
 _STORED = frozenset(attrs.fields_dict(Retry))
 
 
-# ---- words -----------------------------------------------------------------------------------------------
+# ---- reasons ---------------------------------------------------------------------------------------------
 
 
 def retry_reason(retry_number: int, attempts: int | None, error: BaseException) -> str:
-    """Return "retry 3 of 10: ConnectionError: …"; None for a policy that sets no number."""
+    """Return "retry 3 of 10: ConnectionError: …"; pass None as `attempts` if the policy sets no number."""
     of = "" if attempts is None else f" of {attempts}"
     return f"retry {retry_number}{of}: {describe_error(error)}"
 
 
 def describe_error(error: BaseException) -> str:
-    """Return "ConnectionError: …" on one line, the message cut at 200 characters and fit for every storage.
+    """Return "ConnectionError: …" on one line, the message cut at 200 characters and valid in every storage.
 
     Works for exceptions whose own `__str__` raises.
     """
-    # Cut before it is split, since a message may have any size.
+    # Cut before the split, because a message can have any size.
     said = shorten(" ".join(message_of(error)[: 2 * _MESSAGE_LIMIT].split()), _MESSAGE_LIMIT)
     name = type(error).__name__
     return f"{name}: {said}" if said else name

@@ -1,4 +1,4 @@
-"""What a server and the doctor take of an app: `Runtime`, a value that they read and never change."""
+"""`Runtime`: the parts of an app that a server and the doctor use. They read it and never change it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Runtime:
-    """The parts of an app, as they are at one moment: its storage may be another one later."""
+    """The parts of an app at one moment. The app can use another storage later."""
 
     storage: Storage
     clock: StorageClock
@@ -31,17 +31,17 @@ class Runtime:
     plugins: Plugins
     client: Client
     settings: Settings
-    thresholds: Thresholds = attrs.Factory(Thresholds)  # of the findings
+    thresholds: Thresholds = attrs.Factory(Thresholds)  # for the findings
 
 
 class ServedApp(abc.ABC):
-    """What a server asks of an app that it finds by name; `Firelock` is one."""
+    """An app as a server uses it: the server finds it by name. `Firelock` is the implementation."""
 
     serves_not: ClassVar[str | None] = None
-    """When no server may be started, and what to do; set while an app is imported, and in a job's process."""
+    """When no server may be started, and what to do; set while an app is imported, and in a job process."""
 
     module: str | None
-    unusable: str | None = None  # why no command and no server can use it, although it can be imported
+    unusable: str | None = None  # why no command and no server can use the app, although it can be imported
     holder: tuple[object, str] | None = None  # an object in a module, and its attribute that is this app
     imports: Sequence[str]
     recurring: Recurring
@@ -50,16 +50,16 @@ class ServedApp(abc.ABC):
     @property
     @abc.abstractmethod
     def runtime(self) -> Runtime:
-        """Return the parts of the app."""
+        """The parts of the app."""
 
     @abc.abstractmethod
     def use_storage(self, storage: str | Storage) -> None:
-        """Jobs live in another storage from now on."""
+        """Store jobs in another storage from now on."""
 
     @abc.abstractmethod
     def load_imports(self) -> None:
-        """The modules of `imports` are imported."""
+        """Import the modules of `imports`."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Threads have ended and connections are closed."""
+        """End the threads and close the connections."""

@@ -1,4 +1,4 @@
-"""Everything that can be set: its default, its environment name, its meaning."""
+"""All settings, with their defaults, environment variables and meanings."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def _seconds(value: object) -> object:
 
 
 def _number(default: float, *, least: float, most: float, doc: str) -> Any:  # noqa: ANN401 - attrs' own field
-    """Declare a setting with its bounds; the documentation's table is made from these."""
+    """Declare a setting with its bounds; the table in the documentation is generated from these."""
     return attrs.field(
         default=default, converter=_seconds, metadata={"least": least, "most": most, "doc": doc}
     )
 
 
 def _switch(default: bool, *, doc: str) -> Any:  # noqa: ANN401 - attrs' own field; as `_number`
-    """Declare a setting that is on or off."""
+    """Declare a setting that is true or false."""
     return attrs.field(default=default, metadata={"least": False, "most": True, "doc": doc})
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """How an app's servers and clients behave. Spans are seconds; `timedelta` is accepted.
+    """The behavior of an app's servers and clients. Durations are seconds; `timedelta` is accepted.
 
-    A value is taken from the constructor, else from `FIRELOCK_<NAME>`, else from `[tool.firelock]` where the
-    command line runs, else from the default.
+    A value is taken from the constructor, otherwise from `FIRELOCK_<NAME>`, otherwise from `[tool.firelock]`
+    in the directory in which the command line runs, otherwise from the default.
     """
 
     session_timeout: float = _number(
@@ -102,7 +102,7 @@ class Settings:
     def from_environment(
         cls, table: Mapping[str, object] | None = None, environment: Mapping[str, str] | None = None
     ) -> Settings:
-        """Return settings from the environment, over a `[tool.firelock]` table, over the defaults."""
+        """Return settings from the environment, a `[tool.firelock]` table and the defaults, in this order."""
         environment = os.environ if environment is None else environment
         values: dict[str, object] = {}
         for field in attrs.fields(cls):
@@ -116,7 +116,7 @@ class Settings:
 
     @property
     def retention(self) -> Retention:
-        """Return how long ended jobs stay, in micros."""
+        """The retention of ended jobs, in microseconds."""
         return Retention(
             succeeded=int(self.keep_succeeded * _MICROS),
             failed=int(self.keep_failed * _MICROS),
@@ -124,12 +124,12 @@ class Settings:
         )
 
     def to_json(self) -> str:
-        """Return the settings as text, for a server's processes."""
+        """Return the settings as a JSON string, for the processes of a server."""
         return json.dumps(attrs.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """Return the settings that `to_json` wrote; those that a newer release added are ignored."""
+        """Return the settings that `to_json` wrote; settings that a newer release added are ignored."""
         stored = json.loads(text)
         return cls(**{name: stored[name] for name in attrs.fields_dict(cls) if name in stored})
 
@@ -149,7 +149,7 @@ def _check(field: attrs.Attribute[object], value: object) -> None:
             raise ConfigurationError(f"Setting {field.name} is {value!r}; it takes true or false.")
         return
     least, most = field.metadata["least"], field.metadata["most"]
-    is_whole = str(field.type) == "int"  # annotations are text in this module
+    is_whole = str(field.type) == "int"  # annotations are strings in this module
     kinds = int if is_whole else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
         noun = "whole number" if is_whole else "number"

@@ -1,4 +1,4 @@
-"""Tasks: registered functions with their options, and the typed verbs that make jobs of them."""
+"""Tasks: registered functions with their options, and the typed methods that create jobs of them."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
 
 
 def task_info(function: Callable[..., Any], *, name: str | None, options: Mapping[str, Any]) -> TaskInfo:
-    """Return a function's registration.
+    """Return the registration of a function.
 
     Raises:
-        TaskError: it is no plain function, or has no name that another process could know it by.
+        TaskError: it is not a plain function, or has no name by which another process could find it.
         ConfigurationError: an option is wrong.
     """
     check_callable(function)
@@ -98,12 +98,12 @@ def _default_name(function: Callable[..., Any]) -> str:
     return f"{module}.{qualname}"
 
 
-# The module of the program that runs; the second is the word of multiprocessing for it.
+# The module of the running program; multiprocessing uses the second name for it.
 MAIN_MODULES = ("__main__", "__mp_main__")
 
 
 def main_module_name() -> str:
-    """Return the name under which others import the program that runs as `__main__`."""
+    """Return the name under which other code imports the program that runs as `__main__`."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name:
@@ -114,7 +114,7 @@ def main_module_name() -> str:
 
 # ---- calls -----------------------------------------------------------------------------------------------
 
-# Verbs of other job libraries, and what to write instead.
+# Methods of other job libraries, and what to write instead.
 _FOREIGN_VERBS = {
     "apply_async": "enqueue(…), or schedule(when, …) for a later time; using(queue=…) sets options",
     "apply": "task(…), which runs the function here and now",
@@ -132,7 +132,7 @@ _FOREIGN_VERBS = {
 
 
 class TaskVerbs(Generic[P, R]):
-    """Everything that makes jobs of a task. The arguments behind a verb are always the function's own."""
+    """The methods of a task that create jobs. Their variable arguments are always those of the function."""
 
     def __init__(
         self, client: Client, recurring: Recurring, info: TaskInfo, options: CallOptions = NO_OPTIONS
@@ -148,14 +148,14 @@ class TaskVerbs(Generic[P, R]):
         return self.info.name
 
     def __repr__(self) -> str:
-        """Return the task's name and, where given, its options."""
+        """Return the name of the task and the options that were given."""
         options = "".join(f", {name}={value!r}" for name, value in self.options.given().items())
         return f"<{type(self).__name__} {self.info.name}{options}>"
 
-    if not TYPE_CHECKING:  # type checkers know which verbs there are
+    if not TYPE_CHECKING:  # type checkers know which methods exist
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Name the verb to use instead of one that other libraries have.
+            """Raise an AttributeError that names the method to use instead of one from another library.
 
             Raises:
                 AttributeError: a task has no such attribute.
@@ -182,30 +182,32 @@ class TaskVerbs(Generic[P, R]):
         start_before: timedelta | datetime | None = None,
         after: Job[Any] | Sequence[Job[Any]] | None = None,
     ) -> TaskVerbs[P, R]:
-        """Return the task with other options for the calls made through it; the same typed arguments.
+        """Return the task with other options for the calls made through it; the typed arguments stay.
 
         Args:
-            queue: instead of the task's.
-            priority: −100…100, higher first within the queue.
-            delay: run this much later; a timedelta or seconds.
-            at: run at this aware datetime.
-            tags: added to the task's own; plain texts.
+            queue: the queue, instead of the task's queue.
+            priority: −100…100; within the queue, jobs with a higher priority run first.
+            delay: the delay before the job runs; a timedelta or seconds.
+            at: the time at which the job runs; an aware datetime.
+            tags: plain strings that are added to the task's own tags.
             on: for continuations and with `after`: succeeded, failed, deleted or finished.
-            within: a transaction of yours in the storage's own database; the job comes and goes with it.
-            timeout: the longest an attempt may run.
-            retry: stored with the job.
-            meta: short texts by name that travel with the job, 2 KiB in all: `JobContext.meta`. Each wins
-                over a plugin's, and over the parent's of a continuation, of the same name.
-            limits: in place of the task's, [] for none. Their numbers are those that a task declares.
-            unique: in place of the task's; False takes it away.
-            start_before: a timedelta from when the job becomes enqueued, or an aware datetime; a job that no
-                server took by then is deleted unrun.
-            after: the job runs when this one has succeeded, or all of these, or as `on` says; of a member of
-                a batch they are members of the same.
+            within: your own transaction in the storage's database; the job is committed or rolled back with
+                it.
+            timeout: the longest time that an attempt may run.
+            retry: the retry policy, stored with the job.
+            meta: short strings by name that are stored with the job, 2 KiB in all: `JobContext.meta`. Each
+                overrides the value of the same name from a plugin, or from the parent of a continuation.
+            limits: the limits, instead of the task's; [] for none. Their values are those that a task
+                declares.
+            unique: the unique key, instead of the task's; False for none.
+            start_before: a deadline for the start: a timedelta after the job becomes enqueued, or an aware
+                datetime. A job that no server has claimed by then is deleted and does not run.
+            after: the job runs when this job, or all of these jobs, have succeeded, or as `on` specifies. If
+                `after` is a member of a batch, the job becomes a member of the same batch.
 
         Raises:
-            ConfigurationError: a value is out of its bounds.
-            TaskError: a key names what is no parameter of the task.
+            ConfigurationError: a value is out of range.
+            TaskError: a key contains a name that is not a parameter of the task.
         """
         given = CallOptions(
             queue, priority, delay, at, tags, on, within, timeout, retry, meta, limits, unique, start_before,
@@ -221,7 +223,7 @@ class TaskVerbs(Generic[P, R]):
         return Call(self.info, self.options, args, kwargs)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """A job is stored, to be run as soon as a worker is free.
+        """Store a job, which runs as soon as a worker is free.
 
         Raises:
             SignatureMismatch: the arguments do not fit the function.
@@ -231,23 +233,23 @@ class TaskVerbs(Generic[P, R]):
         return self._client.create(Call(self.info, self.options, args, kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """Enqueue without blocking the event loop; concurrent awaits share one round trip."""
+        """Call `enqueue` without blocking the event loop; concurrent awaits share one round trip."""
         return await self._client.acreate(Call(self.info, self.options, args, kwargs))
 
     def schedule(self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """A job is stored that becomes due at an aware datetime, or after a timedelta or seconds.
+        """Store a job that becomes due at an aware datetime, or after a timedelta or seconds.
 
-        An instant in the past is due at once.
+        A time in the past is due immediately.
 
         Raises:
-            ScheduleError: the datetime is naive, the delay negative or beyond the year 9999.
+            ScheduleError: the datetime is naive, or the delay is negative or beyond the year 9999.
         """
         return self._client.create(Call(self.info, self._at(when), args, kwargs))
 
     async def aschedule(
         self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs
     ) -> Job[R]:
-        """Schedule without blocking the event loop."""
+        """Call `schedule` without blocking the event loop."""
         return await self._client.acreate(Call(self.info, self._at(when), args, kwargs))
 
     def _at(self, when: timedelta | datetime | float) -> CallOptions:
@@ -256,23 +258,26 @@ class TaskVerbs(Generic[P, R]):
         return attrs.evolve(self.options, delay=when, at=None)
 
     def enqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
-        """A job is stored for each tuple of arguments: all checked first, then 500 at a time, each atomic."""
+        """Store a job for each tuple of arguments: all are checked first, then stored 500 at a time.
+
+        Each group of 500 is atomic.
+        """
         return self._client.create_alike(self.info, self.options, calls)
 
     async def aenqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
-        """`enqueue_many` without blocking the event loop."""
+        """Call `enqueue_many` without blocking the event loop."""
         return await self._client.acreate_alike(self.info, self.options, calls)
 
     def recur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
     ) -> RecurringJob:
-        """A recurring job of this id exists with this schedule and these arguments: added or updated.
+        """Add or update the recurring job of this id, with this schedule and these arguments.
 
-        Only what changed is written, and a run that is due is never lost. The definition is stored
-        immediately, whatever becomes of a transaction around the call.
+        Only changed fields are written, and a due run is never lost. The definition is stored immediately,
+        regardless of a transaction around the call.
 
         Raises:
-            ScheduleError: the cron text or zone is wrong.
+            ScheduleError: the cron expression or the time zone is wrong.
         """
         return self._recurring.add_or_update(self.call(*args, **kwargs), recurring_id, schedule)
 
@@ -280,10 +285,10 @@ class TaskVerbs(Generic[P, R]):
 
 
 class Task(TaskVerbs[P, R]):
-    """A registered `def`; calling it is calling the function."""
+    """A registered `def`; calling it calls the function."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here and now."""
+        """Run the function here, without creating a job."""
         result: R = _run_here(self.info, args, kwargs)
         return result
 
@@ -298,10 +303,10 @@ class AsyncTask(TaskVerbs[P, R]):
 
 
 class ContextTask(TaskVerbs[P, R]):
-    """A registered `def` whose first parameter is a JobContext; the verbs leave it out."""
+    """A registered `def` whose first parameter is a JobContext, which calls that create jobs do not pass."""
 
     def __call__(self, context: JobContext, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here and now; `JobContext.fake()` makes a context."""
+        """Run the function here, without creating a job; `JobContext.fake()` creates a context."""
         result: R = _run_here(self.info, (context, *args), kwargs)
         return result
 
@@ -315,11 +320,11 @@ class AsyncContextTask(TaskVerbs[P, R]):
         return coroutine
 
 
-def _run_here(info: TaskInfo, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the function's
-    """Return what the function returns; resources that the call leaves out are those of the job that calls.
+def _run_here(info: TaskInfo, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any
+    """Return what the function returns; omitted resources are those of the job that makes the call.
 
     Raises:
-        LookupError: no job runs here that has them.
+        LookupError: no job with these resources runs here.
     """
     if not info.resources:
         return info.function(*args, **kwargs)
@@ -344,14 +349,14 @@ _KINDS: dict[tuple[bool, bool], type[TaskVerbs[Any, Any]]] = {
 
 
 def task_of(client: Client, recurring: Recurring, info: TaskInfo) -> TaskVerbs[Any, Any]:
-    """Return the task object of a registration, of the class that fits how it is called."""
+    """Return the task object of a registration; its class depends on how the function is called."""
     task = _KINDS[info.takes_context, info.is_async](client, recurring, info)
     functools.update_wrapper(cast("Callable[..., object]", task), info.function, updated=())
     return task
 
 
 class Registry:
-    """What an app can enqueue and what its servers can run."""
+    """The tasks that an app can enqueue and that its servers can run."""
 
     def __init__(self, settings: Settings, configure_converter: Callable[[Converter], None]) -> None:
         self._settings = settings
@@ -365,11 +370,14 @@ class Registry:
         self._lock = threading.Lock()
 
     def register(self, info: TaskInfo) -> None:
-        """The task is known by its name and aliases; the same function again, as after a reload, replaces it.
+        """Register the task by its name and aliases.
+
+        If the same function is registered again, for example after a reload, it replaces the earlier
+        registration.
 
         Raises:
             DuplicateTask: another function has one of the names.
-            ConfigurationError: it gives a limit's name other numbers than another task does.
+            ConfigurationError: it declares a limit with other values than another task does.
         """
         with self._lock:
             for name in (info.name, *info.aliases):
@@ -390,11 +398,11 @@ class Registry:
             self._binders.pop(info.name, None)
 
     def declared_limits(self) -> Mapping[str, Limit]:
-        """Return a limit of each name that the registered tasks give numbers to."""
+        """Return one limit for each limit name whose values the registered tasks declare."""
         return self._limits
 
     def get(self, name: str) -> TaskInfo | None:
-        """Return the task of a stored name, an alias included; None where unknown."""
+        """Return the task of a stored name or alias; None if it is unknown."""
         return self._by_name.get(name) or self._aliases.get(name)
 
     def __iter__(self) -> Iterator[TaskInfo]:
@@ -406,7 +414,7 @@ class Registry:
         return [info for info in self if not info.is_remote]
 
     def binder(self, info: TaskInfo) -> Binder:
-        """Return the task's binder, compiled at its first use.
+        """Return the task's binder, which is compiled at its first use.
 
         Raises:
             TaskError: an annotation cannot be resolved or is not supported.
@@ -432,21 +440,21 @@ class Registry:
         return binder
 
     def returned_codec(self, function: Callable[..., object]) -> Codec:
-        """Return how what a function returns is stored; it need be no task.
+        """Return the codec that stores the return value of a function, which does not need to be a task.
 
         Raises:
-            TaskError: its return annotation has no form in JSON.
+            TaskError: its return annotation has no JSON form.
         """
         try:
             codec = self._returned.get(function)
-        except TypeError:  # it cannot be referred to weakly, or has no hash
+        except TypeError:  # no weak reference to it is possible, or it is not hashable
             return returned_codec(function, self._converter_once)
         if codec is None:
             codec = self._returned[function] = returned_codec(function, self._converter_once)
         return codec
 
     def value_codec(self, annotation: object, owner: str, serializer: Serializer) -> ValueCodec:
-        """Return what stores values of an annotation, as arguments and results are; `owner` names them.
+        """Return a codec that stores values of an annotation like arguments; `owner` is their name in errors.
 
         Raises:
             TaskError: the annotation is not supported.
@@ -454,7 +462,7 @@ class Registry:
         return ValueCodec(owner, codec_of(annotation, self._converter_once, owner), serializer)
 
     def value_form(self, annotation: object, owner: str) -> ValueForm:
-        """Return the form that requests a value of an annotation, such as a signal's payload."""
+        """Return the form for a value of an annotation, for example the payload of a signal."""
         return form_of_value(annotation, owner, self._converter_once)
 
     def _converter_once(self) -> Converter:
@@ -462,5 +470,5 @@ class Registry:
             if self._converter is None:
                 converter = make_converter()
                 self._configure_converter(converter)
-                self._converter = converter  # not before: one that a plugin failed to configure is never used
+                self._converter = converter  # set last: never use one that a plugin failed to configure
             return self._converter

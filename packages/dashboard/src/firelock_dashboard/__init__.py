@@ -1,11 +1,13 @@
-"""The dashboard of Firelock: see everything, fix anything, in one line.
+"""The dashboard of Firelock: shows jobs, queues and servers, and acts on them.
 
-`app.mount("/jobs", Dashboard(fire))` in FastAPI and Starlette; docs/dashboard.md has the other frameworks.
-Read `app` first, where a request comes in, then `web/` (what lies between a request and a page) and one of
-`pages/`, such as that of queues; `site` is what all pages of one dashboard share. `stats/` computes what
-pages show, `security/` decides who may see and do what, and `api/` serves programs. `problems` are the
-answers to a bad request, `hookspecs` the hooks; through `plugin` and `command` the command line finds and
-starts it.
+`app.mount("/jobs", Dashboard(fire))` mounts it in FastAPI and Starlette; docs/dashboard.md describes the
+other frameworks.
+
+Read `app` first, which receives each request, then `web/` (the code between a request and a page) and one
+module of `pages/`, for example `queues`. `site` holds the objects that all pages of one dashboard share.
+`stats/` computes the numbers that pages show, `security/` decides which visitors may see and do what, and
+`api/` serves programs. `problems` contains the errors of a bad request, and `hookspecs` the hooks. The
+command line finds the dashboard through `plugin` and starts it through `command`.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for: an app loads the plugin and no framework."""
+    """Import a public name when it is first used: an app imports the plugin, but no framework."""
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -74,5 +76,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, loaded or not."""
+    """Return the public names, whether they are imported or not."""
     return sorted(__all__)

@@ -1,6 +1,6 @@
-"""`Dashboard`: the ASGI application.
+"""`Dashboard`, the ASGI application.
 
-It opens nothing until the first request, since a mounted application gets no lifespan.
+It opens nothing until the first request, because a mounted application receives no lifespan events.
 """
 
 from __future__ import annotations
@@ -67,33 +67,37 @@ _PROBES = ("/-/livez", _READY)
 
 
 class Dashboard(Site):
-    """The dashboard of an app's jobs, to be mounted or served.
+    """The dashboard of an app's jobs, to be mounted in another application or served by itself.
 
     Args:
-        fire: the app whose jobs are shown and acted on.
-        auth: called with each request; answers a level ("none", "read", "operate", "admin"), a set of
-            permissions, an `Access`, or an awaitable of these. Without it only visitors of this machine are
-            answered who have come in by a link, which `firelock dashboard link` or `link()` makes.
-        read_only: there are no routes that change anything.
-        title: what stands at the top.
-        prefix: the address below which a browser finds it, where neither framework nor trusted proxy says.
-        trusts_proxy: `X-Forwarded-Prefix`, `-Proto` and `-Host` are believed: behind a proxy that sets them.
-        trusted_origins: origins besides its own that may send forms, such as "https://ops.example.com".
-        allowed_hosts: the hosts that it answers to where there is an `auth`, such as "jobs.example.com" or
-            "*.example.com"; every one where it is left out.
-        back_url: where "back to the app" leads, a path such as "/" or an address with http or https; nowhere
-            where it is left out.
+        fire: the app whose jobs the dashboard shows and changes.
+        auth: called with each request; returns a level ("none", "read", "operate" or "admin"), a set of
+            permissions, an `Access`, or an awaitable of one of these. Without `auth`, only visitors of this
+            machine get an answer, and only with a one-time link, which `firelock dashboard link` or `link()`
+            creates.
+        read_only: whether to leave out all routes that change anything.
+        title: the title at the top of each page.
+        prefix: the path under which a browser reaches the dashboard, if neither the framework nor a trusted
+            proxy supplies it.
+        trusts_proxy: whether to trust the headers `X-Forwarded-Prefix`, `-Proto` and `-Host`. Set it only
+            behind a proxy that sets these headers.
+        trusted_origins: further origins that may send forms, for example "https://ops.example.com".
+        allowed_hosts: the host names that the dashboard answers to if it has an `auth`, for example
+            "jobs.example.com" or "*.example.com". By default it answers to all.
+        back_url: the target of "back to the app": a path such as "/", or an http or https URL. By default
+            there is no such link.
         environment: a word such as "production", shown as a ribbon.
-        redact: what is masked beside passwords, tokens and their like: names of fields, a pattern, or names
-            of fields by task ("*" for every task).
-        max_streams: streams of pages and jobs that are open at the same time; one visitor has a fourth of
-            them. Further pages poll, further programs get a 503.
-        framework: what it is mounted in, for the words of its refusals; the mounts of this package set it.
+        redact: what to mask in addition to passwords, tokens and the like: field names, a pattern, or field
+            names by task ("*" for every task).
+        max_streams: the maximum number of open streams of pages and jobs; one visitor may have a quarter of
+            them. Beyond this number, pages poll and programs get a 503.
+        framework: the framework in which the dashboard is mounted, used in messages of refused requests. The
+            mount functions of this package set it.
 
     Two dashboards in one process share nothing.
 
     Raises:
-        ConfigurationError: an option cannot be what it should.
+        ConfigurationError: an option is invalid.
     """
 
     def __init__(
@@ -131,15 +135,16 @@ class Dashboard(Site):
         self._streams = StreamLimit(_checked_streams(max_streams))
 
     def link(self, at: str) -> str:
-        """Return a link that lets one visitor of this machine in, once, within ten minutes.
+        """Return a link that admits one visitor of this machine once, within ten minutes.
 
-        For a dashboard without `auth=`. Print it to a terminal, never to a log.
+        The link is for a dashboard without `auth=`. Print it to a terminal, never to a log.
 
         Args:
-            at: where the dashboard is for a browser, such as "http://127.0.0.1:8000/jobs".
+            at: the address of the dashboard in a browser, for example "http://127.0.0.1:8000/jobs".
 
         Raises:
-            ConfigurationError: `at` is no such address, or there is an `auth=`, which asks for no link.
+            ConfigurationError: `at` is no such address, or the dashboard has an `auth=` and so accepts no
+                links.
             StorageUnavailable: the storage cannot be reached.
         """
         if self.auth is not None:
@@ -150,18 +155,18 @@ class Dashboard(Site):
 
     @cached_property
     def plugins(self) -> PluginPages:
-        """The pages that plugins add, and what is wrong with others; asked once."""
+        """The plugins' pages, and the problems of pages that could not be added; computed once."""
         return plugin_pages(self.fire)
 
     @cached_property
     def routes(self) -> Routes:
-        """What can be asked for here, the plugins' pages among it."""
+        """The routes of this dashboard, including the plugins' pages."""
         table = [route for route in TABLE if not (self.is_read_only and route.is_action)]
         plugins = self.plugins
         return Routes([*table, *(route_of(page, plugins.owners[page.name]) for page in plugins.pages)])
 
     def init_app(self, app: Flask, prefix: str = "/jobs") -> None:
-        """A Flask application answers below the prefix with this dashboard."""
+        """Mount this dashboard in a Flask application below the prefix."""
         self.framework = "flask"
         mount_in_flask(self.wsgi, app, prefix.rstrip("/"))
 
@@ -183,7 +188,7 @@ class Dashboard(Site):
             else:
                 await self._send(response, scope, receive, send)
         except ClientDisconnect:
-            return  # nobody is left to be answered
+            return  # the client has disconnected and cannot receive a response
 
     async def _send(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
         self.gate.protect(response, hides_path=path_of(scope).startswith(approvals.PREFIX))
@@ -194,9 +199,9 @@ class Dashboard(Site):
         try:
             self.gate.check_shape(request)
             urls = Urls(self.gate.root(request), self.assets)
-            if path in _PROBES and request.method != "POST":  # before anybody is asked who they are: no data
+            if path in _PROBES and request.method != "POST":  # has no data: no authentication
                 return await self._probed(path)
-            if path.startswith("/files/") and request.method != "POST":  # of the package: no data is in them
+            if path.startswith("/files/") and request.method != "POST":  # the package's files: no data
                 return self.assets.response(path.removeprefix("/files/"), request.headers)
             if path == ENTER and self.auth is None:
                 return await self._entered(request, urls)
@@ -212,14 +217,15 @@ class Dashboard(Site):
             return await self._routed(request, urls, path, access)
         except ClientDisconnect:
             raise
-        except Exception as error:  # noqa: BLE001 - `_problem_of` has it in the log
+        except Exception as error:  # noqa: BLE001 - `_problem_of` logs it
             visit = Visit(self, request, urls, access=access, places={}, body=b"")
             return await run_in_threadpool(self._refused, visit, self._problem_of(error, access, path))
 
     async def _probed(self, path: str) -> Response:
-        """Answer an orchestrator: this process answers, and, for /-/readyz, the storage did a second ago.
+        """Answer a probe of an orchestrator.
 
-        /-/livez takes no thread: that all of them are busy is no reason to restart the process.
+        The response shows that this process answers and, for /-/readyz, that the storage answered within the
+        last second. /-/livez uses no thread of the pool: busy threads are no reason to restart the process.
         """
         try:
             if path == _READY:
@@ -229,7 +235,10 @@ class Dashboard(Site):
         return Response("ok\n", media_type="text/plain")
 
     async def _entered(self, request: Request, urls: Urls) -> Response:
-        """Show what asks for a link; a POST of the page's own form exchanges one, which no preview does."""
+        """Answer a request for the page that exchanges a link for a session.
+
+        Only a POST of the page's own form uses a link up; a link preview, which sends a GET, does not.
+        """
         self.gate.check_visitor(request)
         is_own = self.gate.check_origin(request)
         if request.method != "POST":
@@ -243,13 +252,13 @@ class Dashboard(Site):
         return await run_in_threadpool(self._exchanged, visit)
 
     async def _answered_for(self, request: Request, urls: Urls, path: str) -> Response:
-        """Answer who has an approval link: the link lets them in, to this page alone."""
+        """Answer a visitor with an approval link; the link gives access only to this page."""
         self.gate.check_visitor(request)
         is_own = self.gate.check_origin(request)
         try:
             access = Access(name=(await self._entrance.admit(request)).name)
         except RequestProblem:
-            access = Access()  # the link is enough; who else the visitor is only the audit would like to know
+            access = Access()  # the link is enough; the visitor's name is only for the audit
         is_posted = request.method == "POST"
         if is_posted and not is_own:
             raise Forbidden(self.texts("approval.not_own"))
@@ -259,7 +268,7 @@ class Dashboard(Site):
         return await run_in_threadpool(approvals.answer_visit, visit)
 
     def _exchanged(self, visit: Visit) -> Response:
-        """Answer with a session: a cookie that neither a script nor a request of another site has."""
+        """Exchange a link for a session, whose cookie neither scripts nor requests of other sites can use."""
         token = _token_in(visit.form.value(_TOKEN))
         try:
             session = self.links.exchange(token)
@@ -306,12 +315,15 @@ class Dashboard(Site):
         return packed(visit.request, response, scheme=self.gate.scheme(visit.request))
 
     def _problem_of(self, error: Exception, access: Access, path: str) -> RequestProblem:
-        """Return how a request is refused; where a storage is that does not answer, only to who is in."""
+        """Return the problem for an error.
+
+        Only visitors with access see the address of an unreachable storage.
+        """
         if isinstance(error, RequestProblem):
             return error
         if isinstance(error, JobNotFound):
             return NotHere(str(error))
-        if isinstance(error, JobConflict | ScheduleError):  # the visitor's mistake, in the core's words
+        if isinstance(error, JobConflict | ScheduleError):  # the visitor's mistake
             return BadRequest(str(error))
         if not isinstance(error, StorageUnavailable):
             log.error("a page failed", exc_info=error, extra={"path": approvals.without_token(path)})
@@ -330,10 +342,10 @@ class Dashboard(Site):
             self.texts("refused.method", methods=allowed), status=405, headers={"Allow": allowed}
         )
 
-    # ---- what went wrong ---------------------------------------------------------------------------------
+    # ---- refused requests --------------------------------------------------------------------------------
 
     def _refused(self, visit: Visit, problem: RequestProblem) -> Response:
-        """Return the page, or for scripts the JSON, that says what was wrong and what to do."""
+        """Return the response that states the problem and the fix: a page, or JSON for scripts."""
         status, message, path = problem.status, str(problem), path_of(visit.request.scope)
         if isinstance(problem, NotLocal):
             message = self.texts("refused.not_local", reason=message)
@@ -346,7 +358,11 @@ class Dashboard(Site):
         return response
 
     def _problem_page(self, visit: Visit, problem: RequestProblem, message: str) -> str:
-        """Return the page; one without the app's numbers for strangers, and where these cannot be had."""
+        """Return the problem's page.
+
+        The page does not contain the app's numbers if the visitor may not read, or if the numbers cannot be
+        read.
+        """
         key = f"shared.problem_{problem.status}"
         title = self.texts(key) if key in self.texts else self.texts("shared.problem_400")
         if problem.status < _BROKEN and visit.may(Permission.READ):
@@ -367,7 +383,7 @@ class Dashboard(Site):
         )
 
     def _enter_page(self, visit: Visit, message: str) -> str:
-        """Return the page that asks for a link, and says how one is made."""
+        """Return the page with the form for a link, which explains how to create one."""
         place = f"{self.gate.origin(visit.request)}{visit.url.root}/"
         is_shared = Feature.SHARED in self.fire.storage.features
         is_here = visit.request.method == "GET" and not visit.is_for_part
@@ -387,17 +403,18 @@ def dashboard_urls(
     login_url: str | None = None,
     **options: Any,  # noqa: ANN401 - Dashboard's options
 ) -> Any:  # noqa: ANN401 - Django's include
-    """Return what Django's `path(…)` includes: every page of the dashboard below it.
+    """Return the URL patterns for Django's `path(…)`: every page of the dashboard.
 
     Args:
-        fire: the app whose jobs are shown; the project's own where it is left out, which the Django app
-            `firelock.integrations.django` makes from its settings.
-        login_url: an address or the name of a view: where visitors go who are not logged in. Left out it is
-            `LOGIN_URL` if the settings have one, else the login of Django's admin.
-        options: those of `Dashboard`; `auth` is asked in the view, with the user of Django's session. Where
-            it is left out it is `django_permissions` in a project with that Django app, else `django_staff`.
+        fire: the app whose jobs are shown. The default is the project's own app, which the Django app
+            `firelock.integrations.django` creates from the settings.
+        login_url: the URL, or the name of a view, to which visitors who are not logged in are redirected. The
+            default is `LOGIN_URL` if the settings have one, otherwise the login of Django's admin.
+        options: the options of `Dashboard`. The view calls `auth` with the user of Django's session. The
+            default `auth` is `django_permissions` in a project with that Django app, otherwise
+            `django_staff`.
     """
-    from django.apps import apps  # noqa: PLC0415 - who mounts this has it
+    from django.apps import apps  # noqa: PLC0415 - installed wherever this function is used
 
     if fire is None:
         from firelock.integrations.django import fire as project_app  # noqa: PLC0415
@@ -411,14 +428,14 @@ def dashboard_urls(
 
 
 def _without_body(response: Response) -> Response:
-    """Return the answer to HEAD: what GET would send but for the content, also of a stream without an end."""
+    """Return the response to HEAD: that of GET without its content, also for an endless stream."""
     bare = Response(status_code=response.status_code)
     bare.raw_headers = response.raw_headers
     return bare
 
 
 async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Callable[[], None]) -> None:
-    """A lifespan is acknowledged, and its end closes what runs; a WebSocket is closed."""
+    """Acknowledge lifespan events, calling `close` at the end of the lifespan; close a WebSocket."""
     kind = (await receive())["type"]
     while kind == "lifespan.startup":
         await send({"type": f"{kind}.complete"})
@@ -431,10 +448,10 @@ async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Calla
 
 
 def _checked_streams(most: object) -> int:
-    """Return the number as it is.
+    """Return the number unchanged.
 
     Raises:
-        ConfigurationError: it is no number of streams.
+        ConfigurationError: it is not a valid number of streams.
     """
     if not isinstance(most, int) or isinstance(most, bool) or most < 0:
         raise ConfigurationError(f"max_streams= must be an integer from 0, got {most!r}.")
@@ -442,10 +459,11 @@ def _checked_streams(most: object) -> int:
 
 
 def _checked_back(address: str | None) -> str | None:
-    """Return the address as it is: a path of the same host, or http or https.
+    """Return the address unchanged if it is a path on the same host or an http or https URL.
 
     Raises:
-        ConfigurationError: a browser could take it for something else, as javascript: or //elsewhere.
+        ConfigurationError: a browser could interpret the address differently, as with javascript: or
+            //elsewhere.
     """
     if address is None:
         return None
@@ -463,5 +481,5 @@ def _checked_back(address: str | None) -> str | None:
 
 
 def _token_in(text: str) -> str:
-    """Return the token of a link that was pasted whole, or of what stands behind its #."""
+    """Return the token of a pasted link, which may be the whole link or only the part after its #."""
     return text.rpartition("#")[2].removeprefix("open=")

@@ -1,4 +1,4 @@
-"""`firelock dashboard`: the dashboard as a server of its own."""
+"""The command `firelock dashboard`, which runs the dashboard in its own HTTP server."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from firelock_dashboard.web.connections import ConnectionGuard
 if TYPE_CHECKING:
     from firelock_dashboard.security.permissions import Auth
 
-_PASSWORD = "FIRELOCK_DASHBOARD_PASSWORD"  # noqa: S105 - the name of the variable
-_TOKEN = "FIRELOCK_DASHBOARD_TOKEN"  # noqa: S105 - likewise
+_PASSWORD = "FIRELOCK_DASHBOARD_PASSWORD"  # noqa: S105 - the name of an environment variable
+_TOKEN = "FIRELOCK_DASHBOARD_TOKEN"  # noqa: S105 - the name of an environment variable
 _LAST_PORT = 65_535
 
 
 def serve(options: argparse.Namespace) -> int:
-    """The dashboard answers until it is interrupted; return the exit code.
+    """Serve the dashboard until the process is interrupted, and return the exit code.
 
     Raises:
-        ConfigurationError: a port is none, or a name was given and no password.
+        ConfigurationError: the port is invalid, or --user is given without a password.
     """
     if not 0 <= options.port <= _LAST_PORT:
         raise ConfigurationError(f"--port {options.port} is no port; give 0 to {_LAST_PORT}.")
@@ -62,7 +62,7 @@ def serve(options: argparse.Namespace) -> int:
             for order in (
                 signal.SIGINT,
                 signal.SIGTERM,
-            ):  # raised anew once it has stopped: nothing is left to do
+            ):  # uvicorn raises the signal again after it has stopped, when nothing is left to do
                 signal.signal(order, lambda *_: None)
             uvicorn.Server(config).run(sockets=[listener])
     finally:
@@ -71,7 +71,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _auth(user: str | None) -> Auth | None:
-    """Return who may come in: the user of --user, and who sends the token that reads figures."""
+    """Return the `auth` of the command: the user of --user, and the token of programs that may only read."""
     token = os.environ.get(_TOKEN)
     try:
         programs = [bearer_tokens({token: [Permission.READ]})] if token else []
@@ -92,7 +92,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen()  # whoever reads the address may come at once
+        listener.listen()  # listen before the address is printed, so that a reader can connect immediately
     except OSError as error:
         listener.close()
         raise ConfigurationError(
@@ -102,10 +102,10 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def link(options: argparse.Namespace) -> int:
-    """A one-time link to a dashboard without `auth=` is printed; return the exit code.
+    """Print a one-time link to a dashboard without `auth=`, and return the exit code.
 
     Raises:
-        ConfigurationError: the storage belongs to one process, or the address is none.
+        ConfigurationError: the storage belongs to one process, or the address is invalid.
     """
     _take_target(options, options.of)
     fire = options.open_app()
@@ -132,7 +132,7 @@ def _take_target(options: argparse.Namespace, app: str | None) -> None:
 def _announce(options: argparse.Namespace, listener: socket.socket, dashboard: Dashboard) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}/"  # noqa: S104 - compared, not bound
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}/"  # noqa: S104 - only compared
     sys.stdout.write(f"Dashboard at {address} (Ctrl-C stops it)\n")
     if dashboard.auth is None:
         _announce_link(options, address, dashboard)
@@ -147,9 +147,12 @@ def _announce(options: argparse.Namespace, listener: socket.socket, dashboard: D
 
 
 def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboard) -> None:
-    """A person is told how to come in; a file or a service's log never holds a link."""
+    """Print how to open the dashboard.
+
+    A link is printed only to a terminal, never to a file or a service's log.
+    """
     named = f" {options.app}" if options.app else ""
-    if options.storage:  # one that holds a password is not printed
+    if options.storage:  # do not print a storage URL that contains a password
         is_open = shown_url(options.storage) == options.storage
         named += f" --storage {shlex.quote(options.storage) if is_open else 'URL'}"
     again = options.as_called(f"firelock dashboard link{named} --at {address}")
@@ -167,10 +170,10 @@ def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboa
 
 
 def _opened(address: str, dashboard: Dashboard) -> str:
-    """Return what the browser is given: a link that goes in by itself, as nobody else gets it."""
+    """Return the URL for the browser: a link that opens by itself, because only this browser receives it."""
     if dashboard.auth is not None:
         return address
     try:
         return dashboard.links.make(address, opens=True)
     except StorageUnavailable:
-        return address  # whose page says so, and how to come in later
+        return address  # the page itself reports the problem, and how to open the dashboard later

@@ -1,4 +1,4 @@
-"""The hooks that the dashboard brings: pages, panels, and who may come in."""
+"""The dashboard's hooks, for pages, panels and permissions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from firelock import hookspec
 
 @hookspec
 def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]
-    """Offer pages to the dashboard.
+    """Add pages to the dashboard.
 
-    Called once when a dashboard is first asked for a page. Returns `Page` objects. An exception costs this
-    plugin's pages, and is in the log and on the page System.
+    Called once, when a dashboard receives its first request for a page. An implementation must return `Page`
+    objects. If it raises an exception, this plugin has no pages; the exception is logged and shown on the
+    page System.
 
     Example:
         @hookimpl
@@ -23,9 +24,10 @@ def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]
 
 @hookspec
 def job_panels(job: object) -> Sequence[object]:  # type: ignore[empty-body]
-    """Offer panels for the page of one job.
+    """Add panels to the page of a job.
 
-    Called once a view of the page. Returns `JobPanel` objects. An exception is shown in the panel's place.
+    Called each time the page is viewed. An implementation must return `JobPanel` objects. If it raises an
+    exception, the page shows the exception in place of the panel.
 
     Example:
         @hookimpl
@@ -38,8 +40,9 @@ def job_panels(job: object) -> Sequence[object]:  # type: ignore[empty-body]
 def dashboard_permission(request: object) -> object | None:
     """Decide what a visitor of the dashboard may do.
 
-    Called once a request. Returns a permission, or None for "not mine". An exception refuses the request.
-    The first plugin that answers something other than None decides, and no other is asked.
+    Called once per request. An implementation must return a permission, or None if it does not decide about
+    this visitor. The first result other than None decides, and no further plugin is called. If an
+    implementation raises an exception, the request is refused.
 
     Example:
         @hookimpl

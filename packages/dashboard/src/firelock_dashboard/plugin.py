@@ -1,4 +1,4 @@
-"""What this distribution adds to an app: the command `firelock dashboard app:fire`, and hooks."""
+"""The dashboard's plugin, which adds the command `firelock dashboard app:fire` and hooks to an app."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from firelock_dashboard import hookspecs
 
 @hookimpl
 def register_hookspecs() -> object:
-    """Bring the hooks by which plugins add to the dashboard."""
+    """Return the hooks through which other plugins extend the dashboard."""
     return hookspecs
 
 
 @hookimpl
 def register_commands() -> Sequence[Command]:
-    """Offer the command; what it needs is imported when it runs."""
+    """Return the command; its dependencies are imported when it runs."""
     return [Command("dashboard", "Look at jobs in a browser, and act on them.", _configure, _run)]
 
 
@@ -41,6 +41,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from firelock_dashboard.command import link, serve  # noqa: PLC0415 - the other commands need none of it
+    from firelock_dashboard.command import link, serve  # noqa: PLC0415 - other commands do not need it
 
     return link(options) if options.target == "link" else serve(options)

@@ -1,4 +1,4 @@
-"""What can be wrong with a request: each has its status and says what to do."""
+"""The errors of a request: each has an HTTP status and a message that describes the fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from firelock import FirelockError
 
 
 class RequestProblem(FirelockError):
-    """A request that is not answered as it was meant; shown on a page, or as JSON under /api."""
+    """An error that ends a request; shown on a page, or as JSON under /api."""
 
     status = 400
 
@@ -26,23 +26,23 @@ class BadRequest(RequestProblem):
 
 
 class Unauthorized(RequestProblem):
-    """The visitor has not said who they are, or nobody who is known; `WWW-Authenticate` says how to."""
+    """The request has no valid credentials; the header `WWW-Authenticate` names the accepted scheme."""
 
     status = 401
 
 
 class Forbidden(RequestProblem):
-    """The visitor may not do this."""
+    """The visitor does not have the permission."""
 
     status = 403
 
 
 class NotLocal(Forbidden):
-    """There is no `auth=`, and the request does not come from this machine."""
+    """The dashboard has no `auth=`, and the request might come from another machine."""
 
 
 class NoSession(RequestProblem):
-    """There is no `auth=`, and the visitor of this machine has not come in by a link."""
+    """The dashboard has no `auth=`, and the visitor of this machine has not opened a one-time link."""
 
     status = 401
 
@@ -51,6 +51,6 @@ class NoSession(RequestProblem):
 
 
 class NotHere(RequestProblem):
-    """There is no such thing."""
+    """The requested object or page does not exist."""
 
     status = 404

@@ -1,4 +1,4 @@
-"""What a dashboard is made of, for its pages: texts, templates, statistics, and work in the background."""
+"""The objects that all pages of a dashboard share: texts, templates, statistics and background work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COUNTS_AGE = 1.0  # seconds
 
 
 class Site:
-    """One dashboard as its pages know it; `Dashboard` is one that answers requests."""
+    """One dashboard, as its pages use it; the subclass `Dashboard` also answers requests."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Site:
     ) -> None:
         self.fire = fire
         self.gate = gate
-        self.has_sessions = has_sessions  # visitors come in by links, for sessions that they can end
+        self.has_sessions = has_sessions  # visitors use links and can end their sessions
         self.links = Links(fire)
         self.is_read_only = is_read_only
         self.title = title
@@ -67,7 +67,7 @@ class Site:
         self.watch = Watch(fire, self.history, is_read_only=is_read_only)
         self.gauges = Gauges(fire, self.watch, self.counts)
         self.scale = Scale(fire, self.watch)
-        # An operation moves the jobs of whole causes: their days are read again.
+        # An operation changes the jobs of whole causes, so the causes' hours must be read again.
         on_ended = partial(self.forget, keeps_days=False)
         self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=on_ended)
         self.live = Live(
@@ -78,17 +78,17 @@ class Site:
 
     @cached_property
     def server_command(self) -> str:
-        """The command that starts a server for the app; with a placeholder if no module has the app."""
+        """The command that starts a server for the app, with a placeholder if no module contains the app."""
         return f"firelock server {locate_app(self.fire) or 'app:fire'}"
 
     def may(self, access: Access, permission: Permission) -> bool:
-        """Tell whether the access allows this on this dashboard."""
+        """Return whether the access allows this on this dashboard."""
         if self.is_read_only and permission not in LEVELS["read"]:
             return False
         return access.may(permission)
 
     def counts(self) -> Counts:
-        """Return how many jobs are in each state and queue, at most a second old: every page shows them."""
+        """Return the number of jobs by state and queue, at most a second old; every page shows it."""
         counted, now = self._counted, time.monotonic()
         if counted is None or now - counted[0] > _COUNTS_AGE:
             return self._count()
@@ -101,31 +101,34 @@ class Site:
         return counts
 
     def _expire(self, moved: Collection[str]) -> None:
-        """Pages that are open are about to ask for what moved: they must not get an older reading."""
+        """Discard older readings before open pages request the topics that changed."""
         self.watch.expire()
         self._retries.forget()
         if "ended" in moved:
             self.history.expire()
 
     def retrying(self) -> Retrying:
-        """Return how many jobs wait for a retry, counted to a hundred and at most five seconds old."""
+        """Return the number of jobs that wait for a retry, counted up to 100 and at most five seconds old."""
         return self._retries.get(self.counts().by_state.get(State.SCHEDULED, 0))
 
     def forget(self, *, keeps_days: bool = True) -> None:
-        """Whoever has just changed something sees it at once; see `Watch.forget` for the days of causes."""
+        """Discard what was read, so that a visitor sees a change immediately.
+
+        `Watch.forget` describes `keeps_days`.
+        """
         self._counted = None
         self._retries.forget()
         self.watch.forget(keeps_days=keeps_days)
 
     def close(self) -> None:
-        """Streams and threads have ended. The app stays open: it is whoever made it that closes it."""
+        """Stop the streams and threads. The app stays open: the code that created it must close it."""
         self.live.close()
         self.runner.close()
         self.history.close()
 
 
 def _installed_version() -> str:
-    """Return which version is installed; nothing where none is, as in an archive or a frozen program."""
+    """Return the installed version, or "" if there is none, as in an archive or a frozen program."""
     try:
         return version("firelock-dashboard")
     except PackageNotFoundError:

@@ -20,25 +20,29 @@ from firelock_redis.connections.errors import is_leaving, note_partly, note_unse
 from firelock_redis.connections.url import RedisUrl
 
 Reply: TypeAlias = Any
-"""What a server answers: texts, whole numbers, None, and lists of these; a script's header says which."""
+"""The reply of a server: strings, integers, None, and lists of these.
+
+The header of each script documents its replies.
+"""
 
 _T = TypeVar("_T")
-_LOOKED_AT_AFTER = 1.0  # seconds without use from which on a connection may have been closed by the server
-_MOVING_PAUSE = 0.02  # seconds between two tries while a slot moves
-_FAILURES = (driver.RedisError, driver.RedisClusterException, OSError)  # the second is none of the first
+_LOOKED_AT_AFTER = 1.0  # seconds without use after which the server may have closed a connection
+_MOVING_PAUSE = 0.02  # seconds between two attempts while a slot is being moved
+# The second class does not derive from the first.
+_FAILURES = (driver.RedisError, driver.RedisClusterException, OSError)
 
 
 class RedisConnections:
-    """The connections to one server, or to the primary that Sentinels name: one for each call under way.
+    """The connections to one server, or to the primary that Sentinels name: one for each call in progress.
 
-    A call takes one for itself and gives it back when its reply is read to the end; after anything else than
-    a reply the connection is closed, so that nobody ever reads what was meant for another.
+    A call takes a connection for itself and returns it when it has read the whole reply. After anything but a
+    reply the connection is closed, so that no call ever reads the reply of another one.
     """
 
     def __init__(self, url: RedisUrl) -> None:
         self._url = url
         self._idle: list[tuple[AbstractConnection, float]] = []
-        self._number = 0  # of the generation: connections of a former one are not used again
+        self._number = 0  # of the generation; connections of an earlier generation are not used again
         self._is_closed = False
         self._sentinel = _sentinel(url) if url.is_sentinel else None
 
@@ -48,22 +52,25 @@ class RedisConnections:
         """Return the reply to one command.
 
         Raises:
-            StorageUnavailable: it cannot be reached, or not now.
-            StorageError: it refuses.
-            NoScriptError: of the driver, for the one who knows the script.
+            StorageUnavailable: the server is unreachable, or cannot run the command now.
+            StorageError: the server refuses the command.
+            NoScriptError: of the driver, for the caller that can send the script.
         """
         return self._ask(lambda connection: _answer(connection, words))
 
     def call_together(self, _key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
-        """Return the replies to commands sent together; an error is raised when all replies are read."""
+        """Return the replies to commands that are sent together.
+
+        An error is raised after all replies have been read.
+        """
         return self._ask(lambda connection: _answers(connection, commands))
 
     def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
-        """Return each primary's reply to a command without a key, by where it is."""
+        """Return each primary's reply to a command without a key, by the address of the primary."""
         return {str(self._url): self.call(*words)}
 
     def _ask(self, ask: Callable[[AbstractConnection], _T]) -> _T:
-        """Return the answer by a connection that nobody else uses meanwhile."""
+        """Return the result of `ask`, called with a connection that no other call uses in the meantime."""
         number, connection = self._number, None
         try:
             connection = self._take()
@@ -86,7 +93,7 @@ class RedisConnections:
         self._give_back(number, connection)
         return answer
 
-    # ---- taking and giving back --------------------------------------------------------------------------
+    # ---- the pool ----------------------------------------------------------------------------------------
 
     def _take(self) -> AbstractConnection:
         if self._is_closed:
@@ -96,12 +103,12 @@ class RedisConnections:
         except IndexError:
             return self._connected()
         if time.monotonic() - used_at > _LOOKED_AT_AFTER and _is_spoilt(connection):
-            self._leave(connection)  # it would connect again to what may not be the primary now
+            self._leave(connection)  # it would reconnect, perhaps to a server that is no longer the primary
             return self._connected()
         return connection
 
     def _connected(self) -> AbstractConnection:
-        """Return a new connection; an error says that nothing was sent."""
+        """Return a new connection; an error is marked to show that nothing was sent."""
         connection: AbstractConnection | None = None
         try:
             connection = self.listener()
@@ -121,7 +128,7 @@ class RedisConnections:
             self._idle.append((connection, time.monotonic()))
 
     def _leave(self, connection: AbstractConnection | None) -> None:
-        """The server is gone, or another one now: no connection to it is used again."""
+        """Close all connections: the server is unreachable, or is not the right one any more."""
         _drop(connection)
         self._number += 1
         self._drop_idle()
@@ -135,7 +142,7 @@ class RedisConnections:
             _drop(connection)
 
     def listener(self) -> AbstractConnection:
-        """Return a connection of the caller's own, who closes it; it connects when it is first used."""
+        """Return a connection that the caller owns and closes; it connects when it is first used."""
         url = self._url
         options = {**_options_of(url), "db": url.database, "command_packer": _packer}
         if url.path:
@@ -145,7 +152,7 @@ class RedisConnections:
         return (Connection if url.tls is None else SSLConnection)(host=host, port=port, **options)
 
     def _primary(self, sentinel: Sentinel) -> tuple[str, int]:
-        """Return where the primary is at present, as the Sentinels say."""
+        """Return the address of the current primary, as the Sentinels report it."""
         url = self._url
         try:
             host, port = sentinel.discover_master(url.service)
@@ -157,11 +164,11 @@ class RedisConnections:
         return str(host), int(port)
 
     def leave_behind(self) -> None:
-        """This is another process, after a fork: it makes connections of its own."""
+        """Forget the connections after a fork: the new process opens its own."""
         self._idle = []
 
     def close(self) -> None:
-        """Every connection is closed; a call under way ends first."""
+        """Close every connection; that of a call in progress is closed when the call ends."""
         self._is_closed = True
         self._drop_idle()
         for client in () if self._sentinel is None else self._sentinel.sentinels:
@@ -169,9 +176,9 @@ class RedisConnections:
 
 
 class ClusterConnections:
-    """The connections to the nodes of a cluster; a command goes where its key lies.
+    """The connections to the nodes of a cluster; a command is sent to the node that has its key.
 
-    The driver knows which node has a slot, and hears when it moves.
+    The driver stores which node has each slot, and updates this when a slot moves.
     """
 
     def __init__(self, url: RedisUrl) -> None:
@@ -188,19 +195,19 @@ class ClusterConnections:
             return self._while_slots_move(lambda: self._opened().execute_command(*words))
 
     def call_together(self, key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
-        """Return the replies to commands sent over one connection to the node that has the key."""
+        """Return the replies to commands that are sent over one connection to the node that has the key."""
         with self._translating():
             return self._while_slots_move(lambda: self._call_at(key, commands))
 
     def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
-        """Return the reply of each primary to a command without a key, by its address."""
+        """Return each primary's reply to a command without a key, by the address of the primary."""
         with self._translating():
             client = self._opened()
             nodes = sorted(client.get_primaries(), key=lambda node: str(node.name))
             return {str(node.name): client.execute_command(*words, target_nodes=node) for node in nodes}
 
     def listener(self) -> AbstractConnection:
-        """Return a connection of its own to some node; what is published reaches every node."""
+        """Return a separate connection to some node; published messages reach every node."""
         with self._translating():
             client = self._opened()
             pool = client.get_redis_connection(client.get_random_node()).connection_pool
@@ -223,7 +230,7 @@ class ClusterConnections:
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
-        """What the driver raises is the storage's own error, but for what whoever knows the script mends."""
+        """Raise the driver's errors as the storage's own, except NoScriptError, which callers handle."""
         try:
             yield
         except driver.NoScriptError:
@@ -231,23 +238,24 @@ class ClusterConnections:
         except (*_FAILURES, UnicodeError) as error:
             if not isinstance(error, driver.ResponseError) or isinstance(error, driver.ClusterDownError):
                 self._forget()
-            if isinstance(error.__context__, ConnectionRefusedError):  # by the node that the call was for
+            # From the node that the call was sent to.
+            if isinstance(error.__context__, ConnectionRefusedError):
                 note_unsent(error)
             raise translated(error, self._url) from error
         except (
             AttributeError,
             TypeError,
             ValueError,
-        ) as error:  # as the driver meets a connection closed under it
+        ) as error:  # raised by the driver if a connection is closed while in use
             if not self._is_closed:
                 raise
             raise _closed(self._url) from error
 
     def _while_slots_move(self, ask: Callable[[], _T]) -> _T:
-        """Return the answer as soon as the slot is at one node; nothing has been done until then.
+        """Return the result as soon as the slot is on one node; until then nothing has been executed.
 
         Raises:
-            TryAgainError: of the driver; it was still moving when the time limit of a call had passed.
+            TryAgainError: of the driver; the slot was still moving when the time limit of a call had passed.
         """
         deadline = time.monotonic() + self._url.timeout_seconds
         while True:
@@ -280,7 +288,7 @@ class ClusterConnections:
     def _open(self) -> RedisCluster:
         nodes = [ClusterNode(host, port) for host, port in self._url.hosts]
         tls: dict[str, Any] = {} if self._url.tls is None else {"ssl": True}
-        # A lost reply is the caller's to judge: the driver would send a claim again that was done.
+        # The caller decides about a lost reply: the driver would repeat a claim that has been executed.
         try:
             return RedisCluster(
                 startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **_options_of(self._url), **tls
@@ -292,7 +300,10 @@ class ClusterConnections:
             raise
 
     def _forget(self) -> None:
-        """Nodes may have gone or changed their part: the next call asks anew who has which slot."""
+        """Forget the client, so that the next call reads again which node has which slot.
+
+        Nodes may have been removed or changed their role.
+        """
         with self._lock:
             self._client = None  # not closed: other threads may be waiting for their replies
 
@@ -301,7 +312,7 @@ class ClusterConnections:
         self._client, self._lock = None, threading.Lock()
 
     def close(self) -> None:
-        """Every connection is closed."""
+        """Close every connection."""
         self._is_closed = True
         with self._lock:
             client, self._client = self._client, None
@@ -313,7 +324,7 @@ class ClusterConnections:
 
 
 def _options_of(url: RedisUrl) -> dict[str, Any]:
-    """Return what the driver is told of every connection."""
+    """Return the driver's options for every connection."""
     return {
         "username": url.username,
         "password": url.password,
@@ -346,10 +357,13 @@ except ImportError:
 else:
 
     class _Packer:
-        """Lays out a command as it is sent: the driver's way looks at each word once more, 0.2 µs apiece."""
+        """An encoder of commands.
+
+        The driver's own code checks each word once more, which takes 0.2 µs per word.
+        """
 
         def pack(self, *words: object) -> list[bytes]:
-            """Return the command; a batch of jobs has thousands of words."""
+            """Return the encoded command; a batch of jobs has thousands of words."""
             return [pack_command(cast("Any", words))]
 
     _packer = _Packer()
@@ -361,7 +375,10 @@ def _answer(connection: AbstractConnection, words: Sequence[object]) -> Reply:
 
 
 def _answers(connection: AbstractConnection, commands: Sequence[Sequence[object]]) -> list[Reply]:
-    """Return the replies to commands sent together; an error is raised when all replies are read."""
+    """Return the replies to commands that are sent together.
+
+    An error is raised after all replies have been read.
+    """
     connection.send_packed_command(connection.pack_commands(commands))
     replies, failed = [], None
     for _ in commands:
@@ -377,7 +394,10 @@ def _answers(connection: AbstractConnection, commands: Sequence[Sequence[object]
 
 
 def _is_spoilt(connection: AbstractConnection) -> bool:
-    """Tell whether there is something to read where nothing was asked: the server has closed it."""
+    """Return whether the connection has unrequested data to read.
+
+    This means that the server has closed it.
+    """
     try:
         return bool(connection.can_read(timeout=0))
     except (driver.RedisError, OSError):

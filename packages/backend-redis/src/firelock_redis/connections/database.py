@@ -1,4 +1,4 @@
-"""One Redis as the rest of this package sees it: a prefix in partitions, and scripts that are run there."""
+"""One Redis for the rest of this package: a prefix divided into partitions, and scripts that run there."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from firelock_redis.scripts import script
 
 SCHEMA = 2
 OLDEST = 2
-"""The oldest layout on which this code works. Layout 1 was that of versions before the first release."""
-KEEPING = "noeviction"  # the maxmemory-policy that drops nothing
+"""The oldest layout that this code supports. Layout 1 was used by versions before the first release."""
+KEEPING = "noeviction"  # the maxmemory-policy that drops no keys
 
 _OLDEST = {"Redis": (6, 2), "Valkey": (7, 2)}
 _WAIT_MILLISECONDS = 1_000
@@ -25,7 +25,7 @@ _CLEARED_AT_ONCE = 1_000
 
 
 class RedisDatabase:
-    """A Redis and the keys below one prefix of it."""
+    """A Redis, and the keys with one prefix in it."""
 
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
@@ -34,9 +34,10 @@ class RedisDatabase:
         self.connections: RedisConnections | ClusterConnections = (
             ClusterConnections(url) if url.is_cluster else RedisConnections(url)
         )
-        # What a script declares; the other keys of its partition derive from the first. In a cluster there
-        # are two, which never exist: while their slot moves, nodes answer TRYAGAIN to a command of several
-        # keys that are not all there; with a single one they would run the script on half a partition.
+        # The keys that a script declares; it derives the other keys of its partition from the first one. In a
+        # cluster it declares two, which never exist. While their slot is moved, nodes answer TRYAGAIN to a
+        # command with several keys that are not all present. With a single key they would run the script on
+        # half a partition.
         self._keys = [
             (2, base, f"{base}:none") if url.is_cluster else (1, base) for base in self.partitions.bases
         ]
@@ -50,21 +51,21 @@ class RedisDatabase:
 
         Raises:
             StorageUnavailable: trying again may help.
-            StorageError: it does not.
+            StorageError: trying again does not help.
         """
         if not self._is_ready:
             self.prepare()
         return self._run(name, partition, arguments)
 
     def run_everywhere(self, name: str, *arguments: object) -> list[Reply]:
-        """Return the replies of a script in every partition, in order; one round trip each."""
+        """Return the replies of a script in every partition, in order; one round trip per partition."""
         return [self.run(name, partition, *arguments) for partition in range(self.partitions.number)]
 
     def run_replicated(self, name: str, partition: int, *arguments: object) -> Reply:
-        """As `run`; where replicas are asked for, they have what the script wrote.
+        """Run a script as `run` does; with replicas in the URL, wait until they have the written data.
 
         Raises:
-            StorageUnavailable: too few of them answered in time; what was written may be lost by a failover.
+            StorageUnavailable: too few replicas confirmed the write in time; a failover may lose it.
         """
         wanted = self.url.replicas
         if not wanted:
@@ -94,24 +95,24 @@ class RedisDatabase:
         words = (*self._keys[partition], self.clock_offset, *wanted.verb, *arguments)
         try:
             return send("EVALSHA", wanted.digest, *words)
-        except NoScriptError:  # a new server, or one whose scripts were flushed; nothing was run
+        except NoScriptError:  # a new server, or the scripts were flushed; nothing was executed
             return send("EVAL", wanted.text, *words)
 
     def information(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what each primary says of itself by INFO, by where it is."""
+        """Return each primary's reply to INFO, by its address."""
         return {where: _read(told) for where, told in self.connections.ask_primaries("INFO").items()}
 
     def close(self) -> None:
-        """Every connection is closed."""
+        """Close every connection."""
         self.connections.close()
 
     # ---- the layout --------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """The server is one that Firelock can use, and the prefix is laid out for this code.
+        """Check that Firelock can use the server, and write the layout of the prefix if there is none.
 
         Raises:
-            SchemaMismatch: the prefix was laid out otherwise.
+            SchemaMismatch: the prefix has another layout.
             StorageError: the server is too old, or drops keys when its memory is full.
         """
         with self._lock:
@@ -123,7 +124,7 @@ class RedisDatabase:
             self._is_ready = True
 
     def clear(self) -> None:
-        """Every key below the prefix is gone, but for the layout; partition by partition, in steps."""
+        """Delete every key with the prefix except the layout; partition by partition, in steps."""
         for partition, base in enumerate(self.partitions.bases):
             cursor = "0"
             while True:
@@ -134,10 +135,13 @@ class RedisDatabase:
         self.prepare()
 
     def layout(self, *, is_written: bool) -> tuple[int, int]:
-        """Return version and number of partitions as stored, 0 and 0 for none; it may be written first.
+        """Return the stored version and number of partitions, 0 and 0 if there are none.
+
+        Args:
+            is_written: whether to write them first if there are none.
 
         Raises:
-            SchemaMismatch: a version before the first release laid it out.
+            SchemaMismatch: a version before the first release wrote the layout.
         """
         version, partitions = self._run("prefix.layout", 0, (SCHEMA, self.partitions.number, int(is_written)))
         if 0 < version < OLDEST:
@@ -164,10 +168,10 @@ class RedisDatabase:
     # ---- the server --------------------------------------------------------------------------------------
 
     def _require_usable(self, information: Mapping[str, Any]) -> None:
-        """A primary is of the kind that the URL takes it for, is new enough and keeps what it was given.
+        """Check that a primary has the kind that the URL names, is new enough and does not drop keys.
 
         Raises:
-            StorageError: it is not, or does not.
+            StorageError: the primary fails one of these checks.
         """
         mode = str(information.get("redis_mode", information.get("server_mode")))
         scheme = {"sentinel": "redis+sentinel://", "cluster": "redis+cluster://"}.get(mode)
@@ -189,7 +193,7 @@ class RedisDatabase:
 
 
 class RedisVerbs(DerivedStorage):
-    """What the groups of verbs have in common, each of which is a class and a file of its own."""
+    """The base of the groups of verbs; each group is a class in its own file."""
 
     def __init__(self, database: RedisDatabase) -> None:
         super().__init__()
@@ -199,7 +203,10 @@ class RedisVerbs(DerivedStorage):
         self._turns = PartitionTurns(database.partitions.number)
 
     def _run_on(self, name: str, partition: int) -> Reply:
-        """Return what a script tells that replies what it left out, for a further call, and the rest."""
+        """Return the complete reply of a script that leaves out a part of it when it is long.
+
+        Such a script replies with the arguments for a further call, and with the part that fits.
+        """
         left, told = self._run(name, partition)
         while left:
             left, more = self._run(name, partition, *left)
@@ -208,14 +215,14 @@ class RedisVerbs(DerivedStorage):
 
 
 def product_of(information: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the server's name and version; Valkey names the Redis that it is compatible with, too."""
+    """Return the server's name and version; Valkey also reports the Redis version that it resembles."""
     if "valkey_version" in information:
         return "Valkey", str(information["valkey_version"])
     return "Redis", str(information.get("redis_version", "?"))
 
 
 def _read(told: object) -> Mapping[str, Any]:
-    """Return what INFO said, by name; a cluster's driver has read it already."""
+    """Return the reply to INFO as values by name; a cluster's driver has parsed it already."""
     if isinstance(told, Mapping):
         return told
     lines = (line.partition(":") for line in str(told).splitlines() if not line.startswith("#"))
@@ -223,5 +230,5 @@ def _read(told: object) -> Mapping[str, Any]:
 
 
 def _escaped(text: str) -> str:
-    """Return a text as a pattern that matches it alone."""
+    """Return the string as a pattern that matches only this string."""
     return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

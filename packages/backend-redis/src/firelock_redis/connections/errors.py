@@ -1,4 +1,4 @@
-"""What Redis's errors mean to those who called: try again, or not; in one line, without a secret."""
+"""The meaning of Redis's errors for callers: whether to try again, in one line and without a secret."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redis import exceptions as driver
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_redis.connections.url import RedisUrl
 
-# What a server answers while it changes its part, starts, or is full: trying again may help.
+# Errors of a server that changes its role, starts, or is full: trying again may help.
 _PASSING = {
     "READONLY": "it is a replica and takes no writes; name its primary, or use redis+sentinel://",
     "LOADING": "it is reading its data from the disk",
@@ -31,13 +31,13 @@ _LASTING = {
     "CROSSSLOT": "it is a node of a cluster; use redis+cluster://",
     "WRONGTYPE": "a key below the prefix is not Firelock's; choose another ?prefix=",
 }
-_UNSENT, _PARTLY = "firelock_unsent", "firelock_partly"  # attributes of a driver's error
+_UNSENT, _PARTLY = "firelock_unsent", "firelock_partly"  # attributes that are set on a driver's error
 _NO_PLACE = "max number of clients"
 _LEAVING = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN"})
 
 
 def _code(error: BaseException) -> str:
-    """Return the first word of what the server said, which the driver keeps apart for some classes."""
+    """Return the first word of the server's error; for some classes the driver stores it separately."""
     text = str(error)
     wrapped = _IN_A_SCRIPT.search(text)
     return wrapped[1] if wrapped else getattr(error, "status_code", None) or text.partition(" ")[0]
@@ -51,12 +51,12 @@ _NOT_ALLOWED_IN_A_SCRIPT = (
 
 
 def is_leaving(error: BaseException) -> bool:
-    """Tell whether the server has another part now than the one its connections were made for."""
+    """Return whether the server no longer has the role for which its connections were opened."""
     return _code(error) in _LEAVING
 
 
 def note_unsent(error: BaseException) -> None:
-    """Note that no connection was made, so that the server got nothing of the call."""
+    """Note that no connection was opened, so that the server received nothing of the call."""
     if isinstance(error, StorageUnavailable):
         error.is_untouched = True
     else:
@@ -64,12 +64,12 @@ def note_unsent(error: BaseException) -> None:
 
 
 def note_partly(error: BaseException) -> None:
-    """Note that the server did another command of the same call."""
+    """Note that the server executed another command of the same call."""
     setattr(error, _PARTLY, True)
 
 
 def translated(error: Exception, url: RedisUrl) -> StorageError:
-    """Return the storage's own error for the driver's."""
+    """Return the storage's own error for the driver's error."""
     found = _translated(error, url)
     if isinstance(found, StorageUnavailable):
         found.is_untouched = getattr(error, _UNSENT, False) or _is_refusal(error)
@@ -79,7 +79,7 @@ def translated(error: Exception, url: RedisUrl) -> StorageError:
 def _is_refusal(error: BaseException) -> bool:
     """Return whether the server refused the call before it wrote anything.
 
-    A script meets these errors at its first write at the latest: after that the server lets it finish.
+    A script gets these errors at its first write at the latest: after that the server lets it finish.
     """
     if getattr(error, _PARTLY, False):
         return False
@@ -105,7 +105,7 @@ def _translated(error: Exception, url: RedisUrl) -> StorageError:
 
 
 def _mistaken(error: Exception, text: str, url: RedisUrl) -> str:
-    """Return what of the URL does not fit what listens there; nothing where that is not it."""
+    """Return in which way the URL does not fit the server; an empty string if that is not the cause."""
     if isinstance(error, driver.AuthenticationError):
         return f"{_LASTING['NOAUTH' if _code(error) == 'NOAUTH' else 'WRONGPASS']} ({text})"
     if any(words in text for words in _NOT_ALLOWED_IN_A_SCRIPT):

@@ -1,4 +1,4 @@
-"""How safe jobs are in this Redis, and what may go wrong with it, as it says itself."""
+"""The safety of jobs in this Redis and its possible problems, as the server reports them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing_extensions import override
 from firelock.storage import Finding, Severity, StorageError, StorageUnavailable
 from firelock_redis.connections.database import KEEPING, RedisDatabase, RedisVerbs, product_of
 
-_FULL = 0.9  # of maxmemory: from here on it is worth a word
+_FULL = 0.9  # of maxmemory: above this a finding is reported
 
 
 @attrs.frozen
 class _Primary:
-    """What one primary says of itself."""
+    """The information that one primary reports about itself."""
 
     where: str
-    told: Mapping[str, Any]  # by INFO
-    save: str | None  # when snapshots are made; nothing: never; None: CONFIG GET is not allowed
+    told: Mapping[str, Any]  # the reply to INFO
+    save: str | None  # when snapshots are made; empty: never; None: CONFIG GET is not allowed
     appendfsync: str | None  # None: as above
 
 
@@ -34,7 +34,7 @@ def _primaries(database: RedisDatabase) -> list[_Primary]:
 
 
 def _setting(database: RedisDatabase, name: str) -> Mapping[str, str]:
-    """Return what each primary has set; nothing where CONFIG GET is not allowed, or not there at all."""
+    """Return a setting by primary; empty if CONFIG GET is not allowed or does not exist."""
     try:
         replies = database.connections.ask_primaries("CONFIG", "GET", name)
     except StorageUnavailable:
@@ -45,11 +45,11 @@ def _setting(database: RedisDatabase, name: str) -> Mapping[str, str]:
 
 
 class HealthVerbs(RedisVerbs):
-    """The verbs that tell of the storage."""
+    """The verbs that describe the storage."""
 
     @override
     def describe(self) -> Mapping[str, str]:
-        """Return what the server is and how safe jobs are in it."""
+        """Return the kind and version of the server, and how safe jobs are in it."""
         primaries = _primaries(self.database)
         said = {
             "storage": str(self.database.url),
@@ -67,7 +67,7 @@ class HealthVerbs(RedisVerbs):
 
     @override
     def diagnose(self) -> list[Finding]:
-        """Return what may go wrong, and how to mend it; of a cluster's nodes, each by itself."""
+        """Return the possible problems and how to fix them; for a cluster, for each node."""
         primaries = _primaries(self.database)
         found: dict[str, tuple[Finding, list[str]]] = {}
         for primary in primaries:
@@ -83,7 +83,7 @@ class HealthVerbs(RedisVerbs):
 
 
 def _together(texts: Iterable[str]) -> str:
-    """Return what all primaries have in common, or each text with how many of them it is true of."""
+    """Return the string that all primaries share, or each string with the number of its primaries."""
     counted = Counter(texts)
     number = counted.total()
     if number == 1:
@@ -228,7 +228,7 @@ _WRITES = {
 
 
 def _broken(database: RedisDatabase) -> Iterator[Finding]:
-    """Yield a finding for each partition with jobs that a claim had to set aside; one round trip each."""
+    """Yield a finding for each partition in which claims have set jobs aside; one round trip each."""
     for base in database.partitions.bases:
         key = f"{base}:broken"
         if number := int(database.connections.call("SCARD", key)):

@@ -1,7 +1,7 @@
-"""Wake-ups: what is published when a queue gets its first work, heard over one connection a process.
+"""Notifications: published when a queue gets its first job, and received over one connection per process.
 
-A hint and nothing else: a message that is lost costs a poll. Whoever waits has claimed before, and subscribed
-before that, so that nothing falls between the claim that found nothing and the wait.
+They are only hints: a lost message costs a poll. A caller of `wait` has claimed before, and subscribed before
+that. So no message is lost between the claim that found nothing and the wait.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REMEMBERED = 1_000  # sets of queues
 
 
 class RedisWaiting(Waiting):
-    """Who waits in this process, and the thread that listens for them."""
+    """The waiting callers of this process, and the thread that listens for them."""
 
     def __init__(self, database: RedisDatabase, on_message: Callable[[int, str], None]) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class RedisWaiting(Waiting):
         self._on_message = on_message
         self._channels = {f"{base}:wake": place for place, base in enumerate(database.partitions.bases)}
         self._is_over = threading.Event()
-        self._quiet: set[frozenset[str] | None] = set()  # queues for which the last wait heard of nothing
+        self._quiet: set[frozenset[str] | None] = set()  # queues whose last wait received nothing
         self._begin_listening()
 
     def _begin_listening(self) -> None:
@@ -48,11 +48,11 @@ class RedisWaiting(Waiting):
 
     @override
     def leave_behind(self) -> None:
-        """This is another process than the one that listened: it connects and listens for itself."""
+        """Prepare this process, a fork of the one that listened: it connects and listens on its own."""
         super().leave_behind()
         self._database.connections.leave_behind()
         is_over = self._is_over.is_set()
-        self._is_over = threading.Event()  # a thread that is not here may hold the former one's lock
+        self._is_over = threading.Event()  # a thread that does not exist here may hold the old one's lock
         if is_over:
             self._is_over.set()
         self._begin_listening()
@@ -66,7 +66,7 @@ class RedisWaiting(Waiting):
 
     @override
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        """See `Storage.wait`; who has not claimed before gets a look at what there is."""
+        """See `Storage.wait`; if the caller has not claimed before, first check whether there is work."""
         if queues and all(map(is_of_taken, queues)):
             self._listen()
             return super().wait(queues, timeout_seconds)
@@ -82,15 +82,15 @@ class RedisWaiting(Waiting):
         return has_heard
 
     def take_quiet(self, queues: Sequence[str] | None) -> bool:
-        """Tell, once after each wait, whether the last wait for these queues heard of nothing."""
+        """Return whether the last wait for these queues received no notification; True once per wait."""
         key = None if queues is None else frozenset(queues)
         is_quiet = key in self._quiet
         self._quiet.discard(key)
         return is_quiet
 
     def close(self) -> None:
-        """Nobody listens any more."""
-        with self.changed:  # a thread that is being started now has been, so that it can be joined
+        """Stop listening and end every wait."""
+        with self.changed:  # waits until a thread that is being started can be joined
             self._is_over.set()
             connection, thread = self._connection, self._thread
         self.end()
@@ -117,10 +117,10 @@ class RedisWaiting(Waiting):
                 self._hear()
                 pause = _FIRST_PAUSE
             except (driver.RedisError, StorageError, OSError, AttributeError, TypeError, ValueError) as error:
-                # The last three are what a connection says that was closed while it was read.
+                # The last three are raised if a connection is closed while it is read.
                 if not self._is_over.is_set():
                     log.debug("The connection for wake-ups is lost and made anew: %s", error)
-                self._is_subscribed.set()  # who claims does not wait for a server that is not there
+                self._is_subscribed.set()  # a claim must not wait for an unreachable server
                 self._is_over.wait(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
 
@@ -131,7 +131,7 @@ class RedisWaiting(Waiting):
             connection.send_command("SUBSCRIBE", *self._channels)
             for _ in self._channels:
                 connection.read_response()
-            if self._is_subscribed.is_set():  # again: what was published meanwhile is lost
+            if self._is_subscribed.is_set():  # again: messages that were published in the meantime are lost
                 self._tell(EVERYWHERE, ANY_QUEUE)
             self._is_subscribed.set()
             while not self._is_over.is_set():

@@ -1,4 +1,4 @@
-"""URLs of Redis: where the servers are, how to log in, and what of Firelock's own is chosen with them."""
+"""URLs of Redis: the addresses of the servers, the login, and Firelock's own options."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _OPTIONS = frozenset(
 
 @attrs.frozen
 class RedisUrl:
-    """Where a Redis is and how it is used, read from a URL; `str()` of it may be shown."""
+    """The address and the options of a Redis, read from a URL; its `str()` contains no password."""
 
-    text: str  # as given, password included
+    text: str  # as given, including the password
     scheme: str
     hosts: tuple[tuple[str, int], ...] = ()
     path: str = ""  # of a unix socket
-    service: str = ""  # name of the primary, as the Sentinels know it
+    service: str = ""  # name of the primary in the Sentinels' configuration
     database: int = 0
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
@@ -42,7 +42,7 @@ class RedisUrl:
     tls: Mapping[str, object] | None = None  # options of the driver; None: no TLS
     prefix: str = "firelock"
     partitions: int = 1
-    replicas: int = 0  # that have to have an enqueued job before `insert` returns
+    replicas: int = 0  # number that must have an enqueued job before `insert` returns
     timeout_seconds: float = 5.0
     refuses_eviction: bool = True
 
@@ -51,17 +51,17 @@ class RedisUrl:
 
     @property
     def is_cluster(self) -> bool:
-        """Tell whether the hosts are nodes of a Redis Cluster."""
+        """Whether the hosts are nodes of a Redis Cluster."""
         return self.scheme.endswith("+cluster")
 
     @property
     def is_sentinel(self) -> bool:
-        """Tell whether the hosts are Sentinels."""
+        """Whether the hosts are Sentinels."""
         return self.scheme.endswith("+sentinel")
 
 
 def shown(text: str) -> str:
-    """Return a URL without any password, also those among its options."""
+    """Return a URL without any password, including those in its options."""
     bare, mark, query = shown_url(text).partition("?")
     if "password" not in query:
         return bare + mark + query
@@ -73,7 +73,7 @@ def shown(text: str) -> str:
 
 
 def parse_url(text: str) -> RedisUrl:
-    """Return what the URL says.
+    """Return the address and the options that the URL contains.
 
     Raises:
         ConfigurationError: a part of it is wrong.
@@ -123,7 +123,7 @@ def _host(text: str, host: str, default: int) -> tuple[str, int]:
 
 
 def _place(text: str, scheme: str, path: str, options: Mapping[str, str]) -> dict[str, object]:
-    """Return what the path says: a database, or the name of the Sentinels' service and perhaps a database."""
+    """Return the parts of the path: a database, or the Sentinels' service and perhaps a database."""
     service = ""
     if scheme.endswith("+sentinel"):
         service, _, path = path.partition("/")
@@ -162,7 +162,7 @@ def _number(text: str, options: Mapping[str, str], name: str, default: int, with
 
 
 def _choice(text: str, options: Mapping[str, str], name: str, *choices: str) -> str:
-    """Return what was chosen, the first where nothing was."""
+    """Return the chosen value, or the first one if the option is not given."""
     value = options.get(name, choices[0])
     if value not in choices:
         raise _wrong(text, f"has {name}={value!r}", f"Write {' or '.join(choices)}, or leave it out.")

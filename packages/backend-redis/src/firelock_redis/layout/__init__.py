@@ -1,4 +1,4 @@
-"""Where a job is in Redis (`partitions`), and how each format there is declared (`wire`).
+"""The place of a job in Redis (`partitions`), and the declaration of each format there (`wire`).
 
-What is stored is in `encoding`, what scripts are told and reply in `words`.
+The stored formats are in `encoding`, the arguments and replies of scripts in `words`.
 """

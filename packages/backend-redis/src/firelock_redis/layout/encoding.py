@@ -1,8 +1,8 @@
-"""How a job stands in Redis: two texts, and what they mean.
+"""The format of a job in Redis: two strings, its payload and its record, and the meaning of their fields.
 
-Its payload is written once, its record anew at each step. Each format is declared here and nowhere else, for
-Python and for the scripts, which read and write both too: `PAYLOAD` and `RECORD` with what their fields hold.
-Texts in a record are JSON, so that none holds a tab or the end of a line.
+The payload is written once, the record again at each step. Each format is declared only here, for Python and
+for the scripts, because both read and write it: see `PAYLOAD` and `RECORD`. Strings within a record are JSON,
+so none of them contains a tab or a line end.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LETTERS = dict(zip(State, "WCEPSFD", strict=True))
 _STATES = {letter: state for state, letter in LETTERS.items()}
 _NAMES = {state.value: state for state in State}
 _ON = {on.value: on for on in On}
-_PLACE_BITS = 45  # of a place in a queue: the order of coming; the priority is above them
+_PLACE_BITS = 45  # bits that number the jobs of a queue in order of arrival; the priority is above them
 _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
-_NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
-_ASKS = "[["  # how that begins in this release, as no error and no step does
+_NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, which precede its attempt
+_ASKS = "[["  # the start of `asks` as this release writes it; no error and no step starts like this
 
-# What scripts answer for a change. A script runs alone, so none is ever busy.
+# The results of changes, as scripts return them. A script runs alone, so no change is ever busy.
 APPLIED_BY_DIGIT = {
     "0": Applied.APPLIED,
     "1": Applied.RELEASING,
@@ -49,31 +49,31 @@ APPLIED_BY_DIGIT = {
     "5": Applied.TAKEN,
 }
 
-quoted = json.encoder.encode_basestring  # a text as JSON, other languages' letters as they are
+quoted = json.encoder.encode_basestring  # a string as JSON; non-ASCII characters are not escaped
 
 
 def number_word(number: int | None) -> int | str:
-    """Return a number as scripts read it; nothing for none."""
+    """Return a number as scripts read it; an empty string for None."""
     return "" if number is None else number
 
 
 def text_word(text: str | None) -> str:
-    """Return a text as scripts read it, JSON; nothing for none."""
+    """Return a string as scripts read it, which is JSON; an empty string for None."""
     return "" if text is None else quoted(text)
 
 
 def state_of(letter: str) -> State:
-    """Return the state of that letter."""
+    """Return the state that this letter stands for."""
     return _STATES[letter]
 
 
 def text_of(quoted_text: str) -> str | None:
-    """Return the text that stands in a record as JSON; None for nothing."""
+    """Return the string that a record contains as JSON; None if it is empty."""
     return json.loads(quoted_text) if quoted_text else None
 
 
 def lowest_place(priority: int) -> int:
-    """Return the place in its queue before all others of this priority."""
+    """Return the place in a queue that comes before all jobs of this priority."""
     return -priority << _PLACE_BITS
 
 
@@ -81,18 +81,19 @@ def lowest_place(priority: int) -> int:
 
 PAYLOAD = Text(
     (
-        Field("task", "[^\t\n]*", "\t"),  # this, and the next one, with \\t, \\n and \\\\ for such characters
+        # In this field and the next one, tabs, line ends and backslashes are escaped.
+        Field("task", "[^\t\n]*", "\t"),
         Field("serializer", "[^\t\n]*", "\t"),
         Field("created", "[^\t\n]*", "\t"),
-        Field("rarer", "[^\n]*", "\n"),  # JSON, see `RARER`; nothing of most jobs
+        Field("rarer", "[^\n]*", "\n"),  # JSON, see `RARER`; empty for most jobs
         Field("arguments", ".*", ""),
     )
 )
-"""What is written of a job once."""
+"""The part of a job that is written once."""
 
 
 class Rarer(NamedTuple):
-    """The fields that most jobs do without."""
+    """The fields that most jobs do not use."""
 
     nominal_at: int | None = None
     tags: tuple[str, ...] = ()
@@ -101,11 +102,11 @@ class Rarer(NamedTuple):
     recurring_id: str | None = None
     parents: Any = ()  # each an `EDGE`
     meta_json: str | None = None
-    relations_json: str | None = None  # left out where it is nothing
+    relations_json: str | None = None  # omitted if it is None
 
 
 RARER = Array(*Rarer._fields, nothing=encode(Rarer()[:-1]))
-EDGE = Array("parent_id", "on", "carries")  # carries is left out where it does not
+EDGE = Array("parent_id", "on", "carries")  # `carries` is omitted if it is false
 
 
 def _on_one_line(text: str) -> str:
@@ -121,7 +122,7 @@ def _from_one_line(text: str) -> str:
 
 
 def task_head(task: str) -> str:
-    """Return how the payload of every job of that task begins, and of no other job."""
+    """Return the start of the payload of every job of this task; no other job's payload starts like this."""
     return f"{_on_one_line(task)}\t"
 
 
@@ -131,7 +132,7 @@ def _head(task: str, serializer: str) -> str:
 
 
 def payload_of(job: NewJob, rare: str = "") -> str:
-    """Return what is written of a job once; a plain one has none of the rarer fields."""
+    """Return the payload of a job; `rare` is empty for a job that uses none of the rarer fields."""
     return f"{_head(job.task, job.serializer)}{job.created_at}\t{rare}\n{job.arguments}"
 
 
@@ -141,7 +142,7 @@ _NOTHING_BESIDE_TIES = Rarer()[:-1]
 
 
 def rare_of(job: NewJob) -> str:
-    """Return the fields that most jobs do without, as JSON without a line's end; nothing for none."""
+    """Return the fields that most jobs do not use, as one line of JSON; an empty string if all are empty."""
     if _beside_ties(job) == _NOTHING_BESIDE_TIES:
         return "" if job.relations_json is None else _rare_of_ties(job.relations_json)
     rarer = Rarer(*_rarer(job))
@@ -150,7 +151,10 @@ def rare_of(job: NewJob) -> str:
 
 @lru_cache(1_000)
 def _rare_of_ties(relations_json: str) -> str:
-    """Return the rarer fields of a job that has ties alone, which all members of a batch have alike."""
+    """Return the rarer fields of a job that uses only relations.
+
+    All members of a batch have the same ones, so the result is cached.
+    """
     return _on_a_line(Rarer(relations_json=relations_json))
 
 
@@ -163,7 +167,7 @@ def _read_rare(rare: str) -> Rarer:
     """Return the rarer fields.
 
     Raises:
-        ValueError: they are not what was written.
+        ValueError: the string does not have the expected format.
     """
     fields = json.loads(rare)
     if type(fields) is not list or len(fields) < len(_NOTHING_BESIDE_TIES):
@@ -174,7 +178,7 @@ def _read_rare(rare: str) -> Rarer:
 
 @lru_cache(1_000)
 def _read_claimed(rare: str) -> tuple[Any, ...]:
-    """Return those of the rarer fields that a claimed job has, to be unpacked in this order."""
+    """Return the rarer fields that a claimed job has, in the order in which `claimed_job` unpacks them."""
     of = _read_rare(rare)
     return (
         of.nominal_at, of.tags, of.timeout_seconds, of.retry, of.recurring_id, of.meta_json, of.relations_json
@@ -194,51 +198,57 @@ def _read_edge(parent_id: str, on: str, carries: int = 0, *_: object) -> Edge:
 RECORD = Text(
     (
         Field("state", "%u", ""),
-        Field("flags", "%D*", ""),  # letters that functions/jobs.lua names; most jobs have none
+        Field("flags", "%D*", ""),  # letters that functions/jobs.lua explains; most jobs have none
         Field("attempt", "%d+", " "),
         Field("fence", "%d+", " "),
-        Field("place", "%-?%d+", " "),  # in its queue; the priority is in the upper digits
+        Field("place", "%-?%d+", " "),  # in its queue; the priority is in the upper bits
         Field("queue", "%S+", " "),
         Field("session", "%S*", "\n"),
         Field("retries", "%d+", " "),
         Field("crashes", "%d+", " "),
         Field("enqueued", "%d+", " "),
-        # Other than - it stands for a first step that is not written out: the job came in this state.
+        # A letter other than - stands for a first step that is not written out: the job was created in that
+        # state.
         Field("origin", ".", ""),
-        # Of the few that ask for something before they start a blank, and what `write_admission` gives.
+        # For the few jobs with limits, a unique key or a latest start: a blank and the string of
+        # `write_admission`.
         Field("asks", "[^\n]*", "\n"),
-        Field("error", "[^\n]*", "\n"),  # the last one, an `ERROR`; often nothing
-        Field("rest", ".*", "$"),  # an `ENTRY` in a line of its own for each step, mostly none; then `LAST`
+        Field("error", "[^\n]*", "\n"),  # the last one, an `ERROR`; often empty
+        Field("rest", ".*", "$"),  # a line with an `ENTRY` for each step, mostly none; then `LAST`
     )
 )
-"""What is written of a job at each step: P1 1 42 default 0193…, then 0 0 1764045000000000 E, and so on."""
+"""The part of a job that is written at each step.
+
+For example, the first line is P1 1 42 default 0193…, and the second one starts with 0 0 1764045000000000 E.
+"""
 
 LAST = Text(
     (
         Field("changed", "[^\t\n]*", "\t"),
         Field("claimed", "[^\t\n]*", "\t"),
         Field("started", "[^\t\n]*", "\t"),
-        # A succeeded job without it ended when it changed, and its last step is not written out.
+        # If it is empty in a succeeded job, the job ended at `changed`, and its last step is not written out.
         Field("ended", "[^\t\n]*", "\t"),
         Field("expires", "[^\t\n]*", "\t"),
         Field("due", "[^\t\n]*", "\t"),
         Field("server", "[^\t\n]*", "\t"),
         Field("reason", "[^\t\n]*", "\t"),
         Field("result", "[^\t\n]*", "\t"),
-        Field("absent", "[^\t\n]*", "\t?"),  # why a succeeded job has no result
-        Field("waits", ".*", "$"),  # the memo that a suspended job waits for; behind a tab of its own
+        Field("absent", "[^\t\n]*", "\t?"),  # the reason why a succeeded job has no result
+        # The memo that a suspended job waits for. Without one, the tab before it is missing too.
+        Field("waits", ".*", "$"),
     ),
     begins="^.*\n",
 )
-"""The last line of a record; instants as numbers, texts as JSON, nothing for none."""
+"""The last line of a record; times are numbers, strings are JSON, and an empty field stands for None."""
 
-ERROR = Array("type", "message", "fingerprint")  # this one last: scripts find it by the end of the line
+ERROR = Array("type", "message", "fingerprint")  # the last one: scripts find it by the end of the line
 ENTRY = Array(
     "state", "at", "reason", "attempt", "claimed_at", "started_at", "server", "elided", "due_at"
-)  # of a step that ends no attempt the first three alone
+)  # a step that does not end an attempt has only the first three
 
 
-_WORDS = 9  # of the first two lines up to `origin`: the state, flags and attempt are one of them
+_WORDS = 9  # in the first two lines up to `origin`; the state, the flags and the attempt form one word
 
 
 def flags_of(record: str) -> str:
@@ -246,20 +256,20 @@ def flags_of(record: str) -> str:
     return "" if record[1] in _DIGITS else _DIGIT.split(record, 1)[0][1:]
 
 
-# Hot: in the order of `RECORD` and `PAYLOAD`, each field between blanks or ends of lines.
+# Hot path: follows the order of `RECORD` and `PAYLOAD`, whose fields end at blanks, tabs or line ends.
 def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
-    """Return a job as its session receives it: the record's first two lines are read.
+    """Return a job as its session receives it; only the first two lines of the record are read.
 
     Raises:
-        ValueError: record or payload are not what was written.
+        ValueError: the record or the payload does not have the expected format.
     """
-    # No word of the first two lines is empty or holds white space, so one split takes both apart.
+    # No word of the first two lines is empty or contains white space, so one split separates all of them.
     words = record.split(None, _WORDS)
     letter, fence, place, queue, _, retries, crashes, enqueued, _ = words[:_WORDS]
     task, serializer, created, rest = payload.split("\t", 3)
     rare, arguments = rest.split("\n", 1)
     is_flagged = letter[1] not in _DIGITS
-    job = ClaimedJob(  # by place, which by name takes a fifth of it all; these are all that have no default
+    job = ClaimedJob(  # positional: keywords take a fifth of the whole time; all fields without a default
         id,
         task if "\\" not in task else _from_one_line(task),
         arguments,
@@ -281,30 +291,31 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         ) = _read_claimed(rare)  # fmt: skip
     if is_flagged:
         job.has_memos = "r" in letter
-    if len(words) > _WORDS and (rest := words[_WORDS])[0] not in _DIGITS:  # else the last line, as of most
+    # A digit starts the last line of the record; most jobs have nothing before it.
+    if len(words) > _WORDS and (rest := words[_WORDS])[0] not in _DIGITS:
         if rest.startswith(_ASKS):
             job.admission_json = rest.split("\n", 1)[0]
-        else:  # an error or a step, or what a newer release has a job ask
+        else:  # an error, a step, or an admission that a newer release wrote
             (asks,) = RECORD.read(record, "asks")
             job.admission_json = asks[1:] or None
     return job
 
 
 def claim_of(record: str) -> tuple[int, int]:
-    """Return attempt and fence of a record, of which the rest may be garbage.
+    """Return the attempt and the fence of a record; the rest of the record may be garbage.
 
     Raises:
-        ValueError: these are garbage too.
+        ValueError: the attempt or the fence is garbage too.
     """
     attempt, fence = RECORD.read(record, "attempt", "fence")
     return int(attempt), int(fence)
 
 
 def claimed_at_of(record: str) -> int:
-    """Return when the job was claimed that a session has.
+    """Return when the session that has the job claimed it.
 
     Raises:
-        ValueError: the last line is not what was written.
+        ValueError: the last line does not have the expected format.
     """
     (claimed,) = LAST.read(record.rpartition("\n")[2], "claimed")
     return int(claimed)
@@ -318,7 +329,7 @@ def _read_whole(record: str) -> tuple[dict[str, str], list[str]]:
     """Return the fields of a record and of its last line, and the lines of its history.
 
     Raises:
-        ValueError: it is not what was written.
+        ValueError: the record does not have the expected format.
     """
     found = dict(zip(_READ, RECORD.read(record, *_READ), strict=True))
     *lines, last = found["rest"].split("\n")
@@ -326,10 +337,10 @@ def _read_whole(record: str) -> tuple[dict[str, str], list[str]]:
 
 
 def record_of(id: str, record: str, payload: str) -> JobRecord:
-    """Return a job as people read it.
+    """Return a job in the form that is shown to people.
 
     Raises:
-        ValueError: record or payload are not what was written.
+        ValueError: the record or the payload does not have the expected format.
     """
     of, _ = _read_whole(record)
     task, serializer, created, rare, arguments = PAYLOAD.read(payload, *(one.name for one in PAYLOAD.fields))
@@ -384,26 +395,32 @@ def _int(text: str) -> int | None:
     return int(text) if text not in {"", "0"} else None
 
 
-# ---- a plain end -----------------------------------------------------------------------------------------
+# ---- plain ends ------------------------------------------------------------------------------------------
 
 
 class PlainEnd(NamedTuple):
-    """What scripts are told of a job whose task has returned: whoever has its first line holds it."""
+    """The end of a job whose task has returned, as scripts receive it.
+
+    The claim is still valid if the stored record starts with `first_line`.
+    """
 
     id: str
-    first_line: str  # as it was claimed
+    first_line: str  # as the claim wrote it
     at: int
-    record: str  # as it is to be
+    record: str  # the new record
 
 
-_ENDS_PLAINLY = frozenset("mcrfs")  # flags of functions/jobs.lua that ask for nothing more at an end
+_ENDS_PLAINLY = frozenset("mcrfs")  # flags of functions/jobs.lua that need no further work at an end
 
 
-# Hot: words in the order of `PlainEnd`, and a line in that of `LAST`.
+# Hot path: values in the order of `PlainEnd`, and a line in the order of `LAST`.
 def plain_end(
     transition: Transition, record: str, job: ClaimedJob
 ) -> tuple[str, tuple[str, str, int, str], str] | None:
-    """Return a plain end: the queue, a `PlainEnd`, and the batch, nothing for none; None for another end."""
+    """Return the queue, the `PlainEnd` and the batch of a plain end; None for any other end.
+
+    The batch is an empty string if the job is not a member of one.
+    """
     if transition.started_at is None or not transition.is_plain_success:
         return None
     if (transition.fence, transition.attempt, transition.claimed_at) != (
@@ -413,7 +430,7 @@ def plain_end(
     batch = ""
     if not record[1].isdigit():
         if not _ENDS_PLAINLY.issuperset(flags_of(record)):
-            return None  # others wait for its end, which is announced on the long way
+            return None  # other jobs wait for its end: only a change sent field by field announces it
         relations = job.relations
         batch = (relations and relations.batch_id) or ""
     head, rest = record.split("\n", 1)
@@ -432,7 +449,7 @@ def plain_end(
 
 
 def entry_line(entry: HistoryEntry) -> str:
-    """Return one step of a job's life as a line of its record, the line's end included."""
+    """Return one step of a job's history as a line of its record, including the line end."""
     return ENTRY.write_of(entry, "reason" if entry.attempt is None else "server") + "\n"
 
 
@@ -445,12 +462,12 @@ def _read_entry(line: str) -> HistoryEntry | None:
 
 
 def read_history(record: str, created_at: int) -> list[HistoryEntry]:
-    """Return the steps of a job's life, those not written out among them; see `RECORD`.
+    """Return the steps of a job's history, including those that are not written out; see `RECORD`.
 
-    A line that cannot be read is passed over.
+    A line that cannot be read is skipped.
 
     Raises:
-        ValueError: the record is not what was written.
+        ValueError: the record does not have the expected format.
     """
     of, lines = _read_whole(record)
     entries = [] if of["origin"] == "-" else [HistoryEntry(_STATES[of["origin"]], created_at)]
@@ -470,9 +487,9 @@ def read_history(record: str, created_at: int) -> list[HistoryEntry]:
     return entries
 
 
-# ---- beside jobs -----------------------------------------------------------------------------------------
+# ---- data stored next to jobs ----------------------------------------------------------------------------
 
-FAILURE = Array("at", "type", "message", "fingerprint", "traceback")  # an attempt that failed
+FAILURE = Array("at", "type", "message", "fingerprint", "traceback")  # a failed attempt
 MEMO = Array("at", "started_at", "attempt", "author", "value")
 SESSION = Array(
     "id",
@@ -488,28 +505,31 @@ SESSION = Array(
 )
 RENEWAL = Array(
     "busy", "state", "rss_bytes", "cpu_percent", "stuck_threads", "stuck_coroutines", "parked"
-)  # beside the session
+)  # a renewal, without its session
 PROGRESS = Array("done", "total", "at", "message")
 LOG_LINE = Array("at", "level", "text", "attempt")
 
 MEMO_TEXT = Text(
     (
-        Field("place", "%d+", " "),  # in the order in which names came
+        Field("place", "%d+", " "),  # in the order in which the names were first used
         Field("bytes", "%d+", " "),  # of the value
-        Field("done", "%d", " "),  # 1 where it is done, 0 where it is begun
+        Field("done", "%d", " "),  # 1 if the memo is done, 0 if it has only begun
         Field("said", ".*", "$"),  # a `MEMO`
     )
 )
-"""A memo as it stands under its name; under none are the place of the next name and the sum of the bytes."""
+"""A memo, as it is stored under its name.
+
+The empty name contains the place of the next name and the sum of the bytes.
+"""
 
 UNIQUE_ROW = Text(
     (
-        Field("mark", "%d+", " "),  # how often the job had been started when it took the key
-        Field("free_at", "%d+", " "),  # before it the key is taken, whatever became of the job
+        Field("mark", "%d+", " "),  # the number of starts that the job had when it took the key
+        Field("free_at", "%d+", " "),  # the key is taken until this time, whatever happens to the job
         Field("id", ".*", "$"),
     )
 )
-"""What stands under a unique key."""
+"""The value that is stored under a unique key."""
 
 NUMBERS = Text(
     (
@@ -520,13 +540,13 @@ NUMBERS = Text(
         Field("paused", "%S+", "$"),
     )
 )
-"""The numbers of a limit, - for none."""
+"""The numbers of a limit; a missing one is written as -."""
 
-# ---- as firelock.model writes them, for scripts ----------------------------------------------------------
+# ---- JSON of firelock.model, which scripts read ----------------------------------------------------------
 
-ASKS = Array("uses", "unique", "before", "within")  # `write_admission`
-USE = Array("key", "cost", "strict")  # of a limit
+ASKS = Array("uses", "unique", "before", "within")  # see `write_admission`
+USE = Array("key", "cost", "strict")  # the use of a limit
 UNIQUE = Array("key", "kept_until", "at_least", "keeps_last", "raises", "wait", "max_wait")
-TIES = Array("batch", "caller", "inputs", "rules")  # `write_relations`
-INPUT = Array("job")  # and behind it the path
-RULES = Array("name", "fast", "succeeded", "failed", "deleted")  # of a batch: by its end how long it stays
+TIES = Array("batch", "caller", "inputs", "rules")  # see `write_relations`
+INPUT = Array("job")  # followed by the path
+RULES = Array("name", "fast", "succeeded", "failed", "deleted")  # of a batch; how long it is kept, by its end

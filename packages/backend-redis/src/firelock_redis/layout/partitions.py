@@ -1,8 +1,8 @@
-"""Partitions of the keys: in which one a job lies, in which ones a claim looks.
+"""Partitions of the keys: in which one a job is stored, and which ones a claim visits.
 
-All keys of a partition have one hash tag, so each of its verbs is one script on one node. The partition of a
-job is in the last two digits of its id; derived ids, those of recurring jobs, lie in the first one, beside
-their definitions.
+All keys of a partition have the same hash tag, so each verb runs there as one script on one node. The last
+two digits of a job's id contain its partition. Derived ids, which jobs of recurring jobs have, are in the
+first partition, together with the definitions.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from firelock.storage import ANY_QUEUE, ClaimedJob, new_id, new_ids
 T = TypeVar("T")
 
 SLOTS = 16_384
-_TOGETHER = 500  # ids made one after another for one partition: a batch of jobs is one step
-_DERIVED = "5"  # the version of ids derived from a definition and an instant
+_TOGETHER = 500  # ids in a row that get the same partition, so that a batch of jobs is one step
+_DERIVED = "5"  # the version of ids that are derived from a definition and a time
 
 
 def tag_of(partition: int, partitions: int) -> str:
-    """Return the text between the braces of a partition's keys.
+    """Return the string between the braces of a partition's keys.
 
-    It is chosen by its slot, so that the partitions lie evenly among the slots, and so among the nodes.
+    It is chosen by its slot, so that the partitions are distributed evenly among the slots, and so among the
+    nodes.
     """
     first, behind = partition * SLOTS // partitions, (partition + 1) * SLOTS // partitions
     tags = (f"{partition}" if number == 0 else f"{partition}.{number}" for number in count())
@@ -45,11 +46,11 @@ class Partitions:
         self.begin_anywhere()
 
     def begin_anywhere(self) -> None:
-        """The turn goes on at a partition by chance: those of one node lie side by side."""
+        """Continue the turn at a random partition, because neighbouring partitions are on the same node."""
         self._made = SystemRandom().randrange(self.number) * _TOGETHER
 
     def of(self, id: str) -> int:
-        """Return the partition that the id says; any text is an id of one of them."""
+        """Return the partition that the id contains; any string is an id of some partition."""
         if self.number == 1 or id[14:15] == _DERIVED:
             return 0
         try:
@@ -58,22 +59,26 @@ class Partitions:
             return crc_hqx(id.encode(errors="surrogatepass"), 0) % self.number
 
     def of_key(self, key: str) -> int:
-        """Return the partition of a limit's or unique key: keys that are alike up to their first / share it.
+        """Return the partition of a limit key or unique key; keys that are equal up to the first / share one.
 
-        What stands before the last blank of that is left out, as a unique key has its task there.
+        The part before the last blank of that is ignored, because a unique key has its task there.
         """
         place = key.partition("/")[0].rpartition(" ")[2]
         return crc_hqx(place.encode(errors="surrogatepass"), 0) % self.number
 
     def parted(self, things: Iterable[T], id_of: Callable[[T], str] = str) -> dict[int, list[T]]:
-        """Return the things by the partition of the job that each is about."""
+        """Return the things by partition; `id_of` returns the id of the job that a thing is about."""
         found: dict[int, list[T]] = {}
         for thing in things:
             found.setdefault(self.of(id_of(thing)), []).append(thing)
         return found
 
     def new_ids(self, count: int, beside: str | Sequence[str | None] | None) -> list[str]:
-        """Return so many new ids in ascending order: beside a parent or a key, or in turn by batches."""
+        """Return this many new ids in ascending order.
+
+        With `beside` they are in the partition of that parent or key. Otherwise the partitions take turns,
+        and each gets a batch of 500 ids.
+        """
         ids = [new_id()] if count == 1 else new_ids(count)
         if self.number == 1:
             return ids
@@ -107,33 +112,36 @@ class Partitions:
 
 
 def _is_id(text: str) -> bool:
-    """Tell an id from a limit's or unique key."""
+    """Return whether the string is the id of a job, not a limit key or unique key."""
     return _ID.fullmatch(text) is not None
 
 
 _ID = re.compile(r"[0-9a-f-]{30,}")
 
-EVERYWHERE, FIRST = -1, 0  # partitions: all of them; the one of recurring jobs, locks and records
+EVERYWHERE, FIRST = -1, 0  # all partitions; the one of recurring jobs, locks and records
 
-_REMEMBERED = 1_000  # queues that this process claims from
+_REMEMBERED = 1_000  # queues from which this process claims
 
 
 class PartitionTurns:
-    """What this process knows of the partitions."""
+    """The partitions as this process knows them: which ones may have work, and whose turn it is."""
 
     def __init__(self, partitions: int) -> None:
         self._number = partitions
         self._lock = threading.Lock()
         self._next = 0
-        self._hope: dict[str | None, set[int]] = {}  # by queue, None for claims from every queue
-        self._looked: set[str | None] = set()  # those for which the last look everywhere found nothing
+        # By queue, with None for claims from every queue: the partitions that may have work.
+        self._hope: dict[str | None, set[int]] = {}
+        # Queues for which the last claim visited every partition and found nothing.
+        self._looked: set[str | None] = set()
         self._due: dict[int, int | None] = {}
-        self._again: dict[int, tuple[int, float]] = {}  # by partition: the instant, and when that is here
+        # By partition: the time of the next check by the storage's clock and by the local clock.
+        self._again: dict[int, tuple[int, float]] = {}
 
-    # ---- what is heard and done --------------------------------------------------------------------------
+    # ---- notifications and results -----------------------------------------------------------------------
 
     def note(self, partition: int, queue: str = ANY_QUEUE) -> None:
-        """There may be work of this queue in this partition, in every one where it is below 0."""
+        """Note that this partition may have work of this queue; a negative number means every one."""
         concerned = range(self._number) if partition < 0 else (partition,)
         with self._lock:
             if queue == ANY_QUEUE:
@@ -147,7 +155,11 @@ class PartitionTurns:
     def found(
         self, queues: Sequence[str] | None, partition: int, jobs: Sequence[ClaimedJob], wanted: int
     ) -> None:
-        """A claim got these jobs; if all it asked for, there may be more, of the last one's queue on."""
+        """Note the jobs that a claim returned.
+
+        If it returned as many as requested, there may be more: in the queue of the last job and in those
+        after it.
+        """
         with self._lock:
             if jobs:
                 self._next = (partition + 1) % self._number
@@ -161,22 +173,27 @@ class PartitionTurns:
                 self._hope.setdefault(name, set()).add(partition)
 
     def due(self, partition: int, next_due_at: int | None) -> int | None:
-        """The partition's next due instant is this; return the earliest of all that are known."""
+        """Store the partition's next due time; return the earliest known due time of all partitions."""
         with self._lock:
             self._due[partition] = next_due_at
             return min((at for at in self._due.values() if at is not None), default=None)
 
     @property
     def is_looking_again(self) -> bool:
-        """Tell whether lanes of some partition are to be looked at again."""
+        """Whether the lanes of some partition must be checked again at a known time."""
         return bool(self._again)
 
     def look_again(
         self, partition: int, offset: int, at: int | None = None, wait: int = 0, *, has_looked: bool = True
     ) -> int | None:
-        """The partition's lanes are to be looked at again at this instant, so many micros from now, or not.
+        """Store when the partition's lanes must be checked again; return the earliest such time of all.
 
-        Return the earliest of all that are known. The offset is what tests add to the clock.
+        Args:
+            partition: the partition.
+            offset: microseconds that tests add to the clock.
+            at: the time by the storage's clock; None if no check is needed.
+            wait: microseconds from now until that time.
+            has_looked: whether the claim checked the lanes; if not, None for `at` changes nothing.
         """
         with self._lock:
             if at is None and has_looked:
@@ -185,20 +202,23 @@ class PartitionTurns:
                 self._again[partition] = at, _local_micros() + offset + wait
             return min((at for at, _ in self._again.values()), default=None)
 
-    # ---- where to look -----------------------------------------------------------------------------------
+    # ---- order of the partitions -------------------------------------------------------------------------
 
     def order(
         self, queues: Sequence[str] | None, claimed: Sequence[ClaimedJob], offset: int = 0
     ) -> Iterator[int]:
-        """Yield the partitions to claim in: by the first queue that each has hope for, and then in turn.
+        """Yield the partitions to claim from, those that may have work first.
 
-        Where these gave nothing, the others follow: all of them once, lest a hint that came late hides where
-        there is work; then one in turn. A partition loses its hope when it is yielded; `found` gives it back.
+        These are ordered by the first queue for which they may have work, and then in turn. If they had no
+        jobs, the others follow. The first time all of them follow, because a late notification might have
+        hidden work; after that only the next one in turn. A partition no longer counts as having work when it
+        is yielded; `found` restores that.
 
         Args:
-            queues: those of the claim, None for all.
-            claimed: what it has by the time it asks for the next partition.
-            offset: what tests add to the clock, in micros.
+            queues: the queues of the claim, None for all.
+            claimed: the jobs of the claim; the caller has added those of a partition when it requests the
+                next one.
+            offset: microseconds that tests add to the clock.
         """
         names = _names(queues)
         with self._lock:

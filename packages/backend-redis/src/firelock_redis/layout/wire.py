@@ -1,8 +1,9 @@
-"""How a wire format is declared: its fields once, in order, for Python and for the scripts.
+"""The declaration of wire formats: the fields of each are listed once, in order, for Python and the scripts.
 
-A `Text` declares the fields of a text, with what parts them; an `Array` those of JSON, and a NamedTuple words
-that stand one behind the other, as arguments and replies of scripts do. `encoding` declares what is stored,
-`words` what scripts are told and reply. Scripts name the same fields, and `placed` writes their places.
+A `Text` declares the fields of a string and their separators, an `Array` the fields of a JSON array, and a
+NamedTuple values that follow each other, such as the arguments and replies of scripts. `encoding` declares
+the stored formats, `words` the arguments and replies. Scripts name the same fields, and `placed` replaces
+these names with places.
 """
 
 from __future__ import annotations
@@ -17,54 +18,54 @@ from typing import Any, TypeAlias
 import attrs
 
 Captured: TypeAlias = tuple[str, ...]
-"""Texts of the fields that were asked for, in their order."""
+"""The strings of the requested fields, in their order."""
 
 
 @attrs.frozen
 class Field:
-    """A part of a text."""
+    """A part of a string."""
 
     name: str
-    pattern: str  # of Lua
-    behind: str  # what parts it from the next one, as a pattern
+    pattern: str  # a Lua pattern
+    behind: str  # the separator between it and the next field, as a pattern
 
 
 @attrs.frozen
 class Text:
-    """A text of fields, each behind what ends the one before."""
+    """A string of fields, each followed by its separator."""
 
     fields: tuple[Field, ...]
-    begins: str = "^"  # a pattern of Lua for what stands before it in a longer text
+    begins: str = "^"  # a Lua pattern for the part of a longer string that precedes this format
 
     def captures(self, *names: str) -> str:
-        """Return the pattern of Lua that captures these fields.
+        """Return the Lua pattern that captures these fields.
 
         Raises:
-            ValueError: there is no such field, or they are not named in the order of the text.
+            ValueError: a field does not exist, or the names are not in the order of the string.
         """
         return self.begins + self._captures(names)
 
     def between(self, first: str, last: str) -> str:
-        """Return what stands between the values of two fields while those between them are empty."""
+        """Return the string between the values of two fields if all fields between them are empty."""
         names = [field.name for field in self.fields]
         parts = self.fields[names.index(first) : names.index(last)]
         return "".join(field.behind for field in parts)
 
     def write(self, **values: object) -> str:
-        """Return a text of these values, one for each field.
+        """Return a string of these values, one for each field.
 
         Raises:
-            ValueError: there is one for another field, or one is missing.
+            ValueError: a value is given for an unknown field, or one is missing.
         """
         if values.keys() != {field.name for field in self.fields}:
             raise ValueError(f"{list(values)} are not {[field.name for field in self.fields]}")
         return "".join(f"{values[field.name]}{field.behind.rstrip('$')}" for field in self.fields)
 
     def read(self, text: str, *names: str) -> Captured:
-        """Return these fields of a text that begins with them, named in their order.
+        """Return these fields of a string that starts with this format; the names must be in its order.
 
         Raises:
-            ValueError: the text is not what was written.
+            ValueError: the string does not have the expected format.
         """
         found = _compiled(self._captures(names)).match(text)
         if found is None:
@@ -86,25 +87,28 @@ class Text:
 
 @lru_cache(64)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Return a pattern of Lua as one of Python; those that formats are made of mean the same in both."""
+    """Return a Lua pattern as a Python pattern.
+
+    The elements that the formats use mean the same in both.
+    """
     return re.compile(pattern.replace("%u", "[A-Z]").replace("%", "\\"), re.ASCII | re.DOTALL)
 
 
-# ---- words and arrays ------------------------------------------------------------------------------------
+# ---- values and arrays -----------------------------------------------------------------------------------
 
 
 class Words:
-    """Words that stand one behind the other in a list of a script."""
+    """Values that follow each other in a list of a script."""
 
     def __init__(self, fields: tuple[str, ...], first: int = 0) -> None:
         self.fields = fields
-        self._first = first  # 0 for places behind that of the first word, 1 behind the one before it
+        self._first = first  # 0: places count from the first value; 1: from the value before it
 
     def place(self, name: str) -> int:
-        """Return the place of a field; `width` is how many there are.
+        """Return the place of a field; `width` is the number of fields.
 
         Raises:
-            ValueError: there is no such field.
+            ValueError: the field does not exist.
         """
         return len(self.fields) if name == "width" else self._first + self.fields.index(name)
 
@@ -113,20 +117,23 @@ encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Array(Words):
-    """An array of JSON; a release may append fields, those of a newer one are passed over."""
+    """A JSON array.
+
+    A release may append fields; an older release ignores them.
+    """
 
     def __init__(self, *fields: str, nothing: str = "[]") -> None:
         super().__init__(fields, 1)
-        self.nothing = nothing  # an array whose values say nothing
+        self.nothing = nothing  # an array in which every value is empty
         self._all = fields[-1]
         self._of = {last: attrgetter(*self._up_to(last)) for last in fields[1:]}
         self._given: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def write(self, **values: object) -> str:
-        """Return these values in the order of the fields, up to the last one that is given; null for others.
+        """Return these values in the order of the fields, up to the last given one; null for missing ones.
 
         Raises:
-            ValueError: there is no such field.
+            ValueError: a field does not exist.
         """
         names = tuple(values)
         order = self._given.get(names)
@@ -135,36 +142,37 @@ class Array(Words):
         return encode([values.get(name) for name in order])
 
     def write_of(self, source: object, up_to: str | None = None) -> str:
-        """Return the attributes of an object that are named as the fields up to one, else as all."""
+        """Return the attributes that the fields name as an array, up to the field `up_to` or the last one."""
         return encode(self._of[up_to or self._all](source))
 
     def _up_to(self, last: str) -> tuple[str, ...]:
         return self.fields[: self.fields.index(last) + 1]
 
     def read(self, text: str) -> dict[str, Any]:
-        """Return the values by their names, without those that an older release did not write.
+        """Return the values by name; fields that an older release did not write are missing.
 
         Raises:
-            ValueError: it is no JSON.
-            TypeError: it is no array.
+            ValueError: the string is not JSON.
+            TypeError: the JSON is not an array.
         """
         found: Sequence[Any] = json.loads(text)
         return dict(zip(self.fields, found, strict=False))
 
 
-# ---- in scripts ------------------------------------------------------------------------------------------
+# ---- names in scripts ------------------------------------------------------------------------------------
 
 _NAMED = re.compile(r"\b([A-Z][A-Z_]*)\.(?:(captures|between)\(([a-z_, ]+)\)|([a-z_]+))")
 
 
 def placed(text: str, formats: Mapping[str, Text | Words]) -> str:
-    """Return a script in which the places that it names stand as numbers and patterns.
+    """Return a script with the names of fields replaced with numbers and patterns.
 
-    `CHANGE.fence` is a place, and `CHANGE.width` how many words there are. `LAST.captures(claimed, due)` is a
-    pattern that captures these fields of a text, `LAST.between(changed, due)` what parts them when written.
+    `CHANGE.fence` becomes a place, and `CHANGE.width` the number of values. `LAST.captures(claimed, due)`
+    becomes a pattern that captures these fields of a string, and `LAST.between(changed, due)` the string that
+    is written between them if the fields in between are empty.
 
     Raises:
-        ValueError: a format has no such field.
+        ValueError: the format does not have this field.
     """
 
     def written(found: re.Match[str]) -> str:

@@ -1,6 +1,7 @@
-"""What scripts are told and reply, beside what is stored: words that stand one behind the other.
+"""The arguments and replies of scripts, except for stored formats: values that follow each other.
 
-Each NamedTuple is the only list of its words; scripts name them as `FORMATS` says. Nothing stands for None.
+Each NamedTuple is the only list of its values; `FORMATS` has the names that scripts use for them. An empty
+string stands for None.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from firelock_redis.layout.wire import Text, Words
 
 Word: TypeAlias = int | str
 
-# ---- jobs that are stored --------------------------------------------------------------------------------
+# ---- stored jobs -----------------------------------------------------------------------------------------
 
 
 class Run(NamedTuple):
-    """Jobs of one queue and priority, which stand behind it: for scripts/insert_plain and insert_keyed."""
+    """A run of jobs of one queue and priority, which follow: for scripts/insert_plain and insert_keyed."""
 
     queue: str
-    lowest: int  # the place before all others of this priority
+    lowest: int  # the place before all other jobs of this priority
     size: int
 
 
 class PlainJob(NamedTuple):
-    """A job of a run that asks for nothing beside what its payload holds."""
+    """A job of a run that needs nothing besides its payload."""
 
     id: str
     payload: str
@@ -54,27 +55,27 @@ class KeyedJob(NamedTuple):
 
     id: str
     payload: str
-    asks: str  # as `write_admission` gives it
+    asks: str  # the JSON of `write_admission`
     lane: str
-    # A line end where it is odd; where it has a unique key a blank, for how many micros that is taken at
+    # A line end if it is odd. If it has a unique key: a blank, for how many microseconds the key is taken at
     # least, a blank, and the key.
     said: str
 
 
 class NewBatch(NamedTuple):
-    """A batch that is stored with its first members; its tags stand behind it."""
+    """A batch that is stored together with its first members; its tags follow."""
 
     queue: str
     lowest: int
-    due: Word  # until when it is held
+    due: Word  # the end of its hold
     reason: str  # JSON
-    fast: str  # 1 where it fails fast
-    keeps: str  # for how many micros it stays by its end, - for ever, between blanks
+    fast: str  # 1 if it fails fast
+    keeps: str  # how long it is kept after each end, in microseconds, - for ever; separated by blanks
     tags: int
 
 
 class NewJobWords(NamedTuple):
-    """A job of any kind; behind it its tags, the number of its parents, and a `NewRelations` of each."""
+    """A job of any kind; its tags, the number of its parents and a `NewRelations` for each parent follow."""
 
     id: str
     payload: str
@@ -101,33 +102,34 @@ class NewRelations(NamedTuple):
 
 
 class ExchangeWords(NamedTuple):
-    """What scripts/exchange is told first; the names of the queues stand behind it, then groups."""
+    """The first arguments of scripts/exchange; the names of the queues follow, and then the groups."""
 
     session: str
     now: int
     limit: int  # -1 for no claim
-    queues: int  # -1 for all of them
+    queues: int  # -1 for all queues
 
 
 class Group(NamedTuple):
-    """What those that stand behind it have in common, and how many they are.
+    """The common values of the items that follow, and their number.
 
-    Without states they are lanes in which jobs with limits end, a `LaneEnds` each; where the states are -,
-    tasks that a claim leaves out, each by how the payloads of its jobs begin; else changes. Where the expiry
-    is -, each of these is a `Change`; where it is =, one with a `Further` behind it; else a `PlainEnd`. Those
-    of members come first: behind the P of the states stand each batch and how many members of it there are.
+    Without states, the items are lanes in which jobs with limits end, each a `LaneEnds`. If the states are -,
+    the items are tasks that a claim leaves out, each given by the start of its jobs' payloads. Otherwise the
+    items are changes: each is a `Change` if the expiry is -, a `Change` followed by a `Further` if it is =,
+    and a `PlainEnd` for any other expiry. Plain ends of batch members come first. For these, the P in the
+    states is followed by each batch and the number of its members in this group.
     """
 
     states: str  # letters
     session: str
     to: str  # a letter
-    expiry: Word  # of plain ends the minute, nothing for none
+    expiry: Word  # of plain ends the minute, empty for none
     queue: str
     size: int
 
 
 class LaneEnds(NamedTuple):
-    """A lane in which jobs with limits end; their ids stand behind it."""
+    """A lane in which jobs with limits end; their ids follow."""
 
     queue: str
     lane: str
@@ -135,7 +137,7 @@ class LaneEnds(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A change of a job, field by field; what is nothing leaves what is there."""
+    """A change of a job, field by field; an empty value keeps the stored one."""
 
     id: str
     fence: Word
@@ -146,34 +148,34 @@ class Change(NamedTuple):
     crashes: Word
     started: Word
     server: str  # JSON
-    gives_back: str  # 1 where the attempt does not count
+    gives_back: str  # 1 if the attempt does not count
     due: Word
     expires: Word
     result: str  # JSON
     absent: str  # JSON
     error: str  # an `ERROR`
     failure: str  # a `FAILURE`, for the list of failed attempts
-    attempt: Word  # that failed
+    attempt: Word  # the failed one
 
 
 class Further(NamedTuple):
-    """What a change says of a job that is suspended, or forgets; the ids of the parents stand behind it."""
+    """The part of a change that suspends a job or makes it forget memos; the ids of the parents follow."""
 
-    waits: str  # the memo that it waits for
-    forgets: str  # the memo from which on it forgets
-    elsewhere: int  # how many jobs it waits for that lie in other partitions
-    look_at: Word  # when it looks at those again
-    gone: str  # the reason where the last of them is gone
-    parents: int  # of this partition
+    waits: str  # the memo for which it waits
+    forgets: str  # the first memo to forget; all later ones are forgotten too
+    elsewhere: int  # how many jobs in other partitions it waits for
+    look_at: Word  # when it checks those again
+    gone: str  # the reason to continue if the last of them does not exist
+    parents: int  # the number of parents in this partition
 
 
 class ExchangeReply(NamedTuple):
-    """What scripts/exchange replies; a `Claimed` of each job stands behind it."""
+    """The reply of scripts/exchange; a `Claimed` for each claimed job follows."""
 
-    results: str  # a digit a change; ? to look closer, and then nothing was claimed
+    results: str  # one digit per change; ? to send the change field by field, and then nothing was claimed
     next_due: str
-    # 1 where the session is lost; else the instant at which lanes are worth another look, and how many micros
-    # that is from now.
+    # 1 if the session is lost. Otherwise the time at which the lanes are worth another check, and how many
+    # microseconds that is from now.
     look: str
 
 
@@ -186,7 +188,7 @@ class Claimed(NamedTuple):
 
 
 class MoveWords(NamedTuple):
-    """A job that is to wait elsewhere."""
+    """A waiting job that gets another queue or priority."""
 
     id: str
     states: str  # letters
@@ -196,20 +198,20 @@ class MoveWords(NamedTuple):
     reason: str  # JSON
 
 
-# ---- beside jobs -----------------------------------------------------------------------------------------
+# ---- other data ------------------------------------------------------------------------------------------
 
 
 class MemoWords(NamedTuple):
-    """A memo that is to be kept."""
+    """A memo to store."""
 
     job: str
     session: str
     fence: Word
-    name: str  # JSON of kind, blank and name
-    replaces: int  # 1 where it may stand in for one that is begun
-    most: int  # memos that a job may have
-    most_bytes: int  # of all of them
-    bytes: int  # of this one
+    name: str  # JSON of the kind, a blank and the name
+    replaces: int  # 1 if it may replace a memo that has begun
+    most: int  # the most memos of a job
+    most_bytes: int  # the most bytes of all of them
+    bytes: int  # the bytes of this one
     is_done: int
     said: str  # a `MEMO`
 
@@ -224,7 +226,7 @@ class ChunkWords(NamedTuple):
 
 
 class BatchCountsReply(NamedTuple):
-    """The numbers of a batch, and marks, nothing where they do not hold."""
+    """The counts of a batch, and its marks, which are empty if they do not apply."""
 
     total: int
     active: int
@@ -240,7 +242,7 @@ class BatchCountsReply(NamedTuple):
 
 
 class KeyReply(NamedTuple):
-    """Who holds the key of a limit; the first holders stand behind it."""
+    """The use of a limit key; the first holders follow."""
 
     key: str
     running: int
@@ -250,10 +252,10 @@ class KeyReply(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The lanes of a key, name and length of each behind it."""
+    """The lanes of a key; the name and the length of each follow."""
 
     is_cut: int
-    own: str  # the lane of the job that was asked for
+    own: str  # the lane of the requested job
     rank: int  # of that job
 
 
@@ -261,12 +263,12 @@ class LinePart(NamedTuple):
     """A part of a lane."""
 
     lane: str
-    before: int  # jobs that are passed over
+    before: int  # number of jobs to skip
     size: int
 
 
 class HeldJob(NamedTuple):
-    """A job that a process believes to hold."""
+    """A job that a worker process believes it holds."""
 
     id: str
     fence: int
@@ -274,16 +276,19 @@ class HeldJob(NamedTuple):
 
 
 class LostJob(NamedTuple):
-    """One of those that is not held; the first alone where no such job is stored."""
+    """A job that the session does not hold.
 
-    number: int  # among those that were named, from 0
+    Only `number` is given if no such job is stored.
+    """
+
+    number: int  # among the named jobs, from 0
     state: str = ""  # a letter
     fence: str = "0"
-    tail: int = 0  # 1 where the session has it still
+    tail: int = 0  # 1 if the job has a tail
 
 
 class UnknownJob(NamedTuple):
-    """One of the session that was not named."""
+    """A job of the session that the worker process did not name."""
 
     id: str
     record: str
@@ -291,52 +296,52 @@ class UnknownJob(NamedTuple):
 
 
 class RenewalWords(NamedTuple):
-    """A session that wishes to live on."""
+    """A session to renew."""
 
     session: str
     renewal: str  # a `RENEWAL`
 
 
 class Ended(NamedTuple):
-    """What the end of a session has done in the first partition."""
+    """The result of ending a session in the first partition."""
 
     server: str  # JSON
-    more: int  # 1 where that is not all
-    running: str  # as they were told at first, likewise the reason
+    more: int  # 1 if that is not all
+    running: str  # like the reason, as given when the end began
     reason: str
     crashed: list[str]
     returned: list[str]
 
 
 class SessionReply(NamedTuple):
-    """A session as it is stored."""
+    """A session, as it is stored."""
 
     info: str  # a `SESSION`
     expires_at: str
     alive: str
-    renewal: str  # a `RENEWAL`, nothing before the first one
+    renewal: str  # a `RENEWAL`, empty before the first one
     running: str | None = None  # while it ends
 
 
 class LogPart(NamedTuple):
-    """Lines of a job, which stand behind it, each a `LOG_LINE`."""
+    """Log lines of a job, which follow, each as a `LOG_LINE`."""
 
     id: str
     progress: str  # a `PROGRESS`
-    skipped: int  # lines before these that are not sent, since they would not stay
+    skipped: int  # number of earlier lines that are not sent, because they would be deleted again
     size: int
 
 
 class RollupWords(NamedTuple):
-    """What has ended within a minute."""
+    """The figures of the jobs that ended within a minute."""
 
     minute: int
-    field: str  # JSON of task, queue and outcome
-    figures: str  # count, duration and a number for each bucket, between blanks
+    field: str  # JSON of the task, the queue and the outcome
+    figures: str  # the count, the duration and a number per bucket, separated by blanks
 
 
 class Found(NamedTuple):
-    """A job that is stored."""
+    """A stored job."""
 
     record: str | None
     payload: str | None
@@ -344,33 +349,33 @@ class Found(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """What scripts/find looks for; behind it the lists that a job has to be in, then those to walk."""
+    """The search of scripts/find; the lists that must contain a job follow, and then the lists to walk."""
 
     oldest_first: int
     since: Word
     before: Word
-    place_score: Word  # of the place behind which to begin
+    place_score: Word  # of the place after which to begin
     place_id: str
     wanted: int
-    budget: int  # in about a microsecond
-    told: str  # the time of the reply: score, created, or changed or due, as the record says
+    budget: int  # about one microsecond each
+    told: str  # the time to reply: the score, or the record's creation, change or due time
     prefix: str  # of the id
     state: str  # a letter
     queue: str
-    task: str  # and a tab, as a payload begins
+    task: str  # followed by a tab, as a payload begins
     server: str  # JSON
     fingerprint: str  # JSON
-    retrying: Word  # 1 where the job waits for a retry, 0 where it does not
+    retrying: Word  # 1 if the job must wait for a retry, 0 if it must not
     sets: int
 
 
-# ---- in scripts ------------------------------------------------------------------------------------------
+# ---- names in scripts ------------------------------------------------------------------------------------
 
 FORMATS: dict[str, Text | Words] = {
     "PAYLOAD": PAYLOAD, "RECORD": RECORD, "LAST": LAST, "RARER": RARER, "EDGE": EDGE, "ERROR": ERROR,
     "ENTRY": ENTRY, "USE": USE, "UNIQUE": UNIQUE, "ASKS": ASKS, "TIES": TIES, "INPUT": INPUT, "RULES": RULES,
     "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
-    # Words of ARGV, behind the place of the first one.
+    # Arguments; places count from the first value.
     "RUN": Words(Run._fields), "PLAIN": Words(PlainJob._fields), "KEYED": Words(KeyedJob._fields),
     "BATCH": Words(NewBatch._fields), "JOB": Words(NewJobWords._fields), "TIE": Words(NewRelations._fields),
     "CLAIM": Words(ExchangeWords._fields), "GROUP": Words(Group._fields), "LANE": Words(LaneEnds._fields),
@@ -379,7 +384,7 @@ FORMATS: dict[str, Text | Words] = {
     "PART": Words(ChunkWords._fields), "PIECE": Words(LinePart._fields), "HELD": Words(HeldJob._fields),
     "LOG": Words(LogPart._fields), "RENEW": Words(RenewalWords._fields), "WALK": Words(Walk._fields),
     "ROLLUP": Words(RollupWords._fields),
-    # Words of replies, behind the one before the first.
+    # Replies; places count from the value before the first one.
     "REPLY": Words(ExchangeReply._fields, 1), "CLAIMED": Words(Claimed._fields, 1),
     "BATCH_COUNTS": Words(BatchCountsReply._fields, 1), "KEY": Words(KeyReply._fields, 1),
     "LINE": Words(Line._fields, 1),
@@ -387,4 +392,4 @@ FORMATS: dict[str, Text | Words] = {
     "ENDED": Words(Ended._fields, 1), "SESSION": Words(SessionReply._fields, 1),
     "FOUND": Words(Found._fields, 1),
 }  # fmt: skip
-"""What the formats are called in scripts."""
+"""The names of the formats in scripts."""

@@ -1,12 +1,13 @@
-"""Lua that runs in the server: one script a group of verbs, behind `library`, which all of them share.
+"""Lua that runs on the server: one script per group of verbs, each preceded by `library`, which all share.
 
-To read: `library`, `functions/` (how a job is stored, and how it moves), `insert_plain` and `exchange`,
-which run for every job. Other inserts: `insert`, `insert_keyed`. What moves by itself: `upkeep`, `prune`,
-`sessions`. What is read: `find`, `reading`. Beside jobs: `leases`, `records`, `locks`, `logs`, `metrics`,
-`memos`, `moves`, `limit_keys`, `prefix`. A verb that is not asked for costs 0.2 µs of a call.
+Read first: `library`, `functions/` (how a job is stored, and how it changes its state), `insert_plain` and
+`exchange`, which run for every job. Other inserts: `insert`, `insert_keyed`. Changes that no caller requests:
+`upkeep`, `prune`, `sessions`. Reads: `find`, `reading`. Other data: `leases`, `records`, `locks`, `logs`,
+`metrics`, `memos`, `moves`, `limit_keys`, `prefix`. Each verb that a call does not use costs the call 0.2 µs.
 
-What stands in texts and in ARGV is declared in `layout.encoding` and `layout.words`: `CHANGE.fence` is a
-place, `LAST.captures(due)` a pattern; both are written into a script before it is sent (see `layout.wire`).
+`layout.encoding` declares the stored strings, `layout.words` the values of ARGV and of replies:
+`CHANGE.fence` is a place, `LAST.captures(due)` a pattern. Both are replaced in a script before it is sent
+(see `layout.wire`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from firelock_redis.layout.words import FORMATS
 
 __all__ = ["TEXTS", "RedisScript", "script"]
 
-_BEHIND = {  # a group, and the functions behind which it stands, in order
+_BEHIND = {  # a group, and the functions that precede it, in order
     "exchange": ("batches", "jobs", "unique", "limits", "suspensions"),
     "limit_keys": ("batches", "jobs", "record", "limits"),
     "insert": ("batches", "jobs", "children", "record", "unique", "duplicates"),
@@ -48,25 +49,25 @@ def _read_all() -> Mapping[str, str]:
     }
 
 
-# By file. All are read when the first storage is opened: a process goes on with the scripts that its code was
+# By file. All are read when the first storage is opened. So a process keeps the scripts that its code was
 # written for if an upgrade replaces them, and needs no file descriptor for a verb that it uses later.
 TEXTS = _read_all()
 
 
 @attrs.frozen
 class RedisScript:
-    """A script as it is sent: once whole, then by its digest."""
+    """A script as it is sent: the first time whole, later by its digest."""
 
     text: str
     digest: str
     verb: tuple[
         str, ...
-    ]  # what its group is told besides arguments: the verb, nothing where it has one alone
+    ]  # the arguments before those of the verb: its name, empty if the group has only one verb
 
 
 @cache
 def script(name: str) -> RedisScript:
-    """Return the script of a group, or of `group.verb`, with all that stands in front of it."""
+    """Return the script of a group, or of `group.verb`, including everything that must precede it."""
     group, _, verb = name.partition(".")
     before = () if group in _ALONE else ("library", *_BEHIND.get(group, ()))
     text = placed("\n".join(TEXTS[part] for part in (*before, group)), FORMATS)

@@ -1,22 +1,23 @@
 -- `apply`, then `claim`, or one of them. Behind library.lua, batches.lua, jobs.lua, unique.lua, limits.lua and suspensions.lua.
 --
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
--- ARGV  from 2 a CLAIM and the names of its queues; then groups of changes, each a GROUP and what it says stands behind it
--- Reply a REPLY, with one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, 5 taken, ? look closer;
---       then a CLAIMED of each claimed job
+-- ARGV  from 2 a CLAIM and the names of its queues; then groups of changes, each a GROUP followed by its items
+-- Reply a REPLY, with one character per change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, 5 taken, ?
+--       must be sent field by field; then a CLAIMED for each claimed job
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
 
-local lane_of_end = {}  -- by id, of jobs with limits that end here
+local lane_of_end = {}  -- by id: the lanes of jobs with limits that end here
 
--- So many running members of the batch have succeeded, and nothing waits for them. Return whether `release` has to look at it, which
--- it has where no other is active: while one is, none of these ends says anything new of the batch.
+-- Count this number of running members of the batch as succeeded; nothing may wait for them. Return whether `release`
+-- must check the batch. It must if no other member is active: as long as one is, these ends do not change the state
+-- of the batch.
 local function count_members(batch, number)
   local key = base .. 'b:' .. batch
   call('HINCRBY', key, 'succeeded', number)
   local active = call('HINCRBY', key, 'active', -number)
   if active > 0 then return false end
-  if active < 0 and call('HEXISTS', key, 'total') == 0 then  -- somebody took it away: this is all that there is of it
+  if active < 0 and call('HEXISTS', key, 'total') == 0 then  -- the batch was deleted, and these are its only fields
     call('DEL', key)
     return false
   end
@@ -24,7 +25,7 @@ local function count_members(batch, number)
   return true
 end
 
--- Count those of these results that ended a member, by runs of one batch: " batch number" of each.
+-- Count the members among these ended jobs, by runs of one batch: " batch number" for each run.
 local function count_ends(runs, results)
   local first = 1
   for batch, number in string.gmatch(runs, ' (%S+) (%d+)') do
@@ -39,8 +40,9 @@ local function count_ends(runs, results)
   end
 end
 
--- Plain ends: the task returned. Each is an END. Whoever has the first line unchanged holds the job, and nobody can have
--- changed what is behind it. Return the results, and the numbers of those that need a closer look.
+-- Apply plain ends: the tasks of these jobs have returned. Each is an END. If the first line of a record is
+-- unchanged, the session still holds the job, and nothing after that line has changed. Write the results to
+-- `results`; ? marks an end that must be sent field by field.
 local function end_plainly(first, count, session, queue, minute, runs, results)
   local ids, lanes = {}, {}
   for number = 1, count do ids[number] = ARGV[first + END.width * (number - 1) + END.id] end
@@ -71,13 +73,15 @@ local function end_plainly(first, count, session, queue, minute, runs, results)
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
   if runs ~= '' then count_ends(runs, results) end
-  -- No list needs those any more; one that keeps them is no worse for it, as the jobs are asked where it refuses.
+  -- These jobs no longer hold their keys. A list that still contains them does no harm, because the jobs are read if
+  -- it refuses.
   for lane, some in pairs(lanes) do
     for key in string.gmatch(lane, '[^\n]+') do many('SREM', base .. 'slots:' .. key, some) end
   end
 end
 
--- The guards do not hold: tell a repeat from a stranger; the holder's late end takes its tail away.
+-- Return the result of a change whose guards do not hold: ALREADY for a repeated settle, else REFUSED. A late settle
+-- by the session that has the job as a tail clears the tail.
 local function refused(job, session, fence, to)
   if session == '' or job.fence ~= fence then return REFUSED end
   if job.session == '' then return job.state == to and ALREADY or REFUSED end
@@ -92,14 +96,14 @@ local function keep_error(job, attempt, body, line)
   call('LTRIM', key, -20, -1)
 end
 
--- The server's clock stands still while a script runs: it is asked once for a whole batch.
+-- The server's clock does not advance while a script runs, so it is read once for all changes.
 local read_at
 local function instant()
   read_at = read_at or int(clock())
   return read_at
 end
 
--- Unique keys as they are now: what the batch has changed so far is written.
+-- Return the unique keys as they are now; all pending changes are written first.
 local function keys_at_hand()
   flush()
   return unique_keys(tonumber(instant()), function(id)
@@ -108,7 +112,8 @@ local function keys_at_hand()
   end)
 end
 
--- Change one job as the CHANGE in ARGV from there on says; empty fields leave what is there.
+-- Change one job as the CHANGE in ARGV from this place on describes; empty fields keep the stored values. Return the
+-- result.
 local function change(job, from, session, to, first, more)
   local fence, at, entry = ARGV[first + CHANGE.fence], ARGV[first + CHANGE.at], ARGV[first + CHANGE.entry]
   local reason, retries, crashes = ARGV[first + CHANGE.reason], ARGV[first + CHANGE.retries], ARGV[first + CHANGE.crashes]
@@ -168,8 +173,9 @@ end
 
 -- ---- claims --------------------------------------------------------------------------------------------------------
 
--- How many to take from each of the queues, all together at most the limit: in order as many as there are, in turn alike. Where
--- tasks are left out, `near` gets by number of the queue the jobs that may be taken.
+-- Return how many jobs to take from each queue, together at most the limit: in order, as many as each queue has; in
+-- turn, equal shares. If tasks are left out, `near` gets the jobs that may be taken, by the queue's position in
+-- `names`.
 local function shares(names, limit, in_turn, near)
   local sizes, taking, left = {}, {}, limit
   for number, queue in ipairs(names) do
@@ -200,7 +206,7 @@ local function shares(names, limit, in_turn, near)
   return taking
 end
 
--- Every queue of these sets, beginning behind the one that was served last.
+-- Return every queue of these sets, starting after the one that was served last.
 local function queues_in_turn(set, other)
   local names, served = call('SMEMBERS', base .. set), call('GET', base .. 'served') or ''
   if other then
@@ -240,7 +246,8 @@ local function popped(names, taking, in_turn, near)
   return in_order(names, lines, in_turn), lines
 end
 
--- Jobs whose record or payload is gone or garbage are in nobody's way any more: broken SET holds them, for `doctor`.
+-- Set aside the jobs whose record or payload is missing or garbage, so that they do not block others: broken SET
+-- lists them for `doctor`.
 local function set_aside(ids, names, lines)
   local is_broken = {}
   for _, id in ipairs(ids) do is_broken[id] = true end
@@ -252,23 +259,23 @@ local function set_aside(ids, names, lines)
   many('SADD', base .. 'broken', ids)
 end
 
--- Of most jobs it is the first: a number takes 0.3 µs to be written.
+-- Return the next number. Most numbers are 0; for these this saves the 0.3 µs that it takes to format a number.
 local function following(number)
   return number == '0' and '1' or number + 1
 end
 
--- The record of a claimed job without its last line, for the claim's own is behind it; nil where the stored one is garbage. Hot:
--- of RECORD what a claim changes is taken out, and what is between that stays as it is.
+-- Return the record of a claimed job without its last line, which the claim writes itself; nil if the stored record
+-- is garbage. Hot path: only the parts of RECORD that a claim changes are replaced, everything between them is
+-- copied.
 local function claimed(text, session)
   local flag, attempt, fence, place, line, last = match(text, '^E(%D*)(%d+) (%d+) ()[^\n]*()\n.*()\n')
   return flag and 'P' .. flag .. following(attempt) .. ' ' .. following(fence) .. ' ' .. sub(text, place, line - 1)
     .. session .. sub(text, line, last)
 end
 
-local freed_lanes = {}  -- lists by queue, in which jobs with limits end here
+local freed_lanes = {}  -- by queue: the lanes in which jobs with limits end here
 
--- Take up to `limit` jobs for the session; lay a CLAIMED of each into `reply`. Return how
--- many were taken.
+-- Take up to `limit` jobs for the session, and append a CLAIMED for each to `reply`. Return how many were taken.
 local function claim(reply, names, limit, session, server, now)
   local in_turn, ids, lines = not names, nil, nil
   names = names or queues_in_turn('work')
@@ -318,7 +325,7 @@ local function claim(reply, names, limit, session, server, now)
   return count
 end
 
--- ---- one after the other -------------------------------------------------------------------------------------------
+-- ---- main part -----------------------------------------------------------------------------------------------------
 
 despite_full_memory()
 
@@ -367,7 +374,7 @@ while arg < #ARGV do
       local text, first = stored[number], arguments[number]
       local result = MISSING
       if text then
-        -- One that waits for others may change their records: those are read behind that.
+        -- If an earlier job of this group waits for this job, it has changed this record: read it again.
         local job = read(ids[number], minute == '=' and call('HGET', base .. 'jobs', ids[number]) or text)
         result = change(job, from, session, to, first, minute == '=' and read_more(first + CHANGE.width))
         if result == APPLIED and job.was then members[#results + 1] = job end

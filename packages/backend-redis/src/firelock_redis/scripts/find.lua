@@ -1,13 +1,14 @@
--- Where jobs stand that are looked for: lists are walked as one, in order of score and id, and each job that meets the
--- conditions is noted, until enough are found or enough was looked at. Behind library.lua.
+-- Find the places of jobs: lists are walked as one, in order of score and id. Each job that meets the conditions is
+-- noted, until enough are found or enough were checked. Behind library.lua.
 --
 -- KEYS  1 base; derived: the lists named, jobs payloads all (see jobs.lua)
--- ARGV  from 2 a WALK, nothing for what does not matter; then the names of the lists that a job has to be in, and of those to walk
--- Reply 1 where all was walked, else 0; score and id of the last place looked at, nothing for none;
---       then time and id of each job found
+-- ARGV  from 2 a WALK, empty for conditions that do not apply; then the names of the lists that must contain a job,
+--       and of those to walk
+-- Reply 1 if all was walked, else 0; score and id of the last place that was checked, empty for none; then time and
+--       id of each job found
 
-local BYTES = 200000    -- texts read at once, as a rule
-local MOST = 500        -- jobs looked at together
+local BYTES = 200000  -- of records or payloads, read together as a rule
+local MOST = 500  -- jobs checked together
 
 local oldest_first, since, before = ARGV[2 + WALK.oldest_first] == '1', ARGV[2 + WALK.since], ARGV[2 + WALK.before]
 local place_score, place_id = ARGV[2 + WALK.place_score], ARGV[2 + WALK.place_id]
@@ -18,9 +19,9 @@ local first_set, sets = 2 + WALK.width, tonumber(ARGV[2 + WALK.sets])
 local reads_record = told == 'changed' or told == 'due' or state .. queue .. server .. fingerprint .. retrying ~= ''
 local spent = 0
 
--- ---- the walk --------------------------------------------------------------------------------------------------
+-- ---- walk ------------------------------------------------------------------------------------------------------
 
--- Tell whether an id comes before another, byte by byte as members of a list stand; `<` follows the server's locale.
+-- Return whether an id comes before another one, byte by byte as in a ZSET; `<` depends on the server's locale.
 local function precedes(one, other)
   spent = spent + 1.5
   for first = 1, #one, 8 do
@@ -34,7 +35,8 @@ local function precedes(one, other)
   return #one < #other
 end
 
--- How many of the list come before the place where the walk goes on; of equal scores it is found by halves.
+-- Return how many members of the list come before the place where the walk continues; a binary search finds it among
+-- equal scores.
 local function rank(key)
   local low = call('ZCOUNT', key, '-inf', '(' .. place_score)
   local high = call('ZCOUNT', key, '-inf', place_score)
@@ -69,7 +71,7 @@ local function fetch(list, some)
   spent = spent + 0.3 * count
 end
 
--- Look at the next place of a list, which has one where it has an id.
+-- Move to the next place of a list; at the end of the list it has no id.
 local function look(list, some)
   list.at = list.at + list.step
   if not list.pairs[list.at] then fetch(list, some) end
@@ -82,7 +84,7 @@ local function comes_first(one, other)
   return precedes(one.id, other.id) == oldest_first
 end
 
--- Lists by their next places, the first of all at the end; and those whose next place is to be looked at.
+-- Lists ordered by their next places, the first of all at the end; and lists whose next place must be read.
 local ordered, waiting = {}, {}
 for number = first_set + sets, #ARGV do waiting[#waiting + 1] = opened(ARGV[number]) end
 local lists = #waiting
@@ -119,7 +121,7 @@ local function is_all_walked()
   return #ordered == 0 and not (list and (list.pairs[list.at + list.step] or list.first < list.last))
 end
 
--- ---- the conditions --------------------------------------------------------------------------------------------
+-- ---- conditions ------------------------------------------------------------------------------------------------
 
 local bytes, texts_read = 1, 0
 
@@ -140,7 +142,7 @@ end
 local function ends_with_fingerprint(line)
   if sub(line, -#fingerprint - 1) ~= fingerprint .. ']' then return false end
   local mark = sub(line, -#fingerprint - 2, -#fingerprint - 2)
-  return mark == ' ' or mark == ','  -- an inner quotation mark has another character before it
+  return mark == ' ' or mark == ','  -- within a string, another character precedes a quotation mark
 end
 
 local function is_wanted_record(text)
@@ -165,7 +167,7 @@ local function is_in_sets(id)
   return true
 end
 
--- Those of the places that meet every condition, what is cheap to tell first.
+-- Return the places that meet every condition; cheap conditions are checked first.
 local function meeting(places)
   local left = {}
   for _, place in ipairs(places) do
@@ -193,7 +195,7 @@ local function meeting(places)
   return left
 end
 
--- ---- one after another -----------------------------------------------------------------------------------------
+-- ---- main part -------------------------------------------------------------------------------------------------
 
 local is_tested = reads_record or prefix .. task ~= '' or sets > 0
 local reads_texts = reads_record or task ~= ''

@@ -1,12 +1,13 @@
--- Storing jobs of any kind, all of them or none. Behind library.lua, batches.lua, jobs.lua, children.lua, record.lua, unique.lua and
--- duplicates.lua.
+-- Store jobs of any kind, all of them or none. Behind library.lua, batches.lua, jobs.lua, children.lua, record.lua,
+-- unique.lua and duplicates.lua.
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
--- ARGV  behind the verb's own parameters a JOB for each, its tags, the number of its parents, and a TIE for each of those
+-- ARGV  after the verb's own parameters a JOB for each job, its tags, the number of its parents, and a TIE for each
+--       of these
 
 local verbs = {}
 
--- Read one job out of the arguments; return it and where the next one begins.
+-- Read one job from the arguments; return it and the place where the next one starts.
 local function argued(at)
   local asks, ties, created, count = ARGV[at + JOB.asks], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
   local job = {
@@ -30,7 +31,7 @@ local function argued(at)
   return job, at
 end
 
--- The member is found by its batch; one that comes to a batch which is being stopped is stopped as well.
+-- Add the member to the list of its batch; if that is being stopped, `release` must stop this member as well.
 local function index_member(job)
   local id = job.ties.batch
   local row = batches().row_of(id)
@@ -46,7 +47,8 @@ local function index(job)
   for _, tie in ipairs(job.parents) do add('c:' .. tie.id, job.created, job.id) end
 end
 
--- The parents of an awaiting job: each decides at once, or is marked and waited for.
+-- Handle the parents of an awaiting job: an ended one is decided now; any other is marked as having children, and
+-- waited for.
 local function tie(job, parents, now)
   local left = #job.parents
   local waiting = {}
@@ -59,7 +61,7 @@ local function tie(job, parents, now)
     if not target then waiting[#waiting + 1] = edge end
   end
   if job.state ~= 'W' then return end
-  local ties = 0  -- a job may name one end of one parent twice
+  local ties = 0  -- a job can name the same end of the same parent twice
   for _, edge in ipairs(waiting) do
     local parent = parents[edge.id]
     ties = ties + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
@@ -72,9 +74,9 @@ local function tie(job, parents, now)
   if ties > 1 then call('SET', base .. 'n:' .. job.id, ties) end
 end
 
-local known = {}  -- by id: jobs of this batch, and stored ones as this script leaves them
+local known = {}  -- by id: jobs of this call, and stored ones as this script leaves them
 
--- The job of that id, false for none.
+-- Return the job of this id, false if it is not stored.
 local function job_at(id)
   if known[id] == nil then
     local text = call('HGET', base .. 'jobs', id)
@@ -83,8 +85,8 @@ local function job_at(id)
   return known[id]
 end
 
--- The parents that the jobs name are known, and their batches. Return why nothing can be stored: a job, and its parent or batch
--- that is not stored, or its batch that has ended or is cancelled.
+-- Find the parents and batches that the jobs name. Return why nothing can be stored, nil if all can: a job, and its
+-- parent or batch that is not stored; or a job, and its batch that has ended or is cancelled.
 local function find_others(jobs)
   for _, job in ipairs(jobs) do
     known[job.id] = nil
@@ -103,7 +105,7 @@ local function find_others(jobs)
   end
 end
 
--- A new batch is counted, and waits for what it is after.
+-- Store the counts of a new batch; it is shut if it waits for parents.
 local function begin_counting(job)
   local rules, keeps = job.ties.rules, {}
   for number, keep in ipairs({ rules[RULES.succeeded], rules[RULES.failed], rules[RULES.deleted] }) do keeps[number] = keep == cjson.null and '-' or int(keep) end
@@ -113,9 +115,9 @@ local function begin_counting(job)
   })
 end
 
-local changed = {}  -- by id: stored jobs that calls have changed, each with how it stood before
+local changed = {}  -- by id: stored jobs that calls have changed, each with its previous list and tags
 
--- The call, which is answered by the job that has its key, puts that off, or replaces what it does.
+-- Apply a call whose unique key this job has: postpone the job, or replace its arguments.
 local function change_holder(holder, row, job, use, keys, now)
   if not keys.is_changeable(row, holder) then return end
   local payload = holder.payload or call('HGET', base .. 'payloads', holder.id)
@@ -142,7 +144,7 @@ local function change_holder(holder, row, job, use, keys, now)
   add_duplicate(holder, now)
 end
 
--- What calls have changed of stored jobs is written with the batch.
+-- Prepare the writes of the stored jobs that calls have changed; they are written together with the new jobs.
 local function keep_changes(payloads)
   for id, before in pairs(changed) do
     local job = before.job
@@ -158,8 +160,9 @@ local function keep_changes(payloads)
   end
 end
 
--- Store jobs from the arguments; return for each 1 where it is new, 0 where it was there, the id of the job that has its unique
--- key; or nil, and why nothing was stored. Where they are only judged, nothing is stored in any case.
+-- Store the jobs in the arguments. Return for each 1 if it is new, 0 if it was stored before, or the id of the job
+-- that has its unique key. If nothing was stored, return nil and the reason. With `is_judged_only`, nothing is stored
+-- in any case.
 local function store(first, count, is_judged_only)
   local now = int(clock())
   local jobs, answers, keys = {}, {}, nil
@@ -189,7 +192,7 @@ local function store(first, count, is_judged_only)
   local why = find_others(jobs)
   if why then return nil, why end
   if is_judged_only then return answers end
-  -- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
+  -- Write something even if no job is new: a WAIT after a script without writes would confirm nothing.
   local last = call('INCRBY', base .. 'seq', math.max(#jobs, 1))
   local payloads, queues = {}, {}
   for number, job in ipairs(jobs) do
@@ -210,34 +213,34 @@ local function store(first, count, is_judged_only)
   end
   many('HSET', base .. 'payloads', payloads)
   for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
-  behind = {}  -- the order of the batch is that of its places
+  behind = {}  -- the jobs keep the places that they got above
   flush()
   return answers
 end
 
--- Rules say what follows from a parent's end (see children.lua), count is the number of jobs. Reply for each job what `store`
--- says; or nothing but one list: missing, a job's id and that of its unknown parent or batch; or finished, a job's id and that of its
--- batch; or duplicate, a job's id, that of the job
--- that has its unique key, and raises or deleted.
+-- Store jobs. `rules` are the effects of a parent's end (see children.lua), `count` is the number of jobs. Return for
+-- each job the result of `store`. If nothing was stored, return only one list: missing, the id of a job and of its
+-- unknown parent or batch; or finished, the id of a job and of its batch; or duplicate, the id of a job, the id of
+-- the job that has its unique key, and raises or deleted.
 function verbs.jobs(rules, count)
   read_rules(rules)
   local answers, why = store(5, count)
   return answers or { why }
 end
 
--- Reply as `jobs`, and store nothing.
+-- Return as `jobs` does, but store nothing.
 function verbs.judged(count)
   local answers, why = store(4, count, true)
   return answers or { why }
 end
 
--- The jobs are stored if a record has the expected version, and it is replaced. Reply as `jobs` does, behind a 0; or but 1
--- where the record holds the new value and instant at the next version, else 2.
+-- Store the jobs and replace the record, if it has the expected version. Return a 0, followed by the reply of `jobs`.
+-- Otherwise return only 1 if the record has the new value and due time at the next version, else 2.
 function verbs.jobs_if(rules, count, kind, key, value, expected, due_at, copied)
   local stored, version = stored_record(kind, key)
   if version ~= expected then
     if stored ~= int(expected + 1) .. ' ' .. due_at .. ' ' .. value then return { 2 } end
-    call('INCR', base .. 'seq')  -- as in `store`: who asks again is told of replicas that have the record
+    call('INCR', base .. 'seq')  -- as in `store`: a WAIT after a repeated call confirms that replicas have the record
     return { 1 }
   end
   read_rules(rules)

@@ -1,19 +1,20 @@
--- Jobs with limits or plain unique keys, or that are to start before some instant, and ask for nothing else beside what the
--- payload holds, are stored enqueued, all of them or none. On its own, as insert_plain.lua is: see there, jobs.lua for lanes, and
--- unique.lua for unique keys.
+-- Store jobs with limits, plain unique keys or a latest start, which need nothing else besides their payload, as
+-- enqueued; all of them or none. It is a separate script for the reason given in insert_plain.lua. jobs.lua describes
+-- lanes, unique.lua unique keys.
 --
--- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, lane:<queue> <keys> ring:<queue> turn lanes
---       laned, unique uz; publishes on wake
--- ARGV  1 what tests add to the clock; runs of at most 500 jobs together, each a RUN and a KEYED for each job
--- Reply 0 where nothing was stored, as one of the ids is there already or insert.lua has to judge; else nothing where all are new,
---       or for each job nothing, or the id of the job that has its unique key
+-- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, lane:<queue> <keys> ring:<queue>
+--       turn lanes laned, unique uz; publishes on wake
+-- ARGV  1 microseconds that tests add to the clock; runs of at most 500 jobs together, each a RUN and a KEYED for
+--       each job
+-- Reply 0 if nothing was stored, because one of the ids is stored already or insert.lua must judge; else an empty
+--       list if all are new, or for each job an empty string, or the id of the job that has its unique key
 
 local call, base, format, match, last = redis.call, KEYS[1] .. ':', string.format, string.match, #ARGV
 local time = call('TIME')
 local instant = time[1] * 1000000 + time[2] + ARGV[1]
 local now = format('%.0f', instant)
 
--- Whether the job of a stored key has it still; nil where insert.lua has to say.
+-- Return whether the job of a stored key still has it; nil if insert.lua must judge.
 local function is_taken(mark, free_at, text)
   if not text then return instant < tonumber(free_at) end
   local state, attempt, session, crashes, enqueued, asks =
@@ -33,7 +34,7 @@ local function is_taken(mark, free_at, text)
 end
 
 local places, two, at = {}, 0, 2  -- created_at and id of each job
-local answers, taken, is_asked = {}, {}, false  -- by place in ARGV who has the key of one; by key the job that takes it
+local answers, taken, is_asked = {}, {}, false  -- by place in ARGV, the job that has the key; by key, the job that takes it
 local keys, members = {}, {}
 local CREATED, MARKED = PAYLOAD.captures(created), OWNED.captures(mark, free_at, id)
 while at < last do
@@ -67,7 +68,7 @@ while at < last do
   at = behind
 end
 
--- What was added for nothing is taken back: it stands in no other place yet.
+-- Remove the ids that were added in vain; they are in no other list yet.
 local count = two / 2
 if count > 0 and call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   for id = 2, two, 2 do
@@ -80,10 +81,10 @@ if keys[1] then
   call('ZADD', base .. 'uz', unpack(members))
 end
 
--- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
+-- Write something even if no job is new: a WAIT after a script without writes would confirm nothing.
 local place = call('INCRBY', base .. 'seq', count > 0 and count or 1) - count
 local jobs, payloads, behind_changed = {}, {}, LAST.between(changed, absent)
-local queues = {}  -- by queue: created_at and id of each job, and by lane place and member of each
+local queues = {}  -- by queue: created_at and id of each job, and by lane the place and member of each job
 two, at = 0, 2
 while at < last do
   local queue, lowest = ARGV[at + RUN.queue], ARGV[at + RUN.lowest]

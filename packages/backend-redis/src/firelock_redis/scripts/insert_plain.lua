@@ -1,17 +1,21 @@
--- Plain jobs, or plain members of one batch, perhaps with that batch, are stored enqueued, all of them or none. On its own, so that little is made anew for each call and runs for
--- each job: insert.lua takes twice as long for a job of a batch, and the library alone is 2 of 35 µs of a call for one. For
--- the same reason what a command has taken is written over by what the next one takes: lists of their own are 2 µs of it.
+-- Store plain jobs, or plain members of one batch, perhaps together with that batch, as enqueued; all of them or
+-- none. It is a separate script, so that little is created for each call and little runs for each job: insert.lua
+-- takes twice as long for a job of a batch, and library.lua alone takes 2 of the 35 µs of a call for one job. For the
+-- same reason, the arguments of one command are overwritten with those of the next one; separate lists would take 2
+-- µs.
 --
--- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, of a batch b:<id> bm:<id> (see batches.lua), of
---       a new one l:W:<queue> due t:<tag>; publishes on wake
--- ARGV  1 what tests add to the clock, 2 the batch or nothing, from 3 nothing, or a BATCH and its tags where it is new; runs of at
---       most a thousand jobs together, each a RUN and a PLAIN for each job; a new batch is the first of them, whatever its queue.
---       What the first command takes of them is written over by what the second one takes: id and record in place of id, payload
--- Reply 0 where one of the ids is there already or the batch does not just take its members, and nothing was stored, else 1
+-- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, of a batch b:<id> bm:<id> (see
+--       batches.lua), of a new one l:W:<queue> due t:<tag>; publishes on wake
+-- ARGV  1 microseconds that tests add to the clock, 2 the batch or empty, from 3 empty, or a BATCH and its tags if it
+--       is new; then runs of at most a thousand jobs together, each a RUN and a PLAIN for each job; a new batch is
+--       the first of these jobs, whatever its queue. The arguments of the first command are overwritten with those of
+--       the second one: id and record in place of id and payload
+-- Reply 0 if one of the ids is stored already or the batch does not simply take its members, and then nothing was
+--       stored; else 1
 
 local call, base, format, last = redis.call, KEYS[1] .. ':', string.format, #ARGV
 
-local batch, flag, from, new = ARGV[2], '', 4, 0  -- new: places in a list that a new batch takes
+local batch, flag, from, new = ARGV[2], '', 4, 0  -- new: how many values of a list a new batch takes
 if ARGV[3] ~= '' then
   flag, from, new = 'm', 3 + BATCH.width + ARGV[3 + BATCH.tags], PLAIN.width
 elseif batch ~= '' then
@@ -20,7 +24,7 @@ elseif batch ~= '' then
   flag = 'm'
 end
 
-local places, two, at = {}, 0, from  -- created_at, later place in the queue, and id of each job
+local places, two, at = {}, 0, from  -- created_at, later the place in the queue, and the id of each job
 while at < last do
   local behind = at + RUN.width + PLAIN.width * ARGV[at + RUN.size]
   for arg = at + RUN.width, behind - 1, PLAIN.width do
@@ -30,7 +34,7 @@ while at < last do
   at = behind
 end
 
--- What was added for nothing is taken back: it stands in no other place yet.
+-- Remove the ids that were added in vain; they are in no other list yet.
 local count = two / 2
 if call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   for id = 2, two, 2 do
@@ -39,11 +43,11 @@ if call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   return 0
 end
 
-local record  -- of a new batch, its second part the place
+local record  -- of a new batch; its second part is the place
 if new > 0 then
   local queue, due, reason = ARGV[3 + BATCH.queue], ARGV[3 + BATCH.due], ARGV[3 + BATCH.reason]
   local created, members, backwards = places[1], count - 1, {}
-  -- The last one first: what is small yet is a list, in which Redis goes from its head to where each of them stands.
+  -- The last one first: a small ZSET is a list, which Redis searches from its head for the position of each member.
   for id = two, 4, -2 do backwards[two - id + 1], backwards[two - id + 2] = places[id - 1], places[id] end
   call('ZADD', base .. 'bm:' .. batch, unpack(backwards))
   call('HSET', base .. 'b:' .. batch, 'total', members, 'active', members, 'waiting', 0, 'succeeded', 0, 'failed', 0, 'deleted', 0,

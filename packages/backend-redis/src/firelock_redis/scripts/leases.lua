@@ -1,10 +1,11 @@
--- Which sessions live, and which do not any more, without their jobs. Behind library.lua alone: idle servers ask nothing as
--- often as this, and each function in front of a script costs a call of it. The keys are those of sessions.lua.
+-- Which sessions are alive and which are dead, without their jobs. Behind library.lua alone: idle servers make no
+-- other call as often, and each function that precedes a script makes its calls slower. The keys are those of
+-- sessions.lua.
 
 local verbs = {}
 
--- Each living session lives for its timeout from now. ARGV from 3: a RENEW for each. Reply for each 1 where it
--- lives, 0 where it is dead or unknown.
+-- Renew each living session: it lives for its timeout from now. ARGV from 3: a RENEW for each. Return for each 1 if
+-- it is alive, 0 if it is dead or unknown.
 function verbs.renew()
   despite_full_memory()
   local now, reply = clock(), {}
@@ -23,7 +24,7 @@ function verbs.renew()
   return reply
 end
 
--- The session as a SESSION, nil where it is gone.
+-- Return the session as a SESSION, nil if it was deleted.
 local function told(session)
   local info, expires_at, alive, renewal, running =
     unpack(call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal', 'running'))
@@ -33,14 +34,14 @@ local function told(session)
   }
 end
 
--- The living session that is first by started_at; reply a SESSION, nil for none.
+-- Return the living session that comes first by started_at as a SESSION, nil for none.
 function verbs.oldest()
   local session = call('ZRANGE', base .. 'sl', 0, 0)[1]
   return session and told(session)
 end
 
--- Sessions, oldest first, some at a time. ARGV from 3: nothing for all, or the sessions that are wanted. Reply those for a
--- further call; then a SESSION of each of the first ones, passing over who is gone.
+-- List sessions, oldest first, some at a time. ARGV from 3: the wanted sessions, none for all. Return the sessions
+-- for a further call; then a SESSION for each of the first ones that still exists.
 function verbs.list(first)
   local wanted = first and words_from(3) or call('ZRANGE', base .. 'ss', 0, -1)
   local left, reply = {}, {}
@@ -54,9 +55,10 @@ function verbs.list(first)
   return { left, reply }
 end
 
--- Sessions that have to be ended: living ones that have expired, longest expired first; then dead ones whose end was begun
--- so many micros ago and not finished, so that its maker is given up. Expired is who would live until the past, by this
--- clock and by the caller's, or for longer than any session lives.
+-- Return the sessions that must be ended: living ones that have expired, longest expired first; then dead ones whose
+-- end began so long ago, in microseconds, that the process which has not finished it is considered dead. A session
+-- has expired if its time is over by this clock and by the caller's, or if it would live for longer than any session
+-- does.
 function verbs.orphans(limit, given_up, as_of)
   local now = clock()
   as_of = as_of == '1' and now or tonumber(as_of)
@@ -68,7 +70,7 @@ function verbs.orphans(limit, given_up, as_of)
   return { expired, call('ZRANGEBYSCORE', base .. 'ending', '-inf', int(now - given_up), 'LIMIT', 0, limit) }
 end
 
--- The sessions that may claim in this partition, which is any but the first.
+-- Return the sessions that may claim in this partition, which must not be the first one.
 function verbs.living()
   return call('SMEMBERS', base .. 'living')
 end

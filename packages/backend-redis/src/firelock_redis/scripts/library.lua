@@ -1,32 +1,33 @@
--- What every script has at hand; it stands in front of each of them.
+-- The functions that every script can use; this file precedes each of them.
 --
--- KEYS[1] is the base of a partition, such as firelock:{0}; every other key is derived from it. A script writes into no
--- other partition, so that in a cluster it runs on one node. ARGV[1] is what tests add to the clock, in micros. In a
--- script of several verbs ARGV[2] names the verb; what stands behind it are the parameters of that function, and where it
--- takes any number of words they stand in ARGV behind those.
+-- KEYS[1] is the base of a partition, such as firelock:{0}; every other key is derived from it. A script writes to no
+-- other partition, so in a cluster it runs on one node. ARGV[1] is the number of microseconds that tests add to the
+-- clock. In a script with several verbs, ARGV[2] names the verb. The next arguments are the parameters of that
+-- function. If the function takes any number of values, these follow its parameters in ARGV. Its result is the reply,
+-- in which false becomes nil.
 
 local base = KEYS[1] .. ':'
 local call = redis.call
 local match, find, sub, format = string.match, string.find, string.sub, string.format
 local CHUNK = 1000
 
--- Micros of the server's own clock.
+-- Return the server's own clock in microseconds.
 local function server_clock()
   local time = call('TIME')
   return time[1] * 1000000 + time[2]
 end
 
--- Micros of the storage's clock.
+-- Return the storage's clock in microseconds.
 local function clock()
   return server_clock() + ARGV[1]
 end
 
--- A number with all its digits: concatenation keeps fourteen of them.
+-- Return a number with all its digits; a concatenation would keep only fourteen.
 local function int(number)
   return format('%.0f', number)
 end
 
--- Call a command with any number of members, as many at a time as Lua can lay on its stack.
+-- Call a command with any number of members, at most as many at a time as fit on the Lua stack.
 local function many(command, key, members)
   for first = 1, #members, CHUNK do
     call(command, key, unpack(members, first, math.min(first + CHUNK - 1, #members)))
@@ -37,38 +38,38 @@ local function unlink(keys)
   many('UNLINK', base .. 'none', keys)
 end
 
--- What stands in ARGV from there on, as a list of its own.
+-- Return the values in ARGV from this place on as a new list.
 local function words_from(first)
   local words = {}
   for place = first, #ARGV do words[#words + 1] = ARGV[place] end
   return words
 end
 
--- A first write that needs no memory: the script runs also when memory is full, so that what drains it or frees some
--- is never refused, and who runs goes on.
+-- Write something that needs no memory, as the first write of a script. Redis then lets the script run even if memory
+-- is full. So scripts that free memory are never refused, and running jobs can continue.
 local function despite_full_memory()
   call('DEL', base .. 'none')
 end
 
--- The first of a ZSET by its score, as text; nil where it is empty.
+-- Return the lowest score of a ZSET as a string; nil if it is empty.
 local function first_score(key)
   return call('ZRANGE', base .. key, 0, 0, 'WITHSCORES')[2]
 end
 
--- The earliest due instant of a scheduled job or a recurring definition as text, nothing where there is none.
+-- Return the earliest due time of a scheduled job or a recurring definition as a string, empty if there is none.
 local function next_due()
   local due, recurring = first_score('due'), first_score('due:recurring')
   if due and recurring then return tonumber(recurring) < tonumber(due) and recurring or due end
   return due or recurring or ''
 end
 
--- Tell those who wait: a queue's name where it got its first work, * where an instant came nearer or a queue was resumed, taken
--- and a session where others have taken jobs from it.
+-- Notify waiting servers. The message is the name of a queue that got its first job, or * if a due time came nearer
+-- or a queue was resumed, or `taken` and a session if others have taken jobs from it.
 local function wake(message)
   call('PUBLISH', base .. 'wake', message)
 end
 
--- Do what the verb says that the call names; no verb has more than twenty parameters with a name.
+-- Run the verb that the call names; no verb has more than twenty named parameters.
 local function run(verbs)
   return verbs[ARGV[2]](unpack(ARGV, 3, 22))
 end

@@ -1,14 +1,14 @@
--- Limit keys and unique keys, as people look at them, and upkeep of them. Behind library.lua, jobs.lua, record.lua, limits.lua.
+-- Limit keys and unique keys: reads for people, and upkeep. Behind library.lua, jobs.lua, record.lua, limits.lua.
 --
--- KEYS  those of limits.lua and jobs.lua, of unique keys: unique uz; swept HASH limits, unique -> the key behind which upkeep
---       goes on
+-- KEYS  those of limits.lua and jobs.lua, of unique keys: unique uz; swept HASH limits, unique -> the key after which
+--       upkeep continues
 
 local verbs = {}
 
 local SHOWN, OTHERS, COUNTED, LOOKS = 100, 10, 10000, 20000
 
--- The key's rate has been used by this cost, and it is shut until an instant, nothing for none. Reply the instant from which a
--- start of cost 1 is admitted.
+-- Use the key's rate by this cost, and close the key until a time, empty for none. Return the time from which a start
+-- of cost 1 is admitted.
 function verbs.spend(key, cost, till)
   despite_full_memory()
   local limited, now = limits(), clock()
@@ -16,7 +16,7 @@ function verbs.spend(key, cost, till)
   local numbers, used = state.numbers, state.free_at
   cost = tonumber(cost)
   if cost < 0 then
-    used = numbers.interval > 0 and used + cost * numbers.interval or 0  -- without a rate nothing is used
+    used = numbers.interval > 0 and used + cost * numbers.interval or 0  -- without a rate, none of it is used
   elseif cost > 0 and numbers.interval > 0 then
     used = math.max(used, now) + cost * numbers.interval
   end
@@ -35,7 +35,7 @@ end
 
 local looks = 0
 
--- Whether a key comes before another, byte by byte as members of a list stand; `<` follows the server's locale.
+-- Return whether a key comes before another one, byte by byte as in a ZSET; `<` depends on the server's locale.
 local function precedes(one, other)
   for place = 1, math.min(#one, #other) do
     local mine, its = string.byte(one, place), string.byte(other, place)
@@ -44,7 +44,7 @@ local function precedes(one, other)
   return #one < #other
 end
 
--- Tell `each` of the lanes that have the key, as "queue, blank, keys", in order of name, until it says true.
+-- Call `each` for the lanes that have the key, as "queue, blank, keys", in order of name, until it returns true.
 local function walk(key, each)
   local first, last = '(' .. key .. '\n', '(' .. key .. '\v'
   repeat
@@ -57,7 +57,7 @@ local function walk(key, each)
   until #entries < 100
 end
 
--- How many jobs wait for the key, COUNTED at most, and the other keys that they ask for, those of the lanes that were counted.
+-- Return how many jobs wait for the key, at most COUNTED, and the first other keys of the lanes that were counted.
 local function waiting(key)
   local count, others, seen = 0, {}, { [key] = true }
   walk(key, function(lane)
@@ -74,8 +74,9 @@ local function waiting(key)
   return math.min(count, COUNTED), { unpack(others, 1, math.min(#others, OTHERS)) }
 end
 
--- The lanes that have the key, `limit` at most, with the number of their jobs; and where this job stands, if it is given. Reply
--- a LINE, with the job's lane and rank '' and 0 where it does not wait for the key; then each lane and its length.
+-- Find the lanes that have the key, at most `limit`, with the number of their jobs, and the place of a job if its id
+-- is given. Return a LINE, in which the job's lane is '' and its rank 0 if it does not wait for the key; then each
+-- lane and its length.
 function verbs.line(key, limit, id)
   despite_full_memory()
   local reply, number = { 0, '', 0 }, 0  -- a LINE
@@ -103,7 +104,7 @@ function verbs.line(key, limit, id)
   return reply
 end
 
--- The ids of parts of lanes. ARGV from 3: a PIECE for each. Reply a list for each.
+-- Return the ids in parts of lanes, a list for each part. ARGV from 3: a PIECE for each.
 function verbs.line_ids()
   despite_full_memory()
   local reply = {}
@@ -116,7 +117,7 @@ function verbs.line_ids()
   return reply
 end
 
--- Those that hold keys by what they say, as lists of id and instant of claim by key.
+-- Return the jobs that hold keys according to their records: by key, lists of ids with the time of the claim.
 local function holders_now()
   local found = {}
   each_present(function(id, asks, text)
@@ -126,7 +127,7 @@ local function holders_now()
   return found
 end
 
--- Who holds the key, among them strict ones between two attempts, oldest first.
+-- Return the jobs that hold the key, oldest first, including strict ones between two attempts.
 local function holders(key, present)
   local all, seen = {}, {}
   for _, one in ipairs(present[key] or {}) do
@@ -149,14 +150,15 @@ local function holders(key, present)
   return all
 end
 
--- The first key of the partition's lanes that comes behind this place, nil for none.
+-- Return the first key of the partition's lanes after this place, nil for none.
 local function following(place)
   local entry = call('ZRANGEBYLEX', base .. 'lanes', place, '+', 'LIMIT', 0, 1)[1]
   return entry and match(entry, '^[^\n]*')
 end
 
--- Keys that begin so, behind another, in order of name: those that a job holds or waits for, or whose rate is used. Reply 1
--- where some were left out, else 0, and behind which key; then a KEY for each, and behind it the first holders.
+-- List keys with this prefix after another key, in order of name: those that a job holds or waits for, or whose rate
+-- is used. Return 1 if some were left out, else 0, and the last key that was checked; then for each key a KEY,
+-- followed by its first holders.
 function verbs.list(prefix, after, limit)
   despite_full_memory()
   local reply, now, present = { 0, after }, clock(), holders_now()
@@ -198,7 +200,7 @@ function verbs.list(prefix, after, limit)
   return reply
 end
 
--- Unique keys that begin so, behind another, in order of name. Reply for each: key, and as it is stored.
+-- Return unique keys with this prefix after another key, in order of name: each key and its stored value.
 function verbs.unique(prefix, after, limit)
   local first, reply = precedes(after, prefix) and '[' .. prefix or '(' .. after, {}
   if after == '' and prefix == '' then first = '-' end
@@ -213,8 +215,9 @@ end
 
 -- ---- upkeep --------------------------------------------------------------------------------------------------------
 
--- Of up to `limit` keys from where the last look came to, those are forgotten that nobody holds or waits for and whose rate is
--- free; and of as many unique keys those whose job is gone and that are taken for no longer time.
+-- Check up to `limit` keys, from where the last check stopped, and delete those that no job holds or waits for and
+-- whose rate is free. Check as many unique keys, and delete those whose job is not stored and that need not stay
+-- taken for longer.
 function verbs.forget(limit)
   despite_full_memory()
   local limited, now = limits(), clock()

@@ -1,26 +1,27 @@
 -- Locks. Behind library.lua.
 --
--- lock:<name> HASH owner, fence, ends_at. The storage's clock says when a lock has ended; the expiry of its key, a minute
--- later by the server's clock, only clears up. For nothing of a lock need outlive it: every name takes its tokens from one
--- row in the partition. fences is the last of them, and the next one is micros of the server's clock where those are
--- larger, so that the row goes on rising behind a failover that has lost the last ones: whoever then holds a lock beside
--- its former holder has the larger token.
+-- lock:<name> HASH owner, fence, ends_at. The storage's clock decides when a lock has ended. The expiry of its key, a
+-- minute later by the server's clock, only cleans up. Nothing of a lock must be kept for longer, because all names
+-- take their tokens from one counter in the partition: fences is the last token. The next one is the server's clock
+-- in microseconds if that is larger. So tokens keep rising after a failover that has lost the last ones: if two
+-- owners hold a lock then, the later one has the larger token.
 
 local verbs = {}
 
--- Owner and token of whoever holds the lock now, nil where nobody does.
+-- Return the owner and the token of a lock that is held now, nil if it is free.
 local function holder(key, now)
   local owner, fence, ends_at = unpack(call('HMGET', key, 'owner', 'fence', 'ends_at'))
   if owner and tonumber(ends_at) > now then return owner, fence end
 end
 
--- The lock lives for so many micros from now; owner and token are written where they are given.
+-- Let the lock live for this many microseconds from now; write the owner and the token if they are given.
 local function live(key, now, ttl, ...)
   call('HSET', key, 'ends_at', int(now + ttl), ...)
   call('PEXPIRE', key, int(math.ceil(ttl / 1000) + 60000))
 end
 
--- The lock is the owner's if it is free or is so already. Reply the token; nil where another holds the lock.
+-- Give the lock to the owner if it is free or the owner holds it already. Return the token; nil if another owner
+-- holds it.
 function verbs.acquire(name, owner, ttl)
   local key, now = base .. 'lock:' .. name, clock()
   local other, fence = holder(key, now)
@@ -34,7 +35,7 @@ function verbs.acquire(name, owner, ttl)
   return fence
 end
 
--- The lock lives on if it is still the owner's with this token. Reply 1, 0 where it is not.
+-- Let the lock live on if the owner still holds it with this token. Return 1 if so, else 0.
 function verbs.renew(name, owner, token, ttl)
   local key, now = base .. 'lock:' .. name, clock()
   local other, fence = holder(key, now)
@@ -44,7 +45,7 @@ function verbs.renew(name, owner, token, ttl)
   return 1
 end
 
--- The lock is free if it was still the owner's with this token. Reply 1, 0 where it was not.
+-- Release the lock if the owner still holds it with this token. Return 1 if so, else 0.
 function verbs.release(name, owner, token)
   local key = base .. 'lock:' .. name
   local other, fence = holder(key, clock())

@@ -1,7 +1,7 @@
--- What running jobs say. Behind library.lua.
+-- Log lines and progress of running jobs. Behind library.lua.
 --
--- g:<id> LIST of a job's newest lines, each of them "number line", numbers without gaps; o:<id> its progress; jobs says
--- whether there is such a job.
+-- g:<id> LIST of a job's newest lines, each of them "number line", numbers without gaps; o:<id> its progress; jobs
+-- shows whether the job is stored.
 
 local verbs = {}
 
@@ -17,7 +17,7 @@ local function append(key, first, skipped, count)
   call('LTRIM', key, -KEPT, -1)
 end
 
--- Lines are added to the logs of jobs, and their progress is replaced. ARGV from 3: for each job, or a part of its lines, a LOG
+-- Add lines to the logs of jobs, and replace their progress. ARGV from 3: for each job, or a part of its lines, a LOG
 -- and the lines.
 function verbs.append()
   local arg = 3
@@ -33,12 +33,12 @@ function verbs.append()
   end
 end
 
--- Up to `limit` lines of a job's log in order, those that come after a number. Reply the lines.
+-- Return up to `limit` lines of a job's log after a number, in order.
 function verbs.read(id, after, limit)
   local key = base .. 'g:' .. id
   local oldest = call('LINDEX', key, 0)
   if not oldest then return {} end
-  -- Numbers have no gaps, so the oldest one tells where each of them is.
+  -- Numbers have no gaps, so the oldest one determines the position of each of them.
   local start = math.max(0, after + 1 - match(oldest, '^%d+'))
   return call('LRANGE', key, int(start), int(start + limit - 1))
 end

@@ -1,14 +1,16 @@
--- What jobs remember, what is counted of batches, and streams. Behind library.lua, batches.lua and jobs.lua.
+-- Memos of jobs, counts of batches, and streams. Behind library.lua, batches.lua and jobs.lua.
 --
--- memo:<job> HASH kind, blank and name as JSON -> MEMO; under no name "place bytes", the place of the next name and the sum.
--- o:<job>:<stream> ZSET of chunks "offset data" by offset; os:<job> HASH stream -> bytes of its data.
+--   memo:<job> HASH: kind, blank and name as JSON -> MEMO; the empty name -> "place bytes", the place of the next
+--     name and the sum of the bytes
+--   o:<job>:<stream> ZSET: chunks "offset data" by offset
+--   os:<job> HASH: stream -> bytes of its data
 
 local verbs = {}
 
 local APPLIED, ALREADY, REFUSED, MISSING, TAKEN = '0', '2', '3', '4', '5'
 
--- The job, where it is stored and whoever asks may write to it: who holds it with this fence, or anybody for no session, then not one
--- that has succeeded or is deleted. Else nothing, and the answer.
+-- Return the job if it is stored and the caller may write to it. With a session, the session must hold the job with
+-- this fence; without one, the job must not have succeeded or been deleted. Otherwise return nil and the result.
 local function writable(id, session, fence)
   local text = call('HGET', base .. 'jobs', id)
   if not text then return nil, MISSING end
@@ -18,14 +20,15 @@ local function writable(id, session, fence)
   return nil, REFUSED
 end
 
--- The job has a flag more.
+-- Add a flag to the job.
 local function mark(job, flag)
   if is(job, flag) then return end
   job.flag = job.flag .. flag
   save(job)
 end
 
--- ARGV from there on: a NEW_MEMO. Return the answer and what stands then, nothing for nothing.
+-- Store one memo. ARGV from this place on: a NEW_MEMO. Return the result, and the memo that is stored then, empty for
+-- none.
 local function remember(first)
   local id, session, fence = ARGV[first + NEW_MEMO.job], ARGV[first + NEW_MEMO.session], ARGV[first + NEW_MEMO.fence]
   local name, replaces, bytes = ARGV[first + NEW_MEMO.name], ARGV[first + NEW_MEMO.replaces], ARGV[first + NEW_MEMO.bytes]
@@ -60,8 +63,8 @@ local function remember(first)
   return APPLIED, stands
 end
 
--- Memos are put where nothing is, or over what is begun. Reply for each the answer and what stands under its name, nothing for
--- nothing.
+-- Store each memo if its name has none, or one that has only begun. Return for each the result, and the memo that is
+-- stored under its name then, empty for none.
 function verbs.remember()
   despite_full_memory()
   local reply = {}
@@ -71,7 +74,8 @@ function verbs.remember()
   return reply
 end
 
--- All that the job remembers, name and memo of each. Reply nothing where it is unknown, or not held by the session with this fence.
+-- Return all memos of the job, the name and the memo of each; nil if it is unknown, or the session does not hold it
+-- with this fence.
 function verbs.recall(id, session, fence)
   local text = call('HGET', base .. 'jobs', id)
   local job = text and read(id, text)
@@ -79,7 +83,7 @@ function verbs.recall(id, session, fence)
   return call('HGETALL', base .. 'memo:' .. id)
 end
 
--- ARGV from 3: batches. Reply for each nothing, or a BATCH_COUNTS.
+-- Return a BATCH_COUNTS for each batch, nil if there is no such batch. ARGV from 3: the batches.
 function verbs.batch_counts()
   local reply = {}
   for arg = 3, #ARGV do
@@ -101,8 +105,8 @@ end
 
 -- ---- streams -------------------------------------------------------------------------------------------------------
 
--- ARGV from 6: a PART for each chunk. Reply how many bytes the largest of these streams has; nothing where the
--- session does not hold the job with this fence.
+-- Append chunks. ARGV from 6: a PART for each chunk. Return how many bytes the largest of these streams has; nil if
+-- the session does not hold the job with this fence.
 function verbs.append(id, session, fence)
   local job = writable(id, session, fence)
   if not job then return false end
@@ -126,7 +130,7 @@ function verbs.append(id, session, fence)
   return largest
 end
 
--- Up to `limit` chunks of a stream behind an offset, in order: each "offset data".
+-- Return up to `limit` chunks of a stream after an offset, in order: each "offset data".
 function verbs.chunks(id, stream, after, limit)
   return call('ZRANGEBYSCORE', base .. 'o:' .. id .. ':' .. stream, '(' .. after, '+inf', 'LIMIT', 0, limit)
 end

@@ -1,11 +1,12 @@
--- Figures of what has ended. Behind library.lua.
+-- Figures of ended jobs. Behind library.lua.
 --
--- m:<minute> HASH JSON of [task, queue, outcome] -> "count duration" and one number a bucket; mz ZSET of the minutes that
--- have figures.
+-- m:<minute> HASH JSON of [task, queue, outcome] -> "count duration" and one number per bucket; mz ZSET of the
+-- minutes that have figures.
 
 local verbs = {}
 
--- The sum, place by place; exact, as no figure comes near 2^53 (of micros, 285 years). One may have more places.
+-- Return the sums, position by position. They are exact, because no figure comes near 2^53 (of microseconds, 285
+-- years). One argument may have more positions than the other.
 local function sum(one, other)
   local added, place = {}, 0
   local ones, others = string.gmatch(one, '%S+'), string.gmatch(other, '%S+')
@@ -18,7 +19,7 @@ local function sum(one, other)
   return table.concat(added, ' ')
 end
 
--- Figures are added to those of their minutes. ARGV from 3: a ROLLUP for each.
+-- Add figures to those of their minutes. ARGV from 3: a ROLLUP for each.
 function verbs.record()
   for arg = 3, #ARGV, ROLLUP.width do
     local minute, field, figures = ARGV[arg + ROLLUP.minute], ARGV[arg + ROLLUP.field], ARGV[arg + ROLLUP.figures]
@@ -29,10 +30,10 @@ function verbs.record()
   end
 end
 
--- The figures of the minutes from `since` on and before `till`, in order of minute: whole minutes, as many as hold five
--- hundred rollups together, but at least one and no more than five hundred. Task is what the fields of a task begin with, or
--- nothing; queue what the fields of a queue contain, or nothing. Reply where to go on, nothing at the end; then for each
--- minute: it, its fields and figures.
+-- Return the figures of the minutes from `since` on and before `till`, in order of minute: only whole minutes, as
+-- many as have five hundred rollups together, but at least one and at most five hundred. `task` is the start of the
+-- fields of a task, or empty; `queue` is a part of the fields of a queue, or empty. Return where to continue, empty
+-- at the end; then for each minute: the minute, its fields and figures.
 function verbs.timeline(since, till, task, queue)
   local minutes = call('ZRANGEBYSCORE', base .. 'mz', since, '(' .. till, 'LIMIT', 0, 501)
   local reply, seen = { '' }, 0

@@ -1,14 +1,14 @@
--- Waiting jobs are moved to another queue, or get another priority. Behind library.lua, batches.lua and jobs.lua.
+-- Move waiting jobs to another queue, or give them another priority. Behind library.lua, batches.lua and jobs.lua.
 --
 -- KEYS  those of jobs.lua; publishes on wake
--- ARGV  2 what the history says, with {names}; then a MOVING for each
--- Reply results, one character a move: 0 applied, 2 already, 3 refused, 4 missing
+-- ARGV  2 the template of the history's reason, with {names}; then a MOVING for each move
+-- Reply results, one character per move: 0 applied, 2 already, 3 refused, 4 missing
 
 local LEVEL = 2 ^ 45
 
 local moved, queues = {}, {}
 
--- One move of a job; its place keeps the order of coming.
+-- Apply one move; the job's place keeps its order of arrival.
 local function move(template, first)
   local id, from, queue = ARGV[first + MOVING.id], ARGV[first + MOVING.states], ARGV[first + MOVING.queue]
   local priority, at, reason = ARGV[first + MOVING.priority], ARGV[first + MOVING.at], ARGV[first + MOVING.reason]

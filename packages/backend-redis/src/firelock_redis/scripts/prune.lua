@@ -1,24 +1,26 @@
--- Up to `limit` jobs that have expired are gone with all that belongs to them, and as many minutes of figures that are
--- older than thirty days. Behind library.lua, batches.lua, jobs.lua and children.lua.
+-- Delete up to `limit` expired jobs with all that belongs to them, and as many minutes of figures that are older than
+-- thirty days. Behind library.lua, batches.lua, jobs.lua and children.lua.
 --
--- x:<minute> says which jobs were to expire then; what the record says is what holds. A job of the minute that is
--- running and has some seconds left waits in `soon`, so that nothing is looked at twice. A job on the releasing list is
--- passed over: `release` tells of it again.
+-- x:<minute> lists the jobs that were to expire in that minute; their records decide. A job of the current minute
+-- that has some seconds left waits in `soon`, so that no job is checked twice. A job on the releasing list is
+-- skipped: `release` lists it again.
 --
--- A job that others need stays for another hour, or as long as its batch and those around that do: a member of which one
--- of these batches has not ended, one whose caller has not, and one whose result a job takes that has not.
+-- A job that others need stays for another hour, or as long as its batch and its outer batches: a member if one of
+-- these batches has not ended, a called job if its caller has not ended, and any job if a job that uses its result
+-- has not ended.
 --
--- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd mz; soon ZSET of jobs by their expiry
+-- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd
+--       mz; soon ZSET of jobs by their expiry
 -- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
--- Reply how many are gone, 1 where there is more to look at, and 1 where a dead session may be forgotten, which
---       sessions.prune does, 1 where there are keys, which limit_keys.forget looks at, and 1 where jobs may start
---       whose keys were held
+-- Reply how many jobs were deleted, 1 if there is more to check, 1 if a dead session may be deleted, which
+--       sessions.prune does, 1 if there are keys, which limit_keys.forget checks, and 1 if jobs may start whose keys
+--       were held
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
 local SECONDS = 0.002
 
--- Seconds that pass while the script runs. TIME stands still meanwhile from Redis 7.2 on; os.clock exists from 7.4 on. In
--- between, the other bounds are all there is.
+-- Return a time in seconds that advances while the script runs. TIME does not advance during a script from Redis 7.2
+-- on, and os.clock exists from 7.4 on. In between, only the other bounds apply.
 local library = rawget(_G, 'os')
 local function stopwatch()
   if library then return library.clock() end
@@ -39,7 +41,7 @@ local minute, limit = math.floor(now / MINUTE), tonumber(ARGV[2])
 local pruned, looks, bytes, children = 0, 0, 0, 0
 local doomed, forgotten, is_doomed, queues = {}, {}, {}, {}
 
--- Some jobs that are to expire by now, taken off their list; none where there are no more.
+-- Take some jobs that expire by now off their list and return them; none if there are no more.
 local function next_ids(count)
   local ids = call('ZRANGEBYSCORE', base .. 'soon', '-inf', int(now), 'LIMIT', 0, count)
   if #ids > 0 then
@@ -55,7 +57,7 @@ local function next_ids(count)
   end
 end
 
--- Children that still wait for the job are deleted, some at a time; return whether none is left.
+-- Delete children that still wait for the job, some at a time; return whether none is left.
 local function delete_children(parent)
   local key = base .. 'pend:' .. parent.id
   local ties = call('ZRANGE', key, 0, CHILDREN - 1)
@@ -75,7 +77,7 @@ local function delete_children(parent)
   return #ties < CHILDREN
 end
 
--- The waiting members of the batch are deleted, some at a time; return whether none is left.
+-- Delete waiting members of the batch, some at a time; return whether none is left.
 local function delete_members(batch)
   local row = batches().row_of(batch.id)
   if not row or row.waiting == 0 then return true end
@@ -100,17 +102,17 @@ local function delete_members(batch)
   return false
 end
 
--- Whether nobody needs the job any more that has children, or is a batch.
+-- Return whether no child or member needs this job any more; it has children or is a batch.
 local function is_childless(id, text)
   if call('ZSCORE', base .. 'releasing', id) then return false end
   local parent = read(id, text)
   local is_left = children >= CHILDREN or (is(parent, 'b') and not delete_members(parent))
   if not is_left and delete_children(parent) then return true end
-  expires(parent.expires, id)  -- the rest of them later
+  expires(parent.expires, id)  -- the remaining ones are deleted later
   return false
 end
 
--- The instant until which the job's batch, or one around that, needs it, 0 for none.
+-- Return the time until which the job's batch or an outer batch needs the job, 0 for none.
 local function kept_by(batch)
   local at = 0
   while batch and batch ~= '' do
@@ -124,7 +126,7 @@ local function kept_by(batch)
   return at
 end
 
--- Whether others need the job, which has flags, so that it stays.
+-- Return whether other jobs need the job, which has flags; if so, it gets a later expiry.
 local function is_needed(id, text)
   local job, at = read(id, text), 0
   if is(job, 'm') or is(job, 'c') then
@@ -140,7 +142,7 @@ local function is_needed(id, text)
   return true
 end
 
--- What is kept of the job beside its own keys, as its payload names it.
+-- Remove the job from the lists that its payload names.
 local function forget_rare(id)
   local fields, size = rare_fields(id)
   bytes = bytes + size
@@ -155,7 +157,7 @@ local function forget_rare(id)
   if type(batch) == 'string' then put(removes, 'bm:' .. batch, id) end
 end
 
--- What is kept of the job as its flags say.
+-- Delete the data that the job has according to its flags.
 local function forget_flagged(id, flag)
   if find(flag, 'b', 1, true) then
     doomed[#doomed + 1] = base .. 'b:' .. id
@@ -169,13 +171,13 @@ local function forget_flagged(id, flag)
   end
 end
 
--- What the job asks before it starts, nothing for most.
+-- Return the admission of the job, nil or false for most jobs.
 local function asks_in(text)
   local asks = match(text, RECORD.captures(asks))
   return asks and asks ~= '' and asks_of(asks)
 end
 
--- The unique key that points at the job is no longer known, unless it is to be taken for longer.
+-- Delete the unique key that points at the job, unless the key must stay taken for longer.
 local function forget_unique(id, text)
   local asks = asks_in(text)
   local use = asks and asks.unique
@@ -186,7 +188,7 @@ local function forget_unique(id, text)
   end
 end
 
--- Nobody has the job any more that a session had: who waits for its keys is told.
+-- Note that no session has the job any more, so that servers which wait for its keys are notified.
 local function free(text)
   local asks = asks_in(text)
   if asks and asks.lane ~= '' then freed[asks.lane] = true end
@@ -222,7 +224,7 @@ local function look(id, text)
   end
 end
 
--- A queue of which no job is left is no longer known.
+-- Forget the queues that have no job left.
 local function forget_queues()
   for queue in pairs(queues) do
     local lists = {}

@@ -1,11 +1,12 @@
--- What is read of jobs beside pages of them. Behind library.lua.
+-- Reads of jobs, other than pages of them. Behind library.lua.
 --
 -- KEYS  those of jobs.lua, of sessions.lua: sx ending living, of records.lua: paused
 
 local verbs = {}
 
--- Jobs as they are stored, as many of those asked for as fit into a megabyte but at least one. ARGV from 3: ids. Reply
--- a FOUND of each, nil for none, in the order asked; where there are fewer, the rest was left out.
+-- Return jobs as they are stored: as many of the requested ones as fit into a megabyte, but at least one. ARGV from
+-- 3: ids. Return a FOUND for each, nil for an unknown job, in the requested order; if there are fewer, the rest was
+-- left out.
 function verbs.get()
   local reply, size = {}, 0
   for first = 3, #ARGV, 10 do
@@ -25,14 +26,15 @@ function verbs.get()
   return reply
 end
 
--- The failed attempts of a job, oldest first. Reply for each: its number, a tab, and a `FAILURE` of layout/encoding.py.
+-- Return the failed attempts of a job, oldest first: for each its number, a tab, and a `FAILURE` of
+-- layout/encoding.py.
 function verbs.errors(id)
   return call('LRANGE', base .. 'e:' .. id, 0, -1)
 end
 
--- How many jobs are in each state, queue by queue. ARGV from 3: queues, none for all of them. Reply names of queues that
--- were left out, for a call of their own; then for each of the others: its name and the numbers of its jobs that are
--- awaiting, scheduled, enqueued, succeeded, failed, deleted and processing.
+-- Return how many jobs are in each state, by queue. ARGV from 3: queues, none for all. First come the names of
+-- queues that were left out, for a further call; then for each of the others: its name and the numbers of its awaiting,
+-- scheduled, enqueued, succeeded, failed, deleted and processing jobs.
 function verbs.counts(first)
   local names = first and words_from(3) or call('SMEMBERS', base .. 'queues')
   local reply, later = {}, {}
@@ -51,8 +53,8 @@ function verbs.counts(first)
   return { later, reply }
 end
 
--- Failed jobs, grouped by their last error's fingerprint; those without one are passed over. ARGV from 3: ids. Reply for
--- each group: fingerprint, how many there are, the place among the ids of the first of them.
+-- Group failed jobs by the fingerprint of their last error; jobs without one are skipped. ARGV from 3: ids. Return
+-- for each group: the fingerprint, the number of jobs, and the place of the first one among the ids.
 function verbs.failures()
   local function fingerprint(text)
     local state, line = match(text, RECORD.captures(state, error))
@@ -77,9 +79,10 @@ function verbs.failures()
   return reply
 end
 
--- How long lists of jobs are, for who chooses which of them to read. States are letters of those whose lists are asked for;
--- queue is = and the queue whose lists they are, nothing for every queue. ARGV from 5: names of other lists. Reply the length
--- of each of the others; then name and length of each list of the states that is not empty.
+-- Return the lengths of lists of jobs, for a caller that chooses which of them to read. `states` contains the letters
+-- of the states whose lists are requested; `queue` is = followed by the queue of these lists, empty for every queue.
+-- ARGV from 5: names of other lists. Return the length of each of the others; then the name and length of each list
+-- of the states that is not empty.
 function verbs.lists(states, queue)
   local reply = {}
   for number = 5, #ARGV do reply[#reply + 1] = call('ZCARD', base .. ARGV[number]) end
@@ -100,7 +103,7 @@ function verbs.lists(states, queue)
     if state ~= 'P' then
       for _, name in ipairs(queues) do tell('l:' .. state .. ':' .. name) end
     elseif queue == '' or call('HGET', base .. 'running', queues[1]) then
-      -- Every session that may hold a job here: the living ones, and dead ones until all is taken from them.
+      -- Every session that may hold a job here: the living ones, and dead ones until all their jobs are taken.
       for _, sessions in ipairs({
         call('SMEMBERS', base .. 'living'), call('ZRANGE', base .. 'sx', 0, -1), call('ZRANGE', base .. 'ending', 0, -1),
       }) do
@@ -129,13 +132,13 @@ local function every_queue()
   return names
 end
 
--- Whether there is something to claim. ARGV from 3: the queues, none for every one.
+-- Return 1 if there is something to claim, else 0. ARGV from 3: the queues, none for all.
 function verbs.ready(first)
   return is_any_ready(first and words_from(3) or every_queue()) and 1 or 0
 end
 
--- What a claim would answer that finds nothing: nothing, the next due instant or nothing, and 1 where the session is lost. Nothing
--- at all where there may be something to claim. ARGV from 4: the queues, none for every one.
+-- Return as a claim that finds nothing does: an empty string, the next due time or an empty string, and 1 if the
+-- session is lost. Return an empty list if there may be something to claim. ARGV from 4: the queues, none for all.
 function verbs.idle(session, first)
   local is_lost = call('HGET', base .. 's:' .. session, 'alive') ~= '1'
   if not is_lost and is_any_ready(first and words_from(4) or every_queue()) then return {} end

@@ -1,28 +1,29 @@
--- Small versioned records, pauses of queues and numbers of limits among them. Behind library.lua, jobs.lua and record.lua; in
--- the first partition.
+-- Small versioned records, including pauses of queues and numbers of limits. Behind library.lua, jobs.lua and
+-- record.lua; in the first partition.
 --
--- paused is the SET of paused queues that a claim looks at, limits the HASH of numbers (see limits.lua). In the first partition
--- they are changed with the record, and are copied whole to the others right after. pausing is the stamp of what a partition
--- has: each hears of a change in a call of its own, and what comes late must not undo what came after it. A stamp is micros of
--- the server's clock, so that it grows also behind a failover that has lost the last ones.
+-- paused is the SET of paused queues that a claim checks, limits the HASH of numbers (see limits.lua). In the first
+-- partition they are changed together with the record; right after, they are copied as a whole to the others. pausing
+-- is the stamp of the copy that a partition has. Each partition gets a change in a separate call, and a late call
+-- must not undo a later change. A stamp is the server's clock in microseconds, so that stamps keep growing after a
+-- failover that has lost the last ones.
 
 local verbs = {}
 
--- The record is stored as its next version, if it has the expected one or nothing is expected. Copied as in `put_record`.
--- Reply the version; nil where another one was expected.
+-- Store the record as its next version, if it has the expected version or none is expected. `copied` is as in
+-- `put_record`. Return the version; nil if another version was expected.
 function verbs.put(kind, key, value, expected, due_at, copied)
   local stored, version = stored_record(kind, key)
   if expected ~= '' and expected ~= version then return false end
   return put_record(stored, version, kind, key, value, due_at, copied)
 end
 
--- Reply the record as it is stored, nil where there is no such record.
+-- Return the record as it is stored, nil if there is none.
 function verbs.get(kind, key)
   return call('HGET', base .. 'k:' .. kind, key)
 end
 
--- As many of the records as fit into half a megabyte, but at least one. Reply 1 where some were left out, else 0; then each
--- key and the record as it is stored.
+-- Return as many of the records as fit into half a megabyte, but at least one: 1 if some were left out, else 0; then
+-- each key and its record as it is stored.
 local function several(kind, keys)
   local reply, size = { 0 }, 0
   for _, key in ipairs(keys) do
@@ -38,18 +39,18 @@ local function several(kind, keys)
   return reply
 end
 
--- Records in order of key, those that come after one. Reply what `several` says.
+-- Return records in order of key, starting after a key, in the form of `several`.
 function verbs.list(kind, after, limit)
   return several(kind, call('ZRANGEBYLEX', base .. 'kz:' .. kind, '(' .. after, '+', 'LIMIT', 0, limit))
 end
 
--- Records that are due, longest due first, some of them passed over. Reply what `several` says.
+-- Return records that are due, longest due first, without the first `passed` ones, in the form of `several`.
 function verbs.due(kind, passed, limit)
   return several(kind, call('ZRANGEBYSCORE', base .. 'due:' .. kind, '-inf', int(clock()), 'LIMIT', passed, limit))
 end
 
--- The record is gone, if it has the expected version or nothing is expected. Reply the version that was deleted; nil where
--- there was none or another one was expected.
+-- Delete the record, if it has the expected version or none is expected. Return the deleted version; nil if there was
+-- no record or another version was expected.
 function verbs.delete(kind, key, expected)
   local stored, version = stored_record(kind, key)
   if not stored or (expected ~= '' and expected ~= version) then return false end
@@ -63,11 +64,11 @@ function verbs.delete(kind, key, expected)
   return version
 end
 
--- ---- what every partition has of them ------------------------------------------------------------------------------
+-- ---- copies in other partitions ------------------------------------------------------------------------------------
 
--- Every paused queue, and all numbers. Known is the latest stamp that another partition has, 0 for not known: where it is later
--- than the one here, that one was lost in a failover, and what is here gets a stamp behind it. Reply stamp, number of queues,
--- their names, then key and numbers of each limit.
+-- Return every paused queue, and all numbers. `known` is the latest stamp that another partition has, 0 if it is not
+-- known. If it is later than the stamp here, a failover has lost that stamp, and the data here gets a later one.
+-- Return the stamp, the number of queues, their names, then the key and the numbers of each limit.
 function verbs.pauses(known)
   local stamp = call('GET', base .. 'pausing') or '0'
   if tonumber(stamp) < tonumber(known) then
@@ -82,7 +83,8 @@ function verbs.pauses(known)
   return reply
 end
 
--- The numbers of this partition are these: key, numbers, … in ARGV from a place on. Return whether some are others.
+-- Replace the numbers of this partition with the keys and numbers in ARGV from this place on. Return whether any of
+-- them is different.
 local function copy_numbers(first)
   local before, changed, is_changed = {}, {}, false
   local flat = call('HGETALL', base .. 'limits')
@@ -103,8 +105,9 @@ local function copy_numbers(first)
   return is_changed
 end
 
--- The paused queues and the numbers of this partition are those of the first one, unless later ones are known here. ARGV from 4:
--- what `pauses` replies behind its stamp. Reply the stamp of what is known here now.
+-- Replace the paused queues and the numbers of this partition with those of the first one, unless later ones are
+-- stored here. ARGV from 4: the reply of `pauses` after its stamp. Return the stamp of the data that is stored here
+-- now.
 function verbs.pause(stamp, count)
   local known = call('GET', base .. 'pausing') or '0'
   if tonumber(known) >= tonumber(stamp) then return known end

@@ -1,25 +1,30 @@
--- Sessions: begun, compared, ended. Behind library.lua, batches.lua and jobs.lua. What is asked of them without their jobs
--- is in leases.lua.
+-- Sessions: beginning, comparing and ending them. Behind library.lua, batches.lua and jobs.lua. Verbs that need no
+-- jobs are in leases.lua.
 --
--- The first partition holds a session: s:<session> HASH alive (1 or 0), token (the server's name as JSON), info (JSON),
--- server (id of the server), timeout in micros, expires_at, renewal (JSON or nothing), while it ends also running and reason;
--- ss ZSET of all sessions by started_at; sl ZSET of the living ones by started_at, sx by expires_at, sb by expires_at less two
--- timeouts; sd ZSET of the dead ones by the instant when they may be forgotten; dead:<server id> SET of those that no other
--- session of that server has followed; ending ZSET of dead sessions that may hold something, by the instant of their death.
--- Any other partition knows what a claim asks: s:<session> HASH alive, token; living SET of the sessions that live here. What a session holds is in jobs.lua.
+-- The first partition stores a session:
+--   s:<session> HASH: alive (1 or 0), token (the server's name as JSON), info (JSON), server (id of the server),
+--     timeout in microseconds, expires_at, renewal (JSON or empty); while it ends also running and reason
+--   ss ZSET: all sessions by started_at
+--   sl ZSET: the living ones by started_at; sx by expires_at; sb by expires_at less two timeouts
+--   sd ZSET: the dead ones by the time when they may be deleted
+--   dead:<server id> SET: those of them after which that server has not begun another session
+--   ending ZSET: dead sessions that may still hold jobs, by the time of their death
+-- Any other partition stores what a claim needs: s:<session> HASH alive, token; living SET of the sessions that are
+-- alive there. The jobs that a session holds are described in jobs.lua.
 
 local HOUR, DAY = 3600 * 1000000, 86400 * 1000000
 
 local verbs = {}
 
--- The session lives for its timeout from now; one that is known already stays as it is. Reply 1 where it lives.
+-- Begin a session, which lives for its timeout from now; one that is known already stays as it is. Return 1 if it is
+-- alive.
 function verbs.begin(session, token, info, started_at, timeout, server)
   despite_full_memory()
   local key = base .. 's:' .. session
   local alive = call('HGET', key, 'alive')
   if alive then return tonumber(alive) end
   for _, dead in ipairs(call('SMEMBERS', base .. 'dead:' .. server)) do
-    call('ZINCRBY', base .. 'sd', HOUR - DAY, dead)  -- followed, so it is forgotten earlier
+    call('ZINCRBY', base .. 'sd', HOUR - DAY, dead)  -- another one has begun, so it is deleted earlier
   end
   call('UNLINK', base .. 'dead:' .. server)
   local expires_at = int(clock() + timeout)
@@ -32,7 +37,8 @@ function verbs.begin(session, token, info, started_at, timeout, server)
   return 1
 end
 
--- A session that lives by the first partition may claim in this one; not if it is known here, and perhaps dead.
+-- Let a session that is alive in the first partition claim in this one; not if it is known here, because it may be
+-- dead.
 function verbs.admit(session, token)
   despite_full_memory()
   local key = base .. 's:' .. session
@@ -41,11 +47,11 @@ function verbs.admit(session, token)
   call('SADD', base .. 'living', session)
 end
 
--- ---- beliefs ---------------------------------------------------------------------------------------------------
+-- ---- comparison ------------------------------------------------------------------------------------------------
 
--- What the session holds in this partition, compared with what its child believes. ARGV from 4: a HELD for each job that it
--- believes to hold. Reply 1 where the session lives here; a LOST for each of those that are not held; an UNKNOWN for each job
--- that is the session's and was not named.
+-- Compare the jobs that the session holds in this partition with those that its worker process believes it holds.
+-- ARGV from 4: a HELD for each of the latter. Return 1 if the session is alive here; a LOST for each of these jobs
+-- that it does not hold; an UNKNOWN for each job of the session that was not named.
 function verbs.reconcile(session)
   local STARTED = LAST.captures(started)
   local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
@@ -75,7 +81,7 @@ function verbs.reconcile(session)
     if text then
       local state, fence, holder = match(text, RECORD.captures(state, fence, session))
       local answer = lost[number]
-      -- A record that cannot be read is a failed one of no claim's fence.
+      -- An unreadable record is replied as a failed job, with a fence that no claim has.
       answer[LOST.state], answer[LOST.fence] = state or 'F', fence or '0'
       answer[LOST.tail] = holder and holder ~= '' and state ~= 'P' and 1 or 0
     end
@@ -96,20 +102,22 @@ end
 
 -- ---- expiry ----------------------------------------------------------------------------------------------------
 
--- The clock of Redis and the caller's idea of it, the earlier one first; 1 where the caller has none.
+-- Return the earlier and the later one of the clock of Redis and the caller's time; `as_of` is 1 if the caller has
+-- none.
 local function clocks(now, as_of)
   as_of = as_of == '1' and now or tonumber(as_of)
   return math.min(now, as_of), math.max(now, as_of)
 end
 
--- A session that would live for more than two of its timeouts was renewed before the clock was set back.
+-- Return whether a session was renewed before the clock was set back: it would live for more than two of its
+-- timeouts.
 local function is_from_later(expires_at, timeout, latest)
   return tonumber(expires_at) > latest + 2 * tonumber(timeout)
 end
 
--- ---- the end ---------------------------------------------------------------------------------------------------
+-- ---- end -------------------------------------------------------------------------------------------------------
 
--- The job is back at its old place, with a crash or without a trace.
+-- Return the job to its old place in the queue, with a crash, or without a trace in its history.
 local function take_back(job, has_crashed, reason, not_started, now)
   leave(job)
   if has_crashed then
@@ -132,8 +140,8 @@ local function take_tails(session, limit)
   return #ids
 end
 
--- Take back up to `limit` jobs and tails of the session; running are the ids of those to blame as JSON, null for all.
--- Return 1 where some are left, ids of those with a crash, and of those without.
+-- Take up to `limit` jobs and tails from the session; `running` contains the ids of the jobs to blame as JSON, null
+-- for all. Return 1 if some are left, the ids of jobs with a crash, and those of jobs without one.
 local function take(session, running, reason, not_started, limit)
   local now, crashed, returned, blamed = int(clock()), {}, {}, nil
   if running ~= 'null' then
@@ -159,12 +167,11 @@ local function take(session, running, reason, not_started, limit)
   return taken >= tonumber(limit) and 1 or 0, crashed, returned
 end
 
--- The session is dead for ever, and gives back what it holds in the first partition. Where that is not all, `ending`
--- remembers it until `finished`, with what it takes to go on: whoever comes next does.
+-- End the session for ever, and take its jobs in the first partition. If more must be taken, `ending` contains the
+-- session until `finished`, and the session keeps the data that is needed to continue, which any process may do.
 --
--- Reasons are JSON; of jobs that had not started there is another one. Reply nil where nothing is to be done; else
--- an ENDED.
--- `expired_by` is 0, or 1 or the caller's clock where the session has to have expired; see `orphans`.
+-- Reasons are JSON; there is another one for jobs that had not started. `expired_by` is 0; or, if the session must
+-- have expired, 1 or the caller's time: see `orphans`. Return nil if there is nothing to do; else an ENDED.
 function verbs.finish(session, running, reason, not_started, limit, has_partitions, expired_by)
   despite_full_memory()
   local now, key = clock(), base .. 's:' .. session
@@ -195,9 +202,10 @@ function verbs.finish(session, running, reason, not_started, limit, has_partitio
   }
 end
 
--- A dead session gives back what it holds in this partition. In the first one it was marked as dead before. In another one
--- it is marked here for so many milliseconds, also where it was not known, and so for longer than any claim or begin of it
--- can be on its way; 0 for the first partition. Reply 1 where it holds more, ids with a crash, ids without.
+-- Take the jobs that a dead session holds in this partition. In the first partition, it was marked as dead before,
+-- and `milliseconds` is 0. In another one it is marked here for that time, even if it was unknown. The time is longer
+-- than any claim or begin of the session can be under way. Return 1 if it holds more, the ids of jobs with a crash,
+-- and those of jobs without one.
 function verbs.take(session, running, reason, not_started, limit, milliseconds)
   despite_full_memory()
   if milliseconds ~= '0' then
@@ -209,15 +217,15 @@ function verbs.take(session, running, reason, not_started, limit, milliseconds)
   return { more, crashed, returned }
 end
 
--- A dead session holds nothing any more, in no partition.
+-- Note that a dead session holds nothing any more, in any partition.
 function verbs.finished(session)
   call('ZREM', base .. 'ending', session)
   call('HDEL', base .. 's:' .. session, 'running', 'reason')
 end
 
--- Up to `limit` dead sessions are gone that may be forgotten: an hour after their death if another one of their server has
--- begun since, else after a day. ARGV from 4: the sessions that live in other partitions. Reply those among them that are
--- dead or unknown here, and that nobody is about to end.
+-- Delete up to `limit` dead sessions whose time has come: an hour after their death if another session of their
+-- server has begun since, else a day. ARGV from 4: the sessions that are alive in other partitions. Return those of
+-- them that are dead or unknown here, and that no process is about to end.
 function verbs.prune(limit)
   despite_full_memory()
   local strays = {}

@@ -1,12 +1,12 @@
--- What moves by itself: due jobs, children of ended parents, batches and their members. Behind library.lua, batches.lua, jobs.lua
--- and children.lua.
+-- Changes that no caller requests: due jobs, children of ended parents, batches and their members. Behind
+-- library.lua, batches.lua, jobs.lua and children.lua.
 --
 -- KEYS  those of jobs.lua and children.lua, due:recurring, pausing; publishes on wake
 
 local verbs = {}
 
--- What is due in this partition, and when something will be. Reply the next due instant or nothing; the stamp of the pauses
--- known here (see records.lua); then the instants of up to `limit` scheduled jobs that are due, oldest first.
+-- Return the next due time or an empty string; the stamp of the pauses that this partition has (see records.lua);
+-- then the due times of up to `limit` scheduled jobs that are due, oldest first.
 function verbs.due(limit)
   local reply = { next_due(), call('GET', base .. 'pausing') or '0' }
   local due = call('ZRANGEBYSCORE', base .. 'due', '-inf', int(clock()), 'WITHSCORES', 'LIMIT', 0, limit)
@@ -14,8 +14,8 @@ function verbs.due(limit)
   return reply
 end
 
--- Up to `limit` jobs that are due are enqueued, oldest due first, with this reason as JSON; a batch is cancelled, with the other
--- one. Reply how many, and the next due instant or nothing.
+-- Enqueue up to `limit` jobs that are due, oldest due first, with `reason` as JSON; a batch is cancelled instead,
+-- with `hold_over`. Return how many, and the next due time or an empty string.
 function verbs.promote(limit, reason, hold_over)
   despite_full_memory()
   local now = int(clock())
@@ -40,7 +40,7 @@ end
 
 -- ---- children ------------------------------------------------------------------------------------------------------
 
-local known = {}  -- by id: jobs as they are by now, whatever was not written yet
+local known = {}  -- by id: jobs as they are now, including changes that are not written yet
 
 local function know(ids)
   local unknown = {}
@@ -50,7 +50,7 @@ local function know(ids)
   for number, job in ipairs(read_all(unknown)) do known[unknown[number]] = job end
 end
 
--- Whether the tie has done its part.
+-- Check one dependency on the parent; return whether it is decided.
 local function look(tie, parent, now)
   local child = known[sub(tie, 3)]
   if not child or child.state ~= 'W' then return true end
@@ -64,7 +64,8 @@ local function look(tie, parent, now)
   return target ~= nil
 end
 
--- Look at as many ties of the parent, from where the last look at this end of it came to; return how many there were.
+-- Check up to `wanted` dependencies on the parent, from where the last check for this end of it stopped; return how
+-- many there were.
 local function look_from(parent, number, wanted, now)
   local seen, tie = match(call('HGET', base .. 'looked', parent.id) or '', '^(%S+) (%S+)$')
   local key, after = base .. 'pend:' .. parent.id, seen == number and '(' .. tie or '-inf'
@@ -80,11 +81,12 @@ local function look_from(parent, number, wanted, now)
   return #ids
 end
 
--- Up to `limit` ties to ended parents are looked at, those first whose parent ended first. Return how many were.
+-- Check up to `limit` dependencies on ended parents, in the order in which the parents ended. Return how many were
+-- checked.
 --
--- A parent leaves the list when each of its ties was looked at once, be it that some of them are kept: their children go
--- on waiting. Where the limit comes between, looked HASH parent -> "end tie" remembers for which end of the parent how far
--- the look has come.
+-- A parent leaves the list as soon as each of its dependencies was checked once, even if some of them are kept
+-- because their children keep waiting. If the limit is reached before that, looked HASH parent -> "end dependency"
+-- stores for which end of the parent, and how far, the dependencies were checked.
 local function release_children(limit, now)
   local looked_at, parents = 0, 0
   while looked_at < limit and parents < limit do
@@ -102,7 +104,7 @@ local function release_children(limit, now)
     if is_done then
       withdraw(first[1])
       if parent and parent.was then batches().count(parent) end
-      -- One that has expired meanwhile was passed over by `prune`: it is told of it again.
+      -- If it has expired in the meantime, `prune` has skipped it: list it again.
       if is_final and parent.expires ~= '' and tonumber(parent.expires) <= tonumber(now) then
         expires(parent.expires, first[1])
       end
@@ -114,15 +116,16 @@ end
 
 -- ---- batches -------------------------------------------------------------------------------------------------------
 
-local announced = true  -- whether there may be ties to look at
+local announced = true  -- whether there may be dependencies to check
 
--- The number with a comma between groups of three digits.
+-- Return the number with a comma between groups of three digits.
 local function grouped(number)
   local text = string.gsub(string.reverse(int(number)), '(%d%d%d)', '%1,')
   return (string.gsub(string.reverse(text), '^,', ''))
 end
 
--- The batch is in the state that its counts says; one that ends otherwise than before was open in between.
+-- Give the batch the state that follows from its counts. A batch that ends in another state than before was open in
+-- between.
 local function decide_batch(batch, row, now)
   local state = batches().end_of(row, batch.state == 'W' and batch.due ~= '')
   if state == batch.state then return end
@@ -147,7 +150,7 @@ local function decide_batch(batch, row, now)
   announced = announce(batch) or announced
 end
 
--- The member of a batch that is cancelled, or that a failure stops, is deleted as an operator's delete does it.
+-- Delete a member of a batch that is cancelled or that a failure stops, as an operator's delete does.
 local function sweep(member, reason, expires_at, now)
   if FINAL[member.state] then return end
   if is(member, 'b') then
@@ -165,7 +168,7 @@ local function sweep(member, reason, expires_at, now)
   announced = announce(member) or announced
 end
 
--- The member that was shut out may run, or is due at the instant that it was made for.
+-- Let a member that was shut out run, or schedule it for the time that it was created for.
 local function let_in(member, reason, now)
   if member.state ~= 'W' or not is(member, 'o') then return end
   if is(member, 'b') then
@@ -190,7 +193,8 @@ local function let_in(member, reason, now)
   enter(member)
 end
 
--- Up to `limit` members of an open batch are swept, or let in, from where the last look came to; return how many were looked at.
+-- Sweep or let in up to `limit` members of an open batch, from where the last check stopped; return how many were
+-- checked.
 local function move_members(batch, row, limit, now)
   local reason = row.cancelled ~= '' and rules.swept or row.stopping ~= '' and rules.stopped
   if row.walk == '' or (not reason and row.shut ~= '') then return 0 end
@@ -210,8 +214,8 @@ local function move_members(batch, row, limit, now)
   return #ids
 end
 
--- The batch is as its counts says, and some of its members are where it has them; return how many things were looked at. What
--- concerns no other job is written later, with what is decided of other batches.
+-- Decide the batch and move some of its members accordingly; return how many items were checked. Changes that concern
+-- no other job are written later, together with those of other batches.
 local function look_at(id, limit, now)
   know({ id })
   local batch, row = known[id], batches().row_of(id)
@@ -229,8 +233,8 @@ local function look_at(id, limit, now)
   return math.max(1, moved)
 end
 
--- Up to `limit` things are looked at: ties to ended parents; batches of which something has changed; members that are to be swept
--- or let in. Rules say what follows. Reply how many were looked at, and 1 where there is more to look at.
+-- Check up to `limit` items: dependencies on ended parents, batches that have changed, and members that must be swept
+-- or let in. `text` contains the rules. Return how many were checked, and 1 if there is more to check.
 function verbs.release(limit, text)
   despite_full_memory()
   read_rules(text)

@@ -1,4 +1,4 @@
-"""Changes of jobs as scripts/exchange.lua reads them: plain ends by two texts, others field by field."""
+"""Changes of jobs as scripts/exchange.lua reads them: plain ends as two strings, others field by field."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from firelock_redis.layout.partitions import Partitions
 from firelock_redis.layout.words import Change, Further, Group
 from firelock_redis.verbs.memos import memo_field
 
-_LOOK_ELSEWHERE = 5_000_000  # micros after which a job looks again at those it waits for in other partitions
+# Microseconds until a job checks again the jobs in other partitions that it waits for.
+_LOOK_ELSEWHERE = 5_000_000
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _MINUTE = 60_000_000
-_FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
+_FIELD_BY_FIELD = 200  # changes other than plain ends that one script makes
 _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
 
 HeldClaim: TypeAlias = tuple[str, ClaimedJob]
-"""What was claimed here: the record less its last line, and the job."""
+"""A job that was claimed here: the record without its last line, and the job."""
 
 
 def write_changes(
@@ -39,21 +40,23 @@ def write_changes(
     held: Sequence[HeldClaim | None],
     partitions: Partitions,
 ) -> tuple[list[int], list[list[int]]]:
-    """Write changes behind the arguments, in groups; return their places in the order in which they are.
+    """Append changes to the arguments, in groups; return their places in the written order.
 
-    Also the places of those that are to be sent before them, because they are too many for one script.
+    Also return the places of the changes that must be sent before them, because they are too many for one
+    script.
 
     Args:
-        arguments: what the script is given before them.
+        arguments: the preceding arguments of the script.
         transitions: the changes.
-        held: of each one the job as it was claimed here, None where it was not.
-        partitions: where jobs are.
+        held: for each change the job as it was claimed here; None if it was not.
+        partitions: the partitions of jobs.
     """
     if not transitions:
         return [], []
     order: list[int] = []
     others: list[int] = []
-    # Arguments of plain ends and their places, by session, queue and minute, then by batch, nothing for none.
+    # The arguments of plain ends and their places, by session, queue and minute, then by batch (empty for
+    # none).
     plain: dict[tuple[str, str, int | str], dict[str, tuple[list[Any], list[int]]]] = {}
     is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
     for place, (transition, one) in enumerate(zip(transitions, held, strict=True)):
@@ -75,7 +78,7 @@ def write_changes(
         of_none = by_batch.pop("", ([], []))
         runs = "".join(f" {batch} {len(here)}" for batch, (_, here) in by_batch.items())
         places = [place for _, here in (*by_batch.values(), of_none) for place in here]
-        arguments += (f"P{runs}", session, "S", minute, queue, len(places))  # hot: a `Group`
+        arguments += (f"P{runs}", session, "S", minute, queue, len(places))  # hot path: a `Group`
         for ends, _ in (*by_batch.values(), of_none):
             arguments += ends
         order += places
@@ -111,7 +114,7 @@ def _goes_further(transition: Transition) -> bool:
 
 
 def _alike(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator[list[int]]:
-    """Yield runs of places that are alike in states and session, no job twice in one."""
+    """Yield runs of places with equal states and session; no run contains a job twice."""
 
     def kind(place: int) -> tuple[object, ...]:
         one = transitions[place]
@@ -154,7 +157,7 @@ def _fields(transition: Transition) -> Change:
 
 
 def _failure(at: int, error: ErrorInfo) -> str:
-    """Return an error as the list of failed attempts has it."""
+    """Return an error as the list of failed attempts stores it."""
     return FAILURE.write(
         at=at,
         type=error.type,
@@ -165,9 +168,9 @@ def _failure(at: int, error: ErrorInfo) -> str:
 
 
 def _further_fields(transition: Transition, partitions: Partitions) -> list[Any]:
-    """Return a change that suspends the job or makes it forget as functions/suspensions.lua reads it.
+    """Return the part of a change that suspends the job or makes it forget, for functions/suspensions.lua.
 
-    No script sees jobs that lie in other partitions: who waits for such looks again now and then.
+    A script cannot read jobs in other partitions. A job that waits for such jobs checks them again later.
     """
     parents = dict.fromkeys(edge.parent_id for edge in transition.parents)
     here = partitions.of(transition.job_id)

@@ -1,12 +1,12 @@
-"""What people read of jobs: pages in order of time, single ones, numbers over all.
+"""The reads of jobs for people: pages in order of time, single jobs, and totals.
 
-The lists that hold the parts of a page are read and merged as far as it needs.
+The lists that contain the parts of a page are read and merged as far as the page needs.
 
-Each partition keeps a list of its own for every state and queue, by the instant of the change; for every tag,
-parent, batch and recurring job, by creation; one of its jobs that will be due, by when; and one of all its
-jobs. Where few jobs have what is looked for, their list is read whole and sorted. Otherwise lists in the
-order of the page are walked, and the rest is judged on the way, so far and no farther: a page answers in
-bounded time at any size, and may be short with a cursor.
+Each partition has a list for every state and queue, ordered by the time of the change; for every tag, parent,
+batch and recurring job, ordered by creation; one of its scheduled jobs, ordered by due time; and one of all
+its jobs. If few jobs match one part of the filter, their list is read whole and sorted. Otherwise lists in
+the order of the page are walked, and the rest of the filter is checked job by job, up to a bound. So a page
+takes bounded time at any size, and may be short and still have a cursor.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from firelock_redis.layout.encoding import (
 from firelock_redis.layout.words import Found, Walk, Word
 
 RARE = 2_000
-"""Lists of at most so many jobs, all partitions together, are read whole."""
+"""Lists with at most this many jobs, in all partitions together, are read whole."""
 
 PAGE_COST = 40_000
-"""What the scripts of a page may cost that look for jobs in vain, in about a microsecond of the server."""
+"""The cost that the scripts of a page may have without finding a job, in units of about a microsecond."""
 
 SCRIPT_COST = 2_500
 
 _AT_ONCE = 1_000  # places in one reply
-_LEAST = 8  # asked of each of several ways at first
+_LEAST = 8  # jobs that are requested from each of several ways at first
 _LEAST_COST = 300
 _TOGETHER = 32  # lists that one script walks as one
 _ALL = ("all",)
@@ -66,18 +66,18 @@ _NOWHERE = ("", "")
 
 @attrs.frozen
 class Query:
-    """What is looked for, in which direction, behind which place."""
+    """A filter, a direction, and the place after which to start."""
 
     where: JobFilter
     behind: rules.Place | None
     is_oldest_first: bool
 
     def is_before(self, one: rules.Place, other: rules.Place) -> bool:
-        """Tell whether the first place comes before the other in the list."""
+        """Return whether the first place comes before the other one in the list."""
         return one < other if self.is_oldest_first else one > other
 
     def is_shown(self, place: rules.Place) -> bool:
-        """Tell whether the place is within the window of time and behind the cursor."""
+        """Return whether the place is within the window of time and after the cursor."""
         since, until = self.where.since, self.where.until
         return (
             (since is None or since <= place[0])
@@ -92,18 +92,18 @@ class Query:
 
 @attrs.define
 class _Way:
-    """Lists of one partition that are walked as one, and how far that has come."""
+    """Lists of one partition that are walked as one, and the progress of this walk."""
 
     partition: int
     lists: Sequence[str]
-    sets: Sequence[str] = ()  # lists that a job has to be in as well
-    told: str = "score"  # another time than that of the lists: they are read whole
+    sets: Sequence[str] = ()  # further lists that must contain a job
+    told: str = "score"  # another value: the lists are in another order than the page, so they are read whole
     reached: rules.Place | None = None
     is_done: bool = False
-    places: list[rules.Place] = attrs.field(factory=list)  # found, not taken yet
+    places: list[rules.Place] = attrs.field(factory=list)  # found, and not returned yet
 
     def read(self, database: RedisDatabase, query: Query, wanted: int, cost: int) -> bool:
-        """More places are here, or all there are; return whether it stopped for having cost enough."""
+        """Read more places, or all that exist; return whether the walk stopped because of its cost."""
         if self.told != "score":
             self._read_whole(database, query)
             return False
@@ -131,7 +131,7 @@ class _Way:
         window: tuple[Word, Word] = ("", ""),
     ) -> list[rules.Place]:
         where = query.where
-        # What holds for all of these lists is no condition of single jobs.
+        # A condition that all of these lists fulfil is not checked for each job.
         are_of_state = all(name[:2] in {"l:", "he"} for name in self.lists)
         are_of_queue = all(name[:2] == "l:" for name in self.lists)
         state = State.SCHEDULED if where.by_due else where.state
@@ -160,7 +160,7 @@ class _Way:
         return list(zip(map(_instant, found[::2]), found[1::2], strict=True))
 
     def take_until(self, query: Query, horizon: rules.Place | None) -> list[rules.Place]:
-        """Return the places up to the horizon, all where there is none; they are gone from here."""
+        """Remove and return the places up to the horizon, or all of them if there is none."""
         if horizon is None:
             taken, self.places = self.places, []
             return taken
@@ -173,13 +173,13 @@ def _instant(score: str) -> int:
     return int(score) if score.lstrip("-").isdigit() else int(float(score))
 
 
-# ---- the ways --------------------------------------------------------------------------------------------
+# ---- ways ------------------------------------------------------------------------------------------------
 
 
 def _ways(database: RedisDatabase, where: JobFilter) -> Iterator[_Way]:
-    """Yield the ways that lead to every job of the filter, each job by one of them."""
+    """Yield the ways to every job that matches the filter; each job is on one way."""
     beside = where.parent_id if where.batch_id is None else where.batch_id
-    if beside is not None:  # children lie beside their parents, members beside their batch
+    if beside is not None:  # children are in the partition of their parent, members in that of their batch
         yield from _ways_of(database, database.partitions.of(beside), where)
         return
     for partition in range(database.partitions.number):
@@ -229,7 +229,7 @@ def _merged(partition: int, lists: Sequence[str], sets: Sequence[str], told: str
 
 
 def _rare_lists(where: JobFilter) -> list[str]:
-    """Return the lists, by creation, that each job of the filter is in."""
+    """Return the lists, ordered by creation, that contain every job that matches the filter."""
     named = (
         ("bm", where.batch_id), ("c", where.parent_id), ("t", where.tag), ("rj", where.recurring_id)
     )  # fmt: skip
@@ -237,7 +237,10 @@ def _rare_lists(where: JobFilter) -> list[str]:
 
 
 def _letters(where: JobFilter, *, is_rare: bool) -> str:
-    """Return the states whose lists together have each job of the filter, and may be few enough to sort."""
+    """Return the states whose lists together contain every job that matches the filter.
+
+    Empty if no lists by state are needed.
+    """
     if where.by_due:
         return LETTERS[State.SCHEDULED]
     if where.state is not None:
@@ -249,15 +252,16 @@ def _letters(where: JobFilter, *, is_rare: bool) -> str:
     return "" if where.queue is None else "".join(LETTERS.values())
 
 
-# ---- the page --------------------------------------------------------------------------------------------
+# ---- page ------------------------------------------------------------------------------------------------
 
 
 def first_places(
     database: RedisDatabase, query: Query, limit: int
 ) -> tuple[list[rules.Place], rules.Place | None]:
-    """Return the first places in order, more than `limit` where there are, and how far was looked if not all.
+    """Return the first places in order, and how far the search came if it has not seen all jobs.
 
-    One round trip a partition, and two where lists are to be chosen from; more for a limit above 1,000.
+    There are more than `limit` places if more jobs match. One round trip per partition, and two if lists must
+    be chosen; more for a limit above 1,000.
     """
     ways = list(_ways(database, query.where))
     found: list[rules.Place] = []
@@ -266,7 +270,7 @@ def first_places(
     turn = spent = 0
     while True:
         wanted = limit + 1 - len(found)
-        if len(ways) > 1:  # one may have few of the first jobs, or all of them
+        if len(ways) > 1:  # one way may have few of the first jobs, or all of them
             wanted = min(wanted, max(_LEAST, 2 * wanted // len(ways)) << turn)
         turn += 1
         for way in ways:
@@ -288,12 +292,12 @@ def _least_reached(query: Query, ways: Sequence[_Way]) -> rules.Place | None:
 
 
 Texts = tuple[str, str, str | None]
-"""A job's record and payload as they are stored."""
+"""The record, the payload and the progress of a job, as they are stored."""
 
 _READ_AT_ONCE = 500
 _GROUPED_LIMIT = 10_000
 _COUNTED = tuple(map(state_of, "WCESFDP"))
-# What reading a text that nobody wrote may raise.
+# The errors that reading damaged data can raise.
 _GARBAGE = (ValueError, LookupError, TypeError, RecursionError)
 
 
@@ -301,11 +305,11 @@ _GARBAGE = (ValueError, LookupError, TypeError, RecursionError)
 
 
 class FindVerbs(RedisVerbs):
-    """The verbs by which people read jobs."""
+    """The verbs that read jobs for people."""
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """One round trip for 500 of a partition's jobs, or for a megabyte."""
+        """See `Storage.get`; one round trip per 500 jobs of a partition, or per megabyte."""
         found = read_texts(self.database, ids)
         jobs = {id: read_job(id, texts) or damaged_job(id, texts, 0) for id, texts in found.items()}
         return [jobs.get(id) for id in ids]
@@ -314,9 +318,9 @@ class FindVerbs(RedisVerbs):
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
     ) -> FoundJobs:
-        """The places of the page come first, its jobs are read behind them.
+        """See `Storage.find`; first the places of the page are found, then its jobs are read.
 
-        One that has left its place meanwhile is not on the page.
+        A job that has left its place in the meantime is not on the page.
         """
         behind = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
         is_scheduled = where.is_retrying or where.by_due
@@ -335,7 +339,7 @@ class FindVerbs(RedisVerbs):
 
     @override
     def history(self, job_id: str) -> JobHistory:
-        """Two round trips: the tracebacks lie apart."""
+        """See `Storage.history`; two round trips, because the tracebacks are stored separately."""
         lines = self._run("reading.errors", self._partitions.of(job_id), job_id)
         attempts = [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
         texts = read_texts(self.database, [job_id]).get(job_id)
@@ -350,7 +354,7 @@ class FindVerbs(RedisVerbs):
 
     @override
     def counts(self) -> Counts:
-        """One round trip for 400 queues of a partition."""
+        """See `Storage.counts`; one round trip per 400 queues of a partition."""
         by_state: dict[State, int] = {}
         by_queue: dict[str, dict[State, int]] = {}
         for partition in range(self._partitions.number):
@@ -364,7 +368,7 @@ class FindVerbs(RedisVerbs):
 
     @override
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        """One round trip for 500 failed jobs, besides finding them."""
+        """See `Storage.failure_groups`; one round trip per 500 failed jobs, in addition to finding them."""
         query = Query(JobFilter(state=State.FAILED), None, is_oldest_first=False)
         places, _ = first_places(self.database, query, _GROUPED_LIMIT)
         sizes: Counter[str] = Counter()
@@ -391,7 +395,7 @@ class FindVerbs(RedisVerbs):
 
 
 def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
-    """Return the texts of the jobs that are stored."""
+    """Return the strings of those jobs that are stored."""
     found: dict[str, Texts] = {}
     for partition, asked in database.partitions.parted(dict.fromkeys(ids)).items():
         while asked:
@@ -406,7 +410,7 @@ def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
 
 
 def read_job(id: str, texts: Texts) -> JobRecord | None:
-    """Return the job; None where its texts are not what was written."""
+    """Return the job; None if its strings do not have the expected format."""
     record, payload, progress = texts
     try:
         job = record_of(id, record, payload)
@@ -416,7 +420,7 @@ def read_job(id: str, texts: Texts) -> JobRecord | None:
 
 
 def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
-    """Return what is shown of a job whose texts cannot be read; one in a state nobody knows has failed."""
+    """Return a substitute for a job that cannot be read; a job with an unknown state is shown as failed."""
     record, payload, _ = texts
     head, _, arguments = payload.partition("\n")
     try:
@@ -450,13 +454,16 @@ def _read_attempt(line: str) -> Attempt | None:
         return None
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------
+# ---- totals ----------------------------------------------------------------------------------------------
 
 
 def _grouped(
     database: RedisDatabase, places: Sequence[rules.Place]
 ) -> Iterator[tuple[list[rules.Place], list[Any]]]:
-    """Yield places, newest first, and for each fingerprint among them how many and the first one's number."""
+    """Yield places, newest first, and their groups by fingerprint.
+
+    A group has the fingerprint, the number of jobs, and the position of the first one among the places.
+    """
     for partition, here in database.partitions.parted(places, itemgetter(1)).items():
         for start in range(0, len(here), _READ_AT_ONCE):
             some = here[start : start + _READ_AT_ONCE]
@@ -467,7 +474,7 @@ _ID_LENGTH = 36
 
 
 def _read_listed(database: RedisDatabase, where: JobFilter, places: Sequence[rules.Place]) -> list[JobRecord]:
-    """Return the jobs that still stand where they were found."""
+    """Return the jobs that are still at the place where they were found."""
     found = read_texts(database, [id for _, id in places])
     jobs: list[JobRecord] = []
     for at, id in places:

@@ -1,4 +1,4 @@
-"""Storing jobs: plain ones by a script that does little for each, others by one that knows every kind."""
+"""Storing jobs: plain ones with a script that does little per job, others with one for every kind."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ from firelock_redis.verbs.records import RecordVerbs, copied
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
 _kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
 _NOTHING_APART = (State.ENQUEUED, None, None, (), None, ())
-_PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
-_KEYED_LIMIT = 500  # those of jobs with limits
+_PLAIN_LIMIT = 1_000  # jobs whose keys and values fit into one command of a script
+_KEYED_LIMIT = 500  # the same for jobs with limits
 _SIZE = Run._fields.index("size")
 
 
 def _rules() -> str:
-    """Return what follows from a parent's end, and the reasons of batches, as scripts read it."""
+    """Return the effects of a parent's end, and the reasons of batches, as scripts read them."""
     rules: dict[str, object] = {
         LETTERS[state]: quoted(Moved.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
     }
@@ -81,7 +81,7 @@ class InsertVerbs(RecordVerbs):
     def insert(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
-        """One round trip a partition, as a rule one."""
+        """See `Storage.insert`; one round trip per partition, usually one."""
         self.refuse_within(within)
         for queue in {job.queue for job in jobs}:
             require_word(queue)
@@ -95,7 +95,8 @@ class InsertVerbs(RecordVerbs):
             return Inserted(_store_jobs(self.database, 0, jobs))
         places = self._partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
         results: list[bool | Duplicate] = [False] * len(jobs)
-        # Those that can be refused first; where there are several, each is asked before anything is stored.
+        # Those that can be refused come first; if there are several, each is checked before anything is
+        # stored.
         refusable = [
             partition for partition, here in places.items() if any(_is_refusable(jobs[at]) for at in here)
         ]
@@ -107,7 +108,8 @@ class InsertVerbs(RecordVerbs):
             try:
                 stored = _store_jobs(self.database, partition, here)
             except StorageUnavailable as error:
-                self._partitions.begin_anywhere()  # who tries again is not refused 500 times in a row
+                # So that an immediate retry is not refused 500 times in a row.
+                self._partitions.begin_anywhere()
                 error.is_untouched &= not any(results)
                 raise
             for place, is_new in zip(places[partition], stored, strict=True):
@@ -117,7 +119,7 @@ class InsertVerbs(RecordVerbs):
         return Inserted(results)
 
     def _insert_if(self, jobs: Sequence[NewJob], change: RecordChange) -> Inserted:
-        """One round trip, in the first partition, where all records are."""
+        """Store the jobs if the record has the expected version; one round trip to the first partition."""
         for job in jobs:
             if self._partitions.of(job.id) != 0:
                 raise StorageError(
@@ -144,20 +146,22 @@ def _is_refusable(job: NewJob) -> bool:
 
 @lru_cache(1_000)
 def require_word(queue: str) -> None:
-    """The queue's name can stand in a record, whose words white space parts; clients allow no other.
+    """Check that the queue's name can be stored in a record, which separates words by white space.
+
+    Clients allow no other name.
 
     Raises:
-        StorageError: it cannot. Stored all the same, the job could be neither read nor claimed.
+        StorageError: it cannot. If the job were stored, it could be neither read nor claimed.
     """
     if queue.split() != [queue]:
         raise StorageError(f"Queue name {queue!r} holds white space or nothing; Redis cannot store its jobs.")
 
 
 def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> None:
-    """Each job lies where its parents are.
+    """Check that each job is in the partition of its parents.
 
     Raises:
-        JobNotFound: a parent lies elsewhere, so that no script sees both.
+        JobNotFound: a parent is in another partition, so no script can read both.
     """
     partition_of = database.partitions.of
     for id, parent in ((job.id, edge.parent_id) for job in jobs for edge in job.parents):
@@ -169,7 +173,7 @@ def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> N
 
 
 def _store_jobs(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool | Duplicate]:
-    """Store jobs of one partition by the first script that knows their kind; return which are new."""
+    """Store jobs of one partition with the first script that supports their kind; return which are new."""
     plain = _plain_arguments(jobs)
     if plain is not None and database.run_replicated("insert_plain", partition, *plain):
         return [True] * len(jobs)
@@ -184,8 +188,8 @@ def _store_jobs(database: RedisDatabase, partition: int, jobs: Sequence[NewJob])
 def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority.
 
-    None where something special is asked for one of them beside what the payload alone holds, where they are
-    too many, or not all members of one batch, or of none. The first may be that batch.
+    None if one of them needs more than its payload contains, or if there are too many. None also if they are
+    not all members of one batch, or all without one. The first job may be that batch.
     """
     if len(jobs) > _PLAIN_LIMIT:
         return None
@@ -197,8 +201,8 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     if batch is None or about is None or (first is not None and batch != first.id):
         return None
     arguments: list[Any] = [batch, *about]
-    run, count = None, 0  # what the jobs of the present run have in common, and where their number stands
-    for job in members:  # hot: what is added for each is a `PlainJob`
+    run, count = None, 0  # the queue and priority of the current run, and the index of its size
+    for job in members:  # hot path: adds a `PlainJob` for each
         rare = ""
         if relations is not None or not job.is_plain:
             if (
@@ -220,7 +224,7 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
 
 
 def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
-    """Return a batch as scripts/insert_plain.lua reads it; None for one with other ties, or what is none."""
+    """Return a batch as scripts/insert_plain.lua reads it; None for other jobs or other relations."""
     relations = job.relations
     if relations is None or relations.batch is None or relations != Relations(batch=relations.batch):
         return None
@@ -241,18 +245,18 @@ def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
 
 @lru_cache(1_000)
 def _batch_alone(relations_json: str) -> str | None:
-    """Return the batch of a member; None where it has other ties too."""
+    """Return the batch of a member; None if the member has other relations too."""
     relations = read_relations(relations_json)
     return relations.batch_id if relations == Relations(relations.batch_id) else None
 
 
 def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
-    """Return jobs as scripts/insert_keyed.lua reads them; None where one is none of those it stores."""
+    """Return jobs as scripts/insert_keyed.lua reads them; None if the script cannot store one of them."""
     if len(jobs) > _KEYED_LIMIT:
         return None
     arguments: list[Any] = []
     run, count = None, 0  # as in `_plain_arguments`
-    for job in jobs:  # hot: what is added for each is a `KeyedJob`
+    for job in jobs:  # hot path: adds a `KeyedJob` for each
         asks = job.admission
         if asks is None or job.relations_json is not None or _kept_apart(job) != _NOTHING_APART:
             return None
@@ -269,9 +273,9 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
 
 @lru_cache(1_000)
 def _standing(asks: Admission) -> tuple[str, str] | None:
-    """Return the last two words of a `KeyedJob`: its lane, and what is said besides.
+    """Return the last two values of a `KeyedJob`: its lane, and `said`.
 
-    None where a call may change the job that has its unique key, or is refused then.
+    None if a call may change the job that has its unique key, or must be refused then.
     """
     lane, use = lane_of(asks), asks.unique
     is_late = asks.start_before is not None or asks.start_within is not None
@@ -309,12 +313,12 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
 
 
 def answered(jobs: Sequence[NewJob], reply: Sequence[Any]) -> list[bool | Duplicate]:
-    """Return what a script answers for each job.
+    """Return the result of a script for each job.
 
     Raises:
-        JobNotFound: it says that a parent or a batch is not stored.
-        BatchFinished: it says that a batch has ended or is cancelled.
-        DuplicateJob: it says that another job has the unique key of one.
+        JobNotFound: a parent or a batch is not stored.
+        BatchFinished: a batch has ended or is cancelled.
+        DuplicateJob: another job has the unique key of one of them.
     """
     if reply and isinstance(reply[0], list):
         why, id, *others = reply[0]

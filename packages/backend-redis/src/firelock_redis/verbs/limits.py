@@ -1,4 +1,4 @@
-"""Limits and unique keys: in which partition each key lies, and what people see of it."""
+"""Limits and unique keys: in which partition each key is, and what people can read about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LimitVerbs(RedisVerbs):
 
     @override
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
-        """One round trip."""
+        """See `Storage.spend`; one round trip."""
         opens_at = int(
             self._run("limit_keys.spend", self._partitions.of_key(key), key, cost, number_word(until))
         )
@@ -34,7 +34,10 @@ class LimitVerbs(RedisVerbs):
 
     @override
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
-        """One round trip a partition; more where tens of thousands of lanes are to be counted."""
+        """See `Storage.find_keys`; one round trip per partition.
+
+        More are needed if tens of thousands of lanes must be counted.
+        """
         found: list[KeyState] = []
         for partition in range(self._partitions.number):
             more, last, here = 1, after, 0
@@ -48,7 +51,10 @@ class LimitVerbs(RedisVerbs):
     def find_waiting(
         self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
     ) -> WaitingJobs:
-        """Two round trips: the lanes of the key, then the jobs of some of them; all lie in one partition."""
+        """See `Storage.find_waiting`; two round trips to one partition.
+
+        The first reads the lanes of the key, the second the jobs of some of them.
+        """
         partition = self._partitions.of_key(key)
         told = self._run("limit_keys.line", partition, key, LINE_LANES, job_id or "")
         (is_cut, own, rank), said = Line(*told[: len(Line._fields)]), told[len(Line._fields) :]
@@ -73,7 +79,7 @@ class LimitVerbs(RedisVerbs):
 
     @override
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
-        """One round trip a partition."""
+        """See `Storage.find_unique`; one round trip per partition."""
         found: list[UniqueState] = []
         for said in self.database.run_everywhere("limit_keys.unique", prefix, after, limit):
             for key, stored in zip(said[::2], said[1::2], strict=True):
@@ -95,16 +101,16 @@ def _key_state(told: Sequence[Any]) -> KeyState:
 
 
 def asked_keys(asks: Admission) -> list[str]:
-    """Return the keys that say where a job with these lies."""
+    """Return the keys that decide in which partition a job with this admission is."""
     keys = [use.key for use in asks.limits]
     return keys if asks.unique is None else [*keys, asks.unique.key]
 
 
 def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
-    """Each job lies where all its keys do, so that one script sees whoever has them.
+    """Check that each job is in the partition of all its keys, so that one script can check them.
 
     Raises:
-        ConfigurationError: one does not; nothing was stored.
+        ConfigurationError: a job is in another partition than one of its keys; nothing was stored.
     """
     for job in jobs:
         asks = job.admission
@@ -122,10 +128,10 @@ def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
 
 
 def require_ties_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
-    """Each job lies where its batch, its caller and those do whose results it takes.
+    """Check that each job is in the partition of its batch, its caller and the jobs whose results it uses.
 
     Raises:
-        ConfigurationError: one does not; nothing was stored.
+        ConfigurationError: a job is in another partition than one of these; nothing was stored.
     """
     for job in jobs:
         relations = job.relations

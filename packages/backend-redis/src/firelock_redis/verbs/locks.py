@@ -1,4 +1,4 @@
-"""Locks: a key each while it is held, gone soon after; the tokens of all of them are from one row."""
+"""Locks: each is a key while it is held, and is deleted soon after; their tokens come from one counter."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing_extensions import override
 from firelock_redis.connections.database import RedisVerbs
 
 _SECOND = 1_000_000
-_LONGEST = 1 << 51  # micros, seventy years: with the present instant still a number that Lua holds exactly
+# Microseconds, seventy years: added to the current time it is still an integer that Lua stores exactly.
+_LONGEST = 1 << 51
 
 
 class LockVerbs(RedisVerbs):
-    """The verbs of locks; all locks lie in the first partition."""
+    """The verbs of locks, which are all in the first partition."""
 
     @override
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:

@@ -1,4 +1,4 @@
-"""What running jobs say: log lines and progress, beside their jobs."""
+"""Log lines and progress of running jobs, stored next to the jobs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from firelock_redis.layout.encoding import LOG_LINE, PROGRESS
 from firelock_redis.layout.words import LogPart
 
 _LOG_LIMIT = 1_000
-_PIECE = 50  # lines of a job that stay together
-_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters from which on a step is not filled further
-_PAGE = 125  # lines read at once
+_PIECE = 50  # lines of a job that are sent together
+_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters from which on a step gets no more
+_PAGE = 125  # lines per reply
 
 
 class LogVerbs(RedisVerbs):
@@ -24,7 +24,7 @@ class LogVerbs(RedisVerbs):
     def append_logs(
         self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
     ) -> Collection[str]:
-        """One round trip a partition, more where there is much to write."""
+        """See `Storage.append_logs`; one round trip per partition, more if there is much to write."""
         for partition, ids in self._partitions.parted(sorted({*lines, *progress})).items():
             words: list[object] = []
             size = 0
@@ -40,7 +40,7 @@ class LogVerbs(RedisVerbs):
 
     @override
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
-        """One round trip for 125 lines."""
+        """See `Storage.read_log`; one round trip per 125 lines."""
         partition = self._partitions.of(job_id)
         found: list[LogLine] = []
         while (asked := min(limit - len(found), _PAGE)) > 0:
@@ -55,11 +55,11 @@ class LogVerbs(RedisVerbs):
 def _pieces(
     ids: Sequence[str], lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
 ) -> Iterator[list[object]]:
-    """Yield what scripts/logs.lua takes, a job's progress with the first of its lines."""
+    """Yield the arguments of scripts/logs.lua; a job's progress comes with the first of its lines."""
     for id in ids:
         told = PROGRESS.write_of(progress[id]) if id in progress else ""
         given = lines.get(id, ())
-        skipped = max(0, len(given) - _LOG_LIMIT)  # the newest alone stay
+        skipped = max(0, len(given) - _LOG_LIMIT)  # only the newest lines are kept
         kept = [LOG_LINE.write_of(line) for line in given[skipped:]]
         for first in range(0, len(kept) or 1, _PIECE):
             some = kept[first : first + _PIECE]

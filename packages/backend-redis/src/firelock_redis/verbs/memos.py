@@ -1,4 +1,4 @@
-"""What jobs remember, what is counted of batches, and streams: each beside its job."""
+"""Memos of jobs, counts of batches, and streams: each is stored in the partition of its job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, MEMO, MEMO_TEXT, nu
 from firelock_redis.layout.words import BatchCountsReply, ChunkWords, MemoWords
 
 _AT_ONCE = 100  # memos, batches or chunks of one script
-_BYTES = 500_000  # of values from which on a script gets no more of them
+_BYTES = 500_000  # bytes of values after which a script gets no more memos
 
 
 class MemoVerbs(RedisVerbs):
@@ -34,11 +34,11 @@ class MemoVerbs(RedisVerbs):
 
     @abstractmethod
     def note_flag(self, session: str, job_id: str, flag: str) -> None:
-        """A script has given a job that this session holds a flag of functions/jobs.lua."""
+        """Note that a script has added a flag of functions/jobs.lua to a job that this session holds."""
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """One round trip a partition, more where there is much to write."""
+        """See `Storage.remember`; one round trip per partition, more if there is much to write."""
         self.refuse_within(within)
         found: list[Remembered] = [Remembered(Applied.MISSING)] * len(memos)
         places = self._partitions.parted(range(len(memos)), lambda place: memos[place].job_id)
@@ -71,7 +71,7 @@ class MemoVerbs(RedisVerbs):
     def recall(
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
-        """One round trip."""
+        """See `Storage.recall`; one round trip."""
         told = self._run(
             "memos.recall", self._partitions.of(job_id), job_id, session or "", number_word(fence)
         )
@@ -86,7 +86,7 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
-        """One round trip for 100 of a partition."""
+        """See `Storage.batch_counts`; one round trip per 100 batches of a partition."""
         found: dict[str, BatchCounts | None] = {}
         for partition, here in self._partitions.parted(dict.fromkeys(ids)).items():
             for first in range(0, len(here), _AT_ONCE):
@@ -97,7 +97,7 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
-        """One round trip for 100 chunks."""
+        """See `Storage.append_stream`; one round trip per 100 chunks."""
         largest = 0
         partition = self._partitions.of(job_id)
         for first in range(0, len(chunks) or 1, _AT_ONCE):
@@ -115,14 +115,14 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def read_stream(self, job_id: str, stream: str, *, after: int = -1, limit: int = 100) -> list[Chunk]:
-        """One round trip."""
+        """See `Storage.read_stream`; one round trip."""
         told = self._run("memos.chunks", self._partitions.of(job_id), job_id, stream, after, max(limit, 0))
         parts = (text.partition(" ") for text in told)
         return [Chunk(stream, int(offset), data) for offset, _, data in parts]
 
 
 def memo_field(kind: MemoKind, name: str) -> str:
-    """Return the name of a memo as scripts have it, and as a record says what its job waits for."""
+    """Return the key of a memo, as scripts and the record of a waiting job contain it."""
     return quoted(memo_words(kind, name))
 
 

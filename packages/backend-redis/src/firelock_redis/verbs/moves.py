@@ -1,4 +1,4 @@
-"""Waiting jobs are moved to another queue, or get another priority."""
+"""Moving waiting jobs to another queue, or giving them another priority."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _AT_ONCE = 250  # jobs that one script moves
 
 
 class MoveVerbs(RedisVerbs):
-    """What moves a waiting job."""
+    """The verb that moves a waiting job."""
 
     @override
     def move(self, moves: Sequence[Move]) -> list[Applied]:
-        """One round trip for 250 jobs of a partition."""
+        """See `Storage.move`; one round trip per 250 jobs of a partition."""
         places = self._partitions.parted(range(len(moves)), lambda at: moves[at].job_id)
         results = [Applied.REFUSED] * len(moves)
         for partition, here in places.items():

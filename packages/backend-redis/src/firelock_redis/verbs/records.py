@@ -1,4 +1,4 @@
-"""Small versioned records; those of queues pause them, those of limits are their numbers."""
+"""Small versioned records; those of queues contain pauses, those of limits their numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAGE = 500
 
 
 class RecordVerbs(RedisVerbs):
-    """The verbs of records; they lie in the first partition."""
+    """The verbs of records, which are in the first partition."""
 
     @override
     def put_record(
@@ -31,7 +31,10 @@ class RecordVerbs(RedisVerbs):
         expected_version: int | None = None,
         due_at: int | None = None,
     ) -> int | None:
-        """The other partitions hear of a pause, and of a limit's numbers, right after."""
+        """See `Storage.put_record`.
+
+        A pause and the numbers of a limit are copied to the other partitions right after.
+        """
         change = (
             kind,
             key,
@@ -59,7 +62,10 @@ class RecordVerbs(RedisVerbs):
 
     @override
     def due_records(self, kind: str, limit: int) -> list[Record]:
-        """One that moves between two round trips may be left out, to be found the next time."""
+        """See `Storage.due_records`.
+
+        A record that changes its position between two round trips may be missing; the next call finds it.
+        """
         found = _pages(
             kind, limit, lambda before, asked: self._run("records.due", 0, kind, len(before), asked)
         )
@@ -67,13 +73,13 @@ class RecordVerbs(RedisVerbs):
 
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        """Its version is not forgotten: any other goes on from it."""
+        """See `Storage.delete_record`; a later record with this key continues from its version."""
         deleted = self._run("records.delete", 0, kind, key, number_word(expected_version))
         self.note_record(kind, is_changed=deleted is not None)
         return deleted is not None
 
     def note_record(self, kind: str, *, is_changed: bool) -> None:
-        """What this process knows of the work follows a record that was written."""
+        """Update the partitions that may have work, after a record was written."""
         if kind in {QUEUES, LIMITS}:
             if is_changed:
                 repair_pauses(self.database)
@@ -83,7 +89,7 @@ class RecordVerbs(RedisVerbs):
 
 
 def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]) -> list[Record]:
-    """Return up to `limit` records, by one round trip for 500 of them, or for half a megabyte."""
+    """Return up to `limit` records; one round trip per 500 records, or per half a megabyte."""
     found: list[Record] = []
     more = True
     while more and len(found) < limit:
@@ -95,9 +101,10 @@ def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]
 
 
 def copied(kind: str, value: str) -> int | str:
-    """Return what every partition has of a record; nothing for most kinds.
+    """Return the part of a record that every partition has; an empty string for most kinds.
 
-    Of a queue 1 where it is paused, else 0; of a limit its numbers as functions/limits.lua reads them.
+    For a queue this is 1 if it is paused, else 0. For a limit it is its numbers, as functions/limits.lua
+    reads them.
 
     Raises:
         StorageError: the numbers of a limit cannot be read; nothing was stored.
@@ -139,10 +146,10 @@ def _read(kind: str, key: str, text: str) -> Record:
 
 
 def repair_pauses(database: RedisDatabase) -> None:
-    """Every partition has the pauses and numbers of the first one; nothing to do where it is alone.
+    """Copy the pauses and numbers of the first partition to the others, if there are any.
 
     Raises:
-        StorageError: some partition could not be told; every other one was.
+        StorageError: some partition could not be updated; every other one was.
     """
     others = range(1, database.partitions.number)
     if not others:
@@ -150,7 +157,8 @@ def repair_pauses(database: RedisDatabase) -> None:
     pauses = database.run("records.pauses", 0, 0)
     newest, failed = _tell(database, others, pauses)
     if newest > int(pauses[0]):
-        # A newer change came between, or a failover has lost it: then what the first partition has holds.
+        # A newer change was made in between, or a failover has lost one: then the first partition's data is
+        # valid.
         pauses = database.run("records.pauses", 0, newest)
         _, failed = _tell(database, others, pauses)
     if failed is not None:
@@ -158,7 +166,7 @@ def repair_pauses(database: RedisDatabase) -> None:
 
 
 def _tell(database: RedisDatabase, others: range, pauses: list[Any]) -> tuple[int, StorageError | None]:
-    """Return the newest stamp that one of them knows, and the error of one that could not be told."""
+    """Return the newest stamp that a partition replied, and the error of one that could not be updated."""
     newest, failed = 0, None
     for partition in others:
         try:

@@ -1,8 +1,9 @@
-"""Sessions: begun, renewed, compared, ended.
+"""Sessions: beginning, renewing, comparing and ending them.
 
-The first partition holds a session and judges whether it lives. The others know of it what a claim there
-asks: whether it is alive, and its server's name. An end is marked in the first one, for ever, then told to
-each of the others in the step that takes the jobs there; what its maker did not live to finish, a sweep does.
+The first partition stores a session and decides whether it is alive. The others store what a claim there
+needs: whether the session is alive, and the name of its server. The end of a session is first marked in the
+first partition, for ever. It is then stored in each other partition, by the script that takes the jobs there.
+If the process that ends a session dies before it has finished, a sweep finishes the end.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ from firelock_redis.layout.wire import encode
 from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewalWords, SessionReply, UnknownJob
 
 _SECOND = 1_000_000
-_JOBS_AT_ONCE = 400  # that one step of an end takes back
-_GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead
-_MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond the longest for which the first partition keeps a dead one
+_JOBS_AT_ONCE = 400  # jobs that one step of an end takes
+# Microseconds after which the process that has not finished an end is considered dead.
+_GIVEN_UP = 10 * _SECOND
+_MARK_MILLISECONDS = 2 * 86_400_000  # a day more than the first partition keeps any dead session
 _EXPIRED = 1  # by the clock of Redis alone
 _NOT_STARTED = quoted(Moved.NOT_STARTED.value)
 
 
-# ---- life ------------------------------------------------------------------------------------------------
+# ---- verbs -----------------------------------------------------------------------------------------------
 
 
 class SessionVerbs(RedisVerbs):
@@ -56,7 +58,7 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def begin_session(self, session: NewSession) -> None:
-        """One round trip a partition, the first one first."""
+        """See `Storage.begin_session`; one round trip per partition, the first one first."""
         token = quoted(session.server)
         timeout = int(session.timeout_seconds * _SECOND)
         info = SESSION.write_of(session)
@@ -76,7 +78,7 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """One round trip."""
+        """See `Storage.renew`; one round trip."""
         arguments: list[str] = []
         for renewal in renewals:
             arguments += RenewalWords(session=renewal.session, renewal=RENEWAL.write_of(renewal))
@@ -85,20 +87,23 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def oldest_session(self) -> SessionRecord | None:
-        """One round trip, however many sessions are stored."""
+        """See `Storage.oldest_session`; one round trip, however many sessions are stored."""
         found = self._run("leases.oldest", 0)
         return None if found is None else _record(found)
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
-        """One round trip for 500 of them."""
+        """See `Storage.list_sessions`; one round trip per 500 sessions."""
         return [_record(told) for told in self._run_on("leases.list", 0)]
 
     @override
     def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
-        """One round trip a partition, and lost where one of them does not know it."""
+        """See `Storage.reconcile`; one round trip per partition.
+
+        The session is lost if one of the partitions does not know it.
+        """
         is_lost = False
-        lost: dict[int, LostClaim] = {}  # by the place among what is held
+        lost: dict[int, LostClaim] = {}  # by the place in `held`
         unknown: list[ClaimedJob] = []
         parted = self._partitions.parted(range(len(held)), lambda place: held[place].job_id)
         for partition in range(self._partitions.number):
@@ -117,11 +122,12 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """With one partition one step, which takes 400 jobs; further ones take what is held beyond that.
+        """See `Storage.end_session`.
 
-        Also what is held in other partitions. The session is dead from the first step on, so nothing comes to
-        it between them, and closing until the last. Asked again, it finishes what it had to break off,
-        blaming those that it was told of at first.
+        With one partition, one step takes 400 jobs. Further steps take jobs beyond that number, and those in
+        other partitions. The session is dead from the first step on, so no jobs are added between the steps;
+        it is closing until the last step. A repeated call finishes an interrupted end, and blames the jobs
+        that were given at first.
         """
         taken = _end(self.database, session, running, reason)
         self._turns.note(EVERYWHERE)
@@ -129,9 +135,9 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
-        """Also finishes ends whose makers did not live to do so.
+        """See `Storage.orphans`; also finish ends that a process has begun and not finished.
 
-        A session that cannot be ended now does not hinder the others: it is dead from its first step on, and
+        A session that cannot be ended now does not stop the others: it is dead from its first step on, and
         the next sweep finishes it.
         """
         by = _EXPIRED if as_of is None else as_of
@@ -167,7 +173,7 @@ def _record(told: Sequence[Any]) -> SessionRecord:
     )
 
 
-# ---- beliefs ---------------------------------------------------------------------------------------------
+# ---- comparison ------------------------------------------------------------------------------------------
 
 
 def _lost(held: HeldClaim, job: LostJob) -> LostClaim:
@@ -177,9 +183,9 @@ def _lost(held: HeldClaim, job: LostJob) -> LostClaim:
 
 
 def _unknown(job: UnknownJob) -> ClaimedJob:
-    """Return a job of the session; of one that cannot be read as much as handing it back takes.
+    """Return a job of the session; if it cannot be read, with only the fields that a hand-back needs.
 
-    Its next claim puts it aside with the reason.
+    Its next claim sets it aside with the reason.
     """
     claimed_at = claimed_at_of(job.record)
     try:
@@ -203,7 +209,7 @@ def _unknown(job: UnknownJob) -> ClaimedJob:
         )
 
 
-# ---- the end ---------------------------------------------------------------------------------------------
+# ---- end -------------------------------------------------------------------------------------------------
 
 
 def _end(
@@ -214,10 +220,10 @@ def _end(
     *,
     expired_by: int = 0,
 ) -> Taken | None:
-    """The session is ended; return what it held, None where it was dead, is unknown, or may live on.
+    """End the session; return the jobs that it held, or None if it was dead, is unknown, or is still alive.
 
     Args:
-        database: that holds it.
+        database: the database that stores it.
         session: its id.
         running: see `Storage.end_session`.
         reason: see `Storage.end_session`.
@@ -241,7 +247,7 @@ def _end(
 
 
 def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason: str) -> None:
-    """The dead session holds nothing any more, in no partition; what it held is added to `taken`."""
+    """Take all jobs of the dead session from every partition, and add them to `taken`."""
     for partition in range(database.partitions.number):
         more = True
         while more:
@@ -254,10 +260,11 @@ def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason:
 
 
 def prune_sessions(database: RedisDatabase, limit: int) -> None:
-    """Up to `limit` dead sessions that may be forgotten are gone.
+    """Delete up to `limit` dead sessions that need not be kept any longer.
 
-    Those that live in some partition and not in the first one are ended there as lost: a failover has made
-    the one forget their begin, or the other their end, and nobody else would look for their jobs.
+    Sessions that are alive in some partition but not in the first one are ended there as lost. A failover has
+    lost their begin in the first partition, or their end in the other one, and nothing else would find their
+    jobs.
     """
     living = {
         session

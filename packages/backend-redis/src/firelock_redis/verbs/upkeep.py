@@ -1,7 +1,7 @@
-"""What keeps a storage in order: due jobs, children of ended parents, jobs nobody needs any more.
+"""Upkeep of the storage: due jobs, children of ended parents, and jobs that need not be kept any longer.
 
-Each verb is a script in one partition after the other, and in each as many of them as it takes: a script
-moves so few jobs that nobody waits for it.
+Each verb runs a script in one partition after the other, and in each as often as needed. A script handles so
+few jobs that it does not delay other calls.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from firelock_redis.verbs.sessions import prune_sessions
 
 _AT_ONCE = 250  # jobs that one script moves
 _RECORDED_AT_ONCE = 100
-_SESSIONS_AT_ONCE = 250  # that one script deletes
-_KEYS_EVERY, _STRAYS_EVERY = 1.0, 10.0  # seconds, while calls leave expired jobs
-_KEYS_AT_ONCE = 250  # that one script looks at
+_SESSIONS_AT_ONCE = 250  # sessions that one script deletes
+_KEYS_EVERY, _STRAYS_EVERY = 1.0, 10.0  # seconds, if calls leave expired jobs behind
+_KEYS_AT_ONCE = 250  # keys that one script checks
 _order = attrgetter("minute", "task", "queue", "outcome")
 _DUE, _HOLD_OVER = quoted(Moved.DUE.value), quoted(Moved.HOLD_OVER.value)
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 
 
-# ---- due instants ----------------------------------------------------------------------------------------
+# ---- due times -------------------------------------------------------------------------------------------
 
 
 def earliest_due_at(database: RedisDatabase) -> int | None:
-    """Return the earliest instant of a scheduled or recurring job; one round trip a partition."""
+    """Return the earliest due time of a scheduled or recurring job; one round trip per partition."""
     looks = database.run_everywhere("upkeep.due", 0)
     return _earliest(look[0] for look in looks)
 
@@ -47,13 +47,16 @@ def earliest_due_at(database: RedisDatabase) -> int | None:
 class UpkeepVerbs(RedisVerbs):
     """The verbs of upkeep."""
 
-    _keys_at = _strays_at = 0.0  # monotonic
+    _keys_at = _strays_at = 0.0  # monotonic time of the next one
 
     @override
     def promote(self, limit: int) -> Promotion:
-        """Partitions are asked first what each has, so that the oldest go first.
+        """See `Storage.promote`.
 
-        One that has other pauses than the rest missed a change of them, and is told what the first one has.
+        The due times of all partitions are read first, so that the oldest jobs go first.
+
+        If the partitions have different pauses, one has missed a change; the pauses of the first one are
+        copied.
         """
         if self._partitions.number == 1:
             promoted, next_due = _promote(self.database, 0, limit)
@@ -79,7 +82,10 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def prune(self, limit: int) -> int:
-        """An idle server's costs one round trip a partition, as nothing else is due."""
+        """See `Storage.prune`.
+
+        For an idle server this is one round trip per partition, because nothing else is due.
+        """
         pruned, (is_past, has_keys, has_freed) = _in_batches(self.database, "prune", limit, _PARENT_GONE)
         if has_freed:
             self._turns.note(EVERYWHERE)
@@ -92,17 +98,17 @@ class UpkeepVerbs(RedisVerbs):
         return pruned
 
     def _is_time_for_strays(self, now: float) -> bool:
-        """Return whether to look for sessions that live in other partitions only: a call to each of them."""
+        """Return whether to search for sessions that are alive only in other partitions: one call to each."""
         if self._partitions.number == 1 or now < self._strays_at:
             return False
         self._strays_at = now + _STRAYS_EVERY
         return True
 
-    # ---- rollups of what ended within each minute, in the first partition --------------------------------
+    # ---- rollups, in the first partition -----------------------------------------------------------------
 
     @override
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
-        """Each hundred is a step and a round trip."""
+        """See `Storage.record_metrics`; one step and one round trip per hundred rollups."""
         for first in range(0, len(rollups), _RECORDED_AT_ONCE):
             arguments: list[object] = []
             for one in rollups[first : first + _RECORDED_AT_ONCE]:
@@ -115,7 +121,7 @@ class UpkeepVerbs(RedisVerbs):
     def timeline(
         self, since: int, until: int, *, task: str | None = None, queue: str | None = None
     ) -> list[Rollup]:
-        """One round trip for some five hundred rollups."""
+        """See `Storage.timeline`; one round trip per 500 rollups, approximately."""
         begins = "" if task is None else _texts(task)[:-1] + ","
         contains = "" if queue is None else "," + _texts(queue)[1:-1] + ","
         found: list[Rollup] = []
@@ -131,13 +137,13 @@ class UpkeepVerbs(RedisVerbs):
 
 
 def _shares(looks: Sequence[Sequence[str]], limit: int) -> Counter[int]:
-    """Return how many of the oldest due jobs lie in which partition."""
+    """Return how many of the oldest due jobs are in each partition."""
     due = ((_instant(at) or 0, partition) for partition, look in enumerate(looks) for at in look[2:])
     return Counter(partition for _, partition in sorted(due)[:limit])
 
 
 def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, str]:
-    """Return how many were enqueued, and the partition's next due instant as text."""
+    """Return how many jobs were enqueued, and the partition's next due time as a string."""
     promoted = 0
     while True:
         asked = min(limit - promoted, _AT_ONCE)
@@ -160,13 +166,13 @@ def _instant(text: str) -> int | None:
 
 
 def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> tuple[int, list[bool]]:
-    """Return how many jobs the script moved, run until nothing is left to do or the limit is reached.
+    """Run a script until nothing is left to do or the limit is reached; return how many jobs it changed.
 
-    Also whether a run said that there is something else to be done, of three kinds.
+    Also return, for each of three kinds of further work, whether a run reported such work.
     """
     done, kinds, number = 0, [False] * 3, database.partitions.number
-    # Begins anywhere: where the limit is reached early, none is last for ever.
-    start = random.randrange(number)  # noqa: S311 - a turn, no secret
+    # Start at a random partition, so that if the limit is reached early, the same one is not always last.
+    start = random.randrange(number)  # noqa: S311 - an order, not a secret
     for step in range(number):
         more = 1
         while more and done < limit:

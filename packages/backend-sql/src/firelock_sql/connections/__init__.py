@@ -1,7 +1,7 @@
-"""Between a verb and the driver.
+"""The layer between a verb and the driver.
 
-`transaction` runs one statement, `database` runs a verb in a transaction and `server_database` does so on a
-database server, with connections from the `pool`. `within` joins the caller's own transaction. `counting`
-keeps the number of jobs of each queue as transactions commit, `whole_looks` leaves out old entries of an
-index after long reads, `notify` wakes servers, and `url` reads the options.
+`transaction` runs single statements. `database` runs a verb in a transaction; `server_database` does the same
+on a database server, with connections from the `pool`. `within` joins the caller's own transaction.
+`counting` updates the number of jobs per queue when transactions commit. `whole_looks` skips old entries of
+an index after slow reads, `notify` wakes servers, and `url` reads the options.
 """

@@ -1,9 +1,9 @@
-"""How many jobs of each queue are in each state.
+"""The number of jobs per queue and state.
 
-SQLite, where one transaction writes at a time, changes a row of `counts` in place. Where transactions run
-side by side such a row would line them up, behind a caller's own transaction for as long as that stays open:
-each adds rows of differences instead, which upkeep folds into `counts`. The sum of both in one snapshot is
-right at any instant.
+On SQLite only one transaction writes at a time, and it changes a row of `counts` in place. If transactions
+run concurrently, such a row would serialize them, even behind a caller's own transaction for as long as that
+stays open. So each one inserts rows of differences instead, which upkeep folds into `counts`. The sum of both
+in one snapshot is always correct.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from firelock_sql.connections.transaction import Text, Transaction, insert_into
 
 _FOLDED_AT_ONCE = 5_000
 _FOLDS_A_RUN = 4  # due jobs wait for the run
-_LONGEST_SECONDS = 0.25  # of the folds of a run, where they take long
-FOLD_EVERY = 1_000  # calls that add differences until their client folds some
+_LONGEST_SECONDS = 0.25  # for the folds of one run, if they are slow
+FOLD_EVERY = 1_000  # inserts by a client until it folds some differences itself
 _WORTH_FOLDING = 200
 _LONG_SECONDS = 0.05
-_REST = 20  # times as long as a long fold took
+_REST = 20  # multiples of the duration of a slow fold
 
 _IN_PLACE = Text("SELECT queue, state, jobs FROM firelock_counts WHERE jobs <> 0")
 _SUMMED = Text("""
@@ -51,33 +51,34 @@ _IDLE = Text("""
 SELECT queue FROM firelock_counts GROUP BY queue HAVING min(jobs) = 0 AND max(jobs) = 0
 ORDER BY queue LIMIT :most
 """)
-# Whoever folds beside this waits, and either adds to a row before it is looked at, or makes a new one.
+# A concurrent fold waits for this statement. It either adds to a row before this statement checks it, or
+# inserts a new one.
 _FORGET = Text("DELETE FROM firelock_counts WHERE jobs = 0 AND queue IN :ids")
 
 
 def counted(tx: Transaction) -> Sequence[tuple[Any, ...]]:
-    """Return queue, state and number of jobs, where there are any."""
+    """Return queue, state and number of jobs, without zeros."""
     rows = tx.all(_SUMMED if tx.adds_deltas else _IN_PLACE)
     return [(queue, state, int(number)) for queue, state, number in rows]
 
 
 def known_queues(tx: Transaction) -> list[str]:
-    """Return every queue that has jobs, or had some."""
+    """Return every queue that has or had jobs."""
     return [str(row[0]) for row in tx.all(_ALL_QUEUES if tx.adds_deltas else _QUEUES)]
 
 
 def idle_queues(tx: Transaction, limit: int) -> list[str]:
-    """Return queues that had jobs and have none."""
+    """Return queues that had jobs but have none now."""
     return [str(row[0]) for row in tx.all(_IDLE, most=limit)]
 
 
 def forget_queues(tx: Transaction, queues: Sequence[str]) -> None:
-    """Delete what is counted of queues, unless they have jobs again."""
+    """Delete the counts of queues, unless they have jobs again."""
     tx.run(_FORGET, ids=list(queues))
 
 
 def add_deltas(tx: Transaction) -> None:
-    """What the transaction changed of the counts is added as rows of their own."""
+    """Insert the transaction's changes of the counts as rows of differences."""
     rows = [
         {"state": state, "queue": queue, "jobs": number}
         for (state, queue), number in tx.deltas.items()
@@ -88,11 +89,11 @@ def add_deltas(tx: Transaction) -> None:
 
 
 class Folding:
-    """Folds differences into the counts, and knows where to begin.
+    """The folding of differences into the counts, which remembers where to begin.
 
-    While a snapshot is held open, those that were folded since stay in the table, and a look from its
-    beginning steps over all of them. After a long one the next ones begin behind the last that was folded,
-    for a rest; one that a long transaction adds before it waits, and is part of the sum all the same.
+    While a snapshot is held open, folded rows stay in the table, and a read from its beginning steps over all
+    of them. After a slow read the next ones begin after the last folded row for a while. A row that a long
+    transaction inserts before that position waits, but still counts in the sum.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -101,11 +102,11 @@ class Folding:
         self._whole_at = clock()
 
     def run(self, database: Database, folds: int = _FOLDS_A_RUN) -> None:
-        """Fold until no more differences are left than cost nothing to read, or the next run has to go on.
+        """Fold until the remaining differences cost almost nothing to read, or until the run must end.
 
         Args:
-            database: theirs.
-            folds: the most transactions, each of which takes some thousands of them.
+            database: the database with the differences.
+            folds: the maximum number of transactions, each of which folds some thousands of rows.
         """
         begun_at = self._clock()
         is_whole = begun_at >= self._whole_at
@@ -116,7 +117,7 @@ class Folding:
                 self._last = max(self._last, first - 1)
                 break
             last = database.write(lambda tx: _fold(tx, after))
-            if not last:  # who folds beside has taken them
+            if not last:  # a concurrent fold has taken them
                 break
             self._last = max(self._last, last)
             if self._clock() - begun_at > _LONGEST_SECONDS:
@@ -127,13 +128,13 @@ class Folding:
 
 
 def _some_after(tx: Transaction, after: int) -> tuple[int, int]:
-    """Return how many differences there are, up to those worth folding, and the number of the first, or 0."""
+    """Return the number of differences, up to those worth folding, and the number of the first row, or 0."""
     number, first = tx.one(_NUMBER, after=after, most=_WORTH_FOLDING)
     return int(number), int(first or 0)
 
 
 def _fold(tx: Transaction, after: int) -> int:
-    """Some differences are part of the counts; return the last one's number, 0 where others take all."""
+    """Fold some differences; return the number of the last row, or 0 if others have locked all of them."""
     rows = tx.all(_TAKE, after=after, most=_FOLDED_AT_ONCE)
     more: Counter[tuple[str, str]] = Counter()
     for _, state, queue, jobs in rows:

@@ -1,7 +1,8 @@
-"""The seam between the verbs and one kind of database: connections, transactions, time, the schema.
+"""The layer between the verbs and one kind of database: connections, transactions, time, the schema.
 
-The verbs are written once, against a `Transaction`. What differs from database to database is behind
-`Database`: how a transaction begins and is tried again, how counters are kept, whose transactions are joined.
+The verbs are written once, against a `Transaction`. `Database` contains everything that differs between
+databases: how a transaction begins and is retried, how counts are stored, and which callers' transactions can
+be joined.
 """
 
 from __future__ import annotations
@@ -24,40 +25,40 @@ from firelock_sql.schema import version
 from firelock_sql.schema.names import SCHEMA_TABLE, TABLES
 
 _T = TypeVar("_T")
-BRIEF_SECONDS = 0.02  # for a lock, where the thread that claims jobs and stores ends waits
+BRIEF_SECONDS = 0.02  # short, because the thread that claims jobs and stores ends waits for the lock
 _OF_ASYNC = "An AsyncSession or AsyncConnection is taken by aenqueue."
 _OF_DJANGO = "For an alias or a connection of Django's, make the app with plugins=[DjangoPlugin()]."
 
-# Whatever columns there are: tables of development versions lack the last one.
+# All columns, because tables of development versions lack the last one.
 _VERSION = Text("SELECT * FROM firelock_schema ORDER BY version DESC LIMIT 1")
 _MADE_AT = Text("SELECT min(at) FROM firelock_schema")
-_EMPTY = [Text(f"DELETE FROM {name}") for name in sorted(TABLES - {SCHEMA_TABLE})]  # noqa: S608 - names of ours
+_EMPTY = [Text(f"DELETE FROM {name}") for name in sorted(TABLES - {SCHEMA_TABLE})]  # noqa: S608 - names
 
 
 class RowLocked(Exception):
-    """Another transaction holds a lock for longer than `write_briefly` waits; the transaction is undone."""
+    """Another transaction held a lock for longer than `write_briefly` waits; nothing was stored."""
 
 
 class Connections(Protocol):
-    """Those of one database."""
+    """The connections to one database."""
 
     def check_open(self) -> None:
-        """Nothing happens unless they are closed."""
+        """Raise `StorageError` if they are closed."""
         ...
 
     def close(self) -> None:
-        """They are closed."""
+        """Close them."""
         ...
 
 
 class Database(ABC):
-    """One database, as this process sees it. Opening one does no I/O."""
+    """One database, as used by this process. Opening one does no I/O."""
 
     dialect: Dialect
-    name: str  # as it may be shown
-    connect_url: str  # with its password; empty where only the caller's engine leads there
-    raw_kind: str  # what `raw_transaction` takes, for people
-    locks_rows: bool = True  # one by one, so that others can hold some; False: a writer holds all
+    name: str  # for display
+    connect_url: str  # with its password; empty if only the caller's engine connects to it
+    raw_kind: str  # what `raw_transaction` takes, for messages
+    locks_rows: bool = True  # False: a writer locks the whole database instead of single rows
     clock_offset: int = 0
 
     def __init__(self, connections: Connections, wake: Wake) -> None:
@@ -65,40 +66,40 @@ class Database(ABC):
         self.wake = wake
         self._is_checked = False
 
-    # ---- what differs ------------------------------------------------------------------------------------
+    # ---- differences between databases -------------------------------------------------------------------
 
     @abstractmethod
     def transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
-        """Return what the work returned in one transaction, done again while others are in the way.
+        """Run the work in one transaction, repeat it if it conflicts with others, and return its result.
 
-        Whatever schema there is; what the work changed of the counts is not written.
+        It must work with any version of the schema. It does not store the work's changes of the counts.
         """
 
     @abstractmethod
     def write_counts(self, tx: Transaction) -> None:
-        """What the transaction changed of the counts is written, last of all."""
+        """Store the transaction's changes of the counts, as its last step."""
 
     @abstractmethod
     def tidy(self) -> None:
-        """What transactions left for upkeep is done, as far as it is worth it."""
+        """Do the work that transactions have left for upkeep, as far as it is worth the effort."""
 
-    def tidy_some(self) -> None:  # noqa: B027 - few databases have to
-        """A part of what transactions left for upkeep is done, as no server may be there to do it."""
+    def tidy_some(self) -> None:  # noqa: B027 - few databases override it
+        """Do a part of the work that transactions have left for upkeep, because there may be no server."""
 
     @abstractmethod
     def clock(self) -> int:
-        """Return the database's own time in micros, `clock_offset` included."""
+        """Return the database's own time in microseconds, including `clock_offset`."""
 
     @abstractmethod
     def has_tables(self, tx: Transaction) -> bool:
-        """Tell whether there are tables of ours."""
+        """Return whether Firelock's tables exist."""
 
     @abstractmethod
     def prepare_migration(self, tx: Transaction) -> None:
-        """Nobody else migrates before the transaction's end, and there is a place for the tables."""
+        """Lock out other migrations until the transaction ends; create the tables' schema if needed."""
 
-    def finish_migration(self, tx: Transaction) -> None:  # noqa: B027 - few databases have to
-        """Others may migrate, where the transaction's end alone would not let them."""
+    def finish_migration(self, tx: Transaction) -> None:  # noqa: B027 - few databases override it
+        """Allow other migrations again, if the end of the transaction alone does not."""
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
@@ -111,11 +112,11 @@ class Database(ABC):
     # ---- transactions ------------------------------------------------------------------------------------
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
-        """The work is committed as one transaction, tried again as a whole while others are in the way.
+        """Run the work as one transaction and commit it; repeat it as a whole if it conflicts with others.
 
         Raises:
             StorageUnavailable: trying again later may help; nothing was written.
-            StorageError: it will not; nothing was written.
+            StorageError: trying again does not help; nothing was written.
         """
         self.ensure_schema()
         result, woken = self.transact(lambda tx: self._run_work(tx, work), is_writing=True)
@@ -124,55 +125,56 @@ class Database(ABC):
         return result
 
     def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
-        """`write`, which waits so long for all locks of others.
+        """Do the same as `write`, but wait at most this long for all locks of other transactions.
 
-        Here there are no locks of rows to wait for.
+        This implementation is for a database without locks of single rows.
 
         Raises:
-            RowLocked: see there; nothing was written.
+            RowLocked: another transaction has kept a lock for that long; nothing was written.
         """
         del seconds
         return self.write(work)
 
     def read(self, work: Callable[[Transaction], _T]) -> _T:
-        """Return what the work read from one snapshot."""
+        """Return the result of work that reads from one snapshot."""
         self.ensure_schema()
         return self.transact(work, is_writing=False)
 
     def look(self, work: Callable[[Transaction], _T]) -> _T:
-        """Return what the work read by one query, which needs no snapshot but its own."""
+        """Return the result of work that runs a single query, and so needs no common snapshot."""
         return self.read(work)
 
     def _run_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-        """Do the work, then write the counts; return its result, and the queues to tell of."""
+        """Run the work, then store the counts; return its result, and the queues to notify."""
         result = work(tx)
         if tx.let_go:
-            tx.woken.add(ANY_QUEUE)  # other queues' jobs may wait for the keys
+            tx.woken.add(ANY_QUEUE)  # jobs of other queues may wait for the keys
         self.write_counts(tx)
         return result, tx.woken
 
     def _run_joined_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-        """`_run_work` in a caller's transaction, whatever others have changed since that began."""
+        """Do the same as `_run_work` in a caller's transaction, whatever has changed since its start."""
         return self._run_work(tx, work)
 
     def check_open(self) -> None:
-        """Nothing happens unless it is closed."""
+        """Raise `StorageError` if the database is closed."""
         self._opened.check_open()
 
     def close(self) -> None:
-        """Every connection is closed; a later transaction raises `StorageError`."""
+        """Close every connection; later transactions raise `StorageError`."""
         self.wake.close()
         self._opened.close()
 
     # ---- the schema --------------------------------------------------------------------------------------
 
     def ensure_schema(self) -> None:
-        """The schema is one this code works on, made where there is none.
+        """Check that this code works on the schema, and create it if there is none.
 
         Raises:
-            SchemaMismatch: it is too old or too new.
+            SchemaMismatch: the schema is too old or too new.
         """
-        if self._is_checked:  # without a lock: to look twice is harmless, a lock held at a fork is not
+        # without a lock: checking twice is harmless, but a lock that is held during a fork is not
+        if self._is_checked:
             return
         found, works_with = self.transact(self._stored_schema, is_writing=False)
         if found == 0:
@@ -191,7 +193,7 @@ class Database(ABC):
         return SchemaState(self.transact(self._stored_schema, is_writing=False)[0], version.WANTED)
 
     def _stored_schema(self, tx: Transaction) -> tuple[int, int]:
-        """Return the version, 0 for none, and the schema that the oldest code must know which works on it.
+        """Return the stored version, or 0, and the oldest schema version whose code works on it.
 
         Raises:
             SchemaMismatch: the tables are those of a development version.
@@ -209,7 +211,7 @@ class Database(ABC):
 
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
-        self._is_checked = False  # until somebody has looked at what there is then
+        self._is_checked = False  # until the schema has been checked again
         return self.transact(self._migrate, is_writing=True)
 
     def _migrate(self, tx: Transaction) -> list[str]:
@@ -226,7 +228,7 @@ class Database(ABC):
         return [migration.sentence for migration in tables.MIGRATIONS[found:]]
 
     def migration_sql(self) -> list[str]:
-        """Return the statements that do what `migrate` would, from the stored version or from nothing."""
+        """Return the statements that `migrate` would run, from the stored version or from nothing."""
         from firelock_sql.schema import tables  # noqa: PLC0415 - loads every dialect
 
         def compose(tx: Transaction) -> list[str]:
@@ -250,11 +252,11 @@ class Database(ABC):
 
     @staticmethod
     def made_at(tx: Transaction) -> int:
-        """Return the instant at which these tables were made, which tells them from all others."""
+        """Return when these tables were created, which distinguishes them from all others."""
         return int(tx.one(_MADE_AT)[0] or 0)
 
     def clear(self) -> None:
-        """Nothing is stored but the version of the schema."""
+        """Delete everything except the versions of the schema."""
 
         def empty(tx: Transaction) -> None:
             for statement in _EMPTY:
@@ -266,42 +268,42 @@ class Database(ABC):
 
     @abstractmethod
     def raw_transaction(self, within: object) -> Joined | None:
-        """Return the transaction of a driver's own connection; None where it is none.
+        """Return the transaction of a driver's own connection; None for any other object.
 
         Raises:
-            ConfigurationError: it is one in autocommit mode, outside of a transaction.
+            ConfigurationError: the connection is in autocommit mode and has no open transaction.
         """
 
     @abstractmethod
     def connection_transaction(self, connection: Connection, tell_later: TellLater) -> Joined:
-        """Return the transaction of SQLAlchemy's connection, which has begun.
+        """Return the transaction of an SQLAlchemy connection, which must have begun.
 
         Raises:
-            ConfigurationError: it leads elsewhere, or commits each statement by itself.
+            ConfigurationError: it is on another database, or commits each statement by itself.
         """
 
     @abstractmethod
     def borrowed(self, driver: Any) -> AbstractContextManager[None]:  # noqa: ANN401 - any driver's connection
-        """A caller's connection runs our statements, and is as it was afterwards; errors leave as our own."""
+        """Lend a caller's connection to Firelock; restore it afterwards and translate the driver's errors."""
 
     @abstractmethod
     def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:
-        """Return our part of the caller's transaction, which sees our tables; a savepoint is before it.
+        """Return Firelock's part of the caller's transaction, which begins after a savepoint.
 
         Raises:
-            ConfigurationError: it is on another database.
+            ConfigurationError: the transaction is on another database.
         """
 
     def join(self, within: object, work: Callable[[Transaction], _T], *, is_adding_alone: bool = False) -> _T:
-        """The work is part of a transaction of the caller's, which ends as the caller likes.
+        """Run the work as a part of the caller's transaction, which the caller commits or rolls back.
 
         Args:
             within: the caller's transaction.
-            work: our part of it.
-            is_adding_alone: it looks at nothing that others may have changed since that began.
+            work: Firelock's part of it.
+            is_adding_alone: the work reads nothing that others may have changed since the transaction began.
 
         Raises:
-            ConfigurationError: that is no transaction of this database.
+            ConfigurationError: `within` is not a transaction of this database.
         """
         callers = self._callers(within)
         self.ensure_schema()
@@ -329,7 +331,7 @@ class Database(ABC):
         )
 
     def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
-        """The work is part of the transaction; of one that fails nothing is."""
+        """Run the work within the transaction; if it fails, nothing of it is stored."""
         cursor = callers.open_cursor()
         cursor.execute("SAVEPOINT firelock")
         try:
@@ -343,6 +345,6 @@ class Database(ABC):
 
 
 class SqlVerbs(DerivedStorage):
-    """What the groups of verbs have in common, each of which is a class and a file of its own."""
+    """The base class of the groups of verbs, each of which has its own file."""
 
     _database: Database

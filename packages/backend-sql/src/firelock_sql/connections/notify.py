@@ -1,11 +1,11 @@
-"""Wake-ups: who waits in this process, and what reaches it of work that others have stored.
+"""Notifications of new work: the waiting threads of this process, and the messages of other processes.
 
-Whoever commits work sends the names of its queues through a mailbox: datagrams between the processes of one
-host on SQLite, NOTIFY on PostgreSQL, nothing at all where there is no way. A message that is lost costs a
-poll and nothing else, so nobody ever blocks on one.
+A process that commits work sends the names of its queues through a mailbox. On SQLite this is a datagram
+between the processes of one host, on PostgreSQL it is NOTIFY; if neither is possible, nothing is sent. A lost
+message only delays work until the next poll, so no sender ever blocks.
 
-A busy server does not read its mailbox. Before it waits it claims, so what it has not read it has seen: the
-first and the last of a burst always count.
+A busy server does not read its mailbox. It always claims before it waits, so it has seen the work of unread
+messages. So the first and the last message of a burst always have an effect.
 """
 
 from __future__ import annotations
@@ -27,52 +27,52 @@ from typing_extensions import override
 
 from firelock.storage import ANY_QUEUE, Waiting
 
-_SIZE = 1_400  # bytes of a datagram; more names than that are "any queue"
+_SIZE = 1_400  # bytes of a datagram; longer lists of names become "any queue"
 
 
 class Mailbox(Protocol):
-    """The way to and from other processes. Only `send` and `nudge` are called by several threads at once."""
+    """The messages from and to other processes. Only `send` and `nudge` must be thread-safe."""
 
     @property
     def is_open(self) -> bool:
-        """Tell whether messages reach this process."""
+        """Whether this process receives messages."""
         ...
 
     def open(self) -> None:
-        """Messages reach this process, unless there is trouble; `describe` says which."""
+        """Start to receive messages; if that fails, `describe` returns the reason."""
         ...
 
     def listen(self, seconds: float) -> None:
-        """Return when there may be a message, after a nudge, or after so many seconds."""
+        """Return when there may be a message, after a nudge, or after the timeout."""
         ...
 
     def take(self) -> list[bytes]:
-        """Return what has arrived, without waiting."""
+        """Return the messages that have arrived, without waiting."""
         ...
 
     def send(self, message: bytes) -> None:
-        """Every other process gets the message, or never hears of it."""
+        """Send the message to all other processes; it may get lost."""
         ...
 
     def nudge(self) -> None:
-        """A `listen` under way in this process returns."""
+        """Make a `listen` in this process return."""
         ...
 
     def describe(self) -> str:
-        """Return how servers are told of work, for people."""
+        """Return a description of how servers are notified of work."""
         ...
 
     def leave_behind(self) -> None:
-        """This is another process than the one that opened it, after a fork."""
+        """Drop the connections after a fork, because they belong to the parent process."""
         ...
 
     def close(self) -> None:
-        """No message reaches this process any more."""
+        """Stop receiving messages."""
         ...
 
 
 class Wake(Waiting):
-    """Who waits in this process, and who is to be told in others."""
+    """The waiting threads of this process, and the notifications to other processes."""
 
     def __init__(self, open_mailbox: Callable[[], Mailbox] | None) -> None:
         self._open_mailbox = open_mailbox
@@ -81,7 +81,7 @@ class Wake(Waiting):
 
     def _make_mailbox(self) -> None:
         self._mailbox = self._open_mailbox() if self._open_mailbox is not None else None
-        self._is_listening = False  # one of those who wait listens for all
+        self._is_listening = False  # one of the waiting threads listens for all
 
     @override
     def leave_behind(self) -> None:
@@ -91,7 +91,7 @@ class Wake(Waiting):
         super().leave_behind()
 
     def tell(self, queues: Collection[str]) -> None:
-        """Everybody who waits for one of these queues, here or in another process, looks for work soon."""
+        """End the waits for these queues in this process, and soon in other processes."""
         self.note(queues)
         if self._mailbox is not None:
             self._mailbox.send(_written(queues))
@@ -110,7 +110,7 @@ class Wake(Waiting):
 
     @override
     def sleep(self, seconds: float) -> None:
-        """Listen for all who wait, or wait for the one who does."""
+        """Listen on behalf of all waiting threads, or wait for the thread that listens."""
         mailbox = self._mailbox
         if self._is_listening or mailbox is None or not mailbox.is_open:
             super().sleep(seconds)
@@ -132,17 +132,17 @@ class Wake(Waiting):
 
     @property
     def has_mailbox(self) -> bool:
-        """Tell whether other processes can tell this one of work."""
+        """Whether other processes can notify this one of work."""
         return self._mailbox is not None
 
     def describe(self) -> str:
-        """Return how servers are told of work, for people."""
+        """Return a description of how servers are notified of work."""
         if self._mailbox is None:
             return "off: other processes find work when they poll"
         return self._mailbox.describe()
 
     def close(self) -> None:
-        """Nobody waits any more and the socket is gone."""
+        """End all waits and close the mailbox."""
         self.end()
         with self.changed:
             if self._mailbox is not None:
@@ -158,18 +158,20 @@ def _written(queues: Collection[str]) -> bytes:
 
 _LONGEST_ADDRESS = 103  # bytes; Linux takes 107, macOS 103
 _NAME_LENGTH = 24  # "/" and the longest name of a socket
-_FRESH_NS = 50_000_000  # a folder that changed so lately may have changed again within the same tick
+# a folder that changed this recently may have changed again within the same clock tick
+_FRESH_NS = 50_000_000
 
 
 class SocketMailbox:
-    """The sockets of one database file: where they are, whose they are, and when one is dead.
+    """The sockets of one database file: their folder, its owner check, and the removal of dead ones.
 
-    Each process that waits binds one; who commits work sends a datagram to all of them. The socket of a busy
-    server fills up after a few, and sending to it then fails at once and costs next to nothing.
+    Each waiting process binds one socket. A process that commits work sends a datagram to all of them. The
+    socket of a busy server is full after a few datagrams; sending to it then fails immediately and costs
+    almost nothing.
 
-    The folder is `<file>.wake`, open to its owner alone. Where its path is too long for a socket's address, a
-    folder in the system's temporary folder takes its place, named after the file's path; it is used only if
-    it is ours alone.
+    The folder is `<file>.wake`, accessible only to its owner. If its path is too long for the address of a
+    socket, a folder in the system's temporary folder is used instead. It is named after the file's path, and
+    used only if no other user can access it.
     """
 
     def __init__(self, database: Path) -> None:
@@ -177,22 +179,22 @@ class SocketMailbox:
         self._trouble: str | None = None
         self._socket: socket.socket | None = None
         self._address: str | None = None
-        self._sender: socket.socket | None = None  # made by the first `send`
-        self._sending = threading.Lock()  # around making and closing sockets
+        self._sender: socket.socket | None = None  # created by the first `send`
+        self._sending = threading.Lock()  # held while sockets are created or closed
         self._is_closed = self._is_listening = False
         self._nudge: tuple[socket.socket, socket.socket] | None = None
         self._listed: list[str] = []
-        self._listed_at = -1  # the folder's time of change when it was listed
+        self._listed_at = -1  # modification time of the folder when it was listed
 
     @property
     def is_open(self) -> bool:
-        """Tell whether datagrams reach this process."""
+        """Whether this process receives datagrams."""
         return self._socket is not None
 
     # ---- receiving ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Datagrams reach this process, unless the folder cannot be used; `describe` says why."""
+        """Start to receive datagrams; if the folder is unusable, `describe` returns the reason."""
         if self._socket is not None or self._trouble is not None or self._is_closed:
             return
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -211,18 +213,19 @@ class SocketMailbox:
         self._socket, self._address = bound, address
 
     def take(self) -> list[bytes]:
-        """Return what has arrived; from the first call on datagrams reach this process."""
+        """Return the datagrams that have arrived; the first call also starts to receive them."""
         if self._socket is None:
-            self.open()  # by a claim: what is sent between it and the wait that follows must not be lost
+            # when a claim calls it: datagrams between the claim and the following wait must not be lost
+            self.open()
         bound, arrived = self._socket, list[bytes]()
         if bound is not None:
-            with suppress(OSError):  # nothing more, or closed by another thread
+            with suppress(OSError):  # no more datagrams, or closed by another thread
                 while True:
                     arrived.append(bound.recv(2_048))
         return arrived
 
     def listen(self, seconds: float) -> None:
-        """Return when something has arrived, somebody has called `nudge`, or the time is over."""
+        """Return when a datagram has arrived, after a `nudge`, or after the timeout."""
         with self._sending:
             if self._socket is None or self._nudge is None:
                 return
@@ -243,7 +246,7 @@ class SocketMailbox:
                     self._shut()
 
     def nudge(self) -> None:
-        """A `listen` under way returns."""
+        """Make a `listen` return."""
         nudge = self._nudge
         if nudge is not None:
             with suppress(OSError):
@@ -252,7 +255,7 @@ class SocketMailbox:
     # ---- sending -----------------------------------------------------------------------------------------
 
     def send(self, datagram: bytes) -> None:
-        """Every other process that waits, or will, has the datagram in its socket; never blocks or fails."""
+        """Send the datagram to every other process that waits or will wait; never block or fail."""
         others = [address for address in self._others() if address != self._address]
         sender = self._open_sender() if others else None
         if sender is None:
@@ -263,11 +266,11 @@ class SocketMailbox:
             except ConnectionRefusedError:  # its process is dead
                 with suppress(OSError):
                     Path(address).unlink()
-            except OSError:  # full: it has enough to wake up for; or closed meanwhile
+            except OSError:  # full, so the process is going to wake anyway; or closed meanwhile
                 continue
 
     def _open_sender(self) -> socket.socket | None:
-        """Return the socket that all threads send from, None after `close`."""
+        """Return the socket from which all threads send; None after `close`."""
         with self._sending:
             if self._sender is None and not self._is_closed:
                 self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -287,25 +290,25 @@ class SocketMailbox:
             self._listed_at = changed_at if is_settled else -1
         return self._listed
 
-    # ---- the rest ----------------------------------------------------------------------------------------
+    # ---- other methods -----------------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """Return how processes are told of work, for people."""
+        """Return a description of how processes are notified of work."""
         if self._trouble is not None:
             return f"off, {self._folder} cannot be used ({self._trouble}): work is found by polling"
         return f"sockets in {self._folder}"
 
     def leave_behind(self) -> None:
-        """The sockets belong to the process before the fork; here they are only closed."""
+        """Close the sockets of the parent process after a fork, without removing their names."""
         for one in (self._socket, self._sender, *(self._nudge or ())):
             if one is not None:
                 one.close()
 
     def close(self) -> None:
-        """The socket is gone, and so is its name."""
+        """Close the socket and remove its name."""
         with self._sending:
             self._is_closed = True
-            if not self._is_listening:  # otherwise the one who listens closes them, as soon as it returns
+            if not self._is_listening:  # otherwise the listening thread closes them when it returns
                 self._shut()
         self.nudge()
         if self._address is not None:
@@ -325,15 +328,15 @@ def _folder(database: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(database)).hexdigest()[:16]
     try:
         return Path(tempfile.gettempdir()) / f"firelock-{os.getuid()}-{digest}"
-    except FileNotFoundError:  # the only place that can be written is the database's
-        return beside  # `open` meets the length, says so and leaves work to be found by polling
+    except FileNotFoundError:  # only the database's folder is writable
+        return beside  # then `open` fails with the length of the path, reports it, and polling finds the work
 
 
 def _claim_folder(folder: Path) -> None:
-    """The folder exists and is ours alone.
+    """Create the folder if it is missing, and check that no other user can access it.
 
     Raises:
-        PermissionError: it is somebody else's or open to others: a stranger could read or plant sockets.
+        PermissionError: it belongs to another user or is open to others, who could read or create sockets.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)

@@ -1,7 +1,7 @@
-"""Connections of one SQLAlchemy engine, lent for one transaction each.
+"""Connections of one SQLAlchemy engine, each checked out for one transaction.
 
-The engine is our own, made from a URL, or the caller's. Transactions are begun and ended by statements, so a
-connection is in the driver's autocommit mode while it is lent.
+The engine is either our own, created from a URL, or the caller's. Transactions are started and ended by
+statements, so a connection is in the driver's autocommit mode while it is checked out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy.pool import Pool, QueuePool
 
 from firelock.storage import StorageError, StorageUnavailable, has_own_connection, is_server_work
 
-_MET = "firelock: met"  # in what the pool keeps beside a connection
+_MET = "firelock: met"  # the key in the pool's `info` of a connection that has been set up
 _RESERVED = 2  # connections for the server's own work, if the pool has more
 
 _living: weakref.WeakSet[EnginePool] = weakref.WeakSet()
@@ -37,16 +37,16 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 @attrs.define
 class Lent:
-    """A driver's connection, lent for one transaction."""
+    """A driver's connection, checked out for one transaction."""
 
     driver: Any
-    is_lost: bool = False  # it is not used again
-    is_new: bool = False  # just made, not out of the pool
-    is_last: bool = False  # no other one is tried where this one is dead
+    is_lost: bool = False  # must not be used again
+    is_new: bool = False  # just opened, not taken from the pool
+    is_last: bool = False  # the last try: if the connection is dead, no other one is taken
 
 
 class EnginePool:
-    """The pool, as transactions see it."""
+    """The pool of an engine, as transactions use it."""
 
     def __init__(self, name: str, make_engine: Callable[[], Engine], *, is_own: bool) -> None:
         self.meet: Callable[[Any], None] | None = None  # called with each new connection of the driver
@@ -56,13 +56,14 @@ class EnginePool:
         self._engine: Engine | None = None
         self._is_closed = False
         self._reserving = threading.Lock()
-        self._others: threading.Semaphore | None = None  # limits other work; None in a process without server
-        self._apart: Pool | None = None  # for the work that never waits for a connection
+        # limits other work; None in a process without a server
+        self._others: threading.Semaphore | None = None
+        self._apart: Pool | None = None  # for work that must never wait for a connection
         _living.add(self)
 
     @property
     def engine(self) -> Engine:
-        """Return the engine; none of its connections is open before the first is lent.
+        """The engine, which opens no connection before the first checkout.
 
         Raises:
             StorageError: the storage was closed.
@@ -73,12 +74,12 @@ class EnginePool:
         return self._engine
 
     def check_open(self) -> None:
-        """The storage is open."""
+        """Raise `StorageError` if the storage is closed."""
         if self._is_closed:
             raise StorageError(f"The storage {self._name} is closed. Open another one.")
 
     def leave_behind(self) -> None:
-        """This is another process than the one that connected, whose connections stay its own."""
+        """Drop the connections after a fork, because they belong to the parent process."""
         self._reserving, self._others, self._apart = threading.Lock(), None, None
         if self._engine is not None:
             self._engine.dispose(close=False)
@@ -87,11 +88,11 @@ class EnginePool:
     def lend(self) -> Iterator[Lent]:
         """Yield a connection in autocommit mode.
 
-        As soon as a server has used the pool, two connections of ours are lent for its own work alone. Work
-        that has its own connection is not counted among those of the pool.
+        As soon as a server has used the pool, two of our own connections are reserved for the server's own
+        work. Work that has its own connection does not count against the pool.
 
         Raises:
-            StorageUnavailable: every connection is in use, and stays so.
+            StorageUnavailable: all connections stayed in use for the pool's timeout.
         """
         others = self._room_for_others()
         try:
@@ -111,10 +112,10 @@ class EnginePool:
                 others.release()
 
     def _room_for_others(self) -> threading.Semaphore | None:
-        """Return what to release after work that is not a server's; None if nothing limits this work.
+        """Return the semaphore to release after work that is not a server's; None if it is not limited.
 
         Raises:
-            StorageUnavailable: all connections for such work are in use, and stay so.
+            StorageUnavailable: all connections for such work stayed in use for the pool's timeout.
         """
         others = self._others
         if is_server_work():
@@ -130,7 +131,7 @@ class EnginePool:
         )
 
     def _reserve(self) -> None:
-        """Keep connections free for the server from now on; a caller's pool is the caller's to divide."""
+        """Reserve connections for the server from now on, but only in our own pool."""
         pool = self.engine.pool
         if self.is_own and isinstance(pool, QueuePool):
             with self._reserving:
@@ -138,9 +139,9 @@ class EnginePool:
                     self._others = threading.Semaphore(pool.size() - min(_RESERVED, pool.size() - 1))
 
     def _taken(self) -> tuple[PoolProxiedConnection, _Mode | None]:
-        """Return a connection in autocommit mode, and the mode it was in where it is the caller's.
+        """Return a connection in autocommit mode, and the previous mode if it is the caller's.
 
-        To change the mode may tell that a connection has died in the pool: then another one is taken.
+        The change of the mode can show that a connection has died in the pool. Then another one is taken.
         """
         while True:
             pooled = self._pooled()
@@ -164,7 +165,7 @@ class EnginePool:
             ) from error
 
     def _introduce(self, pooled: PoolProxiedConnection, lent: Lent) -> None:
-        """The connection has been met; one that did not do is not used again."""
+        """Set up the connection if it is new; do not use it again if that fails."""
         if self.meet is None or _MET in pooled.info:
             return
         try:
@@ -175,7 +176,7 @@ class EnginePool:
         pooled.info[_MET] = lent.is_new = True
 
     def _pool_apart(self) -> Pool:
-        """Return a pool like the engine's, which has a connection for each thread that uses it."""
+        """Return a pool like the engine's, with one connection for each thread that uses it."""
         self.check_open()
         with self._reserving:
             if self._apart is None:
@@ -183,7 +184,7 @@ class EnginePool:
             return self._apart
 
     def connect_apart(self) -> Any:  # noqa: ANN401 - any driver's connection
-        """Return a new connection of the driver, in autocommit mode, that no pool knows; close it."""
+        """Return a new driver connection in autocommit mode, outside any pool; the caller must close it."""
         pooled = self.engine.pool.recreate().connect()
         driver: Any = pooled.driver_connection
         pooled.detach()
@@ -197,7 +198,7 @@ class EnginePool:
         return driver
 
     def close(self) -> None:
-        """Our own connections are closed; the caller's are the caller's."""
+        """Close our own connections, but not those of a caller's engine."""
         self._is_closed = True
         if self._apart is not None:
             self._apart.dispose()
@@ -213,30 +214,34 @@ def _in_use(message: str) -> StorageUnavailable:
 
 @attrs.frozen
 class _Mode:
-    """The mode that a caller's connection was in."""
+    """The original mode of a caller's connection."""
 
     driver: Any
     is_autocommit: bool
 
     @staticmethod
     def changed(driver: Any) -> _Mode:  # noqa: ANN401 - any driver's connection
-        """Return the mode of a connection whose driver from now on begins no transaction by itself."""
-        is_method = callable(driver.autocommit)  # PyMySQL and mysqlclient: one sets it, another gets it
+        """Switch a caller's connection to autocommit; return its original mode.
+
+        In this mode the driver does not start transactions by itself.
+        """
+        # in PyMySQL and mysqlclient `autocommit` sets it, and another method reads it
+        is_method = callable(driver.autocommit)
         mode = _Mode(driver, driver.get_autocommit() if is_method else driver.autocommit)
         mode.set(is_autocommit=True)
         return mode
 
     def set(self, *, is_autocommit: bool) -> None:
-        """The connection is in this mode."""
+        """Switch the connection to this mode."""
         if callable(self.driver.autocommit):
             self.driver.autocommit(is_autocommit)
         else:
             self.driver.autocommit = is_autocommit
 
     def is_restored(self) -> bool:
-        """Tell whether the connection is in its own mode again; else it is of no use any more."""
+        """Return whether the connection is back in its original mode; otherwise it is unusable."""
         try:
             self.set(is_autocommit=self.is_autocommit)
-        except Exception:  # noqa: BLE001 - whatever it is, the connection is given up
+        except Exception:  # noqa: BLE001 - the connection is discarded in any case
             return False
         return True

@@ -1,4 +1,4 @@
-"""A database with a server of its own: transactions side by side, tried again where they meet."""
+"""The common part of database servers: transactions run concurrently, and are retried after conflicts."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_PATIENCE_SECONDS = 15.0  # for others who are in the way; each try waits for a lock at most two seconds
+_PATIENCE_SECONDS = 15.0  # for conflicts; each try waits at most two seconds for a lock
 _LONGEST_PAUSE = 0.1
-_LOGGED_PAUSE = 30.0  # between two tries on a full disk, where the server logs each refused statement
+_LOGGED_PAUSE = 30.0  # seconds between two tries on a full disk, where the server logs each refused statement
 _MOST_PLACES = 64
-_TRIES = 3  # for a key that somebody else was first to write
-STALE_LIMIT = 64  # connections of a pool that may all be dead after the server was restarted
+_TRIES = 3  # for a key that another transaction was first to write
+STALE_LIMIT = 64  # connections of a pool that may all be dead after a restart of the server
 
 
 class Meaning(Enum):
-    """What is to be done about it."""
+    """How to react to an error; the value is a description."""
 
     CONFLICT = "others were in the way: the whole transaction is tried again"
     LOST = "the connection is gone: what was under way may have happened"
@@ -54,17 +54,17 @@ class Meaning(Enum):
 
 @attrs.frozen
 class Failure:
-    """An error of a database: what it means, and one line for people, without a value or a password."""
+    """An error of a database: its meaning and a one-line message, without values or a password."""
 
     meaning: Meaning
     text: str
-    is_lock: bool = False  # a lock was not to be had in time
-    is_refusal: bool = False  # the server wrote nothing and said so, or no connection was made
-    is_logged: bool = False  # with its statement, on a disk that is full
+    is_lock: bool = False  # a lock was not available in time
+    is_refusal: bool = False  # the server refused the write, or there was no connection: nothing was stored
+    is_logged: bool = False  # with its statement, if the disk is full
 
 
 class Conflict(Exception):
-    """Others were in the way; the transaction is undone."""
+    """The transaction conflicted with others and was rolled back."""
 
     is_doubtful = False  # an earlier try on a dead connection may have been committed
 
@@ -74,11 +74,10 @@ class Conflict(Exception):
 
 
 class LateClock:
-    """The database's time in micros, read by a statement that can share a round trip with later ones.
+    """The database's time in microseconds, read by a statement that can share a round trip with others.
 
     Args:
-        put: add the statement to those that wait to be sent, and return a function that sends it and reads
-            the time.
+        put: adds the statement to the waiting ones, and returns a function that sends it and reads the time.
     """
 
     def __init__(self, put: Callable[[], Callable[[], int]]) -> None:
@@ -86,7 +85,7 @@ class LateClock:
         self._read: Callable[[], int] | None = None
 
     def ask(self) -> None:
-        """Read the time along with the next statements."""
+        """Read the time together with the next statements."""
         if self._read is None:
             self._read = self._put()
 
@@ -106,11 +105,11 @@ class _Stale(Exception):
 
     def __init__(self, *, is_doubtful: bool = False) -> None:
         super().__init__()
-        self.is_doubtful = is_doubtful  # all of the transaction had been sent, and no reply came
+        self.is_doubtful = is_doubtful  # the whole transaction had been sent, and no reply came
 
 
 class ServerDatabase(Database):
-    """What PostgreSQL, MySQL and MariaDB have in common."""
+    """The common part of PostgreSQL, MySQL and MariaDB."""
 
     names: Names
     connect_url = ""
@@ -119,57 +118,57 @@ class ServerDatabase(Database):
         super().__init__(connections, wake)
         self._connections = connections
         self._folding = Folding()
-        self._places: set[str] = set()  # callers' connections that were seen to lead here
+        self._places: set[str] = set()  # callers' connections that were checked to use this database
 
-    # ---- what differs ------------------------------------------------------------------------------------
+    # ---- differences between servers ---------------------------------------------------------------------
 
     @abstractmethod
     def read_failure(self, error: BaseException) -> Failure | None:
-        """Return what an error of the driver means; None where it is none."""
+        """Return the meaning of an error of the driver; None for any other error."""
 
     @abstractmethod
     def begin(
         self, lent: Lent, *, is_writing: bool, is_brief: bool = False
     ) -> tuple[Cursor, int | Callable[[], int]]:
-        """Begin a transaction; return its cursor and the database's time in micros, or who asks for it.
+        """Begin a transaction; return its cursor and the database's time in microseconds.
 
-        A brief one waits for a lock as short as the server allows, at most `BRIEF_SECONDS` if it can.
-
-        That the connection is dead may show with the first statement only: see `has_begun`.
+        Instead of the time it may return a function that reads it. A brief transaction waits for a lock as
+        briefly as the server allows: at most `BRIEF_SECONDS`, if the server can. A dead connection may be
+        detected only by the first statement: see `has_begun`.
         """
 
     def has_begun(self, _cursor: Cursor) -> bool:
-        """Tell whether the server has answered since `begin`."""
+        """Return whether the server has replied since `begin`."""
         return True
 
     def is_spoiled(self, _error: BaseException) -> bool:
-        """Tell whether a connection on which this went wrong is of no use any more."""
+        """Return whether a connection is unusable after this error."""
         return False
 
     def commit(self, cursor: Cursor) -> None:
-        """The transaction is committed, with whatever waits to be sent."""
+        """Commit the transaction, with all statements that wait to be sent."""
         cursor.execute("COMMIT")
 
     def undo(self, cursor: Cursor) -> None:
-        """The transaction is undone."""
+        """Roll back the transaction."""
         cursor.execute("ROLLBACK")
 
     def cursor_of(self, driver: Any) -> Cursor:  # noqa: ANN401 - any driver's connection
-        """Return a cursor of a caller's connection, as statements need it."""
+        """Return a cursor of a caller's connection that the statements can use."""
         cursor: Cursor = driver.cursor()
         return cursor
 
     @abstractmethod
     def now(self, cursor: Cursor) -> int:
-        """Return the database's time in micros, asked for within a transaction."""
+        """Return the database's time in microseconds, read within a transaction."""
 
     @abstractmethod
     def dialect_for(self, callers: Dialect) -> Dialect | None:
-        """Return how statements are written for a caller's connection; None where it leads elsewhere."""
+        """Return the dialect for a caller's connection; None if it uses another database."""
 
     @abstractmethod
     def is_in_autocommit(self, driver: object) -> bool:
-        """Tell whether a caller's connection commits each statement by itself."""
+        """Return whether a caller's connection commits each statement by itself."""
 
     # ---- transactions ------------------------------------------------------------------------------------
 
@@ -179,7 +178,7 @@ class ServerDatabase(Database):
 
     @override
     def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
-        """`write`, which waits so long for all locks of others together, and once at least."""
+        """Do the same as `write`, but wait at most this long for all locks together; try at least once."""
         self.ensure_schema()
         result, woken = self.tried(
             lambda: self._done(lambda tx: self._run_work(tx, work), is_writing=True, is_brief=True),
@@ -194,7 +193,7 @@ class ServerDatabase(Database):
         add_deltas(tx)
 
     def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool, is_brief: bool = False) -> _T:
-        """Return what the work returned; a pooled connection that is dead is put aside for another."""
+        """Return the result of the work; replace dead connections of the pool."""
         is_doubtful = False
         for number in range(STALE_LIMIT):
             lent, is_again = None, number > 0
@@ -216,15 +215,15 @@ class ServerDatabase(Database):
         raise AssertionError
 
     def tried(self, once: Callable[[], _T], *, lock_seconds: float | None = None) -> _T:
-        """A transaction is tried until no `Conflict` undoes it; once more where it is `Severed`.
+        """Run a transaction until no `Conflict` rolls it back; repeat it once if it is `Severed`.
 
         Args:
             once: the transaction.
-            lock_seconds: after which a lock of others is waited for no more; None: as any conflict.
+            lock_seconds: how long to wait for locks of other transactions; None: as for any conflict.
 
         Raises:
-            RowLocked: a lock was not to be had in that time.
-            StorageUnavailable: others stay in the way, or the connection is lost a second time.
+            RowLocked: a lock was not available in that time.
+            StorageUnavailable: the conflicts continue, or the connection was lost a second time.
         """
         began = time.monotonic()
         deadline = began + _PATIENCE_SECONDS
@@ -239,7 +238,7 @@ class ServerDatabase(Database):
                     raise RowLocked(str(conflict)) from conflict.__cause__
                 if now > deadline:
                     busy = StorageUnavailable(str(conflict))
-                    busy.is_untouched = not (is_again or is_doubtful)  # every other try was undone
+                    busy.is_untouched = not (is_again or is_doubtful)  # every other try was rolled back
                     busy.has_waited = True
                     raise busy from conflict.__cause__
             except StorageUnavailable as error:
@@ -250,7 +249,7 @@ class ServerDatabase(Database):
                     raise StorageUnavailable(str(loss)) from loss.__cause__
                 is_again = True
                 continue
-            time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+            time.sleep(random.uniform(0, pause))  # noqa: S311 - not a secret
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
     def _finished(
@@ -262,11 +261,11 @@ class ServerDatabase(Database):
         is_brief: bool,
         is_again: bool,
     ) -> _T:
-        """Return what the work returned in a transaction on this connection, which is committed.
+        """Run the work in a transaction on this connection, commit it, and return the work's result.
 
         Raises:
             _Stale: the connection was dead before the transaction began.
-            Conflict: others were in the way.
+            Conflict: the transaction conflicted with others.
             Severed: the connection was lost within a transaction that only reads.
         """
         try:
@@ -283,7 +282,7 @@ class ServerDatabase(Database):
                 tx.ask_now = began.ask
             result = work(tx)
             if is_writing and not tx.may_repeat and not self.has_begun(cursor):
-                tx.now  # noqa: B018 - whether a commit was lost with a dead connection, nobody could tell
+                tx.now  # noqa: B018 - a round trip first: the outcome of a lost commit is unknown
             if not tx.is_ended:
                 self.commit(cursor)
         except BaseException as error:
@@ -297,7 +296,10 @@ class ServerDatabase(Database):
         return result
 
     def _trying_again(self, error: BaseException, *, is_stale: bool, is_writing: bool) -> Exception | None:
-        """Return which way of trying again an error within a transaction, now undone, asks for."""
+        """Return the exception that makes the caller retry after this error; None if it must not.
+
+        The transaction has been rolled back.
+        """
         failure = self.read_failure(error)
         if failure is None:
             return None
@@ -321,7 +323,7 @@ class ServerDatabase(Database):
     def _undo(self, lent: Lent, cursor: Cursor) -> None:
         try:
             self.undo(cursor)
-        except Exception:  # noqa: BLE001 - whatever it is, this connection is not used again
+        except Exception:  # noqa: BLE001 - the connection is discarded in any case
             lent.is_lost = True
 
     # ---- transactions of callers -------------------------------------------------------------------------
@@ -340,7 +342,7 @@ class ServerDatabase(Database):
                 f"within= is a connection to {place} in autocommit mode; use one with transactions."
             )
         if not connection.in_transaction():
-            connection.begin()  # as its first statement would have
+            connection.begin()  # as its first statement would have done
         return Joined(driver, dialect, place, lambda: self.cursor_of(driver), tell_later)
 
     @override
@@ -351,7 +353,7 @@ class ServerDatabase(Database):
 
     @override
     def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
-        """Our part is tried again where somebody else was first to write a key."""
+        """Run Firelock's part; repeat it if another transaction was first to write a key."""
         for tries in range(_TRIES):
             try:
                 return super().take_part(callers, work)
@@ -369,7 +371,7 @@ class ServerDatabase(Database):
         return Transaction(cursor, callers.dialect, self.now(cursor), adds_deltas=True)
 
     def _check_place(self, tx: Transaction, place: str) -> None:
-        """The caller's transaction sees the very tables that our own connections see."""
+        """Check that the caller's transaction uses the same tables as our own connections."""
         own = self.read(self.made_at)
         if not self.has_tables(tx) or self.made_at(tx) != own:
             raise ConfigurationError(
@@ -383,11 +385,11 @@ class ServerDatabase(Database):
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """The driver's exceptions leave as the storage's own; no parameter is in their text.
+        """Translate the driver's exceptions to the storage's; their messages contain no parameters.
 
         Raises:
             StorageUnavailable: trying again may help.
-            StorageError: it will not.
+            StorageError: trying again does not help.
         """
         try:
             yield
@@ -424,5 +426,5 @@ class ServerDatabase(Database):
     def tidy_some(self) -> None:
         try:
             self._folding.run(self, folds=1)
-        except StorageError as error:  # what called it is stored already, and upkeep folds the rest
+        except StorageError as error:  # the call itself is stored already, and upkeep folds the rest
             log.debug("Differences of the counts were not folded: %s", error)

@@ -1,4 +1,4 @@
-"""The URLs of storages: of SQLite a path, of servers SQLAlchemy's own, with options of ours behind them."""
+"""Storage URLs: a path for SQLite, SQLAlchemy's URLs for servers, both followed by Firelock's options."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LONGEST_BUSY_TIMEOUT = 600.0
 
 @attrs.frozen
 class SqliteUrl:
-    """Where the database file is and how it is used."""
+    """The location and the options of a database file."""
 
     path: Path  # absolute
     synchronous: str = (
-        "full"  # full: acknowledged is on disk; normal: a power failure may take the last commits
+        "full"  # full: acknowledged data is on the disk; normal: a power failure may lose the last commits
     )
     busy_timeout_seconds: float = 15.0  # how long a writer waits for other writers
-    is_waking: bool = True  # servers are told of new work by sockets beside the file
+    is_waking: bool = True  # servers are notified of new work through sockets next to the file
 
     def __str__(self) -> str:
-        """Return the URL as it may be shown: absolute, only what differs from the defaults behind it."""
+        """Return the URL for display: an absolute path, and only options that differ from the defaults."""
         options = []
         if self.synchronous != "full":
             options.append(f"synchronous={self.synchronous}")
@@ -41,10 +41,10 @@ class SqliteUrl:
 
 
 def parse_sqlite_url(url: str) -> SqliteUrl:
-    """Return what the URL says; a relative path is made absolute here, once.
+    """Parse the URL; a relative path is made absolute here, once.
 
     Raises:
-        ConfigurationError: it names no file, or an option that is unknown or out of range.
+        ConfigurationError: the URL names no file, or an option that is unknown or out of range.
     """
     parts = urlsplit(url)
     if parts.netloc:
@@ -103,15 +103,15 @@ _SECRET = frozenset({"password", "passwd", "sslpassword", "ssl_key_password"})
 
 @attrs.frozen
 class ServerUrl:
-    """Where a database is, and how it is used."""
+    """The location and the options of a database on a server."""
 
-    url: URL  # without our options
+    url: URL  # without Firelock's options
     names: Names
     pool_size: int
-    options: Mapping[str, str]  # the backend's own, every one given a value
+    options: Mapping[str, str]  # of this backend, each with a value
 
     def __str__(self) -> str:
-        """Return the URL as it may be shown: no password, only what differs from the defaults behind it."""
+        """Return the URL for display: no password, and only options that differ from the defaults."""
         shown = self.url.set(
             query={name: value for name, value in self.url.query.items() if name not in _SECRET}
         )
@@ -119,7 +119,7 @@ class ServerUrl:
 
     @property
     def connect_url(self) -> str:
-        """Return the URL that opens the same storage: never shown."""
+        """The URL that opens the same storage; it contains the password, so it must never be shown."""
         return self.url.update_query_dict(self._given()).render_as_string(hide_password=False)
 
     def _given(self) -> dict[str, str]:
@@ -139,10 +139,11 @@ _DEFAULT_POOL = 10
 def parse_server_url(
     text: str, *, scheme: str, choices: Mapping[str, Collection[str]], known: Collection[str]
 ) -> ServerUrl:
-    """Return what the URL says; `choices` are the backend's own options, `known` those of its driver.
+    """Parse the URL; `choices` are the options of the backend, `known` those of its driver.
 
     Raises:
-        ConfigurationError: it cannot be read, or an option is unknown or out of range; no password is in it.
+        ConfigurationError: the URL is invalid, or an option is unknown or out of range; the message contains
+            no password.
     """
     try:
         url = make_url(text)
@@ -150,7 +151,7 @@ def parse_server_url(
         raise ConfigurationError(
             f"A {scheme} URL cannot be read; write {scheme}://user:password@host:port/database."
         ) from None
-    if url.host is not None and "@" in url.host:  # it ends with the rest of the password
+    if url.host is not None and "@" in url.host:  # the host then ends with the rest of the password
         raise ConfigurationError(f"The password in a {scheme} URL contains '@'; write it as %40.")
     shown = url.set(query={}).render_as_string(hide_password=True)
     if not url.database:

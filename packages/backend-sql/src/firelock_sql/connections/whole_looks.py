@@ -1,10 +1,12 @@
-"""Reads that leave out the beginning of an index while that is full of old versions of rows.
+"""Reads that skip the beginning of an index while it is full of old row versions.
 
-While a transaction holds a snapshot open on a PostgreSQL server, it keeps the index entry of each version of
-a row that was changed since. A read from the beginning of the index of due jobs steps over the entries of
-all jobs that were due before, and a read of what a session holds over those of all jobs that it held: 0.15 µs
-each, 30 ms after 200,000 jobs. So these reads are timed. After several long ones, most of the next ones leave
-out what was read before, and only now and then is one whole. A long read is then a small part of the time,
+While a transaction holds a snapshot open on a PostgreSQL server, the server keeps the index entry of each row
+version that was replaced since. A read from the beginning of the index of due jobs then steps over the
+entries of all jobs that were due before. A read of the jobs that a session holds steps over the entries of
+all jobs that it ever held. This costs 0.15 µs per entry, or 30 ms after 200,000 jobs.
+
+So these reads are timed. After several slow ones, most of the next reads skip the part that was read before,
+and only an occasional one is a full read. The slow full reads then take only a small share of the time,
 however many entries there are.
 """
 
@@ -15,21 +17,21 @@ import time
 from collections.abc import Callable
 
 EARLIEST = -(1 << 62)
-"""An instant before every job's."""
+"""A time before the due time of every job."""
 
 LONG_SECONDS = 0.010
-_IN_A_ROW = 3  # long reads; the first along entries that nobody sees any more marks them, the next is short
-_REST = 20  # times as long as a long read took
-_REST_OF_HELD = 100  # nobody waits for what only a whole read finds
-LATE = 5_000_000  # micros for which a transaction may be open, and its due jobs need no whole read
+_IN_A_ROW = 3  # slow reads; the first one over dead entries marks them, so the next one is fast
+_REST = 20  # multiples of the duration of a slow read
+_REST_OF_HELD = 100  # longer, because nothing waits for what only a full read finds
+LATE = 5_000_000  # microseconds that a transaction may stay open before its due jobs need a full read
 
 
 class WholeLooks:
-    """When the next read may be a whole one.
+    """The time of the next full read.
 
     Args:
-        rest: how many times as long as a long read took the next ones are not whole.
-        long_seconds: a read that took longer was a long one.
+        rest: how long no full read follows a slow one, as a multiple of its duration.
+        long_seconds: a read that takes longer is slow.
         clock: the monotonic clock.
     """
 
@@ -44,11 +46,11 @@ class WholeLooks:
 
     @property
     def is_time(self) -> bool:
-        """Return whether the next read is whole."""
+        """Whether the next read is a full one."""
         return self.clock() >= self._whole_at
 
     def looked(self, seconds: float) -> None:
-        """Note how long a whole read took."""
+        """Record how long a full read took."""
         if seconds <= self._long_seconds:
             self._long_looks = 0
             return
@@ -57,12 +59,12 @@ class WholeLooks:
             self._whole_at = self.clock() + seconds * self._rest
 
     def expect(self) -> None:
-        """Make the next read a whole one, since it may find something."""
+        """Make the next read a full one, because it may find something."""
         self._whole_at = self.clock()
 
 
 class HeldLooks(WholeLooks):
-    """Reads of all that a session holds; the others read only the jobs that the caller names."""
+    """Reads of all jobs that a session holds; the partial ones read only the jobs that the caller names."""
 
     def __init__(
         self, long_seconds: float = LONG_SECONDS, clock: Callable[[], float] = time.monotonic
@@ -71,9 +73,9 @@ class HeldLooks(WholeLooks):
 
 
 class DueFloor:
-    """The instant from which reads look for due jobs, since all earlier ones have been enqueued.
+    """The time from which reads search for due jobs, because all earlier ones have been enqueued.
 
-    `promote` moves it. A job that is stored later and due before it waits for the next whole read of
+    `promote` advances it. A job that is stored later but due before that time waits for the next full read of
     `promote`. Threads may share it: claims read `start`, and one thread calls `promote`.
 
     Args:
@@ -86,15 +88,15 @@ class DueFloor:
         self.start = EARLIEST
 
     def begin(self) -> int:
-        """Return the instant from which this call of `promote` looks."""
+        """Return the time from which this call of `promote` searches."""
         return EARLIEST if self._looks.is_time else self.start
 
     def looked(self, begin: int, seconds: float) -> None:
-        """Note how long a read from an instant on took."""
+        """Record how long a read from a start time took."""
         if begin == EARLIEST:
             self._looks.looked(seconds)
 
     def passed(self, begin: int, instant: int) -> None:
-        """All jobs that were due from `begin` up to this instant have been enqueued."""
+        """Record that all jobs due from `begin` to this time have been enqueued."""
         is_whole = begin == EARLIEST and self._looks.is_time
         self.start = EARLIEST if is_whole else instant - LATE

@@ -1,9 +1,9 @@
-"""A transaction of the caller's that verbs take part in: `insert(within=…)`, `apply(within=…)`.
+"""Callers' transactions in which verbs take part: `insert(within=…)`, `apply(within=…)`.
 
-The statements go through the caller's own connection, whatever its driver, so they are committed or rolled
-back with everything else. Servers are told of the jobs after the commit: of a Session by its own events, of
-a Connection when it goes back to its pool, since Core has no event behind a commit. A raw connection tells
-nobody of its commit: servers find those jobs at their next poll.
+The statements run on the caller's own connection, whatever its driver, so they are committed or rolled back
+with everything else. Servers are notified of the jobs after the commit. For a Session its own events trigger
+this. For a Connection servers are notified when it returns to its pool, because SQLAlchemy Core has no event
+after a commit. A raw connection reports no commit, so servers find its jobs at their next poll.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Teller(Protocol):
-    """Who can tell waiting servers of queues with work."""
+    """An object that can notify waiting servers of queues with work."""
 
     def tell(self, queues: set[str]) -> None:
-        """They look for work soon."""
+        """Notify the servers that wait for these queues."""
         ...
 
 
@@ -39,14 +39,14 @@ class Joined:
     """A caller's transaction."""
 
     driver: Any  # the driver's connection
-    dialect: Dialect  # statements as this driver takes them
-    place: str  # what tells the database it leads to from others
+    dialect: Dialect  # for statements as this driver takes them
+    place: str  # distinguishes its database from others
     open_cursor: Callable[[], Cursor]
     tell_later: TellLater
 
 
 def find_connection(within: object) -> tuple[Connection, TellLater] | None:
-    """Return SQLAlchemy's connection, and who tells servers after its commit; None where it is none."""
+    """Return SQLAlchemy's connection and a function that notifies after its commit; None if it has none."""
     if isinstance(within, Connection):
         return within, lambda teller, queues: _tell_after_checkin(within, teller, queues)
     from sqlalchemy.orm import Session, scoped_session  # noqa: PLC0415 - Core alone is loaded before
@@ -58,7 +58,7 @@ def find_connection(within: object) -> tuple[Connection, TellLater] | None:
 
 
 def tell_on_commit(transaction: OpenTransaction) -> TellLater:
-    """Servers are told when whoever opened the transaction says that it has committed."""
+    """Notify servers when the code that opened the transaction reports its commit."""
 
     def tell_later(teller: Teller, queues: set[str]) -> None:
         transaction.on_commit(lambda: teller.tell(queues))
@@ -67,7 +67,7 @@ def tell_on_commit(transaction: OpenTransaction) -> TellLater:
 
 
 def tell_nobody(_teller: Teller, _queues: set[str]) -> None:
-    """Whoever commits by a raw connection tells nobody of it, so nobody can be told in time."""
+    """Notify no server, because a raw connection does not report its commit."""
 
 
 _OWED = "firelock: queues to tell of"  # in the `info` of a session or pooled connection
@@ -75,7 +75,7 @@ _HEARD = "firelock: told after commits"
 
 
 def _tell_after_end(session: Session, teller: Teller, queues: set[str]) -> None:
-    """Servers are told when the session's outermost transaction has committed, nobody where it has not."""
+    """Notify servers after the commit of the session's outermost transaction, and not after a rollback."""
     owed: dict[Teller, set[str]] = session.info.setdefault(_OWED, {})
     owed.setdefault(teller, set()).update(queues)
     if session.info.setdefault(_HEARD, False):
@@ -103,7 +103,7 @@ def _tell_after_end(session: Session, teller: Teller, queues: set[str]) -> None:
 
 
 def _tell_after_checkin(connection: Connection, teller: Teller, queues: set[str]) -> None:
-    """Servers are told when the connection goes back to its pool, if its transaction has committed."""
+    """Notify servers when the connection returns to its pool, if its transaction was committed."""
     info = connection.connection.info
     owed: dict[Teller, set[str]] = info.setdefault(_OWED, {})
     owed.setdefault(teller, set()).update(queues)

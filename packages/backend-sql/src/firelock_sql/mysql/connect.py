@@ -1,4 +1,4 @@
-"""What a connection to MySQL or MariaDB is like: its server, its settings, what its errors mean."""
+"""Connections to MySQL or MariaDB: the product, the session settings, and the meaning of errors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from firelock.storage import StorageError
 from firelock_sql.connections.server_database import Failure, Meaning
 from firelock_sql.schema.names import Names, set_names
 
-# SKIP LOCKED, without which two claims stand in each other's way.
+# The versions with SKIP LOCKED, without which concurrent claims block each other.
 _OLDEST = {"MySQL": (8, 0, 1), "MariaDB": (10, 6, 0)}
 _SINCE = {"MySQL": "8.0.1", "MariaDB": "10.6"}
-# They speak MySQL's protocol, but lock rows in another way or not at all; a claim relies on how.
+# They use MySQL's protocol, but lock rows differently or not at all. Claims rely on MySQL's row locks.
 _STRANGERS = (
     "TiDB", "Vitess", "SingleStore", "MemSQL", "OceanBase", "Dolt", "StarRocks", "Doris", "ClickHouse",
     "Databend", "GreptimeDB", "Manticore", "PlanetScale",
@@ -34,20 +34,20 @@ _NUMBERS = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 @attrs.frozen
 class Product:
-    """A server that Firelock can work with."""
+    """A server that Firelock supports."""
 
     name: str  # "MySQL" or "MariaDB"
     version: tuple[int, ...]
-    text: str  # the version in the server's own words, without its build
+    text: str  # the version as the server reports it, without its build
 
     @property
     def dialect(self) -> str:
-        """Return what SQLAlchemy calls it."""
+        """SQLAlchemy's name of the product."""
         return self.name.lower()
 
     @property
     def sorts_down(self) -> bool:
-        """Tell whether an index can be kept in descending order, as the one that serves claims is."""
+        """Whether an index can be in descending order, like the one for claims."""
         return self.name == "MySQL" or self.version >= _SORTED_DOWN
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Product:
 
 
 def read_product(version: str, comment: str) -> Product:
-    """Return the server that says so of itself, by VERSION() and @@version_comment.
+    """Return the product with this VERSION() and @@version_comment.
 
     Raises:
         StorageError: it is too old, or another product.
@@ -68,7 +68,7 @@ def read_product(version: str, comment: str) -> Product:
                 f"The server is {stranger} ({version}); firelock-sql works with MySQL and MariaDB."
             )
     name = "MariaDB" if "mariadb" in said.lower() else "MySQL"
-    # A MariaDB before 11 tells old clients that it is MySQL 5.5.5, and its own version behind that.
+    # MariaDB before 11 pretends to be MySQL 5.5.5 for old clients, followed by its own version.
     found = _NUMBERS.search(version.removeprefix("5.5.5-") if name == "MariaDB" else version)
     if found is None:
         raise StorageError(
@@ -85,21 +85,21 @@ def read_product(version: str, comment: str) -> Product:
 
 _SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _ASKED = "SELECT VERSION(), @@version_comment, @@SESSION.sql_mode, @@SESSION.character_set_client"
-# A transaction is tried again for longer than that. MySQL has no way to make one statement wait shorter.
+# A transaction is retried for longer than this. MySQL has no way to shorten the wait of a single statement.
 _LOCK_SECONDS = {"MariaDB": 2, "MySQL": 1}
 _SESSION = "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
-# A statement of its own: the variable's name is not the same everywhere.
+# A separate statement, because the variable's name differs between the products.
 _LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
-# Ends what a process leaves that stands still or is cut off: others need what it has locked. MySQL
-# knows no limit for transactions alone: connections that nobody uses end as well, and are made anew.
+# Ends transactions of processes that hang or are cut off, because others need the locked rows. MySQL has no
+# limit only for transactions: idle connections are closed as well, and reopened when needed.
 _IDLE = {"MariaDB": "idle_transaction_timeout = 10", "MySQL": "wait_timeout = 60"}
 
 
 def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver's connection
-    """A new connection is set as ours are, a caller's has been looked at; return which server it leads to.
+    """Set up our own new connection, or check a caller's; return the product.
 
     Raises:
-        StorageError: the server does not do, or texts would be cut or garbled in a session of this kind.
+        StorageError: the server is unsupported, or the session would truncate or garble strings.
     """
     cursor = driver.cursor()
     cursor.execute(_ASKED)
@@ -130,27 +130,27 @@ def _require(mode: str, charset: str) -> None:
 
 
 def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection
-    """Tell whether the connection takes several statements at once; mysqlclient does not say."""
+    """Return whether the connection takes several statements at a time; for mysqlclient this is unknown."""
     return bool(getattr(driver, "client_flag", 0) & _SEVERAL)
 
 
-# A deadlock, a lock not to be had in time, a key that somebody else was first to write, a row or a table that
-# has changed since the snapshot. Galera tells conflicts of a commit as deadlocks too.
+# A deadlock, a lock timeout, a key that another transaction was first to write, a row or a table that has
+# changed since the snapshot. Galera also reports conflicts of a commit as deadlocks.
 _LOCK_TIMEOUT = 1205
-# Of a savepoint after a deadlock, which has undone the transaction with all its savepoints.
+# For a savepoint after a deadlock, which has rolled back the transaction with all its savepoints.
 _DOES_NOT_EXIST, _SAVEPOINT = 1305, "SAVEPOINT"
 _LOCKED = frozenset({_LOCK_TIMEOUT, 3572})
 _CONFLICTS = frozenset({1213, _LOCK_TIMEOUT, 1062, 1020, 1412, 3572})
 _LOST = frozenset({0, 1053, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
-# Too many connections, out of resources, read only while another server takes over, stopped by a limit.
+# Too many connections, out of resources, read-only during a failover, stopped by a limit.
 _PASSING = frozenset(
     {1021, 1037, 1038, 1040, 1041, 1047, 1114, 1129, 1203, 1226, 1290, 1305, 1317, 1836, 1969, 2002, 2003,
      2005, 3024}
 )  # fmt: skip
-# The server refused to write, or no connection was made: it is full, takes no writes or has no place for us.
+# The server refused the write or the connection: it is full, read-only or out of connections.
 _REFUSED = frozenset({1021, 1037, 1038, 1040, 1041, 1114, 1129, 1203, 1226, 1290, 1836, 2002, 2003, 2005})
 _FULL = frozenset({1021, 1114})
-_NO_SPACE = "No space left on device"  # of the system, which the server quotes
+_NO_SPACE = "No space left on device"  # the operating system's message, which the server quotes
 _HINTS = {
     1021: "free space on the server's disk",
     1040: "lower ?pool_size=, or raise max_connections",
@@ -167,7 +167,7 @@ _HINTS = {
     1665: "set binlog_format=ROW on the server",
     1836: "it takes no writes: a replica, or just becoming one",
 }
-# Told in our words where the server's own would hold values, or would say too little.
+# Our own messages for errors whose original text would contain values or say too little.
 _SENTENCES = {
     0: "the connection is closed",
     1062: "somebody else was first to write a key",
@@ -183,8 +183,8 @@ _QUOTED = re.compile(r"(?:'.*'|\".*\")", re.DOTALL)
 
 
 def read_failure(error: BaseException) -> Failure | None:
-    """Return what an error of a driver means, None where it is none of its errors."""
-    if isinstance(error, DBAPIError) and error.orig is not None:  # of the engine's own first questions
+    """Return the meaning of an error of a driver; None for any other error."""
+    if isinstance(error, DBAPIError) and error.orig is not None:  # from the engine's own first queries
         return read_failure(error.orig)
     if isinstance(error, RuntimeError) and "cryptography" in str(error):
         text = 'the server asks for a password in a way that needs more: pip install "pymysql[rsa]", or TLS.'
@@ -193,7 +193,7 @@ def read_failure(error: BaseException) -> Failure | None:
         return None
     number, said = _parts(error)
     is_full = number in _FULL or _NO_SPACE in said
-    if number == _DOES_NOT_EXIST and _SAVEPOINT not in said:  # a function that this version lacks, say
+    if number == _DOES_NOT_EXIST and _SAVEPOINT not in said:  # for example a function that this version lacks
         return Failure(Meaning.LASTING, f"{said.rstrip('.')} (error {number}).")
     return Failure(
         Meaning.PASSING if is_full else _meaning(error, number), _text(number, said),
@@ -202,7 +202,7 @@ def read_failure(error: BaseException) -> Failure | None:
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Tell whether a lock was not to be had in time."""
+    """Return whether the error is a lock timeout."""
     return _is_of_driver(error) and _parts(error)[0] == _LOCK_TIMEOUT
 
 
@@ -227,7 +227,7 @@ def _meaning(error: BaseException, number: int | None) -> Meaning:
 
 
 def _text(number: int | None, said: str) -> str:
-    """Return one line; what the server quotes of a statement stays out of it."""
+    """Return one line, without the parts of the statement that the server quotes."""
     if number in _SENTENCES:
         line = _SENTENCES[number]
     else:
@@ -242,7 +242,7 @@ DRIVERS = frozenset({"pymysql", "mysqldb", "aiomysql", "asyncmy"})
 
 
 class _MysqlCompiler(MySQLCompiler):
-    """Ties statements to the indexes that they name: statistics of a queue are always out of date."""
+    """A compiler that forces the named indexes, because statistics of a queue are always out of date."""
 
     @override
     def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
@@ -250,7 +250,7 @@ class _MysqlCompiler(MySQLCompiler):
 
 
 class _MysqlTables(MySQLDDLCompiler):
-    """Makes a table with its indexes in one statement, which is done as a whole or not at all."""
+    """A compiler that creates a table and its indexes in one statement, which is applied as a whole."""
 
     @override
     def create_table_constraints(self, table: Table, **options: Any) -> str:  # type: ignore[override]
@@ -274,7 +274,7 @@ def _name(index: Index) -> str:
 
 
 class _MySQL(MySQLDialect_pymysql):
-    statement_compiler = _MysqlCompiler  # type: ignore[assignment]  # its base's is an empty class
+    statement_compiler = _MysqlCompiler  # type: ignore[assignment]  # the base has an empty one
     ddl_compiler = _MysqlTables
     makes_indexes_with_tables = True
     supports_statement_cache = False
@@ -289,15 +289,18 @@ class _MariaDB(loader("pymysql")):  # type: ignore[misc]  # made by a function
 
 @lru_cache(maxsize=64)
 def dialect_of(product: str, names: Names) -> Dialect:
-    """Return the dialect of "mysql" or "mariadb" for tables of these names."""
+    """Return the dialect of "mysql" or "mariadb" for tables with these names."""
     dialect: Dialect = (_MariaDB if product == "mariadb" else _MySQL)(paramstyle="format")
     set_names(dialect, names)
     return dialect
 
 
 NOT_WAITING = {"mariadb": "SET STATEMENT innodb_lock_wait_timeout = 0 FOR ", "mysql": ""}
-"""What goes before a change that is to fail at once where others have locked a row. A transaction in which it
-is set for all statements skips no locked row, but fails: so it is on MariaDB 11."""
+"""The prefix of a change that must fail immediately if another transaction has locked a row.
+
+If this is set for the whole transaction instead, its queries do not skip locked rows, but fail. MariaDB 11
+behaves like this.
+"""
 
 CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
-"""The instant at which the statement began, in micros, whatever the session's time zone is."""
+"""The time at which the statement began, in microseconds, whatever the session's time zone is."""

@@ -1,4 +1,4 @@
-"""One database of a MySQL or MariaDB server as the verbs see it."""
+"""One database of a MySQL or MariaDB server, as the verbs use it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _NOW = f"SELECT {CLOCK}"
-# A caller's connection is left as it was: its level is set for the next transaction alone.
+# A caller's connection keeps its settings: the isolation level is set only for the next transaction.
 _WRITE = "START TRANSACTION READ WRITE"
 _LEVEL = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _SNAPSHOT_LEVEL = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
-# On since MariaDB 11.6.2: whoever locks a row that has changed since the snapshot loses the transaction.
+# On since MariaDB 11.6.2: a transaction that locks a row which has changed since the snapshot is rolled back.
 _CHANGES = "innodb_snapshot_isolation"
 _KNOWS_CHANGES = f"SHOW VARIABLES LIKE '{_CHANGES}'"
 _LET_CHANGE = f"SET @firelock_changes = @@SESSION.{_CHANGES}, SESSION {_CHANGES} = 0"
@@ -51,8 +51,8 @@ _LOCK_NAME = "LEFT(CONCAT('firelock/', LEFT(SHA2(COALESCE(%s, DATABASE()), 256),
 _LOCK = f"SELECT GET_LOCK({_LOCK_NAME}, %s)"
 _UNLOCK = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
 _MIGRATION_SECONDS = 30
-# An index of ten million rows takes minutes. All others queue behind a statement that waits for a table: it
-# gives up after two seconds, not after a day, and the migration is tried again.
+# An index of ten million rows takes minutes. All others queue behind a statement that waits for a table, so
+# it gives up after two seconds instead of a day, and the migration is retried.
 _MIGRATING = {
     "MariaDB": "SET SESSION lock_wait_timeout = 2, max_statement_time = 0",
     "MySQL": "SET SESSION lock_wait_timeout = 2",
@@ -72,14 +72,14 @@ class MysqlDatabase(ServerDatabase):
         super().__init__(connections, Wake(None))
         self.name = name
         self.names = names
-        self.dialect = dialect_of("mariadb", names)  # until a connection tells
+        self.dialect = dialect_of("mariadb", names)  # until a connection shows the product
         self._product: Product | None = None
         self._has_changes: bool | None = None
         self._is_own = connections.is_own
         connections.meet = self._meet
 
     def _meet(self, driver: Any) -> None:  # noqa: ANN401 - any driver's connection
-        """The new connection leads to a server that does, and is set as ours are."""
+        """Check the server of the new connection, and set it up if it is ours."""
         product = meet(driver, is_own=self._is_own)
         if product != self._product:
             self.dialect = dialect_of(product.dialect, self.names)
@@ -87,19 +87,19 @@ class MysqlDatabase(ServerDatabase):
 
     @property
     def product(self) -> Product:
-        """Return which server it is; asked for by connecting where nobody has."""
+        """The product of the server; connects if there was no connection yet."""
         if self._product is None:
             self.clock()
-        assert self._product is not None  # noqa: S101 - no transaction begins before
+        assert self._product is not None  # noqa: S101 - set before any transaction begins
         return self._product
 
     # ---- transactions ------------------------------------------------------------------------------------
 
     @property
     def has_brief_updates(self) -> bool:
-        """Whether an UPDATE that meets a locked row fails soon: on MariaDB at once, else after a second.
+        """Whether an UPDATE of a locked row fails soon: on MariaDB immediately, on MySQL after a second.
 
-        A caller's connection to MySQL waits as long as the caller has set.
+        On a caller's connection to MySQL it waits as long as the caller has set.
         """
         return self._is_own or self.product.name == "MariaDB"
 
@@ -109,10 +109,10 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def begin(self, lent: Lent, *, is_writing: bool, is_brief: bool = False) -> tuple[Cursor, LateClock]:
-        """No round trip, where the connection takes several statements at once, as our own do."""
+        """Begin without a round trip if the connection takes several statements at a time, as our own do."""
         carries_several = self._is_own or runs_several(lent.driver)
         cursor = MultiStatementCursor(StatementSender(lent.driver.cursor(), carries_several=carries_several))
-        del is_brief  # which of its statements wait for no lock, these say themselves
+        del is_brief  # the statements themselves declare whether they wait for locks
         if not is_writing:
             cursor.put(_SNAPSHOT_LEVEL)
         elif not self._is_own:
@@ -128,7 +128,7 @@ class MysqlDatabase(ServerDatabase):
             return super().look(work)
 
         def ask(tx: Transaction) -> _T:
-            cast("MultiStatementCursor", tx.cursor).drop()  # the beginning of a transaction
+            cast("MultiStatementCursor", tx.cursor).drop()  # drop the beginning of the transaction
             tx.is_ended = True
             return work(tx)
 
@@ -156,24 +156,24 @@ class MysqlDatabase(ServerDatabase):
     @override
     def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:
         tx = super().begin_joined(callers, cursor)
-        # REPEATABLE READ is what callers have as a rule.
+        # Callers usually have REPEATABLE READ.
         tx.newer = lambda statement, values: self.read(lambda own: own.all(statement, **values))
         return tx
 
     @override
     def _run_joined_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-        """A MariaDB that undoes the caller's transaction for a row that has changed is told not to."""
+        """Keep MariaDB from rolling back the caller's transaction because of a row that has changed."""
         if not self._undoes_for_changes():
             return super()._run_joined_work(tx, work)
         tx.cursor.execute(_LET_CHANGE)
         try:
             return super()._run_joined_work(tx, work)
         finally:
-            with suppress(Exception):  # the connection is lost, which others will say
+            with suppress(Exception):  # if the connection is lost, other code reports it
                 tx.cursor.execute(_AS_BEFORE)
 
     def _undoes_for_changes(self) -> bool:
-        """Tell whether the server may do so: asked once."""
+        """Return whether the server may do so; queried once."""
         if self._has_changes is None:
             self._has_changes = self.read(_knows_changes)
         return self._has_changes
@@ -187,7 +187,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def prepare_migration(self, tx: Transaction) -> None:
-        """Every CREATE commits by itself, so no transaction keeps others away: a lock of the session does."""
+        """Take a lock of the session: every CREATE commits, so a transaction could not lock out others."""
         tx.cursor.execute(_LOCK, [self.names.schema, self.names.prefix, _MIGRATION_SECONDS])
         found: Any = tx.cursor.fetchone()
         if found[0] != 1:
@@ -201,7 +201,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def finish_migration(self, tx: Transaction) -> None:
-        with suppress(Exception):  # a connection that is lost has let go already
+        with suppress(Exception):  # a lost connection has released the lock already
             tx.cursor.execute(_MIGRATED[self.product.name])
             tx.cursor.execute(_UNLOCK, [self.names.schema, self.names.prefix])
             tx.cursor.fetchone()
@@ -231,7 +231,7 @@ class MysqlDatabase(ServerDatabase):
     def is_in_autocommit(self, driver: Any) -> bool:
         return bool(driver.get_autocommit())
 
-    # ---- what people read --------------------------------------------------------------------------------
+    # ---- queries for people ------------------------------------------------------------------------------
 
     @override
     def describe(self) -> Mapping[str, str]:
@@ -250,7 +250,7 @@ class MysqlDatabase(ServerDatabase):
         return health.diagnose(seen)
 
     def _read_longest(self) -> tuple[int, int] | None:
-        """Return the oldest transaction, None where there is none or the user may not see those of others."""
+        """Return the oldest transaction; None if there is none, or if the user must not see others."""
         try:
             return self.transact(lambda tx: health.read_longest(tx.cursor), is_writing=False)
         except StorageError:
@@ -264,7 +264,7 @@ def _clock_asked(cursor: MultiStatementCursor) -> Callable[[], int]:
     def read() -> int:
         cursor.send()
         ((micros,),) = answer.rows
-        return int(micros)  # type: ignore[arg-type]  # a number, whatever the driver makes of it
+        return int(micros)  # type: ignore[arg-type]  # a number, whatever type the driver returns
 
     return read
 
@@ -275,7 +275,7 @@ def _knows_changes(tx: Transaction) -> bool:
 
 
 def _place_of(driver: Any) -> str:  # noqa: ANN401 - any driver's connection
-    """Return what tells the database of a raw connection from others."""
+    """Return the place that distinguishes the database of a raw connection from others."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT @@hostname, @@port, DATABASE()")
         host, port, database = cursor.fetchone()

@@ -1,9 +1,9 @@
-"""Deltas of batches on MySQL and MariaDB: a fold has them summed by the server, and deletes them by numbers.
+"""Deltas of batches on MySQL and MariaDB: the server adds them up, and they are deleted by their numbers.
 
-Both have to be of one snapshot, which only a query without a lock is; a DELETE sees later rows than the query
-before it, with lower numbers too. So the query tells which numbers it has summed, as bits, 60 to a row:
-100,000 rows of the table are 1,700 of the answer. Where it has summed every number from one to another, these
-are deleted by their range, whatever else is stored meanwhile: none of it can lie between.
+Both must use the same rows. Only a query without a lock reads a snapshot; a later DELETE also sees newer
+rows, even with lower numbers. So the query returns which numbers it has added up, as bits, 60 per row: for
+100,000 rows of the table it returns 1,700 rows. If it has added up all numbers of a range, they are deleted
+by that range, because no row that is stored meanwhile can have a number in it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from firelock_sql.rows.batch_row import summed
 if TYPE_CHECKING:
     from firelock_sql.mysql.pipeline import MultiStatementCursor
 
-_WIDTH = 60  # numbers told by one row: bits of a number that every driver reads
+_WIDTH = 60  # numbers per row: bits of an integer that every driver can read
 _ALL = (1 << _WIDTH) - 1
 _TAKE = Text(f"""
 SELECT seq DIV {_WIDTH} AS part, BIT_OR(1 << MOD(seq, {_WIDTH})),
@@ -26,14 +26,14 @@ SELECT seq DIV {_WIDTH} AS part, BIT_OR(1 << MOD(seq, {_WIDTH})),
 FROM firelock_batch_deltas WHERE batch_id = :id GROUP BY part ORDER BY part
 """)  # noqa: S608 - numbers and names
 _DROP = Text("DELETE FROM firelock_batch_deltas WHERE seq IN :seqs")
-# InnoDB locks the row behind a range as well: it has to be one that nobody else has.
+# InnoDB also locks the row after a range, so it must be one that no other transaction uses.
 _DROP_RUN = Text("""
 DELETE firelock_batch_deltas FROM firelock_batch_deltas INDEXED BY seq WHERE seq >= :first AND seq < :last
 """)
 
 
 def take_deltas(tx: Transaction, id: str) -> Share:
-    """Return the sum of what is taken: all that was committed before this, behind the lock of the batch."""
+    """Delete all deltas that were committed before this; return their sum. The batch must be locked."""
     found = tx.all(_TAKE, id=id)
     runs, loose = _numbers((int(part), int(there)) for part, there, *_ in found)
     cursor = cast("MultiStatementCursor", tx.cursor)
@@ -47,7 +47,7 @@ def take_deltas(tx: Transaction, id: str) -> Share:
 
 
 def _numbers(parts: Iterable[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[int]]:
-    """Return the numbers that are told: first and last of some without a gap, and single ones."""
+    """Return the numbers as ranges without gaps (first and last), and as single numbers."""
     runs: list[tuple[int, int]] = []
     loose: list[int] = []
     for part, there in parts:

@@ -1,4 +1,4 @@
-"""What a server says about itself: to people at a start, and to `firelock doctor`."""
+"""Descriptions and checks of a server, for the start of a Firelock server and for `firelock doctor`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LONG_TRANSACTION_SECONDS = 60
 _CLOCK_MICROS = 2_000_000
 
 Settings = Mapping[str, str]
-"""Those of the server's settings that matter, by name; one that it does not know is left out."""
+"""The relevant settings of the server, by name; unknown ones are missing."""
 
 
 def read_settings(cursor: Cursor) -> Settings:
@@ -41,7 +41,7 @@ def read_settings(cursor: Cursor) -> Settings:
 
 
 def read_history_length(cursor: Cursor) -> int | None:
-    """Return how many old versions of rows the server still keeps; None where it does not say."""
+    """Return how many old row versions the server still keeps; None if it does not report it."""
     cursor.execute(_ASK_HISTORY)
     found: Any = cursor.fetchone()
     _, length = found or (None, None)
@@ -49,7 +49,7 @@ def read_history_length(cursor: Cursor) -> int | None:
 
 
 def read_longest(cursor: Cursor) -> tuple[int, int] | None:
-    """Return the age in seconds of the oldest transaction and its connection's number."""
+    """Return the age in seconds of the oldest transaction, and the id of its connection."""
     cursor.execute(_ASK_LONGEST)
     found: Any = cursor.fetchone()
     if found is None:
@@ -59,7 +59,7 @@ def read_longest(cursor: Cursor) -> tuple[int, int] | None:
 
 
 def describe(name: str, product: Product, settings: Settings, wake: str) -> Mapping[str, str]:
-    """Return what the server and its settings are, for people."""
+    """Return a description of the server and its settings."""
     is_tested = product.name == _TESTED
     return {
         "storage": name,
@@ -81,18 +81,18 @@ def _durability(settings: Settings) -> str:
 
 @attrs.frozen
 class Observed:
-    """What `diagnose` judges; asked of the server by who may."""
+    """The facts that `diagnose` evaluates."""
 
     product: Product
     settings: Settings
     schema: SchemaState
-    clock_difference: int  # micros by which the server's clock is ahead of this machine's
-    history_length: int | None  # how many old versions of rows the server keeps, where it says so
-    longest: tuple[int, int] | None  # of `read_longest`, where the user may see it
+    clock_difference: int  # microseconds by which the server's clock is ahead of this machine's
+    history_length: int | None  # number of old row versions, if the server reports it
+    longest: tuple[int, int] | None  # of `read_longest`, if the user may see it
 
 
 def diagnose(seen: Observed) -> list[Finding]:
-    """Return what may go wrong with this server, and how to mend it."""
+    """Return the problems that may occur with this server, and how to fix them."""
     return [
         *_of_product(seen.product),
         *_of_durability(seen.settings),

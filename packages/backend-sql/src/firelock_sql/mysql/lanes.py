@@ -1,8 +1,8 @@
-"""Lanes on MySQL and MariaDB: claims among them in few round trips.
+"""Lanes on MySQL and MariaDB: claims from them in few round trips.
 
-Neither steps from lane to lane within one statement: a query that begins behind a value of its own reads the
-whole queue. So the lanes that this process has seen before are asked for together, with the first job of
-each, and beside them whether there is any other. Only strangers are walked to, a statement a step.
+Neither database can step from lane to lane within one statement: a subquery that starts after a value of its
+outer query reads the whole queue. So one round trip reads the first job of each lane that this process has
+seen before, and whether any other lane exists. Only unknown lanes are visited with one statement per step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from firelock_sql.verbs.limits import (
 _IN_QUEUE = f"FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue"
 _BEHIND = f"SELECT held_by {_IN_QUEUE} AND held_by > :after"
 _BY_NAME = "ORDER BY held_by LIMIT 1"
-# A list that is left out makes as many short ranges between its values, and jobs in them are not read.
+# An excluded list makes short ranges between its values, and jobs in the listed lanes are not read.
 _STRANGER = Text(f"{_BEHIND} AND held_by NOT IN :ids {_BY_NAME}")
 _STRANGER_TO = Text(f"{_BEHIND} AND held_by <= :until AND held_by NOT IN :ids {_BY_NAME}")
 _STEP = Text(f"SELECT ({_BEHIND} {_BY_NAME}) INTO @lane")
@@ -48,7 +48,8 @@ _BY_NUMBER = Text(f"""
 SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
-# Who looks among lanes shares the first row of the schema, who sets a number locks it: see `_hold_claims`.
+# Claims that read lanes share a lock on the first row of the schema table, and a change of settings locks it
+# exclusively: see `_hold_claims`.
 _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
 HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
 _KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
@@ -57,12 +58,12 @@ _LANE = CLAIMABLE.index("held_by")
 
 @lru_cache(maxsize=512)
 def _firsts_of(number: int) -> Text:
-    """Return the statement that reads the first job of so many lanes."""
+    """Return the statement that reads the first jobs of this number of lanes."""
     return Text(f"""
 SELECT named.lane, (
     SELECT seq {_IN_QUEUE} AND held_by = named.lane ORDER BY priority DESC, enqueued_at, seq LIMIT 1
 ) FROM (SELECT :lane AS lane{" UNION ALL SELECT :lane" * (number - 1)}) AS named
-""")  # noqa: S608 - conditions of ours
+""")  # noqa: S608 - our own conditions
 
 
 _KNOWN_AT_ONCE = 256
@@ -75,44 +76,44 @@ def _read_numbers(rows: Sequence[Row]) -> dict[str, LimitNumbers]:
 
 
 class LaneMemory:
-    """The lanes of each queue that a handle has seen, in order."""
+    """The lanes of each queue that a storage has seen, in order."""
 
     def __init__(self) -> None:
         self._of: dict[str, list[str]] = {}
 
     def behind(self, queue: str, after: str, limit: int) -> list[str]:
-        """Return up to `limit` lanes behind `after`."""
+        """Return up to `limit` lanes after `after`."""
         known = self._of.get(queue, [])
         start = bisect_right(known, after)
         return known[start : start + limit]
 
     def learn(self, queue: str, lanes: Iterable[str]) -> None:
-        """These have work."""
+        """Add lanes that have work."""
         if sum(map(len, self._of.values())) > _REMEMBERED:
             self._of = {}
         known = list(self._of.get(queue, ()))
         for lane in lanes:
             insort(known, lane)
-        self._of[queue] = known  # never changed: another thread may be reading it
+        self._of[queue] = known  # never changed, because another thread may be reading it
 
     def forget(self, queue: str, lanes: Collection[str]) -> None:
-        """These have none."""
+        """Remove lanes that have no work."""
         gone = set(lanes)
         self._of[queue] = [lane for lane in self._of.get(queue, ()) if lane not in gone]
 
 
 @attrs.define
 class _Glance:
-    """What is asked of the lanes behind one, in one round trip with others, and what was answered."""
+    """A read of the lanes after a given one, which shares a round trip with others, and its results."""
 
     queue: str
     after: str
-    known: Sequence[str]  # those that the process has seen before
-    until: str | None  # strangers up to this lane are asked for; None: all
-    goes_on: bool  # the walk goes on behind `until`
-    with_work: list[str] = attrs.field(factory=list)  # of those known
-    stranger: str | None = None  # the first other one that has work
-    keys: Collection[str] = ()  # that were asked for as well
+    known: Sequence[str]  # the lanes that this process has seen before
+    until: str | None  # search unknown lanes up to this one; None: all
+    goes_on: bool  # the walk continues after `until`
+    with_work: list[str] = attrs.field(factory=list)  # the known lanes with work
+    stranger: str | None = None  # the first other lane with work
+    keys: Collection[str] = ()  # keys that are read, too
     numbers: dict[str, LimitNumbers] = attrs.field(factory=dict)
     rows: dict[str, KeyRow] = attrs.field(factory=dict)  # locked
 
@@ -124,14 +125,14 @@ class MysqlLanes(SqlLanes):
         super().__init__(tx)
         self._cursor, self._memory = cursor, memory
         self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job
-        self._ahead: dict[str, _Glance] = {}  # by queue: from its first lane on
+        self._ahead: dict[str, _Glance] = {}  # by queue: the prefetched read from its first lane on
         self._holds_numbers = False
 
-    # ---- the walk ----------------------------------------------------------------------------------------
+    # ---- walks -------------------------------------------------------------------------------------------
 
     @override
     def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
-        """Where the walk may go round, what comes then is asked for at once."""
+        """Read lanes; if the walk may restart at the first lane, read those in the same round trip."""
         glance = None if after else self._ahead.pop(queue, None)
         if glance is None:
             glance = self._glance_at(queue, after, limit)
@@ -176,7 +177,7 @@ class MysqlLanes(SqlLanes):
             self._see([glance])
 
     def _glance_at(self, queue: str, after: str, limit: int, end: str = "") -> _Glance:
-        """Return what is to be asked of up to `limit` lanes behind `after`, up to `end` ("": all)."""
+        """Return a read of up to `limit` lanes after `after`, up to `end` ("": all)."""
         asked = min(limit, _KNOWN_AT_ONCE)
         known = [lane for lane in self._memory.behind(queue, after, asked) if not end or lane <= end]
         goes_on = len(known) == asked
@@ -185,7 +186,7 @@ class MysqlLanes(SqlLanes):
     def _see(
         self, glances: Sequence[_Glance], with_keys: _Glance | None = None, *, is_patient: bool = False
     ) -> None:
-        """All is answered, in one round trip; the keys of the known lanes of one are locked as well."""
+        """Run the reads in one round trip; also lock the keys in the known lanes of one of them."""
         asked = [written for glance in glances for written in self._questions(glance)]
         if with_keys is not None and with_keys.known:
             with_keys.keys = sorted({key for lane in with_keys.known for key in keys_of(lane)})
@@ -220,7 +221,7 @@ class MysqlLanes(SqlLanes):
         return _firsts_of(len(lanes)).compiled(self._tx.dialect).text, [queue, *lanes]
 
     def _steps(self, queue: str, first: str, limit: int) -> list[str]:
-        """Return up to `limit` lanes with work from a stranger on, those known before among them."""
+        """Return up to `limit` lanes with work from an unknown lane on; they may include known ones."""
         steps = [self._written(_STEP, queue=queue, after=first)]
         steps += [self._written(_STEP_ON, queue=queue)] * (limit - 2)
         asked = [one for step in steps[: limit - 1] for one in (step, _STEPPED)]
@@ -259,7 +260,7 @@ class MysqlLanes(SqlLanes):
         return [self._written(NUMBERS, ids=names), locks]
 
     def _make(self, missing: Sequence[str]) -> set[str]:
-        """Return those of the keys that had no row; they have one now, and it is ours."""
+        """Create rows for the keys that have none; return those that this transaction has created."""
         stored = {str(row[0]) for row in self._tx.all(READ_KEYS, ids=list(missing))}
         return {key for key in missing if key not in stored and self._tx.changed(MAKE_KEY, key=key)}
 
@@ -273,7 +274,11 @@ class MysqlLanes(SqlLanes):
     def _first_heads(
         self, queue: str, wanted: Mapping[str, tuple[int, int]]
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Single first jobs by their numbers, at once; where somebody else was faster, as all others."""
+        """Return the first heads of the lanes.
+
+        If only the first job of a lane is wanted, it is read by its number. If another transaction has taken
+        it, the lane is read like all others.
+        """
         firsts = {
             lane: first
             for lane, (given, number) in wanted.items()

@@ -1,8 +1,8 @@
-"""Memos on MySQL and MariaDB: some are remembered, or all recalled, in one round trip.
+"""Memos on MySQL and MariaDB: several are stored, or all of a job read, in one round trip.
 
-A job that waits for one goes on in the same. Whether a memo may be put is said within the statement that
-puts it, since nobody answers before the commit. Who writes memos of a job has locked its row; so what the
-statements behind that find is what there is.
+A job that waits for such a memo is resumed in the same round trip. Each statement that stores a memo contains
+the condition for it, because no reply is read before the commit. Transactions that write memos of a job have
+locked its row, so the following statements see the latest memos.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ORDER BY id FOR UPDATE
 _THIS = "job_id = :job AND kind = :kind AND name = :name"
 _STANDS = Text(f"""
 SELECT value, is_done, at, started_at, attempt, author, place FROM firelock_memos WHERE {_THIS}
-""")  # noqa: S608 - a condition of ours
+""")  # noqa: S608 - our own condition
 _SUM_UP = Text(f"""
 SELECT count(*), COALESCE(max(place), -1) + 1, COALESCE(sum(bytes), 0), {CLOCK} + :offset
 FROM firelock_memos WHERE job_id = :job AND NOT (kind = :kind AND name = :name)
@@ -36,8 +36,9 @@ INTO @number, @place, @size, @now
 """)  # noqa: S608 - the clock
 _SUMMED = "SELECT @place"
 _IS_HELD = "id = :job AND state = 'processing' AND session = :session AND fence = :fence"
-_IS_TOLD = "id = :job AND state <> 'succeeded' AND state <> 'deleted'"  # by who is outside
-_REPLACED = ("value", "at", "started_at", "attempt", "author", "bytes", "is_done")  # the last one decides
+_IS_TOLD = "id = :job AND state <> 'succeeded' AND state <> 'deleted'"  # by callers outside the run
+# `is_done` must be last, because the others read it
+_REPLACED = ("value", "at", "started_at", "attempt", "author", "bytes", "is_done")
 
 
 def _unless_it_stands(column: str) -> str:
@@ -59,7 +60,7 @@ _PUT, _PUT_FROM_OUTSIDE = Text(_PUT_WHERE.format(_IS_HELD)), Text(_PUT_WHERE.for
 _MARK_WHERE = f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE {{}} AND marks & {HAS_MEMOS} = 0"  # noqa: S608 - numbers
 _MARK, _MARK_FROM_OUTSIDE = Text(_MARK_WHERE.format(_IS_HELD)), Text(_MARK_WHERE.format(_IS_TOLD))
 
-# A job that waits for the answer, which is there now: counted, then enqueued.
+# A job that waits for this memo, which now exists: its move is counted, then it is enqueued.
 _WAITED = """job.id = :job_id AND job.state = 'awaiting' AND job.waits_for = :waits_for AND EXISTS (
     SELECT 1 FROM firelock_memos WHERE job_id = :job_id AND kind = 'signal' AND name = :name AND is_done = 1
 )"""
@@ -69,7 +70,7 @@ SELECT moved.state, job.queue, moved.jobs
 FROM firelock_jobs AS job INDEXED BY id,
     (SELECT 'awaiting' AS state, -1 AS jobs UNION ALL SELECT 'enqueued', 1) AS moved
 WHERE {_WAITED}
-""")  # noqa: S608 - a condition of ours
+""")  # noqa: S608 - our own condition
 _WAKE = Text(f"""
 UPDATE firelock_jobs AS job INDEXED BY id
     LEFT JOIN firelock_edges AS edge ON edge.child_id = job.id AND edge.is_decided = 0
@@ -78,13 +79,13 @@ SET job.state = 'enqueued', job.reason = :reason, job.changed_at = @now, job.enq
     job.history = CONCAT(job.history, :line_before, @now, :line_behind),
     job.history_lines = job.history_lines + 1, edge.is_decided = 1
 WHERE {_WAITED}
-""")  # noqa: S608 - a condition of ours
+""")  # noqa: S608 - our own condition
 _UNWATCHED = frozenset({State.SUCCEEDED.value, State.DELETED.value})
 
 
 @attrs.frozen
 class _Put:
-    """A memo on its way, and what will be known of it."""
+    """A memo that is being stored, and the answers about it."""
 
     new: NewMemo
     stood: Answer
@@ -93,28 +94,28 @@ class _Put:
 
 
 def can_remember_at_once(memos: Sequence[NewMemo]) -> bool:
-    """Tell whether each has a name of its own."""
+    """Return whether the memos have different names."""
     return len({(new.job_id, new.memo.kind, new.memo.name) for new in memos}) == len(memos)
 
 
 def remember_at_once(
     tx: Transaction, cursor: MultiStatementCursor, memos: Sequence[NewMemo], offset: int, long: list[str]
 ) -> list[Remembered]:
-    """Return what became of the memos; the transaction is committed.
+    """Store the memos and commit; return the result of each.
 
     Args:
         tx: the transaction.
-        cursor: of it.
-        memos: each has a name of its own.
-        offset: micros added to the server's clock.
-        long: receives jobs that go on and have a long history.
+        cursor: its cursor.
+        memos: the memos, which must have different names.
+        offset: microseconds added to the server's clock.
+        long: receives the ids of resumed jobs with a long history.
     """
 
     def put(statement: Text, **parameters: object) -> Answer:
         compiled = statement.compiled(tx.dialect)
         return cursor.put(compiled.text, compiled.bind(parameters))[0]
 
-    tx.may_repeat = True  # what was remembered stands, and says so
+    tx.may_repeat = True  # harmless to repeat: a stored memo is found and reported
     locked = put(_LOCK, ids=sorted({new.job_id for new in memos}))
     puts: list[_Put] = []
     for new in memos:
@@ -142,7 +143,7 @@ def remember_at_once(
 
 
 def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
-    """Return what will be the answer: rows are changed where the job waited."""
+    """Enqueue a waiting job; return the future answer, whose row count shows whether the job has waited."""
     said = attrs.asdict(one)
     put(_COUNT, **said)
     return put(_WAKE, **said)
@@ -151,7 +152,7 @@ def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
 def recall_at_once(
     tx: Transaction, cursor: MultiStatementCursor, job_id: str, session: str | None, fence: int | None
 ) -> list[Memo] | None:
-    """Return what the job remembers, of one snapshot; the transaction is over. None: see `Storage.recall`."""
+    """Return the memos of the job, from one snapshot, and commit. For None see `Storage.recall`."""
     held: tuple[Text, dict[str, object]] = (IS_KNOWN, {"id": job_id})
     if session is not None:
         held = (HOLDS, {"id": job_id, "session": session, "fence": fence})

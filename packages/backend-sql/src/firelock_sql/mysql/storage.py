@@ -1,8 +1,8 @@
 """A MySQL or MariaDB storage: the verbs that run for every job, in few round trips.
 
-All that a claim has to know is asked for at once. A server that serves every queue first has to learn which
-ones have work. They are nearly always those that had some the last time: they are asked for together, each
-one's successor with it, and where these answers are the very same queues, nothing more is asked.
+All facts that a claim needs are queried in one round trip. A server that serves every queue first has to find
+the queues with work. These are nearly always the same as the last time. So one round trip queries all of
+these, each together with its successor. If the result is the same list of queues, no more queries are needed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ from firelock_sql.verbs.settle import apply_transitions
 from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import unique_use
 
-# Beside what a claim asks anyway: whether jobs wait in lanes, which come behind all others in the index.
+# In the same round trip, checks whether jobs wait in lanes, which come after all others in the index.
 _IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND held_by > ''"
 _LANES = f"EXISTS (SELECT 1 {_IN_LANES}"
 _SERVER_TIMED = Text(f"SELECT server, {_LANES} AND queue IN :ids), {CLOCK} + :offset {LIVING} FOR KEY SHARE")
@@ -93,7 +93,7 @@ SELECT (
     SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
     WHERE state = 'enqueued' AND session IS NULL AND queue > :former ORDER BY queue LIMIT 1
 ), {_LANES} AND queue = :former)
-""")  # noqa: S608 - conditions of ours
+""")  # noqa: S608 - our own conditions
 IS_WAITING = Text("""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
@@ -101,8 +101,8 @@ WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
 
 TAKERS |= {"mysql": take_deltas, "mariadb": take_deltas}
 
-_KEY_SECONDS = 5.0  # that a call waits for a unique key in other hands
-_MOST_GUESSED = 32  # queues; of more each one is asked for by itself
+_KEY_SECONDS = 5.0  # how long a call waits for a unique key that another transaction has locked
+_MOST_GUESSED = 32  # queues; if there are more, each is queried on its own
 _T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
 
@@ -110,41 +110,41 @@ _Question = tuple[Text, Mapping[str, object]]
 
 
 def cursor_of(tx: Transaction) -> MultiStatementCursor:
-    """Return the transaction's cursor, as all of MySQL have one."""
+    """Return the transaction's cursor; all transactions on MySQL have one of this type."""
     return cast("MultiStatementCursor", tx.cursor)
 
 
 @attrs.frozen
 class _Answers:
-    """What a claim knows by its first round trip."""
+    """The results of a claim's first round trip."""
 
     server: str | None
     has_lanes: bool
     paused: frozenset[str]
     next_due_at: int | None
-    others: Sequence[Sequence[Any]]  # the rows of what was asked besides
+    others: Sequence[Sequence[Any]]  # the rows of the additional queries
 
 
 class Claims:
-    """Looks for work and takes it.
+    """The search for jobs, and their claim.
 
     Args:
-        database: the storage's.
-        cursors: whose turn it is among lanes.
+        database: the database of the storage.
+        cursors: the position of each queue among its lanes.
     """
 
     def __init__(self, database: MysqlDatabase, cursors: LaneCursors) -> None:
         self._database, self._cursors = database, cursors
         self._memory = LaneMemory()
         self._turns = QueueTurns()
-        self._guess: list[str] = []  # the queues that had work, in order
+        self._guess: list[str] = []  # the queues that had work the last time, in order
 
     def lanes_in(self, tx: Transaction) -> MysqlLanes:
         """Return the lanes as this transaction sees them."""
         return MysqlLanes(tx, cursor_of(tx), self._memory)
 
     def claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
-        """Return the claim where it takes nothing, None where there may be work; end the transaction."""
+        """Return the claim if it takes nothing, None if there may be work; end the transaction."""
         names = _once_each(request.queues)
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": ""})]
         if names is not None:
@@ -153,7 +153,7 @@ class Claims:
         known = _ask_together(tx, serving, questions, is_last=True)
         if known.server is None:
             return Claim([], known.next_due_at, is_session_lost=True)
-        if names is None:  # the first queue may be a paused one: a claim looks at the others as well
+        if names is None:  # the first queue may be paused; the claim itself checks the others as well
             has_work = known.others[0][0][0] is not None
         else:
             found = zip(names, known.others, strict=True)
@@ -161,7 +161,7 @@ class Claims:
         return None if has_work and request.limit > 0 else Claim([], known.next_due_at)
 
     def find_rows(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
-        """Return what the session may take, locked."""
+        """Return the rows that the session may claim, locked."""
         names = _once_each(request.queues)
         if names is None:
             return self._find_in_all(tx, request)
@@ -175,7 +175,8 @@ class Claims:
         known = self._ask_first(tx, request, [], questions)
         if known.server is None or request.limit <= 0:
             return ReadyRows(known.server, [], known.next_due_at)
-        # A row for each queue with work, and one behind: its name, whether the one before has lanes.
+        # One row per queue with work, and one after the last: the queue's name, and whether the previous
+        # queue has lanes.
         steps = [rows[0] for rows in known.others[: len(guess) + 1]]
         is_right = [step[0] for step in steps] == [*guess, None]
         if not is_right:
@@ -195,7 +196,7 @@ class Claims:
         return ReadyRows(known.server, rows, known.next_due_at)
 
     def _find_in_named(self, tx: Transaction, request: ClaimRequest, names: Sequence[str]) -> ReadyRows:
-        """Return the rows of the queues in their order; those of the first are asked for with all else."""
+        """Return rows of the queues in their order; the first queue is read with everything else."""
         asked = [] if request.left_out else names[:1]
         questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in asked]
         known = self._ask_first(tx, request, names, questions)
@@ -216,7 +217,7 @@ class Claims:
     def _ask_first(
         self, tx: Transaction, request: ClaimRequest, names: Sequence[str], questions: Sequence[_Question]
     ) -> _Answers:
-        """Return what a claim has to know, with the instant; lock the session."""
+        """Return the facts that a claim needs, with the time; lock the session."""
         values = {"session": request.session, "ids": list(names), "offset": self._database.clock_offset}
         return _ask_together(tx, (_SERVER_TIMED, values), questions if request.limit > 0 else [])
 
@@ -228,14 +229,14 @@ class Claims:
         opened: Sequence[str],
         first: Mapping[str, Sequence[ReadyRow]],
     ) -> ReadyRows:
-        """Return the rows where jobs wait in lanes, of the open queues; of some the first ones are known."""
+        """Return the rows of the open queues while jobs wait in lanes; `first` has rows that are known."""
         mixed = _ClaimBeside(tx, self.lanes_in(tx), self._cursors, request, opened=opened, first=first)
         rows = mixed.rows(self._turns)
         return ReadyRows(known.server, rows, known.next_due_at, mixed.look_again_at)
 
 
 class _ClaimBeside(MixedClaim):
-    """A claim that knows already what its first round trip has told."""
+    """A claim that uses the results of its first round trip."""
 
     def __init__(
         self,
@@ -263,7 +264,7 @@ class _ClaimBeside(MixedClaim):
 def _ask_together(
     tx: Transaction, serving: _Question, questions: Sequence[_Question], *, is_last: bool = False
 ) -> _Answers:
-    """Return what a claim has to know, and the answers to the questions, all in one round trip."""
+    """Return the facts that a claim needs and the answers to the questions, all in one round trip."""
     every: list[_Question] = [serving, (PAUSED, {}), (DUE, {}), (FIRING, {})]
     written = [_written(tx, *question) for question in [*every, *questions]]
     found: list[Sequence[Any]] = cursor_of(tx).each([*written, _COMMIT] if is_last else written)
@@ -301,7 +302,8 @@ _ENQUEUED, _PROCESSING, _SUCCEEDED = (
 
 _OWN = ("id", "arguments")
 _OF_MEMBERS = ("relations_json", "marks")
-# What all jobs of a batch have alike is told once: to write nine values a job is half of the client's time.
+# Values that are the same for all jobs of a call are sent once: to send nine values per job takes half of the
+# client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
 _own, _own_called, _alike = attrgetter(*_OWN), attrgetter(*_OWN, "relations_json"), attrgetter(*_ALIKE)
 _TELL_ALIKE = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
@@ -310,11 +312,11 @@ _TELL_MEMBERS = f"{_TELL_ALIKE}, {', '.join(f'@{name} = %s' for name in _OF_MEMB
 
 @attrs.frozen
 class _Inserts:
-    """How jobs are stored that ask for nothing but a queue, a priority and, with more columns, keys."""
+    """The statements for jobs that need nothing but a queue, a priority and, with more columns, limits."""
 
     each: Text
     alike: Text
-    tell: str  # what all have alike, before `alike`
+    tell: str  # sets the common values before `alike`
 
 
 def _inserts(*more: str, are_members: bool = False) -> _Inserts:
@@ -333,7 +335,8 @@ def _inserts(*more: str, are_members: bool = False) -> _Inserts:
 _LIMITS = ("held_by", "admission_json")
 _PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("relations_json")
 _MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
-# Whoever adds to a batch shares its lock; only behind it is it seen whether it is open.
+# Transactions that add members share the lock of the batch. Only after the lock can they see whether it is
+# open.
 _KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
 _IS_OPEN = Text("SELECT 1 FROM firelock_jobs WHERE id = :batch AND state = 'awaiting'")
 _LIST_MEMBER = Text(
@@ -348,7 +351,7 @@ _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None
 
 
 def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
-    """Return the batch that the jobs are members of, where they have no other ties and nothing else apart."""
+    """Return the batch of which all jobs are members, if they have no other relations or conditions."""
     relations = jobs[0].relations_json
     if relations is None or any(
         job.relations_json != relations or _besides_limits(job) != _NOTHING_BESIDES for job in jobs
@@ -359,7 +362,7 @@ def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
 
 
 def _are_called(jobs: Sequence[NewJob]) -> bool:
-    """Tell whether all are called by other jobs, and ask for nothing else apart."""
+    """Return whether all jobs are called by other jobs, and need nothing else."""
     return all(
         job.relations_json is not None
         and is_called(job.relations_json)
@@ -370,7 +373,7 @@ def _are_called(jobs: Sequence[NewJob]) -> bool:
 
 
 def _limited(job: NewJob) -> tuple[Any, ...]:
-    """Return what a job with limits has of its own."""
+    """Return the own values of a job with limits."""
     return (*_own(job), lane_of(job.admission), job.admission_json)
 
 
@@ -379,7 +382,7 @@ class MysqlStorage(SqlStorage):
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
-    first_wait_seconds = 0.0  # the turn is done again at once, by way of rows
+    first_wait_seconds = 0.0  # the transaction is repeated immediately, through the rows
     _database: MysqlDatabase
 
     def __init__(self, shown: str, connect_url: str, connections: EnginePool, names: Names) -> None:
@@ -392,7 +395,7 @@ class MysqlStorage(SqlStorage):
 
     @override
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """One round trip where the jobs are plain and none is known, which the unique key tells."""
+        """Store the jobs; in one round trip if they are plain and the unique index shows that all are new."""
         if any(unique_use(job) is not None for job in jobs):
             return self._insert_unique(jobs)
         if any(job.parents for job in jobs):
@@ -409,7 +412,10 @@ class MysqlStorage(SqlStorage):
     def _insert_members(
         self, tx: Transaction, jobs: Sequence[NewJob], batch_id: str, *, is_first: bool
     ) -> Sequence[bool | Duplicate]:
-        """Return which are new; two round trips where none is known and the batch is open."""
+        """Store members of a batch; in two round trips if all are new and the batch is open.
+
+        Return which jobs are new.
+        """
         if is_first:
             of = {"batch": batch_id}
             asked = cursor_of(tx).each([_written(tx, _KEEP_OPEN, of), _written(tx, _IS_OPEN, of)])
@@ -427,10 +433,10 @@ class MysqlStorage(SqlStorage):
         return [True] * len(jobs)
 
     def _insert_unique(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Return what `_insert_any` does.
+        """Return the result of `_insert_any`.
 
         Raises:
-            StorageUnavailable: another transaction has held one of the keys all the while.
+            StorageUnavailable: another transaction has held one of the keys the whole time.
         """
         deadline = time.monotonic() + _KEY_SECONDS
 
@@ -452,10 +458,11 @@ class MysqlStorage(SqlStorage):
     def _insert_in(
         self, tx: Transaction, jobs: Sequence[NewJob], *, is_first: bool
     ) -> Sequence[bool | Duplicate]:
-        """Return which are new.
+        """Store the jobs; return which are new.
 
         Raises:
-            StorageUnavailable: one is known, by the first try, whose answer was lost, or from long before.
+            StorageUnavailable: a job exists already, either from the first try, whose reply was lost, or from
+                before.
         """
         if not is_first:
             answers = insert_jobs(tx, jobs)
@@ -466,7 +473,7 @@ class MysqlStorage(SqlStorage):
             return answers
         is_plain = all(job.is_plain for job in jobs)
         if is_plain or all(_besides_limits(job) == _NOTHING_BESIDES for job in jobs):
-            tx.may_repeat = True  # a job that is stored already is known then
+            tx.may_repeat = True  # a job that is stored already is then detected
             way = (_PLAIN, _own) if is_plain else (_LIMITED, _limited)
             self._store_alike(tx, jobs, *((_CALLED, _own_called) if jobs[0].relations_json else way))
         else:
@@ -480,7 +487,7 @@ class MysqlStorage(SqlStorage):
         inserts: _Inserts,
         own: Callable[[NewJob], tuple[Any, ...]],
     ) -> None:
-        """Store jobs that ask for nothing but what these statements store; tell what all have alike once."""
+        """Store jobs that need nothing but the columns of these statements; send common values once."""
         offset = self._database.clock_offset
         relations = () if inserts.tell is _TELL_ALIKE else (jobs[0].relations_json, IS_MEMBER)
         if len(jobs) > 1 and len(set(map(_alike, jobs))) == 1:
@@ -520,10 +527,10 @@ class MysqlStorage(SqlStorage):
     def _settle_in(
         self, tx: Transaction, transitions: Sequence[Transition], ask: Callable[[], _T]
     ) -> tuple[list[Applied], _T]:
-        """Return the results and what `ask` returns, whose questions go with the plain ends.
+        """Settle; return the results and the result of `ask`, whose queries are sent with the plain ends.
 
-        Where an end turns out not to be plain, all are applied by way of their rows, and `ask` asks again.
-        Where others have locked one, all is tried again with those that are free.
+        If an end is not plain after all, all are applied through their rows, and `ask` runs again. If other
+        transactions have locked a row, all is repeated with the jobs that are not locked.
         """
         parted = self._holdings.split(transitions, None)
         if not parted.plain:
@@ -567,7 +574,7 @@ class MysqlStorage(SqlStorage):
             return results, found
         for batch_id, number in sorted(Counter(batches.values()).items()):
             tell_batch(tx, batch_id, active=-number, succeeded=number)
-        return [  # the batch of a member may end by it
+        return [  # the batch of a member may end because of this
             Applied.RELEASING if one.job_id in batches else result
             for one, result in zip(transitions, results, strict=True)
         ], found
@@ -579,7 +586,7 @@ class MysqlStorage(SqlStorage):
         taken_away: Collection[str],
         ask: Callable[[], _T],
     ) -> tuple[list[Applied], _T]:
-        """Return what `_settle_in` does; jobs that could not be locked are busy, or are not there."""
+        """Return the result of `_settle_in`; jobs that could not be locked are busy or missing."""
         locked = stored_among(tx, taken_away)
         free = [one for one in transitions if one.job_id not in taken_away]
         results, found = self._settle_in(tx, free, ask)
@@ -593,7 +600,7 @@ class MysqlStorage(SqlStorage):
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
         try:
             return self._database.write_briefly(lambda tx: suspend_at_once(tx, cursor_of(tx), suspensions))
-        except RowLocked:  # the long way tells which are busy
+        except RowLocked:  # the general path determines which ones are busy
             return ()
 
     # ---- exchange ----------------------------------------------------------------------------------------
@@ -602,16 +609,16 @@ class MysqlStorage(SqlStorage):
     def _settle_and_take(
         self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
     ) -> tuple[list[Applied], TakenRows]:
-        """The session is locked before the jobs are, as by who ends a session."""
+        """Settle and claim; lock the session before the jobs, like a transaction that ends a session."""
         cursor_of(tx).put(*_written(tx, SERVING, {"session": request.session}))
         results, found = self._settle_in(tx, transitions, lambda: self._claims.find_rows(tx, request))
         return results, take_rows(tx, request, found)
 
-    # ---- what is remembered ------------------------------------------------------------------------------
+    # ---- memos -------------------------------------------------------------------------------------------
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """One round trip, unless it is a caller's transaction."""
+        """Store the memos; in one round trip, unless it is a caller's transaction."""
         if within is not None or not memos or not can_remember_at_once(memos):
             return super().remember(memos, within=within)
         database, long = self._database, list[str]()
@@ -632,7 +639,7 @@ class MysqlStorage(SqlStorage):
 def tell_batch(
     tx: Transaction, batch_id: str, *, total: int = 0, active: int = 0, succeeded: int = 0
 ) -> None:
-    """What the transaction has changed of a batch is written beside it, and locks nothing."""
+    """Store the transaction's changes of a batch as a separate row, without a lock."""
     row = {"batch_id": batch_id, "total": total, "active": active, "succeeded": succeeded}
     tx.run_many(_TELL_BATCH, [row])
 
@@ -645,14 +652,14 @@ _KNOWN = frozenset(
      "ssl_key", "ssl_capath", "ssl_cipher", "ssl_check_hostname", "read_default_file", "read_default_group"}
 )  # fmt: skip
 _CONNECT_SECONDS = 10
-_SILENT_SECONDS = 90  # no answer for so long: the server has vanished without a word
+_SILENT_SECONDS = 90  # without a reply for this long, the server is considered unreachable
 _POOL_SECONDS = 15.0
 _SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS: a transaction begins in one round trip
-_FOUND_ROWS = 1 << 1  # CLIENT_FOUND_ROWS: an update counts the rows it found, changed or not
+_FOUND_ROWS = 1 << 1  # CLIENT_FOUND_ROWS: an update counts the matched rows, changed or not
 
 
 def open_url(url: str) -> SqlStorage:
-    """Return the storage of a `mysql://` or `mariadb://` URL; nothing is connected yet."""
+    """Return the storage for a `mysql://` or `mariadb://` URL; it does not connect yet."""
     parsed = parse_server_url(url, scheme=url.partition(":")[0].partition("+")[0], choices={}, known=_KNOWN)
     driver = _driver_of(parsed)
     shown = str(parsed)
@@ -661,10 +668,10 @@ def open_url(url: str) -> SqlStorage:
 
 
 def open_engine(engine: Engine) -> SqlStorage:
-    """Return the storage in a caller's database, by the caller's own connections.
+    """Return the storage in a caller's database, through the caller's own connections.
 
     Raises:
-        ConfigurationError: its driver is neither PyMySQL nor mysqlclient.
+        ConfigurationError: the driver is neither PyMySQL nor mysqlclient.
     """
     if engine.dialect.driver not in _MODULES:
         raise ConfigurationError(
@@ -678,7 +685,7 @@ def open_engine(engine: Engine) -> SqlStorage:
 
 
 def _driver_of(parsed: ServerUrl) -> str:
-    """Return the driver that the URL names, else mysqlclient where it is installed, else PyMySQL."""
+    """Return the driver that the URL names, else mysqlclient if it is installed, else PyMySQL."""
     _, _, named = parsed.url.drivername.partition("+")
     for driver in [named] if named else ["mysqldb", "pymysql"]:
         if importlib.util.find_spec(_MODULES[driver]) is not None:
@@ -692,7 +699,7 @@ def _install(named: str) -> str:
 
 
 def _make_engine(parsed: ServerUrl, driver: str) -> Engine:
-    """Return an engine whose transactions are begun and ended by our statements alone."""
+    """Return an engine whose transactions are started and ended only by our statements."""
     return create_engine(
         parsed.url.set(drivername=f"mysql+{driver}"),
         poolclass=QueuePool,

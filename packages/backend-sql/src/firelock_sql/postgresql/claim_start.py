@@ -1,14 +1,14 @@
-"""Where a claim begins to look while the index of ready jobs is full of what is ready no more.
+"""Where claims start reading while the index of ready jobs is full of jobs that are no longer ready.
 
-A snapshot that somebody holds open, anywhere in the server, keeps the index entry of every job that was
-claimed since then. A look from the index's beginning steps over all of them: at a rate of 500 jobs a second,
-after an hour, over 1.8 million, for each claim. So looks are timed by the server. Once several were long,
-the next ones begin at each level (a priority of a queue) behind what was claimed there last, and only now and
-then one is whole again.
+A snapshot that is held open anywhere on the server keeps the index entry of every job that was claimed since
+then. A read from the beginning of the index steps over all of these: at 500 jobs per second, each claim steps
+over 1.8 million entries after an hour. So the server measures the duration of these reads. After several slow
+ones, the next reads begin at each level (a priority of a queue) after the job that was claimed there last. An
+occasional read is full.
 
-What comes late, with a place at its level that was passed already, waits for a whole look: jobs handed back,
-and those of a transaction that was open for longer than five seconds. Without such a snapshot nothing waits.
-Of jobs in lanes `lanes.LaneFloors` knows the same.
+A job that comes late, with a place at its level that was passed already, waits for a full read. These are
+jobs that are handed back, and jobs of a transaction that was open for longer than five seconds. Without such
+a snapshot no job waits. For jobs in lanes, `lanes.LaneFloors` does the same.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ import attrs
 from firelock.storage import ClaimRequest
 from firelock_sql.postgresql.connect import number_array, text_array
 
-_LONG = 10_000  # micros beyond which a look was a long one; each claimed job may take some more
+_LONG = 10_000  # microseconds from which a read is slow; each claimed job may add some
 _MICROS_OF_A_JOB = 100
-_IN_A_ROW = 3  # long looks; the first along entries that nobody sees any more marks them, the next is short
-_REST = 20  # times as long as a long look took
-_LATE = 5_000_000  # micros for which a transaction may be open and its jobs not wait for a whole look
+_IN_A_ROW = 3  # slow reads; the first one over dead entries marks them, so the next one is fast
+_REST = 20  # multiples of the duration of a slow read
+_LATE = 5_000_000  # microseconds that a transaction may stay open before its jobs wait for a full read
 _MOST_LEVELS = 1_000
 _BEFORE_ALL = (-1, -1)
 _LOWEST, _HIGHEST = -(1 << 31) - 1, 1 << 31  # beyond any priority
 
 Level = tuple[str, int]  # queue, priority
-Place = tuple[int, int]  # instant when it was enqueued, number
-Claimed = tuple[str, int, int, int]  # queue, priority, instant, number
+Place = tuple[int, int]  # time when it was enqueued, number
+Claimed = tuple[str, int, int, int]  # queue, priority, time, number
 
 
 @attrs.frozen
 class Probe:
-    """One step of a short look: a level behind a place, or all priorities between two levels of a queue."""
+    """One step of a short read: a level after a place, or all priorities between two levels of a queue."""
 
     queue: str
     low: int
-    high: int  # the same as `low`: the level; otherwise both ends are left out
+    high: int  # same as `low`: that level; otherwise both bounds are excluded
     after: Place = _BEFORE_ALL
 
 
 @attrs.frozen
 class Look:
-    """A claim, and where it looks: everywhere, or by probes."""
+    """A claim and where it reads: everywhere, or by probes."""
 
     request: ClaimRequest
     probes: Sequence[Probe] | None = None
 
     @property
     def values(self) -> dict[str, object]:
-        """The parameters of a short look."""
+        """The parameters of a short read."""
         probes = self.probes or ()
         places = [probe.after for probe in probes]
-        is_of_all = self.request.queues is None  # of named ones none is new
+        is_of_all = self.request.queues is None  # if queues are named, there are no new ones
         known = sorted({probe.queue for probe in probes}) if is_of_all else []
         return {
             "probe_queues": text_array([probe.queue for probe in probes]),
@@ -73,7 +73,7 @@ class Look:
 
 
 class ClaimStart:
-    """The levels that this process knows, and how far it has come at each. Threads may share it."""
+    """The known levels, and the progress of this process at each. Threads may share it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -82,7 +82,7 @@ class ClaimStart:
         self._long_looks = 0
 
     def look(self, request: ClaimRequest) -> Look:
-        """Return where the next claim looks."""
+        """Return where the next claim reads."""
         if self._clock() >= self._whole_at:
             return Look(request)
         places = self._places.copy()
@@ -92,8 +92,11 @@ class ClaimStart:
             return Look(request)
         return Look(request, [probe for queue in queues for probe in _probes(queue, places)])
 
-    def looked(self, look: Look, claimed: Sequence[Claimed], told: Any) -> None:  # noqa: ANN401 - by the look
-        """A look claimed these; a whole one has told its micros, a short one which queues it found open."""
+    def looked(self, look: Look, claimed: Sequence[Claimed], told: Any) -> None:  # noqa: ANN401 - varies
+        """Record the jobs that a read has claimed.
+
+        A full read reports its duration in microseconds, a short one the queues that it found open.
+        """
         if look.probes is not None:
             self._looked_shortly(look.request, claimed, set(told or ()))
         elif told <= _LONG + _MICROS_OF_A_JOB * len(claimed):
@@ -107,7 +110,7 @@ class ClaimStart:
 
     def _looked_shortly(self, request: ClaimRequest, claimed: Sequence[Claimed], queues: set[str]) -> None:
         self._pass(claimed)
-        if len(claimed) < request.limit:  # all there was: its levels are passed but for what comes late
+        if len(claimed) < request.limit:  # all there were, so these levels are passed, except for late jobs
             levels = [level for level in self._places.copy() if level[0] in queues]
             self._pass([(*level, request.now - _LATE, 0) for level in levels])
 

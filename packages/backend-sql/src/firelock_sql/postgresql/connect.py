@@ -1,8 +1,9 @@
-"""What a connection to PostgreSQL is like: its way and its patience, what its errors mean, how it writes.
+"""Connections to PostgreSQL: poolers, timeouts, the meaning of errors, and the format of arrays.
 
-A pooler such as PgBouncer lends a client another connection for each transaction: what a session keeps is
-lost there, or found by somebody else. It is known by its process ids: at its start a connection is told one,
-to cancel by, and a pooler tells a number of its own. Codes of errors: PostgreSQL's documentation, appendix A.
+A pooler such as PgBouncer gives a client another server connection for each transaction. The state of a
+session is then lost, or seen by another client. A pooler is detected by process ids: at its start a
+connection receives the server process's id, for cancel requests, but a pooler sends its own id. For error
+codes see PostgreSQL's documentation, appendix A.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from firelock.storage import StorageError
 from firelock_sql.connections.server_database import Failure, Meaning
 from firelock_sql.schema.names import Names, set_names
 
-# Serialization, deadlock, a lock not to be had in time, a unique key that somebody else was first to write.
+# A serialization failure, a deadlock, a lock timeout, a unique key that another transaction was first to
+# write.
 LOCKED = "55P03"
 _CONFLICTS = frozenset({"40001", "40P01", LOCKED, "23505"})
 _LOST_CLASSES = frozenset({"08"})
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
-# Out of resources, canceled, system errors, read-only while another server takes over.
+# Out of resources, canceled, system errors, read-only during a failover.
 _PASSING_CLASSES = frozenset({"53", "57", "58", "55"})
 _NO_ROOM_CLASS, _DISK_FULL, _READ_ONLY = "53", "53100", "25006"
 _PASSING = frozenset({_READ_ONLY, "25P02", "0A000"})
@@ -44,17 +46,17 @@ _HINTS = {
     "25006": "it takes no writes: a standby, or just becoming one",
 }
 
-# A prepared statement that is not there, or whose name is taken: a pooler has lent another connection.
+# A prepared statement that does not exist, or whose name is taken: a pooler has given another connection.
 UNPREPARED = frozenset({"26000", "42P05"})
 _UNPREPARED_HINT = "behind a pooler asyncpg needs the settings that docs/sql.md names"
 
 _NEVER_CONNECTED = ("connection failed", "connection is bad", "connection timeout", "failed to resolve host")
 _NOISE = (
     re.compile(r"^connection (failed|is bad): "),
-    re.compile(r"^connection to server .* failed: FATAL: +"),  # the URL stands before it
+    re.compile(r"^connection to server .* failed: FATAL: +"),  # the message starts with the URL
 )
-# What a connection is refused for until somebody changes something. A server that speaks another language
-# than English is not understood, and is tried again.
+# Reasons for which a connection is refused until a person changes something. The messages of a server in
+# another language than English do not match, so the connection is retried.
 _REFUSALS = (
     ("password authentication failed|SASL authentication failed", _HINTS["28P01"]),
     ("no password supplied", "write one into the URL, or into a password file"),
@@ -80,9 +82,9 @@ _ADVICE = (
 
 
 def read_failure(error: BaseException) -> Failure | None:
-    """Return what an error of psycopg means, None where it is none of its errors."""
+    """Return the meaning of an error of psycopg; None for any other error."""
     if isinstance(error, psycopg.errors.PipelineAborted) and isinstance(error.__context__, psycopg.Error):
-        error = error.__context__  # what went wrong before it
+        error = error.__context__  # the original error
     if isinstance(error, psycopg.Error):
         code = error.sqlstate
         meaning = _meaning(error, code)
@@ -95,7 +97,7 @@ def read_failure(error: BaseException) -> Failure | None:
 
 
 def _of_another_driver(error: BaseException) -> Failure | None:
-    """Return what an error means that a caller's connection by asyncpg or psycopg2 raised."""
+    """Return the meaning of an error that a caller's connection through asyncpg or psycopg2 raised."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if not isinstance(code, str):
         return None
@@ -108,7 +110,7 @@ def _of_another_driver(error: BaseException) -> Failure | None:
 
 
 def _is_refused(code: str | None) -> bool:
-    """Return whether the server refused to write: it has no room, or takes no writes."""
+    """Return whether the server refused the write, because it is full or read-only."""
     return code is not None and (code[:2] == _NO_ROOM_CLASS or code == _READ_ONLY)
 
 
@@ -125,7 +127,7 @@ def _meaning(error: psycopg.Error, code: str | None) -> Meaning:
 
 
 def _meaning_without_code(error: psycopg.Error) -> Meaning:
-    """Return what libpq means, which gives no code for a connection that was never made."""
+    """Return the meaning of an error from libpq, which gives no code if a connection was never made."""
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return Meaning.LASTING
     said = _first_line(error)
@@ -135,7 +137,7 @@ def _meaning_without_code(error: psycopg.Error) -> Meaning:
 
 
 def _text(error: psycopg.Error, code: str | None) -> str:
-    """Return the server's one line, without its details: they hold values."""
+    """Return the server's one-line message, without its details, because they contain values."""
     said = error.diag.message_primary or _first_line(error)
     hint = _HINTS.get(code or "") or _refusal(said) or _advice(said, _ADVICE)
     for noise in _NOISE:
@@ -144,7 +146,7 @@ def _text(error: psycopg.Error, code: str | None) -> str:
 
 
 def _first_line(error: psycopg.Error) -> str:
-    """Return what was said of the last host tried, which comes first."""
+    """Return the message about the last host that was tried, which comes first."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -160,22 +162,22 @@ log = logging.getLogger(__name__)
 
 OLDEST = 13
 _ASK = "SELECT pg_backend_pid(), version()"
-_MAJOR = 10_000  # of libpq's number of a version: 150004 is 15.4
+_MAJOR = 10_000  # for libpq's version numbers: 150004 is 15.4
 _STRANGERS = {"-YB-": "YugabyteDB", "Redshift": "Redshift", "Greenplum": "Greenplum", "QuestDB": "QuestDB"}
 
 
 class Way:
-    """The way from here to a server, once a connection has gone it."""
+    """The connection path from this process to a server, known after the first connection."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.is_pooled: bool | None = None  # None: nobody has connected yet
+        self.is_pooled: bool | None = None  # None: no connection so far
 
-    def meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection, of whatever rows
-        """A new connection, in autocommit mode, is fit for its way; the first one costs a round trip.
+    def meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection with any rows
+        """Prepare a new connection in autocommit mode for its path; the first one costs a round trip.
 
         Raises:
-            StorageError: this is no server that Firelock can use.
+            StorageError: Firelock does not support this server.
         """
         if self.is_pooled is None:
             self._learn(driver)
@@ -195,10 +197,10 @@ class Way:
 
 
 def require_usable(name: str, version: str, number: int) -> None:
-    """The server is a PostgreSQL, and new enough.
+    """Check that the server is PostgreSQL, and new enough.
 
     Raises:
-        StorageError: it is another database that speaks its protocol, or too old.
+        StorageError: it is another database with PostgreSQL's protocol, or too old.
     """
     stranger = next((product for mark, product in _STRANGERS.items() if mark in version), None)
     if stranger is None and not version.startswith("PostgreSQL "):
@@ -216,7 +218,7 @@ def require_usable(name: str, version: str, number: int) -> None:
 
 
 class PatientConnection(psycopg.Connection[Any]):
-    """It is closed when an answer takes too long, unless it is told to be patient."""
+    """A connection that is closed when a reply takes too long, unless it is set to be patient."""
 
     most_seconds: ClassVar[float]
     is_patient = False
@@ -226,10 +228,11 @@ class PatientConnection(psycopg.Connection[Any]):
         return super().wait(self._limited(gen), *args, **named)
 
     def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """The same generator, asked for its next step until the time is over.
+        """Run the generator until the timeout.
 
         Raises:
-            OperationalError: it is over; psycopg looks in now and then also where nothing comes.
+            OperationalError: the timeout has passed. psycopg continues the generator from time to time even
+                without a reply, so this is noticed.
         """
         deadline = time.monotonic() + self.most_seconds
         try:
@@ -247,7 +250,7 @@ class PatientConnection(psycopg.Connection[Any]):
 
 
 def patient_for(seconds: float) -> type[PatientConnection]:
-    """Return the connections that wait so long."""
+    """Return the class of connections with this timeout."""
     return type("PatientConnection", (PatientConnection,), {"most_seconds": seconds})
 
 
@@ -261,7 +264,7 @@ DRIVERS = {
 
 @lru_cache(maxsize=64)
 def dialect_of(driver: str, names: Names) -> Dialect:
-    """Return the dialect whose statements take their parameters as the driver does, in order."""
+    """Return the dialect whose statements take their parameters in order, in the format of the driver."""
     kind = DRIVERS[driver]
     is_numbered = kind is PGDialect_asyncpg
     dialect: Dialect = kind(paramstyle="numeric_dollar" if is_numbered else "format")
@@ -270,8 +273,8 @@ def dialect_of(driver: str, names: Names) -> Dialect:
 
 
 def text_array(values: Sequence[str | None]) -> str:
-    """Return texts as one text, to be cast to text[]."""
-    if None not in values:  # nothing in any of them is to be marked, as a rule: five times as fast
+    """Return strings as one string that can be cast to text[]."""
+    if None not in values:  # usually no value needs escapes: this is five times as fast
         joined = '","'.join(values)  # type: ignore[arg-type]  # there is no None among them
         if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
             return f'{{"{joined}"}}'
@@ -285,5 +288,5 @@ def _quoted(value: str) -> str:
 
 
 def number_array(values: Sequence[int | None]) -> str:
-    """Return numbers as one text, to be cast to bigint[] or integer[]."""
+    """Return numbers as one string that can be cast to bigint[] or integer[]."""
     return "{" + ",".join(["NULL" if value is None else str(int(value)) for value in values]) + "}"

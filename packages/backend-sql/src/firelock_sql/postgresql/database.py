@@ -1,4 +1,4 @@
-"""One PostgreSQL database as the verbs see it."""
+"""One PostgreSQL database, as the verbs use it."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _LOCK_TIMEOUT, _BRIEF_TIMEOUT = "2s", f"{BRIEF_SECONDS * 1_000:.0f}ms"
 
 
 def _limits(lock_timeout: str) -> str:
-    """Return the statements that limit a transaction; one round trip, together with its beginning.
+    """Return the statements that limit a transaction; they share a round trip with its beginning.
 
-    They are set within the transaction, so that a pooler may give the connection to others. The third one
-    ends what a process leaves that stands still or is cut off: others need what it has locked.
+    They are set within the transaction, because a pooler may give the connection to others. The third one
+    ends transactions of processes that hang or are cut off, because others need the locked rows.
     """
     return (
         f"SET LOCAL lock_timeout = '{lock_timeout}'; SET LOCAL statement_timeout = '30s'"
@@ -56,10 +56,10 @@ def _limits(lock_timeout: str) -> str:
     )
 
 
-# On connections of our own, where nobody else gets them, the same is set for as long as they live. What runs
-# there outside of transactions is the hot path: its statements are planned once, which takes longer than to
-# claim a job, and so that the plan is right however large the tables become: along their indexes, in their
-# order. Compiling plans never pays here.
+# Our own connections, which no other client gets, have the same settings permanently. Statements outside
+# transactions are the hot path. They are planned only once, because planning takes longer than claiming a
+# job. The plan must stay right however large the tables become, so it must use their indexes and order. JIT
+# compilation never pays here.
 _PLANNING = {"plan_cache_mode": "force_generic_plan"} | dict.fromkeys(
     ("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"
 )
@@ -68,15 +68,15 @@ _SESSION = "; ".join(
     + ["SET idle_in_transaction_session_timeout = '10s'"]
     + [f"SET {name} = {value}" for name, value in _PLANNING.items()]
 )
-_PREPARED = 300  # statements of a connection: all that there are, so that none is prepared again and again
+_PREPARED = 300  # statements per connection: more than exist, so that none is prepared repeatedly
 _ASK_PLANNING = "SELECT " + ", ".join(f"current_setting('{name}')" for name in _PLANNING)
 _PLAN_AS_USUAL = "SELECT " + ", ".join(
     f"set_config('{name}', %s, true)" for name in ("lock_timeout", *_PLANNING)
 )
 _AS_USUAL = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _PLANNING)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-# A transaction that has only locked rows need not wait for the disk. To roll it back would be as good, but at
-# that psycopg forgets all statements that are prepared.
+# A transaction that has only locked rows need not wait for the disk. A rollback would be as good, but after
+# one psycopg forgets all prepared statements.
 _LET_GO = "SET LOCAL synchronous_commit TO off; COMMIT"
 _WRITE = f"{_BEGIN}; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
@@ -84,9 +84,9 @@ _RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
 _WAIT_BRIEFLY = f"SET LOCAL lock_timeout = '{_BRIEF_TIMEOUT}'"
 _WRITE_BRIEFLY = f"{_BEGIN}; {_limits(_BRIEF_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
-# An index of ten million rows takes minutes. Another migration may be under way for long, and nobody waits
-# behind one that waits for it. All others queue behind a statement that waits for a table, so it soon gives
-# up and the migration is tried again.
+# An index of ten million rows takes minutes. Another migration may take long, and nothing waits behind one
+# that waits for it. But all others queue behind a statement that waits for a table, so that one gives up soon
+# and the migration is retried.
 _OTHER_MIGRATION = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'"
 _MIGRATION = "SET LOCAL lock_timeout = '2s'"
 
@@ -101,12 +101,12 @@ class PostgresqlDatabase(ServerDatabase):
         self.names = names
         self.dialect = dialect_of("psycopg", names)
         self.way = Way(name)
-        self._usual: Sequence[str] = ()  # how the server plans for others
+        self._usual: Sequence[str] = ()  # the planner settings for other transactions
         connections.meet = self._meet
         channel = Channel(connections, names, self.dialect, self.way, is_forced=listen == "on")
         super().__init__(connections, Wake(None if listen == "off" else lambda: ChannelMailbox(channel)))
 
-    def _meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection, of whatever rows
+    def _meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection with any rows
         self.way.meet(driver)
         if self.is_direct:
             driver.prepared_max = _PREPARED
@@ -115,13 +115,13 @@ class PostgresqlDatabase(ServerDatabase):
 
     @property
     def is_direct(self) -> bool:
-        """Tell whether connections are our own, and each leads to one of the server's for good."""
+        """Whether connections are our own, and each leads permanently to one server connection."""
         return self._connections.is_own and self.way.is_pooled is False
 
     def at_once(self, work: Callable[[Any], _T], *, lock_seconds: float | None = None) -> _T:
-        """The work, one statement run by a cursor, is a transaction of its own: one round trip.
+        """Run the work, a single statement, with a cursor as a separate transaction, in one round trip.
 
-        Only where the database `is_direct`.
+        This requires that the database `is_direct`.
 
         Raises:
             RowLocked: see `tried`.
@@ -141,12 +141,13 @@ class PostgresqlDatabase(ServerDatabase):
         return self.tried(lambda: self._at_once(ask, is_writing=False))
 
     def write_planned(self, work: Callable[[Transaction], _T], *, is_brief: bool = False) -> _T:
-        """`write`, or `write_briefly`, with the settings of the hot path: planned once, along indexes.
+        """Do the same as `write` or `write_briefly`, with the planner settings of the hot path.
 
-        Only where the database `is_direct`. The time is not asked for before the work asks for it.
+        Statements are planned once, along indexes. This requires that the database `is_direct`. The time is
+        read only when the work needs it.
 
         Raises:
-            RowLocked: a brief one has waited for a lock.
+            RowLocked: a brief transaction has waited too long for a lock.
         """
         self.ensure_schema()
         begin = f"{_BEGIN}; {_WAIT_BRIEFLY}" if is_brief else _BEGIN
@@ -203,7 +204,7 @@ class PostgresqlDatabase(ServerDatabase):
     def begin(
         self, lent: Lent, *, is_writing: bool, is_brief: bool = False
     ) -> tuple[Cursor, int | Callable[[], int]]:
-        """On our own connections a writing one begins without a round trip."""
+        """Begin; on our own connections a writing transaction begins without a round trip."""
         if is_writing and self._is_checked and self.is_direct and psycopg.Pipeline.is_supported():
             return self._begin_pipelined(lent.driver, _BRIEF_TIMEOUT if is_brief else _LOCK_TIMEOUT)
         kind = PreparingCursor if self._is_checked and self.is_direct else BundlingCursor
@@ -239,7 +240,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def is_spoiled(self, error: BaseException) -> bool:
-        """Tell whether what the connection has prepared is not what psycopg knows."""
+        """Return whether the connection's prepared statements differ from those that psycopg has recorded."""
         return getattr(error, "sqlstate", None) in UNPREPARED
 
     @override
@@ -258,7 +259,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def has_tables(self, tx: Transaction) -> bool:
-        # A name of our own, not a caller's value; drivers differ in how they would take a parameter.
+        # A constant name, not a caller's value; drivers differ in how they would take a parameter.
         tx.cursor.execute(f"SELECT to_regclass('{table_name(tx.dialect, SCHEMA_TABLE)}') IS NOT NULL")
         found: Any = tx.cursor.fetchone()
         return bool(found[0])
@@ -271,7 +272,7 @@ class PostgresqlDatabase(ServerDatabase):
         tx.cursor.execute(_MIGRATION)
         if self.names.schema is None:
             return
-        # IF NOT EXISTS asks for the right to create one first, which the owner of this one need not have.
+        # IF NOT EXISTS first checks the right to create schemas, which the owner of an existing one may lack.
         tx.cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", [self.names.schema])
         if tx.cursor.fetchone() is None:
             schema = tx.dialect.identifier_preparer.quote_schema(self.names.schema)
@@ -302,7 +303,7 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     @contextmanager
     def borrowed(self, driver: Any) -> Iterator[None]:
-        """Nothing of ours is prepared: the caller's way may have a pooler where ours has none."""
+        """Borrow the connection without preparing statements, because the caller's path may have a pooler."""
         connection = getattr(driver, "driver_connection", driver)
         with super().borrowed(driver):
             if not hasattr(connection, "prepare_threshold"):  # psycopg2 and asyncpg
@@ -326,7 +327,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def describe(self) -> Mapping[str, str]:
-        described = health.describe(self)  # a connection has told by now whether there is a pooler
+        described = health.describe(self)  # connects, and so detects a pooler
         pooler = "between here and the server" if self.way.is_pooled else "none"
         return {**described, "pooler": pooler, "wake": self.wake.describe()}
 
@@ -336,17 +337,20 @@ class PostgresqlDatabase(ServerDatabase):
 
 
 def _wait_for_ever(cursor: Any, *, is_patient: bool) -> None:  # noqa: ANN401 - psycopg's
-    """Let the connection wait for an answer for as long as it is open, or as usual.
+    """Let the connection wait for a reply as long as it is open, or as long as usual.
 
-    The operating system closes it when the server is gone: see `keepalives` and `tcp_user_timeout`.
+    The operating system closes it if the server is unreachable: see `keepalives` and `tcp_user_timeout`.
     """
     connection = cursor.connection
-    if isinstance(connection, PatientConnection):  # one of ours
+    if isinstance(connection, PatientConnection):  # one of our own connections
         connection.is_patient = is_patient
 
 
 def _is_stale(driver: psycopg.Connection[Any]) -> bool:
-    """Tell whether the server has closed an idle connection: its last word first, then the end of all."""
+    """Return whether the server has closed an idle connection.
+
+    The first read may return its last message, and the second one the end of the stream.
+    """
     try:
         driver.pgconn.consume_input()
         driver.pgconn.consume_input()

@@ -1,4 +1,4 @@
-"""What a PostgreSQL says of itself: how safe jobs are in it, and what may go wrong."""
+"""Descriptions and checks of a PostgreSQL server: how safe jobs are in it, and which problems may occur."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class HealthBounds:
-    """From where on something is worth a word."""
+    """The thresholds from which a finding is reported."""
 
-    old_seconds: int = 300  # of a transaction: upkeep's own are done in a few
+    old_seconds: int = 300  # of a transaction: those of upkeep take a few seconds
     idle_seconds: int = 60
     dead_rows: int = 50_000
-    dead_share: float = 0.2  # of the living
+    dead_share: float = 0.2  # of the live rows
     crowded: float = 0.8  # of max_connections
-    full_queue: float = 0.1  # of the server's notifications: what is not heard piles up
+    full_queue: float = 0.1  # of the server's notification queue, where unread notifications pile up
 
 
 _SETTINGS = (
@@ -88,11 +88,11 @@ def _settings(database: ServerDatabase) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in _ask(database, _SETTINGS)}
 
 
-# ---- for people ------------------------------------------------------------------------------------------
+# ---- descriptions ----------------------------------------------------------------------------------------
 
 
 def describe(database: ServerDatabase) -> Mapping[str, str]:
-    """Return what the server is and how safe jobs are in it."""
+    """Return a description of the server, and how safe jobs are in it."""
     settings = _settings(database)
     ((size,),) = _ask(database, _SIZE, _names(database))
     ((connections,),) = _ask(database, _CONNECTIONS)
@@ -106,7 +106,7 @@ def describe(database: ServerDatabase) -> Mapping[str, str]:
 
 
 def durability(settings: Mapping[str, str]) -> str:
-    """Return what a crash takes, as the settings of this connection are."""
+    """Return what a crash can lose with the settings of this connection."""
     if settings["fsync"] == "off":
         return "fsync off: a power failure may destroy the database"
     if settings["full_page_writes"] == "off":
@@ -122,11 +122,14 @@ def durability(settings: Mapping[str, str]) -> str:
     }.get(commit, "on the disk here and of a standby")
 
 
-# ---- what may go wrong -----------------------------------------------------------------------------------
+# ---- checks ----------------------------------------------------------------------------------------------
 
 
 def diagnose(database: ServerDatabase, limits: HealthBounds = HealthBounds()) -> list[Finding]:
-    """Return what may go wrong with this server, and how to mend it; what may not be seen is one of them."""
+    """Return the problems that may occur with this server, and how to fix them.
+
+    Checks that this role may not run are reported as findings, too.
+    """
     findings: list[Finding] = []
     for what, check in _CHECKS.items():
         try:
@@ -243,7 +246,7 @@ def _about_prepared(database: ServerDatabase, limits: HealthBounds) -> Iterator[
 
 
 def _about_indexes(database: ServerDatabase, _: HealthBounds) -> Iterator[Finding]:
-    from sqlalchemy.schema import CreateIndex  # noqa: PLC0415 - beside the tables, which load every dialect
+    from sqlalchemy.schema import CreateIndex  # noqa: PLC0415 - with the tables, which load every dialect
 
     from firelock_sql.schema.tables import METADATA, is_of  # noqa: PLC0415 - loads every dialect
 
@@ -307,7 +310,7 @@ _CHECKS: Mapping[str, _Check] = {
 
 
 def _span(seconds: int) -> str:
-    """Return a span as people say it."""
+    """Return a duration in words."""
     for length, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if seconds >= length:
             number = seconds // length

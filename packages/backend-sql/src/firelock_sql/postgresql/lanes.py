@@ -1,11 +1,12 @@
-"""Lanes on PostgreSQL: claims among them in few statements, however many lanes and keys there are.
+"""Lanes on PostgreSQL: claims from them in few statements, however many lanes and keys there are.
 
-Transactions lock the session first, then the jobs that have ended, keys, and the jobs that they claim. Who
-waits for a key holds none, and waits in the order of keys; who holds one waits for nobody. Only who has
-locked no key yet makes new ones, in their order too. So no two claims stand in each other's way.
+Transactions lock the session first, then the ended jobs, then keys, and then the jobs that they claim. A
+transaction waits for a key only while it holds none, and in the order of keys; one that holds a key waits for
+no other. Only a transaction that has locked no key yet creates new ones, also in order. So no two claims can
+deadlock.
 
-Who holds a key is asked by a statement behind the one that locks it: that one's snapshot is older than the
-lock, and would not show what others committed while they had it.
+The holders of a key are read by a separate statement after the one that locks it. The snapshot of the locking
+statement is older than the lock, and would not show what others committed while they held it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from firelock_sql.rows.job_row import CLAIMABLE
 from firelock_sql.verbs.claim import MixedClaim, ReadyRow
 from firelock_sql.verbs.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
 
-# Claims beside lanes hold it together, who changes the numbers of a limit alone: see `_hold_claims`.
+# Claims with lanes share this lock, and a change of a limit's settings takes it exclusively: see
+# `_hold_claims`.
 GATE = "(1179210860::bigint << 32) | 'firelock_limit_keys'::regclass::oid::bigint"
 HOLD_CLAIMS = Text(f"SELECT pg_advisory_xact_lock({GATE})")
 _CLAIM_BY_NUMBERS = Text(f"SELECT pg_advisory_xact_lock_shared({GATE})")
@@ -35,14 +37,14 @@ _IN_ORDER = "ORDER BY held_by LIMIT 1"
 
 
 def _next(after: str) -> str:
-    """Return a query for the lane behind another one: an index step."""
+    """Return a query for the lane after another one, which takes one index step."""
     return f"SELECT held_by {_OF_QUEUE} AND held_by > {after} {_IN_ORDER}"
 
 
 def _next_behind(after: str) -> str:
-    """Return a query for the lane behind another one that reads little of the deep one.
+    """Return a query for the lane after another one that reads only a small part of the deepest lane.
 
-    A snapshot that is held open keeps the old entries of the deep lane, so its jobs are read from a floor on.
+    A snapshot that is held open keeps the old entries of that lane, so its jobs are read from a floor on.
     """
     of_deep = f"SELECT {_OF_QUEUE} AND held_by = :deep AND priority"
     return f"""
@@ -57,10 +59,10 @@ SELECT coalesce(
 
 
 def _look(step: Callable[[str], str], *, locked: str = "SKIP LOCKED") -> Text:
-    """Return the look at the lanes of a queue, from one to the next by this step, and at their keys.
+    """Return the statement that reads the lanes of a queue, each found by this step, and their keys.
 
-    A row is a lane, a key's row that is locked now, a key that has a row, numbers, or the micros that it
-    took.
+    A row is a lane, a locked row of a key, a key that has a row, the settings of a key, or the duration in
+    microseconds.
     """
     return Text(f"""
 WITH RECURSIVE walk (lane, place) AS (
@@ -89,7 +91,7 @@ WHERE kind = 'limit' AND key = ANY (ARRAY (
 ))
 UNION ALL
 SELECT 'took', NULL, NULL, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint
-""")  # noqa: S608 - conditions of ours
+""")  # noqa: S608 - our own conditions
 
 
 LOOK, LOOK_BEHIND, LOOK_PATIENTLY = _look(_next), _look(_next_behind), _look(_next, locked="")
@@ -98,7 +100,7 @@ INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM
 ON CONFLICT (key) DO NOTHING RETURNING key
 """)
 _HEAD = ", ".join(CLAIMABLE)
-# The limits of 1,000 are for the planner: it knows nothing of the one around them.
+# The limits of 1,000 are for the planner, which ignores the limit around them.
 HEADS = Text(f"""
 SELECT job.* FROM unnest(:lanes::text[], :shares::integer[]) AS asked (lane, share), LATERAL (
     SELECT * FROM (
@@ -153,27 +155,27 @@ _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = map(
     CLAIMABLE.index, ("queue", "priority", "enqueued_at", "seq", "held_by")
 )
 
-_LONG = 1_500  # micros beyond which a look was a long one; each lane may take some more
+_LONG = 1_500  # microseconds from which a read is slow; each lane may add some
 _MICROS_OF_A_LANE = 20
-_DEEP = 1_000  # jobs claimed of a lane from which it may be the reason
+_DEEP = 1_000  # from this number of claimed jobs, a lane may be the reason
 _IN_A_ROW = 3  # as for plain jobs: see `claim_start`
-_REST = 20  # times as long as a long look took
+_REST = 20  # multiples of the duration of a slow read
 _MOST_LANES = 1_000
 _BEFORE_ALL = (-(1 << 31) - 1, -1, -1)
 
 
 @attrs.define
 class _Floor:
-    place: tuple[int, int, int]  # priority, instant, number: nothing of that priority waits before it
+    place: tuple[int, int, int]  # priority, time, number: no job of that priority waits before it
     claimed: int = 0
 
 
 class LaneFloors:
-    """How far claims have come in each lane, for looks behind what a snapshot held open keeps in the index.
+    """The progress of claims in each lane, for reads that skip old index entries of an open snapshot.
 
-    It is to jobs with limits what `ClaimStart` is to others: once looks were long, the next begin in each
-    lane behind what was claimed last, and step over the deepest lane; now and then one is whole again, and
-    finds what came late. Threads may share it.
+    It is for jobs with limits what `ClaimStart` is for others. After several slow reads, the next ones begin
+    in each lane after the job that was claimed last, and skip the deepest lane. An occasional read is full,
+    and finds jobs that came late. Threads may share it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -184,21 +186,21 @@ class LaneFloors:
 
     @property
     def is_behind(self) -> bool:
-        """Tell whether the next look begins behind the floors."""
+        """Whether the next read begins after the floors."""
         return self._clock() < self._whole_at
 
     @property
     def queues(self) -> list[str]:
-        """Return those in which lanes are known."""
+        """The queues with known lanes."""
         return sorted({queue for queue, _ in self._floors.copy()})
 
     def of(self, queue: str, lane: str) -> tuple[int, int, int]:
-        """Return the place behind which a look at the lane begins."""
+        """Return the position after which a read of the lane begins."""
         floor = self._floors.get((queue, lane))
         return _BEFORE_ALL if floor is None else floor.place
 
     def deepest(self, queue: str) -> str:
-        """Return the lane of which most was claimed, "" where nothing was."""
+        """Return the lane from which most jobs were claimed; "" if there is none."""
         found = [
             (floor.claimed, lane) for (name, lane), floor in self._floors.copy().items() if name == queue
         ]
@@ -206,7 +208,7 @@ class LaneFloors:
         return deepest
 
     def looked(self, micros: int, lanes: int) -> None:
-        """A whole look took so long, and saw so many lanes."""
+        """Record how long a full read took, and how many lanes it saw."""
         deepest = max((floor.claimed for floor in self._floors.copy().values()), default=0)
         if micros <= _LONG + _MICROS_OF_A_LANE * lanes or deepest < _DEEP:
             self._long_looks = 0
@@ -216,11 +218,11 @@ class LaneFloors:
             self._whole_at = self._clock() + micros * _REST / 1_000_000
 
     def claimed(self, heads: Iterable[Row]) -> None:
-        """These were claimed from their lanes."""
+        """Record the jobs that were claimed from their lanes."""
         if len(self._floors) > _MOST_LANES:
             self._floors.clear()
         for row in heads:
-            if len(row) <= _LANE:  # one without limits
+            if len(row) <= _LANE:  # a job without limits
                 continue
             floor = self._floors.setdefault((row[_QUEUE], row[_LANE]), _Floor(_BEFORE_ALL))
             place = (row[_PRIORITY], row[_ENQUEUED_AT], row[_SEQ])
@@ -232,10 +234,15 @@ class LaneFloors:
 
 
 class ClaimBeside(MixedClaim):
-    """A claim that knows which queues have work without limits, and which have lanes.
+    """A claim for which the queues with other work and those with lanes are known.
 
     Args:
-        plain, laned: those queues; none of them is paused.
+        tx: the transaction.
+        lanes: the lanes within it.
+        cursors: the position of each queue among its lanes.
+        request: the claim.
+        plain: the queues with jobs that are in no lane, none of them paused.
+        laned: the queues with lanes, none of them paused.
     """
 
     def __init__(
@@ -266,14 +273,14 @@ class ClaimBeside(MixedClaim):
 
 
 class PostgresqlLanes(SqlLanes):
-    """The lanes within one transaction; what a claim keeps is written by `TAKE`."""
+    """The lanes within one transaction; `TAKE` stores the changes of keys."""
 
     def __init__(self, tx: Transaction, floors: LaneFloors | None = None) -> None:
         super().__init__(tx)
-        self._floors = floors  # None: looks are whole
-        self.longest = (0, 0)  # of the looks: micros, lanes
+        self._floors = floors  # None: all reads are full
+        self.longest = (0, 0)  # of the reads: microseconds, lanes
         self.kept: dict[str, KeyRow] = {}
-        self.missing: set[str] = set()  # keys without a row, which a transaction of its own has to make
+        self.missing: set[str] = set()  # keys without a row, which a separate transaction must create
         self.has_written = False
         self._has_locked = False
 
@@ -314,7 +321,7 @@ class PostgresqlLanes(SqlLanes):
         return LaneLook(lanes, numbers, rows, busy)
 
     def _made(self, missing: Sequence[str]) -> set[str]:
-        """Return which of these keys have a row from now on, which nobody else can have."""
+        """Create rows for these keys; return those that this transaction has created."""
         if self._has_locked:
             self.missing.update(missing)
             return set()
@@ -339,7 +346,7 @@ class PostgresqlLanes(SqlLanes):
 
     @override
     def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
-        """As the server puts them together: a thousand jobs of one key are one row."""
+        """Group the jobs on the server: a thousand jobs of one key are one row."""
         for state, is_held, queue, lane, alike in self._tx.all(_FATES, seqs=seqs):
             yield state, is_held, queue, lane, alike.split()
 
@@ -349,7 +356,7 @@ class PostgresqlLanes(SqlLanes):
 
     @property
     def values(self) -> dict[str, object]:
-        """What `TAKE` is told of the keys."""
+        """The parameters of `TAKE` for the keys."""
         kept = self.kept.values()
         lists = [None if row.holders is None else " ".join(row.holders) for row in kept]
         return {
@@ -360,7 +367,7 @@ class PostgresqlLanes(SqlLanes):
 
 
 class HeldLanes(SqlLanes):
-    """Lanes that are met where none were known of."""
+    """The lanes of a transaction that was not prepared for lanes."""
 
     @override
     def hold_numbers(self) -> None:

@@ -1,9 +1,9 @@
-"""Wake-ups by LISTEN and NOTIFY: one connection of this process hears, a thread of it tells.
+"""Notifications by LISTEN and NOTIFY: one connection of this process listens, and a thread sends.
 
-While a notification commits, the server lets no other one do so. Sent with each enqueue, notifications would
-line all of them up. So a thread sends them, after the commit, by a transaction of its own, and a queue is
-named at most once in five milliseconds: at once when it was quiet before, and once more at the end of a
-burst.
+While a transaction with a notification commits, the server lets no other such transaction commit. If each
+enqueue sent a notification, they would all be serialized. So a thread sends them after the commit, in
+separate transactions. It names a queue at most once in five milliseconds: immediately if the queue was quiet
+before, and once more at the end of a burst.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from firelock_sql.connections.pool import EnginePool
     from firelock_sql.postgresql.connect import Way
 
-_LONGEST_NAME = 63  # bytes; the server cuts off what is longer
+_LONGEST_NAME = 63  # bytes; the server truncates longer names
 _SCHEMA = (
     "SELECT coalesce((SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
     " ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass(%s)), current_schema())"
 )
-# It takes a transaction number, and with it a commit that waits for the disk; a lost message does no harm.
+# NOTIFY takes a transaction id, and so its commit would wait for the disk; a lost message is harmless.
 _NOTIFY = "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify(%s, %s)"
 
 
 class Channel:
-    """Where messages about these tables are sent and heard. Nothing is connected before the first one."""
+    """The channel for messages about these tables. It opens no connection before the first message."""
 
     def __init__(
         self, connections: EnginePool, names: Names, dialect: Dialect, way: Way, *, is_forced: bool
@@ -60,11 +60,11 @@ class Channel:
 
     @property
     def is_deaf(self) -> bool:
-        """Tell whether nothing would be heard: a pooler is in between."""
+        """Whether no message would arrive, because there is a pooler."""
         return bool(self._way.is_pooled) and not self._is_forced
 
     def listen(self) -> psycopg.Connection[Any] | None:
-        """Return a connection of its own that hears the channel; None behind a pooler, where none would.
+        """Return a new connection that listens to the channel; None behind a pooler, where none can.
 
         Raises:
             Exception: of the driver, or a StorageError.
@@ -81,9 +81,9 @@ class Channel:
         return driver
 
     def post(self, message: str) -> None:
-        """Whoever hears the channel gets the message; one round trip by a connection of the pool.
+        """Send a message to all listeners of the channel, in one round trip on a connection of the pool.
 
-        A connection that is lost is put aside for another: heard twice, a message does no harm.
+        A lost connection is replaced by another one: a message that arrives twice is harmless.
 
         Raises:
             Exception: of the driver, or a StorageError.
@@ -101,13 +101,13 @@ class Channel:
                     return
 
     def name(self, driver: psycopg.Connection[Any]) -> str:
-        """Return the channel's name; one round trip, once."""
+        """Return the channel's name; the first call takes one round trip."""
         if self._name is None:
             self._name = channel_name(self._schema(driver), self._names.prefix)
         return self._name
 
     def _schema(self, driver: psycopg.Connection[Any]) -> str:
-        """Return the schema that the tables are in, whether the URL or the search path says so."""
+        """Return the schema of the tables, from the URL or from the search path."""
         if self._names.schema is not None:
             return self._names.schema
         found: Any = driver.execute(_SCHEMA, [table_name(self._dialect, SCHEMA_TABLE)]).fetchone()
@@ -127,14 +127,14 @@ log = logging.getLogger(__name__)
 
 GAP_SECONDS = 0.005
 _SIZE = 7_900  # bytes; the server takes fewer than 8,000
-_IDLE_SECONDS = 30.0  # the thread ends when nothing was to be told for so long
-_LAST_SECONDS = 2.0  # for what is left when everything ends
+_IDLE_SECONDS = 30.0  # the thread ends if there was nothing to send for this long
+_LAST_SECONDS = 2.0  # for remaining messages when the process exits
 
 _living: weakref.WeakSet[Sender] = weakref.WeakSet()
 
 
 def flush() -> None:
-    """What every sender of this process has yet to send is sent; called at its exit."""
+    """Send everything that the senders of this process have not sent yet; called at exit."""
     for sender in list(_living):
         sender.close()
 
@@ -143,20 +143,20 @@ atexit.register(flush)
 
 
 class Coalescing:
-    """Which queues are to be named now, and when the others are."""
+    """The schedule of notifications: which queues must be named now, and when the others."""
 
     def __init__(self) -> None:
         self._waiting: set[str] = set()
         self._named_at: dict[str, float] = {}  # those of the last GAP_SECONDS
 
     def add(self, queues: Collection[str]) -> bool:
-        """The queues will be named; return whether one of them was not waiting for that already."""
+        """Schedule the queues; return whether one of them was not scheduled already."""
         before = len(self._waiting)
         self._waiting.update(queues)
         return len(self._waiting) > before
 
     def take(self, now: float) -> list[str]:
-        """Return the queues to be named now, which they count as from here on."""
+        """Return the queues to name now, and record that they were named."""
         oldest = now - GAP_SECONDS
         self._named_at = {queue: at for queue, at in self._named_at.items() if at > oldest}
         due = sorted(self._waiting - self._named_at.keys())
@@ -165,22 +165,22 @@ class Coalescing:
         return due
 
     def take_all(self) -> list[str]:
-        """Return every queue that waits to be named, whatever the time."""
+        """Return every scheduled queue, whatever the time."""
         due = sorted(self._waiting)
         self._waiting.clear()
         return due
 
     def pause(self, now: float) -> float | None:
-        """Return the seconds until the next queue is to be named; None when none waits."""
+        """Return the seconds until the next queue must be named; None if none is scheduled."""
         at = min((self._named_at.get(queue, 0.0) + GAP_SECONDS for queue in self._waiting), default=None)
         return None if at is None else max(0.0, at - now)
 
 
 class Sender:
-    """The thread that sends; it is made by the first message, and a fork leaves it behind.
+    """The sending thread; the first message starts it, and it does not survive a fork.
 
     Args:
-        post: sends one message, and may take its time or fail.
+        post: sends one message; it may be slow or fail.
     """
 
     def __init__(self, post: Callable[[str], None]) -> None:
@@ -193,7 +193,7 @@ class Sender:
         _living.add(self)
 
     def add(self, queues: Collection[str]) -> None:
-        """The queues are named soon, or never; it neither waits nor fails."""
+        """Schedule the queues to be named; neither wait nor fail. The message may get lost."""
         with self._changed:
             if self._is_over:
                 return
@@ -205,7 +205,7 @@ class Sender:
                 self._changed.notify()
 
     def close(self) -> None:
-        """What was to be named has been, unless the server does not answer."""
+        """Send what is scheduled, unless the server does not reply in time."""
         with self._changed:
             self._is_over = True
             self._changed.notify()
@@ -214,20 +214,20 @@ class Sender:
             thread.join(_LAST_SECONDS)
 
     def leave_behind(self) -> None:
-        """This is another process than the one whose thread sends: its end flushes nothing of this."""
+        """Forget the sender after a fork, so that the exit of this process sends nothing on its behalf."""
         _living.discard(self)
 
     def _run(self) -> None:
         while queues := self._next():
             try:
                 self._post(written(queues))
-            except Exception as error:  # noqa: BLE001 - whatever it is: the job is stored, a poll finds it
+            except Exception as error:  # noqa: BLE001 - in any case the job is stored, and a poll finds it
                 self._log_failure(error)
             else:
                 self._is_failing = False
 
     def _next(self) -> list[str]:
-        """Return the queues to be named, once there are some; none when the thread is to end."""
+        """Return the queues to name, as soon as there are some; an empty list if the thread must end."""
         is_idle = False
         with self._changed:
             while True:
@@ -251,17 +251,17 @@ class Sender:
 
 
 def written(queues: Collection[str]) -> str:
-    """Return the queues as one message, one a line; too many of them are "any"."""
+    """Return the queues as one message, one per line; a message that is too long becomes "any queue"."""
     names = "\n".join(queues)
     return names if len(names.encode()) <= _SIZE else ANY_QUEUE
 
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_ORIGIN = "@"  # begins the line that names the process a message is from
+_ORIGIN = "@"  # the prefix of the line that identifies the sending process
 
 
 class ChannelMailbox:
-    """One process's connection that hears, and the way to those of all others."""
+    """The listening connection of a process, and the way to send to those of all others."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -270,12 +270,13 @@ class ChannelMailbox:
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
         self._nudge: tuple[socket.socket, socket.socket] | None = None
-        self._dead: list[psycopg.Connection[Any]] = []  # closed by who listens, who may look at them yet
-        self._news: list[bytes] = []  # arrived, or made up for what may have been missed
-        self._state = ""  # what is wrong, for people
-        self._may_have_missed = False  # somebody looked for work while nothing could be heard
+        # closed by the listening thread, which may still use them
+        self._dead: list[psycopg.Connection[Any]] = []
+        self._news: list[bytes] = []  # that arrived, or were added for messages that may have been missed
+        self._state = ""  # the current problem, for people
+        self._may_have_missed = False  # work was looked for while no message could arrive
         self._has_looked = (
-            False  # a wait has begun while nothing could be heard; a second one has missed what came
+            False  # a wait began while no message could arrive; a second one would miss messages
         )
         self._is_dialing = False
         self._is_listening = False
@@ -286,24 +287,24 @@ class ChannelMailbox:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether a wait of this process can be ended from elsewhere."""
+        """Whether another thread can end a wait of this process."""
         return self._nudge is not None
 
     # ---- receiving ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """A connection is made as soon as somebody listens."""
+        """Allow a connection, which is opened as soon as a thread listens."""
         if self._nudge is None and not self._is_over:
             self._nudge = socket.socketpair()
             for end in self._nudge:
                 end.setblocking(False)
 
     def take(self) -> list[bytes]:
-        """Return what has arrived; a connection that turns out to be dead is put aside."""
+        """Return the messages that have arrived; discard a connection that turns out to be dead."""
         with self._lock:
             if self._connection is not None:
                 self._read(self._connection)
-            elif self._nudge is None or self._has_looked:  # a claim's look, or that of a second wait
+            elif self._nudge is None or self._has_looked:  # a read by a claim, or by a second wait
                 self._may_have_missed = True
             else:
                 self._has_looked = True
@@ -316,7 +317,7 @@ class ChannelMailbox:
             pgconn.consume_input()
             while (notification := pgconn.notifies()) is not None:
                 origin, _, queues = notification.extra.decode(errors="replace").partition("\n")
-                if not origin.startswith(_ORIGIN):  # somebody's own NOTIFY
+                if not origin.startswith(_ORIGIN):  # NOTIFY by another program
                     origin, queues = "", f"{origin}\n{queues}".rstrip("\n")
                 if origin != self._origin:
                     self._news.append((queues or ANY_QUEUE).encode())
@@ -324,7 +325,7 @@ class ChannelMailbox:
             self._lose(error)
 
     def listen(self, seconds: float) -> None:
-        """Return when something has arrived, somebody has called `nudge`, or the time is over."""
+        """Return when a message has arrived, after a `nudge`, or after the timeout."""
         with self._lock:
             if self._nudge is None:
                 return
@@ -343,7 +344,7 @@ class ChannelMailbox:
                     self._shut()
 
     def nudge(self) -> None:
-        """A `listen` under way returns."""
+        """Make a `listen` return."""
         nudge = self._nudge
         if nudge is not None:
             with suppress(OSError):
@@ -352,7 +353,7 @@ class ChannelMailbox:
     # ---- the connection ----------------------------------------------------------------------------------
 
     def _dial_in_time(self) -> float | None:
-        """A connection is being made where there is none; return the seconds until it may be tried again."""
+        """Start to open a connection if there is none; return the seconds until the next try is allowed."""
         if self._connection is not None or self._is_dialing or self._is_pooled or self._is_over:
             return None
         left = self._dials_at - time.monotonic()
@@ -365,7 +366,7 @@ class ChannelMailbox:
     def _dial(self) -> None:
         try:
             connection = self._channel.listen()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again, and a poll finds work
+        except Exception as error:  # noqa: BLE001 - in any case it is retried, and polling finds work
             with self._lock:
                 self._is_dialing = False
                 self._lose(error)
@@ -392,25 +393,25 @@ class ChannelMailbox:
             self._connection = None
             self.nudge()
         self._state = f"not connected ({type(error).__name__})"
-        self._dials_at = time.monotonic() + self._pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        self._dials_at = time.monotonic() + self._pause * random.uniform(0.5, 1)  # noqa: S311 - not a secret
         self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
 
     # ---- sending -----------------------------------------------------------------------------------------
 
     def send(self, message: bytes) -> None:
-        """Every other process is told soon, by a thread; never blocks or fails."""
+        """Send the message to every other process soon, from a thread; never block or fail."""
         self._sender.add(message.decode(errors="replace").split("\n"))
 
-    # ---- the rest ----------------------------------------------------------------------------------------
+    # ---- other methods -----------------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """Return how processes are told of work, for people."""
+        """Return a description of how processes are notified of work."""
         if self._is_pooled or self._channel.is_deaf:
             return "off behind a pooler, which lends connections: work is found by polling"
         return f"NOTIFY, one connection a process{', ' if self._state else ''}{self._state}"
 
     def leave_behind(self) -> None:
-        """The connection belongs to the process before the fork, and so does the server's end of it."""
+        """Leave the connection to the parent process after a fork, because both share it on the server."""
         self._sender.leave_behind()
         _left_behind.extend(self._dead)
         if self._connection is not None:
@@ -419,7 +420,7 @@ class ChannelMailbox:
             end.close()
 
     def close(self) -> None:
-        """What was to be sent is sent, and nothing arrives any more."""
+        """Send what is scheduled, then stop receiving messages."""
         self._sender.close()
         with self._lock:
             self._is_over = True
@@ -438,7 +439,7 @@ class ChannelMailbox:
             self._connection = None
 
 
-_left_behind: list[psycopg.Connection[Any]] = []  # to close one here would end it there
+_left_behind: list[psycopg.Connection[Any]] = []  # closing one here would end it in the parent process
 
 
 def _await(nudged: socket.socket, heard: int | None, seconds: float) -> None:

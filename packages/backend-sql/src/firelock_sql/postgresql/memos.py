@@ -1,8 +1,8 @@
-"""Memos on PostgreSQL: some are remembered, or all recalled, in one round trip.
+"""Memos on PostgreSQL: several are stored, or all of a job read, in one round trip.
 
-A job that waits for one goes on in the same. The jobs are locked by a statement before those that write, of
-which each sees what others wrote while they had the lock. All are sent at once: until the server is asked to
-synchronize they are one transaction.
+A job that waits for such a memo is resumed in the same round trip. One statement locks the jobs before the
+statements that write, so these see everything that others wrote while they held the locks. All statements are
+sent together; until a Sync message is sent, they are one transaction.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _LOCK = Text("SELECT FROM firelock_jobs WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
 _COLUMNS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
 _MEMO = ", ".join(_COLUMNS)
-# A row is: whether there is such a job, whether the run holds it or it may be told from outside, the place of
-# the memo where it was put, and what stood before under its name, or NULLs.
+# A row is: whether the job exists, whether the run holds it or it accepts memos from outside, the place of
+# the memo if it was stored, and the previous memo with its name, or NULLs.
 _PUT = Text(f"""
 WITH job AS MATERIALIZED (
     SELECT CASE WHEN :session::text IS NULL THEN state NOT IN ('succeeded', 'deleted')
@@ -58,8 +58,9 @@ WITH job AS MATERIALIZED (
 SELECT job.is_held IS NOT NULL, job.is_held, put.place, {", ".join(f"old.{name}" for name in _COLUMNS)}
 FROM (SELECT) AS one LEFT JOIN job ON true LEFT JOIN put ON true LEFT JOIN old ON true
 """)  # noqa: S608 - names and numbers
-# A row is a job that waited for the answer, which is there now. No index serves the state so: where few jobs
-# waited when it was planned, all that wait would be read to find it.
+# A row is a job that has waited for this memo, which now exists. The expression on the state keeps the
+# planner from using its index. If few jobs were awaiting when it was planned, it would read all awaiting jobs
+# to find this one.
 _WAKE = Text("""
 WITH woken AS (
     UPDATE firelock_jobs AS job
@@ -83,7 +84,7 @@ WITH woken AS (
 )
 SELECT id, queue, history_lines FROM woken
 """)
-# A row is a memo, or NULLs where there is none; there is no row where the run does not hold the job.
+# A row is a memo, or NULLs if there is none; no row is returned if the run does not hold the job.
 RECALL = Text(f"""
 SELECT {", ".join(f"memo.{name}" for name in _COLUMNS)}
 FROM (
@@ -97,15 +98,15 @@ FROM (
 
 @attrs.define
 class Told:
-    """What became of memos, and of jobs that waited for one."""
+    """The results for memos, and for jobs that waited for one."""
 
     answers: list[Remembered]
-    queues: set[str] = attrs.field(factory=set)  # of jobs that go on
-    long: list[str] = attrs.field(factory=list)  # of these, those whose history is long
+    queues: set[str] = attrs.field(factory=set)  # of the resumed jobs
+    long: list[str] = attrs.field(factory=list)  # those of the resumed jobs that have a long history
 
 
 def can_remember_at_once() -> bool:
-    """Tell whether the driver sends several statements in one round trip."""
+    """Return whether the driver can send several statements in one round trip."""
     return Pipeline.is_supported()
 
 
@@ -115,7 +116,7 @@ def remember_at_once(
     memos: Sequence[NewMemo],
     offset: int,
 ) -> Told:
-    """Return what became of each memo. One transaction, one round trip."""
+    """Store the memos; return the result of each. One transaction, one round trip."""
     connection = cursor.connection
     answers = [connection.cursor() for _ in memos]
     wakenings = [one for one in map(find_wakening, memos) if one is not None]
@@ -163,7 +164,7 @@ def _remembered(new: NewMemo, row: Sequence[Any]) -> Remembered:
 
 
 def recalled(rows: Sequence[Sequence[Any]]) -> list[Memo] | None:
-    """Return the answer of `RECALL`."""
+    """Return the memos in the rows of `RECALL`."""
     return [_memo(row) for row in rows if row[0] is not None] if rows else None
 
 

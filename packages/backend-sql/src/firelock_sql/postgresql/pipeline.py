@@ -1,4 +1,4 @@
-"""Statements that wait for one whose answer is needed, and share its round trip."""
+"""Statements that wait for one whose result is needed, and share its round trip."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class BundlingCursor(psycopg.Cursor[Any]):
         return [cursor.fetchall() for cursor in cursors]
 
     def _another(self) -> Self:
-        """Return one more cursor of this kind on the same connection."""
+        """Return one more cursor of this class on the same connection."""
         return type(self)(self.connection)
 
 
 class PreparingCursor(BundlingCursor):
-    """A cursor of a connection of our own: every statement is prepared when it comes first.
+    """A cursor for one of our own connections, which prepares every statement on its first use.
 
-    psycopg then looks at the answer, and forgets one that was not prepared, as another had failed before it
-    in a pipeline. It does not where it has counted a statement, and prepares it late.
+    psycopg then checks the reply, and forgets a statement that was not prepared because another one before it
+    in the pipeline had failed. It does not do this for a statement that it prepares only after several uses.
     """
 
     @override
@@ -47,14 +47,14 @@ class PreparingCursor(BundlingCursor):
 
 
 class PipelinedCursor:
-    """A cursor (PEP 249) that sends few times: what is put waits for what is executed, or for the end.
+    """A cursor (PEP 249) with few round trips: added statements wait for an executed one, or for the end.
 
-    What fails among them fails there, and nothing behind it has run.
+    An error of any of them is raised there; the statements after it have not run.
 
-    They are sent together, and the server is asked to synchronize: only so it knows that it is our turn, and
-    ends the transaction of who stands still. The pipeline is open until the transaction ends, since psycopg
-    says one word more when it closes one, with which the server forgets that it waits. As for what is
-    prepared, see `PreparingCursor`.
+    The statements are sent together, followed by a Sync message. Only then does the server wait for the
+    client, so that its timeout ends the transaction of a client that hangs. The pipeline stays open until the
+    transaction ends: when psycopg closes a pipeline, it sends one more message, after which the server no
+    longer waits for the client. For prepared statements see `PreparingCursor`.
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -63,67 +63,68 @@ class PipelinedCursor:
         self._pipeline = self._open.enter_context(connection.pipeline())
         self._last: psycopg.Cursor[Any] = connection.cursor()
         self._waiting: list[Callable[[], object]] = []
-        self.has_answered = False  # whether the server has answered anything yet
+        self.has_answered = False  # whether the server has replied to anything yet
 
     @property
     def connection(self) -> psycopg.Connection[Any]:
-        """Return the connection; all that waited has run."""
+        """The connection, after all waiting statements have run."""
         self.send()
         return self._connection
 
     @property
     def rowcount(self) -> int:
-        """Return how many rows the last statement changed that was executed."""
+        """The number of rows that the last executed statement changed."""
         self.send()
         return self._last.rowcount
 
     def execute(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> None:  # noqa: ANN401 - in order, or by name
-        """The statement has run once, behind all that waited."""
+        """Run the statement once, after all waiting ones."""
         self._last = self.put(sql, parameters, prepare=prepare)
         self.send()
 
     def each(self, asked: Sequence[tuple[str, Any]]) -> list[list[Row]]:
-        """Return the rows of several queries, behind all that waited, in one round trip."""
+        """Return the rows of several queries, after all waiting statements, in one round trip."""
         cursors = [self.put(*one) for one in asked]
         self.send()
         return [cursor.fetchall() for cursor in cursors]
 
     def put(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> psycopg.Cursor[Any]:  # noqa: ANN401 - in order, or by name
-        """Return what will have the answer; the statement runs before any that is executed after it."""
+        """Add a statement that runs before any that is executed after it; return a cursor for its answer."""
         cursor = self._connection.cursor()
         self._waiting.append(lambda: cursor.execute(sql, parameters, prepare=prepare))
         return cursor
 
     def executemany(self, sql: str, parameters: Sequence[Any], /) -> None:
-        """The statement runs once for each row of parameters, likewise."""
+        """Add a statement that runs once for each row of parameters."""
         cursor = self._last = self._connection.cursor()
         self._waiting.append(lambda: cursor.executemany(sql, parameters))
 
     def fetchall(self) -> list[Row]:
-        """Return the rows that are left."""
+        """Return the remaining rows."""
         return self._last.fetchall()
 
     def fetchone(self) -> Row | None:
-        """Return the next row, None behind the last."""
+        """Return the next row; None after the last one."""
         row: Row | None = self._last.fetchone()
         return row
 
     def commit(self) -> None:
-        """The transaction is committed, with all that waits."""
+        """Commit the transaction, with all waiting statements."""
         self.put("COMMIT", prepare=False)
         self._run_waiting()
         self._open.close()
 
     def undo(self) -> None:
-        """The transaction is undone; what waits is not run."""
+        """Roll back the transaction; drop the waiting statements."""
         self._waiting = []
-        with suppress(psycopg.Error):  # has been told
+        with suppress(psycopg.Error):  # the error was raised before
             self._pipeline.sync()
         self._open.close()
-        self._connection.execute("ROLLBACK")  # outside, as psycopg has the server forget what was prepared
+        # outside the pipeline: after a ROLLBACK psycopg makes the server forget what was prepared
+        self._connection.execute("ROLLBACK")
 
     def send(self) -> None:
-        """Whatever waits has run."""
+        """Run all waiting statements."""
         if self._waiting:
             self._run_waiting()
             self._pipeline.sync()

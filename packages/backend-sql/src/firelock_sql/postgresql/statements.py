@@ -12,9 +12,10 @@ from firelock_sql.postgresql.lanes import GATE
 from firelock_sql.rows.job_row import CLAIMED_COLUMNS
 from firelock_sql.verbs.limits import IN_LANE
 
-# Stores plain jobs of one kind, none of which is known. The clock is read once, as it would be for each row
-# among a row's columns. That a job is known the unique key tells, by an error: to look for them first costs
-# the server 11.2 µs a job where this costs 9.4 (ON CONFLICT 12.3), and ids are new but for lost replies.
+# Stores new plain jobs of one kind. The clock is a subquery, because among the columns of a row it would be
+# read once per row. An existing job causes an error of the unique index. To look for existing jobs first
+# would cost the server 11.2 µs per job instead of 9.4 (ON CONFLICT 12.3), and ids are new except after a lost
+# reply.
 _INSERT = """
 WITH stored AS (
     INSERT INTO firelock_jobs
@@ -39,9 +40,10 @@ INSERT = Text(_INSERT.format(**_PLAIN))
 INSERT_CALLED = Text(_INSERT.format(**_CALLED))
 INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
 
-# Members of one batch, likewise, behind a statement that has locked it: only then does this one see whether
-# it is still open. There is a row for an open batch alone; else nothing is stored. No index serves the state
-# so: where few jobs waited when it was planned, all that wait would be read to find the batch.
+# Stores members of one batch in the same way, after a statement that has locked it. Only then does this one
+# see whether the batch is still open. It returns a row only for an open batch; otherwise nothing is stored.
+# The expression on the state keeps the planner from using its index. If few jobs were awaiting when it was
+# planned, it would read all awaiting jobs to find the batch.
 KEEP_OPEN = Text("SELECT FROM firelock_batches WHERE id = :batch FOR SHARE")
 _INSERT_MEMBERS = """
 WITH clock AS MATERIALIZED (
@@ -72,7 +74,8 @@ _TOLD = "INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :bat
 INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(**_PLAIN, told=_TOLD))
 INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED, told=_TOLD))
 
-# Members of a batch that this transaction has stored empty: nobody else has changed what it counts.
+# Stores members of a batch that this transaction has stored empty, so no other transaction has changed its
+# counts.
 _FILLED = """UPDATE firelock_batches
     SET total = total + number, active = active + number, is_changed = 0 FROM clock WHERE id = :batch"""
 FILL = Text(_INSERT_MEMBERS.format(**_PLAIN, told=_FILLED))
@@ -81,11 +84,11 @@ FILL_LIMITED = Text(_INSERT_MEMBERS.format(**_LIMITED, told=_FILLED))
 _OF_JOBS = "SELECT FROM firelock_jobs WHERE"
 _READY = "state = 'enqueued' AND session IS NULL AND held_by IS NULL"
 _OPEN = "NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)"
-# The queues of a claim that are not paused, in their order; and whether one of them may have lanes.
+# The queues of a claim that are not paused, in order, and whether one of them may have lanes.
 _OPEN_NAMED = f"""
 WITH open AS MATERIALIZED (
     SELECT name, place FROM unnest(:queues::text[]) WITH ORDINALITY AS asked (name, place) WHERE {_OPEN}
-)"""  # noqa: S608 - conditions of ours
+)"""  # noqa: S608 - our own conditions
 _OPEN_EVERY = f"""
 WITH RECURSIVE turn AS (
     SELECT (SELECT min(queue) FROM firelock_jobs WHERE {_READY}) AS name
@@ -95,20 +98,20 @@ WITH RECURSIVE turn AS (
 ), open AS MATERIALIZED (
     SELECT name, row_number() OVER (ORDER BY name <= :served, name) AS place FROM turn AS asked
     WHERE name IS NOT NULL AND {_OPEN}
-)"""  # noqa: S608 - conditions of ours
+)"""  # noqa: S608 - our own conditions
 
 
 def _first_plain(queue: str) -> str:
     """Return a query for the first job of a queue that is in no lane.
 
-    It and the next are in an order that one index alone has: the planner would take another for an empty
-    table's.
+    This query and the next one have an order that only one index provides. Otherwise the planner would choose
+    another index while the table is empty.
     """
     return f"{_OF_JOBS} {_READY} AND queue = {queue} ORDER BY priority DESC, enqueued_at, seq LIMIT 1"
 
 
 def _first_in_lane(queue: str) -> str:
-    """Return a query for the first job of the first lane of a queue."""
+    """Return a query for the first job in the first lane of a queue."""
     order = "ORDER BY held_by, priority DESC, enqueued_at, seq LIMIT 1"
     return f"{_OF_JOBS} {IN_LANE} AND queue = {queue} {order}"
 
@@ -123,17 +126,17 @@ _OF_EVERY = f"""EXISTS (
 
 @attrs.frozen
 class _Queues:
-    """The queues of a claim: those that it names, or every one."""
+    """The queues of a claim: those that it names, or all."""
 
-    opened: str  # the beginning of the statement: those that are not paused, in their order
+    opened: str  # the beginning of the statement: the queues that are not paused, in order
     has_lanes: str  # whether one of them may have lanes
-    share: str  # how many jobs are taken of each, at most
+    share: str  # how many jobs are taken from each at most
 
 
 _NAMED = _Queues(_OPEN_NAMED, _OF_NAMED, ":limit")
 _EVERY = _Queues(_OPEN_EVERY, _OF_EVERY, "ceil(:limit / (SELECT count(*)::float FROM open))")
 
-# Of jobs from an instant on: see `DueFloor`.
+# For jobs due from a start time on: see `DueFloor`.
 _DUE = """
 least(
     (
@@ -146,10 +149,10 @@ least(
 
 @attrs.frozen
 class _Ends:
-    """The parts of a statement that settle plain ends; of members too, where `:batches` names their batches.
+    """The parts of a statement that settle plain ends; with `:batches`, also the ends of members.
 
-    A batch is NULL for a job that is in none. What members change of its counts is one row a batch; nobody
-    locks it.
+    A batch is NULL for a job that is in none. The changes to the counts of a batch are one row per batch, so
+    no batch is locked.
     """
 
     are_members: bool
@@ -183,13 +186,13 @@ ended AS MATERIALIZED (
         is_plain_end = 1, session = NULL, reason = NULL, due_at = NULL
     FROM ended WHERE job.ctid = ended.row
     RETURNING job.queue, job.seq{ended_batch}
-){told}"""  # noqa: S608 - conditions of ours
+){told}"""  # noqa: S608 - our own conditions
 
     def unsettled(self) -> str:
-        """Return the columns that say, where not all were settled, which were, and which others have locked.
+        """Return the columns with the settled and the locked jobs, if not all were settled.
 
-        What the snapshot shows as held, with all guards, would have been settled; it may have been changed
-        since.
+        A job that the snapshot shows as held, and whose guards hold, would have been settled. So it is
+        locked, or has been changed since.
         """
         batches, batch_id = (", :batches::text[]", ", batch_id") if self.are_members else ("", "")
         return f"""
@@ -201,7 +204,7 @@ CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[]) THEN ARR
         LATERAL (SELECT FROM firelock_jobs WHERE {self._is_held}) AS stored
     WHERE job.seq NOT IN (SELECT seq FROM ended)
 ) END
-"""  # noqa: S608 - conditions of ours
+"""  # noqa: S608 - our own conditions
 
     @property
     def _is_held(self) -> str:
@@ -212,18 +215,18 @@ CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[]) THEN ARR
 
 @attrs.frozen
 class Settling:
-    """A statement that settles plain ends, besides whatever else it does."""
+    """A statement that settles plain ends, in addition to its other effects."""
 
     alone: Text
-    with_members: Text  # takes `batches` too
+    with_members: Text  # takes `batches`, too
 
     @classmethod
     def of(cls, write: Callable[[_Ends], str]) -> Settling:
-        """Return the statement that a function writes."""
+        """Return the statement that a function composes."""
         return cls(Text(write(_Ends(are_members=False))), Text(write(_Ends(are_members=True))))
 
 
-# Makes what was found the session's.
+# Assigns the found jobs to the session.
 _CLAIMED = f"""
 claimed AS (
     UPDATE firelock_jobs
@@ -234,13 +237,13 @@ claimed AS (
     RETURNING {CLAIMED_COLUMNS}, seq, marks
 )"""  # noqa: S608 - names of columns
 
-# The jobs of a queue that a claim may take. One that leaves out tasks reads the first ones, and locks those
-# of them that it may take, which it sorts again: a list has no order.
+# The jobs of a queue that a claim may take. A claim that leaves out tasks reads the first jobs, then locks
+# those that it may take. It sorts these again, because a list of rows has no order.
 _NEAR = f"""
             SELECT ctid FROM firelock_jobs
             WHERE {_READY} AND queue = queue.name AND (SELECT count(*) FROM holder) = 1
             ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
-"""  # noqa: S608 - conditions of ours
+"""  # noqa: S608 - our own conditions
 _NEAR_LEAVING_OUT = f"""
             SELECT ctid FROM firelock_jobs
             WHERE {_READY} AND (SELECT count(*) FROM holder) = 1 AND ctid = ANY (ARRAY (
@@ -254,21 +257,22 @@ _NEAR_LEAVING_OUT = f"""
                 WHERE seen.task <> ALL (:left_out::text[])
             ))
             ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
-"""  # noqa: S608 - conditions of ours
+"""  # noqa: S608 - our own conditions
 
 
-# Settles plain ends, and claims what there is room for; either may be asked for alone. Where a queue may have
-# jobs with limits it claims nothing, unless it is told to: `lanes` claims them, and the others beside them.
+# Settles plain ends and claims as many jobs as the limit allows; either may be used alone. If a queue may
+# have jobs with limits, it claims nothing, unless `:beside` is set: `lanes` claims those, and then uses this
+# statement for the other jobs.
 #
-# It locks the session first, so that it cannot end before this does, then jobs in the order of their ids,
-# in which the lists are sorted; a job that others have locked is not waited for. A claim that finds nothing
-# locks nothing. Each end is found by its number: what a session holds is so little in the planner's eyes that
-# it would read all of it for each. The limits of 512 and of the look are for the planner as well: it knows
-# nothing of the limits around them.
+# It first locks the session, which then cannot end before this transaction, and then the jobs in the order of
+# their ids, in which the lists are sorted. It does not wait for a job that another transaction has locked. A
+# claim that finds nothing locks nothing. Each end is found by its number: the planner expects that a session
+# holds few jobs, and would otherwise read all of them for each end. The limits of 512 and in the first read
+# are also for the planner, which ignores the limits around them.
 #
-# A row is: the living session's server, the next due instant, the number of open queues, the numbers of the
-# jobs that were settled and of those that others have locked, where not all were settled, whether there may
-# be lanes, the micros that it took, and a claimed job or NULLs.
+# A row is: the living session's server, the next due time, the number of open queues, the numbers of the
+# settled and of the locked jobs if not all were settled, whether there may be lanes, the duration in
+# microseconds, and a claimed job or NULLs.
 def _exchange(queues: _Queues, near: str) -> Settling:
     def write(ends: _Ends) -> str:
         return f"""{queues.opened}
@@ -305,7 +309,7 @@ FROM (
             ELSE (SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL) END,
         {_DUE}, (SELECT count(*) FROM open), {ends.unsettled()}, (SELECT has_lanes FROM work)
 ) AS said LEFT JOIN claimed ON true
-"""  # noqa: S608 - conditions of ours
+"""  # noqa: S608 - our own conditions
 
     return Settling.of(write)
 
@@ -314,11 +318,10 @@ EXCHANGE, EXCHANGE_OF_EVERY = _exchange(_NAMED, _NEAR), _exchange(_EVERY, _NEAR)
 EXCHANGE_LEAVING_OUT = _exchange(_NAMED, _NEAR_LEAVING_OUT)
 EXCHANGE_OF_EVERY_LEAVING_OUT = _exchange(_EVERY, _NEAR_LEAVING_OUT)
 
-# Begins a claim beside lanes: settles plain ends, and locks the session in any case. A row is: its server,
-# the next due instant, the jobs that were settled and those that are locked where not all were settled,
-# whether there may be lanes, the queues that have some, those that have other work, none of them paused, and
-# the time.
-# Queues that are known to have lanes are not looked at: see `lanes.LaneFloors`.
+# Begins a claim with lanes: settles plain ends, and always locks the session. A row is: its server, the next
+# due time, the settled and the locked jobs if not all were settled, whether there may be lanes, the queues
+# with lanes, the queues with other work (none of them paused), and the time. Queues that are known to have
+# lanes are not read: see `lanes.LaneFloors`.
 _KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
 
 
@@ -336,7 +339,7 @@ def _beside(queues: _Queues, *, laned: str, plain: str, before: str = "") -> Set
 SELECT (SELECT server FROM holder), {_DUE}, {ends.unsettled()}, {_IS_KNOWN} OR {queues.has_lanes},
     ARRAY ({laned}), ARRAY ({plain}),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-"""  # noqa: S608 - conditions of ours
+"""  # noqa: S608 - our own conditions
 
     return Settling.of(write)
 
@@ -344,8 +347,8 @@ SELECT (SELECT server FROM holder), {_DUE}, {ends.unsettled()}, {_IS_KNOWN} OR {
 BESIDE = _beside(
     _NAMED,
     laned=f"""SELECT name FROM open
-        WHERE {_KNOWN} OR EXISTS (SELECT FROM ({_first_in_lane("open.name")}) AS job)""",  # noqa: S608 - conditions of ours
-    plain=f"SELECT name FROM open WHERE EXISTS (SELECT FROM ({_first_plain('open.name')}) AS job)",  # noqa: S608 - conditions of ours
+        WHERE {_KNOWN} OR EXISTS (SELECT FROM ({_first_in_lane("open.name")}) AS job)""",  # noqa: S608 - our own conditions
+    plain=f"SELECT name FROM open WHERE EXISTS (SELECT FROM ({_first_plain('open.name')}) AS job)",  # noqa: S608 - our own conditions
 )
 BESIDE_OF_EVERY = _beside(
     _EVERY,
@@ -359,12 +362,13 @@ BESIDE_OF_EVERY = _beside(
         ORDER BY queue, held_by LIMIT 1
     )
     FROM lane_turn WHERE lane_turn.name IS NOT NULL
-), laned AS (SELECT name FROM lane_turn UNION ALL SELECT name FROM unnest(:known::text[]) AS name)""",  # noqa: S608 - conditions of ours
-    laned=f"SELECT name FROM laned AS asked WHERE name IS NOT NULL AND {_OPEN}",  # noqa: S608 - conditions of ours
+), laned AS (SELECT name FROM lane_turn UNION ALL SELECT name FROM unnest(:known::text[]) AS name)""",  # noqa: S608 - our own conditions
+    laned=f"SELECT name FROM laned AS asked WHERE name IS NOT NULL AND {_OPEN}",  # noqa: S608 - ours
     plain="SELECT name FROM open",
 )
 
-# Claims by probes: see `claim_start`. Its answer is that of EXCHANGE, with the open queues for their number.
+# Claims by probes: see `claim_start`. The result is that of EXCHANGE, with the open queues instead of their
+# number.
 _HAS_LANES = f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END"
 CLAIM_BEHIND = Text(f"""
 WITH new AS MATERIALIZED (
@@ -427,9 +431,9 @@ FROM (
     SELECT (SELECT server FROM holder), {_DUE},
         (SELECT array_agg(name) FROM open), NULL, NULL, {_HAS_LANES}
 ) AS said LEFT JOIN claimed ON true
-""")  # noqa: S608 - conditions of ours
+""")  # noqa: S608 - our own conditions
 
-# A row is: the next due instant of a job, of a recurring job, the time, and the micros that the look took.
+# A row is: the next due time of a job, that of a recurring job, the time, and the duration in microseconds.
 LOOK_FOR_DUE = Text("""
 SELECT due.*, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint

@@ -1,4 +1,7 @@
-"""A PostgreSQL storage: the verbs that run for every job, plain ones in one statement, one round trip."""
+"""A PostgreSQL storage: the verbs that run for every job, with one round trip for plain jobs.
+
+A plain job or end needs a single statement.
+"""
 
 from __future__ import annotations
 
@@ -101,8 +104,8 @@ UNTAGGERS["postgresql"] = untag
 TAKERS["postgresql"] = take_deltas
 
 _T = TypeVar("_T")
-_MOST = 512  # that one statement claims
-# A row of the answer of EXCHANGE and CLAIM_BEHIND: what is said of the whole, then a claimed job or NULLs.
+_MOST = 512  # jobs that one statement claims
+# A result row of EXCHANGE and CLAIM_BEHIND: values for the whole claim, then a claimed job or NULLs.
 _SAID = ("server", "next_due_at", "open_queues", "settled", "locked", "has_lanes", "took")
 _ANSWER = (*_SAID, *CLAIMED, "seq", "marks")
 _PLACE_OPEN, _PLACE_SETTLED, _PLACE_LOCKED, _PLACE_LANES = map(
@@ -119,32 +122,32 @@ _PlainEnds = Sequence[tuple[Transition, HeldClaim]]
 
 @attrs.frozen
 class _Ended:
-    """What a statement has done with plain ends; by the numbers of their jobs."""
+    """The results of a statement for plain ends, by the numbers of their jobs."""
 
     settled: Collection[int] | None  # None: all
-    locked: Collection[int] | None = None  # by others
+    locked: Collection[int] | None = None  # by other transactions
 
     def has(self, seq: int) -> bool:
-        """Tell whether the job has ended."""
+        """Return whether the job has ended."""
         return self.settled is None or seq in self.settled
 
     def is_locked(self, seq: int) -> bool:
-        """Tell whether others have locked the job."""
+        """Return whether another transaction has locked the job."""
         return self.locked is not None and seq in self.locked
 
 
 @attrs.frozen
 class _LaneExchange:
-    """What an exchange has done that looked for jobs in lanes, too."""
+    """The result of an exchange that has also read the lanes."""
 
     ended: _Ended
     taken: TakenRows
-    open_queues: int | None = None  # that `EXCHANGE` looked at; None where lanes were looked at
-    has_written: bool = True  # but for ends
+    open_queues: int | None = None  # number of queues that `EXCHANGE` read; None if lanes were read
+    has_written: bool = True  # other than ends
 
 
 class _NothingStored(Exception):
-    """A job of the batch was stored before, or the batch that they are members of is not open."""
+    """A job of the batch was stored before, or the batch that the jobs are members of is not open."""
 
 
 class PostgresqlStorage(SqlStorage):
@@ -160,16 +163,16 @@ class PostgresqlStorage(SqlStorage):
     ) -> None:
         database = PostgresqlDatabase(shown, connections, names, listen)
         database.connect_url = connect_url
-        # What a pooler makes of it is known when it is met: `describe` says it then.
+        # Whether there is a pooler is known only after the first connection: `describe` reports it then.
         super().__init__(database, is_notified=database.wake.has_mailbox)
         self._claim_start = ClaimStart()
         self._floors = LaneFloors()
         self._due_floor = DueFloor(LONG_SECONDS)
         self._held_looks = HeldLooks(LONG_SECONDS)
-        self._laned: set[tuple[str, ...] | None] = set()  # queues of whose last claim some had lanes
+        self._laned: set[tuple[str, ...] | None] = set()  # the lists of queues whose last claim found lanes
 
     def _commit_one(self, work: Callable[[Any], _T]) -> _T:
-        """Commit the work, one statement run by a cursor, as one transaction."""
+        """Run the work, a single statement, with a cursor as one transaction."""
         if self._database.is_direct:
             return self._database.at_once(work)
         return self._database.write(lambda tx: work(tx.cursor))
@@ -187,9 +190,10 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store the jobs as new ones, and look for them first only where that fails.
+        """Store the jobs as new ones, and check for existing ones only if that fails.
 
-        One round trip where all are of one kind, and plain, members of one batch or called by one job.
+        This takes one round trip if all jobs are of one kind, and plain, members of one batch or called by
+        one job.
         """
         if not all(job.is_plain for job in jobs) and not _are_alike(jobs):
             return self._insert_filled(jobs)
@@ -218,7 +222,7 @@ class PostgresqlStorage(SqlStorage):
         return [True] * len(jobs)
 
     def _insert_filled(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Return which jobs are new: a batch goes first with the plain members right behind it."""
+        """Store a batch with the plain members directly after it, then the rest; return which are new."""
         if not (number := first_fellows(jobs)):
             return self._insert_any(jobs)
         members, rest = jobs[1 : number + 1], jobs[number + 1 :]
@@ -236,9 +240,9 @@ class PostgresqlStorage(SqlStorage):
             return self._insert_any(jobs)
 
     def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
-        """Store members of one kind behind the lock of their batch, which others that add to it may share.
+        """Store members of one kind after locking their batch, with a lock that others who add members share.
 
-        One round trip.
+        This takes one round trip.
 
         Raises:
             _NothingStored: see there.
@@ -261,7 +265,7 @@ class PostgresqlStorage(SqlStorage):
         *,
         is_batch_new: bool = False,
     ) -> None:
-        """Store jobs by one statement a kind.
+        """Store jobs with one statement per kind.
 
         Raises:
             _NothingStored: see `_store_kind`.
@@ -280,8 +284,8 @@ class PostgresqlStorage(SqlStorage):
         """Store jobs of one kind.
 
         Raises:
-            _NothingStored: one of them was stored before, so the transaction is of no use any more; or their
-                batch is not open.
+            _NothingStored: one of them was stored before, so the transaction cannot continue; or their batch
+                is not open.
         """
         statement, values = self._compose_insert(jobs, is_batch_new=is_batch_new)
         try:
@@ -322,7 +326,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """One round trip, unless there are jobs in lanes."""
+        """Claim jobs; in one round trip, unless jobs wait in lanes."""
         self._database.wake.mark(request.queues)
         try:
             if self._has_lanes(request):
@@ -333,16 +337,16 @@ class PostgresqlStorage(SqlStorage):
             raise
 
     def _look_for(self, request: ClaimRequest) -> Look:
-        """Return where a claim looks; one that leaves out tasks passes over jobs, and looks everywhere."""
+        """Return where a claim reads; one that leaves out tasks skips jobs, and reads everywhere."""
         return Look(request) if request.left_out else self._claim_start.look(request)
 
     def _run_claim(self, look: Look) -> Claim:
-        """Claim by one statement, which looks where `look` says."""
+        """Claim with one statement, which reads as `look` describes."""
         rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look))
         return self._finish_claim(look, rows)
 
     def _fetch_claim(self, cursor: Any, look: Look, plain: _PlainEnds = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
-        """Run a claim's statement, which settles plain ends beside where it looks everywhere."""
+        """Run the statement of a claim, which also settles plain ends if it reads everywhere."""
         values = self._claim_values(look.request)
         if look.probes is not None:
             return self._fetch_rows(cursor, CLAIM_BEHIND, values | look.values)
@@ -355,7 +359,7 @@ class PostgresqlStorage(SqlStorage):
         values: Mapping[str, object],
         plain: _PlainEnds,
     ) -> list[Any]:
-        """Run a statement that settles plain ends, of members too where there are any."""
+        """Run a statement that settles plain ends, including those of members if there are any."""
         ends = _end_values(plain)
         text = statement.with_members if "batches" in ends else statement.alone
         return self._fetch_rows(cursor, text, {**values, **ends})
@@ -371,9 +375,9 @@ class PostgresqlStorage(SqlStorage):
         return values
 
     def _finish_claim(self, look: Look, rows: list[Any]) -> Claim:
-        """Return the claim of a statement's rows; what was claimed for sure is remembered.
+        """Return the claim from a statement's rows, and remember the claimed jobs.
 
-        Where a queue has lanes, the statement has claimed nothing: that is done now.
+        If a queue has lanes, the statement has claimed nothing, so jobs are claimed now.
         """
         request = look.request
         if rows[0][_PLACE_LANES] and request.limit > 0:
@@ -420,7 +424,7 @@ class PostgresqlStorage(SqlStorage):
         return rows
 
     def _top_up(self, look: Look, claim: Claim, open_queues: int) -> Claim:
-        """Return the claim with what queues have beyond their share, or beyond what a statement takes."""
+        """Return the claim with more jobs, if a queue has more than its share or than a statement takes."""
         request, most = look.request, _MOST
         left = request.limit - len(claim.jobs)
         if not claim.jobs or left <= 0:
@@ -429,27 +433,27 @@ class PostgresqlStorage(SqlStorage):
             most = min(most, -(-request.limit // open_queues))
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
-        if request.left_out:  # another look would examine candidates of the same claim anew
+        if request.left_out:  # another read would examine candidates of the same claim again
             return attrs.evolve(claim, look_again_at=min(request.now, claim.look_again_at or request.now))
         more = attrs.evolve(request, limit=left)
         rest = self._remember_claim(more, self._take_alone(more))
         return Claim([*claim.jobs, *rest.jobs], claim.next_due_at)
 
-    # ---- with lanes --------------------------------------------------------------------------------------
+    # ---- claims from lanes -------------------------------------------------------------------------------
 
     def _has_lanes(self, request: ClaimRequest) -> bool:
         """Return whether the last claim of these queues found jobs with limits."""
         return bool(self._laned) and request.limit > 0 and _queues_of(request) in self._laned
 
     def _remember_lanes(self, request: ClaimRequest, done: _LaneExchange) -> Claim:
-        """Return the claim; what was claimed for sure is remembered."""
+        """Return the claim, and remember the claimed jobs."""
         claim = self._remember_claim(request, done.taken)
         return claim if done.open_queues is None else self._top_up(Look(request), claim, done.open_queues)
 
     def _exchange_with_lanes(self, request: ClaimRequest, plain: _PlainEnds) -> _LaneExchange:
-        """Settle plain ends, then claim jobs with limits and others; make the keys that were missing.
+        """Settle plain ends, then claim jobs with and without limits; create the missing rows of keys.
 
-        A look for keys that are in other hands may wait for them, briefly.
+        The read of the lanes may wait briefly for keys that other transactions have locked.
         """
         missing: set[str] = set()
 
@@ -478,7 +482,7 @@ class PostgresqlStorage(SqlStorage):
     def _take_with_lanes(
         self, tx: Transaction, request: ClaimRequest, plain: _PlainEnds, missing: set[str]
     ) -> _LaneExchange:
-        """Settle plain ends and claim jobs in this transaction; add the keys that are to be made."""
+        """Settle plain ends and claim jobs in this transaction; add the keys that need a row to `missing`."""
         statement = BESIDE if request.queues is not None else BESIDE_OF_EVERY
         floors = self._floors if self._floors.is_behind and not request.left_out else None
         known = [] if floors is None else floors.queues
@@ -509,7 +513,7 @@ class PostgresqlStorage(SqlStorage):
             missing |= lanes.missing
             if floors is None:
                 self._floors.looked(*lanes.longest)
-            if not request.left_out:  # such a claim passes over jobs
+            if not request.left_out:  # such a claim skips jobs
                 self._floors.claimed(found)
             jobs = [started_job(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
@@ -531,7 +535,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """One round trip where all are plain ends."""
+        """Settle; in one round trip if all transitions are plain ends."""
         parted = self._holdings.split(transitions, None)
         if parted.others:
             return self._unhindered(transitions, self._settle_mixed_alone)[0]
@@ -540,7 +544,7 @@ class PostgresqlStorage(SqlStorage):
         return self._settle_rest(transitions, parted, ended)
 
     def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> _Ended:  # noqa: ANN401 - psycopg's
-        """Settle plain ends by a claim of nothing."""
+        """Settle plain ends with the statement of a claim for no jobs."""
         nobody = ClaimRequest([], 0, str(plain[0][0].session), 0)
         row = self._fetch_claim(cursor, Look(nobody), plain)[0]
         return _Ended(row[_PLACE_SETTLED], row[_PLACE_LOCKED])
@@ -553,7 +557,7 @@ class PostgresqlStorage(SqlStorage):
     def _settle_mixed(
         self, tx: Transaction, transitions: Sequence[Transition], parted: Parted
     ) -> list[Applied]:
-        """Return the results; the session is locked before the jobs are, as by who ends a session."""
+        """Return the results; lock the session before the jobs, like a transaction that ends a session."""
         if not parted.plain:
             return apply_transitions(tx, transitions)
         serving(tx, str(parted.plain[0][0].session))
@@ -573,7 +577,7 @@ class PostgresqlStorage(SqlStorage):
         return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
 
     def _settle_rest(self, transitions: Sequence[Transition], parted: Parted, ended: _Ended) -> list[Applied]:
-        """Return the results; an end that turned out not to be plain, as a parent's, is applied now."""
+        """Return the results; apply ends that are not plain after all, for example those of parents."""
         results = [Applied.APPLIED] * len(transitions)
         if ended.settled is None:
             return _mark_releasing(transitions, parted, results)
@@ -587,7 +591,7 @@ class PostgresqlStorage(SqlStorage):
         return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
 
     def _wake_for_keys(self, plain: _PlainEnds, ended: _Ended) -> None:
-        """Wake servers if jobs that wait for the same keys as those that have ended may start."""
+        """Wake servers if jobs that wait for the keys of ended jobs may start."""
         if freed_by(plain) and any(
             ended.has(held.seq) for _, held in plain if held.admission_json is not None
         ):
@@ -603,7 +607,7 @@ class PostgresqlStorage(SqlStorage):
                 lambda cursor: suspend_at_once(cursor, database.dialect, suspensions),
                 lock_seconds=BRIEF_SECONDS,
             )
-        except RowLocked:  # the long way tells which are busy
+        except RowLocked:  # the general path determines which ones are busy
             return ()
         if any(keys.values()):
             database.wake.tell({ANY_QUEUE})
@@ -613,7 +617,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """One round trip where all are plain ends, unless there are jobs in lanes."""
+        """Settle and claim; in one round trip if all are plain ends, unless jobs wait in lanes."""
         try:
             look = self._look_for(request)
             parted = self._holdings.split(transitions, request.session)
@@ -649,11 +653,11 @@ class PostgresqlStorage(SqlStorage):
             return results, self._take_with_lanes(tx, request, (), set()).taken
         return results, self._take_jobs(tx, request)
 
-    # ---- what is remembered ------------------------------------------------------------------------------
+    # ---- memos -------------------------------------------------------------------------------------------
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """One round trip, unless it is a caller's transaction."""
+        """Store the memos; in one round trip, unless it is a caller's transaction."""
         database = self._database
         if within is not None or not memos or not database.is_direct or not can_remember_at_once():
             return super().remember(memos, within=within)
@@ -678,7 +682,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _look_for_due(self, begin: int) -> NextDue:
-        """One round trip."""
+        """Read the next due times in one round trip."""
         first, firing, now, micros = self._database.look(lambda tx: tx.one(LOOK_FOR_DUE, due_from=begin))
         self._due_floor.looked(begin, micros / 1_000_000)
         return NextDue(first, firing, now + self._database.clock_offset)
@@ -692,9 +696,9 @@ _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None
 
 
 def _are_alike(jobs: Sequence[NewJob]) -> bool:
-    """Tell whether the jobs ask for what a claim looks at alone.
+    """Return whether the jobs need nothing but what a claim reads.
 
-    They may all be members of one batch; or called by one job, and without limits.
+    They may all be members of one batch; or all called by one job, and without limits.
     """
     relations = jobs[0].relations_json
     wanted = (*_NOTHING_BESIDES, relations)
@@ -718,7 +722,7 @@ def _queues_of(request: ClaimRequest) -> tuple[str, ...] | None:
 def _mark_busy(
     transitions: Sequence[Transition], results: list[Applied], locked: Collection[str]
 ) -> list[Applied]:
-    """Return the results; jobs that others have locked are busy."""
+    """Return the results, with busy for jobs that other transactions have locked."""
     if not locked:
         return results
     return [
@@ -730,7 +734,7 @@ def _mark_busy(
 def _mark_releasing(
     transitions: Sequence[Transition], parted: Parted, results: list[Applied]
 ) -> list[Applied]:
-    """Return the results; with a plain end of a member its batch may have ended."""
+    """Return the results, with releasing for plain ends of members, because their batch may have ended."""
     members = {end.job_id for end, held in parted.plain if held.batch_id is not None}
     if not members:
         return results
@@ -741,7 +745,7 @@ def _mark_releasing(
 
 
 def _orders(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
-    """Yield the jobs as they are given; from then on, as others store some too, in everybody's order."""
+    """Yield the jobs in their given order; for retries after a conflict, in the common order of ids."""
     yield jobs
     yield from repeat(sorted(jobs, key=attrgetter("id")))
 
@@ -776,11 +780,12 @@ _NO_ENDS: dict[str, object] = dict.fromkeys(
 _CHOICES = {"listen": ("auto", "on", "off")}
 _CONNECT_SECONDS = 10
 _POOL_SECONDS = 15.0
-SILENT_SECONDS = 90.0  # no answer for so long: longer than any statement may take
+# without a reply for this long, the server is unreachable: no statement may take longer
+SILENT_SECONDS = 90.0
 
 
 def open_url(url: str) -> SqlStorage:
-    """Return the storage of a `postgresql://` URL; nothing is connected yet."""
+    """Return the storage for a `postgresql://` URL; it does not connect yet."""
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     parsed = parse_server_url(url, scheme="postgresql", choices=_CHOICES, known=known)
     connections = EnginePool(str(parsed), lambda: _make_engine(parsed), is_own=True)
@@ -790,10 +795,10 @@ def open_url(url: str) -> SqlStorage:
 
 
 def open_engine(engine: Engine) -> SqlStorage:
-    """Return the storage in a caller's database, by the caller's own connections.
+    """Return the storage in a caller's database, through the caller's own connections.
 
     Raises:
-        ConfigurationError: its driver is not psycopg 3.
+        ConfigurationError: the driver is not psycopg 3.
     """
     if engine.dialect.driver not in {"psycopg", "psycopg_async"}:
         raise ConfigurationError(
@@ -806,7 +811,7 @@ def open_engine(engine: Engine) -> SqlStorage:
 
 
 def _make_engine(parsed: ServerUrl) -> Engine:
-    """Return an engine whose transactions are begun and ended by our statements alone."""
+    """Return an engine whose transactions are started and ended only by our statements."""
     engine = create_engine(
         parsed.url.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
@@ -815,7 +820,7 @@ def _make_engine(parsed: ServerUrl) -> Engine:
         max_overflow=0,
         pool_timeout=_POOL_SECONDS,
         pool_reset_on_return=None,
-        pool_use_lifo=True,  # the connection used last has its statements prepared
+        pool_use_lifo=True,  # the last used connection has its statements prepared
         connect_args=_connect_args(parsed),
     )
     kind = patient_for(SILENT_SECONDS)
@@ -832,7 +837,7 @@ def _connect_args(parsed: ServerUrl) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "application_name": "firelock",
         "connect_timeout": _CONNECT_SECONDS,
-        # A server that vanished without a word is noticed within half a minute, by whoever only listens too.
+        # An unreachable server is detected within half a minute, even by a connection that only listens.
         "keepalives_idle": 15,
         "keepalives_interval": 5,
         "keepalives_count": 3,

@@ -1,4 +1,4 @@
-"""Suspensions on PostgreSQL, of runs that wait without a worker: one round trip for one or several."""
+"""Suspensions on PostgreSQL: runs that wait without a worker, several in one round trip."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from firelock_sql.verbs.suspensions import Suspension, jobs_of
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-# Waits briefly where others have locked one.
+# Waits briefly for locks of other transactions.
 _LOCK = Text("""
 WITH brief AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true))
 SELECT FROM firelock_jobs WHERE id IN :ids AND (SELECT count(*) FROM brief) = 1 ORDER BY id FOR NO KEY UPDATE
 """)
-# A row is a job that waits now, and the keys that it had. What others wrote before the job was locked this
-# sees, since that was a statement of its own.
+# A row is a job that now waits, with the keys that it held. This statement sees what others have committed
+# before the job was locked, because the lock was a separate statement.
 SUSPEND = Text("""
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -74,7 +74,7 @@ SELECT id, held_by FROM suspended
 
 
 def can_suspend_at_once() -> bool:
-    """Tell whether the driver sends two statements in one round trip."""
+    """Return whether the driver can send two statements in one round trip."""
     return Pipeline.is_supported()
 
 
@@ -83,7 +83,7 @@ def suspend_at_once(
     dialect: Dialect,
     suspensions: Sequence[Suspension],
 ) -> Mapping[str, str | None]:
-    """Return the jobs that wait now, with the keys that each had. One transaction, one round trip."""
+    """Return the jobs that now wait, with the keys that each held. One transaction, one round trip."""
     answer = cursor.connection.cursor()
     ids = text_array(jobs_of(suspensions))
     with cursor.connection.pipeline():

@@ -1,4 +1,4 @@
-"""How the tags of pruned jobs are deleted on PostgreSQL: by one statement for all of them."""
+"""The deletion of the tags of pruned jobs on PostgreSQL, with one statement for all of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ WHERE stored.tag = gone.tag AND stored.created_at = gone.created_at AND stored.j
 
 
 def untag(tx: Transaction, rows: Sequence[tuple[str, int, str]]) -> None:
-    """Each tag, `created_at` and job is in no list by tag any more."""
+    """Delete the given rows of tags, each with the job's `created_at` and id."""
     tags, created, jobs = map(list, zip(*rows, strict=True))
     tx.run(_UNTAG, tags=tags, created=created, jobs=jobs)

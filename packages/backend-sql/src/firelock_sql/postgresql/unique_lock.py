@@ -1,4 +1,4 @@
-"""How unique keys are locked on PostgreSQL: all at once, in their order, with some patience."""
+"""The locking of unique keys on PostgreSQL: all in one statement, in order, with a timeout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from firelock.storage import StorageUnavailable
 from firelock_sql.connections.transaction import Text, Transaction
 
 PATIENCE = "5s"
-# Keys that nobody ever had get a row. Others' patience with locks is whatever their transaction says; ours is
-# set by the statement that waits, before it does.
+# New keys get a row. A caller's transaction may have its own lock timeout, so the statement that waits sets
+# ours before it does.
 _LOCK = Text("""
 WITH patience AS MATERIALIZED (
     SELECT current_setting('lock_timeout') AS before, set_config('lock_timeout', :patience, true) AS now
@@ -26,10 +26,10 @@ _SHOWN = 3
 
 
 def lock_keys(tx: Transaction, keys: Sequence[str]) -> None:
-    """Nobody else judges these keys, which are sorted, before the transaction has ended.
+    """Lock these sorted keys until the transaction ends.
 
     Raises:
-        StorageUnavailable: another transaction that has stored a job with one of them goes on and on.
+        StorageUnavailable: another transaction that has stored a job with one of the keys stays open.
     """
     try:
         found = tx.all(_LOCK, keys=list(keys), patience=PATIENCE)

@@ -1,1 +1,1 @@
-"""The columns of a job (`job_row`), a batch (`batch_row`) and a memo (`memo_row`): read, changed, written."""
+"""The rows of jobs (`job_row`), batches (`batch_row`) and memos (`memo_row`): reading, changing, writing."""

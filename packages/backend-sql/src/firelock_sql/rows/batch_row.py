@@ -1,10 +1,10 @@
-"""A batch as its row holds it, and how its members are counted.
+"""A batch as a row, and the counts of its members.
 
-Who changes a member writes what that changes of the counts, and locks no batch: on SQLite, where a
-transaction is alone, into the row itself, elsewhere as a row of `batch_deltas`. Who changes the row of a
-batch locks it, behind the row of its job where it needs both; who adds members shares that lock. What is not
-folded yet is taken by a statement of its own behind the lock: only that sees what the last one who had it has
-left.
+A transaction that changes a member stores the difference to the counts without locking the batch: on SQLite,
+where only one transaction writes at a time, in the row itself, elsewhere as a row of `batch_deltas`. A
+transaction that changes the row of a batch locks it, after the row of its job if it needs both. Transactions
+that add members share that lock. Deltas that have not been folded are read by a separate statement after the
+lock, because only that one sees what the previous holder of the lock has committed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.job_row import JobRow
 
 _SUMS = Share._fields
-_COUNTED = _SUMS[:-1]  # a failure that is new is no count
+_COUNTED = _SUMS[:-1]  # a new failure is not a count
 SWEEP, LET_IN = "sweep", "let in"
 _BEFORE_ALL = -(1 << 62)
 
 
 @attrs.define(eq=False)
 class BatchRow:
-    """What is known of a batch beside its job, as it is in this transaction."""
+    """The columns of a batch besides its job, as they are in this transaction."""
 
     id: str
     total: int
@@ -47,7 +47,7 @@ class BatchRow:
     walked_id: str
 
     def batch_counts(self, state: State, due_at: int | None) -> BatchCounts:
-        """Return how far the batch is, whose job is in this state with this `due_at`."""
+        """Return the counts of a batch whose job is in this state and has this `due_at`."""
         return BatchCounts(
             total=self.total,
             active=self.active,
@@ -64,15 +64,15 @@ class BatchRow:
 
     @property
     def flags(self) -> tuple[object, ...]:
-        """All that `save_batch` writes."""
+        """All values that `save_batch` writes."""
         return tuple(getattr(self, name) for name in _FLAGS)
 
     def begin(self, walk: str) -> None:
-        """`release` has something to do with each of its members, from the first one on."""
+        """Start a pass of `release` over the members, from the first one on."""
         self.walk, self.walked_at, self.walked_id, self.is_changed = walk, _BEFORE_ALL, "", 1
 
     def open(self) -> None:
-        """What it was after is met: its members may start."""
+        """Open the batch, because all that it waited for has happened: its members may start."""
         self.is_shut = 0
         self.begin(LET_IN)
 
@@ -87,7 +87,7 @@ _SAVE = Text(
     f"UPDATE firelock_batches SET {', '.join(f'{name} = :{name}' for name in _FLAGS)} WHERE id = :id"  # noqa: S608 - names
 )
 _PUT = insert_into("firelock_batches", *_READ)
-# In place; on the list only where something may follow from it.
+# In place; the batch is listed as changed only if that can have consequences.
 _COUNT = Text(f"""
 UPDATE firelock_batches
 SET {", ".join(f"{name} = {name} + :{name}" for name in _SUMS)}, is_changed = CASE
@@ -111,11 +111,11 @@ _DROP = Text("DELETE FROM firelock_batch_deltas WHERE seq IN :seqs")
 _FAILURES = Text("SELECT seq, failures FROM firelock_batch_deltas WHERE batch_id = :id AND failures <> 0")
 
 TAKERS: dict[str, Callable[[Transaction, str], Share]] = {}
-"""How the deltas of a batch are taken on a database of this name, where one statement can."""
+"""By dialect: the function that takes the deltas of a batch, if one statement can do it."""
 
 
 def load_batches(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, BatchRow]:
-    """Return the batches among these jobs by id, locked in their order; or those alone that nobody has."""
+    """Return the batches among these jobs by id, locked in order; without patience only the unlocked ones."""
     return _found(tx, _LOAD if is_patient else _LOAD_FREE, ids)
 
 
@@ -125,9 +125,9 @@ def peek_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
 
 
 def share_batches(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, BatchRow]:
-    """Return the batches among these jobs; nobody changes their rows before this transaction has ended.
+    """Return the batches among these jobs, with a shared lock until this transaction ends.
 
-    Without patience those alone that nobody else has locked.
+    Without patience, return only those that no other transaction has locked.
     """
     return _found(tx, _SHARE if is_patient else _SHARE_FREE, ids)
 
@@ -142,29 +142,29 @@ def _rows_by_id(found: Iterable[Sequence[Any]]) -> dict[str, BatchRow]:
 
 
 def new_batch(id: str, *, is_shut: bool, is_cancelled: bool) -> BatchRow:
-    """Return the row of a batch that is stored now."""
+    """Return the row of a new batch."""
     return BatchRow(id, 0, 0, 0, 0, 0, 0, 0, 0, int(is_shut), int(is_cancelled), 0, 0, None, 0, "")
 
 
 def put_batches(tx: Transaction, new: Sequence[BatchRow]) -> None:
-    """The batches are stored with what they count."""
+    """Store the rows of new batches with their counts."""
     tx.run_many(_PUT, [{name: getattr(row, name) for name in _READ} for row in new])
 
 
 def save_batch(tx: Transaction, batch: BatchRow) -> None:
-    """What is no count is written; the counts are by whoever changes them."""
+    """Write the flags of the batch; the counts are written by the transactions that change them."""
     tx.run_many(_SAVE, [{"id": batch.id, **{name: getattr(batch, name) for name in _FLAGS}}])
 
 
 def shut_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], set[str]]:
-    """Return those of the batches whose members wait for the opening, which does not come meanwhile.
+    """Return the batches that have not opened, and cannot open before this transaction ends.
 
-    And those that may be shut, which others have locked.
+    Also return those that may not have opened, but are locked by other transactions.
     """
     wanted = [id for id in ids if id is not None]
     seen = {id for id, batch in peek_batches(tx, wanted).items() if batch.is_shut}
     if not seen:
-        return set(), set()  # for good
+        return set(), set()  # a batch that has opened stays open
     shared = share_batches(tx, seen, is_patient=False)
     return {id for id, batch in shared.items() if batch.is_shut}, seen.difference(shared)
 
@@ -173,7 +173,7 @@ def shut_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], se
 
 
 def tell_batches(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
-    """The counts have changed by this; return the batches that `release` has to look at."""
+    """Store changes of the counts; return the batches that `release` must check."""
     rows = [
         {("batch_id" if tx.adds_deltas else "id"): id, **change._asdict()}
         for id, change in sorted(changes.items())
@@ -189,7 +189,7 @@ def tell_batches(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
 
 
 def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
-    """All that is known is in the row, which this transaction has locked; a new failure may stop the rest."""
+    """Add all deltas to the row, which this transaction has locked; a new failure may stop the batch."""
     if tx.newer is not None:
         _discount_failures(tx, batch.id)
         return
@@ -208,9 +208,9 @@ def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
 
 
 def _discount_failures(tx: Transaction, id: str) -> None:
-    """No failure that is known by now stops anything once it is folded.
+    """Store that the failures known so far must not stop the batch when they are folded.
 
-    In a caller's transaction nothing is folded: its queries do not tell which deltas are left.
+    In a caller's transaction nothing is folded, because its queries do not show which deltas are left.
     """
     own = {seq: number for seq, number in tx.all(_FAILURES, id=id) if number < 0}
     others = dict(tx.newer(_FAILURES, {"id": id})) if tx.newer is not None else {}
@@ -227,7 +227,7 @@ def _take_deltas(tx: Transaction, id: str) -> Share:
 
 
 def summed(rows: Iterable[Sequence[int]]) -> Share:
-    """Return the sum of what is known."""
+    """Return the sum of rows of differences."""
     total = NOTHING
     for row in rows:
         total = total.plus(Share(*map(int, row)))
@@ -237,7 +237,7 @@ def summed(rows: Iterable[Sequence[int]]) -> Share:
 def with_unfolded(
     tx: Transaction, all_counts: Mapping[str, tuple[BatchCounts, bool]]
 ) -> dict[str, BatchCounts]:
-    """Return the counts, each given with whether its batch fails fast, with all that is known."""
+    """Return the counts with all unfolded deltas; each is given with whether its batch fails fast."""
     unfolded = {}
     if tx.adds_deltas and all_counts:
         unfolded = {id: summed([row]) for id, *row in tx.all(_UNFOLDED, ids=sorted(all_counts))}
@@ -254,12 +254,12 @@ _RELEASING = Text("SELECT parent_id FROM firelock_releasing WHERE parent_id IN :
 
 
 def tied_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Return those of the jobs that wait for a parent."""
+    """Return the jobs that wait for a parent."""
     return {row[0] for row in tx.all_now(_TIED, ids=list(ids))} if ids else set()
 
 
 class MemberCounts:
-    """What a transaction does to the counts around some jobs, whose rows it has read to change them."""
+    """The changes of a transaction to the counts of batches, through members whose rows it has loaded."""
 
     def __init__(self, tx: Transaction, rows: Iterable[JobRow]) -> None:
         self._tx = tx
@@ -267,9 +267,9 @@ class MemberCounts:
         self._before = self._shares() if self._rows else {}
 
     def tell(self) -> set[str]:
-        """The counts are changed by all that happened since; return the batches to look at.
+        """Store all changes of the counts since the start; return the batches to check.
 
-        The rows, their ties and the releasing list are as they will be.
+        The rows, their relations and the releasing list must have their final contents.
         """
         if not self._rows:
             return set()
@@ -293,7 +293,7 @@ class MemberCounts:
         cancelled = {id for id, batch in inner.items() if batch.is_cancelled}
         return {
             row.id: share_of(
-                cast("JobRecord", row),  # in all that it looks at
+                cast("JobRecord", row),  # it reads only fields that both have
                 is_related=row.id in related,
                 is_releasing=row.id in releasing,
                 is_cancelled=row.id in cancelled,

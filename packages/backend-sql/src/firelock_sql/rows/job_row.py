@@ -1,11 +1,11 @@
-"""A job as its row holds it: how columns are read, and how a row is changed in memory and written back.
+"""A job as a row: reading columns, changing a row in memory, and writing it back.
 
-What cannot be read reads as nothing: a line that somebody wrote by hand must not keep a job from being shown,
-or others from being claimed.
+An unreadable value is read as a missing one. So a line that a person wrote by hand prevents neither the
+display of the job nor the claims of others.
 
-Between reading a row to change it and writing it back nobody comes between, since the transaction holds it
-(on SQLite the database). Rows are locked in the order of their ids: two batches that meet wait for each
-other, they never stand in each other's way.
+No other transaction can change a row between the read and the write, because the transaction holds it (on
+SQLite the whole database). Rows are locked in the order of their ids, so two transactions with the same jobs
+may wait for each other, but never deadlock.
 """
 
 from __future__ import annotations
@@ -44,22 +44,25 @@ from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.marks import HAS_CHILDREN, HAS_MEMOS, IS_MEMBER
 
 COMPACT_FROM = 2 * HISTORY_LIMIT
-"""Lines of history from which on the text is rewritten without its middle; reading bounds it anyway."""
+"""The number of history lines from which the stored history is rewritten without its middle.
 
-# No index serves the session so: what one holds is so little in a planner's eyes that it would read all of it
-# to find one job.
+A read bounds it in any case.
+"""
+
+# The expression hides the session from the planner. Otherwise the planner expects that a session holds few
+# jobs, and reads all of them to find one.
 IS_HELD = "id = :id AND state = 'processing' AND coalesce(session, '') = :session AND fence = :fence"
 
 # ---- columns ---------------------------------------------------------------------------------------------
 
 
 def list_text(values: Sequence[str]) -> str | None:
-    """Return texts as a column holds them: nothing for none."""
+    """Return strings as a column stores them: NULL for none."""
     return json.dumps(values, ensure_ascii=False) if values else None
 
 
 def read_list(text: str | None) -> tuple[str, ...]:
-    """Return what `list_text` wrote."""
+    """Return the strings that `list_text` wrote."""
     try:
         return tuple(map(str, json.loads(text))) if text else ()
     except (TypeError, ValueError):
@@ -75,7 +78,7 @@ def admission_in(text: str | None) -> Admission:
 
 
 def readable_admission(text: str) -> str:
-    """Return the admission of a job as stored, for a server of this or a newer release.
+    """Return the stored admission of a job, if a server of this or a newer release can read it.
 
     Raises:
         StorageError: no release can read it; the job might be started without its limit.
@@ -89,12 +92,12 @@ _NO_TIES = Relations()
 
 
 def relations_in(text: str | None) -> Relations:
-    """Return the ties of a job."""
+    """Return the relations of a job."""
     return _NO_TIES if text is None else read_relations(text)
 
 
 def edges_text(parents: Sequence[Edge]) -> str | None:
-    """Return a job's ties to its parents as a column holds them."""
+    """Return the edges of a job to its parents as a column stores them."""
     relations = [[edge.parent_id, edge.on.value, *([1] if edge.carries else [])] for edge in parents]
     return json.dumps(relations) if relations else None
 
@@ -111,7 +114,7 @@ _STATES = {state.value: state for state in State}
 
 
 def read_state(text: str) -> State:
-    """Return the state of that name; a job in a state that nobody knows is one that has failed."""
+    """Return the state with this name; an unknown state counts as failed."""
     return _STATES.get(text, State.FAILED)
 
 
@@ -120,7 +123,7 @@ _in_order = attrgetter(*(field.name for field in attrs.fields(HistoryEntry)))
 
 
 def entry_line(entry: HistoryEntry) -> str:
-    """Return one step of a job's life as one line."""
+    """Return one history entry as a line."""
     state, *fields = _in_order(entry)
     if not entry.elided and entry.due_at is None:
         del fields[-2:]
@@ -129,7 +132,7 @@ def entry_line(entry: HistoryEntry) -> str:
     return _encode([state.value, *fields]) + "\n"
 
 
-_ENTRY_FIELDS = len(attrs.fields(HistoryEntry)) - 1  # behind the state
+_ENTRY_FIELDS = len(attrs.fields(HistoryEntry)) - 1  # after the state
 
 
 def _read_line(line: str) -> HistoryEntry | None:
@@ -141,16 +144,19 @@ def _read_line(line: str) -> HistoryEntry | None:
 
 
 _Stored = dict[int, tuple[HistoryEntry, str]]
-"""The line of each entry that was read, by the identity of the entry; kept, so that no other entry has it."""
+"""The line of each entry that was read, by the entry's identity.
+
+The entry is kept, so that no other object gets the same identity.
+"""
 
 
 def _read_history(
     created_at: int, creation: str | None, lines: str, stored: _Stored | None = None
 ) -> list[HistoryEntry]:
-    """Return a job's history, its middle left out if it is long; `stored` receives the lines."""
+    """Return a job's history, without its middle if it is long; `stored` receives the lines."""
     first = None if creation is None else _read_line(creation)
     history = [first or HistoryEntry(State.ENQUEUED, created_at)]
-    for line in lines.split("\n")[:-1]:  # not splitlines(): a reason may hold separators of its own
+    for line in lines.split("\n")[:-1]:  # not splitlines(): a reason may contain other line separators
         if (entry := _read_line(line)) is not None:
             history = bounded_history(history, entry)
             if stored is not None:
@@ -159,21 +165,21 @@ def _read_history(
 
 
 def _written_history(history: Iterable[HistoryEntry], stored: _Stored) -> str:
-    """Return a history as lines; those that were read stay as they are, with fields of a newer release."""
+    """Return a history as lines; lines that were read stay unchanged, with fields of a newer release."""
     return "".join(stored[id(entry)][1] if id(entry) in stored else entry_line(entry) for entry in history)
 
 
-# ---- as it is read ---------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------
 
-_OF_MARKS = "has_memos"  # the field of a ClaimedJob that is no column of its own
+_OF_MARKS = "has_memos"  # the only field of a ClaimedJob without its own column
 CLAIMED = tuple(field.name for field in attrs.fields(ClaimedJob) if field.name != _OF_MARKS)
-"""The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is still a text."""
+"""The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is still a string."""
 CLAIMED_COLUMNS = ", ".join(CLAIMED)
 CLAIMABLE = (*CLAIMED, "seq", "marks", "held_by")
-"""The columns of a job that may be claimed; `held_by` is read of those with limits alone."""
+"""The columns of a claimable job; `held_by` is read only for jobs with limits."""
 _TAGS = CLAIMED.index("tags")
 
-# Fields of a JobRecord that are made of other columns, and those columns.
+# Fields of a JobRecord that are built from other columns, and these columns.
 _MADE = ("error", "progress")
 _OF_ERROR = ("error_type", "error_message", "error_fingerprint")
 _OF_PROGRESS = ("done", "total", "at", "message")
@@ -197,7 +203,7 @@ WHERE job_id = :id ORDER BY seq DESC LIMIT 20
 
 
 def claimed_job(row: Sequence[Any], marks: int) -> ClaimedJob:
-    """Return a row of the columns `CLAIMED` as its session sees it."""
+    """Return a row of the columns `CLAIMED` as the job that its session receives."""
     job = ClaimedJob(*row)
     job.tags, job.has_memos = read_list(row[_TAGS]), bool(marks & HAS_MEMOS)
     return job
@@ -240,12 +246,12 @@ def get_history(tx: Transaction, job_id: str) -> JobHistory:
     return JobHistory(history, errors[::-1])
 
 
-# ---- as it is changed ------------------------------------------------------------------------------------
+# ---- changing --------------------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
 class JobRow(Standing):
-    """What changes of a job, as it is in this transaction."""
+    """The changeable columns of a job, as they are in this transaction."""
 
     seq: int
     id: str
@@ -279,54 +285,54 @@ class JobRow(Standing):
     error_type: str | None
     error_message: str | None
     error_fingerprint: str | None
-    added: list[str] = attrs.field(factory=list)  # lines of history not written yet
+    added: list[str] = attrs.field(factory=list)  # lines of history that have not been written yet
     is_changed: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.state = read_state(self.state)
-        if self.is_plain_end:  # what the columns say now is history with the next change
+        if self.is_plain_end:  # the present end becomes a line of history with the next change
             self.note(self.state, self.changed_at, None, of_attempt=True)
 
     @property
     def is_member(self) -> bool:
-        """Tell whether it is in a batch."""
+        """Whether the job is a member of a batch."""
         return bool(self.marks & IS_MEMBER)
 
     @property
     def is_batch(self) -> bool:
-        """Tell whether it is a batch itself."""
+        """Whether the job is itself a batch."""
         return self.relations_json is not None and self.relations.batch is not None
 
     @property
     def relations(self) -> Relations:
-        """What it is to others."""
+        """The relations of the job to other jobs."""
         return relations_in(self.relations_json)
 
     @property
     def has_children(self) -> bool:
-        """Tell whether edges of children that nothing was decided for may exist."""
+        """Whether undecided edges of the job's children may exist."""
         return bool(self.marks & HAS_CHILDREN)
 
     def move(self, tx: Transaction, to: State, **fields: object) -> None:
-        """The job is in that state, with these fields, and the counts will say so."""
+        """Change the state and these fields, and count the move."""
         if to is not self.state:
             tx.moved(self.queue, self.state.value, to.value)
         self.state = to
         self.change(fields)
 
     def change(self, fields: Mapping[str, object]) -> None:
-        """The job has these fields."""
+        """Change these fields."""
         for name, value in fields.items():
             setattr(self, name, value)
         self.is_changed = True
 
     def tell_if_claimable(self, tx: Transaction) -> None:
-        """Tell servers of the job after the commit, if one may claim it."""
+        """Notify servers of the job after the commit, if it is claimable."""
         if self.session is None and self.state == State.ENQUEUED:
             tx.woken.add(self.queue)
 
     def note(self, state: State, at: int, reason: str | None, *, of_attempt: bool = False) -> None:
-        """The history has one entry more."""
+        """Add an entry to the history."""
         attempt = (self.attempt, self.claimed_at, self.started_at, self.server) if of_attempt else ()
         self.added.append(entry_line(HistoryEntry(state, at, reason, *attempt)))
 
@@ -340,7 +346,7 @@ SELECT {", ".join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDE
 KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
 _LOAD = Text(_LOOK)
 _LOAD_FREE, _LOAD_BRIEFLY = Text(f"{_LOOK} SKIP LOCKED"), Text(f"{_LOOK} NOWAIT")
-# Locks what is about to be settled, in one order, as everywhere.
+# Locks the jobs that are about to be settled, in the same order as everywhere.
 _LOCK = "SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE"
 LOCK, _LOCK_FREE = Text(_LOCK), Text(f"{_LOCK} SKIP LOCKED")
 _SAVE = Text(
@@ -352,10 +358,10 @@ _REWRITE = Text("UPDATE firelock_jobs SET history = :history, history_lines = :n
 
 
 def visible(tx: Transaction, ids: Iterable[str]) -> list[str]:
-    """Return the ids of the jobs that can be locked, in order; without those of other open transactions.
+    """Return the ids of the jobs that can be locked, in order, without those of other open transactions.
 
-    On MySQL a caller's transaction would wait for the end of that other one, which may be open in the same
-    thread. Elsewhere a locking query does not see what is not committed, and nothing is asked here.
+    On MySQL a caller's transaction would wait for the end of the other one, which may be open in the same
+    thread. On other databases a locking query does not see uncommitted rows, so this needs no query.
     """
     wanted = sorted(set(ids))
     if tx.newer is None or not wanted:
@@ -364,33 +370,36 @@ def visible(tx: Transaction, ids: Iterable[str]) -> list[str]:
 
 
 def load_rows(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, JobRow]:
-    """Return the jobs that are stored, by id; locked in order of id where a database locks rows.
+    """Return the stored jobs by id, locked in order of id if the database locks rows.
 
-    Without patience those alone that nobody else has locked.
+    Without patience, return only those that no other transaction has locked.
     """
     found = tx.all(_LOAD if is_patient else _LOAD_FREE, ids=list(ids))
     return {row.id: row for row in itertools.starmap(JobRow, found)}
 
 
 def load_briefly(tx: Transaction, ids: Iterable[str]) -> dict[str, JobRow]:
-    """Return what `load_rows` does, in a brief transaction, which fails where others keep one locked."""
+    """Return the same as `load_rows` in a brief transaction, which fails if a row stays locked."""
     return {row.id: row for row in itertools.starmap(JobRow, tx.all(_LOAD_BRIEFLY, ids=list(ids)))}
 
 
 def lock_free(tx: Transaction, ids: Iterable[str]) -> set[str]:
-    """Lock those of the jobs that nobody else has locked; return their ids."""
+    """Lock the jobs that no other transaction has locked; return their ids."""
     wanted = sorted(set(ids))
     return {str(row[0]) for row in tx.all(_LOCK_FREE, ids=wanted)} if wanted else set()
 
 
 def stored_among(tx: Transaction, ids: Iterable[str]) -> set[str]:
-    """Return those of the jobs that are stored: of jobs that could not be locked, those in other hands."""
+    """Return the ids of the jobs that are stored.
+
+    Among jobs that could not be locked, these are the ones that other transactions have locked.
+    """
     wanted = sorted(set(ids))
     return {str(row[0]) for row in tx.all(KNOWN, ids=wanted)} if wanted else set()
 
 
 def save_rows(tx: Transaction, rows: Iterable[JobRow]) -> None:
-    """The rows that changed are written."""
+    """Write the rows that have changed."""
     changed = [row for row in rows if row.is_changed]
     tx.run_many(_SAVE, map(_saved, changed))
     for row in changed:
@@ -409,7 +418,7 @@ def _saved(row: JobRow) -> dict[str, Any]:
 
 
 def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
-    """The history of a job that waits counts so many calls more that have changed it."""
+    """Add a number of duplicate calls that have changed a waiting job to its history."""
     creation, lines = tx.one(_TEXT, seq=row.seq)
     stored: _Stored = {}
     history = _read_history(row.created_at, creation, lines, stored)
@@ -421,12 +430,12 @@ def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
 
 
 def compact(tx: Transaction, row: JobRow) -> None:
-    """The job's history is stored without its middle; what is read from it stays the same."""
+    """Rewrite the stored history without its middle; what is read from it stays the same."""
     row.history_lines = compact_history(tx, row.seq, row.created_at)
 
 
 def compact_history(tx: Transaction, seq: int, created_at: int) -> int:
-    """Store the history of a job without its middle; return how many lines it has then."""
+    """Rewrite the stored history of a job without its middle; return its new number of lines."""
     creation, lines = tx.one(_TEXT, seq=seq)
     stored: _Stored = {}
     history = _written_history(_read_history(created_at, creation, lines, stored)[1:], stored)

@@ -1,14 +1,14 @@
-"""The bits of a job's `marks`: what must be looked at when it ends.
+"""The bits of a job's `marks`: what to check when the job ends.
 
-Of most jobs there are none. A plain end is written without reading where nobody waits for it; of members it
-is told to their batches. What is remembered makes no difference to an end.
+Most jobs have no bit set. A plain end is written without reading the row if no other job waits for it; the
+end of a member is also counted in its batch. Memos make no difference to an end.
 """
 
 from __future__ import annotations
 
 HAS_CHILDREN = 1
-"""Edges that nothing was decided for may exist."""
+"""Undecided edges of the job's children may exist."""
 IS_MEMBER = 2
-"""It is in a batch."""
+"""The job is a member of a batch."""
 HAS_MEMOS = 4
-"""It remembers something."""
+"""The job has memos."""

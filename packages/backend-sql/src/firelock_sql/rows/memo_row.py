@@ -1,4 +1,4 @@
-"""What a job remembers, as its rows hold it; whoever changes it has locked the job."""
+"""The memos of a job as rows; a transaction that changes them must have locked the job."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ UPDATE firelock_memos SET {", ".join(f"{name} = :{name}" for name in _FIELDS[2:]
 WHERE job_id = :job_id AND kind = :kind AND name = :name
 """)  # noqa: S608 - names
 _FORGET = Text("DELETE FROM firelock_memos WHERE job_id = :id AND place >= :place")
-_MARK = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - a number
-_UNMARK = Text(f"UPDATE firelock_jobs SET marks = marks - {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - a number
+_MARK = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - marks
+_UNMARK = Text(f"UPDATE firelock_jobs SET marks = marks - {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - marks
 
 
 @attrs.frozen
 class MemoTotal:
-    """How much a job remembers."""
+    """The size of all memos of a job."""
 
     count: int
     size: int  # of the values, in bytes of UTF-8
@@ -45,32 +45,33 @@ def memo_of(row: Sequence[Any]) -> Memo:
 
 
 def read_memos(tx: Transaction, job_id: str) -> list[Memo]:
-    """Return all that the job remembers, in order of place."""
+    """Return all memos of the job, in order of place."""
     return [memo_of(row) for row in tx.all(ALL_MEMOS, id=job_id)]
 
 
 def read_memo(tx: Transaction, job_id: str, kind: str, name: str) -> Memo | None:
-    """Return what stands under this name."""
+    """Return the memo of this kind and name."""
     of = {"id": job_id, "kind": str(kind), "name": name}
     found = tx.all_known(_ONE, **of)
     if len(found) and tx.newer is not None:
-        found = tx.all_now(_ONE, **of)  # there is one: the room for others' memos is not locked
+        # the memo exists, so this does not lock the gap in which others could insert
+        found = tx.all_now(_ONE, **of)
     return memo_of(found[0]) if found else None
 
 
 def memo_total(tx: Transaction, job_id: str) -> MemoTotal:
-    """Return how much the job remembers."""
+    """Return the number and size of the job's memos."""
     totals = [map(int, row) for row in tx.all_known(_SUM, id=job_id)]
     return MemoTotal(*map(max, zip(*totals, strict=True)))
 
 
 def memo_size(memo: Memo | None) -> int:
-    """Return the bytes of its value."""
+    """Return the size of the memo's value in bytes of UTF-8."""
     return 0 if memo is None or memo.value is None else len(memo.value.encode(errors="surrogatepass"))
 
 
 def put_memo(tx: Transaction, row: JobRow, memo: Memo, *, is_new: bool) -> None:
-    """The job remembers it, at its place."""
+    """Store the memo at its place."""
     values = {name: getattr(memo, name) for name in _FIELDS}
     values |= {"kind": memo.kind.value, "is_done": int(memo.is_done), "bytes": memo_size(memo)}
     tx.run(_PUT if is_new else _REPLACE, job_id=row.id, **values)
@@ -80,7 +81,7 @@ def put_memo(tx: Transaction, row: JobRow, memo: Memo, *, is_new: bool) -> None:
 
 
 def forget_memos(tx: Transaction, row: JobRow, since: Memo) -> None:
-    """The job does not remember this and all that was recorded later any more."""
+    """Delete this memo and all that were recorded after it."""
     tx.run(_FORGET, id=row.id, place=since.place)
     if row.marks & HAS_MEMOS and not memo_total(tx, row.id).count:
         tx.run(_UNMARK, seq=row.seq)

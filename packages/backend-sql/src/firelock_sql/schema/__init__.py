@@ -1,1 +1,1 @@
-"""The schema: `tables` with their migrations, other `names` for them, and SQLAlchemy's `metadata` of them."""
+"""The schema: the `tables` and their migrations, their configurable `names`, and their `metadata`."""

@@ -1,4 +1,6 @@
-"""The tables for a tool of the user's, such as Alembic: the same that `firelock migrate` makes.
+"""The tables as SQLAlchemy metadata for users' tools, such as Alembic.
+
+They are the same tables that `firelock migrate` creates.
 
 ```python
 from firelock_sql import tables_of
@@ -19,22 +21,22 @@ from firelock_sql.schema.tables import METADATA, is_of
 
 
 def tables_of(dialect: str, *, schema: str | None = None, prefix: str = PREFIX) -> MetaData:
-    """Return the tables and indexes as a database has them, in a MetaData of its own.
+    """Return the tables and indexes of one dialect in a new MetaData.
 
-    A tool that makes them writes the row of `firelock_schema` too, as `firelock migrate sql` prints it.
+    A tool that creates them must also insert the row of `firelock_schema` that `firelock migrate sql` prints.
 
     Args:
-        dialect: SQLAlchemy's name: sqlite, postgresql, mysql or mariadb.
+        dialect: SQLAlchemy's name of the dialect: sqlite, postgresql, mysql or mariadb.
         schema: as in the storage's URL.
         prefix: as in the storage's URL.
 
     Raises:
-        ConfigurationError: a schema or prefix is no name.
+        ConfigurationError: the schema or the prefix is not a valid name.
     """
     names = Names(schema, prefix)
     metadata = MetaData()
     for table in METADATA.sorted_tables:
-        place: Any = schema  # none takes the tables of the connection's own
+        place: Any = schema  # None keeps the connection's default schema
         copy = table.to_metadata(metadata, schema=place, name=names.of(table.name))
         others = {_key(index) for index in table.indexes if not is_of(index, dialect)}
         for index in list(copy.indexes):
@@ -46,5 +48,5 @@ def tables_of(dialect: str, *, schema: str | None = None, prefix: str = PREFIX) 
 
 
 def _key(index: Index) -> tuple[str, ...]:
-    """Return what tells an index from another one of its name; a copy has the same."""
+    """Return the key that distinguishes indexes of the same name; a copy of an index has the same key."""
     return str(index.name), *index.columns.keys()

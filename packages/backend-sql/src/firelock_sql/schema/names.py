@@ -1,4 +1,4 @@
-"""Where the tables are: a schema and a prefix of the user's choice, put into every statement's text."""
+"""The names of the tables, with a configurable schema and prefix that are inserted into each statement."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ TABLES = frozenset(
         "releasing", "rollups", "schema", "sessions", "stream_chunks", "unique_keys",
     )
 )  # fmt: skip
-"""The names that `tables.py` gives them."""
+"""The names of the tables in `tables.py`."""
 SCHEMA_TABLE = PREFIX + "schema"
-"""The table of versions."""
+"""The table that records the versions of the schema."""
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 
-_INDEX = "ix_"  # SQLAlchemy's own names of indexes begin so
+_INDEX = "ix_"  # the prefix of SQLAlchemy's generated index names
 
 
 @attrs.frozen
 class Names:
-    """A schema, none for the connection's own, and what the name of each table and index begins with."""
+    """The schema of the tables (None: the connection's default) and the prefix of tables and indexes."""
 
     schema: str | None = None
     prefix: str = PREFIX
@@ -45,7 +45,7 @@ class Names:
                 )
 
     def of(self, name: str) -> str:
-        """Return the name that stands for one of ours."""
+        """Return the configured name for a default name of a table or index."""
         for before in ("", _INDEX):
             if name.startswith(before + PREFIX):
                 return before + self.prefix + name.removeprefix(before + PREFIX)
@@ -53,17 +53,17 @@ class Names:
 
 
 def set_names(dialect: Dialect, names: Names) -> None:
-    """Statements compiled for the dialect from now on name the tables so."""
+    """Make statements that are compiled for this dialect use these names."""
 
     class Preparer(type(dialect.identifier_preparer)):  # type: ignore[misc]  # the dialect's own class
         def schema_for_object(self, element: Any) -> str | None:  # noqa: ANN401 - any schema item
             return names.schema if isinstance(element, TableClause) else getattr(element, "schema", None)
 
-        def quote(self, ident: str, force: Any = None) -> str:  # noqa: ANN401, ARG002 - deprecated in SQLAlchemy
+        def quote(self, ident: str, force: Any = None) -> str:  # noqa: ANN401, ARG002 - a deprecated argument
             return str(super().quote(names.of(ident)))
 
         def quote_schema(self, schema: str) -> str:
-            return str(super().quote(schema))  # whatever it begins with, it is no table of ours
+            return str(super().quote(schema))  # not one of our tables, whatever its prefix
 
     own: Any = dialect
     own.identifier_preparer = Preparer(dialect)
@@ -71,6 +71,6 @@ def set_names(dialect: Dialect, names: Names) -> None:
 
 
 def table_name(dialect: Dialect, name: str) -> str:
-    """Return the name of one of `TABLES` as it stands in statements."""
+    """Return the name of one of `TABLES` as it is written in statements."""
     preparer: IdentifierPreparer = dialect.identifier_preparer
     return str(preparer.format_table(table(name)))

@@ -1,11 +1,12 @@
-"""The schema: every table and index, for every SQL database, and the migrations that make them.
+"""The schema: every table and index, for every SQL database, and the migrations that create them.
 
-Instants are integers (micros), states and queues are plain text, so that a person with a SQL prompt can
-read it. Texts are compared byte by byte everywhere: a name is no word of a language.
+Times are integers, in microseconds since 1970. States and queues are stored as plain strings, so that a
+person at an SQL prompt can read them. Strings are compared byte by byte everywhere, without the collation
+rules of a language.
 
-A migration only goes forward. Releases roll: each migration says which schema the oldest code knows that
-still works on the new one, and the code says which is the oldest schema that it still works on. So servers of
-a release and of the one before can share a storage, before the migration and after it.
+Migrations only go forward. To allow rolling upgrades, each migration declares the oldest schema version whose
+code still works on the new schema. The code declares the oldest schema on which it works. So servers of a
+release and of the previous one can share a storage before and after the migration.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ CHANGED_IN_PLACE: Mapping[str, float] = {"fillfactor": 50, **VACUUMED_AT_ONCE}
 
 _MYSQL = frozenset({"mysql", "mariadb"})
 _POSTGRESQL = frozenset({"postgresql"})
-_FOR = "firelock: dialects"  # in an index's `info`: those that have it, where not all do
+_FOR = "firelock: dialects"  # the key in an index's `info` for the dialects that have it, if not all do
 
 _Columns = ColumnElement[Any] | Column[Any]
 
@@ -62,13 +63,14 @@ def make_index(
     whole: Sequence[_Columns] | None = None,
     ordered: Sequence[_Columns] | None = None,
 ) -> None:
-    """Make an index.
+    """Define an index.
 
     Args:
-        where: the rows that are in it, where a database has partial ones; every row for None.
-        whole: MySQL's, which has none, and sorts only by all that an index ends with; it has no such index
-            where this is empty.
-        ordered: PostgreSQL's, where rows have no number that ends every index.
+        name: its name without the prefix.
+        where: the rows in a partial index, on databases that support them; None for every row.
+        whole: the columns for MySQL, which has no partial indexes and can sort only by the columns at the end
+            of an index; empty for no such index on MySQL.
+        ordered: the columns for PostgreSQL, whose indexes do not implicitly end with the row number.
     """
     partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
     if ordered is not None:
@@ -90,17 +92,17 @@ def _is_for(_ddl: object, index: Any, _bind: object, *, dialect: Dialect, **_: o
 
 
 def is_of(index: Index, dialect: str) -> bool:
-    """Tell whether a database of this dialect has the index."""
+    """Return whether a database of this dialect has the index."""
     return _FOR not in index.info or dialect in index.info[_FOR]
 
 
 METADATA = MetaData()
 ZERO: ColumnElement[int] = literal_column("0")
 ONE: ColumnElement[int] = literal_column("1")
-# SQLite gives out row numbers only to a column whose type is exactly INTEGER.
+# SQLite assigns row numbers only to a column whose type is exactly INTEGER.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
-_EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # no blank at an end is passed over
-_NAME_LENGTH = 255  # characters; keys of MySQL need a length, and the longest name of the core has 200
+_EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # trailing blanks count
+_NAME_LENGTH = 255  # characters; MySQL needs a length for keys, and the core allows names of up to 200
 
 
 def _exactly(lengthy: type[mysql.VARCHAR | mysql.MEDIUMTEXT], *length: int) -> TypeEngine[str]:
@@ -116,8 +118,9 @@ _WORD, _NAME, _KEY, _TEXT = (
     _exactly(mysql.VARCHAR, 512),
     _exactly(mysql.MEDIUMTEXT),
 )
-_LANE = _exactly(mysql.VARCHAR, 520)  # four keys, 512 characters together, and what is between them
-# With these `ready` stays below the 3,072 bytes that an index of MySQL may have, four for each character.
+_LANE = _exactly(mysql.VARCHAR, 520)  # four keys with 512 characters in total, and their separators
+# These lengths keep `ready` below 3,072 bytes, MySQL's limit for an index; each character counts as four
+# bytes.
 _STATE, _QUEUE = _exactly(mysql.VARCHAR, 16), _exactly(mysql.VARCHAR, 200)
 _EMPTY = text("('')")
 
@@ -148,10 +151,10 @@ jobs = Table(
     Column("ended_at", BigInteger),
     Column("expires_at", BigInteger),
     Column("reason", _TEXT),
-    _count("marks"),  # what must be looked at when it ends: see `marks.py`
+    _count("marks"),  # what to check when the job ends: see `marks.py`
     Column("waits_for", _NAME),  # the memo that it waits for; read only while it is awaiting or scheduled
-    # written once, but for what a later call of a unique job replaces
-    Column("held_by", _LANE),  # its lane: the limits' keys that it asks for, a line each
+    # Written once, except for the columns that a later call of a unique job replaces.
+    Column("held_by", _LANE),  # its lane: the limit keys that it needs, one per line
     Column("task", _NAME, nullable=False),
     Column("arguments", _TEXT, nullable=False),
     Column("serializer", _NAME, nullable=False),
@@ -162,23 +165,21 @@ jobs = Table(
     Column("retry", _TEXT),
     Column("recurring_id", _NAME),
     Column("meta_json", _TEXT),
-    Column("admission_json", _TEXT),  # all that it asks before it starts
+    Column("admission_json", _TEXT),  # its limits, unique key and start deadline
     Column(
         "relations_json", _TEXT
-    ),  # its batch, its caller, where its inputs come from; of a batch its rules
-    Column("parents", _TEXT),  # JSON list of [parent, on], or [parent, on, 1] where it carries
-    Column(
-        "creation", _TEXT
-    ),  # the first line of history, where it is not plainly "enqueued, without a reason"
-    # written when an attempt ends
+    ),  # its batch, its caller and the sources of its inputs; for a batch, its rules
+    Column("parents", _TEXT),  # JSON list of [parent, on], or [parent, on, 1] if the result is passed on
+    Column("creation", _TEXT),  # the first line of history, unless it is "enqueued, without a reason"
+    # Written when an attempt ends.
     Column("result", _TEXT),
     Column("result_absent", _NAME),
     Column("error_type", _TEXT),
     Column("error_message", _TEXT),
     Column("error_fingerprint", _NAME),
-    Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list a line: see `job_row`
+    Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list per line: see `job_row`
     _count("history_lines"),
-    _count("is_plain_end"),  # 1: the last step is not in `history`, it is what the other columns say
+    _count("is_plain_end"),  # 1: the last step is not in `history`, but is given by the other columns
     postgresql_with=VACUUMED_EARLY,
 )
 
@@ -189,7 +190,7 @@ is_scheduled = jobs.c.state == literal_column("'scheduled'")
 is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
 
-# serves claims; MySQL's that of lanes too
+# For claims; on MySQL also for claims of jobs in lanes.
 make_index(
     "ready",
     jobs.c.queue,
@@ -199,7 +200,7 @@ make_index(
     whole=(jobs.c.state, jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at),
     ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
-# serves claims of jobs with limits, which are in none of the other's entries
+# For claims of jobs with limits; none of them is in the index above.
 make_index(
     "lanes",
     jobs.c.queue,
@@ -210,11 +211,12 @@ make_index(
     whole=(),
     ordered=(jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
-# serves promote, the next due instant and lists by due; scheduled jobs have one, waits and batches may
+# For promote, the next due time and lists by due time. Scheduled jobs have a due time; waits and batches may
+# have one.
 make_index("due", jobs.c.due_at, jobs.c.id, where=jobs.c.due_at.is_not(None))
-# serves reconcile, the end of a session, and lists of processing jobs, which are never many
+# For reconcile, the end of a session and lists of processing jobs, which are always few.
 make_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
-# serves lists of every other state; to leave processing out saves 0.5 µs of a job's 9
+# For lists by any other state. Leaving out processing jobs saves 0.5 µs of the 9 µs per job.
 make_index(
     "listed",
     jobs.c.state,
@@ -222,9 +224,10 @@ make_index(
     where=jobs.c.state != literal_column("'processing'"),
     whole=(jobs.c.state, jobs.c.changed_at, jobs.c.id),
 )
-# serves prune
+# For prune.
 make_index("expires", jobs.c.expires_at, jobs.c.seq, where=jobs.c.expires_at.is_not(None))
-# serves lists without a state, merged from its parts; an index for each filter costs an insert 0.5 µs
+# For lists without a state, which are merged from the parts of this index. One index per filter would add 0.5
+# µs to each insert.
 make_index(
     "by_task",
     jobs.c.queue,
@@ -232,14 +235,14 @@ make_index(
     jobs.c.created_at,
     whole=(jobs.c.queue, jobs.c.task, jobs.c.created_at, jobs.c.id),
 )
-# serves the runs of a recurring job
+# For the runs of a recurring job.
 make_index("by_recurring", jobs.c.recurring_id, jobs.c.created_at, where=jobs.c.recurring_id.is_not(None))
-# serves the jobs of a failure group
+# For the jobs of a failure group.
 make_index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None))
-# serves lists of retrying jobs among any number of scheduled ones
+# For lists of retrying jobs, however many jobs are scheduled.
 make_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.retries, jobs.c.due_at))
 
-# Written only for jobs with tags; serves lists by tag.
+# For lists by tag; has rows only for jobs with tags.
 job_tags = Table(
     PREFIX + "job_tags",
     METADATA,
@@ -249,23 +252,23 @@ job_tags = Table(
     sqlite_with_rowid=False,
 )
 
-# The tie of a child to a parent; decided once, kept while the child is.
+# The dependency of a child on its parent. It is decided once and kept as long as the child.
 edges = Table(
     PREFIX + "edges",
     METADATA,
     Column("seq", _NUMBER, primary_key=True),
     Column("parent_id", _NAME, nullable=False),
     Column("child_id", _NAME, nullable=False),
-    Column("awaited", _WORD, nullable=False),  # the end of the parent that the child waits for
+    Column("awaited", _WORD, nullable=False),  # the end of the parent for which the child waits
     _count("is_decided"),
-    _count("carries"),  # 1: the parent's result is among the child's arguments
-    _count("is_wait"),  # 1: of a suspension, and no continuation: the child was there before, and ran
+    _count("carries"),  # 1: the parent's result is passed to the child as an argument
+    _count("is_wait"),  # 1: from a suspension, not from a continuation: the child existed before and has run
 )
-Index(PREFIX + "edges_of_parent", edges.c.parent_id, edges.c.is_decided, edges.c.seq)  # release, lists
-Index(PREFIX + "edges_of_child", edges.c.child_id)  # what a child still waits for, prune
+Index(PREFIX + "edges_of_parent", edges.c.parent_id, edges.c.is_decided, edges.c.seq)  # for release and lists
+Index(PREFIX + "edges_of_child", edges.c.child_id)  # for the open edges of a child, and for prune
 
-# Ended parents whose children are still to be looked at, and the last edge that was; beside them each edge
-# whose child others had locked then.
+# Ended parents whose children have not all been checked, with the last edge that was. Edges that were skipped
+# because another transaction had locked the child have their own rows.
 releasing = Table(
     PREFIX + "releasing",
     METADATA,
@@ -276,11 +279,12 @@ releasing = Table(
     postgresql_with=VACUUMED_AT_ONCE,
 )
 
-# How far a batch is. On SQLite changed in place, elsewhere the sum of what was folded: see `batch_deltas`.
+# The counts of a batch. On SQLite they are changed in place; elsewhere they are the sum of the deltas that
+# were folded: see `batch_deltas`.
 batches = Table(
     PREFIX + "batches",
     METADATA,
-    Column("id", _NAME, primary_key=True),  # of its job
+    Column("id", _NAME, primary_key=True),  # the id of its job
     _count("total"),
     _count("active"),
     _count("waiting"),
@@ -288,14 +292,15 @@ batches = Table(
     _count("failed"),
     _count("deleted"),
     _count("batches"),
-    _count("failures"),  # that were new since the last look, where they are not among the deltas
+    _count("failures"),  # new failures since the last check, if they are not stored as deltas
     _count("is_shut"),
     _count("is_cancelled"),
     _count("is_stopping"),
-    _count("is_changed"),  # 1: `release` has to look at it
-    Column("walk", _WORD),  # what `release` does to its members one after another: sweep or admit
-    Column("walked_at", BigInteger, nullable=False, server_default="0"),  # the last member it came to:
-    Column("walked_id", _NAME, nullable=False, server_default=""),  # its created_at and id
+    _count("is_changed"),  # 1: `release` must check it
+    Column("walk", _WORD),  # what `release` does to one member after another: sweep or let in
+    # created_at and id of the last member that was handled
+    Column("walked_at", BigInteger, nullable=False, server_default="0"),
+    Column("walked_id", _NAME, nullable=False, server_default=""),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
 )
@@ -304,9 +309,10 @@ make_index(
     batches.c.id,
     where=batches.c.is_changed == ONE,
     whole=(batches.c.is_changed, batches.c.id),
-)  # serves release; nearly empty as a rule
+)  # for release; usually almost empty
 
-# What ends and others have changed of a batch whose row they do not lock; `release` folds them into it.
+# Changes of a batch by transactions that do not lock its row, for example when a member ends. `release` folds
+# them into the row.
 batch_deltas = Table(
     PREFIX + "batch_deltas",
     METADATA,
@@ -319,7 +325,7 @@ batch_deltas = Table(
     _count("failed"),
     _count("deleted"),
     _count("batches"),
-    _count("failures"),  # that were new: see `batches.Share`
+    _count("failures"),  # new failures: see `batches.Share`
     postgresql_with=VACUUMED_AT_ONCE,
 )
 
@@ -333,7 +339,7 @@ members = Table(
     sqlite_with_rowid=False,
 )
 
-# What a job remembers: see `Memo`.
+# The memos of a job: see `Memo`.
 memos = Table(
     PREFIX + "memos",
     METADATA,
@@ -347,10 +353,10 @@ memos = Table(
     Column("started_at", BigInteger),
     Column("attempt", Integer, nullable=False),
     Column("author", _TEXT, nullable=False),
-    Column("bytes", Integer, nullable=False),  # of the value, in UTF-8
+    Column("bytes", Integer, nullable=False),  # size of the value in UTF-8
 )
 
-# What a job emits: see `Chunk`.
+# The output of a job: see `Chunk`.
 stream_chunks = Table(
     PREFIX + "stream_chunks",
     METADATA,
@@ -358,7 +364,7 @@ stream_chunks = Table(
     Column("stream", _NAME, primary_key=True),
     Column("place", BigInteger, primary_key=True),  # its offset; -1 for the row that counts the bytes
     Column("data", _TEXT, nullable=False),
-    Column("bytes", Integer, nullable=False),  # of the data, in UTF-8
+    Column("bytes", Integer, nullable=False),  # size of the data in UTF-8
 )
 
 attempt_errors = Table(
@@ -374,7 +380,7 @@ attempt_errors = Table(
     Column("traceback", _TEXT),
 )
 
-# How many jobs of each queue are in each state. On SQLite one row each, changed in place.
+# The number of jobs per queue and state. On SQLite there is one row for each, which is changed in place.
 counts = Table(
     PREFIX + "counts",
     METADATA,
@@ -385,8 +391,8 @@ counts = Table(
     postgresql_with=CHANGED_IN_PLACE,
 )
 
-# Where transactions run side by side a row that each of them changes would line them up: they add rows here,
-# and upkeep folds these into the ones above.
+# If transactions run concurrently, a shared row that each of them changes would serialize them. So they
+# insert rows here, and upkeep folds these into `counts`.
 count_deltas = Table(
     PREFIX + "count_deltas",
     METADATA,
@@ -411,11 +417,11 @@ sessions = Table(
     Column("queues", _TEXT, nullable=False),
     Column("version", _NAME, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
-    Column("died_at", BigInteger),  # set for ever once the session is dead
-    Column("forget_at", BigInteger),  # when a dead session is deleted
-    _count("is_followed"),  # 1 if another session of its server began after its death
+    Column("died_at", BigInteger),  # set permanently when the session is dead
+    Column("forget_at", BigInteger),  # when the dead session may be deleted
+    _count("is_followed"),  # 1 if another session of its server has started after its death
     Column("closing_since", BigInteger),  # equal to died_at while it may hold jobs
-    Column("blame", _TEXT),  # JSON, likewise: which jobs get a crash, and its reason
+    Column("blame", _TEXT),  # JSON, set while it may hold jobs: which jobs get a crash, and the reason
     _count("busy"),
     Column("reported", _WORD, nullable=False, server_default="running"),
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
@@ -427,22 +433,22 @@ sessions = Table(
     postgresql_with=CHANGED_IN_PLACE,
 )
 
-make_index(  # serves `oldest_session` and `orphans`
+make_index(  # for `oldest_session` and `orphans`
     "living_sessions",
     sessions.c.started_at,
     sessions.c.id,
     where=sessions.c.died_at.is_(None),
     whole=[sessions.c.died_at, sessions.c.started_at, sessions.c.id],
 )
-make_index(  # serves `begin_session`, which finds the dead sessions of its server
+make_index(  # for `begin_session`, which finds the dead sessions of its server
     "unfollowed_sessions",
     sessions.c.server_id,
     where=sessions.c.died_at.is_not(None) & (sessions.c.is_followed == ZERO),
     whole=[sessions.c.server_id, sessions.c.is_followed],
 )
-# serves `prune`
+# For `prune`.
 make_index("forgettable_sessions", sessions.c.forget_at, where=sessions.c.forget_at.is_not(None))
-# serves `orphans`
+# For `orphans`.
 make_index("closing", sessions.c.closing_since, where=sessions.c.closing_since.is_not(None))
 
 
@@ -450,7 +456,8 @@ def _records(name: str, *more: Column[Any]) -> Table:
     table = Table(
         PREFIX + name,
         METADATA,
-        Column("kind", _NAME, primary_key=True),  # nothing: the key is a kind, with the last version gone
+        # empty: the key is a kind, and the version is the highest of its deleted records
+        Column("kind", _NAME, primary_key=True),
         Column("key", _NAME, primary_key=True),
         Column("value", _TEXT, nullable=False),
         Column("version", Integer, nullable=False),
@@ -458,48 +465,51 @@ def _records(name: str, *more: Column[Any]) -> Table:
         *more,
         sqlite_with_rowid=False,
     )
-    # serves firing and the next due instant
+    # For firing and the next due time.
     make_index(f"due_{name}", table.c.kind, table.c.due_at, where=table.c.due_at.is_not(None))
     return table
 
 
-records = _records("records", _count("is_paused"))  # 1: the settings of a queue that claims pass over
-recurring = _records("recurring")  # what a firing changes, apart from what claims read
+records = _records("records", _count("is_paused"))  # 1: the settings of a queue that claims must skip
+recurring = _records("recurring")  # changed by each firing, so kept apart from the records that claims read
 is_paused_queue = records.c.is_paused == ONE
 make_index(
     "paused_queues", records.c.key, where=is_paused_queue, whole=(records.c.is_paused, records.c.key)
-)  # serves claim; empty as a rule
+)  # for claims; usually empty
 
 locks = Table(
     PREFIX + "locks",
     METADATA,
     Column("name", _NAME, primary_key=True),
-    Column("owner", _NAME),  # empty: free, since `expires_at`
+    Column("owner", _NAME),  # NULL: free, since `expires_at`
     Column("fence", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
 )
 
-# Who has a limit's key. A list of claims: whether one of them holds it still, its job says.
+# The holders of a limit key, as a list of claims. Whether one of them still holds the key is decided by its
+# job.
 limit_keys = Table(
     PREFIX + "limit_keys",
     METADATA,
     Column("key", _KEY, primary_key=True),
-    Column("holders", _TEXT),  # numbers of jobs, "!" behind strict ones; NULL: nobody is listed
-    Column("free_at", BigInteger, nullable=False, server_default="0"),  # up to which its rate has been used
+    Column("holders", _TEXT),  # numbers of jobs, with a "!" after strict ones; NULL: no list yet
+    # the time up to which its rate has been used
+    Column("free_at", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
 )
 
-# The job that took a unique key last; whether it has it still, the job says.
+# The job that took a unique key last. Whether it still has the key is decided by the job.
 unique_keys = Table(
     PREFIX + "unique_keys",
     METADATA,
     Column("key", _KEY, primary_key=True),
     Column("job_id", _NAME, nullable=False),
-    Column("mark", Integer, nullable=False),  # its starts when it took the key
-    Column("free_at", BigInteger, nullable=False),  # before it is taken, whatever became of the job
+    Column("mark", Integer, nullable=False),  # its number of starts when it took the key
+    # the key stays taken until then, whatever happens to the job
+    Column("free_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
 )
@@ -545,8 +555,8 @@ schema_version = Table(
     METADATA,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
-    Column("works_with", Integer, nullable=False),  # the schema that the oldest code knows which works on it
-    Column("made_by", _WORD, nullable=False),  # the release that made it
+    Column("works_with", Integer, nullable=False),  # the oldest schema version whose code works on this one
+    Column("made_by", _WORD, nullable=False),  # the release that created it
 )
 
 
@@ -554,13 +564,13 @@ schema_version = Table(
 class Migration:
     """One version of the schema."""
 
-    sentence: str  # what it did, for people
+    sentence: str  # what it did, as a sentence for people
     statements: Callable[[Dialect], Iterator[str]]
-    works_with: int  # the schema that the oldest code knows which works on this one
+    works_with: int  # the oldest schema version whose code works on this one
 
 
 def _tables(dialect: Dialect) -> Iterator[str]:
-    """Yield the statements that make what is not there yet: a step that was cut off is taken again."""
+    """Yield the statements that create what is missing, so that an interrupted migration can be repeated."""
     for table in METADATA.sorted_tables:
         yield str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip()
         if getattr(dialect, "makes_indexes_with_tables", False):
@@ -574,7 +584,7 @@ MIGRATIONS = [Migration("Created the tables of version 1.", _tables, works_with=
 
 
 def script(dialect: Dialect, found: int, now: int) -> Iterator[list[str]]:
-    """Yield the statements of each migration that comes after a version, the row that records it last."""
+    """Yield the statements of each migration after a version; the last one inserts the version row."""
     for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
         row = insert(schema_version).values(
             version=version, at=now, works_with=migration.works_with, made_by=__version__

@@ -1,6 +1,6 @@
-"""Which schema this code needs.
+"""The versions of the schema with which this code works.
 
-`tables.py` makes it. That module loads the code of every dialect, so only migrations import it.
+`tables.py` creates the schema. That module loads the code of every dialect, so only migrations import it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One SQLite file as the verbs see it: one connection that writes, guarded by a lock, a few that read."""
+"""One SQLite file as the verbs use it: one writing connection, guarded by a lock, and a few for reading."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ _COUNT = (
 
 
 class SqliteDatabase(Database):
-    """One file, shared by every process of one host."""
+    """One file, shared by all processes of one host."""
 
     raw_kind = "a sqlite3.Connection"
     locks_rows = False
 
     def __init__(self, url: SqliteUrl, wall_nanos: Callable[[], int] = time.time_ns) -> None:
         self.url = url
-        self._wall_nanos = wall_nanos  # SQLite has no clock of its own
-        self.name = self.connect_url = str(url)  # it holds no password
+        self._wall_nanos = wall_nanos  # SQLite itself has no clock
+        self.name = self.connect_url = str(url)  # it contains no password
         self.dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
         self._connections = FileConnections(url)
         is_waking = url.is_waking and hasattr(socket, "AF_UNIX")
@@ -76,7 +76,7 @@ class SqliteDatabase(Database):
 
     @override
     def prepare_migration(self, tx: Transaction) -> None:
-        """The transaction holds the file."""
+        """Do nothing: the transaction holds the whole file."""
 
     @override
     def clock(self) -> int:
@@ -84,7 +84,7 @@ class SqliteDatabase(Database):
 
     @override
     def tidy(self) -> None:
-        """Every transaction has written its counts itself."""
+        """Do nothing: every transaction has stored its own counts."""
 
     # ---- transactions of callers -------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class SqliteDatabase(Database):
     def connection_transaction(self, connection: Connection, tell_later: TellLater) -> Joined:
         if connection.dialect.name != "sqlite":
             raise self._elsewhere(repr(connection.engine.url))
-        connection.exec_driver_sql("SELECT 1")  # SQLAlchemy takes note that a transaction has begun
+        connection.exec_driver_sql("SELECT 1")  # so that SQLAlchemy registers the start of a transaction
         pooled = connection.connection
         cursor = cast("Callable[[], Cursor]", pooled.cursor)
         return Joined(pooled.driver_connection, self.dialect, "", cursor, tell_later)
@@ -117,7 +117,10 @@ class SqliteDatabase(Database):
 
     @override
     def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
-        """The driver's transaction has begun: a savepoint outside of one would commit by itself."""
+        """Run Firelock's part; begin the driver's transaction first.
+
+        Outside a transaction a savepoint would commit by itself.
+        """
         cursor = callers.open_cursor()
         self._check_same_file(cursor)
         if not callers.driver.in_transaction:
@@ -145,7 +148,7 @@ class SqliteDatabase(Database):
         )
 
     def _check_lock(self) -> None:
-        """Tables can be made: the caller's transaction, which would wait for us, holds no lock yet."""
+        """Check that tables can be created: the caller's transaction must not hold the write lock."""
         try:
             self._connections.write(no_work, _MOMENT_SECONDS)
         except StorageUnavailable as error:
@@ -154,7 +157,7 @@ class SqliteDatabase(Database):
                 "Run firelock migrate, or call storage.migrate(), before jobs are enqueued within one."
             ) from error
 
-    # ---- the rest ----------------------------------------------------------------------------------------
+    # ---- other methods -----------------------------------------------------------------------------------
 
     @override
     def describe(self) -> Mapping[str, str]:
@@ -170,15 +173,16 @@ log = logging.getLogger(__name__)
 
 _READERS = 4
 _CACHE_KIB = 8_192
-_LOG_BYTES = 16 << 20  # to which the log shrinks again after a long reader has let it grow
+_LOG_BYTES = 16 << 20  # the log's size limit after a long reader has let it grow
 _STATEMENTS = 256
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the writer's place
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the write lock
 
-_LOOK_AFTER = 1.0  # seconds of waiting after which it is worth finding out for whom
-_LONGEST_WAIT = 10.0  # seconds that a fork waits for what is under way
+_LOOK_AFTER = 1.0  # seconds of waiting after which the writer is determined
+_LONGEST_WAIT = 10.0  # seconds that a fork waits for open transactions
 
 _open: weakref.WeakSet[FileConnections] = weakref.WeakSet()
-_inherited: list[object] = []  # connections that could not be closed before a fork: never touched again
+# connections that could not be closed before a fork, so the child must never use them
+_inherited: list[object] = []
 
 
 def _before_fork() -> None:
@@ -205,18 +209,18 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Lock(Protocol):
-    """What locks and semaphores have in common."""
+    """The common methods of locks and semaphores."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Return whether it is held now."""
+        """Return whether the lock has been acquired."""
         ...
 
     def release(self) -> None:
-        """It is free."""
+        """Release the lock."""
 
 
 class FileConnections:
-    """Every connection to one file."""
+    """All connections to one file."""
 
     def __init__(self, url: SqliteUrl) -> None:
         self._url = url
@@ -235,9 +239,10 @@ class FileConnections:
     # ---- forks -------------------------------------------------------------------------------------------
 
     def rest(self) -> None:
-        """Nothing is under way and no connection is open, until `go_on` or, in a child, `begin_anew`.
+        """Wait for open transactions and close all connections, until `go_on` or, in a child, `begin_anew`.
 
-        A thread that forks in the middle of its own transaction keeps it open; its child cannot use the file.
+        If a thread forks during its own transaction, the transaction stays open, and the child cannot use the
+        file.
         """
         deadline = time.monotonic() + _LONGEST_WAIT
         locks: list[_Lock] = [self._writing, *([self._reading] * _READERS), self._idle]
@@ -248,24 +253,24 @@ class FileConnections:
             self._close_all()
 
     def go_on(self) -> None:
-        """The parent of a fork uses the file again."""
+        """Use the file again in the parent process of a fork."""
         resting, self._resting = self._resting, []
         for lock in reversed(resting):
             lock.release()
 
     def begin_anew(self) -> None:
-        """The child of a fork uses the file with connections of its own."""
+        """Use the file with new connections in the child process of a fork."""
         _inherited.append((self._writer, self._readers))
         self._reset()
 
     # ---- writing -----------------------------------------------------------------------------------------
 
     def write(self, work: Callable[[sqlite3.Cursor], _T], patience_seconds: float | None = None) -> _T:
-        """The work is committed, tried again as a whole while another transaction writes.
+        """Run the work and commit it; repeat it as a whole while another transaction writes.
 
         Raises:
-            StorageUnavailable: another one wrote for all of the patience; or, after a second, it turned out
-                to be the caller's own, as nobody else is there.
+            StorageUnavailable: another transaction wrote for the whole time; or, after a second, the
+                transaction turned out to be the caller's own, because nothing else runs in this process.
         """
         if patience_seconds is None:
             patience_seconds = self._url.busy_timeout_seconds
@@ -285,15 +290,15 @@ class FileConnections:
                     self._look_for_writer()
                 if now >= deadline:
                     raise self._busy(now - begun, error.__cause__) from error.__cause__
-            # SQLite's own waiting is not fair; tries at random instants are.
+            # SQLite's own waiting is not fair, but tries at random times are.
             time.sleep(random.uniform(0, pause))  # noqa: S311 - not a secret
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def _look_for_writer(self) -> None:
-        """The wait may be worth it; a writer of this process is named in the log.
+        """Log a warning if the writer is a transaction of this process.
 
         Raises:
-            StorageUnavailable: this thread waits for its own transaction, since there is no other.
+            StorageUnavailable: this thread waits for its own transaction, because there is no other writer.
         """
         path = self._url.path
         if not is_written_here(path):
@@ -358,7 +363,7 @@ class FileConnections:
     # ---- reading -----------------------------------------------------------------------------------------
 
     def read(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
-        """Return what the work read from one snapshot."""
+        """Return the result of work that reads from one snapshot."""
         with translated(self._url.path), self._reader() as connection:
             cursor = connection.cursor()
             try:
@@ -396,12 +401,12 @@ class FileConnections:
 
     def _open_reader(self) -> sqlite3.Connection:
         if not self._url.path.exists():
-            self.write(no_work)  # makes the file, in write-ahead mode, before anybody reads it
+            self.write(no_work)  # creates the file in write-ahead mode before the first read
         connection = self._connect(self._url.busy_timeout_seconds)
         connection.execute("PRAGMA query_only = ON")
         return connection
 
-    # ---- both --------------------------------------------------------------------------------------------
+    # ---- common methods ----------------------------------------------------------------------------------
 
     def _connect(self, timeout_seconds: float = 0.0) -> sqlite3.Connection:
         self.check_open()
@@ -417,16 +422,16 @@ class FileConnections:
         return connection
 
     def check_open(self) -> None:
-        """Nothing happens unless the storage is closed.
+        """Raise an error if the storage is closed.
 
         Raises:
-            StorageError: it is.
+            StorageError: it is closed.
         """
         if self._is_closed:
             raise StorageError(f"The storage {self._url} is closed; open another one.")
 
     def close(self) -> None:
-        """Every connection is closed; those that read just now, when they have."""
+        """Close all connections; those of readers are closed when the reads end."""
         with self._writing, self._idle:
             self._is_closed = True
             self._close_all()
@@ -446,15 +451,15 @@ def _note_undone(error: BaseException) -> None:
 
 def _waited(message: str) -> StorageUnavailable:
     error = StorageUnavailable(message)
-    error.is_untouched = error.has_waited = True  # it never began
+    error.is_untouched = error.has_waited = True  # the transaction has never begun
     return error
 
 
 def no_work(_cursor: sqlite3.Cursor) -> None:
-    """Nothing: the work of a transaction that only opens the file, or only asks whether it may begin."""
+    """Do nothing, in a transaction that only opens the file or checks whether it can begin."""
 
 
-_PRIMARY = 0xFF  # the low byte of an extended code
+_PRIMARY = 0xFF  # the low byte of an extended error code
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PASSING = _BUSY | {
     sqlite3.SQLITE_IOERR,
@@ -466,8 +471,8 @@ _PASSING = _BUSY | {
     sqlite3.SQLITE_NOMEM,
 }
 _REFUSED = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
-_UNDONE = "firelock_undone"  # an attribute of an error that came before the commit
-_FULL = 65_536  # bytes: a disk that has no more has no room for what is opened beside a file
+_UNDONE = "firelock_undone"  # an attribute of an error that occurred before the commit
+_FULL = 65_536  # bytes of free space: with less, the files next to the database cannot be opened
 _NO_SPACE = "free space on its disk"
 _HINTS = {
     sqlite3.SQLITE_FULL: _NO_SPACE,
@@ -482,21 +487,21 @@ def _code(error: BaseException) -> int:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Tell whether somebody else is just writing."""
+    """Return whether another transaction is writing."""
     return isinstance(error, sqlite3.OperationalError) and _code(error) in _BUSY
 
 
 def is_worn(error: BaseException) -> bool:
-    """Tell whether the connection should be opened anew before it is used again."""
+    """Return whether the connection must be reopened before it is used again."""
     return isinstance(error, sqlite3.Error) and _code(error) not in _BUSY | {0, sqlite3.SQLITE_CONSTRAINT}
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """The driver's exceptions leave as the storage's own; no parameter is in their text.
+    """Translate the driver's exceptions to the storage's; their messages contain no parameters.
 
     Raises:
-        StorageUnavailable: locked, disk full, an error of input or output: trying again may help.
+        StorageUnavailable: locked, disk full, I/O error: trying again may help.
         StorageError: everything else.
     """
     try:
@@ -519,7 +524,7 @@ def translated(path: Path) -> Iterator[None]:
 def _hint(code: int, path: Path) -> str:
     if code == sqlite3.SQLITE_CANTOPEN and not path.parent.is_dir():
         return f"there is no folder {path.parent}"
-    if code == sqlite3.SQLITE_IOERR and _is_full(path):  # who opens the file first is told no more than that
+    if code == sqlite3.SQLITE_IOERR and _is_full(path):  # the first opener gets no better error than this
         return _NO_SPACE
     return _HINTS.get(code, "")
 
@@ -532,14 +537,15 @@ def _is_full(path: Path) -> bool:
 
 
 _LOCKS = Path("/proc/locks")
-_WRITERS_PLACE = 120  # the byte of the shared-memory file that a writer locks: "WAL-Index Format" of SQLite
+# the byte of the shared-memory file that a writer locks: "WAL-Index Format" in SQLite's documentation
+_WRITERS_PLACE = 120
 _FIELDS = 8  # of a line: number, POSIX, ADVISORY, WRITE, process, device and inode, first byte, last byte
 
 
 def is_written_here(path: Path) -> bool | None:
-    """Tell whether a transaction of this process writes to the file; None where the system does not say.
+    """Return whether a transaction of this process writes to the file; None if the system does not show it.
 
-    Only listed, never opened: closing the file would end this process's locks on it.
+    The lock is only looked up in a list. To open and close the file would release this process's locks on it.
     """
     try:
         inode = str(path.with_name(f"{path.name}-shm").stat().st_ino)
@@ -554,13 +560,13 @@ def is_written_here(path: Path) -> bool | None:
         is_place = file.rpartition(":")[2] == inode and first == last == str(_WRITERS_PLACE)
         if (kind, access) == ("POSIX", "WRITE") and is_place:
             return pid == str(os.getpid())
-    return None  # it ended just now, or is another container's
+    return None  # it has just ended, or belongs to another container
 
 
 def is_alone() -> bool:
-    """Tell whether nothing else of this process runs while this thread waits, and could end a transaction.
+    """Return whether nothing else in this process could end a transaction while this thread waits.
 
-    Neither another thread, however it was started, nor a greenlet, to which a `time.sleep` of its kind gives
-    way.
+    That would be another thread, however it was started, or a greenlet, to which a patched `time.sleep`
+    switches.
     """
     return len(sys._current_frames()) == 1 and isbuiltin(time.sleep)  # noqa: SLF001 - documented

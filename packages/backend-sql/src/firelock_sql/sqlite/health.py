@@ -1,4 +1,4 @@
-"""What a database file says about itself: to people at a start, and to `firelock doctor`."""
+"""Descriptions and checks of a database file, for the start of a server and for `firelock doctor`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DURABILITY = {
 
 
 def describe(cursor: sqlite3.Cursor, url: SqliteUrl, wake: str) -> Mapping[str, str]:
-    """Return what the file and its settings are, for people."""
+    """Return a description of the file and its settings."""
     return {
         "storage": str(url),
         "file": str(url.path),
@@ -43,7 +43,7 @@ def describe(cursor: sqlite3.Cursor, url: SqliteUrl, wake: str) -> Mapping[str, 
 
 
 def diagnose(cursor: sqlite3.Cursor, url: SqliteUrl) -> list[Finding]:
-    """Return what may go wrong with this file, and how to mend it."""
+    """Return the problems that may occur with this file, and how to fix them."""
     findings = []
     if sqlite3.sqlite_version_info < _SAFE_FROM:
         findings.append(
@@ -101,7 +101,7 @@ def _log_size(path: Path) -> int:
 
 
 def file_system_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """Return the kind of file system a path lies on; empty where the system does not say."""
+    """Return the type of the file system of a path; empty if the system does not show it."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

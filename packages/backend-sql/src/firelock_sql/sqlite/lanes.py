@@ -1,4 +1,4 @@
-"""Lanes on SQLite: who writes to the file is alone, so nothing is locked and no row is made to be locked."""
+"""Lanes on SQLite: a writing transaction holds the whole file, so nothing needs to be locked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from firelock_sql.verbs.limits import (
     read_keys,
 )
 
-_FEW = 8  # jobs of a lane that are looked for by their places: one statement for many lanes
+_FEW = 8  # jobs of a lane that are read by their positions, with one statement for many lanes
 
 
 @cache
@@ -33,7 +33,7 @@ def _first_of(most: int) -> Text:
             WHERE {IN_LANE} AND queue = :queue AND held_by = lane.value
             ORDER BY priority DESC, enqueued_at, seq LIMIT 1 OFFSET {place}
         ) FROM json_each(:ids) AS lane
-        """  # noqa: S608 - conditions of ours
+        """  # noqa: S608 - our own conditions
         for place in range(most)
     )
     return Text(
@@ -46,7 +46,7 @@ _LANE = CLAIMABLE.index("held_by")
 
 
 class SqliteLanes(SqlLanes):
-    """The lanes of a file, within one transaction."""
+    """The lanes of a database file, within one transaction."""
 
     @override
     def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:

@@ -1,11 +1,13 @@
-"""The verbs that run for every job, in SQLite's fastest forms.
+"""The verbs that run for every job, in their fastest forms for SQLite.
 
-Measured on one core, µs of processor a job in batches of 100: many rows in one VALUES 2.1 against 3.0 for
-executemany (binding costs more than inserting: 17 parameters 4.3, 8 parameters 2.9); a claim as SELECT,
-then one UPDATE of all 3.2 against UPDATE … RETURNING 4.0; settling by guarded executemany 2.8 against
-reading the rows first 4.5 and UPDATE … FROM (VALUES …) 6.0.
+Measured on one core, in µs of processor time per job, in batches of 100:
 
-What is out of the ordinary is done by `insert_jobs` and `apply_transitions`; both end the same.
+- insert: many rows in one VALUES takes 2.1, executemany 3.0. Binding costs more than inserting: 17 parameters
+  take 4.3, and 8 parameters 2.9.
+- claim: SELECT and one UPDATE of all rows takes 3.2, UPDATE … RETURNING 4.0.
+- settle: a guarded executemany takes 2.8, reading the rows first 4.5, UPDATE … FROM (VALUES …) 6.0.
+
+Everything that is not plain is done by `insert_jobs` and `apply_transitions`, with the same results.
 """
 
 from __future__ import annotations
@@ -64,13 +66,13 @@ _IS_OPEN = Text("""
 SELECT 1 FROM firelock_batches AS batch JOIN firelock_jobs AS job ON job.id = batch.id
 WHERE batch.id = :id AND is_shut = 0 AND is_cancelled = 0 AND job.state = 'awaiting'
 """)
-# Stored empty, it was on the list of those that may have ended.
+# The batch was stored empty, so it was listed as one that may have ended.
 _FILLED = Text("UPDATE firelock_batches SET is_changed = 0 WHERE id = :id AND active > 0")
 _NEWEST = Text("SELECT id FROM firelock_jobs ORDER BY seq DESC LIMIT :most")
 
 
 class SqliteStorage(SqlStorage):
-    """Jobs in one file; nothing is opened before the first verb."""
+    """Jobs in one file, which is not opened before the first verb."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
@@ -97,7 +99,7 @@ class SqliteStorage(SqlStorage):
     def _insert_batch(
         self, tx: Transaction, jobs: Sequence[NewJob], number: int
     ) -> Sequence[bool | Duplicate]:
-        """Return which are new of a batch, so many members that are otherwise plain jobs, and the rest."""
+        """Store a batch, this number of otherwise plain members, and the rest; return which are new."""
         first, members, rest = jobs[:1], jobs[1 : number + 1], jobs[number + 1 :]
         is_new = insert_jobs(tx, first)
         answers = [*is_new, *self._insert_members(tx, members)]
@@ -106,7 +108,7 @@ class SqliteStorage(SqlStorage):
         return [*answers, *(insert_jobs(tx, rest) if rest else [])]
 
     def _insert_members(self, tx: Transaction, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Return which members of one batch are new, otherwise plain jobs; it has to be open."""
+        """Store otherwise plain members of one batch, if it is open; return which are new."""
         batch_id = relations_in(jobs[0].relations_json).batch_id
         if tx.one(_IS_OPEN, id=batch_id) is None:
             return insert_jobs(tx, jobs)
@@ -130,7 +132,7 @@ class SqliteStorage(SqlStorage):
         has_lanes: bool = False,
         are_members: bool = False,
     ) -> list[bool]:
-        """Return which of the plain jobs are new: those that are stored now have the highest numbers."""
+        """Store plain jobs; return which are new: the stored ones have the highest numbers."""
         kinds = Counter(map(kind, jobs))
         is_uniform = len(kinds) == 1
         common = [
@@ -154,7 +156,7 @@ class SqliteStorage(SqlStorage):
             new = {row[0] for row in tx.all(_NEWEST, most=stored)}
             for place, job in enumerate(jobs):
                 answers[place] = job.id in new
-                new.discard(job.id)  # of one that is there twice the second is not new
+                new.discard(job.id)  # if an id occurs twice, only the first one is new
             kinds = Counter(map(kind, compress(jobs, answers)))
         for (queue, *_), number in kinds.items():
             tx.moved(queue, None, _ENQUEUED, number)
@@ -174,7 +176,7 @@ class SqliteStorage(SqlStorage):
         return self._database.write(lambda tx: self._settle_in(tx, transitions))
 
     def _settle_in(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
-        """Return the results; where an end turns out not to be plain, all go by way of their rows."""
+        """Settle and return the results; if an end is not plain after all, settle all through their rows."""
         parted = self._holdings.split(transitions, None)
         if not parted.plain:
             return self._apply_rest(tx, transitions, parted.others)
@@ -194,7 +196,7 @@ class SqliteStorage(SqlStorage):
             return self._apply_rest(tx, transitions, parted.others)
         ended = Counter(str(held.batch_id) for _, held in members)
         shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
-        told = tell_batches(tx, shares)  # those that may end by it
+        told = tell_batches(tx, shares)  # batches that may end because of this
         releasing = {end.job_id for end, held in members if held.batch_id in told}
         results = self._apply_rest(tx, transitions, parted.others)
         return [
@@ -210,7 +212,7 @@ class SqliteStorage(SqlStorage):
 
 
 def are_fellows(jobs: Sequence[NewJob]) -> bool:
-    """Tell whether the jobs are members of one batch, and ask for nothing else but limits."""
+    """Return whether the jobs are members of one batch, and otherwise need nothing but limits."""
     relations = jobs[0].relations_json
     return (
         relations is not None
@@ -240,10 +242,10 @@ def _kind_and_own_with_lane(job: NewJob) -> tuple[Any, ...]:
 
 @cache
 def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool, are_members: bool) -> str:
-    """Return the statement that stores so many plain jobs.
+    """Return the statement that stores this number of plain jobs.
 
-    Its first parameters are `enqueued_at` of all, their `relations_json` where they are members of a batch
-    and, where they are uniform, what else is common to all.
+    Its first parameters are `enqueued_at` for all jobs and their `relations_json` if they are members of a
+    batch. If the jobs are uniform, their other common values follow.
     """
     of_all = ("enqueued_at", *(("relations_json",) if are_members else ()))
     number_of_common = len(of_all) + (len(KIND) if is_uniform else 0)
@@ -253,7 +255,7 @@ def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool, are_members: boo
     rows = []
     for first in range(len(common) + 1, len(common) + 1 + size * len(own), len(own)):
         numbers = [f"?{first + place}" for place in range(len(own))]
-        # The last of a row, created_at, is bound once and written twice.
+        # created_at, the last value of a row, is bound once and written twice.
         marks = (str(IS_MEMBER),) if are_members else ()
         rows.append(f"('{_ENQUEUED}', {', '.join((*marks, *common, *numbers, numbers[-1]))})")
     marked = ("marks",) if are_members else ()
@@ -263,6 +265,6 @@ def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool, are_members: boo
 
 @cache
 def _many_members(size: int) -> str:
-    """Return the statement that lists so many members; its first parameter is their batch."""
+    """Return the statement that lists this number of members; its first parameter is their batch."""
     rows = ", ".join(f"(?1, ?{2 * place}, ?{2 * place + 1})" for place in range(1, size + 1))
-    return f"INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES {rows}"  # noqa: S608 - numbers
+    return f"INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES {rows}"  # noqa: S608 - digits

@@ -1,4 +1,4 @@
-"""What people do to a batch and its members, and what a requeue means for the batches around it."""
+"""Changes by operators to a batch and its members, and the effect of a requeue on the batches around."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
 
 
 def cancel_batch(tx: Transaction, row: JobRow, batch: BatchRow, reason: str | None, at: int) -> None:
-    """The batch is cancelled for good: open until nobody in it runs or waits, and held no more."""
+    """Cancel the batch permanently: it is no longer held, and is open until no member runs or waits."""
     row.move(
         tx, State.AWAITING, reason=reason, changed_at=at, due_at=None, ended_at=None, expires_at=None
     )  # fmt: skip
@@ -27,7 +27,7 @@ def cancel_batch(tx: Transaction, row: JobRow, batch: BatchRow, reason: str | No
 
 
 def change_batch(tx: Transaction, row: JobRow, batch: BatchRow | None, transition: Transition) -> Applied:
-    """The batch is held or cancelled; a batch is never run."""
+    """Hold or cancel the batch; no other transition is possible, because a batch never runs."""
     if transition.session is not None or row.state not in transition.from_states or batch is None:
         return Applied.REFUSED
     if transition.to is State.DELETED:
@@ -50,7 +50,7 @@ def _may_let_run(transition: Transition) -> bool:
 
 
 def lets_run(row: JobRow, transition: Transition) -> bool:
-    """Tell whether somebody lets a job with ties run that had ended or waited."""
+    """Return whether an operator restarts a job with relations that had ended or waited."""
     if row.relations_json is None or not _may_let_run(transition):
         return False
     return transition.to is State.ENQUEUED or row.is_final
@@ -64,7 +64,7 @@ class BatchesAround:
     batches: dict[str, BatchRow] = attrs.field(factory=dict)
 
     def of(self, job_id: str) -> list[BatchRow]:
-        """Return the batches around the job, from the inside."""
+        """Return the batches around the job, from the innermost to the outermost."""
         found: list[BatchRow] = []
         while (relations := self.relations.get(job_id)) is not None and relations.batch_id in self.batches:
             job_id = str(relations.batch_id)
@@ -72,7 +72,7 @@ class BatchesAround:
         return found
 
     def calm(self, tx: Transaction, job_id: str) -> None:
-        """What has failed so far stops nothing any more around the job that runs again."""
+        """Let failures so far no longer stop the batches around a job that runs again."""
         for batch in self.of(job_id):
             rules = self.relations[batch.id].batch
             if rules is not None and rules.fails_fast:
@@ -83,7 +83,7 @@ class BatchesAround:
 
 
 def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAround:
-    """Return what is around those of the jobs that somebody lets run again, before they are locked."""
+    """Lock and return the batches around jobs that an operator restarts, before the jobs are locked."""
     around = BatchesAround()
     wanted = {one.job_id for one in transitions if _may_let_run(one)}
     while wanted:
@@ -100,7 +100,7 @@ def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAr
 
 
 def is_forbidden(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
-    """Tell whether what the job is tied to forbids that somebody lets it run."""
+    """Return whether the job's relations forbid a restart by an operator."""
     if not lets_run(row, transition):
         return False
     return any(batch.is_cancelled for batch in around.of(row.id)) or _misses_input(tx, row)

@@ -1,7 +1,7 @@
-"""Batches: how far they are, and what `release` does with those whose counts has changed.
+"""Batches: their counts, and the work of `release` on batches whose counts have changed.
 
-A batch is decided by what is known of it under its lock; its members are moved some at a time, under that
-lock as well, in the order in which they are listed.
+A batch is decided by all counts that are known under its lock. Its members are moved some at a time in their
+listed order, also under that lock.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _GONE = [
 
 
 class SqlBatchVerbs(SqlVerbs):
-    """What people read of batches."""
+    """The verb that reads the counts of batches."""
 
     @override
     def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
@@ -81,7 +81,7 @@ class SqlBatchVerbs(SqlVerbs):
 
 
 def read_batch_counts(tx: Transaction, ids: Sequence[str]) -> dict[str, BatchCounts]:
-    """Return how far each batch is, of one snapshot."""
+    """Return the counts of each batch, from one snapshot."""
     jobs = {row[0]: row for row in tx.all(_OF_BATCHES, ids=list(ids))}
     all_counts = {}
     for id, batch in peek_batches(tx, jobs).items():
@@ -97,7 +97,7 @@ def read_batch_counts(tx: Transaction, ids: Sequence[str]) -> dict[str, BatchCou
 
 
 def release_batches(tx: Transaction, limit: int) -> int:
-    """Look at batches whose counts has changed, and move their members; return how many were looked at."""
+    """Check batches whose counts have changed, and move their members; return the number checked."""
     found = tx.all(_CHANGED_OR_TOLD if tx.adds_deltas else _CHANGED, most=limit)
     looked_at = 0
     for id in sorted(str(row[0]) for row in found):
@@ -108,10 +108,10 @@ def release_batches(tx: Transaction, limit: int) -> int:
 
 
 def _release_batch(tx: Transaction, id: str, room: int) -> int:
-    """The batch is as its counts say, and some of its members are where it has them; return how many."""
+    """Update the batch from its counts, and move some of its members; return the number checked."""
     row = load_rows(tx, [id], is_patient=False).get(id)
     if row is None and tx.adds_deltas and tx.all(_OF_BATCHES, ids=[id]):
-        return 0  # somebody else has it
+        return 0  # another transaction has locked it
     batch = load_batches(tx, [id], is_patient=False).get(id)
     if row is None:
         for statement in _GONE:
@@ -137,7 +137,7 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
 
 
 def _plan_walk(row: JobRow, batch: BatchRow) -> None:
-    """What is to be done to the members is what the batch is now; a sweep that left some begins anew."""
+    """Choose the pass over the members from the present flags; a sweep that has left members starts again."""
     if row.is_final:
         batch.is_shut, batch.is_stopping, batch.walk = 0, 0, None
     elif batch.is_cancelled or batch.is_stopping:
@@ -149,7 +149,7 @@ def _plan_walk(row: JobRow, batch: BatchRow) -> None:
 
 
 def _end_or_reopen(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRules, state: State) -> None:
-    """The batch ends, or is open again; one that ends otherwise than before was open in between."""
+    """End or reopen the batch; a batch that ends in another state than before was open in between."""
     reason = row.reason if state is State.DELETED else None
     if row.is_final:
         opened = Moved.REOPENED.value
@@ -168,9 +168,9 @@ def _end_or_reopen(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRu
 
 
 def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int) -> int:
-    """The next members of an open batch are swept, or let in; return how many were looked at.
+    """Sweep the next members of an open batch, or let them start; return the number checked.
 
-    One that somebody else holds is waited for by nobody: the walk goes on with it the next time.
+    A locked member is not waited for: the next pass continues with it.
     """
     found = tx.all(_NEXT_MEMBERS, batch=batch.id, at=batch.walked_at, id=batch.walked_id, most=room)
     movable = _UNENDED if batch.walk == SWEEP else {State.AWAITING}
@@ -191,7 +191,7 @@ def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int
 
 
 def _lock_free(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Return those of the jobs that nobody else holds, nor can from now on; batches with their own rows."""
+    """Lock the jobs that no other transaction has locked, batches with their own rows; return the ids."""
     if not tx.adds_deltas or not ids:
         return set(ids)
     free = {str(id): bool(is_batch) for id, is_batch in tx.all(_FREE_JOBS, ids=sorted(ids))}
@@ -232,7 +232,7 @@ def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
         nominal_at = row.nominal_at
         if nominal_at is not None and nominal_at > tx.now:
             row.move(tx, State.SCHEDULED, reason=reason, changed_at=tx.now, due_at=nominal_at)
-            tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant
+            tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time
         else:
             row.move(tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now)
             row.tell_if_claimable(tx)
@@ -240,7 +240,7 @@ def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
     save_rows(tx, rows.values())
 
 
-# ---- time and prune --------------------------------------------------------------------------------------
+# ---- timeouts and pruning --------------------------------------------------------------------------------
 
 _HOUR = 3_600_000_000
 _WAITING_AT_ONCE = 1_000
@@ -265,9 +265,9 @@ _UNLIST = Text(
 
 
 def time_out(tx: Transaction, ids: Sequence[str]) -> int:
-    """Jobs that waited until now wait no more; a batch that nobody fills any more is cancelled.
+    """Resume jobs whose wait has timed out; cancel batches whose hold has expired.
 
-    A batch that somebody adds to is passed over. Return how many are not.
+    A batch to which another transaction adds members is skipped. Return the number of all others.
     """
     rows = {id: row for id, row in load_rows(tx, ids).items() if row.state is State.AWAITING}
     counts = MemberCounts(tx, rows.values())
@@ -286,7 +286,7 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> int:
 
 
 def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, Relations]]:
-    """Return state, expiry and ties of these jobs and of all batches around them, level by level."""
+    """Return state, expiry and relations of these jobs and of all batches around them, level by level."""
     found: dict[str, tuple[str, int | None, Relations]] = {}
     while ids:
         level = {
@@ -300,9 +300,9 @@ def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, 
 
 
 def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Return those of the expired jobs that stay with what they belong to; until when is stored.
+    """Return the expired jobs that must stay with jobs to which they belong, and store until when.
 
-    Also those that another transaction has locked.
+    Jobs that another transaction has locked are returned, too.
     """
     rows = load_rows(tx, ids, is_patient=False)
     until: dict[str, int] = {}
@@ -311,7 +311,7 @@ def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
     around = _around(tx, named)
     releasing = {row[0] for row in tx.all(_RELEASING, ids=sorted(around))} if around else set()
     for id, one in relations.items():
-        batch_id = one.batch_id  # members of an inner batch stay with the outer ones too
+        batch_id = one.batch_id  # members of an inner batch also stay as long as the outer batches
         while batch_id is not None and batch_id in around:
             state, expires_at, outer = around[batch_id]
             is_open = read_state(state) not in FINAL_STATES or batch_id in releasing
@@ -327,12 +327,12 @@ def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
     changed = {id for id, batch in batches.items() if batch.is_changed}
     if tx.adds_deltas and batches:
         changed |= {row[0] for row in tx.all(_TOLD_AMONG, ids=sorted(batches))}
-    # Such a batch may be open again by what is known of it.
+    # The unfolded counts may reopen such a batch.
     return {*kept, *changed, *(id for id in ids if id not in rows)}
 
 
 def delete_waiting(tx: Transaction, id: str) -> int:
-    """Some members that wait, of a batch about to be pruned, are deleted; return how many."""
+    """Delete some waiting members of a batch that is about to be pruned; return the number."""
     rows = load_rows(tx, [id], is_patient=False)
     expires_at = rows[id].expires_at if id in rows and rows[id].is_batch else None
     if expires_at is None or expires_at > tx.now:
@@ -342,7 +342,7 @@ def delete_waiting(tx: Transaction, id: str) -> int:
 
 
 def forget_relations(tx: Transaction, gone: Sequence[tuple[str, int, Relations]]) -> None:
-    """Jobs that are pruned, with these ids and `created_at`, are in no list of members, and no batches."""
+    """Remove pruned jobs from the lists of members; delete the rows of those that were batches."""
     tx.run_many(
         _UNLIST,
         [

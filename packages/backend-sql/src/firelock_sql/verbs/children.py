@@ -1,7 +1,8 @@
-"""Continuations: jobs that wait for the end of another one, their parent.
+"""Children: jobs that wait for the end of another job, their parent.
 
-When a marked parent ends, `follow_parents` puts it on a list; `release` then decides its children in bounded
-batches. Before a parent is pruned, `delete_children` deletes those that still wait for it.
+A child is a continuation, or a suspended job. When a parent with the mark `HAS_CHILDREN` ends,
+`follow_parents` puts it on the releasing list. `release` then decides a limited number of its children at a
+time. Before a parent is pruned, `delete_children` deletes the children that still wait for it.
 """
 
 from __future__ import annotations
@@ -72,17 +73,20 @@ UPDATE firelock_jobs SET marks = marks - 1 WHERE id IN :ids AND (marks & 1) = 1
 
 
 def kept_until(at: int, ended_at: int | None, expires_at: int | None) -> int | None:
-    """Return when a child that ends at `at` may be pruned, from its parent's end and expiry."""
+    """Return when a child that ends at `at` may be pruned: it is kept as long as its parent."""
     return None if ended_at is None or expires_at is None else at + expires_at - ended_at
 
 
 def decide_all_of(tx: Transaction, ids: Sequence[str]) -> None:
-    """The jobs wait for no other job any more."""
+    """Mark all edges of these jobs as decided, because the jobs no longer wait for other jobs."""
     tx.run(_DECIDE_ALL_OF, ids=list(ids))
 
 
 def follow_parents(tx: Transaction, parents: Iterable[JobRow]) -> set[str]:
-    """Those that ended while children wait are on the releasing list, others off it; return who is on it."""
+    """Update the releasing list: add parents that ended while children wait, and remove the others.
+
+    Return the ids of the parents on the list.
+    """
     by_id = {row.id: row for row in parents}
     if not by_id:
         return set()
@@ -94,15 +98,15 @@ def follow_parents(tx: Transaction, parents: Iterable[JobRow]) -> set[str]:
 
 
 Edges = Sequence[tuple[int, str, str]]
-"""Relations of a parent to its children: number, child, and the end that the child waits for."""
+"""Edges of a parent to its children: number, child, and the end for which the child waits."""
 
 
 @attrs.define
 class Release:
-    """What a call of `release` has done so far with children of ended parents."""
+    """The progress of one call of `release` with the children of ended parents."""
 
     looked_at: int = 0
-    skipped: set[str] = attrs.field(factory=set)  # jobs that others have locked
+    skipped: set[str] = attrs.field(factory=set)  # jobs that another transaction has locked
 
 
 def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ()) -> Release:
@@ -110,10 +114,10 @@ def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ())
 
     Args:
         tx: the transaction.
-        limit: the most children to look at.
-        awaited: jobs that were locked a moment ago; they are waited for as long as the transaction waits.
+        limit: the maximum number of children to check.
+        awaited: jobs that were locked a moment ago; the transaction waits for them as long as for any lock.
     """
-    done, passed = Release(), ""  # parents up to there are left for another call
+    done, passed = Release(), ""  # parents up to this one are left for another call
     first = {"passed": passed, "most": _PARENTS_AT_ONCE}
     skipped, listed = tx.each([(_SKIPPED, {"most": limit}), (_TAKE_NEXT, first)])
     if skipped:
@@ -128,14 +132,14 @@ def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ())
 def _release_skipped(
     tx: Transaction, done: Release, found: Sequence[Sequence[Any]], awaited: Collection[str]
 ) -> None:
-    """Children that others had locked are moved where these have let go of them."""
+    """Move the children that were skipped because of locks, if these have been released."""
     children = {child for _, _, child, _ in found if child is not None}
     free = lock_free(tx, children.difference(awaited)).union(children.intersection(awaited))
     locked = stored_among(tx, children - free)
     done.skipped |= locked
     by_parent: dict[str, list[tuple[int, str, str]]] = {}
     for parent_id, seq, child, awaited_end in found:
-        if child is None:  # it was pruned, and its ties with it
+        if child is None:  # the child was pruned, and its edges with it
             tx.run(_SKIPPED_NO_MORE, parent=parent_id, edge=seq)
         elif child not in locked:
             by_parent.setdefault(str(parent_id), []).append((seq, child, awaited_end))
@@ -164,9 +168,9 @@ def _release_parents(
     limit: int,
     awaited: Collection[str],
 ) -> str | None:
-    """Children of the first parents are moved, all of these together; the list says how far that got.
+    """Move children of the first parents together, and store on the list how far that got.
 
-    Return the last parent that has none left, or is locked.
+    Return the last parent that has no more children or is locked.
     """
     room = limit - done.looked_at
     after = int(listed[0][1] or 0)
@@ -195,12 +199,12 @@ def _release_parents(
 
 
 def _is_new(listed: tuple[str, int]) -> bool:
-    """Tell whether none of the parent's children was looked at."""
+    """Return whether none of the parent's children has been checked yet."""
     return not listed[1]
 
 
 def _load_free(tx: Transaction, ids: Iterable[str], awaited: Collection[str]) -> dict[str, JobRow]:
-    """Return the rows of the jobs that nobody else has locked, and those that are waited for."""
+    """Return the rows of the jobs that no other transaction has locked; wait for those in `awaited`."""
     wanted = set(ids)
     waited_for = wanted.intersection(awaited)
     rows = load_rows(tx, sorted(wanted - waited_for), is_patient=False)
@@ -210,9 +214,10 @@ def _load_free(tx: Transaction, ids: Iterable[str], awaited: Collection[str]) ->
 def _decide_edges(
     tx: Transaction, edges: Mapping[str, Edges], rows: Mapping[str, JobRow], done: Release
 ) -> dict[str, list[int]]:
-    """Each edge of an ended parent is decided, or its child says why not; a child moves with its last one.
+    """Decide each edge of an ended parent, or store in the child why it still waits.
 
-    Return the edges whose children others have locked, by parent.
+    A child moves with its last edge. Return, by parent, the edges whose children other transactions have
+    locked.
     """
     ended = {id: some for id, some in edges.items() if rows[id].is_final}
     wanted = {child for some in ended.values() for _, child, _ in some}
@@ -248,9 +253,10 @@ def _decide_edges(
 def _locked_among(
     tx: Transaction, wanted: Collection[str], rows: Mapping[str, JobRow]
 ) -> tuple[set[str], dict[str, BatchRow], set[str]]:
-    """Return the children that cannot be moved now, as others have locked them or a batch that they need.
+    """Return the children that cannot be moved now, because they or a batch that they need is locked.
 
-    Beside them the rows of children that are batches, and the batches around children that are shut.
+    Also return the rows of the children that are batches, and the batches around children that have not
+    opened.
     """
     locked = stored_among(tx, set(wanted).difference(rows)) if len(rows) < len(wanted) else set()
     awaiting = [row for row in rows.values() if row.state == State.AWAITING]
@@ -264,16 +270,16 @@ def _locked_among(
 
 @attrs.define
 class _Moves:
-    """What becomes of children that wait."""
+    """The results for children that wait."""
 
     children: Mapping[str, JobRow]
     batches: Mapping[str, BatchRow]  # children that are batches
-    shut: Collection[str] = ()  # batches whose members wait for the opening
-    deleted: dict[str, tuple[JobRow, str]] = attrs.field(factory=dict)  # by whom, and why
-    satisfied: dict[str, str] = attrs.field(factory=dict)  # why
+    shut: Collection[str] = ()  # batches that have not opened, whose members therefore keep waiting
+    deleted: dict[str, tuple[JobRow, str]] = attrs.field(factory=dict)  # the parent, and the reason
+    satisfied: dict[str, str] = attrs.field(factory=dict)  # the reason
 
     def is_waiting(self, id: str) -> bool:
-        """Tell whether the child waits, and goes on waiting for all that is known yet."""
+        """Return whether the child waits and is not about to be deleted."""
         child = self.children.get(id)
         is_gone = id in self.deleted and id not in self.batches
         return child is not None and child.state == State.AWAITING and not is_gone
@@ -310,7 +316,7 @@ def _move_children(tx: Transaction, moves: _Moves) -> None:
 
 
 def resume(tx: Transaction, row: JobRow, reason: str) -> None:
-    """The job, which waited for something, is enqueued."""
+    """Enqueue a job that has waited."""
     row.move(
         tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now, due_at=None, waits_for=None
     )
@@ -319,15 +325,15 @@ def resume(tx: Transaction, row: JobRow, reason: str) -> None:
 
 
 def keep_waiting(row: JobRow, reason: str, at: int) -> None:
-    """The job goes on waiting, for something else."""
+    """Let the job keep waiting, for another reason."""
     row.change({"reason": reason, "changed_at": at})
     row.note(State.AWAITING, at, reason)
 
 
 def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
-    """Up to `limit` children that wait for a job about to be pruned are deleted; return how many.
+    """Delete up to `limit` children that wait for a job which is about to be pruned; return the number.
 
-    Those that others have locked are left, and the job with them.
+    Children that other transactions have locked are left, and so the job is left too.
     """
     found = tx.all(_OPEN_EDGES, ids=[parent_id], looked_at=0, most=limit)
     if not found:
@@ -337,7 +343,7 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
     counts = MemberCounts(tx, rows.values())
     parent = rows.pop(parent_id, None)
     if parent is None or parent.expires_at is None or parent.expires_at > tx.now:
-        return 0  # somebody requeued it, has locked it, or has pruned it already
+        return 0  # it was requeued, locked or pruned by another transaction
     free = _delete_free(tx, parent, wanted, rows, Moved.PARENT_GONE.value)
     decided = [edge for _, edge, child, _ in found if child in free]
     if decided:
@@ -349,7 +355,7 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
 def _delete_free(
     tx: Transaction, owner: JobRow, wanted: Collection[str], rows: dict[str, JobRow], reason: str
 ) -> set[str]:
-    """Delete those of the waiting jobs that others have not locked; return them, and those that are gone."""
+    """Delete the waiting jobs that are not locked; return their ids and those of missing jobs."""
     locked, batches, _ = _locked_among(tx, wanted, rows)
     free = {id: row for id, row in rows.items() if id not in locked}
     _move_children(tx, _Moves(free, batches, deleted=dict.fromkeys(free, (owner, reason))))
@@ -357,9 +363,9 @@ def _delete_free(
 
 
 def delete_with(tx: Transaction, owner: JobRow, ids: Sequence[str], reason: str) -> int:
-    """Jobs that wait are deleted, and kept as long after their end as their owner after its own.
+    """Delete jobs that wait, and keep them after their end as long as their owner after its own.
 
-    Those that others have locked are left; return how many are not.
+    Jobs that other transactions have locked are left. Return the number of all others.
     """
     rows = load_rows(tx, ids, is_patient=False)
     counts = MemberCounts(tx, rows.values())

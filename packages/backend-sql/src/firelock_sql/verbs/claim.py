@@ -1,4 +1,4 @@
-"""A claim: the queues it looks at, each one's share, and how rows become a session's."""
+"""`claim`: which queues are read, how they share the limit, and how rows are assigned to a session."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FIRING = Text("""
 SELECT due_at FROM firelock_recurring
 WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
 """)
-_COLUMNS = ", ".join(CLAIMABLE[:-1])  # of a job that is in no lane
+_COLUMNS = ", ".join(CLAIMABLE[:-1])  # for a job that is in no lane
 READY = Text(f"""
 SELECT {_COLUMNS} FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
@@ -67,9 +67,9 @@ WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :qu
 """)
 _IS_IN_LANES = Text(f"""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue LIMIT 1
-""")  # noqa: S608 - a condition of ours
+""")  # noqa: S608 - our own condition
 
-# Where tasks are left out, candidates are read without a lock, then those that may start with one.
+# If tasks are left out, candidates are read without locks first. Then the selected ones are locked.
 _NEAR = Text("""
 SELECT seq, task FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
@@ -81,18 +81,18 @@ WHERE seq IN :seqs AND state = 'enqueued' AND session IS NULL AND held_by IS NUL
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 
-ReadyRow = Sequence[Any]  # of the columns `CLAIMABLE`, without its lane where it is in none
+ReadyRow = Sequence[Any]  # of the columns `CLAIMABLE`, without `held_by` for a job in no lane
 _ID, _QUEUE, _PRIORITY, _TAGS = map(CLAIMABLE.index, ("id", "queue", "priority", "tags"))
 PLACE_SEQ, PLACE_MARKS = map(CLAIMABLE.index, ("seq", "marks"))
 TakeReady = Callable[[str, int], Sequence[ReadyRow]]
-"""Return the first rows of a queue that wait in no lane and may be claimed, locked: by queue and how many."""
+"""A function of a queue and a limit that returns the first claimable rows in no lane, locked."""
 
 
 class QueueTurns:
-    """Which queue comes first where a claim names none; each process begins somewhere else."""
+    """The order of queues for claims that name none; each process starts at a random queue."""
 
     def __init__(self) -> None:
-        self._served = random.choice("0abcdefghijklmnopqrstuvwxyz")  # noqa: S311 - no secret
+        self._served = random.choice("0abcdefghijklmnopqrstuvwxyz")  # noqa: S311 - not a secret
 
     @property
     def last(self) -> str:
@@ -100,18 +100,18 @@ class QueueTurns:
         return self._served
 
     def of(self, names: Sequence[str]) -> list[str]:
-        """Return the names, beginning behind the one that was served last."""
+        """Return the names in order, starting after the queue that was served last."""
         start = next((place for place, name in enumerate(names) if name > self._served), 0)
         return [*names[start:], *names[:start]]
 
     def served(self, name: str) -> None:
-        """The next claim begins behind this queue."""
+        """Start the next claim after this queue."""
         self._served = name
 
     def rows(
         self, names: Sequence[str], limit: int, take: Callable[[str, int], Sequence[ReadyRow]]
     ) -> list[ReadyRow]:
-        """Return what `take` gives of these queues, each its share, in turn."""
+        """Return an equal share of rows from each queue, starting after the queue that was served last."""
         rows = shared_out(self.of(names), limit, take)
         if rows:
             self.served(rows[-1][_QUEUE])
@@ -121,7 +121,7 @@ class QueueTurns:
 def living_server(tx: Transaction, session: str) -> tuple[str | None, bool]:
     """Return the name of the session's server, and whether jobs wait in lanes.
 
-    The name is None where the session is dead or unknown.
+    The name is None if the session is dead or unknown.
     """
     return _with_lanes(tx.one(_SERVER_AND_LANES, session=session))
 
@@ -134,28 +134,34 @@ def _with_lanes(found: Sequence[Any] | None) -> tuple[str | None, bool]:
 
 
 def serving_with_lanes(tx: Transaction, session: str) -> tuple[str | None, bool]:
-    """Return what `living_server` does; the session cannot end before this transaction."""
+    """Return the same as `living_server`, and keep the session alive until this transaction ends."""
     return _with_lanes(tx.one(_SERVING_AND_LANES, session=session))
 
 
 def serving(tx: Transaction, session: str) -> str | None:
-    """Return the name of the session's server, None likewise; it cannot end before this transaction."""
+    """Return the name of the session's server, and keep the session alive until this transaction ends.
+
+    The name is None if the session is dead or unknown.
+    """
     found = tx.one(SERVING, session=session)
     return None if found is None else str(found[0])
 
 
 def next_due_at(tx: Transaction, due_from: int = EARLIEST) -> int | None:
-    """Return the earliest instant of a scheduled or recurring job.
+    """Return the earliest due time of a scheduled or recurring job.
 
     Args:
         tx: the transaction.
-        due_from: jobs that are due before are left out: see `DueFloor`.
+        due_from: ignore jobs that are due before: see `DueFloor`.
     """
     return earlier(first_due(tx, due_from), next_firing(tx))
 
 
 def next_due_beside(tx: Transaction, locked_until: int, due_from: int = EARLIEST) -> int | None:
-    """Return what `next_due_at` does; jobs that are due and locked by others count as due at that instant."""
+    """Return the same as `next_due_at`, but count due jobs as due at `locked_until`.
+
+    The due jobs that are left are locked by other transactions.
+    """
     first = first_due(tx, due_from)
     if first is not None and first <= tx.now:
         later = tx.one(_DUE_LATER, now=tx.now)
@@ -164,24 +170,24 @@ def next_due_beside(tx: Transaction, locked_until: int, due_from: int = EARLIEST
 
 
 def first_due(tx: Transaction, due_from: int = EARLIEST) -> int | None:
-    """Return the earliest instant of a scheduled job, of those from this instant on."""
+    """Return the earliest due time of a scheduled job that is not before `due_from`."""
     found = tx.one(DUE) if due_from == EARLIEST else tx.one(_DUE_FROM, due_from=due_from)
     return None if found is None else int(found[0])
 
 
 def next_firing(tx: Transaction) -> int | None:
-    """Return the earliest instant of a recurring job."""
+    """Return the earliest due time of a recurring job."""
     found = tx.one(FIRING)
     return None if found is None else int(found[0])
 
 
 def earlier(*instants: int | None) -> int | None:
-    """Return the earliest of these instants; None if there is none."""
+    """Return the earliest of these times; None if there is none."""
     return min((one for one in instants if one is not None), default=None)
 
 
 def has_ready(tx: Transaction, request: ClaimRequest, *, has_lanes: bool) -> bool:
-    """Tell whether a claim may take anything; neither keys nor tasks of jobs in lanes are asked."""
+    """Return whether a claim may find work; keys, and tasks of jobs in lanes, are not checked."""
     names = _open_queues(tx, request.queues, has_lanes=has_lanes)
     near = NearRows(tx, request.left_out, len(names)) if request.left_out else None
     return any(
@@ -192,7 +198,7 @@ def has_ready(tx: Transaction, request: ClaimRequest, *, has_lanes: bool) -> boo
 
 
 class NearRows:
-    """The rows without limits that a claim may take which leaves out tasks."""
+    """The rows without limits for a claim that leaves out tasks."""
 
     def __init__(self, tx: Transaction, left_out: Collection[str], queues: int) -> None:
         self._tx, self._left_out = tx, left_out
@@ -200,14 +206,14 @@ class NearRows:
         self._numbers: dict[str, list[int]] = {}
 
     def numbers(self, queue: str) -> list[int]:
-        """Return the numbers of those of a queue, in order."""
+        """Return the numbers of the rows of a queue that may be claimed, in order."""
         if queue not in self._numbers:
             near = self._tx.all(_NEAR, queue=queue, most=self._share)
             self._numbers[queue] = [seq for seq, task in near if task not in self._left_out]
         return self._numbers[queue]
 
     def take(self, queue: str, limit: int) -> list[ReadyRow]:
-        """Return the first rows of a queue, which nobody else can claim now."""
+        """Return the first rows of a queue, locked for this transaction."""
         numbers = self.numbers(queue)
         rows: list[ReadyRow] = []
         while len(rows) < limit and numbers:
@@ -218,7 +224,7 @@ class NearRows:
 
 
 def ready_rows(tx: Transaction, request: ClaimRequest, turns: QueueTurns) -> list[ReadyRow]:
-    """Return the rows to claim where none waits in a lane, in the order to run them."""
+    """Return the rows to claim if no job waits in a lane, in the order to run them."""
     queues, limit = request.queues, request.limit
     names = _open_queues(tx, queues, has_lanes=False)
     take = taking(tx, request, len(names))
@@ -239,7 +245,10 @@ def _open_queues(tx: Transaction, queues: Sequence[str] | None, *, has_lanes: bo
 
 
 def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
-    """Return every queue with enqueued jobs, those of this transaction too, whose counts are written last."""
+    """Return every queue with enqueued jobs, including those of this transaction.
+
+    Its own counts are not in the table yet, because they are written at its end.
+    """
     if tx.adds_deltas:
         names = queues_along_the_ready(tx)
         return sorted({*names, *queues_with_lanes(tx)}) if has_lanes else names
@@ -249,7 +258,7 @@ def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
 
 
 def queues_along_the_ready(tx: Transaction) -> list[str]:
-    """Return every queue with ready jobs, by one short step along their index for each."""
+    """Return every queue with ready jobs, with one short step along their index per queue."""
     names: list[str] = []
     while found := tx.one(NEXT_WITH_WORK, former=names[-1] if names else ""):
         names.append(str(found[0]))
@@ -257,24 +266,24 @@ def queues_along_the_ready(tx: Transaction) -> list[str]:
 
 
 def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
-    """Return the first rows of one queue, which nobody else can claim now."""
+    """Return the first rows of one queue, locked for this transaction."""
     return tx.all(READY, queue=queue, most=limit)
 
 
 def taking(tx: Transaction, request: ClaimRequest, queues: int) -> TakeReady:
-    """Return how a claim of so many queues takes rows that wait in no lane."""
+    """Return the function with which a claim of this many queues takes rows that are in no lane."""
     if request.left_out:
         return NearRows(tx, request.left_out, queues).take
     return partial(ready_of, tx)
 
 
 def rows_in_turn(names: Sequence[str], limit: int, turns: QueueTurns, ready: TakeReady) -> list[ReadyRow]:
-    """Return an equal share of each queue, where none has lanes."""
+    """Return an equal share of rows from each queue, if none has lanes."""
     given: dict[str, set[str]] = {name: set() for name in names}
 
     def take(queue: str, room: int) -> list[ReadyRow]:
         known = given[queue]
-        found = ready(queue, len(known) + room)  # others may have let go of some before those
+        found = ready(queue, len(known) + room)  # rows before the returned ones may have been unlocked since
         rows = [row for row in found if row[_ID] not in known][:room]
         known.update(row[_ID] for row in rows)
         return rows
@@ -283,7 +292,7 @@ def rows_in_turn(names: Sequence[str], limit: int, turns: QueueTurns, ready: Tak
 
 
 class MixedClaim:
-    """One claim where jobs wait in lanes: of each queue they get half, and those without limits the rest."""
+    """A claim while jobs wait in lanes: each queue gives half from its lanes, the rest without limits."""
 
     def __init__(self, tx: Transaction, lanes: SqlLanes, cursors: LaneCursors, request: ClaimRequest) -> None:
         self._tx, self._lanes, self._cursors, self._request = tx, lanes, cursors, request
@@ -301,11 +310,11 @@ class MixedClaim:
 
     @property
     def look_again_at(self) -> int | None:
-        """When a rate opens, or now where lanes were not looked at."""
+        """The time when a rate next admits a job, or now if some lanes were not examined."""
         return self._keyed.look_again_at
 
     def rows(self, turns: QueueTurns) -> list[ReadyRow]:
-        """Return the rows to claim, in the order to run them; their keys are written."""
+        """Return the rows to claim, in the order to run them, and store the changes of their keys."""
         names, queues, limit = self._names, self._request.queues, self._request.limit
         rows: list[ReadyRow] = []
         if queues is None and len(names) > 1:
@@ -324,25 +333,25 @@ class MixedClaim:
 
     def _take(self, queue: str, room: int) -> list[ReadyRow]:
         given = self._given.setdefault(queue, set())
-        # Others may have let go of some before those that were given out.
+        # Rows before those that were returned may have been unlocked since.
         plain = [row for row in self.plain_rows(queue, len(given) + room) if row[_ID] not in given][:room]
         keyed = self.keyed_rows(queue, keyed_room(self._cursors, room, len(plain)))
         del plain[room - len(keyed) :]
         given.update(row[_ID] for row in plain)
         return sorted([*keyed, *plain], key=itemgetter(_PRIORITY), reverse=True)
 
-    # ---- what a database may know before -----------------------------------------------------------------
+    # ---- overridden by some databases --------------------------------------------------------------------
 
     def open_queues(self, queues: Sequence[str] | None) -> list[str]:
-        """Return the queues to look at."""
+        """Return the queues to read."""
         return _open_queues(self._tx, queues, has_lanes=True)
 
     def plain_rows(self, queue: str, number: int) -> list[ReadyRow]:
-        """Return the first rows of a queue that wait in no lane."""
+        """Return the first rows of a queue that are in no lane."""
         return list(self._ready(queue, number))
 
     def keyed_rows(self, queue: str, room: int) -> list[ReadyRow]:
-        """Return up to so many rows from a queue's lanes."""
+        """Return up to this number of rows from the lanes of a queue."""
         return [head.row for head in self._keyed.take(queue, room)] if room > 0 else []
 
 
@@ -358,9 +367,9 @@ WHERE seq IN :seqs
 
 @attrs.frozen
 class ReadyRows:
-    """What a session may take: rows that are ready, and locked."""
+    """The rows that a session may claim, locked."""
 
-    server: str | None  # the session's; None where that is dead or unknown
+    server: str | None  # of the session; None if it is dead or unknown
     rows: Sequence[Any]
     next_due_at: int | None
     look_again_at: int | None = None
@@ -368,7 +377,7 @@ class ReadyRows:
 
 @attrs.frozen
 class TakenRows:
-    """What a claim has taken, and the rows as they were before."""
+    """The result of a claim, with the rows as they were before."""
 
     claim: Claim
     rows: Sequence[Any]
@@ -376,7 +385,7 @@ class TakenRows:
 
 
 def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> TakenRows:
-    """The rows become the session's; return the claim."""
+    """Assign the rows to the session; return the claim."""
     if found.server is None:
         return TakenRows(Claim([], found.next_due_at, is_session_lost=True), [], "")
     now, rows = request.now, found.rows
@@ -394,7 +403,7 @@ def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> Taken
 
 
 def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:
-    """Return the rows as jobs, and the ids of those that are none: the columns of SQLite hold anything."""
+    """Return the rows as jobs, and the ids of unreadable rows, because a SQLite column can hold any value."""
     try:
         return [started_job(row, now) for row in rows], []
     except (TypeError, ValueError, StorageError):
@@ -405,16 +414,16 @@ def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[s
 
 
 def _quarantine(id: str, now: int) -> Transition:
-    """Return the end of a job whose row cannot be read: failed, kept until a person deletes it."""
+    """Return the transition for a job with an unreadable row: failed, and kept until a person deletes it."""
     error = ErrorInfo("firelock.StorageError", "a column holds what nobody wrote there", "unreadable row")
     reason = f"the stored row cannot be read: {error.message}"
     return Transition(id, frozenset({State.ENQUEUED}), None, None, State.FAILED, now, reason, error=error)
 
 
 def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
-    """Return a row that waits as its session sees it once it was claimed."""
+    """Return a waiting row as the job that its session receives after the claim."""
     job = ClaimedJob(*row[:PLACE_SEQ])
-    job.attempt += 1  # a sum is also the cheapest look at whether it is a number
+    job.attempt += 1  # an addition is also the cheapest check that the value is a number
     job.fence += 1
     job.retries += 0
     job.crashes += 0

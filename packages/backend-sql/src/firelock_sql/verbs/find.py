@@ -1,9 +1,8 @@
-"""What people read of all jobs: pages in order of time, numbers.
+"""Queries over all jobs: pages in order of time, and counts.
 
-A page without a state is merged from the parts of one index, one for each queue and task; every other one
-walks along one index, and looks at so many jobs and no more. The parts are listed by one statement, with the
-time of the first job of each, and only those are read whose jobs can be on the page, several in one round
-trip.
+A page without a state is merged from the parts of one index, one part per queue and task. Every other page is
+read along one index, up to a maximum number of jobs. One statement lists the parts with the time of each
+part's first job. Only the parts whose jobs can be on the page are read, several in one round trip.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from firelock_sql.rows.job_row import get_jobs, read_state
 
 SCANNED = 20_000
 RARE = 5_000
-"""A condition that at most so many jobs meet is looked up, and its jobs sorted."""
+"""If at most this many jobs meet a condition, they are looked up and sorted."""
 
 _CHUNK = 2_000
 _SMALLEST_CHUNK = 8
-_HOPEFUL = 8  # so many rows a wanted one are looked at first, where each has to be tested
+_HOPEFUL = 8  # rows to read first per wanted row, if each has to be tested
 _RETRYING = "state = 'scheduled' AND retries > 0 AND waits_for IS NULL"
 _LAST_CHARACTER = "\U0010ffff"
 
 _Found = tuple[int, str, int]
-"""Time and id of a job, and whether it meets every condition."""
+"""Time and id of a job, and whether it meets all conditions."""
 
-# Every condition of a filter but the time window; parameters are named after the field.
+# All conditions of a filter except the time window; parameters are named after the field.
 _CONDITIONS = {
     "state": "state = :state",
     "task": "task = :task",
@@ -56,10 +55,11 @@ _CONDITIONS = {
     "tag": "id IN (SELECT job_id FROM firelock_job_tags WHERE tag = :tag)",
     "batch_id": "id IN (SELECT job_id FROM firelock_members WHERE batch_id = :batch_id)",
     "parent_id": "id IN (SELECT child_id FROM firelock_edges WHERE parent_id = :parent_id AND is_wait = 0)",
-    "retrying": f"{_RETRYING} AND due_at IS NOT NULL",  # always so; some indexes know no state
+    # always true for them, but some indexes do not contain the state
+    "retrying": f"{_RETRYING} AND due_at IS NOT NULL",
     "not_retrying": f"NOT ({_RETRYING})",
 }
-# The same where each job on the way is tested: a look at one row, not at all that have the tag.
+# The same conditions for a test of single jobs, which reads one row instead of all jobs with the tag.
 _TESTS = {
     **_CONDITIONS,
     "tag": "EXISTS (SELECT 1 FROM firelock_job_tags AS tagged WHERE tagged.tag = :tag"
@@ -67,7 +67,7 @@ _TESTS = {
     "batch_id": "EXISTS (SELECT 1 FROM firelock_members AS listed WHERE listed.batch_id = :batch_id"
     " AND listed.created_at = firelock_jobs.created_at AND listed.job_id = firelock_jobs.id)",
 }
-# What may be rare, the rarest as a rule first, and the index that finds it.
+# Conditions that may be rare, usually the rarest first, and the index that finds their jobs.
 _RARE_INDEXES: dict[str, str | None] = {
     "parent_id": None,
     "tag": None,
@@ -77,9 +77,9 @@ _RARE_INDEXES: dict[str, str | None] = {
     "retrying": "retrying",
     "id_prefix": None,
 }
-# What is listed in a table of its own, in order of creation.
+# Conditions whose jobs are listed in a separate table, in order of creation.
 _LISTS = {"tag": "firelock_job_tags", "batch_id": "firelock_members"}
-# What holds for the rows of an index, beside the conditions that lead along it.
+# Additional conditions that the rows of an index meet.
 _ALONG = {
     "by_task": ("queue = :part_queue", "task = :part_task"),
     "listed": ("state <> 'processing'",),
@@ -90,22 +90,22 @@ _ALONG = {
 
 @attrs.frozen
 class _Walk:
-    """A way through the jobs: what leads, what is tested, in which order."""
+    """A scan of jobs: its index, its conditions and its order."""
 
     index: str | None
-    led_by: frozenset[str]  # conditions that hold for every row of the walk
+    led_by: frozenset[str]  # conditions that every row of the scan meets
     tested: frozenset[str]  # conditions that each row is tested for
-    time: str  # the column of the order
+    time: str  # the column that determines the order
     is_oldest_first: bool
     has_since: bool
     has_until: bool
     has_cursor: bool
-    is_of_queues: bool = False  # along "by_task": of the queues that are listed or named, not of one part
+    is_of_queues: bool = False  # along "by_task": for the listed or named queues instead of a single part
 
 
 @attrs.frozen
 class _Query:
-    """What is asked: a filter, as conditions and parameters, and where to go on."""
+    """A search: the conditions and parameters of a filter, and the position to continue from."""
 
     conditions: frozenset[str]
     parameters: Mapping[str, Value]
@@ -113,10 +113,10 @@ class _Query:
     time: str
     limit: int
     is_oldest_first: bool
-    place: rules.Place | None  # of the cursor
+    place: rules.Place | None  # the cursor
 
     def walk(self, index: str | None, led_by: frozenset[str]) -> _Walk:
-        """Return the walk along an index that answers some of the conditions."""
+        """Return the scan along an index whose rows all meet the conditions `led_by`."""
         return _Walk(
             index,
             led_by,
@@ -130,7 +130,7 @@ class _Query:
 
 
 class SqlReadingVerbs(SqlVerbs):
-    """What people read of the jobs."""
+    """The verbs that search and count jobs."""
 
     @override
     def find(
@@ -188,7 +188,7 @@ WHERE state = 'failed' AND state <> 'processing' ORDER BY changed_at DESC, id DE
 
 
 def _group_of(failed: Sequence[_Failed]) -> FailureGroup:
-    """Return jobs of one fingerprint, newest first, as a group."""
+    """Return the jobs of one fingerprint, newest first, as a group."""
     newest = failed[0]
     return FailureGroup(
         fingerprint=newest.error_fingerprint or "",
@@ -202,7 +202,7 @@ def _group_of(failed: Sequence[_Failed]) -> FailureGroup:
 
 
 def _find(tx: Transaction, query: _Query) -> tuple[list[JobRecord], rules.Place | None]:
-    """Return a page, and the place behind which the next one begins."""
+    """Return a page, and the position after which the next page begins."""
     rows, most = _rows(tx, query)
     found: list[rules.Place] = []
     looked_at, last = 0, (0, "")
@@ -253,11 +253,11 @@ def _read_filter(where: JobFilter) -> tuple[frozenset[str], dict[str, Value]]:
     return frozenset(conditions), parameters
 
 
-# ---- the way ---------------------------------------------------------------------------------------------
+# ---- scans -----------------------------------------------------------------------------------------------
 
 
 def _rows(tx: Transaction, query: _Query) -> tuple[Iterator[_Found], int | None]:
-    """Return rows in the order of the page, and how many of them may be looked at where that is bounded."""
+    """Return rows in the order of the page, and the maximum number of rows to read, if there is one."""
     everything = query.conditions
     if query.state is State.PROCESSING:
         return _along(tx, query, query.walk("holder", everything)), None
@@ -306,9 +306,9 @@ class _Part:
 
     queue: str
     task: str
-    first: int  # the time of its first job, or of an earlier one that the cursor leaves out
-    most: int = 0  # jobs that the next read returns
-    last: rules.Place | None = None  # that was read
+    first: int  # the time of its first job, or of an earlier one that the cursor excludes
+    most: int = 0  # maximum number of jobs for the next read
+    last: rules.Place | None = None  # the last row that was read
     is_over: bool = False
 
 
@@ -316,17 +316,17 @@ _PartRow = tuple[_Found, _Part]
 
 
 def _merged(tx: Transaction, query: _Query, walk: _Walk) -> Iterator[_Found]:
-    """Yield the rows of every part in the order of the page.
+    """Yield the rows of all parts in the order of the page.
 
-    Rows are yielded as soon as no part can have an earlier one: neither one of which there is more to read,
-    nor one that waits to be read at all.
+    Rows are yielded as soon as no part can contain an earlier one. This includes the rest of the parts that
+    were opened, and the parts that have not been opened yet.
     """
     waiting = deque(_list_parts(tx, query, walk))
-    batch = query.limit + 1  # no more parts have rows on a page
+    batch = query.limit + 1  # a page cannot have rows of more parts
     chunk = max(_SMALLEST_CHUNK, 2 * batch // max(1, min(len(waiting), batch)))
     chunk = min(chunk, batch * (_HOPEFUL if walk.tested else 1))
-    opened: list[_Part] = []  # of which there may be more to read
-    rows: list[_PartRow] = []  # read, and not yielded
+    opened: list[_Part] = []  # parts that may have more rows
+    rows: list[_PartRow] = []  # read, but not yielded yet
     while waiting or opened:
         left = Counter(part for _, part in rows)
         wanted = [part for part in opened if left[part] <= part.most // 8]
@@ -345,7 +345,7 @@ def _merged(tx: Transaction, query: _Query, walk: _Walk) -> Iterator[_Found]:
 
 
 def _is_behind(query: _Query, time: int, place: rules.Place | None) -> bool:
-    """Return whether all jobs from this time on come behind the place; no place is in front of any."""
+    """Return whether all jobs from this time on come after the position; False if there is no position."""
     if place is None:
         return False
     mine, other = _order((time, ""))[:3], _order(place)[:3]
@@ -353,13 +353,13 @@ def _is_behind(query: _Query, time: int, place: rules.Place | None) -> bool:
 
 
 def _order(place: rules.Place) -> tuple[bool, int, str, str]:
-    """Return what sorts places as the database does: a damaged time is a string, behind all others."""
+    """Return a sort key with the database's order; a damaged time is a string and comes after all others."""
     time, id = place
     return (False, time, "", id) if isinstance(time, int) else (True, 0, str(time), id)
 
 
 def _nearest_end(query: _Query, opened: Sequence[_Part]) -> rules.Place | None:
-    """Return the first place behind which there may be rows that have not been read."""
+    """Return the first position after which there may be rows that have not been read."""
     ends = (part.last for part in opened if part.last is not None)
     return (min if query.is_oldest_first else max)(ends, key=_order, default=None)
 
@@ -367,7 +367,7 @@ def _nearest_end(query: _Query, opened: Sequence[_Part]) -> rules.Place | None:
 def _count_ready(
     query: _Query, rows: Sequence[_PartRow], opened: Sequence[_Part], first_waiting: int | None
 ) -> int:
-    """Return how many rows come before all that have not been read."""
+    """Return the number of rows that come before all rows that have not been read."""
     end = _nearest_end(query, opened)
     for number, ((time, id, _), _) in enumerate(rows):
         mine, nearest = _order((time, id)), None if end is None else _order(end)
@@ -379,7 +379,7 @@ def _count_ready(
 
 
 def _read_parts(tx: Transaction, query: _Query, walk: _Walk, parts: Sequence[_Part]) -> Iterator[_PartRow]:
-    """Read the next rows of some parts, in one round trip where the driver can."""
+    """Read the next rows of some parts, in one round trip if the driver can."""
     asked = []
     for part in parts:
         values = {**query.parameters, "part_queue": part.queue, "part_task": part.task, "most": part.most}
@@ -408,7 +408,8 @@ def _list_parts(tx: Transaction, query: _Query, walk: _Walk) -> list[_Part]:
     parts = [
         _Part(queue, task, first)
         for queue, task, first in named
-        if first is not None and isinstance(queue, str) and isinstance(task, str)  # no bytes of others
+        # skips binary values that another program stored
+        if first is not None and isinstance(queue, str) and isinstance(task, str)
     ]
     return sorted(parts, key=lambda part: _order((part.first, "")), reverse=not query.is_oldest_first)
 
@@ -419,7 +420,7 @@ def _queues_of(tx: Transaction) -> list[str]:
     return [row[0] for row in tx.all(statement) if isinstance(row[0], str)]
 
 
-# MySQL and MariaDB step from group to group of an index by themselves, but limit recursions to 1,000 rows.
+# MySQL and MariaDB skip from group to group of an index, but limit recursive queries to 1,000 rows.
 _GROUPING = frozenset({"mysql", "mariadb"})
 _BY_TASK = "firelock_jobs INDEXED BY firelock_by_task"
 # One short step along the index for each queue, and for each task of a queue.
@@ -428,7 +429,7 @@ _TURN = f"""turn (queue) AS (
     UNION ALL
     SELECT (SELECT queue FROM {_BY_TASK} WHERE queue > turn.queue ORDER BY queue LIMIT 1)
     FROM turn WHERE turn.queue IS NOT NULL
-)"""  # noqa: RUF100, S608 - names of ours
+)"""  # noqa: RUF100, S608 - our own names
 _QUEUES = Text(f"WITH RECURSIVE {_TURN} SELECT queue FROM turn WHERE queue IS NOT NULL")  # noqa: S608 - ours
 _GROUPED_QUEUES = Text(f"SELECT queue FROM {_BY_TASK} GROUP BY queue")  # noqa: S608 - ours
 _FIRST_TASK = f"SELECT task FROM {_BY_TASK} WHERE queue = turn.queue ORDER BY task LIMIT 1"  # noqa: S608 - ours
@@ -470,7 +471,7 @@ def _parts_statement(walk: _Walk, *, is_grouping: bool) -> Text:
 
 @lru_cache(maxsize=16)
 def _size(walk: _Walk, dialect: str) -> Text:
-    """Return the statement that counts the jobs of queues, up to so many, along the index."""
+    """Return the statement that counts the jobs of queues along the index, up to a maximum."""
     conditions = _along_conditions(walk, [name for name in ("queue", "task") if name in walk.led_by])
     jobs = f"SELECT 1 FROM {_BY_TASK} WHERE {' AND '.join(conditions)}"  # noqa: S608 - ours
     if "queue" in walk.led_by:
@@ -491,7 +492,7 @@ def _along(
     walk: _Walk,
     more: Mapping[str, Parameter] | None = None,
 ) -> Iterator[_Found]:
-    """Yield the rows of one walk, fetched some at a time."""
+    """Yield the rows of one scan, fetched some at a time."""
     parameters = {**query.parameters, **(more or {})}
     most = min(_CHUNK, (query.limit + 1) * (_HOPEFUL if walk.tested else 1))
     place = query.place
@@ -511,12 +512,12 @@ def _along(
 def _statement(walk: _Walk) -> Text:
     tests = [_TESTS[name] for name in sorted(walk.tested)]
     if walk.index in _LISTS:
-        # A table has the jobs of a tag, or of a batch, in the order of creation; each is tested by its id.
+        # The table lists the jobs of a tag or a batch in the order of creation; each is tested by its id.
         time, id, source = "created_at", "job_id", _LISTS[walk.index]
         conditions = [f"{walk.index} = :{walk.index}"]
         if tests:
             job = " AND ".join(["firelock_jobs.id = job_id", *tests])
-            tests = [f"EXISTS (SELECT 1 FROM firelock_jobs WHERE {job})"]  # noqa: S608 - conditions of ours
+            tests = [f"EXISTS (SELECT 1 FROM firelock_jobs WHERE {job})"]  # noqa: S608 - our own conditions
     else:
         time, id, source = walk.time, "id", "firelock_jobs"
         if walk.index is not None:
@@ -526,13 +527,13 @@ def _statement(walk: _Walk) -> Text:
     conditions += _window(walk, time, id)
     order = f"{time}, {id}" if walk.is_oldest_first else f"{time} DESC, {id} DESC"
     return Text(
-        f"SELECT {time}, {id}, {is_match} FROM {source}"  # noqa: S608 - columns and conditions of ours
+        f"SELECT {time}, {id}, {is_match} FROM {source}"  # noqa: S608 - our own columns and conditions
         f" WHERE {' AND '.join(conditions or ['1 = 1'])} ORDER BY {order} LIMIT :most"
     )
 
 
 def _along_conditions(walk: _Walk, names: Sequence[str]) -> list[str]:
-    """Return the conditions of these names, and what else leads along the index."""
+    """Return the conditions with these names, and the additional ones of the index."""
     conditions = [_CONDITIONS[name] for name in names]
     if not walk.is_of_queues:
         return [*conditions, *_ALONG.get(walk.index or "", ())]
@@ -540,9 +541,9 @@ def _along_conditions(walk: _Walk, names: Sequence[str]) -> list[str]:
 
 
 def _window(walk: _Walk, time: str, id: str | None) -> Iterator[str]:
-    """Yield what holds for the rows of the window behind the cursor; an index can begin at its bound.
+    """Yield the conditions of the time window and the cursor; an index scan can start at their bound.
 
-    Without a column of ids, rows of the cursor's own time are among them.
+    Without an id column, the rows with the cursor's own time are included.
     """
     if walk.has_since:
         yield f"{time} >= :since"

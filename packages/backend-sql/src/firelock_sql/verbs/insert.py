@@ -1,4 +1,4 @@
-"""`insert`: jobs with what belongs to them, decided against their parents in the same transaction."""
+"""`insert`: stores jobs with the rows that belong to them, and decides by their parents how they begin."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ SELECT id, state, ended_at, expires_at FROM firelock_jobs INDEXED BY id
 WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
 """)
 _STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
-# From the later ones on, since those that were due before may have left many entries: see `DueFloor`.
+# Searches from the latest due time backwards, because jobs that were due earlier may have left many index
+# entries: see `DueFloor`.
 _IS_DUE_BEFORE = Text("""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_due
 WHERE due_at IS NOT NULL AND due_at >= :due_from AND due_at <= :due_at ORDER BY due_at DESC LIMIT 1
@@ -72,7 +73,7 @@ WHERE due_at IS NOT NULL AND due_at >= :due_from AND due_at <= :due_at ORDER BY 
 
 @attrs.define
 class _Start:
-    """How a job begins, and what its children need to know of it."""
+    """How a job begins, with the facts that its children need."""
 
     state: State
     reason: str | None
@@ -80,31 +81,33 @@ class _Start:
     expires_at: int | None = None
     open_edges: list[Edge] = attrs.field(factory=list)
     due_at: int | None = None
-    batch: BatchRow | None = None  # of a batch itself
+    batch: BatchRow | None = None  # of the job itself, if it is a batch
     is_stored: bool = False  # before this call
 
 
 def asks_only_limits(job: NewJob, *, but_relations: bool = False) -> bool:
-    """Tell whether the job asks for nothing but a queue, a priority and limits, or an instant to start by.
+    """Return whether the job needs nothing but a queue, a priority, limits and a start deadline.
 
     Args:
-        but_ties: what it is to other jobs is not looked at.
+        job: the new job.
+        but_relations: ignore its relations to other jobs.
     """
     has_relations = job.relations_json is not None and not but_relations
     return _asked(job) == _NOTHING_ASKED and not has_relations and unique_use(job) is None
 
 
 def is_called(relations_json: str) -> bool:
-    """Tell whether a job with these ties was called by another one, and is nothing else to others."""
+    """Return whether the only relation of the job is that another job has called it."""
     relations = relations_in(relations_json)
     return relations.caller_id is not None and relations == Relations(caller_id=relations.caller_id)
 
 
 def first_fellows(jobs: Sequence[NewJob]) -> int:
-    """Return how many members of the first job, a batch, stand behind it that ask for nothing but limits.
+    """Return how many plain members of the first job, a batch, directly follow it.
 
-    None of a batch that waits: where that cannot come, its members are stored and swept. None either where a
-    later job has a unique key, since keys are locked before all else.
+    Such a member needs nothing but limits. The number is 0 if the batch waits for parents: if the awaited
+    ends can no longer occur, its members are stored and then swept. It is also 0 if a later job has a unique
+    key, because keys are locked before everything else.
     """
     relations = jobs[1].relations_json if len(jobs) > 1 and not jobs[0].parents else None
     if relations is None or relations_in(relations) != Relations(jobs[0].id):
@@ -138,14 +141,17 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> list[bool | Duplicat
 
 
 def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Duplicate]:
-    """Return what becomes of each of the jobs, none of which is stored: one call after another."""
+    """Handle new jobs as one call after another, because their unique keys can depend on earlier ones.
+
+    Return the answer for each job. None of the jobs is stored yet.
+    """
     new: list[tuple[NewJob, _Start]] = []
 
     def flush() -> None:
         _store(tx, [job for job, _ in new], [start for _, start in new])
         new.clear()
 
-    unique = UniqueCalls(tx, calls, flush)  # keys are locked before batches, and those before parents
+    unique = UniqueCalls(tx, calls, flush)  # keys are locked before batches, and batches before parents
     known = _load_known(tx, calls)
     answers: list[bool | Duplicate] = []
     for job in calls:
@@ -161,7 +167,7 @@ def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Dupl
 
 
 def insert_new(tx: Transaction, new: Sequence[NewJob]) -> None:
-    """The jobs, none of which is stored yet and which have no unique keys, are stored."""
+    """Store jobs that are new and have no unique keys."""
     known = _load_known(tx, new)
     _store(tx, new, [_start_of(job, known) for job in new])
 
@@ -184,7 +190,7 @@ def _store(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> 
 
 
 def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
-    """Batches are stored with what they count, members are listed and counted."""
+    """Store the counts of new batches; list and count the new members."""
     batches = {job.id: start.batch for job, start in zip(new, starts, strict=True) if start.batch is not None}
     changes: dict[str, Share] = {}
     rows = []
@@ -196,7 +202,7 @@ def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Sta
         share = _share(start)
         if (batch := batches.get(batch_id)) is None:
             changes[batch_id] = changes.get(batch_id, NOTHING).plus(share)
-        else:  # nobody sees it yet
+        else:  # no other transaction sees the new batch yet
             batch.total, batch.active, batch.waiting, batch.deleted, batch.batches = (
                 batch.total + 1, batch.active + share.active, batch.waiting + share.waiting,
                 batch.deleted + share.deleted, batch.batches + share.batches,
@@ -240,9 +246,9 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
 
 
 def _wake_if_due_sooner(tx: Transaction, starts: Sequence[_Start]) -> None:
-    """Wake servers that sleep until the next due instant, if that becomes an earlier one.
+    """Wake servers that sleep until the next due time, if a new job is due earlier.
 
-    Jobs that have been due for some seconds do not count: servers know of them already.
+    Jobs that have been due for some seconds do not count, because servers have found them already.
     """
     first = min((start.due_at for start in starts if start.due_at is not None), default=None)
     if first is not None and not tx.one(_IS_DUE_BEFORE, due_at=first, due_from=tx.now - LATE):
@@ -253,7 +259,7 @@ def _wake_if_due_sooner(tx: Transaction, starts: Sequence[_Start]) -> None:
 
 
 def _load_known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
-    """Return what is stored of batches and parents of new jobs, to which `_start_of` adds what is new."""
+    """Return the stored batches and parents of new jobs; `_start_of` adds the new jobs to them."""
     batches = {id for job in new if (id := relations_in(job.relations_json).batch_id) is not None}
     batches -= {job.id for job in new}
     shared = share_batches(tx, visible(tx, batches))  # before the parents
@@ -270,7 +276,7 @@ def _load_known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
 
 
 def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
-    """Return how the job begins, by what is known of its parents; it is known then, too."""
+    """Return how the job begins, according to its parents in `known`, and add it to `known`."""
     start = _Start(job.state, job.reason, due_at=job.due_at)
     if job.state is State.AWAITING and job.parents:
         _decide_by_parents(job, start, known)
@@ -287,7 +293,7 @@ def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
 
 
 def _begin_batch(job: NewJob, start: _Start) -> None:
-    """A batch is awaiting, whatever its parents are; it is cancelled where they would have it deleted."""
+    """Make the batch awaiting, whatever its parents are; cancel it if they require its deletion."""
     is_cancelled = start.state is State.DELETED
     if is_cancelled:
         start.due_at = start.ended_at = start.expires_at = None
@@ -298,13 +304,13 @@ def _begin_batch(job: NewJob, start: _Start) -> None:
 
 
 def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str, _Start]) -> None:
-    """A member of a batch that is shut waits for its opening, unless it waits for a fellow.
+    """Let a member of a batch that has not opened wait for the opening, unless it waits for another member.
 
-    Of a batch that is cancelled as it is stored its first members are swept like any others.
+    The first members of a batch that is cancelled when it is stored are swept like any others.
 
     Raises:
         JobNotFound: the batch is not stored.
-        BatchFinished: it takes no more members.
+        BatchFinished: the batch accepts no more members.
     """
     found = known.get(batch_id)
     if found is None or found.batch is None:
@@ -326,7 +332,7 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
 
 
 def _decide_by_parents(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
-    """The job begins as its parents leave it; what is not decided stays in `open_edges`."""
+    """Decide how the job begins by the state of its parents; undecided edges stay in `open_edges`."""
     for edge in job.parents:
         if edge.parent_id not in known:
             raise JobNotFound(

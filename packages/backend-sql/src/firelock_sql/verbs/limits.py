@@ -1,7 +1,7 @@
-"""Limits: the lanes in which jobs wait for their keys, and the rows of the keys themselves.
+"""Limits: the lanes in which jobs wait for their keys, and the rows of the keys.
 
-A key's row lists the numbers of jobs that were claimed under it. SQLite gives a number out again once the
-last row was pruned: a listed job counts only as long as its lane has the key.
+The row of a key lists the numbers of jobs that were claimed with it. SQLite assigns a number again after the
+last row was pruned, so a listed job counts only if its lane contains the key.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.job_row import CLAIMABLE, read_state, readable_admission
 
 LIMIT = "limit"
-"""The kind of records that hold numbers."""
+"""The kind of records that contain the settings of limits."""
 
 IN_LANE = "state = 'enqueued' AND session IS NULL AND held_by IS NOT NULL"
 _INDEXED = "FROM firelock_jobs INDEXED BY firelock_lanes WHERE " + IN_LANE
 _NEXT_LANE = f"SELECT held_by {_INDEXED} AND queue = :queue AND held_by >"
 _BY_NAME = "ORDER BY held_by LIMIT 1"
-# An index step a lane, however many jobs wait in each.
+# One index step per lane, however many jobs wait in it.
 WALK = Text(f"""
 WITH RECURSIVE walk (lane, number) AS (
     SELECT ({_NEXT_LANE} :after {_BY_NAME}), 1
     UNION ALL SELECT ({_NEXT_LANE} walk.lane {_BY_NAME}), number + 1 FROM walk
     WHERE lane IS NOT NULL AND number < :most
 ) SELECT lane FROM walk WHERE lane IS NOT NULL
-""")  # noqa: S608 - conditions of ours
+""")  # noqa: S608 - our own conditions
 _IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT 1")
 NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
 _KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
-# Of a claim that is patient, whose transaction is brief.
+# For a patient claim, whose transaction is brief.
 LOCK_KEYS_BRIEFLY = Text(f"{_KEYS} FOR UPDATE NOWAIT")
 MAKE_KEY = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, NULL, 0) ON CONFLICT (key) DO NOTHING
@@ -114,15 +114,17 @@ Row = Sequence[Any]
 
 
 class SqlLanes(KeyedLanes[Row]):
-    """The lanes of a database, within one transaction, by statements that every one of them understands.
+    """The lanes of a database within one transaction, with statements that run on every database.
 
-    What cannot be read is left out: `unreadable` has the ids of jobs whose rows are none.
+    Unreadable jobs are left out; `unreadable` contains their ids.
     """
 
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
-        self._listed: list[tuple[str, Iterable[str]]] = []  # keys, each with the numbers of jobs it lists
-        self._given: dict[tuple[str, str], set[str]] = {}  # by queue and lane: numbers of jobs given out
+        # keys, each with the numbers of the jobs that it lists
+        self._listed: list[tuple[str, Iterable[str]]] = []
+        # by queue and lane: the numbers of the jobs that were returned
+        self._given: dict[tuple[str, str], set[str]] = {}
         self.unreadable: list[str] = []
 
     @override
@@ -176,7 +178,7 @@ class SqlLanes(KeyedLanes[Row]):
     def _first_heads(
         self, queue: str, wanted: Mapping[str, tuple[int, int]]
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return what `heads` does where no task is left out."""
+        """Return the result of `heads` if no task is left out."""
         return {
             lane: self._new_of(queue, lane, self.rows_of(queue, lane, given + number), number)
             for lane, (given, number) in wanted.items()
@@ -185,9 +187,9 @@ class SqlLanes(KeyedLanes[Row]):
     def _heads_leaving_out(
         self, queue: str, wanted: Mapping[str, tuple[int, int]], leaving_out: LeavingOut
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return what `heads` does: candidates are read, then those that may start are locked."""
+        """Return the result of `heads`: read candidates, then lock those that may start."""
         depth = leaving_out.depth(len(wanted))
-        chosen: dict[int, str] = {}  # lanes by the numbers of jobs, in order
+        chosen: dict[int, str] = {}  # lanes by the number of the job, in order
         for lane, (_, number) in wanted.items():
             given = self._given.get((queue, lane), _NO_KEYS)
             near = self._tx.all(_NEAR, queue=queue, lane=lane, most=depth) if depth else ()
@@ -212,24 +214,24 @@ class SqlLanes(KeyedLanes[Row]):
 
     @override
     def leave(self, heads: Sequence[Head[Row]]) -> None:
-        for head in heads:  # what is left stays locked, and is at the head of its lane again
+        for head in heads:  # the rows stay locked, and are the heads of their lanes again
             self._given[head.row[_QUEUE], head.row[_LANE]].discard(head.ref)
 
     @override
     def keep(self, rows: Mapping[str, KeyRow]) -> None:
         self._tx.run_many(KEEP_KEY, [key_values(key, row) for key, row in rows.items()])
 
-    # ---- what a database may do in its own way -----------------------------------------------------------
+    # ---- overridden by some databases --------------------------------------------------------------------
 
     def hold_numbers(self) -> None:
-        """No number of a limit is set until this transaction ends: see `SqlRecordVerbs._hold_claims`."""
+        """Keep the settings of limits until this transaction ends: see `SqlRecordVerbs._hold_claims`."""
 
     def walk(self, queue: str, after: str, limit: int) -> list[str]:
-        """Return the names of up to `limit` lanes with work, in order, behind `after`."""
+        """Return the names of up to `limit` lanes with work, in order, after `after`."""
         return [str(row[0]) for row in self._tx.all(WALK, queue=queue, after=after, most=limit)]
 
     def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:
-        """Return the rows of these keys, locked; of those that are limited and have none, new ones."""
+        """Lock these keys and return their rows; create the rows of limited keys that have none."""
         tx = self._tx
         locked = LockedKeys(
             read_keys(tx.all(LOCK_KEYS_BRIEFLY if is_patient else LOCK_FREE_KEYS, ids=list(keys)))
@@ -244,7 +246,7 @@ class SqlLanes(KeyedLanes[Row]):
         return locked
 
     def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
-        """Yield state, whether a session has them, queue, lane and numbers of jobs alike in all that."""
+        """Yield groups of jobs: state, whether a session holds them, queue, lane, and their numbers."""
         fates: dict[tuple[Any, ...], list[str]] = {}
         for *fate, seq in self._tx.all(_HOLDERS, seqs=seqs):
             fates.setdefault(tuple(fate), []).append(str(seq))
@@ -252,10 +254,10 @@ class SqlLanes(KeyedLanes[Row]):
             yield state, is_held, queue, lane, alike
 
     def rows_of(self, queue: str, lane: str, most: int) -> list[Row]:
-        """Return the first rows of a lane, which nobody else can claim now."""
+        """Return the first rows of a lane, locked for this transaction."""
         return self._tx.all(HEADS, queue=queue, lane=lane, most=most)
 
-    # ---- both --------------------------------------------------------------------------------------------
+    # ---- helpers -----------------------------------------------------------------------------------------
 
     def _look_of(self, lanes: Sequence[str], *, is_patient: bool) -> LaneLook:
         if not lanes:
@@ -269,11 +271,11 @@ class SqlLanes(KeyedLanes[Row]):
         return LaneLook(lanes, numbers, locked.rows, locked.busy)
 
     def _note(self, key: str, refs: Iterable[str]) -> None:
-        """Remember which jobs a key lists; most claims do not need to look any of them up."""
+        """Remember which jobs a key lists; most claims do not need to read any of them."""
         self._listed.append((key, refs))
 
     def _new_of(self, queue: str, lane: str, rows: Sequence[Row], number: int) -> list[Head[Row]]:
-        """Return those of a lane's rows that were not given out before; now they are."""
+        """Return rows of a lane that were not returned before, and record them as returned."""
         given = self._given.setdefault((queue, lane), set())
         new = (head for row in rows if str(row[_SEQ]) not in given and (head := self._read(row)) is not None)
         heads = [head for head, _ in zip(new, range(number), strict=False)]
@@ -281,7 +283,7 @@ class SqlLanes(KeyedLanes[Row]):
         return heads
 
     def _read(self, row: Row) -> Head[Row] | None:
-        """Return the row as a head; None where it cannot be read."""
+        """Return the row as a head; None if it is unreadable."""
         try:
             return Head(
                 str(row[_SEQ]), readable_admission(row[_ADMISSION]), row[_ENQUEUED_AT] + 0,
@@ -294,14 +296,14 @@ class SqlLanes(KeyedLanes[Row]):
 
 @attrs.define
 class LockedKeys:
-    """Rows of keys that this transaction alone may write, and keys in other hands."""
+    """Rows of keys that only this transaction may write, and keys that other transactions have locked."""
 
     rows: dict[str, KeyRow]
     busy: list[str] = attrs.field(factory=list)
 
 
 def read_keys(rows: Iterable[Row]) -> dict[str, KeyRow]:
-    """Return rows of keys by key."""
+    """Return the rows of keys, by key."""
     return {
         key: KeyRow(None if holders is None else tuple(holders.split()), free_at)
         for key, holders, free_at in rows
@@ -315,14 +317,14 @@ def key_values(key: str, row: KeyRow) -> dict[str, object]:
 
 
 def numbers_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitNumbers]:
-    """Return the numbers that are stored of these keys, and of their names."""
+    """Return the stored settings of these keys and of their names."""
     wanted = sorted({name for key in keys for name in (key, name_of(key))})
     return {key: numbers_in(value) for key, value in tx.all(NUMBERS, ids=wanted)}
 
 
 @lru_cache(maxsize=1_024)
 def numbers_in(value: str) -> LimitNumbers:
-    """Return what a record says; what somebody wrote by hand and cannot be read is no limit."""
+    """Return the settings in a record; an unreadable record sets no limit."""
     try:
         return read_numbers(value)
     except StorageError:
@@ -330,7 +332,7 @@ def numbers_in(value: str) -> LimitNumbers:
 
 
 def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
-    """Tell whether a key has numbers, or is paused."""
+    """Return whether a key has settings or is paused."""
     found = numbers_for(key, numbers)
     return found.has_any or found.is_paused
 
@@ -341,22 +343,22 @@ def _listed_as(seq: int, asks: str, key: str) -> str:
     return f"{seq}{STRICT}" if is_strict else str(seq)
 
 
-# ---- what people read and ask for ------------------------------------------------------------------------
+# ---- queries and commands --------------------------------------------------------------------------------
 
 SHOWN_HOLDERS, SHOWN_OTHERS, COUNTED = 100, 10, 10_000
 _NEXT_QUEUE = Text(f"SELECT queue {_INDEXED} AND queue > :former ORDER BY queue LIMIT 1")
 _COUNT = Text(f"""
 SELECT count(*) FROM (SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT :most) AS few
-""")  # noqa: S608 - conditions of ours
-# A part of a lane, which is in the order of its index.
+""")  # noqa: S608 - our own conditions
+# A part of a lane, in the order of its index.
 _IDS = Text(f"""
 SELECT id {_INDEXED} AND queue = :queue AND held_by = :lane
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most OFFSET :behind
 """)
 _ASKED = Text(f"""
 SELECT queue, held_by, priority, enqueued_at, seq FROM firelock_jobs WHERE id = :id AND {IN_LANE}
-""")  # noqa: S608 - conditions of ours
-# Jobs of a lane before one of it: each count is a range of the index, which ends at the maximum.
+""")  # noqa: S608 - our own conditions
+# The jobs of a lane before a given one. Each count reads a range of the index, up to the maximum.
 _ALIKE = f"{_INDEXED} AND queue = :queue AND held_by = :lane AND priority"
 _BEFORE = Text(f"""
 SELECT (SELECT count(*) FROM (SELECT 1 {_ALIKE} > :priority LIMIT :most) AS higher)
@@ -366,7 +368,7 @@ SELECT (SELECT count(*) FROM (SELECT 1 {_ALIKE} > :priority LIMIT :most) AS high
     + (SELECT count(*) FROM (
         SELECT 1 {_ALIKE} = :priority AND enqueued_at = :enqueued_at AND seq < :seq LIMIT :most
     ) AS earlier)
-""")  # noqa: S608 - conditions of ours
+""")  # noqa: S608 - our own conditions
 _CLAIMED = Text("""
 SELECT id, held_by, claimed_at FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY claimed_at, seq
@@ -385,7 +387,7 @@ _FORGET = Text("DELETE FROM firelock_limit_keys WHERE key IN :ids")
 
 
 def queues_with_lanes(tx: Transaction) -> list[str]:
-    """Return every queue in which jobs wait in lanes, by one short step along their index for each."""
+    """Return every queue in which jobs wait in lanes, with one short step along their index per queue."""
     names: list[str] = []
     while found := tx.one(_NEXT_QUEUE, former=names[-1] if names else ""):
         names.append(str(found[0]))
@@ -393,7 +395,7 @@ def queues_with_lanes(tx: Transaction) -> list[str]:
 
 
 class SqlLimitVerbs(SqlVerbs):
-    """Keys of limits, one by one."""
+    """The verbs for single limit keys."""
 
     @override
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
@@ -421,12 +423,12 @@ class SqlLimitVerbs(SqlVerbs):
         if free_at != row.free_at:
             tx.run_many(KEEP_KEY, [key_values(key, KeyRow(row.holders, free_at))])
         if free_at < row.free_at:
-            tx.woken.add(ANY_QUEUE)  # who sleeps until it opens
+            tx.woken.add(ANY_QUEUE)  # for servers that sleep until the key opens
         return max(0, round(numbers.opens_at(free_at)))
 
     @override
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
-        """See `Storage.find_keys`; every lane is looked at, an index step each."""
+        """See `Storage.find_keys`; it visits every lane, with one index step each."""
         self._offers_limits(prefix)
         return self._database.read(
             lambda tx: _KeyStates(tx, prefix, after, limit, self._lanes_in(tx)).found()
@@ -436,7 +438,7 @@ class SqlLimitVerbs(SqlVerbs):
     def find_waiting(
         self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
     ) -> WaitingJobs:
-        """See `Storage.find_waiting`; as in `find_keys`, every lane is looked at."""
+        """See `Storage.find_waiting`; like `find_keys`, it visits every lane."""
         self._offers_limits(key)
 
         def read(tx: Transaction) -> WaitingJobs:
@@ -450,14 +452,14 @@ class SqlLimitVerbs(SqlVerbs):
 
 
 class _KeyStates:
-    """Who holds keys, and who waits for them."""
+    """The holders of keys, and the jobs that wait for the keys."""
 
     def __init__(self, tx: Transaction, prefix: str, after: str, limit: int, lanes: SqlLanes) -> None:
         self._tx, self._prefix, self._after, self._limit = tx, prefix, after, limit
         self._lanes = lanes
 
     def found(self) -> list[KeyState]:
-        running: dict[str, dict[str, None]] = {}  # by key: ids of jobs, those claimed first first
+        running: dict[str, dict[str, None]] = {}  # by key: ids of jobs, in the order of their claims
         for id, lane, _ in self._tx.all(_CLAIMED):
             for key in self._wanted(lane):
                 running.setdefault(key, {})[id] = None
@@ -486,7 +488,7 @@ class _KeyStates:
         return [key for key in keys_of(lane) if key.startswith(self._prefix) and key > self._after]
 
     def _used(self, running: dict[str, dict[str, None]]) -> dict[str, int]:
-        """Return up to when rates are used; strict holders between two attempts are added to the others."""
+        """Return until when rates are used; add strict holders between two attempts to the running jobs."""
         found: dict[str, int] = {}
         asked = {"prefix": self._prefix, "length": len(self._prefix), "after": self._after}
         strict: list[tuple[str, str]] = []
@@ -521,12 +523,12 @@ def every_lane(tx: Transaction, lanes: SqlLanes) -> Iterator[tuple[str, str]]:
 
 
 def _others(key: str, lanes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Return the other keys of a key's lanes, in order."""
+    """Return the other keys in the lanes of a key, in order."""
     return tuple(sorted({other for _, lane in lanes for other in keys_of(lane)} - {key})[:SHOWN_OTHERS])
 
 
 class _Line:
-    """The lanes that have a key, and the place of one job."""
+    """The lanes with a key, and the position of one job."""
 
     def __init__(self, tx: Transaction, lanes: SqlLanes, key: str, job_id: str | None) -> None:
         self._tx = tx
@@ -537,7 +539,7 @@ class _Line:
         self._asked = None if row is None or key not in keys_of(row[1]) else row
 
     def part(self, after: int, limit: int) -> WaitingJobs:
-        """Return the jobs of a part of the line, and the place of the job."""
+        """Return the jobs of a part of the line, and the position of the job."""
         place = None if self._asked is None else self._place(*self._asked)
         found = spots(self._count, len(self._lanes), after, limit)
         parts = parts_of(found)
@@ -568,7 +570,7 @@ class _Line:
 
 @attrs.frozen
 class _Listed:
-    """A job that a key lists."""
+    """A job in the list of a key."""
 
     id: str
     lane: str
@@ -576,7 +578,7 @@ class _Listed:
 
 
 def listed_jobs(tx: Transaction, refs: Collection[str]) -> dict[str, _Listed]:
-    """Return what the jobs say that keys list, by number."""
+    """Return the listed jobs, by number."""
     rows = tx.all(_LISTED, seqs=sorted(map(int, refs))) if refs else []
     return {
         str(seq): _Listed(id, lane or "", HolderFacts(session is not None, read_state(state) in FINAL_STATES))
@@ -588,16 +590,16 @@ def listed_jobs(tx: Transaction, refs: Collection[str]) -> dict[str, _Listed]:
 
 
 def idle_limits(tx: Transaction, after: str, limit: int) -> tuple[list[str], str]:
-    """Return keys of a few behind `after` that nobody holds and no rate shuts, and where to go on.
+    """Return the idle keys among the next ones after `after`, and the key after which to continue.
 
-    That is "" at the end.
+    A key is idle if no job holds it and its rate does not block it. The second value is "" at the end.
     """
     rows = read_keys(tx.all(_SOME, after=after, most=limit))
     return _idle(tx, rows), max(rows) if len(rows) == limit else ""
 
 
 def forget_limits(tx: Transaction, keys: Sequence[str]) -> None:
-    """Those of the keys that are idle still, and that nobody has just locked, are gone."""
+    """Delete the keys that are still idle and that no other transaction has locked."""
     gone = _idle(tx, read_keys(tx.all(_LOCK_SOME, ids=list(keys))))
     if gone:
         tx.run(_FORGET, ids=gone)

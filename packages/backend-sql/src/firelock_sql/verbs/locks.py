@@ -1,6 +1,7 @@
-"""Locks: a row each until a day after its end, and one row that no later fence falls below.
+"""Locks: one row per lock until a day after it has ended, and one row with a lower bound for fences.
 
-That row has no name; a lock of no name would have it, and go on from there like any other.
+The fences of locks whose rows were deleted never restart below that bound. Its row has the empty name. A lock
+with an empty name would share that row, and would continue with its fence like any other lock.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _FORGET = Text("DELETE FROM firelock_locks WHERE name IN :ids")
 
 
 class SqlLockVerbs(SqlVerbs):
-    """Who may do what others may not meanwhile."""
+    """The verbs for exclusive locks."""
 
     @override
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
@@ -57,7 +58,7 @@ class SqlLockVerbs(SqlVerbs):
 def _acquire(tx: Transaction, name: str, owner: str, ttl: int) -> int | None:
     found = tx.one(_GET, name=name)
     if found is None:
-        floor = tx.one(_FLOOR_FENCE, name=_FLOOR)  # read after the name was found to be gone
+        floor = tx.one(_FLOOR_FENCE, name=_FLOOR)  # read after the lock's own row was not found
         first = 1 if floor is None else int(floor[0]) + 1
         tx.run(_PUT, name=name, owner=owner, fence=first, expires_at=tx.now + ttl)
         return first
@@ -70,7 +71,7 @@ def _acquire(tx: Transaction, name: str, owner: str, ttl: int) -> int | None:
 
 
 def prune_locks(tx: Transaction, limit: int) -> int:
-    """Up to `limit` locks that ended a day ago are gone, and the fences of their names will not fall."""
+    """Delete up to `limit` locks that ended a day ago, and raise the lower bound to their fences."""
     _, floor, _ = tx.one(_GET, name=_FLOOR) or (None, None, None)
     old = tx.all(_OLD, before=tx.now - _DAY, most=limit)
     if not old:

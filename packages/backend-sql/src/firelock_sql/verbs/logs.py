@@ -1,4 +1,4 @@
-"""What running jobs say: log lines and progress."""
+"""Log lines and progress of running jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock_sql.rows.job_row import stored_among
 
 _LOG_LIMIT = 1_000
 
-# The lock: a job that is pruned meanwhile would leave its log behind.
+# Without the lock a job could be pruned meanwhile, which would leave its log behind.
 _FREE = Text(
     "SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR KEY SHARE SKIP LOCKED"
 )
@@ -31,7 +31,7 @@ UPDATE firelock_progress SET done = :done, total = :total, at = :at, message = :
 
 
 class SqlLogVerbs(SqlVerbs):
-    """What jobs say of themselves."""
+    """The verbs for logs and progress."""
 
     @override
     def append_logs(

@@ -1,4 +1,4 @@
-"""Memos, which jobs remember: names with values that are written once, and what waits for them."""
+"""Memos: named values that a job stores once each, and the jobs that wait for them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ from firelock_sql.rows.job_row import (
 from firelock_sql.rows.memo_row import memo_size, memo_total, put_memo, read_memo, read_memos
 from firelock_sql.verbs.children import decide_all_of, resume
 
-_UNWATCHED = frozenset({State.SUCCEEDED, State.DELETED})  # nobody outside tells such a job anything
+# jobs in these states accept no signals from outside
+_UNWATCHED = frozenset({State.SUCCEEDED, State.DELETED})
 IS_KNOWN = Text("SELECT 1 FROM firelock_jobs WHERE id = :id")
 HOLDS = Text(f"SELECT 1 FROM firelock_jobs WHERE {IS_HELD}")  # noqa: S608 - ours
 
 
 class SqlMemoVerbs(SqlVerbs):
-    """What jobs remember."""
+    """The verbs for memos."""
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
@@ -65,25 +66,25 @@ class SqlMemoVerbs(SqlVerbs):
 
 @attrs.frozen
 class Wakening:
-    """What a signal's answer from outside does to a job that waits for it, the short way.
+    """The effect of a signal sent from outside on a job that waits for it, on the fast path.
 
-    On a database server that is the one round trip in which the answer is remembered. A history that has
-    become long by it is rewritten by a transaction of its own.
+    On a database server this runs in the round trip that stores the memo. If the job's history becomes long,
+    it is rewritten by a separate transaction.
     """
 
     job_id: str
-    name: str  # the signal's
+    name: str  # of the signal
     waits_for: str
     reason: str
-    line_before: str  # of the history, up to the instant, which is the storage's
+    line_before: str  # of the history, up to the time, which the storage inserts
     line_behind: str
 
 
-_INSTANT = 1_234_567_890_123_456  # stands for the one that the storage writes
+_INSTANT = 1_234_567_890_123_456  # a placeholder for the time that the storage inserts
 
 
 def find_wakening(new: NewMemo) -> Wakening | None:
-    """Return what this memo does to a job that waits for it, None where it is no answer from outside."""
+    """Return the effect of this memo on a job that waits for it; None if it is no signal from outside."""
     memo = new.memo
     if new.session is not None or memo.kind is not MemoKind.SIGNAL or not memo.is_done:
         return None
@@ -95,7 +96,7 @@ def find_wakening(new: NewMemo) -> Wakening | None:
 
 
 def compact_long(tx: Transaction, ids: Sequence[str]) -> None:
-    """Histories of these jobs that are long are stored without their middle."""
+    """Rewrite long histories of these jobs without their middle."""
     for row in load_rows(tx, ids).values():
         if row.history_lines >= COMPACT_FROM:
             compact(tx, row)

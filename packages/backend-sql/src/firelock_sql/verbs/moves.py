@@ -1,4 +1,4 @@
-"""Waiting jobs are moved to another queue, or get another priority."""
+"""`move`: changes the queue or the priority of waiting jobs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Row:
 
 
 class SqlMoveVerbs(SqlVerbs):
-    """What moves a waiting job."""
+    """The verb that moves waiting jobs."""
 
     @override
     def move(self, moves: Sequence[Move]) -> list[Applied]:

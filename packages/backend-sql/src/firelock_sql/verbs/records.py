@@ -1,6 +1,7 @@
-"""Small versioned records; the definitions of recurring jobs, which change often, have a table of their own.
+"""Small versioned records. The definitions of recurring jobs change often, so they have their own table.
 
-Of those that are gone a row stays, one a kind, which is its key: no later version falls below its own.
+For deleted records, one row per kind remains, with the kind as its key. It stores their highest version, so
+that no later version is lower.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from firelock_sql.verbs.insert import insert_jobs
 from firelock_sql.verbs.limits import LIMIT
 
 _QUEUE = "queue"
-_GONE = ""  # the kind of the rows that stay
+_GONE = ""  # the kind of the rows that remain
 _COLUMNS = ("kind", "key", "value", "version", "due_at")
 
 
 class _Statements:
-    """What is asked of a table of records."""
+    """The statements for one table of records."""
 
     def __init__(self, table: str) -> None:
-        some = f"SELECT {', '.join(_COLUMNS)} FROM {table} WHERE kind = :kind"  # noqa: S608 - names of ours
+        some = f"SELECT {', '.join(_COLUMNS)} FROM {table} WHERE kind = :kind"  # noqa: S608 - our own names
         this = "kind = :kind AND key = :key"
         self.get = Text(f"{some} AND key = :key")
         self.lock = Text(f"{some} AND key = :key FOR UPDATE")
@@ -34,12 +35,12 @@ class _Statements:
         self.replace = Text(
             f"UPDATE {table} SET value = :value, version = :version, due_at = :due_at WHERE {this}"  # noqa: S608
         )
-        self.delete = Text(f"DELETE FROM {table} WHERE {this}")  # noqa: S608 - names of ours
+        self.delete = Text(f"DELETE FROM {table} WHERE {this}")  # noqa: S608 - our own names
         self.list = Text(f"{some} AND key > :after ORDER BY key LIMIT :most")
         self.due = Text(f"{some} AND due_at IS NOT NULL AND due_at <= :now ORDER BY due_at, key LIMIT :most")
 
 
-RECURRING = "recurring"  # the kind of records that counts in the next due instant
+RECURRING = "recurring"  # the kind of records that count for the next due time
 _OF_RECORDS, _OF_RECURRING = _Statements("firelock_records"), _Statements("firelock_recurring")
 _PAUSE = Text("UPDATE firelock_records SET is_paused = :is_paused WHERE kind = :kind AND key = :key")
 
@@ -49,7 +50,7 @@ def _of(kind: str) -> _Statements:
 
 
 class SqlRecordVerbs(SqlVerbs):
-    """What is kept for others."""
+    """The verbs for records."""
 
     @override
     def put_record(
@@ -66,16 +67,18 @@ class SqlRecordVerbs(SqlVerbs):
             version = found.version if found else 0
             if expected_version not in {None, version}:
                 return None
-            if kind == LIMIT:  # behind the record's lock: claims must not wait for who has that
+            # after the record's lock: claims must not wait for another transaction that holds it
+            if kind == LIMIT:
                 self._hold_claims(tx)
             return _replace(tx, found, RecordChange(kind, key, value, version, due_at))
 
         return self._database.write(put)
 
     def _hold_claims(self, tx: Transaction) -> None:
-        """Claims under way have ended, and others begin when the numbers of a limit are stored.
+        """Wait for open claims to end, and keep others from starting, before settings of a limit are stored.
 
-        Else one that has read no number, and so lists nobody, could commit behind one that has read it.
+        Otherwise a claim that has read no settings, and therefore lists no holders, could commit after one
+        that has read them.
         """
 
     @override
@@ -110,7 +113,7 @@ class SqlRecordVerbs(SqlVerbs):
 
 
 def insert_if(tx: Transaction, jobs: Sequence[NewJob], change: RecordChange) -> Inserted:
-    """See `Storage.insert`; the record is locked first, so that one of several changes it."""
+    """See `Storage.insert`; the record is locked first, so that only one of several calls changes it."""
     found = _locked(tx, change.kind, change.key)
     answer = rules.checked(found, change)
     if answer is not Applied.APPLIED:
@@ -140,7 +143,7 @@ def _replace(tx: Transaction, found: Record | None, change: RecordChange) -> int
 
 
 def _floor(tx: Transaction, look: Text, kind: str) -> int:
-    """Return the largest version of the records of a kind that are gone, 0 where none is."""
+    """Return the highest version of the deleted records of a kind; 0 if there are none."""
     found = tx.one(look, kind=_GONE, key=kind)
     return 0 if found is None else Record(*found).version
 
@@ -167,6 +170,6 @@ def _get(tx: Transaction, kind: str, key: str) -> Record | None:
 
 
 def _locked(tx: Transaction, kind: str, key: str) -> Record | None:
-    """Return the record, which nobody else changes until the end of the transaction."""
+    """Return the record, locked until the end of the transaction."""
     found = tx.one(_of(kind).lock, kind=kind, key=key)
     return None if found is None else Record(*found)

@@ -1,4 +1,4 @@
-"""Sessions: begun, renewed, compared, ended."""
+"""Sessions: starting, renewing, reconciling and ending them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from firelock_sql.verbs.claim import SERVER
 from firelock_sql.verbs.settle import clear_tail, take_back
 
 _SECOND = 1_000_000
-_LONGEST_WAIT = _SECOND // 4  # for the right to write, when nobody holds it for long
+_LONGEST_WAIT = _SECOND // 4  # for the write lock, if no other transaction holds it for long
 _MOMENT = 0.05  # seconds: longer than a transaction of Firelock
-_LONG_CLOSING = 60 * _SECOND  # after which the doctor names what is locked
+_LONG_CLOSING = 60 * _SECOND  # after which `firelock doctor` names the locked jobs
 _CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # sessions, and jobs of each
-_TAKEN_AT_ONCE = 500  # jobs of a dead session in one transaction, where a database locks rows
+_TAKEN_AT_ONCE = 500  # jobs of a dead session per transaction, if the database locks rows
 
 _FIELDS = tuple(field.name for field in attrs.fields(NewSession))
 _OF_RENEWAL = tuple(field.name for field in attrs.fields(Renewal) if field.name != "session")
@@ -59,12 +59,12 @@ UPDATE firelock_sessions
 SET expires_at = :expires_at, {", ".join(f"{name} = :{name}" for name in _REPORTED)}
 WHERE id = :session AND died_at IS NULL
 """)  # noqa: S608 - names of columns
-# A closing session is kept until it holds nothing.
+# A closing session is kept until it holds no jobs.
 _DIE = Text("""
 UPDATE firelock_sessions
 SET died_at = :at, forget_at = :forget_at, closing_since = :closing_since, blame = :blame WHERE id = :session
 """)
-# For `begin_session`: the dead sessions of a server have been followed by another one.
+# For `begin_session`: marks the dead sessions of a server as followed by another session.
 _FOLLOW = Text("""
 UPDATE firelock_sessions SET is_followed = 1, forget_at = forget_at - :earlier
 WHERE server_id = :server_id AND died_at IS NOT NULL AND is_followed = 0
@@ -75,7 +75,7 @@ SELECT server, expires_at, timeout_seconds FROM firelock_sessions
 WHERE id = :session AND died_at IS NULL FOR UPDATE
 """
 _LOCK, _LOCK_FREE = Text(_LOCK_COLUMNS), Text(f"{_LOCK_COLUMNS} SKIP LOCKED")
-# For `orphans`: as `rules.has_expired` says.
+# For `orphans`: the same condition as `rules.has_expired`.
 _EXPIRED = Text("""
 SELECT id FROM firelock_sessions
 WHERE died_at IS NULL AND (expires_at <= :earliest OR expires_at - 2000000 * timeout_seconds > :latest)
@@ -111,9 +111,9 @@ _HELD = Text("""
 SELECT id, state, fence, session FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session = :session
 """)
-# What became of jobs that a session does not hold any more; sent only if there are any.
+# The present state of jobs that a session no longer holds; sent only if there are any.
 _NAMED = Text("SELECT id, state, fence, session FROM firelock_jobs WHERE id IN :ids")
-# What a session holds without knowing it; sent only if there is any.
+# The jobs of a session that its worker process does not report; sent only if there are any.
 _UNKNOWN = Text(f"""
 SELECT {CLAIMED_COLUMNS}, marks, session FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY seq
 """)  # noqa: S608 - names of columns
@@ -121,10 +121,10 @@ _START = Text(f"UPDATE firelock_jobs SET started_at = :started_at WHERE {IS_HELD
 
 
 class SqlSessionVerbs(SqlVerbs):
-    """What servers say of their children."""
+    """The verbs for the sessions of worker processes."""
 
-    _held_looks: HeldLooks | None = None  # None: reads of what a session holds are always whole
-    _continued_last = ""  # the closing session that a sweep of this process continued with last
+    _held_looks: HeldLooks | None = None  # None: all jobs of a session are always read
+    _continued_last = ""  # the closing session with which a sweep of this process continued last
 
     @override
     def begin_session(self, session: NewSession) -> None:
@@ -149,10 +149,10 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """See `Storage.end_session`; waits for a claim of this session that has not committed yet.
+        """See `Storage.end_session`; it waits for a claim of this session that has not committed yet.
 
-        If rows are locked, tries them once more a moment later: a short transaction, such as the last memo of
-        a process that died, has ended by then, and its job does not have to wait for the next sweep.
+        If rows are locked, it tries them again a moment later. A short transaction, such as the last memo of
+        a dead process, has ended by then, and its job does not have to wait for the next sweep.
         """
         blame = _Blame(reason, None if running is None else frozenset(running))
         taken = self._end(lambda tx: _mark_dead(tx, session, blame))
@@ -173,7 +173,7 @@ class SqlSessionVerbs(SqlVerbs):
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
         """Also continue with up to `limit` closing sessions; later calls continue with the others.
 
-        A session that is locked, by a claim that has not committed yet, is left to the next call.
+        A session that is locked by an uncommitted claim is left to the next call.
         """
         expired, closing = self._database.read(
             lambda tx: (_find_expired(tx, limit, as_of), _find_closing(tx))
@@ -181,7 +181,8 @@ class SqlSessionVerbs(SqlVerbs):
         ended = [self._end_expired(session, as_of) for session in expired]
         first = bisect_right(closing, self._continued_last)
         for session in [*closing[first:], *closing[:first]][:limit]:
-            self._continued_last = session  # before: one that cannot be read must not stop the others twice
+            # set first, so that one unreadable session cannot stop the others twice
+            self._continued_last = session
             taken, number = self._continue_closing(session)
             ended.append(taken if number else None)
         return [one for one in ended if one is not None]
@@ -191,9 +192,9 @@ class SqlSessionVerbs(SqlVerbs):
         return self._end(lambda tx: mark_expired_dead(tx, session, asked_at, as_of=as_of))
 
     def _end(self, mark_dead: Callable[[Transaction], _Dead | None]) -> Taken | None:
-        """Mark a session as dead and return its jobs to their queues; None if it was not marked.
+        """Mark a session as dead and return its jobs to their queues; return None if it was not marked.
 
-        Where rows can be locked, the mark is committed first. Otherwise both are one transaction.
+        If rows can be locked, the mark is committed first. Otherwise both are one transaction.
         """
         if self._database.locks_rows:
             dead = self._database.write(mark_dead)
@@ -208,12 +209,12 @@ class SqlSessionVerbs(SqlVerbs):
         return self._database.write(end)
 
     def _continue_closing(self, session: str) -> tuple[Taken, int]:
-        """Return what `_take_all` does; nothing for a session that is not closing."""
+        """Return the result of `_take_all`, which is empty for a session that is not closing."""
         dead = self._database.read(lambda tx: _find_dead(tx, session))
         return (Taken(session, "", [], []), 0) if dead is None else self._take_all(dead)
 
     def _take_all(self, dead: _Dead) -> tuple[Taken, int]:
-        """Return the jobs whose rows are not locked to their queues; also return how many rows changed."""
+        """Put the unlocked jobs back in their queues; return the result and how many rows changed."""
         taken, number = Taken(dead.session, dead.server, [], []), 0
         if not dead.is_closing:
             return taken, number
@@ -229,7 +230,7 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def oldest_session(self) -> SessionRecord | None:
-        """One index entry and its row, however many sessions are stored."""
+        """Read one index entry and its row, however many sessions are stored."""
         row = self._database.read(lambda tx: tx.one(_OLDEST))
         return None if row is None else _record(row)
 
@@ -238,7 +239,7 @@ class SqlSessionVerbs(SqlVerbs):
         return [_record(row) for row in self._database.read(lambda tx: tx.all(_LIST))]
 
     def _diagnose_sessions(self) -> list[Finding]:
-        """Return a finding for each session that has been closing for more than a minute, oldest first."""
+        """Return a finding for each session that has been closing for over a minute, oldest first."""
         schema = self._database.schema_state()
         if not self._database.locks_rows or schema.found != schema.wanted:
             return []
@@ -277,9 +278,9 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
 def _reconcile(
     tx: Transaction, session: str, held: Sequence[HeldClaim], looks: HeldLooks | None
 ) -> Reconciliation:
-    """See `Storage.reconcile`; writes only where a start is given.
+    """See `Storage.reconcile`; it writes only if a start is given.
 
-    It reads few columns, and only of unknown jobs the whole row: what a session holds may be large.
+    It reads few columns, and the whole row only for unknown jobs, because a session may hold many large jobs.
     """
     is_lost = tx.one(SERVER, session=session) is None
     left = {(row.id, row.fence): row for row in _held_rows(tx, session, held, looks)}
@@ -298,7 +299,7 @@ def _reconcile(
 
 
 def _start(tx: Transaction, session: str, started: Sequence[HeldClaim]) -> list[str]:
-    """The jobs' starts are written; return the jobs that others have locked, whose are not."""
+    """Store the start times of jobs; return the jobs that could not be updated because of locks."""
     free = lock_free(tx, [one.job_id for one in started])
     for one in started:
         if one.job_id in free:
@@ -316,7 +317,7 @@ class _HeldRow(NamedTuple):
 def _held_rows(
     tx: Transaction, session: str, held: Sequence[HeldClaim], looks: HeldLooks | None
 ) -> list[_HeldRow]:
-    """Return what the session holds, or of the jobs that the caller names those that it holds."""
+    """Return the jobs that the session holds: all of them, or only those that the caller names."""
     if looks is None:
         return list(map(_HeldRow._make, tx.all(_HELD, session=session)))
     if not looks.is_time:
@@ -345,12 +346,12 @@ def _lost(tx: Transaction, not_held: Sequence[HeldClaim]) -> list[LostClaim]:
     return lost
 
 
-# ---- the end ---------------------------------------------------------------------------------------------
+# ---- ending ----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class _Blame:
-    """Which jobs of a session get a crash when it has ended, and the reason in their history."""
+    """The jobs of a session that get a crash when it has ended, and the reason for their history."""
 
     reason: str
     running: frozenset[str] | None  # ids; None: all
@@ -359,13 +360,13 @@ class _Blame:
         return self.running is None or job_id in self.running
 
     def text(self, held: Sequence[str]) -> str:
-        """Return the blame as it is stored with a session that holds these jobs."""
+        """Return the blame as stored with a session that holds these jobs."""
         running = None if self.running is None else [id for id in held if id in self.running]
         return json.dumps({"reason": self.reason, "running": running})
 
     @classmethod
     def read(cls, text: str) -> _Blame:
-        """Return a stored blame; one that nobody wrote so blames all, as nothing is known of that session."""
+        """Return a stored blame; an unreadable one blames all jobs, because nothing is known about them."""
         try:
             stored = json.loads(text)
             running = stored["running"]
@@ -382,7 +383,7 @@ class _Dead:
     server: str
     blame: _Blame
     held: list[str]
-    is_closing: bool  # stored with the session until it holds nothing
+    is_closing: bool  # stored with the session until it holds no jobs
 
 
 @attrs.frozen
@@ -394,7 +395,7 @@ class _Part:
 
 
 def _find_expired(tx: Transaction, limit: int, as_of: int | None) -> list[str]:
-    """Return up to `limit` sessions that have expired, the longest expired first."""
+    """Return up to `limit` expired sessions, the longest expired first."""
     earliest, latest = rules.clocks(tx.now, as_of)
     return [str(row[0]) for row in tx.all(_EXPIRED, earliest=earliest, latest=latest, most=limit)]
 
@@ -405,7 +406,7 @@ def _find_closing(tx: Transaction) -> list[str]:
 
 
 def _find_dead(tx: Transaction, session: str) -> _Dead | None:
-    """Return a closing session with what it still holds, and the blame of its end; None if it is not one."""
+    """Return a closing session with the jobs that it still holds and its blame; None if it is not closing."""
     found = tx.one(_BLAME, session=session)
     if found is None:
         return None
@@ -418,8 +419,8 @@ def _held_by(tx: Transaction, session: str) -> list[str]:
 
 
 def _mark_dead(tx: Transaction, session: str, blame: _Blame) -> _Dead | None:
-    """Mark a living session as dead, with the blame if it holds jobs; None if it is dead or unknown."""
-    found = tx.one(_LOCK, session=session)  # a claim under way has ended, none begins
+    """Mark a living session as dead, and store the blame if it holds jobs; return None if it is not alive."""
+    found = tx.one(_LOCK, session=session)  # an open claim has ended, and no other can start
     return None if found is None else _die(tx, session, str(found[0]), blame)
 
 
@@ -428,8 +429,8 @@ def mark_expired_dead(
 ) -> _Dead | None:
     """Mark a session as dead if it is still expired, could have been renewed, and is not locked.
 
-    Who had to wait for the database was not the only one: those who want to renew come first, and the session
-    is looked at again with the next sweep.
+    If this transaction had to wait for the database, renewals may have waited too. They must be stored first,
+    so the session is left to the next sweep.
     """
     if tx.now - asked_at > _LONGEST_WAIT:
         return None
@@ -440,7 +441,7 @@ def mark_expired_dead(
 
 
 def _die(tx: Transaction, session: str, server: str, blame: _Blame) -> _Dead:
-    """Mark a session as dead, and as closing if it holds jobs; the transaction has locked it."""
+    """Mark a session that this transaction has locked as dead, and as closing if it holds jobs."""
     held = _held_by(tx, session)
     closing_since, text = (tx.now, blame.text(held)) if held else (None, None)
     forget_at = None if held else rules.forget_at(tx.now, is_followed=False)
@@ -457,7 +458,7 @@ def _take(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
     counts = MemberCounts(tx, rows.values())
     for id in ids:
         row = rows.get(id)
-        if row is None or row.session != dead.session:  # locked, or its end came first
+        if row is None or row.session != dead.session:  # locked, or its end was stored first
             continue
         number += 1
         if row.state != State.PROCESSING:
@@ -472,18 +473,19 @@ def _take(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
 
 
 def _take_last(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
-    """Return the last of a dead session's jobs to their queues; it is closing only if it still holds some.
+    """Return the last jobs of a dead session to their queues; it stays closing only if it still holds some.
 
-    A dead session gets no more jobs, so one that holds nothing now never will.
+    A dead session gets no more jobs, so one that holds none now never will.
     """
     part = _take(tx, dead, ids)
     left = len(_held_by(tx, dead.session))
-    if not left and tx.one(_LOCK_CLOSING, session=dead.session) is not None:  # else the next sweep does it
+    # otherwise the next sweep does it
+    if not left and tx.one(_LOCK_CLOSING, session=dead.session) is not None:
         tx.run(_CLOSED, session=dead.session, **_STAYS)
     return attrs.evolve(part, taken=attrs.evolve(part.taken, left=left))
 
 
-# ---- for people ------------------------------------------------------------------------------------------
+# ---- findings --------------------------------------------------------------------------------------------
 
 _LISTS_TRANSACTIONS = {"postgresql": "pg_stat_activity"}
 

@@ -1,8 +1,8 @@
-"""`apply` in full: every kind of transition, decided on rows read in the same transaction.
+"""`apply` in full: every kind of transition, decided on rows that are read in the same transaction.
 
-Most plain ends never come here, as each dialect settles them in its storage. Those do that are written in a
-caller's transaction, end a job that this process did not claim, or turn out not to be plain. Children of what
-ends follow later, by `release`: see `children`.
+The storage of each dialect settles most plain ends without this module. It handles those that are written in
+a caller's transaction, that end a job which this process did not claim, or that turn out not to be plain. The
+children of ended jobs follow later, in `release`: see `children`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,12 @@ def apply_transitions(
     """See `Storage.apply`.
 
     Args:
-        is_sweep: the jobs are all deleted, in whichever order, and nobody asks whose children wait.
+        tx: the transaction.
+        transitions: the transitions.
+        is_sweep: all jobs are deleted, in any order, and no result depends on whether children wait.
     """
-    if lock_again(tx, transitions) and len(transitions) > 1:  # each finds the keys as the former left them
+    # each one needs the keys as the previous one left them
+    if lock_again(tx, transitions) and len(transitions) > 1:
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     around = lock_around(tx, transitions)
     ids = {transition.job_id for transition in transitions}
@@ -67,7 +70,7 @@ def apply_transitions(
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     counts = MemberCounts(tx, rows.values())
     results: list[Applied] = []
-    changed: dict[int, JobRow] = {}  # by place of the result
+    changed: dict[int, JobRow] = {}  # by position of the result
     for place, transition in enumerate(transitions):
         row = rows.get(transition.job_id)
         if transition.job_id in busy:
@@ -95,9 +98,10 @@ def apply_transitions(
 def _load(
     tx: Transaction, transitions: Sequence[Transition], ids: Collection[str]
 ) -> tuple[dict[str, JobRow], set[str]]:
-    """Return the rows of these jobs and of those that suspensions wait for; and the jobs that are busy.
+    """Return the rows of these jobs and of the jobs that suspensions wait for, and the ids of busy jobs.
 
-    A row that others have locked cannot be told from one that is not there, but for a look without a lock.
+    A row that another transaction has locked can be distinguished from a missing one only by a read without a
+    lock.
     """
     awaited = {id for one in transitions for id in awaited_jobs(one)}
     if not tx.skips_own:
@@ -116,9 +120,9 @@ def _load(
 def _apply(
     tx: Transaction, rows: Mapping[str, JobRow], transition: Transition, around: BatchesAround
 ) -> Applied:
-    """The transition is in the row if its guards hold; return what became of it, children aside."""
+    """Apply the transition to the row if its guards hold; return the result, without regard to children."""
     row = rows[transition.job_id]
-    job = cast("JobRecord", row)  # in all that the rules look at
+    job = cast("JobRecord", row)  # the rules read only fields that both have
     if row.state not in transition.from_states or not rules.is_holder(job, transition):
         return _judge_refusal(tx, row, transition)
     key = revived_key(row, transition)
@@ -143,7 +147,7 @@ def _apply(
 
 
 def _is_allowed(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
-    """Tell whether what the job is tied to, or remembers, allows the change; forget what that asks to."""
+    """Return whether the job's relations and memos allow the change; delete the memos that it forgets."""
     if transition.to is State.AWAITING or is_forbidden(tx, row, transition, around):
         return False
     if transition.forget_from is not None:
@@ -155,12 +159,12 @@ def _is_allowed(tx: Transaction, row: JobRow, transition: Transition, around: Ba
 
 
 def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: bool) -> None:
-    """The row is as the transition says."""
+    """Change the row according to the transition."""
     job = cast("JobRecord", row)
     if _is_due_sooner(row, transition):
-        tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant; see the kit's life.py
+        tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time; see the kit's life.py
     entry = None if transition.is_silent else entry_line(rules.entry_of(transition, job))
-    # Where nothing comes into a queue the clock is not asked: it may be a round trip.
+    # Nothing enters a queue otherwise, so the clock is not read: that might cost a round trip.
     is_timed = transition.to is State.ENQUEUED and not transition.gives_back
     was_held = row.session is not None
     if transition.session is None and row.session is not None and row.state is State.PROCESSING:
@@ -182,15 +186,15 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
 
 
 def _tell_of_keys(tx: Transaction, row: JobRow) -> None:
-    """Jobs that wait for the same keys may start, if this one holds them no more."""
+    """Note that jobs which wait for the same keys may start, if this job no longer holds them."""
     if row.held_by is not None and row.session is None:
         tx.let_go.append((row.seq, row.queue, row.held_by))
 
 
 def _keep_error(tx: Transaction, row: JobRow, transition: Transition) -> dict[str, object]:
-    """The failed attempt is stored beside the others; return what the job itself shows of it."""
+    """Store the error of the failed attempt; return the fields of it that the job itself shows."""
     error = transition.error
-    assert error is not None  # noqa: S101 - asked before
+    assert error is not None  # noqa: S101 - the caller has checked it
     shown = {"type": error.type, "message": error.message, "fingerprint": error.fingerprint}
     kept = {"job_id": row.id, "attempt": transition.attempt or row.attempt, "at": transition.at}
     tx.run(_KEEP_ERROR, **kept, **shown, traceback=error.traceback)
@@ -200,14 +204,17 @@ def _keep_error(tx: Transaction, row: JobRow, transition: Transition) -> dict[st
 
 
 def _is_due_sooner(row: JobRow, transition: Transition) -> bool:
-    """Tell whether somebody moved a scheduled job to an earlier instant, or restored one."""
+    """Return whether an operator moved a scheduled job to an earlier time, or restored one."""
     if transition.session is not None or transition.due_at is None:
         return False
     return row.due_at is None or transition.due_at < row.due_at
 
 
 def _judge_refusal(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
-    """Tell a repeat from a stranger; the holder's late end takes its own tail away."""
+    """Return ALREADY for a repeated transition, else REFUSED.
+
+    A late end from the session that holds the tail clears it.
+    """
     if transition.session is None or row.fence != transition.fence:
         return Applied.REFUSED
     if row.session is None:
@@ -218,14 +225,14 @@ def _judge_refusal(tx: Transaction, row: JobRow, transition: Transition) -> Appl
 
 
 def clear_tail(tx: Transaction, row: JobRow) -> None:
-    """The job's former holder is gone; a requeued job is claimable."""
+    """Clear the tail of a job whose previous run has stopped; a requeued job becomes claimable."""
     row.change({"session": None})
     row.tell_if_claimable(tx)
     _tell_of_keys(tx, row)
 
 
 def take_back(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
-    """The dead session's job is at its old place, with a crash where a reason is given."""
+    """Return a dead session's job to its place in the queue, with a crash if a reason is given."""
     if crash is not None:
         row.note(State.ENQUEUED, tx.now, crash, of_attempt=True)
     row.move(

@@ -1,4 +1,4 @@
-"""What jobs emit while they run, in chunks that are read again by their offset."""
+"""Streams: the output of running jobs, in chunks that can be read by their offset."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.job_row import IS_HELD
 
 TOTAL = -1
-"""The place of the row of a stream that counts the bytes of all its chunks, and has no data."""
+"""The place of the row that counts the bytes of all chunks of a stream, and has no data."""
 
 _HELD = Text(f"SELECT 1 FROM firelock_jobs INDEXED BY id WHERE {IS_HELD} FOR NO KEY UPDATE")  # noqa: S608 - ours
-# The stream's total first, if there is one, then the chunks that are known.
+# The stream's total first, if it exists, then the known chunks.
 _KNOWN = Text(f"""
 SELECT place, bytes FROM firelock_stream_chunks
 WHERE job_id = :id AND stream = :stream AND place = {TOTAL}
@@ -36,7 +36,7 @@ WHERE job_id = :id AND stream = :stream AND place > :after ORDER BY place LIMIT 
 
 
 class SqlStreamVerbs(SqlVerbs):
-    """What jobs emit."""
+    """The verbs for the output of jobs."""
 
     @override
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
@@ -59,9 +59,9 @@ class SqlStreamVerbs(SqlVerbs):
 
 
 def _append(tx: Transaction, job_id: str, stream: str, chunks: dict[int, Chunk]) -> int:
-    """The chunks are stored where they are not yet; return how many bytes the stream has.
+    """Store the chunks that are not stored yet; return the size of the stream in bytes.
 
-    Its total is kept, so that an append to a long stream costs what one to a short stream does.
+    The total is stored, so that an append costs the same for long and short streams.
     """
     of_stream = {"job_id": job_id, "stream": stream}
     known = tx.all(_KNOWN, id=job_id, stream=stream, first=min(chunks), last=max(chunks))

@@ -1,10 +1,10 @@
-"""Suspensions: runs that wait without a worker, for a signal, other jobs or an instant.
+"""Suspensions: runs that wait without a worker for a signal, for other jobs or for a time.
 
-On a database server nearly all of them go the short way, which is one round trip. One statement locks the job
-and the jobs that it is to wait for. A second one, which sees what others have committed before these locks,
-looks for what the job waits for, and writes if that is not there and the run holds the job. Everything else
-goes the long way, on rows, as part of `settle`; on SQLite each suspension does. A long history is left to
-what lets the job run again.
+On a database server nearly all suspensions take the fast path, which is one round trip. One statement locks
+the job and the jobs for which it will wait. A second statement sees what others have committed before these
+locks. It checks whether the awaited event has happened, and suspends the job if it has not and the run still
+holds the job. All other suspensions take the general path, which reads rows as part of `settle`; on SQLite
+every suspension does. A long history is rewritten later, by the change that lets the job run again.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ _WAIT = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_de
 
 @attrs.frozen
 class Suspension:
-    """A suspension that may go the short way."""
+    """A suspension that may take the fast path."""
 
     transition: Transition
-    signal: str | None  # it waits for, by name
+    signal: str | None  # the name of the signal that it waits for
 
     @property
     def job_id(self) -> str:
-        """Return the job that is to wait."""
+        """The id of the job to suspend."""
         return self.transition.job_id
 
     @property
     def parents(self) -> list[str]:
-        """Return the jobs that it waits for."""
+        """The ids of the jobs for which it waits."""
         return [edge.parent_id for edge in self.transition.parents]
 
     @property
     def line(self) -> str:
-        """Return what its job's history has more."""
+        """The line to add to the job's history."""
         return "" if self.transition.is_silent else entry_line(self.transition.entry())
 
 
 def find_suspensions(transitions: Sequence[Transition]) -> list[Suspension]:
-    """Return those that may go the short way; none where a job is there more than once."""
+    """Return the suspensions that may take the fast path; none if a job occurs more than once."""
     found = [_read(one) for one in transitions if one.waits_for is not None and _is_bare(one)]
     if not found:
         return []
@@ -59,7 +59,7 @@ def find_suspensions(transitions: Sequence[Transition]) -> list[Suspension]:
 
 
 def _is_bare(one: Transition) -> bool:
-    """Tell whether it says nothing but that a run waits, and for no job twice."""
+    """Return whether the transition only suspends a run, and waits for no job twice."""
     is_wait = one.gives_back and one.session is not None and one.from_states == _HELD
     is_alone = one.error is None and one.retries is None and one.crashes is None
     parents = {edge.parent_id for edge in one.parents}
@@ -73,20 +73,20 @@ def _read(one: Transition) -> Suspension:
 
 
 def jobs_of(suspensions: Sequence[Suspension]) -> list[str]:
-    """Return those that are to wait, and those that they wait for, in the order to lock them."""
+    """Return the jobs to suspend and the jobs for which they wait, in the order to lock them."""
     return sorted({id for one in suspensions for id in (one.job_id, *one.parents)})
 
 
-# ---- the long way, on rows ---------------------------------------------------------------------------------
+# ---- the general path, on rows -----------------------------------------------------------------------------
 
 
 def awaited_jobs(transition: Transition) -> list[str]:
-    """Return the jobs that a suspended one waits for."""
+    """Return the jobs for which a suspended job waits."""
     return [edge.parent_id for edge in transition.parents]
 
 
 def resume_if_met(tx: Transaction, rows: Mapping[str, JobRow], transition: Transition) -> Transition:
-    """Return the suspension, or what becomes of it where what the job is to wait for is there."""
+    """Return the suspension, or its resumption if the awaited event has already happened."""
     reason = None
     awaited = [rows.get(id) for id in awaited_jobs(transition)]
     if awaited and all(one is None or one.is_final for one in awaited):
@@ -105,7 +105,7 @@ def resume_if_met(tx: Transaction, rows: Mapping[str, JobRow], transition: Trans
 
 
 def wait_for(tx: Transaction, rows: Mapping[str, JobRow], transition: Transition) -> None:
-    """The suspended job has a tie to each of those that have not ended."""
+    """Add an edge from the suspended job to each awaited job that has not ended."""
     found = [
         (edge, parent) for edge in transition.parents if (parent := rows.get(edge.parent_id)) is not None
     ]

@@ -1,7 +1,7 @@
-"""Unique keys: each points at the job that took it last; whether that has it still, the job itself says.
+"""Unique keys. Each points to the job that took it last; whether that job still has it is decided by the job.
 
-Where transactions run side by side, a key is locked first and judged by a statement of its own behind that:
-what the one that held it has stored is seen then. Keys are locked in their order, and before any job.
+If transactions run concurrently, a key is locked first and then read by a separate statement. That statement
+sees what the previous holder of the lock has committed. Keys are locked in order, and before any job.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ _LOCK_IDLE = Text(
 
 
 def unique_use(job: NewJob) -> UniqueUse | None:
-    """Return how the job has a unique key, None where it asks for none."""
+    """Return how the job uses a unique key; None if it needs none."""
     return None if job.admission_json is None else admission_in(job.admission_json).unique
 
 
@@ -103,9 +103,9 @@ def _facts_of(row: JobRow) -> JobFacts:
 
 
 def lock_keys(tx: Transaction, keys: Iterable[str]) -> None:
-    """Nobody else judges these keys before this transaction has ended; one who does now is waited for."""
+    """Lock these keys until this transaction ends, after the end of any transaction that has locked one."""
     ordered = sorted(keys)
-    if ordered and tx.dialect.name != "sqlite":  # there the transaction holds the file
+    if ordered and tx.dialect.name != "sqlite":  # on SQLite the transaction holds the whole file
         LOCKERS.get(tx.dialect.name, _lock_each)(tx, ordered)
 
 
@@ -114,13 +114,13 @@ def _lock_each(tx: Transaction, keys: Sequence[str]) -> None:
 
 
 LOCKERS: dict[str, Callable[[Transaction, Sequence[str]], None]] = {}
-"""How keys, in their order, are locked on a database of this name, where one statement a key is not it."""
+"""By dialect: the function that locks sorted keys, if it is not one statement per key."""
 
 
 @attrs.frozen
 class _PointedAt:
     row: UniqueRow
-    job: JobFacts | None  # None: the job is gone
+    job: JobFacts | None  # None: the job was deleted
 
 
 def _read_stored(tx: Transaction, keys: Iterable[str]) -> dict[str, _PointedAt]:
@@ -136,26 +136,26 @@ def _read_stored(tx: Transaction, keys: Iterable[str]) -> dict[str, _PointedAt]:
     return found
 
 
-# ---- calls -----------------------------------------------------------------------------------------------
+# ---- inserts ---------------------------------------------------------------------------------------------
 
 
 @attrs.define
 class _Changed:
-    """What calls have changed of the job that has their key."""
+    """The changes by calls to the job that has their key."""
 
     row: JobRow
     calls: int = 0
-    last: NewJob | None = None  # whose arguments, tags, priority and limits replace its own
+    last: NewJob | None = None  # its arguments, tags, priority and limits replace those of the job
     due_at: int | None = None
 
 
 class UniqueCalls:
-    """The unique keys of some new jobs, judged one call after another.
+    """The unique keys of some new jobs, decided one call after another.
 
     Args:
-        tx: the transaction that stores them.
-        calls: the jobs, none of which is stored.
-        flush: the jobs of the batch that are new so far are stored.
+        tx: the transaction that stores the jobs.
+        calls: the jobs, none of which is stored yet.
+        flush: stores the jobs of the batch that are new so far.
     """
 
     def __init__(self, tx: Transaction, calls: Sequence[NewJob], flush: Callable[[], None]) -> None:
@@ -173,13 +173,13 @@ class UniqueCalls:
         self._changed: dict[str, _Changed] = {}
 
     def _may_write(self, use: UniqueUse) -> bool:
-        """Tell whether more than a reading of the key is needed to answer the call."""
+        """Return whether the call needs more than a read of the key."""
         stored = self._stored.get(use.key)
         changes = use.keeps_last or use.wait is not None
         return changes or stored is None or not unique_is_taken(stored.row, stored.job, self._now)
 
     def answer(self, job: NewJob) -> Duplicate | None:
-        """Return the duplicate of a new job; None where it has the key now, or asks for none.
+        """Return the duplicate of a new job; None if the job now has the key, or needs none.
 
         Raises:
             DuplicateJob: see `refuse_duplicate`.
@@ -196,7 +196,7 @@ class UniqueCalls:
         return None
 
     def began(self, job: NewJob, state: State) -> None:
-        """The job is new, and in this state."""
+        """Remember that the job is new, with its state."""
         if job.admission_json is not None:
             enqueued_at = self._now if state is State.ENQUEUED else None
             asks = admission_in(job.admission_json)
@@ -212,7 +212,7 @@ class UniqueCalls:
         return (None, None) if stored is None else (stored.row, stored.job)
 
     def _change(self, job: NewJob, use: UniqueUse, row: UniqueRow) -> bool:
-        """Change the job that has the key as the call asks; False where it has just let go of it."""
+        """Change the job that has the key as the call requires; return False if it has just lost the key."""
         changed = self._changed.get(row.job_id)
         if changed is None:
             if row.job_id in self._pending:
@@ -235,7 +235,7 @@ class UniqueCalls:
         return True
 
     def store(self) -> None:
-        """The keys, and the jobs that calls have changed, are stored."""
+        """Store the keys, and the jobs that calls have changed."""
         self._tx.run_many(_PUT, [_key_values(key, row) for key, row in sorted(self._taken.items())])
         for changed in self._changed.values():
             if changed.calls:
@@ -251,7 +251,7 @@ def _store_changed(tx: Transaction, changed: _Changed, now: int) -> None:
     fields = dict(zip(_CALL, tx.one(_READ_CALL, seq=row.seq), strict=True))
     if changed.due_at is not None:
         if row.due_at is None or changed.due_at < row.due_at:
-            tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant
+            tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time
         fields["due_at"] = changed.due_at
     if last is not None:
         limits = admission_in(last.admission_json).limits
@@ -263,7 +263,7 @@ def _store_changed(tx: Transaction, changed: _Changed, now: int) -> None:
             "admission_json": write_admission(admission),
         }  # fmt: skip
         if row.state == State.ENQUEUED:
-            tx.woken.add(row.queue)  # its new lane may be an open one
+            tx.woken.add(row.queue)  # its new lane may be free to start
     tx.run(_REPLACE_CALL, seq=row.seq, **fields)
     add_duplicates(tx, row, changed.calls, now)
 
@@ -279,7 +279,7 @@ def _replace_tags(tx: Transaction, row: JobRow, before: Iterable[str], after: It
 
 
 def lock_again(tx: Transaction, transitions: Sequence[Transition]) -> bool:
-    """The unique keys of ended jobs that may live again are locked, before the jobs; tell whether any are."""
+    """Lock the unique keys of ended jobs that may be revived, before the jobs; return whether any exist."""
     ids = [one.job_id for one in transitions if _may_revive(one)]
     if not ids:
         return False
@@ -295,7 +295,7 @@ def _may_revive(transition: Transition) -> bool:
 
 
 def revived_key(row: JobRow, transition: Transition) -> str | None:
-    """Return the unique key that an ended job takes again as it is to live again; None for none."""
+    """Return the unique key that an ended job takes again because it is revived; None if there is none."""
     if row.admission_json is None or row.state not in FINAL_STATES or not _may_revive(transition):
         return None
     use = admission_in(row.admission_json).unique
@@ -303,7 +303,7 @@ def revived_key(row: JobRow, transition: Transition) -> str | None:
 
 
 def is_taken_from(tx: Transaction, row: JobRow, key: str) -> bool:
-    """Tell whether another job has the key."""
+    """Return whether another job has the key."""
     stored = _read_stored(tx, [key]).get(key)
     if stored is None or stored.row.job_id == row.id:
         return False
@@ -311,17 +311,17 @@ def is_taken_from(tx: Transaction, row: JobRow, key: str) -> bool:
 
 
 def take_again(tx: Transaction, row: JobRow, key: str) -> None:
-    """The job, which lives again, has the key; for how long it is taken at least stays as it was."""
+    """Give the key to the revived job; the time until which the key stays taken does not change."""
     stored = _read_stored(tx, [key]).get(key)
     free_at = 0 if stored is None else stored.row.free_at
     tx.run(_PUT, **_key_values(key, UniqueRow(row.id, starts_of(row.attempt, row.crashes), free_at)))
 
 
-# ---- what people read, and upkeep ------------------------------------------------------------------------
+# ---- queries and upkeep ----------------------------------------------------------------------------------
 
 
 class SqlUniqueVerbs(SqlVerbs):
-    """Which job has a unique key."""
+    """The verb that finds the job with a unique key."""
 
     @override
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
@@ -334,7 +334,10 @@ class SqlUniqueVerbs(SqlVerbs):
 
 
 def idle_unique(tx: Transaction, after: str, limit: int) -> tuple[list[str], str]:
-    """Return keys of a few behind `after` that no stored job has, and where to go on: "" at the end."""
+    """Return the idle keys among the next ones after `after`, and the key after which to continue.
+
+    No stored job has an idle key. The second value is "" at the end.
+    """
     rows: list[Any] = tx.all(SOME_UNIQUE, after=after, most=limit)
     known = {id for (id,) in tx.all(_KNOWN, ids=[id for _, id, _ in rows])} if rows else set()
     idle = [key for key, id, free_at in rows if id not in known and free_at <= tx.now]
@@ -342,7 +345,7 @@ def idle_unique(tx: Transaction, after: str, limit: int) -> tuple[list[str], str
 
 
 def forget_unique(tx: Transaction, keys: Sequence[str]) -> None:
-    """Those of the keys that no stored job has, and that nobody has just locked, are gone."""
+    """Delete those of the keys that no stored job has and that no other transaction has locked."""
     rows = tx.all(_LOCK_IDLE, ids=list(keys))
     known = {id for (id,) in tx.all(_KNOWN, ids=[id for _, id, _ in rows])}
     gone = [key for key, id, _ in rows if id not in known]

@@ -1,4 +1,4 @@
-"""What keeps a storage in order: due jobs, ended parents, old things, rollups of what ended."""
+"""Upkeep: due jobs, ended parents, pruning, and rollups of ended jobs."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ log = logging.getLogger(__name__)
 
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
-_LOCKED_REST = 1_000_000  # micros after which jobs that are due and locked are looked at again
+_LOCKED_REST = 1_000_000  # microseconds after which due jobs that are locked are checked again
 _CHILDREN_AT_ONCE = 1_000
 _BATCHES_AT_ONCE = 1_000
 _PRUNED_AT_ONCE = 500
 _FIRST = (0, 0)  # before every expired job
-_WALK_SECONDS = 60.0  # after which `prune` begins at the first expired job again
+_WALK_SECONDS = 60.0  # after which `prune` starts again at the first expired job
 
 
 class _Due(NamedTuple):
@@ -87,8 +87,8 @@ SELECT CASE WHEN EXISTS (SELECT 1 FROM firelock_releasing) THEN 1 ELSE 0 END,
     CASE WHEN EXISTS (SELECT 1 FROM firelock_batches WHERE is_changed = 1)
         OR EXISTS (SELECT 1 FROM firelock_batch_deltas) THEN 1 ELSE 0 END
 """)
-# For `prune`: the next expired jobs after a place in their order. The first condition is for MySQL, which
-# cannot search an index for a row of values.
+# For `prune`: the next expired jobs after a position in their order. The first condition is for MySQL, which
+# cannot search an index by a row of values.
 
 
 class _Expired(NamedTuple):
@@ -123,7 +123,7 @@ class _Belongings(NamedTuple):
     tags: str
     created_at: int
     relations_json: str | None
-    is_holding: bool  # a key of a limit
+    is_holding: bool  # a limit key
 
 
 _BELONGINGS = Text("""
@@ -134,7 +134,7 @@ WHERE id IN :ids AND expires_at <= :now
 """)
 _UNTAG = Text("DELETE FROM firelock_job_tags WHERE tag = :tag AND created_at = :created_at AND job_id = :job")
 _DELETE = [
-    Text(f"DELETE FROM firelock_{table} WHERE {column} IN :ids")  # noqa: S608 - names of ours
+    Text(f"DELETE FROM firelock_{table} WHERE {column} IN :ids")  # noqa: S608 - our own names
     for table, column in (
         ("attempt_errors", "job_id"),
         ("log_lines", "job_id"),
@@ -167,13 +167,13 @@ _GET = Text(f"{_ROLLUP} {_THIS} FOR UPDATE")
 _PUT = insert_into("firelock_rollups", *_COLUMNS)
 _REPLACE = Text(f"""
 UPDATE firelock_rollups SET count = :count, duration = :duration, histogram = :histogram WHERE {_THIS}
-""")  # noqa: S608 - a condition of ours
+""")  # noqa: S608 - our own condition
 _SINCE = Text(f"{_ROLLUP} minute >= :since AND minute < :until ORDER BY minute, task, queue, outcome")
 
 
 @attrs.frozen
 class NextDue:
-    """The next due instants, and the storage's clock."""
+    """The next due times, and the storage's clock."""
 
     first: int | None  # of scheduled jobs
     firing: int | None  # of recurring jobs
@@ -181,17 +181,17 @@ class NextDue:
 
 
 class SqlUpkeepVerbs(SqlVerbs):
-    """What servers do for all."""
+    """The verbs that any server runs on behalf of all."""
 
     _hourly_looked_at: int | None = None
     _due_floor: DueFloor
     _seen_locked: frozenset[str] | set[str] = frozenset()  # jobs that the last release has skipped
-    _place = _FIRST  # of the expired job that `prune` looked at last
-    _began_at_first = 0.0  # monotonic; when it last began at the first one
+    _place = _FIRST  # of the expired job that `prune` checked last
+    _began_at_first = 0.0  # monotonic time when it last started at the first one
 
     @override
     def promote(self, limit: int) -> Promotion:
-        """Up to `limit` due jobs are enqueued; a look that finds none takes no lock."""
+        """Enqueue up to `limit` due jobs; if a first read finds none, no lock is taken."""
         self._database.tidy()
         floor = self._due_floor
         begin = floor.begin()
@@ -202,7 +202,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return self._database.write(lambda tx: self._promote(tx, limit, begin))
 
     def _look_for_due(self, begin: int) -> NextDue:
-        """Return the next due instants, of those jobs that are due from this instant on."""
+        """Return the next due times; jobs that are due before `begin` are ignored."""
         return self._database.read(lambda tx: NextDue(first_due(tx, begin), next_firing(tx), tx.now))
 
     def _promote(self, tx: Transaction, limit: int, begin: int) -> Promotion:
@@ -216,7 +216,10 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        """A batch that ends has children, and is a member: so it is looked at until none has changed."""
+        """Release children and batches until nothing changes any more.
+
+        A batch that ends may have children, and may be a member of another batch.
+        """
         looked_at = 0
         while looked_at < limit and any(looks := self._look_for_release()):
             has_parents, has_batches = looks
@@ -231,7 +234,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return looked_at
 
     def _release_children(self, limit: int) -> int:
-        """Return how many children were looked at; a locked one is waited for briefly, the first time."""
+        """Return how many children were checked; a newly locked one is waited for briefly."""
         done = self._database.write(partial(release_children, limit=limit))
         new, self._seen_locked = done.skipped - self._seen_locked, done.skipped
         if new and done.looked_at < limit:
@@ -252,17 +255,17 @@ class SqlUpkeepVerbs(SqlVerbs):
         return looked_at
 
     def _look_for_release(self) -> tuple[int, int]:
-        """Tell whether parents have ended, and whether batches have changed."""
+        """Return whether parents have ended, and whether batches have changed."""
         has_parents, has_batches = self._database.look(lambda tx: tx.one(_IS_RELEASING))
         return has_parents, has_batches
 
     @override
     def prune(self, limit: int) -> int:
-        """Up to `limit` expired jobs are gone, some hundreds in a transaction.
+        """Delete up to `limit` expired jobs, some hundreds per transaction.
 
-        It walks over the expired jobs in their order and continues where the last call has ended, because
-        jobs that stay, and rows that are deleted but still visible to somebody, would be met each time.
-        Nothing is left only if it has walked over all of them.
+        It walks through the expired jobs in order, and continues where the last call has ended. Otherwise
+        each call would read again the jobs that stay, and deleted rows that some open snapshot still sees.
+        Only a walk through all of them shows that no expired jobs are left.
         """
         pruned = 0
         if time.monotonic() - self._began_at_first > _WALK_SECONDS:
@@ -284,7 +287,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return pruned
 
     def _prune_others(self) -> None:
-        """What is old beside jobs is gone; calls that continue a walk over the jobs do not look for it."""
+        """Delete old rows of other tables; calls that continue a walk through the jobs skip this."""
         has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
         if has_news:
             self._database.write(partial(_prune_old_news, limit=_PRUNED_AT_ONCE))
@@ -299,9 +302,10 @@ class SqlUpkeepVerbs(SqlVerbs):
             self._database.write(lambda tx: forget_queues(tx, queues))
 
     def _has_old(self, tx: Transaction) -> tuple[bool, bool, bool, bool]:
-        """Tell whether there is old news, and by the hour: old locks, keys of limits, and unique keys.
+        """Return whether there are old sessions or rollups, old locks, limit keys and unique keys.
 
-        No index leads to old locks and idle keys, since every renewal and every claim would change it.
+        The last three are checked once per hour. No index leads to old locks and idle keys, because every
+        renewal and every claim would change it.
         """
         news = tx.one(_HAS_OLD_NEWS, now=tx.now, before=tx.now - 30 * _DAY) is not None
         last = self._hourly_looked_at
@@ -312,16 +316,16 @@ class SqlUpkeepVerbs(SqlVerbs):
         return news, bool(locks), bool(limits), bool(unique)
 
     def _prune_keys(self, find: _Find, forget: _Forget) -> None:
-        """Keys that nobody has are gone; a few at once are looked at, and only those that are idle locked."""
+        """Delete idle keys: read some at a time, and lock only those that are idle."""
         after: str | None = None
         while after != "":
             begin = after or ""
-            idle, after = self._database.read(lambda tx: find(tx, begin, _PRUNED_AT_ONCE))  # noqa: B023 - at once
+            idle, after = self._database.read(lambda tx: find(tx, begin, _PRUNED_AT_ONCE))  # noqa: B023 - now
             if idle:
-                self._database.write(lambda tx: forget(tx, idle))  # noqa: B023 - at once
+                self._database.write(lambda tx: forget(tx, idle))  # noqa: B023 - now
 
     def _prune_some(self, limit: int) -> tuple[int, int]:
-        """Return how many expired jobs were found behind the last place, and how many are gone."""
+        """Delete the next expired jobs; return how many were found after the last position, and deleted."""
         place_at, place_seq = self._place
 
         def expired(tx: Transaction) -> list[_Expired]:
@@ -340,7 +344,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return len(found), self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
 
     def _delete_dependents(self, found: Sequence[_Expired]) -> set[str]:
-        """Delete children and members that wait for the jobs; return the jobs of those that cannot be yet."""
+        """Delete children and members that wait for the jobs; return the jobs where that failed."""
         parents = [row.id for row in found if row.marks & HAS_CHILDREN]
         waited_for: set[str] = set()
         if parents:
@@ -361,7 +365,8 @@ class SqlUpkeepVerbs(SqlVerbs):
             except StorageUnavailable as error:
                 if not error.is_untouched:
                     raise
-                kept.add(job_id)  # somebody has locked one of them: the other jobs do not wait for that
+                # another transaction has locked one of them; the other jobs must not wait for it
+                kept.add(job_id)
                 log.info("Expired job %s stays: what waits for it could not be deleted: %s", job_id, error)
         return kept
 
@@ -383,7 +388,7 @@ _Forget = Callable[[Transaction, Sequence[str]], None]
 
 
 def _enqueue(tx: Transaction, due: Sequence[_Due]) -> int:
-    """Enqueue jobs that are due, and let waits that are over time out; return how many these are."""
+    """Enqueue due jobs, and time out waits that have ended; return the number of both."""
     waiting = [row.id for row in due if row.state == State.AWAITING]
     due = [row for row in due if row.state == State.SCHEDULED]
     promoted = len(due) + (time_out(tx, waiting) if waiting else 0)
@@ -401,7 +406,7 @@ def _enqueue(tx: Transaction, due: Sequence[_Due]) -> int:
 
 
 def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
-    """Return how many of the jobs are gone; one that was changed meanwhile, or is just being, stays."""
+    """Delete the jobs, except those that were changed or are locked; return the number deleted."""
     held = [str(row[0]) for row in tx.all(_LOCK, ids=ids)]
     found = [_Belongings(*row) for row in tx.all(_BELONGINGS, ids=held, now=tx.now)]
     gone = [row.id for row in found]
@@ -424,16 +429,16 @@ def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
 
 
 def _untag(tx: Transaction, rows: Sequence[tuple[str, int, str]]) -> None:
-    """Each tag, `created_at` and job is in no list by tag any more."""
+    """Delete the given rows of tags, each with the job's `created_at` and id."""
     tx.run_many(_UNTAG, [{"tag": tag, "created_at": at, "job": job} for tag, at, job in rows])
 
 
 UNTAGGERS: dict[str, Callable[[Transaction, Sequence[tuple[str, int, str]]], None]] = {}
-"""By dialect: how many rows are deleted where one statement for all of them is faster."""
+"""By dialect: the function that deletes many rows, if one statement for all of them is faster."""
 
 
 def _prune_old_news(tx: Transaction, limit: int) -> None:
-    """Some dead sessions that may be forgotten, and rollups older than 30 days, are gone."""
+    """Delete some dead sessions that may be forgotten, and rollups older than 30 days."""
     if ids := [row[0] for row in tx.all(_OLD_SESSIONS, now=tx.now, most=limit)]:
         tx.run(_FORGET_SESSIONS, ids=ids)
     tx.run(_OLD_ROLLUPS, before=tx.now - 30 * _DAY)
@@ -453,7 +458,7 @@ def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
 
 
 def _record(tx: Transaction, new: Sequence[Rollup]) -> None:
-    """See `Storage.record_metrics`; in one order, so that two servers' rollups of a minute never cross."""
+    """See `Storage.record_metrics`; rows are sorted, so that rollups of the same minute cannot deadlock."""
     for rollup in sorted(new, key=attrgetter("minute", "task", "queue", "outcome")):
         this = {name: getattr(rollup, name) for name in _COLUMNS[:4]}
         found = tx.one(_GET, **this)

@@ -1,9 +1,9 @@
-"""A task's arguments as stored text, and the text as arguments again.
+"""A task's arguments as stored strings, and stored strings as arguments.
 
-Read `signature` first: it binds a call, and says what its text is and what is wrong with it. `codec` is one
-annotation that is JSON already, `conversion` one that cattrs has to convert (loaded at the first such
-value). `serializer` writes and reads the stored text. `refusals` names what no job can carry; `references`
-are results of other jobs that stand in a call. `templates` makes texts of arguments by their names, `tags`
-labels a job by them. For who holds no code of a task: `forms` asks people for its arguments, `outline`
-tells programs of them.
+Read `signature` first: it binds a call, returns its stored string, and reports what is wrong with it. `codec`
+handles an annotation that is JSON already, and `conversion` one that cattrs must convert (loaded for the
+first such value). `serializer` writes and reads the stored string. `refusals` names the values that no job
+can carry. `references` are results of other jobs among the arguments of a call. `templates` builds strings
+from arguments by name, and `tags` labels a job with them. For programs without the task's code, `forms`
+requests its arguments from people, and `outline` publishes them to other programs.
 """

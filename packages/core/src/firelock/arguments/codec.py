@@ -1,7 +1,7 @@
-"""How the values of one annotation become JSON and come back: exactly, or not at all.
+"""How the values of one annotation become JSON and are restored: exactly, or not at all.
 
-What is JSON already is checked and given back. Everything else is converted by cattrs, which is loaded at the
-first such value (`conversion`).
+Values that are JSON already are checked and returned. All other values are converted by cattrs, which is
+loaded for the first such value (`conversion`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from firelock.arguments.serializer import Misfit
 from firelock.errors import TaskError
 
 Coder: TypeAlias = Callable[[object], object]
-"""One side of a codec: returns the value's other form, or raises Misfit."""
+"""One direction of a codec: returns the value's other form, or raises Misfit."""
 
 EXACT_TYPES: Final = frozenset({str, int, float, bool})
-"""Annotations whose coder gives back every value of exactly that type."""
+"""Annotations whose coder returns every value of exactly that type unchanged."""
 
 _ANYTHING: Final = (Any, object)
 LISTS: Final = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
@@ -36,19 +36,19 @@ DICTS: Final = (dict, abc.Mapping, abc.MutableMapping)
 
 @attrs.frozen
 class Codec:
-    """How the values of one annotation are stored and given back."""
+    """How the values of one annotation are stored and restored."""
 
     encode: Coder
     decode: Coder
     exact: type | None = None
-    """The type whose every value both sides give back unchanged; None where they look closer."""
+    """The type whose values both directions return unchanged; None if they check each value."""
 
 
 # ---- annotations -----------------------------------------------------------------------------------------
 
 
 def unwrap(annotation: object) -> object:
-    """Return what a NewType, a type alias, an Annotated or a type variable stands for."""
+    """Return the type behind a NewType, a type alias, an Annotated or a type variable."""
     while True:
         if isinstance(annotation, typing.NewType):
             annotation = annotation.__supertype__
@@ -63,12 +63,12 @@ def unwrap(annotation: object) -> object:
 
 
 def is_union(annotation: object) -> bool:
-    """Whether the annotation is `A | B` in either spelling."""
+    """Return whether the annotation is `A | B` in either spelling."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
 def without_none(annotation: object) -> tuple[object, bool]:
-    """Return what an annotation takes beside None, and whether it takes None."""
+    """Return an annotation without None, and whether it allows None."""
     annotation = unwrap(annotation)
     if not is_union(annotation):
         return annotation, False
@@ -78,7 +78,7 @@ def without_none(annotation: object) -> tuple[object, bool]:
 
 
 def is_record(annotation: object) -> bool:
-    """Whether the annotation is an attrs class or a dataclass."""
+    """Return whether the annotation is an attrs class or a dataclass."""
     kind = get_origin(annotation) or annotation
     return isinstance(kind, type) and (attrs.has(kind) or is_dataclass(kind))
 
@@ -91,17 +91,21 @@ def describe(annotation: object) -> str:
 
 
 def mismatch(value: object, annotation: object) -> Misfit:
-    """Return the error for a value that is not of its annotation."""
+    """Return the error for a value that does not match its annotation."""
     expected = describe(annotation)
     problem = f"{type(value).__name__} where {expected} is annotated"
     return Misfit(problem, value, f"pass {expected}", expected=expected)
 
 
-# ---- what is JSON already --------------------------------------------------------------------------------
+# ---- JSON values -----------------------------------------------------------------------------------------
 
 
 def json_coder_for(annotation: object, owner: str) -> Coder | None:
-    """As `json_coder`; TaskError where the annotation of `owner` refers to itself."""
+    """Return `json_coder` of the annotation.
+
+    Raises:
+        TaskError: the annotation of `owner` refers to itself.
+    """
     try:
         return json_coder(annotation)
     except RecursionError as error:
@@ -111,7 +115,10 @@ def json_coder_for(annotation: object, owner: str) -> Coder | None:
 
 
 def json_coder(annotation: object) -> Coder | None:
-    """Return the coder, the same in and out, of an annotation that is JSON all through; None for others."""
+    """Return the coder of an annotation that is JSON throughout; None for other annotations.
+
+    The coder is the same in both directions.
+    """
     annotation = unwrap(annotation)
     if annotation in _ANYTHING:
         return _anything
@@ -130,7 +137,7 @@ def json_coder(annotation: object) -> Coder | None:
 
 
 def _anything(value: object) -> object:
-    return value  # check_json, which sees all that is stored, looks inside
+    return value  # check_json, which gets every stored value, checks its contents
 
 
 def _exactly(kind: type, annotation: object) -> Coder:
@@ -147,7 +154,7 @@ def _float(value: object) -> object:
         return value
     if type(value) is not int:
         raise mismatch(value, float)
-    number = float(value) if value.bit_length() <= 64 else 0.0  # noqa: PLR2004 - larger ones are refused anyway
+    number = float(value) if value.bit_length() <= 64 else 0.0  # noqa: PLR2004 - larger ones are refused
     if number == value:
         return number
     raise Misfit(f"integer of {value.bit_length()} bits that no float equals", value, "annotate it as int")
@@ -164,7 +171,7 @@ def _list_coder(annotation: object, item: object) -> Coder | None:
         done: list[object] = []
         try:
             for inner in value:
-                done.append(code_item(inner))  # noqa: PERF401 - how many are done says where it failed
+                done.append(code_item(inner))  # noqa: PERF401 - the number of done items is an error's place
         except Misfit as misfit:
             misfit.under(len(done))
             raise
@@ -231,7 +238,7 @@ def _union_coder(annotation: object, members: tuple[object, ...]) -> Coder | Non
 
 
 def _json_types(member: object) -> set[type]:
-    """Return the types by which JSON tells this member of a union from the others."""
+    """Return the types by which JSON distinguishes this member of a union from the others."""
     origin = get_origin(member) or member
     if origin in LISTS:
         return {list}
@@ -244,7 +251,7 @@ def _json_types(member: object) -> set[type]:
     return {type(None) if member is None else cast("type", member)}
 
 
-# ---- what is stored as text ------------------------------------------------------------------------------
+# ---- values stored as strings ----------------------------------------------------------------------------
 
 _T = TypeVar("_T")
 
@@ -253,7 +260,10 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def _text_codec(kind: type[_T], write: Callable[[_T], str], read: Callable[[str], _T]) -> Codec:
-    """Return the codec of a type's own values, not those of a subclass, which would come back as the type."""
+    """Return the codec of a type's own values.
+
+    Values of a subclass are refused, because they would be restored as the type itself.
+    """
 
     def encode(value: object) -> str:
         if type(value) is not kind:
@@ -290,7 +300,7 @@ def _write_time(value: time) -> str:
 
 
 def _with_whole_offset(value: datetime | time) -> str:
-    # CPython 3.11 reads an offset of less than a second as UTC, and no zone has one.
+    # CPython 3.11 reads an offset of less than a second as UTC; no time zone has such an offset.
     if (value.utcoffset() or timedelta()).microseconds:
         raise Misfit("offset from UTC with a fraction of a second", value, "pass value.astimezone(UTC)")
     return value.isoformat()
@@ -327,4 +337,7 @@ SCALARS: Final[dict[type, Codec]] = {
         bytes, lambda value: b64encode(value).decode(), lambda text: b64decode(text, validate=True)
     ),
 }
-"""How each is stored: ISO 8601 for time (an offset, no zone name), base64 for bytes, text for the others."""
+"""How each type is stored.
+
+Times are in ISO 8601, with an offset but without a zone name; bytes are in base64; the others are strings.
+"""

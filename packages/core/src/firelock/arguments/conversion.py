@@ -1,4 +1,4 @@
-"""What JSON has no form for, by cattrs: stored exactly, read strictly, compared with what was sent."""
+"""Conversion by cattrs of values without a JSON form: stored exactly, read strictly, then compared."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _Structure: TypeAlias = Callable[[Any, Any], object]
 _Unstructure: TypeAlias = Callable[[Any], object]
 
 _EXACT_HOOKS: Final = frozenset(codec.encode for codec in SCALARS.values())
-"""Each gives back exactly what it took, so that nothing need be compared."""
+"""Hooks that restore exactly the value that they stored, so that no comparison is needed."""
 
 
 def converted_codec(annotation: object, converter: Converter) -> Codec:
-    """Return how the converter stores the values of an annotation and gives them back."""
+    """Return the codec with which the converter stores and restores the values of an annotation."""
 
     @functools.cache
     def hooks() -> tuple[_Unstructure, _Structure]:
@@ -81,7 +81,7 @@ def converted_codec(annotation: object, converter: Converter) -> Codec:
     return Codec(encode, decode)
 
 
-# ---- what is wrong ---------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 def _change(value: object, back: object, annotation: object) -> Misfit:
@@ -93,7 +93,7 @@ def _change(value: object, back: object, annotation: object) -> Misfit:
 
 
 def _as_misfit(error: Exception, value: object, annotation: object) -> Misfit:
-    """Return what cattrs or a type's own code found wrong, with the path that cattrs noted on the way."""
+    """Return the problem that cattrs or a type's own code found, with the path that cattrs noted."""
     if isinstance(error, Misfit):
         return error
     if isinstance(error, ExceptionGroup):
@@ -121,19 +121,21 @@ def _as_misfit(error: Exception, value: object, annotation: object) -> Misfit:
     expected = describe(annotation)
     try:
         reason = str(error)
-    except Exception:  # noqa: BLE001 - the error is of a stranger's class, and so is its text
+    except Exception:  # noqa: BLE001 - the class is foreign, and its text may fail
         reason = type(error).__name__
     return Misfit(f"does not fit {expected}: {reason}", value, f"pass {expected}")
 
 
-# ---- whether a value has come back unchanged -------------------------------------------------------------
+# ---- comparison with the original value ------------------------------------------------------------------
 
 
 def _is_same(sent: object, back: object) -> bool:
-    """Whether the two are equal and of the same types all through; an integer may have come back as float.
+    """Return whether the two are equal and of the same types throughout.
+
+    An integer may have been restored as a float.
 
     Raises:
-        ArgumentError: an entity or the like is inside, which only looks like a plain record.
+        ArgumentError: the value contains an entity or the like, which only looks like a plain record.
     """
     kind = type(sent)
     if kind is not type(back):
@@ -142,7 +144,8 @@ def _is_same(sent: object, back: object) -> bool:
         return bool(sent == back)
     same_kind: Any = back
     if kind is datetime:
-        # Not by ==: in the hour that a zone repeats, an instant is unequal to itself in any other zone.
+        # Not compared with ==: in the hour that a zone repeats, a time is unequal to itself in any other
+        # zone.
         return _by_offset(cast("datetime", sent)) == _by_offset(same_kind)
     if isinstance(sent, Mapping):
         return sent.keys() == same_kind.keys() and all(_is_same(sent[key], same_kind[key]) for key in sent)
@@ -164,7 +167,7 @@ def _by_offset(value: datetime) -> tuple[object, object]:
 
 @functools.lru_cache(maxsize=1024)
 def _compared_fields(kind: type[Any]) -> list[str] | None:
-    """Return the fields that make up a record's value; None where the type itself says what equal means."""
+    """Return the fields that make up a record's value; None if the type itself defines equality."""
     if attrs.has(kind):
         return [field.name for field in attrs.fields(kind) if field.eq]
     if is_dataclass(kind):
@@ -176,7 +179,10 @@ def _compared_fields(kind: type[Any]) -> list[str] | None:
 
 
 class _StrictConverter(Converter):
-    """Looks into lists and dicts without a type, which cattrs meets in classes that hold themselves."""
+    """A converter that also converts untyped lists and dicts.
+
+    cattrs encounters these in classes that contain themselves.
+    """
 
     def unstructure(self, obj: Any, unstructure_as: Any = None) -> Any:  # noqa: ANN401 - as in its base
         """Return the stored form of a value by its own type, or by the given one."""
@@ -188,7 +194,10 @@ class _StrictConverter(Converter):
 
 
 def strict_converter() -> Converter:
-    """Return a converter that refuses what it would have to change, for our types and containers of them."""
+    """Return a converter for the supported types and containers of them.
+
+    It refuses a value that it would have to change.
+    """
     converter = _StrictConverter(
         forbid_extra_keys=True,
         unstruct_collection_overrides={abc.Sequence: list, deque: list, abc.Set: _in_order},
@@ -198,10 +207,10 @@ def strict_converter() -> Converter:
         converter.register_structure_hook_factory,
         converter.register_unstructure_hook_factory,
     )
-    # JSON inside of other types is checked as JSON arguments are.
+    # JSON inside of other types is checked like JSON arguments.
     structures(_is_json, lambda annotation: _reader(_json(annotation)))
     unstructures(_is_json, _json)
-    # cattrs asks these by class before it asks any predicate, for their subclasses as well.
+    # cattrs looks these up by class, also for subclasses, before it checks a predicate.
     for kind in EXACT_TYPES:
         structure_by(kind, _structure_plain)
         unstructure_by(kind, _unstructure_plain)
@@ -254,7 +263,10 @@ def _refuse_path(value: object) -> object:
 
 
 def _reads(kind: type, annotation: object, read: _Structure) -> _Structure:
-    """Refuse what is not stored as this kind of JSON, before cattrs takes it for something alike."""
+    """Return a reader that refuses a value that is not stored as this kind of JSON.
+
+    Otherwise cattrs would accept a value of a similar kind.
+    """
 
     def structure(value: object, _: object) -> object:
         if type(value) is not kind:
@@ -286,7 +298,7 @@ def _structure_array(annotation: type[Any], converter: Converter) -> _Structure:
 
 
 def _in_order(values: Iterable[object]) -> list[object]:
-    """Return a set's stored members in an order of their own, so that equal sets give equal text."""
+    """Return the stored members of a set in a fixed order, so that equal sets give equal strings."""
     return sorted(values, key=repr)
 
 
@@ -312,7 +324,7 @@ def _unstructure_typed_dict(kind: type, converter: Converter) -> _Unstructure:
 
 
 def _typed_dict_hook(kind: type, hook_of: Callable[[Any], _Unstructure]) -> _Unstructure:
-    # Read from the hints: where annotations are postponed, the class overlooks Required and NotRequired.
+    # Read from the type hints: with postponed annotations, the class ignores Required and NotRequired.
     hints = get_type_hints(kind, include_extras=True)
     marks = {name: get_origin(hint) for name, hint in hints.items()}
     declared = cast("Collection[str]", getattr(kind, "__required_keys__", ()))
@@ -351,7 +363,10 @@ def _is_enum(annotation: object) -> bool:
 
 
 def _stored_members(kind: type[Enum]) -> dict[tuple[type, object], Enum]:
-    """Return the members by their stored form: the value, or the name where a value is no text or number."""
+    """Return the members by their stored form.
+
+    This is the value, or the name if a member's value is not a string, a number or a boolean.
+    """
     members = kind.__members__.values()
     has_plain_values = EXACT_TYPES.issuperset(type(member.value) for member in members)
     forms = [member.value if has_plain_values else member.name for member in members]
@@ -379,7 +394,7 @@ def _unstructure_enum(kind: type[Enum]) -> _Unstructure:
     def unstructure(member: Enum) -> object:
         if type(member) is not kind:
             raise mismatch(member, kind)
-        return stored.get(member, member.value)  # combined flags are no members of their own
+        return stored.get(member, member.value)  # combined flags are not members themselves
 
     return unstructure
 

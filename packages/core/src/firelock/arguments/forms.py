@@ -1,4 +1,4 @@
-"""A task's parameters, or the fields of a signal's payload, as a form, and a form's texts as typed values."""
+"""A form for a task's parameters or a signal's payload, and the form's strings as typed values."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class FieldKind(StrEnum):
-    """What is asked for, and how its text is read."""
+    """The kind of a field, which determines how its string is read."""
 
-    TEXT = "text"  # as it stands; also what is stored as text, such as a UUID
+    TEXT = "text"  # unchanged; also for values that are stored as strings, such as a UUID
     INTEGER = "integer"
     NUMBER = "number"
     BOOLEAN = "boolean"  # true, yes, on, 1 or false, no, off, 0
@@ -54,15 +54,15 @@ _KINDS: Final[Mapping[object, FieldKind]] = {
 
 @attrs.frozen
 class Parameter:
-    """One parameter of a task, as a form asks for it."""
+    """One parameter of a task, as a form requests it."""
 
-    name: str  # as arguments are stored; `*name` and `**name` for the variable ones
-    annotation_text: str  # as its author would write it; "Any" where there is none
+    name: str  # as stored; `*name` and `**name` for the variable parameters
+    annotation_text: str  # as its author would write it; "Any" if there is none
     kind: FieldKind
-    choices: tuple[str, ...]  # of an enum: members by name, or the values of a Literal; else empty
-    default_text: str | None  # what stands for its default; None where there is none, or no text for it
-    is_required: bool  # it has no default
-    is_optional: bool = False  # None is a value: of an empty text
+    choices: tuple[str, ...]  # of an enum: members by name, or the values of a Literal; otherwise empty
+    default_text: str | None  # the string of its default; None if it has none, or no string form
+    is_required: bool  # whether it has no default
+    is_optional: bool = False  # whether None is a value, entered as an empty string
 
 
 def parameters_of(binder: Binder) -> list[Parameter]:
@@ -91,15 +91,15 @@ def _default_text(binder: Binder, name: str, kind: FieldKind, choices: Mapping[s
     if kind is FieldKind.ENUM:
         return _choice_of(default, choices)
     stored = binder.defaults.get(name)
-    if stored is None:  # no text could be read back as it
+    if stored is None:  # no string would be read as this default
         return None
     return stored if isinstance(stored, str) and kind is not FieldKind.JSON else json.dumps(stored)
 
 
 def texts_of(binder: Binder, stored: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Return stored arguments as the texts that `typed_arguments` would read them from.
+    """Return stored arguments as the strings from which `typed_arguments` would read them.
 
-    Left out is what no text stands for, and what is no parameter any more.
+    Values without such a string are left out, and so are names that are no longer parameters.
     """
     texts = {
         parameter.name: _stored_text(binder, parameter, stored[parameter.name])
@@ -115,7 +115,7 @@ def _stored_text(binder: Binder, parameter: Parameter, stored: JsonValue) -> str
     if parameter.kind is FieldKind.ENUM:
         try:
             value = binder.decode_one(parameter.name, stored)
-        except ArgumentError:  # the choice is none any more
+        except ArgumentError:  # the choice no longer exists
             return None
         return _choice_of(value, _choices(without_none(binder.annotations[parameter.name])[0]))
     if parameter.kind is FieldKind.JSON or not isinstance(stored, str):
@@ -135,7 +135,7 @@ def _kind_of(annotation: object) -> FieldKind:
 
 
 def _choices(annotation: object) -> dict[str, object]:
-    """Return the values of an enum or a Literal by their texts; of anything else none."""
+    """Return the values of an enum or a Literal by their strings; nothing for other annotations."""
     if get_origin(annotation) is Literal:
         return {_literal_text(value): value for value in get_args(annotation)}
     return dict(annotation.__members__) if isinstance(annotation, EnumType) else {}
@@ -155,14 +155,14 @@ def _choice_of(value: object, choices: Mapping[str, object]) -> str | None:
 
 
 def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, object]:
-    """Return the texts of a form as arguments by name.
+    """Return the strings of a form as arguments by name.
 
-    A parameter without a text is left out, so that its default holds. An empty text is None where that is a
-    value, an empty text where the parameter takes one, and else as if there were none.
+    A parameter without a string is left out, so that its default applies. An empty string is None if that is
+    a value, an empty string if the parameter takes strings, and otherwise the same as no string.
 
     Raises:
-        FormError: a text cannot be read, a name is unknown, or a parameter that is needed has no text; its
-            `fields` say all that is wrong.
+        FormError: a string cannot be read, a name is unknown, or a required parameter has no string; its
+            `fields` contain all the problems.
     """
     known = {parameter.name: parameter for parameter in parameters_of(binder)}
     fields = {name: _unknown(binder, name) for name in values if name not in known}
@@ -251,16 +251,16 @@ def _wanted(parameter: Parameter) -> str:
 class ValueForm:
     """A form that requests one value: the fields of an attrs class or a dataclass, else one field `value`."""
 
-    owner: str  # what the value is, for messages: "The payload of signal 'approval'"
+    owner: str  # the description of the value, for messages: "The payload of signal 'approval'"
     binder: Binder
-    record: Callable[..., object] | None  # makes the value of its fields; None if the one field is the value
+    record: Callable[..., object] | None  # creates the value from the fields; None if the field is the value
 
     def parameters(self) -> list[Parameter]:
         """Return the fields of the form, in order."""
         return parameters_of(self.binder)
 
     def read(self, texts: Mapping[str, str]) -> object:
-        """Return the value that the texts of a form describe.
+        """Return the value that the strings of a form describe.
 
         Raises:
             FormError: see `typed_arguments`; `fields` is empty if the class itself rejects the values.
@@ -281,7 +281,7 @@ class ValueForm:
 def form_of_value(annotation: object, owner: str, converter: Callable[[], Converter]) -> ValueForm:
     """Return the form that requests a value of an annotation.
 
-    A class is requested as one field of JSON if the type of one of its fields has no form or cannot be found
+    A class is requested as one JSON field if the type of one of its fields has no form, or cannot be resolved
     by its name.
     """
     kind = unwrap(annotation)
@@ -296,7 +296,7 @@ def _binder_of(
     name: str, owner: str, fields: Sequence[inspect.Parameter], converter: Callable[[], Converter]
 ) -> Binder:
     def stub(**_: object) -> None:
-        """Stand for the class, whose signature has no defaults that a factory makes."""
+        """Represent the class, whose own signature has no defaults that factories create."""
 
     stub.__name__ = stub.__qualname__ = name
     stub.__signature__ = inspect.Signature(list(fields))  # type: ignore[attr-defined]
@@ -304,7 +304,10 @@ def _binder_of(
 
 
 def _fields_of(kind: type) -> list[inspect.Parameter]:
-    """Return what the constructor of a record takes; the default `...` stands for one that is no value."""
+    """Return the constructor's parameters of a record.
+
+    The default `...` stands for one that depends on the instance.
+    """
     hints = typing.get_type_hints(kind, include_extras=True)
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field])

@@ -1,7 +1,8 @@
-"""Calls whose arguments are JSON, for programs that hold no code of the task or speak no Python.
+"""Calls whose arguments are JSON, for programs without the task's code, or not in Python.
 
-Where the code is, its annotations read the values. Where it is not, an outline of them does, as a server
-told it: `ParameterOutline` is what it tells, `stub_of` makes a function of it whose binder checks the same.
+If the code is present, its annotations convert the values. Otherwise an outline of the annotations does,
+which a server has published: `ParameterOutline` is one published parameter, and `stub_of` returns a function
+with these parameters, whose binder makes the same checks.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from firelock.arguments.signature import Binder
 
 _ANY: Final = "any"
-_UNKNOWN: Final = ...  # a default that only the code knows
+_UNKNOWN: Final = ...  # a default that only the code has
 _TYPES: Final[Mapping[str, object]] = {
     **{kind.__name__: kind for kind in (str, int, float, bool, *SCALARS)},
     "list": list[Any],
@@ -32,13 +33,13 @@ _TYPES: Final[Mapping[str, object]] = {
 
 @attrs.frozen
 class ParameterOutline:
-    """What a parameter of a task takes, as far as it can be told in JSON."""
+    """The type of a task's parameter, as far as it can be expressed in JSON."""
 
-    name: str  # as arguments are stored; `*name` and `**name` for the variable ones
-    type: str  # "str", "int", "date" … as they are written in JSON, "list", "dict" or "any"
-    choices: tuple[str | int | float | bool, ...]  # of an enum or a Literal: what is stored; else empty
-    is_required: bool  # it has no default
-    is_optional: bool  # null is a value
+    name: str  # as stored; `*name` and `**name` for the variable parameters
+    type: str  # the form in JSON: "str", "int", "date", …, "list", "dict" or "any"
+    choices: tuple[str | int | float | bool, ...]  # the stored values of an enum or a Literal; else empty
+    is_required: bool  # whether it has no default
+    is_optional: bool  # whether null is a value
     is_keyword_only: bool
 
 
@@ -62,7 +63,7 @@ def _outline(binder: Binder, name: str, annotation: object) -> ParameterOutline:
 
 
 def _choices(annotation: object) -> tuple[Any, ...]:
-    """Return what JSON may hold for an enum or a Literal; nothing where that is no plain value."""
+    """Return the JSON values of an enum or a Literal; nothing if they are not plain values."""
     if isinstance(annotation, type) and issubclass(annotation, Enum) and not issubclass(annotation, Flag):
         values: Sequence[object] = [member.value for member in annotation]
     elif get_origin(annotation) is Literal:
@@ -80,19 +81,19 @@ def _type_of(annotation: object) -> str:
         return kind.__name__
     if kind in (list, tuple, set, frozenset):
         return "list"
-    return "dict" if kind is dict else _ANY  # how an object of a class is stored, its converter knows
+    return "dict" if kind is dict else _ANY  # the form of other classes depends on the converter
 
 
 def stub_of(
     name: str, outlines: Sequence[ParameterOutline], defaults: Mapping[str, JsonValue] | None = None
 ) -> Callable[..., None]:
-    """Return a function that takes what the outlines say, and does nothing: for a task with `remote=True`.
+    """Return a function with the outlined parameters that does nothing, for a task with `remote=True`.
 
-    `defaults` are those that were told, in their stored form.
+    `defaults` are the published ones, in their stored form.
     """
 
     def stub(*_: object, **__: object) -> None:
-        """Stand for a task whose code is elsewhere."""
+        """Do nothing: the task's code is elsewhere."""
 
     stub.__name__ = stub.__qualname__ = name
     told = defaults or {}
@@ -120,11 +121,11 @@ def _parameter(outline: ParameterOutline, default: object) -> inspect.Parameter:
 
 
 def call_of_json(binder: Binder, arguments: JsonValue) -> tuple[tuple[object, ...], Mapping[str, object]]:
-    """Return the call that JSON describes: an object gives arguments by name, a list by position.
+    """Return the call that JSON describes: an object contains arguments by name, a list by position.
 
     Raises:
-        SignatureMismatch: the call does not fit the signature.
-        ArgumentError: a value does not fit its annotation, or it is neither an object nor a list.
+        SignatureMismatch: the call does not match the signature.
+        ArgumentError: a value does not match its annotation, or `arguments` is neither an object nor a list.
     """
     signature = binder.signature
     match arguments:

@@ -1,6 +1,7 @@
-"""`job.output`: what stands in a call for a result that is not there yet, and where it is to be put.
+"""`job.output`: the placeholder in a call for a result that does not exist yet, and its place.
 
-The text of such arguments has null in its place; the job that gives it, and the place, are stored beside.
+The stored arguments have null in that place. The job that supplies the result, and the place, are stored
+along with them.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
     from firelock.model.dependencies import Input
 
-_DEEPEST = 64  # no argument that can be stored is deeper
-_SOURCE = "_firelock_source"  # a name that no result has
+_DEEPEST = 64  # no argument that can be stored is nested deeper
+_SOURCE = "_firelock_source"  # an attribute name that no result has
 _ANYTHING = (Any, object)
 
 
 class StandIn:
-    """What `job.output` really is: it refuses every use but being passed on."""
+    """The placeholder that `job.output` returns; it refuses every use except being passed on."""
 
     __slots__ = (_SOURCE,)
 
@@ -54,15 +55,15 @@ class StandIn:
 
 
 class OutputText(str):
-    """What people see where the result of another job is put among a job's arguments."""
+    """The string that people see in place of another job's result among a job's arguments."""
 
     __slots__ = ()
 
 
 def with_outputs(arguments: JsonValue, inputs: Sequence[Input]) -> JsonValue:
-    """Return decoded arguments, for people: where an output fills null, `<output of JOB>` stands.
+    """Return decoded arguments for people: each null that an output fills is shown as `<output of JOB>`.
 
-    A place that is not there, or holds something, is left as it is.
+    A place that does not exist, or has another value, is left as it is.
     """
     if not inputs:
         return arguments
@@ -73,7 +74,7 @@ def with_outputs(arguments: JsonValue, inputs: Sequence[Input]) -> JsonValue:
 
 
 def put_at(arguments: JsonValue, path: Sequence[str | int], value: JsonValue) -> None:
-    """The value stands at the path, if null does there; else nothing is changed."""
+    """Put the value at the path if null is there; otherwise change nothing."""
     place: Any = arguments
     with suppress(LookupError, TypeError):
         for step in path[:-1]:
@@ -82,8 +83,8 @@ def put_at(arguments: JsonValue, path: Sequence[str | int], value: JsonValue) ->
             place[path[-1]] = value
 
 
-def source_of(stand_in: StandIn) -> Any:  # noqa: ANN401 - the handle of a job, which stands above this module
-    """Return the job whose output it is."""
+def source_of(stand_in: StandIn) -> Any:  # noqa: ANN401 - a job's handle, whose module imports this one
+    """Return the job whose output the placeholder represents."""
     return object.__getattribute__(stand_in, _SOURCE)
 
 
@@ -92,11 +93,11 @@ class Reference:
     """A place among arguments that the output of a job fills."""
 
     source: Any  # the handle of that job
-    path: tuple[str | int, ...]  # the parameter's name, then keys and places within its JSON value
+    path: tuple[str | int, ...]  # the parameter's name, then the keys and indexes within its JSON value
 
 
 def holds_output(value: object, depth: int = 0) -> bool:
-    """Tell whether an output stands in the value, or within its lists, tuples and dicts."""
+    """Return whether the value is an output, or has one in its lists, tuples and dicts."""
     kind = type(value)
     if kind is StandIn:
         return True
@@ -126,17 +127,17 @@ def encode_around(
     encode: Callable[[object, object], object],
     found: list[Reference],
 ) -> object:
-    """Return the stored form of a value of this annotation, None for each output in it, which is found.
+    """Return the stored form of a value, with None for each output in it.
 
     Args:
         value: the argument.
-        annotation: of its parameter.
-        path: where it stands.
-        encode: returns the stored form of a value, the second, of an annotation, the first.
-        found: gets a reference for each output.
+        annotation: the annotation of its parameter.
+        path: the place of the value.
+        encode: returns the stored form of a value, given an annotation and the value.
+        found: receives a reference for each output.
 
     Raises:
-        Misfit: something in it does not fit.
+        Misfit: a part of the value does not match its annotation.
     """
     if type(value) is StandIn:
         found.append(Reference(source_of(value), path))
@@ -154,7 +155,7 @@ def encode_around(
 
 
 def _meanings(value: Any, annotation: object) -> Sequence[object]:  # noqa: ANN401 - a list, tuple or dict
-    """Return the annotation of each thing in a list, tuple or dict, in order."""
+    """Return the annotation of each item in a list, tuple or dict, in order."""
     if type(value) is dict and not all(type(key) is str for key in value):
         raise Misfit("dict with an output in it and keys that are no text", value, "use text as keys")
     members = get_args(annotation) if is_union(annotation) else (annotation,)
@@ -168,10 +169,10 @@ def _meanings(value: Any, annotation: object) -> Sequence[object]:  # noqa: ANN4
 def _meanings_within(
     value: Any,  # noqa: ANN401 - a list, tuple or dict
     annotation: object,
-    origin: Any,  # noqa: ANN401 - what the annotation is of
+    origin: Any,  # noqa: ANN401 - the origin of the annotation
     arguments: tuple[object, ...],
 ) -> Sequence[object] | None:
-    """Return them for one annotation; None where it takes no such value."""
+    """Return the items' annotations under one annotation; None if it does not allow such a value."""
     kind, count = type(value), len(value)
     if annotation in _ANYTHING and kind is not tuple:
         return [Any] * count
@@ -191,15 +192,15 @@ def _meanings_within(
 
 
 def check_made_of(what: str, names: Sequence[str | None], found: Sequence[Reference]) -> None:
-    """Prove that nothing is made of an output, which nobody knows yet.
+    """Check that a tag or key is not built from an output, whose value does not exist yet.
 
     Args:
-        what: is made, for the message: "Limit key 'tenant:{tenant}'".
-        names: of the parameters that it is made of; None among them stands for all.
+        what: the tag or key, for the message: "Limit key 'tenant:{tenant}'".
+        names: the parameters that it is built from; None among them stands for all parameters.
         found: the outputs among the arguments.
 
     Raises:
-        ArgumentError: it is.
+        ArgumentError: it is built from an output.
     """
     for one in found:
         parameter = str(one.path[0])

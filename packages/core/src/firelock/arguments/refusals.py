@@ -1,4 +1,4 @@
-"""What no job can carry, named with what to pass instead."""
+"""Values that no job can carry, with advice on what to pass instead."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ from firelock.arguments.codec import is_record
 
 @attrs.frozen
 class Refusal:
-    """Why values of a kind cannot be arguments, whatever the annotation says."""
+    """Why values of a kind cannot be arguments, whatever the annotation is."""
 
     noun: str
-    """`the entity User`, `an open file`."""
+    """The kind, for messages: `the entity User`, `an open file`."""
 
     advice: str
-    """What to pass instead."""
+    """The advice on what to pass instead."""
 
     keys: tuple[str, ...] = ()
     """For an entity: the attributes that identify it; otherwise empty."""
 
 
 def refusal(value: object) -> Refusal | None:
-    """Return why the value cannot be an argument under any annotation; None where one may fit."""
+    """Return why the value cannot be an argument under any annotation; None if an annotation might fit."""
     kind = type(value)
-    found: Refusal | None = _refusal_of(kind)  # type: ignore[arg-type]  # mypy takes type[object] for unhashable
+    found: Refusal | None = _refusal_of(kind)  # type: ignore[arg-type]  # mypy: unhashable
     if found is None and "_sa_instance_state" in _own_attributes(value):
         return _entity(kind)
     return found
 
 
 def find_refused(value: object, *, limit: int = 1000) -> tuple[list[str | int], object] | None:
-    """Return the first value inside that no annotation helps, and the path to it; looks at `limit` values."""
+    """Return the path to the first value inside that is refused under any annotation, and that value.
+
+    Checks at most `limit` values.
+    """
     pending: list[tuple[list[str | int], object]] = [([], value)]
     seen = 0
     while pending and seen < limit:
@@ -49,7 +52,7 @@ def find_refused(value: object, *, limit: int = 1000) -> tuple[list[str | int], 
         seen += 1
         if refusal(current) is not None:
             return path, current
-        if len(path) < 8:  # noqa: PLR2004 - deeper ones are named less well, never accepted
+        if len(path) < 8:  # noqa: PLR2004 - deeper ones get a less exact message, but are never accepted
             pending.extend(([*path, step], inner) for step, inner in _parts(current)[:limit])
     return None
 
@@ -63,7 +66,7 @@ def _parts(value: object) -> list[tuple[str | int, object]]:
 
 
 def advice_for(value: object) -> str:
-    """Return what to do about a value that is not plain JSON, or not within its limits."""
+    """Return the advice for a value that is not plain JSON, or not within its limits."""
     refused, kind = refusal(value), type(value)
     if refused is not None:
         return refused.advice
@@ -124,7 +127,10 @@ def _entity(kind: type) -> Refusal:
 
 
 def _identity(kind: type) -> tuple[str, ...]:
-    """Name the attributes that find an entity again: `id` where there is one, else what its mapper says."""
+    """Return the attributes that identify an entity.
+
+    They are `id` if it has one, otherwise the primary key of its mapper.
+    """
     if any("id" in vars(base) for base in kind.__mro__):
         return ("id",)
     mapper = vars(kind).get("__mapper__")
@@ -157,7 +163,8 @@ _FRAME: Final = "store it elsewhere and pass a reference"
 _ENTITY: Final = "pass its id and load it inside the task"
 _HELD: Final = "pass what it holds"
 
-# By top-level package and class name: nothing is imported, and a library may move a class within itself.
+# Found by top-level package and class name: nothing is imported, and a library can move a class within
+# itself.
 _BY_NAME: Final[Mapping[tuple[str, ...], Refusal]] = {
     tuple(place.split(".")): Refusal(noun, advice)
     for noun, advice, places in (

@@ -1,4 +1,4 @@
-"""Arguments and results as text: the serializer's contract, and strict JSON, which is always there."""
+"""Arguments and results as strings: the serializer's contract, and strict JSON, which is always available."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 class Misfit(ArgumentError):
-    """A value that is not strict JSON or not of its annotation; `path` says where, `culprit` which value."""
+    """An error for a value that is not strict JSON, or does not match its annotation.
+
+    `path` is the place of the value, and `culprit` the value itself.
+    """
 
     def __init__(
         self, problem: str, culprit: object, advice: str | None = None, *, expected: str | None = None
@@ -35,12 +38,12 @@ class Misfit(ArgumentError):
         self.problem = problem
         self.culprit = culprit
         self.advice = advice
-        """What to do; None where the culprit's type says it."""
+        """The fix; None if it depends only on the type of the culprit."""
         self.steps: list[str | int] = []
-        """From the inside out: who catches on the way up appends where it stood."""
+        """From the inside out: each function that the error passes appends the place within its value."""
 
     def under(self, step: str | int) -> Misfit:
-        """Return this error, its path one step longer at the front."""
+        """Return this error, with one more step at the front of its path."""
         self.steps.append(step)
         return self
 
@@ -54,13 +57,13 @@ class Misfit(ArgumentError):
 
 
 def check_json(value: object) -> None:
-    """Prove that a value is strict JSON.
+    """Check that a value is strict JSON.
 
     Strict means: exactly None, bool, int, float, str, list and dict with str keys; finite numbers; integers
     of 64 bits; valid Unicode without NUL; at most 64 containers deep.
 
     Raises:
-        ArgumentError: something is not, with its JSON path.
+        ArgumentError: a part of it is not; the message contains its JSON path.
     """
     _check(value, MAX_DEPTH)
 
@@ -92,7 +95,7 @@ def _check_object(value: dict[object, object], depth: int) -> None:
         for key, item in value.items():
             if type(key) is not str or "\0" in key or not key.isascii():
                 _check_key(key, value)
-            if type(item) is str:  # the two commonest leaves are worth not calling for
+            if type(item) is str:  # inlined, because these two types are the most common
                 if "\0" in item or not item.isascii():
                     _check_text(item)
             elif type(item) is int:
@@ -138,7 +141,7 @@ def _check_text(value: str) -> None:
 
 def _check_integer(value: int) -> None:
     if not _MIN_INTEGER <= value <= _MAX_INTEGER:
-        # Never printed: an integer of thousands of digits cannot be turned into text.
+        # The integer is not shown, because Python cannot format one with thousands of digits.
         bits = value.bit_length()
         raise Misfit(f"integer out of range: {bits} bits, allowed is -2^63 to 2^63 - 1", value)
 
@@ -156,18 +159,18 @@ def _path_step(step: str | int) -> str:
 
 
 class Serializer(ABC):
-    """Turns JSON values into text and back.
+    """Turns JSON values into strings and back.
 
-    Its name is stored with each job, so codecs can change while jobs wait. An implementation must give back
-    an equal value for every strict JSON value, must refuse text it did not write with `ArgumentError`, and
-    must be safe to call from many threads.
+    Its name is stored with each job, so an app can change its serializer while jobs wait. An implementation
+    must return an equal value for every strict JSON value, must raise `ArgumentError` for a string that it
+    did not write, and must be safe to call from many threads.
     """
 
     name: ClassVar[str]
-    """`[a-z0-9_.-]{1,32}`; never changes its meaning once jobs are stored under it."""
+    """`[a-z0-9_.-]{1,32}`; its meaning must not change after jobs are stored with it."""
 
     is_strict: ClassVar[bool] = False
-    """True when `dumps` and `loads` refuse what `check_json` refuses; otherwise the core checks as well."""
+    """Whether `dumps` and `loads` refuse all that `check_json` refuses; otherwise the core checks as well."""
 
     def __init_subclass__(cls) -> None:
         """Refuse a name that could not be stored."""
@@ -180,7 +183,7 @@ class Serializer(ABC):
 
     @abstractmethod
     def dumps(self, value: JsonValue) -> str:
-        """Return the value as text. The core has checked that it is strict JSON, unless `is_strict`.
+        """Return the value as a string. The core has checked that it is strict JSON, unless `is_strict`.
 
         Raises:
             ArgumentError: it cannot be written.
@@ -188,18 +191,19 @@ class Serializer(ABC):
 
     @abstractmethod
     def loads(self, text: str) -> JsonValue:
-        """Return the value the text was made from.
+        """Return the value from which the string was made.
 
         Raises:
-            ArgumentError: the text is damaged, forged or not of this serializer.
+            ArgumentError: the string is damaged, forged or from another serializer.
         """
 
 
 class JsonSerializer(Serializer):
-    """Strict JSON, compact, UTF-8; refuses what would not come back equal on every platform and storage.
+    """Strict JSON, compact, in UTF-8.
 
-    It writes and reads by orjson where that is installed, by the standard library elsewhere: same values and
-    same refusals. `use_orjson` forces one of the two; None means orjson when it can be imported.
+    It refuses values that would not be equal after decoding on every platform and storage. It uses orjson if
+    that is installed, and otherwise the standard library, with the same values and the same refusals.
+    `use_orjson` forces one of the two; None uses orjson if it can be imported.
     """
 
     name = "json"
@@ -211,26 +215,29 @@ class JsonSerializer(Serializer):
         self._reader: Callable[[str], JsonValue] | None = None
 
     def dumps(self, value: JsonValue) -> str:
-        """Return the value as compact JSON; about 0.4 µs for a small object.
+        """Return the value as compact JSON; takes about 0.4 µs for a small object.
 
         Raises:
-            ArgumentError: the value is not strict JSON, with the JSON path.
+            ArgumentError: the value is not strict JSON; the message contains the JSON path.
         """
         _check(value, MAX_DEPTH)
         writer = self._writer or self._choose()[0]
         return writer(value)
 
     def loads(self, text: str) -> JsonValue:
-        """Return the value of the text; about 0.5 µs for a small object that this class wrote.
+        """Return the value of the string; takes about 0.5 µs for a small object that this class wrote.
 
         Raises:
-            ArgumentError: it is not strict JSON, with the character or the JSON path.
+            ArgumentError: it is not strict JSON; the message contains the character or the JSON path.
         """
         reader = self._reader or self._choose()[1]
         return reader(text)
 
     def _choose(self) -> _Pair:
-        """Settle on orjson or the standard library: at first use, so that importing this module is cheap."""
+        """Choose orjson or the standard library.
+
+        This is done at the first use, so that importing this module is cheap.
+        """
         pair: _Pair = (_write_strict, _read_strict)
         if self._use_orjson is not False:
             try:
@@ -245,18 +252,19 @@ class JsonSerializer(Serializer):
 
 
 def _fast_pair() -> _Pair:
-    import orjson  # noqa: PLC0415 - may be missing, and is needed at the first use only
+    import orjson  # noqa: PLC0415 - may be missing, and is needed only at the first use
 
     dumps, loads = orjson.dumps, orjson.loads
     safe_integers = orjson.OPT_STRICT_INTEGER
-    shallow = 2 * MAX_DEPTH  # text shorter than this cannot nest too deep
+    shallow = 2 * MAX_DEPTH  # a shorter string cannot be nested too deep
 
     def write(value: JsonValue) -> str:
         return dumps(value).decode()
 
     def read(text: str) -> JsonValue:
-        # orjson keeps the last of two equal keys and turns large integers into floats. Both change the text
-        # when it is written again, so text that survives is clean; all other text takes the strict, slow way.
+        # orjson keeps the last of two equal keys and turns large integers into floats. Both change the string
+        # when the value is written again, so a string that stays the same is valid. Any other string is read
+        # by the strict, slow reader.
         try:
             value = loads(text)
             same = dumps(value, None, safe_integers).decode() == text
@@ -276,7 +284,7 @@ def _write_strict(value: JsonValue) -> str:
 
 
 class _Unfit:
-    """Stands in a parsed value for what must be refused, until the walk finds it and can say where it is."""
+    """A placeholder in a parsed value for a part to be refused; `_check` finds it and adds its place."""
 
     __slots__ = ("problem",)
 
@@ -309,10 +317,10 @@ _DECODER: Final = json.JSONDecoder(
 
 
 def _read_strict(text: str) -> JsonValue:
-    """Return the value of JSON text from any writer, checked in full; several µs for a small object.
+    """Return the value of a JSON string from any writer, fully checked; takes several µs for a small object.
 
     Raises:
-        ArgumentError: it is not strict JSON, with the character or the JSON path.
+        ArgumentError: it is not strict JSON; the message contains the character or the JSON path.
     """
     if not isinstance(text, str):
         raise ArgumentError(f"not JSON text but {type(text).__name__}")

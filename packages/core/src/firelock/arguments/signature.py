@@ -1,7 +1,7 @@
-"""What a task takes: its calls as stored text, and the text as calls again.
+"""The calls of a task as stored strings, and stored strings as calls.
 
-`compile_binder` reads a function's annotations once. The `Binder` that it makes binds every call by the
-function's `Signature` and stores each argument by its annotation's codec.
+`compile_binder` reads a function's annotations once. The `Binder` that it returns binds every call with the
+function's `Signature`, and stores each argument with the codec of its annotation.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
 _WIDEST_CHARACTER: Final = 4
-"""Bytes of UTF-8: text of fewer than a quarter of the limit's characters needs no counting."""
+"""Bytes of UTF-8: a string with fewer characters than a quarter of the limit need not be measured."""
 _LONGEST_DEFAULT: Final = 80  # characters of a default that a signature shows
 
 _POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -58,7 +58,7 @@ _Call: TypeAlias = tuple[tuple[object, ...], dict[str, object]]
 
 
 class LargeArgumentsWarning(UserWarning):
-    """A task was enqueued with large arguments; warned once a task."""
+    """Warning that a task was enqueued with large arguments; given once per task."""
 
 
 def compile_binder(
@@ -75,18 +75,18 @@ def compile_binder(
     resources: Collection[str] = (),
     namespace: Mapping[str, object] | None = None,
 ) -> Binder:
-    """Return what turns calls of the function into stored text and back.
+    """Return the binder of a function, which turns its calls into stored strings and back.
 
-    `converter` is called when an annotation needs it, and no sooner. `was_given_context` is what
-    `takes_context` said when the task was registered. `flow_types` are returned by the function but consumed
-    by the server, like Snooze, and are left out of the return annotation. `resources` are parameters that
-    the worker gives: no call does, and nothing of them is stored. `namespace` is where annotations
-    written as text are looked up beside the function's own module and closure.
+    `converter` is called when an annotation first needs it. `was_given_context` is the result of
+    `takes_context` when the task was registered. `flow_types` can be returned by the function but are
+    consumed by the server, like Snooze, and are left out of the return annotation. `resources` are parameters
+    that the worker supplies: calls do not pass them, and they are not stored. `namespace` is searched for the
+    names in annotations that are strings, in addition to the function's own module and closure.
 
     Raises:
-        TaskError: the function cannot be a task, an annotation cannot be resolved, the members of a union
-            cannot be told apart in JSON, a JobContext is annotated elsewhere than first, or the first
-            parameter turns out to be one, or to be none, though it looked otherwise at registration.
+        TaskError: the function cannot be a task; an annotation cannot be resolved; the members of a union
+            cannot be distinguished in JSON; a parameter other than the first is annotated as JobContext; or
+            the first parameter is a JobContext, or is not one, contrary to its registration.
     """
     resolver = _Resolver(function, task, context_type, namespace or {})
     parameters = list(inspect.signature(function).parameters.values())
@@ -133,9 +133,9 @@ def _taken_otherwise(task: str, first: Parameter) -> TaskError:
 
 
 def returned_codec(function: Callable[..., object], converter: Callable[[], Converter]) -> Codec:
-    """Return how what any function returns is stored, by its return annotation; as plain JSON without one.
+    """Return the codec for the results of any function, from its return annotation; plain JSON without one.
 
-    What a coroutine returns, where it is annotated as one.
+    If the annotation is a coroutine or an awaitable, the codec is that of its result.
 
     Raises:
         TaskError: the annotation cannot be resolved, or has no form in JSON.
@@ -146,7 +146,7 @@ def returned_codec(function: Callable[..., object], converter: Callable[[], Conv
     if inspect.ismethod(inner):
         inner = inner.__func__
     elif not isinstance(inner, types.FunctionType):
-        inner = getattr(type(inner), "__call__", inner)  # noqa: B004 - the function behind it
+        inner = getattr(type(inner), "__call__", inner)  # noqa: B004 - to reach the function itself
     if not isinstance(inner, types.FunctionType) or "return" not in inner.__annotations__:
         return codec_of(Any, converter, "what it returns")
     name = inner.__qualname__
@@ -160,30 +160,30 @@ _AWAITED: Final = (Awaitable, Coroutine, types.CoroutineType)
 
 
 def takes_context(function: Callable[..., object], context_type: type, *, task: str) -> bool:
-    """Tell whether the function's first parameter is its context, by what the annotation means.
+    """Return whether the function's first parameter is its context, according to its annotation.
 
-    It is where the annotation is the type, or the type or None, under whatever name it was imported. A name
-    that exists for type checkers only is taken for the type where it is the type's own, bare or behind a dot.
+    It is if the annotation is the type, or the type or None, under whatever name it was imported. A name that
+    exists only for type checkers is accepted if it is the type's own name, alone or after a dot.
 
     Raises:
-        TaskError: the annotation allows the context and something else, or no position is there to give it.
+        TaskError: the annotation allows the context and another type, or the parameter cannot be positional.
     """
     parameters = list(inspect.signature(function).parameters.values())
     return bool(parameters) and _Resolver(function, task, context_type, {}).is_context(parameters[0])
 
 
 def make_converter() -> Converter:
-    """Return a cattrs converter that stores exactly and reads strictly; an app may add types to it."""
+    """Return a cattrs converter that stores exactly and reads strictly; an app can add types to it."""
     from firelock.arguments.conversion import strict_converter  # noqa: PLC0415 - loads cattrs
 
     return strict_converter()
 
 
 def check_callable(function: object) -> None:
-    """Prove that an object can be a task: a plain `def` or `async def`.
+    """Check that an object can be a task: a plain `def` or `async def`.
 
     Raises:
-        TaskError: it is anything else; the message says what to write instead.
+        TaskError: it is anything else; the message contains the replacement.
     """
     name = getattr(function, "__qualname__", None) or repr(type(function).__name__)
     problem = next((problem for is_kind, problem in _NO_TASKS if is_kind(function)), None)
@@ -191,7 +191,7 @@ def check_callable(function: object) -> None:
         raise TaskError(f"{name} cannot be a task: it is {problem}.")
 
 
-def _is_method(function: Any) -> bool:  # noqa: ANN401 - a function, when this is asked
+def _is_method(function: Any) -> bool:  # noqa: ANN401 - a function, when this is called
     names = list(inspect.signature(function).parameters)
     return names[:1] in (["self"], ["cls"]) and "." in function.__qualname__.rpartition("<locals>.")[2]
 
@@ -221,11 +221,11 @@ _NO_TASKS: Final[tuple[tuple[Callable[[object], bool], str], ...]] = (
 )
 
 
-# ---- reading annotations ---------------------------------------------------------------------------------
+# ---- annotations -----------------------------------------------------------------------------------------
 
 
 class _Resolver:
-    """Turns the annotations of one function into types."""
+    """Resolves the annotations of one function to types."""
 
     def __init__(
         self,
@@ -238,16 +238,16 @@ class _Resolver:
         self._task = task
         self._context_type = context_type
         self._globals = inner.__globals__
-        # Our own JsonValue is an endless type: it is plain JSON, as Any is.
+        # Firelock's own JsonValue is a recursive type: treat it as plain JSON, like Any.
         aliases = {name: Any for name, value in self._globals.items() if value is JsonValue}
         self._names = {**namespace, **_closure(inner), **aliases}
         self.returned: object = inspect.signature(function).return_annotation
 
     def resolve(self, annotation: object, owner: str) -> object:
-        """Return the type; of no annotation, any.
+        """Return the type of an annotation; Any if there is none.
 
         Raises:
-            TaskError: it cannot be told.
+            TaskError: it cannot be resolved.
         """
         if annotation is Parameter.empty:
             return Any
@@ -268,10 +268,10 @@ class _Resolver:
         )
 
     def is_context(self, parameter: Parameter) -> bool:
-        """Tell whether the parameter takes the context.
+        """Return whether the parameter takes the context.
 
         Raises:
-            TaskError: it takes something else as well, or cannot be given by position.
+            TaskError: it also takes another type, or cannot be positional.
         """
         context, owner = self._context_type, f"Task {self._task!r}: parameter {parameter.name!r}"
         if context is None:
@@ -293,14 +293,14 @@ class _Resolver:
         return typing.get_type_hints(holder, self._globals, names)["it"]
 
     def _meaning(self, annotation: object, context: type) -> object:
-        """Return what the annotation stands for; None where that cannot be told."""
+        """Return the meaning of an annotation; None if it cannot be resolved."""
         if annotation is Parameter.empty or isinstance(annotation, type):
             return annotation
         names = dict(self._names)
         while True:
             try:
                 return self._hint(annotation, names)
-            except NameError as error:  # a name that type checkers alone import, or that is not defined yet
+            except NameError as error:  # a name that only type checkers import, or that is not defined yet
                 missing = error.name
                 if missing is None or missing in names:
                     return None
@@ -310,12 +310,12 @@ class _Resolver:
                     names[missing] = types.SimpleNamespace(**{context.__name__: context})
                 else:
                     return None
-            except Exception:  # noqa: BLE001 - `resolve` says what is wrong with it, when types are needed
+            except Exception:  # noqa: BLE001 - `resolve` reports the problem, when types are needed
                 return None
 
 
 def _members(meaning: object) -> list[object]:
-    """Return what a union allows, or the one thing that it is."""
+    """Return the members of a union, or only the type itself if it is not a union."""
     meaning = unwrap(meaning)
     return [unwrap(each) for each in get_args(meaning)] if is_union(meaning) else [meaning]
 
@@ -329,7 +329,7 @@ def _closure(function: types.FunctionType) -> dict[str, object]:
 
 
 def _stored_as(parameter: Parameter, annotation: object) -> tuple[str, object]:
-    """Return the name and annotation of all that it takes: of `*args` a list, of `**kwargs` a dict."""
+    """Return the stored name and annotation of a parameter: `*args` is a list, `**kwargs` a dict."""
     if parameter.kind is Parameter.VAR_POSITIONAL:
         return f"*{parameter.name}", list[annotation]  # type: ignore[valid-type]
     if parameter.kind is Parameter.VAR_KEYWORD:
@@ -342,7 +342,7 @@ def _stored_as(parameter: Parameter, annotation: object) -> tuple[str, object]:
 def _result_codec(
     resolver: _Resolver, flow_types: Sequence[type], converter: Callable[[], Converter]
 ) -> Codec:
-    """Return the codec of what the function returns; a return annotation never hinders its registration."""
+    """Return the codec of the function's results; a wrong return annotation does not prevent registration."""
     owner = "what it returns"
     try:
         annotation = resolver.resolve(resolver.returned, owner)
@@ -364,17 +364,17 @@ def _result_codec(
 
 @attrs.frozen
 class Signature:
-    """A function's parameters without its context: which names a call may give, and where they go."""
+    """A function's parameters without its context: the names that a call may pass, and their places."""
 
     name: str
     """The function's own name."""
 
     shown: str
-    """`create_report(day: str)`, for people."""
+    """The signature for people: `create_report(day: str)`."""
 
     positional: tuple[str, ...]
     positional_only: int
-    """How many of `positional`, from the front, cannot be given by name."""
+    """How many of `positional`, from the front, cannot be passed by name."""
     keyword_only: tuple[str, ...]
     star: str | None
     """`*name` of the parameter that takes further positional arguments."""
@@ -384,16 +384,16 @@ class Signature:
 
     required: frozenset[str]
     order: tuple[str, ...]
-    """The names that arguments are stored under."""
+    """The names under which arguments are stored."""
     _by_name: tuple[str, ...]
     resources: frozenset[str] = frozenset()
-    """Further parameters of the function, which the worker gives."""
+    """Further parameters of the function, which the worker supplies."""
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
-        """Return the given arguments by name, in the signature's order, as `inspect.Signature.bind` would.
+        """Return the passed arguments by name, in the signature's order, as `inspect.Signature.bind` would.
 
         Raises:
-            SignatureMismatch: the call does not fit.
+            SignatureMismatch: the call does not match the signature.
         """
         allowed = len(self.positional)
         bound: dict[str, object] = dict(zip(self.positional, args, strict=False))
@@ -426,10 +426,10 @@ class Signature:
         return {name: bound[name] for name in self.order if name in bound}
 
     def unbind(self, bound: Mapping[str, object]) -> _Call:
-        """Return the call that gives these arguments: `bind` backwards, for a signature that may be newer.
+        """Return the call that passes these arguments: the reverse of `bind`; the signature may be newer.
 
         Raises:
-            SignatureMismatch: the signature has changed so that they no longer fit.
+            SignatureMismatch: the signature has changed, so that the arguments no longer match it.
         """
         unknown = bound.keys() - set(self.order)
         missing = self.required - bound.keys()
@@ -446,12 +446,12 @@ class Signature:
         return tuple(args), {**{name: bound[name] for name in names if name in bound}, **extra}
 
     def named_call(self, arguments: Mapping[str, object]) -> _Call:
-        """Return the call of arguments that are all given by name; a positional-only one goes by position.
+        """Return the call for arguments given by name; positional-only ones are passed by position.
 
-        `*name` and `**name` stand for what the variable parameters take.
+        The values of `*name` and `**name` are those of the variable parameters.
 
         Raises:
-            SignatureMismatch: a name is unknown, or one that is needed is missing.
+            SignatureMismatch: a name is unknown, or a required one is missing.
         """
         further = {name: value for name, value in arguments.items() if name not in self.order}
         if given := self.resources & further.keys():
@@ -463,7 +463,7 @@ class Signature:
         return args, {**kwargs, **further}
 
     def _positional_values(self, bound: Mapping[str, object], *, everything: bool) -> list[object]:
-        """Give by position what stands before the first gap; fill gaps only where there is no other way."""
+        """Return the positional values before the first gap; fill gaps with defaults only if necessary."""
         only = [index for index in range(self.positional_only) if self.positional[index] in bound]
         needed = len(self.positional) if everything else max(only, default=-1) + 1
         values: list[object] = []
@@ -485,7 +485,7 @@ class Signature:
         raise SignatureMismatch(f"{self.shown} {what}")
 
     def _refuse_names(self, unknown: Iterable[str]) -> NoReturn:
-        from difflib import get_close_matches  # noqa: PLC0415 - for a message alone
+        from difflib import get_close_matches  # noqa: PLC0415 - only for a message
 
         unknown = list(unknown)
         only = [name for name in unknown if name in self.positional]
@@ -503,7 +503,7 @@ def _of_workers(resources: Collection[str]) -> str:
 
 
 def signature_of(name: str, parameters: Sequence[Parameter], resources: Collection[str] = ()) -> Signature:
-    """Return the signature of a function of that name, its context and its resources left out."""
+    """Return the signature of a function of that name, without its context and its resources."""
 
     def names(*kinds: object, mark: str = "") -> tuple[str, ...]:
         return tuple(f"{mark}{each.name}" for each in parameters if each.kind in kinds)
@@ -528,7 +528,10 @@ def signature_of(name: str, parameters: Sequence[Parameter], resources: Collecti
 
 
 def _for_people(parameter: Parameter) -> Parameter:
-    """Show annotations as they are written, and only those defaults whose text is short and harmless."""
+    """Return the parameter as shown to people.
+
+    The annotation is shown as written. A default is shown, up to 80 characters, if it is a plain value.
+    """
     if isinstance(parameter.annotation, str):
         parameter = parameter.replace(annotation=_Unquoted(parameter.annotation))
     default = parameter.default
@@ -541,7 +544,7 @@ def _for_people(parameter: Parameter) -> Parameter:
 
 @attrs.frozen(repr=False)
 class _Unquoted:
-    """Stands in a signature for a text that is not to be quoted."""
+    """A string that a signature shows without quotes."""
 
     text: str
 
@@ -553,19 +556,19 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-# ---- calls as text ---------------------------------------------------------------------------------------
+# ---- calls as strings ------------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False, kw_only=True)
 class Binder:
-    """Turns the calls of one task into stored text and back; made once a task, safe for many threads."""
+    """Turns the calls of one task into stored strings and back; one per task, safe for many threads."""
 
     task: str
     takes_context: bool
-    """Whether the function's first parameter is its JobContext, which no call gives."""
+    """Whether the function's first parameter is its JobContext, which calls do not pass."""
     signature: Signature
     annotations: Mapping[str, object]
-    """What each parameter takes, resolved, by the name that it is stored under."""
+    """The resolved type of each parameter, by the name under which it is stored."""
     limit: int
     warn_at: int
     result_limit: int
@@ -575,7 +578,7 @@ class Binder:
     _uncounted: int = attrs.field(init=False)
     _has_warned: bool = attrs.field(init=False, default=False)
     _defaults: dict[str, JsonValue] | None = attrs.field(init=False, default=None)
-    # Of a call by position the types alone say that it fits, when they are exactly these.
+    # A positional call whose arguments have exactly these types needs no further check.
     _names: tuple[str, ...] = attrs.field(init=False)
     _kinds: tuple[type | None, ...] = attrs.field(init=False)
     _fewest: int = attrs.field(init=False)
@@ -589,12 +592,12 @@ class Binder:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names that arguments are stored under, in order; `*name` and `**name` for the variable ones."""
+        """The names of stored arguments, in order; `*name` and `**name` for the variable parameters."""
         return self.signature.order
 
     @property
     def defaults(self) -> Mapping[str, JsonValue]:
-        """The defaults in their stored form, for tags, without those that could not be stored."""
+        """The defaults in their stored form, for tags, without those that cannot be stored."""
         if self._defaults is None:
             self._defaults = {}
             for name, default in self.signature.defaults.items():
@@ -603,11 +606,11 @@ class Binder:
         return self._defaults
 
     def encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> JsonValue:
-        """Return the given arguments as strict JSON by name; defaults are left for the run to fill.
+        """Return the passed arguments as strict JSON by name; defaults are left out, and added by the run.
 
         Raises:
-            SignatureMismatch: the call does not fit the signature.
-            ArgumentError: a value does not fit its annotation, or would not come back equal.
+            SignatureMismatch: the call does not match the signature.
+            ArgumentError: a value does not match its annotation, or would not be equal after decoding.
         """
         try:
             return _checked(self._encode(args, kwargs))
@@ -617,19 +620,19 @@ class Binder:
     def encode_text(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], serializer: Serializer
     ) -> str:
-        """Return the text to store for a call.
+        """Return the string to store for a call.
 
         Raises:
-            SignatureMismatch: the call does not fit the signature.
-            ArgumentTooLarge: the text is larger than the limit.
-            ArgumentError: a value does not fit its annotation, or would not come back equal.
+            SignatureMismatch: the call does not match the signature.
+            ArgumentTooLarge: the string is larger than the limit.
+            ArgumentError: a value does not match its annotation, or would not be equal after decoding.
         """
         return self.encode_both(args, kwargs, serializer)[1]
 
     def encode_both(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], serializer: Serializer
     ) -> tuple[Mapping[str, JsonValue], str]:
-        """Return what `encode` and `encode_text` return, for whoever needs both, and raise as they do."""
+        """Return the results of `encode` and `encode_text` together; raise as they do."""
         try:
             value = self._encode(args, kwargs)
             text = write_text(serializer, value)
@@ -642,12 +645,15 @@ class Binder:
     def encode_references(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], serializer: Serializer
     ) -> tuple[Mapping[str, JsonValue], str, Sequence[Reference]]:
-        """As `encode_both`, of a call with outputs among its arguments: null for each, and where they are.
+        """Return the results of `encode_both` for a call with outputs among its arguments, and their places.
+
+        Each output is encoded as null.
 
         Raises:
-            SignatureMismatch: the call does not fit the signature.
-            ArgumentTooLarge: the text is larger than the limit.
-            ArgumentError: another value does not fit its annotation, or an output stands where none can.
+            SignatureMismatch: the call does not match the signature.
+            ArgumentTooLarge: the string is larger than the limit.
+            ArgumentError: another value does not match its annotation, or an output is in a place where none
+                can be.
         """
         found, name, done = list[Reference](), "", dict[str, object]()
         try:
@@ -671,7 +677,7 @@ class Binder:
         if kwargs or not self._fewest <= len(args) <= len(self._names):
             given = self.signature.bind(args, kwargs).items()
         elif self._kinds[: len(args)] == tuple(map(type, args)):
-            return dict(zip(self._names, args))  # type: ignore[arg-type]  # noqa: B905 - the keyword costs 5 %
+            return dict(zip(self._names, args))  # type: ignore[arg-type]  # noqa: B905 - costs 5 %
         else:
             given = zip(self._names, args, strict=False)
         name, done = "", dict[str, object]()
@@ -684,11 +690,11 @@ class Binder:
         return cast("dict[str, JsonValue]", done)
 
     def decode(self, value: JsonValue) -> _Call:
-        """Return stored arguments as the call they came from, checked against the signature of today.
+        """Return stored arguments as the call that they came from, checked against the present signature.
 
         Raises:
-            SignatureMismatch: the signature has changed so that they no longer fit.
-            ArgumentError: a value no longer fits its annotation.
+            SignatureMismatch: the signature has changed, so that the arguments no longer match it.
+            ArgumentError: a value no longer matches its annotation.
         """
         if not isinstance(value, dict):
             kind = type(value).__name__
@@ -698,7 +704,7 @@ class Binder:
         if is_plain and self._kinds[: len(given)] == tuple(map(type, stored)):
             return tuple(stored), {}
         if not is_plain:
-            self.signature.unbind(value)  # says what is unknown or missing before anything is converted
+            self.signature.unbind(value)  # reports unknown or missing names before a value is converted
         name, bound = "", dict[str, object]()
         try:
             for name, each in value.items():
@@ -711,10 +717,10 @@ class Binder:
         return (tuple(bound.values()), {}) if is_plain else self.signature.unbind(bound)
 
     def decode_one(self, name: str, stored: JsonValue) -> object:
-        """Return the value of one parameter's stored form.
+        """Return the value of one parameter from its stored form.
 
         Raises:
-            ArgumentError: it does not fit the parameter's annotation.
+            ArgumentError: it does not match the parameter's annotation.
         """
         try:
             return self._codecs[name].decode(stored)
@@ -722,20 +728,21 @@ class Binder:
             raise ArgumentError(str(misfit)) from misfit
 
     def decode_text(self, text: str, serializer: Serializer) -> _Call:
-        """Return stored text as the call it came from.
+        """Return a stored string as the call that it came from.
 
         Raises:
-            SignatureMismatch: the signature has changed so that they no longer fit.
-            ArgumentError: the text is damaged, or a value no longer fits its annotation.
+            SignatureMismatch: the signature has changed, so that the arguments no longer match it.
+            ArgumentError: the string is damaged, or a value no longer matches its annotation.
         """
         return self.decode(read_text(serializer, text))
 
     def encode_result_text(self, value: object, serializer: Serializer) -> str:
-        """Return the text to store for what the task returned, by its return annotation.
+        """Return the string to store for a result of the task, according to its return annotation.
 
         Raises:
-            ArgumentTooLarge: the text is larger than the limit for results.
-            ArgumentError: it would not come back equal; the message is the reason why it is absent.
+            ArgumentTooLarge: the string is larger than the limit for results.
+            ArgumentError: the result would not be equal after decoding; the message is the reason for its
+                absence.
         """
         try:
             text = write_text(serializer, cast("JsonValue", self._result.encode(value)))
@@ -751,10 +758,10 @@ class Binder:
         return text
 
     def decode_result_text(self, text: str, serializer: Serializer) -> object:
-        """Return stored text as the result it came from, as the type of the return annotation.
+        """Return a stored string as the result that it came from, in the type of the return annotation.
 
         Raises:
-            ArgumentError: the text is damaged, or does not fit the return annotation of today.
+            ArgumentError: the string is damaged, or does not match the present return annotation.
         """
         return self.decode_result(read_text(serializer, text))
 
@@ -762,19 +769,19 @@ class Binder:
         """Return the result that is stored as this JSON value.
 
         Raises:
-            ArgumentError: it does not fit the return annotation of today.
+            ArgumentError: it does not match the present return annotation.
         """
         try:
             return self._result.decode(value)
         except Misfit as misfit:
             raise ArgumentError(f"The stored result of {self.task} does not fit: {misfit}") from misfit
 
-    # ---- what an error says ------------------------------------------------------------------------------
+    # ---- error messages ----------------------------------------------------------------------------------
 
     def _explained(
         self, misfit: Misfit, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> ArgumentError:
-        """Return the error for the caller: parameter, position, type, what is wrong and what to do."""
+        """Return the error for the caller, with the parameter, position, type, problem and fix."""
         signature = self.signature
         bound = signature.bind(args, kwargs)
         name = str(misfit.steps[-1])
@@ -790,7 +797,7 @@ class Binder:
             )
         path, culprit = inside
         refused, kind = refusal(culprit), type(culprit).__name__
-        assert refused is not None  # noqa: S101 - find_refused looked
+        assert refused is not None  # noqa: S101 - find_refused has checked this
         if not path and refused.keys and not name.startswith("*"):
             keys = " and ".join(f"{kind.lower()}.{key}" for key in refused.keys)
             return ArgumentError(
@@ -837,18 +844,18 @@ class Binder:
 
 @attrs.frozen
 class ValueCodec:
-    """Turns values of one annotation into stored text and back, as arguments and results are."""
+    """Turns values of one annotation into stored strings and back, as for arguments and results."""
 
     owner: str
-    """What the values are, for messages: "The payload of signal 'approval'"."""
+    """The description of the values, for messages: "The payload of signal 'approval'"."""
     codec: Codec
     serializer: Serializer
 
     def encode_text(self, value: object) -> str:
-        """Return the text to store.
+        """Return the string to store.
 
         Raises:
-            ArgumentError: the value does not fit the annotation, or would not come back equal.
+            ArgumentError: the value does not match the annotation, or would not be equal after decoding.
         """
         try:
             return write_text(self.serializer, cast("JsonValue", self.codec.encode(value)))
@@ -857,10 +864,10 @@ class ValueCodec:
             raise ArgumentError(f"{self.owner}, of type {type(value).__name__}: {misfit}{hint}") from misfit
 
     def decode_text(self, text: str) -> object:
-        """Return the value of a stored text.
+        """Return the value of a stored string.
 
         Raises:
-            ArgumentError: the text is damaged, or does not fit the annotation of today.
+            ArgumentError: the string is damaged, or does not match the present annotation.
         """
         value = read_text(self.serializer, text)
         try:
@@ -884,7 +891,11 @@ def _checked(value: object) -> JsonValue:
 
 
 def write_text(serializer: Serializer, value: JsonValue) -> str:
-    """Return the serializer's text of a value; Misfit where it is not strict JSON."""
+    """Return the serializer's string of a value.
+
+    Raises:
+        Misfit: the value is not strict JSON.
+    """
     if serializer.is_strict:
         return serializer.dumps(value)
     check_json(value)
@@ -893,7 +904,11 @@ def write_text(serializer: Serializer, value: JsonValue) -> str:
 
 
 def read_text(serializer: Serializer, text: str) -> JsonValue:
-    """Return the value of a serializer's text; ArgumentError where it cannot be read."""
+    """Return the value of a serializer's string.
+
+    Raises:
+        ArgumentError: the string cannot be read.
+    """
     if serializer.is_strict:
         return serializer.loads(text)
     with _blaming(serializer, "cannot read the text"):
@@ -911,7 +926,7 @@ def _blaming(serializer: Serializer, what: str) -> Iterator[None]:
 
 
 def _level_outside() -> int:
-    """Return the stack level of the caller's own line: the first one outside this package."""
+    """Return the stack level of the caller's own line: the first one outside of this package."""
     level, frame = 1, sys._getframe(1)  # noqa: SLF001 - skip_file_prefixes exists from 3.12
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("firelock."):
         level, frame = level + 1, frame.f_back
@@ -919,10 +934,10 @@ def _level_outside() -> int:
 
 
 def codec_of(annotation: object, converter: Callable[[], Converter], owner: str) -> Codec:
-    """Return the codec of what `owner` is annotated with; the converter is made when it is needed.
+    """Return the codec of an annotation; `owner` names it in errors. The converter is created when needed.
 
     Raises:
-        TaskError: the annotation refers to itself, or the members of a union cannot be told apart in JSON.
+        TaskError: the annotation refers to itself, or the members of a union cannot be distinguished in JSON.
     """
     annotation = unwrap(annotation)
     coder = json_coder_for(annotation, owner)
@@ -940,7 +955,11 @@ def codec_of(annotation: object, converter: Callable[[], Converter], owner: str)
 
 
 def _check_unions(annotation: object, converter: Callable[[], Converter], owner: str) -> None:
-    """Refuse a union whose members cannot be told apart once they are stored."""
+    """Check that the members of a union can be distinguished after they are stored.
+
+    Raises:
+        TaskError: they cannot.
+    """
     if get_origin(annotation) is Literal:
         return
     members = [unwrap(each) for each in get_args(annotation) if not isinstance(each, list)]
@@ -961,6 +980,6 @@ def _are_told_apart(union: object, members: Sequence[object], converter: Callabl
         return False
     try:
         converter().get_structure_hook(union)
-    except Exception:  # noqa: BLE001 - whatever cattrs raises, it found no way
+    except Exception:  # noqa: BLE001 - any error of cattrs means that it cannot
         return False
     return True

@@ -14,10 +14,10 @@ MAX_TAG_LENGTH: Final = 100
 
 
 def check_tag_templates(templates: Sequence[str], parameter_names: Collection[str]) -> None:
-    """Prove that every template is a possible tag and names only parameters, plainly: `{name}`.
+    """Check that every template is a possible tag and contains only names of parameters, as `{name}`.
 
     Raises:
-        TaskError: too many templates, an unknown name, or a field that reaches inside a value.
+        TaskError: there are too many templates, an unknown name, or a field that accesses part of a value.
     """
     if isinstance(templates, str):
         raise TaskError(f"tags is the text {templates!r}. Give a list: tags=[{templates!r}]")
@@ -40,12 +40,13 @@ def format_tags(
     *,
     defaults: Mapping[str, JsonValue] | None = None,
 ) -> tuple[str, ...]:
-    """Return the tags for arguments in their stored form, as `Binder.encode` gives them: in order, each once.
+    """Return the tags for arguments in their stored form, as `Binder.encode` returns them.
 
-    Numbers and truth values stand as JSON writes them. An argument that was omitted counts as its default.
+    The tags are in order and without duplicates. Numbers and booleans are written as in JSON. An omitted
+    argument has its default.
 
     Raises:
-        ArgumentError: a value is no text, number or truth value, or makes a tag too long or unprintable.
+        ArgumentError: a value is not a string, number or boolean, or makes a tag too long or unprintable.
     """
     if not templates:
         return ()
@@ -54,7 +55,7 @@ def format_tags(
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Return plain tags after the same checks as formatted ones; braces are ordinary characters here."""
+    """Return plain tags after the same checks as for formatted ones; braces are ordinary characters here."""
     return format_tags([tag.replace("{", "{{").replace("}", "}}") for tag in tags], {}, defaults={})
 
 

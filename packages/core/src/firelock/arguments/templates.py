@@ -1,4 +1,4 @@
-"""Texts made from a job's arguments by their plain names: `user:{user_id}` → `user:42`; for tags and keys."""
+"""Strings built from a job's arguments by name: `user:{user_id}` → `user:42`; for tags and keys."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from firelock.arguments.serializer import JsonValue
 from firelock.errors import ArgumentError, TaskError
 
 Pieces = tuple[tuple[str, str | None], ...]
-"""Literal text and the name that follows it; None where none does."""
+"""Pairs of literal text and the name that follows it; None if no name follows."""
 
 _WORDS: Final = {None: "null", True: "true", False: "false"}
 
 
 @functools.lru_cache(maxsize=1024)
 def pieces(noun: str, template: str) -> Pieces:
-    """Return a template taken apart; `noun` is what a message calls it, "Tag".
+    """Return the parts of a template; `noun` is its name in messages, such as "Tag".
 
     Raises:
-        TaskError: it holds more than plain names in braces.
+        TaskError: it contains more than plain names in braces.
     """
     try:
         parsed = list(string.Formatter().parse(template))
@@ -38,15 +38,15 @@ def pieces(noun: str, template: str) -> Pieces:
 
 
 def names_in(noun: str, template: str) -> tuple[str, ...]:
-    """Return the names that a template is made of, as `pieces` finds them."""
+    """Return the names in a template, as `pieces` finds them."""
     return tuple(name for _, name in pieces(noun, template) if name is not None)
 
 
 def check_names(noun: str, template: str, parameter_names: Collection[str]) -> None:
-    """Prove that a template names only parameters.
+    """Check that a template contains only names of parameters.
 
     Raises:
-        TaskError: it names something else, or holds more than plain names.
+        TaskError: it contains another name, or more than plain names.
     """
     for _, name in pieces(noun, template):
         if name is not None and name not in parameter_names:
@@ -57,10 +57,10 @@ def check_names(noun: str, template: str, parameter_names: Collection[str]) -> N
 
 
 def text_of(noun: str, template: str, name: str, values: Mapping[str, JsonValue]) -> str:
-    """Return the text of one argument in its stored form: numbers and truth values as JSON writes them.
+    """Return the string for one stored argument; numbers and booleans are written as in JSON.
 
     Raises:
-        ArgumentError: it is missing, or no text, number or truth value.
+        ArgumentError: it is missing, or is not a string, number or boolean.
     """
     value = values.get(name, values)
     if isinstance(value, str):

@@ -1,10 +1,11 @@
-"""The command line. One module a command group; nothing heavy is loaded before a command needs it.
+"""The command line: one module per command or group of commands.
 
-Read `program` first: it parses, finds the app (`source`) and runs a command. `commands` is what every command
-is made of; `screen` and `answers` are the two ways to say what came of it, to people and as JSON; `keyboard`
-reads single keys; `called` writes advised commands as the reader called this one. The others are groups of
-commands: `jobs`, `queues`, `limits`, `batches`, `recurring`, `servers` and `doctor` as in
-`firelock.control`, `job_steps` as a part of `jobs`; `enqueue`, `top`, `dev`, `migrate`, `health`, `about`,
+Nothing heavy is loaded before a command needs it. Read `program` first: it parses the arguments, finds the
+app (`source`) and runs a command. `commands` has the parts that all commands share. `screen` and `answers`
+write the output, for people and as JSON. `keyboard` reads single keys. `called` writes the commands in
+messages in the way in which the user called this one. The other modules are commands: `jobs`, `queues`,
+`limits`, `batches`, `recurring`, `servers` and `doctor` correspond to those of `firelock.control`, and
+`job_steps` is a part of `jobs`. The rest are `enqueue`, `top`, `dev`, `migrate`, `health`, `about`,
 `completion`, and `demo`, whose app is `demo_shop`.
 """
 

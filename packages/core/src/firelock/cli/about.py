@@ -1,4 +1,4 @@
-"""What is installed: `firelock plugins`, `firelock version`, and a dashboard that is not."""
+"""Installed packages: `firelock plugins`, `firelock version`, and a placeholder for a missing dashboard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DISTRIBUTIONS = ("firelock", "firelock-sql", "firelock-redis", "firelock-dashbo
 
 
 def configure_plugins(parser: argparse.ArgumentParser) -> None:
-    """The parser's command lists plugins."""
+    """Make the parser's command list plugins."""
     describe(
         parser, _plugins,
         more=(
@@ -29,12 +29,12 @@ def configure_plugins(parser: argparse.ArgumentParser) -> None:
 
 
 def configure_version(parser: argparse.ArgumentParser) -> None:
-    """The parser's command says versions."""
+    """Make the parser's command show versions."""
     describe(parser, _version)
 
 
 def configure_dashboard(parser: argparse.ArgumentParser) -> None:
-    """The parser's command says that no plugin offers a dashboard; one that does takes its place."""
+    """Make the parser's command report that no plugin offers a dashboard; a plugin's command replaces it."""
     describe(parser, _no_dashboard)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
@@ -75,7 +75,7 @@ def _plugins(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _loaded(options: argparse.Namespace) -> tuple[Plugins, list[BrokenPlugin]]:
-    """Return the plugins, and the installed ones with which no app starts; then the app's own are missing."""
+    """Return the plugins and the broken installed ones; the app's own may be missing if any is broken."""
     from firelock.errors import ConfigurationError  # noqa: PLC0415 - loaded for this command only
     from firelock.plugins.loader import load_working  # noqa: PLC0415
 
@@ -110,7 +110,7 @@ def _version(_: argparse.Namespace, screen: Screen) -> int:
 
 
 def _installed() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - a look at the disk
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - reads from disk
 
     found = {}
     for name in _DISTRIBUTIONS:

@@ -1,4 +1,4 @@
-"""Stored values as `--json` gives them: names as in the code, instants in ISO 8601, no value left out."""
+"""Stored values for `--json`: names as in the code, times in ISO 8601, and no field left out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def answer_of(value: object) -> object:
-    """Return a frozen value as JSON can hold it."""
+    """Return a frozen value in a form that JSON can represent."""
     if attrs.has(type(value)):
         return _fields(value)
     if isinstance(value, StrEnum):
@@ -34,7 +34,7 @@ def answer_of(value: object) -> object:
     if isinstance(value, datetime):
         return isoformat(micros(value))
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no word for it
+        return None  # JSON cannot represent it
     return value
 
 
@@ -50,7 +50,7 @@ def _field(name: str, value: object) -> object:
 
 
 def json_text(text: str | None, serializer: str) -> object:
-    """Return stored JSON as a value; the text itself where it is none, or no JSON can hold it."""
+    """Return stored JSON as a value; the string itself if it is not JSON or cannot be written as JSON."""
     if text is None or serializer != "json":
         return text
     try:
@@ -66,22 +66,22 @@ def _refuse(name: str) -> NoReturn:
 
 
 def job_answer(record: JobRecord) -> dict[str, object]:
-    """Return a job; arguments and result are values where its serializer is JSON.
+    """Return a job; arguments and result are values if its serializer is JSON.
 
-    Of an argument that another job gives, that is said.
+    An argument that another job supplies is shown as the name of that output.
     """
     result = json_text(record.result, record.serializer)
     return {**_fields_with_meta(record), "arguments": shown_arguments(record), "result": result}
 
 
 def shown_arguments(record: JobRecord) -> object:
-    """Return a job's arguments as `json_text`, with the outputs that it takes named in their places."""
+    """Return a job's arguments as `json_text` does, with the names of outputs in their places."""
     arguments: Any = json_text(record.arguments, record.serializer)
     return arguments if record.relations is None else with_outputs(arguments, record.relations.inputs)
 
 
 def recurring_answer(record: RecurringRecord) -> dict[str, object]:
-    """Return a recurring definition, its schedule and arguments as values."""
+    """Return a recurring definition, with its schedule and arguments as values."""
     arguments = json_text(record.arguments, record.serializer)
     return {
         **_fields_with_meta(record),
@@ -98,7 +98,10 @@ def _fields_with_meta(record: JobRecord | RecurringRecord) -> dict[str, object]:
 
 
 def _admission_answer(asked: Admission | None) -> dict[str, object] | None:
-    """Return what a job asks before it starts: spans in seconds, the unique key without its task's name."""
+    """Return the limits, unique key and start deadline of a job.
+
+    Durations are in seconds; the unique key does not contain its task's name.
+    """
     if asked is None:
         return None
     unique = None if asked.unique is None else dict(_fields(asked.unique))

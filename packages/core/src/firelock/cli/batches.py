@@ -1,4 +1,4 @@
-"""`firelock batches`: how far batches are; cancel one, run again what failed."""
+"""`firelock batches`: list and show batches; cancel them, or requeue their failed members."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _COLUMNS = (
     Column("WAITING", is_number=True),
     Column("CREATED", is_whole=True),
 )
-_WITHIN_COLUMN = Column("WITHIN")  # the name of the batch around it, on a page that has such a batch
+_WITHIN_COLUMN = Column("WITHIN")  # the name of the outer batch; only on a page with inner batches
 _MEMBERS = (Column("ID", is_whole=True), Column("STATE", is_whole=True), Column("TASK"), Column("REASON"))
 _PAGE_LIMIT, _SHOWN, _LOOKS = 500, 20, 5
-_WITHIN = 1_000  # batches within one that are read for their counts
+_WITHIN = 1_000  # batches within one batch that are read for its counts
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser has the group's commands."""
+    """Add the group's commands to the parser."""
     group = add_group(parser)
     listing = add_command(
         group, "list", "List batches, newest first, with how far their own members are.", _list,
@@ -98,7 +98,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _outer_names(storage: Storage, batches: Sequence[Batch]) -> dict[str, str]:
-    """Return the names of the batches around these, by the ids of these; one read, or none."""
+    """Return the names of the outer batches, by the ids of these batches; one read, or none."""
     around = {batch.id: batch.batch_id for batch in batches if batch.batch_id is not None}
     if not around:
         return {}
@@ -162,7 +162,7 @@ def _why(job: Job[Any]) -> str:
 
 
 def _failed_members(batch: Batch) -> JobPage:
-    """Return the first page with a failed member: a storage may find none on a page, and some further on."""
+    """Return the first page with a failed member, because a storage can return empty pages before it."""
     page = batch.members(state=State.FAILED, limit=_SHOWN)
     for _ in range(_LOOKS):
         if page.jobs or page.cursor is None:
@@ -176,7 +176,7 @@ def _within_answer(within: DeepBatchCounts | None) -> dict[str, object] | None:
 
 
 def _within(within: DeepBatchCounts) -> str:
-    """Return how far the jobs of a batch and of all batches within it are."""
+    """Return the progress of the jobs of a batch and of all batches within it."""
     failed = f", {within.failed:,} failed" if within.failed else ""
     of = "the first " if within.is_cut else ""
     batches = f"{of}{within.batches:,} {'batch' if within.batches == 1 else 'batches'} within it"

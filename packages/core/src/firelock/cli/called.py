@@ -1,4 +1,4 @@
-"""The commands that messages advise, written as the person who reads them called this one."""
+"""The commands in messages, written in the form in which the reader called this one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMMANDS = (
     "server", "dev", "demo", "enqueue", "jobs", "batches", "recurring", "queues", "limits", "top", "servers",
     "health", "migrate", "doctor", "plugins", "completion", "dashboard", "version",
 )  # fmt: skip
-# Not behind "manage.py ", "flask ", "-m " or a path: such a text names its program already.
+# Not after "manage.py ", "flask ", "-m " or a path, because such a string already names its program.
 _ADVISED = re.compile(
     r"(?<![\w./-])(?<!manage\.py )(?<!flask )(?<!-m )firelock"
     rf"(?= (?:--help|{'|'.join(_COMMANDS)})\b)"
@@ -27,10 +27,10 @@ _APP = re.compile(r" \b(?:your_)?app:fire\b")
 
 @attrs.define
 class Called:
-    """How this command line was called."""
+    """The form in which this command line was called."""
 
     program: str  # "firelock", "python manage.py firelock"
-    find_app: Callable[[], str | None] = lambda: None  # the app as it was named; "" if it need not be named
+    find_app: Callable[[], str | None] = lambda: None  # returns the named app; "" if it need not be named
 
 
 _called: ContextVar[Called | None] = ContextVar("firelock_called", default=None)
@@ -38,7 +38,7 @@ _called: ContextVar[Called | None] = ContextVar("firelock_called", default=None)
 
 @contextmanager
 def called_as(program: str | None) -> Iterator[Called]:
-    """Within the block, messages write commands with this program, or as the shell called this process."""
+    """Within the block, write commands in messages with this program, or as the shell called this process."""
     token = _called.set(called := Called(program or program_of_shell()))
     try:
         yield called
@@ -47,9 +47,9 @@ def called_as(program: str | None) -> Iterator[Called]:
 
 
 def as_called(text: str) -> str:
-    """Return the text with the commands in it as the reader can call them.
+    """Return the text with its commands in the form in which the reader can call them.
 
-    Messages name `firelock` and, where a command needs an app, `app:fire`.
+    Messages contain `firelock` and, if a command needs an app, `app:fire`; both are replaced.
     """
     if not _ADVISED.search(text):
         return text
@@ -60,13 +60,16 @@ def as_called(text: str) -> str:
 
 
 def called_program() -> tuple[str, str]:
-    """Return the program of this command line, for its processes, and "yes" if it finds the app by itself."""
+    """Return the program of this command line, and "yes" if it finds the app by itself, otherwise "no".
+
+    Child processes receive both.
+    """
     called = _called.get() or Called(program_of_shell())
     return called.program, "yes" if called.find_app() == "" else "no"
 
 
 def program_of_shell() -> str:
-    """Return how the shell that called this process calls `firelock`, which may not be on its path."""
+    """Return how the calling shell can call `firelock`, which might not be on its path."""
     called, found = Path(sys.argv[0]), shutil.which("firelock")
     if called.name == "__main__.py":
         return "firelock" if found else f"{shlex.quote(sys.executable)} -m firelock"

@@ -1,4 +1,4 @@
-"""What every command is made of: a parser with help, common options, an exit code, a problem's sentence."""
+"""Parts that all commands share: a parser with help, common options, exit codes and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
     from firelock.cli.screen import Screen
 
-ORIGIN = "cli"  # where it was done, for the audit
+ORIGIN = "cli"  # the origin of changes, for the audit
 _DIGITS = 10
 
 
@@ -31,7 +31,7 @@ class Exit(IntEnum):
 
 
 class Problem(Exception):
-    """A command ends here, with this sentence, this hint and this exit code."""
+    """Ends a command with this sentence, hint and exit code."""
 
     def __init__(self, sentence: str, *, hint: str = "", code: Exit = Exit.USAGE) -> None:
         super().__init__(sentence)
@@ -41,22 +41,22 @@ class Problem(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are a sentence and a hint."""
+    """A parser whose errors have a sentence and a hint."""
 
     def __init__(self, *, prog: str | None = None, **settings: object) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog=prog, allow_abbrev=False, **settings)  # type: ignore[arg-type]
 
     def format_help(self) -> str:
-        """Return the help, with commands as the reader can call them."""
+        """Return the help, with commands in the form in which the reader can call them."""
         return _as_called(super().format_help())
 
     def format_usage(self) -> str:
-        """Return the usage alone, likewise."""
+        """Return the usage, with the same change."""
         return _as_called(super().format_usage())
 
     def error(self, message: str) -> NoReturn:
-        """Refuse what was typed."""
+        """Reject the arguments."""
         message = message.replace("the following arguments are required: COMMAND", "a command is missing")
         raise Problem(f"{self.prog}: {message}.", hint=f"{self.prog} --help shows what it takes.")
 
@@ -68,12 +68,12 @@ def _as_called(text: str) -> str:
 
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[Parser]  # noqa: SLF001 - argparse names it so
-    Run = Callable[[argparse.Namespace, Screen], int | None]  # None is Exit.DONE
+    Commands = argparse._SubParsersAction[Parser]  # noqa: SLF001 - argparse has no public name for it
+    Run = Callable[[argparse.Namespace, Screen], int | None]  # None means Exit.DONE
 
 
 def add_common(parser: argparse.ArgumentParser, *, is_main: bool = False) -> None:
-    """The parser takes what every command takes; a command's own word wins over the program's."""
+    """Add the options that every command has; an option after the command overrides one before it."""
     missing = None if is_main else argparse.SUPPRESS
     group = parser.add_argument_group("everywhere")
     group.add_argument("--storage", metavar="URL", default=missing, help="the storage, as sqlite:///jobs.db")
@@ -86,7 +86,7 @@ def add_common(parser: argparse.ArgumentParser, *, is_main: bool = False) -> Non
 def describe(
     parser: argparse.ArgumentParser, run: Run, *, more: str = "", examples: Sequence[str] = ()
 ) -> None:
-    """The parser's command is run by this, and its help says more than its summary."""
+    """Set the function that runs the parser's command, and extend its help."""
     parser.set_defaults(run=run)
     if more:
         parser.description = f"{parser.description}\n\n{more}"
@@ -98,7 +98,7 @@ def add_command(
     commands: Commands, name: str, summary: str, run: Run | None = None, *,
     more: str = "", examples: Sequence[str] = (),
 ) -> argparse.ArgumentParser:  # fmt: skip
-    """The command exists; its arguments are added to the parser that is returned."""
+    """Add a command; add its arguments to the returned parser."""
     parser = commands.add_parser(name, help=summary, description=summary)
     add_common(parser)
     if run is not None:
@@ -107,14 +107,14 @@ def add_command(
 
 
 def add_group(parser: argparse.ArgumentParser) -> Commands:
-    """The parser's command has commands of its own, to be added to what is returned."""
+    """Make the parser's command a group; add its commands to the returned object."""
     return parser.add_subparsers(
         metavar="COMMAND", required=True, title="commands", parser_class=Parser
     )  # fmt: skip
 
 
 def whole(most: int = 1_000_000) -> Callable[[str], int]:
-    """Return a `type=` that takes whole numbers from 1 to the most."""
+    """Return a `type=` function that accepts integers from 1 to `most`."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < _DIGITS and 1 <= int(text) <= most):
@@ -125,7 +125,7 @@ def whole(most: int = 1_000_000) -> Callable[[str], int]:
 
 
 def seconds_between(least: float, most: float) -> Callable[[str], float]:
-    """Return a `type=` that takes numbers of seconds between these two."""
+    """Return a `type=` function that accepts numbers of seconds between these two."""
 
     def read(text: str) -> float:
         try:
@@ -140,7 +140,7 @@ def seconds_between(least: float, most: float) -> Callable[[str], float]:
 
 
 def record_change(app: Firelock, action: str, target: str, **detail: JsonValue) -> None:
-    """Record in the audit what a command has changed, with the user of the shell."""
+    """Record a command's change in the audit, with the user of the shell."""
     told = {name: value for name, value in detail.items() if value is not None}
     app.audit.record(action, target, by=user_name(), origin=ORIGIN, detail=told or None)
 
@@ -151,13 +151,13 @@ def add_reason(parser: argparse.ArgumentParser) -> None:
 
 
 def reason_of(options: argparse.Namespace, done: str) -> str:
-    """Return the reason that the histories of jobs show."""
+    """Return the reason for the jobs' histories."""
     return str(options.reason or f"{done} from the command line")
 
 
 def user_name() -> str:
-    """Return who runs the command, for the audit."""
+    """Return the name of the user who runs the command, for the audit."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # no name for this user's number
+    except (KeyError, OSError, ImportError):  # this user id has no name
         return "command line"

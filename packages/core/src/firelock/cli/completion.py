@@ -1,4 +1,4 @@
-"""`firelock completion`: a script for a shell, written from the parsers of all commands, plugins' too."""
+"""`firelock completion`: a script for a shell, from the parsers of all commands, including plugins'."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from firelock.cli.screen import Screen
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser takes the name of a shell."""
+    """Add the name of a shell to the parser."""
     describe(
         parser, _print,
         more=(
@@ -43,12 +43,12 @@ def _print(options: argparse.Namespace, screen: Screen) -> int:
     return Exit.DONE
 
 
-# ---- the tree of commands --------------------------------------------------------------------------------
+# ---- command tree ----------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Suggestions:
-    """What may stand in a place: one of these words, a folder, or whatever the shell itself suggests."""
+    """The suggestions for a place: one of these words, a folder, or those of the shell itself."""
 
     words: tuple[str, ...] = ()
     is_folder: bool = False
@@ -70,17 +70,17 @@ class CommandNode:
 
     path: str  # "firelock jobs list"
     flags: Sequence[Flag]
-    commands: Mapping[str, str]  # what they are for, by name
+    commands: Mapping[str, str]  # their summaries, by name
     value: Suggestions  # of its first argument
 
 
 def nodes(parser: argparse.ArgumentParser, path: str = "firelock") -> Iterator[CommandNode]:
-    """Yield the command of a parser and all those below it."""
+    """Yield the command of a parser and all commands below it."""
     below: Mapping[str, argparse.ArgumentParser] = {}
     helps: dict[str, str] = {}
     flags: list[Flag] = []
     first = Suggestions()
-    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to them
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public access to them
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             below = cast("Mapping[str, argparse.ArgumentParser]", action.choices)
             helps = {each.dest: _text(each.help) for each in action._choices_actions}  # noqa: SLF001
@@ -115,7 +115,7 @@ def _value_flags(all_nodes: Sequence[CommandNode]) -> Iterator[tuple[CommandNode
 
 # ---- bash ------------------------------------------------------------------------------------------------
 
-# COMP_WORDS is parted at ":" and "=" as well, so "--state=failed" comes as three words.
+# COMP_WORDS is also split at ":" and "=", so "--state=failed" becomes three words.
 _BASH = """\
 # bash completion of firelock, written by `firelock completion bash`
 _firelock() {{

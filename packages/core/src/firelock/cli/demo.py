@@ -1,4 +1,4 @@
-"""`firelock demo`: a small shop at work, for ten seconds or, beside its dashboard, until it is stopped."""
+"""`firelock demo`: a small shop at work, for ten seconds or, with its dashboard, until it is stopped."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ _LOOK_EVERY = 0.15
 _WORKERS = 6
 _START_LIMIT, _LATE_LIMIT = 30.0, 30.0
 _STOP_LIMITS = (3.0, 15.0)
-# Short waits, so that ten seconds show what a day shows elsewhere.
+# Short intervals, so that ten seconds show what otherwise takes a day.
 _ENVIRONMENT = {"FIRELOCK_POLL": "0.2", "FIRELOCK_SWEEP": "1", "FIRELOCK_GRACE": "2"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser takes what the demo can be told."""
+    """Add the command's options to the parser."""
     describe(
         parser, _demonstrate,
         more=(
@@ -108,15 +108,15 @@ def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
 
 @attrs.frozen
 class Place:
-    """Where the demo's jobs are."""
+    """The location of the demo's jobs."""
 
     file: Path
     is_kept: bool
-    given: str | None = None  # the URL of a storage of the user's own
+    given: str | None = None  # the URL of the user's own storage
 
     @property
     def url(self) -> str:
-        """The storage's address."""
+        """The storage's URL."""
         return self.given or f"sqlite:///{self.file}"
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ class Place:
 
     @property
     def kept(self) -> str:
-        """What stays after the demo, as the beginning of a sentence."""
+        """What is kept after the demo, as the beginning of a sentence."""
         return "The storage keeps the jobs" if self.given else "The file stays"
 
 
@@ -139,11 +139,11 @@ def _require_sqlite() -> None:
 
 
 def _require_empty(url: str) -> None:
-    """Refuse a storage on which the demo cannot run, or in which its jobs would be among others.
+    """Refuse a storage on which the demo cannot run, or which already has jobs.
 
     Raises:
-        Problem: a process has it for itself, or it has jobs or recurring jobs.
-        StorageError: it cannot be reached.
+        Problem: only one process can use it, or it has jobs or recurring jobs.
+        StorageError: it is unreachable.
     """
     with Firelock(url) as app:
         if Feature.SHARED not in app.storage.features:
@@ -165,12 +165,12 @@ def _introduce(screen: Screen, place: Place) -> None:
     screen.flush()
 
 
-# ---- the stage -------------------------------------------------------------------------------------------
+# ---- storage and server ----------------------------------------------------------------------------------
 
 
 @contextmanager
 def _folder(*, is_kept: bool) -> Iterator[Path]:
-    """The block has a folder of its own, gone afterwards unless it is kept; SIGTERM cleans up as well."""
+    """Yield a new folder and delete it afterwards, unless it is kept; SIGTERM deletes it as well."""
     folder = Path(tempfile.mkdtemp(prefix="firelock-demo-"))
     former = signal.signal(signal.SIGTERM, _leave)
     try:
@@ -187,9 +187,9 @@ def _leave(*_: object) -> NoReturn:
 
 @contextmanager
 def _server(place: Place) -> Iterator[subprocess.Popen[bytes]]:
-    """A real `firelock server` runs within the block."""
+    """Run a real `firelock server` within the block."""
     with (place.file.parent / "server.log").open("wb") as written:
-        server = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        server = subprocess.Popen(  # noqa: S603 - this interpreter and a module of Firelock
             [sys.executable, "-m", "firelock", "server", _APP, "--storage", place.url,
              "--name", "demo-server", "--workers", str(_WORKERS), "--queues", "critical,mail,default,images"],
             env={**os.environ, **_ENVIRONMENT},
@@ -202,7 +202,7 @@ def _server(place: Place) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMITS) -> None:
-    """The server has ended: in order, hurried after a while, killed where that is not enough."""
+    """Stop the server: with a signal, with a second one after a while, and finally by killing it."""
     for limit in limits:
         if server.poll() is None:
             server.terminate()
@@ -230,20 +230,20 @@ def _died(server: subprocess.Popen[bytes]) -> Problem:
     )
 
 
-# ---- in a browser ----------------------------------------------------------------------------------------
+# ---- demo in a browser -----------------------------------------------------------------------------------
 
 
-_DECLINES = (82, 9, 6, 3)  # of 100 cards: charged at once, at the second, at the third try, once requeued
-_REMINDED = 0.3  # of the customers
+_DECLINES = (82, 9, 6, 3)  # of 100 cards: charged at the first, second or third try, or after a requeue
+_REMINDED = 0.3  # share of the customers
 _WAITING_AT_THE_DOOR = 20
-_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # orders
+_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # number of orders between two of them
 
 
 def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
-    """Return the command that shows a dashboard; None where none is asked for.
+    """Return the command that shows a dashboard; None if no dashboard is requested.
 
     Raises:
-        Problem: no plugin offers one, or other options speak against it.
+        Problem: no plugin offers one, or other options conflict with it.
     """
     if not options.dashboard:
         if options.port is not None or options.no_browser:
@@ -264,7 +264,7 @@ def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
 
 
 def _open(command: Command, options: argparse.Namespace, place: Place, screen: Screen) -> None:
-    """The shop is at work and its dashboard answers, until Ctrl-C."""
+    """Run the shop and its dashboard until Ctrl-C."""
     closing = Event()
     trade = Thread(target=_trade, args=(closing,), name="customers", daemon=True)
     trade.start()
@@ -321,7 +321,7 @@ def _second_app(place: Place) -> Firelock:
 
 
 def _has_browser() -> bool:
-    """Tell whether a browser opens on the screen of whoever asks: not far away, and none of text."""
+    """Return whether a browser would open on the user's screen, not on a remote host or as text."""
     if "SSH_CONNECTION" in os.environ:
         return False
     if sys.platform != "darwin" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
@@ -334,8 +334,8 @@ def _has_browser() -> bool:
 
 
 def _trade(closing: Event) -> None:
-    """The shop was at work until it was closed: some orders a second, photos, reports, prices."""
-    random = Random()  # noqa: S311 - customers
+    """Run the shop until it is closed: some orders per second, photos, reports, prices."""
+    random = Random()  # noqa: S311 - simulates customers
     shop.count_stock.recur("stock-count", Every(timedelta(seconds=5)))
     shop.build_report.recur("nightly-report", Cron.daily(2, tz="Europe/Istanbul"), 40, 20.0)
     shop.import_prices.using(retry=Retry.fixed(3, attempts=1)).enqueue("prices.csv")
@@ -354,7 +354,7 @@ def _trade(closing: Event) -> None:
 
 
 def _sell(order: int, declines: int, random: Random) -> None:
-    """The card is charged, then the receipt goes out, and to some customers a reminder."""
+    """Charge the card, then send the receipt, and to some customers a reminder."""
     charged = shop.charge_card.using(retry=Retry.fixed(2, attempts=2)).enqueue(order, declines)
     charged.then(shop.send_receipt, order)
     if random.random() < _REMINDED:
@@ -362,7 +362,7 @@ def _sell(order: int, declines: int, random: Random) -> None:
 
 
 def catalogue(pages: int, seconds: float) -> list[Job[Any]]:
-    """A batch is stored: pictures, what takes all of them, and what follows its end; return its jobs."""
+    """Store a batch and return its jobs: pictures, a member that uses all of them, and a continuation."""
     with shop.fire.batch("autumn catalogue", tags=["catalogue"]) as batch:
         images = [batch.add(shop.resize_image, page, seconds) for page in range(1, pages + 1)]
         published = batch.add(shop.publish_catalogue, [image.output for image in images])
@@ -370,7 +370,7 @@ def catalogue(pages: int, seconds: float) -> list[Job[Any]]:
     return [*images, published, mailed]
 
 
-# ---- the story of ten seconds ----------------------------------------------------------------------------
+# ---- demo in a terminal ----------------------------------------------------------------------------------
 
 
 _RECURRING = "stock-count"
@@ -381,7 +381,7 @@ _MOST = 500
 
 @attrs.frozen
 class Act:
-    """One thing that the demo shows: its kind in the vocabulary, and the jobs that show it."""
+    """One feature that the demo shows: the name of its kind, and the jobs that show it."""
 
     kind: str
     task: str
@@ -390,7 +390,7 @@ class Act:
 
 @attrs.frozen
 class Happened:
-    """Something that happened, at a second of the demo."""
+    """An event, at a second of the demo."""
 
     seconds: float
     word: str  # a state, or "retry" or "log"
@@ -400,13 +400,13 @@ class Happened:
 
 @attrs.frozen
 class Moment:
-    """What there is to see at one moment."""
+    """The state of the demo at one time."""
 
     seconds: float
     length: float
     by_state: Mapping[State, int]
     running: Sequence[tuple[JobRecord, Progress | None]]
-    events: Sequence[Happened]  # those since the last scene
+    events: Sequence[Happened]  # those since the previous moment
     is_last: bool
 
 
@@ -426,7 +426,7 @@ class Story:
         self._seen_lines: dict[str, int] = {}
 
     def begin(self) -> None:
-        """Everything is enqueued: from now on this process only looks on."""
+        """Enqueue everything; after that, this process only watches."""
         pace = self._pace
         self._began_at = self._storage.clock()
         self._act("fire-and-forget", [shop.send_receipt.enqueue(order) for order in (1001, 1002, 1003)])
@@ -451,18 +451,18 @@ class Story:
         self.acts.append(Act(kind, jobs[0].task, tuple(job.id for job in jobs)))
 
     def end_recurring(self) -> None:
-        """Nothing new comes any more, once the demo has lasted as long as it was asked to."""
+        """Stop the recurring job after the requested duration, so that no new jobs are created."""
         if not self._is_ending and self._storage.clock() - self._began_at >= self.length * 1_000_000:
             self._storage.delete_record(RECURRING, _RECURRING)
             self._is_ending = True
 
     @property
     def is_told(self) -> bool:
-        """Tell whether nothing new comes and, as of the last look, every job has ended."""
+        """Whether no new jobs are created and, in the last reading, every job had ended."""
         return self._is_ending and all(record.is_final for record in self.records.values())
 
     def look(self, *, is_last: bool = False) -> Moment:
-        """Return the present scene; what happened since the last one is in its events."""
+        """Return the current moment; its events are those since the previous one."""
         records = self._storage.find(JobFilter(), limit=_MOST, oldest_first=True).jobs
         events = [event for record in records for event in self._news_of(record)]
         events = _merged(sorted(events, key=lambda event: event.seconds))
@@ -508,14 +508,14 @@ class Story:
         return max(0.0, (at - self._began_at) / 1_000_000)
 
     def jobs_of(self, act: Act) -> list[JobRecord]:
-        """Return the jobs that showed it; a recurring one's are all that were made."""
+        """Return the jobs that showed it; for a recurring job, all jobs that it created."""
         if act.jobs:
             return [self.records[job_id] for job_id in act.jobs if job_id in self.records]
         return [record for record in self.records.values() if record.recurring_id == _RECURRING]
 
 
 def _merged(events: Sequence[Happened]) -> list[Happened]:
-    """Return the events with neighbours that say the same of the same task as one."""
+    """Return the events; neighbours with the same word, task and text become one."""
     merged: list[Happened] = []
     for (word, task, text), alike in groupby(events, key=lambda event: (event.word, event.task, event.text)):
         same = list(alike)
@@ -525,7 +525,7 @@ def _merged(events: Sequence[Happened]) -> list[Happened]:
 
 
 def _tell(story: Story, place: Place, screen: Screen, server: subprocess.Popen[bytes]) -> None:
-    """Everything was enqueued, followed until it ended, and summed up."""
+    """Enqueue everything, follow it until it has ended, and print a summary."""
     if not screen.is_json:
         said = f"server   demo-server, {_WORKERS} workers, queues critical, mail, default, images"
         screen.line(Cell(said, "bright_black"))
@@ -547,30 +547,30 @@ def _tell(story: Story, place: Place, screen: Screen, server: subprocess.Popen[b
         _conclude(screen, story, place)
 
 
-# ---- how it looks ----------------------------------------------------------------------------------------
+# ---- views -----------------------------------------------------------------------------------------------
 
 
 _STYLES = {**STATE_STYLES, "retry": "cyan", "log": "bright_black"}
 _BAR, _LONG_BAR, _TEXT, _TASK = 24, 58, 60, 16
 _EVENTS_SHOWN, _RUNNING_SHOWN = 12, 5
-_OTHER_LINES = 15  # of the live view and what stands above it
+_OTHER_LINES = 15  # of the live view besides events and running jobs, and above it
 _ORDER = (
     State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.SUCCEEDED, State.FAILED,
 )  # fmt: skip
 
 
 class PlainView:
-    """One line for each thing that happens; nothing where the answer is JSON."""
+    """Prints one line per event, or nothing if the output is JSON."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
 
     def open(self) -> AbstractContextManager[object]:
-        """Return the block within which scenes are shown."""
+        """Return the context in which moments are shown."""
         return nullcontext()
 
     def show(self, scene: Moment) -> None:
-        """The scene's events are written."""
+        """Print the events of the moment."""
         if not self._screen.is_json:
             for event in scene.events:
                 self._screen.line(*_event_pieces(event))
@@ -578,7 +578,7 @@ class PlainView:
 
 
 class LiveView:
-    """State counts, running jobs and the last events, drawn anew several times a second."""
+    """State counts, running jobs and the last events, redrawn several times a second."""
 
     def __init__(self, screen: Screen) -> None:
         from rich.live import Live  # noqa: PLC0415 - loaded for terminals only
@@ -589,11 +589,11 @@ class LiveView:
         self._last: deque[Happened] = deque(maxlen=self._height)
 
     def open(self) -> AbstractContextManager[object]:
-        """Return the block within which the table lives."""
+        """Return the context in which the view is shown."""
         return self._live
 
     def show(self, scene: Moment) -> None:
-        """The table shows the scene."""
+        """Show the moment."""
         from rich.console import Group  # noqa: PLC0415 - loaded for terminals only
 
         self._last.extend(scene.events)
@@ -625,7 +625,7 @@ class LiveView:
             table.add_row(
                 Text("processing", "yellow"), Text(f"{_short(record.task):<{_TASK}}"), bar, Text(said)
             )
-        for _ in range(0 if scene.is_last else _RUNNING_SHOWN - len(shown)):  # the table keeps its height
+        for _ in range(0 if scene.is_last else _RUNNING_SHOWN - len(shown)):  # keep the table's height
             table.add_row(Text(""), Text(""), Text(""), Text(""))
         return table
 
@@ -662,11 +662,11 @@ def _event_pieces(event: Happened) -> list[Cell]:
     ]
 
 
-# ---- afterwards ------------------------------------------------------------------------------------------
+# ---- summary ---------------------------------------------------------------------------------------------
 
 
 def show_summary(screen: Screen, story: Story) -> None:
-    """What ran, act by act."""
+    """Print a table of what ran, one row per act."""
     columns = (
         Column("WHAT"), Column("TASK"), Column("JOBS", is_number=True), Column("RUNS", is_number=True),
         Column("RETRIES", is_number=True), Column("END"),

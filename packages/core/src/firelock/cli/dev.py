@@ -1,7 +1,8 @@
-"""`firelock dev`: a server and the dashboard in one terminal, both on the code as it is after each change.
+"""`firelock dev`: a server and the dashboard in one terminal; both run the new code after each change.
 
-They are processes of the commands `firelock server` and `firelock dashboard`, so that nothing here knows a
-dashboard, and a change is imported by a fresh interpreter. Code that cannot be imported replaces nothing.
+They are processes of the commands `firelock server` and `firelock dashboard`. This module therefore does not
+depend on a dashboard, and changed code is imported by a new interpreter. Code that cannot be imported
+replaces nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from firelock.cli.source import app_spec
 
 _PORT, _LAST_PORT = 8787, 65_535
 _LOOK_EVERY = 200  # milliseconds
-_SETTLED = 400  # milliseconds that changes are gathered for: an editor writes a file more than once
-_SERVER_PATIENCE, _DASHBOARD_PATIENCE = 3.0, 0.5  # seconds for a stop in order, when somebody waits for it
+_SETTLED = 400  # milliseconds in which changes are collected: an editor writes a file more than once
+_SERVER_PATIENCE, _DASHBOARD_PATIENCE = 3.0, 0.5  # seconds for an orderly stop while the user waits
 _STOP_LIMIT = 20.0
 _SHOWN = 3
 
-# A process of ours that the kernel kills with the one that started it, and that runs one command. Told to
-# reload before it listens, it does not end: it has not imported anything yet. Its messages name the program
+# A child process that runs one command, and that the kernel kills when its parent dies. It ignores a SIGHUP
+# that arrives before it can reload, because it has not imported anything yet. Its messages name the program
 # that was called.
 _BOUND = """
 import signal, sys
@@ -47,7 +48,7 @@ sys.exit(main(program=program, has_app=has_app))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser takes what the command can be told."""
+    """Add the command's options to the parser."""
     describe(
         parser, _develop,
         more=(
@@ -93,10 +94,10 @@ def _develop(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _require(options: argparse.Namespace) -> None:
-    """What the command composes is installed.
+    """Check that everything that the command needs is installed.
 
     Raises:
-        Problem: it is not; the hint says how to have it, and how to do without.
+        Problem: something is missing; the hint describes how to install it, and how to do without it.
     """
     if not options.no_reload and importlib.util.find_spec("watchfiles") is None:
         raise _not_installed("To reload, firelock dev needs watchfiles", "--no-reload watches nothing.")
@@ -109,16 +110,16 @@ def _not_installed(what: str, without: str) -> Problem:
 
 
 def _has_dashboard() -> bool:
-    from firelock.plugins.loader import Plugins  # noqa: PLC0415 - loaded for this question
+    from firelock.plugins.loader import Plugins  # noqa: PLC0415 - only loaded for this check
 
     return any(command.name == "dashboard" for command in Plugins().commands())
 
 
 def _folders(spec: str, more: Sequence[Path]) -> list[Path]:
-    """Return what to watch: this folder, that of an app named by its file, and those given.
+    """Return the folders to watch: this one, that of an app that is named by its file, and the given ones.
 
     Raises:
-        Problem: one of them is no folder.
+        Problem: one of them is not a folder.
     """
     file = Path(spec.rpartition(":")[0])
     own = [file.resolve().parent] if file.suffix == ".py" else []
@@ -131,10 +132,10 @@ def _folders(spec: str, more: Sequence[Path]) -> list[Path]:
 
 
 def _open_port(port: int) -> int:
-    """Return a port of this machine at which the dashboard can listen, time and again.
+    """Return a port of this machine on which the dashboard can listen, also after each restart.
 
     Raises:
-        Problem: nothing can listen at it.
+        Problem: nothing can listen on it.
     """
     if not 0 <= port <= _LAST_PORT:
         raise Problem(f"--port {port} is no port; give 0 to {_LAST_PORT}.")
@@ -150,7 +151,7 @@ def _open_port(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-# ---- what is run -----------------------------------------------------------------------------------------
+# ---- programs --------------------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
@@ -159,28 +160,28 @@ class Program:
 
     name: str
     words: Sequence[str]
-    patience: float  # seconds from the order to stop until it is hurried
-    is_reloadable: bool  # SIGHUP makes it run the code as it is now, and loses nothing by it
-    is_told: bool = False  # what it says at its start stands on the screen already
+    patience: float  # seconds from the stop signal to a second signal, or to SIGKILL
+    is_reloadable: bool  # whether SIGHUP makes it run the current code without losing anything
+    is_told: bool = False  # whether the output of its start is on the screen already
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """The command runs; what it says at its start is shown once, its errors always."""
+        """Run the command; the output of its start is shown only once, its errors always."""
         words = [one for one in self.words if not (self.is_told and one == "--open")]
         self.process = _started(words, is_heard=not self.is_told)
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the process runs."""
+        """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
     def signal(self, number: int) -> None:
-        """The process gets the signal, if it runs."""
+        """Send the signal to the process, if there is one."""
         if self.process is not None:
             self.process.send_signal(number)
 
     def ended(self) -> int | None:
-        """Return the exit code of a process that has ended by itself; it is forgotten then."""
+        """Return the exit code of a process that has ended by itself, and forget it; otherwise None."""
         code = None if self.process is None else self.process.poll()
         if code is not None:
             self.process = None
@@ -188,12 +189,12 @@ class Program:
 
 
 def _started(words: Sequence[str], *, is_heard: bool) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and program
+    return subprocess.Popen(  # noqa: S603 - this interpreter and program
         [sys.executable, "-c", _BOUND, str(os.getpid()), *called_program(), *words],
         stdin=subprocess.DEVNULL,
         stdout=None if is_heard else subprocess.DEVNULL,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},  # what a job prints is seen when it prints it
-        start_new_session=True,  # a terminal's interrupt comes to us alone; we tell them, in our order
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},  # show a job's output when it is printed
+        start_new_session=True,  # only this process receives a terminal's interrupt; it stops the others
     )
 
 
@@ -211,20 +212,20 @@ def _programs(spec: str, port: int | None, options: argparse.Namespace) -> list[
 
 
 def _check(spec: str, options: argparse.Namespace) -> list[str]:
-    """Return the words of a command that imports the app and fails where that cannot be done."""
+    """Return the arguments of a command that imports the app, and fails if that is impossible."""
     return ["plugins", "--app", spec, *(["--storage", options.storage] if options.storage else [])]
 
 
 @attrs.define(eq=False)
 class Workbench:
-    """The programs of one `firelock dev`, and what happens when files change.
+    """The programs of one `firelock dev`, which restarts them when files change.
 
     Args:
-        programs: what runs.
-        check: the words of the command by which the code is tried before it replaces what runs.
-        folders: what is watched; nothing where empty.
-        port: where the dashboard listens, if there is one.
-        screen: where it is told.
+        programs: the programs to run.
+        check: the arguments of the command that tests the code before it replaces the running code.
+        folders: the folders to watch; empty for none.
+        port: the port of the dashboard, if there is one.
+        screen: the output.
     """
 
     _programs: Sequence[Program]
@@ -232,11 +233,11 @@ class Workbench:
     _folders: Sequence[Path]
     _port: int | None
     _screen: Screen
-    _orders: int = 0  # how often it was told to stop
+    _orders: int = 0  # number of stop signals received
     _is_over: threading.Event = attrs.Factory(threading.Event)
 
     def run(self) -> int:
-        """Work until told to stop; return the exit code."""
+        """Run until stopped; return the exit code."""
         former = {number: signal.signal(number, self._order) for number in _SIGNALS}
         try:
             self._say(self._introduction())
@@ -246,7 +247,7 @@ class Workbench:
                 if changed:
                     self._reload(changed)
                 elif not self._folders and not any(program.process for program in self._programs):
-                    return Exit.FAILED  # nothing runs, and no change can mend it
+                    return Exit.FAILED  # nothing runs, and no change can fix that
         finally:
             self._stop(self._programs)
             for number, handler in former.items():
@@ -271,12 +272,12 @@ class Workbench:
     # ---- changes -----------------------------------------------------------------------------------------
 
     def _changes(self) -> Iterator[Collection[str]]:
-        """Yield the Python files that changed, or nothing several times a second, until told to stop."""
+        """Yield the Python files that changed, or nothing several times a second, until stopped."""
         if not self._folders:
             while not self._is_over.wait(_LOOK_EVERY / 1_000):
                 yield ()
             return
-        from watchfiles import PythonFilter, watch  # noqa: PLC0415 - one may do without
+        from watchfiles import PythonFilter, watch  # noqa: PLC0415 - optional dependency
 
         for changes in watch(
             *self._folders, watch_filter=PythonFilter(), debounce=_SETTLED, rust_timeout=_LOOK_EVERY,
@@ -291,7 +292,7 @@ class Workbench:
         self._start()
 
     def _start(self) -> None:
-        """The programs run the code as it is now, where it can be imported."""
+        """Run the current code in all programs, if it can be imported."""
         runs = any(program.process for program in self._programs)
         if not self._can_be_imported():
             if self._is_over.is_set():
@@ -318,7 +319,7 @@ class Workbench:
         return process.wait() == Exit.DONE
 
     def _look(self) -> None:
-        """Whoever has ended by itself is told of."""
+        """Report each program that has ended by itself."""
         for program in self._programs:
             if (code := program.ended()) is not None:
                 until = " until the next change" if self._folders else ""
@@ -327,7 +328,11 @@ class Workbench:
     # ---- stopping ----------------------------------------------------------------------------------------
 
     def _stop(self, programs: Sequence[Program]) -> None:
-        """None of these runs any more. Whoever does not end soon, or each order to stop, hurries them."""
+        """Stop these programs.
+
+        A late program gets a second signal, and so does every program on a further stop signal. A late
+        program that is not reloadable, or any program after 20 seconds, is killed.
+        """
         running = [program for program in programs if program.is_alive]
         for program in running:
             program.is_told = program.is_told or program.is_reloadable or self._is_listening()
@@ -354,4 +359,4 @@ class Workbench:
             return False
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last where the terminal is closed
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP if the terminal is closed

@@ -1,4 +1,4 @@
-"""`firelock doctor`: what is wrong, and how to mend it."""
+"""`firelock doctor`: problems, and how to fix them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser takes what the command can be told."""
+    """Add the command's options to the parser."""
     describe(
         parser, _examine,
         more=(
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _examine(options: argparse.Namespace, screen: Screen) -> int:
-    from firelock.control.doctor import diagnose  # noqa: PLC0415 - loaded with an app only
+    from firelock.control.doctor import diagnose  # noqa: PLC0415 - only loaded with an app
 
     is_imported = has_source(options) and bool(options.app or project_table().get("app"))
     app = open_app(options, is_imported=is_imported)
@@ -59,7 +59,7 @@ def _examine(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _plugins(app: Firelock) -> str:
-    """Return the app's plugins besides the core's own: "tenants (acme-tenants 1.2), Pager#0 (app)"."""
+    """Return the app's plugins, without the core's own: "tenants (acme-tenants 1.2), Pager#0 (app)"."""
     return ", ".join(str(info) for info in app.plugins.listing() if info.name != "core")
 
 

@@ -1,4 +1,4 @@
-"""`firelock enqueue`: a job of a task, its arguments as JSON, checked before anything is stored."""
+"""`firelock enqueue`: create a job of a task; its JSON arguments are checked before anything is stored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser takes a task, its arguments and the options of the call."""
+    """Add the command's arguments and options to the parser."""
     describe(
         parser, _enqueue,
         more=(
@@ -100,7 +100,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _enqueue(options: argparse.Namespace, screen: Screen) -> int:
-    from firelock.arguments.outline import call_of_json  # noqa: PLC0415 - loaded when a job is made
+    from firelock.arguments.outline import call_of_json  # noqa: PLC0415 - loaded when a job is created
 
     given = _arguments(options.args)
     with connected(options, is_imported=True) as app:
@@ -137,10 +137,10 @@ def _arguments(text: str) -> JsonValue:
 
 
 def _task(app: Firelock, name: str) -> TaskVerbs[Any, Any]:
-    """Return the task: as it is registered here, or as the catalogue outlines it.
+    """Return the task as it is registered here, or as the catalogue describes it.
 
     Raises:
-        Problem: neither knows it, or a server of an older release told of it.
+        Problem: neither has the task, or a server of an older release stored it.
     """
     try:
         return app.told_task(name)

@@ -1,4 +1,4 @@
-"""`firelock health`: asks a running server's probe port, for probes that run a command."""
+"""`firelock health`: requests a probe from a running server, for systems whose probes run a command."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from firelock.cli.source import project_table
 if TYPE_CHECKING:
     from firelock.cli.screen import Screen
 
-_LONGEST = 64 * 1024  # bytes of an answer
-_EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not listened at
+_LONGEST = 64 * 1024  # bytes of a response
+_EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - for requests only
 _OK, _UNWELL = 200, 503
 
 
 def add_probe_options(parser: argparse.ArgumentParser) -> None:
-    """The parser takes where probes are answered."""
+    """Add the options for the address of probes."""
     parser.add_argument(
         "--probe-port", type=whole(65_535), metavar="PORT", help="of probes and metrics; none by default"
     )
@@ -27,8 +27,8 @@ def add_probe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def probe_place(options: argparse.Namespace) -> tuple[str, int]:
-    """Return host and port of the probes, by option, environment, project; port 0 where none is named."""
-    from firelock.server.probes import LOOPBACK  # noqa: PLC0415 - loaded where probes are meant
+    """Return the host and port of the probes, from option, environment or project; port 0 if none is set."""
+    from firelock.server.probes import LOOPBACK  # noqa: PLC0415 - only loaded for probes
     from firelock.settings import Settings  # noqa: PLC0415
 
     table = project_table()
@@ -37,7 +37,7 @@ def probe_place(options: argparse.Namespace) -> tuple[str, int]:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser takes what the command can be told."""
+    """Add the command's options to the parser."""
     describe(
         parser, _ask,
         more=(
@@ -91,9 +91,9 @@ def _answer(host: str, port: int, path: str, timeout: float) -> tuple[int, list[
     """Return the status and the lines of a probe's page.
 
     Raises:
-        Problem: nobody answers there, or no Firelock.
+        Problem: nothing responds there, or the response does not come from Firelock.
     """
-    from http.client import HTTPConnection, HTTPException  # noqa: PLC0415 - loaded where probes are asked
+    from http.client import HTTPConnection, HTTPException  # noqa: PLC0415 - only loaded for a request
 
     connection = HTTPConnection(host, port, timeout=timeout)
     try:

@@ -1,4 +1,4 @@
-"""`firelock jobs steps|signal|read`: what a job remembers, waits for and emits."""
+"""`firelock jobs steps|signal|read`: the stored steps of a job, its signals and its streams."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VALUE = 200
 
 
 def add_step_commands(group: Commands) -> None:
-    """The group has the commands."""
+    """Add the commands to the group."""
     steps = add_command(
         group, "steps", "List what a job remembers: steps, signals, sleeps, called jobs.", _steps,
         examples=("firelock jobs steps 01a21072-9d46-7c87-a484-8087cf5d557e",),
@@ -82,13 +82,13 @@ def _row(step: Step, now: int) -> list[Piece]:
 
 
 def _until(step: Step) -> int | None:
-    """Return the instant that a sleep or the wait for a signal ends at, in micros; None where none does."""
+    """Return when a sleep or a wait for a signal ends, in microseconds; None if it has no end."""
     is_wait = step.kind is MemoKind.SLEEP or (step.kind is MemoKind.SIGNAL and not step.is_done)
     return int(step.value) if is_wait and step.value and step.value.isdecimal() else None
 
 
 def micros_of(step: Step) -> int:
-    """Return how long the step took, in micros."""
+    """Return how long the step took, in microseconds."""
     return 0 if step.took is None else int(step.took.total_seconds() * 1_000_000)
 
 
@@ -151,5 +151,5 @@ def _read(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _harmless(text: str) -> str:
-    """Return the text without what a terminal would take for orders."""
+    """Return the text without characters that a terminal would treat as control sequences."""
     return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)

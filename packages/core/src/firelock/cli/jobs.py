@@ -1,4 +1,4 @@
-"""`firelock jobs`: look at jobs and act on them."""
+"""`firelock jobs`: list, show and change jobs."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ _COLUMNS = (
     Column("NOTE"),
 )
 _NOTE_LIMIT, _PAGE_LIMIT = 200, 500
-_FIRST = 10  # ids in an entry of the audit
+_FIRST = 10  # ids stored in an entry of the audit
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser has the group's commands."""
+    """Add the group's commands to the parser."""
     group = add_group(parser)
     listing = add_command(
         group, "list", "List jobs, newest first.", _list,
@@ -134,7 +134,7 @@ def _add_changes(group: Commands) -> None:
 def _priority(text: str) -> int:
     try:
         return check_priority(int(text))
-    except ValueError as error:  # a ConfigurationError is one
+    except ValueError as error:  # includes ConfigurationError
         raise argparse.ArgumentTypeError(f"use a whole number from -100 to 100, not {text!r}") from error
 
 
@@ -217,11 +217,11 @@ _HISTORY = (Column("AT"), Column("STATE"), Column("ATTEMPT", is_number=True), Co
 
 
 def _show(options: argparse.Namespace, screen: Screen) -> None:
-    """The job is shown; its newest traceback in full, former failures by a line."""
+    """Show the job, with its newest traceback in full and one line per earlier failure."""
     with connected(options) as app:
         job = app.jobs.get(options.id)
         if job.limits:
-            job.refresh()  # so that it says what it waits for
+            job.refresh()  # to find out what it waits for
         now = app.client.clock.now()
         children = list(app.jobs.page(JobFilter(parent_id=job.id), limit=_CHILDREN, oldest_first=True))
         storage = app.storage
@@ -262,14 +262,14 @@ def _what(record: JobRecord) -> list[tuple[str, Piece]]:
 
 
 def _arguments(record: JobRecord) -> str:
-    """Return them as stored, but for what another job gives."""
+    """Return the arguments as stored, with the names of outputs that other jobs supply."""
     if record.relations is None or not record.relations.inputs:
         return record.arguments
     return json.dumps(shown_arguments(record), ensure_ascii=False, separators=(",", ":"))
 
 
 def _asked(job: Job[object], now: int) -> list[tuple[str, Piece]]:
-    """Return what it asks before it starts, and what it waits for."""
+    """Return the limits, unique key and start deadline of a job, and what it waits for."""
     admission = job.record().admission
     costs = [] if admission is None else [
         use.key + (f" (cost {use.cost:,})" if use.cost != 1 else "") + (" strict" if use.is_strict else "")
@@ -300,7 +300,7 @@ def _when(record: JobRecord, now: int) -> list[tuple[str, Piece]]:
 def _end(
     record: JobRecord, progress: Progress | None, children: Sequence[Job[object]], failed_attempt: int | None
 ) -> list[tuple[str, Piece]]:
-    """Return how far it came; an error that is not the job's end says which attempt it is of."""
+    """Return how far the job came; an error that did not end the job is labelled with its attempt."""
     attempt = "" if failed_attempt is None else f" (attempt {failed_attempt})"
     error = "error" if record.state is State.FAILED else f"last error{attempt}"
     counts = f"{record.attempt}, {record.retries} retries, {record.crashes} crashes" if record.attempt else ""
@@ -364,12 +364,12 @@ _ENDED = frozenset({State.SUCCEEDED, State.DELETED})
 
 @attrs.frozen
 class _Change:
-    """What is done to jobs, in the words of its answers."""
+    """A kind of change, with the words for its output."""
 
-    verb: str  # of `app.jobs`
+    verb: str  # the method of `app.jobs`
     done: str
-    of: frozenset[State]  # states that it changes
-    usual: State | None = None  # the state that --all means without --state
+    of: frozenset[State]  # states of the jobs that it changes
+    usual: State | None = None  # the state that --all selects without --state
 
 
 _REQUEUE = _Change("requeue", "requeued", frozenset(State) - {State.ENQUEUED, State.PROCESSING}, State.FAILED)
@@ -379,12 +379,12 @@ _RESTORE = _Change("restore", "restored", frozenset(State), State.DELETED)
 
 
 def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
-    """The jobs are changed: some by id, or all that filters choose."""
+    """Change jobs: those with the given ids, or all that match the filters."""
     change: _Change = options.change
     if getattr(options, "from_step", None) is not None:
         return _requeue_from(options, screen)
     if options.is_all and options.state is None and (change is _REQUEUE or _has_filters(options)):
-        options.state = change.usual  # whoever means others says so: nothing that succeeded is run twice
+        options.state = change.usual  # other states must be named, so that no succeeded job runs twice
     _check(options, change)
 
     with connected(options) as app:
@@ -400,7 +400,7 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _requeue_from(options: argparse.Namespace, screen: Screen) -> int:
-    """One job runs again, and forgets a step and all that it recorded since."""
+    """Requeue one job from a step; this step and everything that the job recorded since are removed."""
     if options.is_all or len(options.ids) != 1:
         raise Problem(
             "firelock jobs requeue --from takes one job's id.", hint="firelock jobs steps lists its steps."
@@ -449,7 +449,7 @@ def _change_some(app: Firelock, options: argparse.Namespace, screen: Screen, app
     change, ids = options.change, list(dict.fromkeys(options.ids))
     try:
         results = apply(ids)
-    except PartlyApplied as error:  # what was answered is said; the storage is asked no more
+    except PartlyApplied as error:  # show the results so far; the storage is not called again
         _tell(screen, change, ids, error.results, {})
         raise
     left = [job_id for job_id, result in zip(ids, results, strict=True) if not result.is_applied]
@@ -471,7 +471,7 @@ def _tell(
     screen: Screen, change: _Change, ids: Sequence[str], results: Sequence[Applied | None],
     whys: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """What became of each job is said; None is not known."""
+    """Print the result for each job; None means unknown."""
     pairs = list(zip(ids, results, strict=True))
     if screen.is_json:
         screen.json({
@@ -500,7 +500,7 @@ def _word(result: Applied | None) -> str:
 
 
 def _whys(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
-    """Return why jobs cannot be restored, moved or requeued; a delete needs no word."""
+    """Return why jobs cannot be restored, moved or requeued; a delete needs no reason."""
     if change is _DELETE or not ids:
         return {}
     ask = {
@@ -514,7 +514,7 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
     change, now = options.change, app.client.clock.now()
     where = _filter_of(options, now)
     if where.until is None:
-        where = attrs.evolve(where, until=now + 1)  # a job that comes into the state meanwhile is not meant
+        where = attrs.evolve(where, until=now + 1)  # jobs that reach the state later are not selected
     if change is not _RESTORE and not options.dry_run:
         _check_number(app, where, options, change)
     counted: Counter[str] = Counter(done=0, refused=0, missing=0)
@@ -531,7 +531,7 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
             screen.progress(f"{change.done}: {counted['done']:,}")
     except StorageError:
         screen.end_progress()
-        if counted.total():  # that ends the command, and what was done until then is done
+        if counted.total():  # the command ends, but the changes so far stay
             _report(screen, change, counted, is_dry=options.dry_run)
         raise
     screen.end_progress()
@@ -549,7 +549,7 @@ _LEFT = (Applied.REFUSED, Applied.TAKEN, Applied.BUSY)
 def _record(
     app: Firelock, options: argparse.Namespace, target: str, counted: Counter[str], **detail: JsonValue
 ) -> None:
-    """The audit tells of the change in the dashboard's words; of none where nothing was changed."""
+    """Record the change in the audit with the dashboard's names; record nothing if no job changed."""
     done, change = counted["done"], options.change
     if not done:
         return
@@ -563,10 +563,13 @@ def _record(
 
 
 def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, change: _Change) -> None:
-    """Whoever means many jobs, or some that have ended well or were deleted, has said how many.
+    """Check that the user has confirmed the number of jobs, if there are many or if some have ended.
+
+    `--expect` confirms it. It is needed for more than 1,000 jobs, and if any job has succeeded or was
+    deleted.
 
     Raises:
-        Problem: they have not, or there are more.
+        Problem: the number is not confirmed, or there are more jobs.
     """
     most = _MANY if options.expect is None else options.expect
     counted, has_ended = 0, False
@@ -616,7 +619,7 @@ def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: b
         screen.line(f"{counted['refused']:,} {left}.")
 
 
-# ---- which jobs ----------------------------------------------------------------------------------------
+# ---- filters -------------------------------------------------------------------------------------------
 
 
 _TEXTS = ("state", "task", "queue", "tag", "server", "recurring", "fingerprint")
@@ -626,7 +629,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    """The parser takes the filters; what is given must all match."""
+    """Add the filters to the parser; jobs must match all given ones."""
     group = parser.add_argument_group("which jobs")
     group.add_argument("--state", choices=[*State], metavar="STATE", help=", ".join(State))
     group.add_argument("--task", metavar="NAME", help="the task's name, as shop.send_mail")
@@ -641,12 +644,12 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 
 def _has_filters(options: argparse.Namespace) -> bool:
-    """Tell whether any filter is given."""
+    """Return whether any filter is given."""
     return any(getattr(options, name) is not None for name in (*_TEXTS, "since", "until"))
 
 
 def _filter_of(options: argparse.Namespace, now: int) -> JobFilter:
-    """Return the filter that the options say; `now` is the storage's.
+    """Return the filter from the options; `now` is the storage's time.
 
     Raises:
         Problem: a time cannot be read.

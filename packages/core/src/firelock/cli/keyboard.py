@@ -1,4 +1,4 @@
-"""Single keys of a terminal, without Enter; the terminal is as it was at the end, whatever happens."""
+"""Single keys of a terminal, without Enter; the terminal is restored at the end, whatever happens."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Leaving(BaseException):
-    """Somebody asked the program to end: from outside, or by Ctrl-C."""
+    """The program must end, because of a signal from outside or Ctrl-C."""
 
 
 class Suspending(BaseException):
-    """Somebody pressed Ctrl-Z: the terminal belongs to the shell until the program is continued."""
+    """The user pressed Ctrl-Z: the shell has the terminal until the program is continued."""
 
 
 class Keyboard:
-    """What is pressed at the terminal, while `open` lasts; nothing where standard input is none."""
+    """Keys pressed at the terminal within `open`; none if standard input is not a terminal."""
 
     def __init__(self) -> None:
         self._descriptor = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
-        self._woken = -1  # can be read once a signal came
+        self._woken = -1  # readable when a signal has arrived
         self._has_left = False
         self._is_suspending = False
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Within the block keys come one by one and are not shown.
+        """Within the block, make keys available one by one, without showing them.
 
         Raises:
-            Leaving: a signal asks for it, once. It can come at any line, so that no slow call is waited for.
+            Leaving: a signal requested it; raised only once. It can be raised at any line, so that the
+                program does not wait for a slow call.
         """
         handlers: dict[signal.Signals, Handler] = dict.fromkeys(_ENDS, self._leave)
         handlers |= {signal.SIGTSTP: self._suspend, signal.SIGWINCH: _wake, signal.SIGCONT: _wake}
@@ -65,11 +66,11 @@ class Keyboard:
             os.close(waking)
 
     def keys(self, seconds: float) -> list[str]:
-        """Return what was pressed, after at most so many seconds; sooner where the size has changed.
+        """Return the pressed keys, after at most this many seconds; sooner if the size has changed.
 
         Raises:
             Suspending: Ctrl-Z was pressed.
-            Leaving: the terminal is gone.
+            Leaving: the terminal was closed.
         """
         sources = [self._woken] if self._descriptor is None else [self._woken, self._descriptor]
         ready = select.select(sources, [], [], max(0.0, seconds))[0]
@@ -85,7 +86,7 @@ class Keyboard:
         return list(_names(pressed))
 
     def _leave(self, _: int, __: FrameType | None) -> None:
-        if not self._has_left:  # while the terminal is put right nothing comes between
+        if not self._has_left:  # nothing must interrupt the restoring of the terminal
             self._has_left = True
             raise Leaving
 
@@ -94,11 +95,11 @@ class Keyboard:
 
 
 def _wake(_: int, __: FrameType | None) -> None:
-    """The descriptor has woken whoever waits."""
+    """Do nothing: the signal itself has ended the wait, through the wakeup descriptor."""
 
 
 def _names(pressed: bytes) -> Iterator[str]:
-    """Yield the names of keys: up, down, tab, escape, or the character."""
+    """Yield the names of keys: up, down, tab, enter, escape, or the character."""
     while pressed:
         first, pressed = pressed[:1], pressed[1:]
         if first == b"\x1b" and pressed[:2] in _NAMES:
@@ -106,11 +107,11 @@ def _names(pressed: bytes) -> Iterator[str]:
             pressed = pressed[2:]
         elif first == b"\x1b":
             yield "escape"
-            return  # of a sequence that we do not know nothing is taken for keys
+            return  # do not treat the rest of an unknown sequence as keys
         else:
             yield {b"\t": "tab", b"\n": "enter", b"\r": "enter"}.get(first) or first.decode("latin-1")
 
 
 def suspend() -> None:
-    """The shell has the terminal until it continues this program."""
+    """Stop this program until the shell continues it; the shell has the terminal meanwhile."""
     os.kill(os.getpid(), signal.SIGSTOP)

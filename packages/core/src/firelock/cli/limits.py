@@ -1,4 +1,4 @@
-"""`firelock limits`: who holds each limit's key, who waits and how long; set, reset, pause and resume."""
+"""`firelock limits`: list keys with the jobs that hold or await them; set, reset, pause and resume limits."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ _FIRST = 10  # waiting jobs that `show` lists
 _PAGE_LIMIT = 500
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)\Z", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_MANY = 10_000  # waiting jobs are counted and listed up to here
+_MANY = 10_000  # waiting jobs are counted and listed up to this number
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser has the group's commands."""
+    """Add the group's commands to the parser."""
     group = add_group(parser)
     listing = add_command(
         group, "list", "List the limits' keys with who holds them and who waits.", _list,
@@ -126,7 +126,7 @@ _NONE = "none"
 def _number(text: str) -> int | str:
     if text == _NONE:
         return _NONE
-    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 - as the greatest rate
+    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 - the highest rate
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on; none takes the number away")
     return int(text)
 
@@ -252,7 +252,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
             {**_answer(view), "waiting_jobs": [_waiting_answer(one) for one in line.jobs] if line else []}
         )
         return
-    of_keys = view.is_name and not view.is_paused  # whose keys are open or full, one by one
+    of_keys = view.is_name and not view.is_paused  # its keys have their own states
     state = "" if of_keys else _state(view, now)
     screen.line(Cell(f"Limit {view.key}", "bold"), *(("  ", state) if state else ()))
     screen.facts(_facts(view, now), indent=2)
@@ -349,7 +349,7 @@ def _facts(view: LimitView, now: int) -> list[tuple[str, Piece]]:
 
 
 def _words_of(numbers: LimitNumbers) -> str:
-    from firelock.control.limits import numbers_words  # noqa: PLC0415 - it has been loaded with the app
+    from firelock.control.limits import numbers_words  # noqa: PLC0415 - already loaded with the app
 
     return numbers_words(numbers)
 
@@ -376,7 +376,7 @@ def _set(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _ask_about(app: Firelock, views: Sequence[LimitView], screen: Screen) -> None:
-    """Of what neither a server nor a job ever named a note asks whether it is written so."""
+    """Note a name that neither a server nor a job has used, because it might be misspelled."""
     for view in views:
         if view.template is None:
             alike = app.limits.list(view.name.partition("/")[0], limit=_PAGE_LIMIT)
@@ -409,7 +409,7 @@ def _resume(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _each(names: Sequence[str], screen: Screen, act: Callable[[str], LimitView], done: str) -> None:
-    """Each is told with the numbers that it has then."""
+    """Change each limit and print the numbers that it has afterwards."""
     views = {name: act(name) for name in names}
     if screen.is_json:
         screen.json({done: names})

@@ -1,4 +1,4 @@
-"""`firelock migrate`: the schema is the one this code needs."""
+"""`firelock migrate`: update the storage's schema to the one that this code needs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SqlSchema(Protocol):
-    """A storage whose schema somebody else can make, by statements; not every storage has such a language."""
+    """A storage whose schema others can create with statements; not every storage has such a language."""
 
     def migration_sql(self) -> list[str]:
-        """Return the statements that do what `migrate` would; none where it is done."""
+        """Return the statements that `migrate` would run; none if the schema is up to date."""
         ...
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser takes what the command can be told."""
+    """Add the command's arguments to the parser."""
     describe(
         parser, _migrate,
         more="Servers of this release and of the one before may run meanwhile. `sql` prints the statements, "

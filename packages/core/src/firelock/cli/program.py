@@ -1,4 +1,4 @@
-"""`firelock`: finds the command, runs it, turns whatever goes wrong into a sentence and an exit code."""
+"""`firelock`: finds the command, runs it, and converts each error to a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from firelock.cli.commands import Commands
     from firelock.plugins.hookspecs import Command
 
-# What each command is for, and the function that declares it, whose module is loaded for this command alone.
+# The summary of each command, and the function that declares it; its module is loaded for this command only.
 _OWN = {
     "server": ("Run jobs until told to stop.", "servers.configure_server"),
     "dev": ("Server and dashboard in one terminal, anew after each change.", "dev.configure"),
@@ -61,9 +61,10 @@ def main(arguments: Sequence[str] | None = None, *, program: str | None = None, 
     """Run one command; return its exit code.
 
     Args:
-        arguments: the words after the program; those of this process if left out.
-        program: how messages call it, such as "python manage.py firelock"; as the shell did if left out.
-        has_app: the program finds the app by itself, so messages need not name it.
+        arguments: the words after the program; those of this process if omitted.
+        program: how messages name the program, for example "python manage.py firelock"; as the shell did if
+            omitted.
+        has_app: whether the program finds the app by itself, so that messages need not name it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _prepare("stdout")
@@ -73,25 +74,25 @@ def main(arguments: Sequence[str] | None = None, *, program: str | None = None, 
             code = _finish(given, called, has_app=has_app)
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
-    except BrokenPipeError:  # nobody reads on: nothing is wrong
+    except BrokenPipeError:  # the reader has closed the pipe, which is not an error
         code = Exit.DONE
     _flush()
     return int(code)
 
 
 def _finish(given: Sequence[str], called: Called, *, has_app: bool) -> int:
-    """Run the command and report what went wrong; return the exit code."""
+    """Run the command and report its error, if any; return the exit code."""
     try:
         options = read_command(given or ["--help"])
         options.open_app, options.as_called = lambda: open_app(options), as_called
         called.find_app = lambda: "" if has_app else _named_app(options)
         return options.run(options, Screen(is_json=options.is_json)) or Exit.DONE
-    except SystemExit as stop:  # argparse has shown a help text, or the command has ended itself
+    except SystemExit as stop:  # argparse has printed a help text, or the command has ended itself
         if stop.code is None:
             return Exit.DONE
         if isinstance(stop.code, int):
             return stop.code
-        raise  # a text, which Python shows
+        raise  # a string, which Python prints
     except Exception as error:
         problem = _problem_of(error)
         if problem is None:
@@ -101,21 +102,21 @@ def _finish(given: Sequence[str], called: Called, *, has_app: bool) -> int:
 
 
 def _named_app(options: argparse.Namespace) -> str | None:
-    """Return the app as this command names it; empty if pyproject.toml or the environment do."""
+    """Return the app as this command names it; "" if pyproject.toml or the environment names one."""
     if options.app:
         return str(options.app)
     try:
         return None if app_spec(options) is None else ""
-    except Problem:  # pyproject.toml cannot be read, which the command reports itself
+    except Problem:  # pyproject.toml cannot be read; the command itself reports this
         return None
 
 
 def read_command(given: Sequence[str]) -> argparse.Namespace:
-    """Return the options of the command that the words name; `run` of them runs it.
+    """Return the options of the command in these words; their `run` runs it.
 
     Raises:
-        Problem: there is no such command, or it does not take these words.
-        SystemExit: the words ask for help, which is shown.
+        Problem: there is no such command, or it does not accept these words.
+        SystemExit: the words request help, which was printed.
     """
     name = _command_name(given)
     offered = _offered_to_list() if name is None else _offered() if name not in _OWN else {}
@@ -126,7 +127,7 @@ def read_command(given: Sequence[str]) -> argparse.Namespace:
 
 
 def whole_parser() -> Parser:
-    """Return the parser of every command, those of plugins too, each with all that it takes.
+    """Return the parser of all commands, including those of plugins, each with all its options.
 
     Raises:
         PluginError: a plugin cannot be loaded, or offers a name that is taken.
@@ -139,7 +140,7 @@ def whole_parser() -> Parser:
 def _parser(
     own: Mapping[str, tuple[str, str]], offered: Mapping[str, Command], *, configured: Container[str | None]
 ) -> Parser:
-    """Return a parser that knows all commands; of our own, only modules of the configured ones are loaded."""
+    """Return a parser for all commands; of Firelock's own, only the configured ones load their modules."""
     parser = Parser(
         prog="firelock", description="Persistent background jobs: run, look at and mend them.", epilog=_EPILOG
     )
@@ -156,7 +157,7 @@ def _parser(
 
 
 def _command_name(given: Sequence[str]) -> str | None:
-    """Return the first word that is neither an option nor an option's value."""
+    """Return the first word that is neither an option nor an option's value; None if there is none."""
     words = iter(given)
     for word in words:
         if word in _WITH_VALUE:
@@ -187,7 +188,7 @@ def _offered() -> dict[str, Command]:
 
 
 def _offered_to_list() -> dict[str, Command]:
-    """Return the commands of all plugins that work, for a list; report each broken plugin."""
+    """Return the commands of all working plugins, for a list; report each broken plugin."""
     from firelock.plugins.loader import load_working  # noqa: PLC0415 - own commands need no plugin
 
     plugins, broken = load_working(_OWN)
@@ -204,7 +205,7 @@ def _add_offered(commands: Commands, command: Command) -> None:
         conflict_handler="resolve",
     )
     add_common(parser)
-    command.configure(parser)  # what a plugin calls --app or --json is its own
+    command.configure(parser)  # a plugin's --app or --json replaces the common one
     parser.set_defaults(run=lambda options, _: command.run(options))
 
 
@@ -212,7 +213,7 @@ def _add_offered(commands: Commands, command: Command) -> None:
 
 
 def _prepare(name: str) -> None:
-    """The stream takes every character; where whoever started us had closed it, it takes them nowhere."""
+    """Make the stream accept every character; if it was closed at the start, discard what is written."""
     stream = getattr(sys, name)
     if stream is None:
         stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
@@ -222,7 +223,7 @@ def _prepare(name: str) -> None:
 
 
 def _flush() -> None:
-    """What was written is with its reader, or dropped where nobody reads on."""
+    """Flush standard output; discard it if its reader has closed the pipe."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -230,8 +231,8 @@ def _flush() -> None:
 
 
 def _problem_of(error: Exception) -> Problem | None:
-    """Return what an error of Firelock means to the person at the command line; None for any other error."""
-    from firelock import errors  # noqa: PLC0415 - a command that goes well never needs it
+    """Return the problem to report for an error of Firelock; None for any other error."""
+    from firelock import errors  # noqa: PLC0415 - only needed after an error
 
     match error:
         case Problem():

@@ -1,4 +1,4 @@
-"""`firelock queues`: what each queue holds; pause and resume."""
+"""`firelock queues`: list the queues; pause and resume them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLUMNS = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser has the group's commands."""
+    """Add the group's commands to the parser."""
     group = add_group(parser)
     add_command(group, "list", "List the queues with what they hold.", _list)
     pause = add_command(

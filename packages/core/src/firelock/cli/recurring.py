@@ -1,4 +1,4 @@
-"""`firelock recurring`: look at recurring jobs, trigger, pause, resume and remove them."""
+"""`firelock recurring`: list recurring jobs; trigger, pause, resume and remove them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PAGE, _MOST = 500, 1_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser has the group's commands."""
+    """Add the group's commands to the parser."""
     group = add_group(parser)
     add_command(group, "list", "List the recurring jobs.", _list)
     trigger = add_command(
@@ -62,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def all_recurring(app: Firelock) -> Iterator[RecurringJob]:
-    """Yield every definition, page by page, in order of id."""
+    """Yield all definitions, page by page, in order of id."""
     after = ""
     while page := app.recurring.list(after=after, limit=_PAGE):
         yield from page
@@ -111,7 +111,7 @@ def _note(one: RecurringJob) -> Cell:
     return Cell("no longer in code", "yellow") if one.record.is_gone else Cell("")
 
 
-# ---- acting ----------------------------------------------------------------------------------------------
+# ---- operations ------------------------------------------------------------------------------------------
 
 
 def _trigger(options: argparse.Namespace, screen: Screen) -> None:
@@ -169,11 +169,11 @@ def _instants(one: RecurringJob, now: int, count: int) -> list[tuple[int, Recurr
     try:
         return [(micros(instant), one) for instant in one.schedule.upcoming(from_micros(now), count)]
     except ScheduleError:
-        return []  # `recurring list` and `doctor` say what is wrong with it
+        return []  # `recurring list` and `doctor` report the problem
 
 
 def _local(at: int, one: RecurringJob) -> str:
-    """Return the wall time in the schedule's own zone."""
+    """Return the local time in the schedule's time zone; "" if the schedule has none or it is UTC."""
     schedule = one.schedule
     if not isinstance(schedule, Cron) or schedule.tz == "UTC":
         return ""

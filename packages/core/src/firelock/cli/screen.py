@@ -1,4 +1,4 @@
-"""Where a command's answer goes: a table on a terminal, aligned text in a pipe, or JSON."""
+"""Output of commands: a table on a terminal, aligned text in a pipe, or JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GAP, _NARROWEST = 2, 8
 
 
 class Cell:
-    """A piece of text, made visible, and the colour it has where there are colours."""
+    """A piece of text without invisible characters, and its colour on terminals with colours."""
 
     __slots__ = ("style", "text")
 
@@ -41,7 +41,7 @@ def state_cell(state: str) -> Cell:
 
 
 class Column(NamedTuple):
-    """A column's title and how it behaves where there is little room."""
+    """A column's title, and its layout if there is little space."""
 
     title: str
     is_number: bool = False  # aligned to the right
@@ -52,7 +52,7 @@ Piece = Cell | str | int
 
 
 class Screen:
-    """Standard output and standard error of one command."""
+    """The standard output and standard error of one command."""
 
     def __init__(self, *, is_json: bool = False, out: TextIO | None = None) -> None:
         self.is_json = is_json
@@ -62,29 +62,29 @@ class Screen:
 
     @property
     def is_terminal(self) -> bool:
-        """Tell whether a person looks at a terminal that can show a table."""
+        """Whether the output is a terminal that can show a table."""
         return not self.is_json and self._out.isatty() and os.environ.get("TERM") != "dumb"
 
     @property
     def console(self) -> Console:
-        """The terminal, by rich; NO_COLOR takes its colours away."""
+        """The terminal, as used by rich; NO_COLOR removes its colours."""
         if self._console is None:
             from rich.console import Console  # noqa: PLC0415 - loaded for terminals only
 
             self._console = Console(file=self._out, highlight=False, markup=False, emoji=False)
         return self._console
 
-    # ---- answers -----------------------------------------------------------------------------------------
+    # ---- output ------------------------------------------------------------------------------------------
 
     def json(self, answer: Mapping[str, object]) -> None:
-        """The answer is written as JSON of ASCII alone: no byte of a job's text reaches the terminal."""
+        """Write the answer as ASCII-only JSON, so that no raw byte of a job's text reaches the terminal."""
         self._out.write(json.dumps(answer, indent=2) + "\n")
 
     def listing(
         self, name: str, answers: Iterable[object], columns: Sequence[Column],
         rows: Iterable[Sequence[Piece]], *, empty: str, **more: object,
     ) -> None:  # fmt: skip
-        """The answers stand under their name in JSON, or the rows in a table, or a note says that none is."""
+        """Write the answers under their name as JSON, or the rows as a table, or a note if there are none."""
         if self.is_json:
             self.json({name: list(answers), **more})
         elif shown := list(rows):
@@ -93,7 +93,7 @@ class Screen:
             self.note(empty)
 
     def each(self, names: Sequence[str], done: str, act: Callable[[str], object]) -> None:
-        """Each of the names was acted on, and a word says so, one by one."""
+        """Call `act` for each name, and print the word `done` after each."""
         for name in names:
             act(name)
             if not self.is_json:
@@ -102,12 +102,12 @@ class Screen:
             self.json({done: names})
 
     def heading(self, title: str, *pieces: Piece) -> None:
-        """A new part begins, with an empty line before it."""
+        """Write an empty line and a section's title."""
         self.line()
         self.line(Cell(title, "bold"), *pieces)
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Piece]]) -> None:
-        """The rows are shown under the columns' titles."""
+        """Write the rows under the titles of the columns."""
         cells = [[_cell(piece) for piece in row] for row in rows]
         if self.is_terminal:
             self._rich_table(columns, cells)
@@ -145,7 +145,7 @@ class Screen:
         self._out.write("  ".join(parts).rstrip() + "\n")
 
     def facts(self, facts: Sequence[tuple[str, Piece]], *, indent: int = 0) -> None:
-        """Names and values are shown below each other; those without a value are left out."""
+        """Write names and values below each other, without those that have no value."""
         shown = [(name, _cell(piece)) for name, piece in facts if _cell(piece).text]
         wide = max((width(name) for name, _ in shown), default=0)
         for name, cell in shown:
@@ -153,7 +153,7 @@ class Screen:
             self.line(" " * indent, Cell(name, "bright_black"), f"{room}  ", cell)
 
     def line(self, *pieces: Piece) -> None:
-        """The pieces are one line; it is not wrapped, so that it can be copied."""
+        """Write the pieces as one line; it is not wrapped, so that it can be copied."""
         cells = [_cell(piece) for piece in pieces]
         if self.is_terminal:
             from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
@@ -163,23 +163,23 @@ class Screen:
             self._out.write("".join(cell.text for cell in cells).rstrip() + "\n")
 
     def flush(self) -> None:
-        """What was written has reached whoever reads it."""
+        """Flush the output, so that its reader receives it."""
         self._out.flush()
 
-    # ---- asides ------------------------------------------------------------------------------------------
+    # ---- notes and progress ------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
-        """The sentence stands on standard error, out of the way of whoever reads the answer."""
+        """Write the sentence to standard error, so that it is not part of the answer."""
         self._error.write(f"{visible(text)}\n")
 
     def progress(self, text: str) -> None:
-        """The terminal's last line says how far the command is; nothing in a pipe."""
+        """Show the progress in the terminal's last line; write nothing in a pipe."""
         if self._error.isatty():
             self._error.write(f"\r{visible(text)}\x1b[K")
             self._error.flush()
 
     def end_progress(self) -> None:
-        """The line of `progress` is empty again."""
+        """Clear the line of `progress`."""
         if self._error.isatty():
             self._error.write("\r\x1b[K")
 
@@ -200,7 +200,7 @@ def _widest(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], column: C
 
 
 def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    """Return widths that fit into the room: columns that may be cut give way, the last ones first."""
+    """Return widths that fit into the available space; cuttable columns shrink, the last ones first."""
     fitted = list(widths)
     excess = sum(fitted) + _GAP * (len(fitted) - 1) - room
     for place in reversed(range(len(columns))):
@@ -215,7 +215,7 @@ _ASCII, _LATIN = 0x7F, 0xFF
 
 
 def visible(text: str) -> str:
-    """Return the text in one line; control, format and other unseen characters are written as escapes."""
+    """Return the text in one line; control, format and other invisible characters become escapes."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
@@ -233,12 +233,12 @@ def _escaped(character: str) -> str:
 
 
 def visible_lines(text: str) -> list[str]:
-    """Return the lines of a text, each visible; a tab is four spaces."""
+    """Return the lines of a text without invisible characters; a tab becomes four spaces."""
     return [visible(line.removesuffix("\r").replace("\t", "    ")) for line in text.split("\n")]
 
 
 def width(text: str) -> int:
-    """Return how many columns the text takes on a terminal."""
+    """Return the number of columns that the text takes on a terminal."""
     if text.isascii():
         return len(text)
     return sum(_columns(character) for character in text)

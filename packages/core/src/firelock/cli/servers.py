@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def configure_server(parser: argparse.ArgumentParser) -> None:
-    """The parser takes what the command can be told."""
+    """Add the command's options to the parser."""
     describe(
         parser, _serve,
         more=(
@@ -83,7 +83,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _serve(options: argparse.Namespace, screen: Screen) -> int:
-    import logging  # noqa: PLC0415 - loaded where there is something to log
+    import logging  # noqa: PLC0415 - only loaded for logging
 
     from firelock.server.logs import LogFormat, log_to_stderr  # noqa: PLC0415 - other commands run no server
     from firelock.server.queue_choice import parse_queues  # noqa: PLC0415
@@ -95,7 +95,7 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
             "firelock server needs to know which app to run.",
             hint='Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].',
         )
-    parse_queues(options.queues)  # a wrong one is said here, before any process starts
+    parse_queues(options.queues)  # report a wrong list here, before any process starts
     probe_host, probe_port = probe_place(options)
     style = LogFormat(options.log_format)
     log_to_stderr(logging.DEBUG if options.verbose else logging.INFO, style, options.log_meta)
@@ -133,7 +133,7 @@ _STYLES = {"running": "green", "ended": "bright_black", "silent": "bold red", "l
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser has the group's commands."""
+    """Add the group's commands to the parser."""
     group = add_group(parser)
     add_command(group, "list", "List the servers; those that ended or were lost stay for a day.", _list)
     end = add_command(
@@ -190,14 +190,15 @@ def _row(server: ServerView, now: int) -> list[Piece]:
 
 
 def _state(server: ServerView, now: int) -> str:
-    """Return what the server says of itself; silent where its sessions ran out and nobody ended them.
+    """Return the state that the server last reported, or one of these.
 
-    Lost where they were taken back and it had not said that it stops, ended where it had. Closing while it
-    has ended in either way, and rows of its jobs are locked.
+    "silent": its sessions have expired, and no server has ended them. "lost": its sessions were ended, and it
+    had not reported a stop. "ended": the same, but it had reported a stop. "closing": it has ended in either
+    way, and rows of its jobs are locked.
     """
     alive = [record for record in server.sessions if record.is_alive]
     if not alive:
         return "closing" if server.is_closing else "lost" if server.is_lost else "ended"
     current = [record for record in alive if record.expires_at > now]
-    current.sort(key=is_leaving)  # a worker process that was replaced is not the server
+    current.sort(key=is_leaving)  # a replaced worker process does not represent the server
     return current[0].renewal.state if current else "silent"

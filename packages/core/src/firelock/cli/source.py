@@ -1,4 +1,4 @@
-"""Which app or storage a command works on: `--storage`, `--app`, `FIRELOCK_STORAGE`, pyproject.toml."""
+"""The app or storage that a command uses: `--storage`, `--app`, `FIRELOCK_STORAGE`, pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _PROJECT = Path("pyproject.toml")
 _PLACES = ("storage", "app", "probe_host")
 _VARIABLE = "FIRELOCK_STORAGE"
 _DJANGO = "DJANGO_SETTINGS_MODULE"
-DJANGO_APP = "firelock.integrations.django:fire"  # the app of whichever project that variable names
+DJANGO_APP = "firelock.integrations.django:fire"  # the app of the Django project in that variable
 
 
 # ---- pyproject.toml --------------------------------------------------------------------------------------
 
 
 def project_table() -> dict[str, object]:
-    """Return `[tool.firelock]` of this folder's pyproject.toml; empty where there is none."""
+    """Return `[tool.firelock]` of this folder's pyproject.toml; empty if there is none."""
     if not _PROJECT.is_file():
         return {}
-    import tomllib  # noqa: PLC0415 - loaded where there is something to read
+    import tomllib  # noqa: PLC0415 - only loaded if there is a file to read
 
     try:
         document: object = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))
@@ -46,7 +46,7 @@ def project_table() -> dict[str, object]:
 
 
 def _checked(table: object) -> dict[str, object]:
-    import attrs  # noqa: PLC0415 - loaded where there is something to check
+    import attrs  # noqa: PLC0415 - only loaded if there is a table to check
 
     from firelock.settings import Settings  # noqa: PLC0415
 
@@ -73,7 +73,7 @@ def _checked(table: object) -> dict[str, object]:
 
 @contextmanager
 def table_in_environment(table: Mapping[str, object]) -> Iterator[None]:
-    """Within the block an app that reads the environment sees the table's settings below it."""
+    """Add the table's settings to the environment within the block; existing variables have precedence."""
     wanted = {f"FIRELOCK_{key.upper()}": str(value) for key, value in table.items() if key != "app"}
     added = [name for name in wanted if name not in os.environ]
     os.environ.update({name: wanted[name] for name in added})
@@ -88,35 +88,35 @@ def table_in_environment(table: Mapping[str, object]) -> Iterator[None]:
 
 
 def app_spec(options: argparse.Namespace) -> str | None:
-    """Return where the app stands, as the command line or pyproject.toml say, or a project of Django's.
+    """Return the app's import path, from the command line, pyproject.toml or the Django project.
 
-    None if none of them does.
+    Return None if none of them names an app.
     """
     spec = options.app or project_table().get("app") or django_app()
     return None if spec is None else str(spec)
 
 
 def django_app() -> str | None:
-    """Return where the app of the environment's Django project stands; None where it names none."""
+    """Return the import path of the Django project's app; None if the environment names no project."""
     return DJANGO_APP if os.environ.get(_DJANGO) else None
 
 
 def has_source(options: argparse.Namespace) -> bool:
-    """Tell whether anything names a storage."""
+    """Return whether any source names a storage."""
     table = project_table()
     named = options.storage or options.app or os.environ.get(_VARIABLE)
     return bool(named or table.get("storage") or table.get("app") or django_app())
 
 
 def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firelock:
-    """Return the app to work on, nothing connected yet.
+    """Return the app to use; it is not connected yet.
 
-    An application is imported only where its app is the first thing that names a storage, or where the
-    command asks for its tasks by `is_imported` and one is named at all.
+    The application is imported only in two cases: its app is the first source that names a storage, or the
+    command needs its tasks (`is_imported`) and a source names the app.
 
     Raises:
-        Problem: nothing names a storage, or the app cannot be imported.
-        ConfigurationError: a name or URL is wrong.
+        Problem: no source names a storage, or the app cannot be imported.
+        ConfigurationError: a name or URL is invalid.
     """
     table = project_table()
     url = options.storage or (None if options.app else os.environ.get(_VARIABLE) or table.get("storage"))
@@ -139,13 +139,13 @@ def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firel
 
 
 def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
-    from firelock.errors import FirelockError  # noqa: PLC0415 - loaded with an app only
+    from firelock.errors import FirelockError  # noqa: PLC0415 - only loaded with an app
     from firelock.server.loading import load_app  # noqa: PLC0415
     from firelock.server.process_state import importing  # noqa: PLC0415
 
     try:
         with table_in_environment(table), importing():
-            return cast("Firelock", load_app(spec, storage=url))  # no other class is a ServedApp
+            return cast("Firelock", load_app(spec, storage=url))  # Firelock is the only ServedApp
     except FirelockError:
         raise
     except Exception as error:
@@ -157,7 +157,7 @@ def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
 
 
 def _own_lines(error: Exception) -> TracebackType | None:
-    """Return the traceback from the application's first line on: whoever wrote it needs no more."""
+    """Return the traceback from the application's first line on, which is all that its author needs."""
     lines = error.__traceback__
     ours = (str(Path(__file__).parents[1]), "<frozen ", importlib.__path__[0])
     while lines is not None and lines.tb_frame.f_code.co_filename.startswith(ours):
@@ -167,17 +167,17 @@ def _own_lines(error: Exception) -> TracebackType | None:
 
 @contextmanager
 def connected(options: argparse.Namespace, *, is_imported: bool = False) -> Iterator[Firelock]:
-    """The block works on an app whose storage answers; it is closed at the end. See `open_app`.
+    """Yield an app whose storage is reachable, and close it at the end. See `open_app`.
 
     Raises:
-        Problem: the storage cannot be reached.
+        Problem: the storage is unreachable.
     """
-    from firelock.errors import StorageError, StorageUnavailable  # noqa: PLC0415 - loaded with an app only
+    from firelock.errors import StorageError, StorageUnavailable  # noqa: PLC0415 - only loaded with an app
 
     app = open_app(options, is_imported=is_imported)
     try:
         try:
-            app.storage.schema()  # opens what is a file; its clock is the host's
+            app.storage.schema()  # this opens a file-based storage, whose clock is the host's
             app.storage.clock()
         except StorageUnavailable:
             raise

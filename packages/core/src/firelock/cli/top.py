@@ -1,6 +1,7 @@
 """`firelock top`: queues, servers, running jobs and failures, live in a terminal.
 
-A `Snapshot` is read every few seconds; `sections` makes tables of it, alike for the terminal and for a pipe.
+A `Snapshot` is read every few seconds. `sections` converts it to tables, in the same way for a terminal and
+for a pipe.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ if TYPE_CHECKING:
     from firelock.control.servers import ServerView
     from firelock.model.job import JobRecord
 
-_JOBS = 100  # running ones and failures that are read
-_WAITS = 20  # queues whose oldest job is looked for
+_JOBS = 100  # most running jobs, and most failures, that are read
+_WAITS = 20  # queues whose oldest job is read
 _MINUTE = timedelta(minutes=1)
 _AWAITED = " (other jobs, signals, batches)"
 _NOTE = 200
 _QUEUES, _SERVERS, _RUNNING, _FAILURES = "Queues", "Servers", "Running", "Failures"
-_FRAME = 2  # lines of a section beside its rows: titles, and an empty one
-_LEAST = 2  # rows of a section, where it has as many
+_FRAME = 2  # lines of a section besides its rows: the titles and an empty line
+_LEAST = 2  # minimum rows of a section, if it has as many
 _STYLES = {"active": "green", "quiet": "yellow", "stopping": "yellow", "stale": "bold red"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The parser takes what the command can be told."""
+    """Add the command's options to the parser."""
     describe(
         parser, _watch,
         more=(
@@ -76,28 +77,29 @@ def _watch(options: argparse.Namespace, screen: Screen) -> int:
     return Exit.DONE
 
 
-# ---- a look ----------------------------------------------------------------------------------------------
+# ---- snapshot --------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Snapshot:
-    """What is to be seen of a storage at an instant."""
+    """The state of a storage at one time."""
 
-    now: int  # the storage's time, in micros, as all of them
+    now: int  # the storage's time; all times are in microseconds
     states: Mapping[State, int]
-    ended: Mapping[str, int]  # within the last full minute, by outcome
+    ended: Mapping[str, int]  # in the last full minute, by outcome
     queues: Sequence[QueueView]
-    waits: Mapping[str, int]  # since when the oldest enqueued job of a queue waits
-    held: Mapping[str, int]  # how many jobs at the head of a queue limits hold, 100 at most
-    servers: Sequence[ServerView]  # those that are not gone
-    running: Sequence[JobRecord]  # the longest first
-    failed: Sequence[JobRecord]  # the newest first
+    waits: Mapping[str, int]  # when the oldest enqueued job of each queue began to wait
+    held: Mapping[str, int]  # number of jobs at the head of a queue that limits hold, at most 100
+    servers: Sequence[ServerView]  # without lost and ended ones
+    running: Sequence[JobRecord]  # longest-running first
+    failed: Sequence[JobRecord]  # newest first
 
 
 def look(app: Firelock) -> Snapshot:
-    """Return what there is now; seven round trips, and one for each of up to twenty queues with jobs.
+    """Return the current state.
 
-    Where limits hold the oldest job of a queue, as many more as `held_heads` says.
+    This takes seven round trips, and one for each of up to twenty queues with jobs. If limits hold the oldest
+    job of a queue, `held_heads` takes more of them.
     """
     now = app.client.clock.now()
     queues = app.queues.list()
@@ -148,22 +150,22 @@ def _fields(queue: QueueView) -> dict[str, object]:
     return answer
 
 
-# ---- as tables -------------------------------------------------------------------------------------------
+# ---- tables ----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Section:
-    """A table of the screen; each row has a key by which it is known again."""
+    """A table of the screen; each row has a key that identifies it in later snapshots."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Piece]]
     keys: Sequence[str]
-    empty: str  # what is said where there is no row
+    empty: str  # shown if there are no rows
 
 
 def sections(seen: Snapshot) -> list[Section]:
-    """Return what was seen as four tables."""
+    """Return the snapshot as four tables."""
     return [_queues(seen), _servers(seen), _running(seen), _failures(seen)]
 
 
@@ -259,9 +261,9 @@ def _error(job: JobRecord) -> str:
 
 
 def summary(seen: Snapshot) -> list[Piece]:
-    """Return one line: how many jobs are in each state, and what ended within the last full minute.
+    """Return one line: the number of jobs in each state, and the jobs that ended in the last full minute.
 
-    What a storage counts is a state, so what awaits is said to be of several kinds, which none counts apart.
+    A storage counts jobs by state only, so the line names the kinds of awaiting jobs without their numbers.
     """
     pieces: list[Piece] = []
     for state in (State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.FAILED):
@@ -290,13 +292,13 @@ def _show(seen: Snapshot, screen: Screen) -> None:
 
 @attrs.define
 class Choice:
-    """Which row of a list is chosen: by its key, and by its place where the key is gone."""
+    """The chosen row of a list: by its key, or by its place if the key no longer exists."""
 
     key: str | None = None
     place: int = 0
 
     def among(self, keys: Sequence[str]) -> int | None:
-        """Return the place of the chosen row; None where there is none. The choice is settled by this."""
+        """Return the place of the chosen row and choose this row; None if there are no rows."""
         if not keys:
             self.key = None
             return None
@@ -305,14 +307,14 @@ class Choice:
         return self.place
 
     def move(self, keys: Sequence[str], steps: int) -> None:
-        """The row so many places further is chosen, the last one at most."""
+        """Choose the row this many places further, within the list."""
         place = self.among(keys)
         if place is not None:
             self.key = keys[min(max(0, place + steps), len(keys) - 1)]
 
 
 class Top:
-    """The live view: `run` shows it until somebody leaves."""
+    """The live view: `run` shows it until the user leaves."""
 
     def __init__(
         self, app: Firelock, screen: Screen, keyboard: Keyboard, every: float, *, is_read_only: bool
@@ -338,12 +340,12 @@ class Top:
         }
 
     def run(self) -> None:
-        """Show it until somebody leaves; the terminal is then as it was before, whatever happens.
+        """Show the view until the user leaves; the terminal is then restored, whatever happens.
 
         Raises:
-            FirelockError: the first look failed.
+            FirelockError: the first snapshot could not be read.
         """
-        from firelock.cli.keyboard import Leaving, Suspending, suspend  # noqa: PLC0415 - a terminal's
+        from firelock.cli.keyboard import Leaving, Suspending, suspend  # noqa: PLC0415 - for terminals
 
         self._seen = look(self._app)
         while not self._is_leaving:
@@ -402,7 +404,7 @@ class Top:
         self._choices[self._focus].move(self._keys(self._focus), steps)
 
     def _keys(self, title: str) -> Sequence[str]:
-        assert self._seen is not None  # noqa: S101 - run has looked
+        assert self._seen is not None  # noqa: S101 - `run` has read a snapshot
         jobs = [job.id for job in self._seen.failed]
         return jobs if title == _FAILURES else [queue.name for queue in self._seen.queues]
 
@@ -435,12 +437,12 @@ class Top:
             self._said = Cell("--read-only: nothing is changed.", "yellow")
         return not self._is_read_only
 
-    # ---- the picture -------------------------------------------------------------------------------------
+    # ---- rendering ---------------------------------------------------------------------------------------
 
     def _picture(self) -> RenderableType:
         from rich.console import Group  # noqa: PLC0415 - loaded for terminals only
 
-        assert self._seen is not None  # noqa: S101 - run has looked
+        assert self._seen is not None  # noqa: S101 - `run` has read a snapshot
         tables = sections(self._seen)
         console = self._screen.console
         room = console.height - 3 - sum(_FRAME + 1 for _ in tables)
@@ -491,14 +493,14 @@ class Top:
 
 
 def _ratio(column: Column) -> int | None:
-    """Return a column's share of the room; None where it takes what it needs."""
+    """Return a column's share of the available space; None if it has its own width."""
     if column.is_whole or column.is_number:
         return None
     return 4 if column.title in {"ERROR", "NOTE"} else 2
 
 
 def shares(wanted: Sequence[int], room: int) -> list[int]:
-    """Return how many rows each section has: what it wants, or an even share of what others leave."""
+    """Return the number of rows of each section: all of them, or an even share of the available space."""
     given = [min(each, _LEAST) for each in wanted]
     for place in _in_turns(len(wanted), max(0, room - sum(given))):
         hungry = [one for one in range(len(wanted)) if given[one] < wanted[one]]

@@ -1,5 +1,5 @@
-"""Firelock written as other systems are, for programs that move: one module for each system. Experimental.
+"""Interfaces of other systems, for programs that migrate to Firelock: one module per system. Experimental.
 
-Each is made of the public API; nothing in the core imports one, and none imports the system that it follows.
-`celery/` is the only one so far.
+Each is built on the public API. Nothing in the core imports one of them, and none of them imports the system
+that it follows. `celery/` is the only one so far.
 """

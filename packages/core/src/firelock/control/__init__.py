@@ -1,7 +1,7 @@
-"""Everything behind `fire.<name>`: what people and programs look at, and do to many jobs at once.
+"""The objects behind `fire.<name>`: queries for people and programs, and changes of many jobs.
 
-Nearly each file is one door of the app; read `jobs` first. `queues`, `limits`, `batches`, `servers`,
-`recurring`, `audit` and `catalogue` show and change what is stored beside jobs; `operations` acts on all
-jobs that match, resumably; `findings` lists what is wrong, with what `recount` finds about batches, and
-`doctor` reports it also of a storage that does not answer. Nothing here runs jobs.
+Nearly every file is one attribute of the app; read `jobs` first. `queues`, `limits`, `batches`, `servers`,
+`recurring`, `audit` and `catalogue` show and change other stored objects. `operations` changes all jobs that
+match a filter, and can be resumed. `findings` lists problems, including those of batches that `recount`
+finds. `doctor` reports the findings even if the storage is unreachable. Nothing here runs jobs.
 """

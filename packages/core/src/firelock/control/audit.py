@@ -1,4 +1,4 @@
-"""`fire.audit`: who did what, as small records; the newest 10,000 are kept."""
+"""`fire.audit`: small records of users' actions; the newest 10,000 are kept."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
     from firelock.storage import Record
 
 KEPT = 10_000
-PRUNES_EVERY = 250  # entries of all processes together, between two looks at what is too old
+PRUNES_EVERY = 250  # new entries, of all processes together, between two prunings
 _KIND, _COUNT = "audit", "audit_count"
 _TEXT_LIMIT, _TARGET_LIMIT, _DETAIL_LIMIT = 200, 500, 4_096
 
 
 @attrs.frozen
 class AuditEntry:
-    """One thing that somebody did; nothing changes it afterwards."""
+    """One recorded action; an entry is never changed."""
 
     id: str  # later entries have smaller ids
     at: datetime
-    action: str  # a word for what was done, as "queue.pause"
-    target: str  # what it was done to: a job's id, a queue's name, a count
-    by: str  # who did it, as the caller knows them
-    origin: str  # where it was done: "dashboard", "cli" or a name of the caller's
-    detail: Mapping[str, JsonValue] | None  # what else is worth knowing; arguments and secrets never
+    action: str  # a word for the action, for example "queue.pause"
+    target: str  # the object of the action: a job's id, a queue's name, a count
+    by: str  # the user, under the name that the caller gave
+    origin: str  # where it was done: "dashboard", "cli" or a name chosen by the caller
+    detail: Mapping[str, JsonValue] | None  # other facts, never arguments or secrets
 
 
 @attrs.frozen
 class AuditPage(Paged[AuditEntry]):
-    """A page of entries, newest first; `cursor` opens the next, None after the last."""
+    """A page of entries, newest first; `cursor` is for the next page, and None on the last page."""
 
     entries: list[AuditEntry]
     cursor: str | None
 
 
 class Audit:
-    """`fire.audit`: what was done, by whom and when. `record` acts immediately."""
+    """The recorded actions of users, with their times: `fire.audit`. `record` acts immediately."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -64,13 +64,14 @@ class Audit:
         origin: str = "dashboard",
         detail: Mapping[str, JsonValue] | None = None,
     ) -> AuditEntry:
-        """The entry is stored; return it as it is stored. Long texts are cut.
+        """Store an entry and return it as stored; long strings are cut.
 
-        Of the target 500 characters stay, of action, by and origin 200; a detail of more than 4 KiB as JSON
-        becomes {"cut": the beginning of that JSON}. `at` is the storage's present time where left out.
+        The target keeps 500 characters; action, by and origin keep 200. A detail of more than 4 KiB as JSON
+        becomes {"cut": the beginning of that JSON}. `at` defaults to the storage's current time.
 
         Raises:
-            ConfigurationError: a text is none, or the detail is no JSON object.
+            ConfigurationError: the action, target, `by` or `origin` is not a string, or the detail is not a
+                JSON object.
             ScheduleError: `at` has no time zone.
         """
         instant = self._client.clock.now() if at is None else micros(at)
@@ -85,7 +86,7 @@ class Audit:
         key = newest_first_key(instant)
         storage = self._client.storage
         storage.put_record(_KIND, key, json.dumps(value))
-        # A record's version grows by one with each change: a counter that all processes share.
+        # The version of a record grows by one with each change, so it is a counter that all processes share.
         count = storage.put_record(_COUNT, "recorded", "{}")
         if count is not None and count % PRUNES_EVERY == 0:
             self._prune()
@@ -97,18 +98,18 @@ class Audit:
         """Return a page of entries, newest first.
 
         Raises:
-            ConfigurationError: the limit is not 1 to 500.
-            StorageError: no page gave this cursor.
+            ConfigurationError: the limit is not from 1 to 500.
+            StorageError: the cursor is not that of a page.
         """
         records, following = newest_records(
             self._client.storage, _KIND, "audit entries", limit=limit, cursor=cursor
         )
         return AuditPage([_entry(record.key, json.loads(record.value)) for record in records], following)
 
-    alist = twin(list)  # noqa: A003 - the verb above
+    alist = twin(list)  # noqa: A003 - the method above
 
     def _prune(self) -> None:
-        """Room is made for all that is recorded until the next time."""
+        """Delete old entries, so that there is space for all entries until the next pruning."""
         storage = self._client.storage
         last = self._last_kept(KEPT - PRUNES_EVERY)
         while last is not None and (old := storage.list_records(_KIND, after=last, limit=PAGE_LIMIT)):
@@ -116,7 +117,7 @@ class Audit:
                 storage.delete_record(_KIND, record.key)
 
     def _last_kept(self, kept: int) -> str | None:
-        """Return the key of the oldest entry that stays; None while there are fewer."""
+        """Return the key of the oldest entry to keep; None if there are fewer entries."""
         after = ""
         page: Sequence[Record]
         while kept > 0:

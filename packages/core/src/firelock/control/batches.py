@@ -1,4 +1,4 @@
-"""`fire.batches`: batches that are stored."""
+"""`fire.batches`: stored batches."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class BatchPage(Paged[Batch]):
-    """A page of batches; `cursor` opens the next, None after the last."""
+    """A page of batches; `cursor` is for the next page, and None on the last page."""
 
     batches: list[Batch]
     cursor: str | None
 
 
 class Batches:
-    """`fire.batches`: find them again; what can be done with one, its handle does."""
+    """The stored batches of an app: `fire.batches`. To change a batch, use its handle."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -36,7 +36,7 @@ class Batches:
         """Return the handle of a batch.
 
         Raises:
-            JobNotFound: no batch of that id is stored.
+            JobNotFound: no batch with this id is stored.
         """
         return find_batch(self._client, batch_id)
 
@@ -45,10 +45,12 @@ class Batches:
     def list(
         self, *, state: State | str | None = None, limit: int = 50, cursor: str | None = None
     ) -> BatchPage:
-        """Return a page of batches, those within others too, newest first; an open one is awaiting.
+        """Return a page of batches, including those within other batches, newest first.
+
+        The state of an open batch is awaiting.
 
         Raises:
-            ConfigurationError: the state is unknown, or the limit is not 1 to 500.
+            ConfigurationError: the state is unknown, or the limit is not from 1 to 500.
         """
         chosen = None if state is None else to_choice(State, "state", state)
         found = self._client.storage.find(
@@ -56,4 +58,4 @@ class Batches:
         )
         return BatchPage([Batch(self._client, record) for record in found.jobs], found.cursor)
 
-    alist = twin(list)  # noqa: A003 - the verb above
+    alist = twin(list)  # noqa: A003 - the method above

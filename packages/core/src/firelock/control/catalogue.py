@@ -1,4 +1,4 @@
-"""`fire.catalogue`: which tasks there are, as servers tell it, for whoever does not hold their code."""
+"""`fire.catalogue`: the tasks that servers have stored, for programs without the code of these tasks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
 
 _KIND = "task"
-_TOLD_AGAIN = 12 * 3_600 * SECOND  # an entry that is older is written anew, changed or not
-_FORGOTTEN = 30 * 86_400 * SECOND  # an entry that no server told of for so long is dropped
+_TOLD_AGAIN = 12 * 3_600 * SECOND  # an older entry is written again, even if it has not changed
+_FORGOTTEN = 30 * 86_400 * SECOND  # an entry that no server has stored for this time is deleted
 _SUMMARY = 500
 _WAITS_SHOWN = 4
 _MICRO = timedelta(microseconds=1)
@@ -42,7 +42,7 @@ _MICRO = timedelta(microseconds=1)
 
 @attrs.frozen
 class TaskEntry:
-    """A task, as the last server that started with it told, or as it is registered here."""
+    """A task, as stored by the last server that started with it, or as registered in this app."""
 
     name: str
     queue: str
@@ -52,32 +52,32 @@ class TaskEntry:
     executor: str  # auto or process
     is_async: bool
     aliases: tuple[str, ...]
-    tags: tuple[str, ...]  # templates: they may hold {parameter}
-    signature: str  # "create_report(day: str)"; defaults are cut
-    summary: str  # the docstring's first paragraph, cut
+    tags: tuple[str, ...]  # templates, which can contain {parameter}
+    signature: str  # "create_report(day: str)"; long defaults are shortened
+    summary: str  # the first paragraph of the docstring, shortened
     place: str  # module:line
-    version: str  # of Firelock, on that server
-    seen_at: datetime | None  # when a server last told of it; None where none has
-    is_registered_here: bool  # this app can enqueue it
-    parameters: tuple[ParameterOutline, ...] | None = None  # None: told by a server that did not know them
-    keep_seconds: float | None = None  # of succeeded jobs; None: as the settings say
+    version: str  # of Firelock on that server
+    seen_at: datetime | None  # when a server last stored it; None if no server has
+    is_registered_here: bool  # whether this app can enqueue it
+    parameters: tuple[ParameterOutline, ...] | None = None  # None: unknown to the server
+    keep_seconds: float | None = None  # of succeeded jobs; None: as in the settings
     limits: tuple[Limit | Turns, ...] = ()
     unique: Unique | Debounce | None = None
     start_before: timedelta | datetime | None = None
-    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)  # as stored, where keys may be made of them
+    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)  # as stored, if keys may be made of them
 
 
 class Catalogue:
-    """`fire.catalogue`: the tasks that servers told of and those of this app."""
+    """The tasks that servers have stored, and those of this app: `fire.catalogue`."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def get(self, name: str) -> TaskEntry:
-        """Return the task of a name; of an alias where it is registered here.
+        """Return the task with this name; an alias is found if its task is registered here.
 
         Raises:
-            UnknownTask: no server told of it within 30 days, and this app has none.
+            UnknownTask: no server has stored it within 30 days, and this app does not have it.
         """
         info = self._client.registry.get(name)
         record = self._client.storage.get_record(_KIND, name if info is None else info.name)
@@ -92,14 +92,14 @@ class Catalogue:
     aget = twin(get)
 
     def unknown(self, names: Iterable[str]) -> Sequence[str]:
-        """Return those of the names that neither a server nor this app knows, aliases known too; in order."""
+        """Return those of the names, in order, that are no task or alias of a server or of this app."""
         known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
         return [name for name in dict.fromkeys(names) if name not in known]
 
     aunknown = twin(unknown)
 
     def list(self) -> list[TaskEntry]:
-        """Return every task in order of name; one round trip for each 500."""
+        """Return all tasks in order of name; one round trip per 500 tasks."""
         registry = self._client.registry
         entries = {
             record.key: _entry(record, is_registered_here=registry.get(record.key) is not None)
@@ -108,7 +108,7 @@ class Catalogue:
         here = [_entry_here(self._client, info) for info in registry if info.name not in entries]
         return sorted([*entries.values(), *here], key=lambda entry: entry.name)
 
-    alist = twin(list)  # noqa: A003 - the verb above
+    alist = twin(list)  # noqa: A003 - the method above
 
 
 def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
@@ -125,7 +125,10 @@ def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
 
 
 def _admission_fields(told: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the fields of what a task's jobs ask; what a newer version told alone is left out."""
+    """Return the fields of a task's limits, unique key and start deadline.
+
+    Limits of kinds that only a newer version knows are left out.
+    """
     if told is None:
         return {}
     unique, within, before = told["unique"], told["within"], told["before"]
@@ -162,14 +165,14 @@ def stored_timeout(storage: Storage, name: str) -> float | None:
     return None if record is None else json.loads(record.value)["timeout_seconds"]
 
 
-# ---- telling ---------------------------------------------------------------------------------------------
+# ---- storing the tasks -----------------------------------------------------------------------------------
 
 
 def tell_tasks(client: Client) -> None:
-    """The storage knows the tasks that this server can run; what nobody told of for 30 days is gone.
+    """Store the tasks that this server can run; delete entries that no server has stored for 30 days.
 
-    Only what is new, changed or older than twelve hours is written: a start where nothing has changed costs
-    one read for each 500 tasks.
+    Only entries that are new, changed or older than twelve hours are written. If nothing has changed, a start
+    costs one read per 500 tasks.
     """
     storage, now = client.storage, client.clock.now()
     stored = {record.key: record for record in every_record(storage, _KIND)}
@@ -191,7 +194,10 @@ def _is_told(record: Record | None, value: Mapping[str, JsonValue], now: int) ->
 
 
 def _seen_at(record: Record) -> int:
-    """Return when it was told; of what cannot be read long ago, so that it is written anew or dropped."""
+    """Return when the entry was stored.
+
+    For an unreadable entry, return a time long ago, so that it is written again or deleted.
+    """
     try:
         return int(json.loads(record.value)["seen_at"])
     except (ValueError, TypeError, KeyError):
@@ -234,7 +240,7 @@ def _admission_facts(info: TaskInfo, binder: Binder) -> JsonValue:
 
 
 def _retry_facts(policy: RetryPolicy) -> JsonValue:
-    """Return what `_retry_words` makes words of; of a stranger's policy its name."""
+    """Return the values from which `_retry_words` makes its string; for a custom policy, return its name."""
     if not isinstance(policy, Retry):
         return f"by {type(policy).__name__}"
     waits = policy.waits[: policy.attempts] if isinstance(policy.waits, tuple) else ()
@@ -246,7 +252,7 @@ def _retry_facts(policy: RetryPolicy) -> JsonValue:
 
 
 def _retry_words(facts: Mapping[str, Any]) -> str:
-    """Return "10 retries, after 1 min, 5 min, 15 min …": a policy for people."""
+    """Return a policy as words for people: "10 retries, after 1 min, 5 min, 15 min …"."""
     attempts, waits, then = facts["attempts"], facts["waits"], facts["then"]
     if not attempts:
         return f"no retries{then}"

@@ -1,4 +1,4 @@
-"""`fire.diagnose()` and `firelock doctor`: the findings, also of a storage that does not answer."""
+"""`fire.diagnose()` and `firelock doctor`: the findings, even if the storage is unreachable."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Diagnosis:
-    """What was looked at, and what was found."""
+    """A description of the storage that was checked, and the findings."""
 
     about: Mapping[str, str]
     findings: Sequence[Finding]
 
     @property
     def has_errors(self) -> bool:
-        """Whether anything does not work as it is."""
+        """Whether any of the findings is an error."""
         return any(finding.is_error for finding in self.findings)
 
 
 def diagnose(runtime: Runtime, *, host_clock: Callable[[], int] = host_clock, knows_tasks: bool) -> Diagnosis:
-    """Return the findings, as far as the storage answers.
+    """Return the findings, as far as the storage is reachable.
 
     Args:
-        runtime: what to look at.
-        host_clock: this host's time in micros.
+        runtime: the app's parts to check.
+        host_clock: returns this host's time in microseconds.
         knows_tasks: whether the app's tasks were imported, so that jobs can be compared with them.
     """
     about: dict[str, str] = {"storage": runtime.storage.url}
@@ -67,14 +67,15 @@ def diagnose(runtime: Runtime, *, host_clock: Callable[[], int] = host_clock, kn
 _TEST_KIND = "doctor"
 _TEST_KEYS = [f"write-{number}" for number in range(8)]
 _TEST_BYTES = 1_000
-"""Random bytes of a test record. All of them take more than a page of any database, so that a file grows.
+"""Random bytes of a test record.
 
+Together, the records need more than a page of any database, so that its file grows.
 One long value would do as well, but MariaDB 11.8 aborts when it stores a long value on a full disk.
 """
 
 
 def _check_writing(storage: Storage) -> Iterator[Finding]:
-    """Write some small records and delete them: a full disk answers every read and refuses this."""
+    """Write some small records and delete them: on a full disk, reads succeed but these writes fail."""
     try:
         try:
             for key in _TEST_KEYS:
@@ -96,7 +97,7 @@ def _check_writing(storage: Storage) -> Iterator[Finding]:
 
 
 def check_schema(schema: SchemaState) -> Finding | None:
-    """Return what is wrong with the schema; nothing else can be read then."""
+    """Return the problem of the schema; if there is one, nothing else can be read."""
     if schema.found == schema.wanted:
         return None
     if schema.found == 0:

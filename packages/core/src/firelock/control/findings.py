@@ -1,8 +1,8 @@
-"""What is wrong: one list of findings, which `firelock doctor`, dashboards, webhooks and metrics show.
+"""The findings: one list of problems for `firelock doctor`, dashboards, webhooks and metrics.
 
-`look` reads a storage and returns a `Sight`, and `list_findings` returns what is wrong with it. Nothing else
-decides what is wrong. Callers differ only in how old a reading may be: see `Keep`. docs/findings.md lists all
-codes.
+`look` reads a storage and returns a `Sight`, and `list_findings` returns the problems in it. No other code
+decides what is a problem. Callers differ only in how old a reading may be: see `Keep`. docs/findings.md lists
+all codes.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ _MINUTE = 60 * _MICROS
 _HOUR = 60 * _MINUTE
 _WIDEST_SKEW = 2 * _MICROS
 _LOST_LATELY = 60 * _MINUTE
-_LATE_WAIT = 5 * _MINUTE  # since a wait has timed out
+_LATE_WAIT = 5 * _MINUTE  # after a wait has timed out
 _MANY_PAUSED = 100  # jobs
-_FORGOTTEN = 60 * _MINUTE  # since a limit was paused
-_KEYS = 500  # of limits that are looked at
-_FEWEST_RUNS = 10  # below which a rate says nothing
+_FORGOTTEN = 60 * _MINUTE  # after a limit was paused
+_KEYS = 500  # of limits that are read
+_FEWEST_RUNS = 10  # with fewer runs, a failure rate means nothing
 _HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
-_USUAL_HOURS = 4  # below which the day's rate is not shown: an outage and its requeue are in two to three
+_USUAL_HOURS = 4  # with fewer, the day's rate is not shown: an outage and its requeue are in two to three
 _LATELY, _DAY = 15 * _MINUTE, 24 * 60 * _MINUTE
 _SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
-_QUEUES, _FIRST_JOBS = 50, 200  # whose first job is looked at; those that have waited longest
+_QUEUES, _FIRST_JOBS = 50, 200  # queues whose first job is read; jobs that have waited longest
 _RECURRING = 2_000
-_GROUPS = 20  # of failures
-_MANY_FAILED = 100  # jobs of one task
-_SHARED = 200  # of a task's newest failures are looked at for the share of muted causes
-_CAUSES = "cause"  # the kind of records in which dashboards keep causes of failures, and their mutes
+_GROUPS = 20  # groups of failures
+_MANY_FAILED = 100  # failed jobs of one task
+_SHARED = 200  # of a task's newest failures, read for the share of muted causes
+_CAUSES = "cause"  # kind of the records in which dashboards store causes of failures and their mutes
 _WAITS_FOR_SIGNAL = f"{MemoKind.SIGNAL} "
 _WAITS_IN_VAIN = lifecycle.waiting_reason(On.SUCCEEDED, State.FAILED).partition(";")[0]
 
@@ -70,55 +70,55 @@ _ORDER = {severity: place for place, severity in enumerate(Severity)}
 
 @attrs.frozen
 class EndedRuns:
-    """How many attempts of a task ended within a period, and how many of them did not succeed."""
+    """The number of a task's attempts that ended within a period, and how many of them did not succeed."""
 
     runs: int
     failed_attempts: int
-    failed: int = 0  # attempts after which a job had failed; a job that is requeued can fail again
-    hours: int = 0  # clock hours in which any of them ended; 0 if they are not counted
+    failed: int = 0  # attempts after which the job had failed; a requeued job can fail again
+    hours: int = 0  # clock hours in which any of them ended; 0 if not counted
 
 
 @attrs.frozen
 class Waiting:
-    """What the first jobs of the queues say."""
+    """The state of the first jobs of the queues."""
 
     oldest: Mapping[str, int] = attrs.Factory(dict)
     unknown_tasks: Mapping[str, int] = attrs.Factory(dict)
     held: Mapping[str, HeldHead] = attrs.Factory(dict)
     limited: Mapping[str, str] = attrs.Factory(dict)
-    """By queue the id of the first job that no limit holds, if it asks for limits."""
+    """By queue, the id of the first job that no limit holds, if this job has limits."""
 
 
 @attrs.frozen
 class Sampled:
-    """What samples of at most 2,000 jobs a state say, and what is read along with them."""
+    """The results of samples of at most 2,000 jobs per state, and of other reads with them."""
 
-    unknown_here: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task the app does not know
-    unregistered: Mapping[str, int] = attrs.Factory(dict)  # jobs by task, put off by servers for it
-    unreadable: Mapping[str, int] = attrs.Factory(dict)  # jobs by serializer, put off for it
+    unknown_here: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task, if unknown to the app
+    unregistered: Mapping[str, int] = attrs.Factory(dict)  # jobs by task, postponed by servers without it
+    unreadable: Mapping[str, int] = attrs.Factory(dict)  # jobs by serializer, postponed by servers without it
     unread: Mapping[str, int] = attrs.Factory(dict)  # jobs by the part that a newer release stored
     in_vain: Mapping[str, int] = attrs.Factory(dict)  # continuations by their failed parent
-    names_in_vain: Mapping[str, str] = attrs.Factory(dict)  # of these parents: the task, or a batch's name
+    names_in_vain: Mapping[str, str] = attrs.Factory(dict)  # of these parents: the task, or the batch's name
     first_in_vain: Mapping[str, JobRecord] = attrs.Factory(dict)  # of these parents: a continuation
     flows_in_vain: Mapping[str, str] = attrs.Factory(dict)  # batches of these continuations: names by id
     batches_in_vain: Sequence[str] = ()  # those of the parents that are batches
     limits: Sequence[LimitView] = ()  # the first 500 keys
     limit_names: Sequence[LimitName] = ()
-    unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task that has some
-    too_costly: Mapping[str, int] = attrs.Factory(dict)  # the greatest cost by key that allows less at once
+    unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task with limits
+    too_costly: Mapping[str, int] = attrs.Factory(dict)  # largest cost by key, if above the key's burst
     keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
     asking: Sequence[JobRecord] = ()  # jobs that wait for a signal
-    overdue: Sequence[JobRecord] = ()  # awaiting jobs whose time-out, and batches whose hold, is long over
-    still: Sequence[StillBatch] = ()  # batches that nothing will move
-    apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot lie in one partition
+    overdue: Sequence[JobRecord] = ()  # awaiting jobs and held batches, long past their due time
+    still: Sequence[StillBatch] = ()  # batches that will not end without help
+    apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot be in one partition
     failures: Sequence[FailureGroup] = ()  # the largest groups of failed jobs
     has_failed_batch: bool = False  # batches are counted among the failed jobs
-    muted_causes: frozenset[str] = frozenset()  # fingerprints among the groups of failed jobs
+    muted_causes: frozenset[str] = frozenset()  # fingerprints; only read if there are failed jobs
 
 
 @attrs.frozen
 class Sight:
-    """What was read of a storage; what was not read is empty."""
+    """The values that were read from a storage; values that were not read are empty."""
 
     now: int
     queues: Sequence[QueueView] = ()
@@ -126,32 +126,32 @@ class Sight:
     recurring: Sequence[RecurringJob] = ()
     by_state: Mapping[State, int] = attrs.Factory(dict)
     is_shared: bool = True
-    skew: int = 0  # by how much the storage's clock is ahead of this host's, in micros
-    storage: Sequence[Finding] = ()  # what the storage found wrong with itself
+    skew: int = 0  # how far the storage's clock is ahead of this host's, in microseconds
+    storage: Sequence[Finding] = ()  # the storage's findings about itself
     waiting: Waiting = attrs.Factory(Waiting)
     sampled: Sampled = attrs.Factory(Sampled)
-    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, of the last 15 minutes
-    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # of the day
-    muted: Mapping[str, float] = attrs.Factory(dict)  # which part of a task's failures nobody asks for
+    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, for the last 15 minutes
+    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, for the last 24 hours
+    muted: Mapping[str, float] = attrs.Factory(dict)  # share of a task's failures whose causes are muted
     thresholds: Thresholds = attrs.Factory(Thresholds)
 
     @property
     def oldest(self) -> Mapping[str, int]:
-        """Since when the first job of each queue waits."""
+        """When the first job of each queue began to wait."""
         return self.waiting.oldest
 
     @property
     def held(self) -> Mapping[str, HeldHead]:
-        """The queues whose first job a limit holds."""
+        """The queues whose first job is held by a limit."""
         return self.waiting.held
 
     @property
     def alive(self) -> list[ServerView]:
-        """The servers with a session that has not run out."""
+        """The servers with a session that has not expired."""
         return [server for server in self.servers if not server.state_at(self.now).is_gone]
 
     def listening(self, queue: str) -> list[ServerView]:
-        """Return who claims from the queue, or will have stopped in a moment; quiet servers do not."""
+        """Return the servers that claim from the queue or are stopping; quiet servers are not included."""
         return [
             server
             for server in self.servers
@@ -159,19 +159,19 @@ class Sight:
         ]
 
     def waits_since(self, queue: str) -> int | None:
-        """Return since when the first job of a queue that no limit holds waits; None where none was seen."""
+        """Return when the first job of a queue that no limit holds began to wait; None if none was read."""
         head = self.held.get(queue)
         if head is None:
             return self.oldest.get(queue)
         return None if head.first is None else head.first.changed_at
 
     def has_more(self, state: State) -> bool:
-        """Return whether there may be more jobs in a state than its sample has."""
+        """Return whether there might be more jobs in a state than its sample contains."""
         return self.by_state.get(state, 0) > _SAMPLE
 
     @property
     def enqueued(self) -> int:
-        """How many jobs wait in all queues."""
+        """The number of jobs that wait in all queues."""
         return sum(queue.enqueued for queue in self.queues)
 
     def about(self) -> dict[str, str]:
@@ -188,9 +188,9 @@ class Sight:
 # ---- reading ---------------------------------------------------------------------------------------------
 
 Keep = Callable[[str, Callable[[], Any]], Any]
-"""Returns a reading of a name, from a function that reads it now, or as it was kept some time ago.
+"""Returns the reading with this name, from the passed function, which reads it now, or as kept earlier.
 
-The names: `storage`, `waits`, `samples`, `lately`, `usually` and `muted`. The samples are the dearest.
+The names are `storage`, `waits`, `samples`, `lately`, `usually` and `muted`. The samples cost the most.
 """
 
 
@@ -200,9 +200,9 @@ def _now(_name: str, read: Callable[[], _T]) -> _T:
 
 @attrs.define
 class KeptReadings:
-    """Keeps readings for some seconds each, for one thread that looks again and again."""
+    """Keeps each reading for some seconds, for one thread that reads repeatedly."""
 
-    ages: Mapping[str, float]  # seconds, by the name of the reading; others are read each time
+    ages: Mapping[str, float]  # seconds, by the name of the reading; other readings are not kept
     monotonic: Callable[[], float] = time.monotonic
     _kept: dict[str, tuple[float, Any]] = attrs.field(factory=dict, init=False)
 
@@ -216,7 +216,7 @@ class KeptReadings:
 
 
 def host_clock() -> int:
-    """Return this host's time in micros."""
+    """Return this host's time in microseconds."""
     return time.time_ns() // 1000
 
 
@@ -227,20 +227,21 @@ def look(
     keep: Keep = _now,
     host_clock: Callable[[], int] = host_clock,
 ) -> Sight:
-    """Return what there is to see.
+    """Return the current values of the storage that findings need.
 
-    A handful of round trips, samples of at most 2,000 jobs a state, and the day's minutes of ended attempts.
+    This takes a few round trips, samples of at most 2,000 jobs per state, and the ended attempts of each
+    minute of the last day.
 
     Args:
-        runtime: what to look at.
+        runtime: the app's parts to read.
         knows_tasks: whether the app's tasks were imported, so that jobs can be compared with them.
-        keep: how readings are kept; each is read now by default.
-        host_clock: this host's time in micros.
+        keep: how readings are kept; by default, each is read now.
+        host_clock: returns this host's time in microseconds.
     """
     storage = runtime.storage
     before = host_clock()
     now = storage.clock()
-    skew = now - (before + host_clock()) // 2  # the round trip taken out
+    skew = now - (before + host_clock()) // 2  # without the round trip
     queues = Queues(runtime.client).list()
     lately = keep("lately", lambda: _ended_since(storage, now - _LATELY, now))
     failing = [task for task, ended in lately.items() if ended.failed_attempts]
@@ -263,9 +264,10 @@ def look(
 
 
 def _read_waits(runtime: Runtime, queues: Sequence[QueueView], now: int) -> Waiting:
-    """Return what the first jobs of the queues say, of fifty queues and two hundred jobs at most.
+    """Return the state of the first jobs of the queues, for at most fifty queues and two hundred jobs.
 
-    One read is enough for the jobs that have waited longest; queues that are not among them have a read each.
+    One read finds the jobs that have waited longest; each queue that has no job among them needs another
+    read.
     """
     storage = runtime.storage
     waiting = sorted((queue for queue in queues if queue.enqueued), key=lambda queue: -queue.enqueued)
@@ -299,7 +301,7 @@ def _read_waits(runtime: Runtime, queues: Sequence[QueueView], now: int) -> Wait
 
 
 def _ended_since(storage: Storage, since: int, now: int) -> dict[str, EndedRuns]:
-    """Return how the attempts of each task ended in the minutes from `since` to now."""
+    """Return how the attempts of each task ended, in the minutes from `since` to now."""
     runs, failed_attempts, failed = Counter[str](), Counter[str](), Counter[str]()
     hours = defaultdict[str, set[int]](set)
     for one in storage.timeline(since // _MINUTE * _MINUTE, now + _MINUTE):
@@ -314,7 +316,7 @@ def _ended_since(storage: Storage, since: int, now: int) -> dict[str, EndedRuns]
 
 
 def muted_shares(storage: Storage, tasks: Iterable[str], now: int) -> dict[str, float]:
-    """Return which part of each task's newest failures has muted causes; nothing if no cause is muted."""
+    """Return the share of muted causes in each task's newest failures; nothing if no cause is muted."""
     muted = set(_muted_causes(storage, now))
     return {task: _muted_share(storage, task, muted, now - _LATELY) for task in tasks} if muted else {}
 
@@ -328,7 +330,7 @@ def _muted_causes(storage: Storage, now: int) -> Iterator[str]:
                 mute = json.loads(record.value)["mute"]
                 if mute is not None and (mute["until"] is None or now < int(mute["until"])):
                     yield record.key
-            except (ValueError, KeyError, TypeError):  # the dashboard's own reading logs it
+            except (ValueError, KeyError, TypeError):  # the dashboard logs it when it reads the record
                 continue
         after = page[-1].key
 
@@ -409,7 +411,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
 
 
 class _Keyed:
-    """What enqueued jobs say of limits."""
+    """The use of limits by enqueued jobs."""
 
     def __init__(self, runtime: Runtime, *, knows_tasks: bool) -> None:
         self.is_offered = Feature.LIMITS in runtime.storage.features
@@ -428,7 +430,7 @@ class _Keyed:
             self._costs[use.key] = max(self._costs[use.key], use.cost)
 
     def too_costly(self) -> dict[str, int]:
-        """Return the cost of jobs that are never within what may start at once."""
+        """Return, by key, the cost of jobs that always exceed the burst of the key."""
         numbers = {view.key: view.numbers for view in self.limits}
         return {
             key: cost
@@ -438,7 +440,7 @@ class _Keyed:
 
 
 def _apart(runtime: Runtime) -> Iterator[tuple[str, str, str]]:
-    """Yield tasks whose jobs a storage with partitions refuses, as their keys do not begin alike."""
+    """Yield tasks whose jobs a storage with partitions refuses, because their keys begin differently."""
     if runtime.storage.describe().get("partitions", "1") == "1":
         return
     for info in runtime.tasks:
@@ -474,31 +476,34 @@ def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
 
 
 def lacks_task(job: JobRecord) -> bool:
-    """Tell whether a server put the job off since it does not know the task: see `lifecycle.unknown_task`."""
+    """Return whether a server postponed the job for its unknown task: see `lifecycle.unknown_task`."""
     return (job.reason or "").startswith(f"task {job.task!r} is not registered on server ")
 
 
 def lacks_serializer(job: JobRecord) -> bool:
-    """Tell whether a server put it off since it cannot read it: see `lifecycle.unknown_serializer`."""
+    """Return whether a server postponed it for its unknown serializer: see `lifecycle.unknown_serializer`."""
     return (job.reason or "").startswith(f"serializer {job.serializer!r} is not installed on server ")
 
 
 def lacks_release(job: JobRecord) -> str | None:
-    """Return the part for which a server put the job off: see `lifecycle.unread_part`; None for no part."""
+    """Return the unreadable part for which a server postponed the job: see `lifecycle.unread_part`.
+
+    Return None if there is no such part.
+    """
     name, found, _ = (job.reason or "").partition(" cannot be read on server ")
     return name if found and name in PARTS else None
 
 
-# ---- the list --------------------------------------------------------------------------------------------
+# ---- findings --------------------------------------------------------------------------------------------
 
 
 def list_findings(sight: Sight) -> list[Finding]:
-    """Return everything that is wrong, the worst first; each subject once for each code."""
+    """Return all findings, the most severe first; each subject once per code."""
     found: dict[tuple[str, str], Finding] = {}
     for check in _CHECKS:
         for finding in check(sight):
             key = finding.code, finding.subject if finding.subject != "storage" else finding.what
-            if finding.code == "skew":  # a storage may report the same
+            if finding.code == "skew":  # a storage can report the same problem
                 key = finding.code, ""
             found.setdefault(key, finding)
     return sorted(found.values(), key=lambda finding: _ORDER[finding.severity])
@@ -515,7 +520,7 @@ def _check_sharing(sight: Sight) -> Iterator[Finding]:
 
 
 def _check_clock(sight: Sight) -> Iterator[Finding]:
-    """Yield whether this host and the storage disagree about the time."""
+    """Yield a finding if this host's clock and the storage's clock differ."""
     if abs(sight.skew) > _WIDEST_SKEW:
         word = "ahead of" if sight.skew > 0 else "behind"
         what = f"The storage's clock is {span(sight.skew)} {word} this host's."
@@ -539,7 +544,7 @@ def _check_no_server(sight: Sight) -> Iterator[Finding]:
 
 
 def _check_lost(sight: Sight) -> Iterator[Finding]:
-    """Servers that missed renewals, and those lost within an hour."""
+    """Yield the servers that missed renewals, and those that were lost within an hour."""
     states = {server: server.state_at(sight.now) for server in sight.servers}
     back = [server for server, state in states.items() if not state.is_gone]
     reported = set[str]()
@@ -571,10 +576,10 @@ def _check_lost(sight: Sight) -> Iterator[Finding]:
 
 
 def _severity_of_lost(server: ServerView, back: Sequence[ServerView], now: int) -> Severity | None:
-    """Return how much the loss matters: nothing if the server is back or was lost more than an hour ago."""
+    """Return how severe the loss is: None if the server is back or was lost more than an hour ago."""
     if any(one.name == server.name for one in back):
         return None
-    if server.is_alive:  # its session ran out, and no other server has noticed
+    if server.is_alive:  # its session has expired, and no other server has noticed
         return ERROR
     lately = [
         record
@@ -589,7 +594,7 @@ def _severity_of_lost(server: ServerView, back: Sequence[ServerView], now: int) 
 
 
 def _are_served(server: ServerView, back: Sequence[ServerView]) -> bool:
-    """Whether living servers take jobs of all queues of the server."""
+    """Return whether living servers claim jobs from all queues of the server."""
     if server.queue_names is None:
         return any(one.queue_names is None for one in back)
     return all(any(one.listens_to(queue) for one in back) for queue in server.queue_names)
@@ -652,7 +657,7 @@ def _check_paused(sight: Sight) -> Iterator[Finding]:
 
 def _check_listeners(sight: Sight) -> Iterator[Finding]:
     if not sight.alive:
-        return  # said already
+        return  # already reported
     for queue in sorted(sight.queues, key=lambda queue: -queue.enqueued):
         if queue.enqueued and not queue.is_paused and not sight.listening(queue.name):
             yield Finding(
@@ -691,7 +696,7 @@ def _counted(
     severity: Severity, code: str, noun: str, counts: Callable[[Sight], Mapping[str, int]], *, what: str,
     advice: str, of: State | None = State.SCHEDULED,
 ) -> Callable[[Sight], Iterator[Finding]]:  # fmt: skip
-    """Return the check of jobs counted by a name, the largest count first where all were counted."""
+    """Return a check that reports counts of jobs by name; the largest count is first if all were counted."""
 
     def check(sight: Sight) -> Iterator[Finding]:
         for name, count in sorted(counts(sight).items(), key=lambda one: (0 if of else -one[1], one[0])):
@@ -729,7 +734,7 @@ _check_unknown_here = _counted(
     lambda sight: {
         task: count
         for task, count in sight.sampled.unknown_here.items()
-        if task not in sight.waiting.unknown_tasks  # said already
+        if task not in sight.waiting.unknown_tasks  # already reported
     },
     what="enqueued for task {}, which this app does not have.",
     advice="Nothing to do if another app has it; else look for a task renamed or removed.", of=State.ENQUEUED,
@@ -769,13 +774,14 @@ def _newest_cause(sight: Sight, task: str) -> str:
     if not groups:
         return ""
     newest = max(groups, key=lambda group: group.newest_at)
-    return f" Newest cause: {newest.type.rpartition('.')[2]}."  # no message: it may hold arguments
+    return f" Newest cause: {newest.type.rpartition('.')[2]}."  # a message might contain arguments
 
 
 def _check_failed_jobs(sight: Sight) -> Iterator[Finding]:
-    """Failed jobs are kept until somebody requeues or deletes them, or their retention is over.
+    """Yield a finding about failed jobs.
 
-    Many of one task are a warning, unless their causes are muted or a finding says that the task is failing.
+    Failed jobs are kept until a person requeues or deletes them, or until their retention ends. Many failed
+    jobs of one task are a warning, unless their causes are muted or a finding reports the task as failing.
     """
     failed = sight.by_state.get(State.FAILED, 0)
     if not failed:
@@ -804,7 +810,7 @@ def _check_failed_jobs(sight: Sight) -> Iterator[Finding]:
 
 
 def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
-    """Return the day's rate of failed attempts, less what has just ended; None where that is too little."""
+    """Return the day's rate of failed attempts without the latest ones; None if there are too few runs."""
     runs = 0 if usually is None else usually.runs - lately.runs
     if usually is None or runs < _FEWEST_RUNS:
         return None
@@ -888,7 +894,7 @@ def _check_continuations(sight: Sight) -> Iterator[Finding]:
 
 
 def _continuation(sight: Sight, parent: str) -> dict[str, str]:
-    """Return the task of a job that waits for the parent, and its batch by id and name if that is stored."""
+    """Return the task of a job that waits for the parent, and its batch's id and name if that is stored."""
     job = sight.sampled.first_in_vain.get(parent)
     if job is None:
         return {}
@@ -926,7 +932,7 @@ def _check_still(sight: Sight) -> Iterator[Finding]:
 
 
 def _shown(counts: BatchCounts) -> str:
-    """Return the counts of a batch, without those of nothing."""
+    """Return the counts of a batch as a string, without states that have no members."""
     by_state = {
         "active": counts.active, "waiting": counts.waiting, "succeeded": counts.succeeded,
         "failed": counts.failed, "deleted": counts.deleted,
@@ -963,7 +969,10 @@ def _check_limit_pauses(sight: Sight) -> Iterator[Finding]:
 
 
 def _of_names(sight: Sight, is_so: Callable[[LimitName], bool]) -> list[tuple[str, int]]:
-    """Return names and keys that are so, keys whose name is so counted there, with how many jobs wait."""
+    """Return names and keys that match, with the number of jobs that wait for each.
+
+    The jobs of a key without its own numbers are counted under its name if the name matches.
+    """
     waiting: Counter[str] = Counter()
     for name in sight.sampled.limit_names:
         if is_so(name):
@@ -1025,11 +1034,11 @@ def _check_apart(sight: Sight) -> Iterator[Finding]:
         yield Finding(ERROR, "limit_apart", what, mend, f"task {task}", values)
 
 
-# ---- words -----------------------------------------------------------------------------------------------
+# ---- texts -----------------------------------------------------------------------------------------------
 
 
 def _seen(sight: Sight, state: State, count: int) -> str:
-    """Return how many jobs of a state's sample it is; there may be more where the sample is not all."""
+    """Return how many jobs of a state's sample were found; "at least" if the sample is incomplete."""
     return f"At least {_jobs(count)}" if sight.has_more(state) else _jobs(count)
 
 

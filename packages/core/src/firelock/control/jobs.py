@@ -1,4 +1,4 @@
-"""`fire.jobs`: reading is paged, acting answers per id."""
+"""`fire.jobs`: paged queries, and operations that return one result per id."""
 
 from __future__ import annotations
 
@@ -61,22 +61,22 @@ _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 @attrs.frozen
 class JobCounts(Counts, Mapping[State, int]):
-    """How many jobs are in each of the seven states, zero included: a mapping of the states.
+    """The number of jobs in each of the seven states, including states without jobs: a mapping by state.
 
-    `counts.failed` and `counts["failed"]` are the same number; `by_state` has them all, `by_queue` the same
-    for each queue that the storage knows of.
+    `counts.failed` and `counts["failed"]` are the same number. `by_state` has the numbers of all states;
+    `by_queue` has the same for each queue in the storage.
     """
 
     @classmethod
     def of(cls, counts: Counts) -> JobCounts:
-        """Return the counts of a storage, which may leave states out, with every state."""
+        """Return a storage's counts, which can omit states, with every state."""
         return cls(
             _every_state(counts.by_state),
             {queue: _every_state(states) for queue, states in counts.by_queue.items()},
         )
 
     def __getitem__(self, state: State | _StateName) -> int:
-        """Return how many jobs are in the state.
+        """Return the number of jobs in the state.
 
         Raises:
             ConfigurationError: there is no such state.
@@ -88,51 +88,51 @@ class JobCounts(Counts, Mapping[State, int]):
         return iter(self.by_state)
 
     def __len__(self) -> int:
-        """Return how many states there are."""
+        """Return the number of states."""
         return len(self.by_state)
 
     def __contains__(self, state: object) -> bool:
-        """Tell whether there is such a state."""
+        """Return whether there is such a state."""
         return state in self.by_state
 
     @property
     def total(self) -> int:
-        """How many jobs there are."""
+        """The number of all jobs."""
         return sum(self.by_state.values())
 
     @property
     def awaiting(self) -> int:
-        """How many wait for another job, a signal or their batch; open batches are among them."""
+        """The number of jobs that wait for another job, a signal or their batch, including open batches."""
         return self.by_state[State.AWAITING]
 
     @property
     def scheduled(self) -> int:
-        """How many are due later, retries and sleeps included."""
+        """The number of jobs that are due later, including retries and sleeps."""
         return self.by_state[State.SCHEDULED]
 
     @property
     def enqueued(self) -> int:
-        """How many wait for a worker."""
+        """The number of jobs that wait for a worker."""
         return self.by_state[State.ENQUEUED]
 
     @property
     def processing(self) -> int:
-        """How many are claimed or running."""
+        """The number of jobs that are claimed or running."""
         return self.by_state[State.PROCESSING]
 
     @property
     def succeeded(self) -> int:
-        """How many succeeded and are still stored."""
+        """The number of jobs that succeeded and are still stored."""
         return self.by_state[State.SUCCEEDED]
 
     @property
     def failed(self) -> int:
-        """How many failed for good and are still stored."""
+        """The number of jobs that failed permanently and are still stored."""
         return self.by_state[State.FAILED]
 
     @property
     def deleted(self) -> int:
-        """How many were deleted and are still stored."""
+        """The number of jobs that were deleted and are still stored."""
         return self.by_state[State.DELETED]
 
 
@@ -141,23 +141,25 @@ def _every_state(counts: Mapping[State, int]) -> Mapping[State, int]:
 
 
 class Where(TypedDict, total=False):
-    """What `find` and `iterate` look for: jobs that match all that is given."""
+    """The conditions of `find` and `iterate`; jobs must match all given ones."""
 
     state: str | None
     task: str | None
     queue: str | None
     tag: str | None
     server: str | None
-    fingerprint: str | None  # of a failure, equal for those of one kind at one place
-    recurring: str | None  # the id of the recurring job that made it
-    batch: str | None  # the id of the batch whose members they are
+    fingerprint: str | None  # of a failure; equal for failures of the same kind in the same place
+    recurring: str | None  # the id of the recurring job that created the job
+    batch: str | None  # the id of the batch of which the job is a member
     id_prefix: str | None
     since: datetime | None
     until: datetime | None
 
 
 class Jobs:
-    """`fire.jobs`: look at jobs and act on many.
+    """The jobs of an app: `fire.jobs`.
+
+    Its methods query jobs and change many of them.
 
     `copy` joins the caller's transaction. `requeue`, `delete`, `restore`, `reschedule` and `move` act
     immediately: the rollback of a transaction around them does not undo them.
@@ -166,7 +168,7 @@ class Jobs:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    # ---- looking -----------------------------------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------------------
 
     def get(self, job_id: str) -> Job[Any]:
         """Return the job's handle.
@@ -187,15 +189,16 @@ class Jobs:
         by_due: bool = False,
         **where: Unpack[Where],
     ) -> JobPage:
-        """Return a page of the jobs that match all that is given, newest first.
+        """Return a page of the jobs that match all given conditions, newest first.
 
-        Time is that of the last change of state where `state` is given, else of creation. With `by_due` only
-        scheduled jobs are found, and time is when they are due: with `oldest_first` the soonest comes first.
+        `since` and `until` compare the time of the last change of state if `state` is given, otherwise the
+        time of creation. With `by_due`, only scheduled jobs are found, and the time is their due time; add
+        `oldest_first` to get the job that is due first.
 
         Raises:
-            ConfigurationError: the state is unknown, another than scheduled with `by_due`, or the limit is
-                not 1 to 500.
-            ScheduleError: an instant has no time zone.
+            ConfigurationError: the state is unknown or, with `by_due`, is not scheduled; or the limit is not
+                from 1 to 500.
+            ScheduleError: a time has no time zone.
         """
         chosen = _filter("find", where, by_due=by_due)
         return self.page(chosen, limit=check_limit(limit, "jobs"), cursor=cursor, oldest_first=oldest_first)
@@ -203,16 +206,17 @@ class Jobs:
     afind = twin(find)
 
     def iterate(self, *, oldest_first: bool = False, **where: Unpack[Where]) -> Iterator[Job[Any]]:
-        """Iterate over all jobs that match all that is given, as `find`, newest first.
+        """Iterate over all jobs that match all given conditions, as in `find`, newest first.
 
-        Jobs are read 500 at a time, when they are needed. They move meanwhile, so each handle shows its job
-        as it was when its page was read. A job comes at most once. One that matched at the beginning comes
-        unless it changed before its page was read; what begins to match later is left out, so that the
-        iterator ends. Jobs may be changed as they come.
+        Jobs are read 500 at a time, when they are needed. They can change during the iteration, so each
+        handle shows its job as of the time when its page was read. Each job is returned at most once. A job
+        that matched at the beginning is returned unless it changed before its page was read. Jobs that begin
+        to match later are left out, so that the iterator ends. You may change the returned jobs during the
+        iteration.
 
         Raises:
             ConfigurationError: the state is unknown.
-            ScheduleError: an instant has no time zone.
+            ScheduleError: a time has no time zone.
         """
         chosen = _filter("iterate", where)
         return (job for page in self._pages(chosen, oldest_first=oldest_first) for job in page)
@@ -227,7 +231,7 @@ class Jobs:
                 yield job
 
     def _pages(self, where: JobFilter, *, oldest_first: bool) -> Iterator[JobPage]:
-        if oldest_first:  # what comes meanwhile is at the end of the list, and there would be none
+        if oldest_first:  # new jobs are appended at the end of the list, so it would never end
             end = self._client.clock.now() + 1
             where = attrs.evolve(where, until=end if where.until is None else min(where.until, end))
         cursor = None
@@ -241,7 +245,7 @@ class Jobs:
     def page(
         self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, oldest_first: bool = False
     ) -> JobPage:
-        """Return a page for a filter value, as dashboards build it."""
+        """Return a page of jobs for a `JobFilter`, as dashboards create it."""
         page: FoundJobs = self._client.storage.find(
             where, limit=limit, cursor=cursor, oldest_first=oldest_first
         )
@@ -250,22 +254,22 @@ class Jobs:
     apage = twin(page)
 
     def counts(self) -> JobCounts:
-        """Return how many jobs are in each state and queue, every state named; one round trip."""
+        """Return the number of jobs in every state, and the same per queue; one round trip."""
         return JobCounts.of(self._client.storage.counts())
 
     acounts = twin(counts)
 
     def held_by(self, ids: Sequence[str]) -> list[list[KeyWait]]:
-        """Return which limits hold each job back now, one list an id; empty where none does.
+        """Return which limits hold each job now, as one list per id; the list is empty if none does.
 
-        Three reads a key. `str()` of a KeyWait is "limit tenant:7 (4 of 4 running)".
+        This takes three reads per key. `str()` of a KeyWait is "limit tenant:7 (4 of 4 running)".
         """
         return key_waits(self._client.storage, self._records(ids), self._client.clock.now())
 
     aheld_by = twin(held_by)
 
     def failure_groups(self, limit: int = 100) -> list[FailureGroup]:
-        """Return failed jobs grouped by fingerprint, largest group first; looks at the newest 10,000."""
+        """Return failed jobs grouped by fingerprint, largest group first; reads the newest 10,000."""
         return self._client.storage.failure_groups(limit)
 
     afailure_groups = twin(failure_groups)
@@ -273,13 +277,13 @@ class Jobs:
     def timeline(
         self, since: datetime, until: datetime, *, task: str | None = None, queue: str | None = None
     ) -> list[Rollup]:
-        """Return what ended in the minutes from `since` to before `until`, in order of minute."""
+        """Return the ended attempts per minute, from `since` to before `until`, in order of minute."""
         return self._client.storage.timeline(micros(since), micros(until), task=task, queue=queue)
 
     atimeline = twin(timeline)
 
     def progress(self, ids: Sequence[str]) -> list[JobProgress | None]:
-        """Return how far each job says it is, one result an id; None where it says nothing."""
+        """Return the progress that each job has reported, one result per id; None if it has none."""
         records = self._records(ids)
         return [JobProgress.of(one.progress) if one and one.progress else None for one in records]
 
@@ -293,19 +297,21 @@ class Jobs:
             )
         return record
 
-    # ---- acting ------------------------------------------------------------------------------------------
+    # ---- operations --------------------------------------------------------------------------------------
 
     def requeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
-        """Each job that is neither enqueued nor processing is enqueued; return one result an id.
+        """Enqueue each job that is neither enqueued nor processing; return one result per id.
 
-        A batch is passed over, `Applied.REFUSED`, as are members of a cancelled one and jobs that miss the
-        output of another: `why_not_requeued` says so. `fire.batches.get(id).requeue()` requeues its members.
-        Asked 500 at a time, each atomic; so are `delete`, `restore` and `reschedule`.
+        The result is `Applied.REFUSED` for a batch, for a member of a cancelled batch, and for a job that
+        lacks the output of another job; `why_not_requeued` returns the reason. To requeue the members of a
+        batch, use `fire.batches.get(id).requeue()`. The storage changes up to 500 jobs at a time, each time
+        in one atomic step; the same applies to `delete`, `restore` and `reschedule`.
 
         Raises:
-            PartlyApplied: the storage went away or refused after some were answered; its `results` has those
-                answers, and it is a StorageUnavailable where trying again may help.
-            StorageError: that came before the first answer.
+            PartlyApplied: the storage became unreachable or refused a change after it had returned some
+                results. They are in the error's `results`. If trying again may help, the error is also a
+                StorageUnavailable.
+            StorageError: the same, before the first result.
         """
         now = self._client.clock.now()
         return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
@@ -313,10 +319,10 @@ class Jobs:
     arequeue = twin(requeue)
 
     def why_not_requeued(self, ids: Sequence[str]) -> list[str | None]:
-        """Return why each job cannot be requeued now, as the rest of a sentence; None where it can.
+        """Return why each job cannot be requeued now, as the end of a sentence; None if it can.
 
-        Costs a read, and one more for each member of a batch. What another job has the unique key of is told
-        by the requeue alone.
+        This takes one read, and one more for each member of a batch. It does not check whether another job
+        has the unique key; only `requeue` itself does.
         """
         storage = self._client.storage
         return [
@@ -327,9 +333,9 @@ class Jobs:
     awhy_not_requeued = twin(why_not_requeued)
 
     def delete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
-        """Each job that is not deleted is deleted, running ones are told to stop; return one result an id.
+        """Delete each job that is not deleted, and stop running ones; return one result per id.
 
-        A batch is cancelled, with all its members.
+        If the job is a batch, the batch is cancelled with all its members.
         """
         now = self._client.clock.now()
         expires_at = self._client.retention.until(State.DELETED, now)
@@ -340,10 +346,10 @@ class Jobs:
     adelete = twin(delete)
 
     def restore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
-        """Each deleted job is scheduled, enqueued or failed as before; return one result an id.
+        """Return each deleted job to scheduled, enqueued or failed, as before; return one result per id.
 
-        Left alone, `Applied.REFUSED`, is what `why_not_restored` names, and what changes meanwhile. Costs up
-        to two reads a job.
+        The result is `Applied.REFUSED` for a job that `why_not_restored` has a reason for, and for a job that
+        changes in the meantime. This takes up to two reads per job.
         """
         records = self._records(ids)
         return self._apply(
@@ -357,10 +363,10 @@ class Jobs:
     arestore = twin(restore)
 
     def why_not_restored(self, ids: Sequence[str]) -> list[str | None]:
-        """Return why each job cannot be restored, as the rest of a sentence; None where it can.
+        """Return why each job cannot be restored, as the end of a sentence; None if it can.
 
-        A job that was running is not, nor one that had succeeded, that waited for another, or that had
-        continuations: a delete loses something of each.
+        A job cannot be restored if it was running, had succeeded, waited for another job, or had
+        continuations, because the deletion lost some of its data.
         """
         changes = self._restorations(self._records(ids), "")
         return [
@@ -387,13 +393,13 @@ class Jobs:
     def reschedule(
         self, ids: Sequence[str], when: datetime | timedelta, *, reason: str = "rescheduled by code"
     ) -> list[Applied]:
-        """Each scheduled job becomes due at this instant, or so long from now; return one result an id.
+        """Make each scheduled job due at this time, or after this duration; return one result per id.
 
-        Retries already taken stay counted. An instant that has passed is due at once. Jobs in another state
-        are left alone: `Applied.REFUSED`.
+        Retries already used stay counted. A job with a time in the past is due immediately. Jobs in another
+        state are not changed: `Applied.REFUSED`.
 
         Raises:
-            ScheduleError: the instant has no time zone, or nobody can wait for it.
+            ScheduleError: the time has no time zone, or is after the year 9999.
         """
         now = self._client.clock.now()
         due_at = _due_at(when, now)
@@ -411,25 +417,28 @@ class Jobs:
         priority: int | None = None,
         reason: str = "moved by code",
     ) -> list[Applied]:
-        """Move waiting jobs to another queue, or give them another priority; return one result an id.
+        """Move waiting jobs to another queue, or change their priority; return one result per id.
 
-        Awaiting, scheduled and enqueued jobs can be moved, also those that a limit holds. They keep id, age,
-        history, retries, limits, unique key, batch and continuations; among jobs of the same priority the
-        oldest still comes first. Left alone, `Applied.REFUSED`, are processing and ended jobs and batches:
-        `why_not_moved` says so. `Applied.ALREADY` is a job that has this queue and this priority.
+        Awaiting, scheduled and enqueued jobs can be moved, including those that a limit holds. They keep
+        their id, age, history, retries, limits, unique key, batch and continuations. Among jobs of the same
+        priority, the oldest still comes first. Processing and ended jobs and batches are not changed
+        (`Applied.REFUSED`); `why_not_moved` returns the reason. `Applied.ALREADY` means that the job already
+        has this queue and this priority.
 
-        Asked 500 at a time. `fire.operations.start("move", …)` moves every job that matches a filter.
+        The jobs are sent to the storage 500 at a time. `fire.operations.start("move", …)` moves all jobs that
+        match a filter.
 
         Args:
-            ids: of the jobs to move.
-            queue: the new queue; jobs stay in their queues without it.
-            priority: the new priority, from -100 to 100; jobs keep their priorities without it.
+            ids: the ids of the jobs to move.
+            queue: the new queue; without it, jobs stay in their queues.
+            priority: the new priority, from -100 to 100; without it, jobs keep their priorities.
             reason: for people, in the jobs' histories.
 
         Raises:
-            ConfigurationError: neither is given, or one of them cannot be a queue or a priority.
-            PartlyApplied: the storage went away or refused after some were answered; see `requeue`.
-            StorageError: that came before the first answer.
+            ConfigurationError: neither is given, or one of them is not a valid queue or priority.
+            PartlyApplied: the storage became unreachable or refused a change after it had returned some
+                results; see `requeue`.
+            StorageError: the same, before the first result.
         """
         target = to_move_target(queue, priority)
         now, wanted = self._client.clock.now(), _ids(ids)
@@ -450,31 +459,33 @@ class Jobs:
     amove = twin(move)
 
     def why_not_moved(self, ids: Sequence[str]) -> list[str | None]:
-        """Return why each job cannot be moved now, as the rest of a sentence; None if it can."""
+        """Return why each job cannot be moved now, as the end of a sentence; None if it can."""
         return ["it is not stored" if one is None else why_not_moved(one) for one in self._records(ids)]
 
     awhy_not_moved = twin(why_not_moved)
 
     def copy(self, job_id: str, *, reason: str | None = None, within: object | None = None) -> Job[Any]:
-        """A new job like this one is enqueued; return its handle. The task need not be registered here.
+        """Enqueue a new job like this one and return its handle. Its task need not be registered here.
 
-        The copy joins the caller's transaction, as an enqueue does. The job itself must be committed.
+        The copy joins the caller's transaction, in the same way as an enqueue. The copied job must be
+        committed.
 
-        It has the stored arguments, serializer, queue, priority, tags, timeout, retry, meta, limits and
-        unique key; it belongs to no recurring job and no batch, and waits for no parent but those whose
-        output it takes. Where another job has the unique
-        key, the handle is of that job, which stays as it is, and `is_new` is False. The copy of a debounced
-        job runs at once, and one of a job whose `start_before` has passed has none.
+        The copy has the stored arguments, serializer, queue, priority, tags, timeout, retry, meta, limits and
+        unique key. It belongs to no recurring job and no batch. It waits only for the parents whose output it
+        uses. If another job has the unique key, that job is not changed; the returned handle is for it, and
+        `is_new` is False. The copy of a debounced job runs immediately. The copy of a job whose
+        `start_before` has passed has no `start_before`.
 
         Args:
-            job_id: of the job to copy.
-            reason: for people, in the history of the copy; "copied from ID" if none is given.
-            within: a transaction of yours in the storage's own database; the copy comes and goes with it.
+            job_id: the id of the job to copy.
+            reason: for people, in the history of the copy; "copied from ID" if it is omitted.
+            within: your own transaction in the storage's database; the copy is committed or rolled back with
+                it.
 
         Raises:
-            JobNotFound: no such job is stored, or one whose output it takes is not any more.
-            JobConflict: it is a batch, or this release cannot read all of it.
-            DuplicateJob: another job has the unique key, and a call is refused then.
+            JobNotFound: the job is not stored, or a job whose output it uses is no longer stored.
+            JobConflict: the job is a batch, or this release cannot read all of it.
+            DuplicateJob: another job has the unique key, whose rule refuses such calls.
         """
         return self._client.store(self._copied(job_id, reason), self._client.transaction(within))
 
@@ -485,7 +496,7 @@ class Jobs:
         return await self._client.astore(await in_thread(self._copied, job_id, reason), within)
 
     def _copied(self, job_id: str, reason: str | None) -> NewJob:
-        """Return the copy of a job, which is not stored yet."""
+        """Return the copy of a job; the copy is not stored yet."""
         client, record = self._client, self._record(job_id)
         if record.is_batch:
             raise JobConflict(f"Job {record.id} is a batch, of which there is no copy; make a new one.")
@@ -515,12 +526,14 @@ class Jobs:
     def _apply(
         self, changes: Sequence[Transition | Applied], seen: Mapping[str, JobRecord] | None = None
     ) -> list[Applied]:
-        """Return an answer a change, 500 changes at a time; what is an answer already stands as it is.
+        """Apply the changes 500 at a time and return one result per change.
 
-        With `seen` a job that is no longer as it was seen is left alone.
+        A change that is already a result is returned unchanged. If `seen` is given, a job that differs from
+        its record there is not changed.
 
         Raises:
-            PartlyApplied: the storage went away or refused after the first of several chunks.
+            PartlyApplied: the storage became unreachable or refused a change after the first of several
+                chunks.
         """
         known = {place: one for place, one in enumerate(changes) if isinstance(one, Applied)}
         wanted = [(place, one) for place, one in enumerate(changes) if isinstance(one, Transition)]
@@ -544,7 +557,10 @@ class Jobs:
 
 
 def _admission_of_copy(admission: Admission, now: int) -> Admission:
-    """Return what the copy of a job asks: it changes no other job, and is not late from the beginning."""
+    """Return the admission of a job's copy.
+
+    It does not change any other job, and its start deadline has not passed.
+    """
     unique, before = admission.unique, admission.start_before
     if unique is not None:
         unique = None if unique.wait is not None else attrs.evolve(unique, keeps_last=False)
@@ -596,7 +612,7 @@ def _filter(verb: str, where: Where, *, by_due: bool = False) -> JobFilter:
 
 
 def _ids(ids: Sequence[str]) -> list[str]:
-    """Return the ids; a single one, which would be taken apart, and what is none are refused."""
+    """Return the ids as a list; refuse a single string, which would be split, and values that are not ids."""
     if isinstance(ids, str | bytes):
         raise ConfigurationError(f"ids={ids!r} is one text; pass a list of ids.")
     if not isinstance(ids, Iterable):
@@ -609,7 +625,7 @@ def _ids(ids: Sequence[str]) -> list[str]:
 
 
 def _due_at(when: datetime | timedelta, now: int) -> int:
-    """Return the instant in micros; one that no job could wait for is refused."""
+    """Return the time in microseconds; refuse a time for which no job can wait."""
     if isinstance(when, timedelta):
         due_at = now + span_micros(when)
     elif isinstance(when, datetime):

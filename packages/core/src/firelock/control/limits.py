@@ -1,4 +1,7 @@
-"""`fire.limits`: who holds the keys of limits and who waits for them; numbers of code and of operators."""
+"""`fire.limits`: the keys of limits, the jobs that hold them or wait for them, and the numbers of limits.
+
+Numbers come from the code or from operators.
+"""
 
 from __future__ import annotations
 
@@ -47,54 +50,54 @@ _KEY_LIMIT, _NOTE_LIMIT = 200, 500
 _HIGHEST_RATE = 1_000_000_000
 _NUMBERS = ("concurrent", "rate", "per", "burst")
 _PAGE, _ALL = 500, 10**12
-_OTHERS_READ = 5  # keys that are read to find what holds the jobs of open ones
+_OTHERS_READ = 5  # keys read to find out which of them hold the jobs of open keys
 _PLACEHOLDER = re.compile(r"\{[^\W\d]\w*\}")
 
 
 class NumberSource(StrEnum):
-    """Whose number a limit has."""
+    """The origin of a limit's numbers."""
 
     CODE = "code"
     OPERATOR = "operator"
-    NONE = "none"  # it has none: its jobs take turns
+    NONE = "none"  # it has no number: its jobs take turns
 
 
 class LimitState(StrEnum):
-    """Whether a key admits jobs."""
+    """Whether a key admits jobs, and why not."""
 
     PAUSED = "paused"  # until it is resumed
     CLOSED = "closed"  # one of its numbers is 0
     SHUT = "shut"  # until a time that `RateLimited` has set
     RATE = "rate"  # its rate is used up
-    FULL = "full"  # as many jobs hold it as may
-    HELD = "held"  # it admits jobs, but another of their keys does not
-    WAITING = "waiting"  # it admits jobs, and they wait for a worker or for a key that was not read
-    OPEN = "open"  # it admits jobs, and none waits
+    FULL = "full"  # as many jobs hold it as it allows
+    HELD = "held"  # it admits jobs, but another key of its waiting jobs does not
+    WAITING = "waiting"  # it admits jobs, which wait for a worker or for a key that was not read
+    OPEN = "open"  # it admits jobs, and no job waits
 
 
 @attrs.frozen(kw_only=True)
 class LimitName:
-    """A name of limits, or one key that has a record of its own, with its numbers as they are now."""
+    """A limit name, or one key that has its own record, with its current numbers."""
 
-    name: str  # as "tenant/openai" of "tenant:{tenant_id}/openai"
-    template: str | None  # as the code says it; None where no server has told
-    numbers: LimitNumbers  # in micros; the properties below have them for people
-    code: LimitNumbers | None  # what the code last said; None where it never did
+    name: str  # "tenant/openai" for the template "tenant:{tenant_id}/openai"
+    template: str | None  # as in the code; None if no server has stored it
+    numbers: LimitNumbers  # times in microseconds; the properties below have readable values
+    code: LimitNumbers | None  # the numbers that the code last declared; None if it never declared any
     whose: NumberSource
-    set_by: str | None = None  # the operator who set them; None for those of the code
+    set_by: str | None = None  # the operator who set the numbers; None for those of the code
     is_paused: bool
-    note: str  # why it is paused; empty where nobody said
+    note: str  # why it is paused; empty if no reason was given
     paused_by: str | None
     paused_at: datetime | None
 
     @property
     def concurrent(self) -> int | None:
-        """How many jobs may hold a key at once; None for any number."""
+        """The number of jobs that may hold a key at the same time; None for any number."""
         return self.numbers.concurrent
 
     @property
     def rate(self) -> int | None:
-        """How much may start `per`; None for any number."""
+        """The cost that may start in each period `per`; None for any cost."""
         return self.numbers.rate
 
     @property
@@ -104,36 +107,36 @@ class LimitName:
 
     @property
     def burst(self) -> int | None:
-        """How much may start at once after a rest; None for a second's worth."""
+        """The cost that may start immediately after a pause; None for one second of the rate."""
         return self.numbers.burst
 
     @property
     def words(self) -> str:
-        """The numbers for people: "4 at once, 90 per 60 s"."""
+        """The numbers as a string for people: "4 at once, 90 per 60 s"."""
         return numbers_words(self.numbers)
 
     @property
     def words_in_code(self) -> str | None:
-        """The numbers of the code for people; None if the code never had any."""
+        """The numbers of the code as a string for people; None if the code never had any."""
         return None if self.code is None else numbers_words(self.code)
 
 
 @attrs.frozen(kw_only=True)
 class LimitView(LimitName):
-    """A limit's key as it is now; `name` is that whose numbers it has where it has none of its own."""
+    """The current state of a limit's key; a key without its own numbers uses those of `name`."""
 
     key: str
-    running: int  # how many jobs hold it
-    holders: tuple[str, ...]  # their ids, 100 at most
-    waiting: int  # enqueued jobs that ask for it, 10,000 at most
-    opens_at: datetime | None  # when its rate admits one more start, or it is open again; None: it is open
-    is_own: bool  # the numbers are those of this key alone
-    others: tuple[str, ...] = ()  # other keys of its waiting jobs, 10 at most
-    held_by: tuple[str, ...] = ()  # those of them that admit no job; only if this key would
+    running: int  # number of jobs that hold it
+    holders: tuple[str, ...]  # ids of these jobs, at most 100
+    waiting: int  # enqueued jobs with this key, at most 10,000
+    opens_at: datetime | None  # when its rate admits one more start or it opens again; None if open
+    is_own: bool  # whether the numbers belong to this key alone
+    others: tuple[str, ...] = ()  # other keys of its waiting jobs, at most 10
+    held_by: tuple[str, ...] = ()  # those `others` that admit no job; only if this key would admit one
 
     @property
     def state(self) -> LimitState:
-        """Whether it admits jobs, and why not. It is never OPEN while jobs wait for it."""
+        """Whether the key admits jobs, and why not; never OPEN while jobs wait for it."""
         state = self.own_state
         if state is LimitState.OPEN and self.waiting:
             return LimitState.HELD if self.held_by else LimitState.WAITING
@@ -141,7 +144,7 @@ class LimitView(LimitName):
 
     @property
     def own_state(self) -> LimitState:
-        """The same without regard to those who wait."""
+        """The state without regard to waiting jobs."""
         if self.is_paused:
             return LimitState.PAUSED
         if self.concurrent == 0 or self.rate == 0:
@@ -152,27 +155,27 @@ class LimitView(LimitName):
 
     @property
     def is_name(self) -> bool:
-        """Tell whether it is a name that other keys have their numbers of, and no key that jobs ask for."""
+        """Whether this is a limit name that only supplies numbers for other keys, and no key of a job."""
         is_made = self.template is not None and self.template != self.name
         return self.key == self.name and is_made and not (self.running or self.waiting)
 
     @property
     def is_full(self) -> bool:
-        """Tell whether as many jobs hold it as may."""
+        """Whether as many jobs hold the key as it allows."""
         return self.concurrent is not None and self.running >= self.concurrent
 
 
 @attrs.frozen
 class DeclaredLimit:
-    """What code says of the limits of a name."""
+    """The declaration of one limit name in the code."""
 
     name: str
     template: str
-    numbers: LimitNumbers  # without any: its keys take turns
+    numbers: LimitNumbers  # if there are none, its keys take turns
 
 
 def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
-    """Return what the code says of limits by name, of all tasks together; numbers win over turns alone."""
+    """Return the limits that all tasks declare, by name; numbers have precedence over `Turns`."""
     said: dict[str, DeclaredLimit] = {}
     for limit in (limit for info in tasks if not info.is_told for limit in info.limits):
         if isinstance(limit, Limit):
@@ -183,9 +186,10 @@ def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
 
 
 class Limits:
-    """`fire.limits`: look at keys, set and reset their numbers, pause and resume them, spend of a rate.
+    """The limits of an app: `fire.limits`.
 
-    Changes act immediately, in no transaction of the caller's.
+    Its methods show keys, set and reset their numbers, pause and resume them, and spend units of a rate.
+    Changes act immediately and do not join the caller's transaction.
     """
 
     def __init__(self, client: Client, declared: Callable[[], Mapping[str, DeclaredLimit]]) -> None:
@@ -193,13 +197,14 @@ class Limits:
         self._declared = declared
         self._audit = Audit(client)
 
-    # ---- what code says ----------------------------------------------------------------------------------
+    # ---- limits in the code ------------------------------------------------------------------------------
 
     def sync(self) -> list[str]:
-        """The numbers of the code are stored; return the names that were written. A server does it at start.
+        """Store the numbers from the code, and return the names that were written.
 
-        What an operator has set stays until the code says something else than before, and a pause stays. So
-        does what an operator set of a name before any code named it.
+        A server does this when it starts. Numbers that an operator has set stay until the numbers in the code
+        change, and a pause stays too. Numbers that an operator set before the code declared the name also
+        stay.
         """
         written = [one.name for one in self._declared().values() if self._write_code(one)]
         if written:
@@ -210,34 +215,34 @@ class Limits:
 
     def _write_code(self, said: DeclaredLimit) -> bool:
         if Feature.LIMITS not in self._client.storage.features:
-            return False  # no job that has limits can be stored either
+            return False  # jobs with limits cannot be stored either
         code = {"template": said.template, **_numbers_json(said.numbers)}
 
         def change(stored: _Stored) -> _Stored:
             if stored.code == code or (not stored.value and not said.numbers.has_any):
                 return stored
             if stored.code is None and stored.numbers.has_any:
-                return stored.with_(code=code)  # an operator was here first
+                return stored.with_(code=code)  # the operator's numbers were set first
             return stored.with_(**_numbers_json(said.numbers), code=code, by=NumberSource.CODE)
 
         return self._change(said.name, change)
 
-    # ---- looking -----------------------------------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------------------
 
     def names(self) -> list[LimitName]:
-        """Return every name that code or an operator gave numbers, or paused, those without a key yet too."""
+        """Return every name with stored numbers or a pause, including names that have no keys yet."""
         return [_name(key, record, [record]) for key, record in sorted(self._records().items())]
 
     anames = twin(names)
 
     def list(self, prefix: str = "", after: str = "", limit: int = 100) -> list[LimitView]:
-        """Return a page of keys in order, those above `after` that begin so.
+        """Return a page of keys in order: those that start with `prefix` and are greater than `after`.
 
-        Those that jobs hold or wait for, those whose rate is in use, and those with numbers or a pause of
-        their own. A name such as `tenant` of the keys `tenant:7` stands in `names`.
+        The result includes keys that jobs hold or wait for, keys whose rate is in use, and keys with their
+        own numbers or pause. Names, such as `tenant` for the keys `tenant:7`, are returned by `names`.
 
         Raises:
-            ConfigurationError: the limit is not 1 to 500.
+            ConfigurationError: `limit` is not from 1 to 500.
             UnsupportedFeature: the storage has no limits.
         """
         check_limit(limit, "keys")
@@ -250,18 +255,18 @@ class Limits:
         )
         views = {
             state.key: state
-            for state in heapq.merge(alone, states, key=lambda state: state.key)  # one that works wins
+            for state in heapq.merge(alone, states, key=lambda state: state.key)  # an active key wins
         }
         now = self._client.clock.now()
         return self._with_holders([_view(views[key], records, now) for key in sorted(views)[:limit]], records)
 
-    alist = twin(list)  # noqa: A003 - the verb above
+    alist = twin(list)  # noqa: A003 - the method above
 
     def get(self, key: str) -> LimitView:
-        """Return a key as it is now; of one that no job ever asked for, its numbers.
+        """Return the current state of a key; for a key that no job has used, return its numbers.
 
         Raises:
-            ConfigurationError: it can be no key.
+            ConfigurationError: the string cannot be a key.
             UnsupportedFeature: the storage has no limits.
         """
         found = self._client.storage.find_keys(_check_key(key), limit=1)
@@ -278,9 +283,9 @@ class Limits:
     def _with_holders(
         self, views: Sequence[LimitView], records: Mapping[str, _Stored]
     ) -> builtins.list[LimitView]:
-        """Return the views; an open key for which jobs wait gets the keys that hold these jobs.
+        """Return the views; for each open key with waiting jobs, add the keys that hold these jobs.
 
-        At most five keys that are not among the views are read.
+        This reads at most five keys that are not among the views.
         """
         now = self._client.clock.now()
         known = {view.key: view for view in views}
@@ -306,17 +311,18 @@ class Limits:
     def line(self, key: str, after: int = 0, limit: int = 50) -> WaitingLine:
         """Return a page of the jobs that wait for a key, in the order of their turns.
 
-        Each has the keys that hold it, and an estimate of its start, which follows from the rates, the number
-        of jobs before it, and the mean run time within the last hour. If no such run has ended, it has the
-        time when it starts if all jobs before it run until their timeouts. A line has at most 10,000 places.
+        Each job has the keys that hold it and an estimate of its start. The estimate follows from the rates,
+        the number of jobs before it, and the mean run time of the last hour. If no such run has ended, the
+        job instead has the time at which it starts if all jobs before it run until their timeouts. A line has
+        at most 10,000 places.
 
         Args:
-            key: as "tenant:7".
-            after: how many jobs to leave out: `after` of the previous page.
-            limit: of a page, 1 to 500.
+            key: for example "tenant:7".
+            after: the number of jobs to skip: `after` of the previous page.
+            limit: the size of the page, from 1 to 500.
 
         Raises:
-            ConfigurationError: the key cannot be one, or `after` or `limit` is out of its bounds.
+            ConfigurationError: the string cannot be a key, or `after` or `limit` is out of bounds.
             UnsupportedFeature: the storage has no limits.
         """
         check_limit(limit, "jobs")
@@ -337,7 +343,7 @@ class Limits:
     aline = twin(line)
 
     def places(self, job_id: str) -> builtins.list[KeyPlace]:
-        """Return where an enqueued job stands in the line of each of its keys; nothing for any other job.
+        """Return the place of an enqueued job in the line of each of its keys; nothing for other jobs.
 
         Raises:
             JobNotFound: no such job is stored.
@@ -350,7 +356,7 @@ class Limits:
     aplaces = twin(places)
 
     def _timeouts(self) -> TimeoutOf:
-        """Return a function for the timeouts of jobs; it reads each task once."""
+        """Return a function that returns the timeout of a job; it reads each task once."""
         storage, registry = self._client.storage, self._client.registry
 
         @cache
@@ -369,7 +375,7 @@ class Limits:
         record = self._client.storage.get_record(_KIND, key)
         return _Stored.read(key, record.value if record else "{}")
 
-    # ---- changing ----------------------------------------------------------------------------------------
+    # ---- changes -----------------------------------------------------------------------------------------
 
     def set(
         self,
@@ -382,22 +388,22 @@ class Limits:
         by: str = "operator",
         origin: str = "code",
     ) -> LimitView:
-        """The numbers are these from now on, on every server; what is left out stays as it is.
+        """Set numbers of a limit on every server; omitted numbers stay unchanged.
 
-        A name's are those of all its keys; a key's own win over its name's. They stay until `reset`, or until
-        the code says something else than now. No running job is stopped.
+        The numbers of a name apply to all its keys; a key's own numbers have precedence over those of its
+        name. They stay until `reset`, or until the numbers in the code change. Running jobs are not stopped.
 
         Args:
-            name_or_key: as "tenant", or "tenant:7" for one alone.
-            concurrent: how many jobs at once, 0 to 1,000; None takes the number away.
-            rate: how much may start in a period; None takes it away.
-            per: the period of the rate; a timedelta or seconds.
-            burst: how much may start at once after a rest; None for a second's worth.
-            by: who, for the audit.
-            origin: where it was done, for the audit.
+            name_or_key: for example "tenant", or "tenant:7" for one key.
+            concurrent: how many jobs may run at the same time, from 0 to 1,000; None removes the number.
+            rate: the cost that may start per period; None removes the number.
+            per: the period of the rate, as a timedelta or in seconds.
+            burst: the cost that may start immediately after a pause; None for one second of the rate.
+            by: the operator's name, for the audit.
+            origin: where the change was made, for the audit.
 
         Raises:
-            ConfigurationError: a number is out of its bounds, or there is no rate for `per` and `burst`.
+            ConfigurationError: a number is out of bounds, or `per` or `burst` has no rate.
             UnsupportedFeature: the storage has no limits.
         """
         given = {"concurrent": concurrent, "rate": rate, "per": per, "burst": burst}
@@ -413,7 +419,7 @@ class Limits:
         def change(stored: _Stored) -> _Stored:
             base = stored if stored.numbers.has_any or stored.code is not None else name
             former = _numbers_given(base.numbers)
-            if rate is None:  # the period and the burst go with it
+            if rate is None:  # the period and the burst are removed with it
                 former |= {"per": None, "burst": None}
             numbers = checked_numbers(key, {**former, **changes})
             if not numbers.has_any and key != name_of(key):
@@ -430,13 +436,13 @@ class Limits:
         self._record("limit.set", key, by, origin, told)
         return self.get(key)
 
-    aset = twin(set)  # noqa: A003 - the verb above
+    aset = twin(set)  # noqa: A003 - the method above
 
     def reset(self, name_or_key: str, *, by: str = "operator", origin: str = "code") -> LimitView:
-        """The numbers are what the code last said; one that the code never named has none of its own.
+        """Restore the numbers that the code last declared; a limit that it never declared then has none.
 
         Raises:
-            ConfigurationError: it can be no key.
+            ConfigurationError: the string cannot be a key.
             UnsupportedFeature: the storage has no limits.
         """
         key = self._known_key(name_or_key)
@@ -456,16 +462,16 @@ class Limits:
     def pause(
         self, name_or_key: str, note: str = "", *, by: str = "operator", origin: str = "code"
     ) -> LimitView:
-        """No job that asks for the key, or for any key of the name, starts any more; running ones go on.
+        """Stop starting jobs that use the key, or any key of the name; running jobs continue.
 
         Args:
             name_or_key: as in `set`.
-            note: why, for people; 500 characters.
-            by: who, for people and the audit.
-            origin: where it was done, for the audit.
+            note: the reason, for people; at most 500 characters.
+            by: the operator's name, for people and the audit.
+            origin: where the change was made, for the audit.
 
         Raises:
-            ConfigurationError: it can be no key, or the note is no text.
+            ConfigurationError: the string cannot be a key, or the note is not a string of this length.
             UnsupportedFeature: the storage has no limits.
         """
         if not isinstance(note, str) or len(note) > _NOTE_LIMIT:
@@ -478,10 +484,10 @@ class Limits:
     apause = twin(pause)
 
     def resume(self, name_or_key: str, *, by: str = "operator", origin: str = "code") -> LimitView:
-        """Jobs that ask for the key start again, unless it is its name that is paused.
+        """Start jobs that use the key again, unless its name is paused.
 
         Raises:
-            ConfigurationError: it can be no key.
+            ConfigurationError: the string cannot be a key.
             UnsupportedFeature: the storage has no limits.
         """
         key = self._known_key(name_or_key)
@@ -494,13 +500,13 @@ class Limits:
     aresume = twin(resume)
 
     def spend(self, key: str, cost: int) -> float:
-        """The key's rate has been used by this cost; return the seconds until it admits one more start.
+        """Use this cost of the key's rate, and return the seconds until the key admits one more start.
 
-        For what a job learns only as it runs, such as the tokens of an answer: of an estimate that was too
-        high a negative cost gives back. Of a key without a rate nothing is used.
+        Use it for a cost that a job learns only while it runs, such as the tokens of a response. A negative
+        cost gives units back, for example if an estimate was too high. A key without a rate is not changed.
 
         Raises:
-            ConfigurationError: it can be no key, or the cost is no whole number.
+            ConfigurationError: the string cannot be a key, or the cost is not an integer.
             UnsupportedFeature: the storage has no limits.
         """
         if isinstance(cost, bool) or not isinstance(cost, int) or abs(cost) > _HIGHEST_RATE:
@@ -524,7 +530,10 @@ class Limits:
         return _check_key(name_or_key)
 
     def _change(self, key: str, change: Callable[[_Stored], _Stored]) -> bool:
-        """The record is what the change makes of it, gone where that says nothing; return if it differs."""
+        """Apply the change to the key's record, and return whether the record differs.
+
+        A record without content is deleted.
+        """
         storage = self._client.storage
         while True:
             record = storage.get_record(_KIND, key)
@@ -544,7 +553,10 @@ class Limits:
                 return True
 
     def _give_back(self, key: str) -> None:
-        """What a former rate has used up of the key, or of each of the name's, shuts it no more."""
+        """Reset the used part of the previous rate for the key, or for each key of the name.
+
+        The previous rate then does not keep a key closed.
+        """
         storage, after = self._client.storage, ""
         begin = key.partition("/")[0]
         while page := storage.find_keys(begin, after=after, limit=_PAGE):
@@ -561,7 +573,7 @@ class Limits:
 
 @attrs.frozen
 class _Stored:
-    """The record of a name or a key; without a value there is none."""
+    """The record of a name or a key; its value is empty if there is no record."""
 
     key: str
     value: Mapping[str, Any]
@@ -594,7 +606,7 @@ class _Stored:
 
     @property
     def is_key(self) -> bool:
-        """Whether it is that of a key, not of a name that many keys have."""
+        """Whether the record belongs to a single key, not to a name that many keys share."""
         template = (self.code or {}).get("template")
         return self.key != name_of(self.key) if template is None else template == self.key
 
@@ -617,7 +629,7 @@ def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitVie
 
 
 def _name(name: str, chosen: _Stored, all_of_it: Sequence[_Stored]) -> LimitName:
-    """Return what is chosen of a key's record and its name's; it is paused where one of them is."""
+    """Return the values of the chosen record; the name is paused if any of the records is paused."""
     paused = next((stored.value for stored in all_of_it if stored.is_paused), None)
     numbers = chosen.numbers
     code = next((told for stored in (chosen, *all_of_it) if (told := stored.code) is not None), None)
@@ -639,7 +651,7 @@ def _name(name: str, chosen: _Stored, all_of_it: Sequence[_Stored]) -> LimitName
 
 
 def numbers_words(numbers: LimitNumbers) -> str:
-    """Return the numbers of a limit for people: "4 at once, 90 per 60 s"; "turns" where it has none."""
+    """Return the numbers of a limit for people: "4 at once, 90 per 60 s"; "turns" if it has none."""
     words: list[str] = []
     if numbers.concurrent is not None:
         words.append(f"{numbers.concurrent:,} at once")
@@ -651,10 +663,10 @@ def numbers_words(numbers: LimitNumbers) -> str:
 
 
 def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
-    """Return the numbers of a limit; `per` may be a timedelta or seconds.
+    """Return the numbers of a limit; `per` can be a timedelta or seconds.
 
     Raises:
-        ConfigurationError: one is out of its bounds, or there is no rate for `per` and `burst`.
+        ConfigurationError: a number is out of bounds, or `per` or `burst` has no rate.
     """
     rate, per, burst = given["rate"], given["per"], given["burst"]
     micros = SECOND if per is None else span_micros(to_span(f"Limit {key!r}: per", per))
@@ -676,7 +688,7 @@ def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
 
 
 def _numbers_given(numbers: LimitNumbers) -> dict[str, Any]:
-    """Return the numbers as `set` takes them; without a rate there is no period either."""
+    """Return the numbers as `set` accepts them; without a rate, the period is None."""
     per = None if numbers.rate is None else timedelta(microseconds=numbers.per)
     return {"concurrent": numbers.concurrent, "rate": numbers.rate, "per": per, "burst": numbers.burst}
 

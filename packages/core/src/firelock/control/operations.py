@@ -1,4 +1,4 @@
-"""`fire.operations`: changes of all jobs that match, stored first and then done in chunks."""
+"""`fire.operations`: changes of all jobs that match a filter, stored first and then carried out in chunks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _INSTANTS = ("started_at", "updated_at", "ended_at")
 
 
 class Verb(StrEnum):
-    """What is done to the jobs."""
+    """The kind of change."""
 
     REQUEUE = "requeue"
     DELETE = "delete"
@@ -49,14 +49,14 @@ class Verb(StrEnum):
 
     @property
     def past(self) -> str:
-        """What the jobs are afterwards."""
+        """The past participle of the verb, for example "requeued"."""
         return f"{self.value}d"
 
 
 class Status(StrEnum):
-    """How far an operation has come."""
+    """The progress of an operation."""
 
-    RUNNING = "running"  # there is something left to do, whether or not somebody does it just now
+    RUNNING = "running"  # jobs are left to change, whether or not a process is working on it
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
@@ -64,78 +64,81 @@ class Status(StrEnum):
 
 @attrs.frozen
 class ChunkDone:
-    """What was done to one chunk of jobs."""
+    """The result of one chunk of jobs."""
 
     seen: int
     changed: int
     skipped: int
     missing: int
-    ids: tuple[str, ...]  # of those that were changed
+    ids: tuple[str, ...]  # of the changed jobs
 
 
 @attrs.frozen
 class Outcome:
-    """What became of the jobs that an operation requeued; a snapshot, kept once all have ended."""
+    """The states of the jobs that an operation requeued: a snapshot, stored once all of them have ended."""
 
-    looked_at: int  # jobs: the first ones, where there were very many
-    by_state: Mapping[State, int]  # as they are now; states without jobs are left out
-    missing: int = 0  # pruned meanwhile
+    looked_at: int  # number of jobs that were read; the first ones if there are very many
+    by_state: Mapping[State, int]  # current states; those without jobs are left out
+    missing: int = 0  # pruned in the meantime
 
     @property
     def unended(self) -> int:
-        """How many wait or run."""
+        """The number of jobs that wait or run."""
         return sum(number for state, number in self.by_state.items() if state not in FINAL_STATES)
 
 
 @attrs.frozen
 class Operation:
-    """An action on every job that matches, as far as it has come; a snapshot."""
+    """A change of all jobs that match a filter, with its progress; a snapshot."""
 
     id: str  # later operations have smaller ids
     verb: Verb
     where: JobFilter  # its `until` is when the operation was started, or earlier
-    contains: Mapping[str, str]  # texts wanted in "argument" and "error"; empty for none
-    by: str  # who asked for it
-    reason: str  # what the jobs' histories say
+    contains: Mapping[str, str]  # strings to find in "argument" and "error"; empty for none
+    by: str  # who started it
+    reason: str  # the reason in the jobs' histories
     started_at: datetime
-    updated_at: datetime  # of the last chunk, or the end
+    updated_at: datetime  # of the last chunk, or of the end
     state: Status = Status.RUNNING
     ended_at: datetime | None = None
     cancelled_by: str | None = None
     error: str | None = None  # why it failed
-    queue: str | None = None  # of a move: the new queue
-    priority: int | None = None  # of a move: the new priority
-    expected: int | None = None  # matching jobs at the start; None where that would cost a search
-    total_seen: int = 0  # jobs looked at; with `contains`, more than were meant
+    queue: str | None = None  # for a move: the new queue
+    priority: int | None = None  # for a move: the new priority
+    expected: int | None = None  # matching jobs at the start; None if counting needs a search
+    total_seen: int = 0  # jobs that were read; with `contains`, not all of them match
     changed: int = 0
-    skipped: int = 0  # not in a state for it, or changed meanwhile
-    missing: int = 0  # pruned meanwhile
-    first_ids: tuple[str, ...] = ()  # of the first ten that were changed
+    skipped: int = 0  # not in a suitable state, or changed in the meantime
+    missing: int = 0  # pruned in the meantime
+    first_ids: tuple[str, ...] = ()  # of the first ten changed jobs
     cursor: str | None = None  # of the next page
-    outcome: Outcome | None = None  # of a requeue, once all have ended and somebody has looked
-    fence: int = 0  # of the lock of whom runs it, the last one who did
-    more: str | None = None  # fields of a newer release, as JSON; kept as they are
+    outcome: Outcome | None = None  # of a requeue; stored by the first query after all jobs have ended
+    fence: int = 0  # the fence of the lock of the last process that ran it
+    more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
     @property
     def is_running(self) -> bool:
-        """Tell whether there is something left to do."""
+        """Whether jobs are left to change."""
         return self.state is Status.RUNNING
 
     @property
     def is_for_any_state(self) -> bool:
-        """Tell whether jobs are changed whatever became of them meanwhile: where nobody asked for a state."""
+        """Whether a job is changed even if its state has changed in the meantime.
+
+        This is the case for a delete or move whose filter has no state.
+        """
         return self.verb is not Verb.REQUEUE and self.where.state is None and self.where.is_retrying is None
 
     def is_run_by(self, fence: int) -> bool:
-        """Tell whether there is something left to do, for the holder of this lock."""
+        """Return whether jobs are left to change by the holder of the lock with this fence."""
         return self.is_running and self.fence == fence
 
     def taken_over(self, fence: int) -> Operation:
-        """Return the operation in the hands of the lock's holder."""
+        """Return the operation as taken over by the holder of the lock with this fence."""
         return attrs.evolve(self, fence=fence) if self.is_running else self
 
     def is_meant(self, job: JobRecord) -> bool:
-        """Tell whether the job holds the texts that are wanted; the filter has been asked before."""
+        """Return whether the job contains the wanted strings; the filter has been applied before."""
         wanted = {name: text.casefold() for name, text in self.contains.items()}
         if "argument" in wanted and wanted["argument"] not in job.arguments.casefold():
             return False
@@ -146,7 +149,7 @@ class Operation:
         )
 
     def advanced(self, done: ChunkDone, cursor: str | None, at: datetime) -> Operation:
-        """Return the operation behind a page; one that was cancelled meanwhile stays so and counts it."""
+        """Return the operation after a page; a cancelled one stays cancelled but counts the page."""
         return attrs.evolve(
             self,
             updated_at=at,
@@ -159,13 +162,13 @@ class Operation:
         )
 
     def concluded(self, outcome: Outcome) -> Operation:
-        """Return the operation with what became of its jobs; one that is told stays told."""
+        """Return the operation with the outcome of its jobs; an outcome that it has stays unchanged."""
         return self if self.outcome is not None else attrs.evolve(self, outcome=outcome)
 
     def ended(
         self, state: Status, at: datetime, *, error: str | None = None, cancelled_by: str | None = None
     ) -> Operation:
-        """Return the operation at its end; one that has ended stays as it is."""
+        """Return the operation at its end; an operation that has ended stays unchanged."""
         if not self.is_running:
             return self
         return attrs.evolve(
@@ -190,8 +193,9 @@ def write_operation(operation: Operation) -> str:
 def read_operation(record: Record) -> Operation:
     """Return the operation of a record.
 
-    Fields that this release does not know are kept in `more`. In `where` they would choose among the jobs, so
-    such an operation is shown as failed and says so; its record stays as it is.
+    Fields that this release does not know are kept in `more`. Unknown fields of `where` would change which
+    jobs match. An operation with such fields is therefore shown as failed, with this reason; its record stays
+    unchanged.
     """
     value = json.loads(record.value)
     unknown = [f"where.{name}" for name in value["where"].keys() - _names(JobFilter)]
@@ -232,14 +236,14 @@ def _names(kind: type[attrs.AttrsInstance]) -> frozenset[str]:
     return frozenset(cast("Mapping[str, object]", attrs.fields_dict(kind)))
 
 
-KEPT = 200  # ended operations
-PACE = 3.0  # a quarter of its time: workers of a busy SQLite file keep their rate
-JOBS_A_SECOND = 2_500  # at most, where chunks are quick: workers share processors and a Redis with it
+KEPT = 200  # ended operations that are kept
+PACE = 3.0  # pause as a multiple of a chunk's duration, so that workers on a busy SQLite file keep their rate
+JOBS_A_SECOND = 2_500  # upper bound for fast chunks, because workers share processors and Redis with it
 _KIND = "operation"
-_IDS_KIND = "operation_ids"  # of the jobs that one requeued, a record a chunk: by them its outcome is told
-_IDS_KEPT = 2_000  # of an operation: what is told of more is told of the first
+_IDS_KIND = "operation_ids"  # ids of requeued jobs, one record per chunk; the outcome is read with them
+_IDS_KEPT = 2_000  # ids per operation; if there are more, the outcome is that of the first ones
 _CHUNK = 500
-_CHUNKS = 200  # that are looked at for an outcome
+_CHUNKS = 200  # chunks that are read for an outcome
 _TEXT_LIMIT = 500
 _CONTAINS = ("argument", "error")
 _LOCK_LIFE = 30.0
@@ -247,7 +251,7 @@ _LOCK_LIFE = 30.0
 
 @attrs.frozen
 class OperationPage(Paged[Operation]):
-    """A page of operations, newest first; `cursor` opens the next, None after the last."""
+    """A page of operations, newest first; `cursor` is for the next page, and None on the last page."""
 
     operations: list[Operation]
     cursor: str | None
@@ -262,13 +266,16 @@ def _always(_job: JobRecord) -> bool:
 
 
 class Operations:
-    """`fire.operations`: act on everything that matches; immediately, in no transaction of the caller's."""
+    """Changes of all jobs that match a filter: `fire.operations`.
+
+    Its methods act immediately and do not join the caller's transaction.
+    """
 
     def __init__(self, client: Client, lock: Callable[..., Lock]) -> None:
         self._client = client
         self._lock = lock
 
-    # ---- asking for it -----------------------------------------------------------------------------------
+    # ---- starting and cancelling -------------------------------------------------------------------------
 
     def start(
         self,
@@ -281,23 +288,23 @@ class Operations:
         queue: str | None = None,
         priority: int | None = None,
     ) -> Operation:
-        """The operation is stored, and `resumable`; no job has been touched yet: `run` does that.
+        """Store an operation, which is then `resumable`; no job is changed until `run` is called.
 
         Args:
             verb: "requeue", "delete" or "move".
-            where: which jobs. Its `until` becomes this instant at the latest, so that what comes later is
-                left alone and the operation ends.
-            by: who asks for it.
-            reason: what the jobs' histories say; made of verb and `by` where left out.
-            contains: texts that must be found in a job's stored "argument" text or its last "error" (type
-                and message), upper and lower case alike.
-            queue: of a move: the new queue; jobs stay in their queues without it.
-            priority: of a move: the new priority; jobs keep their priorities without it.
+            where: the filter. Its `until` becomes the current time unless it is earlier, so that later jobs
+                are not changed and the operation ends.
+            by: who starts the operation.
+            reason: the reason in the jobs' histories; built from the verb and `by` if it is omitted.
+            contains: strings that must be found in a job's stored "argument" string or its last "error" (type
+                and message), ignoring case.
+            queue: for a move: the new queue; without it, jobs stay in their queues.
+            priority: for a move: the new priority; without it, jobs keep their priorities.
 
         Raises:
-            ConfigurationError: the verb is unknown, `contains` names something else, everything there is
-                would be deleted or moved, a requeue names no state, a move names no target or a state that
-                no job is moved in, or a target is given to another verb.
+            ConfigurationError: one of these is true. The verb or a name in `contains` is unknown. All jobs
+                would be deleted or moved. A requeue has no state. A move has no target, or a state in which
+                no job can be moved. A target is given with another verb.
         """
         chosen, meant = to_choice(Verb, "verb", verb), _check_filter(where)
         wanted = _contains(contains)
@@ -333,7 +340,7 @@ class Operations:
     astart = twin(start)
 
     def cancel(self, operation_id: str, by: str) -> Operation:
-        """The operation changes no further chunk of jobs; one that has ended stays as it is.
+        """Stop changing further chunks of jobs; an operation that has ended stays unchanged.
 
         Raises:
             ConfigurationError: no such operation is stored.
@@ -347,10 +354,10 @@ class Operations:
 
     acancel = twin(cancel)
 
-    # ---- looking -----------------------------------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------------------
 
     def get(self, operation_id: str) -> Operation | None:
-        """Return the operation as it is now, None where none is stored."""
+        """Return the current state of the operation; None if it is not stored."""
         record = self._record(operation_id)
         return None if record is None else read_operation(record)
 
@@ -360,21 +367,21 @@ class Operations:
         """Return a page of operations, newest first.
 
         Raises:
-            ConfigurationError: the limit is not 1 to 500.
-            StorageError: no page gave this cursor.
+            ConfigurationError: the limit is not from 1 to 500.
+            StorageError: the cursor is not that of a page.
         """
         records, following = newest_records(
             self._client.storage, _KIND, "operations", limit=limit, cursor=cursor
         )
         return OperationPage([read_operation(record) for record in records], following)
 
-    alist = twin(list)  # noqa: A003 - the verb above
+    alist = twin(list)  # noqa: A003 - the method above
 
     def outcome(self, operation_id: str) -> Outcome | None:
-        """Return what became of the jobs that were requeued; None where none was, or it is no requeue.
+        """Return the outcome of the requeued jobs; None if there are none, or if it is no requeue.
 
-        Looks at the first 2,000 of them by their ids, 500 a read, until all have ended; from then on it is
-        what it was then.
+        The first 2,000 of these jobs are read by their ids, 500 per read, until all have ended. After that,
+        the outcome no longer changes.
 
         Raises:
             ConfigurationError: no such operation is stored.
@@ -401,17 +408,17 @@ class Operations:
     aoutcome = twin(outcome)
 
     def _chunks(self, operation_id: str) -> Sequence[Record]:
-        """Return the records of the ids that an operation changed, in order."""
+        """Return the records with the ids that an operation changed, in order."""
         found = self._client.storage.list_records(_IDS_KIND, after=f"{operation_id}:", limit=_CHUNKS)
         return [record for record in found if record.key.startswith(f"{operation_id}:")]
 
     def resumable(self) -> Sequence[Operation]:
-        """Return the operations that are not at their end, oldest first."""
+        """Return the operations that have not ended, oldest first."""
         return [operation for operation in reversed([*self._all()]) if operation.is_running]
 
     aresumable = twin(resumable)
 
-    # ---- doing it ----------------------------------------------------------------------------------------
+    # ---- running -----------------------------------------------------------------------------------------
 
     def run(
         self,
@@ -424,24 +431,26 @@ class Operations:
         wait: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Operation:
-        """The operation is done as far as it goes; return it as it is then.
+        """Carry out the operation as far as possible, and return its state after that.
 
-        It goes on behind the last chunk of 500 that was written down, and ends early, still running, where
-        `should_stop` says so or another process is at it. A chunk met twice after a crash does no harm.
+        It continues after the last stored chunk of 500 jobs. It returns early, still running, if
+        `should_stop` returns true or if another process runs the operation. To change a chunk again after a
+        crash does no harm.
 
         Args:
-            operation_id: of a stored operation; an ended one is returned as it is.
-            pace: how long it waits after a chunk, as a multiple of what the chunk took: workers go on.
-            jobs_a_second: it waits longer where it would change more jobs than so many.
-            is_meant: asked of each job that matches; one that it denies is left alone. For texts that are
-                masked where somebody looks for them.
-            should_stop: asked before each chunk.
-            wait: waits so many seconds.
-            monotonic: tells seconds that have gone by.
+            operation_id: the id of a stored operation; an ended one is returned unchanged.
+            pace: the pause after a chunk, as a multiple of the duration of the chunk, so that workers can
+                continue.
+            jobs_a_second: the most jobs to change per second; the pause is longer if necessary.
+            is_meant: called for each job that matches; if it returns false, the job is not changed. Use it
+                for strings that are masked for the person who searches.
+            should_stop: called before each chunk.
+            wait: waits for this number of seconds.
+            monotonic: returns a monotonic time in seconds.
 
         Raises:
             ConfigurationError: no such operation is stored.
-            StorageUnavailable: the storage went away; run it again.
+            StorageUnavailable: the storage is unreachable; run the operation again.
         """
         operation = self._stored(operation_id)
         if not operation.is_running:
@@ -455,25 +464,25 @@ class Operations:
                     if operation.is_run_by(lock.fence):
                         took = monotonic() - began
                         wait(max(took * pace, (operation.changed - before) / jobs_a_second - took))
-                        operation = self._stored(operation_id)  # cancelled, or taken over, meanwhile
-        except (LockTimeout, LockLost):  # somebody else is at it, or may be
+                        operation = self._stored(operation_id)  # it might have been cancelled or taken over
+        except (LockTimeout, LockLost):  # another process runs it, or might run it
             return self._stored(operation_id)
         return operation
 
     arun = twin(run)
 
     def _step(self, operation: Operation, is_meant: Callable[[JobRecord], bool]) -> Operation:
-        """Change one chunk of jobs and write it down; end the operation if no further try can help."""
+        """Change one chunk of jobs and store the progress; end the operation if no retry can help."""
         storage = self._client.storage
         try:
             page = storage.find(operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True)
             matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
             wanted, results = self._change_jobs(operation, matching)
             if Applied.RELEASING in results:
-                release_continuations(storage)  # whatever it meets, what was done is written down
+                release_continuations(storage)  # the progress is stored even if this fails
             changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
             if operation.verb is Verb.REQUEUE and changed and operation.changed < _IDS_KEPT:
-                key = f"{operation.id}:{operation.total_seen:012d}"  # a chunk done again changes none
+                key = f"{operation.id}:{operation.total_seen:012d}"  # a repeated chunk changes no jobs
                 storage.put_record(_IDS_KIND, key, json.dumps(changed[: _IDS_KEPT - operation.changed]))
         except StorageUnavailable:
             raise
@@ -487,7 +496,7 @@ class Operations:
         done = ChunkDone(len(page.jobs), len(changed), skipped, missing, tuple(changed))
 
         def advanced(stored: Operation) -> Operation:
-            if stored.fence != operation.fence:  # another took over: what it writes down is the truth
+            if stored.fence != operation.fence:  # another process took over: only its progress counts
                 return stored
             after = stored.advanced(done, page.cursor, self._now())
             return after.ended(Status.DONE, self._now()) if page.cursor is None else after
@@ -497,7 +506,7 @@ class Operations:
     def _change_jobs(
         self, operation: Operation, jobs: Sequence[JobRecord]
     ) -> tuple[Sequence[Transition | Move], Sequence[Applied]]:
-        """Change the jobs; return the changes that made sense, and what became of each."""
+        """Change the jobs; return the applicable changes and their results."""
         if operation.verb is Verb.MOVE:
             moves = [move for job in jobs if (move := self._move(operation, job)).from_states]
             return moves, self._client.storage.move(moves) if moves else []
@@ -506,7 +515,7 @@ class Operations:
         return wanted, self._client.storage.apply(wanted) if wanted else []
 
     def _move(self, operation: Operation, job: JobRecord) -> Move:
-        """Return the move, from no state at all where it makes no sense; see `_transition`."""
+        """Return the move of a job, from no state if it does not apply; see `_transition`."""
         is_there = operation.queue in {None, job.queue} and operation.priority in {None, job.priority}
         seen = lifecycle.WAITING if operation.is_for_any_state else frozenset({job.state})
         return lifecycle.move(
@@ -516,10 +525,10 @@ class Operations:
         )  # fmt: skip
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
-        """Return the change, from no state at all where it makes no sense.
+        """Return the change of a job, from no state if it does not apply.
 
-        A job that left its state after it was read is not meant any more, unless it is to be deleted
-        whatever its state.
+        A job that has left the state in which it was read is not changed, unless it is deleted regardless of
+        its state.
         """
         now = self._client.clock.now()
         if operation.verb is Verb.REQUEUE:
@@ -532,7 +541,7 @@ class Operations:
         change.from_states &= {job.state}
         return change
 
-    # ---- the records -------------------------------------------------------------------------------------
+    # ---- records -----------------------------------------------------------------------------------------
 
     def _record(self, operation_id: str) -> Record | None:
         if not is_newest_first_key(operation_id):
@@ -543,7 +552,7 @@ class Operations:
         return read_operation(_known(operation_id, self._record(operation_id)))
 
     def _change(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
-        """The change is written to the operation as it is by then; return what it is now."""
+        """Apply the change to the stored operation and return the result."""
         while True:
             record = _known(operation_id, self._record(operation_id))
             before = read_operation(record)
@@ -566,7 +575,7 @@ class Operations:
             self._client.storage.delete_record(_KIND, operation_id)
 
     def _expected(self, verb: Verb, where: JobFilter) -> int | None:
-        """Return how many jobs there are, where counts can tell: by state and queue alone."""
+        """Return the number of matching jobs from counts; None for filters by more than state and queue."""
         if where != JobFilter(state=where.state, queue=where.queue):
             return None
         counts = self._client.storage.counts()
@@ -590,7 +599,7 @@ def _known(operation_id: str, record: Record | None) -> Record:
 
 
 def _check_filter(where: JobFilter) -> JobFilter:
-    """Return the filter as it will be read back: its cursors belong to its very fields."""
+    """Return the filter as it is read back later, because a cursor belongs to the exact fields."""
     if not isinstance(where, JobFilter):
         raise ConfigurationError(f"where={shown(where)} is no filter; write JobFilter(state=State.FAILED).")
     if where.by_due:
@@ -614,7 +623,7 @@ def _move_target(
     """Return the target of a move.
 
     Raises:
-        ConfigurationError: there is none, all jobs are meant, or no job of the filter's state can be moved.
+        ConfigurationError: there is none, all jobs match, or no job in the filter's state can be moved.
     """
     if where == JobFilter() and not contains:
         raise ConfigurationError(

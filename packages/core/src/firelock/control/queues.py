@@ -1,4 +1,4 @@
-"""`fire.queues`: every queue that has jobs or settings; pausing and resuming."""
+"""`fire.queues`: all queues that have jobs or settings; pausing and resuming them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class QueueView:
-    """A queue as it is now."""
+    """The current state of a queue."""
 
     name: str
     enqueued: int
@@ -29,18 +29,18 @@ class QueueView:
     scheduled: int
     is_paused: bool
     note: str | None  # why it was paused
-    paused_by: str | None = None  # who paused it; None where nobody said, or it is not paused
-    paused_at: datetime | None = None  # when; None unless it is paused
+    paused_by: str | None = None  # who paused it; None if unknown or not paused
+    paused_at: datetime | None = None  # when it was paused; None if it is not paused
 
 
 class Queues:
-    """`fire.queues`: every queue that has jobs or settings. `pause` and `resume` act immediately."""
+    """All queues that have jobs or settings: `fire.queues`. `pause` and `resume` act immediately."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def list(self) -> list[QueueView]:
-        """Return every queue with what it holds, in order of name."""
+        """Return all queues with their numbers of jobs, in order of name."""
         storage = self._client.storage
         by_queue = storage.counts().by_queue
         settings = {record.key: json.loads(record.value) for record in every_record(storage, "queue")}
@@ -49,28 +49,28 @@ class Queues:
             for name in sorted({*by_queue, *settings})
         ]
 
-    alist = twin(list)  # noqa: A003 - the verb above
+    alist = twin(list)  # noqa: A003 - the method above
 
     def pause(self, name: str, *, note: str | None = None, by: str | None = None) -> None:
-        """No job of the queue is claimed any more, on any server; running ones go on.
+        """Stop claiming jobs of the queue on all servers; running jobs continue.
 
         Args:
-            name: of the queue.
-            note: why, for people.
-            by: who, for people.
+            name: the name of the queue.
+            note: the reason, for people.
+            by: the operator's name, for people.
         """
         self._change(name, {"paused": True, "note": note, "by": by, "at": self._client.clock.now()})
 
     apause = twin(pause)
 
     def resume(self, name: str) -> None:
-        """Jobs of the queue are claimed again."""
+        """Claim jobs of the queue again."""
         self._change(name, {"paused": False})
 
     aresume = twin(resume)
 
     def _change(self, name: str, settings: Mapping[str, object]) -> None:
-        """Replace the settings known here; those that a newer release stored are kept."""
+        """Replace the settings that are known here; keep those that a newer release stored."""
         storage, key = self._client.storage, check_queue(name)
         while True:
             record = storage.get_record("queue", key)

@@ -1,4 +1,4 @@
-"""Open batches in which nothing has happened for long: whether what is counted of them is what there is."""
+"""Checks that the counts of open batches match their members, if a batch has not changed for a long time."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ from firelock.model.state import FINAL_STATES, State
 from firelock.storage import JobFilter, Storage, batches
 
 LONG_STILL = 3_600 * 1_000_000
-"""Micros since the last change of a batch or of a member, after which it is looked at."""
+"""Microseconds since the last change of a batch or of a member, after which the batch is checked."""
 _BATCHES, _MEMBERS, _PAGE = 20, 2_000, 500
 
 
 @attrs.frozen
 class StillBatch:
-    """A batch with which something is wrong, and that nothing will put right by itself."""
+    """An open batch that has a problem and will not end without help."""
 
     id: str
     name: str
     counts: BatchCounts
-    members: BatchCounts  # as they are found, without the batch's own flags
+    members: BatchCounts  # counted from the stored members, without the batch's own flags
 
     @property
     def is_miscounted(self) -> bool:
-        """Tell whether it counts what is not so; else it could have ended, and nobody looked."""
+        """Whether the counts differ from the members.
+
+        Otherwise the batch could have ended, but no server has decided its end.
+        """
         return _counts(self.counts) != _counts(self.members)
 
 
 def find_still(storage: Storage, now: int) -> list[StillBatch]:
-    """Return those of the 20 oldest that are wrong; some round trips a batch that has not moved for an hour.
+    """Return the batches with a problem, among the 20 oldest open ones.
 
-    Of a batch with more than 2,000 members what it counts is taken as it is.
+    This takes some round trips per batch that has not changed for an hour. The counts of a batch with more
+    than 2,000 members are not checked.
     """
     where = JobFilter(state=State.AWAITING, task=BATCH_TASK, until=now - LONG_STILL)
     found = storage.find(where, limit=_BATCHES, oldest_first=True).jobs
@@ -45,7 +49,7 @@ def find_still(storage: Storage, now: int) -> list[StillBatch]:
 
 
 def _moved_at(storage: Storage, batch_id: str) -> int:
-    """Return when a member came into its state last."""
+    """Return when a member last changed its state; 0 if there is no member."""
     pages = [storage.find(JobFilter(state=state, batch_id=batch_id), limit=1) for state in State]
     return max((job.changed_at for page in pages for job in page.jobs), default=0)
 
@@ -69,7 +73,7 @@ def _members(storage: Storage, batch_id: str) -> Iterator[JobRecord]:
 
 
 def _recounted(members: Iterator[JobRecord], counts: BatchCounts) -> BatchCounts:
-    """Return what the members say; which of them wait for a fellow is taken from the counts."""
+    """Return the counts of the members; the number of those that wait for another member is not recounted."""
     ended = dict.fromkeys(FINAL_STATES, 0)
     total = moving = batches = 0
     for job in members:

@@ -1,4 +1,4 @@
-"""Recurring jobs: `fire.recurring` declares, shows, operates and edits their definitions."""
+"""Recurring jobs: `fire.recurring` declares, shows, edits and controls their definitions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ T = TypeVar("T")
 
 
 def stored_definitions(storage: Storage) -> Iterator[RecurringRecord]:
-    """Return every definition in order of id."""
+    """Yield every stored definition in order of id."""
     return map(read_recurring, every_record(storage, RECURRING))
 
 
@@ -77,10 +77,13 @@ class _Declaration:
 
 
 class Recurring:
-    """`fire.recurring`: declare (as a decorator), list, trigger, pause, resume, remove, edit, create.
+    """The recurring jobs of an app: `fire.recurring`.
 
-    `trigger` joins the caller's transaction. Verbs that change a definition act immediately: the rollback of
-    a transaction around them does not undo them.
+    As a decorator, it declares a recurring job. Its methods list, trigger, pause, resume, remove, edit and
+    create definitions.
+
+    `trigger` joins the caller's transaction. Methods that change a definition act immediately: the rollback
+    of a transaction around them does not undo them.
     """
 
     def __init__(self, client: Client, register: Callable[[Callable[..., Any]], TaskVerbs[Any, Any]]) -> None:
@@ -88,12 +91,15 @@ class Recurring:
         self._register = register
         self._declared: dict[str, _Declaration] = {}
 
-    # ---- declaring ---------------------------------------------------------------------------------------
+    # ---- declarations ------------------------------------------------------------------------------------
 
     def __call__(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: object, **kwargs: object
     ) -> Callable[[T], T]:
-        """Declare a recurring job above a task: a server writes it when it starts, a script by `sync()`."""
+        """Declare a recurring job above a task.
+
+        A server stores it when the server starts; a script stores it with `sync()`.
+        """
         check_recurring_id(recurring_id)
         parsed = parse_schedule(schedule)
 
@@ -109,9 +115,10 @@ class Recurring:
         return declare
 
     def sync(self) -> list[RecurringJob]:
-        """What the code declares is in the storage; definitions of its tasks gone from code are flagged.
+        """Store the definitions that the code declares; flag those that it no longer declares.
 
-        Another app's definitions on the same storage are left alone: only tasks registered here count.
+        Only definitions of tasks that are registered in this app are flagged; those of another app on the
+        same storage stay unchanged.
         """
         written = [
             self._put(one.call, recurring_id, one.schedule, origin="code")
@@ -132,7 +139,7 @@ class Recurring:
     async_ = twin(sync)
 
     def add_or_update(self, call: Call[Any], recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
-        """The definition is stored; see `TaskVerbs.recur`."""
+        """Store the definition; see `TaskVerbs.recur`."""
         check_recurring_id(recurring_id)
         return self._put(call, recurring_id, parse_schedule(schedule), origin="call")
 
@@ -147,7 +154,7 @@ class Recurring:
                 return RecurringJob(stored)
             if stored and stored.code_digest == definition.code_digest:
                 if not stored.is_gone:
-                    return RecurringJob(stored)  # an operator's edit survives until the code changes
+                    return RecurringJob(stored)  # an operator's edit stays until the code changes
                 back = attrs.evolve(stored, is_gone=False)
                 written = put_recurring(self._client.storage, back, keep_progress=True, read=stored)
             else:
@@ -161,7 +168,7 @@ class Recurring:
         definition = definition_of(self._client, call, recurring_id, schedule, origin)
         return attrs.evolve(definition, code_digest=digest_of(definition))
 
-    # ---- editing -----------------------------------------------------------------------------------------
+    # ---- edits -------------------------------------------------------------------------------------------
 
     def edit(
         self,
@@ -175,25 +182,27 @@ class Recurring:
         by: str = "operator",
         expected_version: int | None = None,
     ) -> RecurringJob:
-        """The definition is changed by an operator; what came from code stays so until the code changes.
+        """Change a definition as an operator.
 
-        A run that is due is never lost. Where nothing is otherwise, nothing is written.
+        An edit of a definition from code stays until the definition in the code changes. A run that is due is
+        never lost. If nothing changes, nothing is written.
 
         Args:
-            recurring_id: which.
-            schedule: a bare text is a cron in UTC; another one moves the next instant.
-            arguments: all of them, by name or as a list, checked as an enqueue checks them.
-            queue: of its jobs.
-            priority: of its jobs.
-            tags: of its jobs, beside those that the task makes of the arguments.
-            by: who, for the log.
-            expected_version: of the definition that the operator saw.
+            recurring_id: the id of the definition.
+            schedule: a plain string is a cron expression in UTC; a different schedule changes the next due
+                time.
+            arguments: all of them, by name or as a list, checked in the same way as by an enqueue.
+            queue: the queue of its jobs.
+            priority: the priority of its jobs.
+            tags: the tags of its jobs, in addition to those that the task derives from the arguments.
+            by: the operator's name, for the log.
+            expected_version: the version of the definition that the operator has seen.
 
         Raises:
-            JobNotFound: there is none of this id.
-            JobConflict: it has another version by now.
-            UnknownTask: other arguments are given, and their task is not registered in this app.
-            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: a value is refused.
+            JobNotFound: no definition has this id.
+            JobConflict: the definition has another version by now.
+            UnknownTask: new arguments are given, and their task is not registered in this app.
+            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: a value is invalid.
         """
         edit = Edit(schedule, arguments, queue, priority, tags)
         while True:
@@ -225,12 +234,12 @@ class Recurring:
         timeout: timedelta | float | None = None,
         by: str = "operator",
     ) -> RecurringJob:
-        """An operator's own definition of a registered task is stored; the arguments as in `edit`.
+        """Store an operator's own definition for a registered task; `arguments` are as in `edit`.
 
         Raises:
-            UnknownTask: no task of the name is registered in this app.
+            UnknownTask: no task of this name is registered in this app.
             JobConflict: the id is taken.
-            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: a value is refused.
+            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: a value is invalid.
         """
         check_recurring_id(recurring_id)
         info = self._client.registry.get(task_name)
@@ -251,15 +260,16 @@ class Recurring:
     acreate = twin(create)
 
     def reset(self, recurring_id: str, *, by: str = "operator") -> RecurringJob:
-        """An operator's edit is given up for what the code says.
+        """Discard an operator's edit and restore the definition from the code.
 
-        Where this app declares it, it is written at once: the returned `origin` is `code`. Elsewhere the next
-        server that declares it writes it when it starts, or the next `recur()` of it; until then the edit
-        holds, and `awaits_code` is true. One that was not edited stays as it is.
+        If this app declares the definition, the declared version is stored immediately, and the returned
+        `origin` is `code`. Otherwise, the next server that declares it stores it when that server starts, or
+        the next `recur()` does. Until then, the edit stays in effect and `awaits_code` is true. A definition
+        that was not edited does not change.
 
         Raises:
-            JobNotFound: there is none of this id.
-            JobConflict: it never came from code.
+            JobNotFound: no definition has this id.
+            JobConflict: the definition never came from code.
         """
         while True:
             record = self._known(recurring_id)
@@ -282,23 +292,24 @@ class Recurring:
 
     areset = twin(reset)
 
-    # ---- looking -----------------------------------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------------------
 
     def upcoming(
         self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
     ) -> list[Upcoming]:
-        """Return the next instants of a definition by its id, or of a schedule, with what clocks do to them.
+        """Return the next due times of a definition or of a schedule, with the effects of clock changes.
 
-        A definition that is paused has those that it would have.
+        A paused definition has the due times that it would have without the pause.
 
         Args:
-            what: the id of a definition, or a schedule; not a cron text.
-            count: how many, up to 10,000; fewer come back where no more come.
-            after: an aware datetime; now by the storage's clock where left out.
+            what: the id of a definition, or a schedule; not a cron string.
+            count: how many, up to 10,000; fewer are returned if the schedule has no more.
+            after: an aware datetime; the current time of the storage's clock if it is omitted.
 
         Raises:
-            JobNotFound: there is none of this id.
-            ScheduleError: `after` is not aware, the count too large, or the stored schedule cannot be read.
+            JobNotFound: no definition has this id.
+            ScheduleError: `after` is not aware, the count is too large, or the stored schedule cannot be
+                read.
         """
         schedule = what if isinstance(what, Cron | Every) else self.get(what).schedule
         start = from_micros(self._client.clock.now()) if after is None else after
@@ -309,20 +320,20 @@ class Recurring:
     def next_instants(
         self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
     ) -> list[datetime]:
-        """Return the instants of `upcoming`, without notes."""
+        """Return the times of `upcoming`, without notes."""
         return [one.at for one in self.upcoming(what, count, after=after)]
 
     anext_instants = twin(next_instants)
 
     def runs(self, recurring_id: str, limit: int = 20) -> list[Job[Any]]:
-        """Return the jobs that the definition made and that are still stored, newest first."""
+        """Return the jobs that the definition created and that are still stored, newest first."""
         where = JobFilter(recurring_id=recurring_id)
         return [Job(self._client, job) for job in self._client.storage.find(where, limit=limit).jobs]
 
     aruns = twin(runs)
 
     def __iter__(self) -> Iterator[RecurringJob]:
-        """Iterate over every definition, page by page, in order of id."""
+        """Iterate over all definitions, page by page, in order of id."""
         return map(RecurringJob, stored_definitions(self._client.storage))
 
     async def __aiter__(self) -> AsyncIterator[RecurringJob]:
@@ -331,20 +342,20 @@ class Recurring:
         while (job := await in_thread(next, jobs, None)) is not None:
             yield job
 
-    # ---- operating ---------------------------------------------------------------------------------------
+    # ---- operations --------------------------------------------------------------------------------------
 
     def list(self, *, after: str = "", limit: int = 100) -> list[RecurringJob]:
-        """Return a page of definitions in order of id, those above `after`."""
+        """Return a page of definitions in order of id, with ids greater than `after`."""
         records = self._client.storage.list_records(RECURRING, after=after, limit=limit)
         return [RecurringJob(read_recurring(record)) for record in records]
 
-    alist = twin(list)  # noqa: A003 - the verb above
+    alist = twin(list)  # noqa: A003 - the method above
 
     def get(self, recurring_id: str) -> RecurringJob:
         """Return the definition.
 
         Raises:
-            JobNotFound: there is none of this id.
+            JobNotFound: no definition has this id.
         """
         return RecurringJob(self._record(recurring_id))
 
@@ -357,25 +368,31 @@ class Recurring:
         return record
 
     def _known(self, recurring_id: str) -> RecurringRecord:
-        """Return the definition for who runs or changes it; JobConflict where a newer version wrote it."""
+        """Return the definition for a run or a change.
+
+        Raises:
+            JobConflict: a newer version of Firelock wrote it.
+        """
         record = self._record(recurring_id)
         if is_newer(record):
             raise JobConflict(f"Recurring job {recurring_id!r} is left as it is. {newer_words(record)}")
         return record
 
     def trigger(self, recurring_id: str, *, within: object | None = None) -> Job[Any]:
-        """A job of the definition is enqueued now; its schedule is not touched.
+        """Enqueue a job of the definition now; its schedule does not change.
 
-        The job joins the caller's transaction, as an enqueue does. Where another job has its unique key, the
-        handle is of that one, and `is_new` is False.
+        The job joins the caller's transaction, in the same way as an enqueue. If another job has its unique
+        key, the returned handle is for that job, and `is_new` is False.
 
         Args:
-            recurring_id: of the definition.
-            within: a transaction of yours in the storage's own database; the job comes and goes with it.
+            recurring_id: the id of the definition.
+            within: your own transaction in the storage's database; the job is committed or rolled back with
+                it.
 
         Raises:
-            JobNotFound: there is none of this id.
-            JobConflict: a newer version wrote it; so too `pause`, `resume`, `edit` and `reset`.
+            JobNotFound: no definition has this id.
+            JobConflict: a newer version of Firelock wrote the definition; `pause`, `resume`, `edit` and
+                `reset` raise this too.
         """
         return self._client.store(self._triggered(recurring_id), self._client.transaction(within))
 
@@ -384,26 +401,27 @@ class Recurring:
         return await self._client.astore(await in_thread(self._triggered, recurring_id), within)
 
     def _triggered(self, recurring_id: str) -> NewJob:
-        """Return a job of the definition, which is not stored yet."""
+        """Return a job of the definition; the job is not stored yet."""
         record = self._known(recurring_id)
         self._client.check_creates_jobs(record.task)
         now = self._client.clock.now()
-        # Derived like those of its instants: with partitions they lie together, and one may wait for another.
+        # The id is derived like the ids of scheduled runs. With partitions, all jobs of a definition are then
+        # in one partition, so that one of them can wait for another.
         job_id = derived_id("by hand", record.id, self._client.storage.new_ids(1)[0])
         return job_of(record, job_id, now, now, "triggered by hand")
 
     def pause(self, recurring_id: str) -> RecurringJob:
-        """It does not run until it is resumed; deploys do not resume it."""
+        """Pause the definition until it is resumed; deploys do not resume it."""
         return self._change(recurring_id, lambda record: attrs.evolve(record, is_paused=True), keep=True)
 
     apause = twin(pause)
 
     def resume(self, recurring_id: str) -> RecurringJob:
-        """It runs again, from its next instant after now: what fell into the pause is not made up for."""
+        """Run the definition again, from its first due time after now; due times in the pause are skipped."""
 
         def resumed(record: RecurringRecord) -> RecurringRecord:
             if not record.is_paused:
-                return record  # its next instant may be due
+                return record  # its next due time may have passed, and its run must not be lost
             first = schedule_from_json(record.schedule).next_after(from_micros(self._client.clock.now()))
             next_at = None if first is None else micros(first)
             return attrs.evolve(record, is_paused=False, next_at=next_at)
@@ -425,10 +443,10 @@ class Recurring:
                 return RecurringJob(written)
 
     def remove(self, recurring_id: str) -> None:
-        """The definition is gone; jobs it made stay.
+        """Remove the definition; the jobs that it created stay.
 
         Raises:
-            JobNotFound: there is none of this id.
+            JobNotFound: no definition has this id.
         """
         if not self._client.storage.delete_record(RECURRING, recurring_id):
             self._record(recurring_id)
@@ -441,7 +459,7 @@ Arguments = Mapping[str, object] | Sequence[object]
 
 @attrs.frozen
 class Edit:
-    """What an operator wants to be otherwise; None leaves it."""
+    """The changes that an operator makes to a definition; None leaves a value unchanged."""
 
     schedule: str | Cron | Every | None = None
     arguments: Arguments | None = None
@@ -451,13 +469,13 @@ class Edit:
 
 
 def edited(client: Client, record: RecurringRecord, edit: Edit) -> RecurringRecord:
-    """Return the definition after an edit, its origin the operator; itself where nothing is otherwise.
+    """Return the definition after an edit, with the origin "operator"; the same object if nothing changes.
 
     Raises:
         ScheduleError: the schedule cannot be read.
-        UnknownTask: other arguments are given, and the task that they are for is not registered here.
-        ArgumentError, SignatureMismatch: they do not fit the task.
-        ConfigurationError: a tag is refused.
+        UnknownTask: new arguments are given, and the definition's task is not registered here.
+        ArgumentError, SignatureMismatch: the arguments do not fit the task.
+        ConfigurationError: a tag is invalid.
     """
     changed = attrs.evolve(
         record,
@@ -488,17 +506,17 @@ def _with_arguments(client: Client, record: RecurringRecord, arguments: Argument
     asked = _asked(client, info, changed)
     try:
         former = _asked(client, info, record)
-    except ArgumentError:  # the task has changed since those were stored
+    except ArgumentError:  # the task has changed since the arguments were stored
         former = None
-    # Keys that were given for the call stay: only its author knows what they are made of.
+    # Keys that were passed with the call stay, because only its author knows how they were made.
     return attrs.evolve(changed, admission_json=asked) if record.admission_json == former else changed
 
 
 def _asked(client: Client, info: TaskInfo, record: RecurringRecord) -> str | None:
-    """Return what the task says that the definition's jobs ask; None for nothing.
+    """Return the admission that the task declares for the definition's jobs; None if it declares none.
 
     Raises:
-        ArgumentError: its arguments make no key.
+        ArgumentError: the arguments cannot form a key.
     """
     stored = _stored_arguments(client, record)
     if not info.has_admission or not isinstance(stored, dict):
@@ -508,7 +526,10 @@ def _asked(client: Client, info: TaskInfo, record: RecurringRecord) -> str | Non
 
 
 def _unattended(admission: Admission) -> str | None:
-    """Return what jobs ask that no caller waits for: nobody is there to be refused, so a run is skipped."""
+    """Return the admission of jobs that no caller creates.
+
+    If their unique key is taken, no caller could receive an error, so a run is skipped instead.
+    """
     if admission.unique is not None:
         admission = attrs.evolve(admission, unique=attrs.evolve(admission.unique, raises=False))
     return write_admission(admission)
@@ -517,11 +538,11 @@ def _unattended(admission: Admission) -> str | None:
 def to_call(
     client: Client, info: TaskInfo, arguments: Arguments
 ) -> tuple[tuple[object, ...], dict[str, object]]:
-    """Return arguments by name or by position as a call of the task.
+    """Return arguments, given by name or by position, in the form of a call of the task.
 
     Raises:
-        SignatureMismatch: a name is unknown, or one that is needed is missing.
-        ArgumentError: they are neither a mapping nor a list.
+        SignatureMismatch: a name is unknown, or a required argument is missing.
+        ArgumentError: the arguments are neither a mapping nor a list.
     """
     if isinstance(arguments, Mapping):
         return client.registry.binder(info).signature.named_call(arguments)
@@ -533,7 +554,7 @@ def to_call(
 
 
 def _stored_arguments(client: Client, record: RecurringRecord) -> JsonValue:
-    """Return the arguments as JSON; None where this app cannot read them."""
+    """Return the arguments as JSON; None if this app cannot read them."""
     serializer = client.serializers.get(record.serializer)
     try:
         return None if serializer is None else serializer.loads(record.arguments)
@@ -544,7 +565,10 @@ def _stored_arguments(client: Client, record: RecurringRecord) -> JsonValue:
 def _with_tags(
     client: Client, before: RecurringRecord, after: RecurringRecord, tags: tuple[str, ...] | None
 ) -> RecurringRecord:
-    """Return the definition with its task's own tags, made of the new arguments, and others as given."""
+    """Return the definition with new tags.
+
+    These are the tags that its task derives from the new arguments, and the other tags as given.
+    """
     if tags is None and before.arguments == after.arguments:
         return after
     former = _own_tags(client, before)
@@ -558,26 +582,26 @@ def _with_tags(
 
 
 def _own_tags(client: Client, record: RecurringRecord) -> tuple[str, ...]:
-    """Return the tags that the task makes of the definition's arguments; none where it cannot be asked."""
+    """Return the tags that the task derives from the definition's arguments; none if it cannot."""
     info = client.registry.get(record.task)
     stored = _stored_arguments(client, record)
     if info is None or stored is None:
         return ()
     try:
         return format_tags(info.tags, stored, defaults=client.registry.binder(info).defaults)
-    except ArgumentError:  # the task has changed since these were stored
+    except ArgumentError:  # the task has changed since the arguments were stored
         return ()
 
 
 def created(
     client: Client, recurring_id: str, info: TaskInfo, edit: Edit, timeout: timedelta | float | None
 ) -> RecurringRecord:
-    """Return a definition of an operator's own, that code knows nothing of.
+    """Return an operator's own definition, which no code declares.
 
     Raises:
         ScheduleError: the schedule cannot be read.
         ArgumentError, SignatureMismatch: the arguments do not fit the task.
-        ConfigurationError: an option is refused.
+        ConfigurationError: an option is invalid.
     """
     args, kwargs = to_call(client, info, () if edit.arguments is None else edit.arguments)
     options = CallOptions(edit.queue, edit.priority, tags=edit.tags, timeout=timeout)
@@ -588,7 +612,7 @@ def created(
 def definition_of(
     client: Client, call: Call[Any], recurring_id: str, schedule: str | Cron | Every, origin: str
 ) -> RecurringRecord:
-    """Return the definition whose jobs are this call, not stored yet and without a digest."""
+    """Return the definition whose jobs are this call; it has no digest and is not stored yet."""
     parsed = parse_schedule(schedule)
     job = client.recurring_arguments(call)
     return RecurringRecord(
@@ -601,10 +625,10 @@ def definition_of(
 def put_definition(
     client: Client, definition: RecurringRecord, stored: RecurringRecord | None
 ) -> RecurringRecord | None:
-    """The definition takes the place of the stored one; None where that has been changed meanwhile.
+    """Replace the stored definition; return None if the stored one was changed in the meantime.
 
-    Its next instant is worked out anew where the schedule is another. A run that is due or owed is never
-    lost: it runs for its own instant, once, and the other schedule's instants count from now.
+    If the schedule differs, the next due time is computed again. A run that is due or outstanding is never
+    lost: it happens once, for its own due time, and the due times of the new schedule count from now.
     """
     now = client.clock.now()
     first = schedule_from_json(definition.schedule).next_after(from_micros(now))
@@ -632,10 +656,10 @@ def put_definition(
 
 
 def _has_same_instants(stored: RecurringRecord, definition: RecurringRecord) -> bool:
-    """Tell whether both fire at the same instants, whatever becomes of those that are missed or overlap."""
+    """Return whether both have the same due times, ignoring the rules for missed and overlapping runs."""
     try:
         before, after = schedule_from_json(stored.schedule), schedule_from_json(definition.schedule)
-    except ScheduleError:  # it was broken, and had no instants
+    except ScheduleError:  # the stored schedule was broken, and had no due times
         return False
     alike = attrs.evolve(
         before, misfire=after.misfire, misfire_limit=after.misfire_limit, overlap=after.overlap

@@ -1,4 +1,4 @@
-"""`fire.servers`: who runs jobs on this storage, and what they are told."""
+"""`fire.servers`: the servers that run jobs on this storage, and the orders to them."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ if TYPE_CHECKING:
     from firelock.jobs.client import Client
 
 ORDERS = "server_order"
-"""The kind of the records that are orders, by the id of the server."""
+"""The kind of the records that contain orders, by the id of the server."""
 _MODES = ("quiet", "resume", "stop")
-_END = "end "  # before the id of a session
+_END = "end "  # precedes the id of a session
 _ORDERS_AT_ONCE = 1_000
 _MICROS = 1_000_000
-_STALE_AFTER = 0.6  # of the session's timeout: at least three renewals fit into it
+_STALE_AFTER = 0.6  # share of the session's timeout; at least three renewals fit into it
 
 
 RETIRED = "retired"
 """The state of a session whose worker process was replaced: it claims nothing and ends after its last job."""
 ENDING = "ending"
-"""The state of a session whose worker process was replaced, and whose jobs have only the grace time left."""
+"""The state of a session whose worker process was replaced and whose jobs have only the grace time left."""
 
 
 def is_leaving(record: SessionRecord) -> bool:
-    """Whether another worker process has taken the place of this session's own, which claims nothing."""
+    """Return whether another worker process has replaced that of this session, which claims nothing more."""
     return record.renewal.state in {RETIRED, ENDING}
 
 
 class ServerState(StrEnum):
-    """How a server is, the best of its sessions first."""
+    """The state of a server, from its sessions: the best state first."""
 
     ACTIVE = "active"
     STALE = "stale"  # it has missed a renewal
-    QUIET = "quiet"  # it claims nothing, since it was told so
+    QUIET = "quiet"  # it claims nothing, because it was ordered so
     STOPPING = "stopping"
-    LOST = "lost"  # its sessions have ended, or run out, without a word
-    ENDED = "ended"  # it stopped, and said so
+    LOST = "lost"  # its sessions have ended or expired, and it did not report a stop
+    ENDED = "ended"  # it has stopped and reported so
 
     @property
     def is_gone(self) -> bool:
-        """Tell whether it runs no more."""
+        """Whether the server no longer runs."""
         return self in {ServerState.LOST, ServerState.ENDED}
 
     @property
     def is_listening(self) -> bool:
-        """Tell whether it takes jobs, or is about to be gone: a deploy is no reason for alarm."""
+        """Whether it claims jobs or is stopping; a stopping server counts, so a deploy raises no alarm."""
         return self in {ServerState.ACTIVE, ServerState.STALE, ServerState.STOPPING}
 
 
 def heard_at(record: SessionRecord, now: int) -> int:
-    """Return when a session was renewed last: its timeout before it expires, never after now."""
+    """Return when a session was last renewed: its timeout before it expires, but never after now."""
     return min(now, record.expires_at - int(record.session.timeout_seconds * _MICROS))
 
 
@@ -72,7 +72,7 @@ class ServerView:
     name: str
     host: str
     queues: str
-    workers: int  # of worker processes that were replaced, only those that run a job
+    workers: int  # of replaced worker processes, only those workers that run a job
     started_at: datetime
     is_alive: bool
     busy: int
@@ -80,20 +80,20 @@ class ServerView:
 
     @property
     def is_lost(self) -> bool:
-        """Tell whether it is gone and none of its sessions said last that it stops: killed, or cut off."""
+        """Whether it was killed or cut off: it does not run, and no session last reported that it stops."""
         return not self.is_alive and all(one.renewal.state != "stopping" for one in self.sessions)
 
     @property
     def is_closing(self) -> bool:
-        """Whether a dead session of this server still holds jobs, because their rows are locked."""
+        """Whether a dead session of this server still holds jobs because their rows are locked."""
         return any(one.is_closing for one in self.sessions)
 
     def living(self, now: int) -> list[SessionRecord]:
-        """Return the sessions that have not ended and not run out."""
+        """Return the sessions that have neither ended nor expired."""
         return [one for one in self.sessions if one.is_alive and one.expires_at > now]
 
     def state_at(self, now: int) -> ServerState:
-        """Return how it is by its living sessions; where none is left, by what it said last."""
+        """Return the state from the living sessions; if there are none, from their last reports."""
         alive = self.living(now)
         said = {one.renewal.state for one in alive}
         if not alive:
@@ -108,33 +108,36 @@ class ServerView:
 
     @property
     def queue_names(self) -> tuple[str, ...] | None:
-        """The queues that it takes jobs of, in its order; None for every queue."""
+        """The queues from which it claims jobs, in its order; None for all queues."""
         if self.queues == "*":
             return None
-        return tuple(each.partition(":")[0] for each in self.queues.split(","))  # weights left out
+        return tuple(each.partition(":")[0] for each in self.queues.split(","))  # without weights
 
     def listens_to(self, queue: str) -> bool:
-        """Tell whether it takes jobs of this queue, were it not quiet."""
+        """Return whether it claims jobs from this queue when it is not quiet."""
         return self.queue_names is None or queue in self.queue_names
 
 
 class Servers:
-    """`fire.servers`: who runs jobs on this storage. `tell` acts immediately."""
+    """The servers that run jobs on this storage: `fire.servers`. `tell` acts immediately."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def list(self) -> list[ServerView]:
-        """Return the servers, oldest first; those that stopped or were lost stay for a day."""
+        """Return the servers, oldest first; those that stopped or were lost are listed for a day."""
         by_server: dict[str, list[SessionRecord]] = {}
         for record in self._client.storage.list_sessions():
             by_server.setdefault(record.session.server_id, []).append(record)
         return [_server_view(server_id, sessions) for server_id, sessions in by_server.items()]
 
-    alist = twin(list)  # noqa: A003 - the verb above
+    alist = twin(list)  # noqa: A003 - the method above
 
     def tell(self, server_id: str, order: str) -> None:
-        """Within a heartbeat the server claims no more (quiet), claims again (resume) or stops (stop)."""
+        """Order a server to claim no more jobs (quiet), to claim again (resume) or to stop (stop).
+
+        The order takes effect within a heartbeat.
+        """
         if order not in _MODES:
             raise ConfigurationError(f"Order {order!r} is unknown; use quiet, resume or stop.")
         self._put_order(server_id, order, instead_of=_MODES)
@@ -144,9 +147,9 @@ class Servers:
     def end_process(self, session_id: str) -> SessionRecord:
         """End a worker process within a heartbeat; its server starts another one in its place.
 
-        It claims nothing more. Its jobs have the grace time to end, as when a server stops; then they are
-        cancelled and go back to their queues. A server inside an application cannot do this, and logs so.
-        Return the session.
+        The worker process claims nothing more. Its jobs have the grace time to end, as when a server stops;
+        then they are cancelled and return to their queues. A server inside an application cannot do this, and
+        logs a message. Return the session.
 
         Args:
             session_id: the session of the worker process, for example `job.record().session`.
@@ -165,7 +168,7 @@ class Servers:
     aend_process = twin(end_process)
 
     def _put_order(self, server_id: str, order: str, *, instead_of: Collection[str] = ()) -> None:
-        """Add the order to those that the server has not read yet; it takes the place of some of them."""
+        """Add the order to those that the server has not read yet, and replace some of them."""
         storage, is_stored = self._client.storage, False
         while not is_stored:
             record = storage.get_record(ORDERS, server_id)
@@ -177,7 +180,7 @@ class Servers:
 
 
 def read_orders(value: str) -> list[str]:
-    """Return the orders of a record, oldest first; unknown ones are left out."""
+    """Return the orders of a record, oldest first, without unknown ones."""
     try:
         orders = json.loads(value)
     except ValueError:
@@ -187,15 +190,15 @@ def read_orders(value: str) -> list[str]:
 
 
 def session_to_end(order: str) -> str | None:
-    """Return the session whose worker process the order ends; None if it is another order."""
+    """Return the session whose worker process the order ends; None for another order."""
     return order.removeprefix(_END) if order.startswith(_END) else None
 
 
 def forget_orders(storage: Storage) -> int:
-    """Delete orders to servers without a living session; return how many.
+    """Delete orders to servers without a living session; return their number.
 
-    A server deletes an order that it has obeyed, so these are orders that came too late. A bounded number is
-    looked at.
+    A server deletes an order that it has carried out, so these orders came too late. A bounded number of
+    orders is checked.
     """
     orders = storage.list_records(ORDERS, limit=_ORDERS_AT_ONCE)
     if not orders:
@@ -206,7 +209,7 @@ def forget_orders(storage: Storage) -> int:
 
 
 def is_stale(record: SessionRecord, now: int) -> bool:
-    """Tell whether a session has missed renewals, though its time has not run out."""
+    """Return whether a session has missed renewals but has not expired."""
     return now - heard_at(record, now) > _STALE_AFTER * record.session.timeout_seconds * _MICROS
 
 

@@ -1,11 +1,12 @@
-"""Links by which a person answers a signal: bound to one job, one wait, its choices and an expiry.
+"""Links with which a person answers a signal, bound to one job, one wait, its choices and an expiry time.
 
-The storage holds a hash of the token beside what the link may send: whoever reads a backup can answer by
-none, there is no key to keep, and a link is revoked by deleting its record. Whoever has the link may answer
-once, since the first answer to a signal stands; it opens no other page.
+The storage contains only a hash of the token, along with the answers that the link may send. So the reader of
+a backup cannot answer through a link, there is no key to keep, and a link is revoked by deleting its record.
+The holder of a link may answer once, because the first answer to a signal stands. The link opens no other
+page.
 
-The token is in the fragment of the link, which browsers send to no server, so that no access log and no
-`Referer` holds it. Before, it was in the path; such links work until they expire.
+The token is in the fragment of the link. Browsers do not send fragments to a server, so no access log and no
+`Referer` contains the token. Earlier, it was in the path; such links work until they expire.
 """
 
 from __future__ import annotations
@@ -27,35 +28,35 @@ if TYPE_CHECKING:
 
 APPROVAL = "approval"  # the kind of the records, and the path of the page
 CHOICES_LIMIT = 20
-TEXT_LIMIT = 500  # characters of what is asked, of a choice's label, of a name
-_VALUE_LIMIT = 16 * 1_024  # characters of all that one link may send
-_PRUNED = 100  # expired links that each new one takes away at most
+TEXT_LIMIT = 500  # characters of a question, a choice's label or a name
+_VALUE_LIMIT = 16 * 1_024  # characters of all the answers of one link
+_PRUNED = 100  # maximum number of expired links that each new one deletes
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
 
 @attrs.frozen
 class ApprovalLink:
-    """What a link asks, and what it may send."""
+    """The question of a link, and the answers that it may send."""
 
     job_id: str
     signal: str
-    choices: Mapping[str, str]  # the JSON of what each label sends
+    choices: Mapping[str, str]  # by label: the JSON of its answer
     expires_at: int
-    question: str = ""  # for whoever decides
-    name: str = ""  # whom the link was made for
+    question: str = ""  # for the person who decides
+    name: str = ""  # the person for whom the link was made
 
 
 def make_link(storage: Storage, approval: ApprovalLink, *, at: str) -> str:
-    """Return the address of a page that asks, good until the approval expires.
+    """Return the URL of a page with the question, which works until the approval expires.
 
     Args:
-        storage: the job's.
-        approval: what is asked.
-        at: where the dashboard is for a browser, such as "https://ops.example.com/jobs".
+        storage: the storage of the job.
+        approval: the question and its choices.
+        at: the dashboard's URL for a browser, such as "https://ops.example.com/jobs".
 
     Raises:
-        ConfigurationError: `at` is no such address; or there is no choice, more than 20, a label or a text
-            above 500 characters, or more than 16 KiB of values.
+        ConfigurationError: `at` is not such a URL; there are no choices, or more than 20; a label, the
+            question or the name is longer than 500 characters; or the values have more than 16 KiB.
         StorageUnavailable: the storage cannot be reached.
     """
     address = dashboard_address(at)
@@ -69,7 +70,7 @@ def make_link(storage: Storage, approval: ApprovalLink, *, at: str) -> str:
 
 
 def find_approval(storage: Storage, token: str) -> ApprovalLink | None:
-    """Return what the link with this token asks; None where there is none, or it has expired."""
+    """Return the approval of the link with this token; None if there is none, or it has expired."""
     record = storage.get_record(APPROVAL, _hash(token)) if _TOKEN.match(token) else None
     if record is None:
         return None
@@ -102,10 +103,10 @@ def _check(approval: ApprovalLink) -> None:
 
 
 def dashboard_address(at: str) -> str:
-    """Return where a dashboard is for a browser, without a slash at its end.
+    """Return the URL of a dashboard for a browser, without a slash at its end.
 
     Raises:
-        ConfigurationError: it is no such address.
+        ConfigurationError: it is not such a URL.
     """
     try:
         parts = urlsplit(at)

@@ -1,4 +1,4 @@
-"""Batches: jobs without a task, which end when none of their members can go on."""
+"""Batches: jobs without a task, which end when none of their members can continue."""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ _LONGEST_HOLD = timedelta(days=366)
 
 
 class Batch(Gathered[BatchCounts]):
-    """A job without a task, which ends when none of its members can go on: see `fire.batch`.
+    """A job without a task, which ends when none of its members can continue; see `fire.batch`.
 
-    It is failed if a member has failed, or waits for what will not come; deleted if it was cancelled, or what
-    it is after was deleted; else succeeded. `then` and `result()` are those of any job: of a batch the result
-    is its counts. A requeue of a member opens it again. `delete()` cancels it, for good. Members and
-    continuations join the caller's transaction; `requeue`, `delete` and `restore` act immediately.
+    It fails if a member has failed, or waits for an end that cannot come any more. It is deleted if it was
+    cancelled, or if the jobs that it comes after were deleted. Otherwise it succeeds. `then` and `result()`
+    are those of any job; the result of a batch is its counts. The requeue of a member opens the batch again.
+    `delete()` cancels it permanently. Members and continuations join the caller's transaction; `requeue`,
+    `delete` and `restore` act immediately.
     """
 
     __slots__ = ("_depth", "_is_entered")
@@ -69,12 +70,12 @@ class Batch(Gathered[BatchCounts]):
         self, client: Client, record: NewJob | JobRecord, filling: Filling | None = None, depth: int = 0
     ) -> None:
         super().__init__(client, record, filling)
-        self._depth = depth  # 1 for one that is in no other; 0 where nobody has looked
+        self._depth = depth  # 1 for a batch that is not in another one; 0 if unknown
         self._is_entered = False
 
     @classmethod
     def of(cls, client: Client, batch_id: str) -> Batch:
-        """Return the handle of a stored batch of which no more is known than its id; nothing is read."""
+        """Return the handle of a stored batch of which only the id is known; nothing is read."""
         return cls(
             client,
             NewJob(
@@ -90,18 +91,18 @@ class Batch(Gathered[BatchCounts]):
         )
 
     def __repr__(self) -> str:
-        """Return id, name and state."""
+        """Return the id, name and state."""
         return f"<Batch {self.id} {self.name!r} {self.state}>"
 
     @property
     def name(self) -> str:
-        """Its name, for people; empty where nobody has looked."""
+        """The name, for people; empty if it was not read."""
         relations = self._record.relations
         return "" if relations is None or relations.batch is None else relations.batch.name
 
     @property
     def output(self) -> NoReturn:
-        """Nothing: a batch has no output.
+        """Not available: a batch has no output.
 
         Raises:
             ConfigurationError: always.
@@ -112,20 +113,20 @@ class Batch(Gathered[BatchCounts]):
         )
 
     def __enter__(self) -> Self:
-        """Return the batch; what is added to it is stored at the end of the block."""
+        """Return the batch; the jobs added to it are stored at the end of the block."""
         return self._enter(is_async=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """All is stored; where the block raised nothing is, and what was stored before is cancelled."""
+        """Store all jobs; if the block raised, store none, and cancel a batch that is already stored."""
         filling = cast("Filling", self._filling)
         is_whole = self.id == filling.root and error is None
         within = filling.transaction() if is_whole else filling.transaction_of_stored()
         filling.leave(self.id, within, has_raised=error is not None)
 
     async def __aenter__(self) -> Self:
-        """Return the batch; what is added to it is stored at the end of the block."""
+        """Return the batch; the jobs added to it are stored at the end of the block."""
         if not self._client.clock.is_fresh:
             await in_thread(self._client.clock.now)
         return self._enter(is_async=True)
@@ -133,7 +134,7 @@ class Batch(Gathered[BatchCounts]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """All is stored, without blocking the event loop; see `__exit__`."""
+        """Store all jobs, without blocking the event loop; see `__exit__`."""
         filling, has_raised = cast("Filling", self._filling), error is not None
         await filling.awaited(lambda within: filling.leave(self.id, within, has_raised=has_raised))
 
@@ -153,16 +154,20 @@ class Batch(Gathered[BatchCounts]):
         return self
 
     def add(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
-        """A member is gathered within the block, or stored at once where the batch is stored; its handle.
+        """Add a member, and return its handle.
 
-        A member may add to its own batch by `job.batch`, others until it has ended. Where another job has the
-        unique key of the call, that one is no member, and `is_new` of the handle is False.
+        Within the block the member is gathered. If the batch is already stored, the member is stored
+        immediately.
+
+        A member can add to its own batch with `job.batch`; other code can add until the batch has ended. If
+        another job has the unique key of the call, that job does not become a member, and `is_new` of the
+        handle is False.
 
         Raises:
             BatchFinished: the batch has ended, or was cancelled.
-            ConfigurationError: the job is to wait for one that is no member; or the batch has not been
-                entered.
-            SignatureMismatch, ArgumentError, StorageError: as of `enqueue`.
+            ConfigurationError: the job must wait for a job that is not a member; or the block of the batch
+                has not been entered.
+            SignatureMismatch, ArgumentError, StorageError: as for `enqueue`.
         """
         return cast("Job[R2]", self._add([call_of("add", task, args, kwargs)])[0])
 
@@ -179,9 +184,9 @@ class Batch(Gathered[BatchCounts]):
         return cast("Job[R2]", (await filling.aadd(filling.members([call], self.id)))[0])
 
     def add_many(self, calls: Iterable[Call[R2]], /) -> list[Job[R2]]:
-        """A member is added for each call of `task.call(…)`, in order; return their handles.
+        """Add a member for each call that `task.call(…)` returned, in order; return their handles.
 
-        Calls are taken 500 at a time: what is wrong with a later one shows when it is met.
+        Calls are consumed 500 at a time, so an error in a later call is raised when that call is reached.
         """
         return [job for chunk in _chunks(calls) for job in self._add(chunk)]
 
@@ -215,10 +220,10 @@ class Batch(Gathered[BatchCounts]):
             raise
 
     def _taker(self) -> Filling | None:
-        """Return what gathers members of this batch; None where they are stored at once.
+        """Return the block that gathers members of this batch; None if they are stored immediately.
 
         Raises:
-            ConfigurationError: the batch is not stored, and nobody gathers.
+            ConfigurationError: the batch is not stored, and no block gathers its members.
         """
         filling = self._filling
         if filling is not None and filling.takes(self.id):
@@ -237,14 +242,14 @@ class Batch(Gathered[BatchCounts]):
         tags: Sequence[str] = (),
         keep: timedelta | float | None = None,
     ) -> Batch:
-        """Return a batch that is a member of this one; fill it in a block of its own, or by `add`.
+        """Return a batch that is a member of this one; fill it in its own block, or with `add`.
 
-        Options are those of `fire.batch`; it waits for members of this one alone. It stays, its members with
-        it, at least as long as this batch does; `keep` counts where it says more. Of a batch that is stored
-        already it is stored with its own block.
+        The options are those of `fire.batch`. It can wait only for members of this batch. It is kept, with
+        its members, at least as long as this batch; `keep` matters only if it is longer. If this batch is
+        already stored, the new batch is stored by its own block.
 
         Raises:
-            ConfigurationError: an option is wrong, or it would be more than 8 deep.
+            ConfigurationError: an option is wrong, or the batch would be more than 8 deep.
         """
         return new_batch(
             self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, keep=keep, outer=self
@@ -253,7 +258,10 @@ class Batch(Gathered[BatchCounts]):
     abatch = twin(batch)
 
     def depth(self) -> int:
-        """Return how many batches it is in, itself included; reads one after another where nobody knows."""
+        """Return the depth of its nesting: 1 for a batch that is not in another one.
+
+        If the depth is unknown, the batches around it are read one after another.
+        """
         if not self._depth:
             outer = self.record().relations
             outer_id = None if outer is None else outer.batch_id
@@ -267,18 +275,19 @@ class Batch(Gathered[BatchCounts]):
     @overload
     def counts(self, *, deep: Literal[True], limit: int | None = None) -> DeepBatchCounts: ...
     def counts(self, *, deep: bool = False, limit: int | None = None) -> BatchCounts | DeepBatchCounts:
-        """Return how far it is.
+        """Return the counts of its members by state.
 
         Its own members are counted, all at one time, in one round trip. A batch within it is one member,
-        whatever is in that; `batches` says how many of them there are.
+        whatever it contains; `batches` is the number of such members.
 
-        With `deep=True` the jobs of the batch and of all batches within it are counted instead, and batches
-        are not. They are read one batch after another, about one round trip for 500 batches and one for each
-        batch that has others within it.
+        With `deep=True`, the jobs of the batch and of all batches within it are counted instead, and the
+        batches themselves are not. The batches are read one after another: about one round trip per 500
+        batches, and one for each batch that contains others.
 
         Args:
             deep: whether jobs of batches within it are counted.
-            limit: with `deep=True`, the most batches to read; `is_cut` says that there are more.
+            limit: with `deep=True`, the maximum number of batches to read; `is_cut` is True if there are
+                more.
 
         Raises:
             JobNotFound: it is not stored.
@@ -294,19 +303,19 @@ class Batch(Gathered[BatchCounts]):
     @overload
     async def acounts(self, *, deep: Literal[True], limit: int | None = None) -> DeepBatchCounts: ...
     async def acounts(self, *, deep: bool = False, limit: int | None = None) -> BatchCounts | DeepBatchCounts:
-        """`counts` without blocking the event loop."""
+        """Return what `counts` returns, without blocking the event loop."""
         return await in_thread(partial(self.counts, deep=True, limit=limit) if deep else self.counts)
 
     def members(
         self, *, state: State | str | None = None, limit: int = 50, cursor: str | None = None
     ) -> JobPage:
-        """Return a page of its own members, those added first first; a batch within it is a `Batch`.
+        """Return a page of its own members in the order of their addition; a batch within it is a `Batch`.
 
-        Members of such a batch are those of its own handle. With a state they are in order of when they came
-        into it.
+        The members of such a batch are read through its own handle. With a state, the order is that in which
+        the members entered this state.
 
         Raises:
-            ConfigurationError: the state is unknown, or the limit is not 1 to 500.
+            ConfigurationError: the state is unknown, or the limit is not from 1 to 500.
         """
         where = JobFilter(state=None if state is None else to_choice(State, "state", state), batch_id=self.id)
         found = self._client.storage.find(
@@ -324,25 +333,25 @@ class Batch(Gathered[BatchCounts]):
         after: str | Job[Any] | None = None,
         deep: bool | None = None,
     ) -> Iterator[R2]:
-        """Iterate over what its members of a task returned, in the order in which they were added.
+        """Iterate over the results of its members of one task, in the order in which the members were added.
 
-        Members that have not succeeded are left out. They are read 500 at a time, when they are needed.
+        Members that have not succeeded are left out. Members are read 500 at a time, when they are needed.
 
-        A batch that has others within it must be told whether their members count: `deep=True` returns the
-        results of all of them, `deep=False` those of its own members only. A batch without others needs
-        neither. With `deep=True` the batch's own members come first, then those of each batch within it, in
-        the order in which these were added.
+        If the batch contains other batches, `deep` must be given. `deep=True` includes the results of all
+        their members, `deep=False` only those of the batch's own members. With `deep=True`, the batch's own
+        members come first, then those of each batch within it, in the order in which these batches were
+        added.
 
         Args:
-            task: whose results, and so of which type.
-            after: a member, or its id; only results that come after that member's are returned.
-            deep: whether members of batches within it count.
+            task: the task whose results are returned; it determines their type.
+            after: a member, or its id; only results after that member's are returned.
+            deep: whether members of batches within it are included.
 
         Raises:
-            ConfigurationError: batches are within it, and `deep` is not given; or `after` is neither a job
-                nor an id.
-            JobNotFound: the batch is not stored, or no such member; or it was pruned while it was read, so
-                that results may be missing.
+            ConfigurationError: the batch contains others, and `deep` is not given; or `after` is neither a
+                job nor an id.
+            JobNotFound: the batch or the member `after` is not stored; or the batch was pruned while it was
+                read, so that results might be missing.
             ResultUnavailable: a member succeeded without a storable result.
         """
         for page in self._pages_of(task, after, deep):
@@ -365,7 +374,7 @@ class Batch(Gathered[BatchCounts]):
     def _pages_of(
         self, task: TaskVerbs[..., Any], after: str | Job[Any] | None, deep: bool | None
     ) -> Iterator[list[JobRecord]]:
-        """Yield the succeeded members of a task behind one of them, page by page."""
+        """Yield the succeeded members of a task, page by page, beginning after the given member."""
         if after is not None and not isinstance(after, str | Job):
             raise ConfigurationError(
                 f"after={shown(after)} is refused; pass a member of {self!r}, a job or its id."
@@ -387,25 +396,25 @@ class Batch(Gathered[BatchCounts]):
         task_name = None if len(names) > 1 else task.info.name
         for page in walk_members(storage, self.id, task_name, path, batches if deep else 0):
             yield [record for record in page if record.task in names and record.state is State.SUCCEEDED]
-        if storage.get((self.id,))[0] is None:  # its members go with it
+        if storage.get((self.id,))[0] is None:  # its members are pruned with it
             raise JobNotFound(
                 f"{self._words} was pruned while its results were read; some may be missing. Keep it for "
                 "longer: fire.batch(…, keep=…)."
             )
 
     def result(self, timeout: float | None = None) -> BatchCounts:
-        """Return its counts once it has succeeded; waits up to `timeout` seconds.
+        """Return its counts after it has succeeded; wait up to `timeout` seconds.
 
         Raises:
-            JobFailed: it failed; the message says how many of its members did.
+            JobFailed: it failed; the message contains the number of failed members.
             JobDeleted: it was cancelled.
-            ResultTimeout: it had not ended in time.
+            ResultTimeout: it did not end in time.
         """
         super().result(timeout)
         return self.counts()
 
     async def aresult(self, timeout: float | None = None) -> BatchCounts:
-        """`result` without blocking the event loop."""
+        """Return what `result` returns, without blocking the event loop."""
         await super().aresult(timeout)
         return await self.acounts()
 
@@ -425,15 +434,15 @@ class Batch(Gathered[BatchCounts]):
         return f"Batch {self.name!r} ({self.id})"
 
     def requeue(self, *, from_step: str | None = None, reason: str = "requeued with its batch") -> Batch:
-        """Its failed members are enqueued, also of batches within it, and it is open again.
+        """Requeue its failed members, also those of batches within it, and open it again.
 
-        It is with the first 500 of them; all are enqueued 500 at a time. Where this raises in between, the
-        rest has failed still and can be requeued anew. What waits for their success runs then. Members that
-        were deleted stay so. The histories of the members show `reason`.
+        All of them are enqueued, 500 at a time; the batch is open after the first 500. If this raises in
+        between, the other members are still failed, and can be requeued later. Jobs that wait for the success
+        of these members can then run. Deleted members stay deleted. The members' histories show `reason`.
 
         Raises:
             JobConflict: none has failed, or the batch was cancelled.
-            ConfigurationError: `from_step` is given, which is a member's.
+            ConfigurationError: `from_step` is given, which is only for a member.
             JobNotFound: it is not stored.
         """
         if from_step is not None:
@@ -459,7 +468,8 @@ class Batch(Gathered[BatchCounts]):
         now, number = self._client.clock.now(), 0
         storage = self._client.storage
         where = JobFilter(state=State.FAILED, batch_id=self.id, until=storage.clock() + 1)
-        for page in pages_of(storage, where):  # those that fail again meanwhile are left out, so that it ends
+        # Members that fail again meanwhile are left out, so that the loop ends.
+        for page in pages_of(storage, where):
             changes = [
                 lifecycle.requeue(record.id, at=now, reason=reason) for record in page if not record.is_batch
             ]
@@ -476,9 +486,10 @@ class Batch(Gathered[BatchCounts]):
         return number
 
     def delete(self, *, reason: str = "deleted by code") -> Batch:
-        """It is cancelled, for good: members that have not ended are deleted, running ones told to stop.
+        """Cancel it permanently: delete members that have not ended, and notify the running ones to stop.
 
-        It is deleted itself once none runs; the handle shows it as it is until then.
+        The batch itself is deleted when none of them runs any more. Until then, the handle shows its present
+        state.
 
         Args:
             reason: for people, in the batch's history and on the dashboard.
@@ -514,10 +525,10 @@ def new_batch(
     beside: str | None = None,
     outer: Batch | None = None,
 ) -> Batch:
-    """Return a batch to be filled, a member of the outer one if one is given; see `fire.batch`.
+    """Return a batch to be filled; if `outer` is given, it is a member of that batch. See `fire.batch`.
 
     Raises:
-        ConfigurationError: an option is wrong, or it would be too deep.
+        ConfigurationError: an option is wrong, or the batch would be too deep.
     """
     seconds, retention = to_keep_seconds(keep), client.retention
     succeeded = retention.succeeded if seconds is None else int(seconds * SECOND)
@@ -571,7 +582,7 @@ def new_batch(
 
 
 def handle_of(client: Client, record: JobRecord) -> Job[Any]:
-    """Return the handle of a stored job: a `Batch` of a batch."""
+    """Return the handle of a stored job; for a batch it is a `Batch`."""
     is_batch = record.relations_json is not None and record.is_batch
     return Batch(client, record) if is_batch else Job(client, record)
 
@@ -580,7 +591,7 @@ def find_batch(client: Client, batch_id: str) -> Batch:
     """Return the handle of a stored batch.
 
     Raises:
-        JobNotFound: no batch of that id is stored.
+        JobNotFound: no batch with this id is stored.
     """
     record = client.storage.get((batch_id,))[0]
     if record is None:

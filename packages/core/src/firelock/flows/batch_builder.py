@@ -1,7 +1,8 @@
 """Gather the members of a batch in one block of the caller's code, and store them.
 
 A block stores its members at its end, together with the batch. If there are more than 500, it stores the
-first ones while it goes on; the batch is held meanwhile, for a time that each chunk extends.
+first ones while the block still runs. Meanwhile the batch is held, so that it cannot end; each chunk extends
+the hold.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ R2 = TypeVar("R2")
 log = logging.getLogger(__name__)
 
 CHUNK = 500  # members that one block stores with the batch in one atomic step
-DEEPEST = 8  # batches within one another
-_MOVED_ON = 4  # a hold is moved on when a quarter of it is over
+DEEPEST = 8  # maximum depth of nested batches
+_MOVED_ON = 4  # a hold is extended when a quarter of it has passed
 
 
 class Gathered(Job[R]):
-    """A job that a block has gathered: it is stored at the end of the block, or before it where that is long.
+    """A job that a block has gathered.
 
-    Where another job has its unique key, the handle becomes that of the other job when it is stored.
+    It is stored at the end of the block, or earlier if the block has many jobs. If another job has its unique
+    key, the handle becomes that of the other job when this job would be stored.
     """
 
     __slots__ = ("_filling",)
@@ -72,7 +74,7 @@ class Gathered(Job[R]):
 
     @property
     def _gathering(self) -> Filling | None:
-        """The block that is still open, if one is."""
+        """The block, if it is still open."""
         filling = self._filling
         return filling if filling is not None and filling.is_open else None
 
@@ -86,21 +88,21 @@ class Gathered(Job[R]):
             raise JobNotCommitted(f"{self!r} is not stored: {why}.")
 
     def require_visible(self, transaction: Callable[[], object | None]) -> None:
-        """See `Job.require_visible`; before its block ends the job is in no transaction."""
+        """See `Job.require_visible`; before its block ends, the job is in no transaction."""
         self._require_stored()
         super().require_visible(transaction)
 
     def became(self, answer: bool | Duplicate, *, is_within: bool) -> None:
-        """The job is stored; or another one has its unique key, and the handle is of that one."""
+        """Note that the job was stored, or switch the handle to the job that has its unique key."""
         if isinstance(answer, Duplicate):
             self.id, self.is_new = answer.job_id, False
         if not is_within:
             self._looked = 0
 
     def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
-        """A continuation is stored, within the block together with what it continues: see `Job.then`.
+        """Store a continuation; within the block, it is stored together with this job. See `Job.then`.
 
-        It is no member of the batch.
+        The continuation is not a member of the batch.
         """
         filling = self._gathering
         if filling is None:
@@ -108,7 +110,7 @@ class Gathered(Job[R]):
         return cast("Job[R2]", filling.add(filling.child(self, call_of("then", task, args, kwargs)))[0])
 
     async def athen(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
-        """Continue without blocking the event loop."""
+        """Store a continuation without blocking the event loop."""
         filling = self._gathering
         if filling is None:
             return await super().athen(task, *args, **kwargs)
@@ -119,7 +121,11 @@ class Gathered(Job[R]):
 def call_of(
     verb: str, task: TaskVerbs[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> Call[Any]:
-    """Return the call of a task; TaskError for what is none."""
+    """Return the call of a task.
+
+    Raises:
+        TaskError: the object is not a task.
+    """
     if not makes_calls(task):
         raise TaskError(f"{verb}() takes a task, then its arguments: {verb}(task, …), not {task!r}.")
     call: Call[Any] = task.call(*args, **kwargs)
@@ -131,7 +137,7 @@ _Pair: TypeAlias = tuple[NewJob, Gathered[Any]]
 
 @attrs.define(eq=False)
 class Filling:
-    """What a block has gathered and not stored yet: of its batch, and of those within it."""
+    """The jobs that a block has gathered but not stored: those of its batch, and of batches within it."""
 
     client: Client
     root: str  # the id of the batch whose block it is
@@ -140,43 +146,41 @@ class Filling:
     is_open: bool = False
     is_async: bool = False
     has_raised: bool = False
-    _sources: list[Job[Any]] = attrs.Factory(list)  # what the batch and its continuations wait for
+    _sources: list[Job[Any]] = attrs.Factory(list)  # the jobs that the batch and its continuations wait for
     _waiting: list[_Pair] = attrs.Factory(list)
-    _unstored: set[str] = attrs.Factory(set)  # ids of what waits, and of what never will be stored
-    _dropped: set[str] = attrs.Factory(
-        set
-    )  # of these, what a block within this one gathered before it raised
+    _unstored: set[str] = attrs.Factory(set)  # ids of the waiting jobs, and of jobs that will never be stored
+    _dropped: set[str] = attrs.Factory(set)  # of these, the jobs of an inner block that raised
     _open: dict[str, None] = attrs.Factory(dict)  # ids of batches that are being filled, outer ones first
-    _empty: set[str] = attrs.Factory(set)  # of batches without members
-    _held: set[str] = attrs.Factory(set)  # of batches that are stored and not filled yet
-    _held_at: int = 0  # when their holds were moved on last
+    _empty: set[str] = attrs.Factory(set)  # ids of batches without members
+    _held: set[str] = attrs.Factory(set)  # ids of batches that are stored but not filled yet
+    _held_at: int = 0  # when their holds were last extended
     _has_stored: bool = False
-    _is_within: bool = False  # what was stored is in a transaction of the caller's
+    _is_within: bool = False  # whether the stored jobs are in a transaction of the caller
     _storing: threading.Lock = attrs.Factory(threading.Lock)
 
     def promise(self, batch_id: str) -> None:
-        """The batch is not stored, and will be where its block is entered."""
+        """Note that the batch is not stored yet; it will be when its block is used."""
         self._unstored.add(batch_id)
 
     def begin(self, batch: Batch, record: NewJob) -> None:
-        """The batch is among what is gathered, and may be filled."""
+        """Gather the batch itself, and allow members to be added to it."""
         self._gather([(record, batch)])
         self._open[batch.id] = None
         self._empty.add(batch.id)
 
     def takes(self, batch_id: str) -> bool:
-        """Tell whether members of that batch are gathered here, rather than stored at once."""
+        """Return whether members of that batch are gathered here instead of being stored immediately."""
         return self.is_open and (
             batch_id in self._open or batch_id in self._unstored or batch_id in self._held
         )
 
     def members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[_Pair]:
-        """Return jobs and handles of new members; none is gathered yet."""
+        """Return the jobs and handles of new members, without gathering them."""
         self._check_within(calls)
         return self._pairs(self.client.new_members(calls, batch_id))
 
     def child(self, parent: Job[Any], call: Call[Any]) -> list[_Pair]:
-        """Return job and handle of a continuation; it is not gathered yet."""
+        """Return the job and handle of a continuation, without gathering it."""
         self._check_within((call,))
         job = self.client.new_child(parent.id, call, parent.meta, self.transaction)
         self._sources += (*(call.options.after or ()), *sources_in(call.args), *sources_in(call.kwargs))
@@ -187,15 +191,15 @@ class Filling:
         return self.within if self.is_async else self.client.transaction(self.within)
 
     def transaction_of_stored(self) -> object | None:
-        """Return the transaction that chunks of the block are stored in; None if there are none in one.
+        """Return the transaction in which chunks of the block were stored; None if there is none.
 
-        Never raises: it is needed at the end of a block that has raised itself.
+        Never raises, because it is needed at the end of a block that has itself raised.
         """
         if not self._is_within:
             return None
         try:
             return self.transaction()
-        except Exception:  # noqa: BLE001 - a plugin's; a transaction that it refuses can only be rolled back
+        except Exception:  # noqa: BLE001 - a plugin refused the transaction; it can only be rolled back
             return self.within
 
     def _check_within(self, calls: Sequence[Call[Any]]) -> None:
@@ -206,13 +210,13 @@ class Filling:
             )
 
     def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
-        """Return jobs with handles; those of a run share one job, so that the others need not live on."""
+        """Return jobs with handles; the handles of a run share its first job, so the others can be freed."""
         return [(job, Gathered(self.client, run[0], self, job.id)) for run in runs for job in run]
 
     def add(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
-        """They are gathered, and the first ones stored where there are many; return the handles.
+        """Gather the jobs, and store the first ones if there are many; return the handles.
 
-        In an async block nothing is stored here, since that would block the event loop.
+        In an async block, nothing is stored here, because that would block the event loop.
         """
         self._gather(pairs)
         if len(self._waiting) > self._size and not self.is_async:
@@ -220,14 +224,14 @@ class Filling:
         return [handle for _, handle in pairs]
 
     async def aadd(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
-        """`add` that does not block the event loop."""
+        """`add` without blocking the event loop."""
         self._gather(pairs)
         if len(self._waiting) > self._size and not (self.within is not None and self._storing.locked()):
             await self.awaited(self._store)
         return [handle for _, handle in pairs]
 
     async def awaited(self, store: Callable[[object | None], None]) -> None:
-        """That is done within the transaction, without blocking the event loop."""
+        """Call a storing function with the transaction, without blocking the event loop."""
         if self.within is None:
             await in_thread(store, None)
             return
@@ -253,11 +257,11 @@ class Filling:
 
     @property
     def _size(self) -> int:
-        """How many are stored in one step: the first time the batch as well."""
+        """The number of jobs stored in one step; the first step also contains the batch."""
         return CHUNK + (not self._has_stored)
 
     def why_not_stored(self, job_id: str) -> str | None:
-        """Why what was gathered is not stored, as the rest of a sentence; None where it was."""
+        """Return why a gathered job is not stored, as the rest of a sentence; None if it is stored."""
         if job_id not in self._unstored:
             return None
         if self.has_raised or job_id in self._dropped:
@@ -267,12 +271,12 @@ class Filling:
         return "a batch is filled in a block, which was not entered: with fire.batch(…) as batch"
 
     def leave(self, batch_id: str, transaction: object | None, *, has_raised: bool) -> None:
-        """End the block of a batch: store all of it, or as little as possible if it raised."""
+        """End the block of a batch: store everything, or as little as possible if the block raised."""
         if batch_id != self.root:
             if has_raised:
                 self._drop(batch_id, transaction)
                 return
-            with self._storing:  # the batch within is filled: it may end once all of it is stored
+            with self._storing:  # the inner batch is filled: it may end after all of it is stored
                 self._open.pop(batch_id, None)
                 self._let_go(self._held - self._filled_later(0))
             return
@@ -290,17 +294,17 @@ class Filling:
             release_continuations(self.client.storage)
 
     def _abandon(self, transaction: object | None) -> None:
-        """Nothing that waits is stored; the batch, where it is stored already, is cancelled."""
+        """Store none of the waiting jobs, and cancel the batch if it is already stored."""
         self.is_open, self.has_raised = False, True
         self._waiting.clear()
         if self._has_stored:
             self._cancel(self.root, transaction)
 
     def _drop(self, batch_id: str, transaction: object | None) -> None:
-        """As `_abandon`, of a batch within the block, whose own one goes on."""
+        """Do the same as `_abandon` for an inner batch; the outer block continues."""
         with self._storing:
             gone = {batch_id}
-            for job, _ in self._waiting:  # what belongs to it, or waits for that, came after it
+            for job, _ in self._waiting:  # members of it, and jobs that wait for it, come after it
                 relations = job.relations
                 sources = {edge.parent_id for edge in job.parents}
                 if (relations is not None and relations.batch_id in gone) or sources & gone:
@@ -314,7 +318,7 @@ class Filling:
             self._cancel(batch_id, transaction)
 
     def _store(self, transaction: object | None, most_left: int | None = None) -> None:
-        """Store what was gathered, chunk by chunk, until less than a chunk is left, or `most_left` jobs."""
+        """Store gathered jobs, chunk by chunk, until less than a chunk or `most_left` jobs remain."""
         with self._storing:
             while len(self._waiting) > (self._size if most_left is None else most_left):
                 try:
@@ -346,11 +350,11 @@ class Filling:
             self._let_go(self._held - unfilled)
 
     def _filled_later(self, start: int) -> set[str]:
-        """Return the batches that are filled still, or have members that wait from this place on."""
+        """Return the batches that are still being filled, or have waiting members from this index on."""
         return {*self._open, *_batches_of(self._waiting[start:])}
 
     def _duplicate(self, jobs: Sequence[NewJob]) -> DuplicateJob | None:
-        """Return the error of a job that others wait for, and whose unique key another one has."""
+        """Return the error for a job that others wait for, but whose unique key another job has."""
         sources = {edge.parent_id for job in jobs for edge in job.parents}
         takers: dict[str, str] = {}
         for job in jobs:
@@ -373,7 +377,7 @@ class Filling:
         return None
 
     def _hold(self, records: Sequence[NewJob]) -> None:
-        """These are stored held, and holds that began a while ago are moved on."""
+        """Hold these batches, which are stored next, and extend holds that began a while ago."""
         now = self.client.clock.now()
         for record in records:
             record.due_at = now + self.hold
@@ -384,17 +388,17 @@ class Filling:
             self._held_at = now
 
     def _let_go(self, batches: set[str]) -> None:
-        """These are filled, and may end."""
+        """End the holds of these batches, which are filled and may end."""
         if batches:
             self._change(dict.fromkeys(batches), self.client.clock.now())
             self._held -= batches
             release_continuations(self.client.storage)
 
     def _change(self, until: Mapping[str, int | None], now: int) -> None:
-        """Each batch is held until then, or no more.
+        """Set the end of each batch's hold; None ends the hold now.
 
         Raises:
-            BatchFinished: one of them was cancelled meanwhile.
+            BatchFinished: one of the batches was cancelled meanwhile.
         """
         storage = self.client.storage
         changes = [lifecycle.hold(one, at=now, until=end) for one, end in until.items()]
@@ -407,7 +411,7 @@ class Filling:
                 )
 
     def _cancel(self, batch_id: str, transaction: object | None) -> None:
-        """The batch is cancelled; where that is impossible, the end of its hold does it."""
+        """Cancel the batch; if that is impossible, it is cancelled at the end of its hold."""
         try:
             now = self.client.clock.now()
             change = lifecycle.delete(
@@ -422,7 +426,7 @@ class Filling:
 
 
 def _batches_of(pairs: Sequence[_Pair]) -> set[str]:
-    """Return the batches that the jobs are members of; their ties are read once where they are the same."""
+    """Return the batches of which the jobs are members; equal relations are read once."""
     texts = {job.relations_json for job, _ in pairs}
     found = (read_relations(text).batch_id for text in texts if text is not None)
     return {id for id in found if id is not None}

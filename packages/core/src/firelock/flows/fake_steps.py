@@ -1,4 +1,4 @@
-"""The steps of a task that is called directly, as in a unit test: no server, no storage, no time."""
+"""Steps of a task that is called directly, as in a unit test: without a server, storage or delays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _NoClient:
-    """What steps use of a client, without a storage: a serializer, codecs and a clock that stands still."""
+    """The parts of a client that steps use, without a storage: a serializer, codecs and a stopped clock."""
 
     def __init__(self) -> None:
         self.serializers = {"json": JsonSerializer()}
@@ -42,7 +42,7 @@ class _NoClient:
 
 
 class FakeAttempt:
-    """Stands where a server's attempt does: steps run, and waits have the answers that the test gives."""
+    """A replacement for a server's attempt: steps run, and waits return the answers of the test."""
 
     def __init__(self, job: ClaimedJob, context: JobContext, answers: Mapping[str, object]) -> None:
         self._context = context
@@ -51,27 +51,27 @@ class FakeAttempt:
 
     @property
     def refusal(self) -> str | None:
-        """Why the job has been told to end."""
+        """Why the job must end; None if it may continue."""
         return (self._context.cancel_reason or "cancelled") if self._context.cancelled else None
 
     @property
     def has_right(self) -> bool:
-        """Nobody else runs it."""
+        """Whether the job still belongs to this run: always."""
         return True
 
     @property
     def is_suspended(self) -> bool:
-        """No run of it waits."""
+        """Whether the run waits: never."""
         return False
 
     def lose(self, reason: str, *, is_raised: bool) -> None:
-        """Nobody takes the job away."""
+        """Do nothing: no other process can take the job."""
 
     def complete(self, session: object, result: object) -> None:
-        """Remember the result; any session will do.
+        """Keep the result; any session is accepted.
 
         Raises:
-            JobCancelled: the context was made with `cancelled=True`.
+            JobCancelled: the context was created with `cancelled=True`.
         """
         del session
         self._context.raise_if_cancelled()
@@ -79,10 +79,10 @@ class FakeAttempt:
 
 
 class FakeSteps(JobSteps):
-    """Remembers by itself; what it would wait for is among the answers, or refused."""
+    """Steps with memos in memory; a wait returns its given answer, or is refused without one."""
 
     def __init__(self, job: ClaimedJob, attempt: FakeAttempt, answers: Mapping[str, object]) -> None:
-        nothing: Any = None  # nothing is sent
+        nothing: Any = None  # unused, because nothing is sent
         super().__init__(
             job, ClaimHolder("", ""), cast("Any", _NoClient()), attempt, memos=nothing, flusher=nothing
         )
@@ -97,28 +97,28 @@ class FakeSteps(JobSteps):
         return self._ask(request)
 
     def emit(self, stream: str, data: str) -> None:
-        """It goes nowhere, as a line of the log does."""
+        """Discard the output, as a line of the log is discarded."""
 
     async def aemit(self, stream: str, data: str) -> None:
-        """It goes nowhere."""
+        """Discard the output."""
 
     def check_within(self) -> None:
-        """Any session will do."""
+        """Accept any session."""
 
     def _put_within(self, new: Memo, session: object) -> None:
-        """It is remembered at once."""
+        """Do nothing: there is no storage."""
 
     async def _aput_within(self, new: Memo, session: object) -> None:
-        """It is remembered at once."""
+        """Do nothing: there is no storage."""
 
     def step(self, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as its base
-        """The answer, or what the function returns."""
+        """Return the given answer, or the result of the function."""
         if name not in self._answers:
             return super().step(name, *args, **kwargs)
         return self._drive(self._answered(MemoKind.STEP, name))
 
     async def astep(self, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as its base
-        """The answer, or what the function returns."""
+        """Return the given answer, or the result of the function."""
         if name not in self._answers:
             return await super().astep(name, *args, **kwargs)
         return await self._adrive(self._answered(MemoKind.STEP, name))
@@ -151,4 +151,4 @@ class FakeSteps(JobSteps):
         if isinstance(answer, BaseException):
             raise answer
         return answer
-        yield  # a generator, as what it stands for
+        yield  # makes this a generator, like the methods that it replaces

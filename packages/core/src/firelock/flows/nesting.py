@@ -17,7 +17,7 @@ _PAGE = 500
 
 
 def pages_of(storage: Storage, where: JobFilter) -> Iterator[list[JobRecord]]:
-    """Yield the matching jobs page by page, the oldest first."""
+    """Yield the matching jobs page by page, oldest first."""
     cursor = None
     while True:
         page = storage.find(where, limit=_PAGE, cursor=cursor, oldest_first=True)
@@ -30,14 +30,14 @@ def pages_of(storage: Storage, where: JobFilter) -> Iterator[list[JobRecord]]:
 def _inner_pages(
     storage: Storage, batch_id: str, number: int, behind: JobRecord | None = None
 ) -> Iterator[list[JobRecord]]:
-    """Yield the batches directly within a batch, those behind one of them, page by page.
+    """Yield the batches directly within a batch, page by page.
 
     Args:
-        storage: where they are.
+        storage: the storage of the batches.
         batch_id: the outer batch.
-        number: how many there are at least; 0 reads nothing. The members of a large batch are not searched
-            for more than these.
-        behind: the batch after which to begin.
+        number: a lower bound for the number of batches directly within it; 0 reads nothing. The search
+            through the members of a large batch ends when this many are found.
+        behind: the batch after which to begin; None begins with the first.
     """
     if not number:
         return
@@ -62,13 +62,13 @@ def _place(job: JobRecord) -> tuple[int, str]:
 def deep_counts(
     storage: Storage, batch_id: str, counts: BatchCounts, limit: int | None = None
 ) -> DeepBatchCounts:
-    """Return how far a batch is with all batches within it; see `Batch.counts`.
+    """Return the counts of a batch and of all batches within it; see `Batch.counts`.
 
     Args:
-        storage: where they are.
+        storage: the storage of the batches.
         batch_id: the batch.
         counts: its own counts.
-        limit: the most batches to read; None for all.
+        limit: the maximum number of batches to read; None for all.
     """
     sums = Counter[str]()
     _add(sums, counts, 1)
@@ -92,7 +92,7 @@ def _add(sums: Counter[str], counts: BatchCounts, sign: int) -> None:
 
 
 def _as_member(inner: JobRecord, counts: BatchCounts) -> BatchCounts:
-    """Return what the batch itself adds to the counts of the one around it."""
+    """Return the counts that an inner batch, as one member, adds to the batch around it."""
     state = inner.state
     if inner.is_final:
         return BatchCounts(
@@ -106,10 +106,10 @@ def _as_member(inner: JobRecord, counts: BatchCounts) -> BatchCounts:
 def _batches_within(
     storage: Storage, batch_id: str, counts: BatchCounts
 ) -> Iterator[tuple[JobRecord, BatchCounts]]:
-    """Yield each batch within the batch, at any depth, with its counts, before the batches within it."""
+    """Yield each batch within the batch, at any depth, with its counts; outer batches come first."""
     for page in _inner_pages(storage, batch_id, counts.batches):
         for inner, its_counts in zip(page, storage.batch_counts([job.id for job in page]), strict=True):
-            if its_counts is not None:  # else it was pruned meanwhile
+            if its_counts is not None:  # None if it was pruned meanwhile
                 yield inner, its_counts
                 yield from _batches_within(storage, inner.id, its_counts)
 
@@ -118,13 +118,13 @@ def _batches_within(
 
 
 def path_to(storage: Storage, batch_id: str, job_id: str, *, is_deep: bool) -> list[JobRecord] | None:
-    """Return the members that lead from a batch to a job within it, the job last; None if it is not there.
+    """Return the path from a batch to a job within it, ending with the job; None if it is not in the batch.
 
     Args:
-        storage: where they are.
+        storage: the storage of the jobs.
         batch_id: the outer batch.
         job_id: the job.
-        is_deep: whether it may be in a batch within the batch.
+        is_deep: whether the job may be in a batch within the batch.
     """
     path: list[JobRecord] = []
     wanted: str | None = job_id
@@ -143,14 +143,14 @@ def walk_members(
     """Yield the members of a batch page by page, then those of each batch within it, in order.
 
     Args:
-        storage: where they are.
+        storage: the storage of the jobs.
         batch_id: the batch.
         task: only jobs of this task; None for all.
-        path: what leads to the job behind which to begin, empty to begin with the first: see `path_to`.
-        batches: how many batches are directly within it; 0 leaves them out.
+        path: the path to the job after which to begin, from `path_to`; empty to begin with the first member.
+        batches: the number of batches directly within it; 0 leaves them out.
     """
     behind = path[0] if path else None
-    is_within = batches > 0 and behind is not None and behind.is_batch  # so its own members came before
+    is_within = batches > 0 and behind is not None and behind.is_batch  # its own members precede it
     if is_within and behind is not None and len(path) > 1:
         counts = storage.batch_counts([behind.id])[0]
         yield from walk_members(storage, behind.id, task, path[1:], counts.batches if counts else 0)
@@ -161,5 +161,5 @@ def walk_members(
     for inner_page in _inner_pages(storage, batch_id, batches, behind if is_within else None):
         all_counts = storage.batch_counts([inner.id for inner in inner_page])
         for inner, counts in zip(inner_page, all_counts, strict=True):
-            if counts is not None and counts.total:  # else it was pruned meanwhile, or has no members
+            if counts is not None and counts.total:  # otherwise it was pruned meanwhile, or has no members
                 yield from walk_members(storage, inner.id, task, (), counts.batches)

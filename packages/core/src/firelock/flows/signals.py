@@ -1,4 +1,4 @@
-"""What is sent to a job that waits for it, or will: a name with the type of its payload."""
+"""Signals: typed values that are sent by name to a job, which waits for them now or later."""
 
 from __future__ import annotations
 
@@ -44,19 +44,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMED_OUT = "timeout"
-"""The author of the memo that a job writes itself when nobody has sent a signal in time."""
+"""The author of the memo that a job writes itself if no signal is sent in time."""
 
 _NOT_STORED = "Job {job} is not stored: the id is wrong, or it has been pruned."
-_ENDED = frozenset({State.SUCCEEDED, State.DELETED})  # for good: a failed job may be requeued
+_ENDED = frozenset({State.SUCCEEDED, State.DELETED})  # permanently: a failed job can be requeued
 _LONGEST_NAME = 200
 _LONGEST_AUTHOR = 200
 
 
 @attrs.frozen(eq=False, repr=False)
 class Signal(Generic[T]):
-    """A name with the type of what is sent under it: one object for who waits, `job.receive`, and who sends.
+    """A name and the type of its payload: one object to wait with, in `job.receive`, and to send with.
 
-    Made by `fire.signal(name, type)`. The first answer wins: what was sent, early or late, or the time-out.
+    Created by `fire.signal(name, type)`. The first answer wins: a payload that was sent early or late, or the
+    time-out.
     """
 
     name: str
@@ -66,22 +67,22 @@ class Signal(Generic[T]):
     _form: Callable[[], ValueForm]
 
     def __repr__(self) -> str:
-        """Return name and type."""
+        """Return the name and type."""
         return f"<Signal {self.name!r} of {getattr(self.type, '__name__', self.type)}>"
 
     def named(self, key: str, /) -> Signal[T]:
         """Return the same signal for another wait of the same job: `approval.named("manager")`.
 
         Raises:
-            ConfigurationError: the name would be longer than 200 characters, or cannot be printed.
+            ConfigurationError: the name would be longer than 200 characters, or not printable.
         """
         return attrs.evolve(self, name=check_name(f"{self.name}:{key}"))
 
     def encode(self, payload: T, /) -> str:
-        """Return the text that is stored of a payload.
+        """Return the string in which a payload is stored.
 
         Raises:
-            ArgumentError: it is not of the signal's type, or would not come back equal.
+            ArgumentError: the payload is not of the signal's type, or would not be equal after decoding.
             ArgumentTooLarge: it has more than 256 KiB.
         """
         text = self._codec.encode_text(payload)
@@ -94,53 +95,54 @@ class Signal(Generic[T]):
         return text
 
     def decode(self, text: str, /) -> T:
-        """Return the payload of a stored text.
+        """Return the payload of a stored string.
 
         Raises:
-            ArgumentError: it is damaged, or not of the signal's type of today.
+            ArgumentError: it is damaged, or does not have the present type of the signal.
         """
         return cast("T", self._codec.decode_text(text))
 
     def parameters(self) -> list[Parameter]:
         """Return the fields of a form that requests a payload, in order.
 
-        They are the fields of an attrs class or a dataclass; of any other type there is one, named `value`.
+        They are the fields of an attrs class or a dataclass; any other type has one field, named `value`.
         """
         return self._form().parameters()
 
     def payload_from_text(self, values: Mapping[str, str], /) -> T:
-        """Return the payload that the texts of a form describe, by the names of `parameters`.
+        """Return the payload of a form's strings, which are given by the names of `parameters`.
 
-        Texts are read as `Firelock.arguments_from_text` reads those of a task's form.
+        The strings are read as `Firelock.arguments_from_text` reads those of a task's form.
 
         Raises:
-            FormError: a text cannot be read, a required field has none, or a name is unknown; its `fields`
-                say what is wrong with each.
+            FormError: a string cannot be read, a required field has none, or a name is unknown; its `fields`
+                contain the problem of each field.
         """
         return cast("T", self._form().read(values))
 
     def send(
         self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
     ) -> bool:
-        """The job has this answer: it goes on with it, now or when it comes to that wait.
+        """Send this answer to the job, which continues with it now, or when it reaches that wait.
 
-        Return True, also for a repeat of what was sent; False where another answer or the time-out was first.
-        A failed job keeps it for its requeue. The answer joins the caller's transaction, as an enqueue does:
-        the job goes on after the commit. Its row is locked until then.
+        Return True, also if the same answer was sent before. Return False if another answer or the time-out
+        was first. A failed job keeps the answer for its requeue. The answer joins the caller's transaction,
+        as an enqueue does: the job continues after the commit. The job's row is locked until then.
 
         Args:
             job: a handle or an id.
-            payload: of the signal's type.
-            author: who sends it, for people; at most 200 printable characters.
-            within: a transaction of yours in the storage's own database; the answer comes and goes with it.
+            payload: a value of the signal's type.
+            author: the sender, for people; at most 200 printable characters.
+            within: your own transaction in the storage's database; the answer is committed or rolled back
+                with it.
 
         Raises:
             JobConflict: the job has succeeded or was deleted, or is a batch.
             JobNotFound: no such job is stored.
             JobNotCommitted: the job's transaction has not committed, or was rolled back, and the answer is
                 sent outside of that transaction.
-            StepError: the job remembers as much as it may.
-            ArgumentError: the payload is not of the type, or would not come back equal.
+            StepError: the job cannot have more memos.
+            ArgumentError: the payload is not of the type, or would not be equal after decoding.
             ConfigurationError: the author cannot be shown.
         """
         return self._send(job, payload, author, self._client.transaction(within))
@@ -171,10 +173,10 @@ class Signal(Generic[T]):
     def _remember(self, new: NewMemo, within: object | None) -> Remembered:
         if within is not None:
             return self._client.storage.remember((new,), within=within)[0]
-        return repeat_once(lambda: self._client.storage.remember((new,)))[0]  # a lost reply stands then
+        return repeat_once(lambda: self._client.storage.remember((new,)))[0]  # a lost reply does no harm
 
     def _is_first(self, job_id: str, memo: Memo, result: Remembered) -> bool:
-        """Return whether the job keeps this answer, rather than another one that came before it."""
+        """Return whether the job keeps this answer, not another one that came before it."""
         kept = result.memo
         if result.answer is Applied.MISSING:
             raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
@@ -205,21 +207,22 @@ class Signal(Generic[T]):
         question: str = "",
         name: str = "",
     ) -> str:
-        """Return the address of a page of the dashboard with one button for each choice.
+        """Return the URL of a dashboard page with one button for each choice.
 
-        Whoever has it may send one of them, once, and sees nothing else; who did is in the audit. The link is
-        stored immediately, in no transaction of the caller's.
+        Every holder of the link may send one of the choices, once, and sees nothing else. The audit log shows
+        who did. The link is stored immediately, in no transaction of the caller.
 
         Args:
             job: a handle or an id.
             choices: the payload that each button sends, by the button's text; at most 20.
-            expires: an aware datetime, or a timedelta from now, after which it sends nothing.
-            at: where the dashboard is for a browser: "https://ops.example.com/jobs".
-            question: what the page asks, for whoever decides.
-            name: whom the link is for; it stands in the audit.
+            expires: an aware datetime, or a timedelta from now, after which the link sends nothing.
+            at: the dashboard's URL for a browser: "https://ops.example.com/jobs".
+            question: the question on the page, for the person who decides.
+            name: the person for whom the link is made, for the audit log.
 
         Raises:
-            ConfigurationError: `at` is no such address, or a choice or text is refused.
+            ConfigurationError: `at` is not such a URL, or a choice, its text, the question or the name is not
+                accepted.
             ArgumentError: a payload is not of the type.
             JobConflict: the job has succeeded or was deleted, or is a batch: no answer would be received.
             JobNotFound: no such job is stored.
@@ -255,14 +258,14 @@ class Signal(Generic[T]):
 
 
 def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMemo:
-    """Return what `Storage.remember` takes for a signal's answer from outside of its job.
+    """Return the argument of `Storage.remember` for a signal's answer from outside of its job.
 
     Args:
-        job_id: whose signal it is.
-        name: the signal's, with its key where it has one.
-        value: JSON of its type.
+        job_id: the job that receives the signal.
+        name: the name of the signal, including its key if it has one.
+        value: JSON of the signal's type.
         at: micros, of the storage's clock.
-        author: who answers, for people.
+        author: the sender, for people.
     """
     return NewMemo(job_id, Memo(MemoKind.SIGNAL, name, value, is_done=True, at=at, author=author))
 
@@ -270,14 +273,14 @@ def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMe
 def why_not_answered(
     job: JobRecord | None, name: str, value: str, signal: Signal[Any] | None, *, is_early: bool = False
 ) -> str | None:
-    """Return why an answer from outside is not taken, as a sentence; None where it may be sent.
+    """Return why an answer from outside is not accepted, as a sentence; None if it may be sent.
 
     Args:
-        job: as it is stored, None where it is not: then the storage says so itself.
-        name: of the signal, with its key where it has one.
-        value: JSON of its type.
-        signal: what an app that has its tasks knows under that name: `Firelock.signal_named`.
-        is_early: though the job waits for another signal now.
+        job: the stored job; None if it was not found, which the storage then reports itself.
+        name: the name of the signal, including its key if it has one.
+        value: JSON of the signal's type.
+        signal: the signal of that name in an app that has the tasks, from `Firelock.signal_named`.
+        is_early: whether to accept the answer although the job waits for another signal now.
     """
     if signal is not None:
         try:
@@ -291,7 +294,7 @@ def why_not_answered(
 
 
 def _wanted(signal: Signal[Any]) -> str:
-    """Return a sentence that says what to send: "Approval has the fields ok (bool), by (str)"."""
+    """Return a sentence that describes the payload: "Approval has the fields ok (bool), by (str)"."""
     fields = signal.parameters()
     type_name = getattr(signal.type, "__name__", str(signal.type))
     if [field.name for field in fields] == ["value"] and fields[0].annotation_text == type_name:
@@ -304,7 +307,11 @@ def _wanted(signal: Signal[Any]) -> str:
 
 
 def check_name(name: object) -> str:
-    """Return the name of a signal; ConfigurationError unless it is 1 to 200 printable characters."""
+    """Return the name of a signal.
+
+    Raises:
+        ConfigurationError: it does not have 1 to 200 printable characters.
+    """
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
         raise ConfigurationError(
             f"Signal name {shown(name)} is refused; use 1 to {_LONGEST_NAME} printable characters."

@@ -1,9 +1,8 @@
-"""What a running job remembers by name: steps, sleeps, signals, jobs it calls; how a run is suspended.
+"""The memos of a running job: steps, sleeps, signals and called jobs; how a run is suspended.
 
-Each protocol is written once, as a generator that asks for what takes a round trip (`_Flow`); a thread or a
-coroutine drives it. A wait that is not over notes itself in `JobSteps.wait` and raises `JobSuspended`.
-Whether a run is suspended is decided by that note alone, since the exception may be swallowed or wrapped
-on its way.
+Each protocol is written once, as a generator (`_Flow`) that yields a request for each round trip; a thread or
+a coroutine drives it. A wait that has not ended is noted in `JobSteps.wait` and raises `JobSuspended`. Only
+that note decides whether a run is suspended, because the exception can be swallowed or wrapped on its way.
 """
 
 from __future__ import annotations
@@ -78,24 +77,25 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _Request: TypeAlias = NewMemo | float | Callable[[], Any]
-"""A memo to be put, seconds to pass, or what takes a round trip."""
+"""A memo to store, seconds to wait, or a function that takes a round trip."""
 _Flow: TypeAlias = Generator[_Request, Any, T]
 
 CALLS_LIMIT = 500  # jobs of one gather
-IN_PLACE = 2 * SECOND  # a sleep that is shorter keeps its worker
+IN_PLACE = 2 * SECOND  # a shorter sleep keeps its worker
 _LONGEST_NAME = 200
 _LONGEST = timedelta(days=3_650)
-_NEARLY = 50_000  # micros to a deadline that are rather waited for than slept through
-_LATE_LOOK = 60 * SECOND  # a wait that was woken this much too early, by our reading of the clock, asks again
+_NEARLY = 50_000  # micros; a deadline that is nearer than this is waited for in place
+# A resumed wait with less than this left, by the estimated time, reads the storage's clock.
+_LATE_LOOK = 60 * SECOND
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-_SLICE = 0.05  # seconds of a wait in place after which a cancellation is seen
+_SLICE = 0.05  # seconds between two checks for a cancellation while a job waits in place
 
 _inside: ContextVar[tuple[object, str] | None] = ContextVar("firelock_step", default=None)
 
 
 @attrs.frozen
 class Wait:
-    """What a suspended run waits for."""
+    """The event that a suspended run waits for."""
 
     kind: MemoKind
     name: str
@@ -105,20 +105,20 @@ class Wait:
 
     @property
     def words(self) -> str:
-        """What stands in `waits_for`."""
+        """The description that is stored as `waits_for`."""
         return memo_words(self.kind, self.name)
 
 
 class JobSteps:
-    """What one run of a job remembers and waits for. Used by any thread or coroutine of the task.
+    """The memos and waits of one run of a job. Any thread or coroutine of the task may use it.
 
     Args:
-        job: as it was claimed.
-        holder: who runs it.
-        client: where its tasks, serializers and storage are.
+        job: the job as it was claimed.
+        holder: the holder of the claim.
+        client: the client with the tasks, serializers and storage.
         attempt: the run.
-        memos: where they are put.
-        flusher: stores what is emitted.
+        memos: stores the memos.
+        flusher: stores the emitted output.
         in_place: a sleep shorter than this, in micros, keeps its worker.
     """
 
@@ -143,33 +143,34 @@ class JobSteps:
         self._in_place = in_place
         self._condition = threading.Condition()
         self._memos: dict[tuple[MemoKind, str], Memo] | None = None if job.has_memos else {}
-        self._used: set[tuple[MemoKind, str]] = set()  # names that this run has done, or is about
-        self._tried: set[str] = set()  # steps of this run within transactions: nobody knows of their commits
+        self._used: set[tuple[MemoKind, str]] = set()  # names that this run has completed, or is working on
+        self._tried: set[str] = set()  # steps of this run within transactions, whose commit is unknown
         self._under_way = 0
-        self._tasks: set[object] = set()  # of the asynchronous ones
+        self._tasks: set[object] = set()  # of the asynchronous steps
         self._total = 0  # bytes of the values of `_memos`
         self._for_good: list[BaseException] = []
-        self.wait: Wait | None = None  # set: the run is to be suspended
+        self.wait: Wait | None = None  # if set, the run must be suspended
 
-    # ---- what the server asks ----------------------------------------------------------------------------
+    # ---- calls by the server -----------------------------------------------------------------------------
 
     def fails_for_good(self, error: BaseException) -> bool:
-        """Tell whether an error that left the task makes its job fail without a retry.
+        """Return whether an error that left the task makes its job fail without a retry.
 
-        That of a step used wrongly, or of a called job that failed, also where task groups wrapped it.
+        This is true for the error of a wrongly used step or of a failed called job, also if task groups
+        wrapped it.
         """
         if isinstance(error, BaseExceptionGroup):
             return all(map(self.fails_for_good, error.exceptions))
         return isinstance(error, StepError) or any(error is one for one in self._for_good)
 
     def rest(self) -> None:
-        """Steps that are under way in a run to be suspended have ended, or the job was told to stop."""
+        """Wait until the steps that run in a run to be suspended have ended, or the job must stop."""
         with self._condition:
             while self.wait is not None and self._under_way and self._attempt.refusal is None:
                 self._condition.wait(_SLICE)
 
     async def arest(self) -> None:
-        """As `rest`, for a coroutine."""
+        """Do the same as `rest` in a coroutine."""
         import asyncio  # noqa: PLC0415 - loaded by now
 
         pause = 0.0
@@ -212,12 +213,12 @@ class JobSteps:
             return self._streams
 
     def finish(self) -> None:
-        """What was emitted is stored: before the run's end is, which takes the right to it."""
+        """Store the emitted output before the run's end is stored, which ends the right to store output."""
         if self._streams is not None:
             self._streams.flush_at_last()
 
     async def afinish(self) -> None:
-        """As `finish`, for a coroutine."""
+        """Do the same as `finish` in a coroutine."""
         if self._streams is not None:
             await in_thread(self._streams.flush_at_last)
 
@@ -231,7 +232,7 @@ class JobSteps:
         kwargs: Mapping[str, object],
         session: object | None = None,
     ) -> T:
-        """See `JobContext.step`; with a session its memo comes with that transaction."""
+        """See `JobContext.step`; with a session, the memo is part of that transaction."""
         codec = self._codec_of(name, function)
         with self._entered(MemoKind.STEP, name, is_within=session is not None):
             memo = self._drive(self._known(MemoKind.STEP, name, is_fresh=name in self._tried))
@@ -304,14 +305,18 @@ class JobSteps:
         return self._memo(MemoKind.STEP, name, text, is_done=True, started_at=started_at)
 
     def _stands(self, stands: Memo, new: Memo, value: T, codec: Codec) -> T:
-        """Return what is remembered: the value, but where another one was first."""
+        """Return the remembered value: the new one, unless another one was stored first."""
         return value if stands.value == new.value else cast("T", self._value_of(stands, codec))
 
     def _value_of(self, memo: Memo, codec: Codec) -> object:
         return self._read(memo, codec.decode)
 
     def _read(self, memo: Memo, decode: Callable[[JsonValue], object]) -> object:
-        """Return what a memo keeps; StepError where it no longer fits."""
+        """Return the value of a memo.
+
+        Raises:
+            StepError: the value no longer has the expected type.
+        """
         try:
             return decode(read_text(self._serializer, memo.value or ""))
         except ArgumentError as error:
@@ -327,7 +332,11 @@ class JobSteps:
     # ---- within a transaction ----------------------------------------------------------------------------
 
     def check_within(self) -> None:
-        """The storage can take part in a transaction of the caller's; else UnsupportedFeature."""
+        """Check that the storage can take part in a transaction of the caller.
+
+        Raises:
+            UnsupportedFeature: it cannot.
+        """
         storage = self._client.storage
         if Feature.TRANSACTIONAL_ENQUEUE not in storage.features:
             raise UnsupportedFeature(
@@ -460,7 +469,7 @@ class JobSteps:
             raise StepError(f"What was sent as signal {name!r} does not fit: {error}.") from error
 
     def _left(self, instant: int, *, is_new: bool) -> _Flow[int]:
-        """Return the micros until then; a wait that was woken before asks the storage itself."""
+        """Return the micros until that time; a resumed wait that is nearly over reads the storage's clock."""
         left = instant - self._client.clock.now()
         if not is_new and self._in_place < left < _LATE_LOOK:
             left = instant - (yield self._client.storage.clock)
@@ -469,7 +478,7 @@ class JobSteps:
     # ---- other jobs --------------------------------------------------------------------------------------
 
     def _calling(self, name: str, calls: Sequence[Call[Any]], *, is_one: bool = False) -> _Flow[Any]:
-        """Return what the jobs of the calls returned: a list, of a single one its result itself."""
+        """Return the results of the called jobs: a list, or for a single call the result itself."""
         if not calls:
             return []
         if len(calls) > CALLS_LIMIT:
@@ -489,7 +498,7 @@ class JobSteps:
             self._check_number(name, ids, calls)
             records = yield lambda: self._client.storage.get(ids)
             failed: set[int] = set()
-            if begun["attempt"] < self._job.attempt:  # one attempt reports a failure, a later one tries again
+            if begun["attempt"] < self._job.attempt:  # the next attempt retries failed calls
                 unsuccessful = (State.FAILED, State.DELETED)
                 failed = {at for at, record in enumerate(records) if record and record.state in unsuccessful}
             to_start = [at for at, record in enumerate(records) if record is None or at in failed]
@@ -507,16 +516,17 @@ class JobSteps:
         values = [self._result_of(each) for each in records if each is not None]
         text = write_text(self._serializer, values[0] if is_one else values)
         memo = self._memo(MemoKind.CALL, name, text, is_done=True)
-        if self._why_no_room(memo) is None:  # else results are read from the jobs, which stay with this one
+        # Otherwise results are read from the jobs, which are kept with this one.
+        if self._why_no_room(memo) is None:
             memo = yield from self._put(memo)
         return self._results(memo, calls, is_one=is_one)
 
     def _start(
         self, name: str, calls: Sequence[Call[Any]], places: Sequence[int], ids: list[str]
     ) -> _Flow[list[str]]:
-        """The calls at these places are stored as jobs, their ids remembered before; return all ids.
+        """Store the calls at these places as jobs, after their ids have been remembered; return all ids.
 
-        An id that is there stays: it is remembered already, and that job may be stored.
+        An existing id is kept: it is already remembered, and the job with that id might be stored.
         """
         jobs: list[NewJob] = yield lambda: self._client.called_jobs([calls[at] for at in places], self._job)
         all_ids = list(ids)
@@ -532,7 +542,7 @@ class JobSteps:
             for at, answer in zip(places, answers, strict=True)
             if isinstance(answer, Duplicate)
         }
-        if others:  # another job has the unique key: that is the one to wait for
+        if others:  # another job has the unique key: wait for that job
             all_ids = [others.get(at, job_id) for at, job_id in enumerate(all_ids)]
             yield from self._name(name, all_ids)
         return all_ids
@@ -631,7 +641,7 @@ class JobSteps:
     def _entered(
         self, kind: MemoKind, name: str, *, is_within: bool = False, renamed: str = ""
     ) -> Iterator[None]:
-        """The name is used in this run from now on, unless it ends by an exception."""
+        """Mark the name as used in this run, unless the block ends with an exception."""
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
             raise StepError(
                 f"{shown(name)} is no name of a {kind}; use a text of 1 to {_LONGEST_NAME} printable "
@@ -657,7 +667,7 @@ class JobSteps:
         is_used = False
         try:
             yield
-            is_used = not is_within  # of one within a transaction nobody knows yet whether it is committed
+            is_used = not is_within  # the commit of a step within a transaction is unknown
         finally:
             with self._condition:
                 if not is_used:
@@ -667,10 +677,10 @@ class JobSteps:
 
     @contextmanager
     def _kept_alive(self) -> Iterator[None]:
-        """Refer to the asyncio task of a step, as asyncio itself does so weakly.
+        """Keep a reference to the asyncio task of a step, because asyncio has only a weak one.
 
-        Without it, a task that awaits what only its own step refers to is collected as garbage, and the run
-        is suspended as if the step had ended.
+        Otherwise, a task that awaits an object to which only its own step refers is collected as garbage, and
+        the run is suspended as if the step had ended.
         """
         import asyncio  # noqa: PLC0415 - loaded by now
 
@@ -721,7 +731,7 @@ class JobSteps:
         return NewMemo(self._job.id, memo, self._holder.session, self._job.fence, replaces)
 
     def _known(self, kind: MemoKind, name: str, *, is_fresh: bool = False) -> _Flow[Memo | None]:
-        """Return what is remembered under the name; all is recalled once, or now where it has to be fresh."""
+        """Return the memo of this name; all memos are read once, and again if it has to be fresh."""
         if (refusal := self._attempt.refusal) is not None:
             raise JobCancelled(refusal)
         memos = self._memos
@@ -743,12 +753,12 @@ class JobSteps:
             return self._memos
 
     def _put(self, memo: Memo, *, replaces: bool = True) -> _Flow[Memo]:
-        """The memo is remembered, unless a done one stands: return what stands."""
+        """Store the memo, unless a completed one exists; return the memo that is now stored."""
         if (why := self._why_no_room(memo)) is not None:
             raise StepError(why)
         answer: Remembered = yield self._new(memo, replaces=replaces)
         if answer.answer is Applied.REFUSED:
-            yield from self._recall()  # whoever may recall is refused for what it remembers
+            yield from self._recall()  # if this is accepted, the limits were the reason
             raise StepError(self._why_no_room(memo) or _FULL)
         if answer.answer is Applied.MISSING:
             self._lose()
@@ -765,7 +775,7 @@ class JobSteps:
         self._attempt.lose(_NOT_OURS, is_raised=True)
 
     def _why_no_room(self, memo: Memo) -> str | None:
-        """Return why a memo is too much, by what is known of the others; None where it is not."""
+        """Return why a memo is too much, given the other known memos; None if it is not."""
         words, size = memo_words(memo.kind, memo.name), _bytes(memo)
         if size > MEMO_BYTES:
             return (
@@ -796,7 +806,7 @@ class JobSteps:
             answer = error = None
             try:
                 answer = self._ask(request)
-            except BaseException as raised:  # noqa: BLE001 - it goes to the flow
+            except BaseException as raised:  # noqa: BLE001 - raised in the flow
                 error = raised
 
     def _ask(self, request: _Request) -> object:
@@ -815,7 +825,7 @@ class JobSteps:
             pause = min(_LONGEST_PAUSE, pause * 2)
 
     def _pass(self, seconds: float) -> None:
-        """So many seconds have passed, unless the job is told to stop meanwhile."""
+        """Wait for this many seconds; raise if the job must stop meanwhile."""
         waits = threading.Event()
         while seconds > 0:
             self._check_goes_on(None)
@@ -833,7 +843,7 @@ class JobSteps:
             answer = error = None
             try:
                 answer = await self._aask(request)
-            except BaseException as raised:  # noqa: BLE001 - it goes to the flow
+            except BaseException as raised:  # noqa: BLE001 - raised in the flow
                 error = raised
 
     async def _aask(self, request: _Request) -> object:
@@ -854,7 +864,11 @@ class JobSteps:
             pause = min(_LONGEST_PAUSE, pause * 2)
 
     def _check_goes_on(self, cause: Exception | None) -> None:
-        """Return if whoever waits may go on waiting."""
+        """Return if a wait may continue.
+
+        Raises:
+            JobCancelled: the job must stop.
+        """
         attempt = self._attempt
         if attempt.refusal is None and cause is not None and not attempt.has_right:
             why = "the storage is away, and the server could not renew its session in time"
@@ -872,25 +886,26 @@ class Steps:
         self._session = session
 
     def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `JobContext.step`; what the function does in this transaction and its memo are one commit.
+        """Run a step like `JobContext.step`; its memo and its work in this transaction are one commit.
 
-        So it happens exactly once, whatever crashes. From then on the job's row is locked until the
-        transaction ends: make it the last before the commit.
+        So the work is done exactly once, whatever crashes. From this call on, the job's row is locked until
+        the transaction ends; make this call the last one before the commit.
 
         Raises:
-            JobCancelled: the job is no longer this run's; let it pass, so that the transaction rolls back.
-            StepError: as `JobContext.step`.
+            JobCancelled: the job no longer belongs to this run; do not catch it, so that the transaction
+                rolls back.
+            StepError: as for `JobContext.step`.
         """
         return self._steps.step(name, function, args, kwargs, self._session)
 
     async def astep(
         self, name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """`step` for an async function, and an AsyncSession or AsyncConnection."""
+        """`step` for an async function, with an AsyncSession or AsyncConnection."""
         return await self._steps.astep(name, function, args, kwargs, self._session)
 
 
-# ---- small things ----------------------------------------------------------------------------------------
+# ---- helpers ---------------------------------------------------------------------------------------------
 
 _NOT_OURS = "the job is no longer this run's"
 _FULL = (
@@ -912,10 +927,10 @@ def call_to_run(
     """Return the call of `job.run(name, task, …)`.
 
     Raises:
-        StepError: that is no task.
+        StepError: `task` is not a task.
     """
     if makes_calls(task):
-        return task.call(*args, **kwargs)  # type: ignore[arg-type]  # they are those of the task
+        return task.call(*args, **kwargs)  # type: ignore[arg-type]  # the arguments of the task
     if isinstance(task, Call):
         what = f"what {task.info.name}.call(…) returns: write job.run({shown(name)}, {task.info.name}, …)"
     elif isinstance(task, Job):
@@ -947,7 +962,7 @@ def _checked_calls(name: str, calls: Iterable[Call[Any]]) -> list[Call[Any]]:
 
 
 def _join_name(job: object, name: str | None) -> str:
-    """Return the name under which the result of a joined job is remembered: its id unless one is given."""
+    """Return the name of the memo for the result of a joined job: its id, unless a name is given."""
     if not isinstance(job, Job):
         how = f"fire.jobs.get({shown(job)})" if isinstance(job, str) else "what task.enqueue(…) returned"
         raise StepError(f"job.join({shown(job)}) takes the handle of a job or batch: {how}.")
@@ -964,7 +979,7 @@ def _check_signal(signal: object) -> None:
 
 
 def _span(span: timedelta | float, where: str) -> int:
-    """Return a span in micros."""
+    """Return a duration in micros."""
     if isinstance(span, timedelta):
         if timedelta(0) <= span <= _LONGEST:
             return span_micros(span)

@@ -1,4 +1,4 @@
-"""What running jobs emit, until it is stored: every 100 ms, and before a run ends."""
+"""The output of running jobs before it is stored: every 100 ms, and before a run ends."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY = 0.1  # seconds
-_FULL = 16 * CHUNK_BYTES  # of a run that wait here; whoever emits more waits for them to be stored
+_FULL = 16 * CHUNK_BYTES  # bytes of a run that wait here; then the emitting thread must wait
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 
 @attrs.define
 class _Stream:
-    """What was emitted in one stream and is not stored yet."""
+    """The output of one stream that is not stored yet."""
 
     parts: list[str] = attrs.Factory(list)
     size: int = 0  # bytes of the parts
-    chunks: int = 0  # made so far
-    stored: int = 0  # bytes of this run and earlier ones, as last told
-    emitted: int = 0  # bytes of this run since
+    chunks: int = 0  # created so far
+    stored: int = 0  # bytes of this run and earlier ones, as last returned by the storage
+    emitted: int = 0  # bytes of this run since then
 
 
 class EmittedStreams:
@@ -59,21 +59,22 @@ class EmittedStreams:
         self._attempt = attempt
         self._flusher = flusher
         self._lock = threading.Lock()
-        self._sending = threading.Lock()  # one flush at a time: chunks are in order
+        self._sending = threading.Lock()  # one flush at a time, to keep the chunks in order
         self._streams: defaultdict[str, _Stream] = defaultdict(_Stream)
         self._unsent: list[Chunk] = []
         self._size = 0  # bytes of all streams' parts
 
     @property
     def has_much(self) -> bool:
-        """Return whether the emitting thread should flush, because so many bytes wait to be stored."""
+        """Whether the emitting thread should flush, because too many bytes wait to be stored."""
         return self._size >= _FULL
 
     def emit(self, name: str, data: str) -> None:
-        """The text is stored soon.
+        """Add a string to a stream; it is stored soon.
 
         Raises:
-            StepError: it is no text that can be stored, the name is none, or the stream is full.
+            StepError: it is not a string that can be stored, the stream's name is invalid, or the stream is
+                full.
         """
         if not isinstance(name, str) or not _NAME.match(name):
             raise StepError(
@@ -103,10 +104,10 @@ class EmittedStreams:
         self._flusher.add(self)
 
     def flush(self) -> None:
-        """All that was emitted is stored, unless the storage is away: then it is kept.
+        """Store all output; keep it if the storage is unavailable.
 
         Raises:
-            StorageUnavailable: it is.
+            StorageUnavailable: the storage is unavailable.
         """
         with self._sending:
             with self._lock:
@@ -143,7 +144,7 @@ class EmittedStreams:
             stream.stored, stream.emitted = stored, stream.size
 
     def flush_at_last(self) -> None:
-        """As `flush`, again and again while the job may go on and the storage is away."""
+        """Repeat `flush` while the storage is unavailable and the job may continue."""
         pause = 0.05
         while True:
             try:
@@ -158,18 +159,18 @@ class EmittedStreams:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yield the text in pieces of at most `CHUNK_BYTES` in UTF-8."""
+    """Yield the string in pieces of at most `CHUNK_BYTES` in UTF-8."""
     if text.isascii():
         for start in range(0, len(text), CHUNK_BYTES):
             yield text[start : start + CHUNK_BYTES]
         return
-    quarter = CHUNK_BYTES // 4  # no character has more bytes
+    quarter = CHUNK_BYTES // 4  # a UTF-8 character has at most 4 bytes
     for start in range(0, len(text), quarter):
         yield text[start : start + quarter]
 
 
 class StreamFlusher:
-    """One thread for all runs of a child, which lives while there is something to store."""
+    """The thread that flushes all runs of a worker process; it lives while there is output to store."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -177,7 +178,7 @@ class StreamFlusher:
         self._thread: threading.Thread | None = None
 
     def add(self, streams: EmittedStreams) -> None:
-        """They have something to store."""
+        """Flush these streams soon, because they have output to store."""
         if streams in self._waiting:
             return
         with self._condition:

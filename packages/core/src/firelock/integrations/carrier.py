@@ -1,4 +1,4 @@
-"""What travels in a job's `meta` for a system that traces: as much of it as there is room for."""
+"""Tracing data in a job's `meta`, as much of it as there is room for."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from firelock import TaskCall
 
-_ROOM = 2_000  # bytes of JSON: what a job may carry, and a little less
-_LONGEST_ESCAPE, _SIGNS = 6, 8  # bytes of a character at most; quotes and the like of an entry
+_ROOM = 2_000  # bytes of JSON: slightly less than a job may have
+_LONGEST_ESCAPE, _SIGNS = 6, 8  # maximum bytes of a character; bytes of an entry's quotes and separators
 
 
 def fitting(carrier: Mapping[str, str], call: TaskCall) -> dict[str, dict[str, str]] | None:
-    """Return the answer to `job_options`: what fits beside the call's own meta, the shortest first.
+    """Return the result of `job_options`: the entries that fit next to the call's own meta, shortest first.
 
-    Telemetry refuses no job: a context is short, and long baggage stays behind.
+    Tracing data must not cause the refusal of a job: a trace context is short, and long baggage is left out.
     """
     given = call.options.get("meta")
     meta = _chosen(carrier, dict(given) if isinstance(given, Mapping) else {})
@@ -24,7 +24,7 @@ def fitting(carrier: Mapping[str, str], call: TaskCall) -> dict[str, dict[str, s
 
 
 def fitting_alone(carrier: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the answer to `batch_meta`: what fits, the shortest first."""
+    """Return the result of `batch_meta`: the entries that fit, shortest first."""
     return _chosen(carrier, {}) or None
 
 

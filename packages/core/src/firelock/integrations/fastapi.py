@@ -1,6 +1,6 @@
-"""FastAPI, Starlette, Litestar: jobs live with the web application, and know the request they come from.
+"""FastAPI, Starlette, Litestar: an app that opens and closes with the application; request ids in jobs.
 
-Made of ASGI alone: none of the three is imported, each will do.
+It uses only ASGI: none of the three frameworks is imported, and each of them works.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["RequestIdMiddleware", "RequestMeta", "dependency", "lifespan", "request_id"]
 
 ASGIApp: TypeAlias = Callable[..., Awaitable[None]]
-"""Each framework has types of its own for a scope and its messages, which fit no other's."""
+"""Each framework has its own types for a scope and its messages, which do not match those of the others."""
 Message: TypeAlias = MutableMapping[str, Any]
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -36,28 +36,29 @@ def lifespan(
 ) -> Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Return a lifespan: `FastAPI(lifespan=lifespan(fire))`, `Litestar(lifespan=[lifespan(fire)])`.
 
-    What was enqueued is stored and connections are closed when the application stops; one that starts again
-    in the same process, as tests have it, opens them again. `request.state.firelock` is the app.
+    When the application stops, all enqueued jobs are stored, and connections are closed. If it starts again
+    in the same process, as in tests, the connections are opened again. `request.state.firelock` is the app.
 
     Args:
         fire: the app.
-        inner: a lifespan of your own. It begins before the server and ends after it, so that jobs may use
-            what it opens; its state is kept.
-        server: jobs run in this process as well, by `fire.server(…)`; it has the grace time to stop.
-        host_loop: the server's `async def` jobs run on the application's own event loop. Else they run on
-            one of their own, in a thread, where a job that blocks holds up no request.
-        queues: of the server, as its `workers` and `async_workers`: see `Firelock.server`.
+        inner: your own lifespan. It begins before the server and ends after it, so that jobs can use the
+            objects that it opens; its state is kept.
+        server: whether jobs run in this process as well, with `fire.server(…)`; it has the grace time to
+            stop.
+        host_loop: whether the server's `async def` jobs run on the application's own event loop. Otherwise
+            they run on a separate loop in a thread, where a blocking job does not delay requests.
+        queues: for the server, like `workers` and `async_workers`: see `Firelock.server`.
         workers: see `queues`.
         async_workers: see `queues`.
 
     Raises:
-        ConfigurationError: something is said of a server, and there is none.
+        ConfigurationError: an option of the server is given without `server=True`.
     """
     if not server and (host_loop or (queues, workers, async_workers) != (None, None, None)):
         raise ConfigurationError("lifespan(…) describes a server and has none; add server=True.")
 
     @asynccontextmanager
-    async def life(application: Any) -> AsyncIterator[Mapping[str, Any]]:  # noqa: ANN401 - each framework's own
+    async def life(application: Any) -> AsyncIterator[Mapping[str, Any]]:  # noqa: ANN401 - each framework's
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(fire)
             state = None if inner is None else await stack.enter_async_context(inner(application))
@@ -72,10 +73,10 @@ def lifespan(
 
 
 def dependency(fire: Firelock) -> Callable[[], Awaitable[Firelock]]:
-    """Return a function that gives the app, to be injected.
+    """Return a function that returns the app, for dependency injection.
 
-    With `jobs = dependency(fire)` a parameter `Annotated[Firelock, Depends(jobs)]` is the app, and a test
-    puts another in its place: `web.dependency_overrides[jobs] = dependency(other)`. In Litestar it is
+    With `jobs = dependency(fire)`, a parameter `Annotated[Firelock, Depends(jobs)]` is the app. A test
+    replaces it: `web.dependency_overrides[jobs] = dependency(other)`. In Litestar, use
     `Provide(dependency(fire))`.
     """
 
@@ -86,14 +87,16 @@ def dependency(fire: Firelock) -> Callable[[], Awaitable[Firelock]]:
 
 
 class RequestIdMiddleware:
-    """ASGI middleware: each request has an id, `request_id`, and its answer says it.
+    """ASGI middleware that gives each request an id, `request_id`, and sends it with the response.
 
-    With the plugin `RequestMeta` the jobs that a request makes carry it, and theirs.
+    With the plugin `RequestMeta`, the jobs that a request creates have this id, and so do the jobs of these
+    jobs.
 
     Args:
         app: the application.
-        header: where the id comes in and goes out. One that came in is kept if it is up to 128 letters,
-            digits and marks, so that a proxy's or a client's id leads through. None takes and gives none.
+        header: the header of received and sent ids. A received id is kept if it consists of up to 128
+            letters, digits and marks, so that the id of a proxy or a client is passed on. None neither reads
+            nor sends an id.
     """
 
     def __init__(self, app: ASGIApp, *, header: str | None = HEADER) -> None:
@@ -101,7 +104,7 @@ class RequestIdMiddleware:
         self._header = None if header is None else header.lower().encode("latin-1")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - see ASGIApp
-        """Answer one request, or one connection's messages."""
+        """Handle one request, or the messages of one connection."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Flask: an application context around each job, the request in its jobs, and `flask firelock …`."""
+"""Flask: an application context around each job, request data in jobs, and `flask firelock …`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class FlaskJobs(RequestMeta):
-    """An extension of Flask and a plugin of Firelock in one.
+    """An extension of Flask that is also a plugin of Firelock.
 
     ::
 
@@ -42,14 +42,14 @@ class FlaskJobs(RequestMeta):
             flask_jobs.init_app(app, fire)
             return app
 
-    Jobs run within an application context, so that `current_app`, a session of Flask-SQLAlchemy and functions
-    of `teardown_appcontext` work as in a request; a context a job. Jobs that a request makes carry its id in
-    their `meta`: see `RequestMeta`.
+    Each job runs within its own application context, so that `current_app`, a session of Flask-SQLAlchemy and
+    functions of `teardown_appcontext` work as in a request. Jobs that a request creates have its id in their
+    `meta`: see `RequestMeta`.
 
     Args:
-        application: where workers find the application, as `flask --app` takes it. Where it is left out it is
-            `FLASK_APP`, else `wsgi.py` or `app.py` in the current folder.
-        sources: of further meta, as `RequestMeta` takes them: `tenant=lambda: g.get("tenant")`.
+        application: where workers find the application, as for `flask --app`. The default is `FLASK_APP`, or
+            else `wsgi.py` or `app.py` in the current folder.
+        sources: of further meta, as for `RequestMeta`: `tenant=lambda: g.get("tenant")`.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class FlaskJobs(RequestMeta):
         super().__init__(**sources)
         self._place = application
         self._application: Flask | None = None
-        self._works_here = False  # this process runs jobs: its storage is chosen already
+        self._works_here = False  # True: this process runs jobs, so its storage is chosen already
 
     # ---- Flask's side ------------------------------------------------------------------------------------
 
     def init_app(self, application: Flask, fire: Firelock) -> None:
-        """The application's jobs are those of `fire`, and `flask firelock …` is there.
+        """Use `fire` for the application's jobs, and add the command `flask firelock …`.
 
-        Its configuration may hold `FIRELOCK_STORAGE`, a URL that takes the place of the app's own (call this
-        before any job is made), and `FIRELOCK_REQUEST_ID_HEADER`, "X-Request-ID" unless it says otherwise;
-        None takes and gives no id.
+        The application's configuration can contain `FIRELOCK_STORAGE`, a URL that replaces the app's own
+        storage; call this method before any job is created. It can also contain `FIRELOCK_REQUEST_ID_HEADER`,
+        which is "X-Request-ID" by default; None neither reads nor sends an id.
         """
         application.config.setdefault("FIRELOCK_REQUEST_ID_HEADER", HEADER)
         application.extensions["firelock"] = fire
@@ -106,7 +106,7 @@ class FlaskJobs(RequestMeta):
         return command
 
     def _be_found_by_children(self, info: ScriptInfo) -> None:
-        """A server's processes find the application, and its modules, as this one did."""
+        """Make a server's processes find the application, and its modules, as this process did."""
         if info.app_import_path is not None:
             os.environ["FLASK_APP"] = info.app_import_path
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -117,7 +117,7 @@ class FlaskJobs(RequestMeta):
 
     @hookimpl
     def worker_process_started(self) -> None:
-        """The application is there in every process that runs jobs.
+        """Load the application in every process that runs jobs.
 
         Raises:
             ConfigurationError: it cannot be found.
@@ -136,10 +136,10 @@ class FlaskJobs(RequestMeta):
 
     @hookimpl
     def job_context(self) -> AppContext:
-        """Return a context of the application, which each job has for itself.
+        """Return an application context for one job.
 
         Raises:
-            ConfigurationError: no application is there, as under a `Tester` without `init_app`.
+            ConfigurationError: there is no application, for example in a `Tester` without `init_app`.
         """
         if self._application is None:
             raise ConfigurationError("Jobs run within a Flask application: call init_app(app, fire) first.")
@@ -147,13 +147,13 @@ class FlaskJobs(RequestMeta):
 
 
 def _program(words: Sequence[str]) -> str:
-    """Return the command line that leads here, with the options of Flask that were given."""
+    """Return the command line of this command, with the options of Flask that were given."""
     before = sys.argv[1 : len(sys.argv) - len(words)]
     return shlex.join(["flask", *(before if before[-1:] == ["firelock"] else ["firelock"])])
 
 
 def _with_request_id(application: Flask, inner: _WSGI) -> Any:  # noqa: ANN401 - a method, for Flask
-    """Return the WSGI application with an id for each request, which its answer says."""
+    """Return the WSGI application with an id for each request, which its response contains."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         header = application.config["FIRELOCK_REQUEST_ID_HEADER"]

@@ -1,9 +1,9 @@
-"""OpenTelemetry: a trace leads from a request to its jobs and theirs, and metrics say how many and how long.
+"""OpenTelemetry: traces from a request to its jobs, and to their jobs; metrics of counts and durations.
 
-Needs `opentelemetry-api` alone (`pip install "firelock[otel]"`); spans and metrics go wherever the SDK of the
-process sends them, and nowhere where there is none. Names are those of the messaging conventions in version
-1.44 of OpenTelemetry's semantic conventions, where they are still called "Development", so they may change
-with a version of Firelock. What the conventions have no word for is under `firelock.`
+Needs only `opentelemetry-api` (`pip install "firelock[otel]"`). The SDK of the process exports spans and
+metrics; without an SDK they are discarded. Names are those of the messaging conventions in version 1.44 of
+OpenTelemetry's semantic conventions. These are still marked "Development", so names might change with a
+version of Firelock. Names that the conventions do not define begin with `firelock.`
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ DURATION_BUCKETS: Final = (
 
 _SCHEMA = f"https://opentelemetry.io/schemas/{CONVENTIONS}"
 _SYSTEM = "firelock"
-_LONGEST_CHILD = timedelta(hours=1)  # since it was enqueued; a trace that is open for longer helps nobody
+_LONGEST_CHILD = timedelta(hours=1)  # since its creation; a longer trace is not useful
 
 
 class Correlation(StrEnum):
-    """How the span of a run is tied to the span that made its job."""
+    """The relation between the span of a run and the span that created its job."""
 
     AUTO = "auto"
     PARENT = "parent"
@@ -70,19 +70,19 @@ class Correlation(StrEnum):
 class OpenTelemetry:
     """A plugin: `Firelock(url, plugins=[OpenTelemetry()])`.
 
-    The context of whoever enqueues travels in the job's `meta`, written and read by the process's own
-    propagator: `traceparent`, `tracestate` and, as far as there is room, `baggage`.
+    The trace context of the enqueuing code travels in the job's `meta`. The process's own propagator writes
+    and reads it: `traceparent`, `tracestate` and, as far as there is room, `baggage`.
 
     Args:
-        correlation: "parent" makes a run a child of the span that sent its job, "link" begins a trace of its
-            own that is linked to it. "auto" is "parent", and "link" for runs that start more than an hour
-            after their job was made, for retries and for jobs of recurring ones.
-        bulk_spans: each job of an `enqueue_many` has a span of its own; else all of them share one.
-        tracer_provider: the process's own where it is left out.
-        meter_provider: likewise.
+        correlation: "parent" makes a run a child of the span that sent its job. "link" starts a separate
+            trace with a link to that span. "auto" is "parent", but "link" for runs that start more than an
+            hour after their job was created, for retries, and for jobs of recurring jobs.
+        bulk_spans: whether each job of an `enqueue_many` has its own span; otherwise they share one.
+        tracer_provider: by default the process's own.
+        meter_provider: by default the process's own.
 
     Raises:
-        ConfigurationError: there is no such correlation.
+        ConfigurationError: the correlation is unknown.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class OpenTelemetry:
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )  # fmt: skip
 
-    # ---- jobs that are made ------------------------------------------------------------------------------
+    # ---- creation of jobs --------------------------------------------------------------------------------
 
     @hookimpl
     def enqueue_context(
@@ -141,7 +141,7 @@ class OpenTelemetry:
 
     @hookimpl
     def job_options(self, task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
-        """Return the context that travels with the job; none for a recurring job, which nobody enqueues."""
+        """Return the trace context for a job; None for a recurring job, which no caller enqueues."""
         sending = _sending.get(None)
         if sending is None or sending.plugin is not self:
             return None
@@ -151,22 +151,22 @@ class OpenTelemetry:
 
     @hookimpl
     def batch_meta(self) -> Mapping[str, str] | None:
-        """Return the context that travels with a batch, to what continues it; a batch has no span."""
+        """Return the trace context for a batch, which its continuations receive; a batch has no span."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         return fitting_alone(carrier)
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
-        """The jobs are counted, and known to their span."""
+        """Count the jobs, and add them to their span."""
         for (queue, task), count in Counter((job.queue, job.task) for job in jobs).items():
-            if task != BATCH_TASK:  # which is never run
+            if task != BATCH_TASK:  # a batch is never run
                 self._sent.add(count, {**_told("send", queue), "firelock.task": task})
         sending = _sending.get(None)
         if sending is not None and sending.plugin is self:
             sending.stored(jobs)
 
-    # ---- jobs that run -----------------------------------------------------------------------------------
+    # ---- runs of jobs ------------------------------------------------------------------------------------
 
     @hookimpl
     def job_context(self, job: JobContext) -> _ProcessSpan:
@@ -175,12 +175,12 @@ class OpenTelemetry:
         creation = trace.get_current_span(created).get_span_context()
         links = []
         if creation.is_valid and not self._is_child(job):
-            created = trace.set_span_in_context(trace.INVALID_SPAN, created)  # what else travels stays
+            created = trace.set_span_in_context(trace.INVALID_SPAN, created)  # other data is kept
             links = [Link(creation)]
         return _ProcessSpan(self._tracer, job, created, links, self._running)
 
     def _count_stuck(self, _: CallbackOptions) -> Iterator[Observation]:
-        """Yield how many attempts of each queue and task go on after their timeout."""
+        """Yield the number of attempts that continue after their timeout, by queue and task."""
         late = Counter(
             (span.job.queue, span.job.task) for span in list(self._running) if _is_out_of_time(span.job)
         )
@@ -197,9 +197,9 @@ class OpenTelemetry:
     @hookimpl
     @counts_in_memory
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """The attempts are counted and their durations recorded; not those that were given back."""
+        """Count the attempts, and record their durations, except for those that were given back."""
         for end in settled:
-            if not end.transition.started_at or end.transition.gives_back:  # as if it had not been
+            if not end.transition.started_at or end.transition.gives_back:  # not counted as an attempt
                 continue
             words = {**_told("process", end.job.queue), "firelock.task": end.job.task}
             if end.transition.error is not None:
@@ -209,20 +209,20 @@ class OpenTelemetry:
 
     @hookimpl
     def worker_process_stopped(self) -> None:
-        """What this process has recorded is on its way."""
+        """Flush the spans and metrics that this process has recorded."""
         tracers, meters = self._providers
         _flush(tracers or trace.get_tracer_provider())
         _flush(meters or metrics.get_meter_provider())
 
 
 def _flush(provider: object) -> None:
-    flush = getattr(provider, "force_flush", None)  # the SDK has it, the API does not
+    flush = getattr(provider, "force_flush", None)  # only the SDK has it, not the API
     if flush is not None:
         flush()
 
 
 def _told(operation: str, queue: str | None) -> dict[str, str]:
-    """Return what every span and figure of an operation says."""
+    """Return the attributes that all spans and metrics of an operation have."""
     words = {
         "messaging.system": _SYSTEM,
         "messaging.operation.name": operation,
@@ -238,7 +238,7 @@ def _name(operation: str, queue: str | None) -> str:
 
 
 def _record(span: Span, error: BaseException) -> str:
-    """The span says that it has failed, and by what; return the type of the error."""
+    """Mark the span as failed by this error; return the type of the error."""
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     span.record_exception(error)
@@ -252,18 +252,18 @@ _sending: ContextVar[_SendSpan] = ContextVar("firelock_opentelemetry_sending")
 
 @attrs.define(eq=False)
 class _SendSpan:
-    """A call that stores jobs, as a span: `with` begins and ends it, also where nothing is stored."""
+    """A call that stores jobs, as a span: `with` begins and ends it, even if nothing is stored."""
 
-    plugin: OpenTelemetry  # whose it is: an app may have two, for two providers
+    plugin: OpenTelemetry  # the plugin that created it: an app may have two, for two providers
     _tracer: trace.Tracer
     _seconds: metrics.Histogram
     _ambient: Context
-    _queue: str | None  # as far as it is known; None where it is not, or there are several
+    _queue: str | None  # None if it is unknown, or if there are several
     _count: int
-    _made: Sequence[NewJob]  # that are stored later
-    creates: bool  # each job has a span of its own
+    _made: Sequence[NewJob]  # the jobs that are stored later
+    creates: bool  # whether each job has its own span
     _span: Span = trace.INVALID_SPAN
-    _created: list[Span] = attrs.Factory(list)  # of spans of their own, those whose jobs are not stored yet
+    _created: list[Span] = attrs.Factory(list)  # of the jobs' own spans, those whose jobs are not stored yet
     _begun: float = 0.0
     _tokens: tuple[Token[Context], Token[_SendSpan]] | None = None
 
@@ -271,7 +271,7 @@ class _SendSpan:
         words: dict[str, str | int] = {**_told("send", self._queue)}
         if self._count > 1:
             words["messaging.batch.message_count"] = self._count
-        # Where jobs have spans of their own, those are the producers, and this one is the call.
+        # If jobs have their own spans, these are the producers, and this span is the call.
         kind = SpanKind.CLIENT if self.creates else SpanKind.PRODUCER
         self._span = self._tracer.start_span(
             _name("send", self._queue), self._ambient, kind=kind, attributes=words
@@ -280,7 +280,7 @@ class _SendSpan:
         self._tokens = (attach(trace.set_span_in_context(self._span, self._ambient)), _sending.set(self))
 
     def context_for(self, task: TaskInfo, call: TaskCall) -> Context:
-        """Return the context that travels with the job of this call."""
+        """Return the trace context for the job of this call."""
         if not self.creates:
             return get_current()
         queue = str(call.options.get("queue") or task.queue)
@@ -293,7 +293,7 @@ class _SendSpan:
         return trace.set_span_in_context(span, self._ambient)
 
     def stored(self, jobs: Sequence[NewJob]) -> None:
-        """The span knows the jobs that are stored now, in the order of their calls."""
+        """Add the jobs that have just been stored, in the order of their calls, to the span."""
         queues, tasks = {job.queue for job in jobs}, {job.task for job in jobs}
         if len(queues) == 1 and self._queue not in queues:
             (self._queue,) = queues
@@ -332,13 +332,13 @@ class _SendSpan:
 
 @attrs.define(eq=False)
 class _ProcessSpan:
-    """An attempt as a span: `with` begins and ends it, under the job's own context and no other."""
+    """An attempt as a span, in the job's own context only: `with` begins and ends it."""
 
     _tracer: trace.Tracer
     job: JobContext
     _context: Context
     _links: list[Link]
-    _running: set[_ProcessSpan]  # of the plugin: those that have begun and not ended
+    _running: set[_ProcessSpan]  # of the plugin: the spans that have begun and not ended
     _span: Span = trace.INVALID_SPAN
     _token: Token[Context] | None = None
 
@@ -381,7 +381,7 @@ class _ProcessSpan:
         elif reason and (isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"):
             self._span.set_attribute("firelock.cancelled", reason)  # deleted, or its server stops: no failure
         elif isinstance(error, RateLimited):
-            self._span.set_attribute("firelock.rate_limited", str(error))  # it waits: no failure
+            self._span.set_attribute("firelock.rate_limited", str(error))  # not a failure: it waits
         else:
             _record(self._span, error)
 

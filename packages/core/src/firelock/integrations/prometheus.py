@@ -1,4 +1,4 @@
-"""Prometheus: counts jobs by queue and task, for a server's `/metrics` or for a registry of this process."""
+"""Prometheus: job counters by queue and task, for a server's `/metrics` or a registry of this process."""
 
 from __future__ import annotations
 
@@ -39,26 +39,27 @@ _registered: WeakKeyDictionary[CollectorRegistry, object] = WeakKeyDictionary()
 class Prometheus:
     """A plugin that counts jobs: `Firelock(url, plugins=[Prometheus()])`.
 
-    In the processes of `firelock server` it counts where the supervisor reads, and `/metrics` of the probe
-    port shows all of them together; prometheus-client is not needed there. In any other process, such as a
-    web application that only enqueues, the numbers stand in a registry of prometheus-client, beside your own.
-    However many apps have this plugin, a process has one set of numbers, and a registry shows it once.
+    In the processes of `firelock server`, it counts in memory that the supervisor reads, and `/metrics` of
+    the probe port shows all processes together; prometheus-client is not needed there. In any other process,
+    such as a web application that only enqueues, the counters are in a registry of prometheus-client, along
+    with your own metrics. However many apps have this plugin, a process has one set of counters, and a
+    registry shows it once.
 
-    Where `PROMETHEUS_MULTIPROC_DIR` is set and no registry is given, as for a web server of several
-    processes, they are metrics of prometheus-client itself, which adds the processes up.
+    If `PROMETHEUS_MULTIPROC_DIR` is set and no registry is given, as for a web server with several processes,
+    the counters are metrics of prometheus-client itself, which adds up the processes.
 
     Args:
-        registry: where they stand; prometheus-client's default registry where it is left out.
+        registry: the registry of the counters; by default that of prometheus-client.
 
     Raises:
-        ConfigurationError: prometheus-client is not installed, and this is no process of a server; or the
-            registry has other metrics of these names.
+        ConfigurationError: prometheus-client is not installed, and this is not a process of a server; or the
+            registry has other metrics with these names.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._counters: Callable[[], JobCounters | _LibraryCounters] = process_counters
         if registry is None and is_read_by_others():
-            process_counters()  # made now, so that a server's supervisor shows that somebody counts
+            process_counters()  # created now, so that the supervisor shows that jobs are counted
         elif registry is None and _FOLDER in os.environ:
             library = _library_counters()
             self._counters = lambda: library
@@ -67,23 +68,23 @@ class Prometheus:
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
-        """They are counted, unless the server's process does so by itself."""
+        """Count the jobs, unless the server's process does so itself."""
         if not counts_all_jobs():
             self._counters().count_created(jobs)
 
     @hookimpl
     @counts_in_memory
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """They are counted, unless the server's process does so by itself."""
+        """Count the attempts, unless the server's process does so itself."""
         if not counts_all_jobs():
             self._counters().count_settled(settled)
 
 
 class JobCollector:
-    """What this process has counted, for a registry of prometheus-client, which asks at each scrape."""
+    """The counters of this process, for a registry of prometheus-client, which reads them at each scrape."""
 
     def describe(self) -> Iterable[Metric]:
-        """Return the metrics without numbers, so that a registry sees whether it has these names."""
+        """Return the metrics without values, so that a registry can check their names."""
         return _metrics({})
 
     def collect(self) -> Iterable[Metric]:
@@ -92,7 +93,7 @@ class JobCollector:
 
 
 def _metrics(counted: Counted) -> Iterable[Metric]:
-    from prometheus_client import Metric  # noqa: PLC0415 - who collects has it
+    from prometheus_client import Metric  # noqa: PLC0415 - a registry comes from it
 
     for family in job_families(counted):
         metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
@@ -102,10 +103,10 @@ def _metrics(counted: Counted) -> Iterable[Metric]:
 
 
 class _LibraryCounters:
-    """Counts in metrics of prometheus-client, whose way for several processes adds them up."""
+    """Counts in metrics of prometheus-client, whose multiprocess mode adds up the processes."""
 
     def __init__(self) -> None:
-        from prometheus_client import Counter, Histogram  # noqa: PLC0415 - loaded where it is used
+        from prometheus_client import Counter, Histogram  # noqa: PLC0415 - loaded when used
 
         words = {family.name: family.help for family in job_families({})}
 
@@ -128,13 +129,13 @@ class _LibraryCounters:
             return self._labels.of(queue, task)
 
     def count_created(self, jobs: Iterable[NewJob]) -> None:
-        """The jobs were stored. A batch, which never runs, is not counted."""
+        """Count the stored jobs, except batches, which never run."""
         for job in jobs:
             if job.task != BATCH_TASK:
                 self._created.labels(*self._labels_of(job.queue, job.task)).inc()
 
     def count_settled(self, settled: Iterable[Settled]) -> None:
-        """The attempts have ended."""
+        """Count the ended attempts."""
         for each in settled:
             end = EndedAttempt.of(each)
             if end is None:
@@ -150,7 +151,7 @@ class _LibraryCounters:
 
 @cache
 def _library_counters() -> _LibraryCounters:
-    """Return the one set of them that a process can have."""
+    """Return the only instance that a process can have."""
     try:
         return _LibraryCounters()
     except ImportError as error:
@@ -166,7 +167,7 @@ def _missing() -> ConfigurationError:
 
 def _register(registry: CollectorRegistry | None) -> None:
     try:
-        from prometheus_client import REGISTRY  # noqa: PLC0415 - a server's own processes need none
+        from prometheus_client import REGISTRY  # noqa: PLC0415 - not needed in processes of a server
     except ImportError as error:
         raise _missing() from error
     chosen = REGISTRY if registry is None else registry

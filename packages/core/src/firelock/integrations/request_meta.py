@@ -1,4 +1,4 @@
-"""What a request says of itself travels with the jobs that it makes: its id, its tenant, in their `meta`."""
+"""Data of a request, such as its id and its tenant, in the `meta` of the jobs that it creates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 from firelock import ConfigurationError, current_job, hookimpl
 
 request_id: ContextVar[str | None] = ContextVar("firelock_request_id", default=None)
-"""The id of the request that runs here, set by the middleware of a web framework; None outside of one."""
+"""The id of the current request, set by the middleware of a web framework; None outside of a request."""
 
 HEADER: Final = "X-Request-ID"
 
@@ -22,13 +22,13 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/=-]{0,127}\Z")
 class RequestMeta:
     """A plugin: `Firelock(url, plugins=[RequestMeta(tenant=current_tenant)])`.
 
-    Each job gets the request's id into its `meta`, as `request_id`, and of each further name what its source
-    says at the enqueue. What a source does not know is taken from the meta of the job that runs here, so that
-    the jobs of a job have them as well. `using(meta=…)` wins.
+    The `meta` of each job contains the request's id, as `request_id`, and the value of each further source at
+    the time of the enqueue. If a source returns None, its value is taken from the meta of the job that runs
+    here, so that jobs created by a job have it as well. `using(meta=…)` takes precedence.
 
     Args:
-        sources: by key of the meta, a context variable or a function without parameters. None is unknown;
-            anything else is stored as its text.
+        sources: by key of the meta: a context variable, or a function without parameters. None is unknown;
+            any other value is stored as a string.
 
     Raises:
         ConfigurationError: a source is neither.
@@ -39,12 +39,12 @@ class RequestMeta:
 
     @hookimpl
     def job_options(self) -> dict[str, object]:
-        """Return the meta of a job that is made here."""
+        """Return the meta of a job that is created here."""
         return {"meta": meta} if (meta := self.batch_meta()) else {}
 
     @hookimpl
     def batch_meta(self) -> dict[str, str]:
-        """Return the meta of a batch that is made here."""
+        """Return the meta of a batch that is created here."""
         inherited = _meta_of_running_job()
         meta: dict[str, str] = {}
         for key, read in self._sources.items():
@@ -73,5 +73,5 @@ def _meta_of_running_job() -> Mapping[str, str]:
 
 
 def to_request_id(given: str | None) -> str:
-    """Return the id that a request came with, or a new one where it has none that could stand in a log."""
+    """Return the id that a request came with, or a new one if it has none that is safe to log."""
     return given if given is not None and _ID.match(given) else uuid.uuid4().hex

@@ -1,7 +1,7 @@
-"""Sentry: an error once, when its job is over; spans of queues; check-ins of recurring jobs.
+"""Sentry: one event for the error of a failed job; spans of queues; check-ins of recurring jobs.
 
-Needs `sentry-sdk` (`pip install "firelock[sentry]"`), which the program sets up itself by `sentry_sdk.init`;
-where it has not, this plugin does nothing. Nothing is patched.
+Needs `sentry-sdk` (`pip install "firelock[sentry]"`), which the program initializes itself with
+`sentry_sdk.init`; without that, this plugin does nothing. No code is patched.
 """
 
 from __future__ import annotations
@@ -58,17 +58,18 @@ _UNITS = (("week", 604_800), ("day", 86_400), ("hour", 3_600), ("minute", 60))
 
 
 class Sentry:
-    """A plugin: `Firelock(url, plugins=[Sentry()])`, beside `sentry_sdk.init(…)`.
+    """A plugin: `Firelock(url, plugins=[Sentry()])`, along with `sentry_sdk.init(…)`.
 
     Args:
-        every_attempt: an error is reported in each attempt; else once, when the job is over.
-        monitors: which recurring jobs have a monitor: True for all, their ids, or False for none. A monitor
-            is made by its first check-in, and Sentry may charge for it.
-        margin: so late may a run begin before Sentry calls it missed; whole minutes.
-        max_runtime: so long may a run take before Sentry calls it timed out, where its task has no timeout.
+        every_attempt: whether an error is reported for each attempt; otherwise once, when the job has ended.
+        monitors: the recurring jobs that have a monitor: True for all, their ids, or False for none. A
+            monitor is created by its first check-in, and Sentry might charge for it.
+        margin: how late a run may begin before Sentry reports it as missed; whole minutes.
+        max_runtime: how long a run may take before Sentry reports it as timed out, if its task has no
+            timeout.
 
     Raises:
-        ConfigurationError: a span is under a minute, or `monitors` is a text.
+        ConfigurationError: a duration is less than a minute, or `monitors` is a string.
     """
 
     def __init__(
@@ -86,14 +87,14 @@ class Sentry:
         self._margin, self._max_runtime = _minutes("margin", margin), _minutes("max_runtime", max_runtime)
         self._app: Firelock | None = None
         self._known: dict[str, tuple[float, RecurringJob | None]] = {}
-        ignore_logger("firelock.jobs")  # its lines of failures would each be a second event
+        ignore_logger("firelock.jobs")  # its log lines about failures would each be a second event
 
     @hookimpl
     def configure_app(self, app: Firelock) -> None:
-        """The plugin knows where definitions are found."""
+        """Keep the app, in which the definitions of recurring jobs are found."""
         self._app = app
 
-    # ---- jobs that are made ------------------------------------------------------------------------------
+    # ---- creation of jobs --------------------------------------------------------------------------------
 
     @hookimpl
     def enqueue_context(
@@ -106,22 +107,22 @@ class Sentry:
 
     @hookimpl
     def job_options(self, call: TaskCall) -> Mapping[str, object] | None:
-        """Return the trace that travels with the job; none for a recurring job, which nobody enqueues."""
+        """Return the trace for a job; None for a recurring job, which no caller enqueues."""
         return None if _publishing.get(None) is None else fitting(_trace(), call)
 
     @hookimpl
     def batch_meta(self) -> Mapping[str, str] | None:
-        """Return the trace that travels with a batch, to what continues it; a batch has no span."""
+        """Return the trace for a batch, which its continuations receive; a batch has no span."""
         return fitting_alone(_trace()) if sentry_sdk.get_client().is_active() else None
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
-        """The span knows its jobs."""
+        """Add the jobs to the span."""
         span = _publishing.get(None)
         if span is not None:
             _tell(span, jobs)
 
-    # ---- jobs that run -----------------------------------------------------------------------------------
+    # ---- runs of jobs ------------------------------------------------------------------------------------
 
     @hookimpl
     def job_context(self, job: JobContext, task: TaskInfo) -> _ProcessScope | None:
@@ -134,7 +135,7 @@ class Sentry:
 
     @hookimpl
     def attempt_failed(self, job: ClaimedJob, error: BaseException, transition: Transition) -> None:
-        """The error is reported, in the scope of the run where it has just ended here."""
+        """Report the error, in the scope of its run if that has just ended here."""
         client = sentry_sdk.get_client()
         if not client.is_active() or not (self._is_for_every_attempt or transition.to in _LOST):
             return
@@ -146,14 +147,14 @@ class Sentry:
             if ended is not None and ended.run == (job.id, job.fence):
                 scopes.enter_context(use_isolation_scope(ended.isolation))
                 scopes.enter_context(use_scope(ended.current))
-            else:  # its process was killed, or it never got as far as a run
+            else:  # its process was killed, or its run never began
                 scope = scopes.enter_context(sentry_sdk.isolation_scope())
                 _describe(scope, job.id, job.task, job.queue, job.attempt)
             sentry_sdk.capture_event(event, hint=hint)
 
     @hookimpl
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """Monitors know of the ends of recurring jobs."""
+        """Report the ends of recurring jobs to their monitors."""
         if not self._monitors:
             return
         for end in settled:
@@ -167,7 +168,7 @@ class Sentry:
 
     @hookimpl
     def worker_process_stopped(self) -> None:
-        """What this process has to report is sent, or given up after two seconds."""
+        """Send the pending reports of this process, or discard them after two seconds."""
         sentry_sdk.flush(timeout=2.0)
 
     # ---- monitors ----------------------------------------------------------------------------------------
@@ -176,25 +177,26 @@ class Sentry:
         return self._monitors is True or (self._monitors is not False and recurring_id in self._monitors)
 
     def check_in(self, job: JobContext, task: TaskInfo) -> None:
-        """The monitor of a recurring job knows that a run begins; it is made where there was none.
+        """Report to the monitor of a recurring job that a run begins; create the monitor if necessary.
 
-        Reads the definition, at most once a minute; and the history of a job that was claimed before.
+        Reads the definition, at most once a minute, and the history of a job that was claimed before.
         """
         if job.recurring_id is None:
             return
         try:
             definition = None if self._has_begun(job) else self._definition(job.recurring_id)
             config = None if definition is None else self._config(definition, task)
-        except Exception as error:  # noqa: BLE001 - a job does not fail for a report of it
+        except Exception as error:  # noqa: BLE001 - a failed report must not fail the job
             log.warning("No check-in for recurring job %r: %s", job.recurring_id, error)
             return
         if config is not None:
             capture_checkin(slug_of(job.recurring_id), _check_in_of(job.id), "in_progress", None, config)
 
     def _has_begun(self, job: JobContext) -> bool:
-        """Tell whether a former part of this run has begun: a snooze and a wait give their attempt back.
+        """Return whether an earlier part of this run has begun.
 
-        So does a server that stops, which may have claimed the job and not come to it.
+        A snooze and a wait give their attempt back. So does a server that stops, which might have claimed the
+        job without starting it.
         """
         if job.fence == 1 or self._app is None:
             return False
@@ -230,7 +232,7 @@ _FIELDS_WITH_SECONDS = 6
 
 
 def slug_of(recurring_id: str) -> str:
-    """Return a monitor's name: the id itself, where Sentry takes it; else as near as may be, and a digest."""
+    """Return a monitor's name: the id itself if Sentry accepts it, otherwise a similar name and a digest."""
     slug = re.sub(r"[^a-z0-9_-]+", "-", recurring_id.lower()).strip("-")
     if slug == recurring_id and len(slug) <= _LONGEST_SLUG:
         return slug
@@ -239,7 +241,7 @@ def slug_of(recurring_id: str) -> str:
 
 
 def _check_in_of(job_id: str) -> str:
-    """Return the check-in's id: the same in whichever process, for all attempts of a job."""
+    """Return the check-in's id, which is the same in all processes and for all attempts of a job."""
     return hashlib.sha256(job_id.encode()).hexdigest()[:32]
 
 
@@ -250,7 +252,10 @@ def _minutes(name: str, span: timedelta) -> int:
 
 
 def _interval(span: timedelta) -> tuple[int, Any]:
-    """Return the span as Sentry takes it: a number of the largest unit that fits; no unit where none does."""
+    """Return the duration in Sentry's form: a number, and the largest unit that divides it.
+
+    The unit is None if no unit divides it.
+    """
     seconds = span.total_seconds()
     for unit, size in _UNITS:
         if seconds % size == 0:
@@ -267,13 +272,13 @@ def _describe(scope: Scope, job_id: str, task: str, queue: str, attempt: int) ->
 
 
 def _trace() -> dict[str, str]:
-    """Return the headers of what is traced here."""
+    """Return the headers of the current trace."""
     headers = {"sentry-trace": sentry_sdk.get_traceparent(), "baggage": sentry_sdk.get_baggage()}
     return {name: value for name, value in headers.items() if value}
 
 
 def _tell(span: Span, jobs: Sequence[NewJob]) -> None:
-    """The span knows its jobs."""
+    """Add the jobs to the span."""
     queues = {job.queue for job in jobs}
     if len(queues) == 1:
         span.set_data("messaging.destination.name", *queues)
@@ -292,7 +297,7 @@ class _PublishSpan:
     """A call that stores jobs, as a span: `with` begins and ends it."""
 
     _name: str
-    _made: Sequence[NewJob]  # that are stored later
+    _made: Sequence[NewJob]  # the jobs that are stored later
     _contexts: ExitStack = attrs.Factory(ExitStack)
 
     def __enter__(self) -> None:
@@ -313,7 +318,7 @@ class _PublishSpan:
 
 @attrs.frozen
 class _EndedRun:
-    """The scopes of the run that has ended last in this thread or coroutine."""
+    """The scopes of the run that ended last in this thread or coroutine."""
 
     run: tuple[str, int]
     isolation: Scope
@@ -325,7 +330,7 @@ _ended: ContextVar[_EndedRun] = ContextVar("firelock_sentry_ended")
 
 @attrs.define(eq=False)
 class _ProcessScope:
-    """An attempt with a scope of its own, as a transaction: `with` or `async with` begins and ends it."""
+    """An attempt with its own scope, as a transaction: `with` or `async with` begins and ends it."""
 
     _plugin: Sentry
     _job: JobContext
@@ -370,13 +375,13 @@ class _ProcessScope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, RateLimited):  # it waits: no failure
+        if isinstance(error, RateLimited):  # not a failure: it waits
             kind = error = trace = None
         if self._span is not None:
             self._span.set_status("ok" if error is None else "internal_error")
         isolation, current = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope().fork()
         self._contexts.__exit__(kind, error, trace)
-        if error is not None:  # the scope is wanted once more, when it is decided what becomes of the job
+        if error is not None:  # the scope is needed once more, when the job's next state is decided
             _ended.set(_EndedRun((self._job.id, self._job.fence), isolation, current))
 
     async def __aexit__(

@@ -1,9 +1,9 @@
-"""Change jobs that are stored: what a requeue, delete, restore or move needs besides the change itself.
+"""Change stored jobs: the parts of a requeue, delete, restore or move apart from the change itself.
 
-Each function works on the storage, and `restoration` also with the client's clock and retention; none
-creates a job. `Job` and `fire.jobs` call them before and after they apply a change: why a job cannot be
-changed, in words; the change that undoes a delete; and the work that a change leaves behind, releasing
-continuations and updating batches.
+Each function works on the storage, and `restoration` also with the client's clock and retention; none creates
+a job. `Job` and `fire.jobs` call them before and after they apply a change. They explain why a job cannot be
+changed, build the change that undoes a delete, and do the work that follows a change: releasing continuations
+and updating batches.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ _LONGEST_UPDATE, _PAUSE = 1.0, 0.01  # seconds
 CHANGED = "it was changed meanwhile"
 
 
-# ---- why a job cannot be changed -------------------------------------------------------------------------
+# ---- reasons for a refused change ------------------------------------------------------------------------
 
 
 def why_refused(storage: Storage, record: JobRecord, done: str) -> str:
-    """Return why the storage refused a change, as the rest of a sentence; `done` is its participle."""
+    """Return why the storage refused a change, as the rest of a sentence.
+
+    `done` is the change as a participle, such as "requeued".
+    """
     if done == "deleted":
         return "it is already"
     why = why_not_requeued(storage, record) if done == "requeued" else None
@@ -47,7 +50,7 @@ def why_refused(storage: Storage, record: JobRecord, done: str) -> str:
 
 
 def why_not_requeued(storage: Storage, record: JobRecord) -> str | None:
-    """Return why a job cannot be requeued as it is, as the rest of a sentence; None if it can."""
+    """Return why a job cannot be requeued in its state, as the rest of a sentence; None if it can."""
     if record.is_batch:
         return "a batch is never run; requeue its members"
     if record.state in {State.ENQUEUED, State.PROCESSING}:
@@ -72,13 +75,13 @@ def why_not_moved(record: JobRecord) -> str | None:
 
 @attrs.frozen
 class MoveTarget:
-    """Where jobs are moved to; None leaves the queue or the priority as it is."""
+    """The target of a move; None keeps the queue or the priority."""
 
     queue: str | None
     priority: int | None
 
     def __str__(self) -> str:
-        """Return it as the rest of a sentence: "to queue bulk and to priority 5"."""
+        """Return the target as the rest of a sentence: "to queue bulk and to priority 5"."""
         words = [] if self.queue is None else [f"to queue {self.queue}"]
         words += [] if self.priority is None else [f"to priority {self.priority}"]
         return " and ".join(words)
@@ -88,7 +91,7 @@ def to_move_target(queue: str | None, priority: int | None) -> MoveTarget:
     """Return the target of a move.
 
     Raises:
-        ConfigurationError: there is none, or it cannot be a queue or a priority.
+        ConfigurationError: neither is given, or one of them is not a valid queue or priority.
     """
     if queue is None and priority is None:
         raise ConfigurationError('A move needs a target: pass queue="bulk", priority=10 or both.')
@@ -98,10 +101,10 @@ def to_move_target(queue: str | None, priority: int | None) -> MoveTarget:
 
 
 def why_key_is_taken(storage: Storage, record: JobRecord) -> str:
-    """Return which job has the unique key that this job needs to run again, and what to do."""
+    """Return which job has the unique key that this job needs to run again, and how to proceed."""
     admission = record.admission
     use = None if admission is None else admission.unique
-    if use is None:  # it has been replaced since
+    if use is None:  # the job has been changed since
         return f"Job {record.id} cannot be run again: another job has its unique key."
     found = storage.find_unique(use.key, limit=1)
     holder = found[0].job_id if found and found[0].key == use.key else "another"
@@ -123,10 +126,10 @@ def _is_in_cancelled_batch(storage: Storage, record: JobRecord) -> bool:
 
 
 def restoration(client: Client, record: JobRecord, *, reason: str) -> Transition | str:
-    """Return the change that undoes the job's delete, or why none can, as the rest of a sentence.
+    """Return the change that undoes the job's delete, or why it is impossible, as the rest of a sentence.
 
-    Reads the job's history, and whether it had continuations. Both may be those of a later delete: apply
-    the change by `apply_unless_changed`.
+    Reads the job's history, and whether it had continuations. Both might belong to a later delete, so apply
+    the change with `apply_unless_changed`.
     """
     storage = client.storage
     if record.state is not State.DELETED:
@@ -157,9 +160,9 @@ def _had_continuations(storage: Storage, job_id: str) -> bool:
 def apply_unless_changed(
     storage: Storage, changes: Sequence[Transition], seen: Sequence[JobRecord]
 ) -> list[Applied]:
-    """Apply the changes, except to a job that differs from what was seen of it: REFUSED.
+    """Apply the changes, except to a job that differs from its record in `seen`; its result is REFUSED.
 
-    A change in the one round trip between the read and the write is not noticed.
+    A change during the one round trip between the read and the write is not noticed.
     """
     stored = storage.get([change.job_id for change in changes])
     is_as_seen = [one is None or one == former for one, former in zip(stored, seen, strict=True)]
@@ -168,13 +171,13 @@ def apply_unless_changed(
     return [next(answers) if is_same else Applied.REFUSED for is_same in is_as_seen]
 
 
-# ---- what a change leaves behind -------------------------------------------------------------------------
+# ---- work after a change ---------------------------------------------------------------------------------
 
 
 def release_continuations(storage: Storage) -> None:
     """Move the continuations, and the members of cancelled batches, that a change released.
 
-    It takes at most a second; servers do the rest, and all of it if the storage is unavailable.
+    This takes at most a second. Servers do the rest, and all of it if the storage is unavailable.
     """
     until = time.monotonic() + _LONGEST_UPDATE
     try:
@@ -185,9 +188,10 @@ def release_continuations(storage: Storage) -> None:
 
 
 def update_batches(storage: Storage, batch_id: str | None) -> None:
-    """Reopen or end a batch and those around it, by what their members are now.
+    """Reopen or end a batch and the batches around it, according to the present states of their members.
 
-    Takes at most a second for each; a batch that another process has locked then is updated by that process.
+    This takes at most a second per batch. If another process has locked a batch for that time, that process
+    updates it.
     """
     try:
         while batch_id is not None:
@@ -199,7 +203,7 @@ def update_batches(storage: Storage, batch_id: str | None) -> None:
                 if record.state in {State.DELETED, end_of(counts)} or time.monotonic() > until:
                     break
                 if not storage.release(RELEASE_LIMIT):
-                    time.sleep(_PAUSE)  # another process has it
+                    time.sleep(_PAUSE)  # another process has locked the batch
             batch_id = None if record.relations is None else record.relations.batch_id
     except StorageUnavailable as error:
         log.warning("Batches are told by the next sweep of a server: %s", error)

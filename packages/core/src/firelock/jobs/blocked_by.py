@@ -1,4 +1,4 @@
-"""Why an enqueued job with limits does not start: which keys hold it back, in words for handles and pages."""
+"""Why an enqueued job with limits does not start: the keys that hold it back, as text for people."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from firelock.model.text import span
 from firelock.storage import Feature, Storage
 
 _KIND = "limit"
-_HEAD = 100  # jobs at the head of a queue that are looked at
+_HEAD = 100  # jobs that are checked at the head of a queue
 _NONE_AHEAD: Mapping[str, int] = {}
-_KEYS = 50  # read in one look at the heads of queues
+_KEYS = 50  # maximum number of keys that are read for the heads of queues
 
 TimeoutOf = Callable[[JobRecord], float | None]
-"""Return the timeout of a job, in seconds; None if it has none, or its task is unknown."""
+"""Returns the timeout of a job, in seconds; None if it has none, or its task is unknown."""
 
 
 @attrs.frozen
 class KeyWait:
-    """A key that does not admit a job now, as it was when it was read."""
+    """A key that does not admit a job, as it was when it was read."""
 
     key: str
-    running: int  # jobs that hold it
-    concurrent: int | None  # how many may at once; None for any number
+    running: int  # number of jobs that hold the key
+    concurrent: int | None  # how many jobs may hold it at the same time; None for any number
     is_paused: bool
     is_full: bool
-    opens_in: int = 0  # micros until its rate admits the job; 0 where that is not what it waits for
-    opens_at: datetime | None = None  # the same as an instant, by the storage's clock
-    holders: tuple[str, ...] = ()  # the jobs that hold it, if it is full; 100 at most
+    opens_in: int = 0  # micros until its rate admits the job; 0 if the job does not wait for the rate
+    opens_at: datetime | None = None  # the same as a time, by the storage's clock
+    holders: tuple[str, ...] = ()  # ids of the jobs that hold the key, if it is full; at most 100
 
     @property
     def is_behind(self) -> bool:
@@ -44,7 +44,7 @@ class KeyWait:
         return self.is_full and self.concurrent is not None and self.running < self.concurrent
 
     def __str__(self) -> str:
-        """Return it in words: "limit tenant:7 (4 of 4 running)"."""
+        """Return the reason in words: "limit tenant:7 (4 of 4 running)"."""
         why = []
         if self.is_paused:
             why.append("paused")
@@ -58,9 +58,9 @@ class KeyWait:
 
 
 def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -> list[list[KeyWait]]:
-    """Return the keys that hold each job back, none for one that waits for a worker or for nothing.
+    """Return the keys that hold each job back; the list is empty if the job does not wait for a limit.
 
-    Costs three reads a key, and none for jobs without limits.
+    Costs three reads per key, and none for jobs without limits.
     """
     keys = KeyReads(storage, now)
     return [keys.waits(record) for record in records]
@@ -70,15 +70,20 @@ def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -
 class HeldHead:
     """A queue whose first job waits for a limit, as it was when it was read."""
 
-    count: int  # so many of its first 100 jobs wait for limits, up to the first that does not
-    first: JobRecord | None  # that one, which waits for a worker; None where none was found
+    count: int  # how many of its first 100 jobs wait for limits, up to the first one that does not
+    first: JobRecord | None  # that first one, which waits for a worker; None if none was found
 
 
 def held_heads(storage: Storage, heads: Iterable[JobRecord], now: int) -> dict[str, HeldHead]:
-    """Return, by queue, those of these first jobs of queues that a limit holds, with what is behind them.
+    """Return the queues whose first job waits for a limit, by name, with a summary of their first jobs.
 
-    Costs nothing for jobs without limits; else three reads a key, of fifty keys at most in all, and one for
-    each queue in the answer.
+    Costs nothing for jobs without limits. Otherwise it costs three reads per key, for at most fifty keys in
+    total, and one read for each queue in the result.
+
+    Args:
+        storage: the storage of the jobs.
+        heads: the first jobs of queues.
+        now: the storage's time, in micros.
     """
     keys = KeyReads(storage, now)
     return {head.queue: _behind(storage, head.queue, keys) for head in heads if keys.waits(head)}
@@ -95,21 +100,21 @@ def _behind(storage: Storage, queue: str, keys: KeyReads) -> HeldHead:
 
 
 def waits_words(waits: Iterable[KeyWait]) -> str | None:
-    """Return what holds a job back as one text; None for nothing."""
+    """Return what holds a job back, as one string; None if nothing does."""
     return " and ".join(map(str, waits)) or None
 
 
 @attrs.frozen
 class Lasting:
-    """How long the runs under a key may last, in micros."""
+    """The maximum durations of the runs under a key, in micros."""
 
-    left: tuple[float, ...]  # of each run that holds it, until its timeout
-    timeout: float | None  # the longest; None if a job has none
+    left: tuple[float, ...]  # for each run that holds the key, the time left until its timeout
+    timeout: float | None  # the longest timeout; None if a job has none
 
 
 @attrs.frozen
 class KeyReads:
-    """How keys stand at one instant; each is read once."""
+    """The states of keys at one time; each key is read once."""
 
     storage: Storage
     now: int
@@ -119,7 +124,7 @@ class KeyReads:
 
     @property
     def are_many(self) -> bool:
-        """Tell whether so many were read that a look around reads no more."""
+        """Whether so many keys were read that a check of several queues must stop reading."""
         return len(self.looks) >= _KEYS
 
     def waits(
@@ -131,9 +136,9 @@ class KeyReads:
         """Return the keys that hold a job back.
 
         Args:
-            record: the job; None for one that is not stored.
-            ahead: how many jobs come before it in the lines of some keys: a key that would admit one job may
-                not have room for all of them.
+            record: the job; None for a job that is not stored.
+            ahead: by key, how many jobs come before it in the key's line. A key that would admit one job
+                might not have room for all of them.
             among: the keys to read; None for all.
         """
         if record is None or record.state is not State.ENQUEUED or record.admission is None:
@@ -164,7 +169,7 @@ class KeyReads:
         )
 
     def estimate(self, use: LimitUse, ahead: int, run_time: float | None) -> float | None:
-        """Return about when a key admits a job with so many before it: see `start_estimate`."""
+        """Return about when a key admits a job that has `ahead` jobs in front of it; see `start_estimate`."""
         state = self._read(use.key)
         running, free_at = (0, 0) if state is None else (state.running, state.free_at)
         numbers = numbers_for(use.key, self.known)
@@ -174,7 +179,7 @@ class KeyReads:
         )  # fmt: skip
 
     def lasting(self, key: str, jobs: Sequence[JobRecord], timeout: TimeoutOf) -> Lasting:
-        """Return how long the runs under a key may last, from its holders and some of the jobs that wait."""
+        """Return how long the runs under a key can last, from its holders and some of the waiting jobs."""
         state, holders = self._read(key), self._holders(key)
         running = 0 if state is None else state.running
         timeouts = {job.id: timeout(job) for job in (*holders, *jobs)}
@@ -182,19 +187,19 @@ class KeyReads:
         if not timeouts or len(known) < len(timeouts):
             return Lasting((0.0,) * running, None)
         longest = max(known.values())
-        left = [longest] * running  # of those that are not among the holders
+        left = [longest] * running  # the runs of jobs that are not among the holders
         for place, job in enumerate(holders[:running]):
             left[place] = max(0.0, (job.claimed_at or self.now) + known[job.id] - self.now)
         return Lasting(tuple(left), longest)
 
     def bound(self, use: LimitUse, ahead: int, runs: Lasting, ends: Sequence[float] = ()) -> float | None:
-        """Return when a key admits a job if all in front run until their timeouts: see `start_bound`.
+        """Return when a key admits a job if all jobs in front run until their timeouts; see `start_bound`.
 
         Args:
-            use: what the job needs of the key.
+            use: the job's use of the key.
             ahead: how many jobs come before it in the line of the key.
-            runs: how long the runs under the key may last.
-            ends: the latest ends of the known jobs among those before it. They may be later than the line of
+            runs: the maximum durations of the runs under the key.
+            ends: the latest ends of the known jobs among those before it. They can be later than the line of
                 the key requires, because other keys hold these jobs.
         """
         state = self._read(use.key)
@@ -209,7 +214,7 @@ class KeyReads:
         return max(bound, room_after([*held, *ends], numbers.concurrent))
 
     def _holders(self, key: str) -> list[JobRecord]:
-        """Return the jobs that hold a key, 100 at most."""
+        """Return the jobs that hold a key, at most 100."""
         if key not in self.held_by:
             state = self._read(key)
             found = self.storage.get(state.holders) if state is not None and state.holders else []
@@ -217,9 +222,9 @@ class KeyReads:
         return self.held_by[key]
 
     def _read(self, key: str) -> KeyState | None:
-        """Return how a key stands, and know the numbers of it and its name."""
+        """Return the state of a key, and store the limit numbers of the key and its name in `known`."""
         if key not in self.looks:
-            found = self.storage.find_keys(key, limit=1)  # of those that begin so the key itself is the first
+            found = self.storage.find_keys(key, limit=1)  # keys with this prefix; the key itself sorts first
             self.looks[key] = found[0] if found and found[0].key == key else None
         for one in {key, name_of(key)} - self.known.keys():
             record = self.storage.get_record(_KIND, one)

@@ -73,10 +73,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-_NO_PLACE = {threading.__file__, thread.__file__}  # an async verb works in a thread of its own
-_is_awaited = ContextVar("firelock_is_awaited", default=False)  # this thread works for an async verb
+_NO_PLACE = {threading.__file__, thread.__file__}  # an async method runs in another thread
+_is_awaited = ContextVar("firelock_is_awaited", default=False)  # if this thread works for an async method
 
-CHUNK = 500  # jobs of one call that share an atomic step
+CHUNK = 500  # jobs of one call that are stored in one atomic step
 _NO_KEYWORDS: Mapping[str, object] = {}
 
 # Calls that differ only in their arguments become jobs that share all fields after `arguments`; if they have
@@ -92,10 +92,13 @@ _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
 class Client:
-    """Creates jobs from calls and stores them; shared by every task and handle of an app."""
+    """The part of an app that creates and stores jobs; all its tasks and handles share it."""
 
     creates_no_jobs: ClassVar[list[Callable[[], str | None]]] = []
-    """What forbids creating jobs in this process: each returns the reason, or None if it permits them now."""
+    """Checks that can forbid creating jobs in this process.
+
+    Each returns the reason, or None if jobs may be created now.
+    """
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class Client:
         self.use(StorageAccess.of(storage))
 
     def use(self, access: StorageAccess) -> None:
-        """Jobs live in this storage from now on; the former access is the caller's to close."""
+        """Store jobs in this storage from now on. The caller must close the previous access object."""
         self.access = access
         self.storage, self.clock = access.storage, access.clock
 
@@ -128,7 +131,7 @@ class Client:
             ConfigurationError: the process imports an application, so every process that imports it would
                 create this job.
         """
-        for forbidding in [*self.creates_no_jobs]:  # one that no longer applies leaves the list
+        for forbidding in [*self.creates_no_jobs]:  # a copy: a check that no longer applies removes itself
             if (reason := forbidding()) is not None:
                 raise ConfigurationError(f"A job of {task} cannot be created{_callers_line()} {reason}")
 
@@ -145,9 +148,9 @@ class Client:
         """Store the call as a job.
 
         Args:
-            call: of a task.
-            reason: for the job's history, why it was created.
-            parent_id: of the job that it continues.
+            call: the call of a task.
+            reason: why the job was created, for its history.
+            parent_id: the id of the job that it continues.
             inherited: the meta of that job.
         """
         dependencies = None if parent_id is None else child_of(parent_id, call.options)
@@ -169,9 +172,10 @@ class Client:
         inherited: Mapping[str, str] = NO_META,
         batch_id: str | None = None,
     ) -> Job[Any]:
-        """`create` without blocking the event loop: with the calls of other coroutines that await now.
+        """Store the call as a job without blocking the event loop.
 
-        With `batch_id` the job is a member of that batch.
+        The job is stored together with the jobs that other coroutines await at the same time. With
+        `batch_id`, it is a member of that batch.
         """
         if not self.clock.is_fresh:
             await in_thread(self.clock.now)
@@ -196,27 +200,27 @@ class Client:
         meta: Mapping[str, str],
         transaction: Callable[[], object | None],
     ) -> NewJob:
-        """Return the continuation that the call makes, for that transaction; nothing is stored."""
+        """Return the continuation that the call creates in that transaction; nothing is stored."""
         return self._new_job(call, meta, child_of(parent_id, call.options), transaction)
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
-        """Return the members of a batch that the calls make, in runs of jobs that `create_alike` would make.
+        """Return the batch members that the calls create, in runs of jobs that `create_alike` would create.
 
         Nothing is stored.
         """
         return self._new_members(calls, batch_id)
 
     def batch_meta(self, name: str) -> str | None:
-        """Return what plugins have travel with a batch of that name, as it is stored."""
+        """Return the metadata that plugins add to a batch of that name, in its stored form."""
         return write_meta(self.plugins.batch_meta(name)) if self.plugins.has_batch_meta else None
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
-        """As `create_many`, of members of a batch that is stored."""
+        """Store the calls as members of a stored batch, in the same way as `create_many`."""
         jobs = [job for run in self._new_members(calls, batch_id) for job in run]
         return self._store_many(jobs, self._common_within(calls))
 
     def _new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
-        """Return members; what those of one task and the same options share is worked out once."""
+        """Return batch members; fields that members of one task and options share are computed once."""
         dependencies = member_of(batch_id)
         runs: list[Sequence[NewJob]] = []
         for first, *others in _runs_of_alike(calls):
@@ -230,7 +234,10 @@ class Client:
     def _likewise(
         self, calls: Sequence[Call[Any]], first: NewJob, dependencies: Dependencies
     ) -> Sequence[NewJob]:
-        """Return jobs that differ from the first one in arguments alone; none where that cannot be."""
+        """Return jobs that differ from the first one only in their arguments.
+
+        The result is empty if such jobs are not possible.
+        """
         info, options = calls[0].info, calls[0].options
         is_odd = first.parents or info.has_admission or options.has_admission
         if not is_odd and self._differ_in_arguments(info, options):
@@ -238,7 +245,7 @@ class Client:
             try:
                 texts = [encode(call.args, call.kwargs, serializer) for call in calls]
             except ArgumentError:
-                texts = []  # an output is among them, or what is refused below
+                texts = []  # an output is among them, or an argument that is refused below
             if texts:
                 shared = _shared(first)
                 ids = self.storage.new_ids(len(texts), dependencies.beside)
@@ -246,9 +253,9 @@ class Client:
         return ()
 
     def transaction(self, within: object | None) -> object | None:
-        """Return the transaction that jobs become part of: the caller's, or what a plugin makes of it.
+        """Return the transaction that jobs become part of: the caller's, or the one that a plugin chooses.
 
-        An async verb joins none that it is not given, in whichever thread it does its work.
+        An async method joins only a transaction that its caller passed, in whichever thread it works.
         """
         if not self.plugins.has_job_transaction or (within is None and _is_awaited.get()):
             return within
@@ -256,10 +263,10 @@ class Client:
         return within if chosen is None else chosen
 
     def store(self, job: NewJob, within: object | None = None) -> Job[Any]:
-        """The job is stored as it is; return the handle of it, or of the job that has its unique key.
+        """Store the job as it is; return its handle, or the handle of the job that has its unique key.
 
         Raises:
-            DuplicateJob: another job has its unique key, and it is refused then.
+            DuplicateJob: another job has its unique key, and the key is set to refuse duplicates.
             StorageError: nothing was stored.
         """
         answer = self.insert((job,), within)[0]
@@ -268,12 +275,12 @@ class Client:
         return Job(self, job, within is not None)
 
     async def astore(self, job: NewJob, within: object | None = None) -> Job[Any]:
-        """The job is stored as it is, without blocking the event loop; return the handle as `store` does.
+        """Store the job as it is, without blocking the event loop; return a handle as `store` does.
 
-        Without `within` it joins no transaction: code on an event loop is in none.
+        Without `within` it joins no transaction, because code on an event loop is not in one.
 
         Raises:
-            DuplicateJob: another job has its unique key, and it is refused then.
+            DuplicateJob: another job has its unique key, and the key is set to refuse duplicates.
             StorageError: nothing was stored.
         """
         if self.creates_no_jobs:
@@ -283,7 +290,7 @@ class Client:
                 answer = await self.access.group_commit.insert(job)
             else:
                 joined = self.transaction(within)
-                run_sync = getattr(joined, "run_sync", None)  # of an AsyncSession: in its own greenlet
+                run_sync = getattr(joined, "run_sync", None)  # of an AsyncSession, for its greenlet
                 if run_sync is None:
                     inserted: Inserted = self.storage.insert((job,), within=joined)
                 else:
@@ -298,7 +305,7 @@ class Client:
             self.plugins.jobs_created((job,))
         return Job(self, job, within is not None)
 
-    # ---- many --------------------------------------------------------------------------------------------
+    # ---- several jobs ------------------------------------------------------------------------------------
 
     async def acreate_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
         """`create_many` without blocking the event loop."""
@@ -315,7 +322,7 @@ class Client:
         return await _awaited(self.create_members, calls, batch_id)
 
     def create_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
-        """Every call is checked, then all are stored in order, 500 at a time, each chunk atomic."""
+        """Check every call, then store them all in order, in atomic chunks of 500."""
         within = self._common_within(calls)
         jobs = [self._new_job(call) for call in calls]
         try:
@@ -327,7 +334,10 @@ class Client:
     def create_alike(
         self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
     ) -> list[Job[Any]]:
-        """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
+        """Store jobs of one task with positional arguments, in the same way as `create_many`.
+
+        The fields that the jobs share are computed once.
+        """
         positional = each_positional(calls)
         if not self._differ_in_arguments(info, options):
             return self.create_many([Call(info, options, args, {}) for args in positional])
@@ -343,18 +353,19 @@ class Client:
         return self.create_many([Call(info, options, args, {}) for args in positional])
 
     def _differ_in_arguments(self, info: TaskInfo, options: CallOptions) -> bool:
-        """Tell whether calls by these options make jobs that differ in arguments and keys alone."""
+        """Return whether calls with these options create jobs that differ only in arguments and keys."""
         return not (self.plugins.has_job_options or info.tags or options.tags or options.after or options.on)
 
     def _create_plain(
         self, info: TaskInfo, options: CallOptions, positional: Sequence[tuple[object, ...]]
     ) -> list[Job[Any]]:
-        """As `create_alike`, of jobs that ask for nothing."""
+        """Store jobs for `create_alike` that have no limits, unique key or deadline."""
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         encode, serializer = self.registry.binder(info).encode_text, self.serializer
         shared = _shared(first)
-        # Every call is checked before the first is stored. Texts wait for that rather than jobs, and handles
-        # share one job, since each object that lives on is one more for the garbage collector to look at.
+        # Every call is checked before the first job is stored. Until then, strings are kept instead of jobs,
+        # and all handles share one job, because the garbage collector must visit every object that stays
+        # alive.
         texts = [encode(args, _NO_KEYWORDS, serializer) for args in positional]
         ids = self.storage.new_ids(len(texts))
         within = self.transaction(options.within)
@@ -368,7 +379,7 @@ class Client:
     def _create_keyed(
         self, info: TaskInfo, options: CallOptions, positional: Sequence[tuple[object, ...]]
     ) -> list[Job[Any]]:
-        """As `create_alike`, of jobs whose keys are their own, and so their handles."""
+        """Store jobs for `create_alike` that have their own keys, and so their own handles."""
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         binder, keys, serializer = self.registry.binder(info), info.keys(options), self.serializer
         start_before = info.start_before if options.start_before is None else options.start_before
@@ -383,7 +394,7 @@ class Client:
         within = self.transaction(options.within)
         is_within = within is not None
         handles: list[Job[Any]] = []
-        alike: dict[str | None, NewJob] = {}  # handles share one of those that ask the same
+        alike: dict[str | None, NewJob] = {}  # the handles of jobs with the same keys share one of these jobs
         for start in range(0, len(texts), CHUNK):
             part = slice(start, start + CHUNK)
             jobs = [
@@ -412,9 +423,9 @@ class Client:
         return handles
 
     def insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
-        """The jobs are stored, or none, and plugins are told; return what became of each."""
+        """Store all the jobs or none, and notify plugins; return the result for each job."""
         if self.creates_no_jobs and jobs:
-            self.check_creates_jobs(jobs[-1].task)  # the first may be a batch, which has no task
+            self.check_creates_jobs(jobs[-1].task)  # the first one can be a batch, which has no task
         try:
             inserted = (
                 insert_surely(self.storage, jobs)
@@ -429,7 +440,10 @@ class Client:
         return inserted.is_new
 
     def tell_created(self, jobs: Sequence[NewJob], answers: Sequence[bool | Duplicate]) -> None:
-        """Plugins are told of the jobs, but of those that were not stored, as another one has their key."""
+        """Notify plugins of the created jobs.
+
+        Jobs that were not stored, because another job has their unique key, are left out.
+        """
         if not self.plugins.has_jobs_created:
             return
         stored = [job for job, answer in zip(jobs, answers, strict=True) if not isinstance(answer, Duplicate)]
@@ -437,7 +451,7 @@ class Client:
             self.plugins.jobs_created(stored)
 
     def _name_holder(self, error: DuplicateJob, jobs: Sequence[NewJob]) -> None:
-        """The error has the handle of the job that has the key; of a single call it shows that call."""
+        """Add to the error a handle of the job that has the key; for a single call, it shows that call."""
         shows: NewJob | JobRecord | None = jobs[0]
         if len(jobs) > 1:
             with suppress(StorageError):
@@ -452,7 +466,7 @@ class Client:
             )
         return next(iter(found.values()), None)
 
-    # ---- building ----------------------------------------------------------------------------------------
+    # ---- creation of one job -----------------------------------------------------------------------------
 
     def _new_job(
         self,
@@ -464,11 +478,11 @@ class Client:
         """Return the job of a call.
 
         Args:
-            call: of a task.
+            call: the call of a task.
             inherited: the meta of the job that it continues.
-            dependencies: what it is to other jobs.
-            transaction: returns the transaction that the job will be stored in, if that is not the one of
-                `transaction(call.options.within)`; called only if the job waits for one that may be
+            dependencies: its relations to other jobs.
+            transaction: returns the transaction that the job will be stored in, if this is not
+                `transaction(call.options.within)`. It is called only if the job waits for a job that might be
                 uncommitted.
         """
         info, options = call.info, call.options
@@ -480,7 +494,7 @@ class Client:
             dependencies = after_sources(call.options, dependencies or Dependencies(), chosen)
         try:
             arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
-        except ArgumentError:  # the one way in which outputs among them show: calls without any pay nothing
+        except ArgumentError:  # the only sign of outputs among the arguments; calls without any pay nothing
             if not holds_output((*call.args, *call.kwargs.values())):
                 raise
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
@@ -543,12 +557,13 @@ class Client:
         *,
         is_child: bool,
     ) -> Asked:
-        """Return what the call asks before its job is stored, or starts.
+        """Return the limits, the unique key and the start deadline of the call.
 
         Raises:
-            UnsupportedFeature: the storage does not offer it.
-            ConfigurationError: numbers that no task declares, or a debounced call that says when it runs.
-            ArgumentError: the arguments make no key, or no cost.
+            UnsupportedFeature: the storage does not support one of them.
+            ConfigurationError: a limit has numbers that no task declares, or a debounced call also has a
+                delay, a time or a parent.
+            ArgumentError: a key or a cost cannot be built from the arguments.
         """
         keys = info.keys(options)
         if options.limits:
@@ -558,7 +573,8 @@ class Client:
         if not (Feature.LIMITS in offered and Feature.UNIQUE in offered):
             wanted = [Feature.LIMITS] * bool(keys.limits) + [Feature.UNIQUE] * (keys.unique is not None)
             if start_before is not None and not offered & {Feature.LIMITS, Feature.UNIQUE}:
-                wanted.append(Feature.LIMITS)  # a deadline needs one that keeps what a job asks
+                # A deadline is stored together with limits and keys, so one of the two features is needed.
+                wanted.append(Feature.LIMITS)
             if missing := [feature for feature in wanted if feature not in offered]:
                 raise UnsupportedFeature(
                     f"The storage {self.storage.url} does not offer {missing[0]}. Leave limits, unique and "
@@ -574,15 +590,16 @@ class Client:
             )
         return keys.asked(arguments, binder.defaults, start_before)
 
-    # ---- jobs that a job calls ---------------------------------------------------------------------------
+    # ---- called jobs -------------------------------------------------------------------------------------
 
     def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
-        """Return the jobs of calls that a job makes and waits for, to lie where it does; nothing is stored.
+        """Return the jobs that a running job calls and waits for; nothing is stored.
 
-        They have its `meta`, as continuations have that of their parent.
+        They must be stored in the caller's partition. They get its `meta`, as continuations get that of their
+        parent.
 
         Raises:
-            ConfigurationError: an option has no meaning for a called job.
+            ConfigurationError: an option cannot be used with a called job.
         """
         for call in calls:
             if call.options.within is not None:
@@ -593,10 +610,10 @@ class Client:
         return [self._new_job(call, caller.meta, Dependencies(caller_id=caller.id)) for call in calls]
 
     def recurring_arguments(self, call: Call[Any]) -> NewJob:
-        """Return a job as each run of a recurring job would be, never stored itself.
+        """Return a job like those that a recurring job with this call creates; it is never stored itself.
 
         Raises:
-            ConfigurationError: an option has no meaning for a recurring job.
+            ConfigurationError: an option cannot be used with a recurring job.
         """
         if meaningless := sorted(call.options.given().keys() & {"delay", "at", "on", "within", "after"}):
             raise ConfigurationError(
@@ -624,7 +641,7 @@ class Client:
         given = call.options.given()
         chosen = self.plugins.job_options(call.info, TaskCall(call.info.name, call.args, call.kwargs, given))
         options = chosen.options
-        if given.keys() & {"delay", "at"}:  # two ways to say one thing: the caller has said it
+        if given.keys() & {"delay", "at"}:  # both set the same time, and the caller has chosen one of them
             options = {name: value for name, value in options.items() if name not in {"delay", "at"}}
         if "meta" in given and options.get("meta") is not None:
             given["meta"] = {**check_meta(options["meta"]), **given["meta"]}
@@ -635,7 +652,7 @@ class Client:
 
 
 async def _awaited(verb: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Return what the verb returns, run in a thread in which it joins no transaction by itself."""
+    """Run a blocking method in a thread in which it joins no transaction by itself; return its result."""
     token = _is_awaited.set(True)
     try:
         return await in_thread(verb, *args, **kwargs)
@@ -644,7 +661,10 @@ async def _awaited(verb: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -
 
 
 def _callers_line() -> str:
-    """Return the line of the application that called Firelock, for a message; empty in another thread."""
+    """Return the line of the application that called Firelock, for a message.
+
+    The string is empty if that line is in another thread.
+    """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as the traceback module does
     found: list[str] = []
     while frame is not None:
@@ -655,7 +675,7 @@ def _callers_line() -> str:
                 return line
             found.append(line)
         frame = frame.f_back
-    return found[0] if found else ""  # an installed package's, such as Django's tasks
+    return found[0] if found else ""  # of an installed package, such as Django's tasks
 
 
 def _explain(error: JobNotFound, calls: Iterable[Call[Any]]) -> None:
@@ -666,7 +686,7 @@ def _explain(error: JobNotFound, calls: Iterable[Call[Any]]) -> None:
 
 
 def _runs_of_alike(calls: Sequence[Call[Any]]) -> Iterable[Iterable[Call[Any]]]:
-    """Return the calls in runs of one task and the same options; of most there is one run."""
+    """Return the calls in runs with the same task and options; usually there is one run."""
     info, options = calls[0].info, calls[0].options
     if all(call.info is info and call.options is options for call in calls):
         return (calls,)
@@ -676,10 +696,10 @@ def _runs_of_alike(calls: Sequence[Call[Any]]) -> Iterable[Iterable[Call[Any]]]:
 def _check_keys_without_outputs(
     info: TaskInfo, options: CallOptions, references: Sequence[Reference]
 ) -> None:
-    """Prove that neither tags nor keys of a job are made of outputs, which nobody knows yet.
+    """Check that neither tags nor keys of a job contain outputs, whose values do not exist yet.
 
     Raises:
-        ArgumentError: one is.
+        ArgumentError: one of them does.
     """
     for tag in info.tags:
         check_made_of(f"Tag {tag!r}", names_in("Tag", tag), references)
@@ -695,11 +715,11 @@ def _check_keys_without_outputs(
 
 
 def _due_at(options: CallOptions, now: int) -> int | None:
-    """Return when a job with these options is due; None if they give no time.
+    """Return when a job with these options is due; None if they set no time.
 
     Raises:
-        ScheduleError: the time is no aware datetime, or the delay no span of zero or more; or it is not in
-            the years 1 to 9999.
+        ScheduleError: the time is not an aware datetime, the delay is not a duration of zero or more, or the
+            due time is not in the years 1 to 9999.
     """
     at, delay = options.at, options.delay
     if at is not None:
@@ -726,7 +746,12 @@ def _due_at(options: CallOptions, now: int) -> int | None:
 
 
 def each_positional(calls: Iterable[Sequence[object]]) -> list[tuple[object, ...]]:
-    """Return the arguments of each call; a text or mapping, which would be taken apart, is refused."""
+    """Return the arguments of each call.
+
+    Raises:
+        TaskError: the arguments of a call are not a tuple or a list. A string or a mapping, for example,
+            would be split into its items.
+    """
     given = list(calls) if isinstance(calls, Iterable) and not isinstance(calls, str | bytes) else [calls]
     for args in given:
         if not isinstance(args, tuple | list):

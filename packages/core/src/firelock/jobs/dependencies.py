@@ -1,4 +1,4 @@
-"""What a new job is to others: continuation, member of a batch, call of another job, taker of outputs."""
+"""Relations of a new job to others: continuation, batch member, called job, user of outputs."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ _ENDS = {On.FAILED: "failed", On.DELETED: "been deleted", On.FINISHED: "ended"}
 
 @attrs.frozen
 class Dependencies:
-    """What a new job is to others; most are nothing."""
+    """The relations of a new job to other jobs; most jobs have none."""
 
-    edges: Mapping[str, Edge] = attrs.Factory(dict)  # by the id of what it waits for
+    edges: Mapping[str, Edge] = attrs.Factory(dict)  # by the id of the job that it waits for
     inputs: tuple[Input, ...] = ()
     batch_id: str | None = None
     caller_id: str | None = None
 
     @property
     def beside(self) -> str | None:
-        """What the job lies beside where a storage has partitions."""
+        """The id in whose partition the job must be stored, if the storage has partitions."""
         return self.batch_id or self.caller_id or next(iter(self.edges), None)
 
     @property
     def is_child(self) -> bool:
-        """Tell whether somebody else says when it runs, or waits for it."""
+        """Whether another job determines when this job runs, or waits for it."""
         return bool(self.edges) or self.caller_id is not None
 
     @cached_property
     def text(self) -> str | None:
-        """What is stored of it; the members that are added together share one."""
+        """The relations in their stored form; members that are added together share one string."""
         return write_relations(Relations(self.batch_id, self.caller_id, self.inputs))
 
     def bind(self, job: NewJob) -> None:
-        """The job is tied so."""
+        """Set these relations on the job."""
         job.relations_json = self.text
         if self.edges:
             job.parents = tuple(self.edges.values())
@@ -58,12 +58,12 @@ class Dependencies:
 
 @lru_cache(maxsize=64)
 def member_of(batch_id: str) -> Dependencies:
-    """Return the dependencies of a member; those of one batch share it, and its text."""
+    """Return the relations of a batch member; all members of one batch share them and their string."""
     return Dependencies(batch_id=batch_id)
 
 
 def child_of(parent_id: str, options: CallOptions) -> Dependencies:
-    """Return the dependencies of a job that continues another one."""
+    """Return the relations of a job that continues another one."""
     _check_untimed(options)
     return Dependencies({parent_id: Edge(parent_id, options.on or On.SUCCEEDED)})
 
@@ -71,11 +71,13 @@ def child_of(parent_id: str, options: CallOptions) -> Dependencies:
 def after_sources(
     options: CallOptions, dependencies: Dependencies, transaction: Callable[[], object | None]
 ) -> Dependencies:
-    """Return the dependencies with what the job, to be stored in that transaction, is after.
+    """Return the dependencies with the jobs that the options name in `after` added.
+
+    `transaction` returns the transaction in which the new job will be stored.
 
     Raises:
-        ConfigurationError: it has a time of its own, or an end to wait for and nothing that ends.
-        DuplicateJob, JobNotCommitted: it cannot wait for one of them.
+        ConfigurationError: the job has its own time, or `on` is given without a job to wait for.
+        DuplicateJob, JobNotCommitted: it cannot wait for one of the jobs.
     """
     edges, on = dict(dependencies.edges), options.on or On.SUCCEEDED
     for source in options.after or ():
@@ -97,11 +99,13 @@ def with_outputs(
     references: Sequence[Reference],
     transaction: Callable[[], object | None],
 ) -> Dependencies:
-    """Return the dependencies with the jobs whose output the job, to be stored in that transaction, takes.
+    """Return the dependencies with the jobs added whose outputs are arguments of the new job.
+
+    `transaction` returns the transaction in which the new job will be stored.
 
     Raises:
-        ConfigurationError: it has a time of its own, or waits for another end of one of them.
-        DuplicateJob, JobNotCommitted: it cannot wait for one of them.
+        ConfigurationError: the job has its own time, or waits for another end of one of these jobs.
+        DuplicateJob, JobNotCommitted: it cannot wait for one of the jobs.
     """
     _check_untimed(options)
     edges = dict(dependencies.edges)
@@ -127,10 +131,10 @@ def _check_untimed(options: CallOptions) -> None:
 
 
 def check_bounded(edges: Mapping[str, Edge], *, is_batch: bool = False) -> Mapping[str, Edge]:
-    """Return what a job, or a batch, waits for, by id.
+    """Return the dependencies of a job or batch, by id.
 
     Raises:
-        ConfigurationError: these are too many.
+        ConfigurationError: there are too many.
     """
     if len(edges) <= MOST_SOURCES:
         return edges
@@ -145,6 +149,9 @@ def check_bounded(edges: Mapping[str, Edge], *, is_batch: bool = False) -> Mappi
 
 
 def waiting_words(edges: Sequence[Edge]) -> str:
-    """Return why a job, or a batch, that waits for these does not start yet: the first, and how many more."""
+    """Return why a job or batch with these dependencies has not started.
+
+    The string names the first dependency and the number of others.
+    """
     more = f", and for {len(edges) - 1} more" if len(edges) > 1 else ""
     return f"{awaiting_reason(edges[0].on, edges[0].parent_id)}{more}"

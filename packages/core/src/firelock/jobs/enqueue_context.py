@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class WrappedClient(Client):
-    """The client of an app with plugins that implement `enqueue_context`; others pay nothing for it."""
+    """Client of an app with plugins that implement `enqueue_context`; other apps pay nothing for it."""
 
     def create(
         self,
@@ -97,7 +97,7 @@ class WrappedClient(Client):
     def _contexts(
         self, calls: Sequence[Call[Any]], inherited: Mapping[str, str] = NO_META
     ) -> Iterator[list[NewJob]]:
-        """Enter the contexts of the plugins; yield a list for jobs that are only built inside of them."""
+        """Enter the contexts of the plugins; yield a list for jobs that are built now and stored later."""
         created: list[NewJob] = []
         task = calls[0].info if len({call.info.name for call in calls}) == 1 else None
         described = [TaskCall(call.info.name, call.args, call.kwargs, call.options.given()) for call in calls]
@@ -110,5 +110,5 @@ class WrappedClient(Client):
             except BaseException as error:
                 refusal = error
                 raise
-        if refusal is not None:  # a context has swallowed it, and there is no job to return
+        if refusal is not None:  # a context suppressed the error, but no job can be returned
             raise refusal

@@ -1,4 +1,4 @@
-"""Store together what coroutines enqueue at one moment, in a thread that starts with the first one."""
+"""Store in one round trip the jobs that coroutines enqueue at the same time; see `GroupCommit`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def _is_unique(job: NewJob) -> bool:
 
 
 class GroupCommit:
-    """One thread an app, started by the first await; it stores what gathered since its last round trip."""
+    """The thread of an app that stores awaited jobs, started by the first await.
+
+    Each round trip stores the jobs that arrived since the previous one.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -45,19 +48,21 @@ class GroupCommit:
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
-        self._telling: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # loops that will tell the thread
-        self._is_ready = False  # the thread has been told
+        self._telling: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # loops that will notify the thread
+        self._is_ready = False  # whether the thread was notified
 
     async def insert(self, job: NewJob) -> bool | Duplicate:
-        """The job is stored; return what became of it. A cancelled await may have stored it; its id tells.
+        """Store the job and return the result.
+
+        If the await is cancelled, the job might be stored nevertheless; look it up by its id.
 
         Raises:
-            DuplicateJob: another job has its unique key, and it is refused then.
+            DuplicateJob: another job has its unique key, and the key is set to refuse duplicates.
             StorageError: it is not stored.
         """
         import asyncio  # noqa: PLC0415 - loaded when first used
 
-        if self._pid != os.getpid():  # the thread of before a fork is the parent's
+        if self._pid != os.getpid():  # after a fork, the thread exists only in the parent
             self._reset()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool | Duplicate] = loop.create_future()
@@ -68,7 +73,7 @@ class GroupCommit:
                 self._thread = threading.Thread(target=self._run, name="firelock-enqueue", daemon=True)
                 self._thread.start()
             self._waiting.append((job, future))
-            if loop not in self._telling:  # at the end of its turn: who awaits in the same turn is in it
+            if loop not in self._telling:  # at the end of the loop's turn, so awaits of one turn are together
                 self._telling.add(loop)
                 loop.call_soon(self._tell, loop)
         return await future
@@ -80,7 +85,7 @@ class GroupCommit:
             self._condition.notify()
 
     def close(self) -> None:
-        """What waits is stored and the thread has ended."""
+        """Store the waiting jobs, then stop the thread."""
         if self._pid != os.getpid():
             return
         with self._condition:
@@ -110,16 +115,18 @@ class GroupCommit:
         except DuplicateJob as error:
             if len(entries) == 1:
                 return [error]
-            # Those with a unique key are stored one by one, as one of them was refused; the others together.
+            # One job with a unique key was refused: store the jobs with unique keys one by one, the others
+            # together.
             others = [entry for entry in entries if not _is_unique(entry[0])]
             answers = iter(self._store(others) if others else ())
             return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in entries]
-        except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
+        except StorageUnavailable as error:  # one by one, each would wait for the same outage
             return [another(error) for _ in entries]
-        except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
+        except Exception as error:  # noqa: BLE001 - passed to the awaiting coroutine
             if len(entries) == 1:
                 return [error]
-            # One bad job, such as a continuation of an unknown parent, must not refuse its neighbours.
+            # One bad job, such as a continuation of an unknown parent, must not prevent the others from being
+            # stored.
             return [answer for entry in entries for answer in self._store([entry])]
 
     def _answer(self, entries: list[_Waiting], answers: list[_Answer]) -> None:
@@ -129,12 +136,12 @@ class GroupCommit:
         for loop, answered in loops.items():
             try:
                 loop.call_soon_threadsafe(_resolve, answered)
-            except RuntimeError:  # the loop was closed meanwhile; nobody awaits any more
+            except RuntimeError:  # the loop was closed meanwhile, so nothing awaits the result
                 continue
 
 
 def another(error: StorageUnavailable) -> StorageUnavailable:
-    """Return the error once more: each await raises one of its own, with its own traceback."""
+    """Return a copy of the error: each await raises its own one, with its own traceback."""
     other = StorageUnavailable(*error.args)
     other.is_untouched, other.has_waited = error.is_untouched, error.has_waited
     other.longest_pause = error.longest_pause
@@ -153,11 +160,11 @@ def _resolve(answered: list[_Answered]) -> None:
 
 
 def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> Inserted:
-    """Store the jobs, also if the reply to the first try was lost: `insert` is idempotent by id.
+    """Store the jobs, even if the reply to the first try was lost: `insert` is idempotent by id.
 
     Raises:
-        StorageUnavailable: both tries failed, or the first one has waited for as long as it may. The jobs may
-            be stored nevertheless, unless `is_untouched` is set.
+        StorageUnavailable: both tries failed, or the first one already waited for the maximum time. The jobs
+            might be stored nevertheless, unless `is_untouched` is set.
     """
     try:
         return storage.insert(jobs)
@@ -169,7 +176,7 @@ def repeat_once(call: Callable[[], _T]) -> _T:
     """Return the result of an idempotent call, which is sent once more if the storage was unavailable.
 
     Raises:
-        StorageUnavailable: both tries failed, or the first one has waited for as long as it may.
+        StorageUnavailable: both tries failed, or the first one already waited for the maximum time.
     """
     try:
         return call()
@@ -190,7 +197,10 @@ def _repeated(call: Callable[[], _T], first: StorageUnavailable) -> _T:
 
 @contextmanager
 def part_of_call(*, is_first: bool) -> Iterator[None]:
-    """Within it, one part of a call is stored; a later part cannot say that the call wrote nothing."""
+    """Wrap the storing of one part of a call.
+
+    If a later part fails, its error must not state that the call wrote nothing.
+    """
     try:
         yield
     except StorageUnavailable as error:

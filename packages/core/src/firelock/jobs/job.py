@@ -1,4 +1,4 @@
-"""The handle of a job: what it last saw of it, and the verbs that act on the job by its id."""
+"""The handle of a job: its fields as last read, and methods that act on the job by its id."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ R2 = TypeVar("R2")
 
 _UNCOMMITTED = -1
 _STORE_TOGETHER = "; or pass within=… to store both together"
-_showing = threading.Lock()  # of all handles: a handle must stay cheap to make, and two assignments are quick
+_showing = threading.Lock()  # shared by all handles: they must stay cheap to create, and it is held briefly
 
 
 def _leave_behind() -> None:
-    """A fork may leave the lock taken by a thread that is not here."""
+    """Replace the lock after a fork: a thread that the new process does not have might have held it."""
     global _showing  # noqa: PLW0603
     _showing = threading.Lock()
 
@@ -76,22 +76,22 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 class Job(Generic[R]):
-    """One job, as this handle last saw it.
+    """One job, as this handle last read it.
 
-    `then` joins the caller's transaction. `requeue`, `delete`, `restore` and `move` act immediately: the
-    rollback of a transaction around them does not undo them.
+    `then` joins the caller's transaction. `requeue`, `delete`, `restore` and `move` act immediately: rolling
+    back a transaction around them does not undo them.
 
-    `refresh()`, `requeue()`, `delete()`, `move()`, `result()` and their async twins leave the handle at what
-    they saw; nothing else changes it. No property reads the storage. A handle that comes from an enqueue
-    shows the job as it was handed to the storage: enqueued, scheduled or awaiting, with no attempt, error or
-    server.
+    `refresh()`, `requeue()`, `delete()`, `move()`, `result()` and their async twins update the handle to the
+    job that they read; nothing else changes it. No property reads the storage. A handle that an enqueue
+    returned shows the job as it was sent to the storage: enqueued, scheduled or awaiting, with no attempt,
+    error or server.
 
-    Threads may share a handle. Each property shows one whole look; of two looks at a time the one that began
-    last stays. `record()` gives everything of one look.
+    Threads may share a handle. Each property shows the result of one whole read. If two reads overlap, the
+    handle keeps the one that began last. `record()` returns all fields of one read.
 
-    A handle of a duplicate call, `is_new` is False, shows that call until it is refreshed.
+    The handle of a duplicate call has `is_new` False. It shows that call until it is refreshed.
 
-    `job_id` is given where the record is that of a job created alike: but for id and arguments it holds.
+    `job_id` is passed if `record` is that of another job of the same call: only its id and arguments differ.
     """
 
     __slots__ = ("_client", "_looked", "_record", "_waits", "id", "is_new")
@@ -99,8 +99,11 @@ class Job(Generic[R]):
     id: str
 
     is_new: bool
-    """Whether the call that returned the handle made the job: False where another job had its unique key,
-    which then is the job of the handle, and for a handle that comes from no call."""
+    """Whether the call that returned this handle created the job.
+
+    It is False if another job had the unique key of the call; the handle is then that of the other job. It is
+    also False if no call returned the handle.
+    """
 
     def __init__(
         self,
@@ -112,27 +115,27 @@ class Job(Generic[R]):
     ) -> None:
         self._client = client
         self._record = record
-        self._looked = _UNCOMMITTED if is_uncommitted else 0  # the number of the look that is shown
+        self._looked = _UNCOMMITTED if is_uncommitted else 0  # the number of the read that is shown
         self.id = record.id if job_id is None else job_id
         self.is_new = isinstance(record, NewJob) if is_new is None else is_new
 
     def __repr__(self) -> str:
-        """Return id, task and state."""
+        """Return the id, task and state."""
         return f"<Job {self.id} {self.task} {self.state}>"
 
     def __eq__(self, other: object) -> bool:
-        """Handles of one job are equal."""
+        """Return whether both are handles of the same job."""
         return isinstance(other, Job) and self.id == other.id
 
     def __hash__(self) -> int:
         """Return the hash of the id."""
         return hash(self.id)
 
-    # ---- what it last saw --------------------------------------------------------------------------------
+    # ---- fields as last read -----------------------------------------------------------------------------
 
     @property
     def _stored(self) -> JobRecord | None:
-        """What was read of the job; None while the handle knows only what was enqueued."""
+        """The stored job as last read; None while the handle has only the enqueued job."""
         return self._record if isinstance(self._record, JobRecord) else None
 
     @property
@@ -142,7 +145,7 @@ class Job(Generic[R]):
 
     @property
     def state(self) -> State:
-        """The state, as last seen."""
+        """The state, as last read."""
         return self._record.state
 
     @property
@@ -152,33 +155,33 @@ class Job(Generic[R]):
 
     @property
     def priority(self) -> int:
-        """Its priority within the queue."""
+        """The priority within the queue."""
         return self._record.priority
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Its tags."""
+        """The tags."""
         return self._record.tags
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """What travels with it, read only; never changes."""
+        """The metadata that travels with it, read-only; it never changes."""
         return self._record.meta
 
     @property
     def reason(self) -> str | None:
-        """Why it is in its state, for people, as last seen."""
+        """Why it is in its state, for people, as last read."""
         return self._record.reason
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """The keys that it holds while it runs, as "tenant:7"; empty for none."""
+        """The limit keys that it holds while it runs, such as "tenant:7"; empty for none."""
         admission = self._record.admission
         return () if admission is None else tuple(use.key for use in admission.limits)
 
     @property
     def unique_key(self) -> str | None:
-        """The key that no other job of its task has while it has it; None for none."""
+        """The key that no other job of its task can have at the same time; None for none."""
         admission = self._record.admission
         if admission is None or admission.unique is None:
             return None
@@ -186,9 +189,10 @@ class Job(Generic[R]):
 
     @property
     def start_before(self) -> datetime | None:
-        """When it is deleted unrun, if no server took it before; None for never, and once it runs again.
+        """The deadline of its first start, after which it is deleted; None for none, or if it runs again.
 
-        Of a span from when it becomes enqueued that is known where it is, as last seen.
+        If the deadline is a duration that begins when the job becomes enqueued, it is known only after that,
+        as last read.
         """
         admission, record = self._record.admission, self._record
         if admission is None or self.attempt + self.retries + getattr(record, "crashes", 0) > 1:
@@ -202,17 +206,17 @@ class Job(Generic[R]):
 
     @property
     def batch_id(self) -> str | None:
-        """The id of the batch it is a member of; None for none; never changes."""
+        """The id of the batch of which it is a member; None for none; it never changes."""
         relations = self._record.relations
         return None if relations is None else relations.batch_id
 
     @property
     def waits_for(self) -> str | None:
-        """What it waited for at the last look: "signal approval until 2026-11-27 12:00:00 UTC".
+        """The wait that held the job at the last read: "signal approval until 2026-11-27 12:00:00 UTC".
 
-        A job that sleeps, or waits for a signal or for a job that it called, says so. Of an enqueued one
-        `refresh()` tells which limits held it back: "limit tenant:7 (4 of 4 running)"; None where none did:
-        it then waits for a worker.
+        It is set for a job that sleeps, or waits for a signal or for a job that it called. For an enqueued
+        job, `refresh()` finds the limits that held it back: "limit tenant:7 (4 of 4 running)". None means
+        that no limit did, so the job waits for a worker.
         """
         record = self._stored
         if record is not None and record.waits_for and record.state in (State.AWAITING, State.SCHEDULED):
@@ -223,10 +227,11 @@ class Job(Generic[R]):
 
     @property
     def output(self) -> R:
-        """What stands for its result in the arguments of a job that waits for it; typed as the result.
+        """The placeholder for its result in the arguments of a job that waits for it; typed as the result.
 
-        Pass it on whole, or within lists, tuples and dicts; the job that gets it runs once this one has
-        succeeded. Every other use raises an ArgumentError, which is a TypeError: the result is not there yet.
+        Pass it whole, or within lists, tuples and dicts. The job that receives it runs after this one has
+        succeeded. Every other use raises an ArgumentError, which is a TypeError, because the result does not
+        exist yet.
         """
         return cast("R", StandIn(self))
 
@@ -237,64 +242,64 @@ class Job(Generic[R]):
 
     @property
     def due_at(self) -> datetime:
-        """The instant it was made for, as `JobContext.due_at` says it; never changes.
+        """The time for which it was created, like `JobContext.due_at`; it never changes.
 
-        Nominal for a recurring or delayed job, else its creation.
+        This is the nominal time of a recurring or delayed job, and the creation time of any other job.
         """
         record = self._record
         return as_datetime(record.created_at if record.nominal_at is None else record.nominal_at)
 
     @property
     def next_due_at(self) -> datetime | None:
-        """When it becomes due: after its delay, for its retry, as rescheduled; or its wait is over.
+        """When it becomes due: after its delay, for its retry, as rescheduled, or when its wait times out.
 
-        None unless it is scheduled, or awaits something for a time.
+        None unless it is scheduled, or awaits something for a limited time.
         """
         return as_datetime(self._record.due_at)
 
     @property
     def error(self) -> ErrorInfo | None:
-        """The last failure, as last seen, without its traceback (see `errors()`)."""
+        """The last failure, as last read, without its traceback (see `errors()`)."""
         return getattr(self._record, "error", None)
 
     @property
     def attempt(self) -> int:
-        """How many attempts it had, as last seen, the running one included; 0 before the first."""
+        """The number of its attempts, as last read, including a running one; 0 before the first."""
         return getattr(self._record, "attempt", 0)
 
     @property
     def retries(self) -> int:
-        """How many retries were scheduled, as last seen, since its creation or last requeue."""
+        """The number of retries scheduled since its creation or last requeue, as last read."""
         return getattr(self._record, "retries", 0)
 
     @property
     def server(self) -> str | None:
-        """The server that runs it or ran it last, as last seen; None before the first attempt."""
+        """The server that runs it or ran it last, as last read; None before the first attempt."""
         return getattr(self._record, "server", None)
 
     @property
     def started_at(self) -> datetime | None:
-        """When its last attempt started, as last seen, in UTC."""
+        """When its last attempt started, as last read, in UTC."""
         return as_datetime(getattr(self._record, "started_at", None))
 
     @property
     def ended_at(self) -> datetime | None:
-        """When it ended, as last seen, in UTC; None before."""
+        """When it ended, as last read, in UTC; None before that."""
         return as_datetime(getattr(self._record, "ended_at", None))
 
     # ---- reading -----------------------------------------------------------------------------------------
 
     def record(self) -> JobRecord:
-        """Return the contract's value: all that was stored of the job at the last look, instants in micros.
+        """Return all stored fields of the job as last read, as a `JobRecord` with times in micros.
 
-        A handle that comes from an enqueue has not looked yet, so it does, as `refresh()`.
+        A handle that an enqueue returned has not read the job yet, so it reads it now, like `refresh()`.
         """
         return self._look() if self._stored is None else self._stored
 
     arecord = twin(record)
 
     def _look(self, way_out: str = "") -> JobRecord:
-        """The handle shows the job as it is stored now; `way_out` is what its refusal advises besides."""
+        """Read the job and show it in this handle; `way_out` is added to the advice of an error."""
         look = Observation(next(reads), self._client.storage.get((self.id,))[0])
         if look.record is not None:
             return self._saw(look.began, look.record)
@@ -306,16 +311,16 @@ class Job(Generic[R]):
         raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
 
     def _saw(self, began: int, record: JobRecord) -> JobRecord:
-        """The handle shows this from now on, unless it shows a look that began later; return the record."""
+        """Show this record, unless the handle shows a read that began later; return the record."""
         with _showing:
             if began > self._looked:
                 self._record, self._looked = record, began
         return record
 
     def refresh(self) -> Job[R]:
-        """The handle shows the job as it is now; return the handle.
+        """Read the job, show it in this handle, and return the handle.
 
-        Of an enqueued job with limits three reads a key more tell what it `waits_for`.
+        For an enqueued job with limits, three more reads per key find what it `waits_for`.
 
         Raises:
             JobNotFound: the job is not stored any more.
@@ -330,14 +335,14 @@ class Job(Generic[R]):
     arefresh = twin(refresh)
 
     def result(self, timeout: float | None = None) -> R:
-        """Return what the task returned; waits through retries, up to `timeout` seconds.
+        """Return the result of the task; wait up to `timeout` seconds, also through retries.
 
-        However that ends, the handle shows what was seen last.
+        In any case, the handle then shows the job as last read.
 
         Raises:
-            JobFailed: it failed for good.
+            JobFailed: it failed permanently.
             JobDeleted: it was deleted.
-            ResultTimeout: it had not ended in time.
+            ResultTimeout: it did not end in time.
             ResultUnavailable: it succeeded without a storable result, or was pruned.
         """
         self._require_committed()
@@ -365,7 +370,7 @@ class Job(Generic[R]):
         return self._result_of(look)
 
     def _ended_at_last(self, timeout: float | None, cause: Exception) -> Observation:
-        """Return the look if it sees the end: nobody may have looked within a timeout as short as 0."""
+        """Read once more after a timeout, which can be as short as 0; return the read if it shows the end."""
         look = Observation(next(reads), self._client.storage.get((self.id,))[0])
         if look.record is None or look.record.is_final:
             return look
@@ -388,13 +393,13 @@ class Job(Generic[R]):
     ahistory = twin(history)
 
     def errors(self) -> list[FailedAttempt]:
-        """Return its failed attempts with tracebacks, oldest first."""
+        """Return the failed attempts with tracebacks, oldest first."""
         return [FailedAttempt.of(attempt) for attempt in self._client.storage.history(self.id).errors]
 
     aerrors = twin(errors)
 
     def log(self, *, after: int = 0, limit: int = 100) -> list[JobLogLine]:
-        """Return a page of what the job logged; `after` is the number of the last line seen."""
+        """Return a page of the job's log; `after` is the number of the last line that was read."""
         return [
             JobLogLine.of(line) for line in self._client.storage.read_log(self.id, after=after, limit=limit)
         ]
@@ -402,14 +407,14 @@ class Job(Generic[R]):
     alog = twin(log)
 
     def progress(self) -> JobProgress | None:
-        """Return how far the job last said it was."""
+        """Return the last progress that the job reported."""
         record = self._client.storage.get((self.id,))[0]
         return None if record is None or record.progress is None else JobProgress.of(record.progress)
 
     aprogress = twin(progress)
 
     def steps(self) -> list[Step]:
-        """Return what the job remembers: steps, signals, sleeps and called jobs, in order of their begin.
+        """Return the memos of the job in the order in which they began: steps, signals, sleeps, called jobs.
 
         Raises:
             JobNotFound: it is not stored.
@@ -422,14 +427,14 @@ class Job(Generic[R]):
     asteps = twin(steps)
 
     def stream(self, name: str = "out", *, after: int = 0) -> Iterator[Chunk]:
-        """Iterate over what the job emits, as it comes, until the job has ended.
+        """Iterate over the output that the job emits, as it arrives, until the job has ended.
 
-        A chunk whose `run` is higher than that of the one before is of a later run, behind a wait, a retry
-        or a crash: it emits again what no remembered step has emitted, and nothing of those that have.
+        A chunk with a higher `run` than the previous chunk comes from a later run, after a wait, a retry or a
+        crash. That run emits its output again, except for the output of steps that are stored.
 
         Args:
-            name: of the stream, as `emit` names it.
-            after: the offset of the last chunk seen, to go on behind it.
+            name: the name of the stream, as passed to `emit`.
+            after: the offset of the last chunk that was read; the iteration continues after it.
 
         Raises:
             JobNotFound: the job is not stored.
@@ -478,30 +483,30 @@ class Job(Generic[R]):
             self._client.access.results.forget(self.id, future)
 
     def _saw_end(self, look: Observation) -> bool:
-        """The handle shows the end; True."""
+        """Show the ended job in this handle, and return True."""
         if look.record is None:
             raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
         self._saw(look.began, look.record)
         return True
 
-    # ---- acting ------------------------------------------------------------------------------------------
+    # ---- changes -----------------------------------------------------------------------------------------
 
     def _require_committed(self) -> None:
         if self._looked == _UNCOMMITTED:
             self._look()
 
     def requeue(self, *, from_step: str | None = None, reason: str = "requeued by code") -> Job[R]:
-        """The job is enqueued with its retries given back, and the handle shows it; return the handle.
+        """Enqueue the job again with all its retries, show it in this handle, and return the handle.
 
-        What it remembers stays, so that it goes on behind its last step; but for `from_step`, of its name as
-        `steps()` gives it, and all that were recorded since. Where a step and a signal share a name, "signal
-        NAME" says which. The history shows `reason`.
+        Its memos are kept, so it continues after its last step. `from_step` removes the memo of that name, as
+        `steps()` returns it, and all memos recorded since. If a step and a signal have the same name, use
+        "signal NAME" for the signal. The history shows `reason`.
 
         Raises:
-            JobConflict: it is enqueued or processing; another job has its unique key by now; it waits for
-                the output of another job; or it is a member of a cancelled batch.
-            StepError: it remembers no such step; one that failed is not remembered, and a requeue without
-                `from_step` goes on there.
+            JobConflict: it is enqueued or processing; another job has its unique key now; it waits for the
+                output of another job; or it is a member of a cancelled batch.
+            StepError: the job has no memo of this name. A failed step has none; a requeue without `from_step`
+                continues there.
             JobNotFound: it is not stored.
         """
         self._require_committed()
@@ -513,7 +518,7 @@ class Job(Generic[R]):
     arequeue = twin(requeue)
 
     def _step_named(self, name: str) -> tuple[MemoKind, str]:
-        """Return kind and name of what it remembers under a name."""
+        """Return the kind and name of the memo with this name."""
         steps = self.steps()
         found = [one for one in steps if name in (one.name, memo_words(one.kind, one.name))]
         if len(found) == 1:
@@ -527,7 +532,7 @@ class Job(Generic[R]):
         )
 
     def delete(self, *, reason: str = "deleted by code") -> Job[R]:
-        """The job is deleted, and the handle shows it; if it runs, it is told to stop. Return the handle.
+        """Delete the job, show it in this handle, and return the handle. A running job is notified to stop.
 
         Args:
             reason: for people, in the job's history and on the dashboard.
@@ -545,14 +550,15 @@ class Job(Generic[R]):
     adelete = twin(delete)
 
     def restore(self, *, reason: str = "restored by code") -> Job[R]:
-        """A delete is taken back: the job is what it was, and the handle shows it; return the handle.
+        """Undo a delete: return the job to its previous state, show it in this handle, and return the handle.
 
-        That is scheduled, enqueued or failed. A scheduled job is due when it was due before; an enqueued one
-        stands at the end of its queue. Retries already taken stay counted. The history shows `reason`.
+        That state is scheduled, enqueued or failed. A scheduled job is due at the same time as before; an
+        enqueued one goes to the end of its queue. Retries that were used stay counted. The history shows
+        `reason`.
 
         Raises:
-            JobConflict: it is not deleted; or it was running, had succeeded, waited for another job, or had
-                continuations, of which a delete loses something; or another job has its unique key.
+            JobConflict: it is not deleted; it was running, had succeeded, waited for another job or had
+                continuations, so that the delete lost something; or another job has its unique key.
             JobNotFound: it is not stored.
         """
         self._require_committed()
@@ -572,16 +578,16 @@ class Job(Generic[R]):
     ) -> Job[R]:
         """Move the waiting job to another queue, or give it another priority; return the handle.
 
-        The job keeps its id, its age, its history and all that waits for it. A job that has this queue and
-        this priority already is left as it is.
+        The job keeps its id, its age, its history and the jobs that wait for it. A job that already has this
+        queue and this priority is not changed.
 
         Args:
-            queue: the new queue; the job stays in its queue without it.
-            priority: the new priority, from -100 to 100; the job keeps its priority without it.
+            queue: the new queue; if None, the job stays in its queue.
+            priority: the new priority, from -100 to 100; if None, the job keeps its priority.
             reason: for people, in the job's history.
 
         Raises:
-            ConfigurationError: neither is given, or one of them cannot be a queue or a priority.
+            ConfigurationError: neither is given, or one of them is not a valid queue or priority.
             JobConflict: it is neither awaiting, scheduled nor enqueued, or it is a batch.
             JobNotFound: it is not stored.
         """
@@ -614,9 +620,9 @@ class Job(Generic[R]):
         return self
 
     def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
-        """A continuation is stored: it runs when this job has succeeded, or as `task.using(on=…)` says.
+        """Store a continuation: it runs after this job has succeeded, or as set with `task.using(on=…)`.
 
-        It has this job's `meta`, but for the names that its own call or a plugin gives.
+        It gets this job's `meta`, except for the names that its own call or a plugin sets.
 
         Raises:
             JobNotFound: this job is not stored.
@@ -632,7 +638,7 @@ class Job(Generic[R]):
             raise
 
     async def athen(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
-        """Continue without blocking the event loop."""
+        """Store a continuation without blocking the event loop."""
         check_continues("athen", task)
         await self.arequire_visible(lambda: task.options.within)
         try:
@@ -644,16 +650,16 @@ class Job(Generic[R]):
             raise
 
     def as_source(self, batch_id: str | None, transaction: Callable[[], object | None]) -> str:
-        """Return the id for a job that is to wait for this one, a member of that batch; called by the client.
+        """Return the id of this job for another job that must wait for it; called by the client.
 
         Args:
-            batch_id: of the batch that the other job is a member of; None for none.
+            batch_id: the id of the batch of which the other job is a member; None for none.
             transaction: returns the transaction that the other job is stored in; None for none.
 
         Raises:
-            ConfigurationError: it is no member of the batch, or is debounced: it may never run.
-            DuplicateJob: the call that the handle came from made no member.
-            JobNotCommitted: it is not stored, and the other job is in no transaction.
+            ConfigurationError: this job is not a member of the batch, or is debounced and so might never run.
+            DuplicateJob: the call that returned the handle created no member.
+            JobNotCommitted: this job is not stored, and the other job is not in a transaction.
         """
         if batch_id is None:
             self.require_visible(transaction)
@@ -681,13 +687,13 @@ class Job(Generic[R]):
         return self.id
 
     def require_visible(self, transaction: Callable[[], object | None]) -> None:
-        """Prove that a job stored in that transaction, None for none, can be tied to this one.
+        """Check that a job stored in that transaction (None for none) can refer to this one.
 
-        Within a transaction nothing is read here: the storage looks for this job when it stores the other
-        one, as only the transaction itself shows what it has stored. See `explain`.
+        Within a transaction, nothing is read here, because only the transaction itself sees the jobs that it
+        has stored. Instead, the storage looks this job up when it stores the other one. See `explain`.
 
         Raises:
-            JobNotCommitted: it is not stored, and the other job is in no transaction.
+            JobNotCommitted: this job is not stored, and the other job is not in a transaction.
         """
         if self._looked == _UNCOMMITTED and transaction() is None:
             self._look(_STORE_TOGETHER)
@@ -700,7 +706,7 @@ class Job(Generic[R]):
     def explain(self, error: JobNotFound) -> None:
         """Raise `JobNotCommitted` if the storage did not find this job because it is not committed.
 
-        Reads the job if the error names it and the handle has never seen it committed.
+        Reads the job if the error names it and the handle has never found it committed.
         """
         if self._looked == _UNCOMMITTED and self.id in str(error):
             try:
@@ -710,27 +716,31 @@ class Job(Generic[R]):
 
 
 def check_continues(verb: str, task: object) -> None:
-    """Prove that a continuation can be made of it; TaskError otherwise."""
+    """Check that a continuation can be created from the object.
+
+    Raises:
+        TaskError: it is not a task.
+    """
     if not makes_calls(task):
         raise TaskError(f"{verb}() takes a task, then its arguments: job.{verb}(task, …), not {task!r}.")
 
 
-# ---- what a handle needs -----------------------------------------------------------------------------------
+# ---- pages -------------------------------------------------------------------------------------------------
 
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # between two looks at a stream in which nothing came
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two reads of an idle stream
 _CHUNKS = 100
 
 
 @attrs.frozen
 class JobPage(Paged[Job[Any]]):
-    """A page of jobs; `cursor` opens the next, None after the last."""
+    """A page of jobs; `cursor` selects the next page, and is None on the last one."""
 
     jobs: list[Job[Any]]
     cursor: str | None
 
 
-# ---- what it shows of a life: the contract's values with aware datetimes in place of micros ---------------
+# ---- views: values of the storage contract, with aware datetimes instead of micros ------------------------
 
 
 @overload
@@ -738,17 +748,17 @@ def as_datetime(instant: int) -> datetime: ...
 @overload
 def as_datetime(instant: int | None) -> datetime | None: ...
 def as_datetime(instant: int | None) -> datetime | None:
-    """Return micros as an aware datetime in UTC; None stays None."""
+    """Return the time in micros as an aware datetime in UTC; None stays None."""
     return None if instant is None else from_micros(instant)
 
 
 class _View:
-    """A value of the contract, as people see it."""
+    """A value of the storage contract, in a form for people."""
 
     @classmethod
     def of(cls, value: object) -> Self:
         """Return the view of a stored value."""
-        names = [field.name for field in attrs.fields(cls)]  # type: ignore[arg-type]  # each view is one of attrs
+        names = [field.name for field in attrs.fields(cls)]  # type: ignore[arg-type]  # of attrs
         return cls(**{
             name: as_datetime(getattr(value, name)) if name.endswith("at") else getattr(value, name)
             for name in names
@@ -757,17 +767,17 @@ class _View:
 
 @attrs.frozen
 class JobStep(_View):
-    """One step of a job's life."""
+    """One entry in a job's history."""
 
     state: State
     at: datetime
     reason: str | None
-    attempt: int | None  # set where the step ends an attempt, with the three below
+    attempt: int | None  # set if the entry ends an attempt, like the next three fields
     claimed_at: datetime | None
     started_at: datetime | None
     server: str | None
-    elided: int  # above 0: this step stands for that many left out here
-    due_at: datetime | None  # where somebody took a scheduled job away: when it would have been due
+    elided: int  # above 0: this entry replaces this number of omitted entries
+    due_at: datetime | None  # set if an operator changed a scheduled job: when it would have been due
 
 
 @attrs.frozen
@@ -781,9 +791,9 @@ class FailedAttempt(_View):
 
 @attrs.frozen
 class JobLogLine(_View):
-    """One line that a job logged."""
+    """One line of a job's log."""
 
-    number: int  # ascends within the job; the page cursor
+    number: int  # ascending within the job; the cursor of pages
     at: datetime
     level: str
     text: str
@@ -792,7 +802,7 @@ class JobLogLine(_View):
 
 @attrs.frozen
 class JobProgress(_View):
-    """How far a running job says it is."""
+    """The progress that a running job reports."""
 
     done: float
     total: float
@@ -802,16 +812,16 @@ class JobProgress(_View):
 
 @attrs.frozen
 class Step:
-    """What a job remembers under a name: the value of a step, a signal, a sleep, a job that it called."""
+    """A memo of a job: the value of a step, a signal, a sleep or a called job."""
 
     kind: MemoKind
     name: str
-    is_done: bool  # else it was begun: nobody knows how far it came, or it is waited for
+    is_done: bool  # False: it has only begun, so its progress is unknown, or the job waits for it
     at: datetime  # when it was written
-    took: timedelta | None  # how long its function ran; None where nobody measured
-    attempt: int  # that wrote it; 0 for one from outside
-    author: str  # who sent a signal; "timeout" where its time was over; empty where nobody said
-    value: str | None  # JSON text; None of a signal whose time was over
+    took: timedelta | None  # the duration of its function; None if it was not measured
+    attempt: int  # the attempt that wrote it; 0 if it came from outside
+    author: str  # the sender of a signal; "timeout" if the wait timed out; empty if unknown
+    value: str | None  # JSON string; None for a signal whose wait timed out
 
     @classmethod
     def of_memo(cls, memo: Memo) -> Step:

@@ -1,4 +1,4 @@
-"""Who waits for a limit's key, in which order, why, and about how long."""
+"""The jobs that wait for a limit's key: their order, why they wait, and about how long."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from firelock.model.state import State
 from firelock.storage import Feature, Storage
 
 _MINUTE = 60 * SECOND
-_WINDOW = 60 * _MINUTE  # micros of the past whose runs count for the run time
+_WINDOW = 60 * _MINUTE  # micros; runs that ended in this period before now determine the run time
 _ENDS = 2  # jobs of a page whose places in the lines of other keys are read one by one
-_LATEST = 250_000_000_000 * SECOND  # the year 9892: later times are no datetimes
-_KEYS = 10  # keys that one page reads, since each read walks every lane
+_LATEST = 250_000_000_000 * SECOND  # the year 9892; a datetime cannot hold much later times
+_KEYS = 10  # keys that one page reads, because each read visits every lane
 _FRONT = 200  # jobs in front that are read one by one for a bound
-_BETWEEN = 500  # places that are read in the line of another key, from that of a page's first job on
+_BETWEEN = 500  # places that are read in the line of another key, from that of the page's first job on
 
 
 @attrs.frozen(kw_only=True)
 class KeyPlace:
-    """Where a job stands in the line of one of its keys."""
+    """The place of a job in the line of one of its keys."""
 
     key: str
     ahead: int | None  # how many jobs come before it, 10,000 at most; None if it does not wait for the key
-    is_least: bool  # more may come before it than were counted
+    is_least: bool  # whether more jobs might come before it than were counted
     wait: KeyWait | None  # why the key does not admit it now; None if it does
     starts_at: datetime | None  # about when the key admits it; None if unknown
-    starts_by: datetime | None  # when it does if all jobs in front time out; only if `starts_at` is unknown
+    starts_by: datetime | None  # the same if all jobs in front time out; set only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
@@ -45,13 +45,14 @@ class WaitingJob:
     job: JobRecord
     place: int  # how many jobs come before it in the line of the key
     turn: int | None
-    """The same without the jobs of this page that others pass; None for such a job.
+    """The same without the jobs of this page that others overtake; None for such a job.
 
-    Others pass a job if the key has room for it, but another key holds it.
+    Others overtake a job if the key has room for it, but another key holds it.
     """
     waits: tuple[KeyWait, ...]  # the keys that do not admit it now
-    blocked_by: tuple[str, ...]  # other keys that admit no job now: the line's next free place is not its
-    is_read: bool  # all its keys were read; otherwise there may be more `waits`
+    # Other keys that admit no job now, so this job cannot take the next free place of the line.
+    blocked_by: tuple[str, ...]
+    is_read: bool  # whether all its keys were read; otherwise there may be more `waits`
     starts_at: datetime | None  # about when all its keys admit it; None if unknown
     starts_by: datetime | None  # when they do if all jobs in front time out; only if `starts_at` is unknown
 
@@ -63,7 +64,7 @@ class WaitingLine:
     key: str
     jobs: tuple[WaitingJob, ...]
     after: int | None  # how many jobs the next page leaves out; None on the last page
-    is_cut: bool  # there are more lanes than a line is made of
+    is_cut: bool  # whether there are more lanes than a line includes
 
 
 def read_line(
@@ -71,9 +72,9 @@ def read_line(
 ) -> WaitingLine:
     """Return a page of the line of a key.
 
-    The number of reads is bounded: the line, its jobs, ten keys, the run times of the last hour, and three
-    for the places of the jobs in the line of each key that all jobs of the page share. If no such job has
-    ended in the last hour, also the jobs that hold these keys.
+    The number of reads is bounded. They are: the line, its jobs, ten keys, the run times of the last hour,
+    and three for the places of the jobs in the line of each key that all jobs of the page share. If no job of
+    these tasks has ended in the last hour, the jobs that hold these keys are read as well.
     """
     found = storage.find_waiting(key, after=after, limit=limit + 1)
     has_more = len(found.ids) > limit and after + limit < LINE_LENGTH
@@ -91,10 +92,10 @@ def read_line(
 
 
 def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
-    """Return where an enqueued job stands in the line of each of its keys; nothing for any other job.
+    """Return the place of an enqueued job in the line of each of its keys; nothing for any other job.
 
-    Costs four reads per key and one more. If no such job has ended in the last hour, also one per key, and
-    two for up to 200 jobs in front.
+    Costs four reads per key and one more. If no job of the task has ended in the last hour, it costs one more
+    per key, and two for up to 200 jobs in front.
     """
     if record.state is not State.ENQUEUED or Feature.LIMITS not in storage.features:
         return []
@@ -128,12 +129,15 @@ def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutO
 def _held_now(
     keys: KeyReads, record: JobRecord, ahead: Mapping[str, int], among: Collection[str] | None = None
 ) -> list[KeyWait]:
-    """Return the keys that admit no job, or else those that have no room for the jobs in front as well."""
+    """Return the keys that admit no job; if there are none, those without room for the jobs in front."""
     return keys.waits(record, among=among) or keys.waits(record, ahead, among)
 
 
 def _combined(starts: Sequence[float | None], now: int) -> datetime | None:
-    """Return about when all keys admit a job; keys without an estimate count if no other holds the job."""
+    """Return about when all keys admit a job; None if that is unknown.
+
+    Keys without an estimate matter only if no other key holds the job.
+    """
     at = max((start for start in starts if start is not None), default=now)
     if at == NEVER or (None in starts and at <= now):
         return None
@@ -153,9 +157,9 @@ def _front(storage: Storage, key: str, count: int) -> list[JobRecord]:
 
 
 class _Bounds:
-    """When jobs of a line start if all jobs in front run until their timeouts, one job after the other.
+    """The start times of the jobs of a line if all jobs in front run until their timeouts.
 
-    A job starts only after the runs before it under each of its keys. One of these runs may be late because
+    A job starts only after the runs before it under each of its keys. One of these runs might be late because
     of a key that the two jobs do not share, so the bounds of the jobs in front are kept.
     """
 
@@ -163,7 +167,7 @@ class _Bounds:
         self._keys, self._records, self._timeout = keys, records, timeout
         self._lasting: dict[str, Lasting] = {}  # by key
         self._ends: defaultdict[str, list[float]] = defaultdict(list)  # by key: of the jobs in front
-        self._passed: list[float] = []  # of those that others pass
+        self._passed: list[float] = []  # of the jobs that others overtake
 
     def by_key(
         self, uses: Sequence[LimitUse], ahead: Mapping[str, int], passed_in: str | None = None
@@ -180,7 +184,7 @@ class _Bounds:
     ) -> float | None:
         """Return when all keys admit the next job; None if one in front has no timeout.
 
-        In the line of the key `passed_in` only the jobs that others pass as well come after this one.
+        In the line of the key `passed_in`, only jobs that others overtake as well come after this one.
         """
         bounds = self.by_key(uses, ahead, passed_in).values()
         at = max((NEVER if bound is None else bound for bound in bounds), default=NEVER)
@@ -191,7 +195,7 @@ class _Bounds:
         return None if at == NEVER else at
 
     def pass_all(self, records: Iterable[JobRecord], among: Collection[str]) -> None:
-        """Start with these jobs in front; `among` are the keys that count."""
+        """Add these jobs as the first ones of the line; `among` are the keys that count."""
         seen: Counter[str] = Counter()
         for record in records:
             uses = [use for use in _uses(record) if use.key in among]
@@ -206,7 +210,7 @@ class _Bounds:
 
 
 class _Page:
-    """The jobs of a page, with what is read once for all of them."""
+    """The jobs of a page, and the data that is read once for all of them."""
 
     def __init__(
         self,
@@ -222,12 +226,12 @@ class _Page:
         self._keys = KeyReads(storage, now)
         self._run_time = _run_time(storage, {record.task for record in records}, now)
         self._seen: Counter[str] = Counter()
-        self._passed = 0  # rows before the next one that others pass
+        self._passed = 0  # rows before the next one that others overtake
         keys = [[use.key for use in _uses(record)] for record in records]
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
         self._readable = frozenset(list(wanted)[:_KEYS])
-        self._places: dict[str, dict[str, int]] = {}  # by key: in its line, by id
+        self._places: dict[str, dict[str, int]] = {}  # by key: places in its line, by job id
         self._shared = {one: self._ends(one, records) for one in shared}
         self._last = max(1, len(records) - 1)
         self._bounds: _Bounds | None = None  # None if run times estimate the starts
@@ -239,7 +243,7 @@ class _Page:
     def _ends(self, key: str, records: Sequence[JobRecord]) -> tuple[int, int]:
         """Return the places of the first and the last job of the page in the line of another key.
 
-        The places of the jobs between them are read as well, as far as these 500 places go.
+        The places of the jobs between them are read as well, for at most 500 places from the first one.
         """
         first, last = (self._place(key, record) for record in (records[0], records[-1]))
         if last > first and len(records) > _ENDS:
@@ -252,7 +256,7 @@ class _Page:
         return self._storage.find_waiting(key, limit=0, job_id=record.id).place or 0
 
     def waiting(self, place: int, record: JobRecord) -> WaitingJob:
-        """Return the next job of the page with its keys and its estimate."""
+        """Return the next job of the page with its keys and its estimated start."""
         uses = [use for use in _uses(record) if use.key in self._readable]
         row = self._seen[self._key]
         has_room = not self._keys.waits(record, among={self._key})
@@ -280,7 +284,10 @@ class _Page:
         )  # fmt: skip
 
     def _ahead(self, key: str, row: int, record: JobRecord) -> int:
-        """Return about how many jobs come before a row in the line of another key; at least so many do."""
+        """Return about how many jobs come before a row in the line of another key.
+
+        If the jobs of the page do not all share the key, this is a lower bound.
+        """
         place = self._places.get(key, {}).get(record.id)
         if place is not None:
             return place
@@ -295,7 +302,7 @@ def _uses(record: JobRecord) -> tuple[LimitUse, ...]:
 
 
 def _run_time(storage: Storage, tasks: Iterable[str], now: int) -> float | None:
-    """Return the mean duration of these tasks' runs within the last hour, in micros; None if none ended."""
+    """Return the mean duration of these tasks' runs in the last hour, in micros; None if none ended."""
     names = set(tasks)
     only = next(iter(names)) if len(names) == 1 else None
     ended = [one for one in storage.timeline(now - _WINDOW, now + _MINUTE, task=only) if one.task in names]

@@ -1,4 +1,4 @@
-"""Pages of what is stored: the check of a limit, and pages of records, newest first."""
+"""Pages of stored objects: the check of a page's limit, and pages of records with the newest first."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ _Item = TypeVar("_Item")
 
 
 class Paged(Generic[_Item]):
-    """Iterates over what is on a page: its first field."""
+    """A page that iterates over its items, which are its first field."""
 
     def _items(self) -> list[_Item]:
         items: list[_Item] = getattr(self, self.__match_args__[0])  # type: ignore[attr-defined]  # of attrs
         return items
 
     def __iter__(self) -> Iterator[_Item]:
-        """Iterate over what is on the page."""
+        """Iterate over the items of the page."""
         return iter(self._items())
 
     def __len__(self) -> int:
-        """Return how much is on the page."""
+        """Return the number of items on the page."""
         return len(self._items())
 
 
 def check_limit(limit: int, nouns: str) -> int:
-    """Return how many a page holds; ConfigurationError unless it is 1 to 500."""
+    """Return the limit.
+
+    Raises:
+        ConfigurationError: the limit is not from 1 to 500.
+    """
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
         raise ConfigurationError(f"limit={shown(limit)} is refused; a page holds 1 to {PAGE_LIMIT} {nouns}.")
     return limit
@@ -42,11 +46,13 @@ def check_limit(limit: int, nouns: str) -> int:
 def newest_records(
     storage: Storage, kind: str, nouns: str, *, limit: int, cursor: str | None
 ) -> tuple[list[Record], str | None]:
-    """Return a page of records whose keys put the newest first, and the cursor of the next page.
+    """Return a page of records, newest first, and the cursor of the next page.
+
+    The keys of these records must sort the newest first.
 
     Raises:
-        ConfigurationError: the limit is not 1 to 500.
-        StorageError: no page gave this cursor.
+        ConfigurationError: the limit is not from 1 to 500.
+        StorageError: the cursor does not come from such a page.
     """
     check_limit(limit, nouns)
     if cursor is not None and not is_newest_first_key(cursor):

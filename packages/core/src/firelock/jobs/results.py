@@ -1,6 +1,6 @@
-"""Wait for jobs to end, and read what they returned.
+"""Wait for jobs to end, and read their results.
 
-All waits of an app share the lookups, in a thread that starts with the first wait.
+All waits of an app share the reads, which are done in a thread that starts with the first wait.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _GROWTH = 1.3
 _IDS_A_CALL = 500
 
 reads = itertools.count(1)
-"""Numbers for the looks at jobs in this process, taken before each is sent."""
+"""Numbers for the reads of jobs in this process; each is taken before the read is sent."""
 
 
 @attrs.frozen
 class Observation:
-    """A job as one read of the storage saw it; None where it is gone."""
+    """A job as one read of the storage returned it; `record` is None if it was not found."""
 
     began: int
     record: JobRecord | None
@@ -50,17 +50,17 @@ class Observation:
 
 @attrs.define
 class _Wait:
-    """A job that somebody waits for, and when it is looked at."""
+    """A job that callers wait for, and the time of its next read."""
 
     look_at: float  # by the clock of `Results`
-    interval: float = _FIRST_LOOK  # seconds until the look after that
+    interval: float = _FIRST_LOOK  # seconds until the read after that
     futures: list[Future[Observation]] = attrs.Factory(list)
 
     def postpone(self, now: float) -> None:
-        """Move the look by the interval, which grows, to an instant that it shares with other waits.
+        """Postpone the next read by the interval, which grows, to a time that other waits share.
 
-        The instants are multiples of the longest interval divided by a power of two. So waits that have
-        reached the longest interval are all looked at together.
+        The times are multiples of the longest interval divided by a power of two. So all waits that have
+        reached the longest interval are read together.
         """
         self.interval = min(_LONGEST, self.interval * _GROWTH)
         step = _LONGEST
@@ -72,8 +72,8 @@ class _Wait:
 class Results:
     """The waits of all `result()` calls of an app.
 
-    A job is looked at 5 ms after somebody began to wait for it, then less and less often. Each job has an
-    interval of its own, so that a new wait does not make earlier ones read their jobs again.
+    A job is read 5 ms after a wait for it began, then less and less often. Each job has its own interval, so
+    a new wait does not cause more reads of the other jobs.
     """
 
     def __init__(self, storage: Storage, clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,19 +85,19 @@ class Results:
         self._pid = os.getpid()
         self._condition = threading.Condition()
         self._waiting: dict[str, _Wait] = {}
-        # When which job is looked at. An entry whose wait has another instant by now, or none, is void.
+        # The times at which jobs are read. An entry is void if its wait has ended or has another time now.
         self._looks: list[tuple[float, str]] = []
         self._looked_at = -_FIRST_LOOK
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
     def wait_for(self, job_id: str) -> Future[Observation]:
-        """Return a future of the look that sees the job ended, or gone.
+        """Return a future of the read that finds that the job has ended or does not exist.
 
         Raises:
             StorageError: the app is closed.
         """
-        if self._pid != os.getpid():  # the thread of before a fork is the parent's
+        if self._pid != os.getpid():  # after a fork, the thread exists only in the parent
             self._reset()
         future: Future[Observation] = Future()
         with self._condition:
@@ -115,7 +115,7 @@ class Results:
         return future
 
     def forget(self, job_id: str, future: Future[Observation]) -> None:
-        """Nobody waits for this future any more."""
+        """Remove a future that nothing waits for any more."""
         with self._condition:
             wait = self._waiting.get(job_id)
             if wait is None:
@@ -126,7 +126,7 @@ class Results:
                 self._condition.notify()
 
     def close(self) -> None:
-        """The thread has ended; who still waits is told so by a `StorageError`."""
+        """Stop the thread; the remaining waits end with a `StorageError`."""
         if self._pid != os.getpid():
             return
         with self._condition:
@@ -156,7 +156,7 @@ class Results:
                 self._look(ids[start : start + _IDS_A_CALL])
 
     def _due(self, now: float) -> Iterable[str]:
-        """Yield the jobs to look at now, each of which is looked at again later."""
+        """Yield the jobs to read now, and schedule the next read of each."""
         while self._looks and self._looks[0][0] <= now:
             look_at, job_id = heapq.heappop(self._looks)
             wait = self._waiting.get(job_id)
@@ -170,8 +170,8 @@ class Results:
         try:
             records = self._storage.get(ids)
         except StorageUnavailable:
-            return  # the waits go on; their own timeouts end them
-        except Exception as error:  # noqa: BLE001 - it goes to whoever waits
+            return  # the waits continue; their own timeouts end them
+        except Exception as error:  # noqa: BLE001 - passed to the waiting callers
             self._answer(dict.fromkeys(ids, error))
             return
         ended = {
@@ -198,14 +198,14 @@ class Results:
                 future.set_exception(answer)
 
 
-# ---- what a job returned -----------------------------------------------------------------------------------
+# ---- results of jobs ---------------------------------------------------------------------------------------
 
 
 def result_of(client: Client, record: JobRecord) -> object:
-    """Return what the task of a job returned.
+    """Return the value that a job's task returned.
 
     Raises:
-        JobFailed, JobDeleted: it ended otherwise.
+        JobFailed, JobDeleted: the job ended in another state.
         ResultUnavailable: there is no storable result.
     """
     if record.state is not State.SUCCEEDED or record.result is None:
@@ -217,8 +217,8 @@ def decode_result(client: Client, record: JobRecord) -> object:
     """Return the result of a succeeded job.
 
     Raises:
-        UnknownTask: its task is not registered here.
-        ResultUnavailable: its serializer is not installed here.
+        UnknownTask: its task is not registered in this process.
+        ResultUnavailable: its serializer is not installed in this process.
     """
     info = client.registry.get(record.task)
     if info is None:
@@ -235,7 +235,7 @@ def decode_result(client: Client, record: JobRecord) -> object:
 
 
 def without_result(record: JobRecord) -> FirelockError:
-    """Return what to raise where a job has ended that has no result."""
+    """Return the exception to raise for a job that has ended without a result."""
     named = f"Job {record.id} ({record.task})"
     if record.state is State.DELETED:
         return JobDeleted(f"{named} was deleted: {record.reason}.")

@@ -1,4 +1,4 @@
-"""What a client shares of its storage among its calls: the clock, group commit, waits for results."""
+"""Objects that the calls of a client share: the storage, its clock, group commit and waits for results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock.storage import Storage
 
 @attrs.frozen
 class StorageAccess:
-    """A storage, and what a client shares of it among its calls."""
+    """A storage, and the objects that all calls of a client share."""
 
     storage: Storage
     clock: StorageClock
@@ -21,10 +21,13 @@ class StorageAccess:
 
     @classmethod
     def of(cls, storage: Storage) -> StorageAccess:
-        """Return the access of an app; threads begin with the first await."""
+        """Return the access object of an app.
+
+        No thread starts before the first await or the first wait for a result.
+        """
         return cls(storage, StorageClock(storage), GroupCommit(storage), Results(storage))
 
     def close(self) -> None:
-        """What was awaited is stored, and the threads have ended; the storage stays open."""
+        """Store the jobs that coroutines await, then stop the threads. The storage stays open."""
         self.group_commit.close()
         self.results.close()

@@ -27,7 +27,7 @@ class UnreadPart:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether no release can read it; otherwise a newer one may have written it."""
+        """Whether no release can read the part; otherwise a newer release might have written it."""
         return is_damaged(self.stored)
 
 

@@ -1,10 +1,12 @@
-"""Limits and unique jobs: what a user writes, and the rules that a storage applies.
+"""Limits and unique jobs: the declarations of users, and the rules that a storage applies.
 
-Users write a `limit` and a `unique` key; `keys` makes the strings that a job is stored with. The numbers of a
-limit are not part of a job: servers store them when they start, and people change them (`control/limits.py`).
-Authors of storages need the rest, which this package exports: `admission` (which jobs with limits start),
-`line` (in which order they wait), `numbers` (what a limit allows) and `unique_rules` (which calls are
-stored).
+Users declare a `limit` or a `unique` key; `keys` builds the strings with which a job is stored. The settings
+of a limit are not part of a job: servers store them when they start, and people can change them
+(`control/limits.py`).
+
+The rest is for authors of storages, and is exported by this package: `admission` (which jobs with limits
+start), `line` (in which order they wait), `numbers` (the settings of a limit) and `unique_rules` (which calls
+are stored).
 """
 
 from __future__ import annotations

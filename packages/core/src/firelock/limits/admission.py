@@ -1,25 +1,28 @@
-"""Which jobs may start under their limits.
+"""The choice of the jobs that may start under their limits.
 
-The jobs are the truth: the row of a limit's key lists the jobs that were claimed under it, and whether one of
-them still holds the key is read from the job. So nothing is ever given back, and nothing can leak.
+The jobs are the source of truth: the row of a limit's key lists the jobs that were claimed under it, and
+whether one of them still holds the key is read from the job. So the end of a job has to release nothing, and
+nothing can leak.
 
-The jobs of a queue that ask for the same keys wait in one lane, in their order. A claim has room for a
-number of jobs and fills it from the lanes of a queue (`KeyedClaim.take`):
+The jobs of a queue that use the same keys wait in one lane, in their order. A claim has room for a number of
+jobs and fills it from the lanes of a queue (`KeyedClaim.take`):
 
-1. Find open lanes. The walk continues after the lane where the walk of the previous claim ended, and plans
-   one start in each lane whose keys all admit one. It skips lanes with a key that another claim has locked.
+1. Find open lanes. The walk through the lanes continues after the lane where the walk of the previous claim
+   ended. It plans one start in each lane whose keys all admit one. It skips lanes with a key that another
+   claim has locked.
 2. Share the rest of the room. The open lanes get further starts in turn, those with the fewest first.
-3. Draw. Read as many jobs of each lane as planned. The plan holds if every job costs one unit of its keys
-   and is not late. Otherwise undo it and charge the jobs one by one for what they cost; jobs that their keys
-   do not admit stay in their lane.
+3. Draw. Read as many jobs of each lane as planned. The plan is kept if every job costs one unit of its keys
+   and is not late. Otherwise it is undone, and the jobs are charged one by one with their real cost. Jobs
+   that their keys do not admit stay in their lane.
 4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its room (2). If the cost of a
-   job closes its lane, the walk first looks for lanes that it has not seen yet (1).
+   job closes its lane, the walk first looks for lanes that it has not examined yet (1).
 
 A list of holders may name jobs that no longer hold the key, but it never misses a holder. So the jobs are
-read only if the list would refuse a start, or has become long.
+read only if the list would refuse a start, or if it has become long.
 
-Pure functions first, then `KeyedClaim`, which reads and writes only through the `KeyedLanes` of a storage.
-Every storage in Python runs this code; the Redis storage follows the same rule in Lua.
+The module contains pure functions, and then `KeyedClaim`, which reads and writes only through the
+`KeyedLanes` of a storage. Every storage in Python runs this code; the Redis storage implements the same rules
+in Lua.
 """
 
 from __future__ import annotations
@@ -52,15 +55,15 @@ __all__ = [
     "shared_out",
 ]  # fmt: skip
 
-WINDOW = 256  # lanes that one claim looks at
-_STEP = 8  # lanes that are read at once at least
-_DOUBTFUL = 64  # holders listed from which the jobs are asked, or twice as many as were found the last time
-_COUNTED = 10_000  # keys of which that is remembered
-_PATIENT = 32  # looks that wait for keys in other hands, after one that found all of them so
-_IMPATIENT = 100  # looks that do not wait for keys, after one that has waited in vain
-_PASSES = 8  # walks of one claim, where costs have closed lanes that the former one took for open
-_QUEUES = 1_000  # whose place in the walk is remembered
-EXAMINED = 1_000  # jobs without limits, and as many in lanes, that a claim looks at which leaves out tasks
+WINDOW = 256  # lanes that one claim examines
+_STEP = 8  # lanes that are read together, at least
+_DOUBTFUL = 64  # if more holders are listed, or twice as many as the last check found, the jobs are read
+_COUNTED = 10_000  # keys for which the number found by the last check is kept
+_PATIENT = 32  # walks that wait for locked keys, after one that found a locked key in every lane
+_IMPATIENT = 100  # walks that do not wait for locked keys, after one that has waited in vain
+_PASSES = 8  # walks of one claim; repeated if costs have closed lanes that the previous walk found open
+_QUEUES = 1_000  # queues whose position in the walk is kept
+EXAMINED = 1_000  # jobs without limits, and as many in lanes, that a claim with left-out tasks examines
 _BETWEEN = "\n"
 _STRICT = "!"
 
@@ -76,7 +79,10 @@ def keys_of(lane: str) -> list[str]:
 
 
 def lane_of(admission: Admission | None) -> str | None:
-    """Return the lane of a job: all its keys; those of a lane are admitted or refused alike, costs apart."""
+    """Return the lane of a job, which consists of all its keys; None without limits.
+
+    Apart from their costs, the jobs of a lane are all admitted or all refused.
+    """
     if admission is None or not admission.limits:
         return None
     return _BETWEEN.join(use.key for use in admission.limits)
@@ -86,7 +92,7 @@ def lane_of(admission: Admission | None) -> str | None:
 
 
 def is_late(admission: Admission | None, *, enqueued_at: int, attempt: int, crashes: int, now: int) -> bool:
-    """Tell whether a job that was never started is past the instant at which it is to start at the latest."""
+    """Return whether a job that has never been started is past its start deadline."""
     if admission is None or attempt or crashes:
         return False
     latest = latest_start(admission, enqueued_at)
@@ -94,7 +100,7 @@ def is_late(admission: Admission | None, *, enqueued_at: int, attempt: int, cras
 
 
 def latest_start(admission: Admission, enqueued_at: int) -> int | None:
-    """Return the instant until which a job is to start that became enqueued then; None for any."""
+    """Return the start deadline of a job that became enqueued at this time; None if there is none."""
     before, within = admission.start_before, admission.start_within
     if within is None:
         return before
@@ -106,78 +112,82 @@ def latest_start(admission: Admission, enqueued_at: int) -> int | None:
 
 @attrs.frozen
 class KeyRow:
-    """What is stored of a limit's key."""
+    """The stored row of a limit's key."""
 
     holders: tuple[str, ...] | None = (
-        None  # jobs claimed under it, as the storage names them; None: not listed
+        None  # jobs claimed under the key, as the storage names them; None: not listed
     )
-    free_at: int = 0  # up to when its rate is used, or it is shut
+    free_at: int = 0  # the time up to which its rate is used, or the key is closed
 
 
 @attrs.frozen
 class HolderFacts:
-    """What a job that was claimed under a key says."""
+    """The values of a job that was claimed under a key."""
 
     is_held: bool  # a session has it, running or as a tail
     is_final: bool
-    ready_in: tuple[str, str] | None = None  # queue and lane, where it waits to be claimed again
+    ready_in: tuple[str, str] | None = None  # queue and lane in which it waits to be claimed again
 
 
 def is_free(job: HolderFacts, *, is_strict: bool) -> bool:
-    """Tell whether the job, which was claimed under a key, holds it no more."""
+    """Return whether a job that was claimed under a key no longer holds it."""
     return not job.is_held and (job.is_final or not is_strict)
 
 
 @attrs.frozen
 class LaneLook:
-    """Lanes of a queue that have work, and what is stored of their keys."""
+    """Lanes of a queue that have waiting jobs, with the settings and stored rows of their keys."""
 
     lanes: Sequence[str]
-    numbers: Mapping[str, LimitNumbers]  # by key or name, those that have a record
-    rows: Mapping[str, KeyRow]  # by key: those stored; this claim alone may write them
-    busy: Collection[str] = ()  # keys in other hands
+    numbers: Mapping[str, LimitNumbers]  # by key or name, if a record exists
+    rows: Mapping[str, KeyRow]  # by key, if a row is stored; only this claim may write them
+    busy: Collection[str] = ()  # keys that others have locked
 
 
 @attrs.define
 class Head(Generic[T]):
-    """A job at the head of its lane, as the storage gives it out."""
+    """A job at the head of its lane, as the storage returns it."""
 
-    ref: str  # how lists of holders name it
+    ref: str  # the job's name in lists of holders
     admission_json: str
     enqueued_at: int
     attempt: int
     crashes: int
-    row: T  # whatever the storage needs to claim it
+    row: T  # the storage's own data, with which it claims the job
     is_late: bool = False
 
 
 class KeyedLanes(Protocol[T]):
-    """What a claim reads and writes, in one step of its storage."""
+    """The reads and writes of a claim, within one step of its storage."""
 
     def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
-        """Return up to `limit` lanes behind `after`, up to and with `until` ("": all), in a fixed order.
+        """Return up to `limit` lanes after `after`, up to and including `until` ("": all), in a fixed order.
 
-        Keys are locked, in order, those in other hands left out; a patient look waits for them instead. What
-        is locked stays so until the step ends. A key that has numbers and no row gets one.
+        The keys must be locked, in order. Keys that others have locked are left out; a patient call waits for
+        them instead. The locks must last until the step ends. A key that has settings and no row gets a row.
         """
         ...
 
     def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
-        """Return those of these lanes that have work."""
+        """Return those of these lanes that have waiting jobs, locked and described as by `look`."""
         ...
 
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
-        """Return what these jobs say now, with all that was committed before their key was locked."""
+        """Return these jobs' current values, with all that was committed before their key was locked."""
         ...
 
     def present(self, key: str) -> Sequence[str]:
-        """Return the jobs that a session has whose lane has the key, tails too."""
+        """Return the jobs that a session has and whose lane contains the key, including tails."""
         ...
 
     def heads(
         self, queue: str, wanted: Mapping[str, tuple[int, int]], leaving_out: LeavingOut | None = None
     ) -> Mapping[str, Sequence[Head[T]]]:
-        """Return jobs of each lane in order: behind so many that were given out already, at most so many."""
+        """Return jobs of each lane in order.
+
+        `wanted` contains for each lane how many jobs to skip, because this claim already has them, and the
+        most jobs to return.
+        """
         ...
 
     def head(self, ref: str, leaving_out: LeavingOut | None = None) -> Head[T] | None:
@@ -185,78 +195,78 @@ class KeyedLanes(Protocol[T]):
         ...
 
     def leave(self, heads: Sequence[Head[T]]) -> None:
-        """These were given out and stay where they are, at the head of their lane."""
+        """Put back jobs that were read but are not claimed; they stay at the head of their lane."""
         ...
 
     def keep(self, rows: Mapping[str, KeyRow]) -> None:
-        """These rows are stored."""
+        """Store these rows."""
         ...
 
 
 @attrs.define
 class LeavingOut:
-    """The tasks that a claim leaves out, and how many candidates of a queue it may still look at."""
+    """The tasks that a claim leaves out, and how many candidates of a queue it may still examine."""
 
     tasks: Collection[str]
     left: int
 
     def depth(self, parts: int) -> int:
-        """Return how many candidates of each of so many parts it may look at."""
+        """Return how many candidates of each part the claim may examine, if they are divided equally."""
         return max(0, self.left // parts)
 
     def takes(self, task: str) -> bool:
-        """Look at one candidate; return whether its task is not left out."""
+        """Count one examined candidate; return whether the claim may take a job of its task."""
         self.left -= 1
         return task not in self.tasks
 
 
 def examined_share(queues: int) -> int:
-    """Return how many candidates of each kind a claim of so many queues looks at in each of them."""
+    """Return how many candidates of each kind a claim of this many queues examines in each queue."""
     return max(1, EXAMINED // max(1, queues))
 
 
 @attrs.define
 class LaneCursor:
-    """Where the walk of a queue's lanes goes on."""
+    """The position at which the walk through a queue's lanes continues."""
 
-    at: str = ""  # behind this lane
-    rounds: int = 0  # how often walks that found nothing and were cut have come round
-    barren: int = 0  # how often they have since a claim that left out tasks found anything
+    at: str = ""  # after this lane
+    rounds: int = 0  # how often incomplete walks that found nothing have passed the end of the lanes
+    barren: int = 0  # the same, since a claim that left out tasks last found a job
 
 
 class LaneCursors:
-    """What a handle remembers from claim to claim: whose turn it is."""
+    """The state that a handle keeps between claims: positions of walks, and whether to wait for locks."""
 
     def __init__(self) -> None:
         self._of: dict[str, LaneCursor] = {}
-        self.patience = 0  # looks that are to wait for keys
-        self._impatient = 0  # looks that do not become patient
-        self.is_odd = False  # whether the odd one of a claim goes to jobs without limits this time
-        self._counted: dict[str, int] = {}  # by key: how many held it when jobs were last asked
+        self.patience = 0  # number of walks that wait for locked keys
+        self._impatient = 0  # number of walks that must not start to wait
+        self.is_odd = False  # whether the odd job of a claim is one without limits this time
+        self._counted: dict[str, int] = {}  # by key: how many jobs held it when they were last read
 
     def of(self, queue: str) -> LaneCursor:
-        """Return the queue's."""
+        """Return the cursor of the queue."""
         if len(self._of) > _QUEUES:
             self._of.clear()
         return self._of.setdefault(queue, LaneCursor())
 
     def look_ended(self, *, is_shut_out: bool) -> None:
-        """The next looks wait for locks, one after another, if this one found all of its keys locked."""
+        """Let the next walks wait for locks if this walk found a locked key in every lane."""
         if is_shut_out and not self._impatient:
             self.patience = _PATIENT + 1
         self.patience = max(0, self.patience - 1)
         self._impatient = max(0, self._impatient - 1)
 
     def lose_patience(self) -> None:
-        """A patient look has waited in vain: some transaction keeps a key for long."""
+        """Stop waiting for locks, because a patient call has waited in vain for a key locked for long."""
         self.patience, self._impatient = 0, _IMPATIENT
 
     def doubtful_from(self, key: str) -> int:
-        """Return from how many holders that are listed under the key the jobs are asked."""
+        """Return how many holders may be listed under the key before their jobs are read."""
         return max(_DOUBTFUL, 2 * self._counted.get(key, 0))
 
     def count(self, key: str, holders: int) -> None:
-        """So many jobs hold the key: they were asked."""
+        """Note how many jobs hold the key, as just read from the jobs."""
         if len(self._counted) >= _COUNTED:
             self._counted.clear()
         self._counted[key] = holders
@@ -264,21 +274,21 @@ class LaneCursors:
 
 @attrs.define
 class OpenKey:
-    """A key as a claim sees it, with what the claim has planned of it."""
+    """A key within one claim, with the starts that the claim has planned."""
 
     key: str
     numbers: LimitNumbers
-    listed: list[str]  # who holds it
+    listed: list[str]  # the holders in its row
     running: int
     free_at: float
-    doubtful_from: int  # so many listed are too many to believe in
-    returning: str | None = None  # the strict holder, which waits to be claimed again
+    doubtful_from: int  # if more are listed, the jobs are read, because some probably no longer hold the key
+    returning: str | None = None  # the strict holder, if it waits to be claimed again
     returning_in: tuple[str, str] | None = None
     taken: list[str] = attrs.Factory(list)
-    was_listed: bool = False  # its row lists holders
+    was_listed: bool = False  # its stored row lists holders
     is_changed: bool = False
-    is_exact: bool = False  # the jobs were asked; else some listed may hold it no more
-    sure_running: int = 0  # without what is only planned
+    is_exact: bool = False  # the jobs were read; otherwise some of the listed ones may no longer hold the key
+    sure_running: int = 0  # without starts that are only planned
     sure_free_at: float = 0.0
     has_strict: bool = False  # a strict job is listed
 
@@ -287,11 +297,11 @@ class OpenKey:
         self.confirm()
 
     def has_room(self) -> bool:
-        """Tell whether fewer hold it than may."""
+        """Return whether fewer jobs hold the key than may."""
         return self.numbers.concurrent is None or self.running < self.numbers.concurrent
 
     def is_doubtful(self, room: int) -> bool:
-        """Tell whether the jobs listed are to be asked before so many starts."""
+        """Return whether the listed jobs must be read before this many starts."""
         if self.is_exact or not self.listed:
             return False
         limit = self.numbers.concurrent
@@ -299,11 +309,11 @@ class OpenKey:
         return is_short or len(self.listed) > self.doubtful_from or self.has_strict
 
     def is_open(self, now: int, cost: int) -> bool:
-        """Tell whether its rate admits a start."""
+        """Return whether the rate of the key admits a start."""
         return self.numbers.rate != 0 and self.numbers.opens_at(self.free_at, cost) <= now
 
     def most(self, now: int, limit: int) -> int:
-        """Return how many starts of cost 1 it admits."""
+        """Return how many starts of cost 1 the key admits."""
         numbers = self.numbers
         count = limit if numbers.concurrent is None else min(limit, numbers.concurrent - self.running)
         if numbers.is_paused or not self.is_open(now, 1):
@@ -314,30 +324,30 @@ class OpenKey:
         return max(count, 0)
 
     def plan(self, now: int, cost: int, number: int = 1, *, holds: bool = True) -> None:
-        """So many more start, all of this cost."""
+        """Plan this many starts, all of this cost."""
         self.running += number if holds else 0
         self.free_at = self.numbers.charged(self.free_at, cost * number, now)
 
     def confirm(self) -> None:
-        """What was planned is sure."""
+        """Make the planned starts certain."""
         self.sure_running, self.sure_free_at = self.running, self.free_at
 
     def forget(self) -> None:
-        """What was planned and is not sure is not so."""
+        """Undo the planned starts that are not certain."""
         self.running, self.free_at = self.sure_running, self.sure_free_at
 
 
 class KeyedClaim(Generic[T]):
-    """One claim among the lanes of its queues; made anew for each, within the storage's step.
+    """One claim among the lanes of its queues, created for each claim within the storage's step.
 
     Args:
-        lanes: of the storage.
-        cursors: of the handle.
-        now: the storage's clock.
-        ended: jobs that ended in this very step, as lists of holders name them: they hold nothing.
-        freed: the lanes of those, by queue.
-        left_out: tasks whose jobs are passed over.
-        share: candidates that may be looked at in each queue, where tasks are left out.
+        lanes: the lanes of the storage.
+        cursors: the cursors of the handle.
+        now: the storage's time.
+        ended: jobs that ended in this same step, as lists of holders name them; they hold nothing.
+        freed: the lanes of these jobs, by queue.
+        left_out: tasks whose jobs are left out.
+        share: how many candidates may be examined in each queue if tasks are left out.
     """
 
     def __init__(
@@ -355,31 +365,33 @@ class KeyedClaim(Generic[T]):
         self._left_out, self._share = left_out, share
         self._leaving_out: dict[str, LeavingOut] = {}  # by queue
         self._ended, self._freed = frozenset(ended), freed or {}
-        self._keys: dict[str, OpenKey | None] = {}  # None: nothing limits it
-        self._states_of: dict[str, dict[str, OpenKey]] = {}  # by lane and key: those that something limits
-        self._has_clocks = False  # time alone may open one of them
-        self._uncrowded: set[str] = set()  # keys that fewer jobs held before this step than may
+        self._keys: dict[str, OpenKey | None] = {}  # None: the key has no limit
+        self._states_of: dict[str, dict[str, OpenKey]] = {}  # by lane and key: the keys that have a limit
+        self._has_clocks = False  # some key can open merely because time passes
+        self._uncrowded: set[str] = set()  # keys that had room before this step
         self._busy: set[str] = set()
         self._numbers: dict[str, LimitNumbers] = {}
         self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
-        self._closed: set[tuple[str, str]] = set()  # queue and lane: without more jobs, or refused at last
-        self._refused = 0  # heads that cost more than their lane was taken to admit
+        # Queue and lane: it has no more jobs, or its last one was refused.
+        self._closed: set[tuple[str, str]] = set()
+        self._refused = 0  # jobs that were not started as planned, because of cost or lateness
         self._has_returning = False
         self._is_patient = cursors.patience > 0
         self.look_again_at: int | None = None
 
-    # ---- for the storage ---------------------------------------------------------------------------------
+    # ---- interface for the storage -----------------------------------------------------------------------
 
     def take(self, queue: str, room: int) -> list[Head[T]]:
-        """Return up to `room` jobs to claim, among them late ones, which must end without a run."""
+        """Return up to `room` jobs to claim, including late ones, which must be ended without a run."""
         heads: list[Head[T]] = []
-        open_lanes: list[str] = []  # those that may give more jobs
+        open_lanes: list[str] = []  # lanes that may have more jobs
         for _ in range(_PASSES):
             planned = self._find_open_lanes(queue, room - len(heads), set(open_lanes))
             refused = self._refused
-            is_cut = len(planned) >= room - len(heads)  # the walk may not have seen all lanes
+            is_cut = len(planned) >= room - len(heads)  # the walk may not have examined all lanes
             open_lanes += planned
-            # If the cost of a job closes its lane, lanes not seen yet come before the others get more.
+            # If the cost of a job closes its lane, lanes not examined yet come before further starts of the
+            # others.
             while open_lanes and len(heads) < room and self._refused == refused:
                 self._share_room(queue, open_lanes, planned, room - len(heads) - sum(planned.values()))
                 if not planned:
@@ -404,7 +416,7 @@ class KeyedClaim(Generic[T]):
         return self._leaving_out.setdefault(queue, LeavingOut(self._left_out, self._share))
 
     def _is_worth_another_look(self, queue: str, *, has_found: bool) -> bool:
-        """Return False once every lane was seen since a claim that left out tasks found a job."""
+        """Return False if all lanes were examined since a claim with left-out tasks last found a job."""
         cursor = self._cursors.of(queue)
         is_over = cursor.barren > 1
         if has_found or is_over:
@@ -412,7 +424,7 @@ class KeyedClaim(Generic[T]):
         return has_found or not is_over
 
     def finish(self) -> None:
-        """Store which jobs were taken under each key, and what they cost."""
+        """Store which jobs were claimed under each key, and what they cost."""
         rows = {}
         for key, state in self._keys.items():
             if state is not None and state.is_changed:
@@ -425,24 +437,26 @@ class KeyedClaim(Generic[T]):
     def is_awaited(self, lane: str) -> bool:
         """Return whether another claim may have been refused a key that a job of this lane no longer holds.
 
-        A claim that is refused holds the key's lock and finds the key full. So the first claim after it that
-        ends a job of the key also finds the key full before that end.
+        A claim that is refused has locked the key and found it full. So the next claim that ends a job of
+        this key also finds that the key was full before that end.
         """
         return not self._uncrowded.issuperset(keys_of(lane))
 
     # ---- 1. find open lanes ------------------------------------------------------------------------------
 
     def _find_open_lanes(self, queue: str, room: int, known: Collection[str]) -> dict[str, int]:
-        """Return further lanes that admit a start, one start planned in each, and move the cursor.
+        """Return further lanes that admit a start, with one start planned in each, and move the cursor.
 
-        The walk comes round once. It ends when all lanes were seen, or `WINDOW` of them, or there is no room.
+        The walk goes round at most once. It ends when all lanes or `WINDOW` lanes were examined, or when
+        there is no room left.
         """
         cursor = self._cursors.of(queue)
         start = at = cursor.at
         planned: dict[str, int] = {}
         seen, locked, until, is_all = 0, 0, "", False
         while seen < WINDOW and len(planned) < room:
-            ask = min(WINDOW - seen, max(room - len(planned), _STEP)) + 1  # one more: is there another lane?
+            # One more, to find out whether another lane exists.
+            ask = min(WINDOW - seen, max(room - len(planned), _STEP)) + 1
             look = self._lanes.look(queue, at, until, ask, is_patient=self._is_patient)
             new, new_locked = self._plan_first_starts(queue, look, planned, room, known)
             seen, locked = seen + new, locked + new_locked
@@ -466,11 +480,12 @@ class KeyedClaim(Generic[T]):
         if is_all or len(planned) >= room:
             cursor.rounds = 0
             return planned
-        # Lanes in which this process has just ended jobs come last: if they came first, others would starve.
+        # Lanes in which this process has just ended jobs come last; if they came first, other lanes would
+        # starve.
         freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in planned]
         if freed:
             self._plan_first_starts(queue, self._lanes.look_at(queue, freed), planned, room, known)
-        # More lanes remain: look again now, unless walks have seen all of them and found nothing.
+        # More lanes remain, so claim again now, unless walks have examined all of them and found nothing.
         cursor.rounds = 0 if planned else cursor.rounds + bool(until)
         if cursor.rounds > 1:
             cursor.rounds = 0
@@ -481,9 +496,9 @@ class KeyedClaim(Generic[T]):
     def _plan_first_starts(
         self, queue: str, look: LaneLook, planned: dict[str, int], room: int, known: Collection[str]
     ) -> tuple[int, int]:
-        """Plan one start in each lane that admits one; lanes that share a key see what is left of it.
+        """Plan one start in each lane that admits one; lanes that share a key share what is left of it.
 
-        Return how many lanes were seen, and how many of those need a key that another claim has locked.
+        Return how many lanes were examined, and how many of them need a key that another claim has locked.
         """
         self._open_keys(look, room)
         locked = 0
@@ -510,7 +525,7 @@ class KeyedClaim(Generic[T]):
         total = {lane: self._given[queue, lane] + planned.get(lane, 0) for lane in hungry}
         used = [key for lane in hungry for key in self._states(lane)]
         is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
-        if is_apart:  # no lane takes from another: whole rounds in one step
+        if is_apart:  # no two lanes share a key, so whole rounds are planned in one step
             left = {
                 lane: min(
                     (state.most(self._now, room) for state in self._states(lane).values()), default=room
@@ -576,7 +591,8 @@ class KeyedClaim(Generic[T]):
             self._given[queue, lane] += len(heads)
             heads = [head for head in heads if not head.is_late]  # noqa: PLW2901 - a late job holds nothing
             for key, state in self._states(lane).items() if heads else ():
-                # A list that is kept no longer is none: a number set later has to find all who hold it.
+                # If the key no longer has a concurrency, its list must be removed: a later concurrency has to
+                # count all holders.
                 state.is_changed = state.numbers.has_any or state.was_listed
                 state.taken += [
                     head.ref + _STRICT if _is_strict(head.admission_json, key) else head.ref for head in heads
@@ -589,9 +605,9 @@ class KeyedClaim(Generic[T]):
         return got
 
     def _charge_one_by_one(self, queue: str, got: Mapping[str, list[Head[T]]]) -> dict[str, list[Head[T]]]:
-        """Undo the plan and charge each job for what it costs, in rounds; return the jobs that start.
+        """Undo the plan and charge each job with its real cost, in rounds; return the jobs that start.
 
-        The first job of a lane that is refused closes the lane.
+        If a job is refused, its lane is closed.
         """
         for state in self._keys.values():
             if state is not None:
@@ -603,7 +619,7 @@ class KeyedClaim(Generic[T]):
             costs = {use.key: use.cost for use in read_admission(head.admission_json).limits}
             if lane in closed:
                 left.append(head)
-            elif head.is_late:  # what was planned for it is there for lanes that it has closed
+            elif head.is_late:  # its planned start can admit a lane that the plan had closed
                 self._refused += 1
                 kept[lane].append(head)
             elif self._admits(queue, lane, costs):
@@ -620,7 +636,7 @@ class KeyedClaim(Generic[T]):
     # ---- keys and lanes ----------------------------------------------------------------------------------
 
     def _open_keys(self, look: LaneLook, room: int) -> None:
-        """Note the state of the keys of these lanes that are new to this claim."""
+        """Create the state of the keys of these lanes that are new to this claim."""
         self._numbers.update(look.numbers)
         self._busy.update(look.busy)
         new: list[OpenKey] = []
@@ -647,7 +663,7 @@ class KeyedClaim(Generic[T]):
         self._drop_past_holders(new, room)
 
     def _drop_past_holders(self, states: Iterable[OpenKey], room: int) -> None:
-        """Read the jobs listed under keys that would refuse one of `room` starts; drop who holds no more."""
+        """Read the jobs listed under keys that would refuse one of `room` starts, and drop past holders."""
         doubtful = [state for state in states if state.is_doubtful(room)]
         if not doubtful:
             return
@@ -671,7 +687,7 @@ class KeyedClaim(Generic[T]):
             state.sure_running -= gone
 
     def _states(self, lane: str) -> dict[str, OpenKey]:
-        """Return the keys of the lane that something limits."""
+        """Return the keys of the lane that have a limit."""
         states = self._states_of.get(lane)
         if states is None:
             found = {key: self._keys[key] for key in keys_of(lane)}
@@ -688,7 +704,7 @@ class KeyedClaim(Generic[T]):
         return next(found, None)
 
     def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
-        """Return whether every key of the lane admits a start; if only time is missing, note when to look."""
+        """Return whether all keys of the lane admit a start; if only a rate delays it, note when it opens."""
         states = self._states(lane)
         self._drop_past_holders(states.values(), 1)
         returning, opens_at = self._returning(queue, lane), 0.0
@@ -703,14 +719,14 @@ class KeyedClaim(Generic[T]):
         return False
 
     def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
-        """Charge the keys of the lane for so many starts; they are not certain until `_draw` has the jobs."""
+        """Charge the keys of the lane for this many starts; `_draw` makes them certain."""
         returning = self._returning(queue, lane)
         for key, state in self._states(lane).items():
             holds = returning is None or state.returning != returning
             state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
 
     def _note_openings(self, queue: str, lanes: Iterable[str]) -> None:
-        """Note when to look again at the lanes among these that a rate has closed by now."""
+        """Note when rates open that have closed some of these lanes."""
         for lane in lanes if self._has_clocks else ():
             self._admits(queue, lane)
 
@@ -721,7 +737,7 @@ class KeyedClaim(Generic[T]):
 
 @lru_cache(maxsize=4_096)
 def _is_simple(admission_json: str) -> bool:
-    """Tell whether a job asks for no more than its lane says: one unit of each key, at any time."""
+    """Return whether the job costs one unit of each key, is not strict and has no start deadline."""
     asks = read_admission(admission_json)
     is_at_any_time = asks.start_before is None and asks.start_within is None
     return is_at_any_time and all(use.cost == 1 and not use.is_strict for use in asks.limits)
@@ -734,18 +750,18 @@ def _is_strict(admission_json: str, key: str) -> bool:
 
 
 def _in_rounds(lists: Iterable[Sequence[T]]) -> list[T]:
-    """Return the first of each, then the second of each, and so on."""
+    """Return the first item of each list, then the second of each, and so on."""
     rounds = chain.from_iterable(zip_longest(*lists, fillvalue=_NOBODY))
-    return [one for one in rounds if one is not _NOBODY]  # type: ignore[misc]  # nobody is left out
+    return [one for one in rounds if one is not _NOBODY]  # type: ignore[misc]  # _NOBODY is filtered out
 
 
 _NOBODY = object()
 
 
 def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
-    """Return how much of a claim's room is for jobs with limits, beside so many without that could start.
+    """Return how much of a claim's room is for jobs with limits if `plain` jobs without limits could start.
 
-    Each kind gets half; of an odd room the one job more goes to each in turn.
+    Each kind gets half. If the room is odd, the kinds take turns in getting the extra job.
     """
     half = room // 2
     if room % 2 and plain > half:
@@ -755,7 +771,7 @@ def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
 
 
 def shared_out(queues: Sequence[str], room: int, take: Callable[[str, int], Sequence[T]]) -> list[T]:
-    """Return what `take` gives of queues, each its equal share; what one does not need goes to the others."""
+    """Return what `take` returns for each queue, in equal shares; unused shares go to other queues."""
     taken: dict[str, list[T]] = {queue: [] for queue in queues}
     hungry = list(queues)
     while hungry and room > 0:

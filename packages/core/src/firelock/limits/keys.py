@@ -1,4 +1,4 @@
-"""What a call asks before its job is stored, or starts: keys made of its arguments, as its task says."""
+"""The limits, unique key and start deadline of a call, with keys built from its arguments."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from firelock.model.limit import Admission, UniqueUse, Until, read_admission, wr
 from firelock.model.text import shown
 
 MAX_LIMITS = 4
-_MAX_TOGETHER = 512  # characters of a job's limit keys
+_MAX_TOGETHER = 512  # characters of all limit keys of a job
 _MAX_COST = 1_000_000_000
-_REMEMBERED = 1_000  # combinations of arguments, of each task
+_REMEMBERED = 1_000  # combinations of arguments per task
 
 
 def to_limits(limits: Iterable[Limit | Turns] | None) -> tuple[Limit | Turns, ...]:
-    """Return limits as a tuple, those without a placeholder first: the order in which a job asks for them.
+    """Return limits as a tuple, in the order in which a job uses them: those without a placeholder first.
 
     Raises:
-        ConfigurationError: it is no list of them, too long, or has two of one key.
+        ConfigurationError: the value is not a list of limits, is too long, or contains a key twice.
     """
     if limits is None:
         return ()
@@ -53,7 +53,7 @@ def to_limits(limits: Iterable[Limit | Turns] | None) -> tuple[Limit | Turns, ..
 
 
 def to_unique(unique: Unique | Debounce | Literal[False] | None) -> Unique | Debounce | Literal[False] | None:
-    """Return what makes a job unique; False takes it away. ConfigurationError for anything else."""
+    """Return the `unique` option; False removes it. Raise ConfigurationError for any other value."""
     if unique is None or unique is False or isinstance(unique, Unique | Debounce):
         return unique
     raise ConfigurationError(
@@ -62,10 +62,10 @@ def to_unique(unique: Unique | Debounce | Literal[False] | None) -> Unique | Deb
 
 
 def to_start_before(value: timedelta | datetime | None) -> timedelta | datetime | None:
-    """Return a deadline: a span from when the job becomes enqueued, or an aware datetime.
+    """Return a start deadline: a duration since the job became enqueued, or an aware datetime.
 
     Raises:
-        ConfigurationError: it is neither, or the span is not above zero.
+        ConfigurationError: it is neither, or the duration is not positive.
     """
     if value is None:
         return None
@@ -84,7 +84,7 @@ def _has_names(template: str) -> bool:
 
 
 def beside_of(admission: Admission) -> str | None:
-    """Return the key that a job lies beside where a storage has partitions, as it is stored."""
+    """Return the stored key whose partition contains the job, on storages with partitions."""
     if admission.unique is not None:
         return admission.unique.key
     return admission.limits[0].key if admission.limits else None
@@ -95,31 +95,33 @@ def beside_of(admission: Admission) -> str | None:
 
 @attrs.frozen
 class Asked:
-    """What one call asks."""
+    """The limits, unique key and start deadline of one call."""
 
-    text: str | None  # as `write_admission` gives it; None for nothing
-    beside: str | None  # the key that its job lies beside where a storage has partitions; see `beside_of`
-    first_wait: int | None = None  # for how long it puts a debounced job off, in micros; None for others
+    text: str | None  # as `write_admission` returns it; None if there is nothing to store
+    # The key whose partition contains the job, on storages with partitions; see `beside_of`.
+    beside: str | None
+    first_wait: int | None = None  # the delay of a debounced job, in microseconds; None for other jobs
 
     @property
     def admission(self) -> Admission:
-        """The same as a value."""
+        """The same as an `Admission`."""
         return Admission() if self.text is None else read_admission(self.text)
 
 
 @attrs.frozen
 class KeyMaker:
-    """Makes the keys of a task's calls; made once for the limits and unique key that it has.
+    """The builder of the keys of a task's calls, created once for its limits and unique key.
 
-    It writes the text that is stored, and no value first, since bulk enqueues are held up by each object.
+    It writes the stored string directly, without intermediate objects, because each object slows down bulk
+    enqueues.
     """
 
-    owner: str  # the name that the task's unique keys belong to
+    owner: str  # the name to which the task's unique keys belong
     limits: tuple[Limit | Turns, ...]
     unique: Unique | Debounce | None
     _first_wait: int | None = attrs.field(init=False)
-    _tail: str = attrs.field(init=False)  # of the text, behind the unique key
-    _names: tuple[str, ...] = attrs.field(init=False)  # of the arguments that limits are made of
+    _tail: str = attrs.field(init=False)  # the end of the stored string, after the unique key
+    _names: tuple[str, ...] = attrs.field(init=False)  # the arguments that the limits use
     _known: dict[tuple[JsonValue, ...], tuple[str, str]] = attrs.field(init=False, factory=dict, eq=False)
 
     @_first_wait.default
@@ -149,15 +151,15 @@ class KeyMaker:
         defaults: Mapping[str, JsonValue],
         start_before: timedelta | datetime | None,
     ) -> Asked:
-        """Return what a call asks.
+        """Return the limits, unique key and start deadline of a call.
 
         Args:
-            arguments: in their stored form by name, as `Binder.encode` gives them.
-            defaults: of those that were omitted, likewise.
-            start_before: as `to_start_before` gives it.
+            arguments: by name, in their stored form, as `Binder.encode` returns them.
+            defaults: the omitted arguments, in the same form.
+            start_before: as `to_start_before` returns it.
 
         Raises:
-            ArgumentError: a value makes no key, or a cost is no whole number from 0.
+            ArgumentError: a value cannot be part of a key, or a cost is not an integer of at least 0.
         """
         values = {**defaults, **arguments} if defaults else arguments
         before = within = "null"
@@ -177,9 +179,9 @@ class KeyMaker:
         return Asked(f"[[{uses}],{unique},{before},{within}]", beside, self._first_wait)
 
     def _uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
-        """Return the first key, and what is stored of all of them; texts and integers are remembered."""
+        """Return the first key and the stored string of all keys; cached for strings and integers."""
         given = tuple([values.get(name) for name in self._names])
-        for value in given:  # 1, 1.0 and True are one key of a dictionary, and several of ours
+        for value in given:  # 1, 1.0 and True are equal as dictionary keys, but give different limit keys
             if not (type(value) is int or (type(value) is str and len(value) <= MAX_KEY_LENGTH)):
                 return self._made_uses(values)
         uses = self._known.get(given)
@@ -195,7 +197,7 @@ class KeyMaker:
         for limit in self.limits:
             key = _limit_key(limit.key, values)
             cost, is_strict = _cost(limit, values), isinstance(limit, Limit) and limit.strict
-            if key in uses:  # two templates met: it is used once, for both
+            if key in uses:  # two templates gave the same key: it is used once, for both
                 cost, is_strict = cost + uses[key][0], is_strict or uses[key][1]
             uses[key] = cost, is_strict
         if sum(map(len, uses)) > _MAX_TOGETHER:
@@ -207,11 +209,11 @@ class KeyMaker:
         return next(iter(uses)), ",".join(written)
 
 
-_quoted = json.encoder.encode_basestring  # a text in JSON, as `write_admission` writes it
+_quoted = json.encoder.encode_basestring  # a string in JSON, as `write_admission` writes it
 
 
 def _use_of(unique: Unique | Debounce) -> UniqueUse:
-    """Return what is stored of it, without a key."""
+    """Return the stored form of a unique option, without its key."""
     if isinstance(unique, Debounce):
         return UniqueUse(
             "",
@@ -231,10 +233,10 @@ def key_maker(
     unique: Unique | Debounce | None,
     parameters: tuple[str, ...],
 ) -> KeyMaker:
-    """Return the maker of a task's keys; its templates name parameters of the task alone.
+    """Return the builder of a task's keys, whose templates may contain only parameters of the task.
 
     Raises:
-        TaskError: one names something else.
+        TaskError: a template contains another name.
     """
     for limit in limits:
         check_names("Limit key", limit.key, parameters)
@@ -246,10 +248,10 @@ def key_maker(
 
 
 def check_declared(limits: Iterable[Limit | Turns], others: Mapping[str, Limit]) -> dict[str, Limit]:
-    """Return the limits by the name that their numbers belong to, the others' among them.
+    """Return the limits and `others`, by the name to which their settings belong.
 
     Raises:
-        ConfigurationError: a name has two numbers.
+        ConfigurationError: a name has two different settings.
     """
     known = dict(others)
     for limit in limits:
@@ -265,10 +267,10 @@ def check_declared(limits: Iterable[Limit | Turns], others: Mapping[str, Limit])
 
 
 def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) -> None:
-    """Prove that numbers given for one call are those that a task declares.
+    """Check that the settings of limits passed for one call are those that a task declares.
 
     Raises:
-        ConfigurationError: a task declares others, or none of that name.
+        ConfigurationError: a task declares other settings, or no task declares this name.
     """
     for limit in limits:
         if isinstance(limit, Turns):
@@ -287,7 +289,7 @@ def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) 
             )
 
 
-# ---- told to those who do not hold the code --------------------------------------------------------------
+# ---- declarations for programs without the application's code --------------------------------------------
 
 _KINDS: Mapping[str, type[Limit | Turns | Unique | Debounce]] = {
     kind.__name__: kind for kind in (Limit, Turns, Unique, Debounce)
@@ -296,14 +298,14 @@ _MICRO = timedelta(microseconds=1)
 
 
 def facts_of(declared: Limit | Turns | Unique | Debounce) -> dict[str, JsonValue]:
-    """Return what was declared, as JSON."""
+    """Return a declaration as JSON."""
     fields = attrs.asdict(declared).items()
     facts = {name: value // _MICRO if isinstance(value, timedelta) else value for name, value in fields}
     return {**facts, "kind": type(declared).__name__}
 
 
 def declared_of(facts: Mapping[str, Any]) -> Limit | Turns | Unique | Debounce | None:
-    """Return what `facts_of` told, without fields that a newer release added; None for an unknown kind."""
+    """Return the declaration from `facts_of`, without fields of a newer release; None for an unknown kind."""
     kind = _KINDS.get(facts["kind"])
     if kind is None:
         return None
@@ -321,11 +323,11 @@ def declared_of(facts: Mapping[str, Any]) -> Limit | Turns | Unique | Debounce |
 _SPANS = {"per", "at_least", "wait", "max_wait"}
 
 
-# ---- texts -----------------------------------------------------------------------------------------------
+# ---- strings of keys -------------------------------------------------------------------------------------
 
 
 def _filled(noun: str, template: str, values: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-    """Return literals with the value behind each; in a value "/" is %2F, as it ends no part of the key."""
+    """Return each literal with the value after it; a "/" in a value becomes %2F, as "/" separates parts."""
     taken_apart: Pieces = pieces(noun, template)
     filled = []
     for literal, name in taken_apart:
@@ -346,7 +348,8 @@ def _limit_key(template: str, values: Mapping[str, JsonValue]) -> str:
     excess = len(key) - MAX_KEY_LENGTH
     if excess <= 0:
         return key
-    for place in reversed(range(len(filled))):  # the key's name and its beginning stay as long as they can
+    # Shorten the last values first, so that the key's name and beginning stay as long as possible.
+    for place in reversed(range(len(filled))):
         literal, text = filled[place]
         if excess > 0 and len(text) > DIGEST_LENGTH:
             cut = f"{text[: max(0, len(text) - excess - DIGEST_LENGTH)]}{_tail(text)}"
@@ -364,12 +367,12 @@ def _unique_key(template: str, values: Mapping[str, JsonValue]) -> str:
 
 
 def _tail(text: str) -> str:
-    """Return what stands for the rest of a text that is too long."""
+    """Return the string that replaces the end of a string that is too long."""
     return f"~{hashlib.sha256(text.encode()).hexdigest()[: DIGEST_LENGTH - 1]}"
 
 
 def _digest(values: Mapping[str, JsonValue]) -> str:
-    """Return the key of all arguments, whatever their order and whether defaults were given or left out."""
+    """Return the key of all arguments, independent of their order and of omitted defaults."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

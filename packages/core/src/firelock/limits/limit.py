@@ -1,4 +1,4 @@
-"""How many jobs of a key run at once, how often one starts, and whose turn it is: `Limit`, `Turns`."""
+"""Declarations of limits: `Limit` for concurrency and rates, `Turns` for turns alone."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from firelock.model.text import shown
 
 MAX_CONCURRENT = 1_000
 MAX_KEY_LENGTH = 100
-DIGEST_LENGTH = 20  # of what stands for the rest of a value that is too long, its "~" included
+DIGEST_LENGTH = 20  # of the string that replaces the end of a value that is too long, including its "~"
 _MAX_NUMBER = 1_000_000_000
 _LONGEST = timedelta(days=366)
 
 
 def to_span(option: str, value: object, *, most: timedelta = _LONGEST) -> timedelta:
-    """Return a span above zero.
+    """Return a positive duration.
 
     Raises:
-        ConfigurationError: it is none, or longer than the most.
+        ConfigurationError: the value is not a positive duration, or it is longer than `most`.
     """
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
@@ -38,7 +38,7 @@ def to_span(option: str, value: object, *, most: timedelta = _LONGEST) -> timede
 
 
 def as_written(value: attrs.AttrsInstance) -> str:
-    """Return the call that makes it, without what may be left out: `Limit('openai', rate=500, per=60)`."""
+    """Return the call that creates the value, without defaults: `Limit('openai', rate=500, per=60)`."""
     given = []
     for field in attrs.fields(type(value)):
         held = getattr(value, field.name)
@@ -49,7 +49,7 @@ def as_written(value: attrs.AttrsInstance) -> str:
 
 
 def name_of(template: str) -> str:
-    """Return the name of the keys of a template, which their numbers are known by.
+    """Return the name of a template's keys, to which their settings belong.
 
     Each part between "/" is cut before its first ":": `tenant:{tenant_id}/openai` → `tenant/openai`.
     """
@@ -99,15 +99,16 @@ def _to_per(value: timedelta | float) -> timedelta:
 
 @attrs.frozen(cache_hash=True)
 class Turns:
-    """Jobs of different keys take turns, which is fairness; no number holds any of them back.
+    """Turns of jobs with different keys, which is fairness without any limit.
 
-    `Turns("tenant:{tenant_id}")`: a tenant's hundred thousand jobs do not stand before another's ten.
+    With `Turns("tenant:{tenant_id}")`, a hundred thousand jobs of one tenant do not delay ten jobs of
+    another.
 
     Args:
-        key: a text that may name the task's parameters, each behind a ":": "tenant:{tenant_id}".
+        key: a string that can contain parameters of the task, each after a ":": "tenant:{tenant_id}".
 
     Raises:
-        TaskError: the key is no such text.
+        TaskError: the key is not such a string.
     """
 
     key: str = attrs.field(converter=_check_key)
@@ -117,30 +118,34 @@ class Turns:
 
     @property
     def name(self) -> str:
-        """What its keys have in common: "tenant"."""
+        """The name that its keys have in common: "tenant"."""
         return name_of(self.key)
 
 
 @attrs.frozen(cache_hash=True)
 class Limit:
-    """How many jobs of a key run at once, and how many start in a time; over tasks and queues.
+    """A limit on how many jobs with a key run at the same time, or how many start per period.
 
-    `Limit("tenant:{tenant_id}", concurrent=4)`, `Limit("openai", rate=90_000, per=60, cost="{tokens}")`.
-    One of `concurrent` and `rate` is required. The numbers belong to the key's name, here `tenant` and
-    `openai`, and can be changed while jobs run: `fire.limits.set`.
+    It applies across tasks and queues. For example `Limit("tenant:{tenant_id}", concurrent=4)` or
+    `Limit("openai", rate=90_000, per=60, cost="{tokens}")`. `concurrent` or `rate` is required. The settings
+    belong to the name of the key, here `tenant` and `openai`. They can be changed while jobs run, with
+    `fire.limits.set`.
 
     Args:
-        key: a text that may name the task's parameters, each behind a ":": "tenant:{tenant_id}/openai".
-        concurrent: jobs at once, 0 to 1,000; with 0 none starts.
-        rate: units that may be used in each `per`; with 0 none starts.
+        key: a string that can contain parameters of the task, each after a ":": "tenant:{tenant_id}/openai".
+        concurrent: jobs at the same time, 0 to 1,000; with 0 no job starts.
+        rate: units that may be used per `per`; with 0 no job starts.
         per: a timedelta or seconds.
-        burst: units that may be used at once after a rest; by default a second's worth, at least 1.
-        cost: units that a start uses: a whole number from 0, or "{tokens}" for the argument of that name.
-        strict: with `concurrent=1`, the next job starts when the former ended, its retries included.
+        burst: units that may be used at the same moment after a pause; by default the units of a second, at
+            least 1.
+        cost: units that a start uses: an integer of at least 0, or "{tokens}" for the argument of that name.
+        strict: with `concurrent=1`, the next job starts only after the previous one has ended, including its
+            retries.
 
     Raises:
-        ConfigurationError: no number is given, or one is out of its bounds or has nothing to work on.
-        TaskError: the key or cost is no such text.
+        ConfigurationError: `concurrent` and `rate` are both missing, or an option is out of range or has no
+            effect.
+        TaskError: the key or the cost is not such a string.
     """
 
     key: str = attrs.field(converter=_check_key)
@@ -189,10 +194,10 @@ class Limit:
 
     @property
     def name(self) -> str:
-        """What its keys have in common, and its numbers belong to: "tenant"."""
+        """The name that its keys have in common, to which the settings belong: "tenant"."""
         return name_of(self.key)
 
     @property
     def numbers(self) -> tuple[int | None, int | None, int, int | None]:
-        """Its concurrent, rate, micros of its `per` and burst; None for what is not limited."""
+        """The concurrency, rate, `per` in microseconds, and burst; None for each that is not limited."""
         return self.concurrent, self.rate, span_micros(self.per), self.burst

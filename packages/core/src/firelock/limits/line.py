@@ -1,11 +1,11 @@
-"""The line of jobs that wait for a limit's key: their order, the place of a job, about when it starts.
+"""The line of jobs that wait for a limit's key: their order, their places and estimates of their start.
 
-Jobs with the same keys wait in one lane, in order of priority and age, and the lanes take turns. So the line
-is the first job of each lane, then the second of each, and so on. A claim may deviate from it: it begins at
-the lane where the previous claim ended, and passes over lanes that another of their keys holds. A place is
-therefore exact within one lane, and an approximation among several.
+Jobs with the same keys wait in one lane, ordered by priority and age, and the lanes take turns. So the line
+contains the first job of each lane, then the second of each, and so on. A claim may deviate from it: it
+begins at the lane where the previous claim ended, and skips lanes that are blocked by another of their keys.
+A place is therefore exact within one lane, and an approximation if there are several.
 
-Pure functions; a storage supplies the lanes and counts their jobs.
+All functions are pure; a storage supplies the lanes and counts their jobs.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import attrs
 from firelock.limits.numbers import LimitNumbers
 
 LINE_LANES = 1_000
-"""Lanes of one key that a line is made of."""
+"""The number of lanes of one key that a line includes."""
 LINE_LENGTH = 10_000
-"""Places that are counted."""
+"""The number of places that are counted."""
 
 NEVER = math.inf
-"""The estimate for a key that is paused, or has a number of 0."""
+"""The estimate for a key that is paused, or whose concurrency or rate is 0."""
 
 CountJobs = Callable[[Sequence[int], int], Sequence[int]]
-"""Return how many jobs wait in each of these lanes, given by their index, up to a maximum."""
+"""A function that returns how many jobs wait in each of these lanes (by index), up to a maximum."""
 
 
 @attrs.frozen
 class Spot:
-    """One place in a line: the index of its lane, and how many jobs of that lane come before."""
+    """One place in a line: the index of its lane, and how many jobs of that lane come before it."""
 
     lane: int
     rank: int
@@ -56,7 +56,7 @@ def spots(count: CountJobs, lanes: int, after: int, limit: int) -> list[Spot]:
 
 
 def parts_of(found: Sequence[Spot]) -> dict[int, tuple[int, int]]:
-    """Return what to read of each lane: how many jobs to leave out, and how many to read."""
+    """Return for each lane how many jobs to skip, and how many jobs to read after them."""
     parts: dict[int, tuple[int, int]] = {}
     for spot in found:
         first, number = parts.get(spot.lane, (spot.rank, 0))
@@ -72,7 +72,7 @@ def in_turns(found: Sequence[Spot], ids: Mapping[int, Sequence[str]]) -> tuple[s
 
 
 def place_of(count: CountJobs, lanes: int, spot: Spot) -> int:
-    """Return how many jobs of the line come before this place, `LINE_LENGTH` at most."""
+    """Return how many jobs of the line come before this place, at most `LINE_LENGTH`."""
     if spot.rank >= LINE_LENGTH:
         return LINE_LENGTH
     lengths = _lengths(count, lanes, LINE_LENGTH, spot.rank + 1)
@@ -82,10 +82,10 @@ def place_of(count: CountJobs, lanes: int, spot: Spot) -> int:
 
 
 def _lengths(count: CountJobs, lanes: int, wanted: int, deepest: int) -> list[int]:
-    """Return the length of each lane, cut at the first depth that covers as many jobs as are wanted.
+    """Return the length of each lane, up to the first depth at which enough jobs are counted.
 
-    All lanes are counted to the same depth, which doubles. So a count reads only a few times as many jobs as
-    are wanted.
+    All lanes are counted to the same depth, which is doubled until `wanted` jobs are covered. So a count
+    reads only a few times as many jobs as `wanted`.
     """
     lengths = [0] * lanes
     longer, depth = list(range(lanes)), min(deepest, math.ceil(wanted / lanes))
@@ -109,16 +109,18 @@ def start_estimate(
     run_time: float | None,
     now: int,
 ) -> float | None:
-    """Return about when a key admits a job, in micros; `NEVER` before a person acts, None if it is unknown.
+    """Return an estimate of when a key admits a job, in microseconds.
+
+    The result is `NEVER` if a person must act first, and None if the time is unknown.
 
     Args:
-        numbers: of the key.
-        running: how many jobs hold it.
-        free_at: up to when its rate has been used.
+        numbers: the settings of the key.
+        running: how many jobs hold the key.
+        free_at: the time up to which its rate is used.
         ahead: how many jobs come before this one; they are assumed to be like it.
-        cost: units of the rate that the start of the job costs.
-        run_time: the duration of such a run, in micros; None if it is unknown.
-        now: the storage's time, in micros.
+        cost: units of the rate that the start of the job uses.
+        run_time: the duration of such a run, in microseconds; None if it is unknown.
+        now: the storage's time, in microseconds.
     """
     if numbers.is_paused or numbers.concurrent == 0 or numbers.rate == 0:
         return NEVER
@@ -141,18 +143,19 @@ def start_bound(
     timeout: float | None,
     now: int,
 ) -> float | None:
-    """Return when a key admits a job if all jobs in front run until their timeouts, in micros.
+    """Return when a key admits a job if all jobs before it run until their timeouts, in microseconds.
 
-    `NEVER` before a person acts, None if jobs in front have no timeout.
+    The result is `NEVER` if a person must act first, and None if a job before it has no timeout.
 
     Args:
-        numbers: of the key.
-        left: for each job that holds it, how long its run lasts until its timeout, in micros.
-        free_at: up to when its rate has been used.
+        numbers: the settings of the key.
+        left: for each job that holds the key, the remaining time until the timeout of its run, in
+            microseconds.
+        free_at: the time up to which its rate is used.
         ahead: how many jobs come before this one.
-        cost: units of the rate that the start of the job costs.
-        timeout: of the jobs in front, in micros; None if one of them has none.
-        now: the storage's time, in micros.
+        cost: units of the rate that the start of the job uses.
+        timeout: the timeout of the jobs before it, in microseconds; None if one of them has none.
+        now: the storage's time, in microseconds.
     """
     if numbers.is_paused or numbers.concurrent == 0 or numbers.rate == 0:
         return NEVER
@@ -162,13 +165,14 @@ def start_bound(
     if timeout is None:
         return None
     free = [0.0] * (numbers.concurrent - len(left))
-    ends = sorted([*free, *left])[-numbers.concurrent :]  # the first ends make no room if too many hold it
+    # If too many jobs hold it, the first ends make no room.
+    ends = sorted([*free, *left])[-numbers.concurrent :]
     rounds, place = divmod(ahead, numbers.concurrent)
     return max(starts_at, now + ends[place] + rounds * timeout)
 
 
 def room_after(ends: Sequence[float], concurrent: int | None) -> float:
-    """Return when a key has room for one more job if earlier jobs end by these times, in micros.
+    """Return when a key has room for one more job if earlier jobs end by these times, in microseconds.
 
     Args:
         ends: the latest end of each run that holds the key or comes before the job.
@@ -180,7 +184,10 @@ def room_after(ends: Sequence[float], concurrent: int | None) -> float:
 
 
 def rate_opens(numbers: LimitNumbers, *, free_at: int, ahead: int, cost: int, now: int) -> float:
-    """Return when the rate of a key admits a job with so many in front of it, in micros; at least `now`."""
+    """Return when the rate of a key admits a job, at the earliest `now`, in microseconds.
+
+    `ahead` is the number of jobs before it.
+    """
     starts_at = max(float(now), numbers.opens_at(free_at, cost))
     if not numbers.interval:
         return starts_at
@@ -189,7 +196,7 @@ def rate_opens(numbers: LimitNumbers, *, free_at: int, ahead: int, cost: int, no
 
 
 def ends_before(numbers: LimitNumbers, *, running: int, ahead: int) -> int:
-    """Return how many runs must end before a key has room for a job with so many in front of it."""
+    """Return how many runs must end before a key has room for a job with `ahead` jobs before it."""
     if numbers.concurrent is None:
         return 0
     return max(0, ahead + 1 - max(0, numbers.concurrent - running))

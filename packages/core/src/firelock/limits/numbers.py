@@ -1,6 +1,7 @@
-"""The numbers of a limit: how many jobs hold a key at once, how often one may start.
+"""The settings of a limit: how many jobs hold a key at the same time, and how often one may start.
 
-Rates are kept by the generic cell rate algorithm (ITU-T I.371): one instant a key, up to which it was used.
+Rates use the generic cell rate algorithm (ITU-T I.371): for each key, one time is stored, up to which the
+rate is used.
 """
 
 from __future__ import annotations
@@ -17,23 +18,27 @@ from firelock.model.clock import SECOND
 
 @lru_cache(maxsize=4_096)
 def name_of(key: str) -> str:
-    """Return whose numbers a key has where it has none of its own: `tenant:7/openai` → `tenant/openai`."""
+    """Return the name that supplies the settings of a key that has none of its own.
+
+    For example, the name of `tenant:7/openai` is `tenant/openai`.
+    """
     return "/".join(part.partition(":")[0] for part in key.split("/"))
 
 
 @attrs.frozen
 class LimitNumbers:
-    """How many jobs hold a key at once, and how often one may start."""
+    """The settings of a limit: how many jobs hold a key at the same time, and how often one may start."""
 
     concurrent: int | None = None  # None: any number
-    rate: int | None = None  # units of cost in every `per`; None: any number
-    per: int = SECOND  # micros
-    burst: int | None = None  # units that may start at once; None: a second's worth, at least 1
+    rate: int | None = None  # units of cost per `per`; None: any number
+    per: int = SECOND  # microseconds
+    # Units that may start at the same moment; None: the units of a second, at least 1.
+    burst: int | None = None
     is_paused: bool = False
     interval: float = attrs.field(init=False, eq=False, repr=False)
-    """Micros that a unit takes up; 0 without a rate, and for a rate of 0, which never admits."""
+    """Microseconds per unit; 0 without a rate, and for a rate of 0, which never admits a job."""
     units: float = attrs.field(init=False, eq=False, repr=False)
-    """Units that may start at once."""
+    """Units that may start at the same moment."""
 
     @interval.default
     def _interval(self) -> float:
@@ -47,19 +52,19 @@ class LimitNumbers:
 
     @property
     def has_any(self) -> bool:
-        """Tell whether there is a number."""
+        """Whether a concurrency or a rate is set."""
         return self.concurrent is not None or self.rate is not None
 
     def opens_at(self, free_at: float, cost: int = 1) -> float:
-        """Return the instant from which a start of this cost is admitted, of a key used up to `free_at`.
+        """Return when a key that is used up to `free_at` admits a start of this cost.
 
-        What costs more than may start at once waits until the key is wholly free and then goes into debt: it
-        is late, it never starves.
+        A start that costs more than a burst waits until the key is completely free, and then goes into debt.
+        So it is late, but it never starves.
         """
         return free_at - max(0.0, self.units - cost) * self.interval
 
     def charged(self, free_at: float, cost: float, now: int) -> float:
-        """Return up to when the key is used after a start of this cost."""
+        """Return the time up to which the key is used after a start of this cost."""
         return max(free_at, now) + cost * self.interval if self.interval and cost else free_at
 
 
@@ -67,10 +72,10 @@ UNLIMITED = LimitNumbers()
 
 
 def read_numbers(value: str) -> LimitNumbers:
-    """Return what the value of a record of the kind `limit` says.
+    """Return the settings from the value of a record of the kind `limit`.
 
     Raises:
-        StorageError: it is no such value.
+        StorageError: the value is not of this form.
     """
     try:
         said = json.loads(value)
@@ -86,7 +91,10 @@ def read_numbers(value: str) -> LimitNumbers:
 
 
 def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
-    """Return the numbers of a key: its own, else its name's, else none; paused where either is."""
+    """Return the settings of a key: its own, otherwise those of its name, otherwise none.
+
+    The key is paused if either it or its name is paused.
+    """
     own, named = known.get(key, UNLIMITED), known.get(name_of(key), UNLIMITED)
     numbers = own if own.has_any else named
     is_paused = own.is_paused or named.is_paused
@@ -94,7 +102,7 @@ def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
 
 
 def spent(numbers: LimitNumbers, free_at: int, *, cost: int, until: int | None, now: int) -> int:
-    """Return up to when a key is used after `Storage.spend`."""
+    """Return the time up to which a key is used after `Storage.spend`."""
     if cost >= 0:
         used = numbers.charged(free_at, cost, now)
     else:  # without a rate nothing is used

@@ -1,4 +1,4 @@
-"""One job a key: while it lives, or while calls still come: `Unique`, `Debounce`."""
+"""Declarations of one job per key: `Unique` while the job exists, `Debounce` while calls still arrive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UntilText = Literal["started", "ended", "succeeded"]
 KeepText = Literal["first", "last"]
 ConflictText = Literal["return", "raise"]
 
-_DEFAULT_WAITS = 10  # of a debounced job
+_DEFAULT_WAITS = 10  # default `max_wait` of a debounced job, in multiples of `wait`
 _LONGEST_WAIT = timedelta(days=3_660)
 
 
@@ -54,23 +54,25 @@ def _to_max_wait(value: timedelta | float | None) -> timedelta | None:
 
 @attrs.frozen(cache_hash=True)
 class Unique:
-    """One job a key: a call while another job has the key makes no second one.
+    """One job per key: a call while another job has the key does not create a second job.
 
-    `Unique("tenant:{tenant_id}/{day}")`; `Unique()` is the task and all its arguments. A key belongs to its
-    task. The call's handle is that of the job that has it, and `is_new` is False.
+    For example `Unique("tenant:{tenant_id}/{day}")`. With `Unique()`, the key is the task and all its
+    arguments. A key belongs to its task. The call returns the handle of the job that has the key, with
+    `is_new` False.
 
     Args:
-        key: a text that may name the task's parameters.
-        until: the key is taken until the job "started", "ended" (succeeded, failed or was deleted), or
-            "succeeded", so that a failed one keeps it.
-        at_least: and for so long after it was taken, whatever becomes of the job; a timedelta or seconds.
-        keep: "first" leaves the job that has the key as it is; "last" gives it the call's arguments, tags,
-            priority and limits, and needs until="started" without `at_least`.
-        conflict: "return" returns the handle of the job that has it, "raise" raises `DuplicateJob`.
+        key: a string that can contain parameters of the task.
+        until: the key is taken until the job has "started", "ended" (succeeded, failed or was deleted) or
+            "succeeded". With "succeeded", a failed job keeps its key.
+        at_least: how long the key stays taken in any case after a job took it, whatever happens to the job; a
+            timedelta or seconds.
+        keep: "first" leaves the job that has the key unchanged. "last" gives it the call's arguments, tags,
+            priority and limits, and requires until="started" without `at_least`.
+        conflict: "return" returns the handle of the job that has the key; "raise" raises `DuplicateJob`.
 
     Raises:
-        ConfigurationError: an option is unknown, out of its bounds or does not go with another.
-        TaskError: the key is no such text.
+        ConfigurationError: an option is unknown, out of range or conflicts with another option.
+        TaskError: the key is not such a string.
     """
 
     key: str | None = attrs.field(default=None, converter=_check_key)
@@ -100,21 +102,21 @@ class Unique:
 
 @attrs.frozen(cache_hash=True)
 class Debounce:
-    """The job runs when no call of its key has come for a while: once, after the last.
+    """A job that runs once, when its key has received no calls for a while.
 
-    `Debounce("doc:{doc_id}", wait=5)`; without a key it is the task and all its arguments. Each call puts the
-    job off; `is_new` is True for the one that made it.
+    For example `Debounce("doc:{doc_id}", wait=5)`. Without a key, the key is the task and all its arguments.
+    Each call delays the job again. `is_new` is True for the call that created the job.
 
     Args:
-        key: a text that may name the task's parameters.
-        wait: from the last call; a timedelta or seconds.
-        max_wait: from the first call, after which it runs even while calls come; ten times `wait` where left
-            out.
-        keep: the arguments it runs with are those of the "last" call or of the "first".
+        key: a string that can contain parameters of the task.
+        wait: the delay after the last call; a timedelta or seconds.
+        max_wait: the delay after the first call at which the job runs even if calls still arrive; by default
+            ten times `wait`.
+        keep: whether the job runs with the arguments of the "last" or of the "first" call.
 
     Raises:
-        ConfigurationError: an option is unknown or out of its bounds, or `max_wait` shorter than `wait`.
-        TaskError: the key is no such text.
+        ConfigurationError: an option is unknown or out of range, or `max_wait` is shorter than `wait`.
+        TaskError: the key is not such a string.
     """
 
     key: str | None = attrs.field(default=None, converter=_check_key)
@@ -135,5 +137,5 @@ class Debounce:
 
     @property
     def longest(self) -> timedelta:
-        """After the first call, when it runs at the latest."""
+        """The longest delay of the job after the first call."""
         return self.wait * _DEFAULT_WAITS if self.max_wait is None else self.max_wait

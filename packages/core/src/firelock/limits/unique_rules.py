@@ -1,7 +1,8 @@
-"""The rule of unique keys: which calls are stored.
+"""The rules of unique keys, which decide whether a call stores a job.
 
-A key points at a job, and the job is the truth: whether it has the key still is asked of it. So no end of a
-job gives anything back, and nothing can leak. Every storage in Python runs this; Redis says it in Lua.
+A key points at a job, and the job is the source of truth: whether it still has the key is read from the job.
+So no end of a job has to release a key, and nothing can leak. Every storage in Python runs this code; the
+Redis storage implements the same rules in Lua.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from firelock.model.state import FINAL_STATES, State
 
 @attrs.frozen
 class UniqueRow:
-    """What is stored of a unique key."""
+    """The stored row of a unique key."""
 
     job_id: str
-    mark: int  # `starts_of` the job when it took the key
-    free_at: int = 0  # before it is taken whatever became of the job
+    mark: int  # `starts_of` the job at the time when it took the key
+    free_at: int = 0  # until this time the key is taken, whatever happens to the job
 
 
 @attrs.frozen
 class JobFacts:
-    """What the job that a unique key points at says."""
+    """The values of the job to which a unique key points."""
 
     state: State
     attempt: int
@@ -37,12 +38,12 @@ class JobFacts:
 
 
 def starts_of(attempt: int, crashes: int) -> int:
-    """Return how often a job was started: a hand-back takes a start back, a crash and a retry do not."""
+    """Return how often a job was started; a hand-back subtracts a start, a crash or a retry does not."""
     return attempt + crashes
 
 
 def unique_is_taken(row: UniqueRow, job: JobFacts | None, now: int) -> bool:
-    """Tell whether the job that the key points at has it still; None for one that is gone."""
+    """Return whether the job to which the key points still has the key; pass None for a deleted job."""
     if now < row.free_at:
         return True
     if job is None or job.admission.unique is None:
@@ -64,11 +65,11 @@ def unique_is_taken(row: UniqueRow, job: JobFacts | None, now: int) -> bool:
 
 
 def refuse_duplicate(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> None:
-    """The call, whose key is taken, is answered by the job that has it.
+    """Refuse a call whose key is taken, unless the call can return the job that has the key.
 
     Raises:
-        DuplicateJob: it asked to be refused then, or the job was deleted and still runs: nothing would run
-            for the call.
+        DuplicateJob: the call must not return another job (`raises`); or the job was deleted and still runs,
+            so that nothing would run for the call.
     """
     owner, _, key = use.key.partition(" ")
     shown = f"unique key {key!r} of task {owner!r}"
@@ -83,14 +84,14 @@ def refuse_duplicate(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> No
 
 
 def replaces(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> bool:
-    """Tell whether the call's arguments, tags, priority and limits replace those of the key's job."""
+    """Return whether the call's arguments, tags, priority and limits replace those of the key's job."""
     return use.keeps_last and job is not None and _is_changeable(row, job)
 
 
 def debounced_due(
     use: UniqueUse, row: UniqueRow, job: JobFacts | None, *, created_at: int, now: int
 ) -> int | None:
-    """Return when the job that has the key is due after this call; None where that stays."""
+    """Return the new due time of the job that has the key, after this call; None if it does not change."""
     if use.wait is None or job is None or job.state is not State.SCHEDULED or not _is_changeable(row, job):
         return None
     due_at = now + use.wait
@@ -99,12 +100,12 @@ def debounced_due(
 
 def _is_changeable(row: UniqueRow, job: JobFacts) -> bool:
     if job.admission.unread is not None:
-        return False  # only a newer release knows what a change would break
+        return False  # only a newer release can read all of it and change it safely
     is_waiting = job.state in (State.AWAITING, State.SCHEDULED, State.ENQUEUED)
     return is_waiting and not job.is_held and starts_of(job.attempt, job.crashes) == row.mark
 
 
 def taken_by(job: NewJob, now: int) -> UniqueRow:
-    """Return what is stored of the unique key of a new job."""
+    """Return the row of the unique key of a new job."""
     use = job.admission.unique if job.admission is not None else None
     return UniqueRow(job.id, 0, now + use.at_least if use is not None and use.at_least else 0)

@@ -1,7 +1,7 @@
 """Records, and the rules that need no storage.
 
-Read `state` and `job` first, then `lifecycle`: which state follows which, as a function of a job and an
-event. What a job may have beside it: `batch`, `dependencies`, `limit`, `memo`, `meta`. What a storage reads
-and answers: `storage`, `answers`, `session`, `record`, `report`. Tools without a rule of their own:
-`clock`, `ids`, `text`, `metrics` (samples and their text format), `stored_json` and `aio`.
+Read `state` and `job` first. Then read `lifecycle`, which computes the next state of a job from the job and
+an event. `batch`, `dependencies`, `limit`, `memo` and `meta` define optional parts of a job. `storage`,
+`answers`, `session`, `record` and `report` define the parameters and results of a storage's verbs. The other
+modules are tools: `clock`, `ids`, `text`, `metrics` (samples and their text format), `stored_json` and `aio`.
 """

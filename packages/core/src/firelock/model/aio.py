@@ -1,4 +1,4 @@
-"""For asyncio: what blocks runs in a thread; each blocking verb has a twin, an `a` before its name."""
+"""Threads for blocking calls in asyncio programs, and async twins of blocking verbs (`aget` for `get`)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_THREADS = 16  # of any number of calls: about as many as a pool has connections
+_THREADS = 16  # for all calls together: about as many as a pool has connections
 _IDLE = 10.0  # seconds after which an idle thread ends
-_STALL = 0.1  # seconds in which no waiting call could start: then there is one thread more
+_STALL = 0.1  # seconds without any start of a waiting call, after which one more thread is started
 
 
 class BlockingCalls:
-    """Threads for Firelock's own blocking calls in coroutines.
+    """Threads in which coroutines run Firelock's own blocking calls.
 
-    They are not those of `asyncio.to_thread`, whose small number an application may use up with calls that
-    wait for Firelock: then neither would ever end. The threads are daemons, so that none of them holds up the
-    end of the interpreter.
+    The few threads of `asyncio.to_thread` are not used: an application might occupy all of them with calls
+    that wait for Firelock, and then neither would ever end. The threads here are daemons, so they do not
+    delay the exit of the interpreter.
 
-    Calls that wait for one another do not come to a halt either: if none of the waiting calls could start
-    for a moment, one more thread is started.
+    Calls that wait for each other do not deadlock either: if none of the waiting calls could start for a
+    moment, one more thread is started.
 
     Args:
         threads: the number of threads, unless they stall.
         idle: seconds after which an idle thread ends.
-        stall: seconds without a start after which there is one more thread.
+        stall: seconds without a start after which one more thread is started.
     """
 
     def __init__(self, threads: int = _THREADS, *, idle: float = _IDLE, stall: float = _STALL) -> None:
@@ -47,21 +47,21 @@ class BlockingCalls:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all threads and calls: a process that was forked has none of them."""
+        """Discard all threads and calls, because a forked process does not have them."""
         self._lock = threading.Lock()
         self._waiting: deque[_Call] = deque()
-        self._idle: list[_Thread] = []  # the last one was the last to work: the others may end
-        self._count = 0  # threads
-        self._started = 0  # of the calls that had to wait
-        self._watcher: threading.Thread | None = None  # while calls wait
+        self._idle: list[_Thread] = []  # the most recently used thread is last, so the others can end
+        self._count = 0  # number of threads
+        self._started = 0  # number of calls that had to wait and were then started
+        self._watcher: threading.Thread | None = None  # set while calls wait
 
     def submit(self, function: Callable[[], R]) -> Future[R]:
-        """Call the function in a thread; return its future.
+        """Call the function in a thread and return its future.
 
         Raises:
-            RuntimeError: the system gives no thread, and there is none yet.
+            RuntimeError: the system cannot start a thread, and none exists yet.
         """
-        from concurrent.futures import Future  # noqa: PLC0415 - loaded by asyncio
+        from concurrent.futures import Future  # noqa: PLC0415 - asyncio has already imported it
 
         call = _Call(Future(), function)
         with self._lock:
@@ -78,7 +78,7 @@ class BlockingCalls:
         return call.future
 
     def _help(self) -> None:
-        """Start a thread, or at the limit the one that notices a stall. Called with the lock held."""
+        """Start a thread, or the stall watcher if the limit is reached. The caller must hold the lock."""
         if self._count < self._limit:
             self._start_thread()
         elif self._watcher is None:
@@ -94,10 +94,10 @@ class BlockingCalls:
         thread = _Thread()
         while (call := self._next(thread)) is not None:
             call.run()
-            del call  # an idle thread keeps nothing of it
+            del call  # do not keep the call and its result alive while the thread is idle
 
     def _next(self, thread: _Thread) -> _Call | None:
-        """Return the thread's next call; None if there was none for so long that it ends."""
+        """Return the thread's next call, or None if the thread was idle for too long and must end."""
         with self._lock:
             if self._waiting:
                 self._started += 1
@@ -109,11 +109,11 @@ class BlockingCalls:
                     self._idle.remove(thread)
                     self._count -= 1
                     return None
-            thread.woken.acquire()  # a call was given to it just now
+            thread.woken.acquire()  # a call was assigned to this thread just before the timeout
         return thread.taken()
 
     def _watch(self) -> None:
-        """Start one more thread each time that no waiting call could start for a moment."""
+        """Start one more thread each time no waiting call could start for `stall` seconds."""
         pause = threading.Event()
         while True:
             with self._lock:
@@ -124,7 +124,7 @@ class BlockingCalls:
             pause.wait(self._stall_seconds)
             with self._lock:
                 if self._waiting and started == self._started:
-                    with suppress(RuntimeError):  # the system gives none now, perhaps later
+                    with suppress(RuntimeError):  # the system cannot start a thread now, but perhaps later
                         self._start_thread()
 
 
@@ -134,20 +134,20 @@ class _Call:
     function: Callable[[], Any]
 
     def run(self) -> None:
-        """Call the function, unless nobody waits for its result any more."""
+        """Call the function, unless its future was cancelled."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
             result = self.function()
-        except BaseException as error:  # noqa: BLE001 - it is raised by whoever awaits the call
+        except BaseException as error:  # noqa: BLE001 - raised where the call is awaited
             self.future.set_exception(error)
-            del self  # the error's traceback has this frame
+            del self  # the traceback of the error refers to this frame
         else:
             self.future.set_result(result)
 
 
 class _Thread:
-    """An idle thread, and the call that it is woken for."""
+    """An idle thread and the call for which it is woken."""
 
     def __init__(self) -> None:
         self.woken = threading.Lock()
@@ -170,18 +170,18 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Return what the function returns, run in a thread of Firelock's own with the context of the caller.
+    """Return the result of the function, called in one of Firelock's threads with the context of the caller.
 
-    A coroutine that is cancelled meanwhile leaves the thread to end the call by itself.
+    If the coroutine is cancelled meanwhile, the thread finishes the call on its own.
     """
-    import asyncio  # noqa: PLC0415 - loaded when first used
+    import asyncio  # noqa: PLC0415 - only programs that use asyncio need it
 
     context = copy_context()
     return await asyncio.wrap_future(_calls.submit(lambda: context.run(function, *args, **kwargs)))
 
 
 def twin(verb: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Return the async twin of a method: in its class, `aget` is the twin of `get`."""
+    """Return the async twin of a method; assign it under the method's name with `a` in front (`aget`)."""
 
     async def awaited(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         blocking: Callable[P, R] = getattr(self, name)

@@ -1,4 +1,4 @@
-"""What a storage's verbs answer."""
+"""Results of a storage's verbs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from firelock.errors import StorageError, StorageUnavailable
 
 
 class Applied(StrEnum):
-    """What became of one transition."""
+    """The result of one transition."""
 
     APPLIED = "applied"
-    RELEASING = "releasing"  # applied, and continuations now wait for `release`
-    ALREADY = "already"  # the job is in the target state with this very fence: a repeat of what was applied
-    REFUSED = "refused"  # a guard no longer holds; nothing was written
-    MISSING = "missing"  # no job of that id
-    TAKEN = "taken"  # another job has its unique key now; nothing was written
-    BUSY = "busy"  # another transaction has locked a row that it needs; nothing was written: send it again
+    RELEASING = "releasing"  # applied; continuations must now be moved by `release`
+    ALREADY = "already"  # a repeat: the job is already in the target state with this fence
+    REFUSED = "refused"  # a guard does not hold; nothing was written
+    MISSING = "missing"  # no job with this id
+    TAKEN = "taken"  # another job now has its unique key; nothing was written
+    BUSY = "busy"  # another transaction has locked a row that is needed; nothing was written: send it again
 
     @property
     def is_applied(self) -> bool:
-        """Tell whether the change is in the storage, now or already before."""
+        """Whether the storage contains the change, from this call or an earlier one."""
         return self in _IN_STORAGE
 
 
 class PartlyApplied(StorageError):
-    """The storage refused, or went away, when it had answered for some of many changes; `__cause__` is why.
+    """The storage failed or became unreachable after it had applied some of the changes of a call.
 
-    `results` has one entry an id, in the order of the ids: the answer, or None where there is none. Such a
-    change is not written, or its answer was lost with the connection.
+    `__cause__` is the original error. `results` has one entry per id, in the order of the ids: the result, or
+    None if there is none. A change without a result was not written, or its result was lost with the
+    connection.
     """
 
     def __init__(self, message: str, results: Sequence[Applied | None]) -> None:
@@ -40,7 +41,7 @@ class PartlyApplied(StorageError):
 
 
 class PartlyUnavailable(PartlyApplied, StorageUnavailable):
-    """A `PartlyApplied` of an outage: trying again for the others may help."""
+    """A `PartlyApplied` caused by an outage: sending the other changes again may help."""
 
 
 _IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASING, Applied.ALREADY})
@@ -48,9 +49,9 @@ _IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASING, Applied.ALREADY})
 
 @attrs.frozen
 class Duplicate:
-    """The answer for a job that was not stored, as another one has its unique key: false, it is not new."""
+    """The result for a job that was not stored because another job has its unique key; it is false."""
 
-    job_id: str  # of that one
+    job_id: str  # the job that has the key
 
     def __bool__(self) -> bool:
         """Return False."""
@@ -59,7 +60,7 @@ class Duplicate:
 
 @attrs.define
 class Inserted:
-    """What became of an insert: of each job, and of the record that it depended on."""
+    """The result of an insert: for each job, and for the record on which the insert depended."""
 
-    is_new: Sequence[bool | Duplicate]  # per job; False: it was there before, or nothing was stored
-    record: Applied = Applied.APPLIED  # ALREADY: it holds the new value at the next version. Or REFUSED
+    is_new: Sequence[bool | Duplicate]  # per job; False: it was already stored, or nothing was stored
+    record: Applied = Applied.APPLIED  # ALREADY: it has the new value at the next version; or REFUSED

@@ -1,4 +1,4 @@
-"""What makes a job a batch, and how far a batch is."""
+"""The definition and the counts of a batch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from firelock.model.state import State
 
 @attrs.frozen
 class BatchRules:
-    """What makes a job a batch: it has no task, is never run, and ends when no member of it can go on."""
+    """The part of a job that makes it a batch: a job that has no task, never runs and groups its members.
 
-    name: str  # for people
-    fails_fast: bool = False  # the first failure stops the rest
+    It ends when none of its members can continue.
+    """
+
+    name: str  # shown to people
+    fails_fast: bool = False  # the first failure stops the remaining members
     keeps: tuple[int | None, int | None, int | None] = (None, None, None)
-    """How long it stays in micros, once it has succeeded, failed or is deleted; None for ever."""
+    """Microseconds for which the batch is kept after success, failure or deletion; None: forever."""
 
     def expiry(self, state: State, at: int) -> int | None:
-        """Return when it may be pruned if it ends so at this instant."""
+        """Return when the batch may be pruned if it ends at this time in this state; None for never."""
         keep = self.keeps[_ENDS.index(state)]
         return None if keep is None else at + keep
 
@@ -26,59 +29,59 @@ _ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 
 BATCH_TASK = "firelock:batch"
-"""What stands where a batch, which has no task, would have its name."""
+"""The task name of a batch, which has no task."""
 
 
 @attrs.frozen
 class BatchCounts:
-    """How far a batch is, all at one time: its own members are counted, not those of batches within it."""
+    """The counts of a batch at one point in time: of its own members, not of the members of inner batches."""
 
-    total: int = 0  # members; an inner batch is one
-    active: int = 0  # that may still move by themselves, or that run although they were deleted
-    waiting: int = 0  # that wait for another member
+    total: int = 0  # members; an inner batch counts as one
+    active: int = 0  # can still change state on their own, or still run although they were deleted
+    waiting: int = 0  # wait for another member
     succeeded: int = 0
     failed: int = 0
     deleted: int = 0
-    is_held: bool = False  # while it is filled
-    is_shut: bool = False  # what it is after has not ended
-    is_cancelled: bool = False  # for good
-    is_stopping: bool = False  # a member has failed, and the rest is stopped therefore
-    batches: int = 0  # how many of its members are batches
+    is_held: bool = False  # its creator is still adding members
+    is_shut: bool = False  # it has not opened: a job that it waits for has not ended
+    is_cancelled: bool = False  # final
+    is_stopping: bool = False  # a member has failed, so the remaining ones are being stopped
+    batches: int = 0  # members that are batches
 
     @property
     def ended(self) -> int:
-        """How many members have succeeded, failed or were deleted."""
+        """The number of members that have succeeded, failed or were deleted."""
         return self.succeeded + self.failed + self.deleted
 
     @property
     def progress(self) -> float:
-        """How much of it has ended, from 0 to 1; falls by adding and by requeue alone."""
+        """The share of ended members, from 0 to 1; it falls only if members are added or requeued."""
         return self.ended / self.total if self.total else 1.0
 
 
 @attrs.frozen
 class DeepBatchCounts:
-    """How far a batch is together with all batches within it: their jobs are counted, batches are not.
+    """The counts of a batch and all its inner batches together: jobs are counted, batches are not.
 
-    It is read batch by batch, so it is not the state at one time: while jobs run, the numbers may be off by
-    those that moved meanwhile.
+    The batches are read one after another, so the counts do not show one point in time: while jobs run, they
+    can be off by the jobs that changed during the reading.
     """
 
     total: int  # jobs
-    active: int  # that may still move by themselves, or that run although they were deleted
-    waiting: int  # that wait for another member
+    active: int  # can still change state on their own, or still run although they were deleted
+    waiting: int  # wait for another member
     succeeded: int
     failed: int
     deleted: int
-    batches: int  # batches within it that were read
-    is_cut: bool  # more batches are within it than were to be read; each of these counts as one job
+    batches: int  # inner batches that were read
+    is_cut: bool  # there are more inner batches than the reading allows; each of these counts as one job
 
     @property
     def ended(self) -> int:
-        """How many jobs have succeeded, failed or were deleted."""
+        """The number of jobs that have succeeded, failed or were deleted."""
         return self.succeeded + self.failed + self.deleted
 
     @property
     def progress(self) -> float:
-        """How much of it has ended, from 0 to 1."""
+        """The share of jobs that have ended, from 0 to 1."""
         return min(1.0, self.ended / self.total) if self.total else 1.0

@@ -1,12 +1,13 @@
-"""Instants are integers: microseconds since 1970-01-01 UTC, exact, ordered and the same on every storage.
+"""Times are integers: microseconds since 1970-01-01 UTC, exact, ordered and the same on every storage.
 
-Users see aware datetimes; everything behind the client sees micros. `StorageClock` keeps a client's stamps
-close to the storage's own time without a round trip for each.
+Users see aware datetimes; all code below the client uses microseconds (`micros`). `StorageClock` keeps a
+client's timestamps close to the storage's own time without a round trip for each.
 
-A host has three clocks, and each tells something that the others do not. The wall clock is set by people and
-programs. `elapsed_seconds` only goes on, and counts the time that the machine was suspended. CLOCK_MONOTONIC
-only goes on too, but stands still during a suspension. Where two of them part, the wall clock was set or the
-machine was suspended: `HostWatch` detects it, and `StorageWatch` detects what it did to the storage's clock.
+A host has three clocks, and each shows something that the others do not. The wall clock can be set by people
+and programs. `elapsed_seconds` never goes back, and counts the time during which the machine was suspended.
+CLOCK_MONOTONIC never goes back either, but stops during a suspension. If two of them differ, the wall clock
+was set or the machine was suspended. `HostWatch` detects this, and `StorageWatch` detects its effect on the
+storage's clock.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _SYNC_EVERY_SECONDS = 60.0
 _ASK_AGAIN_SECONDS = 1.0
-_JUMP_SECONDS = 1.0  # by which clocks may part between two looks: what NTP slews stays far below
+# Largest difference between clocks that is not a jump; adjustments by NTP slewing are far smaller.
+_JUMP_SECONDS = 1.0
 
 
 def micros(instant: datetime) -> int:
-    """Return the instant as micros; exact.
+    """Return a time as microseconds; exact.
 
     Raises:
         ScheduleError: the datetime has no time zone.
@@ -47,12 +49,12 @@ def micros(instant: datetime) -> int:
 
 
 def from_micros(instant: int) -> datetime:
-    """Return micros as an aware datetime in UTC; exact."""
+    """Return a time in microseconds as an aware datetime in UTC; exact."""
     return _EPOCH + timedelta(microseconds=instant)
 
 
 def span_micros(span: timedelta) -> int:
-    """Return a span as whole micros; exact."""
+    """Return a duration as whole microseconds."""
     return span // _MICRO
 
 
@@ -60,7 +62,7 @@ def span_micros(span: timedelta) -> int:
 
 
 def _clock_of_elapsed_time() -> int | None:
-    """Return the id of the clock that also counts while the machine is suspended; None if there is none."""
+    """Return the id of the clock that also counts while the machine is suspended; None if none exists."""
     if sys.platform == "darwin":
         # clock_gettime(3) of macOS: CLOCK_MONOTONIC "will continue to increment while the system is asleep".
         # time.monotonic() is mach_absolute_time() there, which does not.
@@ -71,8 +73,9 @@ def _clock_of_elapsed_time() -> int | None:
 
 
 _ELAPSED = _clock_of_elapsed_time()
-# Seconds of a clock that only goes on, suspensions included, and that all processes of this host share. Where
-# there is none it is CLOCK_MONOTONIC, and a suspension looks as if the wall clock was set forward.
+# The seconds of a clock that never goes back, counts suspensions, and is shared by all processes of this
+# host. Without such a clock it is CLOCK_MONOTONIC, and a suspension looks as if the wall clock was set
+# forward.
 elapsed_seconds: Callable[[], float] = (
     time.monotonic if _ELAPSED is None else partial(time.clock_gettime, _ELAPSED)
 )
@@ -84,7 +87,7 @@ class HostClocks:
 
     wall: Callable[[], float] = time.time
     elapsed: Callable[[], float] = elapsed_seconds
-    awake: Callable[[], float] = time.monotonic  # stands still while the machine is suspended
+    awake: Callable[[], float] = time.monotonic  # stops while the machine is suspended
 
 
 HOST_CLOCKS = HostClocks()
@@ -96,13 +99,13 @@ def _clocks_of(monotonic: Callable[[], float]) -> HostClocks:
 
 @attrs.frozen
 class Jump:
-    """What happened to this host's clocks between two looks, in seconds; 0 for what did not happen."""
+    """The changes of this host's clocks between two checks, in seconds; 0 if there was no change."""
 
-    set_by: float = 0.0  # the wall clock, forward or (negative) back
-    suspended: float = 0.0  # the machine
+    set_by: float = 0.0  # by how much the wall clock was set, forward or (negative) back
+    suspended: float = 0.0  # how long the machine was suspended
 
     def __bool__(self) -> bool:
-        """Whether anything happened."""
+        """Return whether anything happened."""
         return bool(self.set_by or self.suspended)
 
     def __str__(self) -> str:
@@ -118,10 +121,10 @@ class Jump:
 
 @attrs.frozen
 class _Look:
-    """One reading of the host's clocks, in this order: a clock is read between two readings of another one.
+    """One reading of the host's clocks, in the order of the fields.
 
-    So the time that passes between two readings, because another thread or process had the processor, is
-    known and does not look like a jump.
+    Each clock is read between two readings of another one. Therefore time that passes between two readings,
+    because another thread or process had the processor, is measured and does not look like a jump.
     """
 
     awake_first: float
@@ -132,16 +135,16 @@ class _Look:
 
 
 def _excess(moved: float, *, least: float, most: float) -> float:
-    """Return by how much a clock moved more than it could in that time, or less; 0 if it is no jump."""
+    """Return by how much a clock moved more (or less, negative) than is possible; 0 if it is not a jump."""
     excess = moved - most if moved > most else min(0.0, moved - least)
     return excess if abs(excess) > _JUMP_SECONDS else 0.0
 
 
 @attrs.define(eq=False)
 class HostWatch:
-    """Detects that the wall clock was set, or the machine suspended, since the last look.
+    """Detection of a wall clock that was set, or a machine that was suspended, since the last check.
 
-    Each look begins where the last one ended, so slow drifts never add up to a jump.
+    Each check begins where the last one ended, so slow drift never adds up to a jump.
     """
 
     _clocks: HostClocks = HOST_CLOCKS
@@ -151,7 +154,7 @@ class HostWatch:
         self._last = self._read()
 
     def look(self) -> Jump:
-        """Return what happened since the last look; false if nothing did."""
+        """Return what happened since the last check; the result is false if nothing did."""
         former, now = self._last, self._read()
         self._last = now
         suspended = _excess(
@@ -176,36 +179,39 @@ class HostWatch:
 
 @attrs.define(eq=False)
 class StorageClock:
-    """The storage's time, read about once a minute; between readings this host's elapsed time carries it on.
+    """The storage's time, read about once a minute and advanced by this host's elapsed time in between.
 
-    It is read again when the wall clock was set, because the storage's clock may be that very clock. After it
-    was read once it goes on through an outage, so that a run can end while the storage is away.
+    It is read again if the wall clock was set, because the storage might use the same clock. After the first
+    reading, it continues during an outage of the storage, so that a run can end while the storage is
+    unreachable.
 
     Args:
-        storage: whose time it is.
-        monotonic: counts seconds, those of a suspension too.
-        host: the other clocks as well; for a test that passes only `monotonic`, all of them are that one.
+        storage: the storage whose time is read.
+        monotonic: counts seconds, including those of a suspension.
+        host: the host's other clocks. If a test passes only `monotonic`, it replaces all of them.
     """
 
     _storage: Storage
     _monotonic: Callable[[], float] = elapsed_seconds
     host: HostClocks = attrs.Factory(lambda self: _clocks_of(self._monotonic), takes_self=True)
-    # Replaced as a whole: a thread that met half of another's reading would be a minute ahead.
+    # Always replaced as a whole. If a thread saw half of another thread's reading, its time would be a minute
+    # ahead.
     _reading: _ClockReading | None = None
     _wall: Callable[[], float] = attrs.field(init=False)
-    _asks_again_at: float = float("-inf")  # after an outage was met; nobody waits for each look at the time
+    # Set after an outage, so that not every call of `now` waits for the storage.
+    _asks_again_at: float = float("-inf")
 
     def __attrs_post_init__(self) -> None:
         self._wall = self.host.wall
 
     @property
     def uncertainty(self) -> float:
-        """Return the seconds by which `now` may be behind, since the last reading took so long."""
+        """The seconds by which `now` can be behind because of the duration of the last reading."""
         return 0.0 if self._reading is None else self._reading.took
 
     @property
     def is_fresh(self) -> bool:
-        """Tell whether `now` answers without a round trip."""
+        """Whether `now` returns without a round trip."""
         reading, elapsed = self._reading, self._monotonic()
         return (
             reading is not None
@@ -214,10 +220,10 @@ class StorageClock:
         )
 
     def now(self) -> int:
-        """Return the storage's present time in micros; one round trip a minute, none otherwise.
+        """Return the storage's current time in microseconds; costs about one round trip per minute.
 
         Raises:
-            StorageUnavailable: it was never read and cannot be.
+            StorageUnavailable: the time was never read and cannot be read now.
         """
         reading, elapsed = self._reading, self._monotonic()
         if reading is None or not (
@@ -229,7 +235,7 @@ class StorageClock:
         return reading.base + int((elapsed - reading.at) * SECOND) + self._offset()
 
     def _offset(self) -> int:
-        """Return what a test has added to the storage's clock, so that it holds before the next reading."""
+        """Return the offset that a test added to the storage's clock, so that it applies immediately."""
         return getattr(self._storage, "clock_offset", 0)
 
     def _read(self, former: _ClockReading | None) -> _ClockReading:
@@ -251,26 +257,26 @@ class StorageClock:
 
 @attrs.frozen
 class _ClockReading:
-    """A reading of the storage's clock, and how long its time can be counted on from there."""
+    """A reading of the storage's clock, and for how long the time can be computed from it."""
 
     at: float  # elapsed seconds
-    base: int  # the storage's time, without what a test has added
+    base: int  # the storage's time, without the offset of a test
     took: float  # seconds
     until: float  # elapsed seconds
-    wall_least: float  # by how many seconds the wall clock is ahead of elapsed seconds, while nobody sets it
+    wall_least: float  # by how many seconds the wall clock is ahead of elapsed seconds, unless it is set
     wall_most: float
 
 
 @attrs.frozen
 class StorageLook:
-    """The storage's clock at one look."""
+    """The state of the storage's clock at one check."""
 
     now: int  # micros
-    jumped: float  # seconds by which it moved more than CLOCK_MONOTONIC, or less; 0 for a second at most
+    jumped: float  # seconds by which it moved more (or less) than CLOCK_MONOTONIC; 0 if at most a second
     cause: Jump  # what happened to this host
     awake_before: float
     awake_after: float
-    uncertainty: float  # seconds that it may be behind
+    uncertainty: float  # seconds by which it can be behind
 
     def __str__(self) -> str:
         """Return what happened, in words."""
@@ -282,10 +288,10 @@ class StorageLook:
 
 @attrs.define(eq=False)
 class StorageWatch:
-    """Compares the storage's clock with this host's CLOCK_MONOTONIC from look to look.
+    """Comparison of the storage's clock with this host's CLOCK_MONOTONIC from one check to the next.
 
-    The two part when the storage's clock is set: it may be this host's wall clock, as SQLite's is, or that of
-    a server. They part too when this machine is suspended, since the storage's clock goes on.
+    The two differ if the storage's clock is set, which can be this host's wall clock, as for SQLite, or the
+    clock of a server. They also differ if this machine is suspended, because the storage's clock continues.
     """
 
     _clock: StorageClock
@@ -296,10 +302,10 @@ class StorageWatch:
         self._host = HostWatch(self._clock.host)
 
     def look(self) -> StorageLook:
-        """Return the storage's time, and by how much it jumped since the last look; no round trip, as a rule.
+        """Return the storage's time, and by how much it jumped since the last check; usually no round trip.
 
         Raises:
-            StorageUnavailable: the storage's clock was never read and cannot be.
+            StorageUnavailable: the storage's clock was never read and cannot be read now.
         """
         awake, last = self._clock.host.awake, self._last
         before = awake()

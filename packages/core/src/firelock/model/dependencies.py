@@ -1,4 +1,4 @@
-"""How a job depends on others, and the JSON in which that is stored."""
+"""The dependencies and other relations between jobs, and the JSON in which they are stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from firelock.model.stored_json import (
 
 
 class On(StrEnum):
-    """The end of a parent that a continuation waits for."""
+    """The end of a parent for which a continuation waits."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -32,36 +32,36 @@ class On(StrEnum):
 
 @attrs.frozen
 class Edge:
-    """A continuation's tie to its parent."""
+    """The dependency of a continuation on one parent."""
 
     parent_id: str
     on: On = On.SUCCEEDED
-    carries: bool = False  # the parent's result is among its arguments: see `Relations.inputs`
+    carries: bool = False  # the parent's result becomes an argument of the job: see `Relations.inputs`
 
 
 @attrs.frozen
 class Input:
-    """A place in a job's arguments that the result of another one fills; null stands there in the text."""
+    """A position in a job's arguments that the result of another job fills; null is stored there."""
 
     job_id: str
-    path: tuple[str | int, ...]  # the parameter's name, then keys and places within its JSON value
+    path: tuple[str | int, ...]  # the parameter's name, then the keys and indexes within its JSON value
 
 
 @attrs.frozen
 class Relations:
-    """What a job is to others beside waiting for them; most are nothing."""
+    """The relations of a job to other jobs, except the parents for which it waits; most fields are empty."""
 
-    batch_id: str | None = None  # of which it is a member; fixed
-    caller_id: str | None = None  # the job that made it within a step and waits for its result
-    inputs: tuple[Input, ...] = ()  # from parents whose edges carry
-    batch: BatchRules | None = None  # set for a batch itself
+    batch_id: str | None = None  # the batch of which it is a member; never changes
+    caller_id: str | None = None  # the job that created it within a step and waits for its result
+    inputs: tuple[Input, ...] = ()  # from parents whose edges have `carries`
+    batch: BatchRules | None = None  # set if the job is a batch
     unread: str | None = (
         None  # the stored string, if this release cannot read all of it: see `read_relations`
     )
 
 
 def write_relations(relations: Relations) -> str | None:
-    """Return what is stored of them, None for nothing."""
+    """Return the string that is stored for these relations; None if there are none."""
     if relations == _NO_TIES:
         return None
     batch = relations.batch
@@ -76,10 +76,11 @@ def write_relations(relations: Relations) -> str | None:
 
 @lru_cache(maxsize=4_096)
 def read_relations(text: str) -> Relations:
-    """Return the ties that `write_relations` wrote; fields that a newer release appended are ignored.
+    """Return the relations that `write_relations` wrote; fields that a newer release appended are ignored.
 
-    Never raises: a string that this release cannot read must not stop the jobs next to this one. `unread` is
-    set then, and the other fields hold the parts that can be read. No server runs such a job.
+    Never raises, because a string that this release cannot read must not stop the processing of other jobs.
+    In that case `unread` is set, and the other fields contain the parts that can be read. No server runs such
+    a job.
     """
     try:
         batch_id, caller_id, inputs, batch, *_ = json.loads(text)

@@ -1,4 +1,4 @@
-"""Job ids: version 7 UUIDs (RFC 9562 §5.7), made by the client, ordered by the time they were made."""
+"""Job ids: version 7 UUIDs (RFC 9562 §5.7), created by the client and ordered by creation time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import uuid
 _NAMESPACE = uuid.UUID("5b1f0d0e-6f3a-7c54-9d5e-f17e10c4a000")
 _FORM = "%08x-%04x-7%03x-%04x-%012x"
 _LOW = (1 << 48) - 1
-_END = 253_402_300_800_000_000  # micros of the year 10000
+_END = 253_402_300_800_000_000  # start of the year 10000, in microseconds
 _LARGEST = (1 << 128) - 1
 _NEWEST_FIRST = re.compile(r"[0-9]{18}-[0-9a-f]{32}")
 
-# A generator of our own: a program that seeds the global one must not make two processes agree on their ids.
+# A separate generator: if programs seed the global one, two processes must not create the same ids.
 _random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
 _lock = threading.Lock()
 _last = 0
@@ -33,12 +33,13 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 def new_id() -> str:
-    """Return a new id; ids made by one process ascend, also within one millisecond.
+    """Return a new id; the ids of one process ascend, even within a millisecond.
 
-    The 12 bits behind the milliseconds hold their fraction (RFC 9562 §6.2, method 3) and are pushed up by one
-    where two calls fall together, so that jobs enqueued one after another sort in that order.
+    The 12 bits after the milliseconds contain the fraction of the millisecond (RFC 9562 §6.2, method 3). If
+    two calls get the same value, it is increased by one, so that jobs enqueued one after another sort in that
+    order.
     """
-    global _last  # noqa: PLW0603 - the last stamp given is what makes the next one larger
+    global _last  # noqa: PLW0603 - the next value must be larger than the last one
     stamp = time.time_ns() * 4096 // 1_000_000
     with _lock:
         if stamp <= _last:
@@ -49,7 +50,7 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Return so many new ids, ascending: as many calls of `new_id` for half the time."""
+    """Return this number of new ids, ascending; takes half the time of as many calls of `new_id`."""
     global _last  # noqa: PLW0603 - as in new_id
     stamp = time.time_ns() * 4096 // 1_000_000
     with _lock:
@@ -63,18 +64,18 @@ def new_ids(count: int) -> list[str]:
 
 
 def derived_id(*parts: str) -> str:
-    """Return the id that these parts always give; two servers that fire one instant make one job."""
+    """Return the id for these parts, always the same, so that two servers create one job for a due time."""
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
 
 
 def newest_first_key(at: int) -> str:
-    """Return a new key for a record of this instant (micros); of two keys the one of later sorts first.
+    """Return a new key for a record of this time (microseconds); the key of a later time sorts first.
 
-    Keys that one process makes for one instant sort the last one first.
+    If one process creates several keys for the same time, the newest key sorts first.
     """
     return f"{_END - at:018d}-{_LARGEST - uuid.UUID(new_id()).int:032x}"
 
 
 def is_newest_first_key(text: object) -> bool:
-    """Tell whether a text has the form of such a key."""
+    """Return whether a value has the form of such a key."""
     return isinstance(text, str) and _NEWEST_FIRST.fullmatch(text) is not None

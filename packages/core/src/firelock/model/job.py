@@ -1,4 +1,4 @@
-"""A job: as it is created, claimed, stored and changed."""
+"""A job when it is created, claimed, stored and changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from firelock.model.state import FINAL_STATES, State
 
 @attrs.define
 class NewJob:
-    """What a client asks a storage to store; `insert` turns its state where the parent has already ended."""
+    """A job that a client wants to store; `insert` changes its state if a parent has already ended."""
 
     id: str
     task: str
@@ -27,35 +27,36 @@ class NewJob:
     state: State  # awaiting, scheduled or enqueued
     created_at: int
     due_at: int | None = None  # when a scheduled job becomes enqueued
-    nominal_at: int | None = None  # the instant the job was made for: recurring or delayed; never changes
+    nominal_at: int | None = None  # the time for which a recurring or delayed job was created; never changes
     reason: str | None = None
     tags: tuple[str, ...] = ()
     timeout_seconds: float | None = None
-    retry: str | None = None  # a `Retry` given for this call, as its JSON
+    retry: str | None = None  # a `Retry` passed with this call, as JSON
     recurring_id: str | None = None
-    meta_json: str | None = None  # what travels with it, as `meta.write_meta` gives it; opaque to a storage
-    admission_json: str | None = None  # as `write_admission` gives it; None for most jobs
+    # Metadata stored with the job, as `meta.write_meta` returns it; has no meaning for a storage.
+    meta_json: str | None = None
+    admission_json: str | None = None  # as `write_admission` returns it; None for most jobs
     parents: tuple[Edge, ...] = ()
-    relations_json: str | None = None  # as `write_relations` gives it; None for most jobs
+    relations_json: str | None = None  # as `write_relations` returns it; None for most jobs
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """What travels with it, read only; empty for nothing."""
+        """The job's metadata, read-only; empty if there is none."""
         return read_meta(self.meta_json)
 
     @property
     def admission(self) -> Admission | None:
-        """What it asks before it starts; None for nothing."""
+        """The job's limits, unique key and start deadline; None if it has none."""
         return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
     def relations(self) -> Relations | None:
-        """What it is to other jobs; None for nothing."""
+        """The job's relations to other jobs; None if it has none."""
         return None if self.relations_json is None else read_relations(self.relations_json)
 
     @property
     def is_plain(self) -> bool:
-        """Tell whether it asks for nothing but a queue and a priority, as most jobs do."""
+        """Whether the job needs nothing except a queue and a priority, like most jobs."""
         return _asked(self) == _NOTHING_ASKED
 
 
@@ -68,7 +69,7 @@ _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, 
 
 @attrs.define
 class ClaimedJob:
-    """A job as its session received it: what running it needs and no more."""
+    """A job as its session receives it, with only the fields that are needed to run it."""
 
     id: str
     task: str
@@ -76,10 +77,10 @@ class ClaimedJob:
     serializer: str
     queue: str
     priority: int
-    attempt: int  # the number of this run, from 1; grows with each claim unless given back
-    retries: int  # retries already scheduled since creation or the last requeue
-    crashes: int  # runs that ended with their process
-    fence: int  # grows with every claim of this job
+    attempt: int  # the number of this attempt, from 1; grows with each claim, unless it is given back
+    retries: int  # retries scheduled since the creation or the last requeue
+    crashes: int  # runs that ended because their process died
+    fence: int  # grows with each claim of this job
     created_at: int
     enqueued_at: int  # when it last became enqueued, by the storage's clock
     claimed_at: int
@@ -91,47 +92,47 @@ class ClaimedJob:
     meta_json: str | None = None
     admission_json: str | None = None
     relations_json: str | None = None
-    has_memos: bool = False  # something is remembered of it: see `Storage.recall`
+    has_memos: bool = False  # the job has memos: see `Storage.recall`
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """What travels with it, read only; empty for nothing."""
+        """The job's metadata, read-only; empty if there is none."""
         return read_meta(self.meta_json)
 
     @property
     def admission(self) -> Admission | None:
-        """What it asks before it starts; None for nothing."""
+        """The job's limits, unique key and start deadline; None if it has none."""
         return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
     def relations(self) -> Relations | None:
-        """What it is to other jobs; None for nothing."""
+        """The job's relations to other jobs; None if it has none."""
         return None if self.relations_json is None else read_relations(self.relations_json)
 
 
 @attrs.frozen
 class ErrorInfo:
-    """How an attempt failed, as text; an exception is never rebuilt from it."""
+    """The failure of an attempt, as strings; no exception is ever rebuilt from it."""
 
     type: str  # module.Qualname of the exception
     message: str  # at most 1,000 characters
-    fingerprint: str  # equal for failures of the same kind at the same place
-    traceback: str | None = None  # bounded; lines of the application's own frames begin with "→ "
+    fingerprint: str  # the same for failures of the same kind at the same place
+    traceback: str | None = None  # limited in size; lines of the application's own frames begin with "→ "
 
 
 @attrs.frozen
 class HistoryEntry:
-    """One step of a job's life, as people read it."""
+    """One step of a job's life, as shown to people."""
 
     state: State
     at: int
     reason: str | None = None
-    attempt: int | None = None  # set where the entry ends an attempt, with the three below
+    attempt: int | None = None  # set if the entry ends an attempt, as are the next three fields
     claimed_at: int | None = None
-    started_at: int | None = None  # empty where the attempt had not started, or nobody had said so yet
+    started_at: int | None = None  # None if the attempt had not started, or its start had not been stored
     server: str | None = None
-    elided: int = 0  # above 0: this entry stands for that many left out here
-    due_at: int | None = None  # where somebody took a scheduled job away: when it would have been due
+    elided: int = 0  # above 0: this entry replaces this number of omitted entries
+    due_at: int | None = None  # set if an operator changed a scheduled job: when it would have been due
 
 
 @attrs.frozen
@@ -145,15 +146,15 @@ class Attempt:
 
 @attrs.frozen
 class JobHistory:
-    """What a job has been through; both are empty for an unknown one."""
+    """The steps and errors of a job; both lists are empty for an unknown job."""
 
-    entries: list[HistoryEntry]  # its creation, then one step after another that was not silent
-    errors: list[Attempt]  # oldest first, the last 20 at most
+    entries: list[HistoryEntry]  # the creation, then each step that was not silent
+    errors: list[Attempt]  # oldest first, at most the last 20
 
 
 @attrs.frozen
 class Progress:
-    """How far a running job says it is."""
+    """The progress that a running job last reported."""
 
     done: float
     total: float
@@ -165,7 +166,7 @@ class Progress:
 class LogLine:
     """One line that a job logged."""
 
-    number: int  # ascends within the job; the page cursor
+    number: int  # ascends within the job; used as the cursor of a page
     at: int
     level: str
     text: str
@@ -173,7 +174,7 @@ class LogLine:
 
 
 class Standing:
-    """How a job stands, as its state and its holder tell."""
+    """Properties of a job that follow from its state and its session."""
 
     __slots__ = ()
 
@@ -182,12 +183,12 @@ class Standing:
 
     @property
     def is_final(self) -> bool:
-        """Tell whether the job has ended."""
+        """Whether the job has ended."""
         return self.state in FINAL_STATES
 
     @property
     def is_stopping(self) -> bool:
-        """Tell whether a holder that lost the job by delete may still be running it."""
+        """Whether a session that lost the job, for example by a delete, may still be running it."""
         return self.session is not None and self.state is not State.PROCESSING
 
 
@@ -204,7 +205,8 @@ class JobRecord(Standing):
     priority: int
     created_at: int
     tags: tuple[str, ...] = ()
-    due_at: int | None = None  # set while scheduled; while awaiting: a wait's time-out, or a batch's hold
+    # Set while scheduled; while awaiting: the timeout of a wait, or the end of a batch's hold.
+    due_at: int | None = None
     nominal_at: int | None = None
     reason: str | None = None  # why it is in this state, for people
     enqueued_at: int | None = None
@@ -212,12 +214,13 @@ class JobRecord(Standing):
     retries: int = 0
     crashes: int = 0
     fence: int = 0
-    session: str | None = None  # the holder; outside `processing` it marks a tail (see `is_stopping`)
-    server: str | None = None  # name of the server that holds it or held it last
+    # The session that holds the job; outside `processing` it marks a tail (see `is_stopping`).
+    session: str | None = None
+    server: str | None = None  # name of the server that holds the job or held it last
     claimed_at: int | None = None
-    started_at: int | None = None  # empty while claimed and not started
+    started_at: int | None = None  # None while the job is claimed and has not started
     ended_at: int | None = None  # set in a final state
-    changed_at: int = 0  # when it came into its state; lists are in this order
+    changed_at: int = 0  # when it entered its state; lists are in this order
     expires_at: int | None = None  # when it may be pruned; set in a final state
     timeout_seconds: float | None = None
     retry: str | None = None
@@ -227,47 +230,48 @@ class JobRecord(Standing):
     result: str | None = None  # serialized; None until succeeded
     result_absent: str | None = None  # why a succeeded job has no result
     parents: tuple[Edge, ...] = ()
-    progress: Progress | None = None  # how far it last said it is; stored apart, so `find` may leave it out
+    progress: Progress | None = None  # as last reported; stored separately, so `find` may omit it
     admission_json: str | None = None
     relations_json: str | None = None
-    waits_for: str | None = None  # the memo that a suspended job waits for, kind and name; see `memo_words`
+    # Kind and name of the memo for which a suspended job waits; see `memo_words`.
+    waits_for: str | None = None
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """What travels with it, read only; empty for nothing."""
+        """The job's metadata, read-only; empty if there is none."""
         return read_meta(self.meta_json)
 
     @property
     def admission(self) -> Admission | None:
-        """What it asks before it starts; None for nothing."""
+        """The job's limits, unique key and start deadline; None if it has none."""
         return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
     def relations(self) -> Relations | None:
-        """What it is to other jobs; None for nothing."""
+        """The job's relations to other jobs; None if it has none."""
         return None if self.relations_json is None else read_relations(self.relations_json)
 
     @property
     def is_batch(self) -> bool:
-        """Tell whether it is a batch, which has no task."""
+        """Whether the job is a batch, which has no task."""
         return self.relations_json is not None and read_relations(self.relations_json).batch is not None
 
     @property
     def is_retrying(self) -> bool:
-        """Tell whether the job waits for a retry; one that sleeps after a retry does not."""
+        """Whether the job waits for a retry; False if it sleeps after a retry."""
         return self.state is State.SCHEDULED and self.retries > 0 and self.waits_for is None
 
 
 @attrs.define
 class Transition:
-    """One guarded change of one job; every field after `fence` says what is written if the guards hold.
+    """One guarded change of one job; the fields after `fence` contain what is written if the guards hold.
 
-    Guards: the job is in one of `from_states`; and, where `session` is set, that session holds it with
-    exactly this `fence`. Without a session the change is an operator's: if it takes a job out of
-    `processing`, session and fence stay as its tail.
+    The guards: the job is in one of `from_states`, and, if `session` is set, that session holds the job with
+    exactly this `fence`. A change without a session is an operator's. If it takes a job out of `processing`,
+    session and fence remain on the job as its tail.
 
-    A suspension has a session and the target `awaiting`, or `scheduled` for a sleep: it gives the attempt
-    back and says in `waits_for` which memo the job waits for, and by `parents` which jobs.
+    A suspension has a session and the target `awaiting`, or `scheduled` for a sleep. It gives the attempt
+    back. `waits_for` names the memo for which the job waits, and `parents` the jobs for which it waits.
     """
 
     job_id: str
@@ -275,15 +279,15 @@ class Transition:
     session: str | None
     fence: int | None
     to: State
-    at: int  # stamp for history and lists
+    at: int  # timestamp for history and lists
     reason: str | None = None
     attempt: int | None = None  # the attempt that ends here; None for an operator's change
     claimed_at: int | None = None
     started_at: int | None = None
     server: str | None = None
     gives_back: bool = False  # the attempt does not count: attempt − 1
-    retries: int | None = None  # new value; None leaves it
-    crashes: int | None = None  # new value; None leaves it
+    retries: int | None = None  # new value; None: unchanged
+    crashes: int | None = None  # new value; None: unchanged
     due_at: int | None = None  # for `scheduled`
     error: ErrorInfo | None = None  # replaces the last error; its traceback is kept under `attempt`
     result: str | None = None
@@ -292,17 +296,17 @@ class Transition:
     is_silent: bool = (
         False  # writes no history entry: a hand-back of a job that never started, a repeated wait
     )
-    waits_for: str | None = None  # see `memo_words`; what a job waited for before is written over
-    parents: tuple[Edge, ...] = ()  # that a suspended job waits for until all have ended
-    forget_from: tuple[MemoKind, str] | None = None  # this memo and all recorded since are forgotten
+    waits_for: str | None = None  # replaces what the job waited for before; see `memo_words`
+    parents: tuple[Edge, ...] = ()  # a suspended job waits until all of these have ended
+    forget_from: tuple[MemoKind, str] | None = None  # this memo and all later ones are deleted
 
     @property
     def is_plain_success(self) -> bool:
-        """Tell whether it says no more than that the task has returned."""
+        """Whether the transition only ends a job whose task returned, without anything unusual."""
         return _odd(self) == _NOTHING_ODD
 
     def entry(self) -> HistoryEntry:
-        """Return what this transition adds to the job's history; see `Storage.apply` for an operator's."""
+        """Return the history entry of this transition; `Storage.apply` completes that of an operator."""
         return HistoryEntry(
             state=self.to,
             at=self.at,
@@ -325,25 +329,25 @@ class Move:
     """One guarded change of a waiting job: it waits in another queue, or with another priority."""
 
     job_id: str
-    from_states: frozenset[State]  # the job is in one of these, which are among `lifecycle.WAITING`
-    at: int  # stamp for the history
+    from_states: frozenset[State]  # the job must be in one of these; a subset of `lifecycle.WAITING`
+    at: int  # timestamp for the history
     reason: str
-    queue: str | None = None  # None leaves it
-    priority: int | None = None  # None leaves it
+    queue: str | None = None  # None: unchanged
+    priority: int | None = None  # None: unchanged
 
 
 @attrs.frozen
 class Settled:
-    """A job whose attempt ended and whose end was accepted by the storage."""
+    """A job whose attempt ended and whose end the storage accepted."""
 
     job: ClaimedJob
     transition: Transition
-    duration: int  # of the run, in micros; 0 where it never started
+    duration: int  # of the run, in microseconds; 0 if it never started
 
 
 @attrs.frozen
 class JobFilter:
-    """Which jobs; every field that is set must match."""
+    """Conditions for jobs; a job must match every field that is set."""
 
     state: State | None = None
     task: str | None = None
@@ -354,16 +358,16 @@ class JobFilter:
     recurring_id: str | None = None
     id_prefix: str | None = None
     parent_id: str | None = None  # the continuations of a job
-    since: int | None = None  # inclusive, by the order of the list: see `Storage.find`
+    since: int | None = None  # inclusive; the time by which the list is ordered: see `Storage.find`
     until: int | None = None  # exclusive
     is_retrying: bool | None = None
-    by_due: bool | None = None  # True: scheduled jobs alone, and `due_at` is the time they are in order of
+    by_due: bool | None = None  # True: only scheduled jobs, ordered by `due_at`
     batch_id: str | None = None  # the members of a batch
 
 
 @attrs.frozen
 class FoundJobs:
-    """One page of jobs; `cursor` opens the next one, None after the last."""
+    """One page of jobs; `cursor` opens the next page, and is None on the last one."""
 
     jobs: list[JobRecord]
     cursor: str | None

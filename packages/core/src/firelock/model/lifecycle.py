@@ -1,8 +1,8 @@
 """The life of a job as pure functions: (job, event, now) → `Transition`.
 
-A storage applies a transition only if its guards still hold and decides nothing itself. What a storage has to
-decide alone, because only it sees the row at that instant, stands here as data: `continuation_target` and the
-reasons of `Moved`.
+A storage applies a transition only if its guards still hold, and makes no decisions itself. Some decisions
+must be made by the storage, because only it sees the row at that moment. They are defined here as data:
+`continuation_target` and the reasons in `Moved`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from firelock.model.state import State
 from firelock.model.text import clock_time
 
 CRASH_LIMIT = 3
-MAX_HOST_LOSSES = 10  # of a task that does not set another bound
+MAX_HOST_LOSSES = 10  # for a task that does not set its own limit
 JOB_PROCESS_DIED = "its process died: {how}"
 HISTORY_LIMIT = 100
 _HISTORY_HEAD = HISTORY_LIMIT // 2
 _SECOND = 1_000_000
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
-_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # its hold is moved on; it ends
+_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # a batch only: its hold is changed, or it ends
 
-# Where each state may go, as an undirected check on everything below and on every storage's history.
+# The permitted next states of each state: an independent check of the functions below and of the histories
+# that storages write.
 ALLOWED: dict[State, frozenset[State]] = {
     before: frozenset(after)
     for before, after in {
@@ -54,9 +55,9 @@ ALLOWED: dict[State, frozenset[State]] = {
 
 HELD = frozenset({State.PROCESSING})
 RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
-"""What a deleted job can be again: nothing of these is lost with the delete."""
+"""The states to which a deleted job can be restored, because the delete has lost nothing that they need."""
 WAITING = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})
-"""The states in which a job can be moved to another queue: no worker has it, and one will."""
+"""The states in which a job can be moved to another queue: no worker has it, and one will run it."""
 _WAITING_FOR_TIME = frozenset({State.SCHEDULED})
 _DELETED = frozenset({State.DELETED})
 _DELETABLE = frozenset(State) - _DELETED
@@ -64,7 +65,7 @@ _REQUEUABLE = frozenset(State) - {State.ENQUEUED, State.PROCESSING}
 
 
 class Moved(StrEnum):
-    """The reasons a storage writes when it moves a job by itself."""
+    """The reasons that a storage writes when it changes the state of a job on its own."""
 
     DUE = "due"
     PARENT_ENDED = "parent {state}"
@@ -87,9 +88,9 @@ class Moved(StrEnum):
 
 
 def batch_failure_reason(*, failed: int, total: int, waiting: int) -> str:
-    """Return the reason with which a batch fails, from the counts of its counts.
+    """Return the reason with which a batch fails, from its counts.
 
-    Members that wait can never start: the jobs for which they wait have ended otherwise than they need.
+    The waiting members can never start, because the jobs for which they wait have not ended as required.
     """
     reason = Moved.BATCH_STUCK if waiting else Moved.BATCH_ENDED
     return reason.format(failed=failed, total=total, waiting=waiting)
@@ -97,19 +98,19 @@ def batch_failure_reason(*, failed: int, total: int, waiting: int) -> str:
 
 @attrs.frozen
 class Retention:
-    """How long ended jobs stay, in micros, by their state; None keeps them."""
+    """How long ended jobs are kept, by state, in microseconds; None keeps them forever."""
 
     succeeded: int | None
     failed: int | None
     deleted: int | None
 
     def until(self, state: State, at: int) -> int | None:
-        """Return when a job that ended at this instant may be pruned; None for never."""
+        """Return when a job that ended at this time may be pruned; None for never."""
         span: int | None = getattr(self, state, None)
         return None if span is None else at + span
 
 
-# ---- how an attempt ends ---------------------------------------------------------------------------------
+# ---- the end of an attempt -------------------------------------------------------------------------------
 
 
 def succeeded(
@@ -122,7 +123,7 @@ def succeeded(
     result_absent: str | None,
     expires_at: int | None,
 ) -> Transition:
-    """The task returned: the job is succeeded and keeps its result, or the reason why there is none."""
+    """Return the success of a job whose task returned, with its result or the reason for its absence."""
     return _end(
         job, holder, State.SUCCEEDED, at, started_at, result=result, result_absent=result_absent,
         expires_at=expires_at,
@@ -139,7 +140,7 @@ def retried(
     reason: str,
     error: ErrorInfo,
 ) -> Transition:
-    """The task raised and has retries left: it waits in `scheduled`, or is `enqueued` at once for no wait."""
+    """Return the retry of a job whose task raised: to `scheduled`, or to `enqueued` if there is no wait."""
     to, due_at = (State.SCHEDULED, at + wait) if wait > 0 else (State.ENQUEUED, None)
     return _end(
         job, holder, to, at, started_at, reason=reason, retries=job.retries + 1, due_at=due_at, error=error
@@ -156,7 +157,7 @@ def failed(
     error: ErrorInfo,
     expires_at: int | None,
 ) -> Transition:
-    """The task raised and nothing is left to try: the job is failed."""
+    """Return the failure of a job whose task raised and that has no retries left."""
     return _end(job, holder, State.FAILED, at, started_at, reason=reason, error=error, expires_at=expires_at)
 
 
@@ -170,7 +171,7 @@ def deleted_by_policy(
     error: ErrorInfo,
     expires_at: int | None,
 ) -> Transition:
-    """The task raised for the last time and its policy prefers to delete it."""
+    """Return the deletion of a job whose retries are used up, if its policy deletes such jobs."""
     return _end(job, holder, State.DELETED, at, started_at, reason=reason, error=error, expires_at=expires_at)
 
 
@@ -183,7 +184,10 @@ def undecodable(
     expires_at: int | None,
     what: str = "arguments",
 ) -> Transition:
-    """No release can read this part of the job: the job is failed, never retried, its stored string kept."""
+    """Return the failure of a job with a part that no release can read.
+
+    It is not retried, and the stored string is kept.
+    """
     reason = f"{what} cannot be read: {error.message}"
     return _end(job, holder, State.FAILED, at, None, reason=reason, error=error, expires_at=expires_at)
 
@@ -191,9 +195,10 @@ def undecodable(
 def snoozed(
     job: ClaimedJob, holder: ClaimHolder, *, at: int, started_at: int, wait: int, reason: str
 ) -> Transition:
-    """The task asked to be run later: it is scheduled and the attempt is given back.
+    """Return the snooze of a job, which runs again later: it is scheduled, and its attempt is given back.
 
-    Also for no wait at all: what goes straight back keeps its place, ahead of all that waited meanwhile.
+    It is scheduled even if the wait is zero. If it were enqueued directly, it would keep its place, ahead of
+    all jobs that were waiting meanwhile.
     """
     return _end(
         job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=at + wait
@@ -211,9 +216,10 @@ def suspended(
     parents: tuple[Edge, ...] = (),
     due_at: int | None = None,
 ) -> Transition:
-    """The task waits without a worker for a signal or for other jobs; the attempt is given back.
+    """Return the suspension of a job that waits, without a worker, for a signal or for other jobs.
 
-    `due_at` is when it goes on all the same. Where what it waits for is there, it is enqueued at once.
+    The attempt is given back. `due_at` is when the job continues even if nothing has arrived. If what it
+    waits for already exists, the storage enqueues the job immediately.
     """
     return _end(
         job, holder, State.AWAITING, at, started_at, reason=reason, gives_back=True, due_at=due_at,
@@ -231,7 +237,7 @@ def slept(
     reason: str,
     due_at: int,
 ) -> Transition:
-    """The task sleeps without a worker until an instant; the attempt is given back."""
+    """Return the suspension of a job that sleeps without a worker until a time; its attempt is given back."""
     return _end(
         job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=due_at,
         waits_for=waits_for,
@@ -241,16 +247,16 @@ def slept(
 def stopped(
     job: ClaimedJob, holder: ClaimHolder, *, at: int, reason: str, expires_at: int | None
 ) -> Transition:
-    """The job's batch was cancelled, or its caller has ended: it is deleted, and was never run."""
+    """Return the deletion of a job that never ran because its batch was cancelled or its caller ended."""
     return _end(job, holder, State.DELETED, at, None, reason=reason, expires_at=expires_at)
 
 
 def handed_back(
     job: ClaimedJob, holder: ClaimHolder, *, at: int, started_at: int | None, reason: str
 ) -> Transition:
-    """The server gives the job back: it is enqueued at its old place and the attempt is given back.
+    """Return the hand-back of a job: it is enqueued at its old place, and the attempt is given back.
 
-    A job that never started leaves no trace of it in its history.
+    If the job never started, no history entry is written.
     """
     is_silent = started_at is None
     return _end(
@@ -261,35 +267,36 @@ def handed_back(
 def not_started(
     job: ClaimedJob, holder: ClaimHolder, *, at: int, before: int, expires_at: int | None
 ) -> Transition:
-    """The instant is over before which the job was to start: it is deleted, and was never run."""
+    """Return the deletion of a job that never ran, because its start deadline has passed."""
     reason = f"not started before {clock_time(before)}"
     return _end(job, holder, State.DELETED, at, None, reason=reason, expires_at=expires_at)
 
 
 def unknown_task(job: ClaimedJob, holder: ClaimHolder, *, at: int) -> Transition:
-    """No task of that name is known here: it waits for a server that knows it; the attempt is given back.
+    """Return the postponement of a job whose task is not registered here, until a server has the task.
 
-    The wait grows with the job's age, from 15 s to 5 min. Only the first wait is written to the history; of a
-    job that has run before each one is, unless the caller knows of a former one and makes it silent.
+    The attempt is given back. The wait grows with the job's age, from 15 s to 5 min. Only the first wait is
+    written to the history. If the job has run before, each wait is written, unless the caller has seen an
+    earlier one and makes the transition silent.
     """
     reason = f"task {job.task!r} is not registered on server {holder.server}; waiting for one that knows it"
     return _put_off(job, holder, at, reason)
 
 
 def unknown_serializer(job: ClaimedJob, holder: ClaimHolder, *, at: int) -> Transition:
-    """What wrote the arguments is not installed here: as for a task that is not known."""
+    """Return the postponement of a job whose serializer is not installed here; see `unknown_task`."""
     missing = f"serializer {job.serializer!r} is not installed on server {holder.server}"
     return _put_off(job, holder, at, f"{missing}; waiting for one that has it")
 
 
 def unread_part(job: ClaimedJob, holder: ClaimHolder, *, at: int, what: str) -> Transition:
-    """This release cannot read a part of the job, but a newer one might: as for a task that is not known."""
+    """Return the postponement of a job with a part that only a newer release can read; see `unknown_task`."""
     reason = f"{what} cannot be read on server {holder.server}; waiting for one of a newer release"
     return _put_off(job, holder, at, reason)
 
 
 def unprepared(job: ClaimedJob, holder: ClaimHolder, *, at: int, why: str) -> Transition:
-    """An unexpected error kept the job from starting: as for a task that is not known."""
+    """Return the postponement of a job that an unexpected error kept from starting; see `unknown_task`."""
     reason = f"could not be started on server {holder.server}: {why}; trying again later"
     return _put_off(job, holder, at, reason)
 
@@ -297,8 +304,10 @@ def unprepared(job: ClaimedJob, holder: ClaimHolder, *, at: int, why: str) -> Tr
 def _put_off(job: ClaimedJob, holder: ClaimHolder, at: int, reason: str) -> Transition:
     age = max(0, at - job.created_at)
     due_at = at + min(_UNKNOWN_LONGEST, max(_UNKNOWN_FIRST, age // 2))
-    # Who was put off before became enqueued again later than it was made for, however long it waited then.
-    # One that has run did as well, by its retry, requeue or crash: rather a wait told twice than never.
+    # If the job was put off before, it became enqueued at least 15 s after the time for which it was created,
+    # no matter how long it then waited in the queue. The same is true of a job that has run, because of a
+    # retry, requeue or crash. Its waits are never silent: a wait that is written twice is better than one
+    # that is missing.
     made_for = job.created_at if job.nominal_at is None else job.nominal_at
     has_run = (job.attempt, job.retries, job.crashes) != (1, 0, 0)
     is_silent = job.enqueued_at - made_for >= _UNKNOWN_FIRST and not has_run
@@ -325,9 +334,9 @@ def crashed_alone(
     error: ErrorInfo,
     expires_at: int | None,
 ) -> Transition:
-    """The job's own process died with it: the only crash that is surely its own.
+    """Return the crash of a job whose own job process died: the only crash that it has certainly caused.
 
-    Failed from the third crash on, else enqueued with the attempt given back.
+    The job fails with the third crash. Before that, it is enqueued and the attempt is given back.
     """
     crashes = job.crashes + 1
     is_over = crashes >= CRASH_LIMIT
@@ -339,17 +348,17 @@ def crashed_alone(
 
 @attrs.frozen
 class Crashes:
-    """The crashes of a job since it was last requeued, as its history shows them."""
+    """The crashes of a job since it was last requeued, according to its history."""
 
-    losses: int  # it was running when its worker process died or its server was lost
-    alone: str | None  # the reason of the last one if its worker process ran only this job; otherwise None
+    losses: int  # crashes in which it was running when its worker process died or its server was lost
+    alone: str | None  # the reason of the last crash if its worker process ran only this job; otherwise None
 
 
 def crashes_of(history: Sequence[HistoryEntry], count: int) -> Crashes:
-    """Return the crashes of a job that has so many.
+    """Return the last `count` crashes of a job.
 
-    The running jobs of a worker process are known when it dies. Of a server that is lost as a whole only the
-    jobs with a stored start count as running. Entries that a long history has left out are not counted.
+    When a worker process dies, its running jobs are known. If a whole server is lost, only jobs with a stored
+    start count as running. Entries that a long history has omitted are not counted.
     """
     crashed = [entry for entry in history if entry.attempt is not None and _is_crash(entry)]
     crashed = crashed[-count:] if count else []
@@ -380,27 +389,30 @@ def _end(
     started_at: int | None,
     **written: Any,  # noqa: ANN401 - fields of the transition
 ) -> Transition:
-    """Return the end of the attempt that the holder was given, under its fence."""
+    """Return the end of the attempt that the holder has claimed, with the fence of that claim."""
     return Transition(
         job.id, HELD, holder.session, job.fence, to, at, attempt=job.attempt, claimed_at=job.claimed_at,
         started_at=started_at, server=holder.server, **written,
     )  # fmt: skip
 
 
-# ---- what people ask for ---------------------------------------------------------------------------------
+# ---- changes by operators --------------------------------------------------------------------------------
 
 
 def delete(job_id: str, *, at: int, reason: str, expires_at: int | None) -> Transition:
-    """An operator deletes the job, whatever its state; a running one is told to stop and leaves a tail."""
+    """Return an operator's deletion of a job in any state.
+
+    A running job is notified to stop, and leaves a tail.
+    """
     return Transition(job_id, _DELETABLE, None, None, State.DELETED, at, reason, expires_at=expires_at)
 
 
 def requeue(
     job_id: str, *, at: int, reason: str, forget_from: tuple[MemoKind, str] | None = None
 ) -> Transition:
-    """An operator runs the job again: it is enqueued with its retries and crashes given back.
+    """Return an operator's requeue of a job: it is enqueued, and its retries and crashes are reset.
 
-    What it remembers stays, but for this memo and all that were recorded since.
+    Its memos are kept, except `forget_from` and all later ones.
     """
     return Transition(
         job_id, _REQUEUABLE, None, None, State.ENQUEUED, at, reason, retries=0, crashes=0,
@@ -412,12 +424,12 @@ _AWAITING = frozenset({State.AWAITING})
 
 
 def hold(batch_id: str, *, at: int, until: int | None) -> Transition:
-    """Whoever fills the batch holds it until then, when it is cancelled; for None it holds it no more."""
+    """Return the hold of a batch until this time, after which it is cancelled; None ends the hold."""
     return Transition(batch_id, _AWAITING, None, None, State.AWAITING, at, due_at=until, is_silent=True)
 
 
 def reschedule(job_id: str, *, at: int, due_at: int, reason: str) -> Transition:
-    """An operator moves a scheduled job to another instant; its retries stay counted."""
+    """Return an operator's change of the due time of a scheduled job; its retries stay counted."""
     return Transition(job_id, _WAITING_FOR_TIME, None, None, State.SCHEDULED, at, reason, due_at=due_at)
 
 
@@ -430,17 +442,17 @@ def move(
     reason: str,
     from_states: frozenset[State] = WAITING,
 ) -> Move:
-    """An operator moves a waiting job to another queue, or gives it another priority."""
+    """Return an operator's move of a waiting job to another queue or priority."""
     return Move(job_id=job_id, from_states=from_states, at=at, reason=reason, queue=queue, priority=priority)
 
 
 def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: int | None) -> Transition:
-    """An operator takes a delete back: the job is what it was before, at the end of its queue.
+    """Return the restoration of a deleted job: it gets its earlier state, at the end of its queue.
 
-    Retries and crashes stay counted. `expires_at` is that of a failed job.
+    Retries and crashes stay counted. `expires_at` is used only if the job becomes failed again.
 
     Raises:
-        ValueError: the former state is none of `RESTORABLE`; see `Former.refusal`.
+        ValueError: the earlier state is not in `RESTORABLE`; see `Former.refusal`.
     """
     if former.state not in RESTORABLE:
         raise ValueError(f"Job {job_id} cannot be {former.state} again: {former.refusal}.")
@@ -460,19 +472,22 @@ _LOST = {
 
 @attrs.frozen
 class Former:
-    """What a deleted job was when it was deleted."""
+    """The state of a deleted job before it was deleted."""
 
     state: State
-    due_at: int | None = None  # of a scheduled job
+    due_at: int | None = None  # only for a scheduled job
 
     @property
     def refusal(self) -> str | None:
-        """Why the job cannot be that again, as the rest of a sentence; None where it can."""
+        """Why the job cannot be restored to this state, as the rest of a sentence; None if it can."""
         return _LOST.get(self.state)
 
 
 def former(history: Sequence[HistoryEntry]) -> Former | None:
-    """Return what a deleted job was, told by its whole history; None where its last step is no delete."""
+    """Return the state of a deleted job before its delete; None if the last history entry is not a delete.
+
+    The whole history of the job must be passed.
+    """
     if len(history) < 2 or history[-1].state is not State.DELETED:  # noqa: PLR2004 - a creation and a delete
         return None
     last = history[-1]
@@ -481,7 +496,7 @@ def former(history: Sequence[HistoryEntry]) -> Former | None:
     return Former(State.PROCESSING if last.attempt is not None else history[-2].state)
 
 
-# ---- what a storage decides, as data ---------------------------------------------------------------------
+# ---- decisions of a storage, as data ---------------------------------------------------------------------
 
 _TARGETS: dict[tuple[On, State], State] = {
     (On.SUCCEEDED, State.SUCCEEDED): State.ENQUEUED,
@@ -505,9 +520,9 @@ _WISHES = {
 
 
 def continuation_target(on: On, parent: State) -> State | None:
-    """Return where a continuation goes when its parent is in this state; None while it goes on waiting.
+    """Return the next state of a continuation whose parent is in this state; None while it keeps waiting.
 
-    A failed parent may be requeued, so a child that waits for another end than failure goes on waiting.
+    A failed parent can be requeued, so a child that waits for its success or deletion keeps waiting.
     """
     return _TARGETS.get((on, parent))
 
@@ -515,16 +530,16 @@ def continuation_target(on: On, parent: State) -> State | None:
 def batch_end(
     *, active: int, waiting: int, failed: int, is_cancelled: bool, is_stopping: bool
 ) -> State | None:
-    """Return the state in which a batch ends by its counts; None while it is open.
+    """Return the state in which a batch ends according to its counts; None while it is open.
 
-    Not asked of a batch that is held, nor of one whose `after` is not met unless it is cancelled.
+    Call it only for a batch that is cancelled, or that is not held and has opened.
 
     Args:
-        active: members that may still move by themselves.
+        active: members that can still change state on their own.
         waiting: members that wait for another member.
         failed: members that have failed.
-        is_cancelled: somebody has deleted it, or what it is after was deleted.
-        is_stopping: a member has failed since, and that stops the rest; over when the batch ends or a member
+        is_cancelled: the batch was deleted, or a job that it waited for was deleted.
+        is_stopping: a member has failed, which stops the others. False again when the batch ends or a member
             is requeued.
     """
     if active > 0 or (waiting > 0 and (is_cancelled or is_stopping)):
@@ -535,22 +550,22 @@ def batch_end(
 
 
 def awaiting_reason(on: On, parent_id: str) -> str:
-    """Return what a continuation waits for, for people."""
+    """Return a sentence part for people: what a continuation waits for."""
     return f"runs when {parent_id} {_WISHES[on]}"
 
 
 def waiting_reason(on: On, parent: State) -> str:
-    """Return why a continuation still waits although its parent has ended, for people."""
+    """Return a sentence part for people: why a continuation still waits although its parent has ended."""
     return f"parent {parent}; runs when it {_WISHES[on]}"
 
 
 def is_legal(before: State, after: State) -> bool:
-    """Tell whether a job may go from one state to the other."""
+    """Return whether a job may change from one state to the other."""
     return after in ALLOWED[before]
 
 
 def add_duplicate(entries: Sequence[HistoryEntry], state: State, at: int) -> list[HistoryEntry]:
-    """Return the history with one call more that changed the waiting job; such calls share an entry."""
+    """Return the history with one more call that changed the waiting job; such calls share an entry."""
     last = entries[-1] if entries else None
     count = re.fullmatch(r"([0-9]+) duplicate calls?", (last.reason or "") if last is not None else "")
     number = int(count[1]) + 1 if count else 1
@@ -560,10 +575,10 @@ def add_duplicate(entries: Sequence[HistoryEntry], state: State, at: int) -> lis
 
 
 def bounded_history(entries: Sequence[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:
-    """Return the history with one entry more, at most `HISTORY_LIMIT` long.
+    """Return the history with one more entry, at most `HISTORY_LIMIT` entries long.
 
-    Past the limit the first half stays, the newest entries stay, and between them stands one entry with the
-    number of those left out, the state and instant of the last of them.
+    If it would be longer, the first half and the newest entries are kept. Between them is one entry with the
+    number of omitted entries, and with the state and time of the last of them.
     """
     history = [*entries, entry]
     excess = len(history) - HISTORY_LIMIT

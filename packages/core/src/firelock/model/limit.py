@@ -1,4 +1,4 @@
-"""What a job asks before it is stored or started, and the JSON in which that is stored."""
+"""The limits, the unique key and the start deadline of a job, and the JSON in which they are stored."""
 
 from __future__ import annotations
 
@@ -15,81 +15,82 @@ from firelock.model.stored_json import INTEGER_OR_NULL, UNREADABLE, encode
 
 @attrs.frozen
 class LimitUse:
-    """A key that a job holds while a server has it, and what its start costs there."""
+    """A limit key that a job holds while a server has the job, and the cost of the job's start."""
 
     key: str
     cost: int = 1  # units of the key's rate, at least 0
-    is_strict: bool = False  # it keeps the key from its first start to its end, retries included
-    more: str | None = None  # fields of a newer release, as JSON; kept as they are
+    is_strict: bool = False  # the job keeps the key from its first start to its end, including retries
+    more: str | None = None  # fields of a newer release, as JSON; written back unchanged
 
 
 class Until(StrEnum):
-    """How long a job keeps its unique key; the text is what is stored."""
+    """How long a job keeps its unique key; the value is the stored string."""
 
     STARTED = "started"  # until it is claimed
-    ENDED = "ended"  # until it has succeeded, failed or was deleted, and nothing runs it any more
+    ENDED = "ended"  # until it has succeeded, failed or was deleted, and no server runs it any more
     SUCCEEDED = "succeeded"  # as above, but a failed job keeps it
-    DUE = "due"  # while it is scheduled and was never claimed: a debounced one
+    DUE = "due"  # while it is scheduled and has never been claimed: a debounced job
 
 
 @attrs.frozen
 class UniqueUse:
-    """A key that one job has at a time, and what becomes of a call while another has it."""
+    """A key that only one job has at a time, and what happens to a call while another job has it."""
 
-    key: str  # as stored: the task's lasting name, a blank, the key
+    key: str  # as stored: the name that owns the task's unique keys, a space, and the key
     until: Until = Until.ENDED
-    at_least: int = 0  # micros from when it was taken
+    at_least: int = 0  # microseconds since the job took the key during which the key is taken in any case
     keeps_last: bool = False  # the call's arguments, tags, priority and limits replace those of the job
-    raises: bool = False  # the call is refused; else it is answered by the job
-    wait: int | None = None  # micros that a call puts the job off: it is debounced
-    max_wait: int | None = None  # micros from the first call at which it is due at the latest
-    more: str | None = None  # fields of a newer release, as JSON; kept as they are
+    raises: bool = False  # the call raises `DuplicateJob`; otherwise it returns the job that has the key
+    wait: int | None = None  # microseconds by which a call delays the job, which is debounced
+    max_wait: int | None = None  # the longest delay since the first call, in microseconds
+    more: str | None = None  # fields of a newer release, as JSON; written back unchanged
 
 
 @attrs.frozen
 class Admission:
-    """What a job asks before it is stored, or before it starts; most ask nothing."""
+    """The limits, the unique key and the start deadline of a job; most jobs have none of them."""
 
-    limits: tuple[LimitUse, ...] = ()  # its lane, in this order
+    limits: tuple[LimitUse, ...] = ()  # the job's lane, in this order
     unique: UniqueUse | None = None
-    start_before: int | None = None  # an instant; a job not claimed by then is deleted unrun
-    start_within: int | None = None  # micros from when it first became enqueued, likewise
-    more: str | None = None  # fields of a newer release, as JSON; kept as they are
-    unread: str | None = None  # the stored string, if this release cannot read all: see `read_admission`
+    start_before: int | None = None  # a time; a job that is not claimed by then is deleted without a run
+    start_within: int | None = None  # the same, as microseconds since the job first became enqueued
+    more: str | None = None  # fields of a newer release, as JSON; written back unchanged
+    # The stored string, if this release cannot read all of it: see `read_admission`.
+    unread: str | None = None
 
 
 @attrs.frozen
 class KeyState:
-    """Who holds a limit's key, and who waits for it."""
+    """The jobs that hold a limit's key, and the number of jobs that wait for it."""
 
     key: str
-    holders: tuple[str, ...]  # ids of jobs, 100 at most, oldest first
-    running: int  # how many hold it, strict ones between two attempts too
-    waiting: int  # enqueued jobs that ask for it, 10,000 at most
-    free_at: int  # up to which its rate has been used, or it was shut; see `LimitNumbers.opens_at`
-    others: tuple[str, ...] = ()  # other keys that its waiting jobs ask for, in order, 10 at most
+    holders: tuple[str, ...]  # ids of jobs, at most 100, oldest first
+    running: int  # jobs that hold the key, including strict ones between two attempts
+    waiting: int  # enqueued jobs with this key, at most 10,000
+    free_at: int  # the time up to which its rate is used or the key is closed; see `LimitNumbers.opens_at`
+    others: tuple[str, ...] = ()  # other keys of the jobs that wait for it, in order, at most 10
 
 
 @attrs.frozen
 class WaitingJobs:
-    """A part of the line of jobs that wait for a limit's key."""
+    """A section of the line of jobs that wait for a limit's key."""
 
-    ids: tuple[str, ...]  # in the order of their turns
-    place: int | None = None  # how many come before the job that was asked for; 10,000 stands for more
-    is_cut: bool = False  # there are more lanes than a line is made of, so that places are the least possible
+    ids: tuple[str, ...]  # in the order of the line
+    place: int | None = None  # how many jobs come before the requested job; 10,000 means 10,000 or more
+    is_cut: bool = False  # more lanes exist than a line includes, so places are lower bounds
 
 
 @attrs.frozen
 class UniqueState:
-    """Which job a unique key points at; whether it has it still, the job says."""
+    """The job to which a unique key points; whether the job still has the key follows from the job."""
 
     key: str
     job_id: str
-    free_at: int  # before it is taken whatever became of the job; 0 where it was taken for no time
+    free_at: int  # until this time the key is taken, whatever happens to the job; 0 if there is no such time
 
 
 def write_admission(admission: Admission) -> str | None:
-    """Return what is stored of it, None where it asks nothing."""
+    """Return the string that is stored for an admission; None if it is empty."""
     if admission == _NO_ADMISSION:
         return None
     if admission.unread is not None:
@@ -111,7 +112,7 @@ _UNTIL = {until.value: until for until in Until}
 
 
 def _kept(more: str | None) -> list[Any]:
-    """Return the fields of a newer release that are to be written back."""
+    """Return the fields of a newer release, which are written back."""
     fields: list[Any] = json.loads(more) if more else []
     return fields
 
@@ -120,9 +121,10 @@ def _kept(more: str | None) -> list[Any]:
 def read_admission(text: str) -> Admission:
     """Return the admission that `write_admission` wrote; fields that a newer release appended are kept.
 
-    Never raises: a string that this release cannot read must not stop the jobs next to this one. `unread` is
-    set then. Of a unique key with an unknown `until` the rest is read, and the job keeps its key until it has
-    ended; otherwise nothing of such a string is used. No server runs such a job.
+    Never raises, because a string that this release cannot read must not stop the processing of other jobs.
+    In that case `unread` is set, and no server runs the job. If only the `until` of a unique key is unknown,
+    the rest is read, and the job keeps its key until it has ended. Otherwise nothing else of such a string is
+    used.
     """
     try:
         limits, unique, before, within, *more = json.loads(text)

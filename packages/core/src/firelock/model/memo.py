@@ -1,4 +1,4 @@
-"""Memos, what a job remembers by name, and chunks of its streams."""
+"""Memos, which are values that a job keeps by name, and chunks of a job's streams."""
 
 from __future__ import annotations
 
@@ -10,85 +10,87 @@ from firelock.model.answers import Applied
 
 
 class MemoKind(StrEnum):
-    """What a memo is of; the text is what is stored."""
+    """The kind of a memo; the value is the stored string."""
 
     STEP = "step"
-    SIGNAL = "signal"  # written by whoever sends it, or by the job for its time-out
+    SIGNAL = "signal"  # written by the sender of the signal, or by the job after its timeout
     SLEEP = "sleep"
-    CALL = "call"  # of another job
+    CALL = "call"  # a call of another job
 
 
-MEMOS_LIMIT = 1_000  # of one job
-MEMO_BYTES = 256 * 1_024  # of one value, in UTF-8
-MEMOS_BYTES = 4 * 1_024 * 1_024  # of one job's values
-CHUNK_BYTES = 16 * 1_024  # of one chunk of a stream
-STREAM_BYTES = 4 * 1_024 * 1_024  # of one stream
+MEMOS_LIMIT = 1_000  # per job
+MEMO_BYTES = 256 * 1_024  # per value, in UTF-8
+MEMOS_BYTES = 4 * 1_024 * 1_024  # for all values of a job
+CHUNK_BYTES = 16 * 1_024  # per chunk of a stream
+STREAM_BYTES = 4 * 1_024 * 1_024  # per stream
 
 _FENCE_STEP = 1 << 32
 
 
 @attrs.frozen
 class Memo:
-    """What a job remembers under one name of one kind."""
+    """A value that a job keeps under a kind and a name."""
 
     kind: MemoKind
     name: str  # 1 to 200 characters
-    value: str | None  # text: of a done one its value; of one that is begun whatever its writer noted
-    is_done: bool  # a done one stands for ever, unless it is forgotten
+    value: str | None  # if the memo is done: its value; if it has only begun: a note of its writer
+    is_done: bool  # a memo that is done is final, unless it is deleted by a requeue
     at: int  # when it was written
     started_at: int | None = None  # when its function began
-    attempt: int = 0  # that wrote it; 0 for one from outside
+    attempt: int = 0  # the attempt that wrote it; 0 if it was written from outside the job
     author: str = ""  # who wrote it from outside, for people
-    place: int = 0  # ascends in the order in which names were first recorded; given by the storage
+    place: int = 0  # ascends in the order in which names were first recorded; assigned by the storage
 
 
 @attrs.frozen
 class NewMemo:
-    """What somebody asks to be remembered; it is put where nothing is, or over one that is begun.
+    """A memo that is to be stored, if there is none of its kind and name or the existing one has only begun.
 
-    Guard: with `session` that holds the job with exactly this fence, and runs it. Without, it comes from
-    outside: the job must neither have succeeded nor be deleted.
+    The guard: if `session` is set, that session must hold the job with exactly this fence and run it.
+    Otherwise the memo comes from outside, and the job must be neither succeeded nor deleted.
     """
 
     job_id: str
-    memo: Memo  # its place is not read
+    memo: Memo  # its place is ignored
     session: str | None = None
     fence: int | None = None
-    replaces: bool = True  # one that is begun; else that stands as a done one does
+    replaces: bool = True  # replace a memo that has only begun; otherwise such a memo is final too
 
 
 @attrs.frozen
 class Remembered:
-    """What became of a new memo, and what stands under its name now."""
+    """The result of storing a memo, and the memo that is stored now."""
 
     answer: Applied
-    """APPLIED: it was put. ALREADY: it stands as it was given, but for its place. TAKEN: another one stands.
-    REFUSED: the guard does not hold, or the job remembers as much as it may. MISSING: no such job."""
-    memo: Memo | None = None  # None where nothing stands
+    """APPLIED: it was stored. ALREADY: the same memo is stored, except for its place. TAKEN: another memo is
+    stored. REFUSED: the guard does not hold, or the job has no room for more memos. MISSING: no such job."""
+    memo: Memo | None = None  # None if none is stored
 
 
 @attrs.frozen
 class Chunk:
-    """A piece of a stream that a job emits."""
+    """A part of a stream that a job emits."""
 
     stream: str
-    offset: int  # ascends within the stream: the run's fence times 2³², and the number of the chunk in it
+    # Ascends within the stream: the fence of the run times 2³², plus the number of the chunk in the run.
+    offset: int
     data: str
 
     @property
     def run(self) -> int:
-        """The fence of the run that emitted it; one behind a wait is higher as well.
+        """The fence of the run that emitted the chunk; the run after a wait also has a higher one.
 
-        A higher one emits nothing of the steps that are remembered, and all of one that was cut off.
+        A run with a higher fence does not emit the output of remembered steps again. It emits all output of a
+        step that was interrupted.
         """
         return self.offset // _FENCE_STEP
 
 
 def chunk_offset(fence: int, number: int) -> int:
-    """Return the offset of a run's chunk, numbered from 0."""
+    """Return the offset of a chunk of a run; chunks are numbered from 0."""
     return fence * _FENCE_STEP + number
 
 
 def memo_words(kind: MemoKind, name: str) -> str:
-    """Return what stands in `waits_for`: "signal approval"."""
+    """Return the string that `waits_for` contains, for example "signal approval"."""
     return f"{kind} {name}"

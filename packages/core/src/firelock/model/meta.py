@@ -1,4 +1,4 @@
-"""What travels with a job: short texts by name, checked, stored as one JSON text, and read."""
+"""The metadata of a job: short strings by name, which are checked, stored as one JSON string, and read."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=
 
 
 def check_meta(meta: object) -> Mapping[str, str]:
-    """Return a read-only copy of what is to travel with a job.
+    """Return a read-only copy of a job's metadata.
 
     Raises:
-        ConfigurationError: it is no mapping; a key is no name of 1 to 64 of `a-z A-Z 0-9 _ . -` that begins
-            with a letter; a value is no printable text; or all together are above 2 KiB as JSON.
+        ConfigurationError: it is not a mapping; a key is not a name of 1 to 64 of `a-z A-Z 0-9 _ . -` that
+            begins with a letter; a value is not a printable string; or the whole is larger than 2 KiB as
+            JSON.
     """
     if not isinstance(meta, Mapping):
         raise ConfigurationError(
@@ -45,10 +46,12 @@ def check_meta(meta: object) -> Mapping[str, str]:
 
 
 def write_meta(meta: Mapping[str, str]) -> str | None:
-    """Return what is stored of checked texts: JSON in order of keys, equal for equal ones; None for none.
+    """Return the stored string of checked metadata: JSON in the order of keys; None if it is empty.
+
+    Equal metadata gives equal strings.
 
     Raises:
-        ConfigurationError: together they are above 2 KiB.
+        ConfigurationError: the string is larger than 2 KiB.
     """
     if not meta:
         return None
@@ -63,7 +66,7 @@ def write_meta(meta: Mapping[str, str]) -> str | None:
 
 
 def read_meta(text: str | None) -> Mapping[str, str]:
-    """Return the texts that `write_meta` wrote, read only; none where somebody else wrote something else."""
+    """Return the metadata that `write_meta` wrote, read-only; empty if the string is something else."""
     if text is None:
         return NO_META
     try:

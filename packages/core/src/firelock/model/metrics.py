@@ -1,4 +1,4 @@
-"""Metrics as values, and as the text that Prometheus reads."""
+"""Metrics as values, and in the text format that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 @attrs.frozen
 class MetricSample:
-    """One number of a family."""
+    """One value of a metric family."""
 
-    suffix: str  # what stands behind the family's name: "" or, of a histogram, "_bucket", "_sum", "_count"
+    suffix: str  # appended to the family's name: "" or, for a histogram, "_bucket", "_sum", "_count"
     labels: tuple[tuple[str, str], ...]
     value: float
 
 
 @attrs.define
 class MetricFamily:
-    """A metric with its samples. A counter's name ends in `_total`; spans are seconds, sizes bytes."""
+    """A metric with its samples. Names of counters end in `_total`; units are seconds and bytes."""
 
     name: str
     kind: str  # counter, gauge or histogram
@@ -34,20 +34,20 @@ class MetricFamily:
     samples: list[MetricSample] = attrs.Factory(list)
 
     def add(self, value: float, /, **labels: str) -> Self:
-        """The family has this number under these labels."""
+        """Add a value with these labels, and return the family."""
         self.samples.append(MetricSample("", tuple(labels.items()), value))
         return self
 
     def add_histogram(
         self, bounds: Sequence[float], counts: Sequence[float], total: float, /, **labels: str
     ) -> Self:
-        """The family has this distribution under these labels.
+        """Add a distribution with these labels, and return the family.
 
         Args:
             bounds: upper bounds of the buckets, ascending.
-            counts: observations in each bucket alone, and at the end of those above all bounds.
-            total: the sum of what was observed.
-            labels: of all its samples.
+            counts: the observations in each single bucket, and last those above all bounds.
+            total: the sum of the observed values.
+            labels: labels of all its samples.
         """
         given, seen = tuple(labels.items()), 0.0
         for bound, count in zip((*bounds, math.inf), counts, strict=True):
@@ -58,7 +58,7 @@ class MetricFamily:
 
 
 def metrics_text(families: Iterable[MetricFamily]) -> str:
-    """Return the families in Prometheus' text format 0.0.4; those without samples are left out."""
+    """Return the families in Prometheus' text format 0.0.4; families without samples are omitted."""
     lines: list[str] = []
     for family in families:
         if family.samples:

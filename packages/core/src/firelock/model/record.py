@@ -7,21 +7,21 @@ import attrs
 
 @attrs.frozen
 class Record:
-    """A small versioned value: queue settings, audit entries, task catalogue and the like."""
+    """A small versioned value, for example the settings of a queue, an audit entry or the task catalogue."""
 
     kind: str
     key: str
-    value: str  # JSON text
-    version: int  # 1 at first, grows by one with each change, never falls, not even after delete and put
-    due_at: int | None = None  # when `due_records` gives it; None for never
+    value: str  # a JSON string
+    version: int  # 1 at first; each change adds 1, and it never falls, even after a delete and a new put
+    due_at: int | None = None  # when `due_records` returns it; None for never
 
 
 @attrs.frozen
 class RecordChange:
-    """A record that is replaced together with an insert, if it has the expected version."""
+    """A record that is replaced in the same step as an insert, if it has the expected version."""
 
     kind: str
     key: str
     value: str
-    expected_version: int  # 0: none is stored
+    expected_version: int  # 0: no record is stored
     due_at: int | None = None

@@ -1,4 +1,4 @@
-"""Counts, rollups and failures, as people read them."""
+"""Counts, rollups and failures for people."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import attrs
 
 from firelock.model.state import State
 
-# Upper bounds of the duration histogram's buckets, in seconds; a last bucket holds what is longer.
+# Upper bounds of the duration histogram's buckets, in seconds; a last bucket contains longer durations.
 DURATION_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 @attrs.frozen
 class Counts:
-    """How many jobs are in each state; states and queues without jobs may be left out."""
+    """The number of jobs in each state and queue; states and queues without jobs can be missing."""
 
     by_state: Mapping[State, int]
     by_queue: Mapping[str, Mapping[State, int]]
@@ -24,24 +24,24 @@ class Counts:
 
 @attrs.frozen
 class Rollup:
-    """What ended within one minute, for one task, queue and outcome."""
+    """The attempts that ended within one minute, for one task, queue and outcome."""
 
-    minute: int  # micros of the minute's start
+    minute: int  # start of the minute, in microseconds
     task: str
     queue: str
     outcome: str  # succeeded, failed, deleted, retried, crashed
     count: int
-    duration: int  # sum, in micros
-    histogram: tuple[int, ...]  # one count a bucket of DURATION_BUCKETS, and one for what is longer
+    duration: int  # sum, in microseconds
+    histogram: tuple[int, ...]  # one count per bucket of DURATION_BUCKETS, and one for longer durations
 
 
 @attrs.frozen
 class FailureGroup:
-    """Failed jobs that failed alike."""
+    """Failed jobs with the same kind of failure."""
 
     fingerprint: str
     type: str
-    message: str  # of the newest of them
+    message: str  # of the newest of these jobs
     task: str
     count: int
     newest_at: int
@@ -49,39 +49,39 @@ class FailureGroup:
 
 
 class Severity(StrEnum):
-    """How much a finding matters."""
+    """The severity of a finding."""
 
     ERROR = "error"  # jobs do not run, or might be lost
-    WARNING = "warning"  # jobs are late or fail, or will soon
+    WARNING = "warning"  # jobs are late or fail, or will do so soon
     NOTE = "note"  # worth knowing; nothing fails because of it
 
 
 @attrs.frozen
 class Thresholds:
-    """From when on a wait is too long, for everything that shows the findings of an app."""
+    """The longest acceptable delays, used by everything that shows the findings of an app."""
 
     latency: Mapping[str, timedelta] = attrs.field(factory=lambda: {"*": timedelta(minutes=10)})
-    """How long the first job of a queue that no limit holds may wait; "*" is for the other queues."""
+    """How long the first job of a queue may wait if no limit delays it; "*" applies to all other queues."""
     late: timedelta = timedelta(minutes=2)
-    """How late a recurring job may be fired."""
+    """How late a recurring job may run."""
 
     def latency_of(self, queue: str) -> int | None:
-        """Return the microseconds that the first job of a queue may wait; None for any time."""
+        """Return how long the first job of a queue may wait, in microseconds; None for any time."""
         allowed = self.latency.get(queue, self.latency.get("*"))
         return None if allowed is None else allowed // timedelta(microseconds=1)
 
 
 @attrs.frozen
 class Finding:
-    """Something that is wrong, and how to fix it."""
+    """A problem, and how to fix it."""
 
     severity: Severity
-    code: str  # of the rule that found it: docs/findings.md lists all of them
+    code: str  # of the rule that found the problem: docs/findings.md lists all of them
     what: str  # one or two sentences
     advice: str
-    subject: str = "storage"  # what it is about: "queue mail", "server web-1"
-    values: Mapping[str, object] = attrs.Factory(dict)  # the names and numbers of the sentences
-    since: int | None = None  # micros
+    subject: str = "storage"  # what the finding is about: "queue mail", "server web-1"
+    values: Mapping[str, object] = attrs.Factory(dict)  # the names and numbers in the sentences
+    since: int | None = None  # in microseconds
 
     @property
     def is_error(self) -> bool:
@@ -89,5 +89,5 @@ class Finding:
         return self.severity is Severity.ERROR
 
     def answer(self) -> dict[str, object]:
-        """Return it for programs, as JSON can hold it."""
+        """Return the finding as values that JSON can represent, for programs."""
         return {**attrs.asdict(self), "severity": self.severity.value}

@@ -1,4 +1,4 @@
-"""Sessions, the leases of worker processes, and what they hold."""
+"""Sessions, which are the leases of worker processes, and the jobs that they hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock.model.state import FINAL_STATES, State
 
 @attrs.frozen
 class ClaimHolder:
-    """Who runs a job: its session and the name of its server."""
+    """The session and server that hold a claimed job."""
 
     session: str
     server: str
@@ -21,30 +21,33 @@ class ClaimHolder:
 
 @attrs.frozen
 class ClaimRequest:
-    """What a session asks for when it claims."""
+    """The parameters of a claim."""
 
-    queues: Sequence[str] | None  # in the order in which they are taken; None: all, each getting its share
-    limit: int  # jobs at most
+    # In the order in which they are claimed from; None: all, each getting its share.
+    queues: Sequence[str] | None
+    limit: int  # maximum number of jobs
     session: str
-    now: int  # stamp of what is claimed
-    left_out: Collection[str] = ()  # tasks whose jobs it does not take; then it looks at few candidates
+    now: int  # timestamp of the claimed jobs
+    # Tasks whose jobs are not claimed; such a claim examines a bounded number of candidates.
+    left_out: Collection[str] = ()
 
 
 @attrs.frozen
 class Claim:
-    """What a claim took, and when to look again at the latest."""
+    """The jobs that a claim took, and the latest time for the next claim."""
 
     jobs: list[ClaimedJob]
     next_due_at: int | None = (
-        None  # earliest instant of a scheduled or recurring job; None where none is known
+        None  # the earliest due time of a scheduled or recurring job; None if none is known
     )
-    is_session_lost: bool = False  # the session is dead: nothing was taken, nothing ever will be
-    look_again_at: int | None = None  # when a rate opens for what waits; now where more lanes are to be seen
+    is_session_lost: bool = False  # the session has ended: nothing was claimed, and nothing ever will be
+    # When a rate opens for waiting jobs; now if there are more lanes to examine.
+    look_again_at: int | None = None
 
 
 @attrs.frozen
 class Exchange:
-    """What an exchange did: one result a transition, in order, and the claim."""
+    """The result of an exchange: one result per transition, in order, and the claim."""
 
     results: list[Applied]
     claim: Claim
@@ -52,7 +55,7 @@ class Exchange:
 
 @attrs.frozen
 class Promotion:
-    """How many due jobs were moved to their queues, and the next due instant."""
+    """The number of due jobs that were moved to their queues, and the next due time."""
 
     promoted: int
     next_due_at: int | None
@@ -64,39 +67,39 @@ class NewSession:
 
     id: str
     server_id: str
-    server: str  # name for people: host:pid, or as given
+    server: str  # a name for people: host:pid, or as configured
     host: str
     pid: int
     started_at: int
     timeout_seconds: float
     workers: int = 0
-    queues: str = "*"  # for people, as given to the server
+    queues: str = "*"  # for people, as passed to the server
     version: str = ""
 
 
 @attrs.frozen
 class Renewal:
-    """One session's wish to live on, with what its worker process reports."""
+    """A request to renew one session, with the report of its worker process."""
 
     session: str
     busy: int = 0
-    state: str = "running"  # running, quiet, overdue (silent), retired, ending, or stopping: its last word
+    state: str = "running"  # running, quiet, overdue (silent), retired, ending, or stopping: its last report
     rss_bytes: int = 0
     cpu_percent: float = 0.0
-    stuck_threads: int = 0  # taken by jobs that go on after their timeout
+    stuck_threads: int = 0  # occupied by jobs that continue after their timeout
     stuck_coroutines: int = 0  # likewise
     parked: int = 0  # ends that wait for a locked row
 
 
 @attrs.frozen
 class SessionRecord:
-    """A session as stored."""
+    """A session as it is stored."""
 
     session: NewSession
     expires_at: int  # by the storage's clock
-    is_alive: bool  # False for ever once marked dead
+    is_alive: bool  # False forever after it was marked as ended
     renewal: Renewal
-    is_closing: bool = False  # dead, and may still hold jobs: see `Storage.end_session`
+    is_closing: bool = False  # it has ended, and may still hold jobs: see `Storage.end_session`
 
 
 @attrs.frozen
@@ -105,17 +108,17 @@ class HeldClaim:
 
     job_id: str
     fence: int
-    started_at: int | None = None  # set once the job has run for a while: it is written to the job
+    started_at: int | None = None  # set when the job has run for a while; it is then stored with the job
 
 
 @attrs.frozen
 class LostClaim:
-    """A claim that a worker process believed it held, and what is stored of its job."""
+    """A claim that a worker process believed it held, and the stored values of its job."""
 
-    held: HeldClaim  # as the worker process named it
+    held: HeldClaim  # as the worker process reported it
     state: State | None = None  # None: no such job is stored
     fence: int = 0  # of the job's latest claim
-    has_tail: bool = False  # a holder may still be running it: see `Standing.is_stopping`
+    has_tail: bool = False  # a session may still be running it: see `Standing.is_stopping`
 
     @property
     def is_gone(self) -> bool:
@@ -124,26 +127,26 @@ class LostClaim:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job is final, was not claimed again, and nobody took it from its holder."""
+        """Whether the job is final, was not claimed again, and was not taken from its holder."""
         return self.state in FINAL_STATES and self.fence == self.held.fence and not self.has_tail
 
 
 @attrs.frozen
 class Reconciliation:
-    """How a worker process's belief differs from the storage's."""
+    """The differences between a worker process's claims and the claims that the storage shows."""
 
     is_session_lost: bool
-    lost: list[LostClaim]  # claims that the session does not hold, in the order in which they were named
-    unknown: list[ClaimedJob]  # the session's, says the storage; the worker process did not name them
-    busy: list[str] = attrs.Factory(list)  # ids of locked jobs, whose start was not written
+    lost: list[LostClaim]  # claims that the session does not hold, in the order in which they were passed
+    unknown: list[ClaimedJob]  # claims of the session in the storage that the worker process did not name
+    busy: list[str] = attrs.Factory(list)  # ids of locked jobs, whose start was not stored
 
 
 @attrs.frozen
 class Taken:
-    """What was taken back from one dead session."""
+    """The jobs that were taken from one ended session."""
 
     session: str
     server: str
-    crashed: list[str]  # ids of jobs that got a crash
+    crashed: list[str]  # ids of jobs whose crashes were increased
     returned: list[str]  # ids of jobs that had not started
     left: int = 0  # jobs that the session still holds, because other transactions have locked their rows

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """The seven states of a job; the text is what is stored."""
+    """The seven states of a job; the value is the stored string."""
 
     AWAITING = "awaiting"
     SCHEDULED = "scheduled"

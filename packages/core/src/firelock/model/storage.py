@@ -1,4 +1,4 @@
-"""What a storage offers."""
+"""The optional features of a storage, and small values of its interface."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ import attrs
 
 
 class Feature(StrEnum):
-    """The six things a storage need not offer; what is not offered is refused with `UnsupportedFeature`."""
+    """The six optional features of a storage; a call that needs a missing one raises `UnsupportedFeature`."""
 
-    NOTIFY = "notify"  # `wait` returns as soon as there is work; others let it time out
+    NOTIFY = "notify"  # `wait` returns as soon as there is work; without it, `wait` lasts until its timeout
     TRANSACTIONAL_ENQUEUE = "transactional enqueue"  # `insert(within=…)` joins the caller's transaction
-    SHARED = "shared"  # several processes may open it at once
-    DURABLE = "durable"  # what was stored is there after everything was closed
-    LIMITS = "limits"  # jobs with limits: how many at once, how often, whose turn
-    UNIQUE = "unique"  # jobs with a unique key, debounced ones too
+    SHARED = "shared"  # several processes can open it at the same time
+    DURABLE = "durable"  # stored data still exists after all handles were closed
+    LIMITS = "limits"  # jobs with limits: concurrency, rates and turns
+    UNIQUE = "unique"  # jobs with a unique key, including debounced ones
 
 
 @attrs.frozen
 class OpenTransaction:
-    """A transaction of the caller's on a driver's own connection, of whose commit somebody knows."""
+    """A caller's transaction on a driver's own connection, with a way to be notified of its commit."""
 
-    connection: object  # the driver's, as `within=` takes it; the transaction has begun or begins by itself
-    on_commit: Callable[[Callable[[], None]], object]  # calls what it is given, after the commit alone
-    is_open: Callable[[], bool] | None = None  # whether it has not ended yet; called by `Tester` alone
+    connection: object  # as `within=` accepts it; the transaction has begun, or begins automatically
+    # Registers a function that is called only after the commit.
+    on_commit: Callable[[Callable[[], None]], object]
+    # Returns whether the transaction has not ended yet; used only by `Tester`.
+    is_open: Callable[[], bool] | None = None
 
 
 @attrs.frozen
 class SchemaState:
-    """The stored schema's version and the one this code needs; 0 where nothing is stored yet."""
+    """The version of the stored schema and the version that this code needs; 0 if nothing is stored yet."""
 
     found: int
     wanted: int

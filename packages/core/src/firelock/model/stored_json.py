@@ -1,4 +1,4 @@
-"""Read stored JSON that a newer release wrote, or that is damaged."""
+"""Functions for stored JSON that a newer release wrote, or that is damaged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 def read_or_none(read: Callable[[Any], _T], said: object) -> _T | None:
-    """Return what `read` makes of a part; None if it cannot be read."""
+    """Return the result of `read` for a value; None if the value cannot be read."""
     try:
         return read(said)
     except UNREADABLE:
@@ -22,7 +22,7 @@ def read_or_none(read: Callable[[Any], _T], said: object) -> _T | None:
 
 
 def list_or_empty(text: str) -> list[Any]:
-    """Return the list that a stored string holds; an empty one if it holds something else."""
+    """Return the list in a stored JSON string; an empty list if it contains something else."""
     said = read_or_none(json.loads, text)
     return said if isinstance(said, list) else []
 
@@ -30,7 +30,8 @@ def list_or_empty(text: str) -> list[Any]:
 def is_damaged(text: object) -> bool:
     """Return whether a stored string is not JSON, so that no release can read it.
 
-    JSON that this release cannot read may be a newer one's: a server puts its job off instead of failing it.
+    A newer release may have written JSON that this release cannot read. A server postpones such a job instead
+    of failing it.
     """
     if not isinstance(text, str):
         return True

@@ -1,4 +1,4 @@
-"""Instants, spans and values as people read them."""
+"""Times, durations and values, formatted for people."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterable
 _SECOND = 1_000_000
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _TENTH, _FEW = 0.1, 10
-_SHOWN = 101  # characters of a value that a message shows: enough to know it again
+_SHOWN = 101  # characters of a value in a message: enough to recognize it
 
 
 def printable(text: str) -> str:
-    """Return the text with lone surrogates and NULs made visible, since no storage takes them."""
+    """Return the string with lone surrogates and NULs escaped, because storages do not accept them."""
     return str(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return the text, cut to so many characters with an ellipsis."""
+    """Return the string, cut to this number of characters with an ellipsis."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: its repr, cut where it is long or cannot be made."""
+    """Return a value for a message: its repr, shortened if it is long, or its type if repr fails."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - an int of too many digits, or a stranger's __repr__
+    except Exception:  # noqa: BLE001 - an int with too many digits, or a foreign __repr__
         text = f"a value of type {type(value).__name__}"
     return shorten(text, _SHOWN)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, suffix: str = "") -> str:
-    """Return "Did you mean …? " with the known name that is most like a misspelt one; "" if none is."""
-    from difflib import get_close_matches  # noqa: PLC0415 - for a message alone
+    """Return "Did you mean …? " with the known name that is most similar to the given one; "" if none is."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only needed for a message
 
     names = {each.lower(): each for each in known}
     near = get_close_matches(name.lower(), names, n=1)
@@ -39,7 +39,7 @@ def did_you_mean(name: str, known: Iterable[str], *, suffix: str = "") -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return what an exception says, fit for every storage, also where its own `__str__` raises."""
+    """Return the message of an exception so that every storage accepts it, even if `__str__` raises."""
     try:
         return printable(str(error))
     except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
@@ -47,7 +47,7 @@ def message_of(error: BaseException) -> str:
 
 
 def isoformat(instant: int | None) -> str | None:
-    """Return micros as ISO 8601 in UTC, as `--json` gives it: "2026-11-25T02:04:36.560455Z"."""
+    """Return a time in microseconds as ISO 8601 in UTC, as in `--json`: "2026-11-25T02:04:36.560455Z"."""
     if instant is None:
         return None
     from firelock.model.clock import from_micros  # noqa: PLC0415 - loaded when first used
@@ -56,7 +56,7 @@ def isoformat(instant: int | None) -> str | None:
 
 
 def clock_time(instant: int | None) -> str:
-    """Return micros as people read them: "2026-11-25 02:04:36 UTC"."""
+    """Return a time in microseconds for people: "2026-11-25 02:04:36 UTC"."""
     if instant is None:
         return ""
     from firelock.model.clock import from_micros  # noqa: PLC0415 - loaded when first used
@@ -65,7 +65,7 @@ def clock_time(instant: int | None) -> str:
 
 
 def span(micros: int) -> str:
-    """Return a span in two figures or so: "35 ms", "1.2 s", "12 s", "5 min", "3 h", "4 d"."""
+    """Return a duration with about two digits: "35 ms", "1.2 s", "12 s", "5 min", "3 h", "4 d"."""
     seconds = abs(micros) / _SECOND
     if seconds < _TENTH:
         return f"{seconds * 1000:.0f} ms"
@@ -78,7 +78,7 @@ def span(micros: int) -> str:
 
 
 def age(instant: int | None, now: int) -> str:
-    """Return how long ago an instant was, or how far ahead it is: "5 min ago", "in 12 s"."""
+    """Return how long ago a time was, or how far ahead it is: "5 min ago", "in 12 s"."""
     if instant is None:
         return ""
     return f"in {span(instant - now)}" if instant > now else f"{span(now - instant)} ago"

@@ -1,4 +1,4 @@
-"""Plugins: `hookspecs` describes each hook, `loader` calls it, `checks` and `observers` help it.
+"""Plugins: `hookspecs` describes each hook, and `loader` calls it.
 
-`checks` says what is wrong with a plugin, `observers` queues ended attempts.
+`checks` finds the problems of a plugin, and `observers` queues ended attempts.
 """

@@ -1,4 +1,7 @@
-"""Checks of plugins: the problems of their functions, hookspecs and commands, as the end of a sentence."""
+"""Checks of plugins: problems of their functions, hookspecs and commands.
+
+Each problem is returned as the end of a sentence.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from firelock.plugins import hookspecs
 from firelock.plugins.hookspecs import PROJECT, Command
 
 _IMPL, _SPEC = f"{PROJECT}_impl", f"{PROJECT}_spec"
-_FUNCTIONS = (FunctionType, MethodType, classmethod, staticmethod)  # pluggy passes over everything else
+_FUNCTIONS = (FunctionType, MethodType, classmethod, staticmethod)  # pluggy ignores everything else
 _CONTEXTS = frozenset({"enqueue_context", "job_context"})
-_LISTS = frozenset({"register_commands"})  # of the core's; hooks of others return lists too
+_LISTS = frozenset({"register_commands"})  # of the core's hooks; hooks that plugins define return lists too
 
 
 def place_of(distribution: str, version: str) -> str:
-    """Return where a plugin comes from: "acme-tenants 1.2", "app"."""
+    """Return the source of a plugin: "acme-tenants 1.2", "app"."""
     return f"{distribution} {version}".strip()
 
 
 def functions_marked(plugin: object) -> Iterator[tuple[str, Callable[..., object]]]:
-    """Yield hook and function of everything under `@hookimpl`; no property is read."""
+    """Yield the hook and function of everything marked `@hookimpl`; no property is read."""
     for name in dir(plugin):
         if not isinstance(inspect.getattr_static(plugin, name, None), _FUNCTIONS):
             continue
@@ -69,7 +72,10 @@ def wrong_arguments(hook: str, function: Callable[..., object], known: Sequence[
 
 
 def forgotten_self(hook: str, function: Callable[..., object], known: Sequence[str]) -> str | None:
-    """Return that a method takes itself under the name of one of its hook's arguments; None if not."""
+    """Return the problem of a method without `self`, whose first parameter is one of its hook's arguments.
+
+    Return None if there is no such problem.
+    """
     if not isinstance(function, MethodType):
         return None
     first = next(iter(inspect.signature(function.__func__).parameters), None)
@@ -82,7 +88,7 @@ def forgotten_self(hook: str, function: Callable[..., object], known: Sequence[s
 
 
 def hookspecs_problem(brought: object) -> str | None:
-    """Return why the answer to `register_hookspecs` has no hook; None if it has one."""
+    """Return why the value returned by `register_hookspecs` has no hook; None if it has one."""
     members = {name: inspect.getattr_static(brought, name, None) for name in dir(brought)}
     if any(hasattr(member, _SPEC) for member in members.values()):
         return None

@@ -1,8 +1,9 @@
-"""Every hook, grouped by phase. A plugin is a module, class or instance with functions of these names.
+"""Specifications of all hooks, grouped by phase.
 
-Hooks are synchronous and take batches; treat received values as read-only. A hook without an implementation
-costs one boolean.
-`docs/plugins.md` shows each with a working plugin.
+A plugin is a module, class or instance with functions that have a hook's name and the mark `@hookimpl`. A
+function takes only the arguments that it needs. Hooks are synchronous, and a hook about several jobs receives
+a sequence. Treat received values as read-only. A hook that no plugin implements costs one check of a boolean.
+`docs/plugins.md` shows a working plugin for each hook.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ class TaskCall:
     task: str
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
-    options: Mapping[str, object]  # those given by `using(...)` and the verb
+    options: Mapping[str, object]  # given to `using(...)` and to the method that creates the job
 
 
 @attrs.frozen
 class ServerInfo:
-    """A server, as its observers see it."""
+    """A server, as passed to hooks."""
 
     id: str
     name: str
@@ -59,25 +60,28 @@ class ServerInfo:
 
 @attrs.frozen
 class Command:
-    """A command line of a plugin: `firelock NAME …`."""
+    """A command that a plugin adds to the command line: `firelock NAME …`."""
 
     name: str
     help: str
-    configure: Callable[[argparse.ArgumentParser], None]  # adds its arguments
+    configure: Callable[[argparse.ArgumentParser], None]  # adds the command's arguments to the parser
     run: Callable[[argparse.Namespace], int]
-    """Returns the exit code. Of the options, `open_app()` returns the app that the command line, the
-    environment or the project names, to be closed by the command; `is_json` is True under `--json`."""
+    """Runs the command and returns its exit code. The passed options have two more attributes.
+    `open_app()` returns the app that the command line, the environment or the project configures; the command
+    must close this app. `is_json` is True with `--json`."""
 
 
-# ---- registration: once, when an app or a command starts -------------------------------------------------
+# ---- registration (when an app or a command starts) ------------------------------------------------------
 
 
 @hookspec
 def register_hookspecs() -> object:
-    """Bring hooks of your own, which other plugins may implement.
+    """Define hooks of your own, which other plugins can implement.
 
-    Called once an app, when every plugin is there and before their hooks are checked. Returns a module or
-    object whose functions under `@hookspec` are the hooks. An exception stops the start of the app.
+    Called once per app, after all plugins have loaded and before their hooks are checked.
+
+    The implementation must return a module or an object; its functions marked `@hookspec` are the new hooks.
+    An exception stops the start of the app.
 
     Example:
         @hookimpl
@@ -88,10 +92,13 @@ def register_hookspecs() -> object:
 
 @hookspec
 def register_storages() -> Mapping[str, Callable[[str], Storage]]:  # type: ignore[empty-body]
-    """Offer storages by URL scheme.
+    """Offer storages by the scheme of their URL.
 
-    Called once when plugins load. Returns scheme → factory; the factory takes the whole URL, does no I/O and
-    imports its driver itself. Two plugins that offer one scheme are refused. An exception stops the start.
+    Called once, when plugins load.
+
+    The implementation must return a mapping from scheme to factory. A factory receives the whole URL. It must
+    not do any I/O, and it must import its driver itself. If two plugins offer the same scheme, a
+    `PluginError` stops the start, and so does an exception of the implementation.
 
     Example:
         @hookimpl
@@ -104,8 +111,10 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:  # type: igno
 def register_serializers() -> Mapping[str, Serializer]:  # type: ignore[empty-body]
     """Offer serializers by name; the name is stored with each job.
 
-    Called once when plugins load. A name that is offered twice is refused, `json` is taken. An exception
-    stops the start.
+    Called once, when plugins load.
+
+    The implementation must return a mapping from name to serializer. If two plugins offer the same name,
+    a `PluginError` stops the start, and so does an exception of the implementation. The name `json` is taken.
 
     Example:
         @hookimpl
@@ -118,7 +127,10 @@ def register_serializers() -> Mapping[str, Serializer]:  # type: ignore[empty-bo
 def register_lock_providers() -> Mapping[str, Callable[[str], LockProvider]]:  # type: ignore[empty-body]
     """Offer lock providers by URL scheme, for `Firelock(locks="scheme://…")`.
 
-    Called once when plugins load. Without one the storage's own locks serve. An exception stops the start.
+    Called once, when plugins load. An app without a lock provider keeps its locks in its storage.
+
+    The implementation must return a mapping from scheme to factory. A factory receives the URL and must
+    return a `LockProvider`. An exception stops the start.
 
     Example:
         @hookimpl
@@ -129,10 +141,12 @@ def register_lock_providers() -> Mapping[str, Callable[[str], LockProvider]]:  #
 
 @hookspec
 def register_commands() -> Sequence[Command]:  # type: ignore[empty-body]
-    """Offer commands to the command line.
+    """Offer commands for the command line.
 
-    Called if the command line is given a command that is not its own, or lists all commands. A name that is
-    taken is refused. An exception stops the program.
+    Called if the command line receives a command that is not one of its own, or if it lists all commands.
+
+    The implementation must return a sequence of `Command` objects. A name that is already taken is refused.
+    An exception stops the program.
 
     Example:
         @hookimpl
@@ -141,15 +155,16 @@ def register_commands() -> Sequence[Command]:  # type: ignore[empty-body]
     """
 
 
-# ---- configuration: once an app, changes its argument ----------------------------------------------------
+# ---- configuration (once per app; the argument is changed in place) --------------------------------------
 
 
 @hookspec
 def configure_app(app: object) -> None:
-    """Add to the app what the plugin brings: a task, a recurring job; or keep the app for later.
+    """Add the plugin's tasks or recurring jobs to the app, or store the app for later use.
 
-    Called once an app, a `Firelock`, when it has been made and before anybody has it. Nothing is connected
-    yet, so that no verb may be called that reads or stores. An exception stops the start of the app.
+    Called once per app, at the end of `Firelock(…)` and before any other code can use the app, which is
+    passed as `app`. The app is not connected yet, so the implementation must not call any method that reads
+    or stores something. An exception stops the start of the app.
 
     Example:
         @hookimpl
@@ -160,10 +175,10 @@ def configure_app(app: object) -> None:
 
 @hookspec
 def configure_converter(converter: Converter) -> None:
-    """Teach the app's cattrs converter more argument types.
+    """Add argument types to the app's cattrs converter.
 
-    Called once an app, at the first argument that is not plain JSON. The argument is changed in place. An
-    exception goes to the code that enqueues the job.
+    Called once per app, when the first argument that is not plain JSON is used. The implementation must
+    change the converter in place. An exception is raised in the code that enqueues the job.
 
     Example:
         @hookimpl
@@ -173,17 +188,18 @@ def configure_converter(converter: Converter) -> None:
     """
 
 
-# ---- creating --------------------------------------------------------------------------------------------
+# ---- creation of jobs ------------------------------------------------------------------------------------
 
 
 @hookspec
 def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
-    """Choose options for a job that is about to be created: the client filter.
+    """Choose options for a job that is about to be created (the client filter).
 
-    Called once a call, before anything is stored; not of a batch, which has no task. Returns options as
-    `using(...)` takes them, or None. What the caller gave wins, then the first plugin that answers; of `meta`
-    that holds for each name in it.
-    An exception goes to the caller.
+    Called once per call, before anything is stored. Not called for a batch, which has no task.
+
+    The implementation must return a mapping of options that `using(...)` accepts, or None. The caller's
+    options have precedence, then those of the plugin that runs first. For `meta`, this applies to each name
+    in it. An exception is raised in the caller.
 
     Example:
         @hookimpl
@@ -198,14 +214,19 @@ def enqueue_context(
 ) -> AbstractContextManager[object] | None:
     """Wrap the creation of jobs, from before their options are chosen until they are stored or refused.
 
-    Called once a verb that makes jobs, in the client's process: one call, or all of an `enqueue_many`. In
-    the block of a batch once a member, or up to 500 of an `add_many`; it is left when they are gathered.
-    `task` is None where these are of several tasks; `inherited` is the meta of the job that they continue;
-    `made` is empty, and has the jobs when the context is left, where they are stored later: those that a
-    block gathers and those that a job calls.
-    Returns a context manager or None; it is left with the error where nothing, or not all, was stored. For
-    an async verb it is entered in the asyncio task that awaits, and must not block. An exception of its own
-    goes to the caller. Recurring jobs are defined without it.
+    Called in the client's process, once per method that creates jobs: with one call, or with all calls of an
+    `enqueue_many`. In the block of a batch, called once per member, or per up to 500 members of an
+    `add_many`; the context is then left when these members have been gathered. Not called for the definition
+    of a recurring job.
+
+    `task` is None if the calls are for several tasks. `inherited` is the meta of the job that the new jobs
+    continue. `made` is empty when the context is entered. When it is left, `made` contains those of the new
+    jobs that are stored later: members that a batch's block gathers, and jobs that a job calls.
+
+    The implementation must return a context manager or None. If nothing was stored, or not everything, the
+    context is left with the error. For an async method, the context is entered in the asyncio task that
+    awaits the method, so it must not block. An exception of the hook or of its context manager is raised in
+    the caller.
 
     Example:
         @hookimpl
@@ -216,11 +237,12 @@ def enqueue_context(
 
 @hookspec
 def batch_meta(name: str) -> Mapping[str, str] | None:
-    """Choose what travels with a batch that is about to be made, and with what continues it.
+    """Choose the meta of a batch that is about to be created; jobs that continue the batch inherit it.
 
-    Called once a batch, in the client's process, before anything is stored. Returns texts by name, or None;
-    for each name the first plugin that answers wins. Its members have none of it. An exception goes to the
-    caller.
+    Called once per batch, in the client's process, before anything is stored.
+
+    The implementation must return a mapping of strings by name, or None. For each name, the plugin that runs
+    first has precedence. The batch's members do not inherit this meta. An exception is raised in the caller.
 
     Example:
         @hookimpl
@@ -231,14 +253,15 @@ def batch_meta(name: str) -> Mapping[str, str] | None:
 
 @hookspec(firstresult=True)
 def job_transaction(storage: Storage, within: object | None) -> OpenTransaction | None:
-    """Choose the transaction that new jobs become part of, or that a job ends in.
+    """Choose the transaction in which new jobs are stored, or in which a job ends.
 
-    Called in the client's process with what the caller gave as `within`, or None: once per verb that stores
-    jobs or sends a signal, once more for each uncommitted job that a new one waits for, and by
-    `complete_within`. Async verbs call it only with a `within` that the caller gave.
-    Returns an `OpenTransaction`, or None for "not mine", which leaves it at what the caller gave. An
-    exception goes to the caller, and nothing is stored.
-    The first plugin that answers something other than None decides, and no other is asked.
+    Called in the client's process, once per method that stores jobs or sends a signal, and once more for each
+    uncommitted job that a new job waits for. Also called by `complete_within`. `within` is the caller's
+    `using(within=...)`, or None if there is none. Async methods call the hook only if the caller gave one.
+
+    The implementation must return an `OpenTransaction`, or None for "not mine", which keeps the caller's
+    `within`. The first plugin that returns something other than None decides, and no other plugin is called.
+    An exception is raised in the caller, and nothing is stored.
 
     Example:
         @hookimpl
@@ -250,11 +273,11 @@ def job_transaction(storage: Storage, within: object | None) -> OpenTransaction 
 
 @hookspec
 def jobs_created(jobs: Sequence[NewJob]) -> None:
-    """Learn of jobs after they were stored.
+    """Observe jobs after they were stored.
 
-    Called once a stored batch, in the client's process; inside a caller's transaction the commit may still
-    fail. A duplicate, whose unique key another job has, was not stored and is none of them. A batch is one
-    of them, its `ties.batch` is set. An exception is logged and touches no job.
+    Called in the client's process, once per stored group of jobs. In a caller's transaction, the commit can
+    still fail. A duplicate, whose unique key another job has, was not stored and is not included. A batch is
+    included as a job; its `relations.batch` is set. An exception is logged and affects no job.
 
     Example:
         @hookimpl
@@ -263,21 +286,25 @@ def jobs_created(jobs: Sequence[NewJob]) -> None:
     """
 
 
-# ---- running ---------------------------------------------------------------------------------------------
+# ---- runs of jobs ----------------------------------------------------------------------------------------
 
 
 @hookspec
 def job_context(
     job: JobContext, task: TaskInfo
 ) -> AbstractContextManager[object] | AbstractAsyncContextManager[object] | None:
-    """Wrap the run of a job: the server filter.
+    """Wrap each run of a job (the server filter).
 
-    Called once a run, in the worker, before the task. Returns a context manager or None; it is entered
-    before the task and left after it, with the task's exception if there is one: for a `def` task in the
-    very thread that runs it, for an `async def` task in the asyncio task that runs it, by `await` where the
-    context manager has `__aenter__`. A job that waits, as by `job.sleep`, leaves it without an exception,
-    `job.suspended` being true, and enters it again in its next run. A process that is killed leaves nothing.
-    An exception of its own fails the attempt.
+    Called once per run, in the worker, before the task starts.
+
+    The implementation must return a context manager or None. It is entered before the task and left after it,
+    with the task's exception if there is one. For a `def` task, this happens in the thread that runs the
+    task. For an `async def` task, it happens in the asyncio task that runs it, with `async with` if the
+    context manager has `__aenter__`.
+
+    A run that ends in a wait, for example with `job.sleep`, leaves the context without an exception, and
+    `job.suspended` is true. The next run enters it again. If the process is killed, the context is not left.
+    An exception of the hook or of its context manager fails the attempt.
 
     Example:
         @hookimpl
@@ -290,12 +317,14 @@ def job_context(
 def retry_decision(
     job: JobContext, task: TaskInfo, error: BaseException, proposed: RetryDecision
 ) -> RetryDecision | None:
-    """Decide what becomes of a failed attempt: the retry filter.
+    """Decide what follows a failed attempt (the retry filter).
 
-    Called once a failed attempt, also when the retries are exhausted. `proposed` is what the call's policy,
-    or else the task's, makes of it. Returns a `RetryDecision`, or None for "not mine", which leaves it at the
-    proposed one. An exception is logged and counts as None.
-    The first plugin that answers something other than None decides, and no other is asked.
+    Called once per failed attempt, even if no retries are left. `proposed` is the decision of the call's
+    retry policy, or of the task's policy if the call has none.
+
+    The implementation must return a `RetryDecision`, or None for "not mine", which accepts the proposed one.
+    The first plugin that returns something other than None decides, and no other plugin is called. An
+    exception is logged and counts as None.
 
     Example:
         @hookimpl
@@ -307,11 +336,14 @@ def retry_decision(
 
 @hookspec(firstresult=True)
 def elect_transition(job: ClaimedJob, proposed: Transition) -> Transition | None:
-    """Replace the transition that an attempt is about to end with: the state filter.
+    """Replace the transition that is about to end an attempt (the state filter).
 
-    Called once an ended attempt, before it is sent to the storage. Returns a copy of the proposed transition
-    with other values and the same guards, or None to accept the proposed one. An exception is logged and
-    counts as None. The first plugin that answers something other than None decides, and no other is asked.
+    Called once per ended attempt, before the transition is sent to the storage.
+
+    The implementation must return a copy of the proposed transition with other values and the same guards
+    (`job_id`, `from_states`, `session`, `fence`), or None to accept the proposed one. The first plugin that
+    returns something other than None decides, and no other plugin is called. An exception is logged and
+    counts as None.
 
     Example:
         @hookimpl
@@ -323,29 +355,34 @@ def elect_transition(job: ClaimedJob, proposed: Transition) -> Transition | None
 
 @hookspec
 def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition) -> None:
-    """Learn of an attempt that failed, with the exception itself and what becomes of the job.
+    """Observe a failed attempt, with its exception and with what happens to the job next.
 
-    Called once a failed attempt, in the worker, when everything is decided and before it is sent to the
-    storage; `transition.to` is `failed` or `deleted` where the job is over, else it runs again. A task that
-    raises `RateLimited`, or did not start in time, has not failed; nor has one that raises after its own
-    transaction ended the job. An exception is logged and touches no job.
+    Called once per failed attempt, in the worker, after everything is decided and before the end is sent to
+    the storage. If the job has ended, `transition.to` is `failed` or `deleted`; otherwise the job runs again.
+
+    Not called for a task that raises `RateLimited`, for a job that did not start in time, or for a task that
+    raises after its own transaction ended the job: these are not failures. An exception is logged and affects
+    no job.
 
     Example:
         @hookimpl
         def attempt_failed(job, error, transition):
             if transition.to is State.FAILED:
-                page_somebody(job.task, error)
+                page_on_call(job.task, error)
     """
 
 
 @hookspec
 def jobs_settled(settled: Sequence[Settled]) -> None:
-    """Learn of attempts whose end was accepted.
+    """Observe attempts whose end the storage has accepted.
 
-    Called for up to 1,000 ends at a time, in order, in the worker process, in a thread of the plugin. The
-    ends wait in a queue. If the hook is slower than the jobs, or the process is killed, it misses some.
-    Snoozes, `RateLimited` and jobs that did not start in time are among them: `transition.reason` says so. So
-    are runs that end in a wait: `transition.waits_for` is set. An exception is logged and touches no job.
+    Called in the worker process, in a thread of the plugin, with up to 1,000 ends at a time, in order. The
+    ends wait in a queue. If the hook is slower than the jobs, or if the process is killed, the hook misses
+    some of them.
+
+    Snoozes, `RateLimited` errors and jobs that did not start in time are included; `transition.reason` has
+    the reason. Runs that end in a wait are included too; their `transition.waits_for` is set. An exception is
+    logged and affects no job.
 
     Example:
         @hookimpl
@@ -359,9 +396,9 @@ def jobs_settled(settled: Sequence[Settled]) -> None:
 
 @hookspec
 def server_started(server: ServerInfo) -> None:
-    """Learn that a server has begun to run jobs.
+    """Observe that a server has started to run jobs.
 
-    Called once a server, in its first worker process. An exception is logged.
+    Called once per server, in its first worker process. An exception is logged.
 
     Example:
         @hookimpl
@@ -372,9 +409,9 @@ def server_started(server: ServerInfo) -> None:
 
 @hookspec
 def server_stopped(server: ServerInfo) -> None:
-    """Learn that a server has ended in order.
+    """Observe that a server has ended in an orderly way.
 
-    Called once a server, in its first worker process, after its jobs have ended or were handed back. An
+    Called once per server, in its first worker process, after its jobs have ended or were handed back. An
     exception is logged.
 
     Example:
@@ -386,10 +423,10 @@ def server_stopped(server: ServerInfo) -> None:
 
 @hookspec
 def worker_process_started(server: ServerInfo) -> None:
-    """Prepare a process that runs jobs: open an engine, set Django up.
+    """Prepare a process that runs jobs: for example, create a database engine or set up Django.
 
-    Called once in each worker process and in each process of `executor="process"`, before its first job. An
-    exception ends the process with its traceback.
+    Called once in each worker process and in each job process of `executor="process"`, before its first job.
+    An exception ends the process, with its traceback.
 
     Example:
         @hookimpl
@@ -402,8 +439,8 @@ def worker_process_started(server: ServerInfo) -> None:
 def worker_process_stopped(server: ServerInfo) -> None:
     """Clean up in a process that ran jobs.
 
-    Called once in each worker process and in each process of `executor="process"` that ends in order. An
-    exception is logged.
+    Called once in each worker process and in each job process of `executor="process"` that ends in an orderly
+    way. An exception is logged.
 
     Example:
         @hookimpl

@@ -1,4 +1,7 @@
-"""The only caller of pluggy: loads plugins, calls hooks, checks answers, names the plugin in each error."""
+"""The loader of plugins: calls their hooks, checks returned values, names the plugin in each error.
+
+No other module uses pluggy.
+"""
 
 from __future__ import annotations
 
@@ -53,35 +56,41 @@ T = TypeVar("T")
 
 _SELECTION = "FIRELOCK_PLUGINS"
 
-_SHOWN_NAMES = 10  # of plugins, in one message
-_CAUSES = 20  # of one error, that are looked at for a password
-# Hooks of the dashboard, which need not be installed: whoever implements them is not refused then.
+_SHOWN_NAMES = 10  # plugins named in one message
+_CAUSES = 20  # chained exceptions of one error that are searched for a password
+# Hooks that the dashboard defines. It need not be installed, so a plugin that implements them is accepted.
 _BROUGHT_BY_OTHERS = frozenset({"dashboard_pages", "job_panels", "dashboard_permission"})
 
 
 of_process: dict[str, object] = {}
-"""Plugins of Firelock that every app of this process has, by name: a server's process adds its counters."""
+"""Firelock's own plugins that every app of this process has, by name.
+
+A server's process adds its counters.
+"""
 on_probe_port: list[Callable[[], None]] = []
-"""Called before the plugins of an app load whose settings name a probe port; a server's process adds one."""
+"""Functions called before the plugins of an app load if its settings have a probe port.
+
+A server's process adds one.
+"""
 
 
 @attrs.frozen
 class PluginInfo:
-    """A loaded plugin, for people."""
+    """A loaded plugin, as shown to people."""
 
     name: str
-    distribution: str  # "app" for one given to Firelock(plugins=[…]), "firelock" for the core's own
+    distribution: str  # "app" for a plugin of Firelock(plugins=[…]), "firelock" for the core's own
     version: str
     hooks: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return its name and where it comes from: "tenants (acme-tenants 1.2)"."""
+        """Return the plugin's name and its source: "tenants (acme-tenants 1.2)"."""
         return f"{self.name} ({place_of(self.distribution, self.version)})"
 
 
 @attrs.frozen
 class BrokenPlugin:
-    """An installed plugin with which no app starts."""
+    """An installed plugin that prevents every app from starting."""
 
     name: str
     distribution: str
@@ -91,24 +100,24 @@ class BrokenPlugin:
 
 @attrs.frozen
 class Answer:
-    """The answer of one plugin to a hook of another plugin or of the dashboard."""
+    """The result of one plugin's hook that another plugin or the dashboard defines."""
 
     plugin: str
     offered: tuple[object, ...] = ()
     error: PluginError | None = None
-    """Why there is no answer: the plugin raised, or returned something other than a list."""
+    """Why there is no result: the plugin raised, or returned something other than a list."""
 
 
 class Plugins:
     """The plugins of one app.
 
-    Order of calls: entry points' first, then the app's, the core's own last; pluggy runs the last registered
-    first, so they are registered the other way round.
+    Hooks of entry points run first, then those of the app's plugins, and the core's own last. They are
+    registered in the reverse order, because pluggy runs the plugin that was registered last first.
 
     Args:
-        app_plugins: those of the app itself.
+        app_plugins: the app's own plugins.
         use_entry_points: whether installed plugins are loaded too.
-        without: names of installed plugins that are left out, besides those that the environment leaves out.
+        without: names of installed plugins to leave out, besides those that the environment leaves out.
     """
 
     def __init__(
@@ -123,7 +132,7 @@ class Plugins:
         self._hooks = hook_names()
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, object] = {}
-        self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook, when all are loaded
+        self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook; filled after all have loaded
         self._left_out: set[str] = set()  # by the environment
         self.slow_observers = SlowObservers()
         self._register(_Core(), "core", "firelock", "")
@@ -177,17 +186,17 @@ class Plugins:
         return f"Fix or uninstall it, or set {_SELECTION}=-{name}."
 
     def _note(self, hook: str, implementation: pluggy.HookImpl, error: BaseException) -> None:
-        """Add the plugin's name to an exception that goes to the caller as it is."""
+        """Add the plugin's name to an exception that is raised unchanged in the caller."""
         name = implementation.plugin_name
         note = f"{self._place(name)} raised this in {hook}. {self._way_out(name)}".rstrip()
-        if note not in getattr(error, "__notes__", ()):  # one exception may be raised again and again
+        if note not in getattr(error, "__notes__", ()):  # one exception object may be raised repeatedly
             error.add_note(note)
 
     # ---- loading -----------------------------------------------------------------------------------------
 
     def _load(self, name: str, load: Callable[[], object], source: str, version: str) -> None:
         if name in self._sources:
-            if self._sources[name] == (source, version):  # one distribution that is found twice on the path
+            if self._sources[name] == (source, version):  # the path contains the same distribution twice
                 return
             raise PluginError(
                 f"Two plugins are named {name!r}: one of {self._sources[name][0]}, one of {source}. "
@@ -226,7 +235,7 @@ class Plugins:
         return self.fault(name, f"does not fit its hooks: {error}.")
 
     def _add_hookspecs(self) -> None:
-        """Add the hooks that plugins bring, which are then known like the core's own."""
+        """Add the hooks that plugins define, so that they are known like the core's own."""
         for implementation in self._implementations("register_hookspecs"):
             name = implementation.plugin_name
             brought = self._called("register_hookspecs", implementation, {})
@@ -234,7 +243,7 @@ class Plugins:
                 raise self.fault(name, problem)
             try:
                 self._manager.add_hookspecs(brought)  # type: ignore[arg-type]  # it takes any object
-            except pluggy.PluginValidationError as error:  # of a plugin that implements one of them
+            except pluggy.PluginValidationError as error:  # a plugin implements one of these hooks wrongly
                 wrong = self._manager.get_name(error.plugin) or name
                 raise self._mismatch(wrong, error.plugin, error) from error
             except ValueError as error:
@@ -273,7 +282,7 @@ class Plugins:
             )
 
     def _implementations(self, hook: str) -> Sequence[pluggy.HookImpl]:
-        """Return the functions of plugins for a hook, in the order of calls."""
+        """Return the plugins' implementations of a hook, in the order of calls."""
         if self._ordered:
             return self._ordered.get(hook, ())
         caller = getattr(self._manager.hook, hook, None)
@@ -283,7 +292,7 @@ class Plugins:
         return bool(self._implementations(hook))
 
     def _offers(self, hook: str, noun: str) -> Iterator[tuple[str, str, object]]:
-        """Yield plugin, name and offer of all that plugins register by this hook."""
+        """Yield each value that plugins return from this hook, as plugin, name and value."""
         owners: dict[str, str] = {}
         for implementation in reversed(self._implementations(hook)):  # the core's own first
             plugin = implementation.plugin_name
@@ -321,18 +330,18 @@ class Plugins:
         """Return the loaded plugin that is an object of this class; None if there is none."""
         return next((each for each in self._manager.get_plugins() if isinstance(each, kind)), None)
 
-    # ---- what was registered -----------------------------------------------------------------------------
+    # ---- registered values -------------------------------------------------------------------------------
 
     def open_storage(self, url: str) -> Storage:
-        """Return the storage of a URL; no I/O yet.
+        """Return the storage of a URL; this does no I/O.
 
         Raises:
             UnknownScheme: no plugin offers the scheme.
-            PluginError: the storage speaks another version of the contract.
+            PluginError: the storage implements another version of the contract.
         """
         scheme, separator, _ = url.partition("://")
         if not separator:
-            shown = f"…{url[url.rindex('@') :]}" if "@" in url else url  # what stands before it may be secret
+            shown = f"…{url[url.rindex('@') :]}" if "@" in url else url  # the part before it may be secret
             raise ConfigurationError(
                 f"{shown!r} is not a storage URL; write scheme://…, such as sqlite:///jobs.db or memory://."
             )
@@ -346,7 +355,7 @@ class Plugins:
         return self._make_storage(factory, url, scheme)
 
     def _way_in(self, scheme: str) -> str:
-        """Return how to get what offers a scheme: load what the environment leaves out, or install it."""
+        """Return how to make a scheme available: load plugins that the environment omits, or install one."""
         hint = _install_hint(scheme)
         if not self._left_out:
             return hint
@@ -355,9 +364,10 @@ class Plugins:
         return left_out if {base, _EXTRAS.get(base)} & self._left_out else f"{left_out}. {hint}"
 
     def adopt_storage(self, engine: object) -> Storage:
-        """Return the storage that works on a caller's own object, such as a SQLAlchemy Engine.
+        """Return a storage that uses an object of the caller, for example a SQLAlchemy Engine.
 
-        Asked is the plugin that offers the scheme of the object's `url`; its factory takes the object itself.
+        The plugin that offers the scheme of the object's `url` creates the storage; its factory receives the
+        object itself.
         """
         url = getattr(engine, "url", None)
         scheme = str(url).partition("://")[0].partition("+")[0]
@@ -373,7 +383,7 @@ class Plugins:
 
         Raises:
             UnknownScheme: no plugin offers the scheme.
-            PluginError: what the plugin made is no lock provider.
+            PluginError: the factory failed, or returned something other than a lock provider.
         """
         scheme, separator, _ = url.partition("://")
         if not separator:
@@ -395,7 +405,7 @@ class Plugins:
             provider = factory.make(url)
         except FirelockError:
             raise
-        except Exception as error:  # noqa: BLE001 - a plugin's; it is raised with the plugin's name
+        except Exception as error:  # noqa: BLE001 - a plugin's error; it is raised with the plugin's name
             self._refuse(factory, url, scheme, error)
         for verb in ("acquire_lock", "renew_lock", "release_lock"):
             if not callable(getattr(provider, verb, None)):
@@ -404,15 +414,16 @@ class Plugins:
                     factory.plugin,
                     f"returned {kind} for {scheme!r}; return a lock provider. {kind} has no {verb}.",
                 )
-        return provider  # type: ignore[return-value]  # its verbs were looked at
+        return provider  # type: ignore[return-value]  # its methods were checked above
 
     def serializers(self) -> dict[str, Serializer]:
-        """Return every serializer by name, the core's `json` among them.
+        """Return all serializers by name, including the core's `json`.
 
         Raises:
-            PluginError: a plugin offers something else, or a serializer under another name than its own.
+            PluginError: a plugin offers something other than a serializer, or a serializer under a name that
+                is not its own.
         """
-        from firelock.arguments.serializer import Serializer  # noqa: PLC0415 - loaded when an app is made
+        from firelock.arguments.serializer import Serializer  # noqa: PLC0415 - loaded when an app is created
 
         serializers: dict[str, Serializer] = {}
         for plugin, name, offer in self._offers("register_serializers", "serializer"):
@@ -433,7 +444,7 @@ class Plugins:
             taken: names that no plugin may use.
 
         Raises:
-            PluginError: a plugin returned something else, or a name that is taken.
+            PluginError: a plugin returned something other than commands, or a name that is taken.
         """
         found: dict[str, Command] = {}
         for implementation in self._implementations("register_commands"):
@@ -441,7 +452,7 @@ class Plugins:
             for offer in self._listed("register_commands", implementation, {}):
                 if (problem := command_problem(offer)) is not None:
                     raise self.fault(plugin, problem)
-                assert isinstance(offer, Command)  # noqa: S101 - as was just checked
+                assert isinstance(offer, Command)  # noqa: S101 - just checked
                 if offer.name in taken or offer.name in found:
                     raise self.fault(plugin, f"offers a command {offer.name!r}, and that name is taken.")
                 configure = partial(self._configured, plugin, offer)
@@ -458,11 +469,11 @@ class Plugins:
             ) from error
 
     def _make_storage(self, factory: _Factory, place: object, scheme: str) -> Storage:
-        """Return the storage that a plugin creates from a URL, or from a caller's own object.
+        """Return the storage that a plugin creates from a URL or from an object of the caller.
 
         Raises:
-            ConfigurationError: its driver cannot be imported, or it cannot read the URL.
-            PluginError: it is not a storage, or one for another version of the contract.
+            ConfigurationError: the storage's driver cannot be imported, or the storage cannot read the URL.
+            PluginError: the object is not a storage, or is written for another version of the contract.
         """
         try:
             made = factory.make(place)
@@ -472,7 +483,7 @@ class Plugins:
             ) from error
         except FirelockError:
             raise
-        except Exception as error:  # noqa: BLE001 - likewise
+        except Exception as error:  # noqa: BLE001 - as above
             url = str(getattr(place, "url", place))
             self._refuse(factory, url, scheme, error)
         if not isinstance(made, Storage):
@@ -486,11 +497,11 @@ class Plugins:
             raise self.fault(factory.plugin, f"returned a storage that does not fit. {error}") from None
 
     def _refuse(self, factory: _Factory, url: str, scheme: str, error: Exception) -> NoReturn:
-        """Raise what a factory's error means: a URL that cannot be read, or else a fault of the plugin."""
+        """Raise a ConfigurationError for an unreadable URL, otherwise the error about the plugin."""
         if isinstance(error, ValueError) and not _is_readable(url):
             raise ConfigurationError(
                 f"The URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
-            ) from None  # the cause may quote a password
+            ) from None  # the cause might quote a password
         kind = type(error).__name__
         if _may_quote_password(url, error):
             problem = (
@@ -500,14 +511,14 @@ class Plugins:
         told = f"{kind}: {message_of(error)}".rstrip(".: ")
         raise self.fault(factory.plugin, f"raised for {scheme!r}: {told}.") from error
 
-    # ---- asking ------------------------------------------------------------------------------------------
+    # ---- configuration and filters -----------------------------------------------------------------------
 
     def configure_app(self, app: object) -> None:
-        """Let every plugin add to the app."""
+        """Let every plugin change the app."""
         self._change("configure_app", app=app)
 
     def configure_converter(self, converter: Converter) -> None:
-        """Let every plugin add to the converter."""
+        """Let every plugin change the converter."""
         self._change("configure_converter", converter=converter)
 
     def _change(self, hook: str, **arguments: object) -> None:
@@ -555,7 +566,10 @@ class Plugins:
         )
 
     def wrong_option(self, chosen: Chosen, error: ConfigurationError) -> ConfigurationError:
-        """Return the error of options that were refused: of the plugin whose answer alone is refused too."""
+        """Return the error for options that were refused.
+
+        It names the plugin whose returned options are refused on their own; otherwise it is the given error.
+        """
         for plugin, answer in chosen.answers:
             try:
                 CallOptions(**answer)
@@ -564,7 +578,10 @@ class Plugins:
         return error
 
     def batch_meta(self, name: str) -> dict[str, str]:
-        """Return the meta that plugins choose for a batch; of each name the first answer wins."""
+        """Return the meta that plugins choose for a batch.
+
+        For each name, the plugin that runs first has precedence.
+        """
         meta: dict[str, str] = {}
         for implementation in reversed(self._implementations("batch_meta")):
             answer = self._answer("batch_meta", implementation, {"name": name})
@@ -585,10 +602,10 @@ class Plugins:
         inherited: Mapping[str, str],
         made: Sequence[NewJob],
     ) -> list[AbstractContextManager[object]]:
-        """Return the context managers to create jobs in, outermost first.
+        """Return the context managers in which jobs are created, outermost first.
 
         Raises:
-            PluginError: a plugin returned something else.
+            PluginError: a plugin returned something other than a context manager.
         """
         arguments = {"task": task, "calls": calls, "inherited": inherited, "made": made}
         contexts: list[AbstractContextManager[object]] = []
@@ -598,14 +615,14 @@ class Plugins:
                 continue
             if not hasattr(type(answer), "__enter__"):
                 raise self._wrong("enqueue_context", implementation, answer, _CONTEXT)
-            contexts.append(answer)  # type: ignore[arg-type]  # as was just looked up
+            contexts.append(answer)  # type: ignore[arg-type]  # just checked
         return contexts
 
     def job_transaction(self, storage: Storage, within: object | None) -> OpenTransaction | None:
-        """Return the transaction that new jobs become part of; None where no plugin knows one.
+        """Return the transaction in which new jobs are stored; None if no plugin returns one.
 
         Raises:
-            PluginError: a plugin returned something else.
+            PluginError: a plugin returned something other than an `OpenTransaction`.
         """
         from firelock.model.storage import OpenTransaction  # noqa: PLC0415 - few apps have such a plugin
 
@@ -622,7 +639,9 @@ class Plugins:
     def job_contexts(
         self, job: JobContext, task: TaskInfo
     ) -> list[AbstractContextManager[object] | AbstractAsyncContextManager[object]]:
-        """Return the context managers to run a job in, outermost first; for a `def` task none is async only.
+        """Return the context managers in which a job runs, outermost first.
+
+        For a `def` task, each of them can be entered without `await`.
 
         Raises:
             PluginError: a plugin returned something else.
@@ -642,7 +661,7 @@ class Plugins:
                         "__enter__ and __exit__ if task.is_async is false"
                     )
                 raise self._wrong("job_context", implementation, answer, wanted)
-            contexts.append(answer)  # type: ignore[arg-type]  # as was just looked up
+            contexts.append(answer)  # type: ignore[arg-type]  # just checked
         return contexts
 
     def retry_decision(
@@ -652,11 +671,11 @@ class Plugins:
         error: BaseException,
         proposed: RetryDecision,
     ) -> tuple[str, RetryDecision] | None:
-        """Return the first plugin's decision, after its name; None where none decides.
+        """Return the first plugin's decision, after its name; None if no plugin decides.
 
-        What a plugin raises is logged.
+        An exception of a plugin is logged.
         """
-        from firelock.retry import RetryDecision  # noqa: PLC0415 - loaded by whoever runs jobs
+        from firelock.retry import RetryDecision  # noqa: PLC0415 - loaded only where jobs run
 
         found: tuple[str, RetryDecision] | None = self._first_fit(  # type: ignore[assignment]  # as checked
             "retry_decision",
@@ -669,7 +688,7 @@ class Plugins:
     def elect_transition(
         self, job: ClaimedJob, proposed: Transition, fits: Callable[[object], bool]
     ) -> Transition | None:
-        """Return the first plugin's transition that fits; None where none objects."""
+        """Return the transition of the first plugin whose transition fits; None if no plugin returns one."""
         elected: tuple[str, Transition] | None = self._first_fit(  # type: ignore[assignment]  # as checked
             "elect_transition",
             {"job": job, "proposed": proposed},
@@ -681,9 +700,9 @@ class Plugins:
     def _first_fit(
         self, hook: str, arguments: Mapping[str, object], fits: Callable[[object], bool], wanted: str
     ) -> tuple[str, object] | None:
-        """Return the first answer that fits, after its plugin's name.
+        """Return the first value that fits, after its plugin's name.
 
-        What a plugin raises is logged, and so is each answer that does not fit.
+        Exceptions of plugins and values that do not fit are logged.
         """
         for implementation in self._implementations(hook):
             name = implementation.plugin_name
@@ -701,7 +720,7 @@ class Plugins:
                 continue
             if fits(answer):
                 return name, answer
-            log.error(  # not the value itself: it may hold a job's arguments
+            log.error(  # not the value itself: it might contain a job's arguments
                 "%s returned a value of type %s from %s, which does not fit; it counts as no answer. In the "
                 "plugin, %s. %s",
                 self._place(name), type(answer).__name__, hook, wanted, self._way_out(name),
@@ -709,7 +728,10 @@ class Plugins:
         return None
 
     def _answer(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
-        """Return a plugin's answer; an exception goes to the caller, with a note that names the plugin."""
+        """Return the value of a plugin's hook.
+
+        An exception is raised in the caller, with a note that names the plugin.
+        """
         try:
             return _call(implementation, arguments)
         except Exception as error:
@@ -724,18 +746,18 @@ class Plugins:
             implementation.plugin_name, f"returned a value of type {kind} from {hook}; {wanted}."
         )
 
-    # ---- reporting ---------------------------------------------------------------------------------------
+    # ---- observers ---------------------------------------------------------------------------------------
 
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
-        """Observers know of the new jobs."""
+        """Report the new jobs to every observer."""
         self._tell("jobs_created", jobs=jobs)
 
     def attempt_failed(self, job: ClaimedJob, error: BaseException, transition: Transition) -> None:
-        """Observers know of the failed attempt."""
+        """Report the failed attempt to every observer."""
         self._tell("attempt_failed", job=job, error=error, transition=transition)
 
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """Report the ended attempts to every observer, in the thread of the caller."""
+        """Report the ended attempts to every observer, in the calling thread."""
         self._tell("jobs_settled", settled=settled)
 
     def end_observers(self) -> list[EndObserver]:
@@ -749,11 +771,11 @@ class Plugins:
         self._observe("jobs_settled", implementation, {"settled": settled})
 
     def server_started(self, server: ServerInfo) -> None:
-        """Observers know of the server."""
+        """Report to every observer that the server has started."""
         self._tell("server_started", server=server)
 
     def server_stopped(self, server: ServerInfo) -> None:
-        """Observers know of the server's end."""
+        """Report to every observer that the server has ended."""
         self._tell("server_stopped", server=server)
 
     def worker_process_started(self, server: ServerInfo) -> None:
@@ -789,22 +811,22 @@ class Plugins:
             )
 
     def _timed(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
-        """Call one observer; name it in the log if it is slow."""
+        """Call one observer; if it is slow, log its plugin's name."""
         began = time.monotonic()
         try:
             return _call(implementation, arguments)
         finally:
             self.slow_observers.note(implementation.plugin_name, hook, time.monotonic() - began)
 
-    # ---- hooks of others ---------------------------------------------------------------------------------
+    # ---- hooks that plugins and the dashboard define -----------------------------------------------------
 
     def ask_each(self, hook: str, **arguments: object) -> list[object]:
-        """Return what all plugins offer, in one list, in the order of calls.
+        """Return the values that all plugins offer, in one list, in the order of calls.
 
         A plugin that raises, or that returns neither an iterable nor None, is logged and left out.
 
         Raises:
-            PluginError: no plugin brings this hook.
+            PluginError: no plugin defines this hook.
             TypeError: the hook has other arguments.
         """
         offered: list[object] = []
@@ -815,10 +837,10 @@ class Plugins:
         return offered
 
     def answers(self, hook: str, **arguments: object) -> list[Answer]:
-        """Return the answer or the error of each plugin with this hook, in the order of calls.
+        """Return the result or the error of each plugin that implements this hook, in the order of calls.
 
         Raises:
-            PluginError: no plugin brings this hook.
+            PluginError: no plugin defines this hook.
             TypeError: the hook has other arguments.
         """
         self._check_arguments(hook, arguments)
@@ -832,17 +854,20 @@ class Plugins:
         return answers
 
     def ask_first(self, hook: str, **arguments: object) -> object | None:
-        """Return the first plugin's answer that is not None; None where there is none.
+        """Return the first plugin's value that is not None; None if there is none.
 
         Raises:
-            PluginError: a plugin raised before another answered, or no plugin brings this hook.
+            PluginError: a plugin raised before another returned a value, or no plugin defines this hook.
             TypeError: the hook has other arguments.
         """
         found = self.first_answer(hook, **arguments)
         return None if found is None else found[1]
 
     def first_answer(self, hook: str, **arguments: object) -> tuple[str, object] | None:
-        """Return the first answer that is not None, after its plugin's name; raises as `ask_first` does."""
+        """Return the first value that is not None, after its plugin's name; None if there is none.
+
+        It raises the same errors as `ask_first`.
+        """
         self._check_arguments(hook, arguments)
         for implementation in self._implementations(hook):
             if (answer := self._called(hook, implementation, arguments)) is not None:
@@ -872,7 +897,7 @@ class Plugins:
             raise self._wrong(hook, implementation, answer, "return a list, or None")
         try:
             return list(answer)
-        except Exception as error:  # of a generator
+        except Exception as error:  # raised by a generator
             raise self._raised(hook, implementation, error) from error
 
     def _called(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
@@ -891,18 +916,18 @@ class Chosen:
     """The options that plugins chose for one call."""
 
     options: dict[str, object]
-    answers: Sequence[tuple[str, Mapping[str, Any]]]  # each plugin's own, after its name
+    answers: Sequence[tuple[str, Mapping[str, Any]]]  # each plugin's returned options, after its name
 
 
 @attrs.frozen
 class _Factory:
-    """Creates storages or lock providers; of this plugin."""
+    """A plugin's function that creates storages or lock providers."""
 
     plugin: str
     make: Callable[..., object]
 
 
-_PLUGIN_OPTIONS = OPTION_NAMES - {"on", "within", "after"}  # those name what the caller has at hand
+_PLUGIN_OPTIONS = OPTION_NAMES - {"on", "within", "after"}  # these refer to objects that only the caller has
 _CONTEXT = "return a context manager, or None"
 
 
@@ -911,7 +936,7 @@ def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> o
 
 
 def _never_awaited(hook: str, answer: object) -> str:
-    """Return what to say of a hook that returned a coroutine, which is closed."""
+    """Return the problem of a hook that returned an awaitable; a coroutine is closed."""
     if inspect.iscoroutine(answer):
         answer.close()
     return f"returned {type(answer).__name__} from {hook}, which is never awaited: hooks are synchronous."
@@ -941,23 +966,23 @@ def load_working(taken: Collection[str] = ()) -> tuple[Plugins, list[BrokenPlugi
 
 
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
-    """Return the storage of a URL, found as an app would find it; no I/O yet."""
+    """Return the storage of a URL, found in the same way as by an app; this does no I/O."""
     return Plugins(plugins).open_storage(url)
 
 
 def installed_plugins() -> list[tuple[str, Callable[[], object], str, str]]:
-    """Return name, loader, distribution and version of the plugins that are installed."""
+    """Return the name, loader, distribution and version of each installed plugin."""
     return _installed(distributions, tuple(map(_changed, sys.path)))
 
 
 @lru_cache(maxsize=1)
 def _installed(
     found: Callable[[], Iterable[Distribution]],
-    path: tuple[object, ...],  # noqa: ARG001 - another path, or a changed one, has others
+    path: tuple[object, ...],  # noqa: ARG001 - another or a changed path has other plugins
 ) -> list[tuple[str, Callable[[], object], str, str]]:
-    """Return the plugins that are installed, by name, with their distribution and version.
+    """Return the name, loader, distribution and version of each installed plugin.
 
-    They are looked for once, as each look reads a file of every distribution there is.
+    The result is cached, because a search reads a file of every installed distribution.
     """
     return [
         (entry_point.name, entry_point.load, distribution.metadata["Name"], distribution.version)
@@ -968,17 +993,17 @@ def _installed(
 
 
 def _changed(place: str) -> tuple[str, int]:
-    """Return a place of the path with the time of its last change: an installation changes it."""
-    place = os.path.abspath(place)  # noqa: PTH100 - resolved anew for each app, and what is linked is the same
+    """Return an entry of the path with the time of its last change, which an installation updates."""
+    place = os.path.abspath(place)  # noqa: PTH100 - done again for each app; links need not be resolved
     try:
-        return place, os.stat(place).st_mtime_ns  # noqa: PTH116 - likewise
+        return place, os.stat(place).st_mtime_ns  # noqa: PTH116 - as above
     except OSError:
         return place, 0
 
 
 @cache
 def installed_version() -> str:
-    """Return which version of Firelock is installed; "" where none is, as in an archive."""
+    """Return the installed version of Firelock, or "" if it is not installed, for example in an archive."""
     try:
         return version("firelock")
     except PackageNotFoundError:
@@ -986,21 +1011,23 @@ def installed_version() -> str:
 
 
 def hook_names(specs: object = hookspecs) -> list[str]:
-    """Return the names of the core's hooks, or of those that a plugin brings, in order."""
+    """Return the names of the core's hooks, or of those that a plugin defines, in order."""
     return [name for name, value in vars(specs).items() if hasattr(value, f"{PROJECT}_spec")]
 
 
 def _has_function(plugin: object, name: str) -> bool:
-    """Tell whether the plugin has something to call by this name; no property is read."""
+    """Return whether the plugin has a callable of this name; no property is read."""
     found = inspect.getattr_static(plugin, name, None)
     return callable(found) or isinstance(found, classmethod)
 
 
 def _selection(text: str, installed: Collection[str]) -> Callable[[str], bool]:
-    """Return which entry points to load: "sql,redis" only these, "-redis" all but this, empty all.
+    """Return a function that returns whether to load an entry point.
 
-    A name that no installed plugin has is logged and not refused: one environment serves several programs,
-    and not all of them have the same plugins.
+    "sql,redis" loads only these two, "-redis" all except this one, and an empty string all.
+
+    A name that no installed plugin has is logged but not refused: one environment serves several programs,
+    which do not all have the same plugins.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
@@ -1015,16 +1042,16 @@ def _selection(text: str, installed: Collection[str]) -> Callable[[str], bool]:
     return lambda name: name not in denied and (not allowed or name in allowed)
 
 
-# Of each scheme the extra that brings it. Only those stand here that this version has.
+# The extra that installs each scheme; only extras that this version has.
 _EXTRAS = {"sqlite": "sql", "redis": "redis", "rediss": "redis", "unix": "redis"}
 
 
 class _Core:
-    """The core's own plugin: the same hooks as strangers use."""
+    """The core's own plugin, which uses the same hooks as other plugins."""
 
     @hookspecs.hookimpl
     def register_storages(self) -> Mapping[str, Callable[[str], Storage]]:
-        """Offer the storage in memory."""
+        """Offer the in-memory storage."""
 
         def memory(url: str) -> Storage:
             from firelock.storage.memory import MemoryStorage  # noqa: PLC0415 - loaded when first used
@@ -1042,7 +1069,11 @@ class _Core:
 
 
 def check_contract(storage: Storage) -> Storage:
-    """Return the storage; PluginError where its contract does not fit, or its class did not initialize it."""
+    """Return the storage after checking its contract.
+
+    Raises:
+        PluginError: the storage has no contract version or another one, or its `__init__` was not called.
+    """
     if getattr(storage, "contract", None) is None:
         kind = type(storage).__name__
         raise PluginError(
@@ -1063,7 +1094,7 @@ def check_contract(storage: Storage) -> Storage:
 
 
 def _is_readable(url: str) -> bool:
-    """Tell whether the URL's host and port can be read."""
+    """Return whether the URL's host and port can be read."""
     try:
         _ = urlsplit(url).port
     except ValueError:
@@ -1072,9 +1103,9 @@ def _is_readable(url: str) -> bool:
 
 
 def _may_quote_password(url: str, error: Exception) -> bool:
-    """Tell whether the URL's password may be in what an error says, or in what it came from."""
+    """Return whether the message of an error or of one of its causes may contain the URL's password."""
     if not _is_readable(url):
-        return "@" in url  # the password may stand anywhere
+        return "@" in url  # the password may be anywhere in it
     secret = urlsplit(url).password
     if not secret:
         return False

@@ -1,7 +1,7 @@
-"""Observers of ended attempts: each plugin's `jobs_settled` has a bounded queue and a thread of its own.
+"""Observers of ended attempts: each plugin's `jobs_settled` has its own bounded queue and thread.
 
 The dispatcher claims and settles jobs, so it must not wait for a plugin. A hook that only adds to counters
-in memory may be marked with `counts_in_memory`; the dispatcher calls it directly, and it misses no end.
+in memory can be marked with `counts_in_memory`. The dispatcher then calls it directly, and it misses no end.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT: Final = 10_000
-"""Ends that may wait for one plugin, those included that its hook is processing."""
+"""Most ends that can wait for one plugin, including those that its hook is processing."""
 CALL_LIMIT: Final = 1_000
-"""Ends in one call of a hook at most."""
+"""Most ends in one call of a hook."""
 SLOW_SECONDS: Final = 0.5
-"""Duration of a call above which the log names the plugin."""
+"""Duration of a call, in seconds, above which the log names the plugin."""
 LOG_INTERVAL: Final = 60.0
 """Seconds between two log lines about the same plugin and hook."""
 
@@ -36,15 +36,16 @@ _WAITED = {
     "jobs_settled": "The ends of later jobs wait for it.",
 }
 _START_OR_STOP = "The server waited for it."
-_UNHURRIED = frozenset({"worker_process_started", "worker_process_stopped"})  # a slow set-up is common
+_UNHURRIED = frozenset({"worker_process_started", "worker_process_stopped"})  # slow preparation is common
 
 _Hook = TypeVar("_Hook", bound=Callable[..., object])
 
 
 def counts_in_memory(hook: _Hook) -> _Hook:
-    """Mark a `jobs_settled` that only adds to counters, so that the dispatcher calls it directly.
+    """Mark a `jobs_settled` hook that only adds to counters, so that the dispatcher calls it directly.
 
-    Only for observers of Firelock itself: one that waits for anything else stops its worker process.
+    Use it only for Firelock's own observers: an observer that waits for anything else stops its worker
+    process.
     """
     setattr(hook, _MARK, True)
     return hook
@@ -52,7 +53,7 @@ def counts_in_memory(hook: _Hook) -> _Hook:
 
 @attrs.frozen
 class EndObserver:
-    """The `jobs_settled` of one plugin."""
+    """The `jobs_settled` hook of one plugin."""
 
     plugin: str
     hook: Callable[..., object]
@@ -61,19 +62,19 @@ class EndObserver:
 
     @property
     def is_direct(self) -> bool:
-        """Whether the dispatcher calls it without a queue."""
+        """Whether the dispatcher calls the hook directly, without a queue."""
         return getattr(self.hook, _MARK, False) is True
 
 
 class SlowObservers:
-    """Names slow observers in the log: each plugin and hook once, then at most once per interval."""
+    """Logs the names of slow observers: each plugin and hook once, then at most once per interval."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._logged_at: dict[tuple[str, str], float] = {}
 
     def note(self, plugin: str, hook: str, seconds: float, *, is_running: bool = False) -> None:
-        """Log a call that took, or has taken so far, longer than `SLOW_SECONDS`."""
+        """Log a call that took, or has been running, longer than `SLOW_SECONDS`."""
         if seconds <= SLOW_SECONDS:
             return
         key, now = (plugin, hook), time.monotonic()
@@ -95,8 +96,8 @@ class _EndQueue:
         self._slow = slow
         self._changed = threading.Condition()
         self._waiting: deque[Settled] = deque()
-        self._held = 0  # waiting, or in the call that is under way
-        self._called_at: float | None = None  # when that call began
+        self._held = 0  # ends in the queue or in the current call
+        self._called_at: float | None = None  # when the current call began
         self._dropped = self._unlogged = 0
         self._logged_at = -LOG_INTERVAL
         self._is_closed = False
@@ -108,7 +109,7 @@ class _EndQueue:
         self._thread.start()
 
     def put(self, settled: Sequence[Settled]) -> None:
-        """Add the ends, as many as there is room for; count the rest as dropped. Never waits."""
+        """Add as many ends as fit into the queue, and count the rest as dropped; this never waits."""
         with self._changed:
             room = 0 if self._is_closed else QUEUE_LIMIT - self._held
             taken = settled if len(settled) <= room else settled[:room]
@@ -129,7 +130,7 @@ class _EndQueue:
         return not self._held
 
     def close(self, deadline: float) -> None:
-        """Report what waits until the deadline, then discard the rest and log how much that was."""
+        """Report the waiting ends until the deadline, then discard the rest and log their number."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -150,7 +151,7 @@ class _EndQueue:
         while settled := self._next():
             try:
                 self._observer.call(settled)
-            except BaseException:  # a SystemExit, for example: the next ends are reported all the same
+            except BaseException:  # for example SystemExit; later ends must still be reported
                 log.exception("Plugin %r raised in jobs_settled; no job is touched.", self._observer.plugin)
             finally:
                 with self._changed:
@@ -160,7 +161,7 @@ class _EndQueue:
             self._log_dropped()
 
     def _next(self) -> list[Settled]:
-        """Wait for ends and return them; none after the queue was closed."""
+        """Wait for ends and return them; return an empty list after the queue was closed."""
         while True:
             with self._changed:
                 while not self._waiting and not self._is_closed and not self._unlogged:
@@ -173,7 +174,7 @@ class _EndQueue:
             self._log_dropped()
 
     def _log_dropped(self, *, is_last: bool = False) -> None:
-        """Log the first dropped ends immediately, later ones as a sum once per interval and at the end."""
+        """Log the first dropped ends immediately, and later ones as a sum per interval and at the end."""
         if not self._unlogged:
             return
         with self._changed:
@@ -193,7 +194,7 @@ class EndObservers:
 
     Args:
         observers: in the order in which they are called.
-        slow: names those that take long.
+        slow: logs the names of slow observers.
     """
 
     def __init__(self, observers: Sequence[EndObserver] = (), slow: SlowObservers | None = None) -> None:
@@ -208,7 +209,7 @@ class EndObservers:
             each.start()
 
     def report(self, settled: Sequence[Settled]) -> None:
-        """Count the ends, and add them to the queue of each plugin."""
+        """Call the direct observers with the ends, and add the ends to the queue of every other plugin."""
         for call in self._direct:
             call(settled)
         for each in self._queues:
@@ -216,11 +217,11 @@ class EndObservers:
 
     @property
     def is_drained(self) -> bool:
-        """Whether every end has been reported to every plugin, except for those dropped."""
+        """Whether every end has been reported to every plugin, except for dropped ends."""
         return all(each.is_empty for each in self._queues)
 
     def close(self, seconds: float) -> None:
-        """Report the ends that still wait, for so long in all, and end the threads."""
+        """Report the waiting ends, within this total time, and end the threads."""
         deadline = time.monotonic() + seconds
         for each in self._queues:
             each.close(deadline)

@@ -1,1 +1,1 @@
-"""When recurring jobs run: `cron/` expressions and intervals, and `recurring_job`, the stored definition."""
+"""When recurring jobs run: `cron/` has expressions and intervals, `recurring_job` the stored definition."""

@@ -1,7 +1,8 @@
-"""What is stored of a recurring job, as its readers see it: the definition, its origin, what comes.
+"""A stored recurring job: the definition, its origin and its due times.
 
-A definition is a record of the kind `recurring`, due when it is to fire. It has a version of its own in its
-value, which a firing leaves: an edit that was begun before one does not conflict with it.
+A definition is a record of the kind `recurring`, whose due time is when it fires next. Its value has its own
+version, which firing does not change. An edit that was begun before a firing therefore does not conflict with
+it.
 """
 
 from __future__ import annotations
@@ -28,33 +29,33 @@ from firelock.schedules.cron import Cron, Every, schedule_from_json
 from firelock.storage import Storage
 
 RECURRING = "recurring"
-"""The kind of the records that definitions are."""
+"""The kind of the records that contain definitions."""
 
 _ID_LIMIT = 200
-_OF_CALLS = "call:"  # before the digest of what `recur()` wrote, so that an edit of it is told from others
-_RESET = "reset"  # in place of a digest: equal to none, so that the code's next word counts
+_OF_CALLS = "call:"  # precedes the digest of a definition from `recur()`, to distinguish it from declarations
+_RESET = "reset"  # in place of a digest; it equals no digest, so the code's next definition applies
 
 
 class Origin(StrEnum):
-    """Where a definition came from; the text is what people read."""
+    """The origin of a definition, as a string for people."""
 
     CODE = "code"  # declared by `@fire.recurring`
     CALL = "call"  # written by `task.recur(…)`
     EDITED = "code, edited"  # one of the two, changed by an operator since
-    CREATED = "created here"  # by an operator: the code knows nothing of it
+    CREATED = "created here"  # created by an operator; not in the code
 
 
 @attrs.frozen
 class Upcoming:
-    """An instant at which a schedule fires, in UTC."""
+    """A time at which a schedule fires, in UTC."""
 
     at: datetime
-    note: str | None = None  # what a change of clocks does to it, for people; None where nothing
+    note: str | None = None  # the effect of a clock change, for people; None if there is none
 
 
 @attrs.frozen
 class RecurringRecord:
-    """A recurring definition and how far it has come."""
+    """A recurring definition and its progress."""
 
     id: str
     task: str
@@ -68,50 +69,50 @@ class RecurringRecord:
     retry: str | None = None
     meta_json: str | None = None
     is_paused: bool = False
-    origin: str = "call"  # call: by recur(); code: declared; operator: edited by hand
-    code_digest: str | None = None  # of the definition in code, as last seen by a server
-    is_gone: bool = False  # declared once, no longer in code
+    origin: str = "call"  # call: by recur(); code: declared; operator: edited or created by hand
+    code_digest: str | None = None  # of the definition in the code that was stored last
+    is_gone: bool = False  # was declared in the code, and is no longer
     created_at: int = 0
     updated_at: int = 0
-    version: int = 0  # of the definition; 0 for not stored yet
-    timed_at: int = 0  # since when the instants of its schedule are what they are: earlier ones are not its
-    # progress: written by firing, kept by an update of the definition
+    version: int = 0  # of the definition; 0 if it is not stored yet
+    timed_at: int = 0  # when the current due times took effect; earlier ones do not count
+    # progress: written by firing, kept when the definition is updated
     next_at: int | None = None  # None: never again
-    last_at: int | None = None  # the last instant fired, nominal
+    last_at: int | None = None  # the last due time that fired
     last_job_id: str | None = None
-    dropped: int = 0  # missed instants given up, in all
+    dropped: int = 0  # missed due times that were dropped, in total
     error: str | None = None  # why the last firing failed
-    # written where they say something alone: a former version fires what it knows
+    # only written if not None, so that older versions can read the other definitions
     admission_json: str | None = None  # of its jobs
-    skipped: str | None = None  # why the last instant made no job; progress
+    skipped: str | None = None  # why the last due time created no job; part of the progress
     newer: str | None = None  # the value as stored, if this release cannot read a field of it
-    more: str | None = None  # fields of a newer release, as JSON; kept as they are
+    more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
     @property
     def due_at(self) -> int | None:
-        """When it is to fire; None for never, or while it is paused."""
+        """The time at which it fires next; None if never or while it is paused."""
         return None if self.is_paused else self.next_at
 
 
 @attrs.frozen
 class RecurringJob:
-    """A recurring definition as it was read."""
+    """A recurring definition, as it was when it was read."""
 
     record: RecurringRecord
 
     @property
     def id(self) -> str:
-        """Its id."""
+        """The id of the definition."""
         return self.record.id
 
     @property
     def task(self) -> str:
-        """The task it runs."""
+        """The name of its task."""
         return self.record.task
 
     @property
     def schedule(self) -> Cron | Every:
-        """When it runs."""
+        """The schedule."""
         return schedule_from_json(self.record.schedule)
 
     @property
@@ -131,7 +132,7 @@ class RecurringJob:
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """What travels with its jobs, read only; empty for nothing."""
+        """The meta of its jobs, read-only; empty if there is none."""
         return read_meta(self.record.meta_json)
 
     @property
@@ -141,57 +142,60 @@ class RecurringJob:
 
     @property
     def version(self) -> int:
-        """Its version, which grows with every change of the definition."""
+        """The version of the definition, which grows with each change."""
         return self.record.version
 
     @property
     def origin(self) -> Origin:
-        """Where it came from."""
+        """The origin of the definition."""
         if self.record.origin != "operator":
             return Origin(self.record.origin)
         return Origin.CREATED if self.record.code_digest is None else Origin.EDITED
 
     @property
     def is_gone(self) -> bool:
-        """Tell whether it was declared once and is no longer in the code."""
+        """Whether it was declared in the code and no longer is."""
         return self.record.is_gone
 
     @property
     def awaits_code(self) -> bool:
-        """Tell whether it was reset, and what the code says is written when code next says it."""
+        """Whether it was reset and the code's definition is not stored yet.
+
+        It is stored when the code next declares it.
+        """
         return (self.record.code_digest or "").removeprefix(_OF_CALLS) == _RESET
 
     @property
     def is_paused(self) -> bool:
-        """Tell whether it is paused."""
+        """Whether it is paused."""
         return self.record.is_paused
 
     @property
     def next_at(self) -> datetime | None:
-        """The next instant it runs for, one that could not be fired yet among them; None for never."""
+        """The next due time, or one that could not be fired yet; None if it never fires again."""
         return None if self.record.next_at is None else from_micros(self.record.next_at)
 
     @property
     def last_at(self) -> datetime | None:
-        """The last instant it ran for, nominal."""
+        """The last due time for which it ran."""
         return None if self.record.last_at is None else from_micros(self.record.last_at)
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """The keys that its jobs hold while they run, as "tenant:7"; empty for none."""
+        """The limit keys that its jobs hold while they run, for example "tenant:7"; empty if none."""
         admission = self._admission
         return () if admission is None else tuple(use.key for use in admission.limits)
 
     @property
     def unique_key(self) -> str | None:
-        """The key that no other job of its task has while one of its jobs has it; None for none."""
+        """The unique key of its jobs, which no other job of the task can have meanwhile; None if none."""
         admission = self._admission
         unique = None if admission is None else admission.unique
         return None if unique is None else unique.key.partition(" ")[2]
 
     @property
     def start_within(self) -> timedelta | None:
-        """How long each of its jobs may wait in its queue before it is deleted unrun; None for ever."""
+        """How long each of its jobs may wait in its queue before it is deleted unrun; None if unlimited."""
         admission = self._admission
         within = None if admission is None else admission.start_within
         return None if within is None else timedelta(microseconds=within)
@@ -203,22 +207,22 @@ class RecurringJob:
 
     @property
     def skipped(self) -> str | None:
-        """Why its last instant made no job: another job had its unique key; None where it made one."""
+        """Why its last due time created no job: another job had its unique key. None if it created one."""
         return self.record.skipped
 
     @property
     def error(self) -> str | None:
-        """Why the last firing failed, or why this process fires it never: a newer version wrote it."""
+        """Why the last firing failed, or why this process never fires it: a newer version wrote it."""
         return newer_words(self.record) if is_newer(self.record) else self.record.error
 
 
 def is_newer(definition: RecurringRecord) -> bool:
-    """Return whether a newer release wrote a field of it in a way that this one cannot read."""
+    """Return whether a newer release wrote one of its fields in a form that this one cannot read."""
     return definition.newer is not None
 
 
 def newer_words(definition: RecurringRecord) -> str:
-    """Return what is unknown of a definition that a newer version wrote, and what to do."""
+    """Return which fields of a newer version's definition are unknown, and what to do."""
     kept = _object("{}" if definition.newer is None else definition.newer)
     if kept is None:
         return f"The definition cannot be read: {shown(definition.newer)}. Remove it and add it again."
@@ -231,7 +235,11 @@ def newer_words(definition: RecurringRecord) -> str:
 
 
 def check_recurring_id(recurring_id: str) -> str:
-    """Return the id; ConfigurationError unless it is 1 to 200 printable characters."""
+    """Return the id.
+
+    Raises:
+        ConfigurationError: the id is not a string of 1 to 200 printable characters.
+    """
     is_text = isinstance(recurring_id, str)
     if not is_text or not 0 < len(recurring_id) <= _ID_LIMIT or not recurring_id.isprintable():
         raise ConfigurationError(
@@ -241,7 +249,7 @@ def check_recurring_id(recurring_id: str) -> str:
 
 
 def digest_of(definition: RecurringRecord) -> str:
-    """Return the digest of what code says of a definition, and of the way in which it says it."""
+    """Return the digest of a definition in the code; declarations and calls of `recur()` differ."""
     fields: Sequence[object] = [
         definition.task, definition.arguments, definition.serializer, definition.schedule, definition.queue,
         definition.priority, definition.tags, definition.timeout_seconds, definition.retry,
@@ -254,13 +262,13 @@ def digest_of(definition: RecurringRecord) -> str:
 
 
 def awaiting_code(definition: RecurringRecord) -> RecurringRecord:
-    """Return an edited definition that whatever the code says next takes the place of."""
+    """Return an edited definition in a form that the code's next definition replaces."""
     is_of_calls = (definition.code_digest or "").startswith(_OF_CALLS)
     return attrs.evolve(definition, code_digest=f"{_OF_CALLS}{_RESET}" if is_of_calls else _RESET)
 
 
 def is_declared_once(definition: RecurringRecord) -> bool:
-    """Tell whether a declaration in code wrote it, whoever edited it since."""
+    """Return whether a declaration in the code wrote it, even if it was edited since."""
     if definition.origin == "code":
         return True
     digest = definition.code_digest
@@ -268,7 +276,7 @@ def is_declared_once(definition: RecurringRecord) -> bool:
 
 
 def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason: str) -> NewJob:
-    """Return a job of the definition, for a nominal instant."""
+    """Return a job of the definition for a due time."""
     return NewJob(
         id=job_id,
         task=record.task,
@@ -289,27 +297,28 @@ def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason:
     )
 
 
-# ---- as a record -----------------------------------------------------------------------------------------
+# ---- records ---------------------------------------------------------------------------------------------
 
 _NEEDED = {"task", "arguments", "serializer", "schedule", "queue"}
 _PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error", "skipped")
-_LATER = ("admission_json", "skipped")  # what a former version does not know
+_LATER = ("admission_json", "skipped")  # fields that older versions do not know
 
 
 def put_recurring(
     storage: Storage, recurring: RecurringRecord, *, keep_progress: bool, read: RecurringRecord | None = None
 ) -> RecurringRecord | None:
-    """The definition is stored with version + 1 if the stored version is still its own, 0 for none.
+    """Store the definition with version + 1 if the stored version still equals its own (0 if none is stored).
 
-    With `keep_progress` the stored progress (`next_at` to `error`) stays whatever it is by then. Return what
-    is now stored, None where the version had moved on, or a newer version of Firelock wrote what is there.
+    With `keep_progress`, the stored progress (`next_at` to `error`, and `skipped`) is kept, whatever it is by
+    then. Return the stored definition. Return None if the version has changed, or if a newer version of
+    Firelock wrote the stored definition.
 
     Args:
         storage: where it is stored.
-        recurring: what is to be stored.
-        keep_progress: the change says nothing of what fired, and of what is to fire.
-        read: what the change was made of: None is returned also where that was removed and added again, or
-            where it has fired meanwhile, and the progress is not kept.
+        recurring: the definition to store.
+        keep_progress: whether the change affects neither what has fired nor what will fire.
+        read: the definition that was changed. None is then also returned if it was removed and added again,
+            or if it has fired in the meantime and the progress is not kept.
     """
     while True:
         record = storage.get_record(RECURRING, recurring.id)
@@ -330,7 +339,7 @@ def put_recurring(
             expected_version=record.version if record else 0,
             due_at=wanted.due_at,
         )
-        if written is not None:  # else it has fired meanwhile, or somebody changed it
+        if written is not None:  # otherwise it has fired or was changed in the meantime
             return wanted
 
 
@@ -340,7 +349,7 @@ def _is_as_read(stored: RecurringRecord, read: RecurringRecord | None, *, keep_p
 
 
 def get_recurring(storage: Storage, recurring_id: str) -> RecurringRecord | None:
-    """Return the stored definition, None where there is none."""
+    """Return the stored definition; None if there is none."""
     record = storage.get_record(RECURRING, recurring_id)
     return read_recurring(record) if record else None
 
@@ -356,10 +365,10 @@ def recurring_json(recurring: RecurringRecord) -> str:
 
 
 def read_recurring(record: Record) -> RecurringRecord:
-    """Return the definition of a record; nothing is refused.
+    """Return the definition of a record; no record is refused.
 
     Fields that this release does not know are kept in `more`. If it cannot read a field that it does know,
-    `newer` is set, and every field that it can read.
+    `newer` is set; all readable fields are set too.
     """
     stored = _object(record.value)
     fields = {**(stored or {}), "id": record.key}
@@ -376,7 +385,7 @@ def read_recurring(record: Record) -> RecurringRecord:
 
 @cache
 def _kinds() -> Mapping[str, Any]:
-    """Return what a value of each field has to be."""
+    """Return the type that a value of each field must have."""
     hints = get_type_hints(RecurringRecord)
     del hints["newer"], hints["more"]
     return {**hints, "timeout_seconds": float | int | None, "tags": list}

@@ -1,4 +1,4 @@
-"""One attempt: from a claimed job to its end, in a thread, on an event loop or in a process."""
+"""One attempt: from a claimed job to its end, in a thread, on an event loop or in a job process."""
 
 from __future__ import annotations
 
@@ -52,55 +52,55 @@ if TYPE_CHECKING:
     from firelock.runtime import Runtime
 
 log = logging.getLogger(__name__)
-failures = logging.getLogger("firelock.jobs")  # a name of its own, so that people can tune these lines alone
+failures = logging.getLogger("firelock.jobs")  # a separate name, so that it can be configured separately
 
 _JSON = "json"
-_REMEMBERED = 10_000  # jobs that were put off
-_UNSURE = 5 * SECOND  # by so much our reading of the storage's clock may be behind
-_cancelling = threading.Lock()  # one for all runs, since few are cancelled; held for a few instructions
+_REMEMBERED = 10_000  # put-off jobs to remember
+_UNSURE = 5 * SECOND  # the local estimate of the storage's clock may be this much behind
+_cancelling = threading.Lock()  # one lock for all runs, because few are cancelled; held only briefly
 
 
 def _folder() -> str | None:
     try:
-        return os.getcwd()  # noqa: PTH109 - a text, as processes take it
-    except OSError:  # it was removed
+        return os.getcwd()  # noqa: PTH109 - a string, as processes take it
+    except OSError:  # the folder was removed
         return None
 
 
 @attrs.define(eq=False)
 class ProcessState:
-    """What a process was like before its first job.
+    """The state of a process before its first job.
 
-    Only what is broken for everybody is mended after each job. What may be somebody's intent is left alone,
-    since other jobs run beside it.
+    Only changes that would break every job are reverted after each job. Other changes may be intended, and
+    other jobs run at the same time, so they are kept.
     """
 
     _recursion: int = attrs.Factory(sys.getrecursionlimit)
     _pid: int = attrs.Factory(os.getpid)
     folder: str | None = attrs.Factory(_folder)
     environment: dict[str, str] = attrs.Factory(lambda: dict(os.environ))
-    path: list[str] = attrs.field()  # where modules are found
+    path: list[str] = attrs.field()  # the folders in which modules are found
 
     @path.default
     def _absolute_path(self) -> list[str]:
         return [each or self.folder or "." for each in sys.path]
 
     def mend(self) -> None:
-        """The recursion limit is no lower than before; a copy that a task forked and let return has ended."""
+        """Restore a lowered recursion limit, and exit if this is a fork that a task has let return."""
         if self._pid != os.getpid():
             os._exit(0)
         if sys.getrecursionlimit() < self._recursion:
             sys.setrecursionlimit(self._recursion)
 
     def restore(self) -> None:
-        """For a process that runs one job at a time: mended, and in its former folder."""
+        """Restore the state and the folder, in a process that runs one job at a time."""
         self.mend()
         if self.folder is not None:
             os.chdir(self.folder)
 
 
 class CancelKind(StrEnum):
-    """Why a running job is told to end; decides what its end means."""
+    """Why a running job is cancelled; this decides what its end means."""
 
     TIMEOUT = "timed out"
     STOP = "server stopping"
@@ -109,57 +109,57 @@ class CancelKind(StrEnum):
 
 @attrs.define(eq=False)
 class Completion:
-    """The success that a run wrote within a transaction of its task, which has committed or not.
+    """The success that a run wrote within a transaction of its task, which may or may not have committed.
 
-    Whether it has is known from the storage alone: the transaction is the task's, or its framework's.
+    Only the storage shows whether it has, because the transaction belongs to the task or its framework.
     """
 
     transition: Transition
-    duration: int  # micros of the run until then
+    duration: int  # microseconds of the run until then
     frees_children: bool  # continuations or a batch wait for it
     written: float = attrs.Factory(time.monotonic)
-    is_stored: bool | None = None  # whether the storage has it; None: not known, or that could not be read
-    is_counted: bool = False  # as an end of this server: each is counted once
-    is_due: bool = False  # so old that the dispatcher has been woken to look it up
+    is_stored: bool | None = None  # whether it is in the storage; None: not checked, or not readable
+    is_counted: bool = False  # as an end of this server; each is counted once
+    is_due: bool = False  # so old that the dispatcher was woken to check it
 
 
 @attrs.define(eq=False)
 class Run:
-    """One attempt under way."""
+    """An attempt that is under way."""
 
     job: ClaimedJob
     holder: ClaimHolder
     context: JobContext
     info: TaskInfo
-    args: tuple[Any, ...]  # the context first, where the task takes it
+    args: tuple[Any, ...]  # the context first, if the task takes it
     kwargs: dict[str, Any]
     timeout_seconds: float | None
     started_at: int = 0  # by the storage's clock
     started: float = 0.0  # monotonic
-    loading_since: float = 0.0  # monotonic: of one in a process of its own, which has to be ready first
+    loading_since: float = 0.0  # monotonic: for a run in a job process, which must be ready first
     cancelled: CancelKind | None = None
-    is_stopped: bool = False  # `cancel` has been called; nothing ends the run by force a second time
-    told_to_stop: float = 0.0  # monotonic, when `cancel` was called; 0 before that
-    is_stuck: bool = False  # it goes on after its timeout, and that has been logged
-    is_deaf: bool = False  # it goes on a grace time after it was told to stop: only its process can end it
-    stop: Any = None  # how to end it by force: set by executors that can
+    is_stopped: bool = False  # `cancel` was called; the run is not ended by force a second time
+    told_to_stop: float = 0.0  # monotonic time of the call of `cancel`; 0 before that
+    is_stuck: bool = False  # it continues after its timeout, and this has been logged
+    is_deaf: bool = False  # it continues a grace period after its cancellation: only its process can end it
+    stop: Any = None  # ends it by force; set by executors that can do so
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
-    completion: Completion | None = None  # from `complete` on; the latest, where one was rolled back
+    completion: Completion | None = None  # set by `complete`; the latest if an earlier one was rolled back
     runner: JobRunner | None = None
-    begun: JobSteps | None = None  # what it remembers and waits for; None for most jobs
+    begun: JobSteps | None = None  # its steps and waits; None for most jobs
 
     @property
     def busy_since(self) -> float:
-        """When it began to keep its worker, in monotonic seconds; 0 before that."""
+        """The time at which it began to occupy its worker, in monotonic seconds; 0 before that."""
         return self.loading_since or self.started
 
     def cancel(self, kind: CancelKind, reason: str) -> None:
-        """Tell the job to end, by force if its executor can. The first reason stands.
+        """Request the end of the job, by force if its executor can do so. The first reason is kept.
 
-        If an exception in its task has told it already that it is lost, only the end of its time, or of its
-        server, ends it by force.
+        If an exception in its task has already reported the loss of the job, it is ended by force only by its
+        timeout or by the stop of its server.
         """
-        with _cancelling:  # several threads learn of a deletion at the same time
+        with _cancelling:  # several threads may notice a deletion at the same time
             is_first = self.cancelled is None
             if self.is_stopped or (kind is CancelKind.LOST and not is_first):
                 return
@@ -168,55 +168,56 @@ class Run:
                 self.cancelled = kind
         if is_first:
             self.context.cancel(reason)
-        if (stop := self.stop) is not None:  # read once: the run may end meanwhile
+        if (stop := self.stop) is not None:  # read once: the run may end in the meantime
             stop()
 
-    # ---- for the task's context --------------------------------------------------------------------------
+    # ---- for the context of the task ---------------------------------------------------------------------
 
     def complete(self, session: object, result: object) -> None:
-        """The job succeeds with the transaction of a session."""
-        assert self.runner is not None  # noqa: S101 - its runner has made it
+        """Let the job succeed with the transaction of a session."""
+        assert self.runner is not None  # noqa: S101 - its runner has created it
         self.runner.complete(self, session, result)
 
     @property
     def steps(self) -> JobSteps:
-        """What it remembers and waits for, from its first use on."""
+        """Its steps and waits, created at the first use."""
         if self.begun is None:
-            assert self.runner is not None  # noqa: S101 - its runner has made it
+            assert self.runner is not None  # noqa: S101 - its runner has created it
             self.runner.begin_steps(self)
-        assert self.begun is not None  # noqa: S101 - it has been made just now
+        assert self.begun is not None  # noqa: S101 - it was created just now
         return self.begun
 
     @property
     def is_suspending(self) -> bool:
-        """Tell whether it waits for something, so that it ends here, whatever its task raises or returns."""
+        """Whether it waits for something, so that it ends here, whatever its task raises or returns."""
         return self.begun is not None and self.begun.wait is not None
 
     @property
     def is_suspended(self) -> bool:
-        """Tell whether it is suspending, and not out of time."""
+        """Whether it is suspending and has not timed out."""
         return self.is_suspending and self.cancelled is not CancelKind.TIMEOUT
 
     @property
     def refusal(self) -> str | None:
-        """Why the job has been told to end; None where it has not."""
+        """Why the job was cancelled; None if it was not."""
         return None if self.cancelled is None else self.context.cancel_reason
 
     @property
     def has_right(self) -> bool:
-        """Tell whether its server can be sure that the job is its own."""
+        """Whether its server is certain that it still holds the job."""
         return self.runner is None or self.runner.has_right()
 
     def lose(self, reason: str, *, is_raised: bool) -> None:
-        """End the run, because the job is no longer its own.
+        """End the run, because the job does not belong to it any more.
 
         Args:
             reason: for people.
-            is_raised: the caller raises an exception. In the run's own thread or coroutine this is enough.
-                From any other thread or coroutine the exception might not reach it, so it is ended by force.
+            is_raised: whether the caller raises an exception. In the run's own thread or coroutine, that is
+                enough. From any other thread or coroutine, the exception might not reach the run, so it is
+                ended by force.
         """
         if not is_raised and self.completion is not None:
-            return  # a job that has ended takes no more writes; its task goes on after its commit
+            return  # an ended job accepts no more writes; its task continues after its commit
         if not is_raised or not self._is_current():
             self.cancel(CancelKind.LOST, reason)
             return
@@ -227,7 +228,7 @@ class Run:
         self.context.cancel(reason)
 
     def _is_current(self) -> bool:
-        """Return whether the run's own coroutine calls this. Nothing can end a thread by force: True."""
+        """Return whether the run's own coroutine calls this; True in a thread, which has no forced end."""
         if self.coroutine is None:
             return True
         import asyncio  # noqa: PLC0415 - loaded by now
@@ -244,11 +245,11 @@ class EndedRun:
 
     job: ClaimedJob
     transition: Transition
-    duration: int = 0  # micros of the run
-    completion: Completion | None = None  # of a run that ended, or may have, within a transaction of its task
-    tell: Callable[[], None] | None = None  # says in the log that it failed, where an end may be refused
-    shuts: tuple[str, int] | None = None  # a limit's key, and the instant until which it admits no job
-    was_busy: bool = False  # once, when it was sent for the first time
+    duration: int = 0  # microseconds of the run
+    completion: Completion | None = None  # set if a transaction of the task has ended the job, or may have
+    tell: Callable[[], None] | None = None  # logs the failure if the end, which may be refused, is accepted
+    shuts: tuple[str, int] | None = None  # a limit key, and the time until which it admits no job
+    was_busy: bool = False  # when it was sent for the first time
 
 
 def _always() -> bool:
@@ -257,27 +258,27 @@ def _always() -> bool:
 
 @attrs.define(eq=False)
 class JobRunner:
-    """Turns claimed jobs into ended ones."""
+    """The part of a worker process that runs claimed jobs and returns their ends."""
 
     _runtime: Runtime
     _console: Console
-    has_right: Callable[[], bool] = _always  # whether jobs may go on; see `ChildMemory.may_start`
+    has_right: Callable[[], bool] = _always  # whether jobs may continue; see `SharedMemory.may_start`
     _in_place: int = IN_PLACE
-    _is_apart: bool = False  # in a process of its own, by a connection of its own
-    _on_completed: Callable[[Run], None] | None = None  # in such a process: returns when its server knows
+    _is_apart: bool = False  # in a job process, with its own connection
+    _on_completed: Callable[[Run], None] | None = None  # in a job process: returns when its server knows
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
-    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put off: attempt, retries, crashes
+    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put-off jobs: attempt, retries, crashes
     resources: OpenResources = attrs.Factory(OpenResources)
     related: RelatedJobs = attrs.field()
     _lock: threading.Lock = attrs.Factory(threading.Lock)
-    _flusher: StreamFlusher | None = None  # from the first run with steps on
+    _flusher: StreamFlusher | None = None  # set at the first run with steps
     _memos: MemoCommit | None = None  # likewise
 
     @related.default
     def _looks_each_second(self) -> RelatedJobs:
         return RelatedJobs(self._runtime.storage, self._runtime.client.serializers)
 
-    # ---- before ------------------------------------------------------------------------------------------
+    # ---- before the run ----------------------------------------------------------------------------------
 
     def prepare(self, job: ClaimedJob, holder: ClaimHolder) -> Run | EndedRun:
         """Return the run, ready to start, or its end if it cannot start. Never raises an `Exception`."""
@@ -306,7 +307,7 @@ class JobRunner:
                     )
             except StorageError as error:
                 return self._handed_back(job, holder, f"what it is tied to could not be read: {error}")
-            except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
+            except Exception as error:  # noqa: BLE001 - a plugin's serializer may raise anything
                 return self._unreadable(job, holder, error)
             context = JobContext(
                 job, self._console, args=args, kwargs=kwargs, resources=self.resources, server=holder.server
@@ -332,10 +333,10 @@ class JobRunner:
         return self._crashed_too_often(job, holder) if job.crashes else self._late(job, holder)
 
     def _late(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
-        """Return the end of a job that was to start before now; None for one that may start.
+        """Return the end of a job whose deadline for the start has passed; None if it may start.
 
-        What the storage gave out as late holds no limit and must not run. It judged by its own clock, so
-        that is asked where ours is near the instant.
+        A job that the storage returned as late holds no limit and must not run. The storage decided that by
+        its own clock, so that clock is read if the local estimate is close to the deadline.
         """
         asks = job.admission
         if asks is None or job.attempt != 1:
@@ -361,8 +362,8 @@ class JobRunner:
     def _crashed_too_often(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
         """Return the end of a job that has crashed too often; None if it may start.
 
-        The end of a session counts crashes and fails no job, so they are judged here. This reads the history
-        of a job with so many crashes.
+        The end of a session counts crashes but does not fail jobs, so the decision is made here. This reads
+        the history of a job with so many crashes.
         """
         info = self._runtime.tasks.get(job.task)
         if self._is_apart or info is None or not _may_be_its_last_crash(job, info):
@@ -403,8 +404,8 @@ class JobRunner:
         return EndedRun(job, lifecycle.stopped(job, holder, at=at, reason=why, expires_at=expires_at))
 
     def _put_off(self, job: ClaimedJob, transition: Transition) -> EndedRun:
-        """Return the end of a job that waits for another server; the first of its waits is told."""
-        before = (job.attempt, job.retries, job.crashes)  # a wait gives its attempt back
+        """Return the end of a job that waits for another server; only its first wait is reported."""
+        before = (job.attempt, job.retries, job.crashes)  # a wait does not count as an attempt
         if self._waits.get(job.id) == before:
             transition = attrs.evolve(transition, is_silent=True)
         if len(self._waits) >= _REMEMBERED:
@@ -415,7 +416,7 @@ class JobRunner:
         return EndedRun(job, transition)
 
     def _unread(self, job: ClaimedJob, holder: ClaimHolder, part: UnreadPart) -> EndedRun:
-        """Return the end of a job of which this release cannot read a part."""
+        """Return the end of a job that has a part which this release cannot read."""
         if part.is_damaged:
             error = StorageError(f"{part.stored[:200]!r} is not JSON")
             return self._unreadable(job, holder, error, part.name)
@@ -430,13 +431,13 @@ class JobRunner:
         ended = EndedRun(
             job, lifecycle.undecodable(job, holder, at=at, error=told, expires_at=expires_at, what=part)
         )
-        # Without the error's words, which may hold arguments: a log is read by more people than the jobs are.
+        # Without the error's message, which might contain arguments: more people read the log than the jobs.
         what = f"its {part.removeprefix('its ')} cannot be read ({told.type}); its history says why"
         self._report(ended, what, ArgumentError(what))
         return ended
 
     def takes_a_trip(self, job: ClaimedJob) -> bool:
-        """Return whether `prepare` reads the storage: what the job is tied to, or its crashes."""
+        """Return whether `prepare` reads the storage, for related jobs or crashes."""
         info = self._runtime.tasks.get(job.task) if job.crashes else None
         if info is not None and _may_be_its_last_crash(job, info):
             return True
@@ -444,14 +445,15 @@ class JobRunner:
         return relations is not None and (bool(relations.inputs) or not self.related.has_looked(relations))
 
     def start(self, run: Run) -> None:
-        """The run's clock is ticking."""
+        """Note the time at which the run starts."""
         run.started_at = self._runtime.clock.now()
         run.started = time.monotonic()
 
     def store_start(self, run: Run) -> None:
         """Store that the run has started, which the dispatcher otherwise does after a second.
 
-        For a suspect, which may end its whole server sooner. The job runs even if the storage is away.
+        For a suspect, which might end its whole server sooner. The job runs even if the storage is
+        unavailable.
         """
         held = HeldClaim(run.job.id, run.job.fence, started_at=run.started_at)
         try:
@@ -468,10 +470,10 @@ class JobRunner:
         """Whether a plugin wraps the runs of jobs."""
         return self._runtime.plugins.has_job_context
 
-    # ---- during ------------------------------------------------------------------------------------------
+    # ---- the run -----------------------------------------------------------------------------------------
 
     def run(self, run: Run) -> EndedRun:
-        """Return the end of a `def` task, run here in this thread."""
+        """Run a `def` task in this thread, and return its end."""
         self.start(run)
         token = running_job.set(run.context)
         try:
@@ -488,7 +490,7 @@ class JobRunner:
     def _run_wrapped(self, run: Run) -> object:
         with ExitStack() as contexts:
             for context in self._runtime.plugins.job_contexts(run.context, run.info):
-                contexts.enter_context(context)  # type: ignore[arg-type]  # the plugins' manager has checked it
+                contexts.enter_context(context)  # type: ignore[arg-type]  # checked by the plugin manager
             resources = {name: self.resources.get(each) for name, each in run.info.resources.items()}
             try:
                 return run.info.function(*run.args, **run.kwargs, **resources)
@@ -496,10 +498,10 @@ class JobRunner:
                 if not run.is_suspending:
                     raise
                 run.steps.rest()
-        return None  # where a plugin's context swallows the task's exception, or the run is suspended
+        return None  # a plugin's context suppresses the task's exception, or the run is suspended
 
     async def arun(self, run: Run) -> EndedRun:
-        """Return the end of an `async def` task, run on this event loop."""
+        """Run an `async def` task on this event loop, and return its end."""
         self.start(run)
         token = running_job.set(run.context)
         try:
@@ -509,7 +511,7 @@ class JobRunner:
                 result = await run.info.function(*run.args, **run.kwargs)
             if run.begun is not None:
                 await self._arest(run.begun)
-        except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop goes on
+        except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop continues
             await self._alook_up(run)
             if run.begun is not None:
                 try:
@@ -524,13 +526,13 @@ class JobRunner:
         return self._suspended(run) or self.returned(run, result)
 
     async def _arun_wrapped(self, run: Run) -> object:
-        """Return what the coroutine returns; contexts that can be awaited are, in its own asyncio task."""
+        """Return what the coroutine returns; async contexts are entered in its own asyncio task."""
         async with AsyncExitStack() as contexts:
             for context in self._runtime.plugins.job_contexts(run.context, run.info):
                 if hasattr(type(context), "__aenter__"):
-                    await contexts.enter_async_context(context)  # type: ignore[arg-type]  # as was looked up
+                    await contexts.enter_async_context(context)  # type: ignore[arg-type]  # was just checked
                 else:
-                    contexts.enter_context(context)  # type: ignore[arg-type]  # the plugins' manager has checked it
+                    contexts.enter_context(context)  # type: ignore[arg-type]  # checked by the plugin manager
             resources = {name: await self.resources.aget(each) for name, each in run.info.resources.items()}
             try:
                 return await run.info.function(*run.args, **run.kwargs, **resources)
@@ -538,15 +540,15 @@ class JobRunner:
                 if not run.is_suspending:
                     raise
                 await run.steps.arest()
-        return None  # where a plugin's context swallows the task's exception, or the run is suspended
+        return None  # a plugin's context suppresses the task's exception, or the run is suspended
 
     # ---- steps and waits ---------------------------------------------------------------------------------
 
     def begin_steps(self, run: Run) -> None:
-        """The run has steps: one object, whichever thread is first.
+        """Create the steps of the run: one object, whichever thread is first.
 
         Raises:
-            StepError: nobody else would see what is remembered here.
+            StepError: no other process would see the stored values.
         """
         storage = self._runtime.storage
         if self._is_apart and Feature.SHARED not in storage.features:
@@ -564,7 +566,7 @@ class JobRunner:
                 )  # fmt: skip
 
     def _suspended(self, run: Run) -> EndedRun | None:
-        """Return the end of a run that waits for something, whatever its task made of it; else None."""
+        """Return the end of a run that waits for something, whatever its task did; otherwise None."""
         steps = run.begun
         if steps is None:
             return None
@@ -591,11 +593,11 @@ class JobRunner:
         await steps.arest()
         await steps.afinish()
 
-    # ---- after: what becomes of it -----------------------------------------------------------------------
+    # ---- the end of a run that returned ------------------------------------------------------------------
 
     def returned(self, run: Run, result: object) -> EndedRun:
         """Return the end of a run whose task returned."""
-        if run.cancelled is CancelKind.TIMEOUT:  # it ignored the cancellation; the time is over all the same
+        if run.cancelled is CancelKind.TIMEOUT:  # it ignored the cancellation, but has timed out
             return self.raised(run, _timeout_error(run))
         at = self._runtime.clock.now()
         if type(result) is not Snooze:
@@ -628,18 +630,18 @@ class JobRunner:
         try:
             serializer = self._runtime.client.serializers[run.job.serializer]
             encoded = self._runtime.tasks.binder(run.info).encode_result_text(result, serializer), None
-        except BaseException as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
+        except BaseException as error:  # noqa: BLE001 - the job has succeeded; only the reason is stored
             encoded = None, f"the result was not stored: {error}"
         if is_nothing:
             self._nothing[run.info.name] = encoded
         return encoded
 
-    # ---- ending within the task's own transaction --------------------------------------------------------
+    # ---- an end within the task's own transaction --------------------------------------------------------
 
     def complete(self, run: Run, within: object, result: object) -> None:
-        """The job succeeds with the task's own transaction; the end that is sent later is a repeat.
+        """Let the job succeed with the task's own transaction; the end that is sent later is a repetition.
 
-        The server knows of it before the transaction can commit, so that it never takes the job for lost.
+        The server knows of it before the transaction can commit, so it never considers the job lost.
         """
         at = self._runtime.clock.now()
         transition = self._succeeded(run, at, result)
@@ -647,7 +649,7 @@ class JobRunner:
         applied = self._runtime.storage.apply([transition], within=joined)[0]
         if not applied.is_applied:
             raise JobCancelled("the job is no longer this run's; nothing of its transaction may stay")
-        if applied is Applied.ALREADY:  # called twice: the first call's is stored
+        if applied is Applied.ALREADY:  # the second call: the first one is stored
             return
         run.completion = Completion(transition, max(0, at - run.started_at), applied is Applied.RELEASING)
         if self._on_completed is not None:
@@ -656,8 +658,8 @@ class JobRunner:
     def look_up(self, run: Run) -> None:
         """Read from the storage whether the run's own transaction has committed, unless that is known.
 
-        If the storage cannot be read, the run ends as if it had not; the storage refuses such an end, and the
-        dispatcher looks it up again.
+        If the storage cannot be read, the run ends as if the transaction had not committed. The storage
+        refuses such an end, and the dispatcher checks it again.
         """
         completion = run.completion
         if completion is None or completion.is_stored is not None:
@@ -685,10 +687,11 @@ class JobRunner:
     def _raised_afterwards(self, run: Run, error: BaseException) -> EndedRun:
         """Return the end of a run that failed after its own transaction had committed.
 
-        The job has succeeded, and its attempt has not failed: nothing is retried, and no `retry_decision` or
-        `attempt_failed` is called. The error is logged, since nobody else would hear of it.
+        The job has succeeded, and its attempt has not failed: nothing is retried, and neither
+        `retry_decision` nor `attempt_failed` is called. The error is logged, because it is reported nowhere
+        else.
         """
-        assert run.completion is not None  # noqa: S101 - the caller has asked
+        assert run.completion is not None  # noqa: S101 - the caller has checked
         log.error(
             "Job %s of task %r had succeeded with its own transaction when its task raised; "
             "it stays succeeded and does not run again: %s",
@@ -701,13 +704,13 @@ class JobRunner:
             ended.shuts = _shut_by(error, self._runtime.clock.now())
         return ended
 
-    # ---- after: what follows a failure -------------------------------------------------------------------
+    # ---- the end of a failed run -------------------------------------------------------------------------
 
     def raised(self, run: Run, error: BaseException) -> EndedRun:
         """Return the end of a run whose task raised, was cancelled or timed out.
 
-        The first that applies decides: the server has cancelled the run, the task's own transaction has ended
-        the job, the task must wait for a rate limit. Any other error is a failure, see `_decide`.
+        The first matching case decides: the server has cancelled the run, the task's own transaction has
+        ended the job, or the task is rate limited. Any other error is a failure; see `_decide`.
         """
         match run.cancelled:
             case CancelKind.STOP | CancelKind.LOST if _is_cancellation(error):
@@ -724,14 +727,14 @@ class JobRunner:
         what = describe_error(error)
         if whose and decision.reason and ended.transition.reason == decision.reason:
             what = f"{what}; {whose} decided: {shorten(' '.join(decision.reason.split()), 200)}"
-        if run.cancelled is CancelKind.LOST or run.is_stuck:  # it may be refused: then the job did not fail
+        if run.cancelled is CancelKind.LOST or run.is_stuck:  # it may be refused; then it did not fail
             ended.tell = lambda: self._report(ended, what, error)
         else:
             self._report(ended, what, error)
         return ended
 
     def _rate_limited(self, run: Run, error: RateLimited) -> EndedRun:
-        """Return the end of a run that was told to wait: it is snoozed, and shuts the key that it names."""
+        """Return the end of a rate-limited run: it is snoozed, and blocks the limit key of its error."""
         at, wait = self._runtime.clock.now(), span_micros(error.retry_after)
         transition = lifecycle.snoozed(
             run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=message_of(error)
@@ -750,12 +753,12 @@ class JobRunner:
         return ended
 
     def _decide(self, run: Run, error: BaseException) -> tuple[RetryDecision, str]:
-        """Return what follows a failure, and who decided that, for the log; "" where Firelock did.
+        """Return what follows a failure, and who decided that, for the log; "" if Firelock did.
 
         A plugin decides, otherwise the retry policy of the call or task.
 
         If the policy returns nothing, the default policy decides. No policy is called for an error that every
-        further attempt would meet.
+        further attempt would meet as well.
         """
         whose = ""
         if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_for_good(error)):
@@ -796,9 +799,10 @@ class JobRunner:
         return end(job, holder, at=at, started_at=started_at, reason=told, error=info, expires_at=expires_at)
 
     def interrupted(self, run: Run, error: BaseException) -> EndedRun:
-        """Return the end of a run that met an error outside of its task: no process for it, say.
+        """Return the end of a run after an error outside of its task.
 
-        What becomes of the job is the policy's, as for any failure; a decision that makes no end fails it.
+        An example is a job process that could not be started. The policy decides about the job, as for any
+        failure. If its decision cannot be turned into an end, the job fails.
         """
         if not run.started:
             self.start(run)
@@ -814,27 +818,27 @@ class JobRunner:
             return ended
 
     def passed_over(self, run: Run, reason: str = "lost before it started") -> EndedRun:
-        """Return the end of a run that was void before it started; the refusal tells that nobody runs it."""
+        """Return the end of a run that was dropped before its start; the refusal shows that none is left."""
         return self._handed_back(run.job, run.holder, reason)
 
     def abandoned(self, run: Run, reason: str) -> EndedRun:
-        """Return the end of a run that cannot be waited for any longer.
+        """Return the end of a run for which the server cannot wait any longer.
 
-        It is given back, unless its time was over: then it has timed out.
+        It is handed back, unless it has timed out: then it ends with the timeout.
         """
         if run.cancelled is CancelKind.TIMEOUT:
             return self.raised(run, JobCancelled(run.context.cancel_reason))
         return self.hand_back(run, reason)
 
     def hand_back(self, run: Run, reason: str) -> EndedRun:
-        """Return the end of a run that is given back."""
+        """Return the end of a run that is handed back."""
         transition = lifecycle.handed_back(
             run.job, run.holder, at=self._runtime.clock.now(), started_at=run.started_at, reason=reason
         )
         return self._ended(run, transition)
 
     def crashed(self, run: Run, reason: str) -> EndedRun:
-        """Return the end of a run whose own process died."""
+        """Return the end of a run whose job process died."""
         if self._has_completed(run):
             return self._raised_afterwards(run, ProcessDied(reason))
         at = self._runtime.clock.now()
@@ -847,10 +851,10 @@ class JobRunner:
         self._report(ended, reason, died)
         return ended
 
-    # ---- after: the end ----------------------------------------------------------------------------------
+    # ---- the stored and reported end ---------------------------------------------------------------------
 
     def _ended(self, run: Run, transition: Transition) -> EndedRun:
-        """Return the end of a run by this transition, or by the one that a plugin elects instead."""
+        """Return the end of a run by this transition, or by the one that a plugin chooses instead."""
         duration = max(0, transition.at - run.started_at)
         if self._runtime.plugins.has_elect_transition:
             fits = partial(_ends_same_run, transition)
@@ -894,22 +898,22 @@ def _may_be_its_last_crash(job: ClaimedJob, info: TaskInfo) -> bool:
 
 
 def _shut_by(error: RateLimited, at: int) -> tuple[str, int] | None:
-    """Return the key that the error shuts and until when; None if it names none or does not wait."""
+    """Return the key that the error blocks, and until when; None if it names no key or has no wait."""
     wait = span_micros(error.retry_after)
     return (error.key, at + wait) if error.key is not None and wait else None
 
 
 def completed_end(job: ClaimedJob, completion: Completion) -> EndedRun:
-    """Return the end that the task's own transaction has stored, whatever came of the run afterwards."""
+    """Return the end that the task's own transaction has stored, regardless of the rest of the run."""
     return EndedRun(job, completion.transition, completion.duration, completion)
 
 
 def has_succeeded(job: ClaimedJob, record: JobRecord | None) -> bool:
-    """Return whether a run that wrote its success within its own transaction has ended the job by that.
+    """Return whether a run that wrote its success within its own transaction has thereby ended the job.
 
-    A record of None means that the job is not stored. That counts as ended: only final jobs are removed, and
-    one that was deleted while it ran is found with its tail long before it expires. A deleted job does not
-    count, since after the refusal of an end nothing shows whether it had succeeded before the delete.
+    A record of None means that the job does not exist. That counts as ended: only final jobs are removed, and
+    a job that was deleted while it ran is found with its tail long before it expires. A deleted job does not
+    count, because after the refusal of an end, nothing shows whether it had succeeded before the delete.
     """
     return record is None or (record.state is State.SUCCEEDED and record.fence == job.fence)
 
@@ -918,7 +922,7 @@ _MAY_BE_DUE = (State.SCHEDULED, State.AWAITING)
 
 
 def _ends_same_run(proposed: Transition, elected: object) -> bool:
-    """Return whether the elected value is a transition that can end the run that the proposed one ends."""
+    """Return whether the chosen value is a transition that can end the same run as the proposed one."""
     if not isinstance(elected, Transition):
         return False
     to = elected.to
@@ -937,7 +941,7 @@ _EVENTS = {State.FAILED: "failed", State.DELETED: "deleted", State.SUCCEEDED: "s
 
 
 def _what_follows(transition: Transition) -> str:
-    """Return what becomes of a job that did not end as failed, as the rest of a sentence."""
+    """Return what happens to a job that did not end as failed, as the rest of a sentence."""
     match transition.to:
         case State.DELETED:
             return " and is deleted"
@@ -968,14 +972,14 @@ def _timeout_error(run: Run, cause: BaseException | None = None) -> TimeoutError
 def _is_cancellation(error: BaseException) -> bool:
     if isinstance(error, JobCancelled):
         return True
-    if isinstance(error, BaseExceptionGroup):  # of a task group
+    if isinstance(error, BaseExceptionGroup):  # from a task group
         return all(map(_is_cancellation, error.exceptions))
-    asyncio = sys.modules.get("asyncio")  # where it is not loaded, nobody has raised its error
+    asyncio = sys.modules.get("asyncio")  # if it is not loaded, its error cannot have been raised
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def _attempts(run: Run) -> int | None:
-    """Return how many retries the policy allows, where it says so."""
+    """Return the number of retries that the policy allows, if it states one."""
     try:
         return getattr(_policy(run), "attempts", None)
     except FirelockError:
@@ -983,5 +987,5 @@ def _attempts(run: Run) -> int | None:
 
 
 def _policy(run: Run) -> RetryPolicy:
-    """Return the call's policy, else the task's."""
+    """Return the retry policy of the call, or that of the task if the call has none."""
     return run.info.retry if run.job.retry is None else Retry.from_json(run.job.retry)

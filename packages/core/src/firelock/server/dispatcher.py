@@ -1,7 +1,7 @@
-"""The dispatcher of a worker process: one exchange settles what has ended and claims what there is room for.
+"""The dispatcher of a worker process: one exchange settles ended jobs and claims new ones.
 
-Claims, settlements and reconciliations are sent from this one thread, so that none races another; an end
-within the task's own transaction alone is sent where the task runs.
+Claims, settles and reconciliations are sent only from this thread, so they cannot race each other. Only an
+end within the task's own transaction is sent where the task runs.
 """
 
 from __future__ import annotations
@@ -52,25 +52,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FLUSH_WAIT = 0.010  # an end waits at most this long for company
-_LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
+_FLUSH_WAIT = 0.010  # seconds that an end waits for other ends, at most
+_LONG_RUN = 1.0  # seconds after which a run is reconciled every second, so that it notices a delete
 _OFTENEST = 1.0  # seconds between two reconciliations
-_FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connection is soon made anew
+_FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # seconds; a lost connection is soon restored
 _IDLE_HEARTBEATS = 3
-_SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
+_SHOWN_AS_STARTED = 1.0  # seconds after which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
-_FEW_ENDS = 10  # an exchange with no more of them costs little more than one without any
-_MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # seconds beyond such an exchange, or as many times its duration
-_STALL = 0.2  # seconds without a free worker, behind jobs that were handed back, that are no hiccup
-_CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
-_SENDER_GRACE = 2.0  # seconds for the attempt to store a parked end that is under way
-_LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
+_FEW_ENDS = 10  # an exchange with up to this many costs little more than one without ends
+_MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # seconds more than such an exchange, or a multiple of its duration
+_STALL = 0.2  # seconds without a free worker after a hand-back that are more than a short delay
+_CLOCK_SLACK = 0.0005  # seconds after a due time, so that the storage's clock has reached it as well
+_SENDER_GRACE = 2.0  # seconds for the current attempt to store a parked end
+_LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # claims for some 25,000 lanes; after that, locks are the cause
 _REFUSED = "Job %s was deleted, or given to another server, while it ran: its end was refused and is dropped."
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
 class DispatcherState(StrEnum):
-    """What the loop does beside settling; without a session it claims nothing in any of them."""
+    """What the loop does in addition to settling; without a session it claims nothing in any state."""
 
     CLAIMING = "claiming"
     QUIET = "quiet"
@@ -79,15 +79,15 @@ class DispatcherState(StrEnum):
 
 @attrs.define(eq=False, slots=False)
 class Dispatcher:
-    """Owns what the worker process holds: claimed, running, ended and not yet settled.
+    """The loop that manages the jobs of a worker process: claimed, running, and ended but not settled.
 
     Args:
-        runtime: of the app.
-        context: of the workers; its inbox tells what they and others want of the dispatcher.
-        workers: who runs what was claimed.
-        queues: what to claim from.
-        upkeep: learns of outages and of the next due instant.
-        on_session_lost: called in the dispatcher's thread with the id of a session found dead.
+        runtime: the parts of the app.
+        context: the context of the workers; its inbox contains the messages of workers and other threads.
+        workers: run the claimed jobs.
+        queues: the queues to claim from.
+        upkeep: is notified of outages and of the next due time.
+        on_session_lost: called in the dispatcher's thread with the id of an expired session.
     """
 
     _runtime: Runtime
@@ -97,17 +97,17 @@ class Dispatcher:
     _upkeep: Upkeep
     _on_session_lost: Callable[[str], None]
     _state: DispatcherState = DispatcherState.CLAIMING
-    _holder: ClaimHolder | None = None  # None: no session
+    _holder: ClaimHolder | None = None  # None if there is no session
     _is_reachable: bool = True
     _outage: Outage = attrs.Factory(Outage)
-    _failing_since: float = 0.0  # monotonic; 0: the last exchange was answered
+    _failing_since: float = 0.0  # monotonic; 0: the last exchange succeeded
     _pause: float = _FIRST_PAUSE  # after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
-    _look_again_at: int | None = None  # when a claim may find what the last one could not; storage's clock
-    _was_refused: bool = False  # the last exchange
-    _looks: int = 0  # in a row that were to look again at once and found nothing
+    _look_again_at: int | None = None  # when a claim may find jobs that the last one missed; storage's clock
+    _was_refused: bool = False  # whether the last exchange was refused
+    _looks: int = 0  # consecutive claims that were repeated immediately and found nothing
     _is_releasing: bool = False  # continuations wait for a release
-    _has_parked_too_many: bool = False  # as logged
+    _has_parked_too_many: bool = False  # as last logged
 
     def __attrs_post_init__(self) -> None:
         self._settler = _Settler(self._runtime, self._context, self._upkeep, self._answer_parked)
@@ -117,12 +117,12 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
 
     def start(self, holder: ClaimHolder) -> None:
-        """Jobs are claimed for this session from now on."""
+        """Claim jobs for this session from now on."""
         self._holder = holder
         self._thread.start()
 
     def quiet(self, *, is_quiet: bool) -> None:
-        """No job is claimed, those not started are handed back; or jobs are claimed again."""
+        """Stop claiming and hand back the jobs that have not started; or start claiming again."""
 
         def change() -> None:
             if is_quiet:
@@ -132,20 +132,23 @@ class Dispatcher:
         self._inbox.order(change)
 
     def adopt(self, holder: ClaimHolder) -> None:
-        """The former session is lost: what it held is dropped, what runs is cancelled; this one claims on."""
+        """Replace a lost session: drop its claims, cancel its running jobs, and claim for this session."""
 
         def change() -> None:
             self._workers.take_back()
             self._settler.drop_all()
             for run in self._workers.runs():
                 run.cancel(CancelKind.LOST, "the session of this server was lost")
-            self._context.memory.adopt_session()  # last: who waits for the right to run finds its job void
+            self._context.memory.adopt_session()  # last: workers that wait for it find their claims dropped
             self._holder = holder
 
         self._inbox.order(change)
 
     def doubt(self) -> None:
-        """Jobs of the session were taken from it: what has not started is held up until it is known which."""
+        """Hold the waiting jobs until a reconciliation shows which jobs the session has lost.
+
+        Call it when jobs of the session were taken from it.
+        """
         held_up = self._workers.hold_up()
 
         def compare() -> None:
@@ -162,7 +165,7 @@ class Dispatcher:
         self._inbox.order(compare)
 
     def abandon(self, reason: str) -> None:
-        """What has not ended is handed back, whatever it does later; its end will be refused."""
+        """Hand back all jobs that have not ended. If their runs end later, the storage refuses these ends."""
 
         def change() -> None:
             self._settler.collect()
@@ -179,39 +182,39 @@ class Dispatcher:
 
     @property
     def is_quiet(self) -> bool:
-        """Tell whether no job is claimed, and no claim is under way that would still bring some."""
+        """Whether no jobs are claimed, and no claim that could still return jobs is under way."""
         return self._state is DispatcherState.QUIET
 
     @property
     def is_drained(self) -> bool:
-        """Tell whether nothing runs here or waits to run; ends may still wait to be settled."""
+        """Whether no job runs or waits to run here; ends may still wait to be settled."""
         return not self._workers.runs() and self._settler.unended <= 0
 
     @property
     def is_drained_but_for_deaf(self) -> bool:
-        """Tell whether everything has ended that will end by itself."""
+        """Whether all runs have ended except those that ignore their cancellation."""
         deaf = self._workers.runs()
         if not all(run.is_deaf for run in deaf):
             return False
-        ours = sum(run.cancelled is not CancelKind.LOST for run in deaf)  # they are still held
+        ours = sum(run.cancelled is not CancelKind.LOST for run in deaf)  # these runs are still held
         return self._settler.unended <= ours
 
     @property
     def holds_nothing(self) -> bool:
-        """Tell whether everything claimed has been settled."""
+        """Whether everything claimed has been settled."""
         return self._settler.holds_nothing
 
     @property
     def has_settled(self) -> bool:
-        """Whether the storage has answered for everything claimed, except for ends whose rows are locked."""
+        """Whether the storage has settled everything claimed, except for ends whose rows are locked."""
         return self._settler.has_settled
 
     def stop(self, timeout: float) -> bool:
-        """The loop has ended; False if it did not in time."""
+        """End the loop and return whether it has ended in time."""
         parked = self._settler.parked
         parked.stop(_SENDER_GRACE)
         self._inbox.order(lambda: self._enter(DispatcherState.STOPPED))
-        self._inbox.ran_dry()  # who waits for that ends too
+        self._inbox.ran_dry()  # releases the threads that wait for it
         has_ended = have_ended([self._thread], timeout)
         parked.report_unstored()
         return has_ended
@@ -221,7 +224,7 @@ class Dispatcher:
         self._inbox.order(self._settler.parked.hurry_all)
 
     def _enter(self, state: DispatcherState) -> None:
-        if self._state is not DispatcherState.STOPPED:  # for good, whatever was ordered behind it
+        if self._state is not DispatcherState.STOPPED:  # final, even if a later order requests another state
             self._state = state
 
     def _run(self) -> None:
@@ -229,11 +232,11 @@ class Dispatcher:
             while self._state is not DispatcherState.STOPPED:
                 try:
                     self._take_turn()
-                except Exception as error:  # noqa: BLE001 - the loop goes on; the log has it
+                except Exception as error:  # noqa: BLE001 - the loop continues; the error is logged
                     self._rest(error)
 
     def _rest(self, error: Exception) -> None:
-        """Wait after an error, each time in a row longer."""
+        """Wait after an error, longer with each consecutive error."""
         seconds, longest = self._pause, _LONGEST_PAUSE
         self._note_failing(self._failing_since or time.monotonic())
         if isinstance(error, StorageUnavailable):
@@ -251,22 +254,22 @@ class Dispatcher:
             self._upkeep.contact(is_there=False)
         else:
             log.error("The dispatcher met an error that it does not know; it goes on.", exc_info=error)
-        self._reconciled_at = 0.0  # the reply to a claim may have been lost: compare as soon as it answers
+        self._reconciled_at = 0.0  # the reply to a claim may have been lost: reconcile as soon as possible
         self._inbox.wait(seconds)
         least = _SECOND_PAUSE if longest == _LONGEST_PAUSE else _LONGEST_PAUSE
         self._pause = min(longest, max(least, self._pause * 2))
 
     def _note_failing(self, since: float) -> None:
-        """Report to the probes since when the storage refuses claims and ends; 0 if it does not."""
+        """Report to the probes since when the storage has refused claims and ends; 0 if it does not."""
         self._failing_since = since
-        if self._state is not DispatcherState.STOPPED:  # else the memory may be gone
+        if self._state is not DispatcherState.STOPPED:  # after a stop, the memory may be unmapped
             self._context.memory.note_failing(since)
 
     def _take_turn(self) -> None:
         if self._inbox.begin_turn():
             self._workers.hear_news()
         self._inbox.parked = len(self._settler.parked)
-        if self._state is not DispatcherState.STOPPED:  # else the memory may be gone
+        if self._state is not DispatcherState.STOPPED:  # after a stop, the memory may be unmapped
             self._context.memory.turn()
         self._settler.collect()
         self._hand_back_late()
@@ -280,13 +283,13 @@ class Dispatcher:
             self._is_reachable = True
             log.info("Storage is back, after %.0f s.", self._outage.end())
             self._upkeep.contact(is_there=True)
-        if self._failing_since and (limit or reply.results):  # else nothing was asked of the storage
+        if self._failing_since and (limit or reply.results):  # otherwise neither a claim nor an end was sent
             self._note_failing(0.0)
         self._pause = _FIRST_PAUSE
         self._is_releasing |= self._settler.answered(reply.results, self._batches)
         is_full = self._give_out(reply.claim, limit)
         is_stopped = self._state is DispatcherState.STOPPED
-        # Last: whatever this meets, what was claimed is at work. Upkeep does what is left.
+        # Last, so that the claimed jobs are already running if this fails. Upkeep does the remaining work.
         self._is_releasing |= self._settler.look_up(self._batches)
         if self._is_releasing or self._batches.is_due() or (is_stopped and self._batches.is_owed):
             self._is_releasing = False
@@ -296,7 +299,7 @@ class Dispatcher:
         self._wait(is_more_likely=is_full)
 
     def _limit(self) -> int:
-        """Return how many jobs there is room for."""
+        """Return the number of jobs for which there is room."""
         is_claiming = self._state is DispatcherState.CLAIMING and self._holder is not None
         if not is_claiming or not self._context.memory.may_start() or self._has_too_many_parked():
             return 0
@@ -305,7 +308,7 @@ class Dispatcher:
         return self._workers.room(self._ahead.ahead, self._settler.unended)
 
     def _has_too_many_parked(self) -> bool:
-        """Return whether so many ends are parked that no job is claimed; log each change."""
+        """Return whether there are too many parked ends to claim jobs; log each change."""
         has_too_many = len(self._settler.parked) >= PARKED_LIMIT
         if has_too_many is not self._has_parked_too_many:
             self._has_parked_too_many = has_too_many
@@ -320,7 +323,7 @@ class Dispatcher:
         return has_too_many
 
     def _answer_parked(self, parked: ParkedEnd, result: Applied) -> None:
-        """Handle in the dispatcher's thread what the storage has answered for a parked end."""
+        """Handle the storage's result for a parked end, in the dispatcher's thread."""
 
         def answer() -> None:
             self._is_releasing |= self._settler.answered_parked(parked, result, self._batches)
@@ -328,7 +331,7 @@ class Dispatcher:
         self._inbox.order(answer)
 
     def _exchange(self, limit: int) -> Exchange:
-        """Send the ends that are owed and claim up to `limit` jobs, in one round trip.
+        """Send the waiting ends and claim up to `limit` jobs, in one round trip.
 
         If the storage refuses that, only settle, so that no end is lost; the next turn claims.
         """
@@ -352,12 +355,12 @@ class Dispatcher:
         was_refused, self._was_refused = self._was_refused, reply is None
         if reply is not None:
             return reply
-        if not was_refused:  # as in `_rest`; a second time in a row an end is refused again
+        if not was_refused:  # as in `_rest`; the second consecutive refusal is caused by an end
             self._reconciled_at = 0.0
         return Exchange(self._settler.apply(transitions), Claim([]))
 
     def _give_out(self, claim: Claim, limit: int) -> bool:
-        """What was claimed waits for workers; return whether it was all that was asked for."""
+        """Give the claimed jobs to the workers; return whether the claim got all jobs that it requested."""
         holder = self._holder
         self._look_again_at = claim.look_again_at
         if holder is None or not limit:  # nothing was claimed
@@ -379,7 +382,7 @@ class Dispatcher:
             self._settler.held.update((each.job.id, each) for each in claimed)
             try:
                 self._workers.put(claimed)
-            except Exception:  # no thread could be started, for example: no claimed job stays behind
+            except Exception:  # for example, no thread could be started: no claimed job may be left behind
                 running = self._drop(claimed)
                 self._hand_back([each for each in claimed if each.job.id not in running], "not started")
                 raise
@@ -405,7 +408,7 @@ class Dispatcher:
             self._inbox.wait_for_work(self._idle_time())
 
     def _idle_time(self) -> float:
-        """Return how long to wait at most: the poll, or a moment while jobs wait here behind long ones."""
+        """Return the longest time to wait: the poll interval, or less while jobs wait behind long ones."""
         if self._workers.has_waiting:
             return _FLUSH_WAIT
         poll = self._runtime.settings.poll
@@ -420,7 +423,7 @@ class Dispatcher:
             return min(poll, seconds + _CLOCK_SLACK)
         if not self._looks:
             return 0.0
-        # The last claims looked again without a pause and found nothing: never claim in a busy loop.
+        # The last claims were repeated without a pause and found nothing: never claim in a busy loop.
         return min(poll, _CLOCK_SLACK if self._looks <= _LOOKS_AT_ONCE else _LOOK_PAUSE)
 
     def _hand_back_late(self) -> None:
@@ -441,9 +444,9 @@ class Dispatcher:
                 self._settler.hand_back(each.job, each.holder, reason)
 
     def _drop(self, claimed: Iterable[ClaimedRun]) -> dict[str, Run]:
-        """No worker starts one of these any more; return what runs, theirs among it if they have started.
+        """Mark the jobs so that no worker starts them; return all runs, including those of started ones.
 
-        In this order: a worker looks at its claim once more when its run can be seen here.
+        In this order, because a worker checks its claim once more after its run has become visible here.
         """
         for each in claimed:
             each.is_dropped = True
@@ -454,21 +457,21 @@ class Dispatcher:
         since = now - self._reconciled_at
         if since < _OFTENEST or self._holder is None:
             return False
-        # Also who holds nothing asks, only more seldom: a storage that failed over may have forgotten an end.
+        # Without jobs, reconcile too, but less often: a storage may have lost an end in a failover.
         if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
         if self._workers.has_waiting and Feature.NOTIFY not in self._runtime.storage.features:
-            return True  # what waits here may be deleted, and nobody tells
+            return True  # waiting jobs may be deleted, and no message reports that
         return self._reconciled_at == 0.0 or any(
             (run.busy_since and now - run.busy_since > _LONG_RUN) or _is_doubtful(run)
             for run in self._workers.runs()
         )
 
     def _reconcile(self) -> None:
-        """Compare what we hold with what the storage says: stop what is lost, return what is unknown.
+        """Compare the jobs held here with those in the storage: stop lost jobs, return unknown ones.
 
-        A job that its run has ended within a transaction of its task is not lost: its end is counted, and
-        what its task does after the commit goes on.
+        A job that its run has ended within a transaction of its task is not lost. Its end is counted, and its
+        task may continue after the commit.
         """
         holder = self._holder
         if holder is None:
@@ -488,7 +491,7 @@ class Dispatcher:
         completed: list[EndedRun] = []
         for one, claimed in zip(losses, lost, strict=True):
             run = running.get(claimed.job.id)
-            if run is None:  # an end that is refused tells the storage that nobody here runs it
+            if run is None:  # a refused end shows the storage that no run is left here
                 self._settler.hand_back(claimed.job, claimed.holder, "lost before it started")
             elif (completion := _completion_of(run, one)) is not None:
                 completed.append(completed_end(run.job, completion))
@@ -503,17 +506,17 @@ class Dispatcher:
 
 
 def _is_doubtful(run: Run) -> bool:
-    """Return whether the run may have ended the job within its own transaction, and nobody has looked."""
+    """Return whether the run may have ended the job within its own transaction, and this was not checked."""
     completion = run.completion
     return completion is not None and completion.is_due and not completion.is_counted
 
 
 def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
-    """Return by which success the run has ended the lost job itself; None if it is lost to others.
+    """Return the success with which the run itself has ended the lost job; None if others took the job.
 
-    The run's server knew of the success before its transaction could commit. So a job that is final with the
-    run's fence and without a tail was ended by that transaction: what an operator takes out of processing has
-    a tail. One that is not stored has been removed since, which only happens to final jobs.
+    The server of the run knew of the success before its transaction could commit. So a job that is final with
+    the run's fence and without a tail was ended by that transaction. A job that an operator takes out of
+    processing has a tail. A job that does not exist has been removed since, which only happens to final jobs.
     """
     completion = run.completion
     is_of_run = run.job.fence == lost.held.fence
@@ -522,45 +525,45 @@ def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
 
 @attrs.define
 class ClaimAhead:
-    """The number of jobs that may wait here without a free worker: by the wait observed, 0 at first.
+    """The number of jobs that may wait here without a free worker: 0 at first, adjusted by observed waits.
 
-    It shrinks while exchanges are long because of it: an end waits for the exchange under way and then for
-    its own, and a process that is killed meanwhile leaves the job to be run again.
+    It shrinks while it makes exchanges long. An end waits for the current exchange and then for its own, and
+    if the process is killed in the meantime, the job runs again.
 
-    It is 0 from when jobs were handed back until a worker is free: the exchange that hands them back would
-    claim them again.
+    It is 0 from a hand-back until a worker is free, because the exchange that hands jobs back would claim
+    them again.
     """
 
-    limit: int  # the most it may be
+    limit: int  # the maximum
     _clock: Callable[[], float] = time.monotonic
     _ahead: float = 0.0
-    _stalled_at: float | None = None  # no worker has been free since jobs were handed back
-    _short: float | None = None  # seconds of an exchange with few ends, as averaged
+    _stalled_at: float | None = None  # time of a hand-back since which no worker has been free
+    _short: float | None = None  # average seconds of an exchange with few ends
     _is_long: bool = False  # the last exchange took much longer
 
     @property
     def ahead(self) -> int:
-        """Return how many jobs to hold beyond the workers."""
+        """The number of jobs to hold in addition to those of the workers."""
         return int(self._ahead) if self._stalled_at is None else 0
 
     @property
     def is_stalled(self) -> bool:
-        """Tell whether no worker has been free since jobs were handed back."""
+        """Whether no worker has been free since jobs were handed back."""
         return self._stalled_at is not None
 
     def go_on(self) -> None:
-        """A worker is free again; where that took long, the jobs are long ones, and none is held beyond."""
+        """Note that a worker is free again. If that took long, the jobs are long, and none is held ahead."""
         if self._stalled_at is not None and self._clock() - self._stalled_at > _STALL:
             self._ahead = 0.0
         self._stalled_at = None
 
     def ran_dry(self) -> None:
-        """Workers had nothing to do while a claim that found jobs was under way: hold more."""
+        """Hold more jobs, because workers were idle during a claim that found jobs."""
         if not self._is_long:
             self._ahead = min(self.limit, self._ahead * 1.05 + 1)
 
     def exchanged(self, ends: int, seconds: float) -> None:
-        """An exchange has stored so many ends; hold fewer jobs if it took long because of their number."""
+        """Note an exchange that stored this many ends; hold fewer jobs if they made it long."""
         if self._short is None or seconds < self._short:
             self._short = seconds
         elif ends <= _FEW_ENDS:
@@ -571,7 +574,7 @@ class ClaimAhead:
             self._ahead *= 0.9
 
     def observe(self, oldest_wait: float) -> bool:
-        """Note the oldest wait here, in seconds; return True if all that wait should be handed back."""
+        """Note the longest wait here, in seconds; return True if all waiting jobs should be handed back."""
         if oldest_wait > _TOO_LONG_WAIT:
             self._ahead /= 2
             self._stalled_at = self._clock()
@@ -583,9 +586,9 @@ class ClaimAhead:
 
 @attrs.define(eq=False)
 class _Settler:
-    """Sends ends until the storage has answered for each; it may answer that the job is no longer ours.
+    """The ends that are sent until the storage has returned a result for each.
 
-    Used by the dispatcher's thread alone.
+    The result may be that the session does not hold the job any more. Only the dispatcher's thread uses it.
     """
 
     _runtime: Runtime
@@ -602,23 +605,23 @@ class _Settler:
         self.parked = ParkedEnds(self.apply, self._shut_key, self._answer_parked)
 
     def collect(self) -> None:
-        """What workers have ended is owed now."""
+        """Collect the ends from the workers, to be sent."""
         ended = self._context.inbox.ended
         while ended:
             self.owe(ended.popleft())
 
     def owe(self, ended: EndedRun) -> None:
-        """An end is owed."""
+        """Add an end to be sent."""
         self._unsent.append(ended)
 
     def hand_back(self, job: ClaimedJob, holder: ClaimHolder, reason: str) -> None:
-        """A job that never started goes back to its place in the queue with the next exchange."""
+        """Return a job that never started to its place in the queue, with the next exchange."""
         at = self._runtime.clock.now()
         back = lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason)
         self._back.append(EndedRun(job, back))
 
     def drop_all(self) -> None:
-        """The session is lost: nothing is held any more, and nobody waits for what would be handed back."""
+        """Drop everything after the loss of the session: no jobs are held, and hand-backs are not needed."""
         for claimed in self.held.values():
             claimed.is_dropped = True
         self.held.clear()
@@ -627,17 +630,17 @@ class _Settler:
 
     @property
     def unended(self) -> int:
-        """How many of the jobs held have not ended."""
+        """The number of held jobs that have not ended."""
         return len(self.held) - len(self._unsent) - len(self._context.inbox.ended) - self.parked.ended
 
     def unended_runs(self) -> list[ClaimedRun]:
-        """Return the jobs held that have not ended, of what was collected."""
+        """Return the held jobs that have not ended, according to the collected ends."""
         ended = {(end.job.id, end.job.fence) for end in self._unsent}
         ended |= {(one.end.job.id, one.end.job.fence) for one in self.parked.all()}
         return [each for each in self.held.values() if (each.job.id, each.job.fence) not in ended]
 
     def beliefs(self, runs: Sequence[Run]) -> list[HeldClaim]:
-        """Return what is held, to be compared; with its start where it has run for long and was not told."""
+        """Return the held jobs for a reconciliation, with the start of long runs if it is not stored yet."""
         long_ago = time.monotonic() - _SHOWN_AS_STARTED
         starts = {run.job.id: run.started_at for run in runs if run.started and run.started < long_ago}
         held = [
@@ -648,7 +651,7 @@ class _Settler:
         return held + [HeldClaim(job.id, job.fence) for job in backs if job.id not in self.held]
 
     def told(self, beliefs: Sequence[HeldClaim], busy: Collection[str]) -> None:
-        """The storage knows the starts among these, except those of busy jobs: each is written once."""
+        """Note that the storage has stored these starts, except those of busy jobs: each is written once."""
         for one in beliefs:
             claimed = self.held.get(one.job_id)
             if claimed is None or one.started_at is None or one.job_id in busy:
@@ -658,12 +661,12 @@ class _Settler:
 
     @property
     def has_hand_backs(self) -> bool:
-        """Tell whether jobs wait to be handed back."""
+        """Whether jobs wait to be handed back."""
         return bool(self._back)
 
     @property
     def holds_nothing(self) -> bool:
-        """Tell whether everything claimed has been settled."""
+        """Whether everything claimed has been settled."""
         return self.has_settled and not self.parked
 
     @property
@@ -673,9 +676,9 @@ class _Settler:
         return not waits and len(self.held) <= self.parked.ended
 
     def _shut_keys(self) -> None:
-        """Shut the keys that ends name, each once; park the ends whose key is locked.
+        """Block the limit keys that ends name, each once; park the ends whose key is locked.
 
-        Keys are shut before the ends are stored, because an end lets the next job start.
+        Keys are blocked before the ends are stored, because an end lets the next job start.
         """
         untils: dict[str, int] = {}
         for key, until in filter(None, (end.shuts for end in self._unsent)):
@@ -691,7 +694,7 @@ class _Settler:
                 self.parked.park(end)
 
     def _shut_key(self, end: EndedRun) -> bool:
-        """Shut the key that an end names; return False if another transaction has locked it."""
+        """Block the limit key that an end names; return False if another transaction has locked the key."""
         return end.shuts is None or self._shut(*end.shuts)
 
     def _shut(self, key: str, until: int) -> bool:
@@ -704,7 +707,7 @@ class _Settler:
             return True
 
     def transitions(self) -> list[Transition]:
-        """Return the transitions to send, ends first; their log lines are stored, and their keys are shut."""
+        """Store log lines and block keys, then return the transitions to send, ends first."""
         if any(end.shuts is not None for end in self._unsent):
             self._shut_keys()
         transitions = [ended.transition for ended in self._unsent]
@@ -714,7 +717,7 @@ class _Settler:
         return transitions
 
     def apply(self, transitions: list[Transition]) -> list[Applied]:
-        """Settle; where a batch is refused, one by one, so that one bad end hinders no other."""
+        """Settle the ends; if they are refused, settle one by one, so that one bad end affects no other."""
         try:
             return self._runtime.storage.apply(transitions)
         except StorageUnavailable:
@@ -725,7 +728,7 @@ class _Settler:
             return self._apply_poisoned(transitions[0], error)
 
     def _apply_poisoned(self, transition: Transition, error: StorageError) -> list[Applied]:
-        """Settle a job whose end the storage refuses to write: as failed, with the storage's words."""
+        """Settle a job whose end the storage refuses to write: as failed, with the storage's message."""
         log.error("The end of job %s cannot be stored: %s", transition.job_id, error)
         if transition.session is None or transition.fence is None:
             return [Applied.REFUSED]
@@ -745,9 +748,10 @@ class _Settler:
             return [Applied.REFUSED]
 
     def answered(self, results: Sequence[Applied], batches: BatchLooks) -> bool:
-        """Nothing that was answered is owed any more; return whether continuations are to be released.
+        """Remove the ends that have a result; return whether continuations must be released.
 
-        `batches` learns which batches had members that ended, or were deleted before and have now stopped.
+        `batches` is notified of the batches whose members have ended, or were deleted before and have now
+        stopped.
         """
         ended, self._unsent = self._unsent, []
         back, self._back = self._back, []
@@ -767,8 +771,8 @@ class _Settler:
     def _send_again(self, end: EndedRun, *, is_hand_back: bool) -> None:
         """Send a busy end once more with the next exchange, then park it.
 
-        On PostgreSQL a claim of another process may hold a row for some milliseconds that it has just seen
-        as enqueued, although this process had claimed it.
+        On PostgreSQL, a claim of another process may lock a row for some milliseconds because it has just
+        read it as enqueued, although this process had claimed it.
         """
         if end.was_busy:
             self.parked.park(end, is_hand_back=is_hand_back)
@@ -778,11 +782,11 @@ class _Settler:
 
     @property
     def has_busy(self) -> bool:
-        """Whether busy ends wait to be sent once more; asked between two exchanges."""
+        """Whether busy ends wait to be sent once more; used between two exchanges."""
         return bool(self._unsent)
 
     def answered_parked(self, parked: ParkedEnd, result: Applied, batches: BatchLooks) -> bool:
-        """Handle the answer for a parked end; return as `answered` does."""
+        """Handle the result for a parked end; return the same as `answered`."""
         self.parked.remove(parked)
         ended, back = ([], [parked.end]) if parked.is_hand_back else ([parked.end], [])
         return self._take_answers(ended, back, [result], batches)
@@ -790,14 +794,14 @@ class _Settler:
     def _take_answers(
         self, ended: list[EndedRun], back: list[EndedRun], results: Sequence[Applied], batches: BatchLooks
     ) -> bool:
-        """Handle the answers for ends, then for hand-backs; return as `answered` does."""
+        """Handle the results for ends, then for hand-backs; return the same as `answered`."""
         if Applied.REFUSED in results:
             _tell_stopped([*ended, *back], results, batches)
         if not ended:
             return False
         held = self.held
         accepted: list[EndedRun] = []
-        for end, result in zip(ended, results, strict=False):  # hand-backs are answered behind the ends
+        for end, result in zip(ended, results, strict=False):  # results of hand-backs come last
             claimed = held.get(end.job.id)
             if claimed is not None and claimed.job.fence == end.job.fence:
                 del held[end.job.id]
@@ -811,7 +815,7 @@ class _Settler:
                     completion.is_counted = True
                     accepted.append(completed_end(end.job, completion))
                     continue
-            if result in _IN_STORAGE:  # its own transaction, if it had one, was rolled back
+            if result in _IN_STORAGE:  # the task's own transaction, if any, was rolled back
                 accepted.append(end)
                 if end.tell is not None:
                     end.tell()
@@ -828,7 +832,7 @@ class _Settler:
         return self._tell_batches(releasing + _freeing(accepted), batches)
 
     def completed(self, ends: list[EndedRun], batches: BatchLooks) -> bool:
-        """Count ends that the tasks' own transactions have stored; return as `answered` does."""
+        """Count ends that the tasks' own transactions have stored; return the same as `answered`."""
         for end in ends:
             if end.completion is not None:
                 end.completion.is_counted = end.completion.is_stored = True
@@ -836,9 +840,9 @@ class _Settler:
         return self._tell_batches(_freeing(ends), batches)
 
     def look_up(self, batches: BatchLooks) -> bool:
-        """Count refused ends whose jobs had ended before; return as `answered` does.
+        """Check refused ends, and count those whose jobs had ended before; return the same as `answered`.
 
-        They are kept until the storage answers.
+        They are kept until the storage is available.
         """
         if not self._doubtful:
             return False
@@ -869,7 +873,7 @@ class _Settler:
         return self.completed(completed, batches) if completed else False
 
     def _count(self, accepted: Sequence[EndedRun]) -> None:
-        """Count the ends that the storage has, and report them to plugins."""
+        """Count the ends that are stored, and report them to plugins."""
         self._upkeep.ended += len(accepted)
         self._upkeep.metrics.add(
             (end.job, outcome, end.transition.at, end.duration)
@@ -882,7 +886,7 @@ class _Settler:
 
     @staticmethod
     def _tell_batches(releasing: Sequence[EndedRun], batches: BatchLooks) -> bool:
-        """Note the batches of these ends; return whether continuations are to be released."""
+        """Notify `batches` of the batches of these ends; return whether continuations must be released."""
         if not releasing:
             return False
         texts = {end.job.relations_json for end in releasing}
@@ -895,7 +899,7 @@ class _Settler:
 
 
 def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
-    """Return the runs that ended within their own transactions and that continuations or a batch wait for."""
+    """Return the ends by the tasks' own transactions for which continuations or a batch wait."""
     return [
         end
         for end in accepted
@@ -904,10 +908,10 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
 
 
 def _tell_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchLooks) -> None:
-    """Report the batches of those whose end was refused.
+    """Notify `batches` of the batches of jobs whose end was refused.
 
-    Most likely such a job was deleted while this server held it. With the refusal it has stopped, and its
-    batch may have waited for that: see `Storage.apply`.
+    Most likely, such a job was deleted while this server held it. The refusal means that it has stopped, and
+    its batch may have waited for that: see `Storage.apply`.
     """
     refused = zip(sent, results, strict=False)
     texts = {one.job.relations_json for one, result in refused if result is Applied.REFUSED}
@@ -916,7 +920,7 @@ def _tell_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches:
 
 
 def _outcome(transition: Transition) -> str | None:
-    """Return under which word an end is counted; None for one that is no end, such as a hand-back."""
+    """Return the name under which an end is counted; None if it is not an end, such as a hand-back."""
     to = transition.to
     if to is State.SUCCEEDED:
         return "succeeded"

@@ -1,4 +1,4 @@
-"""A server inside another process, such as a web application's: for development and for small work."""
+"""A server inside another process, such as that of a web application: for development and small loads."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BEGIN_AGAIN = 1.0  # seconds between two tries to begin a session
+_BEGIN_AGAIN = 1.0  # seconds between two attempts to begin a session
 
 
 class EmbeddedServer:
-    """Supervisor and worker process in this process; see `Firelock.server` for what that gives up.
+    """A supervisor and a worker process in this process; see `Firelock.server` for the drawbacks.
 
-    A context manager; or `start()` and `stop()`; or `run()`, which serves until SIGINT or SIGTERM.
+    Use it as a context manager, with `start()` and `stop()`, or with `run()`, which serves until SIGINT or
+    SIGTERM.
     """
 
     def __init__(
@@ -84,11 +85,11 @@ class EmbeddedServer:
         self._stop_asked = threading.Event()
 
     def start(self) -> Self:
-        """Jobs are claimed and run from now on.
+        """Claim and run jobs from now on.
 
         Raises:
-            ConfigurationError: there is no task, or it runs already.
-            StorageError: the storage cannot be reached.
+            ConfigurationError: there is no task, or the server runs already.
+            StorageError: the storage is unreachable.
         """
         if self._running is not None:
             raise ConfigurationError(f"Server {self.name} runs already; stop it first, or make another.")
@@ -103,7 +104,7 @@ class EmbeddedServer:
         except BaseException:
             self._end_probes()
             raise
-        if self._stop_asked.is_set():  # while it started
+        if self._stop_asked.is_set():  # requested while it started
             self.stop()
         return self
 
@@ -119,7 +120,7 @@ class EmbeddedServer:
             self._probes = None
 
     def status(self) -> ServerStatus:
-        """Return the server as it is now, from memory; any thread may ask."""
+        """Return the current status of the server, from memory; thread-safe."""
         settings, running = self._app.runtime.settings, self._running
         status = ServerStatus(
             name=self.name, mode="running", processes=(ProcessStatus(place=0),),
@@ -132,10 +133,10 @@ class EmbeddedServer:
         threading.Thread(target=self.stop, name="firelock-stop").start()
 
     def stop(self, *, grace: float | None = None) -> None:
-        """Running jobs had the grace time to end, the rest is handed back; stopping twice is fine.
+        """Give running jobs the grace period, hand the rest back, and stop; a second call does nothing.
 
         Raises:
-            ConfigurationError: it runs jobs on the very event loop that would wait here.
+            ConfigurationError: the server runs jobs on the event loop that would wait here.
         """
         self._refuse_on_loop()
         with self._stopping:
@@ -148,7 +149,7 @@ class EmbeddedServer:
 
     def _refuse_on_loop(self) -> None:
         asyncio = sys.modules.get("asyncio")
-        if self._loop is not None and asyncio is not None and asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the public form raises where there is none
+        if self._loop is not None and asyncio is not None and asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the public function raises if there is none
             raise ConfigurationError(
                 f"Server {self.name} runs jobs on this event loop, which cannot wait for them and run them: "
                 "write `async with fire.server(loop=…)`, or stop it in a thread."
@@ -156,14 +157,14 @@ class EmbeddedServer:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether it runs jobs."""
+        """Whether the server runs jobs."""
         return self._running is not None
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM; a second one hurries.
+        """Serve until SIGINT or SIGTERM; a second signal hurries the stop.
 
         Raises:
-            ConfigurationError: it is called from another thread than the main one; and as `start`.
+            ConfigurationError: this is not the main thread; otherwise as for `start`.
         """
         if threading.current_thread() is not threading.main_thread():
             raise ConfigurationError(
@@ -176,7 +177,7 @@ class EmbeddedServer:
                 self._running.hurry()
             self._stop_asked.set()
 
-        for number in former:  # first: a signal that comes while it starts stops it in order
+        for number in former:  # first, so that a signal during the start stops the server normally
             signal.signal(number, ask)
         try:
             self.start()
@@ -188,26 +189,26 @@ class EmbeddedServer:
                 signal.signal(number, handler)
 
     def __enter__(self) -> Self:
-        """Start."""
-        self._refuse_on_loop()  # now: at the end of the block it would be left running
+        """Start the server."""
+        self._refuse_on_loop()  # now, because a refusal at the end of the block would leave it running
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        """Stop."""
+        """Stop the server."""
         self.stop()
 
     async def __aenter__(self) -> Self:
-        """Start without blocking the event loop."""
+        """Start the server without blocking the event loop."""
         return await in_thread(self.start)
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop without blocking the event loop."""
+        """Stop the server without blocking the event loop."""
         await in_thread(self.stop)
 
 
 @attrs.define(eq=False, slots=False)
 class _RunningServer:
-    """One life of a server, from its start to its end."""
+    """One run of a server, from its start to its end."""
 
     _app: ServedApp
     _server: ServerInfo
@@ -230,7 +231,7 @@ class _RunningServer:
             runtime.storage, runtime.settings, server, on_lost=self._begin_anew, on_order=self._obey,
             clocks=clocks,
         )  # fmt: skip
-        with ExitStack() as undo:  # what has begun ends where something fails
+        with ExitStack() as undo:  # ends the started parts if a later step fails
             undo.callback(self._memory.close)
             store_declared(app)
             self._app.runtime.plugins.worker_process_started(server)
@@ -257,10 +258,10 @@ class _RunningServer:
         return self._sessions.begin(self._memory, pid=self._server.pid, workers=self._server.workers)
 
     def status(self, status: ServerStatus) -> ServerStatus:
-        """Return the status with what is known while it runs."""
+        """Return the status with the data of the running server."""
         now, sessions = time.monotonic(), self._sessions
         process = ProcessStatus(place=0, has_begun=True)
-        with suppress(ValueError):  # it has ended at this moment
+        with suppress(ValueError):  # it has just ended
             age = now - self._started_at
             alive = attrs.evolve(process, pid=self._server.pid, age=age, waited=age, has_session=True)
             process = reported(alive, self._memory)
@@ -271,7 +272,7 @@ class _RunningServer:
         )  # fmt: skip
 
     def _begin_anew(self, lost: str) -> None:
-        """Begin another session in a thread of its own: who finds the loss must not wait for the storage."""
+        """Begin another session, in a separate thread: the caller must not wait for the storage."""
         threading.Thread(target=self._replace, args=(lost,), name="firelock-session", daemon=True).start()
 
     def _replace(self, lost: str) -> None:
@@ -306,18 +307,18 @@ class _RunningServer:
             self._sessions.mark("quiet" if order == "quiet" else "running")
 
     def hurry(self) -> None:
-        """The end waits for no job any more."""
+        """Let the stop wait for no more jobs."""
         self._process.hurry()
 
     def end(self, grace: float) -> None:
-        """Running jobs had the grace time to end, the rest is handed back, and the session is over."""
+        """Give running jobs the grace period to end, hand the rest back, and end the session."""
         self._ending.set()
         self._sessions.mark("stopping")
         stuck = self._process.stop(grace)
         with self._renewing:
             self._sessions.stop()
         self._end_session()
-        if not stuck:  # who still runs writes to it
+        if not stuck:  # jobs that still run write to it
             self._memory.close()
         self._app.runtime.plugins.server_stopped(self._server)
         self._app.runtime.plugins.worker_process_stopped(self._server)
@@ -340,7 +341,7 @@ def _whole(name: str, value: int, *, most: int = 10_000) -> int:
 def _open_loop(loop: object) -> asyncio.AbstractEventLoop | None:
     if loop is None:
         return None
-    import asyncio  # noqa: PLC0415 - whoever passes a loop has loaded it
+    import asyncio  # noqa: PLC0415 - loaded by the code that passes a loop
 
     if not isinstance(loop, asyncio.AbstractEventLoop):
         raise ConfigurationError(f"loop={loop!r} is no event loop; pass asyncio.get_running_loop().")
@@ -351,14 +352,14 @@ def _open_loop(loop: object) -> asyncio.AbstractEventLoop | None:
     return loop
 
 
-# ---- naming the app, for the processes of jobs ------------------------------------------------------------
+# ---- name of the app, for job processes -------------------------------------------------------------------
 
 
 def locate_app(app: ServedApp) -> str | None:
-    """Return a text by which another process finds this app; None if it stands in no module's globals.
+    """Return a string by which another process finds this app; None if it is not a global of any module.
 
-    The module that made it comes first, then any other, and the program that runs here last: importing that
-    runs its top level again.
+    The module that created the app comes first, then any other, and the program that runs here last, because
+    importing it runs its top level again.
     """
     found = _places_of(app)
     if not found and app.holder is not None:
@@ -374,7 +375,7 @@ def locate_app(app: ServedApp) -> str | None:
 
 
 def _places_of(wanted: object) -> list[tuple[str, str]]:
-    """Return each module and global name that has the object."""
+    """Return each module and global name that refers to the object."""
     return [
         (name, attribute)
         for name, module in list(sys.modules.items())

@@ -1,4 +1,4 @@
-"""An exception as text: type, message, a bounded traceback with own frames marked, a fingerprint."""
+"""An exception as text: type, message, a bounded traceback with marked application frames, a fingerprint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MESSAGE_LIMIT = 1_000
 _TRACEBACK_LIMIT = 16 * 1024
 _CHAIN_LIMIT = 10
 _FRAME_LIMIT = 40
-_EQUAL_LIMIT = 3  # frames of a recursion that are shown, as by Python's own traceback
+_EQUAL_LIMIT = 3  # frames shown of a recursion, as in Python's own traceback
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+|'[^']{0,200}'|\"[^\"]{0,200}\"")
 _OWN_MARK, _PLAIN_MARK = "→ ", "  "
 
-# As they are and as links resolve: a frame has the name its module was found by.
+# Both the given and the resolved paths, because a frame contains the path by which its module was found.
 _FOREIGN = tuple(
     f"{place}/"
     for path in (
@@ -35,8 +35,8 @@ _INSTALLED = ("/site-packages/", "/dist-packages/")
 def describe_failure(error: BaseException) -> ErrorInfo:
     """Return the failure as it is stored: message up to 1,000 characters, traceback up to 16 KiB.
 
-    Lines of frames of the application itself, neither library nor Firelock, begin with "→ ". Chained
-    exceptions come first, at most 10; equal frames are folded, and of deep stacks the middle is left out.
+    Lines of application frames, which are in neither a library nor Firelock, begin with "→ ". Chained
+    exceptions come first, at most 10. Equal frames are folded, and the middle of deep stacks is omitted.
     Works for exceptions whose own `__str__` raises.
     """
     told = traceback.TracebackException.from_exception(error, compact=True)
@@ -50,7 +50,7 @@ def describe_failure(error: BaseException) -> ErrorInfo:
 
 
 def failure_of_text(kind: str, message: str) -> ErrorInfo:
-    """Return a failure that no exception stands for, such as the death of a process."""
+    """Return a failure without an exception, such as the death of a process."""
     return ErrorInfo(kind, shorten(message, _MESSAGE_LIMIT), _fingerprint(kind, message, ""), None)
 
 
@@ -78,7 +78,7 @@ def _chain(told: traceback.TracebackException, depth: int) -> list[str]:
 
 
 def _frames(frames: list[traceback.FrameSummary]) -> list[str]:
-    """Return the lines of a stack: equal frames are folded as Python does, then the middle is left out."""
+    """Return the lines of a stack: equal frames are folded as in Python, then the middle is omitted."""
     runs = [list(run) for _, run in groupby(frames, key=lambda one: (one.filename, one.lineno, one.name))]
     shown = [
         (frame, len(run) - _EQUAL_LIMIT if place == _EQUAL_LIMIT - 1 else 0)
@@ -110,12 +110,12 @@ def _is_own(filename: str) -> bool:
 
 
 def _own_top(told: traceback.TracebackException) -> str:
-    """Return the innermost own frame as "file:function", the place that people look at first."""
+    """Return the innermost application frame as "file:function", the place that people check first."""
     own = (frame for frame in reversed(told.stack) if _is_own(frame.filename))
     return next((f"{Path(frame.filename).name}:{frame.name}" for frame in own), "")
 
 
 def _fingerprint(kind: str, message: str, place: str) -> str:
-    """Return what failures of one kind at one place share; numbers and quoted texts do not count."""
+    """Return the hash of failures of one kind at one place; numbers and quoted strings are ignored."""
     normal = _VARYING.sub("#", message)[:200]
     return hashlib.sha256(f"{kind}\x1f{normal}\x1f{place}".encode()).hexdigest()[:16]

@@ -1,15 +1,16 @@
-"""Counters of a process by queue and task, in memory that outlives it where its server gave it some.
+"""Job counters of a process by queue and task, in memory that outlives the process if its server provides it.
 
-A worker process counts where its supervisor reads, and a later worker process counts on there: no counter
-goes back when a worker process dies. Only one process writes at a time, as a worker process has its memory
-alone; any number reads. A row is written as one copy of numbers that only grow, so that a reader, or a death
-in the middle, meets each number as it was before or after.
+A worker process counts in memory that its supervisor reads, and a later worker process continues there. So no
+counter decreases when a worker process dies. Only one process writes at a time, because no two worker
+processes share such memory; any number of processes can read. A row is written as one copy of numbers that
+only grow. So a reader, or a death during a write, finds each number either as it was before or as it is
+after.
 
-prometheus-client's own way for several processes was rejected: it wants a folder that can be written, an
-environment variable before its first import, and keeps files of every process that ever was.
+The multiprocess mode of prometheus-client was rejected: it requires a writable folder and an environment
+variable before its first import, and keeps files of every process that has ever existed.
 
-Layout, little-endian: layout's number · bytes used · then the rows: length of the key · the key, queue and
-task with a zero byte between, filled up to eight bytes · the numbers as doubles.
+Layout, little-endian: number of the layout · bytes used · then the rows: length of the key · the key, which
+is queue and task with a zero byte between, padded to a multiple of eight bytes · the numbers as doubles.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ log = logging.getLogger(__name__)
 DURATIONS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0)
 """Upper bounds of the buckets of `job_duration_seconds` and `job_wait_seconds`, in seconds."""
 TASK_LIMIT = 200
-"""Pairs of queue and task with labels of their own in a process; what comes later is counted as "other"."""
+"""Pairs of queue and task with separate labels in a process; further ones are counted as "other"."""
 OTHER = "other"
 
 _ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 _CREATED, _RETRIES, _CRASHES, _FINISHED = 0, 1, 2, 3
-_DURATION = _FINISHED + len(_ENDS)  # the buckets, the one above them, the sum
+_DURATION = _FINISHED + len(_ENDS)  # the buckets, the bucket above them, the sum
 _WAIT = _DURATION + len(DURATIONS) + 2
 _WIDTH = _WAIT + len(DURATIONS) + 2
 _ROW = struct.Struct(f"<{_WIDTH}d")
@@ -58,17 +59,17 @@ _MICROS = 1_000_000
 
 @attrs.frozen
 class EndedAttempt:
-    """What of an attempt's end is counted."""
+    """The parts of an attempt's end that are counted."""
 
-    outcome: State | None  # where the job has ended; None where it runs again
+    outcome: State | None  # the final state of the job; None if it runs again
     is_retried: bool
-    is_crashed: bool  # its own process died
-    seconds: float  # that it ran
+    is_crashed: bool  # its job process died
+    seconds: float  # the duration of its run
     waited: float  # from becoming enqueued to its start
 
     @classmethod
     def of(cls, settled: Settled) -> Self | None:
-        """Return what is counted; None for what was handed back, put off or waits, as if it had not been."""
+        """Return the counted parts; None if the job was handed back or put off, or waits."""
         job, transition = settled.job, settled.transition
         outcome = transition.to if transition.to in _ENDS else None
         is_retried = outcome is None and transition.retries is not None
@@ -81,7 +82,7 @@ class EndedAttempt:
 
 
 class TaskLabels:
-    """Which queue and task an attempt is counted under: its own, or those of all others past the limit."""
+    """The queue and task under which attempts are counted: their own, or common ones beyond the limit."""
 
     def __init__(self, known: Iterable[tuple[str, str]] = ()) -> None:
         self._known = set(known)
@@ -100,27 +101,27 @@ class TaskLabels:
 
 
 Counted: TypeAlias = Mapping[tuple[str, str], Sequence[float]]
-"""Numbers by queue and task; `job_families` knows which is which."""
+"""Numbers by queue and task; `job_families` defines their meanings."""
 
 
 @attrs.define(eq=False)
 class _CounterRow:
-    place: int  # of its numbers
+    place: int  # offset of its numbers
     numbers: list[float]
 
 
 class JobCounters:
-    """Counts jobs. Thread-safe.
+    """Job counters. Thread-safe.
 
     Args:
-        memory: all zeros, or what a former process of the same place has counted; it is written to.
+        memory: all zeros, or the counts of an earlier process in the same place; it is written to.
     """
 
     def __init__(self, memory: mmap.mmap | bytearray) -> None:
         self._memory = memory
         self._lock = threading.Lock()
         layout, used = _HEAD.unpack_from(memory)
-        if layout != _LAYOUT:  # new, or of another version of Firelock, whose rows nobody here can read
+        if layout != _LAYOUT:  # new, or of another version of Firelock, whose rows cannot be read here
             memory[:] = bytes(len(memory))
             used = _HEAD.size
             memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, used)
@@ -130,26 +131,26 @@ class JobCounters:
 
     @classmethod
     def private(cls) -> Self:
-        """Return counters that nobody else sees."""
+        """Return counters that no other process can read."""
         return cls(bytearray(_SIZE))
 
     @classmethod
     def shared(cls, descriptor: int) -> Self:
-        """Return counters in the memory behind a descriptor, which has no size before somebody counts there.
+        """Return counters in the memory of a descriptor, which has no size until a process counts in it.
 
         Raises:
-            OSError: there is no memory for them.
+            OSError: there is not enough memory.
         """
         if os.fstat(descriptor).st_size < _SIZE:
             os.ftruncate(descriptor, _SIZE)
-            if hasattr(os, "posix_fallocate"):  # no later write is the first to miss it
+            if hasattr(os, "posix_fallocate"):  # reserve it, so a later write cannot run out of it
                 os.posix_fallocate(descriptor, 0, _SIZE)
         return cls(mmap.mmap(descriptor, _SIZE))
 
-    # ---- counting ----------------------------------------------------------------------------------------
+    # ---- writing -----------------------------------------------------------------------------------------
 
     def count_created(self, jobs: Iterable[NewJob]) -> None:
-        """The jobs were stored. A batch, which never runs, is not counted."""
+        """Count stored jobs. A batch is not counted, because it never runs."""
         with self._lock:
             rows = []
             for job in jobs:
@@ -161,7 +162,7 @@ class JobCounters:
             self._write(rows)
 
     def count_settled(self, settled: Iterable[Settled]) -> None:
-        """The attempts have ended. What was handed back, was put off or waits is not counted."""
+        """Count ended attempts. Jobs that were handed back, put off or wait are not counted."""
         with self._lock:
             rows = []
             for each in settled:
@@ -186,13 +187,13 @@ class JobCounters:
         self._memory[start : start + len(name)] = name
         place = start + _filled(len(name))
         self._used = place + _ROW.size
-        self._memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, self._used)  # last: from now on it is there
+        self._memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, self._used)  # last: this makes the row visible
         row = self._rows[key] = _CounterRow(place, [0.0] * _WIDTH)
         return row
 
     def _write(self, rows: Sequence[_CounterRow]) -> None:
         for row in {id(row): row for row in rows}.values():
-            # One copy of them all: `pack_into` would write zeros first, which the supervisor would read.
+            # One copy of all numbers: `pack_into` would write zeros first, which the supervisor could read.
             self._memory[row.place : row.place + _ROW.size] = _ROW.pack(*row.numbers)
 
     # ---- reading -----------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ def _observe(numbers: list[float], place: int, seconds: float) -> None:
 
 
 def read_counters(descriptor: int) -> Counted:
-    """Return what was counted in the memory behind a descriptor; nothing where nobody counts there."""
+    """Return the counts in the memory of a descriptor; empty if no process counts in it."""
     if os.fstat(descriptor).st_size < _SIZE:
         return {}
     with mmap.mmap(descriptor, _SIZE, prot=mmap.PROT_READ) as memory:
@@ -247,7 +248,7 @@ def _filled(length: int) -> int:
 
 
 def summed(counted: Iterable[Counted]) -> Counted:
-    """Return the sum of what several processes counted."""
+    """Return the sum of the counts of several processes."""
     sums: dict[tuple[str, str], Sequence[float]] = {}
     for counters in counted:
         for key, numbers in counters.items():
@@ -259,7 +260,7 @@ def summed(counted: Iterable[Counted]) -> Counted:
 
 
 def job_families(counted: Counted) -> list[MetricFamily]:
-    """Return what was counted as metrics."""
+    """Return the counts as metrics."""
     created = MetricFamily(
         "firelock_jobs_enqueued_total", "counter", "Jobs created here, delayed ones and continuations too."
     )
@@ -284,15 +285,15 @@ def job_families(counted: Counted) -> list[MetricFamily]:
     return [created, finished, retries, crashes, duration, wait]
 
 
-# ---- of this process -------------------------------------------------------------------------------------
+# ---- counters of this process ----------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
 class _ProcessCounters:
-    """The counters of this process, made when somebody first wants to count."""
+    """The counters of this process, created at the first use."""
 
-    descriptor: int | None = None  # of the memory that a supervisor gave
-    is_read_by_others: bool = False  # no registry of this process need show them
+    descriptor: int | None = None  # of the memory that a supervisor provided
+    is_read_by_others: bool = False  # no registry of this process needs to show them
     counters: JobCounters | None = None
     lock: threading.Lock = attrs.Factory(threading.Lock)
 
@@ -308,7 +309,7 @@ class _ProcessCounters:
             return self.counters
 
     def forget_parent(self) -> None:
-        """A copy of the process counts for itself: two writers would undo each other's numbers."""
+        """Count separately in a forked copy of the process: two writers would overwrite each other."""
         self.descriptor, self.is_read_by_others, self.counters = None, False, None
         self.lock = threading.Lock()
 
@@ -324,13 +325,16 @@ def process_counters() -> JobCounters:
 
 
 def counted_here() -> Counted:
-    """Return what this process has counted; nothing where nobody has begun to."""
+    """Return the counts of this process; empty if it does not count."""
     counters = _of_this_process.counters
     return {} if counters is None else counters.numbers()
 
 
 def count_in(descriptor: int | None) -> None:
-    """This process, one of a server's, counts in the memory that its supervisor gave, or for nobody."""
+    """In a process of a server, count in the memory from its supervisor.
+
+    With None, nothing reads the counts.
+    """
     _of_this_process.descriptor = descriptor
     _of_this_process.is_read_by_others = True
 
@@ -340,18 +344,18 @@ class JobCounting:
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
-        """Count them."""
+        """Count the created jobs."""
         process_counters().count_created(jobs)
 
     @hookimpl
     @counts_in_memory
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """Count them."""
+        """Count the ended attempts."""
         process_counters().count_settled(settled)
 
 
 def count_jobs(*, is_wanted: bool) -> None:
-    """Count the jobs of this process, one of a server's: if wanted, or once an app names a probe port."""
+    """Count the jobs of this process of a server, if wanted or as soon as an app sets a probe port."""
     if is_wanted:
         count_all_jobs()
     else:
@@ -359,7 +363,7 @@ def count_jobs(*, is_wanted: bool) -> None:
 
 
 def count_all_jobs() -> None:
-    """Count the jobs of every app that this process creates from now on, whatever plugins it has."""
+    """Count the jobs of every app that this process creates from now on, regardless of its plugins."""
     process_counters()  # created now, so that the supervisor shows that jobs are counted
     of_process["counters"] = JobCounting()
 
@@ -370,5 +374,5 @@ def counts_all_jobs() -> bool:
 
 
 def is_read_by_others() -> bool:
-    """Tell whether this is a server's process, whose counters its supervisor shows."""
+    """Return whether this is a process of a server, whose counters its supervisor shows."""
     return _of_this_process.is_read_by_others

@@ -1,10 +1,11 @@
-"""A process of its own for a job: for `executor="process"`, and for a job suspected of killing its process.
+"""A job process, for `executor="process"` and for a job that is suspected of killing its process.
 
-The process imports the app by the name its server was started with and says that it is ready, or why not. It
-gets one job after another as a line of JSON, and answers each with its log lines and its transition. A job
-that ends within a transaction of its task is reported before that can commit: the process waits until its
-server has noted it. When it dies, exactly one job is to blame; when it never got ready, none is. When its
-server dies, the process ends with all that it started, in the middle of a job: see `process_groups`.
+The process imports the app by the name that its server was started with, and reports that it is ready, or why
+it is not. It receives one job after another as a line of JSON, and replies to each with its log lines and its
+transition. If a job ends within a transaction of its task, this is reported before the transaction can
+commit, and the process waits until its server has noted it. If the process dies, exactly one job is the
+cause; if it never got ready, none is. If its server dies, the process ends with all programs that it started,
+even in the middle of a job: see `process_groups`.
 """
 
 from __future__ import annotations
@@ -59,37 +60,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NOTED = b"noted\n"  # the server's answer to a completion: the only line it sends while a job runs
+_NOTED = b"noted\n"  # the server's reply to a completion: the only line that it sends while a job runs
 _ORDERLY_END = 2.0  # seconds for an idle process to end
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two looks at it
-_MEANWHILE = frozenset({"log", "progress", "completed"})  # what a process says while its job goes on
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two checks of it
+_MEANWHILE = frozenset({"log", "progress", "completed"})  # messages of a process while its job runs
 
 
 @attrs.frozen
 class JobProcessSpec:
-    """How such a process is started."""
+    """The parameters with which a job process is started."""
 
-    app_spec: str  # where the app stands
+    app_spec: str  # the name of the app
     server: ServerInfo  # for hooks
-    storage: str | None = None  # a URL that takes the place of the app's own
+    storage: str | None = None  # a URL that replaces the app's own storage
     imports: tuple[str, ...] = ()  # modules with more tasks
-    log_format: str = LogFormat.TEXT  # as its server's
+    log_format: str = LogFormat.TEXT  # that of its server
     log_meta: tuple[str, ...] = ()  # likewise
-    state: ProcessState = attrs.Factory(ProcessState)  # that it starts with, whatever jobs made of it
-    ready_seconds: float = 300.0  # one that has not loaded the app after this is killed
+    state: ProcessState = attrs.Factory(ProcessState)  # at its start, regardless of changes by jobs
+    ready_seconds: float = 300.0  # it is killed if it has not loaded the app by then
 
 
 class JobProcess:
-    """The server's side of one such process. Used by one worker thread; a run's `stop` may come from any."""
+    """The server's side of a job process. One worker uses it; a run's `stop` can come from any thread."""
 
     def __init__(self, spec: JobProcessSpec) -> None:
         self.spec = spec
         self._is_ready = False
         self._lock = threading.Lock()
-        self._current: Run | None = None  # whose `stop` may kill
+        self._current: Run | None = None  # the run whose `stop` may kill the process
         self._is_killed = False
         self._is_late = False  # killed because it was not ready in time
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        self._process = subprocess.Popen(  # noqa: S603 - Firelock's own interpreter and module
             [sys.executable, "-m", "firelock.server.job_process", spec.app_spec, str(os.getpid()),
              json.dumps(attrs.asdict(spec.server))],
             stdin=subprocess.PIPE,
@@ -99,7 +100,7 @@ class JobProcess:
             env=spec.state.environment,
         )  # fmt: skip
         out, back = self._process.stdin, self._process.stdout
-        if out is None or back is None:  # pragma: no cover - both are pipes: Popen was told so
+        if out is None or back is None:  # pragma: no cover - both are pipes, as requested from Popen
             raise AssertionError(self._process)
         self._out, self._back = out, back
         _started.add(self)
@@ -112,11 +113,11 @@ class JobProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs and goes on running."""
+        """Whether the process runs and continues to run."""
         return not self._is_killed and not self._has_ended()
 
     def _has_ended(self) -> bool:
-        """Return whether the process has ended. What is left of its group is killed before it is reaped."""
+        """Return whether the process has ended. The rest of its group is killed before it is reaped."""
         if self._process.returncode is None:
             if _is_running(self._process):
                 return False
@@ -124,36 +125,36 @@ class JobProcess:
         return self._process.poll() is not None
 
     def rss_bytes(self) -> int:
-        """Return how much memory it has; 0 where the system does not tell."""
+        """Return its memory in bytes; 0 if the system does not report it."""
         return resident_bytes(self._process.pid)
 
     def let_go(self) -> None:
-        """For a forked copy of the server: it holds no end of the pipe, which has to end with the server."""
+        """Close the pipe in a forked copy of the server, because the pipe must end with the server."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._out.fileno(), inheritable=False)
         os.close(nowhere)
 
     def kill(self) -> None:
-        """Kill the process, and with it what it started."""
+        """Kill the process and all programs that it started."""
         self._is_killed = True
-        if self._process.returncode is None:  # otherwise its number may be another's by now
+        if self._process.returncode is None:  # otherwise its id may belong to another process by now
             _groups.kill(self._process.pid)
             self._process.kill()
 
     def _stop(self, run: Run) -> None:
-        """The process is dead, if it is this run's still: a late call must not kill the next job's."""
+        """Kill the process if it still belongs to this run; a late call must not affect the next job."""
         with self._lock:
             if self._current is run:
                 self.kill()
 
     def dismiss(self) -> None:
-        """The process gets no more jobs, and ends if it is idle; `close` waits for that."""
+        """Give the process no more jobs; it ends when it is idle, and `close` waits for that."""
         _started.discard(self)
-        with contextlib.suppress(OSError):  # a job that it did not live to read is still in the buffer
+        with contextlib.suppress(OSError):  # the buffer may contain a job that it has not read
             self._out.close()
 
     def close(self) -> None:
-        """End the process, in order if it is idle, and what its jobs have left behind."""
+        """End the process, normally if it is idle, and the programs that its jobs have left running."""
         self.dismiss()
         deadline, pause = time.monotonic() + _ORDERLY_END, _FIRST_PAUSE
         while not self._has_ended():
@@ -168,16 +169,16 @@ class JobProcess:
     def run(
         self, run: Run, runner: JobRunner, console: Console, on_start: Callable[[], None] | None = None
     ) -> EndedRun:
-        """Return the end of the run; a process that dies without a word is a crash of its job.
+        """Return the end of the run; if the process dies without a reply, this is a crash of its job.
 
-        The run starts when the process has loaded the app. If that fails or takes too long, the job fails
-        with the reason, as its policy says, and has no crash. If the run is cancelled meanwhile, the job goes
-        back to its queue as one that never started.
+        The run starts when the process has loaded the app. If this fails or takes too long, the job fails
+        with the reason, according to its policy, without a crash. If the run is cancelled in the meantime,
+        the job returns to its queue as one that never started.
 
         Args:
-            run: prepared, and not started.
-            runner: of this process.
-            console: for what the job logs.
+            run: prepared, but not started.
+            runner: the runner of this process.
+            console: for the log lines of the job.
             on_start: called when the run starts, before the process gets the job.
         """
         run.loading_since = time.monotonic()
@@ -218,10 +219,10 @@ class JobProcess:
         return runner.interrupted(run, ProcessDied(f"the process for this job could not load the app: {why}"))
 
     def _load(self) -> str | None:
-        """Wait until the process is ready; return why it is not, if it says so or is killed for that."""
+        """Wait until the process is ready; return why it is not, if it reports that or is killed for it."""
         if self._is_ready:
             return None
-        spec, level = self.spec, logging.getLogger().getEffectiveLevel()  # there as here, whoever chose it
+        spec, level = self.spec, logging.getLogger().getEffectiveLevel()  # the same level as here
         words = {"storage": spec.storage, "imports": spec.imports, "path": spec.state.path}
         logs = {"log_level": level, "log_format": spec.log_format, "log_meta": spec.log_meta}
         limit = threading.Timer(spec.ready_seconds, self._give_up)
@@ -255,7 +256,7 @@ class JobProcess:
             elif "progress" in said:
                 console.progress(run.job.id, *said["progress"])
             elif "completed" in said:
-                if said["run"] == [run.job.id, run.job.fence]:  # not of a thread that an earlier job has left
+                if said["run"] == [run.job.id, run.job.fence]:  # not from a thread left by an earlier job
                     run.completion = _read_completion(said["completed"])
                 self._out.write(_NOTED)
                 self._out.flush()
@@ -270,7 +271,7 @@ def _write(pipe: IO[bytes], words: Mapping[str, Any]) -> None:
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether a worker process process runs, without reaping it if the system allows that."""
+    """Return whether a child process runs, without reaping it if the system allows that."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13, Windows
         return process.poll() is None
     try:
@@ -279,7 +280,7 @@ def _is_running(process: subprocess.Popen[bytes]) -> bool:
         return False
 
 
-# Those whose pipes this process holds.
+# The job processes whose pipes this process holds.
 _started: weakref.WeakSet[JobProcess] = weakref.WeakSet()
 _groups = GroupGuard()
 
@@ -296,32 +297,32 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 class JobProcessPool:
-    """The processes of one server's jobs: an idle one is used again by whichever worker comes next.
+    """The job processes of one server; an idle one is used again by the next worker that needs one.
 
-    All are started by one thread, which lives as long as any of them: on Linux a process is killed when the
-    thread ends that started it.
+    One thread starts all of them. It lives as long as any of them, because on Linux a process is killed when
+    the thread that started it ends.
 
     Args:
         spec: how they are started.
-        keep: so many stay when they are idle; the longest idle of more is closed.
+        keep: the number of idle processes to keep; of more, those that were idle longest are closed.
     """
 
     def __init__(self, spec: JobProcessSpec, *, keep: int | None = None) -> None:
         self._spec = spec
         self._keep = keep or os.cpu_count() or 1
         self._lock = threading.Lock()
-        self._idle: list[JobProcess] = []  # the last one was the last to work
+        self._idle: list[JobProcess] = []  # in the order of their last use
         self._lent = 0
-        self.surplus: list[JobProcess] = []  # what `tidy` closes
+        self.surplus: list[JobProcess] = []  # the processes that `tidy` closes
         self._starter: ThreadPoolExecutor | None = None
         self._is_closed = False
         self._is_told = False
 
     def take(self, info: TaskInfo, *, is_new: bool = False) -> JobProcess:
-        """Return a process for a job of this task: an idle one, or a new one; `give_back` it.
+        """Return a process for a job of this task, an idle or a new one; call `give_back` afterwards.
 
         Raises:
-            OSError: the system gives no process.
+            OSError: the system cannot start a process.
         """
         spec = self._spec_for(info)
         with self._lock:
@@ -341,7 +342,7 @@ class JobProcessPool:
         return process
 
     def give_back(self, process: JobProcess, *, is_used_up: bool = False) -> None:
-        """The process is idle, if it lives and may be used again; `tidy` closes what is too much."""
+        """Keep the process as idle, if it is alive and can be used again; `tidy` closes surplus ones."""
         with self._lock:
             self._lent -= 1
             self._idle.append(process)
@@ -351,7 +352,7 @@ class JobProcessPool:
             self._idle = kept
 
     def tidy(self) -> None:
-        """What is too much has ended. It may take a moment: call it after the job has been handed over."""
+        """Close surplus processes. This may take a moment, so call it after the job has been handed over."""
         with self._lock:
             surplus, self.surplus = self.surplus, []
         for process in surplus:
@@ -364,7 +365,7 @@ class JobProcessPool:
                 self._starter = None
 
     def close(self) -> None:
-        """Idle processes have ended; one that is lent ends when it is given back."""
+        """End idle processes; a process in use ends when it is given back."""
         with self._lock:
             self._is_closed = True
             self.surplus += self._idle
@@ -372,7 +373,7 @@ class JobProcessPool:
         self.tidy()
 
     def _spec_for(self, info: TaskInfo) -> JobProcessSpec:
-        """Return what a job of this task needs: the running script's module for its own tasks alone."""
+        """Return the spec for a job of this task; only the tasks of the running script need its module."""
         spec, script = self._spec, running_script()
         if script is None:
             return spec
@@ -394,11 +395,11 @@ class JobProcessPool:
 class RunningScript:
     """The program that runs here, as another process finds it."""
 
-    place: str  # its module's name if it was started by that (`python -m`), else its file
+    place: str  # the name of its module if it was started by that (`python -m`), otherwise its file
     file: str
 
     def is_guarded(self) -> bool:
-        """Tell whether something at its top level asks for `__name__`, so that not all of it runs again."""
+        """Return whether an `if` at its top level checks `__name__`, so that not all of it runs again."""
         try:
             tree = ast.parse(Path(self.file).read_bytes())
         except (OSError, SyntaxError, ValueError):
@@ -412,7 +413,7 @@ class RunningScript:
 
 
 def running_script() -> RunningScript | None:
-    """Return the program that runs here; None where it is no file of Python, as in an interactive session."""
+    """Return the program that runs here; None if it is not a Python file, as in an interactive session."""
     main = sys.modules["__main__"]
     file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
     if not file or not file.endswith(".py"):
@@ -421,18 +422,18 @@ def running_script() -> RunningScript | None:
     return RunningScript(spec.name if spec is not None and spec.name else path, path)
 
 
-# ---- the process's own side ------------------------------------------------------------------------------
+# ---- in the job process ----------------------------------------------------------------------------------
 
 
 class _PipeConsole(Console):
-    """Sends every line at once: the process may die with its job."""
+    """A console that sends each line immediately, because the process may die with its job."""
 
     def __init__(self, say: Callable[[Mapping[str, Any]], None]) -> None:
         super().__init__(lambda: 0)
         self._say = say
 
-    def log(self, job_id: str, attempt: int, level: str, text: str) -> None:  # noqa: ARG002 - the server knows them
-        check_level(level)  # here, where it fails the job alone
+    def log(self, job_id: str, attempt: int, level: str, text: str) -> None:  # noqa: ARG002 - not sent
+        check_level(level)  # here, so that only this job fails
         self._say({"log": [level, str(text)]})
 
     def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:  # noqa: ARG002
@@ -472,10 +473,11 @@ def _read_completion(fields: dict[str, Any]) -> Completion:
 
 
 class _Orders:
-    """The lines that the server sends, read by a thread, which sees the end of the pipe during a job as well.
+    """The lines from the server, read by a thread, which notices the end of the pipe during a job too.
 
-    That end means that the server is gone, or that it needs this process no longer. An idle process ends in
-    order then. One at work has lost the right to it, since its job may run again elsewhere at once.
+    That end means that the server has ended, or does not need this process any more. Then an idle process
+    ends normally. A process with a job has lost the right to it, because the job may immediately run again
+    elsewhere.
     """
 
     def __init__(self, pipe: IO[bytes]) -> None:
@@ -496,17 +498,17 @@ class _Orders:
             self._lines.put(line)
         with self._lock:
             if self._is_at_work:
-                os.killpg(0, signal.SIGKILL)  # its own group: this process and all that it started
+                os.killpg(0, signal.SIGKILL)  # its own group: this process and all programs that it started
         self._lines.put(None)
 
     def ask(self, send: Callable[[], None]) -> None:
-        """Return when the server has noted what is sent; if the server ends first, so does this process."""
+        """Send, and return when the server has noted it; if the server ends first, so does this process."""
         with self._asking:
             send()
             self._noted.acquire()
 
     def rest(self) -> None:
-        """What the last line asked for is done. Call it before the server is told, which may end the pipe."""
+        """Note that the last line was handled. Call it before the reply, after which the pipe may end."""
         with self._lock:
             self._is_at_work = False
 
@@ -549,19 +551,19 @@ def _serve(runtime: Runtime, jobs: _Orders, say: Callable[[Mapping[str, Any]], N
 
 @attrs.define(eq=False)
 class _Loop:
-    """An event loop for each async job, as `asyncio.run` makes it; kept while a resource is open on it."""
+    """An event loop for each async job, as with `asyncio.run`; kept while a resource is open on it."""
 
     _runner: JobRunner
     _asyncio: asyncio.Runner | None = None
 
     def run(self, run: Run) -> EndedRun:
-        """Return the end of an `async def` task's run; what it left running is cancelled."""
+        """Return the end of an `async def` task's run; asyncio tasks that it left running are cancelled."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         kept = self._asyncio = self._asyncio or asyncio.Runner()
         try:
             return kept.run(self._arun(run))
-        except BaseException as error:  # noqa: BLE001 - the job has stopped its event loop, say
+        except BaseException as error:  # noqa: BLE001 - for example, the job has stopped its event loop
             return self._runner.interrupted(run, error)
         finally:
             if not self._runner.resources.has_async or kept.get_loop().is_closed():
@@ -579,7 +581,7 @@ class _Loop:
         return ended
 
     def close(self) -> None:
-        """What is open on the loop is closed, and the loop with it."""
+        """Close the resources on the loop, and then the loop."""
         if self._asyncio is not None:
             self._asyncio.run(self._runner.resources.aclose())
             self._asyncio.close()
@@ -591,24 +593,24 @@ def main() -> int:
     count_in(None)
     die_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when a job ends
-    # What a task prints must not be taken for an answer, nor may it read orders: they keep the pipes, stdout
-    # becomes stderr, and stdin is empty.
+    # The output of a task must not be mistaken for a reply, and a task must not read orders. So orders and
+    # replies keep the pipes, stdout becomes stderr, and stdin is empty.
     orders, answers = _Orders(os.fdopen(os.dup(0), "rb")), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is what is needed
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is needed
         os.dup2(nothing.fileno(), 0)
     keep_streams_open()
     lock = threading.Lock()
 
     def say(words: Mapping[str, Any]) -> None:
-        if _MEANWHILE.isdisjoint(words):  # the last word about an order
+        if _MEANWHILE.isdisjoint(words):  # the last message about an order
             orders.rest()
         with lock:
             _write(answers, words)
 
     server = ServerInfo(**json.loads(server_text))
     first = next(iter(orders), None)
-    if first is None:  # nobody needs it any more
+    if first is None:  # the server does not need this process any more
         return 0
     words = json.loads(first)
     style = LogFormat(words.pop("log_format"))
@@ -619,7 +621,7 @@ def main() -> int:
             app = load_in_job_process(app_spec, **words)
         app.runtime.plugins.worker_process_started(server)
         enable_loggers()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the server has to know
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the server must be notified of any error
         told = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
         say_last(told, style)
         say({"unready": told})

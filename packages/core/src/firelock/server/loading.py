@@ -1,7 +1,7 @@
-"""Finding an app by the name that the person who starts a server gave: `module:name` or `path/file.py:name`.
+"""Find an app by the name that a server was started with: `module:name` or `path/file.py:name`.
 
-Nothing from storage ever comes here. While an app is imported here, its modules must not start a server or
-create jobs: every process that imports them would do so again.
+No name from the storage is ever used here. While an app is imported here, its modules must not start a server
+or create jobs, because every process that imports them would do so again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from firelock.errors import ConfigurationError
 from firelock.jobs.client import Client
 from firelock.runtime import ServedApp
 
-_OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # what it raises before it is set up
+_OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # errors that Django raises before it is set up
 _PACKAGE = str(Path(__file__).parents[1])
 _REMEDY = (
     'call it below `if __name__ == "__main__":` in a script, or where the web server starts in an application'
@@ -38,7 +38,7 @@ _NO_JOBS = (
 def _importing() -> Iterator[None]:
     former = ServedApp.serves_not
     ServedApp.serves_not = former or f"while the app is imported by a command of firelock: {_REMEDY}"
-    importer = threading.get_ident()  # an embedded server imports while other threads answer requests
+    importer = threading.get_ident()  # an embedded server imports while other threads handle requests
 
     def forbid_jobs() -> str | None:
         return _NO_JOBS if threading.get_ident() == importer else None
@@ -52,14 +52,14 @@ def _importing() -> Iterator[None]:
 
 
 def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str]) -> ServedApp:
-    """Return the app, imported in a process that runs nothing but jobs, with the modules of its tasks.
+    """Return the app, imported in a process that only runs jobs, with the modules of its tasks.
 
     Raises:
-        ConfigurationError: as `load_app`, and if an imported module starts a server or creates jobs.
+        ConfigurationError: as for `load_app`, and if an imported module starts a server or creates jobs.
     """
     ServedApp.serves_not = f"in the process of a job, which would start more and more: {_REMEDY}"
 
-    def forbid_jobs() -> str:  # in every thread: each job's process would create jobs that need another one
+    def forbid_jobs() -> str:  # in all threads: each job process would create jobs that need another one
         return _NO_JOBS
 
     Client.creates_no_jobs.append(forbid_jobs)
@@ -73,14 +73,15 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
 
 
 def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
-    """Return the app that a text such as "shop.jobs:fire" names, its imports done.
+    """Return the app that a string such as "shop.jobs:fire" names, with its imports loaded.
 
     Args:
-        spec: where it stands.
-        storage: a URL that takes the place of the app's own.
+        spec: the name of the app.
+        storage: a URL that replaces the app's own storage.
 
     Raises:
-        ConfigurationError: there is no such module or attribute, importing it failed, or it is no Firelock.
+        ConfigurationError: there is no such module or attribute, importing it failed, or it is not a Firelock
+            app.
     """
     place, colon, attribute = spec.rpartition(":")
     if not colon or not place or not attribute:
@@ -93,7 +94,7 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
     reached: list[str] = []
     for name in attribute.split("."):
         if not hasattr(app, name):
-            from difflib import get_close_matches  # noqa: PLC0415 - for a message alone
+            from difflib import get_close_matches  # noqa: PLC0415 - only for a message
 
             owner = f"{'.'.join(reached)!r} in {named}" if reached else named[0].upper() + named[1:]
             near = get_close_matches(name, vars(module)) if app is module else []
@@ -113,7 +114,7 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
 
 
 def set_django_up() -> None:
-    """Django's apps and models are loaded, where `DJANGO_SETTINGS_MODULE` says that this is a project of its.
+    """Load Django's apps and models, if `DJANGO_SETTINGS_MODULE` shows that this is a Django project.
 
     Raises:
         ConfigurationError: Django is not installed here, or its settings or an app of the project fail.
@@ -123,7 +124,7 @@ def set_django_up() -> None:
         return
     _find_here()
     try:
-        import django  # noqa: PLC0415 - who sets the variable has it
+        import django  # noqa: PLC0415 - installed wherever the variable is set
 
         with _importing():
             django.setup()
@@ -143,7 +144,7 @@ def _is_django_ready() -> bool:
 
 
 def _instead(module: ModuleType, place: str, near: Sequence[str]) -> str:
-    """Return the rest of a sentence: which apps stand in the module, or which names are near; what to do."""
+    """Return the rest of a sentence: the apps in the module, or names similar to the missing one."""
     names = sorted(name for name, value in vars(module).items() if isinstance(value, ServedApp))
     if len(names) == 1:
         return f"; its app is named {names[0]!r}: {place}:{names[0]}."
@@ -156,13 +157,13 @@ def _instead(module: ModuleType, place: str, near: Sequence[str]) -> str:
 
 
 def load_module(place: str) -> ModuleType:
-    """Return a module that a person named: a file, or one found in this folder or among what is installed."""
+    """Return a module that a person named: a file, or a module from this folder or the installed packages."""
     with _importing():
         return _load_file(Path(place)) if place.endswith(".py") else _load_name(place)
 
 
 def _find_here() -> None:
-    """Modules of this folder can be imported."""
+    """Make modules of this folder importable."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
@@ -182,7 +183,7 @@ def _load_name(name: str) -> ModuleType:
 
 
 def _failed(name: str, error: Exception) -> ConfigurationError:
-    """Return what to say of a module that raised while it was imported: the line that raised, last."""
+    """Return the error for a module that raised while it was imported, with the line that raised."""
     told = f"Importing {name!r} failed{_line_of(error)}: {type(error).__name__}: {str(error).rstrip('.')}."
     if type(error).__name__ in _OF_DJANGO and type(error).__module__.startswith("django."):
         told += (
@@ -193,7 +194,7 @@ def _failed(name: str, error: Exception) -> ConfigurationError:
 
 
 def _line_of(error: Exception) -> str:
-    """Return the line that raised, the last that is not ours, for a message."""
+    """Return the line that raised, the last one outside Firelock, for a message."""
     if isinstance(error, SyntaxError):
         return f" at {error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -202,7 +203,7 @@ def _line_of(error: Exception) -> str:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """Import a file under its stem, so that its tasks have the names its own `__main__` gives them."""
+    """Import a file under its stem, so that its tasks have the same names as in its own `__main__`."""
     if not path.is_file():
         raise ConfigurationError(f"No file {str(path)!r}.")
     path = path.resolve()
@@ -213,7 +214,7 @@ def _load_file(path: Path) -> ModuleType:
         return loaded
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:  # pragma: no cover - what ends in .py has a loader
+    if spec is None or spec.loader is None:  # pragma: no cover - a file name that ends in .py has a loader
         raise AssertionError(path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module

@@ -1,8 +1,8 @@
-"""What log records say of the job in which they were written, and the two formats of a server's own log.
+"""The job fields of log records, and the two formats of a server's own log.
 
-A filter, because it stands on the handlers that somebody chose and is asked in the thread that logs. A record
-factory would change every record of the process; a filter on a logger is not asked for records of the loggers
-below it.
+The fields are set by a filter for handlers. It is attached to the handlers that the application has chosen,
+and runs in the thread that logs. A record factory would change every record of the process. A filter on a
+logger does not see the records of the loggers below it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asct
 
 
 class LogFormat(StrEnum):
-    """How a server writes its log."""
+    """The format of a server's log."""
 
     TEXT = "text"
     JSON = "json"
 
 
 def job_fields() -> dict[str, str | int]:
-    """Return `job_id`, `task`, `queue` and `attempt` of the job that runs here; empty where none does.
+    """Return `job_id`, `task`, `queue` and `attempt` of the job that runs here; empty if no job runs.
 
-    Here is this thread, this asyncio task, or whatever runs in a copy of their context.
+    "Here" means this thread, this asyncio task, or code that runs in a copy of their context.
     """
     job = running_job.get(None)
     if job is None:
@@ -47,18 +47,18 @@ def job_fields() -> dict[str, str | int]:
 
 
 class JobFields(logging.Filter):
-    """A filter for handlers: each record says in which job it was written, and all of them pass.
+    """A filter for handlers that adds the fields of the running job to each record. All records pass.
 
-    Records get the attributes `job_id`, `task`, `queue` and `attempt`, and of the job's meta what is named
-    here; one that `extra=` has set stays.
+    Records get the attributes `job_id`, `task`, `queue` and `attempt`, and the named values of the job's
+    meta. An attribute that `extra=` has set is not changed.
 
     Args:
-        default: what they are outside of a job, for a format such as "%(job_id)s %(message)s"; None leaves
-            them off there, for formatters that write every attribute that they find.
-        meta: names of what travels with jobs, such as "request_id"; the default where a job has none.
+        default: the value outside of a job, for a format such as "%(job_id)s %(message)s". With None, the
+            attributes are not set there, for formatters that write every attribute.
+        meta: names of meta values, such as "request_id"; a job without one gets the default.
 
     Raises:
-        ConfigurationError: a record has an attribute of that name already, or `meta` is a text.
+        ConfigurationError: every record already has an attribute of that name, or `meta` is a string.
     """
 
     def __init__(self, default: str | None = "-", *, meta: Collection[str] = ()) -> None:
@@ -71,7 +71,7 @@ class JobFields(logging.Filter):
         self._meta = tuple(meta)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """The record has its job's fields; it passes."""
+        """Add the fields of the running job to the record and return True."""
         own, job = vars(record), running_job.get(None)
         if job is not None:
             own.setdefault("job_id", job.id)
@@ -90,12 +90,12 @@ class JobFields(logging.Filter):
 
 
 def log_to_stderr(level: int, style: LogFormat = LogFormat.TEXT, meta: Collection[str] = ()) -> None:
-    """What is logged from this level on goes to stderr, alike in all processes of a server.
+    """Log to stderr, starting at this level, in the same way in all processes of a server.
 
-    Records written in a job say of its meta what is named here.
+    Records that are written in a job contain the named values of its meta.
 
-    For processes that are Firelock's own; one that already has handlers keeps them. The app is imported
-    later, so its own `logging.config` wins.
+    Only for processes of Firelock itself; if the process already has handlers, they are kept. The app is
+    imported later, so its own `logging.config` takes precedence.
     """
     handler = logging.StreamHandler()
     handler.addFilter(JobFields(default=None, meta=meta))
@@ -106,12 +106,12 @@ def log_to_stderr(level: int, style: LogFormat = LogFormat.TEXT, meta: Collectio
 
 
 def has_server_log() -> bool:
-    """Tell whether what reaches the root logger is written by `log_to_stderr`."""
+    """Return whether `log_to_stderr` writes the records that reach the root logger."""
     return any(isinstance(each.formatter, JobLines | JsonLines) for each in logging.getLogger().handlers)
 
 
 def say_last(text: str, style: LogFormat) -> None:
-    """Why this process ends is on stderr, in the form of its log."""
+    """Write to stderr why this process ends, in the format of its log."""
     if style is LogFormat.JSON:
         logging.getLogger("firelock").critical("%s", text)
     else:
@@ -119,7 +119,7 @@ def say_last(text: str, style: LogFormat) -> None:
 
 
 def _log_what_python_prints() -> None:
-    """Warnings and uncaught exceptions are records as well: what reads lines of JSON cannot read others."""
+    """Log warnings and uncaught exceptions, because a reader of JSON lines cannot read other lines."""
     log = logging.getLogger("python")
 
     def of_thread(uncaught: threading.ExceptHookArgs) -> None:
@@ -135,14 +135,17 @@ def _log_what_python_prints() -> None:
 
 
 class JobLines(logging.Formatter):
-    """A line a record, for people; those written in a job end with its id, task, queue, attempt and meta."""
+    """One line per record, for people.
+
+    The lines of a job end with its id, task, queue, attempt and meta.
+    """
 
     def __init__(self, meta: Collection[str] = ()) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._meta = tuple(meta)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line; one that names the job by itself gets its meta alone."""
+        """Return the line; if the message contains the job's id, only the meta is added."""
         line = super().formatMessage(record)
         job_id: object = getattr(record, "job_id", None)
         if job_id is None:
@@ -157,14 +160,15 @@ _WRITTEN: Final = (date, Decimal, PurePath, UUID)  # a datetime is a date
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `logger`, `message`, then what `extra=` and filters have set.
+    """One JSON object per line.
 
-    An exception is an object too: `type`, `message` and `traceback`. Of a value that is no plain data only
-    the type is written: what an object says of itself may be a secret.
+    The keys are `time`, `level`, `logger`, `message`, and the attributes that `extra=` and filters have set.
+    An exception is an object as well: `type`, `message` and `traceback`. Of a value that is not plain data,
+    only the type is written, because the string of an object might contain a secret.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as a line in ASCII."""
+        """Return the record as one line of ASCII."""
         words: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -184,7 +188,7 @@ class JsonLines(logging.Formatter):
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001 - its values do not fit its text; the line is written all the same
+    except Exception:  # noqa: BLE001 - the arguments do not fit the format; the line is written anyway
         return str(record.msg)
 
 
@@ -201,7 +205,7 @@ def _exception(error: BaseException) -> dict[str, str]:
 def _encoded(value: object) -> str:
     try:
         return json.dumps(value, allow_nan=False, default=_written)
-    except (TypeError, ValueError, RecursionError):  # odd keys, no number, a list within itself
+    except (TypeError, ValueError, RecursionError):  # unusual keys, not a number, a list that contains itself
         return json.dumps(f"<{type(value).__name__}>")
 
 

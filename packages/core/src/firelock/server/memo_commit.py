@@ -1,7 +1,8 @@
-"""What runs remember shares round trips: memos that come while some are sent go with the next ones.
+"""Memos of runs share round trips: memos that arrive while others are sent are sent together next.
 
-Whoever finds nobody sending sends what waits. Whoever has waited for long does so as well, beside the others:
-what holds these up is their own. Memos of coroutines gather for a turn of their event loop before that.
+A thread that finds no other thread sending sends all waiting memos. A thread that has waited for long sends
+its memo concurrently with the others, because the cause of the delay may be one of the other memos. Memos of
+coroutines are first collected for one turn of their event loop.
 """
 
 from __future__ import annotations
@@ -26,29 +27,29 @@ if TYPE_CHECKING:
 
     _Waiting: TypeAlias = tuple[NewMemo, asyncio.Future[Remembered]]
 
-_MEMOS, _BYTES = 100, 1_000_000  # of one round trip; a single one that asks for more gets it
-PATIENCE = 0.05  # seconds until who waits sends beside others
+_MEMOS, _BYTES = 100, 1_000_000  # per round trip; a larger single request is sent as it is
+PATIENCE = 0.05  # seconds after which a waiting thread sends concurrently with others
 
 
 @attrs.define(eq=False)
 class _Asked:
     memos: Sequence[NewMemo]
-    is_told: threading.Event = attrs.Factory(threading.Event)  # of the answer, or to look who sends
+    is_told: threading.Event = attrs.Factory(threading.Event)  # it has its answer, or may send now
     answer: list[Remembered] | Exception | None = None
-    is_alone: bool = False  # another one was in the way of those it was sent with
+    is_alone: bool = False  # its shared round trip timed out, perhaps because of another memo
 
     @property
     def size(self) -> int:
-        """Return about how many bytes they have."""
+        """The approximate size in bytes."""
         return sum(len(one.memo.value or "") for one in self.memos)
 
 
 class MemoCommit:
-    """The memos of a worker process's runs, whichever thread or event loop they run in.
+    """The memos of a worker process's runs, in all threads and event loops.
 
     Args:
-        storage: where they are remembered.
-        patience: seconds for which who waits leaves the sending to others.
+        storage: the storage of the memos.
+        patience: seconds for which a waiting thread leaves the sending to others.
     """
 
     def __init__(self, storage: Storage, patience: float = PATIENCE) -> None:
@@ -61,20 +62,20 @@ class MemoCommit:
 
     @property
     def waiting(self) -> int:
-        """How many wait to be sent."""
+        """The number of requests that wait to be sent."""
         return len(self._waiting)
 
     def put(self, memo: NewMemo) -> Remembered:
-        """The memo is remembered; return what became of it.
+        """Store the memo and return the result.
 
         Raises:
-            StorageUnavailable: whether it is remembered is not known; putting it again is harmless.
-            StorageError: it is not.
+            StorageUnavailable: it is unknown whether the memo is stored; storing it again is harmless.
+            StorageError: the memo is not stored.
         """
         return self.put_all([memo])[0]
 
     async def aput(self, memo: NewMemo) -> Remembered:
-        """`put` without blocking the event loop: with all that are put in the same turn of it."""
+        """Call `put` without blocking the event loop, together with all memos of the same turn."""
         import asyncio  # noqa: PLC0415 - loaded by now
 
         loop = asyncio.get_running_loop()
@@ -84,7 +85,7 @@ class MemoCommit:
         return await memos.put(memo)
 
     def put_all(self, memos: Sequence[NewMemo]) -> list[Remembered]:
-        """`put` of several."""
+        """Store several memos; see `put`."""
         asked = _Asked(memos)
         with self._lock:
             self._waiting.append(asked)
@@ -102,7 +103,7 @@ class MemoCommit:
         raise another(answer) if isinstance(answer, StorageUnavailable) else answer
 
     def _await_answer(self, asked: _Asked) -> None:
-        """It has its answer, or is to be sent alone."""
+        """Wait until the request has its answer or must be sent alone."""
         is_patient = True
         while asked.answer is None and not asked.is_alone:
             if some := self._taken(asked, is_patient=is_patient):
@@ -112,7 +113,7 @@ class MemoCommit:
                 asked.is_told.clear()
 
     def _taken(self, asked: _Asked, *, is_patient: bool) -> list[_Asked]:
-        """Return those that are to be sent now by who has asked for this, itself among them; often none."""
+        """Return the requests that the calling thread must send now, including its own; often none."""
         with self._lock:
             if asked not in self._waiting or (is_patient and self._senders):
                 return []
@@ -129,12 +130,12 @@ class MemoCommit:
             return taken
 
     def _send(self, some: Sequence[_Asked], own: _Asked) -> None:
-        """They are answered, and somebody who came meanwhile is told to look."""
+        """Send the requests, and notify one that arrived in the meantime, so that it can send."""
         try:
             self._answer(some)
         finally:
             with self._lock:
-                self._senders -= 1  # who has no answer, as something interrupted this thread, waits on
+                self._senders -= 1  # if this thread was interrupted, unanswered requests wait again
                 left = [one for one in some if one.answer is None and not one.is_alone and one is not own]
                 self._waiting[:0] = left
                 told = [*some, *self._waiting[:1]]
@@ -148,11 +149,11 @@ class MemoCommit:
             for one in some:
                 one.is_alone = error.has_waited and len(some) > 1
                 one.answer = None if one.is_alone else error
-        except Exception as error:  # noqa: BLE001 - it goes to whoever asked
+        except Exception as error:  # noqa: BLE001 - it is raised to the requesting thread
             if len(some) == 1:
                 some[0].answer = error
                 return
-            for one in some:  # one bad memo must not refuse its neighbours
+            for one in some:  # one bad memo must not cause an error for the others
                 self._answer([one])
         else:
             for one in some:
@@ -160,7 +161,7 @@ class MemoCommit:
 
 
 class _LoopMemos:
-    """The memos of one event loop: those of one turn, and those that come while one is sent."""
+    """The memos of one event loop: those of one turn, and those that arrive while others are sent."""
 
     def __init__(self, commit: MemoCommit) -> None:
         self._commit = commit
@@ -174,7 +175,7 @@ class _LoopMemos:
         future: asyncio.Future[Remembered] = loop.create_future()
         self._waiting.append((memo, future))
         if self._sending is None:
-            self._sending = loop.create_task(self._send())  # begins when this turn is over
+            self._sending = loop.create_task(self._send())  # starts after the current turn
         return await future
 
     async def _send(self) -> None:
@@ -188,7 +189,7 @@ class _LoopMemos:
     async def _answer(self, batch: list[_Waiting]) -> None:
         try:
             answers: list[Any] = await in_thread(self._commit.put_all, [memo for memo, _ in batch])
-        except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
+        except Exception as error:  # noqa: BLE001 - it is raised to the awaiting coroutines
             if len(batch) > 1 and not isinstance(error, StorageUnavailable):
                 for entry in batch:
                     await self._answer([entry])

@@ -1,4 +1,4 @@
-"""The resources that a child, or a job's process, has open: each once, from its first use to the stop."""
+"""The open resources of a worker process or job process: each is opened once and closed at the stop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @attrs.define(eq=False)
 class _Held:
-    """What is open on the event loop, kept by one asyncio task that opens it and closes it."""
+    """An open resource on the event loop: one asyncio task opens it, keeps it open and closes it."""
 
     opened: asyncio.Future[Any]
     is_to_close: asyncio.Event
@@ -33,36 +33,37 @@ class _Held:
 
 @attrs.define(eq=False)
 class OpenResources:
-    """Opens a resource when the first job asks for it, for all; after a failure the next job tries again.
+    """The open resources: each is opened at the first request of a job, and shared by all jobs.
 
-    What is opened sees no context variable of that job: it outlives it.
+    After a failure the next job tries again. A resource does not see the context variables of the job that
+    opens it, because it outlives that job.
     """
 
     _lock: threading.Lock = attrs.Factory(threading.Lock)
-    _values: dict[Resource, Future[Any]] = attrs.Factory(dict)  # of those that are not async
+    _values: dict[Resource, Future[Any]] = attrs.Factory(dict)  # of resources that are not async
     entered: list[tuple[Resource, AbstractContextManager[Any], Context]] = attrs.Factory(list)
-    """What `close` has to close."""
+    """The resources that `close` must close."""
     _held: dict[Resource, _Held] = attrs.Factory(dict)
-    _held_open: list[_Held] = attrs.Factory(list)  # as they were opened
+    _held_open: list[_Held] = attrs.Factory(list)  # in the order of opening
 
     @property
     def has_async(self) -> bool:
-        """Tell whether something is open on an event loop, which has to go on until `aclose`."""
+        """Whether a resource is open on an event loop, which must run until `aclose`."""
         return bool(self._held)
 
     @property
     def keepers(self) -> set[asyncio.Task[None]]:
-        """Return the asyncio tasks that keep something open: whoever ends all tasks of a loop spares them."""
+        """The asyncio tasks that keep a resource open. Code that cancels all tasks must skip them."""
         return {held.task for held in self._held.values() if held.task is not None}
 
-    # ---- taking ------------------------------------------------------------------------------------------
+    # ---- opening -----------------------------------------------------------------------------------------
 
-    def get(self, resource: Resource) -> Any:  # noqa: ANN401 - whatever it yields
-        """Return what is open, opened by this thread if nobody has; others who ask wait for it.
+    def get(self, resource: Resource) -> Any:  # noqa: ANN401 - any yielded value
+        """Return the open value; this thread opens it if necessary, and other threads wait for it.
 
         Raises:
-            LookupError: it is opened on the event loop.
-            Exception: as it was opened, to all who waited for it.
+            LookupError: the resource is opened on the event loop.
+            Exception: the error from opening it, in all threads that waited for it.
         """
         if resource.replacements:
             return resource.replacements[-1]
@@ -88,7 +89,7 @@ class OpenResources:
             context: Any = resource.context(**needs)
             surroundings = Context()
             opened = surroundings.run(context.__enter__)
-        except BaseException as error:  # noqa: BLE001 - it is the job's, and of all that wait
+        except BaseException as error:  # noqa: BLE001 - raised in the job and in all threads that wait
             del self._values[resource]
             value.set_exception(error)
         else:
@@ -96,13 +97,13 @@ class OpenResources:
             value.set_result(opened)
         return value
 
-    async def aget(self, resource: Resource) -> Any:  # noqa: ANN401 - whatever it yields
-        """Return what is open; on the event loop, and what is not async is opened in a thread beside it.
+    async def aget(self, resource: Resource) -> Any:  # noqa: ANN401 - any yielded value
+        """Return the open value, in a coroutine; a resource that is not async is opened in a thread.
 
-        A job that is cancelled while it waits leaves the opening to the next one.
+        If a job is cancelled while it waits, the opening continues for the next job.
 
         Raises:
-            Exception: as it was opened, to all who waited for it.
+            Exception: the error from opening it, in all jobs that waited for it.
         """
         if resource.replacements:
             return resource.replacements[-1]
@@ -123,7 +124,7 @@ class OpenResources:
         return held.opened.result() if held.opened.done() else await asyncio.shield(held.opened)
 
     async def _hold(self, resource: Resource, held: _Held) -> None:
-        """Open, keep open and close in one asyncio task: task groups and time limits ask for that."""
+        """Open, keep open and close in one asyncio task, as task groups and time limits require."""
         import asyncio  # noqa: PLC0415 - loaded by now
 
         try:
@@ -132,21 +133,21 @@ class OpenResources:
             async with context as opened:
                 held.opened.set_result(opened)
                 self._held_open.append(held)
-                with suppress(asyncio.CancelledError):  # whoever ends all tasks ends this one in order
+                with suppress(asyncio.CancelledError):  # code that cancels all tasks closes this one normally
                     await held.is_to_close.wait()
         except BaseException as error:
             if held.opened.done():
                 log.exception("Resource %s could not be closed.", resource.name)
             else:
                 held.opened.set_exception(_as_exception(resource, error))
-                held.opened.exception()  # it is known, also where the job that waited is gone
+                held.opened.exception()  # marks the exception as retrieved, even if the waiting job has ended
         finally:
             del self._held[resource]
 
     # ---- closing -----------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """What is open on this event loop is closed, the last first."""
+        """Close the resources on this event loop, the last one first."""
         for held in [each for each in self._held.values() if not each.opened.done()]:
             if held.task is not None:
                 held.task.cancel()
@@ -157,7 +158,7 @@ class OpenResources:
                 await held.task
 
     def close(self) -> None:
-        """The rest is closed, the last first; call it when no job runs any more, and after `aclose`."""
+        """Close the other resources, the last one first. Call it after `aclose`, when no job runs."""
         while self.entered:
             resource, context, surroundings = self.entered.pop()
             del self._values[resource]
@@ -168,7 +169,10 @@ class OpenResources:
 
 
 def _as_exception(resource: Resource, error: BaseException) -> BaseException:
-    """Return what a future can hold: it takes no StopIteration, and a cancellation would be the job's."""
+    """Return an error that a future can hold.
+
+    A future does not accept StopIteration, and a cancellation would look like a cancellation of the job.
+    """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     told = RuntimeError(

@@ -1,4 +1,4 @@
-"""An outage of the storage: how long it has lasted, and when the log reports again that it lasts."""
+"""An outage of the storage: how long it has lasted, and when it is logged again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ REPORT_INTERVAL: Final = 300.0
 
 
 class Outage:
-    """The present outage, if there is one.
+    """The current outage, if there is one.
 
     Args:
-        clock: seconds that only grow.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,7 +23,7 @@ class Outage:
         self._reported_at = 0.0
 
     def met(self) -> float | None:
-        """Note that the storage did not answer; return the seconds of the outage when a report is due."""
+        """Note that the storage is unavailable; return the seconds of the outage if a log line is due."""
         now = self._clock()
         if self._since is None:
             self._since = self._reported_at = now
@@ -33,7 +33,7 @@ class Outage:
         return now - self._since
 
     def end(self) -> float:
-        """Note that the storage answers; return the seconds that the outage lasted."""
+        """Note that the storage is available; return the seconds that the outage lasted."""
         lasted = 0.0 if self._since is None else self._clock() - self._since
         self._since = None
         return lasted

@@ -1,7 +1,7 @@
-"""Ends whose rows are locked by other transactions: kept apart, and sent one by one until they are stored.
+"""Ends whose rows other transactions have locked: parked, and sent one by one until they are stored.
 
-The dispatcher parks an end that the storage reports as busy. The sender, a thread of its own, sends each
-parked end in a call of its own, so a locked row delays the end of its own job and nothing else.
+The dispatcher parks an end that the storage reports as busy. The sender, a separate thread, sends each parked
+end in a separate call, so a locked row delays only the end of its own job.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PARKED_LIMIT = 1_000
-"""How many ends a worker process parks before it claims no more jobs."""
+"""The number of parked ends at which a worker process claims no more jobs."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to store an end
-_PAUSE_AT_STOP = 0.25  # seconds at most, while the server stops
-_GAP = 0.1  # seconds after an attempt that met a lock: many locked rows must not keep the storage busy
+_PAUSE_AT_STOP = 0.25  # the maximum in seconds while the server stops
+_GAP = 0.1  # seconds after an attempt that met a lock, so that many of them do not keep the storage busy
 _REPORTED_AFTER = 5.0  # seconds
 
 
 @attrs.define(eq=False)
 class ParkedEnd:
-    """An end that waits until its row is free."""
+    """An end that waits until its row is unlocked."""
 
     end: EndedRun
     is_hand_back: bool  # of a job that never started
@@ -52,15 +52,15 @@ class ParkedEnd:
 class ParkedEnds:
     """The parked ends of a worker process, by the id of their job, and the thread that sends them.
 
-    The dispatcher's thread adds, drops and reads them. `answered` is called in the sender's thread with each
-    end that the storage has answered for.
+    The dispatcher's thread adds, drops and reads them. The sender's thread calls `answered` with each end for
+    which the storage has returned a result.
     """
 
     _apply: Callable[[list[Transition]], Sequence[Applied]]
-    _shut: Callable[[EndedRun], bool]  # shuts the limit's key that the end names; False while it is locked
+    _shut: Callable[[EndedRun], bool]  # blocks the limit key that the end names; False while it is locked
     _answered: Callable[[ParkedEnd, Applied], None]
     _clock: Callable[[], float] = time.monotonic
-    ended: int = 0  # how many of the parked ends are of jobs that have run
+    ended: int = 0  # the number of parked ends of jobs that have run
     _parked: dict[str, ParkedEnd] = attrs.Factory(dict)
     _due: list[tuple[float, int, ParkedEnd]] = attrs.Factory(list)  # a heap; the number keeps the order
     _number: int = 0
@@ -72,7 +72,7 @@ class ParkedEnds:
     _is_stopped: bool = False
 
     def __len__(self) -> int:
-        """Return how many ends are parked."""
+        """Return the number of parked ends."""
         return len(self._parked)
 
     def get(self, job_id: str) -> ParkedEnd | None:
@@ -84,7 +84,7 @@ class ParkedEnds:
         return list(self._parked.values())
 
     def park(self, end: EndedRun, *, is_hand_back: bool = False) -> None:
-        """Keep the end and send it until the storage has answered for it."""
+        """Keep the end, and send it until the storage has returned a result."""
         now = self._clock()
         parked = ParkedEnd(end, is_hand_back, now, now + _FIRST_PAUSE, 2 * _FIRST_PAUSE)
         self._parked[end.job.id] = parked
@@ -106,18 +106,18 @@ class ParkedEnds:
                     self._push(parked)
 
     def hurry_all(self) -> None:
-        """Send all now, and often from now on: the server stops."""
+        """Send all now, and at short intervals from now on, because the server stops."""
         self._longest_pause, self._gap, self._rests_until = _PAUSE_AT_STOP, 0.0, 0.0
         self.hurry(list(self._parked))
 
     def remove(self, parked: ParkedEnd) -> None:
-        """Forget an end that the storage has answered for."""
+        """Forget an end for which the storage has returned a result."""
         if self._parked.get(parked.end.job.id) is parked:
             del self._parked[parked.end.job.id]
             self.ended -= not parked.is_hand_back
 
     def drop_all(self) -> None:
-        """Forget all: their session is lost, so the storage would refuse them."""
+        """Forget all ends, because their session is lost and the storage would refuse them."""
         for parked in self._parked.values():
             parked.is_dropped = True
         self._parked.clear()
@@ -132,7 +132,7 @@ class ParkedEnds:
             log.error("The thread that stores parked ends has not ended: the storage does not answer.")
 
     def report_unstored(self) -> None:
-        """Log the jobs whose ends are not stored; called after the last answer."""
+        """Log the jobs whose ends are not stored; called after the last result of the storage."""
         for parked in self.all():
             log.warning(
                 "The end of job %s was not stored: another transaction has locked its row. The job runs "
@@ -141,7 +141,7 @@ class ParkedEnds:
                 extra={"job_id": parked.end.job.id},
             )
 
-    # ---- the sender's thread -----------------------------------------------------------------------------
+    # ---- the sender --------------------------------------------------------------------------------------
 
     def _push(self, parked: ParkedEnd) -> None:
         self._number += 1
@@ -162,14 +162,14 @@ class ParkedEnds:
                     self._put_off(parked)
 
     def _wait_for_due(self) -> ParkedEnd | None:
-        """Return the next end to send, None after a stop."""
+        """Return the next end to send, or None after a stop."""
         with self._condition:
             while not self._is_stopped:
                 if not self._due:
                     self._condition.wait()
                     continue
                 at, _, parked = self._due[0]
-                if parked.is_dropped or at != parked.next_at:  # answered, or listed again for an earlier time
+                if parked.is_dropped or at != parked.next_at:  # finished, or listed again for an earlier time
                     heapq.heappop(self._due)
                     continue
                 seconds = max(at, self._rests_until) - self._clock()

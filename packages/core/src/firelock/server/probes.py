@@ -1,7 +1,7 @@
-"""What a server says of itself to whoever watches it: alive, ready, started; and the port where it says so.
+"""The status of a server for monitoring (alive, ready, started, metrics), and the port that serves it.
 
-Everything is read from memory that the supervisor has: no hook and no call of the storage stands behind a
-probe, so that probing costs nothing and a storage that hangs delays no answer.
+All of it is read from the supervisor's memory. A probe calls neither a hook nor the storage, so probes cost
+nothing, and a storage that hangs delays no response.
 """
 
 from __future__ import annotations
@@ -36,42 +36,42 @@ _REASONS = {
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 _PLAIN = "text/plain; charset=utf-8"
-_PATIENCE = 2.0  # seconds for a whole request and its answer
-_AT_ONCE = 128  # connections; for one more the oldest is closed
+_PATIENCE = 2.0  # seconds for a whole request and its response
+_AT_ONCE = 128  # connections; for one more, the oldest is closed
 _BACKLOG = 256
 _LONGEST_HEAD = 8 * 1024
-_PAUSE = 0.1  # after a connection that the system could not give
+_PAUSE = 0.1  # seconds after an error of a connection
 
-# ---- what is known ---------------------------------------------------------------------------------------
+# ---- status ----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
 class ProcessStatus:
-    """A worker process's place in its server, as it is now. Spans are seconds."""
+    """The current status of a worker process's place in its server. Durations are in seconds."""
 
-    place: int  # from 0
-    pid: int | None = None  # None: nobody is there; it has ended, and another one starts
-    age: float = 0.0  # since its process began
+    place: int  # starting at 0
+    pid: int | None = None  # None: no process is there; it has ended, and another one starts
+    age: float = 0.0  # since its process started
     has_loaded: bool = False  # it has imported the app
-    waited: float | None = None  # since it had a session to work for; None before the first
+    waited: float | None = None  # since its first session began; None before that
     workers: WorkerCounts = NO_WORKERS  # zeros before the first report
     silence: float | None = None  # since its last report; None before the first
     turned: float | None = None  # since its dispatcher's last turn; None before the first
-    failing: float | None = None  # since the storage refuses its claims and ends; None while it does not
-    has_session: bool = False  # a living one: it may start jobs
-    has_begun: bool = False  # somebody in this place had a session once
+    failing: float | None = None  # since the storage has refused its claims and ends; None if it does not
+    has_session: bool = False  # a living session: it may start jobs
+    has_begun: bool = False  # a process in this place has had a session
     cpu_seconds: float = 0.0  # of all processes that were in this place
     rss_bytes: int = 0
-    starts_in: float = 0.0  # until another one starts, where nobody is there
+    starts_in: float = 0.0  # until another one starts, if no process is there
     starts: int = 1  # of processes in this place
-    crashed_jobs: int = 0  # that ran in a worker process of this place when it died
+    crashed_jobs: int = 0  # jobs that ran in a worker process of this place when it died
 
     @property
     def silent_for(self) -> float:
-        """The seconds in which it has said nothing although it should have: see the setting hang_timeout.
+        """The seconds without a report that was expected: see the setting hang_timeout.
 
         A worker process that has imported the app waits for its session, which it gets as soon as the storage
-        answers. It reports from then on, so this time does not count.
+        is available. It reports from then on, so the wait does not count.
         """
         if self.silence is not None:
             return self.silence
@@ -79,7 +79,7 @@ class ProcessStatus:
 
 
 def reported(status: ProcessStatus, memory: SharedMemory) -> ProcessStatus:
-    """Return the status with what the worker process shares; its processor time is added.
+    """Return the status with the values that the worker process shares; its CPU time is added.
 
     Raises:
         ValueError: the memory is unmapped.
@@ -101,37 +101,37 @@ def reported(status: ProcessStatus, memory: SharedMemory) -> ProcessStatus:
 
 @attrs.frozen(kw_only=True)
 class ServerStatus:
-    """A server, as it is now. Spans are seconds."""
+    """The current status of a server. Durations are in seconds."""
 
     name: str
     mode: str  # running, quiet, stopping or hurrying
-    processes: tuple[ProcessStatus, ...]  # one a place, in order
-    turned: float = 0.0  # since the supervisor's own last turn
-    reached: float | None = None  # since the storage last answered; None: not yet
+    processes: tuple[ProcessStatus, ...]  # one per place, in order
+    turned: float = 0.0  # since the supervisor's last turn
+    reached: float | None = None  # since the storage last replied; None: not yet
     round_trips: tuple[int, ...] = ()  # renewals, by bucket of ROUND_TRIPS
-    round_trip_seconds: float = 0.0  # of all of them
-    patience: float  # the setting hang_timeout: whoever was silent for longer is not alive
+    round_trip_seconds: float = 0.0  # of all renewals
+    patience: float  # the setting hang_timeout: a process that was silent for longer is not alive
     heartbeat: float
 
 
 @attrs.frozen
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     is_ok: bool
     text: str  # for people, one line
 
     def __str__(self) -> str:
-        """Return it as a line of a page."""
+        """Return the check as a line of a page."""
         return f"{'ok' if self.is_ok else 'failed'} {self.name}: {self.text}"
 
 
 def liveness(status: ServerStatus) -> list[Check]:
-    """Return whether every loop turns, or the server has to be started anew.
+    """Return whether every loop turns; if not, the server must be restarted.
 
-    A worker process that is being replaced, one that imports its app or waits for its session, and one that
-    stops are alive. The storage is no part of it: a new process would not reach it either.
+    A worker process is alive while it is replaced, imports its app, waits for its session or stops. The
+    storage is not checked, because a new process would not reach it either.
     """
     loop = _turning("supervisor", status.turned, status.patience, "")
     return [loop, *(_is_process_alive(process, status) for process in status.processes)]
@@ -170,7 +170,7 @@ def _turning(name: str, turned: float, limit: float, more: str) -> Check:
 
 
 def readiness(status: ServerStatus) -> list[Check]:
-    """Return whether the server claims jobs: the storage accepts claims, a session is alive, not draining."""
+    """Return whether the server claims jobs: storage accepts claims, a session is alive, no draining."""
     mode = Check("mode", status.mode == "running", status.mode)
     if status.mode == "quiet":
         mode = Check("mode", False, "draining: it was told to be quiet, and claims nothing")
@@ -197,7 +197,7 @@ def _storage(status: ServerStatus) -> Check:
 
 
 def startup(status: ServerStatus) -> list[Check]:
-    """Return whether the server has started: every place had a worker process with a session once."""
+    """Return whether the server has started: every place has had a worker process with a session."""
     return [
         Check(
             f"worker process {process.place}",
@@ -214,8 +214,8 @@ def probe_pages(
     """Return the pages of a server by path.
 
     Args:
-        status: how the server is now.
-        counted: what `Prometheus` plugins of its processes have counted.
+        status: returns the current status of the server.
+        counted: returns the counts of the `Prometheus` plugins of its processes.
     """
 
     def metrics() -> ProbeAnswer:
@@ -230,11 +230,11 @@ def probe_pages(
     }
 
 
-# ---- in numbers ------------------------------------------------------------------------------------------
+# ---- metrics ---------------------------------------------------------------------------------------------
 
 
 def server_families(status: ServerStatus) -> list[MetricFamily]:
-    """Return a server as metrics: what its supervisor knows of itself and its worker processes."""
+    """Return the status of a server as metrics: its supervisor and its worker processes."""
     ready = all(check.is_ok for check in readiness(status))
     mode = MetricFamily("firelock_server_mode", "gauge", "1 for what the server does.")
     for name in ("running", "quiet", "stopping"):
@@ -316,7 +316,7 @@ def _process_families(processes: Sequence[ProcessStatus]) -> list[MetricFamily]:
 
 @attrs.frozen
 class ProbeAnswer:
-    """What is sent for one path."""
+    """The response for one path."""
 
     status: int
     text: str
@@ -324,7 +324,7 @@ class ProbeAnswer:
 
     @classmethod
     def of(cls, checks: Iterable[Check]) -> ProbeAnswer:
-        """Return the checks line by line: 200 if all are well, else 503."""
+        """Return the checks as lines: status 200 if all are ok, otherwise 503."""
         given = list(checks)
         is_ok = all(check.is_ok for check in given)
         return cls(_HTTP_OK if is_ok else _UNAVAILABLE, "".join(f"{check}\n" for check in given))
@@ -332,22 +332,23 @@ class ProbeAnswer:
 
 @attrs.define(eq=False)
 class _Caller:
-    """A connection: first its request comes in, then the answer goes out."""
+    """A connection: first its request is received, then the response is sent."""
 
     connection: socket.socket
     deadline: float  # monotonic
     head: bytes = b""
-    answer: memoryview | None = None  # the part that is not sent yet
+    answer: memoryview | None = None  # the part that has not been sent
 
 
 class ProbeListener:
-    """Answers GET and HEAD for a few paths, in a thread of its own; whatever it meets, nobody else does.
+    """A listener that responds to GET and HEAD for a few paths, in a thread; its errors affect nothing else.
 
-    It listens once it is made. A connection has two seconds for everything and asks once. None waits for
-    another: a slow one costs its descriptor alone, and the oldest is closed when there are too many.
+    It listens as soon as it is created. A connection has two seconds in all, and one request. Connections do
+    not wait for each other: a slow one costs only its descriptor, and the oldest is closed if there are too
+    many.
 
     Raises:
-        ConfigurationError: nothing can listen there.
+        ConfigurationError: the port cannot be used.
     """
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], ProbeAnswer]]) -> None:
@@ -359,7 +360,7 @@ class ProbeListener:
             self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except (OSError, UnicodeError) as error:
             number = error.errno if isinstance(error, OSError) else None
-            why = os.strerror(number) if number and number > 0 else error  # below are those of names
+            why = os.strerror(number) if number and number > 0 else error  # negative for name resolution
             raise ConfigurationError(
                 f"Probes cannot be answered at {self.url}: {why}. Name another port by --probe-port, another "
                 "address by --probe-host, or end what listens there."
@@ -375,11 +376,11 @@ class ProbeListener:
 
     @property
     def paths(self) -> list[str]:
-        """What can be asked for."""
+        """The paths that can be requested."""
         return list(self._pages)
 
     def close(self) -> None:
-        """Stop listening; connections are closed."""
+        """Stop listening and close all connections."""
         self._is_over = True
         with suppress(OSError):
             self._wake.send(b"x")
@@ -417,13 +418,13 @@ class ProbeListener:
             self._close(caller)
 
     def _accept(self) -> None:
-        """Accept every connection that waits; for one too many the oldest is closed."""
+        """Accept every waiting connection; if there are too many, close the oldest."""
         while True:
             try:
                 connection, _ = self._socket.accept()
             except BlockingIOError:
                 return
-            except OSError:  # no descriptor: a connection may keep one that it does not use
+            except OSError:  # no descriptor is left, but an idle connection may occupy one
                 if not self._callers:
                     time.sleep(_PAUSE)
                     return
@@ -437,13 +438,13 @@ class ProbeListener:
             self._selector.register(connection, selectors.EVENT_READ, caller)
 
     def _go_on(self, caller: _Caller) -> None:
-        """Read or write what can be read or written now."""
+        """Read or write as much as is possible now."""
         if self._callers.get(caller.connection.fileno()) is not caller:  # it was closed in this turn
             return
         try:
             if caller.answer is None and not self._read(caller):
                 return
-            assert caller.answer is not None  # noqa: S101 - it has been read
+            assert caller.answer is not None  # noqa: S101 - `_read` has set it
             caller.answer = caller.answer[caller.connection.send(caller.answer) :]
             if caller.answer:
                 self._selector.modify(caller.connection, selectors.EVENT_WRITE, caller)
@@ -453,14 +454,14 @@ class ProbeListener:
                 self._selector.modify(caller.connection, selectors.EVENT_WRITE, caller)
             return
         except OSError:
-            pass  # whoever asked has gone
+            pass  # the client has disconnected
         self._close(caller)
 
     def _read(self, caller: _Caller) -> bool:
-        """Read a part of the request; return whether it is complete, and its answer is ready to be sent.
+        """Read a part of the request; return whether it is complete and its response is ready to be sent.
 
         Raises:
-            OSError: the other side has closed the connection, or nothing can be read now.
+            OSError: the client has closed the connection, or nothing can be read now.
         """
         received = caller.connection.recv(4096)
         if not received:
@@ -479,7 +480,7 @@ class ProbeListener:
         caller.connection.close()
 
     def _answer(self, head: bytes | None) -> tuple[ProbeAnswer, bool]:
-        """Return what to send, and whether with its text."""
+        """Return the response, and whether to send its body."""
         if head is None:
             return ProbeAnswer(_TOO_LARGE, "The request is too long.\n"), True
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
@@ -500,7 +501,7 @@ class ProbeListener:
 
 
 def _text_of(answer: ProbeAnswer, with_text: bool) -> bytes:
-    """Return what is sent."""
+    """Return the bytes of the response."""
     body = answer.text.encode("utf-8", "backslashreplace")
     lines = [
         f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}",

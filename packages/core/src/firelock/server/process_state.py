@@ -1,4 +1,4 @@
-"""A process of a server: what it is set up with, and how its end is told."""
+"""The setup of a server's process, and the description of its end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(parent: int) -> None:
-    """On Linux the kernel kills this process when its parent dies; elsewhere the end of a pipe has to do.
+    """On Linux, let the kernel kill this process when its parent dies; elsewhere a pipe's end must do it.
 
     Args:
-        parent: the process id this process was started by; if it is gone already, exit now.
+        parent: the id of the process that started this one; if it has already ended, exit now.
     """
     if sys.platform == "linux":  # pragma: no branch - the branch is the platform's
-        import ctypes  # noqa: PLC0415 - for the processes of a server alone
+        import ctypes  # noqa: PLC0415 - only for the processes of a server
 
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -31,10 +31,11 @@ def die_with_parent(parent: int) -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import in the block, in a program of ours that does nothing else yet, without looking for garbage.
+    """In the block, import without garbage collection; for a program of Firelock that does nothing else yet.
 
-    Imports leave hardly any, but every 700 objects would start a look, and ever more of them at everything
-    that is there. What the block leaves is looked at by no later collection either.
+    Imports create hardly any garbage, but every 700 objects would start a collection, and more and more of
+    these collections would check all objects. The objects that exist at the end of the block are not checked
+    by later collections either.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -47,7 +48,7 @@ def importing() -> Iterator[None]:
 
 
 def has_descriptors(count: int) -> bool:
-    """Return whether this process could open so many more files, by opening them for a moment."""
+    """Return whether this process can open this many more files, by opening them for a moment."""
     opened: list[int] = []
     try:
         opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(count))
@@ -60,16 +61,17 @@ def has_descriptors(count: int) -> bool:
 
 
 def resident_bytes(pid: int | None = None) -> int:
-    """Return how much memory a process has, this one where none is named; 0 where that is not told.
+    """Return the memory of a process, by default of this one, in bytes; 0 if it is not available.
 
-    macOS tells of this process alone, and the most it ever had, which is more than it has now.
+    macOS reports it only for this process, and reports the maximum so far, which is more than the current
+    value.
     """
     if sys.platform == "linux":
-        # Without /proc, or without a descriptor for it: a report that is not made gets this worker process
-        # killed.
+        # Errors are suppressed because /proc or a free descriptor may be missing. A worker process that does
+        # not report is killed.
         with (
             suppress(OSError, ValueError, IndexError),
-            open(f"/proc/{pid or 'self'}/statm", "rb") as numbers,  # noqa: PTH123 - once a second: the shortest way
+            open(f"/proc/{pid or 'self'}/statm", "rb") as numbers,  # noqa: PTH123 - fastest, once a second
         ):
             return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return 0
@@ -81,15 +83,15 @@ def resident_bytes(pid: int | None = None) -> int:
 
 
 class _Unclosable(io.TextIOWrapper):
-    """A stream of the whole process, which no job closes."""
+    """A stream of the whole process, which a job cannot close."""
 
     def close(self) -> None:
-        """What was written so far is on its way."""
+        """Flush the stream instead of closing it."""
         self.flush()
 
 
 def keep_streams_open() -> None:
-    """The process's stdout and stderr stay open when a job closes them."""
+    """Keep stdout and stderr of the process open, even if a job closes them."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         raw = io.FileIO(descriptor, "w", closefd=False)
         stream = _Unclosable(io.BufferedWriter(raw), errors="backslashreplace", line_buffering=True)
@@ -98,14 +100,14 @@ def keep_streams_open() -> None:
 
 
 def enable_loggers() -> None:
-    """Firelock's loggers log again, at the levels that they have; call it after the app was imported.
+    """Enable Firelock's loggers at their levels; call it after the app was imported.
 
-    `dictConfig` and `fileConfig` disable every logger that is there before them unless they are told not to.
-    In a process that is Firelock's own all of these were, and no line would tell of a failed job.
+    By default, `dictConfig` and `fileConfig` disable every existing logger. In a process of Firelock itself,
+    that would include all of these loggers, and no line would report a failed job.
     """
     for name, logger in list(logging.root.manager.loggerDict.items()):
-        is_ours = f"{name}.".startswith(("firelock.", "firelock_"))  # backends and plugins too
-        if is_ours and isinstance(logger, logging.Logger):  # or a place for one
+        is_ours = f"{name}.".startswith(("firelock.", "firelock_"))  # including backends and plugins
+        if is_ours and isinstance(logger, logging.Logger):  # not a placeholder
             logger.disabled = False
 
 

@@ -1,4 +1,4 @@
-"""Which queues a server takes jobs from, and in which order."""
+"""The queues from which a server claims jobs, and their order."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import attrs
 from firelock.errors import ConfigurationError
 from firelock.options import check_queue
 
-_HEAVIEST = 1_000  # weight of a queue
+_HEAVIEST = 1_000  # the largest weight of a queue
 
 
 @attrs.frozen
 class QueueChoice:
-    """Every queue, a strict order, or a weighted one that is drawn anew for each claim."""
+    """All queues, a strict order, or a weighted order that is drawn again for each claim."""
 
     names: tuple[str, ...] | None
     weights: tuple[int, ...] | None = None
 
     def order(self) -> Sequence[str] | None:
-        """Return the queues of the next claim, first to last; None for every queue.
+        """Return the queues of the next claim, first to last; None for all queues.
 
-        By weights a queue comes first as often as its share, so a heavy one is preferred and none starves.
+        With weights, a queue is first in proportion to its share. A heavy queue is preferred, and no queue
+        starves.
         """
         if self.names is None or self.weights is None:
             return self.names
@@ -31,7 +32,7 @@ class QueueChoice:
         return [name for _, name in sorted(zip(drawn, self.names, strict=True), reverse=True)]
 
     def __str__(self) -> str:
-        """Return the choice as it would be written."""
+        """Return the choice as a user would write it."""
         if self.names is None:
             return "*"
         if self.weights is None:
@@ -40,12 +41,12 @@ class QueueChoice:
 
 
 def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
-    """Return the choice for a list of names, a text "critical,default" or "critical:3,default:1", or None.
+    """Return the choice for a list of names, a string "critical,default" or "critical:3,default:1", or None.
 
-    None and "*" are every queue.
+    None and "*" mean all queues.
 
     Raises:
-        ConfigurationError: a name or weight is wrong, named twice, or only some have weights.
+        ConfigurationError: a name or weight is wrong, a queue is named twice, or only some have weights.
     """
     if queues is None or queues == "*":
         return QueueChoice(None)

@@ -1,4 +1,4 @@
-"""The firing of recurring jobs: what is due has its jobs, once an instant, however many servers look."""
+"""Creates the jobs of due recurring definitions: once per due time, regardless of the number of servers."""
 
 from __future__ import annotations
 
@@ -35,19 +35,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RETRY_AFTER = 60 * SECOND  # a definition that cannot be fired is tried again then
-_PASS_BY = 15 * SECOND  # one that a newer version wrote leaves the others their turn so long
+_RETRY_AFTER = 60 * SECOND  # delay before a definition that cannot be fired is tried again
+_PASS_BY = 15 * SECOND  # delay of a definition that a newer version wrote, so that others get their turn
 
 
 def fire_due(client: Client, *, limit: int = 100) -> int:
-    """What is due by now has its jobs, however many servers look; return how many definitions fired.
+    """Create the jobs of due definitions; return how many definitions fired.
 
-    A definition that cannot be fired shows why and is tried again a minute later, for the same instant; the
-    others go on. One that a newer version wrote is left to a server that knows it.
+    Any number of servers can call this at the same time. A definition that cannot be fired stores the reason,
+    and is tried again a minute later for the same due time. The other definitions are fired. A definition
+    that a newer version wrote is left to a server that supports it.
 
     Raises:
-        StorageUnavailable: the storage did not answer, for the second time in a row or for one definition;
-            what else was due has been fired in the latter case.
+        StorageUnavailable: the storage was unavailable, either twice in a row or for one definition; in the
+            latter case, all other due definitions have been fired.
     """
     fired, outage = 0, None
     for record in client.storage.due_records(RECURRING, limit):
@@ -73,7 +74,7 @@ def _fire_or_postpone(client: Client, record: Record) -> bool:
         return _fire(client, record, definition)
     except StorageUnavailable:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever one definition holds, the others go on
+    except Exception as error:  # noqa: BLE001 - an error in one definition must not stop the others
         log.warning("Recurring job %r cannot be fired: %s", record.key, error)
         broken = attrs.evolve(definition, error=describe_error(error))
         _postpone(client, record, recurring_json(broken), _RETRY_AFTER)
@@ -81,11 +82,11 @@ def _fire_or_postpone(client: Client, record: Record) -> bool:
 
 
 def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
-    """The jobs are stored and the definition moves on, if it is still what it was: one step, once."""
+    """Store the jobs and advance the definition in one step, if the definition has not changed."""
     progress, jobs = _firing(client, definition, max(client.clock.now(), record.due_at or 0))
     try:
         inserted = _insert(client, record, progress, jobs)
-    except DuplicateJob as error:  # the job that has the key was deleted and still runs: nothing was stored
+    except DuplicateJob as error:  # the job with the key was deleted but still runs: nothing was stored
         inserted = _insert(client, record, _skipping(definition, progress, [], [error.job_id]), [])
         jobs = []
     if inserted.record is not Applied.APPLIED:
@@ -104,7 +105,7 @@ def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
 def _skipping(
     before: RecurringRecord, progress: RecurringRecord, stored: Sequence[NewJob], holders: Sequence[str]
 ) -> RecurringRecord:
-    """Return the progress of a firing that did not store a job for each instant, as others have the key."""
+    """Return the progress of a firing that omitted jobs because other jobs have their unique key."""
     return attrs.evolve(
         progress,
         last_job_id=stored[-1].id if stored else before.last_job_id,
@@ -114,7 +115,7 @@ def _skipping(
 
 
 def _tell(client: Client, record: Record, progress: RecurringRecord) -> None:
-    """The definition that has fired says what became of it, unless somebody has changed it since."""
+    """Store the result of a firing in the definition, unless it was changed in the meantime."""
     client.storage.put_record(
         RECURRING,
         record.key,
@@ -125,7 +126,7 @@ def _tell(client: Client, record: Record, progress: RecurringRecord) -> None:
 
 
 def _postpone(client: Client, record: Record, value: str, after: int) -> None:
-    """The definition is due again in a while, for the same instant."""
+    """Make the definition due again after a delay, for the same due time."""
     try:
         due_at = client.clock.now() + after
         change = RecordChange(RECURRING, record.key, value, record.version, due_at)
@@ -173,9 +174,11 @@ def _unended(client: Client, record: RecurringRecord) -> JobRecord | None:
 
 
 def _fired_job(record: RecurringRecord, instant: int, now: int, running: JobRecord | None) -> NewJob:
-    """Return the job of one instant; its id follows from definition and instant, so that it is made once.
+    """Return the job of one due time.
 
-    The definition's creation is part of it: one that was removed and added again runs its instants anew.
+    Its id is derived from the definition and the due time, so it is created once. The id also depends on the
+    creation time of the definition: a definition that was removed and added again creates the jobs of its due
+    times again.
     """
     job_id = derived_id("recurring", record.id, str(record.created_at), str(instant))
     job = job_of(

@@ -1,4 +1,4 @@
-"""What a job is tied to, looked at before it starts: its batch, its caller, results among its arguments."""
+"""Checks before the start of a job: its batch, its caller, and the results among its arguments."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ if TYPE_CHECKING:
     from firelock.model.job import ClaimedJob, JobRecord
     from firelock.storage import Storage
 
-LOOK_EVERY = 1.0  # seconds from one look at a batch, or caller, to the next
-_REMEMBERED = 10_000  # of them
+LOOK_EVERY = 1.0  # seconds between two checks of the same batch or caller
+_REMEMBERED = 10_000  # batches and callers
 
 
 @attrs.define(eq=False)
 class RelatedJobs:
-    """Looks at what the jobs of a child are tied to, each at most once a second while its jobs may start.
+    """Checks the batches and callers of a worker process's jobs.
 
-    By a former look no more is refused than members of a cancelled batch, which stays so: a caller that has
-    ended, or a member that failed, may have been requeued since.
+    Each is checked at most once a second while its jobs may start. Only one refusal is remembered: that of a
+    cancelled batch, because a cancellation is final. A caller that has ended, or a member that has failed,
+    may have been requeued in the meantime.
     """
 
     _storage: Storage
     _serializers: Mapping[str, Serializer]
     _every: float = LOOK_EVERY
-    _looks: dict[str, float] = attrs.Factory(dict)  # when it was seen that its jobs may start
+    _looks: dict[str, float] = attrs.Factory(dict)  # when it was last checked that its jobs may start
     _cancelled: set[str] = attrs.Factory(set)  # batches
 
     def refusal(self, relations: Relations) -> str | None:
-        """Return why a job must not start: its batch is cancelled, its caller has ended; None where it may.
+        """Return why a job must not start (its batch is cancelled, its caller has ended), or None if it may.
 
         Raises:
-            StorageError: it cannot be looked at.
+            StorageError: the check failed.
         """
         if (
             relations.batch_id is not None
@@ -53,7 +54,7 @@ class RelatedJobs:
         return None if relations.caller_id is None else self._look(relations.caller_id, is_batch=False)
 
     def has_looked(self, relations: Relations) -> bool:
-        """Tell whether `refusal` answers without a round trip."""
+        """Return whether `refusal` needs no round trip."""
         now = time.monotonic()
         return all(
             job_id is None or job_id in self._cancelled or self._is_fresh(job_id, now)
@@ -95,11 +96,11 @@ class RelatedJobs:
         return f"its caller {job_id} has {_ENDS[record.state]}" if record.is_final else None
 
     def arguments(self, job: ClaimedJob, relations: Relations, serializer: Serializer) -> JsonValue:
-        """Return the job's arguments with the results in their places.
+        """Return the job's arguments, with the results of other jobs inserted.
 
         Raises:
-            ArgumentError: a result is not there, or cannot be read.
-            StorageError: they cannot be had.
+            ArgumentError: a result does not exist or cannot be read.
+            StorageError: the results could not be fetched.
         """
         arguments: Any = read_text(serializer, job.arguments)
         ids = list(dict.fromkeys(one.job_id for one in relations.inputs))
@@ -130,8 +131,8 @@ class RelatedJobs:
 _ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.DELETED: "been deleted"}
 
 
-def _put(arguments: Any, path: Sequence[str | int], value: JsonValue, one: Input) -> None:  # noqa: ANN401 - JSON
-    """The value stands at the path."""
+def _put(arguments: Any, path: Sequence[str | int], value: JsonValue, one: Input) -> None:  # noqa: ANN401
+    """Put the value at the path."""
     place = arguments
     try:
         for step in path[:-1]:

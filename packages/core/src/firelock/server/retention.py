@@ -1,4 +1,4 @@
-"""Removes expired jobs: one worker process per storage does, in slices, as fast as they expire."""
+"""Removal of expired jobs: one worker process per storage does it, in slices, as fast as jobs expire."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ log = logging.getLogger(__name__)
 
 LEASE = "firelock:retention"
 """The lock whose holder removes expired jobs."""
-_SLICE = 0.2  # seconds, plus those of the call that is under way
+_SLICE = 0.2  # seconds, plus the rest of the current call
 _CALL = 0.05  # seconds that a call may take; others wait for it, for example for the right to write on SQLite
-_FEWEST, _MOST = 100, 500  # jobs of a call: with fewer, the round trips would cost more than the jobs
-_RESTS = (3, 1)  # durations of the last slice: after the first one that left jobs, and after many
-_IN_A_ROW = 5  # slices that left jobs more than slices that left none: then rests are one duration shorter
+_FEWEST, _MOST = 100, 500  # jobs per call: with fewer, the round trips would cost more than the jobs
+_RESTS = (3, 1)  # pauses, as multiples of the last slice: after the first one that left jobs, and after many
+_IN_A_ROW = 5  # per this many more slices that left jobs than did not, pauses are one duration shorter
 _SHORTEST_PAUSE = 1.0  # seconds, after a slice that left no jobs
-_ORDERS_EVERY = 3_600.0  # seconds between two looks for orders to servers that have ended
+_ORDERS_EVERY = 3_600.0  # seconds between two checks for orders to servers that have ended
 
 
 @attrs.define(eq=False)
 class Retention:
-    """The duty to remove expired jobs, and the lease that gives it to one worker process per storage.
+    """The removal of expired jobs, and the lease that assigns it to one worker process per storage.
 
     Args:
-        storage: of the jobs.
-        seldom: seconds between two slices if nothing expires.
-        lease_seconds: after which another process continues if this one does not.
-        ended: returns how many jobs this process has ended, which is a reason to look again soon.
+        storage: the storage of the jobs.
+        seldom: seconds between two slices if no jobs expire.
+        lease_seconds: seconds after which another process continues if this one does not.
+        ended: returns how many jobs this process has ended; if the number has grown, the next slice is soon.
         is_over: returns whether the process stops.
         clock: returns monotonic seconds.
     """
@@ -50,7 +50,7 @@ class Retention:
     _token: int | None = None
     _chunk: int = 100  # jobs of the next call
     _pause: float = _SHORTEST_PAUSE
-    _left_jobs: int = 0  # slices that did, less those that did not; bounded
+    _left_jobs: int = 0  # slices that left jobs, minus those that did not; bounded
     _ended_before: int = 0
     _orders_at: float = float("-inf")  # monotonic
 
@@ -67,7 +67,10 @@ class Retention:
             return self._pause
 
     def _holds_lease(self) -> bool:
-        """Take the lease, or renew it; each slice does, so a process that lost it removes nothing more."""
+        """Acquire or renew the lease and return whether it is held.
+
+        It is renewed in each slice, so a process that has lost it does not remove any more jobs.
+        """
         held, self._token = self._token, None
         self._token = self._storage.acquire_lock(LEASE, self._owner, self._lease_seconds)
         if self._token is None and held is not None:
@@ -95,7 +98,7 @@ class Retention:
         return self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
 
     def _remove(self, until: float) -> tuple[int, bool]:
-        """Return how many jobs are removed, and whether there may be more."""
+        """Return how many jobs were removed, and whether there may be more."""
         removed = 0
         while not self._is_over() and (began := self._clock()) < until:
             asked = self._chunk
@@ -117,7 +120,7 @@ class Retention:
             forget_orders(self._storage)
 
     def hand_over(self) -> None:
-        """Release the lease at the end of this process, so that the next one need not wait."""
+        """Release the lease at the end of this process, so that the next one does not need to wait."""
         token, self._token = self._token, None
         if token is None:
             return

@@ -29,22 +29,22 @@ log = logging.getLogger(__name__)
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
 _RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs of one call, calls after the end of a session
-_LOOK_EVERY = 0.5  # seconds between two looks at this host's clocks
-_FIRST_WAITS = (1.5, 3.0)  # at its start a server soon says what it takes: CPU needs two reports
+_LOOK_EVERY = 0.5  # seconds between two checks of this host's clocks
+_FIRST_WAITS = (1.5, 3.0)  # seconds; short at the start, because CPU usage needs two reports
 
 
 ROUND_TRIPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds, in seconds, of the buckets in which the storage's answers are counted."""
+"""Upper bounds, in seconds, of the buckets in which the response times of the storage are counted."""
 
 
 @attrs.define(eq=False)
 class SessionRenewal:
-    """Renews every session of a server. A worker process may start jobs until its last renewal has expired.
+    """The renewal of a server's sessions. A worker process may start jobs until its last renewal has expired.
 
-    The right to run counts from before the renewal was sent, less a margin, so it ends here before another
-    server can see the session as dead. The time that the machine is suspended counts, because the storage's
-    clock goes on meanwhile. After a suspension, or when the wall clock was set, which may be the storage's
-    own, the sessions are renewed within half a second.
+    The right to run is counted from before the renewal was sent, minus a margin. So it ends here before
+    another server can consider the session dead. The time for which the machine is suspended counts, because
+    the storage's clock continues in that time. The sessions are renewed within half a second after a
+    suspension, or after the wall clock was set, which might be the storage's own clock.
     """
 
     _storage: Storage
@@ -59,27 +59,27 @@ class SessionRenewal:
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _over: threading.Event = attrs.Factory(threading.Event)
     _is_failing: bool = False
-    reached_at: float | None = None  # when the storage last answered, in monotonic seconds
+    reached_at: float | None = None  # when the storage last replied, in monotonic seconds
     round_trips: list[int] = attrs.Factory(lambda: [0] * (len(ROUND_TRIPS) + 1))  # renewals, by bucket
-    round_trip_seconds: float = 0.0  # of all of them
+    round_trip_seconds: float = 0.0  # of all renewals
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Sessions are renewed from now on."""
+        """Renew sessions from now on."""
         self._thread = threading.Thread(target=self._run, name="firelock-sessions", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Nothing is renewed any more."""
+        """Stop renewing sessions."""
         self._over.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(self._settings.heartbeat + 1)
 
     def begin(self, memory: SharedMemory, *, pid: int, workers: int) -> str:
-        """A session has begun and its worker process may start jobs; return its id.
+        """Begin a session, allow its worker process to start jobs, and return the session's id.
 
         Raises:
-            StorageError: it has not.
+            StorageError: the session has not begun.
         """
         session = NewSession(
             id=new_id(),
@@ -99,27 +99,27 @@ class SessionRenewal:
         self.reached_at = time.monotonic()
         with self._lock:
             self._sessions[session.id] = _RenewedSession(session.id, memory, memory.last_report())
-        memory.begin_session()  # before the grant, which is not for what was claimed for a former session
+        memory.begin_session()  # before the grant, which must not apply to claims of an earlier session
         memory.grant(self._right_from(asked_at))
         return session.id
 
     def forget(self, session_id: str) -> None:
-        """The session is no longer renewed, and its worker process may start nothing."""
+        """Stop renewing the session; its worker process must not start any more jobs."""
         with self._lock:
             session = self._sessions.pop(session_id, None)
             if session is not None:
                 session.memory.grant(0)
 
     def end(self, session_id: str, running: Collection[str] = (), *, reason: str = "server stopped") -> Taken:
-        """The session has ended and its jobs are back, those that ran blamed for a crash.
+        """End the session and return its jobs to their queues; a crash is counted for those that ran.
 
         Raises:
-            StorageError: it has not ended yet.
+            StorageError: the session has not ended yet.
         """
         self.forget(session_id)
         with server_work():
             if self._state == "stopping":
-                with contextlib.suppress(StorageError):  # how it is listed; its end matters more
+                with contextlib.suppress(StorageError):  # only for listings; the end is more important
                     self._storage.renew([Renewal(session_id, state=self._state)])
             taken = self._storage.end_session(session_id, running, reason=reason)
             self._release(session_id)
@@ -132,7 +132,7 @@ class SessionRenewal:
         return taken
 
     def _release(self, session_id: str) -> None:
-        """Decide the batches whose last running member, deleted before, has stopped with this session."""
+        """Update the batches whose last running member, deleted before, has stopped with this session."""
         try:
             for _ in range(_RELEASES):
                 if self._storage.release(_RELEASE_LIMIT) < _RELEASE_LIMIT:
@@ -145,15 +145,15 @@ class SessionRenewal:
 
     @property
     def state(self) -> str:
-        """What the sessions say of themselves."""
+        """The state that the sessions report."""
         return self._state
 
     def mark(self, state: str) -> None:
-        """The sessions say this of themselves from their next renewal on: running, quiet, stopping."""
+        """Set the state that the sessions report from their next renewal on: running, quiet or stopping."""
         self._state = state
 
     def mark_leaving(self, session_id: str, state: str) -> None:
-        """Set what a session of a replaced worker process says of itself until the whole server stops."""
+        """Set the state that a replaced worker process's session reports until the whole server stops."""
         with self._lock:
             session = self._sessions.get(session_id)
             if session is not None:
@@ -175,24 +175,24 @@ class SessionRenewal:
         waits = chain(_FIRST_WAITS, repeat(heartbeat))
         wait = next(waits)
         watch = HostWatch(self._clocks)
-        while not self._rest(min(wait, heartbeat) * random.uniform(0.8, 1.0), watch):  # noqa: S311 - servers drift apart
+        while not self._rest(min(wait, heartbeat) * random.uniform(0.8, 1.0), watch):  # noqa: S311 - jitter
             wait = next(waits)
             if not self.renew():
                 wait = _QUICK_RETRY
 
     def _rest(self, seconds: float, watch: HostWatch) -> bool:
-        """Wait until the next renewal is due, or a clock of this host jumps; return whether all is over."""
+        """Wait until a renewal is due or a clock of this host jumps; return whether renewing has stopped."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if self._over.wait(min(left, _LOOK_EVERY)):
                 return True
-            if jump := watch.look():  # what it did to the storage's clock is logged by the upkeep
+            if jump := watch.look():  # upkeep logs the effect on the storage's clock
                 log.debug("This machine %s; renewing the sessions now.", jump)
                 return False
         return self._over.is_set()
 
     def renew(self) -> bool:
-        """Every session is renewed and orders are looked for; return whether the storage answered."""
+        """Renew every session and check for orders; return whether the storage was available."""
         try:
             with server_work():
                 self._renew_all()
@@ -200,7 +200,7 @@ class SessionRenewal:
         except StorageUnavailable as error:
             if not self._is_failing:
                 log.warning("Sessions could not be renewed, trying again: %s", error)
-        except Exception:  # if this thread ended, every session would be lost time after time
+        except Exception:  # without this thread, every session would be lost again and again
             log.exception("Sessions could not be renewed, trying again.")
         else:
             if self._is_failing:
@@ -212,7 +212,7 @@ class SessionRenewal:
         return False
 
     def _renew_all(self) -> None:
-        with self._lock:  # a worker process's memory is closed once its session is forgotten
+        with self._lock:  # a worker process's memory is closed after its session was forgotten
             sessions = list(self._sessions.values())
             renewals = [session.renewal(self._state_of(session)) for session in sessions]
         began, asked_at = time.monotonic(), self._clocks.elapsed()
@@ -222,7 +222,7 @@ class SessionRenewal:
         lost = []
         with self._lock:
             for session, is_alive in zip(sessions, alive, strict=True):
-                if session.id in self._sessions and is_alive:  # else forgotten: nobody may start jobs for it
+                if session.id in self._sessions and is_alive:  # otherwise forgotten: no jobs may start for it
                     session.memory.grant(self._right_from(asked_at))
                 elif session.id in self._sessions:
                     lost.append(session.id)
@@ -238,7 +238,7 @@ class SessionRenewal:
         record = self._storage.get_record(ORDERS, self._server.id)
         if record is None:
             return
-        if record.version != self._order_version:  # else it was obeyed and could not be deleted
+        if record.version != self._order_version:  # otherwise it was obeyed but could not be deleted
             self._order_version = record.version
             self._obey(record.value)
         self._storage.delete_record(ORDERS, record.key, expected_version=record.version)
@@ -255,12 +255,12 @@ class SessionRenewal:
 class _RenewedSession:
     id: str
     memory: SharedMemory
-    told: Report  # what its worker process had reported when that was told last
-    cpu_percent: float = 0.0  # of one processor, between the last two reports that were told
+    told: Report  # the worker process's report that was sent last
+    cpu_percent: float = 0.0  # of one processor, between the last two reports that were sent
     leaving: str = ""  # its state if its worker process was replaced
 
     def renewal(self, state: str) -> Renewal:
-        """Return the session's wish to live on, with what its worker process last reported."""
+        """Return the renewal of the session, with the last report of its worker process."""
         report, told = self.memory.last_report(), self.told
         if report.at > told.at:
             if told.at:

@@ -1,17 +1,18 @@
-"""What a worker process and its supervisor tell each other without a message: a few bytes of shared memory.
+"""Shared memory through which a worker process and its supervisor exchange state without messages.
 
-The supervisor writes until when the worker process may start jobs, and for the how-manieth of its sessions;
-the worker process writes when it last reported and which job each of its workers runs. It is read after the
-worker process has died, so nothing in it needs an orderly end.
+The supervisor writes the time until which the worker process may start jobs, and the number of its session.
+The worker process writes the time of its last report, and the job that each of its workers runs. The
+supervisor also reads this memory after the worker process has died, so nothing in it depends on an orderly
+end.
 
-The memory belongs to no file: a full or read-only disk cannot take it away. A worker process is another
-program, so it gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
+The memory does not belong to a file, so a full or read-only disk cannot affect it. A worker process is
+another program. So it gets the memory as a descriptor, and sets the size when it knows its number of workers.
 
-Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · time
-on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · since when its calls of the
-storage fail (monotonic ns) · the fields of `WorkerCounts`, then 40 bytes a worker: the id of its job, or
-zeros. Numbers are written by one assignment, which copies them whole: `pack_into` writes zeros first, which
-another process would read.
+Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · CPU
+time (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · since when its calls of the storage
+fail (monotonic ns) · the fields of `WorkerCounts`, then 40 bytes per worker: the id of its job, or zeros. A
+number is written by one assignment, which copies it whole. `pack_into` would write zeros first, which another
+process could read.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ _NANO = 1_000_000_000
 
 
 def share_memory() -> int:
-    """Return the descriptor of new memory without a size, which a worker process may be given; close it.
+    """Return the descriptor of new memory without a size, for a worker process. The caller must close it.
 
     Raises:
-        ConfigurationError: the system has no shared memory for it.
+        ConfigurationError: the system does not provide shared memory.
     """
     try:
         if hasattr(os, "memfd_create"):
@@ -56,11 +57,11 @@ def share_memory() -> int:
 
 
 def _open_shared_memory() -> int:
-    """Return memory that POSIX gives by a name, which nobody else has had the time to learn."""
-    # What multiprocessing.shared_memory is made of, which gives no descriptor itself; Linux needs it not.
+    """Return POSIX shared memory. Its random name is removed immediately, so no other process opens it."""
+    # The base of multiprocessing.shared_memory, which does not expose the descriptor. Linux does not need it.
     import _posixshmem  # type: ignore[import-not-found]  # noqa: PLC0415
 
-    name = f"/firelock-{secrets.token_hex(8)}"  # macOS takes 31 characters
+    name = f"/firelock-{secrets.token_hex(8)}"  # macOS allows 31 characters
     descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     _posixshmem.shm_unlink(name)
     return descriptor
@@ -89,53 +90,53 @@ NO_WORKERS = WorkerCounts()
 
 @attrs.frozen
 class Report:
-    """What a worker process last said of itself."""
+    """The last report of a worker process about itself."""
 
-    at: float  # in monotonic seconds; 0 before the first
+    at: float  # in monotonic seconds; 0 before the first report
     workers: WorkerCounts
-    cpu_seconds: float  # time on processors since its process began
-    rss_bytes: int  # its memory; 0 where the system does not tell it
+    cpu_seconds: float  # CPU time since its process started
+    rss_bytes: int  # its memory; 0 if the system does not report it
 
 
 @attrs.define(eq=False, slots=False)
 class SharedMemory:
-    """Shared memory of one worker process.
+    """The shared memory of one worker process.
 
-    The right to run ends by `elapsed_seconds`, since the storage's clock goes on while the machine is
-    suspended. All other times are of CLOCK_MONOTONIC: a suspension does not make a worker process silent. A
-    host's processes share both clocks.
+    The right to run is measured by `elapsed_seconds`, because the storage's clock continues while the machine
+    is suspended. All other times are of CLOCK_MONOTONIC, so a suspension does not make a worker process seem
+    silent. The processes of a host share both clocks.
     """
 
     _memory: mmap.mmap
     workers: int
     _elapsed: Callable[[], float] = elapsed_seconds
-    _adopted: int = 0  # the session that this process starts jobs for
+    _adopted: int = 0  # the session for which this process starts jobs
 
     @classmethod
     def create(cls, workers: int, elapsed: Callable[[], float] = elapsed_seconds) -> SharedMemory:
-        """Return new memory, all zeros, for a server that has its workers in its own process.
+        """Return new memory, all zeros, for a server with its workers in its own process.
 
         Args:
-            workers: threads and coroutines.
+            workers: the number of threads and coroutines.
             elapsed: the clock of the right to run, in seconds.
 
         Raises:
-            ConfigurationError: there is no memory for it.
+            ConfigurationError: there is not enough memory.
         """
         return cls.attach(-1, workers, elapsed)
 
     @classmethod
     def allocate(cls, descriptor: int, workers: int) -> SharedMemory:
-        """Return new memory, all zeros, behind a descriptor that has no size yet: the worker process's side.
+        """Return new memory, all zeros, of a descriptor without a size; for the worker process.
 
-        The memory is there from now on, not only promised: no later write can be the first to miss it.
+        The memory is reserved now, so a later write cannot run out of it.
 
         Raises:
-            ConfigurationError: there is no memory for it.
+            ConfigurationError: there is not enough memory.
         """
         try:
             os.ftruncate(descriptor, _size(workers))
-            if hasattr(os, "posix_fallocate"):  # macOS has none, and no shared memory that is only promised
+            if hasattr(os, "posix_fallocate"):  # macOS lacks it, and always reserves shared memory
                 os.posix_fallocate(descriptor, 0, _size(workers))
         except OSError as error:
             raise _no_memory(workers, error) from error
@@ -145,10 +146,10 @@ class SharedMemory:
     def attach(
         cls, descriptor: int, workers: int, elapsed: Callable[[], float] = elapsed_seconds
     ) -> SharedMemory:
-        """Return the memory that a worker process has allocated there; the descriptor may be closed.
+        """Return the memory that a worker process has allocated; the descriptor may then be closed.
 
         Raises:
-            ConfigurationError: there is no memory for it.
+            ConfigurationError: there is not enough memory.
         """
         try:
             return cls(mmap.mmap(descriptor, _size(workers)), workers, elapsed)
@@ -156,7 +157,7 @@ class SharedMemory:
             raise _no_memory(workers, error) from error
 
     def close(self) -> None:
-        """The memory is unmapped."""
+        """Unmap the memory."""
         self._memory.close()
 
     def _read(self, place: int) -> int:
@@ -173,25 +174,25 @@ class SharedMemory:
         self._write(_RIGHT, until * _NANO)
 
     def begin_session(self) -> None:
-        """Note that the worker process has a new session: it starts no job before it has adopted it."""
+        """Note that the worker process has a new session; it starts no jobs until it has adopted it."""
         self._write(_SESSION, self._read(_SESSION) + 1)
 
     def adopt_session(self) -> None:
-        """Nothing that was claimed for a former session is left to be started here."""
+        """Adopt the new session; call it when no claims of an earlier session can be started any more."""
         self._adopted = self._read(_SESSION)
 
     def may_start(self) -> bool:
-        """Tell whether a job may be started now."""
+        """Return whether a job may be started now."""
         return self.has_right() and self._read(_SESSION) == self._adopted
 
     def has_right(self) -> bool:
-        """Tell whether the worker process's right to run lasts, adopted or not: for who looks on."""
+        """Return whether the right to run lasts, even if the session is not adopted yet; for observers."""
         return self._elapsed() * _NANO < self._read(_RIGHT)
 
-    # ---- being alive -------------------------------------------------------------------------------------
+    # ---- reports -----------------------------------------------------------------------------------------
 
     def report(self, workers: WorkerCounts, *, cpu_seconds: float = 0.0, rss_bytes: int = 0) -> None:
-        """The worker process lives, its workers do this, and its process takes so much."""
+        """Report that the worker process is alive, what its workers do, and its CPU time and memory."""
         self._memory[_COUNTS:_HEAD] = _COUNTED.pack(*attrs.astuple(workers))
         self._memory[_REPORTED:_TURNED] = _REPORT.pack(
             time.monotonic_ns(), int(cpu_seconds * _NANO), rss_bytes
@@ -204,12 +205,12 @@ class SharedMemory:
         return Report(at / _NANO, workers, cpu / _NANO, rss)
 
     def silence(self) -> float:
-        """Return the seconds since the last report; 0 before the first."""
+        """Return the seconds since the last report; 0 before the first one."""
         at = self.last_report().at
         return time.monotonic() - at if at else 0.0
 
     def turn(self) -> None:
-        """The dispatcher begins a turn."""
+        """Note that the dispatcher begins a turn."""
         self._memory[_TURNED:_FAILING] = _WORD.pack(time.monotonic_ns())
 
     def last_turn(self) -> float:
@@ -224,15 +225,15 @@ class SharedMemory:
         """Return since when the dispatcher cannot claim and settle, in monotonic seconds; 0 if it can."""
         return self._read(_FAILING) / _NANO
 
-    # ---- who runs what -----------------------------------------------------------------------------------
+    # ---- running jobs ------------------------------------------------------------------------------------
 
     def start(self, worker: int, job_id: str) -> None:
-        """The worker runs this job from now on."""
+        """Note that the worker runs this job."""
         place = _HEAD + worker * _WIDTH
         self._memory[place : place + _ID] = job_id.encode().ljust(_ID, b"\0")[:_ID]
 
     def end(self, worker: int) -> None:
-        """The worker runs nothing."""
+        """Note that the worker runs no job."""
         place = _HEAD + worker * _WIDTH
         self._memory[place : place + _ID] = _EMPTY
 

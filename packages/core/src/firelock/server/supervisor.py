@@ -1,8 +1,8 @@
 """The supervisor: renews a server's sessions and keeps its worker processes running.
 
-It does not import the application and runs no jobs, so a job that keeps an interpreter busy cannot cost the
-session. It notices the death of a worker process by its exit, so the process's jobs return to their queues
-immediately, before the lease expires.
+It does not import the application and runs no jobs, so a job that blocks an interpreter cannot cost the
+session. It notices the death of a worker process by its exit, so the jobs of that process return to their
+queues immediately, before the lease expires.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 _HAVE_SAID_WHY = {EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE}
 _TICK = 1.0
-_MOST_RETIRED = 4  # of a place: worker processes that were replaced and still run jobs
-_STOP_MARGIN = 20.0  # beyond the grace time: a worker process that has not ended by then is killed
+_MOST_RETIRED = 4  # per place: worker processes that were replaced and still run jobs
+_STOP_MARGIN = 20.0  # seconds after the grace period, when worker processes that have not ended are killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
-_DOUBLINGS = 10  # of a pause: more than its longest has, and no more than a float
+_DOUBLINGS = 10  # of a pause: enough for the longest pause, and within the range of a float
 _TRY_AGAIN = 1.0
-_LONG_START = 10.0  # seconds after which the log names a worker process that has not started
+_LONG_START = 10.0  # seconds after which the log reports a worker process that has not started
 _NEVER = float("inf")
 
 
 @attrs.frozen
 class ServerOptions:
-    """What the command line says of a server."""
+    """The options of a server from the command line."""
 
     app_spec: str
     queues: str | None = None
@@ -79,43 +79,43 @@ class ServerOptions:
     processes: int = 1
     name: str | None = None
     imports: tuple[str, ...] = ()
-    storage: str | None = None  # instead of the app's own
+    storage: str | None = None  # replaces the app's own storage
     is_verbose: bool = False  # its processes log everything
     log_format: str = LogFormat.TEXT
-    log_meta: Sequence[str] = ()  # of a job's meta: what its log records say
-    max_jobs_per_process: int = 0  # 0: what the app's own settings say
-    max_memory_per_process: int = 0  # MB; 0: what the app's own settings say
-    probe_port: int = 0  # 0: what the app's own settings say
+    log_meta: Sequence[str] = ()  # names of meta values in the log records of a job
+    max_jobs_per_process: int = 0  # 0: use the app's own settings
+    max_memory_per_process: int = 0  # MB; 0: use the app's own settings
+    probe_port: int = 0  # 0: use the app's own settings
     probe_host: str = LOOPBACK
 
 
 @attrs.frozen(kw_only=True)
 class WorkerProcessOptions(ServerOptions):
-    """What a worker process is told at its start."""
+    """The options that a worker process gets at its start."""
 
-    place: int  # among its server's worker processes
+    place: int  # its number among the worker processes of its server
     server_id: str
     server_name: str
-    is_first: bool  # it speaks for the server: nobody has yet
-    counts_jobs: bool = False  # whatever plugins the app has: /metrics of the probe port shows them
+    is_first: bool  # it reports for the server, because none has yet
+    counts_jobs: bool = False  # even without a plugin: /metrics of the probe port shows the counts
 
 
 class ServerMode(StrEnum):
-    """What a server is asked to do."""
+    """The requested mode of a server."""
 
     RUNNING = "running"
     QUIET = "quiet"
     STOPPING = "stopping"
-    HURRYING = "hurrying"  # a stop that waits for no job any more
+    HURRYING = "hurrying"  # a stop that does not wait for jobs any more
 
 
 @attrs.define(eq=False)
 class _Place:
-    """What is known of all worker processes that were in one place, one after the other."""
+    """The data of all worker processes in one place, one after the other."""
 
     has_begun: bool = False  # one of them had a session
     starts: int = 0
-    cpu_seconds: float = 0.0  # of those that have ended
+    cpu_seconds: float = 0.0  # of the ended ones
     crashed_jobs: int = 0
 
 
@@ -123,23 +123,23 @@ class _Place:
 class _KnownProcess:
     place: int
     popen: subprocess.Popen[bytes]
-    descriptor: int  # of the memory
-    counters: int  # the descriptor of the memory in which it counts jobs, alone as long as it lives
-    orders: Any  # the pipe's writing end
-    quick_deaths: int  # in a row, of those in its place
+    descriptor: int  # of the shared memory
+    counters: int  # the descriptor of the memory for its job counts; only this process uses it while it lives
+    orders: Any  # the writing end of the pipe
+    quick_deaths: int  # consecutive ones in its place
     started_at: float = attrs.Factory(time.monotonic)
-    began_at: float | None = None  # when it had its first session
+    began_at: float | None = None  # when it got its first session
     session: str | None = None
-    memory: SharedMemory | None = None  # once it has imported the app and knows how many workers it has
+    memory: SharedMemory | None = None  # set when it has imported the app and knows its number of workers
     workers: int = 0
-    replaces: _KnownProcess | None = None  # until it works: who drains then
+    replaces: _KnownProcess | None = None  # until this one works: the process that drains then
     is_retired: bool = False  # another has taken its place; it drains
     ends_by: float = _NEVER  # monotonic; it is killed then
-    is_slow: bool = False  # the log has said that it is long in starting
+    is_slow: bool = False  # the log has reported its slow start
     is_killed: bool = False  # by this supervisor
 
     def kill(self) -> None:
-        """End its process at once."""
+        """Kill its process."""
         self.is_killed = True
         self.popen.kill()
 
@@ -158,10 +158,10 @@ class Supervisor:
         self._name = options.name or f"{socket.gethostname()}:{os.getpid()}"
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._processes: dict[int, _KnownProcess] = {}
-        self._restarts: list[tuple[float, int, int]] = []  # when, which place, after how many quick deaths
+        self._restarts: list[tuple[float, int, int]] = []  # time, place, number of previous quick deaths
         self._storage: Storage | None = None
         self._settings = Settings()
-        self._sessions: SessionRenewal | None = None  # until a worker process has said which storage it has
+        self._sessions: SessionRenewal | None = None  # None until a worker process has reported the storage
         self._state = ServerMode.RUNNING
         self._stops_at = _NEVER
         self._exit_code = EXIT_OK
@@ -169,10 +169,10 @@ class Supervisor:
         self._counters: list[int] = []  # memories in which worker processes have counted jobs
         self._spare_counters: list[
             int
-        ] = []  # those in which nobody counts now: the next worker process goes on there
+        ] = []  # no process counts in these now: the next worker process continues there
         self._watched = (
             threading.Lock()
-        )  # a worker process leaves the list and its time is added, in one step
+        )  # a worker process leaves the list and its CPU time is added in one step
         self._places = [_Place() for _ in range(options.processes)]
         self._turned_at = time.monotonic()
         self._manager = SystemdNotifier.of_environment()
@@ -184,7 +184,7 @@ class Supervisor:
     # ---- the loop ----------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until told to stop by SIGTERM, SIGINT or an order; return the exit code."""
+        """Serve until SIGTERM, SIGINT or an order requests a stop; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._events.put(self._stop))
         if hasattr(signal, "SIGUSR1"):
@@ -265,8 +265,7 @@ class Supervisor:
                     self._settings.hang_timeout,
                 )  # fmt: skip
 
-    # ---- starting worker processes
-    # -------------------------------------------------------------------------------
+    # ---- start of worker processes -----------------------------------------------------------------------
 
     def _start_again(self, place: int, quick_deaths: int) -> None:
         try:
@@ -276,11 +275,11 @@ class Supervisor:
             self._restarts.append((time.monotonic() + _LONGEST_PAUSE, place, quick_deaths))
 
     def _start_process(self, place: int, quick_deaths: int, replaces: _KnownProcess | None = None) -> None:
-        """Start a process; it says which storage and settings it has, and gets its session then.
+        """Start a process. It reports its storage and settings, and then gets its session.
 
         Raises:
-            OSError: the system gives no process, or none of the pipes that one needs.
-            ConfigurationError: the system gives no shared memory.
+            OSError: the system cannot start the process, or create the pipes that it needs.
+            ConfigurationError: the system provides no shared memory.
         """
         options = WorkerProcessOptions(
             **attrs.asdict(self._options), place=place, server_id=self._id, server_name=self._name,
@@ -292,7 +291,7 @@ class Supervisor:
             counters = self._spare_counters[-1] if self._spare_counters else _shared(undo)
             orders_read, orders_write = _pipe(undo)
             reports_read, reports_write = _pipe(undo)
-            popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            popen = subprocess.Popen(  # noqa: S603 - Firelock's own interpreter and module
                 [sys.executable, "-m", "firelock.server.worker_process", str(os.getpid()), str(orders_read),
                  str(reports_write), str(descriptor), str(counters), json.dumps(attrs.asdict(options))],
                 pass_fds=(orders_read, reports_write, descriptor, counters),
@@ -315,7 +314,7 @@ class Supervisor:
         self._watch(process, reports_read)
 
     def _watch(self, process: _KnownProcess, reports: int) -> None:
-        """Start threads that read the process's reports and wait for its end; kill it if no thread starts."""
+        """Start threads that read the process's reports and wait for its end; kill it if one cannot start."""
         exits = threading.Thread(target=self._await_exit, args=(process,), daemon=True)
         try:
             exits.start()
@@ -353,7 +352,7 @@ class Supervisor:
             if is_first:
                 self._open(ready)
                 self._listen_for_probes(self._settings.probe_port)
-            for line in ready["about"]:  # the first worker process tells it, whichever is ready first
+            for line in ready["about"]:  # only the first place reports it, whichever is ready first
                 self._say(line)
             if ready["about"] and self._probes is not None:
                 self._say(f"  probes: {self._probes.url} ({' '.join(self._probes.paths)})")
@@ -390,9 +389,9 @@ class Supervisor:
 
     def _begin(self, process: _KnownProcess) -> None:
         if self._sessions is None or process.memory is None or self._is_stopping:
-            return  # it has been told to stop
+            return  # the server stops
         process.session = self._sessions.begin(process.memory, pid=process.popen.pid, workers=process.workers)
-        if process.is_retired:  # its former session was lost
+        if process.is_retired:  # its previous session was lost
             self._mark(process)
         self._tell(process, {"session": process.session})
         process.began_at = process.began_at or time.monotonic()
@@ -408,7 +407,7 @@ class Supervisor:
     def _begin_when_possible(
         self, process: _KnownProcess, former: str | None, *, is_repeat: bool = False
     ) -> None:
-        """Begin a new session of the worker process; while the storage is unreachable, try again."""
+        """Begin a new session of the worker process; if the storage is unreachable, try again."""
         if process.session != former or process.popen.poll() is not None:
             return
         try:
@@ -426,7 +425,7 @@ class Supervisor:
             log.info("Worker process %d has its new session.", process.popen.pid)
 
     def _begin_anew(self, lost: str) -> None:
-        """A session is dead: its worker process, if it lives, gets another one and drops what it held."""
+        """Replace a lost session: its worker process, if it is alive, gets a new one and drops its claims."""
         if self._sessions is None:
             return
         self._sessions.forget(lost)
@@ -468,21 +467,20 @@ class Supervisor:
                 ", ".join(taken.crashed),
             )
 
-    # ---- the end of a worker process
-    # ------------------------------------------------------------------------------
+    # ---- end of a worker process -------------------------------------------------------------------------
 
     def _exited(self, process: _KnownProcess) -> None:
-        """Return the jobs of a worker process that has ended; if it crashed, blame the jobs that it ran."""
+        """Return the jobs of an ended worker process to their queues; if it crashed, count their crashes."""
         code = process.popen.returncode
         with self._watched:
             del self._processes[process.popen.pid]
             if process.memory is not None:
                 self._places[process.place].cpu_seconds += process.memory.last_report().cpu_seconds
         self._spare_counters.append(process.counters)
-        with contextlib.suppress(OSError):  # an order that it did not live to read is still in the buffer
+        with contextlib.suppress(OSError):  # the buffer may contain an order that it has not read
             process.orders.close()
         running = [] if process.memory is None else process.memory.running()
-        # A job may end its process with exit code 0 as well; only who was told to stop ends in order.
+        # A job can also end its process with exit code 0. This is a normal end only after an order to stop.
         is_told = self._is_stopping or process.is_retired
         self._end_session(process, () if is_told and code == EXIT_OK else running)
         if process.memory is not None:
@@ -490,10 +488,10 @@ class Supervisor:
         os.close(process.descriptor)
         if self._is_stopping:
             if code != EXIT_OK and self._exit_code == EXIT_OK:
-                self._exit_code = EXIT_FAILED  # it did not end in order, so the server did not either
+                self._exit_code = EXIT_FAILED  # it did not end normally, so the server did not either
         elif self._sessions is not None:
             self._make_up_for(process, code, was_running=bool(running))
-        elif code < 0:  # somebody killed it, the system for want of memory say, so it has said nothing
+        elif code < 0:  # killed, for example for lack of memory, so it has not reported a reason
             self._restart(process, code, was_running=False)
         else:
             if code not in _HAVE_SAID_WHY:
@@ -505,10 +503,10 @@ class Supervisor:
             self._stop()
 
     def _make_up_for(self, process: _KnownProcess, code: int, *, was_running: bool) -> None:
-        """Another worker process starts, unless one has taken the place or is about to."""
+        """Start another worker process, unless one has taken the place or is about to."""
         successor = next((other for other in self._processes.values() if other.replaces is process), None)
         if successor is not None:
-            successor.replaces = None  # nobody is left to drain
+            successor.replaces = None  # nothing is left to drain
         elif process.replaces is not None:
             old = process.replaces
             log.warning(
@@ -520,14 +518,13 @@ class Supervisor:
         elif not process.is_retired:
             self._restart(process, code, was_running=was_running)
 
-    # ---- replacing a worker process: it has reached a limit, or its code is an old one
-    # ----------------------------
+    # ---- replacement of a worker process that has reached a limit or runs old code -----------------------
 
     def _reload(self) -> None:
-        """Replace every worker process with one that imports the present code; retry failed starts now."""
+        """Replace every worker process with one that imports the current code; retry failed starts now."""
         if (
             self._sessions is None
-        ):  # the first worker process speaks for the server, so nothing may come between
+        ):  # the first worker process reports for the server and must start undisturbed
             self._later(self._reload)
             return
         for process in list(self._processes.values()):
@@ -535,10 +532,10 @@ class Supervisor:
         self._restarts = [(0.0, place, 0) for _, place, _ in self._restarts]
 
     def _replace(self, process: _KnownProcess, why: str) -> None:
-        """Another worker process starts, one at a time; the one it replaces drains once the other works.
+        """Start another worker process, one at a time; the replaced one drains when the other works.
 
-        In this order no worker is missing meanwhile, and a worker process goes on whose successor cannot
-        start.
+        In this order, no worker is missing in the meantime, and a worker process whose successor cannot start
+        continues.
         """
         if self._is_stopping or process.is_retired or process.popen.poll() is not None:
             return
@@ -553,10 +550,10 @@ class Supervisor:
             self._later(lambda: self._replace(process, why), _LONGEST_PAUSE)
 
     def _retire(self, process: _KnownProcess) -> None:
-        """The worker process claims nothing more and ends after its last job.
+        """Let the worker process claim nothing more and end after its last job.
 
-        It may take as long as it takes until too many others were retired after it, since a job that hangs
-        would keep each process that runs it.
+        Its jobs can take any time until too many other processes have been retired after it. Otherwise, a job
+        that hangs would keep each process that runs it.
         """
         process.is_retired = True
         self._mark(process)
@@ -575,21 +572,21 @@ class Supervisor:
             self._cut_short(oldest)
 
     def _cut_short(self, process: _KnownProcess) -> None:
-        """Give the jobs of a retired worker process the grace time to end; then requeue them."""
+        """Give the jobs of a retired worker process the grace period to end; then requeue them."""
         grace = self._settings.grace
         process.ends_by = time.monotonic() + grace + _STOP_MARGIN
         self._mark(process)
         self._tell(process, {"stop": grace})
 
     def _mark(self, process: _KnownProcess) -> None:
-        """A retired worker process's session says that it is one."""
+        """Mark the session of a retired worker process as retired."""
         if self._sessions is not None and process.session is not None:
             self._sessions.mark_leaving(process.session, RETIRED if process.ends_by == _NEVER else ENDING)
 
     def _end_process(self, session: str) -> None:
-        """Replace and end the worker process of a session for an operator; its jobs get the grace time.
+        """Replace and end the worker process of a session for an operator; its jobs get the grace period.
 
-        It does not wait for its successor, which might not be able to start.
+        It does not wait for its successor, which might be unable to start.
         """
         process = next((one for one in self._processes.values() if one.session == session), None)
         if process is None or process.popen.poll() is not None:
@@ -615,8 +612,8 @@ class Supervisor:
     def _restart(self, process: _KnownProcess, code: int, *, was_running: bool) -> None:
         """Start another worker process, immediately if a job may have killed this one: crashes are limited.
 
-        Those that end soon after they could run jobs, or before, however long their start took, are followed
-        by the next after a growing pause.
+        If a process ends before it can run jobs, or soon after that, the next one starts after a growing
+        pause. The duration of its start does not matter.
         """
         worked = 0.0 if process.began_at is None else time.monotonic() - process.began_at
         deaths = process.quick_deaths + 1 if worked < _SHORT_LIFE and not was_running else 0
@@ -629,13 +626,13 @@ class Supervisor:
         self._restarts.append((time.monotonic() + pause, process.place, deaths))
         self._events.put(lambda: None)
 
-    # ---- being watched -----------------------------------------------------------------------------------
+    # ---- monitoring --------------------------------------------------------------------------------------
 
     def _listen_for_probes(self, port: int) -> None:
-        """Probes are answered at this port, unless they are already; at none if it is 0.
+        """Serve the probes at this port, unless they are served already; do nothing if it is 0.
 
         Raises:
-            ConfigurationError: nothing can listen there.
+            ConfigurationError: the port cannot be used.
         """
         if port and self._probes is None:
             self._probes = ProbeListener(
@@ -643,7 +640,7 @@ class Supervisor:
             )
 
     def status(self) -> ServerStatus:
-        """Return the server as it is now, from memory; any thread may ask."""
+        """Return the current status of the server, from memory; thread-safe."""
         now, sessions = time.monotonic(), self._sessions
         waiting = {place: at - now for at, place, _ in list(self._restarts)}
         with self._watched:
@@ -670,12 +667,12 @@ class Supervisor:
         )  # fmt: skip
         here = [process for process in list(self._processes.values()) if process.place == number]
         here.sort(key=lambda process: process.session is not None and not process.is_retired)
-        for process in here:  # of two in a place the one that claims comes last, and the time is of both
+        for process in here:  # of two in a place, the claiming one comes last; the CPU time is that of both
             status = _status_of(status, process)
         return status
 
     def _counted(self) -> Counted:
-        """Return what all worker processes have counted, those that have ended too."""
+        """Return the counts of all worker processes, including those that have ended."""
         return summed(map(read_counters, list(self._counters)))
 
     # ---- orders ------------------------------------------------------------------------------------------
@@ -715,7 +712,7 @@ class Supervisor:
                 process.kill()
 
     def _obey(self, order: str) -> None:
-        """Do what an operator asked for; who stops hears nothing else."""
+        """Carry out an order of an operator; a stopping server ignores it."""
         if self._is_stopping:
             return
         session = session_to_end(order)
@@ -732,7 +729,7 @@ class Supervisor:
 
 
 def _status_of(status: ProcessStatus, process: _KnownProcess) -> ProcessStatus:
-    """Return the status of a place with what is known of this worker process there."""
+    """Return the status of a place, with the data of this worker process."""
     now = time.monotonic()
     status = attrs.evolve(
         status, pid=process.popen.pid, age=now - process.started_at, has_session=process.session is not None,
@@ -763,7 +760,7 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
 def exit_code_of(error: FirelockError) -> int:
     """Return the exit code of a server that cannot start.
 
-    A layout that does not fit counts as usage: it stays so until a person upgrades or migrates.
+    A schema mismatch counts as a usage error, because it stays until a person upgrades or migrates.
     """
     is_unreachable = isinstance(error, StorageError) and not isinstance(error, SchemaMismatch)
     return EXIT_UNREACHABLE if is_unreachable else EXIT_USAGE

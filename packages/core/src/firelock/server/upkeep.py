@@ -1,7 +1,7 @@
-"""What a worker process does beside its jobs: due jobs, lost servers, retention, timeouts, logs, statistics.
+"""Upkeep of a worker process: due jobs, lost servers, retention, timeouts, logs and statistics.
 
-Every duty but retention may run in every process at the same time; the storage makes each change once. A duty
-delays only the duties of its own thread.
+Every duty except retention can run in every process at the same time; the storage makes each change once. A
+duty delays only the duties of its own thread.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000
-_FIRED_AT_ONCE = 10  # recurring jobs, a commit each; due jobs wait for no more of them
-_SELDOM = 3  # sweeps to one look for what is seldom there
-_IDLE_RETENTION = 6  # sweeps to one look for expired jobs if none expire
-_LONGEST_DISTRUST = 3  # session timeouts, however often the clock jumps
-_RENEWED_WITHIN = 1.0  # seconds; living servers look at their clocks twice as often, and renew after a jump
-_RELEASE_AGAIN = 1.0  # seconds after a release of the dispatcher, which may have skipped locked rows
-_RELEASES = 20  # calls after sessions were lost; the duty that releases does the rest
+_FIRED_AT_ONCE = 10  # recurring jobs, with one commit each; due jobs wait for no more than these
+_SELDOM = 3  # sweeps per check for things that are rare
+_IDLE_RETENTION = 6  # sweeps per check for expired jobs if none expire
+_LONGEST_DISTRUST = 3  # session timeouts, even if the clock keeps jumping
+_RENEWED_WITHIN = 1.0  # seconds; living servers check their clocks twice as often, and renew after a jump
+_RELEASE_AGAIN = 1.0  # seconds after a release by the dispatcher, which may have skipped locked rows
+_RELEASES = 20  # calls after sessions were lost; the release duty does the rest
 _SPARE_DESCRIPTORS = 16  # for a connection to the storage and the pipes of a job process
-_IGNORED = 2.0  # seconds after its timeout in which a job may still end
-_LEAST_GRACE = 1.0  # seconds that a job has to end after it was told to stop, where `grace` is shorter
-_COMPLETED = 0.1  # seconds after which a run that ended within its own transaction has likely more to do
+_IGNORED = 2.0  # seconds that a job has to end after its timeout before it is reported
+_LEAST_GRACE = 1.0  # seconds that a cancelled job has to end, if `grace` is shorter
+_COMPLETED = 0.1  # seconds after which a run that its own transaction has ended probably continues
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
-_CATALOGUE = 12 * 3_600.0  # and at the start, when nobody waits for it
+_CATALOGUE = 12 * 3_600.0  # seconds; also at the start, where nothing waits for it
 _CATALOGUE_AGAIN = 60.0
 _FIRST_LOOK = 0.01
-_LATER = (0.020, 0.080)  # seconds that all but one server wait behind a due instant, to look again
+_LATER = (0.020, 0.080)  # seconds that all servers but one wait after a due time before they check
 
 
 _MINUTE = 60 * SECOND
@@ -59,11 +59,11 @@ _BUCKETS = tuple(int(bound * SECOND) for bound in DURATION_BUCKETS)
 
 
 def _no_sums() -> defaultdict[tuple[int, str, str, str], list[int]]:
-    return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # how many, how long, and the histogram
+    return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # count, duration and histogram
 
 
 def _what_became_of(taken: Taken) -> str:
-    """Return what became of the jobs of a dead session, as the end of a sentence."""
+    """Return what happened to the jobs of a dead session, as the end of a sentence."""
     kinds = [(len(taken.crashed), "running"), (len(taken.returned), "waiting")]
     back = " and ".join(
         f"{number} {kind} {'job' if number == 1 else 'jobs'}" for number, kind in kinds if number
@@ -78,14 +78,14 @@ def _what_became_of(taken: Taken) -> str:
 class MinuteRollups:
     """Counts, durations and histograms by minute, task, queue and outcome.
 
-    Statistics, not truth: what a killed worker process had not written yet is missing in them.
+    These are only statistics: counts that a killed worker process had not written yet are missing.
     """
 
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _sums: dict[tuple[int, str, str, str], list[int]] = attrs.Factory(_no_sums)
 
     def add(self, ends: Iterable[tuple[ClaimedJob, str, int, int]]) -> None:
-        """Ended attempts are counted: each its job, outcome, instant and duration in micros."""
+        """Count ended attempts; each is a job, its outcome, and the time and duration in microseconds."""
         with self._lock:
             for job, outcome, at, duration in ends:
                 sums = self._sums[at // _MINUTE, job.task, job.queue, outcome]
@@ -94,7 +94,7 @@ class MinuteRollups:
                 sums[2 + bisect_left(_BUCKETS, duration)] += 1
 
     def flush(self, storage: Storage) -> None:
-        """What was counted is in the storage; on its error it is counted still and the error passes."""
+        """Write the counts to the storage; after an error, keep them and raise the error."""
         with self._lock:
             sums, self._sums = self._sums, _no_sums()
         if not sums:
@@ -130,11 +130,11 @@ class _Duty:
 
 @attrs.define(eq=False, slots=False)
 class _DutyThread:
-    """Does each of its duties when it is time, and continues whatever a duty meets."""
+    """A thread that does each of its duties when it is due, and continues after an error in a duty."""
 
     name: str
     duties: Sequence[_Duty]
-    _on_outage: Callable[[], None]  # called if the storage could not be reached
+    _on_outage: Callable[[], None]  # called if the storage was unreachable
     _has_own_connection: bool = False
     _condition: threading.Condition = attrs.Factory(threading.Condition)
     is_over: bool = False
@@ -150,7 +150,7 @@ class _DutyThread:
                 self._condition.notify()
 
     def end(self) -> None:
-        """Begin no further duty; a duty under way may look at `is_over`."""
+        """Begin no further duty; a duty under way can check `is_over`."""
         with self._condition:
             self.is_over = True
             self._condition.notify()
@@ -163,7 +163,7 @@ class _DutyThread:
                     again = duty.run()
             except StorageUnavailable as error:
                 self._on_outage()
-                if error.longest_pause > StorageUnavailable.longest_pause:  # each try costs a full disk space
+                if error.longest_pause > StorageUnavailable.longest_pause:  # each try uses disk space
                     duty.at = max(duty.at, time.monotonic() + error.longest_pause)
                 log.debug("Duty %s: storage unavailable: %s", duty.name, error)
             except Exception:
@@ -172,7 +172,7 @@ class _DutyThread:
                 self.advance(duty, time.monotonic() + again)
 
     def _next(self) -> _Duty | None:
-        """Wait for the next turn and return its duty; None if all is over."""
+        """Wait for the next turn and return its duty; None after the end."""
         with self._condition:
             while not self.is_over:
                 now = time.monotonic()
@@ -193,25 +193,26 @@ class Upkeep:
     _context: WorkerContext
     _workers: Workers
     _on_worn: Callable[[str], None] | None = (
-        None  # told once, and why, when the worker process is to be replaced
+        None  # called once, with the reason, when the worker process must be replaced
     )
-    ended: int = 0  # jobs of this worker process
+    ended: int = 0  # jobs that this worker process has ended
     metrics: MinuteRollups = attrs.Factory(MinuteRollups)
-    _is_worn: bool = False  # `_on_worn` has been told
-    _is_first: bool = True  # of the living sessions: it takes due instants at once
-    _trusts_clock_from: float = 0.0  # monotonic instant before which nobody is reaped
+    _is_worn: bool = False  # `_on_worn` was called
+    _is_first: bool = True  # this server has the oldest session: it handles due jobs without a delay
+    _trusts_clock_from: float = 0.0  # monotonic time before which no session is declared dead
     _trusting: threading.Lock = attrs.Factory(threading.Lock)
-    _jumped_at: float | None = None  # monotonic; the first jump of the clock since nobody has been reaped
+    _jumped_at: float | None = None  # monotonic; the first clock jump since no session is declared dead
     _had_right: bool = True
     _release_pause: float = float("inf")  # seconds, growing until only the duty's own interval is left
-    _look_again: float = _FIRST_LOOK  # seconds, growing while what is due does not move
+    _look_again: float = _FIRST_LOOK  # seconds, growing while due jobs are not moved
 
     def __attrs_post_init__(self) -> None:
         storage, sweep = self._runtime.storage, self._runtime.settings.sweep
         self._awake = self._runtime.clock.host.awake
         self._clock_watch = StorageWatch(self._runtime.clock)
-        # Every claim tells the next due instant and every end of a parent calls `release`: looking for both
-        # is a second net, and seldom, so that an idle server stays below two storage calls a second.
+        # Every claim returns the next due time, and every end of a parent calls `release`. These duties are
+        # only a safety net for both, and rare, so that an idle server makes fewer than two storage calls per
+        # second.
         self._due = _Duty("due", _SELDOM * sweep, self._promote_and_fire)
         self._sweeps = _Duty("sweep", sweep, self._sweep)
         self._releases = _Duty("release", _SELDOM * sweep, self._release)
@@ -231,7 +232,10 @@ class Upkeep:
             self.contact(is_there=False)
 
         def ignore() -> None:
-            """Only what would find lost servers judges whether the storage can be reached."""
+            """Do nothing.
+
+            Only the duties that would find lost servers decide whether the storage is reachable.
+            """
 
         self._promotes = _DutyThread("firelock-due", [self._due], distrust, has_own_connection=True)
         self._upkeep = _DutyThread(
@@ -247,10 +251,10 @@ class Upkeep:
         ]
 
     def start(self) -> None:
-        """The duties are done from now on.
+        """Start the duties.
 
-        A clock that was set just before is not seen here. So nobody is reaped for a heartbeat, in which every
-        living server renews its session.
+        If the clock was set shortly before, this is not noticed here. So no session is declared dead for a
+        heartbeat, in which every living server renews its session.
         """
         self._trusts_clock_from = self._awake() + self._runtime.settings.heartbeat
         self._report()
@@ -258,7 +262,7 @@ class Upkeep:
             one.thread.start()
 
     def stop(self, timeout: float) -> None:
-        """End all threads; write what jobs logged and what was counted if the storage answers."""
+        """End all threads; write the remaining logs and counts if the storage is available."""
         for one in self._threads:
             one.end()
         have_ended([one.thread for one in self._threads], timeout)
@@ -271,17 +275,21 @@ class Upkeep:
             self._retention.hand_over()
 
     def contact(self, *, is_there: bool) -> None:
-        """After an outage nobody is reaped until all had a full session timeout to renew."""
+        """Note whether the storage is reachable.
+
+        After an outage, no session is declared dead until all servers have had a full session timeout to
+        renew.
+        """
         with self._trusting:
             if not is_there:
                 self._trusts_clock_from = float("inf")
             elif self._trusts_clock_from == float("inf"):
                 self._trusts_clock_from = self._awake() + self._runtime.settings.session_timeout
 
-    # ---- due instants ------------------------------------------------------------------------------------
+    # ---- due jobs ----------------------------------------------------------------------------------------
 
     def next_due(self, instant: int | None) -> None:
-        """The storage said when the next job is due; the duty is done then, not at the next sweep."""
+        """Do the duty at the due time that the storage has reported, not only at the next sweep."""
         if instant is None:
             return
         seconds = max(0.0, (instant - self._runtime.clock.now()) / SECOND)
@@ -293,7 +301,7 @@ class Upkeep:
         fired, refusal = 0, None
         try:
             fired = fire_due(self._runtime.client, limit=_FIRED_AT_ONCE)
-        except Exception as error:  # noqa: BLE001 - it is raised when due jobs have been enqueued
+        except Exception as error:  # noqa: BLE001 - raised after due jobs have been enqueued
             refusal = error
         if fired:
             self._context.inbox.work_came()
@@ -303,8 +311,8 @@ class Upkeep:
         next_due_at, now = promotion.next_due_at, self._runtime.clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
             self._look_again = _FIRST_LOOK
-            self.next_due(next_due_at)  # while more is due, the duty goes on at once
-        else:  # due by our clock and not yet by the storage's, or by a definition that cannot be fired
+            self.next_due(next_due_at)  # while more jobs are due, the duty continues immediately
+        else:  # due by the local clock but not by the storage's, or a definition cannot be fired
             self.next_due(now + int(self._look_again * SECOND))
             self._look_again = min(self._look_again * 2, self._due.every)
         if refusal is not None:
@@ -313,12 +321,12 @@ class Upkeep:
     # ---- the sweep ---------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        look = self._clock_watch.look()  # before anything else: what is set later is later than `as_of`
+        look = self._clock_watch.look()  # first, so that `as_of` is from before any later change of the clock
         if look.jumped:
             self._distrust(look)
         first = self._runtime.storage.oldest_session()
         self._is_first = first is None or first.session.server_id == self._server.id
-        self.contact(is_there=self._context.memory.may_start())  # who could not renew is no judge of others
+        self.contact(is_there=self._context.memory.may_start())  # only a renewed server judges others
         if look.jumped or self._awake() < self._trusts_clock_from:
             return
         self._jumped_at = None
@@ -336,22 +344,23 @@ class Upkeep:
                     return
 
     def release_again(self) -> None:
-        """Release within a second: the dispatcher has just done so, and rows may have been locked then."""
+        """Release again within a second, because rows may have been locked at the dispatcher's release."""
         self._release_pause = _RELEASE_AGAIN
         self._upkeep.advance(self._releases, time.monotonic() + _RELEASE_AGAIN)
 
     def _release(self) -> float | None:
-        """Move some of what waits for ended parents, or for its batch; a due sweep comes before the rest."""
+        """Move some jobs that wait for ended parents or their batch; a due sweep comes before the rest."""
         if self._runtime.storage.release(_BATCH) >= _BATCH:
             return 0.0
         self._release_pause *= 2
         return self._release_pause if self._release_pause < self._releases.every else None
 
     def _distrust(self, look: StorageLook) -> None:
-        """The storage's clock jumped: nobody is reaped until all had a full session timeout to renew.
+        """Note a jump of the storage's clock: no session is declared dead for a full session timeout.
 
-        A clock that keeps jumping puts that off for three timeouts at most; then a second without a jump is
-        enough, in which living servers renew. Otherwise dead ones would never be found.
+        In this time, all servers can renew. A clock that keeps jumping extends it to at most three timeouts.
+        After that, a second without a jump is enough, in which living servers renew. Otherwise dead sessions
+        would never be found.
         """
         timeout, now = self._runtime.settings.session_timeout, self._awake()
         if self._jumped_at is None:
@@ -370,8 +379,7 @@ class Upkeep:
         tell_tasks(self._runtime.client)
         self._catalogue.at = next_at
 
-    # ---- this worker process
-    # --------------------------------------------------------------------------------------
+    # ---- this worker process -----------------------------------------------------------------------------
 
     def _report(self) -> None:
         rss_bytes = resident_bytes()
@@ -382,22 +390,23 @@ class Upkeep:
             self._wear(why)
 
     def _wear(self, why: str) -> None:
-        """Ask once for another worker process in the place of this one."""
+        """Request once that another worker process replaces this one."""
         if self._on_worn is not None and not self._is_worn:
             self._is_worn = True
             self._on_worn(why)
 
     def _worn_by(self, rss_bytes: int) -> str | None:
-        """Return why another worker process has to take the place of this one; None if it can go on.
+        """Return why another worker process must replace this one; None if it can continue.
 
-        As for memory, one that has run no job is not to blame: its successor would soon be like it.
+        As with the memory limit, a process that has run no job is not replaced, because its successor would
+        soon be in the same state.
         """
         if self.ended and not has_descriptors(_SPARE_DESCRIPTORS):
             return "is out of file descriptors"
         return self._context.limits.reached(self.ended, rss_bytes)
 
     def _watch(self) -> None:
-        """Jobs whose time is over are told so; and jobs that must not overlap, when the right to run ends."""
+        """Cancel jobs that have timed out, and jobs that must not overlap when the right to run has ended."""
         if self._workers.coroutines is not None:
             self._workers.coroutines.watch()
         now = time.monotonic()
@@ -413,7 +422,7 @@ class Upkeep:
             completion = run.completion
             if completion is not None and not completion.is_due and now - completion.written > _COMPLETED:
                 completion.is_due = True
-                self._context.inbox.wake()  # to look whether its job has ended, while what follows goes on
+                self._context.inbox.wake()  # to check whether its job has ended, while the task continues
             if run.is_stopped and not run.is_stuck and _ignores_timeout(run, now):
                 run.is_stuck = True
                 log.warning(
@@ -432,16 +441,16 @@ class Upkeep:
                 run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
 
     def _ignores_its_stop(self, run: Run, now: float) -> bool:
-        """Return whether the run goes on although it has had the grace time to end."""
-        if run.cancelled is CancelKind.STOP:  # the stop of the server looks after it
+        """Return whether the run continues although it has had the grace period to end."""
+        if run.cancelled is CancelKind.STOP:  # the stop of the server handles it
             return False
         return now - run.told_to_stop > max(_LEAST_GRACE, self._runtime.settings.grace)
 
     def _note_deaf(self, run: Run) -> None:
-        """Have another worker process take the place of this one, which then ends, and the run with it.
+        """Request that another worker process replaces this one, which then ends, and the run with it.
 
-        For runs whose time is over not before they take half of the workers: each replacement may cut short
-        long jobs of the processes that were replaced before.
+        If runs have only timed out, this waits until they occupy half of the workers, because each
+        replacement might cut short long jobs of the processes that were replaced before.
         """
         run.is_deaf = True
         if run.cancelled is CancelKind.TIMEOUT and not self._workers.are_half_deaf():
@@ -457,6 +466,6 @@ class Upkeep:
 
 
 def _ignores_timeout(run: Run, now: float) -> bool:
-    """Return whether the run goes on although its time was over a while ago."""
+    """Return whether the run continues although it timed out a while ago."""
     timeout = run.timeout_seconds
     return bool(run.started) and timeout is not None and now - run.started > timeout + _IGNORED

@@ -1,4 +1,4 @@
-"""A worker process: workers that share one session, in a process of their own or in an application's."""
+"""A worker process: workers that share one session, in a separate process or in that of an application."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ if TYPE_CHECKING:
 
     from firelock.runtime import Runtime, ServedApp
 
-log = logging.getLogger("firelock.server.worker_process")  # also where this module is the program
+log = logging.getLogger("firelock.server.worker_process")  # also if this module is the program
 
 _PROGRAM = "firelock"
-_CANCEL_GRACE = 5.0  # for cancelled jobs to end, before they are handed back under their own feet
-_LEAST_GRACE = 1.0  # of that also in a hurry, or a job that heeds its cancellation could run twice at once
-_SETTLE_GRACE = 10.0  # for the last ends to be written
-_PARKED_GRACE = 1.0  # at least, for ends whose rows are locked; the rest of the grace time if that is more
+_CANCEL_GRACE = 5.0  # seconds for cancelled jobs to end, before they are handed back while they run
+_LEAST_GRACE = 1.0  # seconds, even in a hurry: a job that heeds its cancellation must not run twice at a time
+_SETTLE_GRACE = 10.0  # seconds to write the last ends
+_PARKED_GRACE = 1.0  # seconds for ends whose rows are locked, or the rest of the grace period if longer
 _THREAD_GRACE = 0.5
-_DOUBT_PAUSE = 0.05  # seconds between two comparisons at least, however many jobs others take from here
+_DOUBT_PAUSE = 0.05  # seconds between two reconciliations at least, however many jobs others take from here
 
 
 @attrs.define(eq=False, slots=False)
@@ -64,17 +64,18 @@ class WorkerProcess:
     """One set of workers.
 
     Args:
-        runtime: of an app, with its tasks registered.
-        memory: with a place for each thread and each coroutine.
+        runtime: the parts of an app, with its tasks registered.
+        memory: the shared memory, with a place for each thread and each coroutine.
         server: for hooks and histories.
-        queues: what to claim from.
-        threads: workers for `def` tasks.
-        coroutines: `async def` jobs at once.
-        process_spec: how a process of its own is started for a job; None where it could not find the app.
-        on_session_lost: called from the dispatcher's thread with the id of a session found dead.
-        loop: the host's, for `async def` jobs; None for one of its own.
-        limits: what it may do and have before `on_worn` is told.
-        on_worn: called once, with a reason, when a limit is reached; it goes on until it is stopped.
+        queues: the queues to claim from.
+        threads: the number of workers for `def` tasks.
+        coroutines: the number of `async def` jobs that run at the same time.
+        process_spec: how to start a job process; None if such a process could not find the app.
+        on_session_lost: called from the dispatcher's thread with the id of an expired session.
+        loop: the host's event loop for `async def` jobs; None for a separate one.
+        limits: the limits after which `on_worn` is called.
+        on_worn: called once, with a reason, when a limit is reached; the workers continue until they are
+            stopped.
     """
 
     _runtime: Runtime
@@ -112,26 +113,26 @@ class WorkerProcess:
         self._session = ""
 
     def start(self, session_id: str) -> None:
-        """Jobs are claimed and run for this session; where that fails, `stop` ends what has started."""
+        """Claim and run jobs for this session. If this raises, `stop` ends the parts that have started."""
         self._memory.adopt_session()
         self._session = session_id
         self._observers.start()
         self._dispatcher.start(ClaimHolder(session_id, self._server.name))
         self._workers.start()
-        self._upkeep.start()  # after the session is adopted: before, the right to run looks lost
+        self._upkeep.start()  # after the adoption of the session: before, the right to run seems lost
         log.info("Jobs are run from now on.", extra={"session": session_id})
         self._waker.start()
         if Feature.NOTIFY in self._runtime.storage.features:
             self._watcher.start()
 
     def adopt(self, session_id: str) -> None:
-        """A new session takes the place of one that was lost."""
+        """Replace a lost session with a new one."""
         log.warning("The session of this server was lost; what ran is cancelled, a new session begins.")
         self._session = session_id
         self._dispatcher.adopt(ClaimHolder(session_id, self._server.name))
 
     def quiet(self, *, is_quiet: bool) -> None:
-        """No more jobs are claimed, or again."""
+        """Stop claiming jobs, or start again."""
         self._dispatcher.quiet(is_quiet=is_quiet)
 
     def _wait_for_work(self) -> None:
@@ -140,7 +141,7 @@ class WorkerProcess:
             try:
                 with server_work():
                     has_work = self._runtime.storage.wait(self._queues.names, poll)
-            except Exception as error:  # without this thread every job would wait for the poll
+            except Exception as error:  # without this thread, every job would wait for the poll
                 if not isinstance(error, StorageError):
                     log.exception("The wait for work met an error that it does not know; it goes on.")
                 self._is_over.wait(poll)
@@ -148,16 +149,16 @@ class WorkerProcess:
             if has_work:
                 self._is_over.wait(self._workers.rest)
                 self._inbox.work_came()
-                self._inbox.wait_until_dry(poll)  # while workers are busy, work that waits is no news
+                self._inbox.wait_until_dry(poll)  # while workers are busy, waiting work is not reported again
 
     def _watch_claims(self) -> None:
-        """As soon as others take jobs from the session, the dispatcher compares what it holds."""
+        """Let the dispatcher reconcile as soon as others take jobs from the session."""
         poll = self._runtime.settings.poll
         while not self._is_over.is_set():
             try:
                 with server_work():
                     are_taken = self._runtime.storage.wait([taken_from(self._session)], poll)
-            except Exception as error:  # without this thread a delete is met a heartbeat later
+            except Exception as error:  # without this thread, a delete is noticed a heartbeat later
                 if not isinstance(error, StorageError):
                     log.exception("The watch for jobs taken from here met an error that it does not know.")
                 self._is_over.wait(poll)
@@ -166,25 +167,25 @@ class WorkerProcess:
                 self._dispatcher.doubt()
                 self._is_over.wait(_DOUBT_PAUSE)
 
-    # ---- stopping ----------------------------------------------------------------------------------------
+    # ---- stop --------------------------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """A stop that is under way waits for no job any more."""
+        """Let a stop that is under way wait for no more jobs."""
         self._is_hurried.set()
 
     def stop(self, grace: float, *, subject: str = "server") -> list[str]:
-        """Nothing is claimed; jobs had the grace time to end, then were cancelled, then handed back.
+        """Stop: claim nothing, give jobs the grace period to end, then cancel them, then hand them back.
 
-        Return the ids of jobs that still run although they were handed back: threads cannot be ended.
+        Return the ids of jobs that still run although they were handed back, because threads cannot be ended.
 
         Args:
             grace: seconds that jobs have to end.
-            subject: what stops, for jobs' histories.
+            subject: what stops, for the histories of jobs.
         """
         dispatcher, deadline = self._dispatcher, time.monotonic() + grace
         dispatcher.quiet(is_quiet=True)
         dispatcher.hurry_parked()
-        _wait_for(lambda: dispatcher.is_quiet, _CANCEL_GRACE)  # a claim under way brings jobs yet
+        _wait_for(lambda: dispatcher.is_quiet, _CANCEL_GRACE)  # a claim under way may still return jobs
         self._wait_until_idle(grace)
         for run in self._workers.runs():
             run.cancel(CancelKind.STOP, f"{subject} stopping")
@@ -218,13 +219,13 @@ class WorkerProcess:
         return stuck
 
     def _drain_observers(self, deadline: float) -> None:
-        """Report the last ends to plugins; a slow plugin has the rest of the grace time."""
+        """Report the last ends to plugins; a slow plugin has the rest of the grace period."""
         left = min(deadline - time.monotonic(), self._runtime.settings.grace)  # the deadline may be infinite
         _wait_for(lambda: self._observers.is_drained or self._is_hurried.is_set(), left - _LEAST_GRACE)
         self._observers.close(_LEAST_GRACE)
 
     def _wait_until_idle(self, seconds: float) -> None:
-        """Wait for the jobs, but for none that has ignored for a grace time that it was told to stop."""
+        """Wait for the jobs, except those that have ignored their cancellation for a grace period."""
 
         def is_idle() -> bool:
             return self._is_hurried.is_set() or self._dispatcher.is_drained_but_for_deaf
@@ -239,21 +240,21 @@ def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:
 
 
 def store_declared(app: ServedApp) -> None:
-    """What the app's code says of recurring jobs and of limits is in the storage."""
-    app.recurring.sync()  # always: what was declared once may be gone from code
+    """Store the recurring jobs and limits that the app's code declares."""
+    app.recurring.sync()  # always, because earlier declarations may have been removed from the code
     if any(info.limits for info in app.runtime.tasks):
         app.limits.sync()
 
 
 def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
-    """The app has tasks, every signature can be bound, and tasks that need a process can have one.
+    """Check that the app has tasks with usable signatures, and a process for the tasks that need one.
 
     Args:
-        runtime: of the app.
-        can_be_found: whether another process could import the app.
+        runtime: the parts of the app.
+        can_be_found: whether another process can import the app.
 
     Raises:
-        ConfigurationError: it has none, or a process could not find the app.
+        ConfigurationError: the app has no tasks, or a job process could not find it.
         TaskError: a task's annotations cannot be used.
     """
     tasks = runtime.tasks.runnable()
@@ -271,23 +272,22 @@ def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
             )
 
 
-# ---- the process that a supervisor started: `python -m firelock.server.worker_process`
-# -----------------------------
+# ---- the process that a supervisor starts: `python -m firelock.server.worker_process` --------------------
 
 
 class WorkerProgram:
-    """Imports the app, asks for a session, runs jobs, and obeys its supervisor line by line."""
+    """A program that imports the app, requests a session, runs jobs and obeys its supervisor's orders."""
 
     def __init__(self, orders: IO[str], reports: IO[str], memory: int, options: WorkerProcessOptions) -> None:
         self._orders = orders
         self._reports = reports
-        self._memory = memory  # the descriptor of what is shared with the supervisor
+        self._memory = memory  # the descriptor of the memory that is shared with the supervisor
         self._options = options
         self._stopping: queue.SimpleQueue[float] = queue.SimpleQueue()
         self._is_retired = False  # another worker process has taken its place
 
     def run(self) -> int:
-        """Serve until told to stop; return the exit code."""
+        """Serve until a stop is requested; return the exit code."""
         options = self._options
         with importing():
             app = load_app(options.app_spec, storage=options.storage)
@@ -305,7 +305,7 @@ class WorkerProgram:
         server = ServerInfo(options.server_id, options.server_name, str(queues), total, os.getpid())
         about = _about(runtime, server) if options.is_first else []
         if options.is_first:
-            runtime.storage.clock()  # connects: an unreachable storage is said here, in one line
+            runtime.storage.clock()  # connects, so that an unreachable storage is reported here, in one line
             store_declared(app)
         runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
@@ -352,10 +352,13 @@ class WorkerProgram:
             self._reports.write(json.dumps(report) + "\n")
             self._reports.flush()
         except OSError:
-            os._exit(EXIT_FAILED)  # the supervisor is gone, and with it the session
+            os._exit(EXIT_FAILED)  # the supervisor has ended, and with it the session
 
     def _obey_all(self, process: WorkerProcess, started: Callable[[], None]) -> None:
-        """Obey until the supervisor is gone, and nobody renews the session any more; who is deaf ends too."""
+        """Obey until the supervisor ends, because nothing renews the session after that; then exit.
+
+        The exit also ends jobs that do not stop.
+        """
         is_started = False
         try:
             for line in self._orders:
@@ -379,7 +382,7 @@ class WorkerProgram:
             process.adopt(order["session"])
         elif "retire" in order:
             self._is_retired = True
-            self._stopping.put(float("inf"))  # its last jobs have all the time they need
+            self._stopping.put(float("inf"))  # its last jobs have as much time as they need
         elif "stop" in order and self._is_retired:
             _in_time(order["stop"], process.hurry)
         elif "stop" in order:
@@ -397,7 +400,7 @@ def _in_time(seconds: float, what: Callable[[], None]) -> None:
 
 
 def _about(runtime: Runtime, server: ServerInfo) -> list[str]:
-    """Return what people are told of the server at its start, line by line."""
+    """Return the lines that describe the server at its start."""
     tasks = len(runtime.tasks.runnable())
     lines = [
         f"Firelock server {server.name}: {server.workers} workers, queues {server.queues}, {tasks} tasks"
@@ -415,14 +418,14 @@ def main() -> int:
     """Return the exit code of a worker process."""
     parent, orders, reports, memory, counters, given = sys.argv[1:]
     count_in(int(counters))
-    said = json.loads(given)  # of a supervisor that may be of another release, after a reload
+    said = json.loads(given)  # after a reload, the supervisor may be of another release
     options = WorkerProcessOptions(
         **{name: said[name] for name in attrs.fields_dict(WorkerProcessOptions) if name in said}
     )
     count_jobs(is_wanted=options.counts_jobs)
     die_with_parent(int(parent))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us
+        signal.signal(number, signal.SIG_IGN)  # the supervisor receives them and sends orders
     keep_streams_open()
     level = logging.DEBUG if options.is_verbose else logging.INFO
     log_to_stderr(level, LogFormat(options.log_format), options.log_meta)

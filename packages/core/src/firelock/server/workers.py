@@ -1,7 +1,7 @@
-"""Where runs happen: threads for `def` tasks, an event loop for `async def`, processes for what asks for one.
+"""Workers: threads for `def` tasks, an event loop for `async def` tasks, job processes where required.
 
-`Workers` takes claimed runs and says how many more there is room for. Each end goes to the inbox of the
-dispatcher.
+`Workers` takes claimed runs and returns how many more jobs it has room for. Each end is added to the
+dispatcher's inbox.
 """
 
 from __future__ import annotations
@@ -36,64 +36,67 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLUSH_SIZE = 100  # ends that are worth a round trip of their own
-SUSPECT_CRASHES = 2  # from so many crashes on a job runs alone
+FLUSH_SIZE = 100  # ends that are worth a separate round trip
+SUSPECT_CRASHES = 2  # crashes after which a job runs alone
 _MEGABYTE = 1_000_000
-_MOST_AT_ONCE = 500  # jobs of one claim
+_MOST_AT_ONCE = 500  # jobs of one claim, at most
 _RIGHT_POLL = 0.05
-_LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
-_LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their loop stops
-_CLOSING_GRACE = 10.0  # seconds for what is open on the loop to be closed
+_LONG_WAIT = 0.050  # seconds that an async job waits here for a place before it is handed back
+_LAST_STEPS = 0.2  # seconds for cancelled coroutines to end when their loop stops
+_CLOSING_GRACE = 10.0  # seconds to close the resources on the loop
 _NOTHING: frozenset[str] = frozenset()
-_APART_SECONDS = 60.0  # that each kind of worker gets claims of its own after jobs found no place
-PASSING_POLL = 0.25  # seconds between claims that pass over jobs; no wake-up may tell of those behind them
-_REST_FACTOR = 30  # times as long as such a claim took, work that comes in is no news
-_BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
+_APART_SECONDS = 60.0  # seconds of separate claims per kind of worker after jobs found no free worker
+PASSING_POLL = 0.25  # seconds between claims that pass over jobs; jobs after those may cause no wake-up
+_REST_FACTOR = 30  # multiple of such a claim's duration for which new work is ignored
+_BLOCKED = 0.7  # seconds without a reply from the event loop after which a warning is logged
 
 
 @attrs.define(eq=False)
 class DispatcherInbox:
-    """What other threads tell the dispatcher: ends to settle, orders, and that there is work to claim."""
+    """Messages to the dispatcher from other threads: ends to settle, orders, and reports of work."""
 
     ended: deque[EndedRun] = attrs.Factory(deque)
     parked: int = 0  # ends that wait for locked rows, as of the dispatcher's last turn
     orders: deque[Callable[[], None]] = attrs.Factory(deque)
     _flag: threading.Event = attrs.Factory(threading.Event)
-    _dry: threading.Event = attrs.Factory(threading.Event)  # the last claim got less than it asked for
+    _dry: threading.Event = attrs.Factory(threading.Event)  # the last claim got fewer jobs than it requested
     _has_work: bool = False
     _is_waiting: bool = False
 
     def finish(self, ended: EndedRun, *, is_dry: bool) -> None:
-        """The end waits to be settled; the dispatcher is woken when a batch is full or nothing else waits."""
+        """Add an end to settle; wake the dispatcher if there are enough ends or no other job waits."""
         self.ended.append(ended)
         if is_dry or len(self.ended) >= FLUSH_SIZE:
             self.wake()
 
     def wake(self) -> None:
-        """There is something to settle, or a worker has nothing to do."""
+        """Wake the dispatcher, because there is an end to settle or a worker is idle."""
         if not self._flag.is_set():
             self._flag.set()
 
     def order(self, what: Callable[[], None]) -> None:
-        """The dispatcher does this next, between two exchanges."""
+        """Let the dispatcher call this next, between two exchanges."""
         self.orders.append(what)
         self._flag.set()
 
     def work_came(self) -> None:
-        """The storage said that there is work; a dispatcher that is busy finds it by itself."""
+        """Note that the storage has reported work; a busy dispatcher finds it without being woken."""
         self._dry.clear()
         self._has_work = True
         if self._is_waiting:
             self._flag.set()
 
     def wait_until_dry(self, timeout: float) -> None:
-        """Return when a claim has got less than it asked for since work came, or after the timeout."""
+        """Wait until a claim got fewer jobs than it requested, or until the timeout.
+
+        Only claims since the last report of work count.
+        """
         self._dry.wait(timeout)
 
-    # ---- the dispatcher's side ---------------------------------------------------------------------------
+    # ---- for the dispatcher ------------------------------------------------------------------------------
 
     def begin_turn(self) -> bool:
-        """The orders are done; what comes from now on wakes the next turn. Return whether work had come."""
+        """Run the orders and return whether work was reported; later messages wake the next turn."""
         self._flag.clear()
         has_work, self._has_work = self._has_work, False
         while self.orders:
@@ -101,19 +104,19 @@ class DispatcherInbox:
         return has_work
 
     def look_again(self) -> None:
-        """The next turn does not wait."""
+        """Let the next turn start without a wait."""
         self._has_work = True
 
     def ran_dry(self) -> None:
-        """A claim got less than it asked for."""
+        """Note that a claim got fewer jobs than it requested."""
         self._dry.set()
 
     def wait(self, seconds: float) -> None:
-        """Return after so many seconds, or as soon as somebody wakes the dispatcher."""
+        """Wait this many seconds, or until a thread wakes the dispatcher."""
         self._flag.wait(seconds)
 
     def wait_for_work(self, seconds: float) -> None:
-        """As `wait`, but also where work came or a job has ended since the turn began."""
+        """Wait like `wait`, but not if work was reported or a job has ended since the turn began."""
         self._is_waiting = True
         if not self._has_work and not self.ended:
             self._flag.wait(seconds)
@@ -122,25 +125,26 @@ class DispatcherInbox:
 
 @attrs.define(eq=False)
 class ClaimedRun:
-    """A claimed job on its way to a worker."""
+    """A claimed job that waits for a worker."""
 
     job: ClaimedJob
     holder: ClaimHolder
-    is_dropped: bool = False  # lost before it started: passed over
-    is_start_told: bool = False  # the storage knows when it started
+    is_dropped: bool = False  # lost before it started: it is skipped
+    is_start_told: bool = False  # the storage has its start
 
 
 @attrs.frozen
 class ProcessLimits:
-    """What a worker process may do and have before another takes its place; 0 means without a limit."""
+    """The limits at which a worker process is replaced; 0 means no limit."""
 
     jobs: int = 0
     memory_bytes: int = 0
 
     def reached(self, ended: int, rss_bytes: int) -> str | None:
-        """Return in words which limit a worker process has reached after so many jobs; None if none.
+        """Return, in words, the limit that a worker process has reached after this many jobs; None if none.
 
-        One that has run no job has not reached its memory's: its successor would be as large at once.
+        A process that has run no job has not reached the memory limit, because its successor would be as
+        large.
         """
         if self.jobs and ended >= self.jobs:
             return f"has run {ended:,} jobs"
@@ -149,7 +153,7 @@ class ProcessLimits:
         return None
 
     def is_too_large(self, rss_bytes: int) -> bool:
-        """Tell whether a process of this size has reached the limit."""
+        """Return whether a process of this size has reached the limit."""
         return 0 < self.memory_bytes <= rss_bytes
 
 
@@ -158,26 +162,26 @@ NO_LIMITS = ProcessLimits()
 
 @attrs.define(eq=False)
 class WorkerContext:
-    """What the workers of a worker process need for a run."""
+    """The objects that the workers of a worker process need for a run."""
 
     runner: JobRunner
     console: Console
     memory: SharedMemory
     inbox: DispatcherInbox
-    process_spec: JobProcessSpec | None  # None: no process of its own could find the app
+    process_spec: JobProcessSpec | None  # None: a job process could not find the app
     state: ProcessState = attrs.Factory(ProcessState)
     limits: ProcessLimits = NO_LIMITS
     observers: EndObservers = attrs.Factory(EndObservers)
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
-        """Tell whether a job with so many crashes runs in a process of its own, which a thread waits for."""
+        """Return whether a job with this many crashes runs in a job process, for which a thread waits."""
         return self.process_spec is not None and (
             crashes >= SUSPECT_CRASHES or info.executor is Executor.PROCESS
         )
 
 
 class Workers:
-    """The threads and the event loop of a worker process, as its dispatcher sees them."""
+    """The threads and the event loop of a worker process, as its dispatcher uses them."""
 
     def __init__(
         self,
@@ -194,31 +198,31 @@ class Workers:
         self._on_loop = frozenset(on_loop)
         self._in_threads = frozenset(info.name for info in tasks.runnable()) - on_loop
         self._has_sync = not on_loop or bool(self._in_threads)
-        self._window = 1 if self._has_sync else coroutines  # claims for the loop, while threads claim as well
+        self._window = 1 if self._has_sync else coroutines  # jobs for the loop in a claim for both kinds
         self.threads = ThreadWorkers(context, threads)
         places = [*range(threads, threads + coroutines)]
         self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if on_loop else None
-        self.left_out = _NOTHING  # tasks that a claim for the last room leaves out
+        self.left_out = _NOTHING  # tasks that the next claim excludes
         self.owes_a_claim = False  # the other kind of worker has room as well, and gets the next claim
         self._is_loops_turn = False
-        self._apart_until = 0.0  # monotonic: each kind gets claims of its own
+        self._apart_until = 0.0  # monotonic: until then, each kind gets separate claims
         self._rests_until = 0.0  # monotonic
         self._claiming_since = 0.0
-        self._idle_until: dict[bool, float] = {}  # monotonic, for threads and for the loop: no claim before
-        self._suspected: set[str] = set()  # tasks of which a job met no free thread, in which it runs apart
+        self._idle_until: dict[bool, float] = {}  # monotonic; True: threads, False: the loop; no claim before
+        self._suspected: set[str] = set()  # tasks with a suspect that found no free thread
         self._is_mixture_told = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
 
     def start(self) -> None:
-        """Threads wait for jobs."""
+        """Start the threads, which wait for jobs."""
         self.threads.start()
 
     def runs(self) -> list[Run]:
-        """Return what is running now."""
+        """Return the current runs."""
         return [run for each in self._both for run in list(each.running.values())]
 
     def counts(self) -> WorkerCounts:
-        """Return how many workers of each kind there are, run a job, and are kept beyond a timeout."""
+        """Return the number of workers of each kind: in all, running a job, and stuck after a timeout."""
         threads, coroutines = self.threads, self.coroutines
         in_threads = list(threads.running.values())
         on_loop = [] if coroutines is None else list(coroutines.running.values())
@@ -240,15 +244,15 @@ class Workers:
 
     @property
     def has_waiting(self) -> bool:
-        """Tell whether jobs wait here for a worker."""
+        """Whether jobs wait here for a worker."""
         return any(each.waiting for each in self._both)
 
     def room(self, ahead: int, unended: int) -> int:
         """Return how many jobs to claim now.
 
         Args:
-            ahead: so many may wait for a thread.
-            unended: so many are held and have not ended.
+            ahead: the number of jobs that may wait for a thread.
+            unended: the number of held jobs that have not ended.
         """
         threads, coroutines = self.threads, self.coroutines
         in_threads = len(threads.running) + threads.waiting
@@ -260,7 +264,7 @@ class Workers:
         return min(self._share(for_threads, for_loop), _MOST_AT_ONCE)
 
     def _share(self, for_threads: int, for_loop: int) -> int:
-        """Return how many jobs to claim, and note of which tasks none: of those that would find no worker."""
+        """Return how many jobs to claim; set the tasks to exclude: those whose jobs would find no worker."""
         if for_threads:
             self._suspected.clear()
         self.left_out, self.owes_a_claim = _NOTHING, False
@@ -278,7 +282,7 @@ class Workers:
         return for_threads
 
     def _is_idle(self, *, for_threads: bool) -> bool:
-        """Tell whether the last claim for a kind found nothing, and no other one would."""
+        """Return whether the last claim for a kind found nothing, so that another one would not either."""
         until = self._idle_until.get(for_threads)
         if until is not None and time.monotonic() >= until:
             del self._idle_until[for_threads]
@@ -286,23 +290,24 @@ class Workers:
         return until is not None
 
     def claiming(self) -> frozenset[str]:
-        """A claim for the last room begins; return the tasks that it leaves out."""
+        """Note the start of a claim; return the tasks that it excludes."""
         self._is_loops_turn, self._claiming_since = self.owes_a_claim, time.monotonic()
         return self.left_out
 
     def claimed(self, *, is_full: bool, has_more: bool) -> bool:
-        """The claim is over, and was given all that it asked for or not; return whether threads ran dry.
+        """Note the end of a claim; return whether threads have run dry.
 
-        One that leaves out tasks may look at many jobs to find none. Then the kind that it was for gets no
-        other until work comes in, which is no news for some time, or `PASSING_POLL` is over.
+        A claim that excludes tasks may check many jobs and find none. Then the kind of worker for which it
+        was made gets no other claim until new work is reported, which is ignored for some time, or until
+        `PASSING_POLL` has passed.
 
         Args:
-            is_full: it was given all that it asked for.
+            is_full: the claim got all jobs that it requested.
             has_more: the next claim may find more.
         """
         left_out, now = self.left_out, time.monotonic()
         is_for_threads = not left_out or left_out == self._on_loop
-        if left_out and is_full and now < self._apart_until:  # more of that kind wait than it has workers
+        if left_out and is_full and now < self._apart_until:  # more jobs of that kind wait than have workers
             self._apart_until = now + _APART_SECONDS
         elif left_out and not has_more:
             self._idle_until[is_for_threads] = now + PASSING_POLL
@@ -310,21 +315,21 @@ class Workers:
         return is_full and self.threads.has_idle and is_for_threads
 
     def hear_news(self) -> None:
-        """There may be work that the last claims did not find."""
+        """Note that there may be work that the last claims did not find."""
         self._idle_until.clear()
 
     @property
     def is_passing_over(self) -> bool:
-        """Tell whether workers are free while jobs of the other kind may wait before theirs."""
+        """Whether workers are idle while jobs of the other kind may wait before theirs."""
         return bool(self._idle_until)
 
     @property
     def rest(self) -> float:
-        """Return the seconds for which work that comes in is no reason to claim."""
+        """The seconds for which new work does not cause a claim."""
         return max(0.0, self._rests_until - time.monotonic())
 
     def found_no_place(self) -> None:
-        """Jobs have waited too long for a worker of their kind: a claim is for one kind from now on."""
+        """Claim for one kind at a time from now on, because jobs have waited too long for a free worker."""
         if self.coroutines is None or not self._has_sync:
             return
         self._apart_until = time.monotonic() + _APART_SECONDS
@@ -337,7 +342,7 @@ class Workers:
             )
 
     def put(self, claimed: list[ClaimedRun]) -> None:
-        """The jobs run as soon as workers are free, each where its task belongs."""
+        """Run the jobs as soon as workers are free, each on the kind of worker that its task needs."""
         coroutines = self.coroutines
         if coroutines is None:
             self.threads.put(claimed)
@@ -359,7 +364,7 @@ class Workers:
 
     def _runs_on_loop(self, job: ClaimedJob) -> bool:
         info = self._tasks.get(job.task)
-        if info is None or info.is_remote:  # it is put off, whoever has it: the kind that the claim was for
+        if info is None or info.is_remote:  # it is put off in any case; use the kind of the claim
             return bool(self.left_out) and self.left_out != self._on_loop
         if not info.is_async or self._context.runs_apart(info):
             return False
@@ -369,15 +374,15 @@ class Workers:
         return not is_suspect
 
     def take_back(self) -> list[ClaimedRun]:
-        """Return the jobs that have not started; they will not."""
+        """Remove and return the jobs that have not started."""
         return [claimed for each in self._both for claimed in each.take_back()]
 
     def hold_up(self) -> list[HeldUp]:
-        """Return the jobs that have not started, by who has them; they will start when put there again."""
+        """Remove and return the jobs that have not started, by worker; they start when put back."""
         return [(each, each.take_back()) for each in self._both]
 
     def close(self, timeout: float) -> None:
-        """Idle workers and the loop have ended, and resources are closed; busy ones end with their job."""
+        """End idle workers and the loop, and close the resources; busy workers end with their job."""
         for each in self._both:
             each.close(timeout)
         resources = self._context.runner.resources
@@ -386,12 +391,12 @@ class Workers:
 
 
 def thread_count(workers: int) -> int:
-    """Return how many threads a server has, where so many are set: five a core if none are."""
+    """Return the number of threads of a server for this setting; 0 means five per core."""
     return workers or 5 * (os.cpu_count() or 1)
 
 
 def have_ended(threads: Sequence[threading.Thread], timeout: float) -> bool:
-    """Return whether the threads have ended, those that were ever started, by then at the latest."""
+    """Wait for the threads that were started, at most for the timeout; return whether all have ended."""
     deadline = time.monotonic() + timeout
     for thread in threads:
         if thread.is_alive():
@@ -401,13 +406,13 @@ def have_ended(threads: Sequence[threading.Thread], timeout: float) -> bool:
 
 @attrs.define(eq=False, slots=False)
 class ThreadWorkers:
-    """A fixed number of threads, each running one job at a time."""
+    """A fixed number of threads, each of which runs one job at a time."""
 
     _context: WorkerContext
     count: int
     running: dict[int, Run] = attrs.Factory(dict)
     _todo: queue.SimpleQueue[ClaimedRun | None] = attrs.Factory(queue.SimpleQueue)
-    _pushed: deque[tuple[float, int]] = attrs.Factory(deque)  # when how many had been put
+    _pushed: deque[tuple[float, int]] = attrs.Factory(deque)  # times, and how many jobs had been put by then
     _put_count: int = 0
     _is_closed: bool = False
 
@@ -420,14 +425,14 @@ class ThreadWorkers:
         ]
 
     def start(self) -> None:
-        """The threads wait for jobs."""
+        """Start the threads, which wait for jobs."""
         for thread in self._threads:
             thread.start()
 
-    # ---- the dispatcher's side ---------------------------------------------------------------------------
+    # ---- for the dispatcher ------------------------------------------------------------------------------
 
     def put(self, claimed: Sequence[ClaimedRun]) -> None:
-        """The jobs run as soon as workers are free, in this order."""
+        """Run the jobs in this order, as soon as workers are free."""
         self._put_count += len(claimed)
         self._pushed.append((time.monotonic(), self._put_count))
         for claimed_run in claimed:
@@ -435,23 +440,23 @@ class ThreadWorkers:
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait here for a worker."""
+        """The number of jobs that wait here for a worker."""
         return self._todo.qsize()
 
     @property
     def has_idle(self) -> bool:
-        """Tell whether a worker has nothing to do."""
+        """Whether a worker is idle."""
         return not self._todo.qsize() and len(self.running) < self.count
 
     def oldest_wait(self) -> float:
-        """Return how long the first of the waiting jobs has waited, in seconds."""
+        """Return the longest wait of the waiting jobs, in seconds."""
         begun = self._put_count - self._todo.qsize()
         while self._pushed and self._pushed[0][1] <= begun:
             self._pushed.popleft()
         return time.monotonic() - self._pushed[0][0] if self._pushed else 0.0
 
     def take_back(self) -> list[ClaimedRun]:
-        """Return the jobs that have not started; they will not."""
+        """Remove and return the jobs that have not started."""
         claimed: list[ClaimedRun | None] = []
         with suppress(queue.Empty):
             while True:
@@ -459,7 +464,7 @@ class ThreadWorkers:
         return list(filter(None, claimed))
 
     def close(self, timeout: float) -> None:
-        """Idle workers have ended; busy ones end with their job."""
+        """End the idle workers; busy ones end with their job."""
         self._is_closed = True
         for _ in self._threads:
             self._todo.put(None)
@@ -467,7 +472,7 @@ class ThreadWorkers:
         if self._pool is not None:
             self._pool.close()
 
-    # ---- a worker's side ---------------------------------------------------------------------------------
+    # ---- in a worker -------------------------------------------------------------------------------------
 
     def _work(self, worker: int) -> None:
         pool, get, finish, is_dry = self._pool, self._todo.get, self._context.inbox.finish, self._todo.empty
@@ -479,7 +484,7 @@ class ThreadWorkers:
                 pool.tidy()
 
     def _may_start(self, claimed_run: ClaimedRun) -> bool:
-        """Wait for the right to run; False once the claim is void."""
+        """Wait for the right to run; return False if the claim is dropped or the workers are closed."""
         while not self._context.memory.may_start():
             if claimed_run.is_dropped or self._is_closed:
                 return False
@@ -493,13 +498,13 @@ class ThreadWorkers:
             return run
         self.running[worker] = run
         try:
-            if claimed_run.is_dropped:  # while it was prepared, when the dispatcher could not see it running
+            if claimed_run.is_dropped:  # while it was prepared and not visible to the dispatcher
                 return context.runner.passed_over(run)
             if self._pool is not None and context.runs_apart(run.info, claimed_run.job.crashes):
                 return self._run_apart(worker, run, self._pool)
             context.memory.start(worker, claimed_run.job.id)
             return context.runner.run(run)
-        except BaseException as error:  # noqa: BLE001 - no process could be started, say: the thread goes on
+        except BaseException as error:  # noqa: BLE001 - the thread continues, even if no process could start
             return context.runner.interrupted(run, error)
         finally:
             context.memory.end(worker)
@@ -507,9 +512,9 @@ class ThreadWorkers:
             del self.running[worker]
 
     def _run_apart(self, worker: int, run: Run, pool: JobProcessPool) -> EndedRun:
-        """Run in a process of its own: a suspect in a new one that nobody uses again, else in an idle one.
+        """Run in a job process: a suspect in a new one that is not used again, any other job in an idle one.
 
-        The job is listed as running from its start there, so that it gets its crash if this process dies.
+        The job is listed as running from its start there, so that its crash is counted if this process dies.
         """
         context = self._context
 
@@ -523,7 +528,7 @@ class ThreadWorkers:
         try:
             return process.run(run, context.runner, context.console, on_start)
         except BaseException:
-            process.kill()  # nobody knows what it would answer next
+            process.kill()  # its next reply would be unpredictable
             raise
         finally:
             pool.give_back(process, is_used_up=is_suspect or self._is_worn(process))
@@ -535,16 +540,16 @@ class ThreadWorkers:
 
 @attrs.define(eq=False)
 class AsyncWorkers:
-    """One event loop, the host's or in a thread of its own that is started with the first `async def` job."""
+    """One event loop: the host's, or one in a separate thread that starts with the first `async def` job."""
 
     _context: WorkerContext
     limit: int
-    _free: list[int]  # places in the worker process's memory
+    _free: list[int]  # places in the worker process's shared memory
     _host: asyncio.AbstractEventLoop | None = None
     running: dict[int, Run] = attrs.Factory(dict)
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
-    _todo: deque[tuple[float, ClaimedRun]] = attrs.Factory(deque)  # and since when it waits
+    _todo: deque[tuple[float, ClaimedRun]] = attrs.Factory(deque)  # with the time since which it waits
     _is_polling: bool = False
     _is_waking: bool = False
     _is_closing: bool = False
@@ -553,37 +558,37 @@ class AsyncWorkers:
     _is_warned: bool = False
 
     def put(self, claimed: Sequence[ClaimedRun]) -> None:
-        """The jobs start now; those above the limit as soon as others have ended, in this order."""
+        """Start the jobs now; those above the limit start in this order as soon as others have ended."""
         loop = self._loop or self._open()
         now = time.monotonic()
         self._todo.extend((now, claimed_run) for claimed_run in claimed)
         try:
             loop.call_soon_threadsafe(self._start_all, loop)
-        except RuntimeError:  # the jobs are handed back: they have waited too long
+        except RuntimeError:  # the jobs will be handed back because they wait too long
             if not self._is_warned:
                 self._is_warned = True
                 log.error("The host closed its event loop, on which async jobs run; stop the server before.")
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait here for a place."""
+        """The number of jobs that wait here for a place."""
         return len(self._todo)
 
     def take_back_late(self) -> list[ClaimedRun]:
-        """Return the jobs that wait for a place if the first has waited too long; they will not start."""
+        """Remove and return the jobs that wait for a place, if the first one has waited too long."""
         if self.oldest_wait() <= _LONG_WAIT:
             return []
         return self.take_back()
 
     def oldest_wait(self) -> float:
-        """Return how long the first of the waiting jobs has waited, in seconds."""
+        """Return the wait of the first waiting job, in seconds."""
         try:
             return time.monotonic() - self._todo[0][0]
         except IndexError:
             return 0.0
 
     def take_back(self) -> list[ClaimedRun]:
-        """Return the jobs that have not started; they will not."""
+        """Remove and return the jobs that have not started."""
         claimed: list[ClaimedRun] = []
         with suppress(IndexError):
             while True:
@@ -612,7 +617,7 @@ class AsyncWorkers:
         resources = self._context.runner.resources
         if (
             pending := asyncio.all_tasks(loop) - resources.keepers
-        ):  # handed back while they ran: cancelled once more, then left
+        ):  # handed back while they ran: cancel them once more, then ignore them
             for task in pending:
                 task.cancel()
             loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_STEPS))
@@ -622,7 +627,7 @@ class AsyncWorkers:
         loop.close()
 
     def close(self, timeout: float) -> None:
-        """What is open on the loop is closed; it has stopped, unless it is the host's or a job blocks it."""
+        """Close the resources on the loop and stop the loop, unless it is the host's or a job blocks it."""
         loop, resources = self._loop, self._context.runner.resources
         if loop is None or loop.is_closed():
             return
@@ -648,7 +653,7 @@ class AsyncWorkers:
     # ---- on the loop -------------------------------------------------------------------------------------
 
     def _start_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        """What waits has started, as far as there are places and the right to run."""
+        """Start the waiting jobs, as far as there are free places and the right to run."""
         if not self._context.memory.may_start():
             if not self._is_polling:
                 self._is_polling = True
@@ -678,7 +683,7 @@ class AsyncWorkers:
                 task.add_done_callback(self._preparing.discard)
                 return
             run = runner.prepare(claimed_run.job, claimed_run.holder)
-        except Exception as error:  # noqa: BLE001 - whatever it is, no other job waits for it
+        except Exception as error:  # noqa: BLE001 - no error may hold up other jobs
             self._finish(self._not_started(claimed_run, error))
             return
         if isinstance(run, EndedRun):
@@ -687,7 +692,7 @@ class AsyncWorkers:
             self._start_prepared(loop, claimed_run, run, self._free.pop())
 
     def _not_started(self, claimed_run: ClaimedRun, error: Exception) -> EndedRun:
-        """Return the end of a job that is to leave its session, and no other job, whatever was raised."""
+        """Return an end by which the job leaves its session, whatever was raised; no other is affected."""
         log.error("Job %s could not be started.", claimed_run.job.id, exc_info=error)
         return self._context.runner.unprepared(claimed_run.job, claimed_run.holder, error)
 
@@ -699,7 +704,7 @@ class AsyncWorkers:
         except Exception as error:  # noqa: BLE001 - no thread could be started, for example
             run = self._not_started(claimed_run, error)
         finally:
-            if not isinstance(run, Run):  # it was not to start, or the loop ends
+            if not isinstance(run, Run):  # it must not start, or the loop ends
                 self._free.append(place)
         if isinstance(run, Run):
             self._start_prepared(loop, claimed_run, run, place)
@@ -712,7 +717,7 @@ class AsyncWorkers:
         self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, run: Run, place: int
     ) -> None:
         self.running[place] = run
-        if claimed_run.is_dropped:  # while it was prepared, when the dispatcher could not see it running
+        if claimed_run.is_dropped:  # while it was prepared and not visible to the dispatcher
             self._leave(place)
             self._finish(self._context.runner.passed_over(run))
             return
@@ -721,14 +726,14 @@ class AsyncWorkers:
             task = loop.create_task(
                 self._run(loop, run, place), name=f"job {claimed_run.job.id} {claimed_run.job.task}"
             )
-        except Exception as error:  # noqa: BLE001 - of a task factory on the host's loop
+        except Exception as error:  # noqa: BLE001 - from a task factory of the host's loop
             self._context.memory.end(place)
             self._leave(place)
             self._finish(self._not_started(claimed_run, error))
             return
         run.stop, run.coroutine = lambda: loop.call_soon_threadsafe(task.cancel), task
         if run.cancelled is not None:
-            loop.call_soon(task.cancel)  # after its first step: a task cancelled before it never runs its end
+            loop.call_soon(task.cancel)  # not before its first step: otherwise its end is never handled
 
     def _leave(self, place: int) -> None:
         del self.running[place]
@@ -737,7 +742,7 @@ class AsyncWorkers:
     async def _run(self, loop: asyncio.AbstractEventLoop, run: Run, place: int) -> None:
         try:
             ended = await self._context.runner.arun(run)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the place is free again
+        except BaseException as error:  # noqa: BLE001 - after any error, the place is free again
             ended = self._context.runner.interrupted(run, error)
         run.stop = None
         self._context.state.mend()
@@ -749,7 +754,7 @@ class AsyncWorkers:
             self._start_all(loop)
 
     def _finish(self, ended: EndedRun) -> None:
-        """The end waits to be settled; those of one turn of the loop share one wake."""
+        """Add an end to settle; the ends of one turn of the loop share one wake-up."""
         self._context.inbox.ended.append(ended)
         if not self._is_waking and self._loop is not None:
             self._is_waking = True
@@ -759,10 +764,10 @@ class AsyncWorkers:
         self._is_waking = False
         self._context.inbox.wake()
 
-    # ---- watching ----------------------------------------------------------------------------------------
+    # ---- monitoring --------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """A job that blocks the loop for long is named in the log, once; called some times a second."""
+        """Log once which job blocks the loop for long; called a few times per second."""
         loop = self._loop
         if loop is None or not self.running:
             self._answered_at = 0.0
@@ -789,4 +794,4 @@ class AsyncWorkers:
 
 
 HeldUp: TypeAlias = tuple[ThreadWorkers | AsyncWorkers, list[ClaimedRun]]
-"""Jobs that wait, and the workers that they wait for."""
+"""Waiting jobs, and the workers for which they wait."""

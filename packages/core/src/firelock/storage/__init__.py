@@ -1,11 +1,13 @@
-"""For authors of storages: the contract, and every record that passes through it.
+"""The API for authors of storages: the contract, and every record that its verbs accept and return.
 
-Read `contract` first, the verbs and their promises; `rules` is what a transition writes, and `batches` how
-a batch counts its members. `derived` has the verbs that can be made of others; the storages in SQL and
-Redis build on it alone. `table_storage` has every verb on `tables`, which need not be SQL tables;
-`relation_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such tables on ordered
-rows, whose keys `short_keys` keeps short, and `memory` on dictionaries. `waiting` waits for work, `own_work`
-marks the calls of servers, and `locks` are what `fire.lock` gives.
+Read `contract` first: it defines the verbs and their guarantees. `rules` contains what each transition
+writes, and `batches` how the members of a batch are counted. `derived` contains the verbs that can be
+implemented with others; the storages for SQL and Redis are based only on it.
+
+`table_storage` contains every verb on `tables`, which need not be SQL tables. `relation_tables` and
+`keyed_tables` contain its batches and keys. `row_storage` implements the tables with ordered rows, whose keys
+`short_keys` keeps short. `memory` implements them with dictionaries. `waiting` waits for work, `own_work`
+marks the calls of servers, and `locks` contains the locks that `fire.lock` returns.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How a batch is counted: what each member adds to its counts, and what the sum says.
+"""The counts of a batch: what each member adds to them, and the state that follows from their sum.
 
-A storage writes one `Share` with each change of a member, after less before, in the step of that change, and
-adds them up when it folds: nobody locks a batch to end a job.
+A storage writes one `Share` with each change of a member, in the step of that change: the new share minus the
+old one. It adds the shares up when it folds them into the counts. So the end of a job does not lock its
+batch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from firelock.model.state import State
 
 
 class Share(NamedTuple):
-    """What a member adds to the counts of its batch, or by how much that changes."""
+    """The numbers that a member adds to the counts of its batch, or the change of these numbers."""
 
     total: int = 0
     active: int = 0
@@ -24,14 +25,14 @@ class Share(NamedTuple):
     failed: int = 0
     deleted: int = 0
     batches: int = 0
-    failures: int = 0  # members that have failed by this change; a requeue takes none back
+    failures: int = 0  # members that have failed with this change; a requeue does not reduce it
 
     def less(self, before: Share) -> Share:
-        """Return the change from the other one to this one."""
+        """Return the change from `before` to this share."""
         return Share(*(one - other for one, other in zip(self, before, strict=True)))
 
     def plus(self, other: Share) -> Share:
-        """Return both together."""
+        """Return the sum of both shares."""
         return Share(*(one + another for one, another in zip(self, other, strict=True)))
 
 
@@ -39,12 +40,12 @@ NOTHING = Share()
 
 
 def share_of(job: JobRecord, *, is_related: bool, is_releasing: bool, is_cancelled: bool = False) -> Share:
-    """Return what the member adds as it is now.
+    """Return the share of a member in its current state.
 
     Args:
         job: the member.
-        is_tied: a tie to a parent is not decided.
-        is_releasing: it has ended, and what waits for it is not decided yet.
+        is_related: an edge to a parent is not decided.
+        is_releasing: it has ended, and the jobs that wait for it are not decided yet.
         is_cancelled: it is a batch, and cancelled.
     """
     state = job.state
@@ -57,12 +58,12 @@ def share_of(job: JobRecord, *, is_related: bool, is_releasing: bool, is_cancell
 
 
 def changed(before: Share, after: Share) -> Share:
-    """Return what a change of a member is written as; a failure that is new stops those that fail fast."""
+    """Return the share to write for a change of a member; a new failure can stop a batch that fails fast."""
     return after.less(before)._replace(failures=int(after.failed > before.failed))
 
 
 def folded(counts: BatchCounts, known: Share, *, fails_fast: bool) -> BatchCounts:
-    """Return the counts with the sum of what has become known."""
+    """Return the counts with the sum of the recorded shares added."""
     return BatchCounts(
         total=counts.total + known.total,
         active=counts.active + known.active,
@@ -79,7 +80,7 @@ def folded(counts: BatchCounts, known: Share, *, fails_fast: bool) -> BatchCount
 
 
 def end_of(counts: BatchCounts) -> State:
-    """Return the state of a batch with this counts: awaiting while it is open."""
+    """Return the state of a batch with these counts; awaiting while it is open."""
     if counts.is_cancelled or not (counts.is_held or counts.is_shut):
         ended = batch_end(
             active=counts.active, waiting=counts.waiting, failed=counts.failed,

@@ -1,10 +1,20 @@
 """The storage contract: one abstract class.
 
-A storage keeps jobs and applies guarded changes; it decides nothing that `lifecycle` does not give as data.
-Every verb is thread-safe, takes and gives batches, and is one atomic step unless it says otherwise. Its own
-clock judges what is due or dead and stamps what it moves by itself; callers' instants only stamp. A driver's
-exception never leaves it: it becomes `StorageUnavailable` (trying again may help) or `StorageError` (not).
-`DerivedStorage` makes some verbs out of others. See docs/writing-a-storage.md; `firelock.testing` proves all.
+A storage keeps jobs and applies guarded changes. It makes no decision that `lifecycle` does not supply as
+data.
+
+Every verb must be thread-safe. Verbs accept and return batches, and each call must be one atomic step, unless
+its docstring says otherwise.
+
+The storage's own clock decides which jobs are due and which sessions have expired, and supplies the
+timestamps of the storage's own changes. A time supplied by a caller is stored as a timestamp and never used
+to make a decision.
+
+A driver's exception must never leave the storage. Convert it to `StorageUnavailable` (trying again may help)
+or `StorageError` (it will not).
+
+`DerivedStorage` implements some verbs with others. See docs/writing-a-storage.md; the kit in
+`firelock.testing` tests every promise of the contract.
 """
 
 from __future__ import annotations
@@ -50,18 +60,25 @@ CONTRACT = 1
 
 
 class Storage(ABC):
-    """Where jobs live. Opening one does no I/O; the first verb connects and creates the schema if it may."""
+    """A place where jobs are stored.
 
-    contract: ClassVar[int]  # the version it was written for, as a number: each storage's class declares it
-    features: frozenset[Feature] = frozenset()  # known before the first verb, the same ever after
-    url: str = ""  # as it may be shown: absolute, without a password
-    connect_url: str = ""  # by which another process opens it, password included: never shown; empty if none
+    Opening a storage must not do any I/O. The first verb connects, and creates the schema if it may.
+    """
 
-    # ---- life --------------------------------------------------------------------------------------------
+    # The contract version it was written for: each storage's class must declare it as a number.
+    contract: ClassVar[int]
+    features: frozenset[Feature] = frozenset()  # known before the first verb, and never changed
+    url: str = ""  # for display: absolute, without a password
+    # With which another process can open it, including the password: never shown; empty if there is none.
+    connect_url: str = ""
+
+    # ---- handle ------------------------------------------------------------------------------------------
 
     @abstractmethod
     def migrate(self) -> list[str]:
-        """The schema is the one this code needs; return one sentence a step taken, none if it already was.
+        """Bring the schema to the version that this code needs.
+
+        Return one sentence per step taken, and an empty list if none was necessary.
 
         Raises:
             SchemaMismatch: the stored schema is newer than this code.
@@ -69,252 +86,296 @@ class Storage(ABC):
 
     @abstractmethod
     def schema(self) -> SchemaState:
-        """Return the stored schema's version and the wanted one."""
+        """Return the version of the stored schema and the version that this code needs."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Nothing is stored any more; for tests and demos."""
+        """Delete everything that is stored; for tests and demos."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close every connection, and end every `wait` under way on this handle.
+        """Close every connection, and end every current `wait` of this handle.
 
-        A wait that ends so returns False, or raises `StorageError` as every later verb does. Closing twice is
-        allowed.
+        A wait that ends in this way returns False, or raises `StorageError` like every later verb. Closing
+        twice must be allowed.
         """
 
     @abstractmethod
     def clock(self) -> int:
-        """Return the storage's own time in micros; it is finer than a second.
+        """Return the storage's own time in microseconds; its resolution must be finer than a second.
 
-        It goes back only if the clock of the store's host is set back: servers notice that, and take nobody
-        for dead meanwhile. Tests move it: see `firelock.testing.MovableClock`.
+        It may go back only if the clock of the store's host is set back. Servers detect this, and treat no
+        session as lost meanwhile. Tests move the clock: see `firelock.testing.MovableClock`.
         """
 
     @abstractmethod
     def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
-        """Return ids for new jobs in ascending order; they lie where what they must lie beside does.
+        """Return ids for new jobs, in ascending order.
+
+        On storages with partitions, each id must place its job in the partition of the job or key that is
+        passed as `beside`.
 
         Args:
-            count: how many.
-            beside: the id of a parent, or a limit's key or a unique key of the jobs; None for anywhere. A
-                list says it of each.
+            count: the number of ids.
+            beside: the id of a parent, or a limit key or unique key of the jobs; None for any partition. A
+                list contains one entry per id.
         """
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
-        """Return what a server says at its start and `doctor` shows."""
+        """Return the facts that a server logs when it starts and that `doctor` shows."""
 
     @abstractmethod
     def diagnose(self) -> list[Finding]:
-        """Return what is wrong with the storage itself and how to mend it."""
+        """Return the problems of the storage itself, and how to fix them."""
 
-    # ---- the hot path ------------------------------------------------------------------------------------
+    # ---- main path ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def insert(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
-        """All the jobs are stored, or none; return per job whether it is new (False: it was there before).
+        """Store all the jobs, or none, and return for each job whether it is new.
 
-        A job already there is left as it is, its parents unread; an id twice in one batch is new once.
-        `enqueued_at` of an enqueued job is the storage's clock, and order among equals of a queue is the
-        order of this sequence. `changed_at` is `created_at`. An awaiting job reads each of its `parents` in
-        the same step (one earlier in this batch counts): an ended parent is decided at once as `release`
-        would, else the parent is marked as having children. History begins with one entry: the state the
-        job got here, `created_at` and the reason. Servers that wait for work are told after the commit.
+        **Jobs that already exist.** A job whose id is already stored must stay unchanged; its result is
+        False, and its parents are not read. An id that occurs twice in one call is new once.
 
-        `within` is a transaction of the caller's in the same database, which then commits or rolls back the
-        jobs; it needs `Feature.TRANSACTIONAL_ENQUEUE`. Of an `OpenTransaction` it is that on its connection,
-        and servers are told by its `on_commit`.
+        **Stored values.** The `enqueued_at` of an enqueued job is the storage's time, and `changed_at` is
+        `created_at`. Jobs of a queue that are otherwise equal keep the order of this sequence. The history
+        begins with one entry: the state in which the job was stored, `created_at` and the reason.
 
-        A job whose unique key another one has is not stored, its answer is `Duplicate` with that one's id;
-        the call changes that one as `replaces` and `debounced_due` in `unique_rules` say. A batch counts as
-        one call after another, so a job may be the duplicate of one before it. Whoever asks for a key waits
-        for a transaction under way that asked for it before.
+        **Parents.** An awaiting job must read each of its `parents` in the same step; a parent can also be
+        earlier in this call. If the parent has ended, it is decided immediately, as `release` would.
+        Otherwise the parent is marked as having children.
 
-        A member of a batch (`Relations.batch_id`; the batch may be one earlier in this call) counts in its
-        counts from this step on. Where the batch waits for what it is after, its members without undecided
-        parents wait for its opening: awaiting, without `due_at`, with the reason `Moved.SHUT_OUT`. So do
-        batches in it, and so their members. A batch itself (`Relations.batch`) is awaiting; its `due_at` is
-        the end of its hold, its parents are what it is after. Whoever adds to a batch that is stored locks it
-        against `release`, shared with others who add.
+        **Notification.** Servers that wait for work are notified after the commit.
 
-        `only_if` replaces a record in the same step, also where there are no jobs: as `put_record` would, if
-        it has the expected version. Else nothing is stored: ALREADY where it holds the new value and instant
-        at the next version, so that a lost reply is harmless, REFUSED otherwise. With partitions each job
-        has to lie beside the record, as those with ids of `derived_id` do.
+        **`within`** is a transaction of the caller in the same database. The jobs are then committed or
+        rolled back with it. This requires `Feature.TRANSACTIONAL_ENQUEUE`. For an `OpenTransaction`, it is
+        the transaction on its connection, and servers are notified with its `on_commit`.
+
+        **Unique keys.** A job whose unique key belongs to another job is not stored. Its result is a
+        `Duplicate` with the id of the other job, which the call changes as `replaces` and `debounced_due` in
+        `unique_rules` specify. The sequence counts as one call per job, in order, so a job can be the
+        duplicate of an earlier one. A call must wait for an open transaction that requested the same key
+        earlier.
+
+        **Members.** A member of a batch (`Relations.batch_id`) is included in the counts of its batch from
+        this step on. The batch can be earlier in this call. If the batch has not opened, because it waits for
+        other jobs, its members without undecided parents must wait for the opening: awaiting, without
+        `due_at`, with the reason `Moved.SHUT_OUT`. The same applies to inner batches, and therefore to their
+        members. To add members to a stored batch, lock the batch against `release`; inserts share this lock.
+
+        **Batches.** A batch itself (`Relations.batch`) is awaiting. Its `due_at` is the end of its hold. Its
+        parents are the jobs that must end before it opens.
+
+        **`only_if`** replaces a record in the same step, even if there are no jobs, as `put_record` would, if
+        the record has the expected version. Otherwise nothing is stored. The result for the record is then
+        ALREADY if the record has the new value and due time at the next version, so that a lost reply is
+        harmless, and REFUSED if not. With partitions, each job must be in the partition of the record, as
+        jobs with ids of `derived_id` are.
 
         Raises:
-            JobNotFound: a parent or a batch is not stored; nothing was.
+            JobNotFound: a parent or a batch is not stored; nothing was stored.
             BatchFinished: a batch has ended or is cancelled; nothing was stored.
-            DuplicateJob: another job has the unique key of one whose call is refused then, or was deleted
-                and still runs; nothing was stored.
-            ConfigurationError: with partitions, the keys of a job lie apart; nothing was stored.
-            StorageError: a job does not lie beside the record; nothing was stored.
-            UnsupportedFeature: `within` is given and not offered.
+            DuplicateJob: another job has the unique key of a job whose call is refused in this case, or that
+                other job was deleted and still runs; nothing was stored.
+            ConfigurationError: the keys of a job are in different partitions; nothing was stored.
+            StorageError: a job is not in the partition of the record; nothing was stored.
+            UnsupportedFeature: `within` is given, but the storage does not offer it.
         """
 
     @abstractmethod
     def claim(self, request: ClaimRequest) -> Claim:
-        """Up to `limit` enqueued jobs are processing for this session; return them in the order to run them.
+        """Claim up to `limit` enqueued jobs for a session; return them in the order in which they must run.
 
-        Queues are taken in the order given, a later one only when the former ones are empty; None means every
-        queue, each getting its share. Within a queue: higher priority first, then older `enqueued_at`, then
-        insertion. Skipped are queues whose record (kind "queue", key its name) says `"paused": true`, and
-        jobs with a tail. Each job gets attempt + 1, fence + 1, this session and its server's name,
-        `claimed_at` = `changed_at` = now, an empty `started_at` and an empty reason; no history. A session
-        that is dead or unknown takes nothing and is lost: it is tested in the same step. One that has expired
-        is dead only when `orphans` or `end_session` has marked it. Without a list, a claim of at least as
-        many jobs as there are queues with work takes from each of them; smaller ones take turns, so that no
-        queue starves.
+        **Order.** Named queues are claimed from in the given order, a later one only if the earlier ones are
+        empty. None means every queue, each getting its share. Then a claim of at least as many jobs as there
+        are queues with work must take jobs from each of them, and smaller claims must take turns, so that no
+        queue starves. Within a queue, a higher priority comes first, then an older `enqueued_at`, then the
+        order of insertion.
 
-        Jobs with limits wait in lanes, one for each set of keys, and start as `admission.KeyedClaim` says:
-        all keys of a job admit it, by the numbers of the records of the kind `limit`, or none is touched.
-        Where a queue has work of both kinds, each gets half of what is claimed; what one does not need goes
-        to the other. `look_again_at` says when a rate opens, and now where lanes were not looked at.
+        **Skipped jobs.** Jobs with a tail and jobs of paused queues must not be claimed. A queue is paused if
+        its record (kind "queue", key its name) contains `"paused": true`.
 
-        A claim that leaves out tasks (`left_out`) passes over their jobs, which keep their places and touch
-        no key, in lanes as well; the others come in the same order. It examines at most 1,000 jobs without
-        limits and as many in lanes (with partitions, of each), shared equally among the queues that it looks
-        at, and so may return fewer jobs than there are. `look_again_at` is now where it left lanes
-        unexamined, unless claims have come round all of them and found nothing.
+        **Stored values.** Each claimed job becomes processing, with attempt + 1, fence + 1, this session, the
+        name of its server, `claimed_at` and `changed_at` = `now`, and without `started_at` and reason. No
+        history entry is written.
+
+        **Session.** A session that has ended or is unknown must claim nothing, and the claim reports it as
+        lost. Check this in the same step. An expired session has not ended until `orphans` or `end_session`
+        has marked it.
+
+        **Limits.** Jobs with limits wait in lanes, one per set of keys. They must start as
+        `admission.KeyedClaim` specifies: either all keys of a job admit it, by the settings in the records of
+        the kind `limit`, or none of them is changed. If a queue has jobs with limits and jobs without, each
+        kind gets half of the claim; what one kind does not need goes to the other. `look_again_at` is the
+        time at which a rate opens, or now if some lanes were not examined.
+
+        **Left-out tasks.** A claim with `left_out` must skip the jobs of these tasks, in lanes as well. These
+        jobs keep their places and use no key, and the other jobs come in the same order. Such a claim
+        examines at most 1,000 jobs without limits and 1,000 in lanes (with partitions: per partition),
+        divided equally among its queues. So it may return fewer jobs than exist. `look_again_at` is now if it
+        left lanes unexamined, unless claims have examined all of them and found nothing.
         """
 
     @abstractmethod
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """Each transition whose guards hold is written; return one result a transition, in order.
+        """Write each transition whose guards hold; return one result per transition, in order.
 
-        Written are: state, reason, `changed_at` = at; `ended_at` = at and `expires_at` (both empty where
-        the target is not final); `due_at`; retries and crashes where given; attempt − 1 where given back;
-        the error where given, its traceback kept under its attempt; result and its absence (both empty
-        unless succeeded); `started_at` where given; server where given. One history entry, unless silent. A
-        target of enqueued gets `enqueued_at` from the storage's clock, but a job given back keeps the one
-        it had, and so its place.
+        **Written values:**
 
-        The history entry of an operator's change (`session` empty) says what it ended: out of processing the
-        attempt with its `claimed_at`, `started_at` and server, out of scheduled the `due_at` the job had.
+        - the state and the reason, and `changed_at` = `at`;
+        - `ended_at` = `at` and `expires_at`; both empty if the target state is not final;
+        - `due_at` and `waits_for`, always as given;
+        - `retries`, `crashes`, `started_at` and `server`, if given;
+        - attempt − 1, if the attempt is given back;
+        - the error, if given; its traceback is kept under its attempt;
+        - `result` and `result_absent`; both empty if the target state is not succeeded;
+        - `enqueued_at` = the storage's time, if the target state is enqueued; but a job whose attempt is
+          given back keeps its `enqueued_at`, and so its place;
+        - one history entry, unless the transition is silent.
 
-        A settle (`session` set) clears session and keeps fence. An operator's change (`session` empty) that
-        takes a job out of processing leaves session and fence as a tail; the holder's refused settle clears
-        it, as does the end of the session. A job requeued under a tail is enqueued but not claimable until
-        the tail is gone. A requeue out of a final state takes the job's unique key again; where another job
-        has it, the answer is TAKEN. The end of a job with children puts it on the releasing list in the same
-        step.
-        `ALREADY` answers a settle alone, and never one of a job with a tail.
+        The history entry of an operator's change (`session` empty) must record what it ended: for a
+        processing job the attempt with its `claimed_at`, `started_at` and server, for a scheduled job its
+        previous `due_at`.
 
-        A suspension to `awaiting` looks in the same step for what it waits for: a done signal of that name,
-        or the end of all its `parents`, which are no continuations' ties: neither `JobRecord.parents` nor
-        `find` shows them; one that is unknown has ended. Where that is there, it is enqueued instead, behind
-        its queue, with the reason `Moved.SIGNALLED` or that of `Moved.PARENT_ENDED` and no more than one
-        history entry. Every change writes `waits_for` and `due_at` as given. With `forget_from` that memo
-        and all with a place from it on are gone with the change; REFUSED where there is none, or while the
-        job is processing.
+        **Sessions and tails.** A settle (`session` set) clears the session and keeps the fence. An operator's
+        change that takes a job out of processing must leave session and fence on the job as a tail. The tail
+        is cleared by the refused settle of the holder, or by the end of the session. A job that is requeued
+        while it has a tail is enqueued, but must not be claimed until the tail is cleared. `ALREADY` is
+        returned only for a settle, and never for a job with a tail.
 
-        A change of a member is in the counts of its batch with the same step; its answer may be RELEASING
-        without children. A batch is never enqueued: REFUSED. Deleting one that is not deleted cancels it: it
-        is awaiting with the reason given, also if it had ended, held no more, and `release` does the rest. A
-        second delete changes nothing. From awaiting to awaiting its `due_at` alone is written, with the
-        batch's lock; REFUSED where it is cancelled, or is no batch. REFUSED is a requeue, and a restore to
-        what is not final, of a member of a cancelled batch, and the requeue of an awaiting job that misses an
-        input. A requeue of a member locks each batch around it that fails fast, from the inside, folds what
-        is known of it, and clears `is_stopping`.
+        **Unique keys and children.** A requeue from a final state takes the job's unique key again; if
+        another job has the key, the result is TAKEN. The end of a job with children must put it on the
+        releasing list in the same step; `release` then moves its children.
 
-        Several transitions of one job are applied in order. One refused never hinders another. `within` as in
-        `insert`.
+        **Suspensions.** A suspension to `awaiting` must check in the same step whether what it waits for has
+        already happened: whether the signal of that name is stored and done, or whether all its `parents`
+        have ended. An unknown parent has ended. These parents are not those of a continuation: neither
+        `JobRecord.parents` nor `find` returns them. If it has already happened, the job is enqueued at the
+        end of its queue instead, with the reason `Moved.SIGNALLED` or `Moved.PARENT_ENDED`, and with at most
+        one history entry.
 
-        A settle (`session` set, no `within`) never waits for a row that another transaction has locked. Its
-        answer is then BUSY: the job exists and keeps its state, session, fence, keys and place, nothing is
-        written of it, and the caller sends the same transition again. The others of the call are applied as
-        if it were not there, but a later transition of the same job is BUSY as well. A settle that needs more
-        rows than its own, such as those of a parent's children list, a batch or a unique key, may wait for
-        these some milliseconds before it is BUSY. BUSY may be told of a row that was changed just then
-        instead of locked. An operator's change and one `within` wait. A storage without row locks is never
-        busy.
+        **`forget_from`** deletes this memo and all later ones (by `place`) in the same step. The result is
+        REFUSED if there is no such memo, or if the job is processing.
+
+        **Members.** The counts of a batch must include a change of a member from the same step on. The result
+        of such a change can be RELEASING even if the member has no children. These changes are REFUSED: a
+        requeue of a member of a cancelled batch, its restoration to a state that is not final, and the
+        requeue of an awaiting job whose input is missing. The requeue of a member must lock each surrounding
+        batch that fails fast, from the innermost outwards, fold its recorded changes into its counts, and
+        clear `is_stopping`.
+
+        **Batches.** A batch is never enqueued: the result is REFUSED. To delete a batch that is not deleted
+        is to cancel it: it becomes awaiting with the given reason, even if it had ended, and its hold ends;
+        `release` does the rest. A second delete changes nothing. A transition from awaiting to awaiting
+        writes only `due_at`, under the batch's lock. It is REFUSED if the batch is cancelled, or if the job
+        is not a batch.
+
+        **Order.** Several transitions of one job are applied in order. A refused transition must not affect
+        others. For `within`, see `insert`.
+
+        **Locked rows.** A settle (`session` set, no `within`) must never wait for a row that another
+        transaction has locked. Its result is then BUSY: the job exists and keeps its state, session, fence,
+        keys and place, nothing of it is written, and the caller sends the same transition again. The other
+        transitions of the call are applied as if this one were not part of it, except that a later transition
+        of the same job is BUSY too. A settle that needs further rows, for example a parent's list of
+        children, a batch or a unique key, may wait some milliseconds for them before it is BUSY. BUSY may
+        also be returned for a row that has just been changed rather than locked. Operators' changes and
+        changes `within` a transaction wait for locks. A storage without row locks never returns BUSY.
 
         Raises:
-            UnsupportedFeature: `within` is given and not offered.
+            UnsupportedFeature: `within` is given, but the storage does not offer it.
         """
 
     @abstractmethod
     def move(self, moves: Sequence[Move]) -> list[Applied]:
-        """Each job whose guard holds waits in the new queue, with the new priority; return one result a move.
+        """Put each job whose guard holds into another queue or priority; return one result per move.
 
-        REFUSED is a job in none of `from_states`, and a batch; ALREADY one that has this queue and priority:
-        nothing is written of it. Everything else of the job stays: its state and reason, `changed_at`,
-        `due_at`, `enqueued_at` and its number in the order of insertion, and so its place among jobs of the
-        same priority; retries, tail, ties, memos, limits and unique key. The counts follow, and servers that
-        wait for the new queue are told after the commit. The history gets one entry: the state, `at`, and
-        `rules.moved_reason`.
+        The result is REFUSED for a job in none of `from_states` and for a batch. It is ALREADY for a job that
+        already has this queue and priority; nothing is written then.
 
-        Several moves of one job are applied in order. A row that another transaction has locked is waited
-        for, as for an operator's change by `apply`.
+        Everything else must stay unchanged: state and reason, `changed_at`, `due_at`, `enqueued_at` and the
+        number in the order of insertion, and therefore the place among jobs of the same priority; also
+        retries, tail, relations, memos, limits and unique key. The counts of both queues change in the same
+        step, and servers that wait for the new queue are notified after the commit. One history entry is
+        written, with the state, `at` and `rules.moved_reason`.
+
+        Several moves of one job are applied in order. As with operators' changes in `apply`, the call waits
+        for rows that another transaction has locked.
         """
 
     @abstractmethod
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """`apply`, then `claim`: one round trip or one transaction where the storage can.
+        """Do `apply`, then `claim`, in one round trip or one transaction if the storage can.
 
-        Where one of the two is refused, the other may be as well: the caller then does each alone, so that a
-        bad claim never loses a settle. A settle that is BUSY hinders neither the claim nor other settles.
+        If one of the two is refused, the other may be refused as well. The caller then does each alone, so
+        that a bad claim never loses a settle. A BUSY settle must affect neither the claim nor other settles.
         """
 
     @abstractmethod
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        """Return True as soon as there may be work, False after the timeout; a hint, the poll is the truth.
+        """Return True as soon as there may be work, and False after the timeout.
 
-        A wake-up counts since this handle's last claim of the same queues began, or since its last wait for
-        them returned, whichever is later. So work that arrives between a claim that found nothing and the
-        wait ends the wait. For a handle that has done neither it counts from this call. A wait that returns
-        True for no reason costs an empty claim.
+        The result is only a hint, because servers also poll. A wait that returns True without a reason costs
+        an empty claim.
 
-        True also if the next due time has become earlier than `claim` or `promote` returned last. Jobs that
-        the last claim passed over because it left out their tasks are not work.
+        A wake-up must not be lost between a claim that found nothing and the wait. So a wake-up counts from
+        the later of two times: the beginning of this handle's last claim of the same queues, and the return
+        of its last wait for them. If the handle has done neither, it counts from this call.
 
-        With `Feature.NOTIFY` one may also wait for `[taken_from(session)]`: True as soon as others have taken
-        a job of that session out of processing, as a delete does, and never for work.
+        The wait also returns True if the next due time has become earlier than the one that `claim` or
+        `promote` returned last. Jobs that the last claim skipped because it left out their tasks do not count
+        as work.
+
+        With `Feature.NOTIFY`, a caller can also wait for `[taken_from(session)]`. Such a wait returns True as
+        soon as others have taken a job of that session out of processing, for example by a delete, and never
+        because of work.
         """
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Every `wait` under way in this process returns soon."""
+        """Make every current `wait` in this process return soon."""
 
-    # ---- what is remembered, batches, streams --------------------------------------------------------------
+    # ---- memos, batches, streams ---------------------------------------------------------------------------
 
     @abstractmethod
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """Each memo is put where nothing stands under its kind and name, or over what is begun: `NewMemo`.
+        """Store each memo if none of its kind and name exists, or if that one has only begun: see `NewMemo`.
 
-        Return per memo what became of it and what stands there now, in order. From outside, ALREADY is told
-        whatever has become of the job: a sender's repeat gets the same answer. A done signal enqueues a job
-        that is awaiting it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A job keeps at
-        most MEMOS_LIMIT memos and MEMOS_BYTES of values: what is more is REFUSED. `within` as in `insert`:
-        the job's row is locked until that transaction ends.
+        Return for each memo, in order, the result and the memo that is stored now.
+
+        A memo from outside (without `session`) that is already stored returns ALREADY in every state of the
+        job, so that a sender who repeats a call gets the same result. A signal that is done must enqueue a
+        job that waits for it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A job keeps
+        at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo beyond that is REFUSED. For
+        `within`, see `insert`: the job's row stays locked until that transaction ends.
 
         Raises:
-            UnsupportedFeature: `within` is given and not offered.
+            UnsupportedFeature: `within` is given, but the storage does not offer it.
         """
 
     @abstractmethod
     def recall(
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
-        """Return all that the job remembers, in order of place.
+        """Return all memos of the job, in order of place.
 
-        None where the job is unknown; or, with a session, where it is not processing for that session with
-        this fence: an old run must not go on with what a newer one has been told to forget.
+        Return None if the job is unknown. With a session, also return None if the job is not processing for
+        that session with this fence: an old run must not continue with memos that a newer run has deleted.
         """
 
     @abstractmethod
     def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
-        """Return how far each batch is, each of one instant, same order; None for what is no batch."""
+        """Return each batch's counts at one point in time, in the same order; None for other jobs."""
 
     @abstractmethod
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
-        """The chunks are stored, those that already are left as they are.
+        """Store the chunks; chunks that are already stored stay unchanged.
 
-        Return how many bytes of data are stored of the streams named, the largest of them; None where the job
-        is not processing for this session with this fence: nothing was stored.
+        Return the size of the largest stream in this call, as it is stored now, in bytes. Return None, and
+        store nothing, if the job is not processing for this session with this fence.
         """
 
     @abstractmethod
@@ -325,26 +386,26 @@ class Storage(ABC):
 
     @abstractmethod
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
-        """The key's rate has been used by this cost, and the key is shut until this instant.
+        """Use this cost of the key's rate, and close the key until this time.
 
-        Return the instant from which a start of cost 1 is admitted, now or earlier where it is open. A
-        negative cost gives back, down to unused. Of a key without a rate a cost uses nothing, and a negative
-        one opens it.
+        Return the time from which a start of cost 1 is admitted; it is now or earlier if the key is open. A
+        negative cost is given back, until nothing is used. If the key has no rate, a positive cost uses
+        nothing, and a negative cost opens the key.
         """
 
     @abstractmethod
     def shut(self, key: str, *, until: int) -> bool:
-        """Shut the key until this time, as `spend` does.
+        """Close the key until this time, as `spend` does.
 
-        Return False if another transaction has locked the key; nothing was written then. A server calls this
-        before it stores the end of a job that was told to wait, and must not wait for such a lock.
+        Return False if another transaction has locked the key; nothing is written then. A server calls this
+        before it stores the end of a job that raised `RateLimited`, and must not wait for such a lock.
         """
 
     @abstractmethod
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
-        """Return the limit keys that begin so, above `after`, in order of key, by code points.
+        """Return the limit keys with this prefix and above `after`, in order of key, by code points.
 
-        Those that a job holds or waits for, and those whose rate has been used and is not free yet.
+        These are the keys that a job holds or waits for, and those whose rate is used and not free yet.
         """
 
     @abstractmethod
@@ -353,13 +414,13 @@ class Storage(ABC):
     ) -> WaitingJobs:
         """Return the ids of jobs that wait for a limit's key, in the order of their turns.
 
-        These are the enqueued jobs without a tail whose limits contain the key. They wait in lanes, one for
-        each queue and set of keys. First comes the first job of each lane, then the second of each, and so
-        on. The lanes have a fixed order; the jobs of a lane are in the order in which `claim` takes them.
-        `after` leaves out so many jobs from the front.
+        These are the enqueued jobs without a tail whose limits contain the key. They wait in lanes, one per
+        queue and set of keys. First comes the first job of each lane, then the second of each, and so on. The
+        lanes have a fixed order; the jobs of a lane are in the order in which `claim` takes them. `after` is
+        the number of jobs to skip.
 
-        With `job_id` the result has the place of that job as well: how many jobs come before it, or None if
-        it does not wait for the key. `limit=0` reads the place alone.
+        With `job_id`, the result also has the place of that job: how many jobs come before it, or None if it
+        does not wait for the key. `limit=0` reads only the place.
 
         To bound the cost, a line has at most 10,000 places, and consists of the first 1,000 lanes with the
         key and the lane of `job_id`. `is_cut` means that there are more lanes. The line may be read in more
@@ -368,83 +429,89 @@ class Storage(ABC):
 
     @abstractmethod
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
-        """Return the unique keys that begin so, above `after`, in order of key, by code points."""
+        """Return the unique keys with this prefix and above `after`, in order of key, by code points."""
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
     @abstractmethod
     def begin_session(self, session: NewSession) -> None:
-        """The session lives for its timeout from now, by the storage's clock; a repeat changes nothing."""
+        """Begin a session; it lives for its timeout from now, by the storage's clock.
+
+        A repeated call must change nothing.
+        """
 
     @abstractmethod
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """Each living session lives for its timeout from now; return per session whether it does.
+        """Renew each living session for its timeout from now; return for each session whether it lives.
 
-        A dead or unknown one stays so: False, for ever. One that expired but is not marked dead yet lives on.
+        A session that has ended or is unknown must stay so, and its result is always False. A session that
+        has expired but is not yet marked as ended is renewed.
         """
 
     @abstractmethod
     def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
-        """Compare what a worker process believes it holds with what the storage says; nothing is moved.
+        """Compare the claims that a worker process believes it holds with those in the storage; move nothing.
 
-        `started_at` is written where given, except to jobs that another transaction has locked: these are
-        named in `busy`, and the caller sends their starts again. A held job is lost unless it is processing
-        for this session with this fence, locked or not. Each lost one is returned with what is stored of its
-        job: its state (None where no such job is stored), the fence of its latest claim, and whether it has a
-        tail, of whichever session. By that the worker process tells a job that its run ended within a
-        transaction of its own from one that was deleted, requeued or taken away. A storage reads this for
-        lost jobs alone.
+        `started_at` is stored where it is given, except for jobs that another transaction has locked. Their
+        ids are returned in `busy`, and the caller sends their starts again.
 
-        Unknown are the session's processing jobs and tails that the worker process did not name with their
-        present fence; it hands them back by `apply` itself, since only it can tell that no claim of its own
-        is still on its way. A session that is dead or unknown is lost.
+        A held claim is lost unless its job is processing for this session with this fence, whether locked or
+        not. Each lost claim is returned with the stored values of its job: its state (None if no such job is
+        stored), the fence of its latest claim, and whether it has a tail, of any session. From these, the
+        worker process can distinguish a job that its own run ended, within a transaction of the task, from
+        one that was deleted, requeued or taken away. Read these values only for lost claims.
+
+        The unknown claims are the session's processing jobs and tails that the worker process did not name
+        with their current fence. It hands them back with `apply` itself, because only it can determine that
+        none of its own claims is still in progress. A session that has ended or is unknown is reported as
+        lost.
         """
 
     @abstractmethod
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """The session is dead for ever, and its jobs return to their queues.
+        """End the session forever, and return its jobs to their queues.
 
-        Of its processing jobs those named in `running` get crashes + 1 and the reason in their history; the
-        others go back with the reason `Moved.NOT_STARTED` and without a trace in their history. All are
-        enqueued at their old place, attempt given back. None for `running` means nothing is known: all get a
-        crash. Its tails are cleared. The end of an unknown session, or of one that ended and holds nothing,
-        does nothing.
+        Its processing jobs that are named in `running` get crashes + 1, and the reason in their history. The
+        others get the reason `Moved.NOT_STARTED` and no history entry. All are enqueued at their old place,
+        and their attempt is given back. If `running` is None, nothing is known, and all get a crash. The
+        session's tails are cleared. The call does nothing if the session is unknown, or if it has ended and
+        holds nothing.
 
-        A storage whose rows other transactions can lock ends a session in two steps, and so may one that
-        splits long work. First the session is marked as dead, together with `running` and the reason. From
-        then on it claims nothing and cannot be renewed. Then its jobs and tails are released, a bounded
-        number in each transaction. Locked rows are skipped, never waited for, and counted in `Taken.left`.
-        The session is closing (`SessionRecord.is_closing`) until it holds nothing: `orphans` continues with
-        it, and so does another `end_session`. Both use the stored blame and ignore their own.
+        If other transactions can lock rows of a storage, it must end a session in two steps; a storage that
+        divides long work may do so too. First, mark the session as ended, and store `running` and the reason
+        with it. From then on it claims nothing and cannot be renewed. Then release its jobs and tails, a
+        bounded number per transaction. Skip locked rows without waiting, and count them in `Taken.left`. The
+        session is closing (`SessionRecord.is_closing`) until it holds nothing. `orphans` and a further
+        `end_session` continue the work; both use the stored `running` and reason and ignore their own.
 
         A settle is decided by the row of its job alone. So the end of a job that a closing session still
-        holds is stored, and then there is nothing to release.
+        holds is stored, and then that job needs no release.
         """
 
     @abstractmethod
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
-        """Sessions that expired by the storage's clock are ended as `end_session(running=None)` does.
+        """End the sessions that have expired by the storage's clock, as `end_session(running=None)` does.
 
-        A session that would live for more than two of its timeouts from now has expired too: it was renewed
-        before the storage's clock was set back, and never since. The reason is `Moved.SESSION_LOST`. At most
-        `limit` sessions, each a step that tests expiry again. A session whose own record is locked is left to
-        the next call; it does not stop the others from being ended.
+        The reason is `Moved.SESSION_LOST`. A session that would live for more than two of its timeouts from
+        now has expired too: the storage's clock was set back since its last renewal. At most `limit` sessions
+        are ended, each in a step that checks again whether it has expired. A session whose own record is
+        locked is left to the next call, and must not prevent the end of others.
 
-        Closing sessions are continued as well, also at most `limit` of them, and each of them in turn.
+        Closing sessions are continued as well, at most `limit` of them per call, and all of them in turn.
 
-        Return a result for each session that was ended, and for each closing session of which a job or a tail
-        was released, or whose end was finished for a caller that could not.
+        Return a result for each session that was ended. Also return one for each closing session of which a
+        job or a tail was released, or whose end was completed because its caller could not complete it.
 
         Args:
-            limit: the most sessions to end, and the most closing ones to continue.
-            as_of: the storage's time in micros, as the caller last read it. A session ends only if it has
-                expired by the storage's clock and by this time, so a clock that is set after the caller
-                looked at it ends no session. None for the storage's clock alone.
+            limit: the maximum number of sessions to end, and of closing sessions to continue.
+            as_of: the storage's time in microseconds, as the caller last read it. A session ends only if it
+                has expired by the storage's clock and also by this time. So a clock that is set after the
+                caller's reading ends no session. None to use only the storage's clock.
         """
 
     @abstractmethod
     def oldest_session(self) -> SessionRecord | None:
-        """Return the living session that comes first in `list_sessions`; None if none lives.
+        """Return the living session that comes first in `list_sessions`; None if no session lives.
 
         Each worker process calls this every few seconds, so the cost must not grow with the number of stored
         sessions.
@@ -452,118 +519,135 @@ class Storage(ABC):
 
     @abstractmethod
     def list_sessions(self) -> list[SessionRecord]:
-        """Return the living sessions, and dead ones until `prune` deletes them; oldest first by `started_at`.
+        """Return living sessions, and ended ones until `prune` deletes them; oldest first by `started_at`.
 
-        A dead session keeps its last renewal: what it said tells one that stopped from one that was lost. A
-        closing session is never pruned.
+        An ended session keeps its last renewal, whose report shows whether it stopped or was lost. A closing
+        session must not be pruned.
         """
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 
     @abstractmethod
     def promote(self, limit: int) -> Promotion:
-        """Up to `limit` scheduled jobs that are due by the storage's clock are enqueued, oldest due first.
+        """Enqueue up to `limit` scheduled jobs that are due by the storage's clock, earliest due time first.
 
-        `enqueued_at` is the storage's clock; one history entry with the reason `Moved.DUE`, `due_at` empty.
-        Likewise awaiting jobs that are due: their wait has timed out, and they wait for nothing any more. A
-        batch that is due is cancelled, with the reason `Moved.HOLD_OVER`: whoever filled it is gone. Jobs
-        that another transaction has locked are skipped, and moved by a later call.
+        Their `enqueued_at` is the storage's time, `due_at` becomes empty, and one history entry has the
+        reason `Moved.DUE`. Awaiting jobs that are due are enqueued in the same way: their wait has timed out,
+        and they no longer wait for anything. A batch that is due is cancelled with the reason
+        `Moved.HOLD_OVER`, because its creator did not extend the hold. Skip jobs that another transaction has
+        locked; a later call moves them.
         """
 
     @abstractmethod
     def release(self, limit: int) -> int:
-        """Up to `limit` awaiting children of ended parents are moved as `continuation_target` says.
+        """Move up to `limit` awaiting children of ended parents as `continuation_target` specifies.
 
-        Return how many were looked at; 0 when the releasing list is empty, or nothing but locked rows is left
-        to do. It never waits for a row that another transaction has locked: such a child is skipped and not
-        counted, its parent stays on the list and is not pruned, and a later call moves the child; a locked
-        parent, batch or member likewise. A child that goes on waiting gets
-        `waiting_reason`. Each edge is decided once by a target; a child with several parents is enqueued with
-        the last and deleted with the first that asks for it. Children that are deleted here put their own
-        children on the releasing list; such a child stays as long after its end as its parent stays after its
-        own (`expires_at` − `ended_at`; for ever where the parent does). A released child gets one history
-        entry with the reason of `Moved.PARENT_ENDED`. A parent that was requeued before its turn leaves the
-        list; its next end puts it back.
+        Return how many were examined; 0 if the releasing list is empty, or if all remaining rows are locked.
 
-        Then batches whose counts has changed are decided: the batch locked (one that is locked is passed
-        over), what is known of it folded by a later statement, and it is as `batches.end_of` says: open while
-        it is held or shut, if not cancelled. One that ends gets `ended_at` = the storage's clock, a history
-        entry, the reason of its cancellation or `batch_failure_reason` where it failed, and the `expires_at`
-        of its `BatchRules.keeps`; one that had ended and is open again is awaiting with `Moved.REOPENED`, for
-        one history entry also where it ends otherwise at once. Of one that `fails_fast`, a failure since the
-        last fold sets `is_stopping`, its end clears it. A child that is a batch is opened by its last edge
-        instead of enqueued, and cancelled where it would be deleted.
+        **Locked rows.** The call must never wait for a row that another transaction has locked. A locked
+        child is skipped and not counted; its parent stays on the list and is not pruned, and a later call
+        moves the child. The same applies to a locked parent, batch or member.
 
-        Then members are moved, under the batch's lock, as far as the limit goes: of a cancelled or stopping
-        batch all that have not ended are deleted, those that run leaving a tail, inner batches cancelled,
-        with the reason `Moved.SWEPT` or `Moved.STOPPED` and the `expires_at` of `BatchRules.keeps`; of one
-        that has opened those that were shut out are enqueued, or scheduled where their `nominal_at` is to
-        come, with `Moved.LET_IN`.
+        **Children.** Each edge with a target is decided once. A child with several parents is enqueued by its
+        last edge, and deleted by the first edge whose target is deleted. A child that keeps waiting gets
+        `waiting_reason`. A released child gets one history entry with the reason of `Moved.PARENT_ENDED`. A
+        child that is deleted here puts its own children on the releasing list. It is kept as long after its
+        end as its parent after the parent's end (`expires_at` − `ended_at`; forever if the parent is kept
+        forever). A child that is a batch is opened by its last edge instead of being enqueued, and cancelled
+        instead of being deleted. A parent that was requeued before its turn leaves the list, and its next end
+        puts it there again.
 
-        What that sets free in turn, such as the children of a batch that has ended and the batches around it,
-        is done by the same call, as far as the limit goes.
+        **Batches** whose counts have changed are decided next. Lock the batch first, and skip it if it is
+        locked by another transaction. With a later statement, fold its recorded changes into its counts. Then
+        `batches.end_of` is its state: a batch that is held or has not opened stays open, unless it is
+        cancelled.
+
+        - A batch that ends gets `ended_at` = the storage's time, a history entry, and the `expires_at` of its
+          `BatchRules.keeps`. Its reason is that of its cancellation, or `batch_failure_reason` if it failed.
+        - A batch that had ended and is open again becomes awaiting with `Moved.REOPENED` and one history
+          entry. This entry is written even if the batch immediately ends in another state.
+        - If the batch has `fails_fast`, a failure since the last fold sets `is_stopping`. The end of the
+          batch clears it.
+
+        **Members** are moved last, under the lock of their batch, up to the limit:
+
+        - If the batch is cancelled or stopping, all members that have not ended are deleted, and running ones
+          leave a tail. Inner batches are cancelled. The reason is `Moved.SWEPT` or `Moved.STOPPED`, and
+          `expires_at` is that of `BatchRules.keeps`.
+        - If the batch has opened, members that waited for the opening are enqueued with `Moved.LET_IN`, or
+          scheduled if their `nominal_at` is in the future.
+
+        The same call must also process what these changes make possible, up to the limit: for example the
+        children of a batch that has ended, and its outer batches.
         """
 
     @abstractmethod
     def prune(self, limit: int) -> int:
-        """Up to `limit` jobs whose `expires_at` has passed are gone with all that belongs to them.
+        """Delete up to `limit` jobs whose `expires_at` has passed, with all data that belongs to them.
 
-        But a member stays with its batch and with all batches around that, a result with a job that has not
-        ended and misses it as an input, a called job with its caller until that has ended: such a job's
-        `expires_at` is moved on, to that of the batch that stays longest or by an hour. Of a batch the
-        waiting members are deleted first, as waiting children are.
+        Return how many were deleted. Fewer than `limit` means that there was nothing else to delete. Skip
+        jobs that another transaction has locked.
 
-        Return how many. A job on the releasing list stays until its children were released; those that
-        still wait for it then are deleted first, with the reason of `Moved.PARENT_GONE` and the expiry that
-        `release` gives. Rollups older than 30 days go too, and within an hour locks that ended a day ago: a
-        name that was forgotten goes on with a larger token all the same.
+        **Kept jobs.** A member is kept as long as its batch and all outer batches. A result is kept while a
+        job that has not ended still needs it as an input. A called job is kept until its caller has ended.
+        The `expires_at` of such a job is moved forward, to that of the batch that is kept longest, or by an
+        hour.
 
-        A dead session is deleted an hour after its death if another session of the same server
-        (`NewSession.server_id`) began after it, otherwise a day after its death. One call deletes a bounded
-        number of them.
+        **Waiting jobs.** A job on the releasing list must stay until its children were released. Children
+        that still wait for a pruned job are deleted first, with the reason of `Moved.PARENT_GONE` and the
+        expiry that `release` would set. The waiting members of a pruned batch are deleted first in the same
+        way.
 
-        A job that another transaction has locked is passed over. Fewer than `limit` means that there was
-        nothing else to delete.
+        **Other data.** Rollups older than 30 days are deleted too, and so are locks that ended a day ago, at
+        most an hour later. If a deleted lock is acquired again, its token must still be larger than all
+        earlier ones. An ended session is deleted an hour after its end if another session of the same server
+        (`NewSession.server_id`) began after it, otherwise a day after its end. One call deletes a bounded
+        number of sessions.
         """
 
-    # ---- what people read --------------------------------------------------------------------------------
+    # ---- reading -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """Return one record an id, with its progress, same order; None where unknown."""
+        """Return one record per id, with its progress, in the same order; None for an unknown id."""
 
     @abstractmethod
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
     ) -> FoundJobs:
-        """Return a page of matching jobs in order of time, newest first unless told otherwise.
+        """Return a page of matching jobs in order of time, the newest first unless `oldest_first` is set.
 
-        Time is `due_at` where the filter is by due, which finds scheduled jobs alone; else `changed_at` where
-        it names a state; else `created_at`. Ties are in order of id, newest first with the largest id first,
-        and by due the newest are those due last. `since` and `until` cut by the same time. `tag` is exact,
-        `id_prefix` a prefix. A cursor is opaque, belongs to one filter and direction, and stays good while
-        jobs come and go; a bad one raises `StorageError`. A page may be short, or empty, and still have a
-        cursor, where a storage bounds how far it looks for what is rare; only a page without one is the last.
+        The time is `due_at` if the filter has `by_due`, which finds only scheduled jobs; otherwise
+        `changed_at` if it has a state; otherwise `created_at`. Jobs with the same time are in order of id.
+        Newest first means the largest time and the largest id first, so with `by_due` the jobs that are due
+        last come first. `since` and `until` apply to the same time. `tag` matches exactly, and `id_prefix`
+        matches a prefix.
+
+        A cursor is opaque and belongs to one filter and direction. It must stay valid while jobs appear and
+        disappear; an invalid cursor raises `StorageError`. A storage may bound how far it searches for rare
+        jobs. So a page can be short or empty and still have a cursor: only a page without a cursor is the
+        last one.
         """
 
     @abstractmethod
     def history(self, job_id: str) -> JobHistory:
-        """Return the job's steps and its failed attempts with their tracebacks, each oldest first.
+        """Return the job's steps and its failed attempts with their tracebacks, both oldest first.
 
-        At most `lifecycle.HISTORY_LIMIT` steps, one of them for a middle left out; the last 20 attempts.
+        There are at most `lifecycle.HISTORY_LIMIT` steps, one of which can replace an omitted middle, and at
+        most the last 20 attempts.
         """
 
     @abstractmethod
     def counts(self) -> Counts:
-        """Return how many jobs are in each state and queue; exact, and cheap at any size."""
+        """Return how many jobs are in each state and queue; must be exact, and cheap at any size."""
 
     @abstractmethod
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        """Return failed jobs grouped by fingerprint, largest group first; looks at the newest 10,000."""
+        """Return groups of failed jobs by fingerprint, the largest first; examines the newest 10,000 jobs."""
 
     @abstractmethod
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
-        """The counts, durations and histograms are added to those stored."""
+        """Add the counts, durations and histograms to the stored ones."""
 
     @abstractmethod
     def timeline(
@@ -575,13 +659,13 @@ class Storage(ABC):
     def append_logs(
         self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
     ) -> Collection[str]:
-        """The lines are added to their jobs' logs and the progress replaces the former.
+        """Append the lines to the logs of their jobs, and replace the progress of jobs.
 
-        Unknown jobs are passed over. The newest 1,000 lines stay. The storage numbers the lines of a job:
-        each number is larger than that of every earlier line, also of lines that no longer exist.
+        Unknown jobs are skipped. The newest 1,000 lines of a job are kept. The storage numbers the lines of a
+        job: each number must be larger than the numbers of all earlier lines, including deleted ones.
 
-        Return the ids of jobs that another transaction has locked, as a rule none: nothing of these was
-        stored, and the caller sends it again. It never waits for a locked row.
+        Never wait for a locked row. Return the ids of jobs that another transaction has locked, usually none.
+        Nothing must be stored for these jobs, and the caller sends it again.
         """
 
     @abstractmethod
@@ -592,19 +676,19 @@ class Storage(ABC):
 
     @abstractmethod
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
-        """Return a fencing token if the lock was free or its life had ended, else None.
+        """Return a fencing token if the lock was free or had expired; otherwise None.
 
-        Tokens of one name only grow, also after release, and after it was pruned. Its holder gets the same
-        token again and a new life.
+        The tokens of a name must only grow, even after the lock was released or pruned. The current owner
+        gets the same token again, and the lock is extended.
         """
 
     @abstractmethod
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-        """The lock lives on for the ttl from now; False where it is not this owner's with this token."""
+        """Extend the lock to the ttl from now; return False unless this owner holds it with this token."""
 
     @abstractmethod
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
-        """The lock is free; False where it was no longer this owner's with this token."""
+        """Release the lock; return False if this owner no longer holds it with this token."""
 
     @abstractmethod
     def put_record(
@@ -616,35 +700,37 @@ class Storage(ABC):
         expected_version: int | None = None,
         due_at: int | None = None,
     ) -> int | None:
-        """The record is stored; return its new version, None where the stored one is not the expected one.
+        """Store the record and return its new version; return None if the stored one has another version.
 
-        Expected 0: none is stored; None: whatever is there. Versions of a key only grow, also after a delete.
-        The instant replaces the former one. Of the kind `recurring` it counts in the next due instant that
-        `claim` and `promote` tell; servers that sleep until a later one are told.
+        An expected version of 0 means that no record is stored; None accepts any version. The versions of a
+        key must only grow, even after a delete. `due_at` replaces the previous due time. For the kind
+        `recurring` it is included in the next due time that `claim` and `promote` return, and servers that
+        sleep until a later time are notified.
         """
 
     @abstractmethod
     def get_record(self, kind: str, key: str) -> Record | None:
-        """Return the record, None where there is none."""
+        """Return the record; None if it does not exist."""
 
     @abstractmethod
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
-        """Return records of a kind in order of key, by code points, those above `after`."""
+        """Return records of a kind with a key above `after`, in order of key, by code points."""
 
     @abstractmethod
     def due_records(self, kind: str, limit: int) -> list[Record]:
-        """Return records of a kind whose instant has come by the storage's clock, longest due first."""
+        """Return records of a kind that are due by the storage's clock, the earliest due time first."""
 
     @abstractmethod
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        """The record is gone; False where there was none or its version is not the expected one."""
+        """Delete the record; return False if it does not exist or has another version."""
 
 
 def shown_url(url: str) -> str:
     """Return a URL without its password, for `Storage.url`, messages and logs.
 
     Raises:
-        StorageError: it cannot be read, and so not be shown: a password may stand anywhere in it.
+        StorageError: the URL cannot be parsed. It must not be shown then, because a password can be anywhere
+            in it.
     """
     try:
         parts = urlsplit(url)

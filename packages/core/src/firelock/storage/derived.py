@@ -1,6 +1,6 @@
-"""Verbs made of others: what a small storage gets for nothing, a large one does faster.
+"""Verbs that are implemented with other verbs, for small storages; a large storage overrides them.
 
-Locks, metrics, logs and progress live in versioned records, changed by compare-and-set.
+Locks, metrics, logs and progress are stored in versioned records, which are changed by compare-and-set.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _T = TypeVar("_T")
 
 
 class DerivedStorage(Storage):
-    """Every verb that others can be made to do; one that overrides it does the same, faster."""
+    """Every verb that can be implemented with others. An override must do the same, only faster."""
 
     def __init__(self) -> None:
         self._polls = Waiting()
         self._locks_pruned_before: int | None = None
 
-    # ---- life --------------------------------------------------------------------------------------------
+    # ---- handle ------------------------------------------------------------------------------------------
 
     def schema(self) -> SchemaState:
         """See `Storage.schema`."""
         return SchemaState(CONTRACT, CONTRACT)
 
     def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
-        """See `Storage.new_ids`; nothing lies beside anything."""
+        """See `Storage.new_ids`; there are no partitions, so `beside` is ignored."""
         del beside
         return [new_id()] if count == 1 else new_ids(count)
 
@@ -67,13 +67,13 @@ class DerivedStorage(Storage):
     def _named(self) -> str:
         return f"Storage {self.url or type(self).__name__}"
 
-    # ---- the hot path ------------------------------------------------------------------------------------
+    # ---- main path ---------------------------------------------------------------------------------------
 
     def refuse_within(self, within: object | None) -> None:
-        """Nobody asks for a transaction of the caller's; for the `insert` and `apply` of a storage without.
+        """Refuse a transaction of the caller; for the `insert` and `apply` of a storage without transactions.
 
         Raises:
-            UnsupportedFeature: somebody does.
+            UnsupportedFeature: `within` is given.
         """
         if within is not None:
             raise UnsupportedFeature(
@@ -87,7 +87,7 @@ class DerivedStorage(Storage):
         return Exchange(results, self.claim(request))
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        """See `Storage.wait`: a storage that does not notify lets the time run out."""
+        """See `Storage.wait`: without notification, it lasts until the timeout."""
         return self._polls.wait(queues, timeout_seconds)
 
     def interrupt(self) -> None:
@@ -105,7 +105,10 @@ class DerivedStorage(Storage):
     def _change_record(
         self, kind: str, key: str, change: Callable[[Record | None], tuple[str | None, _T]]
     ) -> _T:
-        """Read, change and write one record by compare-and-set until nobody came between; None leaves it."""
+        """Read, change and write a record by compare-and-set, until no other change intervenes.
+
+        If the new value is None, the record is left unchanged.
+        """
         for _ in range(_TRIES):
             record = self.get_record(kind, key)
             value, answer = change(record)
@@ -117,9 +120,9 @@ class DerivedStorage(Storage):
         raise _overtaken(kind, key)
 
     def prune_derived(self, pruned: Sequence[str], now: int, limit: int) -> None:
-        """What the records hold of pruned jobs is gone, and what is too old; for a storage's `prune`.
+        """Delete the data of pruned jobs in records, and data that is too old; for a storage's `prune`.
 
-        All locks are looked at, once an hour at most.
+        All locks are read, at most once an hour.
         """
         for job_id in pruned:
             self.delete_record("log", job_id)
@@ -186,7 +189,7 @@ class DerivedStorage(Storage):
     def append_logs(
         self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
     ) -> Collection[str]:
-        """See `Storage.append_logs`; a record is never locked by others."""
+        """See `Storage.append_logs`; no other transaction can lock a record."""
         ids = list({*lines, *progress})
         known = {job.id for job in self.get(ids) if job is not None}
         for job_id in known & lines.keys():
@@ -215,9 +218,10 @@ class DerivedStorage(Storage):
     # ---- streams -----------------------------------------------------------------------------------------
 
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
-        """See `Storage.append_stream`; a chunk is a record, and so is how much there is of each stream.
+        """See `Storage.append_stream`; each chunk is a record, and so are the sizes of a job's streams.
 
-        The holder is asked for once, before: a run that loses its job meanwhile adds chunks of its own fence.
+        The holder is checked only once, before the chunks are stored. A run that loses its job meanwhile adds
+        chunks with its own fence.
         """
         (job,) = self.get([job_id])
         is_held = job is not None and (job.state, job.session, job.fence) == (
@@ -229,7 +233,7 @@ class DerivedStorage(Storage):
         if known is None:
             self.put_record(
                 "stream", job_id, "{}", expected_version=0
-            )  # before the first, so that prune sees it
+            )  # before the first chunk, so that `prune` finds it
         added: dict[str, int] = {chunk.stream: 0 for chunk in chunks}
         for chunk in chunks:
             key = f"{job_id} {chunk.stream} {chunk.offset:020d}"
@@ -254,11 +258,11 @@ class DerivedStorage(Storage):
         ]
 
     def _chunks(self, prefix: str, *, after: str | None = None) -> Iterator[Record]:
-        """Yield the records of chunks whose key begins so, in order."""
+        """Yield the records of chunks whose key has this prefix, in order."""
         found = every_record(self, "chunk", after=prefix if after is None else after)
         return takewhile(lambda record: record.key.startswith(prefix), found)
 
-    # ---- limits and unique keys, where they are not offered ----------------------------------------------
+    # ---- limits and unique keys that are not offered -----------------------------------------------------
 
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
         """See `Storage.spend`."""
@@ -266,7 +270,7 @@ class DerivedStorage(Storage):
         raise self._without(Feature.LIMITS, key)
 
     def shut(self, key: str, *, until: int) -> bool:
-        """See `Storage.shut`; a storage whose rows other transactions cannot lock always shuts the key."""
+        """See `Storage.shut`; always closes the key, because other transactions cannot lock rows."""
         self.spend(key, until=until)
         return True
 
@@ -298,7 +302,8 @@ class DerivedStorage(Storage):
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """See `Storage.acquire_lock`.
 
-        The token is the version of the record that gave the lock: it grows on after the record is gone.
+        The token is the version of the record when the lock was acquired. Versions keep growing after the
+        record was deleted, and so do tokens.
         """
         for _ in range(_TRIES):
             record, now = self.get_record("lock", name), self.clock()
@@ -371,7 +376,7 @@ def add_rollups(one: Rollup, other: Rollup) -> Rollup:
 
 
 def with_progress(job: JobRecord, said: Record | None) -> JobRecord:
-    """Return the job with what its record of the kind `progress` tells; for a storage's `get`."""
+    """Return the job with the progress from its record of the kind `progress`; for a storage's `get`."""
     return job if said is None else attrs.evolve(job, progress=Progress(*json.loads(said.value)[:4]))
 
 
@@ -392,7 +397,7 @@ def _read_rollup(record: Record) -> Rollup:
 
 
 def _read_lock(record: Record | None) -> tuple[str | None, int, int]:
-    """Return who holds the lock, with which token and until when; or when it ended, and nobody."""
+    """Return the owner, the token and the end of the lock; the owner is None if the lock was released."""
     if record is None:
         return None, 0, 0
     holder, fence, ends_at, *_ = json.loads(record.value)
@@ -405,10 +410,12 @@ def _is_held(record: Record | None, owner: str, fence: int, now: int) -> bool:
 
 
 def every_record(storage: Storage, kind: str, *, after: str = "") -> Iterator[Record]:
-    """Yield every record of a kind above `after` in order of key, by one round trip a page and the last one.
+    """Yield every record of a kind above `after`, in order of key.
+
+    Costs one round trip per page, and one more if the last page is full.
 
     Raises:
-        StorageError: a page went no further than the one before, so that there would be no end.
+        StorageError: a page did not continue after the previous one, so the iteration would never end.
     """
     while page := storage.list_records(kind, after=after, limit=_PAGE):
         if page[-1].key <= after:

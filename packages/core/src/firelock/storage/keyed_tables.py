@@ -1,4 +1,4 @@
-"""Limits and unique keys on `Tables`: what `TableStorage` does for them in a claim, an insert, a requeue."""
+"""Limits and unique keys on `Tables`: their part of the claims, inserts and requeues of `TableStorage`."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def take_keyed(
     now: int,
     freed: Mapping[str, Sequence[str]],
 ) -> tuple[list[StoredJob], int | None]:
-    """Return the jobs to claim of these queues, some of which have lanes, and when to look again.
+    """Return the jobs to claim from these queues, some of which have lanes, and when to claim again.
 
-    The names are in the order in which they are served, one after another or each with its share.
+    The names are in the order in which the queues are served, one after another or each with its share.
     """
     share = examined_share(len(names))
     claim = KeyedClaim(_TableLanes(tables), cursors, now, freed=freed, left_out=request.left_out, share=share)
@@ -88,7 +88,7 @@ def take_keyed(
 def ready_of(
     tables: Tables, request: ClaimRequest, queue: str, limit: int, share: int
 ) -> Iterable[StoredJob]:
-    """Return up to `limit` jobs without limits that the claim may take of the queue, the first ones first."""
+    """Return the first jobs without limits that the claim may take from the queue, at most `limit`."""
     if not request.left_out:
         return tables.ready(queue, limit)
     near = tables.ready(queue, share)
@@ -96,7 +96,7 @@ def ready_of(
 
 
 def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
-    """Return this enqueued job out of its turn, if its keys admit it; it is listed and charged then."""
+    """Return this enqueued job out of turn if its keys admit it; it is then listed and charged."""
     claim = KeyedClaim(_JobLanes(tables, row), LaneCursors(), now, freed={})
     heads = claim.take(row.record.queue, 1)
     claim.finish()
@@ -104,7 +104,7 @@ def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
 
 
 class _TableLanes:
-    """See `KeyedLanes`; a job is named by its id, and a step is alone."""
+    """See `KeyedLanes`. A job is named by its id, and no other step runs at the same time."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -167,7 +167,7 @@ class _TableLanes:
         return None if leaving_out is not None and not leaving_out.takes(row.record.task) else _head(row)
 
     def leave(self, heads: Sequence[Head[StoredJob]]) -> None:
-        """See `KeyedLanes.leave`: what is not claimed is where it was."""
+        """See `KeyedLanes.leave`; a job that is not claimed has stayed in its place."""
 
     def keep(self, rows: Mapping[str, KeyRow]) -> None:
         """See `KeyedLanes.keep`."""
@@ -176,7 +176,7 @@ class _TableLanes:
 
 
 class _JobLanes(_TableLanes):
-    """A queue in which this job alone waits."""
+    """A queue in which only this job waits."""
 
     def __init__(self, tables: Tables, row: StoredJob) -> None:
         super().__init__(tables)
@@ -211,7 +211,7 @@ def present(tables: Tables) -> Iterable[StoredJob]:
 
 
 def numbers_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitNumbers]:
-    """Return the numbers that are stored for these keys and their names."""
+    """Return the settings that are stored for these keys and their names."""
     wanted = dict.fromkeys(one for key in keys for one in (key, name_of(key)))
     found = {one: record for one in wanted if (record := tables.record("limit", one)) is not None}
     return {one: read_numbers(record.value) for one, record in found.items()}
@@ -231,7 +231,7 @@ def spend(tables: Tables, key: str, *, cost: int, until: int | None, now: int) -
 
 
 def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) -> list[KeyState]:
-    """See `Storage.find_keys`; looks at every lane and every job that a session has."""
+    """See `Storage.find_keys`; reads every lane and every job that a session has."""
     waiting: dict[str, int] = {}
     others: dict[str, set[str]] = {}
     for lane, number in tables.lane_counts():
@@ -265,7 +265,7 @@ def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) 
 
 
 def find_waiting(tables: Tables, key: str, after: int, limit: int, job_id: str | None) -> WaitingJobs:
-    """See `Storage.find_waiting`; looks at every lane."""
+    """See `Storage.find_waiting`; reads every lane."""
     lanes = list(islice(_lanes_with(tables, key), LINE_LANES + 1))
     is_cut, lanes = len(lanes) > LINE_LANES, lanes[:LINE_LANES]
     asked = None if job_id is None else tables.job(job_id)
@@ -291,7 +291,7 @@ def find_waiting(tables: Tables, key: str, after: int, limit: int, job_id: str |
 
 
 def _lanes_with(tables: Tables, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the queue and the name of each lane that has the key."""
+    """Yield the queue and the name of each lane that contains the key."""
     for queue in sorted(tables.queues()):
         after = ""
         while names := tables.lanes(queue, after, "", _LANES_AT_ONCE):
@@ -312,16 +312,17 @@ def _strict_holders(tables: Tables, row: KeyRow) -> Iterable[JobRecord]:
 
 
 def holder_facts(job: JobRecord) -> HolderFacts:
-    """Return what the job says of a key that it was claimed under; where it waits is left out."""
+    """Return the values of a job that was claimed under a key, except where it waits."""
     return HolderFacts(job.session is not None, job.is_final)
 
 
 def forget_idle(
     tables: Tables, rows: Iterable[tuple[str, KeyRow]], after: str, limit: int, *, now: int
 ) -> str:
-    """Of all rows of keys those that nobody holds and whose rate is free are gone, of a few behind `after`.
+    """Delete the rows of keys that no job holds and whose rate is free.
 
-    Return behind which key to go on, "" at the end.
+    Examine at most `limit` of the rows after the key `after`. Return the key after which to continue, or ""
+    at the end.
     """
     last, looked = "", 0
     for key, row in rows:
@@ -344,12 +345,12 @@ def forget_idle(
 
 
 def unique_use(job: JobRecord | NewJob) -> UniqueUse | None:
-    """Return how the job has a unique key, None where it has none."""
+    """Return the unique key of the job with its options; None if it has none."""
     return None if job.admission_json is None or job.admission is None else job.admission.unique
 
 
 class UniqueKeys:
-    """The unique keys and the jobs that have them, as an insert sees and leaves them; `store` writes it."""
+    """The unique keys during an insert, and the jobs that have them; `store` writes the changes."""
 
     def __init__(self, tables: Tables, now: int) -> None:
         self._tables, self._now = tables, now
@@ -357,11 +358,11 @@ class UniqueKeys:
         self.changed: dict[str, StoredJob] = {}
 
     def answer(self, job: NewJob, find: Mapping[str, StoredJob]) -> Duplicate | None:
-        """Return the duplicate of a new job; None where it has the key now, or asks for none.
+        """Return the duplicate for a new job; None if the job has the key now, or has no unique key.
 
         Args:
             job: the new job.
-            find: those of the same batch that are new.
+            find: the earlier new jobs of the same call.
 
         Raises:
             DuplicateJob: see `refuse_duplicate`.
@@ -396,12 +397,12 @@ class UniqueKeys:
         if fields:
             self.changed[record.id] = attrs.evolve(
                 holder,
-                record=attrs.evolve(record, **fields),  # type: ignore[arg-type]  # its own fields
+                record=attrs.evolve(record, **fields),  # type: ignore[arg-type]  # only fields of the record
                 history=tuple(add_duplicate(holder.history, record.state, self._now)),
             )
 
     def store(self) -> None:
-        """The keys, and the jobs that the calls have changed, are stored."""
+        """Store the keys, and the jobs that the calls have changed."""
         for key, row in self._rows.items():
             self._tables.put_unique_row(key, row)
         for holder in self.changed.values():
@@ -409,7 +410,7 @@ class UniqueKeys:
 
 
 def facts_of(job: JobRecord) -> JobFacts:
-    """Return what a job says of its unique key."""
+    """Return the values of a job that decide whether it has its unique key."""
     return JobFacts(
         job.state, job.attempt, job.crashes, job.session is not None, job.enqueued_at,
         job.admission or Admission(),
@@ -417,7 +418,7 @@ def facts_of(job: JobRecord) -> JobFacts:
 
 
 def is_taken(tables: Tables, job: JobRecord, now: int) -> bool:
-    """Tell whether another job has the unique key of this one, which is to live again."""
+    """Return whether another job has the unique key of this job, which is about to be requeued."""
     use = unique_use(job)
     row = None if use is None else tables.unique_row(use.key)
     if row is None or row.job_id == job.id:
@@ -428,7 +429,7 @@ def is_taken(tables: Tables, job: JobRecord, now: int) -> bool:
 
 
 def take_again(tables: Tables, job: JobRecord) -> None:
-    """The job, which lives again, has its unique key."""
+    """Give the job, which was requeued, its unique key."""
     use = unique_use(job)
     if use is not None:
         row = tables.unique_row(use.key)
@@ -437,7 +438,7 @@ def take_again(tables: Tables, job: JobRecord) -> None:
 
 
 def forget_unique(tables: Tables, found: Sequence[tuple[str, UniqueRow]], limit: int, *, now: int) -> str:
-    """Of these unique keys those that are free, and whose job is gone, are gone; see `forget_idle`."""
+    """Delete those of these unique keys that are free and whose job is deleted; see `forget_idle`."""
     for key, row in found:
         if tables.job(row.job_id) is None and row.free_at <= now:
             tables.put_unique_row(key, None)

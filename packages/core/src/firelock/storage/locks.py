@@ -1,7 +1,7 @@
-"""Distributed locks with fencing tokens, kept alive while they are held.
+"""Distributed locks with fencing tokens, which are renewed while they are held.
 
-A lock by time alone only makes two holders unlikely; the fence makes the second one detectable: pass
-`lock.fence` on to whatever must refuse an old holder.
+A lock that is based on time alone only makes two holders unlikely. The fence makes the second holder
+detectable: pass `lock.fence` to every system that must reject an old holder.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ _NAMES_KEPT = 10_000
 
 
 class LockProvider(Protocol):
-    """What keeps locks: every storage does, and a plugin may offer another; see `Storage` for the verbs."""
+    """A provider of locks. Every storage is one, and a plugin may offer another; see `Storage`."""
 
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token, or None while another owner holds the lock."""
 
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-        """The lock lives on; False where it is lost."""
+        """Extend the lock; return False if it is lost."""
 
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
-        """The lock is free; False where it was lost."""
+        """Release the lock; return False if it was lost."""
 
 
 class Lock:
-    """A lock to be held: a context manager. Not reentrant; make one a use.
+    """A lock that is held inside a `with` block. It is not reentrant; create one per use.
 
-    Waits up to `timeout` seconds, then `LockTimeout`. While held it is renewed at a third of its `ttl`.
-    Leaving it after it was lost raises `LockLost`, unless an exception is already on its way.
+    Entering waits up to `timeout` seconds and then raises `LockTimeout`. While the lock is held, it is
+    renewed each time a third of its `ttl` has passed. If the lock was lost, leaving the block raises
+    `LockLost`, unless another exception is already being raised.
 
-    With slots as many may hold it at once: it is one of the locks `name#0`, `name#1` and so on, whichever is
-    free. Fences of different slots do not compare.
+    With `slots`, this number of holders can hold the lock at the same time: each holds one of the locks
+    `name#0`, `name#1` and so on, whichever is free. Fences of different slots must not be compared.
     """
 
     def __init__(
@@ -71,27 +72,28 @@ class Lock:
         self.slot: int | None = None  # the number of the slot, from 0, while held; None without slots
         self.fence = 0  # the token, while held
         self._is_first_try = True
-        self._next = random.randrange(len(self._names))  # where to look first  # noqa: S311 - so that all are
+        self._next = random.randrange(len(self._names))  # the slot to try first  # noqa: S311 - to use all
         self._held_name = name
         self._provider = provider
         self._keeper = keeper
-        self._elapsed = elapsed  # a suspension counts: the storage's clock goes on meanwhile
+        # Must count a suspension of the machine, because the storage's clock continues.
+        self._elapsed = elapsed
         self._timeout = timeout
         self._ttl = ttl
         self._owner = new_id()
         self._ends_at = 0.0
-        self._is_held = False  # from the grant until it is being left
+        self._is_held = False  # from the acquisition until the block is left
         self._is_lost = False
 
     @property
     def lost(self) -> bool:
-        """Tell whether the lock ended before it was left; from then on another may hold it."""
+        """Whether the lock ended before the block was left; from then on, another owner can hold it."""
         return self._is_lost or (self.fence > 0 and self._elapsed() >= self._ends_at)
 
-    # ---- taking it ---------------------------------------------------------------------------------------
+    # ---- acquiring ---------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """The lock is held.
+        """Acquire the lock.
 
         Raises:
             LockTimeout: it was not free in time.
@@ -102,7 +104,7 @@ class Lock:
         return self
 
     async def __aenter__(self) -> Self:
-        """The lock is held. No thread is kept while it waits, so those who leave find one."""
+        """Acquire the lock. No thread is occupied while it waits, so that a release always finds a thread."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         deadline, waits = self._begin(), _waits()
@@ -111,7 +113,7 @@ class Lock:
         return self
 
     def _begin(self) -> float:
-        """Return until when to wait; the first look is at all slots."""
+        """Return the deadline of the wait, and let the first attempt try all slots."""
         self._is_first_try = True
         return time.monotonic() + self._timeout
 
@@ -131,7 +133,7 @@ class Lock:
         self._is_first_try = False
         for _ in range(looks):
             slot = self._next
-            self._next = (slot + 1) % count  # in turn, so that each wait looks at all of them
+            self._next = (slot + 1) % count  # one slot after another, so that each wait tries all of them
             asked_at = self._elapsed()
             fence = self._provider.acquire_lock(self._names[slot], self._owner, self._ttl)
             if fence is not None:
@@ -146,7 +148,7 @@ class Lock:
         return True
 
     async def _atry(self) -> bool:
-        """Try in a thread; a lock that comes after the coroutine was cancelled is given back."""
+        """Try in a thread; a lock that is acquired after the coroutine was cancelled is released."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         mutex = threading.Lock()
@@ -170,16 +172,17 @@ class Lock:
                 threading.Thread(target=self._give_back, name="firelock-unlock").start()
             raise
 
-    # ---- leaving it --------------------------------------------------------------------------------------
+    # ---- releasing ---------------------------------------------------------------------------------------
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """The lock is free for others."""
+        """Release the lock."""
         self._keeper.remove(self)
-        self._is_held = False  # first: a renewal that is under way says nothing about it any more
+        # Before the release: the result of a renewal in progress must not count any more.
+        self._is_held = False
         if not self.lost:
-            self._ends_at = float("inf")  # no longer held, and so no longer to be lost
+            self._ends_at = float("inf")  # the lock is no longer held, so it can no longer be lost
         try:
-            # The provider's word decides: with this token it was ours until now, or it was lost.
+            # The provider decides: either this token was valid until now, or the lock was lost.
             released = self._provider.release_lock(self._held_name, self._owner, self.fence)
         except StorageError:
             if kind is None:
@@ -194,25 +197,25 @@ class Lock:
             )
 
     async def __aexit__(self, kind: object, *_: object) -> None:
-        """The lock is free for others."""
+        """Release the lock."""
         await in_thread(self.__exit__, kind)
 
     def _give_back(self) -> None:
-        """Leave a lock that nobody waits for any more."""
+        """Release a lock for which no coroutine waits any more."""
         try:
             self.__exit__(None)
         except (StorageError, LockLost) as error:
             log.warning("Lock %r was not released; it ends by itself: %s", self.name, error)
 
-    # ---- keeping it --------------------------------------------------------------------------------------
+    # ---- renewing ----------------------------------------------------------------------------------------
 
     @property
     def renews_every(self) -> float:
-        """Seconds between two renewals."""
+        """The number of seconds between two renewals."""
         return self._ttl / 3
 
     def renew(self) -> bool:
-        """The lock lives on for its ttl; False once it is lost. Called by the keeper."""
+        """Extend the lock by its ttl; return False if it is lost. The keeper calls this."""
         asked_at = self._elapsed()
         try:
             is_ours = self._provider.renew_lock(self._held_name, self._owner, self.fence, self._ttl)
@@ -235,7 +238,7 @@ def _check_name(name: object) -> None:
 
 
 def _slot_names(name: str, slots: object) -> tuple[str, ...]:
-    """Return the names of the locks of which one is to be held."""
+    """Return the names of the locks, one of which is to be held."""
     if slots is None:
         return (name,)
     if not isinstance(slots, int) or isinstance(slots, bool) or not 1 <= slots <= _MOST_SLOTS:
@@ -262,7 +265,7 @@ def _is_between(value: object, least: float, most: float) -> bool:
 
 
 def _waits() -> Iterator[float]:
-    """Yield how long to wait between two looks at a taken lock, in seconds, jitter included."""
+    """Yield the pause before each further attempt at a taken lock, in seconds, with jitter."""
     wait = _FIRST_WAIT
     while True:
         yield wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
@@ -270,17 +273,17 @@ def _waits() -> Iterator[float]:
 
 
 class LockKeeper:
-    """Renews an app's held locks from one thread, which lives while any is held."""
+    """The renewal of an app's held locks by one thread, which runs while any lock is held."""
 
     def __init__(self) -> None:
-        self._slots: dict[str, int] = {}  # how many each name has, of those that were asked for with slots
+        self._slots: dict[str, int] = {}  # slots per name, for names that were used with slots
         self._reset()
 
     def agree(self, name: str, slots: int | None) -> None:
-        """The name has as many slots as ever in this app.
+        """Require that this app always uses the name with the same number of slots.
 
         Raises:
-            ConfigurationError: it had another number, or has slots and is asked for without.
+            ConfigurationError: the name was used with another number, or it has slots and is used without.
         """
         former = self._slots.get(name)
         if former is not None and former != slots:
@@ -301,17 +304,17 @@ class LockKeeper:
         self._thread: threading.Thread | None = None
 
     def _follow_fork(self) -> None:
-        if self._pid != os.getpid():  # the thread and the locks of before a fork are the parent's
+        if self._pid != os.getpid():  # a forked process has neither the thread nor the locks of its parent
             self._reset()
 
     def pause(self, seconds: float) -> None:
-        """Return after a while, or when a lock of this process is left."""
+        """Return after this number of seconds, or when this process releases a lock."""
         self._follow_fork()
         with self._condition:
             self._condition.wait(seconds)
 
     def add(self, lock: Lock) -> None:
-        """The lock is renewed from now on."""
+        """Renew the lock from now on."""
         self._follow_fork()
         with self._condition:
             self._held[id(lock)] = (lock, time.monotonic() + lock.renews_every)
@@ -321,7 +324,7 @@ class LockKeeper:
             self._condition.notify_all()
 
     def remove(self, lock: Lock) -> None:
-        """The lock is no longer renewed."""
+        """Stop renewing the lock."""
         self._follow_fork()
         with self._condition:
             self._held.pop(id(lock), None)

@@ -1,7 +1,8 @@
-"""The storage that lives in this process: the reference model, and what tests and demos open.
+"""The storage in the memory of this process: the reference model, used by tests and demos.
 
-The verbs are `TableStorage`'s; here are the tables, in a `Store` that the handles of one name share: a
-`Table` of jobs with an `Order` for each way in which they are looked for, `Sessions` and `Records`.
+The verbs are those of `TableStorage`. This module contains the tables. They are in a `Store`, which all
+handles with the same name share: a `Table` of jobs with one `Order` for each way to search for them, and with
+sessions and records.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from firelock.storage.tables import MemoSum, StoredSession, Tables
 from firelock.storage.waiting import Waiting, is_of_taken, taken_from
 
 _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
-_SPARE = 64  # dead entries of an order that are never worth sweeping out
+_SPARE = 64  # dead entries of an order that are not worth removing
 
 _T = TypeVar("_T")
-_QUEUE_LISTS = 1_000  # of which is remembered what their last claim has seen
+_QUEUE_LISTS = 1_000  # sets of queues for which the handle stores what their last claim has seen
 Key = tuple[int, ...]
 Entry = tuple[Key, str]
 
 
 class MemoryStorage(TableStorage):
-    """Jobs in this process's memory: gone with the process, unseen by any other.
+    """Jobs in the memory of this process: lost when it ends, and invisible to other processes.
 
-    Handles of one name share a store for as long as one of them is open; a handle without a name has a store
-    of its own. One lock makes each verb one step.
+    Handles with the same name share a store as long as one of them is open. A handle without a name has its
+    own store. A lock makes each verb one step.
     """
 
     contract = 1
@@ -56,13 +57,14 @@ class MemoryStorage(TableStorage):
         self.url = f"memory://{name}"
         self._store = Store.named(name)
         self._is_closed = False
-        self.clock_offset = 0  # micros, moved by tests
+        self.clock_offset = 0  # microseconds, changed by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
-        self._lane_news: dict[frozenset[str] | None, int] = {}  # by queues: as the last claim saw it
-        self._taken_seen: dict[str, int] = {}  # by what is waited for: as the last wait saw it
-        self._passed_over: dict[frozenset[str] | None, int] = {}  # the same, where it left out tasks
+        self._lane_news: dict[frozenset[str] | None, int] = {}  # by queues: `lane_news` at the last claim
+        self._taken_seen: dict[str, int] = {}  # by `taken_from` name: its number at the last wait
+        # By queues: the store's `ready_news` at the last claim, if it left out tasks.
+        self._passed_over: dict[frozenset[str] | None, int] = {}
 
-    # ---- life --------------------------------------------------------------------------------------------
+    # ---- handle ------------------------------------------------------------------------------------------
 
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
@@ -79,7 +81,7 @@ class MemoryStorage(TableStorage):
         if not self._is_closed:
             self._is_closed = True
             self._waiters.end()
-            self._store = Store()  # the shared one goes with its last handle
+            self._store = Store()  # the shared store is deleted with its last handle
 
     def clock(self) -> int:
         """See `Storage.clock`."""
@@ -135,7 +137,7 @@ class MemoryStorage(TableStorage):
         self._waiters.interrupt()
 
     def _may_work(self, queues: Sequence[str] | None) -> bool:
-        """Tell whether a claim of these queues would take something, or is to learn of an earlier instant."""
+        """Return whether a claim of these queues would take a job or return an earlier due time."""
         if self._is_closed:
             return False
         table = self._store.table
@@ -150,7 +152,7 @@ class MemoryStorage(TableStorage):
         return due_at is not None and (told is None or due_at < told)
 
     def _were_taken(self, names: Sequence[str]) -> bool:
-        """Tell whether jobs were taken from these sessions since this was asked last."""
+        """Return whether jobs were taken from these sessions since the last call."""
         table, news = self._store.table, False
         if len(self._taken_seen) > _QUEUE_LISTS:
             self._taken_seen.clear()
@@ -170,7 +172,7 @@ def _as_key(queues: Sequence[str] | None) -> frozenset[str] | None:
 
 
 class _Waiters(Waiting):
-    """The waits of one handle: whatever changes the store may be news."""
+    """The waits of one handle; every change of the store can be relevant for them."""
 
     def __init__(
         self, changed: threading.Condition, may_work: Callable[[Sequence[str] | None], bool]
@@ -188,7 +190,7 @@ class _Waiters(Waiting):
 
 
 class Store:
-    """The jobs, sessions and records of one name; whoever touches them holds `changed`."""
+    """The jobs, sessions and records of one name; hold `changed` to use them."""
 
     _named: ClassVar[WeakValueDictionary[str, Store]] = WeakValueDictionary()
     _naming: ClassVar[threading.Lock] = threading.Lock()
@@ -199,14 +201,14 @@ class Store:
 
     @classmethod
     def named(cls, name: str) -> Store:
-        """Return the store that every open handle of this name shares, a new one for no name."""
+        """Return the store that all open handles with this name share; a new one for an empty name."""
         if not name:
             return cls()
         with cls._naming:
             return cls._named.setdefault(name, cls())
 
     def clear(self) -> None:
-        """Nothing is stored."""
+        """Delete everything."""
         self.table = Table()
 
     def __enter__(self) -> Self:
@@ -218,40 +220,42 @@ class Store:
 
 
 class Table(Tables):
-    """Jobs by id, and the ids in the orders that the verbs need; sessions; records by kind."""
+    """Jobs by id, with the orders that the verbs need; sessions; records by kind."""
 
     def __init__(self) -> None:
         self.rows: dict[str, StoredJob] = {}
-        self.by_time = Order()  # created_at
-        self.by_state: dict[State, Order] = {state: Order() for state in State}  # changed_at
-        self._ready: dict[str, Order] = {}  # by queue: its place there, of those in no lane
-        self._lanes: dict[str, dict[str, Order]] = {}  # by queue and lane: its place there
+        self.by_time = Order()  # by created_at
+        self.by_state: dict[State, Order] = {state: Order() for state in State}  # by changed_at
+        self._ready: dict[str, Order] = {}  # by queue: jobs without a lane, by place
+        self._lanes: dict[str, dict[str, Order]] = {}  # by queue and lane: jobs by place
         self._lane_names: dict[str, list[str]] = {}  # by queue, sorted
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
-        self.taken_number = 0  # of the last time that others took a job from a session
-        self.taken: dict[str, int] = {}  # by what is waited for: the last number of a session
+        self.taken_number = 0  # number of the last time that others took a job from a session
+        self.taken: dict[str, int] = {}  # by `taken_from` name: the session's last number
         self.ready_news = 0  # grows whenever a job without limits may have become able to start
         self.lane_news = 0  # grows whenever a job in a lane may have become able to start
-        self._due = Order()  # due_at of scheduled and awaiting jobs
-        self._expiring = Order()  # expires_at
+        self._due = Order()  # scheduled and awaiting jobs by due_at
+        self._expiring = Order()  # by expires_at
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by session: its jobs and tails
-        self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent, ended ones too
-        self._waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent: edges not decided
-        self._releasing: dict[str, list[str]] = {}  # by ended parent: children to look at, the last one first
+        # By parent, including ended children.
+        self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        # By parent: children with undecided edges.
+        self._waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._releasing: dict[str, list[str]] = {}  # by ended parent: children to examine, the last one first
         self._members: defaultdict[str, Members] = defaultdict(Members)  # by batch
         self._batch_counts: dict[str, BatchCounts] = {}  # by batch
-        self._changed: dict[str, None] = {}  # batches to look at
+        self._changed: dict[str, None] = {}  # batches to examine
         self._memos: dict[str, dict[tuple[MemoKind, str], Memo]] = {}  # by job
         self._memo_sums: dict[str, MemoSum] = {}
-        self._inserted = 0  # how many ever were: the sequence of the next one
+        self._inserted = 0  # jobs ever inserted: the sequence of the next one
         self._counts: dict[str, Counter[State]] = {}
         self._sessions: dict[str, StoredSession] = {}
         self._living = Order()  # sessions by started_at
-        self._forgettable = Order()  # dead sessions by forget_at
-        self._unfollowed: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by server: dead sessions
+        self._forgettable = Order()  # ended sessions by forget_at
+        self._unfollowed: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by server: ended sessions
         self._kinds: defaultdict[str, RecordKind] = defaultdict(RecordKind)
-        self.has_news = False  # those who wait have not been told yet
+        self.has_news = False  # waiting servers must be woken
 
     def job(self, id: str) -> StoredJob | None:
         """See `Tables.job`."""
@@ -287,7 +291,7 @@ class Table(Tables):
                 self._note_taken(record.session)
 
     def _note_taken(self, session: str) -> None:
-        """Others have taken a job from the session, which keeps a tail of it."""
+        """Note that others have taken a job from the session, which keeps a tail of it."""
         if len(self.taken) > _QUEUE_LISTS:
             self.taken.clear()
         self.taken_number += 1
@@ -295,7 +299,7 @@ class Table(Tables):
         self.has_news = True
 
     def _note_freed(self, before: StoredJob | None) -> None:
-        """Who waits is told where a session had the job, which held keys of limits."""
+        """Wake waiting servers if a session had the job, which then held limit keys."""
         if before is not None and before.record.session and before.lane is not None:
             self.lane_news += 1
             self.has_news = True
@@ -390,7 +394,7 @@ class Table(Tables):
     # ---- batches and memos ---------------------------------------------------------------------------------
 
     def batch_counts(self, batch: str) -> BatchCounts | None:
-        """See `Tables.counts`."""
+        """See `Tables.batch_counts`."""
         return self._batch_counts.get(batch)
 
     def put_batch_counts(self, batch: str, counts: BatchCounts | None) -> None:
@@ -457,7 +461,7 @@ class Table(Tables):
     # ---- orders --------------------------------------------------------------------------------------------
 
     def has_ready(self, queues: Sequence[str] | None) -> bool:
-        """Tell whether a claim of these queues would take something."""
+        """Return whether a claim of these queues would take a job without limits."""
         wanted = self._ready if queues is None else queues
         return any(queue in self._ready and not self.is_paused(queue) for queue in wanted)
 
@@ -511,7 +515,7 @@ class Table(Tables):
         return list(islice((job for job in jobs if rules.matches(job, where)), limit))
 
     def _in_order(self, where: JobFilter, start: Entry | None, *, oldest_first: bool) -> Iterator[Entry]:
-        """Yield the entries of the filter's time window behind `start`; its other fields are not read."""
+        """Yield the entries of the filter's time window after `start`; ignores the other fields."""
         since, until = where.since, where.until
         of = self if where.batch_id is None else self._members.get(where.batch_id) or Members()
         order = of.by_time if where.state is None else of.by_state[where.state]
@@ -547,7 +551,7 @@ class Table(Tables):
             self._unfollowed[stored.server_id][id] = None
 
     def _unlist_session(self, id: str) -> None:
-        """The session is in no order."""
+        """Remove the session from all orders."""
         before = self._sessions[id]
         if before.forget_at is None:
             self._living.drop(id)
@@ -660,7 +664,7 @@ class Table(Tables):
             self._members[batch].drop(row)
 
     def _line(self, row: StoredJob) -> Order:
-        """Return where the ready job waits."""
+        """Return the order in which the ready job waits."""
         queue, lane = row.record.queue, row.lane
         if lane is None:
             self.ready_news += 1
@@ -673,7 +677,7 @@ class Table(Tables):
         return lanes[lane]
 
     def _leave_line(self, row: StoredJob) -> None:
-        """The job, which was ready, waits there no more; an empty line is gone."""
+        """Remove the job, which was ready, from its order, and delete the order if it is empty."""
         queue, lane = row.record.queue, row.lane
         line = self._ready[queue] if lane is None else self._lanes[queue][lane]
         line.drop(row.record.id)
@@ -689,7 +693,7 @@ class Table(Tables):
 
 
 def _discard(groups: dict[str, dict[str, None]], name: str, id: str) -> None:
-    """The id is not in that group; an empty group is gone."""
+    """Remove the id from the group, and delete the group if it is empty."""
     group = groups.get(name, {})
     group.pop(id, None)
     if not group:
@@ -697,13 +701,13 @@ def _discard(groups: dict[str, dict[str, None]], name: str, id: str) -> None:
 
 
 class Order:
-    """Ids sorted by key, then id; each is in it at most once.
+    """Ids sorted by key, then by id; each id occurs at most once.
 
-    A dropped id leaves a dead entry in the list. Dead entries are removed when they outnumber the living, so
-    that a drop costs nothing and the first living entry is found quickly.
+    A dropped id leaves a dead entry in the list. Dead entries are removed when they outnumber the living
+    ones. So a drop costs almost nothing, and the first living entry is found quickly.
 
     The entries before `_head` are all dead, in any order, and never read again. A new first entry replaces
-    the last of them, so that it does not make readers walk over the others a second time.
+    the last of them, so that readers do not walk over the others again.
     """
 
     def __init__(self) -> None:
@@ -712,11 +716,11 @@ class Order:
         self._head = 0  # the entries from here on are sorted
 
     def __len__(self) -> int:
-        """Return how many ids there are."""
+        """Return the number of ids."""
         return len(self._living)
 
     def put(self, id: str, *key: int) -> None:
-        """The id stands at this key, and nowhere else."""
+        """Put the id at this key; an id that is already there is moved."""
         if id in self._living:
             self.drop(id)
         entry: Entry = (key, id)
@@ -724,7 +728,7 @@ class Order:
         if place < len(self._entries) and self._entries[place] == entry:
             entry = self._entries[
                 place
-            ]  # dropped from here before: it lives again, since a twin would be two
+            ]  # reuse the entry that was dropped here, instead of adding an equal one
         elif 0 < place == self._head:
             self._head -= 1
             self._entries[self._head] = entry
@@ -733,7 +737,7 @@ class Order:
         self._living[id] = entry
 
     def drop(self, id: str) -> None:
-        """The id is not in it."""
+        """Remove the id."""
         if self._living.pop(id, None) is None:
             return
         if len(self._entries) > 2 * len(self._living) + _SPARE:
@@ -741,7 +745,7 @@ class Order:
             self._head = 0
 
     def first(self) -> Entry | None:
-        """Return the first entry, None where there is none."""
+        """Return the first entry; None if there is none."""
         while self._head < len(self._entries):
             entry = self._entries[self._head]
             if self._is_living(entry):
@@ -750,21 +754,21 @@ class Order:
         return None
 
     def after(self, start: Entry | None = None) -> Iterator[Entry]:
-        """Yield the entries behind this one, ascending; nothing may be put while it runs."""
-        self.first()  # nobody walks over the dead at the head twice
+        """Yield the entries after this one, ascending; nothing may be put meanwhile."""
+        self.first()  # skip the dead entries at the head only once
         entries = self._entries
         begin = self._head if start is None else bisect_right(entries, start, self._head)
         return (entry for place in range(begin, len(entries)) if self._is_living(entry := entries[place]))
 
     def before(self, start: Entry | None = None) -> Iterator[Entry]:
-        """Yield the entries in front of this one, descending; nothing may be put while it runs."""
+        """Yield the entries before this one, descending; nothing may be put meanwhile."""
         entries = self._entries
         head = self._head
         end = len(entries) if start is None else bisect_left(entries, start, head)
         return (entry for place in range(end - 1, head - 1, -1) if self._is_living(entry := entries[place]))
 
     def up_to(self, limit: int) -> Iterator[str]:
-        """Yield the ids whose key begins with at most this number, ascending."""
+        """Yield the ids whose key begins with a number up to `limit`, ascending."""
         for key, id in self.after():
             if key[0] > limit:
                 return
@@ -784,7 +788,7 @@ class Members:
         self.shut_out: dict[str, None] = {}
 
     def put(self, row: StoredJob) -> None:
-        """The member is found as it is now."""
+        """Add the member to its orders."""
         job = row.record
         self.by_state[job.state].put(job.id, job.changed_at)
         if not job.is_final and not row.is_cancelled:
@@ -793,7 +797,7 @@ class Members:
             self.shut_out[job.id] = None
 
     def drop(self, row: StoredJob) -> None:
-        """The member is not found as it was."""
+        """Remove the member from its orders."""
         job = row.record
         self.by_state[job.state].drop(job.id)
         self.unswept.pop(job.id, None)
@@ -801,10 +805,10 @@ class Members:
 
 
 class RecordKind:
-    """The records of one kind; the largest version of those that are gone outlives them."""
+    """The records of one kind, and the largest version of its deleted records."""
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
         self.keys: list[str] = []  # sorted
-        self.due = Order()  # due_at
+        self.due = Order()  # by due_at
         self.floor = 0

@@ -1,4 +1,4 @@
-"""Marks the work that a server does for itself, so that a storage can keep connections free for it."""
+"""Marks for a server's own storage calls, so that a storage can keep connections free for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class _Marks(threading.local):
-    depth = 0  # how many blocks of `server_work` this thread is in
+    depth = 0  # how many nested blocks of `server_work` this thread is in
     has_own_connection = False
 
 
@@ -19,7 +19,7 @@ _marks = _Marks()
 def server_work(*, has_own_connection: bool = False) -> Iterator[None]:
     """Mark the storage calls of this block, in this thread, as a server's own.
 
-    These are claims, ends, renewals and upkeep, but not the calls of jobs and of applications.
+    These are claims, ends, renewals and upkeep, but not the calls of jobs and applications.
 
     Args:
         has_own_connection: a storage with a pool gives this thread a connection that no other work uses.
@@ -37,12 +37,13 @@ def server_work(*, has_own_connection: bool = False) -> Iterator[None]:
 def is_server_work() -> bool:
     """Return whether the storage is called for a server's own work.
 
-    If applications use up the connections, for example with calls that wait for a lock, a server must still
-    be able to renew its sessions, settle and claim: a storage with a pool keeps a few connections for that.
+    Applications can use up all connections, for example with calls that wait for a lock. A server must still
+    be able to renew its sessions, settle and claim, so a storage with a pool keeps a few connections for
+    that.
     """
     return _marks.depth > 0
 
 
 def has_own_connection() -> bool:
-    """Return whether this work must never wait until a pool has a free connection."""
+    """Return whether this work must never wait for a free connection of a pool."""
     return _marks.has_own_connection

@@ -1,6 +1,7 @@
-"""Batches, their members and memos on `Tables`: what `TableStorage` does for them in each of its steps.
+"""Batches, their members and memos on `Tables`: their part of each step of `TableStorage`.
 
-A batch is counted in place, by the step that changes a member; what follows from its counts is for `release`.
+The counts of a batch are changed in place, by the step that changes a member. `release` does what follows
+from the counts.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
 
 _HOUR = 3_600 * SECOND
 _APPLIED = Applied.APPLIED
-_ENDED_UNWATCHED = (State.SUCCEEDED, State.DELETED)  # nobody outside tells such a job anything
+_ENDED_UNWATCHED = (State.SUCCEEDED, State.DELETED)  # in these states a job accepts no memos from outside
 
 
 # ---- counting --------------------------------------------------------------------------------------------
 
 
 def put(tables: Tables, row: StoredJob) -> None:
-    """The job is stored, and its batch has been told."""
+    """Store the job, and update the counts of its batch."""
     if row.record.relations_json is None:
         tables.put(row)
         return
@@ -61,7 +62,7 @@ def put(tables: Tables, row: StoredJob) -> None:
 
 
 def _share(tables: Tables, row: StoredJob) -> Share:
-    """Return what the member adds to the counts of its batch."""
+    """Return the share of the member in the counts of its batch."""
     return batches.share_of(
         row.record,
         is_related=bool(row.pending),
@@ -71,7 +72,7 @@ def _share(tables: Tables, row: StoredJob) -> Share:
 
 
 def _tell(tables: Tables, row: StoredJob, before: Share) -> None:
-    """The batch counts the member as it is now, instead of as it was before."""
+    """Count the member in its batch with its new share instead of the old one."""
     batch = None if row.batch_id is None else tables.job(row.batch_id)
     counts = None if batch is None else tables.batch_counts(batch.record.id)
     change = batches.changed(before, _share(tables, row))
@@ -83,7 +84,7 @@ def _tell(tables: Tables, row: StoredJob, before: Share) -> None:
 
 
 def _note(tables: Tables, batch: StoredJob) -> None:
-    """The batch is on the list of those to look at, if there may be something to do."""
+    """Put the batch on the list of batches to examine, if something may have to be done."""
     counts = counts_of(tables, batch)
     if counts.is_cancelled or counts.is_stopping or batches.end_of(counts) is not batch.record.state:
         tables.note_changed(batch.record.id)
@@ -94,7 +95,7 @@ def _rules(batch: StoredJob) -> BatchRules:
 
 
 def counts_of(tables: Tables, batch: StoredJob) -> BatchCounts:
-    """Return how far the batch is."""
+    """Return the counts of the batch."""
     counted = tables.batch_counts(batch.record.id) or BatchCounts()
     is_held = batch.record.state is State.AWAITING and batch.record.due_at is not None
     return BatchCounts(
@@ -113,13 +114,13 @@ def counts_of(tables: Tables, batch: StoredJob) -> BatchCounts:
 
 
 def find_counts(tables: Tables, id: str) -> BatchCounts | None:
-    """Return how far the batch is, None for what is no batch."""
+    """Return the counts of a batch; None if the job is not a batch."""
     row = tables.job(id)
     return None if row is None or not row.record.is_batch else counts_of(tables, row)
 
 
 def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
-    """Yield the batches around the job, from the inside."""
+    """Yield the batches around the job, from the innermost outwards."""
     while row.batch_id is not None and (batch := tables.job(row.batch_id)) is not None:
         yield batch
         row = batch
@@ -129,12 +130,14 @@ def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
 
 
 def in_batch(tables: Tables, job: NewJob, row: StoredJob, new: Mapping[str, StoredJob]) -> StoredJob:
-    """Return a new job, as its parents leave it, as its batch does; `new` are those before it in its call.
+    """Return a new job, already decided for its parents, as its batch leaves it.
+
+    `new` contains the earlier jobs of the same call.
 
     Raises:
         JobNotFound: the batch is not stored.
-        BatchFinished: the batch takes no more members; one of the same call that its `after` has cancelled
-            does, and they are swept.
+        BatchFinished: the batch accepts no more members. A batch of the same call that its `after` has
+            cancelled still accepts members, which `release` then deletes.
     """
     batch_id = job.relations.batch_id if job.relations is not None else None
     batch = None if batch_id is None else new.get(batch_id) or tables.job(batch_id)
@@ -149,7 +152,7 @@ def in_batch(tables: Tables, job: NewJob, row: StoredJob, new: Mapping[str, Stor
 
 
 def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
-    """Return the member waiting for its batch to open, if it is shut and the member waits for no fellow."""
+    """Return the member, waiting for its batch to open if the batch is shut and no edge is undecided."""
     is_free = not row.record.is_final and not row.pending and not row.is_cancelled
     return rules.shut_out(row) if batch is not None and batch.is_shut and is_free else row
 
@@ -158,7 +161,7 @@ def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
 
 
 def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
-    """Return what `rules.applied` does to a suspension or by an operator, with what other rows say of it."""
+    """Apply a suspension or an operator's change as `rules.applied` does, and check other rows for it."""
     if transition.session is not None:
         return _suspended(tables, row, transition, now=now)
     if _is_refused(tables, row, transition):
@@ -173,10 +176,10 @@ def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int)
 
 
 def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
-    """Tell whether something that the job's own row does not say forbids an operator's change of it."""
+    """Return whether an operator's change of the job is refused because of other rows than its own."""
     job = row.record
     if transition.to is State.AWAITING:
-        return True  # a hold of what is no batch
+        return True  # the change of a hold, but the job is not a batch
     if transition.forget_from is not None and (
         job.state is State.PROCESSING or tables.memo(job.id, *transition.forget_from) is None
     ):
@@ -187,7 +190,7 @@ def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
 
 
 def _is_requeue(row: StoredJob, transition: Transition) -> bool:
-    """Tell whether an operator lets a job with ties run that had ended or waited."""
+    """Return whether an operator makes a job with relations run that had ended or was waiting."""
     if row.record.relations_json is None:
         return False
     return transition.to is State.ENQUEUED or (transition.to is State.SCHEDULED and row.record.is_final)
@@ -201,7 +204,7 @@ def _misses_input(tables: Tables, row: StoredJob) -> bool:
 
 
 def _calm(tables: Tables, member: StoredJob) -> None:
-    """What has failed so far stops nothing any more around the member."""
+    """Clear `is_stopping` of the batches around the member, so that earlier failures no longer stop it."""
     for batch in _around(tables, member):
         counts = tables.batch_counts(batch.record.id)
         if counts is not None and counts.is_stopping:
@@ -210,7 +213,7 @@ def _calm(tables: Tables, member: StoredJob) -> None:
 
 
 def change_batch(tables: Tables, row: StoredJob, transition: Transition) -> Applied:
-    """The batch is held or cancelled."""
+    """Change the hold of the batch, or cancel it."""
     job = row.record
     if transition.session is not None or job.state not in transition.from_states:
         return Applied.REFUSED
@@ -227,7 +230,7 @@ def change_batch(tables: Tables, row: StoredJob, transition: Transition) -> Appl
 def _suspended(
     tables: Tables, row: StoredJob, transition: Transition, *, now: int
 ) -> tuple[StoredJob, Applied]:
-    """Return the job with what it waits for; at the end of its queue if nothing is left to wait for."""
+    """Return the suspended job; it is enqueued at the end of its queue if nothing is left to wait for."""
     reason = None
     ended = [tables.job(edge.parent_id) for edge in transition.parents]
     if ended and all(one is None or one.record.is_final for one in ended):
@@ -257,11 +260,11 @@ def _suspended(
 
 
 def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob], *, now: int) -> int:
-    """Those who wait for the parent are where its end has them; return how many."""
+    """Move the children that wait for the parent as its end requires; return how many there were."""
     for child in children:
         after = rules.followed(child, parent, at=now, now=now)
         if after is child:
-            continue  # somebody has moved it meanwhile
+            continue  # it was moved meanwhile
         if after.record.state is not State.AWAITING or (after.record.is_batch and not after.pending):
             batch = None if after.batch_id is None else tables.job(after.batch_id)
             after = _kept_out(after, batch)
@@ -273,7 +276,7 @@ def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob]
 
 
 def look_at(tables: Tables, id: str, room: int, *, now: int) -> int:
-    """The batch is as its counts say, and some of its members are where it has them; return how many."""
+    """Give the batch the state of its counts, and move some of its members; return how many were examined."""
     batch = tables.job(id)
     if batch is None or batch.record.state is State.DELETED:
         return 1
@@ -308,7 +311,7 @@ def _swept(row: StoredJob, reason: str, of: BatchRules, *, now: int) -> StoredJo
     return rules.applied(row, gone, now=now)[0]
 
 
-# ---- what is remembered ----------------------------------------------------------------------------------
+# ---- memos -----------------------------------------------------------------------------------------------
 
 
 def remember(tables: Tables, new: NewMemo, *, now: int) -> Remembered:
@@ -345,7 +348,7 @@ def _may_remember(job: JobRecord, new: NewMemo) -> bool:
 
 
 def is_held_by(job: JobRecord, session: str, fence: int | None) -> bool:
-    """Tell whether the session runs the job, by this fence."""
+    """Return whether the session runs the job with this fence."""
     return job.state is State.PROCESSING and (job.session, job.fence) == (session, fence)
 
 
@@ -366,7 +369,7 @@ def recall(tables: Tables, id: str, session: str | None, fence: int | None) -> l
 
 
 def _forget(tables: Tables, row: StoredJob, since: tuple[MemoKind, str]) -> StoredJob:
-    """This memo and all behind it are gone; return the job without them."""
+    """Delete this memo and all later ones; return the job without them."""
     id, total = row.record.id, tables.memo_sum(row.record.id)
     first = cast("Memo", tables.memo(id, *since))
     gone = [memo for memo in tables.memos(id) if memo.place >= first.place]
@@ -381,10 +384,10 @@ def _forget(tables: Tables, row: StoredJob, since: tuple[MemoKind, str]) -> Stor
 
 
 def stays_until(tables: Tables, row: StoredJob, *, now: int) -> int:
-    """Return until when the job, which has expired, is kept with what it belongs to; now for no longer."""
+    """Return until when the expired job must be kept because of related jobs; `now` if it need not be."""
     id, until = row.record.id, now
     relations = row.record.relations
-    for batch in _around(tables, row):  # members of an inner batch stay with the outer ones too
+    for batch in _around(tables, row):  # members of an inner batch are also kept as long as the outer batches
         is_open = not batch.record.is_final or tables.is_releasing(batch.record.id)
         until = max(until, (not is_open and batch.record.expires_at) or now + _HOUR)
     caller = None if relations is None or relations.caller_id is None else tables.job(relations.caller_id)
@@ -401,7 +404,7 @@ def _refers_to(child: StoredJob, id: str) -> bool:
 
 
 def prune(tables: Tables, row: StoredJob, *, now: int) -> bool:
-    """The expired job is gone with all that belongs to it; False where it is kept on, which is stored."""
+    """Delete the expired job with all its data; return False if it is kept, and store its new expiry."""
     until = stays_until(tables, row, now=now)
     if until > now:
         tables.put(attrs.evolve(row, record=attrs.evolve(row.record, expires_at=until)))

@@ -1,12 +1,12 @@
-"""A whole storage on ordered rows: who has a `step` over rows of text gets every verb of the contract.
+"""A complete storage on ordered rows: an implementation of `step` over rows of strings gets every verb.
 
-A job is one row, and one without a value for each order in which jobs are looked for; how a job changes is
-for `rules`. Locks, logs and whatever else `DerivedStorage` makes of records come with it.
+A job is one row, plus one row without a value for each order in which jobs are searched. `rules` computes how
+a job changes. Locks, logs and everything else that `DerivedStorage` keeps in records is included.
 
-Keys are strings of at most 500 bytes in UTF-8, without NUL: names can be longer, and `ShortKeys` cuts them. A
-value is a job with its arguments, its result, 100 steps and 20 tracebacks: as large as the limits of the
-settings allow. A step writes some ten rows for each job that it changes, and changes as many as the verb was
-asked for, or as wait for a job that is pruned.
+Keys are strings of at most 500 bytes in UTF-8, without NUL. Names can be longer, so `ShortKeys` splits their
+keys. A value is a job with its arguments, its result, 100 steps and 20 tracebacks, and is as large as the
+limits in the settings allow. A step writes some ten rows for each job that it changes. It changes as many
+jobs as the verb was called for, or as wait for a job that is pruned.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _LAYOUT_KEY = "layout"
 _DAY = 86_400 * SECOND
 _LONGEST_ID = 64
 _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
-_PAGE = 200  # rows that are read at once where nobody knows how many will be wanted
+_PAGE = 200  # rows per read if the number of needed rows is unknown
 
 _T = TypeVar("_T")
 
 
 class RowStorage(TableStorage):
-    """Every verb, out of `step`, `clock` and `close`; limits and unique keys too.
+    """Every verb, built from `step`, `clock` and `close`; including limits and unique keys.
 
-    It polls: `wait` lets its time run out. A storage that can tell of new work overrides it, as it does any
-    verb that it can do faster.
+    It polls: `wait` lasts until its timeout. A storage that can notify of new work overrides `wait`, and any
+    other verb that it can do faster.
     """
 
     features = frozenset({Feature.LIMITS, Feature.UNIQUE})
@@ -64,25 +64,25 @@ class RowStorage(TableStorage):
 
     @abstractmethod
     def step(self, body: Callable[[Rows], _T]) -> _T:
-        """The body's writes are stored as one step, and its answer is returned; all of it, or nothing.
+        """Call the body with the rows, store all its writes as one step or none, and return its result.
 
-        Steps are serialisable: it is as if one came after the other. Where two collide, the body of one may
-        be run again; it touches nothing but the rows that it is given. What it raises is raised, and nothing
-        stored.
+        Steps must be serializable: the result must be the same as if they ran one after another. If two steps
+        collide, the body of one may be called again, because it uses nothing except the rows that it is
+        given. An exception of the body must be raised to the caller, and nothing stored.
 
         Raises:
             StorageUnavailable: trying again may help.
-            StorageError: it does not, as on a closed handle.
+            StorageError: trying again does not help, for example on a closed handle.
         """
 
     def checked_step(self, body: Callable[[Rows], _T]) -> _T:
-        """Do what `step` does, on rows that have the layout of this code; for verbs that you override.
+        """Do the same as `step`, on rows that have the layout of this code; for verbs that you override.
 
-        Rows of your own have keys that begin with `own/`: no other verb reads or writes them, and `clear`
-        deletes them.
+        Your own rows must have keys that begin with `own/`. No other verb reads or writes such rows, and
+        `clear` deletes them.
 
         Raises:
-            SchemaMismatch: a later release laid the rows out.
+            SchemaMismatch: a later release has changed the layout of the rows.
         """
         is_laid_out = self._is_laid_out
 
@@ -98,7 +98,7 @@ class RowStorage(TableStorage):
     def _step(self, body: Callable[[Tables], _T]) -> _T:
         return self.checked_step(lambda rows: body(_Tables(rows)))
 
-    # ---- life --------------------------------------------------------------------------------------------
+    # ---- handle ------------------------------------------------------------------------------------------
 
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
@@ -109,10 +109,10 @@ class RowStorage(TableStorage):
         return SchemaState(self.step(lambda rows: int(rows.get(_LAYOUT_KEY) or 0)), _LAYOUT)
 
     def clear(self) -> None:
-        """See `Storage.clear`; one step, in which every row is read."""
+        """See `Storage.clear`; one step, which reads every row."""
 
         def clear(rows: Rows) -> None:
-            _lay_out(rows)  # one of a newer layout is not cleared
+            _lay_out(rows)  # raises an error instead of clearing rows of a newer layout
             for key, _ in list(_Tables(rows).scan("")):
                 if key != _LAYOUT_KEY:
                     rows.delete(key)
@@ -121,7 +121,7 @@ class RowStorage(TableStorage):
 
 
 def _lay_out(rows: Rows) -> bool:
-    """The rows are laid out for this code; return whether they were not before."""
+    """Mark the rows as having the layout of this code; return whether they had none before."""
     found = rows.get(_LAYOUT_KEY)
     if found is None:
         rows.put(_LAYOUT_KEY, str(_LAYOUT))
@@ -133,28 +133,28 @@ def _lay_out(rows: Rows) -> bool:
     return False
 
 
-# ---- how it lies in rows ---------------------------------------------------------------------------------
+# ---- tables in rows --------------------------------------------------------------------------------------
 
 
 class _Tables(Tables):
-    """Jobs, sessions, records and counts as one step finds and leaves them."""
+    """The jobs, sessions, records and counts within one step."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self._named = ShortKeys(rows)  # rows whose keys have a name in them, which may be long
-        self._more: dict[str, Mapping[str, Any]] = {}  # fields of a newer release, by the row's key
+        self._named = ShortKeys(rows)  # rows whose keys contain a name, which may be long
+        self._more: dict[str, Mapping[str, Any]] = {}  # fields of a newer release, by key of the row
 
     def _load(self, key: str, text: str, kind: type[_T]) -> _T:
-        """Return the value of a row; fields that this release does not know stay in it."""
+        """Return the value of a row; fields that this release does not know are kept for `_store`."""
         value = json.loads(text)
         more = _unknown_fields(value, kind)
         if more:
             self._more[key] = more
         found: Any = _converter().structure(value, kind)
-        return found  # type: ignore[no-any-return]  # cattrs gives what it was asked for
+        return found  # type: ignore[no-any-return]  # cattrs returns an instance of `kind`
 
     def _store(self, key: str, value: object) -> None:
-        """Write a row, with the fields of a newer release that this step has read in it."""
+        """Write a row, including the fields of a newer release that this step has read in it."""
         self.rows.put(key, self._written(key, value))
 
     def _written(self, key: str, value: object) -> str:
@@ -162,7 +162,7 @@ class _Tables(Tables):
         return json.dumps(_merged(fields, self._more.get(key)), ensure_ascii=False)
 
     def scan(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield every row that begins so, by what stands behind the prefix; none may come meanwhile."""
+        """Yield every row with this prefix, without the prefix in its key; no row may be added meanwhile."""
         start: str | None = None
         while page := self._page(prefix, start, reverse=False):
             yield from ((key.removeprefix(prefix), value) for key, value in page)
@@ -172,7 +172,7 @@ class _Tables(Tables):
         return scan_after(self.rows, prefix, start, reverse=reverse, limit=_PAGE)
 
     def _scan_named(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield every row with a name that begins so, by its key; none may come meanwhile."""
+        """Yield every row whose key contains a name and has this prefix; no row may be added meanwhile."""
         start: str | None = None
         while page := self._named.scan(prefix, start=start, limit=_PAGE):
             yield from page
@@ -181,7 +181,7 @@ class _Tables(Tables):
     # ---- jobs --------------------------------------------------------------------------------------------
 
     def job(self, id: str) -> StoredJob | None:
-        """Return the job, None where unknown, as any text is that cannot be an id."""
+        """Return the job; None if it is unknown, or if the string cannot be an id."""
         text = self.rows.get(f"job/{id}") if _may_be_id(id) else None
         return None if text is None else self._load(f"job/{id}", text, StoredJob)
 
@@ -189,7 +189,7 @@ class _Tables(Tables):
         return [row for id in ids if (row := self.job(id)) is not None]
 
     def put(self, row: StoredJob) -> None:
-        """The job is stored and found by every order; one that has just ended frees those who wait for it."""
+        """Store the job and index it in every order; an end is put on the releasing list if others wait."""
         id, before = row.record.id, self.job(row.record.id)
         self._index(before, row)
         self._store(f"job/{id}", row)
@@ -199,7 +199,7 @@ class _Tables(Tables):
                 self.rows.put(f"releasing/{id}", "")
 
     def remove(self, row: StoredJob) -> None:
-        """The job is not stored any more."""
+        """Delete the job."""
         self._index(row, None)
         self.rows.delete(f"job/{row.record.id}")
 
@@ -222,7 +222,7 @@ class _Tables(Tables):
         return number
 
     def ready(self, queue: str, limit: int) -> list[StoredJob]:
-        """Return the first of those who wait in the queue."""
+        """Return the first jobs that wait in the queue itself, not in a lane."""
         found = self.rows.scan(f"ready/{queue}/", limit=max(0, limit))
         return self._jobs(key.rpartition("/")[2] for key, _ in found)
 
@@ -233,9 +233,9 @@ class _Tables(Tables):
         return bool(self.rows.scan(f"laned/{queue}/", limit=1))
 
     def lanes(self, queue: str, after: str, until: str, limit: int) -> list[str]:
-        """See `Tables.lanes`; they are in order of their digests."""
+        """See `Tables.lanes`; the lanes are in the order of their digests."""
         prefix = f"laned/{queue}/"
-        start = f"{prefix}{_digest(after)}0" if after else None  # "0" comes behind "/"
+        start = f"{prefix}{_digest(after)}0" if after else None  # "0" sorts after "/"
         last, found = _digest(until) if until else "", list[str]()
         while len(found) < limit and (page := self.rows.scan(prefix, start=start, limit=1)):
             digest = page[0][0].removeprefix(prefix).partition("/")[0]
@@ -268,7 +268,8 @@ class _Tables(Tables):
 
     def key_rows(self, prefix: str) -> Iterator[tuple[str, KeyRow]]:
         """See `Tables.key_rows`."""
-        if prefix and (row := self.key_row(prefix)) is not None:  # a scan leaves out the row of its prefix
+        # A scan does not return the row of its prefix.
+        if prefix and (row := self.key_row(prefix)) is not None:
             yield prefix, row
         for key, text in self._scan_named(f"limit-key/{prefix}"):
             yield key.removeprefix("limit-key/"), self._load(key, text, KeyRow)
@@ -296,7 +297,7 @@ class _Tables(Tables):
     # ---- batches and memos ---------------------------------------------------------------------------------
 
     def batch_counts(self, batch: str) -> BatchCounts | None:
-        """See `Tables.counts`."""
+        """See `Tables.batch_counts`."""
         text = self.rows.get(f"counts/{batch}")
         return None if text is None else self._load(f"counts/{batch}", text, BatchCounts)
 
@@ -383,7 +384,7 @@ class _Tables(Tables):
         return self._up_to("expires/", now, limit, but="releasing/")
 
     def _up_to(self, prefix: str, at: int, limit: int, *, but: str | None = None) -> list[StoredJob]:
-        """Return the first jobs of an order by instant, up to this one, without those that have a row so."""
+        """Return the first jobs of an order by time, up to a time, except those with a row under `but`."""
         found: list[StoredJob] = []
         for place, _ in self.scan(prefix):
             instant, _, id = place.partition("/")
@@ -394,7 +395,7 @@ class _Tables(Tables):
         return found
 
     def next_due_at(self) -> int | None:
-        """Return the instant of what is due first, a scheduled job or a recurring one."""
+        """Return the earliest due time of a scheduled, awaiting or recurring job."""
         prefixes = ("due/", "due-record/recurring/")
         firsts = [(prefix, self.rows.scan(prefix, limit=1)) for prefix in prefixes]
         return rules.earliest(
@@ -406,11 +407,11 @@ class _Tables(Tables):
         )
 
     def held(self, session: str) -> list[StoredJob]:
-        """Return what the session holds, and its tails."""
+        """Return the jobs that the session holds, including its tails."""
         return self._jobs([id for id, _ in self.scan(f"held/{session}/")])
 
     def waiting(self, parent: str) -> list[StoredJob]:
-        """Return those whose tie to this parent is not decided."""
+        """Return the jobs whose edge to this parent is not decided."""
         return self._jobs([id for id, _ in self.scan(f"waiting/{parent}/")])
 
     def children(self, parent: str) -> list[StoredJob]:
@@ -422,7 +423,7 @@ class _Tables(Tables):
         return self.rows.get(f"releasing/{id}") is not None
 
     def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
-        """Return an ended parent and some who wait for it; they are not given out for this end again."""
+        """Return an ended parent and some children that wait for it; never return them for this end again."""
         first = self.rows.scan("releasing/", limit=1)
         if not first:
             return None
@@ -439,7 +440,7 @@ class _Tables(Tables):
     def find(
         self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
     ) -> list[JobRecord]:
-        """Return up to `limit` jobs behind the place, in order of time."""
+        """Return up to `limit` jobs after the place, in order of time."""
         of = "" if where.batch_id is None else f"member/{where.batch_id}/"
         prefix = f"{of}time/" if where.state is None else f"{of}state/{where.state}/"
         if where.by_due:
@@ -462,7 +463,7 @@ class _Tables(Tables):
         return found[:limit]
 
     def counts(self) -> Iterator[tuple[str, State, int]]:
-        """Yield how many jobs are in each queue and state."""
+        """Yield the number of jobs in each queue and state."""
         for place, number in self.scan("count/"):
             queue, _, state = place.partition("/")
             yield queue, State(state), int(number)
@@ -470,18 +471,18 @@ class _Tables(Tables):
     # ---- sessions and records ------------------------------------------------------------------------------
 
     def session(self, id: str) -> StoredSession | None:
-        """Return the session, None where unknown."""
+        """Return the session; None if it is unknown."""
         text = self.rows.get(f"session/{id}")
         return None if text is None else self._load(f"session/{id}", text, StoredSession)
 
     def put_session(self, session: StoredSession) -> None:
-        """The session is stored."""
+        """Store the session."""
         id = session.record.session.id
         self._list_session(self.session(id), session)
         self._store(f"session/{id}", session)
 
     def _list_session(self, before: StoredSession | None, after: StoredSession | None) -> None:
-        """The session is in the orders in which it belongs."""
+        """Move the session from its previous orders to its new ones."""
         old, new = _session_places(before), _session_places(after)
         for key in old - new:
             self.rows.delete(key)
@@ -513,11 +514,11 @@ class _Tables(Tables):
         return self._sessions(id for at, _, id in places if int(at, 16) <= now)
 
     def sessions(self) -> Iterator[StoredSession]:
-        """Yield all, dead ones too."""
+        """Yield all sessions, including ended ones."""
         return (self._load(f"session/{id}", text, StoredSession) for id, text in self.scan("session/"))
 
     def record(self, kind: str, key: str) -> Record | None:
-        """Return the record, None where there is none."""
+        """Return the record; None if it does not exist."""
         text = self._named.get(_record_key(kind, key))
         return None if text is None else _record(kind, key, text)
 
@@ -541,7 +542,7 @@ class _Tables(Tables):
         self.rows.put(f"gone/{record.kind}", str(max(record.version, self._last_gone(record.kind))))
 
     def put_record(self, change: RecordChange) -> int:
-        """The record, which has the expected version, is replaced; return its new version."""
+        """Replace the record, which has the expected version; return its new version."""
         kind, key, stored = change.kind, change.key, self.record(change.kind, change.key)
         version = 1 + (stored.version if stored else self._last_gone(kind))
         text = json.dumps([version, change.value, change.due_at], ensure_ascii=False)
@@ -550,13 +551,13 @@ class _Tables(Tables):
         return version
 
     def _put_due(self, before: Record | None, after: Record | None) -> None:
-        """The record is found by its instant as it is after, and not as it was before."""
+        """Index the record by its new due time, and no longer by its previous one."""
         for record, write in ((before, self._named.delete), (after, lambda key: self._named.put(key, ""))):
             if record is not None and record.due_at is not None:
                 write(f"due-{_record_key(record.kind, '')}{record.due_at:016x}/{record.key}")
 
     def _last_gone(self, kind: str) -> int:
-        """Return the largest version of the records of a kind that are gone; every other goes on from it."""
+        """Return the largest version of the deleted records of a kind, from which new records continue."""
         return int(self.rows.get(f"gone/{kind}") or 0)
 
 
@@ -565,7 +566,7 @@ def _may_be_id(text: str) -> bool:
 
 
 def _places(row: StoredJob | None) -> set[str]:
-    """Return the keys by which the job is found, one for each order."""
+    """Return the keys under which the job is indexed, one per order."""
     if row is None:
         return set()
     job, id = row.record, row.record.id
@@ -588,7 +589,7 @@ def _places(row: StoredJob | None) -> set[str]:
 
 
 def _session_places(session: StoredSession | None) -> set[str]:
-    """Return the keys by which the session is found, one for each order."""
+    """Return the keys under which the session is indexed, one per order."""
     if session is None:
         return set()
     id, server_id = session.record.session.id, session.record.session.server_id
@@ -599,7 +600,7 @@ def _session_places(session: StoredSession | None) -> set[str]:
 
 
 def _places_in(batch: str, row: StoredJob) -> set[str]:
-    """Return the keys by which a member is found in its batch."""
+    """Return the keys under which a member is indexed in its batch."""
     job, id, of = row.record, row.record.id, f"member/{batch}"
     places = {f"{of}/time/{job.created_at:016x}/{id}", f"{of}/state/{job.state}/{job.changed_at:016x}/{id}"}
     if not job.is_final and not row.is_cancelled:
@@ -614,12 +615,12 @@ def _memo_key(job: str, kind: MemoKind, name: str) -> str:
 
 
 def _digest(lane: str) -> str:
-    """Return how a lane is called in a key, which it may be too long for."""
+    """Return the digest that represents a lane in a key, for which the lane may be too long."""
     return sha256(lane.encode()).hexdigest()[:32]
 
 
 def _record_key(kind: str, key: str) -> str:
-    """Return where the record lies; a slash in a kind does not look like the end of it."""
+    """Return the key of the record; a slash in the kind is escaped, because a slash ends the kind."""
     return f"record/{kind.replace('%', '%25').replace('/', '%2F')}/{key}"
 
 
@@ -630,13 +631,13 @@ def _record(kind: str, key: str, text: str) -> Record:
 
 @cache
 def _converter() -> cattrs.Converter:
-    import cattrs  # noqa: PLC0415 - loaded by the first who needs it
+    import cattrs  # noqa: PLC0415 - needed only by storages of rows
 
     return cattrs.Converter(omit_if_default=True)
 
 
 def _unknown_fields(value: object, kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a class, or a type of one
-    """Return the fields of a stored value that this release does not know, those of values in it as well."""
+    """Return the unknown fields of a stored value, including those of values inside it."""
     if not (isinstance(value, dict) and attrs.has(kind)):
         return {}
     known = _kinds_of(kind)
@@ -654,13 +655,13 @@ def _kinds_of(kind: Any) -> Mapping[str, Any]:  # noqa: ANN401 - as above
 
 
 def _class_in(hint: Any) -> Any:  # noqa: ANN401 - as above
-    """Return the class of a field that may be None; else what it is annotated with."""
+    """Return the class of a field that may be None; otherwise its annotation."""
     found = [one for one in get_args(hint) if one is not type(None)]
     return found[0] if len(found) == 1 and len(get_args(hint)) == 2 else hint  # noqa: PLR2004 - "X | None"
 
 
 def _merged(fields: Any, more: Mapping[str, Any] | None) -> Any:  # noqa: ANN401 - JSON
-    """Return the fields of a value with those of a newer release."""
+    """Return the fields of a value, with those of a newer release added."""
     if not more or not isinstance(fields, dict):
         return fields
     return fields | {

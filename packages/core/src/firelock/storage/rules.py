@@ -1,8 +1,8 @@
-"""The rules of the contract as pure functions of what is stored: no clock, no input or output.
+"""The rules of the contract as pure functions of stored values, without clock, input or output.
 
-For storages that hold whole jobs in their hands, as `MemoryStorage` does. One that changes columns by
-statements of its own calls those of transitions, lists and queues; of the rest the contract says the same in
-words.
+They are for storages that read and write whole jobs, such as `MemoryStorage`. A storage that changes columns
+with its own statements uses those for transitions, lists and queues; for the rest, the contract describes the
+same rules.
 """
 
 from __future__ import annotations
@@ -53,31 +53,32 @@ from firelock.model.session import (
 from firelock.model.state import FINAL_STATES, State
 
 Place = tuple[int, str]
-"""Where a job stands in a list: its instant and its id."""
+"""The position of a job in a list: its time and its id."""
 
 _T = TypeVar("_T")
-_INSTANT = re.compile(r"-?[0-9]{1,18}")  # any of a `datetime`, and nothing that a database cannot hold
+# Matches every time of a `datetime`, but no number that is too large for a database.
+_INSTANT = re.compile(r"-?[0-9]{1,18}")
 _ERRORS_LIMIT = 20
 _HOUR = 3_600 * SECOND
-_FOLLOWED_STAYS, _DEAD_STAYS = _HOUR, 24 * _HOUR  # after the death of a session
+_FOLLOWED_STAYS, _DEAD_STAYS = _HOUR, 24 * _HOUR  # after the end of a session
 
 
 @attrs.frozen
 class StoredJob:
-    """All that a storage keeps of one job beside its log and progress."""
+    """Everything that a storage keeps of one job, except its log and its progress."""
 
     record: JobRecord
-    sequence: int  # of its insertion: order among equals of a queue
-    pending: tuple[Edge, ...] = ()  # ties to parents that nothing has been decided for yet
+    sequence: int  # number in the order of insertion; orders jobs of a queue that are otherwise equal
+    pending: tuple[Edge, ...] = ()  # edges to parents for which nothing has been decided yet
     history: tuple[HistoryEntry, ...] = ()
-    attempts: tuple[Attempt, ...] = ()  # the failed ones, with their tracebacks
+    attempts: tuple[Attempt, ...] = ()  # failed attempts, with their tracebacks
     has_memos: bool = False
-    is_shut_out: bool = False  # it waits for nothing but the opening of its batch
-    is_cancelled: bool = False  # it is a batch, and that for good
+    is_shut_out: bool = False  # the job only waits until its batch opens
+    is_cancelled: bool = False  # the job is a batch that was cancelled, which is final
 
     @property
     def batch_id(self) -> str | None:
-        """Return of which batch it is a member."""
+        """The id of the batch of which the job is a member; None if there is none."""
         return (
             None
             if self.record.relations_json is None
@@ -86,26 +87,26 @@ class StoredJob:
 
     @property
     def is_shut(self) -> bool:
-        """Tell of a batch whether its members wait for its opening."""
+        """Whether the job is a batch that has not opened, so that its members wait."""
         return self.is_shut_out or (self.record.state is State.AWAITING and bool(self.pending))
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether a claim may take it: it is enqueued and has no tail."""
+        """Whether a claim may take the job: it is enqueued and has no tail."""
         return self.record.state is State.ENQUEUED and self.record.session is None
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """Return its place in its queue, the smallest first."""
+        """The job's place in its queue; the smallest comes first."""
         return -self.record.priority, cast("int", self.record.enqueued_at), self.sequence
 
     @property
     def lane(self) -> str | None:
-        """Return the lane in which it waits; None for the queue itself."""
+        """The lane in which the job waits; None if it waits in the queue itself."""
         return None if self.record.admission_json is None else lane_of(self.record.admission)
 
     def claimed(self) -> ClaimedJob:
-        """Return what its session receives; it has been claimed."""
+        """Return the claimed job as its session receives it."""
         fields = {name: getattr(self.record, name) for name in _CLAIMED}
         return ClaimedJob(**fields, has_memos=self.has_memos)
 
@@ -114,8 +115,8 @@ _CLAIMED = [field.name for field in attrs.fields(ClaimedJob) if field.name != "h
 
 
 def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
-    """Return the job with these fields and one history entry more; only one that waits has pending ties."""
-    job = attrs.evolve(row.record, **fields)  # type: ignore[arg-type]  # fields are this module's care
+    """Return the job with these fields and one more history entry; pending edges stay only if awaiting."""
+    job = attrs.evolve(row.record, **fields)  # type: ignore[arg-type]  # only this module chooses the fields
     is_awaiting = job.state is State.AWAITING
     history = row.history if entry is None else tuple(bounded_history(row.history, entry))
     return StoredJob(
@@ -124,7 +125,7 @@ def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object
     )  # fmt: skip
 
 
-# ---- beginning, and waiting for others -------------------------------------------------------------------
+# ---- new jobs, and jobs that wait for others -------------------------------------------------------------
 
 
 def parents_of(job: NewJob, find: Callable[[str], StoredJob | None]) -> list[JobRecord]:
@@ -144,11 +145,12 @@ def parents_of(job: NewJob, find: Callable[[str], StoredJob | None]) -> list[Job
     return parents
 
 
-_GIVEN = attrs.fields_dict(JobRecord).keys() & attrs.fields_dict(NewJob).keys()  # what a call has given
+# The fields that a client supplies.
+_GIVEN = attrs.fields_dict(JobRecord).keys() & attrs.fields_dict(NewJob).keys()
 
 
 def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int) -> StoredJob:
-    """Return a new job in the state that its parents leave it, its history begun."""
+    """Return a new job in the state that follows from its parents, with the first history entry."""
     new = StoredJob(
         JobRecord(
             **{name: getattr(job, name) for name in _GIVEN},
@@ -165,10 +167,11 @@ def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int
 
 
 def followed(child: StoredJob, parent: JobRecord, *, at: int, now: int) -> StoredJob:
-    """Return the child after a look at this parent; `at` stamps what the parent's end does to it.
+    """Return the child after it was decided for this parent; `at` is the timestamp of the change.
 
-    It is enqueued with its last tie, deleted with the first that asks for it, goes on waiting and says why,
-    or is as it was where the parent has not ended. A batch is opened or cancelled instead.
+    The child is enqueued by its last edge, and deleted by the first edge whose target is deleted. If it keeps
+    waiting although the parent has ended, its reason says why. If the parent has not ended, it stays
+    unchanged. A child that is a batch is opened or cancelled instead.
     """
     for edge in [edge for edge in child.pending if edge.parent_id == parent.id]:
         target = continuation_target(edge.on, parent.state)
@@ -194,7 +197,7 @@ def _decided(child: StoredJob, edge: Edge, parent: JobRecord, *, at: int, now: i
 
 
 def resumed(row: StoredJob, reason: str, *, at: int, now: int) -> StoredJob:
-    """Return the job, which waited for something, enqueued."""
+    """Return a waiting job enqueued."""
     entry = HistoryEntry(State.ENQUEUED, at, reason)
     return _changed(
         row, entry, state=State.ENQUEUED, reason=reason, changed_at=at, due_at=None, waits_for=None,
@@ -203,7 +206,7 @@ def resumed(row: StoredJob, reason: str, *, at: int, now: int) -> StoredJob:
 
 
 def ended_with(child: StoredJob, parent: JobRecord, *, reason: str, at: int) -> StoredJob:
-    """Return the waiting child deleted, and kept as long after its end as the parent after its own."""
+    """Return a waiting child deleted, and kept as long after its end as its parent after the parent's end."""
     if child.record.is_batch:
         return cancelled(child, reason, at=at)
     expires_at = None
@@ -220,7 +223,7 @@ def _parent_ended(parent: JobRecord) -> str:
 
 
 def promoted(row: StoredJob, *, now: int) -> StoredJob:
-    """Return the due job enqueued; a batch that is held no more is cancelled."""
+    """Return a due job enqueued; a batch whose hold has ended is cancelled instead."""
     if row.record.is_batch:
         return cancelled(row, Moved.HOLD_OVER.value, at=now)
     return resumed(row, Moved.DUE.value, at=now, now=now)
@@ -230,7 +233,7 @@ def promoted(row: StoredJob, *, now: int) -> StoredJob:
 
 
 def cancelled(row: StoredJob, reason: str | None, *, at: int) -> StoredJob:
-    """Return the batch cancelled: open until nobody in it runs or waits, and held no more."""
+    """Return the batch cancelled, without a hold; it stays open until no member runs or waits."""
     gone = _changed(
         row, HistoryEntry(State.AWAITING, at, reason), state=State.AWAITING, reason=reason, changed_at=at,
         due_at=None, ended_at=None, expires_at=None,
@@ -239,12 +242,15 @@ def cancelled(row: StoredJob, reason: str | None, *, at: int) -> StoredJob:
 
 
 def held(row: StoredJob, until: int | None) -> StoredJob:
-    """Return the batch held until then, or no more."""
+    """Return the batch held until this time; None ends the hold."""
     return _changed(row, due_at=until)
 
 
 def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) -> StoredJob:
-    """Return the batch as its counts says; one that ends otherwise than before was open in between."""
+    """Return the batch in the state that follows from its counts.
+
+    If it had ended in another state, it was open in between.
+    """
     if row.record.is_final:
         row = _changed(
             row, HistoryEntry(State.AWAITING, now, Moved.REOPENED.value), state=State.AWAITING,
@@ -263,7 +269,7 @@ def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) 
 
 
 def shut_out(row: StoredJob) -> StoredJob:
-    """Return the member, which waits for no fellow, waiting for its batch to open; its last step is that."""
+    """Return a member without undecided parents, waiting for its batch to open; replaces its last entry."""
     job, reason = row.record, Moved.SHUT_OUT.value
     entry = HistoryEntry(State.AWAITING, row.history[-1].at, reason)
     job = attrs.evolve(
@@ -277,7 +283,7 @@ def shut_out(row: StoredJob) -> StoredJob:
 
 
 def let_in(row: StoredJob, *, now: int) -> StoredJob:
-    """Return the member that was shut out as the opening of its batch leaves it."""
+    """Return a member that waited for its batch to open, as the opening leaves it."""
     job, reason = row.record, Moved.LET_IN.value
     fields: dict[str, object] = {"state": State.ENQUEUED, "enqueued_at": now}
     if job.is_batch:
@@ -292,7 +298,7 @@ def let_in(row: StoredJob, *, now: int) -> StoredJob:
 
 
 def claimed_by(row: StoredJob, session: str, server: str, *, now: int) -> StoredJob:
-    """Return the job processing for this session."""
+    """Return the job claimed by this session."""
     job = row.record
     return _changed(
         row, state=State.PROCESSING, reason=None, changed_at=now, attempt=job.attempt + 1,
@@ -301,9 +307,9 @@ def claimed_by(row: StoredJob, session: str, server: str, *, now: int) -> Stored
 
 
 def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
-    """Return the job after the transition, and what became of that: applied, already or refused.
+    """Return the job after the transition, and the result: applied, already or refused.
 
-    Whether an applied one is `releasing` is for the storage to say. A refused one may still take a tail away.
+    The storage determines whether an applied transition is `releasing`. A refused one can still clear a tail.
     """
     job = row.record
     if job.state not in transition.from_states or not is_holder(job, transition):
@@ -317,7 +323,7 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
 
 
 def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
-    """Return what the transition adds to the job's history; an operator's says what it ended."""
+    """Return the history entry of the transition; an operator's entry also records what the change ended."""
     entry = transition.entry()
     if transition.session is not None:
         return entry
@@ -333,12 +339,12 @@ def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
 
 
 def is_holder(job: JobRecord, transition: Transition) -> bool:
-    """Tell whether the transition comes from who holds the job, or needs no holder."""
+    """Return whether the transition comes from the holder of the job, or needs no holder."""
     return transition.session is None or (transition.session, transition.fence) == (job.session, job.fence)
 
 
 def written(job: JobRecord, transition: Transition, now: int) -> dict[str, object]:
-    """Return the fields that an applied transition gives the job."""
+    """Return the fields of the job that an applied transition writes."""
     is_success = transition.to is State.SUCCEEDED
     fields: dict[str, object] = {
         "state": transition.to,
@@ -367,9 +373,10 @@ def written(job: JobRecord, transition: Transition, now: int) -> dict[str, objec
 
 
 def moved(row: StoredJob, move: Move) -> tuple[StoredJob, Applied]:
-    """Return the job in its new queue, and what became of the move: applied, already or refused.
+    """Return the job in its new queue, and the result of the move: applied, already or refused.
 
-    The job keeps its age, so it has the place that it would have had there. A batch is never in a queue.
+    The job keeps its age, so it gets the place in the new queue that it would have had there. A batch is
+    never in a queue.
     """
     job = row.record
     if job.is_batch or job.state not in move.from_states:
@@ -383,7 +390,7 @@ def moved(row: StoredJob, move: Move) -> tuple[StoredJob, Applied]:
 
 
 def moved_reason(move: Move, queue: str, priority: int) -> str:
-    """Return what the history says of a move out of this queue."""
+    """Return the reason in the history of a move out of this queue."""
     what = Moved.TO_QUEUE.format(
         before=queue,
         priority_before=priority,
@@ -394,7 +401,10 @@ def moved_reason(move: Move, queue: str, priority: int) -> str:
 
 
 def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied]:
-    """The guards do not hold: tell a repeat from a stranger; the holder's late end takes its tail away."""
+    """Return the result if the guards do not hold.
+
+    A repeat is distinguished from a foreign change. A late end from the holder clears the job's tail.
+    """
     job = row.record
     if transition.session is None or job.fence != transition.fence:
         return row, Applied.REFUSED
@@ -406,9 +416,9 @@ def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied
 
 
 def taken_back(row: StoredJob, *, crash: str | None, now: int) -> StoredJob:
-    """Return the job without its dead session: back at its old place, with a crash where a reason is given.
+    """Return the job without its ended session: at its old place, with a crash if a reason is given.
 
-    One that is not processing loses its tail and nothing else.
+    A job that is not processing only loses its tail.
     """
     job, entry = row.record, None
     if job.state is not State.PROCESSING:
@@ -430,13 +440,13 @@ def reconciled(
     *,
     is_session_lost: bool,
 ) -> tuple[Reconciliation, list[StoredJob]]:
-    """Return how belief and storage differ, and the jobs of which a start is to be stored.
+    """Return the differences between claims and storage, and the jobs whose start must be stored.
 
     Args:
         rows: the session's processing jobs and tails, as stored.
-        held: what its worker process believes.
-        find: returns the stored job of an id; called for lost jobs alone.
-        is_session_lost: the session is dead or unknown.
+        held: the claims that its worker process believes it holds.
+        find: returns the stored job with an id; called only for lost claims.
+        is_session_lost: the session has ended or is unknown.
     """
     left = {(row.record.id, row.record.fence): row for row in rows}
     lost, started = [], []
@@ -461,12 +471,12 @@ def _lost(held: HeldClaim, row: StoredJob | None) -> LostClaim:
 
 
 def begun(session: NewSession, *, now: int) -> SessionRecord:
-    """Return the session as it begins to live."""
+    """Return a new session, which lives for its timeout."""
     return SessionRecord(session, _lives_until(session, now), True, Renewal(session.id))
 
 
 def renewed(record: SessionRecord, renewal: Renewal, *, now: int) -> SessionRecord:
-    """Return the living session with a new life and what its worker process reports."""
+    """Return the living session, renewed for its timeout, with the report of its worker process."""
     return SessionRecord(record.session, _lives_until(record.session, now), True, renewal)
 
 
@@ -477,12 +487,12 @@ def has_expired(expires_at: int, timeout_seconds: float, *, now: int, as_of: int
 
 
 def clocks(now: int, as_of: int | None) -> tuple[int, int]:
-    """Return the storage's clock and the caller's reading of it, the earlier one first."""
+    """Return the storage's time and the caller's reading of it, the earlier one first."""
     return (now, now) if as_of is None else (min(now, as_of), max(now, as_of))
 
 
 def forget_at(died_at: int, *, is_followed: bool) -> int:
-    """Return when a dead session may be deleted; see `Storage.prune`."""
+    """Return when an ended session may be deleted; see `Storage.prune`."""
     return died_at + (_FOLLOWED_STAYS if is_followed else _DEAD_STAYS)
 
 
@@ -494,7 +504,7 @@ def _lives_until(session: NewSession, now: int) -> int:
 
 
 def matches(job: JobRecord, where: JobFilter) -> bool:
-    """Tell whether every field of the filter that is set fits the job, its window of time apart."""
+    """Return whether the job matches every field of the filter that is set, except its time window."""
     return (
         where.state in (None, job.state)
         and where.task in (None, job.task)
@@ -512,28 +522,28 @@ def matches(job: JobRecord, where: JobFilter) -> bool:
 
 
 def is_in_window(job: JobRecord, where: JobFilter) -> bool:
-    """Tell whether the job stands within the filter's window of time."""
+    """Return whether the job is in the filter's time window."""
     at = listed_at(job, where)
     return (where.since is None or where.since <= at) and (where.until is None or at < where.until)
 
 
 def listed_at(job: JobRecord, where: JobFilter) -> int:
-    """Return the instant at which the job, which matches the filter, stands in its list."""
+    """Return the time by which the job, which matches the filter, is ordered in its list."""
     if where.by_due and job.due_at is not None:
         return job.due_at
     return job.created_at if where.state is None else job.changed_at
 
 
 def write_cursor(place: Place, where: JobFilter, *, oldest_first: bool) -> str:
-    """Return the cursor that opens the page behind this place, for one filter and direction."""
+    """Return the cursor of the page after this place, for one filter and direction."""
     return f"{_seal(where, oldest_first)}.{place[0]}.{place[1]}"
 
 
 def read_cursor(cursor: str, where: JobFilter, *, oldest_first: bool) -> Place:
-    """Return the place that a page ended with.
+    """Return the place at which a page ended.
 
     Raises:
-        StorageError: no page of this filter and direction gave the cursor.
+        StorageError: the cursor does not come from a page of this filter and direction.
     """
     owner, _, place = cursor.partition(".")
     time, _, id = place.partition(".")
@@ -551,7 +561,7 @@ def _seal(where: JobFilter, oldest_first: bool) -> str:
 def paged(
     jobs: Iterable[JobRecord], where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool
 ) -> FoundJobs:
-    """Return the page that `Storage.find` promises, out of jobs in any order; costs a look at each."""
+    """Return the page that `Storage.find` must return, from jobs in any order; reads each job."""
     behind = None if cursor is None else read_cursor(cursor, where, oldest_first=oldest_first)
     wanted = (job for job in jobs if matches(job, where) and is_in_window(job, where))
     places = ((listed_at(job, where), job.id, job) for job in wanted)
@@ -571,12 +581,12 @@ def paged(
 
 
 def earliest(*instants: int | None) -> int | None:
-    """Return the first of the instants that there are; None for none."""
+    """Return the earliest of the times that are not None; None if there is none."""
     return min((instant for instant in instants if instant is not None), default=None)
 
 
 def checked(stored: Record | None, change: RecordChange) -> Applied:
-    """Return what becomes of an insert that depends on this record, and of the record."""
+    """Return the result for a record on which an insert depends; the insert is done only if it is APPLIED."""
     if (stored.version if stored else 0) == change.expected_version:
         return Applied.APPLIED
     wanted = Record(change.kind, change.key, change.value, change.expected_version + 1, change.due_at)
@@ -587,7 +597,7 @@ def checked(stored: Record | None, change: RecordChange) -> Applied:
 
 
 def is_pausing(settings: Record | None) -> bool:
-    """Tell whether the record of a queue (kind "queue", key its name) says that it is paused."""
+    """Return whether the record of a queue (kind "queue", key its name) pauses the queue."""
     value = json.loads(settings.value) if settings else None
     return isinstance(value, dict) and value.get("paused") is True
 
@@ -595,13 +605,13 @@ def is_pausing(settings: Record | None) -> bool:
 def next_in_line(
     lines: Mapping[str, Iterable[_T]], queues: Sequence[str] | None, limit: int, *, served: str = ""
 ) -> list[_T]:
-    """Return up to `limit` of those who wait, as `Storage.claim` takes them.
+    """Return up to `limit` waiting items in the order in which `Storage.claim` takes them.
 
     Args:
-        lines: who waits in each queue, the first one first; paused queues are left out.
-        queues: taken one after another; None takes one of each in turn.
-        limit: how many at most.
-        served: the queue whose turn it was last, where all take turns: it begins with the one behind.
+        lines: the waiting items of each queue, in order; without paused queues.
+        queues: queues to take from, one after another; None takes one item of each queue in turn.
+        limit: the maximum number of items.
+        served: if the queues take turns, the queue that had the last turn; the next turn begins after it.
     """
     if queues is not None:
         return list(islice(chain.from_iterable(lines.get(name, ()) for name in dict.fromkeys(queues)), limit))
@@ -611,7 +621,7 @@ def next_in_line(
     while turns and len(taken) < limit:
         in_turn = [(turn, one) for turn in turns if (one := next(turn, _NOBODY)) is not _NOBODY]
         turns = [turn for turn, _ in in_turn]
-        taken += [one for _, one in in_turn]  # type: ignore[misc]  # nobody was left out above
+        taken += [one for _, one in in_turn]  # type: ignore[misc]  # _NOBODY was filtered out above
     return taken[:limit]
 
 

@@ -1,10 +1,10 @@
 """Rows with keys of any length, stored in rows with short keys.
 
-Many key-value stores limit the length of a key. LMDB, as its Python package is built, takes 511 bytes; the
-name of a lock alone can have 800. `ShortKeys` cuts a key that is too long: a row at its head marks that
-longer keys begin so, and the tail becomes a key of its own below a digest of that head, which is cut again if
-it is still too long. Keys keep their order, so a scan returns them where they belong. A key that fits is
-stored as it is.
+Many key-value stores limit the length of a key. LMDB, as its Python package is built, accepts 511 bytes; the
+name of a lock alone can have 800. `ShortKeys` splits a key that is too long. A row whose key is the head of
+the long key marks that longer keys exist. The tail becomes a key of its own below a digest of the head, and
+is split again if it is still too long. Keys keep their order, so a scan returns them in their proper places.
+A key that fits is stored unchanged.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Rows(Protocol):
     ) -> list[tuple[str, str]]:
         """Return up to `limit` rows whose keys begin with the prefix and are longer, in order of code points.
 
-        The row whose key is the prefix is not among them.
+        The row whose key is the prefix itself is not included.
 
         Args:
-            prefix: how the keys begin; empty for all rows.
-            start: only rows with a larger key than this one, which need not be a row's; with `reverse`, only
-                rows with a smaller one.
+            prefix: the beginning of the keys; empty for all rows.
+            start: return only rows with a larger key than this one; with `reverse`, only rows with a smaller
+                key. No row needs to have this key.
             reverse: return the largest key first.
-            limit: the most rows to return; some calls pass more than 1,000.
+            limit: the maximum number of rows; some calls pass more than 1,000.
         """
         ...
 
@@ -55,10 +55,10 @@ class Rows(Protocol):
 def scan_after(
     rows: Rows, prefix: str, start: str | None, *, reverse: bool = False, limit: int
 ) -> list[tuple[str, str]]:
-    """Return what the rows' `scan` does.
+    """Return the result of the rows' `scan`.
 
     Raises:
-        StorageError: the scan returned its start, so a walk would never end.
+        StorageError: the scan returned its start, so an iteration would never end.
     """
     found = rows.scan(prefix, start=start, reverse=reverse, limit=limit)
     if found and found[0][0] == start:
@@ -108,7 +108,7 @@ class ShortKeys:
             return self._tails(head, rest, start, limit)
         found: list[tuple[str, str]] = []
         if start is not None and not _is_whole(start):
-            head, _ = _cut(start)  # begins with the prefix, because that is whole
+            head, _ = _cut(start)  # has the prefix, because the prefix is whole
             found = self._tails(head, "", start, limit)
             start = head + _MARK
         if len(found) < limit:
@@ -122,7 +122,7 @@ class ShortKeys:
         return found
 
     def _tails(self, head: str, rest: str, start: str | None, limit: int) -> list[tuple[str, str]]:
-        """Return the rows whose keys were cut after this head and go on with `rest`."""
+        """Return the rows whose keys were split after this head and continue with `rest`."""
         tails = _tails_of(head)
         start = None if start is None else tails + start.removeprefix(head)
         found = self.scan(tails + rest, start=start, limit=limit)
@@ -130,12 +130,12 @@ class ShortKeys:
 
 
 def _is_whole(key: str) -> bool:
-    """Return whether the key is stored as it is."""
+    """Return whether the key is stored unchanged."""
     return len(key) <= _SURELY_WHOLE or len(key.encode(errors="surrogatepass")) <= _LONGEST_WHOLE
 
 
 def _cut(key: str) -> tuple[str, str]:
-    """Return the largest head of the key that fits, and the rest."""
+    """Return the longest head of the key that fits, and the rest."""
     text, end = key.encode(errors="surrogatepass"), _LONGEST_WHOLE
     while text[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a byte within a character of UTF-8
         end -= 1

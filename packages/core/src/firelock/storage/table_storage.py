@@ -1,7 +1,7 @@
-"""Every verb on tables: what a storage gets that offers `Tables`, each verb a step on them.
+"""Every verb on tables: a storage that implements `Tables` gets all verbs, each as one step.
 
-What limits, unique keys, batches and memos add to a step stands in `keyed_tables` and `relation_tables`,
-which jobs without them do not enter.
+The parts for limits, unique keys, batches and memos are in `keyed_tables` and `relation_tables`. Jobs that
+use none of these do not call them.
 """
 
 from __future__ import annotations
@@ -56,24 +56,24 @@ _T = TypeVar("_T")
 
 
 class TableStorage(DerivedStorage):
-    """Every verb on tables, each a step."""
+    """Every verb on tables, each as one step."""
 
-    _is_initialized = False  # until __init__ has run: a storage whose own __init__ skips it is refused
+    _is_initialized = False  # set by __init__: a storage whose own __init__ does not call it is refused
 
     def __init__(self) -> None:
         super().__init__()
         self._is_initialized = True
-        self._served = ""  # the queue whose turn it was last
-        self._told_due_at: int | None = None  # the next due instant as `claim` or `promote` said last
+        self._served = ""  # the queue that had the last turn
+        self._told_due_at: int | None = None  # the next due time that `claim` or `promote` returned last
         self._cursors = LaneCursors()
         self._freed: dict[str, dict[str, None]] = {}  # by queue: lanes in which this handle has ended jobs
-        self._idle_after = self._unique_after = ""  # behind which keys upkeep goes on
+        self._idle_after = self._unique_after = ""  # the keys after which upkeep continues
 
     @abstractmethod
     def _step(self, body: Callable[[Tables], _T]) -> _T:
-        """The body has run on the tables, as one step; return what it returned."""
+        """Run the body on the tables as one step, and return its result."""
 
-    # ---- the hot path ------------------------------------------------------------------------------------
+    # ---- main path ---------------------------------------------------------------------------------------
 
     def insert(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
@@ -169,7 +169,7 @@ class TableStorage(DerivedStorage):
         if is_reviving and result is Applied.APPLIED and not after.record.is_final:
             take_again(tables, after.record)
         if row.lane is not None and row.record.session is not None and after.record.session is None:
-            # The next claim looks at the lane of a job that a session no longer has.
+            # The next claim examines the lane of a job that a session no longer has.
             if len(self._freed) > _FREED_QUEUES:
                 self._freed.clear()
             self._freed.setdefault(row.record.queue, {})[row.lane] = None
@@ -195,7 +195,7 @@ class TableStorage(DerivedStorage):
 
         return self._step(lambda tables: [move_one(tables, one) for one in moves])
 
-    # ---- what is remembered, batches -----------------------------------------------------------------------
+    # ---- memos, batches ------------------------------------------------------------------------------------
 
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
         """See `Storage.remember`."""
@@ -364,13 +364,14 @@ class TableStorage(DerivedStorage):
         self.prune_derived(pruned, now, limit)
         return len(pruned)
 
-    # ---- what people read --------------------------------------------------------------------------------
+    # ---- reading -----------------------------------------------------------------------------------------
 
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
         """See `Storage.get`."""
 
         def get(tables: Tables) -> list[JobRecord | None]:
-            rows = [tables.job(id) for id in ids]  # what is no id has no progress to ask for
+            # Only a known job has an id with which its progress can be read.
+            rows = [tables.job(id) for id in ids]
             return [
                 with_progress(row.record, tables.record("progress", row.record.id)) if row else None
                 for row in rows
@@ -463,7 +464,7 @@ class TableStorage(DerivedStorage):
 
 
 def _stored(tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, now: int) -> StoredJob:
-    """Return a new job as its parents and its batch leave it; `new` are those before it in its call."""
+    """Return a new job as its parents and its batch leave it; `new` has the earlier jobs of its call."""
 
     def find(id: str) -> StoredJob | None:
         return new.get(id) or tables.job(id)
@@ -474,7 +475,7 @@ def _stored(tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, now: i
 
 
 def _put(tables: Tables, row: StoredJob) -> None:
-    """The job is stored, and its batch, if it has one, has been told."""
+    """Store the job, and update the counts of its batch if it has one."""
     if row.record.relations_json is None:
         tables.put(row)
     else:

@@ -1,4 +1,4 @@
-"""Jobs, sessions, records and keys as tables: what a storage offers to get every verb by `TableStorage`."""
+"""Jobs, sessions, records and keys as tables, from which `TableStorage` builds every verb."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from firelock.storage.rules import StoredJob
 
 @attrs.frozen
 class StoredSession:
-    """A session; since when it is dead, and when it may be forgotten."""
+    """A session, with the time of its end and the time at which it may be deleted."""
 
     record: SessionRecord
     ended_at: int | None = None
-    forget_at: int | None = None  # empty while it lives
-    is_followed: bool = False  # another session of its server began after its death
+    forget_at: int | None = None  # None while it lives
+    is_followed: bool = False  # another session of its server began after its end
 
 
 @attrs.frozen
 class MemoSum:
-    """How much a job remembers."""
+    """The number and the size of a job's memos."""
 
     count: int = 0
     size: int = 0  # of the values, in bytes of UTF-8
-    next_place: int = 0  # also after what was forgotten
+    next_place: int = 0  # not reduced when memos are deleted
 
 
 class Tables(ABC):
-    """Jobs, sessions, records and counts as one step finds and leaves them."""
+    """The jobs, sessions, records and counts within one step."""
 
     @abstractmethod
     def job(self, id: str) -> StoredJob | None:
-        """Return the job, None where unknown."""
+        """Return the job; None if it is unknown."""
 
     @abstractmethod
     def put(self, row: StoredJob) -> None:
-        """The job is stored; one that has just ended is on the releasing list if any wait for it."""
+        """Store the job; if it has just ended and others wait for it, put it on the releasing list."""
 
     @abstractmethod
     def remove(self, row: StoredJob) -> None:
-        """The job is not stored any more."""
+        """Delete the job."""
 
     @abstractmethod
     def next_sequence(self) -> int:
@@ -59,7 +59,7 @@ class Tables(ABC):
 
     @abstractmethod
     def ready(self, queue: str, limit: int) -> Iterable[StoredJob]:
-        """Return the first of those who wait in the queue itself, in no lane."""
+        """Return the first jobs that wait in the queue itself, not in a lane."""
 
     @abstractmethod
     def queues(self) -> Iterable[str]:
@@ -67,7 +67,7 @@ class Tables(ABC):
 
     @abstractmethod
     def has_lanes(self, queue: str) -> bool:
-        """Tell whether jobs with limits wait in the queue."""
+        """Return whether jobs with limits wait in the queue."""
 
     @abstractmethod
     def lanes(self, queue: str, after: str, until: str, limit: int) -> list[str]:
@@ -75,59 +75,59 @@ class Tables(ABC):
 
     @abstractmethod
     def in_lane(self, queue: str, lane: str, behind: int, limit: int) -> list[StoredJob]:
-        """Return the first of those who wait in the lane, without so many that are in front."""
+        """Return the first jobs that wait in the lane, after skipping `behind` jobs."""
 
     @abstractmethod
     def lane_counts(self) -> Iterable[tuple[str, int]]:
-        """Return how many wait in each lane of each queue."""
+        """Return the number of waiting jobs of each lane of each queue."""
 
     @abstractmethod
     def key_row(self, key: str) -> KeyRow | None:
-        """Return what is stored of a limit's key."""
+        """Return the row of a limit's key; None if none is stored."""
 
     @abstractmethod
     def put_key_row(self, key: str, row: KeyRow | None) -> None:
-        """This is stored of the key; None for nothing."""
+        """Store the row of the key; None deletes it."""
 
     @abstractmethod
     def key_rows(self, prefix: str) -> Iterable[tuple[str, KeyRow]]:
-        """Return the rows of the keys that begin so, in order of key."""
+        """Return the rows of the keys with this prefix, in order of key."""
 
     @abstractmethod
     def unique_row(self, key: str) -> UniqueRow | None:
-        """Return what is stored of a unique key."""
+        """Return the row of a unique key; None if none is stored."""
 
     @abstractmethod
     def put_unique_row(self, key: str, row: UniqueRow | None) -> None:
-        """This is stored of the key; None for nothing."""
+        """Store the row of the key; None deletes it."""
 
     @abstractmethod
     def unique_rows(self, prefix: str, after: str, limit: int) -> list[tuple[str, UniqueRow]]:
-        """Return the rows of the keys that begin so, above `after`, in order of key."""
+        """Return the rows of the keys with this prefix and above `after`, in order of key."""
 
     @abstractmethod
     def batch_counts(self, batch: str) -> BatchCounts | None:
-        """Return what is counted of the batch, its flags aside but `is_stopping`; None for what is none."""
+        """Return the stored counts of a batch, with `is_stopping` as the only flag; None if not a batch."""
 
     @abstractmethod
     def put_batch_counts(self, batch: str, counts: BatchCounts | None) -> None:
-        """This is counted of the batch; None for one that is gone."""
+        """Store the counts of the batch; None if the batch is deleted."""
 
     @abstractmethod
     def note_changed(self, batch: str) -> None:
-        """The batch is on the list of those to look at; it may have been before."""
+        """Put the batch on the list of batches to examine, if it is not on it."""
 
     @abstractmethod
     def is_changed(self, batch: str) -> bool:
-        """Tell whether the batch is on that list."""
+        """Return whether the batch is on that list."""
 
     @abstractmethod
     def next_changed(self) -> str | None:
-        """Return a batch of the list, on which it is no more."""
+        """Remove a batch from the list and return it; None if the list is empty."""
 
     @abstractmethod
     def unswept(self, batch: str, limit: int) -> list[StoredJob]:
-        """Return members that have not ended, without batches that are cancelled."""
+        """Return members that have not ended, except batches that are cancelled."""
 
     @abstractmethod
     def shut_out(self, batch: str, limit: int) -> list[StoredJob]:
@@ -135,123 +135,123 @@ class Tables(ABC):
 
     @abstractmethod
     def memos(self, job: str) -> list[Memo]:
-        """Return what the job remembers, in order of place."""
+        """Return the memos of the job, in order of place."""
 
     @abstractmethod
     def memo(self, job: str, kind: MemoKind, name: str) -> Memo | None:
-        """Return what the job remembers under this name."""
+        """Return the memo of the job with this kind and name; None if none is stored."""
 
     @abstractmethod
     def put_memo(self, job: str, memo: Memo) -> None:
-        """The job remembers this, over what stood under its name."""
+        """Store the memo, in place of an earlier one of its kind and name."""
 
     @abstractmethod
     def remove_memo(self, job: str, memo: Memo) -> None:
-        """The job does not remember this any more."""
+        """Delete the memo."""
 
     @abstractmethod
     def memo_sum(self, job: str) -> MemoSum:
-        """Return how much the job remembers."""
+        """Return the number and the size of the job's memos."""
 
     @abstractmethod
     def put_memo_sum(self, job: str, total: MemoSum | None) -> None:
-        """The job remembers so much; None where it is gone."""
+        """Store the number and the size of the job's memos; None if the job is deleted."""
 
     @abstractmethod
     def due(self, now: int, limit: int) -> list[StoredJob]:
-        """Return the scheduled and awaiting jobs that are due, longest due first."""
+        """Return the scheduled and awaiting jobs that are due, the earliest due time first."""
 
     @abstractmethod
     def next_due_at(self) -> int | None:
-        """Return the instant of what is due first, a scheduled or awaiting job or a recurring one."""
+        """Return the earliest due time of a scheduled, awaiting or recurring job."""
 
     @abstractmethod
     def expired(self, now: int, limit: int) -> list[StoredJob]:
-        """Return the jobs that have expired and are not on the releasing list."""
+        """Return the jobs whose `expires_at` has passed and that are not on the releasing list."""
 
     @abstractmethod
     def held(self, session: str) -> list[StoredJob]:
-        """Return what the session holds, with its tails."""
+        """Return the jobs that the session holds, including its tails."""
 
     @abstractmethod
     def waiting(self, parent: str) -> list[StoredJob]:
-        """Return those whose tie to this parent is not decided."""
+        """Return the jobs whose edge to this parent is not decided."""
 
     @abstractmethod
     def children(self, parent: str) -> list[StoredJob]:
-        """Return the parent's continuations, ended ones too."""
+        """Return the parent's continuations, including ended ones."""
 
     @abstractmethod
     def is_releasing(self, id: str) -> bool:
-        """Tell whether the job is on the releasing list."""
+        """Return whether the job is on the releasing list."""
 
     @abstractmethod
     def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
-        """Return an ended parent and some who wait for it; they are not given out for this end again."""
+        """Return an ended parent and some children that wait for it; never return them for this end again."""
 
     @abstractmethod
     def find(
         self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
     ) -> list[JobRecord]:
-        """Return up to `limit` jobs behind the place, in order of time; the filter names no parent."""
+        """Return up to `limit` jobs after the place, in order of time; the filter has no `parent_id`."""
 
     @abstractmethod
     def counts(self) -> Iterable[tuple[str, State, int]]:
-        """Return how many jobs are in each queue and state."""
+        """Return the number of jobs in each queue and state."""
 
     @abstractmethod
     def session(self, id: str) -> StoredSession | None:
-        """Return the session, None where unknown."""
+        """Return the session; None if it is unknown."""
 
     @abstractmethod
     def put_session(self, session: StoredSession) -> None:
-        """The session is stored."""
+        """Store the session."""
 
     @abstractmethod
     def remove_session(self, id: str) -> None:
-        """The session is not stored any more."""
+        """Delete the session."""
 
     @abstractmethod
     def sessions(self) -> Iterable[StoredSession]:
-        """Return all, dead ones too."""
+        """Return all sessions, including ended ones."""
 
     @abstractmethod
     def living_sessions(self, limit: int | None = None) -> Iterable[StoredSession]:
-        """Return the living ones, or the first of them, in order of `started_at` and id."""
+        """Return the living sessions, or the first of them, in order of `started_at` and id."""
 
     @abstractmethod
     def unfollowed(self, server_id: str) -> list[StoredSession]:
-        """Return the dead sessions of the server that no other one has followed."""
+        """Return the ended sessions of the server that no later session has followed."""
 
     @abstractmethod
     def forgettable(self, now: int, limit: int) -> list[StoredSession]:
-        """Return the first of those that may be forgotten by now."""
+        """Return the first of the ended sessions that may be deleted by now."""
 
     def living(self, id: str) -> SessionRecord | None:
-        """Return the session, None where it is dead or unknown."""
+        """Return the session; None if it has ended or is unknown."""
         session = self.session(id)
         return session.record if session and session.record.is_alive else None
 
     @abstractmethod
     def record(self, kind: str, key: str) -> Record | None:
-        """Return the record, None where there is none."""
+        """Return the record; None if it does not exist."""
 
     @abstractmethod
     def records(self, kind: str, after: str, limit: int) -> list[Record]:
-        """Return those of a kind above `after`, in order of key."""
+        """Return the records of a kind above `after`, in order of key."""
 
     @abstractmethod
     def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
-        """Return those of a kind that are due, longest due first."""
+        """Return the records of a kind that are due, the earliest due time first."""
 
     @abstractmethod
     def put_record(self, change: RecordChange) -> int:
-        """The record, which has the expected version, is replaced; return its new version."""
+        """Replace the record, which has the expected version; return its new version."""
 
     @abstractmethod
     def remove_record(self, record: Record) -> None:
-        """The record is gone, its version is not: those that are put anew go on from it."""
+        """Delete the record, but not its version: later records must continue from it."""
 
     def is_paused(self, queue: str) -> bool:
-        """Tell whether claims pass over the queue."""
+        """Return whether claims skip the queue."""
         return rules.is_pausing(self.record("queue", queue))

@@ -1,7 +1,8 @@
-"""Those of one process who wait for work, and what each of them has not seen of what arrived.
+"""The waits for work in one process, and the arrivals that each of them has not seen yet.
 
-Whoever learns of work, also from another process, notes its queues. Who claims says so before: what arrived
-until then, the claim sees. So whatever arrives between a claim that found nothing and the wait ends the wait.
+Code that detects work, including work from other processes, notes the queues of that work. A claim is marked
+when it begins, because it sees all work that arrived before. So work that arrives between a claim that found
+nothing and the wait ends the wait.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import time
 import weakref
 from collections.abc import Collection, Sequence
 
-ANY_QUEUE = "*"  # what concerns every queue: an instant came nearer, a queue was resumed, nobody knows which
-_TAKEN = "taken "  # a queue's name has no blank
-_REST = 0.005  # seconds between two looks of who waits for none of all that arrives for queues
-_REMEMBERED = 1_000  # queues, and sets of queues, of which the last arrival is remembered apart
+ANY_QUEUE = "*"  # for every queue: a due time became earlier, a queue was resumed, or the queue is unknown
+_TAKEN = "taken "  # names of queues contain no space
+_REST = 0.005  # seconds of pause after a wake-up of a wait for `taken_from` names, which every arrival wakes
+_REMEMBERED = 1_000  # queues, and sets of queues, whose last arrival is stored separately
 
 _living: weakref.WeakSet[Waiting] = weakref.WeakSet()
 
@@ -30,20 +31,20 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 def taken_from(session: str) -> str:
-    """Return what is waited for, in place of a queue, by who holds the jobs of a session.
+    """Return the name for which the holder of a session's jobs waits, in place of a queue.
 
-    It arrives when others have taken one of them out of processing: an operator, or the end of its batch.
+    It arrives when others have taken one of the jobs out of processing: an operator, or the end of its batch.
     """
     return _TAKEN + session
 
 
 def is_of_taken(name: str) -> bool:
-    """Tell what `taken_from` returns from the name of a queue."""
+    """Return whether the name comes from `taken_from`, and is not the name of a queue."""
     return name.startswith(_TAKEN)
 
 
 class Waiting:
-    """The waits of one handle; where work is heard of in another way, `look` and `sleep` are overridden."""
+    """The waits of one handle; a storage with other notifications overrides `look` and `sleep`."""
 
     def __init__(self) -> None:
         self._begin()
@@ -51,22 +52,23 @@ class Waiting:
 
     def _begin(self) -> None:
         self.changed = threading.Condition()
-        self._number = 0  # of the last arrival
-        self._last_work = 0  # of the last one that concerns queues
-        self._arrived: dict[str, int] = {}  # by queue: its last arrival
-        self._seen: dict[frozenset[str] | None, int] = {}  # by queues: the last one before their last claim
+        self._number = 0  # number of the last arrival
+        self._last_work = 0  # number of the last arrival that concerns queues
+        self._arrived: dict[str, int] = {}  # by queue: number of its last arrival
+        # By queues: number of the last arrival before their last claim.
+        self._seen: dict[frozenset[str] | None, int] = {}
         self._interrupts = 0
         self._is_ended = False
         self._waiters = 0
 
     def leave_behind(self) -> None:
-        """This is another process than the one that waited, after a fork: nobody waits in it yet."""
+        """Reset the state in a forked process, in which no thread waits yet."""
         self._begin()
 
-    # ---- telling -----------------------------------------------------------------------------------------
+    # ---- arrivals ----------------------------------------------------------------------------------------
 
     def note(self, queues: Collection[str]) -> None:
-        """Who waits for one of these queues looks for work."""
+        """Wake the waits for these queues, because work may have arrived."""
         with self.changed:
             self._number += 1
             if len(self._arrived) + len(queues) > _REMEMBERED:
@@ -77,7 +79,7 @@ class Waiting:
             self.rouse()
 
     def mark(self, queues: Sequence[str] | None) -> None:
-        """Whatever was noted before now will be seen by the claim that follows."""
+        """Mark the beginning of a claim, which sees everything that was noted before."""
         with self.changed:
             self.look()
             if len(self._seen) > _REMEMBERED:
@@ -85,20 +87,20 @@ class Waiting:
             self._seen[_key(queues)] = self._number
 
     def interrupt(self) -> None:
-        """Every `wait` under way returns."""
+        """Make every current `wait` return."""
         with self.changed:
             self._interrupts += 1
             self.rouse()
 
     def end(self) -> None:
-        """Every `wait` returns from now on; for a handle's `close`."""
+        """Make every `wait` return from now on; for a handle's `close`."""
         self._is_ended = True
         self.interrupt()
 
     # ---- waiting -----------------------------------------------------------------------------------------
 
     def is_marked(self, queues: Sequence[str] | None) -> bool:
-        """Tell whether there was a claim of these queues, so that a wait for them misses nothing."""
+        """Return whether these queues were claimed from, so that a wait for them misses nothing."""
         return _key(queues) in self._seen
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
@@ -133,13 +135,13 @@ class Waiting:
         finally:
             self.changed.acquire()
 
-    # ---- what a storage does in its own way, each with the lock held ---------------------------------------
+    # ---- hooks for a storage, called with the lock held ----------------------------------------------------
 
     def look(self) -> None:
-        """What has arrived elsewhere is noted."""
+        """Note what has arrived elsewhere."""
 
     def is_news(self, queues: Sequence[str] | None) -> bool:
-        """Tell whether something has arrived for these queues since they were marked or told last."""
+        """Return whether something has arrived for these queues since their last mark or successful wait."""
         seen = self._seen.setdefault(_key(queues), self._number)
         if queues is None:
             return self._last_work > seen
@@ -147,11 +149,11 @@ class Waiting:
         return any(self._arrived.get(queue, 0) > seen for queue in (*queues, *([ANY_QUEUE] * is_for_queues)))
 
     def sleep(self, seconds: float) -> None:
-        """Return when something may have arrived, after a `rouse`, or after so many seconds."""
+        """Return when something may have arrived, after a `rouse`, or after this number of seconds."""
         self.changed.wait(seconds)
 
     def rouse(self) -> None:
-        """Whoever waits looks again."""
+        """Make every waiting thread check again."""
         if self._waiters:
             self.changed.notify_all()
 

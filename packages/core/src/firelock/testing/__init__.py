@@ -1,10 +1,11 @@
-"""The testers' door: what tests an app, and the kit that proves what an app is made of.
+"""Tools for testing an app, and the conformance kit for the parts of which an app consists.
 
-Names are loaded when first used, so that the door opens without pytest and hypothesis. Read `tester` first,
-then `private` (its storage), `uncommitted` (what it hides), `manual_clock` (its time), `stepped` (its server)
-and `enqueued` (what was enqueued). `plugin` is what pytest loads; `faults` is a storage that fails as told,
-`waiting` waits for a condition. `conformance/` is the kit: `movable_clock` is what it asks of a storage,
-`test_storage`, `test_locks` and `test_server` run it from here.
+Names are loaded when they are first used, so that this module can be imported without pytest and hypothesis.
+Read `tester` first, then `private` (its storage), `uncommitted` (the jobs that it hides), `manual_clock` (its
+time), `stepped` (its server) and `enqueued` (the enqueued jobs). `plugin` is the module that pytest loads.
+`faults` is a storage that fails on demand, and `waiting` waits for a condition. `conformance/` is the kit:
+`movable_clock` is what it requires of a storage, and `test_storage`, `test_locks` and `test_server` run it
+from here.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def __getattr__(name: str) -> object:
 
 
 def _explain_assertions() -> None:
-    """Pytest shows the values of the kit's failed assertions, as it does for a user's own tests."""
+    """Let pytest show the values of the kit's failed assertions, as it does for a user's own tests."""
     import pytest
 
     parts = ("locks", "model", "retries", "scene", "serializers", "server", "steps", "storage")
@@ -90,5 +91,5 @@ def _explain_assertions() -> None:
 
 
 def __dir__() -> list[str]:
-    """Return the names behind the door."""
+    """Return the public names of this module."""
     return sorted(__all__)

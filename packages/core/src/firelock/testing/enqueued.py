@@ -1,4 +1,4 @@
-"""What was enqueued, decoded, and what a test expects of it."""
+"""The enqueued jobs with their decoded calls, and the values that a test expects of them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _SHOWN = 20
 
 @attrs.frozen
 class Enqueued:
-    """A job that was made, with the call it came from."""
+    """A created job, with the call that created it."""
 
-    job: Job[Any]  # as it is now
+    job: Job[Any]  # in its current state
     task: str
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
 
     def __str__(self) -> str:
-        """Return the call and what was chosen for it, in one line."""
+        """Return the call and its options in one line."""
         record = self.job.record()
         given = [repr(value) for value in self.args]
         given += [f"{name}={value!r}" for name, value in self.kwargs.items()]
@@ -54,9 +54,9 @@ class Enqueued:
 
 @attrs.frozen(kw_only=True)
 class Expected:
-    """What a job must be to count; None leaves it open."""
+    """The values that a job must have to match; None matches any value."""
 
-    arguments: Mapping[str, JsonValue] | None  # stored form, defaults filled in
+    arguments: Mapping[str, JsonValue] | None  # in stored form, with defaults filled in
     call: str
     queue: str | None
     due_at: int | None
@@ -65,7 +65,7 @@ class Expected:
     meta: Mapping[str, str]
 
     def fits(self, app: Firelock, record: JobRecord) -> bool:
-        """Tell whether a job of the expected task is one that counts."""
+        """Return whether a job of the expected task matches."""
         return (
             self.queue in {None, record.queue}
             and self.priority in {None, record.priority}
@@ -76,7 +76,7 @@ class Expected:
         )
 
     def __str__(self) -> str:
-        """Return what is expected, as a test would write it."""
+        """Return the expected values as a test would write them."""
         parts = [self.call]
         parts += [f"queue={self.queue}"] if self.queue is not None else []
         parts += [f"due_at={from_micros(self.due_at).isoformat()}"] if self.due_at is not None else []
@@ -99,11 +99,11 @@ def expected(
     meta: Mapping[str, str],
     now: int,
 ) -> Expected:
-    """Return what a test says, in the form in which it is compared.
+    """Return the values that a test passed, in the form in which they are compared.
 
     Raises:
-        SignatureMismatch: the task could not be called like that.
-        ArgumentError: a value would never have been enqueued.
+        SignatureMismatch: the task cannot be called with these arguments.
+        ArgumentError: a value could not have been enqueued.
     """
     arguments, call = None, f"{info.name}(…)"
     if args is not None or kwargs is not None:
@@ -134,14 +134,14 @@ def _stored_arguments(app: Firelock, record: JobRecord) -> Mapping[str, JsonValu
 
 
 def find_task(app: Firelock, task: TaskVerbs[..., Any] | str) -> TaskInfo:
-    """Return the registration that a test means.
+    """Return the registration of the task that a test passed.
 
     Raises:
-        UnknownTask: the app has no task of that name.
+        UnknownTask: the app has no task with this name.
     """
     if isinstance(task, TaskVerbs):
         return task.info
-    info = app.registry.get(getattr(task, "name", task))  # a task of the module for Celery has its name
+    info = app.registry.get(getattr(task, "name", task))  # a task of the Celery module has its name
     if info is None:
         known = ", ".join(sorted(one.name for one in app.tasks())) or "none"
         raise UnknownTask(f"Task {task!r} is not registered in this app. Registered: {known}.")
@@ -149,7 +149,7 @@ def find_task(app: Firelock, task: TaskVerbs[..., Any] | str) -> TaskInfo:
 
 
 def decoded(app: Firelock, record: JobRecord) -> Enqueued:
-    """Return the job with its call; what cannot be decoded here is shown as the text it is."""
+    """Return the job with its call; arguments that cannot be decoded here stay the stored string."""
     job: Job[Any] = Job(app.client, record)
     info, serializer = app.registry.get(record.task), app.client.serializers.get(record.serializer)
     if info is None or serializer is None:
@@ -162,7 +162,7 @@ def decoded(app: Firelock, record: JobRecord) -> Enqueued:
 
 
 def listed(calls: Sequence[Enqueued]) -> str:
-    """Return what was enqueued, one call a line, for the message of a failed assertion."""
+    """Return the enqueued calls, one per line, for the message of a failed assertion."""
     if not calls:
         return "Nothing was enqueued."
     lines = [f"  {call}" for call in calls[:_SHOWN]]

@@ -1,4 +1,4 @@
-"""A storage that fails when it is told to: for tests of what a program does while its storage is away."""
+"""A storage that fails on demand, for tests of a program whose storage is unreachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Kind = TypeVar("_Kind", bound=type)
 _VERBS = tuple(
     name for name, value in vars(Storage).items() if inspect.isfunction(value) and not name.startswith("_")
 )
-_NEVER_FAIL = frozenset({"close", "interrupt", "new_ids"})  # what one that is away does as well
+_NEVER_FAIL = frozenset({"close", "interrupt", "new_ids"})  # an unreachable storage can do these too
 
 
 @attrs.define(eq=False)
@@ -32,9 +32,9 @@ class _Fault:
 
 
 def _passes_on(verb: str) -> Callable[..., object]:
-    """Return a method that does the verb of the storage inside, unless it is to fail."""
+    """Return a method that calls the verb of the inner storage, unless it must fail."""
 
-    @wraps(getattr(Storage, verb), updated=())  # its being abstract is not passed on
+    @wraps(getattr(Storage, verb), updated=())  # without its __dict__, so that the method is not abstract
     def call(self: FaultyStorage, *args: object, **kwargs: object) -> object:
         return self.pass_on(verb, *args, **kwargs)
 
@@ -42,7 +42,7 @@ def _passes_on(verb: str) -> Callable[..., object]:
 
 
 def _passes_on_every_verb(kind: _Kind) -> _Kind:
-    """The class has every verb of the contract, also those that a later version of it brings."""
+    """Add every verb of the contract to the class, including verbs that a later version introduces."""
     for verb in _VERBS:
         if verb not in vars(kind):
             setattr(kind, verb, _passes_on(verb))
@@ -52,7 +52,9 @@ def _passes_on_every_verb(kind: _Kind) -> _Kind:
 
 @_passes_on_every_verb
 class FaultyStorage(Storage):
-    """Another storage, each of whose verbs can be told to fail; `FaultyStorage.around(storage)` makes one.
+    """A wrapper of another storage, each of whose verbs can be made to fail.
+
+    `FaultyStorage.around(storage)` creates one.
 
     ::
 
@@ -71,34 +73,34 @@ class FaultyStorage(Storage):
         self._lock = threading.Lock()
         self._faults: dict[str, list[_Fault]] = {}
         self._is_away = False
-        self.refusals = 0  # calls that met the storage away
+        self.refusals = 0  # calls that were made while the storage was unreachable
 
     @classmethod
     def around(cls, storage: Storage) -> Self:
-        """Return the storage with faults to come; it is used and closed through what is returned."""
+        """Return the storage wrapped for faults; use and close it through the returned object."""
         return cls(storage)
 
     @property
     def clock_offset(self) -> int:
-        """The offset of the storage inside."""
+        """The clock offset of the inner storage."""
         return movable(self.inside).clock_offset
 
     @clock_offset.setter
     def clock_offset(self, offset: int) -> None:
         movable(self.inside).clock_offset = offset
 
-    # ---- faults to come ----------------------------------------------------------------------------------
+    # ---- planned faults ----------------------------------------------------------------------------------
 
     def fail_next(
         self, verb: str, error: Exception | None = None, *, times: int = 1, after_effect: bool = False
     ) -> None:
-        """The next calls of the verb raise; the error is a `StorageUnavailable` unless given.
+        """Make the next calls of the verb raise the error, by default a `StorageUnavailable`.
 
         Args:
             verb: a method of `firelock.storage.Storage`: `insert`, `claim`, `apply`, `exchange`, …
-            error: what is raised, each time the same.
-            times: how many calls fail, after those that were told to fail before.
-            after_effect: the storage has done it all the same: only its answer is lost.
+            error: the error to raise, the same object each time.
+            times: how many calls fail, after those that earlier calls of this method make fail.
+            after_effect: the storage carries out the call, and only its result is lost.
 
         Raises:
             ConfigurationError: a storage has no such verb.
@@ -112,7 +114,7 @@ class FaultyStorage(Storage):
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Within the block every verb raises `StorageUnavailable`, and nothing is done."""
+        """Make every verb raise `StorageUnavailable` within the block, without doing anything."""
         self._is_away = True
         try:
             yield
@@ -122,7 +124,7 @@ class FaultyStorage(Storage):
     # ---- every verb --------------------------------------------------------------------------------------
 
     def pass_on(self, verb: str, *args: object, **kwargs: object) -> object:
-        """Return what the storage inside answers, unless a fault has its turn."""
+        """Return the result of the inner storage, or raise the next planned fault."""
         if verb not in _NEVER_FAIL and self._is_away:
             with self._lock:
                 self.refusals += 1

@@ -1,4 +1,4 @@
-"""Time that a test moves by hand, and what falls due on the way."""
+"""A clock that a test moves by hand, which runs the jobs that become due on the way."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from firelock.model.clock import from_micros, micros, span_micros
 from firelock.testing.private import StillStorage
 from firelock.testing.stepped import Drained, SteppedServer
 
-_ENDLESS = 2_000  # instants on one way from which on a test is told to jump
+_ENDLESS = 2_000  # stops of one advance, after which an error suggests jump()
 
 
 class ManualClock:
-    """The time of a `Tester`'s apps: it stands still until it is moved here.
+    """The time of a `Tester`'s apps, which stands still until it is moved here.
 
-    `advance` goes from one due instant to the next and runs there what is due, as servers would have done in
-    all that time. `jump` goes at once and runs nothing, as if all servers had been down.
+    `advance` goes from one due time to the next and runs what is due there, as servers would have done in all
+    that time. `jump` sets the time directly and runs nothing, as if all servers had been down.
     """
 
     def __init__(self, storage: StillStorage, server: SteppedServer) -> None:
@@ -26,7 +26,7 @@ class ManualClock:
 
     @property
     def now(self) -> datetime:
-        """The present instant, in UTC."""
+        """The current time, in UTC."""
         return from_micros(self._storage.clock())
 
     def advance(
@@ -39,20 +39,20 @@ class ManualClock:
         seconds: float = 0,
         raises: bool = False,
     ) -> Drained:
-        """It is that much later, and everything that fell due on the way has been run at its own instant.
+        """Move the clock forward by a duration, and run everything at its own due time on the way.
 
-        Called by a job that is running, it only lets the time pass: jobs above their timeout are told so.
+        If a running job calls this, only the time passes, and runs above their timeout are cancelled.
 
         Args:
-            span: how much later, beside or instead of the units.
-            days: a part of the span.
-            hours: a part of the span.
-            minutes: a part of the span.
-            seconds: a part of the span.
-            raises: the first error of a task ends it and is raised here.
+            span: the duration, in addition to or instead of the units.
+            days: a part of the duration.
+            hours: a part of the duration.
+            minutes: a part of the duration.
+            seconds: a part of the duration.
+            raises: stop at the first error of a task, and raise it here.
 
         Raises:
-            ConfigurationError: the span is negative.
+            ConfigurationError: the duration is negative.
         """
         return self.advance_to(self.now + _span(span, days, hours, minutes, seconds), raises=raises)
 
@@ -66,14 +66,14 @@ class ManualClock:
         seconds: float = 0,
         raises: bool = False,
     ) -> Drained:
-        """Advance with `async def` tasks on the running loop."""
+        """Do the same as `advance`, with `async def` tasks on the running loop."""
         return await self.aadvance_to(self.now + _span(span, days, hours, minutes, seconds), raises=raises)
 
     def advance_to(self, instant: datetime, *, raises: bool = False) -> Drained:
-        """It is this aware instant, and everything that fell due on the way has been run at its own instant.
+        """Move the clock forward to this aware time, and run everything at its own due time on the way.
 
         Raises:
-            ConfigurationError: the instant has passed.
+            ConfigurationError: the time has passed.
         """
         drained = Drained()
         for _ in self._stops(instant):
@@ -81,7 +81,7 @@ class ManualClock:
         return drained
 
     async def aadvance_to(self, instant: datetime, *, raises: bool = False) -> Drained:
-        """Advance to an instant with `async def` tasks on the running loop."""
+        """Do the same as `advance_to`, with `async def` tasks on the running loop."""
         drained = Drained()
         for _ in self._stops(instant):
             drained += await self._server.adrain(None, None, raises=raises)
@@ -96,17 +96,19 @@ class ManualClock:
         minutes: float = 0,
         seconds: float = 0,
     ) -> None:
-        """It is that much later at once: nothing has run meanwhile, and misfires are met as after an outage.
+        """Move the clock forward by a duration without running anything on the way.
+
+        Misfires are treated as after an outage.
 
         Raises:
-            ConfigurationError: the span is negative.
+            ConfigurationError: the duration is negative.
         """
         self._set(micros(self.now + _span(span, days, hours, minutes, seconds)))
 
-    # ---- on the way --------------------------------------------------------------------------------------
+    # ---- stops -------------------------------------------------------------------------------------------
 
     def _stops(self, until: datetime) -> Iterator[None]:
-        """Stand at each instant at which something is due, now first; at the end it is `until`."""
+        """Set the clock to each due time and yield there, beginning with the current time; end at `until`."""
         target = micros(until)
         if target < self._storage.clock():
             raise ConfigurationError(

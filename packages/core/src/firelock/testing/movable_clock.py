@@ -1,4 +1,4 @@
-"""The clock of a storage or lock provider, as tests move it instead of sleeping."""
+"""The clock of a storage or lock provider, which tests move instead of sleeping."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class MovableClock(Protocol):
-    """What the kits ask of a store besides its verbs."""
+    """What the kits require of a store in addition to its verbs."""
 
-    clock_offset: int  # micros that are added to its clock
+    clock_offset: int  # micros, added to the store's clock
 
 
 def movable(store: object) -> MovableClock:
-    """Return the store as one whose time can be moved.
+    """Return the store as one whose clock can be moved.
 
     Raises:
-        TypeError: it has no `clock_offset`.
+        TypeError: the store has no `clock_offset`.
     """
     if not isinstance(store, MovableClock):
         raise TypeError(

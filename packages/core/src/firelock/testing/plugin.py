@@ -1,4 +1,4 @@
-"""The pytest plugin: every pytest that finds Firelock installed loads it, so it imports little."""
+"""The pytest plugin; every pytest run with Firelock installed loads it, so it imports little."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ pytest_plugins = ["firelock.testing.conformance.reporting"]
 
 
 class StartTester(Protocol):
-    """What the fixture `firelock_tester` gives: a function that takes apps as `Tester` does."""
+    """The value of the fixture `firelock_tester`: a function that takes apps as `Tester` does."""
 
     def __call__(self, *apps: Firelock, start: datetime | None = None) -> Tester:
-        """Return a tester of the apps; it ends with the test."""
+        """Return a tester of the apps, which is closed at the end of the test."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The storage of a `Tester`: private, in memory, in a time that stands still until it is moved."""
+"""The storage of a `Tester`: private, in memory, with a clock that stands still until it is moved."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from firelock.testing.uncommitted import Uncommitted, check_transaction
 
 
 class StillStorage(MemoryStorage):
-    """Memory whose clock shows one instant, moved by `clock_offset` alone.
+    """An in-memory storage whose clock stands still; only `clock_offset` moves it.
 
-    What is enqueued within one instant keeps its order all the same, a requeued job behind the others: the
-    verbs that enqueue see the clock a microsecond further each time.
+    Jobs that are enqueued at the same time still keep their order, and a requeued job comes after the others:
+    in each call of a verb that enqueues jobs, the clock is one microsecond ahead of the previous call.
     """
 
     features = MemoryStorage.features | {Feature.TRANSACTIONAL_ENQUEUE}
@@ -55,7 +55,7 @@ class StillStorage(MemoryStorage):
     def insert(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
-        """See `Storage.insert`; a transaction is accepted and does not matter: the jobs are there at once."""
+        """See `Storage.insert`; a transaction is accepted but ignored, so the jobs exist immediately."""
         del within
         with self._tick():
             inserted = super().insert(jobs, only_if=only_if)
@@ -65,7 +65,7 @@ class StillStorage(MemoryStorage):
             return inserted
 
     def _put_off(self, job_id: str, use: UniqueUse | None) -> None:
-        """A debounced job that a call has put off is due to the microsecond: no tick counts in it."""
+        """Set the exact due time of a debounced job that a call has deferred, without this call's tick."""
         with self._open() as store:
             row = store.table.rows.get(job_id)
             wait = None if use is None else use.wait
@@ -74,13 +74,13 @@ class StillStorage(MemoryStorage):
                 store.table.put(attrs.evolve(row, record=attrs.evolve(row.record, due_at=due_at)))
 
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """See `Storage.apply`; as with `insert`, it is applied at once."""
+        """See `Storage.apply`; as in `insert`, the changes take effect immediately."""
         del within
         with self._tick():
             return super().apply(transitions)
 
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """See `Storage.remember`; as with `insert`, they are remembered at once."""
+        """See `Storage.remember`; as in `insert`, the memos are stored immediately."""
         del within
         with self._tick():
             return super().remember(memos)
@@ -91,25 +91,25 @@ class StillStorage(MemoryStorage):
             return super().release(limit)
 
     def claim_only(self, job_id: str, session: str, now: int) -> ClaimedJob | None:
-        """The job is processing for this session, out of its turn; None where no claim would take it."""
+        """Claim this job for the session out of turn; return None if no claim would take it."""
         with self._open() as store:
             living, row = store.table.living(session), store.table.rows.get(job_id)
-            if row is None or living is None or not row.is_ready:  # none: a duplicate, which was not stored
+            if row is None or living is None or not row.is_ready:  # None: a duplicate, which was not stored
                 return None
             if store.table.is_paused(row.record.queue):
                 return None
             if row.lane is not None and take_one(store.table, row, now=self.clock()) is None:
-                return None  # it waits for its limits
+                return None  # the job waits for its limits
             name = living.session.server
             claimed = rules.claimed_by(row, session, name, now=now)
             store.table.put(claimed)
             return claimed.claimed()
 
     def followers(self, job_id: str) -> list[str]:
-        """Return the ids of the jobs that may go on by this one, in the order in which they were made.
+        """Return the ids of the jobs that may continue because of this one, in the order of creation.
 
-        Its continuations, and theirs; members of a batch that it opens; its batch and its caller, and what
-        follows them.
+        These are its continuations and theirs, the members of a batch that it opens, its batch and its
+        caller, and the jobs that follow from those.
         """
         with self._open() as store:
             found: dict[str, None] = {}
@@ -134,7 +134,7 @@ _MEMBERS = 1_000
 
 
 class PrivateStorage(FaultyStorage):
-    """What an app under test sees of a `StillStorage`: it can be told to fail, and tells of new jobs."""
+    """A `StillStorage` as an app under test sees it, which can be made to fail and reports new jobs."""
 
     on_insert: Callable[[Sequence[NewJob]], None]
     on_signal: Callable[[Sequence[str]], None]
@@ -144,7 +144,7 @@ class PrivateStorage(FaultyStorage):
         self._uncommitted = Uncommitted(inside.get)
 
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """See `Storage.get`; what an open transaction has stored is not there."""
+        """See `Storage.get`; jobs stored by an open transaction are not found."""
         records = self.pass_on("get", ids)
         assert isinstance(records, list)
         return [
@@ -152,7 +152,7 @@ class PrivateStorage(FaultyStorage):
         ]
 
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """See `Storage.apply`; what another transaction has stored is missing."""
+        """See `Storage.apply`; jobs stored by another, open transaction are missing."""
         is_hidden = [self._uncommitted.is_hidden(change.job_id, within) for change in transitions]
         shown = [change for change, hidden in zip(transitions, is_hidden, strict=True) if not hidden]
         applied = self.pass_on("apply", shown, within=within)
@@ -161,7 +161,7 @@ class PrivateStorage(FaultyStorage):
         return [Applied.MISSING if hidden else next(answers) for hidden in is_hidden]
 
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """See `Storage.remember`; who waits for what is sent from outside may run now."""
+        """See `Storage.remember`; memos from outside are reported, because jobs may wait for them."""
         if within is not None:
             check_transaction(within)
         is_hidden = [self._uncommitted.is_hidden(memo.job_id, within) for memo in memos]
@@ -184,10 +184,10 @@ class PrivateStorage(FaultyStorage):
     def store(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
-        """The jobs are stored, and nobody is told.
+        """Store the jobs without reporting them.
 
         Raises:
-            ConfigurationError: `within` is no transaction.
+            ConfigurationError: `within` is not a transaction.
             JobNotFound: a parent or batch is stored in another transaction that is still open.
         """
         if within is not None:
@@ -212,7 +212,10 @@ class PrivateStorage(FaultyStorage):
 
 
 class DirectCommit(GroupCommit):
-    """Stores in the coroutine that awaits, where the app's own gathers in a thread."""
+    """A group commit that stores each job in the awaiting coroutine.
+
+    The app's own group commit collects the jobs in a thread.
+    """
 
     def __init__(
         self, storage: PrivateStorage, on_insert: Callable[[Sequence[NewJob]], Awaitable[None]]
@@ -222,21 +225,24 @@ class DirectCommit(GroupCommit):
         self._on_insert = on_insert
 
     async def insert(self, job: NewJob) -> bool | Duplicate:
-        """The job is stored; return what became of it."""
+        """Store the job; return the result."""
         answer = self._private.store((job,)).is_new[0]
         await self._on_insert((job,))
         return answer
 
 
 class DirectResults(Results):
-    """Observations once, where the app's own waits in a thread: in still time nothing ends by waiting."""
+    """Results that are read once.
+
+    The app's own results are polled in a thread, but while the clock stands still no job ends by waiting.
+    """
 
     def __init__(self, storage: StillStorage) -> None:
         super().__init__(storage)
         self._still = storage
 
     def wait_for(self, job_id: str) -> Future[Observation]:
-        """Return a future that is done: with the look at a job that has ended, else with an error."""
+        """Return a completed future: the observation of a job that has ended, otherwise an error."""
         future: Future[Observation] = Future()
         began, record = next(reads), self._still.get((job_id,))[0]
         if record is None or record.is_final:

@@ -1,4 +1,4 @@
-"""A server without threads: it runs one job at a time, when it is told to, as a real one would."""
+"""A server without threads, which runs one job at a time when it is called, as a real server would."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ from firelock.testing.private import StillStorage
 
 _NAME = "tester"
 _BATCH = 1_000
-_ENDLESS = 5_000  # runs of one drain from which on a test is taken to be caught in a circle
-_FOR_EVER = 1e10  # seconds of the session: no manual clock outlives it
+_ENDLESS = 5_000  # runs of one drain, after which the test is assumed to be in an endless loop
+_FOR_EVER = 1e10  # seconds; the session's timeout, which no manual clock reaches
 
 
 @attrs.frozen
 class Drained:
-    """What came of the attempts that were run."""
+    """The numbers of attempts that were run, by result."""
 
     succeeded: int = 0
-    failed: int = 0  # for good: no retry left
-    retried: int = 0  # failed, and run again later or already
+    failed: int = 0  # permanently: no retry is left
+    retried: int = 0  # failed, and will run again or already has
     snoozed: int = 0
-    deleted: int = 0  # by their policy, or not started in time
-    unknown: int = 0  # no app here has the task: it waits for a server that knows it
-    refused: int = 0  # deleted or requeued while it ran: its end does not count
-    suspended: int = 0  # wait for a time, a signal or another job, and go on then
+    deleted: int = 0  # by their policy, or because they did not start in time
+    unknown: int = 0  # no app here has the task, so the job waits for a server that has it
+    refused: int = 0  # deleted or requeued during the run, so the end was refused
+    suspended: int = 0  # waiting for a time, a signal or another job, after which they continue
 
     @property
     def total(self) -> int:
-        """How many attempts that were."""
+        """The number of attempts."""
         return sum(attrs.astuple(self))
 
     def __add__(self, other: Drained) -> Drained:
-        """Return the sum of both."""
+        """Return the sums of both."""
         return Drained(*map(sum, zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
 
 
 class _PlannedErrors:
-    """Errors that the next runs of a task raise instead of running."""
+    """The errors that the next runs of a task raise instead of running."""
 
     def __init__(self) -> None:
         self._by_task: defaultdict[str, list[BaseException | type[BaseException]]] = defaultdict(list)
@@ -76,11 +76,11 @@ class _PlannedErrors:
 
 
 class _WatchedRunner(JobRunner):
-    """The server's runner, which here also keeps what a task raised and lets planned errors be raised."""
+    """The server's runner, which also keeps the errors of tasks and raises planned errors."""
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
-        super().__init__(app.runtime, console, in_place=0)  # nobody waits in time that stands still
-        self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)  # time stands still
+        super().__init__(app.runtime, console, in_place=0)  # micros; a wait in place would never end
+        self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)  # 0 s, as time stands still
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
 
@@ -91,7 +91,7 @@ class _WatchedRunner(JobRunner):
         return run
 
     def raised(self, run: Run, error: BaseException) -> EndedRun:
-        if not isinstance(error, RateLimited):  # a wait, no failure
+        if not isinstance(error, RateLimited):  # a delay, not a failure
             self.errors[run.job.id] = error
         return super().raised(run, error)
 
@@ -107,7 +107,7 @@ def _raises(error: BaseException | type[BaseException], *, is_async: bool) -> Ca
 
 
 class SteppedServer:
-    """Claims, runs and settles for some apps that share a storage; see `Tester` for what users call."""
+    """A server that claims, runs and settles jobs of apps that share a storage; users call `Tester`."""
 
     def __init__(self, apps: Sequence[Firelock], storage: StillStorage) -> None:
         self._apps = apps
@@ -117,8 +117,8 @@ class SteppedServer:
         self.planned = _PlannedErrors()
         self._runners = [_WatchedRunner(app, self._console, self.planned) for app in apps]
         self.running: list[Run] = []
-        self._declared: dict[int, Mapping[str, Limit]] = {}  # what was written of each app's limits
-        self.opens_at: int | None = None  # when a rate opens for what the last claim could not take
+        self._declared: dict[int, Mapping[str, Limit]] = {}  # the stored settings of each app's limits
+        self.opens_at: int | None = None  # when a rate allows a job that the last claim had to leave
         self._holder = self._begin_session()
 
     def _begin_session(self) -> ClaimHolder:
@@ -126,10 +126,10 @@ class SteppedServer:
         self._storage.begin_session(session)
         return ClaimHolder(session.id, session.server)
 
-    # ---- what is to be run -------------------------------------------------------------------------------
+    # ---- due jobs ----------------------------------------------------------------------------------------
 
     def next_job(self, queues: Sequence[str] | None) -> ClaimedJob | None:
-        """Return the job that a server would take next; it is claimed. None when nothing is due."""
+        """Claim and return the job that a server would take next; return None if no job is due."""
         self.bring_due()
         self._write_numbers()
         while True:
@@ -142,12 +142,12 @@ class SteppedServer:
                 return None
 
     def claim_only(self, job_id: str) -> ClaimedJob | None:
-        """Return this job, claimed; None unless it is enqueued, and its limits admit it."""
+        """Claim and return this job; return None if it is not enqueued or its limits do not admit it."""
         self._write_numbers()
         return self._storage.claim_only(job_id, self._holder.session, self._clock.now())
 
     def _write_numbers(self) -> None:
-        """The numbers of the apps' limits are stored, as a server writes them at its start."""
+        """Store the settings of the apps' limits, as a server does when it starts."""
         for place, app in enumerate(self._apps):
             declared = app.registry.declared_limits()
             if declared is not self._declared.get(place):
@@ -155,7 +155,7 @@ class SteppedServer:
                 app.limits.sync()
 
     def bring_due(self) -> int | None:
-        """What is due by now is enqueued; return the next instant at which something will be."""
+        """Enqueue everything that is due by now; return the next due time."""
         while True:
             fired = fire_due(self._apps[0].client)
             promotion = self._storage.promote(_BATCH)
@@ -180,7 +180,7 @@ class SteppedServer:
     # ---- running -----------------------------------------------------------------------------------------
 
     def drain(self, queues: Sequence[str] | None, limit: int | None, *, raises: bool) -> Drained:
-        """What is due has been run, each job by its turn, until nothing is."""
+        """Run the due jobs in their order until no job is due."""
         drained = Drained()
         for job in self._due(queues, limit):
             outcome, error = self.run(job)
@@ -190,7 +190,7 @@ class SteppedServer:
         return drained
 
     async def adrain(self, queues: Sequence[str] | None, limit: int | None, *, raises: bool) -> Drained:
-        """As `drain`, with `async def` tasks on the running loop."""
+        """Do the same as `drain`, with `async def` tasks on the running loop."""
         drained = Drained()
         for job in self._due(queues, limit):
             outcome, error = await self.arun(job)
@@ -200,13 +200,13 @@ class SteppedServer:
         return drained
 
     def run(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
-        """The claimed job has run and its end is stored; return what came of it and what it raised."""
+        """Run the claimed job and store its end; return its result and the error that it raised."""
         runner, prepared = self._prepare(job)
         ended = prepared if isinstance(prepared, EndedRun) else self._attempt(runner, prepared)
         return self._settle(runner, ended)
 
     async def arun(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
-        """As `run`: an `async def` task on the running loop, a `def` task in a thread beside it."""
+        """Do the same as `run`, with an `async def` task on the running loop and a `def` task in a thread."""
         from firelock.model.aio import in_thread
 
         runner, prepared = self._prepare(job)
@@ -214,14 +214,14 @@ class SteppedServer:
             ended = prepared
         elif prepared.info.is_async:
             ended = await self._await(runner, prepared)
-            if not self.running:  # a job around this one may use them as well
+            if not self.running:  # an enclosing job might use these resources too
                 await runner.resources.aclose()
         else:
             ended = await in_thread(self._attempt, runner, prepared)
         return self._settle(runner, ended)
 
     def run_unsettled(self, job: ClaimedJob) -> None:
-        """The claimed job has run, and nobody will ever know."""
+        """Run the claimed job without storing its end."""
         runner, prepared = self._prepare(job)
         if isinstance(prepared, Run):
             self._attempt(runner, prepared)
@@ -246,7 +246,7 @@ class SteppedServer:
     def _run_coroutine(self, runner: JobRunner, run: Run) -> EndedRun:
         import asyncio
 
-        if not _loop_runs():  # asked apart: what a task raises has no error of ours as its context
+        if not _loop_runs():  # in a function, so that its RuntimeError is not the context of a task's error
             return asyncio.run(self._await_alone(runner, run))
         self.hand_back(run.job)
         raise ConfigurationError(
@@ -255,14 +255,14 @@ class SteppedServer:
         )
 
     async def _await_alone(self, runner: JobRunner, run: Run) -> EndedRun:
-        """Run it, and close what it opened on this event loop, which ends with it."""
+        """Run the job, and close the resources that it opened on this event loop, which ends with it."""
         try:
             return await self._await(runner, run)
         finally:
             await runner.resources.aclose()
 
     def close_resources(self) -> None:
-        """What jobs opened is closed; on an event loop it has been, with the job."""
+        """Close the resources of jobs; those of an event loop were already closed with their job."""
         for runner in self._runners:
             runner.resources.close()
 
@@ -275,26 +275,26 @@ class SteppedServer:
         def stop() -> None:
             if threading.get_ident() == thread:
                 task.cancel()
-            else:  # the thread that stores what the job emits
+            else:  # called by the thread that stores the emitted output
                 loop.call_soon_threadsafe(task.cancel)
 
         run.stop, run.coroutine = stop, task
         self.running.append(run)
         try:
             await asyncio.wait([task])
-        finally:  # whoever awaits may have been cancelled; the job's own cancellation ends in its result
+        finally:  # the awaiting caller may have been cancelled; the job's own cancellation is in its result
             run.stop = None
             task.cancel()
             self.running.remove(run)
         return task.result()
 
     def hand_back(self, job: ClaimedJob) -> None:
-        """The claimed job is enqueued again as if it had never been taken."""
+        """Enqueue the claimed job again as if it had never been claimed."""
         back = handed_back(job, self._holder, at=self._clock.now(), started_at=None, reason="not run")
         self._storage.apply([back])
 
     def time_out(self) -> None:
-        """What runs for longer than it may, by the manual clock, is told so."""
+        """Cancel the runs that have exceeded their timeout by the manual clock."""
         now = self._clock.now()
         for run in self.running:
             seconds = run.timeout_seconds
@@ -313,7 +313,7 @@ class SteppedServer:
         if completion is not None and self._has_completed(ended, applied):
             ended = completed_end(ended.job, completion)
             applied = Applied.RELEASING if completion.frees_children else Applied.ALREADY
-        # A refused end may have stopped the last running member of a cancelled batch.
+        # A refused end may have ended the run of the last running member of a cancelled batch.
         while applied in {Applied.RELEASING, Applied.REFUSED} and self._storage.release(_BATCH):
             continue
         error = runner.errors.pop(ended.job.id, None)
@@ -327,14 +327,14 @@ class SteppedServer:
         return _outcome(ended), error or _undecodable(ended)
 
     def _has_completed(self, ended: EndedRun, applied: Applied) -> bool:
-        """Return whether the task's own transaction has ended the job, by the answer to the run's end."""
+        """Return whether the task's own transaction has ended the job, given the result of the run's end."""
         if applied.is_applied:
             return applied is Applied.ALREADY and ended.transition.to is State.SUCCEEDED
         (record,) = self._storage.get([ended.job.id])
         return has_succeeded(ended.job, record)
 
     def lose(self, running: Sequence[str]) -> None:
-        """The session ends as a dead server's does; a new one takes its place."""
+        """End the session as if its server had died, and begin a new one."""
         self._storage.end_session(self._holder.session, running, reason=Moved.SESSION_LOST.value)
         self._holder = self._begin_session()
 
@@ -350,13 +350,13 @@ def _loop_runs() -> bool:
 
 
 def _ends_the_job(error: BaseException) -> bool:
-    """Tell a task's failure from what ends the whole test: Ctrl-C, or pytest's own skip and fail."""
+    """Return whether the error ends only the job; Ctrl-C and pytest's skip and fail end the whole test."""
     is_cancellation = isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"
     return is_cancellation or isinstance(error, Exception | SystemExit)
 
 
 def _undecodable(ended: EndedRun) -> JobFailed | None:
-    """Return the error of a job that could not even be started."""
+    """Return the error of a job that could not be started."""
     if ended.transition.to is not State.FAILED:
         return None
     return JobFailed(f"Job {ended.job.id} ({ended.job.task}) failed: {ended.transition.reason}")

@@ -1,4 +1,7 @@
-"""The lock kit without a file of one's own: `pytest --pyargs firelock.testing.test_locks --storage URL`."""
+"""The lock kit for use without a test file.
+
+Run it with `pytest --pyargs firelock.testing.test_locks --storage URL`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from firelock.testing.conformance.reporting import urls
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test is run on every keeper of locks that was named."""
+    """Run every test on every lock store given by `--storage`."""
     if "lock_url" in metafunc.fixturenames:
         metafunc.parametrize("lock_url", urls(metafunc.config))
 
 
 class TestLocks(LockConformance):
-    """The keepers of locks given by `--storage`: lock providers, or storages, which keep locks as well."""
+    """The lock providers given by `--storage`, or storages, which also keep locks."""

@@ -1,4 +1,7 @@
-"""The server kit without a file of its own: `pytest --pyargs firelock.testing.test_server --storage URL`."""
+"""The server kit for use without a test file.
+
+Run it with `pytest --pyargs firelock.testing.test_server --storage URL`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from firelock.testing.conformance.reporting import urls
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test is run on every store that was named."""
+    """Run every test on every store given by `--storage`."""
     if "storage_url" in metafunc.fixturenames:
         metafunc.parametrize("storage_url", urls(metafunc.config))
 
 
 class TestServer(ServerConformance):
-    """Servers over the stores given by `--storage`."""
+    """Servers that use the stores given by `--storage`."""

@@ -1,4 +1,7 @@
-"""The storage kit without a file: `pytest --pyargs firelock.testing.test_storage --storage URL`."""
+"""The storage kit for use without a test file.
+
+Run it with `pytest --pyargs firelock.testing.test_storage --storage URL`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from firelock.testing.conformance.reporting import urls
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test is run on every store that was named."""
+    """Run every test on every store given by `--storage`."""
     if "storage_url" in metafunc.fixturenames:
         metafunc.parametrize("storage_url", urls(metafunc.config))
 

@@ -1,4 +1,4 @@
-"""`Tester`: apps under test keep their jobs in memory, in a time of their own, and run them when told to."""
+"""`Tester`: apps under test keep their jobs in memory, with their own clock, and run them on demand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PAGE = 500
 
 
 class Tester:
-    """Within the block the apps' jobs live in memory, in a time that stands still until `clock` moves it.
+    """A context in which the apps' jobs are in memory, and the time stands still until `clock` moves it.
 
     ::
 
@@ -35,25 +35,29 @@ class Tester:
             place_order(42)                                   # enqueues
             tester.assert_enqueued(notify, args=(42,))
             assert tester.drain().succeeded == 1              # runs what is due, here and now
-            tester.clock.advance(hours=1)                     # and what falls due within an hour
+            tester.clock.advance(hours=1)                     # and what becomes due within an hour
 
-    Jobs run as on a server, one at a time: arguments are encoded and decoded, hooks are asked, retries waited
-    for, continuations set free. A job that sleeps is moved on by the clock, one that waits by `signal.send`,
-    or by a drain that runs what it called; batches end when their members have. What only a real server does:
-    overlapping runs, processes of their own, and timeouts other than by the clock. `within=` is accepted, but
-    the job is there at once and a rollback does not take it back; while the transaction is open, code outside
-    of it does not see the job, as on a real storage. Declared recurring jobs exist after
-    `fire.recurring.sync()`, as ever; the numbers of declared limits hold from the first run on, and the clock
-    opens rates as it is moved. Resources are opened for real unless `replaced` has others: async ones for
-    each job, the rest once.
+    Jobs run one at a time, as on a server: arguments are encoded and decoded, hooks are called, retries wait
+    for their delay, and continuations are released. A job that sleeps continues when the clock is moved. A
+    job that waits continues after `signal.send`, or when a drain has run the jobs that it called. A batch
+    ends when its members have ended.
+
+    Only a real server has overlapping runs, job processes, and timeouts other than by the manual clock.
+
+    `within=` is accepted, but the job exists immediately, and a rollback does not remove it. While the
+    transaction is open, code outside of it does not see the job, as with a real storage.
+
+    As always, declared recurring jobs exist after `fire.recurring.sync()`. The settings of declared limits
+    apply from the first run on, and rate limits follow the clock. Resources are really opened unless
+    `replaced` supplies others: async resources for each job, all others once.
 
     Args:
-        apps: one or several that share their jobs; each runs the tasks it has. They have their own storages
-            back at the end of the block.
-        start: what the clock shows at first, an aware datetime; 2030-01-01 00:00 UTC where left out.
+        apps: one app, or several that share their jobs; each runs the tasks that it has. They get their own
+            storages back at the end of the block.
+        start: the initial time of the clock, an aware datetime; by default 2030-01-01 00:00 UTC.
     """
 
-    __test__ = False  # for pytest, by whose conventions the name would be that of tests
+    __test__ = False  # by its conventions, pytest would collect a class of this name
 
     def __init__(self, *apps: Firelock, start: datetime = _START) -> None:
         if not apps:
@@ -62,11 +66,11 @@ class Tester:
         self._start = micros(start)
         self._restore = ExitStack()
         self._is_inline = self._is_raising = False
-        self._depth = 0  # of jobs that run inside jobs
+        self._depth = 0  # of jobs that run inside other jobs
         self._errors: list[BaseException] = []
 
     def __enter__(self) -> Self:
-        """The apps use a new, empty storage."""
+        """Give the apps a new, empty storage."""
         self._inside = StillStorage(self._start)
         self._private = PrivateStorage.around(self._inside)
         self._private.on_insert = self._inserted
@@ -80,8 +84,8 @@ class Tester:
         return self
 
     def _take_over(self, app: Firelock) -> Callable[[], None]:
-        """The app uses the private storage; return what gives it its own again."""
-        app.load_imports()  # as a server does
+        """Give the app the private storage; return a function that restores its own."""
+        app.load_imports()  # as a server does when it starts
         former = app.client.access
         app.client.use(
             StorageAccess(
@@ -95,52 +99,52 @@ class Tester:
 
     @property
     def storage(self) -> FaultyStorage:
-        """What the apps use; it can be told to fail."""
+        """The storage that the apps use, which can be made to fail."""
         return self._private
 
     def __exit__(self, *_: object) -> None:
-        """The apps have their own storages again."""
+        """Restore the apps' own storages."""
         self._server.close_resources()
         self._restore.close()
         self._inside.close()
 
-    # ---- running what is due -----------------------------------------------------------------------------
+    # ---- running jobs ------------------------------------------------------------------------------------
 
     def drain(
         self, *, queues: Sequence[str] | None = None, limit: int | None = None, raises: bool = False
     ) -> Drained:
-        """Everything due by now has been run in this thread, until nothing is; return what came of it.
+        """In this thread, run everything that is due until nothing is left; return the results.
 
-        That includes what the jobs enqueue and call, continuations, and retries without a wait. The order is
-        that of claims: by priority, then as enqueued.
+        That includes the jobs that these jobs enqueue and call, continuations, and retries without a delay.
+        The order is that of claims: by priority, then in the order of enqueueing.
 
         Args:
-            queues: only these, a later one when the former are empty.
-            limit: stop after so many runs.
-            raises: the first error of a task ends it and is raised here, the job having been settled.
+            queues: run jobs of these queues only; jobs of a queue run when the queues before it are empty.
+            limit: stop after this number of runs.
+            raises: stop at the first error of a task and raise it here, after its job was settled.
 
         Raises:
-            AssertionError: there is no limit, and after 5,000 runs there is still more.
+            AssertionError: no limit is given, and more jobs are due after 5,000 runs.
         """
         return self._server.drain(queues, limit, raises=raises)
 
     async def adrain(
         self, *, queues: Sequence[str] | None = None, limit: int | None = None, raises: bool = False
     ) -> Drained:
-        """Drain with `async def` tasks on the running loop, `def` tasks in a thread beside it."""
+        """Do the same as `drain`, with `async def` tasks on the running loop and `def` tasks in a thread."""
         return await self._server.adrain(queues, limit, raises=raises)
 
     @contextmanager
     def inline(self, *, raises: bool = True) -> Iterator[None]:
-        """Within the block each enqueue runs its job at once, and the continuations that it sets free.
+        """Within the block, run each job as soon as it is enqueued, and the continuations that it releases.
 
-        Scheduled jobs wait for the clock all the same, and so does a job that sleeps or waits for a signal:
-        it goes on when the clock is moved, or at once with the signal. What was enqueued before waits for
-        `drain`.
+        Scheduled jobs still wait for the clock. So does a job that sleeps or waits for a signal: it continues
+        when the clock is moved, or as soon as the signal is sent. Jobs that were enqueued before the block
+        wait for `drain`.
 
         Args:
-            raises: what a task raises leaves the outermost enqueue; the job has been settled by then, as a
-                retry where it has any left. If False, look at the job's state.
+            raises: raise the error of a task from the outermost enqueue. By then the job has been settled, as
+                a retry if it has any left. If False, check the job's state.
         """
         former = self._is_inline, self._is_raising
         self._is_inline, self._is_raising = True, raises
@@ -168,7 +172,7 @@ class Tester:
                     self._note(await self._server.arun(job))
 
     def _ready(self, jobs: Sequence[str]) -> Iterator[ClaimedJob]:
-        """Claim one after another what is ready of these jobs and of those that follow from them."""
+        """Claim one after another the jobs that are ready among these and those that follow from them."""
         while True:
             ids = list(jobs)
             ids += [child for job_id in ids for child in self._inside.followers(job_id)]
@@ -185,7 +189,7 @@ class Tester:
 
     @contextmanager
     def _nested(self, jobs: Sequence[NewJob]) -> Iterator[None]:
-        """A job's error is not that of the job that enqueued it: it leaves the outermost call."""
+        """Raise a job's error from the outermost call, not from the job that enqueued it."""
         self._depth += 1
         try:
             yield
@@ -195,7 +199,7 @@ class Tester:
             if self._depth == 0:
                 self._errors = []
             for job, record in zip(jobs, self._inside.get([job.id for job in jobs]), strict=True):
-                if record is not None:  # the handle that the caller gets shows what has become of it
+                if record is not None:  # show the result in the handle that the caller gets
                     job.state, job.reason, job.due_at = record.state, record.reason, record.due_at
         if errors and self._depth == 0 and self._is_raising:
             raise errors[0]
@@ -209,22 +213,23 @@ class Tester:
         *,
         times: int = 1,
     ) -> None:
-        """The next runs of the task raise the error instead of running; retries follow as ever."""
+        """Make the next runs of the task raise the error instead of running; retries follow as usual."""
         self._server.planned.add(self._info_name(task), error, times)
 
     def lose_server(self, *, queues: Sequence[str] | None = None, after_running: bool = False) -> Job[Any]:
-        """The next due job was claimed by a server that died with it: a crash is counted; return its handle.
+        """Claim the next due job for a server that dies with it, which counts as a crash; return its handle.
 
-        It is enqueued again, its attempt given back. `self.storage.fail_next` is for a storage that fails.
+        The job is enqueued again, and its attempt does not count. For a storage that fails, use
+        `self.storage.fail_next`.
 
         Args:
-            queues: only these.
-            after_running: the server died after the task ran and before its end was stored, so that the job
-                will run twice. Otherwise it died before the task's first line.
+            queues: consider these queues only.
+            after_running: the server dies after the task has run and before its end is stored, so the job
+                will run twice. Otherwise it dies before the task's first line.
 
         Raises:
             AssertionError: no job is due.
-            ConfigurationError: called by a job that is running.
+            ConfigurationError: a running job has called this.
         """
         if self._server.running:
             raise ConfigurationError(
@@ -238,10 +243,10 @@ class Tester:
         self._server.lose([job.id])
         return self._apps[0].jobs.get(job.id)
 
-    # ---- what was enqueued -------------------------------------------------------------------------------
+    # ---- enqueued jobs -----------------------------------------------------------------------------------
 
     def enqueued(self, task: TaskVerbs[..., Any] | str | None = None) -> list[Enqueued]:
-        """Return every job made so far, whatever its state is by now, in the order of their making."""
+        """Return every job created so far, whatever its current state is, in the order of creation."""
         records = self._records(None if task is None else self._info_name(task))
         return [decoded(self._app_of(record.task), record) for record in records]
 
@@ -258,21 +263,21 @@ class Tester:
         meta: Mapping[str, str] = NO_META,
         count: int | None = None,
     ) -> list[Enqueued]:
-        """A job of the task was made that is all that is given; return those that are.
+        """Check that a job of the task was created that matches all given values; return the matching jobs.
 
         Args:
             task: the task or its name.
-            args: with `kwargs` the whole call, by position or by name as you like; defaults may be left out.
+            args: with `kwargs`, the whole call, by position or by name; defaults may be left out.
             kwargs: see `args`.
             queue: the job's queue.
-            due_at: the instant it was scheduled for; a timedelta counts from now.
+            due_at: the time for which the job was scheduled; a timedelta counts from now.
             priority: the job's priority.
-            tags: all of these, perhaps others too.
-            meta: all of these, perhaps others too.
-            count: exactly so many; at least one where left out.
+            tags: the job must have all of these, and may have others.
+            meta: the job must have all of these, and may have others.
+            count: the exact number of matching jobs; by default at least one.
 
         Raises:
-            AssertionError: there is none, or another number; the message lists what was enqueued.
+            AssertionError: no job matches, or the number differs; the message lists the enqueued jobs.
         """
         __tracebackhide__ = True
         found, wanted = self._matching(
@@ -302,10 +307,10 @@ class Tester:
         tags: Sequence[str] = (),
         meta: Mapping[str, str] = NO_META,
     ) -> None:
-        """No job was made that is all that is given; without a task, none at all.
+        """Check that no job was created that matches all given values; without a task, no job at all.
 
         Raises:
-            AssertionError: there is one.
+            AssertionError: such a job was created.
         """
         __tracebackhide__ = True
         if task is None:

@@ -1,8 +1,8 @@
-"""Jobs that an app under test has stored in transactions which are still open.
+"""Jobs that an app under test has stored in transactions that are still open.
 
-A `Tester` keeps every job in memory, where it exists as soon as it is enqueued. A real storage shows such a
-job only to its own transaction before the commit. `Uncommitted` makes the difference visible to the app, so
-that a test fails where production would.
+A `Tester` keeps every job in memory, where it exists as soon as it is enqueued. Before the commit, a real
+storage shows such a job only to its own transaction. `Uncommitted` makes this difference visible to the app,
+so that a test fails if production would.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _PLAIN = (str, bytes, int, float, list, tuple, dict, set, frozenset)
 
 @attrs.frozen
 class Caller:
-    """A transaction of the caller's, as far as it can be told apart from others."""
+    """A transaction of the caller, as far as it can be distinguished from others."""
 
-    owner: object  # the session or connection that it is on
-    kind: str  # of the owner: a session and its own connection cannot be compared
+    owner: object  # the session or connection of the transaction
+    kind: str  # of the owner; a session and its own connection cannot be compared
     is_open: Callable[[], bool]
 
 
@@ -34,14 +34,15 @@ class _Unseen:
     """A job that was stored in a transaction."""
 
     caller: Caller
-    state: State  # in which it was stored
+    state: State  # the state in which the job was stored
 
 
 class Uncommitted:
-    """The jobs that no other transaction can see yet.
+    """The jobs that other transactions cannot see yet.
 
-    A job leaves when its transaction ends, by a rollback as well, or when the test has run it. Transactions
-    that do not say whether they are open, such as those of a driver's own connection, count as ended.
+    A job is removed when its transaction ends, also by a rollback, or when the test has run the job.
+    Transactions that do not report whether they are open, such as those of a driver's own connection, count
+    as ended.
 
     Args:
         get: returns the record of each id as it is in memory.
@@ -52,7 +53,7 @@ class Uncommitted:
         self._kept: dict[str, _Unseen] = {}
 
     def keep(self, jobs: Iterable[NewJob], within: object | None) -> None:
-        """The jobs were just stored in that transaction."""
+        """Add jobs that were just stored in this transaction."""
         caller = None if within is None else caller_of(within)
         if caller is None or not caller.is_open():
             return
@@ -61,7 +62,7 @@ class Uncommitted:
                 self._kept[record.id] = _Unseen(caller, record.state)
 
     def is_hidden(self, job_id: str, within: object | None = None) -> bool:
-        """Tell whether the job cannot be seen from that transaction; None for outside of any."""
+        """Return whether this transaction cannot see the job; None means outside of any transaction."""
         kept = self._kept.get(job_id)
         if kept is None:
             return False
@@ -79,10 +80,10 @@ class Uncommitted:
 
 
 def check_transaction(within: object) -> None:
-    """Prove that it may be a transaction.
+    """Check that the object can be a transaction.
 
     Raises:
-        ConfigurationError: every storage refuses it.
+        ConfigurationError: it cannot, so every storage would refuse it.
     """
     if hasattr(within, "run_sync"):
         raise ConfigurationError(
@@ -98,14 +99,14 @@ def check_transaction(within: object) -> None:
 
 
 def caller_of(within: object) -> Caller | None:
-    """Return the transaction; None if nothing is known of it."""
+    """Return the transaction; None if nothing is known about it."""
     if isinstance(within, OpenTransaction):
         return Caller(within.connection, "driver", within.is_open or _before_commit(within))
     if not any(kind.__module__.partition(".")[0] == "sqlalchemy" for kind in type(within).__mro__):
         return None
     owner: Any = within if hasattr(within, "get_transaction") else within()  # type: ignore[operator]
     if owner.get_transaction() is None:
-        owner.begin()  # as a real storage does by its first statement
+        owner.begin()  # as the first statement of a real storage does
     current = owner.get_transaction()
     return Caller(
         owner, "session" if hasattr(owner, "expunge") else "connection", _is_current(owner, current)

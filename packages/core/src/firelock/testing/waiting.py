@@ -1,4 +1,4 @@
-"""Waiting for what other threads and processes do: for a condition, with a deadline."""
+"""Waiting for a condition that other threads and processes fulfil, with a deadline."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LOOK = 0.01
 
 
 def eventually(condition: Callable[[], _T | None], *, within: float = 10) -> _T:
-    """Return what the condition returns as soon as that is true; it is asked a hundred times a second.
+    """Return the first true value of the condition, which is called a hundred times per second.
 
     Args:
-        condition: what is to become true; an `AssertionError` of its own counts as not yet.
+        condition: returns a true value when it is met; an `AssertionError` that it raises means not yet.
         within: seconds after which the test fails.
 
     Raises:
-        AssertionError: it never was; the message says what the condition returned or raised last.
+        AssertionError: the condition was never met; the message has its last value or error.
     """
     __tracebackhide__ = True
     deadline, pause = time.monotonic() + within, threading.Event()

@@ -1,7 +1,7 @@
-"""The JSON API under /api: everything that pages show and do, for programs.
+"""The JSON API under /api, which offers programs everything that pages show and do.
 
-Read `read` and `act`, which name their routes at their ends, then `shapes`, which makes JSON of the core's
-values; `openapi` describes all of it at /api/openapi.json. `metrics` is for Prometheus.
+Read `read` and `act`, which list their routes at the end, then `shapes`, which converts the core's values to
+JSON. `openapi` describes the API at /api/openapi.json. `metrics` is for Prometheus.
 """
 
 from __future__ import annotations

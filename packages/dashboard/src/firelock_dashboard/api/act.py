@@ -1,4 +1,4 @@
-"""What programs may do; each answer tells what became of it."""
+"""The routes of the API that change something; each response reports the result."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def copy_job(visit: Visit) -> Response:
 
 
 def answer_signal(visit: Visit) -> Response:
-    """The value is JSON, of the signal's type."""
+    """Send a signal; its value is JSON of the signal's type."""
     job_id, name = visit.form.value(_SIGNALED), visit.form.value(_SIGNAL)
     value, is_early = visit.form.value(SIGNAL_VALUE), visit.form.value(_EARLY)
     is_first = send_signal(visit, job_id, name, value, is_early=is_early)
@@ -116,7 +116,7 @@ def begin_operation(visit: Visit) -> Response:
     verb = visit.form.value(_VERB)
     visit.require(Permission.DELETE if verb == "delete" else Permission.REQUEUE)
     contains = {field.name: text for field in (_ARGUMENT, _ERROR) if (text := visit.form.maybe(field))}
-    if "argument" in contains:  # how many match would tell what the arguments are
+    if "argument" in contains:  # the number of matches would reveal the arguments
         visit.require(Permission.VIEW_ARGUMENTS)
     where = filter_of(visit.form)
     if verb == "requeue" and where.state is None and not where.is_retrying:
@@ -187,7 +187,7 @@ def end_worker_process(visit: Visit) -> Response:
 
 
 def run_task(visit: Visit) -> Response:
-    """Fields `args.NAME` are the arguments, as a form's texts."""
+    """Enqueue a job of a task; the fields `args.NAME` are its arguments, as strings like those of a form."""
     name = visit.form.value(_TASK)
     if visit.fire.registry.get(name) is None:
         raise NotHere(f"Task {name!r} is not registered in this process.")

@@ -1,4 +1,4 @@
-"""`/metrics`: the cluster's numbers for Prometheus."""
+"""`/metrics`: the cluster's metrics for Prometheus."""
 
 from __future__ import annotations
 

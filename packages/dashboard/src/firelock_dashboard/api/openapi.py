@@ -1,4 +1,4 @@
-"""The API as OpenAPI 3.1, made from the table of its routes."""
+"""The OpenAPI 3.1 description of the API, created from its table of routes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ERRORS = {
 
 
 def routes(described: Sequence[Route]) -> tuple[Route, ...]:
-    """Return the route of the description of these routes."""
+    """Return the route that serves the description of these routes."""
 
     def show(visit: Visit) -> Response:
         wanted = [route for route in described if not (visit.dashboard.is_read_only and route.is_action)]

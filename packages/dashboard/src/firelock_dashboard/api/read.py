@@ -1,4 +1,4 @@
-"""What programs may read."""
+"""The routes of the API that read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["FILTERS", "ROUTES", "filter_of"]
 
 _LONGEST = timedelta(hours=24)
 _MOST = 500  # in one page
-_BATCHES_WITHIN = 100  # batches within one that are read for their counts
+_BATCHES_WITHIN = 100  # batches within a batch that are read for their counts
 
 _FILTERS: dict[str, Field[Any]] = {  # by the names of `JobFilter`
     "state": Choice("state", "Only jobs in this state.", choices=tuple(State)),
@@ -180,7 +180,7 @@ def show_timeline(visit: Visit) -> Response:
     return visit.json({"minutes": [shapes.rollup_json(one) for one in rollups]})
 
 
-# ---- the rest --------------------------------------------------------------------------------------------
+# ---- other lists and views -------------------------------------------------------------------------------
 
 
 def _list(
@@ -190,7 +190,7 @@ def _list(
     *,
     is_paged: bool = False,
 ) -> Callable[[Visit], Response]:
-    """Return the view of all that a part of the app lists, or of a page of it."""
+    """Return a view that lists all objects of one part of the app, or a page of them."""
 
     def view(visit: Visit) -> Response:
         if not is_paged:

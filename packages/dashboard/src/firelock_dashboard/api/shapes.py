@@ -1,4 +1,7 @@
-"""Values of the core as JSON: instants as ISO texts in UTC, arguments as the visitor may see them."""
+"""The core's values as JSON.
+
+Times are ISO 8601 strings in UTC. Arguments are included only if the visitor may see them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ def _at(instant: Any) -> str | None:  # noqa: ANN401 - micros or a datetime
 
 
 def _told(value: object, *names: str) -> dict[str, Any]:
-    """Return these attributes of a value, or all of its fields; those that end in `at` as instants."""
+    """Return these attributes of a value, or all of its fields.
+
+    Attributes whose names end in `at` become ISO 8601 strings.
+    """
     names = names or tuple(field.name for field in attrs.fields(type(value)))  # type: ignore[arg-type]
     return {
         name: _at(one) if name == "at" or name.endswith("_at") else one
@@ -43,7 +49,7 @@ def _told(value: object, *names: str) -> dict[str, Any]:
 
 
 def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[str, Any]:
-    """Return a job; whole with its result and what only one job's page shows."""
+    """Return a job; `is_whole` adds its result and the fields that only the page of one job shows."""
     arguments = visit.arguments(job, limit=None)
     shown = _told(
         job, "id", "task", "state", "is_retrying", "queue", "priority", "tags", "attempt", "retries",
@@ -51,7 +57,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
     ) | {
         "reason": None if job.reason is None else visit.redacted(job.reason),
         "arguments": arguments.value,
-        "arguments_absent": arguments.reason,  # why they are null, where they are
+        "arguments_absent": arguments.reason,  # the reason if they are null
         "recurring": job.recurring_id,
         "batch": job.relations.batch_id if job.relations else None,
         "waits_for": job.waits_for,
@@ -73,9 +79,9 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
 
 
 def memo_json(visit: Visit, memo: Memo) -> dict[str, Any]:
-    """Return what a job remembers under one name; its value as the visitor may see it.
+    """Return a memo of a job, with its value if the visitor may see it.
 
-    A sleep, and a signal that nobody has sent, have no value: `until` is when they end.
+    A sleep has no value, and neither has a signal that has not been sent: `until` is the time when they end.
     """
     is_wait = memo.kind is MemoKind.SLEEP or (memo.kind is MemoKind.SIGNAL and not memo.is_done)
     until = _at(int(memo.value)) if is_wait and memo.value and memo.value.isdecimal() else None
@@ -87,7 +93,7 @@ def memo_json(visit: Visit, memo: Memo) -> dict[str, Any]:
 
 
 def batch_json(job: JobRecord, counts: BatchCounts, within: DeepBatchCounts | None) -> dict[str, Any]:
-    """Return a batch and how far it is: its own members, and with the jobs of all batches within it."""
+    """Return a batch with its progress: that of its own members, and that of the jobs in nested batches."""
     return _told(job, "id", "state", "tags", "created_at", "ended_at", "due_at") | {
         "name": job_name(job), "batch": job.relations.batch_id if job.relations else None,
         "progress": round(counts.progress, 6), **_told(counts),
@@ -96,12 +102,12 @@ def batch_json(job: JobRecord, counts: BatchCounts, within: DeepBatchCounts | No
 
 
 def error_json(visit: Visit, error: ErrorInfo) -> dict[str, Any]:
-    """Return how a job failed, without its traceback."""
+    """Return the error of a failed job, without its traceback."""
     return {"type": error.type, "message": visit.redacted(error.message), "fingerprint": error.fingerprint}
 
 
 def history_json(visit: Visit, entry: HistoryEntry) -> dict[str, Any]:
-    """Return a step of a job's life."""
+    """Return an entry of a job's history."""
     return _told(entry) | {"reason": None if entry.reason is None else visit.redacted(entry.reason)}
 
 
@@ -122,7 +128,7 @@ def _loaded(text: str) -> object:
 
 
 def server_json(server: Any, processing: Mapping[str, int]) -> dict[str, Any]:  # noqa: ANN401 - a ServerView
-    """Return a server with its sessions; `processing` counts jobs by session."""
+    """Return a server with its sessions; `processing` has the number of jobs by session."""
     names = ("id", "name", "host", "queues", "workers", "busy", "is_alive", "is_lost", "started_at")
     sessions = [
         _told(one, "is_alive", "is_closing", "expires_at") | _told(one.renewal)
@@ -136,7 +142,7 @@ def server_json(server: Any, processing: Mapping[str, int]) -> dict[str, Any]:  
 
 
 def failure_json(visit: Visit, group: FailureGroup, cause: Cause | None) -> dict[str, Any]:
-    """Return a group of failures, with what is known of its cause."""
+    """Return a group of failures, with the known facts about its cause."""
     return _told(group) | {
         "message": visit.redacted(group.message),
         "first_at": _at(cause.first_at) if cause else None,
@@ -147,14 +153,14 @@ def failure_json(visit: Visit, group: FailureGroup, cause: Cause | None) -> dict
 
 
 def rollup_json(rollup: Rollup) -> dict[str, Any]:
-    """Return what ended within a minute."""
+    """Return the attempts that ended within a minute."""
     shown = _told(rollup) | {"minute": _at(rollup.minute)}
     shown["duration_seconds"] = shown.pop("duration") / _MICROS
     return shown
 
 
 def operation_json(operation: Operation) -> dict[str, Any]:
-    """Return an operation as far as it has come."""
+    """Return an operation with its progress."""
     shown, outcome = _told(operation), operation.outcome
     del shown["fence"], shown["cursor"], shown["more"]
     where = {name: value for name, value in attrs.asdict(operation.where).items() if value is not None}
@@ -168,7 +174,7 @@ def operation_json(operation: Operation) -> dict[str, Any]:
 
 
 def audit_json(entry: AuditEntry, *, has_answers: bool) -> dict[str, Any]:
-    """Return what somebody did; the answers to signals are for those who may see arguments."""
+    """Return an entry of the audit; only visitors who may see arguments get the answers to signals."""
     hidden = frozenset() if has_answers else {"answer"}
     detail = {name: value for name, value in (entry.detail or {}).items() if name not in hidden}
     return _told(entry) | {"detail": detail}

@@ -1,10 +1,10 @@
-"""The pages: a module each, with its routes and views, a template and a file of texts of the same name.
+"""The pages, one module each, with its routes and views, a template and a file of texts of the same name.
 
-Read `job` first: it shows most of what a page does, and `stream` what the job emits. `jobs` and `recurring`
-have lists and forms as well. The others as the `navigation` has them: `overview`, `batches` (one of them:
-`batch`), `failures`, `queues`, `limits`, `tasks`, `servers`, `activity`, `system`, `settings`; beside it
-`search`, and `approvals`, which a link opens for people who see nothing else. What only pages use: `charts`,
-`flow_graph`, `tracebacks` and `suggestions`.
+Read `job` first, which shows most of what a page does; `stream` shows the output of a job. `jobs` and
+`recurring` also have lists and forms. The other pages, in the order of the `navigation`, are `overview`,
+`batches` (and `batch` for a single one), `failures`, `queues`, `limits`, `tasks`, `servers`, `activity`,
+`system` and `settings`. In addition there are `search`, and `approvals`, which a link opens for people who
+can see nothing else. Only pages use `charts`, `flow_graph`, `tracebacks` and `suggestions`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Activity: running and ended operations on many jobs, and who did what."""
+"""Activity: running and ended operations on many jobs, and the audit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPERATION = Text("operation", is_required=True)
 
 
 def show_activity(visit: Visit) -> Response:
-    """The operations, newest first, and the audit."""
+    """Show the operations, newest first, and the audit."""
     cursor = visit.query.maybe(_CURSOR)
     with refusing(StorageError, field="cursor"):
         entries = visit.fire.audit.list(limit=_ENTRIES, cursor=cursor)
@@ -45,7 +45,10 @@ def show_activity(visit: Visit) -> Response:
 
 
 def _outcomes(visit: Visit) -> Callable[[Operation], Outcome | None]:
-    """Return what tells what came of an operation: it looks at the jobs of the newest three that are open."""
+    """Return a function that returns an operation's outcome.
+
+    The function reads jobs only for the three newest requeues whose outcome is not final.
+    """
     open_ones: list[str] = []
 
     def outcome(operation: Operation) -> Outcome | None:
@@ -58,12 +61,12 @@ def _outcomes(visit: Visit) -> Callable[[Operation], Outcome | None]:
     return outcome
 
 
-# ---- what is named is a link -------------------------------------------------------------------------------
+# ---- links to named objects --------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Named:
-    """A text that names something, and where that is; None where it has no page, or none any more."""
+    """The name of an object, and the URL of its page; None if it has no page, or no longer has one."""
 
     text: str
     address: str | None = None
@@ -75,14 +78,14 @@ class _Fact:
     values: Sequence[Named]
 
 
-# What may stand as one segment of a path: no slash, no dots alone.
+# A valid segment of a path: no slash, and not only dots.
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:~-]{0,199}")
 _LONGEST_FILTER = 20
 _LONGEST_ANSWER = 200
 
 
 def _address_of(visit: Visit, kind: str, name: str) -> str | None:
-    """Return where something of this kind is that is called so; None for a kind without pages."""
+    """Return the URL of the object with this kind and name, or None for a kind without pages."""
     match kind:
         case "recurring":
             return visit.url("/recurring/view", id=name)
@@ -107,17 +110,17 @@ _KINDS_OF_DETAILS = {
     "made": "job", "server_id": "server", "task": "task", "queue": "queue", "fingerprint": "fingerprint",
 }  # fmt: skip
 _JOB_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_OF_JOBS = {"job", "jobs", "signal"}  # actions whose target is a job, a batch, or what several are called
+_OF_JOBS = {"job", "jobs", "signal"}  # actions whose target is a job, a batch, or a name for several jobs
 _BATCH = "batch "  # before a batch's id in a target
 
 
 def _described(visit: Visit, operation: Operation) -> list[_Fact]:
-    """Return the filter as names and values; the instants that bound it are left out."""
+    """Return the filter as names and values, without the times that bound it."""
     facts: list[_Fact] = []
     for field, value in attrs.asdict(operation.where).items():
         if value is not None and field not in {"since", "until"}:
             name = field.removesuffix("_id")
-            # A filter knows a server's name, its page knows its id: the list of servers shows both.
+            # a filter contains a server's name, but its page the id; the list of servers shows both
             kind = {"parent": "job", "server": ""}.get(name, name)
             address = visit.url("/servers") if name == "server" else _address_of(visit, kind, str(value))
             if name == "fingerprint":
@@ -130,15 +133,15 @@ def _described(visit: Visit, operation: Operation) -> list[_Fact]:
 
 
 def _cause_name(visit: Visit, fingerprint: str) -> str:
-    """Return the exception class of a cause if it is known, else its fingerprint."""
-    causes = visit.dashboard.watch.causes()  # which also reads the causes that are remembered
+    """Return the exception class of a cause if it is known, otherwise its fingerprint."""
+    causes = visit.dashboard.watch.causes()  # also reads the stored causes
     known = next((one.type for one in causes if one.fingerprint == fingerprint), None)
     kind = known or visit.dashboard.watch.remembered.type_of(fingerprint)
     return fingerprint if kind is None else task_name(kind)
 
 
 def _action(visit: Visit, entry: AuditEntry) -> str:
-    """Return what was done as a verb; the stored name of an action that is not ours."""
+    """Return the action as a verb; for an unknown action, its stored name."""
     key = f"activity.did_{entry.action.replace('.', '_')}"
     detail = entry.detail or {}
     if entry.action == "jobs.delete" and detail.get("stopped") and detail["stopped"] == detail.get("count"):
@@ -147,14 +150,14 @@ def _action(visit: Visit, entry: AuditEntry) -> str:
 
 
 def _jobs(visit: Visit, entries: Iterable[AuditEntry]) -> Mapping[str, JobRecord]:
-    """Return the jobs and batches that the entries of a page name and that are still stored; one read."""
+    """Return the jobs and batches that a page's entries name and that are still stored; one read."""
     targets = {entry.target for entry in entries if entry.action.partition(".")[0] in _OF_JOBS}
     ids = sorted(id for target in targets if _JOB_ID.fullmatch(id := target.removeprefix(_BATCH)))
     return {job.id: job for job in visit.fire.storage.get(ids) if job is not None} if ids else {}
 
 
 def _target(visit: Visit, jobs: Mapping[str, JobRecord], entry: AuditEntry) -> Named:
-    """Return to what something was done, and where that is."""
+    """Return the target of an action, with the URL of its page."""
     kind, _, verb = entry.action.partition(".")
     detail = entry.detail or {}
     fingerprint = detail.get("fingerprint")
@@ -177,7 +180,7 @@ def _target(visit: Visit, jobs: Mapping[str, JobRecord], entry: AuditEntry) -> N
 
 
 def _named_job(visit: Visit, jobs: Mapping[str, JobRecord], target: str, task: JsonValue) -> Named:
-    """Return a job by its task or a batch by its name, with the end of its id; other targets as they are."""
+    """Return a job by its task, or a batch by its name, with the end of its id; other targets unchanged."""
     job_id = target.removeprefix(_BATCH)
     job = jobs.get(job_id)
     if job is not None and job.is_batch:
@@ -212,7 +215,7 @@ def _is_said(entry: AuditEntry, name: str, value: JsonValue) -> bool:
     kind = entry.action.partition(".")[0]
     match name:
         case "fingerprint":
-            return kind in {"job", "jobs", "cause"}  # the target names the cause and leads there
+            return kind in {"job", "jobs", "cause"}  # the target names the cause and links to it
         case "server_id":
             return kind == "server"
         case "ids" | "first_ids":
@@ -235,7 +238,7 @@ def _named_detail(visit: Visit, kind: str, value: JsonValue) -> Named:
 
 
 def _sentence(visit: Visit, action: str, detail: Mapping[str, JsonValue]) -> str | None:
-    """Return what was done in words, where names and values would not tell it; else None."""
+    """Return the action as a sentence if names and values would not be clear, otherwise None."""
     if action in {"limit.set", "limit.reset"} and {"before", "after"} <= detail.keys():
         return visit.text("activity.changed", before=_told(detail["before"]), after=_told(detail["after"]))
     if action != "signal.send" or "signal" not in detail:
@@ -252,7 +255,7 @@ def _sentence(visit: Visit, action: str, detail: Mapping[str, JsonValue]) -> str
 
 
 def _answer_words(value: JsonValue) -> str:
-    """Return an answer in a line: "approved, note: ok by phone"."""
+    """Return an answer in one line: "approved, note: ok by phone"."""
     if not isinstance(value, Mapping):
         return _told(value)
     return ", ".join(
@@ -266,11 +269,11 @@ def _told(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-# ---- what is done to them ----------------------------------------------------------------------------------
+# ---- actions on operations ---------------------------------------------------------------------------------
 
 
 def cancel_operation(visit: Visit) -> Response:
-    """The operation ends with the chunk that is under way."""
+    """End the operation after its current chunk."""
     cancel(visit, visit.form.value(_OPERATION))
     return visit.done(visit.text("activity.cancelled"), to="/activity")
 

@@ -1,11 +1,11 @@
-"""The page that an approval link opens: what is asked, a button for each answer, and who answered.
+"""The page of an approval link: the question, a button for each answer, and who answered.
 
-No route of the table: whoever has the link comes in without a session and sees this page alone. A GET changes
-nothing, since scanners of mail follow links.
+It is not in the table of routes: a visitor with the link needs no session and sees only this page. A GET
+changes nothing, because mail scanners follow links.
 
-The link's token is in the fragment of its address. A GET of `/approval` therefore returns the same page for
-every link; its script posts the token, or the visitor pastes the link into its form, and the answer to that
-POST is the page with the question. `/approval/TOKEN` is the form of links that an earlier release made.
+The link's token is in the fragment of its URL. Therefore a GET of `/approval` returns the same page for every
+link. The page's script posts the token, or the visitor pastes the link into its form; the response to this
+POST is the page with the question. `/approval/TOKEN` is the form of links that an earlier release created.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 PATH = f"/{APPROVAL}"
-PREFIX = f"{PATH}/"  # of links that hold the token in their path
+PREFIX = f"{PATH}/"  # of links that contain the token in their path
 
 _TOKEN = Text("token", "The link, or its part after the #.", limit=2_000)
 _CHOICE = Text("choice", "The label of the answer.", limit=2_000)
@@ -38,22 +38,22 @@ _OVER = frozenset({State.SUCCEEDED, State.DELETED})
 
 
 def has_path(path: str) -> bool:
-    """Return whether the path is one of approval links."""
+    """Return whether the path belongs to approval links."""
     return path == PATH or path.startswith(PREFIX)
 
 
 def places_of(path: str) -> dict[str, str]:
-    """Return the token that the path holds, if it holds one."""
+    """Return the token in the path, if there is one."""
     return {"token": path.removeprefix(PREFIX)} if path.startswith(PREFIX) else {}
 
 
 def without_token(path: str) -> str:
-    """Return the path as a log may hold it."""
+    """Return the path in a form that may be logged."""
     return PREFIX if path.startswith(PREFIX) else path
 
 
 def answer_visit(visit: Visit) -> Response:
-    """Return the page that a request asks for: that of one link, or the one that takes a link."""
+    """Return the page for a request: that of one link, or the one with the form for a link."""
     is_posted = visit.request.method == "POST"
     if "token" in visit.places:
         return decide(visit) if is_posted else ask(visit)
@@ -63,13 +63,13 @@ def answer_visit(visit: Visit) -> Response:
 
 
 def ask(visit: Visit) -> Response:
-    """Show what the link asks, or what was answered."""
+    """Show the link's question, or the answer that was given."""
     token = _token(visit)
     return _page(visit, token, _approval(visit, token))
 
 
 def decide(visit: Visit) -> Response:
-    """The job's signal is answered by the button that was pressed, if nobody was first."""
+    """Answer the job's signal with the pressed button, unless it has been answered before."""
     token = _token(visit)
     approval = _approval(visit, token)
     label = visit.form.value(_CHOICE)
@@ -92,7 +92,7 @@ def decide(visit: Visit) -> Response:
 
 
 def _entrance(visit: Visit) -> Response:
-    """Return the page that takes a link: the same for every visitor and every link."""
+    """Return the page with the form for a link, which is the same for every visitor and every link."""
     html = visit.dashboard.templates.render(
         "approval_link.html", url=visit.url, title=visit.text("approval.link_title"),
         message=visit.text("approval.link_hint"), path=visit.url(PATH),
@@ -101,7 +101,7 @@ def _entrance(visit: Visit) -> Response:
 
 
 def _token(visit: Visit) -> str:
-    """Return the token of the path, or of a link that was posted: whole, or what stands after its #."""
+    """Return the token from the path, or from a posted link: the whole link or the part after its #."""
     if "token" in visit.places:
         return visit.places["token"]
     link = visit.form.value(_TOKEN)
@@ -117,9 +117,9 @@ def _approval(visit: Visit, token: str) -> ApprovalLink:
 
 @attrs.frozen
 class _Answered:
-    """What stands under the signal's name."""
+    """The answer that is stored under the signal's name."""
 
-    label: str | None  # of the choice; None for something else that was sent
+    label: str | None  # of the choice; None if another value was sent
     is_time_out: bool
     author: str
     at: object

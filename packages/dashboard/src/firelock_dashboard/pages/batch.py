@@ -1,4 +1,4 @@
-"""A batch: how far it is, its members as a graph and as a list, and running again what failed."""
+"""The page of a batch: its progress, its members as a graph and as a list, and requeueing failed members."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 _ONE = Text("one", is_required=True)
 _DRAWN = 2_000  # members that are read for the graph
-_PAGE = 500  # failed members that are grouped by their errors, among others
+_PAGE = 500  # members per read, for example failed ones that are grouped by their errors
 _LISTED = 20
 _LOOKS = 5  # pages that are read for one list
 _WITHIN = 100  # batches within it that are read for their counts
-_TASKS = 12  # of a flow, that are described
+_TASKS = 12  # tasks of a flow that are described
 _LINE, _MESSAGE = 240, 300  # characters
 _TABS = ("all", "failed", "active", "waiting", "succeeded", "deleted")
 _OUTPUT = re.compile(r"<output of ([0-9a-f-]{36})>")  # as `with_outputs` writes it
@@ -53,7 +53,7 @@ _STATE_OF_TAB = {
 
 @attrs.frozen
 class MemberTab:
-    """A group of members: those in a state, those that can still move, or all of them."""
+    """A group of members: those in one state, those that can still progress, or all."""
 
     name: str
     count: int
@@ -63,16 +63,16 @@ class MemberTab:
 
 @attrs.frozen
 class MemberRow:
-    """A member with what is shown next to it."""
+    """A member with the data that is shown next to it."""
 
     job: JobRecord
-    state: str  # as it is shown: a state, or "retrying"
+    state: str  # as shown: a state, or "retrying"
     call: str  # its arguments on one line; empty if they may not be seen
     counts: BatchCounts | None  # of a member that is a batch
 
     @property
     def waits_for(self) -> tuple[str, str] | None:
-        """The signal or the step that a suspended member waits for: a key of `jobs.toml`, and the name."""
+        """The signal or step that a suspended member waits for: a key of `jobs.toml`, and the name."""
         kind, _, name = (self.job.waits_for or "").partition(" ")
         is_known = self.job.state is State.AWAITING and kind in {MemoKind.SIGNAL, MemoKind.CALL}
         return (f"waits_{kind}", name) if is_known else None
@@ -87,48 +87,48 @@ class MemberCause:
     task: str
     count: int
     address: str  # of the list of these members
-    cause: str  # the address of the cause, with the jobs of all batches
+    cause: str  # the URL of the cause, with the jobs of all batches
 
 
 @attrs.define(slots=False)
 class BatchView(JobView):
-    """What the page of a batch shows; each value is read when it is first shown."""
+    """The data of a batch's page; each value is read when it is first shown."""
 
     @property
     def name(self) -> str:
-        """The name that its maker gave it."""
+        """The name that its creator gave it."""
         relations = self.job.relations
         return "" if relations is None or relations.batch is None else relations.batch.name
 
     @property
     def stops_at_failure(self) -> bool:
-        """Tell whether the first failure stops the rest."""
+        """Whether the first failure stops the rest."""
         relations = self.job.relations
         return relations is not None and relations.batch is not None and relations.batch.fails_fast
 
     @property
     def phases(self) -> list[Phase]:
-        """A batch waits and runs at once, so its time was spent on nothing that could be told apart."""
+        """No phases, because a batch waits and runs at the same time, so its time cannot be divided."""
         return []
 
     @cached_property
     def counts(self) -> BatchCounts:
-        """How far it is."""
+        """The numbers of its members, by state."""
         return self.visit.fire.storage.batch_counts([self.job.id])[0] or BatchCounts()
 
     @property
     def bars(self) -> list[tuple[str, int]]:
-        """Pairs of a state and how many of its own members are in it; active ones are "processing"."""
+        """Pairs of a state and the number of its own members in it; active members are "processing"."""
         return _bars(self.counts)
 
     @property
     def held_until(self) -> datetime | None:
-        """When it is cancelled unless whoever fills it has gone on by then; None where nobody fills it."""
+        """The time when it is cancelled unless its creator fills it further; None if it is not filled."""
         return instant(self.job.due_at) if self.job.state is State.AWAITING else None
 
     @cached_property
     def within(self) -> DeepBatchCounts | None:
-        """How far it is with all batches within it; None if there are none."""
+        """The numbers of its jobs, including those of all batches within it; None if there are none."""
         if not self.counts.batches or not isinstance(self.handle, Batch):
             return None
         return self.handle.counts(deep=True, limit=_WITHIN)
@@ -140,14 +140,14 @@ class BatchView(JobView):
 
     @property
     def may_cancel(self) -> bool:
-        """Whether there is anything to cancel: it is open, and nobody has cancelled it."""
+        """Whether it can be cancelled: it is open and has not been cancelled."""
         return self.job.state is State.AWAITING and not self.counts.is_cancelled
 
     # ---- members -------------------------------------------------------------------------------------------
 
     @cached_property
     def tab(self) -> str:
-        """The group of members that is shown: the requested one, else the failed members if there are any."""
+        """The shown group of members: the requested one, otherwise the failed members if there are any."""
         return self.visit.query.maybe(_TAB) or ("failed" if self.counts.failed else "all")
 
     def tabs(self) -> list[MemberTab]:
@@ -165,7 +165,7 @@ class BatchView(JobView):
 
     @property
     def shown_count(self) -> int:
-        """How many members the shown group has."""
+        """The number of members in the shown group."""
         return next(tab.count for tab in self.tabs() if tab.is_current)
 
     @cached_property
@@ -188,7 +188,10 @@ class BatchView(JobView):
 
     @property
     def list_address(self) -> str:
-        """The address of the list of jobs with the whole group; of what can still move, of all members."""
+        """The URL of the job list with the whole group.
+
+        For members that can still progress, the list contains all members.
+        """
         state = _STATE_OF_TAB.get(self.tab)
         return self.visit.url("/jobs", batch=self.job.id, state=state)
 
@@ -219,7 +222,10 @@ class BatchView(JobView):
 
     @cached_property
     def _awaiting(self) -> list[tuple[JobRecord, bool]]:
-        """The awaiting members, and whether each waits for another one; else it can still move by itself."""
+        """The awaiting members, and whether each waits for another member.
+
+        A member that does not wait for another one can still progress by itself.
+        """
         jobs = self._first(State.AWAITING, _PAGE)
         inner = [job.id for job in jobs if job.is_batch]
         all_counts = (
@@ -230,7 +236,7 @@ class BatchView(JobView):
     def _first(self, state: State | None, limit: int) -> list[JobRecord]:
         """Return the newest members in a state.
 
-        A storage may find none on a page although there are some further on, so a few pages are read.
+        The storage may find none on a page although there are some later, so a few pages are read.
         """
         jobs: list[JobRecord] = []
         cursor = None
@@ -274,24 +280,24 @@ class BatchView(JobView):
 
     @property
     def grouped(self) -> int:
-        """How many failed members are grouped by their errors."""
+        """The number of failed members that are grouped by their errors."""
         return len(self._failed)
 
     @property
     def without_error(self) -> int:
-        """The number of them for which no error is recorded, batches aside."""
+        """The number of failed members without a recorded error, not counting batches."""
         return sum(job.error is None and not job.is_batch for job in self._failed)
 
     @property
     def failed_batches(self) -> int:
-        """How many of them are batches, whose own pages say why they failed."""
+        """The number of failed members that are batches; their own pages show why they failed."""
         return sum(job.is_batch for job in self._failed)
 
     # ---- its flow ------------------------------------------------------------------------------------------
 
     @cached_property
     def graph(self) -> FlowGraph:
-        """Its members as a graph: the first of them, where there are very many."""
+        """Its members as a graph; only the first of them if there are very many."""
         return draw_flow(self._drawn, digest=self._digest)
 
     @cached_property
@@ -302,13 +308,13 @@ class BatchView(JobView):
         return dict(islice(((name, known[name]) for name in names if known.get(name)), _TASKS))
 
     def _digest(self, job: JobRecord) -> str:
-        """Return the values that a member was called with, as this visitor may see them."""
+        """Return the values of a member's arguments, as far as this visitor may see them."""
         value = self.visit.arguments(job, limit=IN_LISTS).value
         digest = ", ".join(map(_plain, value.values())) if isinstance(value, dict) else ""
         return _OUTPUT.sub(self._output, digest)
 
     def _output(self, found: re.Match[str]) -> str:
-        """Return whose output is among the arguments: the task of a member, not its id."""
+        """Return the name of a member's output among the arguments: its task instead of its id."""
         name = self._drawn_names.get(found[1])
         return found[0] if name is None else self.visit.text("batch.output", task=name)
 
@@ -318,12 +324,12 @@ class BatchView(JobView):
 
     @property
     def is_graph_cut(self) -> bool:
-        """Tell whether members are missing in the graph."""
+        """Whether the graph lacks members."""
         return self.counts.total > len(self._drawn)
 
     @property
     def drawn(self) -> int:
-        """How many members the graph is made of."""
+        """The number of members in the graph."""
         return len(self._drawn)
 
     @cached_property
@@ -340,7 +346,7 @@ class BatchView(JobView):
 
 
 def _active(counts: BatchCounts | DeepBatchCounts) -> int:
-    """Return how many have not ended and do not wait for another member."""
+    """Return the number of members that have not ended and do not wait for another member."""
     return max(0, counts.total - counts.ended - counts.waiting)
 
 
@@ -356,7 +362,7 @@ def _waits(job: JobRecord, counts: BatchCounts | None) -> bool:
 
     Args:
         job: the member.
-        counts: its counts if it is a batch: one that has opened goes on awaiting.
+        counts: its counts if it is a batch; a batch that has opened remains awaiting.
     """
     if not job.parents or job.waits_for is not None:
         return False
@@ -370,7 +376,7 @@ def _plain(value: JsonValue) -> str:
 
 
 def show_batch(visit: Visit) -> Response:
-    """One batch."""
+    """Show one batch."""
     page = BatchView(visit, visit.fire.jobs.get(visit.places["id"]))
     if not page.job.is_batch:
         raise NotHere(visit.text("batch.none", id=page.job.id))
@@ -378,9 +384,9 @@ def show_batch(visit: Visit) -> Response:
 
 
 def requeue_failed(visit: Visit) -> Response:
-    """The members that failed run again; the batch is open until they have ended, from now on.
+    """Requeue the failed members; this opens the batch again until they have ended.
 
-    Of many the first one opens it, and an operation goes on with the rest.
+    If there are many, the first one is requeued to open the batch, and an operation requeues the rest.
     """
     batch_id = visit.form.value(_ONE)
     batch = visit.fire.jobs.get(batch_id)

@@ -1,4 +1,4 @@
-"""Batches: which there are and how far each is, newest first, by state and by name."""
+"""The list of batches with their progress, newest first, by state and by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _PAGE = 50
-_LOOKED = 2_000  # batches whose names one page is looked for among
+_LOOKED = 2_000  # batches in which one page searches for a name
 _STATES = {
     "open": State.AWAITING,
     "succeeded": State.SUCCEEDED,
@@ -38,28 +38,28 @@ class _BatchRow:
     name: str
     record: JobRecord
     counts: BatchCounts
-    outer: JobRecord | None  # the batch in which it is
+    outer: JobRecord | None  # the batch that contains it
 
 
 @attrs.frozen
 class _FoundBatches:
     batches: list[Batch]
-    looked: int  # how many were looked at
-    cursor: str | None  # what lies behind those
+    looked: int  # the number of batches that were examined
+    cursor: str | None  # continues after these batches
 
 
 @attrs.define(slots=False)
 class BatchList:
-    """A page of batches as it is asked for."""
+    """A page of batches, as requested."""
 
     visit: Visit
     state: str  # one of `open`, `succeeded`, `failed`, `deleted`, or empty for all
-    wanted: str  # what the names hold; empty for all
+    wanted: str  # a part of the name; empty for all
     cursor: str | None
 
     @classmethod
     def read(cls, visit: Visit) -> BatchList:
-        """Return the page that a query asks for.
+        """Return the page that a query requests.
 
         Raises:
             BadRequest: a field is wrong.
@@ -69,7 +69,7 @@ class BatchList:
 
     @cached_property
     def found(self) -> _FoundBatches:
-        """Those of the page: where a name is looked for, a page of matches or what was found among many."""
+        """The batches of the page; in a search by name, a full page of matches, or those found among many."""
         found: list[Batch] = []
         looked, cursor, wanted = 0, self.cursor, self.wanted.casefold()
         while True:
@@ -81,7 +81,7 @@ class BatchList:
 
     @cached_property
     def rows(self) -> list[_BatchRow]:
-        """The batches with how far they are; those that were pruned meanwhile are left out."""
+        """The batches with their counts; batches that were pruned in the meantime are left out."""
         batches = self.found.batches
         storage = self.visit.fire.storage
         all_counts = storage.batch_counts([batch.id for batch in batches]) if batches else []
@@ -95,7 +95,7 @@ class BatchList:
         ]
 
     def tabs(self) -> list[tuple[str, str, bool]]:
-        """Return states, empty for all, with their addresses and whether they are shown."""
+        """Return the states, empty for all, with their URLs and whether they are shown."""
         return [
             (name, self.visit.url("/batches", state=name, q=self.wanted), name == self.state)
             for name in ("", *_STATES)
@@ -103,7 +103,7 @@ class BatchList:
 
     @property
     def older(self) -> str | None:
-        """The address of what lies behind this page."""
+        """The URL of the next page, with older batches."""
         cursor = self.found.cursor
         if cursor is None:
             return None
@@ -111,14 +111,14 @@ class BatchList:
 
     @property
     def newest(self) -> str | None:
-        """The address of the first page; None on that."""
+        """The URL of the first page; None on the first page."""
         if self.cursor is None:
             return None
         return self.visit.url("/batches", state=self.state, q=self.wanted)
 
 
 def show_batches(visit: Visit) -> Response:
-    """Every batch, or those in a state, or of a name."""
+    """Show every batch, or those in a state or with a name."""
     listed = BatchList.read(visit)
     with refusing(StorageError, field=_CURSOR.name):
         return visit.page("batches.html", list=listed)

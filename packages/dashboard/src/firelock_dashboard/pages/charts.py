@@ -1,4 +1,4 @@
-"""Charts as numbers: what a page's script draws, what it draws without one, and what stands in the table."""
+"""Charts as numbers: for drawing with a page's script and without it, and for the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ LIVE = "live"
 SPAN_NAMES = (LIVE, *SPANS)
 KINDS = ("throughput", "latency", "depth")
 
-# What is stacked, from the bottom up: the outcomes that are added up, and the state whose colour shows them.
+# The stacked values, from the bottom up: a name, the outcomes that are added up, and the state that sets the
+# colour.
 _STACK = (
     ("succeeded", ("succeeded",), "succeeded"),
     ("deleted", ("deleted",), "deleted"),
@@ -30,24 +31,24 @@ _STACK = (
     ("failed", ("failed",), "failed"),
 )
 
-_WIDTH, _HEIGHT = 1000.0, 200.0  # of the drawing that needs no script
+_WIDTH, _HEIGHT = 1000.0, 200.0  # of the drawing without a script
 _LIVE_SECONDS = 120
 _HOUR_MINUTES = 60
-_GAP = 0.18  # of a bucket's width, between bars
+_GAP = 0.18  # between bars, as a share of a bucket's width
 _TICKS = 5
 _ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
 
 @attrs.frozen
 class Line:
-    """One series: a value a bucket, None where nothing is known or nothing ended."""
+    """One series with a value per bucket; None if nothing is known or nothing ended."""
 
     name: str
-    state: str  # whose colour it has
+    state: str  # sets its colour
     values: list[float | None]
 
     def is_empty(self) -> bool:
-        """Tell whether it shows nothing."""
+        """Return whether it shows nothing."""
         return not any(self.values)
 
 
@@ -64,38 +65,38 @@ class Bar:
 
 @attrs.frozen
 class Chart:
-    """Series over buckets of equal length; stacked bars where they are counts, else lines."""
+    """Series over buckets of equal length: stacked bars for counts, otherwise lines."""
 
     kind: str
     span: str
     step_seconds: int
     starts: list[float]  # seconds since 1970
     lines: list[Line]
-    unit: str  # "count", "rate" (a second's) or "seconds"
+    unit: str  # "count", "rate" (per second) or "seconds"
     known: list[bool]
     missing: int = 0
 
     @property
     def is_stacked(self) -> bool:
-        """Tell whether values add up."""
+        """Whether values add up."""
         return self.kind == "throughput"
 
     @cached_property
     def top(self) -> float:
-        """The upper end of the scale: a round number that no stack is above."""
+        """The upper end of the scale: a round number that no stack exceeds."""
         columns = zip(*(map(_number, line.values) for line in self.lines), strict=True)
         return round_up(max((sum(one) if self.is_stacked else max(one) for one in columns), default=0.0))
 
     @cached_property
     def bottom(self) -> float:
-        """The lower end of the scale: 0, and on a logarithmic one a power of ten."""
+        """The lower end of the scale: 0, or a power of ten on a logarithmic scale."""
         if self.kind != "latency":
             return 0.0
         lowest = min((value for line in self.lines for value in line.values if value), default=0.001)
         return float(10.0 ** math.floor(math.log10(lowest)))
 
     def bars(self) -> list[Bar]:
-        """Return the stacked bars of the drawing, in the order in which they are drawn."""
+        """Return the stacked bars of the drawing, in drawing order."""
         width, top = _WIDTH / max(1, len(self.starts)), self.top
         found = []
         for place in range(len(self.starts)):
@@ -111,7 +112,7 @@ class Chart:
         return found
 
     def path(self, line: Line) -> str:
-        """Return a line of the drawing as an SVG path, with gaps where there are no values."""
+        """Return a line of the drawing as an SVG path, with gaps where values are missing."""
         width = _WIDTH / max(1, len(self.starts))
         points = [
             None if value is None else (place * width + width / 2, self._height_of(value))
@@ -120,7 +121,7 @@ class Chart:
         return _path(points)
 
     def dots(self, line: Line) -> str:
-        """Return the points of a line as an SVG path of short strokes, so that a point alone is seen."""
+        """Return the points of a line as an SVG path of short strokes, so that a single point is visible."""
         width = _WIDTH / max(1, len(self.starts))
         return "".join(
             f"M{place * width + width / 2:.1f},{self._height_of(value):.1f}h0.1"
@@ -135,7 +136,7 @@ class Chart:
         return _HEIGHT * (1 - (value - low) / (high - low))
 
     def ticks(self) -> list[datetime]:
-        """Return some instants below the drawing, evenly apart, from its beginning to its end."""
+        """Return the times below the drawing, at equal intervals from its beginning to its end."""
         if not self.starts:
             return []
         first, last = self.starts[0], self.starts[-1] + self.step_seconds
@@ -145,7 +146,7 @@ class Chart:
         ]
 
     def rows(self) -> list[tuple[datetime, datetime, list[float | None]]]:
-        """Return beginning, end and values of each bucket in which there are any, newest first."""
+        """Return the beginning, the end and the values of each bucket that has any, newest first."""
         columns = [line.values for line in self.lines]
         return [
             (
@@ -157,7 +158,7 @@ class Chart:
         ]  # fmt: skip
 
     def is_empty(self) -> bool:
-        """Tell whether there is nothing to draw."""
+        """Return whether there is nothing to draw."""
         return all(line.is_empty() for line in self.lines)
 
 
@@ -179,7 +180,7 @@ def chart_of_series(series: Series, kind: str) -> Chart:
 
 
 def chart_of_depths(by_minute: Mapping[int, tuple[int, int]], now: float) -> Chart:
-    """Return the chart of the last hour, a bucket a minute: how many jobs ran and waited at its end."""
+    """Return the chart of the last hour, one bucket per minute: the running and waiting jobs at its end."""
     last = math.floor(now) // 60 * 60
     starts = [last - 60 * (_HOUR_MINUTES - 1 - place) for place in range(_HOUR_MINUTES)]
     found = [by_minute.get(start) for start in starts]
@@ -194,10 +195,13 @@ def chart_of_depths(by_minute: Mapping[int, tuple[int, int]], now: float) -> Cha
 def chart_of_samples(
     samples: Sequence[Sample], now: float, kind: str, ended: Mapping[int, Mapping[str, int]] | None = None
 ) -> Chart:
-    """Return the chart of the last two minutes, a bucket a second: what ended, or what waits and runs.
+    """Return the chart of the last two minutes with one bucket per second.
 
-    Seconds in which nobody looked have the mean of what else `ended` in their minute, which is given by the
-    minute's start; how many waited and ran then is not kept by anybody.
+    It shows ended jobs, or waiting and running jobs.
+
+    A second without a sample shows the mean of the other attempts that ended in its minute; `ended` contains
+    the attempts by the minute's start. The numbers of waiting and running jobs in these seconds are not
+    known.
     """
     last = math.floor(now)
     starts = [float(last - _LIVE_SECONDS + 1 + place) for place in range(_LIVE_SECONDS)]
@@ -222,7 +226,7 @@ def _fill(
     by_second: Mapping[int, Sample],
     ended: Mapping[int, Mapping[str, int]],
 ) -> None:
-    """Seconds that nobody saw get what is left of their minute's sum, evenly."""
+    """Spread the rest of each minute's sum evenly over its seconds without a sample."""
     outcomes = {name: parts for name, parts, _ in _STACK}
     first, last = int(starts[0]), int(starts[-1])
     for line in lines:
@@ -238,7 +242,7 @@ def _fill(
 
 
 def spark(values: Iterable[float], *, width: int = 120, height: int = 28) -> str:
-    """Return a sparkline as an SVG path; empty where there are not two values or nothing but zeros."""
+    """Return a sparkline as an SVG path; empty for fewer than two values or if all are zero."""
     numbers = list(values)
     top = max(numbers, default=0)
     if len(numbers) < 2 or top <= 0:  # noqa: PLR2004 - a line has two ends
@@ -250,7 +254,7 @@ def spark(values: Iterable[float], *, width: int = 120, height: int = 28) -> str
 
 
 def round_up(value: float) -> float:
-    """Return the next round number, such as 1, 1.5, 2, 2.5 or 3 times a power of ten; 1 for nothing."""
+    """Return the next round number, such as 1, 1.5, 2, 2.5 or 3 times a power of ten; 1 for zero."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -258,7 +262,7 @@ def round_up(value: float) -> float:
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
-    """Return an SVG path through the points; None lifts the pen, and a point alone becomes a short stroke."""
+    """Return an SVG path through the points; None makes a gap, and a single point becomes a short stroke."""
     parts = []
     for before, point in pairwise([None, *points]):
         if point is None:
@@ -274,7 +278,7 @@ def _added(series: Series, outcomes: Sequence[str]) -> list[float | None]:
 
 
 def _seconds(bounds: Sequence[float | None]) -> list[float | None]:
-    """Return bounds of durations as they are drawn: those that are shown as "< 1 ms" lie at 1 ms."""
+    """Return bounds of durations for drawing; those that are shown as "< 1 ms" are drawn at 1 ms."""
     return [None if bound is None else max(bound, DURATION_BUCKETS[0]) for bound in bounds]
 
 

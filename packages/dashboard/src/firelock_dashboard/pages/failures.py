@@ -1,4 +1,4 @@
-"""Failures by cause: what fails alike is one row, has one traceback, and is acted on as one."""
+"""Failures by cause: jobs that failed with the same error share a row, a traceback and their actions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GROUPS = 100
 _GROUPED = 10_000  # the newest failed jobs that a storage groups
 _OUTCOMES = 3  # requeues of causes whose outcome is shown
 _TOLD_FOR = timedelta(hours=1)
-_BATCHES = 100  # that are counted
+_BATCHES = 100  # failed batches that are counted
 _ROWS = 20
 _SAMPLE = 200
 _LISTED = 20
@@ -66,18 +66,18 @@ class Requeue:
 @attrs.frozen(slots=False)
 class _Causes:
     rows: list[Cause]  # the most frequent first
-    muted: list[Cause]  # apart; those among them without a failed job as well
-    failed: int | None  # jobs that are failed now and were not all grouped; None where they were
-    is_cut: bool  # more causes than are shown, or more jobs than are grouped
+    muted: list[Cause]  # separate; includes muted causes without failed jobs
+    failed: int | None  # jobs that are failed now, if not all were grouped, otherwise None
+    is_cut: bool  # whether there are more causes than are shown, or more jobs than are grouped
     requeues: Mapping[str, Requeue]  # the last one of a cause, by its fingerprint
     gone: list[Requeue]  # those of causes without failed jobs; none if the causes of one task are shown
-    batches: int  # that are failed: they count among failed jobs and have no cause of their own
+    batches: int  # failed batches: they count as failed jobs and have no cause of their own
     has_more_batches: bool
     without_cause: int  # further failed jobs: without a recorded error, or not grouped yet
 
     @property
     def grouped(self) -> int:
-        """How many jobs the rows speak of, the muted among them."""
+        """The number of jobs in the rows, including the muted ones."""
         return sum(row.count for row in [*self.rows, *self.muted])
 
     @cached_property
@@ -89,7 +89,7 @@ class _Causes:
 
 
 def show_failures(visit: Visit) -> Response:
-    """Every cause, or those of a task, the most frequent first; what is muted apart."""
+    """Show every cause, or those of a task, the most frequent first, and muted causes separately."""
     task = visit.query.maybe(_TASK)
     return visit.page(
         "failures.html", task=task,
@@ -118,7 +118,7 @@ def _causes(visit: Visit, task: str | None) -> _Causes:
 def recent_requeues(visit: Visit) -> Mapping[str, Requeue]:
     """Return the last requeue of each cause within an hour, by fingerprint; at most three.
 
-    They are looked for among the newest operations.
+    They are searched for among the newest operations.
     """
     found: dict[str, Requeue] = {}
     watch = visit.dashboard.watch
@@ -136,7 +136,7 @@ def recent_requeues(visit: Visit) -> Mapping[str, Requeue]:
 
 
 def without_rows(requeues: Mapping[str, Requeue], known: Sequence[Cause]) -> list[Requeue]:
-    """Return the requeues of causes that are not among the known ones: no job of these is failed now."""
+    """Return the requeues of causes that are not among the known ones: none of their jobs is failed now."""
     fingerprints = {one.fingerprint for one in known}
     return [one for fingerprint, one in requeues.items() if fingerprint not in fingerprints]
 
@@ -150,7 +150,7 @@ def _shown(visit: Visit, message: str) -> str:
 
 @attrs.define(slots=False)
 class _CausePage:
-    """One cause, each value read when it is first shown."""
+    """One cause; each value is read when it is first shown."""
 
     visit: Visit
     fingerprint: str
@@ -162,12 +162,12 @@ class _CausePage:
 
     @property
     def rows(self) -> list[tuple[Job[Any], str]]:
-        """The newest of them, each with its arguments in one line."""
+        """The newest jobs, each with its arguments on one line."""
         return [(job, call_line(self.visit, job)) for job in self.sample[:_ROWS]]
 
     @property
     def is_sample_cut(self) -> bool:
-        """Tell whether there are more than the sample holds."""
+        """Whether there are more jobs than the sample contains."""
         return self._found.cursor is not None
 
     @cached_property
@@ -176,30 +176,30 @@ class _CausePage:
 
     @cached_property
     def count(self) -> int:
-        """How many there are, as far as it is known: see `is_more`."""
+        """The number of jobs as far as it is known; see `is_more`."""
         groups = self.visit.dashboard.watch.failure_groups(_GROUPS)
         counted = next((one.count for one in groups if one.fingerprint == self.fingerprint), 0)
         return max(counted, len(self.sample)) if self.is_sample_cut else len(self.sample)
 
     @property
     def is_more(self) -> bool:
-        """Tell whether there may be more than `count`."""
+        """Whether there might be more jobs than `count`."""
         failed = self.visit.state_counts()[State.FAILED]
         return self.is_sample_cut and (failed > _GROUPED or self.count <= len(self.sample))
 
     @property
     def is_many(self) -> bool:
-        """Tell whether the number has to be typed before anything is done to all of them."""
+        """Whether the visitor must type the number before an action on all of them."""
         return self.count > MANY or self.is_more
 
     @property
     def counted(self) -> str:
-        """The number as it is shown: "10 000+" where nobody counted further."""
+        """The number as it is shown: "10 000+" if counting stopped there."""
         return f"{count_text(self.count)}{'+' if self.is_more else ''}"
 
     @cached_property
     def newest(self) -> Job[Any]:
-        """The job that stands for all."""
+        """The job that represents all of them."""
         return self.sample[0]
 
     @property
@@ -210,19 +210,19 @@ class _CausePage:
 
     @property
     def message(self) -> str:
-        """What it says, of the newest."""
+        """The message of the exception, from the newest job."""
         error = self.newest.error
         return self.visit.redacted(error.message) if error else ""
 
     @cached_property
-    def failure(self) -> Any:  # noqa: ANN401 - what the page of a job makes of an attempt
-        """The last failed attempt of the newest, its traceback taken apart; None where none is kept."""
+    def failure(self) -> Any:  # noqa: ANN401 - as the page of a job shows an attempt
+        """The last failed attempt of the newest job, with a parsed traceback; None if none is stored."""
         failures = JobView(self.visit, self.newest).failures
         return failures[max(failures)] if failures else None
 
     @cached_property
     def oldest_at(self) -> datetime | None:
-        """When the oldest of them failed that is still stored."""
+        """The time when the oldest job that is still stored failed."""
         if not self.is_sample_cut:
             return _failed_at(self.sample[-1])
         first = self.visit.fire.jobs.page(_where(self.fingerprint), limit=1, oldest_first=True)
@@ -230,13 +230,13 @@ class _CausePage:
 
     @cached_property
     def known(self) -> Cause | None:
-        """The cause as the list has it: since when it is known, whether it is muted."""
+        """The cause as the list contains it, with its first failure and its mute."""
         causes = self.visit.dashboard.watch.causes()
         return next((one for one in causes if one.fingerprint == self.fingerprint), None)
 
     @cached_property
     def hours(self) -> tuple[int, ...]:
-        """How many of them failed in each of the last 24 hours, the newest among them."""
+        """The number of jobs that failed in each of the last 24 hours, including the newest."""
         if self.is_sample_cut:
             return self.visit.dashboard.watch.hours_of(self.fingerprint)
         found = by_hour((job.record() for job in self.sample), self.visit.now)
@@ -244,7 +244,7 @@ class _CausePage:
 
     @property
     def newest_at(self) -> datetime | None:
-        """When the newest of them failed."""
+        """The time when the newest job failed."""
         return _failed_at(self.newest)
 
     @cached_property
@@ -285,22 +285,22 @@ def _failed_at(job: Job[Any]) -> datetime | None:
 
 
 def show_failure(visit: Visit) -> Response:
-    """One cause: a traceback that stands for all, where it happens, the jobs."""
+    """Show one cause: a traceback that represents all jobs, the tasks and queues, and the jobs."""
     page = _CausePage(visit, visit.places["fingerprint"][:_FINGERPRINT])
-    is_whole = visit.part is None  # its only live region is the navigation, in which is nothing of the cause
+    is_whole = visit.part is None  # its only live region is the navigation, which shows nothing of the cause
     if is_whole and not page.sample:
         raise NotHere(visit.text("failures.unknown"))
     title = task_name(page.type) if is_whole else ""
     return visit.page("failure.html", title=title, section="failures", cause=page, sample_limit=_SAMPLE)
 
 
-# ---- what is done to all of one cause --------------------------------------------------------------------
+# ---- actions on all jobs of a cause ----------------------------------------------------------------------
 
 
 def start_on_cause(visit: Visit, verb: str) -> Response:
-    """An operation meets every failed job of the cause; of many the number is asked for first."""
+    """Start an operation on all failed jobs of the cause; for many jobs, require the number first."""
     fingerprint = visit.form.value(FINGERPRINT)
-    visit.dashboard.forget()  # what is counted for a question is counted now
+    visit.dashboard.forget()  # the question needs current numbers
     page = _CausePage(visit, fingerprint)
     if not page.sample:
         return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")
@@ -333,7 +333,7 @@ _FOR = Choice("for", choices=(*_SPANS, _FOR_EVER), default="7d")
 
 
 def mute(visit: Visit) -> Response:
-    """The cause is listed apart and in no banner, for a while or until somebody takes it back."""
+    """Mute the cause for a period or until it is unmuted: it is listed separately and shown in no banner."""
     fingerprint = visit.form.value(FINGERPRINT)
     span = visit.form.value(_FOR)
     note = visit.form.maybe(NOTE)
@@ -344,13 +344,13 @@ def mute(visit: Visit) -> Response:
 
 
 def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str | None) -> Cause | None:
-    """The cause is muted and the audit says so; return it, None where no failed job has it.
+    """Mute the cause and record it in the audit; return the cause, or None if it has no failed job.
 
-    It is muted for the span, without one until it is unmuted.
+    Without a span, it is muted until it is unmuted.
     """
     page = _CausePage(visit, fingerprint)
     cause = page.known
-    if cause is None and page.sample:  # a rare one, which is in no list
+    if cause is None and page.sample:  # a rare cause, which is in no list
         task, newest_at = page.newest.task, page.newest_at
         cause = Cause(fingerprint, page.type, page.message, task, 1, newest_at, page.oldest_at, (), None)
     if cause is None:
@@ -371,7 +371,7 @@ def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str
 
 
 def unmute(visit: Visit) -> Response:
-    """The cause is told of again."""
+    """Unmute the cause."""
     fingerprint = visit.form.value(FINGERPRINT)
     if not unmute_cause(visit, fingerprint):
         return visit.done(visit.text("failures.not_muted"), to="/failures", kind="note")
@@ -379,7 +379,7 @@ def unmute(visit: Visit) -> Response:
 
 
 def unmute_cause(visit: Visit, fingerprint: str) -> bool:
-    """The cause is not muted any more and the audit says so; False where it was not."""
+    """Unmute the cause and record it in the audit; return False if it was not muted."""
     if not visit.dashboard.watch.remembered.unmute(fingerprint):
         return False
     causes = visit.dashboard.watch.causes()

@@ -1,7 +1,7 @@
-"""The members of a batch as a graph that can be read: layers from left to right, many alike as one; pure.
+"""The members of a batch as a readable graph: layers from left to right, similar members as one node; no I/O.
 
-A member's layer is the length of the longest way to it. Where a layer has more than eight members of one task
-these are one node with a count of each state, so that a fan-out of thousands is three nodes, not a wall.
+A member's layer is the length of the longest path to it. If a layer has more than eight members of one task,
+they are one node with the count of each state. So a fan-out of thousands has three nodes.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ import attrs
 from firelock.storage import JobRecord
 from firelock_dashboard.web.formatting import job_name, short_id, task_name
 
-_ALIKE = 8  # members of one task in one layer that are still drawn each
-_ROWS = 40  # nodes of one layer; where there are more, all its tasks are drawn as one node each
+_ALIKE = 8  # members of one task in one layer that are still drawn separately
+_ROWS = 40  # nodes of one layer; beyond it, all its tasks are drawn as one node each
 _HEIGHT, _GAP, _WAY, _MARGIN = 46, 12, 38, 6
 _NARROWEST, _WIDEST = (
     188,
     260,
-)  # a node, so that two are seen on a phone; a label that needs more room ends in an ellipsis
-_BESIDES, _CHARACTER = 44, 7  # of a node's width: its icon and edges, and a character of its label
-_LANE = 40  # left of the nodes that are below each other, for the ways between them
-_BELOW = 26  # between layers that are below each other
-_LONGEST = 60  # nodes that are drawn below each other
-_DETAIL = 32  # characters of what tells members of one task apart
+)  # the width of a node: two fit on a phone; a longer label ends in an ellipsis
+_BESIDES, _CHARACTER = 44, 7  # parts of a node's width: its icon and edges, and a character of its label
+_LANE = 40  # for the lines to the left of stacked nodes
+_BELOW = 26  # between stacked layers
+_LONGEST = 60  # the maximum number of stacked nodes
+_DETAIL = 32  # characters of the text that distinguishes members of one task
 
-# In this order they are named, and the first one that a node has any of gives it its colour.
+# The order in which states are named. The first one that occurs in a node sets its colour.
 ORDER = ("failed", "processing", "retrying", "enqueued", "scheduled", "awaiting", "deleted", "succeeded")
 
 
-_Key = tuple[int, str, str]  # layer, task, id of a single one
+_Key = tuple[int, str, str]  # layer, task, id of a single member
 
 
 @attrs.frozen
 class FlowNode:
-    """A member, or several alike."""
+    """A member, or several similar ones."""
 
     label: str
-    states: tuple[tuple[str, int], ...]  # how many are in each, in `ORDER`
-    job_id: str | None  # of a single one
+    states: tuple[tuple[str, int], ...]  # the number of members in each, in `ORDER`
+    job_id: str | None  # of a single member
     name: str  # in full: of the task, or of a batch
     task: str
-    detail: str = ""  # what tells a single one from others of its task
+    detail: str = ""  # distinguishes a single member from others of its task
     x: int = 0
     y: int = 0
 
     @property
     def length(self) -> int:
-        """How many characters its longer line has, about."""
-        state = 12 if self.count == 1 else 0  # and what separates it from the detail
+        """The approximate number of characters of its longer line."""
+        state = 12 if self.count == 1 else 0  # including the separator before the detail
         return max(len(self.label) + (7 if self.count > 1 else 0), len(self.detail) + state)
 
     @property
     def count(self) -> int:
-        """How many members it stands for."""
+        """The number of members that it represents."""
         return sum(number for _, number in self.states)
 
     @property
@@ -66,7 +66,7 @@ class FlowNode:
 
 @attrs.frozen
 class FlowGraph:
-    """Nodes at their places, and ways between them as paths of SVG."""
+    """Nodes with their positions, and the lines between them as SVG paths."""
 
     nodes: Sequence[FlowNode]
     ways: Sequence[str]
@@ -74,23 +74,24 @@ class FlowGraph:
     height: int
     node_width: int = _NARROWEST
     node_height: int = _HEIGHT
-    narrow: FlowGraph | None = None  # the same from top to bottom; None where it would be very long
+    narrow: FlowGraph | None = None  # the same from top to bottom; None if it would be very long
 
     @property
     def is_flow(self) -> bool:
-        """Tell whether any member waits for another one; else there is nothing to draw."""
+        """Whether any member waits for another one; otherwise there is nothing to draw."""
         return bool(self.ways)
 
 
 def draw_flow(
     members: Sequence[JobRecord], *, digest: Callable[[JobRecord], str] = lambda _: ""
 ) -> FlowGraph:
-    """Return the graph of these members; ties to jobs that are not among them are left out.
+    """Return the graph of these members; relations to jobs outside the graph are left out.
 
     Args:
         members: the jobs.
-        digest: what tells a job from others of its task, its arguments; where it is empty or another one's as
-            well, its id does. Asked of those that are a node each.
+        digest: returns a text from a job's arguments that distinguishes it from others of its task. If the
+            text is empty or not unique, the job's id is used instead. Called only for jobs with a node of
+            their own.
     """
     parents = _parents(members)
     layers = _layers(parents)
@@ -99,7 +100,7 @@ def draw_flow(
         (node_of[parent], node_of[child])
         for child, of_child in parents.items()
         for parent in of_child
-        if node_of[parent][0] < node_of[child][0]  # not so of a circle
+        if node_of[parent][0] < node_of[child][0]  # false in a cycle
     }
     columns = _columns(nodes, ways)
     placed: dict[_Key, FlowNode] = {}
@@ -125,7 +126,7 @@ def _below_each_other(
     ways: Iterable[tuple[_Key, _Key]],
     node_width: int,
 ) -> FlowGraph:
-    """Return the graph with a node a line; ways to other lines than the next go along the left side."""
+    """Return the graph with one node per row; lines to rows other than the next run along the left side."""
     placed: dict[_Key, FlowNode] = {}
     y = _MARGIN
     for layer in layers:
@@ -151,7 +152,7 @@ def _way_down(one: FlowNode, other: FlowNode, node_width: int, *, is_next: bool)
 
 
 def _node_width(nodes: Iterable[FlowNode]) -> int:
-    """Return a width for which most labels need no ellipsis; the page cuts what is longer."""
+    """Return a width at which most labels need no ellipsis; the page truncates longer ones."""
     longest = max((node.length for node in nodes), default=0)
     return min(_WIDEST, max(_NARROWEST, _BESIDES + longest * _CHARACTER))
 
@@ -165,7 +166,7 @@ def _parents(members: Sequence[JobRecord]) -> dict[str, list[str]]:
 
 
 def _layers(parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Return the length of the longest way to each; who waits in a circle is in the first layer."""
+    """Return the length of the longest path to each member; members of a cycle are in the first layer."""
     children, waiting = defaultdict[str, list[str]](list), dict[str, int]()
     for child, of_child in parents.items():
         waiting[child] = len(of_child)
@@ -209,7 +210,7 @@ def _grouped(
 
 
 def _details(jobs: Sequence[JobRecord], digest: Callable[[JobRecord], str]) -> dict[str, str]:
-    """Return what tells each from the others, by its id."""
+    """Return the text that distinguishes each job from the others, by its id."""
     cut = {job.id: _cut(digest(job), _DETAIL) for job in jobs}
     seen = Counter(cut.values())
     return {id: text if text and seen[text] == 1 else short_id(id) for id, text in cut.items()}
@@ -225,7 +226,7 @@ def _states(jobs: Iterable[JobRecord]) -> tuple[tuple[str, int], ...]:
 
 
 def _columns(nodes: Mapping[_Key, FlowNode], ways: Iterable[tuple[_Key, _Key]]) -> list[list[_Key]]:
-    """Return the layers, each ordered by the middle of what it follows, so that few ways cross."""
+    """Return the layers, each ordered by the mean row of its predecessors, so that few lines cross."""
     follows = defaultdict[_Key, list[_Key]](list)
     for one, other in ways:
         follows[other].append(one)

@@ -1,4 +1,4 @@
-"""One job: what it was called with, how its life went, what it logged, why it waits."""
+"""The page of a job: its call, its history, its log, and why it waits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _PART = re.compile(r"[0-9a-f-]{4,36}")
-_NEWEST = 500  # jobs whose ids are looked at for an end
+_NEWEST = 500  # newest jobs that are searched for the end of an id
 _LOG_KEPT = 1_000
 _SHOWN = 200
 _STEP = 220  # characters of a step's kind and name
@@ -74,7 +74,7 @@ _AFTER = Integer("after", default=0, least=0, most=999_999_999)  # number of a l
 
 
 def show_job(visit: Visit) -> Response:
-    """One job; a part of an id that is one job's alone leads to it."""
+    """Show one job; a part of an id that matches only one job redirects to it."""
     try:
         page = JobView(visit, _stored(visit))
     except JobNotFound:
@@ -97,7 +97,10 @@ def _gone(visit: Visit, job_id: str) -> Response:
 
 
 def _whole_id(visit: Visit, part: str) -> str | None:
-    """Return the one id that begins so, or ends so among the newest; None where none or several do."""
+    """Return the only id with this beginning, or with this end among the newest ones.
+
+    The result is None unless exactly one id matches.
+    """
     if not _PART.fullmatch(part):
         return None
     begin = visit.fire.jobs.page(JobFilter(id_prefix=part), limit=2)
@@ -122,7 +125,7 @@ def stop_question(visit: Visit, others: int | None) -> str:
 
 
 def run_again_from(visit: Visit) -> Response:
-    """The job runs again and does this step, and all that was recorded since, once more."""
+    """Requeue the job from this step: the step, and all that was recorded since, runs again."""
     job_id, step = visit.form.value(_ONE), visit.form.value(_AGAIN)
     question = visit.text("job.confirm_again", name=step)
     if asked := ask_first(visit, question, visit.text("job.step_again"), section="jobs"):
@@ -139,8 +142,8 @@ class AnswerForm:
 
     job_id: str
     signal: str
-    fields: Sequence[Parameter] | None  # None if this process does not know the signal's type
-    values: Mapping[str, str] = attrs.field(factory=dict)  # what was sent, by field
+    fields: Sequence[Parameter] | None  # None if the signal is not registered in this process
+    values: Mapping[str, str] = attrs.field(factory=dict)  # the sent values, by field
     problems: Mapping[str, str] = attrs.field(factory=dict)  # by field
     problem: str = ""  # of the whole answer
 
@@ -151,10 +154,10 @@ def _answer_form(visit: Visit, job_id: str, name: str) -> AnswerForm:
 
 
 def answer_signal(visit: Visit) -> Response:
-    """The signal that the job waits for has this answer, if none was sent before.
+    """Store this answer for the signal that the job waits for, unless one was sent before.
 
-    The answer is the fields of the signal's type, `args.NAME`, or JSON as `value`. Wrong fields are shown in
-    the form again, unless a program asked for JSON.
+    The answer consists of the fields of the signal's type, `args.NAME`, or of JSON in `value`. Wrong fields
+    are shown in the form again, unless a program requested JSON.
     """
     job_id, name = visit.form.value(_ONE), visit.form.value(_SIGNAL)
     text, fields = visit.form.maybe(_VALUE_TEXT), visit.form.maybe(ARGUMENTS)
@@ -172,7 +175,7 @@ def _payload_text(visit: Visit, name: str, text: str | None, fields: Mapping[str
     """Return the JSON of an answer.
 
     Raises:
-        BadRequest: nothing was sent, or fields of a signal that this process does not know.
+        BadRequest: nothing was sent, or fields of a signal that is not registered in this process.
         ArgumentError: a field is wrong.
     """
     known = visit.fire.signal_named(name)
@@ -184,7 +187,7 @@ def _payload_text(visit: Visit, name: str, text: str | None, fields: Mapping[str
 
 
 def _wrong_answer(visit: Visit, form: AnswerForm, error: ArgumentError | BadRequest) -> Response:
-    """Return the form as it was sent, with what is wrong beside each field."""
+    """Return the form with the sent values and the problem next to each wrong field."""
     values = visit.form.maybe(ARGUMENTS) or {}
     problems: dict[str, str] = {}
     if form.fields is None:
@@ -197,7 +200,7 @@ def _wrong_answer(visit: Visit, form: AnswerForm, error: ArgumentError | BadRequ
 
 
 def download_log(visit: Visit) -> Response:
-    """What the job logged, as text."""
+    """Return the job's log as text."""
     lines = _stored(visit).log(limit=_LOG_KEPT)
     text = "".join(
         f"{iso(line.at)} {line.level:<8} [{line.attempt}] {_one_line(visit, line.text)}\n" for line in lines
@@ -211,12 +214,12 @@ def _one_line(visit: Visit, text: str) -> str:
 
 
 def download_arguments(visit: Visit) -> Response:
-    """What the job was called with, whole."""
+    """Return the job's whole arguments."""
     return _payload(visit.arguments(_stored(visit).record(), limit=None), "arguments")
 
 
 def download_result(visit: Visit) -> Response:
-    """What the job returned, whole."""
+    """Return the job's whole result."""
     record = _stored(visit).record()
     if record.result is None:
         raise NotHere(visit.text("job.no_result_file", id=record.id))
@@ -255,33 +258,33 @@ _CHILDREN = 20
 _PARENTS = 20  # that are listed
 _PARENTS_READ = 500
 _PARENT_CALL = 120  # characters of a parent's arguments
-_LOG = 200  # lines at once
+_LOG = 200  # lines per request
 _LOG_FIRST = 500
 _AHEAD_PAGES = 4
-_VALUE = 400  # characters of a remembered value
+_VALUE = 400  # characters of a stored value
 _WAITS_SHOWN = 6
 _RATE_MINUTES = 10
-_HEARD_BY = 30  # seconds after which a function that goes on has not looked at its cancellation
-_ORDERS = 50  # newest entries of the audit that are searched for an order to end a worker process
-_FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
+_HEARD_BY = 30  # seconds; a function that continues for longer does not check its cancellation
+_ORDERS = 50  # newest audit entries that are searched for an order to end a worker process
+_FEWEST_RUNS = 20  # minimum runs of its task for a comparison: the p95 of fewer is their slowest
 
 
 @attrs.frozen
 class _Failure:
-    """A failed attempt with its traceback taken apart."""
+    """A failed attempt with its parsed traceback."""
 
     attempt: int
     at: datetime
     type: str
     message: str
-    text: str | None  # the whole traceback, redacted; None where it has none or may not be seen
+    text: str | None  # the whole traceback, redacted; None if there is none or it may not be seen
     traces: list[Trace]
     markdown: str
 
 
 @attrs.define(slots=False)
 class JobView:
-    """What the page of a job shows; each value is read when it is first shown."""
+    """The data of a job's page; each value is read when it is first shown."""
 
     visit: Visit
     handle: Job[object]
@@ -298,12 +301,12 @@ class JobView:
 
     @cached_property
     def attempts(self) -> int | None:
-        """How many attempts it may have."""
+        """The maximum number of its attempts."""
         return attempts_of(self.visit, self.job)
 
     @property
     def attempts_told(self) -> str:
-        """How many attempts it has had, and how many it may have, in words."""
+        """The number of its attempts and their maximum, in words."""
         number, most, text = self.job.attempt, self.attempts, self.visit.text
         newest = next((step for step in self.steps if step.entry.attempt is not None), None)
         if self.job.waits_for is not None and newest is not None and not newest.is_counted:
@@ -322,7 +325,7 @@ class JobView:
         return text("job.attempts_of", number=number, most=most) if most else str(number)
 
     def attempt_told(self, number: int, *, is_requeued: bool) -> str:
-        """Name one attempt; the numbers go on after a requeue, which gives all its retries back."""
+        """Return the name of an attempt; numbers continue after a requeue, which restores all retries."""
         most, text = self.attempts, self.visit.text
         if is_requeued or (most and number > most):
             return text("job.attempt_requeued", number=number)
@@ -333,7 +336,7 @@ class JobView:
         )
 
     def step_attempt(self, step: ShownStep) -> str:
-        """Name the attempt that ended with a step, and say if it was given back."""
+        """Return the name of the attempt that ended with a step, and whether the attempt was not counted."""
         told = self.attempt_told(step.entry.attempt or 0, is_requeued=step.is_requeued)
         if step.is_counted:
             return told
@@ -342,12 +345,12 @@ class JobView:
 
     @property
     def now_attempt(self) -> str:
-        """Name the attempt that runs."""
+        """The name of the running attempt."""
         return self.attempt_told(self.job.attempt, is_requeued=was_requeued(self.job))
 
     @property
     def retry_words(self) -> str:
-        """The retries that its call asked for; as they are stored if they are of another kind."""
+        """The retries that its call requested; in their stored form if they are of another kind."""
         stored = self.job.retry or ""
         try:
             retry = Retry.from_json(stored)
@@ -365,22 +368,22 @@ class JobView:
 
     @cached_property
     def given(self) -> Payload:
-        """Its arguments as this visitor may see them."""
+        """Its arguments, as far as this visitor may see them."""
         return self.visit.arguments(self.job)
 
     @property
     def meta(self) -> JsonValue:
-        """What travels with it as this visitor may see it."""
+        """Its metadata, as far as this visitor may see it."""
         return self.visit.meta(self.job)
 
     @cached_property
     def call(self) -> ShownCall | None:
-        """The call as it would be written; None where its arguments may not be seen, or cannot be read."""
+        """The call in its written form; None if its arguments may not be seen or cannot be read."""
         value = self.given.value
         return call_of(self.job.task, value, self._using()) if isinstance(value, dict) else None
 
     def _using(self) -> dict[str, JsonValue]:
-        """Return the options in which the job differs from its task, where that is registered here."""
+        """Return the options in which the job differs from its task, if the task is registered here."""
         job, info = self.job, self.visit.fire.registry.get(self.job.task)
         if info is None:
             return {}
@@ -392,18 +395,21 @@ class JobView:
 
     @cached_property
     def returned(self) -> Payload | None:
-        """What it returned as this visitor may see it; None where there is nothing."""
+        """Its result, as far as this visitor may see it; None if there is none."""
         return None if self.job.result is None else self.visit.result(self.job)
 
     @property
     def result(self) -> Node | None:
-        """What it returned, as a tree; None where it cannot be shown as one."""
+        """Its result as a tree; None if it cannot be shown as one."""
         returned = self.returned
         return None if returned is None or returned.reason is not None else tree(returned.value)
 
     @property
     def may_change(self) -> bool:
-        """Tell whether this visitor may run it with changes: its task is here, its arguments in sight."""
+        """Whether this visitor may run it with changes.
+
+        This requires that its task is registered here and its arguments are visible.
+        """
         return (
             self.visit.may(Permission.RUN_TASK)
             and isinstance(self.given.value, dict)
@@ -412,12 +418,12 @@ class JobView:
 
     @property
     def former(self) -> str | None:
-        """The job that it was copied from or runs again with changes, as its first step says."""
+        """The job of which it is a copy or a changed run, according to its first step."""
         reason = self.steps[-1].entry.reason if self.steps else None
         found = _MADE_FROM.match(reason or "")
         return found["id"] if found else None
 
-    # ---- its life ------------------------------------------------------------------------------------------
+    # ---- its history ---------------------------------------------------------------------------------------
 
     @cached_property
     def steps(self) -> list[ShownStep]:
@@ -426,21 +432,27 @@ class JobView:
 
     @cached_property
     def started_at(self) -> datetime | None:
-        """When its last attempt started; of one that runs, as far as it shows."""
+        """The start of its last attempt; for a running one, as far as it is known."""
         if self.job.state is not State.PROCESSING:
             return instant(self.job.started_at)
         return instant(starts(self.visit, [self.job]).get(self.job.id))
 
     @property
     def enqueued_at(self) -> datetime | None:
-        """When it was last enqueued: a job that was handed back keeps the older time, which is its place."""
+        """The time when it was last enqueued.
+
+        The stored time of a job that was handed back is earlier, because it determines the job's place.
+        """
         stored = instant(self.job.enqueued_at)
         entered = next((step.entry.at for step in self.steps if step.entry.state is State.ENQUEUED), None)
         return max((at for at in (stored, entered) if at is not None), default=None)
 
     @cached_property
     def phases(self) -> list[Phase]:
-        """Its life to scale; a stopped run, whose end is not stored, lasts until its last sign of life."""
+        """The phases of its history, to scale.
+
+        The end of a stopped run is not stored, so its last log line or progress is shown as its end.
+        """
         history = [step.entry for step in reversed(self.steps)]
         return phases_of(
             self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at,
@@ -449,7 +461,7 @@ class JobView:
 
     @cached_property
     def was_stopped(self) -> bool:
-        """Whether its last run was told to stop by a delete and has ended, at a time that is not stored.
+        """Whether a delete stopped its last run, which has ended at a time that is not stored.
 
         A worker that deletes a job after its last failure records an error with the attempt.
         """
@@ -460,17 +472,17 @@ class JobView:
 
     @property
     def ended_label(self) -> str:
-        """The name of its last time among the facts, as a key of `job.toml`."""
+        """The label of its last time among the facts, as a key of `job.toml`."""
         if self.job.is_stopping or self.was_stopped:
             return "told_to_stop"
         return "deleted_at" if self.job.state is State.DELETED else "ended"
 
     @cached_property
     def places(self) -> list[KeyPlace]:
-        """Where it stands in the lines of its limits, while it waits for them.
+        """Its places in the lines of its limits, while it waits for them.
 
-        If one limit alone holds it, its place is the one on the page of that limit: jobs that others pass are
-        left out, as far as one page of the line goes.
+        If only one limit holds it, its place is the one shown on the page of that limit: jobs that others
+        overtake are left out, as far as one page of the line shows them.
         """
         if self.job.state is not State.ENQUEUED:
             return []
@@ -491,12 +503,12 @@ class JobView:
 
     @cached_property
     def failed_at(self) -> frozenset[datetime]:
-        """When its attempts failed: a wait behind one is a retry, another one a sleep that its task chose."""
+        """The times of its failed attempts: a wait after one is a retry, another wait a sleep in the task."""
         return frozenset(failed.at for failed in self.handle.errors())
 
     @property
     def sums(self) -> Mapping[str, float]:
-        """How long it spent with what, in seconds."""
+        """The seconds spent in each kind of phase."""
         sums = defaultdict[str, float](float)
         for phase in self.phases:
             sums[phase.kind] += phase.seconds
@@ -508,7 +520,7 @@ class JobView:
         return {failed.attempt: failed for failed in map(self._failure, self.handle.errors())}
 
     def reason_of(self, entry: JobStep) -> str | None:
-        """Return why a step was taken; of a retry without the error, which its traceback repeats."""
+        """Return the reason of a step; for a retry, without the error, which the traceback shows."""
         retry = _RETRY.match(entry.reason or "")
         return retry[0] if retry and entry.attempt in self.failures else entry.reason
 
@@ -527,7 +539,7 @@ class JobView:
 
     @cached_property
     def memos(self) -> list[ShownMemo]:
-        """What it remembers, in the order in which it was recorded."""
+        """Its memos, in the order in which they were recorded."""
         may_see = self.visit.may(Permission.VIEW_ARGUMENTS)
         return [
             ShownMemo(memo, self._memo_text(memo) if may_see else None)
@@ -535,7 +547,10 @@ class JobView:
         ]
 
     def _memo_text(self, memo: Memo) -> str | None:
-        """Return the value as this visitor may see it, cut; None where a person has no use for it."""
+        """Return the value as far as this visitor may see it, shortened.
+
+        The result is None if the value is of no use to a person.
+        """
         if memo.value is None:
             return self.visit.text("job.timed_out") if memo.author == TIMED_OUT else None
         if not memo.is_done and memo.kind is not MemoKind.CALL:
@@ -547,7 +562,7 @@ class JobView:
 
     @property
     def signal(self) -> str | None:
-        """The signal that its task waits for; None where it waits for none."""
+        """The signal that its task waits for, or None."""
         kind, _, name = (self.job.waits_for or "").partition(" ")
         return name if kind == MemoKind.SIGNAL and not self.job.is_final else None
 
@@ -558,38 +573,38 @@ class JobView:
 
     @property
     def may_run_from(self) -> bool:
-        """Tell whether it may be run again from one of its steps."""
+        """Whether it may be run again from one of its steps."""
         is_free = self.job.state is not State.PROCESSING
         return is_free and not self.job.is_stopping and self.visit.may(Permission.REQUEUE)
 
-    # ---- what it says --------------------------------------------------------------------------------------
+    # ---- its output ----------------------------------------------------------------------------------------
 
     @cached_property
     def progress(self) -> JobProgress | None:
-        """How far it says it is."""
+        """Its reported progress."""
         return self.handle.progress()
 
     @property
     def speed(self) -> float | None:
-        """How much of it is done in a second; None where nobody can tell."""
+        """The amount of its work done per second; None if unknown."""
         started_at, said = self.started_at, self.progress
         if said is None or started_at is None:
             return None
         seconds = (said.at - started_at).total_seconds()
-        if seconds < 1:  # what it said at its start tells nothing of its pace; that nothing came since does
+        if seconds < 1:  # early progress shows no speed, but the time since the start does
             seconds = (self.visit.now - started_at).total_seconds()
         return said.done / seconds if seconds >= 1 and said.done > 0 else None
 
     @property
     def left(self) -> timedelta | None:
-        """How long it takes until it is done, if it goes on like this."""
+        """The remaining time at its present speed."""
         if self.progress is None or not self.speed or self.job.state is not State.PROCESSING:
             return None
         return timedelta(seconds=min(max(0.0, self.progress.total - self.progress.done) / self.speed, 10**9))
 
     @cached_property
     def log(self) -> list[JobLogLine]:
-        """Its log lines behind the number that the query names, the newest page of them at first."""
+        """Its log lines after the number in the query; without a number, the newest page of them."""
         after = self.visit.query.value(_AFTER)
         if not self.visit.may(Permission.VIEW_LOGS):
             return []
@@ -599,19 +614,19 @@ class JobView:
 
     @cached_property
     def stream(self) -> StreamPart | None:
-        """What it emits, the end of it at first; None if this visitor may not see it."""
+        """Its stream, initially the end of it; None if this visitor may not see it."""
         return read_part(self.visit, self.job) if self.visit.may(Permission.VIEW_LOGS) else None
 
     @property
     def is_stream_named(self) -> bool:
-        """Whether the visitor asked for a stream, which is then shown though it is empty."""
+        """Whether the visitor requested a stream, which is then shown even if it is empty."""
         return STREAM in self.visit.query
 
-    # ---- what is around it ---------------------------------------------------------------------------------
+    # ---- related jobs, servers and limits ------------------------------------------------------------------
 
     @cached_property
     def parents(self) -> list[Parent]:
-        """The jobs it waits or waited for."""
+        """The jobs that it waits or waited for."""
         edges = self.job.parents[:_PARENTS_READ]
         found = self.visit.fire.storage.get([edge.parent_id for edge in edges]) if edges else []
         return [
@@ -623,11 +638,11 @@ class JobView:
 
     @property
     def short_call(self) -> str:
-        """Its call in one line."""
+        """Its call on one line."""
         return self._call_of(self.job)
 
     def _call_of(self, job: JobRecord) -> str:
-        """Return how another job is told in a sentence: its task, its arguments where they may be seen."""
+        """Return the name of a job in a sentence: its task, with its arguments if they may be seen."""
         if job.is_batch:
             return self.visit.text("job.the_batch", name=job_name(job))
         given = self.visit.arguments(job, limit=IN_LISTS)
@@ -636,12 +651,12 @@ class JobView:
 
     @property
     def listed_parents(self) -> list[Parent]:
-        """The first of them."""
+        """The first of its parents."""
         return self.parents[:_PARENTS]
 
     @cached_property
     def batch_name(self) -> str | None:
-        """The name of the batch in which it is; None if that is not stored any more."""
+        """The name of the batch that contains it; None if the batch is not stored any more."""
         relations = self.job.relations
         if relations is None or relations.batch_id is None:
             return None
@@ -656,19 +671,22 @@ class JobView:
 
     @property
     def delete_loses(self) -> str:
-        """What a delete would lose, as the end of a key of `jobs.toml`: then it cannot be taken back."""
+        """The data that a delete would lose, as the end of a key of `jobs.toml`.
+
+        A delete that loses data cannot be undone.
+        """
         if self.children[0]:
             return "children"
         return self.job.state.value if self.job.state in {State.SUCCEEDED, State.AWAITING} else "one"
 
     @cached_property
     def why_not_restored(self) -> str | None:
-        """Why its delete cannot be taken back, as the rest of a sentence; None where it can."""
+        """The reason why its delete cannot be undone, as the rest of a sentence; None if it can."""
         return self.visit.fire.jobs.why_not_restored([self.job.id])[0]
 
     @cached_property
     def warnings(self) -> list[tuple[str, dict[str, object]]]:
-        """What is wrong with it, as keys of `job.toml` with their values."""
+        """Its problems, as keys of `job.toml` with their values."""
         job, now, found = self.job, self.visit.now_micros, list[str]()
         if job.state is State.PROCESSING:
             sessions = (session for server in self._servers for session in server.sessions)
@@ -688,7 +706,10 @@ class JobView:
         return [(key, values) for key in found]
 
     def _tail(self, values: dict[str, object]) -> str:
-        """Return which sentence is true of what still runs; the values get how long ago it gave a sign."""
+        """Return the key of the sentence about a run that continues.
+
+        The age of its last sign of life is added to `values`.
+        """
         sign = self.last_sign
         if sign is None:
             return "warn_tail"
@@ -698,18 +719,18 @@ class JobView:
 
     @property
     def _told(self) -> timedelta:
-        """How long ago it was told to stop."""
+        """How long ago it was ordered to stop."""
         return self.visit.now - instant(self.job.changed_at)
 
     @property
     def stop_words(self) -> str:
-        """What becomes of its worker process, as a key of `job.toml`: by how long ago it was told to stop."""
+        """What happens to its worker process, as a key of `job.toml`, by the time since the order to stop."""
         over = self._told.total_seconds() - self.visit.fire.settings.grace
         return "process_waits" if over < 0 else "process_due" if over <= _HEARD_BY else "process_stays"
 
     @cached_property
     def holder(self) -> WorkerProcess | None:
-        """The worker process that still runs it after its delete; None if it runs no more."""
+        """The worker process that still runs it after its delete; None if its run has ended."""
         if not self.job.is_stopping:
             return None
         return worker_process(self.visit, self._servers, self.job.session)
@@ -721,7 +742,7 @@ class JobView:
 
     @cached_property
     def told_end(self) -> datetime | None:
-        """When that process was told to end, according to the newest entries of the audit; one read."""
+        """When that process was ordered to end, according to the newest entries of the audit; one read."""
         if self.holder is None or not self.holder.may_be_ended:
             return None
         session = self.holder.session
@@ -740,7 +761,7 @@ class JobView:
 
     @property
     def others(self) -> int | None:
-        """How many other jobs its worker process ran at its last heartbeat; None if it is unknown."""
+        """The number of other jobs that its worker process ran at its last heartbeat; None if unknown."""
         found = (one for server in self._servers for one in server.living(self.visit.now_micros))
         record = next((one for one in found if one.session.id == self.job.session), None)
         return None if record is None else max(0, record.renewal.busy - 1)
@@ -752,7 +773,7 @@ class JobView:
 
     @cached_property
     def last_sign(self) -> datetime | None:
-        """The time of its newest log line or progress, if its run continued after it was told to stop."""
+        """The time of its newest log line or progress, if its run continued after the order to stop."""
         job = self.job
         if not (job.is_stopping or self.was_stopped):
             return None
@@ -767,13 +788,13 @@ class JobView:
 
     @property
     def server_id(self) -> str | None:
-        """The server that holds it or held it last, where it is still known."""
+        """The id of the server that holds it or held it last, if the server is still known."""
         named = [one.id for one in self._servers if one.name == self.job.server]
         return named[-1] if named else None
 
     @cached_property
     def reasons(self) -> list[Reason]:
-        """Why it is not running, for a job that waits."""
+        """The reasons why it is not running, for a waiting job."""
         if self.job.state not in {State.AWAITING, State.SCHEDULED, State.ENQUEUED}:
             return []
         return explain(self._snapshot())
@@ -796,7 +817,7 @@ class JobView:
         )  # fmt: skip
 
     def _holders(self) -> dict[str, datetime]:
-        """Return since when the jobs run that alone hold one of its limits; one read for all of them."""
+        """Return the start times of jobs that are the only holder of one of its limits; one read for all."""
         waits = [place.wait for place in self.places if place.wait is not None]
         alone = list({wait.holders[0] for wait in waits if len(wait.holders) == 1})
         found = self.visit.fire.storage.get(alone) if alone else []
@@ -807,7 +828,7 @@ class JobView:
         }
 
     def _ahead(self) -> tuple[int, bool]:
-        """Return how many jobs of its queue became enqueued before it; priorities are not looked at."""
+        """Return the number of jobs of its queue that were enqueued before it; priorities are ignored."""
         where = JobFilter(state=State.ENQUEUED, queue=self.job.queue, until=self.job.changed_at)
         pages = list(islice(pages_of(self.visit.fire, where), _AHEAD_PAGES))
         return sum(map(len, pages)), pages[-1].cursor is not None
@@ -821,13 +842,13 @@ class JobView:
 
     @property
     def stats(self) -> TaskStats | None:
-        """How its task's attempts of the last day ended; None where they are too few to compare with."""
+        """The statistics of its task's attempts of the last day, or None if there are too few to compare."""
         stats = self.visit.dashboard.history.tasks(24).get(self.job.task)
         return stats if stats is not None and stats.runs >= _FEWEST_RUNS else None
 
     @property
     def seconds(self) -> float | None:
-        """How long its last attempt took, or has been taking; whatever became of the job after it."""
+        """The duration of its last attempt, also of a running one, whatever happened to the job since."""
         if self.job.state is State.PROCESSING:
             return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
         if self.job.is_stopping or self.was_stopped:
@@ -836,14 +857,14 @@ class JobView:
 
     @property
     def pace(self) -> str | None:
-        """How its last attempt compares with its task's others: slower, usual or quicker; None if unknown."""
+        """How fast its last attempt was for its task: slower, usual or quicker; None if unknown."""
         seconds, stats = self.seconds, self.stats
         if seconds is None or stats is None or stats.p50 is None or stats.p95 is None:
             return None
         if seconds > stats.p95:
             return "slower"
         if stats.p50 <= DURATION_BUCKETS[0]:
-            return None  # it is among the shortest, whose durations are not told apart
+            return None  # among the shortest, whose durations are not distinguished
         if seconds > stats.p50:
             return "usual"
         sure = DURATION_BUCKETS[bisect_left(DURATION_BUCKETS, stats.p50) - 1]  # no median is below its bucket
@@ -851,7 +872,7 @@ class JobView:
 
     @cached_property
     def panels(self) -> list[tuple[str, str, bool]]:
-        """What plugins add: title, content, and whether the content is what went wrong."""
+        """The panels of plugins: title, content, and whether the content is an error."""
         visit, failed = self.visit, self.visit.text("job.panel_failed")
         panels: list[tuple[str, str, bool]] = []
         plugins = visit.fire.plugins
@@ -874,14 +895,14 @@ class JobView:
 
 @attrs.frozen
 class ShownMemo:
-    """What the job remembers under one name."""
+    """One memo of the job."""
 
     memo: Memo
-    text: str | None  # the value; None where there is none, or it may not be seen
+    text: str | None  # the value; None if there is none, or it may not be seen
 
     @property
     def took(self) -> float | None:
-        """Seconds from its beginning to when it was remembered; None where nobody has said so."""
+        """The seconds from its start until it was recorded; None if they are not known."""
         memo = self.memo
         is_told = memo.is_done and memo.started_at is not None
         return max(0, memo.at - memo.started_at) / 1_000_000 if is_told and memo.started_at else None
@@ -893,12 +914,12 @@ _WAITS = {
     State.ENQUEUED: "enqueued",
     State.PROCESSING: "processing",
 }
-_LEAST = 0.4  # per cent of the bar that a segment has at least, so that it is seen
+_LEAST = 0.4  # the minimum width of a segment in per cent of the bar, so that it is visible
 
 
 @attrs.define
 class Phase:
-    """One stretch of time, on a bar that is 100 wide."""
+    """A period of the job's history, on a bar that is 100 wide."""
 
     kind: str  # awaiting, scheduled, enqueued, processing or retrying
     start: datetime
@@ -908,20 +929,20 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Its duration."""
         return (self.end - self.start).total_seconds()
 
 
 @attrs.frozen
 class ShownStep:
-    """A step of the history with what is told by its neighbours."""
+    """A step of the history with values derived from the neighbouring steps."""
 
     entry: JobStep
-    since: float | None  # seconds since the step before; None for the first
+    since: float | None  # seconds since the previous step; None for the first
     waited: float | None  # seconds from claim to start of the attempt that ended here
     took: float | None  # seconds that this attempt ran
-    is_requeued: bool = False  # it had ended before, and was requeued
-    is_counted: bool = True  # its attempt counts; else the next one has its number again
+    is_requeued: bool = False  # the job had ended before, and was requeued
+    is_counted: bool = True  # whether its attempt counts; otherwise the next attempt has the same number
 
 
 def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
@@ -942,7 +963,7 @@ def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
 
 
 def _counted(history: Sequence[JobStep], job: JobRecord) -> list[bool]:
-    """Return whether the attempt of each step counts: one that was given back has its number again later."""
+    """Return whether the attempt of each step counts; the number of an uncounted one is used again later."""
     next_number = job.attempt if job.state is State.PROCESSING else job.attempt + 1
     counted: list[bool] = []
     for entry in reversed(history):
@@ -960,11 +981,11 @@ def phases_of(
     job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None,
     failed_at: Collection[datetime] = (), last_sign: datetime | None = None,
 ) -> list[Phase]:  # fmt: skip
-    """Return the job's life as a bar: what lay between an end and a requeue is left out of it.
+    """Return the job's history as a bar, without the time between an end and a requeue.
 
-    `started_at` is when a running one started, where its record does not say so yet. How much of a wait in
-    the queue was for a limit, a worker or a server is not stored. `last_sign` is when a run was last heard of
-    that continued after its delete.
+    `started_at` is the start of a running job if its record does not contain it yet. It is not stored how
+    much of a wait in the queue was for a limit, a worker or a server. `last_sign` is the time of the last
+    sign of life of a run that continued after the job was deleted.
     """
     phases = _phases(job, history, now, instant(job.started_at) or started_at, failed_at)
     if last_sign is not None and phases and phases[-1].kind == "processing":
@@ -1007,7 +1028,7 @@ def _phases(
 
 
 def _kind(entry: JobStep, failed_at: Collection[datetime]) -> str:
-    """Return what a job does from this entry on; a wait behind a failed attempt is a pause between two."""
+    """Return the kind of the phase after this entry; a wait after a failed attempt is a pause between two."""
     if entry.state is State.SCHEDULED and entry.at in failed_at:
         return "retrying"
     return _WAITS.get(entry.state, "enqueued")

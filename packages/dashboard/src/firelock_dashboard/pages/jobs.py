@@ -1,4 +1,4 @@
-"""Jobs and retries: lists by state and chips, page by page, with suggestions while one types."""
+"""Jobs and retries: lists by state and chips, in pages, with suggestions while the visitor types."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ if TYPE_CHECKING:
 
 SIZES = (25, 50, 100, 200)
 _SIZE = 50
-_MOVED = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})  # which of a search are moved
+_MOVED = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})  # states that a move of a list affects
 _LINE = 240
-_PARENTS = 500  # of the jobs of a page that are read
+_PARENTS = 500  # parents of a page's jobs that are read
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Q, _TOP = Text("q", limit=1_000, default=""), Text("top")
 _LIMIT = Integer("limit", least=SIZES[0], most=SIZES[-1], default=_SIZE)
@@ -88,7 +88,7 @@ _TABS = ("", "enqueued", "processing", "scheduled", "retrying", "awaiting", "suc
 
 
 class ListOrder(StrEnum):
-    """How a list is ordered: by time, or, where jobs are scheduled, by when they are due."""
+    """The order of a list: by time or, for scheduled jobs, by due time."""
 
     NEWEST = "newest"
     OLDEST = "oldest"
@@ -97,7 +97,7 @@ class ListOrder(StrEnum):
 
     @property
     def is_by_due(self) -> bool:
-        """Tell whether it is by when jobs are due."""
+        """Whether it is by due time."""
         return self in {ListOrder.SOONEST, ListOrder.LATEST}
 
 
@@ -112,20 +112,23 @@ class _Tab:
 @attrs.frozen
 class _JobRow:
     record: JobRecord
-    state: str  # as it is shown: a state, or "retrying"
-    call: str | None  # the arguments on one line; None where they may not be seen
-    attempts: int | None  # how many it may have
-    started_at: datetime | None = None  # of one that runs, as far as it shows
-    parents: Sequence[Parent] = ()  # the jobs it waits for; empty where they were not read
+    state: str  # as shown: a state, or "retrying"
+    call: str | None  # the arguments on one line; None if they may not be seen
+    attempts: int | None  # the maximum number of its attempts
+    started_at: datetime | None = None  # of a running job, as far as it is known
+    parents: Sequence[Parent] = ()  # the jobs that it waits for; empty if they were not read
 
     @property
     def is_requeued(self) -> bool:
-        """Tell whether it had ended before the attempt that its number is of."""
+        """Whether it had ended before its present attempt."""
         return was_requeued(self.record)
 
     @property
     def waits_for(self) -> tuple[str, dict[str, object]] | None:
-        """What it waits for, as a key of `jobs.toml` with its values; None where only its page can tell."""
+        """The reason why it waits, as a key of `jobs.toml` with its values.
+
+        The value is None if only the job's own page shows the reason.
+        """
         job = self.record
         if job.state is State.AWAITING:
             kind, _, name = (job.waits_for or "").partition(" ")
@@ -145,7 +148,10 @@ class _JobRow:
         return bool(missing or failed)
 
     def _waits_for_parents(self) -> tuple[str, dict[str, object]]:
-        """What is missing of the jobs that it waits for: what cannot end by itself first."""
+        """Return the key and values of the text about the parents that it still waits for.
+
+        Parents that cannot end by themselves come first.
+        """
         if not self.parents:
             return "waits_parents", {"count": len(self.record.parents)}
         missing, failed, unended, met = by_end(self.parents)
@@ -165,7 +171,7 @@ class _JobRow:
 
     @property
     def seconds(self) -> float | None:
-        """How long its last attempt took; None where it has none that ended, or a delete hides its end."""
+        """The duration of its last attempt; None if no attempt has ended, or if a delete hides its end."""
         job = self.record
         if job.state is State.DELETED:
             return None
@@ -174,7 +180,7 @@ class _JobRow:
 
     @property
     def waits_since(self) -> datetime | None:
-        """Since when it has been running or waiting for a worker."""
+        """The time since which it has been running or waiting."""
         job = self.record
         match job.state:
             case State.PROCESSING:
@@ -200,22 +206,22 @@ def _usual(chips: Chips) -> ListOrder:
 
 @attrs.define(slots=False)
 class Listing:
-    """A list as it is asked for, and what its page shows of it."""
+    """A list as requested, and the data that its page shows."""
 
     visit: Visit
     chips: Chips
     size: int
     order: ListOrder
     cursor: str | None
-    at: datetime  # the instant from which ages count
+    at: datetime  # the time from which ages count
 
     @classmethod
     def read(cls, visit: Visit, *, is_retrying: bool = False, is_whole: bool = False) -> Listing:
-        """Return the list that a query requests, or, for `is_whole`, all of it without pages.
+        """Return the list that a query requests; with `is_whole`, all of it without pages.
 
         Raises:
             BadRequest: a field is wrong.
-            Forbidden: arguments are asked for by somebody who may not see them.
+            Forbidden: the query contains arguments, and the visitor may not see arguments.
         """
         query = visit.query
         chips = Chips.read(query, is_retrying=is_retrying)
@@ -231,17 +237,17 @@ class Listing:
 
     @cached_property
     def known(self) -> KnownTasks:
-        """What is known of tasks."""
+        """The known tasks."""
         return known_tasks(self.visit)
 
     @property
     def is_oldest_first(self) -> bool:
-        """Tell whether the list's time ascends."""
+        """Whether the list's time ascends."""
         return self.order in {ListOrder.OLDEST, ListOrder.SOONEST}
 
     @property
     def turned(self) -> str:
-        """The address of the list in the other direction."""
+        """The URL of the list in the other direction."""
         usual = _usual(self.chips)
         ways = (
             (ListOrder.SOONEST, ListOrder.LATEST)
@@ -253,7 +259,7 @@ class Listing:
 
     @cached_property
     def plan(self) -> SearchPlan:
-        """How the chips are answered."""
+        """The plan of the search for the chips."""
         return plan(
             self.chips, self.at, self.known, self.visit.arguments_value, by_due=self.order.is_by_due,
             masked=self.visit.redacted,
@@ -268,7 +274,7 @@ class Listing:
 
     @cached_property
     def rows(self) -> list[_JobRow]:
-        """The jobs of the page with what stands beside them."""
+        """The jobs of the page with the data that is shown next to them."""
         started = starts(self.visit, self.found.jobs)
         parents = self._parents()
         return [
@@ -284,7 +290,7 @@ class Listing:
         ]
 
     def _parents(self) -> dict[str, list[Parent]]:
-        """Return the jobs that the rows wait for, in one read; rows beyond 500 of them get none."""
+        """Return the parents that the rows wait for, in one read; rows beyond 500 parents get none."""
         edges: dict[str, Sequence[Edge]] = {}
         wanted: set[str] = set()
         for job in self.found.jobs:
@@ -305,10 +311,10 @@ class Listing:
             return summary(given.value)
         return None if given.is_hidden else given.line[:_LINE]
 
-    # ---- addresses -----------------------------------------------------------------------------------------
+    # ---- URLs ----------------------------------------------------------------------------------------------
 
     def query(self, **more: object) -> dict[str, object]:
-        """Return the fields that ask for this list, without its page."""
+        """Return the query fields of this list, without its page."""
         shown = {
             "limit": None if self.size == _SIZE else self.size,
             "order": None if self.order is _usual(self.chips) else self.order,
@@ -316,50 +322,56 @@ class Listing:
         return {**self.chips.query(), **shown, **more}
 
     def link(self, **more: object) -> str:
-        """Return the address of this list with other fields."""
+        """Return the URL of this list with other fields."""
         return self.visit.url.of(self.chips.path, self.query(**more))
 
     @property
     def older(self) -> str | None:
-        """The address of what lies behind this page."""
+        """The URL of the next page."""
         if self.found.cursor is None:
             return None
         at = self.at.isoformat() if self.chips.created else None
         return self.link(cursor=self.found.cursor, at=at)
 
     def without(self, chip: Chip) -> str:
-        """Return the address of the list without one condition."""
+        """Return the URL of the list without one condition."""
         query = self.query() | dict.fromkeys(self.chips.query()) | dict(chip.rest)
         return self.visit.url.of(self.chips.path, query)
 
     @property
     def added(self) -> str:
-        """How many rows stand before the one that a page has at its top; with a + where there may be more."""
+        """The number of rows above the page's previous top row; with a + if there may be more."""
         ids, top = [job.id for job in self.found.jobs], self.visit.query.maybe(_TOP)
         return str(ids.index(top)) if top in ids else f"{len(ids)}+"
 
     def may_be_all(self, verb: str) -> bool:
-        """Tell whether the verb may be for every job of the list: nothing is run again by a slip."""
+        """Return whether the verb may apply to every job of the list.
+
+        This prevents an accidental requeue of all jobs.
+        """
         is_chosen = self.chips.state is not None or self.chips.is_retrying
         if verb == "move" and self.chips.state not in {None, *_MOVED}:
             return False
         return self.plan.is_whole and (is_chosen or (verb != "requeue" and not self.chips.is_bare))
 
     def wants_for(self, verb: str) -> str:
-        """Return what the list lacks for the verb: a state, a state of waiting jobs, or any filter."""
+        """Return the condition that the list lacks for the verb.
+
+        It is a state, a state of waiting jobs, or any filter.
+        """
         if verb == "requeue":
             return "state"
         return "waiting" if verb == "move" and self.chips.state is not None else "filter"
 
     def of_all(self, path: str, **more: object) -> str:
-        """Return the address of something that is for every job of the list."""
+        """Return the URL of a view that applies to every job of the list."""
         retrying = "1" if self.chips.is_retrying else None
         return self.visit.url.of(path, {**more, "retrying": retrying, **self.chips.query()})
 
-    # ---- what surrounds the rows ---------------------------------------------------------------------------
+    # ---- around the rows -----------------------------------------------------------------------------------
 
     def tabs(self) -> list[_Tab]:
-        """Return the tabs of the states, each with its count where the counts say it."""
+        """Return the tabs of the states, each with its count if it is known without a search."""
         current = "retrying" if self.chips.is_retrying else str(self.chips.state or "")
         counts: dict[str, int | Retrying | None] = {name: self._count(name) for name in _TABS}
         if not self.chips.shown():
@@ -369,13 +381,13 @@ class Listing:
     def _of_state(self, name: str) -> str:
         is_retrying = name == "retrying"
         query = {**self.query(), "state": None if is_retrying or not name else name}
-        # By due or by change: neither order nor window mean the same in the other.
+        # Order and period have another meaning if the list is ordered by due time instead of by change.
         if (name in {"scheduled", "retrying"}) != _usual(self.chips).is_by_due:
             query |= dict.fromkeys(("order", "since", "until"))
         return self.visit.url.of("/retries" if is_retrying else "/jobs", query)
 
     def _count(self, name: str) -> int | None:
-        """Return how many jobs of a state are meant; None where only a search could tell."""
+        """Return the number of matching jobs of a state; None if only a search could determine it."""
         if name == "retrying" or {chip.name for chip in self.chips.shown()} - {"queue"}:
             return None
         return self._counted(State(name) if name else None, self.chips.queue)
@@ -387,14 +399,14 @@ class Listing:
 
     @property
     def total(self) -> int | None:
-        """How many jobs the list has; None where only a search could tell."""
+        """The number of jobs in the list; None if only a search could determine it."""
         if len(self.found.jobs) < self.size and self.cursor is None and self.found.cursor is None:
             return len(self.found.jobs)
         return self._count("retrying" if self.chips.is_retrying else str(self.chips.state or ""))
 
     @property
     def kept(self) -> str | None:
-        """How long those that ended are kept, where the list has them; of all states, the succeeded."""
+        """How long ended jobs are kept, if the list contains them; for all states, that of succeeded jobs."""
         state = self.chips.state or State.SUCCEEDED
         if self.chips.is_retrying or state not in FINAL_STATES:
             return None
@@ -404,7 +416,7 @@ class Listing:
 
     @property
     def searched_of(self) -> int | None:
-        """How many jobs the search has before it; None where nobody has counted them."""
+        """The number of jobs that the search must examine; None if it is not known."""
         where = self.plan.where
         if where != JobFilter(state=where.state, queue=where.queue, by_due=where.by_due):
             return None
@@ -412,7 +424,7 @@ class Listing:
 
     @cached_property
     def looked_for(self) -> tuple[str, str] | None:
-        """The kind and the text that is looked for; None where the conditions are no texts of a person."""
+        """The kind and the text that the visitor searches for; None if no condition is a text."""
         chips = self.chips
         argument = next(iter(chips.arguments), None)
         if argument is not None and (path := ARGUMENT.fullmatch(argument)):
@@ -423,7 +435,7 @@ class Listing:
         return next(((kind, text) for kind, text in tried if text), None)
 
     def offers(self) -> list[search.Offer]:
-        """Return where else the text may be found that this list did not find."""
+        """Return other searches that might find the text, which this list did not find."""
         if self.looked_for is None:
             return []
         kind, text = self.looked_for
@@ -437,12 +449,12 @@ def _parent(edge: Edge, job: JobRecord | None) -> Parent:
 
 
 def was_requeued(job: JobRecord) -> bool:
-    """Tell whether attempts before a requeue, which sets its retries to 0, are among its attempts."""
+    """Return whether attempts before a requeue are among its attempts; a requeue resets its retries to 0."""
     return job.attempt > job.retries + 1
 
 
 def attempts_of(visit: Visit, job: JobRecord) -> int | None:
-    """Return how many attempts a job may have; None where its policy is unknown here or no `Retry`."""
+    """Return the maximum number of attempts of a job; None if its policy is unknown here or not a `Retry`."""
     if job.retry is not None:
         try:
             return Retry.from_json(job.retry).attempts + 1
@@ -456,7 +468,7 @@ def attempts_of(visit: Visit, job: JobRecord) -> int | None:
 
 
 def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
-    """Every job, or those that the chips ask for; or jobs that wait for a retry."""
+    """Show every job, those that the chips select, or those that wait for a retry."""
     if _Q in visit.query:
         return _from_typed(visit, is_retrying=is_retrying)
     listing = Listing.read(visit, is_retrying=is_retrying)
@@ -469,14 +481,14 @@ def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
 
 
 def _kind_of(visit: Visit, word: str) -> str | None:
-    """Return the chip whose exact value a word is: a tag of any job, or a queue; one indexed look-up."""
+    """Return the chip with this word as an exact value: a tag of any job, or a queue; one indexed lookup."""
     if len(visit.fire.jobs.page(JobFilter(tag=word), limit=1)):
         return "tag"
     return "queue" if word in visit.dashboard.counts().by_queue else None
 
 
 def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
-    """Typed text becomes the address that says the same; one whole id opens its job."""
+    """Redirect from typed text to the equivalent URL; a whole id opens its job."""
     typed = visit.query.value(_Q)
     chips = Chips.read(visit.query, is_retrying=is_retrying)
     if _ID.fullmatch(typed.lower()):
@@ -485,18 +497,18 @@ def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
     state = dict(pairs).get("state")
     is_retrying = state == "retrying" or (is_retrying and state is None)
     pairs = [pair for pair in pairs if pair != ("state", "retrying")]
-    # A chip that is wrong is told now, not behind a redirect.
+    # report a wrong chip now, not after a redirect
     found = Chips.read(SentFields(pairs), is_retrying=is_retrying)
     address = visit.url.of(
         found.path, {name: [one for key, one in pairs if key == name] for name, _ in pairs}
     )
-    if len(address) > 8_000:  # noqa: PLR2004 - what servers take as an address
+    if len(address) > 8_000:  # noqa: PLR2004 - the length that servers accept
         raise BadRequest("q makes an address that is too long; leave something out.")
     return RedirectResponse(address, 303)
 
 
 def suggest(visit: Visit) -> Response:
-    """How the text in the box may go on, as options of its list."""
+    """Return completions of the typed text, as options of its list."""
     text = visit.query.value(_Q)
     return visit.page(
         "job_suggestions.html", title=visit.text("jobs.suggestions"), section="jobs",
@@ -522,17 +534,17 @@ _RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-# ---- some by their ids -----------------------------------------------------------------------------------
+# ---- selected jobs ---------------------------------------------------------------------------------------
 
 
 def requeue(visit: Visit) -> Response:
-    """The jobs are enqueued, each that is neither enqueued nor running."""
+    """Enqueue the jobs, except those that are enqueued or running."""
     ids = _ids(visit)
     return _answer(visit, "requeue", ids, change_jobs(visit, "requeue", ids))
 
 
 def delete(visit: Visit) -> Response:
-    """The jobs are deleted; those that run are told to stop."""
+    """Delete the jobs; order running ones to stop."""
     ids = _ids(visit)
     before = visit.fire.storage.get(ids)
     results = change_jobs(visit, "delete", ids)
@@ -552,7 +564,7 @@ def delete(visit: Visit) -> Response:
 
 
 def restore(visit: Visit) -> Response:
-    """Deletes are taken back, where they lost nothing; of one job it is said why not."""
+    """Undo deletes that lost nothing; for a single job, report why this is not possible."""
     ids = _ids(visit)
     results = change_jobs(visit, "restore", ids)
     if len(ids) == 1 and results[0] is Applied.REFUSED:
@@ -562,16 +574,16 @@ def restore(visit: Visit) -> Response:
 
 
 def reschedule(visit: Visit) -> Response:
-    """The jobs, each that is scheduled, become due at another time."""
+    """Change the due time of the scheduled jobs."""
     ids, when = _ids(visit), visit.form.value(_WHEN)
     results = visit.fire.jobs.reschedule(ids, when, reason=f"rescheduled by {visit.who}")
     return _answer(visit, "reschedule", ids, results, when=str(when))
 
 
 def move(visit: Visit) -> Response:
-    """The waiting ones of the jobs go to another queue or get another priority; one job says why not.
+    """Move the waiting jobs to another queue or priority; for a single job, report why this is not possible.
 
-    Without a target, a form asks for it: a browser without scripts shows no dialog before.
+    Without a target, the response is a form for it, because a browser without scripts has shown no dialog.
     """
     ids = _ids(visit)
     named = {name for name, _ in visit.form.pairs()}
@@ -589,7 +601,7 @@ def move(visit: Visit) -> Response:
 
 
 def copy(visit: Visit) -> Response:
-    """A job like each of these is enqueued."""
+    """Enqueue a copy of each job."""
     ids = _ids(visit)
     made: list[JsonValue] = []
     for job_id in ids:
@@ -601,7 +613,7 @@ def copy(visit: Visit) -> Response:
 
 
 def _ids(visit: Visit) -> list[str]:
-    """Return the ids of the form: that of its one row, or the selected ones."""
+    """Return the ids of the form: the id of its single row, or the selected ones."""
     one = visit.form.maybe(_ONE)
     ids = [one] if one else visit.form.maybe(_SELECTED) or []
     if not ids:
@@ -613,7 +625,7 @@ def _answer(
     visit: Visit, verb: str, ids: Sequence[str], results: Sequence[Applied], *, link: str | None = None,
     undo: Undo | None = None, **detail: JsonValue,
 ) -> Response:  # fmt: skip
-    """Record what was done and say it in numbers."""
+    """Record the action, and return the response with its numbers."""
     applied = sum(result in {Applied.APPLIED, Applied.RELEASING} for result in results)
     missing = sum(result is Applied.MISSING for result in results)
     skipped = len(results) - applied - missing
@@ -630,14 +642,14 @@ def _answer(
     return visit.done(" · ".join(parts), to="/jobs", kind=kind, link=link, undo=undo)
 
 
-# ---- everything that matches -----------------------------------------------------------------------------
+# ---- all matching jobs -----------------------------------------------------------------------------------
 
 
 def _is_retrying(visit: Visit) -> bool:
     """Return whether the list of retries is meant.
 
     Raises:
-        BadRequest: the list of jobs is meant without its retries, which no list here is.
+        BadRequest: the request is for scheduled jobs without retries, for which there is no list.
     """
     is_retrying = visit.query.maybe(_RETRYING)
     if is_retrying is False:
@@ -648,11 +660,11 @@ def _is_retrying(visit: Visit) -> bool:
 
 
 def _wished(visit: Visit, verb: str) -> Listing:
-    """Return the list that something is to be done to all of.
+    """Return the list for an action on all of its jobs.
 
     Raises:
-        BadRequest: it asks for something that is done by selecting alone.
-        Forbidden: the visitor may not.
+        BadRequest: the action on this list is possible only for selected jobs.
+        Forbidden: the visitor does not have the permission.
     """
     visit.require(_VERBS[verb])
     listing = Listing.read(visit, is_retrying=_is_retrying(visit), is_whole=True)
@@ -664,8 +676,8 @@ def _wished(visit: Visit, verb: str) -> Listing:
 
 
 def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
-    """Return how many jobs are meant, by the state that they are in now."""
-    visit.dashboard.forget()  # what is counted for a question is counted now
+    """Return the number of matching jobs by their present state."""
+    visit.dashboard.forget()  # the question needs current numbers
     plan, total = listing.plan, listing.total
     if plan.where.state is not None:
         name = "retrying" if plan.where.is_retrying else str(plan.where.state)
@@ -687,23 +699,23 @@ def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
 
 @attrs.frozen
 class _Counted:
-    """How many jobs an action on everything meets."""
+    """The number of jobs to which an action on all applies."""
 
     by_state: tuple[tuple[str, int], ...]
     is_all: bool  # there are no more than these
 
     @property
     def total(self) -> int:
-        """How many at least."""
+        """The minimum number of jobs."""
         return sum(count for _, count in self.by_state)
 
     @property
     def is_typed(self) -> bool:
-        """Tell whether the number has to be typed: there are many, or some succeeded or were deleted."""
+        """Whether the number must be typed: there are many jobs, or some have succeeded or were deleted."""
         return not self.is_all or self.total > MANY or any(name in _ENDED for name, _ in self.by_state)
 
     def is_known(self, seen: int | None, typed: str) -> bool:
-        """Tell whether what was typed is the number that was shown, and what is there now is about that."""
+        """Return whether the typed number is the shown one, and the present number is not much larger."""
         digits = "".join(sign for sign in typed if sign.isdigit())
         if seen is None or digits != str(seen):
             return False
@@ -711,7 +723,7 @@ class _Counted:
 
 
 def confirm_all(visit: Visit) -> Response:
-    """What would be done to how many jobs, and the button that does it."""
+    """Show the action with the number of its jobs, and the button that starts it."""
     verb = visit.query.value(_VERB)
     listing = _wished(visit, verb)
     return _ask(visit, verb, listing, _counted(visit, verb, listing))
@@ -726,7 +738,7 @@ def _ask(visit: Visit, verb: str, listing: Listing, counted: _Counted, *, proble
 
 
 def start_all(visit: Visit, verb: str) -> Response:
-    """The operation is stored and begun; the page of operations tells how far it is."""
+    """Store the operation and start it; the page of operations shows its progress."""
     listing = _wished(visit, verb)
     counted, chips = _counted(visit, verb, listing), listing.chips.query()
     target = move_target(visit.form) if verb == "move" else None
@@ -743,7 +755,7 @@ def start_all(visit: Visit, verb: str) -> Response:
     return visit.done(visit.text(f"jobs.started_{verb}"), to="/activity", kind="note", link=link)
 
 
-# ---- lists as files --------------------------------------------------------------------------------------
+# ---- export ----------------------------------------------------------------------------------------------
 
 _COLUMNS = (
     "id", "task", "state", "queue", "priority", "attempt", "tags", "created", "due", "started", "ended",
@@ -759,7 +771,7 @@ _FORMAT = Choice("format", choices=tuple(_FORMS), default="csv")
 
 
 def export(visit: Visit) -> Response:
-    """The list, at most so many rows of it, as CSV, as a JSON object a line, or as ids alone."""
+    """Export the list, up to 10,000 rows of it, as CSV, as one JSON object per line, or only the ids."""
     form = visit.query.value(_FORMAT)
     selected = visit.query.maybe(_EXPORTED)
     listing = Listing.read(visit, is_retrying=_is_retrying(visit), is_whole=True)
@@ -807,7 +819,7 @@ def _cells(row: dict[str, object]) -> list[str]:
 
 
 def defused(text: str) -> str:
-    """Return the text so that no spreadsheet takes it for a formula."""
+    """Return the text in a form that no spreadsheet interprets as a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

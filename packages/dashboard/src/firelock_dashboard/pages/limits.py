@@ -1,4 +1,4 @@
-"""Limits: who holds their keys, who waits, why and how long; their numbers and pauses; unique keys."""
+"""Limits: the holders and waiting jobs of their keys, settings and pauses, and unique keys."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _WAITING = 25  # jobs of a line on the page of a key
 _CALL = 200  # characters of a call
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
 _KEY = Text("key", is_required=True)
-_LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # jobs in front of those that are shown
-_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # those of them that another limit held
+_LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # jobs ahead of those that are shown
+_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # the number of these that another limit held
 _CONCURRENT, _RATE, _BURST = (Integer(name, least=0, most=10**12) for name in ("concurrent", "rate", "burst"))
 _PER = Number("per", most=10**9, default=1.0)  # seconds
 
@@ -41,18 +41,18 @@ _PER = Number("per", most=10**9, default=1.0)  # seconds
 @attrs.frozen
 class _KeysPage:
     keys: Sequence[LimitView]
-    names: Sequence[LimitName]  # those with numbers or a pause
+    names: Sequence[LimitName]  # those with settings or a pause
     is_offered: bool
-    after: str | None  # the key behind which the next page begins
+    after: str | None  # the key after which the next page begins
 
 
 @attrs.frozen
 class _UniqueKey:
     key: str
     task: str
-    job: JobRecord | None  # None where it is not stored any more
+    job: JobRecord | None  # None if it is not stored any more
     job_id: str
-    free_at: datetime | None  # until when it is taken whatever became of the job; None where it is not so
+    free_at: datetime | None  # taken until then, whatever happens to the job; None without such a time
 
 
 @attrs.frozen
@@ -66,7 +66,7 @@ class _UniquePage:
 
 
 def show_limits(visit: Visit) -> Response:
-    """Every key that a job holds or waits for, and the names with numbers."""
+    """Show every key that a job holds or waits for, and the names with settings."""
     after, prefix = visit.query.value(_AFTER), visit.query.value(_PREFIX)
     return visit.page(
         "limits.html", section="limits", after=after, prefix=prefix,
@@ -82,17 +82,17 @@ def _keys(visit: Visit, prefix: str, after: str) -> _KeysPage:
     names = [] if prefix or after else [one for one in visit.fire.limits.names() if not _is_key(one)]
     names = [one for one in names if one.name not in listed]
     following = keys[_SHOWN - 1].key if len(keys) > _SHOWN else None
-    shown = sorted(keys[:_SHOWN], key=lambda view: -view.waiting)  # equals stay in order of their keys
+    shown = sorted(keys[:_SHOWN], key=lambda view: -view.waiting)  # keys with equal numbers keep their order
     return _KeysPage(shown, names, is_offered=True, after=following)
 
 
 def _is_key(one: LimitName) -> bool:
-    """Tell whether the record is that of one key, which is among the keys."""
+    """Return whether the record belongs to a single key, which is listed among the keys."""
     return name_of(one.name) != one.name
 
 
 def show_limit(visit: Visit) -> Response:
-    """One key or name: its numbers, who holds it, and what can be done about it."""
+    """Show one key or name: its settings, its holders, and the possible actions."""
     key = visit.query.value(_KEY)
     page = _KeyPage(visit, key, visit.query.value(_LEFT_OUT), visit.query.value(_HELD))
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
@@ -102,7 +102,7 @@ def show_limit(visit: Visit) -> Response:
 
 
 class _KeyPage:
-    """What the page of a key shows; each of its parts is read once."""
+    """The data of a key's page; each part is read once."""
 
     def __init__(self, visit: Visit, key: str, after: int, held_before: int) -> None:
         self.visit, self.key, self.after = visit, key, after
@@ -110,30 +110,30 @@ class _KeyPage:
 
     @cached_property
     def limit(self) -> LimitView:
-        """The key as it is now."""
+        """The key's present state."""
         return self.visit.fire.limits.get(self.key)
 
     @cached_property
     def holders(self) -> list[JobRecord]:
-        """The jobs that hold it, those that are shown."""
+        """The jobs that hold it and that are shown."""
         found = self.visit.fire.storage.get(list(self.limit.holders))
         return [job for job in found if job is not None]
 
     @cached_property
     def line(self) -> WaitingLine:
-        """The jobs that wait for it, those of this page."""
+        """The jobs of this page that wait for it."""
         return self.visit.fire.limits.line(self.key, self.after, _WAITING)
 
     @property
     def coming(self) -> list[tuple[int, WaitingJob]]:
-        """The jobs that no other job passes, each with its place among them."""
+        """The jobs that no other job overtakes, each with its place among them."""
         return [(one.turn - self._held_before + 1, one) for one in self.line.jobs if one.turn is not None]
 
     @property
     def passed(self) -> list[tuple[int | None, WaitingJob]]:
-        """The jobs for which this limit has room, but another has none; each with its place.
+        """The jobs that this limit would admit but another limit holds, each with its place.
 
-        They have no place if others pass them.
+        They have no place if other jobs overtake them.
         """
         found = [one for one in self.line.jobs if one.turn is None]
         is_all = len(found) == len(self.line.jobs) and self._held_before == self.after
@@ -141,7 +141,7 @@ class _KeyPage:
 
     @property
     def others_of_first(self) -> list[str]:
-        """The other limits that hold the first job in line as well."""
+        """The other limits that also hold the first job in line."""
         waits = self.line.jobs[0].waits if self.line.jobs and not self.after else ()
         return [wait.key for wait in waits if wait.key != self.key]
 
@@ -152,7 +152,7 @@ class _KeyPage:
 
     @property
     def held(self) -> int:
-        """How many jobs up to the end of this page another limit holds: for the next page."""
+        """The number of jobs held by another limit up to the end of this page, for the next page."""
         return self._held_before + len(self.passed)
 
     @property
@@ -167,7 +167,7 @@ class _KeyPage:
         )
 
     def call(self, job: JobRecord) -> str:
-        """Return the arguments of a job in one line."""
+        """Return the arguments of a job on one line."""
         given = self.visit.arguments(job, limit=IN_LISTS)
         text = (
             summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
@@ -184,7 +184,7 @@ def is_shut(wait: KeyWait) -> bool:
 
 
 def show_unique(visit: Visit) -> Response:
-    """Every unique key with the job that it points at."""
+    """Show every unique key with its job."""
     after, prefix = visit.query.value(_AFTER), visit.query.value(_PREFIX)
     return visit.page(
         "unique.html", title=visit.text("limits.unique_title"), section="limits", after=after, prefix=prefix,
@@ -209,11 +209,11 @@ def _unique(visit: Visit, prefix: str, after: str) -> _UniquePage:
     return _UniquePage(keys, is_offered=True, after=shown[-1].key if len(found) > _SHOWN else None)
 
 
-# ---- what is done to them --------------------------------------------------------------------------------
+# ---- actions on limits -----------------------------------------------------------------------------------
 
 
 def pause_limit(visit: Visit) -> Response:
-    """No job that asks for the key starts any more."""
+    """Pause the key: no further job with this key starts."""
     key, note = visit.form.value(_KEY), visit.form.maybe(NOTE) or ""
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         visit.fire.limits.pause(key, note, by=visit.who, origin="dashboard")
@@ -222,7 +222,7 @@ def pause_limit(visit: Visit) -> Response:
 
 
 def resume_limit(visit: Visit) -> Response:
-    """Jobs that ask for the key start again."""
+    """Resume the key: jobs with this key start again."""
     key = visit.form.value(_KEY)
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         before = visit.fire.limits.get(key)
@@ -232,7 +232,7 @@ def resume_limit(visit: Visit) -> Response:
 
 
 def set_limit(visit: Visit) -> Response:
-    """The key or name has other numbers from now on."""
+    """Change the settings of the key or name."""
     key = visit.form.value(_KEY)
     rate = visit.form.maybe(_RATE)
     given: dict[str, Any] = {"concurrent": visit.form.maybe(_CONCURRENT), "rate": rate}
@@ -244,7 +244,7 @@ def set_limit(visit: Visit) -> Response:
 
 
 def reset_limit(visit: Visit) -> Response:
-    """The key or name has the numbers of the code again."""
+    """Restore the settings of the key or name from the code."""
     key = visit.form.value(_KEY)
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         view = visit.fire.limits.reset(key, by=visit.who, origin="dashboard")

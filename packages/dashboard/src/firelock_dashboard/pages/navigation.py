@@ -1,6 +1,6 @@
-"""The navigation alone: every page has it, and it keeps itself current at an address of its own.
+"""The navigation, which every page contains and updates from a URL of its own.
 
-The page's own address would not do: a page may be the answer to a form, or show what is gone by now.
+The page's own URL is not suitable: a page may be the response to a form, or show a deleted object.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.web.request import Visit
 
-_SECTION = Text("section", limit=250, default="")  # a page of a plugin is named in it
+_SECTION = Text("section", limit=250, default="")  # may contain the name of a plugin's page
 
 
 def show_navigation(visit: Visit) -> Response:
-    """The sections with their counts, the one that the page belongs to marked; a part of other pages."""
+    """Show the sections with their counts, with the page's own section marked.
+
+    This is a part of other pages.
+    """
     if visit.part != "nav":
         raise NotHere(visit.text("shared.no_part", part=visit.part or ""))
     section = visit.query.value(_SECTION)

@@ -1,4 +1,4 @@
-"""The overview: what is wrong, how things stand, what ended when, and where to look next."""
+"""The overview: problems, the present state, what ended when, and links to details."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _USUAL_SPAN = "1h"
 _KIND = Choice("kind", choices=KINDS, default="throughput")
 _SPAN = Choice("span", choices=SPAN_NAMES)
 _QUEUES, _TASKS, _RECURRING, _GROUPS = 8, 6, 6, 5
-_MINUTES = 10  # by which the pace is told
+_MINUTES = 10  # for computing rates
 
 
 @attrs.frozen
@@ -60,16 +60,16 @@ class _Tile:
     query: dict[str, str] = attrs.field(factory=dict)
     unit: str = ""
     hint: str = ""
-    state: str = ""  # whose colour its sparkline has
+    state: str = ""  # sets the colour of its sparkline
     spark: str = ""
-    drawn: str = ""  # what the sparkline shows, if that is not always the same
+    drawn: str = ""  # the meaning of the sparkline, if it varies
     look: str = ""  # is-bad, is-warn
 
 
 # ---- banners ---------------------------------------------------------------------------------------------
 
 _OF_A_KIND = 3
-_PAGES = {  # of each kind of trouble: the page that its button leads to
+_PAGES = {  # the page that the button of each kind of problem opens
     "no_server": "servers", "server_lost": "servers", "stuck_workers": "servers",
     "parked_ends": "servers", "closing_session": "servers", "limit_zero": "limits", "limit_cost": "limits",
     "in_vain": "parent", "wait_overdue": "jobs", "unregistered": "jobs", "unique_in_vain": "limits",
@@ -79,12 +79,12 @@ _PAGES = {  # of each kind of trouble: the page that its button leads to
 }  # fmt: skip
 
 
-_SAY_SINCE = frozenset({"long_wait", "server_lost"})  # findings whose sentence has the time since then
+_SAY_SINCE = frozenset({"long_wait", "server_lost"})  # findings whose sentence contains the duration
 
 
 @attrs.frozen
 class _Action:
-    """What to do: a page to look at, or, with a permission, a form to send."""
+    """An action to propose: a page to open or, with a permission, a form to send."""
 
     text: str  # a key of overview.toml
     path: str
@@ -95,7 +95,7 @@ class _Action:
 
 @attrs.frozen
 class _Banner:
-    """One thing that is wrong, or how many more of a kind there are."""
+    """One problem, or the number of further problems of a kind."""
 
     kind: str
     look: str  # bad or warn
@@ -105,12 +105,12 @@ class _Banner:
 
     @property
     def says_since(self) -> bool:
-        """Whether the sentence itself says for how long."""
+        """Whether the sentence itself contains the duration."""
         return self.kind in _SAY_SINCE
 
 
 def _banners(visit: Visit, sight: Sight) -> list[_Banner]:
-    """Return the errors and warnings, worst first; at most three of a kind, and then how many more.
+    """Return the errors and warnings, worst first; at most three of a kind, then the number of others.
 
     Notes are shown on the System page.
     """
@@ -154,7 +154,7 @@ def _banner(visit: Visit, finding: Finding) -> _Banner:
 
 
 def _cannot_start(visit: Visit, values: Mapping[str, Any]) -> str:
-    """Return which jobs wait for the one failed parent, and in which batch."""
+    """Return the sentence about the jobs that wait for one failed parent, with their batch."""
     said = visit.text(
         "overview.cannot_start", count=values["count"], number=formatting.count_text(values["count"]),
         task=task_name(values["task"]), parent=task_name(values["name"]),
@@ -172,7 +172,7 @@ def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
 
 
 def _asking(visit: Visit, sight: Sight) -> Iterator[_Banner]:
-    """Yield how many jobs wait for an answer, and when the first of them continues without one."""
+    """Yield the number of jobs that wait for an answer, and the time when the first continues without one."""
     jobs = sight.sampled.asking
     if not jobs:
         return
@@ -194,7 +194,7 @@ def _asking(visit: Visit, sight: Sight) -> Iterator[_Banner]:
 
 
 def show_overview(visit: Visit) -> Response:
-    """The whole page, or one region of it."""
+    """Show the whole page, or one region of it."""
     span, kind = _span_and_kind(visit)
     asked: str | None = visit.query.maybe(_SPAN)
     seen = _Seen(visit)
@@ -213,7 +213,7 @@ def show_overview(visit: Visit) -> Response:
 
 
 def _span_and_kind(visit: Visit) -> tuple[str, str]:
-    """Return what the chart shows: latency has no live view, and depths are kept for an hour."""
+    """Return the span and kind of the chart; latency has no live view, and depths are kept for an hour."""
     kind = visit.query.value(_KIND)
     allowed, span = _spans_of(kind), visit.query.maybe(_SPAN)
     if span not in allowed:
@@ -222,14 +222,14 @@ def _span_and_kind(visit: Visit) -> tuple[str, str]:
 
 
 def _spans_of(kind: str) -> tuple[str, ...]:
-    """Return the spans that can be shown of a kind of chart."""
+    """Return the spans that are available for a kind of chart."""
     if kind == "depth":
         return (LIVE, _USUAL_SPAN)
     return tuple(SPANS) if kind == "latency" else SPAN_NAMES
 
 
 def _storage_url(visit: Visit) -> str:
-    """Return what an example opens: this storage where its address can be written down as it is."""
+    """Return the storage URL for an example: this storage's, unless it has credentials or is in memory."""
     url = visit.fire.storage.url
     return url if "@" not in url and not url.startswith("memory:") else "sqlite:///jobs.db"
 
@@ -249,13 +249,13 @@ def _is_long(seen: Sight, queue: str, waited: int) -> bool:
 
 
 def _about(seconds: float) -> str:
-    """Return a span in its largest unit: a tile has no room for two."""
+    """Return a duration in its largest unit, because a tile has no space for two."""
     number, unit = formatting.span(seconds).split()[:2]
     return f"{number}\N{NO-BREAK SPACE}{unit}"
 
 
 class _Seen:
-    """What the page's regions show, each read when it is asked for."""
+    """The data of the page's regions, each read when it is requested."""
 
     def __init__(self, visit: Visit) -> None:
         self._visit = visit
@@ -263,7 +263,7 @@ class _Seen:
 
     @cached_property
     def sight(self) -> Sight:
-        """What the tiles, the banners and the tables are told from: one reading in one answer."""
+        """The data for the tiles, the banners and the tables: one reading per response."""
         return self._dashboard.watch.sight()
 
     @cached_property
@@ -273,14 +273,14 @@ class _Seen:
 
     @property
     def is_new(self) -> bool:
-        """Tell whether there never was a job, as far as can be seen."""
+        """Whether there has never been a job, as far as is known."""
         counts, seen = self._visit.state_counts(), self.sight
         return not (any(counts.values()) or seen.usually or seen.recurring)
 
     # ---- tiles -------------------------------------------------------------------------------------------
 
     def tiles(self) -> list[_Tile]:
-        """The six numbers that say how things stand."""
+        """Return the six numbers that summarize the state."""
         hour, day = self._dashboard.history.series("1h"), self._dashboard.history.series("24h")
         counts, depths = self._visit.state_counts(), self._dashboard.history.depths()
         seen = _about(max(60.0, depths.seconds))
@@ -310,10 +310,10 @@ class _Seen:
     def _processing(self, processing: int, former: Sequence[int], span: str) -> _Tile:
         alive = self.sight.alive
         slots = sum(one.workers for one in alive)
-        deleted = len(self.deleted)  # told to stop, and they still take a slot
+        deleted = len(self.deleted)  # ordered to stop, but still occupying a slot
         has_slots = slots >= max(processing + deleted, 1)
         hint = self._text("tile_servers", count=len(alive))
-        if slots and not has_slots:  # claimed ahead, or by a server that is lost
+        if slots and not has_slots:  # claimed ahead, or by a lost server
             ahead = processing + deleted - slots
             hint = self._text("tile_ahead", count=slots, slots=self._count(slots), ahead=self._count(ahead))
         if deleted:
@@ -356,7 +356,7 @@ class _Seen:
         )  # fmt: skip
 
     def _backlog(self, hour: Series) -> _Tile:
-        """When the slowest queue has no waiting jobs any more, or what prevents that in one of them."""
+        """Return when the slowest queue has no waiting jobs any more, or what prevents this in a queue."""
         ended = [sum(counts) for counts in zip(*hour.by_outcome.values(), strict=True)]
         rates = self._dashboard.history.queues()
         rows = [queue_row(view, self.sight, rates) for view in self.sight.queues]
@@ -393,9 +393,10 @@ class _Seen:
     # ---- tables ------------------------------------------------------------------------------------------
 
     def queues(self) -> list[tuple[QueueView, int | None, int, Rates | None, int | None]]:
-        """The queues with most to do: since when the first job waits, how many limits hold, how it moves.
+        """Return the queues with most to do.
 
-        Last: since when the first of those waits that limits hold.
+        Each has the time since which its first job that no limit holds waits, the number of jobs that limits
+        hold, its rates, and the time since which the first held job waits.
         """
         seen = self.sight
         held = {name: head.count for name, head in seen.held.items()}
@@ -410,18 +411,18 @@ class _Seen:
         ]  # fmt: skip
 
     def failures(self) -> tuple[Sequence[Cause], Mapping[str, Requeue], Sequence[Requeue]]:
-        """The most frequent causes that are not muted, the last requeues, and those without failed jobs."""
+        """Return the most frequent unmuted causes, the last requeues, and requeues without failed jobs."""
         causes = self._dashboard.watch.causes()
         requeues = recent_requeues(self._visit)
         shown = [one for one in causes if one.mute is None][:_GROUPS]
         return shown, requeues, without_rows(requeues, causes)
 
     def tasks(self) -> list[tuple[str, TaskStats]]:
-        """The tasks that ran most within a day."""
+        """Return the tasks with the most runs within a day."""
         return sorted(self._dashboard.history.tasks().items(), key=lambda one: -one[1].runs)[:_TASKS]
 
     def recurring(self) -> list[RecurringJob]:
-        """The recurring jobs that run next."""
+        """Return the recurring jobs that run next."""
         coming = [one for one in self.sight.recurring if one.next_at and not one.is_paused]
         return sorted(coming, key=lambda one: (one.next_at or datetime.max.replace(tzinfo=UTC), one.id))[
             :_RECURRING
@@ -432,7 +433,7 @@ class _Seen:
 
 
 def show_history(visit: Visit) -> Response:
-    """What a chart shows, as JSON: starts and values a bucket, None for gaps."""
+    """Return the data of a chart as JSON: starts, and values per bucket, None for gaps."""
     span, kind = _span_and_kind(visit)
     chart = _chart(visit, span, kind)
     return visit.json(
@@ -451,7 +452,7 @@ def show_history(visit: Visit) -> Response:
 
 
 def show_samples(visit: Visit) -> Response:
-    """The last samples, for pages that have no stream."""
+    """Return the last samples, for pages that have no stream."""
     live = visit.dashboard.live
     return visit.json({"samples": [attrs.asdict(one) for one in live.samples()], "trouble": live.trouble})
 

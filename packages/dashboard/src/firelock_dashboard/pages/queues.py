@@ -1,4 +1,4 @@
-"""Queues: what waits, how long, how fast it goes, who listens; pause, resume, and emptying one."""
+"""Queues: waiting jobs, waits, rates and servers; the actions pause, resume and empty."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.history import Rates
     from firelock_dashboard.web.request import Visit
 
-_SHOWN = 25  # queues on a page: each is asked for the job that waits longest
+_SHOWN = 25  # queues on a page; for each, the job that waits longest is read
 _HEAD = 20
-_KEYS = 10  # of limits that the first jobs ask for: each read walks every lane
+_KEYS = 10  # limit keys that are read for the first jobs; each read scans every lane
 _CALL = 200  # characters of a call
-_LOOKED_AT = 200  # waiting jobs among which the next ones and the tasks are told
+_LOOKED_AT = 200  # waiting jobs from which the next jobs and the tasks are determined
 _AFTER, _TYPED = Text("after", default=""), Text("typed")
 
 
 class Clearing(StrEnum):
-    """Whether a queue's waiting jobs will all have started at some time; the worst comes first."""
+    """Whether all waiting jobs of a queue will have started at some time; the worst case is first."""
 
-    UNSERVED = "unserved"  # never: no server listens to it
-    GROWING = "growing"  # never: as many jobs come as go
-    HELD = "held"  # nobody can say: limits hold its first jobs
-    STANDING = "standing"  # nobody can say: none has ended lately
+    UNSERVED = "unserved"  # never: no server claims from it
+    GROWING = "growing"  # never: jobs are added at least as fast as they end
+    HELD = "held"  # unknown: limits hold its first jobs
+    STANDING = "standing"  # unknown: no job has ended recently
     IN_TIME = "in_time"
     NOTHING = "nothing"  # no job waits, or it is paused
 
 
 @attrs.frozen
 class QueueRow:
-    """A queue as a line: what it holds, how it moves, who listens."""
+    """A queue as a row: its jobs, its rates and its servers."""
 
     view: QueueView
-    oldest_at: datetime | None  # since when the first waits that no limit holds
-    held: int  # jobs before it that limits hold; 100 at most
+    oldest_at: datetime | None  # since when the first job that no limit holds waits
+    held: int  # jobs ahead of it that limits hold; at most 100
     held_at: datetime | None  # since when the first of these waits
     out_per_minute: float
     in_per_minute: float | None  # None until it is known
@@ -78,17 +78,17 @@ class QueueRow:
 
     @property
     def total(self) -> int:
-        """How many jobs it holds that are not at their end."""
+        """The number of its jobs that have not ended."""
         return _jobs_in(self.view)
 
     @property
     def slots(self) -> int:
-        """How many of its jobs could run at once, shared with the servers' other queues."""
+        """The number of its jobs that could run at the same time, shared with the servers' other queues."""
         return sum(one.workers for one in self.listeners)
 
     @property
     def state(self) -> str:
-        """How it is: unserved where jobs wait and nobody takes any."""
+        """Its state; "unserved" if jobs wait and no server claims any."""
         if self.view.is_paused:
             return "paused"
         if self.listeners:
@@ -97,12 +97,12 @@ class QueueRow:
 
     @property
     def is_growing(self) -> bool:
-        """Tell whether as many jobs come as go, or more, so that it never clears."""
+        """Whether jobs are added at least as fast as they end, so that it never becomes empty."""
         return self.in_per_minute is not None and self.in_per_minute >= self.out_per_minute > 0
 
     @property
     def clears(self) -> Clearing:
-        """Whether what waits in it will have started at some time, and what prevents that."""
+        """Whether all waiting jobs will have started at some time, and what prevents this."""
         if not self.view.enqueued or self.view.is_paused:
             return Clearing.NOTHING
         if not self.listeners:
@@ -115,7 +115,7 @@ class QueueRow:
 
     @property
     def clears_in(self) -> timedelta | None:
-        """How long what waits takes at the rate of now; None where nobody can say."""
+        """The time until its waiting jobs have started at the present rate; None if unknown."""
         if self.clears is not Clearing.IN_TIME:
             return None
         left_per_minute = self.out_per_minute - (self.in_per_minute or 0.0)
@@ -126,12 +126,12 @@ class QueueRow:
 class _QueuesPage:
     queues: list[QueueRow]
     total: int
-    most: int  # jobs of the fullest queue of all pages: the bars of all have this one scale
-    after: str | None  # the name behind which the next page begins
+    most: int  # jobs of the fullest queue of all pages, the common scale of all bars
+    after: str | None  # the name after which the next page begins
 
 
 def show_queues(visit: Visit) -> Response:
-    """Every queue with what it holds."""
+    """Show every queue with its jobs."""
     after = visit.query.value(_AFTER)
     return visit.page(
         "queues.html", after=after,
@@ -155,7 +155,7 @@ def _jobs_in(view: QueueView) -> int:
 
 
 def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
-    """Return who listens, and how long the first jobs of these queues wait and for what."""
+    """Return the servers, and how long and for what the first jobs of these queues wait."""
     jobs, now = visit.fire.jobs, visit.now_micros
     heads = {
         view.name: job.record()
@@ -163,14 +163,14 @@ def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
         if view.enqueued
         for job in jobs.find(state=State.ENQUEUED, queue=view.name, limit=1, oldest_first=True)
     }
-    # A job came into its queue when it changed last: for a scheduled one that is when it was due.
+    # A job entered its queue at its last change; for a scheduled job, this is the time when it was due.
     oldest = {name: head.changed_at for name, head in heads.items()}
     held = held_heads(visit.fire.storage, heads.values(), now)
     return Sight(now, servers=visit.fire.servers.list(), waiting=Waiting(oldest, held=held))
 
 
 def queue_row(view: QueueView, sight: Sight, rates: Mapping[str, Rates]) -> QueueRow:
-    """Return a queue as a line."""
+    """Return a queue as a row."""
     rate, since, head = rates.get(view.name), sight.waits_since(view.name), sight.held.get(view.name)
     out, into = (0.0, None) if rate is None else (rate.out_per_minute, rate.in_per_minute)
     return QueueRow(
@@ -184,26 +184,26 @@ def queue_row(view: QueueView, sight: Sight, rates: Mapping[str, Rates]) -> Queu
 
 @attrs.frozen
 class _HeadRow:
-    """One of the first jobs that wait."""
+    """One of the first waiting jobs."""
 
     job: JobRecord
-    call: str  # its arguments in one line
+    call: str  # its arguments on one line
     held_by: list[KeyWait]  # limits that hold it
 
 
 @attrs.frozen
 class _Head:
-    """The first jobs that wait, and the tasks among those that do."""
+    """The first waiting jobs, and the tasks among the waiting jobs."""
 
     rows: list[_HeadRow]
     is_read: bool  # all limits of the rows were read; otherwise more of them may be held
     tasks: list[tuple[str, int]]  # most frequent first
     looked_at: int
-    is_partial: bool  # more wait than were looked at
+    is_partial: bool  # more jobs wait than were examined
 
 
 def show_queue(visit: Visit) -> Response:
-    """One queue: its figures, what is next, who listens."""
+    """Show one queue: its figures, its next jobs and its servers."""
     name = visit.places["name"]
     views = {view.name: view for view in visit.fire.queues.list()}
     if name not in views:
@@ -218,7 +218,7 @@ def show_queue(visit: Visit) -> Response:
 
 
 def _head(visit: Visit, view: QueueView) -> _Head:
-    """The first jobs in the order in which they start, among the oldest that wait."""
+    """Return the first jobs in the order in which they start, among the oldest waiting ones."""
     if not view.enqueued:
         return _Head([], is_read=True, tasks=[], looked_at=0, is_partial=False)
     oldest = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=_LOOKED_AT, oldest_first=True)
@@ -235,10 +235,10 @@ def _head(visit: Visit, view: QueueView) -> _Head:
 
 
 def _in_turns(oldest: Sequence[JobRecord]) -> list[JobRecord]:
-    """Return jobs in the order in which they start: by priority and age, where those with limits take turns.
+    """Return jobs in the order in which they start: by priority and age, with turns among jobs with limits.
 
-    Among these the first of each set of limits comes first, then the second of each, as in the line of a
-    limit (`firelock.limits.line`).
+    Among jobs with limits, the first job of each set of limits comes first, then the second of each, as in
+    the line of a limit (`firelock.limits.line`).
     """
     ordered = sorted(oldest, key=lambda job: -job.priority)
     ranks = Counter[str]()
@@ -262,11 +262,11 @@ def _call(visit: Visit, job: JobRecord) -> str:
     return text[:_CALL]
 
 
-# ---- what is done to them --------------------------------------------------------------------------------
+# ---- actions on queues -----------------------------------------------------------------------------------
 
 
 def pause_queue(visit: Visit) -> Response:
-    """No job of the queue is claimed any more."""
+    """Pause the queue: none of its jobs is claimed any more."""
     name, note = _named(visit), visit.form.maybe(NOTE)
     set_pause(visit, name, note, is_paused=True)
     undo = Undo("/queues/resume", {"queue": [name]})
@@ -274,7 +274,7 @@ def pause_queue(visit: Visit) -> Response:
 
 
 def resume_queue(visit: Visit) -> Response:
-    """Jobs of the queue are claimed again."""
+    """Resume the queue: its jobs are claimed again."""
     name = _named(visit)
     before = next((view for view in visit.fire.queues.list() if view.name == name), None)
     set_pause(visit, name, None, is_paused=False)
@@ -285,7 +285,10 @@ def resume_queue(visit: Visit) -> Response:
 
 
 def delete_waiting(visit: Visit) -> Response:
-    """An operation deletes all that waits in the queue; its name was typed, so that it is no slip."""
+    """Start an operation that deletes all waiting jobs of the queue.
+
+    The visitor must type the queue's name, which prevents an accidental delete.
+    """
     name = _named(visit)
     if visit.form.maybe(_TYPED) != name:
         raise BadRequest(visit.text("queues.not_typed", queue=name))

@@ -1,4 +1,4 @@
-"""Recurring jobs: when they run, how the last runs ended; run now, pause, resume, reset, remove."""
+"""Recurring jobs: their times and last runs, and the actions run now, pause, resume, reset, remove."""
 
 from __future__ import annotations
 
@@ -46,32 +46,32 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.payloads import Payload
     from firelock_dashboard.web.request import Visit
 
-_SHOWN = 30  # on a page: each asks for its last runs
+_SHOWN = 30  # on a page; the last runs of each are read
 _RUNS = 20
-_SEARCHED = 2_000  # definitions in which a text is searched
+_SEARCHED = 2_000  # definitions in which a text is searched for
 _IN_LANE = 500
 _PAGE = 500
 
 
 @attrs.frozen
 class RecurringRow:
-    """A definition as a line."""
+    """A definition as a row."""
 
     job: RecurringJob
-    mark: str  # its id as a part of an element's id: it may hold anything
-    words: str | None  # None where its schedule cannot be read
+    mark: str  # its id in a form for an element's id, because it may contain any characters
+    words: str | None  # None if its schedule cannot be read
     written: str | None  # as cron, or as "every 5m"
     zone: str | None
 
 
 @attrs.frozen
 class _Runs:
-    jobs: list[tuple[Job[Any], float | None]]  # oldest first, each with the seconds that it took
-    typical: float | None  # seconds: the median of those that succeeded
+    jobs: list[tuple[Job[Any], float | None]]  # oldest first, each with its duration in seconds
+    typical: float | None  # seconds: the median of the succeeded runs
 
     @property
     def states(self) -> Counter[str]:
-        """How many of them are in each state."""
+        """The number of them in each state."""
         return Counter(str(job.state) for job, _ in self.jobs)
 
 
@@ -83,7 +83,7 @@ class _RecurringPage:
 
 
 def row_of(job: RecurringJob) -> RecurringRow:
-    """Return a definition as it is shown."""
+    """Return a definition in the form in which it is shown."""
     mark = hashlib.blake2b(job.id.encode(), digest_size=8).hexdigest()
     schedule = _schedule_of(job)
     if schedule is None:
@@ -92,7 +92,7 @@ def row_of(job: RecurringJob) -> RecurringRow:
 
 
 def _schedule_of(job: RecurringJob) -> Cron | Every | None:
-    """Return its schedule; None where it cannot be read, which its row says."""
+    """Return its schedule, or None if it cannot be read, which its row then shows."""
     try:
         return job.schedule
     except ScheduleError:
@@ -103,7 +103,7 @@ def _schedule_of(job: RecurringJob) -> Cron | Every | None:
 
 
 def show_recurring(visit: Visit) -> Response:
-    """The definitions in order of id, and when they fire within a day."""
+    """Show the definitions in order of id, and the times when they fire within a day."""
     after, wanted = visit.query.value(_AFTER), visit.query.value(_Q)
     return visit.page(
         "recurring.html", after=after, wanted=wanted,
@@ -138,7 +138,7 @@ def _holds(job: RecurringJob, wanted: str) -> bool:
 
 
 def _runs(visit: Visit, recurring_id: str) -> _Runs:
-    """Return how the last runs of a definition ended: one read."""
+    """Return the results of the last runs of a definition; one read."""
     runs = visit.fire.recurring.runs(recurring_id, limit=_RUNS)
     jobs = [(job, _took(job)) for job in reversed(runs)]
     spans = [took for job, took in jobs if took is not None and job.state is State.SUCCEEDED]
@@ -147,15 +147,15 @@ def _runs(visit: Visit, recurring_id: str) -> _Runs:
 
 def _took(job: Job[Any]) -> float | None:
     if job.started_at is None or job.ended_at is None or job.state is State.DELETED:
-        return None  # the end of a deleted one is the delete's
+        return None  # the end of a deleted job is the time of its delete
     return (job.ended_at - job.started_at).total_seconds()
 
 
-# ---- what is done to one ---------------------------------------------------------------------------------
+# ---- actions on one definition ---------------------------------------------------------------------------
 
 
 def trigger(visit: Visit) -> Response:
-    """A job of the definition is enqueued now."""
+    """Enqueue a job of the definition now."""
     recurring_id = visit.form.value(RECURRING_ID)
     job = visit.fire.recurring.trigger(recurring_id)
     visit.audit("recurring.trigger", recurring_id, job=job.id)
@@ -165,7 +165,7 @@ def trigger(visit: Visit) -> Response:
 
 
 def set_paused(visit: Visit, verb: str) -> Response:
-    """It does not run until it is resumed, or runs again from its next instant on."""
+    """Pause the definition until it is resumed, or resume it from its next due time on."""
     before = visit.fire.recurring.get(visit.form.value(RECURRING_ID))
     getattr(visit.fire.recurring, verb)(before.id)
     visit.audit(f"recurring.{verb}", before.id)
@@ -177,7 +177,7 @@ def set_paused(visit: Visit, verb: str) -> Response:
 
 
 def reset(visit: Visit) -> Response:
-    """An edit made here is given up for what the code says."""
+    """Replace an edit made in the dashboard with the definition in the code."""
     recurring_id = visit.form.value(RECURRING_ID)
     after = visit.fire.recurring.reset(recurring_id, by=visit.who)
     visit.audit("recurring.reset", recurring_id, version=after.version)
@@ -186,7 +186,7 @@ def reset(visit: Visit) -> Response:
 
 
 def remove(visit: Visit) -> Response:
-    """The definition is gone; the jobs it made stay."""
+    """Remove the definition; its existing jobs remain."""
     recurring_id = visit.fire.recurring.get(visit.form.value(RECURRING_ID)).id
     question = visit.text("recurring.confirm_remove", id=recurring_id)
     asked = ask_first(visit, question, visit.text("recurring.remove"), section="recurring")
@@ -198,7 +198,7 @@ def remove(visit: Visit) -> Response:
 
 
 _NEXT, _PREVIEWED = 10, 5
-_ENTRIES = 100  # newest entries of the audit, for who changed a definition
+_ENTRIES = 100  # newest audit entries that are searched for the author of a change
 _TASKS = 1_000
 _AFTER, _Q = Text("after", default=""), Text("q", default="")
 RECURRING_ID = Text("id", "The definition's id.", is_required=True, is_stripped=False)
@@ -225,7 +225,7 @@ class _Instant:
 
 
 def show_one(visit: Visit) -> Response:
-    """A definition, when it fires next, how it ran."""
+    """Show a definition with its next due times and its last runs."""
     job = visit.fire.recurring.get(visit.query.value(RECURRING_ID))
     row = row_of(job)
     return visit.page(
@@ -257,12 +257,12 @@ _DEFAULTS = {"zone": "UTC", "overlap": str(Overlap.ALLOW), "misfire": str(Misfir
 
 
 def new_form(visit: Visit) -> Response:
-    """An empty form for a definition of an operator's own."""
+    """Show an empty form for an operator's own definition."""
     return _form(visit, None, {**_DEFAULTS, "task": visit.query.value(_TASK)}, {})
 
 
 def edit_form(visit: Visit) -> Response:
-    """The form with what the definition says now."""
+    """Show the form with the present values of a definition."""
     job = visit.fire.recurring.get(visit.query.value(RECURRING_ID))
     return _form(visit, job, _values(job, visit.arguments(job.record)), {})
 
@@ -282,7 +282,7 @@ def _values(job: RecurringJob, arguments: Payload) -> dict[str, str]:
 
 
 def _is_whole(shown: Payload) -> bool:
-    """Tell whether what may be shown of the arguments is all of them, so that it can be edited."""
+    """Return whether the shown arguments are complete, so that they can be edited."""
     return not (shown.is_hidden or shown.is_cut or shown.value is None or MASK in shown.text)
 
 
@@ -321,7 +321,7 @@ class _Preview:
 
 
 def preview(visit: Visit) -> Response:
-    """What a schedule that is being typed means; what is wrong with it is no error of the request."""
+    """Show the meaning of a schedule that is being typed; an error in it is not an error of the request."""
     fields = visit.query
     found = _previewed(visit, fields.value(_SCHEDULE), fields.value(_ZONE))
     return visit.page("recurring_preview.html", title="", section="recurring", preview=found)
@@ -338,12 +338,12 @@ def _previewed(visit: Visit, text: str, zone: str) -> _Preview:
     return _Preview(schedule.describe(), _in_zone(found, zone_of(schedule)))
 
 
-# ---- what a form sends -----------------------------------------------------------------------------------
+# ---- a sent form -----------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class _Sent:
-    """A form as it was sent, and what is wrong with it by field."""
+    """A sent form, with its problems by field."""
 
     values: Mapping[str, str]
     errors: dict[str, str]
@@ -384,7 +384,7 @@ def _read(form: SentFields, before: Cron | Every | None) -> _Sent:
 
 
 def _arguments(text: str) -> Mapping[str, object] | Sequence[object] | None:
-    """Return the arguments; None for an empty text."""
+    """Return the arguments, or None for an empty string."""
     if not text:
         return None
     if MASK in text:
@@ -404,7 +404,7 @@ _REFUSED = (ArgumentError, SignatureMismatch, UnknownTask, ConfigurationError, S
 
 
 def _error_of(error: Exception) -> dict[str, str]:
-    """Return what the core refused, by the field that it is about."""
+    """Return an error of the core, by the field that it concerns."""
     text = str(error)
     if isinstance(error, ArgumentError | SignatureMismatch):
         return {"arguments": text}
@@ -415,7 +415,7 @@ def _error_of(error: Exception) -> dict[str, str]:
 
 
 def edit(visit: Visit) -> Response:
-    """The definition is as the form says, if nobody changed it since the form was made."""
+    """Change the definition as in the form, unless it was changed after the form was opened."""
     recurring_id = visit.form.value(RECURRING_ID)
     version, job = visit.form.value(_VERSION), visit.fire.recurring.get(recurring_id)
     sent = _read(visit.form, _schedule_of(job))
@@ -444,7 +444,10 @@ def _told(job: RecurringJob) -> str:
 
 
 def _conflict(visit: Visit, recurring_id: str, sent: _Sent) -> Response:
-    """The form as it was sent, with who was quicker; sent again, it changes what they made."""
+    """Return the sent form with the author of the conflicting change.
+
+    If the visitor sends the form again, it overwrites that change.
+    """
     job = visit.fire.recurring.get(recurring_id)
     changes = (
         entry
@@ -453,7 +456,7 @@ def _conflict(visit: Visit, recurring_id: str, sent: _Sent) -> Response:
         and entry.action.startswith("recurring.")
         and entry.action != "recurring.trigger"
     )
-    entry = next(changes, None)  # none for code, and for long ago
+    entry = next(changes, None)  # None if the code made the change, or if it is too old
     at = visit.text("recurring.conflict_at", at=stamp(job.record.updated_at))
     who = visit.text("recurring.conflict_by", who=entry.by) if entry else ""
     message = visit.text("recurring.conflict", what=_told(job), at=at, who=who)
@@ -461,7 +464,7 @@ def _conflict(visit: Visit, recurring_id: str, sent: _Sent) -> Response:
 
 
 def create(visit: Visit) -> Response:
-    """A definition of an operator's own is stored."""
+    """Store an operator's own definition."""
     sent = _read(visit.form, None)
     for field in ("id", "task"):
         if not sent.values[field]:
@@ -491,23 +494,23 @@ _PILE = 3
 
 @attrs.frozen
 class Bucket:
-    """Ten minutes."""
+    """A period of ten minutes."""
 
     starts_at: datetime
-    count: int  # how many jobs are made in it
+    count: int  # jobs that are created in it
     ids: tuple[str, ...]  # of the definitions that fire in it
 
 
 @attrs.frozen
 class Lane:
-    """A day from the ten minutes on that have begun."""
+    """A day, from the start of the present ten minutes on."""
 
     buckets: tuple[Bucket, ...]
-    left_out: int  # definitions that fire within the day and are not drawn: they would take too long
+    left_out: int  # definitions that fire within the day but would take too long to compute
 
     @property
     def instants(self) -> int:
-        """How many jobs are made in all buckets."""
+        """The number of jobs created in all buckets."""
         return sum(bucket.count for bucket in self.buckets)
 
     @property
@@ -516,7 +519,10 @@ class Lane:
         return max((bucket.count for bucket in self.buckets), default=0)
 
     def is_piled(self, bucket: Bucket) -> bool:
-        """Whether a bucket stands out: three jobs or more, and three quarters of the fullest one."""
+        """Return whether a bucket stands out.
+
+        It has at least three jobs, and at least three quarters of the number in the fullest bucket.
+        """
         return bucket.count >= _PILE and bucket.count >= self.most * 3 / 4
 
     @property
@@ -525,17 +531,20 @@ class Lane:
         return any(map(self.is_piled, self.buckets))
 
     def piles(self) -> list[Bucket]:
-        """Return the five fullest buckets of two jobs or more, fullest first; none if any is left out."""
+        """Return the five fullest buckets of two jobs or more, fullest first.
+
+        The list is empty if the lane leaves out definitions.
+        """
         if self.left_out:
             return []
         return sorted((one for one in self.buckets if one.count > 1), key=lambda one: -one.count)[:5]
 
 
 def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
-    """Return when these fire within a day; paused ones do not.
+    """Return the times when these definitions fire within a day; paused ones do not fire.
 
-    Equal schedules are computed once, those that fire rarely first, until 4,000 times are found: enough for
-    27 different schedules that fire every minute.
+    Equal schedules are computed once, the least frequent ones first, until 4,000 times are found. This is
+    enough for 27 different schedules that fire every minute.
     """
     start = now.replace(minute=now.minute // 10 * 10, second=0, microsecond=0)
     ids_of: dict[Cron | Every, list[str]] = {}
@@ -562,7 +571,7 @@ def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
 
 
 def _fired(schedule: Cron | Every, total: int, start: datetime, now: datetime) -> Counter[int]:
-    """Return how often a schedule fires in each bucket: time by time, or bucket by bucket if that is less."""
+    """Return how often a schedule fires in each bucket, computed by time or by bucket, whichever is less."""
     found: Counter[int] = Counter()
     if total <= _DAY // _BUCKET:
         at = schedule.next_after(now)
@@ -580,7 +589,7 @@ _EVERY = re.compile(
     r"every\s+(?P<number>\d{1,9}(?:\.\d{1,6})?)?\s*(?P<unit>s|m|min|h|d|w|seconds?|minutes?|hours?|days?|weeks?)",
     re.IGNORECASE,
 )
-_CRON = 1_000  # characters; the reader of cron has a limit of its own
+_CRON = 1_000  # characters; the cron parser has its own limit
 
 
 def read_schedule(
@@ -591,9 +600,10 @@ def read_schedule(
     overlap: str = Overlap.ALLOW,
     misfire: str = Misfire.ONCE,
 ) -> Cron | Every:
-    """Return the schedule of `0 2 * * *` in a zone, or of `every 5m`, which knows no zone.
+    """Return the schedule of `0 2 * * *` in a zone, or of `every 5m`, which has no zone.
 
-    What no form asks for stays as it was before: the limit of misfires, the anchor of a span.
+    Values that no form contains are taken from the previous schedule: the limit of misfires, and the anchor
+    of an interval.
 
     Raises:
         ScheduleError: it cannot be read.
@@ -614,7 +624,7 @@ def read_schedule(
 
 
 def schedule_text(schedule: Cron | Every) -> str:
-    """Return what `read_schedule` reads as an equal schedule, but for zone and policies."""
+    """Return a string that `read_schedule` parses to an equal schedule, except for zone and policies."""
     if isinstance(schedule, Cron):
         return schedule.expression
     seconds = schedule.interval.total_seconds()
@@ -626,7 +636,7 @@ def schedule_text(schedule: Cron | Every) -> str:
 
 
 def zone_of(schedule: Cron | Every) -> str | None:
-    """Return the zone whose clocks it follows; None where it follows none."""
+    """Return the zone whose clock it follows, or None if it follows none."""
     return schedule.tz if isinstance(schedule, Cron) else None
 
 

@@ -1,7 +1,8 @@
-"""Search: one text, looked for among what is called so, and in what jobs were called with.
+"""Search for one text in names, and in the arguments of jobs.
 
-The palette shows it while one types, the page shows it without a script; each kind is bounded. What is called
-exactly so comes first, and then no argument of a job is looked at.
+The palette shows the results while the visitor types, and the page shows them without a script; each kind is
+limited. Objects whose name is exactly the text come first; if there are any, no arguments of jobs are
+searched.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 _Q = Text("q", default="")
 
 _OF_A_KIND = 5
-_GROUPED = 100  # causes of failures among which a text is looked for
-_BATCHES = 500  # the newest batches, among which a name is looked for
+_GROUPED = 100  # causes of failures that are searched
+_BATCHES = 500  # the newest batches, whose names are searched
 _KEYS = _OF_A_KIND + 1
-_COUNTED = 20  # above this, an offer says "20+"
+_COUNTED = 20  # above this, an offer shows "20+"
 _LEAST_OF_ID = 4
 _LINE = 120
 _WORD = re.compile(r"\S+")
@@ -40,10 +41,10 @@ _WORD = re.compile(r"\S+")
 
 @attrs.frozen
 class Hit:
-    """One thing that was found."""
+    """One search result."""
 
     text: str
-    more: str  # said beside it
+    more: str  # shown next to it
     address: str
     state: str = ""  # of a job
     is_exact: bool = False  # the text is its whole name, id or key
@@ -52,26 +53,26 @@ class Hit:
 
 @attrs.frozen
 class HitGroup:
-    """What was found of one kind."""
+    """The search results of one kind."""
 
     kind: str  # a key of search.toml: tag, job, batch, task, queue, limit, recurring, server, error, argument
     hits: Sequence[Hit]
-    is_called_so: bool = False  # by name or id, not by what is in it
-    further: str | None = None  # the address of all of them, where there may be more
+    is_called_so: bool = False  # matches the name or id, not the content
+    further: str | None = None  # the URL of all results, if there may be more
 
     @property
     def has_exact(self) -> bool:
-        """Whether one of them is called exactly so."""
+        """Whether the text is the exact name of one of them."""
         return any(hit.is_exact for hit in self.hits)
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether one of them is called exactly so and jobs wait for it."""
+        """Whether the text is the exact name of one of them for which jobs wait."""
         return any(hit.is_exact and hit.is_waited_for for hit in self.hits)
 
 
 def groups(visit: Visit, text: str) -> list[HitGroup]:
-    """Return what is found for a text, by kind, those of an exact name first; nothing for an empty text."""
+    """Return the results for a text by kind, exact names first; nothing for an empty text."""
     if not text.strip():
         return []
     named = [group for group in _called_so(visit, text) if group.hits]
@@ -81,11 +82,11 @@ def groups(visit: Visit, text: str) -> list[HitGroup]:
     return [*named, *(group for group in held if group.hits)]
 
 
-# ---- what is called so -----------------------------------------------------------------------------------
+# ---- matches by name -------------------------------------------------------------------------------------
 
 
 def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
-    """Yield what is called so, by kind, in the order in which equals are offered."""
+    """Yield the objects with a matching name by kind, in the order in which equal matches are offered."""
     url, sight = visit.url, visit.dashboard.watch.sight()
     newest = newest_jobs(visit)
     jobs, batches = _by_id(visit, text)
@@ -99,7 +100,7 @@ def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
         (one.name, visit.text("search.enqueued", count=one.enqueued), url(f"/queues/{one.name}"))
         for one in sight.queues
     )
-    # Matched by the name alone: what is said beside it is a number.
+    # matched only by the name, because the text next to it is a number
     yield _named("queue", text, queues, url("/queues"), by_more=False)
     yield _limits(visit, meant[0] if meant and {" ", "="} & set(text) else text)
     recurring = ((one.id, one.task, url("/recurring/view", id=one.id)) for one in sight.recurring)
@@ -111,7 +112,7 @@ def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
 def _named(
     kind: str, text: str, ones: Iterable[tuple[str, str, str]], further: str, *, by_more: bool = True
 ) -> HitGroup:
-    """Return those of (name, what is said beside it, address) whose words hold all words of the text."""
+    """Return the items (name, additional text, URL) whose words contain all words of the text."""
     words = text.casefold().split()
     matches = [
         one
@@ -124,7 +125,7 @@ def _named(
 
 
 def _rank(name: str, text: str) -> tuple[int, str]:
-    """Return the place in the order: what is called so, what begins so, what holds it."""
+    """Return the sort key: names equal to the text first, then names that begin with it, then the others."""
     last = task_name(name)
     if text in {name, last}:
         return 0, name
@@ -132,7 +133,7 @@ def _rank(name: str, text: str) -> tuple[int, str]:
 
 
 def _by_id(visit: Visit, text: str) -> tuple[HitGroup, list[Hit]]:
-    """Return the jobs, and the batches, whose id begins so."""
+    """Return the jobs, and the batches, whose id begins with the text."""
     if len(text) < _LEAST_OF_ID or not _WORD.fullmatch(text):
         return HitGroup("job", ()), []
     page = visit.fire.jobs.page(JobFilter(id_prefix=text), limit=_OF_A_KIND)
@@ -149,7 +150,7 @@ def _batch(visit: Visit, job: JobRecord, *, is_exact: bool) -> Hit:
 
 
 def _batches(visit: Visit, text: str, by_id: Sequence[Hit]) -> HitGroup:
-    """Return the batches of an id, then those of a name among the newest, the best and newest first."""
+    """Return the batches with this id, then the newest batches with a matching name, best matches first."""
     words, wanted = text.casefold().split(), text.casefold()
     page = visit.fire.batches.list(limit=_BATCHES)
     found = [
@@ -157,7 +158,7 @@ def _batches(visit: Visit, text: str, by_id: Sequence[Hit]) -> HitGroup:
         for batch in page.batches
         if all(word in batch.name.casefold() for word in words)
     ]
-    found.sort(key=lambda one: one[0])  # which keeps the newest first among equals
+    found.sort(key=lambda one: one[0])  # a stable sort, so newer batches stay first among equals
     hits = [*by_id, *(_batch(visit, job, is_exact=place == 0) for place, job in found[:_OF_A_KIND])]
     has_more = len(found) > _OF_A_KIND or page.cursor is not None
     further = visit.url("/batches", q=text) if has_more else None
@@ -165,7 +166,7 @@ def _batches(visit: Visit, text: str, by_id: Sequence[Hit]) -> HitGroup:
 
 
 def _limits(visit: Visit, text: str) -> HitGroup:
-    """Return the keys of limits that begin so, in order, so that the exact one is first."""
+    """Return the limit keys that begin with the text, in order, so that an exact match is first."""
     if Feature.LIMITS not in visit.fire.storage.features:
         return HitGroup("limit", ())
     keys = visit.fire.limits.list(text, limit=_KEYS)
@@ -184,7 +185,7 @@ def _limits(visit: Visit, text: str) -> HitGroup:
 
 
 def _tags(visit: Visit, text: str, newest: Iterable[JobRecord], made: Sequence[str]) -> HitGroup:
-    """Return the tags that the text means, then tags of the newest jobs that hold it."""
+    """Return the tags that the text may mean, then tags of the newest jobs that contain it."""
     meant = [text, *made]
     counts = [_count(visit, JobFilter(tag=tag)) for tag in meant]
     hits = [
@@ -204,7 +205,7 @@ def _tag(visit: Visit, tag: str, more: str, *, is_exact: bool) -> Hit:
     return Hit(tag, said, visit.url("/jobs", tag=tag), is_exact=is_exact)
 
 
-# ---- what is in it ---------------------------------------------------------------------------------------
+# ---- matches by content ----------------------------------------------------------------------------------
 
 
 def _job(visit: Visit, job: JobRecord, *, is_exact: bool = False) -> Hit:
@@ -232,7 +233,7 @@ def _errors(visit: Visit, text: str) -> HitGroup:
 
 
 def _causes(visit: Visit, text: str) -> Iterator[tuple[str, str, int, str]]:
-    """Yield class, message as shown, number of jobs and fingerprint of the causes that hold the text."""
+    """Yield class, message as shown, number of jobs and fingerprint of the causes that contain the text."""
     wanted = text.casefold()
     for group in visit.dashboard.watch.failure_groups(_GROUPED):
         message = visit.redacted(group.message)
@@ -241,9 +242,9 @@ def _causes(visit: Visit, text: str) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _arguments(visit: Visit, text: str, *, is_known: bool) -> Iterator[HitGroup]:
-    """Yield the newest jobs that were called with it, as far as one look goes.
+    """Yield the newest jobs with this argument, as far as one search goes.
 
-    Where something is called exactly so, no job is looked at: the search is offered.
+    If the text is the exact name of any object, no jobs are searched; the search is only offered.
     """
     if not visit.may(Permission.VIEW_ARGUMENTS):
         return
@@ -263,25 +264,25 @@ def _arguments(visit: Visit, text: str, *, is_known: bool) -> Iterator[HitGroup]
     yield HitGroup("argument", hits, further=further)
 
 
-# ---- the same text elsewhere -----------------------------------------------------------------------------
+# ---- other searches --------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Offer:
-    """Another way to look for a text, from a list that found nothing."""
+    """Another search for a text, offered by a list that found nothing."""
 
     kind: str  # a key of search.toml
     address: str
-    count: str | None  # how many there are, "20+" for more; None where only a search could tell
+    count: str | None  # the number of results, "20+" for more; None if only a search could determine it
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether nothing would be found there either."""
+        """Whether it would find nothing either."""
         return self.count == "0"
 
 
 def offers(visit: Visit, text: str, *, besides: str) -> list[Offer]:
-    """Return where else a text may be found, but for the way that was tried."""
+    """Return other searches that might find a text, without the one that was tried."""
     tasks = known_tasks(visit)
     known = tasks.named(text)
     task = known[0] if len(known) == 1 else text
@@ -307,7 +308,10 @@ def _count(visit: Visit, where: JobFilter) -> str:
 
 
 def _failed(visit: Visit, text: str) -> str | None:
-    """Return how many failed jobs say so; None where none is grouped: one that is retried may."""
+    """Return the number of failed jobs with this text.
+
+    The result is None if there are none, because retried jobs might still have the text.
+    """
     counted = sum(count for _, _, count, _ in _causes(visit, text))
     return str(counted) if counted else None
 
@@ -316,7 +320,7 @@ def _failed(visit: Visit, text: str) -> str | None:
 
 
 def show_search(visit: Visit) -> Response:
-    """What is found for a text; the palette asks for its part `options`."""
+    """Show the results for a text; the palette requests the part `options`."""
     text = visit.query.value(_Q)
     return visit.page(
         "search.html", title=visit.text("search.title"), section="search", text=text,

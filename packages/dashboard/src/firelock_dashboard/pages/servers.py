@@ -1,4 +1,4 @@
-"""Servers: who runs jobs, what each is doing now, and what can be told to it."""
+"""Servers: their worker processes, their running jobs, and the orders that they accept."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 _SERVERS = 24  # on a page
 _SLOTS = 200  # of a server that are drawn
-_AT_ONCE = 500  # running jobs that one look reads; where there are more, each server is asked about its own
-_DENSE = 24  # from so many running jobs on they are squares without words
+_AT_ONCE = 500  # running jobs per read; if there are more, the jobs of each server are read
+_DENSE = 24  # with more running jobs, these are drawn as squares without text
 _LOST = 100
 _DELETED = 200  # newest deleted and newest enqueued jobs that are searched for one that still runs
 _NAMED = 5  # jobs that a question names
@@ -48,10 +48,10 @@ _AFTER = Text("after")
 class _Running:
     id: str
     task: str
-    pid: int | None  # None where its session is not listed
+    pid: int | None  # None if its session is not listed
     since: datetime
-    is_started: bool  # else it is claimed and was not seen to run yet
-    is_deleted: bool  # it was told to stop and has not ended
+    is_started: bool  # otherwise it is claimed, and not known to run yet
+    is_deleted: bool  # it was ordered to stop and has not ended
 
 
 @attrs.frozen
@@ -71,17 +71,17 @@ class _ServerProcess:
 class _Server:
     view: ServerView
     state: ServerState
-    busy: int  # slots that what runs takes: told by the jobs, since heartbeats are seconds apart
-    sessions: list[_ServerProcess]  # those that live; all of them where none does
+    busy: int  # slots in use, computed from the jobs, because heartbeats are seconds apart
+    sessions: list[_ServerProcess]  # the living ones; all of them if none lives
     running: list[_Running]  # at most _SLOTS
-    more: int  # running ones that are not among these
+    more: int  # further running jobs
     free: int  # slots that are drawn empty
     free_more: int
     is_only: bool  # no other server claims jobs
 
     @property
     def heard_at(self) -> int:
-        """When it was heard of last, by whichever of its sessions was heard of longest ago."""
+        """The time of the last heartbeat, of the session whose last heartbeat is the oldest."""
         return min(one.heard_at for one in self.sessions)
 
     @property
@@ -91,12 +91,12 @@ class _Server:
 
     @property
     def deleted(self) -> int:
-        """How many of those that are drawn were deleted and have not ended."""
+        """The number of drawn jobs that were deleted and have not ended."""
         return sum(job.is_deleted for job in self.running)
 
     @property
     def is_dense(self) -> bool:
-        """Tell whether what it runs is drawn as squares without words."""
+        """Whether its jobs are drawn as squares without text."""
         return len(self.running) > _DENSE
 
 
@@ -108,12 +108,12 @@ class WorkerProcess:
     pid: int
     server: str
     state: str
-    jobs: Sequence[JobRecord]  # those that are being processed
-    replaced_at: datetime | None  # None if it was not, or if several processes have begun meanwhile
+    jobs: Sequence[JobRecord]  # those in the state processing
+    replaced_at: datetime | None  # None if it was not replaced, or if several processes have started since
 
     @property
     def is_replaced(self) -> bool:
-        """Whether it claims nothing more, because another one has its place."""
+        """Whether it claims no more jobs because another process has replaced it."""
         return self.state in {RETIRED, ENDING}
 
     @property
@@ -123,7 +123,7 @@ class WorkerProcess:
 
     @property
     def may_be_ended(self) -> bool:
-        """Whether an order to end it has an effect: it is not ending, and neither is its server."""
+        """Whether an order to end it has an effect: neither it nor its server is ending."""
         return self.state not in {ENDING, ServerState.STOPPING}
 
 
@@ -138,7 +138,7 @@ class _ServersPage:
 
 
 def show_servers(visit: Visit) -> Response:
-    """Every server that lives, and those that ended or were lost within a day."""
+    """Show every living server, and those that ended or were lost within a day."""
     after = visit.query.maybe(_AFTER)
     return visit.page(
         "servers.html", after=after,
@@ -173,7 +173,7 @@ def _page(visit: Visit, after: str | None) -> _ServersPage:
 
 
 def _running(visit: Visit, servers: Sequence[ServerView]) -> tuple[Mapping[str, list[Job[Any]]], bool]:
-    """Return the jobs that each server runs, those that came last first, and whether there may be more."""
+    """Return the jobs that each server runs, newest first, and whether there may be more."""
     server_of = {one.session.id: view.id for view in servers for one in view.sessions}
     found: dict[str, list[Job[Any]]] = defaultdict(list)
     if not servers:
@@ -197,9 +197,9 @@ def _running(visit: Visit, servers: Sequence[ServerView]) -> tuple[Mapping[str, 
 
 
 def _add_deleted(visit: Visit, servers: Sequence[ServerView], found: Mapping[str, list[Job[Any]]]) -> None:
-    """Add the deleted jobs that the servers still run, then those that were requeued meanwhile.
+    """Add the deleted jobs that the servers still run, then such jobs that were requeued since.
 
-    Each state is read once, and only if a server says that it runs more jobs than were found.
+    Each state is read once, and only if a server reports more running jobs than were found.
     """
     for state in (State.DELETED, State.ENQUEUED):
         if all(view.busy <= len(found[view.id]) for view in servers):
@@ -218,7 +218,7 @@ def _held(visit: Visit, servers: Sequence[ServerView], state: State) -> Iterator
 
 
 def deleted_running(visit: Visit, servers: Sequence[ServerView]) -> list[Job[Any]]:
-    """Return the deleted jobs that the servers still run, of the newest deleted ones; one read at most."""
+    """Return the deleted jobs that the servers still run, among the newest deleted ones; at most one read."""
     busy = [view for view in servers if view.busy]
     return [job for _, job in _held(visit, busy, State.DELETED)] if busy else []
 
@@ -264,7 +264,7 @@ def _server(
                 is_deleted,
             )
         )  # fmt: skip
-    # A server claims for the slots that it has; what it claims beyond them waits there for a moment.
+    # a server claims for its slots; jobs that it claims beyond them wait there briefly
     runs = sum(job.id in started or job.record().is_stopping for job in jobs)
     taken = runs + min(len(jobs) - runs, max(0, view.workers - runs))
     told = view.busy if living and is_cut else 0
@@ -275,7 +275,7 @@ def _server(
     for one in living or view.sessions:
         said, workers = one.renewal, one.session.workers
         busy = said.busy if is_cut else min(records_of[one.session.id], workers)
-        workers = busy if is_leaving(one) else workers  # it claims nothing for the others
+        workers = busy if is_leaving(one) else workers  # it claims nothing for its other workers
         sessions.append(
             _ServerProcess(
                 one.session.pid, said.state, workers, busy, said.cpu_percent, said.rss_bytes,
@@ -287,18 +287,18 @@ def _server(
 
 
 def _question(visit: Visit, order: str, name: str, running: int, *, is_only: bool) -> str:
-    """Return the question before a server is made quiet or stopped: with what it runs, and what is left."""
+    """Return the question before a server is made quiet or stopped, with its running jobs and the effects."""
     only = "_only" if is_only else ""
     asked = visit.text(f"servers.{order}{only}_confirm", server=name)
     if order == "quiet" or not running:
         return asked
-    # A server does not report its grace time, so this is that of the dashboard's own app.
+    # a server does not report its grace time, so use that of the dashboard's own app
     grace = span(visit.fire.settings.grace)
     return f"{asked} {visit.text('servers.stop_running', count=running, grace=grace)}"
 
 
 def end_question(visit: Visit, process: WorkerProcess) -> str:
-    """Return the question before a worker process is ended, which names the jobs that run there."""
+    """Return the question before a worker process is ended, which names its running jobs."""
     named = ", ".join(f"{task_name(job.task)} {short_id(job.id)}" for job in process.jobs[:_NAMED])
     more = len(process.jobs) - _NAMED
     if more > 0:
@@ -311,7 +311,7 @@ def end_question(visit: Visit, process: WorkerProcess) -> str:
 
 
 def end_worker_process(visit: Visit) -> Response:
-    """The worker process ends, and another one takes its place."""
+    """End the worker process; another one replaces it."""
     session = visit.form.value(SESSION)
     process = worker_process(visit, visit.fire.servers.list(), session)
     if process is not None:
@@ -327,7 +327,7 @@ def end_worker_process(visit: Visit) -> Response:
 
 
 def order_server(visit: Visit) -> Response:
-    """The server hears at its next heartbeat that it is to be quiet, to go on, or to stop."""
+    """Order the server, at its next heartbeat, to claim no more jobs, to resume, or to stop."""
     order = visit.form.value(ORDER)
     server = server_of(visit)
     if order == "stop":

@@ -1,4 +1,4 @@
-"""Settings: how pages look to one visitor, kept in that visitor's browser alone; and the end of a session."""
+"""Settings: how pages look for one visitor, stored only in the visitor's browser; and signing out."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _FIELDS = tuple(Choice(name, choices=choices) for name, choices in SETTINGS.item
 
 
 def show_settings(visit: Visit) -> Response:
-    """What may be chosen, and what is."""
+    """Show the possible settings and the present ones."""
     return visit.page("settings.html", choices=SETTINGS)
 
 
 def save_settings(visit: Visit) -> Response:
-    """The fields that were sent are kept; the others stay as they are."""
+    """Store the sent fields; the other settings do not change."""
     changes = {field.name: visit.form.value(field) for field in _FIELDS if field in visit.form}
     if not changes:
         raise BadRequest(f"No setting was sent; send one of {', '.join(SETTINGS)}.")
@@ -38,10 +38,10 @@ def save_settings(visit: Visit) -> Response:
 
 
 def sign_out(visit: Visit) -> Response:
-    """The visitor's session has ended: neither its cookie nor a copy of it lets anybody in.
+    """End the visitor's session, so that neither its cookie nor a copy of it admits anyone.
 
     Raises:
-        NotHere: visitors come in by an `auth=`, which has sessions of its own.
+        NotHere: the dashboard has an `auth=`, which has sessions of its own.
     """
     if not visit.dashboard.has_sessions:
         raise NotHere(visit.text("settings.no_session"))

@@ -1,7 +1,7 @@
-"""What a job emits: its end for the job's page, and Server-Sent Events whose ids are offsets, for programs.
+"""A job's stream: its end for the job's page, and Server-Sent Events with offsets as ids for programs.
 
-A reader that was cut off asks again with the last id that it has, as browsers do by themselves, and misses
-nothing. Each run of a job that began anew is told by an event of its own.
+A reader that was disconnected requests the stream again with its last id, as browsers do automatically, and
+misses nothing. Each new run of the job is reported by a separate event.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 _NAME = Text("name", default="out")
 STREAM = Text("stream", default="out")
 FROM_OFFSET = Integer("offset", least=-1, most=10**18)
-"""The stream of a job's page, and the offset behind which it begins; its end without one."""
+"""The stream of a job's page, and the offset after which it begins; without an offset, the end is shown."""
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _RUN_STEP = 1 << 32  # between the offsets of two runs: see `Chunk.offset`
-_SHOWN_CHARACTERS = 128 * 1024  # of one answer
+_SHOWN_CHARACTERS = 128 * 1024  # per response
 _AFTER = Integer("after", least=0, most=10**18)  # an offset
-_PAGE = 100  # chunks that are read at once
+_PAGE = 100  # chunks per read
 _OFFSET = 20  # digits
 
 
@@ -44,7 +44,7 @@ _OFFSET = 20  # digits
 
 @attrs.frozen
 class StreamPiece:
-    """What one run emitted, as far as it is shown."""
+    """The output of one run, as far as it is shown."""
 
     run: int
     offset: int  # of its last chunk
@@ -53,27 +53,27 @@ class StreamPiece:
 
 @attrs.frozen
 class StreamPart:
-    """A part of a job's stream: up to a hundred chunks of it, and at most 128 Ki characters."""
+    """A part of a job's stream: up to a hundred chunks, and at most 128 Ki characters."""
 
     name: str
     pieces: Sequence[StreamPiece]
     is_whole_before: bool  # nothing was emitted before it
-    has_more: bool  # there is a part behind it; False for the end
+    has_more: bool  # there is a part after it; False for the end
 
     @property
     def last(self) -> int:
-        """The offset of its last chunk; −1 for none."""
+        """The offset of its last chunk; −1 if there is none."""
         return self.pieces[-1].offset if self.pieces else -1
 
 
 def read_part(visit: Visit, job: JobRecord) -> StreamPart:
-    """Return the part of a job's stream that the query names, its end at first.
+    """Return the part of a job's stream that the query requests, by default its end.
 
-    A stream of up to a hundred chunks takes one read. The end of a longer one is searched for, since storages
-    read forward only; that takes some thirty reads of one chunk.
+    A stream of up to a hundred chunks takes one read. The end of a longer one must be searched for, because
+    storages read only forward; this takes about thirty reads of one chunk.
 
     Raises:
-        BadRequest: that is not the name of a stream.
+        BadRequest: this is not a valid name of a stream.
     """
     name, after = visit.query.value(STREAM), visit.query.maybe(FROM_OFFSET)
     if not _STREAM_NAME.fullmatch(name):
@@ -99,9 +99,9 @@ def read_part(visit: Visit, job: JobRecord) -> StreamPart:
 
 
 def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) -> Chunk:
-    """Return the last chunk of a stream behind one that is known; runs up to the fence may have emitted.
+    """Return the last chunk of a stream after a known one; runs up to the fence may have emitted chunks.
 
-    Offsets ascend and each run numbers its chunks without a gap, so both are found by halving.
+    Offsets ascend, and each run numbers its chunks without gaps, so both are found by binary search.
     """
     last, beyond = known, fence + 1  # runs from `beyond` on have emitted nothing
     while last.run + 1 < beyond:
@@ -120,7 +120,7 @@ def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) ->
 
 
 def _cut(chunks: Sequence[Chunk], *, from_end: bool) -> list[Chunk]:
-    """Return as many chunks as may be shown, from one end of them; one at least."""
+    """Return as many chunks as may be shown, from one end of them; at least one."""
     kept: list[Chunk] = []
     size = 0
     for chunk in reversed(chunks) if from_end else chunks:
@@ -135,13 +135,13 @@ def _cut(chunks: Sequence[Chunk], *, from_end: bool) -> list[Chunk]:
 
 
 class JobStream(EventStream):
-    """A job's stream behind an offset, until the job has ended.
+    """A job's stream after an offset, until the job has ended.
 
     Args:
-        visit: whose it is.
-        job_id: which job.
-        name: of the stream.
-        after: the last offset that the reader has; −1 for none.
+        visit: the reader's visit.
+        job_id: the id of the job.
+        name: the name of the stream.
+        after: the last offset that the reader has; −1 if it has none.
     """
 
     def __init__(self, visit: Visit, job_id: str, name: str, after: int) -> None:
@@ -157,9 +157,9 @@ class JobStream(EventStream):
         return await run_in_threadpool(self.read)
 
     def read(self) -> bytes:
-        """Return the events that are new; blocks."""
+        """Return the new events; blocks."""
         storage = self._storage
-        # The end is looked for first: what was emitted before it has been stored before it.
+        # read the job first: all its output before its end was stored before the end
         job = storage.get([self._job_id])[0]
         chunks = storage.read_stream(self._job_id, self._name, after=self._after, limit=_PAGE)
         events = []
@@ -181,7 +181,7 @@ class JobStream(EventStream):
 
 
 def show_stream(visit: Visit) -> Response:
-    """One stream of a job, behind the offset that the query or the header Last-Event-ID names."""
+    """Serve one stream of a job, after the offset in the query or in the header Last-Event-ID."""
     job = visit.fire.jobs.get(visit.places["id"])
     name = visit.query.value(_NAME)
     stream = JobStream(visit, job.id, name, _after(visit))

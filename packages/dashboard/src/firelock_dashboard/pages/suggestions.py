@@ -1,4 +1,4 @@
-"""What a reader of jobs is helped with: names of tasks, how what is typed may go on, what has started."""
+"""Help for readers of job lists: names of tasks, completions of typed text, and start times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOWN = 12
 _NEWEST = 100  # jobs whose tags and tasks are offered
 _GROUPS = 30
-_LOGS = 24  # jobs whose log is looked at for a start
+_LOGS = 24  # jobs whose log is searched for a start
 _LINES = 1_000
 _CHIPS = (
     "state:",
@@ -39,16 +39,16 @@ _AGES = ("<15m", "<1h", "<24h", ">1h", ">24h")
 
 @attrs.frozen
 class Suggestion:
-    """One way to go on."""
+    """One completion."""
 
-    text: str  # the whole text, gone on with
+    text: str  # the whole text with the completion
     shown: str
-    kind: str  # a key of jobs.toml, said beside it
-    is_whole: bool = True  # nothing has to follow: it may be asked for at once
+    kind: str  # a key of jobs.toml, shown next to it
+    is_whole: bool = True  # nothing has to follow, so it can be submitted
 
 
 def known_tasks(visit: Visit) -> KnownTasks:
-    """Return what this process and, where servers said so, they know of tasks."""
+    """Return the tasks of this process and, if servers have reported them, of the servers."""
     templates = {info.name: info.tags for info in visit.fire.tasks()}
     entries = visit.fire.catalogue.list()
     for entry in entries:
@@ -58,10 +58,12 @@ def known_tasks(visit: Visit) -> KnownTasks:
 
 
 def starts(visit: Visit, jobs: Iterable[JobRecord]) -> dict[str, int]:
-    """Return when running jobs started, in micros by id; who may be claimed and not started is left out.
+    """Return the start times of running jobs, in micros by id.
 
-    A start is stored about a second after it. Until then a job has started that told progress since its
-    claim, or logged something in this attempt; logs are looked at for the first 24 of them.
+    Jobs that might be claimed but not started are left out.
+
+    A start is stored about a second after it. Until then, a job has started if it has reported progress since
+    its claim, or has logged in this attempt; the logs of the first 24 such jobs are read.
     """
     running = [job for job in jobs if job.state is State.PROCESSING]
     found = {job.id: job.started_at for job in running if job.started_at is not None}
@@ -81,7 +83,7 @@ def starts(visit: Visit, jobs: Iterable[JobRecord]) -> dict[str, int]:
 
 
 def suggestions(visit: Visit, text: str) -> list[Suggestion]:
-    """Return how the last word of a text may go on: names of chips, then values of one."""
+    """Return completions of the last word of a text: names of chips, then values of a chip."""
     head, last = _split(text)
     name, colon, value = last.partition(":")
     found = (
@@ -91,7 +93,7 @@ def suggestions(visit: Visit, text: str) -> list[Suggestion]:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Return what stands before the word that is being typed, and the word."""
+    """Return the part before the word that is being typed, and the word."""
     is_quoted = text.count('"') % 2 == 1
     start = text.rfind(" ", 0, text.rindex('"') if is_quoted else len(text)) + 1
     return text[:start], text[start:]
@@ -141,7 +143,7 @@ def newest_jobs(visit: Visit) -> list[JobRecord]:
 
 
 def task_names(visit: Visit, newest: Iterable[JobRecord] | None = None) -> list[str]:
-    """Return the tasks that are known or that new jobs are of, in order of what people call them."""
+    """Return the known tasks and those of the newest jobs, ordered by the name that people use."""
     known = set(known_tasks(visit).templates)
     known.update(job.task for job in (newest_jobs(visit) if newest is None else newest) if not job.is_batch)
     return sorted(known, key=lambda task: (task_name(task), task))

@@ -1,4 +1,4 @@
-"""System: the storage and what is wrong with it, plugins, settings with their sources."""
+"""System: the storage and its problems, plugins, and settings with their sources."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class _Storage:
     facts: dict[str, str]
     features: list[str]
     schema: SchemaState
-    round_trip_seconds: float  # that it took to read one record
-    skew_seconds: float  # by how much the storage's clock is ahead of this host's
+    round_trip_seconds: float  # the duration of reading one record
+    skew_seconds: float  # how far the storage's clock is ahead of this host's
 
 
 def show_system(visit: Visit) -> Response:
-    """Everything about the system itself."""
+    """Show the system itself."""
     return visit.page(
         "system.html",
         storage=lambda: _storage(visit), findings=lambda: _findings(visit),
@@ -53,7 +53,7 @@ def show_system(visit: Visit) -> Response:
 def _storage(visit: Visit) -> _Storage:
     storage = visit.fire.storage
     before = time.time()
-    there = storage.clock() / _MICROS  # some storages have no clock but this host's, and ask nobody
+    there = storage.clock() / _MICROS  # some storages use this host's clock, without a round trip
     skew = there - (before + time.time()) / 2
     started = time.perf_counter()
     storage.get_record("queue", "default")
@@ -85,14 +85,14 @@ def _source(name: str, value: float, default: float) -> str:
             else float(given)
         ) == value
     except (ValueError, ConfigurationError):
-        is_given = False  # it is not set, or the app was made before it was
+        is_given = False  # it is not set, or was set after the app was created
     if is_given:
         return "environment"
     return "default" if value == default else "app"
 
 
 def send_bundle(visit: Visit) -> Response:
-    """What this page shows, as a file to send to whoever helps; no job and no argument is in it."""
+    """Return the data of this page as a file for support; it contains no jobs and no arguments."""
     storage = _storage(visit)
     bundle = {
         "firelock": visit.dashboard.version,

@@ -1,4 +1,4 @@
-"""Tasks: the catalogue, one task with its runs, and the form that makes a job of it."""
+"""Tasks: the catalogue, the page of a task with its runs, and the form that creates a job."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ DELAY = Span("delay", "Run the job this much later, for example 15m.")
 @attrs.frozen
 class _TaskRow:
     name: str
-    entry: TaskEntry | None  # None: jobs of it ended, and nobody knows it
-    stats: TaskStats | None  # None: none ended within the hours
+    entry: TaskEntry | None  # None: jobs of it have ended, but it is registered nowhere
+    stats: TaskStats | None  # None: no job of it ended within the hours
     running: int  # jobs of it among the counted ones
-    is_cut: bool  # more jobs run than are counted, maybe jobs of this task
+    is_cut: bool  # more jobs run than are counted, possibly jobs of this task
     deleted: int  # deleted jobs of it that still run
     started_at: datetime | None  # when the newest of them was claimed
 
     @property
     def last_at(self) -> datetime | None:
-        """When it last ran: when a run ended last or, if none did, when one that runs was claimed."""
+        """The end of its last run or, if none has ended, the time when a running one was claimed."""
         return self.stats.last_at if self.stats and self.stats.last_at else self.started_at
 
 
 def show_tasks(visit: Visit) -> Response:
-    """Every task that a server or this process knows, and those that ran without anybody knowing them."""
+    """Show the tasks that are registered in a server or this process, and other tasks that ran recently."""
     wanted = visit.query.value(_Q).casefold()
     return visit.page(
         "tasks.html", rows=lambda: _rows(visit, wanted),
@@ -106,7 +106,7 @@ def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
 
 
 def show_task(visit: Visit) -> Response:
-    """A task: how it does, what ran last, and what it is."""
+    """Show a task: its statistics, its last runs and its description."""
     name = visit.query.value(_NAME)
     span = visit.query.value(_SPAN)
     entry = _entry(visit, name)
@@ -135,26 +135,26 @@ def _newest(visit: Visit, name: str, state: State | None = None) -> list[Job[obj
 
 
 def call_line(visit: Visit, job: Job[object]) -> str:
-    """Return a job's arguments in one line, as this visitor may see them; empty if they are hidden."""
+    """Return a job's arguments on one line, as far as this visitor may see them; empty if they are hidden."""
     given = visit.arguments(job.record(), limit=IN_LISTS)
     text = summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
     return text[:_LINE]
 
 
 def _durations(visit: Visit, name: str) -> list[tuple[float | None, int]]:
-    """Return how many of the last hours' runs took at most so many seconds; None for longer than all."""
+    """Return the number of the last hours' runs up to each duration; None for durations beyond all."""
     bounds = [*DURATION_BUCKETS, None]
     stats = visit.dashboard.history.tasks(_HOURS).get(name)
     return list(zip(bounds, stats.histogram if stats else [0] * len(bounds), strict=True))
 
 
-# ---- Run… ------------------------------------------------------------------------------------------------
+# ---- run a task ------------------------------------------------------------------------------------------
 
 
 def show_form(visit: Visit) -> Response:
-    """The form that makes a job of the task, with the fields that its type hints give.
+    """Show the form that creates a job of the task, with the fields from its type hints.
 
-    `from` names a job whose arguments and options they hold at first.
+    `from` is the id of a job whose arguments and options are the initial values.
     """
     name, former_id = visit.query.value(_NAME), visit.query.maybe(_FROM)
     if former_id is None:
@@ -167,11 +167,11 @@ def show_form(visit: Visit) -> Response:
 
 
 def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
-    """Return the job that is to run again with changes.
+    """Return the job that is run again with changes.
 
     Raises:
         JobNotFound: it is not stored.
-        BadRequest: it is one of another task.
+        BadRequest: it is a job of another task.
     """
     job = visit.fire.jobs.get(job_id).record()
     known = visit.fire.registry.get(job.task)
@@ -181,7 +181,7 @@ def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
 
 
 def _outputs_of(visit: Visit, job: JobRecord) -> dict[Input, JobRecord | None]:
-    """Return the jobs whose outputs it takes, by where they are put."""
+    """Return the jobs whose outputs it takes, by the places of these outputs."""
     inputs = () if job.relations is None else job.relations.inputs
     ids = list(dict.fromkeys(one.job_id for one in inputs))
     records = dict(zip(ids, visit.fire.storage.get(ids), strict=True)) if ids else {}
@@ -189,7 +189,7 @@ def _outputs_of(visit: Visit, job: JobRecord) -> dict[Input, JobRecord | None]:
 
 
 def _missing_among(outputs: Mapping[Input, JobRecord | None]) -> dict[str, str]:
-    """Return the parameters whose values are not there, and the job that each of them takes one of."""
+    """Return the parameters whose values are missing, and the job whose output each of them takes."""
     return {
         str(one.path[0]): one.job_id
         for one, source in outputs.items()
@@ -200,9 +200,9 @@ def _missing_among(outputs: Mapping[Input, JobRecord | None]) -> dict[str, str]:
 def _values_of(
     visit: Visit, name: str, job: JobRecord, outputs: Mapping[Input, JobRecord | None]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return what the form holds of the job, and the parameters whose values this page may not show.
+    """Return the form values for the job, and the parameters whose values this page may not show.
 
-    Results that it took stand in their places; a parameter of which one is missing is left out.
+    Outputs that the job took are in their places; a parameter with a missing output is left out.
     """
     stored, missing = visit.arguments_value(job), _missing_among(outputs)
     arguments = stored if isinstance(stored, dict) else {}
@@ -235,7 +235,7 @@ def _form(
 
 
 def run_task(visit: Visit) -> Response:
-    """A job of the task is enqueued with what the form holds."""
+    """Enqueue a job of the task with the values of the form."""
     name, former_id = visit.form.value(_NAME), visit.form.maybe(_FROM)
     former = None if former_id is None else _former(visit, name, former_id)
     try:
@@ -251,15 +251,15 @@ def run_task(visit: Visit) -> Response:
 
 
 def make_job(visit: Visit, name: str, former: JobRecord | None = None) -> Job[object]:
-    """A job of the task is enqueued with what was sent, and the audit tells of it; return it.
+    """Enqueue a job of the task with the sent values, record it in the audit, and return it.
 
-    No value is copied from where a secret is masked: the sign would be stored in the secret's place. Where
-    nothing is said of a priority it is the task's own; zero is one.
+    A value with a masked secret is refused, because the mask would be stored instead of the secret. Without a
+    priority, the job gets the task's own; zero is a priority.
 
     Args:
         visit: the form, whose fields `args.NAME` are the arguments.
         name: the task.
-        former: the job that runs again with changes, if one does; its meta goes with the new one.
+        former: the job that is run again with changes, if there is one; the new job gets its metadata.
     """
     form = visit.form
     values = form.maybe(ARGUMENTS) or {}

@@ -1,4 +1,4 @@
-"""A stored traceback taken apart: frames of the application open, runs of library frames to be folded."""
+"""A stored traceback, parsed: frames of the application are shown, runs of library frames are folded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import groupby
 
 import attrs
 
-# What the core writes: an arrow before frames of the application, and words between chained exceptions.
+# Written by the core: an arrow before frames of the application, and sentences between chained exceptions.
 _FRAME = re.compile(r'(?P<mark>→ |  )File "(?P<file>[^"\n]*)", line (?P<line>\d+|None), in (?P<function>.*)')
 _REPEATED = re.compile(r"  \[Previous line repeated \d+ more times?\]")
 _LEFT_OUT = re.compile(r"  … .* left out …")
@@ -20,7 +20,7 @@ _BETWEEN = re.compile(
 
 @attrs.frozen
 class Frame:
-    """A frame of the stack; one without a file stands for equal ones, or for some that were left out."""
+    """A frame of the stack; one without a file represents repeated or omitted frames."""
 
     file: str
     line: str
@@ -30,13 +30,13 @@ class Frame:
 
     @property
     def place(self) -> str:
-        """What people look for: the end of the path and the line."""
+        """The end of the path and the line, which people look for."""
         return f"{'/'.join(self.file.split('/')[-2:])}:{self.line}"
 
 
 @attrs.frozen
 class FrameGroup:
-    """Frames that follow each other and are all the application's own, or all of libraries."""
+    """Consecutive frames that all belong to the application, or all to libraries."""
 
     is_own: bool
     frames: tuple[Frame, ...]
@@ -46,13 +46,13 @@ class FrameGroup:
 class Trace:
     """One exception of a chain."""
 
-    lead: str  # how it follows from the one before; empty for the first
+    lead: str  # how it follows from the previous one; empty for the first
     groups: tuple[FrameGroup, ...]
-    last: str  # type and message, and all that is no frame
+    last: str  # type and message, and all lines that are not frames
 
 
 def read_traceback(text: str) -> list[Trace]:
-    """Return the exceptions of a stored traceback, in its order; a text of another form is all `last`."""
+    """Return the exceptions of a stored traceback, in its order; text of another form is all in `last`."""
     traces: list[Trace] = []
     lead, frames, rest = "", list[Frame](), list[str]()
     for line in text.split("\n"):
@@ -84,7 +84,7 @@ def _trace(lead: str, frames: Iterable[Frame], rest: Iterable[str]) -> Trace:
 
 
 def markdown(title: str, facts: Iterable[str], text: str) -> str:
-    """Return a report for an issue: title, facts as a list, the traceback in a fence that it cannot close."""
+    """Return a report for an issue: title, list of facts, and the traceback in a fence it cannot close."""
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     listed = "\n".join(f"- {fact}" for fact in facts)

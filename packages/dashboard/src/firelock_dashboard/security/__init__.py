@@ -1,6 +1,6 @@
-"""Who may do what, and what nobody may see.
+"""Access control and the masking of secrets.
 
-Read `permissions` first, which says what there is to be allowed; `csrf` refuses requests by their shape and
-origin; `auth` asks who comes, `passwords` and `links` are two ways to say it; `redaction` masks secrets, with
-`card_numbers` those that are card numbers.
+Read `permissions` first, which defines the permissions. `csrf` refuses requests by their form and origin.
+`auth` identifies visitors; `passwords` and `links` are two ways for them to log in. `redaction` masks
+secrets, and `card_numbers` finds card numbers among them.
 """

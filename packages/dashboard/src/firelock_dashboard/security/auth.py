@@ -1,8 +1,8 @@
-"""Who may come in: how `auth=` is asked, and ready-made answers to it.
+"""Authentication: how `auth=` is called, and ready-made functions for it.
 
-An `auth` is called with each request and answers with a level, permissions, an `Access`, or None. One that
-knows how a visitor can say who they are raises `Unauthorized`, or any other `RequestProblem`. None of those
-here imports a framework before it is asked.
+An `auth` is called with each request and returns a level, permissions, an `Access`, or None. If visitors can
+log in, it raises `Unauthorized`, or another `RequestProblem`, to show them how. The functions in this module
+import a framework only when they are called.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Entrance:
-    """Lets in who may come, to one dashboard."""
+    """The entrance of one dashboard, which identifies visitors and determines their access."""
 
     def __init__(self, fire: Firelock, gate: Gate, links: Links, auth: Auth | None) -> None:
         self._fire = fire
@@ -37,11 +37,11 @@ class Entrance:
         self._auth = auth
 
     async def admit(self, request: Request) -> Access:
-        """Return what the sender of the request may do.
+        """Return the access of the sender of the request.
 
         Raises:
-            RequestProblem: nothing, or not from where the request comes.
-            StorageUnavailable: a session cannot be looked for.
+            RequestProblem: the sender has no access, or may not send the request from its origin.
+            StorageUnavailable: a session cannot be looked up.
         """
         self._gate.check_visitor(request)
         is_own = self._gate.check_origin(request)
@@ -60,7 +60,7 @@ class Entrance:
         except Exception as error:
             raise refusal_of(error) from error
         asked = request.scope.get("wsgi_environ", {}).get(ASKED)
-        if isinstance(asked, RequestProblem):  # by the host, in its own thread
+        if isinstance(asked, RequestProblem):  # set by the host, in its own thread
             raise asked
         if isinstance(asked, Access):
             return asked
@@ -69,10 +69,10 @@ class Entrance:
         return await access_from(self._auth, request)
 
     def _of_plugins(self, request: Request) -> Access | None:
-        """Return what the first plugin that knows the sender gives; None if none does.
+        """Return the access from the first plugin that decides about the sender, or None if no plugin does.
 
         Raises:
-            PluginError: the plugin raised, or returned something else.
+            PluginError: the plugin raised an exception, or returned a wrong value.
         """
         found = self._fire.plugins.first_answer("dashboard_permission", request=request)
         if found is None:
@@ -92,14 +92,14 @@ def _without_origin() -> Forbidden:
     )
 
 
-# ---- asking ----------------------------------------------------------------------------------------------
+# ---- calling `auth` --------------------------------------------------------------------------------------
 
 
 async def access_from(auth: Auth, request: Request) -> Access:
-    """Return what `auth` gives the sender of the request; one that blocks has a thread.
+    """Return the access that `auth` gives to the sender of the request; a blocking `auth` runs in a thread.
 
     Raises:
-        RequestProblem: it refuses, or it failed: then the failure is in the log.
+        RequestProblem: `auth` refuses the request or fails; a failure is logged.
     """
     try:
         return to_access(await _answer(auth, request))
@@ -107,8 +107,8 @@ async def access_from(auth: Auth, request: Request) -> Access:
         raise refusal_of(error) from error
 
 
-async def _answer(function: Callable[[Request], object], request: Request) -> Any:  # noqa: ANN401 - a stranger's
-    call = getattr(type(function), "__call__", None)  # noqa: B004 - an object with an async one
+async def _answer(function: Callable[[Request], object], request: Request) -> Any:  # noqa: ANN401 - any type
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - an object with an async method
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
         answer: Any = function(request)
     else:
@@ -117,10 +117,10 @@ async def _answer(function: Callable[[Request], object], request: Request) -> An
 
 
 def refusal_of(error: Exception) -> RequestProblem:
-    """Return how a request is refused whose `auth` raised; what was not meant as a refusal is logged."""
+    """Return the refusal of a request whose `auth` raised; an error that is not a refusal is logged."""
     if isinstance(error, RequestProblem):
         return error
-    if isinstance(error, HTTPException):  # FastAPI's as well; 303 with a Location leads to a login
+    if isinstance(error, HTTPException):  # also FastAPI's; a 303 with a Location redirects to a login
         return RequestProblem(str(error.detail), status=error.status_code, headers=error.headers)
     log.error("auth failed", exc_info=error)
     return RequestProblem(
@@ -129,17 +129,17 @@ def refusal_of(error: Exception) -> RequestProblem:
 
 
 def any_of(*auths: Auth) -> Auth:
-    """Return an auth that asks one after the other and takes the first that grants anything.
+    """Return an auth that calls one after the other and returns the first that grants a permission.
 
-    Where none does, the first that says how to come in is passed on, with every way there is. Plain ones are
-    asked in the host's own thread under WSGI, as each of them is alone.
+    If none does, the first refusal that asks for a login is raised, with the login methods of all. Under
+    WSGI, auths that are not async are called in the host's own thread, as if each were used alone.
     """
 
     def ask_each(request: Request) -> Access | Awaitable[Access]:
         refusals: list[RequestProblem] = []
         for auth in auths:
             answer = _attempt(auth, request, refusals)
-            if inspect.isawaitable(answer):  # one that has to be awaited: then all of them are asked so
+            if inspect.isawaitable(answer):  # an awaitable: call all of them asynchronously
                 getattr(answer, "close", lambda: None)()
                 return _ask_each(auths, request)
             if isinstance(answer, Access) and answer.permissions:
@@ -150,11 +150,11 @@ def any_of(*auths: Auth) -> Auth:
 
 
 def _attempt(auth: Auth, request: Request, refusals: list[RequestProblem]) -> object:
-    """Return what an auth gives; a refusal is noted, a failure ends it all."""
+    """Return the result of an auth, and collect a refusal; any other failure is raised."""
     try:
         answer = auth(request)
         return answer if inspect.isawaitable(answer) else to_access(answer)
-    except Exception as error:  # noqa: BLE001 - nobody gets in by it
+    except Exception as error:  # noqa: BLE001 - it admits nobody
         _note(refusal_of(error), refusals)
         return None
 
@@ -194,10 +194,12 @@ def _joined(refusals: Sequence[RequestProblem]) -> RequestProblem:
 
 
 def django_staff(request: Request) -> Access | None:
-    """Staff may operate, superusers may do everything, others nothing; for `dashboard_urls`.
+    """Return the access of a Django user; for `dashboard_urls`.
+
+    Staff may operate, superusers may do everything, and others nothing.
 
     Raises:
-        ConfigurationError: the dashboard is not mounted by `dashboard_urls`, or Django has no users here.
+        ConfigurationError: the dashboard is not mounted with `dashboard_urls`, or Django has no users here.
     """
     user = _django_user(request, "django_staff")
     if user is None:
@@ -215,13 +217,14 @@ _OF_DJANGO = {
 
 
 def django_permissions(request: Request) -> Access | None:
-    """Users may do what Django's permissions say, superusers everything; for `dashboard_urls`.
+    """Return the access that Django's permissions give a user, superusers everything; for `dashboard_urls`.
 
-    `firelock.view_jobs` reads, `firelock.operate_jobs` operates, `firelock.administer_jobs` is everything.
-    They are given to users and groups like any other, once `firelock.integrations.django` is installed.
+    `firelock.view_jobs` allows reading, `firelock.operate_jobs` operating, and `firelock.administer_jobs`
+    everything. They are assigned to users and groups like any other permission after
+    `firelock.integrations.django` is installed.
 
     Raises:
-        ConfigurationError: the dashboard is not mounted by `dashboard_urls`, or Django has no users here.
+        ConfigurationError: the dashboard is not mounted with `dashboard_urls`, or Django has no users here.
     """
     user = _django_user(request, "django_permissions")
     if user is None:
@@ -234,7 +237,7 @@ def django_permissions(request: Request) -> Access | None:
 
 
 def _django_user(request: Request, auth: str) -> Any:  # noqa: ANN401 - whichever model the project has
-    """Return who is logged in and active; None for others."""
+    """Return the logged-in user if it is active, otherwise None."""
     user = getattr(request.scope.get("django.request"), "user", None)
     if user is None:
         raise ConfigurationError(
@@ -245,15 +248,15 @@ def _django_user(request: Request, auth: str) -> Any:  # noqa: ANN401 - whicheve
 
 
 def flask_login(level: Level | Callable[[Any], object] = "admin") -> Auth:
-    """Return an auth for Flask-Login: whoever is logged in has the level; for `init_app`.
+    """Return an auth for Flask-Login, which gives every logged-in user the level; for `init_app`.
 
     Args:
-        level: one for everybody, or a function of the user that answers as an auth does.
+        level: one level for all users, or a function of the user that returns the same values as an auth.
     """
     level_of = _level_of(level)
 
     def ask_flask_login(_request: Request) -> Access | None:
-        from flask import has_request_context  # noqa: PLC0415 - only who uses it has it
+        from flask import has_request_context  # noqa: PLC0415 - installed wherever it is used
         from flask_login import current_user  # noqa: PLC0415
 
         if not has_request_context():
@@ -271,14 +274,15 @@ def fastapi_dependency(
     dependency: Callable[[Request], object | Awaitable[object]],
     level: Level | Callable[[Any], object] = "admin",
 ) -> Auth:
-    """Return an auth of a FastAPI dependency that takes the request alone, such as `get_current_user`.
+    """Return an auth from a FastAPI dependency that takes only the request, for example `get_current_user`.
 
-    Its `HTTPException` refuses with its status. None and False let nobody in. Whatever else it returns is a
-    visitor, who has the level; an `Access` is taken as it is.
+    An `HTTPException` of the dependency refuses the request with its status. None and False admit nobody. Any
+    other result is a visitor, who gets the level; an `Access` is used unchanged.
 
     Args:
-        dependency: plain or async; without `Depends` of its own, which FastAPI alone resolves.
-        level: one for every visitor, or a function of what the dependency returned that answers as an auth.
+        dependency: sync or async, without its own `Depends`, which only FastAPI resolves.
+        level: one level for every visitor, or a function of the dependency's result that returns the same
+            values as an auth.
 
     Raises:
         ConfigurationError: the dependency needs more than the request, yields, or checks nothing.
@@ -321,7 +325,7 @@ def _check_dependency(dependency: object) -> None:
 
 
 def _is_resolved(default: object) -> bool:
-    """Tell whether only FastAPI can fill this parameter: Depends(…), Header(…)."""
+    """Return whether only FastAPI can supply this parameter: Depends(…), Header(…)."""
     return type(default).__module__.partition(".")[0] == "fastapi"
 
 

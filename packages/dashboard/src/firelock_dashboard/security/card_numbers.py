@@ -1,10 +1,10 @@
 """Card numbers in running text.
 
-After ISO/IEC 7812-1 a card number has up to 19 digits: the number of its issuer, the account, and a check
-digit by the Luhn formula. One of ten numbers passes that check by chance. So a number counts as a card's
-only if a card network uses its first digits with its length as well, which leaves about three of a hundred
-random numbers of 16 digits. No network begins with 1, so no timestamp in milliseconds, microseconds or
-nanoseconds is masked.
+According to ISO/IEC 7812-1, a card number has up to 19 digits: the number of its issuer, the account, and a
+check digit by the Luhn formula. One of ten numbers passes that check by chance. So a number is treated as a
+card number only if a card network also uses its first digits with its length; about three of a hundred random
+numbers of 16 digits meet both conditions. No network's numbers begin with 1, so no timestamp in milliseconds,
+microseconds or nanoseconds is masked.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from __future__ import annotations
 import re
 
 _SHORTEST, _LONGEST = 13, 19  # digits
-_ENOUGH_DIGITS = re.compile(r"[0-9](?:[ \u00a0-]?[0-9]){12}")  # most texts have too few
+_ENOUGH_DIGITS = re.compile(r"[0-9](?:[ \u00a0-]?[0-9]){12}")  # most strings have too few
 
 # Groups of digits with one space or hyphen between two groups. A letter, an underscore or a decimal point
-# next to a group makes it a part of something else. UUIDs are matched so that they are skipped.
+# next to a group makes it part of something else. UUIDs are matched so that they are skipped.
 _RUN = re.compile(
     r"\b[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}\b"
     r"|(?P<groups>(?:(?<![0-9A-Za-z_])(?<![0-9]\.)|(?<=\\[nrt]))(?=(?:[0-9][ \u00a0-]?){12}[0-9])"
     r"[0-9]++(?![A-Za-z_]|\.[0-9])(?:[ \u00a0-][0-9]++(?![A-Za-z_]|\.[0-9]))*)"
 )
 _GROUP = re.compile(r"[0-9]+")
-_SHORTEST_GROUP = 3  # digits: cards have groups of 3 to 6, and a text has many single digits
+_SHORTEST_GROUP = 3  # digits: cards have groups of 3 to 6, and text has many single digits
 
 _NETWORK = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})"  # Visa
@@ -34,11 +34,11 @@ _NETWORK = re.compile(
     r"|(?=\d{13,19}\Z)(?:5018|5020|5038|5893|6304|6759|676[1-3])\d+",  # Maestro
     re.ASCII,
 )
-_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)  # the sum of the digits of twice each digit
+_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)  # the digit sum of twice each digit
 
 
 def replace_card_numbers(text: str, mask: str) -> str:
-    """Return the text with the mask in place of each card number, with its spaces or hyphens."""
+    """Return the text with each card number, including its spaces or hyphens, replaced by the mask."""
 
     def masked(run: re.Match[str]) -> str:
         return run[0] if run["groups"] is None else _masked_run(run[0], mask)
@@ -47,7 +47,7 @@ def replace_card_numbers(text: str, mask: str) -> str:
 
 
 def is_card_number(number: int) -> bool:
-    """Return whether the number is taken for that of a card."""
+    """Return whether the number is treated as a card number."""
     return 10 ** (_SHORTEST - 1) <= number < 10**_LONGEST and _is_card(str(number))
 
 
@@ -65,7 +65,7 @@ def _masked_run(run: str, mask: str) -> str:
 
 
 def _end_of_card(groups: list[re.Match[str]], first: int) -> int | None:
-    """Return the last group of the longest card number that begins with this group; None if none does."""
+    """Return the last group of the longest card number that begins with this group, or None."""
     digits, found = "", None
     for at in range(first, len(groups)):
         group = groups[at][0]

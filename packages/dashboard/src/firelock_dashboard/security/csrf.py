@@ -1,4 +1,4 @@
-"""The gate before everything: how a request may look, where it may come from, what each answer carries."""
+"""The gate in front of all views: the permitted forms and origins of requests, and the response headers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ PROTECTION = {
     "X-Robots-Tag": "noindex",
 }
 
-# Under no-referrer browsers send the Origin null with a form, which is refused.
+# With no-referrer, browsers send the Origin null with a form, and such a request is refused.
 _ORIGIN_ALONE = "strict-origin"
 
-# A request that has passed a proxy says so by one of these; then the peer is the proxy and not the visitor.
+# A proxy adds one of these headers to a request; then the peer is the proxy, not the visitor.
 _PASSED_ON = frozenset({
     "forwarded", "via", "cdn-loop", "client-ip", "proxy-client-ip", "wl-proxy-client-ip", "true-client-ip",
     "x-client-ip", "x-cluster-client-ip", "x-remote-ip", "x-remote-addr", "x-originating-ip",
@@ -56,17 +56,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 
 class Gate:
-    """Refuses what must not reach a view.
+    """The check that refuses requests before they reach a view.
 
     Args:
-        is_open: there is an `auth=`, so that others than local visitors may be somebody.
-        trusts_proxy: `X-Forwarded-Host` and `-Proto` are believed.
-        origins: origins besides the dashboard's own that may send forms.
-        hosts: names that the dashboard answers to; None for every name.
-        prefix: where a browser finds the dashboard; None where the framework or a proxy says.
+        is_open: whether there is an `auth=`, so that visitors of other machines can have access.
+        trusts_proxy: whether to trust `X-Forwarded-Host` and `-Proto`.
+        origins: further origins that may send forms.
+        hosts: the host names that the dashboard answers to; None for all.
+        prefix: the path under which a browser finds the dashboard; None if the framework or a proxy supplies
+            it.
 
     Raises:
-        ConfigurationError: an origin or a host is none, or the prefix is no path.
+        ConfigurationError: an origin, a host or the prefix is invalid.
     """
 
     def __init__(
@@ -90,14 +91,14 @@ class Gate:
             None if hosts is None else [_checked_host(host) for host in _listed("allowed_hosts", hosts)]
         )
 
-    # ---- what a request may look like --------------------------------------------------------------------
+    # ---- the form of a request ---------------------------------------------------------------------------
 
     def check_shape(self, request: Request) -> None:
-        """The request can be understood in one way only.
+        """Check that the request can be interpreted in only one way.
 
         Raises:
-            RequestProblem: another method than GET, HEAD and POST; two hosts; a path that does not stay the
-                same when it is read again.
+            RequestProblem: the method is not GET, HEAD or POST; there are two hosts; or the path changes when
+                it is parsed again.
         """
         if request.method not in METHODS:
             raise RequestProblem(
@@ -109,14 +110,14 @@ class Gate:
             raise BadRequest("The request has two Host headers; send one.")
         _check_path(request.scope["path"], request.scope.get("raw_path") or b"")
 
-    # ---- where it may come from --------------------------------------------------------------------------
+    # ---- the origin of a request -------------------------------------------------------------------------
 
     def check_visitor(self, request: Request) -> None:
-        """The request comes from this machine, or `auth=` will tell who sent it.
+        """Check that the request comes from this machine, or that `auth=` will identify its sender.
 
         Raises:
-            NotLocal: it does not, and there is no `auth=`.
-            Forbidden: it names a host that is not in `allowed_hosts=`.
+            NotLocal: the request might come from another machine, and there is no `auth=`.
+            Forbidden: the request's host is not in `allowed_hosts=`.
         """
         if not self._is_open:
             reason = _why_not_local(request)
@@ -130,11 +131,11 @@ class Gate:
                 )
 
     def check_origin(self, request: Request) -> bool:
-        """Tell whether the request is proven to come from one of the dashboard's own pages.
+        """Return whether the request is proven to come from one of the dashboard's own pages.
 
         Raises:
-            Forbidden: it is proven to come from elsewhere and would change something, or was not made by
-                following a link.
+            Forbidden: the request is proven to come from elsewhere, and it would change something or is not a
+                followed link.
         """
         origins, sites = request.headers.getlist("origin"), request.headers.getlist("sec-fetch-site")
         own = self.origin(request)
@@ -168,18 +169,18 @@ class Gate:
         return _origin(address) or address
 
     def scheme(self, request: Request) -> str:
-        """Return http or https as the browser sees it."""
+        """Return http or https, as the browser sees it."""
         return (self._forwarded(request.headers, "proto") or str(request.scope.get("scheme", "http"))).lower()
 
     def port(self, request: Request) -> int:
-        """Return the port that the browser asks."""
+        """Return the port to which the browser sends requests."""
         return urlsplit(self.origin(request)).port or _PORTS.get(self.scheme(request), 0)
 
     def root(self, request: Request) -> str:
-        """Return where the dashboard is mounted as the browser sees it, without a slash at its end.
+        """Return the mount's path as the browser sees it, without a trailing slash.
 
         Raises:
-            BadRequest: the path is none, and a redirect to it could lead elsewhere.
+            BadRequest: the path is invalid, and a redirect to it could lead to another site.
         """
         given = self._prefix
         if given is None:
@@ -197,17 +198,18 @@ class Gate:
             return ""
         return headers.get(f"x-forwarded-{what}", "").partition(",")[0].strip()
 
-    # ---- what each answer carries ------------------------------------------------------------------------
+    # ---- response headers --------------------------------------------------------------------------------
 
     @staticmethod
     def protect(response: Response, *, hides_path: bool = False) -> None:
-        """The response carries the headers that keep a page of hostile data harmless.
+        """Add the headers that make a page with hostile data harmless.
 
-        A policy of a page's own stays beside the dashboard's: a browser applies both.
+        A page's own policy remains in addition to the dashboard's, because a browser applies both.
 
         Args:
-            response: the answer to a request.
-            hides_path: the request's path holds a secret, so that no other request may name it in a Referer.
+            response: the response to a request.
+            hides_path: whether the request's path contains a secret, so that no other request may send it in
+                a Referer.
         """
         for name, value in PROTECTION.items():
             if name == "Content-Security-Policy":
@@ -233,18 +235,16 @@ def _check_path(path: str, raw: bytes) -> None:
 
 
 def _why_not_local(request: Request) -> str | None:
-    """Return why a request may come from elsewhere than this machine; None where it cannot."""
+    """Return the reason why a request might come from another machine, or None if it cannot."""
     client = request.client
-    if client is None:  # a unix socket, most often a proxy's: it would make everybody local
+    if client is None:  # a Unix socket, mostly a proxy's: it would make every visitor local
         return "its sender's address is not known"
     if not _is_loopback(client.host):
         return f"it comes from {client.host[:60]}"
     passed_on = next((name for name in request.headers if _is_proxy_header(name)), None)
     if passed_on is not None:
         return f"it has passed a proxy, as its header {passed_on[:60]} says"
-    if (
-        request.scope.get("http_version") == "1.0"
-    ):  # no browser speaks it, and proxies do where nobody told them
+    if request.scope.get("http_version") == "1.0":  # browsers do not use it, but proxies do by default
         return "it is in HTTP/1.0, as from a proxy"
     host = request.headers.get("host")
     if host is None:
@@ -274,9 +274,9 @@ def _is_local_host(host: str) -> bool:
 def _is_answered_elsewhere(sites: list[str], headers: Headers) -> bool:
     """Return whether a GET that does not come from the dashboard's own pages may be answered.
 
-    Only a user can cause `none` (an address that was typed, a bookmark). Every other site may open the
-    dashboard in a tab of its own, which is a navigation to a document, and nothing else: no frame, no fetch.
-    Browsers send the three headers together (Fetch Metadata Request Headers, W3C), so a missing one is no
+    Only a user can cause `none` (a typed URL, a bookmark). Any other site may open the dashboard in its own
+    tab, which is a navigation to a document, but may not load it in a frame or with fetch. Browsers send the
+    three headers together (Fetch Metadata Request Headers, W3C), so a missing header is not treated as an
     exception.
     """
     modes, destinations = headers.getlist("sec-fetch-mode"), headers.getlist("sec-fetch-dest")
@@ -286,7 +286,7 @@ def _is_answered_elsewhere(sites: list[str], headers: Headers) -> bool:
 
 
 def _origin(text: str) -> str | None:
-    """Return scheme://host[:port] in the one form that two of them can be compared in; None for no origin."""
+    """Return scheme://host[:port] in a normal form for comparison, or None if it is not an origin."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -301,7 +301,10 @@ def _origin(text: str) -> str | None:
 
 
 def _place(origin: str) -> str:
-    """Return the host with its port: the scheme is the browser's to compare, as TLS may end at a proxy."""
+    """Return the host with its port.
+
+    Only the browser can compare the scheme, because TLS may end at a proxy.
+    """
     return origin.partition("://")[2]
 
 
@@ -346,7 +349,7 @@ def _is_host(host: str, allowed: str) -> bool:
 
 
 def _checked_root(text: str) -> str | None:
-    """Return the root percent-encoded; None where it is no path of plain segments."""
+    """Return the root percent-encoded, or None if it is not a path of plain segments."""
     text = text.rstrip("/")
     if not text:
         return ""

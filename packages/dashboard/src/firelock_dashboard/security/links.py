@@ -1,9 +1,9 @@
-"""One-time links, and the sessions that they are exchanged for: how a visitor comes in without an `auth=`.
+"""One-time links and their sessions, which admit visitors to a dashboard without an `auth=`.
 
-Nothing in a request tells that it comes from this machine: a proxy beside the app may speak as a browser
-does, name the host that it asks, and add no header. So a visitor shows what only somebody has who may run
-code with the storage's address. The storage holds hashes alone, as records: every process that serves the
-dashboard knows them, and whoever reads a backup can come in by none.
+No part of a request proves that it comes from this machine: a proxy next to the app can behave like a
+browser, send the host name of its target, and add no header. So a visitor must present a token, which only a
+person who can run code with the storage's address can create. The storage contains only hashes, as records.
+Every process that serves the dashboard can check them, but a reader of a backup cannot use them to get in.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from firelock import Firelock
 
 ENTER = "/enter"  # the path of the page that exchanges a link
-COOKIE = "firelock_session"  # with the port behind it: cookies of one host go to all of its ports
+COOKIE = "firelock_session"  # followed by the port, because cookies of a host are sent to all of its ports
 LINK_SECONDS = 600
 SESSION_SECONDS = 7 * 86_400
 
 _LINK, _SESSION = "dashboard_link", "dashboard_session"
-_KEPT = 100  # links, and sessions: of more the oldest are given up
+_KEPT = 100  # links, and sessions; beyond it, the oldest are deleted
 _LISTED = 500
-_BELIEVED = 30.0  # seconds until a session that was good is looked for again
-_COOKIES = 8  # sessions that one request may show
+_BELIEVED = 30.0  # seconds until a valid session is looked up again
+_COOKIES = 8  # maximum number of sessions in one request
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 _MICRO = 1_000_000
 
@@ -46,12 +46,12 @@ _MICRO = 1_000_000
 class _SeenSession:
     """A session that was found in the storage."""
 
-    ends: float  # both by the monotonic clock
+    ends: float  # by the monotonic clock, like `seen`
     seen: float
 
 
 class Links:
-    """Makes links, exchanges each once for a session, and knows sessions again."""
+    """The one-time links of a dashboard, and the sessions for which they are exchanged."""
 
     def __init__(self, fire: Firelock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._fire = fire
@@ -62,17 +62,17 @@ class Links:
     # ---- links -------------------------------------------------------------------------------------------
 
     def make(self, at: str, *, opens: bool = False) -> str:
-        """Return a link that lets one visitor in, once, within ten minutes.
+        """Return a link that admits one visitor once, within ten minutes.
 
-        The token is in its fragment, which browsers keep to themselves: neither a proxy's access log nor a
-        page that is left for another is told of it.
+        The token is in the fragment of the link, which browsers do not send. So it does not appear in a
+        proxy's access log or in the Referer of another page.
 
         Args:
-            at: where the dashboard is for a browser, such as "http://127.0.0.1:8000/jobs".
-            opens: the page comes in by itself: for a link that goes to a browser and to nobody else.
+            at: the address of the dashboard in a browser, for example "http://127.0.0.1:8000/jobs".
+            opens: whether the page uses the link by itself; for a link that only a browser receives.
 
         Raises:
-            ConfigurationError: `at` is no such address.
+            ConfigurationError: `at` is not such an address.
             StorageUnavailable: the storage cannot be reached.
         """
         address = dashboard_address(at)
@@ -80,10 +80,10 @@ class Links:
         return f"{address}{ENTER}#{'open=' if opens else ''}{token}"
 
     def exchange(self, token: str) -> str:
-        """The link is spent; return the session that it gives.
+        """Use up the link, and return the session that it grants.
 
         Raises:
-            Forbidden: there is no such link, it is too old, or it has been used.
+            Forbidden: the link does not exist, has expired or has been used.
             StorageUnavailable: the storage cannot be reached.
         """
         storage, key = self._fire.storage, _hash(token)
@@ -106,13 +106,14 @@ class Links:
     # ---- sessions ----------------------------------------------------------------------------------------
 
     def access(self, request: Request) -> Access:
-        """Return what the sender may do, which is everything.
+        """Return full access if the sender has a valid session.
 
-        A session that was good is believed for half a minute, and while the storage cannot be reached.
+        A valid session is accepted for half a minute without another lookup, and also while the storage is
+        unreachable.
 
         Raises:
-            NoSession: the request shows none that is good.
-            StorageUnavailable: the storage cannot be reached, and no session of the request was seen before.
+            NoSession: the request contains no valid session.
+            StorageUnavailable: the storage cannot be reached, and no session of the request was found before.
         """
         keys = list(map(_hash, _shown(request.headers.getlist("cookie"))))
         now = self._monotonic()
@@ -145,13 +146,13 @@ class Links:
         return True
 
     def end(self, request: Request) -> list[str]:
-        """The sessions that the request shows have ended; return the names of their cookies.
+        """End the sessions in the request, and return the names of their cookies.
 
-        All of them, since each would let the visitor in again. Another process of the dashboard may believe
-        one for half a minute longer.
+        All of them are ended, because each one would admit the visitor again. Another process of the
+        dashboard may accept an ended session for up to half a minute.
 
         Raises:
-            StorageUnavailable: the storage cannot be reached, and a session goes on.
+            StorageUnavailable: the storage cannot be reached, and a session remains valid.
         """
         names = []
         for name, token in _shown_cookies(request.headers.getlist("cookie")):
@@ -165,7 +166,10 @@ class Links:
     # ---- records -----------------------------------------------------------------------------------------
 
     def _stored(self, kind: str, seconds: int) -> str:
-        """Return a token that is good for so long; there is room for it."""
+        """Store a token that is valid for this time, and return it.
+
+        The oldest ones are deleted to make room.
+        """
         self._prune(kind)
         token = secrets.token_urlsafe(32)
         value = {"expires_at": self._now() + seconds * _MICRO}
@@ -187,9 +191,10 @@ class Links:
 
 
 def _shown(headers: Iterable[str]) -> list[str]:
-    """Return the sessions that a request shows: of dashboards at other ports of the host there are more.
+    """Return the sessions in a request, which may include those of dashboards at other ports of the host.
 
-    Cookies of one name are all looked at: one of a dashboard at `/` comes beside that of one at `/jobs`.
+    All cookies of one name are checked, because the cookie of a dashboard at `/` is sent along with that of
+    one at `/jobs`.
     """
     return list(dict.fromkeys(token for _, token in _shown_cookies(headers)))
 

@@ -1,4 +1,4 @@
-"""Names with passwords and tokens, for dashboards that no framework's users stand before."""
+"""Passwords and tokens, for dashboards that are not protected by a framework's own users."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _MEMORY = 64 * 1024 * 1024
 _LARGEST_COST = 2**20
 _SALT = 16
 _DIGEST = 32
-_LONGEST = 1_024  # characters of a password that is sent
+_LONGEST = 1_024  # characters of a sent password
 _SHORTEST_TOKEN = 16
-_AT_ONCE = 2  # hashes: each takes a core for 0.1 s, and 32 MiB
-_WAIT_SECONDS = 1.0  # then whoever waits for a turn is sent away, so that no thread waits for long
-_WAITING = 8  # requests that may wait: each holds a thread of the host's, which has some forty
+_AT_ONCE = 2  # hashes: each takes 0.1 s of a core, and 32 MiB
+_WAIT_SECONDS = 1.0  # a request that waits longer is refused, so that no thread waits for long
+_WAITING = 8  # requests that may wait: each occupies one of about forty threads of the host
 _TURNS = threading.BoundedSemaphore(_AT_ONCE)
 _PLACES = threading.BoundedSemaphore(_AT_ONCE + _WAITING)
 
 
 def hash_password(password: str, *, salt: bytes | None = None) -> str:
-    """Return a salted scrypt hash, `scrypt:32768:8:1:salt:hash`, for `basic_auth`; about 0.1 s.
+    """Return a salted scrypt hash, `scrypt:32768:8:1:salt:hash`, for `basic_auth`; this takes about 0.1 s.
 
     Raises:
         ConfigurationError: the password is empty.
@@ -49,19 +49,20 @@ def hash_password(password: str, *, salt: bytes | None = None) -> str:
 def basic_auth(
     users: Mapping[str, str], *, level: Level | Mapping[str, Level] = "admin", realm: str = "Firelock"
 ) -> Auth:
-    """Return an auth that has the browser ask for a name and a password. Use it over HTTPS.
+    """Return an auth that makes the browser ask for a name and a password. Use it over HTTPS.
 
     Args:
-        users: passwords by name: a hash made by `hash_password`, or the password itself, as from the
-            environment.
-        level: one for everybody, or by name.
-        realm: what the browser says that it asks for.
+        users: passwords by name: a hash created with `hash_password`, or the password itself, for example
+            from the environment.
+        level: one level for all users, or levels by name.
+        realm: the name of the dashboard in the browser's dialog.
 
-    Two passwords at most are held against a hash at once and eight wait; beyond these, and after a second,
-    the answer is a 429. A request without a name and a password is answered at once.
+    At most two passwords are hashed at the same time, and at most eight requests wait. Further requests, and
+    requests that have waited for a second, get a 429. A request without a name and a password is answered
+    immediately.
 
     Raises:
-        ConfigurationError: there is no user, a password is empty, a hash is damaged, a level is none.
+        ConfigurationError: there is no user, a password is empty, or a hash or level is invalid.
     """
     checks = {name: _check_of(name, password) for name, password in users.items()}
     if not checks:
@@ -73,7 +74,7 @@ def basic_auth(
 
     def ask_for_password(request: Request) -> Access:
         name, password = _sent_password(request)
-        if not (name and password):  # nobody has said anything: nothing is worth the work of a hash
+        if not (name and password):  # without credentials, skip the cost of a hash
             raise Unauthorized("Give the name and password of this dashboard.", headers=challenge)
         is_right = checks.get(name, nobody)(password)  # an unknown name takes as long as one with a hash
         if not (is_right and name in checks):
@@ -84,13 +85,13 @@ def basic_auth(
 
 
 def bearer_tokens(tokens: Mapping[str, Level | Access]) -> Auth:
-    """Return an auth for programs: `Authorization: Bearer <token>` has the token's level.
+    """Return an auth for programs: `Authorization: Bearer <token>` grants the token's level.
 
-    A request with such a token needs no Origin: no page elsewhere can make a browser send it. Make tokens by
-    `secrets.token_urlsafe()`.
+    A request with such a token needs no Origin, because no page of another site can make a browser send it.
+    Create tokens with `secrets.token_urlsafe()`.
 
     Raises:
-        ConfigurationError: a token is shorter than 16 characters, or a level is none.
+        ConfigurationError: a token is shorter than 16 characters, or a level is invalid.
     """
     grants = [(_digest(_checked_token(token)), _by_token(token, level)) for token, level in tokens.items()]
     if not grants:
@@ -100,7 +101,7 @@ def bearer_tokens(tokens: Mapping[str, Level | Access]) -> Auth:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         sent = _digest(token.strip()) if scheme.lower() == "bearer" else b""
         found = None
-        for digest, access in grants:  # all of them, so that the time tells nothing
+        for digest, access in grants:  # compare all of them, so that the duration reveals nothing
             if hmac.compare_digest(digest, sent):
                 found = access
         if found is None:
@@ -118,7 +119,7 @@ def bearer_tokens(tokens: Mapping[str, Level | Access]) -> Auth:
 
 @attrs.frozen
 class _Hash:
-    """A password's hash; a password that was right once is known again without the work of hashing it."""
+    """A password's hash; the last correct password is recognized without hashing it again."""
 
     cost: int
     block: int
@@ -140,10 +141,12 @@ class _Hash:
 
 
 def _in_turn(work: Callable[[], bytes]) -> bytes:
-    """Return what the work gives: two at once, and few wait, so that a flood leaves the host its threads.
+    """Return the result of the work, of which two run at the same time.
+
+    Only few requests may wait, so that a flood of them does not occupy all threads of the host.
 
     Raises:
-        RequestProblem: too many wait, or this one has waited for a second.
+        RequestProblem: too many requests wait, or this one has waited for a second.
     """
     busy = RequestProblem(
         "Too many passwords are being checked; send it again in a moment.",
@@ -163,7 +166,7 @@ def _in_turn(work: Callable[[], bytes]) -> bytes:
 
 
 def _check_of(name: str, password: str) -> Callable[[str], bool]:
-    """Return what tells whether a password is right."""
+    """Return a function that checks a password."""
     if ":" in name:
         raise ConfigurationError(
             f"The name {name!r} holds a colon, which ends it when a browser sends it; leave it out."
@@ -202,7 +205,7 @@ def _scrypt(password: str, salt: bytes, cost: int, block: int, lanes: int) -> by
 
 
 def _sent_password(request: Request) -> tuple[str, str]:
-    """Return the name and password that were sent; empty ones, which nobody has, where there are none."""
+    """Return the sent name and password, or empty strings, which match no user, if there are none."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic" or len(text) > 4 * _LONGEST:
         return "", ""
@@ -214,12 +217,12 @@ def _sent_password(request: Request) -> tuple[str, str]:
 
 
 def _is_bounded(cost: int, block: int, lanes: int) -> bool:
-    """Tell whether scrypt can be asked this, and answers within seconds."""
+    """Return whether scrypt accepts these parameters and finishes within seconds."""
     return 1 < cost <= _LARGEST_COST and cost & (cost - 1) == 0 and 0 < block <= 32 and 0 < lanes <= 16  # noqa: PLR2004
 
 
 def _nobody(users: Mapping[str, str]) -> Callable[[str], bool]:
-    """Return what an unknown name's password is held against: it takes as long, and is never right."""
+    """Return a check for unknown names, which takes as long as a real one and never succeeds."""
     if any(password.startswith(f"{_SCHEME}:") for password in users.values()):
         return _Hash(_COST, _BLOCK, _LANES, os.urandom(_SALT), os.urandom(_DIGEST))
     return _check_of("", os.urandom(_DIGEST).hex())

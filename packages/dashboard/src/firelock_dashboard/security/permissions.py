@@ -1,4 +1,4 @@
-"""What a visitor may do: permissions, and the levels that bundle them."""
+"""The permissions of visitors, and the levels that combine them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from firelock import ConfigurationError
 
 Auth: TypeAlias = Callable[[Request], object | Awaitable[object]]
 
-ASKED = "firelock.access"  # in a WSGI environ: what the host's own thread found out about the visitor
+ASKED = "firelock.access"  # in a WSGI environ: the result of `auth=` in the host's own thread
 
 
 class Permission(StrEnum):
-    """One thing that a visitor may do."""
+    """One action that a visitor may be allowed."""
 
     READ = "read"  # see pages, with the error messages of jobs
-    VIEW_ARGUMENTS = "view_args"  # see what jobs were called with, and their results
-    VIEW_LOGS = "view_logs"  # see what jobs logged, and tracebacks
+    VIEW_ARGUMENTS = "view_args"  # see the arguments and results of jobs
+    VIEW_LOGS = "view_logs"  # see the logs of jobs, and tracebacks
     REQUEUE = "requeue"  # requeue, run now, reschedule, move, copy
     DELETE = "delete"
     PAUSE_QUEUE = "pause_queue"
-    CHANGE_LIMIT = "change_limit"  # numbers of limits, and their pauses
+    CHANGE_LIMIT = "change_limit"  # the settings of limits, and their pauses
     TRIGGER = "trigger"  # run a recurring job now, pause and resume it
     EDIT_RECURRING = "edit_recurring"  # create, edit, reset and remove recurring jobs
     STOP_SERVER = "stop_server"
-    RUN_TASK = "run_task"  # make a job of any task with arguments of one's own
+    RUN_TASK = "run_task"  # create a job of any task with one's own arguments
 
 
 Level: TypeAlias = str | Collection[Permission]
@@ -53,26 +53,26 @@ LEVELS = {
 
 @attrs.frozen
 class Access:
-    """Who somebody is and what they may do."""
+    """A visitor's name and permissions."""
 
     permissions: frozenset[Permission] = frozenset()
-    name: str = ""  # shown at the top and written into the audit
-    has_token: bool = False  # shown by what no browser sends unasked: then an unsafe request needs no Origin
+    name: str = ""  # shown at the top and stored in the audit
+    has_token: bool = False  # no browser sends its proof unasked: an unsafe request needs no Origin
 
     def may(self, permission: Permission) -> bool:
-        """Tell whether this is allowed."""
+        """Return whether the permission is granted."""
         return permission in self.permissions
 
 
 def to_access(answer: object) -> Access:
-    """Return what an `auth=` callable's answer gives.
+    """Return the access for the return value of an `auth=` callable.
 
-    A level (`"none"`, `"read"`, `"operate"`, `"admin"`), a collection of permissions (any of them goes with
-    read, none of them is nothing), an `Access`, or None and False for nothing. True is refused: it would not
-    say what is allowed.
+    The value can be a level ("none", "read", "operate" or "admin"), a collection of permissions, or an
+    `Access`. A collection that is not empty always includes read; an empty one grants nothing. None and False
+    also grant nothing. True is refused, because it does not name a level.
 
     Raises:
-        ConfigurationError: it is none of these.
+        ConfigurationError: the value is none of these.
     """
     if isinstance(answer, Access):
         return answer
@@ -88,7 +88,8 @@ def to_access(answer: object) -> Access:
                 f"auth= answered {error}; permissions are {', '.join(Permission)}."
             ) from error
         return Access(given | {Permission.READ} if given else given)
-    # By its type alone: a user that was answered for a level may hold a hash, and this goes into the log.
+    # only the type is named: a user object returned as a level might contain a password hash, and this is
+    # logged
     said = str(answer) if isinstance(answer, bool) else f"a {type(answer).__name__!r}"
     raise ConfigurationError(
         f"auth= answered {said}; answer one of {', '.join(LEVELS)}, a set of permissions "

@@ -1,6 +1,6 @@
-"""Secrets are not shown: values under telling names, and what looks like a key wherever it stands.
+"""Masking of secrets: values under revealing names, and strings that look like keys anywhere.
 
-What is masked here stays as it is in storage: a task still gets its password.
+Masking does not change the stored values: a task still receives its password.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from firelock_dashboard.security.card_numbers import is_card_number, replace_car
 MASK = "••••••"
 
 Redactions = Sequence[str] | re.Pattern[str] | Mapping[str, Sequence[str]]
-"""Names of fields, a pattern searched in them, or names of fields by task, with "*" for every task."""
+"""Field names, a pattern that is searched for in them, or field names by task, with "*" for every task."""
 
 _NAME_LIMIT = 200
 _DEPTH = 100
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _BETWEEN = re.compile(r"[\W_]+")
 
-# Searched in names as "_words_in_lower_case_": most words are found whole, so a keyboard is no key and a
-# secretary no secret. Words that are always a secret are found within others as well: dbpassword.
+# Searched for in names in the form "_words_in_lower_case_". Most words must match whole, so that "keyboard"
+# is not a key and "secretary" not a secret. Words that always mean a secret also match within others:
+# dbpassword.
 _TELLING = re.compile(
     r"password|passwd|passphrase|passcode|credential|authorization"
     r"|_(?:pwd|pin|otp|totp|jwt|cvv2?|cvc2?|csc|ssn|iban|auth|bearer)_|_(?:pass|pw|pan)_$"
@@ -33,9 +34,9 @@ _TELLING = re.compile(
     r"|security_?(?:code|number|answer)_|(?:account|routing|passport|insurance)_?(?:number|no)_|tax_?id_"
     r"|_sort_?code_|connection_?string_"
 )
-_TOKENS = re.compile(r"tokens_$")  # a number of these is a count, as in max_tokens
+_TOKENS = re.compile(r"tokens_$")  # a numeric value is a count, as in max_tokens
 
-# Unmistakable in any text. Every repetition has a bound, so that a text of any size costs in proportion.
+# Unmistakable in any text. Every repetition is bounded, so that the cost is proportional to the text's size.
 _IN_TEXT = (
     re.compile(
         r"(?P<keep>[a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"<>]{0,200}:)[^\s/@'\"<>]{1,500}(?=@)", re.IGNORECASE
@@ -50,8 +51,8 @@ _IN_TEXT = (
     re.compile(r"(?P<keep>)\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     re.compile(r"(?P<keep>)\b(?:sk|rk|pk|whsec|ghp|gho|ghu|ghs|ghr|glpat|xox[abprs])[_-][\w-]{16,400}"),
 )
-# name=value, name: value, name = "value" and "name": "value"; the name is judged as a field's is. A value
-# without quotation marks behind " = " is a line of code, and its value a name.
+# name=value, name: value, name = "value" and "name": "value"; the name is judged like a field's name. A value
+# without quotation marks after " = " is a line of code, and its value a name.
 _NAME = re.compile(r"(?P<name>\b[A-Za-z][\w-]{1,60})(?P<sign>['\"]?\s{0,3}(?:=>|[=:])\s{0,3})")
 _TIGHT = re.compile(r"=|['\"]?: {0,3}")
 _QUOTED = re.compile(r"\"(?:[^\"\\\n]|\\.){0,4000}\"|'(?:[^'\\\n]|\\.){0,4000}'")
@@ -60,10 +61,10 @@ _PLAIN = {"None": None, "null": None, "True": True, "true": True, "False": False
 
 
 class Redactor:
-    """Masks what one dashboard does not show.
+    """A filter that masks the secrets which one dashboard must not show.
 
     Raises:
-        ConfigurationError: `more` is none of the forms of `Redactions`.
+        ConfigurationError: `more` has none of the forms of `Redactions`.
     """
 
     def __init__(self, more: Redactions = ()) -> None:
@@ -72,11 +73,11 @@ class Redactor:
         self._names = {task: frozenset(map(_words, _checked(fields))) for task, fields in names.items()}
 
     def value(self, value: JsonValue, task: str | None = None) -> JsonValue:
-        """Return the value with every secret masked; the given one is left as it is."""
+        """Return a copy of the value with every secret masked."""
         return self._value(value, self._named(task), _DEPTH)
 
     def text(self, text: str, task: str | None = None) -> str:
-        """Return the text with what is unmistakably a secret masked; most of it is prose and stays."""
+        """Return the text with unmistakable secrets masked; most of a text is prose and stays unchanged."""
         for pattern in _IN_TEXT:
             text = pattern.sub(rf"\g<keep>{MASK}", text)
         text = replace_card_numbers(text, MASK)
@@ -127,7 +128,10 @@ def _words(name: str) -> str:
 
 
 def _value_of(name: re.Match[str], text: str) -> str | None:
-    """Return the value behind a name and its sign, with its quotation marks; None for code and for none."""
+    """Return the value after a name and its sign, with its quotation marks.
+
+    The result is None for a line of code, or if there is no value.
+    """
     value = _QUOTED.match(text, name.end())
     if value is None and _TIGHT.fullmatch(name["sign"]):
         value = _BARE.match(text, name.end())

@@ -1,13 +1,13 @@
-// <fl-chart data-from=… data-kind=… data-span=…>: draws what the address in data-from tells, over what the server
-// drew. Colours are those of the states; nothing moves by itself but a live chart.
+// <fl-chart data-from=… data-kind=… data-span=…>: draws the data from the URL in data-from, replacing the server's
+// drawing. Its colours are those of the states; only a live chart moves by itself.
 "use strict";
 
 (() => {
   const REFRESH = { live: 2, "1h": 10, "24h": 60, "7d": 300, "30d": 300 }; // seconds
-  const UNSEEN = 10; // seconds without a sample after which the server is asked what ended meanwhile
+  const UNSEEN = 10; // seconds without a sample after which the server's data is fetched again
   const HEIGHT = 240;
 
-  // As `count_text` of formatting.py writes numbers on pages.
+  // The same format as `count_text` of formatting.py.
   const count = (value) => {
     for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
       if (value < Math.max(size, 1e5)) continue;
@@ -16,14 +16,14 @@
     }
     return (+value.toFixed(1)).toLocaleString("en");
   };
-  // On an axis there is room for one unit.
+  // An axis has space for only one unit.
   const marked = {
     count, rate: (value) => `${count(value)}/s`,
     seconds: (value) => (value < 1 ? `${+(value * 1000).toPrecision(3)}\u00a0ms` : value < 10000 ? `${value}\u00a0s` : `${+(value / 3600).toFixed(1)}\u00a0h`),
   };
   const shown = { count, rate: (value) => `${value.toFixed(1)}/s`, seconds: (value) => (value <= 0.001 ? "< 1\u00a0ms" : firelock.span(value)) };
 
-  // The scale ends at a labelled round number that no bar is above, in two to five even steps.
+  // The scale ends at a labelled round number that no bar exceeds, and has two to five equal steps.
   const isRound = (value, heads) => heads.includes(Number((value / 10 ** Math.floor(Math.log10(value) + 1e-9)).toPrecision(3)));
   const roundUp = (value) => {
     const power = 10 ** Math.floor(Math.log10(value));
@@ -35,7 +35,7 @@
     return [...Array(steps + 1).keys()].map((place) => (top * place) / steps);
   };
 
-  // The value of a custom property, resolved for the present theme.
+  // Return the value of a custom property, resolved for the present theme.
   const colour = (name) => {
     const probe = document.createElement("i");
     probe.hidden = true;
@@ -78,7 +78,7 @@
       this.plot = null;
     }
 
-    // ---- what is shown ------------------------------------------------------------------------------------
+    // ---- data and drawing ---------------------------------------------------------------------------------
 
     tick() {
       this.beat += 1;
@@ -98,7 +98,7 @@
         this.version = answer.headers.get("ETag");
         this.told = await answer.json();
         this.draw();
-      } catch { /* the live chip says that nothing answers */ } finally {
+      } catch { /* the live chip shows this */ } finally {
         this.isBusy = false;
       }
     }
@@ -113,7 +113,7 @@
       this.show();
     }
 
-    // The window moves on to the present second; what is not known of it yet is a gap.
+    // Move the window to the present second; unknown values are gaps.
     slide(to = Math.floor(firelock.now() / 1000) - 1) {
       const { starts, lines } = this.told;
       let last = starts.at(-1);
@@ -130,7 +130,7 @@
 
     show() { if (this.plot) this.plot.setData(this.columns()); else this.draw(); }
 
-    // What uPlot draws: instants in the middle of their buckets, and stacks as sums, the highest first.
+    // Return the data for uPlot: times in the middle of their buckets, and stacks as sums, the highest first.
     columns() {
       const { starts, lines, step, stacked } = this.told;
       const instants = starts.map((start) => start + step / 2);
@@ -195,7 +195,7 @@
       return (plot, splits) => splits.map((at) => format.format(at * 1000));
     }
 
-    // The last bucket is not over: it is drawn lighter, so that it does not look like a fall.
+    // Draw the last bucket lighter, because it has not ended: otherwise it would look like a decrease.
     lighten(plot, card) {
       const { starts, step, span, stacked } = this.told;
       if (span === "live" || !stacked) return;
@@ -222,7 +222,7 @@
       zone.textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
     }
 
-    // ---- pointing and choosing -----------------------------------------------------------------------------
+    // ---- tooltip and selection -----------------------------------------------------------------------------
 
     tooltip() {
       this.card?.remove();

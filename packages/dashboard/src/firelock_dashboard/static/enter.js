@@ -1,5 +1,5 @@
-// The pages that take a link: moves the token from behind the # of the address, which no server sees, into
-// their form.
+// The pages with a form for a link: moves the token from the part of the URL after the #, which is not sent to
+// servers, into the form.
 "use strict";
 
 const take = () => {
@@ -8,8 +8,8 @@ const take = () => {
   history.replaceState(null, "", location.pathname + location.search);
   const form = document.getElementById("enter");
   form.elements.token.value = token;
-  // A sign-in link is spent by the form, so a preview must not submit it; only the link that a command handed to
-  // a browser goes in by itself. An approval link is submitted at once: that shows its question and decides nothing.
+  // The form uses up a sign-in link, so a preview must not submit it; only a link that a command has passed to a
+  // browser is submitted automatically. An approval link is submitted immediately, which only shows its question.
   if (opens || "submits" in form.dataset) form.submit(); else form.querySelector("button").focus();
 };
 addEventListener("hashchange", take);

@@ -1,10 +1,10 @@
-// What every page does: keeps its regions current, its times ticking, its actions in place.
-// No handler stands in the markup and nothing is evaluated; job data reaches the page as text alone.
+// The script of every page: updates its regions and times, and posts its actions without leaving the page.
+// The markup contains no handlers and nothing is evaluated; job data is inserted only as text.
 "use strict";
 
 const firelock = (window.firelock = {
   root: document.documentElement.dataset.root,
-  // The storage's clock against this one: spans count from the storage's.
+  // The difference between the storage's clock and this one; durations use the storage's clock.
   skew: Date.parse(document.documentElement.dataset.now) - Date.now(),
   now: () => Date.now() + firelock.skew,
 });
@@ -50,7 +50,7 @@ firelock.tick = (within = document) => {
     if (element.textContent !== text) element.textContent = text;
   }
   for (const link of within.querySelectorAll("a[data-menu]:not([role])")) {
-    link.setAttribute("role", "button"); // with a script it opens a menu
+    link.setAttribute("role", "button"); // the script opens a menu
     link.setAttribute("aria-expanded", "false");
   }
 };
@@ -113,8 +113,8 @@ firelock.toast = (message, kind = "good", link = null, undo = null) => {
 
 // ---- actions: forms with data-act are posted in place -------------------------------------------------------
 
-// What is asked is answered by the button that was pressed: its words, and its red. Where those would mislead, as
-// "Cancel" beside "Cancel the job", the button or its form has words of its own: data-yes and data-no.
+// A confirmation's button has the label and the colour of the pressed button. If these would mislead, such as
+// "Cancel" next to "Cancel the job", the button or its form has its own labels: data-yes and data-no.
 firelock.ask = (question, pressed = null) => {
   const dialog = document.createElement("dialog");
   const body = dialog.appendChild(document.createElement("div"));
@@ -166,13 +166,13 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const question = event.submitter?.dataset.confirm || form.dataset.confirm;
   if (question && !(await firelock.ask(question, event.submitter))) return;
-  const answered = firelock.post(form, event.submitter); // it reads the form first: what is disabled is not in it
+  const answered = firelock.post(form, event.submitter); // reads the form first: it omits disabled buttons
   if (event.submitter) event.submitter.disabled = true;
   await answered;
   if (event.submitter) event.submitter.disabled = false;
 });
 
-// A form with data-saves offers its button while a field differs from what is saved.
+// A form with data-saves highlights its button while a field differs from its saved value.
 const offerSaving = (form) => {
   const isChanged = [...form.elements].some((field) => field.defaultValue !== undefined && field.value !== field.defaultValue);
   form.classList.toggle("is-changed", isChanged);
@@ -185,7 +185,7 @@ document.addEventListener("input", (event) => {
 document.addEventListener("firelock:acted", ({ detail: { form, answer } }) => {
   if (!form.matches("[data-saves]") || answer.kind !== "good") return;
   for (const field of form.elements) if (field.defaultValue !== undefined) field.defaultValue = field.value;
-  if (form.contains(document.activeElement)) document.activeElement.blur(); // so that its region is refreshed
+  if (form.contains(document.activeElement)) document.activeElement.blur(); // so that its region can refresh
   offerSaving(form);
 });
 
@@ -205,7 +205,7 @@ document.addEventListener("click", (event) => {
   else if (!event.target.closest?.(".rail")) document.getElementById("rail")?.classList.remove("is-open");
 });
 
-// The dialog that moves jobs, for these ids.
+// Open the dialog that moves the jobs with these ids.
 firelock.openMove = (ids) => {
   const dialog = document.getElementById("move");
   dialog.querySelector("[data-ids]").replaceChildren(...ids.map((id) => {
@@ -217,12 +217,12 @@ firelock.openMove = (ids) => {
 };
 
 // ---- menus -------------------------------------------------------------------------------------------------
-// A details element, or the link of a row that menus.js makes one of.
+// A menu is a details element, or the link of a row that menus.js turns into a menu.
 
 const OPEN_MENU = "details.menu[open], .menu:has(> [aria-expanded=true])";
 const openerOf = (menu) => menu.querySelector(":scope > summary, :scope > [data-menu]");
 
-// Close the open menus, but for one that the element is in.
+// Close the open menus, except the one that contains the element.
 firelock.closeMenus = (within = null) => {
   for (const menu of document.querySelectorAll(OPEN_MENU)) {
     if (within && menu.contains(within)) continue;
@@ -230,8 +230,8 @@ firelock.closeMenus = (within = null) => {
     if (menu.matches("details")) continue;
     const [opener, list] = [openerOf(menu), menu.querySelector(":scope > .list")];
     opener.setAttribute("aria-expanded", "false");
-    if (opener.hasAttribute("aria-busy")) list?.remove(); // what comes for it comes too late
-    else if (list) list.hidden = true; // not gone: a question may be open about what was pressed in it
+    if (opener.hasAttribute("aria-busy")) list?.remove(); // its content arrives too late
+    else if (list) list.hidden = true; // not removed: a question about a pressed button may be open
     opener.removeAttribute("aria-busy");
   }
 };
@@ -246,9 +246,9 @@ document.addEventListener("keydown", (event) => {
 
 // ---- live regions -----------------------------------------------------------------------------------------
 // <div id="region-x" data-live="x" [data-topics="jobs servers"] [data-every="5"] [data-from="/address"]>: the page's
-// own address with part=x gives its content. A region is left alone while something in it is focused, selected
-// or open. Regions of one data-with are requested together (part=x,y) and swapped together, so that what they show
-// is one reading.
+// own URL with part=x returns its content. A region is not replaced while something in it is focused, selected or
+// open. Regions with the same data-with are requested together (part=x,y) and swapped together, so that they show
+// the same reading.
 
 const regions = new Map(); // id → { version, busy, waiting }
 
@@ -263,13 +263,13 @@ const isUsed = (region) => {
   return Boolean(selection && !selection.isCollapsed && region.contains(selection.anchorNode));
 };
 
-// A region that has nothing to say takes no place: then it is seen where what it is in is.
+// Return whether a region is in view; an empty region has no size, so the position of its parent is used.
 const isSeen = (region) => {
   const place = (region.offsetHeight ? region : region.parentElement).getBoundingClientRect();
   return place.bottom > 0 && place.top < innerHeight && place.width > 0;
 };
 
-// A tab asks at most three times in two seconds by itself; who was asked for longest ago comes first.
+// A tab sends at most three automatic requests in two seconds; the region with the oldest request comes first.
 let asked = [];
 const mayAsk = () => {
   const now = performance.now();
@@ -281,7 +281,7 @@ const inTurn = () => {
   return [...document.querySelectorAll("[data-live]")].sort((a, b) => at(a) - at(b));
 };
 
-// What can be unfolded in a region, by its words and a number.
+// Return the foldable elements of a region, by their label and a number.
 const folds = (region) => {
   const found = new Map();
   for (const fold of region.querySelectorAll("details:not(.menu)")) {
@@ -293,7 +293,7 @@ const folds = (region) => {
   return found;
 };
 
-// The regions that are requested with this one: those of its group that are wanted now. One that is seen brings the others.
+// Return the regions to request with this one: those of its group that are wanted now, if any of them is in view.
 const companions = (region, force, isWanted) => {
   const group = region.dataset.with ? [...document.querySelectorAll(`[data-live][data-with="${region.dataset.with}"]`)] : [];
   const all = [region, ...group.filter((one) => one !== region && isWanted(one) && !regions.get(one.id)?.busy)];
@@ -302,7 +302,7 @@ const companions = (region, force, isWanted) => {
 };
 
 const swap = async (region, text) => {
-  const wasOpen = new Map([...folds(region)].map(([name, fold]) => [name, fold.open])); // as the reader left it
+  const wasOpen = new Map([...folds(region)].map(([name, fold]) => [name, fold.open])); // the reader's choice
   await htmx.swap({ text, target: region, swap: "innerMorph", sourceElement: region, transition: false });
   for (const [name, fold] of folds(region)) fold.open = wasOpen.get(name) ?? fold.open;
   firelock.tick(region);
@@ -325,7 +325,7 @@ firelock.refresh = async (region, force = false, isWanted = () => true) => {
   const parts = wanted.map((one) => one.dataset.live).join(",");
   try {
     const address = new URL(region.dataset.from || location.href, location.href);
-    const instead = force ? null : firelock.instead?.(region); // a smaller question, of which a page knows
+    const instead = force ? null : firelock.instead?.(region); // a page's smaller request
     for (const [name, value] of Object.entries(instead?.query || { part: parts })) address.searchParams.set(name, value);
     address.hash = "";
     const isKnown = known.version && !instead && all.every((one) => one.version === known.version);
@@ -352,7 +352,7 @@ firelock.refresh = async (region, force = false, isWanted = () => true) => {
   }
 };
 
-// Refresh these in turn, except those that were requested with an earlier one of them.
+// Refresh these regions in turn, except those that were requested along with an earlier one.
 const refreshEach = (isWanted, force = false) => {
   const began = performance.now();
   for (const region of inTurn()) {
@@ -378,11 +378,11 @@ firelock.togglePause = () => {
 };
 chip?.addEventListener("click", firelock.togglePause);
 
-// The stream says that something moved; where there is none, regions are asked now and then. Of all windows of a
-// browser one has it: a lock says which, and it tells the others. Where locks are missing each has its own.
+// The stream reports changes; without a stream, regions are polled. Only one window of a browser has the stream: the
+// one that holds a lock, and it notifies the others. Without support for locks, each window has its own stream.
 let stream = null;
 let pace = 1;
-let turn = null; // of the one that waits for the lock, or holds it
+let turn = null; // of this window's wait for the lock, or its hold
 let isFirst = true;
 let heardAt = -Infinity;
 const SHARED = `firelock:live:${firelock.root}`;
@@ -395,7 +395,7 @@ const heard = {
     if (!firelock.isPaused()) firelock.refreshAll(false, topics.split(" "));
   },
   sample: (sample) => {
-    if (isFirst && !firelock.isPaused()) firelock.refreshAll(); // what moved before anybody listened was told to nobody
+    if (isFirst && !firelock.isPaused()) firelock.refreshAll(); // earlier changes were not reported
     isFirst = false;
     if (!firelock.isPaused()) document.dispatchEvent(new CustomEvent("firelock:sample", { detail: JSON.parse(sample) }));
   },
@@ -427,7 +427,7 @@ const listen = () => {
     if (turn !== mine) return null;
     open();
     return new Promise((resolve) => { mine.end = resolve; });
-  }).catch(() => {}); // given up while it waited
+  }).catch(() => {}); // aborted while waiting
 };
 const unlisten = () => {
   stream?.close();
@@ -472,7 +472,7 @@ document.addEventListener("submit", (event) => {
   if (event.target.matches("[data-theme-switch]")) { event.preventDefault(); firelock.switchTheme(); }
 });
 
-// A text that ends in an ellipsis tells all of itself when it is pointed at.
+// Show the whole text of an element that ends in an ellipsis when the pointer is over it.
 document.addEventListener("pointerover", (event) => {
   for (let place = event.target; place && place !== document.body; place = place.parentElement) {
     if (place.title) return;
@@ -485,7 +485,7 @@ document.addEventListener("pointerover", (event) => {
   }
 });
 
-// Where tabs have no room, the one that is open is in sight.
+// If the tabs do not fit, scroll the current one into view.
 for (const tab of document.querySelectorAll(".tabs [aria-current]")) {
   const row = tab.parentElement;
   const place = tab.getBoundingClientRect();

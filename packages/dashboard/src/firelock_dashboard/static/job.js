@@ -1,4 +1,4 @@
-// A job's page: its log as it grows.
+// A job's page: updates its log and stream.
 "use strict";
 
 {
@@ -86,7 +86,7 @@
   }
 
   // ---- the stream ---------------------------------------------------------------------------------------------
-  // Read like the log, every two seconds while the job has not ended; until it has emitted anything, every ten.
+  // Read like the log, every two seconds until the job has ended; before the first output, every ten seconds.
 
   const stream = document.querySelector("[data-stream]");
   if (stream) {

@@ -1,11 +1,11 @@
-// Lists of jobs: selecting, acting on the selected, new rows behind a pill, suggestions while one types.
+// Lists of jobs: selection and actions, new rows announced by a pill, suggestions while the visitor types.
 "use strict";
 
 {
   const region = document.getElementById("region-rows");
   const bar = document.querySelector("[data-bulk-bar]");
   let isEverything = false;
-  let last = null; // the box that a range begins at
+  let last = null; // the box where a range begins
 
   const boxes = () => [...region.querySelectorAll("tbody input[name=id]")];
   const chosen = () => boxes().filter((box) => box.checked);
@@ -75,7 +75,7 @@
     firelock.openMove(move.dataset.move ? [move.dataset.move] : boxes().filter((one) => one.checked).map((one) => one.value));
   });
 
-  // "Everything that matches" is asked again on a page of its own, which says how many jobs that are.
+  // An action on all matching jobs is confirmed on a page of its own, which shows the number of jobs.
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("[data-bulk]");
     if (!button || !isEverything) return;
@@ -93,13 +93,13 @@
   });
   region?.addEventListener("firelock:swapped", show);
 
-  // ---- what moved -------------------------------------------------------------------------------------------
-  // Rows are changed where they stand; those that left turn grey; new ones wait behind a pill.
+  // ---- changed rows -----------------------------------------------------------------------------------------
+  // Rows are changed in place, and rows that left the list turn grey; new rows are shown after a click on the pill.
 
   let pill = null;
   let wantsAll = false;
-  let lookedAt = 0; // when the rows came last
-  const WHOLE = 10_000; // milliseconds: while new rows wait, those that stand are looked at so often
+  let lookedAt = 0; // when rows last arrived
+  const WHOLE = 10_000; // milliseconds between reads of the shown rows while new rows wait
   const hidePill = () => { pill?.remove(); pill = null; };
   const swap = async (text) => {
     hidePill();
@@ -111,7 +111,7 @@
   const replace = (row, fresh) => {
     for (const place of row.cells.length === fresh.cells.length ? row.cells : []) {
       const next = fresh.cells[place.cellIndex];
-      if (place.classList.contains("pick") || place.querySelector("[data-menu]")) continue; // both stay
+      if (place.classList.contains("pick") || place.querySelector("[data-menu]")) continue; // keep these two
       if (!place.isEqualNode(next) && !place.contains(document.activeElement)) place.replaceChildren(...next.childNodes);
     }
     row.dataset.state = fresh.dataset.state;
@@ -138,7 +138,7 @@
     if (!rows.length) return false;
     const kept = rows.filter((row) => fresh.has(row.id));
     const added = [...fresh.keys()].filter((id) => !document.getElementById(id));
-    // What stood before a row that is still there has left; what stood behind may have been pushed off the page.
+    // A missing row before one that is still listed has left the list; one after it may be on the next page now.
     const lowest = kept.length ? rows.indexOf(kept[kept.length - 1]) : added.length ? -1 : rows.length;
     rows.forEach((row, place) => {
       if (fresh.has(row.id)) replace(row, fresh.get(row.id));
@@ -157,8 +157,9 @@
     return true;
   };
 
-  // ---- a search goes on by itself ---------------------------------------------------------------------------
-  // Until the page is full, nothing is left, or somebody stops it. Meanwhile the list is not refreshed.
+  // ---- automatic search -------------------------------------------------------------------------------------
+  // The search continues until the page is full, nothing is left, or the visitor stops it. Meanwhile the list is
+  // not refreshed.
 
   let search = null; // { looked, found, next, isStopped }
   const state = () => region.querySelector("[data-search]");
@@ -171,7 +172,7 @@
     if (bar.hasAttribute("max")) bar.value = Math.min(search.looked, bar.max);
     place.querySelector("[data-search-stop]").hidden = end !== null;
     const at = place.querySelector("[data-search-at]");
-    if (at) at.hidden = !search.next; // all of it is searched: there is no end in between
+    if (at) at.hidden = !search.next; // everything was searched: no position to show
     const on = place.querySelector("[data-search-on]");
     if (on) {
       on.hidden = end === null || !search.next;
@@ -180,7 +181,7 @@
     if (end !== null) place.querySelector("[data-search-said]").textContent = `${text}. ${end}`;
   };
 
-  // The rows of a further part join those that are there; the ends of the page are those of the last part.
+  // Append the rows of the next part to the shown rows; the end of the page is that of the last part.
   const join = (page) => {
     const place = state();
     const rows = [...page.querySelectorAll("tbody tr[id]")];
@@ -191,7 +192,7 @@
     } else if (!search.next && !search.found) {
       const nothing = page.querySelector(".empty");
       if (nothing) {
-        nothing.querySelector("strong").textContent = place.dataset.none; // of the whole list, not of its last part
+        nothing.querySelector("strong").textContent = place.dataset.none; // for the whole list
         region.querySelector(".empty")?.replaceWith(nothing);
       }
     }
@@ -220,7 +221,7 @@
         if (!response.ok) throw new Error(response.status);
         text = await response.text();
       } catch { firelock.setLive("lost"); break; }
-      if (search !== one) return; // the list was swapped meanwhile
+      if (search !== one) return; // the list has been swapped
       const page = new DOMParser().parseFromString(text, "text/html");
       const part = page.querySelector("[data-search]");
       one.looked += Number(part?.dataset.looked || 0);
@@ -234,7 +235,7 @@
   document.addEventListener("click", (event) => {
     if (search && event.target.closest?.("[data-search-stop]")) search.isStopped = true;
   });
-  // What was done changes the list: it is searched anew.
+  // An action changes the list, so search again.
   document.addEventListener("firelock:acted", async () => {
     if (!search || region.hasAttribute("data-live")) return;
     search = null;
@@ -247,7 +248,7 @@
     goOn();
   });
 
-  // Behind the pill stands a number alone: it is what is asked for, and the rows once they are wanted.
+  // The pill shows only the number of new rows, so only this number is requested until the visitor opens them.
   firelock.instead = (where) => {
     const top = where === region && pill && performance.now() - lookedAt < WHOLE && boxes()[0]?.value;
     if (!top) return null;

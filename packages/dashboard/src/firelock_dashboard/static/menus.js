@@ -1,9 +1,10 @@
-// The menus of rows: each is a link to the page of what its row shows; what is in it is that page's part `menu`, asked for
-// when it is opened. Each opening asks again: what the row shows may have changed.
+// The menus of rows. Each is a link to the page of its row's object; its content is that page's part `menu`, which is
+// requested each time the menu is opened, because the object may have changed.
 "use strict";
 
 {
-  // Return what is in the menu of a row, in place and hidden; null where it did not come, which is said, or came too late.
+  // Return the content of a row's menu, in place and hidden. Return null if it arrived too late, or if the request
+  // failed, which is shown.
   firelock.fetchMenu = async (opener) => {
     const list = document.createElement("div");
     list.className = "list";
@@ -14,7 +15,7 @@
     address.searchParams.set("part", "menu");
     let problem = "The dashboard did not answer. Try again.";
     try {
-      // What went wrong is told in JSON.
+      // Errors are JSON.
       const headers = { Accept: "text/html, application/json" };
       const response = await fetch(address, { headers, credentials: "same-origin", cache: "no-store" });
       if (response.ok) {
@@ -23,7 +24,7 @@
         return list.isConnected ? list : null;
       }
       problem = (await response.json()).message;
-    } catch { /* it is said below */ }
+    } catch { /* shown below */ }
     if (list.isConnected) firelock.toast(problem, "bad");
     list.remove();
     return null;
@@ -41,7 +42,7 @@
     else if (opener.getAttribute("aria-expanded") === "true") { list.hidden = false; put(opener, list); }
   };
 
-  // The list lies over the table's box, which would cut it off: below its opener, or above where there is no room.
+  // The list is placed above the table's box, which would cut it off: below its opener, or over it if space is short.
   const put = (opener, list) => {
     const at = opener.getBoundingClientRect();
     const [width, height] = [list.offsetWidth, list.offsetHeight];

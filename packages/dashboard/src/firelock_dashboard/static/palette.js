@@ -23,9 +23,9 @@
   const shown = () => options().filter((option) => !option.hidden);
   const isFound = (option) => found.contains(option);
 
-  // ---- what is found: tags, jobs, batches, tasks, queues, limit keys … -----------------------------------------
-  // Requested when the visitor pauses typing. Earlier results are removed at once, so Enter never opens what another
-  // text found. Results with an exact match stand above the pages, others below them.
+  // ---- search results: tags, jobs, batches, tasks, queues, limit keys … ----------------------------------------
+  // Requested when the visitor pauses typing. Earlier results are removed immediately, so that Enter never opens a
+  // result for another text. Results with an exact match are above the pages, others below them.
 
   let asking = null; // { typed, done: a promise, abort, timer }
   const ask = (typed) => {
@@ -45,7 +45,7 @@
           const address = `${palette.dataset.search}?${new URLSearchParams({ q: typed, part: "options" })}`;
           const response = await fetch(address, { credentials: "same-origin", signal: one.abort.signal });
           if (response.ok && one === asking) take(await response.text());
-        } catch { /* what stands there already can be used all the same */ }
+        } catch { /* the shown options still work */ }
         if (one === asking) asking = null;
         done();
       };
@@ -56,7 +56,7 @@
     const page = new DOMParser().parseFromString(text, "text/html");
     found.replaceChildren(...page.body.children);
     place();
-    const search = document.getElementById("palette-search"); // it would open the same jobs as the tag
+    const search = document.getElementById("palette-search"); // opens the same jobs as the tag
     if (found.querySelector("[data-exact][data-tag]")) search.hidden = true;
     const count = options().filter(isFound).length;
     said.textContent = said.dataset.text.replace("{count}", count);
@@ -67,8 +67,8 @@
     if (found.querySelector("[data-exact]")) found.parentElement.prepend(found);
     else found.parentElement.append(found);
   };
-  // Enter opens what has exactly that name, then a page, then what is called so; what only holds the text is there to
-  // be walked to.
+  // Enter opens the option with exactly this name, otherwise a page, otherwise a match by name. Options that only
+  // contain the text must be selected with the arrow keys.
   let hasMoved = false;
   const isPage = (option) => !option.dataset.kind && !isFound(option);
   const isWhole = (option) => {
@@ -141,7 +141,7 @@
     else if (event.key === "Enter") {
       event.preventDefault();
       const one = asking;
-      const isSure = isWhole(chosen) || chosen?.dataset.kind === "job"; // nothing that is found comes before it
+      const isSure = isWhole(chosen) || chosen?.dataset.kind === "job"; // no result has precedence over it
       if (one && !hasMoved && !isSure) { one.begin(); await one.done; }
       act(chosen);
     } else return;
@@ -165,7 +165,7 @@
   const onSelection = async (name) => {
     const chosenRows = document.querySelectorAll("main tbody input[type=checkbox]:checked").length;
     if (chosenRows) { document.querySelector(`[data-bulk="${name}"]`)?.click(); return; }
-    const opener = current()?.querySelector("a[data-menu]"); // what can be done to one is in its menu
+    const opener = current()?.querySelector("a[data-menu]"); // its actions are in its menu
     const list = opener && (await firelock.fetchMenu(opener));
     list?.querySelector(`[data-key="${name}"]`)?.click();
   };

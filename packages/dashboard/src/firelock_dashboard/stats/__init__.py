@@ -1,8 +1,8 @@
-"""Numbers about jobs, kept so that pages stay quick whatever the number of jobs.
+"""Numbers about jobs, kept so that pages stay fast for any number of jobs.
 
-Read `rollups` first, which adds up what ended; `history` answers by hour, day, week and month out of it;
-`live` tells open pages what moves; `causes` remembers causes of failures; `watch` shares one look, of which
-`gauges` makes metrics and `scale` what an autoscaler asks for. `job_search` finds jobs, `retries` counts
-those that wait for a retry, `waiting` explains why a job is not running, and `operations` act on many jobs
-in the background.
+Read `rollups` first, which sums up ended attempts. `history` uses its sums for the last hour, day, week and
+month. `live` notifies open pages of changes. `causes` stores the causes of failures. `watch` shares one
+snapshot of the storage; `gauges` derives metrics from it, and `scale` the numbers for an autoscaler.
+`job_search` finds jobs, `retries` counts the jobs that wait for a retry, `waiting` explains why a job is not
+running, and `operations` act on many jobs in the background.
 """

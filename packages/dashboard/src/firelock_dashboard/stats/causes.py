@@ -1,7 +1,7 @@
-"""Causes of failures: since when each is known, when it failed within a day, and which are muted.
+"""Causes of failures: the first failure of each, its failures of the last 24 hours, and its mute.
 
-A cause is what failed jobs have in common, told by their fingerprint. What a storage groups are the jobs that
-are failed now; since when a cause is known and that somebody muted it outlives them, as a record.
+Failed jobs with the same fingerprint have the same cause. The storage groups only the jobs that are failed
+now. When a cause first occurred, and whether it is muted, is stored in a record that outlives these jobs.
 """
 
 from __future__ import annotations
@@ -29,50 +29,50 @@ log = logging.getLogger(__name__)
 HOURS = 24
 NO_HOURS = (0,) * HOURS
 Hours = Mapping[str, tuple[int, ...]]
-"""By fingerprint: how many jobs failed in each of 24 hours, the oldest first."""
+"""The number of jobs that failed in each of the last 24 hours, oldest first, by fingerprint."""
 KEPT = 1_000
-"""So many causes are remembered; beyond them, those that have not been seen for longest are forgotten."""
+"""The maximum number of stored causes; beyond it, the unmuted causes seen longest ago are deleted."""
 
 _KIND = "cause"
 _PAGE = 500
 _LOOKED_AT = 20  # pages of failed jobs: as many as a storage groups
 _HOUR = 3_600_000_000  # micros
-_SEEN_EVERY = 24 * _HOUR  # so seldom is a cause's record written only to say that it was seen again
+_SEEN_EVERY = 24 * _HOUR  # minimum time between two writes of a record that only update `seen_at`
 _NEW = timedelta(hours=HOURS)
 
 
 @attrs.frozen
 class Mute:
-    """That nobody wants to be told of a cause, until it ends by itself or is taken back."""
+    """A request not to be notified of a cause, until it expires or is removed."""
 
     by: str
     at: datetime
     note: str | None
-    until: datetime | None  # None: until somebody takes it back
+    until: datetime | None  # None: until it is removed
 
     def is_on(self, now: datetime) -> bool:
-        """Tell whether it holds."""
+        """Return whether the mute is in force."""
         return self.until is None or now < self.until
 
 
 @attrs.frozen
 class Cause:
-    """One cause as far as it is known."""
+    """The known facts about one cause."""
 
     fingerprint: str
     type: str
-    message: str  # of the newest failed job; empty where none is stored
+    message: str  # of the newest failed job; empty if none is stored
     task: str
     count: int  # jobs that are failed now
     newest_at: datetime | None
-    first_at: datetime | None  # the earliest that was stored when somebody first looked
+    first_at: datetime | None  # the earliest failure that was stored when the cause was first read
     hours: tuple[
         int, ...
     ]  # the failed jobs of the last 24 hours by the hour in which they failed, oldest first
-    mute: Mute | None  # that holds now
+    mute: Mute | None  # the one in force now
 
     def is_new(self, now: datetime) -> bool:
-        """Tell whether it was seen for the first time within a day."""
+        """Return whether the cause first occurred within the last 24 hours."""
         return self.first_at is not None and now - self.first_at < _NEW
 
 
@@ -81,19 +81,19 @@ _KNOWN = frozenset({"type", "task", "first_at", "seen_at", "mute"})
 
 @attrs.frozen
 class _CauseRecord:
-    """What a record says."""
+    """The content of a cause's record."""
 
     type: str
     task: str
-    first_at: int  # micros, as the next
+    first_at: int  # micros, like `seen_at`
     seen_at: int
     mute: Mute | None = None
     version: int = 0
-    more: Mapping[str, Any] = attrs.Factory(dict)  # fields of a newer release; kept as they are
+    more: Mapping[str, Any] = attrs.Factory(dict)  # fields of a newer release; stored unchanged
 
     @classmethod
     def read(cls, record: Record) -> _CauseRecord | None:
-        """Return what the record says; None where it cannot be read."""
+        """Return the content of the record, or None if it cannot be read."""
         try:
             value: dict[str, Any] = json.loads(record.value)
             mute = told = value["mute"]
@@ -115,30 +115,30 @@ class _CauseRecord:
         return json.dumps({**self.more, **value}, default=micros)
 
     def muted_at(self, now: datetime) -> Mute | None:
-        """Return the mute that holds."""
+        """Return the mute that is in force at this time, or None."""
         return self.mute if self.mute is not None and self.mute.is_on(now) else None
 
 
 class Causes:
-    """What is remembered of causes.
+    """The stored facts about causes.
 
     Args:
         fire: the app.
-        is_read_only: nothing is written; what this process has seen is kept in memory.
+        is_read_only: whether to write nothing; first failures are then kept only in this process's memory.
     """
 
     def __init__(self, fire: Firelock, *, is_read_only: bool = False) -> None:
         self._fire = fire
         self._is_read_only = is_read_only
-        self._seen: dict[str, int] = {}  # first_at by fingerprint, where nothing may be written
-        self._types: Mapping[str, str] = {}  # exception classes by fingerprint, as last listed
+        self._seen: dict[str, int] = {}  # first_at by fingerprint, for causes without a record
+        self._types: Mapping[str, str] = {}  # exception classes by fingerprint, as of the last list
 
-    # ---- looking -------------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------------
 
     def list(self, groups: Sequence[FailureGroup], hours: Hours, now: datetime) -> list[Cause]:
-        """Return the causes of these groups in their order, then those that are muted and have no failed job.
+        """Return the causes of these groups in their order, then the muted causes that have no failed job.
 
-        A cause that nobody had seen is remembered from now on: one look at the storage for each of these.
+        A cause without a record gets one, which costs one more read of the storage per such cause.
         """
         known = self._remembered()
         self._types = {key: one.type for key, one in known.items()} | {
@@ -152,7 +152,7 @@ class Causes:
         ]
 
     def type_of(self, fingerprint: str) -> str | None:
-        """Return the exception class of a cause in the last list, or remembered at that time; else None."""
+        """Return the exception class of a cause, or None if the last list did not read the cause."""
         return self._types.get(fingerprint)
 
     def _cause(
@@ -188,7 +188,7 @@ class Causes:
         return {fingerprint for fingerprint, one in self._remembered().items() if one.muted_at(now)}
 
     def mute(self, cause: Cause, mute: Mute) -> None:
-        """The cause is muted; a former mute is replaced."""
+        """Mute the cause; this replaces an earlier mute."""
         first_at, seen_at = cause.first_at or mute.at, cause.newest_at or mute.at
         record = self._fire.storage.get_record(_KIND, cause.fingerprint)
         before = record and _CauseRecord.read(record)
@@ -197,7 +197,7 @@ class Causes:
         self._fire.storage.put_record(_KIND, cause.fingerprint, known.text)
 
     def unmute(self, fingerprint: str) -> bool:
-        """The cause is not muted any more; False where it was not."""
+        """Remove the mute of a cause; return False if it was not muted."""
         record = self._fire.storage.get_record(_KIND, fingerprint)
         known = record and _CauseRecord.read(record)
         if not known or known.mute is None:
@@ -219,7 +219,7 @@ class Causes:
         return found
 
     def _remember(self, fingerprint: str, known: _CauseRecord) -> None:
-        """It is written, unless somebody else was quicker or nothing may be written here."""
+        """Store the record, unless another process was faster or this process must not write."""
         if self._is_read_only:
             return
         try:
@@ -240,9 +240,10 @@ def strips(
     fire: Firelock, now: datetime, *, fingerprint: str | None = None, since: int | None = None,
     until: int | None = None,
 ) -> Hours:  # fmt: skip
-    """Return how many jobs, of those that are failed now, failed in each of the last 24 hours; it ends now.
+    """Return the number of jobs that failed in each of the last 24 hours, the last of which ends now.
 
-    Of the newest 10,000 failed jobs: of those of one cause, and that failed in [since, until), where told.
+    Only jobs that are failed now are counted, and of these only the newest 10,000. If given, only the jobs of
+    one cause count, and only those that failed in [since, until).
     """
     first = micros(now) - HOURS * _HOUR
     where = JobFilter(
@@ -254,7 +255,7 @@ def strips(
 
 
 def by_hour(failed: Iterable[JobRecord], now: datetime) -> Hours:
-    """Return in which of the 24 hours that end now these jobs failed; those of before are left out."""
+    """Return the hours, of the 24 that end now, in which these jobs failed; earlier failures are left out."""
     end = micros(now)
     found: dict[str, list[int]] = {}
     for record in failed:
@@ -265,7 +266,7 @@ def by_hour(failed: Iterable[JobRecord], now: datetime) -> Hours:
 
 
 def added(some: Hours, others: Hours) -> Hours:
-    """Return both together."""
+    """Return the sum of both."""
     both = {
         fingerprint: tuple(map(sum, zip(some[fingerprint], others[fingerprint], strict=True)))
         for fingerprint in some.keys() & others.keys()

@@ -1,4 +1,4 @@
-"""The whole cluster in numbers, for Prometheus: queues, servers, recurring jobs, and what is wrong."""
+"""The metrics of the whole cluster for Prometheus: queues, servers, recurring jobs and findings."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.watch import Watch
 
 _MICROS = 1_000_000
-_AGE = 5.0  # seconds that a page of metrics counts as new
+_AGE = 5.0  # seconds for which a page of metrics is new
 _QUEUES = 200
-_SEARCHED = 50  # recurring jobs whose last success is searched for, in one look
+_SEARCHED = 50  # recurring jobs whose last success is searched for, per reading
 _LIMITS = 200
 _WAITING = (State.AWAITING, State.SCHEDULED, State.ENQUEUED, State.PROCESSING)
 
 
 class Gauges:
-    """One page of metrics for all who ask within five seconds.
+    """One page of metrics for all requests within five seconds.
 
-    Every number is the cluster's, so that it is the same wherever it is read: take `max`, never `sum`, over
-    several dashboards.
+    Every number describes the whole cluster, so all dashboards return the same one. Combine several
+    dashboards with `max`, never with `sum`.
     """
 
     def __init__(
@@ -70,7 +70,10 @@ class Gauges:
     # ---- limits ------------------------------------------------------------------------------------------
 
     def _limit_families(self) -> list[MetricFamily]:
-        """Return the sums over the keys of a name; a key itself, which names a customer, is no label."""
+        """Return the sums over the keys of each limit name.
+
+        A key is not a label, because it identifies a customer.
+        """
         running = MetricFamily("firelock_limit_running", "gauge", "Jobs that hold a key of the limit.")
         waiting = MetricFamily("firelock_limit_waiting", "gauge", "Enqueued jobs that ask for one.")
         full = MetricFamily("firelock_limit_full_keys", "gauge", "Keys that as many jobs hold as may.")
@@ -120,7 +123,10 @@ class Gauges:
         return [success, next_, overdue, missed]
 
     def _learn_successes(self, recurring: Sequence[RecurringJob]) -> None:
-        """The last success of each is known: of its last job, else searched for once and remembered."""
+        """Update the last success of each recurring job from its last job.
+
+        If the last job has not succeeded, an earlier success is searched for once and then kept.
+        """
         self._succeeded_at = {
             one.id: self._succeeded_at[one.id] for one in recurring if one.id in self._succeeded_at
         }
@@ -172,7 +178,7 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
     parked = MetricFamily(
         "firelock_parked_ends", "gauge", "Ends that wait for rows which other transactions have locked."
     )
-    by_name: dict[str, list[ServerView]] = {}  # one that is started anew may have its forerunner's name
+    by_name: dict[str, list[ServerView]] = {}  # a restarted server may have its predecessor's name
     for server in sight.alive:
         by_name.setdefault(server.name, []).append(server)
     for name, alike in by_name.items():
@@ -187,7 +193,10 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
 
 
 def _findings(sight: Sight) -> MetricFamily:
-    """Return the number of findings, as the overview and `firelock doctor` show them in words."""
+    """Return the number of findings by code.
+
+    The overview and `firelock doctor` show the same findings in words.
+    """
     found = Counter((one.code, one.severity.value) for one in list_findings(sight))
     family = MetricFamily("firelock_findings", "gauge", "What is wrong, by the finding's code and severity.")
     for (code, severity), count in sorted(found.items()):

@@ -1,7 +1,8 @@
-"""What ended in the last hour, day, week and month: `dashboard.history`, quick whatever the number of jobs.
+"""Attempts that ended in the last hour, day, week and month, read fast for any number of jobs.
 
-The last hour or two are kept here by minute and read on as they go; hours that are over are summed up once,
-by a thread that runs while somebody looks. What is not summed up yet is said to be missing.
+The last one or two hours are kept in memory by minute and extended on each read. Each completed hour is
+summed up once, by a thread that runs while the dashboard is used. Hours that are not summed up yet are
+reported as missing.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LATE = 3  # minutes that servers may take to hand in what ended
+_LATE = 3  # minutes within which servers store the attempts that ended
 _DAY = 24 * HOUR
-_AGE = 2.0  # seconds that what was read counts as new
+_AGE = 2.0  # seconds for which a reading is new
 _TASKS_AGE = 5.0
-_FIRST_LOOK = 0.25  # seconds that the first visitor waits for what is read at the start
-_AT_ONCE = 6 * MINUTE  # what a visitor's own thread reads on
+_FIRST_LOOK = 0.25  # seconds that the first visitor waits for the first reading
+_AT_ONCE = 6 * MINUTE  # the longest period that a visitor's own thread reads
 _IDLE = 60.0  # seconds without a visitor after which the thread ends
 _DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
 
@@ -50,7 +51,7 @@ _DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
 class _Span:
     length: int  # micros
     step: int  # of a bucket of all tasks
-    step_of_one: int  # of a bucket of one task or queue: its hours are not kept in parts
+    step_of_one: int  # of a bucket of one task or queue: parts of its hours are not kept
 
 
 SPANS: Mapping[str, _Span] = {
@@ -63,51 +64,51 @@ SPANS: Mapping[str, _Span] = {
 
 @attrs.frozen
 class Series:
-    """What ended, in buckets of equal length, oldest first; the last one is not over yet.
+    """The attempts that ended, in buckets of equal length, oldest first; the last bucket has not ended yet.
 
-    All lists are of one length.
+    All lists have the same length.
     """
 
     span: str
     step_seconds: int
     starts: list[int]  # micros
-    by_outcome: dict[str, list[int]]  # each of OUTCOMES, and others that were found
-    p50: list[float | None]  # a bound of it in seconds, see `RunSum.quantile`; None where nothing ended
+    by_outcome: dict[str, list[int]]  # each of OUTCOMES, and any others found
+    p50: list[float | None]  # an upper bound in seconds, see `RunSum.quantile`; None if nothing ended
     p95: list[float | None]
     known: list[bool]  # False: some hours of this bucket are not summed up yet
-    missing: int  # how many hours are not
+    missing: int  # the number of hours that are not summed up yet
 
     def count(self, *outcomes: str) -> int:
-        """Return how many attempts ended with one of these outcomes in the whole span; with any for none."""
+        """Return how many attempts ended with one of these outcomes in the whole span (default: all)."""
         return sum(sum(self.by_outcome.get(name, ())) for name in outcomes or self.by_outcome)
 
 
 @attrs.frozen
 class TaskStats:
-    """How a task's attempts ended; durations in seconds, None where nothing ended."""
+    """How a task's attempts ended; durations are in seconds, None if no attempt ended."""
 
-    runs: int  # every attempt that ended
+    runs: int  # all attempts that ended
     succeeded: int
-    failed: int  # ended for good
-    retried: int  # failed or crashed, to be tried again
+    failed: int  # finally: no retry follows
+    retried: int  # failed or crashed; a retry follows
     p50: float | None
     p95: float | None
     mean: float | None
-    last_at: datetime | None  # the start of the newest minute in which one ended
-    histogram: tuple[int, ...] = ()  # runs by duration, one count a bucket of DURATION_BUCKETS and one beyond
+    last_at: datetime | None  # the start of the newest minute in which an attempt ended
+    histogram: tuple[int, ...] = ()  # runs by duration: a count per DURATION_BUCKETS bucket, and one beyond
 
     @property
     def failed_attempts(self) -> int:
-        """How many attempts did not succeed."""
+        """The number of attempts that did not succeed."""
         return self.failed + self.retried
 
 
 @attrs.frozen
 class Rates:
-    """How a queue moves."""
+    """How fast jobs enter and leave a queue."""
 
     out_per_minute: float  # attempts that ended
-    in_per_minute: float | None  # jobs that came; None until its depth was seen for a minute
+    in_per_minute: float | None  # new jobs; None until the queue's depth has been known for a minute
 
 
 @attrs.frozen
@@ -120,7 +121,7 @@ class _Depths:
 
 @attrs.frozen
 class Depths:
-    """How many jobs waited and ran, oldest first, at even distances."""
+    """The number of waiting and running jobs, oldest first, at equal intervals."""
 
     seconds: float  # from the first to the last
     enqueued: Sequence[int]
@@ -128,11 +129,11 @@ class Depths:
 
 
 class History:
-    """What ended, by time, task and queue.
+    """Ended attempts by time, task and queue.
 
     Args:
         fire: the app whose jobs are shown.
-        monotonic: the clock by which this process tells what is new.
+        monotonic: the clock for the age of readings.
     """
 
     def __init__(self, fire: Firelock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -140,10 +141,10 @@ class History:
         self._monotonic = monotonic
         self._hours = Hours(fire)
         self._minutes: dict[int, Fold] = {}
-        self._begin = 0  # minutes from here on are known, up to …
-        self._settled = 0  # … here for good, and from here to the present as of the last look
+        self._begin = 0  # the start of the known minutes
+        self._settled = 0  # the minutes before it are final; later ones are as of the last reading
         self._looked_at = float("-inf")
-        self._recalled = 0  # how far back records were read
+        self._recalled = 0  # hours for which records were read
         self._pruned = False
         self._tasks: dict[int, tuple[float, dict[str, TaskStats]]] = {}
         self._active: tuple[float, Mapping[str, int]] = (float("-inf"), {})
@@ -155,10 +156,10 @@ class History:
         self._ending = threading.Event()
         self._visited_at = float("-inf")
 
-    # ---- what colleagues ask -------------------------------------------------------------------------------
+    # ---- queries -------------------------------------------------------------------------------------------
 
     def series(self, span: str, *, task: str | None = None, queue: str | None = None) -> Series:
-        """Return what ended within one of `SPANS`, of everything or of one task or one queue."""
+        """Return the attempts that ended within one of `SPANS`, of all tasks or of one task or one queue."""
         self._visit()
         kind, now = SPANS[span], self._now()
         step = kind.step if task is None and queue is None else kind.step_of_one
@@ -176,7 +177,7 @@ class History:
         )  # fmt: skip
 
     def tasks(self, hours: int = 24) -> dict[str, TaskStats]:
-        """Return how each task's attempts ended, in this hour and those before it; at most 5 seconds old."""
+        """Return how each task's attempts ended in this hour and those before it, at most 5 seconds old."""
         self._visit()
         read_at, stats = self._tasks.get(hours, (float("-inf"), {}))
         if self._monotonic() - read_at > _TASKS_AGE:
@@ -190,7 +191,7 @@ class History:
     def active_hours(self) -> Mapping[str, int]:
         """Return the number of clock hours of the last 24 in which attempts of each task ended.
 
-        It is at most 5 seconds old.
+        The result is at most 5 seconds old.
         """
         self._visit()
         read_at, found = self._active
@@ -211,14 +212,15 @@ class History:
         return found
 
     def lately(self, minutes: int = 15) -> dict[str, TaskStats]:
-        """Return how each task's attempts ended within the last minutes, at most 60 of them."""
+        """Return how each task's attempts ended within the last minutes, at most 60."""
         self._visit()
         return self._stats_since(self._now() // MINUTE * MINUTE - minutes * MINUTE)
 
     def ended(self, minutes: int = 3) -> dict[int, Mapping[str, int]]:
-        """Return how many attempts ended how in each of the last minutes, the present one included.
+        """Return the number of attempts by outcome for each of the last minutes, including the present one.
 
-        By the minute's start in seconds since 1970; minutes in which nothing ended are empty.
+        The keys are the minutes' starts in seconds since 1970. A minute in which nothing ended has no
+        outcomes.
         """
         self._visit()
         last = self._now() // MINUTE
@@ -227,12 +229,12 @@ class History:
         return {start // 1_000_000: fold.all.counts if fold else {} for start, fold in found.items()}
 
     def queues(self, minutes: int = 10) -> dict[str, Rates]:
-        """Return how fast each queue moved in the last minutes, the present one included; at most 60."""
+        """Return how fast each queue moved in the last minutes, including the present one; at most 60."""
         self._visit()
         now = self._now()
         present = now // MINUTE * MINUTE
         oldest = present - minutes * MINUTE
-        share = 1 - (now - present) / MINUTE  # of the oldest minute: that part of it is within the window
+        share = 1 - (now - present) / MINUTE  # the part of the oldest minute that is within the window
         ended: defaultdict[str, float] = defaultdict(float)
         for minute in range(oldest, present + MINUTE, MINUTE):
             fold = self._minutes.get(minute)
@@ -248,18 +250,21 @@ class History:
 
     @property
     def missing(self) -> int:
-        """How many hours of the last 30 days are not summed up yet."""
+        """The number of hours of the last 30 days that are not summed up yet."""
         closed = _closed_until(self._now())
         return len(self._hours.missing(closed - 30 * _DAY, closed))
 
     def expire(self) -> None:
-        """Attempts have ended since the last reading: whoever asks next gets a new one."""
+        """Mark the readings as outdated because attempts have ended; the next request reads again."""
         self._looked_at = float("-inf")
         self._tasks.clear()
         self._active = (float("-inf"), {})
 
     def note_depths(self, counts: Counts) -> None:
-        """Remember how many jobs wait or run in each queue: how many came is told by how depths change."""
+        """Record the number of waiting and running jobs per queue.
+
+        The changes of these numbers show how many jobs were added.
+        """
         now = self._monotonic()
         if not self._depths or now - self._depths[-1].at >= _DEPTHS_EVERY:
             queues = {
@@ -272,7 +277,7 @@ class History:
             )
 
     def depths(self) -> Depths:
-        """Return how many jobs waited and ran within the last hour, as far back as was seen without a gap."""
+        """Return the numbers of waiting and running jobs within the last hour, back to the first gap."""
         since = self._monotonic() - 3_600
         seen: list[_Depths] = []
         for one in reversed(list(self._depths)):
@@ -284,9 +289,9 @@ class History:
         return Depths(length, [one.enqueued for one in seen], [one.processing for one in seen])
 
     def depths_by_minute(self) -> dict[int, tuple[int, int]]:
-        """Return how many jobs waited and ran at the end of each minute in which the dashboard counted them.
+        """Return the waiting and running jobs at the end of each minute in which they were counted.
 
-        The minutes are seconds since 1970; at most an hour is kept, in memory.
+        The minutes are seconds since 1970. At most one hour is kept, in memory.
         """
         now, monotonic = self._now() / 1_000_000, self._monotonic()
         return {
@@ -294,10 +299,10 @@ class History:
             for one in list(self._depths)
         }
 
-    # ---- putting sums together -----------------------------------------------------------------------------
+    # ---- adding up sums ------------------------------------------------------------------------------------
 
     def _bucket(self, start: int, step: int, task: str | None, queue: str | None) -> tuple[RunSum, list[int]]:
-        """Return the sum of a bucket and the hours of it that are missing."""
+        """Return the sum of a bucket, and the hours of the bucket that are missing."""
         run_sums: list[RunSum | None] = []
         missing: list[int] = []
         for at in range(start // HOUR * HOUR, start + step, HOUR):
@@ -316,7 +321,7 @@ class History:
         return total(run_sum for run_sum in run_sums if run_sum), missing
 
     def _sum(self, since: int) -> Fold:
-        """Return the sums from the start of an hour on, of what is known."""
+        """Return the known sums from the start of an hour on."""
         sums = Fold()
         for at in range(since, max(since, self._begin), HOUR):
             hour = self._hours.get(at)
@@ -328,7 +333,7 @@ class History:
         return sums
 
     def _growth(self, minutes: int) -> dict[str, float] | None:
-        """Return by how many jobs a minute each queue grew; None where depths were not seen for a minute."""
+        """Return each queue's growth in jobs per minute; None if depths are known for less than a minute."""
         if not self._depths:
             return None
         newest = self._depths[-1]
@@ -339,13 +344,13 @@ class History:
         now, before = newest.queues, oldest.queues
         return {name: (now.get(name, 0) - before.get(name, 0)) / passed for name in {*now, *before}}
 
-    # ---- reading on ----------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------------
 
     def _now(self) -> int:
         return self._fire.client.clock.now()
 
     def _visit(self) -> None:
-        """What is asked for next is as new as it can be without a long wait."""
+        """Make the data as new as possible without a long wait."""
         self._visited_at = self._monotonic()
         if self._visited_at - self._looked_at <= _AGE:
             return
@@ -361,13 +366,16 @@ class History:
         self._is_read.wait(_FIRST_LOOK)
 
     def _read_on(self) -> None:
-        """The minutes up to now are known; those that were read when all servers had handed in stay."""
+        """Read the minutes up to now.
+
+        Minutes that were read after all servers had stored their attempts are kept.
+        """
         now = self._now()
         begin = _closed_until(now - HOUR)
         if self._settled < begin:
             self._settled = self._begin = begin
         read = read_minutes(self._fire, self._settled, now + MINUTE)
-        # Replaced as a whole: another thread may be putting sums together.
+        # replaced as a whole, because another thread may be adding up sums
         kept = {at: fold for at, fold in self._minutes.items() if begin <= at < self._settled}
         self._minutes = {**kept, **read}
         self._begin = max(self._begin, begin)
@@ -376,7 +384,7 @@ class History:
         self._is_read.set()
 
     def step(self) -> bool:
-        """One piece of the work that lies ahead is done; return whether there is more. For the thread."""
+        """Do the next part of the outstanding work, and return whether more is left; called by the thread."""
         with self._reading:
             if self._monotonic() - self._looked_at > _AGE:
                 self._read_on()
@@ -401,7 +409,7 @@ class History:
         self._hours.fold(at, minutes if is_here else None)
 
     def settle(self) -> None:
-        """Everything is summed up, in this thread: for scripts and tests."""
+        """Sum up everything in the calling thread; for scripts and tests."""
         while self.step():
             pass
 
@@ -422,18 +430,18 @@ class History:
             except FirelockError as error:
                 log.info("The history cannot be added up now: %s", error)
                 pause = _IDLE / 6
-            # It takes half of the time at most, so that pages stay quick meanwhile.
+            # at most half of the time is used, so that pages stay fast meanwhile
             self._ending.wait(max(pause, min(1.0, self._monotonic() - began)))
 
     def close(self) -> None:
-        """The thread has ended; nothing is read any more."""
+        """Stop the thread; nothing is read any more."""
         self._ending.set()
         if self._thread is not None:
             self._thread.join(5)
 
 
 def _closed_until(now: int) -> int:
-    """Return the end of the newest hour whose rollups are all there."""
+    """Return the end of the newest hour whose rollups are complete."""
     return (now - _LATE * MINUTE) // HOUR * HOUR
 
 

@@ -1,7 +1,7 @@
-"""What a list of jobs is asked for, chip by chip, and what a storage can look up of it.
+"""The search of a job list: its conditions, called chips, and how the storage finds the jobs.
 
-`/jobs?state=failed&task=shop.mail.send&error=Timeout` is read into `Chips`; `plan` splits them into a
-`JobFilter`, which the storage answers, and tests of each job that it finds.
+`/jobs?state=failed&task=shop.mail.send&error=Timeout` is parsed into `Chips`. `plan` splits the chips into a
+`JobFilter`, which the storage applies, and tests that are applied to each job found.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _MICROSECOND = timedelta(microseconds=1)
 _FIRST = micros(datetime.min.replace(tzinfo=UTC))  # no time is before the year 1
 _AGE = re.compile(r"([<>])([0-9]{1,6})([smhdw])")
 Arguments = Callable[[JobRecord], "JsonValue"]
-"""Returns a job's arguments as they may be shown; None where they may not, or cannot be read."""
+"""Returns a job's arguments as they may be shown; None if they must not be shown or cannot be read."""
 
 
 @attrs.frozen
 class Age:
-    """Younger or older than a span: `<30m`, `>2h`."""
+    """An age below or above a duration: `<30m`, `>2h`."""
 
     text: str
     is_older: bool
@@ -66,9 +66,9 @@ class AgeField(Field[Age]):
         return {"type": "string", "pattern": f"^{_AGE.pattern}$"}
 
 
-# The fields of a query that asks for a list of jobs.
+# The fields of a job list's query.
 STATE = Choice("state", choices=tuple(State))
-_TEXTS = tuple(  # plain chips
+_TEXTS = tuple(  # chips with a plain string
     Text(name)
     for name in (
         "task", "queue", "server", "error", "id", "recurring", "parent", "batch", "fingerprint",
@@ -79,7 +79,7 @@ _TAGS, _ARGUMENTS = Texts("tag", most=10), Texts("arg", most=5)
 _CREATED = AgeField("created")
 _SINCE, _UNTIL = Moment("since"), Moment("until")
 CHIP_FIELDS: tuple[Field[Any], ...] = (*_TEXTS, _TAGS, _ARGUMENTS, _CREATED, _SINCE, _UNTIL)
-"""All of them but the state: a list of retries has none."""
+"""All fields except the state, which the list of retries does not have."""
 
 
 @attrs.frozen
@@ -93,25 +93,25 @@ class Chip:
 
 @attrs.frozen
 class Chips:
-    """Everything that a list is asked for; what is None or empty is not asked."""
+    """All conditions of a list; a condition that is None or empty is not set."""
 
     state: State | None = None
-    is_retrying: bool = False  # the list of retries; then no other state is asked
+    is_retrying: bool = False  # the list of retries; then `state` is not set
     task: str | None = None
     queue: str | None = None
     tags: tuple[str, ...] = ()
     server: str | None = None
-    arguments: tuple[str, ...] = ()  # `path:value`, or any text
+    arguments: tuple[str, ...] = ()  # `path:value`, or any string
     error: str | None = None
     id: str | None = None
     created: Age | None = None
-    since: datetime | None = None  # by the order of the list
+    since: datetime | None = None  # by the time that orders the list
     until: datetime | None = None
     recurring: str | None = None
     parent: str | None = None
     batch: str | None = None
     fingerprint: str | None = None
-    signal: str | None = None  # the name of the one that a job waits for; `*` for any
+    signal: str | None = None  # the name of the signal that a job waits for; `*` for any
 
     @classmethod
     def read(cls, fields: SentFields, *, is_retrying: bool = False) -> Chips:
@@ -132,11 +132,11 @@ class Chips:
 
     @property
     def path(self) -> str:
-        """The page that shows them."""
+        """The path of the page that shows the list."""
         return "/retries" if self.is_retrying else "/jobs"
 
     def query(self) -> dict[str, object]:
-        """Return them as the fields of a query, in one order whatever the order in which they were typed."""
+        """Return the chips as the fields of a query, in a fixed order, however they were typed."""
         told = {
             "tag": self.tags, "arg": self.arguments, "created": self.created and self.created.text,
             "since": _iso(self.since), "until": _iso(self.until),
@@ -144,7 +144,7 @@ class Chips:
         return {name: told.get(name, getattr(self, name, None)) for name in _ORDER}
 
     def shown(self) -> list[Chip]:
-        """Return every condition but the state, which the tabs show, each with the query that lacks it."""
+        """Return all conditions except the state, which the tabs show, each with the query that lacks it."""
         query = {name: value for name, value in self.query().items() if value}
         chips: list[Chip] = []
         for name, value in query.items():
@@ -158,7 +158,7 @@ class Chips:
 
     @property
     def is_bare(self) -> bool:
-        """Tell whether nothing but a state is asked for."""
+        """Whether the list has no condition except a state."""
         return not self.shown()
 
 
@@ -170,26 +170,26 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-# ---- what is looked up and what is tested ----------------------------------------------------------------
+# ---- filters and tests -----------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class SearchPlan:
-    """How chips are answered: by a filter of the storage, and by tests of the jobs that it finds."""
+    """How chips are applied: by a filter of the storage, and by tests of the jobs that it finds."""
 
     where: JobFilter
     tests: tuple[Callable[[JobRecord], bool], ...] = ()
-    contains: Mapping[str, str] = attrs.field(factory=dict)  # the tests, where an operation knows them too
-    is_whole: bool = True  # an operation can be told all of it
-    by_tag: str | None = None  # an argument is looked up by this tag
-    several_tasks: tuple[str, ...] = ()  # the task's name is that of these
+    contains: Mapping[str, str] = attrs.field(factory=dict)  # tests that an operation can also run
+    is_whole: bool = True  # whether an operation can be given the whole plan
+    by_tag: str | None = None  # the tag by which an argument is looked up
+    several_tasks: tuple[str, ...] = ()  # all tasks with the given name, if there are several
 
     def accepts(self, job: JobRecord) -> bool:
-        """Tell whether a job that the filter found is meant."""
+        """Return whether a job that the filter found matches."""
         return all(test(job) for test in self.tests)
 
     def time_of(self, job: JobRecord) -> int:
-        """Return when the job stands in the list's order, in micros."""
+        """Return the time by which the list orders the job, in micros."""
         if self.where.by_due:
             return job.due_at or 0
         return job.created_at if self.where.state is None else job.changed_at
@@ -199,11 +199,12 @@ def plan(
     chips: Chips, now: datetime, known: KnownTasks, arguments: Arguments, *, by_due: bool = False,
     masked: Callable[[str], str] = str,
 ) -> SearchPlan:  # fmt: skip
-    """Return how these chips are answered at this instant; pure.
+    """Return how these chips are applied at this time; no I/O.
 
-    An argument is looked up by a tag where the tasks that may be meant make a tag of it. The age is a window
-    of the list where the list is in order of creation, else a test. A list by due has its windows by due,
-    which no operation knows. Errors are searched as `masked` shows them: what is secret is not found.
+    An argument is looked up by a tag if the tasks that may be meant create a tag from it. The age limits the
+    list's period if the list is ordered by creation; otherwise it is a test. A list by due time also has its
+    period by due time, which no operation supports. Errors are searched as `masked` shows them, so that
+    secrets are not found.
     """
     tests: list[Callable[[JobRecord], bool]] = []
     contains: dict[str, str] = {}
@@ -216,7 +217,7 @@ def plan(
             tests.append(lambda job: (job.created_at < edge) is age.is_older)
         elif age.is_older:
             until = min(until or edge, edge)
-        if not age.is_older and not by_due:  # what was created since then changed since then
+        if not age.is_older and not by_due:  # a job created since then has also changed since then
             since = max(since or edge, edge)
     tests += [lambda job, tag=tag: tag in job.tags for tag in chips.tags[1:]]  # type: ignore[misc]
     named = known.named(chips.task) if chips.task else ()
@@ -245,7 +246,10 @@ def plan(
 
 
 def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
-    """Return the tag that the tasks make of this argument alone; None where any of them makes another."""
+    """Return the tag that all these tasks create from this argument.
+
+    The result is None if they create no such tag, or different ones.
+    """
     found = ARGUMENT.fullmatch(wanted)
     if found is None or not found["value"]:
         return None
@@ -266,9 +270,9 @@ def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
 def shown_holds(
     contains: Mapping[str, str], arguments: Arguments, masked: Callable[[str], str]
 ) -> Callable[[JobRecord], bool]:
-    """Return what tells whether the texts that an operation wants are in what is shown of a job.
+    """Return a test of whether an operation's search strings are in what is shown of a job.
 
-    An operation looks into what is stored, in which secrets can be read.
+    The operation itself searches the stored data, in which secrets are readable.
     """
     tests = []
     if "argument" in contains:
@@ -292,7 +296,7 @@ def _has_error(text: str, masked: Callable[[str], str]) -> Callable[[JobRecord],
     wanted = text.casefold()
 
     def test(job: JobRecord) -> bool:
-        # What is not in the stored text is not in the masked one either: most jobs are told by that.
+        # most jobs are ruled out by the stored string: the masked one contains nothing that it lacks
         error = job.error
         return error is not None and all(
             wanted in f"{error.type}: {shown(error.message)}".casefold() for shown in (str, masked)
@@ -305,7 +309,7 @@ def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bo
     path, _, value = wanted.partition(":") if ARGUMENT.fullmatch(wanted) else ("", "", wanted)
 
     def test(job: JobRecord) -> bool:
-        # What is not in the stored JSON is in no argument: most jobs are told by that, without reading it.
+        # most jobs are ruled out without decoding: a string that is not in the stored JSON is in no argument
         is_told = job.serializer == "json" and value.isascii() and value.isalnum()
         if is_told and value.casefold() not in job.arguments.casefold():
             return False
@@ -316,7 +320,7 @@ def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bo
 
 
 def argument_at(arguments: JsonValue, path: str) -> JsonValue:
-    """Return what stands at a path such as `user.id` or `items.0`; None where nothing does."""
+    """Return the value at a path such as `user.id` or `items.0`, or None if there is none."""
     at = arguments
     for step in path.split("."):
         if isinstance(at, dict) and step in at:
@@ -329,7 +333,7 @@ def argument_at(arguments: JsonValue, path: str) -> JsonValue:
 
 
 def is_found(value: JsonValue, text: str) -> bool:
-    """Tell whether a leaf is this text, or in a list or object any text or key holds it."""
+    """Return whether a leaf equals this string, or a string or key in the list or object contains it."""
     if isinstance(value, dict):
         wanted = text.casefold()
         return any(wanted in name.casefold() or _holds(one, wanted) for name, one in value.items())
@@ -356,13 +360,16 @@ _LIKE_ID = re.compile(r"(?=[0-9a-f-]*\d)[0-9a-f][0-9a-f-]{5,63}")
 
 @attrs.frozen
 class KnownTasks:
-    """What is known of tasks: their names, and the templates that make tags of their arguments."""
+    """The known tasks: their names, and the templates that create tags from their arguments."""
 
     templates: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)  # by task
     parameters: frozenset[str] = frozenset()  # of all tasks
 
     def named(self, text: str) -> list[str]:
-        """Return the tasks that a text may name: the one called so in full, else all with that end."""
+        """Return the tasks that a string may name.
+
+        A task with this full name is the only one; otherwise the result is all tasks whose name ends with it.
+        """
         if text in self.templates:
             return [text]
         return sorted(name for name in self.templates if task_name(name) == text or name.endswith(f".{text}"))
@@ -370,7 +377,7 @@ class KnownTasks:
     def argument_of(self, text: str) -> str:
         """Return "customer 200" and "customer=200" as `customer:200`, if a task has that parameter.
 
-        Other texts are returned as they are.
+        Other strings are returned unchanged.
         """
         said = _SAID.fullmatch(text.strip())
         if said is None:
@@ -380,7 +387,7 @@ class KnownTasks:
         return text if name is None else f"{name}:{said['value']}"
 
     def tags_of(self, text: str) -> list[str]:
-        """Return the tags that a text may mean: "customer 12", "customer=12" and "12" mean customer:12."""
+        """Return the tags that a string may mean: "customer 12", "customer=12" and "12" mean customer:12."""
         tags = (tag for templates in self.templates.values() for tag in templates)
         names = dict.fromkeys(name for tag in tags for name, colon, _ in [tag.partition(":")] if colon)
         if said := _SAID.fullmatch(text.strip()):
@@ -396,7 +403,7 @@ _NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age":
 _SAID = re.compile(r"(?P<name>[^\s=:]+)\s*[\s=]\s*(?P<value>[^\s=:]+)")
 _WORD = re.compile(r"\S+")
 _NUMBER = re.compile(r"\d{1,18}")
-_MADE_TAGS = 5  # that one word is looked up as
+_MADE_TAGS = 5  # tags as which one word is looked up
 _REPEATED = ("arg", "tag")
 _LOOKUPS = 10  # words of one text that are looked up as tags: a list has no more tags
 
@@ -407,18 +414,20 @@ def read_typed(
     former: Mapping[str, object] | None = None,
     kind_of: Callable[[str], str | None] = lambda _: None,
 ) -> list[tuple[str, str]]:
-    """Return typed text as pairs for a query, added to those that hold already; a later one takes the place.
+    """Return typed text as pairs for a query, merged into the current ones.
 
-    `name:value` is a chip, quotes keep blanks. Text without a name is a task that is called so, else a state,
-    else the start of an id, else words of an error. Before words are searched for in errors, those with a
-    colon, and a word that is alone, are looked up. "customer 12", "customer=12" and "12" are the tag
-    customer:12 if a job has it; a number alone that is no tag is searched for in arguments.
+    A later pair replaces an earlier one. `name:value` is a chip, and quotes preserve spaces. Text without a
+    name is the name of a task, otherwise a state, otherwise the start of an id, otherwise words of an error.
+    Before words are searched for in errors, words with a colon, and a word that is alone, are looked up.
+    "customer 12", "customer=12" and "12" mean the tag customer:12 if a job has it. A number that is alone and
+    no tag is searched for in arguments.
 
     Args:
-        text: what was typed.
+        text: the typed text.
         known: the tasks.
-        former: the pairs that hold already.
-        kind_of: returns the chip, such as "tag", whose exact value a word is; called fifteen times at most.
+        former: the current pairs.
+        kind_of: returns the chip, for example "tag", that has this word as an exact value; called at most
+            fifteen times.
     """
     held = {name: value for name, value in (former or {}).items() if value}
     several = {name: list(map(str, held.pop(name, ()))) for name in _REPEATED}  # type: ignore[call-overload]
@@ -430,10 +439,10 @@ def read_typed(
     is_alone = len(tokens) == 1
     lookups = 0
     for name, value in tokens:
-        meant, value = (name, value) if name else _guess(value, known)  # noqa: PLW2901 - what is meant by it
+        meant, value = (name, value) if name else _guess(value, known)  # noqa: PLW2901 - its meaning
         if meant is None and (is_alone or ":" in value) and lookups < _LOOKUPS:
             lookups += 1
-            exact = value.replace('"', "")  # region:"north west" is written with quotes, and stored without
+            exact = value.replace('"', "")  # region:"north west" is typed with quotes, but stored without
             meant = kind_of(exact)
             value = value if meant is None else exact  # noqa: PLW2901
         if meant is None and is_alone:
@@ -466,9 +475,9 @@ def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
 def _guess_value(
     word: str, known: KnownTasks, kind_of: Callable[[str], str | None]
 ) -> tuple[str | None, str]:
-    """Return the one tag that jobs have of this value, such as customer:200 of "200"; else an argument.
+    """Return the only tag of jobs with this value, for example customer:200 for "200"; otherwise an argument.
 
-    Only a number is looked for in arguments: other words are more often of an error.
+    Only a number is searched for in arguments, because other words are more often part of an error.
     """
     tags = [tag for tag in known.tags_of(word) if kind_of(tag) == "tag"]
     if len(tags) == 1:
@@ -485,38 +494,38 @@ def _guess(word: str, known: KnownTasks) -> tuple[str | None, str]:
 
 
 ROWS = 10_000
-"""So many jobs are looked at for one page."""
+"""The maximum number of jobs that are examined for one page."""
 
 SECONDS = 0.06
-"""So long is searched for one page, a first look apart; the rest of the page needs its time as well."""
+"""The maximum search time for one page, not counting the first read; the rest of the page needs time too."""
 
 COUNTED = 10_000
 
 _CHUNK = 500
-_LOOK = 100  # jobs from one look at the clock to the next: what any page looks at, however slow the machine
+_LOOK = 100  # jobs between two checks of the time: the minimum for a page, however slow the machine is
 _CURSOR_LIMIT = 600
 _PLACE = re.compile(r"(?P<page>.*)\|(?P<at>-?\d{1,18})\|(?P<id>[^|]{1,200})", re.DOTALL)
 
 
 @attrs.frozen
 class JobsFound:
-    """A page of jobs as far as was searched."""
+    """A page of jobs, as far as the search got."""
 
     jobs: list[JobRecord]
-    cursor: str | None  # opens what lies behind; None where all has been seen
-    looked_at: int  # jobs that were looked at; those of the page where each that was found is meant
-    is_cut: bool  # the search ended at its bounds: there may be more though the page is not full
-    last_at: int | None = None  # where in the list's order it ended, in micros
+    cursor: str | None  # opens the next part; None at the end of the list
+    looked_at: int  # examined jobs; if every job found matches, those of the page
+    is_cut: bool  # the search reached its limit: there may be more jobs although the page is not full
+    last_at: int | None = None  # the position in the list's order at which the search ended, in micros
 
 
 def find_page(
     fire: Firelock, plan: SearchPlan, *, limit: int, cursor: str | None, oldest_first: bool = False,
     seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic,
 ) -> JobsFound:  # fmt: skip
-    """Return up to `limit` jobs that the plan means, behind the cursor.
+    """Return up to `limit` jobs after the cursor that match the plan.
 
     Raises:
-        BadRequest: no page of this filter gave the cursor.
+        BadRequest: the cursor is not from a page of this filter.
     """
     if cursor is not None and len(cursor) > _CURSOR_LIMIT:
         raise _no_cursor()
@@ -539,7 +548,10 @@ def _page(
     fire: Firelock, plan: SearchPlan, limit: int, cursor: str | None, until: float, *, oldest_first: bool,
     monotonic: Callable[[], float],
 ) -> JobsFound:  # fmt: skip
-    """Return a page; a cursor of ours names a page of the storage and the last job seen of it."""
+    """Return a page.
+
+    Its cursor, if there are tests, names a page of the storage and the last job seen of it.
+    """
     tests = bool(plan.tests)
     at, behind = _read_cursor(cursor) if tests else (cursor, None)
     found: list[JobRecord] = []
@@ -554,7 +566,7 @@ def _page(
 
     while True:
         began = monotonic()
-        # Where every job that is found is meant, what is missing is asked for and no more.
+        # if every job found matches, request only the missing number
         page = fire.jobs.page(
             plan.where, limit=_CHUNK if tests else limit - len(found), cursor=at,
             oldest_first=oldest_first,
@@ -570,7 +582,7 @@ def _page(
                 is_full = len(found) == limit
             if tests and (is_full or (looked_at % _LOOK == 0 and monotonic() >= until)):
                 return told(f"{at or ''}|{plan.time_of(record)}|{record.id}", is_cut=not is_full)
-        # The former part may have ended at the page's last job.
+        # the previous part may have ended at the last job of the storage's page
         is_rest_empty = behind is not None and looked_at == 0
         at, behind = page.cursor, None
         is_done = at is None or len(found) >= limit
@@ -580,7 +592,10 @@ def _page(
 
 
 def _is_over(began: float, now: float, until: float) -> bool:
-    """Tell whether a further look, that takes as long as the last ends too late: it may find nothing."""
+    """Return whether a further read that takes as long as the last one would end too late.
+
+    Such a read might find nothing, so it is not worth a delay.
+    """
     return now + (now - began) > until
 
 
@@ -594,7 +609,7 @@ def _read_cursor(cursor: str | None) -> tuple[str | None, tuple[int, str] | None
 
 
 def pages_of(fire: Firelock, where: JobFilter, *, oldest_first: bool = False) -> Iterator[JobPage]:
-    """Yield the pages of what a filter means, of 500 jobs each, as they are taken."""
+    """Yield the pages of the jobs that match a filter, each of up to 500 jobs, read on demand."""
     cursor, is_over = None, False
     while not is_over:
         page = fire.jobs.page(where, limit=_CHUNK, cursor=cursor, oldest_first=oldest_first)
@@ -605,7 +620,7 @@ def pages_of(fire: Firelock, where: JobFilter, *, oldest_first: bool = False) ->
 def every_match(
     fire: Firelock, plan: SearchPlan, limit: int, *, oldest_first: bool = False
 ) -> Iterator[JobRecord]:
-    """Yield up to `limit` jobs that the plan means, in the list's order, in pages as they are taken."""
+    """Yield up to `limit` jobs that match the plan, in the list's order; pages are read on demand."""
     pages = pages_of(fire, plan.where, oldest_first=oldest_first)
     return islice(filter(plan.accepts, (job.record() for page in pages for job in page)), limit)
 
@@ -617,7 +632,10 @@ def count_up_to(
     seconds: float = SECONDS,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> tuple[int, bool]:
-    """Return how many jobs the plan means, and whether that is all of them; looks at most at `COUNTED`."""
+    """Return the number of jobs that match the plan, and whether all were counted.
+
+    At most `COUNTED` jobs are examined.
+    """
     began = monotonic()
     until, counted, looked_at = began + seconds, 0, 0
     for page in pages_of(fire, plan.where):

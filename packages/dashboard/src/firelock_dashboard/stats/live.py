@@ -1,4 +1,4 @@
-"""What open pages are told: that something moved, and a sample a second; over a stream, or when they ask."""
+"""Events for open pages: changed topics and one sample per second, over a stream or by polling."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_EVERY = 1.0  # seconds between looks
-_QUIET = 2.0  # seconds in which a topic is told once
-_LINGER = 5.0  # seconds that the samples go on after the last listener, who may be on the way to another page
-_POLLED = 15.0  # seconds that they go on after somebody asked
+_EVERY = 1.0  # seconds between readings
+_QUIET = 2.0  # seconds in which a topic is announced at most once
+_LINGER = 5.0  # seconds for which samples continue after the last listener, who may be opening another page
+_POLLED = 15.0  # seconds for which samples continue after a poll
 _SAMPLES = 120
 _EVENTS = 200
-_LONGEST_PAUSE = 30.0  # seconds between looks at a storage that does not answer
+_LONGEST_PAUSE = 30.0  # seconds between readings of a storage that does not answer
 
 
 @attrs.frozen
 class LiveEvent:
-    """One thing that listeners are told."""
+    """One event for listeners."""
 
     number: int  # ascends
     name: str  # moved, sample, down or up
@@ -44,15 +44,15 @@ class LiveEvent:
 
     @property
     def wire(self) -> bytes:
-        """The event as a stream sends it; its text is one line."""
+        """The event in the format of a stream; its text is one line."""
         return f"event: {self.name}\ndata: {self.text}\n\n".encode()
 
 
 class Live:
-    """One thread that looks at the storage each second, as long as anybody listens or asks; never two.
+    """One thread that reads the storage every second while there are listeners or polls; never two threads.
 
-    Events are kept in order for a while, and listeners fetch what is newer than what they have: a slow one
-    misses some, holds up nobody and costs nothing.
+    The newest events are kept in order, and listeners fetch the events that they do not have yet. A slow
+    listener misses some events, delays no other listener and costs nothing.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Live:
         on_moved: Callable[[Collection[str]], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._masked = masked  # what errors say, without what is secret
-        self._on_changed = on_changed  # an operation moved, wherever it is done: what is kept may be old
-        self._on_moved = on_moved  # called before listeners are told: they ask for what moved
+        self._masked = masked  # masks secrets in the messages of errors
+        self._on_changed = on_changed  # called when an operation changes, in any process: readings may be old
+        self._on_moved = on_moved  # called before listeners are notified, who then read again
         self._monotonic = monotonic
         self._make_sampler = partial(Sampler, fire, counts, monotonic=monotonic, every=_EVERY)
         self._sampler = self._make_sampler()
@@ -79,48 +79,48 @@ class Live:
         self._number = 0
         self._events: deque[LiveEvent] = deque(maxlen=_EVENTS)
         self._samples: deque[Sample] = deque(maxlen=_SAMPLES)
-        self._waiting: set[str] = set()  # topics that moved and were not told yet
+        self._waiting: set[str] = set()  # changed topics that were not announced yet
         self._told_at: dict[str, float] = {}
         self._pause = _EVERY
-        self.asks_every = ASKS_EVERY  # seconds after which a stream asks again whether its visitor may read
-        self.trouble: str | None = None  # what the storage said when it last did not answer
+        self.asks_every = ASKS_EVERY  # seconds after which a stream checks again whether its visitor may read
+        self.trouble: str | None = None  # the storage's last error, or None while it answers
 
     # ---- listening -----------------------------------------------------------------------------------------
 
     def join(self) -> int:
-        """Somebody listens from now on; return the number of the newest event."""
+        """Add a listener, and return the number of the newest event."""
         with self._lock:
             self._listeners += 1
             self._start()
             return self._number
 
     def leave(self) -> None:
-        """A listener is gone."""
+        """Remove a listener."""
         with self._lock:
             self._listeners -= 1
             self._wanted_until = self._monotonic() + _LINGER
 
     def samples(self) -> list[Sample]:
-        """Return the last samples, oldest first; while somebody asks now and then, they go on."""
+        """Return the last samples, oldest first; they continue for 15 seconds after each call."""
         with self._lock:
             self._wanted_until = max(self._wanted_until, self._monotonic() + _POLLED)
             self._start()
             return list(self._samples)
 
     def after(self, number: int) -> list[LiveEvent]:
-        """Return the events above this number that are still there, oldest first."""
+        """Return the kept events above this number, oldest first."""
         with self._lock:
             return [event for event in self._events if event.number > number]
 
     @property
     def is_closed(self) -> bool:
-        """Tell whether every stream is to end."""
+        """Whether every stream must end."""
         return self._ending.is_set()
 
-    # ---- looking -------------------------------------------------------------------------------------------
+    # ---- reading the storage -------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """The storage was looked at once, and listeners are told what there is to tell. For the thread."""
+        """Read the storage once and notify listeners of changes; called by the thread."""
         try:
             sample, moved = self._sampler.look()
         except FirelockError as error:
@@ -140,7 +140,7 @@ class Live:
             self._tell("sample", json.dumps(attrs.asdict(sample), separators=(",", ":")))
             ripe = self._ripe(moved)
         if ripe:
-            self._on_moved(ripe)  # it may wait for a reading, and listeners must not
+            self._on_moved(ripe)  # may wait for a reading, so it is called without the lock
             with self._lock:
                 self._tell("moved", " ".join(ripe))
 
@@ -152,7 +152,10 @@ class Live:
             self._tell("down", json.dumps(text))
 
     def _ripe(self, moved: Collection[str]) -> list[str]:
-        """Return the topics to tell now; the others wait until theirs are no longer new."""
+        """Return the topics to announce now.
+
+        The others wait until their last announcement is two seconds old.
+        """
         now = self._monotonic()
         self._waiting.update(moved)
         ripe = [t for t in TOPICS if t in self._waiting and now - self._told_at.get(t, -_QUIET) >= _QUIET]
@@ -167,7 +170,7 @@ class Live:
     # ---- the thread ----------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        is_there = self._thread is not None and self._thread.is_alive()  # none survives a fork
+        is_there = self._thread is not None and self._thread.is_alive()  # no thread survives a fork
         if not is_there and not self._ending.is_set():
             self._thread = threading.Thread(target=self._run, name="firelock-live", daemon=True)
             self._thread.start()
@@ -185,8 +188,8 @@ class Live:
             return self._thread is not None
 
     def close(self) -> None:
-        """The thread has ended and every stream ends; nobody is told anything any more."""
-        with self._lock:  # a thread that is being started now has been, so that it can be joined
+        """Stop the thread and end every stream; no event follows."""
+        with self._lock:  # wait until a thread that is being started can be joined
             self._ending.set()
             thread = self._thread
         if thread is not None:
@@ -194,7 +197,7 @@ class Live:
 
 
 class LiveStream(EventStream):
-    """What is newer than the beginning."""
+    """The stream of the events that are newer than its start."""
 
     def __init__(self, live: Live, is_reader: Callable[[], Awaitable[bool]]) -> None:
         super().__init__(is_reader, live.asks_every)
@@ -213,7 +216,7 @@ class LiveStream(EventStream):
         return b"".join(event.wire for event in events)
 
     def refusal(self) -> Response:
-        """Return the status by which an EventSource gives up, and the page polls."""
+        """Return the status that makes an EventSource give up, so that the page polls."""
         return Response(status_code=204)
 
     @property
@@ -227,21 +230,21 @@ class LiveStream(EventStream):
 
 
 def _until_mid_second(at: float) -> float:
-    """Return the seconds until the middle of a next second: so that no second has two samples or none."""
+    """Return the seconds until the middle of the next second, so that each second has exactly one sample."""
     pause = (0.5 - at % 1) % 1
     return pause + 1 if pause < 0.5 else pause  # noqa: PLR2004 - half a second
 
 
 TOPICS = ("jobs", "queues", "servers", "recurring", "operations", "ended")
 
-_GAP = 3  # looks left out after which rates are unknown rather than means of the pause
-_SLOWLY, _SELDOM = 2, 5  # looks between readings of what moves less
+_GAP = 3  # after more missed readings than this, rates are unknown, because they would be means of the pause
+_SLOWLY, _SELDOM = 2, 5  # readings between two reads of data that changes less often
 _PAGE = 500
 
 
 @attrs.frozen
 class Sample:
-    """One look. Rates are a second's, None where there was nothing to compare with."""
+    """One reading. Rates are per second, and None if there is no earlier reading to compare with."""
 
     at: float  # seconds since 1970, by the storage's clock
     enqueued: int
@@ -250,15 +253,15 @@ class Sample:
     succeeded: float | None
     failed: float | None
     deleted: float | None
-    retried: float | None  # attempts that failed or crashed and are tried again
+    retried: float | None  # attempts that failed or crashed and are retried
 
 
 class Sampler:
-    """Looks at the storage when it is told to; for one thread.
+    """A reader of samples and changed topics; for one thread.
 
-    Rates are growths of totals, and totals fall as well: pruning takes ended jobs away and a requeue takes
-    one back. So a rate is never below 0, and while jobs are pruned it is less than what really ended.
-    Attempts that failed and are tried again are in no total; rollups count them, two seconds late.
+    Rates are computed from the growth of totals. Totals also fall: pruning removes ended jobs, and a requeue
+    removes one from its total. Therefore a rate is never below 0, and while jobs are pruned it is lower than
+    the real rate. Attempts that failed and are retried are in no total; rollups count them, two seconds late.
     """
 
     def __init__(
@@ -277,7 +280,10 @@ class Sampler:
         self._retried_rate: float | None = None
 
     def look(self) -> tuple[Sample, list[str]]:
-        """Return the present sample and the topics that moved since the last look; none at the first one."""
+        """Return the present sample and the topics that changed since the last call.
+
+        The first call returns no topics.
+        """
         counts, now = self._counts(), self._monotonic()
         last, self._last = self._last, (now, counts)
         passed = None if last is None else now - last[0]
@@ -304,7 +310,7 @@ class Sampler:
             deleted=grown(State.DELETED), retried=passed and self._retried_rate,
         )  # fmt: skip
 
-    # ---- what moved ----------------------------------------------------------------------------------------
+    # ---- changed topics ------------------------------------------------------------------------------------
 
     def _moved(self, counts: Counts) -> list[str]:
         readings: dict[str, object] = {
@@ -330,7 +336,7 @@ class Sampler:
         self._readings.update(readings)
         return [topic for topic in TOPICS if topic in moved]
 
-    # ---- attempts that ended ------------------------------------------------------------------------------
+    # ---- ended attempts -----------------------------------------------------------------------------------
 
     def _count_ended(self, now: float, at: float) -> None:
         if self._looks % _SLOWLY:

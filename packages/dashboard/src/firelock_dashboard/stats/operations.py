@@ -1,4 +1,4 @@
-"""Runs tracked operations within the dashboard's process, each in a thread of its own while there is one."""
+"""The runner of tracked operations within the dashboard's process, each in its own thread."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AT_ONCE = 4
-"""So many operations are done at once; the rest wait until one has ended."""
+"""The maximum number of operations that run at the same time; further ones wait until one has ended."""
 
-_PAUSE = 2.0  # seconds before a storage that went away is asked again
+_PAUSE = 2.0  # seconds before a retry after the storage became unreachable
 
 
 class OperationRunner:
-    """The operations that one dashboard does; none twice at once, and none where it may change nothing."""
+    """The operations that one dashboard runs: each in one thread, and none if the dashboard is read-only."""
 
     def __init__(
         self,
@@ -44,14 +44,17 @@ class OperationRunner:
         self._has_resumed = not is_allowed
 
     def resume(self) -> None:
-        """What a process that ended left undone goes on: looked for at the first visit, one read."""
+        """Continue the operations that an ended process left unfinished.
+
+        This is checked once, which costs one read.
+        """
         if not self._has_resumed:
             self._has_resumed = True
             for operation in self._fire.operations.resumable():
                 self.start(operation.id)
 
     def start(self, operation_id: str) -> None:
-        """The operation is being done, or is as soon as one of those before it has ended."""
+        """Run the operation now, or as soon as an earlier one has ended."""
         if not self._is_allowed:
             return
         with self._lock:
@@ -74,7 +77,11 @@ class OperationRunner:
             self._next()
 
     def _is_meant(self, operation_id: str) -> Callable[[JobRecord], bool]:
-        """Return what holds the wanted texts against what is shown: a number of jobs tells no secret."""
+        """Return a test for the operation's search strings in what pages show of a job.
+
+        It does not search the stored, unmasked data, because then the number of matches could reveal a
+        secret.
+        """
         operation = self._fire.operations.get(operation_id)
         contains = operation.contains if operation else {}
         return shown_holds(contains, self._payloads.arguments, self._payloads.redactor.text)
@@ -89,7 +96,7 @@ class OperationRunner:
             except StorageUnavailable as error:
                 log.warning("Operation %s waits for the storage: %s", operation_id, error)
                 self._ending.wait(_PAUSE)
-            except ConfigurationError as error:  # it was pruned meanwhile
+            except ConfigurationError as error:  # the operation was pruned in the meantime
                 log.info("Operation %s is not done: %s", operation_id, error)
                 return
             except FirelockError:
@@ -99,7 +106,10 @@ class OperationRunner:
                 return
 
     def _next(self) -> None:
-        """One that waited for a free place is begun; another process's stays with it: it holds the lock."""
+        """Start an operation that waited for a free place.
+
+        An operation of another process stays there, because that process holds its lock.
+        """
         with self._lock:
             if len(self._threads) >= AT_ONCE:
                 return
@@ -111,7 +121,7 @@ class OperationRunner:
             log.info("No further operation is looked for: %s", error)
 
     def join(self, timeout: float | None = None) -> None:
-        """What is being done now has ended: for scripts and tests."""
+        """Wait until the running operations have ended; for scripts and tests."""
         while threads := self._started():
             threads[0].join(timeout)
             if threads[0].is_alive():
@@ -122,6 +132,6 @@ class OperationRunner:
             return list(self._threads.values())
 
     def close(self) -> None:
-        """Nothing is being done any more; what is not at its end is gone on with by the next dashboard."""
+        """Stop all operations; the next dashboard continues the unfinished ones."""
         self._ending.set()
         self.join(5)

@@ -1,4 +1,7 @@
-"""How many jobs wait for a retry: no storage keeps that count, so the first of them are found."""
+"""The number of jobs that wait for a retry.
+
+No storage keeps this count, so the first of these jobs are read and counted.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
     from firelock import Firelock
 
-_MOST = 100  # that are counted
+_MOST = 100  # jobs that are counted
 _AGE = 5.0  # seconds
 _WHERE = JobFilter(state=State.SCHEDULED, is_retrying=True)
 
@@ -25,10 +28,10 @@ class Retrying:
     """A number of jobs that wait for a retry."""
 
     number: int
-    is_more: bool  # than this number
+    is_more: bool  # whether there are more jobs than `number`
 
     def __str__(self) -> str:
-        """Return the number as it is shown: "100+" where nobody counted further."""
+        """Return the number as it is shown: "100+" if counting stopped there."""
         return f"{self.number}{'+' if self.is_more else ''}"
 
 
@@ -41,7 +44,7 @@ class RetryCount:
         self._found: tuple[float, Retrying] | None = None
 
     def get(self, scheduled: int) -> Retrying:
-        """Return the number, given how many jobs are scheduled: where none is, the storage is not asked."""
+        """Return the number, given the number of scheduled jobs; if that is zero, the storage is not read."""
         found, now = self._found, self._monotonic()
         if not scheduled:
             return Retrying(0, is_more=False)
@@ -51,5 +54,5 @@ class RetryCount:
         return found[1]
 
     def forget(self) -> None:
-        """Count again when the number is next asked for."""
+        """Discard the number, so that the next request counts again."""
         self._found = None

@@ -1,4 +1,4 @@
-"""What ended within a while, added up: counts by outcome, durations, and bounds of percentiles."""
+"""Sums of ended attempts: counts by outcome, durations, and bounds of percentiles."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from firelock_dashboard.web.formatting import instant, micros
 if TYPE_CHECKING:
     from firelock import Firelock
 
-# In the order in which bars are stacked: what went well at the bottom, what needs somebody on top.
+# in the order in which bars are stacked: successes at the bottom, outcomes that need attention at the top
 OUTCOMES = ("succeeded", "deleted", "retried", "crashed", "failed")
 
 HOUR = 3_600_000_000
 MINUTE = 60_000_000
-FIVES = 12  # spans of five minutes in an hour
+FIVES = 12  # five-minute periods in an hour
 
 _EDGES = (0.0, *DURATION_BUCKETS, math.inf)
 _BUCKETS = len(DURATION_BUCKETS) + 1
@@ -36,12 +36,12 @@ _NOTHING = (0,) * _BUCKETS
 
 @attrs.define
 class RunSum:
-    """What ended: how often with which outcome, how long it took in all, and how the durations lie."""
+    """A sum of ended attempts: counts by outcome, the total duration, and the distribution of durations."""
 
     counts: dict[str, int] = attrs.field(factory=dict)
     duration: int = 0  # the sum, in micros
-    histogram: tuple[int, ...] = _NOTHING  # no list: the garbage collector passes over tuples of numbers
-    last: int = 0  # the newest minute in which anything ended, in micros; 0 for never
+    histogram: tuple[int, ...] = _NOTHING  # not a list, because the garbage collector skips tuples of numbers
+    last: int = 0  # the newest minute in which an attempt ended, in micros; 0 if none did
 
     @classmethod
     def of(cls, rollup: Rollup) -> RunSum:
@@ -49,7 +49,7 @@ class RunSum:
         return cls({rollup.outcome: rollup.count}, rollup.duration, tuple(rollup.histogram), rollup.minute)
 
     def merge(self, other: RunSum) -> None:
-        """Another sum is part of this one."""
+        """Add another sum to this one."""
         for outcome, count in other.counts.items():
             self.counts[outcome] = self.counts.get(outcome, 0) + count
         self.duration += other.duration
@@ -58,19 +58,19 @@ class RunSum:
 
     @property
     def runs(self) -> int:
-        """How many attempts ended, whatever their outcome."""
+        """The number of attempts that ended, with any outcome."""
         return sum(self.counts.values())
 
     @property
     def mean(self) -> float | None:
-        """The mean duration in seconds; None where nothing ended."""
+        """The mean duration in seconds, or None if no attempt ended."""
         return self.duration / self.runs / 1_000_000 if self.runs else None
 
     def quantile(self, share: float) -> float | None:
-        """Return the least bound, in seconds, that this share of the attempts certainly stayed within.
+        """Return the smallest duration, in seconds, that this share of the attempts certainly did not exceed.
 
-        It is the duration itself if one attempt ended, and None if none did. Otherwise it is the upper end of
-        the percentile's bucket, or less if the sum of all durations leaves no room for it.
+        The result is the duration itself if one attempt ended, and None if none did. Otherwise it is the
+        upper end of the percentile's bucket, or less if the sum of all durations rules out that value.
         """
         reached = list(accumulate(self.histogram))
         if not reached[-1]:
@@ -88,11 +88,11 @@ class RunSum:
         return [self.counts, self.duration, self.histogram, self.last]
 
     @classmethod
-    def load(cls, values: Any) -> RunSum:  # noqa: ANN401 - what json.loads returns
+    def load(cls, values: Any) -> RunSum:  # noqa: ANN401 - the result of json.loads
         """Return the sum that `dump` returned.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the values are no such sum.
         """
         counts, duration, histogram, last, *_ = values
         if len(histogram) != _BUCKETS:
@@ -111,28 +111,28 @@ def total(run_sums: Iterable[RunSum]) -> RunSum:
 
 @attrs.define
 class Fold:
-    """What ended within a while: in all, and by task and by queue."""
+    """The attempts that ended within a period: in total, by task and by queue."""
 
     all: RunSum = attrs.field(factory=RunSum)
     tasks: dict[str, RunSum] = attrs.field(factory=dict)
     queues: dict[str, RunSum] = attrs.field(factory=dict)
 
     def add(self, rollup: Rollup) -> None:
-        """A rollup is part of the sums."""
+        """Add a rollup to the sums."""
         run_sum = RunSum.of(rollup)
         self.all.merge(run_sum)
         self.tasks.setdefault(rollup.task, RunSum()).merge(run_sum)
         self.queues.setdefault(rollup.queue, RunSum()).merge(run_sum)
 
     def merge(self, other: Fold) -> None:
-        """Other sums are part of these."""
+        """Add other sums to these."""
         self.all.merge(other.all)
         for mine, theirs in ((self.tasks, other.tasks), (self.queues, other.queues)):
             for name, run_sum in theirs.items():
                 mine.setdefault(name, RunSum()).merge(run_sum)
 
     def of(self, task: str | None, queue: str | None) -> RunSum | None:
-        """Return the sum of a task, of a queue or of all; None where nothing of it ended."""
+        """Return the sum of a task, of a queue or of all; None if none of its attempts ended."""
         if task is not None:
             return self.tasks.get(task)
         return self.all if queue is None else self.queues.get(queue)
@@ -140,7 +140,7 @@ class Fold:
 
 @attrs.define
 class Hour:
-    """An hour that is over: its sums, and those of each five minutes of it."""
+    """A completed hour: its sums, and the sums of each five minutes."""
 
     at: int  # micros of its start
     fold: Fold
@@ -148,7 +148,7 @@ class Hour:
 
     @classmethod
     def of(cls, at: int, minutes: Mapping[int, Fold]) -> Hour:
-        """Return the hour that these minutes make up, each under the micros of its start."""
+        """Return the hour that consists of these minutes; the keys are the minutes' starts in micros."""
         hour = cls(at, Fold(), [RunSum() for _ in range(FIVES)])
         for minute, fold in minutes.items():
             hour.fold.merge(fold)
@@ -167,7 +167,7 @@ class Hour:
         """Return the hour of a record.
 
         Raises:
-            ValueError: the record holds something else; whoever reads it folds the hour anew.
+            ValueError: the record has other content; the caller must sum up the hour again.
         """
         try:
             fields = json.loads(text)
@@ -195,7 +195,10 @@ _HOUR_FORMAT = "%Y-%m-%dT%H"
 
 
 def read_minutes(fire: Firelock, since: int, until: int) -> dict[int, Fold]:
-    """Return what ended in each minute from `since` to before `until`, under its start; no empty ones."""
+    """Return the attempts of each minute from `since` to before `until`, by the minute's start.
+
+    Minutes without attempts are left out.
+    """
     minutes: dict[int, Fold] = {}
     for start in range(since, until, HOUR):
         for rollup in fire.jobs.timeline(instant(start), instant(min(until, start + HOUR))):
@@ -204,9 +207,10 @@ def read_minutes(fire: Firelock, since: int, until: int) -> dict[int, Fold]:
 
 
 class Hours:
-    """Sums of hours by their start; `recall` and `fold` fill it, and nothing else reads the storage.
+    """The sums of hours, by the hour's start.
 
-    Two dashboards that fold the same hour write the same record.
+    Only `recall`, `fold` and `prune` access the storage. Two dashboards that sum up the same hour write the
+    same record.
     """
 
     def __init__(self, fire: Firelock) -> None:
@@ -215,17 +219,18 @@ class Hours:
         self._hours: dict[int, Hour] = {}
 
     def get(self, at: int) -> Hour | None:
-        """Return the sums of the hour that starts then, None where they are not there yet."""
+        """Return the sums of the hour that starts at this time, or None if it is not summed up yet."""
         return self._hours.get(at)
 
     def missing(self, since: int, until: int) -> list[int]:
-        """Return the starts of the hours from `since` to before `until` that are not there, newest first."""
+        """Return the starts of the hours from `since` to before `until` without sums, newest first."""
         return [at for at in range(until - HOUR, since - 1, -HOUR) if at not in self._hours]
 
     def recall(self, since: int, until: int) -> None:
-        """Hours from `since` to before `until` that anybody folded are here.
+        """Load the stored sums of the hours from `since` to before `until`.
 
-        One read of a hundred hours or two; a record that cannot be read is passed over and folded anew.
+        One read fetches up to 200 hours. A record that cannot be read is skipped; the hour is then summed up
+        again.
         """
         after = _key(since - HOUR)
         while page := self._fire.storage.list_records(_KIND, after=after, limit=_PAGE):
@@ -241,9 +246,9 @@ class Hours:
             after = page[-1].key
 
     def fold(self, at: int, minutes: Mapping[int, Fold] | None = None) -> None:
-        """The hour is summed up, out of its minutes where they are known, and stored.
+        """Sum up the hour, from its minutes if they are given, and store the sums.
 
-        An hour in which nothing ended is not stored: to look again is cheaper than to keep it.
+        An hour in which nothing ended is not stored, because reading it again is cheaper than storing it.
         """
         hour = Hour.of(at, read_minutes(self._fire, at, at + HOUR) if minutes is None else minutes)
         self._keep(hour)
@@ -251,7 +256,7 @@ class Hours:
             try:
                 self._fire.storage.put_record(_KIND, _key(at), hour.dump())
             except StorageError as error:
-                # Whoever may only read the storage still sees the history, as long as this process lives.
+                # a process with read-only access still shows the history for as long as it lives
                 log.warning("The summary of an hour could not be stored: %s", error)
 
     def _keep(self, hour: Hour) -> None:
@@ -261,7 +266,7 @@ class Hours:
                 del self._hours[at]
 
     def prune(self, now: int) -> int:
-        """Up to a page of summaries older than 90 days is gone from the storage; return how many."""
+        """Delete up to a page of summaries older than 90 days from the storage; return their number."""
         gone = 0
         for record in self._fire.storage.list_records(_KIND, limit=_PAGE):
             if record.key >= _key(now - _KEPT_HOURS * HOUR):

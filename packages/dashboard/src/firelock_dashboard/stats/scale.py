@@ -1,4 +1,4 @@
-"""How many workers the jobs of a queue want: what an autoscaler asks."""
+"""The number of workers that the jobs of a queue need, for an autoscaler."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.watch import Watch
 
 _MICROS = 1_000_000
-_AGE = 5.0  # seconds that an answer counts as new
-_KEPT = 64  # answers
-_DUE = 500  # scheduled jobs that are counted
-_UNKNOWN_MEAN = 1.0  # seconds that a job is taken to last, where none of the queue ended within an hour
+_AGE = 5.0  # seconds for which a result is new
+_KEPT = 64  # results
+_DUE = 500  # maximum number of scheduled jobs that are counted
+_UNKNOWN_MEAN = 1.0  # assumed seconds per job if no job of the queue ended within an hour
 
 
 @attrs.frozen
 class Demand:
-    """What a queue, or all queues, want of an autoscaler. Paused queues want nothing but what runs."""
+    """The demand of one queue or of all; a paused queue counts only with its running jobs."""
 
-    queue: str | None  # None: all of them
-    backlog: int  # jobs that wait, and those that will within the window
+    queue: str | None  # None: all queues
+    backlog: int  # waiting jobs, and those that will wait within the window
     enqueued: int
-    due_soon: int  # scheduled jobs, retries too, that are due within the window; at most 500
+    due_soon: int  # scheduled jobs, including retries, that are due within the window; at most 500
     recurring_soon: int  # recurring jobs that fire within it
     processing: int
-    held_by_limits: int  # jobs of the backlog that no worker could start now; at least so many
-    oldest_wait_seconds: float  # of the job that has been enqueued for longest; 0 where none is
+    held_by_limits: int  # jobs of the backlog that no worker could start now; a lower bound
+    oldest_wait_seconds: float  # of the job that has been enqueued for longest; 0 if there is none
     mean_seconds: float  # of the attempts that ended within the last hour
-    workers: int  # that listen to it now, shared with the other queues of their servers
+    workers: int  # that claim from it now; shared with the other queues of their servers
     wanted_workers: int
     is_paused: bool
 
@@ -49,11 +49,12 @@ class Demand:
 def wanted_workers(
     *, processing: int, backlog: int, mean_seconds: float, clear_within: float, most: int, held: int = 0
 ) -> int:
-    """Return how many workers clear the backlog in time beside what runs; none more than jobs may run.
+    """Return the number of workers that finish the backlog in time, in addition to those of running jobs.
 
-    What runs keeps its workers, and the backlog gets as many as its work, the mean time of a job each,
-    divided by the time in which it is to be done; at least one where any job may run, so that none waits
-    for ever. Jobs that limits hold are work that is to be done as well: as others end, they start.
+    Running jobs keep their workers. The number for the backlog is its work (its jobs times the mean duration
+    of a job) divided by the time in which it must be finished. There is at least one worker if any job may
+    run, so that no job waits forever. There are never more workers than jobs that may run. Jobs held by
+    limits also count as work, because they start when others end.
     """
     jobs = processing + backlog - held
     needed = processing + math.ceil(backlog * mean_seconds / clear_within)
@@ -61,10 +62,11 @@ def wanted_workers(
 
 
 def held_jobs(keys: Iterable[LimitView]) -> int:
-    """Return how many enqueued jobs find no free place under their limits' keys, at least.
+    """Return a lower bound of the enqueued jobs that find no free place under the keys of their limits.
 
-    A job has a key of each of several names, so those of the name that holds most are counted, the others
-    being perhaps the same jobs. A rate opens by itself, and holds nobody here.
+    A job has a key of each of several limit names. So only the name that holds most jobs is counted, because
+    the jobs held by the other names might be the same ones. A rate limit opens by itself and therefore holds
+    no job here.
     """
     held: Counter[str] = Counter()
     for key in keys:
@@ -76,7 +78,10 @@ def held_jobs(keys: Iterable[LimitView]) -> int:
 
 
 class Scale:
-    """Answers autoscalers, at most five seconds old, so that many of them cost one look."""
+    """The demand of queues, for autoscalers.
+
+    Results are kept for five seconds, so that many requests cost one read.
+    """
 
     def __init__(
         self, fire: Firelock, watch: Watch, *, monotonic: Callable[[], float] = time.monotonic
@@ -88,13 +93,14 @@ class Scale:
         self._kept: dict[tuple[str | None, int], tuple[float, Demand]] = {}
 
     def demand(self, queue: str | None, *, within: int, clear_within: int, most: int) -> Demand:
-        """Return what a queue wants, or all of them.
+        """Return the demand of one queue or of all.
 
         Args:
-            queue: its name; None for all.
-            within: seconds in which a scheduled job has to be due to count: the time that a start takes.
-            clear_within: seconds in which the backlog is to be done.
-            most: workers that are wanted at most.
+            queue: the name of the queue; None for all.
+            within: seconds within which a scheduled job must be due to count: the time that a worker needs to
+                start.
+            clear_within: seconds in which the backlog must be finished.
+            most: the maximum number of workers.
         """
         with self._lock:
             read_at, found = self._kept.get((queue, within), (float("-inf"), None))
@@ -140,7 +146,7 @@ class Scale:
         )
 
     def _due(self, views: Sequence[QueueView], queue: str | None, until: int) -> int:
-        """Return how many scheduled jobs are due until then, of queues that are not paused."""
+        """Return the number of scheduled jobs of unpaused queues that are due by this time."""
         if not any(view.scheduled for view in views):
             return 0
         names = {view.name for view in views}
@@ -149,15 +155,16 @@ class Scale:
         return sum(job.queue in names for job in page)
 
     def _held(self, enqueued: int, elsewhere: int) -> int:
-        """Return how many of the enqueued jobs wait for a place of a limit, at least.
+        """Return a lower bound of the enqueued jobs that wait for a place of a limit.
 
-        Who waits for a key is counted over all queues, so the jobs elsewhere are taken for those first.
+        The jobs that wait for a key are counted over all queues. Jobs of other queues are assumed to be the
+        held ones first.
         """
         held = held_jobs(self._watch.limit_keys()) if enqueued else 0
         return min(enqueued, max(0, held - elsewhere))
 
     def _mean(self, queue: str | None, now: int) -> float:
-        until = instant(now) + timedelta(minutes=1)  # the present minute too
+        until = instant(now) + timedelta(minutes=1)  # include the present minute
         rollups: list[Rollup] = self._fire.jobs.timeline(until - timedelta(hours=1), until, queue=queue)
         count = sum(one.count for one in rollups)
         return sum(one.duration for one in rollups) / count / _MICROS if count else _UNKNOWN_MEAN

@@ -1,4 +1,4 @@
-"""Why a job is not running: sentences out of a snapshot, with what to do; pure."""
+"""The reasons why a job is not running, as sentences derived from a snapshot; no I/O."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     from firelock import KeyPlace, KeyWait, ServerView
 
 COUNTED = 25
-"""Jobs in front of which those that other limits hold are left out; of more they are among them."""
-_NAMED = 10  # parents of each kind that are named; of more their number is told
+"""The maximum number of jobs ahead for which those held by other limits are left out of the count."""
+_NAMED = 10  # parents of each kind that are named; further ones are only counted
 _RECENT = 10.0  # seconds within which a wait needs no reason
 
 
 class Weight(StrEnum):
-    """How a reason is shown."""
+    """The weight of a reason, which decides how it is shown."""
 
-    BAD = "bad"  # the job does not run until somebody does something
-    WARN = "warn"  # it may not
-    NOTE = "note"  # it runs by itself
+    BAD = "bad"  # the job does not run until a person acts
+    WARN = "warn"  # the job might not run
+    NOTE = "note"  # the job will run without help
 
 
 @attrs.frozen
 class Parent:
-    """A job that this one waits for; its state and task are None where it is not stored any more."""
+    """A job that this one waits for; its state and task are None if it is not stored any more."""
 
     id: str
     on: str
     state: State | None
     task: str | None = None
-    call: str | None = None  # what people call it, with its arguments where they may be seen
+    call: str | None = None  # the call as shown to people, with its arguments if they may be seen
 
     @property
     def name(self) -> str:
-        """What it is called in a sentence."""
+        """The name of the job in a sentence."""
         return self.call or f"job {self.id}"
 
     @property
     def is_met(self) -> bool:
-        """Tell whether the job waits for this one no more."""
+        """Whether the job no longer waits for this one."""
         if self.state is State.FAILED:
             return self.on in {"failed", "finished"}
         return self.state in FINAL_STATES
@@ -55,30 +55,30 @@ class Parent:
 
 @attrs.frozen
 class JobWait:
-    """What holds around a job at one instant."""
+    """The facts about a job and its surroundings at one time."""
 
     job: JobRecord
     now: datetime
     is_paused: bool = False
     note: str | None = None  # why the queue is paused
     servers: Sequence[ServerView] = ()
-    ahead: int | None = None  # enqueued jobs in front of it; None where they were not counted
-    is_ahead_cut: bool = False  # there are at least so many
-    per_minute: float | None = None  # how many jobs of its queue ended in a minute of late
+    ahead: int | None = None  # enqueued jobs ahead of it; None if they were not counted
+    is_ahead_cut: bool = False  # whether `ahead` is a lower bound
+    per_minute: float | None = None  # recently ended jobs of its queue per minute
     parents: tuple[Parent, ...] = ()
-    places: Sequence[KeyPlace] = ()  # where it stands in the lines of its limits
-    holders: Mapping[str, datetime] = attrs.field(factory=dict)  # since when the jobs run that alone hold one
-    is_registered: bool | None = None  # whether any living server knows the task; None where nobody can tell
+    places: Sequence[KeyPlace] = ()  # its places in the lines of its limits
+    holders: Mapping[str, datetime] = attrs.field(factory=dict)  # start times of jobs that alone hold a limit
+    is_registered: bool | None = None  # whether any living server has registered the task; None if unknown
 
     @property
     def sight(self) -> Sight:
-        """The servers as they are at this instant."""
+        """The servers at this time."""
         return Sight(micros(self.now), servers=self.servers)
 
 
 @attrs.frozen
 class Reason:
-    """A sentence by its key in `job.toml`, its values, and the page where something can be done about it."""
+    """A sentence by its key in `job.toml`, its values, and the page on which the cause can be resolved."""
 
     key: str
     weight: Weight
@@ -88,7 +88,7 @@ class Reason:
 
 
 def explain(at: JobWait) -> list[Reason]:
-    """Return the reasons, those that need somebody first; empty for a job that runs or has ended."""
+    """Return the reasons, those that need a person first; empty for a job that runs or has ended."""
     match at.job.state:
         case State.AWAITING if at.job.waits_for is not None:
             reasons = [_of_wait(at, at.job.waits_for)]
@@ -107,7 +107,7 @@ def explain(at: JobWait) -> list[Reason]:
 
 
 def _of_wait(at: JobWait, waits_for: str) -> Reason:
-    """A suspended job: what its task waits for, without a worker."""
+    """Return the reason of a suspended job: what its task waits for, without occupying a worker."""
     kind, _, name = waits_for.partition(" ")
     due_at = instant(at.job.due_at)
     if due_at is None:
@@ -143,7 +143,7 @@ def _of_parents(at: JobWait) -> Iterator[Reason]:
 
 
 def by_end(parents: Sequence[Parent]) -> tuple[list[Parent], list[Parent], list[Parent], list[Parent]]:
-    """Return those that are not stored, that have failed, that have not ended, and that were waited for."""
+    """Return the parents that are not stored, that have failed, that have not ended, and that are met."""
     missing, failed, unended, met = list[Parent](), list[Parent](), list[Parent](), list[Parent]()
     for parent in parents:
         if parent.state is None:
@@ -205,7 +205,10 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
 
 
 def _of_limits(at: JobWait) -> list[Reason]:
-    """Every limit that does not admit it with its place in line, the narrowest first; then when it starts."""
+    """Return a reason for each limit that does not admit the job, narrowest first, then the start time.
+
+    The reason of a limit contains the job's place in line.
+    """
     holding = sorted(
         ((place, place.wait) for place in at.places if place.wait is not None),
         key=lambda one: _narrowness(*one),
@@ -227,20 +230,20 @@ def _of_limits(at: JobWait) -> list[Reason]:
 
 
 def _narrowness(place: KeyPlace, wait: KeyWait) -> tuple[bool, float, int]:
-    """Return the order of limits that hold a job: paused ones, then those that admit the fewest jobs."""
+    """Return the sort key of a limit that holds a job: paused ones first, then those with fewest places."""
     concurrent = float("inf") if wait.concurrent is None else wait.concurrent
     return not wait.is_paused, concurrent, -(place.ahead or 0)
 
 
 def _only_holder(at: JobWait, wait: KeyWait) -> str | None:
-    """Return the running job whose end makes the limit free; None if several hold it, or more is missing."""
+    """Return the running job whose end frees the limit; None if there are several, or if more is missing."""
     if wait.is_paused or wait.opens_in or len(wait.holders) != 1 or wait.concurrent != 1:
         return None
     return wait.holders[0] if wait.holders[0] in at.holders else None
 
 
 def _of_limit(at: JobWait, place: KeyPlace, wait: KeyWait) -> Reason:
-    """Return the sentence for one limit, with about how long the wait takes where that can be said."""
+    """Return the sentence for one limit, with an estimate of the wait if one is possible."""
     key, values = "why_limit", dict[str, object](limit=str(wait))
     holder = _only_holder(at, wait)
     if holder is not None and not place.ahead:
@@ -251,7 +254,7 @@ def _of_limit(at: JobWait, place: KeyPlace, wait: KeyWait) -> Reason:
         if place.ahead and place.is_least:
             key += "_least"
         elif place.ahead >= COUNTED and len(at.places) > 1 and (wait.is_behind or not wait.is_full):
-            key += "_most"  # those that others pass are among them
+            key += "_most"  # the count includes jobs that others overtake
     if place.ahead is not None and place.starts_at is not None:
         key, values["span"] = f"{key}_about", span(place.starts_at - at.now)
     if holder is not None and not place.ahead:

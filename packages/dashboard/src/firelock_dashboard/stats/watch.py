@@ -1,4 +1,4 @@
-"""One look at everything, for all who ask within two seconds: the overview, its parts, its banners."""
+"""A snapshot of the app's state, shared by all requests within two seconds, for example for the overview."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_KEYS = 500  # of limits, of a page
+_KEYS = 500  # limit keys per page
 _KEY_PAGES = 4
 _CAUSES = 100
 _OPERATIONS = 10
-_QUICK = 0.02  # seconds; a reading that took no longer is repeated whenever something has changed
-_WRITTEN_LATE = timedelta(seconds=10)  # so long behind its instant the end of a job may be stored
+_QUICK = 0.02  # seconds; a reading that took no longer is repeated after every change
+_WRITTEN_LATE = timedelta(seconds=10)  # maximum time between the end of a job and its storage
 
 
 @attrs.frozen
 class _Age:
-    """How long something counts as new, and how long it is shown while it is read again beside."""
+    """How long a reading is new, and how long it is still shown while a thread replaces it."""
 
     new: float  # seconds
     shown: float
@@ -64,10 +64,10 @@ class _Reading:
 
 
 class Watch:
-    """Snapshots of a dashboard's app, shared by whoever asks at about the same time.
+    """Readings of the app's state, shared by requests at about the same time.
 
-    What costs more than a few milliseconds is read again in a thread while the former value is shown; only
-    who comes after a long pause waits for it.
+    A reading that costs more than a few milliseconds is repeated in a thread while the previous value is
+    shown. A request waits for it only after a long pause.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Watch:
         self._fire = fire
         self._history = history
         self._monotonic = monotonic
-        self._lock = threading.RLock()  # what is kept may be made of what is kept
+        self._lock = threading.RLock()  # re-entrant, because a kept reading can use another one
         self._kept: dict[str, _Reading] = {}
         self.remembered = Causes(fire, is_read_only=is_read_only)
 
     def sight(self) -> Sight:
-        """Return what there is to see, at most two seconds old."""
+        """Return the state of the app, at most two seconds old."""
         return self._keep("sight", _SIGHT, self._look)
 
     def failure_groups(self, limit: int = 5) -> list[FailureGroup]:
@@ -95,19 +95,19 @@ class Watch:
         return self._keep(f"groups {limit}", _GROUPS, lambda: jobs.failure_groups(limit))
 
     def causes(self) -> list[Cause]:
-        """Return the hundred largest causes of failures and those that are muted, about ten seconds old."""
+        """Return the hundred largest causes of failures and the muted ones, about ten seconds old."""
         return self._keep("causes", _GROUPS, self._causes)
 
     def hours_of(self, fingerprint: str) -> tuple[int, ...]:
-        """Return how many jobs of a cause failed in each of the last 24 hours, those of a moment ago too."""
+        """Return the number of jobs of a cause that failed in each of the last 24 hours, up to now."""
         return self._hours(fingerprint).get(fingerprint, NO_HOURS)
 
     def muted(self) -> set[str]:
-        """Return the fingerprints of the causes that are muted, about ten seconds old."""
+        """Return the fingerprints of the muted causes, about ten seconds old."""
         return self._keep("muted", _GROUPS, lambda: self.remembered.muted(self._now()))
 
     def outcome(self, operation: Operation) -> Outcome | None:
-        """Return what came of a requeue as far as it is known, about five seconds old."""
+        """Return the outcome of a requeue as far as it is known, about five seconds old."""
         if operation.outcome is not None or not operation.changed:
             return operation.outcome
         operations = self._fire.operations
@@ -119,25 +119,26 @@ class Watch:
         return self._keep("operations", _OUTCOMES, lambda: operations.list(limit=_OPERATIONS).operations)
 
     def diagnosis(self) -> Diagnosis:
-        """Return what is right and wrong with the app and its storage, about ten seconds old."""
+        """Return the diagnosis of the app and its storage, about ten seconds old."""
         return self._keep("diagnosis", _GROUPS, self._fire.diagnose)
 
     def limit_keys(self) -> Sequence[LimitView]:
-        """Return the first 2,000 keys of limits, about four seconds old; none where the storage has none."""
+        """Return the first 2,000 limit keys, about four seconds old, or none if the storage has no limits."""
         return self._keep("limit keys", _KEYS_AGE, lambda: [*self._limit_keys()])
 
     def forget(self, *, keeps_days: bool = True) -> None:
-        """What is asked for next is read anew: somebody has just changed something.
+        """Discard the readings because something has just changed; the next request reads again.
 
         Args:
-            keeps_days: the days of causes stay; they take their time, and one action changes little of them.
+            keeps_days: whether to keep the hours of causes. They are slow to read, and one action changes
+                them little.
         """
         kept = ("findings", "strips") if keeps_days else ("findings",)
         with self._lock:
             self._kept = {name: self._kept[name] for name in kept if name in self._kept}
 
     def expire(self) -> None:
-        """Something has changed: forget the sight, and the readings that take a moment only.
+        """Discard the sight and the fast readings because something has changed.
 
         Slow readings stay until they are old, so that a busy storage is not read all the time.
         """
@@ -176,13 +177,13 @@ class Watch:
             except FirelockError as error:
                 log.info("%s could not be read: %s", name, error)
             with self._lock:
-                if self._kept.get(name) is former:  # else somebody has asked to forget it meanwhile
+                if self._kept.get(name) is former:  # otherwise the reading was discarded in the meantime
                     del self._kept[name]
                     self._kept.update(found)
 
         threading.Thread(target=work, name="firelock-watch", daemon=True).start()
 
-    # ---- looking -------------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------------
 
     def _now(self) -> datetime:
         return instant(self._fire.client.clock.now())
@@ -192,7 +193,7 @@ class Watch:
         return self.remembered.list(groups, self._hours(), self._now())
 
     def _hours(self, fingerprint: str | None = None) -> Hours:
-        """Return the day of one cause or all: as it was read some time ago, and what has failed since."""
+        """Return the hours of one cause or all: an earlier reading, plus the failures since then."""
         fire, now = self._fire, self._now()
 
         def read() -> tuple[int, Hours]:
@@ -204,7 +205,7 @@ class Watch:
         return added(former, strips(fire, now, fingerprint=fingerprint, since=since))
 
     def _look(self) -> Sight:
-        """Return a look of the core, whose dear readings are kept for longer than the look itself."""
+        """Return the core's view of the app; its expensive readings are kept longer than the view itself."""
         fire = self._fire
         knows = any(True for _ in fire.registry)
         return look(fire.runtime, knows_tasks=knows, keep=self._keep_reading)
@@ -214,7 +215,7 @@ class Watch:
             return _ended_runs(self._history.lately(), {})
         if name == "usually":
             return _ended_runs(self._history.tasks(), self._history.active_hours())
-        if name == "storage":  # it may take its time, and the first page does not wait for it
+        if name == "storage":  # may be slow; the first page does not wait for it
             with self._lock:
                 self._kept.setdefault(name, _Reading((), float("-inf"), float("inf")))
         return self._keep(name, _READINGS[name], read)

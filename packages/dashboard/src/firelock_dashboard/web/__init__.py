@@ -1,8 +1,9 @@
-"""Between a request and a page.
+"""The code between a request and a page.
 
-`routes` finds the view of an address and `request` is what the view gets; `fields` checks parameters.
-`sections` lists what the navigation leads to. `rendering` fills a template, with `texts`, `icons`, `urls`,
-`assets` and `formatting`, and `payloads` shows arguments and results. `actions` are what buttons do,
-`event_stream` keeps pages current, `extensions` are pages of plugins. `frameworks` mounts the dashboard in
-others, `connections` limits those of its own server.
+`routes` finds the view of a path, `request` is the object that the view receives, and `fields` checks
+parameters. `sections` lists the entries of the navigation. `rendering` renders a template with `texts`,
+`icons`, `urls`, `assets` and `formatting`, and `payloads` shows arguments and results. `actions` contains the
+actions of buttons, `event_stream` keeps pages up to date, and `extensions` adds pages of plugins.
+`frameworks` mounts the dashboard in other frameworks, and `connections` limits the connections of its own
+server.
 """

@@ -1,4 +1,4 @@
-"""What pages and the API do alike: asking first, and changes with their entry in the audit."""
+"""Actions that pages and the API share: confirmation, and changes with their audit entries."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def ask_first(visit: Visit, question: str, verb: str, *, section: str) -> Response | None:
-    """Return a page that asks and sends the same form again; None where the visitor was asked.
+    """Return a confirmation page that sends the same form again; None if the visitor has confirmed.
 
     Args:
         visit: the action.
-        question: what is about to happen, in numbers where there are any.
-        verb: what stands on the button.
-        section: where the page belongs.
+        question: the consequences, with numbers if there are any.
+        verb: the label of the button.
+        section: the section of the page.
     """
     if visit.wants_json or visit.form.maybe(SURE):
         return None
@@ -56,32 +56,32 @@ TO_PRIORITY = Integer(
 )  # fmt: skip
 
 MANY = 1_000
-"""The number of jobs above which it is typed before anything is done to them."""
+"""The number of jobs above which the visitor must type it before the action runs."""
 
 
-_ANSWER = 500  # characters of an answer that the audit holds
+_ANSWER = 500  # characters of an answer in the audit
 
 SIGNAL_VALUE = Text("value", "JSON of the signal's type.", is_required=True, limit=256 * 1_024)
-"""What a signal is answered with."""
+"""The value that is sent as the signal's answer."""
 
 
 def start_operation(
     visit: Visit, verb: str, where: JobFilter, *, target: str | None = None,
     contains: Mapping[str, str] | None = None, to: Mapping[str, Any] | None = None, **detail: JsonValue,
 ) -> Operation:  # fmt: skip
-    """The operation is stored, is in the audit and has begun; it goes on when this process ends.
+    """Store the operation, record it in the audit and start it; it continues when this process ends.
 
     Args:
-        visit: whose it is.
+        visit: the visit of the operation's author.
         verb: requeue, delete or move.
-        where: which jobs.
-        target: what people call these jobs, for the audit: a queue, a cause; a program calls them nothing.
-        contains: texts that are in what is shown of each.
-        to: of a move, as `move_target` returns it.
-        detail: what else the audit is to tell.
+        where: the filter of the jobs.
+        target: a name of these jobs for the audit, for example a queue or a cause; None for the API.
+        contains: strings that the shown data of each job must contain.
+        to: the target of a move, as `move_target` returns it.
+        detail: further details for the audit.
 
     Raises:
-        BadRequest: there is no such operation.
+        BadRequest: the core refuses the operation.
     """
     with refusing(ConfigurationError):
         operation = visit.fire.operations.start(
@@ -107,10 +107,10 @@ def _given(to: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def move_target(fields: SentFields) -> dict[str, Any]:
-    """Return where a form moves jobs to, as `fire.jobs.move` takes it.
+    """Return the target of a move from a form, as keyword arguments of `fire.jobs.move`.
 
     Raises:
-        BadRequest: it names neither a queue nor a priority.
+        BadRequest: the form contains neither a queue nor a priority.
     """
     target = {"queue": fields.maybe(TO_QUEUE), "priority": fields.maybe(TO_PRIORITY)}
     if target["queue"] is None and target["priority"] is None:
@@ -119,10 +119,10 @@ def move_target(fields: SentFields) -> dict[str, Any]:
 
 
 def move_jobs(visit: Visit, ids: Sequence[str], target: Mapping[str, Any]) -> Sequence[Applied]:
-    """Move the jobs in the visitor's name; return what became of each.
+    """Move the jobs in the visitor's name, and return the result of each.
 
     Raises:
-        BadRequest: the target cannot be a queue.
+        BadRequest: the target is not a valid queue name.
     """
     with refusing(ConfigurationError, field="to_queue"):
         return visit.fire.jobs.move(ids, reason=f"moved by {visit.who}", **target)
@@ -132,7 +132,7 @@ def operation_of(visit: Visit, operation_id: str) -> Operation:
     """Return the operation.
 
     Raises:
-        NotHere: there is none of this id.
+        NotHere: no operation has this id.
     """
     operation = visit.fire.operations.get(operation_id)
     if operation is None:
@@ -141,11 +141,11 @@ def operation_of(visit: Visit, operation_id: str) -> Operation:
 
 
 def cancel(visit: Visit, operation_id: str) -> Operation:
-    """The operation ends with the chunk that is under way; return it.
+    """End the operation after its current chunk, and return it.
 
     Raises:
-        NotHere: there is none of this id.
-        Forbidden: the visitor may not do what it does.
+        NotHere: no operation has this id.
+        Forbidden: the visitor does not have the permission for the operation's verb.
     """
     operation = operation_of(visit, operation_id)
     visit.require(Permission.DELETE if operation.verb == "delete" else Permission.REQUEUE)
@@ -154,13 +154,13 @@ def cancel(visit: Visit, operation_id: str) -> Operation:
 
 
 def operation_address(visit: Visit, operation: Operation) -> str:
-    """Return where the operation is shown."""
+    """Return the URL at which the operation is shown."""
     return f"{visit.url('/activity')}#operation-{operation.id}"
 
 
 @contextmanager
 def refusing(*kinds: type[FirelockError], field: str = "") -> Iterator[None]:
-    """What the core refuses with one of these is the visitor's mistake, in the core's words."""
+    """Turn these errors of the core into a `BadRequest` with the core's message."""
     try:
         yield
     except StorageUnavailable:
@@ -170,26 +170,26 @@ def refusing(*kinds: type[FirelockError], field: str = "") -> Iterator[None]:
 
 
 def change_jobs(visit: Visit, verb: str, ids: Sequence[str]) -> Sequence[Applied]:
-    """The jobs are requeued, deleted or restored, in the visitor's name; return what became of each."""
+    """Requeue, delete or restore the jobs in the visitor's name, and return the result of each."""
     jobs = visit.fire.jobs
     change = {"requeue": jobs.requeue, "delete": jobs.delete, "restore": jobs.restore}[verb]
     return change(ids, reason=f"{verb}d by {visit.who}")
 
 
 def send_signal(visit: Visit, job_id: str, name: str, text: str, *, is_early: bool = False) -> bool:
-    """The job's signal is answered, unless somebody was first; tell whether it is.
+    """Answer the job's signal unless it has been answered before; return whether this answer was stored.
 
     Args:
-        visit: who answers.
-        job_id: the job that waits for it, or will.
-        name: the signal's, with its key where it has one.
+        visit: the visit of the person who answers.
+        job_id: the job that waits for the signal, or will wait for it.
+        name: the signal's name, with its key if it has one.
         text: JSON of the signal's type.
-        is_early: though the job waits for another signal now.
+        is_early: whether to answer even if the job waits for another signal now.
 
     Raises:
         NotHere: no such job is stored.
-        BadRequest: the text is no JSON or not of the signal's type, or the job takes no signal, or waits for
-            another one.
+        BadRequest: the string is not JSON or not of the signal's type, or the job takes no signal or waits
+            for another one.
     """
     try:
         json.loads(text)
@@ -210,7 +210,7 @@ def send_signal(visit: Visit, job_id: str, name: str, text: str, *, is_early: bo
 
 
 def _shown_answer(visit: Visit, text: str, task: str | None) -> JsonValue:
-    """Return an answer as the audit may hold it: redacted, and cut to 500 characters of JSON."""
+    """Return an answer in its form for the audit: redacted, and cut to 500 characters of JSON."""
     value = visit.dashboard.redactor.value(json.loads(text), task)
     told = json.dumps(value, ensure_ascii=False)
     return value if len(told) <= _ANSWER else f"{told[:_ANSWER]}…"
@@ -220,8 +220,8 @@ def server_of(visit: Visit) -> ServerView:
     """Return the server that a form names.
 
     Raises:
-        NotHere: there is none of this id.
-        BadRequest: it is gone, and hears nothing.
+        NotHere: no server has this id.
+        BadRequest: the server has ended or is lost, and receives no orders.
     """
     server_id = visit.form.value(SERVER)
     server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
@@ -233,13 +233,13 @@ def server_of(visit: Visit) -> ServerView:
 
 
 def tell_server(visit: Visit, server: ServerView, order: str) -> None:
-    """The server hears at its next heartbeat that it is to be quiet, to go on, or to stop."""
+    """Order the server, at its next heartbeat, to claim no more jobs, to resume, or to stop."""
     visit.fire.servers.tell(server.id, order)
     visit.audit(f"server.{order}", server.name, server_id=server.id)
 
 
 def end_process(visit: Visit, session: str) -> SessionRecord:
-    """End a worker process within a heartbeat; another one takes its place. Return its session.
+    """End a worker process within a heartbeat, and return its session; another process replaces it.
 
     Raises:
         NotHere: no living worker process has this session.
@@ -254,10 +254,10 @@ def end_process(visit: Visit, session: str) -> SessionRecord:
 
 
 def set_pause(visit: Visit, queue: str, note: str | None, *, is_paused: bool) -> None:
-    """The queue is paused, with the note, or goes on; the audit tells of it.
+    """Pause the queue with the note, or resume it, and record this in the audit.
 
     Raises:
-        BadRequest: that is no name of a queue.
+        BadRequest: this is not a valid queue name.
     """
     with refusing(ConfigurationError, field="queue"):
         if is_paused:

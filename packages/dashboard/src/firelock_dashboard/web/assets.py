@@ -1,4 +1,4 @@
-"""The static files: style, scripts and pictures, under addresses that change when the files do."""
+"""The static files: styles, scripts and pictures, under URLs that change with the files' content."""
 
 from __future__ import annotations
 
@@ -32,37 +32,43 @@ _FOR_EVER = "public, max-age=31536000, immutable"
 _VENDOR = "vendor/"
 _REMARKS = {".css": re.compile(rb"/\*.*?\*/", re.DOTALL), ".js": re.compile(rb"(?m)^[ \t]*//.*$")}
 _BLANKS = re.compile(rb"(?m)^[ \t\n]+")
-# RFC 9110, section 12.4.2: from 0 to 1, at most three decimals.
+# RFC 9110, section 12.4.2: from 0 to 1, with at most three decimals
 _WEIGHT = re.compile(r"q=(0(\.\d{0,3})?|1(\.0{0,3})?)", re.IGNORECASE)
 
 
 @attrs.define(eq=False)
 class Asset:
-    """One file, held in memory: with the forms that the build has compressed, or one made at first use."""
+    """One file, held in memory, with compressed forms from the build, or one created at first use."""
 
     name: str
     plain: bytes
-    ready: Mapping[str, bytes]  # by content coding, as the build has made them
+    ready: Mapping[str, bytes]  # by content coding, as created by the build
 
     @cached_property
     def digest(self) -> str:
-        """The content's hash; eight of its digits are part of the address, sixteen of the ETag."""
+        """The hash of the content.
+
+        Its first eight digits are part of the URL, the first sixteen of the ETag.
+        """
         return hashlib.sha256(self.plain).hexdigest()
 
     @property
     def path(self) -> str:
-        """The address below `files/`: the name with the hash before its suffix."""
+        """The path below `files/`: the name with the hash before its suffix."""
         stem, _, suffix = self.name.rpartition(".")
         return f"{stem}.{self.digest[:8]}.{suffix}"
 
     @property
     def suffix(self) -> str:
-        """The end of the name, with its dot."""
+        """The end of the name, including the dot."""
         return _suffix(self.name)
 
     @cached_property
     def forms(self) -> Mapping[str, bytes]:
-        """The content by content coding: `identity`, and each compressed form that is smaller, best first."""
+        """The content by content coding.
+
+        The compressed forms that are smaller come first, best first; `identity` is last.
+        """
         packed = dict(self.ready)
         if not packed and self.suffix not in _PACKED_ALREADY:
             packed = {"gzip": gzip.compress(self.plain, 9, mtime=0)}
@@ -71,12 +77,13 @@ class Asset:
 
 
 class Assets:
-    """The static files of a folder, by default the package's own; read once, when this is made.
+    """The static files of a folder, by default the package's own; read once, when this object is created.
 
-    Only what was found then is ever answered: a request's path is looked up in a table, never joined.
+    Only these files can ever be served: the path of a request is looked up in a table, never joined to a
+    folder.
 
     Raises:
-        ConfigurationError: the front-end files of others are not there.
+        ConfigurationError: third-party front-end files are missing.
     """
 
     def __init__(self, folder: Traversable | None = None) -> None:
@@ -106,10 +113,10 @@ class Assets:
         return self._by_name.keys()
 
     def url(self, name: str) -> str:
-        """Return the file's address relative to where the dashboard is mounted.
+        """Return the file's URL relative to the dashboard's mount.
 
         Raises:
-            ConfigurationError: no file has that name.
+            ConfigurationError: no file has this name.
         """
         asset = self._by_name.get(name)
         if asset is None:
@@ -119,10 +126,10 @@ class Assets:
         return f"files/{asset.path}"
 
     def response(self, path: str, headers: Headers) -> Response:
-        """Answer a request for a path below `files/`, in the form that its client likes best."""
+        """Answer a request for a path below `files/` in the content coding that the client prefers."""
         asset = self._by_path.get(path)
         if asset is None:
-            # It may be the address of another version, which another server of the same site still answers.
+            # the path may belong to another version, which another server of the same site still serves
             refused = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
             return Response("There is no such file.", 404, refused, "text/plain")
         forms = asset.forms
@@ -143,13 +150,13 @@ class Assets:
 
 
 def preferred_encoding(accepted: str, offered: list[str]) -> str:
-    """Return which of the offered content codings an Accept-Encoding header likes best; of equals the first.
+    """Return the offered content coding that an Accept-Encoding header prefers; of equal ones, the first.
 
-    `identity` is answered where nothing else fits, even if it is refused: better a file than none. A part
-    that is not well-formed counts as absent. RFC 9110, section 12.5.3.
+    `identity` is the result if nothing else fits, even if the client refuses it: any file is better than
+    none. A malformed part of the header is ignored. RFC 9110, section 12.5.3.
     """
     weights = dict(_weights(accepted))
-    # What is not named is refused, but for identity, which is then the last choice.
+    # codings that are not named are refused, except identity, which is the last choice
     unnamed = weights.get("*", 0.0)
     liked = {coding: weights.get(coding, unnamed) for coding in offered if coding != "identity"}
     liked["identity"] = weights.get("identity", unnamed or 0.0001)
@@ -181,9 +188,9 @@ def _suffix(name: str) -> str:
 
 
 def _bare(name: str, content: bytes) -> bytes:
-    """Return a script or style of ours without lines of remarks, empty lines and indentation.
+    """Return a script or style of this package without comment lines, empty lines and indentation.
 
-    They are 2 KB of a first page, compressed. No text in these files goes over a line, which a test sees to.
+    This saves 2 KB of a first page, compressed. No string in these files may span lines; a test checks this.
     """
     remarks = _REMARKS.get(_suffix(name))
     if remarks is None or name.startswith(_VENDOR):

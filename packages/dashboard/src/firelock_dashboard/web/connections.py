@@ -1,9 +1,9 @@
-"""The connections of `firelock dashboard`: how many it keeps, and how long it waits for a client.
+"""The limits of the connections of `firelock dashboard`: their number, and the time to wait for a client.
 
-uvicorn waits for a request that never arrives as long as the client likes, and its `limit_concurrency` counts
-a connection only when its request has arrived. So clients that connect and send nothing, or half a request,
-could use up the files of the process, without a login. The guard closes a connection that waits too long for
-its client, and makes room for a new connection by closing the one that has waited longest.
+uvicorn waits without limit for a request that never arrives, and its `limit_concurrency` counts a connection
+only when its request has arrived. So clients that connect and send nothing, or half a request, could use up
+the file descriptors of the process without a login. The guard closes a connection that waits too long for its
+client. It makes room for a new connection by closing the one that has waited longest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 10.0  # for the head of a request; `read_body` limits the body
-STALLED_SECONDS = 60.0  # for a client that reads nothing of its answer
+STALLED_SECONDS = 60.0  # for a client that does not read its response
 _MOST = 512
 _FEWEST = 8
 _LOGGED_EVERY = 60.0  # seconds
@@ -31,12 +31,12 @@ _FULL = (
 
 
 class ConnectionGuard:
-    """Limits the connections of one server; for its event loop alone.
+    """A limit on the connections of one server, used only in its event loop.
 
     Args:
-        most: connections that are open at the same time.
-        request_seconds: how long the head of a request may take to arrive.
-        stalled_seconds: how long a client may leave its answer unread.
+        most: the maximum number of open connections.
+        request_seconds: the time within which the head of a request must arrive.
+        stalled_seconds: the time for which a client may leave its response unread.
     """
 
     def __init__(
@@ -46,17 +46,20 @@ class ConnectionGuard:
         self.request_seconds = request_seconds
         self.stalled_seconds = stalled_seconds
         self._open: set[GuardedConnection] = set()
-        self._waiting: dict[GuardedConnection, None] = {}  # for their clients, the longest first
+        self._waiting: dict[GuardedConnection, None] = {}  # waiting for their clients, the longest first
         self._logged_at = float("-inf")
 
     @classmethod
     def of_process(cls) -> Self:
-        """Return a guard that leaves half of the process's files to the storage and to everything else."""
+        """Return a guard that leaves half of the file descriptors to the storage and other uses."""
         return cls(max(_FEWEST, min(_MOST, _files() // 2)))
 
     @property
     def backlog(self) -> int:
-        """How many connections are accepted in one turn of the event loop, which may exceed `most` for it."""
+        """The number of connections accepted in one turn of the event loop.
+
+        `most` may be exceeded during this turn.
+        """
         return max(_FEWEST, self.most // 8)
 
     @property
@@ -65,7 +68,10 @@ class ConnectionGuard:
         return type("Guarded", (GuardedConnection,), {"guard": self})
 
     def enter(self, connection: GuardedConnection) -> bool:
-        """Return whether there is room for the connection; the one that has waited longest makes room."""
+        """Return whether there is room for the connection.
+
+        If necessary, close the one that has waited longest.
+        """
         self._open.add(connection)
         if len(self._open) <= self.most:
             return True
@@ -78,14 +84,14 @@ class ConnectionGuard:
         return True
 
     def note(self, connection: GuardedConnection, *, is_waiting: bool) -> None:
-        """Note whether the connection waits for its client."""
+        """Record whether the connection waits for its client."""
         if not is_waiting:
             self._waiting.pop(connection, None)
         elif connection in self._open:
             self._waiting.setdefault(connection)
 
     def leave(self, connection: GuardedConnection) -> None:
-        """The connection is closed."""
+        """Remove a closed connection."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
 
@@ -99,14 +105,14 @@ class ConnectionGuard:
 
 
 class GuardedConnection(H11Protocol):
-    """One connection. At any time it has one deadline or none."""
+    """One connection, which has at most one deadline at any time."""
 
     guard: ClassVar[ConnectionGuard]
     _deadline: asyncio.TimerHandle | None = None
-    _is_stalled = False  # the client does not read what was sent
+    _is_stalled = False  # the client does not read its response
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See `asyncio.Protocol`; there has to be room for the connection."""
+        """See `asyncio.Protocol`; refuse the connection if there is no room for it."""
         super().connection_made(transport)
         if self.guard.enter(self):
             self._wait_for_request()
@@ -121,16 +127,16 @@ class GuardedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`; the deadline of a request ends when its head is there."""
+        """See `asyncio.Protocol`; the deadline of a request ends when its head has arrived."""
         super().data_received(data)
         if self._has_request and not self._is_stalled:
             self._set_deadline(None)
         self._note()
 
     def on_response_complete(self) -> None:
-        """The next request is waited for, or the client has still to read this answer."""
+        """Wait for the next request, or for the client to read this response."""
         self._wait_for_request()
-        super().on_response_complete()  # which may begin a request that has arrived already
+        super().on_response_complete()  # starts the next request if it has already arrived
         if self._has_request and not self._is_stalled:
             self._set_deadline(None)
         self._note()
@@ -154,7 +160,7 @@ class GuardedConnection(H11Protocol):
 
     @property
     def _has_request(self) -> bool:
-        """Whether the head of a request is there whose answer is not complete."""
+        """Whether a request's head has arrived and its response is not complete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _wait_for_request(self) -> None:
@@ -173,9 +179,9 @@ class GuardedConnection(H11Protocol):
 
 
 def _files() -> int:
-    """Return how many files the process may have."""
+    """Return the maximum number of file descriptors of the process."""
     try:
-        import resource  # noqa: PLC0415 - of POSIX alone
+        import resource  # noqa: PLC0415 - exists only on POSIX
     except ImportError:
         return 2 * _MOST
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

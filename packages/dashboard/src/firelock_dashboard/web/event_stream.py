@@ -1,6 +1,6 @@
-"""Server-Sent Events: an answer without an end, for one visitor, on the event loop that it came by.
+"""Server-Sent Events: an endless response for one visitor, on the event loop of its request.
 
-The format is that of the section "Server-sent events" of the HTML standard.
+The format is defined in the section "Server-sent events" of the HTML standard.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from starlette.responses import Response
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-_PACE = 0.25  # seconds between looks at what there is to send
+_PACE = 0.25  # seconds between checks for new events
 _KEEP_ALIVE = 15.0
-ASKS_EVERY = 30.0  # seconds after which it is asked again whether the visitor may read
+ASKS_EVERY = 30.0  # seconds after which the visitor's permission is checked again
 
 
 class EventStream(Response):
-    """What there is to tell, four times a second, until it is over, the visitor leaves or the server ends.
+    """A response that sends new events four times a second.
 
-    It has no end of its own, so now and then it asks again for the visitor, who may have been logged out. It
-    asks for news rather than to be told, so that it belongs to its own event loop alone, whichever that is,
-    and notices the end of a server, which waits for it.
+    It ends when there is nothing more to send, the visitor leaves or the server shuts down. Because it can
+    run for long, it regularly checks the visitor's permission again: the visitor may have been logged out. It
+    polls for events instead of being notified. So it depends only on its own event loop, whichever that is,
+    and notices the shutdown of a server, which waits for it.
     """
 
     media_type = "text/event-stream"
@@ -39,16 +40,16 @@ class EventStream(Response):
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self.is_reader = is_reader  # asks whether the visitor may still read
-        self.visitor = ""  # whose it is, for `StreamLimit`
+        self.is_reader = is_reader  # returns whether the visitor may still read
+        self.visitor = ""  # the visitor's name, for `StreamLimit`
         self._asks_every = asks_every
 
     @abstractmethod
     async def look(self) -> bytes:
-        """Return the events that are new, as they go over the wire; nothing for none."""
+        """Return the new events in the format of the wire, or empty bytes if there are none."""
 
     def refusal(self) -> Response:
-        """Return what is answered in place of the stream if too many are open."""
+        """Return the response that is sent instead of the stream if too many are open."""
         return Response(
             "Too many streams are open; close one, or retry later.\n",
             503,
@@ -59,13 +60,13 @@ class EventStream(Response):
     @property
     @abstractmethod
     def is_over(self) -> bool:
-        """Tell whether there is nothing more to come."""
+        """Whether no more events will come."""
 
     def join(self) -> None:
-        """The visitor listens from now on."""
+        """Start listening for events."""
 
     def leave(self) -> None:
-        """The visitor is gone."""
+        """Stop listening, because the visitor has left."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send events."""
@@ -76,7 +77,7 @@ class EventStream(Response):
                 tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
                 await self._send_events(send)
                 tasks.cancel_scope.cancel()
-        except* OSError:  # a server says by this that nobody listens any more
+        except* OSError:  # raised by servers when the client has disconnected
             pass
         finally:
             self.leave()
@@ -102,10 +103,10 @@ class EventStream(Response):
 
 
 class StreamLimit:
-    """Limits the streams that one dashboard keeps open, since each holds a connection of its server.
+    """A limit on the open streams of one dashboard, because each holds a connection of its server.
 
     Args:
-        most: of all visitors together; one visitor has a fourth of them.
+        most: the maximum for all visitors together; one visitor may have a quarter of it.
     """
 
     def __init__(self, most: int) -> None:
@@ -116,7 +117,7 @@ class StreamLimit:
 
     @contextmanager
     def place(self, visitor: str) -> Iterator[bool]:
-        """Hold a place for a stream of the visitor; False if there is none."""
+        """Hold a place for a stream of the visitor; yield False if there is none."""
         with self._lock:
             is_free = self._open.total() < self._most and self._open[visitor] < self._most_each
             self._open[visitor] += is_free
@@ -125,11 +126,11 @@ class StreamLimit:
         finally:
             with self._lock:
                 self._open[visitor] -= is_free
-                self._open += Counter()  # without those who have none
+                self._open += Counter()  # drop visitors without streams
 
 
 def event(name: str, text: str, *, id: int | None = None) -> bytes:
-    """Return an event as it goes over the wire; a text of several lines arrives as it was."""
+    """Return an event in the format of the wire; line breaks in the text are preserved."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     head = "" if id is None else f"id: {id}\n"
     data = "\n".join(f"data: {line}" for line in lines)
@@ -147,10 +148,11 @@ async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
 
 
 def _server_is_ending() -> bool:
-    """Tell whether the server that runs this wants to end.
+    """Return whether the server that runs this dashboard is shutting down.
 
-    A mounted app is told of no shutdown, and uvicorn waits for its streams: but it handles signals itself, by
-    a method of its server, which says whether it is to end.
+    A mounted app is not notified of a shutdown, and uvicorn waits for its streams. But uvicorn installs a
+    method of its server as the signal handler, and the server has an attribute that shows whether it must
+    exit.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return bool(getattr(server, "should_exit", False))

@@ -1,4 +1,4 @@
-"""What plugins add: pages in the navigation, and panels on a job's page."""
+"""Pages and panels of plugins: pages in the navigation, and panels on a job's page."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _NAME = re.compile(r"[a-z0-9-]{1,40}\Z")
 
 @attrs.frozen
 class Page:
-    """A page of a plugin, at `/x/<name>` and in the navigation: what `dashboard_pages` returns.
+    """A page of a plugin, at `/x/<name>` and in the navigation; `dashboard_pages` returns such objects.
 
-    `render` gets the visit and returns the content: a `markupsafe.Markup` as it is, any other text escaped.
-    The content security policy holds there as well: no inline script, no style attribute.
+    `render` receives the visit and returns the content: a `markupsafe.Markup` is used unchanged, any other
+    string is escaped. The content security policy applies there too: no inline scripts, no style attributes.
     """
 
-    name: str  # of its address: a to z, 0 to 9 and dashes
+    name: str  # for its URL: a to z, 0 to 9 and dashes
     title: str
     render: Callable[[Visit], str]
     permission: Permission = Permission.READ
@@ -41,7 +41,10 @@ class Page:
 
 @attrs.frozen
 class JobPanel:
-    """A card on a job's page: what `job_panels` returns. `render` as for `Page`."""
+    """A card on a job's page; `job_panels` returns such objects.
+
+    `render` works as for `Page`.
+    """
 
     title: str
     render: Callable[[Visit, Job[object]], str]
@@ -49,7 +52,7 @@ class JobPanel:
 
 @attrs.frozen
 class PluginPages:
-    """What plugins offer: the pages that can be shown, and what is wrong with the others."""
+    """The pages of plugins that can be shown, and the problems of the others."""
 
     pages: Sequence[Page]
     problems: Sequence[str]
@@ -57,9 +60,9 @@ class PluginPages:
 
 
 def plugin_pages(fire: Firelock) -> PluginPages:
-    """Return the pages that the app's plugins offer, in the order of the plugins.
+    """Return the pages of the app's plugins, in the order of the plugins.
 
-    One that cannot be shown costs nothing but itself: what is wrong with it is in the log.
+    A page that cannot be shown is left out, and its problem is logged; the other pages are not affected.
     """
     found: dict[str, Page] = {}
     owners: dict[str, str] = {}
@@ -80,7 +83,7 @@ def plugin_pages(fire: Firelock) -> PluginPages:
 
 
 def _problem_of(page: object, found: Container[str]) -> str | None:
-    """Return why a page cannot be shown."""
+    """Return the reason why a page cannot be shown, or None."""
     if not isinstance(page, Page):
         return f"dashboard_pages() returned a {type(page).__name__}; return Page objects."
     if not isinstance(page.name, str) or not _NAME.match(page.name) or page.name in found:
@@ -93,7 +96,7 @@ def _problem_of(page: object, found: Container[str]) -> str | None:
 
 
 def route_of(page: Page, plugin: str) -> Route:
-    """Return the route of a plugin's page, in the frame of all the others; its query is its own affair."""
+    """Return the route of a plugin's page, with the common page frame; its query is not checked."""
 
     def show(visit: Visit) -> Response:
         body, is_bad = rendered(visit, lambda: page.render(visit), f"Plugin {plugin!r}: the page {page.name}")
@@ -106,7 +109,7 @@ def route_of(page: Page, plugin: str) -> Route:
 
 
 def rendered(visit: Visit, make: Callable[[], object], name: str) -> tuple[str, bool]:
-    """Return what a plugin's function made, and whether that is what went wrong instead.
+    """Return the output of a plugin's function, and False; if the function fails, the problem and True.
 
     Raises:
         RequestProblem: the function refuses the request.
@@ -127,5 +130,5 @@ def rendered(visit: Visit, make: Callable[[], object], name: str) -> tuple[str, 
 def _words(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a stranger's class
+    except Exception:  # noqa: BLE001 - a class of other code
         return "its message cannot be read"

@@ -1,7 +1,7 @@
-"""The fields of a query or a body: each is declared once, with its type.
+"""The declared fields of a query or a body.
 
-A route lists its fields. That declaration checks a request before its view runs, gives the view the value,
-and describes the field in the OpenAPI document.
+A route lists its fields. The declaration of a field is used to check a request before the view runs, to read
+the value in the view, and to describe the field in the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _WORDS = {
 
 @attrs.frozen
 class Field(ABC, Generic[T]):
-    """The declaration of a field: its name, its type and what it means."""
+    """The declaration of a field: its name, its type and its meaning."""
 
     name: str
     doc: str = ""  # for the OpenAPI document
     is_required: bool = attrs.field(default=False, kw_only=True)
-    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # also at an address that is strict
+    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # even on a strict route
     default: T | None = attrs.field(default=None, kw_only=True)  # the value if the field is not sent
 
     reads_empty: ClassVar[bool] = False  # an empty value is parsed; otherwise it counts as not sent
@@ -112,11 +112,11 @@ class Field(ABC, Generic[T]):
         return self.parse(value, name) if value or self.reads_empty else None
 
     def holds(self, name: str) -> bool:
-        """Return whether a sent name is this field's."""
+        """Return whether this name belongs to this field."""
         return name == self.name
 
     def combine(self, sent: Sequence[tuple[str, str]]) -> T | None:
-        """Return the value of the names and strings that were sent for this field; None for none.
+        """Return the value from the sent names and strings of this field; None if there are none.
 
         Raises:
             BadRequest: a string is not of this type.
@@ -152,14 +152,14 @@ class Text(Field[str]):
 
 @attrs.frozen
 class Cursor(Text):
-    """The cursor that a page of results named; its view reports one that no page gave."""
+    """The cursor from a page of results; the view rejects one that is not from a page."""
 
     _limit: int = attrs.field(default=4_000, kw_only=True, alias="limit")
 
 
 @attrs.frozen
 class Texts(Field[list[str]]):
-    """A list of strings: a form repeats the field."""
+    """A list of strings; a form repeats the field."""
 
     most: int = attrs.field(default=500, kw_only=True)  # values
 
@@ -178,7 +178,7 @@ class Texts(Field[list[str]]):
 
 @attrs.frozen
 class Named(Field[Mapping[str, str]]):
-    """Every field whose name starts with a prefix, such as `args.user_id` of `args.NAME`."""
+    """All fields whose names start with a prefix, for example `args.user_id` for `args.NAME`."""
 
     _limit: int = attrs.field(default=100_000, kw_only=True, alias="limit")
 
@@ -186,7 +186,7 @@ class Named(Field[Mapping[str, str]]):
 
     @property
     def prefix(self) -> str:
-        """How the names start."""
+        """The prefix of the names."""
         return self.name.removesuffix("NAME")
 
     @property
@@ -375,11 +375,11 @@ class SpanOrMoment(Field[timedelta | datetime]):
         return {"type": "string"}
 
 
-# ---- what was sent ---------------------------------------------------------------------------------------
+# ---- sent fields -----------------------------------------------------------------------------------------
 
 
 class SentFields:
-    """The fields of a request; a view reads each by its declaration.
+    """The fields of a request; a view reads each one with its declaration.
 
     A wrong value raises `BadRequest`, whose message names the field.
     """
@@ -398,9 +398,9 @@ class SentFields:
         """Return the fields of an urlencoded string.
 
         Raises:
-            BadRequest: there are more fields than any form here has.
+            BadRequest: there are more fields than in any form of the dashboard.
         """
-        try:  # what is not UTF-8 is reported with the name of its field
+        try:  # invalid UTF-8 is reported later, with the name of its field
             pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS, errors="surrogateescape")
         except ValueError as error:
             raise BadRequest(f"The fields cannot be read: {error}. Send at most {_FIELDS} fields.") from error
@@ -428,12 +428,13 @@ class SentFields:
         is_strict: bool = False,
         left: Collection[Field[Any]] = (),
     ) -> None:
-        """Check that each field that was sent is one of these, once, and of its type.
+        """Check that each sent field is declared, sent once, and of its type.
 
         Args:
             fields: the declarations.
-            is_strict: no field may be empty: a filter without a value would match everything.
-            left: the fields next to which the view shows a value of the wrong type.
+            is_strict: whether to refuse empty fields, because a filter without a value would match
+                everything.
+            left: the fields for which the view itself shows a value of the wrong type.
 
         Raises:
             BadRequest: a field is unknown, repeated, missing, or of another type.
@@ -460,7 +461,7 @@ class SentFields:
         raise BadRequest(_unknown(name, [field.name for field in fields]))
 
     def _texts(self, field: Field[Any], name: str) -> list[str]:
-        """Return the strings that were sent for a field, several only of a list."""
+        """Return the strings that were sent for a field; only a list may have several."""
         given = self._values.get(name, [])
         is_list = isinstance(field, Texts)
         if self._is_json and is_list and given:
@@ -480,9 +481,9 @@ class SentFields:
     @overload
     def maybe(self, field: str, *, limit: int = ...) -> str | None: ...
     def maybe(self, field: Field[Any] | str, *, limit: int = _TEXT) -> Any:
-        """Return the value of a field; None if it was not sent or is empty.
+        """Return the value of a field, or None if it was not sent or is empty.
 
-        The page of a plugin, which declares no fields, reads strings by name.
+        Pages of plugins, which declare no fields, read strings by name.
         """
         if isinstance(field, str):
             field = Text(field, limit=limit)
@@ -504,7 +505,7 @@ class SentFields:
         return found
 
     def text(self, field: Field[Any]) -> str:
-        """Return what was sent for a field, not parsed; an empty string if nothing was."""
+        """Return the unparsed string of a field, or an empty string if it was not sent."""
         return next((field.trimmed(text) for text in self._texts(field, field.name)), "")
 
     def __contains__(self, field: Field[Any]) -> bool:
@@ -512,7 +513,7 @@ class SentFields:
         return field.name in self._values
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return names and values as they were sent, to be sent again."""
+        """Return the sent names and values, for sending them again."""
         return [
             (name, value if isinstance(value, str) else json.dumps(value))
             for name, values in self._values.items()
@@ -540,7 +541,7 @@ def _cut(text: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """Return what a JSON value is, for a message."""
+    """Return the description of a JSON value for a message."""
     match value:
         case None:
             return "null; leave the field out instead"
@@ -564,7 +565,7 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object; two values of one name are refused, as only one could count."""
+    """Return the object; refuse two values of one name, because only one could take effect."""
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:

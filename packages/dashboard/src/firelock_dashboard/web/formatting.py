@@ -1,4 +1,4 @@
-"""Numbers, spans and instants as people read them; pure functions, used as filters in templates."""
+"""Numbers, durations and times in a readable form; pure functions, used as template filters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = ((86_400, "d", "h", 3_600), (3_600, "h", "min", 60), (60, "min", "s", 1
 
 
 def count_text(number: int) -> str:
-    """Return 12,431 up to 99,999, then 1.2 M; templates show the exact number beside."""
+    """Return 12,431 up to 99,999, then 1.2 M; templates show the exact number next to it."""
     for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
         if abs(number) >= max(size, _EXACT_BELOW):
             return f"{_short(number / size, 100)}{_THIN}{unit}"
@@ -27,7 +27,7 @@ def count_text(number: int) -> str:
 
 
 def span(seconds: float | timedelta | None) -> str:
-    """Return 840 ms, 3.2 s, 1 min 04 s, 2 h 10 min, 3 d 4 h; never negative, a dash for None."""
+    """Return 840 ms, 3.2 s, 1 min 04 s, 2 h 10 min or 3 d 4 h; never negative, a dash for None."""
     if seconds is None:
         return "–"
     if isinstance(seconds, timedelta):
@@ -47,9 +47,9 @@ def span(seconds: float | timedelta | None) -> str:
 
 
 def percentile(bound: float | None, runs: int | None = None) -> str:
-    """Return ≤ 51 ms for a bound of a percentile, rounded up; of a single run, its duration.
+    """Return ≤ 51 ms for an upper bound of a percentile, rounded up; for a single run, its duration.
 
-    Within the first bucket of the histogram it is "< 1 ms".
+    Within the first bucket of the histogram, the result is "< 1 ms".
     """
     if bound is None or runs == 1:
         return span(bound)
@@ -60,7 +60,7 @@ def percentile(bound: float | None, runs: int | None = None) -> str:
 
 
 def _short(number: float, exact_below: float = 10) -> str:
-    """Return a small number with one decimal, a larger one with none."""
+    """Return a small number with one decimal, a larger one without decimals."""
     return f"{number:.1f}" if number < exact_below else f"{number:.0f}"
 
 
@@ -80,27 +80,27 @@ def micros(moment: datetime) -> int: ...
 @overload
 def micros(moment: datetime | None) -> int | None: ...
 def micros(moment: datetime | None) -> int | None:
-    """Return an aware datetime as micros since 1970; exact."""
+    """Return an aware datetime as micros since 1970, without rounding."""
     if moment is None:
         return None
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def iso(at: int | datetime | None) -> str:
-    """Return the instant for a `datetime` attribute, in UTC to the millisecond."""
+    """Return the time for a `datetime` attribute, in UTC to the millisecond."""
     moment = instant(at)
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds") if moment else ""
     return text.replace("+00:00", "Z")
 
 
 def stamp(at: int | datetime | None) -> str:
-    """Return 2026-11-25 14:30:05 UTC."""
+    """Return a time such as 2026-11-25 14:30:05 UTC."""
     moment = instant(at)
     return "–" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def ago(at: int | datetime | None, now: datetime) -> str:
-    """Return "4 min ago" or "in 6 min" in the largest unit; a dash for None."""
+    """Return "4 min ago" or "in 6 min" in the largest unit that fits; a dash for None."""
     moment = instant(at)
     if moment is None:
         return "–"
@@ -113,21 +113,24 @@ def ago(at: int | datetime | None, now: datetime) -> str:
 
 
 def rate(per_minute: float) -> str:
-    """Return 42/min, or 3.4/s where it is quicker."""
+    """Return 42/min, or 3.4/s for a higher rate."""
     if per_minute >= 600:  # noqa: PLR2004
         return f"{count_text(round(per_minute / 60))}/s"
     return f"{_short(per_minute) if per_minute else 0}/min"
 
 
 def percent(part: float, whole: float) -> str:
-    """Return 0.4 %, 18 %; a dash where there is nothing to take a part of."""
+    """Return a percentage such as 0.4 % or 18 %; a dash if the whole is zero."""
     if not whole:
         return "–"
     return f"{_short(100 * part / whole) if part else 0}{_THIN}%"
 
 
 def shares(counts: Sequence[int]) -> list[str]:
-    """Return the share of each in all of them, with one decimal where one needs it; they add up to 100 %."""
+    """Return each count's share of the total, with one decimal if any share needs it.
+
+    The shares add up to 100 %.
+    """
     whole = sum(counts)
     if not whole:
         return ["–" for _ in counts]
@@ -143,8 +146,8 @@ def shares(counts: Sequence[int]) -> list[str]:
 
 
 def bytes_text(size: float) -> str:
-    """Return 41.2 MiB."""
-    if size < 1024:  # noqa: PLR2004 - as the next
+    """Return a size such as 41.2 MiB."""
+    if size < 1024:  # noqa: PLR2004 - like the next
         return f"{size:.0f}{_THIN}B"
     for unit in ("KiB", "MiB"):
         size /= 1024
@@ -154,27 +157,27 @@ def bytes_text(size: float) -> str:
 
 
 def short_id(job_id: str) -> str:
-    """Return the end of an id that tells jobs apart: ids of one moment share their beginning."""
+    """Return the end of an id, which distinguishes jobs; ids of one moment have the same beginning."""
     return job_id[-8:]
 
 
 def job_name(job: JobRecord) -> str:
-    """Return what people call a job: its task's name, or that of the batch that it is."""
+    """Return the name of a job for people: the name of its task, or of the batch that it is."""
     relations = job.relations
     return job.task if relations is None or relations.batch is None else relations.batch.name
 
 
 def task_name(task: str) -> str:
-    """Return the last part of a task's name: what people call it."""
+    """Return the last part of a task's name, which is its name for people."""
     return task.rpartition(".")[2]
 
 
 def task_path(task: str) -> str:
-    """Return what stands before the last part, with its dot; empty if nothing does."""
+    """Return the part before the last one, with its dot, or an empty string if there is none."""
     head, dot, _ = task.rpartition(".")
     return head + dot
 
 
 def one_line(name: str) -> str:
-    """Return the class of a name that is short enough for one line of a table where the page is wide."""
+    """Return the CSS class of a name that fits on one line of a table on a wide page, or an empty string."""
     return "one-line" if len(name) <= _LINE else ""

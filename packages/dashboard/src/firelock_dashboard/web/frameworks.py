@@ -1,7 +1,7 @@
 """The dashboard inside Flask, Django and any WSGI application.
 
-a2wsgi runs it on an event loop in a thread of its own. Under WSGI every open stream would hold a worker of
-the host, so there are none: pages ask now and then.
+a2wsgi runs the dashboard on an event loop in its own thread. Under WSGI every open stream would occupy a
+worker of the host, so there are no streams: pages poll instead.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.security.permissions import Auth
 
-NO_STREAM = "firelock.no_stream"  # in a scope's extensions: a stream cannot be kept open here
+NO_STREAM = "firelock.no_stream"  # in a scope's extensions: streams cannot be kept open here
 
 _FORBIDDEN = 403
 _Start = Callable[..., Any]
 
 
 def framework_of(scope: Scope) -> str:
-    """Return what the dashboard is mounted in, as far as a request shows it; `alone` where it does not."""
+    """Return the framework in which the dashboard is mounted, as shown by the request; otherwise `alone`."""
     if "django.request" in scope:
         return "django"
     environ = scope.get("wsgi_environ")
@@ -46,7 +46,7 @@ def framework_of(scope: Scope) -> str:
 
 
 class WsgiDashboard:
-    """A WSGI application; nothing is started before the first request, and again after a fork."""
+    """A WSGI application; it starts nothing before the first request, and starts again after a fork."""
 
     def __init__(self, application: ASGIApp, auth: Auth | None) -> None:
         self._asgi = application
@@ -61,15 +61,16 @@ class WsgiDashboard:
             start_response("400 Bad Request", [("Content-Type", "text/plain; charset=utf-8")])
             return [problem.encode()]
         if environ.get("REMOTE_ADDR"):
-            environ.setdefault("REMOTE_PORT", "0")  # without one the peer's address would be passed over
+            environ.setdefault("REMOTE_PORT", "0")  # without a port, the peer's address would be ignored
         answer: Iterable[bytes] = self._application()(environ, start_response)
         return answer
 
     def ask_auth(self, environ: dict[str, Any], **more: object) -> None:
-        """`auth=` is asked here, in the thread of the host's own request, and the environ holds its answer.
+        """Call `auth=` in the thread of the host's own request, and store its result in the environ.
 
-        There the host's context (its session, its user, its database connection) is at hand. A refusal is
-        kept for the dashboard to show. Where the answer has to be awaited, the dashboard asks.
+        In this thread, the host's context (its session, user and database connection) is available. A refusal
+        is stored too, so that the dashboard can show it. If the result must be awaited, the dashboard calls
+        `auth=` itself.
         """
         if self._auth is None or inspect.iscoroutinefunction(self._auth):
             return
@@ -79,7 +80,7 @@ class WsgiDashboard:
                 getattr(answer, "close", lambda: None)()
             else:
                 environ[ASKED] = to_access(answer)
-        except Exception as error:  # noqa: BLE001 - nobody gets in by it
+        except Exception as error:  # noqa: BLE001 - it admits nobody
             environ[ASKED] = refusal_of(error)
 
     def _application(self) -> Any:  # noqa: ANN401 - a2wsgi's types are its own
@@ -94,7 +95,7 @@ class WsgiDashboard:
 
 
 def _unreadable(environ: dict[str, Any]) -> str | None:
-    """Return what is wrong with a request that cannot become an ASGI scope."""
+    """Return the problem of a request that cannot become an ASGI scope, or None."""
     for name in ("SCRIPT_NAME", "PATH_INFO"):
         try:
             environ.get(name, "").encode("latin-1").decode("utf-8")
@@ -112,16 +113,16 @@ def _unreadable(environ: dict[str, Any]) -> str | None:
 
 
 def mount_in_flask(dashboard: WsgiDashboard, app: Flask, prefix: str) -> None:
-    """The application answers below the prefix with the dashboard; its own checks come first.
+    """Serve the dashboard below the prefix of the application; the application's own checks run first.
 
-    `auth=` is asked within Flask's request: `flask_login.current_user` and `flask.session` are at hand.
+    `auth=` is called within Flask's request, so `flask_login.current_user` and `flask.session` are available.
     """
-    from flask import Blueprint, Response, request  # noqa: PLC0415 - who mounts this has it
+    from flask import Blueprint, Response, request  # noqa: PLC0415 - installed wherever this function is used
 
     name = f"firelock_{prefix.strip('/').replace('/', '_').replace('.', '_') or 'root'}"
     blueprint = Blueprint(name, __name__, url_prefix=prefix)
 
-    def answer(path: str = "") -> Any:  # noqa: ANN401, ARG001 - a response of Flask's; the path is in the environ
+    def answer(path: str = "") -> Any:  # noqa: ANN401, ARG001 - a Flask response; the path is in environ
         environ = dict(request.environ)
         script = f"{environ.get('SCRIPT_NAME', '')}{prefix}"
         environ["PATH_INFO"] = environ.get("PATH_INFO", "").removeprefix(prefix)
@@ -130,12 +131,12 @@ def mount_in_flask(dashboard: WsgiDashboard, app: Flask, prefix: str) -> None:
         dashboard.ask_auth(environ)
         return Response.from_app(dashboard, environ, buffered=True)
 
-    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # the dashboard says no itself
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # the dashboard refuses some
     options: dict[str, Any] = {"methods": methods, "provide_automatic_options": False}
     blueprint.add_url_rule("/", "root", answer, **options)
     blueprint.add_url_rule("/<path:path>", "page", answer, **options)
     app.register_blueprint(blueprint)
-    protection = app.extensions.get("csrf")  # Flask-WTF's token; the dashboard has evidence of its own
+    protection = app.extensions.get("csrf")  # Flask-WTF's token check; the dashboard has its own CSRF check
     if protection is not None:
         protection.exempt(blueprint)
 
@@ -146,11 +147,12 @@ def mount_in_flask(dashboard: WsgiDashboard, app: Flask, prefix: str) -> None:
 def mount_in_django(
     dashboard: WsgiDashboard, login_url: str | None = None, *, asks_login: bool = False
 ) -> Any:  # noqa: ANN401 - Django's include
-    """Return what Django's `path(…)` includes: every page of the dashboard below it.
+    """Return the URL patterns for Django's `path(…)`: every page of the dashboard.
 
-    With `asks_login` a visitor who is not logged in is sent to do that, and comes back to the page.
+    With `asks_login`, a visitor who is not logged in is redirected to the login, and then returns to the
+    page.
     """
-    from django.urls import include, re_path  # noqa: PLC0415 - who mounts this has it
+    from django.urls import include, re_path  # noqa: PLC0415 - installed wherever this function is used
     from django.views.decorators.csrf import csrf_exempt  # noqa: PLC0415
 
     def view(request: HttpRequest, path: str) -> HttpResponse:
@@ -159,14 +161,14 @@ def mount_in_django(
             return _to_login(request, login_url)
         return response
 
-    # Django's token check is left to the dashboard: it asks each unsafe request for evidence of its own.
+    # exempt from Django's token check, because the dashboard checks the origin of each unsafe request itself
     return include(([re_path(r"^(?P<path>(?s:.*))$", csrf_exempt(view), name="dashboard")], "firelock"))
 
 
 def _wants_page(request: HttpRequest, path: str) -> bool:
-    """Tell whether a person who is not logged in follows an address: no script, and no part of a page.
+    """Return whether a person who is not logged in opens a page, rather than a script or a part of a page.
 
-    An approval link asks for no login, and one with its token in the path must not be in a redirect.
+    An approval link requires no login, and its path contains a token that must not appear in a redirect.
     """
     if path.partition("/")[0] == APPROVAL:
         return False
@@ -210,10 +212,10 @@ def _answer_django(dashboard: WsgiDashboard, request: HttpRequest, path: str) ->
 
 
 def _environ(request: HttpRequest, path: str) -> dict[str, Any]:
-    """Return a WSGI environ of the request; one that came by ASGI has the same names in its META."""
+    """Return a WSGI environ of the request; the META of an ASGI request has the same names."""
     wanted = ("REMOTE_", "SERVER_", "HTTP_", "CONTENT_", "REQUEST_METHOD", "QUERY_STRING")
     environ = {name: value for name, value in request.META.items() if name.startswith(wanted)}
-    asked: Mapping[str, str] = getattr(request, "scope", {})  # of a request that came by ASGI
+    asked: Mapping[str, str] = getattr(request, "scope", {})  # of an ASGI request
     environ.setdefault("SERVER_PROTOCOL", f"HTTP/{asked.get('http_version', '1.1')}")
     script = request.path.removesuffix(path).rstrip("/")
     environ["SCRIPT_NAME"] = script.encode().decode("latin-1")

@@ -1,4 +1,4 @@
-"""Icons as inline SVG: drawn on a grid of 16, in strokes of the text's colour; `icons.toml` has the paths."""
+"""Icons as inline SVG, drawn on a 16 × 16 grid in the text's colour; `icons.toml` contains the paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PATHS = tomllib.loads(files("firelock_dashboard").joinpath("icons.toml").read_t
 
 
 def icon(name: str, *, size: int = 16, label: str = "") -> Markup:
-    """Return an icon; without a label it is an ornament that a screen reader passes over."""
+    """Return an icon; one without a label is decorative, and screen readers skip it."""
     if not label:
         return _ornament(name, size)
     return _drawn(name, size, Markup('role="img" aria-label="{}"').format(label))
@@ -20,7 +20,10 @@ def icon(name: str, *, size: int = 16, label: str = "") -> Markup:
 
 @cache
 def _ornament(name: str, size: int) -> Markup:
-    """Return an icon without a label; a list draws hundreds of a few."""
+    """Return an icon without a label.
+
+    The result is cached, because a list draws hundreds of icons, but only a few different ones.
+    """
     return _drawn(name, size, Markup('aria-hidden="true"'))
 
 

@@ -1,4 +1,4 @@
-"""What a job was called with and what it returned, as a visitor may see it: decoded, redacted, cut."""
+"""The arguments and results of jobs as a visitor may see them: decoded, redacted and cut."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ IN_DETAIL = 64 * 1024
 
 @attrs.frozen
 class Payload:
-    """A stored value for people."""
+    """A stored value in a form for people."""
 
-    text: str = ""  # indented JSON, or the stored text where it cannot be read; cut to the limit
+    text: str = ""  # indented JSON, or the stored string if it cannot be read; cut to the limit
     line: str = ""  # the same on one line
-    value: JsonValue = None  # decoded and redacted; None where it cannot be read or may not be seen
+    value: JsonValue = None  # decoded and redacted; None if it cannot be read or may not be seen
     reason: str | None = None  # why `value` is None: it may not be seen, or cannot be read
     is_hidden: bool = False  # the visitor may not see it: there is no text either
-    is_cut: bool = False  # there is more than `text` holds: offer a download
-    size: int = 0  # characters, whole
+    is_cut: bool = False  # there is more than `text` contains: offer a download
+    size: int = 0  # characters of the whole value
 
 
 def hidden(reason: str) -> Payload:
-    """Return what a visitor gets who may not see the value."""
+    """Return the payload for a visitor who may not see the value."""
     return Payload(reason=reason, is_hidden=True)
 
 
 class Called(Protocol):
-    """A job or the definition of a recurring one: what is called, and with what."""
+    """A job, or the definition of a recurring job: a task and its stored arguments."""
 
     @property
     def task(self) -> str:
@@ -55,15 +55,15 @@ class Called(Protocol):
 
     @property
     def serializer(self) -> str:
-        """Who stored them."""
+        """The serializer that stored them."""
         ...
 
 
 @attrs.frozen
 class PayloadReader:
-    """Reads what was stored of jobs, as one dashboard may show it.
+    """A reader of stored job values, in the form that one dashboard may show.
 
-    Stored text is judged, never trusted: whoever writes to the storage may have left anything.
+    Stored strings are never trusted: anyone who can write to the storage may have stored anything.
     """
 
     serializers: Mapping[str, Serializer]
@@ -72,9 +72,9 @@ class PayloadReader:
     def payload(
         self, record: Called, stored: object, limit: int | None, inputs: Sequence[Input] = ()
     ) -> Payload:
-        """Return stored text as a value, redacted; what cannot be read is given raw, with the reason.
+        """Return a stored string as a redacted value, or unparsed with the reason if it cannot be read.
 
-        Where the outputs of other jobs are put, `inputs`, these are named.
+        The outputs of other jobs, `inputs`, are shown by name in their places.
         """
         text = stored if isinstance(stored, str) else str(stored)
         reader = self.serializers.get(record.serializer)
@@ -85,17 +85,17 @@ class PayloadReader:
             value = with_outputs(self.redactor.value(reader.loads(text), record.task), inputs)
             shown = json.dumps(value, ensure_ascii=False, indent=2)
             line = json.dumps(value, ensure_ascii=False)
-        except Exception as error:  # noqa: BLE001 - a stranger's serializer, a stranger's text
+        except Exception as error:  # noqa: BLE001 - a serializer and data of other code
             return self._raw(text, f"It cannot be read: {error}", record.task, limit)
         return _cut(Payload(shown, line, value, size=len(shown)), limit)
 
     def arguments(self, record: JobRecord) -> JsonValue:
-        """Return a job's arguments alone, redacted, without texts to show; None where they cannot be read."""
+        """Return only a job's redacted arguments, without text for display; None if they cannot be read."""
         try:
             return self.redactor.value(
                 self.serializers[record.serializer].loads(record.arguments), record.task
             )
-        except Exception:  # noqa: BLE001 - a stranger's serializer, a stranger's text
+        except Exception:  # noqa: BLE001 - a serializer and data of other code
             return None
 
     def _raw(self, text: str, reason: str, task: str, limit: int | None) -> Payload:
@@ -110,11 +110,11 @@ def _cut(payload: Payload, limit: int | None) -> Payload:
 
 
 CUT = 64 * 1024
-"""So many characters of a text are shown; the rest is for a download."""
+"""The maximum number of characters of a string that are shown; the rest is for a download."""
 
-_FOLDED = 240  # a value whose text is longer is folded
+_FOLDED = 240  # characters; a longer value is folded
 _SUMMARY = 240
-_WIDE = 88  # a call that is longer has a line for each argument
+_WIDE = 88  # a longer call has a line for each argument
 _NODES = 600
 _DEPTH = 40
 
@@ -127,7 +127,7 @@ _PIECES = re.compile(
 
 @attrs.frozen
 class Piece:
-    """A part of a line of code with the class that colours it; empty for plain."""
+    """A part of a line of code with the class that colours it; the class is empty for plain text."""
 
     kind: str
     text: str
@@ -137,29 +137,29 @@ class Piece:
 class Given:
     """One argument of a call."""
 
-    name: str  # as it is written: empty where it is given by position
+    name: str  # as written: empty for an argument that is given by position
     parameter: str
     text: str  # the value as Python
 
     @property
     def is_long(self) -> bool:
-        """Tell whether the value is folded."""
+        """Whether the value is folded."""
         return len(self.text) > _FOLDED
 
     @property
     def start(self) -> str:
-        """How a folded value begins."""
+        """The beginning of a folded value."""
         return self.text[: _FOLDED // 3]
 
     @property
     def pieces(self) -> list[Piece]:
-        """The value in coloured pieces, at most `CUT` characters of it."""
+        """The value in coloured pieces, up to `CUT` characters."""
         return pieces(self.text[:CUT])
 
 
 @attrs.frozen
 class ShownCall:
-    """A call of a task by stored arguments."""
+    """A call of a task, derived from stored arguments."""
 
     function: str
     given: tuple[Given, ...]
@@ -167,12 +167,12 @@ class ShownCall:
 
     @property
     def is_wide(self) -> bool:
-        """Tell whether each argument has a line of its own."""
+        """Whether each argument has its own line."""
         return sum(len(one.name) + len(one.text) + 2 for one in self.given) + len(self.function) > _WIDE
 
     @property
     def text(self) -> str:
-        """The call as one text, to be copied."""
+        """The call as one string, for copying."""
         using = ", ".join(f"{one.name}={one.text}" for one in self.using)
         head = f"{self.function}.using({using}).enqueue" if using else f"{self.function}.enqueue"
         return f"{head}({', '.join(_written(one) for one in self.given)})"
@@ -181,9 +181,9 @@ class ShownCall:
 def call_of(
     task: str, arguments: Mapping[str, JsonValue], using: Mapping[str, JsonValue] | None = None
 ) -> ShownCall:
-    """Return the call that stored arguments, by the names of their parameters, came from.
+    """Return the call that the stored arguments came from; they are given by the names of their parameters.
 
-    `*name` holds what was given by position behind the parameters, `**name` what was given by other names.
+    `*name` contains the further arguments given by position, `**name` those given by other names.
     """
     further = next((value for name, value in arguments.items() if _stars(name) == 1), None)
     by_position = isinstance(further, list) and bool(further)
@@ -224,7 +224,7 @@ def summary(arguments: Mapping[str, JsonValue], limit: int = _SUMMARY) -> str:
 
 
 def literal(value: JsonValue) -> str:
-    """Return a JSON value as Python writes it, what cannot be printed as escapes."""
+    """Return a JSON value as a Python literal, with unprintable characters as escapes."""
     match value:
         case OutputText():
             return str(value)
@@ -249,7 +249,7 @@ def _escape(character: str) -> str:
 
 
 def pieces(code: str) -> list[Piece]:
-    """Return a text in the pieces by which it is coloured: strings, numbers, words, names, calls."""
+    """Return a string in the pieces by which it is coloured: strings, numbers, words, names, calls."""
     found: list[Piece] = []
     for kind, run in groupby(_PIECES.finditer(code), key=lambda match: match.lastgroup or "rest"):
         texts = [match[0] for match in run]
@@ -262,17 +262,17 @@ def pieces(code: str) -> list[Piece]:
 
 @attrs.frozen
 class Node:
-    """A value of a JSON tree: a leaf with its text, or a branch with what it holds."""
+    """A value of a JSON tree: a leaf with its text, or a branch with its children."""
 
     key: str | None
-    kind: str  # text, number, word, object, list
-    text: str  # of a leaf; of a branch how it begins and how many it holds
+    kind: str  # text, number, word, object or list
+    text: str  # of a leaf; for a branch, its opening and the number of its children
     children: tuple[Node, ...] = ()
-    left_out: int = 0  # so many children are not shown
+    left_out: int = 0  # the number of children that are not shown
 
     @property
     def is_branch(self) -> bool:
-        """Tell whether it holds others."""
+        """Whether it has children."""
         return bool(self.children) or self.left_out > 0
 
 

@@ -1,4 +1,4 @@
-"""Pages: Jinja templates, always escaped, with the words and addresses that each of them needs."""
+"""Pages from Jinja templates, which are always escaped and receive the texts and URLs that they need."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.texts import Texts
 
 _PACKED = ("text/html", "application/json")
-_WORTH = 1_000  # bytes: less than that comes in one packet anyway
+_WORTH = 1_000  # bytes; a smaller response fits in one packet anyway
 _EFFORT = 6
-_OFF_AT_MOST = 256  # bytes by which the length of an answer may be off
+_OFF_AT_MOST = 256  # maximum number of bytes by which the length of a response is varied
 
-# By these an address, a name or a line of a log reads as another: gnp.exe as exe.png.
+# These characters make a URL, a name or a log line look like another one: gnp.exe like exe.png.
 _TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# Text between tags, and the attributes that are shown or read out; < and > are escaped everywhere else.
+# Text between tags, and attributes that are shown or read aloud. Elsewhere < and > are escaped.
 _READ = re.compile(r""">[^<]+|\b(?:title|aria-label|placeholder|alt|label|data-confirm|data-text)="[^"]*\"""")
 
 
 class _Compiled(BytecodeCache):
-    """What templates were compiled to: once a process, for all dashboards, as all compile alike."""
+    """The compiled templates, kept once per process: all dashboards compile them to the same code."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str], CodeType] = {}
@@ -59,13 +59,16 @@ _compiled = _Compiled()
 
 @cache
 def _sources() -> Mapping[str, tuple[str, str | None, Callable[[], bool] | None]]:
-    """Return every template with its file, read once: an upgrade of the package must not mix two releases."""
+    """Return every template with its file.
+
+    Each file is read once, so that an upgrade of the package does not mix releases.
+    """
     loader, environment = PackageLoader("firelock_dashboard"), Environment(autoescape=True)
     return {name: loader.get_source(environment, name) for name in loader.list_templates()}
 
 
 class Templates:
-    """The templates, read when the first dashboard is made and compiled at their first use."""
+    """The templates, read when the first dashboard is created and compiled at their first use."""
 
     def __init__(self, texts: Texts) -> None:
         self._environment = Environment(
@@ -75,7 +78,7 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
             bytecode_cache=_compiled,
-            auto_reload=False,  # a page has some twenty templates: each would be a look at the disk
+            auto_reload=False,  # a page has some twenty templates: each would cost a file check
         )
         self._environment.globals.update(
             t=texts, Permission=Permission, draw=icon, percent=formatting.percent, sections=SECTIONS
@@ -86,13 +89,16 @@ class Templates:
         )
 
     def render(self, template: str, **values: object) -> str:
-        """Return a page that stands alone: it asks neither the storage nor who looks at it."""
+        """Return a page that needs neither the storage nor a visitor."""
         return show_turns(self._environment.get_template(template).render(values))
 
     def render_page(self, template: str, context: dict[str, object], part: str | None = None) -> str | None:
-        """Return a page, or its block `part_<name>` where one part is wanted; None where it has none."""
+        """Return a page, or its block `part_<name>` if one part is requested.
+
+        The result is None if the page has no such part.
+        """
         page = self._environment.get_template(template)
-        # As a value and not an import: a block that is rendered alone has no imports of its page.
+        # passed as a value, because a block that is rendered alone has no imports of its page
         context["p"] = self._environment.get_template("parts.html").make_module(context)
         if part is None:
             return show_turns(page.render(context))
@@ -102,11 +108,12 @@ class Templates:
 
 
 def packed(request: Request, response: Response, *, scheme: str) -> Response:
-    """Return the answer compressed, where its reader takes that and nobody else can have caused it.
+    """Return the response compressed, if the client accepts it and no other site can have caused the request.
 
-    Whoever may choose a text of a page and see the length of what is sent could find out what else is in it,
-    a guess at a time. So over TLS only what the dashboard's own pages ask for, or somebody by hand, is
-    compressed: no page elsewhere can cause that. The length is off by a random number of bytes all the same.
+    Anyone who can choose a string on a page and observe the response's length could guess its other contents
+    step by step. Therefore, over TLS, only requests from the dashboard's own pages, or made by the user
+    directly, are compressed; no other site can cause such requests. In addition, the length is varied by a
+    random number of bytes.
     """
     plain = bytes(response.body) if type(response) in {Response, JSONResponse} else b""
     kind = response.headers.get("content-type", "").partition(";")[0]
@@ -125,7 +132,7 @@ def packed(request: Request, response: Response, *, scheme: str) -> Response:
 
 
 def _gzipped(plain: bytes) -> bytes:
-    """Return the gzip form, with a name of random length in its header, which readers pass over."""
+    """Return the gzip form; its header contains a name of random length, which clients ignore."""
     squeeze = zlib.compressobj(_EFFORT, zlib.DEFLATED, -zlib.MAX_WBITS)
     name = b"-" * secrets.randbelow(_OFF_AT_MOST)
     head = b"\x1f\x8b\x08\x08" + bytes(5) + b"\xff" + name + b"\0"
@@ -134,9 +141,10 @@ def _gzipped(plain: bytes) -> bytes:
 
 
 def show_turns(html: str) -> str:
-    r"""Return the page with signs that turn the direction of text written out where they are read: \u202e.
+    r"""Return the page with each character that changes the text direction written out as an escape: \u202e.
 
-    What a form sends, and where a link leads, keeps it: there it is part of a name.
+    This affects only visible text. Form values and link targets keep the character, because it is part of a
+    name there.
     """
     if _TURNS.search(html) is None:
         return html
@@ -144,10 +152,10 @@ def show_turns(html: str) -> str:
 
 
 def written_out(text: str) -> str:
-    """Return the text with every sign that turns its direction written out."""
+    """Return the string with every character that changes the text direction written out."""
     return _TURNS.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
 def _json(value: object) -> str:
-    """Return JSON as text, to be escaped like any other: Jinja's own `tojson` marks it as safe."""
+    """Return JSON as a string that is escaped like any other; Jinja's own `tojson` marks it as safe."""
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""One request on its way through a view: what was asked, who asks, and the ways to answer."""
+"""The object that a view receives: the request, its visitor, and methods that create responses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SETTINGS_COOKIE = "firelock_settings"
 
-# What a visitor may choose: the first of each is the default.
+# The settings of a visitor; the first value of each is the default.
 SETTINGS = {
     "theme": ("system", "light", "dark"),
     "density": ("comfortable", "compact"),
@@ -44,7 +44,7 @@ SETTINGS = {
 }
 
 _FLASH = "firelock_flash"
-_FLASH_LIMIT = 3_000  # characters of a cookie, which browsers take up to 4,096 of
+_FLASH_LIMIT = 3_000  # characters of a cookie; browsers accept up to 4,096
 _UNDOES = frozenset(
     {
         "/jobs/restore",
@@ -59,21 +59,21 @@ _UNDOES = frozenset(
 _YEAR = 365 * 86_400  # seconds
 _PART = f"{PART.name}="
 _FORM, _JSON = "application/x-www-form-urlencoded", "application/json"
-_MOST_PARTS = 20  # regions in one answer
+_MOST_PARTS = 20  # regions in one response
 _LARGEST_BODY = 1024 * 1024
-_SECONDS = 30.0  # a body that takes longer is not waited for
+_SECONDS = 30.0  # seconds; a body that takes longer is refused
 
 
 @attrs.frozen
 class Undo:
-    """The form that takes an action back."""
+    """The form that undoes an action."""
 
     path: str
     fields: dict[str, list[str]]
 
     @classmethod
     def read(cls, value: object) -> Undo | None:
-        """Return what a cookie says; None where it is no undo of ours, since a cookie is nobody's word."""
+        """Return the undo from a cookie, or None if it is not a valid one: cookies are not trusted."""
         if not isinstance(value, dict) or value.get("path") not in _UNDOES:
             return None
         fields = value.get("fields")
@@ -85,7 +85,7 @@ class Undo:
 
 @attrs.frozen
 class Flash:
-    """The message of an action that led to a page."""
+    """The message of an action, shown on the page that follows it."""
 
     kind: str  # good, note or bad
     message: str
@@ -94,7 +94,7 @@ class Flash:
 
 
 class Visit:
-    """What a view gets. Views are plain functions, run in a thread: they may block."""
+    """The object that a view receives; views are plain functions that run in a thread, so they may block."""
 
     def __init__(
         self,
@@ -110,11 +110,11 @@ class Visit:
         self.request = request
         self.url = urls
         self.access = access
-        self.places = places  # what the `{name}`s of the route took
+        self.places = places  # the values of the `{name}`s of the route
         self.body = body
         self._by_state: Mapping[State, int] | None = None
 
-    # ---- what was asked ----------------------------------------------------------------------------------
+    # ---- the request -------------------------------------------------------------------------------------
 
     @property
     def fire(self) -> Firelock:
@@ -128,7 +128,7 @@ class Visit:
 
     @cached_property
     def form(self) -> SentFields:
-        """The fields of a posted form, or of a JSON object that a program posted."""
+        """The fields of a posted form, or of a JSON object posted by a program."""
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == _JSON:
             return SentFields.parse_json(self.body)
@@ -147,13 +147,13 @@ class Visit:
         is_strict: bool = False,
         left: Collection[Field[Any]] = (),
     ) -> None:
-        """Check what was sent against the declared fields; None for any query.
+        """Check the sent fields against the declared ones; `query=None` allows any query.
 
         Args:
             query: the fields of the query.
             form: the fields of the body.
-            is_strict: no field may be empty.
-            left: the fields next to which the view shows a value of the wrong type.
+            is_strict: whether no field may be empty.
+            left: the fields for which the view itself shows a value of the wrong type.
 
         Raises:
             BadRequest: a field is unknown, missing or of another type; the message names it.
@@ -171,50 +171,50 @@ class Visit:
 
     @property
     def now_micros(self) -> int:
-        """The same instant in micros."""
+        """The same time in micros."""
         return micros(self.now)
 
     @property
     def part(self) -> str | None:
-        """The name of the region that is wanted alone; None for a whole page."""
+        """The name of the region that is requested alone; None for a whole page."""
         return None if self.request.method == "POST" else self.query.maybe(PART)
 
     @property
     def is_for_part(self) -> bool:
-        """Whether the query names a region, valid or not: for answers to a query that nobody has checked."""
+        """Whether the query names a region, valid or not; for responses to an unchecked query."""
         query = self.request.scope["query_string"].decode("latin-1")
         return any(pair.startswith(_PART) for pair in query.split("&"))
 
     @property
     def wants_json(self) -> bool:
-        """Tell whether an action is to be answered to a script rather than with a page."""
+        """Whether the response to an action is for a script instead of a page."""
         return "application/json" in self.request.headers.get("accept", "")
 
     @property
     def here(self) -> str:
-        """The address of this page, to come back to."""
+        """The URL of this page, to return to it."""
         query = self.request.scope["query_string"].decode("latin-1")
         pairs = [pair for pair in query.split("&") if pair and not pair.startswith(_PART)]
         return self.url(path_of(self.request.scope) or "/") + (f"?{'&'.join(pairs)}" if pairs else "")
 
     def setting(self, name: str) -> str:
-        """Return one of the visitor's settings, kept in a cookie."""
+        """Return one of the visitor's settings, which are stored in a cookie."""
         return self._settings.get(name, SETTINGS[name][0])
 
     @property
     def _settings(self) -> dict[str, str]:
-        """What the cookie holds; unknown names and values are passed over."""
+        """The settings in the cookie; unknown names and values are ignored."""
         pairs = (pair.partition("=") for pair in self.request.cookies.get(SETTINGS_COOKIE, "").split("."))
         return {name: value for name, _, value in pairs if value in SETTINGS.get(name, ())}
 
     def state_counts(self) -> dict[str, int]:
-        """Return how many jobs are in each state, every state named."""
+        """Return the number of jobs in each state, including states without jobs."""
         if self._by_state is None:
             self._by_state = self.dashboard.counts().by_state
         return {str(state): self._by_state.get(state, 0) for state in State}
 
     def use_counts(self, by_state: Mapping[State, int]) -> None:
-        """Show these counts in the whole answer: the view has read them along with other figures."""
+        """Show these counts in the whole response; the view has read them along with other figures."""
         self._by_state = by_state
 
     def text(self, key: str, **values: object) -> str:
@@ -222,56 +222,56 @@ class Visit:
         return self.dashboard.texts(key, **values)
 
     def may(self, permission: Permission | str) -> bool:
-        """Tell whether the visitor may do this here."""
+        """Return whether the visitor may do this here."""
         return self.dashboard.may(self.access, Permission(permission))
 
     def require(self, permission: Permission) -> None:
-        """Refuse who may not do this: for actions whose permission depends on what was asked.
+        """Refuse a visitor without this permission; for actions whose permission depends on the request.
 
         Raises:
-            Forbidden: the visitor may not.
+            Forbidden: the visitor does not have the permission.
         """
         if not self.may(permission):
             raise Forbidden(self.text("shared.forbidden", permission=permission))
 
     def audit(self, action: str, target: str, **detail: JsonValue) -> None:
-        """The action is in the audit, under the visitor's name."""
+        """Record the action in the audit under the visitor's name."""
         self.fire.audit.record(action, target, by=self.who, detail=detail or None)
 
     @property
     def who(self) -> str:
-        """The visitor's name, for the audit: as auth says, else the address."""
+        """The visitor's name for the audit: the one from `auth`, otherwise the address."""
         client = self.request.client
         return self.access.name or (client.host if client else "local")
 
-    # ---- what a job holds, as this visitor may see it -----------------------------------------------------
+    # ---- the job's data, as this visitor may see it -------------------------------------------------------
 
     def arguments(self, record: Called, *, limit: int | None = IN_DETAIL) -> Payload:
-        """Return what a job was called with: decoded, redacted, and cut to the limit, None for a download.
+        """Return a job's arguments: decoded, redacted, and cut to the limit; None for a download.
 
-        The outputs of other jobs that it takes are named in their places.
+        Outputs of other jobs among the arguments are shown by name in their places.
         """
         relations = record.relations if isinstance(record, JobRecord) else None
         return self._payload(record, record.arguments, limit, () if relations is None else relations.inputs)
 
     def arguments_value(self, record: JobRecord) -> JsonValue:
-        """Return what a job was called with, decoded and redacted; None where it cannot be read or seen."""
+        """Return a job's arguments, decoded and redacted; None if they cannot be read or may not be seen."""
         if not self.may(Permission.VIEW_ARGUMENTS):
             return None
         return self.dashboard.payloads.arguments(record)
 
     def meta(self, record: JobRecord | RecurringJob) -> JsonValue:
-        """Return what travels with a job or with runs, redacted; None where it may not be seen."""
+        """Return the metadata of a job or of a recurring job's runs, redacted; None if it may not be seen."""
         if not self.may(Permission.VIEW_ARGUMENTS):
             return None
         return self.dashboard.redactor.value(dict(record.meta), record.task)
 
     def result(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
-        """Return what a job returned, as `arguments` does; only where `record.result` is not None."""
+        """Return a job's result, in the form of `arguments`; only for a `record.result` other than None."""
         return self._payload(record, record.result, limit)
 
     def redacted(self, text: str) -> str:
-        """Return a message, a traceback or a log line without what is unmistakably a secret."""
+        """Return a message, a traceback or a log line without the parts that are unmistakably secrets."""
         return self.dashboard.redactor.text(text)
 
     def _payload(
@@ -281,21 +281,22 @@ class Visit:
             return hidden(self.text("shared.not_allowed", permission=Permission.VIEW_ARGUMENTS))
         return self.dashboard.payloads.payload(record, stored, limit, inputs)
 
-    # ---- ways to answer ----------------------------------------------------------------------------------
+    # ---- responses ---------------------------------------------------------------------------------------
 
     def page(
         self, template: str, *, title: str = "", section: str = "", status: int = 200, **values: object
     ) -> Response:
-        """Return a page, or the one region of it that the request names in `part`.
+        """Return a page, or only the region of it that the request names in `part`.
 
-        Several names, joined by commas, return these regions as a JSON object: they show one reading.
+        Several names, joined by commas, return these regions as a JSON object; all of them show the same
+        reading.
 
-        A section's own page has its name: then neither section nor title need be said.
+        A section's own page has the section's name, so `section` and `title` can be left out for it.
 
-        Values may be functions without parameters, which a template calls: then a region that does not show
+        Values may be functions without parameters, which a template calls. Then a region that does not show
         them does not pay for them.
         """
-        part = self.part if status < 400 else None  # noqa: PLR2004 - what went wrong is shown whole
+        part = self.part if status < 400 else None  # noqa: PLR2004 - an error is shown as a whole page
         section = section or template.removesuffix(".html")
         title = title or self.text(f"nav.{section.partition(':')[0]}")
         if part is not None and "," in part:
@@ -309,7 +310,7 @@ class Visit:
         return self._tagged(html, status, "text/html; charset=utf-8")
 
     def _tagged(self, text: str, status: int, kind: str) -> Response:
-        """Return the answer; who has it already is told so without it."""
+        """Return the response, or a 304 if the client already has it."""
         headers = {"ETag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
         if self.request.method != "POST" and self.request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
@@ -318,10 +319,10 @@ class Visit:
     def render(
         self, template: str, *, title: str, section: str, part: str | None = None, **values: object
     ) -> str:
-        """Return a page as text, or the one part of it.
+        """Return a page as a string, or only one part of it.
 
         Raises:
-            NotHere: the page has no part of that name.
+            NotHere: the page has no part of this name.
         """
         began = time.perf_counter()
         context: dict[str, object] = {
@@ -335,7 +336,7 @@ class Visit:
         return html
 
     def json(self, value: object, status: int = 200) -> Response:
-        """Return JSON."""
+        """Return a JSON response."""
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
         return self._tagged(text, status, "application/json")
 
@@ -343,18 +344,18 @@ class Visit:
         self, message: str, *, to: str = "/", kind: str = "good", link: str | None = None,
         undo: Undo | None = None,
     ) -> Response:  # fmt: skip
-        """Return the answer to an action: to a script JSON that it shows, else the page it came from.
+        """Return the response to an action: JSON for a script, otherwise a redirect to the form's page.
 
         Args:
-            message: what was done, in numbers where there are any.
-            to: where to go if the form does not say (its field `back`).
+            message: what was done, with numbers if there are any.
+            to: the target if the form has no field `back`.
             kind: good, note or bad: how the message looks.
-            link: where the message leads, if anywhere.
-            undo: what takes the action back, if anything does.
+            link: the target of the message's link, if there is one.
+            undo: the form that undoes the action, if there is one.
         """
         back = None if undo is None else attrs.asdict(undo)
         if self.wants_json:
-            message = written_out(message)  # a script shows it as it is
+            message = written_out(message)  # a script shows it unchanged
             return JSONResponse({"message": message, "kind": kind, "link": link, "undo": back})
         response = RedirectResponse(self.url.back(self.form.maybe(BACK), to), 303)
         flash = json.dumps([kind, message, link, back])
@@ -364,13 +365,13 @@ class Visit:
         return response
 
     def keep_settings(self, response: Response, changes: Mapping[str, str]) -> None:
-        """The visitor's browser keeps these settings beside those that it has."""
+        """Store these settings in the visitor's browser, in addition to the existing ones."""
         kept = {**self._settings, **changes}
         value = ".".join(f"{name}={value}" for name, value in kept.items())
         self.set_cookie(response, SETTINGS_COOKIE, value, _YEAR)
 
     def take_flash(self) -> Flash | None:
-        """Return the message of an action that led here, once."""
+        """Return the message of the action that redirected here, once."""
         try:
             kind, message, link, undo = json.loads(bytes.fromhex(self.request.cookies.get(_FLASH, "")))
         except (ValueError, TypeError):
@@ -384,20 +385,20 @@ class Visit:
     clears_flash = False
 
     def finish(self, response: Response) -> Response:
-        """Return the response with the cookies that this visit leaves behind."""
+        """Return the response with the cookies that this visit sets or clears."""
         if self.clears_flash:
             self.clear_cookie(response, _FLASH)
         return response
 
     def set_cookie(self, response: Response, name: str, value: str, seconds: int) -> None:
-        """The visitor's browser keeps the value for this mount; no script and no other site has it."""
+        """Store the value in the visitor's browser for this mount; scripts and other sites cannot read it."""
         response.set_cookie(
             name, value, max_age=seconds, path=f"{self.url.root}/", httponly=True, samesite="strict",
             secure=self.dashboard.gate.scheme(self.request) == "https",
         )  # fmt: skip
 
     def clear_cookie(self, response: Response, name: str) -> None:
-        """The visitor's browser forgets a cookie that `set_cookie` set for this mount."""
+        """Delete a cookie that `set_cookie` set for this mount."""
         response.delete_cookie(name, path=f"{self.url.root}/", httponly=True, samesite="strict")
 
 
@@ -405,7 +406,7 @@ class Visit:
 
 
 def path_of(scope: Scope) -> str:
-    """Return the path below the mount; empty where the mount itself was asked for without its slash."""
+    """Return the path below the mount; empty if the mount itself was requested without its slash."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     if root and (path == root or path.startswith(f"{root}/")):
@@ -414,10 +415,10 @@ def path_of(scope: Scope) -> str:
 
 
 async def read_body(request: Request, *, seconds: float = _SECONDS) -> bytes:
-    """Return the body; no more of it is held than may be sent.
+    """Return the body; never hold more of it than the allowed size.
 
     Raises:
-        RequestProblem: it is larger than anything that a form here sends, compressed, of another kind than
+        RequestProblem: the body is larger than any form of the dashboard, compressed, of a type other than
             forms and JSON, or takes longer than `seconds`.
     """
     if request.headers.get("content-encoding", "identity") != "identity":

@@ -1,4 +1,7 @@
-"""What a route is and how an address finds one; `TABLE` in `app` has all, and nothing is reached past it."""
+"""Routes, and how they are found for a path.
+
+`TABLE` in `app` lists them all, and nothing else is reachable.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
 
 
 BACK = Text("back", limit=4_000, may_be_empty=True)
-"""Where an action leads afterwards."""
+"""The target after an action."""
 
 SURE = Flag("sure")
 """Whether the visitor has confirmed the action."""
@@ -31,7 +34,7 @@ PART = Text("part")
 
 
 def _check_declared(route: Route, attribute: attrs.Attribute[Any], fields: Sequence[object] | None) -> None:
-    """Refuse a field without a declared type: nothing would check what is sent for it."""
+    """Refuse a field without a declared type, because its values would not be checked."""
     for field in fields or ():
         if not isinstance(field, Field):
             raise TypeError(
@@ -41,10 +44,10 @@ def _check_declared(route: Route, attribute: attrs.Attribute[Any], fields: Seque
 
 @attrs.frozen(slots=False)
 class Route:
-    """A method and a path below the mount, who may come in, and what answers.
+    """A method and a path below the mount, with the required permission and the view.
 
-    A `{name}` in the path takes one segment, a last `{name:path}` all that is left. A request is checked
-    before the view: a field that is not declared here, or has another type, is a 400.
+    A `{name}` in the path matches one segment; a final `{name:path}` matches the rest of the path. A request
+    is checked before the view runs: an undeclared field, or a value of another type, results in a 400.
     """
 
     method: str  # GET or POST; HEAD follows GET
@@ -55,8 +58,8 @@ class Route:
         default=(), validator=_check_declared
     )
     form: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # fields of the body
-    is_personal: bool = False  # changes nothing but what the visitor sees; there on a read-only dashboard too
-    is_api: bool = False  # answers JSON, its errors too
+    is_personal: bool = False  # changes only the visitor's own view; exists on a read-only dashboard too
+    is_api: bool = False  # answers with JSON, also for errors
     is_strict: bool = False  # no field may be empty, as in the API
     shows_problems: bool = False  # the view shows a value of the wrong type next to its field of `form`
     summary: str = ""  # for the description of the JSON API
@@ -64,7 +67,7 @@ class Route:
 
     @cached_property
     def query_fields(self) -> tuple[Field[Any], ...] | None:
-        """Every field that the query may have; None for any."""
+        """The fields that the query may have; None for any."""
         if self.query is None:
             return None
         common = () if self.is_api or self.method != "GET" else (PART,)
@@ -72,26 +75,29 @@ class Route:
 
     @cached_property
     def form_fields(self) -> tuple[Field[Any], ...]:
-        """Every field that the body may have."""
+        """The fields that the body may have."""
         if self.method == "GET":
             return ()
         return (*self.form, *(() if self.is_api else (BACK, SURE)), *self.parameters)
 
     @property
     def is_action(self) -> bool:
-        """Tell whether it changes anything; a read-only dashboard has none of these."""
+        """Whether the route changes anything; a read-only dashboard has no such routes."""
         return self.method != "GET" and not self.is_personal
 
 
 class Routes:
-    """Finds the route of a request."""
+    """The table that finds the route of a request."""
 
     def __init__(self, table: Sequence[Route]) -> None:
         self.table = tuple(table)
         self._patterns = [(_pattern(route.path), route) for route in self.table]
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | frozenset[str]:
-        """Return the route and what its places took; else the methods that the path answers to, if any."""
+        """Return the route and the values of its places.
+
+        If no route matches, the result is the set of methods that the path supports, which may be empty.
+        """
         wanted = "GET" if method == "HEAD" else method
         others: set[str] = set()
         for pattern, route in self._patterns:

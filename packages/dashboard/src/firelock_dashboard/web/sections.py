@@ -1,4 +1,4 @@
-"""The sections of the dashboard: what the navigation, the command palette and its sheet of keys list."""
+"""The sections of the dashboard, for the navigation, the command palette and its list of shortcuts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class Section:
-    """A page that the navigation leads to; its title is the text `nav.<name>`."""
+    """A page in the navigation; its title is the text `nav.<name>`."""
 
     name: str
     path: str

@@ -1,7 +1,9 @@
-"""Every text that the dashboard shows, by key, from `texts/<language>/<group>.toml`; one place to translate.
+"""All texts that the dashboard shows, by key, so that they can be translated.
 
-`texts("jobs.selected", count=3)` is the key `selected` of `jobs.toml`. A text may name values in braces. One
-that depends on a number is a table with `one` and `other`, chosen by `count`.
+They are in `texts/<language>/<group>.toml`.
+
+`texts("jobs.selected", count=3)` is the key `selected` of `jobs.toml`. A text can contain values in braces. A
+text that depends on a number is a table with the keys `one` and `other`; `count` selects one of them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class Texts:
         """Return the text with its values filled in.
 
         Raises:
-            KeyError: there is no such text; a test looks for every key that a template names.
+            KeyError: no such text exists; a test checks every key that a template uses.
         """
         text = self._texts[key]
         if not isinstance(text, str):
@@ -32,7 +34,7 @@ class Texts:
         return text.format(**values) if values else text
 
     def __contains__(self, key: str) -> bool:
-        """Tell whether there is such a text."""
+        """Return whether a text with this key exists."""
         return key in self._texts
 
     def __iter__(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Addresses below the mount, built for each request: nothing else in the dashboard writes one."""
+"""URLs below the mount, built for each request; no other code of the dashboard builds URLs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from firelock_dashboard.web.assets import Assets
 class Urls:
     """Absolute paths of one mount: `urls("/jobs", state="failed")` is `/admin/jobs/jobs?state=failed`."""
 
-    root: str  # where the dashboard is mounted, as the browser sees it; no slash at its end
+    root: str  # the mount's path as the browser sees it, without a trailing slash
     assets: Assets
 
     def __call__(self, path: str, **query: object) -> str:
-        """Return the address of a path; None and empty texts are left out of the query, lists repeat."""
+        """Return the URL of a path.
+
+        None and empty strings are left out of the query, and lists repeat the name.
+        """
         return self.of(path, query)
 
     def of(self, path: str, query: Mapping[str, object]) -> str:
-        """Return the address of a path with a query whose names may be any text."""
+        """Return the URL of a path with a query whose names may be any string."""
         pairs = [
             (name, str(value))
             for name, given in query.items()
@@ -33,16 +36,19 @@ class Urls:
         return f"{address}?{urlencode(pairs)}" if pairs else address
 
     def asset(self, name: str) -> str:
-        """Return the address of a file that comes with the dashboard; it changes with the content."""
+        """Return the URL of a file of the dashboard; it changes with the file's content."""
         return f"{self.root}/{self.assets.url(name)}"
 
     def back(self, wanted: str | None, default: str = "/") -> str:
-        """Return where to go after an action: the wanted place if it lies here, else the default."""
+        """Return the URL to open after an action.
+
+        The result is the requested URL if it is below the mount, otherwise the default.
+        """
         return wanted if wanted and self.is_here(wanted) else self(default)
 
     def is_here(self, address: str) -> bool:
-        """Tell whether a browser that follows this address stays below the mount."""
+        """Return whether a browser that follows this URL stays below the mount."""
         if not (address.startswith(f"{self.root}/") and address.isascii() and address.isprintable()):
             return False
-        path = unquote(address.partition("?")[0])  # for browsers %2e%2e is .. as well
+        path = unquote(address.partition("?")[0])  # browsers treat %2e%2e like ..
         return not ("\\" in address + path or "//" in path or {".", ".."} & set(path.split("/")))

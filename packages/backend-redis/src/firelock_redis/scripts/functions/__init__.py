@@ -1,5 +1,5 @@
-"""Lua functions that scripts include; none of them is a script by itself.
+"""Lua functions that scripts include; none of these files is a script on its own.
 
-First `batches` and `jobs`: how a job is stored, and how it moves. Then `children`, `suspensions`, `limits`,
-`unique`, `duplicates` and `record`.
+First `batches` and `jobs`: how a job is stored, and how it changes its state. Then `children`, `suspensions`,
+`limits`, `unique`, `duplicates` and `record`.
 """

@@ -1,12 +1,16 @@
--- Batches: what is known of them, and what their members add to their counts. Behind library.lua, in front of jobs.lua. It says
--- what firelock/storage/batches.py says, in one function, so that a call without batches makes one function more.
+-- Batches: their counts and marks, and the share that each member has in the counts. Behind library.lua, in front of
+-- jobs.lua. It implements firelock/storage/batches.py in one function, so that a call without batches creates only
+-- one function more.
 --
--- A batch is a job with the letter b, one of its members with the letter m; jobs.lua draws their records. Keys of a partition:
--- b:<batch> HASH its counts and flags, as NUMBERS and MARKS name them; bm:<batch> ZSET its members by their creation; changed ZSET
--- of batches that `release` has to look at, in the order in which something came of them. It decides them, and sweeps their members
--- or lets them in, by their places in bm:, where no member leaves before the batch has ended.
+-- A batch is a job with the flag b, each of its members has the flag m; jobs.lua reads and writes their records. Keys
+-- of a partition:
+--   b:<batch> HASH: its counts and marks, as NUMBERS and MARKS name them
+--   bm:<batch> ZSET: its members by their creation
+--   changed ZSET: the batches that `release` must check, in the order in which they changed
+-- `release` decides these batches, and sweeps their members or lets them in, by their places in bm:. No member leaves
+-- bm: before the batch has ended.
 --
--- A member and its batch lie in one partition, so the counts is changed in the step that changes the member.
+-- A member and its batch are in one partition, so the step that changes the member also changes the counts.
 
 local made_batches
 
@@ -14,9 +18,14 @@ local function batches()
   if made_batches then return made_batches end
 
   local NUMBERS = { 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted', 'batches' }
-  -- Marks, nothing where they do not hold: it waits for what it is after, or for the batch around it; is cancelled; is stopped by
-  -- a failure; fails fast. Beside them the batch around it; for how many micros it stays by its end, - for ever; and the place in
-  -- bm: up to which members have been swept or let in, nothing where none is to be.
+  -- Marks are empty if they do not apply; the last three are not marks:
+  --   shut: the batch has not opened, because it waits for its parents or for its outer batch
+  --   cancelled: it is cancelled
+  --   stopping: a failure stops it
+  --   fast: it fails fast
+  --   outer: the outer batch
+  --   keeps: for how many microseconds it is kept after each end, - for ever
+  --   walk: the place in bm: up to which members have been swept or let in, empty if none must be
   local MARKS = { 'shut', 'cancelled', 'stopping', 'fast', 'outer', 'keeps', 'walk' }
   local NAMED = {}
   for number, name in ipairs(NUMBERS) do NAMED[number] = name end
@@ -27,7 +36,7 @@ local function batches()
 
   local rows, touched, order = {}, {}, {}
 
-  -- The batch of that id, false where none is stored.
+  -- Return the batch of this id, false if it is not stored.
   local function row_of(id)
     local row = rows[id]
     if row == nil then
@@ -42,13 +51,13 @@ local function batches()
     return row
   end
 
-  -- Something of the batch has changed.
+  -- Note that the batch has changed.
   local function touch(id)
     if touched[id] then return end
     touched[id], order[#order + 1] = true, id
   end
 
-  -- There is a new batch.
+  -- Add a new batch.
   local function found(id, row)
     for _, name in ipairs(NUMBERS) do row[name] = 0 end
     for _, name in ipairs(MARKS) do row[name] = row[name] or '' end
@@ -56,18 +65,18 @@ local function batches()
     touch(id)
   end
 
-  -- The batch is gone.
+  -- Forget a batch that is being deleted.
   local function forget(id)
     rows[id], touched[id] = false, nil
   end
 
-  -- `release` goes through the members of the batch, from the first one.
+  -- Let `release` go through the members of the batch, from the first one on.
   local function go_through(id)
     row_of(id).walk = '0'
     touch(id)
   end
 
-  -- The state of the batch by its counts, W while it is open: see `batches.end_of`.
+  -- Return the state of the batch by its counts, W while it is open; see `batches.end_of`.
   local function end_of(row, is_held)
     if row.cancelled == '' and (is_held or row.shut ~= '') then return 'W' end
     if row.active > 0 or (row.waiting > 0 and row.cancelled .. row.stopping ~= '') then return 'W' end
@@ -75,7 +84,7 @@ local function batches()
     return (row.failed > 0 or row.waiting > 0) and 'F' or 'S'
   end
 
-  -- Whether the batch, whose record is this, is to be decided, or members of it are to be moved.
+  -- Return whether `release` must decide the batch, which has this record, or change members of it.
   local function has_news(row, text)
     local state = sub(text, 1, 1)
     if state == 'D' then return false end
@@ -83,7 +92,7 @@ local function batches()
       or end_of(row, state == 'W' and match(text, DUE) ~= '') ~= state
   end
 
-  -- The batch waits for `release`, which may look at it already.
+  -- Put the batch on the list of `release`, unless it is there already.
   local function note(id)
     if not call('ZSCORE', base .. 'changed', id) then call('ZADD', base .. 'changed', call('INCR', base .. 'ends'), id) end
   end
@@ -92,7 +101,7 @@ local function batches()
     return call('ZSCORE', base .. 'changed', id) ~= false
   end
 
-  -- What is changed is written. The records are written before.
+  -- Write the changed batches. Their records must be written before.
   local function store()
     for _, id in ipairs(order) do
       local row, fields = rows[id], {}
@@ -108,7 +117,7 @@ local function batches()
 
   -- ---- members -----------------------------------------------------------------------------------------------------
 
-  -- What the member adds to the counts.
+  -- Return the share of the member in the counts.
   local function share(job)
     local state, row = job.state, find(job.flag, 'b', 1, true) and row_of(job.id)
     local waits = state == 'W' and job.waits == '' and not find(job.flag, 'o', 1, true)
@@ -127,7 +136,7 @@ local function batches()
     return type(said) == 'string' and said or nil
   end
 
-  -- Whether these are the rules of a batch: its name, whether it fails fast, and three times a number or null.
+  -- Return whether these are the rules of a batch: its name, whether it fails fast, and three times a number or null.
   local function are_rules(said)
     if type(said) ~= 'table' or type(said[RULES.name]) ~= 'string' then return false end
     for _, keep in ipairs({ said[RULES.succeeded], said[RULES.failed], said[RULES.deleted] }) do
@@ -136,7 +145,8 @@ local function batches()
     return true
   end
 
-  -- The parts that can be read, as `read_relations` in model/dependencies.py says; a text that cannot be read ends no script.
+  -- Return the relations that can be read, as `read_relations` in model/dependencies.py does; an unreadable string
+  -- must not end the script.
   local function read_relations(text)
     local is_read, said = pcall(cjson.decode, text or '[]')
     if not is_read or type(said) ~= 'table' then said = {} end
@@ -148,7 +158,8 @@ local function batches()
     return { batch = text_in(said[TIES.batch]), caller = text_in(said[TIES.caller]), inputs = inputs, rules = rules }
   end
 
-  -- What ties the job to others: its batch, its caller, whose results it takes, and the rules of a batch; nil for none.
+  -- Return the relations of the job: its batch, its caller, the inputs that it takes from other jobs, and the rules
+  -- of a batch; nil for missing ones.
   local function ties_of(job)
     if not job.ties then
       local payload = call('HGET', base .. 'payloads', job.id) or ''
@@ -159,7 +170,7 @@ local function batches()
     return job.ties
   end
 
-  -- The job, a new one, is tied so.
+  -- Set the relations of a new job, and the flags that follow from them.
   local function tie(job, text)
     local ties = read_relations(text)
     job.ties = ties
@@ -170,7 +181,7 @@ local function batches()
     end
   end
 
-  -- The counts has what the member adds now instead of what it added before.
+  -- Add the share that the member has now to the counts, and subtract the one that it had before.
   local function count(job)
     local id, after = ties_of(job).batch, share(job)
     local row = id and row_of(id)
@@ -190,7 +201,7 @@ local function batches()
     job.was = after
   end
 
-  -- Until it has ended the job keeps the results that it takes: in:<parent> SET of those jobs.
+  -- Store, until the job has ended, that it uses these results, so that they are kept: in:<parent> SET of such jobs.
   local function follow_inputs(job)
     for _, input in ipairs(ties_of(job).inputs) do
       local key = base .. 'in:' .. input[INPUT.job]
@@ -198,28 +209,29 @@ local function batches()
     end
   end
 
-  -- ---- its life ----------------------------------------------------------------------------------------------------
+  -- ---- changes of a batch ------------------------------------------------------------------------------------------
 
-  -- Whatever it is after has come: its members may run.
+  -- Open the batch: all that it waited for has ended, so its members may run.
   local function open(id)
     row_of(id).shut = ''
     go_through(id)
   end
 
-  -- Somebody runs a member of the batch again: no failure that was before stops it, nor those around it.
+  -- Clear the mark stopping of the batch and its outer batches, because a person runs a member again: earlier
+  -- failures must no longer stop them.
   local function calm(id)
     while id and id ~= '' do
       local row = row_of(id)
       if not row then return end
       if row.stopping ~= '' then
         row.stopping = ''
-        go_through(id)  -- whom nobody has let in yet
+        go_through(id)  -- lets in the members that are still shut out
       end
       id = row.outer
     end
   end
 
-  -- Whether this batch is cancelled, or one around it.
+  -- Return whether this batch or one of its outer batches is cancelled.
   local function is_cancelled_around(id)
     while id and id ~= '' do
       local row = row_of(id)
@@ -229,7 +241,7 @@ local function batches()
     return false
   end
 
-  -- When the batch may be pruned that ends so at this instant, nothing for never.
+  -- Return when a batch that ends in this state at this time may be pruned, empty for never.
   local function expiry(row, state, at)
     local keep = select(state == 'S' and 1 or state == 'F' and 2 or 3, match(row.keeps, '^(%S+) (%S+) (%S+)$'))
     return keep == '-' and '' or int(at + keep)

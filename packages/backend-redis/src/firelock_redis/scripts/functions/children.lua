@@ -1,22 +1,28 @@
--- Continuations, as functions. Behind batches.lua and jobs.lua, in front of insert.lua, upkeep.lua and prune.lua.
+-- Continuations. Behind batches.lua and jobs.lua, in front of insert.lua, upkeep.lua and prune.lua.
 --
--- pend:<parent> ZSET of ties that nothing has been decided for, "on child" in order of insertion, where on is
--- S succeeded, F failed, D deleted or X finished; n:<child> how many ties of a child are undecided, where there was more
--- than one; c:<parent> ZSET of all children by their creation; releasing ZSET of parents whose end has not been followed
--- up, by ends, the number of the last end; looked HASH (see upkeep.lua).
+-- Keys of a partition:
+--   pend:<parent> ZSET: the undecided dependencies on a parent, each "on child", in order of insertion; on is S
+--     succeeded, F failed, D deleted or X finished
+--   n:<child>: the number of undecided dependencies of a child that had more than one
+--   c:<parent> ZSET: all children by their creation
+--   releasing ZSET: the ended parents that `release` must handle, by the number of their end
+--   ends: the number of the last end
+--   looked HASH: see upkeep.lua
 --
--- A parent's record has the flag + from its first child on. A child that waits no more has no ties. A suspended job is a child of
--- those that it waits for: its ties are in pend: as well, with the letter X, and in w:<child> SET of its parents.
+-- A parent's record has the flag + from its first child on. A child that no longer waits has no dependencies in these
+-- lists. A suspended job is a child of the jobs that it waits for: its dependencies are in pend: as well, with the
+-- letter X, and in w:<child> SET of its parents.
 
 local rules
 
--- What follows from a parent's end, as `lifecycle` says: by on and state the target, or nothing and the reason to go on
--- waiting; by state the reason of what moves. Reasons are JSON.
+-- Read the effects of a parent's end, as `lifecycle` defines them. By on and state: the target state, or an empty
+-- string and the reason to keep waiting. By state: the reason of a job that changes. Reasons are JSON.
 local function read_rules(text)
   rules = cjson.decode(text)
 end
 
--- The waiting child is deleted, and kept as long after its end as its parent after its own; a batch is cancelled.
+-- Delete the waiting child, and keep it as long after its end as its parent after its own. A batch is cancelled
+-- instead.
 local function end_child(child, parent, reason, at)
   if is(child, 'b') then return cancel(child, reason, at) end
   child.state, child.reason, child.changed, child.ended = 'D', reason, at, at
@@ -25,7 +31,7 @@ local function end_child(child, parent, reason, at)
   child.history = child.history .. step('D', at, reason)
 end
 
--- The child waits no more: it is what `decide` or `end_child` has made of it.
+-- Write a child that no longer waits, as `decide` or `end_child` has changed it.
 local function follow(child)
   put(removes, 'l:W:' .. child.queue, child.id)
   if call('DEL', base .. 'n:' .. child.id) == 1 or child.waits ~= '' then forget_ties(child) end
@@ -41,7 +47,8 @@ local function other_ties(child)
   return left
 end
 
--- The member of a batch, which waits for no fellow, waits until that opens, if its batch is shut; its last step is that.
+-- Shut out a member of a batch that waits for no other member, if its batch has not opened: it waits until then, and
+-- its last step in the history is replaced with this wait.
 local function keep_out(job)
   if not is(job, 'm') or FINAL[job.state] then return end
   local outer, row = batches().row_of(batches().ties_of(job).batch), is(job, 'b') and batches().row_of(job.id)
@@ -52,8 +59,9 @@ local function keep_out(job)
   job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.shut_out, job.flag .. 'o'
 end
 
--- Look at an awaiting child's tie to an ended parent. Return the state it goes to, W where other ties are left, nothing
--- where this one goes on waiting. The caller saves it. A batch stays what it is: for D it is cancelled, for E it has opened.
+-- Decide an awaiting child's dependency on an ended parent. Return the state that the child gets, W if other
+-- dependencies are left, nil if it keeps waiting for this one. The caller saves it. A batch keeps its state: for D it
+-- was cancelled, for E it was opened.
 local function decide(child, on, parent, at, now, ties_left)
   local rule = rules[on .. parent.state]
   local target, reason = rule and rule[1], rules[parent.state]

@@ -1,6 +1,6 @@
--- What a call does to the job that has its unique key, as functions. Behind jobs.lua and unique.lua, in front of insert.lua.
+-- The effect of a call on the job that has its unique key. Behind jobs.lua and unique.lua, in front of insert.lua.
 
--- Where the array ends that begins at this place of a text of JSON.
+-- Return the place at which the JSON array that starts at this place of a string ends.
 local function array_end(text, at)
   local depth = 0
   while true do
@@ -21,13 +21,13 @@ end
 local WRITTEN = PAYLOAD.captures(task, serializer, created, rarer, arguments) .. '$'
 local BEFORE_TAGS = '^%[' .. string.rep('[^,]*,', RARER.tags - 1) .. '()'
 
--- Where the tags stand among the rarer fields: the places of their brackets.
+-- Return the places of the brackets around the tags in the rarer fields.
 local function tags_in(rare)
   local first = match(rare, BEFORE_TAGS)
   return first, array_end(rare, first)
 end
 
--- The payload, in the order of PAYLOAD, of the job with arguments, serializer and tags of the call's.
+-- Return the job's payload, in the order of PAYLOAD, with the arguments, the serializer and the tags of the call.
 local function replaced_payload(stored, given)
   local task, _, created, rare = match(stored, WRITTEN)
   local _, serializer, _, given_rare, arguments = match(given, WRITTEN)
@@ -41,12 +41,12 @@ local function replaced_payload(stored, given)
   return task .. '\t' .. serializer .. '\t' .. created .. '\t' .. rare .. '\n' .. arguments
 end
 
--- What the job asks before it starts, with the limits of the call's.
+-- Return the job's admission with the limits of the call.
 local function replaced_asks(stored, given)
   return ' [' .. sub(given, 3, array_end(given, 3)) .. sub(stored, array_end(stored, 3) + 1)
 end
 
--- The history with one call more that changed the waiting job; such calls share a line.
+-- Add a call that changed the waiting job to its history; consecutive calls share a line.
 local function add_duplicate(job, at)
   local before, last = match('\n' .. job.history, '^(.*\n)([^\n]+\n)$')
   local count = last and match(last, '^%["%a+",%-?%d+,"(%d+) duplicate calls?"%]\n$')

@@ -1,24 +1,41 @@
--- Jobs as they are stored, and the moves between their states. Behind library.lua and batches.lua, in front of a group of verbs
--- that moves jobs. Apart from it, as its functions are made anew for each call: 20 µs of a call that takes 25 without them.
+-- How jobs are stored, and how they change their state. Behind library.lua and batches.lua, in front of a group of
+-- verbs that changes jobs. Not part of library.lua, because each call creates its functions again: they take 20 µs of
+-- a call that takes 25 µs without them.
 --
--- A job is a field of two hashes: of payloads, written once, and of jobs, its record, rewritten at each step. PAYLOAD, RECORD
--- and LAST of layout/encoding.py say what stands in them; what is written here has their order.
+-- A job is a field of two hashes: of payloads, which is written once, and of jobs, its record, which is rewritten at
+-- each step. PAYLOAD, RECORD and LAST in layout/encoding.py declare their fields; this file writes them in that
+-- order.
 --
--- Flags are of few jobs: + has children, b is a batch, m is a member of one, o is shut out until that opens, i takes results of
--- others, c was called by another, r remembers something, f has forgotten all, s has streams.
+-- A few jobs have flags: + has children, b is a batch, m is a member of a batch, o is shut out until its batch opens,
+-- i uses results of other jobs, c was called by another job, r has memos, f has forgotten all its memos, s has
+-- streams.
 --
--- Keys of a partition: all ZSET every job by its creation; l:<state>:<queue> ZSET the jobs of a state in order of time,
--- processing ones in held:<session> instead; queues SET every queue that has had a job; r:<queue> ZSET those that can be
--- claimed in order of place; work SET the queues with something to claim; running HASH how many of a queue are
--- processing; due ZSET those scheduled, and awaiting ones that wait no longer than until then; x:<minute> LIST those that expire then and xs ZSET the minutes;
--- tails:<session> SET; e:<id> LIST failed attempts, where the record has a last error; t:<tag>, rj:<recurring job> ZSET
--- jobs by their creation; seq the number of the last place. Those of continuations are in children.lua.
+-- Keys of a partition:
+--   all ZSET: every job by its creation
+--   l:<state>:<queue> ZSET: the jobs in a state by time; processing jobs are in held:<session> instead
+--   queues SET: every queue that has had a job
+--   r:<queue> ZSET: the jobs that can be claimed, by place
+--   work SET: the queues with something to claim
+--   running HASH: the number of processing jobs by queue
+--   due ZSET: scheduled jobs, and awaiting ones that wait no longer than until that time
+--   x:<minute> LIST: the jobs that expire in that minute
+--   xs ZSET: these minutes
+--   tails:<session> SET: the tails of a session
+--   e:<id> LIST: failed attempts, if the record has a last error
+--   t:<tag>, rj:<recurring job> ZSET: jobs by their creation
+--   seq: the number of the last place
+-- Those of continuations are in children.lua.
 --
--- Jobs with limits stand apart from r:, in lanes, one for each set of keys, which are joined by line ends:
--- lane:<queue> <keys> ZSET those that can be claimed in order of place, with a line end behind the id of one that a claim has
--- to look at closely, as `is_odd` says; ring:<queue> ZSET the lanes that have jobs by their turn; laned SET the queues with a
--- ring; turn the number of the last turn; lanes ZSET, in order of name, "key, line end, queue, blank, keys" of each lane by
--- each of its keys, and "key, line end" of each key until it is pruned. Those of claims are in limits.lua.
+-- Jobs with limits are not in r: but in lanes, one for each set of keys. The name of a lane is its keys, joined by
+-- line ends.
+--   lane:<queue> <keys> ZSET: the jobs that can be claimed, by place; a line end follows the id of a job that a claim
+--     must check closely, see `is_odd`
+--   ring:<queue> ZSET: the lanes that have jobs, by their turn
+--   laned SET: the queues with a ring
+--   turn: the number of the last turn
+--   lanes ZSET, in order of name: "key, line end, queue, blank, keys" for each lane and each of its keys, and "key,
+--     line end" for each key until it is pruned
+-- Those of claims are in limits.lua.
 
 local WHOLE = RECORD.captures(state, flags, attempt, fence, place, queue, session, retries, crashes, enqueued, origin, asks, error, rest)
 local FIELDS = LAST.captures(changed, claimed, started, ended, expires, due, server, reason, result, absent, waits)
@@ -33,7 +50,7 @@ local function null(text)
   return text == '' and 'null' or text
 end
 
--- One step as a line, in the order of ENTRY: instants are numbers already written out, texts JSON or empty.
+-- Return one step as a line, in the order of ENTRY. Times are strings of digits, other strings are JSON or empty.
 local function step(state, at, reason, attempt, claimed, started, server)
   local line = '["' .. NAMES[state] .. '",' .. at .. ',' .. null(reason)
   if attempt then
@@ -58,7 +75,7 @@ local function read(id, text)
   return job
 end
 
--- Whether the job has the flag.
+-- Return whether the job has the flag.
 local function is(job, flag)
   return job.flag ~= '' and find(job.flag, flag, 1, true) ~= nil
 end
@@ -73,7 +90,7 @@ local function written(job)
     }, '\t')
 end
 
--- Leave the middle out of a history that has grown long; `elided` of the line in its place counts the steps.
+-- Remove the middle of a long history; `elided` in the line that replaces it is the number of removed steps.
 local function shortened(job)
   local lines = {}
   for line in string.gmatch(job.history, '([^\n]*\n)') do lines[#lines + 1] = line end
@@ -90,9 +107,9 @@ local function shortened(job)
     .. table.concat(lines, '', #lines - HISTORY_TAIL + 1, #lines)
 end
 
--- ---- what a job asks before it starts -------------------------------------------------------------------------
+-- ---- admission ------------------------------------------------------------------------------------------------
 
-local asked = {}  -- by what stands in the record
+local asked = {}  -- by the string in the record
 
 local UNTIL = { started = true, ended = true, succeeded = true, due = true }
 
@@ -116,9 +133,14 @@ local function parse_asks(text)
   return asks
 end
 
--- What the job asks, nothing where that cannot be read: its lane, nothing for none; uses of limits, each a USE; is_odd where a
--- claim has to look at more than the lane, as the cost is not 1, or the job keeps its key or can be late; the unique use, see
--- UNIQUE; before and within as `Admission` says; is_unread where a newer release alone knows how long the unique key is kept.
+-- Return the admission of a job, an empty one if the string cannot be read. Its fields:
+--   lane: the lane of the job, empty for none
+--   uses: the uses of limits, each a USE
+--   is_odd: whether a claim must check more than the lane, because the cost is not 1, or the job keeps its key or can
+--     be late
+--   unique: the use of a unique key, see UNIQUE
+--   before, within: as in `Admission`
+--   is_unread: whether only a newer release knows how long the unique key is kept
 local function asks_of(text)
   local asks = asked[text]
   if not asks then
@@ -129,8 +151,9 @@ local function asks_of(text)
   return asks
 end
 
--- ---- a batch of moves: each job at most once, written by flush ------------------------------------------------
+-- ---- pending changes ------------------------------------------------------------------------------------------
 
+-- Changes are collected and written by `flush`. A job must be saved at most once before that.
 local saved, counted, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes
 
 local function begin_batch()
@@ -162,8 +185,8 @@ local function save(job)
   if job.was then counted[#counted + 1] = job end
 end
 
--- The rarer fields of a job's payload, see RARER; nil where it has none, or where they cannot be read. And how many bytes were
--- read for them.
+-- Return the rarer fields of a job's payload, see RARER; nil if it has none, or if they cannot be read. Also return
+-- how many bytes were read for them.
 local function rare_fields(id)
   local payload = call('HGET', base .. 'payloads', id) or ''
   local fields = match(payload, PAYLOAD.captures(rarer))
@@ -173,7 +196,8 @@ local function rare_fields(id)
   return is_known and rare or nil, #payload
 end
 
--- The job waits for none of its parents any more, nor for those of a suspension.
+-- Remove the job from the lists of the parents that it waits for: those of its suspension, or else of its
+-- dependencies.
 local function forget_ties(job)
   local id = job.id
   if job.waits ~= '' then
@@ -187,13 +211,13 @@ local function forget_ties(job)
   end
 end
 
--- The job's end no longer decides its children.
+-- Take the job off the releasing list, so that its end no longer decides its children.
 local function withdraw(id)
   call('ZREM', base .. 'releasing', id)
   call('HDEL', base .. 'looked', id)
 end
 
--- The list of a job that can be claimed, and how it stands in it.
+-- Return the list of claimable jobs to which a job belongs, and the name of the job in it.
 local function standing(job)
   local asks = job.asks ~= '' and asks_of(job.asks)
   if not asks or asks.lane == '' then return 'r:' .. job.queue, job.id end
@@ -202,7 +226,7 @@ local function standing(job)
   return name, asks.is_odd and job.id .. '\n' or job.id
 end
 
-local freed = {}  -- lanes of jobs that hold their keys no more, or may do so
+local freed = {}  -- lanes of jobs that no longer hold their keys, or might not hold them
 
 local function leave(job)
   local state, queue, id = job.state, job.queue, job.id
@@ -217,7 +241,7 @@ local function leave(job)
   if job.due ~= '' then put(removes, 'due', id) end
   if state == 'W' then
     local batch = is(job, 'b') and batches().row_of(id)
-    if not batch or batch.shut ~= '' then  -- one that has opened waits for nobody
+    if not batch or batch.shut ~= '' then  -- a batch that has opened waits for no parent
       gone[#gone + 1] = base .. 'n:' .. id
       forget_ties(job)
     end
@@ -243,18 +267,19 @@ local function enter(job)
   end
 end
 
--- The job gets a place behind all others of its queue, among those of this batch in the order of their ids.
+-- Give the job a place after all others of its queue; the jobs of one flush get their places in the order of their
+-- ids.
 local function to_back(job)
   behind[#behind + 1] = job
 end
 
--- The jobs expire in that minute.
+-- Let the jobs expire in that minute.
 local function expire(minute, ids)
   many('RPUSH', base .. 'x:' .. minute, ids)
   call('ZADD', base .. 'xs', minute, minute)
 end
 
--- So many more of the queue's jobs are running.
+-- Add this number to the count of the queue's running jobs.
 local function count_running(queue, number)
   if call('HINCRBY', base .. 'running', queue, number) == 0 then call('HDEL', base .. 'running', queue) end
 end
@@ -271,7 +296,8 @@ local function add_all(key, members)
   if key == 'due' and (not before or tonumber(first_score('due')) < tonumber(before)) then wake('*') end
 end
 
--- The priority is in the upper digits of a place, the order of coming below.
+-- Number the places of jobs that go to the back. The upper bits of a place contain the priority, the lower ones the
+-- order of arrival.
 local function number_places()
   if #behind == 0 then return end
   table.sort(behind, function(one, other) return one.id < other.id end)
@@ -281,8 +307,9 @@ local function number_places()
   end
 end
 
--- Those who wait are told where a claim was refused for a key that jobs hold no more; not where this step's own claim, which
--- had room left, has asked for the queue: `is_seen` says that, nil for no queue.
+-- Notify waiting servers if claims were refused because of keys that jobs no longer hold. If this script's own claim
+-- has requested jobs of the queue and had room left, no notification is needed: `is_seen` returns whether this is so;
+-- nil means that it is not.
 local function tell_freed(is_seen)
   local keys, told = {}, {}
   if call('EXISTS', base .. 'short') == 0 then freed = {} end
@@ -301,7 +328,8 @@ local function tell_freed(is_seen)
   wake('*')
 end
 
--- These lanes of the queue have jobs: they stand in the ring, behind all others those that are new. Return whether one is.
+-- Add these lanes of the queue, which have jobs, to the ring; new ones go behind all others. Return whether one is
+-- new.
 local function open_lanes(queue, names)
   local turn, turns, added, entries = call('GET', base .. 'turn') or 0, {}, 0, {}
   for number, lane in ipairs(names) do turns[2 * number - 1], turns[2 * number] = turn, lane end
@@ -321,7 +349,7 @@ local function open_lanes(queue, names)
   return true
 end
 
--- These lanes of the queue have no jobs left.
+-- Remove these lanes of the queue, which have no jobs left, from the ring.
 local function close_lanes(queue, closed)
   if #closed == 0 then return end
   local ring, names = base .. 'ring:' .. queue, {}
@@ -333,7 +361,7 @@ local function close_lanes(queue, closed)
   if call('EXISTS', ring) == 0 then call('SREM', base .. 'laned', queue) end
 end
 
--- The lanes that jobs have come to or left are in the ring or not.
+-- Add the lanes that jobs have entered or left to the ring, or remove them from it.
 local function follow_lanes()
   local opened, closed = {}, {}
   for name, queue in pairs(lanes) do
@@ -380,7 +408,7 @@ local function flush()
   begin_batch()
 end
 
--- The records of jobs, false for none.
+-- Return the records of jobs, false for unknown jobs.
 local function records(ids)
   local found = {}
   for first = 1, #ids, CHUNK do
@@ -390,14 +418,15 @@ local function records(ids)
   return found
 end
 
--- The jobs themselves, false for none.
+-- Return the jobs themselves, false for unknown jobs.
 local function read_all(ids)
   local found = records(ids)
   for number, text in ipairs(found) do found[number] = text and read(ids[number], text) end
   return found
 end
 
--- The end of a job for which children wait: they are decided by `release`, in the order in which their parents ended.
+-- Note the end of a job for which children wait; return whether any wait. `release` decides them, in the order in
+-- which their parents ended.
 local function announce(job)
   if FINAL[job.state] and is(job, '+') and call('EXISTS', base .. 'pend:' .. job.id) == 1 then
     call('ZADD', base .. 'releasing', call('INCR', base .. 'ends'), job.id)
@@ -414,7 +443,7 @@ local function clear_tail(job)
   save(job)
 end
 
--- The history's line of an operator's change: it says what it ended.
+-- Return the history's line for an operator's change: it contains the attempt or the due time that the change ended.
 local function taken_away(job, to, at, reason)
   if job.state == 'P' then return step(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
   if job.state == 'C' then
@@ -424,14 +453,14 @@ local function taken_away(job, to, at, reason)
   return step(to, at, reason)
 end
 
--- The job, which waited for something and has been taken from its lists, is enqueued. The caller saves it.
+-- Enqueue a job that has waited and has been removed from its lists. The caller saves it.
 local function resume(job, reason, at, now)
   job.state, job.reason, job.changed, job.enqueued, job.due, job.waits = 'E', reason, at, now, '', ''
   job.history = job.history .. step('E', at, reason)
   to_back(job)
 end
 
--- The batch is cancelled, for good, and held no more. The caller saves it, and it enters its lists.
+-- Cancel the batch for ever and end its hold. The caller saves it and adds it to its lists.
 local function cancel(batch, reason, at)
   put(removes, 'l:' .. batch.state .. ':' .. batch.queue, batch.id)
   if batch.due ~= '' then put(removes, 'due', batch.id) end

@@ -1,23 +1,29 @@
--- Limits: who may start, and who holds a key. Behind library.lua and jobs.lua. It says in Lua what firelock/limits/admission.py
--- says for every other storage; but for the order of claims all in one function, as whoever claims jobs without limits needs
--- none of the others.
+-- Limits: which jobs may start, and which jobs hold a key. Behind library.lua and jobs.lua. It implements in Lua what
+-- firelock/limits/admission.py implements for every other storage. Everything except the order of claims is in one
+-- function, because a claim of jobs without limits needs nothing else.
 --
--- A limit's key points at jobs and the jobs are the truth: nothing is given back where one ends. slots:<key> SET the jobs that
--- were claimed under a key while it had a number of jobs at once, ! behind one that keeps it between its attempts; who holds
--- it no more is forgotten here, once the list refuses. free HASH key -> instant up to which its rate is used, or it is shut;
--- limits HASH key or name of keys -> "concurrent rate per burst paused", - for none, a copy of the records of the kind limit;
--- short HASH key -> the queue of jobs that claims have refused as too many hold the key, * for several; cut HASH queue -> how many
--- lanes claims have looked at one after another that were not all there are, and found nothing; odd how many odd claims were
--- shared by jobs with limits and jobs without.
+-- A limit's key lists jobs, and the records of these jobs decide whether they hold the key. So nothing must be given
+-- back when a job ends.
+--   slots:<key> SET: the jobs that were claimed with a key while it limited concurrent jobs; ! follows one that keeps
+--     the key between its attempts. Jobs that no longer hold the key are removed here, as soon as the list refuses a
+--     start.
+--   free HASH: key -> the time until which its rate is used, or the key is closed
+--   limits HASH: key or name of keys -> "concurrent rate per burst paused", - for none; a copy of the records of the
+--     kind limit
+--   short HASH: key -> the queue of jobs that claims have refused because too many jobs hold the key, * for several
+--     queues
+--   cut HASH: queue -> how many lanes claims have checked in a row without finding a job, while there were more lanes
+--   odd: how many times jobs with and without limits have shared an odd number of places in a claim
 
--- What a claim leaves out; nil where it takes jobs of every task.
+-- The tasks that a claim leaves out; nil if it takes jobs of every task.
 local leaving_out
 
--- The tasks whose payloads begin with one of these words are left out. Of each queue the first jobs are looked at, `EXAMINED` of
--- all queues without limits and as many in lanes, or fewer where their payloads are large: a script keeps everybody waiting.
+-- Leave out the tasks whose payloads start with one of these strings. Only the first jobs of each queue are checked:
+-- in all queues together `EXAMINED` jobs without limits and as many in lanes, or fewer if their payloads are large,
+-- because all other calls wait while a script runs.
 local function leave_out(first, count)
   local EXAMINED, STEP, BYTES = 1000, 50, 4000000
-  local heads, bytes, HEAD = {}, 0, '^[^\t]*\t'  -- of a payload: its first field, the task
+  local heads, bytes, HEAD = {}, 0, '^[^\t]*\t'  -- the start of a payload up to the end of its first field, the task
   for place = first, first + count - 1 do heads[ARGV[place]] = true end
   leaving_out = {}
 
@@ -25,7 +31,7 @@ local function leave_out(first, count)
     return math.max(1, math.floor(EXAMINED / math.max(1, queues)))
   end
 
-  -- Which of these jobs may be taken, as a set.
+  -- Return the jobs that may be taken, as a set.
   function leaving_out.open(ids)
     local open = {}
     if #ids == 0 then return open end
@@ -36,12 +42,12 @@ local function leave_out(first, count)
     return open
   end
 
-  -- Whether so much was read of payloads that the claim looks no further.
+  -- Return whether the claim has read so many bytes of payloads that it must not check more jobs.
   function leaving_out.is_over()
     return bytes > BYTES
   end
 
-  -- The first jobs of a list that may be taken, at most `limit`; so many are looked at.
+  -- Return the first jobs of a list that may be taken, at most `limit`; at most `depth` jobs are checked.
   function leaving_out.first_of(key, limit, depth)
     local found, seen = {}, 0
     while #found < limit and seen < depth and not leaving_out.is_over() do
@@ -57,8 +63,8 @@ local function leave_out(first, count)
   end
 end
 
--- The ids of a claim, by queue, in the order to run them: one of each queue in each round, and whose turn was last is kept; or
--- queue by queue.
+-- Return the ids of a claim in the order in which they must run. In turn: one job of each queue in each round, and
+-- the queue of the last job is stored. Otherwise: queue by queue.
 local function in_order(names, lines, in_turn)
   local ids, most, last = {}, 0, nil
   if not in_turn then
@@ -81,8 +87,8 @@ local function in_order(names, lines, in_turn)
 end
 
 local function limits()
-  local WINDOW, STEP = 256, 8  -- lanes that one claim looks at, and that are read at once at least
-  local FEW = 64  -- numbers that are read all at once, whichever are asked for
+  local WINDOW, STEP = 256, 8  -- the most lanes that one claim checks, and the fewest that are read together
+  local FEW = 64  -- up to this number all stored numbers are read, whichever are needed
   local floor, max, min = math.floor, math.max, math.min
   local NONE = { interval = 0, units = 1 }
   local parsed, states = {}, {}
@@ -91,13 +97,13 @@ local function limits()
 
   -- ---- keys ----------------------------------------------------------------------------------------------------
 
-  -- Whose numbers a key has where it has none of its own: tenant:7/openai -> tenant/openai.
+  -- Return the name whose numbers apply to a key that has none of its own: tenant:7/openai -> tenant/openai.
   local function name_of(key)
     if not find(key, ':', 1, true) then return key end
     return (string.gsub(key, ':[^/]*', ''))
   end
 
-  -- Lay the keys of a lane behind others.
+  -- Append the keys of a lane to a list.
   local function add_keys(keys, name)
     if not find(name, '\n', 1, true) then
       keys[#keys + 1] = name
@@ -121,10 +127,11 @@ local function limits()
     return numbers
   end
 
-  local stored  -- numbers by key and name, where there are few, else false; nil before they are read
+  local stored  -- numbers by key and name if there are few, else false; nil before they are read
 
-  -- Read what is stored of these keys, those that are known already left out. A state is false where nothing limits the key;
-  -- else numbers, free_at, running, how many hold it at most, and taken, those that this script lists at its end.
+  -- Read the stored data of these keys, except for those that are known already. A state is false if nothing limits
+  -- the key. Otherwise it has numbers; free_at; running, the most jobs that can hold the key; and taken, the jobs
+  -- that this script adds to the key's list at its end.
   local function know(keys)
     local fresh = {}
     for _, key in ipairs(keys) do
@@ -173,8 +180,9 @@ local function limits()
     end
   end
 
-  -- The jobs listed under the key that hold it; the others are forgotten. Return the members of the list that stay, and set
-  -- the state's strict holder that waits to be claimed again: its id, queue and lane.
+  -- Return the members of the key's list that still hold the key, and remove the others from the list. In the state,
+  -- set `returning` to the id of a strict holder that waits to be claimed again, and `returning_in` to its queue and
+  -- lane.
   local function living(state)
     local list = base .. 'slots:' .. state.key
     local members, ids, gone, alive = call('SMEMBERS', list), {}, {}, {}
@@ -205,7 +213,8 @@ local function limits()
     return alive
   end
 
-  -- Whether fewer hold the key than may. The list is an upper bound: only where it refuses are the jobs asked, once.
+  -- Return whether fewer jobs hold the key than may. The list is an upper bound, so the jobs are only read if it
+  -- refuses, and only once.
   local function has_room(state)
     local most = state.numbers.concurrent
     if not most or state.running < most then return true end
@@ -214,13 +223,13 @@ local function limits()
     return state.running < most
   end
 
-  -- ---- the choice ----------------------------------------------------------------------------------------------
+  -- ---- choice --------------------------------------------------------------------------------------------------
 
   local function look_again(at)
     if not look_again_at or at < look_again_at then look_again_at = at end
   end
 
-  -- A lane of the queue, with the states of its keys.
+  -- Return a lane of the queue, with the states of its keys.
   local FREE = {}
   local function lane_at(queue, name)
     local lane = { name = name, key = 'lane:' .. queue .. ' ' .. name, queue = queue, states = FREE, members = {}, read = 0, given = 0 }
@@ -235,14 +244,14 @@ local function limits()
     return lane
   end
 
-  -- The strict holder that alone may start in the lane, if there is one.
+  -- Return the only strict holder that may start in the lane, if there is one.
   local function returning(lane)
     for _, state in ipairs(lane.states) do
       if state.returning and state.returning_in == lane.queue .. ' ' .. lane.name then return state.returning end
     end
   end
 
-  -- Whether every key of the lane admits a start of these costs, 1 where nothing is said.
+  -- Return whether every key of the lane admits a start with these costs; a missing cost is 1.
   local function admits(lane, costs)
     local at = 0
     for _, state in ipairs(lane.states) do
@@ -262,7 +271,7 @@ local function limits()
     return false
   end
 
-  -- Levels of jobs whose priority is not 0, the higher the lower, by id.
+  -- By id, the level of each job whose priority is not 0; a higher priority has a lower level.
   local levels, has_levels = {}, false
   local function note_level(id, place)
     if #place < 14 then return end  -- below 2 ^ 45
@@ -270,7 +279,7 @@ local function limits()
     if level ~= 0 then levels[id], has_levels = level, true end
   end
 
-  -- Those of a line from some place on stand in the order of priority, equals as they stood.
+  -- Sort the jobs of a line from this place on by priority; equal ones keep their order.
   local function put_in_order(line, first)
     if not has_levels then return end
     local some, places = {}, {}
@@ -286,10 +295,8 @@ local function limits()
     for number, id in ipairs(some) do line[first + number - 1] = id end
   end
 
-  -- The member at the head of the lane behind those given out, nil where there is none. What is read is what the lane will
-  -- give where all are open, and one more, which tells that it is not over.
   local sharers = 1  -- lanes among which the room is shared
-  local unseen = {}  -- by queue: how many candidates may still be looked at, where tasks are left out
+  local unseen = {}  -- by queue: how many candidates may still be checked, if tasks are left out
   local function read_open(lane)
     local left = unseen[lane.queue]
     while lane.given == #lane.members and not lane.is_all do
@@ -316,6 +323,8 @@ local function limits()
   local function is_spent(queue)
     return leaving_out and (unseen[queue] <= 0 or leaving_out.is_over())
   end
+  -- Return the member at the head of the lane after those given out, nil if there is none. As many members are read
+  -- as the lane will give out if all lanes are open, and one more, which shows that the lane is not empty.
   local function head_of(lane, room)
     if leaving_out then
       read_open(lane)
@@ -332,7 +341,8 @@ local function limits()
     return lane.members[lane.given + 1]
   end
 
-  -- What a job asks whose member says that it is odd: id, costs by key, strict keys, whether it is too late to start it.
+  -- Return the details of a job whose member is marked as odd: its id, its costs by key, its strict keys, and whether
+  -- it is too late to start it.
   local function closely(member)
     local id = sub(member, 1, -2)
     local text = call('HGET', base .. 'jobs', id)
@@ -351,7 +361,7 @@ local function limits()
     return id, asks.costs, asks.strict, is_late
   end
 
-  -- The job starts: its keys are charged, and it is listed where that counts.
+  -- Start the job: charge its keys, and list it for the keys that limit concurrent jobs.
   local function start(lane, id, costs, strict, comes_back)
     for _, state in ipairs(lane.states) do
       charge(state, costs and costs[state.key] or 1)
@@ -366,7 +376,7 @@ local function limits()
     end
   end
 
-  -- One more job of the lane is given out, if its keys admit it. Return whether.
+  -- Give out one more job of the lane if its keys admit it; return whether they did.
   local NOTHING = {}
   local function give(lane, room, given)
     if not admits(lane) then return false end
@@ -393,7 +403,7 @@ local function limits()
     return true
   end
 
-  -- How many jobs of cost 1 the keys of the lane admit, and no more than that. It admits one.
+  -- Return how many jobs of cost 1 the keys of the lane admit, at most `room`. The lane must admit one.
   local function most(lane, room)
     for _, state in ipairs(lane.states) do
       local numbers = state.numbers
@@ -406,7 +416,8 @@ local function limits()
     return room
   end
 
-  -- The lane that alone is left gives out what it may of the jobs at its head, up to one that is odd. Return whether it gave any.
+  -- Give out jobs at the head of the only lane that is left, as many as its keys admit, up to the first odd one.
+  -- Return whether it gave out any.
   local function give_many(lane, room, given)
     if not admits(lane) or returning(lane) then return give(lane, room, given) end
     local count = 0
@@ -433,7 +444,8 @@ local function limits()
     return keys
   end
 
-  -- The walk was cut before it had seen all lanes: look again at once, unless claims have seen all of them to no avail.
+  -- Request another check now, because the walk ended before it had seen all lanes; but not if claims have seen all
+  -- of them without success.
   local function note_cut(queue, looked, has_found)
     if has_found then
       call('HDEL', base .. 'cut', queue)
@@ -444,8 +456,9 @@ local function limits()
     look_again(now)
   end
 
-  -- Up to `room` jobs of the queue's lanes: one of each that admits one, in turn; then one more of each, and so on. Lanes in
-  -- which jobs have just ended come last: first they would starve the others.
+  -- Return up to `room` jobs of the queue's lanes: one of each lane that admits one, in turn; then one more of each,
+  -- and so on. Lanes in which jobs have just ended come last, because they would starve the others if they came
+  -- first.
   local function take(queue, room, freed_lanes)
     local ring = base .. 'ring:' .. queue
     local open, given, looked, seen, is_all = {}, {}, {}, {}, false
@@ -487,7 +500,7 @@ local function limits()
       end
       hungry = still
     end
-    -- What was given out leaves its lane, and those looked at go behind the others.
+    -- What was given out is removed from its lane, and the lanes that were checked go behind the others.
     local empty, is_empty = {}, {}
     for _, lane in ipairs(open) do
       if lane.given == 1 and not lane.came_back then
@@ -538,8 +551,8 @@ local function limits()
     if call('EXISTS', key) == 0 then call('SREM', base .. 'work', queue) end
   end
 
-  -- Up to `room` more jobs of a queue, into its line: where it has both kinds, half of each, and of an odd room one more of
-  -- each kind in turn; what one does not need goes to the other.
+  -- Add up to `room` more jobs of a queue to its line. If the queue has both kinds, each gets half, and of an odd
+  -- room the kinds get one more in turn. Room that one kind does not need goes to the other.
   local function take_both(entry, room)
     local half, before = floor(room / 2), #entry.line
     if room % 2 == 1 and entry.plain > half and entry.has_lanes then half = half + call('INCR', base .. 'odd') % 2 end
@@ -554,8 +567,8 @@ local function limits()
     return #entry.line - before
   end
 
-  -- Take up to `limit` jobs of the queues, in order or each its share in turn; freed are the lanes, by queue, in which jobs
-  -- have just ended. Return ids, and lines of ids by queue.
+  -- Take up to `limit` jobs of the queues, in order, or each its share in turn. `freed_by_queue` has the lanes in
+  -- which jobs have just ended. Return the ids, and the lists of ids by queue.
   local function claim(names, limit, in_turn, freed_by_queue, at)
     now = tonumber(at)
     local entries, lines, left = {}, {}, limit
@@ -591,7 +604,8 @@ local function limits()
     return in_order(names, lines, in_turn), lines
   end
 
-  -- What was taken is listed and charged, and which keys have refused a job. Return when to look again, nil for no instant.
+  -- List and charge the taken jobs, and store which keys have refused a job. Return when to check again, nil for
+  -- never.
   local function finish()
     local short = {}
     for key, state in pairs(states) do
@@ -611,7 +625,7 @@ local function limits()
     return look_again_at
   end
 
-  -- The state of a key that something limits or nothing.
+  -- Return the state of a key, also if nothing limits it.
   local function state_of(key)
     know({ key })
     return states[key] or { key = key, numbers = NONE, free_at = 0, taken = {}, running = 0 }

@@ -1,18 +1,20 @@
--- One small versioned record, as functions. Behind library.lua and jobs.lua, in front of records.lua and insert.lua.
+-- Small versioned records. Behind library.lua and jobs.lua, in front of records.lua and insert.lua.
 --
--- k:<kind> HASH key -> "version due_at value", due_at nothing where there is none; kz:<kind> ZSET of its keys, for their
--- order; due:<kind> ZSET due_at -> key; kf:<kind>, the highest version of those that are gone, from which every other goes
--- on: so versions never fall, some only grow faster.
--- An instant stays the text that was given: a number of Lua holds no more than sixteen digits of it.
+--   k:<kind> HASH: key -> "version due_at value"; due_at is empty if there is none
+--   kz:<kind> ZSET: its keys, to keep them in order
+--   due:<kind> ZSET: keys by due_at
+--   kf:<kind>: the highest version of the deleted records
+-- A new record of any key continues from this highest version. So versions never fall; some only grow faster. A time
+-- stays the given string, because a Lua number keeps at most sixteen digits.
 
--- The record as it is stored and its version; nil and '0' where there is none.
+-- Return the record as it is stored and its version; nil and '0' if there is none.
 local function stored_record(kind, key)
   local stored = call('HGET', base .. 'k:' .. kind, key)
   if stored then return stored, match(stored, '^%d+') end
   return nil, '0'
 end
 
--- The record is found by this instant, or by none; whoever sleeps longer than a recurring job's is told.
+-- Set the due time of a record, empty for none. Notify servers if a recurring job is due earlier than all others.
 local function set_due(kind, key, due_at)
   local name = 'due:' .. kind
   if due_at == '' then
@@ -34,7 +36,7 @@ local function set_pause(queue, is_paused)
   if not is_paused then wake('*') end
 end
 
--- The jobs that a session has, running or as tails, and that ask for limits: each is told with its record.
+-- Call `tell` for each job that has limits and that a session has, running or as a tail; pass its record.
 local function each_present(tell)
   local sessions, seen = {}, {}
   for _, some in ipairs({
@@ -56,7 +58,8 @@ local function each_present(tell)
   end
 end
 
--- These keys and names may have got a number of jobs at once: who holds such a key now is listed.
+-- List the jobs that hold these keys, or keys of these names, since their concurrent jobs might be limited from now
+-- on.
 local function list_present(changed)
   each_present(function(id, asks)
     for _, use in ipairs(asks.uses) do
@@ -68,14 +71,15 @@ local function list_present(changed)
   end)
 end
 
--- Whether keys that were not listed may be so from now on, by numbers as `limits` has them, nothing for none.
+-- Return whether keys whose holders were not listed may be listed from now on. The numbers are those of `limits`,
+-- empty for none.
 local function begins_to_list(before, after)
   local counted, had_any = match(before, '^%d') ~= nil, match(before, '^[^-]') or match(before, '^- [^-]')
   if match(after, '^%d') then return not counted end
-  return had_any and not counted and not match(after, '^- [^-]')  -- those of the name count again
+  return had_any and not counted and not match(after, '^- [^-]')  -- the numbers of the name apply again
 end
 
--- The numbers of a limit are these, nothing for none.
+-- Set the numbers of a limit, empty for none.
 local function set_numbers(key, numbers)
   local before = call('HGET', base .. 'limits', key) or ''
   if numbers == '' then call('HDEL', base .. 'limits', key) else call('HSET', base .. 'limits', key, numbers) end
@@ -84,10 +88,11 @@ local function set_numbers(key, numbers)
   wake('*')
 end
 
--- The record, which is stored as this or not at all, is replaced. Copied is what every partition has of it: where the kind is
--- queue 1 if the value pauses it, else 0; where it is limit the numbers; nothing for another kind. Return its new version.
+-- Replace the record, which is `stored` now, nil for none. `copied` is the part that every partition has: for the
+-- kind queue, 1 if the value pauses it, else 0; for the kind limit, its numbers; empty for other kinds. Return the
+-- new version.
 local function put_record(stored, version, kind, key, value, due_at, copied)
-  if copied ~= '' then despite_full_memory() end  -- a queue is resumed, a limit raised: that is what drains it
+  if copied ~= '' then despite_full_memory() end  -- a resumed queue or a raised limit lets jobs end, which frees memory
   if not stored then version = call('GET', base .. 'kf:' .. kind) or 0 end
   version = int(version + 1)
   call('HSET', base .. 'k:' .. kind, key, version .. ' ' .. due_at .. ' ' .. value)

@@ -1,12 +1,12 @@
--- What becomes of batches, members and jobs that remember something by a change, as functions. Behind jobs.lua, in front of
--- exchange.lua.
+-- Changes of batches, members and jobs with memos. Behind jobs.lua, in front of exchange.lua.
 
 -- ---- batches -------------------------------------------------------------------------------------------------------
 
--- What became of a change: applied, applied with children to release, a repeat, refused, no such job, another has its key.
+-- The result of a change: applied, applied with children to release, repeated, refused, no such job, another job has
+-- its key.
 local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
 
--- The batch is held until then, or no more; or it is cancelled. Nothing else is done to it by a change.
+-- Hold the batch until this time, end its hold, or cancel it. Every other change of a batch is refused.
 local function change_batch(batch, session, to, at, reason, due)
   local row = batches().row_of(batch.id)
   if session ~= '' or not row then return REFUSED end
@@ -26,7 +26,8 @@ local function change_batch(batch, session, to, at, reason, due)
   return RELEASING
 end
 
--- Whether somebody may run the job, which does not run, again: not in a batch that is cancelled, nor without what it takes of others.
+-- Return whether a person may run this job, which does not run now, again. This is refused in a cancelled batch, and
+-- if a result that the job uses is missing.
 local function may_run_again(job)
   if job.flag == '' then return true end
   local ties = batches().ties_of(job)
@@ -40,14 +41,14 @@ local function may_run_again(job)
   return true
 end
 
--- ---- what a job remembers, and waits for -----------------------------------------------------------------------------
+-- ---- memos and waits -------------------------------------------------------------------------------------------------
 
--- Whether the job remembers that.
+-- Return whether the job has this memo.
 local function remembers(job, name)
   return call('HEXISTS', base .. 'memo:' .. job.id, name) == 1
 end
 
--- memo:<job> HASH of memos, see memos.lua: this one, which is there, and all with a place from it on are forgotten.
+-- Forget this memo, which must exist, and all memos with a later place. memo:<job> HASH of memos, see memos.lua.
 local function forget_from(job, name)
   local key = base .. 'memo:' .. job.id
   local from, last, size = tonumber(match(call('HGET', key, name), '^%d+')), 0, 0
@@ -67,7 +68,7 @@ local function forget_from(job, name)
   call('HSET', key, '', last .. ' ' .. int(size))
 end
 
--- More of a change, a FURTHER, is in ARGV from there on; behind it the parents.
+-- Return the FURTHER of a change, which is in ARGV from this place on; the parents follow it.
 local function read_more(first)
   local more = {
     waits = ARGV[first + FURTHER.waits], forgets = ARGV[first + FURTHER.forgets],
@@ -83,7 +84,8 @@ local function behind_more(first)
   return first + FURTHER.width + ARGV[first + FURTHER.parents]
 end
 
--- Why the job need not wait for this, as JSON: all those jobs have ended or are gone, or the signal is there; nothing where it does.
+-- Return as JSON why the job need not wait: all these jobs have ended or do not exist, or the signal has arrived.
+-- Return nil or false if it must wait.
 local function is_there(job, more)
   local count = #more.parents
   if count > 0 and more.elsewhere == 0 then
@@ -98,7 +100,7 @@ local function is_there(job, more)
   return memo and match(memo, MEMO.captures(done)) == '1' and more.waits
 end
 
--- The suspended job waits for this.
+-- Let the suspended job wait for these parents or this memo.
 local function wait_for(job, more)
   job.waits = more.waits
   local ties = more.elsewhere

@@ -1,9 +1,11 @@
--- Unique keys. Behind library.lua and jobs.lua. As limits.lua, it says what firelock/limits/unique_rules.py says, in one function.
+-- Unique keys. Behind library.lua and jobs.lua. Like limits.lua, it implements firelock/limits/unique_rules.py in one
+-- function.
 --
--- A key points at a job, and the job says whether it has the key still. unique HASH key -> OWNED; uz ZSET the keys in order of
--- name. What a job asks of its key is a UNIQUE.
+-- A key points at a job, and the job's record decides whether it still has the key. unique HASH key -> OWNED; uz ZSET
+-- the keys in order of name. A UNIQUE describes how a job uses its key.
 
--- The rows of keys as a script sees and leaves them. `job_at` gives the job of an id, false for none.
+-- Return functions that read and change the rows of keys. `job_at` returns the job of an id, false if it is not
+-- stored.
 local function unique_keys(now, job_at)
   local rows, news = {}, {}
   local null = cjson.null
@@ -44,7 +46,7 @@ local function unique_keys(now, job_at)
     return (asks.before and now > asks.before) or (asks.within and now > job.enqueued + asks.within)
   end
 
-  -- Whether the job that the key points at has it still, false for one that is gone.
+  -- Return whether the job that the key points at still has it; `job` is false if it is not stored.
   local function is_taken(row, job)
     if now < row.free_at then return true end
     local asks = job and job.asks ~= '' and asks_of(job.asks)
@@ -59,8 +61,8 @@ local function unique_keys(now, job_at)
     return not FINAL[state] or is_held
   end
 
-  -- A new job asks for its key. Return nil where it has it now; else the id of the job that has it, that job, its row, and why the
-  -- call is refused, nothing for not.
+  -- Take the key for a new job; return nil if the job has it now. Otherwise return the id of the job that has it,
+  -- that job, its row, and why the call must be refused, empty if it must not.
   local function ask(job, use)
     local row = row_of(use[UNIQUE.key])
     if row then
@@ -78,20 +80,20 @@ local function unique_keys(now, job_at)
     set(use[UNIQUE.key], job.id, 0, use[UNIQUE.at_least] ~= 0 and now + use[UNIQUE.at_least] or 0)
   end
 
-  -- Whether a call may change the job that has its key.
+  -- Return whether a call may change the job that has its key.
   local function is_changeable(row, job)
-    if asks_of(job.asks).is_unread then return false end  -- a newer release alone knows what a change would break
+    if asks_of(job.asks).is_unread then return false end  -- only a newer release knows what a change would break
     return find('WCE', job.state, 1, true) and job.session == '' and starts_of(job) == row.mark
   end
 
-  -- When the job is due after a call that puts it off, nil where that stays as it is.
+  -- Return when the job is due after a call that postpones it, nil if its due time stays.
   local function debounced_due(use, job, created)
     if use[UNIQUE.wait] == null or job.state ~= 'C' then return nil end
     local due = now + use[UNIQUE.wait]
     return int(use[UNIQUE.max_wait] == null and due or math.min(due, created + use[UNIQUE.max_wait]))
   end
 
-  -- A job that has ended is to live again: whether another one has its key.
+  -- Return whether another job has the key of an ended job that must run again.
   local function is_taken_by_other(job)
     local use = asks_of(job.asks).unique
     local row = use and row_of(use[UNIQUE.key])
@@ -99,7 +101,7 @@ local function unique_keys(now, job_at)
     return is_taken({ mark = row.mark, free_at = 0, id = row.id }, job_at(row.id))
   end
 
-  -- It lives again, and has its key.
+  -- Give the key to the job that runs again.
   local function take_again(job)
     local use = asks_of(job.asks).unique
     if use then set(use[UNIQUE.key], job.id, starts_of(job), (row_of(use[UNIQUE.key]) or { free_at = 0 }).free_at) end

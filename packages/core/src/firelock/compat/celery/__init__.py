@@ -1,13 +1,14 @@
-"""Celery's way of writing tasks, on Firelock: for a program that moves, one import at a time. Experimental.
+"""Celery's interface on Firelock, for a program that migrates one import at a time. Experimental.
 
     from firelock.compat.celery import Celery, chain, crontab, get_task_logger, shared_task
 
-`app.fire` is the Firelock app behind it: `firelock server shop.tasks:app.fire` takes the place of the
-worker and of beat. What Celery has and this has not raises `NotMapped`, which says how it is written here.
-Its page is docs/coming-from-celery.md.
+`app.fire` is the Firelock app behind it: `firelock server shop.tasks:app.fire` replaces the worker and beat.
+A feature of Celery without a counterpart raises `NotMapped`, which shows what to write instead. See
+docs/coming-from-celery.md.
 
-Read `app` first, with the tasks; `canvas` has calls as values, `async_result` their ends, `beat` schedules
-and `config` settings; `errors` is what is raised, `refused` what has no counterpart.
+Read `app` first: it contains the app and the tasks. `canvas` has calls as values, `async_result` their ends,
+`beat` schedules and `config` settings. `errors` contains the exceptions, and `refused` the names without a
+counterpart.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> NoReturn:
-    """Say how what is not here is written.
+    """Raise an error that shows what to write instead of a missing name.
 
     Raises:
-        NotMapped: Celery has it.
-        AttributeError: nobody has.
+        NotMapped: Celery has the name.
+        AttributeError: Celery does not have it either.
     """
     if name in REFUSED_NAMES:
         raise NotMapped(f"{name} of Celery has no counterpart here: {REFUSED_NAMES[name]}.")
@@ -51,5 +52,5 @@ def __getattr__(name: str) -> NoReturn:
 
 
 def get_task_logger(name: str) -> logging.Logger:
-    """Return the logger of a name; a job's records carry its id by themselves."""
+    """Return the logger of a name; the records of a job contain its id automatically."""
     return logging.getLogger(name)

@@ -1,4 +1,4 @@
-"""The app and its tasks, written as Celery has them: jobs of Firelock."""
+"""The app and its tasks with Celery's interface, as jobs of Firelock."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ _LOWEST, _HIGHEST = 0, 9
 _EXAMPLES: Final = "postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1"
 _NAME_ONE: Final = f"Set FIRELOCK_STORAGE, such as {_EXAMPLES}."
 _UNKNOWN_WAIT: Final = 15.0  # seconds
-_OURS: Final = ("limits", "unique", "start_before")  # options that Celery has not, as of `@fire.task`
-# What a decorator may be given without any effect: Firelock does so anyway, or has no such thing.
+_OURS: Final = ("limits", "unique", "start_before")  # options of `@fire.task` that Celery does not have
+# Options of a decorator without any effect: Firelock does this anyway, or has no such feature.
 _SILENT_OPTIONS: Final = {
     "acks_on_failure_or_timeout", "ignore_result", "reject_on_worker_lost", "send_events",
     "store_eager_result", "store_errors_even_if_ignored", "throws", "track_started", "trail",
@@ -78,16 +78,16 @@ _SILENT_OPTIONS: Final = {
 
 
 class Celery(Refusing):
-    """Celery's app: settings, tasks and beat entries; `fire` is the Firelock app that it makes of them.
+    """Celery's app: settings, tasks and beat entries; `fire` is the Firelock app that is created from them.
 
-    Its storage is FIRELOCK_STORAGE, or the broker's URL where Firelock has a storage of that scheme.
+    Its storage is FIRELOCK_STORAGE, or the broker's URL if Firelock has a storage with this scheme.
 
     Args:
-        main: the name of the module in the names of tasks, where it runs as a program.
+        main: the module's name in the names of tasks, if the module runs as a program.
         broker: a URL.
-        backend: has no effect: results are where the jobs are.
+        backend: has no effect: results are stored with the jobs.
         include: modules that register tasks.
-        set_as_current: shared tasks belong to it.
+        set_as_current: whether shared tasks belong to it.
         config_source: as for `config_from_object`.
         options: further settings.
     """
@@ -121,11 +121,11 @@ class Celery(Refusing):
             _Shared.adopt(self)
 
     def __repr__(self) -> str:
-        """Return its name and how many tasks it has."""
+        """Return the name and the number of tasks."""
         return f"<Celery {self.main or '__main__'} on Firelock, {len(self.tasks)} tasks>"
 
     def config_from_object(self, source: object, *, namespace: str | None = None) -> None:
-        """The settings of an object or module are taken; a text "module" or "module:name" is imported.
+        """Take the settings of an object or module; a string "module" or "module:name" is imported.
 
         Raises:
             NotMapped, ConfigurationError: a setting is refused.
@@ -141,14 +141,17 @@ class Celery(Refusing):
         packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
         related_name: str = "tasks",
     ) -> None:
-        """The module `tasks` of each package is imported by servers; of Django's apps where none is named."""
+        """Make servers import the module `tasks` of each package.
+
+        If no package is given, the packages are Django's apps.
+        """
         names = packages if callable(packages) else functools.partial(_packages, packages)
         self._found.append((names, related_name))
 
     # ---- tasks -------------------------------------------------------------------------------------------
 
     def task(self, function: Callable[..., Any] | None = None, /, **options: object) -> Any:  # noqa: ANN401
-        """Register a function as a task, as a decorator with or without options; return the CeleryTask.
+        """Register a function as a task and return the CeleryTask; a decorator with or without options.
 
         Raises:
             NotMapped: an option has no counterpart.
@@ -161,7 +164,7 @@ class Celery(Refusing):
         return task
 
     def add(self, task: CeleryTask) -> None:
-        """The task is the app's."""
+        """Add the task to the app."""
         with self._lock:
             _warn_of_second_runs(task, is_late=task.acks_late or bool(self.conf.task_acks_late))
             self.tasks[task.name] = task
@@ -175,10 +178,10 @@ class Celery(Refusing):
         kwargs: Mapping[str, object] | None = None,
         **options: Any,  # noqa: ANN401 - as of a task
     ) -> AsyncResult:
-        """A job of a task is stored by the task's name; its code may be elsewhere.
+        """Store a job of a task by the task's name; the task's code can be elsewhere.
 
         Raises:
-            UnknownTask: neither this app nor any server told of it.
+            UnknownTask: this app does not have the task, and no server has reported it.
         """
         if (task := self.tasks.get(name)) is not None:
             return task.apply_async(args, kwargs, **options)
@@ -194,10 +197,10 @@ class Celery(Refusing):
 
     @property
     def fire(self) -> Firelock:
-        """The Firelock app, made at first use with the settings of that moment.
+        """The Firelock app, created at the first use with the settings at that time.
 
         Raises:
-            ConfigurationError: neither FIRELOCK_STORAGE nor the broker name a storage.
+            ConfigurationError: neither FIRELOCK_STORAGE nor the broker names a storage.
         """
         with self._lock:
             if self._fire is None:
@@ -220,11 +223,11 @@ class Celery(Refusing):
         except UnknownScheme as error:
             scheme, _, rest = (storage or "").partition(":")
             if not rest or "pip install" in str(error):
-                raise  # one that was chosen for Firelock, or that it has
+                raise  # chosen for Firelock, or only not installed
             raise ConfigurationError(
                 f"The broker's scheme {scheme!r} is no storage of Firelock. {_NAME_ONE}"
             ) from error
-        fire.holder = (self, "fire")  # a process of a job finds it as shop.tasks:app.fire
+        fire.holder = (self, "fire")  # a job process imports it as shop.tasks:app.fire
         return fire
 
     def _storage(self) -> str | None:
@@ -278,8 +281,8 @@ class Celery(Refusing):
 
     def _with_result(self) -> Callable[..., Any]:
         def with_result(task: str, parent: str, args: list[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-            """Run a task of a chain with the result of the one before it as its first argument."""
-            if task not in self.tasks:  # as a server waits that does not know the task of a job
+            """Run a task of a chain with the result of the previous task as its first argument."""
+            if task not in self.tasks:  # wait, as jobs of unknown tasks wait for another server
                 return Snooze(_UNKNOWN_WAIT, f"task {task!r} is not registered on this server")
             result = self.fire.jobs.get(parent).result(timeout=60)
             return self.tasks[task].run_job(current_job(), (result, *args), kwargs)
@@ -291,7 +294,7 @@ class Celery(Refusing):
     def add_periodic_task(
         self, schedule: object, sig: CelerySignature, *, name: str | None = None, **options: object
     ) -> None:
-        """An entry of beat: the signature runs by the schedule."""
+        """Add a beat entry: the signature runs according to the schedule."""
         entry = {
             "task": sig.task.name, "schedule": schedule, "args": sig.args, "kwargs": sig.kwargs,
             "options": {**sig.options, **options},
@@ -305,7 +308,7 @@ class Celery(Refusing):
 
     @property
     def timezone(self) -> str:
-        """The zone of crontabs and of naive instants."""
+        """The time zone of crontabs and of naive times."""
         return str(self.conf.timezone or "UTC")
 
     def _declare(
@@ -326,13 +329,16 @@ class Celery(Refusing):
         self._beat.pop(name, None)
 
     def undeclared(self) -> dict[str, str]:
-        """Return the beat entries whose task no module has registered, with the task's name."""
+        """Return the beat entries whose task no module has registered, each with the task's name."""
         return {name: str(entry.get("task")) for name, entry in self._beat.items()}
 
     # ---- options -----------------------------------------------------------------------------------------
 
     def options_of(self, name: str, given: Mapping[str, object]) -> dict[str, Any]:
-        """Return what `using(…)` takes for a call: by the call, the task, the routes, the settings, in order.
+        """Return the options of `using(…)` for a call.
+
+        Each option is taken from the call, the task, the routes or the settings: the first of these that sets
+        it.
 
         Raises:
             NotMapped: an option has no counterpart.
@@ -372,7 +378,7 @@ class Celery(Refusing):
         return {}
 
     def _priority(self, value: int) -> int:
-        """Return Celery's priority as ours: 9 is the highest, but for Redis, where 0 is."""
+        """Return Celery's priority as Firelock's: 9 is the highest; with Redis, 0 is the highest."""
         if isinstance(value, bool) or not isinstance(value, int) or not _LOWEST <= value <= _HIGHEST:
             raise ConfigurationError(f"priority={shown(value)} is no whole number from 0 to 9, as in Celery.")
         return -value if str(self.conf.broker_url).startswith(("redis", "sentinel")) else value
@@ -391,10 +397,10 @@ class Celery(Refusing):
             return datetime.now(UTC) + timedelta(seconds=_seconds(value))
         raise ConfigurationError(f"expires={shown(value)} is neither seconds nor a datetime.")
 
-    # ---- what is done by other commands ------------------------------------------------------------------
+    # ---- replaced commands -------------------------------------------------------------------------------
 
     def worker_main(self, _: object = None) -> NoReturn:
-        """Say which command takes its place."""
+        """Raise an error that names the command to use instead."""
         raise NotMapped("Run jobs by the command: firelock server module:app.fire")
 
     start = worker_main
@@ -405,7 +411,10 @@ def _seconds(value: float | timedelta) -> float:
 
 
 def _django_plugins() -> list[object]:
-    """Return what keeps Django's connections fresh around jobs, as Celery does where this variable is set."""
+    """Return the plugin that keeps Django's connections fresh around jobs.
+
+    It is used if DJANGO_SETTINGS_MODULE is set, as in Celery.
+    """
     if not os.environ.get("DJANGO_SETTINGS_MODULE") or importlib.util.find_spec("django") is None:
         return []
     from firelock.integrations.django.plugin import DjangoPlugin  # noqa: PLC0415 - Django is optional
@@ -414,7 +423,7 @@ def _django_plugins() -> list[object]:
 
 
 def _django_database() -> str | None:
-    """Return the database that a Django project's block names beside an app, whose jobs live there."""
+    """Return the database that a Django project's block names next to an app, to store the app's jobs."""
     if not os.environ.get("DJANGO_SETTINGS_MODULE") or importlib.util.find_spec("django") is None:
         return None
     from firelock.integrations.django.project import project_block  # noqa: PLC0415 - Django is optional
@@ -426,7 +435,7 @@ def _django_database() -> str | None:
 def _packages(named: Iterable[str] | None) -> Iterable[str]:
     if named is not None:
         return named
-    from django.apps import apps  # noqa: PLC0415 - where Django is, and nothing is named
+    from django.apps import apps  # noqa: PLC0415 - only with Django, if no package is given
 
     return [config.name for config in apps.get_app_configs()]
 
@@ -441,26 +450,26 @@ def _refuse_option(option: str, value: object) -> None:
 
 
 class Callbacks(list[Callable[..., object]]):
-    """A signal of Celery's app: functions that are called with the app as it is made."""
+    """A signal of Celery's app: functions that are called with the app when it is created."""
 
     def connect(self, function: Callable[..., object], **_: object) -> Callable[..., object]:
-        """The function is called, once."""
+        """Add a function that is called once."""
         self.append(function)
         return function
 
 
 @attrs.frozen
 class Control:
-    """`app.control`: what it can do here."""
+    """`app.control`, as far as it is supported here."""
 
     _app: Celery
 
     def revoke(self, task_id: str, **_: object) -> None:
-        """The job is deleted; if it runs, it is told to stop."""
+        """Delete the job; if it runs, it is notified to stop."""
         AsyncResult(task_id, app=self._app).revoke()
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say where it is found.
+        """Raise an error that names the replacement.
 
         Raises:
             NotMapped: always.
@@ -472,7 +481,7 @@ class Control:
 
 @attrs.frozen
 class BeatCheck:
-    """A plugin of the app: a server says which entries of beat it cannot fire."""
+    """A plugin of the app, with which a server logs the beat entries that it cannot fire."""
 
     _app: Celery
 
@@ -490,12 +499,12 @@ class BeatCheck:
 
 
 def shared_tasks_without_app() -> list[str]:
-    """Return the names of the shared tasks that nobody can call, as no app was made."""
+    """Return the names of the shared tasks that cannot be called, because no app was created."""
     return [task.name for task in _Shared.tasks] if _Shared.current is None else []
 
 
 class _Shared:
-    """Tasks that belong to whichever app is made: of the process, as `shared_task` wants it."""
+    """The shared tasks of the process, which belong to any app that is created."""
 
     tasks: Final[list[CeleryTask]] = []
     current: Celery | None = None
@@ -509,7 +518,7 @@ class _Shared:
 
 
 def shared_task(function: Callable[..., Any] | None = None, /, **options: object) -> Any:  # noqa: ANN401
-    """Register a function as a task of the app that is made before or after; return the CeleryTask."""
+    """Register a function as a task of the app that is created before or after; return the CeleryTask."""
     if function is None:
         return lambda target: shared_task(target, **options)
     task = CeleryTask(function, options, None)
@@ -523,7 +532,10 @@ def shared_task(function: Callable[..., Any] | None = None, /, **options: object
 
 
 class CeleryTask(Refusing):
-    """A task as Celery has it: `delay`, `apply_async`, `s`; as `self` of a bound one `retry`, `request`."""
+    """A task with Celery's interface: `delay`, `apply_async` and `s`.
+
+    A bound task also uses it as `self`, with `retry` and `request`.
+    """
 
     MaxRetriesExceededError = MaxRetriesExceededError
 
@@ -558,10 +570,10 @@ class CeleryTask(Refusing):
 
     @property
     def app(self) -> Celery:
-        """The app that it belongs to; of a shared task the one that was made last.
+        """The app that the task belongs to; for a shared task, the app that was created last.
 
         Raises:
-            ConfigurationError: none was made.
+            ConfigurationError: no app was created.
         """
         app = self._app or _Shared.current
         if app is None:
@@ -575,11 +587,11 @@ class CeleryTask(Refusing):
     # ---- calling -----------------------------------------------------------------------------------------
 
     def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
-        """Run the function here and now."""
+        """Run the function directly, without a job."""
         return self.run(self, *args, **kwargs) if self.bind else self.run(*args, **kwargs)
 
     def delay(self, *args: object, **kwargs: object) -> AsyncResult:
-        """A job is stored with these arguments."""
+        """Store a job with these arguments."""
         return self.apply_async(args, kwargs)
 
     def apply_async(
@@ -591,29 +603,29 @@ class CeleryTask(Refusing):
         link_error: CelerySignature | Iterable[CelerySignature] | None = None,
         **options: object,
     ) -> AsyncResult:
-        """A job is stored.
+        """Store a job.
 
         Args:
-            args: by position.
-            kwargs: by name.
-            link: runs when it has succeeded, with its result as first argument.
-            link_error: runs when it has failed; an immutable signature: task.si(…).
+            args: the positional arguments.
+            kwargs: the keyword arguments.
+            link: a signature that runs after the job has succeeded, with its result as the first argument.
+            link_error: a signature that runs after the job has failed; it must be immutable: task.si(…).
             options: countdown, eta, expires, queue, priority, time_limit.
 
         Raises:
-            SignatureMismatch: a TypeError: the arguments do not fit.
-            ArgumentError: an argument is no JSON and its parameter has no annotation.
+            SignatureMismatch: a TypeError: the arguments do not match the signature.
+            ArgumentError: an argument is not JSON, and its parameter has no annotation.
             NotMapped, ConfigurationError: an option is refused.
         """
         verbs = self.verbs.using(**self.app.options_of(self.name, options))
-        behind = [*links(link), *links(link_error, "failed")]  # what is refused is so before a job is stored
+        behind = [*links(link), *links(link_error, "failed")]  # can refuse, so before a job is stored
         result = AsyncResult.of(self.app, verbs.enqueue(*(args or ()), **(kwargs or {})))
         for store in behind:
             store(result)
         return result
 
     def delay_on_commit(self, *args: object, **kwargs: object) -> None:
-        """A job is stored when Django's transaction has committed, or immediately if none is open."""
+        """Store a job when Django's transaction has committed, or immediately if none is open."""
         self.apply_async_on_commit(args, kwargs)
 
     def apply_async_on_commit(
@@ -622,28 +634,28 @@ class CeleryTask(Refusing):
         kwargs: Mapping[str, object] | None = None,
         **options: Any,  # noqa: ANN401 - as of apply_async
     ) -> None:
-        """As `delay_on_commit`, with the options of `apply_async`."""
+        """Do the same as `delay_on_commit`, with the options of `apply_async`."""
         from django.db import transaction  # noqa: PLC0415 - Django is optional
 
         transaction.on_commit(functools.partial(self.apply_async, args, kwargs, **options))
 
     def apply(self, *_: object, **__: object) -> NoReturn:
-        """Say how a test runs jobs."""
+        """Raise an error that explains how tests run jobs."""
         raise NotMapped(
             "apply() runs no job here: call the task, or use firelock.testing, see docs/testing.md."
         )
 
     @property
     def verbs(self) -> TaskVerbs[Any, Any]:
-        """The task as Firelock has it."""
+        """The Firelock task."""
         return self.app.fire.task_named(self.name)
 
     def s(self, *args: object, **kwargs: object) -> CelerySignature:
-        """Return the call as a value; in a chain it gets the result before it as first argument."""
+        """Return the call as a value; in a chain, it receives the previous result as its first argument."""
         return CelerySignature(self, args, kwargs)
 
     def si(self, *args: object, **kwargs: object) -> CelerySignature:
-        """Return the call as a value that gets no result."""
+        """Return the call as a value that receives no result."""
         return CelerySignature(self, args, kwargs, immutable=True)
 
     signature = s
@@ -657,11 +669,11 @@ class CeleryTask(Refusing):
 
     @property
     def request(self) -> TaskRequest:
-        """What the run knows of itself; of a direct call nothing."""
+        """The information about the present run; empty for a direct call."""
         return running.get()
 
     def as_function(self) -> Callable[..., Any]:
-        """Return what Firelock runs: the function without `self`, its annotations kept."""
+        """Return the function that Firelock runs: without `self`, and with its annotations."""
 
         @functools.wraps(self.run)
         def run(*args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
@@ -673,11 +685,11 @@ class CeleryTask(Refusing):
         return run
 
     def run_job(self, job: JobContext, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:  # noqa: ANN401
-        """Run the function for a job; what it asks for by an error, `ObeyTask` does.
+        """Run the function for a job; errors that request a retry or another end are handled by `ObeyTask`.
 
         Raises:
-            TaskExpired: its time was over before it began.
-            Exception: as the function raised.
+            TaskExpired: the task had expired before it began.
+            Exception: the error that the function raised.
         """
         if _is_over(job):
             raise TaskExpired(f"{self.name} was to run until {job.meta[EXPIRES]}")
@@ -714,13 +726,13 @@ class CeleryTask(Refusing):
         max_retries: int | None = None,
         **options: object,
     ) -> NoReturn:
-        """The job runs again, with the same arguments: never returns, as in Celery.
+        """Run the job again, with the same arguments; this method never returns, as in Celery.
 
         Raises:
-            RetryAsked: the job runs again; let it pass.
-            Exception: no retry is left, or no job runs: `exc`, where it is given.
-            MaxRetriesExceededError: no retry is left, and no `exc` was given.
-            NotMapped: another call than this one is asked for.
+            RetryAsked: the job runs again; do not catch it.
+            Exception: no retry is left, or no job is running: this is `exc`, if it is given.
+            MaxRetriesExceededError: no retry is left, and `exc` is not given.
+            NotMapped: a different call is requested.
         """
         if args is not None or kwargs is not None or options:
             raise NotMapped(
@@ -743,7 +755,7 @@ class CeleryTask(Refusing):
         raise MaxRetriesExceededError(f"Can't retry {self.name}[{request.id}]: {limit} retries were made.")
 
     def update_state(self, *, state: str | None = None, meta: Mapping[str, object] | None = None) -> None:
-        """Store progress: `meta["current"]` of `meta["total"]`, with a text `meta["status"]` if there is one.
+        """Store progress: `meta["current"]` of `meta["total"]`, with an optional string `meta["status"]`.
 
         While the task runs, `AsyncResult.state` is "PROGRESS" and `AsyncResult.info` has these values.
 
@@ -787,7 +799,7 @@ def _is_over(job: JobContext) -> bool:
         until = job.due_at + timedelta(seconds=float(expires))
     else:
         until = datetime.fromisoformat(expires)
-    return job.claimed_at > until  # both by the storage's clock, or near it
+    return job.claimed_at > until  # both by, or close to, the storage's clock
 
 
 # ---- retries ---------------------------------------------------------------------------------------------
@@ -795,12 +807,12 @@ def _is_over(job: JobContext) -> bool:
 
 @attrs.frozen
 class _AutoRetry:
-    """`autoretry_for` and what goes with it."""
+    """`autoretry_for` and the related options."""
 
     errors: tuple[type[BaseException], ...]
     not_for: tuple[type[BaseException], ...]
     options: Mapping[str, Any]  # of `retry`
-    backoff: float  # the first wait in seconds; 0 where waits do not grow
+    backoff: float  # the first wait in seconds; 0 if waits do not grow
     longest: float
     jitter: bool
 
@@ -816,7 +828,7 @@ class _AutoRetry:
         )
 
     def wait(self, retries: int) -> Mapping[str, Any]:
-        """Return what `retry` is called with; with jitter, a growing wait is anything from 0 to it."""
+        """Return the arguments for `retry`; with jitter, a growing wait is random from 0 to its length."""
         if not self.backoff:
             return self.options
         wait = min(self.longest, max(1.0, self.backoff) * 2**retries)
@@ -824,7 +836,10 @@ class _AutoRetry:
 
 
 def _marked(asked: RetryAsked) -> BaseException:
-    """Return the error that the attempt ends with: the task's own where it has one, told to be retried."""
+    """Return the error that the attempt ends with, marked for a retry.
+
+    It is the task's own error if there is one.
+    """
     error = asked.exc if isinstance(asked.exc, BaseException) else asked
     with contextlib.suppress(AttributeError):  # a class with slots
         setattr(error, _ASKED, asked)
@@ -834,10 +849,10 @@ def _marked(asked: RetryAsked) -> BaseException:
 
 @attrs.frozen
 class ObeyTask:
-    """The retry policy of all tasks here: the task itself has decided."""
+    """The retry policy of all tasks in this module: the task itself has decided."""
 
     def decide(self, job: ClaimedJob, error: BaseException) -> RetryDecision:
-        """Return what the task asked for; an error by which it asked for nothing fails the job."""
+        """Return the decision that the task requested; an error without a request fails the job."""
         asked = error if isinstance(error, RetryAsked) else getattr(error, "__dict__", {}).pop(_ASKED, None)
         if asked is not None:
             reason = retry_reason(job.retries + 1, None, error)

@@ -1,4 +1,4 @@
-"""Celery's results: a job's end by its id, awaited, with the errors that the task raised."""
+"""Celery's results: the end of a job, found by its id and awaited, with the error that the task raised."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SUCCESS, _FAILURE, _REVOKED = "SUCCESS", "FAILURE", "REVOKED"
 _FINAL = {_SUCCESS, _FAILURE, _REVOKED}
 _STATES: Final = {
     State.AWAITING: _PENDING,
-    State.SCHEDULED: _PENDING,  # RETRY where it waits for one
+    State.SCHEDULED: _PENDING,  # RETRY if it waits for a retry
     State.ENQUEUED: _PENDING,
     State.PROCESSING: _STARTED,
     State.SUCCEEDED: _SUCCESS,
@@ -44,14 +44,14 @@ _STATES: Final = {
 
 
 class CurrentApp:
-    """The app that was made last: what shared tasks and results without an app belong to."""
+    """The app that was created last: shared tasks, and results without an app, belong to it."""
 
     made: Celery | None = None
 
 
 @attrs.frozen
 class TaskRequest(Refusing):
-    """`self.request`: what a task knows of the run."""
+    """`self.request`: the information about a run for its task."""
 
     id: str | None = None
     task: str | None = None
@@ -84,7 +84,7 @@ class AsyncResult(Refusing):
 
     @classmethod
     def of(cls, app: Celery, job: Job[Any], parent: AsyncResult | None = None) -> AsyncResult:
-        """Return the result of a job that was stored just now."""
+        """Return the result of a job that was just stored."""
         result = cls(job.id, app=app, parent=parent)
         result._job = job
         return result
@@ -98,7 +98,7 @@ class AsyncResult(Refusing):
         return self.id
 
     def __eq__(self, other: object) -> bool:
-        """Results of one job are equal."""
+        """Return whether both are results of the same job."""
         return isinstance(other, AsyncResult) and self.id == other.id
 
     def __hash__(self) -> int:
@@ -112,11 +112,11 @@ class AsyncResult(Refusing):
 
     @property
     def job(self) -> Job[Any]:
-        """The job as Firelock has it.
+        """The Firelock handle of the job.
 
         Raises:
             JobNotFound: it is not stored.
-            ConfigurationError: no app was made.
+            ConfigurationError: no app was created.
         """
         if self._job is None:
             if self._app is None:
@@ -132,7 +132,7 @@ class AsyncResult(Refusing):
 
     @property
     def state(self) -> str:
-        """PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE or REVOKED; PENDING for an unknown id."""
+        """One of PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED; PENDING for an unknown id."""
         job = self._look()
         if job is None:
             return _PENDING
@@ -147,32 +147,35 @@ class AsyncResult(Refusing):
     status = state
 
     def _before(self) -> AsyncResult | None:
-        """Return the one before it in its chain, also of a result that was made of an id; else None."""
+        """Return the previous result of its chain, also for a result created from an id; otherwise None."""
         if self.parent is None and self.job.state is State.AWAITING:
             waits = [edge for edge in self.job.record().parents if edge.on == On.SUCCEEDED]
             return AsyncResult(waits[0].parent_id, app=self._app) if waits else None
         return self.parent
 
     def _broken_by(self) -> AsyncResult | None:
-        """Return the one before it if that has failed, so that this one never runs; as Celery has it."""
+        """Return the previous result of its chain if that has failed, so that this job never runs.
+
+        This is what Celery does.
+        """
         before = self._before()
         return before if before is not None and before.failed() else None
 
     def ready(self) -> bool:
-        """Tell whether it has ended."""
+        """Return whether it has ended."""
         return self.state in _FINAL
 
     def successful(self) -> bool:
-        """Tell whether it has succeeded."""
+        """Return whether it has succeeded."""
         return self.state == _SUCCESS
 
     def failed(self) -> bool:
-        """Tell whether it has failed."""
+        """Return whether it has failed."""
         return self.state == _FAILURE
 
     @property
     def result(self) -> Any:  # noqa: ANN401 - whatever it returned
-        """What it returned, or the error that it failed with; before that its progress, or None."""
+        """The returned value, or the error that it failed with; before its end its progress, or None."""
         job = self._look()
         if job is not None and job.state is State.AWAITING and (broken := self._broken_by()) is not None:
             return broken.result
@@ -199,14 +202,14 @@ class AsyncResult(Refusing):
         disable_sync_subtasks: bool = True,
         **_: object,
     ) -> Any:  # noqa: ANN401 - whatever it returned
-        """Wait for the end; return what it returned.
+        """Wait for the end, and return the value that the task returned.
 
         Raises:
-            TimeoutError: it had not ended in time.
+            TimeoutError: it did not end in time.
             TaskRevokedError: it was revoked or has expired.
-            Exception: it failed, or one before it in its chain: the error itself where its class is loaded
-                here and takes a message, else JobFailed.
-            RuntimeError: a task waits for another one, which may wait for its worker.
+            Exception: it failed, or a task before it in its chain failed. This is the error itself if its
+                class is loaded in this process and accepts a message, otherwise JobFailed.
+            RuntimeError: a task waits for another task, which might wait for the same worker.
         """
         if disable_sync_subtasks and not running.get().called_directly:
             raise RuntimeError("A task that waits for another one may wait for ever; use a chain or link=.")
@@ -215,7 +218,7 @@ class AsyncResult(Refusing):
         if before is not None:
             end = before.get(left(), propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
             if not propagate and before.failed():
-                return end  # and this one never runs
+                return end  # this one never runs
         try:
             return self.job.result(left())
         except JobDeleted as error:
@@ -229,16 +232,16 @@ class AsyncResult(Refusing):
     wait = get
 
     def revoke(self, **_: object) -> None:
-        """The job is deleted; if it runs, it is told to stop. One that has been is left alone."""
+        """Delete the job; if it runs, it is notified to stop. A deleted job is left as it is."""
         with contextlib.suppress(JobConflict, JobNotFound):
             self.job.delete()
 
     def forget(self) -> None:
-        """Nothing: a result goes with its job, as `keep=` or the retention say."""
+        """Do nothing: a result is removed with its job, according to `keep=` or the retention."""
 
 
 def _progress_of(job: Job[Any]) -> dict[str, object] | None:
-    """Return what this run has stored by `update_state`; None before it does."""
+    """Return the progress that this run has stored with `update_state`; None before that."""
     record = job.record()
     progress, began = record.progress, record.claimed_at
     if progress is None or (began is not None and progress.at < began):
@@ -248,7 +251,7 @@ def _progress_of(job: Job[Any]) -> dict[str, object] | None:
 
 
 def _left(timeout: float | None) -> Callable[[], float | None]:
-    """Return what tells how much is left of a timeout that begins now."""
+    """Return a function that returns the time left of a timeout that begins now."""
     if timeout is None:
         return lambda: None
     until = time.monotonic() + timeout
@@ -256,13 +259,17 @@ def _left(timeout: float | None) -> Callable[[], float | None]:
 
 
 def _error_of(error: ErrorInfo | None) -> BaseException | None:
-    """Return the error that was stored, of a class that is loaded already: nothing is imported for it."""
+    """Return the stored error as an exception.
+
+    It has its own class if that is already loaded, because nothing is imported for it; otherwise it is
+    JobFailed.
+    """
     if error is None:
         return None
     module, _, name = error.type.rpartition(".")
     kind = getattr(sys.modules.get(module or "builtins"), name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        with contextlib.suppress(Exception):  # a class that wants more than a message
+        with contextlib.suppress(Exception):  # a class that needs more than a message
             return kind(error.message)
     return JobFailed(f"{error.type}: {error.message}")
 
@@ -274,38 +281,38 @@ class GroupResult(Refusing):
     results: Sequence[AsyncResult]
 
     def __iter__(self) -> Iterator[AsyncResult]:
-        """Iterate over them."""
+        """Iterate over the results."""
         return iter(self.results)
 
     def __len__(self) -> int:
-        """Return how many they are."""
+        """Return the number of results."""
         return len(self.results)
 
     def __getitem__(self, index: int) -> AsyncResult:
-        """Return the one at a place."""
+        """Return the result at an index."""
         return self.results[index]
 
     def get(self, timeout: float | None = None, *, propagate: bool = True, **_: object) -> list[Any]:
-        """Wait for all; return what they returned."""
+        """Wait for all, and return their values."""
         left = _left(timeout)
         return [each.get(left(), propagate=propagate) for each in self.results]
 
     join = get
 
     def ready(self) -> bool:
-        """Tell whether all have ended."""
+        """Return whether all have ended."""
         return all(each.ready() for each in self.results)
 
     def waiting(self) -> bool:
-        """Tell whether any has not ended."""
+        """Return whether any of them has not ended."""
         return not self.ready()
 
     def successful(self) -> bool:
-        """Tell whether all have succeeded."""
+        """Return whether all have succeeded."""
         return all(each.successful() for each in self.results)
 
     def failed(self) -> bool:
-        """Tell whether any has failed."""
+        """Return whether any of them has failed."""
         return any(each.failed() for each in self.results)
 
     def completed_count(self) -> int:
@@ -313,6 +320,6 @@ class GroupResult(Refusing):
         return sum(each.successful() for each in self.results)
 
     def revoke(self) -> None:
-        """All jobs are deleted."""
+        """Delete all the jobs."""
         for each in self.results:
             each.revoke()

@@ -1,4 +1,4 @@
-"""Celery's schedules as ours: `crontab`, `schedule`, timedeltas and seconds."""
+"""Celery's schedules as Firelock's: `crontab`, `schedule`, timedeltas and seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _to_field(value: _Field) -> str:
 
 @attrs.frozen
 class crontab:  # noqa: N801 - Celery's name
-    """Celery's `crontab`: five fields, each a text, a number or a list of numbers."""
+    """Celery's `crontab`: five fields, each a string, a number or a list of numbers."""
 
     minute: str = attrs.field(default="*", converter=_to_field)
     hour: str = attrs.field(default="*", converter=_to_field)
@@ -31,10 +31,10 @@ class crontab:  # noqa: N801 - Celery's name
     month_of_year: str = attrs.field(default="*", converter=_to_field)
 
     def to_cron(self, timezone: str) -> Cron:
-        """Return the schedule that fires at the same instants.
+        """Return the schedule that fires at the same times.
 
         Raises:
-            NotMapped: both day fields are restricted; Celery wants both to match, cron either.
+            NotMapped: both day fields are restricted; Celery requires both to match, cron only one.
             ScheduleError: a field is wrong.
         """
         days = (self.day_of_month, self.day_of_week)
@@ -49,17 +49,17 @@ class crontab:  # noqa: N801 - Celery's name
 
 @attrs.frozen
 class schedule:  # noqa: N801 - Celery's name
-    """Celery's `schedule`: every so many seconds, or every timedelta."""
+    """Celery's `schedule`: an interval in seconds, or a timedelta."""
 
     run_every: timedelta | float
 
 
 def to_schedule(value: object, timezone: str) -> Cron | Every:
-    """Return what a beat entry's schedule means here.
+    """Return the schedule of a beat entry as one of Firelock's.
 
     Raises:
-        NotMapped: it is another kind, such as solar.
-        ScheduleError: it is out of its range.
+        NotMapped: it is of another kind, such as solar.
+        ScheduleError: it is out of range.
     """
     match value:
         case crontab():

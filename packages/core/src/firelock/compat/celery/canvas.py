@@ -1,4 +1,4 @@
-"""Celery's calls as values, one after the other and side by side: `task.s(…)`, `chain`, `group`."""
+"""Celery's calls as values, in sequence and in parallel: `task.s(…)`, `chain`, `group`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from firelock.options import Call
 
 WITH_RESULT: Final = "celery.with_result"
-"""The task whose jobs run another one, with the result of their parent as its first argument."""
+"""The task whose jobs run another task, with the result of their parent as its first argument."""
 WITH_RESULT_APART: Final = "celery.with_result_apart"
-"""The same for a task that runs in a process of its own."""
-EXPIRES: Final = "celery.expires"  # in a job's meta: an instant, or "+15" for seconds after it was due
+"""The same for a task that runs in its own process."""
+EXPIRES: Final = "celery.expires"  # in a job's meta: a time, or "+15" for seconds after its due time
 NEVER: Final = "never"
 
 
@@ -36,17 +36,17 @@ class CelerySignature(Refusing):
     immutable: bool = False
 
     def set(self, **options: object) -> CelerySignature:
-        """Return it with further options of `apply_async`."""
+        """Return the signature with further options of `apply_async`."""
         return attrs.evolve(self, options={**self.options, **options})
 
     def clone(
         self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None
     ) -> CelerySignature:
-        """Return it with further arguments, those by position in front."""
+        """Return the signature with further arguments; positional ones are put in front."""
         return attrs.evolve(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
 
     def delay(self, *args: object, **kwargs: object) -> AsyncResult:
-        """A job is stored, of further arguments too."""
+        """Store a job of the call, with further arguments."""
         return self.apply_async(args, kwargs)
 
     def apply_async(
@@ -55,12 +55,12 @@ class CelerySignature(Refusing):
         kwargs: Mapping[str, object] | None = None,
         **options: Any,  # noqa: ANN401 - as of the task
     ) -> AsyncResult:
-        """A job is stored, of further arguments and options too."""
+        """Store a job of the call, with further arguments and options."""
         call = self if self.immutable else self.clone(args, kwargs)
         return self.task.apply_async(call.args, call.kwargs, **{**self.options, **options})
 
     def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
-        """Run the function here and now."""
+        """Run the function directly, without a job."""
         return self.task(*(*args, *self.args), **{**self.kwargs, **kwargs})
 
     def __or__(self, other: CelerySignature | chain) -> chain:
@@ -68,15 +68,16 @@ class CelerySignature(Refusing):
         return chain(self, other)
 
     def to_call(self, args: Sequence[object], options: Mapping[str, object]) -> Call[Any]:
-        """Return the call, of further arguments and options too, to be stored with others."""
+        """Return the call, with further arguments and options, to be stored with others."""
         call = self if self.immutable else self.clone(args)
         given = self.task.app.options_of(self.task.name, {**self.options, **options})
         return self.task.verbs.using(**given).call(*call.args, **call.kwargs)
 
     def behind(self, on: str = "succeeded") -> Callable[[AsyncResult], AsyncResult]:
-        """Return what stores a job that runs when another has ended so; a mutable one gets its result.
+        """Return a function that stores a job that runs after another job has ended in the state `on`.
 
-        All that can be refused is refused here, before the other job is stored.
+        A mutable signature receives the result of the other job. Everything that can be refused is refused
+        here, before the other job is stored.
         """
         app = self.task.app
         options = app.options_of(self.task.name, self.options)
@@ -84,7 +85,7 @@ class CelerySignature(Refusing):
             raise NotMapped(
                 f"{self} has a countdown or an eta behind another task; let that task enqueue it."
             )
-        options["meta"] = options.get("meta") or {EXPIRES: NEVER}  # or it had its parent's
+        options["meta"] = options.get("meta") or {EXPIRES: NEVER}  # else it would inherit the parent's
         verbs = self.task.verbs
         if not self.immutable:
             inspect.signature(self.task.as_function()).bind(None, *self.args, **self.kwargs)
@@ -105,7 +106,7 @@ class CelerySignature(Refusing):
         return store
 
     def _arguments(self, parent_id: str) -> tuple[tuple[object, ...], Mapping[str, object]]:
-        """Return what its job behind another one is stored with."""
+        """Return the arguments with which its job is stored if it runs after another job."""
         if self.immutable:
             return self.args, self.kwargs
         return (self.task.name, parent_id, list(self.args), dict(self.kwargs)), {}
@@ -114,10 +115,10 @@ class CelerySignature(Refusing):
 def links(
     given: CelerySignature | Iterable[CelerySignature] | None, on: str = "succeeded"
 ) -> list[Callable[[AsyncResult], AsyncResult]]:
-    """Return what stores the jobs of `link=` or `link_error=`.
+    """Return the functions that store the jobs of `link=` or `link_error=`.
 
     Raises:
-        NotMapped: one would get the error as an argument.
+        NotMapped: a signature would receive the error as an argument.
     """
     signatures = [given] if isinstance(given, CelerySignature) else list(given or ())
     for each in signatures:
@@ -134,7 +135,7 @@ def _links_of(signature: CelerySignature) -> bool:
 
 
 class chain(Refusing):  # noqa: N801 - Celery's name
-    """Tasks one after the other, each with the result of the one before it: continuations."""
+    """Tasks in sequence, as continuations: each receives the result of the previous one."""
 
     def __init__(self, *tasks: CelerySignature | chain | Iterable[CelerySignature]) -> None:
         self.tasks: list[CelerySignature] = []
@@ -156,9 +157,10 @@ class chain(Refusing):  # noqa: N801 - Celery's name
         link_error: CelerySignature | Iterable[CelerySignature] | None = None,
         **options: Any,  # noqa: ANN401 - as of a task
     ) -> AsyncResult:
-        """A job is stored for each; return the result of the last.
+        """Store a job for each task; return the result of the last one.
 
-        Other options are those of the first; `link` is behind the last, `link_error` behind each.
+        Other options are those of the first task. `link` runs after the last task, `link_error` after each
+        that failed.
         """
         first, *rest = self.tasks
         steps, after, failed = [each.behind() for each in rest], links(link), links(link_error, "failed")
@@ -173,7 +175,7 @@ class chain(Refusing):  # noqa: N801 - Celery's name
         return results[-1]
 
     def delay(self, *args: object) -> AsyncResult:
-        """A job is stored for each; return the result of the last."""
+        """Store a job for each task; return the result of the last one."""
         return self.apply_async(args)
 
     __call__ = delay
@@ -184,7 +186,7 @@ class chain(Refusing):  # noqa: N801 - Celery's name
 
 
 class group(Refusing):  # noqa: N801 - Celery's name
-    """Tasks side by side: a job for each, and a result for all of them."""
+    """Tasks in parallel: a job for each, and one result for all of them."""
 
     def __init__(self, *tasks: CelerySignature | chain | Iterable[CelerySignature]) -> None:
         self.tasks: list[CelerySignature | chain] = []
@@ -192,7 +194,7 @@ class group(Refusing):  # noqa: N801 - Celery's name
             self.tasks += [each] if isinstance(each, CelerySignature | chain) else list(each)
 
     def apply_async(self, args: Sequence[object] = (), **options: Any) -> GroupResult:  # noqa: ANN401
-        """A job is stored for each: in one go, where none has others behind it."""
+        """Store a job for each task; in one call if none of them has links or is a chain."""
         plain = [each for each in self.tasks if isinstance(each, CelerySignature) and not _links_of(each)]
         if not plain or len(plain) < len(self.tasks) or {"link", "link_error"} & options.keys():
             return GroupResult([each.apply_async(args, **options) for each in self.tasks])
@@ -201,13 +203,13 @@ class group(Refusing):  # noqa: N801 - Celery's name
         return GroupResult([AsyncResult.of(app, job) for job in jobs])
 
     def delay(self, *args: object) -> GroupResult:
-        """A job is stored for each."""
+        """Store a job for each task."""
         return self.apply_async(args)
 
     __call__ = delay
 
     def __or__(self, other: object) -> NoReturn:
-        """Say how a chord is written.
+        """Raise an error that shows how to write a chord.
 
         Raises:
             NotMapped: always.

@@ -1,4 +1,4 @@
-"""The settings of a program written for Celery: which mean something here, which nothing, which neither."""
+"""The settings of a program written for Celery: those with an effect, those without, refused ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MEANT: Final[Mapping[str, object]] = {
     "task_time_limit": None,
     "timezone": None,
 }
-# Tuning of Celery's own worker, broker and result backend, of which there are none here.
+# Tuning of Celery's own worker, broker and result backend, which do not exist here.
 _WITHOUT_EFFECT: Final = (
     "beat_", "broker_", "cache_", "control_", "database_", "event_", "redis_", "result_", "security_",
     "worker_", "task_acks_on_", "task_compression", "task_create_missing_", "task_default_delivery_mode",
@@ -88,10 +88,12 @@ class CeleryConfig(MutableMapping[str, Any]):
         self[name] = value
 
     def read(self, source: object, namespace: str | None) -> None:
-        """The settings of an object are taken: of a module, a class, or Django's, those below a prefix.
+        """Take the settings of an object, such as a module, a class or Django's settings.
+
+        With a namespace, only the settings with this prefix are taken.
 
         Raises:
-            NotMapped, ConfigurationError: one of them is refused.
+            NotMapped, ConfigurationError: one of the settings is refused.
         """
         prefix = f"{namespace}_" if namespace else ""
         given = source if isinstance(source, Mapping) else vars_of(source)
@@ -100,7 +102,7 @@ class CeleryConfig(MutableMapping[str, Any]):
             if name.startswith(prefix) and (prefix or _is_known(setting)):
                 self[setting] = value
             elif not prefix and name.startswith("CELERY"):
-                self._check(name, value)  # or a route of an old spelling were lost without a word
+                self._check(name, value)  # otherwise a route in old spelling would be ignored silently
 
     @staticmethod
     def _check(name: str, value: object) -> None:
@@ -120,7 +122,7 @@ class CeleryConfig(MutableMapping[str, Any]):
 
 
 def _to_new_spelling(name: str) -> str:
-    """Return a setting of before Celery 4, such as CELERY_TASK_SERIALIZER, as it is written now."""
+    """Return a setting from before Celery 4, such as CELERY_TASK_SERIALIZER, in its present spelling."""
     old, new = name.lower(), {"celerybeat_": "beat_", "celeryd_": "worker_", "celery_": ""}
     prefix = next((each for each in new if old.startswith(each)), "")
     return new.get(prefix, "") + old.removeprefix(prefix)
@@ -131,5 +133,5 @@ def _is_known(name: str) -> bool:
 
 
 def vars_of(source: object) -> Mapping[str, object]:
-    """Return the public attributes of an object; of Django's settings those that are set."""
+    """Return the public attributes of an object; for Django's settings, those that are set."""
     return {name: getattr(source, name) for name in dir(source) if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""What programs written for Celery raise and catch, and what says that a thing has no counterpart here."""
+"""The errors that programs written for Celery raise and catch, and errors for missing counterparts."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from firelock.errors import FirelockError, ResultTimeout
 
 
 class NotMapped(FirelockError, NotImplementedError):
-    """Celery has it and this module does not; the message says how it is written with Firelock."""
+    """A feature of Celery that this module does not have; the message shows what to write with Firelock."""
 
 
 class NotMappedAttribute(NotMapped, AttributeError):
-    """The same of an attribute, so that `hasattr` and `getattr` with a default find none."""
+    """`NotMapped` for an attribute, so that `hasattr` and `getattr` with a default do not find it."""
 
 
 class RunsTwiceWarning(UserWarning):
-    """A task that Celery runs at most once may run twice here, once its server has died."""
+    """Warning that a task that Celery runs at most once might run twice here, if its server dies."""
 
 
 class CeleryError(Exception):
-    """The base of those below, as in Celery."""
+    """The base class of the errors below, as in Celery."""
 
 
 class RetryAsked(CeleryError):
-    """The task asked for another run; `Retry` is its name for programs."""
+    """The task requested another run; `Retry` is the name for programs."""
 
     def __init__(self, exc: BaseException | None, seconds: float) -> None:
         super().__init__(f"retry in {seconds:g} s" if exc is None else f"retry in {seconds:g} s: {exc!r}")
@@ -35,7 +35,7 @@ class Ignore(CeleryError):
 
 
 class MaxRetriesExceededError(CeleryError):
-    """The task asked for more retries than it has."""
+    """The task requested more retries than it has."""
 
 
 class TaskRevokedError(CeleryError):
@@ -43,7 +43,7 @@ class TaskRevokedError(CeleryError):
 
 
 class TaskExpired(CeleryError):
-    """The task was to run until an instant that is over; its job is deleted."""
+    """The task did not start before it expired; its job is deleted."""
 
 
 TimeoutError = ResultTimeout  # noqa: A001 - Celery's name; the built-in one is its base

@@ -1,4 +1,4 @@
-"""Celery's names that have no counterpart here, each with how it is written with Firelock."""
+"""Celery's names without a counterpart, each with what to write with Firelock instead."""
 
 from __future__ import annotations
 
@@ -202,22 +202,22 @@ _ATTRIBUTES: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 class Refusing:
-    """What Celery's object of this kind has, and this one has not, says how it is written here."""
+    """Base class that raises an error with advice for an attribute that only Celery's object has."""
 
     __slots__ = ()
 
-    if not TYPE_CHECKING:  # type checkers know which attributes there are
+    if not TYPE_CHECKING:  # type checkers must see only the attributes that exist
 
         def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - never returns
-            """Say how what is not here is written.
+            """Raise an error that shows what to write instead of a missing attribute.
 
             Raises:
-                NotMappedAttribute: Celery has it.
-                AttributeError: nobody has; or as a property of that name raised.
+                NotMappedAttribute: Celery has the attribute.
+                AttributeError: Celery does not have it either, or a property of that name raised.
             """
             for kind in type(self).__mro__:
                 if (advice := _ATTRIBUTES.get(kind.__name__, {}).get(name)) is not None:
                     raise NotMappedAttribute(
                         f"The attribute {name!r} of {kind.__name__} has no counterpart: {advice}."
                     )
-            return object.__getattribute__(self, name)  # whose own error is the better one
+            return object.__getattribute__(self, name)  # raises the more exact error

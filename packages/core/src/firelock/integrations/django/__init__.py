@@ -1,13 +1,14 @@
 """Firelock in a Django project: this package in INSTALLED_APPS, and a block `FIRELOCK` in the settings.
 
-The project's app is made from the block when it is first asked for, so that the tasks of any Django app can
-say `from firelock.integrations.django import fire, task`. Read `block`, `project`, then `plugin` with
-`connections`, `transactions` and `on_commit`; `set_up` forbids jobs while Django is being set up;
-`database_url` names the storage beside the models, `console`
-who logs. Where Django looks for it stand `apps`, `checks`, `models`, `admin` (with `panel` and `links`) and
-`management/`. For Django's own `TASKS` there is `task_backend`: `task_api` is Django's API under one name,
-`task_options` what a task may be given, `task_results` a job as Django tells of it, `task_runner` what a
-server runs.
+The project's app is created from the block when it is first used, so that the tasks of any Django app can
+write `from firelock.integrations.django import fire, task`.
+
+Read `block` and `project` first, then `plugin` with `connections`, `transactions` and `on_commit`. `set_up`
+forbids creating jobs while Django is being set up, `database_url` returns the storage in a database of
+Django, and `console` chooses the handler that writes to the console. Django finds `apps`, `checks`, `models`,
+`admin` (with `panel` and `links`) and `management/` by their names. `task_backend` is for Django's own
+`TASKS`: `task_api` imports Django's API under one set of names, `task_options` contains the options of a
+task, `task_results` converts a job to Django's result, and `task_runner` is what a server runs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = ["DjangoPlugin", "JobsPanel", "TaskBackend", "enqueue_on_commit", "fir
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for: Django imports this package before it is set up."""
+    """Load a public name when it is first used, because Django imports this package before it is set up."""
     if name in {"fire", "task"}:
         from firelock.integrations.django.project import (  # noqa: PLC0415 - needs Django's settings
             get_app_for_modules,

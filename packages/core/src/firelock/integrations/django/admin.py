@@ -1,4 +1,4 @@
-"""Jobs in Django's admin: how many there are, read only, with links to the dashboard."""
+"""Jobs in Django's admin: their counts, read-only, with links to the dashboard."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ if TYPE_CHECKING:
 
 
 @admin.register(JobBoard)
-class JobBoardAdmin(admin.ModelAdmin):  # type: ignore[misc]  # Django brings no types
-    """One page in place of a list, since jobs are no rows of a model's: counts by state and by queue."""
+class JobBoardAdmin(admin.ModelAdmin):  # type: ignore[misc]  # Django has no types
+    """One page instead of a list, because jobs are not rows of a model: counts by state and by queue."""
 
     def get_urls(self) -> list[Any]:
-        """There is nothing but the page."""
+        """Return the URL of the page, which is the only one."""
         page = require_safe(self.admin_site.admin_view(self.changelist_view))
         return [path("", page, name="firelock_jobboard_changelist")]
 
     def has_view_permission(self, request: HttpRequest, _board: object = None) -> bool:
-        """Whoever may look at the dashboard may look here."""
+        """Allow users who may view the dashboard."""
         return may_see_jobs(request.user)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """The same."""
+        """Allow users who may view the dashboard."""
         return may_see_jobs(request.user)
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Jobs are made by code."""
+        """Allow no one: jobs are created by code."""
         return False
 
     def has_change_permission(self, _request: HttpRequest, _board: object = None) -> bool:
-        """Jobs are changed on the dashboard."""
+        """Allow no one: jobs are changed on the dashboard."""
         return False
 
     def has_delete_permission(self, _request: HttpRequest, _board: object = None) -> bool:
-        """Jobs are deleted on the dashboard."""
+        """Allow no one: jobs are deleted on the dashboard."""
         return False
 
     def changelist_view(self, request: HttpRequest, _more: object = None) -> TemplateResponse:
-        """Show the counts; a storage that does not answer is said to be that."""
+        """Show the counts, or an error if the storage does not respond."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         context = {
             **self.admin_site.each_context(request),
             "title": "Jobs",
-            "opts": self.model._meta,  # noqa: SLF001 - Django's own name of what the template needs
+            "opts": self.model._meta,  # noqa: SLF001 - the template needs it
             "dashboard": dashboard_link(),
             **_counted(get_app()),
         }

@@ -1,4 +1,4 @@
-"""The Django app: when Django is set up, the modules that hold tasks are imported."""
+"""The Django app: it imports the modules with tasks when Django is set up."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from firelock.integrations.django.project import (
 
 
 def register_django_tasks() -> None:
-    """Where TASKS names a backend of Firelock's, all that is declared by now can be run."""
+    """Register all tasks that are declared by now, if TASKS names a backend of Firelock."""
     place = f"{FirelockConfig.name}.task_backend"
     backends = [each.get("BACKEND", "") for each in getattr(settings, "TASKS", {}).values()]
     if place in sys.modules or any(each.startswith(FirelockConfig.name) for each in backends):
-        from firelock.integrations.django.task_backend import (  # noqa: PLC0415 - Django 5.2 has it by a backport
+        from firelock.integrations.django.task_backend import (  # noqa: PLC0415 - may be missing
             register_declared,
         )
 
         register_declared()
 
 
-class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
-    """`firelock.integrations.django` in INSTALLED_APPS."""
+class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django has no types
+    """The app `firelock.integrations.django` in INSTALLED_APPS."""
 
     name = "firelock.integrations.django"
     label = "firelock"
@@ -68,7 +68,7 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
 
 
 def import_tasks(names: Sequence[str]) -> None:
-    """Import the modules of these names from every installed app.
+    """Import the modules with these names from every installed app.
 
     `manage.py check` reports all mistakes that Firelock found in them; otherwise the first one is raised.
     """
@@ -85,16 +85,18 @@ def import_tasks(names: Sequence[str]) -> None:
                     raise
                 hint = "Change the module."
                 errors.append(Error(f"{module} cannot be imported: {error}", hint=hint, id="firelock.E010"))
-    if errors:  # the command cannot go on: modules of views would import these again, outside of the set-up
+    # The command must end here: modules of views would import these again, after the set-up.
+    if errors:
         listed = "\n".join(map(str, errors))
         sys.exit(f"SystemCheckError: System check identified some issues:\n\nERRORS:\n{listed}")
 
 
 def _make_tables(using: str, verbosity: int, **_: object) -> None:
-    """`manage.py migrate` makes the tables of the jobs as well, where they live in that database.
+    """Create the tables of the jobs in `manage.py migrate` as well, if they are in that database.
 
-    Django's tests migrate a database of their own: there the jobs move to the storage of tests. They flush it
-    after each TransactionTestCase, which ends here too: no job of a test is left for the next.
+    Django's tests migrate a separate database: there, the jobs move to the storage of tests. The tests flush
+    it after each TransactionTestCase, which also calls this function: no job of a test is left for the next
+    one.
     """
     if project_block()[1]:
         return
@@ -103,15 +105,15 @@ def _make_tables(using: str, verbosity: int, **_: object) -> None:
     elif using == database_of_jobs():
         for step in get_app().storage.migrate():
             if verbosity:
-                print(f"  Firelock: {step}")  # noqa: T201 - as `migrate` says its own steps
+                print(f"  Firelock: {step}")  # noqa: T201 - as `migrate` prints its own steps
 
 
 def _follow_connection(connection: BaseDatabaseWrapper, **_: object) -> None:
-    """A process of parallel tests has its jobs in its own test database."""
+    """Move the jobs of a process of parallel tests to its own test database."""
     follow_test_database(connection.alias)
 
 
 def _follow_setting(setting: str, **_: object) -> None:
-    """A test that overrides the block has its jobs where that says."""
+    """Move the jobs of a test that overrides the block to the storage in that block."""
     if setting == "FIRELOCK":
         change_storage()

@@ -1,4 +1,4 @@
-"""The block `FIRELOCK` of a project's settings: which keys it may have, and what is wrong with them."""
+"""The block `FIRELOCK` of a project's settings: its keys, and the mistakes in it."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from firelock.errors import ConfigurationError
 from firelock.settings import Settings
 
 _NUMBERS = frozenset(field.name for field in attrs.fields(Settings))
-_OF_AN_APP = ("storage", "serializer", "locks", "plugins")  # how one is made
-TEST_DATABASE = "database"  # as `test_storage`: the test database of the alias that holds the jobs
+_OF_AN_APP = ("storage", "serializer", "locks", "plugins")  # arguments of an app
+TEST_DATABASE = "database"  # as `test_storage`: the test database of the alias that stores the jobs
 _EXAMPLE = 'FIRELOCK = {"database": "default"}'
 
 
 @attrs.frozen
 class BlockMistake:
-    """One thing that is wrong with the block: for system checks, or for the error of who needs the app."""
+    """One mistake in the block, for system checks or for the error of code that needs the app."""
 
     code: str
     sentence: str
     hint: str
 
     def __str__(self) -> str:
-        """Return both as one text."""
+        """Return the sentence and the hint as one string."""
         return f"{self.sentence} {self.hint}".rstrip()
 
 
 @attrs.frozen(kw_only=True)
 class Block:
-    """What a project says of its jobs; None and empty where it says nothing."""
+    """The project's settings for its jobs; None and empty if they are not set."""
 
     storage: str | None = None  # a storage's URL
-    database: str | None = None  # an alias of DATABASES: jobs live there, and take part in its transactions
-    app: str | None = None  # "shop.jobs:fire", an app that the project makes itself
-    plugins: tuple[object, ...] = ()  # objects, or dotted paths of them
+    database: str | None = None  # an alias of DATABASES: jobs are stored there, and join its transactions
+    app: str | None = None  # "shop.jobs:fire", an app that the project creates itself
+    plugins: tuple[object, ...] = ()  # objects, or their dotted paths
     serializer: str = "json"
     locks: str | None = None
-    queues: str | None = None  # what `manage.py firelock server` serves, as `--queues` says it
+    queues: str | None = None  # the queues of `manage.py firelock server`, as for `--queues`
     autodiscover: tuple[str, ...] = ("tasks", "jobs")  # modules of installed apps that are imported at start
-    test_storage: str = "memory://"  # where jobs live in Django's tests: a URL, or TEST_DATABASE
+    test_storage: str = "memory://"  # the storage of jobs in Django's tests: a URL, or TEST_DATABASE
     numbers: Mapping[str, object] = attrs.Factory(dict)  # fields of Settings
 
 
 def read_block(given: object, *, has_storage: bool = False) -> tuple[Block, list[BlockMistake]]:
-    """Return the block, and all that is wrong with it; what is wrong is left out of the block.
+    """Return the block, and all mistakes in it; wrong values are left out of the block.
 
     Args:
-        given: the setting's value; None where there is none.
-        has_storage: a storage is named elsewhere, by `FIRELOCK_STORAGE`.
+        given: the setting's value; None if it is not set.
+        has_storage: whether a storage is named elsewhere, by `FIRELOCK_STORAGE`.
     """
     if given is None:
         given = {}
@@ -103,7 +103,7 @@ def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(map(_is_text, value))
 
 
-# Of each key but numbers: what its value has to be, how that is asked, and how the block keeps it.
+# By key, except for the numbers: the required value in words, its conversion for the block, and the check.
 _TEXT = ("a text", str, _is_text)
 _READERS: Mapping[str, tuple[str, Any, Any]] = {
     "storage": _TEXT,

@@ -1,4 +1,4 @@
-"""System checks: what `manage.py check` says of the block FIRELOCK, and of what stands around it."""
+"""System checks: what `manage.py check` reports about the block FIRELOCK and related settings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from firelock.integrations.django.project import (
 from firelock.storage import Feature
 
 
-def check_project(app_configs: object = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - Django's words
-    """Return what is wrong with the block; if nothing is, what the project could do better."""
+def check_project(app_configs: object = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - API
+    """Return the mistakes in the block; if there are none, recommendations for the project."""
     block, mistakes = project_block()
     if mistakes := [*mistakes, *find_mistakes(block)]:
         mistakes += filter(None, [find_storage_mistake(block)])
@@ -73,10 +73,10 @@ def _about_app(app: Firelock, block: Block) -> list[CheckMessage]:
 
 
 def _unjoined(app: Firelock, block: Block, alias: str) -> CheckMessage:
-    """Return the warning of an app that has its jobs in a database of Django's and does not know it."""
+    """Return the warning that an app has its jobs in a database of Django without joining transactions."""
     if block.app is None:
         hint = f'Write FIRELOCK = {{"database": "{alias}"}} for the storage.'
-    elif isinstance(app.holder, tuple):  # the app behind another one, as of Celery's interface
+    elif isinstance(app.holder, tuple):  # the app of another object, such as Celery's interface
         hint = f'Write FIRELOCK = {{"app": "{block.app}", "database": "{alias}"}}.'
     else:
         hint = f"Make it with Firelock(…, plugins=[DjangoPlugin(database={alias!r})])."
@@ -133,10 +133,10 @@ def _about_databases(app: Firelock) -> list[CheckMessage]:
     ]
 
 
-def check_deployment(app_configs: object = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - Django's words
-    """Return what would go wrong in production; this asks the storage."""
+def check_deployment(app_configs: object = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - API
+    """Return the problems that production would have; this reads the storage."""
     if project_block()[1]:
-        return []  # said already
+        return []  # reported already
     try:
         app = get_app()
         schema = app.storage.schema()

@@ -1,4 +1,4 @@
-"""Whose handler writes to the console of a server's process: Firelock's or Django's, not both."""
+"""The handler that writes to the console of a server's process: Firelock's or Django's, not both."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from firelock.server.logs import has_server_log
 
 
 def leave_console_to_server() -> None:
-    """With DEBUG a line of a logger below `django` is written once, in the form of the server's log.
+    """With DEBUG, write each line of a logger below `django` once, in the form of the server's log.
 
-    Django's default LOGGING gives `django` a handler for the console and passes its records on to the root,
-    where a server's process has Firelock's. What a project configures itself, and a process that is the
-    project's, are left as they are.
+    Django's default LOGGING gives `django` a handler for the console and passes its records on to the root
+    logger, which has Firelock's handler in a server's process. Handlers that a project configures itself, and
+    processes that belong to the project, are not changed.
     """
     if not has_server_log():
         return

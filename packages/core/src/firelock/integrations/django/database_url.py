@@ -1,4 +1,4 @@
-"""Which storage's URL leads into a database of Django's: jobs live in tables beside those of the models."""
+"""The URL of a storage in a database of Django: jobs are stored in tables next to those of the models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from firelock.errors import ConfigurationError
 
-# What is not of the way to the server but of how Django uses its own connections.
+# Options of Django's own use of its connections, which do not belong in a URL.
 _DJANGOS_OWN = {
     "postgresql": {
         "pool", "isolation_level", "server_side_binding", "cursor_factory", "client_encoding",
@@ -27,12 +27,12 @@ _GIVE_URL = 'Give the URL of the storage as well: FIRELOCK = {"database": …, "
 
 
 def url_of_database(alias: str) -> str:
-    """Return the URL of a storage in the database that Django's alias leads to, its password included.
+    """Return the URL of a storage in the database of an alias of Django, including its password.
 
-    An SQLite database in memory, as Django's tests have one, belongs to one process: its URL is `memory://`.
+    An SQLite database in memory, as in Django's tests, belongs to one process; its URL is `memory://`.
 
     Raises:
-        ConfigurationError: there is no such alias, or no storage in a database of its kind.
+        ConfigurationError: the alias does not exist, or there is no storage for its kind of database.
     """
     try:
         connection = connections[alias]
@@ -55,10 +55,10 @@ def url_of_database(alias: str) -> str:
 
 
 def url_of_test_database(alias: str) -> str:
-    """Return the same of the test database that Django has made for the alias.
+    """Return the URL of a storage in the test database that Django has created for the alias.
 
     Raises:
-        ConfigurationError: it is in memory, or Django's tests have not made it.
+        ConfigurationError: it is in memory, or Django's tests have not created it.
     """
     settings: Mapping[str, Any] = connections[alias].settings_dict
     name, wanted = str(settings["NAME"]), str(settings["TEST"].get("NAME") or "")
@@ -74,14 +74,14 @@ def url_of_test_database(alias: str) -> str:
 
 
 def alias_of_url(url: str) -> str | None:
-    """Return the alias of DATABASES that leads to the database of a storage's URL; None if none does."""
+    """Return the alias in DATABASES for the database of a storage's URL; None if there is none."""
     return next((alias for alias in connections if _leads_to(alias, url)), None)
 
 
 def _leads_to(alias: str, url: str) -> bool:
     try:
         own = url_of_database(alias)
-    except (ConfigurationError, ImproperlyConfigured):  # no job lives in its kind, or it has no driver here
+    except (ConfigurationError, ImproperlyConfigured):  # its kind cannot hold jobs, or its driver is missing
         return False
     return not own.startswith("memory:") and _place(own) == _place(url)
 

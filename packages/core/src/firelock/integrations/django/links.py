@@ -1,4 +1,4 @@
-"""Where in the project the dashboard is mounted, and what stands where in it; for the admin's pages."""
+"""The URL of the dashboard in the project, and of its pages; for the pages of the admin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.urls import NoReverseMatch, reverse
 
 
 def dashboard_link(path: str = "", **query: str) -> str | None:
-    """Return the address of a page of the dashboard; None where `dashboard_urls` is in no urlpatterns."""
+    """Return the URL of a page of the dashboard; None if `dashboard_urls` is in no urlpatterns."""
     try:
         address = str(reverse("firelock:dashboard", kwargs={"path": path}))
     except NoReverseMatch:
@@ -17,6 +17,6 @@ def dashboard_link(path: str = "", **query: str) -> str | None:
 
 
 def may_see_jobs(user: object) -> bool:
-    """Tell whether a user has one of the permissions for jobs."""
+    """Return whether a user has one of the permissions for jobs."""
     names = ("view_jobs", "operate_jobs", "administer_jobs")
     return any(user.has_perm(f"firelock.{name}") for name in names)  # type: ignore[attr-defined]

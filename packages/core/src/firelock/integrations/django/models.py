@@ -1,15 +1,15 @@
-"""What Django's permissions and admin know of jobs: a model without a table: both speak of models alone."""
+"""A model without a table, because Django's permissions and admin refer only to models."""
 
 from __future__ import annotations
 
 from django.db import models
 
 
-class JobBoard(models.Model):  # type: ignore[misc]  # Django brings no types
-    """All the project's jobs, as one thing that somebody may look at, operate or administer."""
+class JobBoard(models.Model):  # type: ignore[misc]  # Django has no types
+    """All the project's jobs, as one object that users may view, operate or administer."""
 
     class Meta:
-        """No table, no permissions but these."""
+        """No table, and only these permissions."""
 
         managed = False
         default_permissions = ()

@@ -1,4 +1,4 @@
-"""`enqueue_on_commit`: a job that is made when Django's transaction has committed, for any storage."""
+"""`enqueue_on_commit`: create a job when Django's transaction has committed, for any storage."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ P = ParamSpec("P")
 
 
 def enqueue_on_commit(task: TaskVerbs[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
-    """A job is stored once the transaction of `default` has committed; at once where there is none.
+    """Store a job after the transaction of `default` has committed; immediately if there is none.
 
-    The call is checked here and now: what is wrong with it leaves this line, not the end of the transaction.
-    Between the commit and the enqueue the process may die, and the job was never there. Options are given
-    by `using`: `enqueue_on_commit(send.using(queue="mail"), order.pk)`. For another alias:
+    The call is checked immediately, so an error in it is raised here and not at the end of the transaction.
+    If the process dies between the commit and the enqueue, the job is never created. Set options with
+    `using`: `enqueue_on_commit(send.using(queue="mail"), order.pk)`. For another alias:
     `transaction.on_commit(partial(send.enqueue, order.pk), using="other")`.
 
     Raises:
-        SignatureMismatch: the arguments do not fit the function.
+        SignatureMismatch: the arguments do not match the function.
         ArgumentError: an argument cannot be stored.
     """
     client = get_app().client

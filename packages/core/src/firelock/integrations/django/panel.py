@@ -21,25 +21,28 @@ _FIELD = "jobs_of_object"
 
 
 class JobsPanel:
-    """A part of a ModelAdmin: `class OrderAdmin(JobsPanel, admin.ModelAdmin)`.
+    """A mixin for a ModelAdmin: `class OrderAdmin(JobsPanel, admin.ModelAdmin)`.
 
-    It shows the newest jobs that bear the object's tag, to users who may look at jobs. Tasks give the tag:
+    It shows the newest jobs with the object's tag, to users who may view jobs. Tasks set the tag:
     `@task(tags=["order:{order_id}"])`.
     """
 
     jobs_limit = 10
-    """How many jobs are shown, 1 to 500."""
+    """The number of jobs that are shown, 1 to 500."""
 
     def jobs_tag(self, obj: Any) -> str:  # noqa: ANN401 - an instance of the admin's model
-        """Return the tag that an object's jobs bear: the model's name and the key, as `order:7`."""
+        """Return the tag of an object's jobs: the model's name and the key, such as `order:7`."""
         return f"{obj._meta.model_name}:{obj.pk}"  # noqa: SLF001 - Django's own name for it
 
     def get_readonly_fields(self, request: HttpRequest, obj: object = None) -> Sequence[str]:
-        """The jobs are one more, which nobody edits."""
+        """Return the read-only fields, including the panel."""
         return (*super().get_readonly_fields(request, obj), _FIELD)  # type: ignore[misc]  # the ModelAdmin's
 
     def get_fieldsets(self, request: HttpRequest, obj: object = None) -> Sequence[Any]:
-        """The jobs stand last, below a heading of their own; not where an object is added."""
+        """Return the fieldsets with the jobs last, under their own heading.
+
+        There are no jobs if an object is being added.
+        """
         own = super().get_fieldsets(request, obj)  # type: ignore[misc]  # the ModelAdmin's
         others = [(title, {**options, "fields": _without_jobs(options["fields"])}) for title, options in own]
         if obj is None or not may_see_jobs(request.user):
@@ -47,7 +50,7 @@ class JobsPanel:
         return [*others, ("Jobs", {"fields": [_FIELD]})]
 
     def jobs_of_object(self, obj: Any) -> SafeString:  # noqa: ANN401 - an instance of the admin's model
-        """Return the panel."""
+        """Return the panel as HTML."""
         tag = self.jobs_tag(obj)
         try:
             jobs = get_app().jobs.find(tag=tag, limit=self.jobs_limit).jobs
@@ -67,7 +70,7 @@ class JobsPanel:
             more,
         )
 
-    jobs_of_object.short_description = "Newest first"  # type: ignore[attr-defined]  # where the admin looks for it
+    jobs_of_object.short_description = "Newest first"  # type: ignore[attr-defined]  # the admin reads it
 
 
 def _row(job: Job[Any]) -> tuple[object, ...]:

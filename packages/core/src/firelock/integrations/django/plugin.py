@@ -1,4 +1,4 @@
-"""`DjangoPlugin`: what Firelock's hooks do for a Django project."""
+"""`DjangoPlugin`: Firelock's hooks for a Django project."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from firelock.storage import OpenTransaction, Storage
 
 
 class DjangoPlugin:
-    """Jobs of an app find Django as requests do: `Firelock(…, plugins=[DjangoPlugin()])`.
+    """A plugin that lets jobs use Django as requests do: `Firelock(…, plugins=[DjangoPlugin()])`.
 
-    The project's app, made from the settings, has it from the beginning.
+    The project's app, if it is created from the settings, has this plugin already.
 
     Args:
-        database: the alias in whose database the jobs live: an enqueue inside its `atomic()` joins. Without
-            one an enqueue joins where it says so: `task.using(within="default").enqueue(…)`.
+        database: the alias of the database that stores the jobs: an enqueue inside its `atomic()` joins the
+            transaction. Without an alias, an enqueue joins a transaction only if it names one:
+            `task.using(within="default").enqueue(…)`.
     """
 
     def __init__(self, database: str | None = None) -> None:
@@ -29,19 +30,19 @@ class DjangoPlugin:
 
     @hookimpl
     def job_transaction(self, storage: Storage, within: object | None) -> OpenTransaction | None:
-        """Jobs become part of a transaction of Django's: the one that is named, or that of their database."""
+        """Return the transaction of Django that jobs join: the named one, or that of their database."""
         if within is None:
             return surrounding_transaction(self.database, storage)
         return named_transaction(within)
 
     @hookimpl
     def worker_process_started(self) -> None:
-        """Models can be used in every process that runs jobs; `DJANGO_SETTINGS_MODULE` names the settings."""
+        """Set up Django in every process that runs jobs; `DJANGO_SETTINGS_MODULE` names the settings."""
         if not apps.ready:
             django.setup()
         leave_console_to_server()
 
     @hookimpl
     def job_context(self) -> FreshConnections:
-        """Each job begins and ends without stale connections."""
+        """Return a context that closes stale connections before and after a job."""
         return FreshConnections()

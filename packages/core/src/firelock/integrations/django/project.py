@@ -1,4 +1,4 @@
-"""`get_app()`: the one app of a Django project, made from the block `FIRELOCK` of its settings."""
+"""`get_app()`: the only app of a Django project, created from the block `FIRELOCK` of its settings."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _NAME_DATABASE = (
     'Write FIRELOCK = {"database": "default", …}, or DjangoPlugin(database="default") in your app.'
 )
 
-_followed: dict[str, str] = {}  # of an alias, the URL of the test database that the jobs were moved to last
-_copied: set[str] = set()  # the test databases that have been made ready to be copied
-_made: list[Firelock] = []  # at most one: settings are one a process, and so is their app
-_is_under_way = False  # it is being made, by the thread that holds the lock
+_followed: dict[str, str] = {}  # by alias: the URL of the test database that the jobs were last moved to
+_copied: set[str] = set()  # the test databases that have been prepared for copying
+_made: list[Firelock] = []  # at most one: a process has one set of settings, and so one app
+_is_under_way = False  # whether it is being created, by the thread that holds the lock
 _making = threading.RLock()
 
 
 def project_block() -> tuple[Block, list[BlockMistake]]:
-    """Return the block of the project's settings, and all that is wrong with it.
+    """Return the block of the project's settings, and all mistakes in it.
 
     Raises:
         ConfigurationError: Django has no settings here.
@@ -54,7 +54,7 @@ def project_block() -> tuple[Block, list[BlockMistake]]:
 
 
 def get_app() -> Firelock:
-    """Return the project's app, the same one in the whole process; this connects to nothing.
+    """Return the project's app, which is the same in the whole process; this opens no connection.
 
     It needs Django's settings, but not its registry of apps and models, so any `tasks.py` can call it.
 
@@ -63,7 +63,7 @@ def get_app() -> Firelock:
         UnknownScheme: no installed plugin offers the storage.
         PluginError: a plugin cannot be loaded.
     """
-    global _is_under_way  # noqa: PLW0603 - one app a process
+    global _is_under_way  # noqa: PLW0603 - one app per process
     with _making:
         if not _made:
             former, _is_under_way = _is_under_way, True
@@ -75,11 +75,11 @@ def get_app() -> Firelock:
 
 
 def get_app_for_modules() -> Firelock:
-    """Return the app that `from firelock.integrations.django import fire` gives.
+    """Return the app for `from firelock.integrations.django import fire`.
 
     Wrong settings do not raise here: system checks import modules that import the app, and must be able to
     report the mistakes. With wrong settings the app registers tasks, and everything else raises an error, as
-    Django's dummy database does.
+    with Django's dummy database.
 
     Raises:
         ConfigurationError: Django has no settings, or the module of the app imports the app.
@@ -95,7 +95,7 @@ def get_app_for_modules() -> Firelock:
 
 
 def find_mistakes(block: Block) -> list[BlockMistake]:
-    """Return the names in the block that lead nowhere: of a database, of plugins, of an app."""
+    """Return the mistakes in the block's names of a database, of plugins and of an app."""
     checks: list[Callable[[], object]] = [
         partial(_attribute, "plugins", each) for each in block.plugins if isinstance(each, str)
     ]
@@ -107,7 +107,10 @@ def find_mistakes(block: Block) -> list[BlockMistake]:
 
 
 def find_storage_mistake(block: Block) -> BlockMistake | None:
-    """Return why no app can be made of the block's storage, serializer and locks, whatever else is wrong."""
+    """Return why no app can be created with the block's storage, serializer and locks.
+
+    All other mistakes are ignored.
+    """
 
     def try_app() -> None:
         Firelock(block.storage, serializer=block.serializer, locks=block.locks, settings=Settings()).close()
@@ -124,14 +127,14 @@ def _mistake_of(check: Callable[[], object]) -> BlockMistake | None:
 
 
 def mistake_of_error(error: FirelockError) -> BlockMistake:
-    """Return why an app cannot be made, in the words of whoever could not make it."""
+    """Return the mistake for an error that was raised while the app was created."""
     if isinstance(error, _BesideApp):
         return error.mistake
     return BlockMistake("E007", str(error), "" if isinstance(error, _OfModule) else _CHANGE_BLOCK)
 
 
 class _BesideApp(ConfigurationError):
-    """The block and the app that it names say different things."""
+    """The block and the app that it names contradict each other."""
 
     def __init__(self, mistake: BlockMistake) -> None:
         super().__init__(str(mistake))
@@ -139,7 +142,7 @@ class _BesideApp(ConfigurationError):
 
 
 class _OfModule(ConfigurationError):
-    """The module of an app has raised this: the block is right."""
+    """An error that the module of an app has raised; the block is right."""
 
 
 def _checked_app() -> Firelock:
@@ -165,18 +168,18 @@ def _unusable_app(reason: str) -> Firelock:
 
 
 def is_testing() -> bool:
-    """Tell whether Django's tests run: they have set up an environment of their own, mail's outbox in it."""
+    """Return whether Django's tests are running: they set up an environment, which has mail's outbox."""
     return hasattr(sys.modules.get("django.core.mail"), "outbox")
 
 
 def change_storage(*, is_idle: bool = False) -> None:
-    """The app's jobs live where the block says by now; in tests that is a place of their own.
+    """Move the app's jobs to the storage that the block names now; in tests this is a separate storage.
 
-    Called when settings have changed and when tests have made their database. An app that the project makes
-    itself keeps its storage otherwise. The storage of tests has its tables afterwards.
+    Called when settings have changed, and when tests have created their database. Outside of tests, an app
+    that the project creates itself keeps its storage. In tests, the storage has its tables afterwards.
 
     Args:
-        is_idle: it has its tables already, and is not connected to before its first use.
+        is_idle: whether it has its tables already, and must not be connected to before its first use.
     """
     with _making:
         block, mistakes = project_block()
@@ -189,7 +192,7 @@ def change_storage(*, is_idle: bool = False) -> None:
 
 
 def empty_test_storage(using: str) -> None:
-    """No job of another test is left; called as Django has made or emptied the tables of the models.
+    """Remove the jobs of other tests; called when Django has created or emptied the tables of the models.
 
     Args:
         using: the alias of the models' database.
@@ -200,26 +203,33 @@ def empty_test_storage(using: str) -> None:
     alias = database_of_jobs()
     is_beside = block.test_storage == TEST_DATABASE
     if is_beside and alias not in {None, using}:
-        return  # the test database of the jobs is not made yet, or as it was
+        return  # the test database of the jobs is unchanged, or not created yet
     change_storage()
     _made[0].storage.clear()
     if not is_beside:
         return
-    change_storage(is_idle=True)  # a server copies and drops no database to which somebody is connected
+    # Do not connect now: a database server does not copy or drop a database that has connections.
+    change_storage(is_idle=True)
     if _made[0].storage.url not in _copied:
         _copied.add(_made[0].storage.url)
         _make_copiable(using)
 
 
 def _make_copiable(alias: str) -> None:
-    """All of an SQLite database is in its one file, which `test --parallel` copies: no write-ahead log."""
+    """Keep all data of an SQLite database in its one file, which `test --parallel` copies.
+
+    This disables the write-ahead log.
+    """
     if connections[alias].vendor == "sqlite":
         with connections[alias].cursor() as cursor:
             cursor.execute("PRAGMA journal_mode = DELETE")
 
 
 def follow_test_database(alias: str) -> None:
-    """A connection of tests was made: a process of `test --parallel` has a test database of its own."""
+    """Follow a new connection of tests to its database.
+
+    A process of `test --parallel` has its own test database.
+    """
     if not (_made and is_testing()):
         return
     block, mistakes = project_block()
@@ -227,7 +237,7 @@ def follow_test_database(alias: str) -> None:
         return
     try:
         url = url_of_test_database(alias)
-    except ConfigurationError:  # not yet one, or none for jobs: `empty_test_storage` says so
+    except ConfigurationError:  # not created yet, or not for jobs: `empty_test_storage` reports this
         return
     if url != _followed.get(alias):
         _followed[alias] = url
@@ -235,14 +245,15 @@ def follow_test_database(alias: str) -> None:
 
 
 def database_of_jobs() -> str | None:
-    """Return the alias in whose database the jobs of the project's app live; None where there is none."""
+    """Return the alias of the database that stores the jobs of the project's app; None if there is none."""
     plugin = get_app().plugins.of_kind(DjangoPlugin)
     return None if plugin is None else plugin.database
 
 
 def _make_tables_of_tests(storage: Storage) -> None:
     schema = storage.schema()
-    if schema.found != schema.wanted:  # or it would write, in a transaction of the test that may have written
+    # Migrate only if necessary: it writes, and an open transaction of the test might have written already.
+    if schema.found != schema.wanted:
         list(storage.migrate())
 
 
@@ -258,7 +269,7 @@ def _storage_of(block: Block, database: str | None) -> str:
         return block.test_storage
     if block.storage is None and block.database is not None:
         return url_of_database(block.database)
-    return block.storage or os.environ["FIRELOCK_STORAGE"]  # one of the two is there: there is no mistake
+    return block.storage or os.environ["FIRELOCK_STORAGE"]  # without mistakes, one of the two is set
 
 
 def _make_app(block: Block) -> Firelock:

@@ -1,4 +1,7 @@
-"""No job is created while Django is being set up: every process of a project would create it again."""
+"""Forbid creating jobs while Django is being set up.
+
+Otherwise every process of a project would create them again.
+"""
 
 from __future__ import annotations
 
@@ -22,4 +25,4 @@ def _reason() -> str | None:
     if apps.ready:
         Client.creates_no_jobs.remove(_reason)
         return None
-    return _REASON if apps.loading else None  # a script may use the app without Django's models
+    return _REASON if apps.loading else None  # a script can use the app without Django's models

@@ -1,6 +1,6 @@
 """Django's task API under one set of names: `django.tasks` of Django 6, or its backport on Django 5.2.
 
-Where both are installed `django.tasks` is used, since its settings and its decorator are Django's own.
+If both are installed, `django.tasks` is used, because its settings and its decorator are Django's own.
 """
 
 from __future__ import annotations

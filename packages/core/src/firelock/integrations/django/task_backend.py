@@ -1,7 +1,7 @@
 """Django's tasks on Firelock: the backend that enqueues them and reads their results.
 
-A task is registered with the app under its own path, such as `shop.tasks.send_receipt`, by the code that
-declares it. A server runs what its code has declared, found by autodiscovery: a path that only stands in the
+The code that declares a task registers it with the app under its own path, such as `shop.tasks.send_receipt`.
+A server runs the tasks that its code has declared, which autodiscovery finds. A path that is only in the
 storage is never imported.
 """
 
@@ -63,38 +63,38 @@ _PACKAGE = "firelock.integrations.django"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirelockTask(Task):  # type: ignore[misc]  # Any: Django carries no types
-    """A Task with options of Firelock's: `@task(max_attempts=5, backoff=…)`; `using` cannot change them.
+class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
+    """A Task with options of Firelock: `@task(max_attempts=5, backoff=…)`; `using` cannot change them.
 
     None leaves an option to `OPTIONS`: see `task_options`.
     """
 
-    max_attempts: int | None = None  # runs in all, the first included
+    max_attempts: int | None = None  # in total, including the first
     backoff: Backoff | timedelta | float | str | None = None
     timeout: timedelta | float | None = None  # of an attempt
-    keep: timedelta | float | None = None  # how long its succeeded jobs stay, and with them their results
-    tags: Sequence[str] | None = None  # which may name parameters: "order:{order_id}"
-    executor: str | None = None  # "process": in a process of its own
+    keep: timedelta | float | None = None  # how long its succeeded jobs, and so their results, are kept
+    tags: Sequence[str] | None = None  # can contain parameters: "order:{order_id}"
+    executor: str | None = None  # "process": in a separate process
     limits: Sequence[Limit | Turns] | None = None
     unique: Unique | Debounce | Literal[False] | None = None
     start_before: timedelta | datetime | None = None
 
     def __post_init__(self) -> None:
-        """It is valid, and known to the app that its backend names."""
+        """Validate the task, and register it with the app of its backend."""
         for name in ("tags", "limits"):
             if isinstance(value := getattr(self, name), list | set | frozenset):
-                object.__setattr__(self, name, tuple(value))  # a frozen value has a hash
+                object.__setattr__(self, name, tuple(value))  # a frozen value must be hashable
         Task.__post_init__(self)
         _declare(self)
 
 
-class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries no types
+class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no types
     """`TASKS = {"default": {"BACKEND": "firelock.integrations.django.TaskBackend", "QUEUES": […]}}`.
 
-    `OPTIONS` may hold `max_attempts`, `backoff`, `timeout` and the like for all tasks, the same by queue in
-    `queues` and by path in `tasks`, and `app` where the project's own app is not meant.
+    `OPTIONS` can contain `max_attempts`, `backoff`, `timeout` and other options for all tasks, the same
+    options by queue in `queues` and by path in `tasks`, and `app` for an app other than the project's own.
 
-    Signals are sent by `send_robust`: what a receiver raises is logged and touches no job.
+    Signals are sent with `send_robust`: an error of a receiver is logged and does not affect the job.
     """
 
     task_class = FirelockTask
@@ -106,14 +106,14 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)
         self._read: BackendOptions = read_options(params)
-        self._options: dict[object, TaskOptions] = {}  # worked out once
+        self._options: dict[object, TaskOptions] = {}  # computed once
 
     @property
     def app(self) -> Firelock:
-        """The app whose storage keeps the jobs.
+        """The app whose storage contains the jobs.
 
         Raises:
-            InvalidTaskBackend: the settings are wrong; it says how.
+            InvalidTaskBackend: the settings are wrong; the message names the mistake.
         """
         if self._read.mistakes:
             raise InvalidTaskBackend(f"TASKS[{self.alias!r}]: {' '.join(self._read.mistakes)}")
@@ -123,7 +123,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
             raise InvalidTaskBackend(f"TASKS[{self.alias!r}]: {error}") from error
 
     def check(self, **_: object) -> list[checks.CheckMessage]:
-        """Return what is wrong with the backend's settings, for `manage.py check`."""
+        """Return the mistakes in the backend's settings, for `manage.py check`."""
         mistakes = [*self._read.mistakes, *check_paths(self._read)]
         if mistakes:
             return [self._error("E101", mistake) for mistake in mistakes]
@@ -147,10 +147,10 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
     def _error(self, code: str, mistake: str) -> checks.CheckMessage:
         return checks.Error(mistake, hint=f"Change TASKS[{self.alias!r}].", id=f"firelock.{code}")
 
-    # ---- what a task is given ----------------------------------------------------------------------------
+    # ---- options and runners of tasks --------------------------------------------------------------------
 
     def options_of(self, task: Task, queue: str | None = None) -> TaskOptions:
-        """Return what holds for a task in its queue, or in another one.
+        """Return the options of a task in its queue, or in another one.
 
         Raises:
             ConfigurationError: an option of the task itself is wrong.
@@ -158,7 +158,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
         path, queue, own = task.module_path, queue or task.queue_name, own_options(task)
         try:
             found = self._options.get((path, queue, own))
-        except TypeError:  # no right option is without a hash: what follows refuses it
+        except TypeError:  # a valid option has a hash; an invalid one is refused below
             found = None
         if found is None:
             found = self._read.of(path, queue, TaskOptions(**dict(zip(FIELDS, own, strict=True))))
@@ -166,10 +166,10 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
         return found
 
     def validate_task(self, task: Task) -> None:
-        """The task can be run by Firelock.
+        """Check that Firelock can run the task.
 
         Raises:
-            InvalidTask: it cannot; by Django's rules, or by those of names and options here.
+            InvalidTask: it cannot, by Django's rules or by Firelock's rules for names and options.
         """
         super().validate_task(task)
         try:
@@ -179,10 +179,10 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
             raise InvalidTask(f"{task.module_path}: {error}") from error
 
     def runner_of(self, task: Task) -> TaskRunner:
-        """Return what runs the task; it is registered with the app if it was not.
+        """Return the runner of a task, which is registered with the app if necessary.
 
         Raises:
-            InvalidTask: no other process could find it, or it was declared before with other options.
+            InvalidTask: no other process could find the task, or it was declared before with other options.
         """
         app = self.app
         known = app.registry.get(task.module_path)
@@ -200,11 +200,11 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
     # ---- enqueuing ---------------------------------------------------------------------------------------
 
     def enqueue(self, task: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> FirelockTaskResult:
-        """A job is stored, and `task_enqueued` sent; of a duplicate the result is that of the job there is.
+        """Store a job, and send `task_enqueued`; for a duplicate, the result is that of the existing job.
 
         Raises:
-            InvalidTask: the task is not one that this backend takes.
-            TypeError: an argument is no JSON, or the call does not fit the function.
+            InvalidTask: this backend does not accept the task.
+            TypeError: an argument is not JSON, or the call does not match the function.
             StorageError: nothing was stored.
         """
         call, args, kwargs = self._call(task, args, kwargs)
@@ -230,9 +230,9 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
         args, kwargs = normalize_json(list(args)), normalize_json(dict(kwargs))
         runner = self.runner_of(task)
         info, priority, timeout = runner.verbs.info, int(task.priority), self.options_of(task).timeout
-        chosen: dict[str, Any] = {  # what the task's registration does not say already
+        chosen: dict[str, Any] = {  # only values that differ from the task's registration
             "queue": None if task.queue_name == info.queue else task.queue_name,
-            "priority": None if priority == info.priority else priority,  # Django takes 3.0 as well
+            "priority": None if priority == info.priority else priority,  # Django also accepts 3.0
             "at": aware_instant(task.run_after),
             "timeout": None if timeout == info.timeout_seconds else timeout,
             "meta": meta_of_call(runner.positional, args, kwargs) if kwargs else None,
@@ -260,10 +260,12 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
     # ---- results -----------------------------------------------------------------------------------------
 
     def get_result(self, result_id: str) -> FirelockTaskResult:
-        """Return a job as it is now: one round trip, and a second where it has failed or was repeated.
+        """Return a job as it is now.
+
+        This takes one round trip, and a second one if the job has failed or was repeated.
 
         Raises:
-            TaskResultDoesNotExist: no such job is stored, or none of a task that this process has declared.
+            TaskResultDoesNotExist: no such job is stored, or its task was not declared in this process.
         """
         app = self.app
         _register_waiting()
@@ -281,13 +283,13 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
         return read_result(app, record, runner.task, self.alias)
 
     async def aget_result(self, result_id: str) -> FirelockTaskResult:
-        """Get a result without blocking the event loop."""
+        """Return a result without blocking the event loop."""
         return await in_thread(self.get_result, result_id)
 
 
-# ---- which tasks there are -------------------------------------------------------------------------------
+# ---- declared tasks --------------------------------------------------------------------------------------
 
-# Declared while Django was being set up, when the app's own module may not be complete yet.
+# Declared while Django was being set up, when the app's own module might not be complete yet.
 _waiting: list[FirelockTask] = []
 _registering = threading.RLock()
 
@@ -306,22 +308,23 @@ def _register(task: FirelockTask) -> None:
 
 
 def _register_waiting() -> None:
-    with _registering:  # who comes meanwhile finds them registered, not merely gone from the list
+    # The lock makes other threads wait until the tasks are registered, not only removed from the list.
+    with _registering:
         while _waiting:
             task = _waiting.pop(0)
             try:
                 _register(task)
-            except InvalidTaskBackend:  # the settings are wrong, which says nothing of the task
+            except InvalidTaskBackend:  # the settings are wrong, not the task
                 _waiting.insert(0, task)
                 raise
 
 
 def register_declared() -> None:
-    """Every task that stands in an imported module is known to the app of every backend that is Firelock's.
+    """Register every task in an imported module with the app of every Firelock backend.
 
-    Called when Django is set up and has discovered the project's modules. A task that is declared for
-    another backend may come here by `using(backend=…)`, so a server has to know it as well. Wrong settings
-    are left to `manage.py check` and to the first enqueue.
+    Called when Django is set up and has discovered the project's modules. A task that is declared for another
+    backend can be enqueued here with `using(backend=…)`, so a server must have it as well. Wrong settings are
+    reported by `manage.py check` and by the first enqueue.
     """
     ours = [backend for backend in map(_opened, task_backends.settings) if isinstance(backend, TaskBackend)]
     try:
@@ -332,7 +335,7 @@ def register_declared() -> None:
         return
     modules = [module for module in sys.modules.values() if type(module) is ModuleType]
     for module in modules:
-        # Asked of the type alone: a lazy object of Django's would be made by any other question.
+        # Only the type is checked, because any other check would evaluate a lazy object of Django.
         for task in [value for value in vars(module).values() if issubclass(type(value), Task)]:
             for backend in ours:
                 with suppress(InvalidTask, InvalidTaskBackend):
@@ -342,15 +345,15 @@ def register_declared() -> None:
 def _opened(alias: str) -> BaseTaskBackend | None:
     try:
         return task_backends[alias]
-    except InvalidTaskBackend:  # another one's settings are wrong; that is not for here
+    except InvalidTaskBackend:  # another backend's settings are wrong, which is not reported here
         return None
 
 
 def _open_app(place: object) -> Firelock:
-    """Return the app that `OPTIONS["app"]` means.
+    """Return the app that `OPTIONS["app"]` names.
 
     Raises:
-        ConfigurationError: there is none, or it is no app.
+        ConfigurationError: it does not exist, or is not an app.
     """
     if place is None:
         from firelock.integrations.django.project import get_app  # noqa: PLC0415 - needs Django's settings

@@ -1,9 +1,8 @@
-"""What a Django task may be given beyond Django's own fields, and where that is looked for.
+"""The options of a Django task beyond Django's own fields, and where they are looked up.
 
-First the task itself (`@task(max_attempts=5)`, where Django's decorator passes it on: 6.1 and the
-backport), then `OPTIONS["tasks"]` by its path, then `OPTIONS["queues"]` by its queue, then `OPTIONS`
-themselves. One more option is one more field of `TaskOptions` and of `FirelockTask`, and a line where it is
-used.
+The order is: the task itself (`@task(max_attempts=5)`, if Django's decorator passes it on: 6.1 and the
+backport), `OPTIONS["tasks"]` by its path, `OPTIONS["queues"]` by its queue, then `OPTIONS` itself. A new
+option needs a field of `TaskOptions` and of `FirelockTask`, and a line where it is used.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from firelock.options import Executor, check_queue, to_choice, to_keep_seconds, 
 from firelock.retry import Retry
 
 Backoff = Callable[[BaseException, Any], float | timedelta | None]
-"""Called with the exception and the TaskResult: the wait before the next attempt, None for no more."""
+"""Called with the exception and the TaskResult; returns the wait until the next attempt, None for none."""
 
-_DEFAULT_ATTEMPTS = 1  # as Django's own backends: a task that was not written for it never runs again
+_DEFAULT_ATTEMPTS = 1  # as in Django's own backends: a task might not be safe to repeat
 _MOST_ATTEMPTS = 1_001
 
 
@@ -46,7 +45,7 @@ def _to_backoff(value: object) -> Backoff | timedelta | str | None:
     if value is None or callable(value):
         return value
     if isinstance(value, str) and "." in value:
-        return value  # imported when it is first needed: tasks may stand in the very module
+        return value  # imported when it is first needed: tasks can be in the same module
     try:
         return Retry.fixed(value).waits[0]  # type: ignore[arg-type]  # it checks what it is given
     except ConfigurationError as error:
@@ -57,18 +56,22 @@ def _to_backoff(value: object) -> Backoff | timedelta | str | None:
 
 
 def to_executor(value: str) -> Executor:
-    """Return where a task's jobs run; ConfigurationError names the choices."""
+    """Return the executor of a task's jobs.
+
+    Raises:
+        ConfigurationError: it is unknown; the message names the choices.
+    """
     return to_choice(Executor, "executor", value)
 
 
 @attrs.frozen
 class TaskOptions:
-    """What was said about a task in one place; None leaves it to the next."""
+    """The options of a task in one place; None leaves an option to the next place."""
 
     max_attempts: int | None = attrs.field(default=None, converter=_to_max_attempts)
     backoff: Backoff | timedelta | str | None = attrs.field(default=None, converter=_to_backoff)
     timeout: float | None = attrs.field(default=None, converter=to_timeout_seconds)  # seconds
-    keep: float | None = attrs.field(default=None, converter=to_keep_seconds)  # seconds, once succeeded
+    keep: float | None = attrs.field(default=None, converter=to_keep_seconds)  # seconds, after success
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_tags))
     executor: Executor | None = attrs.field(default=None, converter=attrs.converters.optional(to_executor))
     limits: tuple[Limit | Turns, ...] | None = attrs.field(
@@ -78,22 +81,22 @@ class TaskOptions:
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
 
     def over(self, other: TaskOptions) -> TaskOptions:
-        """Return these options, each that is left open taken from the other."""
+        """Return these options; those that are None are taken from the other."""
         given = attrs.asdict(self, recurse=False).items()
         return attrs.evolve(other, **{name: value for name, value in given if value is not None})
 
     @property
     def attempts(self) -> int:
-        """How many attempts a job gets; with a backoff alone, as many as Firelock's own policy."""
+        """The number of attempts of a job; with only a backoff, that of Firelock's own policy."""
         if self.max_attempts is not None:
             return self.max_attempts
         return _DEFAULT_ATTEMPTS if self.backoff is None else Retry().attempts + 1
 
     def backoff_function(self) -> Backoff | None:
-        """Return the function, imported where its path was given; None for a fixed wait, and for none.
+        """Return the function, imported if its path was given; None for a fixed wait, or without a backoff.
 
         Raises:
-            ConfigurationError: the path leads to no function.
+            ConfigurationError: the path does not lead to a function.
         """
         function = self.backoff
         if isinstance(function, str):
@@ -118,22 +121,22 @@ FIELDS = tuple(field.name for field in attrs.fields(TaskOptions))
 
 
 def own_options(task: object) -> tuple[Any, ...]:
-    """Return what a task says itself, in the order of `FIELDS`; a task of another backend's says nothing."""
+    """Return the options of the task itself, in the order of `FIELDS`; None for another backend's task."""
     return tuple(getattr(task, name, None) for name in FIELDS)
 
 
 @attrs.frozen
 class BackendOptions:
-    """`OPTIONS` of a backend, read; what is wrong is in `mistakes`, and left out of the rest."""
+    """The options of a backend, as read; mistakes are in `mistakes`, and left out of the other fields."""
 
-    app: object = None  # a Firelock or the place of one, "shop.jobs:fire"; None for the project's own
+    app: object = None  # a Firelock or its place, "shop.jobs:fire"; None for the project's own
     all_tasks: TaskOptions = TaskOptions()
     queues: Mapping[str, TaskOptions] = attrs.Factory(dict)
     tasks: Mapping[str, TaskOptions] = attrs.Factory(dict)
     mistakes: tuple[str, ...] = ()
 
     def of(self, path: str, queue: str, own: TaskOptions) -> TaskOptions:
-        """Return what holds for a task of that path in that queue, its own options first."""
+        """Return the options of a task with that path in that queue; its own options come first."""
         found = own
         for place in (self.tasks.get(path), self.queues.get(queue), self.all_tasks):
             found = found if place is None else found.over(place)
@@ -141,7 +144,7 @@ class BackendOptions:
 
 
 def check_paths(options: BackendOptions) -> list[str]:
-    """Return what is wrong with the paths of functions, which only a check and a failure import."""
+    """Return the mistakes in the paths of functions, which are imported only here and after a failure."""
     mistakes = []
     for each in (options.all_tasks, *options.queues.values(), *options.tasks.values()):
         try:
@@ -152,7 +155,7 @@ def check_paths(options: BackendOptions) -> list[str]:
 
 
 def read_options(params: Mapping[str, Any]) -> BackendOptions:
-    """Return what a backend's settings say, `OPTIONS` and the names of `QUEUES`."""
+    """Return the options in a backend's settings, from `OPTIONS` and the names in `QUEUES`."""
     mistakes: list[str] = []
     given = params.get("OPTIONS", {})
     if not isinstance(given, Mapping):

@@ -1,4 +1,4 @@
-"""A job as Django's `TaskResult`: seven states become four, instants the project's, failures `TaskError`s."""
+"""A job as Django's `TaskResult`: four states instead of seven, the project's times, `TaskError`s."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ STATUSES = {
 
 @attrs.frozen
 class AbsentResult:
-    """In place of what a task returned, where that was not stored: why."""
+    """A replacement for a returned value that was not stored, with the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirelockTaskResult(TaskResult):  # type: ignore[misc]  # Any: Django carries no types
-    """A TaskResult that tells a result which was not stored from None."""
+class FirelockTaskResult(TaskResult):  # type: ignore[misc]  # Any: Django has no types
+    """A TaskResult that distinguishes a result that was not stored from None."""
 
     @property
     def return_value(self) -> Any:  # noqa: ANN401 - as Django's
-        """What the task returned.
+        """The value that the task returned.
 
         Raises:
             ValueError: it has not succeeded.
-            ResultUnavailable: it has, but what it returned was not stored.
+            ResultUnavailable: it has succeeded, but the returned value was not stored.
         """
         value = TaskResult.return_value.fget(self)
         if isinstance(value, AbsentResult):
@@ -58,21 +58,21 @@ class FirelockTaskResult(TaskResult):  # type: ignore[misc]  # Any: Django carri
         return value
 
 
-# ---- instants --------------------------------------------------------------------------------------------
+# ---- times -----------------------------------------------------------------------------------------------
 
 
 def shown_instant(instant: datetime | None) -> datetime | None:
-    """Return an instant as Django would say it: aware in UTC, or naive in `TIME_ZONE` without `USE_TZ`."""
+    """Return a time in Django's form: aware in UTC, or naive in `TIME_ZONE` without `USE_TZ`."""
     return instant if instant is None or settings.USE_TZ else timezone.make_naive(instant)
 
 
 def shown_micros(at: int | None) -> datetime | None:
-    """Return micros as Django would say them."""
+    """Return a time in micros in Django's form."""
     return shown_instant(as_datetime(at))
 
 
 def aware_instant(run_after: datetime | None) -> datetime | None:
-    """Return what `run_after` means: without `USE_TZ` a naive one is in `TIME_ZONE`."""
+    """Return `run_after` as an aware time; a naive one is in `TIME_ZONE`."""
     if run_after is not None and timezone.is_naive(run_after):
         run_after = timezone.make_aware(run_after)
     return run_after
@@ -86,7 +86,7 @@ def task_as_enqueued(
 ) -> Task:
     """Return the task with a job's own options, as `using` would; nothing is validated.
 
-    What was stored may not be allowed any more: its queue may have left `QUEUES` meanwhile.
+    Stored options might no longer be allowed: for example, the queue might have been removed from `QUEUES`.
     """
     own = {"backend": backend, "queue_name": queue_name, "priority": priority, "run_after": run_after}
     found = object.__new__(type(task))
@@ -98,7 +98,7 @@ def task_as_enqueued(
 
 
 def error_of_exception(error: BaseException) -> AttemptError:
-    """Return a failure as Django's own backends keep it."""
+    """Return a failure in the form of Django's own backends."""
     kind = type(error)
     return AttemptError(
         exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
@@ -123,14 +123,14 @@ def _errors(record: JobRecord, history: JobHistory | None) -> list[AttemptError]
     return found
 
 
-# ---- the whole -------------------------------------------------------------------------------------------
+# ---- results ---------------------------------------------------------------------------------------------
 
 
 def read_result(app: Firelock, record: JobRecord, task: Task, backend: str) -> FirelockTaskResult:
     """Return a stored job as a TaskResult.
 
-    A second look at the storage is needed where the job has failed or has run more than once: tracebacks,
-    earlier workers and the first start stand in its history.
+    The storage is read a second time if the job has failed or has run more than once: tracebacks, earlier
+    workers and the first start are in its history.
     """
     history = None
     if record.attempt > 1 or record.error is not None:
@@ -173,17 +173,15 @@ def _start(entry: HistoryEntry | None, otherwise: int | None) -> int | None:
     return entry.claimed_at if entry.started_at is None else entry.started_at
 
 
-POSITIONAL = (
-    "django.positional"  # in a job's meta: how many arguments were given by position, where it matters
-)
+POSITIONAL = "django.positional"  # in a job's meta: the number of positional arguments, if it matters
 
 
 def meta_of_call(
     names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, str] | None:
-    """Return what has to travel with a job to tell `f(1, b=2)` from `f(1, 2)`; None where nothing has to.
+    """Return the metadata that distinguishes `f(1, b=2)` from `f(1, 2)`; None if none is needed.
 
-    `names` are the parameters that can be given by position. A job's arguments are stored by name.
+    `names` are the parameters that can be positional. A job's arguments are stored by name.
     """
     return None if kwargs.keys().isdisjoint(names) else {POSITIONAL: str(len(args))}
 
@@ -191,7 +189,7 @@ def meta_of_call(
 def as_called(
     names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object], meta: Mapping[str, str]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Return a job's arguments as its enqueue gave them, by position or by name."""
+    """Return a job's arguments as the enqueue passed them, by position or by name."""
     given = meta.get(POSITIONAL, "")
     if not given.isdecimal() or not int(given) < len(args) <= len(names):
         return list(args), dict(kwargs)
@@ -200,7 +198,10 @@ def as_called(
 
 
 def _call_of(app: Firelock, record: JobRecord) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments; by name where the function takes others today, none where they are unreadable."""
+    """Return the arguments of a job.
+
+    They are all by name if the function has other parameters now. There are none if they cannot be read.
+    """
     serializer = app.client.serializers.get(record.serializer)
     info = app.registry.get(record.task)
     if serializer is None or info is None:

@@ -1,4 +1,4 @@
-"""What a server runs for a Django task: its function between Django's signals, and what a failure means."""
+"""The code that a server runs for a Django task: its function between Django's signals, and retries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @attrs.define(eq=False)
 class AttemptUnderWay:
-    """One attempt as Django sees it, and what was decided when it failed."""
+    """One attempt in Django's form, and the decision that was made when it failed."""
 
     job: JobContext
     result: FirelockTaskResult
@@ -68,23 +68,24 @@ class TaskRunner:
 
     app: Firelock
     task: Task
-    alias: str  # of the backend that declared it
+    alias: str  # of the backend that declared the task
     sender: type  # that backend's class, for signals
-    options_in: Callable[[str], TaskOptions]  # of a queue
+    options_in: Callable[[str], TaskOptions]  # the options in a queue
     verbs: TaskVerbs[..., Any] = attrs.field(init=False)
-    positional: tuple[str, ...] = attrs.field(init=False)  # the parameters that a call can give by position
+    positional: tuple[str, ...] = attrs.field(init=False)  # the parameters that can be positional
 
     @classmethod
     def behind(cls, function: Callable[..., Any]) -> TaskRunner | None:
-        """Return the runner whose function this is; None for a function of another kind."""
+        """Return the runner whose function this is; None for any other function."""
         runner = getattr(function, "firelock_runner", None)
         return runner if isinstance(runner, cls) else None
 
     def register(self) -> None:
-        """The app has a task of this path.
+        """Register the task with the app under its path.
 
         Raises:
-            FirelockError: no other process could find it, its name is taken, or its tags name no parameter.
+            FirelockError: no other process could find it, its name is taken, or its tags name an unknown
+                parameter.
         """
         task, options = self.task, self.options_in(self.task.queue_name)
         function = self._arun if inspect.iscoroutinefunction(task.func) else self._run
@@ -104,7 +105,7 @@ class TaskRunner:
         self.positional = self.app.registry.binder(self.verbs.info).signature.positional
 
     def _as_function(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function with the task's parameters; arguments are JSON, whatever is annotated."""
+        """Return a function with the task's parameters, without annotations: its arguments are plain JSON."""
         if inspect.iscoroutinefunction(method):
 
             async def function(*args: object, **kwargs: object) -> object:
@@ -125,10 +126,10 @@ class TaskRunner:
         return wrapped
 
     def check_alike(self, task: Task) -> None:
-        """The task was declared with the same options as this one.
+        """Check that the task was declared with the same options as this one.
 
         Raises:
-            InvalidTask: it was not, so that nobody could tell which of them a job would get.
+            InvalidTask: it was not, so it would be undefined which options a job gets.
         """
         given, declared = own_options(task), own_options(self.task)
         if given == declared:
@@ -175,14 +176,17 @@ class TaskRunner:
         return returned
 
     async def _asend(self, signal: Signal, result: FirelockTaskResult) -> None:
-        """The signal is sent in Django's thread for what is no coroutine, the exception at hand there too."""
+        """Send the signal in Django's thread for sync code.
+
+        There, the exception that is being handled is available too.
+        """
         await sync_to_async(signal.send_robust)(self.sender, task_result=result)
 
     def _given(self, attempt: AttemptUnderWay, args: tuple[object, ...]) -> tuple[object, ...]:
         return (TaskContext(task_result=attempt.result), *args) if self.task.takes_context else args
 
     def _begin(self, job: JobContext) -> AttemptUnderWay:
-        """Return the attempt, running: what earlier ones left is read where there were any."""
+        """Return the running attempt; if there were earlier attempts, their results are read."""
         result = None
         if job.attempt > 1:
             try:
@@ -226,10 +230,13 @@ class TaskRunner:
             worker_ids=[job.server] * job.attempt,
         )
 
-    # ---- ending ------------------------------------------------------------------------------------------
+    # ---- ends --------------------------------------------------------------------------------------------
 
     def _succeeded(self, attempt: AttemptUnderWay, returned: object) -> object:
-        """Return the value as JSON; one that is none fails the attempt for good, since its work is done."""
+        """Return the value as JSON.
+
+        A value that is not JSON fails the job without a retry, since its work is done.
+        """
         try:
             value = normalize_json(returned)
         except (TypeError, ValueError) as error:
@@ -245,7 +252,7 @@ class TaskRunner:
         object.__setattr__(attempt.result, "finished_at", shown_micros(self.app.client.clock.now()))
 
     def _failed(self, attempt: AttemptUnderWay, error: BaseException) -> bool:
-        """The result shows the failure, and what follows is decided; tell whether that is the end."""
+        """Add the failure to the result and decide how the job continues; return whether it has ended."""
         attempt.result.errors.append(error_of_exception(error))
         self._finish(attempt, TaskResultStatus.FAILED)
         if attempt.error is not error or attempt.decision is None:
@@ -275,11 +282,14 @@ class TaskRunner:
 
     @property
     def attempts(self) -> int:
-        """How many retries follow the first attempt."""
+        """The number of retries after the first attempt."""
         return self.options_in(self.task.queue_name).attempts - 1
 
     def decide(self, job: ClaimedJob, error: BaseException, /) -> RetryDecision:
-        """Return what the attempt decided; one that ended outside of it, as by its timeout, ends here."""
+        """Return the decision of the attempt.
+
+        An attempt that ended outside of the function, for example by its timeout, is ended here.
+        """
         attempt = _under_way.get(None)
         if attempt is None or (attempt.job.id, attempt.job.attempt) != (job.id, job.attempt):
             attempt = self._begin(current_job())
@@ -290,7 +300,10 @@ class TaskRunner:
         return attempt.decision
 
     def _send_from_here(self, signal: Signal, result: FirelockTaskResult) -> None:
-        """The signal is sent; beside an event loop, where receivers may not use the database."""
+        """Send the signal.
+
+        If an event loop is running, a thread sends it, because receivers cannot use the database on the loop.
+        """
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -304,14 +317,15 @@ class TaskRunner:
 
 
 def _is_over(job: JobContext, returned: object) -> bool:
-    """Tell whether a task that returned has ended, and is not to run later."""
+    """Return whether a task that returned has ended, so that it will not run later."""
     return type(returned) is not Snooze and not job.suspended
 
 
 def _is_failure(job: JobContext, error: BaseException) -> bool:
-    """Tell a task's own failure from a wait, and from its being told to stop: the server says what that is.
+    """Return whether an error is the task's own failure.
 
-    In a run that waits no exception is one, since tasks may wrap that of the wait.
+    A wait and a request to stop are not: the server handles them. In a run that waits, no exception is a
+    failure, because tasks might wrap the exception of the wait.
     """
     told = (JobCancelled, JobSuspended, asyncio.CancelledError, GeneratorExit)
     return not isinstance(error, told) and not job.suspended

@@ -1,8 +1,8 @@
-"""Which of Django's transactions an enqueue is part of.
+"""The transaction of Django that an enqueue joins.
 
-Django's `atomic()` is of a thread, in which each alias has one connection. Where jobs live in the database of
-an alias, an enqueue inside its `atomic()` joins: the job comes and goes with the models. With any other
-storage nothing happens by itself.
+Django's `atomic()` belongs to a thread, in which each alias has one connection. If jobs are stored in the
+database of an alias, an enqueue inside its `atomic()` joins the transaction: the job is committed or rolled
+back with the models. With any other storage, an enqueue joins nothing by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from firelock.storage import Feature, OpenTransaction, Storage
 
 
 def surrounding_transaction(alias: str | None, storage: Storage) -> OpenTransaction | None:
-    """Return the transaction of this thread in the database that holds the jobs; None where there is none."""
+    """Return this thread's transaction in the database of the jobs; None if there is none."""
     if alias is None or Feature.TRANSACTIONAL_ENQUEUE not in storage.features:
         return None
     connection = connections[alias]
@@ -29,10 +29,10 @@ def surrounding_transaction(alias: str | None, storage: Storage) -> OpenTransact
 
 
 def named_transaction(within: object) -> OpenTransaction | None:
-    """Return the transaction of an alias or a connection of Django's; None for what is neither.
+    """Return the transaction of an alias or a connection of Django; None for any other object.
 
     Raises:
-        ConfigurationError: there is no such alias, it is in no transaction, or a cursor was passed.
+        ConfigurationError: the alias does not exist, it is in no transaction, or a cursor was passed.
     """
     if isinstance(within, str):
         connection = connections[_known(within)]
@@ -61,31 +61,32 @@ def _known(alias: str) -> str:
     return alias
 
 
-def _opened(connection: Any) -> OpenTransaction:  # noqa: ANN401 - Django brings no types
-    """Return the connection's transaction; Django's own error where that was broken before."""
+def _opened(connection: Any) -> OpenTransaction:  # noqa: ANN401 - Django has no types
+    """Return the connection's transaction; raise Django's own error if it is broken already."""
     connection.validate_no_broken_transaction()
     connection.ensure_connection()
     is_open = partial(_is_open, connection, _block_of(connection))
     return OpenTransaction(connection.connection, partial(_on_commit, connection.alias), is_open)
 
 
-def _block_of(connection: Any) -> tuple[int, object] | None:  # noqa: ANN401 - Django brings no types
+def _block_of(connection: Any) -> tuple[int, object] | None:  # noqa: ANN401 - Django has no types
     """Return the outermost `atomic()` of the project; None if only those of Django's TestCase are open."""
     for depth, block in enumerate(connection.atomic_blocks):
-        if not block._from_testcase:  # noqa: SLF001 - Django's own durable blocks ask the same
+        if not block._from_testcase:  # noqa: SLF001 - Django's own durable blocks check this too
             return depth, _mark(connection, depth)
     return None
 
 
-def _mark(connection: Any, depth: int) -> object:  # noqa: ANN401 - Django brings no types
-    """Return what tells a block from a later one at the same depth: its savepoint, else the block itself.
+def _mark(connection: Any, depth: int) -> object:  # noqa: ANN401 - Django has no types
+    """Return a mark that distinguishes a block from a later one at the same depth.
 
-    A decorator enters the same block object for each call.
+    It is the block's savepoint, or otherwise the block itself. A savepoint is better, because a decorator
+    enters the same block object for each call.
     """
     blocks, savepoints = connection.atomic_blocks, connection.savepoint_ids
     if depth >= len(blocks):
         return None
-    place = depth - len(blocks) + len(savepoints)  # the outermost block mostly has no savepoint
+    place = depth - len(blocks) + len(savepoints)  # the outermost block usually has no savepoint
     return (savepoints[place] if place >= 0 else None) or blocks[depth]
 
 
@@ -94,4 +95,4 @@ def _is_open(connection: Any, block: tuple[int, object] | None) -> bool:  # noqa
 
 
 def _on_commit(alias: str, tell: Callable[[], None]) -> None:
-    transaction.on_commit(tell, using=alias, robust=True)  # who is told late loses nothing
+    transaction.on_commit(tell, using=alias, robust=True)  # a late notification does no harm

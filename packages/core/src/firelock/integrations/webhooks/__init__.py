@@ -1,6 +1,6 @@
-"""Signed HTTP webhooks for what somebody has to know of: failures, waits, missed schedules, lost servers.
+"""Signed HTTP webhooks for events that need attention: failures, waits, missed schedules, lost servers.
 
-Read `hooks` first, the plugin; `alerts` notices, `delivery` sends.
+Read `hooks` first: it contains the plugin. `alerts` finds the events, and `delivery` sends them.
 """
 
 from __future__ import annotations

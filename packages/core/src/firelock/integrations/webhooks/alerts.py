@@ -1,7 +1,7 @@
-"""What is worth a webhook: new failures of jobs, and the findings of the app, each reported once.
+"""The events of webhooks: new failures of jobs, and the findings of the app, each reported once.
 
-What is wrong is decided by `firelock.control.findings` alone. What is open is kept as one record, so that it
-is reported once for all servers, and again when it is over.
+Only `firelock.control.findings` decides what is a problem. Open problems are kept in one record, so that each
+is reported once for all servers, and again when it has ended.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from firelock.storage import Finding, JobRecord
 
 _SECOND = 1_000_000
-_LAG = 5 * _SECOND  # a job's end may be stored so long after the instant that it bears
-_PAGE, _MOST_FAILURES = 200, 1_000  # of one look
+_LAG = 5 * _SECOND  # a job's end can be stored this long after its own timestamp
+_PAGE, _MOST_FAILURES = 200, 1_000  # of one check
 _MOST_OPEN = 200
-_NAMED = 10  # jobs in an event
+_NAMED = 10  # jobs named in an event
 _FORGOTTEN = 7 * 24 * 3_600 * _SECOND
-_BATCH = f"{BATCH_TASK} "  # and a batch's name: the subject of batches that failed
+_BATCH = f"{BATCH_TASK} "  # followed by a batch's name: the subject of failed batches
 
 
 class Event(StrEnum):
-    """What a webhook may be told of."""
+    """The events that a webhook can receive."""
 
     FAILED = "failed"
     QUEUE_LATENCY = "queue_latency"
@@ -47,43 +47,43 @@ _EVENTS = {
     "recurring_late": Event.RECURRING_MISSED,
     "server_lost": Event.SERVER_LOST,
 }
-"""The events of findings that have one of their own, by code."""
+"""By code of a finding: its own event; the other findings share one."""
 
 
 @attrs.frozen
 class Rules:
-    """What is reported, and how often."""
+    """The rules for what is reported, and how often."""
 
-    quiet: timedelta  # between two events of one task's failures
-    left_out: Collection[str]  # queues that are not reported: the webhooks' own
+    quiet: timedelta  # the time between two events about the failures of one task
+    left_out: Collection[str]  # queues that are not reported: those of the webhooks
 
 
 @attrs.define
 class Open:
-    """Something that has been told and is not over; or a task's failures that are not told yet."""
+    """A reported problem that has not ended, or failures of a task that are not reported yet."""
 
     since: int
     told_at: int = 0
-    last_at: int = 0  # of a task: its newest failure
-    count: int = 0  # failures that have not been told
-    jobs: list[str] = attrs.Factory(list)  # some of them
+    last_at: int = 0  # for a task: its newest failure
+    count: int = 0  # failures that are not reported yet
+    jobs: list[str] = attrs.Factory(list)  # ids of some of them
     error_types: list[str] = attrs.Factory(list)
 
 
 @attrs.define
 class Memory:
-    """What is kept between two looks, whichever servers take them."""
+    """The data that is kept between two checks, whichever servers do them."""
 
     looked_at: int = 0
     failures_until: int = 0
-    seen: dict[str, str] = attrs.Factory(dict)  # late jobs that no limit held then, by queue
-    pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they last
+    seen: dict[str, str] = attrs.Factory(dict)  # by queue: the late job that no limit held at the last check
+    pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they persist
     open: dict[str, Open] = attrs.Factory(dict)  # by event and subject: "failed shop.charge"
-    more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release; kept as they are
+    more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release, which are kept unchanged
 
     @classmethod
     def read(cls, text: str | None) -> Memory:
-        """Return what was kept; nothing where that cannot be read."""
+        """Return the stored data; empty data if it cannot be read."""
         try:
             kept = json.loads(text or "{}")
             opened = {name: _known_of(Open, each) for name, each in kept.pop("open", {}).items()}
@@ -93,7 +93,7 @@ class Memory:
             return cls()
 
     def write(self) -> str:
-        """Return the text to keep."""
+        """Return the string to store."""
         fields = attrs.asdict(self)
         return json.dumps(fields.pop("more") | fields)
 
@@ -109,16 +109,16 @@ def look(
     app: Firelock, memory: Memory, now: int, rules: Rules, *, task: str, is_first: bool,
     findings: Sequence[Finding],
 ) -> list[dict[str, JsonValue]]:  # fmt: skip
-    """Return what is new since the last look, as events; the memory is brought up to date.
+    """Return the events since the last check; the memory is updated.
 
     Args:
-        app: whose storage is looked at.
-        memory: of the last look, which is changed.
+        app: the app whose storage is checked.
+        memory: the data of the last check; it is changed.
         now: micros of the storage's clock.
-        rules: what is reported.
-        task: that delivers webhooks; its own failures are none of these events.
-        is_first: nobody has looked before; what is long over is not reported.
-        findings: what is wrong, as `list_findings` returned it.
+        rules: the rules for what is reported.
+        task: the task that delivers webhooks; its own failures are not events.
+        is_first: whether this is the first check of all, which does not report problems that ended long ago.
+        findings: the problems, as `list_findings` returned them.
     """
     watch = _Watch(app, memory, now, rules)
     return [*watch.failures(task, is_first=is_first), *watch.findings(findings, is_first=is_first)]
@@ -134,9 +134,9 @@ class _Watch:
     # ---- failures ----------------------------------------------------------------------------------------
 
     def failures(self, own_task: str, *, is_first: bool) -> Iterator[dict[str, JsonValue]]:
-        """Yield an event for each task with new failures, one in `quiet`, and for each that runs again.
+        """Yield an event for each task with new failures, and for each task that has recovered.
 
-        Likewise for failed batches of a name.
+        A task has at most one event about failures per `quiet`. The same is done for failed batches, by name.
         """
         until = self.now - _LAG
         since = until if is_first else min(self.memory.failures_until, until)
@@ -149,7 +149,7 @@ class _Watch:
                 yield self._failed_event(name, opened)
             elif not opened.count and self._has_succeeded(name, opened.last_at):
                 yield self._failed_no_more(name)
-            elif self.now - opened.last_at > _FORGOTTEN:  # a task that is run no more
+            elif self.now - opened.last_at > _FORGOTTEN:  # the task no longer runs
                 del self.memory.open[f"{Event.FAILED} {name}"]
 
     def _failed(self, since: int, until: int) -> list[JobRecord]:
@@ -201,14 +201,15 @@ class _Watch:
         )  # fmt: skip
 
     def _failed_batches(self, subject: str, count: int, jobs: Sequence[str]) -> dict[str, JsonValue]:
-        """Return the event of batches of a name; of a single one it says how many of its members failed."""
+        """Return the event for failed batches of a name.
+
+        For a single batch, it contains the number of its failed members.
+        """
         name = subject.removeprefix(_BATCH)
         fields: dict[str, JsonValue] = {"batch": name, "count": count, "jobs": [*jobs]}
         text = f"{count:,} batches {name!r} failed."
         if count == 1:
-            counts = self.app.storage.batch_counts(jobs)[
-                0
-            ]  # as it is by now, and None where somebody removed it
+            counts = self.app.storage.batch_counts(jobs)[0]  # the present counts; None if it was removed
             of = f": {counts.failed:,} of {counts.total:,}" if counts is not None and counts.failed else ""
             text = f"Batch {name!r} failed{of}."
             if counts is not None:
@@ -233,7 +234,7 @@ class _Watch:
     # ---- findings ----------------------------------------------------------------------------------------
 
     def findings(self, found: Sequence[Finding], *, is_first: bool) -> Iterator[dict[str, JsonValue]]:
-        """Yield an event for each new error or warning, and for each that is over; notes are left out."""
+        """Yield an event for each new error or warning, and for each that has ended; notes are left out."""
         seen, self.memory.seen = self.memory.seen, {}
         urgent: dict[tuple[Event, str], Finding] = {}
         for one in found:
@@ -243,14 +244,14 @@ class _Watch:
             for subject, _ in self._opened(event):
                 if (event, subject) in urgent:
                     continue
-                if event is Event.SERVER_LOST:  # another server may have its name; that is no recovery
+                if event is Event.SERVER_LOST:  # not a recovery: another server may have its name
                     del self.memory.open[f"{event} {subject}"]
                 else:
                     yield self._over(event, subject, _named(event, subject))
         pending, self.memory.pending = set(self.memory.pending), []
         for (event, subject), one in urgent.items():
             if event is Event.FINDING:
-                # At the second look, because a start or a deploy passes.
+                # Reported by the second check, because the effects of a start or a deployment pass.
                 if len(self.memory.pending) < _MOST_OPEN:
                     self.memory.pending.append(subject)
                 if subject not in pending:
@@ -266,8 +267,8 @@ class _Watch:
     def _is_reported(self, one: Finding, seen: Mapping[str, str]) -> bool:
         """Return whether a finding is reported.
 
-        A key is open between the end of one job and the start of the next, so a late job that asks for limits
-        counts only when it is the first at two looks.
+        A key is free between the end of one job and the start of the next. So a late job with limits counts
+        only if it is the first job at two checks.
         """
         queue = str(one.values.get("queue", ""))
         if queue in self.rules.left_out:
@@ -278,7 +279,7 @@ class _Watch:
         self.memory.seen[queue] = str(job)
         return seen.get(queue) == job
 
-    # ---- what is open ------------------------------------------------------------------------------------
+    # ---- open problems -----------------------------------------------------------------------------------
 
     def _opened(self, event: Event) -> list[tuple[str, Open]]:
         prefix = f"{event} "
@@ -289,7 +290,7 @@ class _Watch:
         ]
 
     def _opens(self, event: Event, subject: str) -> bool:
-        """Tell whether it is new, and remember it; what has no room is passed over."""
+        """Return whether the problem is new, and store it; if there is no room, it is ignored."""
         name = f"{event} {subject}"
         if name in self.memory.open or len(self.memory.open) >= _MOST_OPEN:
             return False
@@ -320,7 +321,7 @@ class _Watch:
 
 
 def _subject(one: Finding) -> str:
-    """Return what tells findings of one event apart."""
+    """Return the string that distinguishes findings of one event."""
     if one.code in _EVENTS:
         return one.subject.partition(" ")[2]
     return f"{one.code} {one.subject}"
@@ -336,7 +337,7 @@ def _named(event: Event, subject: str) -> dict[str, JsonValue]:
 
 
 def _fields(event: Event, one: Finding) -> dict[str, JsonValue]:
-    """Return the fields of an event of its own."""
+    """Return the further fields of a finding that has its own event."""
     values: Mapping[str, Any] = one.values
     if event is Event.FINDING:
         return {}

@@ -1,6 +1,6 @@
-"""One signed request: to the address that was checked, without redirects, within a time.
+"""One signed request: to the address that was checked, without redirects, within a time limit.
 
-A webhook's URL is a secret as its key is: neither is in what is raised here.
+A webhook's URL is as secret as its key: the errors that are raised here contain neither.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TIMESTAMP, SIGNATURE = "Firelock-Timestamp", "Firelock-Signature"
-_SECONDS = 20.0  # for a request as a whole
+_SECONDS = 20.0  # for the whole request
 _CONNECT_SECONDS = 5.0  # for each address
 _VERSION = "v1="
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -37,15 +37,15 @@ _TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_M
 
 
 class DeliveryFailed(FirelockError):
-    """A webhook could not be delivered now; another try may do it."""
+    """A webhook could not be delivered now; another try might succeed."""
 
 
 class DeliveryRefused(FirelockError):
-    """A webhook was refused for good: its address may not be reached, or the receiver does not want it."""
+    """A webhook was refused permanently: its address may not be reached, or the receiver refused it."""
 
 
 def sign(secret: str, timestamp: int, body: bytes) -> str:
-    """Return the signature of a body at an instant: HMAC-SHA256 of "TIMESTAMP.BODY", in hexadecimal."""
+    """Return the signature of a body at a time: HMAC-SHA256 of "TIMESTAMP.BODY", in hexadecimal."""
     signed = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
     return f"{_VERSION}{signed.hexdigest()}"
 
@@ -53,14 +53,14 @@ def sign(secret: str, timestamp: int, body: bytes) -> str:
 def verify(
     headers: Mapping[str, str], body: bytes, secret: str, *, tolerance: float = 300, now: float | None = None
 ) -> bool:
-    """Tell whether a request comes from who has the secret, and lately: for receivers in Python.
+    """Return whether a request comes from a holder of the secret, and is recent; for receivers in Python.
 
     Args:
-        headers: of the request, in whatever case.
-        body: the bytes as they came, before anything parses them.
-        secret: the webhook's.
-        tolerance: seconds that the request may be old, or ahead of this host's clock.
-        now: seconds since 1970; this host's where left out.
+        headers: the headers of the request, in upper or lower case.
+        body: the bytes as they were received, before they are parsed.
+        secret: the webhook's secret.
+        tolerance: how many seconds the request may be old, or ahead of this host's clock.
+        now: seconds since 1970; by default this host's time.
     """
     given = {name.lower(): value for name, value in headers.items()}
     timestamp, signature = given.get(TIMESTAMP.lower(), ""), given.get(SIGNATURE.lower(), "")
@@ -77,8 +77,8 @@ def check_url(url: str, name: str) -> SplitResult:
     """Return the parts of a webhook's URL.
 
     Raises:
-        ConfigurationError: it is no https URL, nor one of http to this host itself; or it holds a password
-            or a fragment. The message does not hold it.
+        ConfigurationError: it is neither an https URL nor an http URL of this host itself; or it contains a
+            password or a fragment. The message does not contain the URL.
     """
     what = f"The URL of webhook {name!r}"
     try:
@@ -98,7 +98,7 @@ def check_url(url: str, name: str) -> SplitResult:
 
 
 def is_this_host(host: str) -> bool:
-    """Tell whether a URL's host says by itself that it is this one, whatever a name server answers."""
+    """Return whether a URL's host always means this host, whatever a name server returns."""
     if host == "localhost":
         return True
     try:
@@ -108,9 +108,10 @@ def is_this_host(host: str) -> bool:
 
 
 def may_be_reached(address: Address, host: str, networks: Sequence[Network]) -> bool:
-    """Tell whether a request may go to an address: a public one, or one of the networks that were allowed.
+    """Return whether a request may go to an address: a public one, or one in an allowed network.
 
-    Loopback only where the URL itself says so. An IPv6 address that stands for one of IPv4 counts as that.
+    A loopback address is allowed only if the URL itself names it. An IPv6 address that represents an IPv4
+    address is treated as that address.
     """
     inner = _inner(address)
     if any(one in network for network in networks for one in (address, inner)):
@@ -137,11 +138,11 @@ def deliver(
     *,
     chat_field: str | None = None,
 ) -> int:
-    """The receiver has taken the event, or its text under that name; return the status of its answer.
+    """Send the event, or only its text in the chat field; return the status of the response.
 
     Raises:
-        DeliveryFailed: it did not answer in time, or asks to try again.
-        DeliveryRefused: it answered anything else, a redirect among them, or may not be reached.
+        DeliveryFailed: the receiver did not respond in time, or requests another try.
+        DeliveryRefused: it returned any other status, such as a redirect, or it may not be reached.
     """
     parts = check_url(url, name)
     said = event if chat_field is None else {chat_field: _text_of(event)}
@@ -164,7 +165,7 @@ def deliver(
         connection.request("POST", path, body, headers)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        # Without the error's words, which may hold the host.
+        # Without the error's own message, which can contain the host.
         raise DeliveryFailed(f"Webhook {name!r} could not be delivered: {type(error).__name__}.") from None
     finally:
         timer.cancel()
@@ -182,17 +183,17 @@ def _text_of(event: Mapping[str, JsonValue]) -> str:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to an address that was looked at: what is checked is what is connected to."""
+    """A connection to a checked address: it connects to the very address that was checked."""
 
     def __init__(self, parts: SplitResult, networks: Sequence[Network], name: str) -> None:
         self._is_secure = parts.scheme == "https"
-        self.default_port = 443 if self._is_secure else 80  # which the header Host leaves out
+        self.default_port = 443 if self._is_secure else 80  # the Host header omits it
         super().__init__(parts.hostname or "", parts.port or self.default_port, timeout=_CONNECT_SECONDS)
         self._networks, self._name = networks, name
         self._is_given_up = False
 
     def connect(self) -> None:
-        """The socket is connected to the first address that may be reached and answers."""
+        """Connect the socket to the first allowed address that responds."""
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         allowed = [each for each in found if self._may_be_reached(str(each[4][0]))]
         if not allowed:
@@ -218,18 +219,18 @@ class _Connection(http.client.HTTPConnection):
         raise failure
 
     def _may_be_reached(self, text: str) -> bool:
-        address = ipaddress.ip_address(text.partition("%")[0])  # of a link-local one, without its interface
+        address = ipaddress.ip_address(text.partition("%")[0])  # a link-local address without its interface
         return may_be_reached(address, self.host, self._networks)
 
     def _secure(self, plain: socket.socket) -> None:
-        """The host has shown its certificate; `give_up` can end that as well."""
+        """Do the TLS handshake, which `give_up` can interrupt as well."""
         context = ssl.create_default_context()
         secured = context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
         self.sock = secured
         secured.do_handshake()
 
     def give_up(self) -> None:
-        """Whatever waits for the socket does so no longer."""
+        """Interrupt every wait for the socket."""
         self._is_given_up = True
         if (sock := self.sock) is not None:
             with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
-"""The plugin: who is told of what, and the thread that looks.
+"""The plugin: the receivers and their events, and the thread that checks for events.
 
-One server at a time looks, since each look is a record's next version, and what it finds becomes jobs of a
-queue of their own. A job names the webhook; where that leads and its secret are in the settings alone.
+One server at a time checks, because each check stores the next version of a record. The events that it finds
+become jobs of a separate queue. A job contains the name of the webhook; its URL and its secret are only in
+the settings.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _RETRY = Retry.exponential(
     timedelta(seconds=10), attempts=12, longest=timedelta(hours=1), except_on=[DeliveryRefused]
 )
 _ENVIRONMENT = "FIRELOCK_WEBHOOKS"
-_AGES = {"storage": 60.0, "samples": 300.0, "usually": 300.0, "muted": 60.0}  # seconds of dear readings
+# Seconds for which costly readings are kept.
+_AGES = {"storage": 60.0, "samples": 300.0, "usually": 300.0, "muted": 60.0}
 
 
 def _events(value: Collection[str]) -> frozenset[Event]:
@@ -58,19 +60,19 @@ def _networks(value: Iterable[str]) -> tuple[Network, ...]:
 
 @attrs.frozen
 class Webhook:
-    """Who is told, and of what. Neither URL nor secret is in its repr, in a job or in a log.
+    """A receiver, and its events. Neither its URL nor its secret is in its repr, in a job or in a log.
 
     Args:
-        name: that jobs carry, for people.
-        url: https; http to this host itself alone.
-        secret: of the signature, 16 characters or more, known to the receiver.
-        on: which events; all of them where left out.
-        chat_field: for chats, whose bodies are not ours to choose: the event's text alone is sent, under this
-            name: "text" for Slack, Mattermost and Google Chat, "content" for Discord.
-        networks: addresses that are not public, private or link-local ones, and may be reached all the same.
+        name: the name in jobs, for people.
+        url: an https URL; http only to this host itself.
+        secret: the key of the signature, 16 characters or more; the receiver has it as well.
+        on: the events; by default all of them.
+        chat_field: for chats, whose body format is fixed: only the event's text is sent, in this field:
+            "text" for Slack, Mattermost and Google Chat, "content" for Discord.
+        networks: addresses that are not public, such as private or link-local ones, but may be reached.
 
     Raises:
-        ConfigurationError: one of them is refused.
+        ConfigurationError: one of the values is refused.
     """
 
     name: str
@@ -95,17 +97,19 @@ class Webhooks:
     """A plugin: `Firelock(url, plugins=[Webhooks([Webhook("ops", url, secret)])])`.
 
     Args:
-        hooks: who is told.
-        latency: how long the first job of a queue that no limit holds may wait: for all queues, or by queue,
-            "*" being the others. It becomes the app's: doctor, dashboard and metrics use it too.
-        margin: how late a recurring job may be fired; likewise.
-        quiet: failures of one task are told at once, and then, counted together, once in this time.
-        interval: between two looks; each is a dozen round trips, of one server of all.
-        queue: of the jobs that deliver. A server has to take it: `--queues default,webhooks`.
-        source: of which system the events are, for receivers that hear of several.
+        hooks: the receivers.
+        latency: how long the first job of a queue may wait if no limit holds it: for all queues, or by queue,
+            with "*" for the other queues. It is set on the app, so doctor, dashboard and metrics use it too.
+        margin: how late a recurring job may be fired; also set on the app.
+        quiet: the first failure of a task is reported immediately; later ones are counted and reported
+            together, once in this time.
+        interval: the time between two checks; each takes about a dozen round trips, on one of all servers.
+        queue: the queue of the jobs that deliver. A server must process it: `--queues default,webhooks`.
+        source: the name of this system in events, for receivers that get events from several.
 
     Raises:
-        ConfigurationError: two hooks have one name, there is none, or a span is negative or too short.
+        ConfigurationError: two hooks have the same name, there is none, or a duration is negative or too
+            short.
     """
 
     def __init__(
@@ -134,14 +138,14 @@ class Webhooks:
         self._source = source
         self._app: Firelock | None = None
         self._deliver: Task[..., Any] | None = None
-        self._lookers: list[tuple[threading.Thread, threading.Event]] = []  # one for each server here
+        self._lookers: list[tuple[threading.Thread, threading.Event]] = []  # one per server in this process
 
     @classmethod
     def from_environment(cls, **options: Any) -> Webhooks:  # noqa: ANN401 - as `Webhooks` takes them
-        """Return the plugin with the hooks that the environment names.
+        """Return the plugin with the hooks that environment variables define.
 
-        `FIRELOCK_WEBHOOKS=ops,chat`, and for each `FIRELOCK_WEBHOOK_OPS_URL`, `…_SECRET`, and where wanted
-        `…_ON` and `…_NETWORKS`, lists with commas, and `…_CHAT_FIELD`.
+        `FIRELOCK_WEBHOOKS=ops,chat` contains the names. For each name, set `FIRELOCK_WEBHOOK_OPS_URL` and
+        `…_SECRET`, and optionally `…_ON` and `…_NETWORKS`, lists with commas, and `…_CHAT_FIELD`.
         """
         names = [name.strip() for name in os.environ.get(_ENVIRONMENT, "").split(",") if name.strip()]
         return cls([_hook_of_environment(name) for name in names], **options)
@@ -150,7 +154,7 @@ class Webhooks:
 
     @hookimpl
     def configure_app(self, app: Firelock) -> None:
-        """The app has the task that delivers."""
+        """Register the task that delivers with the app."""
         if self._app is not None:
             raise ConfigurationError("One Webhooks is given to two apps; make one for each.")
 
@@ -163,7 +167,7 @@ class Webhooks:
 
     @hookimpl
     def server_started(self, server: ServerInfo) -> None:
-        """This server takes its turns at looking."""
+        """Start a thread in which this server takes turns with others to check for events."""
         stopping = threading.Event()
         looker = threading.Thread(
             target=self._look_on, args=[stopping], name="firelock-webhooks", daemon=True
@@ -174,14 +178,17 @@ class Webhooks:
 
     @hookimpl
     def server_stopped(self) -> None:
-        """It looks no more; another one of this process goes on."""
+        """Stop the thread of one server; those of other servers in this process continue."""
         if self._lookers:
             looker, stopping = self._lookers.pop()
             stopping.set()
             looker.join(timeout=5.0)
 
     def _look_on(self, stopping: threading.Event) -> None:
-        """Look at once, since what failed before the first look of all is not told; then every interval."""
+        """Check for events immediately, then at every interval.
+
+        Failures before the first check of all are not reported.
+        """
         while not stopping.is_set():
             try:
                 self.look()
@@ -191,12 +198,12 @@ class Webhooks:
                 log.exception("What webhooks are told of could not be looked for; the next look may do.")
             stopping.wait(self._interval.total_seconds())
 
-    # ---- looking and sending -----------------------------------------------------------------------------
+    # ---- checks and deliveries ---------------------------------------------------------------------------
 
     def look(self) -> list[dict[str, JsonValue]]:
-        """What is new becomes jobs, a job for each webhook that wants it; return the events.
+        """Enqueue a job for each new event and each webhook that wants it; return the events.
 
-        Nothing where another server has looked within the last half interval. A server calls it by itself.
+        Returns none if another server has checked within the last half interval. A server calls this itself.
         """
         app, task = self._app, self._deliver
         if app is None or task is None:
@@ -210,7 +217,7 @@ class Webhooks:
         turn = storage.put_record(
             *_RECORD, memory.write(), expected_version=0 if record is None else record.version
         )
-        if turn is None:  # another server took it
+        if turn is None:  # another server checks now
             return []
         sight = look_at(app.runtime, knows_tasks=bool(app.tasks()), keep=self._readings)
         findings = list_findings(sight)
@@ -223,7 +230,7 @@ class Webhooks:
             for hook in self._hooks.values()
             if event["event"] in hook.on and (event.get("of") != Event.FINDING or Event.FINDING in hook.on)
         ]
-        if calls:  # before what is remembered: an event may come twice, and none gets lost
+        if calls:  # before the memory is stored: an event might come twice, but none is lost
             app.enqueue_many(calls)
         storage.put_record(*_RECORD, memory.write(), expected_version=turn)
         return events

@@ -1,8 +1,8 @@
-"""A schedule is one value; it turns into instants without reading a clock.
+"""Schedules as values: they return due times without reading a clock.
 
-`Cron` and `Every` say when, `schedule.due_instants` says which instants a recurring job owes at a given
-moment. Only this package imports croniter, and only when the first cron expression is read. Read `schedule`,
-then `grammar` (what the text means) and `timezones` (what clocks do to it).
+`Cron` and `Every` are schedules. `schedule.due_instants` returns the due times that a recurring job must run
+at a given time. Only this package imports croniter, and only when the first cron expression is read. Read
+`schedule` first, then `grammar` (the syntax of expressions) and `timezones` (the effect of clock changes).
 """
 
 from __future__ import annotations

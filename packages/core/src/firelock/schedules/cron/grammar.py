@@ -1,8 +1,8 @@
-"""The grammar of cron expressions: what each field of a text allows.
+"""The grammar of cron expressions: which values each field of an expression allows.
 
-Each item is checked here, since croniter takes more than crontab does (hashes, random values, years) and
-names no column. croniter then reads names, ranges and steps, in the forms in which it agrees with crontab:
-wrapped ranges with a step and ranges of one value are spelled out first (test_grammar.py names both).
+Each item is checked here, because croniter accepts more than crontab does (hashes, random values, years), and
+its errors name no column. croniter then reads names, ranges and steps, in the forms in which it agrees with
+crontab. Wrapped ranges with a step and ranges of one value are expanded before (test_grammar.py has both).
 """
 
 from __future__ import annotations
@@ -50,17 +50,21 @@ _NTH_WEEKDAY = re.compile(rf"({_VALUE})#([0-9])")
 
 @attrs.frozen
 class _Kind:
-    """What one field may hold."""
+    """The kind of a field: its allowed values and forms."""
 
     name: str
     low: int
-    high: int  # the largest number that may be written
-    count: int  # how many different values there are
+    high: int  # the largest number that is allowed
+    count: int  # the number of different values
     names: tuple[str, ...] = ()
     forms: str = "a number, *, a range a-b, a step /n, or a list of these"
 
     def number(self, text: str) -> int:
-        """Return the value of a number or name; ValueError says what is wrong with it."""
+        """Return the value of a number or name.
+
+        Raises:
+            ValueError: the string is neither; the message describes the problem.
+        """
         if text.isdigit():
             return _bounded("value", text, low=self.low, high=self.high)
         if text not in self.names:
@@ -89,7 +93,7 @@ _KINDS = (_SECOND, _MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
 
 @attrs.frozen
 class CronFields:
-    """A cron expression read: what each field allows, sorted. Weekdays count from Sunday = 0."""
+    """A parsed cron expression: the values that each field allows, sorted. Sunday is weekday 0."""
 
     seconds: tuple[int, ...]
     minutes: tuple[int, ...]
@@ -100,13 +104,13 @@ class CronFields:
     day_rules: tuple[DayRule, ...]
     weekday_rules: tuple[DayRule, ...]
     any_day: bool  # the day-of-month field is *, ? or */1
-    any_weekday: bool  # the same of the day-of-week field
+    any_weekday: bool  # the same for the day-of-week field
     is_interval: bool  # seconds, minutes or hours use *, a range or a step
 
 
 @attrs.define
 class _Read:
-    """What the items of one field came to."""
+    """The parsed items of one field."""
 
     plain: list[str] = attrs.Factory(list)
     rules: list[DayRule] = attrs.Factory(list)
@@ -117,7 +121,8 @@ def tidy(expression: str) -> str:
     """Return the expression with single spaces between its fields.
 
     Raises:
-        ScheduleError: it is no text, is empty, has over 256 characters, or holds one that cron does not know.
+        ScheduleError: the expression is not a string, is empty, has more than 256 characters, or contains a
+            character that cron does not use.
     """
     if not isinstance(expression, str):
         message = f"A cron expression is text, not {type(expression).__name__}. Write it as in '0 2 * * *'."
@@ -142,12 +147,12 @@ def tidy(expression: str) -> str:
 
 @lru_cache(maxsize=1_024)
 def parse_fields(expression: str) -> CronFields:
-    """Return what the expression allows, field by field; the expression is tidy.
+    """Return the values that each field of a tidy expression allows.
 
-    Read once: whoever shows or fires stored definitions asks for the same again and again.
+    The result is cached, because the same stored definitions are shown and fired repeatedly.
 
     Raises:
-        ScheduleError: a field is wrong, or no date matches the expression.
+        ScheduleError: a field is invalid, or no date matches the expression.
     """
     pieces = _split(expression)
     kinds = _KINDS[-len(pieces) :]
@@ -176,7 +181,7 @@ def parse_fields(expression: str) -> CronFields:
 
 
 def _split(expression: str) -> list[tuple[int, str]]:
-    """Return the fields, lower case, each after its column."""
+    """Return the fields in lower case, each after its column."""
     text = expression.lower()
     if text.startswith("@"):
         if text not in MACROS:
@@ -237,7 +242,7 @@ def _day_rule(kind: _Kind, text: str) -> DayRule | None:
 
 
 def _plain_forms(kind: _Kind, low: str, high: str | None, step: str | None) -> list[str]:
-    """Return the item in forms that croniter expands as crontab does."""
+    """Return the item in forms that croniter expands in the same way as crontab."""
     stride = _bounded("step", step or "1", low=1, high=kind.count)
     if low == "*":
         return [f"*/{stride}"]
@@ -263,10 +268,10 @@ def _bounded(what: str, text: str, *, low: int, high: int) -> int:
 
 
 def _expand(expression: str, reads: dict[_Kind, _Read]) -> dict[_Kind, tuple[int, ...]]:
-    from croniter import croniter  # noqa: PLC0415 - 60 ms that only users of cron expressions pay
+    from croniter import croniter  # noqa: PLC0415 - takes 60 ms, only in programs that use cron expressions
 
     kinds = [kind for kind in (*_KINDS[1:], _SECOND) if kind in reads]  # in croniter's order
-    # A field of rules only must still be something croniter reads; its values are not used.
+    # croniter must be able to read a field that has only rules; the values of such a field are not used.
     texts = [",".join(reads[kind].plain) or "*" for kind in kinds]
     try:
         expanded, _ = croniter.expand(" ".join(texts))
@@ -291,10 +296,10 @@ _LENGTHS = {2: (28, 29), 4: (30,), 6: (30,), 9: (30,), 11: (30,)}
 
 @attrs.frozen
 class MonthShape:
-    """All that decides on which days a cron expression falls within a month."""
+    """The properties of a month that decide on which of its days a cron expression falls."""
 
     length: int
-    first: int  # weekday of day 1
+    first: int  # the weekday of day 1
 
     def weekday(self, day: int) -> int:
         """Return the weekday of a day of this month."""
@@ -302,20 +307,21 @@ class MonthShape:
 
 
 def shape_of(year: int, month: int) -> MonthShape:
-    """Return the shape of one month of the calendar."""
+    """Return the shape of one calendar month."""
     monday_based, length = monthrange(year, month)
     return MonthShape(length, (monday_based + 1) % _WEEK)
 
 
 def shapes_of(month: int) -> list[MonthShape]:
-    """Return every shape this month of the year ever takes: all of them come within 400 years."""
+    """Return every shape that this month of the year can have; all of them occur within 400 years."""
     return [MonthShape(length, first) for length in _LENGTHS.get(month, (31,)) for first in range(_WEEK)]
 
 
 def days_in(fields: CronFields, month: MonthShape) -> tuple[int, ...]:
-    """Return the days of such a month that match, in order; months the expression excludes are not looked at.
+    """Return the matching days of a month of this shape, in order; the month field is not checked.
 
-    Day of month and day of week combine as in crontab: a day matches either when both are restricted.
+    Day of month and day of week combine as in crontab: if both are restricted, a day matches if either field
+    matches.
     """
     by_day = {day for day in fields.days if day <= month.length} | _ruled(fields.day_rules, month)
     by_weekday = {day for day in range(1, month.length + 1) if month.weekday(day) in fields.weekdays}
@@ -329,20 +335,20 @@ def _ruled(rules: Sequence[DayRule], month: MonthShape) -> set[int]:
 
 
 class DayRule(Protocol):
-    """A rule that names at most one day of a month; `str` of it is its name for people."""
+    """A rule that selects at most one day of a month; `str` of it is its name for people."""
 
     def day(self, month: MonthShape) -> int | None:
-        """Return the day; None where the month has none."""
+        """Return the day; None if the month has no such day."""
 
 
 @attrs.frozen
 class LastDay:
-    """`L`, `L-3`: the last day, or so many days before it."""
+    """`L`, `L-3`: the last day, or this many days before it."""
 
     before: int = 0
 
     def day(self, month: MonthShape) -> int | None:
-        """Return the day; None where it would lie before the first."""
+        """Return the day; None if it would be before the first."""
         return month.length - self.before if self.before < month.length else None
 
     def __str__(self) -> str:
@@ -358,7 +364,7 @@ class NearestWorkday:
     target: int
 
     def day(self, month: MonthShape) -> int | None:
-        """Return the day; None where the month is too short for the target."""
+        """Return the day; None if the month is too short for the target."""
         target = self.target
         if target > month.length:
             return None
@@ -394,7 +400,7 @@ class NthWeekday:
     nth: int  # 1 to 5
 
     def day(self, month: MonthShape) -> int | None:
-        """Return the day; None where the month has no fifth one."""
+        """Return the day; None if the month has no fifth one."""
         day = 1 + (self.weekday - month.first) % _WEEK + _WEEK * (self.nth - 1)
         return day if day <= month.length else None
 
@@ -416,10 +422,10 @@ class LastWeekday:
         return f"the last {_WEEKDAYS[self.weekday]}"
 
 
-# ---- in words --------------------------------------------------------------------------------------------
+# ---- description in English ------------------------------------------------------------------------------
 
-_CLOCK_TIMES = 6  # more of them read better as a rule
-_RUN = 3  # from so many neighbours on, "9 to 17" instead of a list
+_CLOCK_TIMES = 6  # with more times, a rule is easier to read
+_RUN = 3  # this many neighbours are joined: "9 to 17" instead of a list
 
 
 def describe_fields(fields: CronFields) -> str:
@@ -443,7 +449,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _spans(numbers: Sequence[int], words: Sequence[str]) -> str:
-    """Return the words of a sorted list, neighbours joined: "1, 3 and 9 to 17"."""
+    """Return the words of a sorted list, with neighbours joined: "1, 3 and 9 to 17"."""
     runs: list[list[int]] = []
     for at, number in enumerate(numbers):
         if runs and numbers[runs[-1][-1]] == number - 1:
@@ -494,7 +500,7 @@ def _month_days(fields: CronFields) -> list[str]:
 
 
 def _month_weekdays(fields: CronFields) -> list[str]:
-    # A week that people read begins on Monday, so that mon-fri and sat-sun are runs.
+    # Weeks begin on Monday in the output, so that mon-fri and sat-sun consist of neighbours.
     ordered = sorted((weekday - 1) % _WEEK for weekday in fields.weekdays)
     words = [_spans(ordered, [_WEEKDAYS[(day + 1) % _WEEK] for day in ordered])] if ordered else []
     return words + [f"{rule} of the month" for rule in fields.weekday_rules]

@@ -1,4 +1,7 @@
-"""The schedules of recurring jobs: values that compare, hash, print, store as JSON and say what they owe."""
+"""The schedules of recurring jobs, as values.
+
+They can be compared, hashed, printed and stored as JSON, and they return their due times.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,19 @@ _YEARS = (1900, 9000)
 
 
 class Misfire(StrEnum):
-    """What becomes of the instants that passed while no server could fire them."""
+    """The rule for due times that passed while no server could fire them."""
 
     ONCE = "once"  # one run, for the latest of them
-    ALL = "all"  # one run for each, at most `misfire_limit`, the newest kept
-    SKIP = "skip"  # none
+    ALL = "all"  # one run for each, but only for the newest `misfire_limit`
+    SKIP = "skip"  # no run
 
 
 class Overlap(StrEnum):
-    """What becomes of an instant whose former job has not ended."""
+    """The rule for a due time if the previous job has not ended."""
 
-    ALLOW = "allow"  # it fires all the same
+    ALLOW = "allow"  # it fires anyway
     SKIP = "skip"  # it is dropped
-    QUEUE_ONE = "queue_one"  # one waits for the former job, more are dropped
+    QUEUE_ONE = "queue_one"  # one waits for the previous job, further ones are dropped
 
 
 _Choice = TypeVar("_Choice", Misfire, Overlap)
@@ -69,7 +72,7 @@ def _require_span(name: str, value: object, *, low: timedelta, high: timedelta) 
 
 
 def _require_instant(name: str, value: object) -> datetime:
-    """Return the instant in UTC."""
+    """Return the time in UTC."""
     remedy = "Pass an aware one, such as datetime.now(UTC)."
     if not isinstance(value, datetime):
         message = f"{name}={value!r} is not a datetime. {remedy}"
@@ -91,7 +94,7 @@ _WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "
 
 
 class CronOptions(TypedDict, total=False):
-    """What every builder of `Cron` takes besides the time: the keyword arguments of `Cron`."""
+    """The keyword arguments of `Cron`, which each of its class methods accepts."""
 
     tz: str | tzinfo
     misfire: Misfire | Literal["once", "all", "skip"]
@@ -112,11 +115,12 @@ def _upcoming(schedule: Schedule, after: datetime, count: int) -> list[datetime]
 class Cron:
     """A cron expression in a time zone: five fields, or six with seconds first, or a macro such as `@daily`.
 
-    A wall time that a clock change skips fires at the first instant after the gap. One that comes twice fires
-    in the first pass only, unless seconds, minutes or hours use `*`, a range or a step: then in both.
+    If a clock change skips a local time of the schedule, it fires at the first time after the gap. If a local
+    time occurs twice, it fires only the first time, unless seconds, minutes or hours use `*`, a range or a
+    step; then it fires both times.
 
     Raises:
-        ScheduleError: the expression, zone or a policy is wrong, or no date matches.
+        ScheduleError: the expression, the zone or an option is invalid, or no date matches.
     """
 
     expression: str = attrs.field(converter=tidy)
@@ -132,29 +136,29 @@ class Cron:
 
     @classmethod
     def minutely(cls, **options: Unpack[CronOptions]) -> Self:
-        """Return the schedule that fires at each full minute."""
+        """Return a schedule that fires at each full minute."""
         return cls("* * * * *", **options)
 
     @classmethod
     def hourly(cls, minute: int = 0, **options: Unpack[CronOptions]) -> Self:
-        """Return the schedule that fires once an hour, at the given minute."""
+        """Return a schedule that fires once an hour, at the given minute."""
         return cls(f"{_minute(minute)} * * * *", **options)
 
     @classmethod
     def daily(cls, hour: int = 0, minute: int = 0, **options: Unpack[CronOptions]) -> Self:
-        """Return the schedule that fires once a day."""
+        """Return a schedule that fires once a day."""
         return cls(f"{_time(hour, minute)} * * *", **options)
 
     @classmethod
     def weekly(
         cls, day: str | int = "mon", hour: int = 0, minute: int = 0, **options: Unpack[CronOptions]
     ) -> Self:
-        """Return the schedule that fires once a week; the day is a name (`mon`, `monday`) or 0 to 7."""
+        """Return a schedule that fires once a week; the day is a name (`mon`, `monday`) or 0 to 7."""
         return cls(f"{_time(hour, minute)} * * {_weekday(day)}", **options)
 
     @classmethod
     def monthly(cls, day: int = 1, hour: int = 0, minute: int = 0, **options: Unpack[CronOptions]) -> Self:
-        """Return the schedule that fires once a month; a month without that day is left out."""
+        """Return a schedule that fires once a month; months without this day are skipped."""
         _require_whole("day", day, high=31)
         return cls(f"{_time(hour, minute)} {day} * *", **options)
 
@@ -162,40 +166,40 @@ class Cron:
     def yearly(
         cls, month: int = 1, day: int = 1, hour: int = 0, minute: int = 0, **options: Unpack[CronOptions]
     ) -> Self:
-        """Return the schedule that fires once a year; a year without that day is left out."""
+        """Return a schedule that fires once a year; years without this day are skipped."""
         _require_whole("month", month, high=12)
         _require_whole("day", day, high=31)
         return cls(f"{_time(hour, minute)} {day} {month} *", **options)
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """Return the first instant strictly after, in UTC; None if the next 40 years hold none.
+        """Return the first due time after `instant`, in UTC; None if there is none in the next 40 years.
 
         Raises:
-            ScheduleError: the instant is not aware.
+            ScheduleError: `instant` is not aware.
         """
         return self._timetable.next_after(_require_instant("instant", instant))
 
     def upcoming(self, after: datetime, count: int) -> list[datetime]:
-        """Return the next instants strictly after, in order; fewer than `count` if no more come.
+        """Return the next due times after `after`, in order; fewer than `count` if no more follow.
 
         Raises:
-            ScheduleError: the instant is not aware, or the count is not 0 to 10,000.
+            ScheduleError: `after` is not aware, or `count` is not from 0 to 10,000.
         """
         return _upcoming(self, after, count)
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Return how many instants lie after the first and not after the second, without walking them."""
+        """Return the number of due times after `after` and not after `until`, without listing them."""
         return self._timetable.count(_require_instant("after", after), _require_instant("until", until))
 
     def note(self, instant: datetime) -> str | None:
-        """Return what a change of clocks does to one of its instants, for people; None where nothing.
+        """Return the effect of a clock change on one of the due times, for people; None if there is none.
 
-        "02:30 does not exist on 29 March: runs at 03:00".
+        For example "02:30 does not exist on 29 March: runs at 03:00".
         """
         return self._timetable.note(_require_instant("instant", instant))
 
     def describe(self) -> str:
-        """Return the schedule in English words: "at 02:00 every day, Europe/Istanbul"."""
+        """Return the schedule in English: "at 02:00 every day, Europe/Istanbul"."""
         return f"{describe_fields(self._timetable.walls.fields)}, {self.tz}"
 
 
@@ -226,12 +230,13 @@ def _to_anchor(value: datetime | None) -> datetime:
 
 @attrs.frozen
 class Every:
-    """A fixed span, whatever the clocks on the wall do: anchor + n · interval, for every whole n.
+    """A fixed interval that clock changes do not affect: anchor + n · interval, for every integer n.
 
-    The anchor (by default 1970-01-01 00:00 UTC) fixes the phase; it is no start.
+    The anchor (default: 1970-01-01 00:00 UTC) sets the phase; it is not a start time.
 
     Raises:
-        ScheduleError: the interval is under a second or over ten years, or a policy or the anchor is wrong.
+        ScheduleError: the interval is under a second or over ten years, or an option or the anchor is
+            invalid.
     """
 
     interval: timedelta = attrs.field(converter=_to_interval)
@@ -241,31 +246,31 @@ class Every:
     anchor: datetime = attrs.field(default=None, kw_only=True, converter=_to_anchor)
 
     def next_after(self, instant: datetime) -> datetime:
-        """Return the first instant strictly after, in UTC.
+        """Return the first due time after `instant`, in UTC.
 
         Raises:
-            ScheduleError: the instant is not aware.
+            ScheduleError: `instant` is not aware.
         """
         return self.anchor + (self._periods(_require_instant("instant", instant)) + 1) * self.interval
 
     def upcoming(self, after: datetime, count: int) -> list[datetime]:
-        """Return the next instants strictly after, in order.
+        """Return the next due times after `after`, in order.
 
         Raises:
-            ScheduleError: the instant is not aware, or the count is not 0 to 10,000.
+            ScheduleError: `after` is not aware, or `count` is not from 0 to 10,000.
         """
         return _upcoming(self, after, count)
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Return how many instants lie strictly after the first and not after the second."""
+        """Return the number of due times after `after` and not after `until`."""
         start, end = _require_instant("after", after), _require_instant("until", until)
         return max(0, self._periods(end) - self._periods(start))
 
     def note(self, instant: datetime) -> None:
-        """Return None: no clock on a wall touches it."""
+        """Return None, because clock changes do not affect an interval."""
 
     def describe(self) -> str:
-        """Return the schedule in English words: "every 5 minutes"."""
+        """Return the schedule in English: "every 5 minutes"."""
         for unit, name in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
             count, rest = divmod(self.interval, timedelta(seconds=unit))
             if not rest:
@@ -280,10 +285,10 @@ Schedule = Cron | Every
 
 
 def parse_schedule(value: str | Cron | Every) -> Schedule:
-    """Return the schedule; a bare text is a cron expression in UTC.
+    """Return the schedule; a plain string is a cron expression in UTC.
 
     Raises:
-        ScheduleError: the text is no cron expression, or the value is something else.
+        ScheduleError: the string is not a cron expression, or the value has another type.
     """
     if isinstance(value, Cron | Every):
         return value
@@ -295,7 +300,10 @@ def parse_schedule(value: str | Cron | Every) -> Schedule:
 
 
 def schedule_to_json(schedule: Schedule) -> str:
-    """Return compact JSON that `schedule_from_json` turns into an equal schedule; spans are in micros."""
+    """Return compact JSON from which `schedule_from_json` creates an equal schedule.
+
+    Durations are in microseconds.
+    """
     head: dict[str, str | int]
     if isinstance(schedule, Cron):
         head = {"cron": schedule.expression, "tz": schedule.tz}
@@ -313,10 +321,10 @@ _POLICY = ("misfire", "misfire_limit", "overlap")
 
 
 def schedule_from_json(text: str) -> Schedule:
-    """Return the schedule that was stored. Fields that a newer release added are ignored.
+    """Return the stored schedule. Fields that a newer release added are ignored.
 
     Raises:
-        ScheduleError: the text is not what `schedule_to_json` returns, or describes a wrong schedule.
+        ScheduleError: the string is not in the form of `schedule_to_json`, or describes an invalid schedule.
     """
     try:
         if len(text) > _JSON_LIMIT:
@@ -342,11 +350,11 @@ _FIRST_LOOK_BACK = timedelta(minutes=1)
 
 @attrs.frozen
 class Firing:
-    """What to run now and when to look again."""
+    """The due times to run now, and the next due time."""
 
-    instants: list[datetime]  # nominal instants to run, in order; each becomes one job
-    dropped: int  # instants that passed and get no run
-    next_at: datetime | None  # the first instant after now; None when none ever comes
+    instants: list[datetime]  # due times to run, in order; each becomes one job
+    dropped: int  # number of past due times without a run
+    next_at: datetime | None  # the first due time after now; None if there is none
 
 
 def due_instants(
@@ -357,16 +365,18 @@ def due_instants(
     since: datetime | None = None,
     grace: timedelta = _GRACE,
 ) -> Firing:
-    """Return the instants to run from the stored `due` up to `now`; costs by what runs, not by the downtime.
+    """Return the due times to run, from the stored `due` up to `now`.
 
-    An instant at most `grace` late is no misfire. If none is later than that, all of them run. Otherwise the
-    policy decides: `once` runs only the latest instant up to now; `all` runs those within the grace and the
-    newest `misfire_limit` of the late ones; `skip` runs those within the grace. `due` counts as an instant,
-    even if the schedule has changed since it was stored; of the schedule's own those after `since` count,
-    when it became what it is. Nothing runs while `due` is still ahead.
+    The cost depends on the number of runs, not on the length of the downtime. A due time that is at most
+    `grace` late is not missed. If none is later than that, all of them run. Otherwise, the schedule's
+    `misfire` decides: `once` runs only the latest due time up to now; `all` runs those within the grace and
+    the newest `misfire_limit` of the late ones; `skip` runs those within the grace. `due` counts as a due
+    time, even if the schedule has changed since it was stored. Of the due times of the current schedule,
+    those after `since` count; that is when the schedule took effect. Nothing runs while `due` is in the
+    future.
 
     Raises:
-        ScheduleError: an instant is not aware, or the grace is negative or above one hour.
+        ScheduleError: a time is not aware, or the grace is negative or above one hour.
     """
     due, now = _require_instant("due", due), _require_instant("now", now)
     _require_span("grace", grace, low=timedelta(0), high=_LONGEST_GRACE)
@@ -395,7 +405,7 @@ def _wanted(schedule: Schedule, on_time: int, total: int) -> int:
 
 
 def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now: datetime) -> list[datetime]:
-    """Return the last instants up to now, so many, in order: `due`, and the schedule's after `start`."""
+    """Return the last `wanted` due times up to now, in order: `due`, and the schedule's after `start`."""
     if wanted == 0:
         return []
     instants: list[datetime] = []
@@ -410,9 +420,9 @@ def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now
 
 
 def _start_of(schedule: Schedule, wanted: int, first: datetime, now: datetime) -> datetime:
-    """Return a moment, `first` or later, after which exactly `wanted` instants come up to now.
+    """Return a time, `first` or later, after which exactly `wanted` due times follow up to now.
 
-    At most one instant comes a second, so that moving back by seconds meets every count.
+    There is at most one due time per second, so that moving back by seconds reaches every count.
     """
     span = _FIRST_LOOK_BACK
     while now - span > first and schedule.count(now - span, now) < wanted:

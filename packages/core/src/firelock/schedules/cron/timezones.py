@@ -1,8 +1,8 @@
-"""What a time zone does to wall times: it makes them instants.
+"""Conversion of wall times, which are local times without a zone, to UTC times.
 
-A wall time that a change of clocks skips (a gap) fires at the first instant after it. One that comes twice
-(an overlap) fires in the first pass; an interval-like expression fires in both. Instants are UTC and whole
-seconds.
+A wall time that a clock change skips (a gap) fires at the first time after the gap. A wall time that occurs
+twice (an overlap) fires in the first pass; an interval-like expression fires in both passes. UTC times are
+whole seconds.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from firelock.errors import ScheduleError
 from firelock.schedules.cron.grammar import MONTHS, CronFields, days_in, shape_of
 
 _SECOND = timedelta(seconds=1)
-# Since 1900 no zone has changed twice within 3.9 days, and none was put back by more than 23 hours. The first
-# bounds how far apart two looks at the offset may be, the second how far ahead wall times may repeat.
+# Since 1900, no zone has changed twice within 3.9 days, and no clock was put back by more than 23 hours. The
+# first fact limits the distance between two checks of the offset, the second how far ahead wall times may
+# repeat.
 _LOOK_EVERY = timedelta(days=3)
 _LONGEST_OVERLAP = timedelta(hours=24)
 
 
 @attrs.frozen
 class Timetable:
-    """The instants of one cron expression in one time zone."""
+    """The due times of one cron expression in one time zone."""
 
     walls: WallTimes
     zone: ZoneInfo
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """Return the first instant strictly after; None if 40 years hold none."""
+        """Return the first due time after `instant`; None if there is none within 40 years."""
         floor = instant.replace(microsecond=0)
         here = floor.astimezone(self.zone)
         wall = _bare(here) + _SECOND
@@ -54,7 +55,7 @@ class Timetable:
         return self._earlier_in_second_pass(floor, fire) or fire
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Return how many instants lie after the first and not after the second, without walking them."""
+        """Return the number of due times after `after` and not after `until`, without listing them."""
         start, end = after.replace(microsecond=0), until.replace(microsecond=0)
         here = start.astimezone(self.zone)
         wall = _bare(here) + _SECOND
@@ -66,14 +67,14 @@ class Timetable:
             old, new = change.replace(tzinfo=None) + before, change.replace(tzinfo=None) + behind
             total += self.walls.count(wall, old)
             if new > old:
-                # All that the gap swallows fires once, at its end, unless that fires anyway.
+                # All times in the gap fire once, at its end, unless the schedule fires then anyway.
                 swallowed = self.walls.count(max(wall, old), new)
                 total += bool(swallowed and not self.walls.count(new, new + _SECOND))
             wall = new if new > old or self.walls.fields.is_interval else old
         return total + self.walls.count(wall, self._wall(end) + _SECOND)
 
     def note(self, at: datetime) -> str | None:
-        """Return what a change of clocks does to one of the instants, for people; None where nothing."""
+        """Return the effect of a clock change on one of the due times, for people; None if none."""
         return self._note_on_gap(at) or self._note_on_overlap(at)
 
     def _note_on_gap(self, at: datetime) -> str | None:
@@ -105,7 +106,7 @@ class Timetable:
         return _bare(instant.astimezone(self.zone))
 
     def _first_at(self, wall: datetime) -> datetime:
-        """Return the first instant at which clocks show this wall time or, if they skip it, a later one."""
+        """Return the first time at which clocks show this wall time or, if they skip it, a later one."""
         instant = wall.replace(tzinfo=self.zone).astimezone(UTC)
         if self._wall(instant) == wall:
             return instant
@@ -113,7 +114,7 @@ class Timetable:
         return self._change(before, instant)
 
     def _earlier_in_second_pass(self, floor: datetime, fire: datetime) -> datetime | None:
-        """Return the first instant of a second pass beginning between `floor` and `fire`, or None."""
+        """Return the first due time of a second pass that begins between `floor` and `fire`, or None."""
         end = min(fire, floor + _LONGEST_OVERLAP)
         if self._offset(end) >= self._offset(floor):
             return None
@@ -122,12 +123,12 @@ class Timetable:
         return None if again is None else _instant(again, self._offset(change))
 
     def _overlap_end(self, here: datetime, instant: datetime) -> datetime:
-        """Return the wall time at which the second pass that `here` lies in is over."""
+        """Return the wall time at which the second pass that contains `here` ends."""
         first_pass = here.replace(fold=0).astimezone(UTC)
         return self._change(first_pass, instant).replace(tzinfo=None) + self._offset(first_pass)
 
     def _changes(self, after: datetime, until: datetime) -> Iterator[datetime]:
-        """Return the instants after the first, not after the second, from which another offset holds."""
+        """Yield the times after `after` and not after `until` at which the offset changes."""
         low = after
         while low < until:
             high = min(low + _LOOK_EVERY, until)
@@ -136,7 +137,7 @@ class Timetable:
             low = high
 
     def _change(self, before: datetime, after: datetime) -> datetime:
-        """Return the first instant with another offset than `before`; `after` has one."""
+        """Return the first time whose offset differs from that of `before`; that of `after` must differ."""
         offset = self._offset(before)
         low, high = 0, (after - before) // _SECOND
         while high - low > 1:
@@ -169,15 +170,15 @@ def _day(wall: datetime) -> str:
 
 @cache
 def _zone_names() -> frozenset[str]:
-    # "localtime" is whatever the machine is set to: the same schedule would differ from server to server.
+    # "localtime" is the setting of the machine, so the same schedule would differ between servers.
     return frozenset(available_timezones() - {"localtime"})
 
 
 def zone_name(zone: str | tzinfo) -> str:
-    """Return the name of a zone that is given by its name, as a `ZoneInfo` or as `datetime.UTC`.
+    """Return the name of a zone that is given as a name, a `ZoneInfo` or `datetime.UTC`.
 
     Raises:
-        ScheduleError: it is none of them, or a `ZoneInfo` that was read from a file and has no name.
+        ScheduleError: the value is none of these, or a `ZoneInfo` from a file, which has no name.
     """
     if isinstance(zone, str):
         return zone
@@ -190,10 +191,12 @@ def zone_name(zone: str | tzinfo) -> str:
 
 
 def find_zone(name: str) -> ZoneInfo:
-    """Return the zone of that name; the name is looked up in the list of known ones, never used as a path.
+    """Return the zone with this name.
+
+    The name is only looked up in the list of known names; it is never used as a path.
 
     Raises:
-        ScheduleError: no zone has that name.
+        ScheduleError: no zone has this name.
     """
     if name in _zone_names():
         return ZoneInfo(name)
@@ -215,14 +218,14 @@ def _hint(name: str) -> str:
 
 # ---- wall times ------------------------------------------------------------------------------------------
 
-# 29 February falls on a given weekday every 28 years, every 40 across a year such as 2100.
+# 29 February is on a given weekday every 28 years, or 40 across a year such as 2100.
 SEARCH_YEARS = 40
 _DECEMBER = 12
 
 
 @attrs.frozen
 class WallTimes:
-    """All naive local times that match, found and counted without walking from one to the next."""
+    """All naive local times that match; they are found and counted without listing them."""
 
     fields: CronFields
     _days: dict[tuple[int, int], tuple[int, ...]] = attrs.field(
@@ -230,7 +233,7 @@ class WallTimes:
     )
 
     def at_or_after(self, wall: datetime) -> datetime | None:
-        """Return the first match that is not before the whole second `wall`; None if 40 years hold none."""
+        """Return the first match at or after the whole second `wall`; None if there is none in 40 years."""
         today = self._at_or_after((wall.hour, wall.minute, wall.second))
         first = tuple(unit[0] for unit in self._units())
         year, month, day = wall.year, wall.month, wall.day + (today is None)
@@ -245,7 +248,7 @@ class WallTimes:
         return None
 
     def count(self, start: datetime, end: datetime) -> int:
-        """Return how many matches lie at or after `start` and before `end`; 0 when `end` is not later."""
+        """Return the number of matches from `start` to before `end`; 0 if `end` is not later."""
         if end <= start:
             return 0
         whole_days = 0
@@ -270,17 +273,17 @@ class WallTimes:
         return days
 
     def _at_or_after(self, time: tuple[int, int, int]) -> tuple[int, ...] | None:
-        """Return the first matching time of a day that is not before this one."""
+        """Return the first matching time of a day at or after this time; None if there is none."""
         units = self._units()
-        for depth in (2, 1, 0):  # what stands before the unit is kept, the unit itself may have to move on
+        for depth in (2, 1, 0):  # units before this one stay, this one may have to advance
             kept, unit = time[:depth], units[depth]
-            at = bisect_left(unit, time[depth] + (depth < 2))  # noqa: PLR2004 - a second may stay as it is
+            at = bisect_left(unit, time[depth] + (depth < 2))  # noqa: PLR2004 - seconds may stay unchanged
             if at < len(unit) and all(value in one for value, one in zip(kept, units, strict=False)):
                 return (*kept, unit[at], *(later[0] for later in units[depth + 1 :]))
         return None
 
     def _passed_in_month(self, wall: datetime) -> int:
-        """Return how many matches of the month lie before this wall time."""
+        """Return the number of matches in the month of this wall time that are before it."""
         units = (self._days_of(wall.year, wall.month), *self._units())
         passed, size = 0, prod(map(len, units))
         for value, unit in zip((wall.day, wall.hour, wall.minute, wall.second), units, strict=True):

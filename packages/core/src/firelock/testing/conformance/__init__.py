@@ -1,7 +1,8 @@
-"""The kit that proves a storage, the servers on it, a keeper of locks, a serializer or a retry policy.
+"""The kit that tests a storage, the servers on it, a lock provider, a serializer or a retry policy.
 
-Read `kit` first (what every part shares), then `scene` (what tests of a storage are written in; `flow_scene`
-with batches and memos, `race` callers at the same time), then the duties in `storage/`, in the order of its
-class. `model/` does random steps to a storage and to the memory, `steps/` those where many answers are right.
-`server/`, `locks`, `serializers` and `retries` are kits of their own. `reporting` is what pytest is told.
+Read `kit` first, which every part shares, then `scene`, which tests of a storage are written with.
+`flow_scene` adds batches and memos, and `race` adds concurrent callers. Then read the duties in `storage/`,
+in the order of its class. `model/` applies random steps to a storage and to the in-memory storage; `steps/`
+has the steps for which many results are correct. `server/`, `locks`, `serializers` and `retries` are separate
+kits. `reporting` is the part that pytest loads.
 """

@@ -1,4 +1,4 @@
-"""A storage with batches, members and memos at hand, and what an honest recount says of a batch."""
+"""A scene with batches, members and memos, and an independent count of a batch's members."""
 
 from __future__ import annotations
 
@@ -39,28 +39,31 @@ class FlowScene(Scene):
         on: On = On.SUCCEEDED, fails_fast: bool = False,
         keeps: tuple[int | None, int | None, int | None] = (None, None, None), **fields: object,
     ) -> NewJob:  # fmt: skip
-        """Return a batch that is not held, with these fields changed; within another one, or after jobs."""
+        """Return a batch that is not held, with these fields changed.
+
+        It is a member of the batch `within`, and waits for the jobs `after`, if they are given.
+        """
         relations = Relations(within, batch=BatchRules(name, fails_fast, keeps))
         parents = tuple(Edge(one, on) for one in after)
         said = {"task": BATCH_TASK, "arguments": "{}", "state": State.AWAITING, "parents": parents}
         return self.new_tied(relations, {**said, **fields})
 
     def new_tied(self, relations: Relations, fields: Mapping[str, object] | None = None) -> NewJob:
-        """Return a job with these ties, and with these fields changed."""
+        """Return a job with these relations, and with these fields changed."""
         beside = relations.batch_id or relations.caller_id
         return self.new_job(
             **{"beside": beside, "relations_json": write_relations(relations), **(fields or {})}
         )
 
     def new_member(self, batch: str, *parents: str, on: On = On.SUCCEEDED, **fields: object) -> NewJob:
-        """Return a member of the batch, which waits for the parents where there are some."""
+        """Return a member of the batch, which waits for the parents if there are any."""
         edges = tuple(Edge(one, on) for one in parents)
         waits = {"state": State.AWAITING, "parents": edges} if parents else {}
         return self.new_tied(Relations(batch), {**waits, **fields})
 
     def batch(self, name: str = "nightly", **fields: object) -> str:
         """Store a batch; return its id."""
-        job = self.new_batch(name, **fields)  # type: ignore[arg-type]  # as there
+        job = self.new_batch(name, **fields)  # type: ignore[arg-type]  # as in `new_batch`
         self.storage.insert([job])
         return job.id
 
@@ -71,33 +74,33 @@ class FlowScene(Scene):
         return job.id
 
     def batch_of(self, number: int, **fields: object) -> tuple[str, list[str]]:
-        """Store a batch and so many members by one call; return its id and theirs."""
-        batch = self.new_batch(**fields)  # type: ignore[arg-type]  # as there
+        """Store a batch and this number of members in one call; return its id and theirs."""
+        batch = self.new_batch(**fields)  # type: ignore[arg-type]  # as in `new_batch`
         members = [self.new_member(batch.id) for _ in range(number)]
         self.storage.insert([batch, *members])
         return batch.id, [one.id for one in members]
 
     def hold(self, batch: str, until: int | None) -> Applied:
-        """The batch is held until then, or no more; return what became of it."""
+        """Hold the batch until this time, or end its hold if None; return the result."""
         return self.apply(lifecycle.hold(batch, at=self.stamp(), until=until))
 
     def batch_counts(self, batch: str) -> BatchCounts:
-        """Return how far the batch is; it has to be one."""
+        """Return the counts of the batch, which must exist."""
         (counts,) = self.storage.batch_counts([batch])
         assert counts is not None, f"{batch} is no batch"
         return counts
 
     def counts(self, batch: str) -> tuple[int, int, int, int, int, int]:
-        """Return total, active, waiting, succeeded, failed and deleted."""
+        """Return the numbers of total, active, waiting, succeeded, failed and deleted members."""
         one = self.batch_counts(batch)
         return one.total, one.active, one.waiting, one.succeeded, one.failed, one.deleted
 
     def settle_all(self, limit: int = 100) -> int:
-        """Whatever is to be released, folded and swept is; return how much that was."""
+        """Release, fold and sweep until nothing is left; return how much was done."""
         return until_none_is_left(lambda: self.storage.release(limit))
 
     def running(self, holder: ClaimHolder, *job_ids: str) -> list[Running]:
-        """Return what the holder has claimed, in this order; it has to be these jobs."""
+        """Claim for the holder, and return the claims in this order; they must be exactly these jobs."""
         taken = {one.id: one for one in self.take(holder)}
         assert sorted(job_ids) == sorted(taken), f"claimed were {sorted(taken)}, not {sorted(job_ids)}"
         return [taken[one] for one in job_ids]
@@ -108,33 +111,33 @@ class FlowScene(Scene):
         self, running: Running, name: str, value: str | None = '"kept"', *, kind: MemoKind = MemoKind.STEP,
         is_done: bool = True, replaces: bool = True,
     ) -> Remembered:  # fmt: skip
-        """The run asks for this to be remembered; return what became of it."""
+        """Store a memo for the run; return the result."""
         memo = Memo(kind, name, value, is_done, self.stamp(), STAMP, running.job.attempt)
         return self.remember(
             NewMemo(running.id, memo, running.holder.session, running.job.fence, replaces=replaces)
         )
 
     def begin_wait(self, running: Running, name: str, until: int | None = None) -> Remembered:
-        """The run notes that it waits for a signal."""
+        """Store that the run waits for a signal."""
         value = None if until is None else str(until)
         return self.keep(running, name, value, kind=MemoKind.SIGNAL, is_done=False)
 
     def time_out(self, running: Running, name: str) -> Remembered:
-        """The run writes that its wait for a signal has timed out."""
+        """Store that the run's wait for a signal has timed out."""
         memo = Memo(MemoKind.SIGNAL, name, None, True, self.stamp(), None, running.job.attempt, "timeout")
         return self.remember(NewMemo(running.id, memo, running.holder.session, running.job.fence))
 
     def send(self, job_id: str, name: str, value: str = '"yes"', author: str = "ada") -> Applied:
-        """Somebody sends the job a signal; return what became of it."""
+        """Send the job a signal from outside; return the result."""
         return self.remember(signal(job_id, name, value, author)).answer
 
     def remember(self, memo: NewMemo) -> Remembered:
-        """Return what became of this one memo."""
+        """Store this one memo; return the result."""
         (result,) = self.storage.remember([memo])
         return result
 
     def recalled(self, job_id: str) -> dict[tuple[MemoKind, str], str | None]:
-        """Return the values of what the job remembers, in order of place."""
+        """Return the values of the job's memos, ordered by place."""
         memos = self.storage.recall(job_id)
         assert memos is not None, f"job {job_id} is not stored"
         places = [memo.place for memo in memos]
@@ -142,11 +145,11 @@ class FlowScene(Scene):
         return {(memo.kind, memo.name): memo.value for memo in memos}
 
     def recall_of(self, running: Running) -> list[Memo] | None:
-        """Return what the run recalls."""
+        """Return the memos that the run can read."""
         return self.storage.recall(running.id, session=running.holder.session, fence=running.job.fence)
 
     def append(self, running: Running, stream: str, *pieces: str, first: int = 0) -> int | None:
-        """The run emits these pieces, numbered from `first`; return what the storage said."""
+        """Emit these pieces from the run, numbered from `first`; return the storage's result."""
         chunks = [
             Chunk(stream, chunk_offset(running.job.fence, number), piece)
             for number, piece in enumerate(pieces, first)
@@ -160,7 +163,7 @@ class FlowScene(Scene):
 
 
 def signal(job_id: str, name: str, value: str = '"yes"', author: str = "ada", at: int = STAMP) -> NewMemo:
-    """Return a signal from outside."""
+    """Return the memo of a signal from outside."""
     return NewMemo(job_id, Memo(MemoKind.SIGNAL, name, value, True, at, author=author))
 
 
@@ -168,7 +171,7 @@ def suspends(
     running: Running, name: str = "approval", *, kind: MemoKind = MemoKind.SIGNAL,
     children: Iterable[str] = (), due_at: int | None = None,
 ) -> Transition:  # fmt: skip
-    """The run waits for that, without a worker."""
+    """Return the end of a run that waits for this memo without a worker."""
     claimed_at = running.job.claimed_at
     return lifecycle.suspended(
         running.job, running.holder, at=claimed_at + 2 * SECOND, started_at=claimed_at + SECOND,
@@ -178,7 +181,7 @@ def suspends(
 
 
 def sleeps(running: Running, name: str, *, due_at: int) -> Transition:
-    """The run sleeps until then, without a worker."""
+    """Return the end of a run that sleeps without a worker until the due time."""
     claimed_at = running.job.claimed_at
     return lifecycle.slept(
         running.job, running.holder, at=claimed_at + 2 * SECOND, started_at=claimed_at + SECOND,
@@ -187,24 +190,24 @@ def sleeps(running: Running, name: str, *, due_at: int) -> Transition:
 
 
 def forgets(job_id: str, kind: MemoKind, name: str, *, at: int = STAMP) -> Transition:
-    """An operator runs the job again from a memo on."""
+    """Return an operator's requeue of the job that forgets this memo and all after it."""
     return lifecycle.requeue(job_id, at=at, reason="again by ada", forget_from=(kind, name))
 
 
 def call_memo(running: Running, name: str, *children: str) -> NewMemo:
-    """Return what a run notes before it calls these jobs."""
+    """Return the memo that a run stores before it calls these jobs."""
     value = json.dumps({"ids": list(children), "attempt": running.job.attempt})
     memo = Memo(MemoKind.CALL, name, value, False, STAMP, STAMP, running.job.attempt)
     return NewMemo(running.id, memo, running.holder.session, running.job.fence)
 
 
-# ---- recounts --------------------------------------------------------------------------------------------
+# ---- independent counts ----------------------------------------------------------------------------------
 
 
 def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> BatchCounts:
-    """Return the counts of a batch as the records of all jobs say, where no end is left to be released.
+    """Return the counts of a batch from the records of all jobs, provided that no end is left to release.
 
-    In words of its own: nobody counts by what is counted.
+    This does not use the code that maintains the counts, so that they are not checked against themselves.
     """
     jobs = {job.id: job for job in records}
     members = [
@@ -227,11 +230,11 @@ _ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 
 def _waits(job: JobRecord, inner: dict[str, BatchCounts | None]) -> bool:
-    """Tell whether the member waits for a fellow, and for nothing else."""
+    """Return whether the member waits for another member, and for nothing else."""
     if job.state is not State.AWAITING or job.waits_for is not None:
         return False
     if job.is_batch:
         counts = inner[job.id]
         assert counts is not None
         return bool(job.parents) and counts.is_shut and not counts.is_cancelled
-    return bool(job.parents) and job.reason != Moved.SHUT_OUT  # whom it waited for has ended
+    return bool(job.parents) and job.reason != Moved.SHUT_OUT  # SHUT_OUT: its parents have ended

@@ -1,24 +1,24 @@
-"""What every part of the kit shares: the guard against silenced tests, and optional features."""
+"""The parts that the whole kit shares: the guard against disabled tests, and optional features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-if TYPE_CHECKING:  # every pytest that finds Firelock installed loads this module, by the plugin
+if TYPE_CHECKING:  # every pytest run with Firelock installed loads this module through the plugin
     from firelock.storage import Feature
 
 NOT_OFFERED = "not offered: "
-REPORTED = "firelock conformance"  # the property of a report that names the storage it is about
+REPORTED = "firelock conformance"  # the property of a test report that names the tested storage
 _FEATURES = "firelock_requires"
 
 _Test = TypeVar("_Test", bound=Callable[..., object])
 
 
 def requires(feature: Feature) -> Callable[[_Test], _Test]:
-    """The test is skipped, and counted as not offered, where the storage does not declare the feature.
+    """Skip the test, and count it as not offered, if the storage does not declare the feature.
 
-    A test may be marked more than once. All tests of a part of the kit have what it says as `needs`.
+    A test may be marked more than once. To mark all tests of a part of the kit, set its `needs`.
     """
 
     def mark(test: _Test) -> _Test:
@@ -29,20 +29,21 @@ def requires(feature: Feature) -> Callable[[_Test], _Test]:
 
 
 def required_features(test: object) -> tuple[Feature, ...]:
-    """Return the features a test needs; most need none."""
+    """Return the features that a test needs; most need none."""
     features: tuple[Feature, ...] = getattr(test, _FEATURES, ())
     return features
 
 
 class Conformance:
-    """Root of the kit's classes: a subclass may add tests, and may give one up only by saying why.
+    """The base class of the kit's classes.
 
-    A test that is overridden, or set to None, without `@pytest.mark.xfail(reason="…")` is refused when the
-    class is made. So are two parts of the kit that give two tests the same name.
+    A subclass may add tests. It may disable a test only by stating a reason: a test that is overridden, or
+    set to None, without `@pytest.mark.xfail(reason="…")` is refused when the class is created. Two parts of
+    the kit that give two tests the same name are refused too.
     """
 
     verbs: ClassVar[str] = ""
-    """The verbs that a part of the kit is about, parted by blanks: `pytest -k VERB` selects its tests."""
+    """The verbs that a part of the kit tests, separated by spaces; `pytest -k VERB` selects its tests."""
 
     needs: ClassVar[Feature | None] = None
     """The feature that all tests of a part of the kit need."""
@@ -63,7 +64,7 @@ class Conformance:
 
 
 def words_of(kit: type[Conformance], test: str) -> set[str]:
-    """Return what `-k` finds a test by besides its name: its part of the kit, and the part's verbs."""
+    """Return the words by which `-k` finds a test besides its name: its part of the kit, and its verbs."""
     part = next((base for base in kit.__mro__ if test in vars(base)), kit)
     return {part.__name__.removesuffix("Duty").lower(), *vars(part).get("verbs", "").split()}
 

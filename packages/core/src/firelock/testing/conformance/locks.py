@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, and a token that tells a late holder from the present one."""
+"""Locks: one holder at a time, and a token that distinguishes a late holder from the current one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TTL = 3_600.0
 
 
 class LockHandles(Protocol):
-    """Handles of one keeper of locks, moved through time together."""
+    """Handles of the same locks, whose clocks are moved together."""
 
     @property
     def first(self) -> LockProvider:
@@ -32,59 +32,59 @@ class LockHandles(Protocol):
         ...
 
     def advance(self, seconds: float) -> None:
-        """It is that much later for every handle."""
+        """Move the clock of every handle forward."""
         ...
 
 
 @attrs.frozen
 class NamedLock:
-    """A lock as one handle reaches it; each owner asks for it for an hour."""
+    """A lock as seen through one handle; each owner acquires it for an hour."""
 
     handles: LockHandles
     keeper: LockProvider
     name: str
 
     def open(self) -> NamedLock:
-        """Return the lock as another handle reaches it."""
+        """Return the same lock as seen through another handle."""
         return attrs.evolve(self, keeper=self.handles.open())
 
     def advance(self, hours: float) -> None:
-        """It is that much later."""
+        """Move the clock forward by so many lifetimes of the lock."""
         self.handles.advance(hours * _TTL)
 
     def acquire(self, owner: str) -> int | None:
-        """Return the token that the owner is given, None where it is not."""
+        """Acquire the lock for the owner; return its token, or None if the owner does not get it."""
         return self.keeper.acquire_lock(self.name, owner, _TTL)
 
     def acquired(self, owner: str) -> int:
-        """Return the token that the owner is given for sure."""
+        """Acquire the lock for the owner, which must succeed; return its token."""
         fence = self.acquire(owner)
         assert fence is not None, f"{owner} did not get the lock"
         return fence
 
     def renew(self, owner: str, fence: int) -> bool:
-        """Tell whether the owner holds it for another hour."""
+        """Renew the owner's lock for another hour; return whether the owner still holds it."""
         return self.keeper.renew_lock(self.name, owner, fence, _TTL)
 
     def release(self, owner: str, fence: int) -> bool:
-        """Tell whether the owner gave it back."""
+        """Release the owner's lock; return whether the owner held it."""
         return self.keeper.release_lock(self.name, owner, fence)
 
 
 class LockDuty(Conformance):
-    """What `acquire_lock`, `renew_lock` and `release_lock` promise."""
+    """The requirements of `acquire_lock`, `renew_lock` and `release_lock`."""
 
     verbs = "acquire_lock renew_lock release_lock"
 
     @pytest.fixture
     def lock(self, locks: LockHandles) -> NamedLock:
-        """Return a lock that nobody has held."""
+        """Return a lock that has never been held."""
         return NamedLock(locks, locks.first, f"lock:{new_id()}")
 
     def test_a_free_lock_is_acquired(self, lock: NamedLock) -> None:
-        """A lock nobody holds is given with a positive token.
+        """A free lock is acquired with a positive token.
 
-        If this fails: nothing that needs a lock ever runs.
+        If this fails: work that needs a lock never runs.
         """
         fence = lock.acquire("ada")
 
@@ -92,9 +92,9 @@ class LockDuty(Conformance):
         assert fence > 0
 
     def test_a_held_lock_is_refused(self, lock: NamedLock) -> None:
-        """While one owner holds a lock, another gets None, through whatever handle.
+        """While one owner holds a lock, another owner gets None through every handle.
 
-        If this fails: two do at once what only one may do.
+        If this fails: two processes do work at the same time that only one of them may do.
         """
         lock.acquire("ada")
 
@@ -103,9 +103,9 @@ class LockDuty(Conformance):
         assert [None, None] == answers
 
     def test_names_are_apart(self, lock: NamedLock) -> None:
-        """Each name is a lock of its own.
+        """Each name is a separate lock.
 
-        If this fails: unrelated work waits for each other.
+        If this fails: unrelated owners wait for each other.
         """
         lock.acquire("ada")
 
@@ -113,10 +113,10 @@ class LockDuty(Conformance):
 
     @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
     def test_the_longest_lock_names_are_told_apart(self, lock: NamedLock, character: str) -> None:
-        """Names of 200 characters, up to 800 bytes, are whole to the last one: each is a lock of its own.
+        """Names of 200 characters (up to 800 bytes) are separate locks even if only the last one differs.
 
         If this fails: a store that limits, cuts or folds names refuses a lock with a long name, or unrelated
-        work waits for each other.
+        owners wait for each other.
         """
         own = "".join(chr(ord(character) // 256 * 256 + ord(letter)) for letter in lock.name)
         first, second = (
@@ -133,10 +133,10 @@ class LockDuty(Conformance):
 
     @pytest.mark.parametrize("frees", ["release", "expiry"])
     def test_a_released_or_expired_lock_is_free(self, lock: NamedLock, frees: str) -> None:
-        """A lock that was released, or whose life ended, is given to another, with a larger token.
+        """A lock that was released or has expired can be acquired by another owner, with a larger token.
 
-        If this fails: locks are held for ever, that of a process that died blocks everybody, or an old token
-        passes for the present one.
+        If this fails: locks are held forever, the lock of a dead process blocks all others, or an old token
+        is accepted as the current one.
         """
         first = lock.acquired("ada")
 
@@ -148,10 +148,10 @@ class LockDuty(Conformance):
         assert lock.acquired("bob") > first
 
     def test_a_token_grows_by_the_same_owner(self, lock: NamedLock) -> None:
-        """An owner that locks again after a release, or after its lock expired, gets a larger token.
+        """An owner that acquires a lock again after a release or an expiry gets a larger token.
 
-        If this fails: work of the first time passes for work of the second, or an owner that slept cannot be
-        told from one that held on.
+        If this fails: work under the first token is taken for work under the second, or an owner that was
+        suspended cannot be distinguished from one that kept its lock.
         """
         fences = []
         for _ in range(4):
@@ -164,9 +164,9 @@ class LockDuty(Conformance):
         assert sorted(set(fences)) == fences
 
     def test_the_holder_gets_its_own_token_again(self, lock: NamedLock) -> None:
-        """An owner that asks again while it holds the lock gets the same token and a new life.
+        """An owner that acquires a lock that it already holds gets the same token and a full lifetime.
 
-        If this fails: an acquire that is sent again after a lost reply locks its sender out.
+        If this fails: an acquire that is sent again after a lost reply locks out its own sender.
         """
         first = lock.acquired("ada")
         lock.advance(0.75)
@@ -178,9 +178,9 @@ class LockDuty(Conformance):
         assert lock.acquire("bob") is None
 
     def test_a_renewal_gives_a_life_from_now(self, lock: NamedLock) -> None:
-        """A renewed lock lives for the given time from now.
+        """A renewed lock lasts for the given time from now.
 
-        If this fails: a lock that is still held is given away.
+        If this fails: a lock that is still held is given to another owner.
         """
         fence = lock.acquired("ada")
         lock.advance(0.75)
@@ -194,9 +194,9 @@ class LockDuty(Conformance):
         assert lock.acquire("bob") is not None
 
     def test_a_lost_lock_is_not_renewed(self, lock: NamedLock) -> None:
-        """A renewal after expiry answers False, whether or not another has the lock by now.
+        """A renewal after expiry returns False, whether or not another owner has the lock by then.
 
-        If this fails: a holder that slept takes the lock back from its successor.
+        If this fails: a holder that was suspended takes the lock from its successor.
         """
         fence = lock.acquired("ada")
         lock.advance(2)
@@ -209,9 +209,11 @@ class LockDuty(Conformance):
         assert lock.renew("bob", successor)
 
     def test_only_its_token_in_its_owners_hands_counts(self, lock: NamedLock) -> None:
-        """An old or guessed token, or the right one in other hands, neither renews nor releases.
+        """Only the current token, sent by its own owner, renews or releases a lock.
 
-        If this fails: a late release frees what somebody relies on, or anybody who guesses a number does.
+        An old or guessed token does not, and neither does the current token sent by another owner.
+
+        If this fails: a late release, or anyone who guesses a number, frees a lock that another owner uses.
         """
         stale = lock.acquired("ada")
         lock.release("ada", stale)
@@ -227,9 +229,9 @@ class LockDuty(Conformance):
         assert lock.acquire("bob") is None
 
     def test_what_nobody_holds_is_neither_renewed_nor_released(self, lock: NamedLock) -> None:
-        """Renewing or releasing a lock that is free, or was never held, answers False and leaves it free.
+        """Renewing or releasing a lock that is free, or was never held, returns False and leaves it free.
 
-        If this fails: a second release, or a late renewal, locks everybody out.
+        If this fails: a second release, or a late renewal, locks out everyone.
         """
         fence, never = lock.acquired("ada"), attrs.evolve(lock, name=lock.name + "never")
         lock.release("ada", fence)
@@ -239,9 +241,11 @@ class LockDuty(Conformance):
             assert one.acquire("bob") is not None
 
     def test_one_of_eight_gets_the_lock(self, lock: NamedLock) -> None:
-        """Of eight that ask at once for a lock that expired, or is free, one gets it; tokens of rounds grow.
+        """If eight owners try to acquire an expired or free lock at the same time, exactly one gets it.
 
-        If this fails: the lock does not exclude, or the death of a holder makes two new ones.
+        The tokens grow from round to round.
+
+        If this fails: the lock does not exclude others, or the death of a holder makes two new holders.
         """
         handles = [lock.open() for _ in range(8)]
         tokens = [lock.acquired("ada")]
@@ -259,7 +263,7 @@ class LockDuty(Conformance):
 
 
 class _Providers:
-    """Handles of a provider, opened as often as a test asks."""
+    """The handles of a provider, of which a test can open any number."""
 
     def __init__(self, open_provider: Callable[[], LockProvider]) -> None:
         self._open_provider = open_provider
@@ -289,7 +293,7 @@ class _Providers:
 
 
 def _open_locks(url: str) -> LockProvider:
-    """Return the lock provider of a URL, or the storage of it, which keeps locks as well."""
+    """Return the lock provider at a URL, or the storage at it, which also keeps locks."""
     from firelock.errors import UnknownScheme
     from firelock.plugins.loader import Plugins
 
@@ -301,10 +305,10 @@ def _open_locks(url: str) -> LockProvider:
 
 
 class LockConformance(LockDuty):
-    """Give `lock_url`: where locks may be taken that nobody else wants.
+    """Tests of a lock provider; define the fixture `lock_url`: a place for locks that nothing else uses.
 
-    A provider without a URL gives `open_provider` instead. Every handle opened has to reach the same locks,
-    as several processes would.
+    A provider without a URL defines `open_provider` instead. All opened handles must reach the same locks, as
+    several processes would.
     """
 
     @pytest.fixture
@@ -314,14 +318,14 @@ class LockConformance(LockDuty):
 
     @pytest.fixture
     def open_provider(self, lock_url: str) -> Callable[[], LockProvider]:
-        """Return a function that opens one more handle of the provider."""
+        """Return a function that opens another handle of the provider."""
         return partial(_open_locks, lock_url)
 
     @pytest.fixture
     def locks(
         self, open_provider: Callable[[], LockProvider], request: pytest.FixtureRequest
     ) -> Iterator[LockHandles]:
-        """Yield the test's handles."""
+        """Yield the handles of the test."""
         providers = _Providers(open_provider)
         try:
             request.node.user_properties.append((REPORTED, type(providers.first).__name__))

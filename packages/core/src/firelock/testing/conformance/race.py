@@ -1,4 +1,4 @@
-"""Races by barrier: several calls begin together, and each answers, raises or is found to hang."""
+"""Races with a barrier: several calls start together, and each returns, raises or is found to hang."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
 
 ROUNDS = 12
-"""How often a race of two is run: each round is another chance to interleave."""
+"""How often a race of two is run; each round is another chance to interleave."""
 
 _STEPS_LIMIT = 5_000
-_DEADLINE = 60.0  # seconds until a call that has not begun or ended counts as hanging
+_DEADLINE = 60.0  # seconds after which a call that has not started or returned counts as hanging
 
-_given_up: list[threading.Thread] = []  # calls that hang; at most those of one test, see `Handles`
+_given_up: list[threading.Thread] = []  # threads of hanging calls, at most from one test: see `Handles`
 
 _Answer = TypeVar("_Answer")
 _Other = TypeVar("_Other")
 
 
 def race(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
-    """Return the answers of calls that began together, in order; the first error among them is raised.
+    """Return the results of calls that start together, in their order, or raise their first error.
 
     Raises:
-        AssertionError: a call has not returned within a minute. Its thread is left behind.
+        AssertionError: a call has not returned within a minute. Its thread is abandoned.
     """
     barrier = threading.Barrier(len(calls), timeout=_DEADLINE)
 
@@ -47,27 +47,27 @@ def race(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
 
 
 def returned(call: Callable[[], _Answer]) -> _Answer:
-    """Return the answer of a call, made in a thread of its own so that a call that hangs fails the test.
+    """Return the result of a call in a separate thread, so that a call that hangs fails the test.
 
     Raises:
-        AssertionError: the call has not returned within a minute. Its thread is left behind.
+        AssertionError: the call has not returned within a minute. Its thread is abandoned.
     """
     return _answers([call])[0]
 
 
 def is_hanging() -> bool:
-    """Tell whether a call that was given up is still under way: whatever it holds cannot be used."""
+    """Return whether an abandoned call is still running; the resources that it holds cannot be used."""
     return any(thread.is_alive() for thread in _given_up)
 
 
 def _answers(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
-    """Return the answers of calls, each made in a thread that does not keep the process alive."""
+    """Return the results of calls, each made in a thread that does not keep the process alive."""
     answers: list[Future[_Answer]] = [Future() for _ in calls]
 
     def answer(call: Callable[[], _Answer], future: Future[_Answer]) -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the answers are read
+        except BaseException as error:  # noqa: BLE001 - raised when the results are read
             future.set_exception(error)
 
     threads = [
@@ -88,13 +88,13 @@ def _answers(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
 
 
 def _place(thread: threading.Thread) -> str:
-    """Return where a thread is, as a traceback shows it."""
-    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the documented way to see another thread
+    """Return the position of a thread, as a traceback shows it."""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the documented way to do this
     return "".join(traceback.format_stack(frame)) if frame is not None else "(it has just ended)"
 
 
 def race_two(one: Callable[[], _Answer], other: Callable[[], _Other]) -> tuple[_Answer, _Other]:
-    """Return the answers of two different calls that began together."""
+    """Return the results of two different calls that start together."""
     answers: list[_Answer] = []
     others: list[_Other] = []
     race([lambda: answers.append(one()), lambda: others.append(other())])
@@ -102,15 +102,15 @@ def race_two(one: Callable[[], _Answer], other: Callable[[], _Other]) -> tuple[_
 
 
 def race_all(*calls: Callable[[], object]) -> None:
-    """Calls of any kind have begun together and returned; the first error among them is raised."""
+    """Make calls of any kind that start together; raise their first error."""
     race(calls)
 
 
 def sent(storage: Storage, ends: Sequence[Transition]) -> list[Applied]:
-    """Return what became of these ends; those of jobs that others had locked are sent again, as servers do.
+    """Return the results of these ends; ends of jobs that were locked are sent again, as servers do.
 
     Raises:
-        AssertionError: a job was busy all the while.
+        AssertionError: a job stayed busy until the deadline.
     """
     results = storage.apply(ends)
     deadline = time.monotonic() + _DEADLINE
@@ -123,7 +123,7 @@ def sent(storage: Storage, ends: Sequence[Transition]) -> list[Applied]:
 
 @contextmanager
 def _hasty_switches() -> Iterator[None]:
-    """The interpreter switches threads as often as it can, so that short calls interleave as well."""
+    """Make the interpreter switch threads as often as it can, so that short calls interleave too."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -133,7 +133,7 @@ def _hasty_switches() -> Iterator[None]:
 
 
 def until_none_is_left(step: Callable[[], int]) -> int:
-    """Return the sum of what steps say they did, once a step has nothing left to do."""
+    """Repeat a step until it reports that nothing is left to do; return the sum of its results."""
     done = 0
     for _ in range(_STEPS_LIMIT):
         number = step()

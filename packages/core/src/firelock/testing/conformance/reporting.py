@@ -1,4 +1,4 @@
-"""What the kit adds to pytest: the option that names a storage, and one line of summary for each."""
+"""The kit's additions to pytest: the option that names a storage, and a summary line for each storage."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _OUTCOMES = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> None:
-    """Tests of the kit may be given the URL of an empty store.
+    """Add the option for the URL of an empty store.
 
-    The option is there only where the command line names the kit, so that a project may have one of its own
-    of that name.
+    The option exists only if the command line names the kit, so that a project may have its own option of
+    this name.
     """
     if not any("firelock.testing" in argument for argument in args):
         return
@@ -33,10 +33,10 @@ def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Non
 
 
 def urls(config: pytest.Config) -> list[str]:
-    """Return the URLs given.
+    """Return the URLs given on the command line.
 
     Raises:
-        pytest.UsageError: none was.
+        pytest.UsageError: no URL was given.
     """
     given: list[str] = config.getoption(_OPTION, [])
     if not given:
@@ -45,14 +45,14 @@ def urls(config: pytest.Config) -> list[str]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """`-k` finds a test of the kit by its part and by the verbs that the part is about."""
+    """Let `-k` find a test of the kit by its part, and by the verbs that the part tests."""
     kit = getattr(item, "cls", None)
     if isinstance(item, pytest.Function) and isinstance(kit, type) and issubclass(kit, Conformance):
         item.extra_keyword_matches |= words_of(kit, item.originalname)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line a storage tells how many tests passed and which features it does not offer."""
+    """Write a line per storage with the number of passed tests and the features that it does not offer."""
     for name, line in _lines(terminalreporter.stats.items()):
         terminalreporter.write_line(f"{name} conformance: {line}")
 

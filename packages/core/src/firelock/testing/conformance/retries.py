@@ -1,4 +1,4 @@
-"""Retry policies: whatever a task raises, the policy decides, and asking it changes nothing."""
+"""Retry policies: a policy decides about every error, and a decision changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST = timedelta(days=365)
 
 
 class _Mute(Exception):
-    """An error that cannot even be printed."""
+    """An error that cannot be converted to a string."""
 
     def __str__(self) -> str:
         raise RuntimeError("no words")
@@ -28,11 +28,11 @@ class _Mute(Exception):
 
 
 class _Rootless(BaseException):
-    """An error outside of `Exception`."""
+    """An error that is not an `Exception`."""
 
 
 def _chained() -> BaseException:
-    """Return an error that is its own cause, in the end."""
+    """Return an error whose chain of causes leads back to itself."""
     first, second = ValueError("first"), KeyError("second")
     first.__cause__, second.__context__ = second, first
     return first
@@ -74,7 +74,7 @@ def _job(retries: int = 0) -> ClaimedJob:
 
 
 class RetryConformance(Conformance):
-    """Give `policy`: what a task's `retry=` takes."""
+    """Tests of a retry policy; define the fixture `policy`: a value that a task's `retry=` accepts."""
 
     @pytest.fixture
     def policy(self) -> RetryPolicy:
@@ -87,9 +87,9 @@ class RetryConformance(Conformance):
 
     @pytest.mark.parametrize("error", _ERRORS.values(), ids=_ERRORS)
     def test_every_error_is_decided(self, policy: RetryPolicy, error: BaseException) -> None:
-        """Whatever was raised, the answer is a `RetryDecision` or None; nothing is raised.
+        """For every error the policy returns a `RetryDecision` or None, and raises nothing.
 
-        If this fails: an odd exception in a task fails the job although it had retries left.
+        If this fails: an unusual exception in a task fails the job although it has retries left.
         """
         decision = policy.decide(_job(), error)
 
@@ -97,9 +97,9 @@ class RetryConformance(Conformance):
 
     @pytest.mark.parametrize("retries", _RETRIES)
     def test_every_number_of_retries_is_decided(self, policy: RetryPolicy, retries: int) -> None:
-        """However often a job was retried, the answer is a decision or None.
+        """For every number of retries the policy returns a decision or None.
 
-        If this fails: a list of waits is exceeded, or a wait grows beyond every number.
+        If this fails: the end of a list of delays is exceeded, or a delay grows without bound.
         """
         decision = policy.decide(_job(retries), ValueError("boom"))
 
@@ -107,9 +107,9 @@ class RetryConformance(Conformance):
 
     @pytest.mark.parametrize("retries", _RETRIES)
     def test_a_wait_is_a_span_of_time(self, policy: RetryPolicy, retries: int) -> None:
-        """A wait is a timedelta of zero to 365 days, and only jobs that run again have one.
+        """A delay is a timedelta from zero to 365 days, and only a job that runs again has one.
 
-        If this fails: a job is scheduled in the past, or for ever.
+        If this fails: a job is scheduled in the past, or never runs.
         """
         decision = policy.decide(_job(retries), ValueError("boom"))
 
@@ -120,9 +120,9 @@ class RetryConformance(Conformance):
             assert decision.after is None
 
     def test_a_reason_is_text_for_people(self, policy: RetryPolicy) -> None:
-        """A reason is None or a text that every storage takes, of at most 1,000 characters.
+        """A reason is None or a string of 1 to 1,000 characters that every storage accepts.
 
-        If this fails: the message of an error fills the history, or is refused by the storage.
+        If this fails: the message of an error fills the history, or the storage refuses it.
         """
         for error in _ERRORS.values():
             decision = policy.decide(_job(), error)
@@ -132,9 +132,9 @@ class RetryConformance(Conformance):
 
     @pytest.mark.parametrize("retries", [0, 5, 50])
     def test_the_same_question_has_the_same_answer(self, policy: RetryPolicy, retries: int) -> None:
-        """Asked again about the same job and error the decision is of the same kind; only jitter may differ.
+        """Repeated decisions about the same job and error are of the same kind; only the jitter may differ.
 
-        If this fails: the policy remembers; another server, or a repeat, decides otherwise.
+        If this fails: the policy keeps state, so another server or a repetition decides differently.
         """
         error = ValueError("boom")
         kinds = set()
@@ -148,7 +148,7 @@ class RetryConformance(Conformance):
         assert 1 == len(kinds)
 
     def test_asking_changes_nothing(self, policy: RetryPolicy) -> None:
-        """The job and the error are the same afterwards.
+        """A decision changes neither the job nor the error.
 
         If this fails: a policy changes what is stored about the attempt.
         """
@@ -168,9 +168,9 @@ class RetryConformance(Conformance):
         )  # fmt: skip
 
     def test_many_threads_ask_it(self, policy: RetryPolicy) -> None:
-        """Eight threads that ask at once get the answer that each would get alone.
+        """Eight threads that call the policy at the same time get the decisions that each would get alone.
 
-        If this fails: one job's failure decides about another.
+        If this fails: the failure of one job affects the decision about another.
         """
 
         def kinds(retries: int) -> set[DecisionKind | None]:

@@ -1,4 +1,4 @@
-"""A storage with jobs and sessions at hand: what the kit's tests arrange in one line."""
+"""A storage with jobs and sessions, so that the kit's tests can arrange a situation in one line."""
 
 from __future__ import annotations
 
@@ -49,33 +49,33 @@ if TYPE_CHECKING:
     from firelock.plugins.loader import Plugins
 
 BASE = micros(datetime(2030, 1, 1, tzinfo=UTC))
-"""What a storage's clock says when a test begins."""
+"""The time of a storage's clock when a test begins."""
 
 STAMP = micros(datetime(2020, 1, 1, tzinfo=UTC))
-"""What callers' clocks say: ten years behind, so that a storage that judges by them is found out."""
+"""The first time of the callers' clocks, ten years behind, so that a storage that decides by them fails."""
 
 HOUR = 3_600 * SECOND
 DAY = 24 * HOUR
 
 
 def opener(url: str) -> Callable[[], Storage]:
-    """Return a function that opens one more handle of the storage at this URL, as an app would."""
+    """Return a function that opens another handle of the storage at this URL, as an app would."""
     return partial(_plugins().open_storage, url)
 
 
 @cache
 def _plugins() -> Plugins:
-    """Return the plugins that are installed: a process has the same for all its tests."""
+    """Return the installed plugins, which are the same for all tests of a process."""
     from firelock.plugins.loader import Plugins
 
     return Plugins()
 
 
 class Handles:
-    """Every handle a test opened; the first one emptied the store.
+    """All handles that a test has opened; the first one has emptied the store.
 
-    The storage's clock stands at `BASE` when the test begins and runs on by itself; `advance` moves it for
-    all handles. A test takes hours where it means "later", so a slow machine changes nothing.
+    The storage's clock is at `BASE` when the test begins, and then runs normally. `advance` moves it for all
+    handles. Tests use hours for "later", so a slow machine makes no difference.
     """
 
     def __init__(self, open_handle: Callable[[], Storage]) -> None:
@@ -95,44 +95,44 @@ class Handles:
         return handle
 
     def open(self) -> Storage:
-        """Return another handle of the same store; the first one again where the storage is not shared."""
+        """Return another handle of the same store, or the first one if the storage cannot be shared."""
         return self._open() if Feature.SHARED in self.first.features else self.first
 
     def reopen(self) -> Storage:
-        """Every handle is closed; return a new one of the same store."""
+        """Close every handle; return a new one of the same store."""
         self.close()
         self.first = self._open()
         return self.first
 
     def advance(self, seconds: float) -> None:
-        """It is that much later for every handle."""
+        """Move the clock of every handle forward."""
         self._offset += int(seconds * SECOND)
         for handle in self._opened:
             movable(handle).clock_offset = self._offset
 
     def close(self) -> None:
-        """Every handle is closed, unless a call hangs: to close its handle could wait for it."""
+        """Close every handle, unless a call hangs, because closing its handle could wait for the call."""
         for handle in self._opened if not is_hanging() else ():
             handle.close()
         self._opened.clear()
 
 
 LONG = 10_000_000.0
-"""A session's timeout, in seconds, that no test outlives by chance."""
+"""A session timeout in seconds that no test reaches by chance."""
 
 
-_PAGES_LIMIT = 300  # no test stores as many jobs; a walk that is longer goes in a circle
+_PAGES_LIMIT = 300  # more than the jobs of any test; a longer walk repeats its pages
 
 
 def error_info(fingerprint: str = "boom", **changes: str | None) -> ErrorInfo:
-    """Return a failure as text."""
+    """Return the stored form of a failure."""
     fields = {"type": "builtins.ValueError", "message": "boom", "traceback": "Traceback: boom", **changes}
     return ErrorInfo(fingerprint=fingerprint, **fields)  # type: ignore[arg-type]
 
 
 @attrs.frozen
 class Running:
-    """A job in the hands of a session."""
+    """A job that a session has claimed."""
 
     job: ClaimedJob
     holder: ClaimHolder
@@ -146,10 +146,10 @@ class Running:
 def pages(
     storage: Storage, where: JobFilter, limit: int, *, oldest_first: bool = False
 ) -> list[list[JobRecord]]:
-    """Return the pages of a list to its end, which has to come: one without a cursor.
+    """Return all pages of a list, up to the page without a cursor, which must come.
 
     Raises:
-        AssertionError: it did not within some hundred pages, or a page was longer than asked for.
+        AssertionError: it did not come within some hundred pages, or a page was longer than requested.
     """
     found: list[list[JobRecord]] = []
     cursor: str | None = None
@@ -166,9 +166,9 @@ def pages(
 
 
 class Scene:
-    """One storage and those who use it.
+    """One storage with its callers.
 
-    Callers' instants come from `stamp()`: one second later with each call, years behind the storage.
+    The callers' times come from `stamp()`: each call adds a second, years behind the storage.
     """
 
     def __init__(self, handles: Handles) -> None:
@@ -177,19 +177,19 @@ class Scene:
         self._stamps = count(STAMP, SECOND)
 
     def stamp(self) -> int:
-        """Return the next instant of a caller's clock."""
+        """Return the next time of the callers' clock."""
         return next(self._stamps)
 
     def now(self) -> int:
-        """Return the storage's clock."""
+        """Return the time of the storage's clock."""
         return self.storage.clock()
 
     def advance(self, seconds: float) -> None:
-        """It is that much later."""
+        """Move the clock forward."""
         self.handles.advance(seconds)
 
     def open(self, number: int = 2) -> list[Storage]:
-        """Return so many more handles of the store."""
+        """Return this number of further handles of the store."""
         return [self.handles.open() for _ in range(number)]
 
     # ---- jobs --------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class Scene:
     def new_job(self, **fields: object) -> NewJob:
         """Return an enqueued job of the default queue, with these fields changed.
 
-        It lies beside its parents, beside the keys of its `admission`, or beside the key given as `beside`.
+        Its id is in the partition of its parents, of the keys of its `admission`, or of the key `beside`.
         """
         parents, beside = fields.get("parents"), fields.pop("beside", None)
         if isinstance(parents, tuple) and parents:
@@ -211,7 +211,7 @@ class Scene:
             beside = beside or _key_of(admission)
             fields["admission_json"] = write_admission(admission)
         id = self.storage.new_ids(1, beside if isinstance(beside, str) else None)[0]
-        if recurring_id := fields.get("recurring_id"):  # as a firing makes it
+        if recurring_id := fields.get("recurring_id"):  # derived, as for a run of a recurring job
             id = derived_id(str(recurring_id), id)
         job = NewJob(id, "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp())
         return attrs.evolve(job, **fields)  # type: ignore[arg-type]
@@ -223,13 +223,13 @@ class Scene:
         return job.id
 
     def add_many(self, number: int, **fields: object) -> list[str]:
-        """Store so many jobs in one batch; return their ids in order."""
+        """Store this number of jobs in one call; return their ids in order."""
         jobs = [self.new_job(**fields) for _ in range(number)]
         self.storage.insert(jobs)
         return [job.id for job in jobs]
 
     def schedule(self, in_seconds: float, **fields: object) -> str:
-        """Store a job that is due so long after now, by the storage's clock; return its id."""
+        """Store a job that is due in this number of seconds by the storage's clock; return its id."""
         due_at = self.now() + int(in_seconds * SECOND)
         return self.add(**{"state": State.SCHEDULED, "due_at": due_at, "nominal_at": due_at, **fields})
 
@@ -239,22 +239,25 @@ class Scene:
         return self.add(**{"state": State.AWAITING, "parents": edges, **fields})
 
     def record(self, job_id: str) -> JobRecord:
-        """Return the job as stored; it has to be there."""
+        """Return the stored job, which must exist."""
         (record,) = self.storage.get([job_id])
         assert record is not None, f"job {job_id} is not stored"
         return record
 
     def check(self, job_id: str, **expected: object) -> None:
-        """The job is stored with these fields."""
+        """Check that the job is stored with these fields."""
         record = self.record(job_id)
         assert expected == {name: getattr(record, name) for name in expected}
 
     def by_state(self) -> dict[State, int]:
-        """Return how many jobs there are in each state that has some."""
+        """Return the number of jobs in each state, without empty states."""
         return {state: number for state, number in self.storage.counts().by_state.items() if number}
 
     def found(self, where: JobFilter, *, limit: int = 100, oldest_first: bool = False) -> list[str]:
-        """Return the ids of a whole list; where a storage looks for what is rare, its pages may be short."""
+        """Return the ids of the whole list.
+
+        Pages may be short if the storage has to search for rare jobs.
+        """
         walked = pages(self.storage, where, limit, oldest_first=oldest_first)
         return [job.id for page in walked for job in page]
 
@@ -263,7 +266,7 @@ class Scene:
         return self.record(job_id).state
 
     def states(self, *job_ids: str) -> list[State]:
-        """Return the jobs' states; each of them has to be there."""
+        """Return the states of the jobs, each of which must exist."""
         return [self.state(job_id) for job_id in job_ids]
 
     def last_entry(self, job_id: str) -> HistoryEntry:
@@ -271,7 +274,7 @@ class Scene:
         return self.history(job_id)[-1]
 
     def history(self, job_id: str) -> list[HistoryEntry]:
-        """Return the job's steps."""
+        """Return the entries of the job's history."""
         return self.storage.history(job_id).entries
 
     def errors(self, job_id: str) -> list[Attempt]:
@@ -279,35 +282,35 @@ class Scene:
         return self.storage.history(job_id).errors
 
     def kept(self, kind: str, key: str) -> tuple[str, int]:
-        """Return a record's value and version; it has to be there."""
+        """Return the value and version of a record, which must exist."""
         record = self.storage.get_record(kind, key)
         assert record is not None, f"no record {key} of kind {kind} is stored"
         return record.value, record.version
 
-    # ---- what lets jobs start ----------------------------------------------------------------------------
+    # ---- limits ------------------------------------------------------------------------------------------
 
     def put_numbers(self, name: str, **numbers: int | None) -> None:
-        """These are the numbers of a key, or of the keys of that name; `per` in micros, `paused` 0 or 1."""
+        """Store the settings of a key, or of all keys of a name; `per` in micros, `paused` 0 or 1."""
         said: dict[str, object] = {"concurrent": None, "rate": None, "per": SECOND, "burst": None, **numbers}
         said |= {"paused": bool(said.get("paused")), "note": "by a test", "by": "operator"}
         self.storage.put_record("limit", name, json.dumps(said))
 
     def add_limited(self, number: int, *uses: str | LimitUse, **fields: object) -> list[str]:
-        """Store so many jobs that hold these keys while they run; return their ids in order."""
+        """Store this number of jobs that hold these keys while they run; return their ids in order."""
         late = {name: fields.pop(name, None) for name in ("start_before", "start_within")}
-        admission = asks(*uses, **late)  # type: ignore[arg-type]  # instants
+        admission = asks(*uses, **late)  # type: ignore[arg-type]  # times
         return self.add_many(number, admission=admission, **fields)
 
     def take(
         self, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[Running]:
-        """Return what the holder's session could claim, as it holds it."""
+        """Claim for the holder's session; return the claimed jobs with their holder."""
         return [Running(job, holder) for job in self.claim(holder, limit, queues)]
 
-    # ---- those who run them ------------------------------------------------------------------------------
+    # ---- sessions ----------------------------------------------------------------------------------------
 
     def begin(self, name: str = "a", timeout_seconds: float = LONG) -> ClaimHolder:
-        """A session of that name has begun; return it as a holder of jobs."""
+        """Begin a session of this name; return it as a holder of claims."""
         session = NewSession(
             f"session-{name}", f"server-{name}", f"host:{name}", "host", 7, self.stamp(), timeout_seconds,
             4, "*", "1",
@@ -318,60 +321,60 @@ class Scene:
     def lose(
         self, holder: ClaimHolder, *, running: Collection[str] | None = None, reason: str = "killed"
     ) -> Taken:
-        """The holder's session has ended, by who knows of these running jobs; return what it held."""
+        """End the holder's session, with these jobs known to be running; return what it held."""
         return self.storage.end_session(holder.session, running, reason=reason)
 
     def request(
         self, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> ClaimRequest:
-        """Return what the holder's session asks for."""
+        """Return a claim request of the holder's session."""
         return ClaimRequest(queues, limit, holder.session, self.stamp())
 
     def exchange(
         self, holder: ClaimHolder, ends: Sequence[Transition], limit: int = 5,
         queues: Sequence[str] | None = ("default",),
     ) -> Exchange:  # fmt: skip
-        """Return what became of these transitions, and what the holder's session could claim behind them."""
+        """Settle these transitions, then claim for the holder's session; return both results."""
         return self.storage.exchange(ends, self.request(holder, limit, queues))
 
     def reconcile(self, holder: ClaimHolder, held: Sequence[HeldClaim]) -> Reconciliation:
-        """Return where the storage differs from what the holder's session believes to hold."""
+        """Return the differences between the storage and what the holder's session believes it holds."""
         return self.storage.reconcile(holder.session, held)
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 
     def release(self, limit: int = 10) -> int:
-        """Children of ended parents are decided; return how many were looked at."""
+        """Decide the children of ended parents; return how many were examined."""
         return self.storage.release(limit)
 
     def promote(self, limit: int = 10) -> Promotion:
-        """What is due is enqueued; return how much that was."""
+        """Enqueue the due jobs; return their number and the next due time."""
         return self.storage.promote(limit)
 
     def prune(self, limit: int = 10) -> int:
-        """What expired is gone; return how much that was."""
+        """Delete the expired jobs with their data; return the number of jobs."""
         return self.storage.prune(limit)
 
     def orphans(self, limit: int = 10, *, as_of: int | None = None) -> list[Taken]:
-        """Sessions that expired are ended; return what was taken from each."""
+        """End the expired sessions; return what was taken from each."""
         return self.storage.orphans(limit, as_of=as_of)
 
     def claim(
         self, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[ClaimedJob]:
-        """Return what the holder's session could claim."""
+        """Return the jobs that the holder's session could claim."""
         return self.storage.claim(self.request(holder, limit, queues)).jobs
 
     def claim_ids(
         self, holder: ClaimHolder | None = None, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[str]:
-        """Return the ids of what the holder's session, a new one unless given, could claim."""
+        """Return the ids of the jobs that the holder's session, by default a new one, could claim."""
         return [job.id for job in self.claim(holder or self.begin(), limit, queues)]
 
     def run(self, holder: ClaimHolder | None = None, job_id: str | None = None) -> Running:
-        """The holder, a new session unless given, has claimed the job, a new one unless given.
+        """Claim the job, by default a new one, for the holder, by default a new session.
 
-        Nothing else may be enqueued.
+        No other job may be enqueued.
         """
         holder, wanted = holder or self.begin(), job_id or self.add()
         (job,) = self.claim(holder)
@@ -379,12 +382,12 @@ class Scene:
         return Running(job, holder)
 
     def apply(self, transition: Transition) -> Applied:
-        """Return what became of this one transition."""
+        """Apply this one transition; return the result."""
         (result,) = self.storage.apply([transition])
         return result
 
     def settle(self, transition: Transition) -> str:
-        """The transition is applied for sure; return the job's id."""
+        """Apply the transition, which must succeed; return the job's id."""
         result = self.apply(transition)
         assert result.is_applied, f"{transition} was {result}"
         return transition.job_id
@@ -394,7 +397,7 @@ def asks(
     *uses: str | LimitUse, unique: UniqueUse | None = None,
     start_before: int | None = None, start_within: int | None = None,
 ) -> Admission:  # fmt: skip
-    """Return what a job asks that holds these keys while it runs."""
+    """Return the admission of a job that holds these keys while it runs."""
     limits = tuple(LimitUse(use) if isinstance(use, str) else use for use in uses)
     return Admission(limits, unique, start_before, start_within)
 
@@ -405,7 +408,10 @@ def _key_of(admission: Admission) -> str | None:
 
 
 def _end(end: Callable[..., Transition], running: Running, **fields: object) -> Transition:
-    """Return an end of the claim, a second after the start and two after the claim unless it says another."""
+    """Return an end of the claim.
+
+    Unless the fields state otherwise, it started one second after the claim and ended two seconds after it.
+    """
     claimed_at = running.job.claimed_at
     times = {"at": claimed_at + 2 * SECOND, "started_at": claimed_at + SECOND}
     return end(running.job, running.holder, **{**times, **fields})
@@ -414,12 +420,12 @@ def _end(end: Callable[..., Transition], running: Running, **fields: object) -> 
 def succeeds(
     running: Running, result: str | None = "1", *, absent: str | None = None, expires_at: int | None = None
 ) -> Transition:
-    """The task returned."""
+    """Return the end of a run whose task returned."""
     return _end(lifecycle.succeeded, running, result=result, result_absent=absent, expires_at=expires_at)
 
 
 def keys_held(jobs: Sequence[ClaimedJob]) -> Counter[str]:
-    """Return how many of the jobs hold each key; those without one count under an empty name."""
+    """Return how many of the jobs hold each key; jobs without keys count under an empty name."""
     return Counter(
         key
         for job in jobs
@@ -428,13 +434,13 @@ def keys_held(jobs: Sequence[ClaimedJob]) -> Counter[str]:
 
 
 def fails(running: Running, error: ErrorInfo | None = None, *, expires_at: int | None = None) -> Transition:
-    """The task raised for the last time."""
+    """Return the end of a run whose task raised for the last time."""
     error = error or error_info()
     return _end(lifecycle.failed, running, reason="no retries left", error=error, expires_at=expires_at)
 
 
 def gives_up(running: Running, *, expires_at: int | None = None) -> Transition:
-    """The task raised for the last time and its policy deletes the job."""
+    """Return the end of a run whose task raised for the last time, and whose policy deletes the job."""
     error, why = error_info(), "retries exhausted"
     return _end(lifecycle.deleted_by_policy, running, reason=why, error=error, expires_at=expires_at)
 
@@ -444,52 +450,52 @@ def _wait(running: Running, due_at: int | None) -> int:
 
 
 def retries(running: Running, *, due_at: int | None = None, error: ErrorInfo | None = None) -> Transition:
-    """The task raised and is tried again at that instant, at once where none is given."""
+    """Return the end of a run whose task raised and is retried at the due time, by default immediately."""
     wait, error = _wait(running, due_at), error or error_info()
     return _end(lifecycle.retried, running, wait=wait, reason="retry 1 of 10", error=error)
 
 
 def snoozes(running: Running, *, due_at: int | None = None) -> Transition:
-    """The task asked to be run later, at that instant, at once where none is given."""
+    """Return the end of a run that requests another run at the due time, by default immediately."""
     return _end(lifecycle.snoozed, running, wait=_wait(running, due_at), reason="snoozed")
 
 
 def hands_back(running: Running, *, has_started: bool = False) -> Transition:
-    """The server gives the job back."""
+    """Return the server's hand-back of the job."""
     started = {} if has_started else {"started_at": None}
     return _end(lifecycle.handed_back, running, reason="server stopped", **started)
 
 
 def crashes(running: Running, *, expires_at: int | None = None) -> Transition:
-    """The job's own process died with it."""
+    """Return the end of a job whose job process died."""
     error, why = error_info("crash"), "killed by signal 9"
     return _end(lifecycle.crashed_alone, running, reason=why, error=error, expires_at=expires_at)
 
 
 def deletes(job_id: str, *, at: int = STAMP, expires_at: int | None = None) -> Transition:
-    """An operator deletes the job."""
+    """Return an operator's deletion of the job."""
     return lifecycle.delete(job_id, at=at, reason="deleted by ada", expires_at=expires_at)
 
 
 def requeues(job_id: str, *, at: int = STAMP) -> Transition:
-    """An operator runs the job again."""
+    """Return an operator's requeue of the job."""
     return lifecycle.requeue(job_id, at=at, reason="requeued by ada")
 
 
 def reschedules(job_id: str, *, due_at: int, at: int = STAMP) -> Transition:
-    """An operator moves a scheduled job to another instant."""
+    """Return an operator's change of the due time of a scheduled job."""
     return lifecycle.reschedule(job_id, at=at, due_at=due_at, reason="rescheduled by ada")
 
 
 def moves(job_id: str, *, queue: str | None = None, priority: int | None = None, at: int = STAMP) -> Move:
-    """An operator moves a waiting job to another queue, or gives it another priority."""
+    """Return an operator's move of a waiting job to another queue or priority."""
     return lifecycle.move(job_id, at=at, queue=queue, priority=priority, reason="moved by ada")
 
 
 def restores(
     job_id: str, former: State, *, due_at: int | None = None, at: int = STAMP, expires_at: int | None = None
 ) -> Transition:
-    """An operator takes a delete back."""
+    """Return an operator's restoration of a deleted job."""
     return lifecycle.restore(
         job_id, lifecycle.Former(former, due_at), at=at, reason="restored by ada", expires_at=expires_at
     )

@@ -1,4 +1,4 @@
-"""Serializers: what goes in comes back equal and of the same types; what they did not write is refused."""
+"""Serializers: values come back equal and of the same types; strings they did not write are refused."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _FORGED = {
 
 
 def _shape(value: object) -> object:
-    """Return the value with its types, so that 1, 1.0 and True differ, and 0.0 and −0.0."""
+    """Return the value with its types, so that 1, 1.0 and True differ, and so do 0.0 and −0.0."""
     match value:
         case dict():
             return {key: _shape(one) for key, one in value.items()}
@@ -104,7 +104,10 @@ def _deep(depth: int) -> JsonValue:
 
 
 class SerializerConformance(Conformance):
-    """Give `serializer`: an instance of what `register_serializers` offers."""
+    """Tests of a serializer.
+
+    Define the fixture `serializer`: an instance that the hook `register_serializers` offers.
+    """
 
     @pytest.fixture
     def serializer(self) -> Serializer:
@@ -117,7 +120,10 @@ class SerializerConformance(Conformance):
 
     @pytest.fixture
     def refuses(self, serializer: Serializer) -> Callable[[object], None]:
-        """Return a function that proves a refusal to write; the core checks for those that are not strict."""
+        """Return a function that checks that a value is refused when it is written.
+
+        If a serializer is not strict, the core checks the values instead.
+        """
         if not serializer.is_strict:
             pytest.skip("is_strict is False: the core checks values before they are written")
 
@@ -128,9 +134,9 @@ class SerializerConformance(Conformance):
         return refuse
 
     def test_its_name_can_be_stored(self, serializer: Serializer) -> None:
-        """The name is one to 32 characters of a–z, 0–9, `_`, `.` and `-`.
+        """The name has 1 to 32 characters of a–z, 0–9, `_`, `.` and `-`.
 
-        If this fails: jobs cannot say how their arguments were written.
+        If this fails: a job cannot store how its arguments were written.
         """
         assert re.fullmatch(r"[a-z0-9_.-]{1,32}", serializer.name)
 
@@ -138,16 +144,16 @@ class SerializerConformance(Conformance):
     def test_a_value_comes_back_equal(self, serializer: Serializer, value: JsonValue) -> None:
         """Every strict JSON value comes back equal and of the same types.
 
-        If this fails: a task is called with other arguments than those it was given.
+        If this fails: a task is called with other arguments than those that were enqueued.
         """
         back = serializer.loads(serializer.dumps(value))
 
         assert _shape(value) == _shape(back)
 
     def test_any_value_comes_back_equal(self, serializer: Serializer) -> None:
-        """Random strict JSON values come back equal, and equal again when what came back is written.
+        """Random strict JSON values come back equal, and equal again after a second round.
 
-        If this fails: Hypothesis prints the smallest value that does not.
+        If this fails: Hypothesis prints the smallest value that does not come back equal.
         """
         pytest.importorskip("hypothesis", reason="needs hypothesis: install firelock[testing]")
         from hypothesis import given, settings
@@ -173,9 +179,9 @@ class SerializerConformance(Conformance):
         comes_back()
 
     def test_what_it_writes_is_storable_text(self, serializer: Serializer) -> None:
-        """Every text is valid Unicode without NUL, and at most twice as long as JSON and 256 bytes.
+        """Every written string is valid Unicode without NUL, of at most twice the bytes of its JSON plus 256.
 
-        If this fails: a storage refuses the arguments, or they outgrow their limit.
+        If this fails: a storage refuses the arguments, or they exceed their limit.
         """
         for value in _GOOD.values():
             text = serializer.dumps(value)
@@ -184,18 +190,18 @@ class SerializerConformance(Conformance):
             assert len(text.encode()) <= 2 * len(json.dumps(value).encode()) + 256
 
     def test_the_deepest_allowed_value_comes_back(self, serializer: Serializer) -> None:
-        """Values may be 64 containers deep.
+        """A value with 64 nested containers comes back equal.
 
-        If this fails: the limit that users were told is not the real one.
+        If this fails: the documented limit is not the real one.
         """
         value = _deep(MAX_DEPTH)
 
         assert value == serializer.loads(serializer.dumps(value))
 
     def test_a_deeper_value_is_refused(self, refuses: Callable[[object], None]) -> None:
-        """One container more is refused, as is a list that contains itself.
+        """One more nested container is refused, and so is a list that contains itself.
 
-        If this fails: a value that can be written cannot be read, or writing never ends.
+        If this fails: a value can be written but not read, or writing never ends.
         """
         endless: list[object] = []
         endless.append(endless)
@@ -207,21 +213,21 @@ class SerializerConformance(Conformance):
     def test_what_would_change_is_refused(self, refuses: Callable[[object], None], value: object) -> None:
         """A value that is not strict JSON raises `ArgumentError` instead of being changed.
 
-        If this fails: a tuple comes back as a list, NaN as null, a key as text, and nobody is told.
+        If this fails: a tuple silently comes back as a list, NaN as null, or a key as a string.
         """
         refuses(value)
 
     @pytest.mark.parametrize("text", _FORGED.values(), ids=_FORGED)
     def test_a_forged_text_is_refused(self, serializer: Serializer, text: str) -> None:
-        """Text that it would never write raises `ArgumentError`, and nothing else.
+        """A string that the serializer would never write raises `ArgumentError`, and nothing else.
 
-        If this fails: a damaged row kills a server's loop, or is run with other arguments.
+        If this fails: a damaged row stops a server's loop, or a job runs with other arguments.
         """
         with pytest.raises(ArgumentError):
             serializer.loads(text)
 
     def test_a_damaged_text_is_refused(self, serializer: Serializer) -> None:
-        """A text that was cut short, or has something behind it, raises `ArgumentError`.
+        """A string that was cut short, or that something was appended to, raises `ArgumentError`.
 
         If this fails: half of the arguments are taken for all of them.
         """
@@ -232,9 +238,9 @@ class SerializerConformance(Conformance):
                 serializer.loads(damaged)
 
     def test_writing_changes_nothing(self, serializer: Serializer) -> None:
-        """A value is the same after it was written, and reads the same when it is written again.
+        """Writing a value does not change it, and writing it again gives a string that reads the same.
 
-        The text may be another one each time, as an encryption's has to be.
+        The string may be different each time; with encryption it must be.
 
         If this fails: enqueueing changes the caller's data.
         """
@@ -246,7 +252,7 @@ class SerializerConformance(Conformance):
             assert _shape(serializer.loads(first)) == _shape(serializer.loads(serializer.dumps(value)))
 
     def test_many_threads_share_it(self, serializer: Serializer) -> None:
-        """Eight threads that write and read at once get their own values.
+        """Eight threads that write and read at the same time get their own values.
 
         If this fails: two jobs get each other's arguments.
         """

@@ -1,6 +1,6 @@
-"""The model test: random steps, done to any storage and to `MemoryStorage`, have to give the same answers.
+"""The model test: random steps must have the same results on any storage and on `MemoryStorage`.
 
-`machine` draws the steps; `twin` does each of them to both storages and compares.
+`machine` draws the steps; `twin` applies each of them to both storages and compares the results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state machine: its rules, what has to hold after each of its steps, and how it is run."""
+"""The state machine: its rules, the invariants that hold after each step, and how it is run."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ _Thing = TypeVar("_Thing")
 LockJob = Callable[[str], AbstractContextManager[object]]
 
 PICK = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8))
-"""How far back the thing is that is chosen, of those made so far: mostly one of the newest."""
+"""How far back the chosen object is among those created so far: mostly one of the newest."""
 
 SOME = st.lists(PICK, min_size=1, max_size=3)
 
 QUEUES = ("default", "mail")
-# Every job lies beside those of recurring jobs: with partitions the order of a queue holds within one.
+# All jobs are in the partition of recurring jobs, because a queue's order holds only within a partition.
 _BESIDE = derived_id("model")
 
 
@@ -71,52 +71,52 @@ class Ground:
     """The state of one run of the machine."""
 
     twin: Twin
-    has_locks: ClassVar[bool] = False  # `lock_job` can be called
+    has_locks: ClassVar[bool] = False  # whether `lock_job` can be called
 
     @staticmethod
     def lock_job(job_id: str) -> AbstractContextManager[object]:
-        """Lock the row of a job, as a foreign transaction would, while a block runs."""
+        """Lock the row of a job within a block, as an independent transaction would."""
         raise NotImplementedError(job_id)
 
     def __init__(self) -> None:
         super().__init__()
-        self.jobs: dict[str, NewJob] = {}  # stored once and not pruned, in order
+        self.jobs: dict[str, NewJob] = {}  # jobs that were stored and not pruned, in order
         self.joins: set[str] = (
             set()
-        )  # with several parents: whose end decided them last is the storage's choice
+        )  # jobs with several parents; the storage chooses which parent's end decides them last
         self.holders: list[ClaimHolder] = []
         self.claims: list[Pair] = []
-        self.fences: dict[tuple[str, str], int] = {}  # newest of each job, by side
-        self.tokens: list[tuple[str, int, int]] = []  # owner of the lock, and its token in model and storage
-        self.records: dict[str, JobRecord] = {}  # of the step before
+        self.fences: dict[tuple[str, str], int] = {}  # the newest of each job, per side
+        self.tokens: list[tuple[str, int, int]] = []  # of the lock: owner, token in model and storage
+        self.records: dict[str, JobRecord] = {}  # as of the previous step
         self._stamps = count(STAMP, SECOND)
         self._made = count()
 
     def stamp(self) -> int:
-        """Return the next instant of a caller's clock."""
+        """Return the next time of the callers' clock."""
         return next(self._stamps)
 
     def instant(self, hours: int) -> int:
-        """Return an instant some hours from now that no other job has: "longest due first" is never a tie."""
+        """Return a unique time some hours from now, so that the order by due time never has a tie."""
         return self.twin.half_past(hours) + (self.stamp() - STAMP) // SECOND
 
     @staticmethod
     def pick(things: Sequence[_Thing], number: int) -> _Thing | None:
-        """Return one of the things, None where there are none."""
+        """Return one of the objects; None if there are none."""
         return things[-1 - number % len(things)] if things else None
 
     def picked_ids(self, numbers: Sequence[int]) -> list[str]:
-        """Return ids of stored jobs, each once."""
+        """Return ids of stored jobs, each id once."""
         ids = list(self.jobs)
         return list(dict.fromkeys(one for number in numbers if (one := self.pick(ids, number))))
 
     def new_job(self, queue: int = 0, **fields: object) -> NewJob:
-        """Return a job with a priority of its own, so that the order of a queue is never a tie."""
+        """Return a job with a unique priority, so that the order of a queue is never a tie."""
         number = next(self._made)
         parents = fields.get("parents", ())
         assert isinstance(parents, tuple)
         id = self.twin.real.new_ids(1, _BESIDE)[0]
-        if recurring_id := fields.get("recurring_id"):  # as a firing makes it
+        if recurring_id := fields.get("recurring_id"):  # derived, as for a run of a recurring job
             id = derived_id(str(recurring_id), id)
         job = NewJob(
             id, f"task{number % 3}", f"[{number}]",
@@ -127,23 +127,23 @@ class Ground:
         return job
 
     def store(self, jobs: list[NewJob]) -> None:
-        """The jobs are stored in both, or refused by both."""
+        """Insert the jobs into both storages, or have both refuse them."""
         if self.twin.ask("insert", jobs) is not None:
             self.jobs.update({job.id: job for job in jobs})
 
 
 def _priority(number: int) -> int:
-    """Return a priority that no other of 201 numbers in a row has."""
+    """Return a priority that is unique within any 201 consecutive numbers."""
     return number * 37 % 201 - 100
 
 
-# Ended jobs may be pruned from the twentieth hour on, whenever they ended: callers' clocks hardly move.
+# Ended jobs can be pruned from the twentieth hour on, whenever they ended: callers' clocks hardly move.
 _KEPT = 3_653 * 24 * HOUR + 20 * HOUR + HOUR // 2
 _ENDS = sorted(ends.ENDS)
 _CHANGES = ("deletes", "requeues", "deletes for good", "requeues", "reschedules", "restores")
 _LIMIT = 1_000
 
-_Ends = list[tuple[int, str, bool]]  # which claim, how it ends, whether somebody else says so
+_Ends = list[tuple[int, str, bool]]  # the claim, its end, and whether another session sends it
 
 _ends = st.lists(st.tuples(PICK, st.sampled_from(_ENDS), st.sampled_from((False,) * 7 + (True,))), max_size=3)
 _changes = st.lists(st.tuples(PICK, st.sampled_from(_CHANGES)), max_size=2)
@@ -151,23 +151,23 @@ _queues = st.sampled_from([["default"], ["mail"], ["mail", "default"], None])
 
 
 class JobRules(Ground):
-    """What clients, children, supervisors, operators and upkeep do."""
+    """The actions of clients, worker processes, supervisors, operators and upkeep."""
 
     # ---- clients -----------------------------------------------------------------------------------------
 
     @rule(queue=PICK, number=st.integers(1, 3))
     def enqueue(self, queue: int, number: int) -> None:
-        """Some jobs are stored in one batch."""
+        """Store some jobs in one call."""
         self.store([self.new_job(queue) for _ in range(number)])
 
     @rule(queue=PICK, hours=st.integers(-1, 6))
     def schedule(self, queue: int, hours: int) -> None:
-        """A job is stored for a later instant, or for one that has passed."""
+        """Store a job for a later time, or for a time that has passed."""
         self.store([self.new_job(queue, state=State.SCHEDULED, due_at=self.instant(hours))])
 
     @rule(parents=SOME, on=st.lists(st.sampled_from(On), min_size=3, max_size=3))
     def continue_with(self, parents: list[int], on: list[On]) -> None:
-        """A job is stored that waits for others, mostly for some that run or have ended."""
+        """Store a job that waits for others, mostly for some that run or have ended."""
         ids = [*self.jobs, *(pair.id for pair in self.claims if pair.id in self.jobs)]
         chosen = list(dict.fromkeys(one for number in parents if (one := self.pick(ids, number))))
         edges = tuple(Edge(parent, how) for parent, how in zip(chosen, on, strict=False))
@@ -181,18 +181,18 @@ class JobRules(Ground):
 
     @rule(pick=PICK)
     def insert_again(self, pick: int) -> None:
-        """A job is sent once more, beside a new one."""
+        """Send a job again, together with a new one."""
         job = self.pick(list(self.jobs.values()), pick)
         if job is not None:
             self.store([job, self.new_job()])
 
     enqueue_again = enqueue
 
-    # ---- children ----------------------------------------------------------------------------------------
+    # ---- worker processes --------------------------------------------------------------------------------
 
     @rule(hours=st.integers(1, 40))
     def begin_session(self, hours: int) -> None:
-        """A child begins its session."""
+        """Begin the session of a worker process."""
         number = len(self.holders)
         session = NewSession(
             f"session-{number}", "server", f"host:{number}", "host", number, self.stamp(),
@@ -203,23 +203,23 @@ class JobRules(Ground):
 
     @rule(limit=st.integers(1, 3), settles=_ends, queues=_queues)
     def work(self, limit: int, settles: _Ends, queues: list[str] | None) -> None:
-        """The newest child does its work: it ends claims, mostly its own, and takes new jobs."""
+        """Let the newest worker process end claims, mostly its own, and claim new jobs."""
         self._exchange(self.holders[-1], queues, limit, settles)
 
     @rule(limit=st.integers(1, 3), name=st.sampled_from(_ENDS))
     def work_on(self, limit: int, name: str) -> None:
-        """The newest child ends its newest claim and takes new jobs."""
+        """Let the newest worker process end its newest claim and claim new jobs."""
         self._exchange(self.holders[-1], ["mail", "default"], limit, [(0, name, False)])
 
     @rule(pick=PICK, queues=_queues, limit=st.integers(0, 3), settles=_ends)
     def exchange(self, pick: int, queues: list[str] | None, limit: int, settles: _Ends) -> None:
-        """Any child, alive or not, ends whatever claims were ever made, and takes new jobs."""
+        """Let any worker process, alive or not, end any claims ever made, and claim new jobs."""
         holder = self.pick(self.holders, pick)
         if holder is not None:
             self._exchange(holder, queues, limit, settles)
 
     def _exchange(self, holder: ClaimHolder, queues: list[str] | None, limit: int, settles: _Ends) -> None:
-        # Which jobs of several queues a small claim takes is the storage's choice.
+        # The storage chooses which jobs of several queues a small claim takes.
         limit = limit if queues else _LIMIT
         model_ends, real_ends = self._ends_of(settles)
         now = self.stamp()
@@ -264,13 +264,13 @@ class JobRules(Ground):
             end.expires_at = end.at + _KEPT
         return end
 
-    # A rule that has several names is chosen that much more often: most of what happens is work.
+    # A rule with several names is chosen that much more often, because most steps must be work.
     work_again = work_longer = work
     work_on_and_on = work_on_again = work_on_longer = work_on
 
     @rule(pick=PICK, names=st.lists(st.sampled_from(_CHANGES), min_size=1, max_size=3))
     def operate(self, pick: int, names: list[str]) -> None:
-        """An operator changes a job that was claimed of late, and changes it again."""
+        """Change a recently claimed job as an operator, perhaps several times."""
         pair = self.pick(self.claims, pick)
         if pair is not None:
             changes = [self._change(pair.id, name) for name in names]
@@ -280,7 +280,7 @@ class JobRules(Ground):
 
     @rule(settles=_ends, changes=_changes)
     def apply(self, settles: _Ends, changes: list[tuple[int, str]]) -> None:
-        """Ends and operators' changes come in one batch, and a settler releases what waited for them."""
+        """Apply ends and operators' changes in one call, and release the jobs that waited for them."""
         model, real = self._ends_of(settles)
         for pick, name in changes:
             for job_id in self.picked_ids([pick]):
@@ -294,7 +294,7 @@ class JobRules(Ground):
 
     @rule(picks=SOME, queue=PICK, has_priority=st.booleans(), has_queue=st.booleans())
     def move(self, picks: list[int], queue: int, has_priority: bool, has_queue: bool) -> None:
-        """An operator moves some jobs to a queue, or gives each of them a priority of its own."""
+        """Move some jobs to a queue as an operator, or give each of them a unique priority."""
         moves = [
             ends.moves(
                 job_id,
@@ -317,7 +317,7 @@ class JobRules(Ground):
         return ends.deletes(job_id, at=at, expires_at=None if name == "deletes for good" else at + _KEPT)
 
     def _restore(self, job_id: str, at: int) -> Transition:
-        """A delete is taken back as the history tells, where that can be; else it is tried for a queue."""
+        """Undo a delete by the job's history, if possible; otherwise try to restore the job to its queue."""
         former = lifecycle.former(self.twin.model.history(job_id).entries)
         if former is None or former.state not in lifecycle.RESTORABLE:
             return ends.restores(job_id, State.ENQUEUED, at=at)
@@ -325,7 +325,7 @@ class JobRules(Ground):
 
     @rule(pick=PICK, held=st.lists(st.tuples(PICK, st.booleans()), max_size=3))
     def reconcile(self, pick: int, held: list[tuple[int, bool]]) -> None:
-        """A child compares what it believes to hold, rightly or not."""
+        """Reconcile the claims that a worker process believes it holds, rightly or not."""
         holder = self.pick(self.holders, pick)
         pairs = {
             pair.id: (pair, starts) for number, starts in held if (pair := self.pick(self.claims, number))
@@ -347,16 +347,17 @@ class JobRules(Ground):
         self.twin.compare(model, real)
         assert [one.has_ended for one in model.lost] == [one.has_ended for one in real.lost]  # fences differ
 
-    # ---- foreign transactions ----------------------------------------------------------------------------
+    # ---- other transactions ------------------------------------------------------------------------------
 
     @precondition(lambda self: self.has_locks)
     @rule(
         pick=PICK, names=st.lists(st.sampled_from(_ENDS), max_size=2), settles=_ends, limit=st.integers(0, 3)
     )
     def work_beside_a_lock(self, pick: int, names: list[str], settles: _Ends, limit: int) -> None:
-        """A claimed job is locked while the newest child works; what it had to wait with is done behind that.
+        """Let the newest worker process work while a claimed job is locked, then do the delayed work.
 
-        The model knows of no lock: it is asked the same without what is busy, and for that afterwards.
+        The model has no locks. It gets the same calls without the busy job, and afterwards those for the busy
+        job.
         """
         pair = self.pick([pair for pair in self.claims if pair.id in self.jobs], pick)
         if pair is None:
@@ -395,7 +396,7 @@ class JobRules(Ground):
 
     @rule(picks=SOME)
     def renew(self, picks: list[int]) -> None:
-        """A supervisor renews some sessions, dead ones among them."""
+        """Renew some sessions, which may have ended, as a supervisor."""
         sessions = {holder.session for pick in picks if (holder := self.pick(self.holders, pick))}
         renewals = [
             Renewal(session, pick % 5, "quiet")
@@ -405,7 +406,7 @@ class JobRules(Ground):
 
     @rule(pick=PICK, running=st.none() | st.lists(PICK, max_size=3))
     def end_session(self, pick: int, running: list[int] | None) -> None:
-        """A supervisor ends a session, alive or not, and blames some jobs."""
+        """End a session, alive or not, as a supervisor, with some jobs known to be running."""
         holder = self.pick(self.holders, pick)
         if holder is not None:
             blamed = None if running is None else self.picked_ids(running)
@@ -415,13 +416,13 @@ class JobRules(Ground):
 
     @rule(limit=st.integers(1, 4))
     def upkeep(self, limit: int) -> None:
-        """Upkeep takes what expired and enqueues what is due."""
+        """End expired sessions, and enqueue due jobs."""
         self.twin.ask(lambda storage: _sorted(storage.orphans(_LIMIT)))
         self.twin.ask("promote", limit)
 
     @rule()
     def release(self) -> None:
-        """A settler or upkeep releases what waits for ends, until nothing is left to look at."""
+        """Release the jobs that wait for ends, until nothing is left to examine."""
         for storage in (self.twin.model, self.twin.real):
             for _ in range(_LIMIT):
                 if not storage.release(_LIMIT):
@@ -430,7 +431,7 @@ class JobRules(Ground):
         self._those_who_wait_have_a_reason()
 
     def _those_who_wait_have_a_reason(self) -> None:
-        """Every awaiting job has a stored parent that has not ended as wanted."""
+        """Check that every awaiting job has a stored parent that has not ended as required."""
         stored = {record.id: record for record in self.twin.real.get(list(self.jobs)) if record is not None}
         for record in stored.values():
             if record.state is State.AWAITING:
@@ -441,14 +442,14 @@ class JobRules(Ground):
 
     @rule()
     def prune(self) -> None:
-        """Upkeep removes what had its time."""
+        """Delete the jobs whose retention has ended."""
         self.twin.ask("prune", _LIMIT)
         kept = self.twin.real.get(list(self.jobs))
         self.jobs = {record.id: self.jobs[record.id] for record in kept if record is not None}
 
     @rule(hours=st.sampled_from((1, 1, 2, 3, 6, 25)))
     def advance(self, hours: int) -> None:
-        """It is some hours later."""
+        """Move the clock forward by some hours."""
         self.twin.advance(hours)
 
 
@@ -465,13 +466,13 @@ _TTL = 1.5 * 3_600.0
 
 
 class SmallRules(Ground):
-    """What people and servers do with everything that is not a job's state."""
+    """The actions of people and servers on everything except the states of jobs."""
 
     # ---- records -----------------------------------------------------------------------------------------
 
     @rule(key=_NAMES, expected=st.none() | st.integers(0, 3), deletes=st.booleans())
     def record(self, key: str, expected: int | None, deletes: bool) -> None:
-        """A record is put or deleted, whatever its version or at an expected one."""
+        """Put or delete a record, at any version or at an expected one."""
         if deletes:
             self.twin.ask("delete_record", "kind", key, expected_version=expected)
         else:
@@ -481,15 +482,15 @@ class SmallRules(Ground):
 
     @rule(queue=st.sampled_from(QUEUES), is_paused=st.booleans())
     def pause(self, queue: str, is_paused: bool) -> None:
-        """An operator pauses or resumes a queue."""
+        """Pause or resume a queue as an operator."""
         settings = '{"paused": true}' if is_paused else '{"note": "open"}'
         self.twin.ask("put_record", "queue", queue, settings)
 
-    # ---- recurring ---------------------------------------------------------------------------------------
+    # ---- recurring jobs ----------------------------------------------------------------------------------
 
     @rule(name=_NAMES, hours=st.none() | st.integers(-2, 3), deletes=st.booleans())
     def define(self, name: str, hours: int | None, deletes: bool) -> None:
-        """A definition is stored, edited, paused or removed."""
+        """Store, edit, pause or delete a definition."""
         if deletes and hours is None:
             self.twin.ask("delete_record", "recurring", name)
             return
@@ -499,7 +500,7 @@ class SmallRules(Ground):
 
     @rule(hours=st.none() | st.integers(1, 3), how=st.sampled_from(["as read", "late", "twice"]))
     def fire(self, hours: int | None, how: str) -> None:
-        """A server looks for what is due and fires the first, as it read it, as it was before, or twice."""
+        """Fire the first due definition as a server does: as read, with an outdated version, or twice."""
         due = self.twin.ask("due_records", "recurring", 2)
         if not due:
             return
@@ -519,12 +520,12 @@ class SmallRules(Ground):
 
     @rule(owner=_NAMES, verb=st.sampled_from(["acquire", "renew", "release"]), is_stale=st.booleans())
     def lock(self, owner: str, verb: str, is_stale: bool) -> None:
-        """An owner takes, renews or releases the lock with a token that it, or somebody, was given."""
+        """Acquire, renew or release the lock, with a token that this or another owner has received."""
         if verb == "acquire":
             self._acquire(owner)
             return
         tokens = self.tokens[:-1] if is_stale else self.tokens
-        holder, model, real = tokens[-1] if tokens else (owner, 0, 0)  # which nobody was given
+        holder, model, real = tokens[-1] if tokens else (owner, 0, 0)  # a token that was never given
         who = owner if is_stale else holder
         if verb == "renew":
             self.twin.ask_each(
@@ -547,11 +548,11 @@ class SmallRules(Ground):
             assert real > old_real or (real == old_real and holder == owner), "a token fell, or passed on"
             self.tokens.append((owner, model, real))
 
-    # ---- what people read --------------------------------------------------------------------------------
+    # ---- reading -----------------------------------------------------------------------------------------
 
     @rule(pick=PICK, number=st.integers(1, 3))
     def report(self, pick: int, number: int) -> None:
-        """A child writes lines, progress and figures, also of a job that is gone."""
+        """Store log lines, progress and metrics, also for a job that does not exist."""
         lines = [LogLine(0, self.stamp(), "INFO", f"line {one}", number) for one in range(number)]
         for job_id in [*self.picked_ids([pick]), "gone"]:
             self._log(job_id, lines, Progress(float(number), 10.0, self.stamp()))
@@ -575,7 +576,7 @@ class SmallRules(Ground):
         limit=st.integers(1, 4), oldest_first=st.booleans(),
     )  # fmt: skip
     def find(self, where: JobFilter, limit: int, oldest_first: bool) -> None:
-        """Somebody walks a list: each storage in its own order of time, both with the same jobs."""
+        """Read a list to its end: each storage in its own order of time, both with the same jobs."""
         self.twin.ask(lambda storage: sorted(_walked(storage, where, limit, oldest_first=oldest_first)))
         self.twin.ask(
             lambda storage: [(one.fingerprint, one.count, one.newest_at) for one in storage.failure_groups(5)]
@@ -583,7 +584,7 @@ class SmallRules(Ground):
 
 
 def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: bool) -> list[str]:
-    """Return the ids of all pages; they are in order of time and id."""
+    """Return the ids of all pages, after checking that they are ordered by time and id."""
     jobs = list(chain.from_iterable(pages(storage, where, limit, oldest_first=oldest_first)))
     name = "due_at" if where.by_due else "created_at" if where.state is None else "changed_at"
     keys = [(getattr(job, name), job.id) for job in jobs]
@@ -591,20 +592,20 @@ def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: boo
     return [job.id for job in jobs]
 
 
-_STAGES = ((8, True), (30, False))  # steps of a run, whether they are short
+_STAGES = ((8, True), (30, False))  # steps of a run, and whether such runs count as short
 
 
 class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
-    """Drives a storage and the model side by side."""
+    """A state machine that applies the same steps to a storage and to the model."""
 
     @staticmethod
     def open_handle() -> Storage:
-        """Return the storage under test; `machine_for` says which."""
+        """Return the storage under test; `machine_for` defines this."""
         raise NotImplementedError
 
     @initialize()
     def begin(self) -> None:
-        """Both know two sessions and two jobs."""
+        """Create two sessions and two jobs in both storages."""
         real = self.open_handle()
         real.clear()
         self.twin = Twin(MemoryStorage(), real)
@@ -613,25 +614,25 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         self.begin_session(40)
 
     def teardown(self) -> None:
-        """Every history is the same to the end."""
+        """Compare every history once more at the end."""
         if hasattr(self, "twin"):
             try:
                 self._compare_pasts(list(self.jobs))
             finally:
                 self.twin.real.close()
 
-    # ---- what is compared --------------------------------------------------------------------------------
+    # ---- comparison --------------------------------------------------------------------------------------
 
     @invariant()
     def everything_holds(self) -> None:
-        """Both hold the same, and what they hold fits together."""
+        """Compare the contents of both storages, and check that they are consistent."""
         self._both_hold_the_same()
         self._counts_are_a_recount()
         self._only_the_living_hold()
         self._fields_fit_their_state()
 
     def _both_hold_the_same(self) -> None:
-        """Jobs, counts, sessions, records and definitions are the model's."""
+        """Compare jobs, counts, sessions, records and definitions with the model's."""
         ids = sorted({*self.jobs, *self.records})
         model, real = (
             [self._free(one) for one in storage.get(ids)] for storage in (self.twin.model, self.twin.real)
@@ -665,10 +666,10 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
     def _free_entry(self, job_id: str, entry: HistoryEntry) -> HistoryEntry:
         return attrs.evolve(entry, reason=None) if job_id in self.joins else entry
 
-    # ---- what holds of the storage alone -----------------------------------------------------------------
+    # ---- consistency of the storage ----------------------------------------------------------------------
 
     def _counts_are_a_recount(self) -> None:
-        """Counts equal the jobs."""
+        """Check that the counts match the jobs."""
         recount = Counter((record.queue, record.state) for record in self.records.values())
         counts = {
             (queue, state): number
@@ -679,7 +680,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         assert dict(recount) == counts
 
     def _only_the_living_hold(self) -> None:
-        """What is processing, or has a tail, is in the hands of a living session; none is closing now."""
+        """Check that living sessions hold all processing jobs and tails, and that no session is closing."""
         sessions = self.twin.real.list_sessions()
         living = {one.session.id for one in sessions if one.is_alive}
         held = {record.session for record in self.records.values() if record.session is not None}
@@ -688,7 +689,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         assert all(record.session for record in self.records.values() if record.state is State.PROCESSING)
 
     def _fields_fit_their_state(self) -> None:
-        """Instants and results are set in the states they belong to, and in no other."""
+        """Check that times and results are set only in the states to which they belong."""
         for record in self.records.values():
             assert (record.ended_at is not None) == record.is_final
             assert record.expires_at is None or record.is_final
@@ -698,15 +699,15 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
 
 
 def _may_follow(before: State, after: State) -> bool:
-    """Tell whether an entry may follow the other; claims write none."""
+    """Return whether an entry may follow the other; claims write no entries."""
     return is_legal(before, after) or (before is State.ENQUEUED and after in ALLOWED[State.PROCESSING])
 
 
 class LockingMachine(StorageMachine):
-    """Also ends sessions while another transaction has locked the row of a job.
+    """A machine that also ends sessions while another transaction has locked the row of a job.
 
-    The model has no locks and ends a session in one step. So the storage has to come to the same in two:
-    without the locked job, then with a sweep after the lock.
+    The model has no locks and ends a session in one step. The storage must reach the same result in two
+    steps: without the locked job, then with a sweep after the lock.
     """
 
     @rule(
@@ -716,7 +717,7 @@ class LockingMachine(StorageMachine):
     def end_session_with_locked_jobs(
         self, pick: int, running: list[int] | None, locked: set[int], meanwhile: str, again: bool
     ) -> None:
-        """A supervisor ends a session of which jobs are locked; one of them changes before a sweep."""
+        """End a session of which jobs are locked, and change one of these jobs before a sweep."""
         if not self._held():
             self.enqueue(0, 2)
             self.begin_session(40)
@@ -733,7 +734,7 @@ class LockingMachine(StorageMachine):
             taken += [self.twin.real.end_session(session, [], reason="ended again")]
         taken += [one for one in self.twin.real.orphans(_LIMIT) if one.session == session]
         model = self.twin.model.end_session(session, blamed, reason="killed")
-        self.twin.model.orphans(_LIMIT)  # the sweeps have ended expired sessions as well
+        self.twin.model.orphans(_LIMIT)  # the sweeps have ended expired sessions too
         for name in ("crashed", "returned"):
             found = [job_id for one in taken for job_id in getattr(one, name)]
             assert sorted(getattr(model, name)) == sorted(found), f"other jobs were {name}"
@@ -749,7 +750,7 @@ class LockingMachine(StorageMachine):
         return held
 
     def _end_without(self, session: str, busy: list[str], blamed: list[str] | None) -> list[Taken]:
-        """The storage ends the session without the locked jobs; what they are is untouched."""
+        """End the session while these jobs are locked, and check that the storage leaves them unchanged."""
         real = self.twin.real
         before = real.get(busy)
         with ExitStack() as locks:
@@ -768,7 +769,7 @@ class LockingMachine(StorageMachine):
         return taken
 
     def _change_both(self, job_id: str, how: str) -> None:
-        """An operator changes the job, or its holder reports its end late."""
+        """Change the job as an operator, or send its holder's late end, in both storages."""
         if how in _CHANGES:
             self.twin.ask("apply", [self._change(job_id, how)])
         elif how in _ENDS:
@@ -779,9 +780,9 @@ class LockingMachine(StorageMachine):
 
 
 def machine_for(open_handle: Callable[[], Storage], lock_job: LockJob | None = None) -> type[StorageMachine]:
-    """Return the machine that drives the storage which this function opens, again for each run.
+    """Return the machine for the storage that this function opens again for each run.
 
-    With a function that locks the row of a job, some steps are done while rows are locked.
+    If `lock_job` is given, which locks the row of a job, some steps are made while rows are locked.
     """
     own: dict[str, object] = {"open_handle": staticmethod(open_handle)}
     if lock_job is None:
@@ -791,10 +792,10 @@ def machine_for(open_handle: Callable[[], Storage], lock_job: LockJob | None = N
 
 
 def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: int = 100) -> None:
-    """So many short runs and as many long ones found no difference; always the same ones.
+    """Make this number of short runs and as many long ones, always the same; fail if they find a difference.
 
-    A short run that differs is shrunk, a long one is told as it was, since shrinking it takes minutes. With a
-    Hypothesis profile that sets how many examples or steps there are, all that it says counts instead.
+    A failing short run is shrunk. A failing long run is reported as it is, because shrinking takes minutes.
+    If the Hypothesis profile sets the number of examples or steps, the whole profile applies instead.
     """
     if _numbers(settings()) != _numbers(settings.get_profile("default")):
         _run(machine, settings())

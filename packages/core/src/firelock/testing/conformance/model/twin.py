@@ -1,4 +1,4 @@
-"""Two storages to which the same is done: what they answer is compared, what they hold is compared."""
+"""Two storages that get the same calls; their results and their contents are compared."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _Answer = TypeVar("_Answer")
 
 
 def told(value: object) -> object:
-    """Return a value as the other storage has to tell it: without fences, the storage's own instants by hour.
+    """Return a value in a form that both storages must share: without fences, and with times by the hour.
 
-    Each storage numbers its fences as it likes, as long as they grow. Instants before `BASE` are callers'
-    stamps and stay exact; later ones come from a storage's clock, or are half-hours, so that the two clocks
-    never fall on two sides of an hour.
+    Each storage may number its fences freely, as long as they grow. Times before `BASE` come from callers and
+    stay exact. Later times come from a storage's clock, or are half-hours, so that the two clocks are never
+    on different sides of an hour.
     """
     kind = type(value)
     if kind in _TOLD_AS_THEY_ARE:
         return value
-    names = _told_names(kind)  # type: ignore[arg-type]  # a class can be hashed, whatever its values can
+    names = _told_names(kind)  # type: ignore[arg-type]  # every class can be hashed
     if names is not None:
         return kind.__name__, {name: told(getattr(value, name)) for name in names}
     match value:
@@ -44,12 +44,12 @@ def told(value: object) -> object:
             return value
 
 
-_TOLD_AS_THEY_ARE = {str, bool, float, type(None)}  # most of all values: they are asked for nothing else
+_TOLD_AS_THEY_ARE = {str, bool, float, type(None)}  # most values are of these types and need no other check
 
 
 @cache
 def _told_names(kind: type) -> tuple[str, ...] | None:
-    """Return the fields of a class of attrs that are compared; None for another one."""
+    """Return the compared fields of an attrs class; None for any other class."""
     if not attrs.has(kind):
         return None
     return tuple(one.name for one in attrs.fields(kind) if one.name != "fence")
@@ -57,7 +57,7 @@ def _told_names(kind: type) -> tuple[str, ...] | None:
 
 @attrs.frozen
 class Pair:
-    """One claim, as each of the two storages gave it."""
+    """One claim, as each of the two storages returned it."""
 
     model: Running
     real: Running
@@ -78,18 +78,18 @@ class Twin:
         self.advance(0)
 
     def advance(self, hours: int) -> None:
-        """It is so many hours later for both."""
+        """Move both clocks forward by this number of hours."""
         self.hours += hours
         movable(self.model).clock_offset, movable(self.real).clock_offset = (
             start + self.hours * HOUR for start in self._starts
         )
 
     def half_past(self, hours: int) -> int:
-        """Return the half-hour that many hours from now, where neither clock stands by chance."""
+        """Return the half-hour this many hours from now, which neither clock shows by chance."""
         return BASE + (self.hours + hours) * HOUR + HOUR // 2
 
-    def ask(self, verb: str | Callable[[Storage], object], *arguments: object, **named: object) -> Any:  # noqa: ANN401 - the verb's answer
-        """Return the storage's answer, which is the model's as well; None where both refused alike."""
+    def ask(self, verb: str | Callable[[Storage], object], *arguments: object, **named: object) -> Any:  # noqa: ANN401 - the verb's result
+        """Return the storage's result, which must equal the model's; None if both raised the same error."""
         asked = verb if callable(verb) else methodcaller(verb, *arguments, **named)
         expected, actual = (self._tried(asked, storage) for storage in (self.model, self.real))
         if isinstance(expected, FirelockError) or isinstance(actual, FirelockError):
@@ -99,12 +99,12 @@ class Twin:
         return actual
 
     def ask_each(self, on_model: Callable[[Storage], _Answer], on_real: Callable[[Storage], _Answer]) -> None:
-        """Both answer alike, each to its own form of the question."""
+        """Check that both results are the same, each from its own form of the call."""
         self.compare(on_model(self.model), on_real(self.real))
 
     @staticmethod
     def compare(expected: object, actual: object) -> None:
-        """What the model says is what the storage says."""
+        """Check that the model and the storage have the same value."""
         assert told(expected) == told(actual), "the storage (right) does not say what the model says (left)"
 
     @staticmethod

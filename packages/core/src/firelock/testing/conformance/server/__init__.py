@@ -1,7 +1,7 @@
 """The server kit: real servers over a storage. Subclass `ServerConformance` and give it an empty store.
 
-Read `stage` first, a server in this process and what its jobs do; `duties` are the rules, `own_process` is an
-app for servers in other processes.
+Read `stage` first, which has a server in this process and its jobs. `duties` has the rules, and `own_process`
+has an app for servers in other processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ServerConformance(
     EndingDuty, ContinuingDuty, CancellingDuty, OrderingDuty, TimingDuty, StoppingDuty, CrashingDuty,
     OutageDuty, LockingDuty, StoppingBatchesDuty,
 ):  # fmt: skip
-    """Everything that a server promises over a storage that passes `StorageConformance`.
+    """The tests of everything that a server must do over a storage that passes `StorageConformance`.
 
     ::
 
@@ -35,7 +35,7 @@ class ServerConformance(
             def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
                 return mongo.new_database_url()
 
-    Real threads and, where the storage is shared, real processes; every wait is for a condition, with a
-    deadline. A storage that lives in one process gives a named URL (`memory://kit`), so that several apps
-    meet in it.
+    The tests use real threads and, if the storage is shared, real processes. Every wait is for a condition,
+    with a deadline. For a storage that is in one process, use a named URL (`memory://kit`), so that several
+    apps share it.
     """

@@ -1,4 +1,4 @@
-"""What a server promises: jobs end once and as told, whatever befalls it or its storage."""
+"""The requirements of a server: jobs end once and correctly, whatever happens to it or its storage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from firelock.testing.waiting import eventually
 
 
 def _stored(stage: Stage, task: str, arguments: str, serializer: str) -> str:
-    """Return the id of a job that somebody else's client stored."""
+    """Return the id of a job that another client has stored."""
     storage = stage.app.storage
     job = NewJob(
         storage.new_ids(1)[0], task, arguments, serializer, "default", 0, State.ENQUEUED, storage.clock()
@@ -48,19 +48,22 @@ def _stored(stage: Stage, task: str, arguments: str, serializer: str) -> str:
 
 
 def _newer(stage: Stage, task: str, **parts: str) -> str:
-    """Return the id of a job that a newer release stored."""
+    """Return the id of a job that a newer release has stored."""
     storage = stage.app.storage
     made = NewJob(storage.new_ids(1)[0], task, "{}", "json", "default", 0, State.ENQUEUED, storage.clock())
-    storage.insert([attrs.evolve(made, **parts)])  # type: ignore[arg-type]  # its own fields
+    storage.insert([attrs.evolve(made, **parts)])  # type: ignore[arg-type]  # fields of the job
     return made.id
 
 
 class EndingDuty(ServerFixtures):
-    """Success, failure, retry, snooze: each is written once, with all that belongs to it."""
+    """The ends of jobs: each success, failure, retry and snooze is stored once and completely."""
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
     def test_retries_run_to_the_end_and_the_history_tells_each(self, stage: Stage, is_async: bool) -> None:
-        """Two retries make three runs; then the job is failed, with an entry and a traceback for each."""
+        """A job with two retries runs three times and then fails.
+
+        Its history has an entry for each run, and each run has a traceback.
+        """
 
         def fails() -> None:
             raise ValueError("boom")
@@ -85,7 +88,7 @@ class EndingDuty(ServerFixtures):
         assert all("boom" in str(one.error.traceback) for one in errors)
 
     def test_a_snoozed_job_runs_again_and_its_attempt_does_not_count(self, stage: Stage) -> None:
-        """A task that returns Snooze is scheduled; the run after that is the first attempt still."""
+        """A job whose task returns Snooze is scheduled, and its next run is still the first attempt."""
         runs: list[int] = []
 
         def waits(context: JobContext) -> Snooze | str:
@@ -103,7 +106,7 @@ class EndingDuty(ServerFixtures):
         assert "not yet" == job.history()[1].reason
 
     def test_a_result_is_what_the_task_returned(self, stage: Stage) -> None:
-        """A value and None come back as they were returned."""
+        """A result is the value that the task returned, also if it is None."""
 
         def returns(value: int | None) -> int | None:
             return value
@@ -117,7 +120,7 @@ class EndingDuty(ServerFixtures):
         assert none.result(timeout=10) is None
 
     def test_a_result_that_cannot_be_stored_leaves_its_reason(self, stage: Stage) -> None:
-        """The job has succeeded; there is no result, and the record says why."""
+        """A job whose result cannot be stored has succeeded without a result, and its record states why."""
 
         def returns() -> object:
             return threading.Lock()
@@ -133,7 +136,7 @@ class EndingDuty(ServerFixtures):
             job.result(timeout=10)
 
     def test_undecodable_arguments_fail_at_once_and_keep_their_text(self, stage: Stage) -> None:
-        """Nobody can run what cannot be read: no retry, no loss, and no harm to the next job."""
+        """A job with undecodable arguments fails without a retry and keeps them; the next job runs."""
 
         def reads(number: int) -> int:
             return number
@@ -160,7 +163,10 @@ class EndingDuty(ServerFixtures):
     def test_what_this_server_cannot_run_waits_for_another(
         self, stage: Stage, task: str, serializer: str, why: str
     ) -> None:
-        """Without its task or serializer a job neither fails nor counts an attempt; its history says why."""
+        """A job whose task or serializer this server does not have waits for another server.
+
+        It neither fails nor counts an attempt, and its history states the reason.
+        """
 
         def reads(number: int) -> int:
             return number
@@ -179,9 +185,10 @@ class EndingDuty(ServerFixtures):
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
     def test_a_job_of_a_newer_release_stops_no_other_job(self, stage: Stage, is_async: bool) -> None:
-        """In a rolling deploy jobs with added fields run; those with unknown parts wait for a newer server.
+        """During a rolling deployment, jobs with added fields run, and jobs with unknown parts wait.
 
-        Each of those says why. Their neighbours, which one claim took with them, run.
+        They wait for a newer server, and each of them states the reason.
+        The other jobs of the same claim run.
         """
 
         def works() -> None:
@@ -215,7 +222,10 @@ class EndingDuty(ServerFixtures):
     def test_a_damaged_job_fails_alone_with_its_stored_string(
         self, stage: Stage, part: str, is_async: bool
     ) -> None:
-        """No release can read a part that is not JSON: the job fails without a run, its neighbours run."""
+        """A job with a part that is not JSON fails without a run, because no release can read the part.
+
+        The other jobs of the same claim run.
+        """
 
         def works() -> None:
             """Succeed."""
@@ -235,7 +245,7 @@ class EndingDuty(ServerFixtures):
         assert "cannot be read" in str(record.reason)
 
     def test_what_a_job_said_is_there_when_it_has_ended(self, stage: Stage) -> None:
-        """Whoever sees the job's end sees its log and its progress too."""
+        """When the end of a job is stored, its log and its progress are stored too."""
 
         def speaks(context: JobContext) -> None:
             context.log("half way")
@@ -252,7 +262,7 @@ class EndingDuty(ServerFixtures):
         assert (1, 2, "half") == (progress.done, progress.total, progress.message)
 
     def test_tasks_of_both_kinds_run_side_by_side_once_each(self, stage: Stage) -> None:
-        """A mixed load of `def` and `async def` tasks is run once a job."""
+        """In a mixed load of `def` and `async def` tasks, each job runs once."""
         runs: Counter[tuple[str, int]] = Counter()
 
         def plain(number: int) -> None:
@@ -271,7 +281,7 @@ class EndingDuty(ServerFixtures):
         assert 50 == len(runs)
 
     def test_a_running_job_enqueues_others(self, stage: Stage) -> None:
-        """What a task enqueues runs as if anybody had enqueued it."""
+        """A job that a running task enqueues runs like any other job."""
 
         def inner(number: int) -> int:
             return number + 1
@@ -292,7 +302,7 @@ _SUCCEEDED, _FAILED, _DELETED = State.SUCCEEDED, State.FAILED, State.DELETED
 
 
 class ContinuingDuty(ServerFixtures):
-    """A child runs after the end that it waits for, and is deleted after another."""
+    """Continuations: a child runs after the end for which it waits, and is deleted after another end."""
 
     def _parent(self, stage: Stage, *, fails: bool) -> Job[None]:
         def ends(fails: bool) -> None:
@@ -324,7 +334,10 @@ class ContinuingDuty(ServerFixtures):
     def test_a_child_follows_its_parents_end(
         self, stage: Stage, on: str, end: State, expected: State
     ) -> None:
-        """A child that waits for this end runs, another one is deleted; both say which end it was."""
+        """A child that waits for this end of its parent runs; a child that waits for another end is deleted.
+
+        The history of both states which end it was.
+        """
         parent = self._parent(stage, fails=end is State.FAILED)
         child = self._child(stage, parent, on)
         if end is State.DELETED:
@@ -339,7 +352,7 @@ class ContinuingDuty(ServerFixtures):
 
     @pytest.mark.parametrize("on", ["succeeded", "deleted"])
     def test_a_child_of_a_failed_parent_waits_and_says_so(self, stage: Stage, on: str) -> None:
-        """A failed parent may be requeued, so the child goes on waiting, with the reason to be read."""
+        """A child of a failed parent waits and states why, because the parent may be requeued."""
         parent = self._parent(stage, fails=True)
         child = self._child(stage, parent, on)
 
@@ -350,7 +363,7 @@ class ContinuingDuty(ServerFixtures):
         assert State.AWAITING == record.state
 
     def test_a_child_made_after_the_end_runs_at_once(self, stage: Stage) -> None:
-        """A continuation of a job that has ended already is not left waiting."""
+        """A continuation that is created after the end of its parent runs immediately."""
         parent = self._parent(stage, fails=False)
         stage.serve()
         stage.ended(parent)
@@ -361,7 +374,7 @@ class ContinuingDuty(ServerFixtures):
 
 
 class _Resting:
-    """A task in both forms that runs until it is told to end; `started` and `ended` tell how far it is."""
+    """A task in both forms that runs until it is cancelled; `started` and `ended` show its progress."""
 
     def __init__(self) -> None:
         self.started, self.ended = threading.Event(), threading.Event()
@@ -395,11 +408,17 @@ class _Resting:
 
 
 class CancellingDuty(ServerFixtures):
-    """A thread is asked to end, a coroutine is cancelled; what they return then does not count."""
+    """Cancelled jobs: a thread is requested to end, and a coroutine is cancelled.
+
+    A result that is returned afterwards does not count.
+    """
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
     def test_a_job_deleted_while_it_runs_is_told_to_end(self, stage: Stage, is_async: bool) -> None:
-        """It stays deleted whatever its task does, and its holder lets it go."""
+        """A job that is deleted while it runs is cancelled.
+
+        It stays deleted whatever its task does, and its holder releases it.
+        """
         resting = _Resting()
         job = resting.registered(stage, is_async=is_async).enqueue()
         stage.serve()
@@ -415,7 +434,10 @@ class CancellingDuty(ServerFixtures):
     def test_deleted_coroutine_that_streams_is_cancelled(
         self, stage: Stage, emit: Callable[..., Any]
     ) -> None:
-        """It is cancelled by the notification of the deletion or by the refused write of its stream."""
+        """A deleted coroutine that streams is cancelled.
+
+        The cause is the notification of the deletion, or the refused write of its stream.
+        """
         started, deleted, cancelled = threading.Event(), threading.Event(), threading.Event()
 
         async def streams(context: JobContext) -> None:
@@ -443,7 +465,7 @@ class CancellingDuty(ServerFixtures):
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
     def test_a_job_above_its_timeout_is_told_to_end_and_fails(self, stage: Stage, is_async: bool) -> None:
-        """Its failure is a TimeoutError that names the seconds."""
+        """A job above its timeout is cancelled, and fails with a TimeoutError that states the seconds."""
         resting = _Resting()
         job = resting.registered(stage, is_async=is_async).using(timeout=0.2).enqueue()
 
@@ -457,7 +479,10 @@ class CancellingDuty(ServerFixtures):
         )  # fmt: skip
 
     def test_a_thread_that_ignores_its_timeout_has_timed_out_all_the_same(self, stage: Stage) -> None:
-        """What it returns after its time does not count, and no retry ran beside it."""
+        """A job whose thread ignores its timeout has still timed out.
+
+        A result that is returned after the timeout does not count, and no retry overlaps with the late run.
+        """
         overlaps: list[int] = []
         running: list[int] = []
 
@@ -481,17 +506,20 @@ class CancellingDuty(ServerFixtures):
 
 
 class StoppingBatchesDuty(ServerFixtures):
-    """A batch whose members are told to stop ends with the last of them, not with a later sweep."""
+    """Stopping batches: a batch ends with the last of its stopping members, not with a later sweep."""
 
     SELDOM = 300.0
-    """Seconds between two sweeps, the most that a server accepts: no test here waits for the second."""
+    """Seconds between two sweeps, the maximum that a server accepts; no test here waits for the second."""
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
     @pytest.mark.parametrize("how", ["cancelled", "failed"])
     def test_stopping_batch_ends_with_its_last_running_member(
         self, stage: Stage, how: str, is_async: bool
     ) -> None:
-        """A cancelled one is deleted, one that fails fast is failed, and its clean-up runs then."""
+        """A cancelled batch is deleted, and a batch that fails fast fails, with its last running member.
+
+        Its clean-up job runs then.
+        """
         resting, failing = _Resting(), threading.Event()
 
         def fails() -> None:
@@ -519,7 +547,7 @@ class StoppingBatchesDuty(ServerFixtures):
         assert State.DELETED is stage.record(member).state
 
     def test_stopping_batch_ends_with_the_server_of_its_last_running_member(self, stage: Stage) -> None:
-        """A thread that ignores its cancellation does not keep the batch open after its server stopped."""
+        """A thread that ignores its cancellation does not keep a batch open after its server has stopped."""
         started, gate = threading.Event(), threading.Event()
 
         def ignores() -> None:
@@ -540,7 +568,7 @@ class StoppingBatchesDuty(ServerFixtures):
         assert (State.AWAITING, State.DELETED) == (before, after)
 
     def test_stopping_batch_ends_with_a_claim_that_nobody_knows_of(self, stage: Stage) -> None:
-        """A deleted member whose claim was lost with its reply is handed back, which ends its batch."""
+        """A deleted member whose claim was lost with the reply is handed back, which ends its batch."""
         elsewhere = stage.app.task(name="kit.elsewhere", queue="elsewhere")(_nothing)
         with stage.app.batch("import") as batch:
             batch.add(elsewhere)
@@ -562,10 +590,10 @@ _MANY = 100
 
 
 class OrderingDuty(ServerFixtures):
-    """Priority within a queue, order or weights among queues, and queues that stand still."""
+    """Order: priority within a queue, order or weights among queues, and queues that are not served."""
 
     def _noted(self, stage: Stage) -> tuple[TaskVerbs[..., Any], list[str]]:
-        """Return a task and the list in which it notes the name it is called with."""
+        """Return a task, and the list to which it adds the name with which it is called."""
         names: list[str] = []
 
         def notes(name: str) -> None:
@@ -574,7 +602,7 @@ class OrderingDuty(ServerFixtures):
         return stage.task(notes), names
 
     def test_higher_priority_runs_first_then_the_older_job(self, stage: Stage) -> None:
-        """Within a queue only priority passes by age."""
+        """Within a queue, jobs run by priority, and jobs of the same priority run by age."""
         notes, names = self._noted(stage)
         jobs = [
             notes.using(priority=priority).enqueue(f"{priority} {place}")
@@ -589,7 +617,7 @@ class OrderingDuty(ServerFixtures):
         assert ["5 0", "5 1", "0 0", "0 1", "-5 0", "-5 1"] == names
 
     def test_a_later_queue_waits_until_the_former_is_empty(self, stage: Stage) -> None:
-        """Listed queues are a strict order, whatever the priority of a job."""
+        """Queues in a list are served strictly in this order, whatever the priorities of their jobs."""
         notes, names = self._noted(stage)
         jobs = [notes.using(queue="second", priority=100).enqueue("second") for _ in range(5)]
         jobs += [notes.using(queue="first").enqueue("first") for _ in range(5)]
@@ -601,7 +629,10 @@ class OrderingDuty(ServerFixtures):
         assert ["first"] * 5 + ["second"] * 5 == names
 
     def test_weighted_queues_share_and_none_starves(self, stage: Stage) -> None:
-        """Of two full queues the heavier one is served more often, and the lighter one meanwhile."""
+        """Of two full queues, the one with more weight is served more often.
+
+        The other queue is served in the meantime too.
+        """
         notes, names = self._noted(stage)
         calls = [(queue,) for queue in ("light", "heavy")]
         jobs = [
@@ -616,7 +647,7 @@ class OrderingDuty(ServerFixtures):
         assert 0 < first_half.count("light") < first_half.count("heavy")
 
     def test_a_queue_that_no_server_serves_stands_still(self, stage: Stage) -> None:
-        """A server takes nothing from a queue that it does not name."""
+        """A server takes no job from a queue that it does not name."""
         notes, names = self._noted(stage)
         other = notes.using(queue="other").enqueue("other")
         job = notes.enqueue("default")
@@ -628,7 +659,7 @@ class OrderingDuty(ServerFixtures):
         assert ["default"] == names
 
     def test_a_paused_queue_stands_still_until_it_is_resumed(self, stage: Stage) -> None:
-        """Its jobs wait while others run, and run when it is resumed."""
+        """Jobs of a paused queue wait while others run, and run when the queue is resumed."""
         notes, names = self._noted(stage)
         stage.app.queues.pause("slow", note="a test")
         waiting = notes.using(queue="slow", priority=100).enqueue("slow")
@@ -643,10 +674,13 @@ class OrderingDuty(ServerFixtures):
 
 
 class TimingDuty(ServerFixtures):
-    """What is due at an instant runs then, once, however many servers look."""
+    """Time: a job that is due at a certain time runs then, once, however many servers check for it."""
 
     def test_a_scheduled_job_starts_at_its_instant(self, stage: Stage) -> None:
-        """Never before it, and without waiting for the next sweep, which is a minute away here."""
+        """A scheduled job starts at its due time: not before it, and without waiting for the next sweep.
+
+        The next sweep is a minute away.
+        """
 
         def runs() -> None: ...
 
@@ -664,7 +698,7 @@ class TimingDuty(ServerFixtures):
         assert [State.SCHEDULED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
 
     def test_a_recurring_instant_makes_one_job_whoever_fires_it(self, stage: Stage) -> None:
-        """With two servers each instant has one job, and that runs once."""
+        """With two servers, each due time of a recurring job creates one job, which runs once."""
         instants: list[datetime] = []
 
         def ticks(context: JobContext) -> None:
@@ -688,11 +722,14 @@ _MANY = 40
 
 
 class StoppingDuty(ServerFixtures):
-    """An orderly stop burns no attempt and repeats nothing that ends within the grace time."""
+    """An orderly stop: it uses no attempt, and repeats no job that ends within the grace period."""
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
     def test_without_grace_a_running_job_is_handed_back(self, stage: Stage, is_async: bool) -> None:
-        """It is enqueued with its attempt given back, and runs to its end on the next server."""
+        """A job that is running when its server stops without grace is handed back.
+
+        It is enqueued again, its attempt does not count, and it runs to its end on the next server.
+        """
         started, runs = threading.Event(), list[int]()
 
         def rests(context: JobContext) -> None:
@@ -722,7 +759,7 @@ class StoppingDuty(ServerFixtures):
         assert [1, 1] == runs
 
     def test_a_graceful_stop_repeats_nothing(self, stage: Stage) -> None:
-        """Each of many short jobs runs once, some before the stop and the others after it."""
+        """Around a graceful stop, each of many short jobs runs once, before the stop or after it."""
         runs: Counter[int] = Counter()
 
         def notes(number: int) -> None:
@@ -745,7 +782,7 @@ class StoppingDuty(ServerFixtures):
         assert ({1}, _MANY) == (set(runs.values()), len(runs))
 
     def test_a_stopped_server_holds_nothing_and_is_seen_as_gone(self, stage: Stage) -> None:
-        """Its session is over, so nobody has to wait for a timeout."""
+        """The session of a stopped server has ended, so no job has to wait for a timeout."""
 
         def runs() -> None: ...
 
@@ -759,12 +796,12 @@ class StoppingDuty(ServerFixtures):
         assert [] == [one.name for one in stage.app.servers.list() if one.is_alive]
 
 
-# Seconds in which interpreters start, however busy the machine is; only a failing test waits so long.
+# Seconds in which interpreters start, even on a busy machine; only a failing test waits so long.
 _STARTING = 120.0
 
 
 class Start(Protocol):
-    """Starts a server process with these settings."""
+    """A function that starts a server process with these settings."""
 
     def __call__(self, **settings: float) -> subprocess.Popen[bytes]:
         """Return the supervisor's process."""
@@ -772,10 +809,10 @@ class Start(Protocol):
 
 
 class CrashingDuty(ServerFixtures):
-    """A job outlives its server, and only one of its runs counts."""
+    """Crashes: a job survives the loss of its server, and only one of its runs counts."""
 
     def test_the_late_end_of_a_lost_run_is_refused(self, stage: Stage) -> None:
-        """A server whose session ended cannot finish what another one runs by then."""
+        """A server whose session has ended cannot settle a job that another server runs by then."""
         gates, runs = {"first": threading.Event(), "second": threading.Event()}, list[str]()
 
         def twice() -> str:
@@ -802,7 +839,7 @@ class CrashingDuty(ServerFixtures):
         assert [State.ENQUEUED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
 
     def test_a_server_whose_session_was_lost_goes_on_with_another(self, stage: Stage) -> None:
-        """It is told to stop what it ran, and claims again by a new session."""
+        """A server whose session was lost cancels the jobs that it ran, and claims with a new session."""
         started, told, runs = threading.Event(), list[bool](), list[int]()
 
         def rests(context: JobContext) -> None:
@@ -826,9 +863,11 @@ class CrashingDuty(ServerFixtures):
         assert session != stage.record(job).session
 
     def test_what_a_server_does_not_know_that_it_holds_is_handed_back(self, stage: Stage) -> None:
-        """A storage that failed over may give a job to a session that has long ended it: somebody asks.
+        """A server hands back a job that its session has in the storage, but that the server does not hold.
 
-        If this fails: the job is processing for as long as the server lives, and nobody runs it.
+        After a failover, a storage may show a job as processing in a session that ended the job long before.
+
+        If this fails: the job stays processing as long as the server lives, and no server runs it.
         """
         job = stage.app.task(name="kit.elsewhere", queue="elsewhere")(lambda: None).enqueue()
         stage.serve(workers=1, queues=["default"])
@@ -845,13 +884,13 @@ class CrashingDuty(ServerFixtures):
 
     @pytest.fixture
     def start_server(self, stage: Stage, tmp_path: Path) -> Iterator[Start]:
-        """Yield a function that starts a server in processes of its own; they end with the test."""
+        """Yield a function that starts a server in separate processes, which end with the test."""
         processes: list[subprocess.Popen[bytes]] = []
 
         def start(**settings: float) -> subprocess.Popen[bytes]:
             url = stage.app.storage.connect_url
             with (tmp_path / f"server-{len(processes)}.log").open("wb") as log:
-                process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                process = subprocess.Popen(  # noqa: S603 - the current interpreter and a module of the kit
                     [sys.executable, "-m", "firelock.testing.conformance.server.own_process", url],
                     env=_environment(settings), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 )  # fmt: skip
@@ -870,7 +909,10 @@ class CrashingDuty(ServerFixtures):
     def test_jobs_of_a_killed_child_are_back_without_waiting_for_its_session(
         self, stage: Stage, start_server: Start
     ) -> None:
-        """Its supervisor sees it die; the job runs again, and its history says what killed the first run."""
+        """The jobs of a killed worker process return without waiting for its session to expire.
+
+        Its supervisor notices its death. The job runs again, and its history states what killed it before.
+        """
         job = self._held(stage, "child")
         start_server(session_timeout=600, heartbeat=1, sweep=300, poll=0.2)
         eventually(lambda: _times_started(job) == 1, within=_STARTING)
@@ -888,10 +930,10 @@ class CrashingDuty(ServerFixtures):
     def test_jobs_of_a_killed_server_are_back_after_its_session(
         self, stage: Stage, start_server: Start
     ) -> None:
-        """No process is left that could see it die; another server finds its session expired.
+        """The jobs of a killed server return when another server finds its session expired.
 
-        The second server's own session is long: on a busy machine a short one could expire as well, and the
-        job would be blamed for it.
+        No process is left that could notice the death. The second server's own session is long: on a busy
+        machine a short one could expire too, which would count as a crash of the job.
         """
         job = self._held(stage, "server")
         soon = {"heartbeat": 0.5, "sweep": 0.2, "poll": 0.2}
@@ -911,10 +953,10 @@ class CrashingDuty(ServerFixtures):
     def test_a_server_process_that_is_told_to_stop_lets_its_jobs_end(
         self, stage: Stage, start_server: Start
     ) -> None:
-        """SIGTERM: jobs that run end, no other job is touched, and the exit code is 0.
+        """After SIGTERM a server lets its running jobs end, touches no other job, and exits with code 0.
 
-        A job that is enqueued meanwhile may still run: the session says that it is stopping a moment before
-        the worker process has got the order.
+        A job that is enqueued in the meantime may still run: the session reports that it is stopping a moment
+        before the worker process receives the request to stop.
         """
         job = self._held(stage, "stop")
         server = start_server(grace=60, heartbeat=0.5)
@@ -945,15 +987,15 @@ def _times_started(job: Job[None]) -> int:
 
 
 class OutageDuty(ServerFixtures):
-    """A lost reply is harmless, and an outage costs time alone."""
+    """Outages: a lost reply does no harm, and an outage costs nothing but time."""
 
     @pytest.fixture
     def faulty(self, stage: Stage) -> FaultyStorage:
-        """Return a handle of the store that can be told to fail."""
+        """Return a handle of the store that can be made to fail."""
         return FaultyStorage.around(stage.open_handle())
 
     def test_a_claim_whose_reply_was_lost_is_found_again(self, stage: Stage, faulty: FaultyStorage) -> None:
-        """The storage gave the job out and nobody got it: the server hands it back and runs it."""
+        """A job whose claim was stored, but whose reply was lost, is handed back by the server and runs."""
         runs: Counter[int] = Counter()
 
         def notes(number: int) -> None:
@@ -972,7 +1014,7 @@ class OutageDuty(ServerFixtures):
     def test_an_end_whose_reply_was_lost_is_not_written_twice(
         self, stage: Stage, faulty: FaultyStorage
     ) -> None:
-        """The server sends it again and learns that it is in the storage already."""
+        """An end whose reply was lost is sent again, and the storage reports that it is already stored."""
         started, gate = threading.Event(), threading.Event()
 
         def waits() -> None:
@@ -995,7 +1037,10 @@ class OutageDuty(ServerFixtures):
     def test_what_ends_while_the_storage_is_away_is_written_when_it_is_back(
         self, stage: Stage, faulty: FaultyStorage
     ) -> None:
-        """The end is kept, the job is not run again, and the server goes on."""
+        """An end during an outage is kept and stored when the storage is reachable again.
+
+        The job does not run again, and the server continues.
+        """
         started, gate, runs = threading.Event(), threading.Event(), list[str]()
 
         def waits() -> str:
@@ -1019,16 +1064,16 @@ class OutageDuty(ServerFixtures):
         assert "kept" == task.enqueue().result(timeout=PATIENCE)
 
 
-_LIFE = 1.5  # seconds of a lock without a renewal
+_LIFE = 1.5  # seconds for which a lock lasts without a renewal
 _MICROS = 1_000_000
 _HOUR = 3_600 * _MICROS
 
 
 class LockingDuty(ServerFixtures):
-    """A lock is renewed while it is held, and whoever lost it learns so."""
+    """Locks: a lock is renewed while it is held, and a holder that lost its lock is notified."""
 
     def test_a_lock_is_renewed_while_it_is_held(self, stage: Stage) -> None:
-        """A job may hold it for longer than it lives by itself."""
+        """A job can hold a lock for longer than the lock lasts without a renewal."""
         held, gate = threading.Event(), threading.Event()
 
         def holds() -> bool:
@@ -1052,7 +1097,10 @@ class LockingDuty(ServerFixtures):
         assert storage.acquire_lock("kit", "another", _LIFE) is not None
 
     def test_a_job_that_lost_its_lock_fails(self, stage: Stage) -> None:
-        """It learns of it, and leaving the lock raises LockLost; the thief's token is larger."""
+        """A job that has lost its lock can detect this, and leaving the lock raises LockLost.
+
+        The token of the new holder is larger.
+        """
         held, fences = threading.Event(), list[int]()
 
         def holds() -> None:

@@ -11,12 +11,12 @@ from firelock.testing.conformance.server.stage import pause
 
 GATE, HOLD, RUNNING = "kit gate", "kit.hold", "running"
 
-# The children of a server find their app in a module; where its jobs live is told on the command line.
+# A server's worker processes import their app from a module; the command line names the storage of its jobs.
 fire = Firelock("memory://")
 
 
 def hold(context: JobContext, gate: str) -> None:
-    """The job has said that it runs, and has run until the storage holds a record of this gate."""
+    """Log that the job runs, and run until the storage has a record of this gate."""
     context.log(RUNNING)
     while fire.storage.get_record(GATE, gate) is None:
         context.raise_if_cancelled()
@@ -27,7 +27,7 @@ fire.task(name=HOLD)(hold)
 
 
 def main() -> int:
-    """Serve until told to stop; return the exit code."""
+    """Run a server until it is stopped; return the exit code."""
     options = ServerOptions(
         "firelock.testing.conformance.server.own_process:fire", storage=sys.argv[1], workers=2
     )

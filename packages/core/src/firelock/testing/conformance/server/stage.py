@@ -1,4 +1,4 @@
-"""An app with its servers and a storage: what the tests of a real server arrange in one line."""
+"""An app with its servers and a storage, which tests of a real server create in one line."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from firelock.testing.conformance.storage.subject import StorageFixtures, offers
 from firelock.testing.waiting import eventually
 
 PATIENCE = 10.0
-"""Seconds that a task of a test waits for its turn, so that a failed test ends."""
+"""Seconds that a test's task waits for its turn, so that a failed test ends."""
 
 QUICK = Settings(session_timeout=30, heartbeat=0.25, sweep=0.1, poll=0.1, grace=PATIENCE, claim_ahead=0)
-"""Nothing waits long for its turn, yet a machine that is slow for a moment costs no session."""
+"""Settings with short waits, but a machine that is slow for a moment does not lose a session."""
 
 
 def pause(seconds: float = 0.01) -> None:
-    """A moment passes in a task that looks again and again."""
+    """Wait for a moment in a task that polls."""
     threading.Event().wait(seconds)
 
 
@@ -51,14 +51,14 @@ class Stage:
         return app
 
     def open_handle(self) -> Storage:
-        """Return one more handle of the store."""
+        """Return another handle of the store."""
         handle = self._open_handle()
         self._handles.append(handle)
         return handle
 
     def another_app(self, storage: Storage | None = None, **settings: float) -> Firelock:
-        """Return another app with the tasks that the first has so far, on a handle of its own."""
-        app = self._open_app(storage or self._open_handle(), attrs.evolve(QUICK, **settings))  # type: ignore[arg-type]  # its own check
+        """Return another app, on its own handle, with the tasks that the first app has so far."""
+        app = self._open_app(storage or self._open_handle(), attrs.evolve(QUICK, **settings))  # type: ignore[arg-type]  # evolve checks
         for info in self.app.tasks():
             app.registry.register(info)
         return app
@@ -76,21 +76,21 @@ class Stage:
         workers: int = 4,
         name: str | None = None,
     ) -> EmbeddedServer:
-        """A server runs the app's jobs from now on; return it."""
+        """Start a server for the app's jobs; return it."""
         server = (app or self.app).server(queues=queues, workers=workers, async_workers=10, name=name)
         self._servers.append(server)
         return server.start()
 
     def record(self, job: Job[Any] | str) -> JobRecord:
-        """Return the job as stored."""
+        """Return the stored job."""
         return self.app.jobs.get(job if isinstance(job, str) else job.id).record()
 
     def when(self, job: Job[Any] | str, is_so: Callable[[JobRecord], bool]) -> JobRecord:
-        """Return the job once this holds of it."""
+        """Wait until the condition is true for the job; return the job."""
         return eventually(lambda: next(filter(is_so, [self.record(job)]), None))
 
     def ended(self, job: Job[Any] | str) -> JobRecord:
-        """Return the job once it has ended."""
+        """Wait until the job has ended; return it."""
         return self.when(job, lambda record: record.is_final)
 
     def states(self, job: Job[Any] | str) -> list[State]:
@@ -100,7 +100,7 @@ class Stage:
         ]
 
     def close(self) -> None:
-        """No server runs any more and every handle is closed."""
+        """Stop every server and close every handle."""
         for server in self._servers:
             server.stop(grace=0)
         for app in self._apps:
@@ -110,7 +110,7 @@ class Stage:
 
 
 class ServerFixtures(StorageFixtures):
-    """Give `storage_url`, as for the storage kit."""
+    """Fixtures for tests of a server; define the fixture `storage_url`, as for the storage kit."""
 
     @pytest.fixture
     def stage(self, open_handle: Callable[[], Storage], request: pytest.FixtureRequest) -> Iterator[Stage]:

@@ -1,6 +1,7 @@
-"""Random steps of which a seed is the whole story: on limits, unique keys, batches, and jobs that wait.
+"""Random steps that depend only on a seed: on limits, unique keys, batches, and jobs that wait.
 
-Read `seeded` first, which the runs share. Where many answers are right, as with whose turn it is, there is no
-model to compare with: `limit_steps` asks `judge` whether a claim was just, `unique_steps` asks the jobs who
-has a key, `batch_steps` recounts, `memo_steps` notes beside the storage what is remembered.
+Read `seeded` first, which all runs share. If many results are correct, for example the order of turns, there
+is no model for comparison. Instead, `limit_steps` checks each claim with `judge`, `unique_steps` determines
+the holder of a key from the jobs, `batch_steps` counts the members itself, and `memo_steps` keeps its own
+copy of the memos.
 """

@@ -1,8 +1,8 @@
-"""Random steps on batches within batches: what is told of each is recounted, and each end has to be earned.
+"""Random steps on nested batches: the members are counted independently, and each end must be justified.
 
-At any time the counts are those of the members, and nobody runs in what is deleted. A batch ends when nothing
-in it can move, and has succeeded only if nothing failed and nothing waits; an outer one is open while one
-within it can move. Nothing is added to what is over. Each callback comes once.
+At any time the counts match the members, and no job runs in a deleted batch. A batch ends when nothing in it
+can continue, and it has succeeded only if no member failed and none waits. An outer batch is open while an
+inner one can continue. Nothing is added to a batch that has ended. Each callback runs once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _CALLBACKS = (On.SUCCEEDED, On.FINISHED, On.DELETED)
 
 
 class BatchGround(SeededSteps):
-    """What was stored of some batches, and what has to hold of it whoever does what."""
+    """The stored state of some batches, and the rules that hold for it after any step."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
         self.flow = FlowScene(self.handles)
-        self.jobs: list[str] = []  # members, and sources of batches
+        self.jobs: list[str] = []  # members, and jobs for which batches wait
         self.batches: list[str] = []
         self.callbacks: dict[str, list[str]] = {}
         self.held: list[Running] = []
@@ -46,21 +46,24 @@ class BatchGround(SeededSteps):
         self.child = self.begin()
 
     def begin(self) -> ClaimHolder:
-        """Another child begins its session."""
+        """Begin the session of another worker process."""
         self.begun += 1
         return self.flow.begin(str(self.begun))
 
     @property
     def storage(self) -> Storage:
-        """One of the handles."""
+        """One of the handles, chosen at random."""
         return self.random.choice(self.storages)
 
     def new_callbacks(self, batch: str) -> list[NewJob]:
-        """Return what follows the batch: one job for each of its ends."""
+        """Return the callbacks of the batch: one job for each of its ends."""
         return [self.flow.new_job(state=State.AWAITING, parents=(Edge(batch, on),)) for on in _CALLBACKS]
 
     def end(self) -> None:
-        """Nothing goes wrong any more: all that can run does; every batch ends, or waits for a failure."""
+        """Let everything run that can, without further failures.
+
+        Then every batch has ended, or waits for a failure.
+        """
         for batch in self.batches:
             self.flow.hold(batch, None)
         for _ in range(_MOST_JOBS * 4):
@@ -81,10 +84,10 @@ class BatchGround(SeededSteps):
             is_over = self.flow.state(batch) in FINAL_STATES or counts.is_shut
             assert is_over, f"batch {batch[-4:]} never ends: {counts}"
 
-    # ---- what is stored ----------------------------------------------------------------------------------
+    # ---- stored jobs -------------------------------------------------------------------------------------
 
     def stored(self) -> dict[str, JobRecord]:
-        """Return all that there is, by id."""
+        """Return all stored jobs, by id."""
         ids = [*self.jobs, *self.batches, *(one for some in self.callbacks.values() for one in some)]
         return {job.id: job for job in self.flow.storage.get(ids) if job is not None}
 
@@ -97,7 +100,7 @@ class BatchGround(SeededSteps):
     # ---- upkeep ------------------------------------------------------------------------------------------
 
     def release(self, limit: int | None = None) -> None:
-        """A settler, or upkeep, looks at some of what is to be looked at."""
+        """Release some of the waiting jobs, and check the batches that end."""
         before = self.stored()
         limit = limit or self.random.choice((1, 2, 3, 100))
         number = self.storage.release(limit)
@@ -108,17 +111,17 @@ class BatchGround(SeededSteps):
                 self._judge_end(batch, after)
 
     def settle(self) -> None:
-        """All is looked at, and then every batch is what its members say."""
+        """Release until nothing is left, then check every batch against its members."""
         number = until_none_is_left(lambda: self.storage.release(self.random.choice((1, 3, 100))))
         self.tell(f"release all: {number}")
         records = self.stored()
         for batch in self.batches:
             self._judge_settled(batch, records)
 
-    # ---- judging -----------------------------------------------------------------------------------------
+    # ---- checks ------------------------------------------------------------------------------------------
 
     def judge(self, records: dict[str, JobRecord]) -> None:
-        """What holds at every instant."""
+        """Check the rules that hold at any time."""
         for batch in self.batches:
             told, counted = self.flow.batch_counts(batch), recount(self.flow.storage, batch, records.values())
             releasing = told.active - counted.active
@@ -133,7 +136,7 @@ class BatchGround(SeededSteps):
                 assert not running, f"{batch[-4:]} is deleted, and {running} run"
 
     def _may_release(self, batch: str, records: dict[str, JobRecord]) -> int:
-        """Return of how many ended members what waits for them may still have to be decided."""
+        """Return the number of ended members whose waiting jobs may not be decided yet."""
         parents = {edge.parent_id for job in records.values() for edge in job.parents}
         return sum(job.is_final and job.id in parents for job in self.members(batch, records))
 
@@ -144,7 +147,7 @@ class BatchGround(SeededSteps):
             assert len(starts) <= 1, f"what follows {batch[-4:]} came {len(starts)} times"
 
     def _judge_end(self, batch: str, records: dict[str, JobRecord]) -> None:
-        """What has just ended had nothing in it that could move."""
+        """Check that nothing in a batch that has just ended could continue."""
         counted = recount(self.flow.storage, batch, records.values())
         state = records[batch].state
         assert counted.active == 0, f"{batch[-4:]} is {state}, and something in it can move: {counted}"
@@ -153,7 +156,7 @@ class BatchGround(SeededSteps):
         assert counted.is_cancelled or not counted.is_shut
 
     def _judge_settled(self, batch: str, records: dict[str, JobRecord]) -> None:
-        """Nothing is left to be looked at: the batch is as its members say, and its callbacks are decided."""
+        """Check the counts, state and callbacks of a batch when nothing is left to release."""
         counted, record = recount(self.flow.storage, batch, records.values()), records[batch]
         assert counted == self.flow.batch_counts(batch), (
             f"{batch[-4:]}: {self.flow.batch_counts(batch)}, not {counted}"
@@ -173,7 +176,7 @@ class BatchGround(SeededSteps):
 
 
 def _end_of(counts: BatchCounts) -> State:
-    """Return the end of a batch in which nothing can move."""
+    """Return the end of a batch in which nothing can continue."""
     if counts.is_cancelled:
         assert not counts.waiting, f"cancelled, and something waits: {counts}"
         return State.DELETED
@@ -181,15 +184,15 @@ def _end_of(counts: BatchCounts) -> State:
 
 
 class BatchSteps(BatchGround):
-    """A tree of batches is filled, run, failed, mended, stopped and cancelled."""
+    """Steps that fill a tree of batches, run, fail and requeue its jobs, and stop or cancel batches."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
-        self.lost: list[Running] = []  # runs that were taken away, and may still speak
+        self.lost: list[Running] = []  # lost runs, which may still send their ends
         self._open()
 
     def step(self) -> None:
-        """One step is done, and what is told afterwards is so."""
+        """Make one step, then check the rules."""
         chosen = self.random.choices(list(self._STEPS), weights=list(self._STEPS.values()))[0]
         chosen(self)
         self.judge(self.stored())
@@ -197,7 +200,7 @@ class BatchSteps(BatchGround):
     # ---- steps -------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        """Somebody stores a batch, within another one perhaps, with some members, and what follows it."""
+        """Store a batch, perhaps within another one, with some members and its callbacks."""
         if len(self.batches) >= _MOST_BATCHES:
             return
         random, flow = self.random, self.flow
@@ -220,11 +223,11 @@ class BatchSteps(BatchGround):
 
     @property
     def _beside(self) -> str | None:
-        """All lie beside the first one: with partitions, composition holds within one."""
+        """The first batch, in whose partition all jobs are: batches are nested only within one partition."""
         return self.batches[0] if self.batches else None
 
     def _source(self, outer: str | None) -> tuple[str | None, list[NewJob]]:
-        """Return what a batch is after, and the job that this is, if it is new."""
+        """Return the id of the job for which a batch waits, and this job if it is new."""
         if self.random.random() < 0.7 or (outer is not None and self.flow.batch_counts(outer).is_shut):
             return None, []
         job = self.flow.new_member(outer) if outer else self.flow.new_job(beside=self._beside)
@@ -240,7 +243,7 @@ class BatchSteps(BatchGround):
         return members
 
     def _stored(self, jobs: list[NewJob], *batches: str | None) -> bool:
-        """Tell whether the jobs were stored: all of them, unless a batch that they are to be in is over."""
+        """Store all of the jobs, unless a batch that they join has ended; return whether they were stored."""
         all_counts = self.flow.storage.batch_counts([one for one in batches if one])
         is_over = any(counts.is_cancelled for counts in all_counts if counts) or any(
             self.flow.state(one) in FINAL_STATES for one in batches if one
@@ -255,7 +258,7 @@ class BatchSteps(BatchGround):
         return True
 
     def _add(self) -> None:
-        """Somebody adds to a batch, whether it is open or not."""
+        """Add members to a batch, whether it is open or not."""
         batch = self.some(self.batches)
         if batch is None or len(self.jobs) >= _MOST_JOBS:
             return
@@ -266,14 +269,14 @@ class BatchSteps(BatchGround):
             self.jobs += [job.id for job in members]
 
     def _claim(self) -> None:
-        """The child takes some jobs, never a batch."""
+        """Claim some jobs, which are never batches."""
         taken = self.flow.take(self.child, self.random.choice((1, 2, 3)), queues=None)
         self.tell(f"claimed {[one.id[-4:] for one in taken]}")
         assert not {one.id for one in taken} & set(self.batches), "a batch was claimed"
         self.held += taken
 
     def _end_one(self) -> None:
-        """A run ends, one way or another; refused where it was taken away."""
+        """End a run in some way; the end is refused if the run was lost."""
         running = self.some(self.held)
         if running is None:
             return
@@ -284,13 +287,13 @@ class BatchSteps(BatchGround):
         self.tell(f"{how} {running.id[-4:]}: {result}")
 
     def _signal(self) -> None:
-        """Somebody answers a job, whether it waits or not."""
+        """Send a signal to a job, whether it waits or not."""
         job_id = self.some(self.jobs)
         if job_id is not None:
             self.tell(f"signal {job_id[-4:]}: {self.flow.send(job_id, 'approval')}")
 
     def _speak_late(self) -> None:
-        """A run that was taken away says that it has ended."""
+        """Send the end of a lost run, which must be refused."""
         running = self.some(self.lost)
         if running is not None:
             result = self.flow.apply(ends.succeeds(running))
@@ -298,20 +301,20 @@ class BatchSteps(BatchGround):
             assert result is Applied.REFUSED
 
     def _lose(self) -> None:
-        """The session ends."""
+        """End the session."""
         self.tell("the session ends")
         self.flow.lose(self.child, running=None if self.random.random() < 0.7 else [])
         self.lost += self.held
         self.held, self.child = [], self.begin()
 
     def _delete(self) -> None:
-        """Somebody deletes a job, mostly one that runs or waits."""
+        """Delete a job, mostly one that runs or waits."""
         job_id = self.some(self.jobs)
         if job_id is not None:
             self.tell(f"delete {job_id[-4:]}: {self.flow.apply(ends.deletes(job_id))}")
 
     def _cancel(self) -> None:
-        """Somebody cancels a batch, open or not."""
+        """Cancel a batch, open or not."""
         batch = self.some(self.batches)
         if batch is None:
             return
@@ -324,7 +327,7 @@ class BatchSteps(BatchGround):
         )
 
     def _requeue(self) -> None:
-        """Somebody runs a job again, mostly one that failed."""
+        """Requeue a job, mostly one that failed."""
         records = self.stored()
         failed = [job.id for job in records.values() if job.state is State.FAILED and job.id in self.jobs]
         job_id = self.some(failed or self.jobs)
@@ -340,13 +343,14 @@ class BatchSteps(BatchGround):
             assert result is Applied.REFUSED, "a member of a cancelled batch was requeued"
         elif before.state in FINAL_STATES and not any(cancelled):
             assert result.is_applied
-            is_open = not any(counts.is_shut for counts in all_counts)  # else what it is after may be deleted
+            # A job for which a shut batch waits may be deleted, which cancels the batch.
+            is_open = not any(counts.is_shut for counts in all_counts)
             if is_open and not self._has_branches(around, records):
                 self.settle()
                 assert self.flow.state(job_id) is State.ENQUEUED, "it is stopped by what failed before"
 
     def _around(self, job: JobRecord, records: dict[str, JobRecord]) -> list[str]:
-        """Return the batches around a job, from the inside."""
+        """Return the batches around a job, from the innermost to the outermost."""
         found = []
         while job.relations is not None and job.relations.batch_id is not None:
             found.append(job.relations.batch_id)
@@ -354,7 +358,7 @@ class BatchSteps(BatchGround):
         return found
 
     def _has_branches(self, around: list[str], records: dict[str, JobRecord]) -> bool:
-        """Tell whether another batch within these may end, and fail, behind a requeue."""
+        """Return whether another batch within these may end, and fail, after a requeue."""
         inner = [job.id for batch in around for job in self.members(batch, records) if job.is_batch]
         return not set(inner) <= set(around)
 
@@ -364,7 +368,7 @@ class BatchSteps(BatchGround):
             assert self.flow.apply(ends.requeues(batch)) is Applied.REFUSED, "a batch was requeued"
 
     def _hold(self) -> None:
-        """A creator goes on, or is done."""
+        """Extend or end the hold of a batch, as its creator does."""
         batch = self.some(self.batches)
         if batch is not None and not self.flow.batch_counts(batch).is_cancelled:
             until = None if self.random.random() < 0.7 else self.flow.now() + 2 * HOUR
@@ -374,7 +378,7 @@ class BatchSteps(BatchGround):
             assert result.is_applied == (before is State.AWAITING)
 
     def _upkeep(self) -> None:
-        """It is later: what is due is moved, batches whose creators are gone are cancelled."""
+        """Move the clock forward, enqueue what is due, and cancel batches whose creators have disappeared."""
         self.flow.advance(self.random.choice((0, 3_000, 8_000)))
         self.tell(f"promote {self.storage.promote(self.random.choice((1, 20))).promoted}")
 

@@ -1,6 +1,6 @@
-"""Whether a claim was just: the rule of limits in words of its own, as a pure function of what was stored.
+"""Checks of a claim: an independent implementation of limits, as a pure function of the stored state.
 
-Which lane comes first is the storage's choice, so a claim is not compared with another one but judged.
+The storage chooses which lane comes first. Therefore a claim is checked by rules, not compared with another.
 """
 
 from __future__ import annotations
@@ -14,79 +14,79 @@ from firelock.model.clock import SECOND
 from firelock.model.limit import LimitUse
 
 Keys = tuple[str, ...]
-"""The keys of a lane's jobs; empty for jobs without any."""
+"""The keys of the jobs in a lane; empty for jobs without keys."""
 
 Place = tuple[str, Keys]
 """A queue, and one of its lanes."""
 
-_SLACK = 60 * SECOND  # so exactly nobody knows when a storage looked at its clock
+_SLACK = 60 * SECOND  # tolerance: it is not known exactly when a storage read its clock
 
 
 @attrs.frozen
 class Numbers:
-    """What is allowed of a key; rates in units of cost each of which takes up so many micros."""
+    """The settings of a key; a rate is the number of micros that each unit of cost uses."""
 
     concurrent: int | None = None
     interval: int = 0  # 0: no rate
     burst: int = 1
-    is_shut: bool = False  # it is paused, or its rate is zero
+    is_shut: bool = False  # the key is paused, or its rate is zero
 
 
 @attrs.frozen
 class ReadyJob:
-    """A job that could be claimed."""
+    """A job that can be claimed."""
 
     id: str
     uses: tuple[LimitUse, ...] = ()
-    is_late: bool = False  # it is to be ended unrun
+    is_late: bool = False  # it must be ended without a run
     keeps: frozenset[str] = frozenset()  # the strict keys that it holds while it waits
 
     @property
     def lane(self) -> Keys:
-        """Its keys."""
+        """The keys of the job."""
         return tuple(use.key for use in self.uses)
 
 
 @attrs.frozen
 class Before:
-    """What was stored, and asked for, when a claim was made."""
+    """The stored state and the request when a claim was made."""
 
     since: int  # the storage's clock before the claim
-    until: int  # and after it
+    until: int  # the storage's clock after the claim
     room: int
-    queues: Sequence[str]  # those asked for that are not paused
-    is_ordered: bool  # they are taken one after another
+    queues: Sequence[str]  # the requested queues that are not paused
+    is_ordered: bool  # whether they are taken one after another
     waiting: Mapping[str, Mapping[Keys, Sequence[ReadyJob]]]  # by queue and lane, in order
-    running: Mapping[str, int]  # by key: how many jobs hold it
-    free_at: Mapping[str, int]  # by key: up to when its rate is used, or it is shut
+    running: Mapping[str, int]  # by key: the number of jobs that hold it
+    free_at: Mapping[str, int]  # by key: the time until which its rate is used up, or it is shut
     numbers: Mapping[str, Numbers]  # by key
 
 
 @attrs.frozen
 class ClaimAnswer:
-    """What the claim answered."""
+    """The result of a claim."""
 
     ids: Sequence[str]
-    looks_again: bool = False  # it told to look again at once
+    looks_again: bool = False  # more lanes are left to examine, so the next claim should follow immediately
 
 
 @attrs.frozen
 class After:
-    """What follows from a claim that was just."""
+    """The state after a correct claim."""
 
-    free_at: dict[str, int]  # by key: up to when its rate is used
-    left: frozenset[Place]  # lanes that admit more, and got nothing
+    free_at: dict[str, int]  # by key: the time until which its rate is used up
+    left: frozenset[Place]  # lanes that admit more jobs, and got none
 
 
 class Unjust(AssertionError):
-    """The claim broke the rule."""
+    """The error for a claim that breaks a rule."""
 
 
 def judge(before: Before, claim: ClaimAnswer) -> After:
-    """Return what follows from the claim, which was just.
+    """Check a claim; return the state after it.
 
     Raises:
-        Unjust: it was not.
+        Unjust: the claim breaks a rule.
     """
     places = {
         job.id: (queue, lane)
@@ -116,7 +116,7 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
     if len(claim.ids) < before.room and not claim.looks_again:
         _say(not open_left, f"{sorted(open_left)} were left though they admit")
     if not any(job.is_late or 0 in [use.cost for use in job.uses] for job in started):
-        _judge_turns(before, got, open_left)  # else what they did not use is there for lanes behind them
+        _judge_turns(before, got, open_left)  # otherwise lanes after them can use what they did not use
     if before.is_ordered:
         _judge_queues(before.queues, got, open_left, looks_again=claim.looks_again)
     if len(before.queues) == 1 and len(claim.ids) == before.room:
@@ -135,14 +135,14 @@ def _rest(jobs: Sequence[ReadyJob], taken: Sequence[ReadyJob]) -> list[ReadyJob]
 
 
 def _judge_order(jobs: Sequence[ReadyJob], taken: Sequence[ReadyJob]) -> None:
-    """Of a lane the first ones start; one that keeps a strict key, wherever it stands."""
+    """Check that the first jobs of a lane start; a job that keeps a strict key may start from any place."""
     usual = [job for job in jobs if not job.keeps]
     first = [job for job in taken if not job.keeps]
     _say(usual[: len(first)] == first, f"not the first of {jobs[0].lane}")
 
 
 class _Keys:
-    """The keys after a claim: who holds them, and up to when they are used."""
+    """The keys after a claim: how many jobs hold them, and until when their rates are used up."""
 
     def __init__(self, before: Before, started: Sequence[ReadyJob]) -> None:
         self._before = before
@@ -164,7 +164,7 @@ class _Keys:
         return self._before.numbers.get(key, Numbers())
 
     def judge(self) -> None:
-        """No key is held by more than may, nor used faster, and none started that is shut."""
+        """Check that no key has too many holders or is used too fast, and that no shut key was used."""
         for key, costs in self._costs.items():
             numbers = self._of(key)
             _say(not numbers.is_shut, f"{key} is shut")
@@ -175,7 +175,7 @@ class _Keys:
             self._judge_rate(key, numbers, costs)
 
     def _only_kept(self, key: str) -> bool:
-        """Tell whether who started under the key held it before: it may be held by too many since then."""
+        """Return whether the started jobs held the key before, because then it may have too many holders."""
         return all(key in job.keeps for job in self._started if key in job.lane)
 
     def _judge_rate(self, key: str, numbers: Numbers, costs: Sequence[int]) -> None:
@@ -192,7 +192,7 @@ class _Keys:
             _say(used + sum(costs) * numbers.interval <= end, f"{key} is used faster than its rate")
 
     def admits(self, left: Sequence[ReadyJob]) -> bool:
-        """Tell whether the next job of a lane would surely be admitted."""
+        """Return whether the next job of a lane would certainly be admitted."""
         head = next((job for job in left if job.keeps), left[0])
         return all(self._is_open(use, is_kept=use.key in head.keeps) for use in head.uses)
 
@@ -207,7 +207,7 @@ class _Keys:
 
 
 def _judge_turns(before: Before, got: Mapping[Place, int], open_left: Collection[Place]) -> None:
-    """No lane gets two more than one of its queue that admits more."""
+    """Check that no lane gets two jobs more than another lane of its queue that admits more jobs."""
     for queue in before.queues:
         most = max((number for (of, lane), number in got.items() if of == queue and lane), default=0)
         for of, lane in open_left:
@@ -223,7 +223,7 @@ def _judge_queues(
     *,
     looks_again: bool,
 ) -> None:
-    """A later queue gives only where a former one has nothing that may start."""
+    """Check that a later queue is served only if no earlier queue has a job that may start."""
     served = {queue for queue, _ in got}
     left = {queue for queue, _ in open_left}
     for number, queue in enumerate(queues):
@@ -232,7 +232,7 @@ def _judge_queues(
 
 
 def _judge_halves(room: int, got: Mapping[Place, int], open_left: Collection[Place]) -> None:
-    """Jobs with keys and those without get half each, as long as both could have more."""
+    """Check that jobs with keys and jobs without keys get half each, as long as both could have more."""
     plain = sum(number for (_, lane), number in got.items() if not lane)
     for lacks, number, kind in ((False, plain, "without"), (True, room - plain, "with")):
         if any(bool(lane) is lacks for _, lane in open_left):

@@ -1,4 +1,4 @@
-"""Random steps on limits: jobs come, run and end, numbers change, and each claim is judged."""
+"""Random steps on limits: jobs are created, run and end, limits change, and each claim is checked."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def _key(name: str) -> str:
 
 @attrs.define
 class _Known:
-    """What a run knows of a job beside its record."""
+    """Facts about a job that its record does not have."""
 
     number: int  # in the order of insertion
-    keeps: set[str] = attrs.Factory(set)  # strict keys it holds until it has ended
+    keeps: set[str] = attrs.Factory(set)  # strict keys that the job holds until it has ended
 
 
 class LimitSteps(SeededSteps):
-    """Jobs with limits come, run and end; numbers change; each claim is judged."""
+    """Steps in which jobs with limits are created, run and end, and limits change; each claim is checked."""
 
-    late = 0.1  # of the jobs have to start within half an hour
+    late = 0.1  # the share of jobs with limits that must start within half an hour
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
@@ -79,7 +79,7 @@ class LimitSteps(SeededSteps):
     # ---- steps -------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """One step is done, mostly a claim."""
+        """Make one step, mostly a claim."""
         self.scene.advance(self.random.choice((0, 0, 0, 60, 300, 1_020, 3_000, 7_800)))
         number = self.random.random()
         for limit, step in self._steps:
@@ -88,7 +88,7 @@ class LimitSteps(SeededSteps):
                 return
 
     def insert(self) -> None:
-        """Some jobs are stored in one batch."""
+        """Insert some jobs in one call."""
         jobs = [self._new_job() for _ in range(self.random.randrange(1, 9))]
         self.tell(f"insert {[(job.id[-4:], self._lane(job.admission), job.queue) for job in jobs]}")
         self.scene.storage.insert(jobs)
@@ -119,7 +119,7 @@ class LimitSteps(SeededSteps):
         return () if admission is None else tuple(use.key for use in admission.limits)
 
     def exchange(self) -> None:
-        """A child ends some of its jobs and takes new ones."""
+        """Let a worker process end some of its jobs and claim new ones."""
         random = self.random
         number = random.randrange(len(self.children))
         child, storage = self.children[number], self.storages[number]
@@ -137,7 +137,7 @@ class LimitSteps(SeededSteps):
         return how(running, expires_at=self.random.choice((None, BASE - DAY)))
 
     def come_back(self) -> None:
-        """A job is tried again at once or later, or is handed back."""
+        """Retry a job immediately, snooze it, or hand it back."""
         running = self.some(self.held)
         if running is None:
             return
@@ -151,17 +151,17 @@ class LimitSteps(SeededSteps):
                 change = ends.snoozes(running, due_at=self.scene.now() + HOUR)
             case _:
                 change = ends.hands_back(running)
-        self.scene.apply(change)  # refused where the job was deleted: then its tail has ended
+        self.scene.apply(change)  # refused if the job was deleted; its tail ends then
 
     def delete(self) -> None:
-        """A job is deleted: it ran, and leaves a tail, or it waited."""
+        """Delete a job: a running job, which leaves a tail, or a waiting one."""
         job_id = self.some([running.id for running in self.held] + list(self.living))
         if job_id is not None:
             self.tell(f"delete {job_id[-4:]}")
             self.scene.apply(ends.deletes(job_id))
 
     def clear_tail(self) -> None:
-        """Who ran a job that was deleted learns of it."""
+        """Send the end of a deleted job, which is refused and removes the job's tail."""
         states = self.scene.storage.get([running.id for running in self.held])
         tails = [one for one, job in zip(self.held, states, strict=True) if job and job.is_stopping]
         tail = self.some(tails)
@@ -171,7 +171,7 @@ class LimitSteps(SeededSteps):
             assert self.scene.apply(ends.succeeds(tail)) is Applied.REFUSED
 
     def requeue(self) -> None:
-        """A job that ended lives again."""
+        """Requeue a job that has ended."""
         known = self.scene.storage.get([one for one in self.known if one not in self.living])
         ended = [job for job in known if job and job.is_final and not self._is_strict(job)]
         job = self.some(ended)
@@ -185,7 +185,7 @@ class LimitSteps(SeededSteps):
         return job.admission is not None and any(use.is_strict for use in job.admission.limits)
 
     def lose(self) -> None:
-        """A session ends, with or without a crash of what it ran."""
+        """End a session, with or without a crash of its jobs."""
         number = self.random.randrange(len(self.children))
         child = self.children[number]
         has_crashed = self.random.random() < 0.5
@@ -195,7 +195,7 @@ class LimitSteps(SeededSteps):
         self.children[number] = self._begin()
 
     def change(self) -> None:
-        """A number is set, lowered, raised, removed, or paused."""
+        """Set, lower, raise, remove or pause a limit."""
         name = self.random.choice(("a", "x", "y", "b", "t", "t:2", "f", "f:1", "r"))
         if name == "r":
             numbers = Numbers(None, 10 * _MINUTE, 4, is_shut=self.random.random() < 0.3)
@@ -210,14 +210,14 @@ class LimitSteps(SeededSteps):
         self.scene.put_numbers(_key(name), concurrent=numbers.concurrent, paused=int(numbers.is_shut), **rate)
 
     def remove(self) -> None:
-        """A number is gone."""
+        """Delete the settings of a limit."""
         name = self.random.choice(("a", "b", "t:2", "f:1"))
         self.tell(f"no numbers of {name}")
         self.numbers.pop(_key(name), None)
         self.scene.storage.delete_record("limit", _key(name))
 
     def spend(self) -> None:
-        """A rate is used, given back, or its key shut."""
+        """Use a rate, give some of it back, or shut its key."""
         cost, until = self.random.choice((1, 3, -2, 0)), None
         if cost == 0:
             until = self.scene.now() + self.random.choice((10, 40)) * _MINUTE
@@ -231,7 +231,7 @@ class LimitSteps(SeededSteps):
         self.free_at[_key("r")] = used
 
     def pause(self) -> None:
-        """A queue is paused, or resumed."""
+        """Pause or resume a queue."""
         queue = self.random.choice(_QUEUES)
         if queue in self.paused:
             self.paused.remove(queue)
@@ -242,7 +242,7 @@ class LimitSteps(SeededSteps):
         self.tell(f"paused are {self.paused}")
 
     def upkeep(self) -> None:
-        """What is due is enqueued, what nobody needs is forgotten; what the keys tell is so."""
+        """Enqueue the due jobs, prune, and check what the storage reports about the keys."""
         self.tell("upkeep")
         self.scene.promote(100)
         self.scene.prune(20)
@@ -282,7 +282,7 @@ class LimitSteps(SeededSteps):
         for running in (Running(job, child) for job in claim.jobs):
             job = jobs[running.id]
             if job.is_late:
-                self.scene.settle(ends.gives_up(running))  # as its child does, which does not run it
+                self.scene.settle(ends.gives_up(running))  # as a worker process does, without running the job
             else:
                 self.known[job.id].keeps |= {use.key for use in job.uses if use.is_strict}
                 self.held.append(running)
@@ -327,7 +327,7 @@ class LimitSteps(SeededSteps):
         return records
 
     def _all_numbers(self) -> dict[str, Numbers]:
-        """Return the numbers of each key: its own, else those of what stands before the colon."""
+        """Return the settings of each key: its own, otherwise those of the name before the colon."""
         found = {}
         for name in {name for lane in _LANES for name in lane}:
             own = self.numbers.get(_key(name), Numbers())
@@ -337,7 +337,10 @@ class LimitSteps(SeededSteps):
         return found
 
     def _judge_waits(self, before: Before, after: After) -> None:
-        """A lane that admits is served within as many claims as there are lanes, for each handle."""
+        """Check that no lane starves.
+
+        A lane that admits jobs is served within as many claims as there are lanes, for each handle.
+        """
         asked = [(queue, lane) for queue in before.queues for lane in before.waiting.get(queue, {})]
         for place in asked:
             self.passed_over[place] = self.passed_over[place] + 1 if place in after.left else 0
@@ -345,7 +348,7 @@ class LimitSteps(SeededSteps):
                 raise Unjust(f"{place} starves")
 
     def _judge_keys(self) -> None:
-        """What `find_keys` and `find_waiting` tell is what the jobs tell."""
+        """Check that `find_keys` and `find_waiting` report what the jobs show."""
         before = self._before(set(), 0, None)
         waits = Counter(
             use.key
@@ -367,7 +370,10 @@ class LimitSteps(SeededSteps):
                 assert wanted == found, f"{key} is told to be waited for by {found}, it is by {wanted}"
 
     def end(self) -> None:
-        """Once nothing is limited any more all that waits runs: nothing holds what it no longer has."""
+        """Lift the pauses and check that all waiting jobs run.
+
+        If they do, no ended job still holds a key.
+        """
         self.tell("the end")
         for child in self.children:
             self.scene.lose(child, running=[])

@@ -1,7 +1,8 @@
-"""Random steps on jobs that wait and remember: each answer is foretold by what is noted beside the storage.
+"""Random steps on jobs that wait and store memos; a copy of the memos predicts each result.
 
-All runs of a generation see one value a name; an accepted signal is the value that is used, and whoever waits
-for it goes on; what an old run says changes nothing; what is to be forgotten never comes back.
+All runs of a job between two requeues that forget memos see one value per name. An accepted signal has the
+value that is used, and the job that waits for it continues. A call of an old run changes nothing. A forgotten
+memo never returns.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _BEGUN = (MemoKind.SIGNAL, MemoKind.CALL)  # kinds that are begun before they ar
 
 @attrs.define
 class _Kept:
-    """What is to be recalled under one name."""
+    """The expected memo of one name."""
 
     value: str | None
     is_done: bool
@@ -36,14 +37,14 @@ class _Kept:
 
 @attrs.define
 class _Foreseen:
-    """What has to be so of one job."""
+    """The expected state of one job."""
 
     memos: dict[_Key, _Kept] = attrs.field(factory=dict)  # in order of place
     waits_for: str | None = None
 
 
 class MemoSteps(SeededSteps):
-    """Two jobs wait, sleep, remember, crash, end, are asked to forget and are sent signals."""
+    """Steps in which two jobs wait, sleep, store memos, crash, end, forget memos and receive signals."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
@@ -60,12 +61,12 @@ class MemoSteps(SeededSteps):
 
     @property
     def flow_of(self) -> FlowScene:
-        """The scene, by one of its handles."""
+        """The scene with one of its handles, chosen at random."""
         self.flow.storage = self.random.choice(self.storages)
         return self.flow
 
     def step(self) -> None:
-        """One step is done, and what is stored is what was foretold."""
+        """Make one step, then check that the stored state is the expected one."""
         chosen = self.random.choices(list(self._STEPS), weights=list(self._STEPS.values()))[0]
         chosen(self)
         for job_id, known in self.known.items():
@@ -83,7 +84,7 @@ class MemoSteps(SeededSteps):
     # ---- runs --------------------------------------------------------------------------------------------
 
     def _claim(self) -> None:
-        """The child takes what it can, and recalls what is to be recalled."""
+        """Claim the available jobs, and check the memos that their runs can read."""
         for running in self.flow_of.take(self.child):
             self.tell(f"claim {running.id[-4:]}")
             self.held[running.id] = running
@@ -96,7 +97,7 @@ class MemoSteps(SeededSteps):
             ]
 
     def _remember(self) -> None:
-        """A run, present or old, keeps a memo, begun or done."""
+        """Store a memo of a current or old run, begun or done."""
         is_old = bool(self.old) and self.random.random() < 0.3
         running = self.some(self.old if is_old else list(self.held.values()))
         if running is None:
@@ -124,7 +125,7 @@ class MemoSteps(SeededSteps):
             assert answer is Applied.TAKEN, f"{answer}, though {before} stood"
 
     def _suspend(self) -> None:
-        """A run comes to wait for a signal, or is too late."""
+        """Let a run wait for a signal; an old run is refused."""
         running, is_old = self._speaker()
         if running is None:
             return
@@ -140,7 +141,7 @@ class MemoSteps(SeededSteps):
             assert self.flow_of.state(running.id) is expected
 
     def _sleep(self) -> None:
-        """A run comes to sleep, or is too late."""
+        """Let a run sleep; an old run is refused."""
         running, is_old = self._speaker()
         if running is None:
             return
@@ -150,7 +151,7 @@ class MemoSteps(SeededSteps):
             self.known[running.id].waits_for = "sleep night"
 
     def _end_one(self) -> None:
-        """A run ends, or is too late."""
+        """End a run; the end of an old run is refused."""
         running, is_old = self._speaker()
         if running is None:
             return
@@ -164,7 +165,7 @@ class MemoSteps(SeededSteps):
         return self.some(self.old if is_old else list(self.held.values())), is_old
 
     def _is_settled(self, running: Running, result: Applied, *, is_old: bool) -> bool:
-        """Tell whether the run ended; an old one has to be refused."""
+        """Return whether the run has ended; an old run must be refused."""
         if is_old:
             assert result in (Applied.REFUSED, Applied.ALREADY)
             return False
@@ -173,16 +174,16 @@ class MemoSteps(SeededSteps):
         return True
 
     def _lose(self) -> None:
-        """The session ends."""
+        """End the session."""
         self.tell("the session ends")
         self.flow_of.lose(self.child)
         self.old += self.held.values()
         self.held, self.child = {}, self._begin()
 
-    # ---- others ------------------------------------------------------------------------------------------
+    # ---- signals, time and operators ---------------------------------------------------------------------
 
     def _send(self) -> None:
-        """Somebody sends a signal."""
+        """Send a signal."""
         job_id, name = self._job(), self.random.choice(_NAMES)
         value, before = f'"{len(self.told)}"', self.flow_of.state(job_id)
         answer = self.flow_of.send(job_id, name, value)
@@ -197,7 +198,7 @@ class MemoSteps(SeededSteps):
             assert self.flow_of.state(job_id) is State.ENQUEUED, "an accepted signal does not wake its job"
 
     def _pass_time(self) -> None:
-        """It is an hour later, and what is due goes on."""
+        """Move the clock forward by an hour, and let the due jobs continue."""
         self.flow.advance(HOUR / SECOND)
         due = [job_id for job_id in self.known if self._is_due(self.flow.record(job_id))]
         promoted = self.flow_of.promote().promoted
@@ -211,7 +212,7 @@ class MemoSteps(SeededSteps):
         return record.due_at is not None and record.due_at <= self.flow.now()
 
     def _operate(self) -> None:
-        """Somebody requeues a job, from a memo on perhaps, or deletes it."""
+        """Requeue a job, perhaps from a memo on, or delete it."""
         job_id = self._job()
         known, before = self.known[job_id], self.flow_of.state(job_id)
         how = self.random.choice(["requeue", "requeue", "again", "again", "delete"])
@@ -245,7 +246,7 @@ class MemoSteps(SeededSteps):
     }  # fmt: skip
 
     def end(self) -> None:
-        """Whoever waits for a signal that is sent goes on."""
+        """Check that each job that waits for a signal continues when it is sent."""
         for job_id, known in self.known.items():
             waits_for = known.waits_for or ""
             if waits_for.startswith("signal"):

@@ -1,4 +1,4 @@
-"""Random steps of which a seed is the whole story: the same ones each time, told where one was not just."""
+"""Random steps that depend only on a seed; the last ones are shown if one of them breaks a rule."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _T = TypeVar("_T")
 
 
 class SeededSteps:
-    """A run of random steps on one store, done by so many handles."""
+    """A run of random steps on one store, through this number of handles."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
-        self.random = Random(seed)  # noqa: S311 - the same each time
+        self.random = Random(seed)  # noqa: S311 - must be reproducible
         self.handles = Handles(open_handle)
         self.scene = Scene(self.handles)
         others = [self.handles.open() for _ in range(handles - 1)]
@@ -25,22 +25,22 @@ class SeededSteps:
         self.told: list[str] = []
 
     def tell(self, step: str) -> None:
-        """The step is told where one that follows is not just."""
+        """Record the step, so that it is shown if this or a later step breaks a rule."""
         self.told.append(step)
 
     def some(self, things: Sequence[_T]) -> _T | None:
-        """Return one of the things, None where there are none."""
+        """Return one of the objects; None if there are none."""
         return self.random.choice(things) if things else None
 
     def close(self) -> None:
-        """Every handle is closed."""
+        """Close every handle."""
         self.handles.close()
 
     def run(self, steps: int) -> None:
-        """So many steps are done, each of which was just.
+        """Make this number of steps, each of which must keep the rules.
 
         Raises:
-            AssertionError: one was not; the message has the seed and the last steps.
+            AssertionError: a step broke a rule; the message has the seed and the last steps.
         """
         try:
             for _ in range(steps):
@@ -51,8 +51,8 @@ class SeededSteps:
             raise AssertionError(f"{error}\nseed {self.seed}, step {len(self.told)}:\n  {last}") from error
 
     def step(self) -> None:
-        """One step is done."""
+        """Make one step."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """What holds after the last step holds."""
+        """Check the rules that hold after the last step."""

@@ -1,4 +1,4 @@
-"""Random steps on unique keys: each call is answered for by who has the key, as the jobs themselves tell."""
+"""Random steps on unique keys: the holder of a key, determined from the jobs, predicts each result."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ENDED = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 @attrs.define
 class _Taking:
-    """Who took a key last."""
+    """The last job that took a key."""
 
     job_id: str
-    starts: int  # how often that job had been started then
-    free_at: int  # until when the key is taken whatever becomes of it
+    starts: int  # how often the job had started at that time
+    free_at: int  # the time until which the key is taken, whatever happens to the job
     created_at: int
 
 
@@ -38,7 +38,7 @@ def _starts(job: JobRecord) -> int:
 
 
 def has_key(job: JobRecord, use: UniqueUse, starts: int, now: int) -> bool:
-    """Tell whether a job has the key that it took after so many starts, in the words of the rule."""
+    """Return whether a job still has the key that it took after this number of starts, by the rules."""
     is_unstarted = _starts(job) == starts and job.state is not State.PROCESSING
     late = job.admission.start_before if job.admission else None
     if late is not None and late < now and is_unstarted and not starts and job.state is State.ENQUEUED:
@@ -55,7 +55,10 @@ def has_key(job: JobRecord, use: UniqueUse, starts: int, now: int) -> bool:
 
 
 class UniqueSteps(SeededSteps):
-    """Jobs with one of two keys come, run, end and live again; each run has its own kind of key."""
+    """Steps in which jobs with one of two keys are created, run, end and are requeued.
+
+    Each run has its own kind of unique key.
+    """
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
@@ -85,7 +88,7 @@ class UniqueSteps(SeededSteps):
         return self.scene.begin(str(self.begun))
 
     def step(self) -> None:
-        """One step is done, mostly a call."""
+        """Make one step, mostly a call."""
         self.scene.advance(self.random.choice((0, 0, 60, 1_200, 3_000, 4_000)))
         number = self.random.random()
         for limit, step in self._steps:
@@ -94,7 +97,7 @@ class UniqueSteps(SeededSteps):
                 break
         self._judge_keys()
 
-    # ---- what is stored ----------------------------------------------------------------------------------
+    # ---- stored jobs -------------------------------------------------------------------------------------
 
     def _records(self) -> dict[str, JobRecord]:
         return {job.id: job for job in self.scene.storage.get(self.ids) if job is not None}
@@ -119,7 +122,7 @@ class UniqueSteps(SeededSteps):
     # ---- steps -------------------------------------------------------------------------------------------
 
     def call(self) -> None:
-        """Some jobs are stored in one batch: some are new, others answered for, or all refused."""
+        """Insert some jobs in one call: some are new, some are duplicates, or all are refused."""
         jobs = [self._new_job() for _ in range(self.random.choice((1, 1, 1, 2, 3)))]
         records, now = self._records(), self.scene.now()
         expected, refuses = self._expected(jobs, records, now)
@@ -156,7 +159,7 @@ class UniqueSteps(SeededSteps):
     def _expected(
         self, jobs: list[NewJob], records: dict[str, JobRecord], now: int
     ) -> tuple[list[bool | Duplicate], str | None]:
-        """Return the answers that are due, and the id of who refuses the whole batch."""
+        """Return the expected results, and the id of the job because of which the whole call is refused."""
         new: dict[str, str] = {}
         expected: list[bool | Duplicate] = []
         for job in jobs:
@@ -217,7 +220,7 @@ class UniqueSteps(SeededSteps):
         assert due_at <= job.due_at <= due_at + _MINUTE, f"{job.id[-4:]} is due {job.due_at}, not {due_at}"
 
     def claim(self) -> None:
-        """The child takes some jobs."""
+        """Claim some jobs."""
         taken = self.scene.take(self.child, self.random.choice((1, 2)))
         self.tell(f"claimed {[one.id[-4:] for one in taken]}")
         late = [one for one in taken if self._is_late(one)]
@@ -230,7 +233,7 @@ class UniqueSteps(SeededSteps):
         return late is not None and late < self.scene.now() and (job.attempt, job.crashes) == (1, 0)
 
     def end_one(self) -> None:
-        """A run ends, one way or another."""
+        """End a run in some way."""
         running = self.some(self.held)
         if running is None:
             return
@@ -245,17 +248,17 @@ class UniqueSteps(SeededSteps):
             "retries later": lambda: ends.retries(running, due_at=self.scene.now() + HOUR),
             "hands back": lambda: ends.hands_back(running),
         }
-        self.scene.apply(changes[how]())  # refused where the job was deleted: then its tail has ended
+        self.scene.apply(changes[how]())  # refused if the job was deleted; its tail ends then
 
     def delete(self) -> None:
-        """A job is deleted; one that runs leaves a tail."""
+        """Delete a job; a running job leaves a tail."""
         job = self._some(*State)
         if job is not None:
             self.tell(f"delete {job.id[-4:]}")
             self.scene.apply(ends.deletes(job.id, expires_at=self.random.choice((None, BASE - DAY))))
 
     def requeue(self) -> None:
-        """A job that ended lives again, unless another has its key."""
+        """Requeue a job that has ended, which is refused if another job has its key."""
         job = self._some(*_ENDED)
         if job is None or job.admission is None or job.admission.unique is None:
             return
@@ -277,14 +280,14 @@ class UniqueSteps(SeededSteps):
             self._nothing_changed(records)
 
     def lose(self) -> None:
-        """The session ends, with or without a crash."""
+        """End the session, with or without a crash."""
         has_crashed = self.random.random() < 0.5
         self.tell(f"the session ends{' by a crash' if has_crashed else ''}")
         self.scene.lose(self.child, running=None if has_crashed else [])
         self.held, self.child = [], self._begin()
 
     def upkeep(self) -> None:
-        """What is due is enqueued, what has expired is gone."""
+        """Enqueue the due jobs, and prune the expired ones."""
         self.tell("upkeep")
         self.scene.promote(self.random.choice((1, 20)))
         self.scene.prune(self.random.choice((1, 20)))
@@ -296,7 +299,10 @@ class UniqueSteps(SeededSteps):
     )  # fmt: skip
 
     def _judge_keys(self) -> None:
-        """Of each key one job lives, where that is what it promises; who has it is told."""
+        """Check that the storage reports the holder of each key.
+
+        If the kind of key requires it, at most one job per key is alive.
+        """
         records = self._records()
         for key in _KEYS:
             alive = [job.id for job in records.values() if _asks_for(job, key) and self._lives(job)]
@@ -310,7 +316,7 @@ class UniqueSteps(SeededSteps):
     def _lives(self, job: JobRecord) -> bool:
         late = job.admission.start_before if job.admission else None
         if late is not None and late < self.scene.now() and not _starts(job) and job.session is None:
-            return False  # it is to be deleted unrun
+            return False  # it must be deleted without a run
         return job.state not in _ENDED or job.session is not None
 
 

@@ -1,10 +1,10 @@
 """The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest.
 
-Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life`, `insert`,
-`text`, `claim`, `left_out`, `settle`, `sessions`, `closing`, `upkeep`, `moves`; `limits`, `turns`, `rates`,
-`lines`, `unique`; `reading`; `batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`;
-`locked`; `races`, `key_races`, `flow_races`; `model`, random steps. `rows` is for who derives from
-`RowStorage` alone.
+Read `subject` (the fixtures) first. Then read the parts of the kit in the order in which their tests run,
+which is the base classes of `StorageConformance` from last to first: `life`, `insert`, `text`, `claim`,
+`left_out`, `settle`, `sessions`, `closing`, `upkeep`, `moves`; `limits`, `turns`, `rates`, `lines`, `unique`;
+`reading`; `batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `locked`; `races`,
+`key_races`, `flow_races`; `model` (random steps). `rows` is only for storages that derive from `RowStorage`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from firelock.testing.conformance.storage.upkeep import ContinuationDuty, Promot
 __all__ = ["RowStorageConformance", "StorageConformance"]
 
 
-# pytest runs the tests of the last base first: what names its rule comes before what compares everything.
+# pytest runs the tests of the last base class first, so a test that names the broken rule runs before tests
+# that compare everything.
 class StorageConformance(
     ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockedRowDuty, LockDuty,
     RecordDuty, RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, BatchCountsDuty, PeopleDuty,
@@ -51,7 +52,7 @@ class StorageConformance(
     ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty,
     SettleDuty, LeftOutInLanesDuty, LeftOutDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
-    """Everything a storage promises.
+    """The tests of everything that a storage must do.
 
     ::
 
@@ -60,13 +61,17 @@ class StorageConformance(
             def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
                 return mongo.new_database_url()
 
-    Tests run in the order in which a storage is best written, from its own life to random steps. `-k` with a
-    verb's name selects the tests of the duty that it belongs to: `-k prune`, `-k claim`.
+    Tests run in the order in which a storage is best written, from opening and closing to random steps. The
+    name of a verb selects the tests of the part of the kit to which it belongs: `-k prune`, `-k claim`.
 
-    A feature that is not in `Storage.features` is not tested but has to be refused. A known gap is said by
-    overriding its test under `@pytest.mark.xfail(reason="…")`; an override without one is an error.
+    A feature that is not in `Storage.features` is not tested, but calls that need it must be refused. If the
+    storage has a known gap, override its test with `@pytest.mark.xfail(reason="…")`; an override without this
+    mark is an error.
     """
 
 
 class RowStorageConformance(StorageConformance, PrunedRowDuty, RowDuty):
-    """Everything a storage promises; first the steps that a `RowStorage` makes it of, and what they leave."""
+    """The storage kit for a `RowStorage`.
+
+    It first tests the steps and rows of which all verbs are made, and the rows that `prune` leaves.
+    """

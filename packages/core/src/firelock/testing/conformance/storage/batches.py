@@ -1,4 +1,4 @@
-"""Batches: what is counted, when they end, what opens them again, and what stops them."""
+"""Tests of batches: what is counted, when they end, what opens them again, and what stops them."""
 
 from __future__ import annotations
 
@@ -39,18 +39,19 @@ _OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State
 
 
 class BatchCountsDuty(StorageFixtures):
-    """What `counts` promises, and by what a batch ends."""
+    """Tests of `batch_counts`, and of the ends of batches."""
 
     verbs = "counts"
 
-    # ---- what is counted ---------------------------------------------------------------------------------
+    # ---- counts ------------------------------------------------------------------------------------------
 
     def test_members_are_counted_as_they_move(self, flow: FlowScene) -> None:
-        """From the step that stores a batch on, its counts is that of its members at that instant.
+        """From the step that stores a batch on, its counts are those of its members at the current time.
 
-        Scheduled, enqueued and running ones are active, retries and snoozes too.
+        Scheduled, enqueued and running members are active, including those that wait for a retry or are
+        snoozed.
 
-        If this fails: people see progress that was never made, and batches end too early or never.
+        If this fails: people see progress that was not made, and batches end too early or never.
         """
         batch, (a, b, c, d) = flow.batch_of(4)
         seen = [flow.counts(batch)]
@@ -79,7 +80,7 @@ class BatchCountsDuty(StorageFixtures):
     def test_counts_are_told_in_order(self, flow: FlowScene) -> None:
         """The counts are in the order of the ids; None for an unknown id and for a job that is not a batch.
 
-        If this fails: a page shows the progress of one batch beside the name of another.
+        If this fails: a page shows the progress of one batch next to the name of another.
         """
         one, (member,) = flow.batch_of(1)
         two = flow.batch()
@@ -90,11 +91,12 @@ class BatchCountsDuty(StorageFixtures):
         assert [] == flow.storage.batch_counts([])
 
     def test_batches_among_the_members_are_counted(self, flow: FlowScene) -> None:
-        """A batch within a batch is one member of it, and counts in `batches` from when it is stored.
+        """An inner batch is one member of its outer batch, and is counted in `batches` once it is stored.
 
-        So do a cancelled one and one that waits for another member. Their members count in theirs only.
+        So are a cancelled inner batch and one that waits for another member. Members of an inner batch are
+        counted only in the inner batch.
 
-        If this fails: a caller cannot notice that a total leaves out what is in batches within a batch.
+        If this fails: a caller cannot see that a total excludes the members of inner batches.
         """
         outer, (a,) = flow.batch_of(1, name="outer")
         alone = flow.batch_counts(outer)
@@ -115,9 +117,9 @@ class BatchCountsDuty(StorageFixtures):
         assert flow.batch_counts(innermost) == BatchCounts(total=1, succeeded=1)
 
     def test_a_batch_that_is_stored_with_its_outer_one_is_counted(self, flow: FlowScene) -> None:
-        """Whether a call stores the outer batch as well makes no difference.
+        """An inner batch is also counted if the same call stores its outer batch.
 
-        If this fails: a batch that one block fills counts none of the batches within it.
+        If this fails: a batch that is filled in one block does not count the batches within it.
         """
         outer = flow.new_batch("outer")
         inner = flow.new_batch("inner", within=outer.id)
@@ -128,9 +130,9 @@ class BatchCountsDuty(StorageFixtures):
         assert flow.batch_counts(inner.id) == BatchCounts(total=1, active=1)
 
     def test_a_member_is_counted_once_however_often_it_is_stored(self, flow: FlowScene) -> None:
-        """A repeat of an insert changes no counts, nor does one with a new member count the others again.
+        """A repeated insert does not change the counts; a repeat with a new member counts only that member.
 
-        If this fails: after a lost reply a batch waits for ever for members that do not exist.
+        If this fails: after a lost reply a batch waits forever for members that do not exist.
         """
         batch = flow.new_batch()
         jobs = [batch, *(flow.new_member(batch.id) for _ in range(2))]
@@ -144,9 +146,9 @@ class BatchCountsDuty(StorageFixtures):
         assert (3, 3, 0, 0, 0, 0) == flow.counts(batch.id)
 
     def test_a_crash_is_no_end(self, flow: FlowScene) -> None:
-        """A member whose server is lost is active as before; what that one says of it later changes nothing.
+        """A member whose server is lost stays active, and a later end by that server changes nothing.
 
-        If this fails: a batch ends while a member of it is about to run again.
+        If this fails: a batch ends although a member is about to run again.
         """
         batch, (a,) = flow.batch_of(1)
         lost = flow.running(flow.begin("lost"), a)[0]
@@ -161,9 +163,9 @@ class BatchCountsDuty(StorageFixtures):
         assert ((1, 0, 0, 1, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
 
     def test_a_repeated_end_is_counted_once(self, flow: FlowScene) -> None:
-        """An end that is sent again, as after a lost reply, changes no counts.
+        """An end that is sent again, for example after a lost reply, does not change the counts.
 
-        If this fails: progress passes one hundred per cent, or a batch ends too early.
+        If this fails: progress exceeds one hundred per cent, or a batch ends too early.
         """
         batch, (a, _) = flow.batch_of(2)
         one = flow.take(flow.begin())[0]
@@ -177,9 +179,9 @@ class BatchCountsDuty(StorageFixtures):
         assert (2, 1, 0, 1, 0, 0) == flow.counts(batch)
 
     def test_ends_of_several_batches_count_for_their_own(self, flow: FlowScene) -> None:
-        """One call ends members of several batches; one that is refused among them counts for none.
+        """A call that ends members of several batches counts each end in its batch, and refused ones nowhere.
 
-        If this fails: a batch ends by the members of another one.
+        If this fails: the members of one batch end another batch.
         """
         first, (a, b) = flow.batch_of(2)
         second, (c, d) = flow.batch_of(2)
@@ -195,11 +197,11 @@ class BatchCountsDuty(StorageFixtures):
         assert [_DONE] * 3 == flow.states(first, second, alone)
 
     def test_a_parent_is_active_until_its_children_are_decided(self, flow: FlowScene) -> None:
-        """A member that has ended, and for which others wait, is active until `release` has decided them.
+        """A member that has ended is active until `release` has decided the jobs that wait for it.
 
         So the batch does not end between the end of a member and the start of the next.
 
-        If this fails: callbacks of a flow run after its first step.
+        If this fails: the callbacks of a flow run after its first step.
         """
         batch, (a,) = flow.batch_of(1)
         b = flow.member(batch, a)
@@ -219,7 +221,7 @@ class BatchCountsDuty(StorageFixtures):
 
     @requires(Feature.UNIQUE)
     def test_a_duplicate_is_no_member(self, flow: FlowScene) -> None:
-        """A call that is answered by another job is not counted; a requeue that is TAKEN neither.
+        """A duplicate call is not counted as a member, and neither is a requeue that returns `TAKEN`.
 
         If this fails: a batch waits for a job that is not in it.
         """
@@ -236,12 +238,12 @@ class BatchCountsDuty(StorageFixtures):
         assert (Duplicate(first), Applied.TAKEN, State.ENQUEUED) == (answer, taken, flow.state(other))
         assert ((1, 0, 0, 1, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
 
-    # ---- how it ends -------------------------------------------------------------------------------------
+    # ---- ends --------------------------------------------------------------------------------------------
 
     def test_a_batch_is_never_run(self, flow: FlowScene) -> None:
-        """A batch is awaiting while it is open, its meta kept; no claim takes it, no requeue enqueues it.
+        """An open batch is awaiting and keeps its meta; no claim takes it, and no requeue enqueues it.
 
-        If this fails: a server fails to find a task that was never there.
+        If this fails: a server tries to run a task that does not exist.
         """
         batch, members = flow.batch_of(2, meta_json='{"tenant":"acme"}')
         member = flow.record(members[0])
@@ -253,9 +255,9 @@ class BatchCountsDuty(StorageFixtures):
         assert {State.AWAITING: 1, State.PROCESSING: 2} == flow.by_state()
 
     def test_an_empty_batch_succeeds(self, flow: FlowScene) -> None:
-        """A batch without members ends as soon as somebody looks, and its callbacks follow.
+        """A batch without members ends with the next `release`, and its callbacks follow.
 
-        If this fails: a flow stops where there was nothing to do.
+        If this fails: a flow stops at a step that has nothing to do.
         """
         batch = flow.batch()
         then = flow.continuation(batch)
@@ -269,11 +271,12 @@ class BatchCountsDuty(StorageFixtures):
         [("succeeds", _DONE), ("fails", _BAD), ("gives up", _DONE), ("deleted", _DONE)],
     )
     def test_the_last_member_ends_the_batch(self, flow: FlowScene, how: str, end: State) -> None:
-        """It has failed if a member has, else it has succeeded: what was deleted does not matter.
+        """A batch fails if a member has failed, and otherwise succeeds; deleted members do not matter.
 
-        Its end is stamped by the storage's clock, told in its history, and its retention counts from there.
+        Its end has the storage's time and a history entry, and its retention begins with it.
 
-        If this fails: a batch says that all went well when it did not, or stands open when all is done.
+        If this fails: a batch reports success although a member failed, or stays open although all members
+        have ended.
         """
         batch, (a, b) = flow.batch_of(2, keeps=(DAY, 2 * DAY, 3 * DAY))
         one, two = flow.running(flow.begin(), a, b)
@@ -285,7 +288,8 @@ class BatchCountsDuty(StorageFixtures):
         ends: dict[str, Callable[[Running], Transition]]
         ends = {"succeeds": succeeds, "fails": fails, "gives up": gives_up}
         flow.settle(ends[how](two) if how in ends else deletes(b))
-        if how == "deleted":  # it runs until its holder is told
+        # its run continues until its holder is notified
+        if how == "deleted":
             flow.settle_all()
             assert _OPEN is flow.state(batch)
             flow.apply(succeeds(two))
@@ -302,9 +306,9 @@ class BatchCountsDuty(StorageFixtures):
             assert record.reason == "1 of 2 members failed"
 
     def test_what_a_failure_stops_waits_and_the_batch_ends(self, flow: FlowScene) -> None:
-        """Members that wait for one that failed go on waiting; the batch ends failed, since nothing can move.
+        """Members that wait for a failed member go on waiting; the batch fails once no other member can move.
 
-        If this fails: a batch hangs behind its first failure.
+        If this fails: a batch never ends after its first failure.
         """
         batch, (a, b) = flow.batch_of(2)
         c = flow.member(batch, a)
@@ -322,9 +326,9 @@ class BatchCountsDuty(StorageFixtures):
         assert flow.record(batch).reason == "1 of 4 members failed, 2 cannot start"
 
     def test_a_requeue_opens_the_batch_and_the_flow_goes_on(self, flow: FlowScene) -> None:
-        """A member that runs again takes back its end, and the batch is open until it has ended anew.
+        """A requeued member no longer counts as ended, and its batch is open until it ends again.
 
-        If this fails: a mended flow never tells that it has succeeded, or tells it too early.
+        If this fails: a fixed flow never reports its success, or reports it too early.
         """
         batch, (a,) = flow.batch_of(1, keeps=(None, DAY, None))
         b = flow.member(batch, a)
@@ -346,9 +350,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_OPEN, _BAD, _OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
 
     def test_one_release_goes_on_with_what_it_sets_free(self, flow: FlowScene) -> None:
-        """The end of a batch ends the one around it and enqueues what follows it, in the same call.
+        """One call of `release` ends a batch and the batch around it, and enqueues the jobs that follow them.
 
-        If this fails: a callback waits for a later look, seconds after the end of its batch.
+        If this fails: a callback waits for a later call, seconds after the end of its batch.
         """
         outer = flow.batch("outer")
         inner = flow.new_batch("inner", within=outer)
@@ -364,9 +368,9 @@ class BatchCountsDuty(StorageFixtures):
         assert 0 == flow.storage.release(100)
 
     def test_a_requeue_before_the_fold_is_as_if_nothing_had_ended(self, flow: FlowScene) -> None:
-        """A member that ends and runs again before anybody has looked leaves the batch open.
+        """A member that ends and is requeued before the next `release` leaves the batch open.
 
-        If this fails: a callback fires while a member runs.
+        If this fails: a callback runs while a member runs.
         """
         batch, (a,) = flow.batch_of(1)
         then = flow.continuation(batch, on=On.FINISHED)
@@ -380,9 +384,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_OPEN] == [entry.state for entry in flow.history(batch)]
 
     def test_a_restored_member_opens_the_batch(self, flow: FlowScene) -> None:
-        """A delete that is taken back is counted as any other change.
+        """An undone delete of a member is counted like any other change.
 
-        If this fails: what somebody deleted by mistake runs outside of its batch.
+        If this fails: a job that was deleted by mistake and restored runs outside its batch.
         """
         batch, (a,) = flow.batch_of(1)
         flow.settle(deletes(a))
@@ -396,9 +400,9 @@ class BatchCountsDuty(StorageFixtures):
         assert ((1, 1, 0, 0, 0, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
 
     def test_an_end_that_turns_into_another_is_told_as_such(self, flow: FlowScene) -> None:
-        """A batch that failed and has succeeded by the next look was open in between: its history says so.
+        """If a failed batch has succeeded by the next `release`, its history shows that it was reopened.
 
-        If this fails: people cannot tell why a failed batch has succeeded.
+        If this fails: people cannot see why a failed batch has succeeded.
         """
         batch, (a,) = flow.batch_of(1)
         flow.settle(fails(flow.run(flow.begin(), a)))
@@ -413,9 +417,9 @@ class BatchCountsDuty(StorageFixtures):
         assert None is flow.record(batch).reason
 
     def test_each_callback_comes_once(self, flow: FlowScene) -> None:
-        """Continuations of a batch are decided by its ends, each of them once, however often it ends.
+        """The ends of a batch decide each of its continuations once, however often the batch ends.
 
-        If this fails: after a mended failure customers are written to twice, or never.
+        If this fails: after a fixed failure customers get a message twice, or never.
         """
         batch, (a,) = flow.batch_of(1)
         finished, succeeded, deleted = (
@@ -443,7 +447,7 @@ class BatchCountsDuty(StorageFixtures):
     # ---- batches within batches --------------------------------------------------------------------------
 
     def test_a_batch_in_a_batch_is_one_member(self, flow: FlowScene) -> None:
-        """The outer one is open while the inner one is, counts it as one, and is told how it ends.
+        """An inner batch counts as one member: its outer batch is open while it is open, and counts its end.
 
         If this fails: a tree of batches ends from the top.
         """
@@ -465,9 +469,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_BAD, _BAD] == flow.states(outer, inner)
 
     def test_reopening_is_told_outwards(self, flow: FlowScene) -> None:
-        """A member three batches deep that runs again opens each of them, and its end ends each of them.
+        """A requeued member reopens all three batches around it, and its end ends each of them.
 
-        If this fails: a mended tree stays failed at its top, or fires from the top too early.
+        If this fails: a fixed tree stays failed at its top, or its top ends too early.
         """
         top = flow.batch("top")
         middle = flow.batch("middle", within=top)
@@ -488,12 +492,13 @@ class BatchCountsDuty(StorageFixtures):
         )  # fmt: skip
         assert [(1, 0, 0, 1, 0, 0)] * 3 == [flow.counts(one) for one in (top, middle, bottom)]
 
-    # ---- what it is after --------------------------------------------------------------------------------
+    # ---- batches after other jobs ------------------------------------------------------------------------
 
     def test_members_are_shut_out_until_their_batch_opens(self, flow: FlowScene) -> None:
-        """While a batch waits for what it is after, its members wait for its opening; then they are let in.
+        """Members of a batch wait until the jobs that it is after have ended and it opens.
 
-        Those for which it is not time yet become scheduled; those that wait for a fellow go on waiting.
+        Then they are enqueued. Members that are not due yet become scheduled, and members that wait for
+        another member go on waiting.
 
         If this fails: the second stage of a pipeline starts with the first.
         """
@@ -518,9 +523,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [a] == flow.claim_ids(flow.begin("b"))
 
     def test_an_empty_batch_waits_for_what_it_is_after(self, flow: FlowScene) -> None:
-        """A batch without members ends when it has opened, not before.
+        """A batch without members does not end before it has opened.
 
-        If this fails: the step behind an empty stage comes before the stage in front of it.
+        If this fails: the step after an empty stage runs before the stage that precedes it.
         """
         source = flow.add()
         batch = flow.batch(after=[source])
@@ -533,9 +538,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_OPEN, _DONE] == [before, flow.state(batch)]
 
     def test_a_batch_behind_what_has_ended_is_open_at_once(self, flow: FlowScene) -> None:
-        """Where what a batch is after has ended as wanted, its members are enqueued from the start.
+        """If the jobs that a batch is after have ended as wanted, its members are enqueued immediately.
 
-        If this fails: a batch that is made late never starts.
+        If this fails: a batch that is created late never starts.
         """
         source = flow.add()
         flow.settle(succeeds(flow.run(flow.begin(), source)))
@@ -546,9 +551,9 @@ class BatchCountsDuty(StorageFixtures):
         assert (BatchCounts(total=1, active=1), State.ENQUEUED) == (flow.batch_counts(batch), flow.state(a))
 
     def test_a_batch_is_opened_by_the_last_it_is_after(self, flow: FlowScene) -> None:
-        """A batch after several jobs, one of them a batch, opens when all have ended as wanted.
+        """A batch after several jobs and batches opens when all of them have ended as wanted.
 
-        If this fails: a fan-in starts with its first.
+        If this fails: a fan-in starts after its first job.
         """
         source = flow.batch("source")
         member, other = flow.member(source), flow.add(beside=source)
@@ -566,9 +571,9 @@ class BatchCountsDuty(StorageFixtures):
         assert not flow.batch_counts(batch).is_shut
 
     def test_a_batch_behind_a_failure_waits_and_behind_a_delete_is_cancelled(self, flow: FlowScene) -> None:
-        """What a batch is after and does not end as wanted keeps it shut, or cancels it, as with a job.
+        """A batch after a failed job stays shut; a batch after a deleted job is cancelled, like a child job.
 
-        If this fails: what was to follow a success runs after a failure.
+        If this fails: work that should follow a success runs after a failure.
         """
         failed, deleted = flow.add(), flow.add()
         waits, gone = flow.batch(after=[failed]), flow.batch(after=[deleted])
@@ -587,11 +592,11 @@ class BatchCountsDuty(StorageFixtures):
         assert Moved.SWEPT == flow.record(b).reason
 
     def test_a_batch_behind_a_deleted_job_is_swept(self, flow: FlowScene) -> None:
-        """A batch after a job that was deleted before is stored, and cancelled with its members.
+        """A batch after a job that is already deleted is stored, and cancelled with its members.
 
-        So it comes to the same end whether that job is deleted a moment before or a moment after.
+        So the result is the same whether the job is deleted just before the insert or just after it.
 
-        If this fails: who stores a flow gets an error, or none, by chance.
+        If this fails: storing a flow raises an error or not, by chance.
         """
         source = flow.add()
         flow.settle(deletes(source))
@@ -608,11 +613,12 @@ class BatchCountsDuty(StorageFixtures):
         assert BatchCounts(total=2, deleted=2, is_cancelled=True) == flow.batch_counts(batch.id)
 
     def test_who_gets_free_in_a_shut_batch_is_shut_out(self, flow: FlowScene) -> None:
-        """A member whose fellow has ended as wanted does not start while their batch is shut.
+        """The end of a member does not start another member that waits for it while their batch is shut.
 
-        One that somebody has requeued runs on: what it waited for moves it no more.
+        A waiting member that an operator has requeued runs, and the end of the other member no longer changes
+        it.
 
-        If this fails: a delete in a batch that waits starts half of it, or takes a running job away.
+        If this fails: a delete in a shut batch starts half of it, or takes a running job away.
         """
         source = flow.add()
         batch = flow.batch(after=[source])
@@ -633,7 +639,7 @@ class BatchCountsDuty(StorageFixtures):
         assert ((3, 1, 0, 1, 0, 1), _OPEN) == (flow.counts(batch), flow.state(batch))
 
     def test_batches_in_one_that_is_shut_are_shut_too(self, flow: FlowScene) -> None:
-        """A batch in one that waits for its opening waits with it, and so do its members, as active ones.
+        """A batch within a shut batch is shut too, and so are its members; they count as active.
 
         If this fails: the branches of a tree start before its root.
         """
@@ -656,9 +662,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_DONE, _DONE] == flow.states(outer, inner)
 
     def test_a_batch_that_waits_for_a_fellow_is_waiting(self, flow: FlowScene) -> None:
-        """An inner batch after a fellow member waits as a job would, and holds up no end of the outer one.
+        """An inner batch after another member waits like a job, and does not keep the outer batch open.
 
-        If this fails: a tree of batches hangs behind a failure.
+        If this fails: a tree of batches never ends after a failure.
         """
         outer = flow.batch("outer")
         source = flow.member(outer)
@@ -683,9 +689,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_DONE, _DONE] == flow.states(outer, inner)
 
     def test_a_cancelled_batch_waits_for_no_fellow(self, flow: FlowScene) -> None:
-        """An inner batch that is cancelled while it waits is active until its members are swept.
+        """An inner batch that is cancelled while it waits is active until its members are deleted.
 
-        If this fails: a tree of batches ends while something in it is still to be deleted.
+        If this fails: a tree of batches ends although jobs in it must still be deleted.
         """
         outer, (source,) = flow.batch_of(1)
         inner = flow.batch("inner", within=outer, after=[source])
@@ -700,12 +706,12 @@ class BatchCountsDuty(StorageFixtures):
         assert [(2, 1, 0, 0, 1, 0), (2, 0, 0, 0, 1, 1)] == [told, flow.counts(outer)]
         assert [_BAD, _GONE, _GONE] == flow.states(outer, inner, a)
 
-    # ---- members that are added --------------------------------------------------------------------------
+    # ---- added members -----------------------------------------------------------------------------------
 
     def test_what_is_added_counts_at_once(self, flow: FlowScene) -> None:
-        """A member that is added to an open batch keeps it open, also beside one that has just ended.
+        """A member added to an open batch keeps it open, even if the other members have just ended.
 
-        If this fails: what a running member adds is left out of its batch.
+        If this fails: a member that a running member adds is not counted in the batch.
         """
         batch, (a,) = flow.batch_of(1)
         one = flow.run(flow.begin(), a)
@@ -723,7 +729,7 @@ class BatchCountsDuty(StorageFixtures):
     def test_plain_members_of_any_task_join_a_stored_batch(
         self, flow: FlowScene, tasks: tuple[str, ...]
     ) -> None:
-        """Members that ask for nothing else are stored by one insert, also if their tasks differ.
+        """Members without other relations are stored by one insert, even if their tasks differ.
 
         If this fails: the second chunk of a large batch is refused, or its members are not counted.
         """
@@ -739,9 +745,9 @@ class BatchCountsDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["ended", "failed", "cancelled"])
     def test_a_batch_that_is_over_takes_no_more(self, flow: FlowScene, how: str) -> None:
-        """Adding to a batch that has ended or is cancelled is `BatchFinished`; nothing of the call is stored.
+        """Adding to a batch that has ended or is cancelled raises `BatchFinished`; nothing is stored.
 
-        If this fails: a job is added behind the callback that sums up, and counted by nobody.
+        If this fails: a job is added after the callback that sums up the batch, and is counted nowhere.
         """
         batch, (a,) = flow.batch_of(1)
         one = flow.run(flow.begin(), a)
@@ -759,9 +765,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [] == flow.claim_ids(flow.begin("b"))
 
     def test_an_unknown_batch_is_refused(self, flow: FlowScene) -> None:
-        """A member of a batch that is not stored is `JobNotFound`, and nothing of the call is stored.
+        """A member of a batch that is not stored raises `JobNotFound`, and nothing of the call is stored.
 
-        If this fails: a job is counted by nobody.
+        If this fails: a job is counted nowhere.
         """
         with pytest.raises(JobNotFound):
             flow.storage.insert([flow.new_job(), flow.new_member(flow.new_id())])
@@ -769,9 +775,9 @@ class BatchCountsDuty(StorageFixtures):
         assert {} == flow.by_state()
 
     def test_members_are_found_by_their_batch(self, flow: FlowScene) -> None:
-        """`JobFilter.batch_id` finds a batch's members, inner batches among them, and those in a state.
+        """`JobFilter.batch_id` finds all members of a batch or those in a state, including inner batches.
 
-        If this fails: a page of a batch shows jobs of another one.
+        If this fails: the page of a batch shows jobs of another batch.
         """
         batch, (a, b) = flow.batch_of(2)
         inner = flow.batch("inner", within=batch)
@@ -784,7 +790,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [] == flow.found(JobFilter(batch_id=flow.new_id()))
 
     def test_a_thousand_members_are_paged(self, flow: FlowScene) -> None:
-        """1,001 members come in by chunks under a hold, are found by pages each once, and end their batch.
+        """1,001 members are added in chunks under a hold, are each found once by pages, and end their batch.
 
         If this fails: large batches lose members between chunks or pages.
         """
@@ -812,9 +818,9 @@ class BatchCountsDuty(StorageFixtures):
     # ---- holds -------------------------------------------------------------------------------------------
 
     def test_a_held_batch_does_not_end(self, flow: FlowScene) -> None:
-        """While its creator fills a batch, members run and end, and the batch ends once it is held no more.
+        """Members of a held batch run and end, but the batch does not end until the hold is removed.
 
-        If this fails: a batch that is made in chunks ends after the first of them.
+        If this fails: a batch that is created in chunks ends after the first chunk.
         """
         batch, (a,) = flow.batch_of(1, due_at=BASE + HOUR)
         flow.settle(succeeds(flow.run(flow.begin(), a)))
@@ -831,9 +837,9 @@ class BatchCountsDuty(StorageFixtures):
         assert Applied.REFUSED is flow.hold(batch, BASE + 2 * HOUR)
 
     def test_a_hold_that_is_over_cancels(self, flow: FlowScene) -> None:
-        """A batch whose creator is gone is cancelled when its hold is due; each chunk moves that instant on.
+        """A batch whose creator has died is cancelled when its hold is due; each chunk extends the hold.
 
-        If this fails: half of a batch passes for the whole, or stands open for ever.
+        If this fails: half of a batch is treated as the whole batch, or stays open forever.
         """
         batch, (a,) = flow.batch_of(1, due_at=BASE + HOUR)
         flow.hold(batch, BASE + 5 * HOUR)
@@ -855,12 +861,14 @@ class BatchCountsDuty(StorageFixtures):
         with pytest.raises(BatchFinished):
             flow.member(batch)
 
-    # ---- cancelling --------------------------------------------------------------------------------------
+    # ---- cancellation ------------------------------------------------------------------------------------
 
     def test_a_delete_cancels_the_batch(self, flow: FlowScene) -> None:
-        """All members that have not ended are deleted, those that run are told, and it ends when none runs.
+        """A delete of a batch deletes all unfinished members; the batch ends when none of them runs any more.
 
-        If this fails: a cancelled batch goes on, or cleans up while members still work.
+        Members that run are stopping until then.
+
+        If this fails: a cancelled batch continues, or its clean-up starts while members still run.
         """
         batch, (a, b) = flow.batch_of(2, keeps=(None, None, DAY))
         waits = flow.member(batch, a)
@@ -892,7 +900,7 @@ class BatchCountsDuty(StorageFixtures):
     def test_cancelled_batch_ends_after_the_session_of_its_last_running_member(self, flow: FlowScene) -> None:
         """The end of a session stops a deleted member that it still ran; `release` then decides the batch.
 
-        If this fails: a cancelled batch never ends if a server dies meanwhile, nor does its clean-up begin.
+        If this fails: a cancelled batch whose server dies never ends, and its clean-up never starts.
         """
         batch, members = flow.batch_of(2)
         then = flow.continuation(batch, on=On.DELETED)
@@ -910,9 +918,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_GONE, State.ENQUEUED] == flow.states(batch, then)
 
     def test_a_cancel_goes_down_the_tree(self, flow: FlowScene) -> None:
-        """Batches within a cancelled one are cancelled, those too that wait for what they are after.
+        """Batches within a cancelled batch are cancelled too, including those that are still shut.
 
-        If this fails: a cancelled tree goes on in its branches.
+        If this fails: a cancelled tree continues in its branches.
         """
         outer, (source,) = flow.batch_of(1)
         inner = flow.batch("inner", within=outer)
@@ -928,9 +936,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [(3, 0, 0, 0, 0, 3), (1, 0, 0, 0, 0, 1)] == [flow.counts(outer), flow.counts(inner)]
 
     def test_a_batch_is_cancelled_once(self, flow: FlowScene) -> None:
-        """A batch that somebody cancelled, and whose outer one is cancelled then, keeps what was told of it.
+        """A cancelled batch keeps its reason and history when its outer batch is cancelled later.
 
-        If this fails: nobody learns who cancelled a batch.
+        If this fails: people cannot see who cancelled a batch.
         """
         outer = flow.batch("outer")
         inner = flow.batch("inner", within=outer)
@@ -948,9 +956,9 @@ class BatchCountsDuty(StorageFixtures):
         assert ([_GONE] * 2, "deleted by ada") == (flow.states(outer, inner), flow.record(inner).reason)
 
     def test_a_sweep_is_bounded(self, flow: FlowScene) -> None:
-        """`release` moves no more members than its limit allows, in a cancel as in an opening.
+        """A call of `release` moves at most `limit` members, of a cancelled batch or of one that opens.
 
-        If this fails: a cancel of a large batch is one step that holds up everything.
+        If this fails: cancelling a large batch is one step that blocks all other work.
         """
         source = flow.add()
         gone, many = flow.batch_of(10)
@@ -978,9 +986,9 @@ class BatchCountsDuty(StorageFixtures):
         return sum(state is not wanted for state in flow.states(*ids))
 
     def test_a_batch_that_has_ended_can_be_cancelled(self, flow: FlowScene) -> None:
-        """A delete of an ended batch cancels it like an open one; of a deleted one it is refused.
+        """A delete of an ended batch cancels it like an open one; a delete of a deleted batch is refused.
 
-        If this fails: a failed batch can never be put away, or what waits in it stays for ever.
+        If this fails: a failed batch cannot be removed, or the jobs that wait in it stay forever.
         """
         batch, (a,) = flow.batch_of(1)
         b = flow.member(batch, a)
@@ -995,11 +1003,12 @@ class BatchCountsDuty(StorageFixtures):
         assert Applied.REFUSED is flow.apply(deletes(batch))
 
     def test_what_is_cancelled_is_so_for_good(self, flow: FlowScene) -> None:
-        """A second delete changes nothing, no hold is taken, and no member of it comes back from a delete.
+        """After a cancellation, a second delete changes nothing; holds, and restores of members, are refused.
 
-        Its end keeps the reason of its cancellation; its members stay as long as its rules say.
+        The end of the batch keeps the reason of its cancellation, and its members are kept as long as its
+        rules state.
 
-        If this fails: a cancelled batch is held open, or forgets who cancelled it.
+        If this fails: a cancelled batch is held open, or loses the name of the person who cancelled it.
         """
         batch, (a, b) = flow.batch_of(2, keeps=(None, None, DAY), due_at=BASE + HOUR)
         one = flow.running(flow.begin(), a, b)[0]
@@ -1022,9 +1031,9 @@ class BatchCountsDuty(StorageFixtures):
         assert record.ended_at + DAY == record.expires_at
 
     def test_a_cancelled_batch_stays_so(self, flow: FlowScene) -> None:
-        """Members of a cancelled batch cannot run again, whether it has ended or not.
+        """Members of a cancelled batch cannot be requeued, whether the batch has ended or not.
 
-        If this fails: half of a cancelled batch comes back to life.
+        If this fails: half of a cancelled batch runs again.
         """
         batch, (a, b) = flow.batch_of(2)
         one = flow.take(flow.begin(), 1)[0]
@@ -1040,12 +1049,12 @@ class BatchCountsDuty(StorageFixtures):
         assert ([Applied.REFUSED] * 2, _GONE) == ([early, late], flow.state(batch))
         assert [_GONE, _GONE] == flow.states(a, b)
 
-    # ---- the first failure that cancels the rest ---------------------------------------------------------
+    # ---- batches that fail fast --------------------------------------------------------------------------
 
     def test_the_first_failure_stops_the_rest(self, flow: FlowScene) -> None:
-        """In a batch that fails fast a failure deletes what has not ended; it ends failed when none runs.
+        """In a batch that fails fast, a failure deletes unfinished members; the batch fails when none runs.
 
-        If this fails: a batch goes on with work that nobody wants any more, or counts as cancelled.
+        If this fails: a batch continues work that is no longer wanted, or counts as cancelled.
         """
         batch, (a, b, c) = flow.batch_of(3, fails_fast=True)
         waits = flow.member(batch, c)
@@ -1067,9 +1076,9 @@ class BatchCountsDuty(StorageFixtures):
         )
 
     def test_who_waits_for_what_failed_is_stopped_too(self, flow: FlowScene) -> None:
-        """A batch that a failure stops does not end while a member waits: that one is deleted first.
+        """A batch that a failure has stopped does not end before its waiting members are deleted.
 
-        If this fails: a job waits for ever in a batch that was to stop.
+        If this fails: a job waits forever in a batch that should stop.
         """
         batch, (a,) = flow.batch_of(1, fails_fast=True)
         b = flow.member(batch, a)
@@ -1081,9 +1090,9 @@ class BatchCountsDuty(StorageFixtures):
         assert BatchCounts(total=2, failed=1, deleted=1) == flow.batch_counts(batch)
 
     def test_a_requeue_opens_a_batch_that_was_stopped(self, flow: FlowScene) -> None:
-        """The member that failed runs again; what was stopped stays deleted; a later failure stops again.
+        """The failed member of a stopped batch can run again; others stay deleted. A new failure stops it.
 
-        If this fails: a mended member is deleted for what failed before it.
+        If this fails: a fixed member is deleted because of an earlier failure.
         """
         batch, (a, b) = flow.batch_of(2, fails_fast=True)
         one, two = flow.running(flow.begin(), a, b)
@@ -1105,9 +1114,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_BAD, _GONE] == flow.states(a, c)
 
     def test_a_failure_stops_once(self, flow: FlowScene) -> None:
-        """What a failure has stopped is over with the batch's end: another member that runs again runs.
+        """The stop by a failure is over when the batch has ended: another member that is requeued then runs.
 
-        If this fails: in a batch that fails fast nothing can be mended while anything in it has failed.
+        If this fails: nothing can be fixed in a batch that fails fast while any member has failed.
         """
         batch, (a, b) = flow.batch_of(2, fails_fast=True)
         one, two = flow.running(flow.begin(), a, b)
@@ -1125,9 +1134,9 @@ class BatchCountsDuty(StorageFixtures):
         assert not flow.batch_counts(batch).is_stopping
 
     def test_a_requeue_before_the_sweep_calms_the_batch(self, flow: FlowScene) -> None:
-        """What failed and runs again before anybody looked stops nothing, itself least of all.
+        """A failed member that is requeued before the next `release` stops nothing, and is not deleted.
 
-        If this fails: somebody who mends at once sees the mended job deleted.
+        If this fails: a job that is fixed immediately is deleted.
         """
         batch, (a, b) = flow.batch_of(2, fails_fast=True)
         one = flow.take(flow.begin(), 1)[0]
@@ -1140,11 +1149,12 @@ class BatchCountsDuty(StorageFixtures):
         assert BatchCounts(total=2, active=2) == flow.batch_counts(batch)
 
     def test_a_failure_that_is_calmed_stops_nothing_later(self, flow: FlowScene) -> None:
-        """Of two that failed one runs again before anybody looked: what waits for the other is not stopped.
+        """If one of two failed members is requeued before the next `release`, no other member is stopped.
 
-        Nor is anything else, whatever is decided behind those failures from then on.
+        This includes members that wait for the other failed one, and anything that is decided later because
+        of these failures.
 
-        If this fails: somebody who mends one of several failures sees the rest deleted.
+        If this fails: after one of several failures is fixed, the rest of the batch is deleted.
         """
         batch, (a, b, c) = flow.batch_of(3, fails_fast=True)
         waits = flow.member(batch, a)
@@ -1160,9 +1170,9 @@ class BatchCountsDuty(StorageFixtures):
         assert not flow.batch_counts(batch).is_stopping
 
     def test_a_failed_inner_batch_stops_the_outer_one(self, flow: FlowScene) -> None:
-        """For a batch that fails fast a batch within it that ends failed is a member that failed.
+        """In a batch that fails fast, an inner batch that fails is a failed member.
 
-        If this fails: a tree of batches goes on behind a failure that was to stop it.
+        If this fails: a tree of batches continues after a failure that should stop it.
         """
         outer = flow.batch("outer", fails_fast=True)
         inner = flow.batch("inner", within=outer)
@@ -1178,12 +1188,12 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert [_OPEN, _OPEN, _GONE, State.ENQUEUED] == flow.states(outer, inner, b, a)
 
-    # ---- what goes with it -------------------------------------------------------------------------------
+    # ---- retention, limits and transactions --------------------------------------------------------------
 
     def test_a_member_stays_with_its_batch(self, flow: FlowScene) -> None:
-        """A member that could be pruned stays while its batch is open, and as long as its batch does.
+        """An expired member is kept while its batch is open, and then as long as the batch is kept.
 
-        If this fails: the results of a batch's first members are gone before its callback reads them.
+        If this fails: the results of a batch's first members are deleted before its callback reads them.
         """
         batch, (a, b) = flow.batch_of(2, keeps=(2 * DAY, None, None))
         one, two = flow.running(flow.begin(), a, b)
@@ -1204,9 +1214,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [None] == flow.storage.batch_counts([batch])
 
     def test_a_member_stays_with_all_batches_around_it(self, flow: FlowScene) -> None:
-        """Members of an inner batch stay while an outer batch is open, and as long as that one does.
+        """Members of inner batches are kept while an outer batch is open, and as long as that batch is kept.
 
-        If this fails: the results of all batches within a batch are incomplete, and nobody notices.
+        If this fails: the results of all inner batches are incomplete, and nobody notices.
         """
         outer, (last,) = flow.batch_of(1, name="outer", keeps=(3 * DAY, None, None))
         middle = flow.batch("middle", within=outer, keeps=(0, None, None))
@@ -1232,9 +1242,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [None] * 6 == flow.storage.get(jobs)
 
     def test_what_waits_in_a_failed_batch_goes_with_it(self, flow: FlowScene) -> None:
-        """Pruning a batch deletes the members that still wait in it, and decides its own continuations.
+        """A prune of a batch deletes the members that still wait in it, and decides its own continuations.
 
-        If this fails: jobs wait for ever in a batch that nobody can find.
+        If this fails: jobs wait forever in a batch that cannot be found.
         """
         batch, (a,) = flow.batch_of(1, keeps=(None, HOUR, None))
         b = flow.member(batch, a)
@@ -1253,9 +1263,9 @@ class BatchCountsDuty(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_a_batch_of_limited_members_ends(self, flow: FlowScene) -> None:
-        """Members that hold a limit's key run one after another, and their batch ends with the last.
+        """Members that need the same limit key run one after another, and their batch ends with the last.
 
-        If this fails: limits and batches do not go together.
+        If this fails: limits do not work in batches.
         """
         flow.put_numbers("kit-batch", concurrent=1)
         batch = flow.new_batch(beside="kit-batch")
@@ -1277,9 +1287,9 @@ class BatchCountsDuty(StorageFixtures):
     def test_a_batch_is_stored_with_the_transaction(
         self, flow: FlowScene, open_transaction: object, commits: bool
     ) -> None:
-        """A batch and its members of a transaction are there and counted after its commit, or not at all.
+        """A batch inserted within a transaction is stored and counted after the commit, or not at all.
 
-        If this fails: a batch that was rolled back goes on without its members, or the other way round.
+        If this fails: a batch that was rolled back continues without its members, or the other way round.
         """
         assert callable(open_transaction)
         batch = flow.new_batch()

@@ -1,4 +1,4 @@
-"""Called jobs: a run that waits for others, results that are still to be read, and what is kept for them."""
+"""Tests of called jobs: runs that wait for other jobs, inputs, and results that are kept for them."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def _waits(running: Running, *children: str, due_at: int | None = None) -> Trans
 
 
 class CallDuty(StorageFixtures):
-    """What `apply`, `release` and `prune` promise of jobs that wait for jobs that they called."""
+    """Tests of `apply`, `release` and `prune` for jobs that wait for the jobs that they have called."""
 
-    # ---- waiting -----------------------------------------------------------------------------------------
+    # ---- waits -------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("end", ["succeeds", "fails", "gives up", "deleted"])
     def test_the_end_of_the_child_wakes_its_caller(self, flow: FlowScene, end: str) -> None:
-        """A run that waits for a child goes on when that has ended, however it has; nobody waits for it then.
+        """A caller that waits for its child is enqueued when the child ends in any way, and waits no more.
 
-        If this fails: a caller waits for ever for a child that failed.
+        If this fails: a caller waits forever for a child that has failed.
         """
         caller = flow.run()
         child = self._called(flow, caller)
@@ -68,16 +68,16 @@ class CallDuty(StorageFixtures):
 
     @staticmethod
     def _called(flow: FlowScene, caller: Running, **fields: object) -> str:
-        """Return a child that the run has noted and stored."""
+        """Store a child of the run, after a memo of the call; return the child's id."""
         job = flow.new_tied(Relations(caller_id=caller.id), fields)
         assert Applied.APPLIED is flow.remember(call_memo(caller, "child", job.id)).answer
         flow.storage.insert([job])
         return job.id
 
     def test_a_suspension_looks_whether_the_child_has_ended(self, flow: FlowScene) -> None:
-        """Where the child has ended before its caller comes to wait, the caller is enqueued at once.
+        """If the child has ended before its caller suspends, the caller is enqueued immediately.
 
-        If this fails: a caller whose child was fast waits for ever.
+        If this fails: a caller whose child was fast waits forever.
         """
         caller = flow.run()
         child = self._called(flow, caller)
@@ -94,7 +94,7 @@ class CallDuty(StorageFixtures):
         assert [caller.id] == flow.claim_ids(flow.begin("b"))
 
     def test_the_last_of_several_children_wakes(self, flow: FlowScene) -> None:
-        """A run that waits for several goes on when all have ended, those included that had before.
+        """A caller that waits for several children is enqueued when all have ended, even if some had before.
 
         If this fails: `gather` returns with results missing.
         """
@@ -115,9 +115,9 @@ class CallDuty(StorageFixtures):
         assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
 
     def test_a_child_that_is_gone_has_ended(self, flow: FlowScene) -> None:
-        """Who comes to wait for a job that nobody knows goes on, and finds out.
+        """A caller that waits for an unknown job is enqueued, and its run finds that the job is missing.
 
-        If this fails: a caller waits for ever for a job that was pruned.
+        If this fails: a caller waits forever for a job that was pruned.
         """
         caller = flow.run()
 
@@ -126,9 +126,9 @@ class CallDuty(StorageFixtures):
         assert State.ENQUEUED is flow.state(caller.id)
 
     def test_a_wait_is_no_continuation(self, flow: FlowScene) -> None:
-        """Whom a run waits for are no parents of its job: neither its record nor `find` by parent shows them.
+        """Jobs for which a run waits are not parents of its job, in its record or in a search by parent.
 
-        If this fails: a page draws a caller as the child of what it called.
+        If this fails: a page shows a caller as the child of a job that it has called.
         """
         caller = flow.run()
         child = self._called(flow, caller)
@@ -141,9 +141,9 @@ class CallDuty(StorageFixtures):
         assert Relations(caller_id=caller.id) == flow.record(child).relations
 
     def test_a_continuation_that_waits_keeps_its_parents(self, flow: FlowScene) -> None:
-        """A job that was a continuation itself still shows its parents, and their ends move it no more.
+        """A continuation that waits for a child still shows its parents, and their ends no longer move it.
 
-        If this fails: a wait rewrites what a job is.
+        If this fails: a wait changes the relations of a job.
         """
         parent = flow.add()
         job_id = flow.continuation(parent)
@@ -163,9 +163,9 @@ class CallDuty(StorageFixtures):
         flow.check(job_id, state=State.AWAITING, waits_for="call child")
 
     def test_who_was_woken_otherwise_is_let_be(self, flow: FlowScene) -> None:
-        """A caller that was requeued, and waits for another child now, is not woken by the former one.
+        """A requeued caller that now waits for another child is not woken by its previous child.
 
-        If this fails: a job goes on without the result that it waits for.
+        If this fails: a job continues without the result for which it waits.
         """
         caller = flow.run()
         first = self._called(flow, caller)
@@ -186,9 +186,9 @@ class CallDuty(StorageFixtures):
         assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(caller.id)]
 
     def test_a_wait_for_a_child_can_be_due(self, flow: FlowScene) -> None:
-        """A wait for a child with an instant is over when that comes; the child's end moves nobody then.
+        """A wait for a child with a due time ends at that time; after that, the child's end changes nothing.
 
-        If this fails: a wait with a time-out waits for ever, or starts its job twice.
+        If this fails: a wait with a time-out lasts forever, or starts its job twice.
         """
         caller = flow.run()
         child = self._called(flow, caller, state=State.SCHEDULED, due_at=BASE + 30 * DAY)
@@ -205,7 +205,7 @@ class CallDuty(StorageFixtures):
     def test_a_caller_that_waits_is_active_in_its_batch(self, flow: FlowScene) -> None:
         """A member that waits for its child, or for a signal, counts as active: its batch does not end.
 
-        If this fails: a batch ends while an approval in it is asked for.
+        If this fails: a batch ends while one of its members waits for an approval.
         """
         batch, (a, b) = flow.batch_of(2)
         one, two = flow.running(flow.begin(), a, b)
@@ -231,7 +231,7 @@ class CallDuty(StorageFixtures):
         )
 
     def test_a_batch_can_be_waited_for(self, flow: FlowScene) -> None:
-        """A run waits for a batch as for any job, and goes on when the batch has ended.
+        """A run can wait for a batch like for any job, and continues when the batch has ended.
 
         If this fails: `join` of a batch never returns.
         """
@@ -248,12 +248,12 @@ class CallDuty(StorageFixtures):
 
         assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(caller.id)]
 
-    # ---- results that are still to be read ---------------------------------------------------------------
+    # ---- inputs and retention of results -----------------------------------------------------------------
 
     def test_inputs_are_kept_as_they_were_given(self, flow: FlowScene) -> None:
-        """Where results of others belong in a job's arguments is stored with it and told to who claims it.
+        """The places in a job's arguments for results of others are stored, and returned by its claim.
 
-        If this fails: a job is run without what it was to be given.
+        If this fails: a job runs without the results that it should get.
         """
         source = flow.add()
         relations = Relations(inputs=(Input(source, ("text",)), Input(source, ("rows", 0, "é"))))
@@ -272,9 +272,9 @@ class CallDuty(StorageFixtures):
         assert '"result"' == flow.record(source).result
 
     def test_a_job_that_misses_an_input_cannot_be_requeued(self, flow: FlowScene) -> None:
-        """While a source has not succeeded, a job that waits for its result is not run by hand.
+        """A job that takes the result of a source cannot be requeued while the source has not succeeded.
 
-        If this fails: a job is run with a hole in its arguments.
+        If this fails: a job runs with an argument missing.
         """
         source = flow.add()
         relations = write_relations(Relations(inputs=(Input(source, ("text",)),)))
@@ -291,9 +291,9 @@ class CallDuty(StorageFixtures):
         assert [State.AWAITING, State.ENQUEUED] == flow.states(job_id, waits_alone)
 
     def test_a_result_stays_as_long_as_it_is_missed(self, flow: FlowScene) -> None:
-        """A source that has expired stays while a job that is to be given its result has not ended.
+        """An expired source is kept while a job that takes its result as an argument has not ended.
 
-        If this fails: the last stage of a flow fails because its first was tidied up.
+        If this fails: the last stage of a flow fails, because its first was pruned.
         """
         source = flow.add()
         relations = write_relations(Relations(inputs=(Input(source, ("text",)),)))
@@ -314,9 +314,9 @@ class CallDuty(StorageFixtures):
 
     @pytest.mark.parametrize("state", ["running", "waiting", "failed"])
     def test_a_called_job_stays_until_its_caller_has_ended(self, flow: FlowScene, state: str) -> None:
-        """A child that has expired stays while its caller has not ended, and so may still read its result.
+        """An expired child is kept while its caller has not ended, because its result may still be read.
 
-        If this fails: a caller finds nothing where its child's result was, and calls it again.
+        If this fails: a caller does not find the result of its child, and calls it again.
         """
         caller = flow.run()
         child = self._called(flow, caller)
@@ -338,9 +338,9 @@ class CallDuty(StorageFixtures):
         assert [None] == flow.storage.get([child])
 
     def test_a_childs_caller_may_be_gone(self, flow: FlowScene) -> None:
-        """A called job outlives its caller where it runs longer; its end is as any other.
+        """A called job may run longer than its caller exists; it ends and is pruned like any other job.
 
-        If this fails: a job that was called by one long pruned never ends, or never goes.
+        If this fails: a job whose caller was pruned long ago never ends, or is never pruned.
         """
         caller = flow.run()
         child = self._called(flow, caller)

@@ -1,4 +1,4 @@
-"""Claim: one session at a time holds a job, in the promised order, and a dead one takes nothing."""
+"""Tests of `claim`: one session at a time holds a job, in the promised order; an ended one claims nothing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
 class ClaimDuty(StorageFixtures):
-    """What `claim` promises."""
+    """Tests of `claim`."""
 
     verbs = "claim"
 
     def test_a_claimed_job_carries_what_running_it_needs(self, scene: Scene) -> None:
-        """A claimed job has its fields as stored, attempt 1, a fence, and the claim's instant.
+        """A claimed job has its fields as stored, attempt 1, a fence, and the time of the claim.
 
-        If this fails: a server runs a job with the wrong arguments, limits or names.
+        If this fails: a server runs a job with wrong arguments, limits or names.
         """
         job_id = scene.add(
             task="reports.create", arguments="[7]", serializer="other", queue="critical", priority=-3,
@@ -54,9 +54,9 @@ class ClaimDuty(StorageFixtures):
         assert job.fence > 0
 
     def test_a_claim_writes_the_holder(self, scene: Scene) -> None:
-        """The record of a claimed job names session, server, fence, attempt and the caller's instant.
+        """A claim writes session, server, fence, attempt and the caller's time to the record of the job.
 
-        If this fails: nobody can tell who runs a job, and a settle cannot be guarded.
+        If this fails: nothing shows which server runs a job, and a settle cannot be guarded.
         """
         job_id = scene.add(reason="enqueued by a test")
         before = scene.record(job_id)
@@ -70,7 +70,7 @@ class ClaimDuty(StorageFixtures):
         ) == scene.record(job_id)  # fmt: skip
 
     def test_a_job_is_claimed_once(self, scene: Scene) -> None:
-        """What one session has claimed, no session claims again, itself included.
+        """A job that a session has claimed is not claimed again, by this or any other session.
 
         If this fails: jobs run twice at the same time.
         """
@@ -85,9 +85,9 @@ class ClaimDuty(StorageFixtures):
 
     @pytest.mark.parametrize("limit", [0, 1, 3, 5, 8])
     def test_a_claim_takes_no_more_than_its_limit(self, scene: Scene, limit: int) -> None:
-        """At most `limit` jobs are taken; none for zero.
+        """A claim takes at most `limit` jobs, and none for zero.
 
-        If this fails: a server holds jobs it has no free worker for.
+        If this fails: a server holds jobs for which it has no free worker.
         """
         ids = scene.add_many(5)
 
@@ -97,9 +97,9 @@ class ClaimDuty(StorageFixtures):
         assert 5 - len(claimed) == scene.storage.counts().by_state.get(State.ENQUEUED, 0)
 
     def test_higher_priority_comes_first(self, scene: Scene) -> None:
-        """Within a queue a higher priority is taken first, equals in the order they were enqueued.
+        """Within a queue, higher priorities are claimed first, and equal ones in the order of enqueueing.
 
-        If this fails: priorities are ignored, upside down, or break the order among equals.
+        If this fails: priorities are ignored or reversed, or break the order among equal jobs.
         """
         ids = [scene.add(priority=priority) for priority in (0, -5, 100, 0, -100, 7, 100)]
 
@@ -108,9 +108,10 @@ class ClaimDuty(StorageFixtures):
         assert [ids[place] for place in (2, 6, 5, 0, 3, 1, 4)] == claimed
 
     def test_an_urgent_job_overtakes_jobs_that_waited_longer(self, scene: Scene) -> None:
-        """A job with a higher priority is claimed next, also after other jobs were claimed one by one.
+        """A job with a higher priority is claimed next, even after other jobs were claimed one by one.
 
-        If this fails: a claim begins where the last one ended, and leaves out what was enqueued before that.
+        If this fails: a claim begins where the last one ended, and misses jobs that were inserted before that
+        place.
         """
         ids = scene.add_many(6)
         holder = scene.begin()
@@ -123,7 +124,7 @@ class ClaimDuty(StorageFixtures):
         assert [[job] for job in (urgent[1], urgent[0], *ids[3:])] == second
 
     def test_queues_are_taken_in_the_order_given(self, scene: Scene) -> None:
-        """A later queue is touched only when the former ones are empty, whatever its priorities.
+        """A named queue is used only if all queues named before it are empty, whatever its priorities.
 
         If this fails: strict priority among queues does not hold.
         """
@@ -138,9 +139,9 @@ class ClaimDuty(StorageFixtures):
         assert low[1:] == [job.id for job in second]
 
     def test_only_the_named_queues_are_touched(self, scene: Scene) -> None:
-        """A queue that is not named, or does not exist, gives nothing; no queue at all gives nothing.
+        """A claim takes jobs only from the named queues; with an empty list it takes none.
 
-        If this fails: servers run jobs that were meant for others.
+        If this fails: servers run jobs that are meant for others.
         """
         scene.add(queue="mail")
         holder = scene.begin()
@@ -157,12 +158,12 @@ class ClaimDuty(StorageFixtures):
     def test_every_queue_is_served_without_a_list(
         self, scene: Scene, stored: tuple[int, int, int], limit: int, times: int
     ) -> None:
-        """Without a list claims are filled from all queues with work, whatever priorities jobs have, in turn.
+        """Without a list, claims take jobs from all queues with work in turn, whatever their priorities.
 
         Each queue keeps its own order.
 
-        If this fails: a busy queue starves all others, or servers idle while work waits in a queue whose turn
-        it is not.
+        If this fails: a busy queue starves all others, or servers are idle because work waits in a queue
+        whose turn has not come.
         """
         kinds = zip("abc", stored, (100, 0, -100), strict=True)
         ids = {name: scene.add_many(number, queue=name, priority=one) for name, number, one in kinds}
@@ -177,9 +178,9 @@ class ClaimDuty(StorageFixtures):
             assert stored_ids[: len(own)] == own
 
     def test_a_paused_queue_gives_nothing(self, scene: Scene) -> None:
-        """A queue whose record says that it is paused is skipped, named or not; the others are not.
+        """A queue is skipped if its record marks it as paused, named or not; other queues are not affected.
 
-        If this fails: an operator cannot stop a queue.
+        If this fails: an operator cannot pause a queue.
         """
         scene.add(queue="paused")
         open_id = scene.add(queue="open")
@@ -195,9 +196,9 @@ class ClaimDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["false", "deleted", "unsaid"])
     def test_a_resumed_queue_gives_its_jobs(self, scene: Scene, how: str) -> None:
-        """A queue is open again as soon as its record does not say that it is paused.
+        """A queue is open again as soon as its record no longer marks it as paused.
 
-        If this fails: a resumed queue stays shut, or any record of a queue shuts it.
+        If this fails: a resumed queue stays paused, or any record of a queue pauses it.
         """
         job_id = scene.add(queue="mail")
         holder = scene.begin()
@@ -213,12 +214,13 @@ class ClaimDuty(StorageFixtures):
         assert [job_id] == scene.claim_ids(holder, queues=["mail"])
 
     def test_only_a_living_session_claims(self, scene: Scene) -> None:
-        """A session that was ended, or never began, takes nothing and is told that it is lost, no other is.
+        """A session that has ended, or never began, claims nothing and is reported as lost, unlike others.
 
-        What a dead one asked for is there for the next that asks, all of it and at once.
+        The jobs that an ended session requested stay available: the next claim takes all of them.
 
-        If this fails: a claim that was on its way when its sender was killed takes jobs that nobody will run,
-        an idle server believes itself dead, or a storage in parts believes that a part is empty.
+        If this fails: a claim that was still on its way when its server was killed takes jobs that nothing
+        will run. Or an idle server treats its session as lost, or a partitioned storage treats a partition as
+        empty.
         """
         dead, well = scene.begin("dead"), scene.begin("well")
         scene.lose(dead)
@@ -234,9 +236,9 @@ class ClaimDuty(StorageFixtures):
         assert added == set(scene.claim_ids(well, 300))
 
     def test_attempt_and_fence_grow_with_each_claim(self, scene: Scene) -> None:
-        """Each claim of a job has attempt + 1 and a larger fence; a hand-back returns only the attempt.
+        """Each claim adds 1 to a job's attempt and increases its fence; a hand-back undoes only the attempt.
 
-        If this fails: an old holder cannot be told from a new one.
+        If this fails: an earlier holder cannot be distinguished from a later one.
         """
         job_id = scene.add()
         holder = scene.begin()
@@ -249,10 +251,10 @@ class ClaimDuty(StorageFixtures):
         assert second.job.fence > first.job.fence
 
     def test_a_claim_writes_no_history(self, scene: Scene) -> None:
-        """A job has the history after its claim that it had before, also one deleted and requeued meanwhile.
+        """A claim does not change a job's history, even if the job was deleted and requeued before.
 
-        If this fails: hand-backs fill the history, and the hot path pays for a write nobody reads; or a claim
-        takes a job that was never claimed for one to which nothing has happened.
+        If this fails: hand-backs fill the history, and the hot path pays for a write that nobody reads; or a
+        claim treats a job that was never claimed as one without any history.
         """
         job_id = scene.add()
         scene.storage.apply([deletes(job_id), requeues(job_id)])
@@ -266,9 +268,9 @@ class ClaimDuty(StorageFixtures):
         assert before == claimed == scene.history(job_id)[:-1]
 
     def test_only_enqueued_jobs_are_claimed(self, scene: Scene) -> None:
-        """Jobs that wait for time or a parent, and jobs that have ended, are never claimed.
+        """Jobs that wait for a time or a parent, and jobs that have ended, are never claimed.
 
-        If this fails: the index of what is ready holds more than what is enqueued.
+        If this fails: the index of claimable jobs contains other jobs as well.
         """
         holder = scene.begin()
         ended = scene.settle(succeeds(scene.run(holder)))
@@ -280,9 +282,9 @@ class ClaimDuty(StorageFixtures):
         assert State.SUCCEEDED == scene.state(ended)
 
     def test_a_claim_tells_the_next_due_instant(self, scene: Scene) -> None:
-        """A claim tells the earliest instant at which a scheduled or recurring job is due, None without one.
+        """A claim returns the earliest due time of the scheduled and recurring jobs, or None without any.
 
-        If this fails: idle servers sleep through the instant, or wake for nothing.
+        If this fails: idle servers sleep past the due time, or wake for nothing.
         """
         holder = scene.begin()
 
@@ -303,10 +305,10 @@ class ClaimDuty(StorageFixtures):
         assert BASE + 2 * HOUR == next_due_at()
 
     def test_the_callers_clock_decides_nothing(self, scene: Scene) -> None:
-        """`now` stamps the claim; a job that is due by it alone stays scheduled. Nor does `created_at` order.
+        """`now` of a claim is only a timestamp, which makes no job due. `created_at` does not order jobs.
 
-        If this fails: a server whose clock runs ahead runs jobs early, or a client whose clock is behind
-        overtakes the others.
+        If this fails: a server whose clock is ahead runs jobs early, or a client whose clock is behind
+        overtakes others.
         """
         scene.schedule(3_600)
         first, second = (scene.add(created_at=STAMP + late * SECOND) for late in (900, -900))

@@ -1,4 +1,4 @@
-"""The end of a session while other transactions have locked rows of its jobs."""
+"""Tests of the end of a session while other transactions have locked rows of its jobs."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ End = Callable[[Running], Transition]
 
 
 class ClosingDuty(StorageFixtures):
-    """What `end_session` and `orphans` promise of jobs with locked rows; needs the fixture `lock_job`."""
+    """Tests of `end_session` and `orphans` for jobs with locked rows; they need the fixture `lock_job`."""
 
     verbs = "end_session orphans list_sessions"
 
     def test_a_locked_job_delays_its_own_return_alone(self, scene: Scene, lock_job: LockJob) -> None:
-        """The session is dead and its other jobs are back; it is closing until the locked one is back too.
+        """A locked job delays only its own return: the session has ended, and its other jobs are back.
 
-        If this fails: one row that an application keeps locked holds all jobs of a dead server, or its own
-        job stays processing for ever.
+        The session is closing until the locked job is back too.
+
+        If this fails: one row that an application keeps locked delays all jobs of a dead server, or the job
+        of that row stays processing forever.
         """
         holder = scene.begin()
         ids = scene.add_many(3)
@@ -78,10 +80,10 @@ class ClosingDuty(StorageFixtures):
     def test_a_closing_session_keeps_the_blame_of_its_end(
         self, scene: Scene, lock_job: LockJob, how: str
     ) -> None:
-        """Whoever continues, by whichever handle, blames the jobs that were named at first, for that reason.
+        """A continued end, on any handle, uses the running jobs and the reason of the first call.
 
-        If this fails: a job gets no crash for a run that killed its process, or one that never started gets
-        one, because its row was locked at that moment.
+        If this fails: because its row was locked at that moment, a job gets no crash for a run that killed
+        its process, or a job that never started gets one.
         """
         other, holder = scene.handles.open(), scene.begin()
         ran, waited = scene.add_many(2)
@@ -105,7 +107,7 @@ class ClosingDuty(StorageFixtures):
         assert [2, 1] == [len(scene.history(job_id)) for job_id in (ran, waited)]
 
     def test_a_closing_session_that_was_lost_blames_all(self, scene: Scene, lock_job: LockJob) -> None:
-        """The locked job of an expired session gets its crash with a later sweep; the session died once.
+        """The locked job of an expired session gets its crash in a later sweep; the session ends only once.
 
         If this fails: a job that kills its host is never found as long as its row is locked at that moment.
         """
@@ -128,9 +130,10 @@ class ClosingDuty(StorageFixtures):
     def test_an_unfinished_end_is_repeated_until_nothing_is_left(
         self, scene: Scene, lock_job: LockJob
     ) -> None:
-        """Another end of a closing session reports what is still locked, and takes nothing twice.
+        """Another end of a closing session returns the number of jobs still locked, and takes no job twice.
 
-        If this fails: a supervisor believes that all jobs of a dead child are back, or one gets two crashes.
+        If this fails: a supervisor assumes that all jobs of a dead worker process are back, or a job gets two
+        crashes.
         """
         holder = scene.begin()
         locked, free = scene.add_many(2)
@@ -144,9 +147,9 @@ class ClosingDuty(StorageFixtures):
         assert [1, 1] == [scene.record(job_id).crashes for job_id in (locked, free)]
 
     def test_a_closing_session_is_dead(self, scene: Scene, lock_job: LockJob) -> None:
-        """It claims nothing, cannot be renewed or begun again, and learns that it is lost.
+        """A closing session claims nothing, cannot be renewed or begun again, and is reported as lost.
 
-        If this fails: a worker process that everybody takes for dead starts jobs that nobody watches.
+        If this fails: a worker process that is considered dead starts jobs that nothing supervises.
         """
         holder = scene.begin()
         running = scene.run(holder)
@@ -171,9 +174,9 @@ class ClosingDuty(StorageFixtures):
     def test_a_late_end_counts_while_the_session_is_closing(
         self, scene: Scene, lock_job: LockJob, end: End, verb: str
     ) -> None:
-        """The end of a job that its dead session still holds is stored; then nothing is left to take.
+        """The end of a job that a closing session still holds is stored; then nothing is left to release.
 
-        If this fails: a job that has ended runs again, though nobody had taken it yet.
+        If this fails: a job that has ended runs again, although it had not been taken from its session yet.
         """
         other, holder = scene.handles.open(), scene.begin()
         running = scene.run(holder)
@@ -195,9 +198,9 @@ class ClosingDuty(StorageFixtures):
         assert (None, 0) == (after.session, after.crashes)
 
     def test_a_late_end_is_refused_after_the_job_was_taken(self, scene: Scene, lock_job: LockJob) -> None:
-        """Of a closing session's jobs, those that are back are no longer its own.
+        """Jobs that were taken from a closing session no longer belong to it, so their ends are refused.
 
-        If this fails: a job that runs elsewhere by now is ended by its former holder.
+        If this fails: a job that already runs elsewhere is ended by its previous holder.
         """
         holder = scene.begin()
         one, other = scene.add_many(2)
@@ -212,9 +215,10 @@ class ClosingDuty(StorageFixtures):
 
     @pytest.mark.parametrize("is_requeued", [False, True])
     def test_a_locked_tail_is_cleared_later(self, scene: Scene, lock_job: LockJob, is_requeued: bool) -> None:
-        """A deleted job keeps its tail while it is locked; one requeued under it is claimable afterwards.
+        """A deleted job keeps its tail while its row is locked; if requeued, it can be claimed after that.
 
-        If this fails: a requeued job waits for ever for a run that died, or it starts beside one.
+        If this fails: a requeued job waits forever for a run that died, or starts while the old run
+        continues.
         """
         holder, heir = scene.begin(), scene.begin("heir")
         running = scene.run(holder)
@@ -237,9 +241,9 @@ class ClosingDuty(StorageFixtures):
     def test_a_job_deleted_while_its_session_is_closing_leaves_no_tail(
         self, scene: Scene, lock_job: LockJob
     ) -> None:
-        """An operator's delete stands, and the next sweep clears the tail that it left.
+        """A delete of a job of a closing session is stored, and the next sweep clears the tail that it left.
 
-        If this fails: a deleted job runs again, or is stopping for ever.
+        If this fails: a deleted job runs again, or is shown as stopping forever.
         """
         holder = scene.begin()
         running = scene.run(holder)
@@ -254,9 +258,9 @@ class ClosingDuty(StorageFixtures):
         assert {holder.session: False} == _dead_sessions(scene)
 
     def test_a_closing_session_is_never_pruned(self, scene: Scene, lock_job: LockJob) -> None:
-        """It stays beyond the day after its death until it holds nothing.
+        """A closing session is not pruned until it holds nothing, even more than a day after its death.
 
-        If this fails: a job whose row is locked for a day is processing for ever.
+        If this fails: a job whose row is locked for a day stays processing forever.
         """
         holder, ended = scene.begin(), scene.begin("ended")
         running = scene.run(holder)
@@ -275,9 +279,9 @@ class ClosingDuty(StorageFixtures):
         assert {} == _dead_sessions(scene)
 
     def test_each_closing_session_has_its_turn(self, scene: Scene, lock_job: LockJob) -> None:
-        """Sweeps with a limit continue with each closing session in turn, and end expired ones meanwhile.
+        """Sweeps with a limit continue with each closing session in turn, and also end expired sessions.
 
-        If this fails: one job that is locked for hours keeps the jobs of other dead servers back.
+        If this fails: one job that is locked for hours delays the jobs of other dead servers.
         """
         holders = [scene.begin(name) for name in "abc"]
         runs = [scene.run(holder) for holder in holders]
@@ -299,9 +303,9 @@ class ClosingDuty(StorageFixtures):
         )
 
     def test_many_sweeps_take_a_freed_job_once(self, scene: Scene, lock_job: LockJob) -> None:
-        """Several servers continue with the same closing session at the same time.
+        """If several servers continue with a closing session concurrently, each job is taken once.
 
-        If this fails: one death counts as two, or no server takes the job.
+        If this fails: one death counts as two crashes, or no server takes the job.
         """
         handles = scene.open(4)
         for number in range(6):
@@ -327,7 +331,7 @@ class ClosingDuty(StorageFixtures):
 
 
 def _dead_sessions(scene: Scene) -> dict[str, bool]:
-    """Return whether each dead session is closing; a living one never is."""
+    """Return whether each ended session is closing; a living one never is."""
     listed = scene.storage.list_sessions()
     assert not any(one.is_alive and one.is_closing for one in listed)
     return {one.session.id: one.is_closing for one in listed if not one.is_alive}

@@ -1,4 +1,4 @@
-"""Races of batches, signals and calls: whatever the order, nothing hangs, and what was told is so."""
+"""Tests of concurrent calls with batches, signals and called jobs: nothing hangs, and results are true."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _release_all(storage: Storage) -> int:
 
 
 def _insert(storage: Storage, job: NewJob) -> bool:
-    """Tell whether the job was stored, or its batch was over."""
+    """Return whether the job was stored; False if its batch has ended or is cancelled."""
     try:
         storage.insert([job])
     except BatchFinished:
@@ -38,10 +38,10 @@ def _insert(storage: Storage, job: NewJob) -> bool:
 
 
 class FlowRaceDuty(StorageFixtures):
-    """What batches, signals and calls promise to callers that come at the same time."""
+    """Tests of batches, signals and called jobs with callers that act at the same time."""
 
     def _judge(self, flow: FlowScene, *batches: str) -> None:
-        """What is told of the batches is what a recount says, and the ends are those of the members."""
+        """Assert that the counts of the batches, including ends, equal a recount of their members."""
         flow.settle_all()
         records = [
             job for batch in batches for job in flow.storage.find(JobFilter(batch_id=batch), limit=100).jobs
@@ -50,9 +50,10 @@ class FlowRaceDuty(StorageFixtures):
             assert recount(flow.storage, batch, records) == flow.batch_counts(batch)
 
     def test_the_last_members_end_their_batch_once(self, flow: FlowScene) -> None:
-        """Members that end together, with others that fold meanwhile, end the batch, and once.
+        """Members that end concurrently, while others call `release`, end their batch exactly once.
 
-        If this fails: a batch hangs when its last members end at one instant, or its callback runs twice.
+        If this fails: a batch never ends if its last members end at the same time, or its callback runs
+        twice.
         """
         handles, holder = flow.open(6), flow.begin()
         for _ in range(ROUNDS):
@@ -72,9 +73,9 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(deletes(then))
 
     def test_a_requeue_races_the_fold(self, flow: FlowScene) -> None:
-        """A member that is requeued while its end is counted leaves the batch open, ended meanwhile or not.
+        """A member requeued while its end is counted leaves the batch open, even if it had ended meanwhile.
 
-        If this fails: a batch is done while a member of it runs.
+        If this fails: a batch has ended while a member of it runs.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -90,7 +91,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle_all()
 
     def test_an_add_races_the_fold(self, flow: FlowScene) -> None:
-        """Whoever adds to a batch at its end was in time, and it is open, or too late, and nothing is stored.
+        """A member added while its batch ends is either stored, and the batch is open, or it is refused.
 
         If this fails: a job is in a batch that has ended without it.
         """
@@ -110,7 +111,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle_all()
 
     def test_adds_race_a_cancel(self, flow: FlowScene) -> None:
-        """What is added while a batch is cancelled is swept with it, or was refused.
+        """Members added while their batch is cancelled are deleted with it, or are refused.
 
         If this fails: a job of a cancelled batch runs.
         """
@@ -130,9 +131,9 @@ class FlowRaceDuty(StorageFixtures):
             assert {State.DELETED} == {job.state for job in members}
 
     def test_a_requeue_races_the_sweep(self, flow: FlowScene) -> None:
-        """A failed member is requeued while its failure stops the batch: it runs, whatever was swept.
+        """A failed member requeued while its failure stops the batch runs, whichever members were deleted.
 
-        If this fails: what somebody has mended is deleted for what failed before.
+        If this fails: a fixed member is deleted because of its earlier failure.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -149,9 +150,9 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle_all()
 
     def test_ends_of_two_levels_race(self, flow: FlowScene) -> None:
-        """Members of a batch and of one within it end together, while others fold: both batches end.
+        """If members of a batch and an inner batch end concurrently, while others call `release`, both end.
 
-        If this fails: an outer batch misses the end of an inner one, and hangs.
+        If this fails: an outer batch misses the end of an inner one, and never ends.
         """
         handles, holder = flow.open(4), flow.begin()
         for _ in range(ROUNDS):
@@ -169,9 +170,9 @@ class FlowRaceDuty(StorageFixtures):
             assert [State.SUCCEEDED] * 2 == flow.states(outer, inner)
 
     def test_an_opening_races_what_is_added(self, flow: FlowScene) -> None:
-        """A member that is added while its batch is opened is enqueued with the others.
+        """A member added while its batch opens is enqueued with the other members.
 
-        If this fails: a member is shut out for ever of a batch that is open.
+        If this fails: a member of an open batch waits forever for its opening.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -190,9 +191,9 @@ class FlowRaceDuty(StorageFixtures):
     # ---- signals and calls -------------------------------------------------------------------------------
 
     def test_one_of_two_signals_is_first(self, flow: FlowScene) -> None:
-        """Of four signals sent at once one is applied, the others learn that another was first.
+        """Of four concurrent signals one is applied, and the others return `TAKEN`.
 
-        If this fails: two people both hear that their decision counts.
+        If this fails: two people both get the result that their decision counts.
         """
         handles = flow.open(4)
         for number in range(ROUNDS):
@@ -211,9 +212,9 @@ class FlowRaceDuty(StorageFixtures):
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
     def test_a_signal_races_the_suspension(self, flow: FlowScene) -> None:
-        """A signal sent while its job comes to wait is there for it: the job is enqueued in any case.
+        """A signal sent during the suspension of its job is found: the job is enqueued in any case.
 
-        If this fails: now and then an answer is not heard, and its job waits for ever.
+        If this fails: sometimes an answer is not found, and its job waits forever.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -229,9 +230,10 @@ class FlowRaceDuty(StorageFixtures):
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
     def test_a_signal_races_the_time_out(self, flow: FlowScene) -> None:
-        """A job that is woken by its signal and its time-out at once is enqueued once, and the signal stands.
+        """A job woken by its signal and its time-out concurrently is enqueued once, and the signal counts.
 
-        If this fails: a job runs twice, or a sender was told that it was heard and the time-out counted.
+        If this fails: a job runs twice, or its time-out counts although the sender was told that the signal
+        was accepted.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -251,9 +253,9 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(succeeds(again))
 
     def test_a_time_out_races_the_signal(self, flow: FlowScene) -> None:
-        """Of the memo of a time-out and a signal one is applied, and both are told the same answer.
+        """Of a time-out and a concurrent signal one is applied, and both calls return the same memo.
 
-        If this fails: a job goes on without an answer that was accepted.
+        If this fails: a job continues without an answer that was accepted.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -272,9 +274,9 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(succeeds(running))
 
     def test_a_child_ends_while_its_caller_comes_to_wait(self, flow: FlowScene) -> None:
-        """A child's end races its caller's suspension: the caller goes on in any case.
+        """If a child ends during the suspension of its caller, the caller continues in any case.
 
-        If this fails: now and then a caller waits for ever for a child that has ended.
+        If this fails: sometimes a caller waits forever for a child that has ended.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -296,9 +298,9 @@ class FlowRaceDuty(StorageFixtures):
         return storage.release(10)
 
     def test_a_memo_races_the_loss_of_its_run(self, flow: FlowScene) -> None:
-        """What a run remembers while it is taken away is recalled by the next, or was refused.
+        """A memo stored while its run is taken away is either recalled by the next run, or was refused.
 
-        If this fails: a step is said to be remembered and is done again.
+        If this fails: a step whose memo was accepted is done again.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -312,7 +314,8 @@ class FlowRaceDuty(StorageFixtures):
                 partial(one.remember, [memo]),
                 partial(other.end_session, running.holder.session, None, reason="killed"),
             )
-            flow.orphans()  # the end has skipped the job if the memo had locked it then
+            # `end_session` has skipped the job if the memo had locked it at that moment
+            flow.orphans()
 
             again = flow.run(flow.begin(f"later-{number}"), running.id)
             recalled = flow.recall_of(again)
@@ -323,9 +326,9 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(succeeds(again))
 
     def test_forgetting_races_a_signal(self, flow: FlowScene) -> None:
-        """A signal sent while a job is told to forget is gone with the rest, or stands behind the requeue.
+        """A signal sent during a requeue that forgets memos is forgotten too, or stored after the requeue.
 
-        If this fails: an answer of another round is used, or one that was accepted is lost.
+        If this fails: an answer from an earlier round is used, or an accepted one is lost.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -347,9 +350,9 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(deletes(running.id))
 
     def test_a_tree_is_cancelled_while_it_works(self, flow: FlowScene) -> None:
-        """A tree of batches is cancelled while its members end, fail and add: all of it ends, nobody runs.
+        """A tree of batches cancelled while members end, fail and are added ends completely; no member runs.
 
-        If this fails: a cancelled tree hangs, or a branch of it lives on.
+        If this fails: a cancelled tree never ends, or a branch of it continues.
         """
         handles, holder = flow.open(5), flow.begin()
         for _ in range(ROUNDS):

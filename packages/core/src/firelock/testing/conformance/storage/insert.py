@@ -1,4 +1,4 @@
-"""Insert: a job that was accepted is stored once, whole, and no earlier or later than it should be seen."""
+"""Tests of `insert`: an accepted job is stored once and completely, and is visible neither early nor late."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
 class InsertDuty(StorageFixtures):
-    """What `insert` promises."""
+    """Tests of `insert` and `new_ids`."""
 
     verbs = "insert new_id new_ids"
 
     def test_a_new_job_is_stored_as_given(self, scene: Scene) -> None:
-        """A new job has every field as given, and nothing that only running it would bring.
+        """A new job is stored with every field as given; fields that only a run fills are empty.
 
-        If this fails: a column is missing or cut, or a start value is not the record's default.
+        If this fails: a column is missing or truncated, or an initial value is not the record's default.
         """
         job = scene.new_job(
             task="reports.create", arguments='{"day": "monday"}', queue="critical", priority=7,
@@ -53,10 +53,10 @@ class InsertDuty(StorageFixtures):
         assert expected == stored
 
     def test_meta_goes_with_a_job_wherever_it_goes(self, scene: Scene) -> None:
-        """What travels with a job is there in each run, and in its record, whole; others have none.
+        """A job has its complete `meta_json` in its record and in every run; a job without one has None.
 
-        If this fails: a trace, a request's id or a tenant is lost on a way that a job can take: a delay, a
-        wait for a parent, a retry, a delete taken back; or one job runs with those of another.
+        If this fails: a trace, a request id or a tenant is lost after a delay, a wait for a parent, a retry
+        or an undone delete. Or a job runs with the metadata of another.
         """
         metas = [None, '{"tenant":"%s"}' % ("é" * 1_000), None, '{"traceparent":"00-1-2-01"}', "{}"]
         jobs = [scene.new_job(meta_json=meta) for meta in metas]
@@ -85,10 +85,10 @@ class InsertDuty(StorageFixtures):
         assert [job.meta_json for job in again] == [scene.record(job.id).meta_json for job in again]
 
     def test_an_enqueued_job_is_stamped_by_the_storage(self, scene: Scene) -> None:
-        """`enqueued_at` is the storage's clock; `created_at` and the first entry of the history the caller's.
+        """`enqueued_at` is the storage's time; `created_at` and the first history entry are the caller's.
 
-        If this fails: a client with a wrong clock gets its jobs run before or after everybody else's, or
-        people cannot see when and why a job came to be.
+        If this fails: the jobs of a client with a wrong clock run before or after all others, or people
+        cannot see when and why a job was created.
         """
         before = scene.now()
         job = scene.new_job(reason="by a test")
@@ -101,9 +101,9 @@ class InsertDuty(StorageFixtures):
         assert [HistoryEntry(State.ENQUEUED, job.created_at, "by a test")] == scene.history(job.id)
 
     def test_a_scheduled_job_waits_outside_its_queue(self, scene: Scene) -> None:
-        """A scheduled job keeps its instant and is not claimable.
+        """A scheduled job keeps its due time and cannot be claimed.
 
-        If this fails: delayed jobs run at once.
+        If this fails: delayed jobs run immediately.
         """
         due_at = BASE + 500 * SECOND
         job_id = scene.add(state=State.SCHEDULED, due_at=due_at, nominal_at=due_at)
@@ -114,9 +114,9 @@ class InsertDuty(StorageFixtures):
         scene.check(job_id, state=State.SCHEDULED, due_at=due_at, nominal_at=due_at, enqueued_at=None)
 
     def test_inserting_again_changes_nothing(self, scene: Scene) -> None:
-        """A second insert of an id answers False and leaves the job as it was: waiting, running or ended.
+        """A second insert of an id returns False and changes nothing, in whichever state the job is.
 
-        If this fails: a client that sends again after a lost reply makes the job twice or resets it.
+        If this fails: a client that repeats an insert after a lost reply creates the job twice or resets it.
         """
         job = scene.new_job()
         again = attrs.evolve(job, arguments="[2]", queue="other", tags=("x",))
@@ -136,10 +136,10 @@ class InsertDuty(StorageFixtures):
         assert [] == scene.claim(running.holder, queues=None)
 
     def test_a_batch_tells_of_each_job_whether_it_is_new(self, scene: Scene) -> None:
-        """Insert answers per job, in order; the first of two equal ids in a batch counts.
+        """`insert` returns whether each job is new, in order; of two equal ids in a batch the first counts.
 
-        If this fails: a client cannot tell which of its jobs were there already, or a batch with a repeat
-        fails as a whole, or is claimed twice.
+        If this fails: a client cannot see which of its jobs already existed; or a batch with a repeated id
+        fails as a whole, or its job is claimed twice.
         """
         old, new, other = (scene.new_job() for _ in range(3))
         scene.storage.insert([old])
@@ -150,7 +150,7 @@ class InsertDuty(StorageFixtures):
         assert ["[]"] * 3 == [claimed.arguments for claimed in scene.claim(scene.begin())]
 
     def test_an_empty_batch_is_nothing(self, scene: Scene) -> None:
-        """No jobs, transitions, ids or renewals: no answers, no error.
+        """A call without jobs, transitions, ids or renewals returns an empty result and raises no error.
 
         If this fails: callers need a condition before each call.
         """
@@ -164,9 +164,10 @@ class InsertDuty(StorageFixtures):
         )
 
     def test_a_batch_is_stored_whole_or_not_at_all(self, scene: Scene) -> None:
-        """One unknown parent refuses the whole batch.
+        """One unknown parent causes the whole batch to be refused.
 
-        If this fails: a refused call leaves half of its jobs behind, and its repeat makes them run twice.
+        If this fails: a refused call leaves half of its jobs stored, and they run twice when the call is
+        repeated.
         """
         first, last = scene.new_job(), scene.new_job()
         orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.new_id()),))
@@ -179,9 +180,9 @@ class InsertDuty(StorageFixtures):
         assert [True] == scene.storage.insert([first]).is_new
 
     def test_a_parent_may_stand_earlier_in_the_batch(self, scene: Scene) -> None:
-        """A parent in the same batch, before its child, counts as stored.
+        """A parent that comes before its child in the same batch counts as stored.
 
-        If this fails: a chain cannot be stored in one step, and a crash between two leaves half of it.
+        If this fails: a chain cannot be stored in one step, and a crash between two steps leaves half of it.
         """
         parent = scene.new_job()
         child = scene.new_job(state=State.AWAITING, parents=(Edge(parent.id),))
@@ -192,12 +193,13 @@ class InsertDuty(StorageFixtures):
         assert State.AWAITING == scene.state(child.id)
 
     def test_the_order_of_a_batch_is_the_order_of_the_queue(self, scene: Scene) -> None:
-        """Jobs of one batch are claimed in the order of the batch, batches in the order they came.
+        """Jobs of a batch are claimed in the order of the batch, and batches in the order of their inserts.
 
-        If this fails: jobs enqueued first run last; jobs of a batch share `enqueued_at`, order needs more.
+        If this fails: jobs that were enqueued first run last. The jobs of a batch share `enqueued_at`, so the
+        order needs another number.
         """
         first = [scene.new_job() for _ in range(30)]
-        first = [*first[1::2], *first[0::2]]  # not the order of their ids
+        first = [*first[1::2], *first[0::2]]  # different from the order of their ids
         scene.storage.insert(first)
         second = scene.add_many(5)
 
@@ -206,9 +208,9 @@ class InsertDuty(StorageFixtures):
         assert [*(job.id for job in first), *second] == [job.id for job in claimed]
 
     def test_new_ids_are_unique_and_insertable(self, scene: Scene) -> None:
-        """`new_ids` gives short texts that no two jobs share, also where a parent is named.
+        """`new_ids` returns short strings, each of them unique, with and without a parent.
 
-        If this fails: two jobs share an id and one of them is taken for a repeat.
+        If this fails: two jobs share an id, and one of them is treated as a repeat.
         """
         parent = scene.add()
         ids = [scene.storage.new_ids(1, beside)[0] for beside in (None, parent) for _ in range(1_000)]

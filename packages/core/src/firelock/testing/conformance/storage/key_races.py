@@ -1,4 +1,4 @@
-"""Races of limits and unique keys: whatever the interleaving, no key is held by more than may hold it."""
+"""Tests of concurrent calls with limits and unique keys: no key ever has more jobs than it may have."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STEPS_LIMIT = 3_000
 
 
 class _Ledger:
-    """Who surely holds a key: from when a storage said so until its end is sent."""
+    """The jobs that certainly hold a key, from the storage's reply until their end is sent."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class _Ledger:
         self.most: Counter[str] = Counter()
 
     def begin(self, job_id: str, keys: list[str]) -> None:
-        """The job holds these keys."""
+        """Record that the job holds these keys."""
         with self._lock:
             if job_id in self._gone:
                 return
@@ -53,7 +53,7 @@ class _Ledger:
                 self.most[key] = max(self.most[key], len(self._holds[key]))
 
     def end(self, job_id: str) -> None:
-        """The job may be over from now on."""
+        """Record that the job may have ended from now on."""
         with self._lock:
             self._gone.add(job_id)
             for ids in self._holds.values():
@@ -63,7 +63,10 @@ class _Ledger:
 def _work(
     storage: Storage, holder: ClaimHolder, ledger: _Ledger, left: list[int], queue: str, *, tries: int
 ) -> int:
-    """Take jobs and end them until all are done; each is tried so often. Return how many were ended."""
+    """Claim jobs and end them until all are done; return how many were ended.
+
+    Each job is tried `tries` times.
+    """
     held: list[Running] = []
     done = 0
     for _ in range(_STEPS_LIMIT):
@@ -90,12 +93,12 @@ def _work(
 
 
 class LimitRaceDuty(StorageFixtures):
-    """What limits promise to servers that claim at the same time."""
+    """Tests of limits with servers that claim at the same time."""
 
     needs = Feature.LIMITS
 
     def _run_all(self, scene: Scene, queues: list[str], *, jobs: int, tries: int = 1) -> Counter[str]:
-        """Eight servers have run all jobs; return how many held each key at once, at most."""
+        """Run all jobs with eight servers; return the largest number of concurrent holders of each key."""
         ledger, left = _Ledger(), [0] * jobs
         calls = [
             partial(
@@ -109,9 +112,9 @@ class LimitRaceDuty(StorageFixtures):
         return ledger.most
 
     def test_lanes_that_cross_never_exceed_their_keys(self, scene: Scene) -> None:
-        """Eight servers that take jobs of two keys each, crosswise, exceed no key, and run all.
+        """Eight servers that claim jobs with two keys each, in all combinations, run all and exceed no key.
 
-        If this fails: what each counted was right when it counted, and wrong together.
+        If this fails: each server's count was correct when it was made, but together the counts are wrong.
         """
         keys = ("kit/a", "kit/b"), ("kit/x", "kit/y")
         for key in (*keys[0], *keys[1]):
@@ -125,9 +128,9 @@ class LimitRaceDuty(StorageFixtures):
         assert max(most.values()) <= 2
 
     def test_queues_of_one_key_never_exceed_it(self, scene: Scene) -> None:
-        """Servers of different queues whose jobs have one key exceed it as little as those of one queue.
+        """Servers of different queues whose jobs share a key do not exceed its limit.
 
-        If this fails: a lock of a queue is taken for one of the key.
+        If this fails: the storage locks the queue instead of the key.
         """
         queues = ["mail", "bulk", "urgent", "default"]
         scene.put_numbers("kit/a", concurrent=3)
@@ -140,9 +143,9 @@ class LimitRaceDuty(StorageFixtures):
         assert most["kit/a"] <= 3
 
     def test_strict_jobs_never_overlap(self, scene: Scene) -> None:
-        """Strict jobs of a key, each tried twice, run one after the other, retries included.
+        """Strict jobs of a key, each tried twice, run one after another, including their retries.
 
-        If this fails: a second one begins while the first waits for its retry.
+        If this fails: the second job starts while the first waits for its retry.
         """
         scene.put_numbers("kit/a", concurrent=1)
         scene.add_limited(20, LimitUse("kit/a", is_strict=True))
@@ -152,9 +155,9 @@ class LimitRaceDuty(StorageFixtures):
         assert {"kit/a": 1} == most
 
     def test_a_rate_is_used_once(self, scene: Scene) -> None:
-        """Eight servers that claim at once start no more than the burst of a key.
+        """Eight servers that claim concurrently start no more jobs than the burst of a key.
 
-        If this fails: each server has the rate to itself.
+        If this fails: each server has the whole rate for itself.
         """
         handles, holders = scene.open(8), [scene.begin(str(place)) for place in range(8)]
 
@@ -172,9 +175,9 @@ class LimitRaceDuty(StorageFixtures):
 
     @pytest.mark.parametrize("former", [None, 6, 1])
     def test_a_new_number_races_claims(self, scene: Scene, former: int | None) -> None:
-        """Claims beside which a number is set are of before or after; later ones go by it, whoever runs.
+        """A concurrent claim uses the old limit or the new one; later ones use the new and count all jobs.
 
-        If this fails: a limit that is set while jobs start counts some of them never.
+        If this fails: some jobs that start while a limit is set are never counted.
         """
         handles, holders = scene.open(5), [scene.begin(str(place)) for place in range(4)]
 
@@ -197,12 +200,12 @@ class LimitRaceDuty(StorageFixtures):
 
 
 class UniqueRaceDuty(StorageFixtures):
-    """What unique keys promise to clients that call at the same time."""
+    """Tests of unique keys with clients that call at the same time."""
 
     needs = Feature.UNIQUE
 
     def test_one_job_of_a_key_lives(self, scene: Scene) -> None:
-        """Eight clients that ask for a few keys, while jobs run and end, never make two living jobs of one.
+        """If eight clients call with a few keys while jobs run and end, no key ever has two living jobs.
 
         If this fails: a customer is charged twice.
         """
@@ -248,9 +251,9 @@ class UniqueRaceDuty(StorageFixtures):
         assert sum(answers[:8]) == sum(answers[8:])
 
     def test_batches_in_any_order_end(self, scene: Scene) -> None:
-        """Four clients that ask for the same keys in batches of different order are answered, one wins each.
+        """Four clients can insert batches with the same keys in different orders; each key gets one job.
 
-        If this fails: two bulks wait for each other until a database gives one up.
+        If this fails: two batches wait for each other until the database aborts one of them.
         """
         handles = scene.open(4)
 
@@ -275,9 +278,9 @@ class UniqueRaceDuty(StorageFixtures):
             assert all(answered[key] == set(winners[key]) for key in keys)
 
     def test_one_of_eight_that_refuse_is_stored(self, scene: Scene) -> None:
-        """Of eight calls of a free key that are refused where it is taken, one is stored, seven are refused.
+        """Of eight concurrent calls with `raises` and the same free key, one is stored and seven are refused.
 
-        If this fails: two callers are both told that they were first.
+        If this fails: two callers both get the result that they were first.
         """
         handles = scene.open(8)
 
@@ -298,9 +301,9 @@ class UniqueRaceDuty(StorageFixtures):
             assert Counter(answers) == {None: 1, stored[0]: 7}
 
     def test_a_requeue_races_a_call(self, scene: Scene) -> None:
-        """Of a job that is requeued and a call of its key one lives: the other is TAKEN, or a duplicate.
+        """Of a requeue and a concurrent call with its key one succeeds: the other is `TAKEN` or a duplicate.
 
-        If this fails: an operator and a customer make two jobs of one key.
+        If this fails: an operator and a customer create two jobs with one key.
         """
         one, other = scene.open()
 
@@ -318,9 +321,9 @@ class UniqueRaceDuty(StorageFixtures):
             assert list(living) == scene.claim_ids()
 
     def test_two_requeues_of_a_key_race(self, scene: Scene) -> None:
-        """Of two ended jobs of a key that are requeued at once one lives, the other is TAKEN.
+        """Of two concurrent requeues of ended jobs with one key, one is applied and the other is `TAKEN`.
 
-        If this fails: two operators make two jobs of one key.
+        If this fails: two operators create two jobs with one key.
         """
         one, other = scene.open()
 
@@ -337,9 +340,9 @@ class UniqueRaceDuty(StorageFixtures):
             scene.settle(fails(living))
 
     def test_the_last_call_races_a_claim(self, scene: Scene) -> None:
-        """A call that replaces arguments, beside a claim, is in what runs, or a job of its own: never lost.
+        """Arguments replaced during a claim are used by the claimed job or by a new job: never lost.
 
-        If this fails: a change that came while an index was about to be rebuilt is never in it.
+        If this fails: a change that arrives just before an index is rebuilt is never included.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -358,7 +361,7 @@ class UniqueRaceDuty(StorageFixtures):
             scene.claim(holder)
 
     def test_no_debounced_call_is_lost(self, scene: Scene) -> None:
-        """Beside servers that start what is due, each call is in a job that starts after it.
+        """While servers start due jobs, each debounced call belongs to a job that starts after the call.
 
         If this fails: the last change of a document is not saved.
         """

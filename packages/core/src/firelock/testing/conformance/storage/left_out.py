@@ -1,4 +1,4 @@
-"""Claims that leave out tasks: a server whose coroutines are all busy still finds jobs for its threads."""
+"""Tests of claims that leave out tasks: a server whose coroutines are all busy finds jobs for its threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import HOUR, Running, Scene, retries, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# With partitions the jobs of a test lie together, beside one key: how many are examined counts in each.
+# With partitions the jobs of a test must be in one partition, that of a key, because the number of examined
+# jobs counts per partition.
 A, B = "kit/a", "kit/b"
 _OUT, _IN = "tasks.call", "tasks.report"
 
@@ -23,7 +24,7 @@ _OUT, _IN = "tasks.call", "tasks.report"
 def _claim(
     scene: Scene, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
 ) -> Claim:
-    """Return what a claim takes that leaves out `_OUT`."""
+    """Return a claim that leaves out the task `_OUT`."""
     return scene.storage.claim(attrs.evolve(scene.request(holder, limit, queues), left_out=frozenset({_OUT})))
 
 
@@ -32,7 +33,7 @@ def _ids(claim: Claim) -> list[str]:
 
 
 class LeftOutDuty(StorageFixtures):
-    """What `claim` promises of tasks that are left out."""
+    """Tests of tasks that a claim leaves out."""
 
     verbs = "claim left_out"
 
@@ -40,9 +41,10 @@ class LeftOutDuty(StorageFixtures):
     def test_jobs_of_a_task_left_out_are_passed_over(
         self, scene: Scene, queues: Sequence[str] | None
     ) -> None:
-        """A claim takes none of their jobs, and the others in the order that they have without them.
+        """A claim takes no jobs of a task that it leaves out, and all others in their usual order.
 
-        If this fails: idle threads take turns with coroutines that find no place, or priorities are lost.
+        If this fails: idle threads take turns with coroutine jobs that find no free worker, or priorities are
+        lost.
         """
         ids: dict[str, list[str]] = {_OUT: [], _IN: []}
         tasks, priorities = [_OUT, _IN, _OUT, _IN, _IN, _OUT, _IN], [0, 0, 9, -5, 7, 7, 0]
@@ -58,7 +60,7 @@ class LeftOutDuty(StorageFixtures):
         assert [highest, second, first] == scene.claim_ids(holder), "who was passed over keeps its place"
 
     def test_each_queue_has_its_share(self, scene: Scene) -> None:
-        """However many jobs of one queue are passed over, those of the next are found; paused ones are not.
+        """Jobs passed over in one queue do not hide those of the next queue; paused queues are skipped.
 
         If this fails: separate queues, which servers recommend, do not help.
         """
@@ -74,9 +76,9 @@ class LeftOutDuty(StorageFixtures):
         assert [[one] for one in wanted] == [named, every]
 
     def test_a_thousand_are_examined_at_most(self, scene: Scene) -> None:
-        """Behind 1,000 jobs that are passed over nothing is found; behind a few hundred all is.
+        """A claim examines at most 1,000 jobs: it finds a job behind a few hundred others, not behind 1,000.
 
-        If this fails: a claim reads a whole backlog, and every other one waits for it.
+        If this fails: a claim reads a whole backlog, and all other claims wait for it.
         """
         scene.add_many(EXAMINED // 2, task=_OUT, beside=A)
         near = scene.add(task=_IN, beside=A)
@@ -92,9 +94,9 @@ class LeftOutDuty(StorageFixtures):
         assert [far] == _ids(_claim(scene, holder))
 
     def test_an_exchange_leaves_out_tasks_as_well(self, scene: Scene) -> None:
-        """Ends are applied, and the claim behind them passes over the same jobs.
+        """An exchange applies its ends, and its claim passes over the tasks that are left out.
 
-        If this fails: a busy server claims what it cannot run, as soon as it has something to settle.
+        If this fails: a busy server claims jobs that it cannot run whenever it settles jobs.
         """
         scene.add(task=_OUT, beside=A)
         running, next_one = scene.add_many(2, task=_IN, beside=A)
@@ -110,30 +112,31 @@ class LeftOutDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_what_was_passed_over_is_no_news(self, scene: Scene) -> None:
-        """A wait behind such a claim is not ended by the jobs that it has passed over.
+        """Jobs that a claim has passed over do not end the following wait.
 
-        If this fails: a server whose coroutines are all busy asks for work in a busy loop.
+        If this fails: a server whose coroutines are all busy polls in a busy loop.
         """
         scene.add_many(3, task=_OUT, beside=A)
         holder = scene.begin()
-        scene.storage.wait(["default"], 0.0)  # what was stored before is told once
+        scene.storage.wait(["default"], 0.0)  # jobs stored earlier end one wait
         assert [] == _ids(_claim(scene, holder))
 
-        waits = [scene.storage.wait(["default"], 0.05) for _ in range(3)]  # a message may come late
+        waits = [scene.storage.wait(["default"], 0.05) for _ in range(3)]  # a notification may arrive late
         assert not waits[-1]
 
 
 class LeftOutInLanesDuty(StorageFixtures):
-    """What `claim` promises of tasks that are left out, where jobs wait for keys."""
+    """Tests of tasks that a claim leaves out, if jobs wait for limit keys."""
 
     verbs = "claim left_out turns"
     needs = Feature.LIMITS
 
     @pytest.mark.parametrize("queues", [("default",), None], ids=["named", "every queue"])
     def test_jobs_in_lanes_are_passed_over(self, scene: Scene, queues: Sequence[str] | None) -> None:
-        """Within a lane the next job starts that is not left out; who is passed over holds no key.
+        """In a lane the next job that is not left out starts; a job that is passed over holds no key.
 
-        If this fails: threads starve behind the first coroutine of a key, or keys are lost to jobs that wait.
+        If this fails: threads starve because of the first coroutine job of a key, or waiting jobs use up
+        keys.
         """
         scene.put_numbers(A, concurrent=2)
         jobs = [(_OUT, 5), (_IN, 0), (_OUT, 0), (_IN, 3), (_IN, 0)]
@@ -148,9 +151,10 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [beside] == scene.claim_ids(holder, 10, queues)
 
     def test_a_lane_is_found_behind_many_that_are_left_out(self, scene: Scene) -> None:
-        """Small claims come round all lanes by looking again, and stop that once they have found nothing.
+        """Repeated small claims examine all lanes; `look_again_at` is None once they have found nothing.
 
-        If this fails: an idle thread waits for polls behind the lanes of coroutines, or asks without an end.
+        If this fails: an idle thread waits for polls because of lanes with coroutine jobs, or claims without
+        end.
         """
         for number in range(40):
             scene.add_limited(1, f"kit/t:{number:02}", task=_OUT)
@@ -161,9 +165,9 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [] == self._claim_until_told_to_wait(scene, holder)
 
     def test_a_lane_is_found_behind_a_deep_one(self, scene: Scene) -> None:
-        """Where all that a claim may examine is in one lane, the next claim looks at another.
+        """If one lane has as many jobs as a claim may examine, the next claim examines another lane.
 
-        If this fails: one key's backlog of coroutines keeps every thread idle.
+        If this fails: a backlog of coroutine jobs with one key keeps all threads idle.
         """
         scene.add_limited(EXAMINED, A, task=_OUT)
         (wanted,) = scene.add_limited(1, B, task=_IN)
@@ -171,9 +175,10 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [wanted] == self._claim_until_told_to_wait(scene, scene.begin(), 1)
 
     def test_a_strict_holder_that_is_left_out_waits(self, scene: Scene) -> None:
-        """A job that keeps its key between attempts is passed over like any other, and keeps the key.
+        """A job that keeps its key between attempts is passed over like any other job, and keeps the key.
 
-        If this fails: a coroutine that is tried again is claimed by whoever has no place for it.
+        If this fails: the next attempt of a coroutine job is claimed by a server that has no free worker for
+        it.
         """
         scene.put_numbers(A, concurrent=1)
         (job_id,) = scene.add_limited(1, LimitUse(A, is_strict=True), task=_OUT)
@@ -197,9 +202,9 @@ class LeftOutInLanesDuty(StorageFixtures):
         raise AssertionError("claims that leave out tasks are told to look again without an end")
 
     def test_a_thousand_in_lanes_are_examined_at_most(self, scene: Scene) -> None:
-        """Behind 1,000 jobs of a lane that are passed over nothing is found.
+        """A claim does not find a job after 1,000 jobs of its lane that are passed over.
 
-        If this fails: a claim reads all that waits for a key, and every other one waits for it.
+        If this fails: a claim reads all jobs that wait for a key, and all other claims wait for it.
         """
         scene.add_limited(EXAMINED, A, task=_OUT)
         (far,) = scene.add_limited(1, A, task=_IN)
@@ -211,9 +216,9 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [far] == self._claim_until_told_to_wait(scene, holder)
 
     def test_a_rate_that_opens_is_told(self, scene: Scene) -> None:
-        """`look_again_at` is the instant at which the rate of a lane opens that has jobs to be taken.
+        """`look_again_at` is the time at which the rate opens for a lane that has jobs to claim.
 
-        If this fails: what a rate has held up starts with a poll, seconds late.
+        If this fails: jobs that were delayed by a rate start at the next poll, seconds late.
         """
         scene.put_numbers(A, rate=1, per=HOUR)
         scene.add_limited(1, B, task=_OUT)

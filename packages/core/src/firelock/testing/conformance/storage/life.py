@@ -1,4 +1,4 @@
-"""Life of a storage: it is made when first used, tells what it is, and closes for good."""
+"""Tests of a storage's life: it is created when first used, describes itself, and closes for good."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from firelock.testing.movable_clock import movable
 
 
 def _arguments(job: NewJob) -> dict[str, tuple[object, ...]]:
-    """Return by verb what it is called with."""
+    """Return the arguments for a call of each verb."""
     session = NewSession("session-z", "server-z", "host:z", "host", 7, STAMP, 60.0, 4, "*", "1")
     request = ClaimRequest(["default"], 1, session.id, STAMP)
     return {
@@ -88,7 +88,7 @@ def _arguments(job: NewJob) -> dict[str, tuple[object, ...]]:
 
 
 def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
-    """Return verbs that have to look into the store, each with a call of it."""
+    """Return the verbs that must access the store, each with a call of it."""
     verbs = _arguments(job)
     if Feature.LIMITS in storage.features:
         verbs |= {"spend": ("kit/a",), "find_keys": (), "find_waiting": ("kit/a",)}
@@ -102,21 +102,21 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
 
 
 def _refuses(verbs: Iterable[tuple[str, Callable[[], object]]], error: type[Exception]) -> None:
-    """Each verb raises the error; what it answered else is told with its name."""
+    """Assert that each verb raises the error; if it returns, the failure shows its name and result."""
     for verb, ask in verbs:
         with pytest.raises(error):
             pytest.fail(f"{verb} answered {ask()!r}")
 
 
 class LifeDuty(StorageFixtures):
-    """What the verbs of a storage's own life promise, and its optional features."""
+    """Tests of the verbs that open, describe and close a storage, and of its optional features."""
 
     verbs = "migrate schema clear close clock describe diagnose wait interrupt"
 
     def test_migrating_twice_changes_nothing(self, storage: Storage) -> None:
-        """The schema is made once, and is then the wanted one.
+        """The schema is created once, and then has the wanted version.
 
-        If this fails: every start migrates again, or the version is not written.
+        If this fails: every start migrates again, or the version is not stored.
         """
         storage.migrate()
 
@@ -126,10 +126,10 @@ class LifeDuty(StorageFixtures):
         assert storage.schema().wanted == storage.schema().found
 
     def test_it_speaks_this_version_of_the_contract(self, storage: Storage) -> None:
-        """The storage's own class names the contract's version; it names features that exist, and what it is.
+        """The storage's class declares the version of the contract, features that exist, and a description.
 
-        If this fails: an old plugin meets new code without a word. Write `contract = 1` in the class, as a
-        number: the contract it was written for.
+        If this fails: an old plugin runs with new code, and no error is reported. Write `contract = 1` in the
+        class, as a number: it is the version of the contract for which the class was written.
         """
         assert CONTRACT == getattr(storage, "contract", None)
         assert storage.features <= frozenset(Feature)
@@ -138,10 +138,10 @@ class LifeDuty(StorageFixtures):
         assert [] == [finding for finding in storage.diagnose() if not (finding.what and finding.advice)]
 
     def test_its_features_are_fixed(self, scene: Scene) -> None:
-        """What a handle offers is known before its first verb, and no verb changes it.
+        """The features of a handle are known before its first verb, and no verb changes them.
 
-        If this fails: who looked early, such as a server at its start, counts on what is not there any more.
-        A connection that allows less is told by `describe`.
+        If this fails: code that reads them early, such as a server at its start, uses a feature that no
+        longer exists. If a connection allows less, report it in `describe`.
         """
         storage = scene.handles.open()
         before = storage.features
@@ -153,9 +153,9 @@ class LifeDuty(StorageFixtures):
         assert before == storage.features == scene.storage.features
 
     def test_its_url_shows_no_password(self, storage: Storage) -> None:
-        """The shown URL, and what the storage tells of itself, are without the password.
+        """The URL and the description of a storage contain no password.
 
-        If this fails: passwords stand in logs and on dashboards.
+        If this fails: passwords appear in logs and on dashboards.
         """
         shown = [storage.url, *storage.describe().values()]
 
@@ -163,9 +163,9 @@ class LifeDuty(StorageFixtures):
         assert [] == [password for password in passwords if password not in (None, "", "***")]
 
     def test_its_clock_runs_forward_and_can_be_moved(self, scene: Scene) -> None:
-        """The clock does not go back, and shows the offset that tests give it.
+        """The clock never goes back, and includes the offset that tests set.
 
-        If this fails: tests of time prove nothing, or leases end at random.
+        If this fails: tests that depend on time prove nothing, or leases end at random.
         """
         readings = [scene.now() for _ in range(50)]
         scene.advance(3_600)
@@ -176,9 +176,9 @@ class LifeDuty(StorageFixtures):
         assert HOUR <= moved - readings[0] < 2 * HOUR
 
     def test_its_clock_counts_micros(self, storage: Storage) -> None:
-        """Without an offset the clock says what time it is, in micros since 1970.
+        """Without an offset the clock returns the current time in microseconds since 1970.
 
-        If this fails: spans are a thousand times too long or too short, or instants of another era.
+        If this fails: durations are a thousand times too long or too short, or times are decades off.
         """
         movable(storage).clock_offset = 0
 
@@ -187,10 +187,10 @@ class LifeDuty(StorageFixtures):
         assert STAMP < now < STAMP + 100 * 365 * DAY
 
     def test_its_clock_is_finer_than_a_second(self, storage: Storage) -> None:
-        """Of two different readings one is no whole second.
+        """Of two different readings of the clock at least one is not a whole second.
 
-        If this fails: the clock counts seconds. Jobs enqueued within one second have no order by age, leases
-        end up to a second early, and a retry that is due soon comes late.
+        If this fails: the clock counts seconds. Jobs enqueued within the same second are not ordered by age,
+        leases end up to a second early, and a retry that is due soon is late.
         """
         movable(storage).clock_offset = 0
         first = last = storage.clock()
@@ -203,9 +203,9 @@ class LifeDuty(StorageFixtures):
         assert [0, 0] != [first % SECOND, last % SECOND]
 
     def test_clear_empties_everything(self, scene: Scene) -> None:
-        """After `clear` the store is as good as new.
+        """After `clear` the store is like a new one.
 
-        If this fails: one test's jobs appear in another one.
+        If this fails: the jobs of one test appear in another.
         """
         storage = scene.storage
         running = scene.run()
@@ -231,10 +231,10 @@ class LifeDuty(StorageFixtures):
         assert storage.acquire_lock("lock", "another", 60.0) is not None
 
     def test_a_closed_handle_stays_closed(self, scene: Scene) -> None:
-        """After one `close`, or two, each verb raises `StorageError`, also when it is asked again.
+        """After `close` was called once or twice, every call of a verb raises `StorageError`.
 
-        If this fails: a driver's own exception leaks, or a closed handle connects anew in silence, and nobody
-        closes that connection.
+        If this fails: an exception of the driver leaks, or a closed handle silently connects again, and
+        nothing closes that connection.
         """
         verbs = _asked(scene.storage, scene.new_job())
 
@@ -245,7 +245,7 @@ class LifeDuty(StorageFixtures):
     def test_a_newer_schema_is_refused(
         self, scene: Scene, open_handle: Callable[[], Storage], make_newer_schema: Callable[[], None]
     ) -> None:
-        """A store that a later release laid out is told from one of its own: `SchemaMismatch`, by every verb.
+        """If a later release has created the store's schema, every verb raises `SchemaMismatch`.
 
         If this fails: old code writes into a schema that it does not know.
         """
@@ -260,9 +260,9 @@ class LifeDuty(StorageFixtures):
             storage.close()
 
     def test_no_driver_s_error_leaks(self, scene: Scene, open_unreachable: Callable[[], Storage]) -> None:
-        """Where the store cannot be reached every verb raises `StorageUnavailable`.
+        """If the store is unreachable, every verb raises `StorageUnavailable`.
 
-        If this fails: a driver's own exception ends a server's loop, which tries again for none but
+        If this fails: an exception of the driver ends a server's loop, which tries again only after
         `StorageUnavailable`.
         """
         job, storage = scene.new_job(), open_unreachable()
@@ -275,10 +275,10 @@ class LifeDuty(StorageFixtures):
     def test_no_driver_s_error_leaks_from_a_used_handle(
         self, scene: Scene, break_driver: Callable[[Storage], None]
     ) -> None:
-        """Where the driver fails in a step, every verb raises `StorageUnavailable` or `StorageError`.
+        """If the driver fails during a step, every verb raises `StorageUnavailable` or `StorageError`.
 
-        If this fails: an error of the driver that comes after the connection was made, such as a full disk or
-        a lost connection, ends a server's loop.
+        If this fails: an error of the driver after connecting, such as a full disk or a lost connection, ends
+        a server's loop.
         """
         job, storage = scene.new_job(), scene.handles.open()
         storage.counts()
@@ -290,9 +290,9 @@ class LifeDuty(StorageFixtures):
 
     @requires(Feature.SHARED)
     def test_handles_share_one_store(self, scene: Scene) -> None:
-        """What one handle wrote another one sees at once, and closing one leaves the other.
+        """Writes of one handle are immediately visible to others; closing a handle does not affect others.
 
-        If this fails: servers and clients do not see each other.
+        If this fails: servers and clients do not see each other's changes.
         """
         other = scene.handles.open()
         job_id = scene.add()
@@ -310,7 +310,7 @@ class LifeDuty(StorageFixtures):
 
     @requires(Feature.DURABLE)
     def test_everything_outlives_a_restart(self, scene: Scene, handles: Handles) -> None:
-        """Jobs, histories, sessions, records, definitions and locks are there after everything was closed.
+        """Jobs, histories, sessions, records, definitions and locks still exist after all handles closed.
 
         If this fails: a restart loses jobs.
         """
@@ -338,7 +338,7 @@ class LifeDuty(StorageFixtures):
         assert [] == reopened.migrate()
 
     def test_a_transaction_is_joined_or_refused(self, scene: Scene) -> None:
-        """`within` something that is no transaction of this store is refused, and nothing is stored.
+        """If `within` is not a transaction of this store, the call is refused and nothing is stored.
 
         If this fails: jobs are stored although the caller's transaction was rolled back.
         """
@@ -353,9 +353,9 @@ class LifeDuty(StorageFixtures):
 
     @pytest.mark.parametrize("verb", ["spend", "find_keys", "find_waiting", "find_unique"])
     def test_verbs_of_keys_are_offered_or_refused(self, scene: Scene, verb: str) -> None:
-        """Where limits or unique keys are not offered, their verbs raise `UnsupportedFeature`.
+        """If limits or unique keys are not offered, their verbs raise `UnsupportedFeature`.
 
-        If this fails: a page shows that nothing is limited where nobody can tell.
+        If this fails: a page shows that there are no limits, although the storage cannot report limits.
         """
         offered = Feature.UNIQUE if verb == "find_unique" else Feature.LIMITS
 
@@ -366,23 +366,24 @@ class LifeDuty(StorageFixtures):
                 getattr(scene.storage, verb)("kit/never")
 
     def test_a_wait_ends_by_itself(self, storage: Storage) -> None:
-        """Without work a wait answers False when its time is over.
+        """Without work, a wait returns False when its timeout has passed.
 
-        If this fails: an idle server hangs, or believes that there is work.
+        If this fails: an idle server hangs, or assumes that there is work.
         """
         assert not storage.wait(["default"], 0.01)
         assert not storage.wait(None, 0.0)
 
     def test_a_wait_can_be_interrupted(self, storage: Storage) -> None:
-        """`interrupt` ends every wait under way in this process.
+        """`interrupt` ends every current wait in this process.
 
-        If this fails: a server takes a poll's time to stop.
+        If this fails: a server needs as long as a poll to stop.
         """
         waits = [threading.Thread(target=storage.wait, args=(None, 600.0), daemon=True) for _ in range(3)]
         for thread in waits:
             thread.start()
 
-        for _ in range(int(self.patience / 0.01)):  # again, since a thread may not have begun to wait
+        # repeated, because a thread may not have begun to wait yet
+        for _ in range(int(self.patience / 0.01)):
             storage.interrupt()
             alive = [thread for thread in waits if thread.is_alive()]
             if not alive:
@@ -392,9 +393,9 @@ class LifeDuty(StorageFixtures):
         assert [] == [thread for thread in waits if thread.is_alive()]
 
     def test_closing_ends_every_wait(self, scene: Scene) -> None:
-        """`close` ends the waits under way on its handle: they return, or raise `StorageError`.
+        """`close` ends the current waits of its handle: they return, or raise `StorageError`.
 
-        If this fails: a program that closes its storage hangs for as long as its threads wait.
+        If this fails: a program that closes its storage hangs as long as its threads wait.
         """
         waiter, ended = scene.handles.open(), list[object]()
 
@@ -407,7 +408,7 @@ class LifeDuty(StorageFixtures):
         waits = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
         for thread in waits:
             thread.start()
-        waits[0].join(0.05)  # so that they wait by now
+        waits[0].join(0.05)  # gives the threads time to begin their waits
 
         waiter.close()
 
@@ -418,10 +419,10 @@ class LifeDuty(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("since", ["claim", "exchange", "wait"])
     def test_work_between_claim_and_wait_ends_the_wait(self, scene: Scene, since: str) -> None:
-        """Work that arrives after a handle's last claim, or last wait, ends its next wait immediately.
+        """Work that arrives after a handle's last claim or last wait ends its next wait immediately.
 
-        If this fails: a server that finds its queues empty sleeps through a job that arrives before its wait
-        begins, until the next poll.
+        If this fails: a job that arrives after a server has found its queues empty, and before its wait
+        begins, starts only after the next poll.
         """
         holder, waiter = scene.begin(), scene.handles.open()
         request = scene.request(holder)
@@ -438,13 +439,14 @@ class LifeDuty(StorageFixtures):
         assert waiter.wait(request.queues, self.patience)
 
     def _ends_a_wait(self, scene: Scene, step: Callable[[int], object]) -> None:
-        """A wait of another handle answers True soon after a step, which is done again and again."""
+        """Assert that another handle's wait returns True soon after a step, which is repeated until then."""
         waiter, answers = scene.handles.open(), list[bool]()
-        waiter.promote(1)  # tells it the next due instant
+        waiter.promote(1)  # the handle learns the next due time
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
         thread.start()
 
-        for number in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
+        # repeated, because the thread may not have begun to wait yet
+        for number in range(int(self.patience / 0.05)):
             step(number)
             thread.join(0.05)
             if answers:
@@ -454,9 +456,9 @@ class LifeDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_new_work_ends_a_wait(self, scene: Scene) -> None:
-        """A wait answers True as soon as another handle has stored work.
+        """A wait returns True as soon as another handle has stored work.
 
-        If this fails: jobs wait for the poll although the storage says that they need not.
+        If this fails: jobs wait for the next poll, although the storage offers notification.
         """
         self._ends_a_wait(scene, lambda _: scene.add())
 
@@ -465,11 +467,12 @@ class LifeDuty(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("what", ["scheduled", "rescheduled", "restored"])
     def test_an_earlier_instant_ends_a_wait(self, scene: Scene, what: str) -> None:
-        """A wait answers True also where the next due instant became earlier than it was told.
+        """A wait returns True if the next due time becomes earlier than the one that was last returned.
 
-        By a job that is scheduled, moved to an earlier instant, or scheduled again after its delete.
+        This happens if a job is scheduled, rescheduled to an earlier time, or scheduled again after its
+        delete.
 
-        If this fails: an idle server sleeps through a job that somebody wants to run meanwhile, or now.
+        If this fails: an idle server sleeps past the due time of a job that was moved forward.
         """
         fields = {"state": State.SCHEDULED, "due_at": BASE + 900 * HOUR}
         job_id = scene.add(**fields)
@@ -491,9 +494,9 @@ class LifeDuty(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("what", ["delete", "delete of its batch"])
     def test_a_job_taken_from_a_session_ends_its_wait(self, flow: FlowScene, what: str) -> None:
-        """A wait for what is taken from a session answers True once others take one of its running jobs.
+        """A wait for jobs that are taken from a session returns True once another caller takes a running one.
 
-        If this fails: a hundred jobs that a server has claimed ahead start after their delete.
+        If this fails: a hundred jobs that a server has claimed ahead start although they were deleted.
         """
         holder = flow.begin()
         waiter, answers = flow.handles.open(), list[bool]()
@@ -501,7 +504,8 @@ class LifeDuty(StorageFixtures):
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(name, 600.0)), daemon=True)
         thread.start()
 
-        for _ in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
+        # repeated, because the thread may not have begun to wait yet
+        for _ in range(int(self.patience / 0.05)):
             is_of_batch = what == "delete of its batch"
             job_id = flow.batch_of(1)[0] if is_of_batch else flow.add()
             flow.take(holder)
@@ -515,9 +519,9 @@ class LifeDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_work_ends_no_wait_for_what_is_taken(self, scene: Scene) -> None:
-        """Neither new work nor what is taken from another session ends such a wait.
+        """A wait for jobs taken from a session ignores new work, and jobs taken from other sessions.
 
-        If this fails: a busy server compares what it holds with each job that comes.
+        If this fails: a busy server runs a reconciliation for each new job.
         """
         holder, other = scene.begin(), scene.begin("b")
         waiter = scene.handles.open()
@@ -534,7 +538,7 @@ class LifeDuty(StorageFixtures):
     def test_jobs_follow_the_callers_transaction(
         self, scene: Scene, open_transaction: object, commits: bool
     ) -> None:
-        """Jobs stored within a transaction are there after its commit, and never after its rollback.
+        """Jobs stored within a transaction exist after its commit, and never after its rollback.
 
         If this fails: a job runs for an order that was never placed.
         """
@@ -555,9 +559,11 @@ class LifeDuty(StorageFixtures):
     def test_whoever_opened_a_transaction_is_asked_to_tell_of_its_commit(
         self, scene: Scene, open_transaction: object
     ) -> None:
-        """An `OpenTransaction` is that on its connection; its `on_commit` gets what tells waiting servers.
+        """`within` accepts an `OpenTransaction`; its `on_commit` gets the notification of waiting servers.
 
-        If this fails: jobs within a framework's transaction are refused, or wait for a poll.
+        The jobs are stored in the transaction of its connection.
+
+        If this fails: jobs within a framework's transaction are refused, or wait for the next poll.
         """
         assert callable(open_transaction)
         job, handed_over = scene.new_job(), list[Callable[[], None]]()
@@ -577,9 +583,9 @@ class LifeDuty(StorageFixtures):
     def test_an_end_follows_the_callers_transaction(
         self, scene: Scene, open_transaction: object, commits: bool
     ) -> None:
-        """A job ended within a transaction is at its end after the commit, and runs on after a rollback.
+        """A job that ends within a transaction has ended after its commit, and still runs after its rollback.
 
-        If this fails: a task's effects are stored and its job runs again, or the other way round.
+        If this fails: the effects of a task are stored but its job runs again, or the other way round.
         """
         assert callable(open_transaction)
         other = scene.handles.open()
@@ -605,9 +611,9 @@ class LifeDuty(StorageFixtures):
     def test_an_end_that_comes_too_late_is_refused_within_a_transaction(
         self, scene: Scene, open_transaction: object
     ) -> None:
-        """Who no longer holds the job is told so before the commit.
+        """A settle within a transaction is refused before the commit if the session no longer holds the job.
 
-        If this fails: the effects of a run that lost its job are stored.
+        If this fails: the effects of a run that has lost its job are stored.
         """
         assert callable(open_transaction)
         running = scene.run(job_id=scene.add())

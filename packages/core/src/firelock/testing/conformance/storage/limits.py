@@ -1,4 +1,4 @@
-"""Limits: how many jobs hold a key at once, and what people are told of it."""
+"""Tests of limits: how many jobs hold a key at the same time, and what is reported about keys."""
 
 from __future__ import annotations
 
@@ -34,21 +34,22 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# Every key begins so: with partitions the jobs of a test lie together, as turns hold within one.
+# All keys have the same prefix, so that with partitions the jobs of a test are in one partition, in which
+# turns hold.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 
 class LimitDuty(StorageFixtures):
-    """What a number of jobs at once promises."""
+    """Tests of limits on the number of jobs that run at the same time."""
 
     verbs = "limits"
     needs = Feature.LIMITS
 
     @pytest.mark.parametrize("number", [1, 2, 5])
     def test_no_more_jobs_hold_a_key_than_its_number(self, scene: Scene, number: int) -> None:
-        """However many claims there are, of however many sessions, a key is held by so many jobs at once.
+        """A key is held by at most as many jobs as its limit allows, whichever sessions claim them.
 
-        If this fails: an API's or a tenant's limit is exceeded.
+        If this fails: the limit of an API or a tenant is exceeded.
         """
         scene.put_numbers(A, concurrent=number)
         ids = scene.add_limited(9, A)
@@ -60,9 +61,10 @@ class LimitDuty(StorageFixtures):
         assert number == scene.by_state()[State.PROCESSING]
 
     def test_what_a_job_asks_goes_with_it(self, scene: Scene) -> None:
-        """A job's limits are in its record, in each claim and in a reconciliation, whole; others have none.
+        """A job's limits are complete in its record, its claims and reconciliations; other jobs have none.
 
-        If this fails: a server does not know what a job holds, or a page what it waits for.
+        If this fails: a server does not see which keys a job holds, or a page does not show for which keys it
+        waits.
         """
         asked = asks(
             LimitUse("kit/é:ü%", 7, is_strict=False), LimitUse(A, 0, is_strict=True),
@@ -80,9 +82,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", sorted(ENDS))
     def test_whatever_ends_a_run_frees_its_keys(self, scene: Scene, end: str) -> None:
-        """However a run ends, another job of the key may start, and one alone.
+        """After any end of a run, exactly one other job of its key can start.
 
-        If this fails: a slot leaks, and the key stands still for ever.
+        If this fails: a slot is lost, and no job of the key ever starts again.
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(3, A)
@@ -98,9 +100,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["it ends", "its server ends", "its session is lost", "it crashes alone"])
     def test_the_dead_hold_nothing(self, scene: Scene, how: str) -> None:
-        """What a session held when it ended or was lost, or lost its process, is free without upkeep of keys.
+        """Keys held by an ended or lost session, or by a crashed job process, are free without a cleanup.
 
-        If this fails: every killed server takes slots with it.
+        If this fails: every killed server reduces the number of slots.
         """
         scene.put_numbers(A, concurrent=2)
         ids = scene.add_limited(4, A)
@@ -126,9 +128,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("gone", ["its end is refused", "its session ends", "it is taken out"])
     def test_a_tail_holds_its_keys(self, scene: Scene, gone: str) -> None:
-        """A job that was deleted while it runs holds its keys until nobody runs it any more.
+        """A job that was deleted while it runs holds its keys until its tail, or the job itself, is removed.
 
-        If this fails: who deletes a running job starts one job more than the limit allows.
+        If this fails: after the delete of a running job one job more runs than the limit allows.
         """
         scene.put_numbers(A, concurrent=1)
         _, second = scene.add_limited(2, A)
@@ -149,9 +151,9 @@ class LimitDuty(StorageFixtures):
         assert [second] == scene.claim_ids(other)
 
     def test_a_requeued_tail_holds_its_keys(self, scene: Scene) -> None:
-        """A job requeued while its old run goes on holds its keys, and waits behind itself.
+        """A job requeued while its old run continues holds its keys, and waits for this run itself.
 
-        If this fails: a requeue starts one job more than the limit allows.
+        If this fails: after a requeue one job more runs than the limit allows.
         """
         scene.put_numbers(A, concurrent=1)
         ids = scene.add_limited(2, A)
@@ -167,9 +169,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("lane", [(A, X), (X, A)], ids=["full first", "full last"])
     def test_all_keys_admit_or_none_is_touched(self, scene: Scene, lane: tuple[str, str]) -> None:
-        """A job starts only where each of its keys admits it; one that is refused takes no slot of another.
+        """A job starts only if each of its keys admits it; a job that must wait uses no slot of any key.
 
-        If this fails: only one of a job's limits counts, or jobs that wait use up what others could have.
+        If this fails: only one of a job's limits counts, or waiting jobs use up slots that others could use.
         """
         scene.put_numbers(A, concurrent=1)
         scene.put_numbers(X, concurrent=2)
@@ -187,9 +189,9 @@ class LimitDuty(StorageFixtures):
     def test_lanes_that_share_a_key_count_together(
         self, scene: Scene, lanes: int, number: int, limits: tuple[int, ...]
     ) -> None:
-        """In one claim as in several, a key that stands in many lanes is held by no more than its number.
+        """A key that several lanes share is held by at most its limit, in one claim or in several.
 
-        If this fails: each lane has the whole limit to itself.
+        If this fails: each lane has the whole limit for itself.
         """
         scene.put_numbers(A, concurrent=number)
         for other in (X, Y, "kit/z", "kit/w")[:lanes]:
@@ -201,9 +203,9 @@ class LimitDuty(StorageFixtures):
         assert number == keys_held(claimed)[A]
 
     def test_an_exchange_gives_what_its_ends_free(self, scene: Scene) -> None:
-        """What ends in an exchange is free for its claim; what is refused there is not.
+        """The claim of an exchange can use keys that its own ends have freed; refused ends free no key.
 
-        If this fails: servers wait for a poll after each job of a full key, or count an end that never was.
+        If this fails: servers wait for a poll after each job of a full key, or a refused end frees a slot.
         """
         scene.put_numbers(A, concurrent=2)
         ids = scene.add_limited(5, A)
@@ -220,7 +222,7 @@ class LimitDuty(StorageFixtures):
         assert [] == scene.claim(other)
 
     def test_a_job_that_comes_again_counts_once(self, scene: Scene) -> None:
-        """A job that is claimed, and tried again, over and over, holds one slot.
+        """A job that is claimed and retried repeatedly holds one slot.
 
         If this fails: retries use up a limit.
         """
@@ -237,9 +239,9 @@ class LimitDuty(StorageFixtures):
         assert others[:4] == [one for _ in others for one in scene.claim_ids(holder, 1)]
 
     def test_waiting_costs_a_job_nothing(self, scene: Scene) -> None:
-        """A job that is refused stays enqueued: no attempt, no history, no change of its record.
+        """A job that must wait for a key stays enqueued, without an attempt, history entry or other change.
 
-        If this fails: a full limit wears jobs out, or fills their histories.
+        If this fails: a full limit uses up the attempts of jobs, or fills their histories.
         """
         scene.put_numbers(A, concurrent=0)
         (job_id,) = scene.add_limited(1, A)
@@ -251,9 +253,9 @@ class LimitDuty(StorageFixtures):
         assert before == (scene.record(job_id), scene.history(job_id))
 
     def test_a_full_key_holds_up_no_others(self, scene: Scene) -> None:
-        """Jobs behind those of a full key start at once: of other keys, of other numbers, and without keys.
+        """A full key delays no other jobs: those with other keys, with other limits, or without keys start.
 
-        If this fails: one tenant's backlog stands before everybody's work.
+        If this fails: one tenant's backlog delays the work of all others.
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(300, A, priority=100)
@@ -267,9 +269,9 @@ class LimitDuty(StorageFixtures):
         assert expected <= {job.id for job in claimed}
 
     def test_a_number_counts_over_queues_and_tasks(self, scene: Scene) -> None:
-        """A key is one, whatever queue or task its jobs are of, and whatever list of queues is asked for.
+        """A key has one limit for all queues and tasks of its jobs, and for any queues that a claim names.
 
-        If this fails: the limit of a tenant is as large as there are queues.
+        If this fails: the limit of a tenant is multiplied by the number of queues.
         """
         scene.put_numbers(A, concurrent=3)
         for queue in ("mail", "bulk", "urgent"):
@@ -282,9 +284,9 @@ class LimitDuty(StorageFixtures):
         assert {"bulk", "urgent"} == {job.queue for job in chain.from_iterable(claimed)}
 
     def test_limits_hold_where_every_queue_is_asked(self, scene: Scene) -> None:
-        """Without a list of queues as well, each key is held by no more than its number, and no queue waits.
+        """Claims without a list of queues also respect each limit, and serve every queue.
 
-        If this fails: servers of all queues see no limits, or see but one queue.
+        If this fails: servers that serve all queues see no limits, or only one queue.
         """
         scene.put_numbers("kit/tenant", concurrent=1)
         for queue in ("mail", "bulk"):
@@ -300,9 +302,9 @@ class LimitDuty(StorageFixtures):
         assert 2 == sum(job.queue == "plain" for job in claimed)
 
     def test_a_paused_queue_keeps_its_limited_jobs(self, scene: Scene) -> None:
-        """Jobs with limits of a paused queue wait, whatever their keys admit; they start when it is resumed.
+        """Jobs with limits in a paused queue wait, whatever their keys admit, until the queue is resumed.
 
-        If this fails: an operator stops a queue, and half of its jobs run on.
+        If this fails: an operator pauses a queue, but half of its jobs continue to start.
         """
         ids = scene.add_limited(2, A, queue="mail")
         holder = scene.begin()
@@ -316,9 +318,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["deleted", "pruned", "cleared"])
     def test_what_is_gone_neither_waits_nor_holds(self, scene: Scene, how: str) -> None:
-        """Jobs that were deleted while they waited, or ended and were pruned, leave nothing of themselves.
+        """Jobs that were deleted while they waited, or ended and were pruned, neither wait nor hold keys.
 
-        If this fails: a lane seems to have work for ever, or a key holders that nobody can find.
+        If this fails: a lane seems to have work forever, or a key has holders that cannot be found.
         """
         scene.put_numbers(A, concurrent=2)
         ids = scene.add_limited(5, A)
@@ -336,12 +338,12 @@ class LimitDuty(StorageFixtures):
 
         assert ids[4:] == scene.claim_ids(holder)
 
-    # ---- numbers -----------------------------------------------------------------------------------------
+    # ---- settings of limits ------------------------------------------------------------------------------
 
     def test_a_lowered_number_stops_nobody_and_lets_none_start(self, scene: Scene) -> None:
-        """When a number falls below what holds the key, none starts until fewer than it hold the key.
+        """If a limit is lowered below its running jobs, none starts until fewer than the limit hold the key.
 
-        If this fails: a limit that was lowered is not obeyed, or its holders are forgotten.
+        If this fails: a lowered limit is not enforced, or the holders of its key are forgotten.
         """
         scene.put_numbers(A, concurrent=4)
         scene.add_limited(9, A)
@@ -360,9 +362,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize(("number", "more"), [(3, 2), (None, 8), (0, 0), (1_000, 8)])
     def test_a_new_number_holds_at_once(self, scene: Scene, number: int | None, more: int) -> None:
-        """A number that is raised lets as many more start; without one all start, with a zero none.
+        """A raised limit lets as many more jobs start; without a limit all start, and with zero none.
 
-        If this fails: a changed limit takes a restart.
+        If this fails: a changed limit needs a restart.
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(9, A)
@@ -375,9 +377,9 @@ class LimitDuty(StorageFixtures):
         assert [] == scene.claim(holder)
 
     def test_a_deleted_number_leaves_turns(self, scene: Scene) -> None:
-        """A key whose numbers were deleted has none: all its jobs may start.
+        """If the settings of a key are deleted, it has no limit: all its jobs can start.
 
-        If this fails: a limit that was taken away holds for ever.
+        If this fails: a deleted limit applies forever.
         """
         scene.put_numbers(A, concurrent=1)
         ids = scene.add_limited(4, A)
@@ -390,9 +392,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("name", [A, "kit/tenant", "kit/tenant:7"])
     def test_a_number_set_late_counts_who_runs_already(self, scene: Scene, name: str) -> None:
-        """Where a number is set for a key that had none, its present holders count, tails as well.
+        """If a limit is set for a key that had none, the jobs that already hold it count, including tails.
 
-        If this fails: the first minutes of a new limit exceed it.
+        If this fails: a new limit is exceeded in its first minutes.
         """
         scene.add_limited(6, A, "kit/tenant:7")
         holder = scene.begin()
@@ -410,9 +412,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("gone", ["by a rate", "by none", "deleted"])
     def test_a_number_that_comes_and_goes_counts_all(self, scene: Scene, gone: str) -> None:
-        """Jobs that started while a key had no number count when it has one again.
+        """Jobs that started while a key had no limit count when the key has a limit again.
 
-        If this fails: who removes a limit for an hour cannot trust it afterwards.
+        If this fails: a limit that was removed for an hour is exceeded afterwards.
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(6, A)
@@ -436,9 +438,9 @@ class LimitDuty(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_each_key_of_a_name_has_the_names_number(self, scene: Scene) -> None:
-        """A number of a name is that of each of its keys; a key's own number, while it has one, wins.
+        """The limit of a name applies to each of its keys; while a key has its own limit, that one applies.
 
-        If this fails: tenants share one limit, or a customer's own number is not obeyed.
+        If this fails: tenants share one limit, or the own limit of a customer is ignored.
         """
         scene.put_numbers("kit/tenant", concurrent=1)
         scene.put_numbers("kit/tenant:7", concurrent=3)
@@ -458,9 +460,11 @@ class LimitDuty(StorageFixtures):
         assert {"kit/tenant:7": 1} == keys_held(scene.claim(holder))
 
     def test_a_name_is_what_stands_before_the_colons(self, scene: Scene) -> None:
-        """Each part of a key between slashes is cut at its first colon; so `a:1/b:2:3` has the name `a/b`.
+        """The name of a key consists of its parts between slashes, each cut off at its first colon.
 
-        If this fails: a number set for a name reaches other keys, or none.
+        For example, `a:1/b:2:3` has the name `a/b`.
+
+        If this fails: the limit of a name applies to other keys, or to none.
         """
         scene.put_numbers("kit/tenant/openai", concurrent=1)
         for key in (
@@ -481,9 +485,9 @@ class LimitDuty(StorageFixtures):
         } == claimed  # fmt: skip
 
     def test_a_paused_limit_lets_none_start(self, scene: Scene) -> None:
-        """A key that is paused, itself or by its name, lets none start; resumed it has the numbers it had.
+        """If a key or its name is paused, no job starts; after that it has the same limit as before.
 
-        If this fails: nobody can stop the calls to an API that is down, or doing so loses the numbers.
+        If this fails: calls to an API that is down cannot be stopped, or stopping them deletes the limit.
         """
         scene.put_numbers("kit/tenant", concurrent=2)
         for tenant in (7, 8):
@@ -511,9 +515,9 @@ class LimitDuty(StorageFixtures):
         ids=["case", "signs", "letters", "long"],
     )
     def test_keys_are_told_apart_by_every_character(self, scene: Scene, keys: tuple[str, ...]) -> None:
-        """Two keys are one only where they are the same text, to the case and the last blank.
+        """Two keys are the same only if their strings are equal, including case and trailing spaces.
 
-        If this fails: tenants whose names are alike share a limit, or one is not obeyed.
+        If this fails: tenants with similar names share a limit, or a limit is ignored.
         """
         for key in keys:
             scene.put_numbers(key, concurrent=1)
@@ -525,9 +529,9 @@ class LimitDuty(StorageFixtures):
         assert dict.fromkeys(keys, 1) == keys_held(claimed)
 
     def test_a_job_may_have_four_long_keys(self, scene: Scene) -> None:
-        """Four keys of 512 characters together are held like one.
+        """A job can have four keys of 512 characters in total, and each of them is limited.
 
-        If this fails: long names are cut, and those cut alike share a limit.
+        If this fails: long names are truncated, and names that become equal share a limit.
         """
         keys = [f"kit/{number}" + "ü" * 123 for number in range(4)]
         for key in keys:
@@ -542,9 +546,9 @@ class LimitDuty(StorageFixtures):
         assert 2 == got[keys[3]] + got[keys[3] + "u"]
 
     def test_keys_that_lie_apart_are_stored_or_refused_whole(self, scene: Scene) -> None:
-        """With partitions a job whose keys lie in two of them is refused, and nothing of its call is stored.
+        """With partitions, a job with keys in two partitions is refused, and nothing of its call is stored.
 
-        If this fails: a limit is counted where its jobs are not.
+        If this fails: a limit is counted in a partition that does not have its jobs.
         """
         stored = []
         for number in range(12):
@@ -559,14 +563,14 @@ class LimitDuty(StorageFixtures):
 
         assert sorted(stored) == sorted(scene.claim_ids(holder) + scene.claim_ids(holder))
 
-    # ---- strict ------------------------------------------------------------------------------------------
+    # ---- strict limits -----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("wait", ["retry", "snooze", "crash", "retry at once"])
     @pytest.mark.parametrize("final", ["succeeds", "fails", "is deleted"])
     def test_a_strict_job_keeps_its_key_until_it_ended(self, scene: Scene, wait: str, final: str) -> None:
-        """A strict job keeps its key between its attempts; the next starts when it has ended, however.
+        """A strict job keeps its key between its attempts; after it ended in any way, the next job starts.
 
-        If this fails: steps that have to come one after the other overlap when one is retried.
+        If this fails: steps that must run one after another overlap when one is retried.
         """
         scene.put_numbers(A, concurrent=1)
         first, second = scene.add_limited(2, LimitUse(A, is_strict=True))
@@ -606,9 +610,9 @@ class LimitDuty(StorageFixtures):
         assert [second] == scene.claim_ids(holder)
 
     def test_a_strict_job_goes_on_wherever_it_stands(self, scene: Scene) -> None:
-        """The job that keeps a strict key starts again, although others of the key stand in front of it.
+        """A job that keeps a strict key starts again even if other jobs of the key come before it.
 
-        If this fails: a retried job waits for those that wait for it, and the key stands still for ever.
+        If this fails: a retried job waits for jobs that wait for it, and no job of the key ever starts again.
         """
         scene.put_numbers(A, concurrent=1)
         (first,) = scene.add_limited(1, LimitUse(A, is_strict=True))
@@ -622,9 +626,11 @@ class LimitDuty(StorageFixtures):
         assert [first] == claimed
 
     def test_a_strict_job_that_never_started_keeps_nothing(self, scene: Scene) -> None:
-        """A job handed back unstarted is again first of its lane, and one in front of it may start instead.
+        """A strict job that is handed back before it started keeps no key, and is first in its lane again.
 
-        If this fails: a server that stops takes a strict key with it.
+        A job before it in the lane may start instead.
+
+        If this fails: a server that stops keeps a strict key taken.
         """
         scene.put_numbers(A, concurrent=1)
         ids = scene.add_limited(2, LimitUse(A, is_strict=True))
@@ -636,9 +642,9 @@ class LimitDuty(StorageFixtures):
         assert [] == scene.claim(holder)
 
     def test_a_requeued_strict_job_waits_its_turn(self, scene: Scene) -> None:
-        """A strict job that had ended and was requeued holds its key no more, and waits for whoever does.
+        """A strict job that had ended and was requeued no longer holds its key, and waits for its holder.
 
-        If this fails: two strict jobs of a key run at once.
+        If this fails: two strict jobs of a key run at the same time.
         """
         scene.put_numbers(A, concurrent=1)
         first, second = scene.add_limited(2, LimitUse(A, is_strict=True))
@@ -657,9 +663,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["instant", "span"])
     def test_a_late_job_is_given_out_uncharged(self, scene: Scene, how: str) -> None:
-        """A job past the instant by which it is to start takes nothing of its keys when it is given out.
+        """A job that is late, past the time by which it must start, is claimed without using its keys.
 
-        If this fails: jobs that nobody wants any more wait for slots, or take them.
+        If this fails: jobs that are no longer wanted wait for slots, or use them.
         """
         scene.put_numbers(A, concurrent=1)
         scene.put_numbers(X, rate=1, per=DAY, burst=1)
@@ -680,9 +686,9 @@ class LimitDuty(StorageFixtures):
         assert [*late, next_one] == given
 
     def test_a_late_job_in_hand_takes_no_slot(self, scene: Scene) -> None:
-        """While a server ends jobs that are late, others of their keys start.
+        """While a server ends late jobs, other jobs of their keys start.
 
-        If this fails: a backlog of late jobs shuts the limit that it waited for.
+        If this fails: a backlog of late jobs shuts the limit for which it waited.
         """
         scene.put_numbers(A, concurrent=2)
         scene.add_limited(1, A, priority=9)
@@ -697,9 +703,9 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["retry", "crash"])
     def test_a_job_that_started_is_never_late(self, scene: Scene, how: str) -> None:
-        """Who has started in time is no more late, whatever befell it then; its keys count.
+        """A job that has started in time is never late, whatever happens to it later, and it uses its keys.
 
-        If this fails: a retry is deleted because it came after the hour.
+        If this fails: a retry is deleted because it comes after the time by which the job had to start.
         """
         scene.put_numbers(A, concurrent=1)
         (first,) = scene.add_limited(1, A, start_before=BASE + HOUR)
@@ -719,7 +725,7 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize(("later", "started"), [(1_800, 1), (7_200, 2)])
     def test_a_span_begins_when_a_job_is_first_enqueued(self, scene: Scene, later: int, started: int) -> None:
-        """The time in which a job is to start begins when it comes into its queue, not when it was stored.
+        """`start_within` begins when a job is first enqueued, not when it was stored.
 
         If this fails: every delayed job is late.
         """
@@ -735,15 +741,15 @@ class LimitDuty(StorageFixtures):
 
 
 class KeyDuty(StorageFixtures):
-    """What `find_keys` tells, and how servers learn that a key is free."""
+    """Tests of `find_keys`, and of the notification of servers when a key becomes free."""
 
     verbs = "find_keys"
     needs = Feature.LIMITS
 
     def test_a_key_tells_who_holds_it_and_who_waits(self, scene: Scene) -> None:
-        """A key's holders are named, the oldest first, and those that wait are counted; ended ones are gone.
+        """`find_keys` returns the current holders of a key, oldest first, and the number of waiting jobs.
 
-        If this fails: nobody can see why a job does not start.
+        If this fails: people cannot see why a job does not start.
         """
         scene.put_numbers(A, concurrent=3)
         ids = scene.add_limited(5, A, X)
@@ -761,9 +767,9 @@ class KeyDuty(StorageFixtures):
 
     @pytest.mark.parametrize("numbers", [{"concurrent": 9}, {"rate": 100, "per": HOUR, "burst": 50}, None])
     def test_a_tail_is_a_holder(self, scene: Scene, numbers: dict[str, int] | None) -> None:
-        """Whatever numbers a key has, who runs under it is told, also after a delete, and nobody else.
+        """For a key with any settings, `find_keys` returns exactly the jobs that run, including deleted ones.
 
-        If this fails: people look for jobs that ended, or miss one that still runs.
+        If this fails: people look for jobs that have ended, or miss one that still runs.
         """
         if numbers is not None:
             scene.put_numbers(A, **numbers)
@@ -783,9 +789,9 @@ class KeyDuty(StorageFixtures):
         assert [] == [one for one in scene.storage.find_keys("kit/") if one.running or one.waiting]
 
     def test_a_strict_holder_is_told_between_its_attempts(self, scene: Scene) -> None:
-        """A strict job that waits for its retry holds its key, and is told as its holder.
+        """A strict job that waits for its retry holds its key, and `find_keys` returns it as the holder.
 
-        If this fails: a key seems free for which jobs wait.
+        If this fails: a key for which jobs wait appears to be free.
         """
         scene.put_numbers(A, concurrent=1)
         first, _ = scene.add_limited(2, LimitUse(A, is_strict=True))
@@ -797,9 +803,10 @@ class KeyDuty(StorageFixtures):
         assert ((first,), 1, 1) == (state.holders, state.running, state.waiting)
 
     def test_a_used_rate_is_told(self, scene: Scene) -> None:
-        """A key tells up to when its rate has been used; one that is free and has no job is not told.
+        """`find_keys` returns until when a rate has been used, and omits keys that are free and have no job.
 
-        If this fails: nobody can see when a rate opens, or the list grows with each key there ever was.
+        If this fails: people cannot see when a rate opens, or the list grows with each key that was ever
+        used.
         """
         scene.put_numbers(A, rate=1, per=HOUR, burst=1)
         scene.add_limited(1, A)
@@ -815,9 +822,9 @@ class KeyDuty(StorageFixtures):
         assert [] == scene.storage.find_keys("kit/")
 
     def test_keys_are_told_page_by_page(self, scene: Scene) -> None:
-        """Keys come in order of code points, those above `after` that begin as asked, `limit` at most.
+        """Keys are returned by code points, above `after`, with the given prefix, and at most `limit`.
 
-        If this fails: pages skip keys, repeat them, or take a sign of a key for a wildcard.
+        If this fails: pages skip or repeat keys, or treat a character of a key as a wildcard.
         """
         keys = [
             "B", "a", "kit/A", "kit/_", "kit/a", "kit/a%b", "kit/a_b", "kit/axb", "kit/é", "kit/😀",
@@ -842,14 +849,15 @@ class KeyDuty(StorageFixtures):
         assert keys[2:10] == pages
         assert keys[3:] == found(after="kit/A")
 
-    # ---- being woken -------------------------------------------------------------------------------------
+    # ---- notifications -----------------------------------------------------------------------------------
 
     def _wakes(self, scene: Scene, step: Callable[[Storage], object], queues: list[str]) -> None:
-        """A wait of another handle ends soon after a step, which is done again and again."""
+        """Assert that a wait of another handle ends soon after a step, which is repeated until then."""
         waiter, answers = scene.handles.open(), list[bool]()
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(queues, 600.0)), daemon=True)
         thread.start()
-        for _ in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
+        # repeated, because the thread may not have begun to wait yet
+        for _ in range(int(self.patience / 0.05)):
             step(scene.storage)
             thread.join(0.05)
             if answers:
@@ -858,12 +866,12 @@ class KeyDuty(StorageFixtures):
         assert [True] == answers
 
     def _is_quiet(self, handle: Storage, queues: list[str]) -> bool:
-        """A wait of this handle runs out: what it was told of before is over."""
+        """Return whether a wait of this handle times out, after earlier notifications were consumed."""
         return any(not handle.wait(queues, 0.02) for _ in range(20))
 
     @requires(Feature.NOTIFY)
     def test_shut_keys_do_not_keep_servers_awake(self, scene: Scene) -> None:
-        """Where all that waits is refused, a wait runs out after a claim that took nothing.
+        """If no waiting job can start, a wait times out after a claim that took nothing.
 
         If this fails: one full key keeps every idle server busy.
         """
@@ -880,9 +888,9 @@ class KeyDuty(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("how", ["apply", "exchange of another queue", "exchange for nothing", "session"])
     def test_an_end_wakes_who_waits_for_the_key(self, scene: Scene, how: str) -> None:
-        """Who ends jobs with keys and does not take what it frees wakes those who may.
+        """An end that frees a key wakes waiting servers, unless its caller claims the next job itself.
 
-        If this fails: a freed slot waits for a poll.
+        If this fails: a free slot is used only after the next poll.
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(800, A)
@@ -912,9 +920,9 @@ class KeyDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_a_pruned_tail_wakes_who_waits_for_the_key(self, scene: Scene) -> None:
-        """A deleted job that was taken out while it still ran held its keys, and who waits for them is woken.
+        """A prune of a deleted job that still runs frees the keys of the job, and wakes waiting servers.
 
-        If this fails: what such a job freed waits for a poll.
+        If this fails: jobs that wait for these keys start only after the next poll.
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(2, A)
@@ -930,9 +938,9 @@ class KeyDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_who_frees_a_key_and_cannot_take_it_wakes_others(self, scene: Scene) -> None:
-        """A claim that finds a key free by its own ends alone, and another of the job's full, leaves it.
+        """If an exchange frees a key but the waiting job needs another, full one, other servers are woken.
 
-        If this fails: a key is taken for one that nobody waits for, as it is free by now.
+        If this fails: the storage treats the key as one for which no job waits, because it is free by then.
         """
         scene.put_numbers(A, concurrent=1)
         scene.put_numbers(X, concurrent=0)
@@ -954,9 +962,9 @@ class KeyDuty(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("how", ["put", "delete", "of a name"])
     def test_a_new_number_wakes_every_queue(self, scene: Scene, how: str) -> None:
-        """Who sets or deletes a number wakes servers of whatever queue.
+        """Setting or deleting a limit wakes servers of all queues.
 
-        If this fails: a limit that was raised is seen by the next poll.
+        If this fails: a raised limit is noticed only at the next poll.
         """
         scene.put_numbers("kit/tenant", concurrent=0)
         scene.add_limited(1, "kit/tenant:7", queue="mail")

@@ -1,4 +1,4 @@
-"""Lines: which jobs wait for a limit's key, in which order, and the place of a job."""
+"""Tests of lines: which jobs wait for a limit key, in which order, and the place of a job."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# Every key begins so: with partitions the jobs of a test lie together.
+# All keys have the same prefix, so that with partitions the jobs of a test are in one partition.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 
 class LineDuty(StorageFixtures):
-    """What `find_waiting` promises."""
+    """Tests of `find_waiting`."""
 
     verbs = "find_waiting"
     needs = Feature.LIMITS
 
     def test_a_lane_waits_in_order_of_priority_then_age(self, scene: Scene) -> None:
-        """A line of one lane is in the order in which claims take its jobs.
+        """A line that consists of one lane has the order in which claims take its jobs.
 
-        If this fails: a page shows jobs as next in line that others overtake.
+        If this fails: a page shows jobs as next in line, but others overtake them.
         """
         ids = [
             job_id
@@ -46,10 +46,10 @@ class LineDuty(StorageFixtures):
         assert list(line.ids) == [job_id for _ in ids for job_id in scene.claim_ids(holder, 1)]
 
     def test_lanes_of_a_key_take_turns_in_its_line(self, scene: Scene) -> None:
-        """The first job of each lane comes first, then the second of each, in whichever queues they wait.
+        """A line begins with the first job of each lane, then has the second of each, across all queues.
 
-        If this fails: a tenant with many jobs seems to be in front of all others, or the line of a key has
-        jobs that do not have the key.
+        If this fails: a tenant with many jobs seems to be in front of all others, or the line of a key
+        contains jobs that do not have the key.
         """
         lanes = [
             scene.add_limited(3, A, X), scene.add_limited(1, A, Y), scene.add_limited(2, B, A),
@@ -67,9 +67,9 @@ class LineDuty(StorageFixtures):
         assert line == scene.storage.find_waiting(A).ids
 
     def test_a_line_is_read_in_parts(self, scene: Scene) -> None:
-        """`after` leaves out so many, at most `limit` come, and all parts together are the line.
+        """`after` skips that many jobs, `limit` bounds the result, and all parts together are the line.
 
-        If this fails: pages of those who wait skip jobs or repeat them.
+        If this fails: pages of waiting jobs skip or repeat jobs.
         """
         scene.add_limited(5, A, X)
         scene.add_limited(2, A, Y)
@@ -86,7 +86,7 @@ class LineDuty(StorageFixtures):
     def test_a_job_learns_its_place_in_a_line(self, scene: Scene) -> None:
         """The place of a job is the number of jobs before it in the line of the given key.
 
-        If this fails: a job's page says that the job is next, and it is not.
+        If this fails: the page of a job reports that the job is next, although it is not.
         """
         scene.add_limited(4, A, X)
         scene.add_limited(2, A, Y, priority=9)
@@ -102,7 +102,7 @@ class LineDuty(StorageFixtures):
         ]
 
     def test_who_starts_or_goes_leaves_the_line(self, scene: Scene) -> None:
-        """A line has only enqueued jobs: none that runs, was deleted, waits for a retry, or has a tail.
+        """A line contains only enqueued jobs without a tail: no running, deleted or scheduled job.
 
         If this fails: a page shows jobs in front that no longer wait.
         """
@@ -125,9 +125,9 @@ class LineDuty(StorageFixtures):
         assert 3 == len(scene.storage.find_waiting(A).ids)
 
     def test_a_key_names_the_others_of_those_who_wait(self, scene: Scene) -> None:
-        """`find_keys` returns the other keys of a key's waiting jobs, in order, at most ten.
+        """`find_keys` returns, for each key, the other keys of its waiting jobs, in order and at most ten.
 
-        If this fails: a key is shown as open although its jobs wait for another one.
+        If this fails: a key is shown as open although its jobs wait for another key.
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(2, A, X)
@@ -146,7 +146,7 @@ class LineDuty(StorageFixtures):
     def test_a_line_has_an_end(self, scene: Scene) -> None:
         """A line consists of a thousand lanes and the lane of the given job, and has at most 10,000 places.
 
-        If this fails: a page of a key takes as long as there are jobs.
+        If this fails: the time to show the page of a key grows with the number of jobs.
         """
         lanes = LINE_LANES + 2
         jobs = [scene.new_job(admission=asks(A, f"kit/lane-{number:04d}")) for number in range(lanes)]

@@ -1,4 +1,4 @@
-"""Locked rows: a transaction of somebody else delays the job that it has locked, and no other."""
+"""Tests of locked rows: another transaction delays the job whose row it has locked, and no other job."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 LockJob = Callable[[str], AbstractContextManager[object]]
 
 _DELETED_LATER = BASE - HOUR  # an expiry that has passed
-_ANSWER = 1.0  # seconds in which a storage that does not wait for a lock has answered
+_ANSWER = 1.0  # seconds within which a call that does not wait for a lock returns
 
 
 def _whole(scene: Scene, job_id: str) -> tuple[JobRecord, object, object]:
-    """Return all that is stored of a job."""
+    """Return everything that is stored about a job."""
     return scene.record(job_id), scene.storage.history(job_id), scene.storage.read_log(job_id)
 
 
 class LockedRowDuty(StorageFixtures):
-    """What the storage promises while others have locked rows of jobs; needs the fixture `lock_job`."""
+    """Tests of calls while others have locked rows of jobs; they need the fixture `lock_job`."""
 
     verbs = "apply exchange reconcile append_logs release promote prune"
 
@@ -52,10 +52,10 @@ class LockedRowDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", sorted(ENDS))
     def test_an_end_of_a_locked_job_is_busy(self, scene: Scene, lock_job: LockJob, end: str) -> None:
-        """While the row is locked the end is BUSY and nothing is written; later it is APPLIED, then ALREADY.
+        """The end of a locked job is `BUSY` and writes nothing; later it is `APPLIED`, and then `ALREADY`.
 
-        If this fails: a locked job is taken for one that is gone and is never ended; or the thread that
-        stores all ends waits for the lock; or the end is stored twice.
+        If this fails: a locked job is treated as missing and never ended; or the thread that stores all ends
+        waits for the lock; or the end is stored twice.
         """
         running = scene.run()
         transition, unknown = ENDS[end](running), ENDS[end](running)
@@ -73,7 +73,7 @@ class LockedRowDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", sorted(ENDS))
     def test_ends_beside_a_locked_job_are_stored(self, scene: Scene, lock_job: LockJob, end: str) -> None:
-        """Of several ends of all kinds only that of the locked job is BUSY, and the claim is made as well.
+        """Of several ends of all kinds only that of the locked job is `BUSY`, and the claim is made as well.
 
         If this fails: one locked row stops a server.
         """
@@ -98,9 +98,9 @@ class LockedRowDuty(StorageFixtures):
     def test_many_locked_jobs_are_busy(
         self, scene: Scene, lock_job: LockJob, others: list[Callable[..., Transition]], is_exchange: bool
     ) -> None:
-        """Each locked job of many is BUSY, and each other one's end is stored.
+        """Of many jobs each locked one is `BUSY`, and the ends of all others are stored.
 
-        If this fails: the number of locked rows decides what becomes of the others.
+        If this fails: the result of a job depends on the number of other locked rows.
         """
         holder, ids = scene.begin(), scene.add_many(12)
         runs = {one.id: one for one in scene.take(holder)}
@@ -115,9 +115,10 @@ class LockedRowDuty(StorageFixtures):
         assert [Applied.APPLIED, Applied.ALREADY] * 6 == scene.storage.apply(endings)
 
     def test_another_handle_is_told_as_well(self, scene: Scene, lock_job: LockJob) -> None:
-        """A handle that has not claimed the job tells BUSY too, and of a second end of the job as well.
+        """A handle that has not claimed the locked job also returns `BUSY`, and so does a second end of it.
 
-        If this fails: what a storage remembers of its claims decides whether a locked job is missing.
+        If this fails: whether a locked job is reported as missing depends on the claims that the handle
+        remembers.
         """
         (other,), running = scene.open(1), scene.run()
 
@@ -131,7 +132,7 @@ class LockedRowDuty(StorageFixtures):
         assert [Applied.APPLIED] == other.apply([succeeds(running)])
 
     def test_a_busy_job_is_still_held(self, scene: Scene, lock_job: LockJob) -> None:
-        """After a BUSY end the job runs for its session, which is not told that it lost the job.
+        """After a `BUSY` end the job still runs for its session, and is not reported as lost.
 
         If this fails: a job that has ended runs again.
         """
@@ -147,9 +148,9 @@ class LockedRowDuty(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_a_busy_job_keeps_its_slot(self, scene: Scene, lock_job: LockJob) -> None:
-        """The key of a busy job stays taken until the end is stored; a job of another key is claimed.
+        """The key of a busy job stays taken until its end is stored; a job with another key is claimed.
 
-        If this fails: more jobs run under a limit than may.
+        If this fails: more jobs of a key run than its limit allows.
         """
         scene.put_numbers("a", concurrent=1)
         first, second = scene.add_limited(2, "a")
@@ -166,9 +167,9 @@ class LockedRowDuty(StorageFixtures):
 
     @requires(Feature.UNIQUE)
     def test_a_busy_job_keeps_its_unique_key(self, scene: Scene, lock_job: LockJob) -> None:
-        """A call with the key of a busy job is its duplicate.
+        """A call with the unique key of a busy job is a duplicate of that job.
 
-        If this fails: what must not run twice at once does.
+        If this fails: two jobs run at the same time although they must not.
         """
         admission = asks(unique=UniqueUse("kit:key"))
         running = scene.run(job_id=scene.add(admission=admission))
@@ -182,9 +183,9 @@ class LockedRowDuty(StorageFixtures):
 
     @pytest.mark.parametrize("change", [deletes, requeues])
     def test_an_operator_waits(self, scene: Scene, lock_job: LockJob, change: Callable[..., object]) -> None:
-        """An operator's change of a locked job is never BUSY: it is made when the lock is gone.
+        """An operator's change of a locked job is never `BUSY`: it is made when the lock is released.
 
-        If this fails: who deletes a job is told that it cannot be done, and has to try again.
+        If this fails: a person who deletes a job gets an error, and has to try again.
         """
         (other,), job_id = scene.open(1), scene.settle(fails(scene.run()))
         results: list[Applied] = []
@@ -202,7 +203,7 @@ class LockedRowDuty(StorageFixtures):
     # ---- parents, members, waits -------------------------------------------------------------------------
 
     def test_the_end_of_a_locked_parent_is_busy(self, scene: Scene, lock_job: LockJob) -> None:
-        """A parent whose row is locked ends later, and only then its children start.
+        """A locked parent ends later, and its children do not start before that.
 
         If this fails: a continuation is lost, or starts before its parent has ended.
         """
@@ -220,7 +221,7 @@ class LockedRowDuty(StorageFixtures):
     def test_the_end_of_a_locked_member_is_busy(
         self, flow: FlowScene, lock_job: LockJob, end: Callable[[Running], object]
     ) -> None:
-        """A busy member is active in its batch; its fellow's end is counted, and the batch ends with its own.
+        """A busy member is active in its batch; ends of others are counted, and the batch ends with its own.
 
         If this fails: a batch ends too early, or never.
         """
@@ -239,9 +240,9 @@ class LockedRowDuty(StorageFixtures):
         assert flow.state(batch) is (State.SUCCEEDED if end is succeeds else State.FAILED)
 
     def test_a_locked_job_is_suspended_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """A suspension of a locked job is BUSY, those beside it are stored; a signal that came first is seen.
+        """The suspension of a locked job is `BUSY`; others are stored. Its repeat finds an earlier signal.
 
-        If this fails: a run waits for a signal that has come, or every wait of a server stands still.
+        If this fails: a run waits for a signal that has arrived, or all suspensions of a server are blocked.
         """
         holder, ids = flow.begin(), flow.add_many(3)
         one, two, three = flow.running(holder, *ids)
@@ -259,9 +260,9 @@ class LockedRowDuty(StorageFixtures):
         assert [State.ENQUEUED, State.AWAITING, State.SCHEDULED] == flow.states(*ids)
 
     def test_a_job_waits_for_a_locked_one_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """A suspension that waits for a locked job is BUSY, and its neighbours are stored; then it waits.
+        """A suspension that waits for a locked job is `BUSY`, other ends are stored; later it is applied.
 
-        If this fails: a run goes on before the job that it has called, or never.
+        If this fails: a run continues before the job that it has called, or never.
         """
         holder, ids = flow.begin(), flow.add_many(2)
         one, other = flow.running(holder, *ids)
@@ -276,12 +277,12 @@ class LockedRowDuty(StorageFixtures):
         flow.settle_all()
         assert State.ENQUEUED is flow.state(one.id)
 
-    # ---- what is said of running jobs ----------------------------------------------------------------------
+    # ---- starts and logs of running jobs -------------------------------------------------------------------
 
     def test_the_start_of_a_locked_job_is_written_later(self, scene: Scene, lock_job: LockJob) -> None:
-        """`reconcile` names the locked job as busy, not as lost, and writes the starts of the others.
+        """`reconcile` returns a locked job as busy, not as lost, and stores the starts of the others.
 
-        If this fails: the dispatcher waits for the lock; or a start is taken for written, and a job that
+        If this fails: the dispatcher waits for the lock; or a start is considered stored, and a job that
         kills its process is not counted.
         """
         holder, ids = scene.begin(), scene.add_many(3)
@@ -297,9 +298,9 @@ class LockedRowDuty(StorageFixtures):
         assert BASE - HOUR == scene.record(ids[1]).started_at
 
     def test_lines_of_a_locked_job_are_sent_again(self, scene: Scene, lock_job: LockJob) -> None:
-        """`append_logs` names the locked job, stores nothing of it and all of the others.
+        """`append_logs` returns the id of a locked job, stores nothing for it, and stores all other lines.
 
-        If this fails: lines are lost or doubled, or the dispatcher, which flushes first, waits.
+        If this fails: lines are lost or stored twice, or the dispatcher, which flushes first, waits.
         """
         one, other, unknown = scene.add(), scene.add(), scene.new_id()
         lines = [LogLine(0, BASE, "info", "said")]
@@ -319,9 +320,10 @@ class LockedRowDuty(StorageFixtures):
 
     @pytest.mark.parametrize("limit", [1, 3, 100])
     def test_a_locked_child_is_released_later(self, scene: Scene, lock_job: LockJob, limit: int) -> None:
-        """The other children go on, the locked one does when the lock is gone; no call counts it before.
+        """A locked child is released after its lock has ended, and not counted before; others are released.
 
-        If this fails: a continuation waits for ever, or whoever calls until nothing is left never ends.
+        If this fails: a continuation waits forever, or a caller that repeats `release` until nothing is left
+        never stops.
         """
         running = scene.run()
         children = [scene.continuation(running.id) for _ in range(5)]
@@ -339,7 +341,7 @@ class LockedRowDuty(StorageFixtures):
         assert 1 == scene.prune()
 
     def test_children_of_other_parents_go_on(self, scene: Scene, lock_job: LockJob) -> None:
-        """A child, a parent that are locked keep no child of another parent waiting.
+        """A locked child or parent does not delay the children of other parents.
 
         If this fails: one locked row stops all continuations.
         """
@@ -359,7 +361,7 @@ class LockedRowDuty(StorageFixtures):
     def test_a_locked_child_that_misses_its_parent_is_deleted_later(
         self, scene: Scene, lock_job: LockJob
     ) -> None:
-        """What becomes of the child is decided when the lock is gone, as its parent ended, and once.
+        """A locked child is decided once, after its lock has ended, according to the end of its parent.
 
         If this fails: a continuation of a failed job runs.
         """
@@ -376,7 +378,7 @@ class LockedRowDuty(StorageFixtures):
         assert [State.DELETED] * 2 == scene.states(child, later)
 
     def test_a_parent_that_is_requeued_forgets_who_was_skipped(self, scene: Scene, lock_job: LockJob) -> None:
-        """A child that was skipped waits again where its parent runs again, and goes on with its next end.
+        """If a parent is requeued, a child that was skipped waits again, for the next end of the parent.
 
         If this fails: a continuation starts while its parent runs.
         """
@@ -393,9 +395,9 @@ class LockedRowDuty(StorageFixtures):
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 
     def test_a_locked_member_is_swept_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """A cancelled batch deletes its members but the locked one, and that one when the lock is gone.
+        """A cancelled batch deletes all members except a locked one, which follows after its lock has ended.
 
-        If this fails: a cancelled batch runs, or its server stands still.
+        If this fails: a cancelled batch runs, or its server is blocked.
         """
         batch, ids = flow.batch_of(4)
         flow.settle(deletes(batch))
@@ -409,9 +411,9 @@ class LockedRowDuty(StorageFixtures):
         assert [State.DELETED] * 5 == flow.states(batch, *ids)
 
     def test_a_locked_batch_ends_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """A batch whose row is locked ends when the lock is gone; another batch ends meanwhile.
+        """A locked batch ends after its lock has ended; another batch ends in the meantime.
 
-        If this fails: one batch stops all others, or never ends.
+        If this fails: one batch blocks all others, or never ends.
         """
         locked, other = flow.batch_of(1), flow.batch_of(1)
         runs = flow.running(flow.begin(), *locked[1], *other[1])
@@ -426,9 +428,9 @@ class LockedRowDuty(StorageFixtures):
         assert State.SUCCEEDED is flow.state(locked[0])
 
     def test_a_locked_due_job_is_promoted_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """Due jobs are enqueued but the locked one, which is with a later call; so it is with waits.
+        """Due jobs and waits are enqueued, except locked ones, which a later call enqueues.
 
-        If this fails: one locked row keeps every delayed job from its queue.
+        If this fails: one locked row keeps every delayed job out of its queue.
         """
         ids = [flow.schedule(number) for number in (1, 2, 3)]
         waiting = flow.run()
@@ -446,9 +448,9 @@ class LockedRowDuty(StorageFixtures):
         assert (Moved.DUE, Moved.DUE) == (flow.record(ids[0]).reason, flow.record(ids[3]).reason)
 
     def test_a_locked_expired_job_is_pruned_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """Expired jobs go but the locked ones, be they plain, parents or members.
+        """Expired jobs are pruned except locked ones, which may be plain jobs, parents, members or batches.
 
-        If this fails: one locked row keeps everything that has expired.
+        If this fails: one locked row prevents the prune of all expired jobs.
         """
         batch, (member,) = flow.batch_of(1)
         plain, parent, other = flow.add_many(3)
@@ -465,12 +467,12 @@ class LockedRowDuty(StorageFixtures):
         assert (1, True) == (pruned, {plain, parent, member, batch} <= left and other not in left)
         assert 2 <= flow.prune(100)
 
-    # ---- all at once -------------------------------------------------------------------------------------
+    # ---- combinations ------------------------------------------------------------------------------------
 
     def test_a_crowd_of_ends_beside_locked_rows(self, scene: Scene, lock_job: LockJob) -> None:
-        """Jobs of several kinds end in turns of which some meet locked rows; each is ended exactly once.
+        """Jobs of several kinds end in rounds, some of them while rows are locked; each ends exactly once.
 
-        If this fails: read which job has another history than the others.
+        If this fails: look for the job whose state differs from that of the others of its kind.
         """
         holder, ids = scene.begin(), scene.add_many(30)
         children = [scene.continuation(parent, on=On.FINISHED) for parent in ids[::5]]

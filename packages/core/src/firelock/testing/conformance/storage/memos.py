@@ -1,4 +1,4 @@
-"""What is remembered: guards of memos, signals, waits without a worker, sleeps, and what is forgotten."""
+"""Tests of memos: their guards, signals, waits without a worker, sleeps, and forgotten memos."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ def _step(running: Running, name: str, value: str | None = "1") -> NewMemo:
 
 
 class MemoDuty(StorageFixtures):
-    """What `remember` and `recall` promise."""
+    """Tests of `remember` and `recall`."""
 
     verbs = "remember recall"
 
-    # ---- what stands -------------------------------------------------------------------------------------
+    # ---- stored memos ------------------------------------------------------------------------------------
 
     def test_what_is_remembered_is_recalled(self, flow: FlowScene) -> None:
-        """A later run recalls every memo as it was given, in the order in which their names were recorded.
+        """A later run recalls every memo as it was given, in the order in which the names were recorded.
 
-        A first run is told by its claim that there is nothing to recall, a later one that there is.
+        The claim of a first run reports that it has no memos; the claim of a later run reports that it has
+        some.
 
         If this fails: a step is done again after each retry.
         """
@@ -82,11 +83,11 @@ class MemoDuty(StorageFixtures):
         assert sorted(set(places)) == places
 
     def test_the_first_value_stands(self, flow: FlowScene) -> None:
-        """A name that is done keeps its value for ever; whoever comes later is told what stands.
+        """A finished memo keeps its value forever, and is returned for any later memo with its name.
 
-        A repeat of the same memo, as after a lost reply, is told that it stands.
+        A repeat of the same memo, for example after a lost reply, returns `ALREADY`.
 
-        If this fails: two runs of a job go on with two results of one step.
+        If this fails: two runs of a job continue with two results of one step.
         """
         running = flow.run()
         memo = _step(running, "charge", '"first"')
@@ -103,9 +104,9 @@ class MemoDuty(StorageFixtures):
         assert {(_STEP, "charge"): '"first"'} == flow.recalled(running.id)
 
     def test_what_is_begun_is_written_over(self, flow: FlowScene) -> None:
-        """A memo that is begun gives way to the next, at its place; unless that one leaves begun ones alone.
+        """A memo that has only begun is replaced at its place by the next one, if that has `replaces` set.
 
-        If this fails: a call is forgotten when its result comes, or a second child is made for it.
+        If this fails: a call is forgotten when its result arrives, or a second child is created for it.
         """
         running = flow.run()
         flow.keep(running, "child", '{"ids": ["a"]}', kind=_CALL, is_done=False)
@@ -122,9 +123,9 @@ class MemoDuty(StorageFixtures):
         assert '"result"' == flow.recalled(running.id)[_CALL, "child"]
 
     def test_kinds_and_jobs_never_answer_for_each_other(self, flow: FlowScene) -> None:
-        """One name of four kinds is four memos, and another job's are its own.
+        """The same name with four kinds is four memos, and each job has its own memos.
 
-        If this fails: a step called "approve" answers the wait for the signal "approve".
+        If this fails: a step named "approve" ends the wait for a signal named "approve".
         """
         holder = flow.begin()
         one, other = flow.running(holder, *flow.add_many(2))
@@ -137,9 +138,9 @@ class MemoDuty(StorageFixtures):
         assert {(_STEP, "name"): '"other"'} == flow.recalled(other.id)
 
     def test_memos_of_one_call_come_one_after_another(self, flow: FlowScene) -> None:
-        """Each memo of a call sees those before it, of whatever job, and is answered for itself, in order.
+        """Each memo of a call sees those before it, of any job, and has its own result, in order.
 
-        If this fails: concurrent steps overwrite each other, or one refusal loses the others.
+        If this fails: concurrent steps overwrite each other, or one refused memo loses the others.
         """
         one, other = flow.running(flow.begin(), *flow.add_many(2))
         stale = attrs.evolve(_step(one, "stale"), fence=one.job.fence + 7)
@@ -159,9 +160,9 @@ class MemoDuty(StorageFixtures):
         "text", ["x" * 200, "\U0001f525" * 200, "page:1 'é' \"☃\" %s {} \\n", "a\tb", " ", "名"]
     )
     def test_names_and_values_are_any_text(self, flow: FlowScene, text: str) -> None:
-        """A name of up to 200 characters, a value and an author come back as they were given.
+        """A name of up to 200 characters, a value and an author are returned as they were given.
 
-        If this fails: a job remembers another step than it did.
+        If this fails: a job recalls another step than it has done.
         """
         running = flow.run()
         flow.keep(running, text, text)
@@ -181,9 +182,9 @@ class MemoDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["stale", "stranger", "ended", "deleted", "crashed", "suspended"])
     def test_only_the_present_run_remembers_and_recalls(self, flow: FlowScene, how: str) -> None:
-        """A run that no longer holds its job writes nothing and is told nothing of what a newer one knows.
+        """A run that no longer holds its job stores nothing, and recalls nothing that a newer run has stored.
 
-        If this fails: an old run overtakes the new one, and a step's two results are both used.
+        If this fails: an old run overtakes the new one, and both results of a step are used.
         """
         running = flow.run()
         flow.keep(running, "a")
@@ -209,9 +210,9 @@ class MemoDuty(StorageFixtures):
         assert {(_STEP, "a"): '"kept"'} == flow.recalled(running.id)
 
     def test_an_unknown_job_remembers_nothing(self, flow: FlowScene) -> None:
-        """For an unknown job the answers are MISSING and None.
+        """For an unknown job `remember` returns `MISSING`, and `recall` returns None.
 
-        If this fails: memos pile up that belong to nobody.
+        If this fails: memos accumulate that belong to no job.
         """
         unknown = flow.new_id()
 
@@ -222,7 +223,7 @@ class MemoDuty(StorageFixtures):
 
     @pytest.mark.parametrize("bound", ["number", "bytes"])
     def test_a_job_remembers_so_much(self, flow: FlowScene, bound: str) -> None:
-        """Beyond MEMOS_LIMIT memos, or MEMOS_BYTES of values, a new one is refused, and nothing else changes.
+        """Beyond MEMOS_LIMIT memos, or MEMOS_BYTES of values, new memos are refused; nothing else changes.
 
         If this fails: one job that loops fills the storage.
         """
@@ -240,9 +241,9 @@ class MemoDuty(StorageFixtures):
     # ---- signals -----------------------------------------------------------------------------------------
 
     def test_a_signal_wakes_who_waits_for_it(self, flow: FlowScene) -> None:
-        """A suspended job holds no worker and no attempt; the signal that it waits for enqueues it, once.
+        """A suspended job uses no worker and no attempt; the signal for which it waits enqueues it once.
 
-        If this fails: an approval never comes through, or starts its job twice.
+        If this fails: an approval never reaches its job, or starts it twice.
         """
         running = flow.run()
         flow.begin_wait(running, "approval")
@@ -268,9 +269,9 @@ class MemoDuty(StorageFixtures):
         assert {(_SIGNAL, "approval"): '"yes"'} == flow.recalled(running.id)
 
     def test_other_memos_wake_nobody(self, flow: FlowScene) -> None:
-        """Another signal, or one whose name is longer, leaves a job waiting; it is kept all the same.
+        """Other signals, even with a longer or similar name, leave a job waiting, but they are stored.
 
-        If this fails: a job goes on without what it waits for.
+        If this fails: a job continues without the signal for which it waits.
         """
         running = flow.run()
         flow.settle(suspends(running))
@@ -282,9 +283,9 @@ class MemoDuty(StorageFixtures):
         assert "signal approval" == flow.record(running.id).waits_for
 
     def test_what_is_begun_wakes_nobody(self, flow: FlowScene) -> None:
-        """A signal that somebody begins, and has not done, leaves the job waiting that waits for it.
+        """A signal that has begun but is not finished does not wake the job that waits for it.
 
-        If this fails: a job goes on with an answer that nobody has given.
+        If this fails: a job continues with an answer that nobody has given.
         """
         running = flow.run()
         flow.settle(suspends(running))
@@ -299,9 +300,9 @@ class MemoDuty(StorageFixtures):
 
     @pytest.mark.parametrize("when", ["enqueued", "running", "begun", "scheduled"])
     def test_a_signal_is_kept_before_anybody_waits(self, flow: FlowScene, when: str) -> None:
-        """A signal that comes early is there when the job comes to wait, whose suspension looks for it.
+        """A signal that arrives before the job waits for it is stored, and the suspension finds it.
 
-        If this fails: who answers faster than the job asks is never heard.
+        If this fails: an answer that arrives before the job waits for it is lost.
         """
         job_id = flow.schedule(3_600) if when == "scheduled" else flow.add()
         if when in ("enqueued", "scheduled"):
@@ -328,9 +329,9 @@ class MemoDuty(StorageFixtures):
         assert [job_id] == flow.claim_ids(flow.begin("b"))
 
     def test_what_is_begun_is_no_answer(self, flow: FlowScene) -> None:
-        """A suspension that finds its own wait begun, and no signal, waits.
+        """A suspension waits if it finds its own wait begun, but no signal.
 
-        If this fails: a job that waits runs in a circle.
+        If this fails: a waiting job runs again and again.
         """
         running = flow.run()
         flow.begin_wait(running, "approval", BASE + HOUR)
@@ -340,9 +341,9 @@ class MemoDuty(StorageFixtures):
         flow.check(running.id, state=State.AWAITING, due_at=BASE + HOUR, waits_for="signal approval")
 
     def test_the_first_answer_wins(self, flow: FlowScene) -> None:
-        """Of two signals of one name the first stands; its repeat by the same sender is told so.
+        """Of two signals with one name the first is stored; its repeat by the same sender gets `ALREADY`.
 
-        If this fails: an approval is overruled after the job went on with it.
+        If this fails: an approval is overruled after the job has continued with it.
         """
         job_id = flow.add()
         memo = signal(job_id, "approval", '"yes"', "ada")
@@ -358,9 +359,9 @@ class MemoDuty(StorageFixtures):
         assert [('"yes"', "ada")] == [(one.value, one.author) for one in memos]
 
     def test_a_signal_to_who_has_ended(self, flow: FlowScene) -> None:
-        """One that failed keeps a signal for its requeue; one that succeeded or was deleted refuses it.
+        """A failed job stores a signal for its requeue; a job that has succeeded or was deleted refuses it.
 
-        If this fails: senders hear that they were in time when nobody will ever look.
+        If this fails: senders are told that their signal was accepted, although no run will ever read it.
         """
         one, two, three = flow.running(flow.begin(), *flow.add_many(3))
         flow.settle(succeeds(one))
@@ -378,9 +379,9 @@ class MemoDuty(StorageFixtures):
         assert State.ENQUEUED is flow.state(two.id)
 
     def test_a_senders_repeat_gets_the_same_answer(self, flow: FlowScene) -> None:
-        """A signal that was sent is told to stand, also when its job has ended since.
+        """A repeated signal returns `ALREADY`, even if its job has ended in the meantime.
 
-        If this fails: whose reply was lost hears that the job is over, and that nobody has decided.
+        If this fails: a sender whose reply was lost is told that the job has ended without a decision.
         """
         running = flow.run()
         memo = signal(running.id, "approval")
@@ -395,9 +396,11 @@ class MemoDuty(StorageFixtures):
     # ---- time-outs ---------------------------------------------------------------------------------------
 
     def test_a_wait_times_out(self, flow: FlowScene) -> None:
-        """A job that waits until an instant is enqueued when it is due, waits for nothing, and counts as due.
+        """A wait with a due time ends at that time: the job is enqueued, and waits for nothing.
 
-        If this fails: a wait with a time-out is a wait for ever.
+        Until then, it counts for the next due time.
+
+        If this fails: a wait with a time-out lasts forever.
         """
         running = flow.run()
         flow.begin_wait(running, "approval", BASE + 2 * HOUR)
@@ -418,9 +421,10 @@ class MemoDuty(StorageFixtures):
         assert [running.id] == flow.claim_ids(flow.begin("b"))
 
     def test_the_time_out_is_an_answer_like_another(self, flow: FlowScene) -> None:
-        """Who timed out writes it down; a signal behind it is too late. Behind a signal the time-out is.
+        """After a stored time-out a signal is too late, and after a stored signal a time-out is too late.
 
-        If this fails: a job goes on as if nobody had answered, and the sender was told that it was heard.
+        If this fails: a job continues as if nobody had answered, although the sender was told that the answer
+        was accepted.
         """
         holder = flow.begin()
         one, other = flow.running(holder, *flow.add_many(2))
@@ -438,9 +442,9 @@ class MemoDuty(StorageFixtures):
         assert {(_SIGNAL, "approval"): None} == flow.recalled(one.id)
 
     def test_an_answer_ends_the_time_out(self, flow: FlowScene) -> None:
-        """A job that was woken by its signal is not due any more, whatever becomes of it afterwards.
+        """A job that was woken by its signal is no longer due, whatever happens to it later.
 
-        If this fails: a time-out that nobody waits for starts a job in the middle of its next wait.
+        If this fails: an obsolete time-out starts a job in the middle of its next wait.
         """
         running = flow.run()
         flow.settle(suspends(running, due_at=BASE + HOUR))
@@ -454,13 +458,13 @@ class MemoDuty(StorageFixtures):
         assert (0, None) == (promotion.promoted, promotion.next_due_at)
         flow.check(running.id, state=State.AWAITING, due_at=None, waits_for="signal second")
 
-    # ---- suspending --------------------------------------------------------------------------------------
+    # ---- suspensions -------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("how", ["stale", "stranger", "deleted"])
     def test_only_the_holder_suspends(self, flow: FlowScene, how: str) -> None:
-        """A suspension is an end as any other: of a run that lost its job it is refused.
+        """A suspension is guarded like any other end: if its run has lost the job, it is refused.
 
-        If this fails: an old run puts to sleep what a new one is doing.
+        If this fails: an old run suspends a job that a new run is processing.
         """
         running = flow.run()
         late = suspends(running)
@@ -479,9 +483,9 @@ class MemoDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["requeued", "deleted"])
     def test_people_move_who_waits(self, flow: FlowScene, how: str) -> None:
-        """A job that waits can be requeued, and runs from its top, or deleted; no signal moves it then.
+        """A waiting job can be requeued, and then runs from its start, or deleted; signals no longer move it.
 
-        If this fails: a wait cannot be ended by hand, or its late answer starts a deleted job.
+        If this fails: an operator cannot end a wait, or a late answer starts a deleted job.
         """
         running = flow.run()
         flow.keep(running, "a")
@@ -499,9 +503,9 @@ class MemoDuty(StorageFixtures):
         assert (1 if how == "requeued" else 0) == len(flow.claim_ids(flow.begin("b")))
 
     def test_a_suspension_is_taken_up_by_an_exchange(self, flow: FlowScene) -> None:
-        """A worker that suspends a job takes the next one with the same call.
+        """An exchange that suspends a job claims the next one in the same call.
 
-        If this fails: waits hold a worker after all.
+        If this fails: waiting jobs still occupy a worker.
         """
         a, b = flow.add_many(2)
         holder = flow.begin()
@@ -513,9 +517,9 @@ class MemoDuty(StorageFixtures):
         assert State.AWAITING is flow.state(a)
 
     def test_a_sleep_waits_for_its_instant(self, flow: FlowScene) -> None:
-        """A job that sleeps is scheduled, says what it waits for, and counts as no retry; then it runs on.
+        """A sleeping job is scheduled, shows what it waits for, and uses no retry; later it is enqueued.
 
-        If this fails: a sleep is shown as a failure, or holds a worker.
+        If this fails: a sleep is shown as a failure, or occupies a worker.
         """
         running = flow.run()
         flow.settle(retries(running))
@@ -537,9 +541,9 @@ class MemoDuty(StorageFixtures):
         assert flow.record(running.id).is_retrying
 
     def test_a_sleep_can_be_moved(self, flow: FlowScene) -> None:
-        """An operator may move a job that sleeps to another instant, as every scheduled one.
+        """An operator can reschedule a sleeping job, like every scheduled job.
 
-        If this fails: what sleeps for a month cannot be woken.
+        If this fails: a job that sleeps for a month cannot be woken.
         """
         running = flow.run()
         flow.settle(sleeps(running, "month", due_at=BASE + 30 * DAY))
@@ -551,7 +555,7 @@ class MemoDuty(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_a_suspension_frees_the_limit(self, flow: FlowScene) -> None:
-        """A job that waits holds no slot of its limit's key; it takes one again when it goes on.
+        """A waiting job holds no slot of its limit key; it takes one again when it continues.
 
         If this fails: two approvals that nobody answers stop all jobs of a tenant.
         """
@@ -569,14 +573,15 @@ class MemoDuty(StorageFixtures):
         assert [first] == [running.id for running in flow.take(holder)]
         assert ["kit-wait"] == [key.key for key in flow.storage.find_keys("kit-wait") if key.running == 1]
 
-    # ---- forgetting --------------------------------------------------------------------------------------
+    # ---- forgotten memos ---------------------------------------------------------------------------------
 
     def test_a_requeue_forgets_from_a_memo_on(self, flow: FlowScene) -> None:
-        """The memo named and all recorded since are gone with the requeue; those before it stay.
+        """A requeue with `forget_from` deletes the named memo and all recorded after it; others stay.
 
-        A place is that of the first record of a name, not that of its end.
+        The place of a memo is that of the first record of its name, not that of its end.
 
-        If this fails: "run again from here" does again what was done before, or goes on with what came after.
+        If this fails: "run again from here" repeats earlier steps, or continues with the results of later
+        ones.
         """
         running = flow.run()
         flow.keep(running, "a")
@@ -594,9 +599,9 @@ class MemoDuty(StorageFixtures):
         assert {(_STEP, "a"): '"kept"', (_STEP, "c"): '"new"'} == flow.recalled(running.id)
 
     def test_forgetting_goes_with_the_requeue_or_not_at_all(self, flow: FlowScene) -> None:
-        """Where there is no such memo, or the job runs, the requeue is refused and nothing is forgotten.
+        """If the memo does not exist, or the job runs, the requeue is refused and nothing is forgotten.
 
-        If this fails: a running job loses its memory under its feet.
+        If this fails: a running job loses its memos.
         """
         running = flow.run()
         flow.keep(running, "a")
@@ -616,9 +621,9 @@ class MemoDuty(StorageFixtures):
         assert {} == flow.recalled(running.id)
 
     def test_a_signal_can_be_asked_for_anew(self, flow: FlowScene) -> None:
-        """A wait that was forgotten is open again: the job waits, and another answer is accepted.
+        """If the memo of a wait was forgotten, the job waits again, and another signal is accepted.
 
-        If this fails: a wrong approval can never be taken back.
+        If this fails: a wrong approval can never be corrected.
         """
         running = flow.run()
         flow.send(running.id, "approval", '"no"')
@@ -633,9 +638,9 @@ class MemoDuty(StorageFixtures):
         assert {(_SIGNAL, "approval"): '"yes"'} == flow.recalled(running.id)
 
     def test_a_requeue_alone_forgets_nothing(self, flow: FlowScene) -> None:
-        """Retries, crashes, ends and requeues leave all memos as they are.
+        """Retries, crashes, ends and requeues leave all memos unchanged.
 
-        If this fails: a job that is mended pays twice.
+        If this fails: a job that is fixed and requeued pays twice.
         """
         running = flow.run()
         flow.keep(running, "a")
@@ -649,9 +654,9 @@ class MemoDuty(StorageFixtures):
         assert [(_STEP, "a"), (_STEP, "b")] == list(flow.recalled(running.id))
 
     def test_memos_go_with_their_job(self, flow: FlowScene) -> None:
-        """When a job is pruned, nothing is recalled of it.
+        """After a job was pruned, none of its memos is recalled.
 
-        If this fails: memos of jobs that are long gone fill the storage.
+        If this fails: memos of jobs that were pruned long ago fill the storage.
         """
         running = flow.run()
         flow.keep(running, "a")
@@ -667,9 +672,11 @@ class MemoDuty(StorageFixtures):
     def test_a_memo_is_kept_with_the_transaction(
         self, flow: FlowScene, open_transaction: object, commits: bool
     ) -> None:
-        """A memo of a transaction is there after its commit, or not at all: the step's effect and it are one.
+        """A memo stored within a transaction exists after its commit, or not at all.
 
-        If this fails: a step is done twice, or is skipped though its effect was rolled back.
+        So a memo and the effect of its step are stored together.
+
+        If this fails: a step is done twice, or is skipped although its effect was rolled back.
         """
         assert callable(open_transaction)
         running = flow.run()
@@ -684,9 +691,9 @@ class MemoDuty(StorageFixtures):
     def test_a_memo_of_an_old_run_is_refused_within_a_transaction(
         self, flow: FlowScene, open_transaction: object
     ) -> None:
-        """The guard holds within a transaction too.
+        """A memo of an old run is also refused within a transaction.
 
-        If this fails: two runs of a job do a step that is to be done once.
+        If this fails: two runs of a job do a step that must be done once.
         """
         assert callable(open_transaction)
         running = flow.run()
@@ -699,9 +706,9 @@ class MemoDuty(StorageFixtures):
 
     @requires(Feature.UNIQUE)
     def test_a_unique_job_keeps_its_key_while_it_waits(self, flow: FlowScene) -> None:
-        """A suspension is no end: the job has its unique key as long as it has not ended.
+        """A suspended job keeps its unique key, because it has not ended.
 
-        If this fails: a second approval of one order is asked for while the first waits.
+        If this fails: a second approval of an order is requested while the first still waits.
         """
         unique = asks(unique=UniqueUse("tasks.run kit/wait"))
         job_id = flow.add(admission=unique)

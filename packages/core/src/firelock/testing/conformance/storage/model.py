@@ -1,4 +1,4 @@
-"""The model test: whatever random steps are done, the storage answers and holds what `MemoryStorage` does."""
+"""The model test: after random steps the storage has the same results and contents as `MemoryStorage`."""
 
 from __future__ import annotations
 
@@ -20,58 +20,64 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
 class ModelDuty(StorageFixtures):
-    """What the whole contract promises at once."""
+    """Tests of the whole contract with random steps."""
 
     model_runs: ClassVar[int] = 100
-    """How many short runs the model test takes, and how many of thirty steps; a far storage takes fewer."""
+    """The number of the model test's short runs, and of its runs of thirty steps.
+
+    Set fewer if the storage is remote.
+    """
 
     model_handles: ClassVar[int] = 2
-    """How many handles take the random steps of keys. One where a handle learns by and by what another has
-    stored, as with partitions: whether a claim finds that would depend on the moment."""
+    """The number of handles that take the random steps of keys.
+
+    Use one if a handle learns only gradually what another has stored, as with partitions. Otherwise the
+    result of a claim would depend on timing.
+    """
 
     def test_random_steps_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
     ) -> None:
         """`model_runs` short runs, and as many of thirty steps, end as in the model and keep its invariants.
 
-        If this fails: Hypothesis prints a run that differs; read its last step against the contract.
+        If this fails: Hypothesis prints a run that differs. Compare its last step with the contract.
         """
         pytest.importorskip("hypothesis", reason="the model test needs hypothesis: install firelock[testing]")
         from firelock.testing.conformance.model import machine_for, run_machine
 
         handles.first.clear()
         lock_job = None
-        with suppress(pytest.skip.Exception):  # a storage that does not offer it
+        with suppress(pytest.skip.Exception):  # not offered by this storage
             lock_job = request.getfixturevalue("lock_job")
         run_machine(machine_for(open_handle, lock_job), runs=self.model_runs)
 
     @requires(Feature.LIMITS)
     def test_random_claims_are_just(self, open_handle: Callable[[], Storage]) -> None:
-        """Whatever jobs with limits come, run and end, each claim is as the rule says, and nothing leaks.
+        """Among random jobs with limits, each claim follows the rule of limits, and no capacity is lost.
 
-        If this fails: the message has the steps; read the last one against `steps.judge`.
+        If this fails: the message has the steps. Compare the last one with `steps.judge`.
         """
         self._random_steps(LimitSteps, open_handle, 60)
 
     @requires(Feature.UNIQUE)
     def test_random_calls_are_answered_rightly(self, open_handle: Callable[[], Storage]) -> None:
-        """Whatever becomes of jobs with unique keys, each call is stored, answered or refused as they say.
+        """A random call with a unique key is stored, a duplicate or refused, as the key's owner requires.
 
-        If this fails: the message has the steps; read the last one against `steps.unique_steps`.
+        If this fails: the message has the steps. Compare the last one with `steps.unique_steps`.
         """
         self._random_steps(UniqueSteps, open_handle, 80)
 
     def test_random_batches_end_rightly(self, open_handle: Callable[[], Storage]) -> None:
-        """Whatever becomes of batches within batches, they are counted rightly, and end when they should.
+        """Among random steps of their members, nested batches have correct counts and end when they should.
 
-        If this fails: the message has the steps; read the last one against `steps.batch_steps`.
+        If this fails: the message has the steps. Compare the last one with `steps.batch_steps`.
         """
         self._random_steps(BatchSteps, open_handle, 80)
 
     def test_random_waits_are_answered(self, open_handle: Callable[[], Storage]) -> None:
-        """Whatever becomes of jobs that wait and remember, runs agree, and no accepted signal is lost.
+        """If jobs randomly wait and store memos, their runs see the same values and no signal is lost.
 
-        If this fails: the message has the steps; read the last one against `steps.memo_steps`.
+        If this fails: the message has the steps. Compare the last one with `steps.memo_steps`.
         """
         self._random_steps(MemoSteps, open_handle, 120)
 

@@ -1,4 +1,4 @@
-"""Moves: a waiting job goes to another queue, or gets another priority, and stays the job that it was."""
+"""Tests of moves: a waiting job gets another queue or another priority, and nothing else of it changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _move(scene: Scene, *asked: Move) -> list[Applied]:
 
 
 class MoveDuty(StorageFixtures):
-    """What `move` promises."""
+    """Tests of `move`."""
 
     verbs = "move"
 
@@ -81,8 +81,8 @@ class MoveDuty(StorageFixtures):
 
         The entry names both queues and both priorities.
 
-        If this fails: a move loses retries, the time of the job's creation or its arguments, moves the job in
-        lists, or nobody can see that it was moved.
+        If this fails: a move loses retries, the time of the job's creation or its arguments, or changes the
+        place of the job in lists; or people cannot see that it was moved.
         """
         job_id = scene.add(
             arguments='{"n":1}', tags=("eu",), priority=-3, timeout_seconds=5.0, meta_json='{"a":"b"}'
@@ -100,7 +100,7 @@ class MoveDuty(StorageFixtures):
     def test_moved_jobs_keep_their_order(self, scene: Scene) -> None:
         """Moved jobs are claimed in the order of their age, also among the jobs of the new queue.
 
-        If this fails: a move of a backlog turns it around, or sends its oldest jobs to the end.
+        If this fails: a move of a backlog reverses it, or puts its oldest jobs at the end.
         """
         first = scene.add()
         second = scene.add(queue="bulk")
@@ -140,7 +140,7 @@ class MoveDuty(StorageFixtures):
         scene.check(other, queue="default", priority=0)
 
     def test_job_that_is_there_already_is_left_as_it_is(self, scene: Scene) -> None:
-        """A move to the queue and the priority that a job has answers ALREADY and writes nothing.
+        """A move to the queue and priority that a job already has returns `ALREADY` and writes nothing.
 
         If this fails: a repeated move fills histories, or a lost reply looks like a failure.
         """
@@ -156,8 +156,8 @@ class MoveDuty(StorageFixtures):
     def test_scheduled_job_runs_in_its_new_queue_when_it_is_due(self, scene: Scene) -> None:
         """A moved scheduled job keeps its due time and its retries, and is promoted to the new queue.
 
-        If this fails: a retry that was moved runs in its previous queue, at once or never, or begins to count
-        its retries again.
+        If this fails: a retry that was moved runs in its previous queue, immediately or never, or counts its
+        retries from zero.
         """
         scheduled = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR, nominal_at=BASE + HOUR)
         retrying = scene.settle(retries(scene.run(), due_at=BASE + 2 * HOUR))
@@ -174,7 +174,7 @@ class MoveDuty(StorageFixtures):
         assert [scheduled, retrying] == scene.claim_ids(queues=["bulk"])
 
     def test_moved_continuation_still_follows_its_parent(self, scene: Scene) -> None:
-        """A moved awaiting job keeps its ties, and is enqueued in the new queue when its parent ends.
+        """A moved awaiting job keeps its parents, and is enqueued in the new queue when they end.
 
         If this fails: a moved continuation never runs, or runs in its previous queue.
         """
@@ -209,7 +209,7 @@ class MoveDuty(StorageFixtures):
     def test_waiting_suspended_job_is_moved_and_resumed(self, flow: FlowScene) -> None:
         """A job that waits for a signal can be moved; the signal enqueues it in the new queue.
 
-        If this fails: a move loses a wait, or what the job remembers.
+        If this fails: a move loses the wait or the memos of a job.
         """
         running = flow.run()
         flow.begin_wait(running, "approval")
@@ -225,7 +225,7 @@ class MoveDuty(StorageFixtures):
     def test_only_waiting_jobs_are_moved(self, scene: Scene) -> None:
         """Processing, succeeded, failed and deleted jobs are refused, and unknown ones are missing.
 
-        If this fails: a running job changes its queue under its worker, or counts are wrong for ever.
+        If this fails: a job changes its queue while it runs, or counts are wrong forever.
         """
         holder = scene.begin()
         deleted = scene.settle(deletes(scene.add()))
@@ -244,7 +244,7 @@ class MoveDuty(StorageFixtures):
     def test_job_that_left_the_state_of_the_guard_is_refused(self, scene: Scene) -> None:
         """A move is written only if the job is in one of the states that the move names.
 
-        If this fails: a bulk move of scheduled jobs also moves those that became enqueued meanwhile.
+        If this fails: a bulk move of scheduled jobs also moves jobs that were enqueued in the meantime.
         """
         job_id = scene.add()
         guarded = attrs.evolve(moves(job_id, queue="bulk"), from_states=frozenset({State.SCHEDULED}))
@@ -255,9 +255,9 @@ class MoveDuty(StorageFixtures):
         scene.check(job_id, queue="default")
 
     def test_one_refused_move_does_not_hinder_others(self, scene: Scene) -> None:
-        """Several moves of one job are applied in order, around one that is refused.
+        """Several moves of one job are applied in order, even if another move between them is refused.
 
-        If this fails: one job that has started keeps a whole backlog where it is.
+        If this fails: one job that has started prevents the move of a whole backlog.
         """
         processing = scene.run().id
         job_id = scene.add()
@@ -278,9 +278,9 @@ class MoveDuty(StorageFixtures):
         assert [job_id] == scene.claim_ids(queues=["bulk", "mail"])
 
     def test_batch_is_refused_and_its_members_are_moved(self, flow: FlowScene) -> None:
-        """A batch has no place in a queue. Its members are moved, and stay its members.
+        """A batch is in no queue, so its move is refused; its members can be moved, and stay its members.
 
-        If this fails: a moved member is lost to its batch, which never ends, or a batch gets a worker.
+        If this fails: a batch loses a moved member and never ends, or a batch gets a worker.
         """
         batch, (member, other) = flow.batch_of(2)
 
@@ -298,7 +298,7 @@ class MoveDuty(StorageFixtures):
         assert State.SUCCEEDED == flow.state(batch)
 
     def test_member_that_waits_for_the_opening_of_its_batch_is_moved(self, flow: FlowScene) -> None:
-        """A member of a batch that has not opened can be moved, and is enqueued there when the batch opens.
+        """A moved member of a batch that has not opened is enqueued in its new queue when the batch opens.
 
         If this fails: a moved member starts before its batch opens, or never.
         """
@@ -316,7 +316,7 @@ class MoveDuty(StorageFixtures):
         assert [member] == flow.claim_ids(holder, queues=["bulk"])
 
     def test_job_under_a_tail_is_moved_and_waits_for_the_end_of_the_tail(self, scene: Scene) -> None:
-        """A job that was requeued while its previous run still stops is moved, and claimable afterwards.
+        """A job that was requeued under a tail can be moved, and can be claimed when the tail has ended.
 
         If this fails: a moved job runs twice at the same time, or never again.
         """
@@ -332,9 +332,10 @@ class MoveDuty(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_job_held_by_a_limit_is_moved_with_its_keys(self, scene: Scene) -> None:
-        """A job that a limit holds is moved; the same key holds it in the new queue.
+        """A job that waits for a limit can be moved, and waits for the same key in the new queue.
 
-        If this fails: a move lets more jobs of a key run than may, or a moved job is never started.
+        If this fails: after a move more jobs of a key run than the limit allows, or a moved job is never
+        started.
         """
         scene.put_numbers(A, concurrent=1)
         first, second, third = scene.add_limited(3, A)
@@ -355,9 +356,9 @@ class MoveDuty(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_limited_job_is_claimed_from_its_new_queue_by_a_claim_of_every_queue(self, scene: Scene) -> None:
-        """A claim without a list of queues finds the lane that a job with a limit was moved to.
+        """A claim without a list of queues finds the lane of a job with a limit in its new queue.
 
-        If this fails: a moved job with a limit waits until another one is enqueued there.
+        If this fails: a moved job with a limit waits until another one is enqueued in the same queue.
         """
         scene.put_numbers(A, concurrent=5)
         (moved,) = scene.add_limited(1, A)
@@ -369,9 +370,9 @@ class MoveDuty(StorageFixtures):
 
     @requires(Feature.UNIQUE)
     def test_moved_job_keeps_its_unique_key(self, scene: Scene) -> None:
-        """A call with the unique key of a moved job is a duplicate, as before.
+        """A call with the unique key of a moved job is a duplicate, as before the move.
 
-        If this fails: a moved job is made a second time.
+        If this fails: a moved job is created a second time.
         """
         admission = asks(unique=UniqueUse("tasks.run kit/a"))
         job_id = scene.add(admission=admission)
@@ -398,9 +399,9 @@ class MoveDuty(StorageFixtures):
         assert scene.record(job_id).created_at == history[0].at
 
     def test_other_handle_moves_and_claims(self, scene: Scene) -> None:
-        """What one handle has moved another one claims from the new queue.
+        """A job that one handle has moved is claimed from the new queue by another handle.
 
-        If this fails: a move from the dashboard does not reach the servers.
+        If this fails: servers do not see a move that was made on the dashboard.
         """
         other, third = scene.open()
         job_id = scene.add()
@@ -413,16 +414,17 @@ class MoveDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_move_ends_a_wait_for_the_new_queue(self, scene: Scene) -> None:
-        """A wait for a queue answers True as soon as a job was moved to it.
+        """A wait for a queue returns True as soon as a job was moved to it.
 
-        If this fails: a moved job waits for the poll of an idle server.
+        If this fails: an idle server finds a moved job only at its next poll.
         """
         waiter, answers = scene.handles.open(), list[bool]()
         waiter.promote(1)
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(["bulk"], 600.0)), daemon=True)
         thread.start()
 
-        for _ in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
+        # repeated, because the thread may not have begun to wait yet
+        for _ in range(int(self.patience / 0.05)):
             _move(scene, moves(scene.add(), queue="bulk"))
             thread.join(0.05)
             if answers:
@@ -432,7 +434,7 @@ class MoveDuty(StorageFixtures):
         assert [True] == answers
 
     def test_moving_nothing_does_nothing(self, scene: Scene) -> None:
-        """No moves have no answers.
+        """A call without moves returns an empty list.
 
         If this fails: an empty list is an error, or changes every job.
         """
@@ -443,9 +445,9 @@ class MoveDuty(StorageFixtures):
 
     @pytest.mark.parametrize("number", [1, 600])
     def test_each_move_has_its_answer(self, scene: Scene, number: int) -> None:
-        """Moves are answered one by one, in their order, however many there are.
+        """Each move has its own result, in order, however many there are.
 
-        If this fails: a bulk move counts wrongly.
+        If this fails: a bulk move reports wrong counts.
         """
         ids = scene.add_many(number)
 
@@ -453,5 +455,5 @@ class MoveDuty(StorageFixtures):
 
         assert [Applied.APPLIED] * number + [Applied.MISSING] == results
         assert number == scene.storage.counts().by_queue["bulk"][State.ENQUEUED]
-        # A partitioned storage promises no order between partitions, and so many jobs lie in two of them.
+        # A partitioned storage promises no order between partitions, and this many jobs are in two of them.
         assert sorted(ids) == sorted(scene.claim_ids(limit=1_000, queues=["bulk"]))

@@ -1,4 +1,4 @@
-"""The next release: its jobs have fields and values that this release does not know."""
+"""Tests of jobs that the next release stores, with fields and values that this release does not know."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ UNKNOWN = {
     "limit": {"admission_json": '[[["gpu",{"of":2}]],null,null,null]'},
     "retry": {"retry": '{"kind":"adaptive"}'},
 }
-"""Parts of a job that only the next release can read, by their name."""
+"""Parts of a job that only the next release can read, by name."""
 
 
 def added(admission: Admission) -> str:
-    """Return an admission as the next release would store it: with added fields in each part."""
+    """Return an admission as the next release would store it, with added fields in each part."""
     limits, unique, *others = json.loads(write_admission(admission) or "")
     grown = None if unique is None else [*unique, ADDED]
     return json.dumps([[[*use, ADDED] for use in limits], grown, *others, ADDED], separators=(",", ":"))
 
 
 class NewerDuty(StorageFixtures):
-    """What a storage promises for jobs that a newer release stored during a rolling deploy."""
+    """Tests of jobs that a newer release has stored during a rolling deploy."""
 
     @requires(Feature.LIMITS)
     def test_added_fields_of_limits_change_nothing(self, scene: Scene) -> None:
-        """A job whose admission has added fields holds its limit and comes back with the string as stored.
+        """A job whose admission has added fields holds its limit, and its string is returned as stored.
 
-        If this fails: a job of a newer producer starts without its limit, or stops the jobs next to it.
+        If this fails: a job of a newer client starts without its limit, or blocks other jobs.
         """
         scene.put_numbers("gpu", concurrent=1)
         text = added(asks("gpu"))
@@ -62,7 +62,7 @@ class NewerDuty(StorageFixtures):
     def test_added_fields_stay_when_a_call_replaces_what_a_job_does(self, scene: Scene) -> None:
         """`keeps_last` replaces the limits of the waiting job; all other fields stay as they were stored.
 
-        If this fails: an older producer removes what a newer one stored, and the newer server misses it.
+        If this fails: an older client removes data that a newer one has stored, and a newer server misses it.
         """
         admission = Admission(unique=UniqueUse("tasks.run a", keeps_last=True))
         text, plain = added(admission), write_admission(admission)
@@ -75,9 +75,9 @@ class NewerDuty(StorageFixtures):
         assert text == record.admission_json
 
     def test_added_fields_of_ties_change_nothing(self, flow: FlowScene) -> None:
-        """A member whose ties have an added field is counted in its batch like any other.
+        """A member whose relations have an added field is counted in its batch like any other member.
 
-        If this fails: the batch of a newer producer never ends.
+        If this fails: a batch of a newer client never ends.
         """
         batch = flow.batch()
         text = json.dumps([*json.loads(write_relations(Relations(batch)) or ""), ADDED])
@@ -94,11 +94,11 @@ class NewerDuty(StorageFixtures):
 
     @pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
     def test_an_unknown_part_stops_no_other_job(self, scene: Scene, part: dict[str, str]) -> None:
-        """A job with a part that only a newer release can read is claimed like its neighbours.
+        """A job with a part that only a newer release can read is claimed like any other job.
 
-        Its server puts it off. Every verb shows the job, with the string as it was stored.
+        Its server then schedules it for later. Every verb shows the job with the string as it was stored.
 
-        If this fails: one job of a newer producer stops a queue, a page or the retention of an older release.
+        If this fails: one job of a newer client stops a queue, a page or the retention of an older release.
         """
         before = scene.add()
         newer = scene.add(**part)
@@ -119,7 +119,7 @@ class NewerDuty(StorageFixtures):
 
     @pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
     def test_an_unknown_part_lets_an_operator_act(self, scene: Scene, part: dict[str, str]) -> None:
-        """Such a job is deleted, requeued and pruned like any other.
+        """A job with an unknown part can be deleted, requeued and pruned like any other job.
 
         If this fails: an operator of an older release cannot remove a job of a newer one.
         """
@@ -135,7 +135,7 @@ class NewerDuty(StorageFixtures):
 
     @pytest.mark.parametrize("part", ["relations_json", "retry"])
     def test_a_damaged_part_stops_no_other_job(self, scene: Scene, part: str) -> None:
-        """A job with a part that is not JSON is claimed like its neighbours; its server fails it.
+        """A job with a part that is not JSON is claimed like any other job; its server then fails it.
 
         If this fails: one damaged job stops a queue.
         """

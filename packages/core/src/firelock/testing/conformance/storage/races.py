@@ -1,4 +1,4 @@
-"""Races: whatever the interleaving, what two callers were told and what is stored fit together."""
+"""Tests of races: with any interleaving, the results of two callers and the stored data are consistent."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _claim_all(storage: Storage, holder: ClaimHolder, limit: int) -> list[str]:
 
 
 class RaceDuty(StorageFixtures):
-    """What the storage promises to callers that come at the same time, each through a handle of its own."""
+    """Tests of callers that act at the same time, each with its own handle."""
 
     def test_every_job_is_claimed_once(self, scene: Scene) -> None:
-        """Eight sessions that empty a queue together get each job once, and all of them.
+        """Eight sessions that empty a queue together claim all of its jobs, and each job once.
 
-        If this fails: jobs run twice, or are passed over.
+        If this fails: jobs run twice, or are skipped.
         """
         ids = scene.add_many(400)
         calls = [
@@ -66,9 +66,9 @@ class RaceDuty(StorageFixtures):
         assert {State.PROCESSING: 400} == scene.by_state()
 
     def test_one_insert_of_eight_is_new(self, scene: Scene) -> None:
-        """Of eight clients that store one id at once exactly one is told that it is new.
+        """If eight clients insert the same id concurrently, the id is new for exactly one of them.
 
-        If this fails: a client that hurries its repeat makes the job twice.
+        If this fails: a client that repeats an insert too early creates the job twice.
         """
         handles = scene.open(8)
         ids = []
@@ -85,9 +85,9 @@ class RaceDuty(StorageFixtures):
         assert sorted(ids) == sorted(scene.claim_ids())
 
     def test_a_job_ends_once(self, scene: Scene) -> None:
-        """Of two ends of one claim sent at once, one is applied and the other is a repeat, or refused.
+        """Of two concurrent ends of one claim, one is applied, and the other is a repeat or is refused.
 
-        If this fails: a settle that is sent again while the first is under way counts twice.
+        If this fails: a settle that is repeated before the first has finished counts twice.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -107,9 +107,9 @@ class RaceDuty(StorageFixtures):
             scene.settle(deletes(running.id))  # leaves the queue empty for the next round
 
     def test_a_settle_races_the_end_of_its_session(self, scene: Scene) -> None:
-        """The job either ended, and was not taken, or was taken, and its end was refused.
+        """Either the end is stored and the job is not taken, or the job is taken and the end is refused.
 
-        If this fails: a job that succeeded runs again with its success in the history, or is lost.
+        If this fails: a job that has succeeded runs again, with its success in the history, or is lost.
         """
         one, other = scene.open()
 
@@ -131,9 +131,9 @@ class RaceDuty(StorageFixtures):
             scene.storage.apply([deletes(running.id)])
 
     def test_a_settle_races_a_delete(self, scene: Scene) -> None:
-        """The delete is applied in any case; the end is applied before it, or refused and no tail is left.
+        """The delete is always applied; the end is applied before it, or is refused and leaves no tail.
 
-        If this fails: a deleted job comes back, or is shown as stopping for ever.
+        If this fails: a deleted job returns, or is shown as stopping forever.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -152,9 +152,9 @@ class RaceDuty(StorageFixtures):
             }[settled] == states
 
     def test_a_claim_races_a_delete(self, scene: Scene) -> None:
-        """A job deleted while it is claimed was either not taken, or leaves a tail with its holder.
+        """A job that is deleted during a claim is either not claimed, or leaves a tail with its holder.
 
-        If this fails: a deleted job runs and nobody knows.
+        If this fails: a deleted job runs, and nothing shows that.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -170,9 +170,9 @@ class RaceDuty(StorageFixtures):
             assert [] == scene.claim(holder)
 
     def test_a_claim_races_the_end_of_its_session(self, scene: Scene) -> None:
-        """What a dying session still got is taken back; nothing is left in its hands.
+        """Jobs that a session claims while it is ended are taken from it; it holds nothing afterwards.
 
-        If this fails: jobs are held by the dead and never run again.
+        If this fails: ended sessions hold jobs that never run again.
         """
         one, other = scene.open()
 
@@ -190,9 +190,9 @@ class RaceDuty(StorageFixtures):
             scene.storage.apply([deletes(job_id) for job_id in ids])
 
     def test_a_session_is_ended_once(self, scene: Scene) -> None:
-        """Two that end one session at once take its jobs once, with one crash.
+        """Concurrent ends of one session take its jobs once, with one crash each.
 
-        If this fails: one death counts as two.
+        If this fails: one death counts as two crashes.
         """
         handles = scene.open(4)
 
@@ -209,9 +209,9 @@ class RaceDuty(StorageFixtures):
             scene.settle(deletes(running.id))
 
     def test_a_renewal_races_the_reaper(self, scene: Scene) -> None:
-        """An expired session is either renewed, and keeps its jobs, or taken, and is told so.
+        """An expired session is either renewed and keeps its jobs, or is ended and its renewal is refused.
 
-        If this fails: a server goes on with jobs that somebody else was given.
+        If this fails: a server continues with jobs that were given to another.
         """
         one, other = scene.open()
 
@@ -230,9 +230,9 @@ class RaceDuty(StorageFixtures):
             scene.settle(deletes(running.id))
 
     def test_a_child_races_the_end_of_its_parent(self, scene: Scene) -> None:
-        """A child stored while its parent ends is enqueued once, whichever came first.
+        """A child inserted while its parent ends is enqueued once, whichever of the two comes first.
 
-        If this fails: the continuation waits for ever, or runs twice.
+        If this fails: the continuation waits forever, or runs twice.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -252,9 +252,9 @@ class RaceDuty(StorageFixtures):
             assert entries in ([State.ENQUEUED], [State.AWAITING, State.ENQUEUED])
 
     def test_the_last_of_two_parents_releases(self, scene: Scene) -> None:
-        """Two parents that end at once release their common child once.
+        """Two parents that end concurrently release their common child once.
 
-        If this fails: each takes the other for not ended, and the child waits for ever.
+        If this fails: each end treats the other parent as unfinished, and the child waits forever.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -275,11 +275,11 @@ class RaceDuty(StorageFixtures):
 
 
 class CrowdDuty(StorageFixtures):
-    """What the storage promises to servers that do the same upkeep at the same time."""
+    """Tests of servers that do the same upkeep at the same time."""
 
     @pytest.mark.parametrize("is_due", [True, False], ids=["promote", "release"])
     def test_upkeep_is_done_once_by_many(self, scene: Scene, is_due: bool) -> None:
-        """Four that promote, or release, together enqueue each due job, or child, once.
+        """Four servers that promote, or release, concurrently enqueue each due job, or each child, once.
 
         If this fails: delayed jobs and continuations run twice.
         """
@@ -304,7 +304,7 @@ class CrowdDuty(StorageFixtures):
         assert sorted(ids) == sorted(scene.claim_ids(holder))
 
     def test_one_instant_fires_once_by_many(self, scene: Scene) -> None:
-        """Eight servers that see one definition due make its job once.
+        """Eight servers that find the same definition due create its job once.
 
         If this fails: a nightly report is sent eight times.
         """
@@ -330,9 +330,9 @@ class CrowdDuty(StorageFixtures):
             assert [job.id] == scene.claim_ids()
 
     def test_an_edit_races_a_firing(self, scene: Scene) -> None:
-        """Of an edit and a firing that both read one definition, one does nothing.
+        """Of an edit and an insert that have both read one version of a definition, one does nothing.
 
-        If this fails: a deploy at two o'clock makes the nightly job run twice, or not at all.
+        If this fails: because of a deploy at two o'clock, the nightly job runs twice or not at all.
         """
         one, other = scene.open()
         version = due_once(scene)
@@ -351,9 +351,9 @@ class CrowdDuty(StorageFixtures):
             assert [is_fired, is_fired] == [edited is None, scene.storage.get([job.id]) != [None]]
 
     def test_figures_of_many_add_up(self, scene: Scene) -> None:
-        """Four servers that add to the same minute arrive at the sum.
+        """Metrics that four servers add to the same minute concurrently are all counted.
 
-        If this fails: statistics lose what another server counted at the same time.
+        If this fails: statistics lose the numbers that another server added at the same time.
         """
         histogram = (1, *(0 for _ in DURATION_BUCKETS))
         rollup = Rollup(STAMP, "task", "default", "succeeded", 1, 1, histogram)
@@ -369,7 +369,7 @@ class CrowdDuty(StorageFixtures):
         assert (4 * ROUNDS, 4 * ROUNDS) == (total.count, total.histogram[0])
 
     def test_counting_in_a_record_loses_nothing(self, scene: Scene) -> None:
-        """Six that count in one record by compare-and-set arrive at the sum.
+        """Six callers that count in one record with compare-and-set reach the exact sum.
 
         If this fails: locks, recurring jobs and settings lose writes.
         """
@@ -387,9 +387,9 @@ class CrowdDuty(StorageFixtures):
         assert ("60", 60) == scene.kept("kind", "counter")
 
     def test_a_requeue_races_the_pruning(self, scene: Scene) -> None:
-        """A job requeued while it is pruned is either gone, and the operator told, or lives on whole.
+        """A requeue during a prune returns `MISSING`, if the job was deleted, or it keeps the whole job.
 
-        If this fails: a requeued job is half there.
+        If this fails: a requeued job is stored only in part.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -405,9 +405,9 @@ class CrowdDuty(StorageFixtures):
             scene.storage.apply([deletes(one_id) for one_id in claimed])
 
     def test_counts_are_exact_after_a_storm(self, scene: Scene) -> None:
-        """After four sessions worked against operators and upkeep, counts equal the jobs, state by state.
+        """After concurrent work by three sessions, an operator and upkeep, counts match the jobs' states.
 
-        If this fails: counters lose an update where two come together.
+        If this fails: counters lose an update if two updates are concurrent.
         """
         ids = [*scene.add_many(120), *scene.add_many(40, state=State.SCHEDULED, due_at=BASE - HOUR)]
         workers = [(scene.handles.open(), scene.begin(str(number))) for number in range(3)]

@@ -1,4 +1,4 @@
-"""Rates: how often jobs of a key may start."""
+"""Tests of rates: how often jobs of a key may start."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# Every key begins so: with partitions the jobs of a test lie together, as turns hold within one.
+# All keys have the same prefix, so that with partitions the jobs of a test are in one partition, in which
+# turns hold.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 _MINUTE = 60 * SECOND
 
 
 class RateDuty(StorageFixtures):
-    """What a number of starts in a time promises; what `spend` does to it."""
+    """Tests of rates, and of `spend` and `shut`, which change how much of a rate is used."""
 
     verbs = "rates spend shut"
     needs = Feature.LIMITS
 
     def test_a_burst_may_start_at_once(self, scene: Scene) -> None:
-        """An unused key lets as many start at once as its burst says, and then waits.
+        """As many jobs of an unused key as its burst allows start immediately; later ones wait.
 
-        If this fails: a rate is not obeyed, or lets nothing through.
+        If this fails: a rate is not enforced, or admits nothing.
         """
         scene.put_numbers(A, rate=1, per=HOUR, burst=5)
         ids = scene.add_limited(9, A)
@@ -48,7 +49,7 @@ class RateDuty(StorageFixtures):
         assert [ids[:2], ids[2:5], []] == claimed
 
     def test_a_rate_does_not_save_up(self, scene: Scene) -> None:
-        """However long nothing started, no more than the burst starts at once.
+        """However long nothing has started, at most one burst of jobs starts together.
 
         If this fails: a night without jobs is followed by a flood.
         """
@@ -69,9 +70,9 @@ class RateDuty(StorageFixtures):
     def test_a_burst_is_a_seconds_worth_unless_it_is_said(
         self, scene: Scene, rate: int, per: int, burst: int | None, expected: int
     ) -> None:
-        """Without a burst as many start at once as a second allows, and one at least.
+        """The default burst is the number of starts that the rate allows per second, and at least one.
 
-        If this fails: a slow rate lets nothing through, or a fast one a whole hour at once.
+        If this fails: a slow rate admits nothing, or a fast one admits a whole hour's starts together.
         """
         scene.put_numbers(A, rate=rate, per=per, burst=burst)
         scene.add_limited(2 * expected + 5, A)
@@ -83,11 +84,11 @@ class RateDuty(StorageFixtures):
 
     @pytest.mark.parametrize("seed", range(3))
     def test_no_window_has_more_starts_than_burst_and_rate(self, scene: Scene, seed: int) -> None:
-        """Whatever comes when, in any time W no more than burst + W · rate start; with work, no less is used.
+        """In any window of duration W at most burst + W · rate jobs start, and no fewer if enough jobs wait.
 
-        If this fails: an API's quota is exceeded, or left unused while jobs wait.
+        If this fails: the quota of an API is exceeded, or left unused while jobs wait.
         """
-        random = Random(seed)  # noqa: S311 - nobody has to be kept from guessing it
+        random = Random(seed)  # noqa: S311 - it need not be unpredictable
         scene.put_numbers(A, rate=60, per=HOUR, burst=5)
         scene.add_limited(300, A)
         holders = [scene.begin(name) for name in "ab"]
@@ -107,9 +108,9 @@ class RateDuty(StorageFixtures):
         assert 2 == len(scene.claim(holders[0]))
 
     def test_lanes_that_share_a_rate_are_charged_together(self, scene: Scene) -> None:
-        """In one claim as in several, a rate that stands in many lanes is charged for each start.
+        """A rate that several lanes share is used by each start in any of them, in one claim or in several.
 
-        If this fails: each lane has the whole rate to itself.
+        If this fails: each lane has the whole rate for itself.
         """
         scene.put_numbers(A, rate=1, per=DAY, burst=3)
         for other in (X, Y, "kit/z", "kit/w"):
@@ -121,9 +122,9 @@ class RateDuty(StorageFixtures):
         assert 3 == keys_held(claimed)[A]
 
     def test_a_refused_job_is_charged_nothing(self, scene: Scene) -> None:
-        """A job that another key refuses uses nothing of its rates.
+        """A job that waits for another key does not use any of its rates.
 
-        If this fails: jobs that wait for a slot use up the calls of those that could run.
+        If this fails: jobs that wait for a slot use up the starts of jobs that could run.
         """
         scene.put_numbers(A, concurrent=1)
         scene.put_numbers(X, rate=1, per=DAY, burst=2)
@@ -138,9 +139,12 @@ class RateDuty(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_each_start_is_charged(self, scene: Scene) -> None:
-        """A retry pays again; a job handed back unstarted has paid, and pays again: above the rate is never.
+        """Every claim uses the rate, including a retry and a claim after a hand-back.
 
-        If this fails: retries exceed an API's quota.
+        The use by a job that was handed back before it started is not returned, so the rate is never
+        exceeded.
+
+        If this fails: retries exceed the quota of an API.
         """
         scene.put_numbers(A, rate=1, per=DAY, burst=3)
         scene.add_limited(1, A)
@@ -154,9 +158,9 @@ class RateDuty(StorageFixtures):
         assert [] == scene.claim(holder)
 
     def test_a_closed_rate_says_when_it_opens(self, scene: Scene) -> None:
-        """A claim that left jobs to a rate tells when it opens; where none waits for one it tells nothing.
+        """If jobs wait for a rate, a claim returns the time at which the rate opens, otherwise None.
 
-        If this fails: servers sleep through the instant, or poll all the while.
+        If this fails: servers sleep past this time, or poll all the time.
         """
         scene.put_numbers(A, rate=1, per=HOUR, burst=1)
         scene.put_numbers(B, concurrent=0)
@@ -181,9 +185,9 @@ class RateDuty(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_the_earliest_of_closed_rates_is_told(self, scene: Scene) -> None:
-        """Of several rates that are closed the one that opens first is told; of a job's own the last.
+        """A claim returns the earliest opening of the closed rates; a job with several rates needs the last.
 
-        If this fails: servers oversleep, or look for nothing.
+        If this fails: servers sleep too long, or poll for nothing.
         """
         for key, hours in ((A, 3), (B, 2), (X, 9)):
             scene.put_numbers(key, rate=1, per=hours * HOUR, burst=1)
@@ -202,9 +206,9 @@ class RateDuty(StorageFixtures):
     # ---- costs -------------------------------------------------------------------------------------------
 
     def test_a_start_uses_as_many_units_as_it_costs(self, scene: Scene) -> None:
-        """A start uses its cost of the rate; the head of a lane waits until its own cost fits.
+        """A start uses its cost of the rate; the first job of a lane waits until its own cost fits.
 
-        If this fails: a job of many tokens counts as one call.
+        If this fails: a job that uses many tokens counts as one call.
         """
         scene.put_numbers(A, rate=10, per=HOUR, burst=10)
         costs = (3, 4, 4, 1)
@@ -220,9 +224,11 @@ class RateDuty(StorageFixtures):
         assert ids[2:3] == scene.claim_ids(holder)
 
     def test_what_costs_more_than_the_burst_is_late_and_goes_into_debt(self, scene: Scene) -> None:
-        """A start that costs more than the burst waits until the key is unused, and then is paid for by time.
+        """A start that costs more than the burst waits until the key is unused, and delays later starts.
 
-        If this fails: a large job waits for ever, or is free.
+        Later starts wait until enough of its cost has been regained.
+
+        If this fails: a large job waits forever, or is free.
         """
         scene.put_numbers(A, rate=10, per=HOUR, burst=10)
         (first,) = scene.add_limited(1, A)
@@ -233,7 +239,7 @@ class RateDuty(StorageFixtures):
         at_once = scene.claim_ids(holder)
         scene.advance(360 + 5)
         then = scene.claim_ids(holder)
-        scene.advance(5_400)  # 2 h 30 are to pay, of which 54 minutes may be owed
+        scene.advance(5_400)  # 2 h 30 min were used, of which 54 min may remain for the next start
         in_debt = scene.claim_ids(holder)
         scene.advance(360 + 5)
 
@@ -243,7 +249,7 @@ class RateDuty(StorageFixtures):
     def test_a_start_may_cost_nothing(self, scene: Scene) -> None:
         """A start of cost 0 uses nothing of the rate of its key.
 
-        If this fails: jobs that turn out to call nobody use up the calls of others.
+        If this fails: jobs that make no calls use up the calls of others.
         """
         scene.put_numbers(A, rate=1, per=HOUR, burst=2)
         free = scene.add_limited(5, LimitUse(A, 0), X)
@@ -256,9 +262,9 @@ class RateDuty(StorageFixtures):
         assert [free, [], paid[:2], []] == claimed
 
     def test_a_late_job_uses_no_rate(self, scene: Scene) -> None:
-        """A job that is given out because it is late uses nothing of the rate of its key.
+        """A job that is claimed because it is late uses nothing of the rate of its key.
 
-        If this fails: jobs that nobody runs use up an API's quota.
+        If this fails: jobs that are never run use up the quota of an API.
         """
         scene.put_numbers(A, rate=1, per=DAY, burst=2)
         late = scene.add_limited(4, A, start_before=BASE - HOUR)
@@ -269,13 +275,13 @@ class RateDuty(StorageFixtures):
 
         assert {*late, *others[:2]} == set(claimed)
 
-    # ---- numbers -----------------------------------------------------------------------------------------
+    # ---- settings of rates -------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("how", ["set late", "raised", "zero", "paused"])
     def test_a_new_rate_holds_at_once(self, scene: Scene, how: str) -> None:
-        """A rate that is set, raised, set to zero or paused is so for the next claim.
+        """A rate that is set, raised, set to zero or paused applies to the next claim.
 
-        If this fails: a changed rate takes a restart.
+        If this fails: a changed rate needs a restart.
         """
         if how != "set late":
             scene.put_numbers(A, rate=1, per=DAY, burst=1)
@@ -299,9 +305,9 @@ class RateDuty(StorageFixtures):
         }[how] == (first, second)  # fmt: skip
 
     def test_a_rate_of_zero_lets_none_start(self, scene: Scene) -> None:
-        """A key whose rate is zero admits nothing, used or not, until it has another.
+        """A key whose rate is zero admits nothing, used or not, until it gets another rate.
 
-        If this fails: who shuts a key by its rate opens it.
+        If this fails: a rate of zero opens the key instead of shutting it.
         """
         scene.put_numbers(A, rate=0, per=DAY, burst=3)
         scene.add_limited(9, A)
@@ -315,7 +321,7 @@ class RateDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["raised", "removed"])
     def test_a_use_that_was_given_back_opens_a_changed_key(self, scene: Scene, how: str) -> None:
-        """What a former rate has used up is given back by a negative cost, whatever the number is by then.
+        """A negative cost returns units that were used under an earlier rate, whatever the current one is.
 
         If this fails: a rate that was raised or removed keeps its key shut for as long as the old one would.
         """
@@ -333,12 +339,12 @@ class RateDuty(StorageFixtures):
         assert told <= scene.now()
         assert (4 if how == "raised" else 8) == len(scene.claim(holder))
 
-    # ---- spend -------------------------------------------------------------------------------------------
+    # ---- use without a claim -----------------------------------------------------------------------------
 
     def test_what_is_spent_counts_as_started(self, scene: Scene) -> None:
-        """Units that a job spends are used, and the answer says from when a start is admitted again.
+        """Spent units count as used, and `spend` returns the time from which a start is admitted again.
 
-        If this fails: a job that made more calls than it said exceeds the quota.
+        If this fails: a job that makes more calls than its cost exceeds the quota.
         """
         scene.put_numbers(A, rate=10, per=HOUR, burst=10)
         scene.add_limited(30, A)
@@ -359,9 +365,9 @@ class RateDuty(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_what_is_given_back_may_be_used_again(self, scene: Scene) -> None:
-        """A negative cost corrects an estimate: those units may start again, and no more than the burst.
+        """A negative cost corrects an estimate: the returned units can be used again, up to the burst.
 
-        If this fails: every estimate that was too high is lost, or a correction saves up.
+        If this fails: units of an estimate that was too high are lost, or corrections accumulate.
         """
         scene.put_numbers(A, rate=1, per=DAY, burst=4)
         scene.add_limited(30, A)
@@ -378,9 +384,9 @@ class RateDuty(StorageFixtures):
 
     @pytest.mark.parametrize("numbers", [{}, {"concurrent": 9}, {"rate": 10, "per": HOUR, "burst": 4}])
     def test_a_key_is_shut_until_an_instant(self, scene: Scene, numbers: dict[str, int]) -> None:
-        """Whatever numbers a key has, none of its jobs starts before the instant until which it was shut.
+        """No job of a key starts before the time until which the key is shut, whatever its settings are.
 
-        If this fails: an API that says "retry after" is called on by everybody else.
+        If this fails: other jobs still call an API that has requested a pause.
         """
         if numbers:
             scene.put_numbers(A, **numbers)
@@ -403,9 +409,9 @@ class RateDuty(StorageFixtures):
         assert scene.claim(holder)
 
     def test_a_server_shuts_a_key(self, scene: Scene) -> None:
-        """`shut` does what `spend` does with `until`, for a known key and for a new one.
+        """`shut` has the same effect as `spend` with `until`, for a known key and for a new one.
 
-        If this fails: a service that asked for a pause is called again by other jobs.
+        If this fails: other jobs call a service again that has requested a pause.
         """
         scene.put_numbers(A, concurrent=9)
         for key in (A, B):
@@ -419,9 +425,9 @@ class RateDuty(StorageFixtures):
         assert [] == scene.claim(scene.begin())
 
     def test_a_key_without_a_rate_spends_nothing(self, scene: Scene) -> None:
-        """A cost of a key without a rate, or that nobody knows, changes nothing.
+        """A cost for a key without a rate, or for an unknown key, changes nothing.
 
-        If this fails: a call that says what it used shuts a key for ever.
+        If this fails: a call that reports its cost shuts a key forever.
         """
         scene.put_numbers(B, concurrent=3)
         for key in (A, B):
@@ -433,9 +439,9 @@ class RateDuty(StorageFixtures):
         assert 4 == len(scene.claim(scene.begin()))
 
     def test_what_was_spent_is_gone_when_it_was_cleared(self, scene: Scene) -> None:
-        """A store that was cleared remembers no rate and no key.
+        """`clear` also deletes the use of rates and keys.
 
-        If this fails: one test's jobs wait for another's.
+        If this fails: the jobs of one test wait for those of another.
         """
         scene.put_numbers(A, rate=1, per=DAY, burst=1)
         scene.storage.spend(A, cost=5, until=scene.now() + DAY)

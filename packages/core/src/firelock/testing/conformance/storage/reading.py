@@ -1,4 +1,4 @@
-"""Reading: people see each matching job once, in order of time, with all that became of it."""
+"""Tests of reading: each matching job is returned once, in order of time, with all that happened to it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def _walk(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = Fa
 
 
 class FindDuty(StorageFixtures):
-    """What `get` and `find` promise."""
+    """Tests of `get` and `find`."""
 
     verbs = "get find"
 
     def test_get_answers_each_id(self, scene: Scene) -> None:
-        """One record an id, in the order asked, None where unknown; a repeat is answered again.
+        """`get` returns one record per id in the given order, None for an unknown id; an id may be repeated.
 
-        If this fails: a caller reads another job's record as its own.
+        If this fails: a caller treats the record of another job as that of its own.
         """
         ids = scene.add_many(3)
         unknown = scene.new_id()
@@ -52,9 +52,10 @@ class FindDuty(StorageFixtures):
         assert [ids[2], None, ids[0], ids[2]] == [record.id if record else None for record in records]
 
     def test_newest_come_first_unless_asked_otherwise(self, scene: Scene) -> None:
-        """Jobs are in order of `created_at`, newest first, or oldest first; those of one instant by id.
+        """Jobs are ordered by `created_at`, newest or oldest first; jobs with equal times are ordered by id.
 
-        If this fails: the newest jobs are on the last page, or pages of a batch repeat some and miss others.
+        If this fails: the newest jobs are on the last page, or pages repeat some jobs of a batch and miss
+        others.
         """
         third, first = (scene.add(created_at=STAMP + second * SECOND) for second in (30, 10))
         alike = sorted(scene.add_many(9, created_at=STAMP + 20 * SECOND))
@@ -63,9 +64,9 @@ class FindDuty(StorageFixtures):
         assert [first, *alike, third] == scene.found(JobFilter(), oldest_first=True)
 
     def test_jobs_of_a_state_are_in_order_of_their_change(self, scene: Scene) -> None:
-        """With a state the order is that in which the jobs came into it.
+        """With a state, jobs are ordered by the time at which they entered that state.
 
-        If this fails: the failure that just happened is not on the first page.
+        If this fails: the latest failure is not on the first page.
         """
         holder = scene.begin()
         runs = [scene.run(holder) for _ in range(3)]
@@ -84,7 +85,7 @@ class FindDuty(StorageFixtures):
     def test_each_filter_is_exact(self, scene: Scene, field: str) -> None:
         """A filter finds the jobs that have exactly this value, and no others.
 
-        If this fails: lists show what does not belong to them.
+        If this fails: lists show jobs that do not belong to them.
         """
         found = {}
         for value in ("mail", "mail2", "mai"):
@@ -101,9 +102,9 @@ class FindDuty(StorageFixtures):
         assert [] == scene.found(JobFilter(**{field: "mail%"}))  # type: ignore[arg-type]
 
     def test_a_prefix_finds_ids(self, scene: Scene) -> None:
-        """An id's beginning is enough to find it; the text is no pattern.
+        """The beginning of an id finds it, and is not interpreted as a pattern.
 
-        If this fails: people cannot search by the eight characters they see.
+        If this fails: people cannot search by the eight characters that they see.
         """
         ids = scene.add_many(5)
         whole = ids[3]
@@ -117,9 +118,9 @@ class FindDuty(StorageFixtures):
         assert [] == scene.found(JobFilter(id_prefix=whole[1:]))
 
     def test_every_filter_has_to_match(self, scene: Scene) -> None:
-        """Fields of a filter narrow each other.
+        """A job is found only if it matches all fields of a filter.
 
-        If this fails: a filter is an "or".
+        If this fails: the fields of a filter are combined with "or".
         """
         wanted = scene.add(queue="mail", task="send", tags=("eu",))
         scene.add(queue="mail", task="send", tags=("us",))
@@ -146,9 +147,9 @@ class FindDuty(StorageFixtures):
         assert {snoozed, scheduled, ended} == set(scene.found(JobFilter(is_retrying=False)))
 
     def test_scheduled_jobs_are_listed_in_order_of_when_they_are_due(self, scene: Scene) -> None:
-        """A filter by due finds scheduled jobs alone; the soonest, or the last, comes first.
+        """A filter by due finds only scheduled jobs, those due soonest or latest first.
 
-        If this fails: what starts next is on the last page of what is scheduled.
+        If this fails: the job that starts next is on the last page of the scheduled jobs.
         """
         late, soon, later = (scene.schedule(60 * minutes) for minutes in (20, 10, 30))
         retrying = scene.settle(retries(scene.run(), due_at=scene.now() + 15 * 60 * SECOND))
@@ -162,9 +163,10 @@ class FindDuty(StorageFixtures):
         assert [] == scene.found(JobFilter(state=State.ENQUEUED, by_due=True))
 
     def test_a_filter_by_due_narrows_like_any_other(self, scene: Scene) -> None:
-        """Its other fields hold, and its window of time is that of the instants at which jobs are due.
+        """A filter by due applies its other fields too, and its window applies to due times.
 
-        If this fails: "due within the hour" shows what was scheduled within the hour, or other queues' jobs.
+        If this fails: "due within the hour" shows jobs that were scheduled within the hour, or jobs of other
+        queues.
         """
         due = [BASE + minute * 60 * SECOND for minute in range(4)]
         fields: dict[str, object] = {
@@ -183,7 +185,7 @@ class FindDuty(StorageFixtures):
         assert [ended] == scene.found(JobFilter(by_due=True, is_retrying=True, queue="default"))
 
     def test_a_window_is_half_open(self, scene: Scene) -> None:
-        """`since` is inclusive and `until` exclusive, by the instant the list is ordered by.
+        """`since` is inclusive and `until` exclusive, for the time by which the list is ordered.
 
         If this fails: jobs at the edge of a window are shown twice or never.
         """
@@ -202,9 +204,9 @@ class FindDuty(StorageFixtures):
     def test_pages_show_each_job_once(
         self, scene: Scene, limit: int, by_due: bool | None, oldest_first: bool
     ) -> None:
-        """Walking the pages shows every job once, in order of its instant and id, to the last full page.
+        """The pages of a list have every job once, by time and id, and no page follows a full last one.
 
-        If this fails: jobs of one instant are left out or shown twice where pages meet.
+        If this fails: jobs with equal times are missing or repeated where two pages meet.
         """
         ids = [
             scene.add(created_at=STAMP + place // 3, state=State.SCHEDULED, due_at=BASE + place // 3)
@@ -218,7 +220,7 @@ class FindDuty(StorageFixtures):
         assert [ordered[start : start + limit] for start in range(0, 12, limit)] == walked
 
     def test_a_cursor_stays_good_while_jobs_come_and_go(self, scene: Scene) -> None:
-        """New jobs, and the removal of the very job a page ended with, neither repeat nor hide others.
+        """New jobs, and the removal of the last job of a page, neither repeat nor hide other jobs.
 
         If this fails: pages are counted by offset.
         """
@@ -234,9 +236,9 @@ class FindDuty(StorageFixtures):
         assert ([ids[3], ids[2], ids[1], ids[0]], None) == ([job.id for job in rest.jobs], rest.cursor)
 
     def test_pages_of_a_filter_follow_the_filter(self, scene: Scene) -> None:
-        """Every page of a filtered list keeps the filter; one may be short, or empty, and not the last.
+        """Every page of a filtered list is filtered; a page may be short or empty without being the last.
 
-        If this fails: the second page of a search shows everything.
+        If this fails: the second page of a search shows all jobs.
         """
         wanted = [scene.add(tags=("eu",), queue="mail") for _ in range(5) if scene.add(tags=("us",))]
 
@@ -246,7 +248,7 @@ class FindDuty(StorageFixtures):
 
     @pytest.mark.parametrize("cursor", ["nonsense", "é%'", "W10=", "bnVsbA==", "0"])
     def test_a_bad_cursor_is_refused(self, scene: Scene, cursor: str) -> None:
-        """A text that no page gave raises `StorageError`.
+        """A string that is not the cursor of a page raises `StorageError`.
 
         If this fails: a mistyped address shows the first page, or an error of the driver.
         """
@@ -256,7 +258,7 @@ class FindDuty(StorageFixtures):
             scene.storage.find(JobFilter(), limit=2, cursor=cursor)
 
     def test_lists_carry_whole_records(self, scene: Scene) -> None:
-        """A listed job is the same record as a fetched one.
+        """A listed job has the same record as a fetched one.
 
         If this fails: a list and a page about the same job differ.
         """
@@ -292,14 +294,14 @@ def _by_queue(counts: Counts) -> dict[str, dict[State, int]]:
 
 
 class PeopleDuty(StorageFixtures):
-    """What the reading verbs beside `get` and `find` promise."""
+    """Tests of the verbs that people use to read, other than `get` and `find`."""
 
     verbs = "history counts failure_groups record_metrics timeline append_logs read_log"
 
     def test_a_history_is_every_step_in_order(self, scene: Scene) -> None:
-        """A job's history is what happened to it, oldest first, each step with its own instant.
+        """A job's history has all its steps, oldest first, each with its own time.
 
-        If this fails: nobody can tell afterwards what became of a job.
+        If this fails: people cannot see later what happened to a job.
         """
         holder = scene.begin()
         job_id = scene.settle(retries(scene.run(holder)))
@@ -317,9 +319,9 @@ class PeopleDuty(StorageFixtures):
         assert [end.at, end.at + 1, end.at + 2] == [entry.at for entry in history[2:]]
 
     def test_a_long_history_leaves_its_middle_out(self, scene: Scene) -> None:
-        """Past the limit the first half and the newest steps stay, and one entry tells how many are left out.
+        """A history over its limit keeps its first half and newest steps; one entry counts the others.
 
-        If this fails: a job that is retried for ever grows for ever, or forgets how it began.
+        If this fails: the history of a job that is retried forever grows forever, or loses its beginning.
         """
         job_id = scene.add()
         changes = [change(job_id, at=scene.stamp()) for _ in range(80) for change in (deletes, requeues)]
@@ -335,7 +337,7 @@ class PeopleDuty(StorageFixtures):
         assert (HISTORY_LIMIT, 161) == (len(history), sum(entry.elided or 1 for entry in history))
 
     def test_the_last_twenty_errors_are_kept(self, scene: Scene) -> None:
-        """Failed attempts keep their tracebacks, oldest first, the last twenty of them.
+        """The last twenty failed attempts keep their tracebacks, oldest first.
 
         If this fails: tracebacks of an endless retry fill the store, or the newest one is missing.
         """
@@ -352,9 +354,9 @@ class PeopleDuty(StorageFixtures):
         assert [f"t{number}" for number in range(4, 24)] == [attempt.error.traceback for attempt in errors]
 
     def test_counts_follow_every_move(self, scene: Scene) -> None:
-        """Counts by state and by queue are exact after each kind of move.
+        """Counts by state and by queue are exact after each kind of change.
 
-        If this fails: the numbers people see first are wrong, and stay wrong.
+        If this fails: the numbers that people see first are wrong, and stay wrong.
         """
         assert ({}, {}) == (_by_state(scene.storage.counts()), _by_queue(scene.storage.counts()))
         holder = scene.begin()
@@ -377,7 +379,7 @@ class PeopleDuty(StorageFixtures):
         } == _by_state(counts)  # fmt: skip
 
     def test_counts_follow_upkeep(self, scene: Scene) -> None:
-        """Promotion, the end of sessions and pruning move the counts like any other change.
+        """Promotions, ends of sessions and prunes change the counts like any other change.
 
         If this fails: counters drift with every crash or retention run.
         """
@@ -396,7 +398,7 @@ class PeopleDuty(StorageFixtures):
         assert {State.ENQUEUED: 2} == _by_state(counts)
 
     def test_failures_are_grouped_by_fingerprint(self, scene: Scene) -> None:
-        """Failed jobs that failed alike are one group, largest first, shown by their newest.
+        """Failed jobs are grouped by fingerprint; a group shows its newest job, and the largest comes first.
 
         If this fails: a thousand equal failures hide the one that matters.
         """
@@ -421,9 +423,11 @@ class PeopleDuty(StorageFixtures):
         assert [largest] == scene.storage.failure_groups(1)
 
     def test_rollups_add_up(self, scene: Scene) -> None:
-        """Figures of one minute, task, queue and outcome are summed, histogram and all; others kept apart.
+        """Rollups of the same minute, task, queue and outcome are added up; others are kept apart.
 
-        If this fails: two servers overwrite each other's figures.
+        Their histograms are added up too.
+
+        If this fails: two servers overwrite each other's metrics.
         """
         apart = [_rollup(outcome="failed"), _rollup(queue="bulk"), _rollup(task="read")]
 
@@ -436,7 +440,7 @@ class PeopleDuty(StorageFixtures):
         assert sorted(expected, key=str) == sorted(timeline, key=str)
 
     def test_a_timeline_is_a_half_open_window_in_order(self, scene: Scene) -> None:
-        """Minutes come in order, from `since` inclusive to `until` exclusive, by task or queue where asked.
+        """Minutes are in order, from `since` inclusive to `until` exclusive, filtered by task or queue.
 
         If this fails: charts jump, or count a minute twice.
         """
@@ -454,7 +458,7 @@ class PeopleDuty(StorageFixtures):
         assert [_rollup(1), _rollup(2)] == by_queue
 
     def test_a_log_is_numbered_and_read_on(self, scene: Scene) -> None:
-        """Lines get ascending numbers across calls; a reader goes on after the last one it has seen.
+        """Lines get ascending numbers across calls, and a reader continues after the last one it has read.
 
         If this fails: a page that follows a log repeats or misses lines.
         """
@@ -475,9 +479,9 @@ class PeopleDuty(StorageFixtures):
         assert ["line 4 ü%"] == [line.text for line in scene.storage.read_log(other)]
 
     def test_a_log_keeps_its_newest_lines(self, scene: Scene) -> None:
-        """A job keeps its newest 1,000 lines, their numbers unchanged.
+        """A job keeps its newest 1,000 lines, and their numbers do not change.
 
-        If this fails: one chatty job fills the store, or hides its end.
+        If this fails: the log of one job fills the store, or its last lines are missing.
         """
         job_id = scene.add()
         for start in (0, 600):
@@ -490,11 +494,11 @@ class PeopleDuty(StorageFixtures):
         assert (log[0].number + 999, 100) == (log[-1].number, len(scene.storage.read_log(job_id)))
 
     def test_numbers_of_a_log_never_start_again(self, scene: Scene) -> None:
-        """The numbers of a job's lines keep growing after its oldest lines are gone.
+        """The numbers of a job's lines keep growing after its oldest lines were deleted.
 
-        Whoever has read 1,050 lines gets the next six by the number of the last one.
+        A reader that has read 1,050 lines gets the next six with the number of the last one.
 
-        If this fails: whoever follows the log of a job that writes more than 1,000 lines sees no new line.
+        If this fails: a reader that follows the log of a job with more than 1,000 lines sees no new line.
         """
         job_id = scene.add()
 
@@ -516,9 +520,9 @@ class PeopleDuty(StorageFixtures):
         assert sorted(numbers) == numbers
 
     def test_progress_is_the_last_one_told(self, scene: Scene) -> None:
-        """Progress replaces what was told before; one answer an id, None where there is none.
+        """New progress replaces the previous one, and a job without progress has None.
 
-        If this fails: a progress bar stands still.
+        If this fails: a progress bar does not move.
         """
         told, untold = scene.add_many(2)
         first, last = Progress(1.0, 10.0, 5), Progress(2.5, 10.0, 6, "half-way: 25 %")
@@ -529,12 +533,12 @@ class PeopleDuty(StorageFixtures):
         assert [None, last] == [one and one.progress for one in scene.storage.get([untold, told])]
 
     def test_lines_of_unknown_jobs_are_passed_over(self, scene: Scene) -> None:
-        """Log lines and progress of a job that is gone are dropped, none are a later one's; others are kept.
+        """Log lines and progress of unknown jobs are dropped, and do not appear in a later job with the id.
 
-        Nor has such a job a history or errors.
+        Lines of other jobs in the call are stored. An unknown job has no history and no errors.
 
-        If this fails: one pruned job makes a server lose the log of a whole batch, or leaves rows behind; or
-        a page about it is an error.
+        If this fails: one pruned job makes a server lose the logs of a whole batch, or leaves rows behind; or
+        a page about the job is an error.
         """
         known, job = scene.add(), scene.new_job()
         unknown = job.id

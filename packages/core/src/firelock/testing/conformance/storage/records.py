@@ -1,4 +1,4 @@
-"""Records: small versioned values that two people can change without losing what the other wrote."""
+"""Tests of records: small versioned values that two people can change without losing each other's changes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
 class RecordDuty(StorageFixtures):
-    """What the verbs of records promise."""
+    """Tests of the verbs of records."""
 
     verbs = "put_record get_record list_records delete_record"
 
     def test_a_record_is_what_was_put(self, scene: Scene) -> None:
-        """The first version of a record is 1; it comes back as put.
+        """The first version of a record is 1, and the record is returned as it was put.
 
-        If this fails: settings, audit entries and the like are lost.
+        If this fails: settings, audit entries and other small values are lost.
         """
         version = scene.storage.put_record("queue", "mail", '{"note": "é"}')
 
@@ -23,9 +23,9 @@ class RecordDuty(StorageFixtures):
         assert Record("queue", "mail", '{"note": "é"}', 1) == scene.storage.get_record("queue", "mail")
 
     def test_what_is_not_there_is_none(self, scene: Scene) -> None:
-        """An unknown record is None, an unknown kind an empty list, a delete of nothing False.
+        """An unknown record is None, an unknown kind is an empty list, and a delete of nothing is False.
 
-        If this fails: readers need to catch errors for what is ordinary.
+        If this fails: readers must catch errors in ordinary cases.
         """
         scene.storage.put_record("queue", "mail", "1")
 
@@ -35,9 +35,9 @@ class RecordDuty(StorageFixtures):
         assert not scene.storage.delete_record("queue", "other")
 
     def test_each_put_is_a_new_version(self, scene: Scene) -> None:
-        """A put without expectation replaces the value; the version grows by one, also for an equal value.
+        """A put without an expected version replaces the value and adds 1 to the version, even if equal.
 
-        If this fails: a reader cannot tell that something was written in between.
+        If this fails: a reader cannot see that something was written in between.
         """
         versions = [scene.storage.put_record("kind", "key", value) for value in ("a", "b", "b")]
 
@@ -45,9 +45,9 @@ class RecordDuty(StorageFixtures):
         assert Record("kind", "key", "b", 3) == scene.storage.get_record("kind", "key")
 
     def test_a_put_may_expect_a_version(self, scene: Scene) -> None:
-        """A put that expects another version than the stored one writes nothing and answers None.
+        """A put that expects another version than the stored one writes nothing and returns None.
 
-        If this fails: compare-and-set loses writes; locks and recurring jobs are built on it.
+        If this fails: compare-and-set loses writes; locks and recurring jobs depend on it.
         """
         storage = scene.storage
         storage.put_record("kind", "key", "first")
@@ -63,7 +63,7 @@ class RecordDuty(StorageFixtures):
         assert Record("kind", "key", "third", 3) == storage.get_record("kind", "key")
 
     def test_zero_expects_that_none_is_stored(self, scene: Scene) -> None:
-        """Expected version 0 puts only what is not there; any other number only what is.
+        """A put that expects version 0 stores only a new record; any other version needs a stored record.
 
         If this fails: two creators overwrite each other.
         """
@@ -79,9 +79,9 @@ class RecordDuty(StorageFixtures):
         assert ("first", 1) == scene.kept("kind", "key")
 
     def test_a_delete_may_expect_a_version(self, scene: Scene) -> None:
-        """A delete that expects another version leaves the record; the right one removes it, once.
+        """A delete that expects another version leaves the record; with the right version it deletes it once.
 
-        If this fails: a delete removes what somebody just wrote.
+        If this fails: a delete removes a value that was just written.
         """
         storage = scene.storage
         storage.put_record("kind", "key", "a")
@@ -94,9 +94,9 @@ class RecordDuty(StorageFixtures):
         assert [] == storage.list_records("kind")
 
     def test_a_version_never_falls(self, scene: Scene) -> None:
-        """After a delete a key's next version is larger than any before.
+        """After a delete, the next version of the key is larger than all earlier ones.
 
-        If this fails: someone who read before the delete overwrites what was put after it.
+        If this fails: a program that read before the delete overwrites a value that was put after it.
         """
         storage = scene.storage
         storage.put_record("kind", "key", "a")
@@ -114,7 +114,7 @@ class RecordDuty(StorageFixtures):
         assert 2 < version < again
 
     def test_kinds_and_keys_are_apart(self, scene: Scene) -> None:
-        """The same key in two kinds is two records, and a kind and key never run together.
+        """Each pair of kind and key is its own record, even if two pairs are the same string when joined.
 
         If this fails: unrelated features overwrite each other.
         """
@@ -129,9 +129,9 @@ class RecordDuty(StorageFixtures):
         assert ["B", "b", "b/c", "b:c", "bc"] == [record.key for record in scene.storage.list_records("a")]
 
     def test_the_empty_text_is_no_record_of_others(self, scene: Scene) -> None:
-        """What a store keeps of records that are gone is not a record itself; the empty key is one like any.
+        """Data that a store keeps about deleted records is not a record; the empty key is an ordinary key.
 
-        If this fails: a definition without a name is shown, and whoever removes it lets versions fall.
+        If this fails: a definition without a name is shown, and removing it makes versions fall.
         """
         storage = scene.storage
         storage.put_record("kind", "key", "a")
@@ -145,9 +145,9 @@ class RecordDuty(StorageFixtures):
         assert (True, None) == (storage.delete_record("kind", ""), storage.get_record("kind", ""))
 
     def test_records_are_listed_in_order_of_key(self, scene: Scene) -> None:
-        """A list is in order of the keys' code points, from `after` on, up to the limit.
+        """Records are listed in order of the code points of their keys, after `after`, and at most `limit`.
 
-        If this fails: a page of records repeats some and hides others, by the store's collation.
+        If this fails: because of the store's collation, a page of records repeats some and hides others.
         """
         keys = ["Zeta", "alpha", "beta", "Äther", "10", "2", "東京", "a b", "a-b", "ab"]
         for key in keys:
@@ -164,9 +164,9 @@ class RecordDuty(StorageFixtures):
         assert ordered == [record.value for record in scene.storage.list_records("kind")]
 
     def test_after_need_not_be_a_key(self, scene: Scene) -> None:
-        """A list goes on behind any text, also when that record is gone.
+        """A list continues after any string, even if the record with this key was deleted.
 
-        If this fails: a reader stops when the record it stood at is deleted.
+        If this fails: a reader stops if the record at which it has paused is deleted.
         """
         for key in "abde":
             scene.storage.put_record("kind", key, key)
@@ -176,9 +176,9 @@ class RecordDuty(StorageFixtures):
         assert ["d", "e"] == [record.key for record in scene.storage.list_records("kind", after="c")]
 
     def test_a_large_value_comes_back_whole(self, scene: Scene) -> None:
-        """A record holds a value of 256 KiB, and the empty text.
+        """A record can hold a value of 256 KiB, or an empty string.
 
-        If this fails: a log or catalogue that grew is cut.
+        If this fails: a log or catalogue that has grown is truncated.
         """
         value = "é" * (128 * 1_024)
 

@@ -1,6 +1,6 @@
-"""Due records and inserts that depend on one: what recurring jobs stand on.
+"""Tests of due records, and of inserts that depend on a record; both are the basis of recurring jobs.
 
-One instant makes its jobs once, whoever looks, and however often an answer is lost.
+A due time creates its jobs once, whichever server checks it and however often a reply is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
 def due_once(scene: Scene, key: str = "nightly", *, due_at: int | None = BASE + HOUR) -> int:
-    """A recurring definition is stored that is due then; return its version."""
+    """Store a recurring definition with this due time; return its version."""
     version = scene.storage.put_record("recurring", key, "{}", due_at=due_at)
     assert version is not None
     return version
@@ -27,14 +27,14 @@ def _moved(version: int, value: str = "moved", *, due_at: int | None = BASE + 2 
 
 
 class RecurringDuty(StorageFixtures):
-    """What due records promise, and an insert that depends on a record."""
+    """Tests of due records, and of inserts that depend on a record."""
 
     verbs = "due_records"
 
     def test_due_records_come_longest_due_first(self, scene: Scene) -> None:
-        """Due is what has come by the storage's clock, the longest due first, within the limit.
+        """`due_records` returns records due by the storage's clock, longest due first, and at most `limit`.
 
-        If this fails: recurring jobs run early, or a late one waits behind fresh ones.
+        If this fails: recurring jobs run early, or a late one waits for newer ones.
         """
         for key, hour in (("b", 3), ("a", 2), ("d", 1), ("c", 1), ("later", 9)):
             due_once(scene, key, due_at=BASE + hour * HOUR)
@@ -51,9 +51,9 @@ class RecurringDuty(StorageFixtures):
         assert ([], []) == (scene.storage.due_records("none", 2), scene.storage.due_records("recurring", 0))
 
     def test_an_instant_is_stored_as_given(self, scene: Scene) -> None:
-        """The instant comes back with the record, to the microsecond; each put replaces it.
+        """The due time of a record is returned to the microsecond, and each put replaces it.
 
-        If this fails: a recurring job runs for another instant than its own, or is still due when paused.
+        If this fails: a recurring job runs for another time than its own, or is still due when it is paused.
         """
         storage = scene.storage
         due_once(scene, due_at=BASE + 1)
@@ -69,9 +69,9 @@ class RecurringDuty(StorageFixtures):
         assert [] == storage.due_records("recurring", 10)
 
     def test_a_deleted_record_is_never_due(self, scene: Scene) -> None:
-        """A record that is gone is not due, nor is one that is put in its place without an instant.
+        """A deleted record is not due, and neither is a new record with its key and without a due time.
 
-        If this fails: a removed recurring job fires again.
+        If this fails: a removed recurring job runs again.
         """
         due_once(scene)
         scene.storage.delete_record("recurring", "nightly")
@@ -83,7 +83,7 @@ class RecurringDuty(StorageFixtures):
         assert scene.storage.promote(10).next_due_at is None
 
     def test_an_instant_makes_its_jobs_once(self, scene: Scene) -> None:
-        """The jobs are stored and the record is replaced, if it has the expected version: once.
+        """If the record has the expected version, it is replaced and the jobs are stored; this happens once.
 
         If this fails: a nightly report is sent by every server.
         """
@@ -100,9 +100,10 @@ class RecurringDuty(StorageFixtures):
         assert BASE + 2 * HOUR == scene.storage.promote(10).next_due_at
 
     def test_a_repeat_after_a_lost_reply_changes_nothing(self, scene: Scene) -> None:
-        """The same insert again answers that the record holds it already; nothing is stored twice.
+        """The same insert again returns `ALREADY` for the record, and stores nothing twice.
 
-        If this fails: who asks again after a lost reply makes doubles, or takes its own work for another's.
+        If this fails: a server that repeats an insert after a lost reply creates jobs twice, or treats its
+        own jobs as those of another server.
         """
         version, job = due_once(scene), scene.new_job(recurring_id="nightly")
         scene.storage.insert([job], only_if=_moved(version))
@@ -119,9 +120,10 @@ class RecurringDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["changed", "deleted", "put anew", "never there"])
     def test_an_insert_needs_the_record_that_was_read(self, scene: Scene, how: str) -> None:
-        """Where the record is another one by now, nothing is stored.
+        """If the record is no longer the one that was read, nothing is stored.
 
-        If this fails: an operator's pause or edit is overtaken by a server that read before it.
+        If this fails: a server that has read the record before an operator's pause or edit overwrites the
+        change.
         """
         storage, version = scene.storage, 7 if how == "never there" else due_once(scene)
         match how:
@@ -143,7 +145,7 @@ class RecurringDuty(StorageFixtures):
         assert before == storage.get_record("recurring", "nightly")
 
     def test_an_insert_may_be_the_first_to_write_the_record(self, scene: Scene) -> None:
-        """Expected version 0 means that there is none; a second one finds that there is.
+        """An insert that expects version 0 creates the record; a later one finds that it exists.
 
         If this fails: two creators overwrite each other.
         """
@@ -153,9 +155,9 @@ class RecurringDuty(StorageFixtures):
         assert ("a", 1) == scene.kept("recurring", "nightly")
 
     def test_an_insert_may_store_no_job_or_one_that_is_there(self, scene: Scene) -> None:
-        """The record is replaced where an instant is skipped, and where its job was stored before.
+        """The record is replaced even if an insert has no job, for a skipped time, or only stored jobs.
 
-        If this fails: a skipped instant is due for ever, or a job is made twice.
+        If this fails: a skipped due time stays due forever, or a job is created twice.
         """
         version, job = due_once(scene), scene.new_job(recurring_id="nightly")
         scene.storage.insert([job])
@@ -169,9 +171,9 @@ class RecurringDuty(StorageFixtures):
         assert [job.id] == scene.claim_ids()
 
     def test_jobs_that_are_refused_leave_the_record(self, scene: Scene) -> None:
-        """Where a job waits for one that is not stored, neither jobs nor record are written.
+        """If a job waits for a job that is not stored, neither the jobs nor the record are written.
 
-        If this fails: an instant is gone without its jobs.
+        If this fails: a due time passes without its jobs.
         """
         version = due_once(scene)
         lonely = scene.new_job(recurring_id="nightly")
@@ -186,9 +188,9 @@ class RecurringDuty(StorageFixtures):
         assert Record("recurring", "nightly", "{}", version, BASE + HOUR) == left
 
     def test_a_record_of_any_kind_may_be_asked_for(self, scene: Scene) -> None:
-        """An insert may depend on another kind of record; where that pauses a queue, it pauses.
+        """An insert can depend on a record of any kind; if that record pauses a queue, the queue is paused.
 
-        If this fails: what a record says elsewhere is not what it says here.
+        If this fails: a record that an insert has written does not have the effect of other records.
         """
         job = scene.new_job(recurring_id="nightly", queue="mail")
 

@@ -1,4 +1,4 @@
-"""Rows: what a storage that is a `RowStorage` promises of the steps that all its verbs are made of."""
+"""Tests of the steps and rows of which all verbs of a `RowStorage` are made."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from firelock.testing.conformance.storage.text import ODD_TEXTS
 
 _T = TypeVar("_T")
 _PRUNED = "of the pruned job"
-_OURS = "~kit|"  # what a verb stores begins otherwise
+_OURS = "~kit|"  # a prefix that no verb uses for its rows
 _ORDERED = tuple(
     _OURS + end for end in (" ", "%", "A", "B", "_", "a", "aa", "ab", "b", "é", "東", "\U0001f525")
 )
 
 
 class RowDuty(StorageFixtures):
-    """What `step` promises, and the rows in it."""
+    """Tests of `step`, and of the rows that it reads and writes."""
 
     verbs = "step"
 
     def test_a_step_that_raises_stores_nothing(self, storage: RowStorage) -> None:
-        """What the body raises is raised as it is, and nothing of what it wrote is stored.
+        """`step` raises the exception of its body unchanged, and nothing that the body wrote is stored.
 
-        If this fails: a verb that is refused midway, or a full disk, leaves half a job behind.
+        If this fails: half of a job stays stored when a verb is refused midway, or when the disk is full.
         """
         _store(storage, {_OURS + "kept": "1", _OURS + "gone": "1"})
 
@@ -50,9 +50,9 @@ class RowDuty(StorageFixtures):
         assert [(_OURS + "gone", "1"), (_OURS + "kept", "1")] == _step(storage, _ours)
 
     def test_a_step_answers_and_is_seen_by_others(self, storage: RowStorage, handles: Handles) -> None:
-        """A step returns what its body returned; then every handle sees what it wrote.
+        """A step returns the result of its body; then every handle sees the rows that it wrote.
 
-        If this fails: jobs are stored in one process and never met by another.
+        If this fails: jobs that one process stores are never found by another.
         """
 
         def put(rows: Rows) -> str:
@@ -63,9 +63,9 @@ class RowDuty(StorageFixtures):
         assert [(_OURS + "one", "1")] == _step(handles.open(), _ours)  # type: ignore[arg-type]
 
     def test_a_step_sees_its_own_writes(self, storage: RowStorage) -> None:
-        """Within a step a row that was put is read and scanned, one that was deleted is not.
+        """Within a step, a written row is read and scanned, and a deleted row is not.
 
-        If this fails: two jobs of one call do not know of each other.
+        If this fails: two jobs of the same call do not see each other.
         """
         _store(storage, {_OURS + "old": "1", _OURS + "replaced": "1"})
 
@@ -83,8 +83,8 @@ class RowDuty(StorageFixtures):
     def test_an_empty_value_is_a_value(self, storage: RowStorage) -> None:
         """A row with an empty value is read and scanned, in the step that writes it and in later ones.
 
-        If this fails: the store takes an empty string for no row. Every list in which jobs are looked for is
-        made of such rows, so no job is ever found.
+        If this fails: the store treats a row with an empty string as missing. The lists from which jobs are
+        selected consist of such rows, so no job is ever found.
         """
 
         def look(rows: Rows) -> object:
@@ -100,9 +100,9 @@ class RowDuty(StorageFixtures):
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_a_scan_leaves_out_the_row_of_its_prefix(self, storage: RowStorage, reverse: bool) -> None:
-        """The row whose key is the prefix itself is not returned, with a start or without one.
+        """A scan does not return the row whose key is the prefix itself, with a start or without one.
 
-        If this fails: a key appears twice in a list of limits or unique jobs, and pages repeat it.
+        If this fails: a key appears twice in a list of limits or unique keys, and pages repeat it.
         """
         prefix = _OURS + "unit"
         _store(storage, {prefix: "1", prefix + "/a": "2", prefix + "/b": "3"})
@@ -120,10 +120,10 @@ class RowDuty(StorageFixtures):
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_a_scan_is_in_order_of_code_points(self, storage: RowStorage, reverse: bool) -> None:
-        """Rows of a prefix come by the code points of their keys, behind `start`, up to `limit`.
+        """A scan returns a prefix's rows beyond `start` in order of code points, and at most `limit` rows.
 
-        If this fails: the store sorts by a language's rules or folds case; jobs run in another order, pages
-        leave out jobs.
+        If this fails: the store sorts by the rules of a language, or folds case. Jobs run in another order,
+        and pages leave out jobs.
         """
         neighbours = {_OURS[:-1]: "1", _OURS[:-1] + "}": "1"}
         _store(storage, neighbours | {key: key for key in reversed(_ORDERED)})
@@ -136,15 +136,15 @@ class RowDuty(StorageFixtures):
         assert ordered[:3] == scan(None, 3)
         for place, (key, _) in enumerate(ordered):
             assert ordered[place + 1 : place + 3] == scan(key, 2), key
-        middle = _OURS + "aaz"  # no row's key
+        middle = _OURS + "aaz"  # not the key of any row
         assert [pair for pair in ordered if (pair[0] < middle) is reverse] == scan(middle, 100)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_a_scan_returns_as_many_rows_as_asked_for(self, storage: RowStorage, reverse: bool) -> None:
-        """A scan returns all of 1,100 rows if its limit allows it, and no more than the limit.
+        """A scan returns all of 1,100 rows if its limit allows it, and never more rows than its limit.
 
-        If this fails: the store returns rows by pages of its own. Whatever goes beyond the first page is
-        never found: queues, keys, members of a batch, jobs of a dead session.
+        If this fails: the store returns only its own page of rows. Everything after the first page is never
+        found: queues, keys, members of a batch, jobs of an ended session.
         """
         keys = [f"{_OURS}{number:04}" for number in range(1_100)]
         _store(storage, dict.fromkeys(keys, "1"))
@@ -158,10 +158,10 @@ class RowDuty(StorageFixtures):
         assert keys[:1_050] == scan(1_050)
 
     def test_rows_keep_their_exact_text(self, storage: RowStorage) -> None:
-        """Keys and values come back as they were written; keys that only look alike are two rows.
+        """Keys and values are returned exactly as written; keys that only look the same are two rows.
 
-        If this fails: the store normalizes, trims or folds text, such as an e with a combining accent to one
-        character. Arguments are changed, and one name takes the place of another.
+        If this fails: the store normalizes, trims or folds strings, for example an e with a combining accent
+        to one character. Arguments are changed, and one name replaces another.
         """
         texts = [*ODD_TEXTS.values(), "\u00e9", "e\u0301", "E\u0301", " e\u0301", "e\u0301 "]
         stored = {_OURS + text: text for text in texts}
@@ -172,9 +172,9 @@ class RowDuty(StorageFixtures):
         assert texts == _step(storage, lambda rows: [rows.get(_OURS + text) for text in texts])
 
     def test_long_rows_are_kept_whole(self, storage: RowStorage) -> None:
-        """Keys of 500 bytes and values of 1 MiB come back as they are, to the last character.
+        """Keys of 500 bytes and values of 1 MiB are returned unchanged, to the last character.
 
-        If this fails: a large result is lost, or two long names are one.
+        If this fails: a large result is lost, or two long names share one row.
         """
         keys = _long_keys("ab")
         value = "東\x01\n" * 209_715
@@ -185,10 +185,10 @@ class RowDuty(StorageFixtures):
         assert value + "b" == _step(storage, lambda rows: rows.get(keys[1]))
 
     def test_a_long_row_is_deleted_alone(self, storage: RowStorage) -> None:
-        """Of rows whose keys have 499 bytes in common, one is replaced and one is deleted; the others stay.
+        """If keys share their first 499 bytes, a replace or delete of one row leaves the others unchanged.
 
-        If this fails: the store shortens or hashes long keys, and one delete takes other rows with it: a lock
-        is free although it is held, or the result of a step is forgotten.
+        If this fails: the store shortens or hashes long keys, so a delete also removes other rows. For
+        example, a lock is free although it is held, or the result of a step is forgotten.
         """
         first, deleted, replaced, last = keys = _long_keys("abcd")
         _store(storage, dict.fromkeys(keys, "1"))
@@ -204,9 +204,9 @@ class RowDuty(StorageFixtures):
         assert ["1", None, "2", "1"] == _step(storage, lambda rows: [rows.get(key) for key in keys])
 
     def test_steps_are_as_if_one_came_after_the_other(self, storage: RowStorage, handles: Handles) -> None:
-        """Of eight handles that each add one to a row at once, every one counts; so do rows that are scanned.
+        """If eight handles run steps concurrently, no increment of a row and no new row is lost.
 
-        If this fails: two servers claim one job.
+        If this fails: two servers claim the same job.
         """
         stores = [handles.open() for _ in range(8)]
 
@@ -223,15 +223,15 @@ class RowDuty(StorageFixtures):
 
 
 class PrunedRowDuty(StorageFixtures):
-    """What `prune` promises of the rows of a `RowStorage`."""
+    """Tests of the rows that `prune` leaves in a `RowStorage`."""
 
     verbs = "prune"
 
     def test_a_pruned_job_leaves_no_row(self, storage: RowStorage, flow: FlowScene) -> None:
-        """No key and no value contains the id of a pruned job, whatever the job had.
+        """After a prune, no key and no value contains the id of the pruned job, or any data of it.
 
-        If this fails: a store fills up with rows that no verb returns and nothing deletes, such as the memos
-        of jobs that were pruned long ago.
+        If this fails: the store fills up with rows that no verb returns or deletes, such as the memos of jobs
+        that were pruned long ago.
         """
         running = flow.run(job_id=flow.add(arguments=_PRUNED, tags=(_PRUNED,), meta_json=_PRUNED))
         for name in ("short", "\U0001f525" * 200):
@@ -250,7 +250,7 @@ class PrunedRowDuty(StorageFixtures):
 
 
 def _step(storage: RowStorage, body: Callable[[Rows], _T]) -> _T:
-    """Return what the step returned; one that does not return within a minute fails the test."""
+    """Return the result of the step; fail the test if it does not return within a minute."""
     return returned(partial(storage.step, body))
 
 
@@ -267,5 +267,5 @@ def _ours(rows: Rows) -> list[tuple[str, str]]:
 
 
 def _long_keys(lasts: str) -> list[str]:
-    """Return keys of 500 bytes that differ in these last characters."""
+    """Return keys of 500 bytes that end with these characters and are otherwise equal."""
     return [_OURS + "é" * 247 + last for last in lasts]

@@ -1,4 +1,4 @@
-"""Sessions: what a living one holds nobody takes; what a dead one held is back in its queue, once."""
+"""Tests of sessions: jobs of a living session are not taken; those of an ended one are requeued once."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ HOURS = 3_600.0
 
 
 class SessionDuty(StorageFixtures):
-    """What `begin_session`, `renew`, `end_session`, `orphans` and the lists of sessions promise."""
+    """Tests of `begin_session`, `renew`, `end_session`, `orphans` and the lists of sessions."""
 
     verbs = "begin_session renew end_session orphans oldest_session list_sessions"
 
     def test_a_session_is_stored_as_given(self, scene: Scene) -> None:
-        """A session is listed with every field, alive, for its timeout by the storage's clock.
+        """A session is listed with every field, as living, for its timeout by the storage's clock.
 
         If this fails: the list of servers is wrong, or a caller's clock decides how long a session lives.
         """
@@ -53,10 +53,10 @@ class SessionDuty(StorageFixtures):
 
     @pytest.mark.parametrize("is_dead", [False, True])
     def test_a_repeated_begin_changes_nothing(self, scene: Scene, is_dead: bool) -> None:
-        """A session that begins again keeps its fields and its end, and its death, which is final.
+        """A session that begins again keeps its fields and expiry; if it has ended, it stays ended.
 
-        If this fails: a begin that comes late, or is sent again after a lost reply, gives life to a session
-        whose jobs were taken.
+        If this fails: a `begin_session` that arrives late, or is sent again after a lost reply, revives a
+        session whose jobs were taken.
         """
         holder = scene.begin("a", HOURS)
         if is_dead:
@@ -70,9 +70,9 @@ class SessionDuty(StorageFixtures):
         assert [not is_dead] == scene.storage.renew([Renewal(holder.session)])
 
     def test_a_renewal_gives_a_timeout_from_now(self, scene: Scene) -> None:
-        """A renewed session lives for its timeout from now and shows what its child reports.
+        """A renewed session lives for its timeout from now, and shows the report of its worker process.
 
-        If this fails: living servers are taken for dead.
+        If this fails: living servers are treated as dead.
         """
         holder = scene.begin("a", HOURS)
         scene.advance(3_000)
@@ -88,9 +88,9 @@ class SessionDuty(StorageFixtures):
         assert [] == scene.orphans()
 
     def test_renewals_are_answered_each(self, scene: Scene) -> None:
-        """One call renews many sessions; dead and unknown ones answer False and stay so.
+        """One call renews many sessions; ended and unknown ones return False and stay as they are.
 
-        If this fails: one dead child makes its siblings' renewals fail, or is revived by them.
+        If this fails: one dead worker process makes the renewals of its siblings fail, or is revived by them.
         """
         living, dead, last = scene.begin("a"), scene.begin("b"), scene.begin("c")
         scene.lose(dead)
@@ -102,9 +102,9 @@ class SessionDuty(StorageFixtures):
         assert 3 == len(scene.storage.list_sessions())
 
     def test_an_expired_session_that_nobody_ended_lives_on(self, scene: Scene) -> None:
-        """A session is dead when it is marked, not when its time is over: it may claim, and be renewed.
+        """An expired session has not ended until it is marked: it can still claim and be renewed.
 
-        If this fails: a server that paused for a moment loses jobs nobody else was given.
+        If this fails: a server that paused for a moment loses jobs that no other server was given.
         """
         holder = scene.begin("a", HOURS)
         running = scene.run(holder)
@@ -118,9 +118,9 @@ class SessionDuty(StorageFixtures):
         assert [True, True] == [scene.apply(succeeds(run)).is_applied for run in (running, second)]
 
     def test_only_expired_sessions_are_orphaned(self, scene: Scene) -> None:
-        """Orphans are the sessions that expired by the storage's clock; others keep what they hold.
+        """`orphans` ends sessions that have expired by the storage's clock; others keep their jobs.
 
-        If this fails: a living server's jobs run twice, or a dead one's never again.
+        If this fails: the jobs of a living server run twice, or those of a dead one never run again.
         """
         short, long = scene.begin("short", HOURS), scene.begin("long", 9 * HOURS)
         lost, kept = scene.run(short), scene.run(long)
@@ -138,10 +138,10 @@ class SessionDuty(StorageFixtures):
         }
 
     def test_a_session_is_orphaned_once(self, scene: Scene) -> None:
-        """Once taken, a session is dead, also one that held nothing: it is told once, and lost for ever.
+        """`orphans` returns an expired session once, even if it held no job; the session stays ended.
 
-        If this fails: a job that somebody else runs by now is taken again, or gets crash after crash; the
-        list of servers never forgets, and the session may still claim.
+        If this fails: a job that another server already runs is taken again, or gets one crash after another;
+        the list of servers only grows, and the session can still claim.
         """
         holder, idle = scene.begin("a", HOURS), scene.begin("idle", HOURS)
         running = scene.run(holder)
@@ -158,10 +158,10 @@ class SessionDuty(StorageFixtures):
         assert 1 == scene.record(running.id).crashes
 
     def test_a_session_is_orphaned_only_when_it_has_expired_by_both_clocks(self, scene: Scene) -> None:
-        """With `as_of` a session is orphaned if it has expired by that time and by the storage's clock.
+        """With `as_of`, a session is ended if it has expired by that time and by the storage's clock.
 
-        If this fails: when the storage's clock is set forward, a server that looked at it a moment before
-        ends the sessions of all living servers.
+        If this fails: after the storage's clock is set forward, a server that read it just before ends the
+        sessions of all living servers.
         """
         holder = scene.begin("a", HOURS)
         before = scene.now()
@@ -175,11 +175,12 @@ class SessionDuty(StorageFixtures):
         assert [holder.session] == [taken.session for taken in by_both]
 
     def test_a_session_that_would_outlive_its_timeout_twice_is_orphaned(self, scene: Scene) -> None:
-        """A session renewed before the clock was set back, and not since, is orphaned; a renewed one lives.
+        """`orphans` ends a session that was last renewed before the clock was set back; a renewed one lives.
 
-        One that could have been renewed by the time `as_of` lives too.
+        Such a session has expired if it would live for more than two of its timeouts. A session that could
+        have been renewed by the time `as_of` lives too.
 
-        If this fails: when the storage's clock is set back by a day, the jobs of servers that died are lost
+        If this fails: after the storage's clock is set back by a day, the jobs of servers that died are lost
         for a day.
         """
         dead, living = scene.begin("dead", HOURS), scene.begin("living", HOURS)
@@ -198,7 +199,7 @@ class SessionDuty(StorageFixtures):
         assert [False, True] == scene.storage.renew([Renewal(dead.session), Renewal(living.session)])
 
     def test_orphans_are_taken_within_a_limit(self, scene: Scene) -> None:
-        """At most so many sessions are ended by one call; the rest by the next.
+        """One call of `orphans` ends at most `limit` sessions; the next call ends the rest.
 
         If this fails: the loss of a cluster is handled in one endless step.
         """
@@ -211,9 +212,12 @@ class SessionDuty(StorageFixtures):
         assert [2, 2, 1, 0] == numbers
 
     def test_the_jobs_of_an_orphan_get_a_crash(self, scene: Scene) -> None:
-        """Nothing is known of a lost session: each of its jobs gets a crash and goes back to its old place.
+        """Each job of a lost session gets a crash, and goes back to its old place.
 
-        If this fails: a job that kills its host is never found, or victims lose place, attempts or retries.
+        Nothing is known about which of the jobs ran.
+
+        If this fails: a job that kills its host is never found, or other jobs lose their place, attempts or
+        retries.
         """
         holder = scene.begin("a", HOURS)
         job_id = scene.settle(retries(scene.run(holder)))
@@ -238,10 +242,10 @@ class SessionDuty(StorageFixtures):
     def test_the_crash_of_a_job_shows_whether_its_start_was_stored(
         self, scene: Scene, is_expired: bool
     ) -> None:
-        """The history entry of the crash has the start that the session last stored, of that attempt alone.
+        """The history entry of a crash has the start that the session stored last, for that attempt only.
 
-        If this fails: a job that takes down its whole server each time runs for ever, or jobs that were only
-        claimed by lost servers are failed.
+        If this fails: a job that kills its whole server each time runs forever, or jobs that lost servers had
+        only claimed are failed.
         """
 
         def end(holder: ClaimHolder) -> None:
@@ -265,9 +269,9 @@ class SessionDuty(StorageFixtures):
         assert [started_at, None] == [entry.started_at for entry in crashes]
 
     def test_only_what_ran_is_blamed(self, scene: Scene) -> None:
-        """Jobs named as running get a crash and the reason; the others go back without a trace.
+        """Jobs named as running get a crash and the reason; the others go back without a history entry.
 
-        If this fails: neighbours of a poisonous job are failed with it.
+        If this fails: jobs that ran next to a harmful job are failed with it.
         """
         holder = scene.begin()
         ids = scene.add_many(4)
@@ -289,9 +293,9 @@ class SessionDuty(StorageFixtures):
         assert before == [_place(scene.record(job_id)) for job_id in ids]
 
     def test_a_session_of_which_nothing_is_known_blames_all(self, scene: Scene) -> None:
-        """`running=None` gives every job a crash, an empty collection none.
+        """`running=None` gives every job a crash, and an empty collection gives none.
 
-        If this fails: "nothing is known" is taken for "nothing ran".
+        If this fails: "nothing is known" is treated as "nothing ran".
         """
         one, other = scene.begin("a"), scene.begin("b")
         known, unknown = scene.run(one), scene.run(other)
@@ -305,9 +309,9 @@ class SessionDuty(StorageFixtures):
         assert (0, 1) == (scene.record(known.id).crashes, scene.record(unknown.id).crashes)
 
     def test_the_end_of_a_session_touches_only_its_own(self, scene: Scene) -> None:
-        """Jobs of others stay as they are, also when they are named as running.
+        """The end of a session does not change jobs of others, even if they are named as running.
 
-        If this fails: the death of one child takes the jobs of another.
+        If this fails: the death of one worker process takes the jobs of another.
         """
         dead, well = scene.begin("dead"), scene.begin("well")
         kept = scene.run(well)
@@ -322,9 +326,9 @@ class SessionDuty(StorageFixtures):
         assert scene.apply(succeeds(kept)).is_applied
 
     def test_what_was_taken_is_claimed_anew(self, scene: Scene) -> None:
-        """Jobs taken back run again in their old order, each under a new fence.
+        """Jobs that were taken from an ended session are claimed in their old order, each with a new fence.
 
-        If this fails: jobs of a dead server are lost, or it finishes what somebody else runs.
+        If this fails: the jobs of a dead server are lost, or it ends jobs that another server runs.
         """
         dead, heir = scene.begin("dead"), scene.begin("heir")
         ids = scene.add_many(3)
@@ -339,9 +343,11 @@ class SessionDuty(StorageFixtures):
         assert all(after.fence > before.fence for before, after in zip(old, new, strict=True))
 
     def test_many_crashes_only_count(self, scene: Scene) -> None:
-        """A session's end never fails a job, whatever its crashes: only one that ran alone is failed.
+        """The end of a session never fails a job, however often it has crashed.
 
-        If this fails: three partitions of a network fail every job that ran then.
+        Only a job that ran alone in a job process is failed for its crashes.
+
+        If this fails: three network partitions fail every job that ran at that time.
         """
         running = scene.run(scene.begin("first"))
         job_id = scene.settle(crashes(running))
@@ -355,9 +361,9 @@ class SessionDuty(StorageFixtures):
 
     @pytest.mark.parametrize("running", [None, []])
     def test_ending_twice_or_the_unknown_does_nothing(self, scene: Scene, running: list[str] | None) -> None:
-        """A second end, and the end of a session that never was, take nothing.
+        """A second end of a session, and the end of an unknown session, do nothing.
 
-        If this fails: a supervisor that asks again takes jobs that run elsewhere by now.
+        If this fails: a supervisor that repeats a request takes jobs that already run elsewhere.
         """
         dead, heir = scene.begin("dead"), scene.begin("heir")
         job = scene.run(dead)
@@ -373,9 +379,9 @@ class SessionDuty(StorageFixtures):
         assert before == (scene.record(job.id), scene.storage.list_sessions())
 
     def test_a_dead_session_shows_what_it_said_last(self, scene: Scene) -> None:
-        """The last renewal stays with a session that has ended.
+        """An ended session keeps its last renewal.
 
-        If this fails: a server that stopped in order cannot be told from one that was killed.
+        If this fails: a server that stopped normally cannot be distinguished from one that was killed.
         """
         holder, killed = scene.begin("a"), scene.begin("b")
         last = [
@@ -390,9 +396,9 @@ class SessionDuty(StorageFixtures):
         assert last == [record.renewal for record in scene.storage.list_sessions()]
 
     def test_sessions_are_listed_oldest_first(self, scene: Scene) -> None:
-        """The list has living and dead sessions in order of `started_at`.
+        """The list has living and ended sessions in order of `started_at`.
 
-        If this fails: the list of servers jumps about.
+        If this fails: the order of the list of servers changes all the time.
         """
         for name in "cab":
             scene.begin(name)
@@ -405,7 +411,7 @@ class SessionDuty(StorageFixtures):
         ]
 
     def test_oldest_session_is_the_first_living_one_of_the_list(self, scene: Scene) -> None:
-        """The oldest session is the first in the list that has not been marked as dead.
+        """The oldest session is the first in the list that has not been marked as ended.
 
         If this fails: no server, or every server, takes due jobs without delay.
         """
@@ -428,10 +434,10 @@ class SessionDuty(StorageFixtures):
         assert (None, None) == (before, scene.storage.oldest_session())
 
     def test_followed_session_is_deleted_an_hour_after_its_death(self, scene: Scene) -> None:
-        """If another session of the same server began after a death, the dead session goes after an hour.
+        """An ended session is deleted after an hour if another session of its server began after its death.
 
         If this fails: each restart of a worker process leaves a session for a day, or the last sessions of a
-        lost server are gone before anybody has seen them.
+        lost server are deleted before people have seen them.
         """
         server = NewSession("first", "server", "host:7", "host", 7, scene.stamp(), 90 * HOURS)
         sibling, later = attrs.evolve(server, id="sibling"), attrs.evolve(server, id="later", started_at=0)
@@ -441,7 +447,7 @@ class SessionDuty(StorageFixtures):
         scene.storage.end_session("first", (), reason="died")
         scene.storage.begin_session(later)
         scene.storage.end_session("sibling", (), reason="died")
-        scene.begin("another", 90 * HOURS)  # of another server
+        scene.begin("another", 90 * HOURS)  # belongs to another server
 
         kept = []
         for seconds in (0, 0.9 * HOURS, 0.2 * HOURS, 20 * HOURS, 3 * HOURS):
@@ -454,9 +460,9 @@ class SessionDuty(StorageFixtures):
         assert [everything, everything, everything - {"first"}, everything - {"first"}, living] == kept
 
     def test_dead_sessions_are_shown_for_a_day(self, scene: Scene) -> None:
-        """A dead session is pruned a day after its death; a living one stays, however old.
+        """An ended session is deleted a day after its death; a living one stays, however old it is.
 
-        If this fails: nobody sees which server died last night, or the list grows for ever.
+        If this fails: people cannot see which server died last night, or the list grows forever.
         """
         scene.begin("old", 90 * HOURS)
         dead = scene.begin("dead")
@@ -474,7 +480,7 @@ class SessionDuty(StorageFixtures):
 
 
 def _place(record: JobRecord) -> JobRecord:
-    """Return the record without what a crash may change."""
+    """Return the record without the fields that a crash may change."""
     return attrs.evolve(record, crashes=0, fence=0, reason=None, changed_at=0, claimed_at=None, server=None)
 
 
@@ -483,14 +489,14 @@ def _held(running: Running, started_at: int | None = None) -> HeldClaim:
 
 
 class ReconcileDuty(StorageFixtures):
-    """What `reconcile` promises."""
+    """Tests of `reconcile`."""
 
     verbs = "reconcile"
 
     def test_agreement_is_silent(self, scene: Scene) -> None:
-        """What both sides know is neither lost nor unknown, and nobody's else is mentioned.
+        """A claim known to both sides is neither lost nor unknown; jobs of other sessions are not returned.
 
-        If this fails: servers stop jobs that are rightly theirs, or hand back what they, or others, run.
+        If this fails: servers stop jobs that are rightly theirs, or hand back jobs that they or others run.
         """
         running = scene.run()
         scene.run(scene.begin("b"))
@@ -501,9 +507,9 @@ class ReconcileDuty(StorageFixtures):
         assert (False, [], []) == (found.is_session_lost, found.lost, found.unknown)
 
     def test_what_the_child_does_not_name_is_unknown(self, scene: Scene) -> None:
-        """Jobs that the storage holds for a session and the child did not name come back whole, unmoved.
+        """A session's jobs that its worker process does not name are returned completely, and not moved.
 
-        If this fails: the reply to a claim that was lost on its way leaves its jobs with nobody, for ever.
+        If this fails: the jobs of a claim whose reply was lost are never run.
         """
         holder = scene.begin()
         scene.add_many(3)
@@ -517,9 +523,9 @@ class ReconcileDuty(StorageFixtures):
         assert [State.PROCESSING] * 3 == scene.states(*(job.id for job in claimed))
 
     def test_the_unknown_can_be_handed_back(self, scene: Scene) -> None:
-        """What reconcile returns is enough to hand the job back.
+        """An unknown job that `reconcile` returns can be handed back.
 
-        If this fails: a fence or attempt in it is not the stored one, and the hand-back is refused.
+        If this fails: its fence or attempt differs from the stored one, and the hand-back is refused.
         """
         holder = scene.begin()
         lost_reply = scene.run(holder)
@@ -531,9 +537,10 @@ class ReconcileDuty(StorageFixtures):
         assert (State.ENQUEUED, 0) == (scene.state(job.id), scene.record(job.id).attempt)
 
     def test_what_is_no_longer_held_is_lost(self, scene: Scene) -> None:
-        """Jobs that ended, were deleted, are held by others or do not exist are lost, in the order given.
+        """Jobs that ended, were deleted, are held by others or do not exist are lost, in the given order.
 
-        If this fails: a child goes on running what somebody else runs, or what an operator deleted.
+        If this fails: a worker process continues a job that another one runs, or that an operator has
+        deleted.
         """
         holder, other = scene.begin("a"), scene.begin("b")
         ended, deleted, kept = scene.run(holder), scene.run(holder), scene.run(holder)
@@ -550,7 +557,8 @@ class ReconcileDuty(StorageFixtures):
     def test_ended_job_is_lost_with_its_end(self, scene: Scene, to: str) -> None:
         """A lost job that its own run has ended has a final state, the fence of the claim and no tail.
 
-        If this fails: a run that ended within a transaction of its own is cancelled, and its end not counted.
+        If this fails: a run that ended its job within a transaction of its own is cancelled, and its end does
+        not count.
         """
         running = scene.run()
         scene.settle(succeeds(running) if to == "succeeded" else fails(running))
@@ -562,9 +570,9 @@ class ReconcileDuty(StorageFixtures):
         assert [True] == [one.has_ended for one in found.lost]
 
     def test_deleted_job_is_lost_with_its_tail(self, scene: Scene) -> None:
-        """A lost job that was deleted while it ran has a tail, until its holder's end takes that away.
+        """A lost job that was deleted while it ran has a tail, until the end by its holder removes the tail.
 
-        If this fails: the run of a deleted job goes on, since it looks as if it had ended the job itself.
+        If this fails: the run of a deleted job continues, because it seems to have ended the job itself.
         """
         running = scene.run()
         scene.settle(deletes(running.id))
@@ -579,9 +587,9 @@ class ReconcileDuty(StorageFixtures):
         assert [False] == [one.has_ended for one in with_tail.lost]
 
     def test_requeued_job_is_lost_with_its_new_state(self, scene: Scene) -> None:
-        """A lost job is as it is now: enqueued again, under a tail or without, or claimed by another session.
+        """A lost job has its current state: enqueued with or without a tail, or claimed by another session.
 
-        If this fails: the old run of a job that was requeued goes on beside the new one.
+        If this fails: the old run of a requeued job continues at the same time as the new one.
         """
         holder, other = scene.begin("a"), scene.begin("b")
         ended, deleted, taken = scene.run(holder), scene.run(holder), scene.run(holder)
@@ -603,9 +611,9 @@ class ReconcileDuty(StorageFixtures):
         assert [False] * 3 == [one.has_ended for one in found.lost]
 
     def test_unknown_job_is_lost_without_a_state(self, scene: Scene) -> None:
-        """A job that was pruned, or never stored, has no state.
+        """A lost job that was pruned, or never stored, has no state.
 
-        If this fails: a child cannot tell that a job is gone.
+        If this fails: a worker process cannot detect that a job was deleted from the storage.
         """
         running = scene.run()
         scene.settle(deletes(running.id, expires_at=scene.stamp()))
@@ -620,12 +628,12 @@ class ReconcileDuty(StorageFixtures):
 
     @pytest.mark.parametrize("heir", ["a", "b"])
     def test_a_stale_fence_is_lost(self, scene: Scene, heir: str) -> None:
-        """Job and fence together name a claim: with the old fence the child has not named the new one.
+        """Job and fence together identify a claim: a claim named with an old fence is lost.
 
-        Its session's own is unknown then, and no start is written to it.
+        If the session itself has claimed the job again, the new claim is unknown. No start is written to it.
 
-        If this fails: a job claimed anew, its reply lost, hides behind the child's memory of the old claim;
-        or a child that lost a job writes into the attempt of another.
+        If this fails: the old claim in the worker process hides a new claim of the job whose reply was lost.
+        Or a worker process that lost a job writes into another attempt of it.
         """
         holder = scene.begin("a")
         stale = scene.run(holder)
@@ -640,9 +648,9 @@ class ReconcileDuty(StorageFixtures):
         assert scene.record(fresh.id).started_at is None
 
     def test_a_start_is_written(self, scene: Scene) -> None:
-        """`started_at` of a held job is written to it; without one nothing is.
+        """The `started_at` of a held job is stored; without one, nothing is written.
 
-        If this fails: jobs that run for hours are shown as claimed and never started.
+        If this fails: jobs that have run for hours are shown as claimed but not started.
         """
         holder = scene.begin()
         scene.add_many(2)
@@ -656,9 +664,9 @@ class ReconcileDuty(StorageFixtures):
         assert [1, 1] == [len(scene.history(run.id)) for run in (started, waiting)]
 
     def test_a_dead_session_learns_of_its_death(self, scene: Scene) -> None:
-        """A dead or unknown session is told so, and holds nothing.
+        """`reconcile` reports an ended or unknown session as lost, and as holding nothing.
 
-        If this fails: a child that was given up never learns it.
+        If this fails: a worker process whose session was ended never detects it.
         """
         holder = scene.begin()
         running = scene.run(holder)

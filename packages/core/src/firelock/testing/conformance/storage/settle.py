@@ -1,4 +1,4 @@
-"""Settle: each end of an attempt leaves what was promised, and nobody but its holder ends it."""
+"""Tests of settles: each end of an attempt writes the promised fields, and only the holder can end it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# Ends by the rule that each proves: the end, what is the matter where it fails, and what is written.
+# By the rule that each proves: a function that creates the end, the cause of a failure, and the fields that
+# are written.
 _WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object]]] = {
     "an absent result has its reason": (
         lambda running: succeeds(running, None, absent="300 KiB is above the limit of 256 KiB"),
@@ -69,14 +70,14 @@ _WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object
 
 
 class SettleDuty(StorageFixtures):
-    """What `apply` writes when every guard holds."""
+    """Tests of the fields that `apply` writes if every guard holds."""
 
     verbs = "apply"
 
     def test_a_success_is_written_whole(self, scene: Scene) -> None:
-        """A succeeded job has its result, its end, its expiry and its start, and no holder.
+        """A succeeded job has its result, start, end and expiry, and no holder.
 
-        If this fails: results are lost, or a finished job still looks held.
+        If this fails: results are lost, or an ended job still appears to be held.
         """
         running = scene.run()
         before = scene.record(running.id)
@@ -96,9 +97,9 @@ class SettleDuty(StorageFixtures):
     def test_an_end_writes_what_it_means(
         self, scene: Scene, end: Callable[[Running], Transition], why: str, written: dict[str, object]
     ) -> None:
-        """Each end leaves the fields of its row in the table, and its reason.
+        """Each end writes the fields of its row in the table, and its reason.
 
-        If this fails: the row says what is the matter.
+        If this fails: the row states the cause.
         """
         running = scene.run()
 
@@ -108,12 +109,13 @@ class SettleDuty(StorageFixtures):
         assert written == {name: getattr(record, name) for name in written}, why
 
     def test_a_failure_keeps_its_traceback_apart(self, scene: Scene) -> None:
-        """A failed job carries its error without the traceback; `errors` has the traceback, by attempt.
+        """The record of a failed job has its error without traceback; `errors` has the traceback by attempt.
 
-        The end is one entry of the history: state, instant, reason; of the attempt number, claim, start.
+        The end is one history entry with state, time and reason, and the number, claim, start and server of
+        the attempt.
 
-        If this fails: lists of jobs move megabytes of tracebacks, or the traceback is lost; or people cannot
-        see what happened when, and where.
+        If this fails: lists of jobs transfer megabytes of tracebacks, or the traceback is lost; or people
+        cannot see what happened when, and where.
         """
         running = scene.run()
         error = error_info("f1", traceback="→ app.py line 7")
@@ -133,7 +135,7 @@ class SettleDuty(StorageFixtures):
         assert 2 == len(scene.history(running.id))
 
     def test_a_retry_without_wait_is_enqueued_behind_the_others(self, scene: Scene) -> None:
-        """A retry at once gets a new place in its queue, by the storage's clock.
+        """A retry without a delay gets a new place in its queue, by the storage's clock.
 
         If this fails: a job that always fails is always first.
         """
@@ -153,7 +155,7 @@ class SettleDuty(StorageFixtures):
     def test_a_new_attempt_starts_afresh(self, scene: Scene) -> None:
         """The next claim of a retried job has attempt 2, retries 1 and no start; the last error stays.
 
-        If this fails: a retry shows the start of the attempt before, or begins its counts again.
+        If this fails: a retry shows the start of the previous attempt, or its counts start again.
         """
         holder = scene.begin()
         job_id = scene.settle(retries(scene.run(holder)))
@@ -165,9 +167,11 @@ class SettleDuty(StorageFixtures):
 
     @pytest.mark.parametrize("has_started", [False, True])
     def test_a_job_handed_back_keeps_its_place(self, scene: Scene, has_started: bool) -> None:
-        """A job handed back stands where it stood, attempt given back, without a trace unless it had started.
+        """A job handed back keeps its place, and its attempt is undone.
 
-        If this fails: a restart of a server sends its jobs to the end of the queue, or fills histories.
+        It gets a history entry only if it had started.
+
+        If this fails: a restart of a server moves its jobs to the end of the queue, or fills their histories.
         """
         holder = scene.begin()
         running = scene.run(holder)
@@ -182,9 +186,10 @@ class SettleDuty(StorageFixtures):
         assert [running.id, other] == scene.claim_ids(holder)
 
     def test_jobs_handed_back_stand_before_equals_that_came_with_them(self, scene: Scene) -> None:
-        """Of a batch that was claimed in part, what is handed back is still before the rest.
+        """If a batch was claimed in part, jobs that are handed back still come before the rest of the batch.
 
-        If this fails: equal `enqueued_at` is ordered by the last write instead of by the insert.
+        If this fails: jobs with equal `enqueued_at` are ordered by their last write instead of by their
+        insert.
         """
         ids = scene.add_many(6)
         holder = scene.begin()
@@ -198,9 +203,9 @@ class SettleDuty(StorageFixtures):
         assert ids == scene.claim_ids(holder)
 
     def test_a_silent_wait_changes_the_job_alone(self, scene: Scene) -> None:
-        """A repeated wait for an unknown task is scheduled anew without an entry in the history.
+        """A repeated wait for an unknown task schedules the job again without a history entry.
 
-        If this fails: a job whose task no server knows grows a history without end.
+        If this fails: the history of a job whose task no server knows grows without end.
         """
         holder = scene.begin()
         running = scene.run(holder)
@@ -220,9 +225,9 @@ class SettleDuty(StorageFixtures):
         assert 1 == len(scene.history(running.id))
 
     def test_the_last_crash_fails_the_job(self, scene: Scene) -> None:
-        """The third crash fails the job with its reason, the attempt counted.
+        """The third crash fails the job with the reason of the crash, and the attempt counts.
 
-        If this fails: a job that kills its process runs for ever.
+        If this fails: a job that kills its process runs forever.
         """
         holder = scene.begin()
         running = scene.run(holder)
@@ -241,7 +246,7 @@ class SettleDuty(StorageFixtures):
         )
 
     def test_an_operators_delete_ends_a_waiting_job(self, scene: Scene) -> None:
-        """A deleted job has ended for a reason, expires as told and is not claimed.
+        """A deleted job has an end, a reason and the given expiry, and is not claimed.
 
         If this fails: deleted jobs run.
         """
@@ -264,9 +269,10 @@ class SettleDuty(StorageFixtures):
         assert [] == scene.claim(scene.begin())
 
     def test_a_requeue_gives_everything_back(self, scene: Scene) -> None:
-        """A requeued job has no retries, crashes, end, expiry or result; attempts and history go on.
+        """A requeued job has no retries, crashes, end, expiry or result; its attempts and history continue.
 
-        If this fails: a requeued job fails at once, its retries being used up, or is pruned while it waits.
+        If this fails: a requeued job fails immediately, because its retries are used up, or is pruned while
+        it waits.
         """
         holder = scene.begin()
         job_id = scene.settle(retries(scene.run(holder)))
@@ -293,9 +299,9 @@ class SettleDuty(StorageFixtures):
 
     @pytest.mark.parametrize("state", ["scheduled", "failed", "deleted", "succeeded"])
     def test_a_requeued_job_stands_in_its_queue_once(self, scene: Scene, state: str) -> None:
-        """A job requeued from any state is claimable, once, and no longer due or in its former list.
+        """A job requeued from any state can be claimed once, is not due, and is in no other list.
 
-        If this fails: a requeue leaves the former index entry behind, and the job runs twice.
+        If this fails: a requeue leaves the old index entry in place, and the job runs twice.
         """
         holder = scene.begin()
         match state:
@@ -317,9 +323,9 @@ class SettleDuty(StorageFixtures):
         assert {State.PROCESSING: 1} == scene.by_state()
 
     def test_taking_a_scheduled_job_away_keeps_its_instant(self, scene: Scene) -> None:
-        """The entry of a delete, a requeue or a move of a scheduled job says when it would have been due.
+        """The history entry of a delete, requeue or reschedule of a scheduled job has its previous due time.
 
-        If this fails: nobody can take the delete back, since the instant is nowhere any more.
+        If this fails: a delete cannot be undone, because the due time is no longer stored anywhere.
         """
         due_at = BASE + HOUR
         scheduled = {"state": State.SCHEDULED, "due_at": due_at, "nominal_at": due_at}
@@ -336,9 +342,9 @@ class SettleDuty(StorageFixtures):
         ]
 
     def test_a_restored_scheduled_job_waits_again(self, scene: Scene) -> None:
-        """A restored job is due when it was due before, its retries counted, and has not ended.
+        """A restored scheduled job is due at its old time, keeps its retries, and has no end.
 
-        If this fails: undoing a delete runs a retry at once, or never.
+        If this fails: an undone delete runs a retry immediately, or never.
         """
         job_id = scene.settle(retries(scene.run(), due_at=BASE + HOUR))
         scene.settle(deletes(job_id, expires_at=BASE + 9 * HOUR))
@@ -364,9 +370,9 @@ class SettleDuty(StorageFixtures):
         assert 1 == scene.promote().promoted
 
     def test_a_restored_enqueued_job_is_claimed_once(self, scene: Scene) -> None:
-        """A restored job stands at the end of its queue, once, and does not expire.
+        """A restored enqueued job is at the end of its queue, once, and does not expire.
 
-        If this fails: undoing a delete leaves a job that nobody runs, or that two run.
+        If this fails: an undone delete leaves a job that no server runs, or that two servers run.
         """
         holder = scene.begin()
         job_id, other = scene.add(), scene.add()
@@ -381,9 +387,9 @@ class SettleDuty(StorageFixtures):
         assert 0 == scene.prune()
 
     def test_a_restored_failed_job_has_its_error(self, scene: Scene) -> None:
-        """A restored job has failed as before, with its error and traceback, and expires as told.
+        """A restored failed job is failed again, with its error and traceback, and the given expiry.
 
-        If this fails: undoing a delete of a failed job loses why it failed.
+        If this fails: undoing the delete of a failed job loses the reason of its failure.
         """
         error = error_info("f1")
         job_id = scene.settle(fails(scene.run(), error))
@@ -405,9 +411,9 @@ class SettleDuty(StorageFixtures):
         assert ["f1"] == [group.fingerprint for group in scene.storage.failure_groups(10)]
 
     def test_only_a_deleted_job_is_restored(self, scene: Scene) -> None:
-        """A restore of a job in any other state is refused and writes nothing.
+        """A restore of a job in any other state than deleted is refused and writes nothing.
 
-        If this fails: a late undo takes a job back that runs or has succeeded meanwhile.
+        If this fails: a late undo changes a job that runs or has succeeded by then.
         """
         holder = scene.begin()
         ids = [scene.settle(ENDS[name](scene.run(holder))) for name in ("succeeds", "fails")]
@@ -421,7 +427,7 @@ class SettleDuty(StorageFixtures):
 
 
 class GuardDuty(StorageFixtures):
-    """What `apply` does when a guard does not hold."""
+    """Tests of `apply` if a guard does not hold."""
 
     verbs = "apply"
 
@@ -429,12 +435,12 @@ class GuardDuty(StorageFixtures):
     def test_only_the_holder_of_the_claim_settles(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """The end of an earlier claim, and one by another session, are refused and write nothing.
+        """The end of an earlier claim, and an end by another session, are refused and write nothing.
 
-        Also where the session holds the job anew, or the other one has the right fence.
+        This also holds if the session has claimed the job again, or if the other session has the right fence.
 
-        If this fails: a holder that was thought dead finishes somebody else's attempt, or sessions can end
-        each other's jobs.
+        If this fails: a holder that was considered dead ends the attempt of another session, or sessions can
+        end each other's jobs.
         """
         holder = scene.begin()
         stale = scene.run(holder)
@@ -448,9 +454,9 @@ class GuardDuty(StorageFixtures):
         assert before == (scene.record(stale.id), scene.storage.history(stale.id))
 
     def test_a_settle_needs_its_states(self, scene: Scene) -> None:
-        """A transition from states the job is not in is refused, whoever asks.
+        """A transition is refused, for any caller, if the job is in none of the states that it names.
 
-        If this fails: an operator's requeue makes a second copy of a job that runs.
+        If this fails: an operator's requeue creates a second copy of a running job.
         """
         holder = scene.begin()
         running = scene.run(holder)
@@ -464,9 +470,9 @@ class GuardDuty(StorageFixtures):
         assert before == scene.storage.get([running.id, waiting, ended])
 
     def test_an_unknown_job_is_missing(self, scene: Scene) -> None:
-        """A transition of an id that is not stored answers so and stores nothing.
+        """A transition of an id that is not stored returns `MISSING` and stores nothing.
 
-        If this fails: the end of a pruned job raises, or brings half a job back.
+        If this fails: the end of a pruned job raises an error, or stores parts of the job again.
         """
         running = scene.run()
         ghost = Running(attrs.evolve(running.job, id=scene.new_id()), running.holder)
@@ -479,9 +485,9 @@ class GuardDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
     def test_a_repeat_is_already_applied(self, scene: Scene, end: Callable[[Running], Transition]) -> None:
-        """A settle that is sent again after it was applied answers so and writes nothing twice.
+        """A settle that is sent again after it was applied returns `ALREADY` and writes nothing.
 
-        If this fails: after a lost reply a server takes its success for a lost job, or counts a retry twice.
+        If this fails: after a lost reply a server treats its success as a lost job, or counts a retry twice.
         """
         running = scene.run()
         first = scene.apply(end(running))
@@ -494,9 +500,9 @@ class GuardDuty(StorageFixtures):
         assert len(scene.errors(running.id)) <= 1
 
     def test_a_repeat_after_the_next_claim_is_refused(self, scene: Scene) -> None:
-        """Once the job has moved on to another claim, the repeat is as stale as any other.
+        """A repeated settle is refused as stale if the job was claimed again in the meantime.
 
-        If this fails: a repeat arrives late and ends an attempt it knows nothing of.
+        If this fails: a late repeat ends an attempt to which it does not belong.
         """
         holder = scene.begin()
         first = scene.run(holder)
@@ -509,9 +515,9 @@ class GuardDuty(StorageFixtures):
         assert (State.PROCESSING, 1) == (scene.state(first.id), scene.record(first.id).retries)
 
     def test_another_end_of_the_same_claim_is_refused(self, scene: Scene) -> None:
-        """The first end of a claim stands; a different one with the same fence is no repeat.
+        """The first end of a claim is final; a different end with the same fence is not a repeat.
 
-        If this fails: a job that succeeded is failed by a late time-out.
+        If this fails: a late time-out fails a job that has succeeded.
         """
         running = scene.run()
         scene.settle(succeeds(running))
@@ -522,9 +528,9 @@ class GuardDuty(StorageFixtures):
         assert State.SUCCEEDED == scene.state(running.id)
 
     def test_an_operators_repeat_is_refused(self, scene: Scene) -> None:
-        """A second delete finds nothing to delete: without a fence there is no telling a repeat.
+        """A second delete by an operator is refused, because without a fence no repeat can be recognized.
 
-        If this fails: two people who delete one job are both told that they did it.
+        If this fails: two people who delete the same job both get the result that they deleted it.
         """
         job_id = scene.add()
 
@@ -534,10 +540,10 @@ class GuardDuty(StorageFixtures):
         assert 2 == len(scene.history(job_id))
 
     def test_one_refusal_hinders_no_other(self, scene: Scene) -> None:
-        """Results come in the order of the transitions, each stands for itself; counts move by what was done.
+        """Each transition has its own result, in order, and counts change only by applied transitions.
 
-        If this fails: one lost job makes a server lose the ends of a whole batch, or counters move with what
-        was asked instead of with what was done.
+        If this fails: one lost job makes a server lose the ends of a whole batch, or counts follow the
+        requested changes instead of those that were applied.
         """
         holder = scene.begin()
         scene.add_many(4)
@@ -564,9 +570,10 @@ class GuardDuty(StorageFixtures):
         assert dict.fromkeys(states, 1) == scene.by_state()
 
     def test_transitions_of_one_job_are_applied_in_order(self, scene: Scene) -> None:
-        """Later transitions of a batch see what the earlier ones did, to other jobs in between as well.
+        """Later transitions of a batch see the changes of earlier ones, even with other jobs between them.
 
-        If this fails: a batch is applied by job instead of by order, or only the last transition is kept.
+        If this fails: a batch is applied job by job instead of in order, or only the last transition is
+        stored.
         """
         running = scene.run()
         other = scene.add()
@@ -591,9 +598,9 @@ class GuardDuty(StorageFixtures):
         ]
 
     def test_a_batch_of_a_thousand_is_one_call(self, scene: Scene) -> None:
-        """A thousand jobs are stored by one call, a thousand ends applied by another, each with its result.
+        """One call stores a thousand jobs, and another applies a thousand ends, each with its result.
 
-        If this fails: a limit on the number of bound values of a statement or script is hit.
+        If this fails: the call exceeds a limit on the number of bound values of a statement or script.
         """
         ids = scene.add_many(1_000, tags=("bulk", "night"))
         holder = scene.begin()
@@ -606,15 +613,15 @@ class GuardDuty(StorageFixtures):
 
 
 class ExchangeDuty(StorageFixtures):
-    """What `exchange` promises beside `apply` and `claim`."""
+    """Tests of `exchange`, in addition to those of `apply` and `claim`."""
 
     verbs = "exchange"
 
     def test_an_exchange_settles_and_claims(self, scene: Scene) -> None:
-        """Ends are applied and told in order, whoever's they are, and new work is taken behind them.
+        """An exchange applies ends of any session, returns their results in order, and then claims jobs.
 
-        If this fails: a server that works by exchange alone loses ends or starves; or an exchange ties its
-        transitions to the claiming session.
+        If this fails: a server that uses only `exchange` loses ends or starves; or the transitions of an
+        exchange must belong to the claiming session.
         """
         holder, other = scene.begin("a"), scene.begin("b")
         scene.add_many(2)
@@ -631,9 +638,10 @@ class ExchangeDuty(StorageFixtures):
 
     @pytest.mark.parametrize("queues", [["default"], None], ids=["named", "every queue"])
     def test_what_an_exchange_gives_back_it_may_take(self, scene: Scene, queues: list[str] | None) -> None:
-        """The claim sees what the ends of the same exchange enqueued.
+        """The claim of an exchange sees the jobs that the ends of the same exchange have enqueued.
 
-        If this fails: a job handed back is claimed with its old fence, or waits one exchange for nothing.
+        If this fails: a job that was handed back is claimed with its old fence, or waits for the next
+        exchange without a reason.
         """
         holder = scene.begin()
         first = scene.run(holder)
@@ -646,10 +654,10 @@ class ExchangeDuty(StorageFixtures):
         assert Applied.REFUSED == scene.apply(succeeds(first))
 
     def test_a_batch_of_ends_moves_each_job_once(self, scene: Scene) -> None:
-        """The counts equal the jobs after ends of several kinds, one of a job with a child since its claim.
+        """After ends of several kinds the counts match the jobs, even if one got a child after its claim.
 
-        If this fails: what a batch writes is written again for a part of it, and counts stay wrong for ever;
-        or continuations wait for the next round of upkeep.
+        If this fails: some writes of a batch are repeated, and counts stay wrong forever; or continuations
+        wait for the next round of upkeep.
         """
         holder = scene.begin()
         scene.add_many(3)
@@ -663,7 +671,7 @@ class ExchangeDuty(StorageFixtures):
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 
     def test_an_exchange_may_only_settle_or_only_claim(self, scene: Scene) -> None:
-        """No ends, or a limit of zero, are ordinary.
+        """An exchange without ends claims, and an exchange with a limit of zero settles.
 
         If this fails: a full server cannot settle, or an idle one cannot claim.
         """
@@ -681,9 +689,9 @@ class ExchangeDuty(StorageFixtures):
         )  # fmt: skip
 
     def test_a_dead_session_settles_nothing_and_learns_of_its_death(self, scene: Scene) -> None:
-        """Ends of a dead session are refused, its claim takes nothing, and the exchange says that it is lost.
+        """An exchange of an ended session refuses its ends, claims nothing and reports the session as lost.
 
-        If this fails: a server that was given up goes on working.
+        If this fails: a server whose session was ended continues to work.
         """
         holder = scene.begin("dead")
         running = scene.run(holder)
@@ -707,14 +715,14 @@ def _is_claimable(scene: Scene, job_id: str) -> bool:
 
 
 class TailDuty(StorageFixtures):
-    """What the storage promises between a delete of a running job and the end of its holder."""
+    """Tests of tails, which exist from the delete of a running job until its run has stopped."""
 
     verbs = "apply end_session"
 
     def test_a_delete_while_running_leaves_a_tail(self, scene: Scene) -> None:
-        """The job is deleted at once; session and fence stay, and it is shown as stopping.
+        """A running job is deleted immediately; its session and fence stay, and it is shown as stopping.
 
-        If this fails: nobody can tell that a deleted job still runs somewhere.
+        If this fails: nothing shows that a deleted job still runs somewhere.
         """
         running = _deleted_while_running(scene)
 
@@ -725,9 +733,9 @@ class TailDuty(StorageFixtures):
         assert record.ended_at is not None
 
     def test_a_delete_while_running_tells_of_the_run(self, scene: Scene) -> None:
-        """The entry of a delete of a running job has the attempt, its claim, its start and its server.
+        """The history entry of the delete of a running job has its attempt, claim, start and server.
 
-        If this fails: nobody can see that a cancelled job ran, since when and where.
+        If this fails: people cannot see that a cancelled job ran, since when and where.
         """
         running = scene.run()
         started_at = scene.stamp()
@@ -742,7 +750,9 @@ class TailDuty(StorageFixtures):
         ) == scene.last_entry(running.id)  # fmt: skip
 
     def test_the_holder_learns_of_the_delete(self, scene: Scene) -> None:
-        """To its holder a deleted job is lost, named or not: then it is unknown and can be let go.
+        """`reconcile` returns a deleted job as lost if its holder names the job, and otherwise as unknown.
+
+        An unknown job can be handed back.
 
         If this fails: a deleted job is never stopped, or its tail stays after a lost reply.
         """
@@ -761,9 +771,9 @@ class TailDuty(StorageFixtures):
     def test_the_holders_end_is_refused_and_clears_the_tail(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """Whatever end the holder reports is refused, writes nothing, and takes the tail away.
+        """Any end by the holder is refused, writes nothing, and removes the tail.
 
-        If this fails: a deleted job succeeds after all, or is shown as stopping for ever.
+        If this fails: a deleted job still succeeds, or is shown as stopping forever.
         """
         running = _deleted_while_running(scene)
         history = scene.history(running.id)
@@ -783,9 +793,9 @@ class TailDuty(StorageFixtures):
         assert history == scene.history(running.id)
 
     def test_only_the_holder_clears_its_tail(self, scene: Scene) -> None:
-        """The end of an earlier claim, or of another session, leaves the tail.
+        """The end of an earlier claim, or by another session, does not remove the tail.
 
-        If this fails: a job runs twice since a stale end was taken for the holder's.
+        If this fails: a job runs twice, because a stale end was treated as that of the holder.
         """
         holder = scene.begin()
         stale = scene.run(holder)
@@ -799,9 +809,9 @@ class TailDuty(StorageFixtures):
         assert scene.record(fresh.id).is_stopping
 
     def test_a_requeue_under_a_tail_waits_for_it(self, scene: Scene) -> None:
-        """A job deleted and requeued while it still runs is enqueued, but nobody claims it.
+        """A job that was deleted and requeued while it runs is enqueued, but cannot be claimed.
 
-        If this fails: delete and requeue make two live runs.
+        If this fails: after a delete and a requeue two runs of the job overlap.
         """
         running = _deleted_while_running(scene)
 
@@ -816,10 +826,10 @@ class TailDuty(StorageFixtures):
     def test_a_requeue_is_claimable_when_the_holder_lets_go(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """The holder's end, whatever it is, is refused; from then on the job is claimable, with a new fence.
+        """Any end by the holder is refused; after that the job can be claimed, with a new fence.
 
-        If this fails: a hand-back, whose target is `enqueued` as well, is taken for a repeat and the job
-        waits for ever; or the old end is written to the new life of the job.
+        If this fails: a hand-back, whose target is also `enqueued`, is treated as a repeat, and the job waits
+        forever; or the old end is written to the requeued job.
         """
         running = _deleted_while_running(scene)
         scene.settle(requeues(running.id))
@@ -833,9 +843,9 @@ class TailDuty(StorageFixtures):
 
     @pytest.mark.parametrize("is_orphan", [False, True], ids=["ended", "expired"])
     def test_the_end_of_a_session_clears_its_tails(self, scene: Scene, is_orphan: bool) -> None:
-        """A dead session's tails are gone, without a crash or a trace; what was requeued is claimable.
+        """The end of a session removes its tails without crash or history; requeued jobs can be claimed.
 
-        If this fails: a requeued job waits for a holder that is dead, or for a host that was lost.
+        If this fails: a requeued job waits for a holder that has died, or for a host that was lost.
         """
         deleted, requeued = _deleted_while_running(scene, "a"), _deleted_while_running(scene, "a")
         scene.settle(requeues(requeued.id))
@@ -851,9 +861,9 @@ class TailDuty(StorageFixtures):
         assert _is_claimable(scene, requeued.id)
 
     def test_a_job_deleted_twice_under_a_tail_keeps_it(self, scene: Scene) -> None:
-        """Delete, requeue, delete: the tail of the first run stands until its holder lets go.
+        """After a delete, a requeue and a second delete, the tail stays until the holder ends its run.
 
-        If this fails: the second delete forgets the run that is still under way.
+        If this fails: the second delete forgets the run that has not stopped yet.
         """
         running = _deleted_while_running(scene)
         scene.settle(requeues(running.id))
@@ -867,9 +877,9 @@ class TailDuty(StorageFixtures):
         assert _is_claimable(scene, running.id)
 
     def test_a_job_under_a_tail_counts_by_its_state(self, scene: Scene) -> None:
-        """Counts know the seven states; a tail is no state of its own.
+        """Counts have the seven states; a job with a tail counts by its state.
 
-        If this fails: counts and lists differ while something stops.
+        If this fails: counts and lists differ while a job is stopping.
         """
         deleted, requeued = _deleted_while_running(scene, "a"), _deleted_while_running(scene, "b")
         scene.settle(requeues(requeued.id))

@@ -1,4 +1,4 @@
-"""Streams: what a job emits while it runs, piece by piece, read again by offset."""
+"""Tests of streams: chunks that a job emits while it runs, which are read by offset."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
 class StreamDuty(StorageFixtures):
-    """What `append_stream` and `read_stream` promise."""
+    """Tests of `append_stream` and `read_stream`."""
 
     verbs = "append_stream read_stream"
 
     def test_a_stream_is_read_as_it_was_emitted(self, flow: FlowScene) -> None:
-        """Chunks come back in order of offset, from above the one given on, at most so many.
+        """Chunks are returned in order of offset, after the given offset, and at most `limit`.
 
-        If this fails: a page that reads on after a reload misses words, or shows them twice.
+        If this fails: a page that continues reading after a reload misses words, or shows them twice.
         """
         running = flow.run()
         fence = running.job.fence
@@ -37,9 +37,9 @@ class StreamDuty(StorageFixtures):
         assert {fence} == {chunk.run for chunk in expected}
 
     def test_streams_are_apart(self, flow: FlowScene) -> None:
-        """Two streams of a job, and those of two jobs, know nothing of each other.
+        """Two streams of a job, and the streams of two jobs, are independent.
 
-        If this fails: one user reads what a model says to another.
+        If this fails: one user reads what a model has written for another.
         """
         one, other = flow.running(flow.begin(), *flow.add_many(2))
         session, fence = one.holder.session, one.job.fence
@@ -59,7 +59,7 @@ class StreamDuty(StorageFixtures):
         assert [] == flow.storage.read_stream(flow.new_id(), "out")
 
     def test_a_repeat_is_stored_once(self, flow: FlowScene) -> None:
-        """Chunks that are sent again, as after a lost reply, leave those stored as they are.
+        """Chunks that are sent again, for example after a lost reply, do not change the stored ones.
 
         If this fails: a reader sees a sentence twice, or changed.
         """
@@ -72,9 +72,9 @@ class StreamDuty(StorageFixtures):
         assert 3 == size
 
     def test_the_size_of_the_largest_stream_is_told(self, flow: FlowScene) -> None:
-        """The answer is how many bytes, as UTF-8, are stored of the streams named: of the largest of them.
+        """`append_stream` returns the stored bytes, as UTF-8, of the largest of the named streams.
 
-        If this fails: a job writes without an end, or is stopped too early.
+        If this fails: a job writes without end, or is stopped too early.
         """
         running = flow.run()
         session, fence = running.holder.session, running.job.fence
@@ -90,9 +90,9 @@ class StreamDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["stale", "stranger", "ended", "deleted", "unknown"])
     def test_only_the_present_run_emits(self, flow: FlowScene, how: str) -> None:
-        """A run that no longer holds its job writes nothing; the answer is None.
+        """A run that no longer holds its job stores no chunks; the result is None.
 
-        If this fails: two runs write into one stream, and a reader sees both at once.
+        If this fails: two runs write into one stream, and a reader sees both.
         """
         running = flow.run()
         flow.append(running, "out", "a")
@@ -114,9 +114,9 @@ class StreamDuty(StorageFixtures):
         assert ["a"] == [chunk.data for chunk in flow.storage.read_stream(running.id, "out")]
 
     def test_a_later_run_begins_anew(self, flow: FlowScene) -> None:
-        """What a later run emits stands behind all that the former ones did, and tells its run.
+        """The chunks of a later run come after those of all earlier runs, and identify their run.
 
-        If this fails: a reader cannot tell a repeated beginning from a continuation.
+        If this fails: a reader cannot distinguish a repeated beginning from a continuation.
         """
         running = flow.run()
         flow.append(running, "out", "a", "b")
@@ -130,9 +130,9 @@ class StreamDuty(StorageFixtures):
         assert [running.job.fence] * 2 + [again.job.fence] == [chunk.run for chunk in chunks]
 
     def test_a_stream_outlives_the_run_and_goes_with_the_job(self, flow: FlowScene) -> None:
-        """A stream can be read when its job has ended, until that is pruned.
+        """A stream can be read after its job has ended, until the job is pruned.
 
-        If this fails: an answer is gone when it is complete, or kept for ever.
+        If this fails: an answer is deleted when it is complete, or kept forever.
         """
         running = flow.run()
         flow.append(running, "out", "a")

@@ -16,69 +16,77 @@ from firelock.testing.conformance.scene import Handles, Scene, opener
 
 
 def offers_or_skips(storage: Storage, feature: Feature) -> None:
-    """The test goes on only where the storage declares the feature."""
+    """Skip the test unless the storage declares the feature."""
     if feature not in storage.features:
         pytest.skip(f"{NOT_OFFERED}{feature}")
 
 
 class StorageFixtures(Conformance):
-    """Give `storage_url`, an EMPTY store that the kit may wipe; or `open_handle`, where there is no URL."""
+    """The fixtures that a storage's test class inherits or defines.
+
+    Define `storage_url`, the URL of an EMPTY store that the kit may wipe, or `open_handle` if there is no
+    URL.
+    """
 
     patience: ClassVar[float] = 30.0
-    """Seconds after which a thread that should have ended counts as hanging."""
+    """The time in seconds after which a thread that should have ended counts as hanging."""
 
     @pytest.fixture
     def storage_url(self) -> str:
-        """Return the URL of an empty store; every test may get the same one."""
+        """Return the URL of an empty store; it may be the same for every test."""
         raise NotImplementedError(
             f"{type(self).__name__} has to define storage_url: an EMPTY store that the kit may wipe."
         )
 
     @pytest.fixture
     def open_handle(self, storage_url: str) -> Callable[[], Storage]:
-        """Return a function that opens one more handle of the store."""
+        """Return a function that opens another handle of the store."""
         return opener(storage_url)
 
     @pytest.fixture
     def open_transaction(self) -> Callable[[bool], AbstractContextManager[object]]:
-        """Return a function: told whether to commit, a context manager of a transaction as `within` takes it.
+        """Return a function that opens a caller's transaction, as `within` accepts it.
 
-        Only for storages that join transactions. It ends by a commit or a rollback as it was told.
+        The argument of the function is whether to commit. It returns a context manager of the transaction,
+        which ends with a commit or a rollback accordingly. Only for storages that join transactions.
         """
         pytest.skip("transactions are offered; define the fixture open_transaction to prove it")
 
     @pytest.fixture
     def lock_job(self) -> Callable[[str], AbstractContextManager[object]]:
-        """Return a function: given a job's id, a context manager in which somebody else has locked its row.
+        """Return a function that locks the row of a job from another connection.
 
-        Only for storages with locks of rows. It is another connection than any of the storage's, as the
-        transaction of an application, or a person at the database's shell, would have one. Without it the
-        tests of locked rows count as not offered.
+        The argument of the function is the job's id. It returns a context manager in which the row is locked.
+        The connection must not be one of the storage's: it stands for a transaction of an application, or a
+        person in the database's shell. Only for storages with row locks. Without this fixture the tests of
+        locked rows count as not offered.
         """
         pytest.skip(f"{NOT_OFFERED}locks of rows")
 
     @pytest.fixture
     def make_newer_schema(self) -> Callable[[], None]:
-        """Return a function by which the store says that a later release laid it out, unknown to this code.
+        """Return a function that changes the store's schema to that of a later release, unknown to this code.
 
-        Only for storages with a schema. What it wrote is gone when the test has ended.
+        Only for storages with a schema. The fixture must undo the change after the test.
         """
         pytest.skip("define the fixture make_newer_schema to prove that a newer schema is refused")
 
     @pytest.fixture
     def open_unreachable(self) -> Callable[[], Storage]:
-        """Return a function that opens a handle of a store out of reach: a wrong port, a file in the way.
+        """Return a function that opens a handle of an unreachable store.
 
-        Only for storages with a driver, a network or a file.
+        For example, the URL has a wrong port, or a file is where a folder must be. Only for storages with a
+        driver, a network or a file.
         """
         pytest.skip("define the fixture open_unreachable to prove that no driver's error leaks")
 
     @pytest.fixture
     def break_driver(self) -> Callable[[Storage], None]:
-        """Return a function: given a handle that has been used, each later call of its driver raises.
+        """Return a function that makes each later call of a handle's driver raise.
 
-        Only for storages with a driver. Closing the driver's connection without the handle's knowledge is the
-        usual way; the handle must not be able to open another one.
+        Its argument is a handle that has been used. Usually the function closes the driver's connection
+        without the handle's knowledge; the handle must not be able to open another one. Only for storages
+        with a driver.
         """
         pytest.skip(
             "define the fixture break_driver to prove that no driver's error leaks from a used handle"
@@ -88,7 +96,7 @@ class StorageFixtures(Conformance):
     def handles(
         self, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
     ) -> Iterator[Handles]:
-        """Yield the test's handles; the store is empty."""
+        """Yield the handles of the test, on an empty store."""
         handles = Handles(open_handle)
         try:
             name = handles.first.url.partition(":")[0] or type(handles.first).__name__
@@ -101,12 +109,12 @@ class StorageFixtures(Conformance):
 
     @pytest.fixture
     def scene(self, handles: Handles) -> Scene:
-        """Return the store with jobs and sessions at hand."""
+        """Return the helper that creates jobs and sessions in the store."""
         return Scene(handles)
 
     @pytest.fixture
     def flow(self, handles: Handles) -> FlowScene:
-        """Return the store with batches and memos at hand."""
+        """Return the helper that creates batches and memos in the store."""
         return FlowScene(handles)
 
     @pytest.fixture
@@ -116,5 +124,5 @@ class StorageFixtures(Conformance):
 
     @pytest.fixture
     def locks(self, handles: Handles) -> LockHandles:
-        """Return the store's handles as keepers of locks."""
+        """Return the handles of the store as a lock provider."""
         return handles

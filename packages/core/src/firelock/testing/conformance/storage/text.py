@@ -1,4 +1,4 @@
-"""Odd values: every text, number and instant comes back exactly as it went in."""
+"""Tests of unusual values: every string, number and time is returned exactly as it was stored."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _KIB = 1_024
 
 
 class TextDuty(StorageFixtures):
-    """What every verb promises about the values it carries."""
+    """Tests of the values that all verbs store and return."""
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
     def test_odd_text_comes_back_from_a_job(self, scene: Scene, text: str) -> None:
-        """Task, arguments, tags, meta, reasons, results and errors are plain text, whatever is in them.
+        """Task, arguments, tags, meta, reason, result and error are plain strings, whatever they contain.
 
-        If this fails: a value is interpolated into a statement, trimmed, folded or read as a pattern.
+        If this fails: a value is interpolated into a statement, trimmed, folded or interpreted as a pattern.
         """
         job_id = scene.add(
             task=text, arguments=text, tags=(text, "plain"), reason=text, retry=text, meta_json=text
@@ -51,9 +51,9 @@ class TextDuty(StorageFixtures):
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
     def test_odd_text_is_found_exactly(self, scene: Scene, text: str) -> None:
-        """A filter compares exactly: no pattern, no case folding, no trimming.
+        """A filter compares exactly, without patterns, case folding or trimming.
 
-        If this fails: % or _ acts as a wildcard, or the store's collation takes two texts for one.
+        If this fails: % or _ acts as a wildcard, or the store's collation treats two strings as equal.
         """
         wanted = scene.add(task=text, tags=(text,), recurring_id=text)
         others = {
@@ -71,9 +71,9 @@ class TextDuty(StorageFixtures):
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
     def test_odd_text_names_one_small_thing(self, scene: Scene, text: str) -> None:
-        """Records, recurring jobs and locks are told apart by the exact text of their name.
+        """Records, recurring jobs and locks are distinguished by the exact string of their name.
 
-        If this fails: two names share one record, or a name is cut or escaped on its way back.
+        If this fails: two names share one record, or a name is truncated or escaped when it is returned.
         """
         storage = scene.storage
         names = [*_normalized(text), text + " ", text + "x", text.swapcase() + "2"]
@@ -93,9 +93,10 @@ class TextDuty(StorageFixtures):
 
     @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
     def test_the_longest_names_are_told_apart(self, scene: Scene, character: str) -> None:
-        """Recurring ids, locks and record keys of 200 characters and tags of 100 are whole, to the last one.
+        """Recurring ids, locks and record keys of 200 characters, and tags of 100, are stored whole.
 
-        If this fails: a column or an index counts bytes, and long names are refused, cut or taken for one.
+        If this fails: a column or an index counts bytes. Long names are refused, truncated or confused with
+        each other.
         """
         storage = scene.storage
         names = [character * 199 + last for last in (character, "x")]
@@ -115,11 +116,9 @@ class TextDuty(StorageFixtures):
                 assert [job_id] == scene.found(where)
 
     def test_a_long_name_is_deleted_alone(self, scene: Scene) -> None:
-        """Of records whose keys begin with the same 199 characters, one is replaced and one is deleted.
+        """If keys share 199 characters, a replace or delete of one record leaves the others unchanged.
 
-        The others stay as they are.
-
-        If this fails: the store shortens or hashes long keys, and one delete takes other records with it.
+        If this fails: the store shortens or hashes long keys, so a delete also removes other records.
         """
         storage = scene.storage
         first, deleted, replaced, last = names = ["\U0001f525" * 199 + end for end in "abcd"]
@@ -137,9 +136,9 @@ class TextDuty(StorageFixtures):
         assert storage.get_record("kind", deleted) is None
 
     def test_arguments_keep_their_exact_text(self, scene: Scene) -> None:
-        """Arguments come back byte for byte: no reordering of keys, no other spelling of numbers.
+        """Arguments are returned byte for byte, with the same order of keys and spelling of numbers.
 
-        If this fails: the store parses the JSON; text that a serializer wrote is no longer its own.
+        If this fails: the store parses the JSON, and changes the string that a serializer wrote.
         """
         arguments = '{"b": 1.0,  "a":1e2, "a2":"\\u00e9", "n":12345678901234567890123}'
 
@@ -148,9 +147,9 @@ class TextDuty(StorageFixtures):
         scene.check(job_id, arguments=arguments, serializer="odd-json.2")
 
     def test_large_values_are_kept_whole(self, scene: Scene) -> None:
-        """Arguments of 32 KiB, a result of 256 KiB and a traceback of 64 KiB come back whole.
+        """Arguments of 32 KiB, a result of 256 KiB and a traceback of 64 KiB are returned completely.
 
-        If this fails: a column or value is cut at a limit of the store.
+        If this fails: a column or value is truncated at a limit of the store.
         """
         arguments = '["' + "é東" * (32 * _KIB // 5 - 1) + '"]'
         result = '"' + "r" * (256 * _KIB - 2) + '"'
@@ -170,9 +169,9 @@ class TextDuty(StorageFixtures):
         assert [error] == [attempt.error for attempt in scene.errors(failed.id)]
 
     def test_a_result_of_null_is_not_the_absence_of_one(self, scene: Scene) -> None:
-        """The text `null`, the empty text and no text are three different results.
+        """The string `null`, the empty JSON string and None are three different results.
 
-        If this fails: a task that returned None is shown as one whose result was not kept.
+        If this fails: the result of a task that returned None is shown as one that was not kept.
         """
         holder = scene.begin()
 
@@ -185,7 +184,7 @@ class TextDuty(StorageFixtures):
 
     @pytest.mark.parametrize("priority", [-100, -1, 0, 1, 100])
     def test_the_bounds_of_priority_are_stored(self, scene: Scene, priority: int) -> None:
-        """Every priority from −100 to 100 comes back.
+        """Every priority from −100 to 100 is returned unchanged.
 
         If this fails: a column is unsigned or too narrow.
         """
@@ -195,9 +194,9 @@ class TextDuty(StorageFixtures):
         assert [priority] == [job.priority for job in scene.claim(scene.begin())]
 
     def test_instants_are_exact_to_the_micro(self, scene: Scene) -> None:
-        """Instants from 1970 to the year 9999 come back exact.
+        """Times from 1970 to the year 9999 are returned exactly.
 
-        If this fails: instants pass through floats or a time type of the store.
+        If this fails: times are converted to floats or to a time type of the store.
         """
         from datetime import UTC, datetime
 
@@ -216,9 +215,9 @@ class TextDuty(StorageFixtures):
 
     @pytest.mark.parametrize("seconds", [0.1, 1 / 3, 86_400.0, 1e-6, None])
     def test_a_timeout_keeps_its_exact_value(self, scene: Scene, seconds: float | None) -> None:
-        """A job's timeout is a float of double precision.
+        """A job's timeout is stored as a double-precision float.
 
-        If this fails: timeouts are stored rounded, or none is stored as zero.
+        If this fails: timeouts are rounded, or no timeout is stored as zero.
         """
         job_id = scene.add(timeout_seconds=seconds)
 
@@ -226,9 +225,9 @@ class TextDuty(StorageFixtures):
         assert [seconds] == [job.timeout_seconds for job in scene.claim(scene.begin())]
 
     def test_a_queue_may_have_every_character_of_its_alphabet(self, scene: Scene) -> None:
-        """Queue names of one to 64 characters of a–z, 0–9, `_`, `.` and `-` are told apart.
+        """Queue names of one to 64 characters from a–z, 0–9, `_`, `.` and `-` are distinguished.
 
-        If this fails: a queue's name is cut, or read as a pattern or path.
+        If this fails: the name of a queue is truncated, or interpreted as a pattern or path.
         """
         names = ["a", "a_b", "a.b", "a-b", "axb", "0" * 64, "0" * 63]
         ids = {name: scene.add(queue=name) for name in names}
@@ -240,7 +239,7 @@ class TextDuty(StorageFixtures):
 
 
 def _normalized(text: str) -> list[str]:
-    """Return the text, and what the normal forms of Unicode make of it, if that is another text."""
+    """Return the string and those of its Unicode normal forms that differ from it."""
     return list(
         dict.fromkeys([text, normalize("NFC", text), normalize("NFD", text), normalize("NFKC", text)])
     )

@@ -1,4 +1,4 @@
-"""Turns: whose job is next, where jobs wait for keys."""
+"""Tests of turns: which job is next if jobs wait for limit keys."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# Every key begins so: with partitions the jobs of a test lie together, as turns hold within one.
+# All keys have the same prefix, so that with partitions the jobs of a test are in one partition, in which
+# turns hold.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
-_WALK = 256  # lanes that one claim looks at
+_WALK = 256  # lanes that one claim examines
 
 
 class TurnDuty(StorageFixtures):
-    """What lanes promise: order in each, turns between them, halves for jobs without keys."""
+    """Tests of lanes: their order, their turns, and the half of a claim for jobs without keys."""
 
     verbs = "turns"
     needs = Feature.LIMITS
 
     def test_a_lane_is_in_order_of_priority_then_age(self, scene: Scene) -> None:
-        """Within a lane a higher priority comes first, equals in the order they were enqueued.
+        """Within a lane, higher priorities come first, and equal ones are in the order of enqueueing.
 
-        If this fails: limits undo priorities, or the order among equals.
+        If this fails: limits break priorities, or the order among equal jobs.
         """
         ids = [
             job_id
@@ -50,9 +51,9 @@ class TurnDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", ["retries", "snoozes"])
     def test_a_job_that_is_tried_again_goes_to_the_end(self, scene: Scene, end: str) -> None:
-        """A job that is enqueued again, by a retry or out of its sleep, stands behind those of its priority.
+        """A job enqueued again by a retry or a snooze comes after the other jobs of its priority.
 
-        If this fails: a job that fails again and again stands in front of all others of its key.
+        If this fails: a job that always fails is always before all others of its key.
         """
         scene.put_numbers(A, concurrent=1)
         ids = scene.add_limited(3, A)
@@ -73,9 +74,9 @@ class TurnDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["hand-back", "crash", "end of its session"])
     def test_a_job_that_comes_back_keeps_its_place(self, scene: Scene, how: str) -> None:
-        """A job handed back, or taken back from the dead, stands where it stood.
+        """A job that is handed back, or taken from an ended session, keeps its place.
 
-        If this fails: every restart of a server sends the oldest jobs to the end.
+        If this fails: every restart of a server moves the oldest jobs to the end.
         """
         ids = scene.add_limited(3, A)
         holder = scene.begin()
@@ -92,9 +93,9 @@ class TurnDuty(StorageFixtures):
 
     @pytest.mark.parametrize(("limit", "times"), [(1, 20), (2, 10), (4, 5), (7, 3), (20, 1)])
     def test_lanes_take_turns(self, scene: Scene, limit: int, times: int) -> None:
-        """Lanes of one queue are served in turn, a job each, whatever priorities and however many they have.
+        """The lanes of a queue take turns, one job each, whatever their priorities and numbers of jobs.
 
-        If this fails: one tenant's hundred thousand jobs stand before another's ten.
+        If this fails: a hundred thousand jobs of one tenant come before ten jobs of another.
         """
         scene.add_limited(60, "kit/t:big", priority=100)
         for tenant in range(4):
@@ -109,9 +110,9 @@ class TurnDuty(StorageFixtures):
         assert [4] * 4 == [total[f"kit/t:{tenant}"] for tenant in range(4)] or limit * times > 20
 
     def test_no_open_lane_is_two_behind_in_a_claim(self, scene: Scene) -> None:
-        """In one claim the lanes with work get the same number, but for one; what a short one leaves goes on.
+        """Within a claim, lanes with work differ by at most one job; the rest of a short lane goes to others.
 
-        If this fails: a large claim is one tenant's.
+        If this fails: one tenant gets all of a large claim.
         """
         for tenant, number in enumerate((30, 1, 30, 2, 30)):
             scene.add_limited(number, f"kit/t:{tenant}")
@@ -122,9 +123,9 @@ class TurnDuty(StorageFixtures):
         assert {5, 6} == {got[f"kit/t:{tenant}"] for tenant in (0, 2, 4)}
 
     def test_lanes_that_share_a_key_take_turns_in_a_claim(self, scene: Scene) -> None:
-        """Where lanes share a key as well, in one claim none that is open gets two less than another.
+        """Within a claim, open lanes that share a key also differ by at most one job.
 
-        If this fails: turns hold only where every job has one key.
+        If this fails: lanes take turns only if every job has a single key.
         """
         scene.put_numbers(A, concurrent=9)
         scene.put_numbers(X, concurrent=2)
@@ -140,7 +141,7 @@ class TurnDuty(StorageFixtures):
 
     @pytest.mark.parametrize("lanes", [5, 300])
     def test_every_lane_gets_its_turn(self, scene: Scene, lanes: int) -> None:
-        """However many lanes there are, and however small the claims, each is served once before any twice.
+        """With any number of lanes and any size of claims, each lane is served once before any twice.
 
         If this fails: keys late in the alphabet never run.
         """
@@ -157,9 +158,10 @@ class TurnDuty(StorageFixtures):
         assert lanes - len(keys_held(claimed)) <= lanes // 8
 
     def test_a_lane_that_came_late_gets_its_turn(self, scene: Scene) -> None:
-        """A new lane is served within one round, wherever it stands among the others.
+        """A new lane is served within one round, wherever it is in the order of lanes.
 
-        If this fails: a walk that never comes round starves who came behind it.
+        If this fails: a walk over the lanes that never starts again starves lanes that were added before its
+        position.
         """
         holder = scene.begin()
         for name in "fgh":
@@ -172,9 +174,11 @@ class TurnDuty(StorageFixtures):
             assert new in claimed
 
     def test_an_open_lane_is_found_behind_many_that_are_shut(self, scene: Scene) -> None:
-        """A lane that admits is reached in a claim for each 256 lanes and one more, and a cut walk says so.
+        """An open lane is found within one claim per 256 lanes and one more claim.
 
-        If this fails: one open key among thousands of full ones waits for ever, or for polls.
+        A claim that did not examine all lanes returns the current time as `look_again_at`.
+
+        If this fails: one open key among thousands of full ones waits forever, or for polls.
         """
         scene.put_numbers("kit/full", concurrent=0)
         jobs = [scene.new_job(admission=asks(f"kit/full:{number:03}")) for number in range(600)]
@@ -193,9 +197,9 @@ class TurnDuty(StorageFixtures):
         assert None in told, "a server that has looked at all lanes in vain goes on looking"
 
     def test_who_ends_jobs_of_a_lane_gets_no_more_turns(self, scene: Scene) -> None:
-        """A server that ends a job of a lane takes the next of another, whose turn it is.
+        """A server that ends a job of a lane claims its next job from the lane whose turn it is.
 
-        If this fails: a busy key keeps a worker to itself, and the others starve.
+        If this fails: a busy key keeps a worker for itself, and the others starve.
         """
         for name in (A, B, X):
             scene.put_numbers(name, concurrent=1)
@@ -217,9 +221,9 @@ class TurnDuty(StorageFixtures):
     def test_jobs_without_keys_get_half_of_a_claim(
         self, scene: Scene, stored: tuple[int, int], expected: tuple[int, int]
     ) -> None:
-        """Where a queue has jobs with keys and without, each kind gets half; the other gets what it lacks.
+        """Jobs with and without keys each get half of a claim; one kind gets what the other does not need.
 
-        If this fails: limits starve plain jobs, or plain jobs those with limits.
+        If this fails: limits starve jobs without keys, or the other way round.
         """
         plain, keyed = stored
         scene.add_many(plain, beside=A, priority=100)
@@ -231,7 +235,7 @@ class TurnDuty(StorageFixtures):
         assert expected == (got[""], got.total() - got[""])
 
     def test_claims_of_one_serve_both_kinds(self, scene: Scene) -> None:
-        """A server with one worker runs jobs of both kinds.
+        """A server with one worker runs jobs with keys and jobs without.
 
         If this fails: on a small server one kind starves the other.
         """
@@ -244,7 +248,7 @@ class TurnDuty(StorageFixtures):
         assert (12, True) == (got.total(), min(got[""], got[A]) >= 3)
 
     def test_shut_lanes_leave_all_to_jobs_without_keys(self, scene: Scene) -> None:
-        """What lanes that are shut cannot take is given to jobs without keys, in the same claim.
+        """In the same claim, jobs without keys get the share of lanes that are shut.
 
         If this fails: servers stay half empty while a key is full.
         """
@@ -258,9 +262,9 @@ class TurnDuty(StorageFixtures):
         assert [{"": 7, A: 1}, {"": 8}] == got
 
     def test_a_short_lane_is_charged_for_what_it_gave(self, scene: Scene) -> None:
-        """A lane with fewer jobs than it might start takes only their slots, and units of their rate.
+        """A lane with fewer jobs than may start uses slots and rate units only for the jobs that it has.
 
-        If this fails: room that nobody uses counts as used, and a limit shrinks.
+        If this fails: unused capacity counts as used, and a limit shrinks.
         """
         scene.put_numbers(A, concurrent=5, rate=1, per=DAY, burst=5)
         scene.put_numbers(X, concurrent=6)
@@ -275,7 +279,7 @@ class TurnDuty(StorageFixtures):
         assert {A: 4} == keys_held(scene.claim(holder))
 
     def test_queues_are_served_in_their_order_lanes_too(self, scene: Scene) -> None:
-        """Lanes of a later queue are touched only when a former one has nothing that may start.
+        """Lanes of a later queue are used only if earlier queues have no job that can start.
 
         If this fails: strict priority among queues does not hold for jobs with limits.
         """

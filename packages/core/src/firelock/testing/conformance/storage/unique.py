@@ -1,4 +1,4 @@
-"""Unique keys: one job has a key at a time, and a call that comes meanwhile is answered by that job."""
+"""Tests of unique keys: one job has a key at a time, and other calls with the key are its duplicates."""
 
 from __future__ import annotations
 
@@ -35,27 +35,28 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# As stored: the task's name, a blank, the key. What they begin with lies together where there are partitions.
+# As stored: the name of the task, a space, the key. With partitions, keys with the same beginning are in one
+# partition.
 K, L = "tasks.run kit/k", "tasks.run kit/l"
 
 _ENDED, _STARTED, _SUCCEEDED, _DUE = Until.ENDED, Until.STARTED, Until.SUCCEEDED, Until.DUE
-_DELAYED = {"state": State.SCHEDULED, "due_at": BASE + 99 * HOUR}  # storages store these by another way
+_DELAYED = {"state": State.SCHEDULED, "due_at": BASE + 99 * HOUR}  # stored in a different way
 
 
 def _job(scene: Scene, use: UniqueUse | str = K, *limits: str | LimitUse, **fields: object) -> NewJob:
-    """Return a new job that asks for the key; a debounced one is due after its wait."""
+    """Return a new job with this unique key; a debounced job is due after its wait."""
     unique = UniqueUse(use) if isinstance(use, str) else use
     if unique.wait is not None:
         now = scene.now()
         due = {"state": State.SCHEDULED, "created_at": now, "due_at": now + unique.wait}
         fields = {**due, **fields}
     late = {name: fields.pop(name, None) for name in ("start_before", "start_within")}
-    admission = asks(*limits, unique=unique, **late)  # type: ignore[arg-type]  # instants
+    admission = asks(*limits, unique=unique, **late)  # type: ignore[arg-type]  # times
     return scene.new_job(admission=admission, **fields)
 
 
 def _call(scene: Scene, use: UniqueUse | str = K, **fields: object) -> str | None:
-    """A job that asks for the key is stored: return None; or the id of the one that answers for it."""
+    """Store a job with the key and return None, or return the id of the job of which it is a duplicate."""
     job = _job(scene, use, **fields)
     (answer,) = scene.storage.insert([job]).is_new
     assert bool(answer) == (scene.storage.get([job.id]) != [None])
@@ -66,7 +67,7 @@ def _call(scene: Scene, use: UniqueUse | str = K, **fields: object) -> str | Non
 
 
 def _holder(scene: Scene, use: UniqueUse | str = K, **fields: object) -> str:
-    """Return the id of a stored job that has the key."""
+    """Store a job that gets the key; return its id."""
     job = _job(scene, use, **fields)
     assert [True] == list(scene.storage.insert([job]).is_new)
     return job.id
@@ -79,15 +80,15 @@ def _all_records(scene: Scene, *ids: str) -> list[tuple[JobRecord | None, object
 
 
 class UniqueDuty(StorageFixtures):
-    """What a unique key promises."""
+    """Tests of unique keys."""
 
     verbs = "find_unique"
     needs = Feature.UNIQUE
 
     def test_a_duplicate_is_answered_by_the_job_that_has_the_key(self, scene: Scene) -> None:
-        """A call whose key is taken stores nothing, and is answered by the id of the job that has it.
+        """A call whose key is taken stores nothing, and returns the id of the job that has the key.
 
-        If this fails: an index is rebuilt as often as somebody asks for it.
+        If this fails: an index is rebuilt as often as a rebuild is requested.
         """
         job_id = _holder(scene)
         before = _all_records(scene, job_id)
@@ -100,9 +101,9 @@ class UniqueDuty(StorageFixtures):
         assert [job_id] == scene.claim_ids()
 
     def test_each_key_is_taken_by_itself(self, scene: Scene) -> None:
-        """Keys are one only where they are the same text, and jobs without one have none.
+        """Two keys are the same only if their strings are equal, and jobs without a key have none.
 
-        If this fails: one customer's job is taken for another's.
+        If this fails: one customer's job is treated as a duplicate of another's.
         """
         keys = ["kit/k", "kit/K", "kit/k ", "kit/ḱ", "kit/k%", "kit/_", "kit/" + "ü" * 96, "kit/" + "ü" * 95]
         uses = [UniqueUse(f"{task} {key}") for task in ("tasks.run", "tasks.walk") for key in keys]
@@ -118,9 +119,9 @@ class UniqueDuty(StorageFixtures):
     @pytest.mark.parametrize("until", [_ENDED, _SUCCEEDED])
     @pytest.mark.parametrize("state", ["awaiting", "scheduled", "enqueued", "running", "retrying", "snoozed"])
     def test_a_living_job_has_its_key(self, scene: Scene, until: Until, state: str) -> None:
-        """Whatever a job waits for, and while it runs, its key is taken.
+        """A job has its key while it waits for anything, and while it runs.
 
-        If this fails: the same thing is done twice at once, or once more after a retry.
+        If this fails: the same work is done twice at the same time, or again after a retry.
         """
         use = UniqueUse(K, until)
         due_at = scene.now() + HOUR
@@ -150,9 +151,9 @@ class UniqueDuty(StorageFixtures):
         ],
     )  # fmt: skip
     def test_an_end_frees_the_key(self, scene: Scene, until: Until, end: str, is_free: bool) -> None:
-        """A key is free when its job has ended; one taken until success stays taken by a failure.
+        """A key is free when its job has ended; a key taken until success stays taken after a failure.
 
-        If this fails: a key is taken for ever, or what failed is done again although it was not to be.
+        If this fails: a key is taken forever, or failed work is done again although it must not be.
         """
         use = UniqueUse(K, until)
         job_id = _holder(scene, use)
@@ -167,9 +168,9 @@ class UniqueDuty(StorageFixtures):
         assert (None if is_free else job_id) == _call(scene, use)
 
     def test_a_deleted_failure_frees_the_key(self, scene: Scene) -> None:
-        """A failed job that keeps its key until success frees it when somebody deletes it.
+        """A failed job that keeps its key until success frees the key when it is deleted.
 
-        If this fails: a failure blocks its key for good.
+        If this fails: a failure blocks its key forever.
         """
         use = UniqueUse(K, _SUCCEEDED)
         job_id = scene.settle(fails(scene.run(job_id=_holder(scene, use))))
@@ -182,9 +183,9 @@ class UniqueDuty(StorageFixtures):
     @pytest.mark.parametrize("is_delayed", [False, True])
     @pytest.mark.parametrize("how", ["pruned", "cleared"])
     def test_what_is_gone_has_no_key(self, scene: Scene, how: str, is_delayed: bool) -> None:
-        """A job that was pruned, or whose store was cleared, has no key, not even one it kept by failing.
+        """A job that was pruned or cleared has no key, not even one that it kept after its failure.
 
-        If this fails: a key is taken by a job that nobody can find.
+        If this fails: a key is taken by a job that cannot be found.
         """
         use = UniqueUse(K, _SUCCEEDED)
         running = scene.run(job_id=_holder(scene, use))
@@ -198,12 +199,12 @@ class UniqueDuty(StorageFixtures):
 
         assert _call(scene, use, **(_DELAYED if is_delayed else {})) is None
 
-    # ---- until it started --------------------------------------------------------------------------------
+    # ---- keys until the start ----------------------------------------------------------------------------
 
     def test_a_start_frees_a_key_taken_until_then(self, scene: Scene) -> None:
-        """A key taken until its job starts is free once it was claimed, and no retry takes it back.
+        """A key taken until its job starts is free after the claim, and a retry does not take it again.
 
-        If this fails: a change that comes while an index is rebuilt is never in it.
+        If this fails: a change that arrives while an index is rebuilt is never included.
         """
         use = UniqueUse(K, _STARTED)
         job_id = _holder(scene, use)
@@ -224,9 +225,9 @@ class UniqueDuty(StorageFixtures):
     def test_only_a_real_start_frees_the_key(
         self, scene: Scene, how: str, is_free: bool, is_delayed: bool
     ) -> None:
-        """A job that was claimed and never started has its key again; one that started and crashed has not.
+        """A job claimed but never started has its key again; a job that started and crashed does not.
 
-        If this fails: a server that stops makes a second job of one, or a crash loses what came meanwhile.
+        If this fails: a server that stops causes a second job, or a call is lost after a crash.
         """
         use = UniqueUse(K, _STARTED)
         job_id = _holder(scene, use)
@@ -245,7 +246,7 @@ class UniqueDuty(StorageFixtures):
         assert (None if is_free else job_id) == _call(scene, use, **(_DELAYED if is_delayed else {}))
 
     def test_a_job_handed_back_leaves_a_key_that_another_took(self, scene: Scene) -> None:
-        """Where another job took the key meanwhile, one that is handed back does not get it again.
+        """If another job took the key in the meantime, a job that is handed back does not get it again.
 
         If this fails: two jobs have one key, or the later call is lost.
         """
@@ -258,9 +259,9 @@ class UniqueDuty(StorageFixtures):
         assert second == _call(scene, use)
 
     def test_a_requeued_job_has_the_key_until_it_starts_again(self, scene: Scene) -> None:
-        """A job that ran and was requeued has the key until it is claimed the next time.
+        """A job that ran and was requeued has the key until its next claim.
 
-        If this fails: a requeued job and a new one stand beside each other.
+        If this fails: a requeued job and a new one wait at the same time.
         """
         use = UniqueUse(K, _STARTED)
         running = scene.run(job_id=_holder(scene, use))
@@ -273,14 +274,16 @@ class UniqueDuty(StorageFixtures):
         assert job_id == while_it_waits
         assert _call(scene, use) is None
 
-    # ---- for a time --------------------------------------------------------------------------------------
+    # ---- keys for a time ---------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("end", ["succeeds", "deleted", "pruned", "runs"])
     @pytest.mark.parametrize("until", [_ENDED, _STARTED])
     def test_a_key_is_taken_for_a_time_at_least(self, scene: Scene, end: str, until: Until) -> None:
-        """A key taken for a time is so from when it was taken, whatever becomes of its job, and no longer.
+        """A key taken for a time is taken that long from the call, even if its job ends or is pruned earlier.
 
-        If this fails: what is to be done once a minute is done as often as it is asked for.
+        After that time only the state of its job counts.
+
+        If this fails: work that should be done once a minute is done as often as it is requested.
         """
         use = UniqueUse(K, until, at_least=HOUR)
         job_id = _holder(scene, use)
@@ -303,9 +306,9 @@ class UniqueDuty(StorageFixtures):
         assert later == (job_id if end == "runs" and until is _ENDED else None)
 
     def test_the_time_does_not_slide(self, scene: Scene) -> None:
-        """A call that is a duplicate does not prolong the time for which the key is taken.
+        """A duplicate call does not extend the time for which the key is taken.
 
-        If this fails: what is asked for often enough is never done again.
+        If this fails: work that is requested often enough is never done again.
         """
         use = UniqueUse(K, at_least=HOUR)
         scene.settle(succeeds(scene.run(job_id=_holder(scene, use))))
@@ -318,13 +321,13 @@ class UniqueDuty(StorageFixtures):
         assert [False] * 3 == [answer is None for answer in answers[:3]]
         assert [True, False] == [answer is None for answer in answers[3:]]
 
-    # ---- the last call's arguments -------------------------------------------------------------------------
+    # ---- arguments of the last call ------------------------------------------------------------------------
 
     @pytest.mark.parametrize("state", [State.ENQUEUED, State.SCHEDULED, State.AWAITING])
     def test_the_last_call_replaces_what_has_not_started(self, scene: Scene, state: State) -> None:
-        """Arguments, tags, priority and limits of the last call replace those of the waiting job alone.
+        """The last call replaces only arguments, tags, priority and limits of the waiting job.
 
-        If this fails: one runs with arguments that are out of date, or in the wrong place.
+        If this fails: a job runs with outdated arguments, or in the wrong place.
         """
         use = UniqueUse(K, _STARTED, keeps_last=True)
         waits: dict[str, object] = {}
@@ -349,7 +352,7 @@ class UniqueDuty(StorageFixtures):
     def test_a_replaced_job_runs_as_it_is_now(self, scene: Scene) -> None:
         """A job whose limits and priority were replaced waits in the lane, and at the place, of the new ones.
 
-        If this fails: a job is found where it no longer is, or not at all.
+        If this fails: a job is found in its old place, or not at all.
         """
         use = UniqueUse(K, _STARTED, keeps_last=True)
         with_limits = Feature.LIMITS in scene.storage.features
@@ -369,9 +372,9 @@ class UniqueDuty(StorageFixtures):
         assert [other] == scene.claim_ids(holder)
 
     def test_duplicate_calls_are_one_entry_with_a_count(self, scene: Scene) -> None:
-        """Calls that change the waiting job have one entry of its history together, which counts them.
+        """All calls that change the waiting job share one entry of its history, which counts them.
 
-        If this fails: nobody can see that calls were merged, or they fill the history.
+        If this fails: people cannot see that calls were merged, or the calls fill the history.
         """
         use = UniqueUse(K, _STARTED, keeps_last=True)
         job_id = _holder(scene, use)
@@ -389,9 +392,9 @@ class UniqueDuty(StorageFixtures):
         assert State.ENQUEUED is scene.last_entry(job_id).state
 
     def test_the_first_call_stays_unless_the_last_is_wanted(self, scene: Scene) -> None:
-        """Without `keeps_last` a duplicate changes nothing of the job that has the key, nor of its history.
+        """Without `keeps_last` a duplicate changes neither the job that has the key nor its history.
 
-        If this fails: a job runs with arguments of a call that was told it is a duplicate.
+        If this fails: a job runs with the arguments of a call that was reported as a duplicate.
         """
         job_id = _holder(scene, UniqueUse(K, _STARTED), arguments="[1]")
         before = _all_records(scene, job_id)
@@ -402,9 +405,9 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["claimed", "taken for a time"])
     def test_what_was_claimed_is_not_replaced(self, scene: Scene, how: str) -> None:
-        """A job that runs or ran keeps its arguments, also where its key is still taken.
+        """A job that runs or ran keeps its arguments, even if its key is still taken.
 
-        If this fails: a retry runs with arguments of another call.
+        If this fails: a retry runs with the arguments of another call.
         """
         use = UniqueUse(K, _ENDED if how == "claimed" else _STARTED, at_least=HOUR, keeps_last=True)
         job_id = _holder(scene, use, arguments="[1]")
@@ -417,9 +420,9 @@ class UniqueDuty(StorageFixtures):
         assert before == scene.record(job_id)
 
     def test_a_job_handed_back_takes_the_last_call(self, scene: Scene) -> None:
-        """A job that was handed back unstarted has its key, and the arguments of the last call.
+        """A job that was handed back before it started has its key, and gets the last call's arguments.
 
-        If this fails: a call is told that it is a duplicate, and lost.
+        If this fails: a call is reported as a duplicate, and its arguments are lost.
         """
         use = UniqueUse(K, _STARTED, keeps_last=True)
         job_id = _holder(scene, use, arguments="[1]")
@@ -428,12 +431,12 @@ class UniqueDuty(StorageFixtures):
         assert job_id == _call(scene, use, arguments="[2]")
         scene.check(job_id, arguments="[2]")
 
-    # ---- debounced ---------------------------------------------------------------------------------------
+    # ---- debounced jobs ----------------------------------------------------------------------------------
 
     def test_a_debounced_job_waits_until_calls_have_stopped(self, scene: Scene) -> None:
-        """Each call puts the waiting job off by its wait, from now; the last one's arguments run.
+        """Each call sets the due time to its `wait` from now, and the last call's arguments are used.
 
-        If this fails: a document is saved while somebody types, or not as it was at last.
+        If this fails: a document is saved while its author types, or without the last changes.
         """
         use = UniqueUse(K, _DUE, keeps_last=True, wait=HOUR)
         job_id = _holder(scene, use, arguments="[0]")
@@ -454,9 +457,9 @@ class UniqueDuty(StorageFixtures):
         assert (job_id, "[3]") == (claimed.id, claimed.arguments)
 
     def test_a_debounced_job_waits_no_longer_than_it_may(self, scene: Scene) -> None:
-        """However often it is called, a debounced job is due at the latest so long after the first call.
+        """However often it is called, a debounced job is due at most `max_wait` after the first call.
 
-        If this fails: while somebody types nothing is ever saved.
+        If this fails: nothing is saved while the author of a document types.
         """
         use = UniqueUse(K, _DUE, keeps_last=True, wait=HOUR, max_wait=2 * HOUR)
         began = scene.now()
@@ -474,9 +477,9 @@ class UniqueDuty(StorageFixtures):
         assert 1 == scene.promote().promoted
 
     def test_a_throttled_call_waits_as_it_was(self, scene: Scene) -> None:
-        """Where a job may wait no longer than its wait, later calls leave its instant; the last one counts.
+        """If `max_wait` equals `wait`, later calls do not change the due time, but their arguments are used.
 
-        If this fails: throttling puts off what it should do at its time.
+        If this fails: throttling delays work that must be done on time.
         """
         use = UniqueUse(K, _DUE, keeps_last=True, wait=HOUR, max_wait=HOUR)
         job_id = _holder(scene, use, arguments="[0]")
@@ -488,9 +491,9 @@ class UniqueDuty(StorageFixtures):
         scene.check(job_id, due_at=due_at, arguments="[1]")
 
     def test_a_debounced_job_may_keep_its_first_arguments(self, scene: Scene) -> None:
-        """Without `keeps_last` a call puts the job off and changes nothing else of it.
+        """Without `keeps_last`, a call delays the job and changes nothing else of it.
 
-        If this fails: the arguments of a later call run where those of the first were wanted.
+        If this fails: the arguments of a later call are used although those of the first were wanted.
         """
         use = UniqueUse(K, _DUE, wait=HOUR)
         job_id = _holder(scene, use, arguments="[0]", tags=("a",))
@@ -505,9 +508,9 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["promoted", "claimed", "retrying", "deleted", "handed back"])
     def test_a_call_after_the_wait_is_a_new_job(self, scene: Scene, how: str) -> None:
-        """Once a debounced job is enqueued, whatever becomes of it, the next call is a job of its own.
+        """A call after a debounced job was enqueued, or deleted, is a new job, whatever happens to the first.
 
-        If this fails: the last change is told that it is a duplicate of one that has begun without it.
+        If this fails: the last change is reported as a duplicate of a job that has begun without it.
         """
         use = UniqueUse(K, _DUE, keeps_last=True, wait=HOUR)
         job_id = _holder(scene, use, arguments="[0]")
@@ -528,7 +531,7 @@ class UniqueDuty(StorageFixtures):
         assert before == scene.record(job_id)
 
     def test_a_debounced_job_that_is_moved_wakes_in_time(self, scene: Scene) -> None:
-        """After a call the next due instant is that of the job as it was put off.
+        """After a call, the next due time is that of the delayed job.
 
         If this fails: servers wake for nothing, or too late.
         """
@@ -546,9 +549,9 @@ class UniqueDuty(StorageFixtures):
     # ---- refused calls -----------------------------------------------------------------------------------
 
     def test_a_call_that_is_to_be_refused_is(self, scene: Scene) -> None:
-        """With `raises` a duplicate raises `DuplicateJob` with the job's id; nothing of the batch is stored.
+        """With `raises`, a duplicate raises `DuplicateJob` with the job's id; nothing of its batch is stored.
 
-        If this fails: a caller who wants to know is not told, or half of a batch is stored.
+        If this fails: a caller does not get the error that it requested, or half of a batch is stored.
         """
         use = UniqueUse(K, raises=True)
         job_id = _holder(scene, use)
@@ -565,9 +568,9 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("keeps_last", [True, False])
     def test_a_refused_batch_changes_no_other_job(self, scene: Scene, keeps_last: bool) -> None:
-        """What a batch had changed of other jobs when one of its calls is refused is not changed.
+        """If one call of a batch is refused, the batch changes no other job.
 
-        If this fails: a call that failed has replaced arguments, or put off a job.
+        If this fails: a failed call has replaced the arguments of a job, or delayed it.
         """
         last = UniqueUse(K, _STARTED, keeps_last=keeps_last)
         holders = [_holder(scene, last, arguments="[1]"), _holder(scene, L)]
@@ -580,9 +583,10 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("until", [_ENDED, _SUCCEEDED])
     def test_a_tail_refuses_a_call(self, scene: Scene, until: Until) -> None:
-        """Where the job that has the key was deleted and still runs, a call is refused; then it is stored.
+        """If the job with the key was deleted and still runs, a call is refused; later it is stored.
 
-        If this fails: a call is answered by a job that nothing will run, or runs beside it.
+        If this fails: a call is a duplicate of a job that will not run, or its job and the deleted one run at
+        the same time.
         """
         use = UniqueUse(K, until)
         running = scene.run(job_id=_holder(scene, use))
@@ -597,12 +601,12 @@ class UniqueDuty(StorageFixtures):
         scene.apply(succeeds(running))
         assert [True] == list(scene.storage.insert([job]).is_new)
 
-    # ---- batches and repeats -------------------------------------------------------------------------------
+    # ---- batches and repeated inserts ----------------------------------------------------------------------
 
     def test_a_batch_counts_as_one_call_after_another(self, scene: Scene) -> None:
-        """Of several calls of a batch that ask for a key the first gets it, and answers for the others.
+        """Of several calls of a batch with the same key, the first gets it, and the others are duplicates.
 
-        If this fails: a bulk of calls stores what single ones would not.
+        If this fails: a batch of calls stores jobs that single calls would not store.
         """
         old = _holder(scene, L)
         jobs = [_job(scene, key) for key in (K, L, K)] + [scene.new_job(beside=K), _job(scene, K)]
@@ -616,9 +620,9 @@ class UniqueDuty(StorageFixtures):
         ]
 
     def test_the_last_of_a_batch_replaces_the_first(self, scene: Scene) -> None:
-        """Where the last call counts, it is that of the batch whose arguments the stored job has.
+        """With `keeps_last`, the stored job has the arguments of the last call of the batch.
 
-        If this fails: a bulk of calls runs with other arguments than single ones would.
+        If this fails: a batch of calls runs with other arguments than single calls would.
         """
         use = UniqueUse(K, _STARTED, keeps_last=True)
         jobs = [_job(scene, use, arguments=f"[{number}]", priority=number) for number in range(4)]
@@ -630,9 +634,9 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("is_last", [True, False])
     def test_a_repeat_of_what_was_stored_is_not_judged(self, scene: Scene, is_last: bool) -> None:
-        """A job that is sent again under its own id answers False and touches nothing, whatever has its key.
+        """A repeated insert of a stored id returns False and changes nothing, whichever job has the key.
 
-        If this fails: a lost reply makes a job its own duplicate, or undoes what came meanwhile.
+        If this fails: after a lost reply a job is a duplicate of itself, or later changes are undone.
         """
         use = UniqueUse(K, _STARTED, keeps_last=is_last, raises=not is_last)
         job = _job(scene, use, arguments="[1]")
@@ -656,9 +660,9 @@ class UniqueDuty(StorageFixtures):
         assert before == _all_records(scene, job.id, other)
 
     def test_a_refused_insert_takes_no_key(self, scene: Scene) -> None:
-        """A job that is not stored, as its parent is unknown, takes no key.
+        """A job that is not stored because its parent is unknown does not take its key.
 
-        If this fails: a key is taken by a job that never was.
+        If this fails: a key is taken by a job that was never stored.
         """
         parent = scene.new_job(beside=K).id
         job = _job(scene, state=State.AWAITING, parents=(Edge(parent),))
@@ -673,7 +677,7 @@ class UniqueDuty(StorageFixtures):
     def test_a_key_follows_the_callers_transaction(
         self, scene: Scene, open_transaction: object, commits: bool
     ) -> None:
-        """A key is taken by a job of a transaction after its commit, and never after its rollback.
+        """A job inserted within a transaction has its key after the commit, and never after a rollback.
 
         If this fails: a key is taken by a job that was rolled back, or two jobs have it.
         """
@@ -686,15 +690,17 @@ class UniqueDuty(StorageFixtures):
         assert [True, Duplicate(job.id)] == answers
         assert (job.id if commits else None) == _call(scene)
 
-    # ---- living again ------------------------------------------------------------------------------------
+    # ---- requeues and restores ---------------------------------------------------------------------------
 
     @pytest.mark.parametrize(
         "how", ["requeue of a failure", "requeue of a success", "restore", "restore to wait"]
     )
     def test_a_job_whose_key_another_has_stays_ended(self, scene: Scene, how: str) -> None:
-        """A job that ended lives again only where its key is free; else it is TAKEN, and nothing is written.
+        """An ended job is requeued or restored only if its key is free; otherwise nothing is written.
 
-        If this fails: an operator makes two jobs of a key that one was to have.
+        The result is `TAKEN` then.
+
+        If this fails: an operator creates two jobs with a key that only one job can have.
         """
         job_id = _holder(scene)
         match how:
@@ -720,9 +726,9 @@ class UniqueDuty(StorageFixtures):
         assert job_id == _call(scene)
 
     def test_the_holder_itself_may_live_again(self, scene: Scene) -> None:
-        """A job that ended, and whose key nobody took since, is requeued and has it.
+        """An ended job whose key no other job has taken can be requeued, and then has its key.
 
-        If this fails: what has a unique key cannot be run again.
+        If this fails: jobs with unique keys cannot be run again.
         """
         for use in (UniqueUse(K, _SUCCEEDED, at_least=HOUR), UniqueUse(L)):
             job_id = scene.settle(fails(scene.run(job_id=_holder(scene, use))))
@@ -732,9 +738,9 @@ class UniqueDuty(StorageFixtures):
             assert [job_id] == scene.claim_ids()
 
     def test_a_requeue_of_two_takes_one(self, scene: Scene) -> None:
-        """Of two ended jobs of a key that are requeued together the first lives.
+        """Of two ended jobs with one key that are requeued together, only the first is requeued.
 
-        If this fails: requeuing a list makes two jobs of one key.
+        If this fails: a requeue of a list creates two jobs with one key.
         """
         ids = [scene.settle(fails(scene.run(job_id=_holder(scene)))) for _ in range(2)]
 
@@ -744,9 +750,9 @@ class UniqueDuty(StorageFixtures):
         assert [State.ENQUEUED, State.FAILED] == scene.states(*ids)
 
     def test_no_other_change_asks_for_the_key(self, scene: Scene) -> None:
-        """Deletes, moves and ends go on as ever, whoever has the key.
+        """Retries, reschedules, requeues of waiting jobs and deletes do not depend on which job has the key.
 
-        If this fails: a job cannot be deleted or ended, as another has its key.
+        If this fails: a job cannot be deleted or ended, because another job has its key.
         """
         use = UniqueUse(K, _STARTED)
         running = scene.run(job_id=_holder(scene, use))
@@ -764,9 +770,9 @@ class UniqueDuty(StorageFixtures):
     @pytest.mark.parametrize("how", ["instant", "span"])
     @pytest.mark.parametrize("until", [_ENDED, _STARTED, _SUCCEEDED])
     def test_a_late_job_has_no_key(self, scene: Scene, how: str, until: Until) -> None:
-        """A job that was not claimed by the instant it is to start before has its key no more.
+        """A job that was not claimed by the time by which it must start no longer has its key.
 
-        If this fails: calls are answered by a job that will be deleted unrun.
+        If this fails: calls are duplicates of a job that will be deleted without a run.
         """
         late = {"start_before": BASE + HOUR} if how == "instant" else {"start_within": HOUR}
         use = UniqueUse(K, until)
@@ -779,9 +785,9 @@ class UniqueDuty(StorageFixtures):
         assert _call(scene, use) is None
 
     def test_a_started_job_is_never_late_for_its_key(self, scene: Scene) -> None:
-        """A job that started in time has its key through its retries, whenever they are.
+        """A job that started in time has its key through its retries, however late they are.
 
-        If this fails: the same thing is done twice at once, an hour later.
+        If this fails: the same work is done twice at the same time, an hour later.
         """
         job_id = _holder(scene, start_before=BASE + HOUR)
         running = scene.run(job_id=job_id)
@@ -791,9 +797,9 @@ class UniqueDuty(StorageFixtures):
         assert job_id == _call(scene)
 
     def test_unique_keys_are_told_page_by_page(self, scene: Scene) -> None:
-        """Keys come in order of code points with the job that each points at, above `after`, `limit` at most.
+        """`find_unique` returns keys by code points, each with its job, above `after`, and at most `limit`.
 
-        If this fails: nobody can see which job has a key, or pages skip some.
+        If this fails: people cannot see which job has a key, or pages skip some.
         """
         uses = [
             UniqueUse("B kit/a"), UniqueUse("a kit/A", at_least=HOUR), UniqueUse("a kit/_"),
@@ -816,9 +822,9 @@ class UniqueDuty(StorageFixtures):
         assert [] == scene.storage.find_unique("c")
 
     def test_keys_of_jobs_long_gone_are_forgotten(self, scene: Scene) -> None:
-        """Upkeep forgets a key whose job was pruned and whose time is over.
+        """A prune deletes a key whose job was pruned and whose time has passed.
 
-        If this fails: the list of keys grows with each key there ever was.
+        If this fails: the list of keys grows with each key that was ever used.
         """
         use = UniqueUse(K, at_least=HOUR)
         scene.settle(succeeds(scene.run(job_id=_holder(scene, use)), expires_at=BASE - HOUR))

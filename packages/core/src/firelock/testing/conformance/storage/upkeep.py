@@ -1,4 +1,4 @@
-"""Upkeep: what is due runs, children follow their parents' ends, and what had its time is gone."""
+"""Tests of upkeep: due jobs are enqueued, children follow their parents' ends, expired jobs are pruned."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
 class PromoteDuty(StorageFixtures):
-    """What `promote` promises."""
+    """Tests of `promote`."""
 
     verbs = "promote"
 
     def test_what_is_due_is_enqueued(self, scene: Scene) -> None:
-        """A due job is enqueued, once, stamped by the storage's clock; its nominal instant stays.
+        """A due job is enqueued once, with the storage's time as `enqueued_at`; its nominal time stays.
 
-        The history tells that it was due, and when it was moved.
+        The history shows that it was due, and when it was enqueued.
 
-        If this fails: delayed jobs never run, run again and again, or forget which instant they run for; or
-        people cannot see why a job waited.
+        If this fails: delayed jobs never run, run repeatedly, or lose the time for which they run; or people
+        cannot see why a job waited.
         """
         job_id = scene.schedule(3_600)
         nominal_at = scene.record(job_id).nominal_at
@@ -68,9 +68,9 @@ class PromoteDuty(StorageFixtures):
         assert {State.PROCESSING: 1} == scene.by_state()
 
     def test_what_is_not_due_stays(self, scene: Scene) -> None:
-        """A job that is due later is left alone, and its instant is told; where there is none, none is.
+        """A job that is due later stays scheduled, and its due time is returned; None without such a job.
 
-        If this fails: delayed jobs run early, or idle servers oversleep them or wake for nothing.
+        If this fails: delayed jobs run early, or idle servers sleep past their due time or wake for nothing.
         """
         scene.add()
         assert Promotion(0, None) == scene.promote()
@@ -85,9 +85,9 @@ class PromoteDuty(StorageFixtures):
         assert [State.SCHEDULED, State.ENQUEUED] == scene.states(later, due)
 
     def test_the_longest_due_are_first(self, scene: Scene) -> None:
-        """Within the limit the oldest due instants are moved first; the rest is due at once.
+        """Within the limit, jobs with the earliest due times are enqueued first; the others are still due.
 
-        If this fails: after a long pause new jobs overtake those that waited longest.
+        If this fails: after a long pause new jobs overtake those that have waited longest.
         """
         hours = (4, 1, 3, 2)
         ids = {hour: scene.add(state=State.SCHEDULED, due_at=BASE + hour * HOUR) for hour in hours}
@@ -101,9 +101,9 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(2, None) == rest
 
     def test_jobs_promoted_earlier_run_earlier(self, scene: Scene) -> None:
-        """Jobs moved by one promotion stand behind those moved before, and before those enqueued afterwards.
+        """Jobs of a promotion come after jobs that were enqueued earlier, and before those enqueued later.
 
-        If this fails: a job that was due long ago goes to the end of its queue again and again.
+        If this fails: a job that was due long ago is moved to the end of its queue repeatedly.
         """
         first = scene.schedule(3_600)
         second = scene.schedule(2 * 3_600)
@@ -116,9 +116,9 @@ class PromoteDuty(StorageFixtures):
         assert [first, second, third] == scene.claim_ids()
 
     def test_what_left_scheduled_is_not_due(self, scene: Scene) -> None:
-        """A scheduled job that was deleted or requeued is forgotten by the clock.
+        """A scheduled job that was deleted or requeued is no longer due.
 
-        If this fails: a deleted job runs at its instant, a requeued one twice.
+        If this fails: a deleted job runs at its due time, and a requeued one runs twice.
         """
         deleted, requeued = scene.schedule(3_600), scene.schedule(3_600)
         scene.storage.apply([deletes(deleted), requeues(requeued)])
@@ -131,9 +131,9 @@ class PromoteDuty(StorageFixtures):
         assert [requeued] == scene.claim_ids()
 
     def test_a_rescheduled_job_is_due_at_its_new_instant(self, scene: Scene) -> None:
-        """Of a rescheduled job the due instant changes, and the history has one entry more.
+        """A reschedule changes the due time of a job, and adds one entry to its history.
 
-        If this fails: a job runs at the instant it was moved away from, or nobody can see that it was moved.
+        If this fails: a job runs at its previous due time, or people cannot see that it was rescheduled.
         """
         later = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR, nominal_at=BASE + HOUR)
         sooner = scene.add(state=State.SCHEDULED, due_at=BASE + 9 * HOUR)
@@ -159,9 +159,9 @@ class PromoteDuty(StorageFixtures):
         assert [sooner] == scene.claim_ids()
 
     def test_a_job_rescheduled_into_the_past_is_due_at_once(self, scene: Scene) -> None:
-        """The next promotion takes it, and one that is moved twice counts once, at its last instant.
+        """A job rescheduled into the past is promoted next; of two reschedules only the last time counts.
 
-        If this fails: "run it now" does nothing, or a job is due at instants it was moved away from.
+        If this fails: "run it now" does nothing, or a job is due at its previous times.
         """
         past = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR)
         twice = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR)
@@ -179,9 +179,9 @@ class PromoteDuty(StorageFixtures):
         assert 3 == len(scene.history(twice))
 
     def test_a_rescheduled_retry_is_still_a_retry(self, scene: Scene) -> None:
-        """Its retries stay counted and its error stays.
+        """A rescheduled retry keeps its number of retries and its error.
 
-        If this fails: a job whose retry is moved begins to count anew, and is tried for ever.
+        If this fails: a job whose retry is rescheduled counts its retries from zero, and is retried forever.
         """
         job_id = scene.settle(retries(scene.run(), due_at=BASE + HOUR))
         before = scene.record(job_id)
@@ -199,9 +199,9 @@ class PromoteDuty(StorageFixtures):
         )
 
     def test_only_what_is_scheduled_is_rescheduled(self, scene: Scene) -> None:
-        """Jobs in other states are left alone, and told so.
+        """A reschedule of a job in any other state than scheduled is refused, and the job stays as it is.
 
-        If this fails: a job that runs, or has ended, is run again at some instant.
+        If this fails: a job that runs, or has ended, runs again at some time.
         """
         holder = scene.begin()
         deleted = scene.settle(deletes(scene.add()))
@@ -218,7 +218,7 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(0, None) == scene.promote()
 
     def test_retries_and_snoozes_are_promoted_too(self, scene: Scene) -> None:
-        """A job that waits for its retry, or was snoozed, comes back to its own queue.
+        """A job that waits for its retry, or was snoozed, returns to its own queue.
 
         If this fails: retries are lost, or lose their queue.
         """
@@ -236,9 +236,9 @@ class PromoteDuty(StorageFixtures):
         assert sorted(ids) == sorted(scene.claim_ids(holder, queues=["critical"]))
 
     def test_a_recurring_instant_counts_as_the_next(self, scene: Scene) -> None:
-        """The next due instant is the earliest of scheduled and recurring jobs.
+        """The next due time is the earliest of all scheduled and recurring jobs.
 
-        If this fails: idle servers sleep through a recurring job.
+        If this fails: idle servers sleep past the due time of a recurring job.
         """
         scene.storage.put_record("other", "nightly", "{}", due_at=BASE)
         due_once(scene)
@@ -247,7 +247,7 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(0, BASE + HOUR) == scene.promote()
 
     def test_promotion_is_bounded_by_its_limit(self, scene: Scene) -> None:
-        """A thousand due jobs are moved in bounded steps, each job once.
+        """A thousand due jobs are enqueued in bounded steps, each job once.
 
         If this fails: upkeep after a pause is one endless step.
         """
@@ -266,7 +266,7 @@ _table = pytest.mark.parametrize(("on", "end"), _TABLE, ids=[f"{on}-{end}" for o
 
 
 def _ended(scene: Scene, end: State, job_id: str | None = None, expires_at: int | None = None) -> str:
-    """Bring a job, a new one unless given, to its end; return its id."""
+    """End a job, a new one unless given, with this state; return its id."""
     running = scene.run(job_id=job_id)
     match end:
         case State.SUCCEEDED:
@@ -284,14 +284,14 @@ def _expected_reason(on: On, end: State, target: State | None) -> str:
 
 
 class ContinuationDuty(StorageFixtures):
-    """What `insert`, `apply` and `release` promise to jobs that wait for others."""
+    """Tests of `insert`, `apply` and `release` for jobs that wait for other jobs."""
 
     verbs = "release"
 
     def test_a_child_waits_for_its_parent(self, scene: Scene) -> None:
-        """A child of a job that has not ended is awaiting, names its parents and is not claimable.
+        """A child of a job that has not ended is awaiting, has its parents, and cannot be claimed.
 
-        If this fails: continuations run before what they continue.
+        If this fails: continuations run before the jobs that they continue.
         """
         one, other = scene.schedule(3_600), scene.schedule(3_600)
 
@@ -308,9 +308,9 @@ class ContinuationDuty(StorageFixtures):
 
     @_table
     def test_the_end_of_the_parent_decides_the_child(self, scene: Scene, on: On, end: State) -> None:
-        """Released children are enqueued, deleted or go on waiting as the table says, and say why.
+        """Released children are enqueued, deleted or go on waiting as the table states, with a reason.
 
-        If this fails: children run after the wrong end, or wait without a word.
+        If this fails: children run after the wrong end, or wait without a visible reason.
         """
         parent = scene.add()
         child = scene.continuation(parent, on=on)
@@ -325,9 +325,9 @@ class ContinuationDuty(StorageFixtures):
 
     @_table
     def test_a_parent_that_has_ended_decides_at_once(self, scene: Scene, on: On, end: State) -> None:
-        """A child of a parent that has already ended gets its state when it is stored: one history entry.
+        """A child of an ended parent is decided when it is stored, with one history entry.
 
-        If this fails: a child created a moment too late waits for ever.
+        If this fails: a child that is created a moment too late waits forever.
         """
         parent = _ended(scene, end)
 
@@ -346,10 +346,12 @@ class ContinuationDuty(StorageFixtures):
         assert claimable == scene.claim_ids()
 
     def test_the_end_of_a_parent_is_told(self, scene: Scene) -> None:
-        """The end of a job with waiting children answers `releasing`, its repeat `already`; so does a delete.
+        """The end of a job with waiting children returns `RELEASING`, and its repeat `ALREADY`.
 
-        If this fails: children wait for upkeep, those of a deleted job for ever, or every settle pays for a
-        look that finds nothing.
+        A delete of a waiting parent returns `RELEASING` too.
+
+        If this fails: children wait for upkeep, and those of a deleted job wait forever; or every settle pays
+        for a search that finds nothing.
         """
         holder = scene.begin()
         parent = scene.run(holder)
@@ -366,7 +368,7 @@ class ContinuationDuty(StorageFixtures):
         assert State.ENQUEUED == scene.state(child)
 
     def test_a_child_is_released_once(self, scene: Scene) -> None:
-        """A second end of the parent changes nothing for children that were decided.
+        """A second end of a parent does not change children that have been decided.
 
         If this fails: a requeued parent runs its continuations again.
         """
@@ -384,7 +386,7 @@ class ContinuationDuty(StorageFixtures):
         assert 3 == len(scene.history(child))
 
     def test_the_last_parent_releases(self, scene: Scene) -> None:
-        """A child of several parents is enqueued with the last of them, whatever the order.
+        """A child of several parents is enqueued with the last end, in whichever order the parents end.
 
         If this fails: a job that joins others runs before they have ended, or never.
         """
@@ -401,9 +403,9 @@ class ContinuationDuty(StorageFixtures):
         assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
 
     def test_one_unwanted_end_deletes_the_child(self, scene: Scene) -> None:
-        """A child of several parents is deleted by the first that did not end as wanted, and stays so.
+        """A child of several parents is deleted by the first that did not end as wanted, and stays deleted.
 
-        If this fails: a job runs although something it builds upon was given up.
+        If this fails: a job runs although a job on which it depends was deleted.
         """
         first, second = scene.add_many(2)
         child = scene.continuation(first, second)
@@ -418,9 +420,9 @@ class ContinuationDuty(StorageFixtures):
         assert 2 == len(scene.history(child))
 
     def test_a_parent_that_has_ended_counts_among_several(self, scene: Scene) -> None:
-        """Of several parents, those that ended before the child was stored are already counted.
+        """Parents that ended before their child was stored are already counted.
 
-        If this fails: a child of one finished and one running job waits for ever, or runs at once.
+        If this fails: a child of one ended and one running job waits forever, or runs immediately.
         """
         ended = _ended(scene, State.SUCCEEDED)
         running = scene.run()
@@ -434,10 +436,12 @@ class ContinuationDuty(StorageFixtures):
 
     @pytest.mark.parametrize("is_late", [False, True])
     def test_a_failed_parent_may_still_succeed(self, scene: Scene, is_late: bool) -> None:
-        """A child that waits for success, made before or after its parent failed, runs when that succeeds.
+        """A child that waits for success runs when its failed parent is requeued and succeeds.
 
-        If this fails: the operator who mends a failure has lost everything that was to follow; or the parent
-        is not marked since it had ended, and the child waits for ever.
+        This holds for children that were created before the failure and after it.
+
+        If this fails: an operator who fixes a failure has lost all jobs that were to follow. Or the parent is
+        not marked as having children because it had ended, and the child waits forever.
         """
         parent = scene.add()
         child = "" if is_late else scene.continuation(parent)
@@ -454,9 +458,9 @@ class ContinuationDuty(StorageFixtures):
         assert (Applied.RELEASING, State.ENQUEUED) == (result, scene.state(child))
 
     def test_a_child_that_is_gone_is_passed_over(self, scene: Scene) -> None:
-        """A child that was deleted and pruned before its turn keeps nobody else from theirs.
+        """A child that was deleted and pruned before its release does not stop the release of others.
 
-        If this fails: one child too few stops the release of all that wait behind it.
+        If this fails: one missing child blocks all children after it.
         """
         parent = scene.add()
         gone, left = scene.continuation(parent), scene.continuation(parent)
@@ -469,9 +473,9 @@ class ContinuationDuty(StorageFixtures):
         assert ([None], State.ENQUEUED) == (scene.storage.get([gone]), scene.state(left))
 
     def test_a_parent_requeued_before_its_turn_releases_nothing(self, scene: Scene) -> None:
-        """A parent that left its end before its children were looked at decides them by its next end.
+        """A parent that was requeued before its children were released decides them with its next end.
 
-        If this fails: children are released by an end that no longer holds, while their parent runs again.
+        If this fails: children are released by an end that is no longer valid, while their parent runs again.
         """
         parent = scene.add()
         child = scene.continuation(parent)
@@ -486,9 +490,9 @@ class ContinuationDuty(StorageFixtures):
         assert (State.AWAITING, State.DELETED) == (while_running, scene.state(child))
 
     def test_a_deleted_child_decides_its_own_children(self, scene: Scene) -> None:
-        """A chain of continuations is deleted down to its end, each with its reason.
+        """A chain of continuations is deleted down to its last job, each with its reason.
 
-        If this fails: grandchildren wait for ever.
+        If this fails: grandchildren wait forever.
         """
         parent = scene.add()
         child = scene.continuation(parent)
@@ -503,9 +507,9 @@ class ContinuationDuty(StorageFixtures):
         assert "parent deleted" == scene.record(grandchild).reason
 
     def test_a_deleted_child_stays_as_long_as_its_parent(self, scene: Scene) -> None:
-        """A child deleted by the storage expires as long after its end as its parent after its own.
+        """A child that the storage deletes is kept as long after its end as its parent is after its own.
 
-        If this fails: children that were given up stay for ever, or are gone before anybody saw them.
+        If this fails: deleted children stay forever, or are pruned before people have seen them.
         """
         kept, expiring = scene.add_many(2)
         children = scene.continuation(kept), scene.continuation(expiring)
@@ -520,9 +524,9 @@ class ContinuationDuty(StorageFixtures):
         assert (bounded.changed_at, bounded.ended_at + 3 * HOUR) == (bounded.ended_at, bounded.expires_at)
 
     def test_children_are_released_in_bounded_steps(self, scene: Scene) -> None:
-        """At most so many children are looked at by one call; all are by enough of them, each once.
+        """One call of `release` checks at most `limit` children; enough calls move all children, each once.
 
-        If this fails: the end of a job with 100,000 children stops everybody for a second.
+        If this fails: the end of a job with 100,000 children delays all servers for a second.
         """
         parent = scene.add()
         children = [scene.continuation(parent) for _ in range(7)]
@@ -539,9 +543,9 @@ class ContinuationDuty(StorageFixtures):
     def test_a_child_that_left_is_not_released(
         self, scene: Scene, change: Callable[[str], Transition]
     ) -> None:
-        """A child that an operator deleted, or ran without waiting, is not moved by the end of its parent.
+        """A child that an operator has deleted or requeued is not moved by the end of its parent.
 
-        If this fails: a deleted child runs, or one that was started by hand runs twice.
+        If this fails: a deleted child runs, or one that was started manually runs twice.
         """
         parent = scene.schedule(3_600)
         child = scene.continuation(parent)
@@ -554,9 +558,9 @@ class ContinuationDuty(StorageFixtures):
         assert before == scene.record(child)
 
     def test_continuations_are_found_by_parent(self, scene: Scene) -> None:
-        """The jobs that wait, or waited, for a job are found by its id.
+        """Jobs that wait, or waited, for a job are found by its id.
 
-        If this fails: nobody sees what follows a job.
+        If this fails: people cannot see which jobs follow a job.
         """
         parent, other = scene.add_many(2)
         children = {scene.continuation(parent), scene.continuation(other, parent)}
@@ -570,14 +574,14 @@ class ContinuationDuty(StorageFixtures):
 
 
 class PruneDuty(StorageFixtures):
-    """What `prune` promises."""
+    """Tests of `prune`."""
 
     verbs = "prune"
 
     def test_what_expired_is_gone_with_all_that_belongs_to_it(self, scene: Scene) -> None:
         """A pruned job leaves no record, history, errors, log, progress, count or list entry; its id is free.
 
-        If this fails: a store fills up with what nobody can see, or it appears in another job.
+        If this fails: the store fills up with data that nobody can see, or the data appears in another job.
         """
         job = scene.new_job(tags=("eu",))
         scene.storage.insert([job])
@@ -602,9 +606,9 @@ class PruneDuty(StorageFixtures):
         )  # fmt: skip
 
     def test_what_has_not_expired_stays(self, scene: Scene) -> None:
-        """Jobs that expire later, never, were requeued before their expiry, or have not ended stay.
+        """Jobs that expire later or never, were requeued before their expiry, or have not ended are kept.
 
-        If this fails: results are gone before they were read, or jobs before they ran.
+        If this fails: results are deleted before they were read, or jobs before they ran.
         """
         holder = scene.begin()
         kept = [scene.settle(succeeds(scene.run(holder), expires_at=BASE + 5 * HOUR))]
@@ -620,9 +624,9 @@ class PruneDuty(StorageFixtures):
         assert State.ENQUEUED == scene.state(kept[-1])
 
     def test_the_storages_clock_decides_what_expired(self, scene: Scene) -> None:
-        """A job goes when its instant has passed, whatever stamps callers gave.
+        """A job is pruned when the storage's clock has passed its expiry, whatever timestamps callers gave.
 
-        If this fails: a client whose clock is wrong deletes results, or keeps them for ever.
+        If this fails: a client with a wrong clock deletes results, or keeps them forever.
         """
         kept = scene.settle(deletes(scene.add(), at=BASE - 900 * DAY, expires_at=BASE + HOUR))
         gone = scene.settle(deletes(scene.add(), at=BASE + 900 * DAY, expires_at=BASE - HOUR))
@@ -632,9 +636,11 @@ class PruneDuty(StorageFixtures):
         assert (1, [gone]) == (pruned, [one for one in (kept, gone) if scene.storage.get([one]) == [None]])
 
     def test_fewer_than_asked_for_means_that_nothing_is_left(self, scene: Scene) -> None:
-        """A job whose expiry lies before that of jobs that were removed earlier is found by the same call.
+        """A job that expired before the jobs of earlier calls is pruned by the same call as the others.
 
-        If this fails: servers stop to remove jobs although some have expired, until their next look.
+        So a result below the limit means that nothing is left.
+
+        If this fails: servers stop pruning although some jobs have expired, until their next round.
         """
         ids = scene.add_many(6)
         for number, job_id in enumerate(ids[:4]):
@@ -649,9 +655,9 @@ class PruneDuty(StorageFixtures):
         assert (2, 4, [None] * 6) == (first, rest, scene.storage.get(ids))
 
     def test_pruning_is_bounded(self, scene: Scene) -> None:
-        """At most so many jobs go with one call; the rest with the next.
+        """One call of `prune` deletes at most `limit` jobs; the next calls delete the rest.
 
-        If this fails: a day's jobs are removed in one endless step.
+        If this fails: a day's jobs are deleted in one endless step.
         """
         ids = scene.add_many(25)
         scene.storage.apply([deletes(job_id, expires_at=BASE + HOUR) for job_id in ids])
@@ -663,11 +669,12 @@ class PruneDuty(StorageFixtures):
         assert [None] * 25 == scene.storage.get(ids)
 
     def test_children_that_still_wait_are_deleted_first(self, scene: Scene) -> None:
-        """Each child that waits for a pruned parent is deleted with the reason, and decides its own children.
+        """Children that wait for a pruned parent are deleted with a reason, and decide their own children.
 
-        It expires as long after its end as its parent after its own.
+        Each expires as long after its end as its parent does after its own.
 
-        If this fails: children of a failed job, or all but one of them, wait for ever for one that is gone.
+        If this fails: children of a failed job, or all but one of them, wait forever for a job that no longer
+        exists.
         """
         parent = scene.add()
         children = [scene.continuation(parent, queue=queue) for queue in ("default", "mail", "default")]
@@ -691,10 +698,10 @@ class PruneDuty(StorageFixtures):
         assert [State.ENQUEUED] * 3 == scene.states(*grandchildren)
 
     def test_a_parent_stays_until_its_children_were_released(self, scene: Scene) -> None:
-        """A parent that expired before its children were looked at is kept until they were; they outlive it.
+        """An expired parent is not pruned before its children were released; they outlive it.
 
-        If this fails: children of a successful parent are deleted since upkeep came late, or their rows go
-        with its own.
+        If this fails: children of a successful parent are deleted because upkeep was late, or their rows are
+        deleted with those of the parent.
         """
         holder = scene.begin()
         parent = scene.run(holder)
@@ -710,11 +717,11 @@ class PruneDuty(StorageFixtures):
         assert State.SUCCEEDED == scene.state(scene.settle(succeeds(scene.run(holder, child))))
 
     def test_locks_that_ended_are_forgotten_after_a_day(self, scene: Scene) -> None:
-        """Locks that were released, or ran out, a day ago leave no record; those that are held stay.
+        """Locks that were released or expired a day ago leave no record; held locks stay.
 
-        A name that was forgotten goes on with a larger token than any that it had.
+        The next token of a forgotten name is larger than all its earlier tokens.
 
-        If this fails: a lock for each order is kept for ever, or a late holder passes for the present one.
+        If this fails: a lock for each order is kept forever, or a late holder is treated as the current one.
         """
         storage = scene.storage
         names = [f"order:{number}" for number in range(12)]
@@ -737,9 +744,9 @@ class PruneDuty(StorageFixtures):
         assert [False] * 12 == [storage.renew_lock(name, "ada", tokens[name], 60.0) for name in names]
 
     def test_rollups_are_kept_for_thirty_days(self, scene: Scene) -> None:
-        """Rollups of minutes older than 30 days go, younger ones stay.
+        """Rollups of minutes are deleted after 30 days, and kept until then.
 
-        If this fails: the timeline grows for ever, or forgets last week.
+        If this fails: the timeline grows forever, or loses last week.
         """
         histogram = (0,) * (len(DURATION_BUCKETS) + 1)
         minutes = (BASE - 31 * DAY, BASE - 29 * DAY, BASE)

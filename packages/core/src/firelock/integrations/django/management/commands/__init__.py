@@ -1,1 +1,1 @@
-"""`python manage.py firelock …`, in `firelock`."""
+"""`python manage.py firelock …`, in the module `firelock`."""

@@ -16,33 +16,33 @@ from firelock.app import Firelock
 from firelock.cli import main
 from firelock.integrations.django.project import PLACE, get_app, project_block
 
-_DJANGOS_OWN = ("--settings", "--pythonpath")  # Django has taken them before it came here
+_DJANGOS_OWN = ("--settings", "--pythonpath")  # Django has processed these options before
 
 
-class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django brings no types
+class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django has no types
     """Every command of `firelock`: `server`, `jobs list`, `doctor`, `migrate`, `dashboard` and the others."""
 
     help = "Run jobs, look at them and mend them: firelock's command line for this project."
-    requires_system_checks: Sequence[str] = ()  # a server is not kept from its jobs by somebody's warning
+    requires_system_checks: Sequence[str] = ()  # warnings of checks must not stop a server
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Whatever follows is for firelock."""
+        """Accept all further words; they are for firelock."""
         parser.add_argument("words", nargs=REMAINDER, help="as behind firelock: server, jobs list, doctor, …")
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """All words are firelock's, `--help` among them; the process ends with its exit code."""
+        """Run firelock with all words, including `--help`, and exit with its exit code."""
         _be_found_by_children(argv)
         sys.exit(run(argv[2:]))
 
     def print_help(self, _program: str, _subcommand: str) -> None:
-        """`manage.py help firelock` shows firelock's."""
+        """Show firelock's help for `manage.py help firelock`."""
         main(["--help"], program=_command_line(), has_app=True)
 
     def execute(self, *_: object, words: Sequence[str], **__: object) -> None:
-        """`call_command("firelock", "jobs", "list")`.
+        """Run a command from code: `call_command("firelock", "jobs", "list")`.
 
         Raises:
-            CommandError: the command failed; it has said why, and `returncode` is its exit code.
+            CommandError: the command failed; it has printed the reason, and `returncode` is its exit code.
         """
         with _kept_open(get_app()):
             code = run(words)
@@ -50,11 +50,11 @@ class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django brings no ty
             raise CommandError(f"firelock {' '.join(words)} failed.", returncode=code)
 
 
-Command = FirelockCommand  # the name that Django looks for
+Command = FirelockCommand  # the name that Django looks up
 
 
 def run(words: Sequence[str]) -> int:
-    """The words have been run with the project's app; return the exit code."""
+    """Run the words with the project's app; return the exit code."""
     given = _without_djangos_own(words)
     if given[:1] == ["server"] and not any(word.split("=")[0] == "--queues" for word in given):
         queues = project_block()[0].queues
@@ -64,7 +64,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _command_line() -> str:
-    """Return the command line that leads here, as it was called; one that code calls is manage.py's."""
+    """Return the command line that leads here, as it was called; for a call from code, manage.py's."""
     called = Path(sys.argv[0])
     if sys.argv[1:2] != ["firelock"] or called.suffix == ".pyc":
         return "python manage.py firelock"
@@ -77,8 +77,11 @@ def _command_line() -> str:
 
 @contextmanager
 def _kept_open(app: Firelock) -> Iterator[None]:
-    """Within the block nobody closes the app: a command does at its end, and this process goes on."""
-    app.close = lambda: None  # type: ignore[method-assign]  # on this one alone, and for so long
+    """Prevent commands from closing the app within the block.
+
+    A command closes its app at its end, but this process continues.
+    """
+    app.close = lambda: None  # type: ignore[method-assign]  # only on this app, and only in the block
     try:
         yield
     finally:
@@ -96,11 +99,11 @@ def _without_djangos_own(words: Sequence[str]) -> list[str]:
 
 
 def _be_found_by_children(argv: Sequence[str]) -> None:
-    """What stands beside `manage.py` can be imported by a server's processes too, wherever that began.
+    """Make a server's processes import the modules next to `manage.py`, wherever that was started.
 
-    So can what `--pythonpath` names, which Django has put before it.
+    The same applies to the path of `--pythonpath`, which Django has put in front of it.
     """
     is_more = any(word.split("=")[0] == "--pythonpath" for word in argv)
-    own = [os.path.abspath(each) for each in sys.path[: 1 + is_more] if each]  # noqa: PTH100 - links are kept
+    own = [os.path.abspath(each) for each in sys.path[: 1 + is_more] if each]  # noqa: PTH100 - keeps links
     paths = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     os.environ["PYTHONPATH"] = os.pathsep.join([*(each for each in own if each not in paths), *paths])
