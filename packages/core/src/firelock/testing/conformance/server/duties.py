@@ -586,7 +586,7 @@ class StoppingBatchesDuty(ServerFixtures):
 def _nothing() -> None: ...
 
 
-_MANY = 100
+_JOBS_PER_QUEUE = 40
 
 
 class OrderingDuty(ServerFixtures):
@@ -636,14 +636,14 @@ class OrderingDuty(ServerFixtures):
         notes, names = self._noted(stage)
         calls = [(queue,) for queue in ("light", "heavy")]
         jobs = [
-            job for (queue,) in calls for job in notes.using(queue=queue).enqueue_many([(queue,)] * _MANY)
+            job for (queue,) in calls for job in notes.using(queue=queue).enqueue_many([(queue,)] * _JOBS_PER_QUEUE)
         ]
 
         stage.serve(queues="heavy:3,light:1", workers=1)
         for job in jobs:
             stage.ended(job)
 
-        first_half = names[:_MANY]
+        first_half = names[:_JOBS_PER_QUEUE]
         assert 0 < first_half.count("light") < first_half.count("heavy")
 
     def test_a_queue_that_no_server_serves_stands_still(self, stage: Stage) -> None:
