@@ -636,7 +636,9 @@ class OrderingDuty(ServerFixtures):
         notes, names = self._noted(stage)
         calls = [(queue,) for queue in ("light", "heavy")]
         jobs = [
-            job for (queue,) in calls for job in notes.using(queue=queue).enqueue_many([(queue,)] * _JOBS_PER_QUEUE)
+            job
+            for (queue,) in calls
+            for job in notes.using(queue=queue).enqueue_many([(queue,)] * _JOBS_PER_QUEUE)
         ]
 
         stage.serve(queues="heavy:3,light:1", workers=1)

@@ -28,7 +28,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 class InsertDuty(StorageFixtures):
     """Tests of `insert` and `new_ids`."""
 
-    verbs = "insert new_id new_ids"
+    verbs = "insert new_ids"
 
     def test_a_new_job_is_stored_as_given(self, scene: Scene) -> None:
         """A new job is stored with every field as given; fields that only a run fills are empty.
