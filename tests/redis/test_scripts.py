@@ -14,7 +14,7 @@ from pathlib import Path
 import firelock_redis
 from firelock import Firelock, JobContext, Limit, Unique
 from firelock.plugins.loader import open_storage
-from firelock.storage import ClaimRequest, Held, JobFilter, NewSession
+from firelock.storage import ClaimRequest, HeldClaim, JobFilter, NewSession
 
 storage = open_storage(sys.argv[1])
 package, opened = str(Path(firelock_redis.__file__).parent), []
@@ -61,7 +61,7 @@ with Firelock(storage) as fire:
     storage.begin_session(NewSession("s", "server", "host:a", "host", 7, now, 30, 1, "*"))
     plain.enqueue()
     (claimed,) = storage.claim(ClaimRequest(None, 1, "s", now)).jobs
-    storage.reconcile("s", [Held(claimed.id, claimed.fence, now)])
+    storage.reconcile("s", [HeldClaim(claimed.id, claimed.fence, now)])
     storage.end_session("s", None, reason="lost")
     storage.orphans(10), storage.promote(10), storage.release(10), storage.prune(10)
     storage.find_unique(), storage.find_keys(), storage.spend("slow")

@@ -23,7 +23,7 @@ WORDS = [  # of what Redis stores, and its scripts are told: where one comes bet
     ("verbs/insert.py", "            state=LETTERS[job.state],\n", '            zone="",\n'),
     ("layout/words.py", "    id: str\n    fence: Word\n    at: int\n", f"    {ZONE}\n"),
     ("verbs/changes.py", "        id=transition.job_id,\n", '        zone="",\n'),
-    ("layout/words.py", "    due: Word  # until when it is held\n", f"    {ZONE}\n"),
+    ("layout/words.py", "    due: Word  # the end of its hold\n", f"    {ZONE}\n"),
     ("verbs/insert.py", "    batch = NewBatch(\n", '        zone="",\n'),
 ]
 PROGRAM = """

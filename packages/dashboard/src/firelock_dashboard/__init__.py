@@ -4,7 +4,7 @@
 other frameworks.
 
 Read `app` first, which receives each request, then `web/` (the code between a request and a page) and one
-module of `pages/`, for example `queues`. `site` holds the objects that all pages of one dashboard share.
+module of `pages/`. `site` holds the objects that all pages of one dashboard share.
 `stats/` computes the numbers that pages show, `security/` decides which visitors may see and do what, and
 `api/` serves programs. `problems` contains the errors of a bad request, and `hookspecs` the hooks. The
 command line finds the dashboard through `plugin` and starts it through `command`.

@@ -1,1 +1,1 @@
-"""The rows of jobs (`job_row`), batches (`batch_row`) and memos (`memo_row`): reading, changing, writing."""
+"""The rows of jobs (`job_row`) with their `marks`, of batches (`batch_row`) and of memos (`memo_row`)."""

@@ -1,1 +1,1 @@
-"""The schema: the `tables` and their migrations, their configurable `names`, and their `metadata`."""
+"""The schema: the `tables` and their migrations, its `version`, configurable `names`, and `metadata`."""
