@@ -65,7 +65,7 @@ def test_the_page_shows_the_whole_file(path):
 def test_the_page_names_every_file():
     """Each file of the distribution stands in the tree, and nothing else does."""
     text = PAGE.read_text("utf-8")
-    tree = text[text.index("```text") : text.index("It imports")]
+    tree = text[text.index("```text") : text.index("The package imports")]
 
     named = set(re.findall(r"[\w.-]+\.(?:py|md|toml)", tree))
 
@@ -99,7 +99,7 @@ def test_the_page_speaks_of_what_exists():
         if not hasattr(import_module(f"{RULES[module]}.{module}"), name)
     ]
     assert {"step", "clock", "close"} == RowStorage.__abstractmethods__
-    assert "Write three methods" in text
+    assert "You write three methods" in text
 
 
 def test_the_page_names_every_verb():
@@ -115,7 +115,7 @@ def test_the_page_names_every_verb():
 
 def test_the_page_counts_the_kits_faults():
     """What it says of them is no more than a few off."""
-    said = re.search(r"some (\d+) faults", PAGE.read_text("utf-8"))
+    said = re.search(r"About (\d+) faults", PAGE.read_text("utf-8"))
     planted = sum(not mutation.legal for mutation in mutations())
 
     assert int(said[1]) == pytest.approx(planted, abs=15)
