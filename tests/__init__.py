@@ -1,1 +1,1 @@
-"""Firelock's own tests: of each package, of each storage, of faults, of the whole, of the sources."""
+"""Firelock's own tests: of each package, each storage, faults, the whole system and the sources."""

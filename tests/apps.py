@@ -1,4 +1,4 @@
-"""The smallest app there is, for tests that count what a job costs."""
+"""The smallest possible app, for tests that count the cost of a job."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from firelock.model.state import State
 from firelock.task import Task
 from firelock.testing import eventually
 
-# What is done by the clock is so seldom that it is not counted with the jobs.
+# Periodic work is so rare that it is not counted with the jobs.
 _SELDOM = Settings(poll=60, sweep=60, heartbeat=20, session_timeout=60)
 
 
 @attrs.frozen
 class App:
-    """An application with one task, which does nothing."""
+    """An application with one task that does nothing."""
 
     fire: Firelock
     noop: Task[[int], None]
 
     def await_succeeded(self, number: int) -> None:
-        """So many jobs have succeeded in all."""
+        """Wait until this number of jobs have succeeded in total."""
         eventually(lambda: self.fire.jobs.counts().by_state.get(State.SUCCEEDED, 0) == number, within=60)
 
 

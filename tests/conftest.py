@@ -1,4 +1,4 @@
-"""What holds for every test: examples repeat, the caller's settings stay out, workers share sensibly."""
+"""Settings for all tests: repeatable examples, no settings of the caller, and distribution among workers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from hypothesis import settings
 from tests.heavy import is_heavy
 from tests.processes import running
 
-_MOST_WORKERS = 8  # each collects all tests before it runs its own
+_MOST_WORKERS = 8  # each of them collects all tests before it runs its own
 
 settings.register_profile("firelock", derandomize=True, deadline=None, database=None, print_blob=True)
 settings.load_profile("firelock")
 
-# FIRELOCK_TEST_… names servers to test against; every other one would change what the code under test does.
+# FIRELOCK_TEST_… names servers to test against. Any other variable would change the behaviour of the tested
+# code.
 for name in [name for name in os.environ if name.startswith("FIRELOCK_")]:
     if not name.startswith("FIRELOCK_TEST_"):
         del os.environ[name]
@@ -26,7 +27,7 @@ for name in [name for name in os.environ if name.startswith("FIRELOCK_")]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """No garbage is looked for among thousands of tests: all of them stay to the end."""
+    """Disable garbage collection while thousands of tests are collected, because all of them are kept."""
     gc.disable()
     try:
         return (yield)
@@ -37,7 +38,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `make test` leaves out is marked before -m looks at the marks."""
+    """Mark the tests that `make test` omits, before -m reads the marks."""
     for item in items:
         if is_heavy(item):
             item.add_marker("heavy")
@@ -45,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Whoever starts a program hears which test asks for it."""
+    """Make the current test known to helpers that start programs."""
     running(None if item.get_closest_marker("heavy") else item.nodeid)
     try:
         return (yield)
@@ -55,7 +56,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Two tests a core at a time: most wait for something."""
+    """Run two tests per core at the same time, because most tests wait for something."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     return min(2 * (os.cpu_count() or 1), _MOST_WORKERS)
@@ -63,7 +64,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Tests that share a server or a browser share a worker, unless another way was asked for by --dist."""
+    """Run tests that share a server or a browser in the same worker, unless --dist requests another way."""
     if config.getoption("dist") != "load":
         return None
     from tests.sharing import Sharing
@@ -73,7 +74,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 @pytest.fixture(autouse=True)
 def our_threads() -> Callable[..., list[str]]:
-    """Return who names the threads that this test has started and that still run; others' may linger."""
+    """A function that returns the names of running threads that this test has started.
+
+    Threads of earlier tests may still run.
+    """
     former = set(threading.enumerate())
 
     def started(name: str = "firelock") -> list[str]:

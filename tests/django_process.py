@@ -1,10 +1,10 @@
-"""Django in the process of the tests: it is configured once, and what a test needs goes over that."""
+"""Django in the process of the tests: it is configured once, and each test overrides what it needs."""
 
 from __future__ import annotations
 
 
 def configure_django():
-    """Django has settings and is set up; further ones come by `override_settings`."""
+    """Configure Django and set it up, once; tests change settings with `override_settings`."""
     import django
     from django.conf import settings
 

@@ -1,4 +1,4 @@
-"""Which tests `make test` leaves to `make test-all`: those that need more than Python, or take long."""
+"""The tests that only `make test-all` runs: those that need more than Python, or take long."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import pytest
 from tests.redis.programs import Program
 from tests.sql.servers.programs import Missing, MysqlProgram, PostgresqlProgram
 
-# Where every test is heavy, with the reason.
+# Folders and files in which every test is heavy, with the reason.
 FOLDERS = {
     "tests/faults/test_faults.py": "kills processes and servers, and waits until all is well again",
     "tests/end_to_end/browser/": "a Chromium",
     "tests/end_to_end/third_party/": "builds two distributions, and runs the kit on them",
 }
-# Several servers of Redis that watch each other, and programs that are no Python.
+# Several Redis servers that watch each other, and programs that are not written in Python.
 _FIXTURES = {"browser", "cluster", "group", "mariadb", "pgbouncer", "postgresql", "sql_servers"}
 
 
 def is_heavy(test: pytest.Item) -> bool:
-    """Tell whether a test is in `make test-all` alone: by its folder, its mark or the servers it asks for."""
+    """Return whether only `make test-all` runs a test.
+
+    This depends on its folder, its mark and the servers that it uses.
+    """
     call = getattr(test, "callspec", None)
     return (
         test.get_closest_marker("heavy") is not None

@@ -1,4 +1,4 @@
-"""Where the tests' own servers listen: at ports of loopback that are no other's, in no other run either."""
+"""Ports of loopback for the tests' own servers, which no other server and no other run uses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 
-# Below the ports that the kernel gives to whoever asks for any, so that a server finds its own again when it
-# is started anew; and so low that a Redis Cluster's second port, 10,000 above, is one as well.
+# These ports are below those that the kernel assigns to programs that request any port. A server that is
+# restarted therefore finds its own port free. They are also low enough for the second port of a Redis
+# Cluster, which is 10,000 higher.
 _PORTS = range(11_000, 22_000)
 _BUS = 10_000
 _taken: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, whose cluster port is free as well; never twice the same one.
+    """Return a free port whose cluster port is free as well; never return the same port twice.
 
-    It is this process's until it ends: test runs beside each other never try the same one.
+    This process keeps the port until it ends, so concurrent test runs never try the same one.
     """
     for port in _PORTS:
         if port not in _taken and _is_reserved(port) and _is_free(port) and _is_free(port + _BUS):
@@ -30,7 +31,10 @@ def free_port() -> int:
 
 
 def _is_reserved(port: int) -> bool:
-    """A byte of a file stands for each port, and the kernel gives its lock back when the process ends."""
+    """Lock the byte of a file that represents the port.
+
+    The kernel releases the lock when the process ends.
+    """
     try:
         fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:

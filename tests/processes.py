@@ -1,4 +1,4 @@
-"""The tests' own servers as processes: in a folder of their own, and gone with the test."""
+"""The tests' own servers as processes, each in its own folder and ended with the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from firelock.testing import eventually
 
 _ROOT = Path(__file__).parents[1]
 
-# Python that becomes the program: the kernel kills it with its parent, and nothing is forked beside threads.
+# A Python program that replaces itself with the given program. The kernel kills it with its parent, and no
+# process is forked while threads run.
 _BOUND = """
 import ctypes, os, sys
 parent, *command = sys.argv[1:]
@@ -29,9 +30,9 @@ os.execv(command[0], command)
 
 
 def start_program(command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
-    """Return the process of a program that dies with this one; what it says is added to the log.
+    """Return the process of a program that dies with this one; its output is appended to the log.
 
-    On Linux it dies with the thread that started it: start it in the one that the tests run in.
+    On Linux, the program dies with the thread that started it, so start it in the thread that runs the tests.
     """
     bound = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *map(str, command)]
     with log.open("ab") as out:
@@ -40,16 +41,16 @@ def start_program(command: Sequence[str | Path], log: Path) -> subprocess.Popen[
         )
 
 
-_light: list[str] = []  # the test that runs, where it is one of `make test`
+_light: list[str] = []  # the running test, if `make test` includes it
 
 
 def running(test: str | None) -> None:
-    """This test of `make test` runs from now on; None where no test runs or a heavy one."""
+    """Store the id of the running test of `make test`; None means no test or a heavy one."""
     _light[:] = [test] if test else []
 
 
 def refuse_to_light_tests(program: str) -> None:
-    """Raise where the test that runs is not heavy: what it asks for, not every contributor has."""
+    """Raise if the running test is not heavy, because not every contributor has this program."""
     if _light:
         raise RuntimeError(
             f"{_light[0]} starts {program}, not of a wheel: mark it @pytest.mark.heavy(reason)."
@@ -57,17 +58,17 @@ def refuse_to_light_tests(program: str) -> None:
 
 
 class Process(ABC):
-    """One server. It is started by `with`, or by `start`, and then has to be closed.
+    """One server, which is started by `with`, or by `start`, and then must be closed.
 
-    Its folder is there from its making to `close`; `stop` and `kill` leave it, with all that is in it.
+    Its folder exists from its creation to `close`. `stop` and `kill` keep the folder and its contents.
     """
 
     deadline: float
-    """Seconds within which it answers after its start, and is gone after a signal."""
+    """Seconds within which the server responds after its start, and ends after a signal."""
 
     stop_signal: signal.Signals = signal.SIGTERM
     close_signal: signal.Signals = signal.SIGKILL
-    is_of_a_wheel: bool = False  # it was installed with the other packages of Python
+    is_of_a_wheel: bool = False  # whether it was installed with the Python packages
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,29 +77,32 @@ class Process(ABC):
 
     @abstractmethod
     def _command(self) -> Sequence[str | Path]:
-        """Return the server's command line; its files are in the folder afterwards."""
+        """Return the server's command line and write its files to the folder."""
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Return whether it serves; an AssertionError is a no with its reason."""
+        """Return whether the server responds.
+
+        An AssertionError means that it does not, and contains the reason.
+        """
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id of the server."""
         assert self._process is not None, "it does not run"
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether its process is there, be it paused."""
+        """Whether the process of the server exists; it may be paused."""
         return self._process is not None and self._process.poll() is None
 
     def said(self) -> str:
-        """Return its log."""
+        """Return the log of the server."""
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
 
     def start(self) -> Self:
-        """It answers. Started again, it is at the same port, with what it kept."""
+        """Start the server and wait until it responds. A restart keeps its port and its data."""
         assert not self.is_running, "it runs already"
         if not self.is_of_a_wheel:
             refuse_to_light_tests(type(self).__name__)
@@ -115,18 +119,19 @@ class Process(ABC):
         return self._answers()
 
     def stop(self) -> None:
-        """It has ended as an operator ends it: whoever is connected is sent away."""
+        """End the server as an operator would, so that its clients are disconnected."""
         self._end(self.stop_signal)
 
     def kill(self) -> None:
-        """It has ended as by `kill -9`."""
+        """End the server as `kill -9` does."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
             return
         self._process.send_signal(number)
-        self._process.send_signal(signal.SIGCONT)  # one that is paused hears of it only when it goes on
+        # a paused process handles the signal only after it continues
+        self._process.send_signal(signal.SIGCONT)
         try:
             self._process.wait(self.deadline)
         except subprocess.TimeoutExpired:
@@ -137,17 +142,17 @@ class Process(ABC):
             self._process = None
 
     def restart(self) -> None:
-        """It was stopped and has been started again."""
+        """Stop the server and start it again."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """It has ended, and its folder is gone."""
+        """End the server and delete its folder."""
         self._end(self.close_signal)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the server."""
         try:
             return self.start()
         except BaseException:
@@ -155,14 +160,14 @@ class Process(ABC):
             raise
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the server."""
         self.close()
 
 
 def said_before_killed(code: str, *arguments: str) -> list[str]:
-    """Return the words of the first line that another Python printed, which has been killed then.
+    """Return the words of the first line that another Python process printed before it was killed.
 
-    The code is run as these tests are, with the arguments in `sys.argv`.
+    The code runs in the same environment as these tests, with the arguments in `sys.argv`.
     """
     command = [sys.executable, "-c", code, *arguments]
     with subprocess.Popen(
@@ -175,12 +180,12 @@ def said_before_killed(code: str, *arguments: str) -> list[str]:
 
 
 def is_there(pid: int) -> bool:
-    """Tell whether a process runs; one that waits for its parent to notice its end does not."""
+    """Return whether a process runs; one that has ended but whose parent has not noticed it does not."""
     return state_of(pid) not in {"", "Z"}
 
 
 def state_of(pid: int) -> str:
-    """Return the letter that Linux has for what a process does; nothing where it is gone, or elsewhere."""
+    """Return Linux's letter for the state of a process, or "" if it has ended or on other systems."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

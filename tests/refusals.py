@@ -1,4 +1,4 @@
-"""How an app is told that its storage cannot be used: by one line, without a password."""
+"""How an app reports that its storage cannot be used: in one line, without a password."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SECRET = "geheim-4711"
 
 
 def refusal(url: str, kind: type[StorageError]) -> str:
-    """Return the line with which an app's first job is refused on this URL, by exactly this class.
+    """Return the message of the error, of exactly this class, that an app's first job raises on this URL.
 
-    Neither it nor what led to it shows `SECRET`, or the URL's own password where that stands in a URL.
+    Neither the message nor the traceback contains `SECRET` or a password of the URL in the form of a URL.
     """
     with closing(Firelock(url)) as fire:
 
@@ -45,7 +45,7 @@ class _Stranger(socketserver.BaseRequestHandler):
 
 @contextmanager
 def stranger() -> Iterator[int]:
-    """Yield a port at which somebody listens who is no database."""
+    """Yield the port of a server that is not a database."""
     with socketserver.ThreadingTCPServer((HOST, 0), _Stranger) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

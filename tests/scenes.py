@@ -1,4 +1,4 @@
-"""A stage for tests that look at one storage closely: jobs and sessions at hand, by its URL."""
+"""Scenes for tests that examine one storage closely: jobs and sessions, given the storage's URL."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from firelock.testing.conformance.scene import opener
 
 @contextmanager
 def scene_at(url: str) -> Iterator[Scene]:
-    """Yield the scene of an emptied store; every handle of it is closed afterwards."""
+    """Yield the scene of an emptied storage; all its handles are closed afterwards."""
     with closing(Handles(opener(url))) as handles:
         yield Scene(handles)
 
 
 def listening(storage: Storage, queues: list[str] | None = None) -> Storage:
-    """Return the storage, once its connection that hears of work is there."""
+    """Return the storage after its connection for notifications of work is open."""
     storage.claim(
         ClaimRequest(queues, 0, "nobody", 0)
-    )  # whoever has looked for work hears of what it may have missed
+    )  # a claim makes the storage report work that it may have missed
     assert storage.wait(queues, 30), "the first connection counts as news"
     return storage

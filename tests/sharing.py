@@ -1,4 +1,4 @@
-"""How a run is shared out among its workers: which tests stay together, and which begin."""
+"""How a run is distributed among its workers: which tests stay together, and which come first."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import re
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-# One worker has all of these, and what they start or read once: the browser, as Playwright keeps an event
-# loop in its thread; the syntax trees of all sources.
+# One worker runs all tests of such a group, so that it starts or reads shared things only once. These are the
+# browser, because Playwright keeps an event loop in its thread, and the syntax trees of all sources.
 _WHOLE = {
     "tests/end_to_end/browser/": "tests/end_to_end/browser/",
     "tests/repository/test_": "tests/repository/",
     "tests/repository/docs/test_hooks_documented.py": "tests/repository/",
 }
-# Each of these tests brings all that it needs, and takes long: whoever is free takes the next.
+# Each of these tests is independent and takes long, so any free worker takes the next one.
 _SINGLE = (
     "tests/faults/test_crash_blame.py",
     "tests/faults/test_faults.py",
     "tests/conformance/test_mutants.py",
     "tests/end_to_end/test_",
 )
-# The longest begin, so that the last worker is not alone with one of them.
+# The longest tests come first, so that none of them runs alone at the end.
 _FIRST = (
     "tests/end_to_end/browser/",
     "tests/faults/",
@@ -34,10 +34,10 @@ _PROGRAM = re.compile(r"\b(?:(?:redis|valkey|mariadb|mysql)-\d+\.\d+|postgresql-
 
 
 def together(test: str) -> str:
-    """Return what is one for all tests that a worker runs one after the other, by a test's id.
+    """Return the name of the group of tests that one worker runs one after another, for a test's id.
 
-    That is their folder, their class or their module, as far as one server's program goes; so each server is
-    started by one worker alone.
+    A group is a folder, a class or a module, separated by the server program, so only one worker starts each
+    server.
     """
     for begun, whole in _WHOLE.items():
         if test.startswith(begun):
@@ -50,7 +50,7 @@ def together(test: str) -> str:
 
 
 class Sharing(LoadScopeScheduling):
-    """Gives a worker that has nearly done its tests the next ones that belong together."""
+    """A scheduler that gives the next group of tests to a worker that has nearly finished its tests."""
 
     def _split_scope(self, nodeid: str) -> str:
         return together(nodeid)

@@ -1,8 +1,11 @@
-"""Explores every world that the steps of a model lead to, and says whether all are safe and can end.
+"""Exploration of every world that the steps of a model can reach: whether all are safe and can end.
 
-A model has `first`, `moves(world)`, which yields name, whether nothing goes wrong by it, and the world behind
-it, `broken(world)`, which says what does not hold, and `is_done(world)`. One whose worlds differ by names
-alone has `known(world)`, the form in which such are equal.
+A model has four members. `first` is the first world. `moves(world)` yields the steps: a name, whether it is a
+regular step, and the world after it. `broken(world)` describes a broken condition. `is_done(world)` returns
+whether the world is an end. If worlds differ only by names, the model also has `known(world)`, which returns
+a form in which they are equal.
+
+A regular step happens by itself if nothing fails. All other steps are failures and actions of people.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ class Verdict(StrEnum):
 
 @attrs.frozen
 class Finding:
-    """What exploring has shown; `trail` is the shortest way to what is wrong, step by step."""
+    """The result of an exploration; `trail` is the shortest way to the problem, step by step."""
 
     verdict: Verdict
     states: int
@@ -29,16 +32,15 @@ class Finding:
     trail: tuple[str, ...] = ()
 
     def __str__(self):
-        """Return it as people read it."""
+        """Return the finding as text."""
         way = f": {self.reason}\n    {' > '.join(self.trail)}" if self.trail else ""
         return f"{self.verdict}, {self.states:,} states{way}"
 
 
 def explore(model):
-    """Return what all worlds of a model show, or those up to the first that is broken, breadth first.
+    """Return the result of exploring all worlds of a model breadth first, up to the first broken one.
 
-    Safe means that nothing is broken anywhere, and that from every world good moves alone lead to one that
-    is done.
+    Safe means that no world is broken, and that from every world regular steps alone lead to an end.
     """
     known = getattr(model, "known", _as_it_is)
     worlds, came_from = [known(model.first)], [0]
@@ -65,7 +67,7 @@ def explore(model):
 
 
 def wander(model, chance, walks, steps=400):
-    """Return what so many random walks show: some ill luck first, then good moves alone, to an end."""
+    """Return the result of random walks, which begin with some failures and then take only regular steps."""
     met = 0
     for _ in range(walks):
         world, luck, trail = model.first, chance.randint(5, 80), []
@@ -90,7 +92,7 @@ def _as_it_is(world):
 
 
 def _trail(model, known, worlds, came_from, last):
-    """Walk the shortest way again, so that steps and what is wrong are told by the names they have on it."""
+    """Walk the shortest way again, to get the steps and the description with the names used there."""
     way = [last]
     while way[-1]:
         way.append(came_from[way[-1]])

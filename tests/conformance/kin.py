@@ -1,4 +1,4 @@
-"""What the kit asks of a store's kin: another version, a pooler before it, a role, a watched group."""
+"""The part of the kit for variants of a server: another version, a pooler, a role, a Sentinel group."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from firelock.testing.conformance.storage.text import TextDuty
 
 
 class _Chosen(ModelDuty, CrowdDuty, RaceDuty, ClaimDuty, TextDuty, LifeDuty):
-    """Random steps, batches, waits, calls, claims send every statement; the rest is where kin may differ."""
+    """Random steps, batches, waits, calls and claims, which together send every statement.
+
+    The other duties are those in which variants might differ.
+    """
 
 
 def kin_conformance(variable: str) -> type[_Chosen]:
-    """Return the duties to play on kin: all of the kit where the environment's variable says "all".
+    """Return the duties for a variant: the whole kit if the environment variable is "all".
 
-    The same statements have been through the whole kit on the store itself.
+    By default it is a part, because the same statements have passed the whole kit on the server itself.
     """
     return StorageConformance if os.environ.get(variable) == "all" else _Chosen

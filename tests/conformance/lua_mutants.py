@@ -1,6 +1,7 @@
-"""Mutants of the Lua of Redis, and which test catches each: `python -m tests.conformance.lua_mutants`.
+"""Mutants of the Lua scripts for Redis, with the test that catches each.
 
-Each is run on a server of its own kind, by whose scripts the storage's verbs are done.
+Run `python -m tests.conformance.lua_mutants`. Each mutant runs on a server, whose storage then uses the
+changed script.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _TABLE = Path(__file__).with_name("lua_mutations.txt")
 
 @contextmanager
 def _changed(mutation):
-    """The scripts are sent with the mutation in one of them."""
+    """Send the scripts with the mutation in one of them."""
     former = home.TEXTS
     home.TEXTS = {**former, mutation.module: mutated(former[mutation.module], mutation)}
     home.script.cache_clear()
@@ -46,8 +47,8 @@ def script_of(mutation):
 
 
 def lua_catcher(mutation, url, *, rounds=1):
-    """Return the first test of the mutant's duty that fails on it, None where all pass."""
-    mutated(script_of(mutation).read_text("utf-8"), mutation)  # it has to be there
+    """Return the first test of the mutant's duty that fails with the mutant, or None if all pass."""
+    mutated(script_of(mutation).read_text("utf-8"), mutation)  # fails if the text to change does not exist
     subject = Subject(lambda: open_storage(url))
     with _changed(mutation):
         tried = (case for _ in range(rounds) for case in cases(mutation.duty, StorageConformance))
@@ -55,7 +56,7 @@ def lua_catcher(mutation, url, *, rounds=1):
 
 
 def main(arguments):
-    """Print each mutant with the test that catches it; a word chooses those whose name has it."""
+    """Print each mutant with the test that catches it; arguments select mutants by words of their names."""
     wrong = 0
     tried = [one for one in lua_mutations() if all(word in one.name for word in arguments)]
     with RedisServer(chosen_programs()[0].values[0]) as server:

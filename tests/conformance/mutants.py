@@ -1,7 +1,8 @@
-"""Mutants of three storages, and which test catches each: `python -m tests.conformance.mutants`.
+"""Mutants of three storages, with the test that catches each: `python -m tests.conformance.mutants`.
 
-One is `MemoryStorage`, whose steps all others share. One is the stranger's, `firelock-files`, with the slips
-of somebody who writes a storage for the first time. The third has rows whose keys end at 511 bytes.
+The first storage is `MemoryStorage`, whose steps all others share. The second is the third-party storage
+`firelock-files`, with the mistakes of an author who writes a storage for the first time. The third has rows
+with keys of at most 511 bytes.
 """
 
 from __future__ import annotations
@@ -59,21 +60,21 @@ _PARTS = (
     relation_tables,
     derived,
     table_storage,
-)  # what the model is made of, each of those before it
+)  # the parts of the model, each after those that it uses
 _MODEL = {"memory", *(part.__name__.rpartition(".")[2] for part in _PARTS)}
 _numbers = count()
 
 
 @attrs.frozen
 class Mutation:
-    """One change of the model's source, and the part of the kit that has to notice it."""
+    """One change of a module's source, and the part of the kit that must detect it."""
 
     name: str
     duty: str
     module: str
     old: str
     new: str
-    legal: str = ""  # why the contract allows it, where it does: no test may notice then
+    legal: str = ""  # the reason why the contract allows it, if it does; then no test may fail
 
 
 def mutations(table=_TABLE):
@@ -98,11 +99,11 @@ def path_of(mutation):
     return Path(parts[mutation.module].__file__)
 
 
-# ---- making a mutant -------------------------------------------------------------------------------------
+# ---- creation of a mutant --------------------------------------------------------------------------------
 
 
 def mutated(source, mutation):
-    """Return the source with the mutation in it; it has to be there."""
+    """Return the source with the mutation, whose old text must exist."""
     if mutation.old not in source:
         raise LookupError(
             f"Mutation {mutation.name!r} finds nothing to change in {mutation.module}: {mutation.old!r}"
@@ -111,7 +112,7 @@ def mutated(source, mutation):
 
 
 class _Mutator(MetaPathFinder, Loader):
-    """Imports the stranger's package under another name, one module of it changed."""
+    """An importer of the third-party package under another name, with one module changed."""
 
     def __init__(self, package, mutation):
         self._package, self._mutation = package, mutation
@@ -132,16 +133,16 @@ class _Mutator(MetaPathFinder, Loader):
 
 @attrs.frozen
 class Subject:
-    """A mutant at work: how its handles are opened, and what else a test of the kit may ask for."""
+    """A running mutant: how its handles are opened, and the optional fixtures of the kit."""
 
     open_handle: Callable[[], Storage]
     fixtures: Mapping[str, object] = {}
-    clean_up: Callable[[], object] = lambda: None  # after each test: it undoes what `clear` cannot
+    clean_up: Callable[[], object] = lambda: None  # after each test, to undo what `clear` cannot
 
 
 @contextmanager
 def subject_of(mutation):
-    """Yield one store of the mutant; it is empty, and gone afterwards."""
+    """Yield one empty store of the mutant, which is removed afterwards."""
     name = f"mutant_{next(_numbers)}"
     if mutation.module in _MODEL:
         with _kept(name, _model_mutant(name, mutation)) as subject:
@@ -160,7 +161,7 @@ def subject_of(mutation):
 
 @contextmanager
 def _kept(name, storage):
-    keeper = storage(name)  # a named store lives as long as one of its handles
+    keeper = storage(name)  # a named store exists as long as one of its handles
     try:
         yield Subject(lambda: storage(name))
     finally:
@@ -199,8 +200,8 @@ def _imported(package, mutation):
 
 
 def _changed(name, original, mutation, renamed=MappingProxyType({})):
-    """Return a copy of a module with the mutation in it, if it is there, that takes others by these names."""
-    module = sys.modules[name] = ModuleType(name)  # where the annotations of its values are looked up
+    """Return a copy of a module with the mutation, if it is in this one, that imports renamed modules."""
+    module = sys.modules[name] = ModuleType(name)  # where the annotations of its values are resolved
     path = Path(original.__file__)
     source = path.read_text("utf-8")
     if path.stem == mutation.module:
@@ -215,12 +216,12 @@ def _changed(name, original, mutation, renamed=MappingProxyType({})):
 
 
 def _one_a_line(found):
-    """Return the imports of several modules with a line for each."""
+    """Return an import of several modules as one line for each."""
     return "".join(f"from {found[1]} import {one}\n" for one in found[2].split(", "))
 
 
 def _model_mutant(name, mutation):
-    """Return the model: its rules, the verbs on them and its tables, one of them mutated."""
+    """Return the model: its rules, the verbs on them and its tables, with one of them mutated."""
     others: dict[str, str] = {}
     for part in _PARTS:
         new = f"{name}_{part.__name__.rpartition('.')[2]}"
@@ -230,12 +231,12 @@ def _model_mutant(name, mutation):
 
 
 def _row_mutant(name, mutation):
-    """Return the stranger's storage, on mutated rows."""
+    """Return the third-party storage on mutated rows."""
     return _on_mutated_rows(name, mutation, _THIRD_PARTY / _STRANGER / "storage.py")["FileStorage"]
 
 
 def _on_mutated_rows(name, mutation, path):
-    """Return the names of a file with a storage, whose `RowStorage` is a mutant."""
+    """Return the names in a storage's file when it uses a mutant of `RowStorage`."""
     keys = f"{name}_short_keys"
     _changed(keys, short_keys, mutation)
     rows = _changed(name, row_storage, mutation, {short_keys.__name__: keys})
@@ -245,16 +246,16 @@ def _on_mutated_rows(name, mutation, path):
     return found
 
 
-# ---- running the kit on it -------------------------------------------------------------------------------
+# ---- running the kit on a mutant -------------------------------------------------------------------------
 
 
 class _Hasty(RowStorageConformance):
-    """The kit, quick to say that something hangs."""
+    """The kit with a short timeout for hanging calls."""
 
     patience = 0.5
 
 
-# Fixtures that not every storage can have.
+# Fixtures that not every storage can provide.
 _OPTIONAL = {"make_newer_schema", "open_unreachable", "break_driver", "lock_job"}
 
 
@@ -267,7 +268,7 @@ class Case:
     parameters: dict[str, object]
 
     def run(self, subject):
-        """The test passed, or raises; one that asks for what the mutant does not have passes."""
+        """Run the test, which raises if it fails; a test whose fixture the mutant lacks passes."""
         test = getattr(_Hasty(), self.name)
         if _OPTIONAL & signature(test).parameters.keys() - subject.fixtures.keys():
             return
@@ -289,7 +290,7 @@ class Case:
 
 
 def cases(duty=None, kit=StorageConformance):
-    """Yield the kit's tests, of one duty where it is named; not the one that compares with the model."""
+    """Yield the kit's tests, or those of one duty; without the one that compares with the model."""
     for base in reversed(kit.__mro__):  # in the order in which pytest runs them
         owner = base.__name__.removesuffix("Duty")
         if duty not in (None, owner):
@@ -317,9 +318,9 @@ _ROUNDS = 25
 
 
 def catcher(mutation, duty=None, *, rounds=_ROUNDS):
-    """Return the first test that fails on the mutant, None where all pass.
+    """Return the first test that fails on the mutant, or None if all pass.
 
-    A mutant that only a race can show may be spared by chance, and so gets more rounds.
+    A mutant that only a race can show might pass by chance, so it gets more rounds.
     """
     kit = StorageConformance if mutation.module in _MODEL else RowStorageConformance
     with subject_of(mutation) as subject:
@@ -328,22 +329,22 @@ def catcher(mutation, duty=None, *, rounds=_ROUNDS):
 
 
 def fails(case, subject):
-    """Tell whether the test fails on the mutant."""
+    """Return whether the test fails on the mutant."""
     try:
         case.run(subject)
-    except (Exception, pytest.fail.Exception):  # noqa: BLE001 - whatever a mutant raises, it was caught
+    except (Exception, pytest.fail.Exception):  # noqa: BLE001 - any exception of a mutant counts as caught
         return True
     return False
 
 
 def model_catches(mutation):
-    """Tell whether the random steps of the model test find the mutant by themselves."""
+    """Return whether the random steps of the model test find the mutant."""
     from firelock.testing.conformance.model import machine_for, run_machine
 
     with subject_of(mutation) as subject:
         try:
             run_machine(machine_for(subject.open_handle), shrinks=False)
-        except Exception:  # noqa: BLE001 - whatever a mutant raises, it was caught
+        except Exception:  # noqa: BLE001 - any exception of a mutant counts as caught
             return True
     return False
 
@@ -357,10 +358,10 @@ def _found(mutation, *, by_model):
 
 
 def main(arguments):
-    """Print each mutant with the test that catches it; with `--model`, what random steps alone find.
+    """Print each mutant with the test that catches it; with `--model`, only what random steps find.
 
-    A word that is no option chooses the modules whose name begins so. The exit code is 0 where every fault is
-    caught, and nothing that the contract allows.
+    Other arguments select modules by the beginning of their names. The exit code is 0 if every fault is
+    caught, and no change that the contract allows.
     """
     by_model = "--model" in arguments
     starts = tuple(argument for argument in arguments if not argument.startswith("-")) or ("",)

@@ -1,4 +1,4 @@
-"""A storage on rows in memory, as plain as one can be; a breach of a promise is a subclass of its rows."""
+"""A minimal storage on rows in memory; a breach of the contract is a subclass of its rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST_KEY = 511  # bytes, as in LMDB
 
 
 class PlainRows:
-    """The rows within one step; a step that fails puts everything back."""
+    """The rows within one step; a step that fails restores everything."""
 
     def __init__(self, store):
         self.store = store
@@ -51,7 +51,7 @@ class PlainRows:
         self._undo.append((fitting(key), self.store.values.get(key)))
 
     def undo(self):
-        """Every row is as it was before the step."""
+        """Restore every row to its state before the step."""
         undo, self._undo = self._undo, []
         for key, value in reversed(undo):
             if value is None:
@@ -61,14 +61,14 @@ class PlainRows:
 
 
 def fitting(key):
-    """The key, which has to fit."""
+    """Return the key, which must not be too long."""
     if len(key.encode(errors="surrogatepass")) > LONGEST_KEY:
         raise StorageError(f"A key has more than {LONGEST_KEY} bytes: {key[:40]!r}….")
     return key
 
 
 class Store:
-    """The rows of all handles of one name."""
+    """The rows of all handles with the same name."""
 
     def __init__(self):
         self.values: dict[str, str] = {}

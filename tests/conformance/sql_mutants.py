@@ -1,6 +1,6 @@
-"""Mutants of the verbs in SQL, and which test catches each; `test_sql_mutants.py` runs them.
+"""Mutants of the SQL verbs, with the test that catches each; `test_sql_mutants.py` runs them.
 
-For rules of locked rows, which no storage without rows can break. Each is run on PostgreSQL.
+They concern locked rows, so a storage without rows cannot have these faults. Each mutant runs on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.scenes import scene_at
 from tests.sql import test_closing_sessions
 
 _TABLE = Path(__file__).with_name("sql_mutations.txt")
-_OF_ROWS = "Rows"  # the duty of tests that know the tables
-_GIVEN = frozenset({"scene", "server_database", "lock_job"})  # the fixtures that such a test may ask for here
+_OF_ROWS = "Rows"  # the duty of tests that use the tables directly
+_GIVEN = frozenset({"scene", "server_database", "lock_job"})  # the fixtures that such a test may use here
 
 
 def sql_mutations():
@@ -32,10 +32,10 @@ def sql_mutations():
 
 @contextmanager
 def _changed(mutation):
-    """The classes of the module have the methods of the mutant."""
+    """Give the classes of the module the mutant's methods."""
     module = importlib.import_module(f"firelock_sql.verbs.{mutation.module}")
     source = mutated(Path(module.__file__).read_text("utf-8"), mutation)
-    mutant = ModuleType(module.__name__)  # where the annotations of its values are looked up
+    mutant = ModuleType(module.__name__)  # where the annotations of its values are resolved
     exec(compile(source, module.__file__, "exec"), vars(mutant))
     former = []
     for name, kind in vars(mutant).items():
@@ -66,7 +66,7 @@ class _RowCase:
     lock_job: object
 
     def run(self, subject):
-        """The test passed, or raises."""
+        """Run the test, which raises if it fails."""
         del subject
         test = getattr(test_closing_sessions, self.name)
         with scene_at(self.database.url()) as scene:
@@ -84,7 +84,7 @@ def _row_cases(database, lock_job):
 
 
 def sql_catcher(mutation, database, lock_job):
-    """Return the first test of the mutant's duty that fails on it, None where all pass."""
+    """Return the first test of the mutant's duty that fails with the mutant, or None if all pass."""
     subject = Subject(partial(open_storage, database.url()), {"lock_job": lock_job})
     if mutation.duty == _OF_ROWS:
         tried = _row_cases(database, lock_job)

@@ -1,6 +1,6 @@
 """Breaches of the contract that are easy to make, and the test of the kit that fails first for each.
 
-A red test is only as good as its name. Here all tests before it in the order of the kit pass on the broken
+A failed test is only as useful as its name. Here all tests that the kit runs before it pass on the broken
 storage, so an author who runs `pytest -x` reads the rule that was broken.
 """
 
@@ -39,7 +39,7 @@ BREACHES = [
     ("module", "name", "test"), BREACHES, ids=[f"{one}: {name}" for one, name, _ in BREACHES]
 )
 def test_broken_rule_is_the_first_to_fail(module, name, test):
-    """The first red test of the whole kit is the one about the rule."""
+    """The first failed test of the whole kit is the one about the rule."""
     (mutation,) = (one for one in mutations() if (one.module, one.name) == (module, name))
 
     caught = catcher(mutation, rounds=1)

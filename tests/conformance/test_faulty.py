@@ -1,4 +1,4 @@
-"""A storage around which nothing fails yet is the storage that it is around."""
+"""A `FaultyStorage` without any failures behaves like the storage that it wraps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from firelock.testing import FaultyStorage, StorageConformance
 
 
 class TestFaultless(StorageConformance):
-    model_runs = 10  # of the model, which takes all of them; here each verb has to be passed on
+    # of the model, which runs all of them itself; here only the forwarding of each verb matters
+    model_runs = 10
 
     @pytest.fixture
     def open_handle(self):

@@ -1,4 +1,4 @@
-"""The kit's own manners: nothing is silenced without a word, and what is not offered is told."""
+"""The kit's own behaviour: no test is silenced without a reason, and missing features are reported."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class _Part(Conformance):
 
 @pytest.mark.parametrize("replacement", [lambda _: None, None], ids=["another test", "nothing"])
 def test_a_test_is_not_silenced(replacement):
-    """A test that is overridden, or set to None, is refused when the class is made."""
+    """A test that is overridden or set to None is refused when the class is created."""
     with pytest.raises(TypeError, match="replaces the test of _Part"):
         type("TestMine", (_Part,), {"test_a_rule": replacement})
 
 
 def test_a_known_gap_is_said():
-    """A test may be overridden under an xfail with a reason; without a reason it may not."""
+    """A test may be overridden with an xfail that has a reason, but not without one."""
 
     def gap(self: object) -> None: ...
 
@@ -62,13 +62,13 @@ def test_a_known_gap_is_said():
 
     def silent(self: object) -> None: ...
 
-    unexplained = getattr(pytest.mark, "xfail")  # noqa: B009 - a mark without a reason is what is refused here
+    unexplained = getattr(pytest.mark, "xfail")  # noqa: B009 - a mark without a reason must be refused
     with pytest.raises(TypeError):
         type("TestMine", (_Part,), {"test_a_rule": unexplained(silent)})
 
 
 def test_two_parts_share_no_name():
-    """Two parts of the kit that give two tests one name are refused, since one would hide the other."""
+    """Two parts of the kit must not have tests with the same name, because one would hide the other."""
     other = type("_Other", (Conformance,), {"test_a_rule": lambda _: None})
 
     with pytest.raises(TypeError):
@@ -83,7 +83,7 @@ def test_tests_of_ones_own_are_welcome():
 
 
 def test_a_feature_is_marked_on_its_test():
-    """`requires` says which features a test needs, `needs` that of a whole part; without it none."""
+    """`requires` sets the features that a test needs, `needs` those of a whole part. The default is none."""
 
     @requires(Feature.NOTIFY)
     def needs_it() -> None: ...
@@ -95,7 +95,7 @@ def test_a_feature_is_marked_on_its_test():
 
 
 def test_every_test_of_the_kit_states_its_rule_and_its_failure():
-    """Each docstring is a rule in one sentence, and says what its failure means."""
+    """Each docstring contains a rule in one sentence and the meaning of its failure."""
     tests = {
         name: getattr(RowStorageConformance, name)
         for name in dir(RowStorageConformance)
@@ -113,7 +113,7 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure():
 
 
 def test_random_steps_come_last(pytester):
-    """Tests that name a rule run before the one that compares everything, and each duty's tests together."""
+    """Tests of one rule run before the one that compares everything. Tests of one duty run together."""
     pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
 
     run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", "TestMine")
@@ -127,7 +127,7 @@ def test_random_steps_come_last(pytester):
 
 @pytest.mark.parametrize("verb", sorted(name for name in vars(Storage) if callable(vars(Storage)[name])))
 def test_a_verb_has_a_duty(verb):
-    """Each verb of the contract is named by a part of the kit, which `-k` selects by it."""
+    """Each verb of the contract is named by a part of the kit, so `-k` can select the part by the verb."""
     if verb.startswith("_"):
         return
 
@@ -139,7 +139,7 @@ def test_a_verb_has_a_duty(verb):
 
 @pytest.mark.parametrize("word", ["prune", "release", "put_record"])
 def test_a_verb_selects_the_tests_of_its_duty(pytester, word):
-    """`-k VERB` runs every test of the part about it, whatever the tests are called."""
+    """`-k VERB` runs every test of the part about the verb, whatever the tests' names are."""
     pytester.makepyfile(test_mine=_SUITE)
 
     run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", word)
@@ -151,7 +151,7 @@ def test_a_verb_selects_the_tests_of_its_duty(pytester, word):
 
 
 def test_every_mutation_finds_what_it_changes():
-    """What the heavy tests break one at a time is where their tables say."""
+    """The source that the heavy tests change is where their tables expect it."""
     tables = [(mutations(), path_of), (lua_mutations(), script_of)]
 
     lost = [
@@ -166,7 +166,7 @@ def test_every_mutation_finds_what_it_changes():
 
 
 def test_handles_move_together():
-    """Every handle sees the time that the test says, and the first one emptied the store."""
+    """Every handle uses the clock that the test moves, and the first handle has emptied the store."""
     keeper = MemoryStorage("kit-handles")
     keeper.put_record("kind", "key", "value")
 
@@ -180,7 +180,7 @@ def test_handles_move_together():
 
 
 def test_a_handle_that_is_not_shared_is_the_first_again():
-    """Where a storage is not shared, every handle is the same one; where it is, each is new."""
+    """If a storage is not shared, all handles are the same one; otherwise each handle is new."""
 
     class Shared(MemoryStorage):
         features = frozenset({Feature.SHARED})
@@ -196,7 +196,7 @@ def test_a_handle_that_is_not_shared_is_the_first_again():
 
 
 def test_a_race_tells_its_errors():
-    """An error of any racer is raised; answers come in the order of the calls."""
+    """An error of any racer is raised, and results have the order of the calls."""
 
     def fails():
         raise LookupError
@@ -208,7 +208,7 @@ def test_a_race_tells_its_errors():
 
 
 def test_a_call_that_hangs_is_told(monkeypatch):
-    """A call that does not return is a failure, which shows where it hangs, and not a hanging test."""
+    """A call that does not return fails the test, shows where it hangs, and does not hang the test."""
     monkeypatch.setattr("firelock.testing.conformance.race._DEADLINE", 0.2)
     goes_on = threading.Event()
 
@@ -254,7 +254,7 @@ class TestHanging(RowStorageConformance):
 
 
 def test_a_step_that_hangs_ends_the_run(pytester, monkeypatch):
-    """A step that never returns fails its test; tests after it do not begin, and the run ends by itself."""
+    """A step that never returns fails its test. Later tests do not start, and the run ends by itself."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     pytester.makepyfile(test_mine=_HANGING)
 
@@ -274,13 +274,13 @@ def test_a_step_that_hangs_ends_the_run(pytester, monkeypatch):
 
 
 def test_an_endless_job_is_told():
-    """Steps that never come to an end are a failure, not a hanging test."""
+    """Steps that never end are a failure, and the test does not hang."""
     with pytest.raises(AssertionError, match="still something left"):
         until_none_is_left(lambda: 1)
 
 
 def test_the_summary_tells_of_each_storage(pytester):
-    """A run of the kit ends with what passed, what is a known gap, and what is not offered."""
+    """A run of the kit ends with the numbers of passed tests, known gaps, and features not offered."""
     pytester.makepyfile(test_mine=_SUITE)
 
     result = pytester.runpytest_subprocess(
@@ -291,7 +291,7 @@ def test_the_summary_tells_of_each_storage(pytester):
 
 
 def test_the_kit_runs_without_a_file(pytester):
-    """A storage is tested by its URL alone; without a URL the kit asks for one."""
+    """A storage is tested with only its URL. Without a URL the kit requests one."""
     form = [
         "--pyargs",
         "firelock.testing.test_storage",
@@ -310,7 +310,7 @@ def test_the_kit_runs_without_a_file(pytester):
 
 
 def test_the_door_opens_without_pytest_and_hypothesis():
-    """The door of the testers loads what is used, when it is used."""
+    """`firelock.testing` imports a module only when it is used."""
     import subprocess
     import sys
 

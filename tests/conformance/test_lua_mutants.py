@@ -1,4 +1,4 @@
-"""The kit sees what is broken in the Lua of Redis, which says the rules of keys once more."""
+"""The kit detects faults in the Lua scripts for Redis, which implement the rules of keys a second time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def program(request):
 
 @pytest.mark.parametrize("mutation", lua_mutations(), ids=named)
 def test_every_mutant_of_the_scripts_is_caught(mutation, server):
-    """A script with one fault fails a test of the part of the kit that is about it."""
+    """A script with one fault fails a test in the part of the kit about it."""
     server.empty()
 
     assert lua_catcher(mutation, server.url(), rounds=3) is not None, (

@@ -1,4 +1,4 @@
-"""The kit on MariaDB, and on MySQL where there is one."""
+"""The kit on MariaDB, and on MySQL if it is installed."""
 
 from __future__ import annotations
 

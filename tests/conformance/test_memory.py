@@ -1,4 +1,4 @@
-"""The kit on the reference model: what every other storage is compared with passes the same tests first."""
+"""The kit on the reference model: the standard for every other storage passes the same tests first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kit sees: whatever is broken in a storage turns a test of the duty red that promises it."""
+"""The kit detects faults: any fault in a storage fails a test of the duty that it breaks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ FAULTS = [mutation for mutation in mutations() if not mutation.legal]
 
 
 def named(mutation):
-    """The mutation's place and name, as a test is chosen by."""
+    """Return the mutation's module and name, for the selection of a test."""
     return f"{mutation.module}: {mutation.name}".replace(" ", "-")
 
 
 @pytest.mark.parametrize("mutation", FAULTS, ids=named)
 def test_every_mutant_is_caught(mutation):
-    """A storage with one fault fails a test of the part of the kit that is about it."""
+    """A storage with one fault fails a test in the part of the kit about it."""
     assert catcher(mutation, mutation.duty) is not None, (
         f"no test of {mutation.duty}Duty notices: {mutation.name}"
     )
@@ -26,13 +26,13 @@ def test_every_mutant_is_caught(mutation):
 
 @pytest.mark.parametrize("mutation", [mutation for mutation in mutations() if mutation.legal], ids=named)
 def test_what_the_contract_allows_is_let_be(mutation):
-    """A change with a reason why it is legal turns no test of its duty red: the kit asks for no more."""
+    """A change that the contract allows fails no test of its duty, because the kit demands no more."""
     assert catcher(mutation, mutation.duty, rounds=1) is None, f"it is no fault: {mutation.legal}"
 
 
 @pytest.mark.parametrize("module", ["memory", "row_storage", "firelock_files.storage"])
 def test_the_unbroken_storages_are_not_caught(module):
-    """The same runner finds nothing wrong with either storage as it is."""
+    """The same runner finds nothing wrong with the unchanged storages."""
     unbroken = Mutation("nothing", "", module, "from __future__", "from __future__")
 
     assert catcher(unbroken, rounds=1) is None

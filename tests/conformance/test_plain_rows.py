@@ -1,4 +1,4 @@
-"""The kit on rows whose keys end at 511 bytes, as those of LMDB: `RowStorage` needs no code for that."""
+"""The kit on rows with keys of at most 511 bytes, as in LMDB: `RowStorage` needs no code for that."""
 
 from __future__ import annotations
 

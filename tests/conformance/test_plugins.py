@@ -33,7 +33,7 @@ class TestFastJson(SerializerConformance):
 
 
 class TestTheExampleOfTheDocuments(SerializerConformance):
-    """What `docs/plugins.md` shows is what people copy."""
+    """The serializer in `docs/plugins.md`, because people copy it."""
 
     @pytest.fixture
     def serializer(self):
@@ -45,7 +45,10 @@ class TestTheExampleOfTheDocuments(SerializerConformance):
 
 
 class TestTheLocksOfTheDocuments(LockConformance):
-    """Likewise its smallest lock provider; all handles are one, as its locks are those of a process."""
+    """The smallest lock provider in `docs/plugins.md`.
+
+    All handles are the same one, because its locks are in-process.
+    """
 
     @pytest.fixture
     def open_provider(self):
@@ -58,7 +61,7 @@ class TestTheLocksOfTheDocuments(LockConformance):
 
 
 class TestTheEncryptedExample(SerializerConformance):
-    """An encryption writes another text each time."""
+    """Encryption produces a different string each time."""
 
     @pytest.fixture
     def serializer(self):
@@ -75,7 +78,7 @@ class TestRetry(RetryConformance):
 
 
 def test_the_kit_finds_a_policy_that_remembers():
-    """A policy that decides by how often it was asked is found out."""
+    """A policy whose decision depends on the number of calls fails the kit."""
 
     class Forgetful:
         def __init__(self):

@@ -1,4 +1,4 @@
-"""The kit on PostgreSQL; what its kin has to show: newer ones, and PgBouncer, which lends connections."""
+"""The kit on PostgreSQL, and a part of it on newer versions and PgBouncer, which lends connections."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class TestPgbouncer(kin_conformance(WANTED)):
 
     @pytest.fixture
     def storage_url(self, pgbouncer):
-        return pgbouncer.url("listen=off")  # nobody listens through it, which the kit cannot know
+        # no process can listen through PgBouncer, which the kit cannot detect
+        return pgbouncer.url("listen=off")
 
     @pytest.fixture
     def make_newer_schema(self, pgbouncer):

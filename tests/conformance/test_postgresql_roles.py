@@ -1,4 +1,4 @@
-"""The kit as the role that docs/sql.md gives to servers and clients: it may change rows, and no more."""
+"""The kit with the role that docs/sql.md gives to servers and clients, which may only change rows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
 
 @pytest.fixture(scope="module", params=one_postgresql())
 def postgresql_program(request):
-    """Roles are the same on every version."""
+    """Roles are the same on every version, so one is enough."""
     return here(request.param)
 
 
 @pytest.fixture(scope="module")
 def roles(postgresql):
-    """Yield the URLs of owner and user, made by the script of docs/sql.md; the owner has migrated."""
+    """Yield the URLs of the owner and the user from the script in docs/sql.md; the owner has migrated."""
     (script,) = [part.partition("```")[0] for part in _PAGE.read_text("utf-8").split("```sql\n")[1:]]
     owner, user = f"{postgresql.name}_owner", f"{postgresql.name}_user"
     for placeholder, name in (("jobs_owner", owner), ("jobs_user", user), (" shop ", f" {postgresql.name} ")):
@@ -46,7 +46,7 @@ def roles(postgresql):
 
 
 class TestUser(kin_conformance(WANTED)):
-    """Transactions of callers run as roles of their own, so that they are proven elsewhere."""
+    """The kit as the user. Callers' transactions use their own roles, so they are tested elsewhere."""
 
     model_runs = 5  # each step is several round trips
 
@@ -56,7 +56,7 @@ class TestUser(kin_conformance(WANTED)):
 
 
 def test_the_user_may_not_migrate(roles):
-    """Where there are no tables yet, the line says who has to make them."""
+    """If the tables do not exist yet, the error names the role that must create them."""
     refusal = "permission denied for schema jobs; .*run firelock migrate as the owner"
     storage = open_url(roles[1].replace("schema=jobs", "schema=jobs&prefix=other_"))
 
@@ -65,13 +65,13 @@ def test_the_user_may_not_migrate(roles):
 
 
 def test_the_owner_may_migrate_again(roles):
-    """He needs no right to create schemas where his own exists."""
+    """The owner needs no right to create schemas if its own schema exists."""
     with closing(open_url(roles[0])) as storage:
         assert [] == storage.migrate()
 
 
 def test_doctor_works_as_the_user(roles):
-    """What the role may not see is told; nothing of it is an error."""
+    """Information that the role cannot see is reported, but never as an error."""
     with closing(open_url(roles[1])) as storage:
         said, findings = storage.describe(), storage.diagnose()
 

@@ -11,7 +11,7 @@ from tests.ports import free_port
 from tests.redis.programs import WANTED, programs_of_kin
 
 
-# The kit empties the store for each test; a server that is emptied would compile every script anew.
+# The kit empties the storage for each test, because an emptied server would compile every script again.
 class _OnServer:
     model_runs = 50  # on each of several programs
 
@@ -39,7 +39,7 @@ class TestRedis(_OnServer, StorageConformance):
 
 @pytest.mark.parametrize("program", programs_of_kin(), indirect=True, scope="module")
 class TestKin(_OnServer, kin_conformance(WANTED)):
-    model_runs = 10  # the first of those that two Redis have taken
+    model_runs = 10  # the first of those for two Redis servers
 
 
 class TestRedisLocks(LockConformance):
@@ -50,14 +50,14 @@ class TestRedisLocks(LockConformance):
 
 
 class TestSentinel(kin_conformance(WANTED)):
-    model_runs = 5  # the commands are those of a Redis alone
+    model_runs = 5  # the commands are those of a single Redis
 
     @pytest.fixture
     def storage_url(self, group):
         return group.url()
 
 
-@pytest.mark.timeout(600)  # random steps look at sixteen partitions behind each of them
+@pytest.mark.timeout(600)  # random steps check sixteen partitions after each step
 class TestCluster(StorageConformance):
     model_runs = 8  # each step is several round trips
     model_handles = 1

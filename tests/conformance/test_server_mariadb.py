@@ -1,4 +1,4 @@
-"""Servers over MariaDB, and over MySQL where there is one, keep what servers promise."""
+"""The server kit on MariaDB, and on MySQL if it is installed."""
 
 from __future__ import annotations
 

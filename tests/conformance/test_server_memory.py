@@ -1,4 +1,4 @@
-"""Servers over the reference model keep what servers promise."""
+"""The server kit on the reference model."""
 
 from __future__ import annotations
 

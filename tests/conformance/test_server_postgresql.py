@@ -1,4 +1,4 @@
-"""Servers over PostgreSQL keep what servers promise: directly, and through PgBouncer."""
+"""The server kit on PostgreSQL, directly and through PgBouncer."""
 
 from __future__ import annotations
 
@@ -16,4 +16,5 @@ class TestPostgresqlServer(ServerConformance):
 class TestPgbouncerServer(ServerConformance):
     @pytest.fixture
     def storage_url(self, pgbouncer):
-        return pgbouncer.url("listen=off")  # nobody listens through it, which the kit cannot know
+        # no process can listen through PgBouncer, which the kit cannot detect
+        return pgbouncer.url("listen=off")

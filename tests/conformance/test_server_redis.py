@@ -1,4 +1,4 @@
-"""Servers over Redis keep what servers promise: alone and on a Cluster."""
+"""The server kit on Redis: alone and on a Cluster."""
 
 from __future__ import annotations
 

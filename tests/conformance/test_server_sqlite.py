@@ -1,4 +1,4 @@
-"""Servers over SQLite keep what servers promise; here they are processes of their own as well."""
+"""The server kit on SQLite; here the servers also run as separate processes."""
 
 from __future__ import annotations
 

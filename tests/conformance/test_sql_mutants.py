@@ -1,4 +1,4 @@
-"""The kit sees what is broken in the verbs in SQL while rows are locked."""
+"""The kit detects faults in the SQL verbs that appear while rows are locked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lock_job(postgresql):
 
 @pytest.mark.parametrize("mutation", [one for one in sql_mutations() if not one.legal], ids=named)
 def test_every_mutant_of_the_verbs_is_caught(mutation, postgresql, lock_job):
-    """A verb with one fault fails a test of the part of the kit, or of the tables, that is about it."""
+    """A verb with one fault fails a test about it, in the kit or with the tables."""
     assert sql_catcher(mutation, postgresql, lock_job) is not None, (
         f"no test of {mutation.duty} notices: {mutation.name}"
     )
@@ -28,13 +28,13 @@ def test_every_mutant_of_the_verbs_is_caught(mutation, postgresql, lock_job):
 
 @pytest.mark.parametrize("mutation", [one for one in sql_mutations() if one.legal], ids=named)
 def test_what_is_no_fault_is_let_be(mutation, postgresql, lock_job):
-    """A change with a reason why it is legal turns no test red."""
+    """A change that is allowed for the stated reason fails no test."""
     assert sql_catcher(mutation, postgresql, lock_job) is None, f"it is no fault: {mutation.legal}"
 
 
 @pytest.mark.parametrize("duty", sorted({mutation.duty for mutation in sql_mutations()}))
 def test_the_unbroken_verbs_are_not_caught(duty, postgresql, lock_job):
-    """The same runner finds nothing wrong with the verbs as they are."""
+    """The same runner finds nothing wrong with the unchanged verbs."""
     unbroken = Mutation("nothing", duty, "sessions", "from __future__", "from __future__")
 
     assert sql_catcher(unbroken, postgresql, lock_job) is None

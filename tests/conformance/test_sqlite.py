@@ -1,4 +1,4 @@
-"""The kit on SQLite: every promise of the contract, on a file."""
+"""The kit on SQLite: every rule of the contract, on a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from tests.sql.transactions import WAYS
 
 @pytest.fixture(scope="module")
 def empty_file(tmp_path_factory):
-    """A file with all tables and no job; to be copied, as making them takes longer than most tests."""
+    """A file with all tables and no job.
+
+    Tests copy it, because creating tables takes longer than most tests.
+    """
     path = tmp_path_factory.mktemp("empty") / "jobs.db"
     with closing(open_storage(f"sqlite:///{path}")) as storage:
         storage.migrate()

@@ -1,4 +1,4 @@
-"""Many more of the random steps that the kit does to limits and unique keys."""
+"""Many more of the random steps in which the kit tests limits and unique keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.heavy("thousands of steps")
 @pytest.mark.parametrize("kind", [LimitSteps, UniqueSteps])
 @pytest.mark.parametrize("first", range(100, 400, 100))
 def test_every_claim_is_just_and_every_call_answered(kind, where, first, tmp_path):
-    """A hundred runs of sixty steps, none of which the kit does by itself, are judged."""
+    """A hundred runs of sixty steps, none of which the kit itself runs, are checked."""
     url = "memory://steps" if where == "memory" else f"sqlite:///{tmp_path}/steps.db"
     for seed in range(first, first + 100):
         run = kind(lambda: open_storage(url), seed)

@@ -1,4 +1,4 @@
-"""An app in memory and its tester; a file whose tests need another app has a fixture of that name."""
+"""An app in memory and its tester. A file whose tests need another app defines fixtures of these names."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def fire():
 
 @pytest.fixture
 def tester(fire):
-    """Its jobs run when told to, in time that stands still."""
+    """A tester of the app: its jobs run when the test runs them, and its clock stands still."""
     with Tester(fire) as it:
         yield it

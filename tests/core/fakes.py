@@ -1,4 +1,4 @@
-"""What the unit tests share: a storage that fails as told, a worker by hand, waiting with a deadline."""
+"""Shared helpers of the unit tests: a failing storage, a worker by hand, and waiting with a deadline."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from firelock.server.attempt import EndedRun, JobRunner
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.storage.memory import MemoryStorage
 
-DEADLINE = 30.0  # seconds until a condition that does not come true fails its test
+# seconds after which a test fails because its condition is not true
+DEADLINE = 30.0
 
 
 def until(is_so, seconds=DEADLINE):
-    """Return as soon as the condition holds; it has to within the deadline."""
+    """Return the condition's value as soon as it is true, which must be within the deadline."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while not (found := is_so()):
         assert time.monotonic() < deadline, f"not so within {seconds:g} s"
@@ -31,25 +32,25 @@ def until(is_so, seconds=DEADLINE):
 
 
 def unmeasured():
-    """The environment, less what has a process measure its coverage: that loads modules of its own."""
+    """Return the environment without the variables that enable coverage, which loads its own modules."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def plugin(**hooks):
-    """A plugin with these functions as its hooks."""
+    """Return a plugin with these functions as its hooks."""
     return type("Plugin", (), {name: staticmethod(hookimpl(hook)) for name, hook in hooks.items()})()
 
 
 class ForeignTask:
-    """A task of another library's, as Django's: its `call` runs the function, here and now."""
+    """A task of another library, for example Django. Its `call` runs the function immediately."""
 
     def call(self, *args):
-        """Nobody asked for that."""
+        """Fail: no test may run the function."""
         raise AssertionError(f"it ran, with {args!r}")
 
 
 class Host:
-    """A host whose clocks a test moves; they go on by themselves, unless they stand still."""
+    """A host whose clocks a test moves. They advance by themselves, unless they stand still."""
 
     def __init__(self, *, stands_still=False):
         self.passed = self.suspended = 0.0
@@ -62,41 +63,41 @@ class Host:
         )
 
     def wall_nanos(self):
-        """The wall clock in nanoseconds, as SQLite's storage reads it."""
+        """Return the wall clock in nanoseconds, as SQLite's storage reads it."""
         return int(self.clocks.wall() * 1_000_000) * 1_000
 
     def clock_of(self, storage):
-        """The clock of a client on this host."""
+        """Return the clock of a client on this host."""
         return StorageClock(storage, self.clocks.elapsed, self.clocks)
 
     def serve(self, fire):
-        """The app, as a program on this host has it."""
+        """Return the app with the clock of a program on this host."""
         fire.client.clock = self.clock_of(fire.storage)
         return fire
 
     def go_on(self, seconds):
-        """So much time passes."""
+        """Advance all clocks by this number of seconds."""
         self.passed += seconds
 
     def set_clock(self, seconds):
-        """The wall clock is set, forward or back."""
+        """Set the wall clock forward or back."""
         self.set_by += seconds
 
     def suspend(self, seconds):
-        """The machine is suspended so long: only CLOCK_MONOTONIC stands still."""
+        """Suspend the machine for this number of seconds: only CLOCK_MONOTONIC stands still."""
         self.suspended += seconds
 
 
 @attrs.frozen
 class Failure:
-    """What one call of a verb raises; `is_late` where it has worked before the answer is lost."""
+    """The error that one call raises; with `is_late`, the call has taken effect before."""
 
     error: Exception
     is_late: bool = False
 
 
 class FailingStorage(MemoryStorage):
-    """The storage in memory, whose next calls of a verb fail as told; it remembers what was called."""
+    """The storage in memory, with programmable failures of calls; it records its calls."""
 
     def __init__(self, name=""):
         super().__init__(name)
@@ -105,15 +106,15 @@ class FailingStorage(MemoryStorage):
         self.called = defaultdict(list)
 
     def fail(self, verb, *errors, is_late=False):
-        """The next calls of the verb raise these, one each."""
+        """Make the next calls of this method raise these errors, one each."""
         self.failing[verb].extend(Failure(error, is_late) for error in errors)
 
     def fail_always(self, verb, error):
-        """Every call of the verb raises this until `mend`."""
+        """Make every call of this method raise this error until `mend`."""
         self.always[verb] = error
 
     def mend(self):
-        """Nothing fails any more."""
+        """Let all calls succeed again."""
         self.failing.clear()
         self.always.clear()
 
@@ -138,7 +139,7 @@ def failing(verb):
 
 
 class HostStorage(FailingStorage):
-    """The same, with the wall clock of a host for its clock, as it is by default."""
+    """A failing storage whose clock is the wall clock of a host, as the clock of memory is by default."""
 
     def __init__(self, host, name=""):
         super().__init__(name)
@@ -154,7 +155,7 @@ for verb, _ in inspect.getmembers(MemoryStorage, inspect.isfunction):
 
 
 class Worker:
-    """Runs an app's jobs here and now, one after another, as a server's thread would."""
+    """A worker that runs an app's jobs in this thread, one after another, as a server's thread would."""
 
     def __init__(self, fire, name="host:a"):
         self.fire = fire
@@ -166,18 +167,18 @@ class Worker:
         )
 
     def claim(self, limit=100):
-        """What could be claimed."""
+        """Return the claimed jobs."""
         return self.fire.storage.claim(
             ClaimRequest(None, limit, self.holder.session, self.fire.client.clock.now())
         ).jobs
 
     def attempt(self, job):
-        """How one run of a claimed job ended; nothing is written."""
+        """Return how one run of a claimed job ended; nothing is stored."""
         run = self.runner.prepare(job, self.holder)
         return run if isinstance(run, EndedRun) else self.runner.run(run)
 
     def run(self, limit=100):
-        """Run what is enqueued and settle it; return the ends."""
+        """Run the enqueued jobs, settle them and return their ends."""
         ended = [self.attempt(job) for job in self.claim(limit)]
         self.console.flush(self.fire.storage)
         results = self.fire.storage.apply([end.transition for end in ended])

@@ -1,4 +1,4 @@
-"""Across modules: each verb that reads or writes the storage has an async twin with the same parameters."""
+"""Across modules: each method that uses the storage has an async twin with the same parameters."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from firelock.storage.memory import MemoryStorage
 from firelock.task import TaskVerbs
 from tests.core.fakes import Worker, until
 
-# What waits for nothing, or has an async form of another kind, by the name of its class.
+# Methods that wait for nothing, or that have another async form, by the name of their class.
 WAITS_FOR_NOTHING = {
     "Firelock": {
         "arguments_from_text", "declared_limits", "load_imports", "lock", "resource", "parameters", "server",
         "batch", "signal", "signal_named", "task", "task_named", "tasks", "texts_from_arguments",
         "use_storage",
     },
-    # `async with`; `run` hears signals in the main thread; `status` is in memory
+    # `async with`; `run` handles signals in the main thread; `status` is in memory
     "EmbeddedServer": {"run", "start", "status", "stop"},
     # `astep` takes an async function
     "JobContext": {
         "cancel", "fake", "key", "log", "progress", "raise_if_cancelled", "served_by", "step", "within",
     },
-    "Lock": {"renew"},  # called by the keeper's thread; leaving it is `async with`
+    "Lock": {"renew"},  # called by the renewing thread; `async with` releases the lock
     "Job": {"as_source", "explain"},  # called by the client
     "Batch": {"as_source", "became", "explain", "of"},  # called by the client
     "Signal": {"decode", "encode", "named", "parameters", "payload_from_text"},
     "TaskVerbs": {"call", "using"},
-    "Recurring": {"add_or_update"},  # what `recur` and `arecur` of a task call
+    "Recurring": {"add_or_update"},  # called by `recur` and `arecur` of a task
 }  # fmt: skip
 
 
 def public_classes():
-    """Return what a user calls verbs of: the app, all that hangs on it, tasks, jobs, contexts and locks."""
+    """Return the classes whose methods users call: the app, its parts, tasks, jobs, contexts and locks."""
     with Firelock(MemoryStorage()) as fire:
         parts = [type(part) for name, part in vars(fire).items() if not name.startswith("_")]
     parts = [part for part in parts if part.__module__.startswith("firelock.")]
@@ -52,7 +52,7 @@ def public_classes():
 
 
 def verbs():
-    """Return every public verb that is no twin itself, of every public class."""
+    """Return every public method of every public class, without the twins."""
     return [
         (kind, name)
         for kind in public_classes()
@@ -66,7 +66,7 @@ def is_twin(kind, name):
 
 
 def twin_of(kind, name):
-    """Return the verb's async twin; a word of the language gets an underscore."""
+    """Return the method's async twin; a twin whose name is a keyword has an underscore."""
     twin = f"a{name}"
     return getattr(kind, f"{twin}_" if keyword.iskeyword(twin) else twin, None)
 
@@ -80,7 +80,7 @@ def shape(verb):
 
 @pytest.mark.parametrize(("kind", "name"), verbs(), ids=[f"{kind.__name__}.{name}" for kind, name in verbs()])
 def test_every_verb_that_waits_has_an_async_twin(kind, name):
-    """With the same parameters; what waits for nothing is named above."""
+    """The twin has the same parameters. Methods that wait for nothing are listed above."""
     twin = twin_of(kind, name)
     is_exempt = name in WAITS_FOR_NOTHING.get(kind.__name__, ())
 
@@ -90,7 +90,7 @@ def test_every_verb_that_waits_has_an_async_twin(kind, name):
 
 
 def test_only_verbs_that_there_are_wait_for_nothing():
-    """The list above is no graveyard."""
+    """The list above must not contain methods that do not exist any more."""
     known = {kind.__name__: {name for owner, name in verbs() if owner is kind} for kind in public_classes()}
 
     stale = {(kind, name) for kind, names in WAITS_FOR_NOTHING.items() for name in names - known[kind]}
@@ -99,17 +99,17 @@ def test_only_verbs_that_there_are_wait_for_nothing():
 
 
 def test_the_parts_of_an_app_are_walked():
-    """A part that is added to the app is walked by itself."""
+    """A part that is added to the app is included automatically."""
     names = {kind.__name__ for kind in public_classes()}
 
     assert {"Jobs", "Queues", "Servers", "Recurring", "Operations", "Audit", "Catalogue"} <= names
 
 
-# ---- that twins do what they say, in another thread ------------------------------------------------------
+# ---- the twins work as described, in another thread ------------------------------------------------------
 
 
 class Watching(MemoryStorage):
-    """A storage that notes in which threads it was called."""
+    """A storage that records the threads that call it."""
 
     def __init__(self):
         super().__init__("")
@@ -128,7 +128,7 @@ PLACES = {
 
 @pytest.fixture
 def fire():
-    """An app over a storage that notes threads."""
+    """An app over a storage that records threads."""
     with Firelock(Watching()) as fire:
         yield fire
 
@@ -144,7 +144,7 @@ def adding(fire):
 
 
 def result_of(fire, coroutine):
-    """Return what a coroutine returns, none of whose storage calls was made in this thread."""
+    """Return the result of a coroutine, which must not call the storage in this thread."""
     fire.storage.threads.clear()
     result = asyncio.run(coroutine)
     assert threading.get_ident() not in fire.storage.threads
@@ -152,7 +152,7 @@ def result_of(fire, coroutine):
 
 
 def test_a_job_tells_its_life_by_coroutine(fire):
-    """History, failed attempts, log, progress and record, as the verbs say them."""
+    """The async methods return the same history, failed attempts, log, progress and record."""
 
     def talk(job: JobContext) -> None:
         job.log("half way")
@@ -175,7 +175,7 @@ def test_a_job_tells_its_life_by_coroutine(fire):
 
 
 def test_an_app_is_closed_by_coroutine(fire, adding):
-    """What was open is closed when it has been awaited."""
+    """Open resources are closed after `aclose` has been awaited."""
     result_of(fire, fire.aclose())
 
     with pytest.raises(Exception, match="closed"):
@@ -189,14 +189,14 @@ NAME = "firelock-async"
 
 @pytest.fixture
 def release():
-    """What blocks a thread until the end of the test."""
+    """An event that blocks a thread until the end of the test."""
     gate = threading.Event()
     yield gate
     gate.set()
 
 
 def test_call_runs_in_the_context_of_its_caller():
-    """In a thread of Firelock's own, which changes nothing in the caller's context."""
+    """The call runs in Firelock's own thread and does not change the caller's context."""
     told = ContextVar("told", default="nothing")
 
     def look():
@@ -212,7 +212,7 @@ def test_call_runs_in_the_context_of_its_caller():
 
 
 def test_calls_do_not_wait_for_threads_of_the_application(release):
-    """`asyncio.to_thread` may be full: its calls could wait for one of these."""
+    """All threads of `asyncio.to_thread` may be busy with calls that wait for one of these calls."""
 
     async def call():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
@@ -226,7 +226,7 @@ def test_calls_do_not_wait_for_threads_of_the_application(release):
 
 
 def test_more_calls_than_threads_share_them():
-    """Each call runs, and no thread is started as long as calls go on."""
+    """Each call runs, and no further thread is started as long as calls complete."""
     calls, names, lock = BlockingCalls(2, stall=60), [], threading.Lock()
 
     def note():
@@ -240,7 +240,7 @@ def test_more_calls_than_threads_share_them():
 
 
 def test_calls_that_wait_for_one_another_all_end():
-    """They are more than there are threads: as soon as none can start, further threads do."""
+    """There are more calls than threads, so further threads start when no call can start."""
     calls, together = BlockingCalls(2, stall=0.01), threading.Barrier(6)
 
     waiting = [calls.submit(lambda: together.wait(20)) for _ in range(6)]
@@ -249,7 +249,7 @@ def test_calls_that_wait_for_one_another_all_end():
 
 
 def test_waiting_call_that_is_cancelled_never_starts(release):
-    """Nobody would get its result."""
+    """Nothing would read the result of a cancelled call."""
     calls, ran = BlockingCalls(1, stall=60), []
     first = calls.submit(lambda: release.wait(20))
     second, third = calls.submit(lambda: ran.append(2)), calls.submit(lambda: ran.append(3))
@@ -262,7 +262,7 @@ def test_waiting_call_that_is_cancelled_never_starts(release):
 
 
 def test_error_of_a_call_is_raised_where_it_is_awaited():
-    """Also one that would end a thread."""
+    """An error that would end a thread is raised in the caller as well."""
 
     def leave():
         raise SystemExit(7)
@@ -272,7 +272,7 @@ def test_error_of_a_call_is_raised_where_it_is_awaited():
 
 
 def test_idle_thread_ends(our_threads):
-    """A later call gets another one."""
+    """A call after the end of an idle thread gets another thread."""
     calls = BlockingCalls(1, idle=0.01)
     names = [calls.submit(lambda: threading.current_thread().name).result(20)]
     until(lambda: NAME not in our_threads())
@@ -283,7 +283,7 @@ def test_idle_thread_ends(our_threads):
 
 
 def test_call_without_any_thread_is_refused(monkeypatch):
-    """The system gives none; as soon as there is one, calls wait for it."""
+    """If the system cannot start a thread, the call fails. As soon as there is one, calls wait for it."""
     calls, can_start = BlockingCalls(2, stall=0.01), []
     start = threading.Thread.start
 
@@ -303,7 +303,7 @@ def test_call_without_any_thread_is_refused(monkeypatch):
 
 
 def test_blocked_call_does_not_hold_up_the_end_of_the_interpreter():
-    """The event loop and the interpreter end, although the call never does."""
+    """The event loop and the interpreter end, although the call never ends."""
     program = """
 import asyncio, threading
 from firelock.model.aio import in_thread
@@ -325,7 +325,7 @@ asyncio.run(main())
 
 
 def test_forked_process_has_threads_of_its_own():
-    """Those of its parent, busy or idle, do not exist there."""
+    """The threads of the parent, busy or idle, do not exist in the child."""
     program = """
 import asyncio, os, sys, threading
 from firelock.model.aio import in_thread

@@ -1,6 +1,6 @@
 """Across modules: every mistake that an app can make raises one clear error and stores nothing.
 
-What the module of the mistake proves (options, plugins, settings, schedules, locks, arguments) is there.
+Mistakes in options, plugins, settings, schedules, locks and arguments are tested with their modules.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def by_context(job: JobContext, *, word: str): ...
 
 
 class Desk:
-    """An app with a task, and the worker of its jobs."""
+    """An app with a task, and a worker for its jobs."""
 
     def __init__(self):
         self.storage = FailingStorage()
@@ -48,7 +48,7 @@ class Desk:
 
 @pytest.fixture
 def desk():
-    """The desk, closed at the end."""
+    """An app with a task and a worker, closed at the end."""
     desk = Desk()
     yield desk
     desk.fire.close()
@@ -132,7 +132,7 @@ BAD = [
 
 @pytest.mark.parametrize(("act", "kind", "words"), BAD, ids=[words[:30] for _, _, words in BAD])
 def test_a_mistake_is_one_clear_error_and_stores_nothing(desk, act, kind, words):
-    """The class says what to catch, the message what happened, to which value, and what to do."""
+    """The class shows what to catch; the message contains the problem, the value and the fix."""
     with pytest.raises(FirelockError) as caught:
         act(desk)
 
@@ -144,7 +144,7 @@ def test_a_mistake_is_one_clear_error_and_stores_nothing(desk, act, kind, words)
 
 
 def test_a_mistake_with_a_job_changes_nothing(desk):
-    """What its state does not allow, and a continuation that does not fit."""
+    """A job's state does not allow the action, or the arguments of a continuation are wrong."""
     job = desk.send.enqueue("x").delete()
     before = job.refresh().record()
 
@@ -157,7 +157,7 @@ def test_a_mistake_with_a_job_changes_nothing(desk):
 
 
 def test_a_continuation_of_an_unknown_parent_is_refused(desk):
-    """The message names both jobs; nothing is stored."""
+    """The error names both jobs, and nothing is stored."""
     parent = desk.send.enqueue("x")
     desk.storage.clear()
 
@@ -169,7 +169,7 @@ def test_a_continuation_of_an_unknown_parent_is_refused(desk):
 
 @attrs.frozen
 class Unheard:
-    """What no one has taught the converter."""
+    """A class that the converter does not support."""
 
     inner: object
 
@@ -189,7 +189,7 @@ def untrue() -> int:
     ],
 )
 def test_a_result_that_cannot_be_stored_is_no_failure(desk, function):
-    """The job succeeds; asking for its result says why there is none."""
+    """The job succeeds, and reading its result raises an error with the reason."""
     job = desk.fire.task(name="gives")(function).enqueue()
 
     desk.worker.run()
@@ -202,7 +202,7 @@ def test_a_result_that_cannot_be_stored_is_no_failure(desk, function):
 
 
 def test_after_the_close_every_verb_says_so(desk):
-    """At once; none hangs, none pretends."""
+    """Each method of a closed app raises this error immediately; none hangs or seems to work."""
     job = desk.send.enqueue("x")
     desk.fire.close()
 

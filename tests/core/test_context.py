@@ -1,4 +1,4 @@
-"""What a running job may ask about itself."""
+"""The data that a running job can read about itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.core.fakes import FailingStorage, Worker
 
 
 def test_a_job_knows_itself():
-    """What a task may ask is what was claimed."""
+    """The context contains the values of the claimed job."""
     seen = []
 
     def note(job: JobContext) -> None:
@@ -42,7 +42,7 @@ def test_a_job_knows_itself():
 
 
 def test_a_cancelled_job_is_told_once():
-    """The first reason stays; `except Exception` lets it pass."""
+    """The first reason is kept, and `except Exception` does not catch the cancellation."""
     job = JobContext.fake()
 
     job.raise_if_cancelled()
@@ -56,7 +56,7 @@ def test_a_cancelled_job_is_told_once():
 
 
 def test_outside_of_a_job_there_is_none():
-    """The message says where current_job() works."""
+    """The error states where `current_job()` works."""
     with pytest.raises(LookupError, match=r"No job is running here; current_job\(\) works inside a task"):
         current_job()
 
@@ -65,7 +65,7 @@ def test_outside_of_a_job_there_is_none():
 
 
 def test_a_fake_is_a_first_attempt():
-    """A task's unit test needs no server: what it may ask has an answer."""
+    """A unit test of a task needs no server, because a fake has a value for everything."""
     job = JobContext.fake()
 
     job.log("nobody hears this")
@@ -76,7 +76,7 @@ def test_a_fake_is_a_first_attempt():
 
 
 def test_a_fake_is_what_its_test_needs():
-    """Each field can be given."""
+    """Each field of a fake can be passed."""
     given = {
         "id": "x", "attempt": 2, "retries": 1, "due_at": datetime(2026, 11, 24, 12, tzinfo=UTC),
         "queue": "bulk", "tags": ("t",), "meta": {"tenant": "acme"}, "cancelled": True,
@@ -90,7 +90,7 @@ def test_a_fake_is_what_its_test_needs():
 
 
 def test_a_fake_remembers_what_it_was_completed_with():
-    """Any session will do; nothing ends, and a task that completes twice is seen to do so."""
+    """Any session is accepted and nothing ends. A task that completes twice can be detected."""
     job = JobContext.fake()
 
     before = job.completions
@@ -102,7 +102,7 @@ def test_a_fake_remembers_what_it_was_completed_with():
 
 
 def test_a_cancelled_fake_cannot_be_completed():
-    """As a deleted job cannot, so that a test sees what the task's transaction does then."""
+    """As for a deleted job, an error is raised, so a test can check how the task's transaction reacts."""
     job = JobContext.fake(cancelled=True)
 
     with pytest.raises(JobCancelled):
@@ -111,7 +111,7 @@ def test_a_cancelled_fake_cannot_be_completed():
 
 
 def test_a_real_job_has_no_completions():
-    """Its result is in the storage."""
+    """The result of a real job is in the storage."""
     with Firelock("memory://") as fire:
         job = fire.task(name="ask", retry=Retry.never())(lambda: len(current_job().completions)).enqueue()
         Worker(fire).run()
@@ -120,9 +120,9 @@ def test_a_real_job_has_no_completions():
 
 
 def test_a_fake_takes_no_naive_instant():
-    """A naive datetime is refused here as everywhere, and a meta that no job could have."""
+    """A naive datetime is refused as everywhere else, and so is metadata that no job can have."""
     with pytest.raises(ScheduleError, match="no time zone"):
-        JobContext.fake(due_at=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+        JobContext.fake(due_at=datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake under test
     with pytest.raises(ConfigurationError, match="Meta 'tenant' is 7"):
         JobContext.fake(meta={"tenant": 7})
 
@@ -144,12 +144,12 @@ def storage():
 
 
 def texts(storage, job_id="a"):
-    """The texts of a job's log."""
+    """Return the lines of a job's log."""
     return [line.text for line in storage.read_log(job_id, limit=2_000)]
 
 
 def test_only_the_newest_progress_is_written(console, storage):
-    """A job that reports often costs one write."""
+    """A job that often reports progress costs one write per flush."""
     for done in range(5):
         console.progress("a", done, 5, None)
 
@@ -159,7 +159,7 @@ def test_only_the_newest_progress_is_written(console, storage):
 
 
 def test_nothing_said_writes_nothing(console, storage):
-    """A flush of nothing costs no call, and what was written is not written again."""
+    """A flush without new lines does not call the storage, and lines are written only once."""
     console.flush(storage)
     console.log("a", 1, "debug", "once")
     console.flush(storage)
@@ -169,7 +169,7 @@ def test_nothing_said_writes_nothing(console, storage):
 
 
 def test_an_unknown_level_is_refused(console):
-    """The message names the level and the four there are."""
+    """The error names the level and the four valid ones."""
     with pytest.raises(ValueError, match="Log level 'fatal' is unknown; use one of debug, info"):
         console.log("a", 1, "fatal", "said")
 
@@ -179,7 +179,7 @@ def test_an_unknown_level_is_refused(console):
     [("3", 10), (3, None), (math.nan, 10), (3, math.inf), (Decimal(3), 10), (True, 10), (10**400, 10)],
 )
 def test_progress_is_made_of_plain_numbers(console, storage, done, total):
-    """What cannot be stored as a number is refused in the job, where its author sees it."""
+    """A value that cannot be stored as a number raises an error in the job, where its author can see it."""
     with pytest.raises(ValueError, match="is no progress; pass two finite numbers, done and total"):
         console.progress("a", done, total, None)
 
@@ -199,7 +199,7 @@ def test_a_long_text_is_cut(console, storage):
 
 
 def test_whatever_is_logged_is_text(console, storage):
-    """An object is logged as its text; what no storage takes is made visible."""
+    """An object is logged as its string, and characters that no storage accepts are escaped."""
     console.log("a", 1, "info", 42)
     console.log("a", 1, "info", "a\0b \ud800")
 
@@ -209,7 +209,7 @@ def test_whatever_is_logged_is_text(console, storage):
 
 
 def test_a_job_that_logs_too_fast_keeps_its_newest_lines(console, storage):
-    """Above 1,000 waiting lines the oldest go, and the first that is left says how many."""
+    """Above 1,000 waiting lines, the oldest are dropped. The first remaining line contains their number."""
     for number in range(1_005):
         console.log("a", 1, "info", f"line {number}")
 
@@ -221,7 +221,10 @@ def test_a_job_that_logs_too_fast_keeps_its_newest_lines(console, storage):
 
 
 def test_lines_wait_while_the_storage_is_away(console, storage):
-    """They are written with what comes after them; of progress the newer wins."""
+    """After an outage, lines are written along with later ones.
+
+    For progress, only the latest value is written.
+    """
     storage.fail("append_logs", StorageUnavailable("down"))
     for text, done in (("first", 1), ("second", 2)):
         console.log("a", 1, "info", text)
@@ -237,7 +240,10 @@ def test_lines_wait_while_the_storage_is_away(console, storage):
 
 
 def test_refused_lines_hinder_nothing(console, storage, caplog):
-    """Lines that the storage will never take are dropped and said so: jobs' ends wait behind this flush."""
+    """Lines that the storage will never accept are dropped with a warning.
+
+    Otherwise, the ends of jobs would wait for this flush.
+    """
     storage.fail("append_logs", StorageError("value too long"))
     console.log("a", 1, "info", "refused")
 
@@ -250,7 +256,10 @@ def test_refused_lines_hinder_nothing(console, storage, caplog):
 
 
 def test_lines_of_a_locked_job_are_sent_again(console, storage, monkeypatch):
-    """They are written before what comes after them, once; those of other jobs are written at once."""
+    """Lines of a locked job are written before later ones, and only once.
+
+    Lines of other jobs are written immediately.
+    """
     monkeypatch.setattr("firelock.context._LOCKED_REST", 0.0)
     storage.insert([NewJob("b", "mail.send", "{}", "json", "default", 0, State.ENQUEUED, 0)])
     taken = storage.append_logs
@@ -278,7 +287,7 @@ def test_lines_of_a_locked_job_are_sent_again(console, storage, monkeypatch):
 
 
 def test_lines_of_a_locked_job_rest(console, storage, monkeypatch):
-    """They are not sent with every flush while the lock is held; other lines are."""
+    """Lines of a locked job are not sent with every flush, but other lines are."""
     monkeypatch.setattr("firelock.context._LOCKED_REST", 1e9)
     asked = []
     monkeypatch.setattr(storage, "append_logs", lambda lines, progress: asked.append(set(lines)) or ["a"])
@@ -294,7 +303,7 @@ def test_lines_of_a_locked_job_rest(console, storage, monkeypatch):
 
 
 def test_a_flush_waits_for_another_one_only_so_long(console, storage, monkeypatch):
-    """A flush that hangs in another thread does not hold up ends for ever; its lines are that flush's."""
+    """A flush that hangs in another thread must not delay ends forever; that flush keeps its lines."""
     monkeypatch.setattr("firelock.context._LONGEST_WAIT", 0.01)
     began, may_end = threading.Event(), threading.Event()
 

@@ -36,10 +36,10 @@ with fire.lock("the parent's", ttl=3600):
 
 
 def test_a_forked_process_goes_on_by_itself():
-    """Await, lock, server and result work after a fork; storage in memory is a copy of the child's own.
+    """Await, lock, server and result work after a fork; storage in memory is the child's own copy.
 
-    The lock is held for an hour, so that no busy machine ends it: that a thread of the child's own renews it
-    is seen by its name.
+    The lock is held for an hour, so that it does not expire on a busy machine. The name of the renewing
+    thread shows that it belongs to the child.
     """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=180, check=False
@@ -68,7 +68,10 @@ print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def test_a_fork_while_a_handle_is_updated_leaves_the_child_s_handles_free():
-    """The thread that was about to write what it saw is not there to give the lock back."""
+    """The thread that was about to update the handle does not exist in the child.
+
+    It therefore cannot release the lock there.
+    """
     done = subprocess.run(
         [sys.executable, "-c", WHILE_SHOWING], capture_output=True, text=True, timeout=60, check=False
     )

@@ -17,13 +17,13 @@ from tests.core.fakes import unmeasured
 
 
 def test_every_public_name_is_there():
-    """What the package says it has can be had, and a reader of its names is shown these alone."""
+    """Each public name can be imported, and `dir` returns only these names."""
     assert sorted(firelock.__all__) == dir(firelock)
     assert all(getattr(firelock, name) is not None for name in firelock.__all__)
 
 
 def test_the_version_is_that_of_the_distribution():
-    """There is no second place to forget."""
+    """The version is not stored in a second place that could be forgotten."""
     assert version("firelock") == firelock.__version__
 
 
@@ -41,7 +41,10 @@ print(repr(firelock.__version__), repr(firelock_dashboard.Dashboard(fire, auth=N
 
 
 def test_a_package_that_was_not_installed_works_without_a_version(tmp_path):
-    """As in an archive, a frozen program, or by PYTHONPATH: a server begins, and its version is empty."""
+    """For example, the package is in an archive or a frozen program, or found with PYTHONPATH.
+
+    A server starts, and its version is empty.
+    """
     for folder in site.getsitepackages():
         for entry in Path(folder).iterdir():
             if not entry.name.startswith(("firelock", "__", "_firelock")) and entry.suffix != ".pth":
@@ -59,9 +62,9 @@ def test_a_package_that_was_not_installed_works_without_a_version(tmp_path):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    """As of any module, so that `hasattr` and `from … import` behave."""
+    """The error is the same as for any module, so `hasattr` and `from … import` behave as usual."""
     with pytest.raises(AttributeError, match="module 'firelock' has no attribute 'Firelok'"):
-        firelock.Firelok  # noqa: B018 - the access is what is tested
+        firelock.Firelok  # noqa: B018 - the access is under test
     with pytest.raises(ImportError, match="cannot import name 'Firelok'"):
         from firelock import Firelok  # noqa: F401
 
@@ -70,5 +73,5 @@ def test_an_unknown_name_is_an_attribute_error():
     "name", ["firelock.__main__", "firelock.server.job_process", "firelock.server.worker_process"]
 )
 def test_to_import_a_program_runs_nothing(name):
-    """Tools that read every module of a package must not find themselves inside of one."""
+    """Tools that import every module of a package must not start a program."""
     assert callable(importlib.import_module(name).main)

@@ -1,4 +1,4 @@
-"""Resources: how they are declared, taken by tasks, refused in calls, replaced in tests."""
+"""Resources: how they are declared, used by tasks, refused in calls and replaced in tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from firelock.testing import Tester, replaced
 
 
 class Shop:
-    """An app with a sync and an async resource, tasks that take them, and what was opened and closed."""
+    """An app with a sync and an async resource, tasks that use them, and notes of openings and closings."""
 
     def __init__(self):
         self.fire = fire = Firelock("memory://")
@@ -76,13 +76,13 @@ def refused(error, match, declare):
     ids=["a function", "a class", "a method", "a coroutine function"],
 )
 def test_a_resource_is_a_generator(shop, function):
-    """Only a generator says what closes what it opened."""
+    """Only a generator can define how to close what it opened."""
     with pytest.raises(ConfigurationError, match=r"it is no generator function\. Open it, yield it once"):
         shop.fire.resource(function)
 
 
 def test_a_resource_has_defaults_alone(shop):
-    """Nobody gives a worker's resource an argument."""
+    """A resource is never called with an argument."""
 
     def bucket(name):
         yield name
@@ -92,7 +92,10 @@ def test_a_resource_has_defaults_alone(shop):
 
 
 def test_what_is_async_is_for_what_is_async(shop):
-    """A thread cannot use what is opened on the event loop: neither a `def` task nor a `def` resource."""
+    """A thread cannot use a resource that is opened on the event loop.
+
+    This applies to a `def` task and to a `def` resource.
+    """
 
     def send(url, http=shop.client): ...
 
@@ -106,7 +109,7 @@ def test_what_is_async_is_for_what_is_async(shop):
 
 
 def test_a_resource_stands_last(shop):
-    """Else an argument by position would mean another parameter than it seems to."""
+    """A positional argument after a resource would belong to another parameter than it seems to."""
 
     def before(pool=shop.pool, limit=5): ...
     def rest(pool=shop.pool, *names): ...
@@ -121,7 +124,10 @@ def test_a_resource_stands_last(shop):
 
 
 def test_what_stands_in_the_module_is_not_open(shop):
-    """Whoever uses it outside of a job is told how to come by what is open."""
+    """Using the name of a resource outside of a job raises an error.
+
+    The error explains how to get the opened resource.
+    """
     with pytest.raises(AttributeError, match=r"pool is a resource.*it has no 'execute'.*resource\(pool\)"):
         shop.pool.execute("SELECT 1")
 
@@ -133,7 +139,10 @@ def test_what_stands_in_the_module_is_not_open(shop):
 
 
 def test_a_call_that_gives_a_resource_is_refused(shop):
-    """By name, by position, behind `**`, in many and in recurring ones."""
+    """Calls must not pass a resource by name, by position or with `**`.
+
+    This includes calls of many jobs and recurring jobs.
+    """
     is_resource = "'pool' is a resource, opened by the worker that runs the job: leave it out"
     refused(SignatureMismatch, f"was given 'pool'; {is_resource}", lambda: shop.count.enqueue("t", pool=1))
     refused(
@@ -152,7 +161,7 @@ def test_a_call_that_gives_a_resource_is_refused(shop):
 
 
 def test_a_form_has_no_field_for_it(shop):
-    """The dashboard's form and a command line show and take the rest alone."""
+    """The dashboard's form and the command line only show and accept the other parameters."""
     asked = [parameter.name for parameter in shop.fire.parameters("count")]
 
     with pytest.raises(FormError) as wrong:
@@ -166,7 +175,7 @@ def test_a_form_has_no_field_for_it(shop):
 
 
 def test_nothing_of_it_is_stored(shop):
-    """A job's arguments are the call's own; one that was stored with such a name does not fit."""
+    """Only the arguments of the call are stored. A stored argument with the resource's name is refused."""
     job = shop.count.enqueue("t")
     refused(
         SignatureMismatch,
@@ -177,11 +186,14 @@ def test_nothing_of_it_is_stored(shop):
     assert '{"table":"t"}' == shop.fire.storage.get([job.id])[0].arguments
 
 
-# ---- under the tester ------------------------------------------------------------------------------------
+# ---- with the tester -------------------------------------------------------------------------------------
 
 
 def test_jobs_share_what_is_opened_once(shop):
-    """From its first use to the end of the block; one that takes another has it open before."""
+    """The resource is open from its first use to the end of the block.
+
+    Resources that it depends on are opened before.
+    """
     with Tester(shop.fire) as tester:
         jobs = [shop.count.enqueue("a"), shop.count.enqueue("b", 6), shop.store.enqueue("c", d="e")]
         assert [] == shop.notes
@@ -193,7 +205,7 @@ def test_jobs_share_what_is_opened_once(shop):
 
 
 def test_what_is_async_lives_as_long_as_its_loop(shop):
-    """The tester's loop is there for one job; on a running one it is closed when no job runs."""
+    """The tester's loop exists for one job. On a running loop, the resource is closed when no job runs."""
     with Tester(shop.fire) as tester:
         job = shop.fetch.enqueue("/a")
         tester.drain(raises=True)
@@ -210,7 +222,7 @@ def test_what_is_async_lives_as_long_as_its_loop(shop):
 
 
 def test_a_replaced_resource_is_not_opened(shop):
-    """Jobs get what the test gives, also those that are asked for, and the inner of two."""
+    """Jobs get the replacement, also by `current_job().resource`, and of two nested ones the inner one."""
 
     @shop.fire.task(name="ask")
     async def ask() -> str:
@@ -228,7 +240,7 @@ def test_a_replaced_resource_is_not_opened(shop):
 
 
 def test_only_a_resource_is_replaced_or_asked_for(shop):
-    """Anything else is a mistake, and named."""
+    """Anything but a resource raises an error that names it."""
     with pytest.raises(ConfigurationError, match=r"'pool' is no resource; declare one: @fire\.resource"):  # noqa: SIM117 - one of them raises
         with replaced("pool", by="fake"):
             pass
@@ -236,11 +248,14 @@ def test_only_a_resource_is_replaced_or_asked_for(shop):
         JobContext.fake().resource(None)
 
 
-# ---- the function called by hand -------------------------------------------------------------------------
+# ---- functions called directly ---------------------------------------------------------------------------
 
 
 def test_a_task_called_as_a_function_takes_what_it_is_given(shop):
-    """By name or by position; where it is given none it needs one that a job or a test has."""
+    """The resource is passed by name or by position.
+
+    Without one, a job or a test must provide it.
+    """
     assert "t 5 mine" == shop.count("t", pool="mine")
     assert "t 6 mine" == shop.count("t", 6, "mine")
     assert "k mine [] []" == shop.store(JobContext.fake(), "k", pool="mine")
@@ -253,7 +268,7 @@ def test_a_task_called_as_a_function_takes_what_it_is_given(shop):
 
 
 def test_a_task_called_inside_a_job_has_the_job_s(shop):
-    """A task that calls another one as a function need not hand on what both take."""
+    """A task that calls another one as a function does not have to pass the resources that both use."""
 
     @shop.fire.task(name="both")
     async def both() -> str:
@@ -267,7 +282,7 @@ def test_a_task_called_inside_a_job_has_the_job_s(shop):
 
 
 def test_what_is_opened_on_the_loop_is_awaited(shop):
-    """A thread that asks for it is told so."""
+    """In a thread, reading an async resource raises an error that shows how to await it."""
 
     @shop.fire.task(name="thread")
     def thread() -> None:
@@ -284,7 +299,7 @@ def test_what_is_opened_on_the_loop_is_awaited(shop):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_what_cannot_be_opened_fails_the_job_and_is_tried_again(is_async):
-    """The job's error is that of the opening; its retry opens anew."""
+    """The job fails with the error of the opening, and its retry opens the resource again."""
     fire, tries = Firelock("memory://"), []
 
     def begin():
@@ -317,7 +332,7 @@ def test_what_cannot_be_opened_fails_the_job_and_is_tried_again(is_async):
 
 
 def test_what_cannot_be_closed_is_told(caplog):
-    """The end of a worker goes on; the others are closed."""
+    """The end of a worker continues, and the other resources are closed."""
     fire, notes = Firelock("memory://"), []
 
     @fire.resource

@@ -1,4 +1,4 @@
-"""Retry policies: how long they wait, what they retry, how they are checked and stored."""
+"""Retry policies: how long they wait, which errors they retry, how they are checked and stored."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MINUTE, HOUR, YEAR = timedelta(minutes=1), timedelta(hours=1), timedelta(days=36
 
 
 def middle():
-    """A random number at which jitter changes nothing."""
+    """Return a random number at which jitter changes nothing."""
     return 0.5
 
 
 @attrs.frozen
 class Retried:
-    """A job of which so many retries were made."""
+    """A job with this number of retries."""
 
     retries: int
 
@@ -43,7 +43,7 @@ class Refused(ConnectionError):
 
 
 class Unspeakable(Exception):
-    """An exception that cannot say what happened."""
+    """An exception whose `__str__` raises."""
 
     def __str__(self):
         raise RuntimeError
@@ -58,7 +58,7 @@ def seconds(policy, count):
 
 
 def test_the_default_waits_grow_from_a_minute_to_a_day():
-    """By default the retries come after 1, 5, 15 min, 1, 2, 4, 8, 12, 24, 24 h, and the last wait repeats."""
+    """By default, the waits are 1, 5, 15 min, 1, 2, 4, 8, 12, 24, 24 h, and the last one repeats."""
     policy = Retry()
 
     assert 10 == policy.attempts
@@ -72,12 +72,12 @@ def test_jitter_spreads_a_wait_by_ten_percent(drawn, share):
 
 
 def test_listed_repeats_its_last_wait():
-    """The waits come in the order listed; the last one repeats."""
+    """The waits are used in the order listed, and the last one repeats."""
     assert [1, 0, 2.5, 2.5] == seconds(Retry.listed([1, timedelta(0), 2.5]), 4)
 
 
 def test_exponential_doubles_up_to_the_longest():
-    """Each wait is twice the former one, up to a day unless said otherwise."""
+    """Each wait is twice the previous one, up to a day by default."""
     assert [1, 2, 4, 8, 16] == seconds(Retry.exponential(1), 5)
     assert [10, 30, 60, 60] == seconds(Retry.exponential(10, factor=3, longest=MINUTE), 4)
     assert [5, 5] == seconds(Retry.exponential(5, factor=1), 2)
@@ -86,7 +86,7 @@ def test_exponential_doubles_up_to_the_longest():
 
 @pytest.mark.parametrize("number", range(1, 11))
 def test_polynomial_is_hangfires_table(number):
-    """From 15 to 44 seconds before the first retry, from 6,576 to 6,866 before the tenth."""
+    """The wait is 15 to 44 seconds before the first retry and 6,576 to 6,866 before the tenth."""
     policy, least = Retry.polynomial(), (number - 1) ** 4 + 15
 
     assert timedelta(seconds=least) == policy.wait(number, lambda: 0.0)
@@ -94,7 +94,7 @@ def test_polynomial_is_hangfires_table(number):
 
 
 def test_polynomial_takes_jitter_on_top():
-    """A jitter asked for spreads the polynomial wait as any other."""
+    """An explicit jitter spreads the polynomial wait like any other."""
     assert timedelta(seconds=15 * 0.5) == Retry.polynomial(jitter=0.5).wait(1, lambda: 0.0)
 
 
@@ -120,18 +120,18 @@ POLICIES = st.one_of(
 
 @given(policy=POLICIES, number=st.integers(1, 1001), drawn=st.floats(0, 1, exclude_max=True))
 def test_a_wait_is_never_negative_nor_above_a_year(policy, number, drawn):
-    """Whatever the policy, the number of the retry and the chance drawn, the wait can be scheduled."""
+    """Whatever the policy, the number of the retry and the random number, the wait can be scheduled."""
     assert timedelta(0) <= policy.wait(number, lambda: drawn) <= YEAR
 
 
 @given(policy=POLICIES)
 def test_a_policy_survives_storage(policy):
-    """A policy stored as JSON comes back equal."""
+    """A policy that is stored as JSON is equal when it is read."""
     assert policy == Retry.from_json(policy.to_json())
 
 
 def test_the_first_retry_has_number_one():
-    """Asking for the wait before retry 0 is a mistake."""
+    """Requesting the wait before retry 0 raises an error."""
     with pytest.raises(ConfigurationError, match="retry_number=0"):
         Retry().wait(0, middle)
 
@@ -140,14 +140,14 @@ def test_the_first_retry_has_number_one():
 
 
 def test_attempts_are_retries_after_the_first_run():
-    """attempts=2 allows two retries: the third failure is final."""
+    """attempts=2 allows two retries, so the third failure is final."""
     kinds = [Retry(2).decide(Retried(made), ValueError(), random=middle).kind for made in range(4)]
 
     assert ["retry", "retry", "fail", "fail"] == kinds
 
 
 def test_never_lets_the_first_failure_decide():
-    """Without retries the first failure ends the job."""
+    """Without retries, the first failure ends the job."""
     assert RetryDecision.fail("ValueError: bad (not retried)") == Retry.never().decide(
         Retried(0), ValueError("bad")
     )
@@ -155,7 +155,7 @@ def test_never_lets_the_first_failure_decide():
 
 
 def test_the_default_chance_keeps_within_the_jitter():
-    """Without a random source given the wait lies within the jitter."""
+    """Without a given random source, the wait is within the jitter."""
     decision = Retry.fixed(100).decide(Retried(0), ValueError())
 
     assert timedelta(seconds=90) <= decision.after <= timedelta(seconds=110)
@@ -185,7 +185,7 @@ def test_only_on_and_except_on_choose_by_class(options, error, kind):
 
 
 def test_an_unwanted_exception_says_so():
-    """The reason of a failure that policy does not retry tells it from exhausted retries."""
+    """The reason distinguishes a failure that the policy does not retry from exhausted retries."""
     decision = Retry(except_on=[ValueError], on_exceeded="delete").decide(Retried(0), ValueError("bad"))
 
     assert RetryDecision.fail("ValueError: bad (not retried by policy)") == decision
@@ -203,7 +203,7 @@ def test_a_class_defined_in_a_function_matches():
     assert not policy.wants(Exception())
 
 
-# ---- wrong values -------------------------------------------------------------------------------------
+# ---- invalid values -----------------------------------------------------------------------------------
 
 NO_WAITS = [
     -1,
@@ -236,7 +236,7 @@ NO_WAITS = [
     ids=["fixed", "listed", "exponential", "longest", "snooze", "retry"],
 )
 def test_what_is_no_wait_is_refused(use, wait):
-    """A wait that is negative, endless, above a year or no span is refused with what to pass."""
+    """The error about a wait that is negative, infinite, above a year or no duration states what to pass."""
     with pytest.raises(ConfigurationError, match="Pass a timedelta, or seconds as a number") as caught:
         use(wait)
 
@@ -276,7 +276,7 @@ def test_what_is_no_wait_is_refused(use, wait):
     ],
 )
 def test_a_wrong_policy_is_refused(make, words):
-    """A value out of its range is refused when the policy is made, with the value and what to write."""
+    """A value out of its range is refused when the policy is created, with the value and what to write."""
     with pytest.raises(ConfigurationError) as caught:
         make()
 
@@ -285,7 +285,7 @@ def test_a_wrong_policy_is_refused(make, words):
 
 
 def test_a_value_that_cannot_be_shown_is_still_refused():
-    """A value whose own repr raises is named by its type."""
+    """A value whose repr raises is named by its type."""
 
     class Silent:
         def __repr__(self):
@@ -299,7 +299,7 @@ def test_a_value_that_cannot_be_shown_is_still_refused():
 
 
 def test_the_stored_text_is_compact_and_plain():
-    """What is stored holds every option, the waits in micros, classes by name."""
+    """The stored string contains every option, with waits in microseconds and classes by name."""
     policy = Retry.listed([1, MINUTE], attempts=3, only_on=[OSError], on_exceeded="delete")
 
     assert (
@@ -309,7 +309,7 @@ def test_the_stored_text_is_compact_and_plain():
 
 
 def test_reading_a_policy_imports_nothing():
-    """A stored name is compared, never imported: it may belong to code this server does not have."""
+    """A stored name is compared but never imported, because the server may not have its code."""
     text = Retry(only_on=["antigravity.Error", "no.such.module.Error"]).to_json()
     code = (
         "import sys; from firelock.retry import Retry; before = set(sys.modules); "
@@ -344,7 +344,7 @@ def test_reading_a_policy_imports_nothing():
     ],
 )
 def test_a_damaged_stored_policy_is_refused(text):
-    """Whatever stands in the storage, reading it ends in a ConfigurationError with a short message."""
+    """Whatever is stored, reading it raises a ConfigurationError with a short message."""
     with pytest.raises(ConfigurationError) as caught:
         Retry.from_json(text)
 
@@ -352,7 +352,7 @@ def test_a_damaged_stored_policy_is_refused(text):
 
 
 def test_fields_of_a_newer_release_are_ignored_in_a_stored_policy():
-    """A rolling deploy: jobs that a newer release stored keep the policy that is known here."""
+    """In a rolling deploy, jobs that a newer release stored keep the options that this release knows."""
     policy = Retry.fixed(60, attempts=3)
     stored = json.dumps({**json.loads(policy.to_json()), "colour": "red"})
 
@@ -360,14 +360,14 @@ def test_fields_of_a_newer_release_are_ignored_in_a_stored_policy():
 
 
 def test_a_policy_is_a_value():
-    """Policies compare, hash and cannot be changed; the default waits are shared."""
+    """Policies can be compared and hashed but not changed, and they share the default waits."""
     assert Retry(waits=DEFAULT_WAITS, on_exceeded=OnExceeded.FAIL) == Retry()
     assert 1 == len({Retry(), Retry(10)})
     with pytest.raises(AttributeError):
         Retry().attempts = 3
 
 
-# ---- words --------------------------------------------------------------------------------------------
+# ---- messages -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -383,11 +383,11 @@ def test_a_policy_is_a_value():
     ],
 )
 def test_an_error_is_told_on_one_short_line(error, words):
-    """Class and message on one line, cut at 200 characters, without what a storage refuses."""
+    """The class and message are on one line of up to 200 characters, without what a storage refuses."""
     assert words == describe_error(error)
 
 
 def test_the_reason_counts_the_retries():
-    """The reason names the retry, how many there are if that is known, and the error."""
+    """The reason contains the number of the retry, the total if it is known, and the error."""
     assert "retry 3 of 10: ConnectionError: refused" == retry_reason(3, 10, ConnectionError("refused"))
     assert "retry 3: ConnectionError: refused" == retry_reason(3, None, ConnectionError("refused"))

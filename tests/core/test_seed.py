@@ -1,4 +1,4 @@
-"""Across modules: `python -m benchmarks.seed` writes a year of jobs that a storage could really hold."""
+"""Across modules: `python -m benchmarks.seed` writes a year of jobs that a storage could really contain."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def all_jobs(storage):
 
 @pytest.fixture(scope="module", params=["memory", "sqlite"])
 def storage(request, tmp_path_factory):
-    """A seeded storage, at which it is NOW; tests only look at it."""
+    """A seeded storage whose clock shows NOW; tests only read it."""
     url = "memory://"
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path_factory.mktemp('seed') / 'jobs.db'}?synchronous=normal"
@@ -53,12 +53,12 @@ def storage(request, tmp_path_factory):
 
 @pytest.fixture
 def jobs(storage):
-    """All its jobs."""
+    """All jobs of the seeded storage."""
     return all_jobs(storage)
 
 
 def test_a_seed_has_as_many_jobs_as_asked_for_in_every_state_queue_and_most_tasks(storage, jobs):
-    """Most have succeeded, and few have failed."""
+    """Most jobs have succeeded, and few have failed."""
     by_state = Counter(job.state for job in jobs)
     counts = storage.counts()
 
@@ -71,7 +71,10 @@ def test_a_seed_has_as_many_jobs_as_asked_for_in_every_state_queue_and_most_task
 
 
 def test_every_seeded_job_could_be_run_and_read(jobs):
-    """Arguments fit the tasks of the shop, results what these return; queue and priority are theirs."""
+    """Arguments match the tasks of the shop, and results match their return types.
+
+    Queue and priority are those of the task.
+    """
     json_serializer = JsonSerializer()
     for job in jobs:
         info = fire.registry.get(job.task)
@@ -84,7 +87,10 @@ def test_every_seeded_job_could_be_run_and_read(jobs):
 
 
 def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
-    """A claim writes no step, so what a run ends stands after enqueued; what has ended stays for years."""
+    """A claim adds no entry to the history, so the end of a run follows "enqueued".
+
+    Ended jobs are kept for years.
+    """
     now = storage.clock()
     for job in jobs:
         steps = storage.history(job.id).entries
@@ -101,7 +107,7 @@ def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
 
 
 def test_a_storage_is_seeded_from_the_command_line_once(tmp_path):
-    """It says what it made; a storage that somebody may work with is left alone."""
+    """The program prints the number of created jobs. A storage that may be in use is not changed."""
 
     def ask():
         command = [sys.executable, "-m", "benchmarks.seed", "1000", "--storage", f"sqlite:///{tmp_path}/a.db"]
@@ -114,7 +120,7 @@ def test_a_storage_is_seeded_from_the_command_line_once(tmp_path):
 
 
 def test_the_clock_of_a_slow_storage_goes_on_at_one_instant(monkeypatch):
-    """What it claims there is not claimed before it was enqueued."""
+    """Jobs that are claimed at the set time are not claimed before they were enqueued."""
     seconds = count()
     monkeypatch.setattr("benchmarks.seed.stage.time.monotonic", lambda: next(seconds))
     with closing(open_storage("memory://")) as storage:

@@ -1,4 +1,4 @@
-"""Every number that can be set: where it comes from, within which bounds."""
+"""Settings: their sources and their bounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY = 86_400
 
 @pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_lies_within_its_own_bounds_and_is_explained(field):
-    """The default is allowed; beyond the bounds, and of another kind, a value is refused by name."""
+    """The default is allowed. Values outside the bounds or of another type raise an error with the name."""
     least, most = field.metadata["least"], field.metadata["most"]
 
     assert least <= field.default <= most
@@ -27,7 +27,7 @@ def test_every_setting_lies_within_its_own_bounds_and_is_explained(field):
 
 
 def test_the_environment_wins_over_the_table_and_the_table_over_the_default():
-    """FIRELOCK_<NAME>, then [tool.firelock], then the default; other keys are not ours."""
+    """The order is FIRELOCK_<NAME>, [tool.firelock], default. Other keys are ignored."""
     table = {"poll": 2, "sweep": 3, "storage": "memory://"}
 
     settings = Settings.from_environment(table, {"FIRELOCK_POLL": "0.5", "FIRELOCK_WORKERS": " 7 "})
@@ -36,26 +36,26 @@ def test_the_environment_wins_over_the_table_and_the_table_over_the_default():
 
 
 def test_the_process_s_own_environment_is_read(monkeypatch):
-    """Without another one given, it is os.environ that counts."""
+    """If no other environment is passed, os.environ is read."""
     monkeypatch.setenv("FIRELOCK_GRACE", "3")
 
     assert 3 == Settings.from_environment().grace
 
 
 def test_a_span_may_be_a_timedelta():
-    """A timedelta is its seconds."""
+    """A timedelta is converted to seconds."""
     assert 90 == Settings(grace=timedelta(minutes=1.5)).grace
 
 
 def test_retention_is_in_micros():
-    """What keep_… says in seconds is what ended jobs get."""
+    """The `keep_…` settings are in seconds; the retention of ended jobs is in microseconds."""
     settings = Settings(keep_succeeded=1, keep_failed=timedelta(days=2), keep_deleted=0)
 
     assert Retention(succeeded=1_000_000, failed=2 * DAY * 1_000_000, deleted=0) == settings.retention
 
 
 def test_settings_come_back_from_their_text():
-    """A server's processes get its settings as text."""
+    """The processes of a server get its settings as a string."""
     settings = Settings(workers=3, poll=0.25, grace=timedelta(seconds=4))
 
     assert settings == Settings.from_json(settings.to_json())
@@ -72,7 +72,7 @@ def test_settings_come_back_from_their_text():
     ],
 )
 def test_a_value_out_of_bounds_is_refused(values, words):
-    """The message names the setting, the value and the bounds."""
+    """The error names the setting, the value and the bounds."""
     with pytest.raises(ConfigurationError, match=words):
         Settings(**values)
 
@@ -85,7 +85,7 @@ def test_a_value_out_of_bounds_is_refused(values, words):
     ],
 )
 def test_a_text_that_is_no_number_or_no_switch_is_refused(name, text, words):
-    """The message names the variable and what it holds."""
+    """The error names the variable and its value."""
     with pytest.raises(ConfigurationError, match=f"FIRELOCK_{name}={text!r} is {words}"):
         Settings.from_environment(environment={f"FIRELOCK_{name}": text})
 
@@ -98,7 +98,7 @@ def test_a_text_that_is_no_number_or_no_switch_is_refused(name, text, words):
     ],
 )  # fmt: skip
 def test_a_switch_is_read_from_the_environment(text, expected):
-    """By the words that people write for it."""
+    """The usual words for true and false are accepted as values of a switch."""
     settings = Settings.from_environment({}, {"FIRELOCK_LOG_FAILURES": text})
 
     assert settings.log_failures is expected

@@ -1,4 +1,4 @@
-"""Tasks: functions that stay functions, with a name, options and typed verbs."""
+"""Tasks: functions that remain functions, with a name, options and typed methods."""
 
 from __future__ import annotations
 
@@ -44,14 +44,17 @@ async def awith_context(job: JobContext, to: str) -> str:
 
 
 def test_a_task_has_the_name_of_its_function(fire):
-    """Module and qualified name, as another process would import it."""
+    """The name consists of the module and the qualified name, as another process would import it."""
     task = fire.task(send)
 
     assert (f"{__name__}.send", [task.info]) == (task.name, fire.tasks())
 
 
 def test_without_options_the_defaults_hold(fire):
-    """Queue default, priority 0, ten retries, no timeout; `retry=None` and `timeout=None` say the same."""
+    """The defaults are queue "default", priority 0, ten retries and no timeout.
+
+    `retry=None` and `timeout=None` mean the same.
+    """
     for info in (fire.task(send).info, fire.task(name="other", retry=None, timeout=None)(asend).info):
         assert ("default", 0, Retry(), None, (), (), Executor.AUTO, OnRisk.CONTINUE, False) == (
             info.queue, info.priority, info.retry, info.timeout_seconds, info.tags, info.aliases,
@@ -65,7 +68,7 @@ def test_without_options_the_defaults_hold(fire):
 
 
 def test_the_name_of_a_main_program_is_that_of_its_file(fire, monkeypatch):
-    """`python app.py` and `firelock server app:fire` call its tasks by one name."""
+    """`python app.py` and `firelock server app:fire` use the same name for a task."""
     main = types.ModuleType("__main__")
     main.__file__ = "/srv/shop/app.py"
     monkeypatch.setitem(sys.modules, "__main__", main)
@@ -87,7 +90,7 @@ def test_the_name_of_a_main_program_is_that_of_its_file(fire, monkeypatch):
     ],
 )
 def test_the_main_module_has_the_name_others_import_it_by(monkeypatch, attributes, name):
-    """`-m` gives a specification, a file its stem; an interactive session has no other name."""
+    """`-m` provides a specification, and a file has its stem. An interactive session has no other name."""
     main = types.ModuleType("__main__")
     del main.__spec__
     vars(main).update(attributes)
@@ -97,7 +100,7 @@ def test_the_main_module_has_the_name_others_import_it_by(monkeypatch, attribute
 
 
 def test_a_local_function_needs_a_name(fire):
-    """Nobody could find it; with a name that a server registers as well it may be a task."""
+    """No other process could find it. With a name that a server registers as well, it can be a task."""
 
     def local(): ...
 
@@ -111,7 +114,7 @@ def test_a_local_function_needs_a_name(fire):
 
 
 def test_a_method_of_a_class_without_self_may_be_a_task(fire):
-    """A qualified name is dotted; the place of a function wrapped by a decorator is its own."""
+    """A qualified name contains dots. A function that a decorator wraps is shown with its own location."""
 
     @functools.wraps(send)
     def wrapped(*args, **kwargs):
@@ -131,7 +134,7 @@ def test_a_method_of_a_class_without_self_may_be_a_task(fire):
     ],
 )
 def test_only_plain_functions_are_tasks(fire, thing, words):
-    """Anything else is refused with what to write instead."""
+    """Anything but a function raises an error that states what to write instead."""
     with pytest.raises(TaskError, match=words):
         fire.task()(thing)
 
@@ -141,7 +144,7 @@ def test_only_plain_functions_are_tasks(fire, thing, words):
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a\n", "x" * 201, "{x}"])
 @pytest.mark.parametrize("which", ["name", "aliases"])
 def test_a_bad_name_is_refused(fire, name, which):
-    """Names and aliases share one alphabet; the message shows it."""
+    """Names and aliases may contain the same characters, which the error lists."""
     options = {which: name if which == "name" else [name]}
 
     with pytest.raises(
@@ -196,7 +199,7 @@ def test_a_bad_name_is_refused(fire, name, which):
     ],
 )
 def test_a_wrong_option_is_refused(fire, options, words):
-    """The message shows the value and what may be given; nothing is registered."""
+    """The error contains the value and the valid ones, and nothing is registered."""
     with pytest.raises(ConfigurationError, match=words):
         fire.task(**options)(send)
 
@@ -204,7 +207,7 @@ def test_a_wrong_option_is_refused(fire, options, words):
 
 
 def test_a_name_is_taken_once(fire):
-    """What stands at the same place, as when its module is loaded anew, replaces itself."""
+    """A function at the same location, as after a reload of its module, replaces the earlier one."""
 
     def loaded(parameters):
         namespace = {"__name__": __name__}
@@ -224,7 +227,7 @@ def test_a_name_is_taken_once(fire):
 
 
 def test_the_limits_are_those_of_the_settings():
-    """Of arguments and of results."""
+    """The limits apply to arguments and results."""
     settings = Settings(argument_limit=100, argument_warning=64, result_limit=80)
     with Firelock("memory://", settings=settings) as fire:
         task = fire.task(send)
@@ -238,18 +241,18 @@ def test_the_limits_are_those_of_the_settings():
             job.result()
 
 
-# ---- being a function ------------------------------------------------------------------------------------
+# ---- calling ---------------------------------------------------------------------------------------------
 
 
 def test_a_task_is_still_its_function(fire):
-    """Called, it runs here and now; a coroutine function gives its coroutine."""
+    """A call runs the function immediately; a coroutine function returns its coroutine."""
     plain, coroutine = fire.task(send), fire.task(asend)
 
     assert ("x×1", "x!") == (plain("x"), asyncio.run(coroutine("x")))
 
 
 def test_a_task_with_a_context_is_called_with_one(fire):
-    """A unit test passes a fake."""
+    """A unit test passes a fake context."""
     plain, coroutine = fire.task(with_context), fire.task(awith_context)
     job = JobContext.fake(attempt=3)
 
@@ -257,7 +260,7 @@ def test_a_task_with_a_context_is_called_with_one(fire):
 
 
 def test_a_task_s_class_says_how_it_is_called(fire):
-    """With or without context, with or without await."""
+    """Each combination has its own class: with or without a context, with or without await."""
     kinds = [type(fire.task(function)) for function in (send, asend, with_context, awith_context)]
 
     assert [Task, AsyncTask, ContextTask, AsyncContextTask] == kinds
@@ -308,10 +311,10 @@ def wrapped_context(function):
 
 
 class Theirs:
-    """A module of a user, with a class of that name."""
+    """A user's module that contains a class of that name."""
 
     class JobContext(TypedDict):
-        """What they pass themselves."""
+        """A value that callers pass."""
 
         day: str
 
@@ -361,7 +364,7 @@ real_optional_annotation.__annotations__["job"] = JobContext | None
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_context_is_recognised_however_it_is_written(fire, function, takes):
-    """By what the annotation means, not by its text; the verbs and the server agree on it."""
+    """The meaning of the annotation counts and not its text. The task and the server agree about it."""
     task = fire.task(function)
 
     assert takes == task.info.takes_context
@@ -369,7 +372,7 @@ def test_a_context_is_recognised_however_it_is_written(fire, function, takes):
 
 
 def test_what_else_cannot_be_resolved_does_not_hide_the_context(fire):
-    """Only the first parameter's annotation is looked at when the task is registered."""
+    """Only the first parameter's annotation is read when the task is registered."""
     task = fire.task(annotated_context)
 
     assert task.info.takes_context
@@ -384,7 +387,7 @@ def test_what_else_cannot_be_resolved_does_not_hide_the_context(fire):
     ],
 )
 def test_a_job_runs_with_its_context_however_that_is_written(fire, function, arguments, result):
-    """Callers leave it out, and the server passes it."""
+    """Callers omit the context, and the server passes it."""
     job = fire.task(function).enqueue(*arguments)
 
     Worker(fire).run()
@@ -394,7 +397,7 @@ def test_a_job_runs_with_its_context_however_that_is_written(fire, function, arg
 
 
 def test_a_class_of_theirs_is_an_argument_like_any_other(fire):
-    """That it is called JobContext as well is no reason to leave it out."""
+    """A class that is also named JobContext is not omitted."""
     task = fire.task(their_own_context)
 
     job = task.enqueue({"day": "x"}, "today")
@@ -402,7 +405,7 @@ def test_a_class_of_theirs_is_an_argument_like_any_other(fire):
     assert '{"job":{"day":"x"},"day":"today"}' == job.record().arguments
 
 
-def late_context(job: LateContext): ...  # noqa: F821 - that is the mistake
+def late_context(job: LateContext): ...  # noqa: F821 - the mistake under test
 
 
 def mixed_context(job: JobContext | int): ...
@@ -432,13 +435,13 @@ def second_context(day: str, job: JobContext | None = None): ...
     ],
 )
 def test_a_context_that_cannot_be_passed_is_refused(fire, function, message):
-    """When the task is registered, with what to write instead."""
+    """The error is raised when the task is registered, and states what to write instead."""
     with pytest.raises(TaskError, match=message):
         fire.task(function)
 
 
 def test_a_context_that_is_not_first_is_refused(fire):
-    """When its arguments are first looked at; optional ones too."""
+    """The error is raised when the arguments are first read, even if the parameter is optional."""
     task = fire.task(second_context)
 
     with pytest.raises(TaskError, match="parameter 'job' is a JobContext; it must be the first parameter"):
@@ -446,7 +449,7 @@ def test_a_context_that_is_not_first_is_refused(fire):
 
 
 def test_a_context_that_was_not_known_at_registration_is_refused(fire):
-    """A name that is defined below its task cannot be known; the message says what to do."""
+    """A name that is defined after its task is unknown at that time. The error states what to do."""
     task = fire.task(late_context)
     globals()["LateContext"] = JobContext
 
@@ -459,7 +462,7 @@ def test_a_context_that_was_not_known_at_registration_is_refused(fire):
 
 
 def test_a_task_shows_its_function(fire):
-    """Documentation tools and people see name, docstring, signature and module."""
+    """Documentation tools show the name, docstring, signature and module of the function."""
     task = fire.task(send)
 
     assert ("Send a letter.", __name__, "send", "send") == (
@@ -478,7 +481,7 @@ def test_a_task_shows_its_function(fire):
     ],
 )
 def test_a_verb_of_another_library_names_the_verb_to_use(fire, verb, instead):
-    """A task and a task with options have none of these verbs, also for `hasattr`."""
+    """Neither a task nor a task with options has one of these methods; `hasattr` returns False."""
     task = fire.task(send)
 
     assert not hasattr(task, verb)
@@ -488,11 +491,11 @@ def test_a_verb_of_another_library_names_the_verb_to_use(fire, verb, instead):
 
 def test_an_unknown_attribute_of_a_task_is_an_ordinary_error(fire):
     with pytest.raises(AttributeError, match=r"^'Task' object has no attribute 'dealy'$"):
-        fire.task(send).dealy  # noqa: B018 - that is the mistake
+        fire.task(send).dealy  # noqa: B018 - the mistake under test
 
 
 def test_a_task_prints_its_name_and_options(fire):
-    """What was chosen for the call is seen."""
+    """The options that were chosen for the call are shown."""
     task = fire.task(name="mail.send")(send)
 
     assert "<Task mail.send>" == repr(task)
@@ -503,7 +506,7 @@ def test_a_task_prints_its_name_and_options(fire):
 
 
 def test_options_add_up(fire):
-    """`using` of `using` keeps what was given before; the task itself is untouched."""
+    """`using` after `using` keeps earlier options, and the task itself does not change."""
     task = fire.task(send)
 
     chosen = task.using(queue="bulk", tags=["a"]).using(priority=5, queue="mail")
@@ -525,13 +528,13 @@ def test_options_add_up(fire):
     ],
 )
 def test_a_wrong_option_of_a_call_is_refused(fire, options, words):
-    """At the line that gives it, before anything is stored."""
+    """The error is raised in the line that passes the option, before anything is stored."""
     with pytest.raises(ConfigurationError, match=words):
         fire.task(send).using(**options)
 
 
 def test_delay_and_instant_exclude_each_other_across_calls(fire):
-    """Also where one was given earlier; `schedule` replaces both."""
+    """A value from an earlier `using` counts as well. `schedule` replaces both."""
     delayed = fire.task(send).using(delay=5)
 
     with pytest.raises(ConfigurationError, match="give one of the two"):

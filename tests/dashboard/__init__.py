@@ -1,1 +1,1 @@
-"""The dashboard: its pages, its actions, who may come in."""
+"""Tests of the dashboard: its pages, actions and access control."""

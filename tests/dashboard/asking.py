@@ -1,4 +1,4 @@
-"""A browser that is no browser: asks an ASGI app in this process, with any header, peer and path there is."""
+"""A simulated browser: it calls an ASGI app in this process with any headers, peer and path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def come_in(dashboard):
-    """Exchange a link for a session, without a request; return the cookies that show it."""
+    """Exchange a link for a session without a request; return the session's cookies."""
     if dashboard.auth is not None:
         return {}
     token = dashboard.link("http://localhost").rpartition("#")[2]
@@ -26,10 +26,10 @@ def come_in(dashboard):
 
 @attrs.frozen
 class Answer:
-    """What came back."""
+    """The response to a request."""
 
     status: int
-    headers: list[tuple[str, str]]  # in lower case, in order, repeated where they were
+    headers: list[tuple[str, str]]  # names in lower case, in the order received, with repetitions
     body: bytes
 
     @property
@@ -40,7 +40,7 @@ class Answer:
         return json.loads(self.body)
 
     def header(self, name, default=None):
-        """The one header of that name."""
+        """Return the value of the only header with this name."""
         values = self.every(name)
         assert len(values) <= 1, f"{name} was sent {len(values)} times"
         return values[0] if values else default
@@ -54,10 +54,11 @@ class Answer:
 
 
 class Browser:
-    """Keeps cookies, sends what a browser on this machine sends; close it.
+    """A browser on this machine that keeps its cookies; close it after use.
 
-    `headers=` adds to a request or, with None, takes away; a value that is a list is sent as many times.
-    Of a dashboard that asks for a link it has exchanged one, unless `is_in` is False.
+    `headers=` adds headers to each request, or removes those whose value is None. A header whose value is a
+    list is sent once per item. If the dashboard requires a link, the browser has already exchanged one,
+    unless `is_in` is False.
     """
 
     def __init__(self, app, *, root="", peer=("127.0.0.1", 50_000), headers=None, is_in=True):
@@ -76,7 +77,10 @@ class Browser:
         self._runner.close()
 
     def _open_loop(self):
-        """The loop of all requests; anyio's threads last as long as the task that a loop is run for."""
+        """Return the loop of all requests.
+
+        anyio's threads live as long as the task for which the loop runs, so one task stays open.
+        """
         loop = self._runner.get_loop()
         if self._visit is None:
             self._visit = loop.create_task(asyncio.Event().wait())
@@ -87,24 +91,27 @@ class Browser:
         return self.ask("GET", target, **options)
 
     def part(self, target, name, **options):
-        """Ask for one live region of a page."""
+        """Request one live region of a page."""
         return self.get(f"{target}{'&' if '?' in target else '?'}part={name}", **options)
 
     def post(self, target, form=(), *, headers=None, **options):
-        """Post a form from one of the app's own pages: a mapping or pairs, whose values may be lists."""
+        """Post a form from one of the app's own pages.
+
+        The form is a mapping, or pairs; its values may be lists.
+        """
         body = urlencode(form, doseq=True).encode()
         own = {"sec-fetch-site": "same-origin", "content-type": FORM}
         return self.ask("POST", target, body=body, headers={**own, **(headers or {})}, **options)
 
     def act(self, target, form=()):
-        """Post as a page's script does; return the JSON that it shows."""
+        """Post a form as a page's script does, with a JSON response."""
         return self.post(target, form, headers={"accept": "application/json"})
 
     def ask(self, method, target, *, headers=None, body=b"", only_start=False, **scope):
-        """Ask for a path and query below the root, both as they go over the wire.
+        """Send a request for a path and query below the root, both in their wire form.
 
-        `body` may be a list of chunks; an endless iterator will do. `only_start` hangs up when the answer
-        begins: for streams that have no end. Further words replace parts of the scope.
+        `body` may be an iterable of chunks, even an endless one. `only_start` disconnects when the response
+        begins, for streams that do not end. Further keyword arguments replace parts of the scope.
         """
         exchange = _Exchange([body] if isinstance(body, bytes) else body, only_start)
         scope = self._scope(method, target, headers or {}) | scope
@@ -126,7 +133,8 @@ class Browser:
         raw = (self.root + path).encode()
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},  # in which a stream learns that nobody listens
+            # a stream of this version is notified when its client disconnects
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
@@ -155,7 +163,7 @@ class Browser:
 
 
 class _Exchange:
-    """The two ends of one request."""
+    """Both ends of one request."""
 
     def __init__(self, body, only_start):
         self.status = 0

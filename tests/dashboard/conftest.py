@@ -1,4 +1,4 @@
-"""An app on each of two storages, a dashboard for it, and a visitor on this machine."""
+"""An app on each of two storages, a dashboard for the app, and a visitor on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.dashboard.hostile_texts import HOSTILE
 
 @pytest.fixture(params=["memory", pytest.param("sqlite", marks=pytest.mark.heavy("all pages once more"))])
 def fire(request, tmp_path):
-    """An app without tasks; a test adds its own."""
+    """An app without tasks; each test adds its own."""
     url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
     with closing(Firelock(url)) as fire:
         yield fire
@@ -22,26 +22,29 @@ def fire(request, tmp_path):
 
 @pytest.fixture
 def dashboard(fire):
-    """A dashboard without auth: local visitors may do everything."""
+    """A dashboard without `auth=`, on which local visitors may do everything."""
     with closing(Dashboard(fire)) as dashboard:
         yield dashboard
 
 
 @pytest.fixture
 def client(dashboard):
-    """A visitor on this machine: `client.get("/jobs")`, `client.post("/queues/pause", {"queue": "mail"})`."""
+    """A visitor on this machine.
+
+    For example `client.get("/jobs")` or `client.post("/queues/pause", {"queue": "mail"})`.
+    """
     with closing(Browser(dashboard)) as browser:
         yield browser
 
 
 @pytest.fixture(params=HOSTILE, ids=ascii)
 def hostile(request):
-    """A text that must be shown literally wherever a job, a server or a request can put one."""
+    """A string that a page must show literally, wherever a job, a server or a request can contain it."""
     return request.param
 
 
 class Ticking:
-    """A monotonic clock that the test moves."""
+    """A monotonic clock that the test sets."""
 
     at = 1_000.0
 

@@ -1,4 +1,4 @@
-"""Batches, steps and streams as a storage holds them, for pages that show them."""
+"""Batches, steps and streams in a storage, for tests of the pages that show them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SESSION = "session-1"
 
 
 def new_batch(fire, name="import of tuesday", *, outer=None, parents=(), **rules):
-    """A batch without members; it is not held."""
+    """Store a batch without members, which is not held open, and return its id."""
     storage = fire.storage
     (id,) = storage.new_ids(1)
     relations = Relations(outer, batch=BatchRules(name, **rules))
@@ -42,7 +42,7 @@ def new_batch(fire, name="import of tuesday", *, outer=None, parents=(), **rules
 
 
 def add(fire, batch, task="shop.load", *, parents=(), queue="default", arguments="{}", inputs=()):
-    """A member that waits for these fellows, or for nothing; return its id."""
+    """Store a member that waits for these parents, or for none, and return its id."""
     storage = fire.storage
     (id,) = storage.new_ids(1, batch)
     state = State.AWAITING if parents else State.ENQUEUED
@@ -74,14 +74,14 @@ def _job(id, task, *, state, now, parents, relations, queue="default", arguments
 
 
 def claim(fire, limit=100, queues=None):
-    """Enqueued jobs are processing, all of them or the first of these queues."""
+    """Claim the enqueued jobs of all queues, or of these queues, and return them."""
     storage = fire.storage
     storage.begin_session(NewSession(SESSION, "server-1", "here:1", "here", 1, storage.clock(), 3_600))
     return storage.claim(ClaimRequest(queues, limit, SESSION, storage.clock())).jobs
 
 
 def end(fire, job, to=State.SUCCEEDED, **said):
-    """A claimed job ends so, or is suspended."""
+    """End a claimed job in this state, or suspend it."""
     storage = fire.storage
     (answer,) = storage.apply(
         [
@@ -98,7 +98,7 @@ def end(fire, job, to=State.SUCCEEDED, **said):
 
 
 def remember(fire, job, kind, name, value, *, is_done=True, author=""):
-    """The running job remembers this, or, for None, somebody outside writes it."""
+    """Store this memo for the running job; with an `author`, store it from outside the job."""
     storage, now = fire.storage, fire.storage.clock()
     memo = Memo(
         MemoKind(kind), name, value, is_done, now, now - 1_500_000, getattr(job, "attempt", 0), author

@@ -1,8 +1,8 @@
-"""Texts that job data may hold and that a page must show as they are: bad input 110."""
+"""Hostile strings that job data may contain and that a page must show literally (bad input 110)."""
 
 from __future__ import annotations
 
-# None of these may change what a page is made of. `assert_literal` looks for their marks.
+# None of these strings may change a page's markup. `assert_literal` searches for their marks.
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -24,16 +24,16 @@ HOSTILE = [
     "<!--><script>alert(1)</script>-->",
     "<![CDATA[<script>alert(1)</script>]]>",
     "&lt;script&gt;alert(1)&lt;/script&gt;",
-    "a\u202egnp.exe\u202c\u2066b\u2069",  # texts that turn their direction
-    "\x1b[31mred\x1b[0m\x1b]0;title\x07",  # a terminal's orders
+    "a\u202egnp.exe\u202c\u2066b\u2069",  # control characters that change the text direction
+    "\x1b[31mred\x1b[0m\x1b]0;title\x07",  # terminal escape sequences
     "line\r\nSet-Cookie: a=b\r\n\r\n<script>alert(1)</script>",
     "%3Cscript%3Ealert(1)%3C/script%3E",
     "=cmd|' /C calc'!A1",
-    "x" * 5_000,  # no place to break a line
+    "x" * 5_000,  # no position for a line break
     "İıﬁ😀\u0301\u200d\ufeff",
 ]
 
-# What would stand in a page only if one of the texts above had become markup.
+# Parts of a page that can only occur if one of the strings above has become markup.
 MARKS = (
     "<script>alert", "<img src=x", "<svg onload", "<svg><a", "<iframe src=//evil", "<style>*{",
     '<a href="javascript', '" style="background', '" hx-get="//evil', '" onfocus=alert', "<div v-html",
@@ -42,5 +42,5 @@ MARKS = (
 
 
 def assert_literal(html):
-    """No hostile text has become a part of the page's own markup."""
+    """Assert that no hostile string has become part of the page's own markup."""
     assert [mark for mark in MARKS if mark in html] == []

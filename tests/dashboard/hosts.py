@@ -1,4 +1,4 @@
-"""Every way to mount a dashboard: a framework, a gateway, and a place, as one thing that answers requests."""
+"""All ways to mount a dashboard (framework, gateway and path), each as an object that answers requests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.django_process import configure_django
 
 
 def everything(request):
-    """Whoever asks may do everything: mounts are what is tested."""
+    """Allow every visitor everything, because these tests check only the mounts."""
     return "admin"
 
 
-# ---- the applications ------------------------------------------------------------------------------------
+# ---- applications ----------------------------------------------------------------------------------------
 
 
 def starlette_app(fire, prefix, **options):
@@ -61,7 +61,7 @@ def django_app(fire, prefix, kind, **options):
 
 
 def _with_urls(handler, name, kind):
-    """One process has one configuration of Django; which URLs there are goes with the request."""
+    """Pass the URLconf with each request, because a process has only one Django configuration."""
     if kind == "wsgi":
 
         def answer(environ, start_response):
@@ -84,19 +84,20 @@ def choose_urls(get_response):
     return chosen
 
 
-# ---- asking ----------------------------------------------------------------------------------------------
+# ---- requests --------------------------------------------------------------------------------------------
 
 
 @attrs.define
 class Place:
-    """Where the application is for a browser, and what stands between."""
+    """The application's address as a browser sees it, and the proxy in front of the application."""
 
-    outside: str = ""  # what a proxy adds before the application's own paths
-    is_stripped: bool = False  # the proxy takes it off again, and tells by X-Forwarded-Prefix
+    outside: str = ""  # the prefix that a proxy adds to the application's paths
+    # the proxy removes the prefix again and sends it in X-Forwarded-Prefix
+    is_stripped: bool = False
 
 
 class AsgiVisitor:
-    """Asks an ASGI application by the addresses that a browser sees."""
+    """A visitor of an ASGI application that uses the addresses that a browser sees."""
 
     def __init__(self, app, place):
         self.place = place
@@ -119,7 +120,7 @@ class AsgiVisitor:
 
 
 class WsgiVisitor:
-    """The same for WSGI, by Werkzeug's client."""
+    """A visitor of a WSGI application, implemented with Werkzeug's client."""
 
     def __init__(self, app, place):
         self.client, self.place = Client(app, use_cookies=False), place
@@ -152,7 +153,7 @@ class WsgiVisitor:
         return Answer(answer.status_code, headers, answer.data)
 
 
-# ---- the matrix ------------------------------------------------------------------------------------------
+# ---- combinations ----------------------------------------------------------------------------------------
 
 HOSTS = [
     ("starlette", "asgi"),
@@ -173,7 +174,7 @@ PLACES = [
 
 
 def mounted(framework, kind, fire, prefix, **options):
-    """Return the application, with a dashboard mounted so."""
+    """Return the application with the dashboard mounted in this framework under this prefix."""
     if framework == "bare":
         dashboard = Dashboard(fire, **options)
         assert not prefix
@@ -185,7 +186,7 @@ def mounted(framework, kind, fire, prefix, **options):
 
 
 def visitor(framework, kind, fire, prefix, place, **options):
-    """Return who asks the application, mounted so."""
+    """Return a visitor of the application with a dashboard that is mounted in this way."""
     options = {"auth": everything, "trusts_proxy": place.is_stripped, **options}
     app = mounted(framework, kind, fire, prefix, **options)
     return (AsgiVisitor if kind == "asgi" else WsgiVisitor)(app, place)

@@ -1,4 +1,4 @@
-"""No URLs: each request of the tests brings its own."""
+"""A URLconf without URLs, because each test request sets its own URLconf."""
 
 from __future__ import annotations
 

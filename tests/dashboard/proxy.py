@@ -1,4 +1,4 @@
-"""A proxy as nginx is by default: HTTP/1.1, Host rewritten to the upstream's, not one header added."""
+"""A reverse proxy with nginx's defaults: HTTP/1.1, `Host` rewritten to the upstream's, no headers added."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import uvicorn
 from tests.dashboard.asking import FORM, Answer
 
 HOST = "127.0.0.1"
-OUTSIDE = "jobs.example.com"  # what visitors call the proxy
+OUTSIDE = "jobs.example.com"  # the proxy's host name in visitors' requests
 _DEADLINE = 20.0
 _HOP = (b"connection:", b"host:", b"keep-alive:")
 
@@ -27,12 +27,13 @@ class _Silent(WSGIRequestHandler):
 
 @contextmanager
 def served_by_asgi(app):
-    """The application answers at the port that is given."""
+    """Serve the application over ASGI, and yield its port."""
     config = uvicorn.Config(
         app, interface="asgi3", log_level="error", ws="none", lifespan="off",
         proxy_headers=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
-    listener = socket.create_server((HOST, 0))  # whoever connects is let in as soon as the thread is ready
+    # connections are accepted as soon as the thread is ready
+    listener = socket.create_server((HOST, 0))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -47,7 +48,7 @@ def served_by_asgi(app):
 
 @contextmanager
 def served_by_wsgi(app):
-    """The same for WSGI."""
+    """Serve the application over WSGI, and yield its port."""
     server = make_server(HOST, 0, app, handler_class=_Silent)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -61,7 +62,7 @@ def served_by_wsgi(app):
 
 @contextmanager
 def silent_proxy(upstream):
-    """A proxy before this port answers at the port that is given."""
+    """Run a proxy in front of this port, and yield the proxy's port."""
     loop, ready = asyncio.new_event_loop(), threading.Event()
     ports, stop = [], asyncio.Event()
 
@@ -99,7 +100,7 @@ def silent_proxy(upstream):
 
 
 def asked(port, method, path, headers=(), form=()):
-    """Ask as a browser far away does: by the proxy's own name."""
+    """Send a request as a remote browser does, with the proxy's host name."""
     connection = http.client.HTTPConnection(HOST, port, timeout=_DEADLINE)
     sent = {"Host": OUTSIDE, **dict(headers)}
     body = urlencode(form).encode() if method == "POST" else None

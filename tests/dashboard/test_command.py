@@ -30,7 +30,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def start(tmp_path):
-    """Start `firelock dashboard` with these words; what runs is stopped at the end."""
+    """Start `firelock dashboard` with these arguments; the process is killed at the end of the test."""
     running = []
 
     def start(*words, stdout=subprocess.PIPE, files=1_024, **environment):
@@ -61,7 +61,7 @@ def asked(address, path="", *, session=None, **headers):
 
 
 def firelock(tmp_path, *words):
-    """Run a command of firelock to its end."""
+    """Run a firelock command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "firelock", *words],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
@@ -70,7 +70,7 @@ def firelock(tmp_path, *words):
 
 
 def session_by(link):
-    """Exchange a link as its page does; return the session."""
+    """Exchange a link as its page does, and return the session."""
     address, _, token = link.partition("#")
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
     headers = {"Content-Type": FORM, "Sec-Fetch-Site": "same-origin"}
@@ -83,7 +83,7 @@ def session_by(link):
 
 
 def address_of(process):
-    """Wait for the line that tells where it listens."""
+    """Return the address from the line in which the process reports it."""
     line = process.stdout.readline()
     found = re.search(r"http://[0-9.:\[\]]+/", line)
     assert found, line + process.stderr.read()
@@ -91,7 +91,7 @@ def address_of(process):
 
 
 def test_it_serves_pages_until_it_is_interrupted(start, tmp_path):
-    """It says where it listens, answers, and ends with 0 on Ctrl-C."""
+    """The process prints its address, answers requests, and exits with 0 on Ctrl-C."""
     storage = f"sqlite:///{tmp_path / 'jobs.db'}"
     process = start("--storage", storage, "--port", "0", "--title", "Shop")
     address = address_of(process)
@@ -120,7 +120,10 @@ def test_it_serves_pages_until_it_is_interrupted(start, tmp_path):
     ids=["nothing", "half a head", "no body"],
 )
 def test_requests_that_are_never_finished_shut_nobody_out(start, tmp_path, files, clients, request_start):
-    """More of them than the process may have files, without a login; who comes later is answered."""
+    """Clients that never finish their requests lock out no later client.
+
+    They need no login, and they open more connections than the process may have open files.
+    """
     process = start("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", files=files)
     address = address_of(process)
     place = urlsplit(address)
@@ -144,7 +147,7 @@ def test_requests_that_are_never_finished_shut_nobody_out(start, tmp_path, files
 
 
 def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):
-    """A file or a service's log holds the command that makes one; a person has it before them."""
+    """A file or a service log contains only the command that creates a link; a terminal shows a link."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     words = ("--storage", url, "--port", "0")
     ours, theirs = pty.openpty()
@@ -168,7 +171,7 @@ def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):
 
 
 def test_no_password_of_a_storage_is_printed(start):
-    """Its URL is a placeholder in the command then; the storage need not answer."""
+    """The printed command then contains a placeholder for the URL; the storage need not be reachable."""
     logged = start("--storage", "redis://:hunter2@127.0.0.1:9", "--port", "0")
 
     said = logged.stdout.readline() + logged.stdout.readline()
@@ -178,7 +181,7 @@ def test_no_password_of_a_storage_is_printed(start):
 
 
 def test_open_opens_a_link(start, tmp_path):
-    """The browser gets a link that goes in by itself, whatever becomes of the output."""
+    """The browser gets a link that needs no click, regardless of where the output goes."""
     browser, opened = tmp_path / "browser", tmp_path / "opened"
     os.mkfifo(opened)
     browser.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {opened}\n')
@@ -194,7 +197,7 @@ def test_open_opens_a_link(start, tmp_path):
 
 
 def test_the_app_s_dashboard_has_its_link_by_a_command(tmp_path):
-    """By the app's name, for the address that is given; in JSON for programs."""
+    """The command takes the app's name and the address; `--json` prints the link for programs."""
     (tmp_path / "shop.py").write_text(
         f"from firelock import Firelock\nfire = Firelock('sqlite:///{tmp_path / 'jobs.db'}')\n"
     )
@@ -216,7 +219,7 @@ def test_the_app_s_dashboard_has_its_link_by_a_command(tmp_path):
     ],
 )
 def test_what_cannot_be_done_is_a_sentence(tmp_path, words, said):
-    """Jobs in the memory of another process, an address or a port that is none, a word too many."""
+    """Jobs in another process's memory, a wrong address or port, and a surplus argument are usage errors."""
     ran = firelock(tmp_path, "dashboard", *words)
 
     assert (2, "") == (ran.returncode, ran.stdout)
@@ -225,7 +228,7 @@ def test_what_cannot_be_done_is_a_sentence(tmp_path, words, said):
 
 
 def test_an_app_brings_its_tasks(start, tmp_path):
-    """With the application at hand there is a form for each task."""
+    """If the application is known, the dashboard has a form for each task."""
     (tmp_path / "shop.py").write_text(
         "from firelock import Firelock\n"
         f"fire = Firelock('sqlite:///{tmp_path / 'jobs.db'}')\n"
@@ -244,7 +247,7 @@ def test_an_app_brings_its_tasks(start, tmp_path):
 
 
 def test_a_scraper_has_a_token_beside_the_password(start, tmp_path):
-    """FIRELOCK_DASHBOARD_TOKEN reads figures; a page asks for the password still."""
+    """FIRELOCK_DASHBOARD_TOKEN permits reading metrics; without the token, the password is still required."""
     words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--user", "ops")
     secrets = {
         "FIRELOCK_DASHBOARD_PASSWORD": "a long one",
@@ -262,7 +265,7 @@ def test_a_scraper_has_a_token_beside_the_password(start, tmp_path):
 
 
 def test_a_token_that_is_too_short_is_named(start, tmp_path):
-    """By its variable: whoever reads the message has written no token anywhere else."""
+    """The error names the environment variable, because the token is not configured anywhere else."""
     ran = start("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", FIRELOCK_DASHBOARD_TOKEN="short")
 
     _, error = ran.communicate(timeout=30)
@@ -295,7 +298,7 @@ def test_a_password_is_asked_for(start, tmp_path):
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """Load an example application on a storage of the test's own."""
+    """Load an example application with the test's own storage."""
     loaded = []
 
     def example(name):
@@ -313,7 +316,7 @@ def example(monkeypatch, tmp_path):
 
 
 def test_the_fastapi_example_asks_for_a_name(example):
-    """Strangers get a 401; the operator sees the jobs that the shop made."""
+    """A visitor without credentials gets a 401; the operator sees the jobs that the shop created."""
     shop = example("dashboard_fastapi")
     browser = Browser(shop.app)
 
@@ -328,7 +331,10 @@ def test_the_fastapi_example_asks_for_a_name(example):
 
 
 def test_the_starlette_example_has_two_dashboards(example):
-    """One to operate for this machine, by a link, and one to look at for the house."""
+    """One dashboard, opened with a link, can be operated from this machine.
+
+    The other is read-only for the company's users.
+    """
     shop = example("dashboard_starlette")
     browser = Browser(shop.app)
     token = Links(shop.fire).make("http://localhost/jobs").rpartition("#")[2]
@@ -343,7 +349,7 @@ def test_the_starlette_example_has_two_dashboards(example):
 
 
 def test_the_flask_example_lets_in_who_is_logged_in(example):
-    """Flask-Login's user may operate; nobody else may look."""
+    """A user who is logged in with Flask-Login may operate; other visitors may not even read."""
     shop = example("dashboard_flask")
     visitor = WsgiVisitor(shop.app, Place())
 
@@ -357,7 +363,10 @@ def test_the_flask_example_lets_in_who_is_logged_in(example):
 
 
 def test_the_django_example_is_for_staff(start):
-    """In a process of its own, as Django is configured once: who is not logged in is sent to do that."""
+    """Visitors who are not logged in are redirected to the login.
+
+    The example runs in its own process, because Django can be configured only once per process.
+    """
     program = (
         "import importlib.util, io\n"
         f"spec = importlib.util.spec_from_file_location('shop', {str(EXAMPLES / 'dashboard_django.py')!r})\n"

@@ -1,4 +1,4 @@
-"""A worker that does what a test says: claims a job, and ends it one way or another."""
+"""A worker that a test controls: it claims a job and ends it as the test requires."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def failure(message="SMTP timed out", *, traceback=TRACE):
 
 
 class Worker:
-    """One session on the app's storage."""
+    """A worker with one session on the app's storage."""
 
     def __init__(self, fire, name="web-1:42", *, queues="*", workers=4, timeout=30.0):
         self.storage = fire.storage
@@ -41,7 +41,7 @@ class Worker:
         self.storage.begin_session(session)
 
     def claim(self, *, started=True):
-        """Take the next job of any queue; it has been running for a second."""
+        """Claim the next job of any queue; the job has been running for a second."""
         now = self.storage.clock()
         job = self.storage.claim(ClaimRequest(None, 1, self.holder.session, now)).jobs[0]
         if started:
@@ -91,7 +91,7 @@ class Worker:
 
 
 def job_in(fire, send, state):
-    """Return a job of the task in this state; for awaiting, one that waits for another."""
+    """Return a job of the task in this state; for "awaiting", one that waits for another job."""
     if state == "scheduled":
         return send.schedule(timedelta(hours=1), 1)
     job = send.enqueue(1)

@@ -1,4 +1,4 @@
-"""Commands run in this process, and jobs brought into states without a server."""
+"""Commands that run in this process, and jobs that are put into states without a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from firelock.storage import ClaimRequest, NewSession
 
 
 class Terminal(io.StringIO):
-    """A stream that a person looks at."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self):
         return True
@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 
 @attrs.frozen
 class Ran:
-    """What a command left."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -33,18 +33,18 @@ class Ran:
 
     @property
     def json(self):
-        """What it wrote, as a value."""
+        """The command's output as a JSON value."""
         return json.loads(self.out)
 
 
 @attrs.frozen
 class Run:
-    """Runs commands in this process."""
+    """A function that runs commands in this process."""
 
     capsys: pytest.CaptureFixture[str]
 
     def __call__(self, words="", *more):
-        """The command of these words, parted by blanks, and of more has run; its exit code, what it wrote."""
+        """Run the command with these words, split at blanks, and further arguments; return its result."""
         self.capsys.readouterr()
         code = main([*shlex.split(words), *map(str, more)])
         written = self.capsys.readouterr()
@@ -52,7 +52,7 @@ class Run:
 
 
 def begin_session(app, session="s1", *, server="vm:1", queues="*", timeout_seconds=30.0):
-    """A session of a server lives."""
+    """Begin a session of a server, and return its holder."""
     app.storage.begin_session(
         NewSession(
             session, f"id of {server}", server, "vm", 1, app.storage.clock(), timeout_seconds, 4, queues
@@ -62,12 +62,12 @@ def begin_session(app, session="s1", *, server="vm:1", queues="*", timeout_secon
 
 
 def claim(app, holder):
-    """The only enqueued job, taken by the session."""
+    """Claim the only enqueued job for the session, and return it."""
     return app.storage.claim(ClaimRequest(None, 1, holder.session, app.storage.clock())).jobs[0]
 
 
 def fail(app, *, message="no such file", traceback=None):
-    """The only enqueued job has failed; return its id."""
+    """Let the only enqueued job fail; return its id."""
     holder = begin_session(app)
     job, now = claim(app, holder), app.storage.clock()
     error = ErrorInfo("builtins.ValueError", message, "f1", traceback)

@@ -1,4 +1,4 @@
-"""What commands and pages are tested with."""
+"""Fixtures for the tests of commands and pages."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from tests.end_to_end.cli_run import Run
 
 @pytest.fixture
 def run(capsys):
-    """Run a command in this process: its exit code, and what it wrote."""
+    """Return a function that runs a command in this process and returns its exit code and output."""
     return Run(capsys)

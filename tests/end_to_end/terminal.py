@@ -1,4 +1,4 @@
-"""A program in a terminal of its own: what it shows there, and keys that somebody presses."""
+"""A program in its own terminal: its output, and keys that the test presses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from typing import Self
 
 from firelock.testing import eventually
 
-# Becomes the program, in a session whose terminal is its standard input: so Ctrl-C there reaches it.
+# Replaces itself with the program, in a session whose terminal is its standard input, so that Ctrl-C reaches
+# the program.
 _IN_TERMINAL = """
 import fcntl, os, sys, termios
 os.setsid()
@@ -29,21 +30,21 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[=>7
 
 
 def plain(text: str) -> str:
-    """Return what was written without what moves the cursor and sets colours."""
+    """Return written text without cursor movements and colours."""
     return _ESCAPE.sub("", text).replace("\r", "")
 
 
 class PseudoTerminal:
-    """A program at work in a terminal, ended with the block.
+    """A program that runs in a terminal until the end of the block.
 
     Args:
-        command: its words.
-        folder: where it runs.
-        environment: beside the tests' own.
+        command: the program and its arguments.
+        folder: the working directory.
+        environment: variables in addition to those of the tests.
         size: lines and columns.
     """
 
-    deadline = 60.0  # seconds, for whatever is awaited: the machine may be busy
+    deadline = 60.0  # seconds for anything awaited, because the machine may be busy
 
     def __init__(
         self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None,
@@ -52,7 +53,7 @@ class PseudoTerminal:
         self._ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         self.modes = termios.tcgetattr(theirs)
-        self._theirs = theirs  # kept open, so that what was shown last can still be read
+        self._theirs = theirs  # kept open, so that the last output can still be read
         self._shown = bytearray()
         own = {name: text for name, text in os.environ.items() if name not in {"COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
@@ -70,16 +71,19 @@ class PseudoTerminal:
 
     @property
     def raw(self) -> str:
-        """All that was written to the terminal."""
+        """All output to the terminal."""
         return self._shown.decode(errors="replace")
 
     @property
     def text(self) -> str:
-        """The same without what moves the cursor and sets colours."""
+        """The output without cursor movements and colours."""
         return plain(self.raw)
 
     def awaits(self, text: str, *, since: int = 0) -> int:
-        """The text was shown; return how much was shown until then, to wait for what comes after."""
+        """Wait until the text is shown; return the length of the output up to its end.
+
+        Pass this length as `since` to wait for later output.
+        """
 
         def place() -> int | None:
             found = self.text.find(text, since)
@@ -89,23 +93,23 @@ class PseudoTerminal:
         return eventually(place, within=self.deadline)
 
     def press(self, keys: str) -> None:
-        """Somebody presses these keys; "\\x03" is Ctrl-C."""
+        """Press these keys; "\\x03" is Ctrl-C."""
         os.write(self._ours, keys.encode())
 
     def left_modes(self) -> list[object]:
-        """Return how the terminal is set now."""
+        """Return the present modes of the terminal."""
         return termios.tcgetattr(self._theirs)
 
     def ended(self) -> int:
-        """Return the exit code, once it has ended."""
+        """Wait until the program has ended, and return its exit code."""
         return self.process.wait(self.deadline)
 
     def __enter__(self) -> Self:
-        """Return it."""
+        """Return the terminal."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The program is gone, and whatever it started with it."""
+        """End the program, and all processes that it started."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""`firelock batches` and `firelock jobs steps|signal|read`: what is shown, and what is changed."""
+"""`firelock batches` and `firelock jobs steps|signal|read`: showing and changing batches and memos."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from tests.dashboard import flows
 
 @pytest.fixture
 def app(request):
-    """An app on a storage that the commands reach by its name."""
+    """An app in a storage that the commands open by its name."""
     with Firelock(f"memory://{request.node.originalname}") as app:
         yield app
 
 
 @pytest.fixture
 def command(run, app):
-    """Run a command on the app's storage."""
+    """Return a function that runs a command on the app's storage."""
     return lambda *words: run(*words, "--storage", app.storage.url)
 
 
 @pytest.fixture
 def job(app):
-    """A member that runs."""
+    """A running member of a batch."""
     flows.add(app, flows.new_batch(app))
     (job,) = flows.claim(app)
     return job
@@ -41,7 +41,7 @@ def failed_batch(app, members=2):
 
 
 def test_batches_are_listed_with_how_far_they_are(command, app):
-    """Newest first; an open one says so."""
+    """The newest batch is first, and an open batch is shown as "open"."""
     failed_batch(app)
     flows.add(app, flows.new_batch(app, "letters"))
 
@@ -57,7 +57,7 @@ def test_batches_are_listed_with_how_far_they_are(command, app):
 
 
 def test_the_list_names_the_batch_around_each(command, app):
-    """Only where there is one; JSON has its id."""
+    """The column exists only if a batch has an outer batch; the JSON contains its id."""
     outer = flows.new_batch(app, "year")
     flows.new_batch(app, "january", outer=outer)
 
@@ -95,7 +95,7 @@ def test_show_says_how_far_it_is_and_what_failed(command, app):
 
 
 def test_show_tells_own_members_from_jobs_of_batches_within(command, app):
-    """A batch counts once among the members; the jobs of all batches within it have a line of their own."""
+    """An inner batch counts as one member; the jobs of all inner batches have their own line."""
     outer = flows.new_batch(app, "year")
     for name in ("january", "february"):
         inner = flows.new_batch(app, name, outer=outer)
@@ -118,7 +118,7 @@ def test_show_tells_own_members_from_jobs_of_batches_within(command, app):
 
 
 def test_show_finds_failed_members_behind_pages_without_any(command, app, monkeypatch):
-    """A storage may return an empty page although there are members further on."""
+    """A storage may return an empty page although more members follow."""
     batch = failed_batch(app)
     kind, find = type(app.storage), type(app.storage).find
 
@@ -186,7 +186,7 @@ def test_steps_are_listed(command, app, job):
 
 
 def test_the_audit_tells_who_changed_a_batch(command, app, monkeypatch):
-    """A reason stands in the histories of the members as well."""
+    """A given reason is in the audit entry, and also in the histories of the members."""
     monkeypatch.setenv("LOGNAME", "ada")
     batch = failed_batch(app)
 
@@ -216,7 +216,7 @@ def test_a_signal_is_answered_once(command, app, job):
 
 
 def test_a_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
-    """A slip of the pen would be kept for ever; what is meant for a later wait says so."""
+    """A misspelled signal would be stored forever; a signal for a later wait requires `--early`."""
     flows.end(app, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 
     refused = command("jobs signal", job.id, "aproval", "true")
@@ -229,7 +229,7 @@ def test_a_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
 
 
 def test_waits_are_shown_in_time(command, app, job):
-    """Until when a sleep lasts, and a signal is waited for."""
+    """The output contains the end of a sleep, and the time until which a signal is awaited."""
     flows.remember(app, job, "signal", "approval", "1893456000000000", is_done=False)
     flows.remember(app, job, "signal", "manager", None, is_done=False)
     flows.remember(app, job, "sleep", "night", "1893456000000000")
@@ -244,7 +244,7 @@ def test_waits_are_shown_in_time(command, app, job):
 
 
 def test_an_argument_that_another_job_gives_says_so(command, app):
-    """Before it has run and behind it: null would look like a value."""
+    """The output names the other job before and after it has run; null would look like a value."""
 
     @app.task(name="count")
     def count() -> int:

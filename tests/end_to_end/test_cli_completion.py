@@ -1,4 +1,4 @@
-"""`firelock completion`: what shells suggest, asked of the shells that are here."""
+"""`firelock completion`: the suggestions of the shells that are installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from firelock.cli.completion import nodes
 from firelock.cli.program import whole_parser
 
-# Asks bash what it would suggest for these words, the last of which is being typed.
+# Makes bash print its suggestions for these words, the last of which is incomplete.
 _ASK = """
 source {script}
 COMP_WORDS=({words})
@@ -23,13 +23,13 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @pytest.fixture(scope="module")
 def every():
-    """Every command, as the parsers have it."""
+    """Every command by its path, from the parsers."""
     return {node.path: node for node in nodes(whole_parser())}
 
 
 @pytest.fixture
 def bash(run, tmp_path):
-    """Return what bash suggests after these words."""
+    """Return a function that returns the suggestions of bash for these words."""
     program = shutil.which("bash")
     if program is None:
         pytest.skip("there is no bash here")
@@ -55,24 +55,24 @@ def bash(run, tmp_path):
         ("firelock jobs re", ["requeue", "restore", "read"]),
         ("firelock jobs list --sta", ["--state"]),
         ("firelock jobs list --state fa", ["failed"]),
-        ("firelock jobs list --state '=' fa", ["failed"]),  # as bash parts --state=fa
-        ("firelock --app shop ':' fire queues pa", ["pause"]),  # as bash parts shop:fire
-        ("firelock --app jobs cou", []),  # jobs is the value of --app, so no command is chosen yet
+        ("firelock jobs list --state '=' fa", ["failed"]),  # bash splits --state=fa in this way
+        ("firelock --app shop ':' fire queues pa", ["pause"]),  # bash splits shop:fire in this way
+        ("firelock --app jobs cou", []),  # `jobs` is the value of --app, so there is no command yet
         ("firelock --storage jobs do", ["doctor"]),
         ("firelock jobs list --task fai", []),
         ("firelock dev --watch fol", ["folder"]),
         ("firelock completion z", ["zsh"]),
-        ("firelock dashboard --env", ["--environment"]),  # a plugin's command
+        ("firelock dashboard --env", ["--environment"]),  # a command of a plugin
         ("firelock nothing at", []),
     ],
 )
 def test_bash_suggests(bash, words, suggested):
-    """Commands, options, and values where there is a list of them."""
+    """The suggestions are commands, options, and values from a fixed list."""
     assert suggested == bash(words)
 
 
 def test_every_command_and_option_is_known(every):
-    """Those of plugins too, each with what it is for."""
+    """Commands of plugins are included, and each command has a summary."""
     assert {"server", "jobs", "top", "completion", "dashboard"} <= every["firelock"].commands.keys()
     assert "List jobs, newest first." == every["firelock jobs"].commands["list"]
     assert all(text for node in every.values() for text in node.commands.values())
@@ -83,7 +83,7 @@ def test_every_command_and_option_is_known(every):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_script_names_everything(run, every, shell):
-    """And a shell that is here reads it."""
+    """An installed shell can parse the script."""
     ran = run("completion", shell)
 
     assert (0, "") == (ran.code, ran.error)
@@ -98,7 +98,7 @@ def test_a_script_names_everything(run, every, shell):
 
 
 def test_a_shell_that_is_not_known_is_refused(run):
-    """With those that are."""
+    """The error lists the known shells."""
     ran = run("completion tcsh")
 
     assert 2 == ran.code
@@ -106,5 +106,5 @@ def test_a_shell_that_is_not_known_is_refused(run):
 
 
 def test_json_holds_the_script(run):
-    """As every answer."""
+    """Like the output of every command, the script is available as JSON."""
     assert run("completion bash").out == run("completion bash --json").json["script"]

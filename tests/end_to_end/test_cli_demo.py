@@ -1,4 +1,4 @@
-"""`firelock demo`: it shows every kind of job, in a terminal or a browser, and leaves nothing behind."""
+"""`firelock demo`: it shows every kind of job, in a terminal or a browser, and leaves no files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 @pytest.fixture
 def folder(monkeypatch):
-    """A folder for the demo's files, its path short enough for the sockets beside a database."""
+    """A folder for the demo's files, with a path short enough for the sockets next to a database."""
     with tempfile.TemporaryDirectory(prefix="fl-") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.setenv("TMPDIR", folder)
@@ -57,14 +57,17 @@ def terminal(monkeypatch):
 
 @pytest.fixture
 def interruptible():
-    """Programs started now heed SIGINT, also where the tests were told to ignore it, as by a shell's `&`."""
+    """Make new programs react to SIGINT, even if the tests ignore it.
+
+    The tests ignore it, for example, if a shell's `&` started them.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def begun(*words, until="succeeded"):
-    """A demo that goes on has come so far."""
+    """Return a running demo after its first line of output that contains `until`."""
     demo = subprocess.Popen(
         [*DEMO, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -74,11 +77,14 @@ def begun(*words, until="succeeded"):
     raise AssertionError(demo.communicate())
 
 
-# ---- the show --------------------------------------------------------------------------------------------
+# ---- the demo --------------------------------------------------------------------------------------------
 
 
 def test_the_demo_shows_all_kinds_of_jobs(folder, run):
-    """Fire-and-forget, delayed, recurring, continuation; one recovers, one fails; then the file is gone."""
+    """The kinds are fire-and-forget, delayed, recurring and continuation; one job recovers and one fails.
+
+    The file is deleted at the end.
+    """
     ran = run("demo --seconds 3")
 
     assert (ran.code, ran.error) == (0, "")
@@ -94,7 +100,7 @@ def test_the_demo_shows_all_kinds_of_jobs(folder, run):
 
 
 def test_a_kept_demo_can_be_looked_at(folder, run):
-    """--keep leaves the file with what --json told about it; no server is left alive."""
+    """--keep leaves the file, whose jobs match the output of --json; no server is left alive."""
     ran = run("demo --seconds 3 --keep --json")
 
     answer = ran.json
@@ -109,7 +115,7 @@ def test_a_kept_demo_can_be_looked_at(folder, run):
 
 
 def test_a_kept_demo_on_a_terminal_names_its_file(folder, terminal, monkeypatch):
-    """A person sees the jobs end, and which commands find them afterwards."""
+    """The terminal shows the end of the jobs, and the commands for a later look."""
     monkeypatch.setattr("sys.stdout", terminal)
 
     code = main(["demo", "--seconds", "3", "--keep"])
@@ -121,11 +127,11 @@ def test_a_kept_demo_on_a_terminal_names_its_file(folder, terminal, monkeypatch)
     assert "firelock server firelock.cli.demo_shop:fire" in shown
     assert re.search(r"firelock jobs requeue \S+", shown)
     assert Path(file).exists()
-    assert not Path(f"{file}-wal").exists()  # nobody has it open any more
+    assert not Path(f"{file}-wal").exists()  # no program has the file open any more
 
 
 def drawn(terminal, *scenes):
-    """Return the lines of the last drawing of a live view, without colours."""
+    """Return the lines of the last picture of a live view, without colours."""
     view = LiveView(Screen(out=terminal))
     with view.open():
         for one in scenes:
@@ -136,7 +142,10 @@ def drawn(terminal, *scenes):
 
 
 def test_a_scene_keeps_its_height_and_no_text_of_a_job_moves_the_cursor(terminal):
-    """However much happens the drawing has as many lines, and task names, messages and logs are visible."""
+    """The picture has the same number of lines for any number of events.
+
+    Control characters in task names, messages and logs are visible.
+    """
     job = JobRecord("job-1", "shop.\x1b[2J", "{}", "json", State.PROCESSING, "default", 0, 0)
     running = [(job, Progress(6.0, 8.0, 0, "\x1b]0;title\x07")), (job, None)] * 5
     events = [Happened(float(number), "log", "shop.task", "\x9b1A\u202e") for number in range(40)]
@@ -166,7 +175,7 @@ def test_a_scene_keeps_its_height_and_no_text_of_a_job_moves_the_cursor(terminal
     ],
 )
 def test_the_next_commands_work_in_the_shell_at_hand(tmp_path, monkeypatch, called, on_path, said):
-    """The printed command names the program as it was called, unless the path has it; a shell reads it so."""
+    """The command contains the program as it was called, unless the path has it, quoted for a shell."""
     place = tmp_path / "a folder"
     place.mkdir()
     (place / "firelock").write_text("#!/bin/sh\n")
@@ -182,7 +191,7 @@ def test_the_next_commands_work_in_the_shell_at_hand(tmp_path, monkeypatch, call
 
 
 def read(terminal):
-    """Return what came to a terminal; nothing once no program has it open."""
+    """Return the new output on a terminal, or an empty string if no program has it open."""
     try:
         return os.read(terminal, 65_536).decode()
     except OSError:
@@ -191,7 +200,7 @@ def read(terminal):
 
 @pytest.mark.usefixtures("interruptible")
 def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
-    """On a terminal the link is printed, no browser is opened; the end is clean."""
+    """On a terminal, the link is printed and no browser opens; Ctrl-C ends everything cleanly."""
     ours, its = pty.openpty()
     demo = subprocess.Popen(
         [*DEMO, "--dashboard", "--no-browser"], stdout=its, stderr=its, start_new_session=True
@@ -204,7 +213,7 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
         told += more
     told = COLOURS.sub("", told)
     address = re.search(r"Dashboard at (http://127\.0\.0\.1:\d+/)", told)[1]
-    with pytest.raises(HTTPError) as refused:  # whoever has not come in yet
+    with pytest.raises(HTTPError) as refused:  # a visitor without a session
         urllib.request.urlopen(address, timeout=30)
 
     os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
@@ -236,7 +245,7 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
     ],
 )
 def test_what_the_demo_lacks_is_said(folder, run, monkeypatch, case):
-    """One sentence says what to install, or which options do not go together."""
+    """One sentence names the package to install, or the options that cannot be combined."""
     words, plugins, said = case
     monkeypatch.setenv("FIRELOCK_PLUGINS", plugins)
 
@@ -248,7 +257,7 @@ def test_what_the_demo_lacks_is_said(folder, run, monkeypatch, case):
 
 
 def test_the_demo_runs_on_a_storage_that_is_named(folder, run):
-    """Its jobs stay there, whose they are; a second demo would run among them and is refused."""
+    """The demo's jobs stay in this storage; a second demo would mix with them, so it is refused."""
     url = f"sqlite:///{folder}/own.db"
 
     ran = run("demo --seconds 3 --json --storage", url)
@@ -272,7 +281,7 @@ def test_the_demo_runs_on_a_storage_that_is_named(folder, run):
     ],
 )
 def test_a_demo_that_cannot_run_where_it_was_told_to_says_so(folder, run, words, said):
-    """No other storage is taken in silence."""
+    """The demo does not silently use another storage."""
     ran = run(f"demo {words}")
 
     assert (ran.code, ran.out) == (2, "")
@@ -280,13 +289,13 @@ def test_a_demo_that_cannot_run_where_it_was_told_to_says_so(folder, run, words,
     assert list(folder.iterdir()) == []
 
 
-# ---- when it goes wrong ----------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_demo_that_is_interrupted_cleans_up(folder, number, code):
-    """Ctrl-C and SIGTERM stop the server and remove the file."""
+    """Ctrl-C and SIGTERM stop the server and delete the file."""
     demo = begun("--seconds", "60")
 
     demo.send_signal(number)
@@ -297,8 +306,8 @@ def test_a_demo_that_is_interrupted_cleans_up(folder, number, code):
 
 
 def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, run):
-    """The exit code of the server is told, and nothing stays behind."""
-    monkeypatch.setenv("PYTHONHASHSEED", "no number")  # with which no interpreter starts
+    """The error contains the server's exit code, and no files remain."""
+    monkeypatch.setenv("PYTHONHASHSEED", "no number")  # no interpreter starts with this value
 
     ran = run("demo")
 
@@ -310,7 +319,7 @@ def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, run):
 
 
 def test_a_demo_whose_server_dies_ends(folder):
-    """Whoever kills the server ends the demo with a sentence, not with a table of what will never run."""
+    """If the server is killed, the demo ends with an error instead of a table of jobs that never run."""
     demo = begun("--seconds", "60")
     (file,) = folder.glob("*/demo.db")
     storage = open_storage(f"sqlite:///{file}")
@@ -326,7 +335,7 @@ def test_a_demo_whose_server_dies_ends(folder):
 
 
 def test_a_server_that_does_not_stop_is_killed():
-    """Where telling it to stop is not enough, nothing is left alive all the same."""
+    """If an order to stop is not sufficient, the server is killed."""
     server = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
     server.stdout.readline()
 

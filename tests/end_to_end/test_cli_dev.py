@@ -1,4 +1,4 @@
-"""`firelock dev`: server and dashboard in one terminal, anew with each change of the code."""
+"""`firelock dev`: a server and a dashboard in one terminal, which restart when the code changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DEADLINE = 60.0
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A project's folder."""
+    """The folder of a project."""
     (tmp_path / "dev_shop.py").write_text(SHOP.format(version=1))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -61,7 +61,10 @@ def _version() -> int: ...
 
 
 def processes_in(folder):
-    """Return the processes whose folder it is, but for this one; where the system does not tell, none."""
+    """Return the processes with this working directory, except the present one.
+
+    The result is empty if the system does not provide this information.
+    """
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -72,7 +75,10 @@ def processes_in(folder):
 
 @pytest.mark.heavy("starts a server and a dashboard, three times each")
 def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
-    """One terminal, one link; a broken change is told and replaces nothing; one Ctrl-C ends it all."""
+    """There is one terminal and one link. A broken change is reported and replaces nothing.
+
+    One Ctrl-C ends everything.
+    """
     port = free_port()
     command = [*FIRELOCK, "dev", "dev_shop:fire", "--port", str(port), "--workers", "2"]
     with PseudoTerminal(command, folder=folder) as terminal:
@@ -87,7 +93,8 @@ def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
 
         held = app.task_named("dev_shop.hold").enqueue()
         eventually(lambda: held.refresh().state is State.PROCESSING, within=DEADLINE)
-        # Longer: Python takes a compiled file for current whose source has the same size and second.
+        # The new code is longer: Python considers compiled code current if size and second of the source are
+        # equal.
         (folder / "dev_shop.py").write_text(SHOP.format(version=20))
         terminal.awaits("Reloading", since=seen)
         eventually(
@@ -112,7 +119,7 @@ def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
 
 
 def is_answering(port):
-    """Whether the dashboard is there again."""
+    """Return whether the dashboard responds again."""
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/nothing").close()
     except OSError as error:
@@ -122,7 +129,7 @@ def is_answering(port):
 
 @pytest.mark.heavy("starts a server")
 def test_a_server_alone_ends_with_its_own_error(folder):
-    """Nothing is watched, so nothing can mend it."""
+    """Without reloading, nothing can fix the error."""
     (folder / "dev_shop.py").write_text(
         "from firelock import Firelock\nfire = Firelock('sqlite:///jobs.db')\n"
     )
@@ -145,7 +152,7 @@ def test_a_server_alone_ends_with_its_own_error(folder):
     ],
 )
 def test_what_is_not_installed_is_said_in_a_sentence(folder, module, message):
-    """And how to have it, or do without."""
+    """The error contains the command to install it, and the option to do without it."""
     environment = {**os.environ, "FIRELOCK_PLUGINS": "-dashboard" * (module == "firelock_dashboard")}
 
     ran = subprocess.run(
@@ -167,7 +174,7 @@ def test_what_is_not_installed_is_said_in_a_sentence(folder, module, message):
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(folder, run, words, message):
-    """One sentence and a hint."""
+    """The error is one sentence and a hint."""
     ran = run(words)
 
     assert (2, "") == (ran.code, ran.out)
@@ -175,7 +182,7 @@ def test_bad_input_is_refused_before_anything_starts(folder, run, words, message
 
 
 def test_a_port_that_is_taken_is_said(folder, run):
-    """Before a server starts that nobody would look at."""
+    """The error comes before a server starts."""
     import socket
 
     with socket.socket() as taken:

@@ -1,4 +1,4 @@
-"""`firelock doctor`: each finding is found, and a healthy storage has none."""
+"""`firelock doctor`: each finding is reported, and a healthy storage has none."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SECOND = 1_000_000
 
 
 class SharedMemory(MemoryStorage):
-    """A storage about which there is nothing to say by itself."""
+    """A storage that has no findings itself."""
 
     features = frozenset({Feature.SHARED})
 
 
 @pytest.fixture
 def app():
-    """An app with one task, on a storage without findings of its own."""
+    """An app with one task, in a storage that has no findings itself."""
     with Firelock(SharedMemory()) as app:
 
         @app.task(name="shop.add")
@@ -40,13 +40,13 @@ def app():
 
 
 def found(app, *, knows_tasks=False):
-    """Return the findings of an app whose host has the storage's clock, as (is_error, what)."""
+    """Return an app's findings as pairs of is_error and what; the host has the storage's clock."""
     diagnosis = diagnose(app.runtime, host_clock=app.storage.clock, knows_tasks=knows_tasks)
     return [(finding.is_error, finding.what) for finding in diagnosis.findings]
 
 
 def test_a_healthy_storage_has_no_findings(app):
-    """A living server, served queues and nothing that waits in vain: all is well."""
+    """A living server serves all queues, and no job waits in vain."""
     begin_session(app)
     app.add.enqueue(1)
 
@@ -54,7 +54,7 @@ def test_a_healthy_storage_has_no_findings(app):
 
 
 def test_a_silent_server_is_an_error(app):
-    """A session that ran out while nobody ended it is a server that is gone or stuck."""
+    """An expired session that no sweep has ended belongs to a server that is unreachable or stuck."""
     begin_session(app, timeout_seconds=-5.0)
 
     [(is_error, what)] = found(app)
@@ -73,7 +73,7 @@ def test_a_silent_server_is_an_error(app):
     ids=["ended", "killed: it never said that it stops", "replaced by another one"],
 )
 def test_a_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
-    """One that ended in order, or whose queues another one serves, is a deploy."""
+    """A server that ended in order, or whose queues another server serves, is part of a deployment."""
     begin_session(app, server="vm:1", queues="mail")
     if stops:
         app.storage.renew([Renewal("s1", state="stopping")])
@@ -87,7 +87,7 @@ def test_a_lost_server_without_a_successor_is_an_error(app, stops, successor, ex
 
 
 def test_a_queue_nobody_listens_to_is_an_error(app):
-    """Jobs in a queue that no living server serves are never run."""
+    """Jobs in a queue that no living server serves would never run."""
     begin_session(app, queues="critical:3,default:1")
     app.add.enqueue(1)
     app.add.using(queue="mail").enqueue(2)
@@ -96,7 +96,7 @@ def test_a_queue_nobody_listens_to_is_an_error(app):
 
 
 def test_a_paused_queue_is_a_warning(app):
-    """A pause is shown with its note and what waits behind it."""
+    """A pause is shown with its note and the number of waiting jobs."""
     begin_session(app)
     app.queues.pause("mail", note="provider is down")
 
@@ -115,7 +115,7 @@ def test_a_paused_queue_is_a_warning(app):
     ],
 )
 def test_jobs_that_servers_put_off_are_an_error(app, wait, lacks):
-    """A task that no server knows, or a serializer, is named with how many jobs wait for it."""
+    """The finding names the task or serializer that no server has, and the number of its jobs."""
     holder = begin_session(app)
     app.add.enqueue(1)
     app.storage.apply([wait(claim(app, holder), holder, at=app.storage.clock())])
@@ -128,7 +128,7 @@ def test_jobs_that_servers_put_off_are_an_error(app, wait, lacks):
     [(600, "600 jobs are"), (2_000, "2,000 jobs are"), (2_001, "At least 2,000 jobs are")],
 )
 def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
-    """More jobs than a page holds are all looked at; where the sample ends before they do, that is said."""
+    """More jobs than one page are counted; if the sample ends earlier, the finding states "at least"."""
     begin_session(app)
     Firelock(app.storage).task(name="shop.gone")(lambda number: None).enqueue_many(
         [(one,) for one in range(number)]
@@ -155,7 +155,7 @@ def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
     ],
 )
 def test_recurring_jobs_that_do_not_run_are_found(app, change, expected):
-    """An error in a definition, one that is gone from code, one that is paused."""
+    """Findings are a definition with an error, one that is no longer in the code, and a paused one."""
     one = app.add.recur("often", Every(timedelta(minutes=5)), 1)
     put_recurring(app.storage, attrs.evolve(one.record, **change), keep_progress=False)
 
@@ -165,7 +165,7 @@ def test_recurring_jobs_that_do_not_run_are_found(app, change, expected):
 
 
 def test_continuations_of_failed_parents_are_a_warning(app):
-    """They wait until the parent is requeued, and somebody should know."""
+    """Continuations of a failed parent wait until a person requeues the parent."""
     parent = app.add.enqueue(1)
     parent.then(app.add, 2)
     fail(app)
@@ -178,7 +178,7 @@ def test_continuations_of_failed_parents_are_a_warning(app):
 
 
 def test_a_storage_of_one_process_is_a_warning():
-    """memory:// is fine for tests; whoever asks is told what it does not do."""
+    """memory:// is suitable for tests; the finding states its limitations."""
     with Firelock("memory://") as app:
         [(is_error, what)] = found(app)
 
@@ -187,7 +187,7 @@ def test_a_storage_of_one_process_is_a_warning():
 
 
 def test_what_the_storage_finds_is_told():
-    """`diagnose()` of the storage and `describe()` are part of the answer."""
+    """The result includes `diagnose()` and `describe()` of the storage."""
 
     class Ailing(SharedMemory):
         def diagnose(self):
@@ -209,7 +209,7 @@ def test_what_the_storage_finds_is_told():
     [(0, False, "The storage has no schema yet"), (1, True, "needs 2"), (3, True, "knows 2")],
 )
 def test_a_schema_of_another_version_is_found(found_version, is_error, said):
-    """Older and newer schemas are errors, none at all is a word."""
+    """Older and newer schemas are errors; a missing schema is only a note."""
     assert check_schema(SchemaState(2, 2)) is None
     finding = check_schema(SchemaState(found_version, 2))
 
@@ -227,12 +227,12 @@ def test_a_schema_of_another_version_is_found(found_version, is_error, said):
     ],
 )
 def test_clocks_that_disagree_are_found(skew, what):
-    """More than two seconds between storage and host are told, in the right direction."""
+    """A difference of more than two seconds is reported, with its direction."""
     assert [finding.what for finding in list_findings(Sight(0, skew=skew))] == what
 
 
 def test_the_skew_is_measured_from_the_middle_of_the_round_trip(app):
-    """A storage ten seconds ahead is found by a host whose clock is read before and after."""
+    """The storage's time is compared with the middle of the host times before and after the read."""
     here = app.storage.clock() - 10 * SECOND
 
     diagnosis = diagnose(app.runtime, host_clock=lambda: here, knows_tasks=False)
@@ -244,7 +244,7 @@ def test_the_skew_is_measured_from_the_middle_of_the_round_trip(app):
 
 
 def test_errors_make_the_command_fail(run):
-    """Exit code 1, the errors first, each with its remedy."""
+    """The exit code is 1, and errors come first, each with its remedy."""
     with Firelock("memory://ailing") as app:
         app.task(name="shop.add")(lambda: None).enqueue()
 
@@ -257,7 +257,7 @@ def test_errors_make_the_command_fail(run):
 
 
 def test_warnings_alone_do_not_fail_the_command(run):
-    """Exit code 0 where everything works, JSON says the same."""
+    """The exit code is 0 if everything works, and the JSON agrees."""
     ran = run("doctor --storage memory:// --json")
 
     answer = ran.json
@@ -270,7 +270,7 @@ def test_warnings_alone_do_not_fail_the_command(run):
 
 
 def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):
-    """19 failed jobs are not "All is well", though nothing of the installation is wrong."""
+    """Failed jobs are reported instead of "All is well", although the installation has no problems."""
     with Firelock("memory://failures") as app:
         begin_session(app)
         app.add = app.task(name="shop.add")(lambda user: None)
@@ -287,7 +287,7 @@ def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):
 
 
 def test_all_is_well(run, tmp_path):
-    """A storage about which there is nothing to say is told so."""
+    """The report about a storage without findings ends with "All is well.", and the exit code is 0."""
     (tmp_path / "sound_shop.py").write_text(
         "from firelock import Firelock\n"
         "from firelock.storage.memory import MemoryStorage\n"
@@ -303,7 +303,7 @@ def test_all_is_well(run, tmp_path):
 
 
 def test_an_unreachable_storage_is_examined_all_the_same(run):
-    """The doctor fails with a finding where another command would end with 3."""
+    """The doctor reports a finding instead of exiting with code 3, as other commands do."""
     ran = run("doctor --storage sqlite:////no/such/folder/jobs.db")
 
     assert ran.code == 1
@@ -311,7 +311,7 @@ def test_an_unreachable_storage_is_examined_all_the_same(run):
 
 
 def test_an_app_is_compared_with_its_jobs(run, tmp_path):
-    """--app imports the tasks, so that a renamed one is found."""
+    """--app imports the tasks, so that a renamed task is found."""
     (tmp_path / "renamed_shop.py").write_text(
         "from firelock import Firelock\n"
         "fire = Firelock('memory://renamed')\n"

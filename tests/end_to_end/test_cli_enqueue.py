@@ -1,4 +1,4 @@
-"""`firelock enqueue`: a job of JSON, by the task's code or by what a server told of it."""
+"""`firelock enqueue`: a job from JSON, with the task's code or the description that a server stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def app(request):
-    """The app of a server that has told of its task."""
+    """The app of a server that has stored the description of its task."""
     with Firelock(f"memory://{request.node.originalname}") as app:
 
         @app.task(name="shop.notify", queue="mail", priority=3, tags=["user:{user_id}"], aliases=["notify"])
@@ -35,12 +35,12 @@ def app(request):
 
 @pytest.fixture
 def enqueue(run, app):
-    """Run the command without the code."""
+    """Return a function that runs the command without the code."""
     return lambda *words: run("enqueue", *words, "--storage", app.storage.url)
 
 
 def test_a_job_is_made_without_the_code(enqueue, app):
-    """With the queue, the priority and the tags of its task; standard output holds the id alone."""
+    """The job has the queue, priority and tags of its task; standard output contains only the id."""
     ran = enqueue("shop.notify", "--args", '{"user_id": 42}')
 
     job = app.jobs.get(ran.out.strip()).record()
@@ -55,7 +55,7 @@ def test_a_job_is_made_without_the_code(enqueue, app):
 
 
 def test_options_of_the_call_win(enqueue, app):
-    """Queue, priority, tags and instant."""
+    """The options are the queue, the priority, tags and the time."""
     ran = enqueue(
         "notify", "--args", '[42, "x"]', "--queue", "bulk", "--priority", "-5", "--tags", "eu, slow",
         "--at", "2126-11-25T14:30+03:00", "--meta", "tenant=acme", "--meta", "note=a=b", "--json",
@@ -71,7 +71,7 @@ def test_options_of_the_call_win(enqueue, app):
 
 
 def test_a_span_is_counted_from_now(enqueue, app):
-    """By the storage's clock."""
+    """A duration is counted from the storage's present time."""
     before = app.storage.clock()
 
     job = enqueue("shop.notify", "--args", "[1]", "--in", "10m", "--json").json
@@ -85,7 +85,7 @@ def test_a_span_is_counted_from_now(enqueue, app):
                          ("2126-11-25T14:30Z", {"start_before": "2126-11-25T14:30:00.000000Z"})],
 )  # fmt: skip
 def test_a_start_may_be_limited_to_a_span_or_an_instant(enqueue, app, text, before):
-    """After it the job is deleted unrun."""
+    """After this time the job is deleted without a run."""
     ran = enqueue("notify", "--args", "[42]", "--start-before", text, "--json")
 
     assert (0, True) == (ran.code, ran.json["is_new"])
@@ -93,7 +93,7 @@ def test_a_start_may_be_limited_to_a_span_or_an_instant(enqueue, app, text, befo
 
 
 def test_a_duplicate_is_told(run, app, tmp_path, monkeypatch):
-    """Standard output has the id of the job that has the key; a note says that no other was made."""
+    """Standard output has the id of the job with this key; a note states that no other job was created."""
     code = """
     from firelock import Firelock, Unique
     fire = Firelock("memory://")
@@ -114,7 +114,7 @@ def test_a_duplicate_is_told(run, app, tmp_path, monkeypatch):
 
 
 def test_arguments_are_read_from_standard_input(enqueue, app, monkeypatch):
-    """So that a secret stands in no list of processes."""
+    """Arguments from standard input may be secret, because they are not visible in the list of processes."""
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"user_id": 7}'))
 
     ran = enqueue("shop.notify", "--args", "-")
@@ -137,7 +137,7 @@ def test_arguments_are_read_from_standard_input(enqueue, app, monkeypatch):
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_stored(enqueue, app, words, code, error):
-    """One sentence that says what is wrong, and exit code 2."""
+    """The error is one sentence about the cause, and the exit code is 2."""
     ran = enqueue("shop.notify", *words)
 
     assert (code, "") == (ran.code, ran.out)
@@ -146,7 +146,7 @@ def test_bad_input_is_refused_before_anything_is_stored(enqueue, app, words, cod
 
 
 def test_what_a_worker_opens_is_no_argument(run, app, tmp_path, monkeypatch):
-    """By the code and without it, by name and by position."""
+    """A resource is not an argument, with or without the code, by name or by position."""
     (tmp_path / "enqueue_pool.py").write_text(
         textwrap.dedent(f"""
         from firelock import Firelock
@@ -167,7 +167,7 @@ def test_what_a_worker_opens_is_no_argument(run, app, tmp_path, monkeypatch):
     tell_tasks(enqueue_pool.fire.client)
 
     def enqueue(place, arguments):
-        sys.modules.pop("enqueue_pool", None)  # each command is a process of its own
+        sys.modules.pop("enqueue_pool", None)  # each command is its own process
         return run(f"enqueue {place} enqueue_pool.count --args", arguments)
 
     with_code = enqueue("--app enqueue_pool:fire", '{"table": "t", "pool": "x"}')
@@ -181,7 +181,7 @@ def test_what_a_worker_opens_is_no_argument(run, app, tmp_path, monkeypatch):
 
 
 def test_a_task_that_nobody_knows_has_a_hint(enqueue):
-    """The names that are near, and exit code 4."""
+    """The hint contains similar names, and the exit code is 4."""
     ran = enqueue("shop.notfy")
 
     assert 4 == ran.code
@@ -190,7 +190,7 @@ def test_a_task_that_nobody_knows_has_a_hint(enqueue):
 
 
 def test_a_task_that_an_older_release_told_of_is_refused(enqueue, app):
-    """Its parameters are unknown; nothing is stored on good faith."""
+    """The task's parameters are unknown, so the job is not stored."""
     record = app.storage.get_record("task", "shop.notify")
     assert isinstance(record, Record)
     told = {name: value for name, value in json.loads(record.value).items() if name != "parameters"}
@@ -203,7 +203,7 @@ def test_a_task_that_an_older_release_told_of_is_refused(enqueue, app):
 
 
 def test_the_code_is_asked_where_it_is(run, app, tmp_path, monkeypatch):
-    """It knows more than any outline, such as what a class takes."""
+    """The code has more details than a stored description, for example the fields of a class."""
     (tmp_path / "enqueue_shop.py").write_text(
         textwrap.dedent(f"""
         import attrs
@@ -222,7 +222,7 @@ def test_the_code_is_asked_where_it_is(run, app, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
     def enqueue(task, arguments):
-        sys.modules.pop("enqueue_shop", None)  # each command is a process of its own
+        sys.modules.pop("enqueue_shop", None)  # each command is its own process
         return run("enqueue --app enqueue_shop:fire", task, "--args", arguments)
 
     drawn = enqueue("enqueue_shop.draw", '{"point": {"x": 1}}')
@@ -235,7 +235,7 @@ def test_the_code_is_asked_where_it_is(run, app, tmp_path, monkeypatch):
 
 
 def test_a_person_is_told_what_was_made(enqueue, monkeypatch):
-    """On standard error, so that the id can still be taken from standard output."""
+    """The message is on standard error, so that standard output contains only the id."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
 

@@ -1,4 +1,4 @@
-"""A server that is watched: its probe port, `firelock health`, and what a service manager hears."""
+"""Monitoring of a server: its probe port, `firelock health`, and the notifications to a service manager."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def serve(folder):
-    """Start a server in the folder; it is stopped at the end, whatever happens."""
+    """Return a function that starts a server in the folder; it is killed at the end of the test."""
     started = []
 
     def start(*words, **environment):
@@ -70,7 +70,7 @@ def serve(folder):
 
 
 def get(port, path):
-    """Status and text of a page; nothing while nobody listens."""
+    """Return the status and text of a page; the status is 0 if no server listens."""
     try:
         with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=10) as reply:
             return reply.status, reply.read().decode()
@@ -83,9 +83,9 @@ def get(port, path):
 
 @pytest.mark.heavy("real servers, whose children are killed or replaced")
 def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
-    """A killed child is replaced, and the server stays alive and ready; told to stop, it drains.
+    """A killed worker process is replaced while the server stays alive and ready; after SIGTERM it drains.
 
-    The service manager hears the same.
+    The service manager gets the same information.
     """
     port = free_port()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -129,7 +129,7 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
         out, error = server.communicate(timeout=DEADLINE)
 
     assert server.returncode == 0, error
-    assert answers == {("/livez", 200), ("/readyz", 200)}  # the other child runs jobs
+    assert answers == {("/livez", 200), ("/readyz", 200)}  # the other worker process runs jobs
     assert f"probes: http://{HOST}:{port} (/livez /readyz" in out
     assert (healthy.code, healthy.json["is_ok"]) == (0, True)
     assert [check["name"] for check in healthy.json["checks"]] == ["storage", "session", "mode"]
@@ -140,7 +140,7 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
 @pytest.mark.parametrize("named_by", ["option", "environment", "settings"])
 @pytest.mark.parametrize("plugins", ["", ", plugins=[Prometheus()]"], ids=["no plugin", "plugin"])
 def test_jobs_are_counted_as_soon_as_a_port_is_named(folder, serve, named_by, plugins):
-    """Each once, with the plugin for Prometheus and without it."""
+    """Each job is counted once, with and without the Prometheus plugin."""
     port = free_port()
     settings = f", settings=Settings(probe_port={port})" if named_by == "settings" else ""
     text = SHOP.replace(", plugins=[Prometheus()]", plugins + settings)
@@ -160,7 +160,10 @@ def test_jobs_are_counted_as_soon_as_a_port_is_named(folder, serve, named_by, pl
 
 @pytest.mark.heavy("real servers, whose children are killed or replaced")
 def test_counters_survive_the_children_that_counted(folder, serve):
-    """A job kills its child: what that had counted stays, its successor counts on, no counter goes back."""
+    """A job kills its worker process.
+
+    Its counts remain, its successor adds to them, and no counter decreases.
+    """
     port = free_port()
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="health_shop.add")(lambda left, right: left + right)
@@ -187,9 +190,10 @@ def test_counters_survive_the_children_that_counted(folder, serve):
 
 @pytest.mark.heavy("real servers, whose children are killed or replaced")
 def test_children_that_are_replaced_in_turn_lose_no_count(folder, serve):
-    """Two of one place count at a time while the worn one drains, each in memory of its own.
+    """While the old process drains, two processes of one place count, each in its own memory.
 
-    A child looks once a second whether it is worn, so it takes any number of jobs until it is replaced.
+    A worker process checks once a second whether it must be replaced, so it runs any number of jobs until
+    then.
     """
     port, seen = free_port(), []
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
@@ -212,7 +216,7 @@ def test_children_that_are_replaced_in_turn_lose_no_count(folder, serve):
 
 
 def sample(port, name, **labels):
-    """The value of a sample of /metrics."""
+    """Return the value of a sample of /metrics, or None."""
     families = text_string_to_metric_families(get(port, "/metrics")[1])
     return next(
         (one.value for each in families for one in each.samples if (one.name, one.labels) == (name, labels)),
@@ -221,21 +225,21 @@ def sample(port, name, **labels):
 
 
 def finished(port, task):
-    """How many jobs of a task have succeeded, by /metrics."""
+    """Return how many jobs of a task have succeeded, according to /metrics."""
     return sample(
         port, "firelock_jobs_finished_total", queue="default", task=f"health_shop.{task}", outcome="succeeded"
     )
 
 
 def ps_children(pid):
-    """The children of a process, each in a line that begins with its id."""
+    """Return the child processes of a process, one per line, which begins with the process id."""
     return subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
     ).stdout.replace(" ", "")
 
 
 def test_health_asks_where_the_environment_says(run, monkeypatch):
-    """Where nobody answers, the exit code says so; a server that is not ready fails, with its reasons."""
+    """The exit code is 3 without a listener, and 1 with the reasons if the server is not ready."""
     from firelock.server.probes import Check, ProbeAnswer, ProbeListener
 
     port = free_port()
@@ -255,7 +259,7 @@ def test_health_asks_where_the_environment_says(run, monkeypatch):
 
 
 def test_health_without_a_port_says_what_to_do(run, folder):
-    """No port by option, environment or project is a word about how the server is started."""
+    """The error explains how to start the server with a port if option, environment and project name none."""
     ran = run("health")
 
     assert ran.code == 2
@@ -264,7 +268,7 @@ def test_health_without_a_port_says_what_to_do(run, folder):
 
 
 def test_the_project_names_the_port(run, folder):
-    """As [tool.firelock] may for the server."""
+    """The setting is in [tool.firelock], as for the server."""
     port = free_port()
     (folder / "pyproject.toml").write_text(
         f'[tool.firelock]\nprobe_port = {port}\nprobe_host = "127.0.0.1"\n'
@@ -274,7 +278,7 @@ def test_the_project_names_the_port(run, folder):
 
 
 def test_a_port_that_is_taken_ends_the_start(serve):
-    """In a sentence, before any process of the app is started."""
+    """The error is a sentence, before any process of the app starts."""
     port = free_port()
     with socket.create_server((HOST, port)):
         server = serve("--probe-port", str(port))
@@ -285,7 +289,7 @@ def test_a_port_that_is_taken_ends_the_start(serve):
 
 
 def test_settings_of_the_app_name_the_port_too(folder, serve):
-    """The supervisor learns it from the first child."""
+    """The supervisor gets the port from the first worker process."""
     port = free_port()
     (folder / "health_shop.py").write_text(
         SHOP.replace("import Firelock\n", "import Firelock, Settings\n").replace(

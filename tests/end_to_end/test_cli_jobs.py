@@ -1,4 +1,4 @@
-"""`firelock jobs`: what is shown, what is changed, what is left alone."""
+"""`firelock jobs`: listing, showing and changing jobs, and the jobs that stay unchanged."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ add = fire.task(name="add")(lambda number: None)
 
 @pytest.fixture
 def app(request):
-    """An app whose storage the commands reach by its name."""
+    """An app in a storage that the commands open by its name."""
     with Firelock(f"memory://{request.node.originalname}") as app:
 
         @app.task(name="shop.add", tags=["user:{user}"])
@@ -89,7 +89,7 @@ def app(request):
 
 @pytest.fixture
 def command(run, app):
-    """Run a command about the app's jobs."""
+    """Return a function that runs a command about the app's jobs."""
     return lambda words, *more: run(f"jobs {words}", *more, "--storage", app.storage.url)
 
 
@@ -105,7 +105,7 @@ def states(jobs):
 
 
 def test_a_list_in_a_pipe_is_aligned_text(command, app):
-    """Titles and values stand below each other; the reason is in the last column."""
+    """Titles and values are aligned, and the last column contains the reason."""
     parent = app.add.enqueue(1)
     child = parent.then(app.add, 2)
 
@@ -120,14 +120,14 @@ def test_a_list_in_a_pipe_is_aligned_text(command, app):
 
 
 def test_no_match_is_said_beside_the_answer(command):
-    """An empty list writes nothing to standard output, and exits 0."""
+    """Standard output is empty for an empty list, and the exit code is 0."""
     ran = command("list")
 
     assert (ran.code, ran.out, ran.error) == (0, "", "No job matches.\n")
 
 
 def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
-    """Due, retry, holder and error are in the last column, in the words of the job's state."""
+    """The last column contains the due time, retry, holder or error, depending on the job's state."""
     now = app.storage.clock()
     error = ErrorInfo("builtins.ValueError", "no ink", "f1", None)
     app.add.enqueue(1)
@@ -156,7 +156,7 @@ def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
 
 
 def test_a_list_in_json_gives_jobs_as_they_are_stored(command, app):
-    """Arguments are values, instants ISO 8601 in UTC, what is absent is null."""
+    """Arguments are JSON values, times are ISO 8601 in UTC, and missing values are null."""
     job = app.add.using(meta={"tenant": "acme"}).enqueue(1, "x")
 
     ran = command("list --json")
@@ -188,7 +188,7 @@ def test_a_list_in_json_gives_jobs_as_they_are_stored(command, app):
     ],
 )
 def test_filters_choose(command, app, words, expected):
-    """Every filter that is given must match."""
+    """A job must match all given filters."""
     jobs = {
         "plain": app.add.enqueue(1),
         "mail": app.add.using(queue="mail").enqueue(2),
@@ -201,7 +201,7 @@ def test_filters_choose(command, app, words, expected):
 
 
 def test_a_time_that_is_none_is_a_usage_error(command):
-    """What is no time is refused with the forms that are."""
+    """The error lists the valid formats."""
     ran = command("list --since yesterday")
 
     assert ran.code == 2
@@ -209,7 +209,7 @@ def test_a_time_that_is_none_is_a_usage_error(command):
 
 
 def test_pages_follow_each_other_by_cursor(command, app):
-    """The cursor of one page opens the next; together they are the whole."""
+    """The cursor of one page opens the next one, and together they contain all jobs."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
 
     first = command("list --json --limit 2 --oldest-first")
@@ -220,7 +220,7 @@ def test_pages_follow_each_other_by_cursor(command, app):
 
 
 def test_a_longer_list_says_how_to_go_on(command, app):
-    """In text the cursor is named beside the answer."""
+    """Without --json, the hint on standard error contains the cursor."""
     app.add.enqueue_many([(number,) for number in range(3)])
 
     ran = command("list --limit 2")
@@ -230,7 +230,7 @@ def test_a_longer_list_says_how_to_go_on(command, app):
 
 
 def test_counts_name_every_state(command, app):
-    """All seven states are counted, also those without a job, in all and by queue."""
+    """All seven states are counted in total and per queue, including states without jobs."""
     app.add.enqueue(1)
     app.add.schedule(60, 2)
 
@@ -247,7 +247,7 @@ def test_counts_name_every_state(command, app):
 
 
 def test_show_tells_everything_of_a_job(command, app):
-    """Arguments, error, traceback, history, log, progress and continuations are on the page."""
+    """The output contains arguments, error, traceback, history, log, progress and continuations."""
     job = app.add.using(meta={"tenant": "acme", "trace": "00-1"}).enqueue(1, "ş")
     child = job.then(app.add, 2)
     fail(app, traceback="Traceback:\n→ File shop.py\n\tadd(1)")
@@ -267,7 +267,7 @@ def test_show_tells_everything_of_a_job(command, app):
 
 
 def test_show_tells_a_former_error_from_the_end(command, app):
-    """A job that succeeded after a requeue has an error still, of an attempt before."""
+    """A job that was requeued still shows an error, which belongs to an earlier attempt."""
     job = app.add.enqueue(1, "x")
     fail(app, traceback="here")
     failed = command("show", job.id).out
@@ -281,7 +281,10 @@ def test_show_tells_a_former_error_from_the_end(command, app):
 
 
 def test_show_says_what_a_job_asks_and_what_it_waits_for(command, app):
-    """Its limits with their costs, its unique key, until when it may start, and which limit holds it back."""
+    """The output has the limits with their costs, the unique key and the start deadline.
+
+    It also names the limit that blocks the job.
+    """
     limits = [Limit("tenant:{user}", concurrent=0), Limit("api", rate=9, cost=3)]
     options = {"limits": limits, "unique": Unique("day"), "start_before": timedelta(hours=1)}
     job = app.task(name="shop.limited", **options)(app.add.info.function).enqueue(7)
@@ -306,7 +309,7 @@ def test_show_says_what_a_job_asks_and_what_it_waits_for(command, app):
 
 
 def test_a_requeue_whose_key_is_taken_says_so(command, app):
-    """The exit code is that of a refusal, and the other job goes on."""
+    """The exit code is that of a refusal, and the other job is not affected."""
     task = app.task(name="shop.unique", unique=Unique("day"))(lambda: None)
     first = task.enqueue()
     first.delete()
@@ -319,7 +322,7 @@ def test_a_requeue_whose_key_is_taken_says_so(command, app):
 
 
 def test_a_page_has_only_what_there_is(command, app):
-    """A job that has neither run nor failed nor spoken shows no part for any of that."""
+    """A job that has not run, failed or logged anything shows no sections for these."""
     job = app.add.enqueue(1)
 
     ran = command("show", job.id)
@@ -330,7 +333,7 @@ def test_a_page_has_only_what_there_is(command, app):
 
 
 def test_a_long_history_says_how_much_is_left_out(command, app):
-    """Where steps were dropped a line tells their number."""
+    """A line contains the number of dropped steps."""
     job = app.add.enqueue(1)
     for _ in range(150):
         app.jobs.delete([job.id])
@@ -344,7 +347,7 @@ def test_a_long_history_says_how_much_is_left_out(command, app):
 
 
 def test_a_number_that_no_json_holds_is_null(command, app):
-    """What --json writes is JSON, whatever number a job has reported."""
+    """The output of --json is valid JSON for any number that a job reports."""
     job = app.add.enqueue(1)
     app.storage.append_logs({}, {job.id: Progress(math.inf, math.nan, 0)})
 
@@ -355,7 +358,7 @@ def test_a_number_that_no_json_holds_is_null(command, app):
 
 
 def test_show_in_json_has_what_belongs_to_the_job(command, app):
-    """History, errors, log, progress and continuations are in the job's object."""
+    """The job's object contains its history, errors, log, progress and continuations."""
     job = app.add.enqueue(1)
     child = job.then(app.add, 2)
     fail(app, traceback="here")
@@ -370,7 +373,7 @@ def test_show_in_json_has_what_belongs_to_the_job(command, app):
 
 
 def test_arguments_that_no_json_can_hold_stay_text():
-    """What another serializer wrote, or a number that is none, is given as it is stored."""
+    """Data of another serializer, or with a number that JSON does not support, is returned unparsed."""
     from firelock.cli.answers import json_text
 
     assert json_text('{"x":NaN}', "json") == '{"x":NaN}'
@@ -384,7 +387,10 @@ def test_arguments_that_no_json_can_hold_stay_text():
 
 
 def test_requeue_by_id_answers_for_each(command, app):
-    """One is requeued, one is in the wrong state, one is not stored: the exit code is that of the last."""
+    """One job is requeued, one is in the wrong state, and one is not stored.
+
+    The last one determines the exit code.
+    """
     app.add.enqueue(1)
     failed = fail(app)
     waiting = app.add.enqueue(2)
@@ -400,7 +406,10 @@ def test_requeue_by_id_answers_for_each(command, app):
 
 
 def test_a_batch_is_passed_over_with_its_reason(command, app):
-    """It has no task that could run; one by one and among all."""
+    """A batch has no task that could run.
+
+    The reason is given for a single batch and for `--all`.
+    """
     with app.batch("import") as batch:
         batch.add(app.add, 1)
 
@@ -415,7 +424,7 @@ def test_a_batch_is_passed_over_with_its_reason(command, app):
 
 
 def test_a_refused_job_fails_the_command(command, app):
-    """Exit code 1 where every job is stored but not every one could be changed."""
+    """The exit code is 1 if all jobs are stored but some could not be changed."""
     job = app.add.enqueue(1)
 
     ran = command("requeue", job.id, "--json")
@@ -426,7 +435,7 @@ def test_a_refused_job_fails_the_command(command, app):
 
 
 def test_requeue_all_means_failed_jobs(command, app):
-    """Without a state only failed jobs are run again: nothing that succeeded, nothing that waits."""
+    """Without a state, only failed jobs are requeued, and not succeeded or waiting ones."""
     app.add.enqueue(1)
     failed = fail(app)
     later = app.add.schedule(60, 2)
@@ -438,7 +447,7 @@ def test_requeue_all_means_failed_jobs(command, app):
 
 
 def test_delete_all_walks_every_page(command, app):
-    """More jobs than a page holds are deleted, and counted."""
+    """All jobs are deleted and counted, even if they fill more than one page."""
     app.add.enqueue_many([(number,) for number in range(1_100)])
     kept = app.add.using(queue="other").enqueue(0)
 
@@ -449,7 +458,7 @@ def test_delete_all_walks_every_page(command, app):
 
 
 def test_above_a_thousand_jobs_a_number_is_expected(command, app):
-    """Of more than were expected none is touched; what a dry run counts can be said."""
+    """If more jobs than expected match, none is changed; `--dry-run` shows the number for `--expect`."""
     jobs = app.add.enqueue_many([(number,) for number in range(1_002)])
     words = "delete --all --queue default"
 
@@ -463,7 +472,7 @@ def test_above_a_thousand_jobs_a_number_is_expected(command, app):
 
 
 def test_what_has_ended_well_is_met_by_its_number(command, app):
-    """A requeue of what was deleted names how many; one of failed jobs needs no number."""
+    """A requeue of deleted jobs requires their number; a requeue of failed jobs does not."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
     command("delete", *(job.id for job in jobs))
     words = "requeue --all --state deleted"
@@ -477,7 +486,7 @@ def test_what_has_ended_well_is_met_by_its_number(command, app):
 
 
 def test_delete_all_passes_over_what_is_deleted(command, app):
-    """A second run finds nothing to do."""
+    """A second run finds no jobs."""
     app.add.enqueue_many([(number,) for number in range(3)])
     command("delete --all --queue default")
 
@@ -487,7 +496,7 @@ def test_delete_all_passes_over_what_is_deleted(command, app):
 
 
 def test_a_dry_run_changes_nothing(command, app):
-    """--dry-run counts what would be changed."""
+    """--dry-run counts the jobs that would be changed."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
 
     ran = command("delete --all --queue default --dry-run")
@@ -497,7 +506,7 @@ def test_a_dry_run_changes_nothing(command, app):
 
 
 def test_what_changes_meanwhile_is_left_alone(run, tmp_path):
-    """A job that another operator has requeued between look and change is counted as refused."""
+    """Jobs that another operator requeued between the read and the change are counted as refused."""
     (tmp_path / "rivals.py").write_text(RIVALS)
 
     ran = run(
@@ -513,7 +522,10 @@ def test_what_changes_meanwhile_is_left_alone(run, tmp_path):
     ("option", "expected"), [("", "500 jobs deleted.\n"), ("--json", '"done": 500')], ids=["text", "json"]
 )
 def test_an_outage_among_all_says_what_was_done(run, tmp_path, option, expected):
-    """The jobs of the pages before it are counted, and the command ends as one that reached no storage."""
+    """The jobs of the pages before the outage are counted.
+
+    The exit code is that of an unreachable storage.
+    """
     (tmp_path / "leaving.py").write_text(LEAVING)
 
     ran = run(f"jobs delete --all --state enqueued {option} --app {tmp_path}/leaving.py:fire")
@@ -525,7 +537,7 @@ def test_an_outage_among_all_says_what_was_done(run, tmp_path, option, expected)
 
 @pytest.mark.parametrize("is_json", [False, True])
 def test_an_outage_among_some_says_what_became_of_each(run, tmp_path, is_json):
-    """Ids without an answer are named, so that they can be asked for again."""
+    """The ids without a result are listed, so that they can be checked again."""
     path = tmp_path / "leaving_too.py"
     path.write_text(LEAVING)
     ids = [f"nobody-{number}" for number in range(501)]
@@ -543,7 +555,7 @@ def test_an_outage_among_some_says_what_became_of_each(run, tmp_path, is_json):
 
 
 def test_restore_by_id_answers_for_each(command, app):
-    """One is what it was, one is refused by name, one is not stored."""
+    """One job is restored, one is refused with the reason, and one is not stored."""
     app.add.enqueue(0)
     failed, parent = fail(app), app.add.enqueue(1)
     parent.then(app.add, 2)
@@ -561,7 +573,7 @@ def test_restore_by_id_answers_for_each(command, app):
 
 
 def test_a_refused_restore_says_why_in_json(command, app):
-    """The result is refused, and a sentence says why."""
+    """The result is "refused", with the reason as a sentence."""
     job = app.add.enqueue(1)
 
     ran = command("restore", job.id, "--json")
@@ -573,7 +585,7 @@ def test_a_refused_restore_says_why_in_json(command, app):
 
 
 def test_restore_all_takes_deleted_jobs_alone(command, app):
-    """The filters choose among deleted jobs; those that cannot come back are counted."""
+    """The filters select among deleted jobs; jobs that cannot be restored are counted."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
     jobs[0].then(app.add, 9)
     app.jobs.delete([job.id for job in jobs[:2]])
@@ -585,7 +597,7 @@ def test_restore_all_takes_deleted_jobs_alone(command, app):
 
 
 def test_a_dry_run_of_restore_counts_what_would_be_left_alone(command, app):
-    """It says what the command would say, and restores nothing."""
+    """The dry run returns the same numbers as the command, and restores no job."""
     jobs = app.add.enqueue_many([(number,) for number in range(2)])
     jobs[0].then(app.add, 9)
     app.jobs.delete([job.id for job in jobs])
@@ -599,7 +611,10 @@ def test_a_dry_run_of_restore_counts_what_would_be_left_alone(command, app):
 
 
 def test_a_refusal_among_all_says_what_was_done(run, tmp_path):
-    """What was done before it is counted; it is no outage, so the exit code is another."""
+    """The jobs changed before the refusal are counted.
+
+    A refusal is not an outage, so the exit code differs.
+    """
     (tmp_path / "full.py").write_text(LEAVING.replace("StorageUnavailable", "StorageError"))
 
     ran = run("jobs delete --all --state enqueued --app", f"{tmp_path}/full.py:fire")
@@ -608,7 +623,7 @@ def test_a_refusal_among_all_says_what_was_done(run, tmp_path):
 
 
 def test_until_chooses_among_all(command, app):
-    """Whoever gives a time gets the jobs before it alone."""
+    """With `--until`, only earlier jobs are selected."""
     job = app.add.enqueue(1)
 
     before = command("delete --all --until 1h")
@@ -619,7 +634,7 @@ def test_until_chooses_among_all(command, app):
 
 
 def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
-    """On a terminal the last line counts, page after page, and is empty at the end."""
+    """On a terminal, the last line counts the jobs page by page, and is cleared at the end."""
     app.add.enqueue_many([(number,) for number in range(1_100)])
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
@@ -632,7 +647,7 @@ def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
 
 
 def test_deleting_says_who_did_it(command, app):
-    """The job's reason tells that it was deleted from the command line."""
+    """The job's reason states that it was deleted from the command line."""
     job = app.add.enqueue(1)
 
     command("delete", job.id)
@@ -641,13 +656,17 @@ def test_deleting_says_who_did_it(command, app):
 
 
 def test_the_audit_tells_who_changed_what(command, app, monkeypatch):
-    """As the dashboard's same action does, by the user of the shell; a reason is in the history as well."""
+    """The audit entry equals that of the dashboard's action, with the shell's user.
+
+    A given reason is also in the job's history.
+    """
     monkeypatch.setenv("LOGNAME", "ada")
     one, two = app.add.enqueue(1), app.add.enqueue(2)
 
     command("move", one.id, "--to-queue", "vip", "--reason", "the buyer has called")
     command("delete --all --queue vip")
-    command("delete", one.id)  # it is deleted already, so nobody has done anything
+    # deleting a deleted job is not an action, so it has no entry
+    command("delete", one.id)
     command("delete --all --task add --dry-run")
 
     delete, move = app.audit.list()
@@ -675,7 +694,7 @@ def test_the_audit_tells_who_changed_what(command, app, monkeypatch):
     ],
 )
 def test_bulk_changes_are_asked_for_plainly(command, words, said):
-    """No id and no filter, or both, is a usage error; requeue --all alone means what failed."""
+    """No ids and no filter, or both, is a usage error; `requeue --all` alone selects the failed jobs."""
     ran = command(words)
 
     assert ran.code == (2 if said else 0)
@@ -683,7 +702,10 @@ def test_bulk_changes_are_asked_for_plainly(command, words, said):
 
 
 def test_move_by_id_answers_for_each(command, app):
-    """Waiting jobs are moved, a running one says why it is not, and an unknown one gives the exit code."""
+    """Waiting jobs are moved, and a running one is refused with the reason.
+
+    The unknown job determines the exit code.
+    """
     second = app.add.enqueue(1)
     claim(app, begin_session(app))
     first = app.add.enqueue(2)
@@ -700,7 +722,7 @@ def test_move_by_id_answers_for_each(command, app):
 
 
 def test_move_all_moves_the_waiting_jobs_of_the_filters(command, app):
-    """A dry run counts them; jobs that have ended stay where they are."""
+    """A dry run counts the jobs; ended jobs stay in their queue."""
     app.add.enqueue(0)
     failed = fail(app)
     jobs = app.add.enqueue_many([(1,), (2,)])
@@ -723,7 +745,7 @@ def test_move_all_moves_the_waiting_jobs_of_the_filters(command, app):
     ],
 )
 def test_move_is_asked_for_plainly(command, words, said):
-    """A usage error names what is missing or wrong."""
+    """The usage error names the missing or wrong option."""
     ran = command(*shlex.split(words))
 
     assert ran.code == 2
@@ -731,7 +753,7 @@ def test_move_is_asked_for_plainly(command, words, said):
 
 
 def test_a_jobs_text_moves_no_cursor(command, app):
-    """Escape sequences, bidi marks and line ends of a job are written as escapes, everywhere."""
+    """Escape sequences, bidi marks and line ends in job data are always written as escape sequences."""
     hostile = "\x1b[2J \u202egpj.exe \x07 [red]no[/red] \r\n\u2028 \x9b"
     job = app.add.enqueue(1, hostile)
     app.storage.append_logs({job.id: [LogLine(0, app.storage.clock(), "info", hostile)]}, {})

@@ -1,4 +1,4 @@
-"""`firelock limits`: what is shown of keys and names, and what is changed."""
+"""`firelock limits`: showing and changing keys and names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MINUTE = 60_000_000
 
 @pytest.fixture
 def app(request):
-    """An app whose code declares two limits, on a storage that the commands reach by its name."""
+    """An app whose code declares two limits, in a storage that the commands open by its name."""
     said = {
         "tenant": DeclaredLimit("tenant", "tenant:{tenant_id}", LimitNumbers(4)),
         "smtp": DeclaredLimit("smtp", "smtp", LimitNumbers(None, 90, MINUTE, 5)),
@@ -26,12 +26,12 @@ def app(request):
 
 @pytest.fixture
 def command(run, app):
-    """Run a command on the app's storage."""
+    """Return a function that runs a command on the app's storage."""
     return lambda *words: run(*words, "--storage", app.storage.url)
 
 
 def test_limits_are_listed_with_numbers_and_names_without_a_key_last(command, app):
-    """A key shows its state; a name shows its template and that no job asked for it yet."""
+    """A key shows its state; a name shows its template, and that no job uses one of its keys yet."""
     app.limits.pause("smtp", "provider is down")
 
     lines = command("limits list").out.splitlines()
@@ -44,7 +44,7 @@ def test_limits_are_listed_with_numbers_and_names_without_a_key_last(command, ap
 
 
 def test_limits_in_json_have_every_field(command, app):
-    """Numbers in seconds and units, whose they are, and the cursor of the next page."""
+    """The fields include the settings in seconds and units, their source, and the cursor of the next page."""
     listed = command("limits list --json").json
 
     (smtp,) = listed["limits"]
@@ -61,7 +61,10 @@ def test_limits_in_json_have_every_field(command, app):
 
 
 def test_pages_follow_each_other(command, app):
-    """A full page names the last key, from which the next one goes on; a prefix chooses."""
+    """The hint after a full page contains its last key, and the next page begins after that key.
+
+    A prefix filters the keys.
+    """
     for number in range(3):
         app.limits.set(f"tenant:{number}", concurrent=1)
 
@@ -75,7 +78,7 @@ def test_pages_follow_each_other(command, app):
 
 
 def test_show_says_whose_the_number_is_and_what_the_code_says(command, app):
-    """An operator's number stands beside that of the code."""
+    """The setting of an operator is shown next to that in the code."""
     app.limits.set("tenant", concurrent=8)
 
     shown = command("limits show tenant:7")
@@ -88,7 +91,7 @@ def test_show_says_whose_the_number_is_and_what_the_code_says(command, app):
 
 
 def test_showing_an_unknown_limit_is_not_found(command):
-    """The exit code is 4, and the error says what to look at."""
+    """The exit code is 4, and the error suggests what to look at."""
     shown = command("limits show nobody:7")
 
     assert (4, "") == (shown.code, shown.out)
@@ -96,7 +99,7 @@ def test_showing_an_unknown_limit_is_not_found(command):
 
 
 def test_set_changes_what_is_given_and_reset_gives_it_back(command, app):
-    """The answer is the numbers that hold from then on; the audit has user and place."""
+    """The output contains the settings that apply from then on; the audit has the user and the origin."""
     raised = command("limits set tenant:7 --concurrent 8 --rate 500 --per 1m --burst 50")
     less = command("limits set tenant:7 --rate none --json")
     reset = command("limits reset tenant:7")
@@ -108,7 +111,7 @@ def test_set_changes_what_is_given_and_reset_gives_it_back(command, app):
 
 
 def test_pause_and_resume_hold_for_all_that_are_named(command, app):
-    """Each is told; the note is kept."""
+    """The output lists each of them, and the note is stored."""
     paused = command("limits pause tenant smtp --note 'moving house'")
     notes = [app.limits.get(key).note for key in ("tenant:1", "smtp")]
     resumed = command("limits resume tenant smtp --json")
@@ -133,7 +136,7 @@ def test_pause_and_resume_hold_for_all_that_are_named(command, app):
     ],
 )
 def test_what_is_typed_wrongly_is_one_sentence(command, app, words, said):
-    """The exit code is 2, and nothing is changed."""
+    """The exit code is 2, and nothing changes."""
     before = app.storage.list_records("limit")
 
     ran = command(words)
@@ -144,7 +147,7 @@ def test_what_is_typed_wrongly_is_one_sentence(command, app, words, said):
 
 
 def test_a_name_shows_how_its_keys_are_made_and_no_holders(command, app):
-    """No job asks for the name itself: its keys are held, one by one."""
+    """No job uses the name itself; jobs hold its keys."""
     shown = command("limits show tenant")
 
     assert ("Limit tenant", True) == (shown.out.splitlines()[0], "tenant:{tenant_id}" in shown.out)
@@ -153,7 +156,7 @@ def test_a_name_shows_how_its_keys_are_made_and_no_holders(command, app):
 
 
 def test_a_name_of_two_parts_says_how_its_keys_begin(command, app):
-    """As far as the template has no parameter."""
+    """The keys begin with the part of the template before its first parameter."""
     said = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitNumbers(4))}
     Limits(app.client, lambda: said).sync()
 
@@ -163,7 +166,7 @@ def test_a_name_of_two_parts_says_how_its_keys_begin(command, app):
 
 
 def test_a_slip_of_the_pen_is_asked_about(command, app):
-    """It is done all the same: the code that names it may come later."""
+    """The change is still made, because the code with this name may follow later."""
     slips = [command("limits set tenat --concurrent 2"), command("limits pause smpt:7")]
     known = [command("limits set tenant:7 --concurrent 2"), command("limits pause smtp")]
 
@@ -173,7 +176,7 @@ def test_a_slip_of_the_pen_is_asked_about(command, app):
 
 
 def test_without_limits_the_list_says_so(run):
-    """Nothing is written to standard output, and the exit code is 0."""
+    """Standard output is empty, and the exit code is 0."""
     listed = run("limits list --storage memory://")
 
     assert (0, "", "No limit is declared or set, and no job asks for one.\n") == (
@@ -182,7 +185,10 @@ def test_without_limits_the_list_says_so(run):
 
 
 def waiting(app):
-    """Two jobs of each of three customers wait for a rate of one start per ten minutes, used just now."""
+    """Create two jobs for each of three customers, and return their ids.
+
+    The jobs wait for a rate of one start per ten minutes, which was just used up.
+    """
 
     @app.task(
         name="shop.describe",
@@ -197,7 +203,7 @@ def waiting(app):
 
 
 def test_a_key_with_waiting_jobs_is_never_listed_as_open(command, app):
-    """It names the key that holds its jobs; JSON has the same."""
+    """The row names the key that holds the jobs, and so does the JSON."""
     waiting(app)
 
     lines = command("limits list customer:").out.splitlines()[1:4]
@@ -209,7 +215,7 @@ def test_a_key_with_waiting_jobs_is_never_listed_as_open(command, app):
 
 
 def test_show_lists_the_running_jobs_of_a_limit(command, app):
-    """Under a heading of its own, in the words of the dashboard's page."""
+    """Running jobs have their own heading, with the same words as the dashboard's page."""
 
     @app.task(name="shop.call", limits=[Limit("tenant:7", concurrent=4)])
     def call() -> None: ...
@@ -227,7 +233,7 @@ def test_show_lists_the_running_jobs_of_a_limit(command, app):
 
 
 def test_waiting_jobs_are_listed_in_order_with_what_holds_them(command, app):
-    """Place, id, task, how long it waits, about when it starts and why; the next page by `--after`."""
+    """A row has place, id, task, wait, approximate start and reason; `--after` shows the next page."""
     ids = waiting(app)
 
     first = command("limits waiting openai --limit 4")
@@ -247,7 +253,7 @@ def test_waiting_jobs_are_listed_in_order_with_what_holds_them(command, app):
 
 
 def test_timeouts_bound_a_start_without_an_estimate(command, app):
-    """In the list and in JSON, if no such job has ended in the last hour."""
+    """The list and the JSON have the latest start if no job of the task has ended in the last hour."""
 
     @app.task(name="train", limits=[Limit("gpu", concurrent=1)])
     def train() -> None: ...
@@ -267,7 +273,7 @@ def test_timeouts_bound_a_start_without_an_estimate(command, app):
 
 @pytest.mark.parametrize("after", ["-1", "10001", "x"])
 def test_a_page_of_waiting_jobs_begins_within_its_bounds(command, after):
-    """Any other number is an error in the usage, which names the bounds."""
+    """Any other value is a usage error that contains the bounds."""
     refused = command(f"limits waiting openai --after={after}")
 
     assert 2 == refused.code

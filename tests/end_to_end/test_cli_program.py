@@ -1,4 +1,4 @@
-"""The command line as a whole: where it finds its storage, its exit codes, its words."""
+"""The command line as a whole: how it finds its storage, its exit codes and its messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def queue_of():
-    """Open a storage whose name is also the name of its only queue."""
+    """Return a function that opens a storage with this name and a single queue of the same name."""
     opened = []
 
     def open_one(name):
@@ -45,7 +45,7 @@ def queue_of():
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Install a distribution of one module that is a plugin, and let it be the only one."""
+    """Return a function that installs a distribution with one module as the only plugin."""
 
     def install_one(name, source):
         site = tmp_path / "site"
@@ -55,7 +55,7 @@ def install(tmp_path, monkeypatch):
         (info / "entry_points.txt").write_text(f"[firelock]\n{name} = {name}_plugin\n")
         text = "from firelock import Command, hookimpl\n" + textwrap.dedent(source)
         (site / f"{name}_plugin.py").write_text(text)
-        monkeypatch.delitem(sys.modules, f"{name}_plugin", raising=False)  # another test's
+        monkeypatch.delitem(sys.modules, f"{name}_plugin", raising=False)  # from another test
         monkeypatch.syspath_prepend(site)
         monkeypatch.setenv("FIRELOCK_PLUGINS", name)
 
@@ -98,7 +98,7 @@ def queues_seen(ran):
     ids=str,
 )
 def test_every_command_explains_itself(run, words):
-    """Each command has a help text with what it takes and where its storage comes from."""
+    """The help text of each command lists its arguments and the options for the storage."""
     ran = run(words, "--help")
 
     assert ran.code == 0
@@ -107,7 +107,7 @@ def test_every_command_explains_itself(run, words):
 
 
 def test_the_bare_program_shows_its_commands(run):
-    """Without a word the program shows the same as with --help."""
+    """Without arguments, the program shows the same text as with --help."""
     bare, asked = run(), run("--help")
 
     assert bare == asked
@@ -115,7 +115,7 @@ def test_the_bare_program_shows_its_commands(run):
 
 
 def test_help_loads_nothing_heavy(run):
-    """Help needs no terminal library, no driver, no application."""
+    """The help imports no terminal library, driver or application."""
     code = (
         "import sys; from firelock.cli import main; main(['--help']); "
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
@@ -129,7 +129,7 @@ def test_help_loads_nothing_heavy(run):
 
 
 def test_python_m_firelock_is_the_command_line(run):
-    """`python -m firelock` is the program of the same name."""
+    """`python -m firelock` runs the same program as `firelock`."""
     ran = subprocess.run(
         [sys.executable, "-m", "firelock", "version", "--json"], capture_output=True, text=True, check=True
     )
@@ -141,7 +141,7 @@ def test_python_m_firelock_is_the_command_line(run):
 
 
 def test_an_unknown_command_is_answered_with_a_near_one(run):
-    """A misspelt command is a usage error that names what may have been meant."""
+    """A misspelled command is a usage error that suggests a similar command."""
     ran = run("recuring list")
 
     assert ran.code == 2
@@ -163,7 +163,7 @@ def test_an_unknown_command_is_answered_with_a_near_one(run):
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(run, words, said):
-    """A wrong argument is said in one line with a hint, with exit code 2."""
+    """A wrong argument is reported on one line with a hint, and the exit code is 2."""
     ran = run(words)
 
     assert ran.code == 2
@@ -176,7 +176,7 @@ def test_what_cannot_be_meant_is_a_usage_error(run, words, said):
 
 
 def test_without_a_storage_the_hint_names_every_way_to_give_one(run):
-    """A command that finds no storage says how to name one."""
+    """A command without a storage explains how to name one."""
     ran = run("queues list")
 
     assert ran.code == 2
@@ -185,7 +185,7 @@ def test_without_a_storage_the_hint_names_every_way_to_give_one(run):
 
 
 def test_the_storage_comes_from_option_app_environment_project(run, monkeypatch, tmp_path, queue_of):
-    """--storage wins over --app, that over FIRELOCK_STORAGE, that over pyproject.toml."""
+    """--storage has priority over --app, --app over FIRELOCK_STORAGE, and that over pyproject.toml."""
     option, own, environment, project = (
         queue_of(name) for name in ("option", "own", "environment", "project")
     )
@@ -208,7 +208,7 @@ def test_the_storage_comes_from_option_app_environment_project(run, monkeypatch,
 
 
 def test_the_projects_app_is_found(run, tmp_path, queue_of):
-    """`app` in pyproject.toml serves where nothing else names a storage."""
+    """`app` in pyproject.toml is used if nothing else names a storage."""
     url = queue_of("theirs")
     (tmp_path / "their_shop.py").write_text(f"from firelock import Firelock\nfire = Firelock({url!r})\n")
     (tmp_path / "pyproject.toml").write_text('[tool.firelock]\napp = "their_shop.py:fire"\n')
@@ -219,7 +219,7 @@ def test_the_projects_app_is_found(run, tmp_path, queue_of):
 
 
 def test_an_app_sees_the_projects_settings(run, tmp_path):
-    """What pyproject.toml sets holds for an app that leaves it open, and the environment stays as it was."""
+    """Settings in pyproject.toml apply if the app does not set them, and the environment does not change."""
     (tmp_path / "set_shop.py").write_text(
         "from firelock import Firelock\nfire = Firelock('memory://set')\nassert fire.settings.poll == 0.25\n"
     )
@@ -242,7 +242,7 @@ def test_an_app_sees_the_projects_settings(run, tmp_path):
     ],
 )
 def test_a_wrong_project_file_is_a_usage_error(run, tmp_path, text, said):
-    """What cannot be read in pyproject.toml is said, never passed over."""
+    """Invalid content of pyproject.toml is reported and never ignored."""
     (tmp_path / "pyproject.toml").write_text(text)
 
     ran = run("queues list")
@@ -263,7 +263,7 @@ def test_a_wrong_project_file_is_a_usage_error(run, tmp_path, text, said):
     ids=["imported", "made on demand"],
 )
 def test_the_lines_of_a_broken_application_are_shown(run, tmp_path, source, said):
-    """What raises where the app is imported or asked for is shown its own lines; the sentence comes last."""
+    """If importing or finding the app raises, the app's own lines are shown; the message is last."""
     (tmp_path / "odd_shop.py").write_text(source)
 
     ran = run("queues list --app odd_shop.py:fire")
@@ -275,7 +275,7 @@ def test_the_lines_of_a_broken_application_are_shown(run, tmp_path, source, said
 
 
 def test_a_file_that_is_no_database_cannot_be_reached(run, tmp_path):
-    """Exit code 3 and the way to the doctor, as for any storage that gives no answer."""
+    """The exit code is 3, and the hint recommends the doctor, as for any unreachable storage."""
     (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 20)
 
     ran = run("queues list --storage sqlite:///letter.db")
@@ -287,7 +287,7 @@ def test_a_file_that_is_no_database_cannot_be_reached(run, tmp_path):
 
 @pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql+x", "mysql+x", "oracle", "rediss+x", "mongodb"])
 def test_a_hint_names_only_extras_that_there_are(run, scheme):
-    """Whatever a hint says to install can be installed."""
+    """Every extra in a hint exists."""
     offered = importlib.metadata.metadata("firelock").get_all("Provides-Extra")
 
     ran = run("queues list --storage", f"{scheme}://host/db")
@@ -319,7 +319,10 @@ def test_a_hint_names_only_extras_that_there_are(run, scheme):
     ],
 )
 def test_exit_codes_are_stable(run, words, code):
-    """0 done, 2 usage, 3 storage unreachable, 4 not found; a sentence, never a traceback."""
+    """The codes are 0 for success, 2 for usage, 3 for an unreachable storage, and 4 for not found.
+
+    An error is a sentence without a traceback.
+    """
     ran = run(words)
 
     assert ran.code == code
@@ -352,7 +355,10 @@ RAISER = """
     ],
 )
 def test_what_a_command_raises_has_its_exit_code(run, install, line, code, said):
-    """An error of Firelock is a sentence with the exit code of its kind; an exit is an exit."""
+    """An error of Firelock is printed as a sentence, with the exit code of its kind.
+
+    `sys.exit()` keeps its code.
+    """
     install("stumbling", RAISER.format(line=line))
 
     ran = run("stumble")
@@ -366,7 +372,7 @@ def test_what_a_command_raises_has_its_exit_code(run, install, line, code, said)
     ("line", "error"), [("raise RuntimeError('broken')", RuntimeError), ("sys.exit('broken')", SystemExit)]
 )
 def test_what_is_no_error_of_firelock_passes(install, line, error):
-    """A mistake in a command keeps its traceback, and the text of an exit is left for Python to show."""
+    """A bug in a command keeps its traceback, and Python prints the text of an exit."""
     install("stumbling", RAISER.format(line=line))
 
     with pytest.raises(error, match="broken"):
@@ -374,7 +380,7 @@ def test_what_is_no_error_of_firelock_passes(install, line, error):
 
 
 def test_an_interrupt_is_quiet(run, install):
-    """Ctrl-C ends a command with 130 and no word."""
+    """Ctrl-C ends a command with exit code 130 and without a message."""
     install(
         "interrupted",
         """
@@ -394,7 +400,7 @@ def test_an_interrupt_is_quiet(run, install):
 
 @pytest.fixture
 def unread():
-    """A pipe whose reader has gone away."""
+    """A pipe whose reader has closed it."""
     read, write = os.pipe()
     os.close(read)
     yield write
@@ -402,7 +408,7 @@ def unread():
 
 
 def run_apart(words, **streams):
-    """Run a shell's command line in a process of its own, its output kept back as for any pipe."""
+    """Run a command line of a shell in its own process, with output buffered as for any pipe."""
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     script = f"exec {shlex.quote(sys.executable)} -m firelock {words}"
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
@@ -411,7 +417,7 @@ def run_apart(words, **streams):
 
 @pytest.mark.parametrize("words", ["--help", "jobs list --help", "version"])
 def test_a_reader_that_stops_reading_is_no_error(unread, words):
-    """`firelock … | head` ends quietly, whether argparse or a command has written."""
+    """`firelock … | head` ends without an error, whether argparse or a command has written the output."""
     ran = run_apart(words, stdout=unread)
 
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -419,7 +425,7 @@ def test_a_reader_that_stops_reading_is_no_error(unread, words):
 
 @pytest.fixture
 def unread_app(monkeypatch, unread):
-    """Nobody reads standard output, and an app has jobs for it."""
+    """An app with jobs for standard output that has no reader."""
     with (
         Firelock("memory://unread") as app,
         os.fdopen(os.dup(unread), "w") as out,
@@ -430,7 +436,7 @@ def unread_app(monkeypatch, unread):
 
 
 def test_a_long_answer_that_nobody_reads_is_no_error(capsys, unread_app):
-    """The command ends quietly also where it writes more than is kept back."""
+    """The command ends without an error, even if it writes more than the buffer holds."""
     unread_app.task(name="shop.add")(lambda number: None).enqueue_many([(number,) for number in range(200)])
 
     code = main(["jobs", "list", "--limit", "200", "--storage", "memory://unread"])
@@ -439,7 +445,7 @@ def test_a_long_answer_that_nobody_reads_is_no_error(capsys, unread_app):
 
 
 def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, unread_app):
-    """What was done before is lost with its reader; what went wrong is told, with its exit code."""
+    """The earlier output is lost with its reader, but the error is printed and sets the exit code."""
     unread_app.task(name="shop.add")(lambda: None).recur("nightly", "0 2 * * *")
 
     code = main(["recurring", "pause", "nightly", "nothing", "--storage", "memory://unread"])
@@ -458,7 +464,7 @@ def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, unread_app):
     ],
 )
 def test_streams_that_are_closed_are_no_error(words, code, said):
-    """Whoever starts a command without standard output or error gets its exit code."""
+    """A command that is started without standard output or standard error has its usual exit code."""
     ran = run_apart(words)
 
     assert (ran.returncode, ran.stdout) == (code, "")
@@ -466,7 +472,7 @@ def test_streams_that_are_closed_are_no_error(words, code, said):
     assert len(ran.stderr.splitlines()) == bool(said)
 
 
-# ---- plugins' commands -----------------------------------------------------------------------------------
+# ---- commands of plugins ---------------------------------------------------------------------------------
 
 
 SWEEPER = """
@@ -490,7 +496,7 @@ TAKER = """
 
 
 def test_a_plugins_command_runs(run, install):
-    """It has its arguments, the common ones, opens the app that these name, and is in the help."""
+    """The command has its own and the common arguments, opens the app that these name, and is in the help."""
     install("sweeper", SWEEPER)
 
     ran = run("--storage memory://swept sweep floor")
@@ -501,7 +507,7 @@ def test_a_plugins_command_runs(run, install):
 
 
 def test_a_plugin_cannot_take_a_command(run, install):
-    """A name that is taken is reported with the plugin; the help and our own commands go on."""
+    """The error names the plugin; the help and the built-in commands still work."""
     install("taker", TAKER)
 
     helped, ours = run("--help"), run("queues list --storage memory://")
@@ -512,7 +518,7 @@ def test_a_plugin_cannot_take_a_command(run, install):
 
 
 def test_broken_plugins_are_listed_beside_the_others(run, install, monkeypatch):
-    """Each has its problem, and the exit code says that one is broken."""
+    """Each broken plugin is listed with its problem, and the exit code shows that one is broken."""
     install("cracked", "1 / 0")
     install("sweeper", SWEEPER)
     monkeypatch.setenv("FIRELOCK_PLUGINS", "cracked,sweeper")
@@ -529,7 +535,10 @@ def test_broken_plugins_are_listed_beside_the_others(run, install, monkeypatch):
 
 
 def test_a_broken_plugin_hides_no_help(run, install):
-    """Its command is missing from the help, and it is reported; other commands say how to leave it out."""
+    """The plugin's command is missing from the help, which reports the plugin.
+
+    Other commands explain how to disable it.
+    """
     install("cracked", "1 / 0")
 
     helped, versions, listed = run("--help"), run("version"), run("jobs list --storage memory://")
@@ -551,7 +560,7 @@ def test_a_broken_plugin_hides_no_help(run, install):
     ids=["no command", "configure raises"],
 )
 def test_a_wrong_command_is_no_traceback(run, install, source):
-    """Neither in the help nor where the command is called."""
+    """Neither the help nor a call of the command prints a traceback."""
     install("greeter", source)
 
     helped, called = run("--help"), run("greet")
@@ -564,7 +573,7 @@ def test_a_wrong_command_is_no_traceback(run, install, source):
 
 
 def test_a_dashboard_takes_the_place_of_its_hint(run, install):
-    """The plugin that offers `dashboard` gets the command."""
+    """The plugin's command replaces the built-in hint."""
     install(
         "board",
         """
@@ -583,7 +592,7 @@ def test_a_dashboard_takes_the_place_of_its_hint(run, install):
 
 
 def test_plugins_are_listed_with_their_hooks(run):
-    """The core's own plugin is there like any other."""
+    """The core's own plugin is listed like any other."""
     ran = run("plugins --json")
 
     core = next(plugin for plugin in ran.json["plugins"] if plugin["name"] == "core")
@@ -592,7 +601,10 @@ def test_plugins_are_listed_with_their_hooks(run):
 
 
 def test_plugins_are_a_table_in_the_order_of_their_hooks(run, install):
-    """Installed ones run first, the core's own last; each line has name, distribution, version and hooks."""
+    """Installed plugins run first and the core's own last.
+
+    Each line has the name, distribution, version and hooks of a plugin.
+    """
     install("sweeper", SWEEPER)
 
     ran = run("plugins")
@@ -604,7 +616,7 @@ def test_plugins_are_a_table_in_the_order_of_their_hooks(run, install):
 
 
 def test_an_apps_own_plugins_are_listed(run, tmp_path):
-    """--app shows what the app was given, between the installed ones and the core's own."""
+    """--app lists the app's plugins between the installed ones and the core's own."""
     (tmp_path / "plugged_shop.py").write_text(
         "from firelock import Firelock, hookimpl\n"
         "class Counting:\n    @hookimpl\n    def jobs_created(self, jobs): ...\n"
@@ -621,7 +633,7 @@ def test_an_apps_own_plugins_are_listed(run, tmp_path):
 
 
 def test_version_names_what_is_installed(run, monkeypatch, tmp_path):
-    """Firelock's own packages, as far as they are there, and Python."""
+    """The output contains Firelock's own installed packages, and Python."""
     for name, version in (("firelock", "9.8"), ("firelock_sql", "9.7"), ("stranger", "1.0")):
         info = tmp_path / f"{name}-{version}.dist-info"
         info.mkdir()
@@ -636,7 +648,7 @@ def test_version_names_what_is_installed(run, monkeypatch, tmp_path):
 
 
 def test_version_names_the_packages_of_plugins(run, install):
-    """A support case starts with them."""
+    """A support case needs these packages."""
     install("sweeper", SWEEPER)
 
     text, answer = run("version"), run("version --json")
@@ -646,7 +658,7 @@ def test_version_names_the_packages_of_plugins(run, install):
 
 
 def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
-    """Where no plugin offers one, the commands that show jobs are named."""
+    """If no plugin provides a dashboard, the error names the commands that show jobs."""
     install("sweeper", SWEEPER)
 
     ran = run("dashboard shop:fire --port 80")
@@ -658,7 +670,7 @@ def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
     )
 
 
-# ---- commands that messages advise -----------------------------------------------------------------------
+# ---- commands in messages --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -677,7 +689,7 @@ def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
     ],
 )
 def test_advised_commands_are_written_as_this_one_was_called(text, app, said):
-    """The program and the app take the places of `firelock` and `app:fire`; other text stays."""
+    """The program and the app replace `firelock` and `app:fire`; other text does not change."""
     with called_as("mine") as called:
         called.find_app = lambda: app
 
@@ -685,7 +697,7 @@ def test_advised_commands_are_written_as_this_one_was_called(text, app, said):
 
 
 def test_doctor_names_the_app_that_it_was_given(tmp_path, monkeypatch, capsys):
-    """The advised command can be copied."""
+    """The command in the message can be copied."""
     (tmp_path / "shop_called.py").write_text(
         "from firelock import Firelock\nfire = Firelock('sqlite:///shop.db')\n"
         "send = fire.task(name='send')(lambda: None)\n"

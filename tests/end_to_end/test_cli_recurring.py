@@ -1,4 +1,4 @@
-"""`firelock recurring`, `queues` and `servers`: what is shown and what is changed."""
+"""`firelock recurring`, `queues` and `servers`: showing and changing them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.end_to_end.cli_run import begin_session
 
 @pytest.fixture
 def app(request):
-    """An app with one recurring job, on a storage that the commands reach by its name."""
+    """An app with one recurring job, in a storage that the commands open by its name."""
     with Firelock(f"memory://{request.node.originalname}") as app:
 
         @app.task(name="shop.report")
@@ -28,12 +28,15 @@ def app(request):
 
 @pytest.fixture
 def command(run, app):
-    """Run a command on the app's storage."""
+    """Return a function that runs a command on the app's storage."""
     return lambda *words: run(*words, "--storage", app.storage.url)
 
 
 def test_recurring_jobs_are_listed_in_words(command, app):
-    """Schedule and next instant are readable; paused ones, those gone from code and errors say so."""
+    """The schedule is in words.
+
+    The note reports a pause, an error, or that the code no longer declares the definition.
+    """
     for name, change in (("gone", {"is_gone": True}), ("wrong", {"error": "no such zone"})):
         one = app.report.recur(name, Every(timedelta(minutes=5)))
         put_recurring(app.storage, attrs.evolve(one.record, **change), keep_progress=False)
@@ -50,7 +53,7 @@ def test_recurring_jobs_are_listed_in_words(command, app):
 
 
 def test_recurring_jobs_in_json_have_their_schedule_as_a_value(command):
-    """Schedule and arguments are values, not texts within a text."""
+    """The schedule and the arguments are JSON values, not strings that contain JSON."""
     ran = command("recurring list --json")
 
     only = ran.json["recurring"][0]
@@ -60,7 +63,7 @@ def test_recurring_jobs_in_json_have_their_schedule_as_a_value(command):
 
 
 def test_a_trigger_enqueues_a_run(command, app):
-    """The id of the new job is told, and the schedule is not touched."""
+    """The output contains the id of the new job, and the schedule does not change."""
     before = app.recurring.get("nightly").next_at
 
     ran = command("recurring trigger nightly --json")
@@ -71,7 +74,7 @@ def test_a_trigger_enqueues_a_run(command, app):
 
 
 def test_pause_resume_and_remove_change_the_definition(command, app):
-    """Each verb is done and told."""
+    """Each verb changes the definition, and the output confirms it."""
     paused = command("recurring pause nightly")
     is_paused = app.recurring.get("nightly").is_paused
     resumed = command("recurring resume nightly")
@@ -85,7 +88,7 @@ def test_pause_resume_and_remove_change_the_definition(command, app):
 
 
 def test_without_recurring_jobs_the_list_says_so(run):
-    """Nothing is written to standard output, and the exit code is 0."""
+    """Standard output is empty, and the exit code is 0."""
     listed = run("recurring list --storage memory://")
     upcoming = run("recurring next --storage memory://")
 
@@ -94,7 +97,10 @@ def test_without_recurring_jobs_the_list_says_so(run):
 
 
 def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
-    """The list says so, the agenda goes on without it, and it can be removed."""
+    """The list reports the problem, and the agenda continues without the definition.
+
+    The definition can be removed.
+    """
     strange = app.report.recur("strange", Cron.daily(3)).record
     put_recurring(app.storage, attrs.evolve(strange, schedule='{"when": "often"}'), keep_progress=False)
 
@@ -110,7 +116,7 @@ def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
 
 
 def test_the_audit_tells_who_changed_a_definition(command, app, monkeypatch):
-    """Each verb by its name in the dashboard's audit."""
+    """The audit contains each verb under the name that the dashboard uses."""
     monkeypatch.setenv("LOGNAME", "ada")
 
     for verb in ("trigger", "pause", "resume", "remove"):
@@ -125,7 +131,7 @@ def test_the_audit_tells_who_changed_a_definition(command, app, monkeypatch):
 
 
 def test_the_audit_tells_who_paused_a_queue(command, app, monkeypatch):
-    """With the note; the queue itself shows the name as well."""
+    """The entry has the note, and the queue itself contains the name too."""
     monkeypatch.setenv("LOGNAME", "ada")
 
     command("queues pause mail --note down")
@@ -139,7 +145,7 @@ def test_the_audit_tells_who_paused_a_queue(command, app, monkeypatch):
 
 
 def test_triggers_are_told_one_by_one(command, app):
-    """Each line has the definition's id and that of the job it made."""
+    """Each line has the id of the definition and the id of the new job."""
     app.report.recur("weekly", Cron.daily(3))
 
     ran = command("recurring trigger nightly weekly")
@@ -152,7 +158,7 @@ def test_triggers_are_told_one_by_one(command, app):
 
 
 def test_changes_in_json_are_one_answer(command, app):
-    """However many are named, standard output is one JSON value."""
+    """Standard output is one JSON value for any number of definitions."""
     app.report.recur("weekly", Cron.daily(3))
 
     ran = command("recurring pause nightly weekly --json")
@@ -162,7 +168,7 @@ def test_changes_in_json_are_one_answer(command, app):
 
 
 def test_next_shows_instants_of_one(command):
-    """The next instants are in UTC, and in the schedule's own zone beside it."""
+    """The next times are shown in UTC and in the zone of the schedule."""
     ran = command("recurring next nightly --count 2")
 
     _, first, second = ran.out.splitlines()
@@ -171,7 +177,7 @@ def test_next_shows_instants_of_one(command):
 
 
 def test_next_of_all_is_one_agenda(command, app):
-    """Without an id the instants of all running definitions come in order of time."""
+    """Without an id, the times of all running definitions are listed in order."""
     app.report.recur("often", Every(timedelta(hours=12)))
     app.report.recur("stopped", Every(timedelta(seconds=1)))
     app.recurring.pause("stopped")
@@ -185,7 +191,7 @@ def test_next_of_all_is_one_agenda(command, app):
 
 
 def test_next_of_a_paused_one_says_that_it_is(command, app):
-    """A paused definition's instants are shown with the word that none will run."""
+    """The times of a paused definition are listed with a hint that it does not run."""
     app.recurring.pause("nightly")
 
     ran = command("recurring next nightly")
@@ -196,7 +202,7 @@ def test_next_of_a_paused_one_says_that_it_is(command, app):
 
 @pytest.mark.parametrize("schedule", [Cron.daily(2), Every(timedelta(hours=1))])
 def test_instants_in_utc_are_told_once(command, app, schedule):
-    """A schedule without a zone of its own has no second time beside it."""
+    """A schedule without its own zone has no second time."""
     app.report.recur("plain", schedule)
 
     ran = command("recurring next plain --count 1")
@@ -207,7 +213,7 @@ def test_instants_in_utc_are_told_once(command, app, schedule):
 
 
 def test_next_of_all_shows_none_of_those_that_are_paused(command, app):
-    """Where every definition is paused nothing comes, and each is named."""
+    """If every definition is paused, nothing is due, and each definition is named."""
     app.report.recur("weekly", Cron.daily(3))
     for name in ("nightly", "weekly"):
         app.recurring.pause(name)
@@ -226,7 +232,7 @@ def test_next_of_all_shows_none_of_those_that_are_paused(command, app):
 
 
 def test_queues_are_listed_with_what_they_hold(command, app):
-    """Enqueued and scheduled jobs are counted; a pause shows with its note."""
+    """Enqueued and scheduled jobs are counted; a pause is shown with its note."""
     app.report.using(queue="mail").enqueue()
     app.report.using(queue="mail").schedule(60)
 
@@ -237,7 +243,7 @@ def test_queues_are_listed_with_what_they_hold(command, app):
 
 
 def test_a_paused_queue_is_resumed(command, app):
-    """Resume takes the pause away, and its note."""
+    """Resuming removes the pause and its note."""
     app.queues.pause("mail", note="down")
 
     ran = command("queues resume mail default --json")
@@ -251,7 +257,7 @@ def test_a_paused_queue_is_resumed(command, app):
 
 
 def test_servers_are_listed_with_what_they_say(command, app):
-    """A living server says what it does; one that ended stays for a day, as one that was lost."""
+    """A living server has its reported state; servers that ended or were lost are listed for a day."""
     begin_session(app, "s1", server="vm:1", queues="critical:3,default:1")
     begin_session(app, "s2", server="vm:2")
     app.storage.renew([Renewal("s2", state="stopping")])
@@ -272,7 +278,7 @@ def test_servers_are_listed_with_what_they_say(command, app):
 
 
 def test_a_server_whose_time_ran_out_is_silent(command, app):
-    """Nobody has ended the session yet, but it has not been renewed in time."""
+    """The session has not been renewed in time, but no sweep has ended it yet."""
     begin_session(app, "s1", server="vm:1", timeout_seconds=-1.0)
 
     text = command("servers list").out
@@ -283,7 +289,7 @@ def test_a_server_whose_time_ran_out_is_silent(command, app):
 
 
 def test_no_server_is_said_beside_the_answer(command, app):
-    """Without any server the hint is how to start one."""
+    """Without servers, the hint shows how to start one."""
     ran = command("servers list")
 
     assert (ran.code, ran.out) == (0, "")

@@ -1,4 +1,4 @@
-"""What a terminal gets: colours where they are wanted, tables that fit, no character that acts."""
+"""Output on a terminal: colours if they are enabled, tables that fit, and no active control characters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [["a" * 30, "shop.add", 12, "x" * 200], ["b", "shop.remove_everything", 3
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal of 80 columns."""
+    """A terminal with 80 columns."""
     for name in ("NO_COLOR", "FORCE_COLOR", "LINES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -32,7 +32,7 @@ def without_colours(text):
 
 
 def test_a_terminal_gets_colours(terminal):
-    """A state has its colour."""
+    """Each state has a colour."""
     Screen(out=terminal).line("Job 1  ", state_cell("failed"))
 
     assert terminal.getvalue() == "Job 1  \x1b[1;31mfailed\x1b[0m\n"
@@ -40,7 +40,7 @@ def test_a_terminal_gets_colours(terminal):
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_colours_can_be_turned_off(terminal, monkeypatch, name, value):
-    """NO_COLOR and a dumb terminal get the text alone."""
+    """With NO_COLOR or a dumb terminal, the output has no colours."""
     monkeypatch.setenv(name, value)
 
     Screen(out=terminal).table((Column("STATE"),), [[state_cell("failed")]])
@@ -51,14 +51,14 @@ def test_colours_can_be_turned_off(terminal, monkeypatch, name, value):
 
 
 def test_a_pipe_gets_no_colours(capsys):
-    """Whatever reads a pipe reads text."""
+    """Output to a pipe is plain text."""
     Screen().line(Cell("red", "red"))
 
     assert capsys.readouterr().out == "red\n"
 
 
 def test_a_table_fits_the_terminal(terminal):
-    """No line is wider than the terminal; ids and numbers stay whole, the last columns give way."""
+    """No line is wider than the terminal; ids and numbers are whole, and the last columns are truncated."""
     Screen(out=terminal).table(COLUMNS, ROWS)
 
     lines = without_colours(terminal.getvalue()).splitlines()
@@ -79,7 +79,7 @@ def test_a_table_in_a_pipe_is_never_cut(capsys):
 
 
 def test_json_goes_to_terminals_as_well(terminal):
-    """--json is JSON wherever it is written, in ASCII alone."""
+    """The output of --json is JSON on a terminal too, with ASCII characters only."""
     Screen(is_json=True, out=terminal).json({"text": "ş\x1b\u202e\ud800"})
 
     assert terminal.getvalue().isascii()
@@ -87,14 +87,14 @@ def test_json_goes_to_terminals_as_well(terminal):
 
 
 def test_markup_of_a_job_is_text_on_a_terminal(terminal):
-    """Brackets, emoji names and links mean nothing."""
+    """Brackets, emoji names and links have no effect."""
     Screen(out=terminal).line("[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]")
 
     assert terminal.getvalue() == "[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]\n"
 
 
 def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, run, monkeypatch):
-    """Of all that a job carries no escape sequence but our own colours reaches the terminal."""
+    """Apart from the command's own colours, no escape sequence from job data reaches the terminal."""
     monkeypatch.setattr("sys.stdout", terminal)
     with Firelock("memory://hostile") as app:
         job = app.task(name="shop.add")(lambda text: None).enqueue("\x1b[2J\u202e[red]")
@@ -111,7 +111,7 @@ def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, run, monkeypatch):
     assert "\\x1b[1A\\x1b[2K" in drawn
 
 
-# ---- texts -----------------------------------------------------------------------------------------------
+# ---- strings ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,18 +129,18 @@ def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, run, monkeypatch):
     ],
 )
 def test_what_cannot_be_seen_is_written_out(text, shown):
-    """Control, format, surrogate and separator characters become escapes; letters of all scripts stay."""
+    """Control, format, surrogate and separator characters are escaped; letters of all scripts are not."""
     assert visible(text) == shown
 
 
 def test_lines_stay_lines():
-    """A traceback keeps its lines; what hides in them is written out."""
+    """A traceback keeps its lines; hidden characters in them are escaped."""
     assert visible_lines("a\r\n\tb\x1b\n") == ["a", "    b\\x1b", ""]
 
 
 @pytest.mark.parametrize(("text", "columns"), [("abc", 3), ("ş", 1), ("日本", 4), ("e\u0301", 1), ("", 0)])
 def test_width_counts_columns(text, columns):
-    """East Asian characters take two columns, combining ones none."""
+    """East Asian characters have two columns, and combining characters none."""
     assert width(text) == columns
 
 
@@ -157,12 +157,12 @@ def test_width_counts_columns(text, columns):
     ],
 )
 def test_spans_are_short(micros, shown):
-    """A span has two figures or so and one unit."""
+    """A duration has about two digits and one unit."""
     assert span(micros) == shown
 
 
 def test_ages_say_on_which_side_of_now():
-    """Past instants are ago, coming ones in; none is nothing."""
+    """Past times end with "ago", future times begin with "in", and a missing time is empty."""
     assert [age(at, 60 * SECOND) for at in (0, 60 * SECOND, 90 * SECOND, None)] == [
         "1 min ago",
         "0 ms ago",
@@ -172,12 +172,12 @@ def test_ages_say_on_which_side_of_now():
 
 
 def test_instants_are_utc():
-    """People read seconds, programs microseconds."""
+    """The format for people has seconds, and that for programs microseconds."""
     assert clock_time(1_795_572_276_560_455) == "2026-11-25 02:04:36 UTC"
     assert isoformat(1_795_572_276_560_455) == "2026-11-25T02:04:36.560455Z"
     assert (clock_time(None), isoformat(None)) == ("", None)
 
 
 def test_long_texts_end_with_an_ellipsis():
-    """At most so many characters, the last one telling that there were more."""
+    """The result has at most this number of characters; an ellipsis shows that the string was longer."""
     assert [shorten("abcdef", limit) for limit in (6, 5)] == ["abcdef", "abcd…"]

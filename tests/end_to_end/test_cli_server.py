@@ -1,4 +1,4 @@
-"""`firelock server` and `migrate` on a database file: real processes, real signals."""
+"""`firelock server` and `migrate` on a database file, with real processes and signals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def serve(folder):
-    """Start a server in the folder; it is stopped at the end, whatever happens."""
+    """Return a function that starts a server in the folder; it is killed at the end of the test."""
     started = []
 
     def start(*words, **environment):
@@ -74,7 +74,7 @@ def stop(process):
 
 
 def test_a_server_runs_jobs_until_told_to_stop(folder, serve):
-    """It says what it is, runs what is enqueued, and ends with 0 on SIGTERM."""
+    """The server prints its settings, runs enqueued jobs, and exits with 0 on SIGTERM."""
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="cli_shop.add")(lambda left, right: left + right)
         server = serve("cli_shop:fire", "--name", "s1", "--workers", "2", "--queues", "default:2,mail:1")
@@ -92,7 +92,7 @@ def test_a_server_runs_jobs_until_told_to_stop(folder, serve):
 
 
 def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
-    """pyproject.toml names app and settings; the server's processes see both."""
+    """pyproject.toml contains the app and settings, and the server's processes use both."""
     (folder / "pyproject.toml").write_text(
         '[tool.firelock]\napp = "cli_shop:fire"\nsession_timeout = 7\nheartbeat = 2\n'
     )
@@ -125,7 +125,7 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
     ],
 )
 def test_a_server_that_cannot_start_says_why(serve, words, code, said):
-    """A sentence on standard error and the exit code of its kind."""
+    """The server writes a sentence to standard error, and exits with the code for this kind of error."""
     server = serve(*shlex.split(words))
 
     _, error = server.communicate(timeout=DEADLINE)
@@ -135,7 +135,7 @@ def test_a_server_that_cannot_start_says_why(serve, words, code, said):
     assert "Traceback" not in error
 
 
-# A program whose own files may have no byte: what was written to one, or mapped, would not be there.
+# A program whose own files must be empty, so that it cannot write to them or use mapped memory in them.
 NO_FILES = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -145,7 +145,10 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere this limit is not the shared memory's")
 def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder, run):
-    """In a sentence with the numbers; no job is killed for it later."""
+    """The server exits at its start with a sentence that contains the numbers.
+
+    Otherwise, jobs would be killed later.
+    """
     server = subprocess.run(
         [sys.executable, "-c", NO_FILES, "-m", "firelock", "server", "cli_shop:fire", "--workers", "8"],
         cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False,
@@ -161,7 +164,7 @@ def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder, ru
 
 
 def test_migrate_makes_the_schema_once(run, folder):
-    """The first run tells its steps, the second that there is nothing to do."""
+    """The first run lists its steps, and the second run reports that there is nothing to do."""
     storage = ["--storage", f"sqlite:///{folder / 'new.db'}"]
 
     before = run("migrate status", *storage)
@@ -175,7 +178,7 @@ def test_migrate_makes_the_schema_once(run, folder):
 
 
 def test_a_new_database_is_no_alarm(run, folder):
-    """The doctor says that nothing is stored yet, and makes nothing itself."""
+    """The doctor reports that there is no schema yet, and does not create one."""
     ran = run("doctor --storage", f"sqlite:///{folder / 'new.db'}")
 
     assert ran.code == 0
@@ -205,7 +208,10 @@ def apart(word: str) -> None:
 
 @pytest.fixture
 def said_of_failures(folder, serve):
-    """Return a function: what a server says of jobs that fail, in it and in a process of their own."""
+    """Return a function that returns a server's output about failing jobs.
+
+    One job fails in the server, and one in its own process.
+    """
 
     def said(*words):
         (folder / "cli_logging.py").write_text(LOGGING)
@@ -224,7 +230,7 @@ def said_of_failures(folder, serve):
 
 @pytest.mark.parametrize("is_verbose", [False, True])
 def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(said_of_failures, is_verbose):
-    """Lines of INFO arrive, all in one format, the level of `--verbose` included; failures among them."""
+    """INFO lines, and DEBUG lines with `--verbose`, arrive in the same format, and so do failures."""
     error = said_of_failures(*["--verbose"] * is_verbose)
 
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
@@ -242,7 +248,7 @@ def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(said_of_fail
 
 
 def test_lines_about_failed_jobs_are_turned_off_in_the_project_s_table(folder, said_of_failures):
-    """In the server and in the processes of jobs; what a task logs itself is there."""
+    """The setting applies in the server and in the processes of jobs; the tasks' own log lines remain."""
     (folder / "pyproject.toml").write_text("[tool.firelock]\nlog_failures = false\n")
 
     error = said_of_failures()
@@ -277,7 +283,7 @@ def fall() -> None:
 
 
 def test_a_server_logs_json(folder, serve):
-    """Each line is an object: of the server, of jobs in threads and in processes, of what Python prints."""
+    """Each line is a JSON object, whether the server, a job in a thread or process, or Python wrote it."""
     (folder / "loud_shop.py").write_text(LOUD)
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         work = app.task(name="work", executor="process")(lambda word: None)
@@ -311,7 +317,7 @@ FIELDS = ("job_id", "task", "queue", "attempt")
 
 
 def test_a_server_that_cannot_start_says_so_in_json(folder, serve):
-    """Also the last word is an object."""
+    """The error about a failed start is a JSON object too."""
     server = serve("nowhere:fire", "--log-format", "json")
 
     out, error = server.communicate(timeout=DEADLINE)
@@ -322,7 +328,7 @@ def test_a_server_that_cannot_start_says_so_in_json(folder, serve):
 
 
 def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
-    """No job is lost or run twice, nothing counts as a crash, and the work goes on in another process."""
+    """No job is lost, runs twice or counts a crash, and another process continues."""
     (folder / "cli_shop.py").write_text(SHOP + PID)
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         process = app.task(name="cli_shop.process")(lambda: None)
@@ -340,9 +346,10 @@ def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
 
 @pytest.mark.heavy("starts two processes of a server, one after the other")
 def test_a_server_reloads_its_code_on_sighup(folder, serve):
-    """The same server goes on: the next jobs run the new code, none is lost and none counts a crash.
+    """The server continues: later jobs run the new code, no job is lost and no crash is counted.
 
-    It is longer: Python takes a compiled file for current whose source has the same size and second.
+    The new code is longer, because Python considers compiled code current if the source has the same size and
+    the same second of modification.
     """
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="cli_shop.add", remote=True)(lambda left, right: left + right)
@@ -362,7 +369,10 @@ def test_a_server_reloads_its_code_on_sighup(folder, serve):
 
 
 def test_worker_process_of_a_job_that_does_not_stop_is_ended(run, request):
-    """By the id of the job; the audit has it. A job that does not run has no worker process."""
+    """The job's id identifies the process, and the audit has an entry.
+
+    A job that does not run has no worker process.
+    """
     with Firelock(f"memory://{request.node.name}") as app:
         noop = app.task(name="noop")(lambda: None)
         waiting, deaf = noop.using(priority=-1).enqueue(), noop.enqueue()

@@ -1,4 +1,4 @@
-"""`firelock top`: what it shows, its keys, and the terminal that it leaves as it was."""
+"""`firelock top`: its view, its keys, and the terminal that it restores."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.end_to_end.cli_run import Terminal, begin_session, claim, fail
 from tests.end_to_end.terminal import PseudoTerminal, plain
 
 TOP = [sys.executable, "-m", "firelock", "top", "--every", "0.5"]
-SHOWN, HIDDEN = "\x1b[?1049h", "\x1b[?1049l"  # the screen that a program has for itself
+SHOWN, HIDDEN = "\x1b[?1049h", "\x1b[?1049l"  # the alternate screen of a terminal
 
 
 def fill(app):
-    """One job waits in each of two queues, one runs on a server, one has failed."""
+    """Create one waiting job in each of two queues, a failed job and a running one; return the last two."""
     task = app.task(name="shop.notify", remote=True)(_notify)
     failed = task.using(queue="mail").enqueue(1)
     fail(app, message="no route\nto the host")
@@ -48,19 +48,19 @@ def app(request):
 
 @pytest.fixture
 def shared(tmp_path):
-    """An app on a file that a process can open, and its failed job."""
+    """An app with a database file that another process can open, and its failed job."""
     with Firelock(f"sqlite:///{tmp_path / 'jobs.db'}") as app:
         failed, _ = fill(app)
         yield app, failed
 
 
 def terminal(app, folder, *words):
-    """Start it in a terminal, on the app's storage."""
+    """Start `firelock top` in a terminal, on the app's storage."""
     return PseudoTerminal([*TOP, "--storage", app.storage.url, *words], folder=folder)
 
 
 def test_in_a_pipe_it_looks_once(run, app):
-    """Counts in a line, then queues, servers, what runs and what failed."""
+    """The output has the counts on one line, then queues, servers, running jobs and failures."""
     failed, running = fill(app)
 
     ran = run("top --storage", app.storage.url)
@@ -79,7 +79,7 @@ def test_in_a_pipe_it_looks_once(run, app):
 
 
 def test_what_awaits_is_said_to_be_of_several_kinds(run, app):
-    """A storage counts by state: what waits for a job, for a signal or in a batch is one number."""
+    """A storage counts by state, so jobs that wait for jobs, signals or batches are one number."""
     failed, _ = fill(app)
     app.jobs.get(failed.id).then(app.task(name="after")(lambda: None))
     with app.batch("import") as batch:
@@ -91,7 +91,7 @@ def test_what_awaits_is_said_to_be_of_several_kinds(run, app):
 
 
 def test_where_nothing_is_a_sentence_stands(run, app):
-    """For each list, also what to do for want of a server."""
+    """Each empty list is a sentence; without servers, it shows how to start one."""
     ran = run("top --once --storage", app.storage.url)
 
     assert "There is no queue yet." in ran.out
@@ -101,7 +101,7 @@ def test_where_nothing_is_a_sentence_stands(run, app):
 
 
 def test_json_has_all_that_was_seen(run, app):
-    """Names as in the code, instants in ISO 8601."""
+    """The names are those in the code, and times are in ISO 8601."""
     failed, running = fill(app)
     app.queues.pause("bulk", note="later", by="ann")
 
@@ -120,7 +120,10 @@ def test_json_has_all_that_was_seen(run, app):
 
 
 def test_a_queue_says_how_many_of_its_first_jobs_limits_hold(run, app):
-    """Beside a note; a job that waits for a worker ends the count, and a number in JSON is the same."""
+    """The number is shown next to the note; the first job without a blocking limit ends the count.
+
+    The JSON has the same number.
+    """
     limited = app.task(name="shop.charge", remote=True, limits=[Limit("tenant", concurrent=1)])(_notify)
     limited.using(queue="mail").enqueue(0)
     app.limits.set("tenant", concurrent=1)
@@ -137,7 +140,7 @@ def test_a_queue_says_how_many_of_its_first_jobs_limits_hold(run, app):
 
 
 def test_a_failed_batch_is_shown_by_its_name(run, app):
-    """In place of a task, which it has none of."""
+    """A batch has no task."""
     batch = flows.new_batch(app, "import")
     flows.add(app, batch)
     flows.end(app, *flows.claim(app), State.FAILED)
@@ -150,7 +153,7 @@ def test_a_failed_batch_is_shown_by_its_name(run, app):
 
 @pytest.mark.parametrize("every", ["0.1", "soon", "1e9", "nan"])
 def test_a_pause_between_looks_has_bounds(run, every):
-    """Half a second to an hour."""
+    """The pause is between half a second and an hour."""
     ran = run(f"top --every {every}")
 
     assert 2 == ran.code
@@ -158,7 +161,7 @@ def test_a_pause_between_looks_has_bounds(run, every):
 
 
 def test_keys_pause_a_queue_and_requeue_a_job(shared, tmp_path):
-    """By name of who did it, in the queue's note and in the job's history."""
+    """The user's name is in the queue's note and in the job's history."""
     app, failed = shared
     with terminal(app, tmp_path) as screen:
         screen.awaits("Failures")
@@ -182,7 +185,7 @@ def test_keys_pause_a_queue_and_requeue_a_job(shared, tmp_path):
 
 
 def test_what_changes_is_seen_without_a_key(shared, tmp_path):
-    """And a terminal that gets another size is filled anew."""
+    """After a resize, the view fills the terminal again."""
     app, failed = shared
     with terminal(app, tmp_path, "--read-only") as screen:
         seen = screen.awaits("ValueError: no route to the host")
@@ -198,7 +201,7 @@ def test_what_changes_is_seen_without_a_key(shared, tmp_path):
 
 @pytest.mark.parametrize("leave", ["q", "\x03", signal.SIGTERM, signal.SIGHUP])
 def test_the_terminal_is_left_as_it_was(shared, tmp_path, leave):
-    """Whichever way it ends: its own screen is gone, the cursor is there, keys are shown again."""
+    """However the program ends, the alternate screen is closed, and the cursor and the echo are restored."""
     app, _ = shared
     with terminal(app, tmp_path) as screen:
         screen.awaits("Failures")
@@ -217,7 +220,7 @@ def test_the_terminal_is_left_as_it_was(shared, tmp_path, leave):
 
 
 def test_a_shell_has_the_terminal_while_it_is_suspended(shared, tmp_path):
-    """Ctrl-Z gives it back as it was; continued, the view is there again."""
+    """Ctrl-Z restores the terminal, and after SIGCONT the view is shown again."""
     app, _ = shared
     with terminal(app, tmp_path) as screen:
         screen.awaits("Failures")
@@ -235,12 +238,12 @@ def test_a_shell_has_the_terminal_while_it_is_suspended(shared, tmp_path):
 
 
 def is_stopped(pid):
-    """Whether a signal has stopped the process."""
+    """Return whether a signal has stopped the process."""
     return os.waitpid(pid, os.WUNTRACED | os.WNOHANG)[0] == pid
 
 
 class ScriptedKeys:
-    """A keyboard at which each look is followed by a step: keys, or something that happens meanwhile."""
+    """A keyboard whose steps follow one per reading: keys to press, or a function to call."""
 
     is_there = True
 
@@ -249,11 +252,11 @@ class ScriptedKeys:
 
     @contextlib.contextmanager
     def open(self):
-        """Nothing is to be put right afterwards."""
+        """Yield without setting anything up."""
         yield
 
     def keys(self, _):
-        """The keys of the next step; of one that only happens, the space that looks at once."""
+        """Return the keys of the next step, or a space for a function, which reads again immediately."""
         step = next(self._steps, "q")
         if callable(step):
             step()
@@ -263,7 +266,7 @@ class ScriptedKeys:
 
 @pytest.fixture
 def pictures(monkeypatch):
-    """Return what an app's view shows at the end of these steps, on a terminal of so many lines."""
+    """Return a function that returns all pictures of an app's view during these steps."""
 
     def view(app, *steps, lines=30):
         monkeypatch.setenv("COLUMNS", "120")
@@ -276,7 +279,7 @@ def pictures(monkeypatch):
 
 
 def test_a_storage_that_goes_away_is_told_and_awaited(pictures):
-    """What was seen last stays, and the next look that succeeds takes its place."""
+    """The last values stay visible until the next successful reading."""
     storage = FailingStorage()
     with Firelock(storage) as app:
         fill(app)
@@ -290,7 +293,7 @@ def test_a_storage_that_goes_away_is_told_and_awaited(pictures):
 
 
 def test_lists_longer_than_the_room_move_with_the_choice(pictures, app):
-    """Their titles say which part is shown."""
+    """The titles of the lists state the visible part."""
     for number in range(30):
         app.queues.pause(f"q{number:02}")
 
@@ -313,12 +316,15 @@ def test_lists_longer_than_the_room_move_with_the_choice(pictures, app):
     ],
 )
 def test_lists_share_the_room(wanted, room, given):
-    """What one does not need, others have; each has two rows, whatever the room."""
+    """Rows that one list does not need go to the others; each list has at least two rows."""
     assert given == shares(wanted, room)
 
 
 def test_a_choice_follows_its_row():
-    """Rows move; where the chosen one is gone, that in its place is taken."""
+    """If rows move, the selection follows its row.
+
+    If the row was removed, the one in its place is selected.
+    """
     choice = Choice()
 
     first = choice.among(["a", "b", "c"])

@@ -1,4 +1,4 @@
-"""docs/django.md, walked from an empty folder by Django's own commands, with the files it shows."""
+"""docs/django.md, followed from an empty folder with Django's own commands and the files on the page."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ PASSWORD = "correct horse"
 
 @pytest.fixture(scope="module")
 def djangos(tmp_path_factory):
-    """The Djangos that are here, each with Firelock installed beside it."""
+    """The available versions of Django, each with Firelock installed."""
     return Djangos(tmp_path_factory.mktemp)
 
 
 @pytest.fixture(params=VERSIONS)
 def python(djangos, request):
-    """A Python with this Django and Firelock."""
+    """A Python with this version of Django and Firelock."""
     found = djangos.python(request.param)
     if found != sys.executable:
         subprocess.run(
@@ -50,7 +50,7 @@ def python(djangos, request):
 
 @attrs.frozen
 class Walk:
-    """The page's project in a folder."""
+    """The project from the page, in a folder."""
 
     folder: object
     python: str
@@ -65,7 +65,7 @@ class Walk:
 
     @contextlib.contextmanager
     def running(self, *words):
-        """A process of the project runs within the block, and ends in order."""
+        """Run a process of the project during the block, and stop it at the end."""
         process = subprocess.Popen(
             [self.python, "manage.py", *words], cwd=self.folder, env=without_settings({}),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -80,32 +80,32 @@ class Walk:
 
 
 def without_settings(more):
-    """The environment of somebody who has set nothing for Django or Firelock."""
+    """Return the environment without any settings for Django or Firelock."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO_", "FIRELOCK_"))}
     return {**own, **more}
 
 
 def files_of_page():
-    """Each file that the page shows, its first line the path; True where it stands at an end."""
+    """Yield each file on the page: its path from the first line, whether it is appended, and its text."""
     for block in python_blocks(PAGE.read_text(encoding="utf-8")):
         if found := re.match(r"# (\w+/\w+\.py)(, at its end)?\n", block.code):
             yield found[1], found[2] is not None, block.code
 
 
 def open_browser():
-    """Return something that keeps cookies and follows where it is sent."""
+    """Return an opener that keeps cookies and follows redirects."""
     return urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
 
 
 def read(browser, address, form=None):
-    """The page's text."""
+    """Return the final URL and the text of a page."""
     data = None if form is None else urllib.parse.urlencode(form).encode()
     with browser.open(urllib.request.Request(address, data, {"Referer": address}), timeout=DEADLINE) as page:
         return page.geturl(), page.read().decode()
 
 
 def log_in(browser, address):
-    """Follow an address to the login, log in there; return where that led, and the page."""
+    """Follow a URL to the login, and log in; return the URL after the login and its page."""
     login, form = read(browser, address)
     assert "/admin/login/" in login
     hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form))
@@ -113,7 +113,7 @@ def log_in(browser, address):
 
 
 def answered(browser, address):
-    """What the address answers; None as long as nobody listens."""
+    """Return the page at the URL, or None while no server listens."""
     try:
         return read(browser, address)[1]
     except urllib.error.HTTPError:
@@ -123,12 +123,12 @@ def answered(browser, address):
 
 
 def with_words(page, words):
-    """The page, once it has the words."""
+    """Return the page if it contains the words, or None."""
     return page if words in page else None
 
 
 def test_the_page_leads_from_an_empty_folder_to_a_job_on_the_dashboard(tmp_path, python):
-    """As a reader would: startproject, the page's files, migrate, two terminals, a browser."""
+    """The steps are those of a reader: startproject, the page's files, migrate, two terminals, a browser."""
     walk = Walk(tmp_path, python)
     walk.run("-m", "django", "startproject", "mysite", ".")
     walk.run("manage.py", "startapp", "shop")

@@ -1,4 +1,4 @@
-"""Programs as people save them: a server inside a script, whose jobs run in processes of their own."""
+"""Programs as users write them: a server inside a script, whose jobs run in their own processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.repository.docs.pages import ROOT, python_blocks
 DEADLINE = 90
 SETTINGS = {"FIRELOCK_POLL": "0.2", "FIRELOCK_SWEEP": "0.2"}
 
-# Every script of these tests counts its runs by this line, and gives up where it would run away.
+# Every script of these tests counts its runs with these lines, and exits if it starts itself repeatedly.
 COUNT = """
 import sys
 with open("runs", "a") as runs:
@@ -51,14 +51,14 @@ def mine() -> str:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with an app in a module of its own, `shop`."""
+    """A folder with an app in its own module, `shop`."""
     (tmp_path / "shop.py").write_text(APP)
     return tmp_path
 
 
 @pytest.fixture
 def run(folder):
-    """Runs a script of this text in the folder, to its end; what it printed and said."""
+    """Return a function that runs a script with this text in the folder to its end; it returns the output."""
 
     def run(text, *command, name="script.py"):
         path = folder / name
@@ -74,23 +74,23 @@ def run(folder):
 
 
 def assert_prints(ended, text):
-    """The script has ended in order, and printed this."""
+    """Assert that the script has ended with exit code 0 and printed this text."""
     assert (text, 0) == (ended.stdout, ended.returncode), ended.stderr
 
 
 def runs(folder):
-    """How often the script's top level has run."""
+    """Return how often the script's top level has run."""
     return len((folder / "runs").read_text())
 
 
 def stored(folder):
-    """The jobs in the folder's storage."""
+    """Return the jobs in the folder's storage."""
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         return app.jobs.find(limit=100).jobs
 
 
 def suspect(folder, name):
-    """A job of the task waits that was running in two processes when they died."""
+    """Enqueue a job of the task whose process has died twice; return its id."""
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         job = app.task(name=name)(lambda: None).enqueue()
         for session in ("first", "second"):
@@ -105,7 +105,7 @@ def suspect(folder, name):
 
 
 def test_a_job_s_process_imports_the_app_s_module_and_not_the_script(folder, run):
-    """A script that starts its server at the top level runs once, whatever process its jobs need."""
+    """A script that starts its server at the top level runs only once, whatever processes its jobs need."""
     ended = run(
         COUNT + "import os\nfrom shop import fire, apart\njob = apart.enqueue()\n"
         "with fire.server(workers=1):\n    print(job.result(timeout=60) != os.getpid())\n"
@@ -117,7 +117,7 @@ def test_a_job_s_process_imports_the_app_s_module_and_not_the_script(folder, run
 
 
 def test_a_suspect_s_process_imports_the_app_s_module_and_not_the_script(folder, run):
-    """A job that runs alone after two crashes is found by the same rule."""
+    """A job that runs alone after two crashes is found in the same way."""
     job = suspect(folder, "shop.beside")
 
     ended = run(
@@ -130,7 +130,7 @@ def test_a_suspect_s_process_imports_the_app_s_module_and_not_the_script(folder,
 
 
 def test_a_job_s_process_knows_the_tasks_of_modules_that_the_app_does_not_import(folder, run):
-    """Whatever module a task was registered in, its job finds it there."""
+    """The job's process imports the module in which its task is registered."""
     (folder / "mail.py").write_text("from shop import fire\n" + TASK_OF_THE_SCRIPT)
 
     ended = run(
@@ -142,7 +142,7 @@ def test_a_job_s_process_knows_the_tasks_of_modules_that_the_app_does_not_import
 
 
 def test_a_job_s_process_finds_modules_where_the_server_does(folder, run):
-    """Beside the script, say, which was started from another folder."""
+    """For example, the process finds modules next to the script if it was started from another folder."""
     (folder / "parts").mkdir()
     (folder / "parts" / "elsewhere.py").write_text(APP)
 
@@ -156,7 +156,11 @@ def test_a_job_s_process_finds_modules_where_the_server_does(folder, run):
 
 
 def test_an_app_is_found_where_it_was_made(folder, run):
-    """A module that only imports it may be no good for another process: it starts the server, say."""
+    """The app is found in the module that creates it, not in one that imports it.
+
+    A module that only imports it may not be suitable for another process, for example if it starts the
+    server.
+    """
     (folder / "web.py").write_text("from shop import fire\nserver = fire.server(workers=1).start()\n")
 
     ended = run(
@@ -171,7 +175,7 @@ def test_an_app_is_found_where_it_was_made(folder, run):
 
 
 def test_jobs_in_a_row_share_one_process(run):
-    """An idle one is used again, by whichever worker comes next."""
+    """An idle process is used again, by any worker."""
     ended = run(
         "from shop import fire, apart\nwith fire.server(workers=6):\n"
         "    print(len({apart.enqueue().result(timeout=60) for _ in range(6)}))\n"
@@ -212,7 +216,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("word", ["", "fork"])
 def test_a_job_s_process_ends_with_its_server(folder, word):
-    """As does all that it started, where the kernel does not see to it or a copy of the server is left."""
+    """All processes that the job started end too.
+
+    This holds without the help of the kernel, and if a fork of the server is left.
+    """
     (folder / "shop.py").write_text(APP + OUTLIVING)
     (folder / "script.py").write_text("import sys\n" + SERVING)
     server = subprocess.Popen(
@@ -247,7 +254,10 @@ GUARDED = (
 
 @pytest.mark.parametrize("command", [["script.py"], ["-m", "script"]])
 def test_a_script_that_guards_its_top_level_serves_its_own_tasks(folder, run, command):
-    """Its processes import the file: that is said, and nothing below the guard runs there."""
+    """The processes of its jobs import the file.
+
+    A log line reports this, and the code below the guard does not run there.
+    """
     ended = run(GUARDED, *command)
 
     assert_prints(ended, "True\n")
@@ -256,7 +266,7 @@ def test_a_script_that_guards_its_top_level_serves_its_own_tasks(folder, run, co
 
 
 def test_a_program_of_a_package_serves_its_own_tasks(folder, run):
-    """`python -m package.program` is found by its name, as a file it could not import its neighbours."""
+    """`python -m package.program` is imported by name; as a plain file it could not import its neighbours."""
     (folder / "parts").mkdir()
     (folder / "parts" / "__init__.py").touch()
     (folder / "parts" / "words.py").write_text("greeting = 'hello'\n")
@@ -268,7 +278,10 @@ def test_a_program_of_a_package_serves_its_own_tasks(folder, run):
 
 
 def test_a_script_without_a_guard_makes_no_jobs_and_no_server_in_a_job_s_process(folder, run):
-    """Its first job fails with one sentence on what to do; its top level has run a second time, once."""
+    """The script's first job fails with an error that explains the fix.
+
+    Its top level has run a second time, but only once.
+    """
     ended = run(
         COUNT + APP + "job = apart.enqueue()\nwith fire.server(workers=1):\n"
         "    try:\n        job.result(timeout=60)\n    except Exception as error:\n        print(error)\n"
@@ -283,7 +296,7 @@ def test_a_script_without_a_guard_makes_no_jobs_and_no_server_in_a_job_s_process
 
 
 def test_a_server_is_refused_in_a_job_s_process(folder, run):
-    """At the top level of what it imports, and in the job itself."""
+    """The error occurs at the top level of an imported module, and in the job itself."""
     text = APP + "@fire.task(executor='process', retry=Retry.never())\ndef serve():\n    fire.server()\n"
 
     ended = run(
@@ -305,7 +318,7 @@ def test_a_server_is_refused_in_a_job_s_process(folder, run):
 
 
 def test_a_task_of_a_script_runs_apart_although_the_app_stands_elsewhere(folder, run):
-    """The script is imported for its own tasks alone, and it is said; others' jobs never see it."""
+    """The script is imported only for its own tasks, which a log line reports, and not for other jobs."""
     ended = run(
         COUNT + "import os\nfrom shop import fire, apart\n" + TASK_OF_THE_SCRIPT
         + "if __name__ == '__main__':\n    with fire.server(workers=1):\n"
@@ -321,7 +334,7 @@ def test_a_task_of_a_script_runs_apart_although_the_app_stands_elsewhere(folder,
 
 @pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])
 def test_a_job_is_refused_while_a_command_imports_the_app(folder, run, words):
-    """Every process of the server, and every command, would create it again."""
+    """Every process of the server, and every command, would create the job again."""
     ended = run(APP + "apart.enqueue()\n", "-m", "firelock", *words)
 
     assert ("", 2) == (ended.stdout, ended.returncode)
@@ -333,7 +346,7 @@ def test_a_job_is_refused_while_a_command_imports_the_app(folder, run, words):
 
 @pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])
 def test_a_server_is_refused_while_a_command_imports_the_app(folder, run, words):
-    """The command has not come for another server beside it, nor to run jobs while it lists them."""
+    """The command needs no other server next to it, and must not run jobs while it lists them."""
     ended = run(APP + "with fire.server(workers=1):\n    print('served')\n", "-m", "firelock", *words)
 
     assert ("", 2) == (ended.stdout, ended.returncode)
@@ -343,7 +356,10 @@ def test_a_server_is_refused_while_a_command_imports_the_app(folder, run, words)
 
 @pytest.mark.parametrize(("blocks", "tasks"), [(1, 1), (2, 3)])
 def test_the_examples_of_the_readme_may_be_saved_as_one_file(folder, run, blocks, tasks):
-    """The first, and what is added to it: a program makes its jobs, a server that imports it makes none."""
+    """The README's first example works alone, and with the second one added.
+
+    Running the program creates its jobs; a server that imports it creates none.
+    """
     examples = python_blocks((ROOT / "README.md").read_text("utf-8"))[:blocks]
     ended = run("\n".join(example.code for example in examples), "app.py", name="app.py")
     made = stored(folder)

@@ -1,5 +1,5 @@
-"""Faults on purpose: real processes, real signals, and a ledger of our own that says what really happened.
+"""Deliberate faults: real processes, real signals, and a ledger, independent of Firelock, of what happened.
 
-`python -m tests.faults` lists the scenarios; `python -m tests.faults kill-servers --storage URL` runs one and
+`python -m tests.faults` lists the scenarios. `python -m tests.faults kill-servers --storage URL` runs one and
 prints its figures. The short forms run with the tests.
 """

@@ -14,7 +14,7 @@ from tests.faults.storages import is_played_on, opened
 
 
 def main():
-    """Play one scenario and print its figures; without a name, list them."""
+    """Play one scenario and print its figures; without a name, list the scenarios."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("name", nargs="?", choices=sorted(SCENARIOS))
     parser.add_argument(

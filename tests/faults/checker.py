@@ -1,4 +1,4 @@
-"""Joins the ledger with the storage: what was lost, stuck or repeated, and whether repeats have causes."""
+"""Compares the ledger with the storage: lost, stuck and repeated jobs, and whether repeats have causes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from firelock.model.lifecycle import ALLOWED
 from firelock.model.state import FINAL_STATES, State
 
 _PAGE = 500
-_DYING = 0.005  # seconds that a killed process may still be seen to act
+_DYING = 0.005  # seconds in which a killed process may still act
 
 
 @attrs.frozen
 class Recovery:
-    """A run that a kill interrupted: which job's, and the seconds until the job started again."""
+    """A run that a kill interrupted: its job, and the seconds until the job started again."""
 
     job: str
     seconds: float
@@ -27,25 +27,23 @@ class Report:
     """The figures of one scenario."""
 
     jobs: int
-    lost: int  # acknowledged and not stored, or never run though succeeded
+    lost: int  # acknowledged but not stored, or succeeded without a run
     stuck: int  # not ended
     failed: int
-    repeats: int  # starts beyond a job's first
+    repeats: int  # starts of a job after its first one
     unexplained: int  # repeats after a run whose process was neither killed nor frozen
     kills: int
-    illegal: int  # histories that follow no legal path
+    illegal: int  # histories with a step that is not allowed
     recoveries: tuple[Recovery, ...]
-    unwritten: tuple[
-        float, ...
-    ]  # how old the ends were that a kill took before they were written, in seconds
+    unwritten: tuple[float, ...]  # the ages in seconds of ends that a kill prevented from being written
 
     @property
     def recovery(self):
-        """Return how long each interrupted job took to run again."""
+        """Return the seconds until each interrupted job ran again."""
         return [one.seconds for one in self.recoveries]
 
     def lines(self):
-        """Return the figures for people."""
+        """Return the figures as lines of text."""
         p50, p99, most = quantiles(self.recovery)
         shown = (
             f"p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s of {len(self.recovery)}"
@@ -63,17 +61,17 @@ class Report:
 
     @property
     def brief(self):
-        """What matters, in one line."""
+        """The main figures in one line."""
         return (
             f"jobs {self.jobs}, lost {self.lost}, stuck {self.stuck}, "
             f"repeats {self.repeats}, unexplained {self.unexplained}"
         )
 
     def assert_well(self, *, repeats="explained", loses=False):
-        """No job is lost, stuck or failed, and each repeat has a cause.
+        """Assert that no job is lost, stuck or failed, and that each repeat has a cause.
 
-        With repeats="none" there is none; with "any" a cause is not asked for. A storage that `loses` what it
-        was told may forget jobs and steps of their histories.
+        With repeats="none", there must not be any repeat. With repeats="any", no cause is required. A storage
+        that `loses` acknowledged data may lose jobs and steps of their histories.
         """
         assert loses or self.lost == self.illegal == 0, self.lines()
         assert repeats == "any" or self.unexplained == 0, self.lines()
@@ -82,7 +80,7 @@ class Report:
 
 
 def quantiles(spans):
-    """Return median, 99th percentile and maximum; zeros of nothing."""
+    """Return the median, 99th percentile and maximum; zeros if there are no values."""
     if not spans:
         return 0.0, 0.0, 0.0
     ordered = sorted(spans)
@@ -120,7 +118,7 @@ def check(app, acknowledged, events):
 
 
 def _deaths(events):
-    """Return by process from when until when each death or freeze took."""
+    """Return the start and end of each death or freeze, by process."""
     killed, gone = _noted(events, "kill"), _noted(events, "gone")
     deaths = defaultdict(list)
     for pid, instants in _noted(events, "freeze").items():
@@ -131,24 +129,25 @@ def _deaths(events):
 
 
 def _is_explained(before, after, deaths):
-    """Tell whether the run's process, or the child that had it run apart, died or froze between two starts.
+    """Return whether a run's process, or its parent process, died or froze between two starts.
 
-    A process of its own may have ended in order, with its job's end still on the way through the child. While
-    a process dies it may still act, and others may run its jobs already.
+    The parent of a job process is a worker process. The job process may have ended normally while the worker
+    process still had to store the end of the job. A dying process may still act while other processes already
+    run its jobs.
     """
     spans = [*deaths.get(before.pid, ()), *deaths.get(before.parent, ())]
     return any(begun <= after.at and before.at - _DYING <= over for begun, over in spans)
 
 
 def stored(storage, ids):
-    """Return the jobs as they are stored, in order; None where one is not."""
+    """Return the stored jobs in order, with None for a missing job."""
     ids = list(ids)
     pages = (storage.get(ids[start : start + _PAGE]) for start in range(0, len(ids), _PAGE))
     return [record for page in pages for record in page]
 
 
 def late_ends(events):
-    """Return the ends of runs whose job had been claimed anew before."""
+    """Return the ends of runs whose job had been claimed again before."""
     newest, late = {}, []
     for event in events:
         if event.what == "start":
@@ -159,9 +158,10 @@ def late_ends(events):
 
 
 def _noted(events, *whats):
-    """Return when such events befell each process; the note of one lists the process ids.
+    """Return the times of these events by process; the note of an event contains the process ids.
 
-    Who dies with another may act a while after it: "gone" says that this is over.
+    A process that dies with another one may act for some time after the event. "gone" marks the end of this
+    time.
     """
     noted = defaultdict(list)
     for event in events:
@@ -172,9 +172,9 @@ def _noted(events, *whats):
 
 
 def _cut_off(events, starts, killed):
-    """Yield for each repeat: when the run before it ended, when its process died, and when the next began.
+    """Yield for each repeat the end of the earlier run, the death of its process, and the next start.
 
-    The end, or the deaths behind it, may not be there.
+    The end of the run and the death may be missing.
     """
     ended = {(event.job, event.pid, event.fence): event.at for event in events if event.what == "end"}
     for before, after in (pair for runs in starts.values() for pair in pairwise(runs)):
@@ -186,12 +186,12 @@ def _cut_off(events, starts, killed):
 
 
 def is_legal(app, job_id):
-    """Tell whether each step of a job's history may follow the one before."""
+    """Return whether each step of a job's history may follow the one before."""
     return is_legal_history(app.storage.history(job_id).entries)
 
 
 def is_legal_history(history):
-    """Tell whether each step may follow the one before; a claim leaves no entry of its own."""
+    """Return whether each step may follow the one before; a claim has no entry of its own."""
     for before, after in pairwise(history):
         via_claim = before.state is State.ENQUEUED and after.state in ALLOWED[State.PROCESSING]
         if after.state not in ALLOWED[before.state] and not via_claim and not after.elided:

@@ -1,4 +1,4 @@
-"""The databases and servers that the tests of single faults run on."""
+"""The databases and servers for the tests of single faults."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A process that dies at the n-th call of a storage's verb, before or after its effect, and what is left.
+"""A process that dies at the n-th call of a storage's method, before or after its effect.
 
-A small program is played once to count its calls, then once a point with a death there, each time followed
-by a clean server that finishes what is left. Each run is a fork of this process, which never opens the
-storage itself.
+The tests check the consequences. A small program runs once to count its calls, and then once per point at
+which it dies. After each death, a clean server completes the remaining work. Each run is a fork of this
+process, which never opens the storage itself.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _RECURRING = "each second"
 
 @attrs.frozen
 class Point:
-    """Where to die."""
+    """The point at which a process dies."""
 
     verb: str
-    number: int  # of the verb's calls, from 1
-    is_after: bool  # the storage has done it, the caller never learns
+    number: int  # the number of the method's call, from 1
+    is_after: bool  # the storage has done it, but the caller gets no reply
 
 
 class CrashingStorage(FaultyStorage):
-    """Counts each verb's calls, and ends the process at one of them."""
+    """A storage that counts each method's calls, and ends the process at one of them."""
 
     def __init__(self, inside, point):
         super().__init__(inside)
@@ -54,7 +54,7 @@ class CrashingStorage(FaultyStorage):
         self._counting = threading.Lock()
 
     def pass_on(self, verb, *args, **kwargs):
-        """Do as the storage inside does, up to the point."""
+        """Call the wrapped storage, and end the process at the point."""
         with self._counting:
             self.calls[verb] += 1
             here = Point(verb, self.calls[verb], is_after=False)
@@ -70,7 +70,7 @@ class CrashingStorage(FaultyStorage):
 
 
 class App:
-    """An app with a task for each way through."""
+    """An app with a task for each path through the code."""
 
     def __init__(self, storage, folder):
         self.fire = fire = Firelock(storage, settings=_SETTINGS)
@@ -88,7 +88,7 @@ class App:
         self.plain, self.flaky = plain, flaky
 
     def acknowledge(self, *jobs):
-        """The jobs' clients know that they are stored."""
+        """Record that the clients of the jobs know that they are stored."""
         for job in jobs:
             self.ledger.write("acknowledged", job=job.id)
 
@@ -103,7 +103,7 @@ class App:
 
 
 def play(url, folder, point):
-    """Enqueue, schedule, continue, delete and recur; serve until all has ended; write the calls it took."""
+    """Enqueue, schedule, continue, delete and recur; serve until all jobs have ended; write call counts."""
     storage = CrashingStorage(open_storage(url), point)
     app = App(storage, folder)
     app.plain.recur(_RECURRING, Every(timedelta(seconds=1)))
@@ -122,7 +122,7 @@ def play(url, folder, point):
 
 
 def recover(url, folder):
-    """A clean server has finished what was left; what is wrong all the same is written to a file."""
+    """Complete the remaining work with a clean server, and write the errors that are left to a file."""
     app = App(url, folder)
     ids = app.acknowledged()
     with app.fire.server(workers=2):
@@ -155,7 +155,7 @@ def _wrong_instants(runs):
     return [f"{gap / 1e6:g} s between two recurring instants" for gap in gaps if gap != 1_000_000]
 
 
-# ---- one run after the other -----------------------------------------------------------------------------
+# ---- one run after another -------------------------------------------------------------------------------
 
 
 def _clear(url):
@@ -165,7 +165,7 @@ def _clear(url):
 
 
 def _points(calls, most, depth):
-    """Return points for each verb's first calls, evenly chosen where there are too many."""
+    """Return points for the first calls of each method, evenly selected if there are too many."""
     every = [
         Point(verb, number, is_after)
         for verb, count in sorted(calls.items())
@@ -177,7 +177,7 @@ def _points(calls, most, depth):
 
 
 def _try(url, folder, point):
-    """Return the exit code of the program and what was wrong afterwards."""
+    """Return the exit code of the program and the errors that were left."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     assert in_fork(lambda: _clear(url)) == 0
@@ -188,7 +188,7 @@ def _try(url, folder, point):
 
 
 def main(url, folder, most, depth):
-    """Return for each point: it, the exit code of the program there, what was wrong afterwards."""
+    """Return for each point the point, the exit code of the program, and the errors that were left."""
     tried = [(None, *_try(url, folder, None))]
     calls = json.loads((folder / "calls").read_text())
     return tried + [

@@ -1,6 +1,6 @@
-"""Many writers of one SQLite file: killed within their writes, or kept waiting by strangers.
+"""Many writers of one SQLite file: killed while they write, or delayed by other programs.
 
-Its processes are forks of one that keeps no connection open.
+The processes are forks of one process that keeps no connection open.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
 _KILLS_A_FILE = 25
-_PATIENCE = 60.0  # seconds that the stranger may wait for the file
+_PATIENCE = 60.0  # seconds that the other program may wait for the file
 
 
 def _file_of(url):
     return Path(url.removeprefix("sqlite:///").partition("?")[0])
 
 
-# ---- writers that are killed -----------------------------------------------------------------------------
+# ---- killed writers --------------------------------------------------------------------------------------
 
 
 def write_for_ever(url, folder, seed):
-    """Insert, claim and settle in chunks; the ledger says before and after each what the storage said."""
+    """Insert, claim and settle in chunks; the ledger has an event before and after each call."""
     chance, ledger, storage = random.Random(seed), Ledger(folder), open_storage(url)
     session = f"session-{os.getpid()}"
     storage.begin_session(NewSession(session, "server", "server", "host", os.getpid(), 0, 3600))
@@ -61,7 +61,7 @@ def _job(storage):
 
 
 def kill_writers(url, folder, kills):
-    """Return the figures of so many writers killed within a write, on a new file now and then."""
+    """Return the figures of a number of writers killed while writing, with a new file from time to time."""
     chance, path = random.Random(36), _file_of(url)
     damaged = within = acknowledged = 0
     lost = []
@@ -90,7 +90,7 @@ def _remove(path, folder):
 
 
 def _is_whole(path):
-    """Tell whether SQLite finds no damage and the counts are those of the jobs."""
+    """Return whether SQLite finds no damage and the stored counts equal those of the jobs."""
     with closing(sqlite3.connect(path)) as connection:
         answer = connection.execute("PRAGMA integrity_check").fetchone()[0]
         by_state = dict(connection.execute("SELECT state, count(*) FROM firelock_jobs GROUP BY state"))
@@ -99,7 +99,7 @@ def _is_whole(path):
 
 
 def _compare(path, folder):
-    """Return how many jobs were acknowledged, and those whose insert or end is not there."""
+    """Return the number of acknowledged jobs, and the ids of those whose insert or end is missing."""
     with closing(sqlite3.connect(path)) as connection:
         states = dict(connection.execute("SELECT id, state FROM firelock_jobs"))
     inserted, settled = list(_noted(folder, "inserted")), list(_noted(folder, "settled"))
@@ -113,13 +113,14 @@ def _noted(folder, what):
             yield from event.note.split(",")
 
 
-# ---- writers that have to wait ---------------------------------------------------------------------------
+# ---- delayed writers -------------------------------------------------------------------------------------
 
 
 def enqueue_for(url, folder, seconds):
-    """Enqueue one job after the other; write how long each took, in seconds, and what went wrong.
+    """Enqueue one job after another; write the duration of each call in seconds, and the errors.
 
-    It goes on until the stranger has held the file and let go, however late a busy machine lets it begin.
+    It continues until the other program has locked and released the file, however late that happens on a busy
+    machine.
     """
     fire = Firelock(url)
 
@@ -140,7 +141,7 @@ def enqueue_for(url, folder, seconds):
 
 
 def hold_the_file(path, folder, wait, hold):
-    """A stranger writes into the same file and takes its time."""
+    """Write to the same file as another program, in a long transaction."""
     time.sleep(wait)
     with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS strangers (at REAL)")
@@ -153,7 +154,7 @@ def hold_the_file(path, folder, wait, hold):
 
 
 def read_for(path, seconds):
-    """A reader keeps its snapshot, so that the write-ahead log cannot be emptied behind it."""
+    """Keep a reading transaction open, so that the write-ahead log cannot be reset."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM firelock_jobs").fetchone()
@@ -162,7 +163,7 @@ def read_for(path, seconds):
 
 
 def crowd(url, folder, clients, seconds):
-    """Return what so many clients met beside a long reader and a stranger who holds the file for a third."""
+    """Return the figures of clients next to a long reader and a program that locks the file for some time."""
     path = _file_of(url)
     storage = open_storage(url)
     storage.migrate()
@@ -203,5 +204,5 @@ def _waits(folder):
 
 
 def main(url, folder, kind, number, seconds):
-    """Return the figures of one of the two."""
+    """Return the figures of one of the two variants."""
     return kill_writers(url, folder, number) if kind == "kill" else crowd(url, folder, number, seconds)

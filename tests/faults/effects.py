@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-TABLE = "CREATE TABLE effects (job VARCHAR(64) NOT NULL, fence BIGINT NOT NULL)"  # a second row is let in
+TABLE = "CREATE TABLE effects (job VARCHAR(64) NOT NULL, fence BIGINT NOT NULL)"  # a second row is possible
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 
 
 def database(url, pool=NullPool):
-    """Return the user's own engine in the database of the jobs; it keeps no connection unless asked to."""
+    """Return a user's engine for the database of the jobs; by default it keeps no connection."""
     made = make_url(url)
     driver = _DRIVERS.get(made.drivername, made.drivername)
-    # A pooler may know no prepared statements.
+    # A pooler might not support prepared statements.
     arguments = {"prepare_threshold": None} if driver.endswith("+psycopg") else {}
     return create_engine(made.set(drivername=driver, query={}), poolclass=pool, connect_args=arguments)
 
 
 def effects(url):
-    """Return the job of each effect."""
+    """Return the job id of each effect."""
     with database(url).connect() as connection:
         return [job for (job,) in connection.execute(text("SELECT job FROM effects"))]

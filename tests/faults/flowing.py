@@ -1,7 +1,7 @@
-"""Clients of flows that die: who fills a batch, who cancels one, who sends a signal. Each is a fork.
+"""Clients of flows that die: while filling a batch, cancelling one, or sending a signal. Each is a fork.
 
-The process that forks them keeps no storage open. A client that was to die within a call and did not is no
-death: another one is tried.
+The process that forks them keeps no storage open. If a client that was to die within a call survives, this
+does not count, and another client is tried.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.points import Points
 
-CHUNK = 10  # members that these clients store at once
+CHUNK = 10  # members that these clients store at a time
 MEMBERS = 40
 HOLD = timedelta(seconds=3)
-OVER = "over"  # a file in the ledger: no client is started any more
-_AT_ONCE = 5  # clients
-_TRIES = 200  # of a point that is to be died at once
+OVER = "over"  # a file in the ledger that stops the start of further clients
+_AT_ONCE = 5  # concurrent clients
+_TRIES = 200  # attempts at one point
 _SWEPT = 5  # members that one call sweeps
 
 CHUNKS = tuple(f"chunk {number}" for number in range(1, 6))
-_WHENS = ("behind", "within", "before")  # of these by turns
+_WHENS = ("behind", "within", "before")  # used in turn
 LET_GO = ("let-go:within", "let-go:behind")
 SWEEPS = ("sweep:within", "sweep:behind")
 SENDS = ("send:within", "send:behind")
@@ -38,7 +38,7 @@ POINTS = (*CHUNKS, *LET_GO, *SWEEPS, *SENDS)
 
 
 def stubs(fire):
-    """Return stubs of the tasks by name: their code is in `apps.flows`."""
+    """Return stubs of the tasks by name; their code is in `apps.flows`."""
 
     def member(batch: str, seconds: float, fails: bool) -> int: ...
 
@@ -57,7 +57,7 @@ def stubs(fire):
 
 
 class Dying(Points):
-    """A point at the n-th of its calls; without a number at any of them."""
+    """A point at the n-th of its calls, or at any of them if there is no number."""
 
     def __init__(self, folder, point, number=None):
         super().__init__(folder, point)
@@ -71,7 +71,7 @@ class Dying(Points):
 
 
 def fill(url, folder, point, number):
-    """Fill a batch chunk by chunk; the ledger says which, and whether it was filled."""
+    """Fill a batch in chunks; the ledger contains its id, and whether it was filled."""
     with Firelock(url) as fire:
         tasks, ledger = stubs(fire), Ledger(folder)
         firelock.flows.batch_builder.CHUNK = CHUNK
@@ -103,14 +103,14 @@ def sweep(url, folder, point):
 
 
 def send(url, folder, point, job_id, payload):
-    """Send a decision, and die of it."""
+    """Send a decision and die at the point."""
     with Firelock(url) as fire:
         Dying(folder, point).watch(fire.storage)
         fire.signal("decision", int).send(job_id, payload, author="sender")
 
 
 def send_again(url, folder, job_id, payload):
-    """Send what somebody may have sent, then another decision; the ledger says what came of it."""
+    """Send a decision that may have been sent already, then another one; the ledger contains the results."""
     with Firelock(url) as fire:
         decision, ledger = fire.signal("decision", int), Ledger(folder)
         is_first = decision.send(job_id, payload, author="sender")
@@ -127,7 +127,7 @@ def _is_sent(decision, job_id, payload):
 
 
 def make_waiter(url, folder):
-    """There is a job that waits for a decision; the ledger says which."""
+    """Enqueue a job that waits for a decision; the ledger contains its id."""
     with Firelock(url) as fire:
         Ledger(folder).write("waiter", job=stubs(fire)["waiter"].enqueue().id)
 
@@ -137,9 +137,9 @@ def _forked(work, *arguments):
 
 
 def _tried(url, folder, point, number, *, is_first):
-    """Return how a client ended that was to die at the point.
+    """Return the exit code of a client that was to die at the point.
 
-    A filler that would not die within its chunk is followed by one that dies behind it.
+    If a filler does not die within its chunk, the next one dies after it.
     """
     if point in CHUNKS:
         chunk, when = int(point.split()[1]), _WHENS[number % len(_WHENS)] if is_first else "behind"
@@ -158,7 +158,7 @@ def _tried(url, folder, point, number, *, is_first):
 
 
 def _play(url, ledger, points, rounds, path):
-    """So many clients have died at each point; how many were tried at each stands in the file."""
+    """Start clients until enough of them have died at each point; write the numbers of attempts to a file."""
     tried = Counter()
     for number in range(rounds):
         for point in points:
@@ -172,7 +172,7 @@ def _play(url, ledger, points, rounds, path):
 
 
 def main(url, folder, points, rounds):
-    """Play the points, some of them at once; return how many clients were tried at each."""
+    """Play the points, several of them concurrently; return the number of clients tried at each."""
     ledger, players = Path(os.environ["FAULTS_LEDGER"]), {}
     for number in range(_AT_ONCE):
         path, share = folder / f"tried-{number}", points[number::_AT_ONCE]

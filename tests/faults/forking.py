@@ -1,4 +1,4 @@
-"""Processes by fork, for programs that start hundreds of them: starting Python anew would take most of it."""
+"""Processes started by fork, for programs with hundreds of them, because starting Python takes longer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import traceback
 
 
 def start_fork(work):
-    """Return the id of a process that does the work and exits with 0, or with 1 where it raises."""
+    """Return the id of a process that does the work and exits with 0, or with 1 if it raises."""
     pid = os.fork()
     if pid:
         return pid
@@ -16,7 +16,7 @@ def start_fork(work):
     try:
         work()
         code = 0
-    except BaseException:  # noqa: BLE001 - whatever it is, it is told and ends this process
+    except BaseException:  # noqa: BLE001 - the error is printed and ends this process
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -24,10 +24,10 @@ def start_fork(work):
 
 
 def end_of(pid):
-    """Return how the process ended: its exit code, or the negative signal."""
+    """Return the exit code of the process, or the negative signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def in_fork(work):
-    """Return how a process ended that did the work."""
+    """Return the exit code of a process that did the work."""
     return end_of(start_fork(work))

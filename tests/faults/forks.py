@@ -29,7 +29,7 @@ def double(number: int) -> int:
 
 
 def use(number):
-    """Enqueue one by one and many at once, await, lock, and get results; return how many jobs there were."""
+    """Enqueue single and many jobs, await, lock, and get results; return the number of jobs."""
     handles = [double.enqueue(one) for one in range(count)]
     handles += double.enqueue_many([(one,) for one in range(count)])
     handles += asyncio.run(_await_many())
@@ -46,23 +46,23 @@ async def _await_many():
 
 
 def inherited():
-    """Return what this process has open of the storage before it has used it: its parent's, then."""
+    """Return the storage's open files that this process has inherited, before it uses the storage."""
     links = []
     for path in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the one by which the folder was read
+        with suppress(OSError):  # the descriptor used to read the folder
             links.append(str(path.readlink()))
     return [link for link in links if link.startswith(url.removeprefix("sqlite:///"))]
 
 
 def in_child(number):
-    """Say what was inherited, and use everything."""
+    """Record the inherited files, and use all features."""
     ledger.write("inherited", note=json.dumps(inherited()))
     use(number)
     fire.close()
 
 
 def enqueue_until(is_over):
-    """One of the threads that are in the middle of something at each fork."""
+    """Enqueue until the end, as a thread that is busy at each fork."""
     number = 0
     while not is_over():
         ledger.write("acknowledged", job=double.enqueue(number).id)
@@ -70,7 +70,7 @@ def enqueue_until(is_over):
 
 
 def await_end(pid, within):
-    """Return the exit code of a child, 99 where it hangs."""
+    """Return the exit code of a child process, or 99 if it hangs."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -83,9 +83,9 @@ def await_end(pid, within):
 
 
 def main(*_):
-    """Fork by hand and by multiprocessing, with threads and a server at work; then go on as before.
+    """Fork with os.fork and multiprocessing while threads and a server work; then continue as before.
 
-    Return how each fork by hand ended: with 0 where it could work on its own.
+    Return the exit code of each fork; 0 means that it could work independently.
     """
     over = threading.Event()
     threads = [threading.Thread(target=enqueue_until, args=(over.is_set,)) for _ in range(3)]

@@ -1,7 +1,7 @@
-"""What happened, written by those it happened to: a file a process, a line an event, never read by Firelock.
+"""The ledger: events, written by the processes they happened to, one file per process and one line per event.
 
-A line is appended by one `write` to a file opened with O_APPEND, so a process may die at any instant and
-leaves whole lines behind.
+Firelock never reads it. A line is appended by one `write` to a file opened with O_APPEND, so only whole lines
+remain when a process dies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 
 @attrs.frozen
 class Event:
-    """One line: what, when (monotonic, one host's processes share it), by which process, and the rest."""
+    """An event: its kind, its time (monotonic, comparable on one host), its process, and details."""
 
     what: str
     at: float
@@ -24,20 +24,20 @@ class Event:
     attempt: int = 0
     fence: int = 0
     note: str = ""
-    parent: int = 0  # the process that started this one: a child, where a job runs in a process of its own
+    parent: int = 0  # the process that started this one; for a job process, its worker process
 
 
 class Ledger:
-    """Appends this process's events to its own file in a folder."""
+    """Appends the events of this process to its own file in a folder."""
 
     def __init__(self, folder):
         self._folder = folder
-        self._opened = (0, -1)  # by which process, and as which file
+        self._opened = (0, -1)  # the process that opened it, and the file descriptor
 
     def write(self, what, *, job="", attempt=0, fence=0, note="", at=None):
-        """The event, of now unless an instant is given, is in the file before this returns."""
+        """Write an event, with the current time unless one is given; it is in the file on return."""
         pid = os.getpid()
-        if self._opened[0] != pid:  # replaced as a whole, since several threads may come here at once
+        if self._opened[0] != pid:  # one assignment, as several threads may be here
             path = self._folder / f"{pid}.jsonl"
             self._opened = pid, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         line = json.dumps(
@@ -47,7 +47,7 @@ class Ledger:
 
 
 def read_ledger(folder):
-    """Return every event of every process, in order of time."""
+    """Return all events of all processes, ordered by time."""
     return sorted(_events(folder), key=lambda event: event.at)
 
 
@@ -58,7 +58,7 @@ def _events(folder):
 
 
 class Tail:
-    """What is written from now on, read once: a whole ledger takes the longer the longer a scenario runs."""
+    """The events from now on, each read once, because reading the whole ledger takes ever longer."""
 
     def __init__(self, folder):
         self._folder = folder
@@ -66,7 +66,7 @@ class Tail:
         self._started = set()
 
     def has_started(self, job_id):
-        """Tell whether a run of the job has started since."""
+        """Return whether a run of the job has started since."""
         for path in self._folder.glob("*.jsonl"):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))

@@ -13,11 +13,11 @@ from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
-_MOMENT_SECONDS = 0.4  # and a holder that goes on then is still within the bound of the next one's wait
+_MOMENT_SECONDS = 0.4  # a holder that continues after this is still within the bound of the next one's wait
 
 
 def contend(url, folder, ttl, seed):
-    """Take the lock, hold it a while, write under it unless it is lost, again and again until told to end."""
+    """Repeatedly take the lock, hold it for a while, and write unless it is lost, until told to end."""
     chance, ledger, fire = random.Random(seed), Ledger(folder), Firelock(url)
     while not (folder / "over").exists():
         try:
@@ -31,17 +31,17 @@ def contend(url, folder, ttl, seed):
 
 
 def holder(folder):
-    """Return the entry of who holds the lock now, None where nobody does."""
+    """Return the entry of the current holder of the lock, or None."""
     entries = [event for event in read_ledger(folder) if event.what in {"enter", "write", "lost"}]
     return entries[-1] if entries and entries[-1].what == "enter" else None
 
 
 def disturb(url, folder, ttl, contenders, seed):
-    """The holder is killed, and replaced, or paused for twice the lock's life; somebody else has entered."""
+    """Kill and replace the holder, or pause it for twice the lock's lifetime; wait for the next holder."""
     chance, ledger = random.Random(seed), Ledger(folder)
     eventually(lambda: holder(folder) is not None, 20, "somebody holds the lock")
     held = holder(folder)
-    if held is None or held.pid not in contenders:  # it has left meanwhile
+    if held is None or held.pid not in contenders:  # it has released the lock meanwhile
         return
     is_kill = bool(chance.getrandbits(1))
     os.kill(held.pid, signal.SIGKILL if is_kill else signal.SIGSTOP)
@@ -59,9 +59,9 @@ def disturb(url, folder, ttl, contenders, seed):
 
 
 def _is_answering(url, frozen):
-    """Tell whether the storage takes a write; where it does not, who is frozen goes on.
+    """Return whether the storage accepts a write; if not, resume the frozen process.
 
-    It stood still within a write then, and SQLite has one writer: nobody could take the lock until then.
+    It was then frozen during a write, and SQLite allows only one writer, so no process could take the lock.
     """
     writer = start_fork(partial(_write, url))
     try:
@@ -89,7 +89,7 @@ def _has_entered_after(folder, held):
 
 
 def main(url, folder, count, rounds, ttl):
-    """Disturb so many holders; every contender ends in the end."""
+    """Disturb this number of holders; return the exit codes of all contenders."""
     _write(url)  # so that every fork finds the storage's modules loaded
     contenders = [start_fork(partial(contend, url, folder, ttl, -seed)) for seed in range(count)]
     try:
@@ -97,7 +97,7 @@ def main(url, folder, count, rounds, ttl):
             disturb(url, folder, ttl, contenders, seed)
     except BaseException:
         for pid in contenders:
-            os.kill(pid, signal.SIGKILL)  # one that is frozen as well, which nobody else would let go on
+            os.kill(pid, signal.SIGKILL)  # including frozen ones, which nothing else would resume
         raise
     (folder / "over").touch()
     return [end_of(pid) for pid in contenders]

@@ -1,8 +1,8 @@
-"""Named points at which a process dies: before, within or behind a storage's call, or where a task says so.
+"""Named points at which a process dies: before, within or after a storage's call, or in a task.
 
-A process aims at one of them. Within a call it is a timer of the kernel that ends it, armed for a random part
-of what such calls took: nothing of Python runs any more, whatever the call was about. What befell whom is in
-a ledger of its own, which is small and read by each process that looks for its aim.
+Each process has one of them as its target. Within a call, a kernel timer ends the process after a random part
+of the usual duration of such calls, so no Python code runs any more. These events are in a separate ledger,
+which is small and read by each process that selects its target.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from firelock.storage import FINAL_STATES, MemoKind
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import is_running
 
-_FIRST_SPAN = 0.002  # seconds, where no call has been measured
+_FIRST_SPAN = 0.002  # seconds, used before any call has been measured
 _MEASURED = 20
 
 
@@ -39,7 +39,7 @@ def _always(*_, **__):
     return True
 
 
-# What a point is about: the verbs of the storage, and which calls of them.
+# The calls of each point: methods of the storage, and a condition for their arguments.
 _CALLS = {
     "claim": (("claim", "exchange"), _always),
     "end": (("apply", "exchange"), _says(lambda one: one.to in FINAL_STATES)),
@@ -60,12 +60,12 @@ _CALLS = {
 
 
 class Points:
-    """Where this process dies, if anywhere: `NAME:WHEN` of calls, or a name that tasks come to.
+    """The point at which this process dies, if any: `NAME:WHEN` of calls, or a name that tasks reach.
 
     Args:
-        folder: of the ledger, which gets one of points.
-        point: the name; None for a process that does not die of itself.
-        every: of so many calls, or times a task comes there, one is the last, by chance.
+        folder: the folder of the ledger, in which a ledger of points is created.
+        point: the name, or None for a process that does not kill itself.
+        every: the process dies at one of this number of calls or visits of a task, at random.
     """
 
     def __init__(self, folder, point, every=1):
@@ -79,12 +79,12 @@ class Points:
             self._ledger.write("aim", note=point)
 
     def come_to(self, point):
-        """A task is at this point."""
+        """Record that a task has reached this point; die if it is the target."""
         if point == self.point and self._is_last():
             self.die()
 
     def watch(self, storage):
-        """The process dies at a call of this storage, where its point is one."""
+        """Let the process die at a call of this storage, if its point is such a call."""
         verbs, is_meant = _CALLS.get(self._name, ((), _always))
         for verb in verbs:
             setattr(storage, verb, self._deadly(getattr(storage, verb), is_meant))
@@ -125,13 +125,13 @@ class Points:
         return self._chance.randrange(self._every) == 0
 
     def die(self):
-        """This is the point."""
+        """Record the point and kill this process."""
         self._ledger.write("point", note=self.point)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def aim(folder, points, times):
-    """Return the point that the fewest processes died at, and live for; None where each has its number."""
+    """Return the point with the fewest deaths and living processes; None if all have enough."""
     events = read_ledger(_ledger_of(folder))
     aimed = {event.pid: event.note for event in events if event.what == "aim"}
     taken = Counter(point for _, point, _ in _deaths(events))
@@ -141,7 +141,7 @@ def aim(folder, points, times):
 
 
 def deaths(folder, but=frozenset()):
-    """Return process, point and seconds of each who died of himself, not by the hands of others."""
+    """Return the process, point and time of each process that killed itself, without those in `but`."""
     return [death for death in _deaths(read_ledger(_ledger_of(folder))) if death[0] not in but]
 
 

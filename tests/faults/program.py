@@ -1,6 +1,6 @@
-"""`python -m tests.faults.program NAME ARGUMENTS`: a module of this folder at work in a process of its own.
+"""`python -m tests.faults.program NAME ARGUMENTS`: run a module of this folder in a separate process.
 
-It is called by its `main`, with the arguments, a list in JSON; what that returns is printed in JSON.
+Its `main` gets the arguments, a JSON list. The return value is printed as JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def run_program(place, name, *arguments):
-    """Return what the module answers, given the place's storage, a folder of its own and these arguments."""
+    """Return the result of the module's `main` with the place's storage, a new folder and these arguments."""
     folder = place.folder / name
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "tests.faults.program", name]

@@ -1,8 +1,8 @@
-"""A proxy between client and server that loses, holds, slows and counts what passes, as a test tells it.
+"""A proxy between client and server that loses, holds, slows and counts traffic, as a test requests.
 
-It knows bytes and turns, no protocol: a request is what a client has sent since the server last said
-something, and a trip is a request with its answer. Whoever knows the protocol reads the commands in what
-`on_sent` is given.
+It handles bytes and turns, not a protocol. A request is everything that a client has sent since the server
+last sent something, and a trip is a request with its reply. Code that knows the protocol can parse the
+commands in the data passed to `on_sent`.
 """
 
 from __future__ import annotations
@@ -24,49 +24,52 @@ Matches = Callable[[bytes], bool]
 
 _HOST = "127.0.0.1"
 _CHUNK = 65_536
-_FLUSH = b"H\0\0\0\4"  # of PostgreSQL: asks for no answer, and may come when the server has said all
+_FLUSH = b"H\0\0\0\4"  # PostgreSQL: requests no reply, and may be sent after the server's reply
 _DEADLINE = 10.0
 
 
 @attrs.frozen
 class Traffic:
-    """What has passed. A turn is counted when it begins: the first byte of a request, whoever gets it."""
+    """Counted traffic.
+
+    A turn is counted when it begins, with the first byte of a request, even if it is lost.
+    """
 
     connections: int = 0  # accepted
-    trips: int = 0  # requests, however many commands each held
+    trips: int = 0  # requests, however many commands each contained
     sent: int = 0  # bytes that reached the server
     received: int = 0  # bytes that reached the client
 
     def __sub__(self, earlier):
-        """What has passed since."""
+        """Return the traffic since `earlier`."""
         before = attrs.astuple(earlier)
         return Traffic(*(now - then for now, then in zip(attrs.astuple(self), before, strict=True)))
 
 
 @attrs.frozen
 class Slowness:
-    """A line that is far or thin: each piece waits, a direction passes only so much, or byte by byte."""
+    """A slow line: each piece is delayed, the rate per direction is limited, or the pieces are small."""
 
-    delay: float = 0.0  # seconds that each piece waits, each way
-    jitter: float = 0.0  # seconds more or less, evenly drawn
-    rate: float | None = None  # bytes a second and direction
+    delay: float = 0.0  # seconds by which each piece is delayed, in each direction
+    jitter: float = 0.0  # seconds more or less, uniformly distributed
+    rate: float | None = None  # bytes per second and direction
     piece: int | None = None  # bytes written at a time
 
 
 class _Loss(StrEnum):
-    """Which part of a turn is lost, and the connection with it."""
+    """The part of a turn that is lost, together with the connection."""
 
-    REQUEST = "request"  # the server has got nothing of it
-    REPLY = "reply"  # the server has answered it, the client has got less than all
+    REQUEST = "request"  # the server has not received the complete request
+    REPLY = "reply"  # the server has replied, but the client has not received the complete reply
 
 
 @attrs.define(eq=False)
 class _Order:
-    """Some turns are to be lost."""
+    """An order to lose some turns."""
 
     loss: _Loss
     matches: Matches
-    left: int | None  # how many are still to be lost; None: all
+    left: int | None  # turns that are still to be lost; None: all
     after: int  # bytes of the reply that pass
 
 
@@ -76,11 +79,11 @@ def _every(request):
 
 
 class _Rules:
-    """What holds now for every connection, and what was counted; changed by the proxy's thread alone."""
+    """The current rules for all connections, and the counters; only the proxy's thread changes them."""
 
     def __init__(self, on_sent):
         self.on_sent = on_sent
-        self.opens = asyncio.Event()  # every piece passes here; closed in a black hole
+        self.opens = asyncio.Event()  # every piece waits for this event; cleared in a black hole
         self.opens.set()
         self.is_refusing = False
         self.slowness = Slowness()
@@ -91,7 +94,7 @@ class _Rules:
         self._chance = random.Random(0)
 
     def heal(self):
-        """No fault is left."""
+        """Remove all faults."""
         self.is_refusing = False
         self.slowness = Slowness()
         self.change = None
@@ -99,12 +102,12 @@ class _Rules:
         self.opens.set()
 
     def count(self, **more):
-        """So much more has passed."""
+        """Add to the counters."""
         counted = {name: getattr(self.traffic, name) + number for name, number in more.items()}
         self.traffic = attrs.evolve(self.traffic, **counted)
 
     def order_for(self, loss, request):
-        """Return the order by which this turn is lost, None where it passes."""
+        """Return the order that loses this turn, or None if the turn passes."""
         for order in self.orders:
             if order.loss is loss and order.left != 0 and order.matches(request):
                 order.left = None if order.left is None else order.left - 1
@@ -113,12 +116,12 @@ class _Rules:
         return None
 
     def pieces(self, read):
-        """Return what was read in the pieces in which it is written."""
+        """Split the data into the pieces in which it is written."""
         size = self.slowness.piece or max(1, len(read))
         return [read[place : place + size] for place in range(0, len(read), size)]
 
     async def let_pass(self, piece):
-        """The piece has waited as long as the line makes it wait."""
+        """Wait for the delay of the line."""
         slowness = self.slowness
         wait = slowness.delay + self._chance.uniform(-slowness.jitter, slowness.jitter)
         if slowness.rate is not None:
@@ -129,7 +132,7 @@ class _Rules:
 
 
 class _Line:
-    """One client's connection with the one to the server that stands for it."""
+    """One client's connection, with its connection to the server."""
 
     def __init__(self, rules, number, client):
         self.task = asyncio.current_task()
@@ -137,12 +140,12 @@ class _Line:
         self._number = number
         self._client = client
         self._server = None
-        self._request = bytearray()  # since the server's last word
-        self._is_answered = True  # the server has said something since the last request began
-        self._left = None  # of a reply that is being lost, how many bytes may yet pass
+        self._request = bytearray()  # since the server's last reply
+        self._is_answered = True  # the server has replied since the last request began
+        self._left = None  # bytes of a reply being lost that may still pass
 
     async def run(self, from_client, target):
-        """Both directions pass until either ends, and then both have."""
+        """Pass data in both directions until either one ends, then end both."""
         ways = []
         try:
             from_server, self._server = await _connect(target)
@@ -198,7 +201,7 @@ class _Line:
                     return
 
     def reset(self):
-        """Both ends get a reset instead of an end."""
+        """Reset both connections instead of closing them."""
         for writer in (self._client, self._server):
             if writer is not None:
                 _reset(writer)
@@ -211,7 +214,7 @@ async def _connect(target):
 
 
 def _reset(writer):
-    """The other end gets RST, or by a socket of this machine a plain end; what was not yet sent is lost."""
+    """Send RST, or close a Unix socket normally; data that was not sent yet is lost."""
     sock = writer.get_extra_info("socket")
     if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
         with suppress(OSError):
@@ -220,15 +223,16 @@ def _reset(writer):
 
 
 class FaultProxy:
-    """Listens on a free port of loopback and passes everything on to one server, until it is told otherwise.
+    """A proxy on a free loopback port that passes everything on to one server, apart from requested faults.
 
-    It is a context manager, works in a thread of its own, and may be told from any thread; what it is told
-    holds when the call returns. `heal` ends every fault.
+    It is a context manager and works in its own thread. Any thread may call its methods, which take effect
+    before they return. `heal` ends every fault.
 
     Args:
         target: host and port of the server, or the path of its socket.
         listens_at: a path to listen at, instead of a port.
-        on_sent: is given the number of a connection and a piece that goes to the server, just before it goes.
+        on_sent: is called with the number of a connection and a piece of data, just before the piece is
+            sent to the server.
     """
 
     def __init__(
@@ -247,10 +251,10 @@ class FaultProxy:
         self._server = None
         self.port = 0
 
-    # ---- its life ----------------------------------------------------------------------------------------
+    # ---- start and end -----------------------------------------------------------------------------------
 
     def __enter__(self):
-        """It listens."""
+        """Start listening."""
         self._thread.start()
         self._tell(self._listen())
         return self
@@ -261,7 +265,7 @@ class FaultProxy:
         error,
         trace,
     ):
-        """Every connection is closed and nobody listens any more."""
+        """Close every connection and stop listening."""
         self._tell(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_DEADLINE)
@@ -269,7 +273,7 @@ class FaultProxy:
 
     @property
     def address(self):
-        """Where it listens."""
+        """The address at which it listens."""
         return self._path or (_HOST, self.port)
 
     def _tell(self, work):
@@ -291,7 +295,7 @@ class FaultProxy:
     async def _close(self):
         self._rules.is_refusing = True
         await self._reset()
-        # Whom the loop is about to accept while its server closes would keep a connection that nobody serves.
+        # A connection accepted while the server closes would otherwise stay open without being served.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
         if self._server is not None:
@@ -307,58 +311,58 @@ class FaultProxy:
         line = _Line(self._rules, self._rules.traffic.connections, writer)
         self._lines.add(line)
         try:
-            with suppress(OSError, asyncio.CancelledError):  # the server is away, or the line was reset
+            with suppress(OSError, asyncio.CancelledError):  # the server is unreachable or the line was reset
                 await line.run(reader, self._target)
         finally:
             self._lines.discard(line)
 
-    # ---- what it is told ---------------------------------------------------------------------------------
+    # ---- faults ------------------------------------------------------------------------------------------
 
     def lose_request(self, matching=_every, *, times=1):
-        """The next requests that match never reach the server; their connections are reset.
+        """Lose the next matching requests before they reach the server; their connections are reset.
 
         Args:
-            matching: is given what has come of the request so far.
-            times: how many of them; None for every one until `heal`.
+            matching: is called with the data of the request so far.
+            times: how many of them; None for all until `heal`.
         """
         self._do(self._rules.orders.append, _Order(_Loss.REQUEST, matching, times, 0))
 
     def lose_reply(self, matching=_every, *, times=1, after=0):
-        """The server does what the next matching requests ask and answers; the client gets a reset instead.
+        """Lose the replies to the next matching requests, which are processed; the client gets a reset.
 
         Args:
-            matching: is given the whole request.
-            times: how many of them; None for every one until `heal`.
-            after: bytes of each reply that the client gets before the reset; a shorter reply passes whole.
+            matching: is called with the whole request.
+            times: how many of them; None for all until `heal`.
+            after: bytes of each reply that pass before the reset; a shorter reply passes unchanged.
         """
         self._do(self._rules.orders.append, _Order(_Loss.REPLY, matching, times, after))
 
     def black_hole(self):
-        """Nothing passes in either direction and nobody learns it; what is held passes after `heal`."""
+        """Hold all data in both directions without an error; it passes after `heal`."""
         self._do(self._rules.opens.clear)
 
     def slow(self, slowness):
-        """Everything passes so slowly."""
+        """Slow all traffic down."""
         self._do(setattr, self._rules, "slowness", slowness)
 
     def alter(self, change):
-        """What servers say is changed, or kept back, on its way to the clients.
+        """Change or drop the data from servers on its way to the clients.
 
         Args:
-            change: is given a piece as it came and returns what passes of it.
+            change: is called with a piece of data and returns the data that passes.
         """
         self._do(setattr, self._rules, "change", change)
 
     def reset(self):
-        """Every connection has been reset at both ends; new ones are served."""
+        """Reset every connection at both ends; new ones are served."""
         self._tell(self._reset())
 
     def refuse(self):
-        """Every connection has been reset, and new ones are as soon as they are made."""
+        """Reset every connection, and new ones as soon as they are accepted."""
         self._tell(self._refuse())
 
     def heal(self):
-        """Everything passes, what was held first."""
+        """End all faults; held data passes first."""
         self._do(self._rules.heal)
 
     async def _reset(self):
@@ -373,19 +377,19 @@ class FaultProxy:
         self._rules.is_refusing = True
         await self._reset()
 
-    # ---- what it tells -----------------------------------------------------------------------------------
+    # ---- figures -----------------------------------------------------------------------------------------
 
     @property
     def traffic(self):
-        """What has passed so far."""
+        """The traffic so far."""
         return self._rules.traffic
 
     @property
     def lost(self):
-        """How many requests and replies were lost by `lose_request` and `lose_reply`."""
+        """The number of requests and replies lost by `lose_request` and `lose_reply`."""
         return self._rules.lost
 
     @property
     def connections(self):
-        """How many connections there are."""
+        """The number of open connections."""
         return len(self._lines)

@@ -1,6 +1,6 @@
-"""Transactions of an application that lock rows of jobs, batches and limit keys for a long time.
+"""Long transactions of an application that lock rows of jobs, batches and limit keys.
 
-The application is a process of its own, because a process with two writers of one SQLite file is told so.
+The application is a separate process, because Firelock reports a process with two writers of one SQLite file.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from sqlalchemy import text
 from tests.faults.effects import database
 from tests.faults.program import run_program
 
-_CHOICES = [  # a table, the column that names a row, which rows, and how many of them are locked at once
+_CHOICES = [  # a table, the column that identifies a row, a condition, and how many rows are locked at a time
     ("firelock_jobs", "id", "WHERE state = 'processing'", 10),
     ("firelock_jobs", "id", "WHERE state IN ('awaiting', 'enqueued', 'scheduled')", 10),
-    ("firelock_batches", "id", "ORDER BY id DESC", 4),  # the newest: their members run
+    ("firelock_batches", "id", "ORDER BY id DESC", 4),  # the newest, because their members run
     ("firelock_limit_keys", "key", "", 2),
 ]
 
 
 @attrs.define(eq=False)
 class Locker:
-    """Locks random rows for a time, then leaves all alone for a time, again and again."""
+    """Repeatedly locks random rows for a time, then pauses."""
 
     url: str
     folder: Path
@@ -39,7 +39,7 @@ class Locker:
     times: int = 0
 
     def run(self):
-        """Lock until told to end."""
+        """Lock rows until told to end."""
         chance = random.Random(self.seed)
         while not self._wait(self.rest):
             if self.url.startswith("sqlite"):
@@ -48,7 +48,7 @@ class Locker:
                 self._hold_rows(chance)
 
     def _wait(self, seconds):
-        """Return whether it was told to end, after the time at the latest."""
+        """Wait for this time at most; return whether the end was requested."""
         deadline = time.monotonic() + seconds
         while not (self.folder / "over").exists():
             if time.monotonic() > deadline:
@@ -57,7 +57,7 @@ class Locker:
         return True
 
     def _hold_file(self):
-        """Hold the one write lock of a SQLite file."""
+        """Hold the only write lock of a SQLite file."""
         path = Path(self.url.removeprefix("sqlite:///").partition("?")[0])
         with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -86,7 +86,7 @@ class Locker:
 
 
 def main(url, folder, hold, rest):
-    """Lock until told to end; return how many rows in how many transactions."""
+    """Lock rows until told to end; return the numbers of rows and transactions."""
     locker = Locker(url, folder, hold, rest)
     locker.run()
     return locker.locked, locker.times
@@ -94,9 +94,9 @@ def main(url, folder, hold, rest):
 
 @contextmanager
 def locking(place, *, hold, rest):
-    """Lock random rows meanwhile; yield a function that ends it and returns how many, in how many times.
+    """Lock random rows within the block; yield a function that stops this and returns the numbers.
 
-    Redis has no locks of rows.
+    The numbers are those of the locked rows and of the transactions. Redis has no row locks.
     """
     with ThreadPoolExecutor(1) as threads:
         is_locking = not place.storage.startswith("redis")

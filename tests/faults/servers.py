@@ -20,10 +20,10 @@ from tests.faults.ledger import Ledger
 if TYPE_CHECKING:
     from tests.faults.storages import AnyProgram
 
-# Bytecode is written, since compiling at each start would take most of it.
+# Bytecode is written, because compiling at each start would take most of the time.
 _NOT_PASSED_ON = ("FIRELOCK_", "PYTHONDONTWRITEBYTECODE")
 
-# The timings of every scenario: session 2 s, renewed each 0.6 s, looked over each 0.5 s, polled each 0.2 s.
+# The timings of every scenario: session 2 s, renewed every 0.6 s, sweep every 0.5 s, poll every 0.2 s.
 TIMINGS = {
     "FIRELOCK_SESSION_TIMEOUT": "2",
     "FIRELOCK_HEARTBEAT": "0.6",
@@ -35,15 +35,15 @@ TIMINGS = {
 
 @attrs.frozen
 class Place:
-    """Where a scenario runs: a folder of its own and a storage."""
+    """The environment of a scenario: its own folder and a storage."""
 
     folder: Path
     storage: str
     timings: Mapping[str, str] = TIMINGS
-    program: AnyProgram | None = None  # of the servers that a scenario starts, and perhaps of the storage's
-    variables: Mapping[str, str] = attrs.field(factory=dict)  # more of the environment
-    is_pooled: bool = False  # PgBouncer is before the storage, and before what a scenario starts
-    slack: float = 0.0  # seconds that a machine with other work may take beside each bound
+    program: AnyProgram | None = None  # of servers that a scenario starts, and maybe of the storage
+    variables: Mapping[str, str] = attrs.field(factory=dict)  # additional environment variables
+    is_pooled: bool = False  # PgBouncer is in front of the storage and of servers that a scenario starts
+    slack: float = 0.0  # seconds added to each bound on a machine with other load
 
     @property
     def settings(self):
@@ -52,17 +52,17 @@ class Place:
 
     @property
     def recovery_bound(self):
-        """By when a lost server's jobs run again: session timeout + sweep + poll + half a second."""
+        """The time until a lost server's jobs run again: session timeout + sweep + poll + half a second."""
         settings = self.settings
         return settings.session_timeout + settings.sweep + settings.poll + 0.5
 
     def within(self, bound):
-        """Return a bound in seconds as it is held against what was measured."""
+        """Return a bound in seconds, widened by the slack."""
         return bound + self.slack
 
     @property
     def ledger_folder(self):
-        """Where the processes write what happened."""
+        """The folder in which the processes write the ledger."""
         return self.folder / "ledger"
 
     def ledger(self):
@@ -84,7 +84,7 @@ class Place:
 
 
 class Server:
-    """A `firelock server` of the app under test. Its log goes to a file in the place's folder."""
+    """A `firelock server` of the app under test; its log is a file in the place's folder."""
 
     def __init__(
         self,
@@ -108,11 +108,11 @@ class Server:
 
     @property
     def pid(self):
-        """The supervisor's process id."""
+        """The process id of the supervisor."""
         return self.process.pid
 
     def children(self):
-        """Return the process ids of the children, as the kernel knows them."""
+        """Return the process ids of the worker processes from the kernel."""
         try:
             text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         except OSError:
@@ -120,11 +120,11 @@ class Server:
         return [int(pid) for pid in text.split()]
 
     def family(self):
-        """Return the process ids of all that the supervisor started, directly or not."""
+        """Return the process ids of all direct and indirect child processes of the supervisor."""
         return _started_by(self.pid)
 
     def kill(self):
-        """Kill every process of the server at once; return their process ids."""
+        """Kill all processes of the server together; return their process ids."""
         pids = [self.pid, *self.family()]
         for pid in pids:
             kill(pid)
@@ -136,14 +136,14 @@ class Server:
         kill(self.pid, number)
 
     def freeze(self, *, frozen):
-        """Stop every process of the server where it stands, or let them go on; return their process ids."""
+        """Stop all processes of the server, or resume them; return their process ids."""
         pids = [self.pid, *self.family()]
         for pid in pids:
             kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
         return pids
 
     def stop(self, timeout=30):
-        """Ask it to stop and return its exit code; kill it when it does not."""
+        """Stop the server and return its exit code; kill it if it does not stop."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -154,7 +154,7 @@ class Server:
 
 
 def kill(pid, number=signal.SIGKILL):
-    """The process has got the signal, unless it is gone."""
+    """Send the process a signal, unless it has ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -170,7 +170,7 @@ def _started_by(pid):
 
 
 def is_running(pid):
-    """Tell whether there is such a process; one that ended and waits to be asked about does not run."""
+    """Return whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -178,7 +178,7 @@ def is_running(pid):
 
 
 def eventually(is_so, within, what):
-    """Return the seconds it took until a condition held; fail when the deadline passes."""
+    """Wait for a condition and return the seconds; fail at the deadline."""
     began = time.monotonic()
     while not is_so():
         if time.monotonic() - began > within:

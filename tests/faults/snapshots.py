@@ -1,4 +1,4 @@
-"""What batches say of their members, and the members themselves, seen at one instant."""
+"""The counts of batches and their members, read in one snapshot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ return reply
 
 @attrs.frozen
 class Look:
-    """A batch at one instant."""
+    """A batch in one snapshot."""
 
     id: str
     told: BatchCounts
@@ -44,7 +44,7 @@ class Look:
 
     @property
     def is_exact(self):
-        """Tell whether what it says is what there is; who waits for whom is not asked."""
+        """Whether the counts equal the members; it is not checked which members wait."""
         told, found = self.told, self.found
         ended = (told.succeeded, told.failed, told.deleted)
         left = told.total - told.ended
@@ -57,12 +57,12 @@ class Look:
 
     @property
     def is_at_rest(self):
-        """Tell whether nobody moves or waits in it."""
+        """Whether no member is active or waiting."""
         return self.is_exact and self.told.active == self.told.waiting == 0
 
 
 def looks_at(storage, ids):
-    """Return how batches are, each of one instant; those that are not stored are left out."""
+    """Return the batches, each read in one snapshot; missing ones are omitted."""
     if isinstance(storage, SqlStorage):
         return _of_tables(storage, list(ids))
     assert isinstance(storage, RedisStorage), storage
@@ -77,7 +77,7 @@ def _of_tables(storage, ids):
             found[batch][State(state)] = number
         return [Look(id, counts, found[id]) for id, counts in all_counts.items()]
 
-    return storage._database.read(work) if ids else []  # noqa: SLF001 - what is read beside it is no verb
+    return storage._database.read(work) if ids else []  # noqa: SLF001 - the other query is not a method
 
 
 def _of_keys(storage, ids):

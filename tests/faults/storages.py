@@ -1,4 +1,4 @@
-"""The storages that scenarios are played on: a URL as it is given, or a server started for the run."""
+"""The storages for scenarios: a given URL, or a server that is started for the run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _DATABASE = "jobs"
 
 
 def scheme_of(storage):
-    """Return what kind of storage a URL or a server's word means, as scenarios declare it."""
+    """Return the scheme of a URL or a server's name, as scenarios declare it."""
     scheme = storage.partition(":")[0].partition("-")[0].partition("+")[0]
     return _SCHEMES.get(scheme, scheme)
 
 
 def is_played_on(schemes, storage):
-    """Tell whether a scenario that declares these schemes is for a storage: a URL or a server's word."""
+    """Return whether a scenario with these schemes can run on a storage (a URL or a server's name)."""
     return not schemes or scheme_of(storage) in schemes
 
 
@@ -48,11 +48,11 @@ def opened(storage, folder, slack=0.0):
     """Yield a place in the folder.
 
     Args:
-        storage: a URL; `redis`, `postgresql` or the beginning of a program's name such as `redis-8`, for a
-            server that is started and stopped with the run; `pgbouncer` for a PostgreSQL behind one, which
-            lends connections for a transaction each; None for a SQLite file in the folder.
-        folder: where logs and ledgers are written.
-        slack: seconds that bounds are widened by.
+        storage: a URL; or `redis`, `postgresql` or the beginning of a program's name such as `redis-8`, for a
+            server that is started and stopped with the run; or `pgbouncer` for a PostgreSQL behind PgBouncer,
+            which lends a connection for one transaction; or None for a SQLite file in the folder.
+        folder: the folder for logs and ledgers.
+        slack: seconds by which bounds are widened.
     """
     if storage is None:
         yield Place(folder, f"sqlite:///{folder.resolve()}/jobs.db", slack=slack)
@@ -76,7 +76,7 @@ def opened(storage, folder, slack=0.0):
 
 @contextmanager
 def place_on(program, folder, slack=0.0):
-    """Yield a place on a server of its own."""
+    """Yield a place on a new server."""
     if isinstance(program, Program):
         with RedisServer(program) as redis:
             yield Place(folder, redis.url(), program=program, slack=slack)
@@ -87,7 +87,7 @@ def place_on(program, folder, slack=0.0):
 
 @contextmanager
 def sql_server(program, options=None, *, is_pooled=False):
-    """Yield a running server of its own, and the URL of an empty database on it, behind PgBouncer or not."""
+    """Yield a running new server and the URL of an empty database on it, optionally behind PgBouncer."""
     server: Postgresql | Mariadb
     if isinstance(program, PostgresqlProgram):
         server = Postgresql(program, options)

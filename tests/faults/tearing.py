@@ -1,8 +1,7 @@
-"""A SQLite file and its write-ahead log as a killed process left them, and what that process had been told.
+"""A SQLite file and its write-ahead log left by a killed process, and the replies that it had received.
 
-The process writes its ledger after each verb: which jobs it was told about, in which state they are, and a
-digest of all that is stored. A verb of it is one commit, so that the last lines of the ledger are the commits
-that the log holds.
+After each call the process writes to its ledger: the jobs concerned, their states, and a digest of all stored
+data. Each call is one commit, so the last lines of the ledger are the commits in the log.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from tests.faults.ledger import Ledger, read_ledger
 
 _SUFFIXES = ("", "-wal", "-shm")
 _LOG_HEADER, _FRAME_HEADER, _PAGE = 32, 24, 4_096
-_FOLDED_PAGES = 1_000  # the commit that reaches so many has the log folded into the file
-_FOLDED_AT = 96  # of the index: how many frames are in the file as well
+_FOLDED_PAGES = 1_000  # a commit that reaches this number causes a checkpoint of the log into the file
+_FOLDED_AT = 96  # the offset in the index of the number of frames that are also in the file
 _QUEUES = ["default", "other"]
 _HOUR = 3_600
 _HOLDER = ClaimHolder("writer", "writer")
@@ -45,44 +44,44 @@ _NEXT = NewSession("next", "next", "next", "host", 1, 1, _HOUR)
 
 @attrs.frozen
 class Step:
-    """One commit as its writer was told of it."""
+    """One commit, as its writer recorded it."""
 
     what: str
-    states: dict[str, State]  # of the jobs it concerns, by id, as they are behind it
-    digest: str  # of all that is stored behind it
+    states: dict[str, State]  # states by id of the jobs that it concerns, after the commit
+    digest: str  # of all stored data after the commit
 
 
 @attrs.frozen
 class Left:
-    """What a killed writer left: three files, and its ledger."""
+    """The three files and the ledger that a killed writer left."""
 
     kind: str
     file: bytes
     log: bytes
-    index: bytes  # the shared memory beside them
-    steps: list[Step]  # every commit since there was nothing
-    ends: list[int]  # where in the log each commit that it holds ends
-    folded: int  # up to where in the log its pages are in the file as well
+    index: bytes  # the shared memory file
+    steps: list[Step]  # every commit since the start
+    ends: list[int]  # the place in the log at which each of its commits ends
+    folded: int  # the place in the log up to which its pages are also in the file
 
     @property
     def first(self):
-        """How many commits the file has without the log."""
+        """The number of commits in the file without the log."""
         return len(self.steps) - len(self.ends)
 
     def before(self, place):
-        """Return how many commits there are when the log is good up to a place."""
+        """Return the number of commits if the log is intact up to a place."""
         return self.first + sum(end <= place for end in self.ends)
 
     def states(self, commits):
-        """Return every job that is stored after so many commits."""
+        """Return every job that is stored after this number of commits."""
         return {id: state for step in self.steps[:commits] for id, state in step.states.items()}
 
     def digest(self, commits):
-        """Return the digest of all that is stored after so many commits; tables without rows are nothing."""
+        """Return the digest of all data after this number of commits; tables without rows do not count."""
         return self.steps[commits - 1].digest if commits else _of_rows([])
 
     def lay(self, path, *, log, index):
-        """The files are there, with another log and index, or without them."""
+        """Write the files, with another log and index, or without them."""
         for suffix, content in zip(_SUFFIXES, (self.file, log, index), strict=True):
             beside = Path(f"{path}{suffix}")
             beside.unlink(missing_ok=True)
@@ -91,7 +90,7 @@ class Left:
 
 
 def digest(connection):
-    """Return the digest of every row of our tables, but of the one that says when they were made."""
+    """Return the digest of all rows in Firelock's tables, except the table of the schema version."""
     return _of_rows(_rows(connection))
 
 
@@ -117,24 +116,24 @@ def _of_rows(rows):
 
 @attrs.define(eq=False)
 class _Writer:
-    """Inserts, claims and settles by chance, one commit after the other."""
+    """A process that inserts, claims and settles at random, one commit after another."""
 
     storage: Storage
     ledger: Ledger
-    plain: sqlite3.Connection  # reads what is stored, by no code of ours
+    plain: sqlite3.Connection  # reads the stored data without Firelock's code
     chance: random.Random
     known: dict[str, State] = attrs.field(factory=dict)
     held: list[ClaimedJob] = attrs.field(factory=list)
 
     def begin(self):
-        """There are tables and a session."""
+        """Create the tables and a session."""
         self.storage.migrate()
         self.note("migrate", [])
         self.storage.begin_session(NewSession("writer", "writer", "writer", "host", os.getpid(), 0, _HOUR))
         self.note("begin", [])
 
     def note(self, what, ids):
-        """The ledger says what was just committed: these jobs are in these states now."""
+        """Write the last commit to the ledger: the current states of these jobs."""
         records = self.storage.get(ids)
         states = {record.id: record.state for record in records if record is not None}
         assert len(states) == len(set(ids)), (what, ids)
@@ -142,12 +141,12 @@ class _Writer:
         self.ledger.write(what, note=json.dumps([states, digest(self.plain)]))
 
     def steps(self, number):
-        """So many commits more."""
+        """Make this number of further commits."""
         for _ in range(number):
             self.step()
 
     def step(self):
-        """One commit more, of whatever kind is possible and comes up."""
+        """Make one further commit of a random possible kind."""
         kinds = [self.insert] * 4 + [self.renew]
         kinds += [self.claim] * 3 * self._has(State.ENQUEUED)
         kinds += [self.settle] * 4 * bool(self.held)
@@ -158,7 +157,7 @@ class _Writer:
         return state in self.known.values()
 
     def insert(self):
-        """Jobs are stored: plain ones, or such with tags, parents and instants; some are long."""
+        """Store jobs: plain ones, or ones with tags, parents and due times; some are long."""
         chance, now = self.chance, self.storage.clock()
         is_plain = chance.random() < 0.5
         count = chance.choice([1, 3, 10, 40])
@@ -182,7 +181,7 @@ class _Writer:
         return job
 
     def claim(self):
-        """Some jobs are the writer's."""
+        """Claim some jobs for the writer."""
         claim = self.storage.claim(
             ClaimRequest(_QUEUES, self.chance.randint(1, 20), "writer", self.storage.clock())
         )
@@ -191,7 +190,7 @@ class _Writer:
         self.note("claimed", [job.id for job in claim.jobs])
 
     def settle(self):
-        """Some of its jobs have ended one way or the other, or wait for another try."""
+        """End some of its jobs, with success, failure or a retry."""
         self.chance.shuffle(self.held)
         count = self.chance.randint(1, len(self.held))
         ends = [self._end(job, self.storage.clock()) for job in self.held[:count]]
@@ -218,31 +217,31 @@ class _Writer:
                 )
 
     def release(self):
-        """Children of ended parents are moved."""
+        """Release the continuations of ended parents."""
         assert self.storage.release(10_000)
         self.note("released", [id for id, state in self.known.items() if state is State.AWAITING])
 
     def promote(self):
-        """What was scheduled is due."""
+        """Enqueue the scheduled jobs, which are due."""
         assert self.storage.promote(10_000).promoted
         self.note("promoted", [id for id, state in self.known.items() if state is State.SCHEDULED])
 
     def renew(self):
-        """The session lives on."""
+        """Renew the session."""
         assert self.storage.renew([Renewal("writer", busy=len(self.held))]) == [True]
         self.note("renewed", [])
 
 
-# ---- what becomes of the log -----------------------------------------------------------------------------
+# ---- the state of the log --------------------------------------------------------------------------------
 
 
 def _pages(path):
-    """Return how many pages the log's file holds, old ones behind its end included."""
+    """Return how many pages the log's file contains, including old ones after its end."""
     return Path(f"{path}-wal").stat().st_size // (_FRAME_HEADER + _PAGE)
 
 
 def _young(writer, path, commits):
-    """Everything since the file was made is in the log, nothing in the file."""
+    """Write commits that are all in the log and not in the file."""
     for _ in range(commits):
         if _pages(path) > _FOLDED_PAGES * 3 // 4:
             break
@@ -250,7 +249,7 @@ def _young(writer, path, commits):
 
 
 def _kept(writer, path, commits):
-    """A reader keeps the log from being folded into the file, so that it grows and grows."""
+    """Write commits while a reader prevents checkpoints, so that the log keeps growing."""
     _fill_file(writer)
     reader = _reader(path)
     writer.steps(2 * commits)
@@ -258,20 +257,20 @@ def _kept(writer, path, commits):
 
 
 def _fill_file(writer):
-    """What was written is in the file, and the log is empty."""
+    """Write some commits, and checkpoint them so that the log is empty."""
     writer.steps(10)
     writer.plain.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
 def _turned(writer, path, commits):
-    """The log has been folded in and begun anew; behind its end are pages of its former life."""
+    """Write until the log has been checkpointed and restarted, with old pages after its end."""
     while _pages(path) < _FOLDED_PAGES:
         writer.step()
     writer.steps(commits // 2)
 
 
 def _folded(writer, path, commits):
-    """The first half of the log is in the file as well, and a reader keeps the log from beginning anew."""
+    """Checkpoint the first half of the log, while a reader prevents the log from restarting."""
     _fill_file(writer)
     writer.steps(commits // 2)
     reader = _reader(path)
@@ -296,7 +295,7 @@ KINDS = {
 
 
 def left_behind(kind, path, folder, commits, seed):
-    """Return what a process left that wrote about so many commits and then died by `kill -9`."""
+    """Return the files of a process that wrote about this number of commits and was killed with SIGKILL."""
     remove(path)
     for ledger in folder.glob("*.jsonl"):
         ledger.unlink()
@@ -323,7 +322,7 @@ def _write(kind, path, folder, commits, seed):
 
 
 def _frames(log):
-    """Yield where each frame of the log's present life ends, and whether a commit ends with it.
+    """Yield the end of each frame in the current part of the log, and whether a commit ends there.
 
     https://www.sqlite.org/fileformat2.html#walformat
     """
@@ -336,7 +335,7 @@ def _frames(log):
 
 
 def remove(path):
-    """There is no such file, and nothing of it."""
+    """Remove the files, if they exist."""
     for suffix in _SUFFIXES:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
@@ -393,7 +392,7 @@ def _whole(content, _chance):
     return content
 
 
-# What may befall a log, and how often; then the index, which says where in the log each page is.
+# Kinds of damage to a log, with their weights; then those to the index, which locates each page in the log.
 _LOG = {
     "cut": (_cut, 6),
     "flipped bits": (_flipped, 6),
@@ -420,7 +419,7 @@ def _drawn(kinds, chance):
 
 
 def _alike(one, other):
-    """Return up to where two contents are the same."""
+    """Return the place up to which two contents are equal."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -436,22 +435,22 @@ def _alike(one, other):
 
 @attrs.frozen
 class Copy:
-    """A damaged copy of what a writer left."""
+    """A damaged copy of the files that a writer left."""
 
     left: Left
     number: int
     log: str
     index: str
-    place: int  # up to where its log is what it was
+    place: int  # the place up to which its log is unchanged
 
     @property
     def is_in_file(self):
-        """Tell whether the damage is where the log's pages are in the file as well."""
+        """Whether the damage is in pages that are also in the file."""
         return self.place < self.left.folded
 
     @property
     def commits(self):
-        """How many commits are whole: those before the damage."""
+        """The number of intact commits, which are those before the damage."""
         return self.left.before(self.place)
 
     def __str__(self):
@@ -462,7 +461,7 @@ class Copy:
 
 
 def _copied(left, path, number, chance):
-    """Return the copy that was laid there."""
+    """Write a copy with random damage and return it."""
     log_kind, index_kind = _drawn(_LOG, chance), _drawn(_INDEX, chance)
     log = _LOG[log_kind][0](left.log, chance)
     left.lay(path, log=log, index=_INDEX[index_kind][0](left.index, chance))
@@ -470,10 +469,10 @@ def _copied(left, path, number, chance):
 
 
 def check(copy, path):
-    """Our storage opens the copy: it has the commits before the damage and no other, and works on.
+    """Assert that Firelock opens the copy, finds exactly the commits before the damage, and can use it.
 
     Raises:
-        AssertionError: which of it is not so.
+        AssertionError: if this is not the case; the message describes the difference.
     """
     with Firelock(f"sqlite:///{path}") as fire, closing(_plain(path)) as plain:
         _assert_states(fire.storage, copy.left, copy.commits)
@@ -500,7 +499,7 @@ def _copy_as_it_is(path, to):
 
 
 def _assert_states(storage, left, commits):
-    """Each job is there, in the state that its writer was told, if that was committed by then."""
+    """Assert that each job has the state in its writer's ledger, if that was committed by then."""
     expected, everything = left.states(commits), left.states(_MANY)
     found = zip(everything, storage.get(list(everything)), strict=True)
     states = {id: record.state for id, record in found if record is not None}
@@ -514,13 +513,13 @@ def _difference(states, expected):
 
 
 def _assert_whole(plain):
-    """SQLite finds no damage."""
+    """Assert that SQLite finds no damage."""
     told = plain.execute("PRAGMA integrity_check").fetchall()
     assert told == [("ok",)], told[:3]
 
 
 def _assert_sound(storage, plain):
-    """SQLite finds no damage, and no job is there by halves."""
+    """Assert that SQLite finds no damage, and that no job is incomplete."""
     _assert_whole(plain)
     ids = [id for (id,) in plain.execute("SELECT id FROM firelock_jobs")]
     records = [record for record in storage.get(ids) if record is not None]
@@ -550,7 +549,7 @@ def _assert_counts(storage, records):
 
 
 def _assert_belongings(plain, records):
-    """Tags, ties and failures are those of the jobs that are there."""
+    """Assert that tags, dependencies and failures belong to existing jobs."""
     tags = {(record.id, tag) for record in records for tag in record.tags}
     assert set(plain.execute("SELECT job_id, tag FROM firelock_job_tags")) == tags
     relations = Counter(
@@ -565,7 +564,7 @@ def _assert_belongings(plain, records):
 
 
 def _work_on(storage):
-    """Another process takes what waits, and stores more."""
+    """Run the waiting jobs as another process, and store more jobs."""
     now, holder = storage.clock(), ClaimHolder("next", "next")
     storage.begin_session(_NEXT)
     ready = storage.counts().by_state.get(State.ENQUEUED, 0)
@@ -587,20 +586,20 @@ def _work_on(storage):
     storage.promote(_MANY)
 
 
-# ---- all of them -----------------------------------------------------------------------------------------
+# ---- all copies ------------------------------------------------------------------------------------------
 
 
 @attrs.define
 class _Figures:
-    commits: int = 0  # that the logs of sound copies had
-    lost: int = 0  # of these, behind the damage
-    jobs: int = 0  # on sound copies
+    commits: int = 0  # commits in the logs of copies without damage in the file
+    lost: int = 0  # commits after the damage
+    jobs: int = 0  # on copies without damage in the file
     wrong: list[str] = attrs.field(factory=list)
     by_kind: Counter[str] = attrs.field(factory=Counter)
     in_file: Counter[str] = attrs.field(factory=Counter)
 
     def count(self, copy):
-        """The copy is among them."""
+        """Add the copy to the figures."""
         self.by_kind[copy.log] += 1
         if not copy.is_in_file:
             self.commits += len(copy.left.ends)
@@ -609,7 +608,7 @@ class _Figures:
 
 
 def main(url, folder, copies, commits, seed):
-    """Return the figures of so many damaged copies, a few of each original."""
+    """Return the figures of this number of damaged copies, several of each original."""
     path, chance, figures = Path(url.removeprefix("sqlite:///")), random.Random(seed), _Figures()
     of_one = min(_COPIES_OF_ONE, -(-copies // len(KINDS)))
     for number in range(copies):
@@ -626,7 +625,7 @@ def main(url, folder, copies, commits, seed):
 
 
 def _lay_for_servers(path, folder, commits, chance):
-    """One damaged copy more is there, its writer's session is over; return the jobs that have not ended."""
+    """Write another damaged copy, whose writer's session has expired; return the jobs that have not ended."""
     left = left_behind("kept", path, folder, commits, chance.getrandbits(32))
     place = left.ends[len(left.ends) // 2] + 1
     log = left.log[:place] + bytes(4_096) + left.log[place + 4_096 :]
@@ -640,12 +639,12 @@ def _lay_for_servers(path, folder, commits, chance):
 def _try(action, copy, path, figures):
     try:
         action(copy, path)
-    except Exception:  # noqa: BLE001 - whatever it is, it is told
+    except Exception:  # noqa: BLE001 - any error is recorded
         figures.wrong.append(f"{copy}: {traceback.format_exc(limit=-3)}")
 
 
 def _outcome(copy, path):
-    """Return what became of a copy of which SQLite promises nothing: its log is older than its file."""
+    """Return the outcome of a copy without guarantees by SQLite, because its log is older than its file."""
     try:
         with Firelock(f"sqlite:///{path}") as fire, closing(_plain(path)) as plain:
             fire.jobs.counts()
@@ -661,7 +660,7 @@ def _outcome(copy, path):
 
 
 def _use(copy, path):
-    """Verbs of all kinds find what they find, or say what is wrong with the file."""
+    """Call several methods, which must return or report the damage of the file."""
     with Firelock(f"sqlite:///{path}") as fire:
         storage, now = fire.storage, 1
         job = NewJob("more", "work", "{}", "json", "default", 0, State.ENQUEUED, now)

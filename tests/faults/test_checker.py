@@ -1,4 +1,4 @@
-"""What explains that a job ran twice, and which unique jobs were alive at once."""
+"""The checker itself: causes of repeated runs, and unique jobs that were unfinished at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.scenarios.limited import Asked, twins
 
 
 def event(what, at, *, pid=0, note=""):
-    """Something that was noted, of a job where it started."""
+    """Return an event of the ledger, with a job in case of a start."""
     return Event(what=what, at=at, pid=pid, job="job", attempt=1, fence=1, note=note, parent=99)
 
 
@@ -19,8 +19,8 @@ def event(what, at, *, pid=0, note=""):
     ("noted", "is_explained"),
     [
         ([("kill", 15.0), ("gone", 15.1)], True),
-        ([("kill", 9.9), ("gone", 10.1)], True),  # it started the job while it died
-        ([("kill", 19.9), ("gone", 20.1)], True),  # others ran the job before its end was noted
+        ([("kill", 9.9), ("gone", 10.1)], True),  # the dying process started the job
+        ([("kill", 19.9), ("gone", 20.1)], True),  # other processes ran the job before its end was recorded
         ([("kill", 9.0), ("gone", 9.1)], False),
         ([("kill", 20.1), ("gone", 20.2)], False),
         ([("freeze", 9.0), ("freeze", 21.0)], False),
@@ -29,7 +29,7 @@ def event(what, at, *, pid=0, note=""):
     ],
 )
 def test_a_death_between_two_starts_explains_them(noted, is_explained):
-    """A death takes from before the signal until after it."""
+    """A death lasts from before the signal until after it."""
     deaths = _deaths([event(what, at, note="7") for what, at in noted])
 
     assert _is_explained(event("start", 10.0, pid=7), event("start", 20.0, pid=8), deaths) is is_explained
@@ -39,16 +39,16 @@ def test_a_death_between_two_starts_explains_them(noted, is_explained):
     ("runs", "is_twin"),
     [
         ([(1, 10.0, 11.0)], False),
-        ([(1, 10.0, 12.9)], False),  # the job before ended while the call waited for the storage
+        ([(1, 10.0, 12.9)], False),  # the earlier job ended while the call waited for the storage
         ([(1, 10.0, 13.1)], True),
         ([(1, 10.0, None)], True),
         ([], True),
-        ([(1, 10.0, None), (2, 12.0, 12.5)], False),  # killed and run again, all of it before
-        ([(1, 10.0, 11.0), (2, 14.0, 14.5)], True),  # its end was lost: it was still to run
+        ([(1, 10.0, None), (2, 12.0, 12.5)], False),  # killed and run again, both before
+        ([(1, 10.0, 11.0), (2, 14.0, 14.5)], True),  # its end was lost, so it had to run again
     ],
 )
 def test_a_unique_job_beside_the_one_before_is_noticed(runs, is_twin):
-    """The last run of the job before has ended when the call for the next one returns, however late."""
+    """The last run of the earlier job must have ended when the call for the next one returns."""
     asked = [Asked(7, "job", is_new=True, back=9.0), Asked(7, "next", is_new=True, back=13.0)]
     events = [
         attrs.evolve(event(what, at), fence=fence)

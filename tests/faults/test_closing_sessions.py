@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture
 def on(server_database, tmp_path):
-    """A stage on PostgreSQL or MariaDB."""
+    """Yield a stage on PostgreSQL or MariaDB."""
     with stage(Place(tmp_path, server_database.url()), grace=1) as on:
         on.fire.storage.clear()
         yield on
@@ -46,7 +46,7 @@ def kill_worker_process(server):
 
 @pytest.mark.parametrize("death", [kill_all, kill_worker_process], ids=["server", "worker-process"])
 def test_a_locked_job_of_a_dead_server_returns_after_the_lock(on, lock_job, death):
-    """The other jobs run again while the row is locked. The locked one gets its crash, and runs later."""
+    """The other jobs run again while the row is locked. The locked job gets its crash and runs later."""
     with arranging():
         (server,) = on.serve(workers=4)
         locked, *others = ids = on.enqueue(3, 0.0, task="held")

@@ -1,4 +1,4 @@
-"""A job that takes its server down is blamed for it and ends, and so do the programs that it has started."""
+"""A job that kills its server's process is blamed and ends, and programs that it has started end too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ kills = pytest.mark.heavy("kills processes of real servers")
 
 @pytest.fixture
 def on(tmp_path):
-    """A stage on SQLite."""
+    """Yield a stage on SQLite."""
     with stage(Place(tmp_path, f"sqlite:///{tmp_path}/jobs.db"), session_timeout=30, grace=1) as on:
         yield on
 
@@ -48,7 +48,7 @@ def kill_child(server):
     ids=["thread", "process", "process-that-kills"],
 )
 def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, death):
-    """The crash is counted and has a line in the history, wherever the job was running."""
+    """The crash is counted and recorded in the history, wherever the job was running."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         (job_id,) = on.enqueue(1, 0.05, task=task)
@@ -63,7 +63,7 @@ def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, deat
 
 @kills
 def test_a_job_that_kills_its_server_process_wherever_it_runs_fails_at_last(on):
-    """The third crash, alone in a process of its own, is the last one."""
+    """The third crash, alone in a job process, is the last one."""
     with arranging():
         on.serve(workers=2, app="blamed")
         (job_id,) = on.enqueue(1, 0.0, task="kill-anywhere")
@@ -92,12 +92,12 @@ def test_a_job_that_loses_a_whole_server_each_time_ends_at_last():
         assert "losses: 10, max_host_losses: 10" in job.record().reason
 
 
-# ---- programs that a job has started ---------------------------------------------------------------------
+# ---- programs started by jobs ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def program_of(on):
-    """A function that runs a job of the task and returns the process that it has started."""
+    """Yield a function that runs a job of a task and returns its id and the process that it has started."""
     pids = []
 
     def run(task):
@@ -126,7 +126,7 @@ def has_ended(pid):
 @kills
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
 def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_killed):
-    """The documentation promises this for jobs with a process of their own."""
+    """The documentation promises this for jobs with executor="process"."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         _, program = program_of("program-and-hold")
@@ -141,7 +141,7 @@ def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_kill
 @kills
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
 def test_a_program_that_a_job_has_left_behind_ends_with_its_server(on, program_of, is_killed):
-    """The job has ended, and the server is killed or stopped by SIGTERM."""
+    """The job has ended, and the server is killed or stopped with SIGTERM."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         job_id, program = program_of("program-and-end")

@@ -1,4 +1,4 @@
-"""Every scenario in its short form; the long ones are played by hand: see docs/faults.md."""
+"""Every scenario in its short form. The long forms are run manually: see docs/faults.md."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from tests.sql.servers.programs import Missing, chosen_mysqls, chosen_postgresql
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
-# Other tests run beside these, so that a bound tells what hangs and not how busy the machine is; by hand a
-# scenario is held to its bounds as they are.
+# Other tests run at the same time, so a bound here detects hanging rather than a busy machine. In a manual
+# run, the bounds of a scenario apply unchanged.
 _SLACK = 10.0
 
-# What every storage has to stand is played on SQLite; on the others as well where all is to be tested.
+# Scenarios for every storage run on SQLite, and also on the others if everything is tested.
 _ON_EVERY_STORAGE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_REDIS" in os.environ
 _ON_EVERY_DATABASE = os.environ.get("FIRELOCK_TEST_SQL") == "all"
-# What a server does by itself is the same on every storage: elsewhere it is played where Redis is named.
+# The behaviour of servers does not depend on the storage. On Redis it is tested only if Redis is requested.
 _OF_SERVERS = {
     "ask-twice", "block-the-loop", "deaf-jobs", "expiring-parents", "forks", "hold-the-interpreter",
     "hostile-python", "impatient-stop", "kill-children", "kill-servers-in-turn", "kill-supervisors",
     "lose-the-host", "odd-jobs", "outlive-the-grace", "rolling-restart", "scheduler-down", "zombies",
 }  # fmt: skip
-_ON_ONE_PROGRAM = {"kill-flows"}  # whichever is the first of a scheme
+_ON_ONE_PROGRAM = {"kill-flows"}  # only on the first program of a scheme
 
 
 def _on(scheme, programs):
-    """Each scenario that is played on the storages of a scheme, on each of its programs.
+    """Parametrize with each scenario for the storages of a scheme, on each of its programs.
 
-    Of databases that is what shows that effects happen once, and everything else where all is to be tested:
-    the others start and kill servers by the dozen, and their bounds want a machine of their own.
+    On databases, only the scenario that shows that effects happen once runs, unless everything is tested. The
+    others start and kill dozens of servers, and their bounds require a machine without other load.
     """
     scenarios = [
         one
@@ -72,23 +72,23 @@ def _play(scenario, program, folder):
 
 @_on("sqlite", [None])
 def test_a_fault_does_no_harm(scenario, program, tmp_path):
-    """What a scenario breaks on purpose loses nothing, blocks nobody and is recovered from in time."""
+    """A deliberate fault loses nothing, blocks no other process, and is recovered from in time."""
     _play(scenario, program, tmp_path)
 
 
-@_on("redis", programs_of_groups())  # the kit runs on each; faults take minutes
+@_on("redis", programs_of_groups())  # the kit runs on each program, but faults take minutes
 def test_a_fault_does_no_harm_on_redis(scenario, program, tmp_path):
-    """As above, on a Redis of the test's own; what befalls a Redis is tried on nothing else."""
+    """The scenarios run on a new Redis. Scenarios of Redis failures run only here."""
     _play(scenario, program, tmp_path)
 
 
-@_on("postgresql", chosen_postgresqls()[:1])  # the kit runs on each; faults take minutes
+@_on("postgresql", chosen_postgresqls()[:1])  # the kit runs on each program, but faults take minutes
 def test_a_fault_does_no_harm_on_postgresql(scenario, program, tmp_path):
-    """As above, on a PostgreSQL of the test's own."""
+    """The scenarios run on a new PostgreSQL."""
     _play(scenario, program, tmp_path)
 
 
 @_on("mysql", chosen_mysqls())
 def test_a_fault_does_no_harm_on_mysql(scenario, program, tmp_path):
-    """As above, on a MariaDB or MySQL of the test's own."""
+    """The scenarios run on a new MariaDB or MySQL."""
     _play(scenario, program, tmp_path)

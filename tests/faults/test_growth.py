@@ -1,4 +1,4 @@
-"""The cost of a call does not grow with what was stored before, counted in rows, round trips and bytes."""
+"""The cost of a call does not grow with the stored data, counted in rows, round trips and bytes."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def claim(storage, session, limit):
 
 @pytest.fixture
 def proxy(server_database):
-    """A proxy that counts, before the server of the database."""
+    """Yield a counting proxy in front of the database server."""
     with FaultProxy(server_database.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def behind_proxy(server_database, proxy):
-    """An application on an empty database behind the proxy."""
+    """Yield an application on an empty database behind the proxy."""
     with closing(app_at(server_database.url(port=proxy.port))) as fire:
         fire.storage.clear()
         yield fire
@@ -81,7 +81,7 @@ def test_a_sweep_reads_no_dead_sessions():
 
 
 def test_a_sweep_receives_as_many_bytes_beside_dead_sessions_on_redis(server):
-    """Otherwise Redis builds a long list for every sweep of every server process."""
+    """With a full list, Redis would build a long reply for every sweep of every server process."""
     with FaultProxy(server.address) as proxy:
         alone, beside = (bytes_of_a_sweep(server, proxy, number) for number in (0, DEAD))
 
@@ -105,7 +105,7 @@ def bytes_of_a_sweep(server, proxy, dead):
 
 
 def test_an_append_to_a_long_stream_costs_as_much_as_to_a_short_one(tmp_path, monkeypatch):
-    """The cost is counted in instructions of SQLite, which run while every other writer waits."""
+    """The cost is counted in SQLite instructions, during which all other writers wait."""
     meter = SqliteMeter(monkeypatch)
     with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
         fire.noop.enqueue()
@@ -133,7 +133,7 @@ def test_a_page_of_jobs_takes_as_many_round_trips_with_many_queues(behind_proxy,
     for number in (2, 30):
         for place in range(number):
             behind_proxy.noop.using(queue=f"queue-{place}").enqueue()
-        behind_proxy.storage.find(JobFilter(), limit=20)  # connections learn their statements
+        behind_proxy.storage.find(JobFilter(), limit=20)  # so that statements are prepared
         before = proxy.traffic
         behind_proxy.storage.find(JobFilter(), limit=20)
         trips.append((proxy.traffic - before).trips)
@@ -149,7 +149,7 @@ def test_a_queue_without_jobs_is_forgotten(tmp_path):
         fire.jobs.delete([job.id for job in jobs])
         with arranging():
             assert fire.storage.prune(1_000) == 20
-        fire.storage.promote(1_000)  # upkeep folds counts here, where they are kept as differences
+        fire.storage.promote(1_000)  # upkeep folds the counts here if they are stored as differences
         fire.storage.prune(1_000)
 
     with closing(sqlite3.connect(path)) as connection:
@@ -158,7 +158,7 @@ def test_a_queue_without_jobs_is_forgotten(tmp_path):
 
 
 def test_promote_folds_a_bounded_number_of_differences(postgresql, admin):
-    """Each job enqueued while no server ran has left one, and due jobs wait until the call returns."""
+    """Each job enqueued without a server has left a difference, and due jobs wait until the call returns."""
     trips = []
     with (
         FaultProxy(postgresql.server.address) as proxy,
@@ -179,13 +179,13 @@ def test_promote_folds_a_bounded_number_of_differences(postgresql, admin):
     assert trips[2] < 2 * trips[1]
 
 
-# ---- what a server holds ---------------------------------------------------------------------------------
+# ---- jobs held by a server -------------------------------------------------------------------------------
 
 SIZE, NUMBER = 20_000, 40  # bytes of a job's arguments; jobs
 
 
 def held_jobs(fire):
-    """Store jobs with large arguments, claim them, and return them as `reconcile` takes them."""
+    """Store jobs with large arguments, claim them, and return them as arguments for `reconcile`."""
     fire.noop.enqueue_many([("x" * SIZE,)] * NUMBER)
     jobs = claim(fire.storage, begin_session(fire.storage), NUMBER)
     with arranging():
@@ -208,7 +208,7 @@ def test_a_reconciliation_reads_no_arguments_on_sqlite(tmp_path):
 
 
 def test_a_reconciliation_receives_no_arguments(behind_proxy, proxy):
-    """The arguments would cross the network once per second."""
+    """Received arguments would cross the network once per second."""
     held = held_jobs(behind_proxy)
     before = proxy.traffic
     reply = behind_proxy.storage.reconcile("session", held)
@@ -225,7 +225,7 @@ OLD, CALLS = 1_500, 20
 
 
 def entries_read(url, admin, work):
-    """Return how many entries of the jobs' indexes a call of the function with a new handle reads."""
+    """Return how many index entries of the jobs table one call of the function with a new handle reads."""
 
     def read():
         query = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'firelock_jobs'"
@@ -245,21 +245,21 @@ def entries_read(url, admin, work):
 
 
 def claim_a_job(storage):
-    """Look for due jobs and claim jobs in a storage that has none of either."""
+    """Search for due and enqueued jobs in a storage that has neither."""
     with arranging():
         assert storage.promote(10).promoted == 0
         assert claim(storage, "session", 10) == []
 
 
 def reconcile_nothing(storage):
-    """Compare the jobs of a session that holds none."""
+    """Reconcile a session that holds no jobs."""
     with arranging():
         assert not storage.reconcile("session", []).unknown
 
 
 @pytest.fixture
 def few_whole_looks(monkeypatch):
-    """Each read of all entries counts as a long one, and no later one reads them all."""
+    """Make every full read of the entries count as a long one, so that later calls avoid full reads."""
     monkeypatch.setattr(postgresql_storage, "LONG_SECONDS", -1)
     monkeypatch.setattr(whole_looks, "_IN_A_ROW", 1)
     for rest in ("_REST", "_REST_OF_HELD"):
@@ -273,7 +273,7 @@ def few_whole_looks(monkeypatch):
     ids=["claim-and-due-jobs", "reconcile-and-held-jobs"],
 )
 def test_a_held_snapshot_makes_few_calls_read_earlier_jobs(postgresql, admin, work, column, value):
-    """A report or a backup keeps old versions of rows and of the entries of their indexes."""
+    """A report or a backup keeps old versions of rows and of their index entries."""
     url = postgresql.url("listen=off")
     state = "scheduled" if column == "due_at" else "processing"
     with closing(open_storage(url)) as storage:
@@ -302,7 +302,7 @@ def test_a_held_snapshot_makes_few_calls_read_earlier_jobs(postgresql, admin, wo
 
 
 def test_a_new_wait_for_a_result_does_not_make_earlier_ones_poll_again():
-    """Another wait begins at each poll, as in a web process with many requests."""
+    """Another wait starts at each poll, as in a web process with many requests."""
     storage = WatchedStorage(MemoryStorage())
     with closing(app_at(storage)) as fire:
         jobs = fire.noop.using(delay=3_600).enqueue_many([()] * 150)
@@ -331,7 +331,7 @@ def test_a_new_wait_for_a_result_does_not_make_earlier_ones_poll_again():
 
 
 def test_an_urgent_job_costs_as_much_after_many_claims_in_memory():
-    """The cost is counted in lines of Python that are run."""
+    """The cost is counted in executed lines of Python."""
     lines = []
     for number in (100, 2_000):
         with closing(app_at("memory://")) as fire:

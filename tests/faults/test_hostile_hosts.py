@@ -1,4 +1,4 @@
-"""Strings that cannot be stored, threads of a job, and a closed event loop do no harm to other jobs."""
+"""Invalid strings, threads of a job, and a closed event loop do not affect other jobs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
 
 @pytest.fixture
 def fire(tmp_path):
-    """An application on SQLite, whose strings must be valid UTF-8."""
+    """Yield an application on SQLite, whose strings must be valid UTF-8."""
     with closing(Firelock(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal", settings=SETTINGS)) as fire:
         yield fire
 
 
 def has_ended(job):
-    """Whether the job is in a final state."""
+    """Return whether the job is in a final state."""
     return job.refresh().state in FINAL_STATES
 
 
@@ -38,7 +38,7 @@ BAD = "a\x00b\ud800c\x01\u2028"
 
 
 def raises(job):
-    """Raise an error whose message is the string."""
+    """Raise an error with the invalid string as its message."""
     raise ValueError(BAD)
 
 
@@ -54,8 +54,8 @@ WAYS = {
 
 
 def test_a_string_that_no_storage_takes_ends_its_job_and_stops_no_other(fire, caplog):
-    """It has NUL and a lone surrogate, and is passed wherever a job can store a string."""
-    caplog.set_level(logging.CRITICAL, "firelock")  # pytest cannot pass on tracebacks with surrogates
+    """The string contains NUL and a lone surrogate, and is passed wherever a job can store a string."""
+    caplog.set_level(logging.CRITICAL, "firelock")  # pytest cannot print tracebacks with surrogates
     jobs = {}
     for name, (say, _) in WAYS.items():
 
@@ -74,11 +74,11 @@ def test_a_string_that_no_storage_takes_ends_its_job_and_stops_no_other(fire, ca
 
 # ---- threads ---------------------------------------------------------------------------------------------
 
-LINES = 60  # at which threads are switched
+LINES = 60  # lines at which the threads switch
 
 
 def test_threads_of_a_job_emit_to_new_streams_at_the_same_time(fire):
-    """Whenever one thread runs a line of the module of streams, the other thread emits to a new stream."""
+    """Whenever one thread runs a line of the streams module, the other thread emits to a new stream."""
     wanted, emitted = threading.Semaphore(0), threading.Semaphore(0)
     raised = []
 
@@ -96,7 +96,7 @@ def test_threads_of_a_job_emit_to_new_streams_at_the_same_time(fire):
         def switch(frame, event, argument):
             if frame.f_code.co_filename == streams_module.__file__ and next(left, None) is not None:
                 wanted.release()
-                emitted.acquire(timeout=0.02)  # it may wait for a lock that this thread has
+                emitted.acquire(timeout=0.02)  # it may wait for a lock that this thread holds
             return switch
 
         other.start()
@@ -122,7 +122,7 @@ def test_threads_of_a_job_emit_to_new_streams_at_the_same_time(fire):
 
 
 def test_a_server_stops_in_order_after_its_host_has_closed_the_loop(fire, our_threads):
-    """A coroutine was running on the loop; a job in a thread goes on and ends."""
+    """A coroutine was running on the loop. A job in a thread continues and ends."""
     began, gate = threading.Semaphore(0), threading.Event()
 
     @fire.task(name="long", retry=Retry.never())

@@ -1,4 +1,4 @@
-"""A row that another transaction has locked delays its own job and no other."""
+"""A row that another transaction has locked delays only its own job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from firelock.plugins.loader import open_storage
 from firelock.testing import eventually
 from tests.faults.watching import WatchedStorage, arranging
 
-WITHIN = 5.0  # seconds: more than two waits for a lock, less than one transaction goes on trying
+WITHIN = 5.0  # seconds: more than two waits for a lock, but less than one transaction keeps retrying
 LONG = 60.0  # seconds until a condition counts as never met
 SETTINGS = Settings(poll=0.1, heartbeat=1, session_timeout=60, sweep=60)
 OTHERS = 8
@@ -88,7 +88,7 @@ class Shop:
         return True
 
     def are(self, state, jobs):
-        """Whether all the jobs are in the state."""
+        """Return whether all jobs are in the state."""
         records = self.storage.inside.get([job.id for job in jobs])
         return all(record.state is state for record in records)
 
@@ -102,7 +102,7 @@ class Shop:
 
 @contextmanager
 def shop_on(database):
-    """Open the shop, without its server."""
+    """Open the shop, without starting its server."""
     with ExitStack() as stack:
         shop = Shop(database)
         stack.enter_context(closing(shop.fire))
@@ -112,14 +112,14 @@ def shop_on(database):
 
 @pytest.fixture
 def shop(server_database):
-    """A shop on PostgreSQL or MariaDB."""
+    """Yield a shop on PostgreSQL or MariaDB."""
     with shop_on(server_database) as shop:
         yield shop
 
 
 @pytest.mark.parametrize("way", [Shop.lock, Shop.attach], ids=["select", "then"])
 def test_other_jobs_end_while_the_row_of_an_ended_job_is_locked(shop, way):
-    """It is locked by a statement, or by a request that attaches a continuation and does not commit."""
+    """The row is locked by a statement, or by a request that attaches a continuation without committing."""
     shop.server.start()
     job = shop.running()
 
@@ -141,7 +141,7 @@ def test_other_jobs_end_when_no_row_is_locked(shop):
 
 
 def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked(shop):
-    """Otherwise a deploy runs these jobs a second time."""
+    """If these ends were not stored, a deployment would run the jobs a second time."""
     shop.server.start()
     job = shop.running()
     others = shop.waiting.enqueue_many([()] * 3)
@@ -158,7 +158,7 @@ def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked
 
 
 def test_other_jobs_end_while_a_job_that_completes_itself_keeps_its_transaction_open(shop):
-    """The row is locked by `complete_within`; after a second the server writes when the job started."""
+    """`complete_within` locks the row. After a second, the server stores the start of the job."""
     completed = threading.Event()
 
     @shop.fire.task(name="completes", retry=Retry.never())
@@ -178,7 +178,7 @@ def test_other_jobs_end_while_a_job_that_completes_itself_keeps_its_transaction_
 
 
 def tells_start(storage, job):
-    """Whether a call of `reconcile` has begun that writes when the job started."""
+    """Return whether a `reconcile` call that stores the start of the job has begun."""
     return any(
         held.job_id == job.id and held.started_at is not None
         for call in storage.begun("reconcile")
@@ -204,7 +204,7 @@ def test_other_jobs_end_while_the_row_of_a_waiting_continuation_is_locked(shop):
 
 @pytest.fixture
 def mariadb_shop(mariadb):
-    """A shop on MariaDB or MySQL."""
+    """Yield a shop on MariaDB or MySQL."""
     with shop_on(mariadb) as shop:
         yield shop
 

@@ -15,7 +15,7 @@ from firelock_sql.schema import version
 
 
 def note_in_a_step(monkeypatch, columns):
-    """Add a migration whose step stores what the query of these columns returns."""
+    """Add a migration whose step stores the result of a query for these columns."""
     step = f"CREATE TABLE firelock_seen AS SELECT {columns}"
     added = schema.Migration("Noted the timeout.", lambda _: iter([step]), works_with=1)
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
@@ -24,7 +24,7 @@ def note_in_a_step(monkeypatch, columns):
 
 @pytest.fixture
 def migrated(postgresql, admin):
-    """A storage whose tables are of this release, and are so again after the test."""
+    """Yield a storage with the tables of this release, which are restored after the test."""
     wanted = version.WANTED
     with closing(open_storage(postgresql.url("listen=off"))) as storage:
         storage.migrate()
@@ -49,7 +49,7 @@ def test_a_step_of_a_migration_on_postgresql_has_no_statement_timeout(migrated, 
 
 @pytest.mark.usefixtures("migrated")
 def test_a_migration_waits_longer_for_an_answer_than_other_transactions(postgresql, monkeypatch):
-    """Connections of Firelock close if an answer takes too long, but not while a migration waits for one."""
+    """Firelock closes its connections if a reply takes too long, except during a migration."""
     note_in_a_step(monkeypatch, "pg_sleep(1)::text AS slept")
     monkeypatch.setattr(postgresql_storage, "SILENT_SECONDS", 0.3)
 
@@ -61,12 +61,15 @@ def test_a_migration_waits_longer_for_an_answer_than_other_transactions(postgres
 
 
 def test_a_step_of_a_migration_on_mariadb_gives_up_waiting_for_a_table(mariadb, monkeypatch):
-    """All other statements on the table would wait behind it; the connection is as before afterwards."""
+    """While a step waits for a table, all other statements on the table wait too.
+
+    The connection's setting is restored afterwards.
+    """
     note_in_a_step(monkeypatch, "@@SESSION.lock_wait_timeout AS waits")
     with closing(open_storage(mariadb.url("pool_size=1"))) as storage:
         assert storage.migrate()[-1] == "Noted the timeout."
 
-        rows = storage._database.read(  # noqa: SLF001 - no verb shows what a connection waits for
+        rows = storage._database.read(  # noqa: SLF001 - no method shows the setting of a connection
             lambda tx: (
                 tx.all(Text("SELECT waits FROM firelock_seen")),
                 tx.all(Text("SELECT @@SESSION.lock_wait_timeout = @@GLOBAL.lock_wait_timeout")),

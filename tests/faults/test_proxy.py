@@ -1,4 +1,4 @@
-"""The fault proxy itself: what it loses, holds, slows and counts is what it was told."""
+"""The fault proxy itself: it loses, holds, slows and counts as requested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Answering(socketserver.StreamRequestHandler):
             while line := self.rfile.readline():
                 self.server.seen.append(line.strip().decode())
                 self.wfile.write(b"you said " + line)
-        except ConnectionError:  # what the proxy does to a server
+        except ConnectionError:  # caused by the proxy
             return
 
 
@@ -33,7 +33,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 @pytest.fixture
 def server():
-    """A server that answers each line and remembers it."""
+    """Yield a server that replies to each line and records it."""
     with _Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -67,7 +67,7 @@ def ask(client, line):
 
 
 def test_everything_passes_and_is_counted(connect, proxy):
-    """A trip is a request with its reply, however many lines it has; bytes are counted each way."""
+    """A trip is a request with its reply, however many lines it has. Bytes are counted in each direction."""
     client = connect()
 
     answers = [ask(client, "one"), ask(client, "two")]
@@ -80,7 +80,7 @@ def test_everything_passes_and_is_counted(connect, proxy):
 
 
 def test_a_lost_request_never_arrives(connect, proxy, server):
-    """The client is cut off, the server has heard nothing, and the next one passes."""
+    """The client is disconnected, the server receives nothing, and the next request passes."""
     proxy.lose_request(lambda request: b"two" in request)
 
     assert "you said one" == ask(connect(), "one")
@@ -91,7 +91,7 @@ def test_a_lost_request_never_arrives(connect, proxy, server):
 
 
 def test_a_lost_reply_was_asked_for(connect, proxy, server):
-    """The server has done what it was asked, as often as told; the client does not learn it."""
+    """The server processes the requests, but the client does not get the replies, as often as requested."""
     proxy.lose_reply(times=2)
 
     for line in ("one", "two"):
@@ -102,7 +102,7 @@ def test_a_lost_reply_was_asked_for(connect, proxy, server):
 
 
 def test_a_reply_is_cut_in_the_middle(connect, proxy):
-    """As many bytes as were told come before the end."""
+    """The requested number of bytes arrives before the reset."""
     proxy.lose_reply(after=3)
     client = connect()
 
@@ -114,7 +114,7 @@ def test_a_reply_is_cut_in_the_middle(connect, proxy):
 
 
 def test_a_black_hole_holds_until_it_is_healed(connect, proxy, server):
-    """Nothing passes and nothing ends; afterwards everything that was held arrives."""
+    """No data passes and no connection ends. Afterwards all held data arrives."""
     client = connect()
     ask(client, "one")
     proxy.black_hole()
@@ -131,7 +131,7 @@ def test_a_black_hole_holds_until_it_is_healed(connect, proxy, server):
 
 
 def test_a_reset_ends_what_there_is(connect, proxy):
-    """Connections are reset, those that a black hole holds as well; new ones are served."""
+    """Connections are reset, including those held by a black hole, and new ones are served."""
     clients = [connect(), connect()]
     for client in clients:
         ask(client, "one")
@@ -149,7 +149,7 @@ def test_a_reset_ends_what_there_is(connect, proxy):
 
 
 def test_a_refusing_proxy_serves_nobody(connect, proxy):
-    """Old and new connections are reset until it is healed."""
+    """Existing and new connections are reset until the proxy is healed."""
     client = connect()
     ask(client, "one")
 
@@ -157,14 +157,14 @@ def test_a_refusing_proxy_serves_nobody(connect, proxy):
 
     with pytest.raises(ConnectionResetError):
         client.recv(1)
-    with pytest.raises(ConnectionResetError):  # while it connects, or just after
+    with pytest.raises(ConnectionResetError):  # while connecting, or just after
         connect().recv(1)
     proxy.heal()
     assert "you said one" == ask(connect(), "one")
 
 
 def test_a_slow_line_takes_its_time(connect, proxy):
-    """Each piece waits, each way; the answer is whole all the same."""
+    """Each piece is delayed in each direction, but the reply is complete."""
     proxy.slow(Slowness(delay=0.01, jitter=0.005, rate=10_000, piece=4))
     client = connect()
     began = time.monotonic()
@@ -176,7 +176,7 @@ def test_a_slow_line_takes_its_time(connect, proxy):
 
 
 def test_what_a_server_says_is_changed(connect, proxy):
-    """The client gets what the change returns, until the proxy is healed."""
+    """The client gets the return value of the function until the proxy is healed."""
     client = connect()
     proxy.alter(lambda piece: piece.replace(b"you", b"nobody"))
 
@@ -186,7 +186,7 @@ def test_what_a_server_says_is_changed(connect, proxy):
 
 
 def test_a_server_that_is_away_ends_the_connection(proxy, connect, server):
-    """Where the server cannot be reached, the client finds its connection ended."""
+    """If the server is unreachable, the client's connection ends."""
     server.server_close()
 
     assert b"" == connect().recv(1)
@@ -194,7 +194,7 @@ def test_a_server_that_is_away_ends_the_connection(proxy, connect, server):
 
 
 def test_a_piece_is_shown_before_it_goes(server):
-    """Who watches has seen each piece, with its connection's number, before the server answers it."""
+    """The function receives each piece, with its connection's number, before the server replies to it."""
     seen = []
     with FaultProxy(server.server_address, on_sent=lambda *one: seen.append(one)) as proxy:
         for line in ("one", "two"):
@@ -205,7 +205,7 @@ def test_a_piece_is_shown_before_it_goes(server):
 
 
 def test_a_socket_of_this_machine_does_as_well(tmp_path, server):
-    """It may listen at a path, and pass on to one."""
+    """The proxy can listen at a path, and connect to one."""
     with (
         FaultProxy(server.server_address, listens_at=tmp_path / "a") as inner,
         FaultProxy(inner.address, listens_at=tmp_path / "b"),
@@ -217,7 +217,7 @@ def test_a_socket_of_this_machine_does_as_well(tmp_path, server):
 
 
 def test_who_connects_while_it_closes_is_closed_as_well(server):
-    """Nobody is left with a connection that the proxy accepted and serves no more."""
+    """No client keeps a connection that the proxy has accepted but does not serve."""
     clients = []
     with FaultProxy(server.server_address) as proxy:
         clients += [socket.create_connection(proxy.address, timeout=10) for _ in range(20)]

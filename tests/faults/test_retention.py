@@ -17,7 +17,7 @@ from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
 from tests.faults.watching import SqliteMeter, WatchedStorage, arranging
 
-CHUNK_SECONDS = 0.3  # for which a chunk is being removed, unless the other duty begins
+CHUNK_SECONDS = 0.3  # duration of removing a chunk, unless the other duty begins
 LONG = 30.0  # seconds until a condition counts as never met
 
 
@@ -29,14 +29,14 @@ class EndlessBacklog(WatchedStorage):
         self.is_over = False
 
     def pass_on(self, verb, *args, **kwargs):
-        """Return a full chunk from `prune`, and the answer of the storage inside from every other verb."""
+        """Return a full chunk from `prune`, and the result of the wrapped storage from every other method."""
         answer = super().pass_on(verb, *args, **kwargs)
         return args[0] if verb == "prune" and not self.is_over else answer
 
 
 @pytest.fixture
 def backlog():
-    """A storage with an endless backlog of expired jobs."""
+    """Yield a storage with an endless backlog of expired jobs."""
     storage = EndlessBacklog()
     yield storage
     storage.is_over = True
@@ -53,12 +53,12 @@ def app_on(storage, **settings):
     ("verb", "sweep"), [("promote", 60), ("orphans", 0.1)], ids=["due-jobs", "lost-servers"]
 )
 def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, sweep):
-    """The other duty falls due while the first chunk is removed."""
+    """The other duty becomes due while the first chunk is removed."""
     begun, looks = threading.Event(), []
 
     def remove_a_chunk(limit):
         if not backlog.begun(verb):
-            return  # the server has just started, and does not do the other duty yet
+            return  # the server has just started and does not perform the other duty yet
         if not looks:
             fire.noop.schedule(timedelta(milliseconds=1))
             begun.clear()
@@ -77,7 +77,7 @@ def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, 
 
 @pytest.mark.heavy("waits some seconds for a second round of retention")
 def test_retention_that_has_not_caught_up_goes_on_before_the_next_sweep(backlog):
-    """The interval of the sweeps must not bound how many jobs are removed per second."""
+    """The sweep interval must not limit how many jobs are removed per second."""
     with closing(app_on(backlog, sweep=300)) as fire, fire.server(workers=1):
         with arranging():
             eventually(lambda: len(backlog.begun("prune")) >= 20, within=LONG)
@@ -85,19 +85,19 @@ def test_retention_that_has_not_caught_up_goes_on_before_the_next_sweep(backlog)
         eventually(lambda: len(backlog.begun("prune")) > 60, within=4)
 
 
-# ---- what a chunk costs ----------------------------------------------------------------------------------
+# ---- cost of a chunk -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def proxy(server_database):
-    """A proxy that counts, before the server of the database."""
+    """Yield a counting proxy in front of the database server."""
     with FaultProxy(server_database.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def expired(server_database, proxy):
-    """A function that stores a number of expired jobs with these options; its `fire` is behind the proxy."""
+    """Yield a function that stores expired jobs with these options; its `fire` is behind the proxy."""
     with closing(app_on(server_database.url(port=proxy.port), keep_deleted=0)) as fire:
         fire.storage.clear()
 
@@ -114,18 +114,18 @@ def expired(server_database, proxy):
 def test_pruning_tagged_jobs_takes_no_more_round_trips_than_others(expired, proxy):
     """The statements of a chunk share their round trips."""
     trips = []
-    for tags in ([], [], ["a", "b"]):  # the first time connections learn their statements
+    for tags in ([], [], ["a", "b"]):  # the first time, statements are prepared
         expired(100, tags=tags)
         before = proxy.traffic
         with arranging():
             assert expired.fire.storage.prune(1_000) == 100
         trips.append((proxy.traffic - before).trips)
 
-    assert trips[2] <= trips[1] + 30  # a few more if a busy server answers before all was sent
+    assert trips[2] <= trips[1] + 30  # a few more if a busy server replies before all statements are sent
 
 
 def test_pruning_tagged_jobs_takes_few_more_statements_than_others_on_mariadb(mariadb):
-    """The server parses and plans each statement by itself, which took minutes for a day's jobs."""
+    """The server parses and plans each statement separately, which took minutes for a day's jobs."""
     statements = []
     with closing(app_on(mariadb.url(), keep_deleted=0)) as fire:
         fire.storage.clear()
@@ -141,14 +141,14 @@ def test_pruning_tagged_jobs_takes_few_more_statements_than_others_on_mariadb(ma
 
 
 def deletes(mariadb):
-    """Return how many statements the server has run that delete rows."""
+    """Return the number of statements that delete rows and that the server has run."""
     with mariadb.server.connect() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN ('Com_delete', 'Com_delete_multi')")
         return sum(int(number) for _, number in cursor.fetchall())
 
 
 def test_expired_jobs_that_another_server_is_removing_do_not_end_the_pruning(expired, server_database):
-    """The other server has locked the 500 jobs that expired first; there are 300 more."""
+    """The other server has locked the 500 jobs that expired first. There are 300 more."""
     storage = expired.fire.storage
     first = expired(500)
     last = expired(300)
@@ -156,7 +156,7 @@ def test_expired_jobs_that_another_server_is_removing_do_not_end_the_pruning(exp
     with engine.connect() as other:
         locked = text(
             "SELECT id FROM firelock_jobs WHERE expires_at IS NOT NULL ORDER BY expires_at LIMIT 500 "
-            "FOR UPDATE"  # in the order of an index: MariaDB also locks what it only sorts
+            "FOR UPDATE"  # in index order, because MariaDB also locks rows that it only sorts
         )
         with arranging():
             assert set(first) == {row[0] for row in other.execute(locked)}
@@ -167,7 +167,7 @@ def test_expired_jobs_that_another_server_is_removing_do_not_end_the_pruning(exp
     assert (len(last), len(first)) == (pruned, left)
 
 
-# ---- sound -----------------------------------------------------------------------------------------------
+# ---- checks ----------------------------------------------------------------------------------------------
 
 
 def test_unique_keys_in_use_are_checked_once_an_hour(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A job or a plugin that blocks does not stop other jobs, or the log names it; an outage is not a failure."""
+"""A blocking job or plugin does not stop other jobs, or is named in the log; an outage is no failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
 
 @pytest.fixture
 def gate():
-    """An event that jobs and plugins of a test wait for; it is set at the end."""
+    """Yield an event for which jobs and plugins of a test wait; it is set at the end."""
     gate = threading.Event()
     yield gate
     gate.set()
@@ -39,7 +39,7 @@ def gate():
 
 @pytest.fixture
 def app(gate):
-    """A function that returns an application in memory with these plugins; servers end with the test."""
+    """Yield a function that creates an application in memory with plugins; its servers end with the test."""
     with ExitStack() as stack:
 
         def make(*plugins):
@@ -49,7 +49,7 @@ def app(gate):
             def serve(**options):
                 server = fire.server(**options).start()
                 stack.callback(server.stop, grace=1)
-                stack.callback(gate.set)  # first
+                stack.callback(gate.set)  # runs first
                 return server
 
             return fire, serve
@@ -58,7 +58,7 @@ def app(gate):
 
 
 def succeeded(jobs):
-    """Whether all the jobs have succeeded."""
+    """Return whether all jobs have succeeded."""
     return all(job.refresh().state is State.SUCCEEDED for job in jobs)
 
 
@@ -92,7 +92,10 @@ def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gat
 
 
 def test_coroutines_get_the_jobs_behind_threads_that_are_busy(app, gate, caplog):
-    """Two long `def` jobs run, others wait, and `async def` jobs are behind them; a warning says it once."""
+    """Two long `def` jobs run, others wait, and `async def` jobs are after them.
+
+    A single warning is logged.
+    """
     caplog.set_level(logging.WARNING)
     fire, serve = app()
 
@@ -141,11 +144,14 @@ def test_both_kinds_of_workers_are_busy_with_a_backlog_of_both(app, gate):
     assert sum(one.gives_back for one in fire.storage.transitions()) < 50
 
 
-# ---- jobs ahead of workers -------------------------------------------------------------------------------
+# ---- jobs claimed ahead ----------------------------------------------------------------------------------
 
 
 def test_jobs_that_turn_out_long_are_not_handed_back_again_and_again(app, gate):
-    """Short jobs have let a server claim ahead; what it holds behind long ones goes back and stays there."""
+    """Because of short jobs, a server claims ahead.
+
+    Jobs that it holds behind long ones are handed back and stay.
+    """
     fire, serve = app()
     noop = fire.task(name="noop")(lambda: None)
     started = []
@@ -168,32 +174,32 @@ def test_jobs_that_turn_out_long_are_not_handed_back_again_and_again(app, gate):
 
 
 class HeldStorage(WatchedStorage):
-    """A storage that answers the first claim with all there is, and then holds up who settles."""
+    """A storage that ignores the limit of claims, and holds settling calls until it is released."""
 
     def __init__(self, inner):
         super().__init__(inner)
         self.go_on, self.is_held = threading.Event(), threading.Event()
-        self.watches = 0  # how often somebody has waited for what others take from a session
+        self.watches = 0  # calls that waited for jobs taken from a session
 
     def claim(self, request):
-        """As the storage, but for the limit."""
+        """Claim with a higher limit."""
         return super().claim(attrs.evolve(request, limit=500))
 
     def apply(self, transitions, *, within=None):
-        """As the storage, an end of a run once it is released."""
+        """Apply the transitions, the ends of runs only after the release."""
         if transitions[0].session is not None:
             self.is_held.set()
             self.go_on.wait(LONG)
         return super().apply(transitions, within=within)
 
     def wait(self, queues, timeout_seconds):
-        """As the storage, and counted."""
+        """Wait, and count waits for taken jobs."""
         self.watches += bool(queues) and is_of_taken(queues[0])
         return super().wait(queues, timeout_seconds)
 
 
 def test_no_job_that_was_claimed_ahead_starts_after_its_delete(gate):
-    """One runs and 119 wait behind it while the dispatcher is within a round trip; all are deleted."""
+    """One job runs and 119 wait while the dispatcher is in a round trip. All are deleted."""
     storage = HeldStorage(MemoryStorage())
     with closing(Firelock(storage, settings=SETTINGS)) as fire, ExitStack() as stack:
         noop = fire.task(name="noop")(lambda: None)
@@ -223,12 +229,12 @@ def test_no_job_that_was_claimed_ahead_starts_after_its_delete(gate):
     assert started == [0]
 
 
-# ---- jobs past their time --------------------------------------------------------------------------------
+# ---- jobs after their timeout ----------------------------------------------------------------------------
 
 
 @pytest.mark.heavy("waits some seconds for a line of the log")
 def test_a_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog):
-    """Its thread cannot run other jobs meanwhile."""
+    """The thread of such a job cannot run other jobs meanwhile."""
     caplog.set_level(logging.WARNING)
     fire, serve = app()
     started = threading.Event()
@@ -276,7 +282,7 @@ def test_a_slow_observer_stops_no_job_or_is_named_in_the_log(app, gate, caplog):
 @pytest.mark.heavy("starts a real server, whose worker process another replaces")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_a_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path):
-    """Nothing can end a thread. The server runs other jobs meanwhile, in as many threads as before."""
+    """A thread cannot be ended. The server runs other jobs meanwhile, in as many threads as before."""
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
     with stage(place, grace=0) as on:
         (it,) = on.serve(workers=1)
@@ -297,7 +303,7 @@ def test_a_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path)
 @pytest.mark.heavy("starts a real server, one of whose worker processes an operator ends")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_an_operator_ends_a_worker_process_and_its_other_jobs_run_again(tmp_path):
-    """Neither kind of job counts a crash: one that stops when it is cancelled, and one that does not."""
+    """No job counts a crash, neither one that stops when it is cancelled nor one that does not."""
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
     with stage(place, grace=0) as on:
         (it,) = on.serve(workers=3)
@@ -319,7 +325,7 @@ def test_an_operator_ends_a_worker_process_and_its_other_jobs_run_again(tmp_path
 
 # ---- outages ---------------------------------------------------------------------------------------------
 
-SILENCE = 6.0  # seconds: the setting hang_timeout; a worker process starts in less
+SILENCE = 6.0  # seconds: the setting hang_timeout; a worker process starts faster
 
 
 def read_probe(port, path):
@@ -344,7 +350,7 @@ def test_a_worker_process_that_starts_in_an_outage_does_not_make_its_server_dead
             (child,) = it.children()
             proxy.refuse()
             kill(child)
-            eventually(lambda: on.said("No new session yet"), within=LONG)  # the next one waits for its own
+            eventually(lambda: on.said("No new session yet"), within=LONG)  # the new process has none
             (child,), ready_at = it.children(), time.monotonic()
             eventually(lambda: time.monotonic() > ready_at + SILENCE + 1, within=LONG)
             assert it.children() == [child]

@@ -1,5 +1,5 @@
-/* A wall clock that is wrong, for a program that is started with LD_PRELOAD: it is so many seconds off and gains so
-   many parts of a second each second. Clocks that only count on are left as they are. */
+/* A wrong wall clock for a program that is started with LD_PRELOAD. The wall clock is off by a number of seconds, and
+   gains a fraction of a second per second. Clocks that only count up are not changed. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

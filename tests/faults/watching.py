@@ -1,4 +1,4 @@
-"""A storage that lists its calls, and meters for the cost of a call in SQLite and in Python."""
+"""A storage that records its calls, and meters for the cost of a call in SQLite and in Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from firelock.testing import FaultyStorage
 
 @contextmanager
 def arranging():
-    """Raise a `RuntimeError` if an assertion of the block fails.
+    """Raise a `RuntimeError` if an assertion in the block fails.
 
     A test of an open fault expects an `AssertionError`, so its preparations must not raise one.
     """
@@ -27,7 +27,7 @@ def arranging():
 
 @attrs.frozen
 class Call:
-    """A call of a verb."""
+    """A call of a storage's method."""
 
     verb: str
     args: tuple[object, ...]
@@ -36,7 +36,7 @@ class Call:
 
 
 class WatchedStorage(FaultyStorage):
-    """Another storage that lists each verb's calls, and runs functions of the test before them."""
+    """A storage that records each method's calls, and runs functions of the test before them."""
 
     def __init__(self, inside):
         super().__init__(inside)
@@ -46,29 +46,29 @@ class WatchedStorage(FaultyStorage):
         self._before = {}
 
     def before(self, verb, function):
-        """Run a function before each call of the verb, with the arguments of the call and in its thread."""
+        """Run a function before each call of the method, with its arguments and in its thread."""
         self._before[verb] = function
 
     def begun(self, *verbs):
-        """Return the calls of these verbs that have begun, verb by verb."""
+        """Return the started calls of these methods, method by method."""
         with self._watching:
             return [call for verb in verbs for call in self._begun[verb]]
 
     def answered(self, *verbs):
-        """Return the calls of these verbs that have been answered, verb by verb."""
+        """Return the completed calls of these methods, method by method."""
         with self._watching:
             return [call for verb in verbs for call in self._answered[verb]]
 
     def transitions(self):
-        """Return every transition that the storage was sent."""
+        """Return every transition that was sent to the storage."""
         return [one for call in self.begun("exchange", "apply") for one in call.args[0]]
 
     def has_been_sent(self, job):
-        """Whether the storage was sent a transition of the job."""
+        """Return whether a transition of the job was sent to the storage."""
         return any(one.job_id == job.id for one in self.transitions())
 
     def pass_on(self, verb, *args, **kwargs):
-        """Pass the call on, after noting it."""
+        """Record the call and pass it on."""
         call = Call(verb, args, threading.get_ident())
         with self._watching:
             self._begun[verb].append(call)
@@ -84,9 +84,10 @@ class WatchedStorage(FaultyStorage):
 
 
 class SqliteMeter:
-    """Counts the instructions of SQLite's virtual machine, in every connection that is opened meanwhile.
+    """A counter of the instructions of SQLite's virtual machine, in every connection opened meanwhile.
 
-    The number of rows that a statement visits decides how many it runs, the speed of the machine does not.
+    The number of instructions depends on the number of rows that a statement visits, and not on the speed of
+    the machine.
     """
 
     _EVERY = 20
@@ -106,7 +107,7 @@ class SqliteMeter:
         self._instructions += self._EVERY
 
     def instructions(self, work, times=10):
-        """Return about how many instructions one call of the function runs, by the mean of several."""
+        """Return about how many instructions one call of the function runs, as the mean of several calls."""
         before = self._instructions
         for _ in range(times):
             work()
@@ -118,7 +119,7 @@ class SqliteMeter:
 
 @contextmanager
 def traced(trace):
-    """Trace this thread by a function within the block."""
+    """Trace this thread with a function within the block."""
     former = sys.gettrace()
     sys.settrace(trace)
     try:
@@ -128,7 +129,7 @@ def traced(trace):
 
 
 def lines_run(work):
-    """Return how many lines of Python a call of the function runs in this thread."""
+    """Return how many lines of Python one call of the function runs in this thread."""
     lines = 0
 
     def count(frame, event, argument):

@@ -1,1 +1,1 @@
-"""Redis and Valkey of the tests' own, on loopback and gone with the tests, and what only they can show."""
+"""Redis and Valkey servers on loopback that exist only during the tests, and the tests that need them."""

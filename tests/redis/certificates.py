@@ -1,4 +1,4 @@
-"""A certificate for a test's own servers, which vouches for itself and is gone with the test."""
+"""A self-signed certificate for the servers of a test, which is deleted after the test."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_LIFE = timedelta(days=36_500)  # no clock of a test is outside of it
+_LIFE = timedelta(days=36_500)  # long enough for the clock of any test
 _BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def write_certificates(folder):
-    """Return the folder; it now holds ca.crt, server.crt and server.key, for 127.0.0.1 and localhost."""
+    """Write ca.crt, server.crt and server.key for 127.0.0.1 and localhost; return the folder."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     places = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

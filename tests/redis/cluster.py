@@ -1,4 +1,4 @@
-"""A Cluster of three primaries, with replicas where a test asks for them."""
+"""A Cluster of three primaries, with replicas if a test needs them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ClusterServers:
     """Nodes that share the slots evenly, as a context manager.
 
     Args:
-        program: which Redis or Valkey.
-        replicas: how many for each primary.
-        node_timeout: seconds without an answer after which a node takes another one for lost.
+        program: the Redis or Valkey program.
+        replicas: the number of replicas for each primary.
+        node_timeout: seconds without a reply after which a node counts as lost for the others.
     """
 
     def __init__(self, program, *, replicas=0, node_timeout=2):
@@ -28,7 +28,8 @@ class ClusterServers:
         own = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
-            "cluster-node-timeout": "1000",  # while they get to know each other, which takes a few of these
+            # while the nodes discover each other, which takes several of these periods
+            "cluster-node-timeout": "1000",
             "cluster-replica-validity-factor": "0",
         }
         self.nodes = [RedisServer(program, own) for _ in range(_PRIMARIES * (1 + replicas))]
@@ -39,10 +40,10 @@ class ClusterServers:
         hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes)
         return f"redis+cluster://{hosts}{'?' if options else ''}{options}"
 
-    # ---- its life ----------------------------------------------------------------------------------------
+    # ---- start and stop ----------------------------------------------------------------------------------
 
     def __enter__(self):
-        """Every node runs, knows all others and every slot's owner; every replica follows."""
+        """Start every node, and wait until all nodes have the same slot owners and every replica follows."""
         with ExitStack() as stack:
             for node in self.nodes:
                 stack.callback(node.close)
@@ -58,7 +59,7 @@ class ClusterServers:
         return self
 
     def __exit__(self, *_):
-        """Every node has ended."""
+        """Stop every node."""
         self._stack.close()
 
     def _introduce(self):
@@ -81,7 +82,7 @@ class ClusterServers:
             node.ask("CLUSTER", "REPLICATE", self.id_of(primary))
 
     def await_agreement(self):
-        """Every running node finds the cluster whole and names the same owners; every replica follows."""
+        """Wait until all running nodes report the same owners of all slots, and every replica follows."""
         eventually(self._agrees, within=_FAILOVER)
 
     def _agrees(self):
@@ -91,12 +92,12 @@ class ClusterServers:
         return states == {"ok"} and len(owners) == 1 and all(map(_is_linked, running))
 
     def empty(self):
-        """No node holds a key or a script."""
+        """Delete all keys and scripts on all nodes."""
         for node in self.nodes:
             if node.is_running and node.info("replication")["role"] == "master":
                 node.empty()
 
-    # ---- who has what ------------------------------------------------------------------------------------
+    # ---- slots and nodes ---------------------------------------------------------------------------------
 
     def id_of(self, node):
         """Return the name that the cluster has given to a node."""
@@ -108,7 +109,7 @@ class ClusterServers:
         return [node for node in self.nodes if node.port in ports]
 
     def owner_of(self, slot):
-        """Return the primary that has a slot."""
+        """Return the primary that owns a slot."""
         port = next(port for first, port, last in _owners(self._living()) if first <= slot <= last)
         return next(node for node in self.nodes if node.port == port)
 
@@ -119,10 +120,10 @@ class ClusterServers:
     def _living(self):
         return next(node for node in self.nodes if node.is_running)
 
-    # ---- what is done to it ------------------------------------------------------------------------------
+    # ---- changes -----------------------------------------------------------------------------------------
 
     def move_slot(self, slot, to):
-        """Another primary has the slot with its keys, and everyone knows."""
+        """Move the slot with its keys to another primary, and wait until all nodes have the new owner."""
         source = self.owner_of(slot)
         self.begin_move(slot, to)
         while self.move_keys(slot, source, to):
@@ -130,13 +131,13 @@ class ClusterServers:
         self.end_move(slot, source, to)
 
     def begin_move(self, slot, to):
-        """The slot is on its way: a key that its owner no longer has is asked for at the other node."""
+        """Start to move the slot: its owner redirects requests for keys that it no longer has."""
         source = self.owner_of(slot)
         to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
 
     def move_keys(self, slot, source, to, limit=_BATCH):
-        """Some of the slot's keys have moved; return how many, 0 once none is left."""
+        """Move some of the slot's keys; return how many, or 0 if none was left."""
         keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, limit)
         if keys:
             timeout = int(DEADLINE * 1_000)
@@ -144,7 +145,7 @@ class ClusterServers:
         return len(keys)
 
     def end_move(self, slot, source, to):
-        """The slot belongs to the other node, and every node knows it."""
+        """Assign the slot to the other node, and wait until all nodes have the new owner."""
         name = self.id_of(to)
         others = [node for node in self.primaries() if node not in {source, to}]
         for node in (to, source, *others):
@@ -152,7 +153,7 @@ class ClusterServers:
         self.await_agreement()
 
     def await_failover(self, lost):
-        """A replica has taken over from a primary that was killed."""
+        """Wait until a replica has replaced a killed primary."""
         eventually(lambda: lost not in self.primaries(), within=_FAILOVER)
         self.await_agreement()
 
@@ -168,7 +169,7 @@ def _seen_by(node):
 
 
 def _owners(node):
-    """Return first slot, port of the owner, last slot of every range, as a node sees it."""
+    """Return the first slot, the owner's port and the last slot of every range, as a node sees it."""
     reply = node.ask("CLUSTER", "SLOTS")
     return frozenset((first, owner[1], last) for first, last, owner, *_ in reply)
 

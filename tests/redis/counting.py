@@ -1,4 +1,4 @@
-"""A fault proxy before a Redis that reads and counts the commands that pass."""
+"""A fault proxy in front of a Redis that reads and counts the commands."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _END = b"\r\n"
 
 
 class CommandReader:
-    """Finds the commands in a connection's bytes, however they are cut: arrays of texts, as clients send."""
+    """A reader of commands (arrays of strings) in a connection's bytes, which arrive in arbitrary pieces."""
 
     def __init__(self):
         self._rest = b""
 
     def read(self, piece):
-        """Return the commands that are complete with this piece, each with its arguments."""
+        """Return the commands that this piece completes, each with its arguments."""
         self._rest += piece
         commands: list[list[bytes]] = []
         while (found := _first_command(self._rest)) is not None:
@@ -26,7 +26,7 @@ class CommandReader:
 
 
 def _first_command(text):
-    """Return the first command and what follows it, None where it is not all there."""
+    """Return the first command and the rest, or None if the command is incomplete."""
     head, is_whole, rest = text.partition(_END)
     if not is_whole:
         return None
@@ -45,7 +45,7 @@ def _first_command(text):
 
 
 class CountingProxy(FaultProxy):
-    """A fault proxy before a server without TLS that reads which commands pass."""
+    """A fault proxy in front of a server without TLS that reads the commands."""
 
     def __init__(self, server):
         super().__init__(server.address, on_sent=self._read)
@@ -63,16 +63,16 @@ class CountingProxy(FaultProxy):
 
     @property
     def commands(self):
-        """How many commands of each name have passed, those in a transaction or pipeline one by one."""
+        """The number of commands by name; those in a transaction or a pipeline count separately."""
         return self._commands.copy()
 
     def measure(self):
-        """Return what counts while it is a context: its `traffic` and `commands`."""
+        """Return a context manager that measures `traffic` and `commands`."""
         return Measure(self)
 
 
 class Measure:
-    """What has passed a proxy between the beginning of a `with` and its end."""
+    """The traffic of a proxy within a `with` block."""
 
     def __init__(self, proxy):
         self._proxy = proxy
@@ -80,12 +80,12 @@ class Measure:
         self.commands: Counter[str] = Counter()
 
     def __enter__(self):
-        """It counts from now on."""
+        """Start to count."""
         self._before = self._proxy.traffic, self._proxy.commands
         return self
 
     def __exit__(self, *_):
-        """It has counted."""
+        """Stop counting."""
         traffic, commands = self._before
         self.traffic = self._proxy.traffic - traffic
         self.commands = self._proxy.commands - commands

@@ -1,4 +1,4 @@
-"""A server's storage, and its keys as they lie there."""
+"""A server's storage, and its stored keys."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def opened(server, options=""):
 
 
 def keys_of(server, pattern="*"):
-    """Return the names of its keys, what is before the partition's colon left out."""
+    """Return the names of the server's keys, without the part up to the partition's colon."""
     return {key.partition("}:")[2] for key in server.client().keys(pattern)}

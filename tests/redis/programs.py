@@ -1,4 +1,4 @@
-"""Which servers this machine has: the wheel's Redis 6.2, and the Redis and Valkey of its own packages."""
+"""The servers of this machine: the wheel's Redis 6.2, and the Redis and Valkey packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WANTED = "FIRELOCK_TEST_REDIS"
 
 @attrs.frozen
 class Program:
-    """One executable that speaks Redis."""
+    """One executable that speaks Redis's protocol."""
 
     path: str
     product: str  # "redis" or "valkey"
@@ -27,26 +27,27 @@ class Program:
 
     @property
     def is_of_a_wheel(self) -> bool:
-        """Whether it came with the other packages of Python."""
+        """Whether the program was installed as a Python package."""
         return self.path == _of_the_wheel()
 
     def __str__(self) -> str:
-        """The name that test ids carry: redis-6.2."""
+        """Return the name in test ids, for example redis-6.2."""
         return f"{self.product}-{'.'.join(map(str, self.version[:2]))}"
 
 
 @cache
 def programs() -> tuple[Program, ...]:
-    """Return every program found, the wheel's first: it is the oldest supported, and always there."""
+    """Return every program found, first the wheel's, which is the oldest supported and always installed."""
     places = [_of_the_wheel(), shutil.which("redis-server"), shutil.which("valkey-server")]
     return tuple(_asked(place) for place in places if place)
 
 
 def chosen_programs() -> list[object]:
-    """Return the programs to run on, as pytest's parameters.
+    """Return the programs to run on, as pytest parameters.
 
-    That is the first program alone, so that a run stays short; every one with CI=true or
-    FIRELOCK_TEST_REDIS=all; those whose name begins so with FIRELOCK_TEST_REDIS=valkey.
+    By default, this is only the first program, so that a run stays short. With CI=true or
+    FIRELOCK_TEST_REDIS=all it is every program; with FIRELOCK_TEST_REDIS=valkey, for example, those whose
+    name begins so.
     """
     wanted = os.environ.get(WANTED) or ("all" if os.environ.get("CI") == "true" else "first")
     found = programs()
@@ -61,9 +62,10 @@ def chosen_programs() -> list[object]:
 
 
 def programs_of_groups() -> list[object]:
-    """Return what Sentinels, clusters and faults are tested on: one program, the newest Redis with CI=true.
+    """Return the programs for tests of Sentinels, clusters and faults: one, with CI=true the newest Redis.
 
-    Each takes as long as many servers; with FIRELOCK_TEST_REDIS=all it runs on every program too.
+    Such a group takes as long as many servers. With FIRELOCK_TEST_REDIS=all these tests run on every program
+    too.
     """
     if os.environ.get(WANTED) or os.environ.get("CI") != "true":
         return chosen_programs()
@@ -71,13 +73,13 @@ def programs_of_groups() -> list[object]:
 
 
 def programs_of_kit() -> list[object]:
-    """Return what tests of every promise run on: the first program and, with CI=true, the newest Redis."""
+    """Return the programs for the tests of all servers: the first one and, with CI=true, the newest Redis."""
     kin = set(map(str, _kin()))
     return [one for one in chosen_programs() if one.id not in kin]  # type: ignore[attr-defined]  # of pytest
 
 
 def programs_of_kin() -> list[object]:
-    """Return the rest of the chosen ones, which speak alike; none where the environment names programs."""
+    """Return the other chosen programs, which behave alike; none if the environment names programs."""
     return _parameters(_kin(), "the whole kit runs on each")
 
 
@@ -93,7 +95,7 @@ def _newest() -> list[Program]:
 
 
 def with_tls() -> list[object]:
-    """Return the programs that speak TLS, as pytest's parameters."""
+    """Return the programs with TLS, as pytest parameters."""
     return _parameters([program for program in programs() if program.has_tls], "no Redis here speaks TLS")
 
 
@@ -124,7 +126,7 @@ def _asked(place: str) -> Program:
 
 
 def _speaks_tls(place: str) -> bool:
-    """A server without TLS refuses the option, and says so before it opens anything."""
+    """Return whether the server supports TLS; otherwise it rejects the option before it opens anything."""
     options = "tls-auth-clients no\nport nowhere\n"
     answer = subprocess.run(
         [place, "-"], input=options, capture_output=True, text=True, timeout=10, check=False

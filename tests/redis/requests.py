@@ -1,4 +1,4 @@
-"""What a request to a Redis asks of Firelock's storage, for proxies that lose some of them."""
+"""Recognition of the requests of Firelock's storage to a Redis, for proxies that lose some of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIMIT, _QUEUES, _REST = 7, 8, 9  # words of an exchange: EVALSHA, digest, 1, ba
 
 
 def is_enqueue(request):
-    """Tell whether jobs are stored by it."""
+    """Return whether the request stores jobs."""
     return any(digest in request[:200] for digest in _inserting())
 
 
@@ -24,13 +24,13 @@ def _inserting():
 
 
 def is_claim(request):
-    """Tell whether jobs are asked for, be it beside ends."""
+    """Return whether the request claims jobs, with or without ends."""
     words = _exchange(request)
     return words is not None and int(words[_LIMIT]) > 0
 
 
 def is_settle(request):
-    """Tell whether ends are written, be it beside a claim."""
+    """Return whether the request settles jobs, with or without a claim."""
     words = _exchange(request)
     return words is not None and len(words) > _REST + max(0, int(words[_QUEUES]))
 
@@ -43,5 +43,5 @@ def _exchange(request):
 
 
 def is_listening(request):
-    """Tell whether wake-ups are asked for."""
+    """Return whether the request subscribes to notifications."""
     return b"SUBSCRIBE" in request[:40]

@@ -1,4 +1,4 @@
-"""A primary, its replicas and three Sentinels that watch over them."""
+"""A primary, its replicas and three Sentinels that watch them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SENTINELS = 3
 _PATIENCE_MS = 60_000  # of a primary
 _QUORUM = 2
 _FAILOVER = 30.0
-_TRIED_AGAIN_AFTER = 10.0  # seconds after an attempt that came to nothing; Sentinels take twice their setting
+_TRIED_AGAIN_AFTER = 10.0  # seconds after a failed attempt; Sentinels wait for twice their setting
 
 
 class SentinelGroup:
-    """A primary with replicas under three Sentinels, as a context manager.
+    """A primary with replicas and three Sentinels, as a context manager.
 
     Args:
-        program: which Redis or Valkey, for the Sentinels as well.
-        replicas: how many.
-        options: what the primary's and the replicas' configurations have in addition.
-        down_after: seconds without an answer after which a Sentinel takes a server for lost.
+        program: the Redis or Valkey program, also for the Sentinels.
+        replicas: the number of replicas.
+        options: additional settings of the primary and the replicas.
+        down_after: seconds without a reply after which a Sentinel counts a server as lost.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class SentinelGroup:
         hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/{service}{'?' if options else ''}{options}"
 
-    # ---- its life ----------------------------------------------------------------------------------------
+    # ---- start and stop ----------------------------------------------------------------------------------
 
     def __enter__(self):
-        """Every server runs, the replicas follow, and the Sentinels know of all and of each other."""
+        """Start every server; wait until the replicas follow and the Sentinels have found each other."""
         with ExitStack() as stack:
             for server in (*self.servers, *self.sentinels):
                 stack.callback(server.close)
@@ -66,16 +66,16 @@ class SentinelGroup:
         return self
 
     def __exit__(self, *_):
-        """Every server has ended."""
+        """Stop every server."""
         self._stack.close()
 
     def is_replicated(self):
-        """Tell whether every running replica follows the primary."""
+        """Return whether every running replica follows the primary."""
         running = [server for server in self.servers if server.is_running]
         try:
             links = [server.info("replication") for server in running]
         except redis.ConnectionError:
-            return False  # Sentinels cut off the clients of a server to which they give another part
+            return False  # Sentinels disconnect the clients of a server whose role they change
         following = [link for link in links if link["role"] == "slave" and link["master_link_status"] == "up"]
         return len(following) == len(running) - 1
 
@@ -92,24 +92,24 @@ class SentinelGroup:
         reply = sentinel.ask("SENTINEL", "MASTER", SERVICE)
         return dict(zip(reply[::2], reply[1::2], strict=True))
 
-    # ---- who leads ---------------------------------------------------------------------------------------
+    # ---- roles -------------------------------------------------------------------------------------------
 
     def primary(self):
-        """Return the server that the Sentinels send clients to."""
+        """Return the server that the Sentinels return to clients."""
         return self._by_port(self._port_of_primary(self._living_sentinels()[0]))
 
     def replicas(self):
-        """Return the other servers, those that are down among them."""
+        """Return the other servers, including stopped ones."""
         primary = self.primary()
         return [server for server in self.servers if server is not primary]
 
     def await_failover(self, before):
-        """Return the primary once it is another one than before, and every Sentinel says so."""
+        """Wait until every Sentinel reports another primary than this one; return the new primary."""
         eventually(lambda: self._has_replaced(before), within=_FAILOVER)
         return self.primary()
 
     def be_patient(self):
-        """From now on no Sentinel takes a primary that answers slowly for one that is down."""
+        """From now on, let no Sentinel count a slow primary as lost."""
         for sentinel in self._living_sentinels():
             sentinel.ask("SENTINEL", "SET", SERVICE, "down-after-milliseconds", str(_PATIENCE_MS))
         eventually(
@@ -137,7 +137,7 @@ class SentinelGroup:
         return next(server for server in self.servers if server.port == port)
 
     def empty(self):
-        """The primary holds no key and no script, nor do those that follow it."""
+        """Delete all keys and scripts of the primary and its replicas."""
         self.primary().empty()
 
 

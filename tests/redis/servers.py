@@ -1,4 +1,4 @@
-"""A Redis or Valkey of a test's own: on loopback and a socket, in a folder of its own, gone with the test."""
+"""A Redis or Valkey for tests: on loopback and a socket, in its own folder, deleted after the test."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class RedisServer(Process):
     """One server; see `Process`.
 
     Args:
-        program: which Redis or Valkey.
-        options: lines of its configuration, `{"maxmemory": "10mb"}`; a list for an option that is repeated. A
-            password given as `requirepass` is used by `client` as well.
-        tls: a folder with `ca.crt`, `server.crt` and `server.key`; it then listens with TLS alone.
-        arguments: words behind the configuration's name, such as `--sentinel`.
+        program: the Redis or Valkey program.
+        options: lines of its configuration, for example `{"maxmemory": "10mb"}`; a list for a repeated
+            option. `client` also uses a password given as `requirepass`.
+        tls: a folder with `ca.crt`, `server.crt` and `server.key`; the server then accepts only TLS.
+        arguments: further command-line arguments, such as `--sentinel`.
 
-    Data outlive `stop` and `kill` only where the options say so: `{"appendonly": "yes"}`.
+    The data survive `stop` and `kill` only with such options as `{"appendonly": "yes"}`.
     """
 
     deadline = DEADLINE
@@ -49,7 +49,7 @@ class RedisServer(Process):
         tls=None,
         arguments=(),
     ):
-        # A socket's whole path has room for some hundred bytes; pytest's folders would take most of them.
+        # The path of a socket has only about a hundred bytes, most of which pytest's folders would take.
         super().__init__(Path(tempfile.mkdtemp(prefix="firelock-redis-")))
         self.program = program
         self.is_of_a_wheel = program.is_of_a_wheel
@@ -63,7 +63,7 @@ class RedisServer(Process):
         self._arguments = tuple(arguments)
         self._clients: list[redis.Redis] = []
 
-    # ---- where it is -------------------------------------------------------------------------------------
+    # ---- addresses ---------------------------------------------------------------------------------------
 
     @property
     def address(self):
@@ -71,25 +71,28 @@ class RedisServer(Process):
         return HOST, self.port
 
     def url(self, *, port=None, options=""):
-        """Return Firelock's URL of it, or of a proxy's port before it, with options such as `prefix=a`."""
+        """Return Firelock's URL of the server, with options such as `prefix=a`.
+
+        With `port`, it is the URL through a proxy in front of the server.
+        """
         scheme = "rediss" if self._tls else "redis"
         return f"{scheme}://{HOST}:{port or self.port}/0{'?' if options else ''}{options}"
 
     def socket_url(self, options=""):
-        """Return Firelock's URL of its socket."""
+        """Return Firelock's URL of the server's socket."""
         return f"unix://{self.socket}{'?' if options else ''}{options}"
 
     def client(self):
-        """Return a client of the test's own, by the socket; it is closed with the server.
+        """Return a client for tests that uses the socket; it is closed with the server.
 
-        It never tries twice: a test that talks to a server that is away has to learn it.
+        The client never repeats a command, because a test must notice that the server is unreachable.
         """
         client = self._connect()
         self._clients.append(client)
         return client
 
     def ask(self, *command):
-        """Return its reply to a command as it came, on a connection of this call alone."""
+        """Return the unchanged reply to a command, on a separate connection."""
         with self._connect() as client:
             client.response_callbacks.clear()
             return client.execute_command(*command)
@@ -100,11 +103,11 @@ class RedisServer(Process):
             decode_responses=True, protocol=2, socket_timeout=DEADLINE, retry=None,
         )  # fmt: skip
 
-    # ---- its life ----------------------------------------------------------------------------------------
+    # ---- start and stop ----------------------------------------------------------------------------------
 
     def _command(self):
         configuration = self.folder / "redis.conf"
-        if not configuration.exists():  # Sentinel writes what it has learnt into its own
+        if not configuration.exists():  # a Sentinel stores its state in its own configuration
             configuration.write_text(self._lines(), "utf-8")
         self.socket.unlink(missing_ok=True)
         return [self.program.path, configuration, *self._arguments]
@@ -124,29 +127,29 @@ class RedisServer(Process):
             raise AssertionError(error) from error
 
     def pause(self):
-        """It stands still: connections stay, new ones are accepted by the kernel, nothing is answered."""
+        """Pause the process: connections stay open, the kernel accepts new ones, and nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
         eventually(lambda: _is_standing(self.pid), within=DEADLINE)
 
     def resume(self):
-        """It goes on where it stood."""
+        """Let the paused process continue."""
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self):
-        """It has ended, and its folder is gone."""
+        """Stop the server and delete its folder."""
         for client in self._clients:
             client.close()
         self._clients.clear()
         super().close()
 
-    # ---- what is in it -----------------------------------------------------------------------------------
+    # ---- contents ----------------------------------------------------------------------------------------
 
     def empty(self):
-        """It holds no key and no script."""
+        """Delete all keys and scripts."""
         self.ask("FLUSHALL")
 
     def info(self, section):
-        """Return a section of INFO as it is written."""
+        """Return a section of INFO, with its values as strings."""
         lines = str(self.ask("INFO", section)).splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 

@@ -21,7 +21,8 @@ PAGE = (ROOT / "docs" / "redis.md").read_text("utf-8")
 PACKAGE = ROOT / "packages" / "backend-redis" / "src" / "firelock_redis"
 SECRET = "geheim-4711"
 
-# What the driver sends by itself: to choose a database, to know a Cluster's slots, to follow one that moves.
+# The commands that the driver itself sends: to choose a database, to read a Cluster's slots, to follow a
+# moving one.
 DRIVER = {"select", "cluster", "command", "asking"}
 REFUSED = r"(?i)no permission|NOPERM|can't access|can't publish|can't run|ACL failure|may not run"
 CALL = re.compile(r"(?<![.\w])(?:call|many)\((?:\w+ and )?'([A-Z]+)'(?: or '([A-Z]+)')?")
@@ -32,26 +33,26 @@ OTHER_CALL = re.compile(r"(?<![.\w])(?:call|many)\((?!(?:\w+ and )?')([^\n]*)")
 
 
 def recipe():
-    """The words of the page's ACL SETUSER, as they are sent."""
+    """Return the words of the page's ACL SETUSER, as they are sent."""
     (block,) = re.findall(r"```text\n(ACL SETUSER .*?)```", PAGE, re.S)
     return block.replace("PASSWORD", SECRET).split()
 
 
 def additions():
-    """What else some URLs need: the commands, by the beginning of what they are for."""
+    """Return the commands that some URLs need in addition, by the beginning of their purpose."""
     section = PAGE.partition("## Access")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (.*?) \| `(\+.*?)` \|$", section, re.M)
     return {what: commands.replace("\\|", "|").split() for what, commands in rows}
 
 
 def addition(beginning):
-    """The commands of one row."""
+    """Return the commands of one row."""
     (commands,) = [commands for what, commands in additions().items() if what.startswith(beginning)]
     return commands
 
 
 def allowed():
-    """Every command that the page names, less its subcommand."""
+    """Return every command that the page names, without its subcommand."""
     words = [*recipe(), *(word for words in additions().values() for word in words)]
     return {word[1:].partition("|")[0] for word in words if word.startswith("+")}
 
@@ -60,7 +61,7 @@ def allowed():
 
 
 def scripts():
-    """The scripts without their comments, by name."""
+    """Return the scripts without their comments, by name."""
     return {
         path.name: "\n".join(line.split("--")[0] for line in path.read_text("utf-8").splitlines())
         for path in sorted((PACKAGE / "scripts").rglob("*.lua"))
@@ -68,13 +69,13 @@ def scripts():
 
 
 def called_by_scripts():
-    """Every command that a script calls."""
+    """Return every command that a script calls."""
     words = [word for text in scripts().values() for found in CALL.findall(text) for word in found]
     return {word.lower() for word in words if word}
 
 
 def called_by_python(commands):
-    """Every command of the server's that stands as a word in the package; errors that are named so do not."""
+    """Return every server command that is a string in the package; the names of errors are not searched."""
     words = {
         node.value.lower()
         for path in PACKAGE.rglob("*.py")
@@ -86,7 +87,7 @@ def called_by_python(commands):
 
 
 def keys_of_scripts():
-    """The beginning of every key that scripts name, up to what is put in."""
+    """Return the beginning of every key that scripts name, up to its variable part."""
     found = set()
     for text in scripts().values():
         found.update(re.findall(r"base \.\. '(\w+:?)", text))
@@ -94,11 +95,11 @@ def keys_of_scripts():
     return found
 
 
-# ---- the page is complete --------------------------------------------------------------------------------
+# ---- completeness of the page ----------------------------------------------------------------------------
 
 
 def test_every_call_of_a_script_names_its_command():
-    """Where a command comes from elsewhere it is passed to `many`, and read at the place that passes it."""
+    """A command that comes from elsewhere is passed to `many`, and read in the call that passes it."""
     other = {(name, call) for name, text in scripts().items() for call in OTHER_CALL.findall(text)}
 
     assert {name for name, _ in other} == {"library.lua"}
@@ -106,14 +107,14 @@ def test_every_call_of_a_script_names_its_command():
 
 
 def test_the_recipe_has_every_command_and_no_other(server):
-    """What scripts, Python and the driver call, and nothing superfluous."""
+    """The recipe has exactly the commands of the scripts, of Python and of the driver."""
     commands = {str(one[0]).lower() for one in server.ask("COMMAND")}
 
     assert called_by_scripts() | called_by_python(commands) | DRIVER == allowed()
 
 
 def test_the_page_lists_every_key():
-    """Each begins a row, alone or beside others of its kind."""
+    """Each key begins a row, alone or next to others of its kind."""
     section = PAGE.partition("## Keys")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]*`) \|", section, re.M)
     listed = {name.partition("<")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
@@ -123,7 +124,7 @@ def test_the_page_lists_every_key():
 
 
 def test_the_page_lists_every_option():
-    """With the same names as the URL's."""
+    """The page uses the option names of the URL."""
     section = PAGE.partition("## Options of the URL")[2].partition("\n## ")[0]
     listed = {
         name for row in re.findall(r"^\| (`.*?`) \|", section, re.M) for name in re.findall(r"`(\w+)`", row)
@@ -135,7 +136,7 @@ def test_the_page_lists_every_option():
     assert set(known) == listed
 
 
-# ---- a life under the recipe -----------------------------------------------------------------------------
+# ---- operation with the recipe's rights ------------------------------------------------------------------
 
 
 @cache
@@ -145,7 +146,7 @@ def _user(*more):
 
 @pytest.fixture
 def limited(server):
-    """The server, on which the page's user is, and nobody has been refused anything yet."""
+    """The server with the page's user and an empty log of refusals."""
     server.empty()
     server.ask(*_user())
     server.ask("ACL", "LOG", "RESET")
@@ -154,18 +155,18 @@ def limited(server):
 
 
 def url_of(server, path="0", options=""):
-    """The page's user's URL."""
+    """Return the URL of the page's user."""
     return f"redis://firelock:{SECRET}@{HOST}:{server.port}/{path}?{options}"
 
 
 def refusals(server):
-    """The commands that somebody was refused."""
+    """Return the commands that were refused to any user."""
     client = server.client()
     return {entry["object"].partition("|")[0].lower() for entry in client.acl_log()}
 
 
 def live(fire):
-    """Jobs of every kind come, run, fail, wait, recur and are looked at."""
+    """Let jobs of every kind be stored, run, fail, wait and recur, and read them."""
 
     @fire.task(name="ship", tags=["order:{order}"])
     def ship(job: JobContext, order: int) -> int:
@@ -208,7 +209,7 @@ def live(fire):
 
 
 def look(fire, succeeded, failed):
-    """Everything is found that people look for, and what is past its time goes."""
+    """Read everything that people look for, and prune everything."""
     assert succeeded in [one.id for one in fire.jobs.find(tag="order:1")]
     assert succeeded in [one.id for one in fire.jobs.find(task="ship", limit=100)]
     assert fire.jobs.counts().by_state["failed"] == 1
@@ -229,7 +230,7 @@ def look(fire, succeeded, failed):
 
 
 def test_a_whole_life_needs_no_more_than_the_recipe(limited):
-    """Nobody is refused anything, but for the one question that is told to be optional."""
+    """Only one command is refused, which is documented as optional."""
     fire = Firelock(url_of(limited))
 
     live(fire)
@@ -239,7 +240,7 @@ def test_a_whole_life_needs_no_more_than_the_recipe(limited):
 
 
 def test_the_settings_are_told_to_who_may_ask(limited):
-    """With the page's addition nothing is refused."""
+    """With the page's addition no command is refused."""
     limited.ask(*_user(*addition("persistence")))
     fire = Firelock(url_of(limited))
 
@@ -251,7 +252,7 @@ def test_the_settings_are_told_to_who_may_ask(limited):
 
 
 def test_emptying_the_storage_needs_its_addition(limited):
-    """Only tests do so; without it, nothing goes."""
+    """Only tests empty the storage. Without the addition, nothing is deleted."""
     fire = Firelock(url_of(limited))
     fire.storage.migrate()
 
@@ -264,7 +265,7 @@ def test_emptying_the_storage_needs_its_addition(limited):
 
 
 def test_another_database_needs_its_addition(limited):
-    """The driver chooses it on each connection."""
+    """The driver chooses the database on each connection."""
     refused, chosen = Firelock(url_of(limited, "3")), Firelock(url_of(limited, "3"))
 
     with pytest.raises(StorageError):
@@ -277,7 +278,7 @@ def test_another_database_needs_its_addition(limited):
 
 
 def test_waiting_for_replicas_needs_its_addition(limited):
-    """With it the answer is that there are none, which is another one than that it may not ask."""
+    """With the addition, the error is that there are no replicas, and not that the command is refused."""
     fire = Firelock(url_of(limited, options="durability=replicated"))
 
     @fire.task(name="task")
@@ -293,7 +294,7 @@ def test_waiting_for_replicas_needs_its_addition(limited):
 
 
 def test_a_cluster_needs_its_addition(cluster):
-    """The driver asks where slots are, and which words of a command are keys."""
+    """The driver requests the locations of slots, and the positions of keys in a command."""
     cluster.empty()
     for node in cluster.nodes:
         node.ask(*_user(*addition("a Cluster"), *addition("persistence")))
@@ -311,7 +312,7 @@ def test_a_cluster_needs_its_addition(cluster):
 
 
 def test_sentinels_need_to_be_asked_for_primaries_alone(group):
-    """The user of the Sentinels is another one than that of the servers."""
+    """The user of the Sentinels is a different one than that of the servers."""
     group.empty()
     (rule,) = re.findall(r"Sentinels a user needs `(\+\S+)`", PAGE)
     for sentinel in group.sentinels:
@@ -327,7 +328,7 @@ def test_sentinels_need_to_be_asked_for_primaries_alone(group):
 
 
 def login(server):
-    """A client of the page's user's."""
+    """Return a client of the page's user."""
     return redis.Redis(HOST, server.port, username="firelock", password=SECRET, protocol=2)
 
 
@@ -346,13 +347,13 @@ def login(server):
     ids=" ".join,
 )
 def test_what_is_outside_the_prefix_is_refused(limited, command):
-    """Keys and channels, asked for plainly or by a script."""
+    """Keys and channels outside the prefix are refused, in plain commands and in scripts."""
     with login(limited) as client, pytest.raises(redis.ResponseError, match=REFUSED):
         client.execute_command(*command)
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "KEYS *", "ACL LIST", "SHUTDOWN", "MONITOR", "SCAN 0"])
 def test_what_the_package_does_not_call_is_refused(limited, command):
-    """Whoever gets hold of the password can neither end the server nor look around."""
+    """A person who gets the password can neither stop the server nor read other data."""
     with login(limited) as client, pytest.raises(redis.exceptions.NoPermissionError):
         client.execute_command(*command.split())

@@ -17,16 +17,16 @@ from tests.refusals import SECRET, refusal, stranger
 
 
 def stored(fire):
-    """How many jobs there are."""
+    """Return the number of jobs."""
     return sum(fire.jobs.counts().by_state.values())
 
 
 def assert_says(line, *words):
-    """All of these words are in the line."""
+    """Assert that the line contains all of these words."""
     assert [word for word in words if word not in line] == [], line
 
 
-# ---- who may come in -------------------------------------------------------------------------------------
+# ---- access ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def assert_says(line, *words):
     ids=["wrong", "missing"],
 )
 def test_a_password_that_is_not_right_is_said_and_not_shown(program, password, login, said):
-    """It is neither in the error nor in what led to it, and the server is not said to be away."""
+    """The password is neither in the error nor in its causes; the server is not called unreachable."""
     with RedisServer(program, {"requirepass": password}) as server:
         line = refusal(f"redis://{login}{HOST}:{server.port}/0", StorageError)
 
@@ -49,7 +49,7 @@ def test_a_password_that_is_not_right_is_said_and_not_shown(program, password, l
     "rights", [["+@read"], ["+@read", "+evalsha", "+eval", "+del", "+time"]], ids=["all", "in a script"]
 )
 def test_a_user_without_the_rights_is_told_where_they_are_listed(program, rights):
-    """The line leads to the commands that Firelock uses; old servers say it in other words in a script."""
+    """The line refers to the list of Firelock's commands. Old servers use other words in a script."""
     with RedisServer(program) as server:
         rights = (*rights, "+@connection", "+info")
         server.ask("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", *rights)
@@ -59,17 +59,17 @@ def test_a_user_without_the_rights_is_told_where_they_are_listed(program, rights
     assert_says(line, "redis://reader:***@", "may not", "docs/redis.md")
 
 
-# ---- who is there ----------------------------------------------------------------------------------------
+# ---- availability ----------------------------------------------------------------------------------------
 
 
 def test_a_place_where_nobody_listens_is_named(tmp_path):
-    """A server may yet be started at the port or the socket, so that trying again may help."""
+    """A server might be started later at the port or the socket, so a repeated call may succeed."""
     for place in (f"redis://{HOST}:{free_port()}/0", f"unix://{tmp_path}/none.sock"):
         assert_says(refusal(place, StorageUnavailable), place, "cannot be reached")
 
 
 def test_a_server_that_does_not_answer_is_given_up(server):
-    """The URL's time-out ends the call; the server is not said to be away."""
+    """The URL's timeout ends the call. The server is not reported as unreachable."""
     with FaultProxy(server.address) as proxy:
         proxy.black_hole()
 
@@ -79,7 +79,7 @@ def test_a_server_that_does_not_answer_is_given_up(server):
 
 
 def test_what_is_no_redis_is_said():
-    """Somebody else's server at the port is told apart from none."""
+    """A different server at the port is distinguished from none."""
     with stranger() as port:
         line = refusal(f"redis://{HOST}:{port}/0", StorageError)
 
@@ -97,14 +97,14 @@ def test_what_is_no_redis_is_said():
     ids=["tls", "cluster", "sentinel", "database"],
 )
 def test_a_single_server_is_taken_for_nothing_else(server, url, kind, said):
-    """The line names the scheme to use instead, or what there is not."""
+    """The line names the scheme to use instead, or the missing feature."""
     place = f"{HOST}:{server.port}"
 
     assert_says(refusal(url.format(place), kind), place, *said)
 
 
 def test_a_key_that_is_not_firelocks_is_said(server):
-    """Also where it is met in a script, which old servers say in other words."""
+    """Scripts detect such a key too, although old servers report it with other words."""
     server.empty()
     with closing(open_storage(server.url())) as storage:
         storage.migrate()
@@ -119,7 +119,7 @@ def test_a_key_that_is_not_firelocks_is_said(server):
 
 @pytest.mark.parametrize("program", with_tls())
 def test_a_tls_port_is_used_by_its_scheme_and_authority(program, tmp_path):
-    """The line names the scheme, or the option that says whom to trust; with both, the server is used."""
+    """The line names the scheme, or the option for the trusted authority. With both, the server is used."""
     with RedisServer(program, tls=write_certificates(tmp_path)) as server:
         plain = refusal(f"redis://{HOST}:{server.port}/0", StorageUnavailable)
         doubted = refusal(server.url(), StorageUnavailable)
@@ -131,11 +131,11 @@ def test_a_tls_port_is_used_by_its_scheme_and_authority(program, tmp_path):
         trusting.close()
 
 
-# ---- which part it has -----------------------------------------------------------------------------------
+# ---- roles -----------------------------------------------------------------------------------------------
 
 
 def test_a_replica_is_told_from_its_primary(program, server):
-    """It takes no writes, at least for now; the line names what finds the primary."""
+    """A replica accepts no writes, at least for now. The line names the scheme that finds the primary."""
     with RedisServer(program, {"replicaof": f"{HOST} {server.port}"}) as replica:
         line = refusal(replica.url(), StorageUnavailable)
 
@@ -143,14 +143,14 @@ def test_a_replica_is_told_from_its_primary(program, server):
 
 
 def test_a_node_of_a_cluster_is_not_taken_for_a_single_server(cluster):
-    """The same from every node, also from that to which the first key belongs."""
+    """Every node returns the same error, including the owner of the first key."""
     for node in cluster.nodes:
         line = refusal(node.url(), StorageError)
         assert_says(line, f"{HOST}:{node.port}", "node of a cluster", "use redis+cluster://")
 
 
 def test_a_sentinel_is_asked_for_a_service_that_it_knows(group):
-    """An unknown one is named, and a Sentinel is not taken for a server."""
+    """An unknown service is named in the error, and a Sentinel is not taken for a server."""
     sentinel = group.sentinels[0]
 
     assert_says(refusal(group.url(service="nobody"), StorageUnavailable), "'nobody'", "Look at the name")
@@ -158,11 +158,11 @@ def test_a_sentinel_is_asked_for_a_service_that_it_knows(group):
     assert_says(line, f"{HOST}:{sentinel.port}", "a Sentinel", "use redis+sentinel://")
 
 
-# ---- what it does to jobs --------------------------------------------------------------------------------
+# ---- eviction and memory ---------------------------------------------------------------------------------
 
 
 def test_an_evicting_policy_is_refused_before_the_first_job(program):
-    """It would drop jobs; the line names the policy, the one to set, and how to have it all the same."""
+    """A policy that evicts would drop jobs. The line names it, the one to set, and the option to allow it."""
     with RedisServer(program, {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
         line = refusal(server.url(), StorageError)
         careless = Firelock(server.url(options="eviction=allow"))
@@ -173,7 +173,7 @@ def test_an_evicting_policy_is_refused_before_the_first_job(program):
 
 
 def test_a_full_memory_refuses_jobs_and_says_so(program):
-    """Nothing of a refused job is stored; once there is room, the next one is."""
+    """Nothing of a refused job is stored. As soon as memory is free, the next job is accepted."""
     with RedisServer(program) as server:
         fire = Firelock(server.url())
 

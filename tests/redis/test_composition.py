@@ -1,4 +1,4 @@
-"""Across modules: batches, memos and streams in Redis: their places, cost and removal."""
+"""Across modules: batches, memos and streams in Redis: their partitions, cost and removal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAY_SECONDS = 86_400
 
 @pytest.fixture
 def scene(server, request):
-    """An empty store of one partition, unless told otherwise."""
+    """An empty storage with one partition, unless the test sets options."""
     server.empty()
     with closing(Handles(opener(server.socket_url(getattr(request, "param", ""))))) as handles:
         yield FlowScene(handles)
@@ -43,12 +43,12 @@ def elsewhere(scene, job_id):
     return next(id for id in scene.storage.new_ids(5_000) if id[-2:] != job_id[-2:])
 
 
-# ---- what lies together ------------------------------------------------------------------------------------
+# ---- colocation --------------------------------------------------------------------------------------------
 
 
 @parted
 def test_members_callers_and_inputs_that_lie_elsewhere_are_refused(scene):
-    """What is counted together, or waits for one another, lies in one partition."""
+    """Jobs that are counted together or wait for one another must be in one partition."""
     batch = scene.batch()
     other = elsewhere(scene, batch)
     for relations in (Relations(batch), Relations(caller_id=batch)):
@@ -62,7 +62,7 @@ def test_members_callers_and_inputs_that_lie_elsewhere_are_refused(scene):
 
 @parted
 def test_a_member_whose_key_lies_elsewhere_is_refused_and_told_what_helps(scene):
-    """The batch may lie beside the key: then its members do."""
+    """The error proposes to store the batch in the key's partition, where its members are then too."""
     batch = scene.batch(beside="tenant:7")
     far = next(
         key
@@ -77,7 +77,7 @@ def test_a_member_whose_key_lies_elsewhere_is_refused_and_told_what_helps(scene)
 
 @parted
 def test_signals_reach_jobs_of_every_partition_by_one_call(scene):
-    """Whoever sends need not know where a job lies."""
+    """The sender does not need to know a job's partition."""
     holder = scene.begin()
     jobs = [scene.add(id=id) for id in scene.storage.new_ids(8, [f"k{n}" for n in range(8)])]
     assert len({id[-2:] for id in jobs}) > 1
@@ -93,7 +93,10 @@ def test_signals_reach_jobs_of_every_partition_by_one_call(scene):
 
 @parted
 def test_who_waits_for_a_job_of_another_partition_looks_again(scene):
-    """No script sees both: the job is enqueued now and then, and once what it waits for is here has ended."""
+    """No script can read both partitions, so the job is enqueued at intervals to check the other one.
+
+    It is also enqueued as soon as the called job in its own partition has ended.
+    """
     caller = scene.add()
     here, far = scene.add(beside=caller), scene.add(id=elsewhere(scene, caller))
     (running,) = [one for one in scene.take(scene.begin()) if one.id == caller]
@@ -111,7 +114,7 @@ PLAIN = {
     "sismember": 1, "smembers": 1, "srem": 1, "time": 1, "zadd": 5, "zcard": 1, "zpopmin": 1, "zrange": 4,
     "zrem": 2, "exists": 4,
 }  # fmt: skip
-"""What a hundred plain jobs take from their insert to their end, before there were batches and since."""
+"""Calls of each command for a hundred plain jobs from insert to end, the same as before batches existed."""
 
 AROUND = {"config|resetstat", "config", "info", "publish", "client|setinfo", "client", "hello", "select"}
 
@@ -121,7 +124,7 @@ AROUND = {"config|resetstat", "config", "info", "publish", "client|setinfo", "cl
 
 @pytest.fixture
 def proxy(server):
-    """A counting proxy before an empty server."""
+    """A counting proxy in front of an empty server."""
     server.empty()
     with CountingProxy(server) as proxy:
         yield proxy
@@ -129,7 +132,7 @@ def proxy(server):
 
 @pytest.fixture
 def counted(proxy):
-    """A scene behind the proxy, whose scripts are there."""
+    """A scene behind the proxy, whose scripts are loaded."""
     with closing(Handles(opener(proxy.url()))) as handles:
         scene = FlowScene(handles)
         batch, _ = scene.batch_of(1)
@@ -143,7 +146,7 @@ def counted(proxy):
 
 
 def test_members_are_stored_and_ended_as_plain_jobs_are(counted, proxy):
-    """A chunk is one round trip, as are a hundred ends with the next claim."""
+    """A chunk of members takes one round trip, and so do a hundred ends with the next claim."""
     batch = counted.batch()
     members = [counted.new_member(batch) for _ in range(MANY)]
     holder = counted.begin()
@@ -158,7 +161,10 @@ def test_members_are_stored_and_ended_as_plain_jobs_are(counted, proxy):
 
 
 def test_a_step_is_one_round_trip_and_an_end_behind_it_another(counted, proxy):
-    """What a run remembers changes its record: who has claimed it knows that, and ends it by one script."""
+    """A memo changes the record of its run.
+
+    The process that has claimed the job remembers the change, and ends the job with one script.
+    """
     job = counted.add()
     (running,) = counted.running(counted.begin(), job)
     with proxy.measure() as measure:
@@ -172,7 +178,10 @@ def test_a_step_is_one_round_trip_and_an_end_behind_it_another(counted, proxy):
 
 
 def test_plain_jobs_run_no_command_of_batches(server, scene):
-    """Neither of memos: the server counts those of a hundred jobs that are stored, claimed and ended."""
+    """A hundred jobs are stored, claimed and ended, and the server counts the commands.
+
+    None of them belongs to batches or memos.
+    """
     holder = scene.begin()
     scene.add()
     for one in scene.take(holder):
@@ -190,7 +199,7 @@ def test_plain_jobs_run_no_command_of_batches(server, scene):
 
 
 def test_members_of_several_batches_end_by_the_commands_of_plain_jobs(server, scene):
-    """Two more for each batch, and two for one of which nobody is active any more."""
+    """An exchange needs two more commands per batch, and two for each batch without active members."""
     holder = scene.begin()
     batches = [scene.batch_of(10)[0] for _ in range(3)]
     plain = [scene.add() for _ in range(31)]
@@ -215,7 +224,7 @@ def test_members_of_several_batches_end_by_the_commands_of_plain_jobs(server, sc
 
 @pytest.mark.parametrize("due", [None, 2 * DAY], ids=["filled", "held"])
 def test_a_batch_that_comes_with_its_members_is_as_one_that_came_before_them(scene, due):
-    """One script stores both; whatever a batch may have beside its members is there as by the other one."""
+    """One script stores a batch with its members, and every property of a batch that the other one stores."""
     fields = {
         "fails_fast": True, "keeps": (DAY, None, 2 * DAY), "tags": ("a", "b"), "reason": "filled by ada",
         "queue": "batches", "priority": 3, "due_at": due,
@@ -254,7 +263,7 @@ def commands_of(server):
 
 @alone_and_parted
 def test_a_sweep_goes_on_where_the_limit_stopped_it(scene):
-    """Members are looked at once each, however small the steps are."""
+    """Each member is checked only once, however small the steps are."""
     batch, members = scene.batch_of(25)
     scene.apply(deletes(batch))
 
@@ -267,7 +276,7 @@ def test_a_sweep_goes_on_where_the_limit_stopped_it(scene):
 
 
 def test_a_member_that_comes_while_others_are_stopped_is_stopped(scene):
-    """It may stand before those that were looked at already, as it was created before them."""
+    """The late member was created earlier, so it might be sorted before members that were already checked."""
     batch, _ = scene.batch_of(20, fails_fast=True)
     scene.settle(fails(scene.take(scene.begin(), 1)[0]))
     scene.storage.release(5)
@@ -280,12 +289,12 @@ def test_a_member_that_comes_while_others_are_stopped_is_stopped(scene):
     assert State.FAILED is scene.state(batch)
 
 
-# ---- nothing stays -----------------------------------------------------------------------------------------
+# ---- no leftovers ------------------------------------------------------------------------------------------
 
 
 @alone_and_parted
 def test_nothing_stays_of_a_batch_and_its_members(scene, server):
-    """Memos, streams, ties and counts go with their jobs."""
+    """Memos, streams, ties and counts are deleted with their jobs."""
     before = set(keys_of(server))
     batch = scene.new_batch(keeps=(DAY, DAY, DAY))
     first = scene.new_member(batch.id)
@@ -318,7 +327,7 @@ def test_nothing_stays_of_a_batch_and_its_members(scene, server):
 
 
 def test_a_requeue_takes_results_for_needed_again(scene, server):
-    """A result that a job takes stays while that has not ended, be it that it had before."""
+    """A result that another job takes is kept until that job has ended, even after a requeue."""
     batch, (parent,) = scene.batch_of(1, keeps=(None, None, None))
     child = scene.new_tied(
         Relations(batch, inputs=(Input(parent, ("x",)),)),

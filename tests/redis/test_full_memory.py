@@ -15,7 +15,7 @@ from tests.redis.servers import RedisServer
 
 @pytest.fixture
 def fire(program):
-    """An app on a server of its own, whose memory a test fills by its limit."""
+    """An app on a separate server. A test fills the memory by lowering its limit."""
     with RedisServer(program) as server:
         fire = Firelock(server.url())
         fire.storage.migrate()
@@ -25,7 +25,7 @@ def fire(program):
 
 
 def tasks_of(fire):
-    """A task that returns what it is given, and one that fails twice."""
+    """Return a task that returns its argument, and one that fails twice."""
 
     @fire.task(name="echo")
     def echo(number: int) -> int:
@@ -39,7 +39,7 @@ def tasks_of(fire):
 
 
 def test_nothing_new_is_stored(fire):
-    """Jobs, continuations, definitions and small records are refused, each for as long as memory is full."""
+    """Jobs, continuations, definitions and small records are refused as long as memory is full."""
     echo, _ = tasks_of(fire)
     parent = echo.enqueue(1)
     fire.fill()
@@ -58,7 +58,7 @@ def test_nothing_new_is_stored(fire):
 
 
 def test_what_is_stored_drains(fire):
-    """Jobs run, fail, wait and follow one another; a server may begin; what is past its time goes."""
+    """Jobs run, fail, wait and follow one another, a server can start, and expired jobs are pruned."""
     echo, fail = tasks_of(fire)
     first, failing = echo.enqueue(1), fail.enqueue()
     following, later = first.then(echo, 2), echo.schedule(timedelta(milliseconds=100), 3)
@@ -74,7 +74,7 @@ def test_what_is_stored_drains(fire):
 
 
 def test_operators_and_locks_go_on(fire):
-    """Whoever makes room by hand is not hindered."""
+    """A person who frees memory with these commands is not hindered."""
     echo, _ = tasks_of(fire)
     job = echo.using(queue="mail").enqueue(1)
     echo.recur("minutely", Cron("* * * * *"), 2)
@@ -93,7 +93,7 @@ def test_operators_and_locks_go_on(fire):
 
 
 def test_a_refused_enqueue_is_untouched(fire):
-    """A caller may send it again without a second job, whatever the kind of job."""
+    """A caller can send any kind of job again without creating a second one."""
     echo, _ = tasks_of(fire)
     keyed = fire.task(name="keyed", unique=Unique("{number}"))(lambda number: None)
     parent = echo.enqueue(1)
@@ -111,7 +111,7 @@ def test_a_refused_enqueue_is_untouched(fire):
 
 
 def test_refused_connection_and_replica_leave_an_enqueue_untouched(program):
-    """Nothing listens, no client more is allowed, or the server has become a replica."""
+    """The port may be closed, the server at its limit of clients, or the server may be a replica by now."""
     with RedisServer(program) as server:
         away = Firelock(f"redis://{HOST}:{free_port()}")
         fire = Firelock(server.url())
@@ -123,7 +123,7 @@ def test_refused_connection_and_replica_leave_an_enqueue_untouched(program):
                 task.enqueue(2)
             assert caught.value.is_untouched, caught.value
         server.ask("REPLICAOF", "NO", "ONE")
-        echo.enqueue(2)  # keeps its connection
+        echo.enqueue(2)  # this client keeps its connection
         crowd = Firelock(server.url())
         server.ask("CONFIG", "SET", "maxclients", "1")
         with pytest.raises(StorageUnavailable) as caught:
@@ -135,11 +135,11 @@ def test_refused_connection_and_replica_leave_an_enqueue_untouched(program):
 
 
 def test_lost_reply_does_not_leave_an_enqueue_untouched(program):
-    """The job is stored, and each of both replies is lost."""
+    """The job is stored, and both replies are lost."""
     with RedisServer(program) as server, FaultProxy((HOST, server.port)) as proxy:
         fire = Firelock(f"redis://{HOST}:{proxy.port}")
         echo, _ = tasks_of(fire)
-        echo.enqueue(1)  # loads the script
+        echo.enqueue(1)  # this loads the script
         proxy.lose_reply(lambda request: b"echo" in request, times=None)
         with pytest.raises(StorageUnavailable) as caught:
             echo.enqueue(2)

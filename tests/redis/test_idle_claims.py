@@ -1,4 +1,4 @@
-"""Across modules: a claim after a wait that heard of nothing is looked for by a smaller script first."""
+"""Across modules: after a wait without notifications, a claim first uses a smaller script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from firelock.storage import ClaimRequest, NewSession
 from tests.apps import app_at
 from tests.redis.counting import CountingProxy
 
-_ASKING = ("client", "info")  # commands of whoever asks for the numbers; newer servers count each form
+_ASKING = ("client", "info")  # commands of clients that read the counters; newer servers count each form
 QUEUES = [None, ["default"], ["other", "default"]]
 
 
@@ -26,7 +26,7 @@ def app(server):
 
 @pytest.fixture
 def other(server, app):
-    """The same application in another process, as far as the storage knows."""
+    """The same application, with a separate storage as in another process."""
     with app_at(server.url()) as other:
         yield other
 
@@ -43,7 +43,7 @@ def hear_of_nothing(app, queues):
 
 @pytest.mark.parametrize("queues", QUEUES)
 def test_jobs_that_came_since_are_found(app, other, queues):
-    """Whether or not their wake-up is heard of before the claim."""
+    """New jobs are found whether or not their notification arrives before the claim."""
     hear_of_nothing(app, queues)
     other.noop.enqueue_many([(0,), (1,)])
 
@@ -51,7 +51,7 @@ def test_jobs_that_came_since_are_found(app, other, queues):
 
 
 def test_jobs_with_limits_are_found(app, other):
-    """They stand in lanes, apart from the others."""
+    """Jobs with limits are in lanes, separate from other jobs."""
     hear_of_nothing(app, ["default"])
     other.noop.using(limits=[Turns("tenant:1")]).enqueue(0)
 
@@ -59,7 +59,7 @@ def test_jobs_with_limits_are_found(app, other):
 
 
 def test_jobs_of_other_and_paused_queues_are_not_found(app, other):
-    """As by any claim."""
+    """The smaller script applies the same rules as any claim."""
     other.noop.using(queue="other").enqueue(0)
     hear_of_nothing(app, ["default"])
     other.fire.queues.pause("other", note="why", by="ada")
@@ -70,7 +70,7 @@ def test_jobs_of_other_and_paused_queues_are_not_found(app, other):
 
 
 def test_the_next_due_instant_is_told(app, other):
-    """So that the server is there in time."""
+    """The due time lets the server claim the job in time."""
     hear_of_nothing(app, None)
     assert claim(app, None).next_due_at is None
     hear_of_nothing(app, None)
@@ -80,7 +80,7 @@ def test_the_next_due_instant_is_told(app, other):
 
 
 def test_a_lost_session_is_told(app, other):
-    """Also where there is something to claim."""
+    """A lost session is reported even if jobs could be claimed."""
     hear_of_nothing(app, None)
     other.fire.storage.end_session("session", [], reason="lost")
     other.noop.enqueue(0)
@@ -92,7 +92,7 @@ def test_a_lost_session_is_told(app, other):
 
 
 def test_an_idle_claim_is_one_round_trip_that_writes_nothing(server):
-    """Its script reads the session, the queues that have jobs, and what is due first."""
+    """The script reads the session, the queues with jobs, and the first due job."""
     server.empty()
     with CountingProxy(server) as proxy, app_at(proxy.url()) as app:
         app.fire.storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))
@@ -108,7 +108,7 @@ def test_an_idle_claim_is_one_round_trip_that_writes_nothing(server):
 
 
 def calls(server):
-    """How often the server has run each command, those within scripts too."""
+    """Return how often the server has run each command, including those within scripts."""
     found = server.info("commandstats")
     calls = {name.removeprefix("cmdstat_"): int(one[6:].split(",")[0]) for name, one in found.items()}
     return Counter({name: number for name, number in calls.items() if not name.startswith(_ASKING)})

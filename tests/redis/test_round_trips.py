@@ -1,4 +1,4 @@
-"""Across modules: the round trips and bytes of a job, counted by a proxy, so no machine is too slow."""
+"""Across modules: the round trips and bytes of a job. A proxy counts them, so timing does not matter."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.apps import app_at
 from tests.redis.counting import CountingProxy
 
 MANY, FEW = 10_000, 50
-WARM = 4  # jobs that have run before anything is counted
+WARM = 4  # jobs that run before anything is counted
 PING_SECONDS = 15
 
 
 @pytest.fixture
 def proxy(server):
-    """A counting proxy before an empty server."""
+    """A counting proxy in front of an empty server."""
     server.empty()
     with CountingProxy(server) as proxy:
         yield proxy
@@ -25,7 +25,7 @@ def proxy(server):
 
 @pytest.fixture
 def counted(proxy):
-    """The application behind the proxy, in touch with a storage that has its scripts."""
+    """The application behind the proxy, connected to a storage that has its scripts."""
     with app_at(proxy.url()) as app:
         app.noop.enqueue(0)
         app.noop.using(tags=["a"]).enqueue(0)
@@ -37,7 +37,7 @@ def counted(proxy):
 
 @pytest.fixture
 def onlooker(server, counted):
-    """The same beside the proxy: nobody counts what it asks."""
+    """The same application without the proxy, so its requests are not counted."""
     with app_at(server.url()) as app:
         yield app
 
@@ -46,7 +46,7 @@ def onlooker(server, counted):
 
 
 def test_an_enqueue_is_one_round_trip(counted, proxy):
-    """Also one of a job that is not as simple as most."""
+    """A job with options takes one round trip too."""
     with proxy.measure() as measure:
         for number in range(FEW):
             counted.noop.enqueue(number)
@@ -57,7 +57,7 @@ def test_an_enqueue_is_one_round_trip(counted, proxy):
 
 
 def test_five_hundred_jobs_are_one_round_trip(counted, proxy):
-    """A bulk is stored 500 at a time."""
+    """Many jobs are stored 500 at a time."""
     with proxy.measure() as measure:
         counted.noop.enqueue_many([(number,) for number in range(500)])
 
@@ -68,7 +68,7 @@ def test_five_hundred_jobs_are_one_round_trip(counted, proxy):
 
 
 def test_at_saturation_jobs_share_round_trips(counted, onlooker, proxy):
-    """At most one for twenty jobs, and 600 bytes a job; the server's start and end are among them."""
+    """Twenty jobs take at most one round trip, and a job 600 bytes, including the server's start and end."""
     onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
 
     with proxy.measure() as measure, counted.fire.server(workers=10):
@@ -79,7 +79,7 @@ def test_at_saturation_jobs_share_round_trips(counted, onlooker, proxy):
 
 
 def test_jobs_that_come_one_at_a_time_cost_a_server_three_round_trips(counted, onlooker, proxy):
-    """At most, each: claimed, settled; a wake-up may come while it is claimed already."""
+    """A job takes at most three: its claim, its end, and a notification that arrives after the claim."""
     with counted.fire.server(workers=1), proxy.measure() as measure:
         for number in range(1, FEW + 1):
             onlooker.noop.enqueue(number)
@@ -92,12 +92,12 @@ def test_jobs_that_come_one_at_a_time_cost_a_server_three_round_trips(counted, o
 
 
 def test_an_idle_server_sends_two_commands_a_second(counted, proxy):
-    """By the default settings; each duty is counted once and taken as often as its period says."""
+    """With the default settings, the commands of each duty are counted once and divided by its period."""
     storage, settings = counted.fire.storage, Settings()
     storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))
     duties = {
         settings.poll: [lambda: storage.claim(ClaimRequest(None, 10, "session", 0))],
-        settings.heartbeat * 0.9: [  # on average: servers drift apart
+        settings.heartbeat * 0.9: [  # the average, because servers drift apart
             lambda: storage.renew([Renewal("session", 0, "running")]),
             lambda: storage.get_record("server_order", "server"),
         ],
@@ -115,7 +115,7 @@ def test_an_idle_server_sends_two_commands_a_second(counted, proxy):
     commands_a_second = 1 / PING_SECONDS
     for period, calls in duties.items():
         for call in calls:
-            call()  # the scripts are there
+            call()  # this loads the scripts
         with proxy.measure() as measure:
             for call in calls:
                 call()

@@ -72,7 +72,7 @@ with Firelock(storage) as fire:
 
 
 def test_no_verb_opens_a_file_of_the_package(server):
-    """An upgrade under a running process, or one without file descriptors left, does no harm to its verbs."""
+    """Verbs keep working after an upgrade under a running process, and without free file descriptors."""
     server.empty()
 
     done = subprocess.run(

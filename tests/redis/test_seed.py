@@ -30,7 +30,7 @@ def all_jobs(storage):
 
 
 def assert_is_seeded(url):
-    """The storage takes a seed, and has what it made."""
+    """Seed the storage and assert that it contains the created jobs."""
     with closing(open_storage(url)) as storage:
         storage.migrate()
         *_, told = seed(storage, fire.tasks(), JOBS)
@@ -49,14 +49,14 @@ def assert_is_seeded(url):
 
 @pytest.mark.parametrize("options", ["", "partitions=4"], ids=["alone", "parted"])
 def test_a_seed_fills_redis(server, options):
-    """Counts equal the jobs, instants are in order, nothing is due to be pruned."""
+    """The counts match the jobs, the times are in order, and no job is due to be pruned."""
     server.empty()
 
     assert_is_seeded(server.socket_url(options))
 
 
 def test_a_seed_fills_a_cluster(cluster):
-    """Continuations lie beside their parents, and what several nodes have is claimed from all of them."""
+    """Continuations are in their parents' partitions, and claims take jobs from all nodes."""
     cluster.empty()
 
     assert_is_seeded(cluster.url())

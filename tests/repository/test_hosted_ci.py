@@ -31,7 +31,7 @@ def job(workflow):
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.parent.name)
 def test_ci_runs_on_the_pythons_of_the_packages_and_the_next_one(job, project):
-    """The oldest is that of requires-python; the others are those of the classifiers."""
+    """The oldest Python is that of requires-python, and the others are those of the classifiers."""
     metadata = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     supported = [found[1] for line in metadata["classifiers"] if (found := CLASSIFIER.search(line))]
 
@@ -42,7 +42,7 @@ def test_ci_runs_on_the_pythons_of_the_packages_and_the_next_one(job, project):
 
 
 def test_only_the_next_python_may_fail(job):
-    """A failure of another Python fails the workflow and does not end the other runs."""
+    """A failure of another Python fails the workflow but does not end the other runs."""
     assert job["continue-on-error"] == f"${{{{ matrix.python == '{NEXT}' }}}}"
     assert job["strategy"]["fail-fast"] is False
 
@@ -57,7 +57,7 @@ def test_ci_run_gets_the_python_of_the_matrix(job):
 
 
 def test_workflow_runs_on_push_and_pull_request_and_only_reads(workflow, job):
-    """It runs code of strangers, so it has no rights that such code could use, and it ends."""
+    """The workflow runs code of unknown people, so it has no rights to misuse, and it has a timeout."""
     triggers = workflow[True]  # YAML 1.1 reads the key `on` as true
 
     assert set(triggers) == {"push", "pull_request"}
@@ -67,7 +67,10 @@ def test_workflow_runs_on_push_and_pull_request_and_only_reads(workflow, job):
 
 
 def test_each_push_to_main_is_checked_to_its_end(workflow):
-    """Of several runs that wait in one group only the newest runs; a pull request needs no more than that."""
+    """Each push to main has its own group, because only the newest waiting run of a group is executed.
+
+    This is enough for a pull request.
+    """
     pull_request = "github.event_name == 'pull_request'"
 
     assert workflow["concurrency"] == {
@@ -86,7 +89,7 @@ def test_actions_are_pinned_to_commits(job):
 
 
 def test_workflow_follows_the_schema(tmp_path):
-    """The schema that GitHub's editors use rejects unknown keys; a wrong key is found."""
+    """The schema that GitHub's editors use rejects unknown keys, so a wrong key is found."""
     broken = tmp_path / "ci.yml"
     broken.write_text(WORKFLOW.read_text(encoding="utf-8").replace("fail-fast:", "fail-fest:"))
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]

@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts of pyproject.toml, and what import-linter cannot say."""
+"""The permitted imports: the contracts of pyproject.toml, and rules that import-linter cannot express."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PUBLIC_PATHS = (
     "firelock.storage.batches",
 )
 
-# The dashboard shows these rules as texts and links: what is wrong with servers and queues, what an approval
-# link asks for, what answers a signal, whose output an argument takes, which module has an app. Users have no
-# use for them, so they are not public.
+# The dashboard shows the results of these rules as text and links: problems of servers and queues, the
+# questions of approval links, the answers of signals, the sources of arguments, and the module of an app.
+# Users do not need them, so they are not public.
 LISTED_EXCEPTIONS = {
     "firelock_dashboard": (
         "firelock.arguments.references",
@@ -39,12 +39,12 @@ THIRD_PARTIES = (
     "tests/end_to_end/third_party/firelock-extras/",
 )
 
-# The contract of pyproject.toml says the same of what they import.
+# The contract in pyproject.toml has the same rule for their imports.
 PURE = ("model", "limits", "retry", "schedules", "storage.rules", "storage.batches")
 READS_THE_CLOCK = {"firelock.model.clock", "firelock.model.ids", "firelock.model.aio"}
 CLOCK_READS = (".now", ".utcnow", ".today", ".fromtimestamp", "time.time", "time.monotonic")
 
-# Each would be paid by everyone who imports firelock, for what only some of them use.
+# Everyone who imports firelock would pay for each of these, but only some programs use them.
 LOADED_WHEN_USED = {
     "asyncio",
     "cattrs",
@@ -59,7 +59,7 @@ LOADED_WHEN_USED = {
     "sqlite3",
 }
 
-# Annotations may name its Converter anywhere; these alone need the library when a program runs.
+# Annotations may name its Converter anywhere, but only these modules need the library at run time.
 LOAD_CATTRS = {"firelock.arguments.conversion", "firelock.storage.row_storage"}
 
 
@@ -76,7 +76,10 @@ def is_pure(module):
 
 
 def test_the_import_contracts_hold():
-    """Every contract of [tool.importlinter] is kept; asked elsewhere, since asking silences loggers."""
+    """Every contract of [tool.importlinter] is kept.
+
+    The check runs in a subprocess, because it silences loggers.
+    """
     program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
 
     asked = subprocess.run(
@@ -87,7 +90,7 @@ def test_the_import_contracts_hold():
 
 
 def test_other_packages_import_public_paths():
-    """A third party can do all that our other packages do; each path and each exception is in use."""
+    """The other packages only use what a third party can use. Each path and each exception is in use."""
     used, others = set(), []
     for source in package_sources():
         package = source.module.partition(".")[0]
@@ -107,12 +110,12 @@ def test_other_packages_import_public_paths():
 
 
 def test_paths_of_other_packages_are_public():
-    """The list of the public API has each of them."""
+    """The list of the public API contains each of these paths."""
     assert set(PUBLIC_PATHS) <= listed_paths()
 
 
 def test_distributions_of_third_parties_import_public_paths():
-    """The examples of other people's storages and plugins need nothing else."""
+    """The examples of third-party storages and plugins need only public paths."""
     sources = [source for source in sources_of_tests() if source.name.startswith(THIRD_PARTIES)]
     used = {
         name.rpartition(".")[0] or name
@@ -125,7 +128,7 @@ def test_distributions_of_third_parties_import_public_paths():
 
 
 def test_what_decides_reads_no_clock():
-    """The modules that decide are told the instant: they never ask for it, and they open nothing."""
+    """The modules that make decisions receive the time. They never read the clock and open no files."""
     pure = [source for source in package_sources() if is_pure(source.module)]
 
     reads = [
@@ -140,7 +143,7 @@ def test_what_decides_reads_no_clock():
 
 
 def test_only_arguments_and_rows_load_cattrs():
-    """What else knows of converters is passed one."""
+    """Other modules that use converters receive one as an argument."""
     importers = {
         source.module
         for source in package_sources()
@@ -152,7 +155,7 @@ def test_only_arguments_and_rows_load_cattrs():
 
 
 def test_importing_firelock_stays_cheap():
-    """`import firelock` loads no driver and nothing that only some programs use."""
+    """`import firelock` loads no driver and no module that only some programs use."""
     program = "import sys, firelock; print(*sorted(sys.modules))"
 
     loaded = subprocess.run(

@@ -23,9 +23,9 @@ docstring with "{MARKER}" and what it tests. No other docstring may begin so.
 
 
 def module_of(name):
-    """Return the path of the module or folder that a test mirrors, None if there is none.
+    """Return the path of the module or folder that a test mirrors, or None if there is none.
 
-    A helper of the tests is a module too: tests/redis/test_servers.py mirrors tests/redis/servers.py.
+    A helper of the tests counts as a module too: tests/redis/test_servers.py mirrors tests/redis/servers.py.
     """
     _, package, *folders, file = name.split("/")
     words = file.removeprefix("test_").removesuffix(".py").split("_")
@@ -39,7 +39,7 @@ def module_of(name):
 
 
 def mirroring():
-    """Return the files of tests whose place depends on their module."""
+    """Return the test files whose path depends on their module."""
     places = tuple(f"tests/{package}/" for package in PACKAGES)
     return [
         source
@@ -49,7 +49,7 @@ def mirroring():
 
 
 def test_each_test_has_the_path_of_its_module():
-    """A file without a module has the marker, so that a reader knows where its subject is."""
+    """A file without a module has the marker, so that a reader can find its subject."""
     astray = []
     for source in mirroring():
         module, has_marker = module_of(source.name), ast.get_docstring(source.tree).startswith(MARKER)
@@ -79,5 +79,5 @@ def test_each_test_has_the_path_of_its_module():
     ],
 )
 def test_a_module_is_found_by_the_path_of_its_test(name, module):
-    """The longest name of a module counts; a folder elsewhere or part of a word does not."""
+    """The longest name of a module counts, but not a folder elsewhere or part of a word."""
     assert module_of(name) == module

@@ -1,4 +1,4 @@
-"""The public API is listed, and what authors of storages need is part of it."""
+"""The public API is listed, and it contains everything that authors of storages need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.repository.public_api import COMMAND, FILE, PACKAGES, PublicApi, behind, is_public, text
 
-# What an author of a storage implements.
+# The interfaces that an author of a storage implements.
 CONTRACTS = (
     "firelock.storage.Storage",
     "firelock.storage.Tables",
@@ -25,7 +25,7 @@ def api():
 
 
 def test_public_api_is_as_listed(api):
-    """A change of a public name, a signature or a default is a change of the list, which a reviewer sees."""
+    """A change of a public name, a signature or a default changes the list, so a reviewer sees it."""
     listed = FILE.read_text(encoding="utf-8")
     changes = difflib.unified_diff(listed.splitlines(), text(api).splitlines(), n=0, lineterm="")
 
@@ -36,7 +36,7 @@ def test_public_api_is_as_listed(api):
 
 
 def test_records_of_a_storage_are_exported_to_its_authors(api):
-    """Each class that a contract's signature or a field of such a class names is at hand."""
+    """Each class in a contract's signature, or in a field of such a class, is exported."""
     exported = {line.partition(": ")[0].partition(" = ")[0] for line in api.lines}
     open_ = [api.modules[contract] for contract in CONTRACTS]
     seen, missing = set(), set()
@@ -55,7 +55,7 @@ def test_records_of_a_storage_are_exported_to_its_authors(api):
 
 
 def named(api, member):
-    """Return what a public member names in its signature or annotation."""
+    """Return the objects in the signature or annotation of a public member."""
     if not is_public(member.name) or not member.path.startswith(PACKAGES):
         return []
     expressions = (

@@ -1,4 +1,4 @@
-"""Which tests run together when several workers share a run."""
+"""The tests that run together if several test workers share a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.sharing import together
     ],
 )
 def test_what_shares_something_stays_together(one, other):
-    """The browser, the sources' trees, a module's fixtures and a server of one program serve one worker."""
+    """Tests share a test worker if they share the browser, syntax trees, a module's fixtures or a server."""
     assert together(one) == together(other)
 
 
@@ -50,5 +50,5 @@ def test_what_shares_something_stays_together(one, other):
     ],
 )
 def test_what_shares_nothing_is_shared_out(one, other):
-    """Modules, classes and programs go to whoever is free; so does every long test by itself."""
+    """Modules, classes and programs go to any free test worker, and so does every long test."""
     assert together(one) != together(other)

@@ -1,4 +1,4 @@
-"""What sources never hold: code out of storage, statements put together from texts."""
+"""Rules for all sources: no code from storage, and no SQL statements built from strings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 
 from tests.repository.sources import OF_OTHERS, ROOT, calls, dotted, imports, package_sources
 
-# Whatever turns stored bytes or text into code.
+# Modules that turn stored bytes or strings into code.
 DANGEROUS_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}
 DANGEROUS_CALLS = {"eval", "exec", "__import__", "import_module", "yaml.load", "importlib.import_module"}
 
-# File and name of what is used all the same, with the reason.
+# File and name of each permitted use, with the reason.
 ALLOWED = {
     ("packages/core/src/firelock/__init__.py", "import_module"): (
         "the door loads its own modules, by the names of a table, when they are first asked for"
@@ -53,7 +53,7 @@ DANGEROUS_IN_ASSETS = re.compile(
 
 
 def dangers(tree):
-    """Line and name of everything in a module that could turn a text into code."""
+    """Yield the line and name of everything in a module that could turn a string into code."""
     for line, name in imports(tree):
         if name.split(".")[0] in DANGEROUS_MODULES:
             yield line, name.split(".")[0]
@@ -63,7 +63,7 @@ def dangers(tree):
 
 
 def interpolates(argument):
-    """True of a text that is put together: an f-string, `%`, `+` or format()."""
+    """Return whether a string is built from parts: with an f-string, `%`, `+` or format()."""
     match argument:
         case ast.JoinedStr():
             return True
@@ -76,7 +76,7 @@ def interpolates(argument):
 
 
 def interpolated_statements(tree):
-    """Line of every statement given to text() or to a driver that is put together on the spot."""
+    """Yield the line of every call of text() or a driver whose statement is built from parts."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args:
             continue
@@ -86,7 +86,7 @@ def interpolated_statements(tree):
 
 
 def test_nothing_stored_becomes_code():
-    """No module unpickles, evaluates or imports by a name, unless it is listed with its reason."""
+    """No module unpickles, evaluates or imports by name, unless it is listed with its reason."""
     used = {(source.name, name): line for source in package_sources() for line, name in dangers(source.tree)}
 
     assert {place: line for place, line in used.items() if place not in ALLOWED} == {}
@@ -95,7 +95,7 @@ def test_nothing_stored_becomes_code():
 
 
 def test_dangers_are_seen():
-    """The search above finds each form in which code is made from a text."""
+    """The search above finds each way to turn a string into code."""
     program = (
         "import pickle\nfrom marshal import loads\neval('1')\nimportlib.import_module('x')\nyaml.load(f)\n"
     )
@@ -106,9 +106,9 @@ def test_dangers_are_seen():
 
 
 def test_no_statement_is_put_together_from_texts():
-    """Values and names reach SQL as parameters and constructs, never by f-string, % or +.
+    """Values and names are passed to SQL as parameters and constructs, never with an f-string, % or +.
 
-    Looked at is every module but the dashboard's, which has no SQL: there `text` is what people read.
+    The dashboard is not checked: it has no SQL, and its `text` is for people.
     """
     interpolated = [
         f"{source.name}:{line}"
@@ -121,7 +121,7 @@ def test_no_statement_is_put_together_from_texts():
 
 
 def test_interpolated_statements_are_seen():
-    """The search above finds each form of putting a statement together, and leaves a plain one alone."""
+    """The search above finds each way to build a statement, and ignores a plain one."""
     program = (
         "text('select 1')\n"
         "text(f'select {name}')\n"
@@ -151,7 +151,7 @@ def test_pages_hold_no_script_or_style_of_their_own():
 
 
 def test_every_source_can_be_read():
-    """The searches of this folder look at every package: each of the four has modules that parse."""
+    """The searches in this folder cover every package: each of the four has modules that can be parsed."""
     packages = {source.module.split(".")[0] for source in package_sources() if source.tree.body}
 
     assert packages == {"firelock", "firelock_sql", "firelock_redis", "firelock_dashboard"}

@@ -1,4 +1,4 @@
-"""How the packages are built: run-time imports lead down, and each folder's first lines name its files."""
+"""The structure of the packages: imports lead downwards at run time, and folders name their files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_time_nodes(node):
 
 
 def arrows(modules):
-    """Return, for each module, the product's modules that it imports at run time, also inside functions."""
+    """Return, for each module, the project's modules that it imports at run time, also inside functions."""
     found = {}
     for name, tree in modules.items():
         found[name] = set()
@@ -44,9 +44,9 @@ def arrows(modules):
 
 
 def in_a_circle(graph):
-    """Return the nodes from which an arrow leads back to themselves, by whichever way."""
+    """Return the nodes from which a path leads back to themselves."""
     left = {name: set(others) for name, others in graph.items()}
-    while True:  # what nothing points at, or what points at nothing, is in no circle
+    while True:  # a node without incoming or without outgoing edges is in no cycle
         pointed_at = set().union(*left.values()) if left else set()
         ends = {name for name, others in left.items() if name not in pointed_at or not others}
         if not ends:
@@ -72,12 +72,12 @@ def is_module_or_folder(path):
 
 
 def test_no_run_time_import_leads_in_a_circle():
-    """Imports inside functions count; imports for type checkers alone may point upwards."""
+    """Imports inside functions count; imports only for type checkers may lead upwards."""
     assert set() == in_a_circle(arrows(trees(package_sources())))
 
 
 def test_a_folders_first_lines_name_its_files():
-    """Each file and folder in it, in the order of reading; and what they call a module is one."""
+    """The docstring names each file and folder, and everything that it calls a module exists."""
     astray = []
     for source in package_sources():
         if source.path.name == "__init__.py":
@@ -91,7 +91,7 @@ def test_a_folders_first_lines_name_its_files():
 
 
 def test_the_map_shows_the_layers():
-    """Each module of the core stands once in docs/how-it-works.md, from the lowest layer up."""
+    """Each module of the core is listed once in docs/how-it-works.md, from the lowest layer up."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
         "contracts"
     ]

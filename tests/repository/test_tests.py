@@ -1,4 +1,4 @@
-"""What holds for the tests themselves."""
+"""Rules for the tests themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WAIT_FOR_REAL_PROCESSES = ("tests/faults/", "tests/end_to_end/")
 
 
 def unreasoned(tree):
-    """Line of every test that is left out without a word why."""
+    """Yield the line of every test that is skipped or expected to fail without a reason."""
     for call, name in calls(tree):
         if name in IMPERATIVE and not call.args and not call.keywords:
             yield call.lineno
@@ -27,12 +27,12 @@ def unreasoned(tree):
 
 
 def has_reason(call, position):
-    """True when a mark carries a text as its reason."""
+    """Return whether a mark has a reason."""
     return any(keyword.arg == "reason" for keyword in call.keywords) or len(call.args) > position
 
 
 def test_no_test_is_left_out_without_a_reason():
-    """Whoever skips a test, or expects it to fail, says why."""
+    """Every skipped test and every expected failure has a reason."""
     silent = [f"{source.name}:{line}" for source in sources_of_tests() for line in unreasoned(source.tree)]
 
     assert silent == []
@@ -48,12 +48,12 @@ def test_no_test_is_left_out_without_a_reason():
     ],
 )
 def test_a_missing_reason_is_seen(program):
-    """The search above finds each way to leave a test out."""
+    """The search above finds each way to skip a test."""
     assert list(unreasoned(ast.parse(program))) != []
 
 
 def test_a_given_reason_is_enough():
-    """A mark or call that says why is left alone."""
+    """A mark or call with a reason is not reported."""
     program = (
         "@pytest.mark.skipif(old, reason='3.12 brought it')\ndef test_a():\n    pytest.skip('no server')"
     )
@@ -62,7 +62,7 @@ def test_a_given_reason_is_enough():
 
 
 def test_no_test_sleeps():
-    """Tests move the clock; only those of real processes wait, and then for a condition with a deadline."""
+    """Tests move the clock. Only tests with real processes wait, for a condition with a deadline."""
     sleeping = [
         f"{source.name}:{call.lineno}"
         for source in sources_of_tests()
@@ -75,7 +75,7 @@ def test_no_test_sleeps():
 
 
 def test_nothing_of_ours_is_mocked():
-    """Tests use fakes that keep the contract; a mock keeps whatever its test believes."""
+    """Tests use fakes that keep the contract; a mock only behaves as its test assumes."""
     mocked = [
         f"{source.name}:{line}"
         for source in sources_of_tests()

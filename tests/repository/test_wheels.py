@@ -1,4 +1,4 @@
-"""The built wheels: the metadata that an index shows, and that each file of a package is there and loads."""
+"""The built wheels: the metadata for an index, and the presence and loading of each package's files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml")
 REDIS = ROOT / "packages" / "backend-redis" / "src" / "firelock_redis"
 DASHBOARD = ROOT / "packages" / "dashboard" / "src" / "firelock_dashboard"
 
-# Prints what a process loads of the wheels in a folder. The process has no site-packages, so it finds no
+# Prints what a process loads from the wheels in a folder. The process has no site-packages, so it finds no
 # editable install; the dependencies are in the second folder.
 LOAD_ALL = """
 import json, sys
@@ -73,18 +73,18 @@ def folder(request):
 
 
 def metadata(folder):
-    """What the wheel's METADATA would say."""
+    """Return the metadata for the wheel's METADATA file."""
     builder = WheelBuilder(str(folder))
     return message_from_string(builder.config.core_metadata_constructor(builder.metadata))
 
 
 def description(folder):
-    """The page that an index would show."""
+    """Return the page that an index would show."""
     return metadata(folder).get_payload()
 
 
 def test_a_wheel_says_what_it_is_and_for_whom(folder):
-    """A line, a page, words to find it by, and classifiers that an index knows."""
+    """The metadata has a summary, a description, keywords, and valid classifiers."""
     told = metadata(folder)
     classified = set(told.get_all("Classifier", []))
 
@@ -97,7 +97,7 @@ def test_a_wheel_says_what_it_is_and_for_whom(folder):
 
 
 def test_a_wheel_says_which_pythons_it_is_for(folder):
-    """The oldest is that from which it is installed."""
+    """The first classifier is the oldest Python that can install the wheel."""
     told = metadata(folder)
     pythons = re.findall(r"Python :: (3\.\d+)$", "\n".join(told.get_all("Classifier", [])), re.MULTILINE)
 
@@ -105,7 +105,7 @@ def test_a_wheel_says_which_pythons_it_is_for(folder):
 
 
 def test_a_wheel_carries_its_licence(folder):
-    """By the expression, which no classifier repeats, and with the text that has to go along."""
+    """The licence is an expression without a classifier, and the wheel contains the required text."""
     told = metadata(folder)
 
     assert "MIT" in told["License-Expression"].split(" AND ")
@@ -115,7 +115,7 @@ def test_a_wheel_carries_its_licence(folder):
 
 
 def test_a_description_stands_alone(folder):
-    """An index has no files beside it: no link leads to one, and no picture stands there."""
+    """An index has no other files, so the description has no relative links and no pictures."""
     text = description(folder)
 
     assert [] == [link for link in links(text) if not str(link).startswith("https://")]
@@ -124,19 +124,19 @@ def test_a_description_stands_alone(folder):
 
 
 def test_the_core_s_description_has_the_readme_s_example():
-    """Which is run where it stands."""
+    """The example in the README itself is run by other tests."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     first, *_ = python_blocks(text)
 
     assert first.code in [block.code for block in python_blocks(description(ROOT / "packages" / "core"))]
 
 
-# ---- what is inside --------------------------------------------------------------------------------------
+# ---- contents --------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Built:
-    """The wheels of all packages, unpacked into one folder as an installer does."""
+    """The wheels of all packages, unpacked into one folder as by an installer."""
 
     folder: Path
     names: dict[str, set[str]]  # the files of each wheel, by the folder of its package
@@ -144,7 +144,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """All four, built from the sources."""
+    """All four wheels, built from the sources."""
     wheels, unpacked = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("unpacked")
     names = {}
     for folder in PACKAGES:
@@ -157,7 +157,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(built):
-    """What a process without our sources loads of the wheels."""
+    """The objects that a process without the sources loads from the wheels."""
     words = [str(built.folder), sysconfig.get_path("purelib"), json.dumps(sorted(texts_of("icons.toml")))]
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", LOAD_ALL, *words], cwd=built.folder, env=unmeasured(),
@@ -168,7 +168,7 @@ def loaded(built):
 
 
 def files_of(folder):
-    """Return the files below a folder by their paths in it, without what Python and the build leave there."""
+    """Return the relative paths of the files below a folder, without those of Python and the build."""
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -182,7 +182,7 @@ def texts_of(name):
 
 
 def declared_entries():
-    """Return the entry points of all packages as `group: name`."""
+    """Yield the entry points of all packages as `group: name`."""
     for folder in PACKAGES:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
@@ -190,7 +190,10 @@ def declared_entries():
 
 
 def test_wheel_has_every_file_of_its_package(folder, built):
-    """Modules, scripts, templates, static files, texts, icons and py.typed; beside them only metadata."""
+    """A wheel has all modules, scripts, templates, static files, texts, icons and py.typed of its package.
+
+    Besides these it contains only metadata.
+    """
     inside = {name for name in built.names[folder.name] if ".dist-info/" not in name}
 
     assert {name for name in inside if not name.endswith("/.made")} == files_of(folder / "src")
@@ -198,7 +201,7 @@ def test_wheel_has_every_file_of_its_package(folder, built):
 
 
 def test_every_entry_point_loads_from_its_wheel(built, loaded):
-    """Plugins of Firelock, the plugin of pytest and the program."""
+    """The entry points are Firelock's plugins, the pytest plugin and the program."""
     elsewhere = [file for file in loaded["entries"].values() if not file.startswith(str(built.folder))]
 
     assert {"console_scripts: firelock", "pytest11: firelock"} < set(loaded["entries"])
@@ -207,7 +210,7 @@ def test_every_entry_point_loads_from_its_wheel(built, loaded):
 
 
 def test_every_data_file_loads_from_its_wheel(loaded):
-    """Lua scripts, templates, static files, texts and icons, as many as in the sources, and a page."""
+    """Lua scripts, templates, static files, texts and icons all load, and a page is shown."""
     texts = {f"{path.stem}.{key}" for path in DASHBOARD.glob("texts/en/*.toml") for key in texts_of(path)}
     static = {name for name in files_of(DASHBOARD / "static") if not name.endswith((".br", ".gz"))}
 

@@ -1,4 +1,4 @@
-"""One word for one thing, and none that says nothing; no word that only this or that machine understands."""
+"""One word for each thing, no meaningless names, and no text that only one machine understands."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ EMPTY_CLASS_NAME = re.compile(
 EMPTY_FUNCTION_NAME = re.compile(r"^_?(do_\w+|process|handle)$")
 STATES = ["awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted"]
 
-# Hosts that the project may name; what RFC 2606 and RFC 6761 reserve needs no entry.
+# Hosts that the project may name; hosts reserved by RFC 2606 and RFC 6761 need no entry.
 HOSTS = {
     "docs.python.org",
     "keepachangelog.com",
-    "opentelemetry.io",  # names the version of the conventions that spans follow
+    "opentelemetry.io",  # in the identifier of the conventions that spans follow
     "semver.org",
     "www.sqlite.org",
-    "www.w3.org",  # the name of SVG's namespace
+    "www.w3.org",  # in SVG's namespace
 }
 RESERVED_HOST = re.compile(r"(^|\.)(example(\.com|\.net|\.org)?|test|invalid|localhost)$")
 LOOPBACK = {"127.0.0.1", "::1", "0.0.0.0"}
@@ -37,7 +37,7 @@ NUMBER_OF_AN_ISSUE = re.compile(
 
 
 def is_ours_to_name(url):
-    """True when a URL's host is reserved, loopback or listed; a host that is a placeholder names nobody."""
+    """Return whether a URL's host is reserved, loopback, listed, or only a placeholder."""
     try:
         host = (urlsplit(url).hostname or "").lower()
     except ValueError:
@@ -47,7 +47,7 @@ def is_ours_to_name(url):
 
 
 def lines_with(pattern):
-    """Every line of the project's texts in which a pattern occurs; this file names the patterns."""
+    """Return every line of the project's text files that matches a pattern, except in this file."""
     return [
         f"{name}:{number}: {line.strip()[:120]}"
         for name, text in texts()
@@ -58,7 +58,7 @@ def lines_with(pattern):
 
 
 def test_every_name_says_something():
-    """No class is a manager, no module a drawer of utilities, no function just does."""
+    """No class is a manager, no module is a collection of utilities, and no function is only called `do`."""
     empty = []
     for source in package_sources():
         if source.path.stem in EMPTY_MODULE_NAMES:
@@ -76,14 +76,14 @@ def test_every_name_says_something():
 
 
 def test_there_are_seven_states_and_no_other():
-    """The states of a job are the seven of the vocabulary, in the order of a job's life."""
+    """A job has the seven states of the glossary, in the order of its life."""
     from firelock.model.state import State
 
     assert [str(state) for state in State] == STATES
 
 
 def test_every_host_is_ours_to_name():
-    """Links lead to known places, examples use reserved names, no text says where packages come from."""
+    """Links lead to known hosts, examples use reserved names, and no text states where packages come from."""
     strangers = [
         f"{name}: {url}" for name, text in texts() for url in URL.findall(text) if not is_ours_to_name(url)
     ]
@@ -92,7 +92,7 @@ def test_every_host_is_ours_to_name():
 
 
 def test_the_lock_names_no_place():
-    """The lock holds versions and hashes; where packages come from is for whoever installs them to say."""
+    """The lock file has versions and hashes; the source of the packages is the installing person's choice."""
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
     assert re.findall(r"\w+://\S+|--(?:extra-)?index-url\S*|--find-links\S*", lock) == []
@@ -100,10 +100,10 @@ def test_the_lock_names_no_place():
 
 
 def test_no_text_knows_somebodys_folders():
-    """Nothing in the project depends on, or tells of, the machine it was written on."""
+    """Nothing in the project depends on, or mentions, the machine that it was written on."""
     assert lines_with(HOME_OF_SOMEBODY) == []
 
 
 def test_no_text_sends_the_reader_to_a_tracker():
-    """A comment gives its reason itself; a number of an issue is no reason."""
+    """A comment states its reason itself, because the number of an issue is not a reason."""
     assert lines_with(NUMBER_OF_AN_ISSUE) == []

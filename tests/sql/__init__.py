@@ -1,1 +1,1 @@
-"""PostgreSQL, MariaDB, MySQL and PgBouncer of the tests' own, on loopback and gone with the tests."""
+"""PostgreSQL, MariaDB, MySQL and PgBouncer servers on loopback that exist only during the tests."""

@@ -24,18 +24,18 @@ __all__ = [
 
 @pytest.fixture(autouse=True)
 def clients_fold_late(monkeypatch):
-    """A client folds counts with its thousandth insert, and not, by chance, with one that a test measures."""
+    """Let a client fold counts at its thousandth insert, and never by chance at one that a test measures."""
     monkeypatch.setattr("firelock_sql.storage._first_number", lambda: 0)
 
 
 @pytest.fixture
 def path(tmp_path):
-    """The file of the jobs."""
+    """The file with the jobs."""
     return tmp_path / "jobs.db"
 
 
 @pytest.fixture
 def scene(path):
-    """A store in the file with jobs at hand; a writer waits for others no more than a moment."""
+    """A storage in the file, with helpers for jobs. A writer waits only briefly for other writers."""
     with scene_at(f"sqlite:///{path}?synchronous=normal&busy_timeout=0.2") as scene:
         yield scene

@@ -1,4 +1,4 @@
-"""What a test is given: one database on a server, by every way to it."""
+"""The databases that tests receive as fixtures: one database on a server, with its URLs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from tests.sql.servers.mariadb import Mariadb
 from tests.sql.servers.postgresql import Postgresql, end_connections
 from tests.sql.servers.processes import DatabaseServer
 
-_AHEAD = 100  # versions that no code of now knows
+_AHEAD = 100  # versions above the newest one that this code can use
 
 
 def newer_schema(engine_url: str) -> Iterator[Callable[[], None]]:
-    """Yield what makes the database's schema a later release's, for `make_newer_schema`; then undo it."""
+    """Yield a function that makes the database's schema newer than this release.
+
+    It is the function for `make_newer_schema`. The change is undone afterwards.
+    """
     changes: list[int] = []
 
     def move(by: int) -> None:
@@ -34,57 +37,63 @@ def newer_schema(engine_url: str) -> Iterator[Callable[[], None]]:
 
 @attrs.frozen
 class PostgresqlDatabase:
-    """An empty database of a role that may do all in it and nothing elsewhere."""
+    """An empty database of a role that has all rights in it and none elsewhere."""
 
     server: Postgresql
     name: str
-    door: DatabaseServer  # the server itself, or a pooler before it
+    door: DatabaseServer  # the server itself, or a pooler in front of it
 
     def url(self, options: str = "", *, port: int | None = None) -> str:
-        """Return Firelock's URL of it, or of a proxy's port before it, with options such as `prefix=a`."""
+        """Return Firelock's URL of the database, with options such as `prefix=a`.
+
+        With `port`, it is the URL through a proxy in front of the database.
+        """
         return self.door.url(self.name, options, port=port)
 
     def direct_url(self, options: str = "") -> str:
-        """Return the URL past a pooler; without one, the same as `url`."""
+        """Return the URL that bypasses a pooler; without one, the same as `url`."""
         return self.server.url(self.name, options)
 
     def end_connections(self) -> None:
-        """Nobody whose tests use it is connected any more."""
+        """End all connections of tests to the database."""
         with self.server.connect() as admin:
             end_connections(admin)
 
     def socket_url(self) -> str:
-        """Return the URL by the socket, as whoever runs the tests, without a password."""
+        """Return the URL of the Unix socket, for the user who runs the tests, without a password."""
         return self.server.socket_url(self.name)
 
     def engine_url(self, *, port: int | None = None) -> str:
-        """Return SQLAlchemy's URL of it, or of a proxy's port before it, by psycopg."""
+        """Return SQLAlchemy's URL of the database for psycopg; with `port`, the URL through a proxy."""
         return self.door.url(self.name, scheme="postgresql+psycopg", port=port)
 
     def async_engine_url(self, driver: str) -> str:
-        """Return SQLAlchemy's URL of it, by asyncpg or psycopg."""
+        """Return SQLAlchemy's URL of the database, for asyncpg or psycopg."""
         return self.door.url(self.name, scheme=f"postgresql+{driver}")
 
 
 @attrs.frozen
 class MysqlDatabase:
-    """An empty database of a user who may do all in it and nothing elsewhere."""
+    """An empty database of a user who has all rights in it and none elsewhere."""
 
     server: Mariadb
     name: str
 
     def url(self, options: str = "", *, port: int | None = None) -> str:
-        """Return Firelock's URL of it, or of a proxy's port before it, with options such as `prefix=a`."""
+        """Return Firelock's URL of the database, with options such as `prefix=a`.
+
+        With `port`, it is the URL through a proxy in front of the database.
+        """
         return self.server.url(self.name, options, port=port)
 
     def engine_url(self, *, port: int | None = None) -> str:
-        """Return SQLAlchemy's URL of it, or of a proxy's port before it, by PyMySQL."""
+        """Return SQLAlchemy's URL of the database for PyMySQL; with `port`, the URL through a proxy."""
         return self.server.url(self.name, scheme="mysql+pymysql", port=port)
 
     def async_engine_url(self, driver: str) -> str:
-        """Return SQLAlchemy's URL of it, by aiomysql or asyncmy."""
+        """Return SQLAlchemy's URL of the database, for aiomysql or asyncmy."""
         return self.server.url(self.name, scheme=f"mysql+{driver}")
 
     def end_connections(self) -> None:
-        """Nobody is connected to it any more."""
+        """End all connections to the database."""
         self.server.end_connections(self.name)

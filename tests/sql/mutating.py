@@ -1,4 +1,4 @@
-"""A plugin of pytest that breaks one module of firelock_sql before its import: see `test_locked_mutants`."""
+"""A pytest plugin that changes one module of firelock_sql before its import: see `test_locked_mutants`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from importlib.abc import Loader, MetaPathFinder
 from pathlib import Path
 
-VARIABLE = "FIRELOCK_SQL_MUTANT"  # module, what is there, what is to be there instead, as JSON
+VARIABLE = "FIRELOCK_SQL_MUTANT"  # the module, the old source and the new source, as JSON
 
 
 class _Broken(MetaPathFinder, Loader):
-    """Finds the module, and executes its source with the change."""
+    """A finder for the module that executes its source with the change."""
 
     def __init__(self, module, old, new):
         self._module, self._old, self._new = module, old, new

@@ -14,11 +14,11 @@ from tests.refusals import SECRET, refusal, stranger
 from tests.sql.servers.postgresql import Postgresql
 from tests.sql.servers.processes import PASSWORD, USER
 
-# ---- who may come in -------------------------------------------------------------------------------------
+# ---- access ----------------------------------------------------------------------------------------------
 
 
 def test_a_wrong_password_is_said_and_not_shown(postgresql):
-    """It is neither in the error nor in what led to it; to try again would not help."""
+    """The password is neither in the error nor in its causes. A repeated call would not help."""
     line = refusal(postgresql.url().replace(f":{PASSWORD}@", f":{SECRET}@"), StorageError)
 
     assert line == (
@@ -54,19 +54,22 @@ def test_a_wrong_password_is_said_and_not_shown(postgresql):
     ids=["no password", "user", "database", "TLS", "option"],
 )
 def test_what_is_wrong_with_a_url_is_said(postgresql, spoil, said):
-    """By whoever knows it best, and with what to do; trying again would not help."""
+    """The message comes from the component with the best information and includes a fix.
+
+    A repeated call would not help.
+    """
     assert said in refusal(spoil(postgresql), StorageError)
 
 
 def test_a_pooler_says_it_in_its_own_words(pgbouncer):
-    """PgBouncer refuses a user whom it does not know."""
+    """PgBouncer refuses an unknown user."""
     line = refusal(pgbouncer.url().replace(f"{USER}:", "stranger:"), StorageError)
 
     assert "check the user's name" in line
 
 
 def test_a_role_that_may_not_create_tables_is_told_who_may(postgresql):
-    """The schema is an owner's to make."""
+    """Only an owner can create the schema."""
     with psycopg.connect(postgresql.socket_url(), autocommit=True) as owner:
         owner.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
         try:
@@ -79,11 +82,14 @@ def test_a_role_that_may_not_create_tables_is_told_who_may(postgresql):
     assert "docs/sql.md" in line
 
 
-# ---- who is there ----------------------------------------------------------------------------------------
+# ---- availability ----------------------------------------------------------------------------------------
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path):
-    """By port, socket or host: it may yet be started or found there, so that trying again may help."""
+    """The error names the port, socket or host.
+
+    The server might be started later, so a repeated call may succeed.
+    """
     port = free_port()
     told = {
         f"{HOST}:{port}/jobs": [
@@ -99,7 +105,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path):
 
 
 def test_too_many_connections_are_said(postgresql):
-    """Somebody may close some, so that trying again may help."""
+    """Some connections might be closed later, so a repeated call may succeed."""
     name = sql.Identifier(postgresql.name)
     with (
         psycopg.connect(postgresql.url()),
@@ -116,7 +122,7 @@ def test_too_many_connections_are_said(postgresql):
 
 
 def test_a_standby_is_not_written_to(postgresql_program):
-    """It may be promoted at any moment, so that trying again may help."""
+    """A standby might be promoted at any moment, so a repeated call may succeed."""
     with Postgresql(postgresql_program) as server:
         server.create_database("jobs")
         server.stop()
@@ -129,14 +135,14 @@ def test_a_standby_is_not_written_to(postgresql_program):
 
 
 def test_what_is_no_postgresql_is_said():
-    """Somebody else's server at the port is told apart from none."""
+    """A different server at the port is distinguished from none."""
     with stranger() as port:
         line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
 
     assert "that is no PostgreSQL; check host and port." in line
 
 
-# ---- which one it is -------------------------------------------------------------------------------------
+# ---- product and version ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def test_what_is_no_postgresql_is_said():
     ],
 )
 def test_an_old_server_or_another_product_is_refused_by_name(version, number, name):
-    """The line says what it is, and what to do."""
+    """The line contains the product and a fix."""
     with pytest.raises(StorageError, match=rf"^here: it is {name}.*([Uu]se PostgreSQL|Upgrade the server)"):
         require_usable("here", version, number)
 
@@ -165,11 +171,11 @@ def test_an_old_server_or_another_product_is_refused_by_name(version, number, na
     ],
 )
 def test_the_oldest_supported_and_newer_ones_are_used(version, number):
-    """Builds of others are PostgreSQL all the same."""
+    """Other vendors' builds of PostgreSQL are accepted too."""
     require_usable("here", version, number)
 
 
-# ---- what the driver says --------------------------------------------------------------------------------
+# ---- the driver's messages -------------------------------------------------------------------------------
 
 
 FATAL = 'connection failed: connection to server at "db" failed: FATAL:  '
@@ -190,7 +196,7 @@ FATAL = 'connection failed: connection to server at "db" failed: FATAL:  '
     ],
 )
 def test_a_connection_that_fails_lasts_passes_or_was_lost(said, meaning):
-    """There is no code for a connection that was never made; what is not understood is tried again."""
+    """A failed connection has no error code. An unknown message counts as temporary."""
     failure = read_failure(psycopg.OperationalError(said))
 
     assert meaning is failure.meaning
@@ -198,7 +204,7 @@ def test_a_connection_that_fails_lasts_passes_or_was_lost(said, meaning):
 
 
 def test_of_several_hosts_the_last_one_tried_counts():
-    """That another one refused before is not the reason."""
+    """The failures of the earlier hosts are not the reason."""
     said = (
         'connection failed: connection to server at "127.0.0.1" failed: FATAL:  database "x" does not exist\n'
         'Multiple connection attempts failed. All failures were:\n- host: "::1": Connection refused'

@@ -21,7 +21,7 @@ MANY = 1_100  # jobs: more than two transactions take
 
 @pytest.fixture
 def scene(server_database):
-    """An empty store."""
+    """An empty storage."""
     with scene_at(server_database.url()) as scene:
         yield scene
 
@@ -43,7 +43,7 @@ def locked_session(database, session):
 
 
 def test_a_locked_session_is_left_to_a_later_sweep(scene, server_database):
-    """A sweep ends the other expired sessions without waiting for it."""
+    """A sweep ends the other expired sessions without waiting for the locked one."""
     locked, free = scene.begin("a", HOUR), scene.begin("b", HOUR)
     stays, goes = scene.run(locked), scene.run(free)
     scene.advance(2 * HOUR)
@@ -59,7 +59,7 @@ def test_a_locked_session_is_left_to_a_later_sweep(scene, server_database):
 
 
 def test_a_closing_session_that_is_locked_gives_its_jobs_back(scene, server_database, lock_job):
-    """Only the mark that it holds nothing waits for a later sweep."""
+    """Only the mark that the session has no jobs left waits for a later sweep."""
     holder = scene.begin()
     running = scene.run(holder)
     with lock_job(running.id):
@@ -76,7 +76,7 @@ def test_a_closing_session_that_is_locked_gives_its_jobs_back(scene, server_data
 
 
 def test_a_session_that_holds_many_ends_in_transactions_of_some_hundreds(scene, lock_job):
-    """Each transaction locks a bounded number of rows; a locked one in any of them delays its job alone."""
+    """Each transaction locks a bounded number of rows. A locked row delays only its own job."""
     holder = scene.begin()
     ids = scene.add_many(MANY)
     while scene.claim(holder, 500):
@@ -97,7 +97,10 @@ def test_a_session_that_holds_many_ends_in_transactions_of_some_hundreds(scene, 
 
 
 def test_a_session_whose_blame_cannot_be_read_blames_all(scene, server_database, lock_job):
-    """A value that somebody wrote by hand does not stop the sweeps: nothing is known of the session then."""
+    """A value written by a person does not stop the sweeps.
+
+    The running jobs of such a session are unknown.
+    """
     holder = scene.begin()
     running = scene.run(holder)
     with lock_job(running.id):
@@ -112,7 +115,7 @@ def test_a_session_whose_blame_cannot_be_read_blames_all(scene, server_database,
 
 
 def test_the_doctor_names_jobs_that_stay_locked(scene, lock_job):
-    """A session that has been closing for more than a minute is a finding, with the first of its jobs."""
+    """A session that has been closing for over a minute is a finding, which names the first of its jobs."""
     holder = scene.begin()
     ids = scene.add_many(5)
     scene.claim(holder)
@@ -136,7 +139,7 @@ def test_the_doctor_names_jobs_that_stay_locked(scene, lock_job):
 
 
 def test_a_server_with_locked_jobs_is_listed_as_closing(scene, server_database, lock_job, capsys):
-    """It is lost or ended when its last job is back."""
+    """A closing server is listed as lost or ended after its last job was returned."""
     holder = scene.begin()
     running = scene.run(holder)
 

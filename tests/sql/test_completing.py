@@ -140,7 +140,7 @@ _numbers = itertools.count()
 
 
 class Bench:
-    """The app in a module of its own, as processes of jobs can import it; its server is in this process."""
+    """The app in its own module, so that job processes can import it. Its server runs in this process."""
 
     def __init__(self, folder, url, engine_url, monkeypatch):
         self.name = f"completing_{os.getpid()}_{next(_numbers)}"
@@ -159,38 +159,38 @@ class Bench:
         self.fire.storage.clear()
 
     def server(self, workers=2):
-        """A server of the app, not yet started."""
+        """Return a server of the app, not yet started."""
         return self.fire.server(workers=workers, async_workers=2, name="host:a")
 
     def task(self, executor):
-        """The task that runs there."""
+        """Return the task that runs with this executor."""
         return getattr(self.app, executor)
 
     @property
     def seen(self):
-        """What the tasks have written."""
+        """The lines that the tasks have written."""
         return self._seen.read_text().splitlines() if self._seen.exists() else []
 
     def until_seen(self, *lines):
-        """The tasks have written these lines and no others."""
+        """Wait until the tasks have written these lines and no others."""
         until(lambda: len(self.seen) >= len(lines))
         assert [*lines] == self.seen
 
     def open_gate(self):
-        """What waits goes on."""
+        """Let waiting tasks continue."""
         self._gate.touch()
 
     def settled(self, job):
-        """How the server has counted the job's ends."""
+        """Return the ends of the job that the server has counted."""
         return [one for one in self.app.settled if one.job.id == job.id]
 
     def rollups(self):
-        """What the statistics have counted: task, outcome and how often."""
+        """Return the statistics: task, outcome and number."""
         found = self.fire.storage.timeline(0, 1 << 60)
         return sorted((one.task, str(one.outcome), one.count) for one in found)
 
     def paid(self):
-        """How many rows the tasks have committed."""
+        """Return how many rows the tasks have committed."""
         with self._engine.connect() as connection:
             return connection.execute(text("SELECT count(*) FROM paid")).scalar()
 
@@ -202,7 +202,7 @@ class Bench:
 
 
 class Completing:
-    """What holds on each database, by whichever executor."""
+    """Tests for each database and every executor."""
 
     @pytest.fixture
     def bench(self, tmp_path, urls, monkeypatch):
@@ -211,12 +211,13 @@ class Completing:
 
     @pytest.mark.parametrize("executor", ["thread", "loop", "process"])
     def test_task_goes_on_after_its_commit(self, bench, executor):
-        """Its end is counted once and its continuation runs meanwhile; nothing cancels or kills the run."""
+        """The end is counted once and the continuation runs meanwhile. Nothing cancels or kills the run."""
         job = bench.task(executor).enqueue("commit")
         following = job.then(bench.app.following)
 
         with bench.server():
-            # Which of both ends the server learns first is open: the continuation may run before it looks.
+            # The order in which the server finds the two ends is undefined: the continuation may run before
+            # the server's next comparison.
             until(lambda: bench.settled(following) and bench.settled(job))
             while_waiting = bench.seen, {one.job.id for one in bench.app.settled}
             bench.open_gate()
@@ -235,7 +236,10 @@ class Completing:
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_task_that_returns_after_its_commit_is_counted_once(self, bench, executor):
-        """Also where it ended before its server looked: its own end is a repeat of what is stored."""
+        """A task that ended before its server's comparison is counted once too.
+
+        The task's own end then repeats the stored one.
+        """
         bench.open_gate()
         job = bench.task(executor).enqueue("commit")
         following = job.then(bench.app.following)
@@ -249,11 +253,12 @@ class Completing:
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_rolled_back_end_leaves_the_run_to_its_own(self, bench, executor):
-        """The job is still the run's: nothing cancels it, and what it returns is its result."""
+        """The run still has the job: nothing cancels it, and its return value is the result."""
         job = bench.task(executor).enqueue("roll back")
 
         with bench.server():
-            until(lambda: bench.fire.storage.get([job.id])[0].started_at)  # written when the server compares
+            # written by the server's comparison
+            until(lambda: bench.fire.storage.get([job.id])[0].started_at)
             assert (["rolled back"], []) == (bench.seen, bench.app.settled)
             bench.open_gate()
             until(lambda: bench.settled(job))
@@ -264,7 +269,7 @@ class Completing:
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_delete_after_a_rollback_cancels_the_run(self, bench, executor):
-        """Such a job is lost, and its end is nobody's success."""
+        """The job was deleted, so its end does not count as a success."""
         job = bench.task(executor).enqueue("roll back")
 
         with bench.server():
@@ -279,7 +284,7 @@ class Completing:
     @pytest.mark.parametrize("is_counted", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_error_after_the_commit_fails_nothing(self, bench, executor, is_counted, caplog):
-        """The job has succeeded: it is not retried, no attempt has failed, and the log has the error."""
+        """The job has succeeded: it is not retried, no attempt has failed, and the log contains the error."""
         if not is_counted:
             bench.open_gate()
         job = bench.task(executor).enqueue("commit, raise")
@@ -293,13 +298,13 @@ class Completing:
         assert ["committed", "went on"] == bench.seen
         assert ("succeeded", {"paid": 7}) == (job.refresh().state, job.result(timeout=10))
         assert [(executor, "succeeded", 1)] == bench.rollups()
-        if executor != "process":  # which logs by itself
+        if executor != "process":  # a job process logs by itself
             (line,) = [line for line in caplog.messages if "the cache is away" in line]
             assert "it stays succeeded and does not run again: ValueError" in line
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_error_that_rolls_back_fails_the_attempt(self, bench, executor):
-        """It is retried as any other, and told once."""
+        """The job is retried like any other, and counted once."""
         bench.open_gate()
         job = bench.task(executor).enqueue("roll back, raise")
 
@@ -311,7 +316,7 @@ class Completing:
         assert [(executor, "retried", 1)] == bench.rollups()
 
     def test_snooze_after_the_commit_changes_nothing(self, bench):
-        """The storage refuses such an end, and the job is counted as what it is."""
+        """The storage refuses such an end, and the job is counted with its stored state."""
         bench.open_gate()
         job = bench.app.thread.enqueue("commit, snooze")
 
@@ -323,7 +328,7 @@ class Completing:
 
     @pytest.mark.heavy("starts a process for its job")
     def test_process_that_dies_after_the_commit_is_no_crash(self, bench, caplog):
-        """Its job has succeeded; the log has how the process died."""
+        """The job has succeeded, and the log states how the process died."""
         bench.open_gate()
         job = bench.app.process.enqueue("commit, die")
 
@@ -337,12 +342,12 @@ class Completing:
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_timeout_counts_after_the_commit_as_well(self, bench, executor, caplog):
-        """What follows is ended by it, and the job stays succeeded."""
+        """The timeout ends the rest of the run, and the job stays succeeded."""
         with bench.server():
             if executor == "process":
                 bench.app.warm.enqueue().result(
                     timeout=30
-                )  # the time in which a process starts counts as well
+                )  # the start of a process counts towards the timeout
             job = bench.task(executor).using(timeout=3).enqueue("commit")
             until(lambda: any("timed out after 3 s" in line for line in caplog.messages))
             until(lambda: bench.settled(job))
@@ -355,7 +360,10 @@ class Completing:
     @pytest.mark.parametrize("is_counted", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_stop_gives_its_grace_and_then_cancels(self, bench, executor, is_counted):
-        """What follows a commit has the grace of a stop, then it is cancelled as any run; it is counted."""
+        """The rest of the run has the grace time of a stop and is then cancelled like any run.
+
+        The job is counted.
+        """
         job = bench.task(executor).enqueue("commit")
         server = bench.server().start()
         bench.until_seen("committed")
@@ -371,7 +379,7 @@ class Completing:
 
     @pytest.mark.parametrize("task", ["limited", "unique"])
     def test_limit_and_key_are_free_after_the_commit(self, bench, task):
-        """The next job of the same limit, or with the same key, starts while the first one's task goes on."""
+        """The next job of the same limit or key starts while the first one's task continues."""
         with bench.server():
             first = bench.task(task).enqueue("commit")
             bench.until_seen("committed")
@@ -383,7 +391,7 @@ class Completing:
         assert [(task, "succeeded", 2)] == bench.rollups()
 
     def test_batch_ends_while_its_last_member_goes_on(self, bench):
-        """It is looked at as soon as the member's end is counted."""
+        """The batch is checked as soon as the member's end is counted."""
         with bench.fire.batch("night") as batch:
             batch.add(bench.app.thread, "commit")
         following = batch.then(bench.app.following)
@@ -396,7 +404,10 @@ class Completing:
         assert ["committed"] == still
 
     def test_lost_session_ends_the_run(self, bench):
-        """As any other: the server cannot be sure of anything. The job has succeeded, and is counted once."""
+        """The run is cancelled like any other, because the server's information may be outdated.
+
+        The job has succeeded and is counted once.
+        """
         job = bench.app.loop.enqueue("commit")
 
         with bench.server():

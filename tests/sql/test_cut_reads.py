@@ -25,14 +25,14 @@ READS = {
 
 @pytest.fixture
 def proxy(server_database):
-    """Before the server."""
+    """A proxy in front of the server."""
     with FaultProxy(server_database.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture(params=["a URL", "an engine"])
 def storage(request, server_database, proxy):
-    """The storage behind the proxy, by its URL or by an engine of the caller's; it has its tables."""
+    """The storage behind the proxy, opened by its URL or with a caller's engine; its tables exist."""
     opened = postgresql_opening if server_database.url().startswith("postgresql") else mysql_opening
     engine = create_engine(server_database.engine_url(port=proxy.port))
     by_url = request.param == "a URL"
@@ -44,15 +44,15 @@ def storage(request, server_database, proxy):
 
 
 def lose(proxy, number):
-    """The answer to this one of the requests from now on is lost, with its connection."""
+    """Lose the reply to the request with this number, counted from now, along with its connection."""
     numbers = count(1)
     proxy.lose_reply(lambda _: next(numbers) == number)
 
 
 def lost_answers(proxy, ask):
-    """How many answers there are to a read; each of them was lost once."""
+    """Return how many replies a read receives, after each of them was lost once."""
     for number in count(1):
-        expected, before = ask(), proxy.lost  # and a connection is there
+        expected, before = ask(), proxy.lost  # this also opens a connection
         lose(proxy, number)
         assert expected == ask()
         proxy.heal()
@@ -63,17 +63,20 @@ def lost_answers(proxy, ask):
 
 @pytest.mark.parametrize("read", READS)
 def test_a_read_is_answered_whichever_answer_is_lost(proxy, storage, read):
-    """To the beginning of its transaction, a statement or the end of it; one query may be all there is."""
+    """The reply may be to the transaction's begin, to a statement or to its end.
+
+    A single query has only one.
+    """
     assert lost_answers(proxy, lambda: READS[read](storage)) >= (1 if read == "get" else 2)
 
 
 def new_job(storage):
-    """A job of a task that nobody runs."""
+    """Return a job of a task that no server runs."""
     return NewJob(storage.new_ids(1)[0], "task", "{}", "json", "default", 0, State.ENQUEUED, storage.clock())
 
 
 def test_a_write_is_not_done_again(proxy, storage):
-    """Whichever answer to it is lost: where it is not told to be stored, nobody stores it a second time."""
+    """Whichever reply is lost, a write that is not reported as stored is not repeated."""
     told = []
     for number in range(1, 5):
         job = new_job(storage)
@@ -88,7 +91,7 @@ def test_a_write_is_not_done_again(proxy, storage):
 
 
 def test_a_second_loss_is_told(proxy, storage):
-    """A read is asked for twice, and no more, where every connection is lost before it answers."""
+    """A read is tried twice and no more, if every connection is lost before its reply."""
     tries = []
 
     def lose_all(tx):
@@ -98,13 +101,13 @@ def test_a_second_loss_is_told(proxy, storage):
         tx.cursor.execute("SELECT 1")
 
     with pytest.raises(StorageUnavailable):
-        storage._database.read(lose_all)  # noqa: SLF001 - what befalls it within a read
+        storage._database.read(lose_all)  # noqa: SLF001 - to lose the connection within a read
 
     assert 2 == len(tries)
 
 
 def test_a_pool_of_dead_connections_is_no_trouble(server_database, storage):
-    """After the server was restarted every one of them is."""
+    """After a restart of the server, all of the pool's connections are dead."""
     use_several(storage)
     server_database.end_connections()
 
@@ -112,8 +115,8 @@ def test_a_pool_of_dead_connections_is_no_trouble(server_database, storage):
 
 
 def use_several(storage, number=3):
-    """The pool has so many connections."""
-    database = storage._database  # noqa: SLF001 - only reads within reads take connections for sure
+    """Let the pool have this number of connections."""
+    database = storage._database  # noqa: SLF001 - only nested reads are sure to take several connections
 
     def nested(depth):
         return 0 if depth == 0 else database.read(lambda _: nested(depth - 1))

@@ -15,7 +15,7 @@ from tests.core.integrations.django.projects import (
     sqlite_database,
 )
 
-# Three jobs of a kind, between which the database ends every connection to it, Firelock's own among them.
+# Three jobs of one kind. After each, the database ends every connection to it, including Firelock's own.
 DROPS = """
 import json, os, sys
 import psycopg
@@ -42,7 +42,7 @@ print(json.dumps(ends))
 
 
 def django_database(engine, url, **options):
-    """An entry of DATABASES."""
+    """Return an entry of DATABASES."""
     parts = make_url(url)
     return {
         "ENGINE": f"django.db.backends.{engine}", "NAME": parts.database, "USER": parts.username,
@@ -52,7 +52,7 @@ def django_database(engine, url, **options):
 
 @pytest.fixture
 def ends_of(postgresql):
-    """Returns how the jobs of a kind end."""
+    """A function that returns how the jobs of a kind end."""
 
     def run(kind, module="firelock.integrations.django", **options):
         database = django_database("postgresql", postgresql.engine_url(), **options)
@@ -69,18 +69,18 @@ KINDS = ["in_thread", "in_coroutine", "in_process"]
 @pytest.mark.parametrize("options", [{}, KEPT], ids=["closed", "kept"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_jobs_go_on_after_the_database_has_dropped_every_connection(ends_of, kind, options):
-    """Wherever the task runs, and whether Django keeps its connections or not."""
+    """Jobs succeed wherever the task runs, and whether or not Django keeps its connections."""
     assert ["succeeded"] * 3 == ends_of(kind, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_the_plugin_they_would_not(ends_of, kind):
-    """The connections of these tests are really cut off, and nothing but the plugin mends them."""
+    """The tests really cut the connections, and only the plugin replaces them."""
     assert ["succeeded", "failed", "failed"] == ends_of(kind, module="shop.bare")
 
 
 def test_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
-    """As on SQLite, in all that tests/core says of it."""
+    """The results are the same as on SQLite in tests/core."""
     database = django_database("postgresql", postgresql.engine_url())
 
     said = said_of(database, tmp_path)
@@ -89,7 +89,7 @@ def test_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
 
 
 def test_jobs_join_transactions_of_mysql(mariadb, tmp_path):
-    """The same on MariaDB and MySQL."""
+    """The results are the same on MariaDB and MySQL."""
     database = django_database("mysql", mariadb.engine_url())
 
     said = said_of(database, tmp_path, SHOP_PYMYSQL="1")
@@ -98,7 +98,7 @@ def test_jobs_join_transactions_of_mysql(mariadb, tmp_path):
 
 
 def test_tied_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
-    """A Tester accepts and refuses what PostgreSQL does."""
+    """A Tester accepts and refuses the same calls as PostgreSQL."""
     database = django_database("postgresql", postgresql.engine_url())
 
     said = said_of(database, tmp_path, TIES)
@@ -107,7 +107,7 @@ def test_tied_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
 
 
 def test_tied_jobs_join_transactions_of_mysql(mariadb, tmp_path):
-    """The same on MariaDB and MySQL."""
+    """The results are the same on MariaDB and MySQL."""
     database = django_database("mysql", mariadb.engine_url())
 
     said = said_of(database, tmp_path, TIES, SHOP_PYMYSQL="1")
@@ -118,7 +118,7 @@ def test_tied_jobs_join_transactions_of_mysql(mariadb, tmp_path):
 @pytest.mark.heavy("Django's own runner of tests")
 @pytest.mark.parametrize("more", [(), ("--parallel", "2")])
 def test_jobs_of_tests_live_in_the_test_database_of_postgresql(postgresql, more):
-    """As in a file of SQLite, in the processes of parallel tests too."""
+    """As with an SQLite file, this includes the processes of parallel tests."""
     database = django_database("postgresql", postgresql.engine_url())
     with psycopg.connect(postgresql.socket_url(), autocommit=True) as admin:
         admin.execute(f"ALTER ROLE {database['USER']} CREATEDB")
@@ -131,7 +131,7 @@ def test_jobs_of_tests_live_in_the_test_database_of_postgresql(postgresql, more)
 
 
 def said_of(database, tmp_path, program=TRANSACTIONS, **environment):
-    """What a program prints, where the jobs live in this database."""
+    """Return the output of a program whose jobs are in this database."""
     databases = {"default": database, "other": sqlite_database(tmp_path / "other.db")}
     project = DjangoProject(databases, {"database": "default"}, environment=environment)
     project("migrate", "-v", "0")

@@ -1,4 +1,4 @@
-"""Across modules: each rule of locked rows, once broken, is noticed by the test that is named for it."""
+"""Across modules: each rule of locked rows, when it is broken, makes the test fail that is named for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLACES = {
 
 
 def run(*tests, fault=None):
-    """Run these tests in a process of their own, with the fault."""
+    """Run these tests in a separate process, with the fault."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     if fault is not None:
         environment[VARIABLE] = json.dumps([f"firelock_sql.{fault.module}", fault.old, fault.new])
@@ -45,14 +45,14 @@ def run(*tests, fault=None):
 
 
 def place_of(fault):
-    """The test that has to notice the fault, as pytest takes it."""
+    """Return the test that must fail with the fault, in pytest's notation."""
     where, test = fault.duty.split(" ")
     return f"{PLACES[where]}::{test}"
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_every_broken_rule_is_noticed(fault):
-    """The test that is named fails, and not because the source cannot be broken so."""
+    """The named test fails, and not because the change does not fit the source."""
     ended = run(place_of(fault), fault=fault)
 
     assert 1 == ended.returncode, ended.stdout[-4_000:]
@@ -61,7 +61,7 @@ def test_every_broken_rule_is_noticed(fault):
 
 
 def test_unbroken_storages_pass_all_of_these():
-    """So each failure above is the fault's."""
+    """Without a fault all of these tests pass, so each failure above is caused by the fault."""
     ended = run(*dict.fromkeys(map(place_of, FAULTS)))
 
     assert 0 == ended.returncode, ended.stdout[-4_000:]

@@ -1,4 +1,4 @@
-"""Across modules: what a turn costs that meets locked rows, and locks on rows that are no job's."""
+"""Across modules: the cost of calls that meet locked rows, and locks on rows other than jobs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from tests.faults.proxy import FaultProxy
 from tests.sql.databases import PostgresqlDatabase
 from tests.sql.transactions import lock_jobs
 
-MORE_TRIPS = 5  # of a turn on MariaDB that is done again: tried, undone, what is free and what is there, ends
+# of a repeated call on MariaDB: the try, its rollback, reads of the free and of all rows, the ends
+MORE_TRIPS = 5
 
 
 @pytest.fixture
 def proxy(server_database):
-    """A proxy that counts, before the server."""
+    """A counting proxy in front of the server."""
     with FaultProxy(server_database.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def flow(server_database, proxy):
-    """An empty storage behind the proxy, in touch with it, whose statements are prepared."""
+    """An empty storage that is connected through the proxy, with prepared statements."""
     is_postgresql = isinstance(server_database, PostgresqlDatabase)
     handles = Handles(opener(server_database.url("listen=off" if is_postgresql else "", port=proxy.port)))
     with closing(handles):
@@ -44,14 +45,14 @@ def flow(server_database, proxy):
 
 @pytest.fixture
 def lock_job(server_database):
-    """What locks the row of a job within a block."""
+    """A function that locks the row of a job within a block."""
     with lock_jobs(server_database.engine_url()) as lock:
         yield lock
 
 
 @pytest.fixture
 def lock_rows(server_database):
-    """What locks rows of any table within a block."""
+    """A function that locks rows of any table within a block."""
     engine = create_engine(server_database.engine_url(), poolclass=NullPool)
 
     @contextmanager
@@ -69,14 +70,14 @@ def lock_rows(server_database):
 
 
 def trips_of(proxy, call):
-    """How many round trips the call takes, and what it returns."""
+    """Return how many round trips the call takes, and its result."""
     before = proxy.traffic
     answer = call()
     return (proxy.traffic - before).trips, answer
 
 
 def test_a_locked_end_costs_postgresql_no_round_trip(flow, proxy, lock_job, server_database):
-    """The statement that ends jobs says which are locked; on MariaDB the turn is done again, once."""
+    """The statement that ends jobs also returns the locked ones. On MariaDB the call is repeated once."""
     holder, ids = flow.begin(), flow.add_many(20)
     ends = [succeeds(one) for one in flow.take(holder, 10)]
     more = [succeeds(one) for one in flow.take(holder, 10)]
@@ -92,7 +93,7 @@ def test_a_locked_end_costs_postgresql_no_round_trip(flow, proxy, lock_job, serv
 
 
 def test_a_busy_end_is_sent_again_as_it_was(flow, proxy, lock_job):
-    """The storage still knows what it has claimed: the end needs no reading, also the second time."""
+    """The storage still remembers the claim, so the end needs no read the second time either."""
     holder, ids = flow.begin(), flow.add_many(2)
     first, second = flow.running(holder, *ids)
     usual, _ = trips_of(proxy, lambda: flow.storage.apply([succeeds(first)]))
@@ -106,7 +107,10 @@ def test_a_busy_end_is_sent_again_as_it_was(flow, proxy, lock_job):
 
 @pytest.mark.parametrize("end", [succeeds, fails, suspends])
 def test_a_locked_limit_key_hinders_no_end_and_no_other_claim(flow, lock_rows, end):
-    """Jobs of the key are ended; those of other keys and of none are claimed; then its own are again."""
+    """Jobs with the locked key end, and other jobs are claimed.
+
+    After the lock is released, jobs with this key are claimed again.
+    """
     flow.put_numbers("a", concurrent=1)
     flow.put_numbers("b", concurrent=1)
     flow.add_limited(2, "a")
@@ -117,7 +121,7 @@ def test_a_locked_limit_key_hinders_no_end_and_no_other_claim(flow, lock_rows, e
     with lock_rows("limit_keys", "a"):
         exchange = flow.exchange(holder, [end(running)])
         claimed = [job.id for job in exchange.claim.jobs]
-        for _ in range(40):  # also those that have become patient
+        for _ in range(40):  # also claims that now wait for locked keys
             claimed += flow.claim_ids(holder)
 
     assert ([Applied.APPLIED], {keyed, plain}) == (exchange.results, set(claimed))
@@ -125,7 +129,7 @@ def test_a_locked_limit_key_hinders_no_end_and_no_other_claim(flow, lock_rows, e
 
 
 def test_a_locked_batch_row_hinders_no_end_and_no_other_batch(flow, lock_rows):
-    """Members end, another batch is released; the batch itself ends when the lock is gone."""
+    """Members end and another batch is released. The locked batch ends after the lock was released."""
     (locked, ids), (other, others) = flow.batch_of(2), flow.batch_of(1)
     runs = flow.running(flow.begin(), *ids, *others)
 
@@ -140,7 +144,7 @@ def test_a_locked_batch_row_hinders_no_end_and_no_other_batch(flow, lock_rows):
 
 
 def test_a_locked_inner_batch_keeps_no_member_of_the_outer_one(flow, lock_rows):
-    """A cancelled batch deletes its members; the inner batch follows when nobody has locked its row."""
+    """A cancelled batch deletes its members. The inner batch follows after its row was unlocked."""
     outer = flow.batch("outer")
     inner, member = flow.batch("inner", within=outer), flow.member(outer)
     inside = flow.member(inner)
@@ -156,7 +160,7 @@ def test_a_locked_inner_batch_keeps_no_member_of_the_outer_one(flow, lock_rows):
 
 
 def test_a_child_in_a_locked_batch_is_released_later(flow, lock_rows):
-    """A member whose batch is shut and locked waits; the child of the same parent does not."""
+    """A child that is a member of a locked batch waits; the other child of the same parent does not."""
     first = flow.add()
     batch = flow.batch("shut", after=[flow.add(state=State.SCHEDULED, due_at=flow.now() + 10**12)])
     running = flow.run(flow.begin(), first)
@@ -173,7 +177,7 @@ def test_a_child_in_a_locked_batch_is_released_later(flow, lock_rows):
 
 
 def test_a_locked_unique_key_hinders_no_end(flow, lock_rows):
-    """An end writes no unique key: that of the job that has it is stored, and others' as well."""
+    """An end writes no unique key, neither for the job that has the locked one nor for others."""
     admission = asks(unique=UniqueUse("kit:key"))
     holder = flow.begin()
     running = flow.run(holder, flow.add(admission=admission))
@@ -186,7 +190,7 @@ def test_a_locked_unique_key_hinders_no_end(flow, lock_rows):
 
 
 def test_a_locked_due_job_is_looked_at_again_in_a_second(flow, lock_job):
-    """Else upkeep would take it for due at once, again and again, or put off those that are due soon."""
+    """Without the pause, upkeep would try the job again and again, or delay jobs that are due soon."""
     locked, soon = flow.schedule(1), flow.schedule(3_600 + 100)
     flow.advance(3_600)
 

@@ -1,4 +1,7 @@
-"""Across modules: the round trips and commits of a job on PostgreSQL, counted, so no machine is too slow."""
+"""Across modules: the round trips and commits of a job on PostgreSQL.
+
+They are counted, so timing does not matter.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ from tests.faults.proxy import FaultProxy
 from tests.sql.databases import PostgresqlDatabase
 
 MANY, FEW, CHUNK = 10_000, 50, 500
-WARM = 9  # jobs that have run before anything is counted; by then statements are prepared
+WARM = 9  # jobs that run before anything is counted; after them, statements are prepared
 WRITERS = "SELECT pg_current_xact_id()::text::bigint"
 
 
 @pytest.fixture
 def proxy(postgresql: PostgresqlDatabase) -> Iterator[FaultProxy]:
-    """A proxy that counts, before the server."""
+    """A counting proxy in front of the server."""
     with FaultProxy(postgresql.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def counted(postgresql: PostgresqlDatabase, proxy: FaultProxy) -> Iterator[App]:
-    """The application behind the proxy, in touch with an empty storage."""
+    """The application behind the proxy, connected to an empty storage."""
     with app_at(postgresql.url("listen=off", port=proxy.port)) as app:
         app.fire.storage.clear()
         for number in range(WARM - 2):
@@ -38,20 +41,20 @@ def counted(postgresql: PostgresqlDatabase, proxy: FaultProxy) -> Iterator[App]:
 
 @pytest.fixture
 def onlooker(postgresql: PostgresqlDatabase, counted: App) -> Iterator[App]:
-    """The same beside the proxy: nobody counts what it asks."""
+    """The same application without the proxy, so its requests are not counted."""
     with app_at(postgresql.url("listen=off")) as app:
         yield app
 
 
 def read_writers(admin: psycopg.Connection) -> int:
-    """How many transactions have written so far; to ask is one more."""
+    """Return how many transactions have written so far; this query adds one."""
     found = admin.execute(WRITERS).fetchone()
     assert found is not None
     return int(found[0])
 
 
 def test_an_enqueue_is_one_round_trip_and_one_commit(counted, proxy, admin):
-    """Without a transaction's frame: the statement is the transaction. A connection prepares it once."""
+    """The statement is the whole transaction, without BEGIN and COMMIT. A connection prepares it once."""
     before, writers = proxy.traffic, read_writers(admin)
 
     for number in range(FEW):
@@ -62,7 +65,10 @@ def test_an_enqueue_is_one_round_trip_and_one_commit(counted, proxy, admin):
 
 
 def test_five_hundred_jobs_are_one_round_trip_and_one_commit(counted, proxy, admin):
-    """A bulk is stored 500 at a time; one more where a connection prepares its statement."""
+    """Many jobs are stored 500 at a time.
+
+    There is one more round trip if a connection prepares its statement.
+    """
     before, writers = proxy.traffic, read_writers(admin)
 
     counted.noop.enqueue_many([(number,) for number in range(CHUNK)])
@@ -72,7 +78,7 @@ def test_five_hundred_jobs_are_one_round_trip_and_one_commit(counted, proxy, adm
 
 
 def test_at_saturation_jobs_share_round_trips_and_commits(counted, onlooker, proxy, admin):
-    """At most one of each for twenty jobs; the server's start and end are among them."""
+    """Twenty jobs take at most one round trip and one commit, including the server's start and end."""
     onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
     before, writers = proxy.traffic, read_writers(admin)
 
@@ -86,7 +92,7 @@ def test_at_saturation_jobs_share_round_trips_and_commits(counted, onlooker, pro
 
 
 def test_what_a_transaction_writes_waits_for_its_end(counted, proxy, admin):
-    """Jobs that are deleted: what that reads, the clock, and all that it writes with the commit."""
+    """A deletion reads the job and the clock, and sends everything that it writes with the commit."""
     jobs = [counted.noop.using(delay=60).enqueue(0) for _ in range(FEW)]
     before, writers = proxy.traffic, read_writers(admin)
 
@@ -98,7 +104,7 @@ def test_what_a_transaction_writes_waits_for_its_end(counted, proxy, admin):
 
 
 def test_a_look_at_a_job_is_one_round_trip(counted, proxy):
-    """One query is a snapshot by itself. A connection prepares it once."""
+    """One query is its own snapshot. A connection prepares it once."""
     job = counted.noop.using(delay=60).enqueue(0)
     before = proxy.traffic
 

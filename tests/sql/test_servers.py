@@ -1,4 +1,4 @@
-"""The databases that other tests rely on: what a test does to one has happened when the call returns."""
+"""The databases for other tests: each change has taken effect when its call returns."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from tests.sql.servers.programs import Missing, PostgresqlProgram, chosen_mysqls
 
 
 def test_servers_listen_on_loopback_alone(postgresql, pgbouncer, mariadb):
-    """Another address of this machine reaches none of them."""
+    """The servers are unreachable through another address of this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # nothing is sent; it tells which address would be used
+        # nothing is sent; the socket only determines which address would be used
+        probe.connect(("192.0.2.1", 9))
         address = probe.getsockname()[0]
     ports = [postgresql.server.port, pgbouncer.door.port, mariadb.server.port]
 
@@ -38,7 +39,7 @@ def _is_open(address: str, port: int) -> bool:
 
 @pytest.fixture(params=[*chosen_postgresqls(), *chosen_mysqls()])
 def make_server(request):
-    """Return what makes another server, with these options."""
+    """A function that creates another server with these options."""
     program = request.param
     if isinstance(program, Missing):
         program.tell()
@@ -46,7 +47,7 @@ def make_server(request):
 
 
 def test_a_server_is_gone_with_its_folder(make_server):
-    """After the `with` there is neither the process nor a file of it."""
+    """After the `with` block neither the process nor its files exist."""
     with make_server() as server:
         pid, folder = server.pid, server.folder
         runs_as = Path(f"/proc/{pid}").stat().st_uid if sys.platform == "linux" else account().uid
@@ -58,7 +59,7 @@ def test_a_server_is_gone_with_its_folder(make_server):
 
 
 def test_a_server_that_cannot_start_says_why(make_server):
-    """The words of its log are in the error, and nothing of it is left."""
+    """The error contains the server's log, and no files are left."""
     server = make_server({"no_such_setting": "1"})
 
     with pytest.raises(RuntimeError, match="no_such_setting"), server:
@@ -69,7 +70,7 @@ def test_a_server_that_cannot_start_says_why(make_server):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux alone")
 def test_a_server_dies_with_the_tests(postgresql_program):
-    """Also when their process is killed, and can stop nothing."""
+    """The server ends even if the process of the tests is killed and cannot stop anything."""
     starts = (
         "import sys\n"
         "from tests.sql.servers.postgresql import Postgresql, _new_data\n"
@@ -88,7 +89,7 @@ def test_a_server_dies_with_the_tests(postgresql_program):
 
 
 def _is_used(folder: str) -> bool:
-    """Whether a process lives in it: a server's own processes end by themselves once they miss it."""
+    """Return whether a process uses the folder; a server's child processes end when they miss the server."""
     return any(_folder_of(process) == folder for process in Path("/proc").glob("[0-9]*"))
 
 
@@ -100,7 +101,7 @@ def _folder_of(process: Path) -> str | None:
 
 
 def test_what_has_to_be_here_fails_the_tests(monkeypatch):
-    """With CI=true a missing wheel is no reason to skip."""
+    """With CI=true a missing wheel does not lead to a skip."""
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr("tests.sql.servers.programs._folder_of_the_wheel", lambda: None)
     monkeypatch.setattr("tests.sql.servers.programs._has_a_wheel", lambda: True)

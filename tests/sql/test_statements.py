@@ -1,4 +1,4 @@
-"""Across modules: the text of every statement of the package, in every dialect that it is written for."""
+"""Across modules: the SQL of every statement of the package, in every dialect that it is written for."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LISTS = {"ids", "seqs"}
 
 
 def walks():
-    """Every way to a page that a filter can lead to, with every condition tested on the way."""
+    """Yield every walk to a page that a filter can lead to, with every condition tested on the way."""
     everything = frozenset(_CONDITIONS)
     for index in ("listed", "due", "by_task", "holder", *_LISTS, *filter(None, _RARE_INDEXES.values())):
         for is_oldest_first in (True, False):
@@ -54,14 +54,14 @@ def walks():
 
 
 def several(value):
-    """What a name stands for: itself, the items of a list, or what is asked of a table of records."""
+    """Return the statements of a value: itself, the items of a list, or those for a table of records."""
     if isinstance(value, _Statements):
         return vars(value).values()
     return value if isinstance(value, list) else [value]
 
 
 def every_statement():
-    """Every `Text` of the package by where it is defined."""
+    """Return every `Text` of the package by the place of its definition."""
     found = {}
     for module in pkgutil.walk_packages(firelock_sql.__path__, "firelock_sql."):
         for name, value in vars(importlib.import_module(module.name)).items():
@@ -79,7 +79,7 @@ STATEMENTS = every_statement()
 
 
 def statements_for(dialect, *, but=None):
-    """Every statement that this dialect may have to run: what all databases share, and its own."""
+    """Return every statement that this dialect may run: the shared ones and its own."""
     others = {but or "nothing"} | {
         f"firelock_sql.{folder}." for folder in FOLDERS.values() if folder != FOLDERS[dialect]
     }
@@ -87,18 +87,18 @@ def statements_for(dialect, *, but=None):
 
 
 def text_of(statement, dialect):
-    """The statement's text in one line."""
+    """Return the statement's SQL in one line."""
     return " ".join(statement.compiled(DIALECTS[dialect]).text.split())
 
 
 def test_statements_are_found():
-    """A rule about nothing would hold."""
+    """A rule without statements would always hold."""
     assert len(STATEMENTS) > 100
 
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb", "postgresql"])
 def test_every_statement_names_the_tables_as_they_are_called(dialect):
-    """A schema and a prefix of the user's choice reach every text, indexes' names too."""
+    """The user's schema and prefix are used in every statement, also for the names of indexes."""
     wrong = [
         text
         for one in statements_for(dialect)
@@ -110,7 +110,7 @@ def test_every_statement_names_the_tables_as_they_are_called(dialect):
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
 def test_rows_are_locked_as_mysql_writes_it(dialect):
-    """No clause of another database is in a text, and no lock is left out."""
+    """No statement contains a clause of another database, and no lock is omitted."""
     locking = [text for one in statements_for(dialect) if " FOR " in (text := text_of(one, "postgresql"))]
 
     texts = [text_of(one, dialect) for one in statements_for(dialect)]
@@ -130,7 +130,7 @@ def test_rows_are_locked_as_mysql_writes_it(dialect):
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
 def test_jobs_are_locked_along_an_index_that_is_named(dialect):
-    """A plan that walks another way would lock other jobs, in another order: two batches would cross."""
+    """A plan with another index would lock other jobs in another order, and two calls would deadlock."""
     locking = [
         text
         for one in statements_for(dialect)
@@ -143,7 +143,7 @@ def test_jobs_are_locked_along_an_index_that_is_named(dialect):
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
 def test_no_change_reads_the_table_that_it_changes(dialect):
-    """MySQL refuses it (error 1093), and MariaDB locks what is read on the way."""
+    """MySQL refuses such a statement (error 1093), and MariaDB locks the rows that it reads."""
     changes = [
         (found[1], text)
         for one in statements_for(dialect)
@@ -156,7 +156,7 @@ def test_no_change_reads_the_table_that_it_changes(dialect):
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
 def test_a_list_is_the_last_parameter_of_a_change(dialect):
-    """So the cursor knows where it is, and joins the change to it."""
+    """The cursor needs the list's position to merge the changes of several rows."""
     changes = [
         text
         for one in statements_for(dialect)
@@ -168,7 +168,7 @@ def test_a_list_is_the_last_parameter_of_a_change(dialect):
 
 
 def test_sqlite_takes_every_statement():
-    """Each one is explained, whatever its parameters."""
+    """SQLite explains each statement, whatever its parameters."""
     with closing(sqlite3.connect(":memory:")) as connection:
         for table in METADATA.sorted_tables:
             connection.execute(str(CreateTable(table).compile(dialect=DIALECTS["sqlite"])))
@@ -177,7 +177,7 @@ def test_sqlite_takes_every_statement():
                     connection.execute(str(CreateIndex(index).compile(dialect=DIALECTS["sqlite"])))
         for statement in statements_for(
             "sqlite", but="firelock_sql.verbs.find."
-        ):  # those are tied to partial indexes
+        ):  # those depend on partial indexes
             compiled = statement.compiled(DIALECTS["sqlite"])
             explained = connection.execute(f"EXPLAIN {compiled.text}", [None] * len(compiled.names))
 
@@ -185,7 +185,7 @@ def test_sqlite_takes_every_statement():
 
 
 def test_postgresql_takes_every_statement(postgresql):
-    """Each one is explained by the server, as its own kind of parameters."""
+    """The server explains each statement, with its own kind of parameters."""
     with closing(Firelock(postgresql.url())) as fire:
         fire.storage.migrate()
     dialect = postgresql_dialect("psycopg", Names())
@@ -199,7 +199,7 @@ def test_postgresql_takes_every_statement(postgresql):
 
 
 def test_mariadb_takes_every_statement(mariadb):
-    """Each one is explained by the server, with some value for every parameter."""
+    """The server explains each statement, with a value for every parameter."""
     with closing(Firelock(mariadb.url())) as fire:
         fire.storage.migrate()
     dialect = mysql_dialect("mariadb", Names())

@@ -12,7 +12,7 @@ TOUCH = "UPDATE firelock_sessions SET busy = busy + 1"
 
 
 def test_jobs_are_taken_from_who_stands_still(server_database):
-    """The server ends a transaction in which nothing is asked for ten seconds: others end its session."""
+    """The database ends a transaction that is idle for ten seconds, so other servers can end the session."""
     url = server_database.url()
     with scene_at(url) as scene:
         holder = scene.begin()
@@ -28,8 +28,8 @@ def test_jobs_are_taken_from_who_stands_still(server_database):
         def stand_still():
             with closing(open_storage(url)) as storage:
                 try:
-                    storage._database.write(renew)  # noqa: SLF001 - what it does between two statements
-                except Exception as error:  # noqa: BLE001 - looked at below
+                    storage._database.write(renew)  # noqa: SLF001 - to stop between two statements
+                except Exception as error:  # noqa: BLE001 - checked below
                     said.append(type(error).__name__)
 
         standing = threading.Thread(target=stand_still)

@@ -54,7 +54,7 @@ def task(server_database):
 
 @contextmanager
 def ruled(database, statements, undo):
-    """Within it the administrator's statements hold."""
+    """Apply the administrator's statements, and undo them after the block."""
     with administrator(database) as run:
         run(statements)
         try:
@@ -65,7 +65,7 @@ def ruled(database, statements, undo):
 
 @contextmanager
 def administrator(database):
-    """A function that runs statements with every right, in the database."""
+    """Yield a function that runs statements in the database with all rights."""
     if isinstance(database, PostgresqlDatabase):
         with psycopg.connect(database.socket_url(), autocommit=True) as connection:
             yield connection.execute
@@ -76,13 +76,13 @@ def administrator(database):
 
 
 def test_refused_connection_leaves_the_call_untouched(server_database):
-    """Nothing listens at the port."""
+    """No server listens at the port."""
     with app_at(server_database.url(port=free_port()), is_migrated=False) as (_, task):
         assert_untouched(task, "refused|connect")
 
 
 def test_server_without_a_free_connection_leaves_the_call_untouched(server_database):
-    """PostgreSQL refuses by the database's own limit; of MariaDB the test takes every connection."""
+    """PostgreSQL refuses because of the database's own limit; on MariaDB the test uses every connection."""
     if isinstance(server_database, PostgresqlDatabase):
         alter = f"ALTER DATABASE {server_database.name} CONNECTION LIMIT"
         taken = ruled(server_database, f"{alter} 0", f"{alter} -1")
@@ -94,7 +94,7 @@ def test_server_without_a_free_connection_leaves_the_call_untouched(server_datab
 
 @contextmanager
 def all_connections(database):
-    """Within it the server has no connection left."""
+    """Use all connections of the server within the block."""
     with ExitStack() as stack:
         with suppress(pymysql.OperationalError):
             while True:
@@ -103,7 +103,7 @@ def all_connections(database):
 
 
 def test_full_disk_leaves_the_call_untouched(server_database, task):
-    """The server's error is raised by a trigger."""
+    """A trigger raises the server's error."""
     if isinstance(server_database, PostgresqlDatabase):
         full, undo = _FULL_POSTGRESQL, "DROP TRIGGER full_disk ON firelock_jobs; DROP FUNCTION fill()"
     else:
@@ -115,7 +115,7 @@ def test_full_disk_leaves_the_call_untouched(server_database, task):
 
 
 def test_read_only_mariadb_leaves_the_call_untouched(mariadb):
-    """A replica, or a primary before a failover."""
+    """The server is a replica, or a primary before a failover."""
     with (
         app_at(mariadb.url()) as (_, task),
         ruled(mariadb, "SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0"),
@@ -124,7 +124,7 @@ def test_read_only_mariadb_leaves_the_call_untouched(mariadb):
 
 
 def test_standby_leaves_the_call_untouched(postgresql_program):
-    """A PostgreSQL that takes no writes."""
+    """A standby does not accept writes."""
     with Postgresql(postgresql_program) as server:
         server.create_database("jobs")
         with app_at(server.url("jobs")):
@@ -137,7 +137,7 @@ def test_standby_leaves_the_call_untouched(postgresql_program):
 
 
 def test_lost_reply_does_not_leave_the_call_untouched(postgresql):
-    """The job is stored, and each of both replies is lost."""
+    """The job is stored, and both replies are lost."""
     with (
         FaultProxy(postgresql.server.address) as proxy,
         app_at(postgresql.url(port=proxy.port)) as (fire, task),
@@ -154,7 +154,7 @@ def test_lost_reply_does_not_leave_the_call_untouched(postgresql):
 
 @pytest.mark.parametrize("pragma", ["max_page_count = 1", "query_only = ON"], ids=["full", "read-only"])
 def test_full_or_read_only_sqlite_leaves_the_call_untouched(tmp_path, monkeypatch, pragma):
-    """The file has reached its quota of pages, or may not be written."""
+    """The file has reached its maximum number of pages, or is not writable."""
     url, connect = f"sqlite:///{tmp_path / 'jobs.db'}?synchronous=normal", sqlite3.connect
     with app_at(url):
         pass

@@ -1,4 +1,4 @@
-"""A caller's transactions, opened as callers open them: for the kit's `open_transaction`."""
+"""A caller's transactions, opened as callers open them, for the kit's `open_transaction`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ OpenTransaction = Callable[[bool], AbstractContextManager[object]]
 
 
 def by_connection(url: str) -> OpenTransaction:
-    """Return what opens a transaction of SQLAlchemy's Connection, told whether to commit it."""
+    """Return a function that opens a transaction of SQLAlchemy's Connection.
+
+    Its argument decides whether the transaction is committed or rolled back.
+    """
 
     @contextmanager
     def transaction(commits: bool) -> Iterator[Connection]:
@@ -25,7 +28,7 @@ def by_connection(url: str) -> OpenTransaction:
 
 
 def by_session(url: str) -> OpenTransaction:
-    """Return what opens a transaction of the ORM's Session."""
+    """Return a function that opens a transaction of the ORM's Session."""
 
     @contextmanager
     def transaction(commits: bool) -> Iterator[Session]:
@@ -37,7 +40,7 @@ def by_session(url: str) -> OpenTransaction:
 
 
 def by_driver(url: str) -> OpenTransaction:
-    """Return what opens a transaction of the driver's own connection."""
+    """Return a function that opens a transaction of the driver's own connection."""
 
     @contextmanager
     def transaction(commits: bool) -> Iterator[object]:
@@ -53,7 +56,7 @@ WAYS = [by_connection, by_session, by_driver]
 
 @contextmanager
 def lock_jobs(url: str) -> Iterator[Callable[[str], AbstractContextManager[object]]]:
-    """Yield a function for the kit's `lock_job`: a transaction of its own has locked the row of the job."""
+    """Yield a function for the kit's `lock_job`, which locks the row of a job in a separate transaction."""
     engine = create_engine(url, poolclass=NullPool)
 
     @contextmanager

@@ -1,8 +1,8 @@
-"""Models of what jobs will be composed of, explored state by state before any of it was written.
+"""Models of batches, steps and calls, explored state by state before any of these were written.
 
-`explorer`, a folder up, explores. `batch_rules` says what a batch does, each rule with a switch, and
-`batch_moves` plays it; `batch_variants` are the worlds and the broken forms. `step_moves` plays a job that
-waits and remembers, and `call_moves` one that calls another. `schedules` plays what goes wrong in a broken
-form on a storage, where it must go well. The tests run them, and so does
-`python -m tests.conformance.composition`, with more ill luck at once.
+`explorer`, one folder up, explores them. `batch_rules` defines the behaviour of a batch, with a switch for
+each rule, and `batch_moves` contains its steps; `batch_variants` contains the scenes and the broken forms.
+`step_moves` models a job that waits and stores memos, and `call_moves` one that calls another job.
+`schedules` plays the counter-examples of the broken forms on a storage, where they must succeed. The tests
+run all of this, and so does `python -m tests.conformance.composition`, with more failures at a time.
 """

@@ -1,4 +1,4 @@
-"""`python -m tests.conformance.composition`: every scene and every variant, and what came of each."""
+"""`python -m tests.conformance.composition`: every scene and every variant, with its result."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from .step_moves import StepModel
 
 
 def main():
-    """Print a line a scene and a variant; return 1 where one is not as it has to be."""
+    """Print a line for each scene and variant; return 1 if a result is unexpected."""
     are_right = []
     models = {name: BatchModel(scene) for name, scene in {**SCENES, **LARGE_SCENES}.items()}
     for name, model in {**models, "steps": StepModel(), "calls": CallModel()}.items():
         finding = explore(model)
         are_right.append(finding.verdict is Verdict.SAFE)
-        print(f"{name}: {finding}", flush=True)  # noqa: T201 - what it is for
+        print(f"{name}: {finding}", flush=True)  # noqa: T201 - the purpose of the command
     for variant in VARIANTS:
         model = BatchModel(SCENES[variant.scene], variant.rules, looks_at_counts=variant.looks_at_counts)
         finding = explore(model)
         are_right.append(finding.verdict is variant.verdict)
-        print(f"without a rule, {variant.name}: {finding}", flush=True)  # noqa: T201 - what it is for
+        # the purpose of the command
+        print(f"without a rule, {variant.name}: {finding}", flush=True)  # noqa: T201
     return 0 if all(are_right) else 1
 
 

@@ -1,7 +1,8 @@
-"""Plays a batch: every transaction of the storage is one step, but a fold and an add from outside are two.
+"""The steps of a batch: every transaction of the storage is one step, but a fold and an outside add are two.
 
-Each change of a member appends one delta, in its own transaction; nobody locks a batch to end a job. A fold
-locks the batch, takes its deltas, and decides. Who changes the row of a batch waits for a fold that holds it.
+Each change of a member appends one delta in its own transaction, and no transaction locks a batch to end a
+job. A fold locks the batch, takes its deltas, and decides. A transaction that changes the row of a batch
+waits for a fold that has locked it.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ DELETED_BADLY = 'on="deleted" is told while a member still runs'
 
 
 class BatchModel:
-    """One scene by one set of rules.
+    """One scene with one set of rules.
 
     Args:
-        looks_at_counts: whether the counts have to be right at every instant, or behaviour alone is judged.
+        looks_at_counts: whether the counts must be correct in every world, or only the behaviour is judged.
     """
 
     def __init__(self, scene, rules=Rules(), *, looks_at_counts=True):  # noqa: B008 - frozen
@@ -48,7 +49,10 @@ class BatchModel:
 
     @property
     def first(self):
-        """Nothing is stored yet, or, without chunks, all but what is added later."""
+        """The world before anything is stored.
+
+        Without chunks, it is the world with everything but the jobs that are added later.
+        """
         scene = self.scene
         members = (Member(),) * len(scene.batch_of)
         batches = (Batch(),) * (1 + len(scene.outer_of))
@@ -76,7 +80,7 @@ class BatchModel:
             return WAITING
         return SHUT_OUT if self.scene.batch_of[member] in self.scene.after else ENQUEUED
 
-    # ---- what is counted ---------------------------------------------------------------------------------
+    # ---- counts ------------------------------------------------------------------------------------------
 
     def _members_of(self, world, batch):
         return [
@@ -89,7 +93,7 @@ class BatchModel:
         return [world.batches[one] for one in self.scene.inner(batch) if world.batches[one].state != ABSENT]
 
     def _counted(self, world, batch):
-        """Return active, waiting and failed, from the members alone."""
+        """Return the numbers of active, waiting and failed members, from the members alone."""
         members, inner = self._members_of(world, batch), self._inner_of(world, batch)
         return (
             sum(is_active(one, self.rules) for one in members) + sum(map(batch_is_active, inner)),
@@ -98,7 +102,7 @@ class BatchModel:
         )
 
     def _can_move(self, world, batch):
-        """Return how many members really can still move, whatever the rules count."""
+        """Return how many members can in fact still move, whatever the rules count."""
         members = self._members_of(world, batch)
         moving = sum(
             one.state in (ENQUEUED, PROCESSING, SHUT_OUT) or one.is_tail or one.is_releasing
@@ -113,7 +117,7 @@ class BatchModel:
         return world._replace(deltas=tuple(sorted((*world.deltas, delta))))
 
     def _with_member(self, world, place, member, *, is_told=True):
-        """Return the world in which the member is so, and its batch has been told by the same step."""
+        """Return the world with this member, and with the delta for its batch from the same step."""
         before, batch = world.members[place], self.scene.batch_of[place]
         members = list(world.members)
         members[place] = member
@@ -130,7 +134,7 @@ class BatchModel:
         return self._told(world, delta) if is_told and any(delta[1:]) else world
 
     def _unwanted(self, world, batch):
-        """Return the world in which no requeue of a member is later than what has failed."""
+        """Return the world in which no member was requeued after the last failure."""
         return world._replace(
             members=tuple(
                 member._replace(is_wanted=False) if self.scene.batch_of[place] == batch else member
@@ -145,7 +149,7 @@ class BatchModel:
         return world._replace(batches=tuple(batches))
 
     def _with_batch(self, world, place, batch):
-        """Return the world in which the batch is so, and the one around it has been told."""
+        """Return the world with this state of the batch, and with the delta for the batch around it."""
         before = world.batches[place]
         world = self._with_row(world, place, batch)
         outer = self.scene.outer_of.get(place)
@@ -167,7 +171,7 @@ class BatchModel:
         return self._told(world, delta) if any(delta[1:]) else world
 
     def _ended(self, world, place, state):
-        """Return the member ended; it stays on the releasing list while somebody waits for it."""
+        """Return the ended member; it stays on the releasing list as long as another job waits for it."""
         child = self.scene.child_of(place)
         has_child = child is not None and world.members[child].state == WAITING
         member = world.members[place]
@@ -176,7 +180,7 @@ class BatchModel:
         )
 
     def _relations(self, world, place):
-        """Return what waits for the member as a batch is after it; in a variant its members do as well."""
+        """Return the batches that wait for the member; in one variant their members wait for it too."""
         relations = []
         for batch, source in self.scene.after.items():
             if source != place:
@@ -199,7 +203,7 @@ class BatchModel:
     # ---- moves -------------------------------------------------------------------------------------------
 
     def moves(self, world):
-        """Yield every step: its name, whether nothing goes wrong by it, the world behind it."""
+        """Yield every step: its name, whether it is a regular step, and the world after it."""
         yield from self._creator(world)
         for place, member in enumerate(world.members):
             yield from self._runs(world, place, member)
@@ -215,7 +219,10 @@ class BatchModel:
             yield from self._takes(world, place) if fold is None else self._decides(world, place, fold)
 
     def _creator(self, world):
-        """It stores the batch with its first chunk, further chunks, and closes it; or it dies."""
+        """Yield the steps of the creator, which may die at any time.
+
+        It stores the batch with its first chunk, adds further chunks, and closes the batch.
+        """
         rules, chunks, batch = self.rules, self.scene.chunks, world.batches[0]
         if world.has_creator and world.next_chunk <= len(chunks) and self._may_change(world, 0):
             yield self._stores(world, batch)
@@ -282,7 +289,10 @@ class BatchModel:
             yield f"tail {place} over", True, self._with_member(world, place, member._replace(is_tail=False))
 
     def _releases(self, world, place, member):
-        """What waits for an ended member is decided, a tie at a time, and then it leaves the list."""
+        """Yield the steps that decide the jobs waiting for an ended member, one edge at a time.
+
+        Then the member leaves the releasing list.
+        """
         batch = world.batches[self.scene.batch_of[place]]
         is_let_in = member.state == SHUT_OUT and self.rules.batch_alone_waits
         if is_let_in and not batch.is_shut and not batch.is_cancelled:
@@ -350,7 +360,7 @@ class BatchModel:
         )
 
     def _blamed(self, world, place, member):
-        """Return the world, broken where somebody wants the member and nothing has failed since."""
+        """Return the world, which is broken if the member was requeued and nothing has failed since."""
         row = world.batches[self.scene.batch_of[place]]
         if member.is_wanted and not row.is_cancelled:
             return world._replace(broken=world.broken or "a requeued member is stopped by what failed before")
@@ -363,7 +373,7 @@ class BatchModel:
         return row.is_stopping and row.state == OPEN and self._may_change(world, batch)
 
     def _sweeper(self, world):
-        """In a variant somebody looks whether a batch is to stop, and sweeps by a later step."""
+        """Yield the steps of a variant that finds a batch to be stopping, and sweeps it in a later step."""
         if self.rules.stop_sweeps_locked:
             return
         for place in range(len(world.batches)):
@@ -381,7 +391,7 @@ class BatchModel:
         )
 
     def _calmed(self, world, batch):
-        """Return the world in which what failed so far stops nothing any more, and is folded."""
+        """Return the world in which earlier failures are folded and no longer stop anything."""
         if not self.rules.requeue_calms:
             return world
         for one in self._stopped_around(batch):
@@ -397,10 +407,13 @@ class BatchModel:
             world = self._told(self._with_row(world._replace(deltas=rest), one, row), Delta(one))
         return world
 
-    # ---- from outside ------------------------------------------------------------------------------------
+    # ---- outside transactions ----------------------------------------------------------------------------
 
     def _outsider(self, world):
-        """Somebody looks at the batch under a shared lock of it, and stores a job by a later step."""
+        """Yield the steps of an outside transaction that adds a job.
+
+        It reads the batch under a shared lock and stores the job in a later step.
+        """
         added = self.scene.added_outside
         if added is None:
             return
@@ -437,7 +450,7 @@ class BatchModel:
         )
 
     def _fires(self, world, place, batch):
-        """The batch's own continuations are decided, each the first time that its end asks for it."""
+        """Return the step that decides the batch's continuations, each at the first end that it waits for."""
         broken = world.broken
         is_first = batch.state == DELETED and not batch.fired[2]
         nobody_requeued = world.budget.requeue == self.scene.budget.requeue
@@ -449,14 +462,14 @@ class BatchModel:
     # ---- folds -------------------------------------------------------------------------------------------
 
     def _takes(self, world, folder):
-        """A fold locks a batch whose deltas there are, and takes them; locked ones are passed over."""
+        """Yield the steps in which a fold locks a batch and takes its deltas; locked batches are skipped."""
         for batch in sorted({delta.batch for delta in world.deltas}):
             if self.rules.lock_before_take:
                 adds = batch == 0 and world.adder and self.rules.outside_add_locks
                 if self._is_locked(world, batch) or adds:
                     continue
                 shares = [tuple(delta for delta in world.deltas if delta.batch == batch)]
-            else:  # some of them, another fold has the rest
+            else:  # the fold takes some of the deltas, another one has the rest
                 shares = [(delta,) for delta in dict.fromkeys(world.deltas) if delta.batch == batch]
             for share in shares:
                 rest = list(world.deltas)
@@ -468,7 +481,7 @@ class BatchModel:
                 yield f"take {batch}", True, world._replace(folds=tuple(folds), deltas=tuple(rest))
 
     def _decides(self, world, folder, fold):
-        """The batch is what the counts say."""
+        """Yield the step that sets the batch to the state that its counts imply."""
         folds = list(world.folds)
         folds[folder] = None
         world, place, taken = world._replace(folds=tuple(folds)), fold.batch, fold.taken
@@ -501,10 +514,10 @@ class BatchModel:
             return "something waits although nothing has failed"
         return ""
 
-    # ---- what holds --------------------------------------------------------------------------------------
+    # ---- conditions --------------------------------------------------------------------------------------
 
     def broken(self, world):
-        """Return what does not hold in this world, in words."""
+        """Return a description of the condition that is broken in this world, or an empty string."""
         if world.broken or not self._looks_at_counts:
             return world.broken
         for place, batch in enumerate(world.batches):
@@ -524,13 +537,13 @@ class BatchModel:
         return ""
 
     def is_done(self, world):
-        """Tell whether every batch has ended as it should and has told so."""
+        """Return whether every batch has ended as it should and has reported its end."""
         if world.deltas or any(world.folds) or world.adder or world.sweeper is not None:
             return False
         if world.next_chunk != FILLED and world.has_creator:
             return False
         if world.next_chunk == 0:
-            return True  # it died before anything was stored
+            return True  # the creator died before anything was stored
         if any(
             one.is_releasing or one.is_tail or one.state in (ENQUEUED, PROCESSING) for one in world.members
         ):
@@ -541,7 +554,8 @@ class BatchModel:
         batch = world.batches[place]
         outer = self.scene.outer_of.get(place)
         if batch.is_shut and batch.state == OPEN and outer is not None:
-            return world.batches[outer].state == FAILED  # what it is after has failed: it waits, that is told
+            # the job before it has failed: the batch waits, which the outer batch has counted
+            return world.batches[outer].state == FAILED
         if batch.state not in ENDED or batch.is_releasing or not batch.fired[1]:
             return False
         if (batch.state == SUCCEEDED and not batch.fired[0]) or (

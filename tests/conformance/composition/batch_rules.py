@@ -1,4 +1,4 @@
-"""What a batch is in the model, and the rules by which it ends, each with a switch that leaves it out."""
+"""The state of a batch in the model, and the rules by which it ends, each with a switch that disables it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import attrs
 
-# States of a member. One that is shut out waits for nothing but the opening of its batch.
+# States of a member. A shut-out member waits only for the opening of its batch.
 ABSENT, WAITING, SHUT_OUT, ENQUEUED, PROCESSING = "-", "W", "V", "E", "P"
 OPEN, SUCCEEDED, FAILED, DELETED = "O", "S", "F", "D"
 ENDED = (SUCCEEDED, FAILED, DELETED)
@@ -16,14 +16,14 @@ class Member(NamedTuple):
     """A job of a batch."""
 
     state: str = ABSENT
-    is_tail: bool = False  # deleted while it ran: that run may still go on
-    is_releasing: bool = False  # ended, and what waits for it is not decided
-    has_old_run: bool = False  # of a session that is dead
-    is_wanted: bool = False  # requeued by somebody, and not stopped by a failure that came later
+    is_tail: bool = False  # deleted while it ran, and that run may continue
+    is_releasing: bool = False  # ended, but the jobs that wait for it are not decided
+    has_old_run: bool = False  # of a dead session
+    is_wanted: bool = False  # requeued, and not stopped by a later failure
 
 
 class Batch(NamedTuple):
-    """A job without a task; its counts are what has been folded into it."""
+    """A job without a task; its counts are the sum of the folded deltas."""
 
     state: str = ABSENT
     active: int = 0
@@ -31,32 +31,32 @@ class Batch(NamedTuple):
     failed: int = 0
     is_held: bool = False  # while it is filled
     is_cancelled: bool = False
-    is_stopping: bool = False  # a member has failed, and the rest is to be swept
-    is_shut: bool = False  # what it is after has not ended
-    is_releasing: bool = False  # ended, and its own continuations are not decided
+    is_stopping: bool = False  # a member has failed, and the others must be swept
+    is_shut: bool = False  # the job that it waits for has not ended
+    is_releasing: bool = False  # ended, but its own continuations are not decided
     fired: tuple[int, int, int] = (0, 0, 0)  # continuations on succeeded, finished, deleted
 
 
 class Delta(NamedTuple):
-    """What one transaction has changed of the counts of a batch."""
+    """The change of a batch's counts by one transaction."""
 
     batch: int
     active: int = 0
     waiting: int = 0
     failed: int = 0
-    failures: int = 0  # members that failed by it, never taken back
+    failures: int = 0  # members that failed in it, never reduced
 
 
 class Fold(NamedTuple):
-    """A transaction that has locked a batch and taken its deltas, and has not decided yet."""
+    """A transaction that has locked a batch and taken its deltas, but has not decided yet."""
 
     batch: int
     taken: Delta
-    could_move: int  # members that could, when the deltas were taken
+    could_move: int  # members that could move when the deltas were taken
 
 
 class Budget(NamedTuple):
-    """How often each ill luck, or person, may come."""
+    """How often each failure or each action of a person may occur."""
 
     requeue: int = 0
     delete: int = 0
@@ -67,39 +67,40 @@ class Budget(NamedTuple):
     fail: int = 0
 
     def spent(self, name):
-        """Return it with one less."""
+        """Return the budget with one occurrence less."""
         return self._replace(**{name: getattr(self, name) - 1})
 
 
 class World(NamedTuple):
-    """All there is at one instant."""
+    """The whole state at one time."""
 
     members: tuple[Member, ...]
     batches: tuple[Batch, ...]
     deltas: tuple[Delta, ...]
     folds: tuple[Fold | None, ...]
-    adder: bool  # somebody outside has looked at the batch and not stored the job yet
-    next_chunk: int  # that the creator stores
+    adder: bool  # an outside transaction has read the batch and has not stored the job yet
+    next_chunk: int  # the next chunk for the creator to store
     has_creator: bool
     budget: Budget
     broken: str = ""
-    sweeper: int | None = None  # a batch that somebody has found to be stopped, and not swept yet
+    sweeper: int | None = None  # a batch that was found to be stopping and is not swept yet
 
 
 FILLED = 99
-"""The next chunk of a creator that has nothing more to do."""
+"""The next chunk of a creator that has finished."""
 
 
 @attrs.frozen
 class Scene:
-    """Which batches and members there are, and what may happen to them."""
+    """The batches and members, and the events that can occur."""
 
-    batch_of: tuple[int, ...]  # each member's
+    batch_of: tuple[int, ...]  # the batch of each member
     budget: Budget
-    parent_of: dict[int, int] = attrs.field(factory=dict)  # members that wait for a fellow
+    parent_of: dict[int, int] = attrs.field(factory=dict)  # members that wait for another member
     outer_of: dict[int, int] = attrs.field(factory=dict)  # batches that are members
-    after: dict[int, int] = attrs.field(factory=dict)  # the member that a batch is after
-    chunks: tuple[tuple[int, ...], ...] = ()  # as batch 0 is filled; none: all was stored in one step
+    after: dict[int, int] = attrs.field(factory=dict)  # the member that a batch waits for
+    # the chunks that fill batch 0; without any, everything was stored in one step
+    chunks: tuple[tuple[int, ...], ...] = ()
     adds: dict[int, int] = attrs.field(factory=dict)  # a member that adds another one
     added_outside: int | None = None
     fails_fast: frozenset[int] = frozenset()  # batches that the first failure stops
@@ -109,11 +110,11 @@ class Scene:
         return [one for one, outer in self.outer_of.items() if outer == batch]
 
     def child_of(self, member):
-        """Return who waits for the member, if anybody does."""
+        """Return the member that waits for this one, or None."""
         return next((child for child, parent in self.parent_of.items() if parent == member), None)
 
     def around(self, batch):
-        """Return the batch and all that are around it, from the inside."""
+        """Return the batch and all batches around it, from the inside."""
         found = [batch]
         while found[-1] in self.outer_of:
             found.append(self.outer_of[found[-1]])
@@ -122,9 +123,9 @@ class Scene:
 
 @attrs.frozen
 class Rules:
-    """What holds; each variant leaves one of it out."""
+    """The rules that hold; each variant disables one of them."""
 
-    ends_are_guarded: bool = True  # a late run's end writes no delta
+    ends_are_guarded: bool = True  # the end of an old run writes no delta
     crash_is_no_end: bool = True
     is_held: bool = True
     hold_expires: bool = True
@@ -132,22 +133,22 @@ class Rules:
     requeue_writes_opposite: bool = True
     parent_stays_active: bool = True  # until its children are decided
     outside_add_locks: bool = True
-    row_waits_for_fold: bool = True  # who changes the batch's row locks it
-    cancel_waits: bool = True  # for those that run
+    row_waits_for_fold: bool = True  # a change of the batch's row takes its lock
+    cancel_waits: bool = True  # for running members
     cancel_waits_for_sweep: bool = True
     tails_count: bool = True
-    shut_out_count: bool = True  # members of a batch that is after something are active
-    batch_alone_waits: bool = True  # its members have no edge of their own to what it is after
+    shut_out_count: bool = True  # members of a batch that waits for a job are active
+    batch_alone_waits: bool = True  # its members have no edges of their own to the job that it waits for
     reopening_is_told: bool = True
-    stop_sweeps_locked: bool = True  # who sweeps what a failure stops holds the batch's lock
-    requeue_calms: bool = True  # under the lock, with all that is known folded
-    stop_is_an_event: bool = True  # a failure stops, not that there is one
+    stop_sweeps_locked: bool = True  # a sweep after a failure holds the batch's lock
+    requeue_calms: bool = True  # under the lock, with all known deltas folded
+    stop_is_an_event: bool = True  # a new failure stops, not the presence of failed members
     stop_waits_for_sweep: bool = True
     folders: int = 1
 
 
 def is_active(member, rules):
-    """Tell whether the member may still move by itself."""
+    """Return whether the member can still move by itself."""
     return (
         member.state in (ENQUEUED, PROCESSING)
         or (member.state == SHUT_OUT and rules.shut_out_count)
@@ -157,25 +158,25 @@ def is_active(member, rules):
 
 
 def is_waiting(member, rules):
-    """Tell whether it has not ended and waits for somebody."""
+    """Return whether the member has not ended and waits for another job."""
     return member.state in (WAITING, SHUT_OUT) and not is_active(member, rules)
 
 
 def batch_is_active(batch):
-    """Tell the same of a batch that is a member."""
+    """Return whether a batch that is a member can still move by itself."""
     return batch.is_releasing or (batch.state == OPEN and (not batch.is_shut or batch.is_cancelled))
 
 
 def batch_is_waiting(batch):
-    """Tell whether it waits for what it is after."""
+    """Return whether the batch waits for the job before it."""
     return batch.state == OPEN and not batch_is_active(batch)
 
 
 def batch_end(batch, rules):
-    """Return the state that the counts of a batch say.
+    """Return the state that the counts of a batch imply.
 
-    This is the whole decision, by numbers alone: a batch ends when nothing in it can move; one that is
-    cancelled, or that a failure stops, only when nobody in it waits, either.
+    This is the whole decision, from numbers alone. A batch ends when no member can move. A batch that is
+    cancelled or stopped by a failure also needs that no member waits.
     """
     if batch.active > 0:
         return OPEN

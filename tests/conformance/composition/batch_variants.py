@@ -1,4 +1,4 @@
-"""The scenes in which a batch is tried, and the broken forms of its rules, with what must come of each."""
+"""The scenes in which batches are tested, and the broken forms of the rules with their expected verdicts."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ LARGE_SCENES = {
         (0, 0, 1), Budget(1, 1, 1, 0, 0, 0, 1), parent_of={1: 0}, outer_of={0: 1}, after={0: 2}
     ),
 }
-"""More ill luck at once: some six minutes, by `python -m tests.conformance.composition`."""
+"""More failures at a time: about six minutes, with `python -m tests.conformance.composition`."""
 
 DEEP_SCENE = Scene(
     (0, 0, 0, 1, 2), Budget(3, 1, 2, 1, 1, 0, 2), parent_of={1: 0}, outer_of={0: 1, 1: 2}, after={0: 3},
     adds={0: 2}, fails_fast=frozenset({1}),
 )  # fmt: skip
-"""Three batches deep, with all that can happen: too large to explore, so it is walked at random."""
+"""Three nested batches with every possible event: too large to explore, so it is walked randomly."""
 
 
 @attrs.frozen
 class Variant:
-    """Rules with one left out, and the scene in which that shows."""
+    """Rules with one of them disabled, and the scene in which this shows."""
 
     name: str
     scene: str

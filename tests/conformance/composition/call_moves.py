@@ -1,8 +1,9 @@
 """A job that calls another one and waits for it: `job.run("c", child)`.
 
-The child's name and the attempt that it is called for are kept first, then it is stored by an id that follows
-from them, then the caller waits for it by an edge, then its result is kept. A failed child is told to the
-attempt that called it; a later one calls anew. A crash and a suspension do not: they give the attempt back.
+First the child's id and the attempt that calls it are stored in a memo. Then the child is stored with this
+id, the caller waits for it with an edge, and finally its result is stored. A failed child is reported to the
+attempt that called it, and a later attempt calls a new one. A crash and a suspension do not start a new
+attempt: they give the attempt back.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import NamedTuple
 import attrs
 
 ENQUEUED, PROCESSING, AWAITING, SUCCEEDED, FAILED = "E", "P", "W", "S", "F"
-NAMED, PRUNED = "-", "x"  # a child whose name is kept and that is not stored; one that is gone
+NAMED, PRUNED = "-", "x"  # a child with a stored id that is not itself stored, and one that was pruned
 MOST_CLAIMS, MOST_CHILDREN = 7, 4
 
 
 class Budget(NamedTuple):
-    """How often each ill luck, or person, may come."""
+    """How often each failure or each action of a person may occur."""
 
     kill: int = 2
     lose: int = 1
@@ -26,7 +27,7 @@ class Budget(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The run that a worker has."""
+    """The run of a worker."""
 
     fence: int
     attempt: int
@@ -35,36 +36,36 @@ class Run(NamedTuple):
 
 
 class World(NamedTuple):
-    """All there is at one instant; children are numbered as they were named."""
+    """The whole state at one time; children are numbered in the order of their names."""
 
     state: str
     fence: int
     attempt: int
     awaited: int | None
-    memo: tuple[str, int, int] | None  # begun or done, the child, the attempt it was called for
+    memo: tuple[str, int, int] | None  # begun or done, the child, the attempt that called it
     children: tuple[str, ...]
     called_for: tuple[int, ...]
     runs: tuple[Run | None, ...]
     went_on_with: frozenset[int]
     budget: Budget
-    releasing: frozenset[int]  # children that have ended, and whose caller is not told
-    raised: int  # failures that a run was told of
+    releasing: frozenset[int]  # children that have ended, but whose caller has not been released
+    raised: int  # failures that were reported to a run
     broken: str = ""
 
 
 @attrs.frozen
 class Rules:
-    """What holds; each variant leaves one of it out."""
+    """The rules that hold; each variant disables one of them."""
 
     name_comes_first: bool = True
-    suspension_looks: bool = True  # whether the child has ended, in its own step
-    later_attempts_call_anew: bool = True  # and only those
-    result_is_kept: bool = True  # a child that its caller has not read is not pruned
+    suspension_looks: bool = True  # checks in its own step whether the child has ended
+    later_attempts_call_anew: bool = True  # and only later attempts
+    result_is_kept: bool = True  # a child whose result its caller has not read is not pruned
     attempt_is_given_back: bool = True
 
 
 class CallModel:
-    """The call by one set of rules."""
+    """The call with one set of rules."""
 
     def __init__(self, rules=Rules()):
         self.rules = rules
@@ -88,7 +89,7 @@ class CallModel:
         return world._replace(budget=world.budget._replace(**{what: getattr(world.budget, what) - 1}))
 
     def moves(self, world):
-        """Yield every step: its name, whether nothing goes wrong by it, the world behind it."""
+        """Yield every step: its name, whether it is a regular step, and the world after it."""
         yield from self._children(world)
         if world.state == FAILED and world.budget.requeue:
             yield "requeue", False, self._spent(world._replace(state=ENQUEUED), "requeue")
@@ -137,11 +138,11 @@ class CallModel:
         match run.at:
             case "look":
                 yield from self._looks(world, worker, run, is_mine=is_mine)
-            case "name":  # a variant has made the child before
+            case "name":  # in a variant, the child was stored before
                 named = self._with_run(world, worker, run._replace(at="make"))
                 memo = ("begun", run.child, run.attempt)
                 yield f"name {worker}", True, named._replace(memo=memo) if is_mine else gone
-            case "make":  # by its id: again is harmless, whoever does it
+            case "make":  # the child has a known id, so a repeated insert by any run is harmless
                 made = self._with_run(world, worker, run._replace(at="read"))
                 is_there = world.children[run.child] != NAMED
                 yield (
@@ -218,7 +219,7 @@ class CallModel:
                 return f"{worker} waits", True, self._with_run(world, worker, run._replace(at="suspend"))
 
     def broken(self, world):
-        """Return what does not hold in this world, in words."""
+        """Return a description of the condition that is broken in this world, or an empty string."""
         if world.broken:
             return world.broken
         if len(world.went_on_with) > 1:
@@ -233,7 +234,7 @@ class CallModel:
         return ""
 
     def is_done(self, world):
-        """Tell whether the caller has ended and nobody runs it; or nobody may claim it any more."""
+        """Return whether the caller has ended without a run left, or cannot be claimed any more."""
         if world.fence >= MOST_CLAIMS or len(world.children) >= MOST_CHILDREN:
             return True
         return world.state in (SUCCEEDED, FAILED) and not any(world.runs)

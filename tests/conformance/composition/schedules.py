@@ -1,8 +1,8 @@
-"""Plays the models' counter-examples on a storage: each step of a trail is the verb that does it.
+"""The models' counter-examples, played on a storage: each step of a trail is the call that performs it.
 
-What the models do in two steps, so that others come between, is one verb of a storage: the order of verbs is
-what is left of it. A step that only a broken form takes is a verb that is refused, or does what is right.
-Behind each verb all is judged, and in the end whoever can go on does.
+Where a model has two steps, so that others can come between them, a storage has one verb. So only the order
+of the verbs remains. A step that only a broken form takes is refused by the storage, or has the correct
+result. After each verb everything is checked, and at the end every job that can continue does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TABLE = Path(__file__).with_name("counter_examples.txt")
 
 
 class BatchSchedule(BatchGround):
-    """A scene of the model of batches, played on a storage."""
+    """A scene of the batch model, played on a storage."""
 
     def __init__(self, open_handle, scene):
         super().__init__(open_handle, 0)
@@ -35,12 +35,12 @@ class BatchSchedule(BatchGround):
         self.batch_ids = [self.flow.new_id()]
         self.batch_ids += self.flow.storage.new_ids(number - 1, self.batch_ids[0]) if number > 1 else []
         self.ids = self.flow.storage.new_ids(len(self.plan.batch_of), self.batch_ids[0])
-        self.running, self.gone = {}, {}  # the runs of members: present ones, and those taken away
-        self.wanted = set()  # requeued, and nothing has failed since
+        self.running, self.gone = {}, {}  # the members' runs: current ones, and those that were taken away
+        self.wanted = set()  # requeued members, with no failure since
         if not self.plan.chunks:
             self._store_all()
 
-    # ---- what is stored ----------------------------------------------------------------------------------
+    # ---- storing -----------------------------------------------------------------------------------------
 
     def _new_batch(self, place, **fields):
         outer, source = self.plan.outer_of.get(place), self.plan.after.get(place)
@@ -70,14 +70,14 @@ class BatchSchedule(BatchGround):
     def _store_all(self):
         late = set(self.plan.adds.values())
         members = [place for place in range(len(self.ids)) if place not in late]
-        for batch in reversed(range(len(self.batch_ids))):  # sources first
+        for batch in reversed(range(len(self.batch_ids))):  # batches that others wait for come first
             own = [place for place in members if self.plan.batch_of[place] == batch]
             self._store([self._new_batch(batch)], [self._new_member(place) for place in own])
 
     # ---- steps -------------------------------------------------------------------------------------------
 
     def play(self, trail):
-        """Every step is done, and all is as it should be behind each, and in the end."""
+        """Perform every step of the trail, and check everything after each step and at the end."""
         for step in trail:
             self.tell(step)
             words = step.split()
@@ -100,16 +100,16 @@ class BatchSchedule(BatchGround):
         assert not swept, f"requeued members {swept} are stopped by what failed before"
 
     def do_release(self, *_):
-        """Somebody looks at one thing: it is released, folded, let in, swept or told."""
+        """Perform one unit of `release`, which decides, folds or sweeps one thing."""
         self.release(1)
 
     def do_take(self, *_):
-        """A fold is one step of a storage: see `decide`."""
+        """Do nothing: on a storage a fold is one step, see `do_release`."""
 
     do_look_add = do_look_sweep = do_nothing_sweep = do_take
 
     def do_store(self, chunk):
-        """The creator stores a chunk, the first one with the batch, held."""
+        """Store a chunk; the first one also stores the batch, which is held."""
         members = [self._new_member(place) for place in self.plan.chunks[chunk]]
         if chunk == 0:
             self._store([self._new_batch(0, due_at=self.flow.now() + _HOLD)], members)
@@ -117,108 +117,108 @@ class BatchSchedule(BatchGround):
             self._store([], members)
 
     def do_store_all(self):
-        """The creator stores it in one step."""
+        """Store the batch and its members in one step."""
         self._store([self._new_batch(0)], [self._new_member(place) for place in self.plan.chunks[0]])
 
     def do_close(self):
-        """The creator is done."""
+        """End the hold of the batch."""
         self.flow.hold(self.batch_ids[0], None)
 
     def do_creator(self):
-        """The creator stores a second chunk, in time or not, and is done."""
+        """Store the second chunk, in time or not, and end the hold."""
         self.do_store(len(self.plan.chunks) - 1)
         self.do_close()
 
     def do_creator_dies(self):
-        """Nobody moves the hold on any more."""
+        """Do nothing: from now on, the hold is not extended."""
 
     def do_hold_expires(self):
-        """It is later than the creator said."""
+        """Move the clock past the time of the hold."""
         self.flow.advance(2 * _HOLD / 1_000_000)
         self.flow.promote()
 
     def do_claim(self, place):
-        """A child of its own takes the member."""
+        """Claim the member with a separate session."""
         for running in self.flow.take(self.begin(), 1, [f"m{place}"]):
             self.running[place] = running
 
     def do_succeed(self, place):
-        """The member's run returns."""
+        """Settle the member's run as succeeded."""
         if place in self.running:
             self.flow.apply(ends.succeeds(self.running.pop(place)))
 
     def do_fail(self, place):
-        """The member's run fails for good."""
+        """Settle the member's run as finally failed."""
         if place in self.running:
             self.flow.apply(ends.fails(self.running.pop(place)))
         self.wanted.clear()
 
     def do_lose(self, place):
-        """The session of the member's run ends."""
+        """End the session of the member's run."""
         if place in self.running:
             self.gone[place] = self.running.pop(place)
             self.flow.lose(self.gone[place].holder)
 
     def do_late_end(self, place):
-        """A run that was taken away says that it has ended."""
+        """Send the end of a run that was taken away; the storage must refuse it."""
         if place in self.gone:
             assert not self.flow.apply(ends.succeeds(self.gone.pop(place))).is_applied
 
     def do_tail_over(self, place):
-        """A run that was told to stop has."""
+        """Send the end of a run that was cancelled."""
         if place in self.running:
             self.flow.apply(ends.succeeds(self.running.pop(place)))
 
     def do_add(self, place):
-        """A member adds another one."""
+        """Add a member from within a member."""
         self._store([], [self._new_member(place)])
 
     def do_add_from_outside(self):
-        """Somebody else does, in time or not."""
+        """Add a member from outside, in time or not."""
         over = self.flow.state(self.batch_ids[0]) in FINAL_STATES
         before = len(self.jobs)
         self.do_add(self.plan.added_outside)
         assert over == (len(self.jobs) == before), "a job was added to a batch that has ended"
 
     def do_requeue(self, place):
-        """Somebody runs the member again."""
+        """Requeue the member."""
         if self.flow.apply(ends.requeues(self.ids[place])).is_applied:
             self.wanted.add(place)
 
     def do_delete(self, place):
-        """Somebody deletes the member."""
+        """Delete the member."""
         self.wanted.discard(place)
         self.flow.apply(ends.deletes(self.ids[place]))
 
     def do_cancel(self, place):
-        """Somebody cancels the batch."""
+        """Cancel the batch."""
         self.wanted.clear()
         self.flow.apply(ends.deletes(self.batch_ids[place]))
 
     def do_continue(self, _):
-        """What follows the batch is decided."""
+        """Decide the continuations of the batch."""
         self.settle()
 
 
 class StepSchedule:
-    """The job of the model of steps, played on a storage: it waits for a signal, and then does a step."""
+    """The job of the step model, played on a storage: it waits for a signal and then runs a step."""
 
     def __init__(self, open_handle):
         self.handles = Handles(open_handle)
         self.flow = FlowScene(self.handles)
         self.job = self.flow.add()
-        self.runs = {}  # by worker; those that were lost as well
+        self.runs = {}  # by worker, including lost ones
         self.begun = self.generation = 0
         self.accepted = {}  # by generation
-        self.seen = set()  # what runs that had the job went on with: generation, name, value
+        self.seen = set()  # values that current runs continued with: generation, name, value
         self.due_at = BASE + 10 * HOUR
 
     def close(self):
-        """Every handle is closed."""
+        """Close every handle."""
         self.handles.close()
 
     def play(self, trail):
-        """Every step is done; then the job goes on to its end, and has used what was accepted."""
+        """Perform every step; then the job must continue to its end with the accepted signal."""
         for step in trail:
             self._do(step)
             self._judge()
@@ -310,7 +310,7 @@ class StepSchedule:
         assert not (waits and self.generation in self.accepted), "it waits for what was accepted"
 
     def _finish(self):
-        for running in self.runs.values():  # who is under way comes to wait, or has lost its job
+        for running in self.runs.values():  # runs in progress suspend, or have lost their job
             self.flow.apply(suspends(running, due_at=self.due_at))
         self._judge_waits()
         self.flow.apply(ends.requeues(self.job))
@@ -328,22 +328,23 @@ class StepSchedule:
 
 
 class CallSchedule:
-    """The caller of the model of calls, played on a storage."""
+    """The caller of the call model, played on a storage."""
 
     def __init__(self, open_handle):
         self.handles = Handles(open_handle)
         self.flow = FlowScene(self.handles)
         self.job = self.flow.add()
-        self.runs, self.child_of, self.waiting = {}, {}, set()  # by worker; who is about to wait
-        self.children = []  # as they were named
+        # by worker, and the workers that are about to wait
+        self.runs, self.child_of, self.waiting = {}, {}, set()
+        self.children = []  # in the order of their names
         self.begun = 0
 
     def close(self):
-        """Every handle is closed."""
+        """Close every handle."""
         self.handles.close()
 
     def play(self, trail):
-        """Every step is done; then the caller goes on to its end, with the result of its child."""
+        """Perform every step; then the caller must continue to its end with its child's result."""
         for step in trail:
             self._do(step)
         self._finish()
@@ -398,7 +399,7 @@ class CallSchedule:
                 self.flow.apply(ends.succeeds(running))
 
     def _name(self, worker):
-        """The run notes whom it will call, unless somebody has."""
+        """Store the id of the child that the run will call, unless it is already stored."""
         running = self.runs[worker]
         child = self.flow.storage.new_ids(1, self.job)[0]
         memo = call_memo(running, "child", child)
@@ -423,7 +424,7 @@ class CallSchedule:
             self.flow.apply(end(running, expires_at=BASE - DAY))
 
     def _finish(self):
-        """Nobody fails any more: the caller waits for its child, and reads what has become of it."""
+        """Continue without failures: the caller waits for its child and reads the result."""
         for worker in list(self.runs):
             self._work(worker, "suspend" if worker in self.waiting else "lose")
         self.runs = {}
@@ -445,7 +446,7 @@ class CallSchedule:
 
 
 def counter_examples(kind):
-    """Return the trails of a model's broken forms, by name: of a batch with its scene."""
+    """Return the trails of a model's broken forms by their names."""
     found, is_wanted, name = {}, False, ""
     for line in _TABLE.read_text("utf-8").splitlines():
         if line.startswith("===="):

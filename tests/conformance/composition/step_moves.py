@@ -1,9 +1,9 @@
-"""A job that waits for a signal and then does a step, both remembered by name: memos.
+"""A job that waits for a signal and then runs a step, both stored as memos by name.
 
-The task is `answer = job.receive(signal, timeout=…)`, then `job.step("b", …)`. Two workers may have a run,
-one of them an old one; two people send; one operates. A call of the storage is a step and its reply another,
-so that a worker may be killed, or lose its session, between them. A signal is a memo that somebody else
-writes, and so is the time-out: the first of them stands.
+The task is `answer = job.receive(signal, timeout=…)`, then `job.step("b", …)`. Two workers can have a run,
+one of them an old one; two people send the signal; one operates. A call of the storage and its reply are
+separate steps, so a worker can be killed or lose its session between them. A signal is a memo that another
+party writes, and so is the timeout. The first memo of a name is kept.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ MOST_CLAIMS = 6
 
 
 class Job(NamedTuple):
-    """The job as it is stored."""
+    """The stored job."""
 
     state: str = ENQUEUED
     fence: int = 0
     waits: bool = False  # for the signal
-    is_due: bool = False  # at its deadline, of which the storage's clock decides
+    is_due: bool = False  # at its deadline, by the storage's clock
     has_tail: bool = False
 
 
 class Run(NamedTuple):
-    """What a worker knows of the run that it has."""
+    """The state of a worker's run."""
 
     fence: int
-    generation: int  # grows where somebody asks for "again from here"
+    generation: int  # grows with each requeue "again from here"
     at: str
     answer: str | None = None
     value: tuple[int, int] | None = None
-    reply: object = None  # on its way
+    reply: object = None  # not received yet
 
 
 class Budget(NamedTuple):
-    """How often each ill luck, or person, may come."""
+    """How often each failure or each action of a person may occur."""
 
     kill: int = 1
     lose: int = 1
@@ -51,31 +51,31 @@ class Budget(NamedTuple):
 
 
 class World(NamedTuple):
-    """All there is at one instant."""
+    """The whole state at one time."""
 
     job: Job
-    answer: str | None  # the memo of the signal: nothing, begun, or who was first
+    answer: str | None  # the memo of the signal: None, begun, or the first sender
     value: tuple[int, int] | None  # the memo of the step
     runs: tuple[Run | None, ...]
     is_late: bool  # the deadline has passed
-    told: tuple[str, ...]  # what each sender was told, or has looked at
+    told: tuple[str, ...]  # the reply to each sender, or what the sender has read
     generation: int
-    answers: frozenset[tuple[int, str]]  # that runs went on with, by generation
+    answers: frozenset[tuple[int, str]]  # the answers that runs continued with, by generation
     values: frozenset[tuple[int, tuple[int, int]]]
-    forgets: bool  # in a variant: forgetting is still to be done
+    forgets: bool  # in a variant: the memos are still to be forgotten
     budget: Budget
     broken: str = ""
 
 
 @attrs.frozen
 class Rules:
-    """What holds; each variant leaves one of it out."""
+    """The rules that hold; each variant disables one of them."""
 
-    suspension_looks: bool = True  # whether the answer is there, in its own step
-    sender_is_one_step: bool = True  # looks at the memo and wakes the job under its lock
-    mail_is_kept: bool = True  # though nobody waits yet
+    suspension_looks: bool = True  # checks in its own step whether the answer exists
+    sender_is_one_step: bool = True  # reads the memo and wakes the job under the job's lock
+    mail_is_kept: bool = True  # even if no run waits yet
     time_out_is_kept: bool = True  # as a memo
-    woken_looks: bool = True  # at the memo, whatever it was woken by
+    woken_looks: bool = True  # reads the memo, whatever has woken the job
     first_stands: bool = True
     suspension_is_fenced: bool = True
     memo_is_fenced: bool = True
@@ -86,7 +86,7 @@ class Rules:
 
 
 class StepModel:
-    """The job by one set of rules."""
+    """The job with one set of rules."""
 
     def __init__(self, rules=Rules(), budget=Budget()):  # noqa: B008 - frozen
         self.rules = rules
@@ -122,7 +122,7 @@ class StepModel:
     # ---- moves -------------------------------------------------------------------------------------------
 
     def moves(self, world):
-        """Yield every step: its name, whether nothing goes wrong by it, the world behind it."""
+        """Yield every step: its name, whether it is a regular step, and the world after it."""
         job = world.job
         if self.rules.has_time_out and not world.is_late:
             yield "it is late", True, world._replace(is_late=True)
@@ -171,7 +171,7 @@ class StepModel:
         job, budget = world.job, world.budget
         if budget.requeue and job.state in (AWAITING, *ENDED):
             again = self._spent(self._woken(world), "requeue")
-            # Who was told that the job is over may send again.
+            # A sender that was refused because the job had ended may send again.
             told = tuple("" if one == NO and self._is_open(world.answer) else one for one in again.told)
             yield "requeue", False, again._replace(told=told)
         if budget.again and job.state in (AWAITING, *ENDED) and not world.forgets:
@@ -180,7 +180,8 @@ class StepModel:
                 again = again._replace(answer=None, value=None)
             else:
                 again = again._replace(forgets=True)
-            yield "again from here", False, again._replace(told=("", ""))  # said of another generation
+            # the replies belonged to another generation
+            yield "again from here", False, again._replace(told=("", ""))
         if world.forgets:
             yield "forget", True, world._replace(answer=None, value=None, forgets=False)
         if budget.delete and job.state in (ENQUEUED, PROCESSING, AWAITING):
@@ -220,7 +221,7 @@ class StepModel:
         return self._is_mine(world, run) or not self.rules.memo_is_fenced
 
     def _receives(self, world, worker, run):
-        """The wait begins, or the time-out is written: whoever is first stands, and is the reply."""
+        """Yield the step that begins the wait or writes the timeout; the first memo is kept and returned."""
         if run.at == "receive" and not self._is_open(run.answer):
             yield f"{worker} has it", True, self._received(world, worker, run, run.answer)
         elif run.at == "late" and not self.rules.time_out_is_kept:
@@ -295,10 +296,10 @@ class StepModel:
         after = self._with_run(world, worker, run._replace(at="end", reply=None))
         return after._replace(values=world.values | {went_on}, broken=broken)
 
-    # ---- what holds --------------------------------------------------------------------------------------
+    # ---- conditions --------------------------------------------------------------------------------------
 
     def broken(self, world):
-        """Return what does not hold in this world, in words."""
+        """Return a description of the condition that is broken in this world, or an empty string."""
         if world.broken:
             return world.broken
         for went_on, what in ((world.answers, "answers"), (world.values, "values of the step")):
@@ -312,7 +313,7 @@ class StepModel:
         return ""
 
     def is_done(self, world):
-        """Tell whether the job has ended and nobody runs it; or nobody may claim it any more."""
+        """Return whether the job has ended without a run left, or cannot be claimed any more."""
         if world.job.fence >= MOST_CLAIMS:
             return True
         return world.job.state in ENDED and not any(world.runs) and not world.forgets

@@ -1,4 +1,4 @@
-"""The rules of batches, explored to the last state: safe as designed, and not without any one of them."""
+"""The rules of batches, explored completely: safe as designed, and unsafe without any one of them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ pytestmark = pytest.mark.heavy("explores batches to their last state")
 
 @pytest.mark.parametrize("name", SCENES)
 def test_a_batch_ends_once_and_only_when_nothing_in_it_can_move(name):
-    """Its counts are those of its members at every instant, and from every world it can end."""
+    """A batch's counts always match its members, and from every world it can end."""
     finding = explore(BatchModel(SCENES[name]))
 
-    print(name, finding)  # noqa: T201 - who reads the run wants the number
+    print(name, finding)  # noqa: T201 - the number is of interest to readers of the run
     assert (Verdict.SAFE, ()) == (finding.verdict, finding.trail), str(finding)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_no_rule_can_be_left_out(variant):
-    """Each broken form does wrong, or gets stuck, in the steps that `schedules` plays on storages."""
+    """Each broken form becomes unsafe or stuck in the steps that `schedules` plays on storages."""
     finding = explore(
         BatchModel(SCENES[variant.scene], variant.rules, looks_at_counts=variant.looks_at_counts)
     )
 
-    print(variant.name, finding)  # noqa: T201 - the way there is what a reader wants
+    print(variant.name, finding)  # noqa: T201 - readers want the trail
     assert (variant.verdict, counter_examples("batches")[variant.name]) == (finding.verdict, finding.trail)
 
 
 def test_every_rule_is_left_out_by_a_variant():
-    """No rule stands untried."""
+    """No rule is untested."""
     rules = {field.name for field in attrs.fields(Rules)} - {"folders"}
 
     changed = {
@@ -52,8 +52,8 @@ def test_every_rule_is_left_out_by_a_variant():
 
 
 def test_batches_within_batches_end_as_well():
-    """Random walks through a world that is too large to explore."""
+    """Random walks are used, because this world is too large to explore."""
     finding = wander(BatchModel(DEEP_SCENE), Random(1), 2_000)
 
-    print(finding)  # noqa: T201 - who reads the run wants the number
+    print(finding)  # noqa: T201 - the number is of interest to readers of the run
     assert finding.verdict is Verdict.SAFE, str(finding)

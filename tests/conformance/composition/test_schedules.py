@@ -1,4 +1,4 @@
-"""Every counter-example of a broken form, played on storages: what goes wrong there goes well here."""
+"""Every counter-example of a broken form, played on storages, where it must succeed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TRAILS = [(kind, name) for kind in _KINDS for name in counter_examples(kind)]
 
 
 class Schedules:
-    """The trails, on one store."""
+    """The trails on one storage."""
 
     @pytest.mark.parametrize(("kind", "name"), _TRAILS, ids=[name for _, name in _TRAILS])
     def test_a_counter_example_goes_well(self, storage_url, kind, name):
-        """All that is promised holds behind each of its steps, and whoever can go on does, to the end."""
+        """All guarantees hold after each step, and every job that can continue does, until its end."""
         scene = (_SCENES[name],) if kind == "batches" else ()
         schedule = _KINDS[kind](lambda: open_storage(storage_url), *scene)
 

@@ -1,4 +1,4 @@
-"""The rules of steps, signals and called jobs, explored to the last state, and without each of them."""
+"""The rules of steps, signals and called jobs, explored completely, and again without each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.heavy("explores steps to their last state")
 
 CALM = step_moves.Budget(kill=1, lose=1, again=0, delete=0)
 STEPS, CALLS = step_moves.Rules, call_moves.Rules
-WITHOUT = {  # by what is left out: rules, and what comes of it
+WITHOUT = {  # by the disabled rule: the rules, and the expected verdict
     "a suspension that does not look": (STEPS(suspension_looks=False, has_time_out=False), Verdict.STUCK),
     "a sender in two steps": (STEPS(sender_is_one_step=False, has_time_out=False), Verdict.STUCK),
     "mail that is kept for who waits alone": (STEPS(mail_is_kept=False), Verdict.UNSAFE),
@@ -40,7 +40,7 @@ WITHOUT = {  # by what is left out: rules, and what comes of it
 
 
 def model_of(rules, budget=step_moves.Budget()):  # noqa: B008 - frozen
-    """The model that has these rules."""
+    """Return the model for these rules."""
     return CallModel(rules) if isinstance(rules, CALLS) else StepModel(rules, budget)
 
 
@@ -55,29 +55,29 @@ def model_of(rules, budget=step_moves.Budget()):  # noqa: B008 - frozen
     ids=["steps, kills and losses", "steps, again from here", "steps without a time-out", "calls"],
 )
 def test_runs_agree_and_nothing_is_lost(model):
-    """All runs see one value of a name, an accepted signal is used, and whoever waits goes on."""
+    """All runs get the same value for a name, an accepted signal is used, and every waiting run continues."""
     finding = explore(model)
 
-    print(finding)  # noqa: T201 - who reads the run wants the number
+    print(finding)  # noqa: T201 - the number is of interest to readers of the run
     assert (Verdict.SAFE, ()) == (finding.verdict, finding.trail), str(finding)
 
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_no_rule_can_be_left_out(name):
-    """Each broken form does wrong, or leaves a job waiting for ever, in the steps that `schedules` plays."""
+    """Each broken form becomes unsafe, or a job waits forever, in the steps that `schedules` plays."""
     rules, verdict = WITHOUT[name]
     budget = CALM if verdict is Verdict.STUCK else step_moves.Budget()
 
     finding = explore(model_of(rules, budget))
 
-    print(name, finding)  # noqa: T201 - the way there is what a reader wants
+    print(name, finding)  # noqa: T201 - readers want the trail
     trail = counter_examples("calls" if isinstance(rules, CALLS) else "steps")[name]
     assert (verdict, trail) == (finding.verdict, finding.trail)
 
 
 @pytest.mark.parametrize("kind", [STEPS, CALLS])
 def test_every_rule_is_left_out_by_a_variant(kind):
-    """No rule stands untried, but that a wait need not have a time-out."""
+    """No rule is untested, except that a wait may have no timeout."""
     changed = {
         field.name
         for field in attrs.fields(kind)

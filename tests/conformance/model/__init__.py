@@ -1,1 +1,1 @@
-"""A model of the session protocol, explored state by state, and the rules it proves necessary."""
+"""A model of the session protocol, explored state by state, and the rules that are proved necessary by it."""

@@ -1,4 +1,4 @@
-"""The protocol as a model that `explorer` can explore, and what it promises in every world."""
+"""The protocol as a model for `explorer`, and the conditions that must hold in every world."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .state import DEAD, FRESH, NOBODY, RUNNING, UP, normalised
 
 
 class Promise(StrEnum):
-    """What must hold in every world; the ends are judged where they are accepted."""
+    """The conditions that must hold in every world; ends are judged when they are accepted."""
 
     ENDS = "ends"
     CLAIM_STANDS = "claim stands"
@@ -25,7 +25,10 @@ ALL_PROMISES = frozenset(Promise)
 
 @attrs.frozen
 class SessionModel:
-    """The protocol by one set of rules, with so much bad luck. Fences and sessions are numbered as met."""
+    """The protocol with one set of rules and a bounded number of failures.
+
+    Fences and sessions are numbered in the order of their appearance.
+    """
 
     rules: Rules
     bounds: Bounds
@@ -33,19 +36,19 @@ class SessionModel:
 
     @property
     def first(self):
-        """One server with two children, and one job."""
+        """The world with one server, two worker processes, and one job."""
         return first_world(self.rules)
 
     def moves(self, world):
-        """All steps from here."""
+        """Return all steps from this world."""
         return moves(world, self.rules, self.bounds)
 
     def known(self, world):
-        """The world with its fences and sessions numbered anew."""
+        """Return the world with renumbered fences and sessions."""
         return normalised(world)
 
     def broken(self, world):
-        """The promise that does not hold in this world, in words; empty when all do."""
+        """Return a description of the broken condition in this world, or an empty string."""
         if world.broken and Promise.ENDS in self.promises:
             return world.broken
         job = world.job
@@ -67,5 +70,5 @@ class SessionModel:
         return ""
 
     def is_done(self, world):
-        """Tell whether the job has ended."""
+        """Return whether the job has ended."""
         return world.job.is_final

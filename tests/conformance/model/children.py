@@ -1,4 +1,4 @@
-"""What a child does: claim, run, settle, reconcile, and die."""
+"""The steps of a worker process (a child): claim, run, settle, reconcile, and die."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .storage import end_stands
 
 _ASKED_BY_CHILD = (Reconciler.CHILD, Reconciler.HASTY_CHILD, Reconciler.STORAGE)
 UNSEEN = Child(EXITED, NOBODY, ())
-"""A child whose exit nobody will report, since its supervisor is gone."""
+"""A worker process whose exit will not be reported, because its supervisor has died."""
 
 
 def child_moves(world, index, rules, bounds):
-    """All steps of one living child."""
+    """Yield all steps of one living worker process."""
     child = world.children[index]
     yield from _calls(world, index, child, rules, bounds)
     for held in child.held:
@@ -81,12 +81,12 @@ def _goes_on(world, index, child, held, bounds):
 
 
 def _hand_back(session, fence, attempt):
-    """Nobody waits for its answer: one that is lost is found again by reconciling."""
+    """Return the call of a hand-back; its reply is not awaited, because reconciliation finds a lost one."""
     return Call(RETURN, SENT, NOBODY, (fence,), attempt, NO_FENCE, session)
 
 
 def fences_of(*children):
-    """The fences that these children hold."""
+    """Return the fences that these worker processes hold."""
     return tuple(sorted(held.fence for child in children for held in child.held))
 
 
@@ -100,7 +100,10 @@ def _without(child, fence):
 
 
 def _exited(world, index, rules):
-    """Its slots still show its supervisor what ran; what it had sent may still be carried out."""
+    """Return the world after the worker process has exited.
+
+    Its supervisor still sees in its slots which jobs ran. Calls that it had sent might still be executed.
+    """
     child = world.children[index]
     shown = tuple(held for held in child.held if held.phase == RUNNING or rules.at_exit is AtExit.TAKE_HELD)
     gone = child._replace(status=EXITED, held=shown) if world.supervisor else UNSEEN
@@ -108,7 +111,7 @@ def _exited(world, index, rules):
 
 
 def hung_up(world, sender):
-    """The world in which a sender waits for nothing any more."""
+    """Return the world in which a sender no longer waits for any call."""
     wire = (call._replace(sender=NOBODY) if call.sender == sender else call for call in world.wire)
     return world._replace(wire=tuple(call for call in wire if call.sender != NOBODY or _may_still_run(call)))
 
@@ -118,7 +121,7 @@ def _may_still_run(call):
 
 
 def _begun_anew(world, session):
-    """Whoever had this session has dropped everything and begun a new one."""
+    """Return the world in which the processes of this session have dropped everything and begun a new one."""
     members = [index for index, child in enumerate(world.children) if child.session == session]
     for index in members:
         child = world.children[index]._replace(session=len(world.sessions), held=())
@@ -127,7 +130,7 @@ def _begun_anew(world, session):
 
 
 def handled(world, call):
-    """The world after the sender has read the answer to its claim or its settle."""
+    """Return the world after the sender has read the reply to its claim or settle."""
     child = world.children[call.sender]
     fence = call.fences[0]
     if call.stage == TAKEN:
@@ -139,7 +142,11 @@ def handled(world, call):
 
 
 def reconciled(world, call, rules):
-    """Lost runs have stopped and will let their end be refused; what nobody knows is on its way back."""
+    """Return the world after a reconciliation.
+
+    Lost runs have stopped, and their later ends will be refused. A job that the process does not hold is
+    handed back.
+    """
     asked = range(len(world.children)) if call.sender == SUPERVISOR else (call.sender,)
     for index in asked:
         child = world.children[index]

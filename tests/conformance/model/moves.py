@@ -1,7 +1,7 @@
-"""The first world and every step out of a world.
+"""The first world, and every step from a world.
 
-Steps that happen by themselves when nothing more goes wrong are told from bad luck and from an operator's
-acts: from every world the former alone must lead to an end.
+Regular steps are distinguished from failures and from an operator's actions: from every world, regular steps
+alone must lead to an end.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from .surroundings import network_moves, operator_moves, time_moves
 
 
 def first_world(rules):
-    """One enqueued job, one server with two children, nothing on its way."""
+    """Return the world with one enqueued job, a server with two worker processes, and no call in transit."""
     job = Job(ENQUEUED, NOBODY, NO_FENCE, attempt=0, crashes=0, ended=False)
     nothing = World(job, sessions=(), children=(), supervisor=False, wire=(), broken="")
     return started(nothing, rules)
 
 
 def moves(world, rules, bounds):
-    """All steps from here."""
+    """Yield all steps from this world."""
     for index, child in enumerate(world.children):
         if child.status == UP:
             yield from child_moves(world, index, rules, bounds)

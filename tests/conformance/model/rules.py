@@ -1,4 +1,4 @@
-"""What a variant of the protocol may leave out, and how large a world it is tried in."""
+"""The rules that a variant of the protocol can disable, and the size of the world in which it is explored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 
 
 class Token(Enum):
-    """What an end must show besides its session."""
+    """The proof that an end needs besides its session."""
 
     FENCE = auto()
     ATTEMPT = auto()
@@ -16,28 +16,28 @@ class Token(Enum):
 
 
 class Reconciler(Enum):
-    """Who compares what is held with what the storage says, and who hands back what nobody knows."""
+    """The party that compares held jobs with the storage's list, and hands back unknown ones."""
 
     CHILD = auto()
-    HASTY_CHILD = auto()  # hands back although a claim of its own is open
-    SUPERVISOR = auto()  # merges its children's lists, as a shared session demands
-    STORAGE = auto()  # hands back by itself what the list does not name
+    HASTY_CHILD = auto()  # hands back even while one of its own claims is in progress
+    SUPERVISOR = auto()  # merges its worker processes' lists, as a shared session requires
+    STORAGE = auto()  # itself returns the jobs that the list does not name
     NONE = auto()
 
 
 class AtExit(Enum):
-    """What the supervisor does when a child has died."""
+    """The reaction of the supervisor to the death of a worker process."""
 
-    END_SESSION = auto()  # marks dead and takes, in one step
+    END_SESSION = auto()  # marks the session dead and takes its jobs, in one step
     TAKE_THEN_MARK = auto()
     MARK_THEN_TAKE = auto()
-    TAKE_HELD = auto()  # takes what the child is known to have held; the session lives on
-    REPORT = auto()  # leaves the job where it is
+    TAKE_HELD = auto()  # takes the jobs that the process is known to have held; the session continues
+    REPORT = auto()  # leaves the job unchanged
 
 
 @attrs.frozen(kw_only=True)
 class Rules:
-    """The protocol. Each default is the rule as Firelock has it; a variant changes one."""
+    """The protocol. Each default is Firelock's rule; a variant changes one."""
 
     guard_state: bool = True
     guard_session: bool = True
@@ -54,20 +54,21 @@ class Rules:
     tail_blocks_claim: bool = True
     sweeps_continue: bool = True  # with a session that ended while its job was locked
     sweeps_keep_blame: bool = True
-    sweeps_read_rows: bool = True  # and take what the session holds then, not what it held at its end
+    # and take the jobs that the session has then, not those that it had at its end
+    sweeps_read_rows: bool = True
 
 
 @attrs.frozen(kw_only=True)
 class Bounds:
-    """The size of the world and the bad luck that is admitted in it."""
+    """The size of the world, and the failures that can occur in it."""
 
-    wire: int = 2  # calls on their way at the same time, abandoned ones included
-    slots: int = 1  # claims a child may hold
-    crash_limit: int = 1  # crashes a job survives
-    kills: bool = True  # a child dies
+    wire: int = 2  # calls in transit at the same time, including abandoned ones
+    slots: int = 1  # claims that a worker process can hold
+    crash_limit: int = 1  # crashes that a job survives
+    kills: bool = True  # a worker process dies
     outages: bool = True  # the supervisor dies
     lapses: bool = True  # a session that is being renewed lapses: a pause, a partition
-    losses: bool = True  # a request or a reply is lost, a sender gives up waiting
-    returns: bool = True  # a child hands back what it has not started
+    losses: bool = True  # a request or a reply is lost, or a sender stops waiting
+    returns: bool = True  # a worker process hands back a job that it has not started
     operator: bool = True  # delete and requeue
     locks: bool = True  # the job's row is locked when its session ends

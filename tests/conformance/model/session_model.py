@@ -1,16 +1,22 @@
 """The session protocol, checked state by state: `python -m tests.conformance.model.session_model [--deep]`.
 
-A server is a supervisor with two children; each child has one session. A call has three steps (sent, executed
-by the storage, reply handled), and may be executed after its sender was killed and its session was ended.
-Children and supervisors die, sessions lapse, requests and replies are lost, operators delete and requeue. The
-job's row may be locked when its session ends; then the session is closing until a sweep has taken the job.
+A server is a supervisor with two worker processes (children), each of which has one session. A call has three
+steps: it is sent, executed by the storage, and its reply is handled. It can be executed after its sender was
+killed and its session was ended. Worker processes and supervisors die, sessions lapse, requests and replies
+are lost, and operators delete and requeue. The job's row can be locked when its session ends; then the
+session is closing until a sweep has taken the job.
 
-Promised in every world: one accepted end a claim, and that with the job's present fence; no end reported lost
-that stands; a run under a well session stays on the job's row, deleted or not; never two runs under well
-sessions, also after delete and requeue; no job with a dead session that is not closing; no crash for a job
-that had not started; and from everywhere a way to an end by ordinary steps.
+Guaranteed in every world:
 
-Left out: a second job (jobs meet only in batches), retries, and arithmetic with clocks.
+- A claim has one accepted end, with the job's current fence.
+- No stored end is reported as lost.
+- A run under a valid session stays on the job's row, deleted or not.
+- Two runs never exist under valid sessions, also after delete and requeue.
+- No job has a dead session that is not closing.
+- A job that had not started gets no crash.
+- From every world, regular steps lead to an end.
+
+Not modelled: a second job (jobs meet only in batches), retries, and arithmetic with clocks.
 """
 
 from __future__ import annotations
@@ -25,19 +31,19 @@ from .variants import DEEP, VARIANTS
 
 
 def check(variant):
-    """The finding for one variant, in the world and by the promises it names."""
+    """Return the finding for one variant, in its world and for its conditions."""
     return explore(SessionModel(variant.rules, variant.bounds, variant.promises))
 
 
 def told(variant, finding):
-    """A finding in words, with its counter-example step by step."""
+    """Return the text of a finding, with its counter-example step by step."""
     steps = [f"\n  {number:2}. {step}" for number, step in enumerate(finding.trail, start=1)]
     reason = f"\n      → {finding.reason}" if finding.reason else ""
     return f"{variant.name}: {finding.verdict}, {finding.states:,} states{''.join(steps)}{reason}"
 
 
 def main(arguments):
-    """Every variant is explored and told; 1 where one is not as expected."""
+    """Explore and print every variant; return 1 if one has an unexpected result."""
     is_deep = bool({"--deep", "--all"}.intersection(arguments))
     surprises = 0
     for variant in (*VARIANTS, *(DEEP if is_deep else ())):

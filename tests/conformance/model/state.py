@@ -1,4 +1,4 @@
-"""One instant of the modelled world, as small comparable values, and the numbering that keeps it finite."""
+"""The state of the modelled world as small comparable values, and the renumbering that keeps it finite."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ NO_FENCE = 0
 
 
 class Job(NamedTuple):
-    """The row in the storage. Where it names a session and is not processing, it has that session's tail."""
+    """The row in the storage. If it has a session and is not processing, it has that session's tail."""
 
     state: str
     session: int
     fence: int
     attempt: int
     crashes: int
-    ended: bool  # seen by the checker alone: an end of this fence has been accepted
+    ended: bool  # only for the checker: an end of this fence was accepted
 
     @property
     def has_tail(self):
-        """Whether a holder of old may still be running it."""
+        """Whether an earlier holder might still run the job."""
         return self.session != NOBODY and self.state != PROCESSING
 
     @property
     def is_final(self):
-        """Whether nothing is left to be done, not even by a holder of old."""
+        """Whether nothing is left to do, including by an earlier holder."""
         return self.state in FINAL and not self.has_tail
 
 
 class HeldClaim(NamedTuple):
-    """One claim as its child knows it."""
+    """One claim from the view of its worker process."""
 
     fence: int
     attempt: int
@@ -72,7 +72,10 @@ class HeldClaim(NamedTuple):
 
 
 class Child(NamedTuple):
-    """A process with a session. After its exit, `held` is what its slots in shared memory show as running."""
+    """A worker process with a session.
+
+    After its exit, `held` contains the runs in its slots in shared memory.
+    """
 
     status: str
     session: int
@@ -80,7 +83,7 @@ class Child(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A request on its way to the storage, or its answer on the way back. Its sender waits, if it has one."""
+    """A request in transit to the storage, or its reply. Its sender waits for it, if it has one."""
 
     kind: str
     stage: str
@@ -92,61 +95,61 @@ class Call(NamedTuple):
 
 
 class World(NamedTuple):
-    """Everything: the storage (job, sessions), the processes, and what is between them."""
+    """The whole state: the storage (job, sessions), the processes, and the calls in transit."""
 
     job: Job
     sessions: tuple[str, ...]
     children: tuple[Child, ...]
     supervisor: bool
     wire: tuple[Call, ...]
-    broken: str  # seen by the checker alone: the promise that the last step broke
+    broken: str  # only for the checker: the condition that the last step has broken
 
 
 Move = tuple[str, bool, World]
-"""What happens, in words; whether it does by itself when nothing more goes wrong; the world after it."""
+"""A description, whether this is a regular step, and the world after it."""
 
 
 def with_child(world, index, child):
-    """The world in which one child has changed."""
+    """Return the world in which one worker process has changed."""
     children = world.children
     return world._replace(children=(*children[:index], child, *children[index + 1 :]))
 
 
 def with_session(world, session, state):
-    """The world in which one session has changed."""
+    """Return the world in which one session has changed."""
     rows = world.sessions
     return world._replace(sessions=(*rows[:session], state, *rows[session + 1 :]))
 
 
 def with_call(world, call):
-    """The world with one more call on the wire."""
+    """Return the world with one more call in transit."""
     return world._replace(wire=(*world.wire, call))
 
 
 def without_call(world, call):
-    """The world in which a call is over."""
+    """Return the world without this call."""
     position = world.wire.index(call)
     return world._replace(wire=world.wire[:position] + world.wire[position + 1 :])
 
 
 def answered(world, call, answer):
-    """The world in which a call has its answer; it is over at once when nobody waits."""
+    """Return the world in which a call has its reply; without a waiting sender, the call ends immediately."""
     position = world.wire.index(call)
     answers = () if call.sender == NOBODY else (answer,)
     return world._replace(wire=world.wire[:position] + answers + world.wire[position + 1 :])
 
 
 def kept_sessions(children, supervisor):
-    """Sessions that somebody renews or works under; the others lapse, and it matters to nobody when."""
+    """Return the sessions that are renewed or used; it makes no difference when the others lapse."""
     return {child.session for child in children if supervisor or child.status == UP}
 
 
 def normalised(world):
-    """The one world that stands for all that behave like this one.
+    """Return the one world that represents all worlds with the same behaviour.
 
-    Sessions and fences are only ever compared with each other, so they are renumbered from what is still
-    spoken of: an endless story of restarts and claims becomes a finite graph, without a limit on either. The
-    children are alike, so they stand in a fixed order. A session that nobody keeps counts as lapsed.
+    Sessions and fences are only compared with each other, so they are renumbered from those that are still in
+    use. This turns an endless sequence of restarts and claims into a finite graph, without a limit on either.
+    The worker processes are interchangeable, so they have a fixed order. An unused session counts as lapsed.
     """
     job, sessions, children, supervisor, wire, broken = world
     first, second = children

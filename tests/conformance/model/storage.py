@@ -1,4 +1,4 @@
-"""What the storage does with its rows. Every function is one atomic step."""
+"""The operations of the storage on its rows. Every function is one atomic step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .state import (
 
 
 def executed(world, call, rules):
-    """The world after the storage has carried out one request."""
+    """Return the world after the storage has executed one request."""
     if call.kind == CLAIM:
         return _claim(world, call, rules)
     if call.kind == RECONCILE:
@@ -86,7 +86,7 @@ def _broken_by_end(job, call):
 
 
 def end_stands(job, call):
-    """Whether the job is where this very end has put it."""
+    """Return whether the job is in the state in which this very end has put it."""
     return job.state == SUCCEEDED and (job.fence,) == call.fences
 
 
@@ -113,7 +113,10 @@ def _reconcile(world, call, rules):
 
 
 def taken(job, session, *, crashed, crash_limit=0):
-    """The job after a session has lost it: back in its queue, or failed by its crashes; a tail is cleared."""
+    """Return the job after a session has lost it: in its queue again, or failed because of its crashes.
+
+    A tail is cleared.
+    """
     if job.session != session or job.has_tail:
         return job._replace(session=NOBODY) if job.session == session else job
     if crashed and job.crashes >= crash_limit:
@@ -124,13 +127,13 @@ def taken(job, session, *, crashed, crash_limit=0):
 
 
 def deleted(job, rules):
-    """The job after an operator has deleted it; its holder stays on the row as a tail."""
+    """Return the job after an operator has deleted it; its holder stays on the row as a tail."""
     return job._replace(state=DELETED, session=job.session if rules.delete_leaves_tail else NOBODY)
 
 
 def requeued(job):
-    """The job after an operator has requeued it, under its tail if it has one.
+    """Return the job after an operator has requeued it, with its tail if it has one.
 
-    Its attempts begin anew, so that the graph stays finite; no guard of the protocol reads them.
+    Its attempts start at zero, so that the graph stays finite; no guard of the protocol reads them.
     """
     return job._replace(state=ENQUEUED, attempt=0, crashes=0)

@@ -1,4 +1,4 @@
-"""What the supervisor does: renew, notice a child's exit, die, and be started again."""
+"""The steps of the supervisor: renew sessions, notice the exit of a worker process, die, and start again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from .storage import taken
 
 
 def started(world, rules):
-    """The world in which a server has begun, each child, or both together, with a session of its own."""
+    """Return the world in which a server has started.
+
+    Each worker process has its own session, or they share one.
+    """
     sessions = (0, 0) if rules.shared_session else (0, 1)
     children = tuple(Child(UP, len(world.sessions) + new, ()) for new in sessions)
     rows = world.sessions + (FRESH,) * len(set(sessions))
@@ -35,7 +38,7 @@ def started(world, rules):
 
 
 def supervisor_moves(world, rules, bounds):
-    """All steps of the supervisor."""
+    """Yield all steps of the supervisor."""
     if not world.supervisor:
         if all(child.status != UP for child in world.children):
             yield "the server is started again", True, started(world, rules)
@@ -91,7 +94,7 @@ def _notices_exit(world, index, rules, bounds):
 
 
 def _ends_without_job(world, index):
-    """The job's row is locked: a sweep takes it later, with the blame that is known now."""
+    """Return the step for a locked job: a sweep takes it later, with the blame that is known now."""
     child = world.children[index]
     state = BLAMING if _was_running(world.job, child) else CLOSING
     after = _replaced(with_session(world, child.session, state), index)

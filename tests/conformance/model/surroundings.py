@@ -1,4 +1,4 @@
-"""What happens to the processes: the network, time, another server's reaper, an operator."""
+"""Events outside the server: the network, time, another server's sweep, an operator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .storage import deleted, executed, requeued, taken
 
 
 def network_moves(world, rules, bounds):
-    """Every call is carried out, answered, lost or given up, in any order."""
+    """Yield the steps in which calls are executed, answered, lost or abandoned, in any order."""
     for call in dict.fromkeys(world.wire):
         words = _words(call)
         rest = without_call(world, call)
@@ -64,10 +64,11 @@ def _answer(call):
 
 
 def time_moves(world, rules, bounds):
-    """A session lapses, which is nobody's fault where nobody renews it; another server's reaper ends it.
+    """Yield the steps in which a session lapses, and another server's sweep ends it.
 
-    Marking dead and taking is one step, and everything taken gets a crash: nothing is known of that host.
-    Unless the job is locked: then a later sweep takes it.
+    The lapse is a regular step if the session is not renewed. Marking the session dead and taking its jobs is
+    one step, and every taken job gets a crash, because the state of that host is unknown. If the job is
+    locked, a later sweep takes it.
     """
     kept = kept_sessions(world.children, world.supervisor)
     for session, state in enumerate(world.sessions):
@@ -104,7 +105,7 @@ def _swept(world, session, rules, bounds):
 
 
 def operator_moves(world, rules):
-    """An operator deletes and requeues whenever the state allows it."""
+    """Yield the steps in which an operator deletes and requeues, if the state allows it."""
     job = world.job
     if job.state != DELETED:
         yield "an operator deletes the job", False, world._replace(job=deleted(job, rules))

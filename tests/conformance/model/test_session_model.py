@@ -24,15 +24,15 @@ def named(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=named)
 def test_a_variant_is_as_safe_as_its_rules_make_it(variant):
-    """The protocol is safe and always able to end; what lacks one of its rules is not, in so many steps."""
+    """The protocol is safe and can always end; each variant fails after its expected number of steps."""
     finding = check(variant)
 
-    print(told(variant, finding))  # noqa: T201 - the counter-example is what a reader of the run wants to see
+    print(told(variant, finding))  # noqa: T201 - readers of the run want the counter-example
     assert (variant.expected, variant.steps) == (finding.verdict, len(finding.trail))
 
 
 def test_every_rule_is_one_that_something_breaks_without():
-    """No rule of the protocol stands untried: each is changed by a variant that is unsafe or gets stuck."""
+    """No rule of the protocol is untested: a variant that changes it is unsafe or gets stuck."""
     rules = {field.name for field in attrs.fields(Rules)}
 
     changed = {
@@ -43,7 +43,7 @@ def test_every_rule_is_one_that_something_breaks_without():
 
 
 def test_every_bad_luck_meets_the_protocol():
-    """Each kind of bad luck occurs in one of the protocol's own worlds, and all together in the deep one."""
+    """Each kind of failure occurs in one of the protocol's own worlds, and all of them in the deep one."""
     luck = {name for name, bound in attrs.asdict(CALM).items() if bound is False}
 
     met = {name for variant in PROTOCOL for name in luck if getattr(variant.bounds, name)}
@@ -54,7 +54,7 @@ def test_every_bad_luck_meets_the_protocol():
 
 @pytest.mark.parametrize("shared_session", [False, True])
 def test_numbering_a_world_changes_none_of_its_steps(shared_session):
-    """From a world as it came about and from its normal form the same steps lead to the same worlds."""
+    """The same steps lead to the same worlds from a world as it was reached and from its normal form."""
     rules, bounds = Rules(shared_session=shared_session), Bounds(slots=2, wire=3)
     choice = Random(7)
     world = first_world(rules)
@@ -67,7 +67,7 @@ def test_numbering_a_world_changes_none_of_its_steps(shared_session):
 
 
 def _next_worlds(world, rules, bounds):
-    """Without those that change nothing, as reaping a session that nobody speaks of any more."""
+    """Return the next worlds that differ, which excludes the end of an unused session, for example."""
     return {normalised(after) for _, _, after in moves(world, rules, bounds)} - {normalised(world)}
 
 

@@ -1,4 +1,4 @@
-"""What each broken variant of the model would let happen, and the test of the kit that sees it."""
+"""The effects of each broken variant of the model, and the tests of the kit that detect them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from tests.conformance.model.variants import REFUSALS
 
 @pytest.mark.parametrize("names", REFUSALS.values(), ids=REFUSALS)
 def test_each_refusal_of_a_storage_has_its_test_in_the_kit(names):
-    """A variant added to the model needs one; what a storage cannot see is told by whom it is kept."""
+    """A new variant needs a test.
+
+    If a storage cannot detect the fault, the entry names the responsible party.
+    """
     assert all(hasattr(StorageConformance, name) for name in names.split() if name.startswith("test_"))
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_a_session_is_never_dead_with_a_job_in_hand(kind, tmp_path):
-    """A session is taken from as it is marked dead: nobody can look in between."""
+    """A session is marked dead and loses its jobs in one step, so no read can come between."""
     handles = Handles(opener("memory://refusals" if kind == "memory" else f"sqlite:///{tmp_path}/jobs.db"))
     look_at_ends(handles, lambda one: not one.is_alive)
 
 
 def test_a_dead_session_with_a_job_in_hand_is_closing(server_database):
-    """Where rows can be locked, a session is marked dead first: until its job is taken it is closing."""
+    """If rows can be locked, a session is marked dead first and is closing until its job is taken."""
     look_at_ends(Handles(opener(server_database.url())), lambda one: not one.is_alive and not one.is_closing)
 
 
 def look_at_ends(handles, is_over):
-    """End sessions, and look from another handle whether one that is over still has a job in hand."""
+    """End sessions, and check with another handle that an ended one never has a job."""
     scene, other = Scene(handles), handles.open()
     for number in range(2 * ROUNDS):
         a = scene.begin(f"a{number}")

@@ -1,7 +1,7 @@
-"""The variants as data: what each leaves out, the world it is tried in, and what must come of it.
+"""The variants as data: the disabled rule, the world for the exploration, and the expected verdict.
 
-A broken variant is tried in the smallest world in which its counter-example is as short as in the whole; the
-protocol itself in several small ones, and with `--deep` in the whole.
+A broken variant is explored in the smallest world in which its counter-example is as short as in the whole
+one. The protocol itself is explored in several small worlds, and with `--deep` in the whole one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAFE, UNSAFE, STUCK = Verdict.SAFE, Verdict.UNSAFE, Verdict.STUCK
 
 @attrs.frozen
 class Variant:
-    """One form of the protocol. `steps` is the length of its shortest counter-example, 0 without one."""
+    """One form of the protocol. `steps` is the length of its shortest counter-example, 0 if there is none."""
 
     name: str
     rules: Rules
@@ -65,12 +65,13 @@ GUARDS = (
     Variant(
         "guard without the state", Rules(guard_state=False), _with(operator=True, returns=True), UNSAFE, 6
     ),
-    # The fence alone would do: the session in the guard is a second lock on the same door.
+    # The fence alone would suffice: the session in the guard is a second protection against the same fault.
     Variant("guard without the session", Rules(guard_session=False), _with(operator=True, kills=True), SAFE),
     Variant("repeats told as refused", Rules(repeats_are_told=False), _with(losses=True), UNSAFE, 11),
 )
 
-# Each leaves a job with a dead session, which is a broken promise by itself; shown is that it stays there.
+# Each leaves a job with a dead session, which by itself breaks a condition. Shown is that the job stays
+# there.
 _STAYS_THERE = ALL_PROMISES - {Promise.HELD_BY_LIVING}
 
 SESSIONS = (
@@ -134,7 +135,8 @@ RECONCILING = (
 )
 
 SHARED_SESSION = (
-    # The control: with a session a child, kills alone leave nothing behind, even where nobody reconciles.
+    # The control: with one session per process, kills alone leave nothing behind, even without
+    # reconciliation.
     Variant("own sessions, no reconciliation", Rules(reconciler=Reconciler.NONE), _with(kills=True), SAFE),
     Variant(
         "shared session, exit reported",
@@ -160,7 +162,7 @@ SHARED_SESSION = (
     Variant("shared session, a child hands back", _SHARED, CALM, UNSAFE, 8),
 )
 
-# A tail is what keeps the claim of a deleted run standing, so these two are judged by the second run alone.
+# The tail keeps the claim of a deleted run valid, so these two are judged only by the second run.
 TAILS = (
     Variant(
         "delete without a tail", Rules(delete_leaves_tail=False), _with(operator=True), UNSAFE, 10, TWO_RUNS
@@ -170,7 +172,7 @@ TAILS = (
 
 VARIANTS = (*PROTOCOL, *GUARDS, *SESSIONS, *LOCKED_ROWS, *RECONCILING, *SHARED_SESSION, *TAILS)
 
-# Everything that can go wrong, together: about four minutes, and a gigabyte.
+# All failures together: about four minutes, and a gigabyte.
 DEEP = (
     Variant("protocol, everything", Rules(), Bounds(), SAFE),
     Variant("protocol, three calls, children die", Rules(), attrs.evolve(PROTOCOL[0].bounds, wire=3), SAFE),
@@ -182,8 +184,8 @@ DEEP = (
     ),
 )
 
-# What each broken variant would let happen is refused by a storage, which a test of the kit sees; else it is
-# told who keeps the rule.
+# A storage refuses the effect of each broken variant, which a test of the kit detects. Otherwise the entry
+# names the party that keeps the rule.
 REFUSALS = {
     "guard without the fence": "test_only_the_holder_of_the_claim_settles",
     "guard of the state alone": "test_only_the_holder_of_the_claim_settles"

@@ -1,4 +1,4 @@
-"""Every supported annotation gives back what it was given, of the same type, or refuses it."""
+"""Values of every supported annotation: each is restored exactly, with the same types, or refused."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def sent(annotation, value):
 
 
 def exact(value):
-    """Show a value so that a change of any type inside is seen; sets in an order of their own."""
+    """Return a string that shows the types of all nested values; sets are sorted."""
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__}{sorted(map(exact, value))}"
     return f"{type(value).__name__}:{value!r}"
@@ -151,7 +151,7 @@ def exact(value):
         (Options, {"name": "a", "until": date(2026, 1, 1)}),
         (Total, Total(2)),
         (tuple, (1, "a")),
-        pytest.param(set[str], {"b", "a"}, id="set"),  # no order of a set is another run's
+        pytest.param(set[str], {"b", "a"}, id="set"),  # the order of a set differs between processes
         (set[tuple[int, str]], {(1, "a")}),
         (frozenset[date], frozenset({date(2026, 1, 1)})),
         (deque[int], deque([1, 2])),
@@ -163,7 +163,7 @@ def exact(value):
     ids=lambda value: ascii(value)[:40],
 )
 def test_a_value_comes_back_as_it_was(annotation, value):
-    """Equal, and of the same types all through."""
+    """The restored value is equal to the original, and all nested values have the same types."""
     back = sent(annotation, value)
 
     assert exact(value) == exact(back)
@@ -208,7 +208,7 @@ def test_a_value_comes_back_as_it_was(annotation, value):
     ids=lambda value: ascii(value)[:40],
 )  # fmt: skip
 def test_a_value_that_is_not_of_its_annotation_is_refused(annotation, value, words):
-    """Nothing is coerced and nothing is lost; the message names the parameter, its position and the fix."""
+    """No value is coerced or lost. The message names the parameter, its position and the fix."""
     with pytest.raises(ArgumentError) as caught:
         binder_for(annotation).encode_text((value,), {}, JSON)
 
@@ -218,14 +218,17 @@ def test_a_value_that_is_not_of_its_annotation_is_refused(annotation, value, wor
 
 
 def test_an_integer_under_float_comes_back_as_float():
-    """The one widening there is, for annotations of JSON and inside of classes."""
+    """The conversion from int to float is the only widening one.
+
+    It applies to JSON annotations and in classes.
+    """
     assert exact(1.0) == exact(sent(float, 1))
     assert exact([2.0, None]) == exact(sent(list[float | None], [2, None]))
     assert exact(Point(1, 2.0)) == exact(sent(Point, Point(1, 2)))
 
 
 def test_classes_that_hold_themselves_come_back():
-    """A tree is data as long as it ends."""
+    """A nested structure can be stored if it has a finite depth."""
     back = sent(Node, Node(1, [Node(2, [Node(3)])], Node(4)))
 
     assert isinstance(back, Node)
@@ -235,7 +238,7 @@ def test_classes_that_hold_themselves_come_back():
 
 
 def test_a_class_that_contains_itself_is_refused():
-    """An endless value ends in an ArgumentError."""
+    """A cyclic value raises an ArgumentError."""
     node = Node(1)
     node.children.append(node)
 
@@ -244,7 +247,10 @@ def test_a_class_that_contains_itself_is_refused():
 
 
 def test_an_instant_keeps_its_offset_and_loses_the_zones_name():
-    """Also in the hour that a zone repeats, where Python calls it unequal to itself in any other zone."""
+    """A datetime keeps its offset even in the repeated hour at the end of daylight saving time.
+
+    For a time in that hour, Python's comparison with the same time in another zone always returns False.
+    """
     zone = ZoneInfo("Europe/Berlin")
     value = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=zone)
 
@@ -265,13 +271,13 @@ class Moody(tzinfo):
 
 
 def test_a_time_zone_that_raises_is_an_argument_error():
-    """A stranger's code inside a value cannot break the caller in its own way."""
+    """Third-party code inside a value cannot break the caller with an exception of its own."""
     with pytest.raises(ArgumentError, match="does not fit datetime: no idea"):
         binder_for(datetime).encode((datetime(2026, 1, 1, tzinfo=Moody()),), {})
 
 
 def test_equal_sets_give_equal_text():
-    """A set's order depends on the process, its stored form does not."""
+    """The order of a set depends on the process, but its stored form does not."""
     binder = binder_for(set[str])
 
     text = binder.encode_text(({"c", "a", "b"},), {}, JSON)
@@ -279,7 +285,7 @@ def test_equal_sets_give_equal_text():
     assert '{"x":["a","b","c"]}' == text
 
 
-# ---- what is stored may be anything ----------------------------------------------------------------------
+# ---- stored values ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -304,7 +310,7 @@ def test_equal_sets_give_equal_text():
     ids=lambda value: ascii(value)[:40],
 )
 def test_a_stored_value_that_is_not_of_its_annotation_is_refused(annotation, stored, words):
-    """Reading coerces as little as writing, and says where the trouble is."""
+    """Reading does not coerce values either, and the message shows the place of the error."""
     with pytest.raises(ArgumentError) as caught:
         binder_for(annotation).decode({"x": stored})
 
@@ -312,7 +318,7 @@ def test_a_stored_value_that_is_not_of_its_annotation_is_refused(annotation, sto
 
 
 def test_a_field_with_a_default_may_be_added_while_jobs_wait():
-    """Old jobs get the default, as an old call would."""
+    """An old job gets the default, as an old call would."""
     back, _ = binder_for(Point).decode({"x": {"x": 1}})
 
     assert (Point(1, 0.0),) == back
@@ -341,7 +347,7 @@ class Twin:
     ids=str,
 )
 def test_a_union_that_json_cannot_tell_apart_is_refused_at_registration(annotation):
-    """Otherwise a text might come back as a date, or the reverse."""
+    """Without the refusal, a string could be restored as a date, or a date as a string."""
     with pytest.raises(TaskError, match=r"parameter 'x' is annotated .* cannot be told apart in JSON"):
         binder_for(annotation)
 
@@ -352,16 +358,16 @@ class Mixed:
 
 
 def test_a_union_inside_of_a_class_is_refused_at_the_first_value():
-    """A class's fields are read when the first value comes."""
+    """The fields of a class are read only when the first value is converted."""
     with pytest.raises(ArgumentError, match=r"str \| datetime.date is not a type that can be stored"):
         binder_for(Mixed).encode((Mixed("a"),), {})
 
 
-# ---- an app's own types ----------------------------------------------------------------------------------
+# ---- an application's own types --------------------------------------------------------------------------
 
 
 def test_an_apps_converter_stores_the_apps_own_types():
-    """What a hook taught the converter is used, and asked for no sooner than needed."""
+    """The hooks of the app's converter are used. The converter is created only when it is needed."""
     asked = []
 
     def converter():
@@ -393,7 +399,7 @@ class Money:
 
 
 def test_a_pydantic_model_comes_back_as_itself():
-    """Models work where pydantic is installed, and are read back by their own rules."""
+    """Models are supported if pydantic is installed, and stored models are validated by pydantic."""
     pydantic = pytest.importorskip("pydantic")
 
     class User(pydantic.BaseModel):
@@ -445,7 +451,7 @@ leaves = {
 
 @st.composite
 def annotated(draw):
-    """Draw an annotation, a container of it or none, and a value that fits."""
+    """Draw an annotation, which may be a container, and a value that fits it."""
     leaf = draw(st.sampled_from(list(leaves)))
     values = leaves[leaf]
     shape = draw(st.integers(0, 7))
@@ -466,7 +472,7 @@ def annotated(draw):
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=200)
 @given(case=annotated())
 def test_every_value_of_every_supported_annotation_comes_back(case):
-    """The round trip is exact for whatever hypothesis finds."""
+    """The round trip is exact for every value that Hypothesis generates."""
     annotation, value = case
 
     back = sent(annotation, value)
@@ -475,7 +481,7 @@ def test_every_value_of_every_supported_annotation_comes_back(case):
 
 
 class Hostile:
-    """Raises from everything that Python might ask of it."""
+    """An object whose special methods all raise an exception."""
 
     def _refuse(self, *args):
         raise RuntimeError("no")
@@ -519,7 +525,7 @@ annotations = st.sampled_from(
 @settings(max_examples=300)
 @given(annotation=annotations, value=anything)
 def test_a_hostile_value_is_stored_whole_or_refused_by_our_errors(annotation, value):
-    """No value makes encoding raise anything else, and what is stored comes back the same."""
+    """Encoding never raises another error, and every stored value is restored as an equal value."""
     binder = binder_for(annotation)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -551,7 +557,7 @@ def test_a_hostile_value_is_stored_whole_or_refused_by_our_errors(annotation, va
     ),
 )
 def test_whatever_is_stored_decodes_or_is_refused_by_our_errors(annotation, stored):
-    """No row makes decoding raise anything else."""
+    """Decoding never raises another error, whatever is stored."""
     try:
         binder_for(annotation).decode({"x": stored})
     except (ArgumentError, SignatureMismatch):

@@ -1,4 +1,4 @@
-"""Tasks by name, their parameters as fields of a form, and jobs of a form's texts."""
+"""Tasks by name, their parameters as form fields, and jobs created from form input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from firelock.model.state import State
 
 
 class Colour(enum.Enum):
-    """Members are chosen by name; their values are nobody's business."""
+    """An enum whose members are chosen by name; the values are not used."""
 
     RED = 1
     BLUE = 2
@@ -30,13 +30,13 @@ class Colour(enum.Enum):
 
 @attrs.frozen
 class Point:
-    """A value that JSON describes."""
+    """A value that is entered as JSON."""
 
     x: int
 
 
 def field_of(fire, annotation, default=...):
-    """The only field of a task whose parameter has this annotation."""
+    """Return the only field of a task whose parameter has this annotation."""
 
     def task(it): ...
 
@@ -49,7 +49,7 @@ def field_of(fire, annotation, default=...):
 
 
 def read(fire, annotation, text):
-    """What a text becomes for a parameter of this annotation."""
+    """Return the value that is read from `text` for a parameter with this annotation."""
     field_of(fire, annotation)
     return fire.arguments_from_text("one", {"it": text})["it"]
 
@@ -78,7 +78,7 @@ def read(fire, annotation, text):
     ],
 )
 def test_each_annotation_has_a_kind_of_field(fire, annotation, kind, choices):
-    """And the same kind where None may be given as well."""
+    """An annotation that also allows None has the same kind of field."""
     required, optional = field_of(fire, annotation), None
     if annotation is not Any:
         optional = field_of(fire, annotation | None)
@@ -102,7 +102,7 @@ def test_each_annotation_has_a_kind_of_field(fire, annotation, kind, choices):
     ],
 )
 def test_a_default_is_shown_as_the_text_that_reads_as_it(fire, annotation, default, text):
-    """A form that is sent as it was shown changes nothing."""
+    """Submitting an unchanged form does not change any value."""
     field = field_of(fire, annotation, default)
 
     assert (text, False) == (field.default_text, field.is_required)
@@ -110,7 +110,7 @@ def test_a_default_is_shown_as_the_text_that_reads_as_it(fire, annotation, defau
 
 
 def test_a_default_without_a_text_has_none(fire):
-    """It holds as long as nothing is entered."""
+    """The default applies if the field is left empty."""
     field = field_of(fire, Any, object())
 
     assert (None, False) == (field.default_text, field.is_required)
@@ -118,7 +118,7 @@ def test_a_default_without_a_text_has_none(fire):
 
 
 def test_a_form_has_every_parameter_in_order_but_the_context(fire):
-    """Further arguments are a list and an object under the names that they are stored by."""
+    """`*args` and `**kwargs` are entered as a JSON list and object, under the names used for storage."""
 
     @fire.task(name="many", aliases=["old"])
     def many(job: JobContext, a: int, /, *more: str, b: float = 0.5, **rest: int) -> None: ...
@@ -144,7 +144,7 @@ def test_a_form_has_every_parameter_in_order_but_the_context(fire):
     ],
 )  # fmt: skip
 def test_stored_arguments_are_shown_as_the_texts_that_read_as_them(fire, annotation, value):
-    """A form that is filled with a job's arguments and sent as it is makes the same call."""
+    """A form that is filled with a job's arguments and submitted unchanged makes the same call."""
     field_of(fire, annotation)
     stored = json.loads(fire.task_named("one").enqueue(value).record().arguments)
 
@@ -154,7 +154,7 @@ def test_stored_arguments_are_shown_as_the_texts_that_read_as_them(fire, annotat
 
 
 def test_what_no_text_stands_for_is_left_out(fire):
-    """A parameter that is gone, a choice that is none any more; the others are there."""
+    """A removed parameter and a value that is no longer a choice are omitted; the others are returned."""
 
     @fire.task(name="two")
     def two(colour: Colour, note: str = "") -> None: ...
@@ -164,7 +164,7 @@ def test_what_no_text_stands_for_is_left_out(fire):
         fire.texts_from_arguments("nobody", {})
 
 
-# ---- reading ---------------------------------------------------------------------------------------------
+# ---- reading input ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_what_no_text_stands_for_is_left_out(fire):
     ],
 )
 def test_a_text_becomes_the_type_of_its_parameter(fire, annotation, text, value):
-    """By the kind of the field."""
+    """The kind of the field determines how a string is read."""
     assert value == read(fire, annotation, text)
 
 
@@ -207,7 +207,7 @@ def test_a_text_becomes_the_type_of_its_parameter(fire, annotation, text, value)
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_by_field(fire, annotation, text, advice):
-    """The field, its text and what to enter."""
+    """The error contains the field, its input and what to enter."""
     with pytest.raises(FormError) as caught:
         read(fire, annotation, text)
 
@@ -216,7 +216,7 @@ def test_what_cannot_be_read_is_refused_by_field(fire, annotation, text, advice)
 
 
 def test_json_that_does_not_fit_says_why(fire):
-    """Text that is no JSON, and JSON of another type."""
+    """The message gives the reason for invalid JSON and for JSON of another type."""
     with pytest.raises(FormError, match=r"cannot be read \(Expecting .* column 2"):
         read(fire, Point, "{")
     with pytest.raises(FormError, match=r"cannot be read \(.*annotated"):
@@ -224,7 +224,7 @@ def test_json_that_does_not_fit_says_why(fire):
 
 
 def test_all_that_is_wrong_is_said_at_once(fire):
-    """Each wrong field and each unknown one, and nothing is stored."""
+    """One error lists each invalid and each unknown field, and nothing is stored."""
 
     @fire.task(name="two")
     def two(a: int, b: bool) -> None: ...
@@ -240,7 +240,7 @@ def test_all_that_is_wrong_is_said_at_once(fire):
 
 
 def test_texts_are_enqueued_through_the_ordinary_checks(fire):
-    """With the options of a call; a parameter that is left out keeps its default."""
+    """Calls accept the usual options, and an omitted parameter keeps its default."""
 
     @fire.task(name="report", tags=["day:{day}"])
     def report(day: date, copies: int = 1) -> None: ...
@@ -262,7 +262,7 @@ def test_texts_are_enqueued_through_the_ordinary_checks(fire):
 
 
 def test_a_task_is_found_by_its_names(fire):
-    """An alias is a name as well; an unknown name is an error that lists the names that there are."""
+    """An alias is found like a name. The error for an unknown name lists the registered names."""
 
     @fire.task(name="new", aliases=["old"])
     def task(it: int) -> None: ...
@@ -276,7 +276,7 @@ def test_a_task_is_found_by_its_names(fire):
             verb("other")
 
 
-# ---- one value -------------------------------------------------------------------------------------------
+# ---- a single value --------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -291,7 +291,7 @@ class Box:
 
 @attrs.define
 class Private:
-    """Fields whose constructor knows them by other names."""
+    """A class whose constructor uses other parameter names than its fields."""
 
     _secret: int
     twice: int = attrs.field(init=False)
@@ -306,7 +306,7 @@ def form_of(annotation):
 
 
 def test_a_record_is_asked_for_by_what_its_constructor_takes():
-    """With the defaults that have a text; fields that it makes itself are left out."""
+    """Defaults that have a text form are shown. Fields that the class sets itself are omitted."""
     box, private = form_of(Box), form_of(Private)
 
     fields = [(one.name, one.default_text, one.is_required) for one in box.parameters()]
@@ -323,7 +323,7 @@ def test_what_is_no_record_is_one_field(annotation):
 
 
 def test_a_record_whose_types_cannot_be_found_is_one_field_of_json():
-    """A class of a function, whose field names another class of that function."""
+    """A local class whose field is annotated with another local class is entered as JSON."""
 
     @attrs.frozen
     class Inner:
@@ -339,7 +339,7 @@ def test_a_record_whose_types_cannot_be_found_is_one_field_of_json():
 
 
 def test_fields_that_a_class_refuses_are_told_by_its_words():
-    """As a whole, since no single field is wrong."""
+    """The error belongs to the whole record, because no single field is wrong."""
 
     @attrs.frozen
     class Even:

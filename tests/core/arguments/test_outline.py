@@ -1,4 +1,4 @@
-"""Calls in JSON: read by a task's annotations, and elsewhere by an outline of them."""
+"""Calls in JSON, checked against a task's annotations, or against an outline of them without the code."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from firelock.errors import ArgumentError, SignatureMismatch, UnknownTask
 
 
 class Colour(enum.Enum):
-    """Stored by value."""
+    """An enum whose members are stored by value."""
 
     RED = "red"
     BLUE = "blue"
 
 
 class Rights(enum.Flag):
-    """Two of them are one value, so that its members are not all that there is."""
+    """A flag enum; combinations of its members are also values, so the members are not all choices."""
 
     READ = 1
     WRITE = 2
@@ -34,7 +34,7 @@ class Rights(enum.Flag):
 
 @attrs.frozen
 class Point:
-    """A value that JSON describes."""
+    """A value that is entered as JSON."""
 
     x: int
 
@@ -54,28 +54,31 @@ def anything(  # noqa: PLR0917 - one of each
     plain=None,
     **rest: bool,
 ):
-    """Take one of each."""
+    """Accept one parameter of each kind."""
 
 
 def small(a: int, b: str | None = None, *, c: UUID | None = None):
-    """Take little."""
+    """Accept a few parameters."""
 
 
 def binder_of(function):
-    """Return the binder of a function's task."""
+    """Return the binder of a task made from `function`."""
     with Firelock("memory://") as fire:
         return fire.registry.binder(fire.task(name="t")(function).info)
 
 
 @pytest.fixture(params=["code", "outline"])
 def binder(request):
-    """The binder of `small`: of its code, or of its outline."""
+    """Return the binder of `small`, created from its code or from its outline."""
     own = binder_of(small)
     return own if request.param == "code" else binder_of(stub_of("small", outline_of(own)))
 
 
 def test_an_outline_tells_what_json_may_hold():
-    """Types that are stored as text by name, enums and Literals by what is stored, classes not at all."""
+    """An outline shows the names of types that are stored as strings, and the stored values of choices.
+
+    Enums and Literals are choices. Classes are shown as `any`.
+    """
     outlines = {one.name: one for one in outline_of(binder_of(anything))}
 
     assert {
@@ -101,7 +104,10 @@ def test_an_outline_tells_what_json_may_hold():
     ],
 )  # fmt: skip
 def test_values_are_stored_as_the_task_would_have(binder, arguments, stored):
-    """By name or by position; what is left out is left for the run to fill."""
+    """Arguments are passed by name or by position.
+
+    Omitted arguments are not stored, so the run uses its defaults.
+    """
     args, kwargs = call_of_json(binder, arguments)
 
     assert stored == binder.encode(args, kwargs)
@@ -120,13 +126,13 @@ def test_values_are_stored_as_the_task_would_have(binder, arguments, stored):
     ],
 )
 def test_what_does_not_fit_is_refused(binder, arguments, error, message):
-    """With the same words, whether the code is here or not."""
+    """The messages are the same with and without the code."""
     with pytest.raises(error, match=message):
         call_of_json(binder, arguments)
 
 
 def test_a_stub_of_everything_checks_what_it_can():
-    """And leaves to the server what only the code can tell."""
+    """Checks that need the code are left to the server."""
     stub = binder_of(stub_of("anything", outline_of(binder_of(anything))))
     call: dict[str, Any] = {
         "day": "2026-11-24", "colour": "red", "point": {"x": 1}, "notes": {"a": "b"}, "within": "PT5S",
@@ -143,7 +149,7 @@ def test_a_stub_of_everything_checks_what_it_can():
 
 
 def test_outlines_are_told_with_the_catalogue():
-    """A server tells them; who does not hold the code reads them; an entry of an older release has none."""
+    """A server stores outlines in the catalogue, and processes without the code read them."""
     url = "memory://outlines"
     with Firelock(url) as fire, Firelock(url) as other:
         fire.task(name="small")(small)
@@ -157,7 +163,10 @@ def test_outlines_are_told_with_the_catalogue():
 
 
 def test_a_task_of_elsewhere_keeps_its_limits():
-    """What its jobs ask is told, with the defaults that keys are made of; its numbers stay the server's."""
+    """The limits of a task are stored in the catalogue with the defaults that are used in keys.
+
+    The settings of the limits are not declared by the reading app.
+    """
 
     def report(tenant: int, day: date = date(2026, 1, 2), kind: str = "all") -> None: ...
 
@@ -184,7 +193,10 @@ def test_a_task_of_elsewhere_keeps_its_limits():
 
 
 def test_a_task_of_elsewhere_can_be_enqueued():
-    """By what was told of it; what fits no parameter is refused here, and an unknown name as well."""
+    """A job is checked against the stored outline.
+
+    Arguments that do not fit and unknown names are refused.
+    """
     url = "memory://told"
     with Firelock(url) as fire, Firelock(url) as other:
         fire.task(name="small", queue="q", priority=4, aliases=["little"])(small)

@@ -1,4 +1,4 @@
-"""`job.output`: typed as the result, good for nothing but being passed on."""
+"""`job.output`: it has the type of the result, and can only be passed to another job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from firelock.model.dependencies import Input, On
 
 @pytest.fixture
 def source(fire):
-    """A job whose output others take."""
+    """Return a job whose output other jobs use."""
 
     @fire.task(name="source")
     def source() -> int:
@@ -36,7 +36,7 @@ def source(fire):
 
 
 class Row(TypedDict):
-    """A dict of two known keys."""
+    """A dict with two known keys."""
 
     day: date
     count: int
@@ -57,13 +57,16 @@ USES = {
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_every_use_of_an_output_is_refused(source, use):
-    """It is a TypeError, as of any value of a wrong type; the message says what an output is good for."""
+    """A use raises a TypeError, as for any value of a wrong type.
+
+    The message explains how to use an output.
+    """
     with pytest.raises(TypeError):
         use(source.output)
 
 
 def test_the_message_says_what_to_do(source):
-    """And whose output it is."""
+    """The message also names the job of the output."""
     words = "the output of <Job .* source enqueued> stands for a result and is none"
     with pytest.raises(ArgumentError, match=words):
         source.output + 1
@@ -76,7 +79,10 @@ def inputs_of(job):
 
 
 def test_an_output_stands_as_null_and_its_place_beside(fire, source):
-    """Whole, by name, among further arguments, or within lists, tuples and dicts of any depth."""
+    """An output can be a whole argument, by position or by name, in `*args` or `**kwargs`, or nested.
+
+    It can be nested in lists, tuples and dicts of any depth.
+    """
 
     @fire.task(name="take")
     def take(
@@ -113,7 +119,7 @@ def test_an_output_stands_as_null_and_its_place_beside(fire, source):
 
 
 def test_what_stands_beside_an_output_is_checked_as_ever(fire, source):
-    """One that does not fit is named by its place."""
+    """The message contains the path of a value that does not fit."""
 
     @fire.task(name="take")
     def take(a: list[int], b: tuple[int, int] = (0, 0), c: str = "") -> None: ...
@@ -138,7 +144,7 @@ def test_what_stands_beside_an_output_is_checked_as_ever(fire, source):
 
 
 def test_no_tag_and_no_key_is_made_of_an_output(fire, source):
-    """Nobody knows it when the job is stored."""
+    """The value of an output is not known when the job is stored."""
 
     def take(a: int, b: int = 0) -> None: ...
 
@@ -159,7 +165,10 @@ def test_no_tag_and_no_key_is_made_of_an_output(fire, source):
 
 
 def test_an_output_and_after_are_one_tie(fire, source):
-    """Of a job that is waited for twice; another end than success contradicts its output."""
+    """A job that is waited for twice is a single parent.
+
+    The output of a job requires its success, so it cannot be combined with another condition.
+    """
 
     @fire.task(name="take")
     def take(a: int, b: int = 0) -> int:
@@ -183,7 +192,7 @@ def test_an_output_and_after_are_one_tie(fire, source):
 
 
 def test_a_job_waits_for_100_others_at_most(fire, source):
-    """A larger fan-in waits for a batch."""
+    """A job that needs more parents must wait for a batch."""
 
     @fire.task(name="take")
     def take(a: list[int]) -> None: ...
@@ -196,7 +205,10 @@ def test_a_job_waits_for_100_others_at_most(fire, source):
 
 
 def test_who_waits_has_no_time_of_its_own(fire, source):
-    """Neither with after nor with an output; a debounced job neither."""
+    """A delay or due time cannot be combined with `after` or an output.
+
+    The same applies to debounced jobs and recurring jobs.
+    """
 
     @fire.task(name="take")
     def take(a: int) -> None: ...
@@ -219,7 +231,7 @@ def test_who_waits_has_no_time_of_its_own(fire, source):
 
 
 def test_many_calls_may_hold_outputs(fire, source):
-    """Those of one task by tuples as well."""
+    """Outputs can be passed in calls and in the tuples of a single task."""
 
     @fire.task(name="take")
     def take(a: int) -> None: ...
@@ -232,7 +244,7 @@ def test_many_calls_may_hold_outputs(fire, source):
 
 
 def test_a_copy_takes_the_same_outputs(fire, source):
-    """It waits for the same jobs."""
+    """The copy waits for the same jobs as the original."""
 
     @fire.task(name="take")
     def take(a: int) -> None: ...

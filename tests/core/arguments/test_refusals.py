@@ -1,4 +1,4 @@
-"""The number one mistake of job systems, made impossible: what must not be an argument is refused by name."""
+"""Values that must not be arguments, such as entities and connections, are refused by name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Membership(Base):
 
 
 class Account(MappedAsDataclass, Base):
-    """Looks like a plain dataclass, and is an entity all the same."""
+    """An entity that looks like a plain dataclass."""
 
     __tablename__ = "account"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -83,7 +83,7 @@ def refusal_of(function, *args, **kwargs):
     ],
 )
 def test_an_entity_is_refused_with_the_call_by_its_id(function, entity, name):
-    """Whatever the annotation says, and a mapped dataclass too."""
+    """The entity is refused whatever the annotation is, also if it is a mapped dataclass."""
     task, kind = function.__name__, type(entity).__name__
 
     assert (
@@ -93,7 +93,7 @@ def test_an_entity_is_refused_with_the_call_by_its_id(function, entity, name):
 
 
 def test_the_other_arguments_are_in_the_call_that_is_shown():
-    """The reader finds the line by it."""
+    """The shown call makes the line in the source easy to find."""
     message = refusal_of(charge, 1, User(id=1), note="x")
 
     assert message.startswith(
@@ -102,7 +102,7 @@ def test_the_other_arguments_are_in_the_call_that_is_shown():
 
 
 def test_an_entity_with_a_composite_key_is_passed_by_all_of_it():
-    """Every column of the primary key is named."""
+    """The message names every column of the primary key."""
     message = refusal_of(send_mail, Membership(group=1, member=2))
 
     assert message.endswith("pass membership.group and membership.member and load the Membership in the task")
@@ -116,7 +116,7 @@ def test_an_entity_with_a_composite_key_is_passed_by_all_of_it():
     ],
 )
 def test_an_entity_inside_of_an_argument_is_found(function, value, place):
-    """The message says where."""
+    """The message contains the path of the entity."""
     message = refusal_of(function, value)
 
     assert "passes the entity User (User) in argument 'user" in message
@@ -124,7 +124,7 @@ def test_an_entity_inside_of_an_argument_is_found(function, value, place):
 
 
 def made_by(module, name, **attributes):
-    """Make an instance of a class that a library, which need not be installed, would have."""
+    """Create an instance of a class of a library that does not have to be installed."""
     return type(
         "Sub", (type(name, (), {"__module__": module, **attributes}),), {"__module__": "app.models"}
     )()
@@ -141,7 +141,7 @@ def made_by(module, name, **attributes):
     ],
 )
 def test_other_libraries_entities_are_known_by_their_names(value, key):
-    """Nothing is imported to find out."""
+    """The library is recognized without importing it."""
     message = refusal_of(send_mail, value)
 
     assert "argument 'user' (position 1) is the entity Sub" in message
@@ -190,14 +190,17 @@ async def async_numbers() -> Any:
     ],
 )  # fmt: skip
 def test_what_no_job_can_carry_is_refused_by_name(make, words):
-    """Each with what to do instead."""
+    """Each message names an alternative."""
     assert words in refusal_of(send_mail, make())
 
 
 @pytest.mark.parametrize("is_bound", [False, True])
 @pytest.mark.parametrize("name", ["request", "session", "g", "current_app"])
 def test_a_proxy_of_flask_is_refused_by_name(name, is_bound):
-    """It is no iterator, though it can do what one can; within a request and outside of one alike."""
+    """The proxy is not reported as an iterator, although it has the methods of one.
+
+    The message is the same inside and outside of a request.
+    """
     app = flask.Flask("shop")
     app.secret_key = "only for this test"
 
@@ -212,7 +215,7 @@ def test_a_proxy_of_flask_is_refused_by_name(name, is_bound):
 
 
 def test_open_things_are_refused_by_name():
-    """Files, sockets, connections, cursors and processes belong to this process."""
+    """Files, sockets, connections, cursors and processes belong to their own process."""
     with (
         tempfile.NamedTemporaryFile() as temporary,
         Path(temporary.name).open() as plain,
@@ -235,7 +238,7 @@ def test_open_things_are_refused_by_name():
 
 
 def test_what_is_awaited_is_asked_about_its_await():
-    """A coroutine or a future where its result was meant."""
+    """A coroutine or a future was probably passed instead of its result."""
 
     async def load() -> User: ...
 
@@ -249,7 +252,7 @@ def test_what_is_awaited_is_asked_about_its_await():
 
 
 def test_a_refused_value_among_further_arguments_is_named():
-    """`*args` and `**kwargs` are looked through as well."""
+    """The values in `*args` and `**kwargs` are checked as well."""
 
     def run(*rest: Any, **more: Any) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Strict JSON: what is written comes back equal, and what could not is refused, with orjson and without."""
+"""Strict JSON: a written value is restored as an equal value or refused, with and without orjson."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def serializer(request):
     ids=short,
 )
 def test_a_value_that_would_not_come_back_equal_is_refused_with_its_path(serializer, value, words):
-    """Both paths refuse the same values with the same words."""
+    """The code with and without orjson refuses the same values with the same messages."""
     with pytest.raises(ArgumentError) as caught:
         serializer.dumps(value)
 
@@ -63,7 +63,7 @@ def test_a_value_that_would_not_come_back_equal_is_refused_with_its_path(seriali
 
 
 def test_a_long_shallow_value_is_read(serializer):
-    """Many containers beside each other are no depth."""
+    """Many adjacent containers do not count as depth."""
     value = [{"a": [1]}] * 100
 
     assert value == serializer.loads(serializer.dumps(value))
@@ -93,7 +93,7 @@ def test_a_long_shallow_value_is_read(serializer):
     ids=short,
 )
 def test_tampered_text_is_refused_with_its_place(serializer, text, words):
-    """What the writer cannot have written is an ArgumentError on both paths, with the same words."""
+    """JSON that the serializer cannot have written raises the same ArgumentError with and without orjson."""
     if "trailing comma" in words and sys.version_info < (3, 13):
         words = "not JSON: Expecting value at character 3"
 
@@ -104,7 +104,7 @@ def test_tampered_text_is_refused_with_its_place(serializer, text, words):
 
 
 def test_bytes_are_not_text(serializer):
-    """Stored bytes are decoded by the storage; the serializer reads text alone."""
+    """The storage decodes stored bytes; the serializer accepts only strings."""
     with pytest.raises(ArgumentError, match="not JSON text but bytes"):
         serializer.loads(b"1")
 
@@ -124,7 +124,7 @@ def test_bytes_are_not_text(serializer):
     ],
 )
 def test_other_writers_json_is_read_as_plain_values(serializer, text, value):
-    """White space, escapes, other number forms and keys that mean something elsewhere are plain JSON."""
+    """White space, escapes, other number formats and keys with a meaning elsewhere are read as plain JSON."""
     back = serializer.loads(text)
 
     assert repr(value) == repr(back)
@@ -132,7 +132,7 @@ def test_other_writers_json_is_read_as_plain_values(serializer, text, value):
 
 @given(text=st.text('[]{}",:0123456789.eE+-aNInfty\\ud\0 ', max_size=60))
 def test_any_text_gives_the_same_answer_on_both_paths(text):
-    """Whatever is stored, both paths give an equal value or refuse with ArgumentError and equal words."""
+    """For any string, both paths return equal values or raise an ArgumentError with equal messages."""
     answers = []
     for use_orjson in (True, False):
         try:
@@ -145,7 +145,7 @@ def test_any_text_gives_the_same_answer_on_both_paths(text):
 
 @given(text=st.text())
 def test_check_json_agrees_with_unicode(text):
-    """Text passes exactly when it can be encoded and holds no NUL."""
+    """A string is accepted if and only if it can be encoded and contains no NUL."""
     try:
         allowed = "\0" not in text and bool(text.encode() or True)
     except UnicodeEncodeError:
@@ -162,13 +162,13 @@ def test_check_json_agrees_with_unicode(text):
 
 @pytest.mark.parametrize("name", ["", "JSON", "a b", "x" * 33, "a/b", "json\n", 7])
 def test_a_serializer_name_that_cannot_be_stored_is_refused(name):
-    """Names are short, lower case and plain, since they stand in every row."""
+    """Names are short, lower case and plain, because they are stored in every row."""
     with pytest.raises(ConfigurationError, match="Use 1 to 32 characters of a-z 0-9"):
         type("Custom", (Serializer,), {"name": name})
 
 
 def test_importing_the_module_loads_neither_orjson_nor_cattrs():
-    """The serializer is on the users' import path, so it stays cheap until it is used."""
+    """Applications import the serializer, so it must be cheap to import until it is used."""
     code = (
         "import sys, firelock.arguments.serializer; "
         "print({'orjson', 'cattrs', 'typing_extensions'} & set(sys.modules))"
@@ -181,7 +181,7 @@ def test_importing_the_module_loads_neither_orjson_nor_cattrs():
 
 
 def test_without_orjson_the_standard_library_serves(monkeypatch):
-    """A missing orjson changes nothing by default, and is an error only where it was asked for."""
+    """By default, a missing orjson changes nothing. It is an error only if orjson was requested."""
     monkeypatch.setitem(sys.modules, "orjson", None)
 
     expected = '{"a":[1]}'

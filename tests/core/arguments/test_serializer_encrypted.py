@@ -1,4 +1,4 @@
-"""The example of a plugged-in serializer: nothing can be read or changed, and keys can be rotated."""
+"""The example of a serializer plugin: arguments cannot be read or changed, and keys can be rotated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BINDER = compile_binder(pay, task="tests.pay")
 
 
 def test_arguments_come_back_and_cannot_be_read_in_between():
-    """The stored text is a token that shows nothing of the arguments."""
+    """The stored string is a token that reveals nothing about the arguments."""
     serializer = EncryptedSerializer([NEW])
 
     text = BINDER.encode_text(("4111 1111", 995), {}, serializer)
@@ -31,7 +31,7 @@ def test_arguments_come_back_and_cannot_be_read_in_between():
 
 
 def test_a_waiting_job_is_read_after_a_rotation():
-    """A new key in front writes, the old one behind it still reads."""
+    """The first key encrypts; the old keys after it can still decrypt."""
     waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
     rotated = EncryptedSerializer([NEW, OLD])
 
@@ -42,7 +42,7 @@ def test_a_waiting_job_is_read_after_a_rotation():
 
 
 def test_a_dropped_key_reads_nothing():
-    """What was written with it is an ArgumentError, never plain text."""
+    """Values encrypted with a removed key raise an ArgumentError and are never read as plain text."""
     waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
 
     with pytest.raises(
@@ -62,7 +62,7 @@ def test_a_dropped_key_reads_nothing():
     ],
 )
 def test_changed_text_is_refused(change):
-    """Cut, altered, replaced by plain JSON or not even ASCII: nothing of it reaches the task."""
+    """If a token is cut, altered, replaced by plain JSON or not ASCII, nothing of it reaches the task."""
     serializer = EncryptedSerializer([NEW])
     text = BINDER.encode_text(("4111 1111", 995), {}, serializer)
 
@@ -72,7 +72,7 @@ def test_changed_text_is_refused(change):
 
 @pytest.mark.parametrize("keys", [[], ["short"], [NEW, "secret-but-wrong"]])
 def test_a_wrong_key_is_refused_and_not_shown(keys):
-    """A key that slipped into the wrong place does not end in a log."""
+    """A key that was passed in the wrong place does not appear in a log."""
     with pytest.raises(ConfigurationError) as caught:
         EncryptedSerializer(keys)
 
@@ -90,7 +90,7 @@ def test_keys_come_from_the_environment_newest_first(monkeypatch):
 
 
 def test_an_app_stores_tokens_and_reads_them_back():
-    """Arguments and result."""
+    """An app with the plugin encrypts both the arguments and the result."""
     with Firelock("memory://", serializer="encrypted", plugins=[EncryptedArguments([NEW])]) as fire:
         job = fire.task(name="tests.pay")(lambda card, cents: [card, cents]).enqueue("4111 1111", 995)
         Worker(fire).run()

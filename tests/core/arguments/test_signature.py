@@ -1,4 +1,4 @@
-"""Calls become text and calls again; what does not fit the signature, the types or the limit is refused."""
+"""Calls are stored as strings and restored, or refused if they do not fit the signature or the limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STRANGE = object()
 
 
 class JobContext:
-    """Stands in for the real one."""
+    """A replacement for the real class."""
 
 
 class Snooze:
@@ -56,7 +56,7 @@ def only(a: int = 1, b: int = 2, /, c: int = 3) -> None: ...
 def of_today(ctx: JobContext, day: str) -> None: ...
 
 
-# ---- what is stored --------------------------------------------------------------------------------------
+# ---- stored arguments ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def of_today(ctx: JobContext, day: str) -> None: ...
     ],
 )
 def test_given_arguments_are_stored_by_name_in_the_signatures_order(function, args, kwargs, text):
-    """Only what was given is stored, in one form however it was given: equal calls give equal text."""
+    """Only the given arguments are stored, in one form, so equal calls are stored as equal strings."""
     binder = binder_of(function)
 
     stored = binder.encode_text(args, kwargs, JSON)
@@ -86,12 +86,12 @@ def test_given_arguments_are_stored_by_name_in_the_signatures_order(function, ar
     function=st.sampled_from([everything, only, resize]),
 )
 def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(args, kwargs, function):
-    """What Python accepts is stored and gives the same call; what it refuses is a SignatureMismatch."""
+    """A call that Python accepts is restored as the same call. Any other call is a SignatureMismatch."""
     if function is resize and "sharp" in kwargs:
         kwargs["sharp"] = kwargs["sharp"] > 0
     binder, signature = binder_of(function), inspect.signature(function)
     try:
-        function(*args, **kwargs)  # 3.13.0's `Signature.bind` lets a name that is positional only miss
+        function(*args, **kwargs)  # Python 3.13.0's `Signature.bind` ignores a positional-only name
     except TypeError:
         with pytest.raises(SignatureMismatch):
             binder.encode_text(tuple(args), kwargs, JSON)
@@ -140,7 +140,7 @@ def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(args, kwarg
     ],
 )
 def test_a_call_that_does_not_fit_is_refused_with_the_signature(function, args, kwargs, words):
-    """The message shows the signature without its context, and what was wrong."""
+    """The message shows the error and the signature, without the context parameter."""
     binder = binder_of(function)
 
     with pytest.raises(SignatureMismatch) as caught:
@@ -150,7 +150,7 @@ def test_a_call_that_does_not_fit_is_refused_with_the_signature(function, args, 
 
 
 def test_a_default_is_shown_only_where_its_text_is_harmless():
-    """A default with a strange text, or a large one, is shown as three dots."""
+    """A default whose repr is unusual or long is shown as three dots."""
 
     def find(where: Any = STRANGE, limit: int = 5) -> None: ...
 
@@ -167,7 +167,7 @@ def test_a_default_is_shown_only_where_its_text_is_harmless():
     ],
 )
 def test_arguments_of_an_older_signature_are_refused_before_the_run(stored, words):
-    """A signature that changed while jobs waited is named, so that the job fails with a reason."""
+    """If the signature changed while jobs waited, the job fails with an error that names the change."""
     with pytest.raises(SignatureMismatch) as caught:
         binder_of(resize).decode(stored)
 
@@ -176,7 +176,7 @@ def test_arguments_of_an_older_signature_are_refused_before_the_run(stored, word
 
 
 def test_a_name_that_became_a_parameter_is_refused_where_it_was_an_extra():
-    """A stored extra keyword cannot be given twice, once as itself and once as the new parameter."""
+    """A stored extra keyword cannot be passed both as itself and as the new parameter."""
     with pytest.raises(SignatureMismatch, match="'c' is a parameter now"):
         binder_of(everything).decode({"a": 1, "**rest": {"c": 1}})
 
@@ -189,14 +189,14 @@ def test_a_name_that_became_a_parameter_is_refused_where_it_was_an_extra():
     ],
 )
 def test_a_gap_before_a_positional_only_parameter_is_filled_with_todays_default(stored, args, kwargs):
-    """What has no name to be given by needs its predecessors; all else is left to the run."""
+    """A positional-only argument needs all parameters before it. All other defaults are left to the run."""
     call = binder_of(only).decode(stored)
 
     assert (args, kwargs) == call
 
 
 def test_a_gap_before_further_arguments_is_filled_as_well():
-    """`*args` come after all positional parameters, so those are given too."""
+    """`*args` follow all positional parameters, so these are passed too."""
     call = binder_of(everything).decode({"a": 1, "*more": [7], "c": 4})
 
     assert ((1, 2, 7), {"c": 4}) == call
@@ -204,7 +204,7 @@ def test_a_gap_before_further_arguments_is_filled_as_well():
 
 @pytest.mark.parametrize("stored", [None, [], "x", 5])
 def test_stored_arguments_that_are_no_object_are_refused(stored):
-    """Whatever lies in the row, the answer is an ArgumentError."""
+    """A stored value that is not an object raises an ArgumentError."""
     with pytest.raises(
         ArgumentError, match=r"The stored arguments of tests\.resize are a \w+, not an object"
     ):
@@ -215,7 +215,7 @@ def test_stored_arguments_that_are_no_object_are_refused(stored):
 
 
 def test_an_annotation_that_cannot_be_resolved_names_its_parameter():
-    """An import under TYPE_CHECKING is the usual reason, and the message says so."""
+    """The usual reason is an import under TYPE_CHECKING, which the message names."""
 
     def pay(amount: OnlyForCheckers) -> None: ...
 
@@ -228,7 +228,7 @@ def test_an_annotation_that_cannot_be_resolved_names_its_parameter():
 
 
 def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
-    """A task defined in a function may be annotated with what that function defines."""
+    """A task that is defined in a function can be annotated with local types of that function."""
 
     class Local(dict[str, int]):
         pass
@@ -262,7 +262,7 @@ def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
     ids=lambda value: ascii(value)[:20] if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
 def test_a_value_that_would_not_come_back_equal_is_refused(value, words):
-    """The message names the parameter, its position, the type, the place and what to do."""
+    """The message contains the parameter, its position, its type, the path and the fix."""
     with pytest.raises(ArgumentError) as caught:
         binder_of(anything).encode_text((value,), {}, JSON)
 
@@ -278,7 +278,7 @@ def nested(depth: int) -> list[object]:
 
 
 def test_the_position_says_how_a_parameter_is_given():
-    """By name here; further arguments are in test_refusals."""
+    """An argument can be passed by name. test_refusals tests `*args` and `**kwargs`."""
     with pytest.raises(ArgumentError, match=r"\(by name\)"):
         binder_of(resize).encode((1,), {"sharp": 1})
 
@@ -287,7 +287,7 @@ def test_the_position_says_how_a_parameter_is_given():
 
 
 def test_arguments_above_the_limit_are_refused_and_the_largest_is_named():
-    """The message says size, limit, the largest argument and what to do."""
+    """The message contains the size, the limit, the largest argument and the fix."""
     with pytest.raises(ArgumentTooLarge) as caught:
         binder_of(send).encode_text(("ann", "x" * 40_000), {}, JSON)
 
@@ -299,7 +299,7 @@ def test_arguments_above_the_limit_are_refused_and_the_largest_is_named():
 
 
 def test_the_largest_argument_is_told_as_it_is_stored():
-    """No part is larger than the whole."""
+    """The size of an argument is measured as it is stored, so no part is larger than the whole."""
 
     def total(days: list[int]) -> None: ...
 
@@ -308,7 +308,7 @@ def test_the_largest_argument_is_told_as_it_is_stored():
 
 
 def test_the_limit_counts_bytes_and_is_itself_allowed():
-    """Characters outside ASCII count as what they take in the storage."""
+    """Characters outside ASCII count as the number of bytes that they need in the storage."""
     body = "é" * 40
     limit = len(JSON.dumps({"to": "", "body": ""})) + 80
     binder = binder_of(send, limit=limit, warn_at=limit)
@@ -321,7 +321,7 @@ def test_the_limit_counts_bytes_and_is_itself_allowed():
 
 
 def test_large_arguments_are_warned_of_once_a_task_at_the_callers_line():
-    """From 4 KiB on a warning is given, the first time, and it points here."""
+    """The first call with at least 4 KiB of arguments causes a warning, which points to the caller's line."""
     binder = binder_of(send)
 
     with pytest.warns(LargeArgumentsWarning, match="send has 5,022 bytes of arguments") as caught:
@@ -337,7 +337,7 @@ def test_large_arguments_are_warned_of_once_a_task_at_the_callers_line():
 
 
 class Reversed(Serializer):
-    """A stranger's serializer: it checks nothing and raises what it likes."""
+    """A third-party serializer, which checks nothing and may raise any error."""
 
     name = "reversed"
 
@@ -351,7 +351,7 @@ class Reversed(Serializer):
 
 
 def test_another_serializers_errors_are_argument_errors():
-    """Whatever a serializer raises, the caller and the worker see one class."""
+    """Callers and workers see one class of errors, whatever a serializer raises."""
     binder = binder_of(create_report)
 
     with pytest.raises(ArgumentError, match="The serializer 'reversed' failed: oops"):
@@ -377,7 +377,7 @@ def returns_none() -> None: ...
 
 
 def test_a_result_is_stored_by_the_return_annotation():
-    """What was returned comes back; what the server consumes itself is no part of the annotation."""
+    """A returned value is restored. Types that the server handles itself are not part of the annotation."""
     binder = binder_of(snoozing, flow_types=(Snooze,))
 
     text = binder.encode_result_text([1, 2], JSON)
@@ -402,14 +402,14 @@ def test_a_result_is_stored_by_the_return_annotation():
     ],
 )
 def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(function, value, words):
-    """A return annotation never hinders a registration; it shows when there is a result to store."""
+    """An unresolvable return annotation never prevents the registration, only the storing of a result."""
     with pytest.raises(ArgumentError) as caught:
         binder_of(function).encode_result_text(value, JSON)
 
     assert words in str(caught.value)
 
 
-# ---- what can be a task ----------------------------------------------------------------------------------
+# ---- callables as tasks ----------------------------------------------------------------------------------
 
 
 class Mailer:
@@ -451,7 +451,7 @@ async def fetch() -> None: ...
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_plain_function_cannot_be_a_task(candidate, words):
-    """Each is refused when it is registered, with what to write instead."""
+    """Each callable is refused at registration, and the message says what to write instead."""
     with pytest.raises(TaskError) as caught:
         check_callable(candidate)
 
@@ -459,7 +459,7 @@ def test_what_is_no_plain_function_cannot_be_a_task(candidate, words):
 
 
 def test_a_coroutine_cannot_be_a_task():
-    """A call by mistake, `fire.task(fetch())`, is told."""
+    """The message explains a call by mistake, such as `fire.task(fetch())`."""
     coroutine = fetch()
 
     with pytest.raises(TaskError, match=r"it is a coroutine, the result of a call; pass the function itself"):

@@ -1,4 +1,4 @@
-"""Tags made of arguments: templates are checked at registration, values at the call."""
+"""Tags built from arguments: templates are checked at registration, values at the call."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from firelock.errors import ArgumentError, TaskError
     ],
 )
 def test_a_tag_is_the_template_with_the_stored_values(template, value, tag):
-    """Text stands as it is, other values as JSON writes them; a value is never a template itself."""
+    """Strings are inserted as they are, other values as JSON. A value is never read as a template."""
     check_tag_templates([template], ["x"])
 
     assert (tag,) == format_tags([template], {"x": value})
 
 
 def test_equal_tags_are_given_once_in_order():
-    """Two templates may meet."""
+    """If two templates produce the same tag, it is stored once."""
     assert ("b", "a") == format_tags(["{x}", "a", "{y}"], {"x": "b", "y": "a"})
 
 
 def test_an_omitted_argument_counts_as_its_default():
-    """The default stands in its stored form, as a given value would."""
+    """A default is inserted in its stored form, like a given value."""
 
     def run(x: int, day: date = date(2026, 1, 1), other: object = print) -> None: ...
 
@@ -74,7 +74,7 @@ def test_an_omitted_argument_counts_as_its_default():
     ids=lambda value: ascii(value)[:30],
 )
 def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates, words):
-    """Only plain names of parameters stand in braces: no way leads from a tag into an object."""
+    """Braces can contain only plain parameter names, so a tag cannot access the attributes of an object."""
     with pytest.raises(TaskError) as caught:
         check_tag_templates(templates, ["x"])
 
@@ -93,7 +93,7 @@ def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates, 
     ids=lambda value: ascii(value)[:20],
 )
 def test_a_value_that_cannot_stand_in_a_tag_is_refused_at_the_call(value, words):
-    """The caller learns it before anything is stored."""
+    """The caller gets the error before anything is stored."""
     with pytest.raises(ArgumentError) as caught:
         format_tags(["{x}"], {"x": value})
 
@@ -102,7 +102,7 @@ def test_a_value_that_cannot_stand_in_a_tag_is_refused_at_the_call(value, words)
 
 @given(template=st.text("{}x.!:[]0a ", max_size=12), value=st.text(max_size=5) | st.integers())
 def test_no_template_and_no_value_raises_anything_else(template, value):
-    """What passes registration makes a tag or an ArgumentError."""
+    """A template that is accepted at registration produces a tag or an ArgumentError."""
     try:
         check_tag_templates([template], ["x", "a"])
         (tag,) = format_tags([template], {"x": value, "a": 1})

@@ -1,4 +1,4 @@
-"""The Celery-shaped module beside Celery itself: the same tasks, called alike, end alike on both."""
+"""The Celery-compatible module compared with Celery: equal calls of equal tasks have equal outcomes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from firelock.testing import Tester, eventually
 from tests.repository.sources import ROOT
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Celery and kombu
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # from Celery and kombu
     pytest.mark.filterwarnings("ignore::firelock.compat.celery.RunsTwiceWarning"),
 ]
 
@@ -29,18 +29,18 @@ MOVED = "from firelock.compat.celery import Celery, chain, crontab, get_task_log
 
 
 class Broken(Exception):
-    """Something that tasks raise."""
+    """An error that tasks raise."""
 
 
 class Worse(Broken):
-    """Something that is not tried again."""
+    """An error for which a task is not retried."""
 
 
 # ---- the same tasks for both -----------------------------------------------------------------------------
 
 
 def define(app):  # noqa: C901 - a list of tasks
-    """Return the tasks of an app, by name; `ran` counts what ran."""
+    """Return the tasks of an app by name; `ran` counts the runs."""
     tasks = types.SimpleNamespace(app=app, api=None, ran={})
 
     def task(**options):
@@ -113,12 +113,12 @@ def define(app):  # noqa: C901 - a list of tasks
 
 @contextmanager
 def celery_worker(app):
-    """A worker of Celery in a thread, which leaves this process's logging as it is."""
+    """Run a Celery worker in a thread without changing the logging of this process."""
     from celery import signals
     from celery.contrib.testing.worker import start_worker
 
     def leave_logging(**_):
-        """Who takes this signal sets logging up, and Celery does not."""
+        """Prevent Celery from configuring logging, which it skips if this signal has a receiver."""
 
     signals.setup_logging.connect(leave_logging)
     try:
@@ -130,7 +130,7 @@ def celery_worker(app):
 
 @pytest.fixture(scope="module")
 def theirs():
-    """The tasks on Celery, with a worker in a thread."""
+    """Yield the tasks on Celery, with a worker in a thread."""
     import celery
 
     app = celery.Celery("theirs", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -141,13 +141,13 @@ def theirs():
     tasks.api = api
     with celery_worker(app):
         yield tasks
-        # A worker that stops waits for two seconds for more to do, unless something comes.
+        # A worker that is being stopped waits two seconds for further messages unless one arrives.
         threading.Timer(0.1, lambda: tasks.add.delay(1)).start()
 
 
 @pytest.fixture(scope="module")
 def moved():
-    """The same tasks on Firelock, with a server in this process."""
+    """Yield the same tasks on Firelock, with a server in this process."""
     app = ours.Celery("moved", broker="memory://celery-table", set_as_current=False)
     tasks = define(app)
     tasks.api = types.SimpleNamespace(chain=ours.chain, group=ours.group, AsyncResult=app.AsyncResult)
@@ -156,28 +156,28 @@ def moved():
 
 
 def ended(result):
-    """How a result ended: its state, and what it returned or failed with."""
+    """Return the state of an ended result, and its return value or error."""
     try:
         value = result.get(timeout=DEADLINE, propagate=False, interval=0.01)
-    except Exception as error:  # noqa: BLE001 - both raise for what was revoked
+    except Exception as error:  # noqa: BLE001 - both raise for revoked tasks
         value = error
     return result.state, told(value)
 
 
 def told(value):
-    """A value as both have it: of an error class and message."""
+    """Return a value in a form that both libraries share: an error as its class and message."""
     return [type(value).__name__, *map(str, value.args)] if isinstance(value, BaseException) else value
 
 
 def raised(call):
-    """The class of what a call raises, and whether it is a TypeError."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the outcome
+    """Return whether the error that a call raises is a TypeError."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the error is the outcome
         call()
     return isinstance(caught.value, TypeError)
 
 
 def _raised_by(result):
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the outcome
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the error is the outcome
         result.get(timeout=DEADLINE, interval=0.01)
     return told(caught.value)
 
@@ -190,7 +190,7 @@ def _direct_retry(t):
 
 def _broken_chain(t):
     last = t.api.chain(t.fail.s("first"), t.add.s(1))()
-    raised_by_first = _raised_by(last)  # Celery raises it before it has marked what was to follow
+    raised_by_first = _raised_by(last)  # Celery raises this error before it has marked the later tasks
     state = eventually(lambda: last.state if last.state != "PENDING" else None, within=DEADLINE)
     return raised_by_first, last.parent.state, state
 
@@ -251,16 +251,16 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_both_end_alike(theirs, moved, case):
-    """The same call of the same task has the same outcome."""
+    """The same call of the same task has the same outcome with both libraries."""
     assert CASES[case](theirs) == CASES[case](moved)
 
 
-# ---- the program -----------------------------------------------------------------------------------------
+# ---- the example program ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def program(monkeypatch):
-    """Make the program a module that is loaded, as errors are looked for there."""
+    """Load the program as a module in `sys.modules`, because classes of errors are looked up there."""
 
     def load(*, moved):
         module = compiled("celery_shop", moved=moved)
@@ -271,7 +271,7 @@ def program(monkeypatch):
 
 
 def compiled(name, *, moved):
-    """The shop of the examples as a module of this name: as it is, or with its imports changed."""
+    """Return the shop of the examples as a module of this name, unchanged or with changed imports."""
     source = (ROOT / "examples" / "celery_shop.py").read_text(encoding="utf-8")
     changed, count = IMPORTS.subn(MOVED, source)
     assert 1 == count
@@ -281,7 +281,7 @@ def compiled(name, *, moved):
 
 
 def story(shop):
-    """What somebody sees who uses the shop."""
+    """Use the shop and return everything that a user of it sees."""
     bought = shop.buy(1, "tea", "ann@example.com", fails=2)
     first = bought.get(timeout=DEADLINE, interval=0.01)
     again = shop.reserve.delay(1, "tea").get(timeout=DEADLINE, interval=0.01)
@@ -295,7 +295,7 @@ def story(shop):
 
 
 def test_a_program_runs_on_both(program):
-    """A shop of some 150 lines: only its imports are changed."""
+    """The program is a shop of about 150 lines, in which only the imports are changed."""
     before = program(moved=False)
     before.app.conf.update(
         broker_transport_options={"polling_interval": 0.01}, task_queues=None, task_default_queue="mail"
@@ -316,12 +316,12 @@ def test_a_program_runs_on_both(program):
     assert "default" == queues["celery_shop.reserve"]
 
 
-# ---- settings, options and what is not mapped ------------------------------------------------------------
+# ---- settings, options and missing features --------------------------------------------------------------
 
 
 @pytest.fixture
 def app(request):
-    """An app on a storage of its own."""
+    """Yield an app with its own storage."""
     made = ours.Celery(broker=f"memory://{request.node.originalname}", set_as_current=False)
     with made.fire:
         yield made
@@ -399,13 +399,13 @@ CHORD = r"is a chord: make a flow.*fire\.batch\("
     ],
 )
 def test_what_is_not_mapped_says_how_it_is_written(app, call, message):
-    """By an error that programs may catch as NotImplementedError."""
+    """The error is a NotImplementedError, which programs can catch."""
     with pytest.raises(NotImplementedError, match=message):
         call(app)
 
 
 def test_a_chord_and_a_replaced_task_run_as_the_errors_write_them(app):
-    """A flow of the tasks' verbs, and a call that is waited for."""
+    """A flow of the tasks' verbs replaces a chord, and a call that the task waits for replaces `replace`."""
 
     @app.task(name="part", acks_late=True)
     def part(number):
@@ -431,7 +431,7 @@ def test_a_chord_and_a_replaced_task_run_as_the_errors_write_them(app):
 
 
 def test_what_is_not_mapped_is_not_there(app):
-    """Programs that ask by `hasattr` are told so, and an error within a property stays what it is."""
+    """`hasattr` returns False for these names. An AttributeError inside a property keeps its own message."""
     task = app.task(function)
     other = ours.Celery(broker="memory://", set_as_current=False)
     other.on_after_configure.connect(lambda made: made.no_such_name)
@@ -469,7 +469,7 @@ AMQP = "amqp://me:secret@host//"
     ],
 )
 def test_what_is_wrong_is_refused(app, monkeypatch, call, message):
-    """With the value, and what to write; a broker's password stays where it is."""
+    """The message contains the value and the fix, but not the broker's password."""
     monkeypatch.delenv("FIRELOCK_STORAGE", raising=False)
 
     with pytest.raises(ConfigurationError, match=message) as refused:
@@ -480,7 +480,7 @@ def test_what_is_wrong_is_refused(app, monkeypatch, call, message):
 
 @pytest.mark.filterwarnings("error::firelock.compat.celery.RunsTwiceWarning")
 def test_a_task_that_may_run_twice_is_warned_of(app):
-    """At its own line, unless it says that it may, or the settings say it of all."""
+    """The warning points to the line of the task. The task or the settings can turn it off."""
     with pytest.warns(ours.RunsTwiceWarning, match=f"Task '{NAME}' may run twice here") as caught:
         app.task(function)
     app.task(name="late", acks_late=True)(function)
@@ -500,14 +500,14 @@ def test_a_task_that_may_run_twice_is_warned_of(app):
     ],
 )
 def test_priorities_keep_their_order(broker, priority, stored):
-    """9 is Celery's highest; on Redis, 0 is."""
+    """The highest priority in Celery is 9, or 0 on Redis."""
     app = ours.Celery(broker=broker, set_as_current=False)
 
     assert stored == app.options_of("any", {"priority": priority})["priority"]
 
 
 def test_options_come_from_the_call_the_task_the_routes_and_the_settings():
-    """In this order."""
+    """The options of the call win, then those of the task, the routes and the settings."""
     app = ours.Celery(broker="memory://routes", set_as_current=False, task_default_queue="rest")
     app.conf.task_routes = {"shop.mail.*": {"queue": "mail", "priority": 3}, "shop.bulk": "bulk"}
     app.task(name="shop.mail.own", queue="own", acks_late=True)(function)
@@ -523,7 +523,7 @@ def test_options_come_from_the_call_the_task_the_routes_and_the_settings():
 
 
 def test_a_job_looks_as_a_native_one(app):
-    """So that the same task, declared with @fire.task, runs what is still waiting."""
+    """The same task, declared with @fire.task, can therefore run the jobs that are still waiting."""
     task = app.task(bind=True, name="shop.add", acks_late=True)(lambda self, x, y=2: x + y)
 
     job = task.apply_async((1,), {"y": 5}, countdown=60, queue="q").job.record()
@@ -532,7 +532,7 @@ def test_a_job_looks_as_a_native_one(app):
 
 
 def test_limits_and_unique_keys_are_options_as_of_a_native_task(app):
-    """Of the task, and of a call."""
+    """Both a task and a call accept limits and unique keys."""
     task = app.task(
         name="shop.sync", acks_late=True, limits=[Limit("shop:{x}", concurrent=1)], unique=Unique("{x}")
     )(function)
@@ -545,7 +545,7 @@ def test_limits_and_unique_keys_are_options_as_of_a_native_task(app):
 
 
 def test_a_step_with_a_result_has_the_options_of_its_task(app):
-    """Its job is of one task for all steps, and is found by its tag."""
+    """All such steps are jobs of one task. A tag contains the name of the step's own task."""
     first = app.task(name="first", acks_late=True)(function)
     step = app.task(name="step", queue="slow", priority=7, time_limit=9, acks_late=True)(function)
 
@@ -567,7 +567,7 @@ def test_a_step_with_a_result_has_the_options_of_its_task(app):
     ],
 )
 def test_a_task_with_a_time_limit_runs_in_a_process(app, options, setting, executor):
-    """A thread cannot be killed; a task that looks for its end by itself may run in one."""
+    """A thread cannot be killed. A task that checks its own time limit can run in a thread."""
     app.conf.task_time_limit = setting
 
     task = app.task(name="limited", acks_late=True, **options)(function)
@@ -600,7 +600,10 @@ if __name__ == "__main__":
 
 
 def test_a_time_limit_ends_the_task(tmp_path):
-    """As Celery does, also of a step of a chain; the app is found by the attribute of its Celery."""
+    """A time limit ends a task as in Celery, and also a step of a chain.
+
+    The process that runs the task finds the app through the attribute that contains the Celery object.
+    """
     (tmp_path / "limited.py").write_text(LIMITED)
 
     ended = subprocess.run(
@@ -611,7 +614,10 @@ def test_a_time_limit_ends_the_task(tmp_path):
 
 
 def test_progress_of_update_state_can_be_read_back(app):
-    """While the task runs, state and info are what Celery's front ends look for; then its result is."""
+    """While the task runs, state and info have the values that front ends for Celery expect.
+
+    After the task has ended, they contain its result.
+    """
     reported, goes_on = threading.Event(), threading.Event()
 
     @app.task(bind=True, name="import", acks_late=True)
@@ -635,7 +641,7 @@ def test_progress_of_update_state_can_be_read_back(app):
 
 
 def test_progress_of_a_former_run_is_not_that_of_the_next(app):
-    """A run that has stored none is STARTED, and a job that waits for its retry is RETRY."""
+    """A run that has not stored any progress is STARTED. A job that waits for its retry is RETRY."""
     seen = []
 
     @app.task(bind=True, name="import", max_retries=1, default_retry_delay=0, acks_late=True)
@@ -676,7 +682,10 @@ print(early.app is late.app is app)
 
 
 def test_shared_tasks_belong_to_the_app_that_is_made():
-    """Before or after them; without one they say so. In a process of its own, as the app is the process's."""
+    """The app can be created before or after the tasks. Without an app, a shared task raises an error.
+
+    The test uses a separate process because the app belongs to the whole process.
+    """
     ran = subprocess.run([sys.executable, "-c", SHARED], capture_output=True, text=True, check=False)
 
     assert "" == ran.stderr
@@ -687,7 +696,10 @@ def test_shared_tasks_belong_to_the_app_that_is_made():
 
 
 def test_settings_come_from_modules_and_prefixes(tmp_path, monkeypatch):
-    """Of a module those that are settings; with a prefix all that has it."""
+    """From a module, only names that are settings are read.
+
+    With a prefix, all names that have it are read.
+    """
     (tmp_path / "celeryconfig_t.py").write_text(
         "import os\ntask_default_queue = 'a'\ntimezone = 'Asia/Tokyo'"
     )
@@ -706,7 +718,7 @@ def test_settings_come_from_modules_and_prefixes(tmp_path, monkeypatch):
 
 
 def test_modules_with_tasks_are_imported_by_whoever_runs_them(tmp_path, monkeypatch):
-    """Those that are named, and `tasks` of each package that has one."""
+    """The imported modules are the listed ones, and the module `tasks` of each package that has one."""
     for package in ("shop_with_t", "shop_without_t"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
@@ -721,7 +733,10 @@ def test_modules_with_tasks_are_imported_by_whoever_runs_them(tmp_path, monkeypa
 
 
 def test_periodic_tasks_are_declared(app, caplog):
-    """By a signal, or when their task comes; a server tells of those whose task never came."""
+    """Periodic tasks are declared by a signal, or as soon as their task is registered.
+
+    A server logs a warning about entries whose task was never registered.
+    """
     caplog.set_level("WARNING", logger="firelock.compat.celery")
     app = ours.Celery(broker="memory://periodic", set_as_current=False)
     task = app.task(name="tick", acks_late=True)(function)
@@ -759,12 +774,12 @@ def test_periodic_tasks_are_declared(app, caplog):
     ],
 )
 def test_crontabs_are_crons(crontab, cron):
-    """The same five fields."""
+    """A crontab is converted to a cron expression with the same five fields."""
     assert (cron, "Asia/Tokyo") == ((made := crontab.to_cron("Asia/Tokyo")).expression, made.tz)
 
 
 def test_work_that_came_too_late_is_not_run(moved):
-    """The job is deleted, with the reason; a recurring one counts from when it was due."""
+    """The job is deleted, with the reason. The time of a recurring job counts from its due time."""
     late = moved.add.apply_async((1,), expires=-1)
 
     with pytest.raises(ours.TaskRevokedError, match="was to run until"):
@@ -774,7 +789,7 @@ def test_work_that_came_too_late_is_not_run(moved):
 
 
 def test_a_task_that_waits_for_another_is_refused(moved):
-    """It may wait for its own worker."""
+    """A task that waits for another one could wait for its own worker."""
     other = moved.add.delay(1, 1)
     task = moved.app.task(name="t.waits", acks_late=True)(lambda: other.get(timeout=1))
 
@@ -784,7 +799,7 @@ def test_a_task_that_waits_for_another_is_refused(moved):
 
 
 def test_revoking_deletes(moved):
-    """Once; again, or of an id that nobody knows, nothing happens."""
+    """Revoking a job again, or an unknown id, does nothing."""
     result = moved.add.apply_async((1,), countdown=3_600)
 
     moved.app.control.revoke(result.id)
@@ -808,7 +823,7 @@ def test_revoking_deletes(moved):
     ],
 )
 def test_what_is_refused_has_stored_nothing(app, call):
-    """So that a caller who tries again makes no second job."""
+    """If the caller tries again, no second job is created."""
     task = app.task(function)
 
     with pytest.raises((NotImplementedError, ConfigurationError, TypeError, ArgumentError)):
@@ -818,7 +833,7 @@ def test_what_is_refused_has_stored_nothing(app, call):
 
 
 def test_whatever_step_fails_its_error_is_linked():
-    """A chain's `link_error` is behind each step, and its `link` behind the last."""
+    """The `link_error` of a chain is attached to each step, and its `link` only to the last step."""
     app = ours.Celery(broker="memory://linked", set_as_current=False)
     ran = []
 
@@ -841,7 +856,7 @@ def test_whatever_step_fails_its_error_is_linked():
 
 
 def test_results_are_ignored_as_the_settings_say():
-    """Unless the task says otherwise."""
+    """A task can override the setting."""
     app = ours.Celery(broker="memory://ignored", set_as_current=False, task_ignore_result=True)
     ignored = app.task(name="r.ignored", acks_late=True)(lambda: 1)
     kept = app.task(name="r.kept", acks_late=True, ignore_result=False)(lambda: 1)
@@ -854,7 +869,7 @@ def test_results_are_ignored_as_the_settings_say():
 
 @pytest.mark.parametrize("canvas", ["chain", "group"])
 def test_a_timeout_is_for_all_of_it(app, monkeypatch, canvas):
-    """A step that took long leaves less for those behind it, as in Celery."""
+    """As in Celery, a step that takes long leaves less time for the later steps."""
     task = app.task(function)
     waited = getattr(ours, canvas)(task.si(1), task.si(2))()
     now, given = [0.0], []
@@ -872,7 +887,7 @@ def test_a_timeout_is_for_all_of_it(app, monkeypatch, canvas):
 
 
 def test_results_of_a_group_are_a_sequence(app):
-    """By place and number, and waiting until the last has ended."""
+    """The results support indexing and `len`. The group is waiting until the last result has ended."""
     task = app.task(function)
     many = ours.group(task.si(n) for n in range(2))()
 
@@ -884,14 +899,14 @@ def test_results_of_a_group_are_a_sequence(app):
 
 
 def test_a_chain_that_breaks_ends_without_raising(moved):
-    """Where the caller asks for that: with the error of the step that broke it."""
+    """If the caller requests this, the result is the error of the step that broke the chain."""
     last = ours.chain(moved.fail.s("first"), moved.add.s(1))()
 
     assert told(last.get(timeout=DEADLINE, propagate=False)) == ["Broken", "first"]
 
 
 def test_a_chain_that_breaks_is_known_by_its_last_id(moved):
-    """A web request that has only the id does not wait for what never runs."""
+    """A web request that has only the last id does not wait for a step that never runs."""
     last = ours.chain(moved.fail.s("first"), moved.add.s(1), moved.add.s(2))()
     with pytest.raises(Broken):
         last.get(timeout=DEADLINE)
@@ -906,7 +921,7 @@ def test_a_chain_that_breaks_is_known_by_its_last_id(moved):
 
 
 def test_ignore_is_not_tried_again():
-    """Whatever `autoretry_for` names: it ends the task, as in Celery."""
+    """As in Celery, it ends the task, whatever `autoretry_for` contains."""
     app = ours.Celery(broker="memory://ignore", set_as_current=False)
 
     @app.task(name="i.ignored", autoretry_for=(Exception,), acks_late=True)
@@ -921,7 +936,7 @@ def test_ignore_is_not_tried_again():
 
 
 def test_a_step_whose_task_is_elsewhere_waits():
-    """A server of yesterday's code leaves the chain of today's to another one."""
+    """A server with older code leaves a chain that uses a new task to another server."""
     app = ours.Celery(broker="memory://elsewhere", set_as_current=False)
     task = app.task(name="s.task", acks_late=True)(function)
     step = app.task(name="s.new", acks_late=True)(function)
@@ -938,7 +953,7 @@ def test_a_step_whose_task_is_elsewhere_waits():
 
 
 def test_testers_know_the_tasks(app):
-    """By the task itself, as they know native ones."""
+    """A tester accepts the Celery task itself, as it accepts a native task."""
     task = app.task(function)
 
     with Tester(app.fire) as tester:
@@ -950,7 +965,7 @@ def test_testers_know_the_tasks(app):
 
 
 def test_waits_grow_up_to_their_bound(moved):
-    """`retry_backoff` in seconds, doubled with each retry; without jitter exactly."""
+    """`retry_backoff` is in seconds and doubles with each retry. Without jitter the delay is exact."""
     task = moved.app.task(
         name="t.grows", acks_late=True, autoretry_for=(Broken,), retry_backoff=2, retry_backoff_max=5,
         retry_jitter=False,

@@ -1,4 +1,4 @@
-"""`fire.audit`: who did what, newest first, bounded."""
+"""`fire.audit`: who did what, newest first, with a bounded number of entries."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ def fire(request, tmp_path):
 
 @pytest.fixture
 def watched():
-    """An app over a storage that notes what is called."""
+    """An app over a storage that records its calls."""
     with Firelock(FailingStorage()) as fire:
         yield fire
 
 
 def test_what_was_done_is_kept_as_it_was_told(fire):
-    """Who, what, to what, from where, when, and the rest; what is returned is what is stored."""
+    """An entry contains the actor, action, target, origin, time and details.
+
+    The returned entry is the stored one.
+    """
     entry = fire.audit.record(
         "job.requeue", "0193", by="ada", at=NOON, origin="cli", detail={"reason": "fix", "jobs": [1, None]}
     )
@@ -44,7 +47,10 @@ def test_what_was_done_is_kept_as_it_was_told(fire):
 
 
 def test_the_newest_are_first(fire):
-    """In order of their instants, and of one instant the last recorded first; pages follow each other."""
+    """Entries are ordered by time; of entries with the same time, the one recorded last is first.
+
+    The pages do not overlap and omit nothing.
+    """
     for number in range(3):
         fire.audit.record("a", f"now {number}", by="ada", at=NOON)
     fire.audit.record("a", "later", by="ada", at=NOON + timedelta(microseconds=1))
@@ -60,7 +66,7 @@ def test_the_newest_are_first(fire):
 
 
 def test_a_full_last_page_has_no_cursor(fire):
-    """Nobody is led to an empty page."""
+    """A cursor never leads to an empty page."""
     fire.audit.record("a", "b", by="ada")
 
     assert None is fire.audit.list(1).cursor
@@ -69,7 +75,7 @@ def test_a_full_last_page_has_no_cursor(fire):
 
 
 def test_long_texts_are_cut(fire):
-    """And say so by an ellipsis; a detail that is too large keeps its beginning."""
+    """An ellipsis marks a shortened string. A detail that is too large keeps its beginning."""
     entry = fire.audit.record("a" * 300, "b" * 501, by="c" * 201, detail={"text": "d" * 5_000})
 
     assert ("a" * 199 + "…", "b" * 499 + "…", "c" * 199 + "…") == (entry.action, entry.target, entry.by)
@@ -81,7 +87,7 @@ def test_long_texts_are_cut(fire):
 
 
 def test_hostile_texts_come_back(fire):
-    """Control characters, halves of characters and mark-up are text like any other."""
+    """Control characters, surrogates and markup are stored like any other string."""
     text = "<b>\x00\ud800\n'; --"
 
     assert fire.audit.record(text, text, by=text, detail={text: text}) == fire.audit.list().entries[0]
@@ -89,7 +95,7 @@ def test_hostile_texts_come_back(fire):
 
 @pytest.mark.parametrize("detail", ["text", [1], {"a": object()}, {"a": float("nan")}, {"a": {1, 2}}])
 def test_a_detail_is_a_json_object(watched, detail):
-    """What is none is refused, and nothing is stored."""
+    """A detail that is not a JSON object is refused, and nothing is stored."""
     with pytest.raises(ConfigurationError, match=r"detail=.*(is no mapping|cannot be stored as JSON)"):
         watched.audit.record("a", "b", by="ada", detail=detail)
 
@@ -97,7 +103,7 @@ def test_a_detail_is_a_json_object(watched, detail):
 
 
 def test_bad_words_are_refused(watched):
-    """What is no text, an instant without a zone, a limit or cursor that no page has."""
+    """Values that are not strings, times without a zone, and invalid limits or cursors are refused."""
     with pytest.raises(ConfigurationError, match="target=7 is no text"):
         watched.audit.record("a", 7, by="ada")
     with pytest.raises(ConfigurationError, match="by=None is no text"):
@@ -113,7 +119,7 @@ def test_bad_words_are_refused(watched):
 
 
 def test_the_oldest_go_when_there_are_too_many(watched):
-    """At most 10,000 are kept, the newest ones, whichever process recorded them."""
+    """At most 10,000 entries are kept, the newest ones, whichever process recorded them."""
     other = Firelock(watched.storage)
     sample = watched.audit.record("a", "old", by="ada", at=NOON)
     value = watched.storage.get_record("audit", sample.id).value
@@ -130,7 +136,7 @@ def test_the_oldest_go_when_there_are_too_many(watched):
 
 
 def test_to_record_costs_two_small_writes(watched):
-    """What is too old is looked for once in 250 times."""
+    """Old entries are searched for only in one of 250 calls."""
     for _ in range(PRUNES_EVERY - 1):
         watched.audit.record("a", "b", by="ada")
 

@@ -1,4 +1,4 @@
-"""The catalogue: which tasks there are, told by servers to those who do not hold their code."""
+"""The catalogue: the tasks that servers report for programs without their code."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DAY = 24 * HOUR
 
 @pytest.fixture
 def storage():
-    """A storage that remembers what was called, and whose time only moves as it is told."""
+    """A storage that records its calls, and whose clock only the test moves."""
     storage = FailingStorage()
     storage.clock = lambda: 10**15 + storage.clock_offset
     return storage
 
 
 def app(storage):
-    """An app over the storage, without tasks."""
+    """Return an app over the storage, without tasks."""
     fire = Firelock(storage)
     fire.client.clock = StorageClock(storage, monotonic=lambda: 0.0)
     return fire
@@ -43,7 +43,7 @@ def charge(user_id: int, note: str = "n" * 200) -> None:
 
 @pytest.fixture
 def server(storage):
-    """An app whose server tells of the task `charge`."""
+    """An app whose server reports the task `charge`."""
     fire = app(storage)
     fire.task(
         name="charge", queue="money", priority=5, timeout=60, keep=timedelta(days=30), retry=Retry.never(),
@@ -53,7 +53,7 @@ def server(storage):
 
 
 def test_an_app_without_the_code_lists_the_tasks_of_servers(server, storage):
-    """All that a page shows of a task, and no path of the machine."""
+    """The entry contains everything that a page shows of a task, but no path of the machine."""
     tell_tasks(server.client)
 
     (entry,) = app(storage).catalogue.list()
@@ -74,7 +74,7 @@ def test_an_app_without_the_code_lists_the_tasks_of_servers(server, storage):
 
 
 def test_tasks_of_this_app_are_listed_with_those_of_others(server, storage):
-    """Merged by name: what servers told, and what nobody told yet."""
+    """Tasks are merged by name: those that servers reported and those that no server has reported yet."""
     tell_tasks(server.client)
     fire = app(storage)
     fire.task(name="bill")(charge)
@@ -91,7 +91,7 @@ def test_tasks_of_this_app_are_listed_with_those_of_others(server, storage):
 
 
 def test_a_task_that_nobody_has_is_told(server, storage):
-    """By its name, aliases of servers' tasks known too."""
+    """Unknown tasks are listed by name. Aliases of reported tasks are known as well."""
     tell_tasks(server.client)
 
     assert ["gone"] == app(storage).catalogue.unknown(["charge", "gone", "bill", "gone"])
@@ -100,7 +100,7 @@ def test_a_task_that_nobody_has_is_told(server, storage):
 
 
 def test_a_start_where_nothing_has_changed_costs_one_read(server, storage):
-    """And writes nothing, until what is stored is twelve hours old."""
+    """Nothing is written until the stored entries are twelve hours old."""
     tell_tasks(server.client)
     reads, writes = storage.called["list_records"], storage.called["put_record"]
     before = (len(reads), len(writes))
@@ -116,7 +116,7 @@ def test_a_start_where_nothing_has_changed_costs_one_read(server, storage):
 
 
 def test_what_has_changed_is_written_at_once(server, storage):
-    """A deploy with another definition."""
+    """A deploy with a changed definition does not wait for the next regular write."""
     tell_tasks(server.client)
     fire = app(storage)
     fire.task(name="charge", queue="other")(charge)
@@ -127,7 +127,10 @@ def test_what_has_changed_is_written_at_once(server, storage):
 
 
 def test_what_no_server_told_of_for_thirty_days_is_dropped(server, storage):
-    """By whoever writes next; what is registered there is written anew instead."""
+    """The next server that writes removes the entry.
+
+    It writes the tasks that are registered there again instead.
+    """
     tell_tasks(server.client)
     storage.put_record("task", "damaged", "[]")
     other = app(storage)
@@ -144,7 +147,7 @@ def test_what_no_server_told_of_for_thirty_days_is_dropped(server, storage):
 
 
 def test_stubs_of_code_elsewhere_are_not_told(storage):
-    """A server tells what it can run."""
+    """A server reports only the tasks that it can run."""
     fire = app(storage)
     fire.task(name="elsewhere", remote=True)(charge)
 
@@ -155,7 +158,7 @@ def test_stubs_of_code_elsewhere_are_not_told(storage):
 
 
 class Patience:
-    """A policy of one's own."""
+    """An application's own policy."""
 
     def decide(self, job, error): ...
 
@@ -172,7 +175,7 @@ class Patience:
     ],
 )
 def test_a_retry_policy_is_told_in_words(storage, retry, words):
-    """How often and how far apart, or by whom."""
+    """The description contains the number of retries and their delays, or the policy's class."""
     fire = app(storage)
     fire.task(name="charge", retry=retry)(charge)
 
@@ -180,7 +183,7 @@ def test_a_retry_policy_is_told_in_words(storage, retry, words):
 
 
 def test_a_running_server_has_told_of_its_tasks():
-    """Soon after its start, which waits for none of it."""
+    """A server reports its tasks soon after its start, which does not wait for the report."""
     with Firelock("memory://") as fire:
         fire.task(name="charge")(charge)
 

@@ -1,4 +1,4 @@
-"""`fire.diagnose()`: the findings of a storage, also of one that does not answer."""
+"""`fire.diagnose()`: the findings of a storage, including an unreachable one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tests.core.fakes import FailingStorage, Worker
 
 @pytest.fixture
 def storage():
-    """A storage that fails as told."""
+    """A storage with programmable failures."""
     return FailingStorage()
 
 
 def words(diagnosis):
-    """What was found, in one text."""
+    """Return the text of all findings."""
     return "\n".join(finding.what for finding in diagnosis.findings)
 
 
 def test_an_app_finds_what_doctor_finds(storage):
-    """Findings with what to do, and what was looked at; the same without blocking."""
+    """The result contains findings with advice, and what was examined. The async method returns the same."""
     fire = Firelock(storage)
     fire.task(name="report")(lambda: None).enqueue()
 
@@ -41,7 +41,7 @@ def test_an_app_finds_what_doctor_finds(storage):
 
 
 def test_jobs_are_compared_with_tasks_where_the_app_has_them(storage):
-    """An app without a task knows nothing of them; it can be told otherwise."""
+    """An app without tasks does not report unknown tasks, unless a parameter requests it."""
     with_task, without = Firelock(storage), Firelock(storage)
     with_task.task(name="report")(lambda: None).enqueue()
     other = Firelock(storage)
@@ -63,7 +63,7 @@ def test_jobs_are_compared_with_tasks_where_the_app_has_them(storage):
     ],
 )
 def test_the_advice_fits_what_stops_the_look(storage, error, advice):
-    """A storage that does not answer is a finding, not an exception."""
+    """An unreachable storage is a finding and not an exception."""
     storage.fail_always("counts", error)
 
     finding = Firelock(storage).diagnose().findings[-1]
@@ -73,12 +73,12 @@ def test_the_advice_fits_what_stops_the_look(storage, error, advice):
 
 
 def fails():
-    """What a task of a test does."""
+    """Raise an error, as the task of a test."""
     raise ValueError
 
 
 def test_the_doctor_looks_at_limits_of_jobs(storage):
-    """A cost that never fits, jobs without their task's limits, keys that are held in vain."""
+    """The findings: a cost that never fits, jobs without their task's limits, and keys held in vain."""
     stub = Firelock(storage)
     with Firelock(storage) as fire:
         parent = fire.task(name="parent", retry=Retry(attempts=0))(fails).enqueue()
@@ -104,7 +104,10 @@ def test_the_doctor_looks_at_limits_of_jobs(storage):
 
 
 def test_tasks_are_looked_at_where_the_storage_has_partitions(storage):
-    """Their limits and unique keys, as the code has them; of a storage in one piece nothing is told."""
+    """On a storage with partitions, the limits and unique keys in the code are checked.
+
+    On another storage, there is no such finding.
+    """
     with Firelock(storage) as fire:
         apart = [Limit("smtp", concurrent=9), Limit("tenant:{n}", concurrent=1)]
         fire.task(name="apart", limits=apart)(lambda n: None)
@@ -123,7 +126,7 @@ def test_tasks_are_looked_at_where_the_storage_has_partitions(storage):
 
 
 def findings_with(error):
-    """What a doctor finds whose test records meet this error."""
+    """Return the findings of a doctor whose test records meet this error, and the remaining test records."""
     with Firelock(FailingStorage()) as fire:
         if error is not None:
             fire.storage.fail_always("put_record", error)
@@ -149,5 +152,5 @@ def findings_with(error):
     ids=["well", "full", "not allowed"],
 )  # fmt: skip
 def test_the_doctor_writes_and_deletes_test_records(error, expected):
-    """A storage with a full disk answers every read."""
+    """Test records are needed because a storage with a full disk still responds to every read."""
     assert (expected, []) == findings_with(error)

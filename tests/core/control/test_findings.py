@@ -1,4 +1,4 @@
-"""The list of findings, out of one sight; each only where it is true, once, and with its severity."""
+"""The list of findings from one sight: each only if it is true, once, and with its severity."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def recurring(recurring_id="nightly", *, next_in=3_600.0, **fields):
 
 
 def sight(**seen):
-    """Return a sight with these readings, whichever they belong to."""
+    """Return a sight with these readings, whichever part of it they belong to."""
     nested = {}
     for name, kind in (("waiting", Waiting), ("sampled", Sampled)):
         own = {key: seen.pop(key) for key in [*seen] if key in attrs.fields_dict(kind)}
@@ -91,7 +91,7 @@ def only(**seen):
 
 
 def test_nothing_is_wrong_where_all_is_well():
-    """Jobs that wait, a server that listens, a recurring job that comes: no trouble."""
+    """Waiting jobs, a listening server and a future recurring job cause no finding."""
     assert [] == kinds()
     assert [] == kinds(
         queues=[queue()], servers=[server()], recurring=[recurring()],
@@ -102,7 +102,10 @@ def test_nothing_is_wrong_where_all_is_well():
 
 @pytest.mark.parametrize("servers", [[], [server(is_alive=False)], [server(expires_in=-1)]])
 def test_jobs_that_wait_without_any_server_are_a_trouble(servers):
-    """No living server at all comes first, with how many jobs wait and since when."""
+    """The finding comes first in the list.
+
+    It contains the number of waiting jobs and the start of the wait.
+    """
     since = at(minutes=-14)
 
     trouble, *_ = found(queues=[queue(enqueued=3), queue("bulk", 4)], servers=servers, oldest={"mail": since})
@@ -124,7 +127,7 @@ def test_jobs_that_wait_without_any_server_are_a_trouble(servers):
     ],
 )
 def test_a_queue_that_no_server_listens_to_is_a_trouble(queues, listens):
-    """What a server listens to is read from its text: all, a list, or weights."""
+    """The queues of a server are read from its string: all, a list, or weights."""
     told = kinds(queues=[queue("mail", 12)], servers=[server(queues=queues)])
 
     assert ([] if listens else ["no_listener"]) == told
@@ -132,19 +135,22 @@ def test_a_queue_that_no_server_listens_to_is_a_trouble(queues, listens):
 
 @pytest.mark.parametrize(("state", "told"), [("quiet", ["no_listener"]), ("stopping", [])])
 def test_a_server_that_takes_no_jobs_does_not_listen(state, told):
-    """A quiet server is there, but nobody takes the jobs; one that stops is soon gone, as in each deploy."""
+    """A quiet server is alive but claims no jobs. A stopping server has soon ended, as in each deploy."""
     assert told == kinds(queues=[queue()], servers=[server(state=state)])
 
 
 def test_an_empty_or_paused_queue_needs_no_listener():
-    """Only jobs that wait and may run are missed by anybody."""
+    """A listener is only missing for waiting jobs that may run."""
     seen = [queue("empty", 0), queue("held", 9, is_paused=True)]
 
     assert [] == kinds(queues=seen, servers=[server(queues="mail")])
 
 
 def test_a_server_that_misses_renewals_has_stopped_reporting():
-    """A session that was not renewed for most of its timeout is told with its name and when it was heard."""
+    """The finding about a session that was not renewed for most of its timeout names the server.
+
+    It contains the time of the last renewal.
+    """
     trouble = only(servers=[server(expires_in=5.0), server("two")])
 
     assert ("server_lost", "server one") == (trouble.code, trouble.subject)
@@ -155,7 +161,7 @@ def test_a_server_that_misses_renewals_has_stopped_reporting():
 @pytest.mark.parametrize(
     ("lost", "others", "severity"),
     [
-        ({"busy": 3, "queues": "mail"}, ["bulk"], Severity.ERROR),  # nobody takes jobs of its queue
+        ({"busy": 3, "queues": "mail"}, ["bulk"], Severity.ERROR),  # no server takes jobs of its queue
         ({"busy": 0, "queues": "mail"}, ["bulk"], Severity.ERROR),
         ({"busy": 3, "queues": "*"}, ["mail,bulk"], Severity.ERROR),
         ({"busy": 3, "queues": "mail"}, ["mail"], Severity.NOTE),
@@ -167,7 +173,7 @@ def test_a_server_that_misses_renewals_has_stopped_reporting():
     ],
 )
 def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, others, severity):
-    """It is an error until other servers have its queues, and a note from then on."""
+    """The finding is an error until other servers have its queues, and then a note."""
     gone = server("gone", is_alive=False, **{"expires_in": -60, **lost})
     back = [server(f"server {number}", queues=queues) for number, queues in enumerate(others)]
 
@@ -193,7 +199,7 @@ def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, other
     ],
 )
 def test_workers_that_are_taken_by_jobs_past_their_timeout_are_a_trouble(reported, what, is_error):
-    """It is an error if no thread of the server is left for other jobs."""
+    """The finding is an error if no thread of the server is free for other jobs."""
     trouble = only(servers=[server(**reported), server("two")])
 
     assert ("stuck_workers", is_error, f"Server one: {what}") == (
@@ -204,7 +210,7 @@ def test_workers_that_are_taken_by_jobs_past_their_timeout_are_a_trouble(reporte
 
 
 def test_parked_ends_are_a_trouble():
-    """The finding names the server, the number and where the jobs are named."""
+    """The finding contains the server, the number of ends, and where the jobs are named."""
     trouble = only(servers=[server(parked=1_000), server("two")])
 
     assert ("parked_ends", False) == (trouble.code, trouble.is_error)
@@ -214,7 +220,7 @@ def test_parked_ends_are_a_trouble():
 
 
 def test_a_server_that_is_back_is_not_lost():
-    """A restarted server has its name back; its former sessions are of no interest."""
+    """A restarted server has the same name, so its previous sessions do not matter."""
     gone = server("one", is_alive=False, busy=3, expires_in=-60)
 
     assert [] == kinds(servers=[gone, server("one")])
@@ -235,7 +241,10 @@ def test_a_server_that_is_back_is_not_lost():
     ],
 )
 def test_a_task_fails_more_than_usual(lately, usually, is_error):
-    """A tenth at least, three times the rest of the day, ten runs; half where the day says nothing."""
+    """A finding needs ten runs, a tenth of failures, and three times the rate of the rest of the day.
+
+    If the day has no data, it needs half of the runs.
+    """
     told = found(lately={"charge": lately}, usually={} if usually is None else {"charge": usually})
 
     assert ([] if is_error is None else [is_error]) == [finding.is_error for finding in told]
@@ -243,14 +252,20 @@ def test_a_task_fails_more_than_usual(lately, usually, is_error):
 
 @pytest.mark.parametrize(("share", "told"), [(0.0, [0.6]), (0.5, [0.3]), (0.9, []), (1.0, [])])
 def test_what_is_muted_is_not_told(share, told):
-    """Of 20 runs 12 failed: with half of them muted three in ten, with nine of ten too few to tell of."""
+    """Of 20 runs, 12 failed. If half of the failures are muted, the rate is three in ten.
+
+    If nine of ten are muted, too few remain to report.
+    """
     failing = found(lately={"t": EndedRuns(20, 12)}, usually={"t": EndedRuns(520, 12)}, muted={"t": share})
 
     assert told == [finding.values["rate"] for finding in failing]
 
 
 def test_recurring_jobs_that_cannot_run_or_did_not_are_told_apart():
-    """An error has its text, each late one is a finding, the latest first; paused ones are at rest."""
+    """The finding about a broken definition contains its error.
+
+    Each late definition has a finding, the latest first. Paused definitions have none.
+    """
     told = found(
         recurring=[
             recurring("broken", error="the task is unknown", next_in=-300),
@@ -267,7 +282,7 @@ def test_recurring_jobs_that_cannot_run_or_did_not_are_told_apart():
 
 
 def test_a_long_wait_is_a_trouble_where_somebody_listens():
-    """Ten minutes at the head of a line; a paused queue waits on purpose."""
+    """The first job must have waited for ten minutes. A paused queue waits on purpose."""
     oldest = {"mail": at(minutes=-10), "bulk": at(minutes=-9)}
     seen = {"servers": [server()], "oldest": oldest}
 
@@ -276,7 +291,7 @@ def test_a_long_wait_is_a_trouble_where_somebody_listens():
 
 
 def test_jobs_that_limits_hold_wait_for_no_worker():
-    """It counts how long the first one waits that no limit holds."""
+    """The duration is that of the first job that no limit holds."""
     seen = {"servers": [server()], "queues": [queue()], "oldest": {"mail": at(minutes=-60)}}
     late, young = (job(changed_at=at(minutes=minutes)) for minutes in (-10, -9))
 
@@ -286,7 +301,7 @@ def test_jobs_that_limits_hold_wait_for_no_worker():
 
 
 def test_a_paused_queue_with_many_jobs_is_told_with_its_note():
-    """Somebody may have forgotten it."""
+    """An operator may have forgotten the pause."""
     trouble = only(queues=[queue("mail", 100, is_paused=True, note="until 15:00")], servers=[server()])
 
     assert ("paused", "until 15:00") == (trouble.code, trouble.values["note"])
@@ -294,7 +309,7 @@ def test_a_paused_queue_with_many_jobs_is_told_with_its_note():
 
 
 def test_tasks_clocks_and_findings_are_told():
-    """A task that no server knows, clocks apart, and what the storage finds wrong with itself."""
+    """The findings are a task without a server, different clocks, and problems that the storage reports."""
     findings = [
         Finding(Severity.ERROR, "disk", "The disk is full.", "Make room."),
         Finding(Severity.NOTE, "index", "No index.", "Add it."),
@@ -303,7 +318,7 @@ def test_tasks_clocks_and_findings_are_told():
 
     told = kinds(unknown_tasks={"old.task": 4}, skew=-42 * MICROS, storage=findings)
 
-    assert ["disk", "unknown_task", "skew"] == told  # the clock once
+    assert ["disk", "unknown_task", "skew"] == told  # one finding for the clock
 
 
 # ---- limits and unique keys ------------------------------------------------------------------------------
@@ -312,7 +327,7 @@ def test_tasks_clocks_and_findings_are_told():
 def named(
     name="tenant", *, is_paused=False, note="", paused_at=None, kind=LimitName, is_own=False, **numbers
 ):
-    """A limit's name, or a key of it."""
+    """Return a limit's name, or one of its keys."""
     key = {} if kind is LimitName else {
         "key": name, "running": 0, "holders": (), "waiting": numbers.pop("waiting", 0), "opens_at": None,
         "is_own": is_own,
@@ -324,17 +339,17 @@ def named(
 
 
 def a_key(key="tenant:7", **fields):
-    """A key as the doctor sees it."""
+    """Return a key as the doctor reads it."""
     return named(key, kind=LimitView, **fields)
 
 
 def all_of(code, **seen):
-    """What is told of one code."""
+    """Return the findings of one code."""
     return [finding for finding in list_findings(sight(**seen)) if finding.code == code]
 
 
 def test_a_number_of_zero_is_told_with_how_many_wait():
-    """A name's is told once for all its keys, a key's own by itself."""
+    """A limit of zero for a name is reported once for all its keys, and for a single key separately."""
     names = [named(concurrent=0)]
     keys = [
         a_key(concurrent=0, waiting=3),
@@ -349,7 +364,7 @@ def test_a_number_of_zero_is_told_with_how_many_wait():
 
 
 def test_a_paused_limit_is_told_with_its_note_and_since_when():
-    """Whoever watches learns of it where many wait, or some for an hour."""
+    """The finding is a warning if many jobs wait, or if some wait for an hour."""
     paused = {"is_paused": True, "note": "moving", "paused_at": NOW - timedelta(hours=2)}
     lately = {**paused, "paused_at": NOW - timedelta(minutes=5)}
 
@@ -364,7 +379,10 @@ def test_a_paused_limit_is_told_with_its_note_and_since_when():
 
 
 def test_unique_keys_held_by_children_of_failed_parents_are_told():
-    """Nothing of the key is stored until somebody acts: the first is named, with its job."""
+    """The finding names the first key and its job.
+
+    Until an operator acts, no job with such a key is stored.
+    """
     (told,) = all_of(
         "unique_in_vain", keys_in_vain=[("shop.report day:1", "j1"), ("shop.report day:2", "j2")]
     )
@@ -377,7 +395,7 @@ def test_unique_keys_held_by_children_of_failed_parents_are_told():
 
 
 def test_keys_that_lie_apart_are_told_with_what_to_write():
-    """On a storage with partitions alone."""
+    """Keys in different partitions are only a finding on a storage with partitions."""
     apart = [("send", "smtp", "tenant:{tenant}"), ("ask", "region:{region}", "tenant:{tenant}")]
 
     first, second = all_of("limit_apart", apart=apart)
@@ -386,11 +404,11 @@ def test_keys_that_lie_apart_are_told_with_what_to_write():
     assert "Give them one beginning" in second.advice
 
 
-# ---- one list --------------------------------------------------------------------------------------------
+# ---- the whole list --------------------------------------------------------------------------------------
 
 
 def test_failed_jobs_are_a_note_with_the_task_that_has_most():
-    """A storage with failed jobs is never "All is well"."""
+    """A storage with failed jobs never has the result "All is well"."""
     groups = [
         FailureGroup("f1", "builtins.ValueError", "no", "send", 19, at(minutes=-3), "j1"),
         FailureGroup("f2", "builtins.KeyError", "x", "pack", 3, at(minutes=-90), "j2"),
@@ -404,7 +422,7 @@ def test_failed_jobs_are_a_note_with_the_task_that_has_most():
 
 
 def test_many_failed_jobs_of_a_task_are_a_warning_until_their_cause_is_muted():
-    """They failed hours ago, so no rate reports them."""
+    """The jobs failed hours ago, so no finding about a failure rate reports them."""
     group = FailureGroup("f1", "pay.ProviderDown", "503", "charge", 502, at(minutes=-390), "j1")
     other = FailureGroup("f2", "builtins.KeyError", "x", "pack", 40, at(minutes=-90), "j2")
     failed = {"by_state": {State.FAILED: 543}, "failures": [group, other], "has_failed_batch": True}
@@ -419,7 +437,7 @@ def test_many_failed_jobs_of_a_task_are_a_warning_until_their_cause_is_muted():
 
 
 def test_failed_jobs_of_a_failing_task_are_reported_once():
-    """The finding about the rate has their number already."""
+    """The finding about the rate already contains the number of failed jobs."""
     group = FailureGroup("f1", "pay.ProviderDown", "503", "charge", 502, at(), "j1")
 
     found = list_findings(
@@ -435,7 +453,7 @@ def test_failed_jobs_of_a_failing_task_are_reported_once():
 
 
 def test_failed_batches_are_named_among_the_failed_jobs():
-    """A batch is counted like a job, so the finding does not call all of them jobs."""
+    """A batch is counted like a job, so the finding must not call all of them jobs."""
     (several,) = list_findings(sight(by_state={State.FAILED: 3}, has_failed_batch=True))
     (alone,) = list_findings(sight(by_state={State.FAILED: 1}, has_failed_batch=True))
 
@@ -444,7 +462,7 @@ def test_failed_batches_are_named_among_the_failed_jobs():
 
 
 def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
-    """The finding says how many failed for good, why, and the command that lists them."""
+    """The finding contains the number of final failures, their cause, and the command that lists them."""
     group = FailureGroup("f1", "psycopg.errors.UndefinedColumn", "column gift", "send", 19, at(), "j1")
 
     trouble = only(
@@ -461,7 +479,7 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
 
 
 def test_one_burst_is_not_called_usual():
-    """An outage and the requeue after it are in at most three hours; they say nothing about other hours."""
+    """An outage and the requeue after it are in at most three hours, which do not represent other hours."""
     lately = {"send": EndedRuns(502, 502, 502, hours=1)}
 
     burst = only(lately=lately, usually={"send": EndedRuns(1_256, 1_004, 1_004, hours=3)})
@@ -474,7 +492,7 @@ def test_one_burst_is_not_called_usual():
 
 @pytest.mark.parametrize(("hours", "is_told"), [((1, 1, 1, 1), False), ((1, 2, 3), True)])
 def test_a_look_counts_the_hours_in_which_a_task_ran(hours, is_told):
-    """Among the minutes of the day, which it reads for the rates."""
+    """The hours are counted from the minutes of the day, which are read for the rates."""
 
     class Still(FailingStorage):
         def clock(self):
@@ -495,7 +513,10 @@ def test_a_look_counts_the_hours_in_which_a_task_ran(hours, is_told):
 
 
 def test_advice_for_failed_parents_names_the_command_that_works():
-    """A batch is requeued by another command than a job; one of each is named, and the others are counted."""
+    """A batch is requeued with another command than a job.
+
+    One of each is named, and the others are counted.
+    """
     batch = all_of("in_vain", in_vain={"b1": 2}, batches_in_vain=["b1"])[0]
     both = all_of("in_vain", in_vain={"b1": 2, "j1": 1, "j2": 1}, batches_in_vain=["b1"])[0]
 
@@ -506,7 +527,7 @@ def test_advice_for_failed_parents_names_the_command_that_works():
 
 
 def test_server_is_named_once_however_often_it_was_restarted():
-    """Servers that were stopped in order are no finding at all."""
+    """Servers that stopped normally have no finding."""
     gone = [server("s1", is_alive=False, busy=1, expires_in=-60 * number) for number in range(1, 5)]
     ended = [server(f"e{number}", is_alive=False, state="stopping") for number in range(5)]
 
@@ -516,7 +537,7 @@ def test_server_is_named_once_however_often_it_was_restarted():
 
 
 def test_worst_findings_come_first_and_each_subject_once():
-    """Errors, then warnings, then notes; two findings of one code and subject are one."""
+    """Errors come first, then warnings, then notes. Two findings of one code and subject are merged."""
     told = list_findings(
         sight(
             is_shared=False, queues=[queue("mail", 120, is_paused=True), queue("bulk", 3)],
@@ -531,7 +552,7 @@ def test_worst_findings_come_first_and_each_subject_once():
 
 
 def test_thresholds_of_the_app_decide_what_is_too_long():
-    """A queue may have a latency of its own, or none at all; "*" is for the others."""
+    """A queue can have its own latency threshold, or none. "*" is for the other queues."""
     oldest = {"mail": at(minutes=-5), "bulk": at(hours=-5), "night": at(hours=-5)}
     thresholds = Thresholds({"mail": timedelta(minutes=1), "*": timedelta(hours=6)}, timedelta(hours=1))
     seen = {

@@ -1,4 +1,4 @@
-"""What `look` reads of a storage, and for how long readings are kept."""
+"""The data that `look` reads from a storage, and how long readings are kept."""
 
 from __future__ import annotations
 
@@ -34,23 +34,26 @@ def fire() -> Iterator[Firelock]:
 
 
 def seen(fire, **options):
-    """Return what there is to see now."""
+    """Return the current sight."""
     return look(fire.runtime, knows_tasks=True, **options)
 
 
 def ended(fire, ago, outcome, count, *, task="noop"):
-    """Store that so many attempts ended so many micros ago."""
+    """Store that this number of attempts ended this many microseconds ago."""
     minute = (fire.storage.clock() - ago) // MINUTE * MINUTE
     fire.storage.record_metrics([Rollup(minute, task, "default", outcome, count, 0, NO_DURATIONS)])
 
 
 def mute(fire, fingerprint, until):
-    """Store what a dashboard stores of a muted cause."""
+    """Store the record that a dashboard stores for a muted cause."""
     fire.storage.put_record("cause", fingerprint, json.dumps({"mute": {"until": until}}))
 
 
 def test_readings_are_kept_for_their_time():
-    """Those without a time are read each time; others when their time is over, and not before."""
+    """Readings without a time are read each time.
+
+    Others are read again after their time, and not before.
+    """
     now, values = [100.0], iter(range(100))
     keep = KeptReadings({"slow": 5.0}, monotonic=lambda: now[0])
 
@@ -65,7 +68,7 @@ def test_readings_are_kept_for_their_time():
 
 
 def test_the_difference_of_the_clocks_leaves_out_the_round_trip(fire):
-    """Half of it is before the storage's answer."""
+    """Half of the round trip is subtracted, because it precedes the storage's response."""
     now = fire.storage.clock()
     fire.storage.clock = lambda: now
     hosts = iter([now - 7 * SECOND, now - 3 * SECOND])
@@ -74,7 +77,7 @@ def test_the_difference_of_the_clocks_leaves_out_the_round_trip(fire):
 
 
 def test_each_queue_says_since_when_its_first_job_waits(fire):
-    """Also one behind hundreds of older jobs of another queue."""
+    """The first job of a queue is found even if hundreds of older jobs are in another queue."""
     noop = fire.task_named("noop")
     first, *_ = noop.using(queue="full").enqueue_many([()] * 250)
     later = noop.using(queue="late").enqueue()
@@ -87,7 +90,7 @@ def test_each_queue_says_since_when_its_first_job_waits(fire):
 
 
 def test_first_jobs_of_tasks_that_no_server_told_of_are_counted(fire):
-    """As long as no server has told of any task, nothing is known."""
+    """As long as no server has reported its tasks, no task counts as unknown."""
     fire.task_named("noop").enqueue()
     fire.task(name="other")(lambda: None).enqueue_many([()] * 2)
 
@@ -100,7 +103,7 @@ def test_first_jobs_of_tasks_that_no_server_told_of_are_counted(fire):
 
 
 def test_attempts_of_the_last_minutes_are_counted_by_task(fire):
-    """A retry and a crash are failed attempts; only what ended the job counts as failed."""
+    """A retry and a crash are failed attempts. Only an attempt that ended its job counts as failed."""
     for outcome, count in (("succeeded", 5), ("retried", 3), ("crashed", 2), ("failed", 1), ("deleted", 4)):
         ended(fire, 5 * MINUTE, outcome, count)
     ended(fire, 20 * MINUTE, "failed", 100)
@@ -116,7 +119,7 @@ def test_attempts_of_the_last_minutes_are_counted_by_task(fire):
 
 
 def test_a_day_is_read_where_attempts_failed_lately_alone(fire):
-    """Nobody asks what is usual where nothing failed."""
+    """Statistics of the day are read only for tasks with recent failures."""
     ended(fire, 5 * MINUTE, "succeeded", 5)
     ended(fire, 20 * MINUTE, "failed", 100)
 
@@ -127,7 +130,7 @@ def test_a_day_is_read_where_attempts_failed_lately_alone(fire):
 
 @pytest.mark.parametrize(("until_in", "share"), [(None, 0.5), (MINUTE, 0.5), (0, 0.0)])
 def test_the_share_of_muted_failures_is_that_of_causes_muted_now(fire, until_in, share):
-    """Until an instant or for good; a record that nobody can read mutes nothing."""
+    """A cause is muted until a time or forever. An unreadable record mutes nothing."""
     worker = Worker(fire)
     jobs = fire.task_named("refuse").enqueue_many([(number,) for number in range(4)])
     worker.run()
@@ -141,7 +144,7 @@ def test_the_share_of_muted_failures_is_that_of_causes_muted_now(fire, until_in,
 
 
 def test_jobs_that_wait_for_an_answer_too_long_are_overdue(fire):
-    """Five minutes after the instant at which they were to go on without it."""
+    """A job is overdue five minutes after the time at which it should have continued without a result."""
     parent = fire.task_named("noop").enqueue()
     child = parent.then(fire.task_named("noop"))
     stored, now = fire.storage.find, fire.storage.clock()

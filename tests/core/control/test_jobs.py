@@ -1,4 +1,4 @@
-"""`fire.jobs`, `fire.queues`, `fire.servers`: pages to look at, and one answer for each id acted on."""
+"""`fire.jobs`, `fire.queues` and `fire.servers`: pages to read, and one result per id for actions."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.core.fakes import FailingStorage, Failure, Worker
 
 @pytest.fixture
 def fire():
-    """An app over a storage that notes what is called."""
+    """An app over a storage that records its calls."""
     with Firelock(FailingStorage()) as fire:
         yield fire
 
 
 @pytest.fixture
 def worker(fire):
-    """Runs its jobs by hand."""
+    """A worker that runs the app's jobs by hand."""
     return Worker(fire)
 
 
@@ -48,19 +48,22 @@ def adding(fire):
     return fire.task(name="add", queue="sums", retry=Retry.never(), tags=["a:{a}"])(add)
 
 
-# ---- looking ---------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("job_id", ["", "nobody", "x" * 10_000, "'; drop table job; --", 7, None])
 def test_an_unknown_id_is_not_found(fire, job_id):
-    """Whatever it is; the error says so."""
+    """The error states that the job was not found, whatever the id is."""
     for verb in (fire.jobs.get, fire.jobs.copy):
         with pytest.raises(JobNotFound, match="is not stored: the id is wrong, or the job has been pruned"):
             verb(job_id)
 
 
 def test_jobs_are_found_by_what_they_are(fire, adding, worker):
-    """By state, task, queue, tag, server, error or beginning of the id; newest first; filters narrow down."""
+    """Jobs are found by state, task, queue, tag, server, error or the beginning of the id.
+
+    The newest are first, and filters can be combined.
+    """
     other = fire.task(name="other")(lambda: None).using(tags=["x"]).enqueue()
     bad, good = adding.enqueue(-1), adding.enqueue(1)
     worker.run()
@@ -79,20 +82,20 @@ def test_jobs_are_found_by_what_they_are(fire, adding, worker):
 
 @pytest.mark.parametrize("limit", [0, 501, True, "5"])
 def test_a_page_has_1_to_500_jobs(fire, limit):
-    """The message shows the limit that was given."""
+    """The error contains the limit that was passed."""
     with pytest.raises(ConfigurationError, match=r"limit=.* is refused; a page holds 1 to 500 jobs"):
         fire.jobs.find(limit=limit)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.SCHEDULED])
 def test_only_scheduled_jobs_are_found_by_due(fire, state):
-    """Another state beside it would find nothing, ever."""
+    """A filter by due time and another state could never match a job."""
     with pytest.raises(ConfigurationError, match=rf"by_due=True with state='{state}' .* no job"):
         fire.jobs.find(by_due=True, state=state)
 
 
 def test_counts_are_a_mapping_of_states(fire, adding, worker):
-    """Every state has a number, also one without a job; a state that there is not has none."""
+    """Every state has a number, even without a job. An unknown state has none."""
     adding.enqueue_many([(1,), (-1,), (2,)])
     worker.run()
     adding.enqueue(3)
@@ -107,16 +110,19 @@ def test_counts_are_a_mapping_of_states(fire, adding, worker):
         counts["faild"]
 
 
-# ---- looking at all that match ---------------------------------------------------------------------------
+# ---- iterating over all matching jobs --------------------------------------------------------------------
 
 
 async def gathered(jobs):
-    """Return what an async iterator gives."""
+    """Return the items of an async iterator."""
     return [job async for job in jobs]
 
 
 def test_one_iterates_over_all_that_match(fire, adding, worker):
-    """As `find` says it, newest first, however many pages that takes; by coroutine too."""
+    """The iterator returns the jobs of `find`, newest first, from any number of pages.
+
+    The async iterator returns the same.
+    """
     jobs = adding.enqueue_many([(number,) for number in range(1_101)])
     other = fire.task(name="other")(add).enqueue(1)
 
@@ -128,7 +134,7 @@ def test_one_iterates_over_all_that_match(fire, adding, worker):
 
 
 def test_one_iterates_page_by_page(fire, adding):
-    """A page of 500 is read when it is needed, so that memory does not grow with the jobs."""
+    """A page of 500 is read when it is needed, so memory does not grow with the number of jobs."""
     adding.enqueue_many([(number,) for number in range(1_101)])
 
     jobs = fire.jobs.iterate()
@@ -142,20 +148,20 @@ def test_one_iterates_page_by_page(fire, adding):
 
 
 def test_an_iterator_refuses_what_find_refuses_at_once(fire):
-    """Not when its first page is asked for."""
+    """The error is raised by the call and not when the first page is read."""
     for verb in (fire.jobs.find, fire.jobs.iterate, fire.jobs.aiterate):
         with pytest.raises(ConfigurationError, match="state='running' is unknown; use one of awaiting"):
             verb(state="running")
     with pytest.raises(ScheduleError, match="no time zone"):
-        fire.jobs.iterate(until=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+        fire.jobs.iterate(until=datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake under test
     with pytest.raises(TypeError, match=r"aiterate\(\) takes no 'limit'; jobs are looked for by state, task"):
         fire.jobs.aiterate(limit=5)
 
 
 @pytest.mark.parametrize("oldest_first", [True, False])
 def test_what_comes_while_one_iterates_is_left_out(fire, adding, oldest_first):
-    """Or who enqueues a job for each that he sees would never come to an end."""
-    jobs = adding.enqueue_many([(number,) for number in range(501)])  # more than a page holds
+    """A loop that enqueues a job for each job it finds must come to an end."""
+    jobs = adding.enqueue_many([(number,) for number in range(501)])  # more than a page contains
 
     found = islice(fire.jobs.iterate(oldest_first=oldest_first), 600)
     seen = [(job.id, adding.enqueue(3))[0] for job in found]
@@ -165,15 +171,18 @@ def test_what_comes_while_one_iterates_is_left_out(fire, adding, oldest_first):
 
 
 def fail_in_turn(storage, verb, *errors):
-    """The next calls of the verb raise these, one each; None works."""
+    """Make the next calls of this method raise these errors, one each; None means success."""
     storage.failing[verb].extend(None if error is None else Failure(error) for error in errors)
 
 
-# ---- acting on many --------------------------------------------------------------------------------------
+# ---- acting on many jobs ---------------------------------------------------------------------------------
 
 
 def test_many_are_requeued_with_an_answer_each(fire, adding, worker):
-    """What its state does not allow is refused, what is not stored is missing; the others are enqueued."""
+    """A job whose state does not allow it is refused, and an unknown id is missing.
+
+    The other jobs are enqueued.
+    """
     done = adding.enqueue(1)
     worker.run()
     waiting = adding.enqueue(2)
@@ -185,7 +194,7 @@ def test_many_are_requeued_with_an_answer_each(fire, adding, worker):
 
 
 def test_many_are_deleted_with_an_answer_each(fire, adding):
-    """A deleted one is refused; children are decided at once."""
+    """A deleted job is refused. Continuations are decided immediately."""
     gone, parent = adding.enqueue(1), adding.enqueue(2)
     gone.delete()
     child = parent.then(adding, 3)
@@ -197,7 +206,7 @@ def test_many_are_deleted_with_an_answer_each(fire, adding):
 
 
 def test_many_are_acted_on_500_at_a_time(fire, adding):
-    """However many ids, no call of the storage is large; coroutines do the same."""
+    """However many ids there are, no call of the storage is large. The async methods do the same."""
     jobs = adding.enqueue_many([(number,) for number in range(1_100)])
 
     results = asyncio.run(fire.jobs.adelete([job.id for job in jobs]))
@@ -224,11 +233,14 @@ def test_many_are_acted_on_500_at_a_time(fire, adding):
     ],
 )
 def test_what_fails_among_many_tells_what_was_done(fire, adding, verb, error, advice):
-    """The answers so far are in the error; where it failed at once it is the storage's own error."""
+    """The error contains the results so far.
+
+    If the first call fails, the storage's own error is raised.
+    """
     ids = [job.id for job in adding.enqueue_many([(number,) for number in range(1_100)])]
     act = getattr(fire.jobs, verb)
     when = (timedelta(0),) if verb == "reschedule" else ()
-    answer = Applied.APPLIED if verb == "delete" else Applied.REFUSED  # they are enqueued
+    answer = Applied.APPLIED if verb == "delete" else Applied.REFUSED  # the jobs are enqueued
     fail_in_turn(fire.storage, "apply", error, None, error)
 
     with pytest.raises(StorageError) as at_once:
@@ -243,7 +255,7 @@ def test_what_fails_among_many_tells_what_was_done(fire, adding, verb, error, ad
 
 
 def test_a_job_that_changed_meanwhile_is_not_restored(fire, adding, worker):
-    """It was deleted again, while it ran: what it was before the first delete is over."""
+    """The job was deleted again while it ran, so its state before the first delete no longer counts."""
     changed, same = adding.enqueue(1), adding.enqueue(2)
     fire.jobs.delete([changed.id, same.id])
     history = fire.storage.history
@@ -264,7 +276,7 @@ def test_a_job_that_changed_meanwhile_is_not_restored(fire, adding, worker):
 
 
 def test_an_outage_of_a_restore_tells_what_was_left_alone(fire, adding):
-    """Answers that need no change stand beside those of the changes, each at the place of its id."""
+    """Results of jobs that need no change and results of changes are in the order of the ids."""
     jobs = adding.enqueue_many([(number,) for number in range(600)])
     fire.jobs.delete([job.id for job in jobs])
     fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
@@ -276,7 +288,7 @@ def test_an_outage_of_a_restore_tells_what_was_left_alone(fire, adding):
 
 
 def test_an_outage_after_the_last_answer_loses_none(fire, adding, caplog):
-    """Continuations that were set free wait for a server's sweep."""
+    """Released continuations wait for a server's sweep."""
     parent = adding.enqueue(1)
     child = parent.then(adding, 2)
     fire.storage.fail("release", StorageUnavailable("gone"))
@@ -288,7 +300,10 @@ def test_an_outage_after_the_last_answer_loses_none(fire, adding, caplog):
 
 
 def test_many_are_restored_with_an_answer_each(fire, adding, worker):
-    """What lost something by its delete is left alone, and why is told by name; coroutines do the same."""
+    """A job that lost something by its delete is not restored, and the reason is available.
+
+    The async methods do the same.
+    """
     waiting, failed, done, parent = (adding.enqueue(number) for number in (1, -1, 2, 3))
     parent.then(adding, 5)
     fire.jobs.delete([waiting.id, parent.id])
@@ -316,7 +331,7 @@ def test_many_are_restored_with_an_answer_each(fire, adding, worker):
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
 def test_ids_are_a_list_of_texts(fire, adding, verb):
-    """A single id would be taken apart; a handle is not its id."""
+    """A single string would be split into characters, and a handle is not an id."""
     job = adding.enqueue(1)
     act = getattr(fire.jobs, verb)
 
@@ -333,7 +348,7 @@ def test_ids_are_a_list_of_texts(fire, adding, verb):
 
 
 def test_scheduled_jobs_are_moved_to_another_instant(fire, adding):
-    """An aware datetime, or a timedelta from now; others are left alone."""
+    """The new due time is an aware datetime, or a timedelta from now. Other jobs are not changed."""
     moved, waiting = adding.schedule(300, 1), adding.enqueue(2)
     when, before = datetime(2040, 1, 1, tzinfo=UTC), datetime.now(UTC)
 
@@ -350,7 +365,7 @@ def test_scheduled_jobs_are_moved_to_another_instant(fire, adding):
 
 @pytest.mark.parametrize("when", [timedelta(0), timedelta.min, datetime(1900, 1, 1, tzinfo=UTC)])
 def test_an_instant_that_has_passed_is_due_at_once(fire, adding, when):
-    """However long ago, the next promotion takes it."""
+    """The next promotion moves the job, however long ago the time is."""
     job = adding.schedule(300, 1)
 
     fire.jobs.reschedule([job.id], when)
@@ -360,7 +375,7 @@ def test_an_instant_that_has_passed_is_due_at_once(fire, adding, when):
 
 
 def test_nobody_waits_for_what_is_no_instant(fire, adding):
-    """It is refused as where a job is scheduled, and the job stays as it was."""
+    """An invalid time is refused as for a new schedule, and the job does not change."""
     job = adding.schedule(300, 1)
 
     with pytest.raises(ScheduleError, match="when=5 is no instant; pass an aware datetime, or a timedelta"):
@@ -372,7 +387,7 @@ def test_nobody_waits_for_what_is_no_instant(fire, adding):
 
 
 def test_waiting_jobs_are_moved_and_others_are_refused(fire, adding, worker):
-    """A job keeps its id, history and continuations; each id has an answer, with a reason for people."""
+    """A job keeps its id, history and continuations. Each id has a result and a readable reason."""
     ended = adding.enqueue(1)
     worker.run()
     waiting, later = adding.enqueue(2), adding.schedule(300, 3)
@@ -395,7 +410,7 @@ def test_waiting_jobs_are_moved_and_others_are_refused(fire, adding, worker):
 
 
 def test_handle_moves_its_job_or_says_why_not(fire, adding, worker):
-    """The handle shows the new queue; a running job raises a conflict with its reason."""
+    """The handle shows the new queue. For a running job, a conflict with its reason is raised."""
     job = adding.enqueue(1)
 
     moved = job.move(queue="bulk", reason="by hand")
@@ -423,7 +438,7 @@ def test_handle_moves_its_job_or_says_why_not(fire, adding, worker):
     ],
 )
 def test_move_without_a_possible_target_is_refused(fire, adding, target, said):
-    """Nothing is asked of the storage then."""
+    """The error is raised before the storage is called."""
     job = adding.enqueue(1)
 
     for move in (lambda: fire.jobs.move([job.id], **target), lambda: job.move(**target)):
@@ -434,7 +449,7 @@ def test_move_without_a_possible_target_is_refused(fire, adding, target, said):
 
 
 def test_move_that_fails_among_many_reports_what_was_done(fire, adding):
-    """The answers of the chunks before are in the error."""
+    """The error contains the results of the previous chunks."""
     ids = [job.id for job in adding.enqueue_many([(number,) for number in range(600)])]
     error = StorageUnavailable("gone")
     fail_in_turn(fire.storage, "move", None, error)
@@ -446,7 +461,7 @@ def test_move_that_fails_among_many_reports_what_was_done(fire, adding):
 
 
 def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
-    """Delete, restore and requeue take it as the verbs of many jobs do."""
+    """Delete, restore and requeue accept a reason, as the methods for many jobs do."""
     job = adding.enqueue(1)
 
     job.delete(reason="wrong customer")
@@ -460,7 +475,10 @@ def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
 
 
 def test_a_copy_is_a_new_job_like_the_stored_one(fire, adding):
-    """With its options, at the end of its queue; an app that does not have its task can make it too."""
+    """The copy has the same options and is at the end of its queue.
+
+    An app without the task can create it too.
+    """
     retry = Retry(attempts=2)
     old = adding.using(queue="bulk", priority=7, tags=["x"], timeout=5, retry=retry).enqueue(1, b=2)
     old.delete()
@@ -476,7 +494,7 @@ def test_a_copy_is_a_new_job_like_the_stored_one(fire, adding):
 
 
 def test_a_copy_belongs_to_no_recurring_job_and_no_parent(fire, adding):
-    """It is enqueued at once, whatever made or held back the first."""
+    """The copy is enqueued immediately, whatever created or delayed the original job."""
     adding.recur("nightly", "0 2 * * *", 1)
     made = fire.recurring.trigger("nightly")
     child = made.then(adding, 2)
@@ -491,7 +509,7 @@ def test_a_copy_belongs_to_no_recurring_job_and_no_parent(fire, adding):
 
 
 def test_queues_show_what_they_hold(fire, adding, worker):
-    """Every queue that has jobs or settings, in order of name."""
+    """The list contains every queue that has jobs or settings, ordered by name."""
     adding.enqueue_many([(1,), (2,), (3,)])
     adding.schedule(300, 4)
     worker.claim(1)
@@ -521,13 +539,13 @@ def test_a_queue_has_a_name(fire, name):
 
 
 def session(id, server_id="server-a", **fields):
-    """A session of a server, with these fields changed."""
+    """Return a session of a server, with these fields changed."""
     given = {"workers": 4, "queues": "critical", "started_at": 0, "timeout_seconds": 30.0, **fields}
     return NewSession(id, server_id, f"host:{server_id}", "host", 7, **given)
 
 
 def test_a_server_is_the_sum_of_its_sessions(fire):
-    """Workers and busy ones of those that live; dead ones are shown, not counted."""
+    """Workers and running jobs of live sessions are added up. Dead sessions are shown, but not counted."""
     for name in ("one", "two", "three"):
         fire.storage.begin_session(session(name))
     fire.storage.begin_session(session("other", "server-b"))
@@ -547,7 +565,7 @@ def test_a_server_is_the_sum_of_its_sessions(fire):
 
 
 def test_a_server_that_was_killed_is_lost(fire):
-    """Its last session ran out."""
+    """The last session of the server has expired."""
     fire.storage.begin_session(session("one"))
     fire.storage.clock_offset += 31_000_000
     fire.storage.orphans(10)
@@ -558,7 +576,7 @@ def test_a_server_that_was_killed_is_lost(fire):
 
 
 def test_a_server_that_stopped_is_not_lost(fire):
-    """Whatever became of its processes before."""
+    """The last session decides, whatever happened to earlier processes."""
     fire.storage.begin_session(session("crashed"))
     fire.storage.begin_session(session("last"))
     fire.storage.end_session("crashed", (), reason="its process died")

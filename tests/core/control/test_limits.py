@@ -1,4 +1,4 @@
-"""`fire.limits`: keys with who holds them and who waits; numbers of code, operators' numbers, pauses."""
+"""`fire.limits`: keys with their holders and waiting jobs, limits of code and of operators, pauses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUCKETS = (0,) * (len(DURATION_BUCKETS) + 1)
 
 
 class KeyedStorage(MemoryStorage):
-    """The storage in memory, whose keys are as a test says."""
+    """The storage in memory, with the keys that a test sets."""
 
     def __init__(self):
         super().__init__("")
@@ -33,7 +33,7 @@ class KeyedStorage(MemoryStorage):
         self.spent = []
 
     def hold(self, key, *holders, waiting=0, free_at=0):
-        """A key is held by these jobs."""
+        """Add a key that these jobs hold."""
         self.keys.append(KeyState(key, holders, len(holders), waiting, free_at))
 
     def find_keys(self, prefix="", *, after="", limit=100):
@@ -53,7 +53,7 @@ def fire():
 
 
 def declaring(fire, **numbers):
-    """What an app sees whose code says these numbers, each under its own name."""
+    """Return the limits of an app whose code declares these values for each name."""
     said = {
         name: DeclaredLimit(name, f"{name}:{{id}}", LimitNumbers(**given)) for name, given in numbers.items()
     }
@@ -61,15 +61,15 @@ def declaring(fire, **numbers):
 
 
 def audited(fire):
-    """What the audit says, oldest first."""
+    """Return the entries of the audit, oldest first."""
     return [(one.action, one.target, one.by, one.origin) for one in reversed(list(fire.audit.list()))]
 
 
-# ---- looking ---------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------
 
 
 def test_a_key_shows_who_holds_it_and_whose_number_it_has(fire):
-    """Holders, waiting jobs, the number of its name, and when its rate opens."""
+    """A key shows its holders and waiting jobs, the values of its name, and when its rate opens."""
     now = fire.storage.clock()
     fire.storage.hold("tenant:7", "a", "b", waiting=5, free_at=now + MINUTE)
     limits = declaring(fire, tenant={"concurrent": 2, "rate": 60, "per": MINUTE})
@@ -88,7 +88,7 @@ def test_a_key_shows_who_holds_it_and_whose_number_it_has(fire):
 
 
 def test_a_key_without_numbers_takes_turns(fire):
-    """It belongs to nobody, and nothing closes it."""
+    """A key without values has no limit, and nothing closes it."""
     fire.storage.hold("shop:1", "a")
 
     (view,) = fire.limits.list()
@@ -97,7 +97,10 @@ def test_a_key_without_numbers_takes_turns(fire):
 
 
 def test_keys_come_in_pages_with_those_that_have_only_numbers(fire):
-    """In order of key, each once: held ones and those with numbers or a pause of their own; names are not."""
+    """The list contains held keys and keys with their own values or pause, ordered and each once.
+
+    It does not contain names.
+    """
     for key in ("tenant:1", "tenant:3", "tenant:5"):
         fire.storage.hold(key)
     fire.limits.set("tenant:2", concurrent=1)
@@ -116,7 +119,7 @@ def test_keys_come_in_pages_with_those_that_have_only_numbers(fire):
 
 
 def test_names_are_shown_before_they_have_a_key(fire):
-    """What the code declares is there with its template from the first server's start on."""
+    """Limits that the code declares appear with their templates as soon as the first server has started."""
     declaring(fire, tenant={"concurrent": 4}, api={"rate": 90, "per": MINUTE, "burst": 5}).sync()
 
     api, tenant = fire.limits.names()
@@ -126,7 +129,7 @@ def test_names_are_shown_before_they_have_a_key(fire):
 
 
 def test_a_key_nobody_asked_for_shows_the_numbers_it_would_have(fire):
-    """Nothing holds it and nothing waits."""
+    """A key that no job has used has no holders and no waiting jobs."""
     fire.limits.set("tenant", concurrent=3)
 
     view = asyncio.run(fire.limits.aget("tenant:42"))
@@ -135,11 +138,11 @@ def test_a_key_nobody_asked_for_shows_the_numbers_it_would_have(fire):
     assert "operator" == view.whose
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------
+# ---- values ----------------------------------------------------------------------------------------------
 
 
 def test_an_operators_number_survives_until_the_code_changes(fire):
-    """A server that starts writes the code's number only where the code says something new."""
+    """A starting server writes the code's values only if they have changed."""
     declaring(fire, tenant={"concurrent": 4}).sync()
     fire.limits.set("tenant", concurrent=9)
 
@@ -154,7 +157,7 @@ def test_an_operators_number_survives_until_the_code_changes(fire):
 
 
 def test_what_was_set_before_any_code_named_it_survives_the_first_code(fire):
-    """An operator may be there first; a reset gives the code's number."""
+    """An operator may set values before the code declares the limit. A reset restores the code's values."""
     fire.limits.set("tenant", concurrent=9)
 
     declaring(fire, tenant={"concurrent": 4}).sync()
@@ -164,7 +167,7 @@ def test_what_was_set_before_any_code_named_it_survives_the_first_code(fire):
 
 
 def test_a_server_says_once_which_numbers_it_wrote(fire, caplog):
-    """One line with all names; nothing where all is as before."""
+    """One line contains all names. Nothing is logged if nothing has changed."""
     caplog.set_level(logging.INFO, "firelock.control.limits")
 
     declaring(fire, a={"concurrent": 1}, b={"concurrent": 2}).sync()
@@ -174,7 +177,7 @@ def test_a_server_says_once_which_numbers_it_wrote(fire, caplog):
 
 
 def test_turns_write_nothing_until_a_number_is_to_go(fire):
-    """A limit that code declares without numbers has no record, and takes away what the code said before."""
+    """A limit that code declares without values has no record, and removes the code's earlier values."""
     turns = declaring(fire, tenant={})
     before = (turns.sync(), fire.limits.names())
     declaring(fire, tenant={"concurrent": 4}).sync()
@@ -188,7 +191,7 @@ def test_turns_write_nothing_until_a_number_is_to_go(fire):
 
 
 def test_what_is_left_out_of_set_stays_as_it_is(fire):
-    """A key begins with the numbers of its name; None takes one away."""
+    """A key starts with the values of its name; None removes a value."""
     declaring(fire, tenant={"concurrent": 4, "rate": 10, "per": MINUTE, "burst": 3}).sync()
 
     own = fire.limits.set("tenant:7", rate=20)
@@ -200,7 +203,7 @@ def test_what_is_left_out_of_set_stays_as_it_is(fire):
 
 
 def test_a_reset_gives_back_what_the_code_says(fire):
-    """A key's own record goes, a name has the code's numbers; a pause stays."""
+    """The record of a key is deleted, and a name gets the code's values. A pause is kept."""
     declaring(fire, tenant={"concurrent": 4}).sync()
     fire.limits.set("tenant", concurrent=9)
     fire.limits.set("tenant:7", concurrent=1)
@@ -214,7 +217,7 @@ def test_a_reset_gives_back_what_the_code_says(fire):
 
 
 def test_a_pause_says_why_and_by_whom_and_is_of_all_keys_of_a_name(fire):
-    """It is seen on each key, and ends where it began."""
+    """The pause is shown on each key and is removed only at the name."""
     fire.limits.pause("tenant", "provider is down", by="ada")
 
     paused = fire.limits.get("tenant:7")
@@ -229,7 +232,7 @@ def test_a_pause_says_why_and_by_whom_and_is_of_all_keys_of_a_name(fire):
 
 
 def test_every_change_is_in_the_audit_and_what_changed_nothing_is_not(fire):
-    """Who, where, and the numbers that held before and hold from then on."""
+    """An entry contains who made the change, from where, and the values before and after it."""
     before = fire.limits.get("tenant").words
     fire.limits.set("tenant", concurrent=2, by="ada", origin="dashboard")
     fire.limits.pause("tenant", "why", by="bob", origin="cli")
@@ -249,7 +252,7 @@ def test_every_change_is_in_the_audit_and_what_changed_nothing_is_not(fire):
 
 
 def test_spend_charges_the_keys_rate_and_says_how_long_it_is_shut(fire):
-    """A negative cost gives back; the answer is in seconds, never below zero."""
+    """A negative cost is a refund. The result is in seconds and never below zero."""
     seconds = fire.limits.spend("api:7", 350)
     asyncio.run(fire.limits.aspend("api:7", -20))
 
@@ -257,7 +260,7 @@ def test_spend_charges_the_keys_rate_and_says_how_long_it_is_shut(fire):
     assert 0 <= seconds <= 2.5
 
 
-# ---- bad input -------------------------------------------------------------------------------------------
+# ---- invalid input ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -279,7 +282,7 @@ def test_spend_charges_the_keys_rate_and_says_how_long_it_is_shut(fire):
     ids=str,
 )
 def test_a_wrong_number_is_one_error_and_nothing_is_stored(fire, given, said):
-    """What happened, the value, what to do."""
+    """The error contains the problem, the value and the fix."""
     with pytest.raises(ConfigurationError, match=said):
         fire.limits.set("tenant", **given)
 
@@ -288,7 +291,7 @@ def test_a_wrong_number_is_one_error_and_nothing_is_stored(fire, given, said):
 
 @pytest.mark.parametrize("key", ["", "a\nb", 7, "x" * 201, None], ids=repr)
 def test_what_can_be_no_key_is_refused_by_every_verb(fire, key):
-    """One error each, and nothing stored."""
+    """Each method raises one error and stores nothing."""
     limits = fire.limits
     for verb in (
         limits.get, limits.reset, limits.pause, limits.resume, lambda key: limits.set(key, concurrent=1),
@@ -300,7 +303,7 @@ def test_what_can_be_no_key_is_refused_by_every_verb(fire, key):
 
 
 def test_a_key_cannot_have_less_than_its_name_says(fire):
-    """Without a number of its own it would have its name's: the error says what to do."""
+    """A key without its own values would have those of its name. The error states what to do."""
     fire.limits.set("tenant", concurrent=2)
 
     with pytest.raises(ConfigurationError, match="Reset it"):
@@ -309,7 +312,7 @@ def test_a_key_cannot_have_less_than_its_name_says(fire):
 
 @pytest.mark.parametrize("cost", [1.5, True, "3", 10**10], ids=repr)
 def test_a_cost_is_a_whole_number(fire, cost):
-    """Anything else is refused before anything is spent."""
+    """A cost that is not an integer is refused before anything is spent."""
     with pytest.raises(ConfigurationError, match="cost="):
         fire.limits.spend("api:7", cost)
 
@@ -318,20 +321,20 @@ def test_a_cost_is_a_whole_number(fire, cost):
 
 @pytest.mark.parametrize("note", [None, 3, "x" * 501], ids=["none", "number", "long"])
 def test_a_note_is_a_short_text(fire, note):
-    """Anything else is refused."""
+    """A note that is not a short string is refused."""
     with pytest.raises(ConfigurationError, match="note="):
         fire.limits.pause("tenant", note)
 
 
 @pytest.mark.parametrize("limit", [0, 501, True])
 def test_a_page_has_one_to_five_hundred_keys(fire, limit):
-    """Another number is refused."""
+    """A number of keys outside this range is refused."""
     with pytest.raises(ConfigurationError, match="keys"):
         fire.limits.list(limit=limit)
 
 
 def test_a_storage_without_limits_says_so():
-    """Nothing is written, also not by a server's start."""
+    """On a storage without limits, nothing is written, not even when a server starts."""
     storage = KeyedStorage()
     storage.features = storage.features - {Feature.LIMITS}
     with Firelock(storage) as fire:
@@ -345,7 +348,7 @@ def test_a_storage_without_limits_says_so():
 
 @pytest.mark.parametrize("verb", ["get", "set", "reset", "pause", "resume", "spend"])
 def test_a_template_is_no_key_and_the_message_says_which_are(fire, verb):
-    """Copied from the code, or an f forgotten: it would be a key that no job ever asks for."""
+    """A template copied from the code, or a forgotten `f`, would be a key that no job uses."""
     more = {"set": {"concurrent": 1}, "spend": {"cost": 1}}.get(verb, {})
 
     with pytest.raises(ConfigurationError, match=r"pass 'tenant/api' for all of them, or .* 'tenant:7/api'"):
@@ -355,7 +358,7 @@ def test_a_template_is_no_key_and_the_message_says_which_are(fire, verb):
 
 
 def test_a_key_with_numbers_of_its_own_tells_the_template_of_its_name(fire):
-    """It belongs to what the code declared all the same."""
+    """A key with its own values still belongs to the limit that the code declared."""
     limits = declaring(fire, tenant={"concurrent": 4})
     limits.sync()
     limits.set("tenant:7", concurrent=1)
@@ -364,18 +367,21 @@ def test_a_key_with_numbers_of_its_own_tells_the_template_of_its_name(fire):
     assert (True, False) == (limits.get("tenant").is_name, limits.get("tenant:7").is_name)
 
 
-# ---- those who wait ----------------------------------------------------------------------------------------
+# ---- waiting jobs ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def shop():
-    """An app whose jobs have limits of each kind, and a session that has claimed what it may."""
+    """An app on a storage in memory."""
     with Firelock("memory://") as fire:
         yield fire
 
 
 def described(fire, count=12):
-    """Jobs of three customers that share a rate of one per ten seconds: one was claimed and has ended."""
+    """Enqueue jobs of three customers that share a rate of one per ten seconds, and return them.
+
+    The first one was claimed and has ended.
+    """
 
     @fire.task(
         name="describe",
@@ -404,7 +410,10 @@ def take(fire, count):
 
 
 def test_a_key_is_never_open_while_jobs_wait_for_it(shop):
-    """A key that admits jobs names the key that holds them; without one its jobs wait for a worker."""
+    """A key with free places names the key that holds its jobs.
+
+    If there is none, its jobs wait for a worker.
+    """
     jobs = described(shop)
 
     views = {view.key: view for view in shop.limits.list()}
@@ -432,7 +441,10 @@ def test_a_key_is_never_open_while_jobs_wait_for_it(shop):
     ],
 )
 def test_a_key_says_why_it_admits_no_job(shop, change, state):
-    """Paused, a number of 0, full, or shut until a time; a key that admits jobs has jobs for workers."""
+    """The key is paused, has a limit of 0, is full, or is closed until a time.
+
+    Jobs of a key with free places wait for a worker.
+    """
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=1)])
     def train(number: int) -> None: ...
@@ -447,7 +459,10 @@ def test_a_key_says_why_it_admits_no_job(shop, change, state):
 
 
 def test_a_line_says_who_waits_why_and_about_how_long(shop):
-    """The jobs in the order of their turns, each with the keys that hold it; a rate gives an estimate."""
+    """The line contains the jobs in the order of their turns, each with the keys that hold it.
+
+    A rate provides an estimate.
+    """
     described(shop)
     now = shop.client.clock.now()
 
@@ -464,7 +479,7 @@ def test_a_line_says_who_waits_why_and_about_how_long(shop):
 
 
 def test_a_line_counts_those_before_in_the_key_that_all_share(shop):
-    """A customer's jobs wait for the rate that all customers share, behind those of others."""
+    """A customer's jobs wait for the rate that all customers share, after jobs of others."""
     described(shop)
     now = shop.client.clock.now()
 
@@ -473,12 +488,13 @@ def test_a_line_counts_those_before_in_the_key_that_all_share(shop):
     places = [shop.limits.places(one.job.id)[0].ahead for one in line.jobs]
     waits = [round((micros(one.starts_at) - now) / 10_000_000) for one in line.jobs]
     assert 4 == len(places)
-    assert (1 + places[0], 1 + places[-1]) == (waits[0], waits[-1])  # between them it is an approximation
+    # the places between them are an approximation
+    assert (1 + places[0], 1 + places[-1]) == (waits[0], waits[-1])
     assert all(abs(1 + place - wait) <= 1 for place, wait in zip(places, waits, strict=True))
 
 
 def test_jobs_that_another_key_holds_have_no_turn_while_the_key_has_room(shop):
-    """The others keep their order, and their turns and estimates leave those jobs out."""
+    """The other jobs keep their order, and their turns and estimates ignore these jobs."""
 
     @shop.task(
         name="ask",
@@ -502,7 +518,10 @@ def test_jobs_that_another_key_holds_have_no_turn_while_the_key_has_room(shop):
 
 
 def test_a_job_that_a_full_key_and_another_key_hold_keeps_its_turn(shop):
-    """No job passes it while its key is full; each line has all keys that hold it."""
+    """Other jobs cannot pass the job while its key is full.
+
+    Each line contains all keys that hold the job.
+    """
 
     @shop.task(name="ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)])
     def ask(customer: int) -> None: ...
@@ -529,7 +548,10 @@ def test_a_job_that_a_full_key_and_another_key_hold_keeps_its_turn(shop):
 
 
 def test_timeouts_bound_a_start_that_has_no_estimate(shop):
-    """Its own timeout or that of its task, as the code or the last server says it; none without one."""
+    """The bound is the timeout of the job or of its task, as the code or the last server reports it.
+
+    Without a timeout, there is no bound.
+    """
 
     @shop.task(name="train", timeout=3_600, limits=[Limit("gpu", concurrent=2)])
     def train(number: int) -> None: ...
@@ -554,7 +576,7 @@ def test_timeouts_bound_a_start_that_has_no_estimate(shop):
 
 
 def test_a_bound_comes_after_the_job_in_front_under_each_key(shop):
-    """Two last jobs of one customer run one after the other, however many places the shared key has."""
+    """The last two jobs of one customer run one after the other, however many places the shared key has."""
 
     @shop.task(
         name="ask",
@@ -585,7 +607,7 @@ def test_a_bound_comes_after_the_job_in_front_under_each_key(shop):
 
 
 def test_a_job_without_a_bound_leaves_those_after_it_without_one(shop):
-    """A job that no key bounds may run under a key that later jobs share."""
+    """A job whose start is unknown may run under a key that later jobs share."""
 
     @shop.task(name="ask", limits=[Limit("model", concurrent=1), Limit("customer:{customer}", concurrent=1)])
     def ask(customer: int) -> None: ...
@@ -603,7 +625,7 @@ def test_a_job_without_a_bound_leaves_those_after_it_without_one(shop):
 
 
 def test_no_start_is_bounded_if_a_job_in_front_has_no_timeout(shop):
-    """A timeout of one call counts, and one that lacks it leaves the start unknown."""
+    """The timeout of a single call counts, and one job without a timeout makes the start unknown."""
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=1)])
     def train(number: int) -> None: ...
@@ -621,7 +643,7 @@ def test_no_start_is_bounded_if_a_job_in_front_has_no_timeout(shop):
 
 
 def test_the_run_times_of_the_last_hour_estimate_a_full_key(shop):
-    """Two slots and runs of a minute: the third of those who wait starts after three half minutes."""
+    """With two slots and runs of a minute, the third waiting job starts after three half minutes."""
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=2)])
     def train(number: int) -> None: ...
@@ -646,19 +668,19 @@ def test_the_run_times_of_the_last_hour_estimate_a_full_key(shop):
 
 @pytest.mark.parametrize("after", [-1, 10_001, True, "3"])
 def test_a_line_begins_within_its_bounds(shop, after):
-    """Any other value is one error that names the bounds."""
+    """A value outside the range raises an error that contains the range."""
     with pytest.raises(ConfigurationError, match="after must be an integer from 0 to 10,000, got"):
         shop.limits.line("gpu", after)
 
 
 def test_a_place_of_an_unknown_job_is_an_error(shop):
-    """With the id."""
+    """The error contains the id of the job."""
     with pytest.raises(JobNotFound, match="'nobody' not found"):
         shop.limits.places("nobody")
 
 
 class Reading(MemoryStorage):
-    """A storage in memory that counts the verbs that people's pages use."""
+    """A storage in memory that counts the reads that pages for people use."""
 
     def __init__(self):
         super().__init__("")
@@ -674,7 +696,7 @@ class Reading(MemoryStorage):
 
 
 def test_reads_do_not_grow_with_the_rows_of_a_page():
-    """However many customers are on a page, and however many keys, the number of reads has a bound."""
+    """The number of reads has a bound, however many customers and keys a page shows."""
     with Firelock(Reading()) as fire:
         limits = [Limit("openai", rate=6, per=60, burst=1), Limit("customer:{customer}", concurrent=1)]
         task = fire.task(name="describe", limits=limits)(describe_customer)
@@ -689,4 +711,4 @@ def test_reads_do_not_grow_with_the_rows_of_a_page():
 
 
 def describe_customer(customer: int) -> None:
-    """What the test above enqueues."""
+    """The task of the test above."""

@@ -1,4 +1,4 @@
-"""A changed rate holds at once, whatever the former one has used up."""
+"""A changed rate applies immediately, whatever the previous rate has used up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DAY = 86_400
 
 
 def claimed(fire):
-    """How many jobs a session may start now."""
+    """Return the number of jobs that a session can claim now."""
     storage = fire.storage
     storage.begin_session(NewSession("one", "one", "web-1", "host", 7, 0, 3_600.0, 10))
     return len(storage.claim(ClaimRequest(None, 10, "one", storage.clock())).jobs)
@@ -20,7 +20,7 @@ def claimed(fire):
 @pytest.mark.parametrize("numbers", [{"rate": 1_000, "per": 1.0}, {"rate": None, "concurrent": 100}])
 @pytest.mark.parametrize("of", ["mail/out", "mail:7/out"])
 def test_a_changed_rate_opens_the_keys_that_the_former_one_had_shut(numbers, of):
-    """Of the name and of one key, raised and taken away."""
+    """The rate of a name or of a single key may be raised or removed."""
     with Firelock("memory://") as fire:
 
         @fire.task(name="shop.send", limits=[Limit("mail:{user_id}/out", rate=1, per=DAY)])

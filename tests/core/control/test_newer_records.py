@@ -1,4 +1,4 @@
-"""Across modules: settings and summaries that a newer release stored keep the fields it added."""
+"""Across modules: stored settings and summaries keep the fields that a newer release has added."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fire():
 
 
 def test_added_settings_of_a_queue_stay_through_pause_and_resume(fire):
-    """An older dashboard pauses a queue for which a newer release stored more."""
+    """An older dashboard pauses a queue for which a newer release has stored more fields."""
     fire.storage.put_record("queue", "mail", json.dumps({"paused": False, "weight": 3}))
 
     fire.queues.pause("mail", note="provider is down")
@@ -30,7 +30,7 @@ def test_added_settings_of_a_queue_stay_through_pause_and_resume(fire):
 
 
 def test_added_settings_of_a_limit_stay_through_a_change(fire):
-    """An older dashboard changes the numbers of a limit for which a newer release stored more."""
+    """An older dashboard changes the values of a limit for which a newer release has stored more fields."""
     fire.storage.put_record("limit", "gpu", json.dumps({"concurrent": 2, "window": 9}))
 
     fire.limits.set("gpu", concurrent=4)
@@ -41,7 +41,7 @@ def test_added_settings_of_a_limit_stay_through_a_change(fire):
 
 
 def test_added_fields_of_open_alerts_are_kept():
-    """Alerts that a newer release opened are not forgotten, and so not sent again."""
+    """Alerts that a newer release opened are kept, so they are not sent again."""
     text = json.dumps(
         {"looked_at": 7, "seen": {}, "open": {"failed a": {"since": 1, "new": 2}}, "more_of": 5}
     )

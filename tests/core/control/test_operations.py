@@ -1,4 +1,4 @@
-"""`fire.operations`: an action on every job that matches, tracked, cancellable and resumable."""
+"""`fire.operations`: an action on every matching job, tracked, cancellable and resumable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fire(request, tmp_path):
 
 @pytest.fixture
 def watched():
-    """An app over a storage that notes what is called, and fails as told."""
+    """An app over a storage that records its calls, with programmable failures."""
     with Firelock(FailingStorage()) as fire:
         yield fire
 
@@ -43,17 +43,17 @@ def send(to: str, number: int = 0) -> None:
 
 
 def sending(fire):
-    """The task of this app."""
+    """Return the task of this app."""
     return fire.task(name="send", queue="bulk", retry=Retry.never())(send)
 
 
 def deleting(fire, where=BULK):
-    """Ada asks for the delete of what matches."""
+    """Start an operation by ada that deletes the matching jobs."""
     return fire.operations.start("delete", where, by="ada")
 
 
 def fill(fire, number, *, failed=0):
-    """Store so many jobs that wait, and before them so many that have failed; return their ids."""
+    """Store jobs that have failed and then jobs that wait, in these numbers, and return their ids."""
     task = sending(fire)
     worker = Worker(fire)
     bad = task.enqueue_many([(f"ada{place}@x", -1) for place in range(failed)])
@@ -64,12 +64,12 @@ def fill(fire, number, *, failed=0):
 
 
 def run(fire, operation, **options):
-    """Run it without waiting; return it as it is then."""
+    """Run the operation without pauses, and return its state afterwards."""
     return fire.operations.run(operation.id, wait=lambda seconds: None, **options)
 
 
 def after(chunks):
-    """Answer "go on" so many times, then "stop"."""
+    """Return a function that returns False this many times and then True, to stop."""
     answers = iter([False] * chunks)
     return lambda: next(answers, True)
 
@@ -78,11 +78,11 @@ def states(fire):
     return {state: number for state, number in fire.jobs.counts().by_state.items() if number}
 
 
-# ---- asking for it ---------------------------------------------------------------------------------------
+# ---- starting --------------------------------------------------------------------------------------------
 
 
 def test_to_start_touches_no_job(fire):
-    """It is stored, waits to be run and knows how much there is to do."""
+    """The operation is stored, waits to be run, and contains the expected number of jobs."""
     fill(fire, 3, failed=2)
 
     operation = deleting(fire)
@@ -97,7 +97,7 @@ def test_to_start_touches_no_job(fire):
 
 
 def test_what_comes_later_is_left_alone(fire):
-    """The filter ends at the start, or where it ended before that."""
+    """The filter ends at the start of the operation, or earlier if it already had an end."""
     fill(fire, 2)
 
     operation = deleting(fire)
@@ -111,7 +111,7 @@ def test_what_comes_later_is_left_alone(fire):
 
 
 def test_everything_is_never_deleted(watched):
-    """A filter that was left empty by mistake costs no job."""
+    """A filter that was left empty by mistake must not delete any job."""
     fill(watched, 1)
 
     with pytest.raises(ConfigurationError, match="An empty filter would delete every job"):
@@ -123,7 +123,7 @@ def test_everything_is_never_deleted(watched):
 
 
 def test_bad_wishes_are_refused(watched):
-    """Each with the value, and with what there is instead."""
+    """Each error contains the value and the valid alternatives."""
     start = watched.operations.start
     for verb in ("remove", "", None):
         with pytest.raises(ConfigurationError, match=r"verb=.* is unknown; use one of requeue, delete"):
@@ -144,11 +144,14 @@ def test_bad_wishes_are_refused(watched):
     assert [] == watched.operations.list().operations
 
 
-# ---- doing it --------------------------------------------------------------------------------------------
+# ---- running ---------------------------------------------------------------------------------------------
 
 
 def test_every_job_that_matches_is_changed(fire):
-    """Over several pages; the first ids are kept, and each job's history says why."""
+    """The operation covers several pages.
+
+    It keeps the first ids, and each job's history contains the reason.
+    """
     ids = fill(fire, 1_200)
     operation = fire.operations.start("delete", BULK, by="ada", reason="tenant left")
 
@@ -165,7 +168,7 @@ def test_every_job_that_matches_is_changed(fire):
 
 
 def test_failed_jobs_are_requeued_oldest_first(fire):
-    """Those that fail again come later than the start, so that it ends."""
+    """Jobs that fail again fail after the operation's start, so the operation ends."""
     ids = fill(fire, 0, failed=3)
     operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
 
@@ -178,7 +181,7 @@ def test_failed_jobs_are_requeued_oldest_first(fire):
 
 @pytest.mark.parametrize("where", [JobFilter(), BULK, JobFilter(is_retrying=False)])
 def test_a_requeue_names_a_state(watched, where):
-    """Without one it would run again what has succeeded."""
+    """A requeue without a state would also repeat jobs that have succeeded."""
     fill(watched, 1)
 
     with pytest.raises(ConfigurationError, match="without a state"):
@@ -189,7 +192,7 @@ def test_a_requeue_names_a_state(watched, where):
 
 
 def test_a_job_that_left_its_state_meanwhile_is_skipped(watched):
-    """What somebody deleted after the page was read is not revived by a requeue of failed jobs."""
+    """A failed job that was deleted after the page was read is not revived by the requeue."""
     ids = fill(watched, 0, failed=2)
     operation = watched.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
     Meddler.into(watched, lambda: watched.jobs.delete(ids[:1]))
@@ -201,7 +204,7 @@ def test_a_job_that_left_its_state_meanwhile_is_skipped(watched):
 
 
 def test_a_job_that_was_pruned_meanwhile_is_missing(watched):
-    """It is counted apart."""
+    """Missing jobs are counted separately."""
     ids = fill(watched, 1, failed=1)
     operation = watched.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
 
@@ -218,7 +221,7 @@ def test_a_job_that_was_pruned_meanwhile_is_missing(watched):
 
 
 def test_to_delete_a_queue_spares_no_job_that_began_meanwhile(watched):
-    """Where no state was asked for, none protects from the delete."""
+    """If the filter has no state, a change of state does not protect a job from the delete."""
     fill(watched, 2)
     operation = deleting(watched)
     Meddler.into(watched, lambda: Worker(watched, "host:b").claim(1))
@@ -228,7 +231,7 @@ def test_to_delete_a_queue_spares_no_job_that_began_meanwhile(watched):
 
 
 def test_children_are_released(fire):
-    """The end of a parent decides its continuation at once."""
+    """The end of a parent immediately decides its continuations."""
     task = sending(fire)
     child = task.enqueue("parent").then(task, "child")
 
@@ -247,7 +250,10 @@ def test_children_are_released(fire):
     ],
 )
 def test_texts_choose_among_the_jobs(fire, contains, changed):
-    """Upper and lower case alike, all that are given; what they leave out is seen, not skipped."""
+    """The search ignores case, and all given strings must match.
+
+    Other jobs count as seen, and not as skipped.
+    """
     fill(fire, 3, failed=2)
 
     done = run(fire, fire.operations.start("delete", BULK, by="ada", contains=contains))
@@ -255,14 +261,17 @@ def test_texts_choose_among_the_jobs(fire, contains, changed):
     assert (Status.DONE, 5, changed, 0) == (done.state, done.total_seen, done.changed, done.skipped)
 
 
-# ---- sharing with others ---------------------------------------------------------------------------------
+# ---- sharing the storage ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("step", "options", "waited"), [(2, {"pace": 2.5}, 5.0), (1, {"jobs_a_second": 50}, 9.0)]
 )
 def test_after_each_chunk_workers_have_their_turn(watched, step, options, waited):
-    """So many times as long as the chunk took, or until the rate allows more; but not after the last."""
+    """The pause is a multiple of the chunk's duration, or lasts until the rate allows more.
+
+    There is no pause after the last chunk.
+    """
     fill(watched, 1_200)
     operation = deleting(watched)
     ticks, waits = iter(range(0, 100, step)), []
@@ -274,7 +283,7 @@ def test_after_each_chunk_workers_have_their_turn(watched, step, options, waited
 
 
 def test_two_never_do_one_operation_at_once(fire):
-    """The second leaves it alone, and says how far the first has come."""
+    """The second runner leaves the operation alone and returns the progress of the first."""
     fill(fire, 600)
     operation = deleting(fire)
 
@@ -285,7 +294,7 @@ def test_two_never_do_one_operation_at_once(fire):
 
 
 def test_one_that_lost_its_lock_writes_nothing_more(watched):
-    """Whoever took over counts; the former runner stops at its next look."""
+    """The progress of the new runner counts, and the previous one stops at its next check."""
     fill(watched, 1_200)
     operation = deleting(watched)
 
@@ -300,7 +309,7 @@ def test_one_that_lost_its_lock_writes_nothing_more(watched):
 
 
 def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
-    """As that of a provider which tells no fence, it is the only sign."""
+    """For a lock without a fence, this attribute is the only sign of its loss."""
     fill(watched, 1_200)
     lock = SimpleNamespace(fence=7, lost=False)
     operations = Operations(watched.client, lambda name, **_: nullcontext(lock))
@@ -312,7 +321,7 @@ def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
 
 
 def test_an_empty_page_is_not_the_last(watched):
-    """A storage that bounds how far it looks may have found nothing yet."""
+    """A storage that limits how far it searches may have found nothing yet."""
     fill(watched, 5)
     operation = deleting(watched)
     find = watched.storage.find
@@ -325,7 +334,7 @@ def test_an_empty_page_is_not_the_last(watched):
 
 
 def test_it_stops_when_it_is_told_and_goes_on_behind(fire):
-    """A server that stops leaves the rest to the next one; nothing is counted twice."""
+    """A server that stops leaves the rest to the next one, and nothing is counted twice."""
     fill(fire, 1_200)
     operation = deleting(fire)
 
@@ -340,7 +349,7 @@ def test_it_stops_when_it_is_told_and_goes_on_behind(fire):
 
 
 def test_a_crash_between_change_and_record_does_no_harm(watched):
-    """The chunk is met again: its jobs are skipped, the others are changed."""
+    """The chunk is processed again: its changed jobs are skipped, and the others are changed."""
     fill(watched, 1_200)
     operation = deleting(watched)
 
@@ -358,7 +367,7 @@ def test_a_crash_between_change_and_record_does_no_harm(watched):
 
 
 def test_an_outage_leaves_it_resumable(watched):
-    """It is nothing that trying again cannot help."""
+    """An operation that met an outage can be continued, because a retry can succeed."""
     fill(watched, 3)
     operation = deleting(watched)
     watched.storage.fail("find", StorageUnavailable("away"))
@@ -371,7 +380,7 @@ def test_an_outage_leaves_it_resumable(watched):
 
 
 def test_what_trying_again_cannot_help_has_failed(watched):
-    """It says why, and is never run again."""
+    """The operation contains the reason and is never run again."""
     fill(watched, 3)
     operation = deleting(watched)
     watched.storage.fail("find", StorageError("the index is broken"))
@@ -387,7 +396,7 @@ def test_what_trying_again_cannot_help_has_failed(watched):
 
 
 def test_a_cancel_during_a_chunk_counts_the_chunk(watched):
-    """What was changed is told, although it was cancelled before it was written down."""
+    """The changes of the chunk are counted, even if the cancellation was stored before them."""
     fill(watched, 1_200)
     operation = deleting(watched)
     Meddler.into(watched, lambda: watched.operations.cancel(operation.id, "bob"))
@@ -400,7 +409,7 @@ def test_a_cancel_during_a_chunk_counts_the_chunk(watched):
     assert seen == watched.operations.get(operation.id)
 
 
-# ---- looking ---------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -408,7 +417,7 @@ def test_a_cancel_during_a_chunk_counts_the_chunk(watched):
     ["", "nobody", pytest.param(newest_first_key(7), id="unused"), "\x00", "\ud800", None, 7],
 )
 def test_an_unknown_operation_is_none(fire, operation_id):
-    """To look at it is no error; to run or cancel it is."""
+    """Looking up an unknown operation returns None; running or cancelling it is an error."""
     assert fire.operations.get(operation_id) is None
     with pytest.raises(ConfigurationError, match=r"Operation .* is not stored"):
         fire.operations.run(operation_id)
@@ -417,7 +426,7 @@ def test_an_unknown_operation_is_none(fire, operation_id):
 
 
 def test_the_newest_operations_are_first(fire):
-    """Page by page, as entries of the audit; what is resumed is in the order of its start."""
+    """Pages work as for entries of the audit. Resumable operations are in the order of their start."""
     started = [fire.operations.start("delete", BULK, by=str(number)) for number in range(3)]
 
     first = fire.operations.list(2)
@@ -431,18 +440,19 @@ def test_the_newest_operations_are_first(fire):
         fire.operations.list(cursor="nonsense")
 
 
-# ---- its record ------------------------------------------------------------------------------------------
+# ---- the stored record -----------------------------------------------------------------------------------
 
 
 def test_every_filter_comes_back(fire):
-    """As it was, so that its cursors go on to fit; also the words of states and texts in odd letters."""
+    """A stored filter is unchanged, so its cursors remain valid.
+
+    This includes states and strings with unusual characters.
+    """
     where = JobFilter(
         State.SCHEDULED, "t", "q", "tag \u2028", "server", "print", "nightly", "0193", "parent", 1, 2, True,
         batch_id="batch",
     )  # fmt: skip
-    names = {field.name for field in attrs.fields(JobFilter)} - {
-        "by_due"
-    }  # an order, and no operation has one
+    names = {field.name for field in attrs.fields(JobFilter)} - {"by_due"}  # an order, which no operation has
     fields = {name: getattr(where, name) for name in names}
     assert None not in fields.values()
 
@@ -454,7 +464,10 @@ def test_every_filter_comes_back(fire):
 
 
 def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
-    """The order is none of its own; a window of due instants is refused, since its own is that of changes."""
+    """The operation does not keep the order.
+
+    A window of due times is refused, because an operation's own window is about changes.
+    """
     by_due = JobFilter(by_due=True, queue="bulk")
 
     started = fire.operations.start("delete", by_due, by="ada")
@@ -468,7 +481,7 @@ def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
 
 
 def test_a_field_that_a_newer_version_added_to_an_operation_is_kept(watched):
-    """It runs to its end, and its record still has the field."""
+    """The operation runs to its end, and its record still has the field."""
     fill(watched, 3)
     operation = deleting(watched)
     value = json.loads(watched.storage.get_record("operation", operation.id).value)
@@ -481,7 +494,7 @@ def test_a_field_that_a_newer_version_added_to_an_operation_is_kept(watched):
 
 
 def test_what_a_newer_version_asked_for_is_shown_as_failed(watched):
-    """It is not run by half, not lost, and not touched: a newer process goes on with it."""
+    """The operation is neither run in part, lost nor changed, so a newer process can continue it."""
     fill(watched, 3)
     operation = deleting(watched)
     value = json.loads(watched.storage.get_record("operation", operation.id).value)
@@ -501,11 +514,11 @@ def test_what_a_newer_version_asked_for_is_shown_as_failed(watched):
 
 
 class Meddler:
-    """Does something once, between a page that was read and the change of its jobs."""
+    """Calls a function once, between the read of a page and the change of its jobs."""
 
     @staticmethod
     def into(fire, act):
-        """The next change that a storage is asked for comes after this act."""
+        """Run the function just before the storage's next change."""
         storage = fire.storage
         apply, acts = storage.apply, [act]
 
@@ -517,11 +530,14 @@ class Meddler:
         storage.apply = meddled
 
 
-# ---- what came of it -------------------------------------------------------------------------------------
+# ---- outcomes --------------------------------------------------------------------------------------------
 
 
 def test_what_came_of_a_requeue_is_told_by_its_jobs(fire):
-    """How many succeeded, failed again or have not ended; once all have, it is what it was then."""
+    """The outcome contains how many jobs succeeded, failed again or have not ended.
+
+    As soon as all have ended, it no longer changes.
+    """
     ids = fill(fire, 0, failed=3)
     task, worker = fire.task_named("send"), Worker(fire)
     operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
@@ -543,7 +559,7 @@ def test_what_came_of_a_requeue_is_told_by_its_jobs(fire):
 
 
 def test_a_delete_has_no_outcome(fire):
-    """What is deleted is deleted; an unknown operation is an error."""
+    """A delete is final. The outcome of an unknown operation is an error."""
     fill(fire, 2)
     operation = run(fire, deleting(fire))
 
@@ -553,7 +569,7 @@ def test_a_delete_has_no_outcome(fire):
 
 
 def test_of_very_many_jobs_the_first_are_looked_at(fire):
-    """Two thousand of them, in so many reads as that takes."""
+    """The first two thousand jobs are read, in as many calls as this takes."""
     ids = fill(fire, 2_600)
     fire.jobs.delete(ids)
     operation = run(fire, fire.operations.start("requeue", JobFilter(state=State.DELETED), by="ada"))
@@ -564,7 +580,7 @@ def test_of_very_many_jobs_the_first_are_looked_at(fire):
 
 
 def test_old_ended_operations_go_with_their_ids(fire):
-    """Those that still run stay, however old."""
+    """Running operations are kept, however old they are."""
     waiting = fire.operations.start("delete", BULK, by="waiting")
     fill(fire, 0, failed=1)
     operation = run(fire, fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada"))
@@ -585,7 +601,10 @@ def test_old_ended_operations_go_with_their_ids(fire):
 
 
 def test_operation_moves_all_waiting_jobs_of_a_filter(fire):
-    """Ended jobs are skipped, those that are there already as well; the history names who asked for it."""
+    """Ended jobs and those that already have the target are skipped.
+
+    The history contains who requested the move.
+    """
     ids = fill(fire, 3, failed=2)
     later = fire.task_named("send").schedule(300, "later")
     fire.jobs.move(ids[-1:], priority=9)
@@ -613,7 +632,7 @@ def test_operation_moves_all_waiting_jobs_of_a_filter(fire):
 
 
 def test_move_of_a_state_leaves_jobs_alone_that_have_left_it(watched):
-    """A job that became enqueued after it was read is not among the scheduled jobs that were meant."""
+    """A job that became enqueued after it was read no longer matches the filter for scheduled jobs."""
     task = sending(watched)
     jobs = [task.schedule(300, str(number)) for number in range(2)]
     find = watched.storage.find
@@ -643,7 +662,7 @@ def test_move_of_a_state_leaves_jobs_alone_that_have_left_it(watched):
     ],
 )
 def test_move_without_a_sense_is_refused(fire, verb, where, target, said):
-    """No operation is stored then."""
+    """The error is raised before an operation is stored."""
     with pytest.raises(ConfigurationError, match=said):
         fire.operations.start(verb, where, by="ada", **target)
 

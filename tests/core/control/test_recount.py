@@ -1,4 +1,4 @@
-"""What the doctor finds of batches and waits that nothing moves any more, and what it leaves alone."""
+"""The doctor's findings about batches and waits that do not progress, and cases without a finding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOUR = 3_600 * 1_000_000
 
 
 class Miscounting(MemoryStorage):
-    """Counts one member too many as failed."""
+    """A storage that counts one failed member more than there is."""
 
     def batch_counts(self, ids):
         """See `Storage.batch_counts`."""
@@ -21,13 +21,13 @@ class Miscounting(MemoryStorage):
 
 
 def codes(storage):
-    """What is found, without what is always so of memory."""
+    """Return the findings by code, without those that memory always has."""
     found = Firelock(storage).diagnose().findings
     return {one.code: one for one in found if one.code not in ("not_shared", "no_server")}
 
 
 def fill(storage, *, is_running=False):
-    """A batch with two members, of which one has ended, or both."""
+    """Create a batch with two members, of which one or both have ended, and return its id."""
     yard = Yard(storage)
     batch = yard.batch()
     yard.put(batch, yard.job(batch=batch.id), yard.job(batch=batch.id))
@@ -40,7 +40,7 @@ def fill(storage, *, is_running=False):
 
 
 def test_a_batch_whose_end_nobody_decides_is_told():
-    """An hour after its last member has moved; then somebody releases."""
+    """The finding appears an hour after the last change of a member, and disappears after a release."""
     storage = MemoryStorage()
     batch = fill(storage)
 
@@ -53,7 +53,7 @@ def test_a_batch_whose_end_nobody_decides_is_told():
 
 
 def test_a_batch_in_which_somebody_works_is_left_alone():
-    """However long that takes."""
+    """A batch with a running member has no finding, however long the member runs."""
     storage = MemoryStorage()
     fill(storage, is_running=True)
 
@@ -61,7 +61,7 @@ def test_a_batch_in_which_somebody_works_is_left_alone():
 
 
 def test_a_batch_that_moves_is_not_counted_anew():
-    """Its members change while the doctor looks."""
+    """Members that change while the doctor examines their batch must not cause a finding."""
     storage = Miscounting()
     yard = Yard(storage)
     batch = yard.batch()
@@ -72,7 +72,7 @@ def test_a_batch_that_moves_is_not_counted_anew():
 
 
 def test_a_batch_that_counts_what_is_not_so_is_told():
-    """With what it counts and what there is."""
+    """The finding contains the stored counts and the actual ones."""
     storage = Miscounting()
     batch = fill(storage, is_running=True)
 
@@ -85,7 +85,7 @@ def test_a_batch_that_counts_what_is_not_so_is_told():
 
 @pytest.mark.parametrize(("late", "is_told"), [(200, False), (400, True)])
 def test_a_wait_past_its_time_out_is_told(late, is_told):
-    """Some minutes after it; upkeep of any server lets it go on."""
+    """The finding appears some minutes after the timeout. The upkeep of any server continues the job."""
     storage = MemoryStorage()
     yard = Yard(storage)
     job = yard.put(yard.job())

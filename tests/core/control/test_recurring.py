@@ -1,4 +1,4 @@
-"""Recurring jobs: defined once, fired once an instant, and kept as operators left them."""
+"""Recurring jobs: defined once, run once per due time, and kept as operators changed them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Still(FailingStorage):
-    """A storage whose clock stands until the test moves it."""
+    """A storage whose clock stands still until the test moves it."""
 
     def __init__(self, name=""):
         super().__init__(name)
@@ -44,7 +44,7 @@ class Still(FailingStorage):
 
 @pytest.fixture
 def storage():
-    """A storage in whose time it is half past midnight's minute, 2030."""
+    """A storage whose clock shows 30 seconds after midnight on 1 January 2030."""
     return Still()
 
 
@@ -53,7 +53,7 @@ def report(day: str = "today") -> str:
 
 
 def make_app(storage, **options):
-    """An app over the storage, with a task."""
+    """Return an app over the storage, and a task."""
     fire = Firelock(storage)
     fire.client.clock = StorageClock(storage, monotonic=lambda: 0.0)
     return fire, fire.task(name="report", queue="reports", priority=2, **options)(report)
@@ -69,13 +69,13 @@ def fire(storage):
 
 @pytest.fixture
 def reporting(fire):
-    """Its task."""
+    """The task of the app."""
     return fire.task(name="report", queue="reports", priority=2)(report)
 
 
 @pytest.fixture
 def advance(storage):
-    """Lets time pass; returns the storage's new time."""
+    """A function that advances the storage's clock and returns the new time."""
 
     def advance(**span):
         storage.clock_offset += timedelta(**span) // timedelta(microseconds=1)
@@ -85,12 +85,12 @@ def advance(storage):
 
 
 def due_at(jobs):
-    """The minutes the jobs are made for, after midnight."""
+    """Return the due times of the jobs as minutes after midnight."""
     return [(from_micros(job.record().nominal_at) - START.replace(second=0)) // MINUTE for job in jobs]
 
 
 def made(fire, recurring_id="id"):
-    """The jobs of a definition, in order of the instants they are made for."""
+    """Return the jobs of a definition, ordered by their due times."""
     jobs = fire.jobs.find(recurring=recurring_id, limit=500)
     return sorted(jobs, key=lambda job: job.record().nominal_at)
 
@@ -99,7 +99,7 @@ def made(fire, recurring_id="id"):
 
 
 def test_a_definition_is_stored_with_its_call(fire, reporting):
-    """Task, arguments, options, schedule and the first instant after now."""
+    """The definition contains task, arguments, options, schedule and the first due time after now."""
     task = reporting.using(
         queue="bulk", tags=["x"], timeout=5, retry=Retry(attempts=1), meta={"tenant": "acme"}
     )
@@ -121,7 +121,7 @@ def test_a_definition_is_stored_with_its_call(fire, reporting):
 
 
 def test_the_same_definition_again_writes_nothing(reporting, storage):
-    """Scripts that run at every deploy cost a read."""
+    """A script that runs at every deploy only costs one read."""
     first = reporting.recur("id", "0 2 * * *")
 
     again = asyncio.run(reporting.arecur("id", "0 2 * * *"))
@@ -131,7 +131,7 @@ def test_the_same_definition_again_writes_nothing(reporting, storage):
 
 
 def test_a_change_is_written_and_keeps_what_is_not_its_own(reporting, fire, advance):
-    """Creation, progress and pause stay; the version grows."""
+    """Creation time, progress and pause are kept, and the version grows."""
     reporting.recur("id", "* * * * *", "a")
     advance(minutes=1)
     fire_due(fire.client)
@@ -149,7 +149,7 @@ def test_a_change_is_written_and_keeps_what_is_not_its_own(reporting, fire, adva
 
 @pytest.mark.parametrize("recurring_id", ["", "x" * 201, "a\nb", "a\0", 7, None])
 def test_a_bad_id_is_refused(fire, reporting, recurring_id):
-    """By call and by declaration; nothing is stored."""
+    """A call and a declaration both refuse an invalid id, and nothing is stored."""
     with pytest.raises(ConfigurationError, match=r"Recurring id .* is refused; use 1 to 200 printable"):
         reporting.recur(recurring_id, "* * * * *")
     with pytest.raises(ConfigurationError, match="Recurring id"):
@@ -162,7 +162,7 @@ def test_a_bad_id_is_refused(fire, reporting, recurring_id):
     "recurring_id", ["Ünïcode 🔥", "a/b:c", "'; drop table job; --", "x" * 200, " padded "]
 )
 def test_an_id_is_kept_exactly(fire, reporting, recurring_id):
-    """Every printable text is an id of its own."""
+    """Every printable string is a different id."""
     reporting.recur(recurring_id, "* * * * *")
 
     assert [recurring_id] == [definition.id for definition in fire.recurring.list()]
@@ -170,7 +170,7 @@ def test_an_id_is_kept_exactly(fire, reporting, recurring_id):
 
 @pytest.mark.parametrize("options", [{"delay": 5}, {"at": START}, {"on": "failed"}, {"within": object()}])
 def test_a_recurring_job_takes_no_instant_and_no_transaction(fire, reporting, options):
-    """Its schedule says when it runs."""
+    """The schedule determines when the job runs."""
     with pytest.raises(
         ConfigurationError, match=f"A recurring job takes no {next(iter(options))}; its schedule"
     ):
@@ -180,7 +180,7 @@ def test_a_recurring_job_takes_no_instant_and_no_transaction(fire, reporting, op
 
 
 def test_wrong_arguments_are_refused(fire, reporting):
-    """At the caller's line, not at two in the morning."""
+    """The error is raised in the caller's line, and not at two in the morning."""
     with pytest.raises(ArgumentError):
         reporting.recur("id", "* * * * *", 7)
 
@@ -191,13 +191,13 @@ def test_wrong_arguments_are_refused(fire, reporting):
 
 
 def declare(fire, schedule="0 2 * * *", recurring_id="id", *args, **options):
-    """A task is declared to recur."""
+    """Declare a task to recur."""
     task = fire.task(name="report", queue="reports", priority=2)(report)
     return fire.recurring(recurring_id, schedule, *args)(task.using(**options) if options else task)
 
 
 def test_a_declaration_is_written_by_a_server_s_start(fire):
-    """Until then nothing is stored; a script calls `sync`."""
+    """Until a server starts, nothing is stored. A script can call `sync`."""
     declare(fire, "0 2 * * *", "nightly", "sales")
     before = fire.recurring.list()
 
@@ -210,7 +210,7 @@ def test_a_declaration_is_written_by_a_server_s_start(fire):
 
 
 def test_a_plain_function_may_be_declared(storage):
-    """The decorator registers it as a task."""
+    """The decorator registers the function as a task."""
     with Firelock(storage) as fire:
         task = fire.recurring("id", "0 2 * * *")(report)
         fire.recurring.sync()
@@ -220,14 +220,14 @@ def test_a_plain_function_may_be_declared(storage):
 
 
 def test_options_of_a_declaration_are_its_jobs(fire):
-    """`task.using(…)` may be declared as well."""
+    """`task.using(…)` can be declared as well."""
     declare(fire, "0 2 * * *", "id", queue="bulk")
 
     assert ["bulk"] == [definition.queue for definition in fire.recurring.sync()]
 
 
 def test_an_id_is_declared_once(fire):
-    """Two declarations of one id would take turns."""
+    """Two declarations of one id would overwrite each other in turn."""
     declare(fire)
 
     with pytest.raises(
@@ -237,7 +237,10 @@ def test_an_id_is_declared_once(fire):
 
 
 def test_what_is_gone_from_the_code_is_flagged(storage):
-    """It stays until somebody removes it; one that comes back is no longer flagged."""
+    """A definition that left the code stays until an operator removes it.
+
+    When it is declared again, it is no longer flagged.
+    """
     first, _ = make_app(storage)
     declare(first)
     first.recurring.sync()
@@ -254,7 +257,7 @@ def test_what_is_gone_from_the_code_is_flagged(storage):
 
 
 def test_what_others_declared_is_left_alone(storage):
-    """Another app's tasks are not registered here; definitions made by calls are nobody's declaration."""
+    """The tasks of another app are not registered here, and definitions by calls are not declarations."""
     first, task = make_app(storage)
     declare(first)
     first.recurring.sync()
@@ -268,7 +271,7 @@ def test_what_others_declared_is_left_alone(storage):
 
 
 def test_an_operator_s_pause_survives_deploys(storage):
-    """Whether the code changed or not."""
+    """The pause is kept whether the code has changed or not."""
     fire, _ = make_app(storage)
     declare(fire)
     fire.recurring.sync()
@@ -285,7 +288,10 @@ def test_an_operator_s_pause_survives_deploys(storage):
 
 
 def test_an_operator_s_edit_survives_a_rolling_deploy(storage):
-    """A server without the definition flags it, the next one with it unflags it: nothing else changes."""
+    """A server without the definition flags it, and the next one with it removes the flag.
+
+    Nothing else changes.
+    """
     fire, _ = make_app(storage)
     declare(fire)
     fire.recurring.sync()
@@ -300,7 +306,7 @@ def test_an_operator_s_edit_survives_a_rolling_deploy(storage):
 
 
 def test_a_run_that_is_not_due_follows_the_new_schedule(storage):
-    """A change takes effect at once."""
+    """A changed schedule applies immediately."""
     _, task = make_app(storage)
     task.recur("id", "* * * * *")
 
@@ -310,7 +316,7 @@ def test_a_run_that_is_not_due_follows_the_new_schedule(storage):
 
 
 def test_two_apps_that_define_at_once_agree(storage):
-    """One writes, the other finds it written."""
+    """One app writes the definition, and the other finds it."""
     apps = [make_app(storage) for _ in range(2)]
 
     definitions = race([lambda task=task: task.recur("id", "0 2 * * *") for _, task in apps])
@@ -319,11 +325,11 @@ def test_two_apps_that_define_at_once_agree(storage):
     assert 1 == definitions[0].record.version
 
 
-# ---- firing ----------------------------------------------------------------------------------------------
+# ---- creating jobs ---------------------------------------------------------------------------------------
 
 
 def test_nothing_is_fired_before_its_instant(fire, reporting, advance):
-    """Half a minute early is early."""
+    """No job is created half a minute before its due time."""
     reporting.recur("id", "* * * * *")
     advance(seconds=29)
 
@@ -331,7 +337,10 @@ def test_nothing_is_fired_before_its_instant(fire, reporting, advance):
 
 
 def test_a_due_instant_makes_its_job(fire, reporting, advance):
-    """With the definition's call; its nominal instant is the schedule's, whenever it was fired."""
+    """The job has the options of the definition's call.
+
+    Its nominal time is that of the schedule, even if the job is created later.
+    """
     options = {"tags": ["x"], "timeout": 5, "retry": Retry(attempts=1), "meta": {"tenant": "acme"}}
     reporting.using(**options).recur("id", "* * * * *", "sales")
     advance(seconds=75)
@@ -354,7 +363,7 @@ def test_a_due_instant_makes_its_job(fire, reporting, advance):
 
 
 def test_an_app_that_comes_late_fires_nothing(storage, advance):
-    """What another fired between the look and the firing stays fired, with one job."""
+    """If another app creates the job between the read and the write, there is only one job."""
     (fire, task), (other, _) = make_app(storage), make_app(storage)
     task.recur("id", "* * * * *")
     advance(minutes=1)
@@ -368,7 +377,7 @@ def test_an_app_that_comes_late_fires_nothing(storage, advance):
 
 
 def test_a_paused_definition_is_not_fired(fire, reporting, advance):
-    """What fell into the pause is not made up for."""
+    """Due times during a pause are not made up for."""
     reporting.recur("id", "* * * * *")
     fire.recurring.pause("id")
     advance(minutes=10)
@@ -382,7 +391,7 @@ def test_a_paused_definition_is_not_fired(fire, reporting, advance):
 
 
 def test_a_definition_removed_and_added_runs_its_instants_anew(fire, reporting, advance):
-    """Its jobs are new ones, although the instant was fired before."""
+    """The new definition creates a new job, even if the earlier one already ran for this time."""
     reporting.recur("id", "0 2 * * *")
     advance(hours=2)
     fire_due(fire.client)
@@ -397,7 +406,7 @@ def test_a_definition_removed_and_added_runs_its_instants_anew(fire, reporting, 
 
 
 def test_at_most_so_many_definitions_are_fired_at_once(fire, reporting, advance):
-    """The others are found by the next look."""
+    """The next call creates the jobs of the other definitions."""
     for number in range(5):
         reporting.recur(f"id-{number}", "* * * * *")
     advance(minutes=1)
@@ -405,7 +414,7 @@ def test_at_most_so_many_definitions_are_fired_at_once(fire, reporting, advance)
     assert [2, 2, 1, 0] == [fire_due(fire.client, limit=2) for _ in range(4)]
 
 
-# ---- misfires --------------------------------------------------------------------------------------------
+# ---- missed runs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -419,7 +428,10 @@ def test_at_most_so_many_definitions_are_fired_at_once(fire, reporting, advance)
     ],
 )
 def test_missed_instants_are_made_up_for_as_the_schedule_says(fire, reporting, advance, schedule, minutes):
-    """After half an hour without a server: the latest, the newest within the limit, or the punctual ones."""
+    """After half an hour without a server, one of three sets of runs is created, depending on the policy.
+
+    These are the latest run, the newest ones within the limit, or only those that are still on time.
+    """
     reporting.recur("id", schedule)
     advance(minutes=29, seconds=30)
 
@@ -430,11 +442,11 @@ def test_missed_instants_are_made_up_for_as_the_schedule_says(fire, reporting, a
     assert (30 - len(minutes), micros(START.replace(minute=30, second=0))) == (record.dropped, record.last_at)
 
 
-# ---- firings that are refused ----------------------------------------------------------------------------
+# ---- jobs that cannot be created -------------------------------------------------------------------------
 
 
 def rewrite(fire, recurring_id="id", **fields):
-    """The stored definition has these fields, whatever they are: as a newer version may have written it."""
+    """Change fields of the stored definition to any values, as a newer version may have done."""
     record = fire.storage.get_record("recurring", recurring_id)
     value = json.dumps({**json.loads(record.value), **fields})
     fire.storage.put_record("recurring", recurring_id, value, due_at=record.due_at)
@@ -442,7 +454,10 @@ def rewrite(fire, recurring_id="id", **fields):
 
 @pytest.mark.parametrize("misfire", ["once", "all"])
 def test_a_refused_firing_leaves_the_instant_as_it_is(fire, reporting, advance, misfire):
-    """What could not be fired for 22:30 runs for 22:30, whenever it can be; misfires count from there."""
+    """A run for 00:30 that could not be created keeps this time whenever it is created.
+
+    Missed runs are counted from there.
+    """
     reporting.recur("id", Cron("30 * * * *", misfire=misfire))
     rewrite(fire, schedule="null")
     advance(minutes=30)
@@ -462,7 +477,7 @@ def test_a_refused_firing_leaves_the_instant_as_it_is(fire, reporting, advance, 
 
 
 def test_a_resume_owes_nothing_older(fire, reporting, advance):
-    """The instant that was refused is over where the definition goes on from its next one."""
+    """A resumed definition continues with its next due time, so the time that failed is skipped."""
     reporting.recur("id", "* * * * *")
     rewrite(fire, schedule="null")
     advance(minutes=1)
@@ -478,19 +493,22 @@ def test_a_resume_owes_nothing_older(fire, reporting, advance):
 
 
 def mend_by_hand(fire, reporting, schedule):
-    """An operator mends the definition."""
+    """Fix the definition as an operator would."""
     return fire.recurring.edit("id", schedule=schedule)
 
 
 def mend_in_code(fire, reporting, schedule):
-    """Code mends it."""
+    """Fix the definition in code."""
     return reporting.recur("id", schedule)
 
 
 @pytest.mark.parametrize("mend", [mend_by_hand, mend_in_code])
 @pytest.mark.parametrize("is_broken", [True, False], ids=["refused", "missed"])
 def test_a_run_that_is_owed_runs_once_whatever_schedule_comes(fire, reporting, advance, mend, is_broken):
-    """For its own instant; the other schedule's instants count from its change, however long that took."""
+    """The pending run keeps its own due time.
+
+    The times of the new schedule count from the change, however long that took.
+    """
     reporting.recur("id", "30 0 * * *")
     if is_broken:
         rewrite(fire, schedule="null")
@@ -513,7 +531,7 @@ def test_a_run_that_is_owed_runs_once_whatever_schedule_comes(fire, reporting, a
 
 
 def test_another_policy_leaves_the_instants_as_they_are(fire, reporting, advance):
-    """Who sees that runs were missed may ask for all of them: they are of the same schedule."""
+    """An operator who notices missed runs may request all of them, because the schedule is the same."""
     reporting.recur("id", "*/10 * * * *")
     advance(minutes=30)
 
@@ -524,7 +542,7 @@ def test_another_policy_leaves_the_instants_as_they_are(fire, reporting, advance
 
 
 def test_one_that_the_storage_does_not_take_hinders_no_other(fire, reporting, storage, advance):
-    """A firing that meets an outage is told to who asked, when the others have had their turn."""
+    """The error of an outage is raised after the other definitions have had their turn."""
     for number in range(3):
         reporting.recur(f"id-{number}", "* * * * *")
     advance(minutes=1)
@@ -539,11 +557,11 @@ def test_one_that_the_storage_does_not_take_hinders_no_other(fire, reporting, st
 # ---- definitions that a newer version wrote --------------------------------------------------------------
 
 
-NEWER = [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}]  # other kinds of values than those known here
+NEWER = [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}]  # values of other kinds than this version knows
 
 
 def test_a_field_that_a_newer_version_added_is_kept_by_every_change(fire, reporting, advance):
-    """Firing, pausing, editing and declaring again go on, and write the field back as it was."""
+    """Creating jobs, pausing, editing and declaring again work, and write the field back unchanged."""
     reporting.recur("id", "* * * * *")
     rewrite(fire, limit={"eu": 1})
 
@@ -569,7 +587,10 @@ def test_a_field_that_a_newer_version_added_is_kept_by_every_change(fire, report
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_what_a_newer_version_wrote_is_not_fired_and_hinders_nobody(fire, reporting, advance, written):
-    """It keeps its value, whatever is due behind it is fired, and it takes no turn of others."""
+    """A definition of a newer version keeps its value, and other due definitions create their jobs.
+
+    It does not count toward their limit.
+    """
     for name in ("a", "b"):
         reporting.recur(name, "* * * * *")
     rewrite(fire, "a", **written)
@@ -585,13 +606,13 @@ def test_what_a_newer_version_wrote_is_not_fired_and_hinders_nobody(fire, report
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_what_a_newer_version_wrote_is_fired_for_its_own_instant(fire, reporting, advance, written):
-    """An older server beside it costs it seconds, and no instant."""
+    """An older server delays a definition of a newer version by seconds, and no due time is lost."""
     reporting.recur("id", "* * * * *")
     stored = fire.storage.get_record("recurring", "id").value
     rewrite(fire, **written)
     advance(minutes=1)
     fire_due(fire.client)
-    rewrite(fire, **{name: json.loads(stored)[name] for name in written})  # it is upgraded
+    rewrite(fire, **{name: json.loads(stored)[name] for name in written})  # the server is upgraded
     advance(seconds=20)
 
     assert (1, [1]) == (fire_due(fire.client), due_at(made(fire)))
@@ -599,7 +620,10 @@ def test_what_a_newer_version_wrote_is_fired_for_its_own_instant(fire, reporting
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
-    """Lists hold it, and say who wrote it and what is not known here."""
+    """Lists contain a definition of a newer version, with an error.
+
+    The error names the writer and the unknown field.
+    """
     reporting.recur("id", "* * * * *")
     reporting.recur("other", "* * * * *")
     rewrite(fire, **written)
@@ -619,7 +643,7 @@ def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
 def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
     fire, reporting, storage, advance, caplog
 ):
-    """It stays the first of those that are due; whatever is due behind it is fired all the same."""
+    """Other due definitions create their jobs, although the definition remains the first due one."""
     for name in ("a", "b"):
         reporting.recur(name, "* * * * *")
     rewrite(fire, "a", tags={"eu": 1})
@@ -633,7 +657,10 @@ def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
 
 
 def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
-    """An edit would lose what is not known here; code leaves it, people are told, and may remove it."""
+    """An edit would lose the unknown values of the definition.
+
+    Code does not change it, operators get an error, and it can be removed.
+    """
     reporting.recur("id", "* * * * *")
     rewrite(fire, tags={"eu": 1})
     before = fire.storage.get_record("recurring", "id")
@@ -657,7 +684,10 @@ def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
 
 @pytest.mark.parametrize("text", ["[1]", "{", "", '{"tags":' * 20_000], ids=["list", "cut", "empty", "deep"])
 def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, reporting, advance, text):
-    """It is not due, since nobody knows when; and it stops neither firing nor promoting nor lists."""
+    """The due time of an unreadable definition is unknown, so it is not due.
+
+    It does not stop other definitions, promotions or lists.
+    """
     reporting.recur("other", "* * * * *")
     fire.storage.put_record("recurring", "id", text)
     advance(minutes=1)
@@ -677,7 +707,7 @@ def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, report
 
 
 def test_skip_drops_an_instant_while_the_former_job_has_not_ended(fire, reporting, advance):
-    """Waiting counts as running; after its end the next instant has its job."""
+    """A waiting job counts as running. After the end of the job, the next due time gets its job."""
     worker = Worker(fire)
     reporting.recur("id", Cron("* * * * *", overlap="skip"))
     for _ in range(3):
@@ -696,7 +726,7 @@ def test_skip_drops_an_instant_while_the_former_job_has_not_ended(fire, reportin
 
 @pytest.mark.parametrize("end", ["delete", "prune"])
 def test_skip_waits_for_no_job_that_is_gone(fire, reporting, advance, end):
-    """A deleted or pruned former job has ended."""
+    """A deleted or pruned previous job has ended."""
     reporting.recur("id", Cron("* * * * *", overlap="skip"))
     advance(minutes=1)
     fire_due(fire.client)
@@ -716,7 +746,10 @@ def test_skip_waits_for_no_job_that_is_gone(fire, reporting, advance, end):
 
 
 def test_queue_one_lets_one_wait_and_drops_more(fire, reporting, advance):
-    """The second waits for the first, the third is dropped, and the second runs when the first has ended."""
+    """The second job waits for the first, and the third is dropped.
+
+    The second runs when the first has ended.
+    """
     worker = Worker(fire)
     reporting.recur("id", Cron("* * * * *", overlap="queue_one"))
     for _ in range(3):
@@ -732,7 +765,7 @@ def test_queue_one_lets_one_wait_and_drops_more(fire, reporting, advance):
 
 
 def test_queue_one_goes_on_after_its_waiting_job_has_started(fire, reporting, advance):
-    """Then one more may wait."""
+    """After the waiting job has started, one more may wait."""
     worker = Worker(fire)
     reporting.recur("id", Cron("* * * * *", overlap="queue_one"))
     for _ in range(2):
@@ -747,7 +780,7 @@ def test_queue_one_goes_on_after_its_waiting_job_has_started(fire, reporting, ad
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one"])
 def test_missed_instants_of_one_that_must_not_overlap_are_one_run(fire, reporting, advance, overlap):
-    """Made up for at once they would overlap each other: only the latest runs."""
+    """If several missed runs were created together, they would overlap, so only the latest runs."""
     reporting.recur("id", Cron("* * * * *", misfire="all", overlap=overlap))
     advance(minutes=9, seconds=30)
 
@@ -756,14 +789,17 @@ def test_missed_instants_of_one_that_must_not_overlap_are_one_run(fire, reportin
     assert ([10], 9) == (due_at(made(fire)), fire.recurring.get("id").record.dropped)
 
 
-# ---- what goes wrong -------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "schedule", ["{}", "null", "[]", "7", "not json", '{"kind": "cron", "expression": "*"}']
 )
 def test_a_definition_that_cannot_be_fired_shows_why(fire, reporting, storage, advance, schedule):
-    """It is tried again a minute later, the others are fired, and a mended one forgets its error."""
+    """The definition is tried again a minute later, and the others create their jobs.
+
+    A fixed definition no longer has an error.
+    """
     good = reporting.recur("good", "* * * * *").record
     reporting.recur("id", "* * * * *")
     put_recurring(storage, attrs.evolve(get_recurring(storage, "id"), schedule=schedule), keep_progress=True)
@@ -785,7 +821,10 @@ def test_a_definition_that_cannot_be_fired_shows_why(fire, reporting, storage, a
 
 
 def test_an_outage_ends_the_look(fire, reporting, storage, advance):
-    """A second refusal in a row is no definition's own. Nothing is lost: the next look fires what is due."""
+    """A second failure in a row does not concern a single definition.
+
+    Nothing is lost: the next call creates the jobs.
+    """
     for name in ("a", "b", "c"):
         reporting.recur(name, "* * * * *")
     advance(minutes=1)
@@ -804,7 +843,7 @@ def test_an_outage_ends_the_look(fire, reporting, storage, advance):
 
 @pytest.mark.parametrize("verb", ["get", "trigger", "pause", "resume", "remove"])
 def test_an_unknown_definition_is_not_found(fire, verb):
-    """Whatever is asked of it; by coroutine too."""
+    """All methods, including the async ones, raise an error for an unknown definition."""
     with pytest.raises(JobNotFound, match="No recurring job 'nobody' is stored"):
         getattr(fire.recurring, verb)("nobody")
     with pytest.raises(JobNotFound):
@@ -812,7 +851,7 @@ def test_an_unknown_definition_is_not_found(fire, verb):
 
 
 def test_a_trigger_makes_a_job_and_touches_no_schedule(fire, reporting):
-    """Now, by hand; also of a paused definition."""
+    """A trigger creates a job immediately, even if the definition is paused."""
     reporting.recur("id", "0 2 * * *", "sales")
     fire.recurring.pause("id")
     before = fire.recurring.get("id")
@@ -827,7 +866,7 @@ def test_a_trigger_makes_a_job_and_touches_no_schedule(fire, reporting):
 
 
 def test_pausing_and_resuming_twice_is_the_same(fire, reporting):
-    """By coroutine too; a resumed one that was not paused keeps its instant."""
+    """The async methods behave alike. A definition that was not paused keeps its due time on resume."""
     reporting.recur("id", "0 2 * * *")
 
     async def use():
@@ -842,7 +881,7 @@ def test_pausing_and_resuming_twice_is_the_same(fire, reporting):
 
 
 def test_removing_leaves_the_jobs(fire, reporting):
-    """They were made already; the definition is gone."""
+    """The definition is deleted, but the jobs that it has created remain."""
     reporting.recur("id", "0 2 * * *")
     reporting.recur("other", "0 2 * * *")
     job = fire.recurring.trigger("id")
@@ -857,7 +896,7 @@ def test_removing_leaves_the_jobs(fire, reporting):
 def test_a_definition_that_cannot_even_show_its_error_hinders_no_other(
     fire, reporting, storage, advance, caplog
 ):
-    """It is logged; an outage meanwhile ends the look."""
+    """The problem is logged. An outage at that time ends the call."""
     for name in ("a", "b"):
         reporting.recur(name, "* * * * *")
     advance(minutes=1)

@@ -1,4 +1,4 @@
-"""Recurring jobs as operators change them: checked like code's, and never at the cost of a run."""
+"""Changes of recurring jobs by operators: checked like code, and without losing a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)
 
 
 class Still(FailingStorage):
-    """A storage whose clock stands until the test moves it."""
+    """A storage whose clock stands still until the test moves it."""
 
     def clock(self):
         return micros(START) + self.clock_offset
@@ -34,12 +34,12 @@ class Still(FailingStorage):
 
 @pytest.fixture
 def storage():
-    """A storage half a minute into 2030."""
+    """A storage whose clock shows 30 seconds after the start of 2030."""
     return Still()
 
 
 def app(storage):
-    """An app over the storage, without tasks."""
+    """Return an app over the storage, without tasks."""
     fire = Firelock(storage)
     fire.client.clock = StorageClock(storage, monotonic=lambda: 0.0)
     return fire
@@ -49,7 +49,7 @@ def report(day: str = "today", copies: int = 1) -> None: ...
 
 
 def with_task(storage):
-    """An app and its task, which tags its jobs."""
+    """Return an app and its task, which tags its jobs."""
     fire = app(storage)
     return fire, fire.task(name="report", tags=["day:{day}"])(report)
 
@@ -62,7 +62,7 @@ def fire(storage):
 
 @pytest.fixture
 def declared(storage):
-    """An app that declares `nightly` at two, written as a server would write it."""
+    """An app that declares `nightly` at two o'clock, stored as a server would store it."""
     fire, task = with_task(storage)
     fire.recurring("nightly", "0 2 * * *", "mon")(task)
     fire.recurring.sync()
@@ -73,7 +73,7 @@ def declared(storage):
 
 
 def test_an_edit_changes_what_is_given_and_nothing_else(declared):
-    """Schedule, arguments and options, each alone or together; None leaves it."""
+    """Schedule, arguments and options can be changed alone or together; None changes nothing."""
     before = declared.recurring.get("nightly").record
 
     edited = declared.recurring.edit("nightly", queue="bulk", priority=7)
@@ -84,7 +84,7 @@ def test_an_edit_changes_what_is_given_and_nothing_else(declared):
 
 
 def test_an_edit_without_a_change_writes_nothing(declared, storage):
-    """A form that is sent as it was shown leaves the definition its code's."""
+    """A form that is submitted unchanged leaves the code as the definition's origin."""
     written = len(storage.called["put_record"])
 
     same = declared.recurring.edit(
@@ -95,7 +95,7 @@ def test_an_edit_without_a_change_writes_nothing(declared, storage):
 
 
 def test_an_edit_survives_until_the_code_changes(declared, storage):
-    """A deploy with the same declaration leaves it; one with another takes its place."""
+    """A deploy with the same declaration keeps the edit; a deploy with another one replaces it."""
     declared.recurring.edit("nightly", schedule="0 5 * * *")
 
     declared.recurring.sync()
@@ -110,7 +110,7 @@ def test_an_edit_survives_until_the_code_changes(declared, storage):
 
 
 def test_arguments_are_checked_as_an_enqueue_checks_them(declared):
-    """By name or as a list; what does not fit is refused, and nothing is written."""
+    """Arguments are passed by name or as a list. Wrong ones are refused, and nothing is written."""
     edit = declared.recurring.edit
 
     assert '{"day":"tue","copies":2}' == edit("nightly", arguments={"day": "tue", "copies": 2}).arguments
@@ -125,7 +125,7 @@ def test_arguments_are_checked_as_an_enqueue_checks_them(declared):
 
 
 def test_tags_of_the_task_follow_the_arguments(declared):
-    """Those that it makes are made anew, those that people gave stay."""
+    """Tags that the task creates are created again, and tags that people gave are kept."""
     declared.recurring.edit("nightly", tags=["eu"])
 
     edited = declared.recurring.edit("nightly", arguments={"day": "tue"})
@@ -137,7 +137,7 @@ def test_tags_of_the_task_follow_the_arguments(declared):
 
 
 def test_arguments_of_a_task_that_is_not_here_cannot_be_changed(declared, storage):
-    """A dashboard without the code leaves them, and may change the rest."""
+    """A dashboard without the code cannot change the arguments, but can change everything else."""
     stranger = app(storage)
 
     edited = stranger.recurring.edit("nightly", arguments={"day": "mon"}, schedule="0 4 * * *")
@@ -157,7 +157,7 @@ def test_arguments_of_a_task_that_is_not_here_cannot_be_changed(declared, storag
     ],
 )
 def test_what_code_could_not_say_an_operator_cannot(declared, change, error):
-    """The same checks, and nothing is written."""
+    """An edit has the same checks as code, and nothing is written if one fails."""
     with pytest.raises(error):
         declared.recurring.edit("nightly", **change)
 
@@ -165,7 +165,10 @@ def test_what_code_could_not_say_an_operator_cannot(declared, change, error):
 
 
 def test_an_edit_of_what_somebody_changed_meanwhile_is_a_conflict(declared):
-    """With the version that the operator saw; without one the edit is made on top."""
+    """The conflict is detected from the version that the operator saw.
+
+    Without a version, the edit is applied to the current definition.
+    """
     seen = declared.recurring.get("nightly").version
     declared.recurring.edit("nightly", priority=1)
 
@@ -177,7 +180,7 @@ def test_an_edit_of_what_somebody_changed_meanwhile_is_a_conflict(declared):
 
 
 def test_two_edits_at_once_are_both_made(declared, storage):
-    """The one that comes second reads again, and changes what the first has left."""
+    """The second edit reads the definition again and changes the result of the first one."""
     put = storage.put_record
 
     def put_after_another(*args, **kwargs):
@@ -195,7 +198,7 @@ def test_two_edits_at_once_are_both_made(declared, storage):
 
 
 def meanwhile(storage, verb, what):
-    """The next call of the storage's verb comes just behind this."""
+    """Run the function just before the next call of this method of the storage."""
     former = getattr(storage, verb)
 
     def call(*args, **kwargs):
@@ -207,7 +210,7 @@ def meanwhile(storage, verb, what):
 
 
 def test_a_firing_while_another_schedule_is_written_is_not_forgotten(declared, storage):
-    """Its job is the one that the next instant looks at, so that none overlaps it."""
+    """The next due time takes the new job into account, so that no job overlaps it."""
     declared.recurring.edit("nightly", schedule=Cron("0 2 * * *", overlap="skip"))
     storage.clock_offset += (2 * 3_600 - 31) * 1_000_000  # a second before two
 
@@ -227,7 +230,7 @@ def test_a_firing_while_another_schedule_is_written_is_not_forgotten(declared, s
 
 
 def test_an_edit_of_a_definition_that_was_removed_and_added_is_made_on_the_new_one(declared, storage):
-    """It has the former one's version, and nothing else of it."""
+    """The new definition has the same version as the previous one, but no other data of it."""
 
     def add_anew():
         declared.recurring.remove("nightly")
@@ -241,7 +244,7 @@ def test_an_edit_of_a_definition_that_was_removed_and_added_is_made_on_the_new_o
 
 
 def test_of_two_who_resume_the_second_moves_no_instant(declared, storage):
-    """It is due by then, and runs."""
+    """The second resume happens when the job is already due, so the job runs."""
     declared.recurring.pause("nightly")
     storage.clock_offset += (2 * 3_600 - 31) * 1_000_000  # a second before two
 
@@ -256,7 +259,7 @@ def test_of_two_who_resume_the_second_moves_no_instant(declared, storage):
 
 
 def test_a_definition_that_is_not_there_cannot_be_edited(fire):
-    """Nor reset."""
+    """A definition that does not exist cannot be reset either."""
     for verb in (fire.recurring.edit, fire.recurring.reset):
         with pytest.raises(JobNotFound, match="No recurring job 'nightly' is stored"):
             verb("nightly")
@@ -266,7 +269,7 @@ def test_a_definition_that_is_not_there_cannot_be_edited(fire):
 
 
 def test_an_operator_creates_a_definition_of_their_own(fire):
-    """It runs like any other, and code knows nothing of it."""
+    """The definition runs like any other, and the code does not contain it."""
     created = fire.recurring.create(
         "report", "extra", "0 6 * * *", {"day": "fri"}, queue="bulk", priority=3, tags=["eu"], timeout=60
     )
@@ -281,7 +284,7 @@ def test_an_operator_creates_a_definition_of_their_own(fire):
 
 
 def test_a_taken_id_or_an_unknown_task_creates_nothing(declared):
-    """Each with what to do."""
+    """Each error states what to do."""
     with pytest.raises(JobConflict, match="'nightly' exists already; edit it, or choose another id"):
         declared.recurring.create("report", "nightly", "0 6 * * *")
     with pytest.raises(UnknownTask, match="Task 'nobody' is not registered in this app"):
@@ -292,11 +295,11 @@ def test_a_taken_id_or_an_unknown_task_creates_nothing(declared):
         declared.recurring.create("report", "extra", "")
 
 
-# ---- where it came from ----------------------------------------------------------------------------------
+# ---- origins ---------------------------------------------------------------------------------------------
 
 
 def test_origins_are_told_apart(declared):
-    """Of code, of a call, of one of the two and edited, of an operator."""
+    """The origins are code, a call, an edit of either, and an operator."""
     called = declared.task_named("report").recur("called", "0 1 * * *")
     declared.recurring.create("report", "created", "0 1 * * *")
     edited = declared.recurring.edit("nightly", priority=1)
@@ -308,7 +311,10 @@ def test_origins_are_told_apart(declared):
 
 
 def test_only_a_declaration_goes_missing_from_code(declared, storage):
-    """Also when it was edited; what `recur` wrote and what operators created is declared nowhere."""
+    """An edited declaration that left the code is missing as well.
+
+    Definitions by `recur` and by operators are not declared, so they are never missing.
+    """
     declared.task_named("report").recur("called", "0 1 * * *")
     declared.recurring.create("report", "created", "0 1 * * *")
     for recurring_id in ("nightly", "called"):
@@ -326,7 +332,7 @@ def test_only_a_declaration_goes_missing_from_code(declared, storage):
 
 
 def test_a_reset_where_it_is_declared_writes_the_declaration_at_once(declared):
-    """The edit is gone, and so is its mark."""
+    """The edit is removed, and so is its mark."""
     declared.recurring.edit("nightly", schedule="0 5 * * *", arguments={"day": "sun"})
 
     reset = declared.recurring.reset("nightly")
@@ -338,7 +344,7 @@ def test_a_reset_where_it_is_declared_writes_the_declaration_at_once(declared):
 
 
 def test_a_reset_elsewhere_waits_for_the_next_server_that_declares_it(declared, storage):
-    """The edit holds until then, and the answer says that it does."""
+    """The edit applies until a server declares the definition, and the result of the reset shows this."""
     declared.recurring.edit("nightly", schedule="0 5 * * *")
     stranger = app(storage)
 
@@ -353,7 +359,7 @@ def test_a_reset_elsewhere_waits_for_the_next_server_that_declares_it(declared, 
 
 
 def test_a_reset_of_what_recur_wrote_waits_for_the_next_recur(fire):
-    """No declaration can be read: the call is made again by whoever makes it."""
+    """Without a declaration to read, the definition is written again by the next call of `recur`."""
     task = fire.task_named("report")
     task.recur("called", "0 1 * * *")
     fire.recurring.edit("called", schedule="0 5 * * *")
@@ -366,7 +372,7 @@ def test_a_reset_of_what_recur_wrote_waits_for_the_next_recur(fire):
 
 
 def test_what_was_not_edited_stays_and_what_never_came_from_code_is_refused(declared, storage):
-    """A reset invents nothing."""
+    """A reset changes nothing for an unedited definition and is refused for an operator's own."""
     before = declared.recurring.get("nightly")
     declared.recurring.create("report", "created", "0 1 * * *")
 
@@ -375,11 +381,11 @@ def test_what_was_not_edited_stays_and_what_never_came_from_code_is_refused(decl
         declared.recurring.reset("created")
 
 
-# ---- what comes and what was -----------------------------------------------------------------------------
+# ---- upcoming and past runs ------------------------------------------------------------------------------
 
 
 def test_upcoming_instants_of_a_definition_and_of_a_schedule(declared):
-    """From the storage's now, or from an instant that is given."""
+    """The times start at the storage's current time or at a given time."""
     days = [datetime(2030, 1, day, 2, tzinfo=UTC) for day in (1, 2, 3)]
 
     assert days == declared.recurring.next_instants("nightly", 3)
@@ -407,7 +413,7 @@ def test_upcoming_instants_of_a_definition_and_of_a_schedule(declared):
     ],
 )  # fmt: skip
 def test_a_change_of_clocks_is_noted(fire, expression, day, note):
-    """What becomes of a wall time that does not exist, or comes twice, on the instant that it touches."""
+    """The note on a run explains a wall time that does not exist or occurs twice."""
     after = datetime(*day, tzinfo=UTC) - timedelta(hours=3)
 
     first = fire.recurring.upcoming(Cron(expression, tz="Europe/Berlin"), 1, after=after)[0]
@@ -416,7 +422,7 @@ def test_a_change_of_clocks_is_noted(fire, expression, day, note):
 
 
 def test_a_schedule_of_steps_runs_in_both_passes_and_says_which(fire):
-    """The hour that comes twice has its runs twice."""
+    """A schedule of steps runs twice in the hour that occurs twice."""
     hourly = Cron("30 * * * *", tz="Europe/Berlin")
 
     both = fire.recurring.upcoming(hourly, 4, after=datetime(2026, 10, 24, 23, tzinfo=UTC))
@@ -426,7 +432,7 @@ def test_a_schedule_of_steps_runs_in_both_passes_and_says_which(fire):
 
 
 def test_a_span_is_touched_by_no_clock(fire):
-    """Every five minutes is every five minutes."""
+    """A change of clocks does not affect an interval of an hour."""
     span = Every(timedelta(hours=1))
 
     notes = {
@@ -437,7 +443,7 @@ def test_a_span_is_touched_by_no_clock(fire):
 
 
 def test_runs_are_the_jobs_of_a_definition_newest_first(declared, storage):
-    """So many as are asked for."""
+    """The number of returned runs can be limited."""
     declared.recurring.edit("nightly", schedule="* * * * *")
     jobs = []
     for _ in range(3):

@@ -1,4 +1,7 @@
-"""Recurring jobs with limits and unique keys: of their arguments, and skipped where a key is taken."""
+"""Recurring jobs with limits and unique keys, which depend on the arguments.
+
+A run is skipped if its unique key is taken.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ MINUTES = "* * * * *"
 
 
 class Still(MemoryStorage):
-    """A storage whose clock stands until the test moves it."""
+    """A storage whose clock stands still until the test moves it."""
 
     def clock(self):
         return micros(START) + self.clock_offset
@@ -28,7 +31,7 @@ class Still(MemoryStorage):
 
 @pytest.fixture
 def storage():
-    """A storage in whose time it is half past midnight's minute, 2030."""
+    """A storage whose clock shows 30 seconds after midnight on 1 January 2030."""
     return Still()
 
 
@@ -61,7 +64,7 @@ def pass_minutes(storage, minutes):
 
 
 def test_each_run_has_the_keys_of_its_arguments(fire, report, storage):
-    """The definition shows them."""
+    """The definition shows the keys of its runs."""
     definition = report.recur("id", MINUTES, "tue")
     pass_minutes(storage, 1)
     fire_due(fire.client)
@@ -76,7 +79,10 @@ def test_each_run_has_the_keys_of_its_arguments(fire, report, storage):
 
 
 def test_a_run_whose_key_is_taken_is_skipped(fire, report, storage):
-    """It says by whom, until a run makes a job again; the job that was made last stays the last."""
+    """The definition names the job that has the key until a run creates a job again.
+
+    The last created job stays the last one.
+    """
     report.recur("id", MINUTES)
     pass_minutes(storage, 1)
     fire_due(fire.client)
@@ -100,7 +106,7 @@ def test_a_run_whose_key_is_taken_is_skipped(fire, report, storage):
 
 
 def test_of_runs_made_up_for_the_first_is_made(fire, report, storage):
-    """As one call after another."""
+    """Missed runs have the same result as calls one after another."""
     report.recur("id", Cron(MINUTES, misfire="all"))
     pass_minutes(storage, 3)
 
@@ -112,7 +118,7 @@ def test_of_runs_made_up_for_the_first_is_made(fire, report, storage):
 
 
 def test_a_run_behind_one_that_was_deleted_and_still_runs_is_skipped(fire, report, storage):
-    """Its key is held until it has stopped."""
+    """The key is held until the deleted job has stopped."""
     report.recur("id", MINUTES)
     pass_minutes(storage, 1)
     fire_due(fire.client)
@@ -128,7 +134,7 @@ def test_a_run_behind_one_that_was_deleted_and_still_runs_is_skipped(fire, repor
 
 
 def test_a_trigger_by_hand_returns_the_job_that_has_the_key(fire, report):
-    """It is not refused, whatever the task says of a call."""
+    """A trigger is not refused, even if the task raises an error on a conflicting call."""
     report.recur("id", MINUTES)
 
     first, second = fire.recurring.trigger("id"), fire.recurring.trigger("id")
@@ -137,7 +143,7 @@ def test_a_trigger_by_hand_returns_the_job_that_has_the_key(fire, report):
 
 
 def test_other_arguments_make_other_keys(fire, report):
-    """As of tags; keys that the call gave stay."""
+    """Keys of the task are computed again, like tags; keys that were passed to the call are kept."""
     report.recur("own", MINUTES, "tue")
     report.using(limits=[Turns("k:{day}")]).recur("given", MINUTES, "tue")
 
@@ -149,18 +155,18 @@ def test_other_arguments_make_other_keys(fire, report):
 
 
 def test_an_operator_s_own_has_them_too(fire, report):
-    """Of a task that has them."""
+    """A definition that an operator creates has the limits of its task."""
     assert ("day:x",) == fire.recurring.create("report", "id", MINUTES, ["x"]).limits
 
 
 def test_a_deadline_that_passes_once_is_refused(fire, report):
-    """A span is meant."""
+    """The deadline of a recurring job must be relative to each run."""
     with pytest.raises(ConfigurationError, match="passes once for all of its runs; give a timedelta"):
         report.using(start_before=START).recur("id", MINUTES)
 
 
 def test_a_plain_definition_is_written_as_ever(fire, storage):
-    """A server of a former version fires it; the digest of its code is the same."""
+    """A server of a previous version can use the definition, and the digest of its code does not change."""
 
     @fire.task(name="plain")
     def plain() -> None: ...

@@ -1,4 +1,4 @@
-"""Orders to servers, and what counts of a worker process that was replaced."""
+"""Orders to servers, and the workers of a worker process that was replaced."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Scene:
             self.storage.begin_session(NewSession(session, "server", "a", "host", 7, now, 60.0, workers=10))
 
     def pending(self):
-        """The orders that the server has not read."""
+        """Return the orders that the server has not read."""
         record = self.storage.get_record(ORDERS, "server")
         return [] if record is None else read_orders(record.value)
 
     def view(self, **states):
-        """The server, whose worker processes say this of themselves and run 4 jobs each."""
+        """Return the server after its worker processes have reported these states and 4 running jobs each."""
         self.storage.renew([Renewal(session, 4, state) for session, state in states.items()])
         (view,) = self.fire.servers.list()
         return view
@@ -36,7 +36,7 @@ class Scene:
 
 @pytest.fixture
 def scene():
-    """A scene of its own."""
+    """A new scene."""
     scene = Scene()
     with closing(scene.fire):
         yield scene
@@ -44,14 +44,14 @@ def scene():
 
 @pytest.mark.parametrize("state", ["retired", "ending"])
 def test_free_workers_of_a_replaced_worker_process_do_not_count(scene, state):
-    """It claims nothing; what it still runs takes a worker."""
+    """A replaced process claims nothing, but each job that it still runs occupies a worker."""
     view = scene.view(old=state, new="running")
 
     assert (14, 8, "active") == (view.workers, view.busy, view.state_at(scene.storage.clock()))
 
 
 def test_orders_of_one_heartbeat_do_not_replace_each_other(scene):
-    """Except for those that say the opposite; each worker process is ended once."""
+    """Only contrary orders replace each other. An order to end a worker process is stored only once."""
     servers = scene.fire.servers
 
     servers.end_process("old")
@@ -65,7 +65,7 @@ def test_orders_of_one_heartbeat_do_not_replace_each_other(scene):
 
 @pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
 def test_one_order_is_stored_as_a_string(scene, order):
-    """A person may write it."""
+    """A single order is stored in a form that a person can easily write."""
     scene.fire.servers.tell("server", order)
 
     assert f'"{order}"' == scene.storage.get_record(ORDERS, "server").value
@@ -88,7 +88,7 @@ def test_order_of_another_operator_in_the_same_moment_is_kept(scene, monkeypatch
 
 
 def test_worker_process_that_has_ended_is_not_ended_again(scene):
-    """Nothing would read the order."""
+    """No process would read an order to end a worker process that has ended."""
     scene.storage.end_session("old", (), reason="server stopped")
 
     for session in ("old", "never seen"):

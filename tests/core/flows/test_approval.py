@@ -1,4 +1,4 @@
-"""Links by which a person answers a signal: what the storage holds of one, and what is refused."""
+"""Links with which a person sends a signal: the stored data of a link, and links that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches, as a client fills them: what is stored when, and what a handle says and does."""
+"""Batches as a client fills them: what is stored when, and what a handle shows and does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HOUR = 3_600_000_000
 
 
 class Recording(FailingStorage):
-    """A storage with transactions that remembers what it was asked to store and to hold, call by call."""
+    """A storage with transactions that records the jobs and holds of each call."""
 
     def __init__(self):
         super().__init__()
@@ -68,20 +68,20 @@ class Recording(FailingStorage):
 
 @pytest.fixture
 def fire():
-    """An app on it."""
+    """An app on this storage."""
     with Firelock(Recording()) as fire:
         yield fire
 
 
 @pytest.fixture
 def storage(fire):
-    """What it stores in."""
+    """The app's storage."""
     return fire.storage
 
 
 @pytest.fixture
 def worker(fire):
-    """Runs its jobs by hand, with what they set free."""
+    """A worker that runs the app's jobs by hand, with those that they release."""
     return Worker(fire)
 
 
@@ -110,13 +110,13 @@ def report(fire):
 
 
 def run_all(fire, worker):
-    """Run until nothing is left to run or to release."""
+    """Run until no job is left to run or to release."""
     while worker.run() or fire.storage.release(1_000):
         pass
 
 
 def ends_with(error, match=None):
-    """A block ends with this error."""
+    """Return a context manager that expects the block to raise this error."""
     return pytest.raises(error, match=match)
 
 
@@ -124,11 +124,14 @@ def many(load, number):
     return [load.call(row) for row in range(number)]
 
 
-# ---- what is stored when ---------------------------------------------------------------------------------
+# ---- when the jobs are stored ----------------------------------------------------------------------------
 
 
 def test_a_batch_and_its_members_are_stored_in_one_step_at_the_end_of_the_block(fire, storage, load, report):
-    """In the order in which they were added; callbacks with them, which are no members."""
+    """Members are stored in the order in which they were added.
+
+    Callbacks are stored with them, but are not members.
+    """
     with fire.batch("import", tags=["eu"], on_failure="cancel") as batch:
         one = batch.add(load, 1)
         two = batch.add(load.using(after=one, on="finished"), rows=2)
@@ -150,7 +153,7 @@ def test_a_batch_and_its_members_are_stored_in_one_step_at_the_end_of_the_block(
 
 
 def test_a_block_that_raises_stores_nothing(fire, storage, load):
-    """And its handles say so."""
+    """The handles of a block that raised report that nothing was stored."""
     with ends_with(ZeroDivisionError), fire.batch("import") as batch:
         job = batch.add(load, 1)
         raise ZeroDivisionError
@@ -165,7 +168,7 @@ def test_a_block_that_raises_stores_nothing(fire, storage, load):
 
 
 def test_a_bad_call_is_refused_where_it_is_added(fire, storage, load):
-    """And leaves the block by itself, unless somebody catches it there."""
+    """The error of an invalid call leaves the block unless it is caught there."""
     with fire.batch("import") as batch:
         with pytest.raises(ArgumentError):
             batch.add(load, "many")
@@ -183,7 +186,7 @@ def test_a_bad_call_is_refused_where_it_is_added(fire, storage, load):
 
 
 def test_up_to_500_members_are_one_step(fire, storage, load):
-    """The batch itself does not count."""
+    """The batch itself does not count toward the 500."""
     with fire.batch("import") as batch:
         batch.add_many(many(load, 500))
 
@@ -193,7 +196,7 @@ def test_up_to_500_members_are_one_step(fire, storage, load):
 
 
 def test_calls_together_make_the_members_that_each_makes_alone(fire, storage):
-    """What calls of one task and the same options share is worked out once; nothing else is shared."""
+    """Shared values of calls of one task with the same options are computed once; nothing else is shared."""
 
     @fire.task(name="load", queue="slow", retry=Retry.never())
     def load(n: int, more: str = "") -> int: ...
@@ -234,7 +237,7 @@ def test_calls_together_make_the_members_that_each_makes_alone(fire, storage):
 
 
 def test_more_are_stored_in_chunks_under_a_hold_that_ends_with_the_block(fire, storage, load, worker):
-    """Members run meanwhile; the batch ends no sooner than it is full."""
+    """Members run in the meantime, and the batch does not end before it is complete."""
     with fire.batch("import", hold=timedelta(minutes=5)) as batch:
         batch.add_many(many(load, 501))
         held = storage.get([batch.id])[0]
@@ -252,7 +255,7 @@ def test_more_are_stored_in_chunks_under_a_hold_that_ends_with_the_block(fire, s
 
 
 def test_a_hold_is_moved_on_with_the_chunks(fire, storage, load):
-    """Once a quarter of it is over: who fills a batch slowly is still there."""
+    """The hold is extended when a quarter of it has passed, so a batch can be filled slowly."""
     with fire.batch("import") as batch:
         batch.add_many(many(load, 501))
         began = storage.get([batch.id])[0].due_at
@@ -268,7 +271,7 @@ def test_a_hold_is_moved_on_with_the_chunks(fire, storage, load):
 
 
 def test_who_fills_no_more_loses_the_batch(fire, storage, load):
-    """The end of its hold cancels it, and the block learns of it at its next chunk, or at its end."""
+    """The end of its hold cancels the batch, and the block raises at its next chunk or at its end."""
     with ends_with(BatchFinished), fire.batch("import") as batch:
         batch.add_many(many(load, 501))
         storage.clock_offset += 2 * HOUR
@@ -280,7 +283,7 @@ def test_who_fills_no_more_loses_the_batch(fire, storage, load):
 
 
 def test_a_block_that_raises_behind_the_first_chunk_cancels(fire, storage, load, worker):
-    """What is stored is deleted, what waits never is."""
+    """The stored members are deleted, and the others are never stored."""
     with ends_with(ZeroDivisionError), fire.batch("import") as batch:
         batch.add_many(many(load, 700))
         raise ZeroDivisionError
@@ -304,7 +307,7 @@ def test_a_chunk_that_could_not_be_stored_is_stored_by_the_next_try(fire, storag
 
 
 def test_a_batch_that_cannot_be_completed_is_cancelled(fire, storage, load):
-    """Where the end of the block fails, nothing runs that was never completed."""
+    """If the end of the block fails, no member of the incomplete batch runs."""
     with ends_with(StorageError, match="full"), fire.batch("import") as batch:
         batch.add_many(many(load, 501))
         storage.fail_always("insert", StorageError("full"))
@@ -314,7 +317,7 @@ def test_a_batch_that_cannot_be_completed_is_cancelled(fire, storage, load):
 
 
 def test_an_empty_batch_succeeds_at_once(fire, storage, report, worker):
-    """Its callbacks run."""
+    """The callbacks of an empty batch run."""
     with fire.batch("nothing") as batch:
         callback = batch.then(report, "done")
 
@@ -323,7 +326,10 @@ def test_an_empty_batch_succeeds_at_once(fire, storage, report, worker):
 
 
 def test_within_a_transaction_it_comes_and_goes_with_it(fire, storage, load, report):
-    """All of it is part of it, without a hold; a block that raises takes back what was stored in it."""
+    """All members are part of the transaction, without a hold.
+
+    A block that raises undoes what was stored in it.
+    """
     transaction = []
     with fire.batch("import", within=transaction) as batch:
         batch.add_many(many(load, 600))
@@ -346,7 +352,10 @@ def test_within_a_transaction_it_comes_and_goes_with_it(fire, storage, load, rep
 
 
 def test_a_batch_within_a_batch_is_a_member(fire, storage, load, worker):
-    """It is filled in a block of its own, or without one; all is one step, and one outcome."""
+    """An inner batch is filled in its own block or without one.
+
+    It is stored in the same step as the outer batch, and they have one outcome.
+    """
     with fire.batch("outer") as outer:
         days = outer.add(load, 1)
         with outer.batch("inner", after=days) as inner:
@@ -368,7 +377,7 @@ def test_a_batch_within_a_batch_is_a_member(fire, storage, load, worker):
 
 
 def test_batches_are_at_most_8_deep(fire, load):
-    """Also where one is added to a stored one, whose depth is read."""
+    """The limit also holds when a batch is added to a stored one, whose depth is read."""
     with fire.batch("1") as batch:
         inner = batch
         for number in range(2, 9):
@@ -385,7 +394,7 @@ def test_batches_are_at_most_8_deep(fire, load):
 
 
 def test_an_inner_batch_is_held_only_while_its_members_are_to_come(fire, storage, load):
-    """The chunks of an outer one cut where they cut: none ends before it is full."""
+    """Wherever a chunk of the outer batch ends, no inner batch ends before it is complete."""
     with fire.batch("outer") as outer:
         with outer.batch("early") as early:
             early.add_many(many(load, 10))
@@ -402,7 +411,10 @@ def test_an_inner_batch_is_held_only_while_its_members_are_to_come(fire, storage
 
 
 def test_an_inner_block_that_raises_is_left_out(fire, storage, load):
-    """With all that waits for it; the outer block goes on, if it catches that."""
+    """Jobs that wait for an inner batch whose block raised are refused.
+
+    The outer block continues if it catches the error.
+    """
     with fire.batch("outer") as outer:
         outer.add(load, 1)
         with ends_with(ZeroDivisionError), outer.batch("inner") as inner:
@@ -419,7 +431,7 @@ def test_an_inner_block_that_raises_is_left_out(fire, storage, load):
 
 
 def test_an_inner_batch_that_is_stored_already_is_cancelled_where_its_block_raises(fire, load, worker):
-    """The outer one goes on."""
+    """The outer batch continues after the cancellation of the inner one."""
     with fire.batch("outer") as outer:
         with ends_with(ZeroDivisionError), outer.batch("inner") as inner:
             inner.add_many(many(load, 600))
@@ -431,11 +443,14 @@ def test_an_inner_batch_that_is_stored_already_is_cancelled_where_its_block_rais
     assert (2, 1, 1) == (outer.counts().total, outer.counts().deleted, outer.counts().succeeded)
 
 
-# ---- adding to one that is stored ----------------------------------------------------------------------
+# ---- adding to a stored batch --------------------------------------------------------------------------
 
 
 def test_members_are_added_to_a_stored_batch_until_it_has_ended(fire, load, worker):
-    """By its handle, one found again, or that of its id alone, as a running member has it."""
+    """Members are added with the original handle, a handle found again, or the id of the batch.
+
+    A running member only has the id.
+    """
     with fire.batch("import") as batch:
         batch.add(load, 1)
     one = batch.add(load, 2)
@@ -456,7 +471,7 @@ def test_members_are_added_to_a_stored_batch_until_it_has_ended(fire, load, work
 
 
 def test_a_batch_is_entered_once_and_before_it_is_filled(fire, load):
-    """A stored one has no block, and one that was made has to be entered."""
+    """A stored batch has no block, and a new one must be entered."""
     batch = fire.batch("import")
 
     with pytest.raises(ConfigurationError, match="a batch is filled in a block, which was not entered"):
@@ -471,11 +486,11 @@ def test_a_batch_is_entered_once_and_before_it_is_filled(fire, load):
     assert 2 == batch.counts().total
 
 
-# ---- what members wait for -----------------------------------------------------------------------------
+# ---- dependencies of members ---------------------------------------------------------------------------
 
 
 def test_a_member_waits_for_members_of_its_own_batch_alone(fire, storage, load):
-    """A job outside, or of another batch, is what a batch itself can be after."""
+    """Only the batch itself can depend on a job outside or of another batch."""
     outside = load.enqueue(1)
     with fire.batch("import") as batch:
         one = batch.add(load, 1)
@@ -496,7 +511,10 @@ def test_a_member_waits_for_members_of_its_own_batch_alone(fire, storage, load):
 
 
 def test_a_batch_starts_its_members_when_what_it_is_after_has_ended(fire, load, report, worker):
-    """Until then it is shut; where that cannot come any more it is deleted."""
+    """A batch is closed until its dependency has ended.
+
+    If the dependency can no longer succeed, the batch is deleted.
+    """
     first = load.enqueue(1)
     with fire.batch("next", after=first) as batch:
         member = batch.add(load, 2)
@@ -513,7 +531,7 @@ def test_a_batch_starts_its_members_when_what_it_is_after_has_ended(fire, load, 
 
 
 def test_what_is_not_stored_yet_cannot_be_waited_for_outside(fire, load, report):
-    """The block of its batch is open still."""
+    """A member is not stored before the end of its batch's block."""
     with fire.batch("import") as batch:
         job = batch.add(load, 1)
         with pytest.raises(JobNotCommitted, match="that happens at the end of the block of its batch"):
@@ -527,7 +545,7 @@ def test_what_is_not_stored_yet_cannot_be_waited_for_outside(fire, load, report)
 
 
 def test_a_duplicate_is_no_member(fire, storage, load, report, worker):
-    """Its handle is that of the job that has the key; nothing in the batch can wait for it."""
+    """The handle of a duplicate is that of the job that has the key. Nothing in the batch can wait for it."""
     only = load.using(unique=Unique("rows"))
     holder = only.enqueue(1)
     with fire.batch("import") as batch:
@@ -552,7 +570,7 @@ def test_a_duplicate_is_no_member(fire, storage, load, report, worker):
 
 
 def test_nobody_waits_for_a_debounced_member(fire, load, report):
-    """A later call would run in its place."""
+    """A later call would run instead of a debounced member."""
     with fire.batch("import") as batch:
         job = batch.add(load.using(unique=Debounce("rows", wait=5)), 1)
         with pytest.raises(ConfigurationError, match="is debounced, so that a later call may run"):
@@ -563,7 +581,10 @@ def test_nobody_waits_for_a_debounced_member(fire, load, report):
 
 
 def test_an_async_block_stores_without_blocking_the_loop(fire, storage, load, report):
-    """`add` stores nothing there, `aadd` does when there are many, and the end of the block the rest."""
+    """In an async block, `add` stores nothing.
+
+    `aadd` stores a chunk if there are many members, and the end of the block stores the rest.
+    """
 
     async def fill():
         async with fire.batch("import") as batch:
@@ -585,7 +606,7 @@ def test_an_async_block_stores_without_blocking_the_loop(fire, storage, load, re
 
 
 def test_an_async_block_that_raises_stores_nothing(fire, storage, load):
-    """As one that is not async."""
+    """An async block that raises behaves like one that is not async."""
 
     async def fill():
         async with fire.batch("import") as batch:
@@ -599,7 +620,7 @@ def test_an_async_block_that_raises_stores_nothing(fire, storage, load):
 
 
 def test_an_async_session_stores_in_its_own_greenlet(fire, storage, load):
-    """As awaited enqueues do."""
+    """An async session works as for awaited enqueues."""
 
     class Session:
         def __init__(self):
@@ -619,12 +640,15 @@ def test_an_async_session_stores_in_its_own_greenlet(fire, storage, load):
     assert [batch.id, 502] == [session.jobs[0].id, len(session.jobs)]
 
 
-# ---- looking and acting --------------------------------------------------------------------------------
+# ---- reading and acting --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def mixed(fire, load, report, worker):
-    """A batch of which two succeeded, one failed, one waits for that one, and one is of another task."""
+    """A batch with three succeeded members, one failed member, and one that waits for it.
+
+    One of the succeeded members is of another task.
+    """
     with fire.batch("mixed") as batch:
         batch.add(load, 1)
         bad = batch.add(load, -1)
@@ -636,7 +660,7 @@ def mixed(fire, load, report, worker):
 
 
 def test_a_failed_batch_says_how_many_failed(mixed, fire):
-    """Its counts never raises; what waits for a failed member makes it fail as well."""
+    """`counts()` never raises. A job that waits for a failed member makes the batch fail as well."""
     said = rf"Batch 'mixed' \({mixed.id}\) failed: 1 of 5 members failed, 1 cannot start\."
     with pytest.raises(JobFailed, match=said):
         mixed.result(1)
@@ -647,7 +671,7 @@ def test_a_failed_batch_says_how_many_failed(mixed, fire):
 
 
 def test_members_are_paged_in_the_order_in_which_they_were_added(mixed):
-    """With a state those in it alone."""
+    """With a state, only the members in this state are returned."""
     first = mixed.members(limit=3)
     second = mixed.members(limit=3, cursor=first.cursor)
 
@@ -660,7 +684,7 @@ def test_members_are_paged_in_the_order_in_which_they_were_added(mixed):
 
 
 def test_results_are_those_of_one_task_in_the_order_of_adding(mixed, load, report):
-    """Of members that have succeeded, behind one where that is told."""
+    """Only results of succeeded members are returned, and only after a given one."""
     members = mixed.members()
 
     async def awaited():
@@ -675,7 +699,10 @@ def test_results_are_those_of_one_task_in_the_order_of_adding(mixed, load, repor
 
 
 def test_requeue_runs_what_failed_and_opens_the_batch(mixed, report):
-    """Within inner ones too; what waits for success runs then. It has no steps of its own."""
+    """Inner batches are included, and jobs that wait for success run then.
+
+    A batch has no steps of its own.
+    """
     failed, callback = mixed.members(state="failed").jobs, mixed.then(report.using(on="finished"), "x")
     requeued = mixed.requeue()
     late = [mixed.then(report.using(on=on), "x") for on in ("failed", "finished", "succeeded")]
@@ -693,7 +720,7 @@ def test_requeue_runs_what_failed_and_opens_the_batch(mixed, report):
 
 
 def test_requeue_reaches_into_inner_batches(fire, load, worker):
-    """The outer one is open again with them."""
+    """The outer batch is open again along with the inner one."""
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         inner.add(load, -1)
     run_all(fire, worker)
@@ -705,7 +732,7 @@ def test_requeue_reaches_into_inner_batches(fire, load, worker):
 
 
 def test_requeue_of_a_member_opens_all_around_it_beside_much_else(fire, load, report, worker, monkeypatch):
-    """Also where a single look of `release` does not come as far."""
+    """The batches open even if a single call of `release` does not reach them."""
     monkeypatch.setattr("firelock.jobs.administration.RELEASE_LIMIT", 1)
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         job = inner.add(load, -1)
@@ -721,7 +748,7 @@ def test_requeue_of_a_member_opens_all_around_it_beside_much_else(fire, load, re
 
 
 def test_delete_cancels_for_good(fire, load, worker):
-    """Members that have not ended are deleted; none of them runs again."""
+    """Unfinished members are deleted, and none of them runs again."""
     with fire.batch("import") as batch:
         job = batch.add(load, 1)
     batch.delete()
@@ -744,7 +771,7 @@ def test_delete_cancels_for_good(fire, load, worker):
 
 
 def test_a_batch_is_found_again_as_a_batch(fire, load):
-    """By its id, in lists of jobs, among members and in a list of its own."""
+    """Batches are found by id, in lists of jobs, among members and in a list of batches."""
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         job = inner.add(load, 1)
 
@@ -764,7 +791,7 @@ def test_a_batch_is_found_again_as_a_batch(fire, load):
 
 
 def test_a_result_waits_for_the_end(fire, load, worker):
-    """No longer than it is told; and its output is nothing that a job could take."""
+    """The wait is no longer than requested. The output of a batch cannot be passed to a job."""
     with fire.batch("import") as batch:
         batch.add(load, 1)
 
@@ -777,7 +804,7 @@ def test_a_result_waits_for_the_end(fire, load, worker):
 
 
 def test_all_that_failed_is_requeued_by_one_call_also_where_a_batch_has_failed(mixed, fire):
-    """As the README says: the batch is among what failed, and opens with its member."""
+    """As the README describes, the batch is one of the failed jobs, and opens with its member."""
     failed = fire.jobs.find(state="failed")
 
     answers = dict(
@@ -790,7 +817,10 @@ def test_all_that_failed_is_requeued_by_one_call_also_where_a_batch_has_failed(m
 
 
 def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete(mixed, fire):
-    """It has no task that could run; its members are requeued one by one, or by its own handle."""
+    """A batch has no task that could run.
+
+    Its members are requeued one by one, or with the handle of the batch.
+    """
     ids = [mixed.id, *(job.id for job in mixed.members())]
 
     answers = fire.jobs.requeue(ids)
@@ -808,7 +838,7 @@ def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete
 
 
 def test_a_copy_of_a_member_is_a_job_of_its_own(mixed, fire):
-    """A batch cannot be copied, as it has no arguments to be run with."""
+    """A batch cannot be copied, because it has no arguments to run with."""
     member = mixed.members().jobs[0]
 
     assert None is fire.jobs.copy(member.id).batch_id
@@ -820,7 +850,7 @@ def test_a_copy_of_a_member_is_a_job_of_its_own(mixed, fire):
 
 
 def test_plugins_see_members_and_batches_and_are_asked_of_members_alone():
-    """A batch has no task, so that nobody chooses options for it."""
+    """A batch has no task, so no plugin chooses options for it."""
     seen, asked = [], []
     observer = plugin(
         jobs_created=lambda jobs: seen.append([job.task for job in jobs]),
@@ -837,7 +867,7 @@ def test_plugins_see_members_and_batches_and_are_asked_of_members_alone():
     assert ((), ("told",)) == (batch.tags, job.tags)
 
 
-# ---- bad options ---------------------------------------------------------------------------------------
+# ---- invalid options -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -854,7 +884,7 @@ def test_plugins_see_members_and_batches_and_are_asked_of_members_alone():
     ],
 )
 def test_a_wrong_option_is_refused(fire, storage, options, words):
-    """Before anything is gathered."""
+    """The error is raised before any member is added."""
     with pytest.raises(ConfigurationError, match=words):
         fire.batch(**{"name": "import", **options})
 

@@ -1,4 +1,4 @@
-"""Batches within batches: what results and counts cover, and how a caller notices what they leave out."""
+"""Batches within batches: what results and counts cover, and how a caller notices what they omit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.core.fakes import Worker
 
 
 class CountingStorage(MemoryStorage):
-    """A storage in memory that counts the calls by which batches are read."""
+    """A storage in memory that counts the calls that read batches."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ def load(fire):
 
 @pytest.fixture
 def year(fire, load):
-    """A batch with two members of its own and two months, of which one has a week; all have ended."""
+    """An ended batch with two direct members and two batches of months, of which one contains a week."""
     with fire.batch("year") as year:
         year.add(load, 1)
         with year.batch("january") as january:
@@ -75,9 +75,10 @@ def run(fire):
 
 
 def go_on(fire, span):
-    """So much time passes, and whatever nobody needs any more is pruned."""
+    """Advance the clock by this duration, and prune the jobs that are no longer kept."""
     fire.storage.clock_offset += span_micros(span)
-    for _ in range(5):  # those that stay with their batch are found once more when that has gone
+    # jobs that are kept with their batch are found once more after its removal
+    for _ in range(5):
         fire.storage.prune(500)
 
 
@@ -94,7 +95,7 @@ def collect(batch, task, **options):
 
 
 def test_results_of_a_batch_with_batches_within_require_a_choice(year, load):
-    """A sum over its own members alone would look right, and be wrong."""
+    """A sum of only the direct members would look right but be wrong."""
     message = (
         r"<Batch .* 'year' .*> has 2 batches within it, and results\(load\) does not say whether the members "
         r"of these count: pass deep=True for all results, deep=False for those of its own members only\."
@@ -143,7 +144,7 @@ def test_deep_results_go_on_after_any_member(year, load):
 
 
 def test_deep_results_go_on_after_a_batch(year, load):
-    """Everything up to the end of that batch's own place has been read."""
+    """A reader that passes the id of a batch has read everything up to its end."""
     january = next(job for job in year.members() if job.task != "load")
 
     assert collect(year, load, deep=True, after=january.id) == [20]
@@ -157,7 +158,7 @@ def test_a_member_of_a_batch_within_is_no_place_for_results_that_leave_it_out(ye
 
 
 def test_results_go_on_after_a_job(year, load):
-    """The handle of a member does as well as its id."""
+    """The parameter accepts the handle of a member as well as its id."""
     members = [job for job in year.members() if job.task == "load"]
 
     assert collect(year, load, deep=False, after=members[0]) == [2]
@@ -179,7 +180,7 @@ def test_a_job_elsewhere_is_no_place_for_deep_results(year, load):
 
 
 def test_deep_results_stay_as_long_as_the_outer_batch():
-    """What inner batches and their jobs say of themselves shortens nothing; more than that counts."""
+    """A shorter retention of inner batches and their jobs has no effect, but a longer one has."""
     with Firelock(MemoryStorage(), settings=Settings(keep_succeeded=2)) as fire:
 
         @fire.task(name="load")
@@ -204,13 +205,13 @@ def test_deep_results_stay_as_long_as_the_outer_batch():
 
 
 def test_results_of_a_batch_that_is_pruned_meanwhile_raise(fire, load):
-    """An end that looks like any other would be a wrong total."""
+    """If the iteration ended normally, a wrong total would go unnoticed."""
     with fire.batch("plain") as batch:
         batch.add_many([load.call(number) for number in range(3)])
     run(fire)
     results = batch.results(load)
     first = next(results)
-    fire.storage.clear()  # as a prune leaves it
+    fire.storage.clear()  # as after a prune
 
     with pytest.raises(
         JobNotFound, match=r"^Batch 'plain' \(.*\) was pruned while its results were read; some"
@@ -220,16 +221,16 @@ def test_results_of_a_batch_that_is_pruned_meanwhile_raise(fire, load):
 
 
 def test_results_of_a_pruned_batch_raise(year, load):
-    """Nothing at all would be a wrong total as well."""
+    """An empty result would be a wrong total as well."""
     week = next(job for job in members_within(year) if getattr(job, "name", "") == "week")
-    year._client.storage.clear()  # noqa: SLF001 - as a prune leaves it
+    year._client.storage.clear()  # noqa: SLF001 - as after a prune
 
     with pytest.raises(JobNotFound):
         list(week.results(load))
 
 
 def test_deep_results_are_read_in_pages(fire, load, monkeypatch):
-    """A batch of many batches costs one read for each of them, and one for each page of them."""
+    """Reading a batch of batches costs one read for each of them, and one for each page of them."""
     monkeypatch.setattr(nesting, "_PAGE", 4)
     with fire.batch("outer") as outer:
         for number in range(10):
@@ -269,7 +270,7 @@ def test_a_deep_counts_counts_the_jobs_of_all_batches_within(year):
 
 
 def test_a_deep_counts_of_jobs_that_wait_and_run(fire, load):
-    """Batches that wait for others are no jobs that wait."""
+    """Batches that wait for others do not count as waiting jobs."""
     with fire.batch("outer") as outer:
         first = outer.add(load, 1)
         with outer.batch("later", after=first) as later:
@@ -288,7 +289,7 @@ def test_a_deep_counts_of_jobs_that_wait_and_run(fire, load):
 
 
 def test_a_deep_counts_reads_at_most_as_many_batches_as_it_may(fire, load):
-    """Each batch that it leaves out counts as one job."""
+    """Each omitted batch counts as one job."""
     with fire.batch("outer") as outer:
         for number in range(3):
             with outer.batch(f"inner {number}") as inner:

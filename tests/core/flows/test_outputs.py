@@ -1,4 +1,4 @@
-"""Across modules: whole flows, from their members' results to the jobs that wait for them."""
+"""Across modules: whole flows, from the results of their members to the jobs that wait for them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from firelock import JobContext, Retry, State
 
 @attrs.frozen
 class Day:
-    """What is loaded."""
+    """The loaded data of a day."""
 
     on: date
     rows: int
 
 
 def test_a_nightly_pipeline_of_unknown_width(fire, tester):
-    """The first member finds how many there are, and adds them to its own batch; the callback sees all."""
+    """The first member finds the number of days and adds them to its own batch.
+
+    The callback reads all results.
+    """
     told = []
 
     @fire.task(name="days")
@@ -53,7 +56,7 @@ def test_a_nightly_pipeline_of_unknown_width(fire, tester):
 
 
 def test_a_chord_with_a_failing_member_goes_on_when_that_is_mended(fire, tester):
-    """Nothing hangs: the batch fails, says so, and its requeue runs the rest."""
+    """The batch fails with a reason and does not hang, and its requeue runs the rest."""
     broken = {2}
     done = []
 
@@ -87,7 +90,7 @@ def test_a_chord_with_a_failing_member_goes_on_when_that_is_mended(fire, tester)
 
 
 def test_the_first_failure_stops_the_rest_where_that_is_asked(fire, tester):
-    """Members that wait are deleted, and the batch fails."""
+    """Waiting members are deleted, and the batch fails."""
 
     @fire.task(name="fail", retry=Retry.never())
     def fail() -> int:
@@ -105,7 +108,7 @@ def test_the_first_failure_stops_the_rest_where_that_is_asked(fire, tester):
 
 
 def test_a_job_joins_a_batch_that_it_made(fire, tester):
-    """It holds no worker meanwhile, and makes it once."""
+    """The job occupies no worker meanwhile, and creates the batch once."""
     made = []
 
     @fire.task(name="part")
@@ -130,7 +133,7 @@ def test_a_job_joins_a_batch_that_it_made(fire, tester):
 
 
 def test_a_signal_reaches_a_job_that_waits(fire, tester):
-    """And one that was sent before."""
+    """A signal that was sent before the wait arrives as well."""
     approval = fire.signal("approval", Day)
 
     @fire.task(name="ask")

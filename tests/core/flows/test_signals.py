@@ -1,4 +1,4 @@
-"""Signals, from the side that sends them; and what a job remembers, as its handle shows it."""
+"""Signals from the sender's side, and the memos of a job as its handle shows them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.core.fakes import FailingStorage, Worker, until
 
 @attrs.frozen
 class Approval:
-    """What is decided."""
+    """The payload of a decision."""
 
     ok: bool
     by: str = ""
@@ -38,20 +38,20 @@ class Approval:
 
 @pytest.fixture
 def fire():
-    """An app whose storage fails as told."""
+    """An app whose storage has programmable failures."""
     with Firelock(FailingStorage()) as fire:
         yield fire
 
 
 @pytest.fixture
 def storage(fire):
-    """Its storage."""
+    """The app's storage."""
     return fire.storage
 
 
 @pytest.fixture
 def worker(fire):
-    """Claims its jobs by hand."""
+    """A worker that claims the app's jobs by hand."""
     return Worker(fire)
 
 
@@ -63,7 +63,7 @@ def approval(fire):
 
 @pytest.fixture
 def order(fire):
-    """A task."""
+    """A task that fails for a negative number."""
 
     @fire.task(name="order", retry=Retry.never())
     def order(number: int = 0) -> str:
@@ -79,7 +79,7 @@ def memos_of(fire, job):
 
 
 def test_a_signal_is_kept_before_anybody_waits(fire, approval, order):
-    """Its text is that of the payload, by the converter that arguments have."""
+    """The payload is converted to a string in the same way as arguments."""
     job = order.enqueue()
 
     sent = approval.send(job, Approval(ok=True, by="ada"), author="ada@example.com")
@@ -93,7 +93,10 @@ def test_a_signal_is_kept_before_anybody_waits(fire, approval, order):
 
 
 def test_the_first_answer_wins_and_a_repeat_is_told_the_same(fire, approval, order):
-    """Also by the id, also without blocking an event loop; a name of its own is another wait."""
+    """The job may be given by its id, and the async method does the same.
+
+    A signal with a different name is another wait.
+    """
     job = order.enqueue()
 
     first = approval.send(job.id, Approval(ok=True), author="ada")
@@ -106,7 +109,7 @@ def test_the_first_answer_wins_and_a_repeat_is_told_the_same(fire, approval, ord
 
 
 def test_a_lost_reply_is_sent_again(fire, storage, approval, order):
-    """The memo stands then, and the answer is that of the first try."""
+    """The memo was stored before its reply was lost, and the result is that of the first attempt."""
     job = order.enqueue()
     storage.fail("remember", StorageUnavailable("reset"), is_late=True)
 
@@ -120,7 +123,10 @@ def test_a_lost_reply_is_sent_again(fire, storage, approval, order):
 
 
 def test_a_signal_to_a_job_that_has_ended_is_a_conflict(fire, approval, order, worker):
-    """A failed one keeps it for its requeue, and a repeat of one that was in time is told so."""
+    """A failed job keeps the signal for its requeue.
+
+    A repetition of a signal that was in time gets the same result.
+    """
     done, failed, answered = order.enqueue(), order.enqueue(-1), order.enqueue()
     approval.send(answered, Approval(ok=True))
     worker.run()
@@ -135,7 +141,7 @@ def test_a_signal_to_a_job_that_has_ended_is_a_conflict(fire, approval, order, w
 
 
 def test_a_link_to_a_job_that_no_answer_reaches_is_refused(fire, approval, order, worker):
-    """One that has ended for good, or is not stored; a failed one may be requeued."""
+    """A link is refused if its job has ended for good or is not found. A failed job may be requeued."""
     done, failed = order.enqueue(), order.enqueue(-1)
     worker.run()
     said = {"expires": timedelta(days=1), "at": "https://ops.example.com"}
@@ -148,7 +154,7 @@ def test_a_link_to_a_job_that_no_answer_reaches_is_refused(fire, approval, order
 
 
 def test_a_name_has_one_type_in_an_app(fire, approval):
-    """And is found again by what is stored, with a key or without."""
+    """A signal is found by its stored name, with a key or without one."""
     nested = fire.signal("a:b", int)
 
     with pytest.raises(
@@ -164,7 +170,7 @@ def test_a_name_has_one_type_in_an_app(fire, approval):
 
 
 def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
-    """Nothing is stored."""
+    """Nothing is stored after any of these errors."""
     job = order.enqueue()
     with fire.batch("import") as batch:
         member = batch.add(order)
@@ -199,7 +205,7 @@ def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
 
 
 def test_a_job_that_remembers_as_much_as_it_may_takes_no_more(fire, storage, approval, order):
-    """It says so, and what to do."""
+    """The error states that the job has too many memos, and what to do."""
     job = order.enqueue()
     memos = [NewMemo(job.id, Memo(MemoKind.SIGNAL, f"s{number}", "1", True, 1)) for number in range(1_000)]
     storage.remember(memos)
@@ -209,7 +215,7 @@ def test_a_job_that_remembers_as_much_as_it_may_takes_no_more(fire, storage, app
 
 
 def test_a_link_sends_what_its_buttons_say(fire, storage, approval, order):
-    """Its choices are stored; the address is all that leaves."""
+    """The choices are stored, and only the address leaves the application."""
     job, at = order.enqueue(), "https://ops.example.com/jobs"
     choices = {"Approve": Approval(ok=True), "Refuse": Approval(ok=False)}
 
@@ -227,17 +233,17 @@ def test_a_link_sends_what_its_buttons_say(fire, storage, approval, order):
         approval.link(job, {"Approve": "yes"}, expires=timedelta(days=1), at=at)
 
 
-# ---- what a job remembers ------------------------------------------------------------------------------
+# ---- memos of a job ------------------------------------------------------------------------------------
 
 
 def remember(fire, claimed, worker, *memos):
-    """A run of the job remembers these."""
+    """Store these memos as a run of the job would."""
     session = worker.holder.session
     return fire.storage.remember([NewMemo(claimed.id, memo, session, claimed.fence) for memo in memos])
 
 
 def test_steps_are_shown_in_order_of_their_begin(fire, approval, order, worker):
-    """With how long each took, where somebody measured."""
+    """Steps contain their duration if it was measured."""
     job = order.enqueue()
     (claimed,) = worker.claim()
     remember(
@@ -262,7 +268,10 @@ def test_steps_are_shown_in_order_of_their_begin(fire, approval, order, worker):
 
 
 def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker):
-    """What was recorded since is forgotten with it; an unknown name, or one of two things, is refused."""
+    """Memos after the given step are forgotten as well.
+
+    An unknown name, or one that two memos have, is refused.
+    """
     job = order.enqueue(-1)
     (claimed,) = worker.claim()
     remember(
@@ -288,7 +297,7 @@ def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker)
 
 
 def test_a_handle_says_what_a_suspended_job_waits_for(fire, order, worker):
-    """And until when."""
+    """The handle also shows the time until which the job waits."""
     asking, sleeping, calling = (order.enqueue(number) for number in range(3))
     due = 4_000_000_000_000_000
     for claimed in worker.claim():
@@ -323,7 +332,7 @@ def emit(fire, worker, claimed, start, *texts, stream="out"):
 
 
 def test_a_stream_is_read_as_it_comes_until_the_job_has_ended(fire, order, worker):
-    """Behind an offset, where one is given; of another name there is nothing."""
+    """An offset can be passed as the start. A stream of another name is empty."""
     job = order.enqueue()
     (claimed,) = worker.claim()
     emit(fire, worker, claimed, 0, "a", "b")
@@ -344,7 +353,7 @@ def test_a_stream_is_read_as_it_comes_until_the_job_has_ended(fire, order, worke
 
 
 def test_who_reads_a_stream_waits_for_what_comes(fire, order, worker):
-    """A reader in another thread gets what is emitted while it waits; async ones as well."""
+    """A reader in another thread gets the output that is emitted while it waits. Async readers do too."""
     job = order.enqueue()
     (claimed,) = worker.claim()
 
@@ -353,7 +362,7 @@ def test_who_reads_a_stream_waits_for_what_comes(fire, order, worker):
 
         async def reader():
             async for chunk in job.astream():
-                seen.append(chunk.data)  # noqa: PERF401 - others look at it meanwhile
+                seen.append(chunk.data)  # noqa: PERF401 - other code reads the list meanwhile
 
         task = asyncio.create_task(reader())
         await asyncio.to_thread(emit, fire, worker, claimed, 0, "a")
@@ -367,7 +376,10 @@ def test_who_reads_a_stream_waits_for_what_comes(fire, order, worker):
 
 
 def test_a_reader_may_go_away(fire, order, worker):
-    """In the middle of a wait; nothing waits for it any more. An unknown job has no stream."""
+    """A reader may stop in the middle of a wait, and then nothing waits any more.
+
+    An unknown job has no stream.
+    """
     job = order.enqueue()
 
     async def read():
@@ -383,7 +395,10 @@ def test_a_reader_may_go_away(fire, order, worker):
 
 
 def test_a_payload_is_made_of_the_texts_of_a_form(fire, approval):
-    """By the fields of a record, else by the one field `value`; what is wrong is told by field."""
+    """The form has the fields of a record, or otherwise the single field `value`.
+
+    Errors are reported by field.
+    """
     go = fire.signal("go", bool)
     either = fire.signal("either", dict[str, int])
 

@@ -1,4 +1,4 @@
-"""What a job remembers by name, and how it waits without a worker."""
+"""Steps and other memos of a job, and waits without a worker."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ NEVER, AT_ONCE = Retry.never(), Retry.fixed(0, attempts=5, jitter=0)
 
 @attrs.frozen
 class Approval:
-    """What is sent as the signal."""
+    """The payload of the signal."""
 
     ok: bool
 
 
 class Named:
-    """A signal as a wait needs it."""
+    """A signal with the interface that a wait needs."""
 
     def __init__(self, name="approval"):
         self.name = name
@@ -54,13 +54,13 @@ class Named:
 
 
 def send(fire, job, **payload):
-    """Somebody sends the signal; return what became of it."""
+    """Send the signal as a person would, and return the result."""
     memo = Memo(MemoKind.SIGNAL, "approval", json.dumps(payload), True, fire.client.clock.now(), author="ada")
     return fire.storage.remember([NewMemo(job.id, memo)])[0].answer
 
 
 def record_of(fire, job):
-    """The job as it is stored."""
+    """Return the stored job."""
     return fire.storage.get([job.id])[0]
 
 
@@ -68,7 +68,7 @@ def record_of(fire, job):
 
 
 def test_a_step_is_done_once_however_often_the_job_runs(fire, tester):
-    """Its value is that of the first run; what failed is tried again."""
+    """The value of a step is that of the first run, and a failed step is tried again."""
     ran = []
 
     def charge(amount: int) -> str:
@@ -98,7 +98,7 @@ def test_a_step_is_done_once_however_often_the_job_runs(fire, tester):
 
 
 def test_a_value_comes_back_as_its_annotation_says(fire, tester):
-    """As a result does: attrs classes, datetimes; without an annotation it is JSON."""
+    """As for results, attrs classes and datetimes are restored. Without an annotation, the value is JSON."""
     seen = []
 
     def approve() -> Approval:
@@ -120,7 +120,7 @@ def test_a_value_comes_back_as_its_annotation_says(fire, tester):
 
 
 def test_a_task_is_a_function_as_any_other(fire, tester):
-    """A step runs it here; its annotation is its function's."""
+    """A step runs a task in the same process, and the annotation is that of the task's function."""
 
     @fire.task(name="load")
     def load(day: str) -> datetime:
@@ -137,7 +137,7 @@ def test_a_task_is_a_function_as_any_other(fire, tester):
 
 
 def misused(fire, tester, function, **options):
-    """How a job of this task ends; it must not be tried again."""
+    """Return the error message of a job of this task, which must fail without a retry."""
     task = fire.task(**{"name": "wrong", "retry": AT_ONCE, **options})(function)
     job = task.enqueue()
     assert 1 == tester.drain().failed
@@ -158,7 +158,7 @@ def unstorable(job: JobContext):
 
 
 def no_form(job: JobContext):
-    def connect() -> Nowhere:  # noqa: F821 - that is what is wrong with it
+    def connect() -> Nowhere:  # noqa: F821 - the mistake under test
         raise AssertionError
 
     job.step("connect", connect)
@@ -279,7 +279,7 @@ def receives_a_type(job: JobContext):
     ],
 )
 def test_a_misuse_fails_the_job_and_says_what_to_do(fire, tester, function, words):
-    """Without a retry, which would do no better."""
+    """The job is not retried, because a retry would fail as well."""
     message = misused(fire, tester, function)
 
     with pytest.raises(StepError, match=words):
@@ -287,7 +287,7 @@ def test_a_misuse_fails_the_job_and_says_what_to_do(fire, tester, function, word
 
 
 def test_a_call_or_a_job_in_the_wrong_place_is_told_apart(fire, tester):
-    """What was given is named, and what to write."""
+    """The error names the wrong value and what to write."""
 
     @fire.task(name="load")
     def load(day: int) -> int:
@@ -322,7 +322,7 @@ def test_a_call_or_a_job_in_the_wrong_place_is_told_apart(fire, tester):
 
 
 def test_a_value_that_no_longer_fits_fails_the_job_for_good(fire, tester):
-    """The code has changed while the job slept; the value is kept."""
+    """The code has changed while the job slept. The value is kept."""
     answers = {"charge": lambda: 42}
 
     def charge_as_text() -> str:
@@ -345,7 +345,7 @@ def test_a_value_that_no_longer_fits_fails_the_job_for_good(fire, tester):
 
 
 def test_after_an_exception_a_step_may_be_tried_again(fire, tester):
-    """In the same run, under the same name."""
+    """The step is tried again in the same run and under the same name."""
     tries = []
 
     def flaky():
@@ -367,7 +367,7 @@ def test_after_an_exception_a_step_may_be_tried_again(fire, tester):
 
 
 def test_a_key_is_the_same_in_every_run_and_of_no_other(fire, tester):
-    """A UUID of the job's id and the name."""
+    """The key is a UUID made from the job's id and the name."""
     first, second = JobContext.fake(), JobContext.fake(id="00000000-0000-7000-8000-000000000001")
 
     assert first.key("charge") == JobContext.fake().key("charge")
@@ -375,11 +375,11 @@ def test_a_key_is_the_same_in_every_run_and_of_no_other(fire, tester):
     assert 36 == len(first.key("charge"))
 
 
-# ---- the right to remember -------------------------------------------------------------------------------
+# ---- the right to store memos ----------------------------------------------------------------------------
 
 
 def test_a_job_that_is_no_longer_ours_is_told_so(fire):
-    """Deleted while its step ran: nothing is remembered, and the task gets no further."""
+    """The job was deleted while its step ran: no memo is stored, and the task does not continue."""
     seen = []
 
     @fire.task(name="order")
@@ -398,7 +398,7 @@ def test_a_job_that_is_no_longer_ours_is_told_so(fire):
 
 
 def test_an_old_run_recalls_nothing(fire):
-    """What a newer one was told to forget must not come back."""
+    """Memos that a newer run has forgotten must not reappear."""
     runs = []
 
     @fire.task(name="order")
@@ -423,7 +423,7 @@ def test_an_old_run_recalls_nothing(fire):
 
 @pytest.mark.parametrize("is_late", [False, True])
 def test_a_step_outlives_an_outage(is_late):
-    """Its memo is sent again while the job may go on; that a first reply was lost does not matter."""
+    """The memo is sent again as long as the job may continue. A lost first reply does not matter."""
     storage, ran = FailingStorage(), []
     with Firelock(storage) as fire:
 
@@ -439,7 +439,7 @@ def test_a_step_outlives_an_outage(is_late):
 
 
 def test_a_step_gives_up_when_the_job_has_to_stop():
-    """A server that cannot be sure of its jobs any more waits for no storage."""
+    """A server without the right to run its jobs does not wait for the storage."""
     storage = FailingStorage()
     with Firelock(storage) as fire:
 
@@ -465,7 +465,7 @@ def test_a_step_gives_up_when_the_job_has_to_stop():
 
 
 def test_a_sleep_holds_no_worker(fire, tester):
-    """The run ends, the attempt is given back, and a later one goes on behind it."""
+    """The run ends and its attempt does not count. A later run continues after the sleep."""
     seen = []
 
     @fire.task(name="order")
@@ -491,7 +491,7 @@ def test_a_sleep_holds_no_worker(fire, tester):
 
 
 def test_a_short_sleep_stays_in_place(fire):
-    """Below two seconds a run is cheaper kept."""
+    """For less than two seconds, it is cheaper to keep the run."""
     seen = []
 
     @fire.task(name="order")
@@ -507,7 +507,7 @@ def test_a_short_sleep_stays_in_place(fire):
 
 
 def test_a_signal_wakes_who_waits_for_it(fire, tester):
-    """And once it has come no other one counts."""
+    """After the first signal has arrived, later ones have no effect."""
 
     @fire.task(name="order")
     def order(job: JobContext) -> str:
@@ -528,7 +528,7 @@ def test_a_signal_wakes_who_waits_for_it(fire, tester):
 
 
 def test_a_signal_is_kept_until_somebody_waits(fire, tester):
-    """Sent before the job has run at all."""
+    """The signal may be sent before the job has run at all."""
 
     @fire.task(name="order")
     def order(job: JobContext) -> bool:
@@ -543,7 +543,7 @@ def test_a_signal_is_kept_until_somebody_waits(fire, tester):
 
 
 def test_a_time_out_stands(fire, tester):
-    """It counts from the first run that came there, and a signal behind it is too late."""
+    """The timeout counts from the first run that reached the wait. A signal after the timeout is too late."""
     seen = []
 
     @fire.task(name="order")
@@ -554,7 +554,7 @@ def test_a_time_out_stands(fire, tester):
     job = order.enqueue()
     tester.drain()
     tester.clock.advance(days=3)
-    job.requeue()  # it comes there once more
+    job.requeue()  # it reaches the wait once more
     tester.drain()
     tester.clock.advance(days=4)
 
@@ -565,7 +565,7 @@ def test_a_time_out_stands(fire, tester):
 
 
 def test_a_time_out_of_zero_looks_once(fire, tester):
-    """Without a suspension."""
+    """A wait with a timeout of zero does not suspend the job."""
 
     @fire.task(name="order")
     def order(job: JobContext) -> bool:
@@ -578,7 +578,7 @@ def test_a_time_out_of_zero_looks_once(fire, tester):
 
 
 def test_a_suspension_is_decided_by_what_the_task_asked_for(fire, tester):
-    """Swallowed, or another error instead: the run is suspended all the same."""
+    """The run is suspended even if the task catches the exception or raises another one."""
     seen = []
 
     @fire.task(name="swallows")
@@ -604,7 +604,7 @@ def test_a_suspension_is_decided_by_what_the_task_asked_for(fire, tester):
 
 
 def test_plugins_contexts_end_as_ever():
-    """They see no exception of a suspension."""
+    """The contexts get no exception because of a suspension."""
     seen = []
 
     @contextlib.contextmanager
@@ -632,7 +632,10 @@ def test_plugins_contexts_end_as_ever():
 
 
 def test_a_called_job_has_the_meta_of_its_caller(fire, tester):
-    """As a continuation has; members of a batch that the task makes have none of it, nor has the batch."""
+    """The metadata is passed on as to a continuation.
+
+    A batch that the task creates, and its members, do not get it.
+    """
     part = fire.task(name="part")(lambda: None)
     member = fire.task(name="member")(lambda: None)
 
@@ -657,7 +660,7 @@ def test_a_called_job_has_the_meta_of_its_caller(fire, tester):
 
 
 def test_a_called_job_gives_its_result(fire, tester):
-    """It runs as any job; its caller holds nothing meanwhile."""
+    """The called job runs like any other, and its caller occupies nothing in the meantime."""
 
     @fire.task(name="double")
     def double(number: int) -> int:
@@ -675,7 +678,7 @@ def test_a_called_job_gives_its_result(fire, tester):
 
 
 def test_a_failed_child_is_told_once_and_called_anew_by_a_later_attempt(fire, tester):
-    """Uncaught it fails the caller without a retry."""
+    """If the failure is not caught, the caller fails without a retry."""
     ran = []
 
     @fire.task(name="flaky", retry=NEVER)
@@ -704,7 +707,7 @@ def test_a_failed_child_is_told_once_and_called_anew_by_a_later_attempt(fire, te
 
 
 def test_a_failure_that_is_caught_is_no_failure(fire, tester):
-    """And a retry for another reason calls anew what had failed alone."""
+    """A retry for another reason only repeats the calls that had failed."""
     ran = []
 
     @fire.task(name="part", retry=NEVER)
@@ -730,7 +733,10 @@ def test_a_failure_that_is_caught_is_no_failure(fire, tester):
 
 
 def test_a_child_whose_name_is_kept_is_stored_by_a_later_run():
-    """The server died between the two; the id is the same, so that nobody makes a second one."""
+    """The server died after it had stored the memo of the call and before it stored the called job.
+
+    The id is the same in the next run, so no second job is created.
+    """
     storage = FailingStorage()
     with Firelock(storage) as fire:
         child = fire.task(name="child")(lambda: 7)
@@ -752,7 +758,7 @@ def test_a_child_whose_name_is_kept_is_stored_by_a_later_run():
 
 
 def test_a_call_that_another_job_answers_waits_for_that_one(fire, tester):
-    """It has the unique key; its result is taken."""
+    """The other job has the unique key, and its result is used."""
 
     @fire.task(name="child", unique=Unique("{number}"))
     def child(number: int) -> int:
@@ -771,7 +777,7 @@ def test_a_call_that_another_job_answers_waits_for_that_one(fire, tester):
 
 
 def test_results_that_no_memo_holds_are_read_from_their_jobs(fire, tester):
-    """Many large ones: they stay as long as their caller does."""
+    """Many large results do not fit into a memo. Their jobs are kept as long as the caller."""
 
     @fire.task(name="child")
     def child(number: int) -> str:
@@ -792,7 +798,7 @@ def test_results_that_no_memo_holds_are_read_from_their_jobs(fire, tester):
 
 @pytest.mark.parametrize("number", [0, 501])
 def test_a_gather_has_its_bounds(fire, tester, number):
-    """None at all waits for nothing; for very many there are batches."""
+    """An empty list waits for nothing. For very many calls, there are batches."""
     child = fire.task(name="child")(lambda: 7)
 
     @fire.task(name="order")
@@ -813,7 +819,7 @@ def test_a_gather_has_its_bounds(fire, tester, number):
 
 
 def test_a_deleted_child_is_told(fire, tester):
-    """By whoever it was deleted."""
+    """The caller gets an error, whoever deleted the called job."""
 
     @fire.task(name="child")
     def child() -> None: ...
@@ -836,7 +842,7 @@ def test_a_deleted_child_is_told(fire, tester):
 
 
 def test_other_calls_than_before_are_refused(fire, tester):
-    """Their results could not be told apart."""
+    """The results could not be assigned to different calls."""
     numbers = [1, 2]
 
     @fire.task(name="child")
@@ -857,7 +863,7 @@ def test_other_calls_than_before_are_refused(fire, tester):
 
 
 def test_any_job_may_be_joined(fire, tester):
-    """By its handle; itself it cannot wait for."""
+    """A job is joined by its handle, but it cannot wait for itself."""
 
     @fire.task(name="child")
     def child() -> int:
@@ -877,7 +883,10 @@ def test_any_job_may_be_joined(fire, tester):
 
 
 def test_a_job_is_joined_again_after_its_requeue_by_another_name(fire, tester):
-    """Each join has a name of its own; without one a second join of the same job is refused, and says how."""
+    """Each join needs its own name.
+
+    Without one, a second join of the same job is refused, and the error states the fix.
+    """
     mended: list[int] = []
 
     @fire.task(name="child", retry=Retry.never())
@@ -912,7 +921,7 @@ def test_a_job_is_joined_again_after_its_requeue_by_another_name(fire, tester):
 
 
 def test_a_join_under_the_name_of_a_call_that_has_not_ended_is_refused(fire, tester):
-    """What is remembered there are jobs, and no result."""
+    """The memo of an unfinished call contains jobs and no result."""
     deployed: list[bool] = []
 
     @fire.task(name="child")
@@ -965,7 +974,7 @@ def test_a_fake_answers_a_join_by_its_name(fire):
 
 
 def test_a_job_cannot_wait_for_itself_nor_for_nobody(fire, tester):
-    """Both are told at once."""
+    """Waiting for itself or for an unknown job immediately raises an error."""
 
     @fire.task(name="order")
     def order(job: JobContext):
@@ -989,7 +998,7 @@ def test_a_job_cannot_wait_for_itself_nor_for_nobody(fire, tester):
 
 
 def test_an_async_task_has_all_of_it(fire, tester):
-    """By the twins."""
+    """An async task uses the async methods."""
 
     async def charge() -> int:
         await asyncio.to_thread(int)
@@ -1016,7 +1025,7 @@ def test_an_async_task_has_all_of_it(fire, tester):
 
 
 def test_siblings_of_a_wait_go_on_to_their_end(fire, tester):
-    """In gather and in a task group: what was under way is remembered, then the run is suspended."""
+    """In `gather` and in a task group, the memos of running steps are stored before the run is suspended."""
     ran = []
 
     async def slow(name: str) -> str:
@@ -1044,7 +1053,7 @@ def test_siblings_of_a_wait_go_on_to_their_end(fire, tester):
 
 
 def test_steps_of_threads_end_before_a_suspension(fire, tester):
-    """A thread of the task's own may still be within one."""
+    """A thread of the task may still run a step."""
     done, pool = [], ThreadPoolExecutor(2)
     entered, may_end = threading.Event(), threading.Event()
 
@@ -1073,7 +1082,7 @@ def test_steps_of_threads_end_before_a_suspension(fire, tester):
 
 
 def test_an_async_step_says_what_it_needs(fire, tester):
-    """A function that is not async has no await."""
+    """A function that is not async cannot be awaited."""
 
     async def order(job: JobContext):
         await job.astep("len", len, [])
@@ -1084,7 +1093,7 @@ def test_an_async_step_says_what_it_needs(fire, tester):
 
 
 def test_steps_that_are_awaited_together_share_a_round_trip():
-    """Those of one turn of the loop."""
+    """The memos of steps in one turn of the event loop are sent together."""
     storage = FailingStorage()
 
     async def page(number: int) -> int:
@@ -1104,11 +1113,11 @@ def test_steps_that_are_awaited_together_share_a_round_trip():
         assert [20] == [len(memos) for (memos,) in storage.called["remember"]]
 
 
-# ---- what it costs ---------------------------------------------------------------------------------------
+# ---- costs -----------------------------------------------------------------------------------------------
 
 
 def trips(storage, before):
-    """Round trips since, by verb."""
+    """Return the round trips since `before`, by verb."""
     return {
         verb: number
         for verb, calls in storage.called.items()
@@ -1117,7 +1126,7 @@ def trips(storage, before):
 
 
 def test_a_step_is_one_round_trip_and_a_suspension_two():
-    """A resume is one more: what is remembered is recalled. A first run recalls nothing."""
+    """A resumed run needs one more round trip, because its memos are read. A first run reads none."""
     storage = FailingStorage()
     with Firelock(storage) as fire:
 
@@ -1141,11 +1150,11 @@ def test_a_step_is_one_round_trip_and_a_suspension_two():
         assert {"claim": 1, "recall": 1, "remember": 1, "apply": 1} == trips(storage, before)
 
 
-# ---- called directly -------------------------------------------------------------------------------------
+# ---- direct calls ----------------------------------------------------------------------------------------
 
 
 def test_a_task_that_is_called_directly_has_steps_and_no_time():
-    """A wait has to be answered by the test."""
+    """The test must provide the result of a wait."""
 
     def order(job: JobContext) -> list[object]:
         charged = job.step("charge", lambda: 42)
@@ -1169,7 +1178,7 @@ def twice_of(job):
 
 
 def test_every_wait_has_its_answer(fire):
-    """Also those of other jobs, and errors."""
+    """Results of other jobs, and errors, can be provided as well."""
     child = fire.task(name="child")(lambda: 1)
     stored = child.enqueue()
 
@@ -1189,7 +1198,10 @@ def test_every_wait_has_its_answer(fire):
 
 
 def test_what_a_job_emits_can_be_read_behind_it(fire, tester):
-    """Before its run has ended, in order, in chunks of 16 KiB; what is remembered emits nothing."""
+    """The output is readable before the run has ended, in order, in chunks of 16 KiB.
+
+    A step that is skipped emits nothing.
+    """
 
     def ask(job):
         job.emit("Once ")
@@ -1246,13 +1258,13 @@ def emits_too_much(job: JobContext):
     ],
 )
 def test_what_cannot_be_emitted_fails_the_job(fire, tester, function, words):
-    """Without a retry."""
+    """A job that emits an invalid value is not retried."""
     with pytest.raises(StepError, match=words):
         raise StepError(misused(fire, tester, function))
 
 
 def test_a_stream_outlives_an_outage():
-    """What could not be stored is sent again before the run ends, and once."""
+    """Output that could not be stored is sent again before the run ends, and stored once."""
     storage = FailingStorage()
     with Firelock(storage) as fire:
 
@@ -1270,13 +1282,13 @@ def test_a_stream_outlives_an_outage():
 
 
 def test_a_job_that_is_lost_emits_no_more(fire):
-    """And its next step tells it so."""
+    """The next step of the job reports the loss."""
     seen = []
 
     @fire.task(name="agent")
     def agent(job: JobContext) -> None:
         made.delete()
-        job.emit("x" * 300_000)  # so much is stored at once
+        job.emit("x" * 300_000)  # this much is stored immediately
         seen.append(job.cancelled)
         job.step("next", int)
 
@@ -1291,7 +1303,7 @@ def test_a_job_that_is_lost_emits_no_more(fire):
 
 
 def test_a_step_within_a_transaction_may_be_tried_again_with_it(fire, tester):
-    """Nobody knows whether the first one is committed: what is remembered is read afresh."""
+    """The first transaction may or may not have committed, so the memos are read again."""
     ran = []
 
     @fire.task(name="order")
@@ -1307,7 +1319,7 @@ def test_a_step_within_a_transaction_may_be_tried_again_with_it(fire, tester):
 
 
 def test_where_no_transaction_can_be_joined_that_is_said(fire):
-    """Before anything is done."""
+    """The error is raised before anything is done."""
 
     @fire.task(name="order")
     def order(job: JobContext):
@@ -1319,11 +1331,11 @@ def test_where_no_transaction_can_be_joined_that_is_said(fire):
     assert "cannot take part in a transaction of yours" in record_of(fire, job).error.message
 
 
-# ---- with other things -----------------------------------------------------------------------------------
+# ---- with other features ---------------------------------------------------------------------------------
 
 
 def test_a_limit_is_free_while_its_job_waits(fire, tester):
-    """The next one starts, and the first takes its turn again."""
+    """The next job starts, and the first one waits for its turn again."""
     order_of = []
 
     @fire.task(name="order", limits=[Limit("one", concurrent=1)])
@@ -1341,7 +1353,7 @@ def test_a_limit_is_free_while_its_job_waits(fire, tester):
 
 
 def test_in_line_a_job_waits_for_the_clock_and_goes_on_with_a_signal(fire, tester):
-    """What it calls runs at once."""
+    """A job that it calls runs immediately."""
     child = fire.task(name="child")(lambda: 7)
 
     @fire.task(name="order")

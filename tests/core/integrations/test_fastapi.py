@@ -1,4 +1,4 @@
-"""FastAPI, Starlette and Litestar: the app's life, a server in it, what a request leaves on its jobs."""
+"""FastAPI, Starlette and Litestar: the lifespan, an embedded server, and the metadata of a request's jobs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ tenant = ContextVar("tenant", default=None)
 
 
 class Shop:
-    """An app with a task that tells where it runs and what travels with it."""
+    """An app with a task that returns its thread and metadata."""
 
     def __init__(self, url, *plugins):
         self.fire = fire = Firelock(
@@ -58,13 +58,13 @@ def shop(tmp_path):
 
 
 def web_of(shop, inner=None, **options):
-    """A FastAPI application whose one page runs a job and shows what came of it."""
+    """Return a FastAPI application whose pages enqueue a job and return its metadata or result."""
     web = FastAPI(lifespan=lifespan(shop.fire, inner, **options))
     web.add_middleware(RequestIdMiddleware)
     jobs = dependency(shop.fire)
 
     @web.get("/")
-    async def home(app: Firelock = Depends(jobs)):  # noqa: B008 - as text it could not be resolved
+    async def home(app: Firelock = Depends(jobs)):  # noqa: B008 - as a string it could not be resolved
         job = await shop.tell.aenqueue()
         return {"stored": app.jobs.get(job.id).meta, "id": request_id.get()}
 
@@ -79,11 +79,11 @@ def web_of(shop, inner=None, **options):
     return web
 
 
-# ---- its life --------------------------------------------------------------------------------------------
+# ---- lifespan --------------------------------------------------------------------------------------------
 
 
 def test_the_app_lives_with_the_application(shop):
-    """Closed at its stop; an application that starts again has it open again."""
+    """The app is closed when the application stops, and open again when the application starts again."""
     web = web_of(shop)
     for _ in range(2):
         with TestClient(web) as client:
@@ -97,7 +97,10 @@ def test_the_app_lives_with_the_application(shop):
 
 
 def test_a_lifespan_of_one_s_own_goes_around_the_server(shop):
-    """Jobs may use what it opens: it begins before the server and ends after it, and its state is kept."""
+    """Jobs can use the resources that the lifespan opens.
+
+    The lifespan starts before the server, ends after it, and keeps its state.
+    """
     notes = []
 
     @asynccontextmanager
@@ -114,7 +117,7 @@ def test_a_lifespan_of_one_s_own_goes_around_the_server(shop):
 
 
 def test_jobs_run_on_the_application_s_loop_when_asked(shop):
-    """In the very thread that answers requests."""
+    """Jobs run in the same thread that handles requests."""
     web = web_of(shop, server=True, workers=1, async_workers=2, host_loop=True)
 
     @web.get("/thread")
@@ -126,7 +129,7 @@ def test_jobs_run_on_the_application_s_loop_when_asked(shop):
 
 
 def test_what_is_said_of_no_server_is_refused(shop):
-    """It was meant for one."""
+    """Options of a server require server=True."""
     with pytest.raises(ConfigurationError, match="has none; add server=True"):
         lifespan(shop.fire, workers=2)
     with pytest.raises(ConfigurationError, match="has none; add server=True"):
@@ -134,12 +137,12 @@ def test_what_is_said_of_no_server_is_refused(shop):
 
 
 def test_a_test_injects_another_app(shop, tmp_path):
-    """By the framework's own overrides."""
+    """The test uses the framework's own overrides."""
     jobs, other = dependency(shop.fire), Firelock("memory://")
     web = FastAPI()
 
     @web.get("/")
-    async def home(app: Firelock = Depends(jobs)):  # noqa: B008 - as text it could not be resolved
+    async def home(app: Firelock = Depends(jobs)):  # noqa: B008 - as a string it could not be resolved
         return str(app.storage.url)
 
     web.dependency_overrides[jobs] = dependency(other)
@@ -149,7 +152,7 @@ def test_a_test_injects_another_app(shop, tmp_path):
 
 
 def test_under_a_tester_an_application_s_jobs_are_run_by_the_test(shop):
-    """Its end does not close the storage of the test's own block before the test has looked."""
+    """The end of the application does not close the storage before the test has checked it."""
     web = web_of(shop)
     for _ in range(2):
         with Tester(shop.fire) as tester, TestClient(web) as client:
@@ -157,11 +160,11 @@ def test_under_a_tester_an_application_s_jobs_are_run_by_the_test(shop):
             assert 1 == tester.drain(raises=True).succeeded
 
 
-# ---- what a request leaves on its jobs -------------------------------------------------------------------
+# ---- the metadata of a request's jobs --------------------------------------------------------------------
 
 
 def test_jobs_carry_the_request_s_id(shop):
-    """The one it came with, or a new one; the answer says it, and the jobs of jobs carry it too."""
+    """The id is that of the request or a new one. The response contains it."""
     with TestClient(web_of(shop)) as client:
         given = client.get("/", headers={"X-Request-ID": "abc-1"})
         made = client.get("/")
@@ -175,7 +178,7 @@ def test_jobs_carry_the_request_s_id(shop):
 
 
 def test_jobs_of_jobs_carry_what_their_job_does(shop):
-    """A worker has no request: what it knows of one is the running job's meta; a call's own wins."""
+    """A worker has no request, so the metadata of the running job is used. The call's own metadata wins."""
     with Tester(shop.fire) as tester:
         token, id_ = tenant.set("acme"), request_id.set("abc-1")
         parent = shop.parent.enqueue()
@@ -191,7 +194,7 @@ def test_jobs_of_jobs_carry_what_their_job_does(shop):
 
 
 def test_a_source_is_asked_at_the_enqueue():
-    """A function will do as well; what is neither is refused."""
+    """A source can also be a function. Other values are refused."""
     fire = Firelock("memory://", plugins=[RequestMeta(shard=lambda: 7, nothing=lambda: None)])
 
     job = (noop := fire.task(name="noop")(lambda: None)).enqueue()
@@ -204,7 +207,7 @@ def test_a_source_is_asked_at_the_enqueue():
 
 
 def test_a_header_may_have_another_name_or_none():
-    """Without one an id is made, and nobody is told."""
+    """Without a header, an id is created and not added to the response."""
     seen = []
 
     async def page(request):
@@ -220,7 +223,7 @@ def test_a_header_may_have_another_name_or_none():
 
 
 def test_a_websocket_has_an_id_and_the_lifespan_has_none(shop):
-    """Whatever else ASGI brings is handed on."""
+    """Other ASGI scopes are passed through."""
     web = web_of(shop)
 
     @web.websocket("/socket")
@@ -255,13 +258,13 @@ def test_starlette_has_the_same(shop):
 
 @get("/")
 async def litestar_page(jobs: NamedDependency[Firelock]) -> dict[str, str]:
-    """What the injected app's newest job carries."""
+    """Return the metadata of a new job of the injected app."""
     job = await jobs.task_named("tell").aenqueue()
     return {**job.meta, **await job.aresult(timeout=20)}
 
 
 def test_litestar_has_the_same(shop):
-    """A list of lifespans, a provided dependency, a middleware."""
+    """Litestar uses a list of lifespans, a provided dependency and a middleware."""
     web = Litestar(
         [litestar_page],
         lifespan=[lifespan(shop.fire, server=True, workers=1, async_workers=1)],
@@ -276,7 +279,7 @@ def test_litestar_has_the_same(shop):
 
 
 def test_none_of_the_frameworks_is_imported():
-    """Who has one of them needs no other."""
+    """A user of one framework does not need the others."""
     program = "import sys, firelock.integrations.fastapi; print(*sorted(sys.modules))"
 
     loaded = subprocess.run(

@@ -1,4 +1,4 @@
-"""Flask: an application's context around each job, the request on its jobs, `flask firelock …`."""
+"""Flask: the application context of jobs, the metadata of a request's jobs, and `flask firelock`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from firelock.testing import Tester
 
 
 class Shop:
-    """A Flask application and a Firelock app, whose tasks need the one's context."""
+    """A Flask application, and a Firelock app whose tasks need the application context."""
 
     def __init__(self, url="memory://", **sources):
         self.flask_jobs = FlaskJobs(**sources)
@@ -57,11 +57,11 @@ def shop():
     return Shop()
 
 
-# ---- around jobs -----------------------------------------------------------------------------------------
+# ---- application contexts --------------------------------------------------------------------------------
 
 
 def test_each_job_has_a_context_of_its_own(shop):
-    """Of the application, for `def` and `async def`, torn down with the job's error."""
+    """Jobs of `def` and `async def` tasks have one, and its teardown receives the job's error."""
     shop.web()
     with Tester(shop.fire) as tester:
         jobs = [shop.greet.enqueue(), shop.greet.enqueue(), shop.agreet.enqueue()]
@@ -76,7 +76,7 @@ def test_each_job_has_a_context_of_its_own(shop):
 
 
 def test_jobs_of_a_server_in_the_application_s_process_have_it_too(shop):
-    """In threads and on the loop."""
+    """Jobs in threads and on the event loop have the context."""
     shop.web()
     with shop.fire, shop.fire.server(workers=2, async_workers=2):
         jobs = [shop.greet.enqueue(), shop.agreet.enqueue()]
@@ -84,7 +84,7 @@ def test_jobs_of_a_server_in_the_application_s_process_have_it_too(shop):
 
 
 def test_a_job_without_an_application_says_what_to_do(shop):
-    """As in a test that made none."""
+    """A test that did not create an application gets this error."""
     with Tester(shop.fire) as tester:
         shop.greet.enqueue()
         with pytest.raises(ConfigurationError, match=r"call init_app\(app, fire\) first"):
@@ -92,7 +92,10 @@ def test_a_job_without_an_application_says_what_to_do(shop):
 
 
 def test_the_configuration_names_the_storage(tmp_path):
-    """In place of the code's own, in the processes that make jobs; where requests come in without an id."""
+    """The configuration replaces the storage in the code, in processes that create jobs.
+
+    It can also turn off the header of the request id.
+    """
     shop = Shop()
     url = f"sqlite:///{tmp_path}/jobs.db"
     app = shop.web(FIRELOCK_STORAGE=url, FIRELOCK_REQUEST_ID_HEADER=None)
@@ -106,11 +109,11 @@ def test_the_configuration_names_the_storage(tmp_path):
     shop.fire.close()
 
 
-# ---- a request on its jobs -------------------------------------------------------------------------------
+# ---- the metadata of a request's jobs --------------------------------------------------------------------
 
 
 def test_jobs_carry_the_request_s_id_and_what_else_is_asked_for():
-    """The one it came with, or a new one; the answer says it."""
+    """The id is that of the request or a new one. The response contains it."""
     shop = Shop(tenant=lambda: g.get("tenant") if g else None)
     app = shop.web()
     app.before_request(lambda: setattr(g, "tenant", "acme"))
@@ -156,7 +159,7 @@ WEB = """
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with a Flask project of one module."""
+    """Return a function that writes and imports a Flask project with one module."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("FLASK_APP", raising=False)
@@ -171,7 +174,10 @@ def project(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("is_named", [True, False], ids=["by the plugin", "by FLASK_APP"])
 def test_workers_find_the_application(project, monkeypatch, caplog, is_named):
-    """A process that runs jobs makes it; its storage is the server's, whatever the configuration says."""
+    """A process that runs jobs creates the application, but keeps the storage of the server.
+
+    A different storage in the configuration causes a warning.
+    """
     name = f"flask_found_{is_named}".lower()
     shop = project(name, f"{name}:create_app" if is_named else None)
     if not is_named:
@@ -185,7 +191,7 @@ def test_workers_find_the_application(project, monkeypatch, caplog, is_named):
 
 
 def test_a_worker_that_finds_none_does_not_start(project):
-    """It says how to name it."""
+    """The error explains how to name the application."""
     shop = project("flask_missing", "flask_missing:make")
 
     with pytest.raises(ConfigurationError, match=r"none is found: .*make.*FlaskJobs\(.shop.web:create_app"):
@@ -194,7 +200,7 @@ def test_a_worker_that_finds_none_does_not_start(project):
 
 
 def test_the_command_line_works_on_the_configured_storage(project, capfd):
-    """Every command of firelock, its own help among them; its exit code is flask's."""
+    """Every command of firelock works, including its help. The exit code is passed on."""
     shop = project("flask_commands", "flask_commands:create_app")
     runner = shop.create_app().test_cli_runner()
     job = shop.greet.enqueue()
@@ -211,7 +217,7 @@ def test_the_command_line_works_on_the_configured_storage(project, capfd):
 
 
 def test_an_app_that_stands_in_no_module_is_told():
-    """A server's processes could not find it."""
+    """The processes of a server could not find an app that is not a global variable of a module."""
     shop = Shop()
 
     ended = shop.web().test_cli_runner().invoke(args=["firelock", "server"])

@@ -1,4 +1,4 @@
-"""Spans and metrics of jobs, as the SDK's exporters in memory see them."""
+"""Spans and metrics of jobs, as recorded by the SDK's in-memory exporters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.core.fakes import unmeasured, until
 
 
 class Traced:
-    """An app with the plugin, and what its providers have recorded."""
+    """An app with the plugin, and the recorded data of its providers."""
 
     def __init__(self, storage="memory://", **options):
         self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
@@ -52,14 +52,14 @@ class Traced:
         self.tracer = self.tracers.get_tracer("host")
 
     def run(self, *jobs):
-        """The jobs have ended."""
+        """Wait until the jobs have ended."""
         with self.app.server(workers=2, async_workers=2):
             for job in jobs:
                 with suppress(JobFailed):
                     job.result(timeout=20)
 
     def spans(self, name):
-        """The ended spans of a name, in the order of their ends."""
+        """Return the ended spans with this name, in the order of their ends."""
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
     def span(self, name):
@@ -67,7 +67,7 @@ class Traced:
         return found
 
     def points(self, name):
-        """The points of a metric, by the attributes that tell them apart."""
+        """Return the data points of a metric; they differ in their attributes."""
         data = self.reader.get_metrics_data()
         return [
             point
@@ -86,7 +86,7 @@ class Traced:
 
 @pytest.fixture
 def make():
-    """A function that makes an app with the plugin; all are closed at the end."""
+    """Return a function that creates an app with the plugin; all apps are closed at the end."""
     made = []
 
     def make(*args, **options):
@@ -100,12 +100,12 @@ def make():
 
 @pytest.fixture
 def traced(make):
-    """An app with the plugin as it is by default."""
+    """Return an app with the plugin and its default options."""
     return make()
 
 
 def is_child(span, parent):
-    """True where the span stands right below the other."""
+    """Return whether the span is a direct child of the other."""
     return span.parent is not None and (span.parent.span_id, span.context.trace_id) == (
         parent.context.span_id, parent.context.trace_id,
     )  # fmt: skip
@@ -115,12 +115,12 @@ def links_to(span):
     return [link.context.span_id for link in span.links]
 
 
-# ---- one trace -------------------------------------------------------------------------------------------
+# ---- a single trace --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_a_trace_leads_from_a_request_to_its_job_and_the_job_s_own(traced, is_async):
-    """Each span stands below the one that caused it, and what the task itself traces below its run."""
+    """Each span is the child of the span that caused it. The task's own spans are children of its run."""
 
     @traced.app.task(name="child", queue="mail")
     def child() -> None: ...
@@ -153,7 +153,7 @@ def test_a_trace_leads_from_a_request_to_its_job_and_the_job_s_own(traced, is_as
 
 
 def test_a_continuation_made_outside_of_a_trace_joins_its_parent_s(traced):
-    """Nothing is current where it is made, and the parent's meta says where it belongs."""
+    """No span is current when it is created, so the parent's metadata supplies the trace."""
 
     @traced.app.task(name="work")
     def work() -> None: ...
@@ -205,7 +205,7 @@ def leaf() -> None: ...
 
 
 def test_a_trace_leads_into_a_process_of_its_own_and_out_again(tmp_path):
-    """The context travels in the job: it needs no memory that both share."""
+    """The job carries the context, so the processes do not need shared memory."""
     (tmp_path / "apart.py").write_text(APART)
 
     ran = subprocess.run(
@@ -220,7 +220,7 @@ def test_a_trace_leads_into_a_process_of_its_own_and_out_again(tmp_path):
 
 
 def test_a_run_never_stands_under_what_is_current_where_it_runs(traced):
-    """A program that is traced itself may run jobs of everybody."""
+    """A traced program may run the jobs of other programs."""
     seen = []
 
     @traced.app.task(name="work")
@@ -243,7 +243,7 @@ def test_a_run_never_stands_under_what_is_current_where_it_runs(traced):
 
 
 def send_and_run(traced, *, wait=timedelta(0), fails=False, **options):
-    """The span that sent a job, and those of its runs after that wait."""
+    """Return the span that sent a job, and the spans of its runs after this wait."""
     runs = []
 
     @traced.app.task(name="work", retry=Retry.fixed(0, attempts=1))
@@ -275,7 +275,7 @@ def tie(sent, ran):
     ],
 )
 def test_a_run_is_a_child_or_linked(make, correlation, relations):
-    """By default a child, unless it is a retry or more than an hour lies between."""
+    """By default a run is a child. A retry, or a run more than an hour later, is linked."""
     hour, more = timedelta(hours=1), timedelta(hours=1, seconds=1)
     soon = send_and_run(make(correlation=correlation), wait=timedelta(minutes=50))
     late = send_and_run(make(correlation=correlation), wait=more)
@@ -291,7 +291,10 @@ def test_a_run_is_a_child_or_linked(make, correlation, relations):
 
 
 def test_a_run_of_a_recurring_job_has_a_trace_of_its_own(traced):
-    """What was current when it was defined is long gone; a context that somebody gave it is linked."""
+    """The span in which the job was defined ended long ago.
+
+    A context in the definition's metadata is linked.
+    """
 
     @traced.app.task(name="work")
     def work() -> None: ...
@@ -310,16 +313,19 @@ def test_a_run_of_a_recurring_job_has_a_trace_of_its_own(traced):
 
 
 def test_an_unknown_correlation_is_refused():
-    """With what there is."""
+    """The message lists the valid values."""
     with pytest.raises(ConfigurationError, match="correlation='child' is unknown; use one of \"auto\""):
         OpenTelemetry(correlation="child")
 
 
-# ---- what spans say --------------------------------------------------------------------------------------
+# ---- names and attributes of spans -----------------------------------------------------------------------
 
 
 def test_spans_have_the_names_and_attributes_of_the_conventions(traced):
-    """Kind, operation, destination, message; what the conventions have no word for is under firelock."""
+    """The conventions define the kind, operation, destination and message.
+
+    Attributes that are not in the conventions start with `firelock.`.
+    """
     sent, (ran,) = send_and_run(traced)
 
     common = {"messaging.system": "firelock", "messaging.destination.name": "default"}
@@ -340,7 +346,7 @@ def test_spans_have_the_names_and_attributes_of_the_conventions(traced):
 
 
 def test_a_failed_attempt_is_an_error_with_its_exception(traced):
-    """The retry's span says nothing of the first one's error."""
+    """The retry's span does not contain the error of the first attempt."""
     _, (first, second) = send_and_run(traced, fails=True)
 
     (event,) = first.events
@@ -350,7 +356,7 @@ def test_a_failed_attempt_is_an_error_with_its_exception(traced):
 
 
 def test_an_attempt_that_is_told_to_end_says_why(traced):
-    """Out of time is a failure; of a job that was deleted it is none."""
+    """A timeout is a failure. The cancellation of a deleted job is not a failure."""
     begun = threading.Event()
 
     @traced.app.task(name="slow", queue="slow", timeout=timedelta(milliseconds=50), retry=Retry.never())
@@ -379,7 +385,7 @@ def test_an_attempt_that_is_told_to_end_says_why(traced):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_a_span_ends_also_where_nothing_is_stored(traced, is_async):
-    """A refused argument, a storage that is gone: an error that the span has, and the caller."""
+    """If an argument is refused or the storage is closed, both the span and the caller get the error."""
 
     @traced.app.task(name="work")
     def work(number: int) -> None: ...
@@ -398,7 +404,7 @@ def test_a_span_ends_also_where_nothing_is_stored(traced, is_async):
 
 
 def test_many_jobs_share_a_span(traced):
-    """It says how many they are, and each run is its child."""
+    """The span contains the number of jobs, and each run is its child."""
 
     @traced.app.task(name="work")
     def work(number: int) -> None: ...
@@ -413,7 +419,7 @@ def test_many_jobs_share_a_span(traced):
 
 
 def test_many_jobs_have_spans_of_their_own_where_that_is_wanted(make):
-    """Each is the parent of its run; the call's is linked to all of them."""
+    """Each job's span is the parent of its run, and the call's span is linked to all of them."""
     traced = make(bulk_spans=True)
     work = traced.app.task(name="work")(lambda number: None)
     other = traced.app.task(name="other", queue="mail")(lambda: None)
@@ -432,7 +438,7 @@ def test_many_jobs_have_spans_of_their_own_where_that_is_wanted(make):
 
 
 def test_spans_of_many_jobs_end_where_they_are_refused(make):
-    """Those whose arguments were accepted end with the one that was not."""
+    """If one argument is refused, the spans of the accepted calls end too."""
     traced = make(bulk_spans=True)
 
     @traced.app.task(name="work")
@@ -447,7 +453,7 @@ def test_spans_of_many_jobs_end_where_they_are_refused(make):
 
 
 def test_spans_of_a_batch_know_its_members(traced):
-    """As those of other jobs, and which batch it is, whenever its block stores them."""
+    """The spans have the usual attributes and the id of the batch, also for members added after the block."""
     work = traced.app.task(name="work")(lambda: None)
 
     with traced.app.batch("three") as batch:
@@ -467,7 +473,7 @@ def test_spans_of_a_batch_know_its_members(traced):
 
 
 def test_members_have_spans_of_their_own_where_that_is_wanted(make):
-    """They end when the block has gathered them, though it stores them later."""
+    """The spans end when the block has collected the members, although it stores them later."""
     traced = make(bulk_spans=True)
     work = traced.app.task(name="work")(lambda: None)
 
@@ -480,7 +486,10 @@ def test_members_have_spans_of_their_own_where_that_is_wanted(make):
 
 
 def test_a_continuation_of_a_batch_joins_its_trace(traced):
-    """Made outside of any, also within another batch; what a batch carries is no span of its own."""
+    """A continuation of an outer or inner batch joins the trace, even if it is created outside of one.
+
+    The batches themselves have no spans.
+    """
     work = traced.app.task(name="work")(lambda: None)
 
     with traced.tracer.start_as_current_span("request"), traced.app.batch("outer") as outer:
@@ -495,7 +504,7 @@ def test_a_continuation_of_a_batch_joins_its_trace(traced):
 
 
 def test_the_span_of_a_called_job_knows_it(traced):
-    """It stands below the run that called it, and the called job's run below it."""
+    """The span is a child of the calling run, and the parent of the called job's run."""
     work = traced.app.task(name="work", queue="called")(lambda: None)
     calling = traced.app.task(name="calling")(lambda: current_job().run("work", work))
 
@@ -511,11 +520,11 @@ def test_the_span_of_a_called_job_knows_it(traced):
     assert is_child(ran, sent)
 
 
-# ---- what travels ----------------------------------------------------------------------------------------
+# ---- context propagation ---------------------------------------------------------------------------------
 
 
 def test_baggage_travels_beside_the_context(traced):
-    """The task reads what the caller set, also where the run is only linked."""
+    """The task can read the caller's baggage, even in a run that is only linked."""
     seen = []
 
     @traced.app.task(name="work", retry=Retry.fixed(0, attempts=1))
@@ -535,7 +544,7 @@ def test_baggage_travels_beside_the_context(traced):
 
 
 def test_telemetry_refuses_no_job(traced):
-    """What has no room beside the caller's own meta stays behind, the longest first."""
+    """Entries that do not fit next to the caller's own metadata are omitted, the longest first."""
 
     @traced.app.task(name="work")
     def work() -> None: ...
@@ -552,7 +561,7 @@ def test_telemetry_refuses_no_job(traced):
 
 
 def test_what_the_caller_gives_wins(traced):
-    """A context of somebody's own is not replaced."""
+    """A context in the caller's own metadata is not replaced."""
 
     @traced.app.task(name="work")
     def work() -> None: ...
@@ -564,7 +573,7 @@ def test_what_the_caller_gives_wins(traced):
 
 
 def test_without_an_sdk_nothing_travels():
-    """The API alone makes no context."""
+    """The API alone does not create a context."""
     with Firelock("memory://", plugins=[OpenTelemetry()]) as app:
 
         @app.task(name="work")
@@ -582,7 +591,7 @@ def test_without_an_sdk_nothing_travels():
 
 
 def test_metrics_count_what_is_sent_and_consumed(traced):
-    """By queue and task, failures by their type; no ids."""
+    """The attributes are the queue, the task and the error type, but no ids."""
     send_and_run(traced, fails=True)
 
     told = {"messaging.system": "firelock", "messaging.destination.name": "default", "firelock.task": "work"}
@@ -601,7 +610,7 @@ def test_metrics_count_what_is_sent_and_consumed(traced):
 
 
 def test_workers_that_are_occupied_past_a_timeout_are_counted(traced):
-    """As long as the job goes on after its time, and by queue and task."""
+    """A worker is counted by queue and task until its job ends."""
     gate, started = threading.Event(), threading.Event()
 
     @traced.app.task(name="deaf", timeout=0.05)
@@ -626,7 +635,7 @@ def test_workers_that_are_occupied_past_a_timeout_are_counted(traced):
 
 
 def test_a_batch_is_no_job_that_is_sent(traced):
-    """Its members are counted, and what follows it."""
+    """The members and continuations of a batch are counted, but not the batch itself."""
     work = traced.app.task(name="work")(lambda: None)
 
     with traced.app.batch("two") as batch:
@@ -639,7 +648,10 @@ def test_a_batch_is_no_job_that_is_sent(traced):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_a_run_that_ends_in_a_wait_says_so_and_is_not_counted(traced, is_async):
-    """It gives its attempt back: its span is no failure, the last run alone is an attempt of the figures."""
+    """A run that ends in a wait does not use an attempt, and its span is not a failure.
+
+    Only the last run is counted as an attempt.
+    """
     day = timedelta(days=1)
 
     if is_async:
@@ -674,7 +686,7 @@ def test_a_run_that_ends_in_a_wait_says_so_and_is_not_counted(traced, is_async):
 
 
 def test_a_snooze_is_no_attempt_of_the_figures(traced):
-    """As in Prometheus: it runs later, as if it had not run."""
+    """As in Prometheus, the job runs later as if it had not run."""
     runs = []
 
     @traced.app.task(name="sleepy")
@@ -690,12 +702,12 @@ def test_a_snooze_is_no_attempt_of_the_figures(traced):
     assert [1] == [point.value for point in traced.points("messaging.client.consumed.messages")]
 
 
-# ---- beside Celery's -------------------------------------------------------------------------------------
+# ---- comparison with Celery ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def celery_spans():
-    """A function that runs a task of Celery's under its instrumentation; its spans, the sent one first."""
+    """Return a function that runs an instrumented Celery task and returns its spans, the sent one first."""
     exporter, tracers = InMemorySpanExporter(), TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
     CeleryInstrumentor().instrument(tracer_provider=tracers)
@@ -720,7 +732,10 @@ def celery_spans():
 
 
 def test_spans_are_tied_as_celery_s_are(traced, celery_spans):
-    """Kinds, parent, message and error are the same; names and the names of tasks are the page's table."""
+    """Kinds, parents, message ids and errors are the same.
+
+    The docs list the names of spans and attributes.
+    """
     sent, ran = celery_spans()
     ours, (first, _) = send_and_run(traced, fails=True)
 

@@ -1,4 +1,4 @@
-"""The plugin for Prometheus: in an application that enqueues, and in one that runs its own server."""
+"""The Prometheus plugin, in an application that enqueues and in one with an embedded server."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.ports import free_port
 
 @pytest.fixture(autouse=True)
 def counts_anew(monkeypatch):
-    """This process has counted nothing yet."""
+    """Reset the counters of this process."""
     monkeypatch.setattr(job_counters, "_of_this_process", job_counters._ProcessCounters())  # noqa: SLF001
 
 
 @pytest.fixture
 def registry():
-    """An empty registry."""
+    """Return an empty registry."""
     return CollectorRegistry()
 
 
@@ -37,12 +37,12 @@ def add(left: int, right: int) -> int:
 
 
 def value(registry, name, **labels):
-    """The value of a sample; None where there is none."""
+    """Return the value of a sample, or None if it does not exist."""
     return registry.get_sample_value(name, labels)
 
 
 def test_an_application_that_enqueues_shows_it_beside_its_own_metrics(registry):
-    """By queue and task, and nothing of the job itself."""
+    """The labels are the queue and the task, and no other data of the job."""
     Gauge("my_own", "Mine.", registry=registry).set(7)
     with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
         task = fire.task(name="shop.add", queue="mail", tags=["secret"])(add)
@@ -56,7 +56,10 @@ def test_an_application_that_enqueues_shows_it_beside_its_own_metrics(registry):
 
 
 def test_a_server_inside_the_process_is_counted_in_both_places(registry):
-    """In the registry and at its own port; every outcome has its sample from the first job on."""
+    """The metrics are in the registry and at the server's own port.
+
+    The first job creates samples for all outcomes.
+    """
     port = free_port()
     with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
         task = fire.task(name="shop.add")(add)
@@ -79,7 +82,10 @@ def test_a_server_inside_the_process_is_counted_in_both_places(registry):
 
 @pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "several processes"])
 def test_a_batch_is_no_job_that_runs(registry, is_shared, tmp_path):
-    """Its members are counted, and what follows it; it is never an attempt, so that nothing would end it."""
+    """The members and continuations of a batch are counted.
+
+    The batch itself never runs, so it would never count as finished.
+    """
     program = COUNTED.format(registry="" if is_shared else "registry")
     folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)} if is_shared else {}
     said = subprocess.run(
@@ -108,7 +114,7 @@ for family in registry.collect():
 
 
 def test_a_run_that_ends_in_a_wait_is_not_counted(registry):
-    """It gives its attempt back: the last run alone is one, with its own wait for a worker."""
+    """A run that ends in a wait does not use an attempt. Only the last run is counted, with its own wait."""
     with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
 
         @fire.task(name="sleepy")
@@ -131,7 +137,7 @@ def test_a_run_that_ends_in_a_wait_is_not_counted(registry):
 
 
 def test_two_apps_of_a_process_share_one_set_of_numbers(registry):
-    """A registry shows it once."""
+    """The registry shows their counters once."""
     for _ in range(2):
         with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
             fire.task(name="shop.add")(add).enqueue(1, 2)
@@ -140,7 +146,7 @@ def test_two_apps_of_a_process_share_one_set_of_numbers(registry):
 
 
 def test_a_registry_with_these_names_is_refused(registry):
-    """With what to do."""
+    """The message contains the fix."""
     with Firelock("memory://", plugins=[Prometheus(CollectorRegistry())]) as fire:
         fire.task(name="shop.add")(add).enqueue(1, 2)
     Gauge("firelock_jobs_enqueued", "Somebody else's.", registry=registry)
@@ -166,7 +172,7 @@ print("counts")
 
 
 def test_without_its_library_only_a_servers_processes_can_have_it():
-    """An application is told what to install."""
+    """An application gets an error that names the package to install."""
     said = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -177,9 +183,9 @@ def test_without_its_library_only_a_servers_processes_can_have_it():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 def test_a_fork_counts_for_itself():
-    """Of two that write to one memory each would undo the other's numbers."""
+    """If two processes wrote to the same memory, each would overwrite the other's values."""
     job_counters.count_in(None)
-    fork = job_counters._of_this_process  # noqa: SLF001 - what the fork's hook changes
+    fork = job_counters._of_this_process  # noqa: SLF001 - the fork hook changes this
     before = job_counters.process_counters()
 
     fork.forget_parent()
@@ -216,7 +222,7 @@ print(generate_latest(registry).decode())
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 def test_processes_of_a_web_server_are_added_up(tmp_path):
-    """By prometheus-client's own way, where its folder is named."""
+    """Processes of a web server use the multiprocess mode of prometheus-client, if its folder is set."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     text = subprocess.run(
         [sys.executable, "-c", SEVERAL], env=environment, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""What reaches Sentry of jobs, as a transport that records sees it."""
+"""The data that is sent to Sentry about jobs, as a recording transport receives it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.core.fakes import Worker, unmeasured
 
 
 class Recording(Transport):
-    """Keeps what would be sent."""
+    """A transport that stores the items instead of sending them."""
 
     def __init__(self):
         super().__init__()
@@ -45,13 +45,13 @@ class Recording(Transport):
         self.items += [(item.headers["type"], item.payload.json) for item in envelope.items]
 
     def of(self, kind):
-        """The payloads of a kind, in order."""
+        """Return the payloads of this kind, in order."""
         return [payload for found, payload in self.items if found == kind]
 
 
 @pytest.fixture
 def sent():
-    """The SDK is set up as a program does it; nothing leaves the process."""
+    """Set up the SDK as a program does, without sending anything from this process."""
     transport = Recording()
     sentry_sdk.init(
         dsn="http://key@localhost/1", transport=transport, traces_sample_rate=1.0,
@@ -64,7 +64,7 @@ def sent():
 
 @pytest.fixture
 def make():
-    """A function that makes an app with the plugin; all are closed at the end."""
+    """Return a function that creates an app with the plugin; all apps are closed at the end."""
     apps = []
 
     def make(*plugins, **options):
@@ -77,7 +77,7 @@ def make():
 
 
 def run(app, *jobs):
-    """The jobs have ended."""
+    """Wait until the jobs have ended."""
     with app.server(workers=2, async_workers=2):
         for job in jobs:
             with suppress(JobFailed, JobDeleted):
@@ -85,7 +85,7 @@ def run(app, *jobs):
 
 
 def failing(app, *, is_async=False, retry=None):
-    """A task that fails, with one retry."""
+    """Return a task that fails, by default with one retry."""
     retry = retry or Retry.fixed(0, attempts=1)
     if is_async:
 
@@ -104,7 +104,10 @@ def failing(app, *, is_async=False, retry=None):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_an_error_is_reported_once_when_the_job_is_over(sent, make, is_async):
-    """Of the last attempt alone, not again for the line in the log; with its task, queue and trace."""
+    """Only the last attempt is reported, and not again for its log line.
+
+    The event contains the task, the queue and the trace.
+    """
     app = make()
     job = failing(app, is_async=is_async).enqueue("hunter2")
 
@@ -124,7 +127,7 @@ def test_an_error_is_reported_once_when_the_job_is_over(sent, make, is_async):
 
 
 def test_an_error_is_reported_in_each_attempt_where_that_is_wanted(sent, make):
-    """One event for each, told apart by the attempt."""
+    """Each attempt has its own event with the number of the attempt."""
     app = make(every_attempt=True)
 
     run(app, failing(app).enqueue("x"))
@@ -133,7 +136,7 @@ def test_an_error_is_reported_in_each_attempt_where_that_is_wanted(sent, make):
 
 
 def test_an_error_that_a_retry_mends_is_not_reported(sent, make):
-    """Nobody has to look at what has gone by."""
+    """No action is needed for an error that the retry resolved."""
     app = make()
     runs = []
 
@@ -149,7 +152,7 @@ def test_an_error_that_a_retry_mends_is_not_reported(sent, make):
 
 
 def test_what_another_plugin_decides_counts(sent, make):
-    """The job is over as the other plugin has it, whichever of the two is asked first."""
+    """The other plugin ends the job, so its error is reported, regardless of the order of the plugins."""
     app = make(Deleting())
 
     run(app, failing(app).enqueue("x"))
@@ -158,7 +161,7 @@ def test_what_another_plugin_decides_counts(sent, make):
 
 
 class Deleting:
-    """Whose answer no other plugin is asked after."""
+    """A plugin that deletes failed jobs; no plugin after it is called."""
 
     @hookimpl
     def elect_transition(self, proposed):
@@ -207,7 +210,10 @@ if __name__ == "__main__":
 
 @pytest.mark.heavy("starts two processes that import the SDK")
 def test_an_error_in_a_process_of_its_own_is_reported_from_there(tmp_path):
-    """Once, in the trace of its last attempt; the server's process, which has no exception, reports none."""
+    """There is one event, in the trace of the last attempt.
+
+    The server's process does not have the exception and does not report it.
+    """
     (tmp_path / "apart.py").write_text(APART)
 
     ran = subprocess.run(
@@ -222,7 +228,7 @@ def test_an_error_in_a_process_of_its_own_is_reported_from_there(tmp_path):
 
 
 def test_jobs_share_no_scope(sent, make):
-    """A tag or a breadcrumb of one job is in no other's event, nor in the program's."""
+    """Tags and breadcrumbs of a job do not appear in events of other jobs or of the program."""
     app = make()
 
     @app.task(name="work", retry=Retry.never())
@@ -245,7 +251,7 @@ def test_jobs_share_no_scope(sent, make):
 
 
 def test_no_argument_is_reported_beside_local_variables(sent, make):
-    """Contexts and spans hold none; what the SDK reads of frames is its option."""
+    """Contexts and spans do not contain arguments. The SDK's options control local variables of frames."""
     app = make()
 
     run(app, failing(app).enqueue("hunter2"))
@@ -260,7 +266,10 @@ def test_no_argument_is_reported_beside_local_variables(sent, make):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_a_trace_leads_from_the_request_to_the_job(sent, make, is_async):
-    """queue.publish in the request's transaction, queue.process below it, with the keys of Queues."""
+    """The queue.publish span is in the request's transaction, and queue.process is its child.
+
+    Both have the attributes that Sentry's page Queues uses.
+    """
     app = make()
 
     @app.task(name="work", queue="mail")
@@ -291,12 +300,12 @@ def test_a_trace_leads_from_the_request_to_the_job(sent, make, is_async):
 
 
 def test_a_job_of_a_job_belongs_to_its_trace(sent, make):
-    """What a task enqueues is published within its own transaction."""
+    """The jobs that a task enqueues are published in its own transaction."""
     app = make()
     child = app.task(name="child")(lambda: None)
     parent = app.task(name="parent")(lambda: child.enqueue() and None)
 
-    with Tester(app) as tester:  # one after the other: on a server the child may end first
+    with Tester(app) as tester:  # one after the other; on a server, the child might end first
         parent.enqueue()
         tester.drain()
 
@@ -306,7 +315,10 @@ def test_a_job_of_a_job_belongs_to_its_trace(sent, make):
 
 
 def test_a_trace_leads_through_a_batch(sent, make):
-    """A member's span knows it before it is stored; what continues the batch belongs to the batch's trace."""
+    """A member's span contains its id before it is stored.
+
+    A continuation belongs to the trace of the batch.
+    """
     app = make()
     work = app.task(name="work")(lambda: None)
 
@@ -325,7 +337,7 @@ def test_a_trace_leads_through_a_batch(sent, make):
 
 
 def test_a_failed_attempt_has_a_failed_transaction(sent, make):
-    """Each attempt is one."""
+    """Each attempt is a transaction."""
     app = make()
 
     run(app, failing(app).enqueue("x"))
@@ -337,7 +349,7 @@ def test_a_failed_attempt_has_a_failed_transaction(sent, make):
 
 
 def test_without_init_nothing_is_done(make):
-    """The plugin may stand in the app of a program that has no DSN."""
+    """The app of a program without a DSN can contain the plugin."""
     app = make(monitors=True)
 
     job = failing(app).enqueue("x")
@@ -354,7 +366,7 @@ def check_ins(sent):
 
 
 def test_a_recurring_job_checks_in_with_its_schedule(sent, make):
-    """At its beginning, which makes the monitor, and at its end, by the same id."""
+    """The first check-in, at the start, creates the monitor. The second one, at the end, has the same id."""
     app = make(monitors=True, margin=timedelta(minutes=3), max_runtime=timedelta(minutes=20))
 
     @app.task(name="work")
@@ -374,7 +386,7 @@ def test_a_recurring_job_checks_in_with_its_schedule(sent, make):
 
 
 def test_a_monitor_hears_of_the_last_attempt_alone(sent, make):
-    """A retry is within the run; only when the job is failed the run is."""
+    """A retry is part of the run. The run fails only when the job has failed."""
     app = make(monitors=["nightly"])
     task = failing(app)
     task.recur("nightly", Every(timedelta(hours=2)), "x")
@@ -390,7 +402,10 @@ def test_a_monitor_hears_of_the_last_attempt_alone(sent, make):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_a_run_that_waits_checks_in_once(sent, make, is_async):
-    """At its first beginning and at its end, however often it waits; each part of it has a transaction."""
+    """A run checks in at its first start and at its end, however often it waits.
+
+    Each part of the run has its own transaction.
+    """
     app = make(monitors=True)
     day, approval = timedelta(days=1), app.signal("approval", bool)
 
@@ -423,7 +438,7 @@ def test_a_run_that_waits_checks_in_once(sent, make, is_async):
 
 
 def snoozing(app, ended):
-    """A task that puts itself off once."""
+    """Return a task that snoozes once."""
 
     @app.task(name="work")
     def work() -> Snooze | None:
@@ -436,7 +451,7 @@ def snoozing(app, ended):
 
 
 def refused(app, ended):
-    """A task that is told to come again."""
+    """Return a task that raises RateLimited once."""
 
     @app.task(name="work")
     def work() -> None:
@@ -448,7 +463,7 @@ def refused(app, ended):
 
 
 def joining(app, ended):
-    """A task that waits for a job that somebody else made, by which nothing is remembered."""
+    """Return a task that waits for an existing job, for which no memo is stored."""
 
     @app.task(name="other")
     def other() -> int:
@@ -464,7 +479,7 @@ def joining(app, ended):
 
 @pytest.mark.parametrize("putting_off", [snoozing, refused, joining])
 def test_a_run_that_is_put_off_checks_in_once(sent, make, putting_off):
-    """Though nothing is remembered of it, its history tells; none of its parts has failed."""
+    """No memo is stored, but the job's history shows it. None of its parts has failed."""
     app, ended = make(monitors=["nightly"]), []
 
     with Tester(app) as tester:
@@ -482,7 +497,7 @@ def test_a_run_that_is_put_off_checks_in_once(sent, make, putting_off):
 
 
 def test_a_job_that_was_handed_back_before_it_began_checks_in(sent, make):
-    """A claim is no beginning: a server that stops may never have come to it."""
+    """A claim is not a start, because a server that stops might not have started the job."""
     app = make(monitors=True)
 
     @app.task(name="work")
@@ -501,7 +516,7 @@ def test_a_job_that_was_handed_back_before_it_began_checks_in(sent, make):
 
 
 def test_a_run_that_was_sent_a_signal_before_it_began_checks_in(sent, make):
-    """What is remembered of it is no sign that it has begun."""
+    """A stored signal does not mean that the run has started."""
     app = make(monitors=True)
     approval = app.signal("approval", bool)
 
@@ -518,7 +533,10 @@ def test_a_run_that_was_sent_a_signal_before_it_began_checks_in(sent, make):
 
 
 def test_a_task_s_timeout_is_its_longest_run(sent, make):
-    """It will not take longer; a schedule with seconds has no monitor, since Sentry knows none."""
+    """The timeout is the maximum runtime.
+
+    A schedule with seconds has no monitor, because Sentry does not support it.
+    """
     app = make(monitors=True)
 
     @app.task(name="work", timeout=timedelta(minutes=7))
@@ -533,7 +551,7 @@ def test_a_task_s_timeout_is_its_longest_run(sent, make):
 
 
 def test_a_slug_is_the_id_where_sentry_takes_it():
-    """Else it is near to it, and no other id's."""
+    """If Sentry does not accept the id, the slug is similar to it and unique."""
     ids = ["nightly", "Nightly", "nightly report", "nightly-report", "x" * 80, "Ω"]
 
     slugs = [slug_of(each) for each in ids]
@@ -552,6 +570,6 @@ def test_a_slug_is_the_id_where_sentry_takes_it():
     ],
 )
 def test_odd_options_are_refused(options, words):
-    """With what to pass."""
+    """The message contains the fix."""
     with pytest.raises(ConfigurationError, match=words):
         Sentry(**options)

@@ -1,4 +1,4 @@
-"""Who is told of what, once for all servers, and where a request may go."""
+"""The events that webhooks report, once for all servers, and the allowed addresses of requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEN = timedelta(minutes=10)
 
 
 class Receiver(HTTPServer):
-    """Takes requests on loopback, and answers each with the next status; the last one stays."""
+    """A loopback server that answers each request with the next status, and repeats the last one."""
 
     def __init__(self, *statuses):
         super().__init__(("127.0.0.1", 0), Answering)
@@ -61,12 +61,12 @@ class Answering(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *words):
-        """Say nothing."""
+        """Discard log messages."""
 
 
 @pytest.fixture
 def receive():
-    """A function that starts a receiver; all of them end with the test."""
+    """Return a function that starts a receiver; all receivers stop at the end of the test."""
     started = []
 
     def receive(*statuses):
@@ -80,7 +80,7 @@ def receive():
 
 @pytest.fixture
 def shop():
-    """A function that makes an app with webhooks, on one storage with the others; all end with the test."""
+    """Return a function that creates an app with webhooks, on a storage shared by all apps of the test."""
     storage, apps = MemoryStorage(), []
 
     def shop(url="http://localhost:9/", *, hook=(), **options):
@@ -97,12 +97,12 @@ OTHERS = ("failed", "queue_latency", "recurring_missed", "server_lost", "recover
 
 
 def is_of_finding(event):
-    """Tell whether it is a finding without an event of its own, or the end of one."""
+    """Return whether this is a finding without its own event type, or the end of such a finding."""
     return "finding" in (event["event"], event.get("of"))
 
 
 class Shop:
-    """An app with tasks, its webhooks, and a storage whose time can be moved."""
+    """An app with tasks and webhooks, and a storage whose clock can be moved."""
 
     def __init__(self, storage, hook, options):
         self.webhooks = Webhooks([hook], **options)
@@ -122,11 +122,11 @@ class Shop:
         self.storage.clock_offset += seconds * 1_000_000
 
     def look(self, seconds=60):
-        """What is new after so many seconds: event and text."""
+        """Return the event types and texts of new events after this number of seconds."""
         return [(event["event"], event["text"]) for event in self.webhooks_after(seconds)]
 
     def webhooks_after(self, seconds):
-        """What is new after so many seconds: whole events."""
+        """Return new events after this number of seconds."""
         self.later(seconds)
         events = self.webhooks.look()
         return events if self.wants_findings else [one for one in events if not is_of_finding(one)]
@@ -138,11 +138,14 @@ class Shop:
                     job.result(timeout=20)
 
 
-# ---- what is told ----------------------------------------------------------------------------------------
+# ---- events ----------------------------------------------------------------------------------------------
 
 
 def test_a_failure_is_told_by_a_signed_request(shop, receive):
-    """Its body names task, jobs and kind of error, and holds no argument, message, traceback or meta."""
+    """The body of the request contains the task, the jobs and the error types.
+
+    It does not contain arguments, messages, tracebacks or metadata.
+    """
     receiver = receive()
     app = shop(receiver.url, source="shop")
     app.webhooks.look()
@@ -175,7 +178,10 @@ def test_a_failure_is_told_by_a_signed_request(shop, receive):
 
 
 def test_failures_of_a_task_are_told_together_and_their_end_once(shop):
-    """At once, then once in the quiet time, however many; recovered when one of its jobs has succeeded."""
+    """The first failures are reported immediately, and later ones once per quiet period.
+
+    When one of the task's jobs has succeeded, `recovered` is sent.
+    """
     app = shop(quiet=TEN)
     assert [] == app.look()
     app.run(*app.charge.enqueue_many([("1",), ("2",)]))
@@ -192,7 +198,7 @@ def test_failures_of_a_task_are_told_together_and_their_end_once(shop):
 
 
 def test_a_failed_batch_is_told_by_its_name(shop):
-    """With how many of its members failed, once; of batches within one another the outermost alone."""
+    """The event contains the number of failed members. Of nested batches, only the outermost is reported."""
     app = shop(quiet=TEN)
     app.look()
     app.fire.task(name="pack")(lambda: None)
@@ -219,7 +225,7 @@ def test_a_failed_batch_is_told_by_its_name(shop):
 
 
 def test_failed_batches_of_a_name_are_told_together(shop):
-    """As failures of a task are; those of another name apart."""
+    """Batches are grouped by name, as failures of jobs are grouped by task."""
     app = shop()
     app.look()
     for name in ("hourly", "hourly", "nightly"):
@@ -233,7 +239,7 @@ def test_failed_batches_of_a_name_are_told_together(shop):
 
 
 def test_servers_look_in_turn_and_tell_once(shop):
-    """What one has told no other tells; a look right after another one's looks at nothing."""
+    """No server repeats an event of another one. A check right after that of another server does nothing."""
     first, second = shop(), shop()
     first.look()
     first.run(first.charge.enqueue("1"))
@@ -245,7 +251,7 @@ def test_servers_look_in_turn_and_tell_once(shop):
 
 
 def test_a_webhook_s_own_failure_is_told_to_nobody(shop, receive):
-    """Else a receiver that is gone would be told of that by more and more jobs."""
+    """If deliveries were reported, an unreachable receiver would create more and more jobs."""
     app = shop(receive(410).url)
     app.look()
     app.run(app.charge.enqueue("1"))
@@ -259,7 +265,10 @@ def test_a_webhook_s_own_failure_is_told_to_nobody(shop, receive):
 
 
 def test_a_queue_that_waits_too_long_is_told(shop):
-    """By its own limit or that of all others; not a paused one, nor the webhooks' own."""
+    """The limit is that of the queue or of all queues.
+
+    Paused queues and the webhooks' own queue are ignored.
+    """
     app = shop(latency={"*": TEN, "slow": timedelta(hours=1)})
     begin_session(app.storage, "serves", timeout=1e9)
     app.look()
@@ -277,7 +286,7 @@ def test_a_queue_that_waits_too_long_is_told(shop):
 
 
 def hold(app, key, *, concurrent=1):
-    """A task's jobs under a key of a limit, one of which runs; return the task and that job."""
+    """Create jobs that share a limit key, of which one is running; return the task and the running job."""
     limit = Limit(key, concurrent=concurrent)
     task = app.fire.task(name="limited", limits=[limit], retry=Retry.never())(charge_card)
     app.fire.limits.sync()
@@ -292,7 +301,7 @@ def charge_card(card: str) -> None:
 
 
 def test_jobs_that_a_limit_holds_are_no_delay(shop):
-    """Of the others the first is told, with how many limits hold before it."""
+    """The first other job is reported, with the number of jobs before it that limits hold back."""
     app = shop(latency=TEN)
     begin_session(app.storage, "serves", timeout=1e9)
     app.look()
@@ -313,7 +322,7 @@ def test_jobs_that_a_limit_holds_are_no_delay(shop):
 
 
 def test_a_queue_of_jobs_that_limits_hold_is_not_read_for_ever(shop):
-    """The first hundred: what may wait behind them is not known, and nothing is told."""
+    """Only the first hundred jobs are read. Later jobs are not known, so nothing is reported."""
     app = shop(latency=TEN)
     app.look()
     task, _ = hold(app, "tenant")
@@ -324,7 +333,7 @@ def test_a_queue_of_jobs_that_limits_hold_is_not_read_for_ever(shop):
 
 
 def test_a_job_of_a_key_is_told_once_it_was_free_to_start_at_two_looks(shop):
-    """Between the end of one and the start of the next a key is open, which is no delay."""
+    """Between the end of a job and the start of the next one a key is free, which is not a delay."""
     app = shop(latency=TEN)
     begin_session(app.storage, "serves", timeout=1e9)
     app.look()
@@ -341,7 +350,7 @@ def test_a_job_of_a_key_is_told_once_it_was_free_to_start_at_two_looks(shop):
 
 
 def test_a_recurring_job_that_nobody_fires_is_told(shop):
-    """Late by more than the margin; it is over when somebody has fired it."""
+    """A recurring job is reported when it is late by more than the margin. It recovers when it has fired."""
     app = shop()
     app.charge.recur("nightly", "0 2 * * *", "1")
     app.charge.recur("paused", "* * * * *", "1")
@@ -360,7 +369,7 @@ def test_a_recurring_job_that_nobody_fires_is_told(shop):
 
 
 def test_a_chat_gets_the_text_alone(shop, receive):
-    """Under the name that it reads; signed like any other."""
+    """The text is in the configured field, and the request is signed like any other."""
     receiver = receive()
     app = shop(receiver.url, hook={"chat_field": "content"}, source="shop")
     app.look()
@@ -379,7 +388,7 @@ def begin_session(storage, name, timeout=30.0):
 
 
 def test_a_lost_server_is_told_once(shop):
-    """Not one that was lost before anybody looked, nor one that lives."""
+    """Servers that were lost before the first check, or that are alive, are not reported."""
     app = shop()
     begin_session(app.storage, "old")
     app.later()
@@ -392,7 +401,7 @@ def test_a_lost_server_is_told_once(shop):
 
 
 def test_other_findings_are_reported_with_code_and_advice_and_their_end_once(shop):
-    """A webhook gets each error and warning that lasts for two looks once, and when it is over."""
+    """An error or warning that persists for two checks is reported once, and again when it has ended."""
     app = shop(hook={"on": ["finding", "recovered"]})
     app.webhooks_after(0)
     app.charge.enqueue("1")
@@ -412,7 +421,7 @@ def test_other_findings_are_reported_with_code_and_advice_and_their_end_once(sho
 
 
 def test_thresholds_of_webhooks_are_those_of_the_app(shop):
-    """The doctor warns of the same wait."""
+    """The doctor warns about the same wait."""
     app = shop(latency={"default": timedelta(minutes=1)}, margin=timedelta(minutes=3))
     begin_session(app.storage, "serves", timeout=1e9)
     app.charge.enqueue("1")
@@ -423,7 +432,7 @@ def test_thresholds_of_webhooks_are_those_of_the_app(shop):
 
 
 def test_a_webhook_is_told_of_what_it_asks_for(shop):
-    """Of other events no job is made."""
+    """No delivery job is created for other events."""
     app = shop(hook={"on": ["server_lost"]})
     app.look()
     app.run(app.charge.enqueue("1"))
@@ -433,7 +442,7 @@ def test_a_webhook_is_told_of_what_it_asks_for(shop):
 
 
 def test_a_server_looks_by_itself(shop, receive):
-    """From its start to its end; what it finds it delivers."""
+    """A server checks from its start until its end, and delivers the events that it finds."""
     receiver = receive()
     app = shop(receiver.url, interval=timedelta(seconds=1))
     app.look()
@@ -449,7 +458,7 @@ def test_a_server_looks_by_itself(shop, receive):
 
 
 def test_the_first_look_is_that_of_the_server_s_start(shop):
-    """So that a failure soon after it is told, by the first server that a storage ever had."""
+    """Therefore, a failure soon after the start of the storage's first server is reported."""
     app = shop(interval=timedelta(hours=1))
 
     with app.fire.server(workers=1, queues="default"):
@@ -457,7 +466,7 @@ def test_the_first_look_is_that_of_the_server_s_start(shop):
 
 
 def test_a_server_that_stops_leaves_the_other_one_looking(shop):
-    """Two servers of one process have one plugin."""
+    """Two servers of one process share the plugin."""
     app = shop(interval=timedelta(seconds=1))
     first = app.fire.server(workers=1, queues="default").start()
     with app.fire.server(workers=1, queues="default"):
@@ -466,7 +475,7 @@ def test_a_server_that_stops_leaves_the_other_one_looking(shop):
     assert all(each.name != "firelock-webhooks" for each in threading.enumerate())
 
 
-# ---- where a request may go ------------------------------------------------------------------------------
+# ---- allowed addresses -----------------------------------------------------------------------------------
 
 
 def send(url, *networks):
@@ -476,7 +485,7 @@ def send(url, *networks):
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
 def test_an_answer_that_may_change_is_asked_for_again(receive, status):
-    """The job fails and is retried, signed anew."""
+    """The job fails, and its retry is signed again."""
     receiver = receive(status, 200)
 
     with pytest.raises(DeliveryFailed, match=f"was answered {status}"):
@@ -487,7 +496,7 @@ def test_an_answer_that_may_change_is_asked_for_again(receive, status):
 
 @pytest.mark.parametrize("status", [301, 307, 400, 404])
 def test_a_redirect_is_not_followed(receive, status):
-    """Nor is what the receiver refuses sent again."""
+    """A request that the receiver refuses is not sent again either."""
     receiver = receive(status)
 
     with pytest.raises(DeliveryRefused, match=f"was answered {status}; redirects are not followed"):
@@ -497,7 +506,7 @@ def test_a_redirect_is_not_followed(receive, status):
 
 
 def test_who_does_not_answer_is_tried_again(receive):
-    """Without a word that would hold the URL."""
+    """The error message does not contain the URL."""
     receiver = receive()
     url = receiver.url
     receiver.server_close()
@@ -535,12 +544,12 @@ def test_who_does_not_answer_is_tried_again(receive):
     ],
 )
 def test_only_public_addresses_are_reached(address, is_allowed):
-    """Whatever name leads there; an address that wraps another counts as that."""
+    """The host name does not matter. An address that contains an IPv4 address is treated as that address."""
     assert is_allowed is may_be_reached(ipaddress.ip_address(address), "hooks.example.com", [])
 
 
 def test_a_network_is_allowed_by_name():
-    """That one, and no other private one."""
+    """Other private networks remain forbidden."""
     networks = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/64")]
 
     def may(address):
@@ -552,7 +561,7 @@ def test_a_network_is_allowed_by_name():
 
 
 def test_what_was_checked_is_what_is_connected_to(receive, monkeypatch):
-    """A name that leads to this host, or to a private one, is refused before a byte is sent."""
+    """A name that resolves to this host or a private address is refused before a byte is sent."""
     receiver = receive()
     port = receiver.server_address[1]
     monkeypatch.setattr(
@@ -567,7 +576,7 @@ def test_what_was_checked_is_what_is_connected_to(receive, monkeypatch):
 
 
 def test_a_certificate_is_asked_for(receive, tmp_path, monkeypatch):
-    """One that is vouched for is taken, for the name in the URL; another one is not."""
+    """A certificate is accepted if it is trusted and matches the host in the URL."""
     write_certificates(tmp_path)
     receiver = receive()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -598,7 +607,7 @@ def test_a_certificate_is_asked_for(receive, tmp_path, monkeypatch):
     ],
 )
 def test_an_odd_url_is_refused_without_being_shown(url, words):
-    """It may hold a token, as those of chats do."""
+    """The URL may contain a token, as chat services use them."""
     with pytest.raises(ConfigurationError, match=words) as refused:
         Webhook("ops", url, SECRET)
 
@@ -625,7 +634,7 @@ def test_an_odd_url_is_refused_without_being_shown(url, words):
     ],
 )
 def test_odd_settings_are_refused(make, words):
-    """With what was given, but for secrets, and what to do."""
+    """The message contains the value, except for secrets, and the fix."""
     with pytest.raises(ConfigurationError, match=words):
         make()
 
@@ -635,7 +644,7 @@ def hook():
 
 
 def test_hooks_are_read_of_the_environment(monkeypatch):
-    """As a container is told of them; what is missing is named."""
+    """A container is configured with these variables. The error names a missing one."""
     monkeypatch.setenv("FIRELOCK_WEBHOOKS", "ops, on-call")
     monkeypatch.setenv("FIRELOCK_WEBHOOK_OPS_URL", "https://hooks.example.com/a")
     monkeypatch.setenv("FIRELOCK_WEBHOOK_OPS_SECRET", SECRET)

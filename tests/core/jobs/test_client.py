@@ -1,4 +1,4 @@
-"""Making jobs: one, many, later, after another; awaited, bulk, with the options of plugins."""
+"""Creating jobs: one, many, scheduled, as a continuation, asynchronously, and with options from plugins."""
 
 from __future__ import annotations
 
@@ -36,33 +36,36 @@ def send(to: str, copies: int = 1) -> str:
 
 @pytest.fixture
 def storage():
-    """A storage that can be told to fail."""
+    """A storage with programmable failures."""
     return FailingStorage()
 
 
 @pytest.fixture
 def fire(storage):
-    """An app over it."""
+    """An app that uses the storage."""
     with Firelock(storage) as fire:
         yield fire
 
 
 @pytest.fixture
 def mail(fire):
-    """A task with a queue, a priority and a tag of its own."""
+    """A task with its own queue, priority and tag."""
     return fire.task(name="mail.send", queue="mail", priority=3, tags=["to:{to}"])(send)
 
 
 def record(job):
-    """What is stored of the job."""
+    """Return the stored record of the job."""
     return job.refresh().record()
 
 
-# ---- one job ---------------------------------------------------------------------------------------------
+# ---- a single job ----------------------------------------------------------------------------------------
 
 
 def test_an_enqueued_job_is_stored_as_it_was_called(mail):
-    """Task, arguments by name, queue, priority and tags; the handle shows them without a read."""
+    """The task, the arguments by name, the queue, the priority and the tags are stored.
+
+    The handle shows them without a read.
+    """
     job = mail.enqueue("anna", copies=2)
 
     stored = record(job)
@@ -76,7 +79,7 @@ def test_an_enqueued_job_is_stored_as_it_was_called(mail):
 
 
 def test_options_of_a_call_win_over_the_task_s(mail):
-    """Queue, priority, timeout and retry are the call's; tags are added to the task's."""
+    """The queue, priority, timeout and retry of the call win. Its tags are added to those of the task."""
     chosen = mail.using(queue="bulk", priority=0, tags=["x", "to:anna"], timeout=5, retry=Retry(attempts=2))
 
     stored = record(chosen.enqueue("anna"))
@@ -88,19 +91,19 @@ def test_options_of_a_call_win_over_the_task_s(mail):
 
 
 def test_without_options_the_job_carries_none(fire):
-    """Timeout and retry are looked up on the task when it runs, so that a deploy changes them."""
+    """The timeout and retry are read from the task when the job runs, so a deployment can change them."""
     stored = record(fire.task(name="plain", timeout=5, retry=Retry(attempts=2))(send).enqueue("x"))
 
     assert (None, None, ()) == (stored.timeout_seconds, stored.retry, stored.tags)
 
 
 def test_braces_in_a_tag_of_a_call_are_braces(mail):
-    """Only a task's tags are templates."""
+    """Only the tags of a task are templates."""
     assert ("to:anna", "{to}") == mail.using(tags=["{to}"]).enqueue("anna").tags
 
 
 def test_a_job_has_at_most_twenty_tags(mail, fire):
-    """The task's and the call's together; nothing is stored."""
+    """The limit applies to the tags of the task and the call together. Nothing is stored."""
     with pytest.raises(ConfigurationError, match="21 tags; a job has at most 20"):
         mail.using(tags=[f"t{number}" for number in range(20)]).enqueue("anna")
 
@@ -108,7 +111,7 @@ def test_a_job_has_at_most_twenty_tags(mail, fire):
 
 
 def test_a_storage_that_is_away_is_said(mail, storage):
-    """An enqueue that did not happen raises."""
+    """An enqueue that did not succeed raises an error."""
     storage.fail_always("insert", StorageUnavailable("down"))
 
     with pytest.raises(StorageUnavailable, match="down"):
@@ -119,7 +122,7 @@ def test_a_storage_that_is_away_is_said(mail, storage):
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["request", "reply"])
 def test_what_is_lost_on_the_way_is_sent_once_more(mail, fire, storage, is_late):
-    """Whether the request or its reply was lost: there is one job, and the caller holds it."""
+    """Whether the request or the reply was lost, one job is stored, and the caller gets its handle."""
     storage.fail("insert", StorageUnavailable("reset"), is_late=is_late)
 
     job = mail.enqueue("anna")
@@ -141,7 +144,7 @@ def test_a_call_that_has_waited_for_a_lock_is_not_sent_again(mail, storage):
 
 
 def refused(*, is_untouched):
-    """Return an error that says whether its call wrote nothing."""
+    """Return an error with this value of `is_untouched`, which is True if the call wrote nothing."""
     error = StorageUnavailable("refused")
     error.is_untouched = is_untouched
     return error
@@ -150,7 +153,7 @@ def refused(*, is_untouched):
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("second", [True, False])
 def test_a_call_is_untouched_if_both_of_its_tries_were(mail, storage, first, second):
-    """The reply to the first try may have been lost, whatever the second one meets."""
+    """The reply to the first attempt may have been lost, whatever error the second attempt gets."""
     storage.fail("insert", refused(is_untouched=first))
     storage.fail("insert", refused(is_untouched=second))
 
@@ -182,7 +185,7 @@ def test_a_refused_second_chunk_does_not_leave_the_call_untouched(storage, is_al
 
 
 def test_a_batch_is_not_untouched_after_its_first_chunk(storage):
-    """The batch and its first members are stored, though its last ones were refused."""
+    """The batch and its first members are stored, although the last members were refused."""
 
     def fill(jobs):
         storage.fail_always("insert", refused(is_untouched=True))
@@ -195,11 +198,11 @@ def test_a_batch_is_not_untouched_after_its_first_chunk(storage):
     assert caught.value.is_untouched is False
 
 
-# ---- later -----------------------------------------------------------------------------------------------
+# ---- scheduled jobs --------------------------------------------------------------------------------------
 
 
 def test_an_instant_is_exact(mail):
-    """Whatever its zone, and by whichever verb."""
+    """The time zone and the method do not matter."""
     there = LATER.astimezone(timezone(timedelta(hours=5, minutes=30)))
     late = mail.using(at=there)
 
@@ -210,7 +213,7 @@ def test_an_instant_is_exact(mail):
 
 @pytest.mark.parametrize("when", [0, timedelta(0), datetime(2001, 1, 1, tzinfo=UTC)])
 def test_what_is_due_already_is_enqueued(mail, when):
-    """An instant in the past is due at once, and stays the job's nominal one."""
+    """A time in the past is due immediately, and stays the nominal time of the job."""
     stored = record(mail.schedule(when, "anna"))
 
     assert (State.ENQUEUED, None) == (stored.state, stored.due_at)
@@ -218,7 +221,7 @@ def test_what_is_due_already_is_enqueued(mail, when):
 
 
 class NoOffset(tzinfo):
-    """A zone that knows no offset."""
+    """A time zone without an offset."""
 
     def utcoffset(self, instant):
         return None
@@ -253,7 +256,7 @@ EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
     ],
 )
 def test_a_wrong_instant_is_refused(mail, fire, when, words):
-    """Nothing is stored for a time that is none."""
+    """Nothing is stored."""
     with pytest.raises(ScheduleError, match=words):
         mail.schedule(when, "anna")
 
@@ -262,18 +265,18 @@ def test_a_wrong_instant_is_refused(mail, fire, when, words):
 
 @pytest.mark.parametrize("instant", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
 def test_the_first_and_the_last_instant_can_be_read(mail, instant):
-    """What is stored comes back as a datetime."""
+    """The stored time can be converted to a datetime."""
     stored = record(mail.schedule(instant, "anna"))
 
     assert micros(instant) == stored.nominal_at
     assert mail.schedule(instant, "anna").due_at in (instant, None)
 
 
-# ---- many ------------------------------------------------------------------------------------------------
+# ---- many jobs -------------------------------------------------------------------------------------------
 
 
 def test_many_are_stored_in_order_500_at_a_time(mail, storage):
-    """A long list takes several calls of the storage, each whole."""
+    """A long list needs several calls of the storage, each of which is atomic."""
     jobs = mail.enqueue_many([(f"user {number}",) for number in range(1_201)])
 
     assert [500, 500, 201] == [len(jobs) for (jobs,) in storage.called["insert"]]
@@ -282,7 +285,7 @@ def test_many_are_stored_in_order_500_at_a_time(mail, storage):
 
 
 def test_many_of_a_task_without_tags_are_alike(fire):
-    """What the jobs share is worked out once; arguments and ids are each's own."""
+    """The values that the jobs share are computed once. Each job has its own arguments and id."""
     task = fire.task(name="plain", queue="mail", priority=3)(send)
 
     jobs = task.using(delay=300, timeout=5, retry=Retry(attempts=1)).enqueue_many([["a"], ("b", 2)])
@@ -297,7 +300,7 @@ def test_many_of_a_task_without_tags_are_alike(fire):
 
 
 def test_none_are_many(fire, mail, storage):
-    """An empty list is no mistake and no insert."""
+    """An empty list is not an error and causes no insert."""
     assert ([], [], []) == (
         mail.enqueue_many([]),
         fire.task(name="p")(send).enqueue_many([]),
@@ -307,7 +310,7 @@ def test_none_are_many(fire, mail, storage):
 
 
 def test_one_wrong_call_of_many_stores_none(fire, mail):
-    """All are checked before the first is stored."""
+    """All calls are checked before the first job is stored."""
     plain = fire.task(name="plain")(send)
     for task in (mail, plain):
         with pytest.raises(ArgumentError):
@@ -320,7 +323,7 @@ def test_one_wrong_call_of_many_stores_none(fire, mail):
 
 
 def test_calls_of_several_tasks_are_stored_together(fire, mail, storage):
-    """Each with its own options, in the order given."""
+    """Each job has its own options, and the order is kept."""
     plain = fire.task(name="plain")(send)
 
     jobs = fire.enqueue_many(
@@ -336,7 +339,7 @@ def test_calls_of_several_tasks_are_stored_together(fire, mail, storage):
 
 @pytest.mark.parametrize("calls", [["ab"], "ab", [b"ab"], [7], [{"to": "a"}], 7])
 def test_many_takes_a_tuple_a_job(fire, mail, calls):
-    """A text would be taken apart into its characters: it is refused, whether the task has tags or not."""
+    """A string would be split into its characters, so it is refused, whether the task has tags or not."""
     two = fire.task(name="two")(lambda one, other: None)
     for task in (mail, two):
         with pytest.raises(TaskError, match=r"enqueue_many takes a tuple of arguments for each job"):
@@ -346,7 +349,7 @@ def test_many_takes_a_tuple_a_job(fire, mail, calls):
 
 
 def test_a_chunk_that_fails_stores_nothing_of_itself(mail, storage):
-    """What the former chunks stored stays."""
+    """The jobs of earlier chunks stay stored."""
     down = Failure(StorageUnavailable("down"))
     storage.failing["insert"].extend([None, down, down])
 
@@ -356,11 +359,11 @@ def test_a_chunk_that_fails_stores_nothing_of_itself(mail, storage):
     assert 500 == storage.counts().by_state[State.ENQUEUED]
 
 
-# ---- within a transaction --------------------------------------------------------------------------------
+# ---- transactions ----------------------------------------------------------------------------------------
 
 
 class TakesTransactions(FailingStorage):
-    """A storage that takes any object for a transaction of its own."""
+    """A storage that accepts any object as a transaction."""
 
     def insert(self, jobs, *, within=None):
         self.called["within"].append(within)
@@ -368,7 +371,7 @@ class TakesTransactions(FailingStorage):
 
 
 def test_a_transaction_goes_to_the_storage():
-    """One for all jobs of a call."""
+    """All jobs of a call use the same transaction."""
     storage, session = TakesTransactions(), object()
     with Firelock(storage) as fire:
         task = fire.task(name="plain")(send)
@@ -381,11 +384,11 @@ def test_a_transaction_goes_to_the_storage():
     assert [session] * 3 == storage.called["within"]
 
 
-# ---- awaited ---------------------------------------------------------------------------------------------
+# ---- asynchronous calls ----------------------------------------------------------------------------------
 
 
 def test_concurrent_awaits_share_round_trips(mail, storage):
-    """A hundred awaits of one moment are a few inserts."""
+    """A hundred concurrent awaits need only a few inserts."""
 
     async def use():
         return await asyncio.gather(*(mail.aenqueue(f"user {number}") for number in range(100)))
@@ -397,7 +400,7 @@ def test_concurrent_awaits_share_round_trips(mail, storage):
 
 
 def test_awaiting_never_blocks_the_loop(mail, storage):
-    """The first look at the storage's clock is a round trip: it is done in a thread."""
+    """The first reading of the storage's clock is a round trip, so it runs in a thread."""
     seen, clock = [], storage.clock
 
     def noted():
@@ -421,7 +424,7 @@ def test_awaiting_never_blocks_the_loop(mail, storage):
     ],
 )  # fmt: skip
 def test_a_continuation_waits_for_its_parent(mail, on, words):
-    """It says for which end, in its edge and in words."""
+    """The dependency and the reason of a continuation both contain the required end of the parent."""
     parent = mail.enqueue("a")
 
     stored = record(parent.then(mail.using(on=on), "b"))
@@ -431,7 +434,7 @@ def test_a_continuation_waits_for_its_parent(mail, on, words):
 
 
 def test_a_continuation_keeps_its_task_s_options(mail):
-    """Queue, priority and tags are the child's own; it is never due at an instant."""
+    """A continuation has its own queue, priority and tags, and never a due time."""
     parent = mail.enqueue("a")
 
     stored = record(parent.then(mail.using(queue="bulk"), "b"))
@@ -443,7 +446,7 @@ def test_a_continuation_keeps_its_task_s_options(mail):
 
 @pytest.mark.parametrize("options", [{"delay": 5}, {"at": LATER}])
 def test_a_continuation_has_no_instant(mail, fire, options):
-    """It runs when its parent has ended."""
+    """A continuation runs when its parent has ended, so it cannot have a due time."""
     parent = mail.enqueue("a")
 
     with pytest.raises(ConfigurationError, match=r"delay and at cannot be given with then\(\)"):
@@ -454,7 +457,7 @@ def test_a_continuation_has_no_instant(mail, fire, options):
 
 @pytest.mark.parametrize("what", [send, ForeignTask(), "mail.send", None, 7])
 def test_only_a_task_continues(mail, fire, what):
-    """A function that is no task, or a call that was made already, cannot be stored."""
+    """A plain function, or a prepared call, cannot be stored as a continuation."""
     parent = mail.enqueue("a")
 
     with pytest.raises(TaskError, match=r"then\(\) takes a task, then its arguments: job\.then\(task, …\)"):
@@ -465,11 +468,11 @@ def test_only_a_task_continues(mail, fire, what):
     assert {State.ENQUEUED: 1} == dict(fire.storage.counts().by_state)
 
 
-# ---- meta -----------------------------------------------------------------------------------------------
+# ---- metadata -------------------------------------------------------------------------------------------
 
 
 def test_meta_travels_with_a_job(mail):
-    """It is stored as one short text, in an order of its own, and read back as it was given."""
+    """Metadata is stored as one short string with sorted names, and read back unchanged."""
     job = mail.using(meta={"tenant": "acme", "W3C.trace-parent_1": "é"}).enqueue("a")
 
     stored = record(job)
@@ -481,7 +484,7 @@ def test_meta_travels_with_a_job(mail):
 
 
 def test_a_caller_s_mapping_is_copied(mail):
-    """What becomes of the mapping after `using` is nobody's business."""
+    """Later changes of the caller's mapping have no effect."""
     given = {"tenant": "acme"}
     task = mail.using(meta=given)
     given["tenant"] = "other"
@@ -510,7 +513,7 @@ def test_a_caller_s_mapping_is_copied(mail):
     ],
 )
 def test_meta_is_short_texts_by_name(mail, fire, meta, words):
-    """What is none is refused at the line that gives it, in words that name it."""
+    """Invalid metadata is refused where it is passed, and the message names it."""
     with pytest.raises(ConfigurationError, match=words):
         mail.using(meta=meta)
 
@@ -518,7 +521,7 @@ def test_meta_is_short_texts_by_name(mail, fire, meta, words):
 
 
 def test_meta_may_have_2048_bytes(mail):
-    """The bound is of what is stored, names and marks included."""
+    """The limit applies to the stored string, including names and JSON syntax."""
     fits = {"a": "x" * (2_048 - len('{"a":""}'))}
 
     assert fits == record(mail.using(meta=fits).enqueue("a")).meta
@@ -527,7 +530,7 @@ def test_meta_may_have_2048_bytes(mail):
 
 
 def test_many_alike_carry_the_same_meta(fire, storage):
-    """A constant meta costs a batch nothing: what the jobs share is worked out once."""
+    """Constant metadata costs a batch nothing, because values that the jobs share are computed once."""
     task = fire.task(name="plain")(send)
 
     jobs = task.using(meta={"tenant": "acme"}).enqueue_many([("a",), ("b",)])
@@ -538,7 +541,10 @@ def test_many_alike_carry_the_same_meta(fire, storage):
 
 @pytest.mark.parametrize("look", ["handle", "fetched", "awaited"])
 def test_a_continuation_inherits_what_its_call_does_not_give(fire, mail, look):
-    """Name by name, for a handle just made and for one that was fetched; the parent keeps its own."""
+    """Each name is inherited separately, by a new handle and by one that was read.
+
+    The parent's own metadata does not change.
+    """
     parent = mail.using(meta={"tenant": "acme", "request": "1"}).enqueue("a")
     handle = fire.jobs.get(parent.id) if look == "fetched" else parent
     task = mail.using(meta={"request": "2", "by": "code"})
@@ -552,14 +558,14 @@ def test_a_continuation_inherits_what_its_call_does_not_give(fire, mail, look):
 
 
 def test_an_empty_text_inherits_nothing(mail):
-    """So a call can cut a name off that its parent has."""
+    """A call can therefore remove the value of a name that its parent has."""
     parent = mail.using(meta={"tenant": "acme"}).enqueue("a")
 
     assert {"tenant": ""} == record(parent.then(mail.using(meta={"tenant": ""}), "b")).meta
 
 
 def test_what_is_inherited_counts(mail, fire):
-    """Together they stay below the bound, or the continuation is refused."""
+    """If the inherited and the own metadata exceed the limit together, the continuation is refused."""
     parent = mail.using(meta={"a": "x" * 1_500}).enqueue("a")
 
     with pytest.raises(ConfigurationError, match="bytes; a job carries at most"):
@@ -579,7 +585,7 @@ def test_a_copy_carries_its_original_s_meta(mail, fire):
 
 
 def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
-    """Delay and instant are two ways to say one thing."""
+    """A delay and a time are two forms of the same option."""
     with Firelock("memory://", plugins=[plugin(job_options=lambda: {"delay": 300})]) as fire:
         task = fire.task(name="plain")(send)
         jobs = [task.schedule(LATER, "a"), task.schedule(5, "a"), task.enqueue("a")]
@@ -590,7 +596,7 @@ def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
 
 @pytest.mark.parametrize("names", [("ask", "tell"), ("tell", "ask")])
 def test_meta_is_the_call_s_then_the_first_plugin_s_then_the_parent_s(names):
-    """Name by name; plugins are asked in an order of their own, as for any option."""
+    """The order applies to each name separately. Plugins are called in their own order, as for any option."""
     answers = {"ask": {"a": "ask", "b": "ask", "c": "ask"}, "tell": {"b": "tell", "c": "tell", "d": "tell"}}
     plugins = [plugin(job_options=lambda name=name: {"meta": answers[name]}) for name in names]
     with Firelock("memory://", plugins=plugins) as fire:
@@ -605,7 +611,7 @@ def test_meta_is_the_call_s_then_the_first_plugin_s_then_the_parent_s(names):
 
 
 def test_a_plugin_s_bad_meta_is_refused():
-    """As a call's would be."""
+    """Metadata from a plugin is checked like that of a call."""
     with (
         Firelock("memory://", plugins=[plugin(job_options=lambda: {"meta": {"tenant": 7}})]) as fire,
         pytest.raises(ConfigurationError, match="Meta 'tenant' is 7"),
@@ -615,7 +621,7 @@ def test_a_plugin_s_bad_meta_is_refused():
 
 @pytest.mark.parametrize("has_plugin", [False, True])
 def test_a_plugin_may_hand_a_running_job_s_meta_on(has_plugin):
-    """What a job enqueues while it runs inherits nothing by itself; a plugin says what does."""
+    """Jobs that a running job enqueues do not inherit metadata by default, but a plugin can add it."""
 
     def inherit():
         with suppress(LookupError):
@@ -635,7 +641,7 @@ def test_a_plugin_may_hand_a_running_job_s_meta_on(has_plugin):
 
 
 def test_the_storage_may_be_named_by_the_environment(monkeypatch):
-    """`Firelock()` reads FIRELOCK_STORAGE; without one it says what to write."""
+    """`Firelock()` reads FIRELOCK_STORAGE. Without this variable, the error says what to write."""
     monkeypatch.setenv("FIRELOCK_STORAGE", "memory://by-environment")
     with Firelock() as fire:
         shown = repr(fire)
@@ -649,7 +655,7 @@ def test_the_storage_may_be_named_by_the_environment(monkeypatch):
 
 
 def test_another_storage_takes_everything_along():
-    """After `use_storage` jobs, locks, awaits and results are there."""
+    """After `use_storage`, jobs, locks, async calls and results use the new storage."""
     with Firelock("memory://one") as fire, Firelock("memory://two") as other:
         task = fire.task(name="plain")(send)
         fire.use_storage("memory://two")
@@ -663,7 +669,10 @@ def test_another_storage_takes_everything_along():
 
 
 def test_a_storage_that_the_app_opened_is_closed_when_another_takes_its_place(tmp_path):
-    """Its connections end, and what waits for its jobs with them; also where it was taken itself before."""
+    """The connections of the storage and the pending waits for its jobs end.
+
+    The same applies to a storage that replaced an earlier one.
+    """
     with Firelock(f"sqlite:///{tmp_path}/one.db") as fire:
         task, formers = fire.task(name="plain")(send), []
         for url in (f"sqlite:///{tmp_path}/two.db", "memory://three"):
@@ -678,7 +687,7 @@ def test_a_storage_that_the_app_opened_is_closed_when_another_takes_its_place(tm
 
 
 def test_a_storage_that_was_passed_stays_open_when_another_takes_its_place(storage):
-    """It is its maker's to close."""
+    """Only the creator of the storage closes it."""
     with Firelock(storage) as fire:
         fire.task(name="plain")(send).enqueue("a")
         fire.use_storage("memory://two")
@@ -687,7 +696,7 @@ def test_a_storage_that_was_passed_stays_open_when_another_takes_its_place(stora
 
 
 def test_a_storage_that_cannot_be_opened_leaves_the_former_one(storage):
-    """It is in use, and open."""
+    """The earlier storage stays open and in use."""
     with Firelock(storage) as fire:
         with pytest.raises(UnknownScheme):
             fire.use_storage("nowhere://")
@@ -696,7 +705,7 @@ def test_a_storage_that_cannot_be_opened_leaves_the_former_one(storage):
 
 
 def test_other_locks_stay_when_the_storage_changes():
-    """What was named by locks= is apart from the storage."""
+    """A storage for locks that was set by locks= is independent of the storage."""
     with Firelock("memory://one") as locks:
         elsewhere = plugin(register_lock_providers=lambda: {"elsewhere": lambda url: locks.storage})
         with Firelock("memory://", locks="elsewhere://", plugins=[elsewhere]) as fire:
@@ -708,13 +717,13 @@ def test_other_locks_stay_when_the_storage_changes():
 
 @pytest.mark.parametrize("imports", ["app.tasks", 7, [7]])
 def test_imports_are_a_list_of_names(imports):
-    """One name without its list would be taken apart."""
+    """A string would be split into its characters."""
     with pytest.raises(ConfigurationError, match=r"imports=.* is no list of module names; write imports="):
         Firelock("memory://", imports=imports)
 
 
 def test_imports_register_their_tasks(tmp_path, monkeypatch):
-    """`load_imports()` imports them."""
+    """`load_imports()` imports the modules."""
     (tmp_path / "tasks_of_a_test.py").write_text("IMPORTED = True\n")
     monkeypatch.syspath_prepend(tmp_path)
     with Firelock("memory://", imports=["tasks_of_a_test"]) as fire:

@@ -1,4 +1,4 @@
-"""Jobs with limits, unique keys and deadlines, as a client makes them."""
+"""Jobs with limits, unique keys and deadlines, as a client creates them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ API = Limit("tenant:{tenant_id}/api", rate=6_000, per=60, cost="{tokens}")
 
 
 class Created:
-    """A plugin that remembers which jobs it was told of."""
+    """A plugin that records the jobs of its hook calls."""
 
     def __init__(self):
         self.jobs = []
@@ -40,20 +40,20 @@ class Created:
 
 @pytest.fixture
 def created():
-    """Of every app of a test."""
+    """The recorded jobs of every app in a test."""
     return Created()
 
 
 @pytest.fixture
 def fire(created):
-    """An app on memory."""
+    """An app in memory."""
     with Firelock("memory://", plugins=[created]) as fire:
         yield fire
 
 
 @pytest.fixture
 def report(fire):
-    """A task with everything."""
+    """A task with limits, a unique key and a deadline."""
 
     @fire.task(
         name="report",
@@ -69,7 +69,7 @@ def report(fire):
 
 @pytest.fixture
 def plain(fire):
-    """A task without anything."""
+    """A task without such options."""
 
     @fire.task(name="plain")
     def plain(x: int = 1) -> int:
@@ -83,11 +83,11 @@ def claim(fire, limit=10):
     return fire.storage.claim(ClaimRequest(None, limit, "s", fire.storage.clock())).jobs
 
 
-# ---- what is stored --------------------------------------------------------------------------------------
+# ---- stored options --------------------------------------------------------------------------------------
 
 
 def test_a_job_says_what_it_asks(report, fire):
-    """On the handle of its enqueue, and on one that was read."""
+    """The handle of the enqueue shows them, and so does a handle that was read."""
     job = report.enqueue(7, 350)
 
     for handle in (job, fire.jobs.get(job.id)):
@@ -102,7 +102,7 @@ def test_a_job_says_what_it_asks(report, fire):
 
 
 def test_a_job_that_asks_nothing_says_nothing(plain):
-    """And is as plain as ever."""
+    """The stored record of such a job contains no admission data."""
     job = plain.enqueue()
 
     assert ((), None, None, None) == (job.limits, job.unique_key, job.start_before, job.refresh().waits_for)
@@ -122,21 +122,21 @@ def test_a_job_that_asks_nothing_says_nothing(plain):
     ],
 )
 def test_using_leaves_replaces_and_takes_away(report, options, limits, key, has_deadline):
-    """None leaves the task's; an empty list and False take away."""
+    """None keeps the task's option. An empty list and False remove it."""
     job = report.using(**options).enqueue(7)
 
     assert (limits, key, has_deadline) == (len(job.limits), job.unique_key, job.start_before is not None)
 
 
 def test_using_on_using_adds_up(report):
-    """As of every option."""
+    """Each call of `using` keeps the other options."""
     job = report.using(unique=False).using(limits=[]).using(priority=3).enqueue(7)
 
     assert ((), None, 3) == (job.limits, job.unique_key, job.priority)
 
 
 def test_a_hook_may_give_them(created):
-    """`job_options` answers what `using` takes; the caller wins."""
+    """`job_options` returns the options that `using` accepts. The caller's options win."""
 
     class Fair:
         @hookimpl
@@ -153,7 +153,7 @@ def test_a_hook_may_give_them(created):
 
 
 def test_a_stub_declares_the_same(fire):
-    """A task that runs elsewhere is limited as it is there."""
+    """A task that runs elsewhere has the same limits as there."""
 
     @fire.task(name="away", remote=True, limits=[TENANT], unique=Unique())
     def away(tenant_id: int) -> None: ...
@@ -169,7 +169,7 @@ def test_a_stub_declares_the_same(fire):
     [Limit("tenant:{tenant_id}", concurrent=2), Limit("new:{tenant_id}", rate=1), Limit("tenant:1", rate=9)],
 )
 def test_numbers_that_no_task_declares_are_refused(report, fire, limit):
-    """A call cannot change what others run by; nothing is stored."""
+    """A call cannot change the limit for other jobs. Nothing is stored."""
     with pytest.raises(ConfigurationError, match=r"using\(limits=…\): .*fire.limits.set"):
         report.using(limits=[limit]).enqueue(7)
 
@@ -177,13 +177,13 @@ def test_numbers_that_no_task_declares_are_refused(report, fire, limit):
 
 
 def test_numbers_that_a_task_declares_may_be_named_again(report, plain):
-    """Where they are equal; the template may be another."""
+    """The settings must be equal, but the template can differ."""
     assert ("tenant:1",) == plain.using(limits=[Limit("tenant:{x}", concurrent=1)]).enqueue(1).limits
 
 
 @pytest.mark.parametrize(("arguments", "error"), [((7, -1), ArgumentError), ((7, 1, "a\nb"), ArgumentError)])
 def test_arguments_that_make_no_key_are_refused(report, fire, arguments, error):
-    """At the call; nothing is stored."""
+    """The call is refused, and nothing is stored."""
     with pytest.raises(error):
         report.enqueue(*arguments)
     with pytest.raises(error):
@@ -203,7 +203,7 @@ def test_arguments_that_make_no_key_are_refused(report, fire, arguments, error):
     ],
 )
 def test_a_storage_without_them_is_refused(features, options, missing):
-    """Before anything is stored or asked."""
+    """The call is refused before anything is stored or requested."""
 
     storage = MemoryStorage()
     storage.features = frozenset(features)
@@ -229,7 +229,7 @@ def asyncio_run(verb):
 
 
 def test_a_duplicate_is_the_job_that_has_the_key(report, fire, created):
-    """Its handle is that job's; nothing is stored, and plugins are told of one job."""
+    """The call returns the handle of that job and stores nothing. Plugins are notified of one job."""
     first = report.enqueue(7)
     second = report.enqueue(7, 5)
 
@@ -241,8 +241,8 @@ def test_a_duplicate_is_the_job_that_has_the_key(report, fire, created):
 
 
 def test_async_duplicates_get_their_own_answers(report, created):
-    """One insert of many awaits: each caller has its own handle."""
-    report.enqueue(1).delete()  # the clock has been read, so that the calls come in their order
+    """If one insert contains several awaited calls, each caller gets its own handle."""
+    report.enqueue(1).delete()  # the storage's clock is read now, so that the calls keep their order
     del created.jobs[:]
 
     async def calls():
@@ -258,7 +258,7 @@ def test_async_duplicates_get_their_own_answers(report, created):
 
 
 def test_one_that_is_refused_hits_no_other(report, plain):
-    """`conflict="raise"` of one caller, awaited beside others."""
+    """A call with `conflict="raise"` does not affect others that are awaited at the same time."""
     refusing = report.using(unique=Unique("{tenant_id}/{day}", conflict="raise"))
 
     async def calls():
@@ -277,7 +277,7 @@ def test_one_that_is_refused_hits_no_other(report, plain):
 
 
 def test_a_refused_call_names_the_job(report):
-    """The error has its handle."""
+    """The error contains the handle of the job."""
     refusing = report.using(unique=Unique("{tenant_id}/{day}", conflict="raise"))
     first = report.enqueue(7)
 
@@ -292,7 +292,7 @@ def test_a_refused_call_names_the_job(report):
 
 
 def test_bulk_answers_one_by_one(report, plain, fire, created):
-    """As one call after another: of equal ones the first is new."""
+    """The result is that of calls one after another: of equal calls, only the first is new."""
     jobs = report.enqueue_many([(1,), (2,), (1, 5), (3,)])
     more = fire.enqueue_many([report.call(2), plain.call(), report.call(4)])
 
@@ -304,7 +304,7 @@ def test_bulk_answers_one_by_one(report, plain, fire, created):
 
 
 def test_bulk_that_is_refused_stores_nothing(report, plain, fire):
-    """Of the chunk; the error has the handle of the job in the way, not of the first call."""
+    """The whole chunk is refused. The error has the handle of the existing job, not of the first call."""
     first = report.enqueue(7)
     refusing = report.using(unique=Unique("{tenant_id}/{day}", conflict="raise"))
 
@@ -316,7 +316,10 @@ def test_bulk_that_is_refused_stores_nothing(report, plain, fire):
 
 
 def test_a_continuation_may_be_a_duplicate(report, plain, fire, created):
-    """It adds no edge: the handle is that of the job that has the key."""
+    """A continuation that is a duplicate adds no dependency.
+
+    The returned handle is that of the job that has the key.
+    """
     first = report.enqueue(7)
     parent = plain.enqueue()
 
@@ -332,7 +335,7 @@ def test_a_continuation_may_be_a_duplicate(report, plain, fire, created):
 
 
 def test_keep_last_gives_the_waiting_job_the_arguments(fire):
-    """Until it is started; its history counts the calls."""
+    """A call replaces the arguments until the job starts. The history counts the calls."""
 
     @fire.task(name="t", unique=Unique("k", until="started", keep="last"), tags=["x:{x}"])
     def run(x: int) -> None: ...
@@ -347,11 +350,11 @@ def test_keep_last_gives_the_waiting_job_the_arguments(fire):
     assert "2 duplicate calls" == first.history()[-1].reason
 
 
-# ---- debounce --------------------------------------------------------------------------------------------
+# ---- debounced jobs --------------------------------------------------------------------------------------
 
 
 def test_a_debounced_job_waits_for_the_last_call():
-    """Each call puts it off, up to the longest; what was made is scheduled."""
+    """Each call postpones the job, up to the maximum wait. The job is scheduled."""
     storage = MemoryStorage()
     with Firelock(storage) as fire:
 
@@ -387,7 +390,7 @@ def test_a_debounced_job_waits_for_the_last_call():
     ],
 )
 def test_debounce_says_itself_when_a_job_runs(fire, plain, call):
-    """Beside a delay, an instant, a parent or a schedule it is refused; nothing is stored."""
+    """Debounce cannot be combined with a delay, a time, a parent or a schedule. Nothing is stored."""
     parent = plain.enqueue()
 
     with pytest.raises(ConfigurationError, match=r"using\(unique=False\)"):
@@ -396,11 +399,14 @@ def test_debounce_says_itself_when_a_job_runs(fire, plain, call):
     assert 1 == sum(fire.jobs.counts().values())
 
 
-# ---- what a waiting job waits for ------------------------------------------------------------------------
+# ---- reasons for waiting ---------------------------------------------------------------------------------
 
 
 def test_a_job_says_which_limit_holds_it_back(fire, report):
-    """After a refresh: full, closed, paused; nothing where it waits for a worker."""
+    """After a refresh, the handle shows that the limit is full, closed or paused.
+
+    It shows nothing if the job waits for a worker.
+    """
     fire.limits.sync()
     running, waiting = report.enqueue(7), report.enqueue(7, 1, "tue")
 
@@ -423,11 +429,11 @@ def test_a_job_says_which_limit_holds_it_back(fire, report):
     assert running.refresh().waits_for is None
 
 
-# ---- again -----------------------------------------------------------------------------------------------
+# ---- requeueing and copying ------------------------------------------------------------------------------
 
 
 def test_a_requeue_is_refused_while_another_has_the_key(fire, report):
-    """The error names both jobs and the key; by ids the answer is `taken`; restoring likewise."""
+    """The error names both jobs and the key, also for a restore. A requeue by ids returns `taken`."""
     first = report.enqueue(7).delete()
     second = report.enqueue(7)
 
@@ -446,7 +452,7 @@ def test_a_requeue_is_refused_while_another_has_the_key(fire, report):
 
 
 def test_a_copy_keeps_what_its_job_asks(fire, report, created):
-    """A unique one that still lives is returned instead."""
+    """If the job is unique and has not ended, it is returned instead of a copy."""
     first = report.enqueue(7, 5)
     again = fire.jobs.copy(first.id)
     first.delete()
@@ -459,7 +465,10 @@ def test_a_copy_keeps_what_its_job_asks(fire, report, created):
 
 
 def test_a_copy_changes_no_other_job(fire, plain):
-    """A debounced one runs at once; one that would replace what waits does not; a past deadline is gone."""
+    """The copy of a debounced job runs immediately, and a past deadline is dropped.
+
+    A job that would replace a waiting job does not replace it.
+    """
     debounced = plain.using(unique=Debounce("d", wait=5)).enqueue(1)
     newest = plain.using(unique=Unique("k", until="started", keep="last")).enqueue(2)
     past = plain.using(start_before=datetime(2020, 1, 1, tzinfo=UTC)).enqueue(3)

@@ -1,4 +1,4 @@
-"""Concurrent awaits share a round trip, and each gets its own answer."""
+"""Concurrent async calls share a round trip, and each gets its own result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.core.fakes import FailingStorage
 
 
 class SlowStorage(FailingStorage):
-    """A storage whose first insert waits until the test lets it go."""
+    """A storage whose first insert waits until the test releases it."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class SlowStorage(FailingStorage):
 
 
 def job(**fields):
-    """A job that can be stored."""
+    """Return a job that can be stored."""
     given = {"id": f"job-{next(numbers)}", "state": State.ENQUEUED, **fields}
     return NewJob(
         given.pop("id"), "mail.send", "{}", "json", "default", 0, given.pop("state"), 0, **given
@@ -38,12 +38,12 @@ numbers = iter(range(1_000_000))
 
 
 def stored(storage, jobs):
-    """Which of the jobs are stored."""
+    """Return for each job whether it is stored."""
     return [record is not None for record in storage.get([one.id for one in jobs])]
 
 
 async def behind_one(storage, commit, jobs, act=lambda: None):
-    """How the awaits of these jobs end, all of which wait while the storage is asked for one before them."""
+    """Return the results of async inserts that wait while the storage inserts a job before them."""
     first = asyncio.create_task(commit.insert(job()))
     await asyncio.to_thread(storage.began.wait, 10)
     tasks = [first, *(asyncio.create_task(commit.insert(one)) for one in jobs)]
@@ -54,7 +54,7 @@ async def behind_one(storage, commit, jobs, act=lambda: None):
 
 
 def test_a_batch_has_a_largest_size():
-    """More than 500 awaits take several inserts, in order."""
+    """More than 500 calls need several inserts, in order."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(1_200)]
 
@@ -67,7 +67,7 @@ def test_a_batch_has_a_largest_size():
 
 
 def test_one_bad_job_does_not_refuse_its_neighbours():
-    """A batch that is refused is stored one by one: each await gets the answer of its own job."""
+    """The jobs of a refused batch are stored one by one, so each call gets the result of its own job."""
     storage = SlowStorage()
     commit = GroupCommit(storage)
     jobs = [job(), job(state=State.AWAITING, parents=(Edge("nobody"),)), job()]
@@ -80,7 +80,7 @@ def test_one_bad_job_does_not_refuse_its_neighbours():
 
 
 def test_an_outage_is_met_once_a_batch():
-    """A storage that is away is asked twice a batch, not for each job; each await has an error of its own."""
+    """An unreachable storage is called twice per batch and not for each job. Each call has its own error."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(20)]
 
@@ -111,7 +111,7 @@ def test_several_loops_are_answered():
 
 
 def test_a_cancelled_await_hinders_nobody():
-    """The others of its batch are answered; its own job may be stored."""
+    """The other calls of its batch get their results. The job of the cancelled call may be stored."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job(), job()]
 
@@ -130,7 +130,7 @@ def test_a_cancelled_await_hinders_nobody():
 
 
 def test_a_loop_that_has_closed_meanwhile_is_passed_over():
-    """An answer that nobody awaits any more ends nothing: the next await is served."""
+    """A result that no task awaits any more is discarded, and the next call is processed."""
     storage = SlowStorage()
     commit, lost = GroupCommit(storage), job()
     loop = asyncio.new_event_loop()
@@ -148,7 +148,7 @@ def test_a_loop_that_has_closed_meanwhile_is_passed_over():
 
 
 def test_closing_stores_what_waits(our_threads):
-    """What was awaited before the close is stored before it returns."""
+    """Jobs of calls before the close are stored before the close returns."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(3)]
 

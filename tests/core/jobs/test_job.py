@@ -1,4 +1,4 @@
-"""The handle of a job: a snapshot, and verbs that say what the job's state does not allow."""
+"""The handle of a job: a snapshot, and methods whose errors explain what the job's state forbids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)
 
 
 class Fallible(FailingStorage):
-    """A storage with transactions: jobs enqueued within one are stored when it commits."""
+    """A storage with transactions: jobs enqueued in one are stored when it commits."""
 
     def insert(self, jobs, *, within=None):
         if within is None:
@@ -42,14 +42,14 @@ class Fallible(FailingStorage):
 
 @pytest.fixture
 def fire():
-    """An app whose storage has transactions and fails as told."""
+    """An app whose storage has transactions and programmable failures."""
     with Firelock(Fallible()) as fire:
         yield fire
 
 
 @pytest.fixture
 def worker(fire):
-    """Runs its jobs by hand."""
+    """A worker that runs the app's jobs when the test calls it."""
     return Worker(fire)
 
 
@@ -65,7 +65,7 @@ def adding(fire):
 
 @pytest.fixture
 def failing(fire):
-    """A task that fails for good."""
+    """A task that fails without a retry."""
 
     def fail():
         raise ValueError("no such sum")
@@ -77,7 +77,7 @@ def failing(fire):
 
 
 def test_a_handle_shows_what_it_saw_last(adding, worker):
-    """The state is that of the last look; `refresh()` looks, and returns the handle itself."""
+    """The state is that of the last read. `refresh()` reads the job and returns the handle itself."""
     job = adding.enqueue(1)
 
     worker.run()
@@ -90,7 +90,7 @@ def test_a_handle_shows_what_it_saw_last(adding, worker):
 
 
 def test_handles_of_one_job_are_equal(adding, fire):
-    """Whatever they show; they hash alike and print id, task and state."""
+    """The comparison ignores the shown state. Equal handles have equal hashes."""
     job, other = adding.enqueue(1), adding.enqueue(2)
 
     assert job == job.refresh() == fire.jobs.get(job.id)
@@ -100,7 +100,7 @@ def test_handles_of_one_job_are_equal(adding, fire):
 
 
 def facts_of(job):
-    """Return what every property of the handle shows."""
+    """Return the values of all properties of the handle."""
     return {
         name: getattr(job, name)
         for name, value in vars(type(job)).items()
@@ -109,7 +109,7 @@ def facts_of(job):
 
 
 def test_a_fresh_handle_shows_what_was_enqueued(adding):
-    """It has seen its job handed over and no more: nothing has run, nothing has failed."""
+    """A new handle shows the enqueued job: nothing has run, and nothing has failed."""
     job = adding.schedule(LATER, 1)
 
     shown = facts_of(job)
@@ -124,7 +124,7 @@ def test_a_fresh_handle_shows_what_was_enqueued(adding):
 
 
 def test_what_a_job_was_made_for_stays(adding, worker):
-    """`due_at` is what `JobContext.due_at` says, always; `next_due_at` is what it waits for."""
+    """`due_at` always equals `JobContext.due_at`; `next_due_at` is the time for which the job waits."""
     later, now = adding.schedule(LATER, 1), adding.enqueue(1)
     waiting = (later.due_at, later.next_due_at, now.due_at, now.next_due_at)
 
@@ -137,7 +137,7 @@ def test_what_a_job_was_made_for_stays(adding, worker):
 
 
 def test_a_retry_is_what_a_job_waits_for(fire, worker):
-    """The retry's instant is the next one; what the job was made for stays."""
+    """`next_due_at` is the time of the retry; `due_at` does not change."""
 
     def fail():
         raise ValueError
@@ -160,7 +160,7 @@ def test_a_retry_is_what_a_job_waits_for(fire, worker):
     ids=["of many", "continuation", "refreshed"],
 )
 def test_no_property_reads_the_storage(adding, fire, make):
-    """A coroutine may look at a handle: what it shows was seen before."""
+    """A coroutine can therefore use a handle, which shows what it last read."""
     job = make(adding)
     fire.storage.fail_always("get", StorageUnavailable("gone"))
 
@@ -170,7 +170,7 @@ def test_no_property_reads_the_storage(adding, fire, make):
 
 
 def test_a_result_leaves_the_handle_at_what_it_saw(adding, worker):
-    """Who has the result need not ask for the state; other handles are left alone."""
+    """A caller that has the result does not need to read the state. Other handles do not change."""
     job, awaited, other = adding.enqueue_many([(1,), (2,), (3,)])
     worker.run()
 
@@ -181,7 +181,7 @@ def test_a_result_leaves_the_handle_at_what_it_saw(adding, worker):
 
 
 def test_a_result_that_is_late_leaves_the_handle_at_what_it_saw(adding, worker):
-    """The job was running when the time was over."""
+    """The job was running when the timeout ended."""
     job = adding.enqueue(1)
     worker.claim()
 
@@ -192,7 +192,7 @@ def test_a_result_that_is_late_leaves_the_handle_at_what_it_saw(adding, worker):
 
 
 def test_record_is_what_was_seen_or_is_read_now(adding, fire):
-    """A fresh handle has seen nothing stored: it reads, and shows it from then on."""
+    """A new handle has not read the stored record yet, so the first call reads it."""
     job = adding.enqueue(1)
     fire.jobs.delete([job.id])
 
@@ -203,7 +203,7 @@ def test_record_is_what_was_seen_or_is_read_now(adding, fire):
 
 
 class Slow(MemoryStorage):
-    """A storage whose answer to a thread called slow comes when it is told to."""
+    """A storage that delays its answer to the thread named slow until the test releases it."""
 
     def __init__(self):
         super().__init__("")
@@ -227,7 +227,7 @@ class Slow(MemoryStorage):
     ids=["delete", "result", "refresh"],
 )
 def test_a_late_answer_never_takes_a_handle_back(verb, state):
-    """Of two looks by two threads the one that began last stays, whichever comes back last."""
+    """Of two concurrent reads, the one that began last wins, whichever returns last."""
     storage = Slow()
     with Firelock(storage) as fire:
         job = fire.task(name="add")(add).enqueue(1)
@@ -246,7 +246,7 @@ def test_a_late_answer_never_takes_a_handle_back(verb, state):
 
 
 def test_a_job_tells_its_life(fire, worker):
-    """History, failed attempts, log and progress, with aware datetimes."""
+    """The history, failed attempts, log and progress have aware datetimes."""
 
     def talk(job):
         job.log("half way", level="warning")
@@ -269,12 +269,12 @@ def test_a_job_tells_its_life(fire, worker):
 
 
 def test_a_job_that_has_said_nothing_has_no_progress(adding):
-    """Absence is None, not zero."""
+    """Missing progress is None and not zero."""
     assert (None, [], []) == ((job := adding.enqueue(1)).progress(), job.log(), job.errors())
 
 
 def test_a_job_that_is_gone_is_not_found(adding, fire):
-    """A pruned job has no state of now: its handle stays at what it saw."""
+    """A pruned job has no current state, so its handle keeps what it last read."""
     job = adding.enqueue(1)
     fire.storage.clear()
 
@@ -290,7 +290,7 @@ def test_a_job_that_is_gone_is_not_found(adding, fire):
 
 
 def test_a_result_waits_through_retries(fire, worker):
-    """A retry is no end."""
+    """A failed attempt with a retry does not end the wait."""
     failures = [ValueError("first")]
 
     def flaky() -> str:
@@ -308,7 +308,7 @@ def test_a_result_waits_through_retries(fire, worker):
 
 
 def test_a_failed_job_has_no_result(failing, worker):
-    """The message carries the last error."""
+    """The message contains the last error."""
     job = failing.enqueue()
     worker.run()
 
@@ -319,7 +319,7 @@ def test_a_failed_job_has_no_result(failing, worker):
 
 
 def test_a_deleted_job_has_no_result(adding, fire):
-    """The message says why it was deleted; without time an ended job has its end all the same."""
+    """The message contains the reason of the deletion. With timeout=0, an ended job still returns its end."""
     job = adding.enqueue(1)
     fire.jobs.delete([job.id])
 
@@ -330,7 +330,7 @@ def test_a_deleted_job_has_no_result(adding, fire):
 
 @pytest.mark.parametrize("timeout", [0, 0.02])
 def test_a_result_that_is_not_there_in_time(adding, timeout):
-    """The message says for how long was waited; waiting again is allowed."""
+    """The message contains the timeout. The caller can wait again."""
     job = adding.enqueue(1)
 
     for _ in range(2):
@@ -341,7 +341,7 @@ def test_a_result_that_is_not_there_in_time(adding, timeout):
 
 
 def test_a_pruned_result_is_unavailable(adding, fire):
-    """The result is gone with its job."""
+    """The result was removed with its job."""
     job = adding.enqueue(1)
     fire.storage.clear()
 
@@ -350,7 +350,7 @@ def test_a_pruned_result_is_unavailable(adding, fire):
 
 
 def test_a_result_of_an_unknown_task_cannot_be_read(adding, fire, worker):
-    """Its type is that of a task which is not registered here."""
+    """The type of the result is unknown without the task."""
     job = adding.enqueue(1)
     worker.run()
 
@@ -364,7 +364,7 @@ def test_a_result_of_an_unknown_task_cannot_be_read(adding, fire, worker):
 
 
 class Rot13(JsonSerializer):
-    """A serializer of a plugin."""
+    """A serializer from a plugin."""
 
     name = "rot13"
 
@@ -383,7 +383,7 @@ ROTATING = plugin(register_serializers=lambda: {"rot13": Rot13()})
 
 
 def test_every_result_goes_through_its_job_s_serializer():
-    """None as well: what a serializer did not write it cannot read."""
+    """Even a result of None uses the serializer, because a serializer cannot read what it has not written."""
     with Firelock("memory://", serializer="rot13", plugins=[ROTATING]) as fire:
         jobs = [
             fire.task(name="nothing")(lambda: None).enqueue(),
@@ -397,7 +397,7 @@ def test_every_result_goes_through_its_job_s_serializer():
 
 
 def test_a_result_of_an_uninstalled_serializer_is_unavailable():
-    """The message names the serializer that is missing."""
+    """The message names the missing serializer."""
     storage = FailingStorage()
     writing = Firelock(storage, serializer="rot13", plugins=[ROTATING])
     job = writing.task(name="word")(lambda: "word").enqueue()
@@ -410,7 +410,7 @@ def test_a_result_of_an_uninstalled_serializer_is_unavailable():
 
 
 def test_an_outage_while_waiting_is_not_a_timeout(adding, fire):
-    """Where the storage cannot be asked at the end, that is said."""
+    """If the storage is unreachable at the end of the timeout, this is the error."""
     job = adding.enqueue(1)
     fire.storage.fail_always("get", StorageUnavailable("down"))
 
@@ -419,7 +419,7 @@ def test_an_outage_while_waiting_is_not_a_timeout(adding, fire):
 
 
 def test_a_wait_ends_when_the_app_is_closed(adding, fire):
-    """Who waits in a coroutine is told as well."""
+    """A wait in a coroutine ends as well."""
     job = adding.enqueue(1)
 
     async def wait():
@@ -432,12 +432,12 @@ def test_a_wait_ends_when_the_app_is_closed(adding, fire):
         asyncio.run(wait())
 
 
-# ---- acting ----------------------------------------------------------------------------------------------
+# ---- actions ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def in_state(adding, failing, worker):
-    """Returns a job that is in the state."""
+    """Return a function that creates a job in a given state."""
     make = {
         State.AWAITING: lambda: adding.schedule(LATER, 1).then(adding, 2),
         State.SCHEDULED: lambda: adding.schedule(LATER, 1),
@@ -460,7 +460,7 @@ def in_state(adding, failing, worker):
     "state", [state for state in State if state not in (State.ENQUEUED, State.PROCESSING)]
 )
 def test_a_job_that_is_not_about_to_run_can_be_requeued(in_state, state):
-    """Its handle shows it enqueued, by this code's word."""
+    """The handle of a requeued job shows the new state and the reason."""
     job = in_state(state)
     assert state is job.refresh().state
 
@@ -472,7 +472,7 @@ def test_a_job_that_is_not_about_to_run_can_be_requeued(in_state, state):
 
 @pytest.mark.parametrize("state", [State.ENQUEUED, State.PROCESSING])
 def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
-    """The message names its state and what holds."""
+    """The message contains the state and the reason."""
     job = in_state(state)
 
     with pytest.raises(
@@ -487,7 +487,7 @@ def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
 
 @pytest.mark.parametrize("state", [State.SCHEDULED, State.ENQUEUED, State.FAILED])
 def test_a_deleted_job_can_be_what_it_was(in_state, state):
-    """It is in its former state again, by this code's word, with its instant or its error."""
+    """The job has its earlier state again, with its due time or error."""
     job = in_state(state)
     before = job.refresh().record()
     job.delete()
@@ -508,7 +508,7 @@ def test_a_deleted_job_can_be_what_it_was(in_state, state):
     ],
 )
 def test_a_delete_that_lost_something_is_not_taken_back(in_state, state, why):
-    """The message names what the job was and what was lost, and that it can be requeued."""
+    """The message names the earlier state, what was lost, and `requeue()` as the alternative."""
     job = in_state(state)
     job.delete()
 
@@ -521,7 +521,7 @@ def test_a_delete_that_lost_something_is_not_taken_back(in_state, state, why):
 
 
 def test_a_parent_is_not_restored(adding):
-    """What waited for it was decided by its delete."""
+    """The deletion of a parent has already decided its continuations."""
     job = adding.enqueue(1)
     job.then(adding, 2)
     job.delete()
@@ -532,7 +532,7 @@ def test_a_parent_is_not_restored(adding):
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
 def test_what_is_not_deleted_is_not_restored(in_state, state):
-    """The message says what it is."""
+    """The message contains the current state."""
     job = in_state(state)
 
     with pytest.raises(JobConflict, match=f"it is {state}, not deleted"):
@@ -540,7 +540,7 @@ def test_what_is_not_deleted_is_not_restored(in_state, state):
 
 
 def test_a_job_that_changes_while_it_is_restored_stays(adding, fire, worker):
-    """It was deleted again, while it ran: what it was before the first delete is over."""
+    """The job was deleted again while it ran, so the first deletion cannot be undone any more."""
     job = adding.enqueue(1)
     job.delete()
     history = fire.storage.history
@@ -562,7 +562,7 @@ def test_a_job_that_changes_while_it_is_restored_stays(adding, fire, worker):
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
 def test_any_job_can_be_deleted(in_state, state):
-    """Its handle shows it deleted, and says when it may be pruned."""
+    """The handle of a deleted job shows the new state, and the record has an expiry time."""
     job = in_state(state)
 
     same = job.delete()
@@ -572,11 +572,11 @@ def test_any_job_can_be_deleted(in_state, state):
     assert same is job
 
 
-# ---- before the commit -----------------------------------------------------------------------------------
+# ---- uncommitted jobs ------------------------------------------------------------------------------------
 
 
 def test_before_the_commit_a_job_is_not_there(adding, fire):
-    """Every verb says what to do, apart from a continuation in the same transaction."""
+    """Every method's error says what to do. Only a continuation in the same transaction is possible."""
     session = []
     job = adding.using(within=session).enqueue(1)
 
@@ -593,7 +593,7 @@ def test_before_the_commit_a_job_is_not_there(adding, fire):
 
 
 def test_after_the_commit_it_is_a_job_like_any_other(adding, fire, worker):
-    """The same handle goes on."""
+    """The same handle can be used."""
     session = []
     job = adding.using(within=session).enqueue(40, 2)
     asynchronous = asyncio.run(adding.using(within=session).aenqueue(1))

@@ -1,4 +1,4 @@
-"""Waiting for results: one thread looks for all, each wait gets its own end."""
+"""Waiting for results: one thread polls for all waits, and each wait gets its own result."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def storage():
 
 @pytest.fixture
 def results(storage):
-    """The waits of that storage, closed at the end."""
+    """The waits for this storage, closed at the end."""
     results = Results(storage)
     yield results
     results.close()
 
 
 def add(storage, job_id):
-    """The id of a job that is enqueued now."""
+    """Store an enqueued job and return its id."""
     storage.insert([NewJob(job_id, "mail.send", "{}", "json", "default", 0, State.ENQUEUED, 0)])
     return job_id
 
 
 def end(storage):
-    """Every job that is enqueued has succeeded."""
+    """End all enqueued jobs with success."""
     for job in storage.claim(ClaimRequest(None, 2_000, "session-a", 0)).jobs:
         storage.apply(
             [
@@ -54,7 +54,7 @@ def end(storage):
 
 
 def test_all_waits_share_one_look(storage, results, our_threads):
-    """However many wait, one call a look asks for all of them; two waits for one job are one id."""
+    """Each poll is one call for all waits. Two waits for one job use its id once."""
     for number in range(30):
         add(storage, f"job-{number}")
 
@@ -70,7 +70,7 @@ def test_all_waits_share_one_look(storage, results, our_threads):
 
 
 def test_a_look_asks_for_500_at_most(storage, results):
-    """Many waits are asked for in several calls, none of them large."""
+    """Many waits are polled in several calls of limited size."""
     for number in range(1_100):
         add(storage, f"job-{number}")
 
@@ -82,7 +82,7 @@ def test_a_look_asks_for_500_at_most(storage, results):
 
 
 def test_the_thread_ends_with_the_last_wait(storage, results, our_threads):
-    """Nobody looks for nothing, and a later wait is served again."""
+    """The thread does not poll without a wait, and a later wait starts a new thread."""
     for name in ("a", "b"):
         future = results.wait_for(add(storage, name))
         end(storage)
@@ -93,7 +93,7 @@ def test_the_thread_ends_with_the_last_wait(storage, results, our_threads):
 
 
 def test_a_wait_that_is_given_up_is_not_looked_for(storage, results, our_threads):
-    """After the last one gave up nothing is asked any more; another's wait for the same job goes on."""
+    """After the last wait is abandoned, polling stops. Another wait for the same job continues."""
     add(storage, "a")
     one, other = results.wait_for("a"), results.wait_for("a")
 
@@ -108,7 +108,7 @@ def test_a_wait_that_is_given_up_is_not_looked_for(storage, results, our_threads
 
 
 def test_a_wait_that_was_cancelled_is_passed_over(storage, results):
-    """A future that nobody wants hinders no other."""
+    """A cancelled future does not affect the others."""
     add(storage, "a")
     one, other = results.wait_for("a"), results.wait_for("a")
 
@@ -121,7 +121,7 @@ def test_a_wait_that_was_cancelled_is_passed_over(storage, results):
 
 
 def test_an_error_of_the_storage_reaches_who_waits(storage, results):
-    """What trying again does not mend ends the wait, for everybody who waits."""
+    """An error that a retry cannot fix ends all waits."""
     storage.fail("get", StorageError("broken"))
 
     future = results.wait_for(add(storage, "a"))
@@ -137,7 +137,7 @@ def test_each_wait_has_an_interval_of_its_own(storage):
     results = Results(storage, clock=lambda: now[0])
 
     def look_after(seconds):
-        """Advance the clock; return the jobs that are looked at then."""
+        """Advance the clock and return the ids of the jobs in the next poll."""
         now[0] += seconds
         seen = len(looks)
         until(lambda: len(looks) > seen)
@@ -145,7 +145,7 @@ def test_each_wait_has_an_interval_of_its_own(storage):
 
     results.wait_for(add(storage, "old"))
     alone = [look_after(0.25) for _ in range(20)]
-    now[0] += 0.01  # all old waits are looked at together, at multiples of a quarter of a second
+    now[0] += 0.01  # all old waits are polled together, at multiples of a quarter of a second
     results.wait_for(add(storage, "new"))
     beside = [look_after(seconds) for seconds in (0.005, 0.1, 0.1, 0.25)]
     results.close()
@@ -155,7 +155,7 @@ def test_each_wait_has_an_interval_of_its_own(storage):
 
 
 def test_closing_passes_over_what_was_cancelled(storage, results):
-    """A future that nobody wants is left as it is."""
+    """A cancelled future stays cancelled."""
     future = results.wait_for(add(storage, "a"))
     future.cancel()
 

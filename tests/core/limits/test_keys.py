@@ -41,7 +41,7 @@ def unique_key(template, **arguments):
     return key
 
 
-# ---- where a task is declared ----------------------------------------------------------------------------
+# ---- declarations of tasks -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,10 @@ def unique_key(template, **arguments):
     ],
 )
 def test_a_placeholder_that_is_no_parameter_is_refused(options):
-    """Where the task is declared and by `using`; a context and a resource are no parameters."""
+    """The error is raised by the declaration and by `using`.
+
+    Contexts and resources are not parameters of keys.
+    """
     fire = Firelock("memory://")
 
     @fire.resource
@@ -73,7 +76,7 @@ def test_a_placeholder_that_is_no_parameter_is_refused(options):
         task.using(**options)
 
 
-# ---- what is made of arguments ---------------------------------------------------------------------------
+# ---- keys from arguments ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,12 +94,12 @@ def test_a_placeholder_that_is_no_parameter_is_refused(options):
     ],
 )
 def test_a_key_is_its_template_with_stored_values(value, key):
-    """A slash in a value makes no part of the key."""
+    """A slash in a value does not start a new part of the key."""
     assert key == limit_key("k:{x}", x=value) == unique_key("k:{x}", x=value)
 
 
 def test_values_that_are_equal_have_keys_of_their_own():
-    """1, True and 1.0 are one key of a dictionary; what is remembered of calls tells them apart."""
+    """1, True and 1.0 are equal dictionary keys, but the cache of calls distinguishes them."""
     limits = [Turns("k:{x}")]
     values = [1, True, 1.0, "1", False, 0]
 
@@ -106,7 +109,7 @@ def test_values_that_are_equal_have_keys_of_their_own():
 
 
 def test_what_is_remembered_of_calls_is_bounded_and_right():
-    """More tenants than are remembered, twice: each has its own key."""
+    """With more tenants than the cache can store, each call still gets its own key."""
     limits = [Limit("k:{x}", rate=1, cost="{y}")]
     for number in [*range(1_100), *range(1_100)]:
         [use] = asked({"x": number, "y": number % 7}, limits=limits).admission.limits
@@ -114,7 +117,7 @@ def test_what_is_remembered_of_calls_is_bounded_and_right():
 
 
 def test_an_omitted_argument_is_its_default():
-    """As of tags."""
+    """Tags work the same way."""
     limits = [Turns("k:{x}")]
 
     assert "k:5" == asked({}, limits=limits, defaults={"x": 5}).admission.limits[0].key
@@ -124,7 +127,7 @@ def test_an_omitted_argument_is_its_default():
 
 @pytest.mark.parametrize("value", ["a\nb", "a\tb", "\x00", "\u2028", [1], {"a": 1}])
 def test_a_value_that_makes_no_key_is_refused(value):
-    """A line end would forge a lane."""
+    """A line break could forge another lane."""
     with pytest.raises(ArgumentError):
         limit_key("k:{x}", x=value)
     with pytest.raises(ArgumentError):
@@ -132,13 +135,13 @@ def test_a_value_that_makes_no_key_is_refused(value):
 
 
 def test_a_unique_key_is_not_empty():
-    """An empty argument alone makes none."""
+    """An empty argument alone cannot form a key."""
     with pytest.raises(ArgumentError, match="is empty, with these arguments"):
         unique_key("{x}", x="")
 
 
 def test_a_long_unique_key_is_cut_and_ends_in_a_digest():
-    """80 characters, and what tells the rest from another rest."""
+    """The key keeps its first 80 characters, and the digest distinguishes keys that differ after them."""
     first, second = unique_key("k:{x}", x="y" * 200), unique_key("k:{x}", x="y" * 201)
 
     assert first != second
@@ -149,7 +152,7 @@ def test_a_long_unique_key_is_cut_and_ends_in_a_digest():
 
 @given(st.text(max_size=150), st.text(max_size=150))
 def test_a_long_limit_key_keeps_its_name_and_its_bounds(one, two):
-    """However long the values are, its numbers are those of its name."""
+    """However long the values are, the key has the name whose settings apply."""
     try:
         key = limit_key("tenant:{a}/user:{b}/openai", a=one, b=two)
     except ArgumentError:
@@ -160,26 +163,32 @@ def test_a_long_limit_key_keeps_its_name_and_its_bounds(one, two):
 
 
 def test_the_beginning_of_a_long_limit_key_stays():
-    """With partitions, keys that begin alike lie together: the last value is cut first."""
+    """The last value is cut first.
+
+    In partitions, keys with the same beginning are therefore stored together.
+    """
     assert limit_key("tenant:{a}/user:{b}", a="x" * 50, b="y" * 90).startswith(f"tenant:{'x' * 50}/user:y")
 
 
 def test_limits_without_parameters_come_first():
-    """The order in which a job asks for them, and its lane; otherwise as declared."""
+    """A job requests limits without parameters first, and its lane has the same order.
+
+    Otherwise the order of the declaration applies.
+    """
     limits = [Turns("b:{x}"), Turns("z"), Turns("a:{x}"), Turns("y")]
 
     assert ["z", "y", "b:1", "a:1"] == [use.key for use in asked({"x": 1}, limits=limits).admission.limits]
 
 
 def test_two_templates_that_meet_are_one_use():
-    """It costs what both cost."""
+    """The use costs the sum of both."""
     limits = [Limit("k:{x}", rate=1, cost=2), Limit("k:{y}", rate=1, cost="{z}")]
 
     assert (LimitUse("k:1", 5),) == asked({"x": 1, "y": 1, "z": 3}, limits=limits).admission.limits
 
 
 def test_keys_that_are_too_long_together_are_refused():
-    """Four of the longest keys are fine."""
+    """Four keys of the maximum length are accepted."""
     limits = [Turns(f"k{n}:{{x}}") for n in range(4)]
 
     assert 400 == sum(len(use.key) for use in asked({"x": "y" * 300}, limits=limits).admission.limits)
@@ -187,20 +196,20 @@ def test_keys_that_are_too_long_together_are_refused():
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "7", None, 10**10])
 def test_a_cost_is_a_whole_number(value):
-    """At the call; nothing is stored."""
+    """Other values are refused by the call."""
     with pytest.raises(ArgumentError, match=r"Limit 'k' costs \{x\}, which is .*whole number from 0"):
         asked({"x": value}, limits=[Limit("k", rate=1, cost="{x}")])
 
 
 def test_a_strict_use_says_so():
-    """Beside its cost."""
+    """The use has this flag in addition to its cost."""
     limits = [Limit("k", concurrent=1, strict=True), Limit("r", rate=1, cost="{x}")]
 
     assert (LimitUse("k", 1, True), LimitUse("r", 0)) == asked({"x": 0}, limits=limits).admission.limits
 
 
 def test_unique_says_all_that_it_was_given():
-    """In micros."""
+    """Durations are in microseconds."""
     unique = Unique("k", until="succeeded", at_least=60, conflict="raise")
 
     assert (
@@ -210,7 +219,7 @@ def test_unique_says_all_that_it_was_given():
 
 
 def test_debounce_says_how_long_it_waits():
-    """And at most; in micros."""
+    """The wait and the maximum wait are in microseconds."""
     use = asked({}, unique=Debounce("k", wait=timedelta(milliseconds=500), keep="first")).admission.unique
 
     assert UniqueUse("shop.run k", Until.DUE, wait=500_000, max_wait=5_000_000) == use
@@ -218,7 +227,7 @@ def test_debounce_says_how_long_it_waits():
 
 
 def test_without_a_key_all_arguments_are_it():
-    """In whatever order; a default that is given is as one left out."""
+    """The order does not matter, and passing the default equals omitting the argument."""
     unique = Unique()
     both = asked({"a": 1, "b": [2]}, unique=unique).admission
 
@@ -229,7 +238,7 @@ def test_without_a_key_all_arguments_are_it():
 
 
 def test_a_deadline_is_an_instant_or_a_span():
-    """In micros."""
+    """A deadline is stored in microseconds, as a time or a duration."""
     assert Admission(start_within=60_000_000) == asked({}, start_before=timedelta(minutes=1)).admission
     assert (
         Admission(start_before=1_000_000)
@@ -238,7 +247,10 @@ def test_a_deadline_is_an_instant_or_a_span():
 
 
 def test_a_job_lies_beside_its_unique_key_or_its_first_limit():
-    """As it is stored; a storage leaves the task's name out, so that both can agree."""
+    """The unique key or the first limit key determines where the job is stored.
+
+    A storage ignores the task's name, so a unique key and a limit key can agree.
+    """
     limits = [Turns("k:{x}"), Turns("z")]
 
     assert "shop.run u:1" == asked({"x": 1}, limits=limits, unique=Unique("u:{x}")).beside
@@ -257,7 +269,7 @@ DEADLINES = (None, timedelta(1), datetime(2030, 1, 1, tzinfo=UTC))
 
 @given(st.text(max_size=120), st.sampled_from(UNIQUE), st.sampled_from(DEADLINES))
 def test_what_is_written_is_what_a_storage_writes(value, unique, start_before):
-    """The text of a call is that of its value, so that it is read from one cache and compared as text."""
+    """The cached string of a call equals the string written from its value, so strings can be compared."""
     limits = [Turns("fixed"), Limit("k:{a}", concurrent=1, strict=True), Limit("r:{b}", rate=1, cost="{b}")]
     try:
         call = asked({"a": value, "b": 3}, limits=limits, unique=unique, start_before=start_before)
@@ -269,12 +281,12 @@ def test_what_is_written_is_what_a_storage_writes(value, unique, start_before):
 
 
 def test_nothing_is_written_of_nothing():
-    """As a job that asks nothing."""
+    """A job without such options stores nothing."""
     assert (None, None) == (asked({"a": 1}).text, asked({"a": 1}).beside)
 
 
 def test_a_date_stands_in_its_stored_form():
-    """Keys are made of what is stored, not of Python's objects."""
+    """Keys contain stored values, not the Python objects."""
     fire = Firelock("memory://")
 
     @fire.task(name="t", limits=[Turns("day:{day}")])
@@ -287,7 +299,7 @@ def test_a_date_stands_in_its_stored_form():
 
 
 def test_a_unique_key_belongs_to_the_first_name_of_its_task():
-    """So that a task that was renamed shares its keys with its former name."""
+    """A renamed task therefore shares its unique keys with its earlier name."""
     fire = Firelock("memory://")
 
     @fire.task(name="new", aliases=["old", "older"], unique=Unique("k"))
@@ -296,11 +308,11 @@ def test_a_unique_key_belongs_to_the_first_name_of_its_task():
     assert "old k" == run.info.keys().asked({}, {}, None).admission.unique.key
 
 
-# ---- numbers in using ------------------------------------------------------------------------------------
+# ---- limits in `using` -----------------------------------------------------------------------------------
 
 
 def test_unknown_option_errors_are_configuration_errors():
-    """A misspelled option of a task names the one that is meant."""
+    """The message for a misspelled option of a task suggests the correct one."""
     fire = Firelock("memory://")
 
     with pytest.raises(ConfigurationError, match="did you mean 'limits'"):

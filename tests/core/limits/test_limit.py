@@ -1,4 +1,4 @@
-"""`Limit` and `Turns`: what is refused where they are written, and the names that numbers belong to."""
+"""`Limit` and `Turns`: the checks of their arguments, and the names to which settings belong."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from firelock import ConfigurationError, Debounce, Firelock, Limit, TaskError, T
     ],
 )
 def test_wrong_numbers_are_refused_where_they_are_written(options, words):
-    """One clear error: what, the value, what to do."""
+    """The message contains the parameter, its value and the fix."""
     with pytest.raises(ConfigurationError, match=words):
         Limit("x", **options)
 
 
 @pytest.mark.parametrize("cost", ["tokens", "", "{a}{b}", "n{tokens}", "{tokens}0"])
 def test_a_cost_is_a_number_or_one_parameter(cost):
-    """Anything else is no template of a cost."""
+    """A cost that is neither a number nor one parameter is refused."""
     with pytest.raises(TaskError, match="is no name of a parameter"):
         Limit("x", rate=1, cost=cost)
 
@@ -67,7 +67,7 @@ def test_a_cost_is_a_number_or_one_parameter(cost):
     ],
 )
 def test_a_key_that_can_have_no_numbers_is_refused(key, words):
-    """Where it is written, of turns as of limits."""
+    """The constructors of turns and limits check it."""
     with pytest.raises(TaskError, match=words):
         Turns(key)
     with pytest.raises(TaskError, match=words):
@@ -86,12 +86,12 @@ def test_a_key_that_can_have_no_numbers_is_refused(key, words):
     ],
 )
 def test_numbers_belong_to_what_stands_before_the_colons(key, name):
-    """A part between slashes is cut before its first colon."""
+    """Each part between slashes is cut at its first colon."""
     assert name == Turns(key).name == Limit(key, rate=1).name
 
 
 def test_limits_are_equal_by_what_they_say():
-    """Seconds and timedelta are one; cost and strictness are no number of the name."""
+    """Seconds and a timedelta are equal. The cost and strictness are not settings of the name."""
     assert Limit("x", rate=1, per=60) == Limit("x", rate=1, per=timedelta(minutes=1))
     assert Limit("x", rate=1, cost=2).numbers == Limit("x", rate=1).numbers
     assert Limit("x", concurrent=1, strict=True).numbers == Limit("x", concurrent=1).numbers
@@ -99,11 +99,11 @@ def test_limits_are_equal_by_what_they_say():
     assert Limit("x", rate=1) == pickle.loads(pickle.dumps(Limit("x", rate=1)))
 
 
-# ---- declared --------------------------------------------------------------------------------------------
+# ---- declarations ----------------------------------------------------------------------------------------
 
 
 def test_one_name_with_two_numbers_is_refused():
-    """Whichever task comes second; equal numbers are one limit, and a task may be replaced by itself."""
+    """The second task is refused. Equal settings are one limit, and a task may replace itself."""
     fire = Firelock("memory://")
 
     @fire.task(name="one", limits=[Limit("tenant:{x}", concurrent=4)])
@@ -122,7 +122,7 @@ def test_one_name_with_two_numbers_is_refused():
 
 
 def test_two_numbers_of_a_name_in_one_task_are_refused():
-    """Two templates may have one name."""
+    """Two templates can have the same name."""
     fire = Firelock("memory://")
 
     with pytest.raises(ConfigurationError, match="two numbers"):
@@ -132,7 +132,7 @@ def test_two_numbers_of_a_name_in_one_task_are_refused():
 
 
 def test_a_task_declared_again_gives_other_numbers():
-    """As after a reload: what counts is what the code says now."""
+    """After a reload of the code, the new declaration counts."""
     fire = Firelock("memory://")
 
     def run(x: int) -> None: ...
@@ -159,7 +159,7 @@ def test_a_task_declared_again_gives_other_numbers():
     ],
 )
 def test_what_is_no_list_of_limits_is_refused(limits, words):
-    """Of a task and of a call."""
+    """The declaration of a task and `using` check it."""
     fire = Firelock("memory://")
 
     def run(x: int) -> None: ...
@@ -185,7 +185,7 @@ def test_what_is_no_list_of_limits_is_refused(limits, words):
     ],
 )
 def test_messages_show_what_was_written(written):
-    """What was left out is not shown, and a span stands in seconds."""
+    """Omitted arguments are not shown, and durations are shown in seconds."""
     value = eval(written, {"Debounce": Debounce, "Limit": Limit, "Turns": Turns, "Unique": Unique})
 
     assert written == repr(value)

@@ -11,7 +11,7 @@ SECOND = 1_000_000
 
 
 class Lanes:
-    """Lanes of given lengths, which count how many jobs were read."""
+    """Lanes of given lengths that count the jobs that were read."""
 
     def __init__(self, *lengths):
         self.lengths = lengths
@@ -27,7 +27,7 @@ class Lanes:
 
 
 def test_lanes_take_turns():
-    """One job of each lane in each round; a lane without more is left out."""
+    """Each round takes one job from each lane that is not empty."""
     lanes = Lanes(1, 3, 2)
 
     assert [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (1, 2)] == lanes.spots(0, 100)
@@ -47,7 +47,7 @@ def test_every_place_is_found_again(lengths):
 
 
 def test_a_count_is_bounded_by_what_is_wanted():
-    """However many jobs wait, a page and a place read a few times as many as they show."""
+    """However many jobs wait, a page or a place reads only a few times as many jobs as it shows."""
     lanes = Lanes(*[1] * 400, *[5_000_000] * 3)
 
     line = lanes.spots(0, 1_000)
@@ -68,7 +68,7 @@ def numbers(**given):
 @pytest.mark.parametrize(
     ("given", "facts", "seconds"),
     [
-        ({"concurrent": 2}, {"running": 2}, 5),  # one run of 10 s on two slots
+        ({"concurrent": 2}, {"running": 2}, 5),  # one run of 10 s in two slots
         ({"concurrent": 2}, {"running": 2, "ahead": 5}, 30),
         ({"concurrent": 2}, {"running": 1}, 0),
         ({"concurrent": 2}, {"running": 1, "ahead": 1}, 5),
@@ -76,7 +76,7 @@ def numbers(**given):
         ({"concurrent": 0}, {}, NEVER),
         ({"rate": 0}, {}, NEVER),
         ({"concurrent": 5, "is_paused": True}, {}, NEVER),
-        ({}, {"free_at": 30 * SECOND}, 30),  # shut, without a rate
+        ({}, {"free_at": 30 * SECOND}, 30),  # closed, without a rate
         ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"free_at": 12 * SECOND}, 12),
         ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"free_at": 12 * SECOND, "ahead": 177}, 2_136),
         ({"rate": 60, "per": 60 * SECOND, "burst": 3}, {"ahead": 2}, 0),
@@ -86,7 +86,10 @@ def numbers(**given):
     ],
 )
 def test_a_start_is_estimated(given, facts, seconds):
-    """From the rate, the jobs before it and how long runs take; never where a person has to act."""
+    """The estimate uses the rate, the jobs ahead and the duration of runs.
+
+    If only a person can open the limit, the start is NEVER.
+    """
     asked = {"running": 0, "free_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0, **facts}
 
     at = start_estimate(numbers(**given), **asked)
@@ -99,11 +102,11 @@ def test_a_start_is_estimated(given, facts, seconds):
     [
         ({"concurrent": 3}, [40, 10, 30], {}, 10),  # the next start follows the first end
         ({"concurrent": 3}, [40, 10, 30], {"ahead": 1}, 30),
-        ({"concurrent": 3}, [40, 10, 30], {"ahead": 3}, 110),  # a second round: one run of 100 s in front
+        ({"concurrent": 3}, [40, 10, 30], {"ahead": 3}, 110),  # second round: one run of 100 s before it
         ({"concurrent": 3}, [40, 10, 30], {"ahead": 8}, 240),
-        ({"concurrent": 3}, [40], {"ahead": 1}, 0),  # two places are free
+        ({"concurrent": 3}, [40], {"ahead": 1}, 0),  # two slots are free
         ({"concurrent": 3}, [40], {"ahead": 2}, 40),
-        ({"concurrent": 1}, [40, 10, 30], {}, 40),  # the number was lowered: two ends make no room
+        ({"concurrent": 1}, [40, 10, 30], {}, 40),  # the limit was lowered, so two ends do not free a slot
         ({"concurrent": 3}, [40, 10, 30], {"timeout": None}, None),
         ({"concurrent": 3}, [40], {"timeout": None}, 0),
         ({"concurrent": 0}, [], {}, NEVER),
@@ -112,7 +115,7 @@ def test_a_start_is_estimated(given, facts, seconds):
     ],
 )
 def test_a_start_is_bounded_by_timeouts(given, left, facts, seconds):
-    """Every job in front runs until its timeout, here of 100 s; without one there is no bound."""
+    """Every job ahead runs until its timeout, here 100 s. Without a timeout there is no bound."""
     asked = {"free_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
 
     at = start_bound(numbers(**given), left=[seconds * SECOND for seconds in left], **asked)

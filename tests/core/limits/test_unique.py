@@ -1,4 +1,4 @@
-"""`Unique` and `Debounce`: what is refused where they are written."""
+"""`Unique` and `Debounce`: the checks of their arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from firelock import ConfigurationError, Debounce, Firelock, TaskError, Unique
     ],
 )
 def test_wrong_options_of_unique_are_refused(options, words):
-    """One clear error where it is written."""
+    """The constructor raises a single clear error."""
     with pytest.raises(ConfigurationError, match=words):
         Unique("x", **options)
 
@@ -41,14 +41,14 @@ def test_wrong_options_of_unique_are_refused(options, words):
     ],
 )
 def test_wrong_options_of_debounce_are_refused(options, words):
-    """One clear error where it is written."""
+    """The constructor raises a single clear error."""
     with pytest.raises(ConfigurationError, match=words):
         Debounce("x", **options)
 
 
 @pytest.mark.parametrize("key", ["", 7, "a\nb", "x" * 101, "{x.y}", "{", "{}"])
 def test_a_key_that_is_no_template_is_refused(key):
-    """Of both."""
+    """The constructors of Unique and Debounce check the key."""
     with pytest.raises(TaskError):
         Unique(key)
     with pytest.raises(TaskError):
@@ -56,14 +56,14 @@ def test_a_key_that_is_no_template_is_refused(key):
 
 
 def test_a_debounced_job_waits_ten_times_at_most():
-    """Unless told otherwise."""
+    """The default of max_wait is ten times the wait."""
     assert timedelta(seconds=50) == Debounce(wait=5).longest
     assert timedelta(seconds=5) == Debounce(wait=5, max_wait=5).longest
 
 
 @pytest.mark.parametrize("unique", [True, "x", Unique, 7])
 def test_what_makes_nothing_unique_is_refused(unique):
-    """Of a task and of a call."""
+    """The declaration of a task and `using` check the value."""
     fire = Firelock("memory://")
 
     def run(x: int) -> None: ...
@@ -77,7 +77,7 @@ def test_what_makes_nothing_unique_is_refused(unique):
 
 @pytest.mark.parametrize("value", [0, 5, timedelta(0), timedelta(seconds=-1), "12:00"])
 def test_a_deadline_is_a_span_or_an_aware_datetime(value):
-    """Of a task and of a call."""
+    """The declaration of a task and `using` check the value."""
     fire = Firelock("memory://")
 
     def run(x: int) -> None: ...

@@ -1,4 +1,4 @@
-"""Instants as integers, and a client's idea of the storage's time."""
+"""Timestamps as integers, and a client's copy of the storage's clock."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ aware = st.datetimes(
 )  # fmt: skip
 
 
-# ---- instants --------------------------------------------------------------------------------------------
+# ---- timestamps ------------------------------------------------------------------------------------------
 
 
 def test_micros_count_from_1970():
-    """The epoch is zero; an instant before it is negative."""
+    """The epoch is zero, and earlier times are negative."""
     assert 0 == micros(datetime(1970, 1, 1, tzinfo=UTC))
     assert -1 == micros(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
     assert 1_764_028_800 * SECOND + 7 == micros(datetime(2025, 11, 25, 0, 0, 0, 7, tzinfo=UTC))
@@ -46,7 +46,7 @@ def test_micros_count_from_1970():
 
 @given(instant=aware)
 def test_an_instant_comes_back_exactly(instant):
-    """Whatever its zone, an instant is the same after a journey through micros, and in UTC."""
+    """In any zone, a time that is converted to microseconds and back is equal to the original, but in UTC."""
     back = from_micros(micros(instant))
 
     assert instant == back
@@ -55,30 +55,30 @@ def test_an_instant_comes_back_exactly(instant):
 
 @given(one=aware, other=aware)
 def test_micros_are_ordered_as_their_instants(one, other):
-    """Comparing micros is comparing instants, across zones."""
+    """Comparing microseconds is comparing times, across zones."""
     assert (one < other, one == other) == (micros(one) < micros(other), micros(one) == micros(other))
 
 
 def test_an_hour_that_happens_twice_has_two_instants():
-    """Where clocks go back, the fold tells the two apart by an hour."""
+    """When clocks are set back, the two values of `fold` differ by an hour."""
     first = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
 
     assert 3_600 * SECOND == micros(first.replace(fold=1)) - micros(first)
 
 
 def test_an_instant_without_a_zone_is_refused():
-    """A naive datetime names no instant; the message shows it and the way out."""
+    """A naive datetime is ambiguous. The message contains the value and the fix."""
     with pytest.raises(ScheduleError, match=r"2026-01-01T00:00:00 has no time zone\. Pass an aware datetime"):
         micros(datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
 
 
 @given(span=st.timedeltas())
 def test_a_span_is_exact(span):
-    """A span is its whole number of micros."""
+    """A duration is a whole number of microseconds."""
     assert span == timedelta(microseconds=span_micros(span))
 
 
-# ---- the storage's time ----------------------------------------------------------------------------------
+# ---- the storage's clock ---------------------------------------------------------------------------------
 
 
 class Store:
@@ -110,13 +110,13 @@ class Machine:
 
 @pytest.fixture
 def machine():
-    """The machine that the client runs on."""
+    """The machine of the client."""
     return Machine()
 
 
 @pytest.fixture
 def store():
-    """A storage whose clock stands at 77 s."""
+    """A storage whose clock is at 77 s."""
     return Store(at=77 * SECOND)
 
 
@@ -127,7 +127,7 @@ def watch(store, machine):
 
 
 def test_the_storage_is_asked_once_a_minute(watch, store, machine):
-    """Between two readings time goes on by itself."""
+    """Between two readings, the client's own clock advances."""
     seen = []
     for seconds in (0, 59.5, 1):
         machine.seconds += seconds
@@ -138,7 +138,7 @@ def test_the_storage_is_asked_once_a_minute(watch, store, machine):
 
 
 def test_an_offset_moves_the_clock_at_once(watch, store):
-    """A test that moves the storage's time moves it by as much, without a reading."""
+    """If a test moves the storage's clock, the client's clock moves by the same amount without a reading."""
     seen = []
     for offset in (10, 3_600, 0):
         store.clock_offset = offset * SECOND
@@ -148,7 +148,7 @@ def test_an_offset_moves_the_clock_at_once(watch, store):
 
 
 def test_an_outage_does_not_stop_the_clock(watch, store, machine):
-    """Once read, the clock goes on while the storage is away, and is read again when it is back."""
+    """After one reading, the clock continues during an outage, and is read again afterwards."""
     watch.now()
     store.is_away = True
     machine.seconds += 100
@@ -161,7 +161,7 @@ def test_an_outage_does_not_stop_the_clock(watch, store, machine):
 
 
 def test_an_outage_is_met_once_a_second(watch, store, machine):
-    """Looks at the time within a second of a failed reading do not wait for the storage."""
+    """Within a second of a failed reading, the clock does not call the storage again."""
     watch.now()
     store.is_away = True
     machine.seconds += 100
@@ -174,7 +174,7 @@ def test_an_outage_is_met_once_a_second(watch, store, machine):
 
 
 def test_a_clock_that_was_never_read_says_so(watch, store):
-    """Without one reading there is no time to carry on."""
+    """Without any reading, there is no time from which to continue."""
     store.is_away = True
 
     with pytest.raises(StorageUnavailable):
@@ -182,7 +182,7 @@ def test_a_clock_that_was_never_read_says_so(watch, store):
 
 
 def test_a_clock_is_fresh_for_a_minute(watch, machine):
-    """Whoever must not wait can tell beforehand whether the next look is a round trip."""
+    """A caller that must not block can check whether the next reading is a round trip."""
     seen = [watch.is_fresh]
     watch.now()
     for _ in range(2):
@@ -192,11 +192,11 @@ def test_a_clock_is_fresh_for_a_minute(watch, machine):
     assert [False, True, False] == seen
 
 
-# ---- clocks that jump ------------------------------------------------------------------------------------
+# ---- clock jumps -----------------------------------------------------------------------------------------
 
 
 class HostStore:
-    """A storage whose clock is the wall clock of its host, as SQLite's is."""
+    """A storage whose clock is the wall clock of its host, as in SQLite."""
 
     def __init__(self, host):
         self.host = host
@@ -215,13 +215,13 @@ def host():
 
 @pytest.fixture
 def local(host):
-    """A storage that has the wall clock of the host."""
+    """A storage that uses the wall clock of the host."""
     return HostStore(host)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere another clock counts suspensions")
 def test_elapsed_time_counts_suspensions():
-    """It is the clock of Linux that goes on while the machine is suspended."""
+    """Linux has a clock that continues while the machine is suspended, and this is the clock in use."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     now = elapsed_seconds()
@@ -230,7 +230,7 @@ def test_elapsed_time_counts_suspensions():
 
 
 def test_client_clock_counts_a_suspension(host, local):
-    """After a resume the client's clock is where the storage's is, without a reading."""
+    """After a resume, the client's clock agrees with the storage's clock without a reading."""
     watch = host.clock_of(local)
     before = watch.now()
 
@@ -241,7 +241,7 @@ def test_client_clock_counts_a_suspension(host, local):
 
 @pytest.mark.parametrize("seconds", [600, -600, 1.5])
 def test_client_clock_follows_a_wall_clock_that_is_set(host, local, seconds):
-    """The storage may have that very clock, so it is read again; the next minute goes without."""
+    """The storage may use the same clock, so it is read again once."""
     watch = host.clock_of(local)
     before = watch.now()
 
@@ -253,7 +253,7 @@ def test_client_clock_follows_a_wall_clock_that_is_set(host, local, seconds):
 
 
 def test_wall_clock_that_is_set_does_not_move_the_clock_of_a_database(host, store):
-    """The clock of a server is read once more, and is what it was."""
+    """The clock of a database server is read once more and has not changed."""
     watch = host.clock_of(store)
     watch.now()
 
@@ -284,7 +284,7 @@ def test_wall_clock_that_is_set_does_not_move_the_clock_of_a_database(host, stor
     ids=["forward", "back", "suspended", "both", "time passes", "small step", "short suspension"],
 )
 def test_host_watch_detects_what_happened(act, expected, words):
-    """A jump of more than a second is seen once, and described; time that passes is no jump."""
+    """A jump of more than a second is reported once, with a description. Passing time is not a jump."""
     host = Host(stands_still=True)
     watch = HostWatch(host.clocks)
     act(host)
@@ -295,7 +295,7 @@ def test_host_watch_detects_what_happened(act, expected, words):
 
 
 def test_slow_drift_never_adds_up_to_a_jump(host, local):
-    """NTP slews a clock by half a millisecond each second, which is nearly two seconds in an hour."""
+    """NTP slews a clock by half a millisecond per second, which is nearly two seconds per hour."""
     watch, storage_watch = HostWatch(host.clocks), StorageWatch(host.clock_of(local))
     storage_watch.look()
     seen = []
@@ -308,7 +308,7 @@ def test_slow_drift_never_adds_up_to_a_jump(host, local):
 
 
 def test_host_without_a_clock_of_suspensions_takes_one_for_a_step(host):
-    """CLOCK_MONOTONIC stands for elapsed time there: the wall clock is ahead after a resume."""
+    """CLOCK_MONOTONIC is used for elapsed time there, so the wall clock is ahead after a resume."""
     clocks = HostClocks(host.clocks.wall, host.clocks.awake, host.clocks.awake)
     watch = HostWatch(clocks)
 
@@ -319,7 +319,7 @@ def test_host_without_a_clock_of_suspensions_takes_one_for_a_step(host):
 
 @pytest.mark.parametrize("stalled", range(5))
 def test_pause_between_two_readings_is_no_jump(stalled):
-    """Another process has the processor for 10 s between two of the five readings of one look."""
+    """Another process uses the processor for 10 s between two of the five readings of one check."""
     passed = 0.0
     pauses = iter([0.0] * 5 + [10.0 if place == stalled else 0.0 for place in range(5)] + [0.0] * 5)
 
@@ -336,7 +336,7 @@ def test_pause_between_two_readings_is_no_jump(stalled):
 @pytest.mark.parametrize("act", [Host.set_clock, Host.suspend])
 @pytest.mark.parametrize("seconds", [600, 1.5])
 def test_storage_watch_detects_a_jump_of_the_host(host, local, act, seconds):
-    """The storage's clock is ahead of where it should be by as much, and it is known why."""
+    """The storage's clock is ahead by the same amount, and the cause is known."""
     watch = StorageWatch(host.clock_of(local))
     watch.look()
     host.go_on(5)
@@ -350,7 +350,7 @@ def test_storage_watch_detects_a_jump_of_the_host(host, local, act, seconds):
 
 
 def test_storage_watch_detects_that_a_database_server_was_set(host, store):
-    """Its clock is read once a minute; the message names it."""
+    """The server's clock is read once a minute. The message names it."""
     watch = StorageWatch(host.clock_of(store))
     watch.look()
     store.at += 61 * SECOND - 600 * SECOND
@@ -362,7 +362,7 @@ def test_storage_watch_detects_that_a_database_server_was_set(host, store):
 
 
 def test_slow_answer_of_a_storage_is_no_jump(host):
-    """The storage's time was read when the question came, and the answer took 5 s."""
+    """The storage read its clock when the request arrived, and the reply took 5 s."""
 
     class Slow(Store):
         takes = 5

@@ -1,4 +1,4 @@
-"""Job ids: unique, in the order they were made, recognised by their form."""
+"""Job ids: unique, in the order of their creation, and recognizable by their format."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from firelock.model.ids import derived_id, is_newest_first_key, new_id, new_ids,
 
 
 def test_an_id_is_a_uuid_of_version_7():
-    """A new id is an RFC 9562 UUID, version 7, in its usual text."""
+    """A new id is an RFC 9562 UUID, version 7, in the usual string form."""
     made = uuid.UUID(text := new_id())
 
     assert (7, uuid.RFC_4122, str(made)) == (made.version, made.variant, text)
 
 
 def test_an_id_carries_the_time_it_was_made():
-    """The first 48 bits are the milliseconds of the moment."""
+    """The first 48 bits are the current time in milliseconds."""
     before = time.time_ns() // 1_000_000
     made = [uuid.UUID(new_id()) for _ in range(3)]
     after = time.time_ns() // 1_000_000
@@ -35,7 +35,7 @@ def test_an_id_carries_the_time_it_was_made():
 
 
 def test_ids_ascend_also_when_the_clock_is_set_back(monkeypatch):
-    """The next id follows the last one, whatever the clock says, alone or among many."""
+    """Each id follows the last one, whatever the clock shows, alone or among many."""
     last = time.time_ns() * 4096 // 1_000_000 + (3_600_000 << 12)
     monkeypatch.setattr(ids, "_last", last)
 
@@ -47,7 +47,7 @@ def test_ids_ascend_also_when_the_clock_is_set_back(monkeypatch):
 
 
 def test_ids_made_by_many_threads_differ_and_ascend_in_each():
-    """Threads that make ids at once never get the same one, and each sees its own ascend."""
+    """Concurrent threads never get the same id, and the ids of each thread ascend."""
     threads_count, each = 4, 2_000
     barrier = threading.Barrier(threads_count)
     made = [[] for _ in range(threads_count)]
@@ -67,7 +67,7 @@ def test_ids_made_by_many_threads_differ_and_ascend_in_each():
 
 
 def test_a_seeded_program_makes_new_ids_all_the_same():
-    """Seeding the global generator does not make two ids agree in their random part."""
+    """Seeding the global generator does not make the random parts of two ids equal."""
     tails = []
     for _ in range(2):
         random.seed(7)
@@ -77,7 +77,7 @@ def test_a_seeded_program_makes_new_ids_all_the_same():
 
 
 def test_a_forked_child_makes_ids_of_its_own():
-    """Parent and child draw different random parts after a fork, and the child can still make ids."""
+    """Parent and child draw different random parts after a fork, and the child can still create ids."""
     code = (
         "import os\nfrom firelock.model.ids import new_id\n"
         "child = os.fork()\nif child: os.waitpid(child, 0)\nprint(new_id(), flush=True)"
@@ -91,7 +91,7 @@ def test_a_forked_child_makes_ids_of_its_own():
 
 @given(parts=st.lists(st.text(), min_size=1, max_size=4))
 def test_the_same_parts_give_the_same_id(parts):
-    """A derived id depends on its parts alone and has the form of an id."""
+    """A derived id depends only on its parts, and has the format of an id."""
     made = derived_id(*parts)
 
     assert derived_id(*parts) == made
@@ -106,17 +106,17 @@ def test_the_same_parts_give_the_same_id(parts):
     ],
 )
 def test_other_parts_give_another_id(one, other):
-    """Parts are told apart by value, order, number and where they are cut."""
+    """The value, order, number and boundaries of the parts matter."""
     assert derived_id(*one) != derived_id(*other)
 
 
 def test_a_derived_id_never_changes():
-    """Servers of different versions derive the same id, so the answer is fixed for ever."""
+    """Servers of different versions derive the same id, so the result must never change."""
     assert "a9fa59a1-e5f3-594a-a3e6-14e4b9fe5280" == derived_id("nightly", "1764028800000000")
 
 
 def test_many_ids_at_once_ascend_and_differ():
-    """A batch of ids lies between the ids made before and after it."""
+    """A batch of ids is ordered between the ids created before and after it."""
     before = new_id()
 
     many = new_ids(2_000)
@@ -131,7 +131,7 @@ def test_many_ids_at_once_ascend_and_differ():
 
 
 def test_keys_of_records_sort_the_newest_first():
-    """By their instants, from the first year to the last; of one instant the last made first."""
+    """The order is by time, from the first year to the last. Of equal times, the last created is first."""
     instants = [-62_135_596_800_000_000, -1, 0, 1, 1_764_000_000_000_000, 253_402_300_799_999_999]
     keys = [newest_first_key(at) for at in instants for _ in range(3)]
 
@@ -143,5 +143,5 @@ def test_keys_of_records_sort_the_newest_first():
     "text", ["", "nobody", "1" * 51, pytest.param(newest_first_key(0) + "\n", id="key-and-newline"), None, 7]
 )
 def test_what_is_no_such_key_is_told(text):
-    """So that it never meets a storage."""
+    """A string that is not such a key never reaches a storage."""
     assert not is_newest_first_key(text)

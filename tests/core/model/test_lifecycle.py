@@ -1,4 +1,4 @@
-"""The life of a job as pure functions: where it may go, who may move it, when it comes back."""
+"""The lifecycle of a job as pure functions: allowed changes, their claim holder, and the times of retries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ spans = st.integers(min_value=1, max_value=2**40)
 
 
 def claimed(**changes):
-    """A job in its holder's hands."""
+    """Return a job that the holder has claimed."""
     job = ClaimedJob(
         "j1", "tasks.run", "[]", "json", "default", 0, attempt=3, retries=1, crashes=0, fence=7,
         created_at=1_000, enqueued_at=2_000, claimed_at=3_000,
@@ -54,7 +54,7 @@ GIVEN = {
 
 
 def end_of(job, end, **given):
-    """How the attempt ends, made of what such an end takes."""
+    """Return the transition for this end of an attempt, called with the arguments that it accepts."""
     make = getattr(lifecycle, end)
     taken = inspect.signature(make).parameters
     return make(job, HOLDER, **{name: value for name, value in {**GIVEN, **given}.items() if name in taken})
@@ -63,11 +63,11 @@ def end_of(job, end, **given):
 every_end = pytest.mark.parametrize("end", ENDS)
 
 
-# ---- where a job may go ----------------------------------------------------------------------------------
+# ---- allowed state changes -------------------------------------------------------------------------------
 
 
 def test_the_table_names_every_state():
-    """Each state has its way out; only a scheduled job and an open batch stay in their state."""
+    """Each state can be left. Only a scheduled job and an open batch can stay in their state."""
     ways = {(before, after) for before in State for after in ALLOWED[before]}
 
     assert set(State) == set(ALLOWED)
@@ -75,14 +75,14 @@ def test_the_table_names_every_state():
 
 
 def test_what_waits_again_has_run_or_is_a_batch():
-    """A run is suspended; a batch that had ended is open again."""
+    """A run was suspended, or a batch that had ended is open again."""
     before = {state for state in State if State.AWAITING in ALLOWED[state]}
 
     assert {State.AWAITING, State.PROCESSING, State.SUCCEEDED, State.FAILED} == before
 
 
 def test_only_a_run_and_a_batch_lead_to_success_or_failure():
-    """A failure may come back by a restore; nothing else is told to have succeeded or failed."""
+    """A restore can also lead to failure. No other change leads to success or failure."""
     ways = {after: {before for before in State if after in ALLOWED[before]} for after in State}
 
     assert {State.PROCESSING, State.AWAITING} == ways[State.SUCCEEDED]
@@ -93,18 +93,18 @@ def test_only_a_run_and_a_batch_lead_to_success_or_failure():
 @every_end
 @pytest.mark.parametrize("crashes", range(CRASH_LIMIT + 1))
 def test_every_end_of_an_attempt_is_legal(end, crashes):
-    """Whatever ends an attempt takes the job where the table allows."""
+    """Every end of an attempt leads to a state that the table allows."""
     transition = end_of(claimed(crashes=crashes), end)
 
     assert all(lifecycle.is_legal(before, transition.to) for before in transition.from_states)
 
 
-# ---- who may move it -------------------------------------------------------------------------------------
+# ---- the holder of a claim -------------------------------------------------------------------------------
 
 
 @every_end
 def test_an_end_tells_which_attempt_it_ends(end):
-    """Its number, its instants and its server; what never ran has not started."""
+    """The entry has its number, its times and its server. An attempt that never ran has no start time."""
     transition = end_of(claimed(attempt=3, claimed_at=3_000), end)
 
     started = None if end in {"unknown_task", "undecodable"} else STARTED_AT
@@ -114,13 +114,13 @@ def test_an_end_tells_which_attempt_it_ends(end):
 
 @pytest.mark.parametrize("state", sorted(set(State) - lifecycle.RESTORABLE))
 def test_a_restore_leads_back_only_where_nothing_is_lost(state):
-    """Elsewhere it is a mistake of the caller."""
+    """For other states it is a mistake of the caller."""
     with pytest.raises(ValueError, match=f"cannot be {state} again"):
         lifecycle.restore("j1", lifecycle.Former(state), at=AT, reason="restored", expires_at=EXPIRES_AT)
 
 
 def test_only_a_last_delete_tells_what_a_job_was():
-    """A requeue after it takes its word away."""
+    """After a requeue, the deletion no longer determines the earlier state."""
     steps = [
         HistoryEntry(state, at) for at, state in enumerate((State.ENQUEUED, State.DELETED, State.ENQUEUED))
     ]
@@ -128,7 +128,7 @@ def test_only_a_last_delete_tells_what_a_job_was():
     assert (lifecycle.Former(State.ENQUEUED), None) == (lifecycle.former(steps[:2]), lifecycle.former(steps))
 
 
-# ---- crashes that are judged by the history ---------------------------------------------------------------
+# ---- crashes in the history -------------------------------------------------------------------------------
 
 HOW = "SIGKILL; out of memory, perhaps"
 LOST, DIED = Moved.SESSION_LOST.value, Moved.WORKER_DIED.format(how=HOW)
@@ -136,7 +136,7 @@ DIED_ALONE, ITS_OWN = Moved.WORKER_DIED_ALONE.format(how=HOW), lifecycle.JOB_PRO
 
 
 def crash(reason, started_at=None):
-    """The entry of a crash."""
+    """Return the history entry of a crash."""
     return HistoryEntry(State.ENQUEUED, AT, reason, 1, 3_000, started_at, "host:a")
 
 
@@ -154,14 +154,14 @@ def crash(reason, started_at=None):
     ],
 )
 def test_a_crash_counts_as_a_loss_if_the_job_is_known_to_have_been_running(entries, losses):
-    """A job that a lost server had only claimed is innocent, and a job's own process is no server."""
+    """A job that a lost server had only claimed does not count, and a job process is not a server."""
     count = sum(entry.reason != "server stopping" for entry in entries)
 
     assert losses == lifecycle.crashes_of(entries, count).losses
 
 
 def test_crashes_before_the_last_requeue_do_not_count():
-    """A requeue sets the count of crashes back, and their entries stay in the history."""
+    """A requeue resets the number of crashes, but their entries stay in the history."""
     entries = [crash(DIED), crash(DIED_ALONE), HistoryEntry(State.ENQUEUED, AT, "requeued"), crash(DIED)]
 
     assert [1, 0] == [lifecycle.crashes_of(entries, count).losses for count in (1, 0)]
@@ -169,7 +169,7 @@ def test_crashes_before_the_last_requeue_do_not_count():
 
 
 def test_only_the_last_crash_is_known_to_be_alone():
-    """The reason says how its worker process died."""
+    """The reason describes how its worker process died."""
     alone = [
         lifecycle.crashes_of([crash(first), crash(last)], 2).alone
         for first, last in ((DIED, DIED_ALONE), (DIED_ALONE, DIED), (DIED_ALONE, ITS_OWN))
@@ -178,12 +178,12 @@ def test_only_the_last_crash_is_known_to_be_alone():
     assert [DIED_ALONE, None, None] == alone
 
 
-# ---- tasks that nobody knows here ------------------------------------------------------------------------
+# ---- unknown tasks ---------------------------------------------------------------------------------------
 
 
 @given(created_at=instants, age=st.integers(-(2**40), 2**53))
 def test_an_unknown_task_waits_half_its_age_within_bounds(created_at, age):
-    """From 15 seconds to five minutes, also where another clock was ahead."""
+    """The wait is from 15 seconds to five minutes, also if another clock was ahead."""
     at = created_at + age
     transition = end_of(claimed(created_at=created_at), "unknown_task", at=at)
 
@@ -193,7 +193,7 @@ def test_an_unknown_task_waits_half_its_age_within_bounds(created_at, age):
 
 @pytest.mark.parametrize(("age", "is_silent"), [(0, False), (14, False), (15, True), (601, True)])
 def test_a_series_of_waits_is_told_once(age, is_silent):
-    """A job that has been put off before is put off silently."""
+    """Only the first wait of a series is recorded in the history."""
     at = 1_000 + age * SECOND
 
     job = claimed(created_at=1_000, enqueued_at=at, attempt=1, retries=0)
@@ -204,7 +204,7 @@ def test_a_series_of_waits_is_told_once(age, is_silent):
 
 @pytest.mark.parametrize("nominal_at", [None, 1_000 + 7_200 * SECOND])
 def test_a_first_wait_is_told_however_long_the_job_lay_in_its_queue(nominal_at):
-    """A series begins with the first server that cannot run it, not with the job."""
+    """The series begins with the first server that cannot run the job, not with the creation of the job."""
     since = 1_000 if nominal_at is None else nominal_at
     job = claimed(
         created_at=1_000, nominal_at=nominal_at, enqueued_at=since + 5 * SECOND, attempt=1, retries=0
@@ -216,7 +216,7 @@ def test_a_first_wait_is_told_however_long_the_job_lay_in_its_queue(nominal_at):
 
 
 def test_a_missing_serializer_is_named():
-    """The reason names the serializer and the server that lacks it; the wait is that of an unknown task."""
+    """The reason names the serializer and the server. The wait is that of an unknown task."""
     job = claimed(serializer="encrypted")
 
     transition = lifecycle.unknown_serializer(job, HOLDER, at=AT)
@@ -241,24 +241,30 @@ RUNS, ENDS_TOO = State.ENQUEUED, State.DELETED
     ],
 )  # fmt: skip
 def test_a_parents_end_decides_its_continuations(on, targets):
-    """By success, failure and delete; after a failure only a requeue or a delete decides what is left."""
+    """Success, failure and deletion decide.
+
+    After a failure, a requeue or deletion decides the remaining ones.
+    """
     ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
     assert targets == tuple(continuation_target(on, parent) for parent in ends)
 
 
 def test_a_child_that_waits_on_says_why():
-    """The reason says what became of its parent, and what it waits for."""
+    """The reason contains the state of its parent and the state for which it waits."""
     assert "parent failed; runs when it has succeeded" == waiting_reason(On.SUCCEEDED, State.FAILED)
     assert "parent failed; runs when it is deleted" == waiting_reason(On.DELETED, State.FAILED)
 
 
-# ---- how long an ended job stays -------------------------------------------------------------------------
+# ---- retention -------------------------------------------------------------------------------------------
 
 
 @given(at=instants, spans=st.tuples(spans, spans, spans))
 def test_each_end_has_its_own_retention(at, spans):
-    """Counted from the end; none keeps for ever, and what has not ended never expires."""
+    """Retention counts from the end.
+
+    None keeps the job for ever, and a job that has not ended never expires.
+    """
     retention, ends = Retention(*spans), (State.SUCCEEDED, State.FAILED, State.DELETED)
 
     assert [at + span for span in spans] == [retention.until(state, at) for state in ends]
@@ -270,7 +276,7 @@ def test_each_end_has_its_own_retention(at, spans):
 
 
 def grown(steps):
-    """The history after so many steps, the number of each as its instant."""
+    """Return the history after this number of steps, with the number of each step as its time."""
     history = []
     for step in range(steps):
         history = bounded_history(history, HistoryEntry(State.ENQUEUED, step))
@@ -279,7 +285,7 @@ def grown(steps):
 
 @given(steps=st.integers(min_value=0, max_value=4 * HISTORY_LIMIT))
 def test_a_history_is_bounded_and_loses_no_count(steps):
-    """What is left out is counted, in its place; up to the limit nothing is."""
+    """Removed entries are counted in their place. Up to the limit, no entry is removed."""
     history = grown(steps)
 
     assert min(steps, HISTORY_LIMIT) == len(history)
@@ -289,7 +295,7 @@ def test_a_history_is_bounded_and_loses_no_count(steps):
 
 
 def test_a_long_history_keeps_its_beginning_and_its_end():
-    """The first half and the newest entries stay; one entry stands for those between them."""
+    """The first half and the newest entries remain. One entry replaces those between them."""
     history = grown(250)
 
     (mark,) = [entry for entry in history if entry.elided]

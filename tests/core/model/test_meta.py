@@ -1,4 +1,4 @@
-"""What travels with a job, as a text that anybody may have written."""
+"""The metadata of a job, stored as a string that another program may have written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from firelock.model.meta import check_meta, read_meta, write_meta
     "meta", [{}, {"a": ""}, {"b": '"', "a": "\\é\U0001f525"}, {"trace-state_1": "x" * 2_000}]
 )
 def test_what_was_written_is_read(meta):
-    """Equal texts by equal names; of none nothing is written."""
+    """The order of names does not matter. Nothing is written for empty metadata."""
     text = write_meta(check_meta(meta))
 
     assert meta == read_meta(text)
@@ -21,12 +21,12 @@ def test_what_was_written_is_read(meta):
 
 @pytest.mark.parametrize("text", ["", "{", "7", "[1]", "null", '"a"', "[" * 100_000, 7, b"\xff"])
 def test_what_nobody_wrote_reads_as_nothing(text):
-    """A job is shown and runs whatever stands in its place."""
+    """A job is shown and runs whatever its metadata contains."""
     assert {} == read_meta(text)
 
 
 def test_what_is_no_text_is_read_as_one():
-    """So that a page, a log and a header can hold it."""
+    """The values can therefore be used in a page, a log and a header."""
     assert {"a": "7", "b": "None", "c": "{'d': 1}", "\\ud800": "\\udfff"} == read_meta(
         '{"a":7,"b":null,"c":{"d":1},"\\ud800":"\\udfff"}'
     )

@@ -1,4 +1,4 @@
-"""Metrics as the text that Prometheus reads, read back by its own client."""
+"""Metrics in the Prometheus text format, parsed by the Prometheus client library."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from firelock import MetricFamily, metrics_text
 
 
 def read(text):
-    """Name, labels and value of every sample, and kind and help of every family."""
+    """Return the kind and help of every family, and the labels and value of every sample."""
     families = list(text_string_to_metric_families(text))
     samples = {(one.name, tuple(one.labels.items())): one.value for each in families for one in each.samples}
     return {family.name: (family.type, family.documentation) for family in families}, samples
 
 
 def test_a_counter_and_a_gauge_come_back_as_they_were():
-    """Names, kinds, words, labels, numbers; a family without samples is left out."""
+    """Names, kinds, help, labels and values are preserved. A family without samples is omitted."""
     families = [
         MetricFamily("jobs_total", "counter", "Jobs.").add(3, queue="mail").add(0.25, queue="bulk"),
         MetricFamily("up", "gauge", "Up.").add(1),
@@ -35,7 +35,7 @@ def test_a_counter_and_a_gauge_come_back_as_they_were():
 
 
 def test_what_would_break_a_line_is_escaped():
-    """In labels and in words for people."""
+    """The characters are escaped in labels and help."""
     hostile = 'a"b\\c\nd} 1'
 
     kinds, samples = read(metrics_text([MetricFamily("x", "gauge", "One\nline \\.").add(1, name=hostile)]))
@@ -45,7 +45,7 @@ def test_what_would_break_a_line_is_escaped():
 
 
 def test_a_histogram_adds_up():
-    """Each bucket holds those below; the last one is the count."""
+    """Each bucket includes the lower ones, and the last bucket equals the count."""
     family = MetricFamily("h", "histogram", "H.").add_histogram((0.5, 1.0), (2, 0, 3), 7.5, q="a")
 
     _, samples = read(metrics_text([family]))
@@ -60,7 +60,7 @@ def test_a_histogram_adds_up():
 
 
 def test_numbers_without_end_are_written_as_prometheus_does():
-    """And read back so."""
+    """The client library reads them back as infinity."""
     _, samples = read(metrics_text([MetricFamily("x", "gauge", "X.").add(math.inf).add(-math.inf, a="b")]))
 
     assert list(samples.values()) == [math.inf, -math.inf]

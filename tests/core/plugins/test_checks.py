@@ -1,4 +1,4 @@
-"""What plugins may consist of: each function, hookspec and command that cannot work is refused by name."""
+"""The checks of plugins: invalid functions, hookspecs and commands are refused by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock.plugins.loader import Plugins
 
 
 def refused(plugin):
-    """The message with which a plugin of an app is refused, after its name and before the way out."""
+    """Return the message that refuses an app's plugin, without the plugin's name and the closing advice."""
     with pytest.raises(PluginError) as caught:
         Plugins([plugin], use_entry_points=False).commands()
     text = str(caught.value)
@@ -24,7 +24,7 @@ def refused(plugin):
 
 
 def with_hook(**functions):
-    """A plugin with these functions, each under the mark."""
+    """Return a plugin with these functions, each marked with @hookimpl."""
     return type("P", (), {name: hookimpl(function) for name, function in functions.items()})
 
 
@@ -51,7 +51,7 @@ async def decide_later(self, error): ...
     ids=["observer", "filter", "async generator"],
 )
 def test_an_async_hook_is_refused(hook, function):
-    """It would never run: hooks are synchronous."""
+    """An async hook would never run, because hooks are synchronous."""
     assert refused(with_hook(**{hook: function})) == (
         f"has {hook} as `async def`, which would never run: hooks are synchronous. Write `def`, and hand "
         "work that has to be awaited to an event loop or a thread of your own."
@@ -59,7 +59,7 @@ def test_an_async_hook_is_refused(hook, function):
 
 
 def test_an_async_hook_of_another_plugin_is_refused():
-    """The rule holds for hooks that plugins bring too."""
+    """The rule also applies to hooks that plugins define."""
 
     @hookspec
     def greet(name): ...
@@ -72,7 +72,7 @@ def test_an_async_hook_of_another_plugin_is_refused():
 
 
 def test_a_generator_is_refused_where_nobody_would_run_it():
-    """An observer would do nothing; a context needs its decorator; a list may be yielded."""
+    """A generator is refused unless the hook returns a list. A context needs its decorator."""
 
     def created(self, jobs):
         yield
@@ -94,7 +94,7 @@ def test_a_generator_is_refused_where_nobody_would_run_it():
 
 
 def test_a_wrong_argument_is_named_with_the_right_ones():
-    """And with the one that was probably meant."""
+    """The message also suggests the argument that was probably meant."""
     plugin = with_hook(job_context=lambda self, job, tsk: None)
 
     assert refused(plugin) == (
@@ -106,7 +106,7 @@ def test_a_wrong_argument_is_named_with_the_right_ones():
 
 
 def test_hookspecs_without_a_hook_are_refused():
-    """The message names the function that lacks the mark, or that another one has replaced."""
+    """The message names the function without the mark, or the function that replaced the hookspec."""
 
     def house_rules(): ...
 
@@ -123,7 +123,7 @@ def test_hookspecs_without_a_hook_are_refused():
 
 
 def test_a_plugin_that_does_not_fit_another_s_hook_is_named():
-    """The fault is of the one that implements the hook, not of the one that brings it."""
+    """The error names the plugin that implements the hook, not the plugin that defines it."""
 
     @hookspec
     def greet(name): ...
@@ -181,5 +181,5 @@ def nothing(_):
     ],
 )
 def test_a_command_that_cannot_run_is_refused(answer, words):
-    """Whatever register_commands returns is checked before the command line uses it."""
+    """The return value of register_commands is checked before the command line uses it."""
     assert refused(with_hook(register_commands=lambda self: answer)).startswith(words)

@@ -1,4 +1,4 @@
-"""Every hook: when it is asked, what its answer does, what its exception does not do."""
+"""Every hook: when it is called, the effect of its return value, and the handling of its exceptions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.core.fakes import plugin, until
 
 @pytest.fixture
 def make_app():
-    """A function that returns an app in memory with these plugins; all are closed at the end."""
+    """Return a function that creates an app in memory with given plugins; all apps are closed at the end."""
     apps = []
 
     def make(*plugins, url="memory://", **options):
@@ -53,14 +53,14 @@ def make_app():
 
 
 def run(app, job):
-    """The job as it is once a server has ended it."""
+    """Return the job after a server has ended it."""
     with app.server(workers=1), suppress(JobFailed, JobDeleted):
         job.result(timeout=20)
     return job.refresh()
 
 
 def add_boom(app, *, retry=None):
-    """A task that fails, without retries unless they are given."""
+    """Return a task that fails, by default without retries."""
 
     @app.task(name="boom", retry=retry or Retry.never())
     def boom(number: int) -> None:
@@ -70,7 +70,7 @@ def add_boom(app, *, retry=None):
 
 
 def add_work(app):
-    """A task that succeeds."""
+    """Return a task that succeeds."""
 
     @app.task(name="work")
     def work(number: int) -> int:
@@ -83,7 +83,7 @@ def add_work(app):
 
 
 def test_register_storages_offers_a_scheme(make_app):
-    """The factory gets the whole URL, and its storage is the app's."""
+    """The factory gets the whole URL and returns the app's storage."""
     urls = []
 
     def factory(url):
@@ -97,7 +97,7 @@ def test_register_storages_offers_a_scheme(make_app):
 
 
 def test_register_serializers_writes_new_jobs_and_reads_its_own(make_app):
-    """A job keeps the name of what wrote it, and is read by that."""
+    """A job stores the name of its serializer, which is used to read it."""
 
     class Backwards(Serializer):
         name = "backwards"
@@ -120,7 +120,7 @@ def test_register_serializers_writes_new_jobs_and_reads_its_own(make_app):
 
 
 def test_register_lock_providers_takes_the_storage_s_place(make_app):
-    """Locks are asked of the provider that the URL names."""
+    """Locks use the provider that the URL names."""
     elsewhere = MemoryStorage()
     app = make_app(plugin(register_lock_providers=lambda: {"else": lambda url: elsewhere}), locks="else://")
 
@@ -132,7 +132,7 @@ def test_register_lock_providers_takes_the_storage_s_place(make_app):
 
 
 def test_register_commands_are_collected_from_every_plugin(make_app):
-    """The app knows the commands of all its plugins."""
+    """The app has the commands of all its plugins."""
 
     def command(name):
         return Command(name, "Help.", lambda parser: None, lambda options: 7)
@@ -151,7 +151,7 @@ def test_register_commands_are_collected_from_every_plugin(make_app):
 
 
 def test_configure_converter_is_called_once_an_app(make_app):
-    """Not before a type needs it: plain JSON arguments never load the converter."""
+    """The hook is called only when a type needs it, so plain JSON arguments never load the converter."""
     seen = []
     app = make_app(plugin(configure_converter=lambda converter: seen.append(converter)))  # noqa: PLW0108
 
@@ -170,7 +170,7 @@ def test_configure_converter_is_called_once_an_app(make_app):
 
 
 def test_configure_converter_that_raises_leaves_none_half_made(make_app):
-    """Neither the first use goes on with it, nor the next."""
+    """Neither the current nor the next use gets an incomplete converter."""
 
     def refuse():
         raise RuntimeError("no such currency")
@@ -185,11 +185,11 @@ def test_configure_converter_that_raises_leaves_none_half_made(make_app):
             odd.enqueue(timedelta(1))
 
 
-# ---- creating --------------------------------------------------------------------------------------------
+# ---- creating jobs ---------------------------------------------------------------------------------------
 
 
 def test_job_options_yield_to_the_caller_s(make_app):
-    """What `using` gave wins, then the plugin that runs first: of an app's list the last."""
+    """The caller's options win, then those of the plugin that runs first, the last of an app's list."""
     app = make_app(
         plugin(job_options=lambda: {"queue": "first", "priority": 1}),
         plugin(job_options=lambda: {"queue": "last"}),
@@ -202,7 +202,7 @@ def test_job_options_yield_to_the_caller_s(make_app):
 
 
 def test_job_options_see_the_call(make_app):
-    """The plugin knows the task, the arguments and what the caller chose."""
+    """The plugin receives the task, the arguments and the caller's options."""
     calls = []
     app = make_app(plugin(job_options=lambda task, call: calls.append((task.name, call))))
 
@@ -215,7 +215,7 @@ def test_job_options_see_the_call(make_app):
 
 
 def test_job_options_that_raise_stop_the_caller(make_app):
-    """An exception goes to the caller, and nothing is stored."""
+    """The exception is raised to the caller, and nothing is stored."""
 
     def refuse():
         raise LookupError("no tenant")
@@ -228,7 +228,7 @@ def test_job_options_that_raise_stop_the_caller(make_app):
 
 
 def test_job_options_that_do_not_exist_are_refused(make_app):
-    """An answer that `using` would not take names the hook."""
+    """The error for an option that `using` would not accept names the hook."""
     app = make_app(plugin(job_options=lambda: {"colour": "red"}))
 
     with pytest.raises(ConfigurationError, match="'Plugin#0' of app returned 'colour' from job_options"):
@@ -236,7 +236,10 @@ def test_job_options_that_do_not_exist_are_refused(make_app):
 
 
 def test_job_transaction_is_asked_once_a_verb_that_stores_jobs(make_app):
-    """With what the caller named; async verbs ask only where something was named. None leaves it at that."""
+    """The hook receives the value of `within`. Async methods call it only if the caller passed `within`.
+
+    If the hook returns None, `within` is used unchanged.
+    """
     asked = []
 
     def transaction(storage, within):
@@ -265,7 +268,7 @@ def test_job_transaction_is_asked_once_a_verb_that_stores_jobs(make_app):
 
 
 async def await_each(app, work, batch):
-    """Each async verb that makes jobs was called, with no transaction named."""
+    """Call each async method that creates jobs, without a transaction."""
     job = await work.aenqueue(3)
     await job.athen(work, 1)
     await work.aschedule(60, 1)
@@ -281,7 +284,7 @@ async def await_each(app, work, batch):
 
 
 def test_job_transaction_that_raises_stops_the_caller(make_app):
-    """And nothing is stored."""
+    """Nothing is stored."""
 
     def transaction():
         raise LookupError("no unit of work")
@@ -294,7 +297,7 @@ def test_job_transaction_that_raises_stops_the_caller(make_app):
 
 
 def test_jobs_created_reports_a_batch_once(make_app):
-    """Whoever made it: a call, a chunk of many, a continuation, a coroutine, a trigger."""
+    """The jobs can come from a call, a chunk of many, a continuation, a coroutine or a trigger."""
     batches = []
     app = make_app(plugin(jobs_created=lambda jobs: batches.append(len(jobs))))
     work = add_work(app)
@@ -311,14 +314,17 @@ def test_jobs_created_reports_a_batch_once(make_app):
 
 @contextmanager
 def noting(name, steps):
-    """Note entering and leaving."""
+    """Record entering and leaving."""
     steps.append(f"enter {name}")
     yield
     steps.append(f"leave {name}")
 
 
 def test_enqueue_context_is_entered_around_each_verb_that_stores_jobs(make_app):
-    """It knows the calls before anything else is asked; what a server or an operator makes has none."""
+    """The context gets the calls before other hooks are called.
+
+    Jobs of servers and operators do not enter it.
+    """
     steps = []
 
     def context(task, calls):
@@ -360,7 +366,10 @@ def test_enqueue_context_is_entered_around_each_verb_that_stores_jobs(make_app):
 
 
 def test_enqueue_context_is_left_with_what_stopped_the_caller(make_app):
-    """It may look at the error; to swallow it changes nothing, since there is no job to return."""
+    """The context can inspect the error.
+
+    Suppressing the error has no effect, because no job can be returned.
+    """
     seen = []
 
     @contextmanager
@@ -383,7 +392,7 @@ def test_enqueue_context_is_left_with_what_stopped_the_caller(make_app):
 
 @pytest.mark.parametrize("is_awaited", [False, True])
 def test_enqueue_context_knows_what_a_continuation_inherits(make_app, is_awaited):
-    """The meta of the job that it continues; a job of its own continues none."""
+    """The hook receives the metadata of the parent job. A job without a parent inherits nothing."""
     seen = []
     app = make_app(plugin(enqueue_context=lambda inherited: seen.append(dict(inherited))))
     work = add_work(app)
@@ -396,7 +405,7 @@ def test_enqueue_context_knows_what_a_continuation_inherits(make_app, is_awaited
 
 
 def test_enqueue_context_has_what_is_stored_later(make_app):
-    """Of what a block gathers and of what a job calls the jobs are known when the context is left."""
+    """Jobs that are stored later, by a batch block or a called job, are known when the context is left."""
     told = []
 
     @contextmanager
@@ -413,7 +422,7 @@ def test_enqueue_context_has_what_is_stored_later(make_app):
         one = batch.add(work, 1)
         two, three = batch.add_many([work.call(2), work.call(3)])
         behind = one.then(work, 4)
-    batch.add(work, 5)  # stored at once: jobs_created tells of it
+    batch.add(work, 5)  # stored immediately, so jobs_created reports it
     run(app, calling.using(priority=9).enqueue())
 
     (called,) = app.jobs.find(task="child").jobs
@@ -422,7 +431,10 @@ def test_enqueue_context_has_what_is_stored_later(make_app):
 
 
 def test_batch_meta_travels_with_a_batch(make_app):
-    """And with what continues it, not with its members; of two plugins the first one's word stands."""
+    """Continuations of the batch inherit it, but not its members.
+
+    Of two plugins, the first one's value wins.
+    """
     asked = []
     app = make_app(
         plugin(batch_meta=lambda name: {"tenant": "initech", "of": name}),
@@ -445,7 +457,7 @@ def test_batch_meta_travels_with_a_batch(make_app):
 
 
 def test_a_wrong_answer_of_batch_meta_goes_to_the_caller(make_app):
-    """As one of job_options does, and nothing is stored."""
+    """The error is raised as for job_options, and nothing is stored."""
     app = make_app(plugin(batch_meta=lambda: {"no name": "x"}))
 
     with pytest.raises(ConfigurationError, match="Meta key 'no name' is refused"):
@@ -454,12 +466,12 @@ def test_a_wrong_answer_of_batch_meta_goes_to_the_caller(make_app):
     assert 0 == app.jobs.counts().total
 
 
-# ---- running ---------------------------------------------------------------------------------------------
+# ---- running jobs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_a_run_that_waits_leaves_its_context_and_is_settled(make_app, is_async):
-    """Without an exception; entered again when the job goes on, in the same attempt."""
+    """The context is left without an exception, and entered again when the job continues its attempt."""
     steps, ends = [], []
 
     @contextmanager
@@ -499,7 +511,7 @@ def test_a_run_that_waits_leaves_its_context_and_is_settled(make_app, is_async):
 
 
 def test_job_context_is_entered_around_the_run(make_app):
-    """The plugin that runs first is outermost; one that answers None takes no part."""
+    """The plugin that runs first is outermost. A plugin that returns None is skipped."""
     steps = []
     app = make_app(
         plugin(job_context=lambda: noting("inner", steps)),
@@ -519,7 +531,7 @@ def test_job_context_is_entered_around_the_run(make_app):
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 @pytest.mark.parametrize("end", ["returns", "raises", "runs out of time", "is deleted"])
 def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_async, end):
-    """However the job ends: connections of a thread, as of web frameworks, are closed in that thread."""
+    """However the job ends, connections of a thread, such as those of web frameworks, are closed in it."""
     connections, opened = {}, threading.Event()
 
     @contextmanager
@@ -545,7 +557,7 @@ def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_a
         if end != "returns":
             await asyncio.Event().wait()
 
-    app = make_app(plugin(job_context=lambda: context()))  # noqa: PLW0108 - pluggy goes by the name
+    app = make_app(plugin(job_context=lambda: context()))  # noqa: PLW0108 - pluggy passes arguments by name
     timeout = 0.05 if end == "runs out of time" else None
     task = app.task(name="work", retry=Retry.never(), timeout=timeout)(awork if is_async else work)
     with app.server(workers=1, async_workers=1):
@@ -560,7 +572,7 @@ def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_a
 
 
 def test_retry_decision_is_asked_also_when_no_retries_are_left(make_app):
-    """A plugin may allow one more, and may end it."""
+    """A plugin can allow or refuse another attempt."""
     asked = []
 
     def once_more(job, error):
@@ -575,7 +587,10 @@ def test_retry_decision_is_asked_also_when_no_retries_are_left(make_app):
 
 
 def test_retry_decision_of_the_first_plugin_ends_the_question(make_app):
-    """The last of an app is asked first; None leaves the question to the next, and never to the policy."""
+    """The last plugin of an app is called first. After None, the next plugin is called.
+
+    Any other decision replaces the retry policy.
+    """
     asked = []
 
     def answer(name, decision):
@@ -596,7 +611,7 @@ def test_retry_decision_of_the_first_plugin_ends_the_question(make_app):
 
 
 def test_elect_transition_replaces_the_end(make_app):
-    """The job takes the way that the plugin chose, with the guards of the proposed one."""
+    """The job gets the state that the plugin chose, with the conditions of the proposed transition."""
     proposals = []
 
     def vanish(job, proposed):
@@ -613,7 +628,10 @@ def test_elect_transition_replaces_the_end(make_app):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_attempt_failed_knows_the_error_and_what_becomes_of_the_job(make_app, is_async):
-    """Each failed attempt is told once, the last one as the end that it is; what a hook raises is logged."""
+    """Each failed attempt is reported once, the last one as a failed job.
+
+    Exceptions of the hook are logged.
+    """
     told = []
 
     def failed(job, error, transition):
@@ -638,7 +656,7 @@ def test_attempt_failed_knows_the_error_and_what_becomes_of_the_job(make_app, is
 
 
 def test_attempt_failed_is_told_of_what_no_task_raised(make_app):
-    """Arguments that cannot be read: in words that hold none of them."""
+    """If arguments cannot be read, the error message does not contain them."""
     told = []
     storage = MemoryStorage()
     old = Firelock(storage)
@@ -655,7 +673,7 @@ def test_attempt_failed_is_told_of_what_no_task_raised(make_app):
 
 
 def test_configure_app_brings_tasks(make_app):
-    """They are the app's like any other; an error stops its start."""
+    """The tasks belong to the app like any others. An error prevents the app from starting."""
     brought = plugin(configure_app=lambda app: app.task(name="brought")(lambda: 7))
 
     app = make_app(brought)
@@ -666,7 +684,7 @@ def test_configure_app_brings_tasks(make_app):
 
 
 def test_jobs_settled_reports_ends_that_were_accepted(make_app):
-    """Every end of an attempt, a snooze too."""
+    """Every end of an attempt is reported, including a snooze."""
     ends, runs = [], []
     app = make_app(plugin(jobs_settled=lambda settled: ends.extend(settled)))  # noqa: PLW0108
 
@@ -686,7 +704,7 @@ def test_jobs_settled_reports_ends_that_were_accepted(make_app):
 
 
 def test_server_started_and_stopped_know_the_server(make_app):
-    """They stand between what prepares and what cleans up a process."""
+    """Both hooks are called between the hooks that prepare and clean up a process."""
     told = []
 
     def telling(step):
@@ -702,7 +720,7 @@ def test_server_started_and_stopped_know_the_server(make_app):
 
 
 def test_server_stopped_is_told_after_its_jobs_have_ended(make_app):
-    """Whoever hears of the end finds no job processing."""
+    """No job is processing when the hook is called."""
     states = []
     app = make_app(plugin(server_stopped=lambda: states.append(job.refresh().state)))
     job = add_work(app).enqueue(1)
@@ -713,7 +731,7 @@ def test_server_stopped_is_told_after_its_jobs_have_ended(make_app):
 
 
 def test_worker_process_started_comes_before_the_first_job(make_app):
-    """A process is ready before it runs anything."""
+    """A process is ready before it runs a job."""
     steps = []
     app = make_app(plugin(worker_process_started=lambda: steps.append("ready")))
 
@@ -726,11 +744,11 @@ def test_worker_process_started_comes_before_the_first_job(make_app):
     assert ["ready", "run"] == steps
 
 
-# ---- the dashboard, and names ----------------------------------------------------------------------------
+# ---- the dashboard, and hook names -----------------------------------------------------------------------
 
 
 def test_register_hookspecs_brings_hooks_that_others_implement(make_app):
-    """They are known like the core's own, with their arguments."""
+    """Hooks that a plugin defines are treated like the core's own, with their arguments."""
 
     @hookspec
     def greetings(name): ...
@@ -746,14 +764,14 @@ def test_register_hookspecs_brings_hooks_that_others_implement(make_app):
 
 
 def test_hooks_of_a_dashboard_that_is_not_installed_are_passed_over():
-    """A plugin may add to the dashboard and run where there is none."""
+    """A plugin that extends the dashboard also works without one."""
     plugins = Plugins([plugin(dashboard_pages=lambda: ["a page"])], use_entry_points=False)
 
     assert ("dashboard_pages",) == plugins.listing()[0].hooks
 
 
 def test_worker_process_stopped_and_others_that_raise_touch_no_job(make_app, caplog):
-    """What is told or asked and raises is logged, and counts as no answer."""
+    """An exception in a hook is logged, and counts as no return value."""
 
     def broken():
         raise RuntimeError("no idea")
@@ -772,7 +790,7 @@ def test_worker_process_stopped_and_others_that_raise_touch_no_job(make_app, cap
 
 
 def test_job_panels_get_the_job_and_an_error_is_in_its_plugins_answer(make_app):
-    """One plugin's error costs its panel alone."""
+    """An exception in a plugin affects only its own panel."""
 
     def broken(job):
         raise RuntimeError("no panel today")
@@ -787,7 +805,7 @@ def test_job_panels_get_the_job_and_an_error_is_in_its_plugins_answer(make_app):
 
 
 def test_dashboard_pages_of_a_plugin_that_raises_are_left_out(make_app, caplog):
-    """The pages of the others are gathered, the last plugin's first; each error is logged."""
+    """The pages of the other plugins are collected, those of the last plugin first. Each error is logged."""
 
     def broken():
         raise RuntimeError("no pages today")
@@ -807,7 +825,7 @@ def test_dashboard_pages_of_a_plugin_that_raises_are_left_out(make_app, caplog):
 
 
 def test_dashboard_permission_of_the_first_plugin_that_knows_a_visitor_decides(make_app):
-    """None is no answer; where nobody has one, it is None; an exception lets nobody in."""
+    """None is not a decision. If no plugin decides, the result is None. An exception refuses access."""
 
     def broken(request):
         raise RuntimeError("no directory")
@@ -824,7 +842,7 @@ def test_dashboard_permission_of_the_first_plugin_that_knows_a_visitor_decides(m
         )
 
 
-# ---- answers that do not fit -----------------------------------------------------------------------------
+# ---- invalid return values -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -840,7 +858,7 @@ def test_dashboard_permission_of_the_first_plugin_that_knows_a_visitor_decides(m
     ],
 )
 def test_an_answer_that_does_not_fit_names_its_plugin(make_app, hook, answer, words):
-    """With what was expected and the way out; the other plugin's answer is not blamed."""
+    """The message contains what was expected and the fix, and does not blame the other plugin."""
     good = plugin(job_options=lambda: {"queue": "mail", "meta": {"house": "one"}})
     app = make_app(plugin(**{hook: lambda: answer}), good)
 
@@ -869,7 +887,7 @@ def test_a_batch_s_meta_that_does_not_fit_names_its_plugin(make_app):
     ],
 )
 def test_an_error_that_goes_to_the_caller_has_a_note_with_its_plugin(make_app, hook, call):
-    """The exception is the plugin's own; the note is there once, also if the same object is raised again."""
+    """The exception is the plugin's own. The note is added once, even if the same object is raised again."""
     error = LookupError("no tenant")
 
     def refuse():
@@ -889,7 +907,7 @@ def test_an_error_that_goes_to_the_caller_has_a_note_with_its_plugin(make_app, h
 
 @pytest.mark.parametrize("hook", ["configure_app", "jobs_created", "server_started"])
 def test_a_coroutine_that_nobody_awaits_names_its_plugin(make_app, caplog, hook):
-    """A function that returns one would do nothing, in silence."""
+    """A hook that returns a coroutine would silently do nothing."""
 
     async def report(): ...
 
@@ -899,7 +917,7 @@ def test_a_coroutine_that_nobody_awaits_names_its_plugin(make_app, caplog, hook)
         with app.server(workers=1):
             pass
 
-    report_later = lambda: report()  # noqa: E731, PLW0108 - pluggy goes by its arguments
+    report_later = lambda: report()  # noqa: E731, PLW0108 - pluggy reads its arguments
     words = (
         f"'Plugin#0' of app returned coroutine from {hook}, which is never awaited: hooks are synchronous."
     )
@@ -912,7 +930,7 @@ def test_a_coroutine_that_nobody_awaits_names_its_plugin(make_app, caplog, hook)
         assert words in caplog.text
 
 
-# ---- hooks of a plugin's own -----------------------------------------------------------------------------
+# ---- hooks that plugins define ---------------------------------------------------------------------------
 
 
 @hookspec
@@ -920,13 +938,13 @@ def tell_joke(topic): ...
 
 
 def joking(*answers):
-    """Plugins that bring a hook and answer it."""
+    """Return plugins that define a hook and implement it."""
     brings = plugin(register_hookspecs=lambda: SimpleNamespace(tell_joke=tell_joke))
     return [brings, *(plugin(tell_joke=answer) for answer in answers)]
 
 
 def test_ask_each_returns_offers_and_nothing_else(make_app, caplog):
-    """What is no list, or raises, is logged and left out; None offers nothing."""
+    """Values that are not lists, and exceptions, are logged and omitted. None is an empty result."""
     app = make_app(*joking(lambda: ["a"], lambda: 1 / 0, lambda: "text", lambda: {"a": 1}, lambda: None))
 
     assert ["a"] == app.plugins.ask_each("tell_joke", topic="cats")
@@ -939,7 +957,7 @@ def test_ask_each_returns_offers_and_nothing_else(make_app, caplog):
 
 @pytest.mark.parametrize("ask", ["ask_each", "ask_first", "answers"])
 def test_a_hook_that_nobody_brings_cannot_be_asked(make_app, ask):
-    """A misspelt name, or arguments that the hook does not have, are the caller's mistake."""
+    """A misspelled name, or unknown arguments, are the caller's mistake."""
     asked = getattr(make_app(*joking(lambda: ["a"])).plugins, ask)
 
     with pytest.raises(

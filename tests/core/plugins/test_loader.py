@@ -1,4 +1,4 @@
-"""Plugins: found, checked when they load, asked in order; what they do wrong never touches a job."""
+"""Plugins are found, checked when they load, and called in order. Their errors never affect a job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from firelock.plugins.loader import PluginInfo, Plugins, load_working, open_stor
 from firelock.storage import CONTRACT, Storage, shown_url
 from firelock.storage.memory import MemoryStorage
 
-# ---- plugins that are installed --------------------------------------------------------------------------
+# ---- installed plugins -----------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -35,7 +35,7 @@ class FakeDistribution:
 
 
 class FakeEntryPoint:
-    """An entry point whose object is at hand, or that fails."""
+    """An entry point that returns its object or fails."""
 
     def __init__(self, name, plugin=None, *, error=None, group="firelock"):
         self.name, self.group = name, group
@@ -49,7 +49,7 @@ class FakeEntryPoint:
 
 @pytest.fixture
 def install(monkeypatch):
-    """Installs distributions in place of those of this machine: name, version, entry points."""
+    """Return a function that replaces the installed distributions: name, version, entry points."""
 
     def install(*found):
         distributions = [FakeDistribution(name, version, points) for name, version, *points in found]
@@ -66,12 +66,12 @@ class Quiet:
 
 
 def names(plugins):
-    """The names of the loaded plugins, the core's left out."""
+    """Return the names of the loaded plugins, without the core's own."""
     return [info.name for info in plugins.listing() if info.name != "core"]
 
 
 def test_installed_plugins_load_by_entry_point(install):
-    """Each is listed with its distribution, version and hooks; other groups are others' business."""
+    """Each is listed with its distribution, version and hooks. Other entry point groups are ignored."""
     install(
         (
             "acme-tenants",
@@ -88,7 +88,7 @@ def test_installed_plugins_load_by_entry_point(install):
 
 
 def test_a_plugin_that_is_installed_later_is_found(tmp_path, monkeypatch):
-    """By an app that is made after it, although a look is kept for as long as nothing has changed."""
+    """An app that is created later finds it, although the result is cached until something changes."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "late_plugin.py").write_text(
         "from firelock import hookimpl\nclass Late:\n    @hookimpl\n    def jobs_created(self, jobs): ...\n"
@@ -114,7 +114,10 @@ def test_a_plugin_that_is_installed_later_is_found(tmp_path, monkeypatch):
     ],
 )
 def test_the_environment_chooses_among_them(install, monkeypatch, selection, loaded):
-    """Names allow, names with a minus deny, and deny wins; what is denied is not imported."""
+    """Names include and names with a minus exclude plugins; excluding wins.
+
+    Excluded plugins are not imported.
+    """
     broken = FakeEntryPoint("b", error=ImportError("no driver"))
     install(("acme", "1", FakeEntryPoint("a", Quiet), broken, FakeEntryPoint("c", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
@@ -135,7 +138,7 @@ def test_the_environment_chooses_among_them(install, monkeypatch, selection, loa
     ],
 )
 def test_a_name_that_nothing_has_is_logged(install, monkeypatch, caplog, selection, said):
-    """It is not refused: one environment serves programs that have different plugins."""
+    """An unknown name is not refused, because one environment may serve programs with different plugins."""
     install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("tenants", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 
@@ -146,7 +149,7 @@ def test_a_name_that_nothing_has_is_logged(install, monkeypatch, caplog, selecti
 
 
 def test_a_plugin_that_raises_stops_the_start(install):
-    """The message names plugin, distribution and cause, and how to go on without it."""
+    """The message contains the plugin, the distribution, the cause, and how to start without the plugin."""
     install(("acme", "1.2", FakeEntryPoint("broken", error=RuntimeError("boom"))))
 
     with pytest.raises(
@@ -156,7 +159,7 @@ def test_a_plugin_that_raises_stops_the_start(install):
 
 
 def test_a_plugin_class_that_cannot_be_made_stops_the_start():
-    """A class is made without arguments."""
+    """A class is instantiated without arguments."""
 
     class Demanding:
         def __init__(self, engine): ...
@@ -166,7 +169,7 @@ def test_a_plugin_class_that_cannot_be_made_stops_the_start():
 
 
 def test_two_plugins_of_one_name_are_refused(install):
-    """Nobody could tell which one is meant."""
+    """With two plugins of the same name, the name would be ambiguous."""
     install(("acme", "1", FakeEntryPoint("tenants", Quiet)), ("other", "2", FakeEntryPoint("tenants", Quiet)))
 
     with pytest.raises(PluginError, match=r"Two plugins are named 'tenants': one of acme, one of other\."):
@@ -174,7 +177,7 @@ def test_two_plugins_of_one_name_are_refused(install):
 
 
 def test_a_distribution_that_is_found_twice_loads_once(install):
-    """A path that holds the same distribution twice is no clash."""
+    """A distribution that is on the path twice is not a conflict."""
     install(("acme", "1", FakeEntryPoint("tenants", Quiet)), ("acme", "1", FakeEntryPoint("tenants", Quiet)))
 
     assert ["tenants"] == names(Plugins())
@@ -184,7 +187,7 @@ def test_a_distribution_that_is_found_twice_loads_once(install):
 
 
 def make_module():
-    """A module with a hook."""
+    """Return a module with a hook."""
     module = types.ModuleType("acme_hooks")
 
     @hookimpl
@@ -195,7 +198,7 @@ def make_module():
 
 
 def test_an_app_s_plugins_are_classes_instances_or_modules():
-    """Each is named by what it is and its place in the list."""
+    """Each is named after its class or module and its place in the list."""
     plugins = Plugins([Quiet, Quiet(), make_module()], use_entry_points=False)
 
     assert ["acme_hooks#2", "Quiet#1", "Quiet#0"] == names(plugins)
@@ -203,13 +206,13 @@ def test_an_app_s_plugins_are_classes_instances_or_modules():
 
 
 def test_one_app_s_plugins_are_not_another_s():
-    """Nothing is global."""
+    """Plugins are not global."""
     with Firelock("memory://", plugins=[Quiet]) as one, Firelock("memory://") as other:
         assert (True, False) == (one.plugins.has_jobs_created, other.plugins.has_jobs_created)
 
 
 class Misspelt:
-    """A hook with an argument that there is not."""
+    """A plugin whose hook has an unknown argument."""
 
     @hookimpl
     def jobs_created(self, job): ...
@@ -227,20 +230,20 @@ class Misspelt:
     ids=["twice", "misspelt argument"],
 )
 def test_what_cannot_be_registered_stops_the_start(plugins, words):
-    """The same plugin twice, or an argument that its hook does not have."""
+    """The same plugin twice, or an argument that the hook does not have, is refused."""
     with pytest.raises(PluginError, match=words):
         Plugins(plugins, use_entry_points=False)
 
 
 @pytest.mark.parametrize("plugins", [Quiet, "acme.plugin", None, 7])
 def test_plugins_are_given_in_a_list(plugins):
-    """One plugin without its list is a slip that the message mends."""
+    """The message for a single plugin without its list contains the fix."""
     with pytest.raises(ConfigurationError, match=r"plugins=.* is no list; write plugins=\["):
         Firelock("memory://", plugins=plugins)
 
 
 class Unmarked:
-    """A plugin that forgot the mark of one of its hooks."""
+    """A plugin in which some hooks lack the mark."""
 
     @hookimpl
     def jobs_settled(self, settled): ...
@@ -251,7 +254,7 @@ class Unmarked:
 
 
 class NoFunction:
-    """A plugin that marked what is no function, which would not be called either."""
+    """A plugin that marks an object that is not a function and would not be called."""
 
     jobs_created = hookimpl(functools.partial(print, "created"))
 
@@ -260,7 +263,7 @@ class NoFunction:
 
 
 def make_unmarked_module():
-    """A module with a hook and with a function that would be one, had it the mark."""
+    """Return a module with a hook, and with a function that has the name of a hook but not the mark."""
     module = make_module()
     module.jobs_settled = lambda settled: None
     return module
@@ -276,7 +279,7 @@ def make_unmarked_module():
     ids=["class", "no function", "module"],
 )
 def test_a_hook_without_its_mark_stops_the_start(install, plugin, named):
-    """A function with a hook's name that would never be called is refused by name, wherever it is found."""
+    """A function with a hook's name that would never be called is refused by name, in any kind of plugin."""
     install(("acme", "1.2", FakeEntryPoint("tenants", plugin)))
 
     with pytest.raises(
@@ -293,7 +296,7 @@ def test_a_hook_without_its_mark_stops_the_start(install, plugin, named):
     ids=["object", "text", "module", "class", "nothing"],
 )
 def test_a_plugin_without_a_hook_stops_the_start(install, plugin):
-    """What has no hook at all is no plugin, and would load in silence."""
+    """An object without a hook is not a plugin, and would load silently."""
     install(("acme", "1.2", FakeEntryPoint("tenants", plugin)))
 
     with pytest.raises(PluginError, match=r"'tenants' of acme 1\.2 has no hook.*=-tenants"):
@@ -304,7 +307,7 @@ def test_a_plugin_without_a_hook_stops_the_start(install, plugin):
 
 @pytest.mark.parametrize("plugin", [{"jobs_setled": None}, {"job_contxt": None}], ids=["observer", "filter"])
 def test_a_hook_that_does_not_exist_stops_the_start(install, plugin):
-    """The message has the hook that was probably meant, and all of them."""
+    """The message contains the hook that was probably meant, and all hooks."""
     [misspelt] = plugin
     right = {"jobs_setled": "jobs_settled", "job_contxt": "job_context"}[misspelt]
     install(
@@ -319,7 +322,7 @@ def test_a_hook_that_does_not_exist_stops_the_start(install, plugin):
 
 
 def test_a_plugin_error_has_the_plugins_name():
-    """For programs that report it; a message about no single plugin has none."""
+    """Programs that report the error can use it. An error that belongs to no single plugin has no name."""
     with pytest.raises(PluginError) as named:
         Plugins([Misspelt], use_entry_points=False)
     with pytest.raises(PluginError) as unnamed:
@@ -329,7 +332,7 @@ def test_a_plugin_error_has_the_plugins_name():
 
 
 def test_working_plugins_are_those_that_let_an_app_start(install):
-    """Each broken one is left out with its problem, wherever it breaks."""
+    """Each broken plugin is omitted and reported with its problem, wherever the problem occurs."""
     install(
         ("cracked", "1", FakeEntryPoint("cracked", error=RuntimeError("boom"))),
         ("acme", "2", FakeEntryPoint("good", Quiet), FakeEntryPoint("odd", Misspelt)),
@@ -350,7 +353,7 @@ def test_working_plugins_are_those_that_let_an_app_start(install):
 
 
 def test_what_is_no_function_may_have_a_hook_s_name():
-    """A value under a hook's name is the plugin's own affair."""
+    """A plugin may have a value under the name of a hook."""
 
     class Busy:
         job_options = ("queue", "bulk")
@@ -367,7 +370,7 @@ def test_what_is_no_function_may_have_a_hook_s_name():
 
 @pytest.mark.parametrize("mark", ["wrapper", "hookwrapper"])
 def test_a_hook_wrapper_is_refused(mark):
-    """A plugin cannot stand around others' answers."""
+    """A plugin cannot wrap the hooks of others."""
 
     class Wrapping:
         @hookimpl(**{mark: True})
@@ -406,13 +409,13 @@ class Selfless:
     ],
 )
 def test_a_method_without_self_is_refused(plugin, said):
-    """Its first parameter would be the plugin, under the name of what the hook gives."""
+    """The first parameter of such a method would receive the plugin instead of the hook's argument."""
     with pytest.raises(PluginError, match=said):
         Plugins([plugin], use_entry_points=False)
 
 
 def test_a_function_need_not_have_self():
-    """Of a module, or under @staticmethod, the first parameter is the hook's own."""
+    """In a module, or under @staticmethod, the first parameter is the hook's own."""
     module = types.ModuleType("shop_hooks")
 
     @hookimpl
@@ -424,11 +427,11 @@ def test_a_function_need_not_have_self():
     assert ["Fixed#1", "shop_hooks#0"] == names(Plugins([module, fixed], use_entry_points=False))
 
 
-# ---- registering -----------------------------------------------------------------------------------------
+# ---- registration ----------------------------------------------------------------------------------------
 
 
 def offering(hook, **offers):
-    """A plugin that offers these by this hook."""
+    """Return a plugin that offers these values in this hook."""
 
     def offer(self):
         return offers
@@ -437,7 +440,7 @@ def offering(hook, **offers):
 
 
 def test_the_core_s_names_are_taken():
-    """Neither memory:// nor json can be replaced."""
+    """memory:// and json cannot be replaced."""
     with pytest.raises(
         PluginError,
         match="'Offersmemory#0' of app offers the storage scheme 'memory', which plugin 'core' offers too",
@@ -459,7 +462,7 @@ def test_the_core_s_names_are_taken():
     ids=["nothing", "list", "number", "error"],
 )
 def test_an_offer_is_a_mapping_of_names(hook, answer, words):
-    """What a plugin offers under no name, or an error, is refused with the plugin's name and the hook's."""
+    """A value that is not a mapping of names, or an error, is refused, naming the plugin and the hook."""
     plugin = type("Odd", (), {hook: hookimpl(answer)})
 
     with pytest.raises(PluginError, match=f"'Odd#0' of app {words.format(hook)}"):
@@ -467,7 +470,7 @@ def test_an_offer_is_a_mapping_of_names(hook, answer, words):
 
 
 def test_a_serializer_is_offered_under_its_own_name():
-    """The name is stored with each job; under another one the job could never be read."""
+    """The name is stored with each job, so a job could not be read under another name."""
 
     class Rot13(JsonSerializer):
         name = "rot13"
@@ -479,7 +482,7 @@ def test_a_serializer_is_offered_under_its_own_name():
 
 
 def test_an_unknown_serializer_is_refused():
-    """The message names those that are installed, and the one that was probably meant."""
+    """The message lists the installed serializers, and the one that was probably meant."""
     with pytest.raises(ConfigurationError, match=r"Serializer 'xml' is unknown\. Installed: json\."):
         Firelock("memory://", serializer="xml")
     with pytest.raises(
@@ -490,7 +493,7 @@ def test_an_unknown_serializer_is_refused():
 
 @pytest.mark.parametrize("hook", ["register_storages", "register_lock_providers"])
 def test_what_is_offered_for_a_scheme_is_a_function(hook):
-    """A name or an object would fail at the first use only."""
+    """An object that is not a function would fail only at its first use."""
     with pytest.raises(
         PluginError, match=r"'Offersacme#0' of app offers 'acme\.Storage' for the .* scheme 'acme'"
     ):
@@ -514,20 +517,20 @@ def test_what_is_offered_for_a_scheme_is_a_function(hook):
     ],
 )
 def test_an_unknown_scheme_is_refused(url, hint):
-    """The message names the scheme, those there are and what to install."""
+    """The message contains the scheme, the installed schemes and what to install."""
     with pytest.raises(UnknownScheme, match=hint):
         open_storage(url)
 
 
 @pytest.mark.parametrize("url", ["jobs.db", "sqlite:jobs.db", "memory", "memory:/x"])
 def test_a_url_needs_its_separator(url):
-    """What is no URL is refused with an example."""
+    """The error for a string that is not a URL contains an example."""
     with pytest.raises(ConfigurationError, match=f"'{url}' is not a storage URL; write scheme://"):
         open_storage(url)
 
 
 def test_no_message_tells_a_password():
-    """Also of something that is no URL at all."""
+    """Passwords are hidden even in strings that are not URLs."""
     for url in ("anna:secret@host/jobs", "mongo://anna:secret@host/jobs"):
         with pytest.raises(ConfigurationError) as caught:
             open_storage(url)
@@ -535,7 +538,7 @@ def test_no_message_tells_a_password():
 
 
 def test_a_factory_returns_a_storage():
-    """Anything else is the plugin's fault, by class."""
+    """Another return value is the plugin's fault, and the message contains its class."""
     with pytest.raises(
         PluginError,
         match=r"'Offersacme#0' of app returned dict for 'acme'; return a firelock\.storage\.Storage\. Fix it",
@@ -544,7 +547,7 @@ def test_a_factory_returns_a_storage():
 
 
 def test_a_storage_speaks_this_contract():
-    """One that was written for another version is refused before it is used."""
+    """A storage that was written for another version is refused before it is used."""
 
     class Old(MemoryStorage):
         contract = CONTRACT - 1
@@ -558,7 +561,7 @@ def test_a_storage_speaks_this_contract():
 
 
 def test_a_storage_says_for_which_contract_it_was_written():
-    """One that does not is refused: what it inherits is always this Firelock's version, never its own."""
+    """A storage without its own value is refused, because it would inherit the version of this Firelock."""
     verbs = {name: lambda self: None for name in Storage.__abstractmethods__}
     silent = type("Silent", (Storage,), verbs)
 
@@ -571,7 +574,7 @@ def test_a_storage_says_for_which_contract_it_was_written():
 
 
 def test_a_driver_that_is_missing_is_said():
-    """A factory imports its driver; without it the message names the module."""
+    """A factory imports its driver. If the driver is missing, the message names its module."""
 
     def factory(url):
         import no_such_driver  # noqa: F401
@@ -581,7 +584,7 @@ def test_a_driver_that_is_missing_is_said():
 
 
 def failing(error, *, cause=None):
-    """A factory that raises this error."""
+    """Return a factory that raises this error."""
 
     def factory(url):
         raise error from cause
@@ -599,7 +602,7 @@ def failing(error, *, cause=None):
     ],
 )
 def test_what_a_factory_raises_is_told_with_the_plugin(hook, error, said):
-    """The plugin's name and the error's text are in the message, and the error is its cause."""
+    """The message contains the plugin's name and the error's message, and the error is the cause."""
     locks = "acme://x" if hook == "register_lock_providers" else None
     plugin = offering(hook, acme=failing(error))
 
@@ -613,7 +616,7 @@ def test_what_a_factory_raises_is_told_with_the_plugin(hook, error, said):
 
 
 def test_firelock_s_own_errors_of_a_factory_are_raised_as_they_are():
-    """A factory that refuses an option says so itself."""
+    """A factory can refuse an option with its own error."""
     error = ConfigurationError("The option synk is unknown. Did you mean sync?")
 
     with pytest.raises(ConfigurationError) as caught:
@@ -624,7 +627,10 @@ def test_firelock_s_own_errors_of_a_factory_are_raised_as_they_are():
 
 @pytest.mark.parametrize("url", ["acme://host:port/x", "acme://[::1/x", "acme://anna:se/cret@host/x"])
 def test_a_url_that_cannot_be_read_is_said(url):
-    """Where the URL's own host or port is wrong, the URL is named and not the plugin; nothing is quoted."""
+    """If the host or port of the URL is invalid, the message is about the URL and not the plugin.
+
+    It does not quote the URL.
+    """
 
     def factory(url):
         return MemoryStorage(str(urlsplit(url).port))
@@ -644,7 +650,7 @@ def test_a_url_that_cannot_be_read_is_said(url):
     [ValueError("cannot parse 'se%63ret'"), OSError("secret is refused"), RuntimeError("see the cause")],
 )
 def test_no_factory_s_error_tells_a_password(error):
-    """An error that quotes the password, or comes from one, is neither shown nor linked."""
+    """An error that quotes the password, or is caused by one that does, is neither shown nor linked."""
     factory = failing(error, cause=ValueError("secret") if isinstance(error, RuntimeError) else None)
 
     with pytest.raises(
@@ -658,7 +664,7 @@ def test_no_factory_s_error_tells_a_password(error):
 
 
 def test_a_storage_that_is_not_initialized_is_refused():
-    """One whose `__init__` forgets its base's; the message says what to call."""
+    """If its `__init__` does not call that of its base class, the message says what to call."""
 
     class Forgetful(MemoryStorage):
         def __init__(self, url):
@@ -681,7 +687,7 @@ def test_a_storage_that_is_not_initialized_is_refused():
     ],
 )
 def test_a_scheme_whose_plugin_was_left_out_is_said(install, monkeypatch, url, selection, said):
-    """The message names the setting and what it leaves out, for storages and for lock providers."""
+    """The message names the setting and the excluded plugins, for storages and for lock providers."""
     install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("sql", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 
@@ -694,13 +700,13 @@ def test_a_scheme_whose_plugin_was_left_out_is_said(install, monkeypatch, url, s
 
 @attrs.frozen
 class Engine:
-    """Something with a URL, as SQLAlchemy's engines have one."""
+    """An object with a URL, like an engine of SQLAlchemy."""
 
     url: str
 
 
 def test_an_engine_is_adopted_by_its_scheme():
-    """The plugin of the scheme gets the object itself; a driver's name in it does not matter."""
+    """The plugin of the scheme gets the object itself. A driver's name in the URL does not matter."""
     seen = []
 
     def factory(engine):
@@ -715,7 +721,7 @@ def test_an_engine_is_adopted_by_its_scheme():
 
 @pytest.mark.parametrize("storage", [7, object(), Engine("nobody://"), Engine(None)])
 def test_what_is_no_storage_is_refused(storage):
-    """The message shows it and what may be given."""
+    """The message contains the value and the accepted types."""
     with pytest.raises(
         ConfigurationError, match=r"is no storage; pass a URL, a firelock\.storage\.Storage or"
     ):
@@ -745,14 +751,14 @@ def test_what_is_no_storage_is_refused(storage):
     ],
 )
 def test_a_wrong_lock_provider_is_refused(locks, words):
-    """Unknown scheme, no URL, or something without a provider's verbs."""
+    """An unknown scheme, a string that is not a URL, and an object without provider methods are refused."""
     plugin = offering("register_lock_providers", acme=lambda url: {})
 
     with pytest.raises(ConfigurationError, match=words):
         Firelock("memory://", locks=locks, plugins=[plugin])
 
 
-# ---- URLs as they may be shown ---------------------------------------------------------------------------
+# ---- URLs in messages ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -768,23 +774,23 @@ def test_a_wrong_lock_provider_is_refused(locks, words):
     ],
 )
 def test_a_url_is_shown_without_its_password(url, shown):
-    """Everything else stays readable."""
+    """The rest of the URL stays readable."""
     assert shown == shown_url(url)
 
 
 def test_a_url_that_cannot_be_read_is_not_shown():
-    """It may hold a password anywhere."""
+    """An invalid URL could contain a password anywhere."""
     with pytest.raises(StorageError) as caught:
         shown_url("redis://anna:secret@[::1/0")
 
     assert "secret" not in str(caught.value)
 
 
-# ---- asking ----------------------------------------------------------------------------------------------
+# ---- calling hooks ---------------------------------------------------------------------------------------
 
 
 def answering(hook, answer, log, name):
-    """A plugin that notes that it was asked and answers, or raises its answer."""
+    """Return a plugin that records its call and returns or raises `answer`."""
 
     def asked(self):
         log.append(name)
@@ -796,7 +802,7 @@ def answering(hook, answer, log, name):
 
 
 def test_hooks_run_from_entry_points_to_the_app_s_last_and_first(install):
-    """Entry points' plugins come first, then the app's with the last of its list first."""
+    """Plugins from entry points come first, then those of the app, beginning with the last of its list."""
     log = []
     install(("acme", "1", FakeEntryPoint("installed", answering("jobs_created", None, log, "installed"))))
 

@@ -1,4 +1,4 @@
-"""Observers of ended attempts: in order, apart from one another, bounded, and named in the log when slow."""
+"""Observers of ended attempts: ordered, independent of each other, bounded, and logged if they are slow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
 
 @pytest.fixture
 def gate():
-    """An event that observers of a test wait for; it is set at the end."""
+    """Yield an event for which observers of a test wait; it is set at the end."""
     gate = threading.Event()
     yield gate
     gate.set()
@@ -40,7 +40,7 @@ def gate():
 
 @pytest.fixture
 def reports():
-    """A function that starts observers, hooks by their plugin's name; they are closed at the end."""
+    """Yield a function that starts observers from hooks by plugin name; they are closed at the end."""
     started = []
 
     def make(**hooks):
@@ -55,7 +55,7 @@ def reports():
 
 
 def blocked_by(gate, calls):
-    """An observer that notes its calls and waits in each of them."""
+    """Return an observer that records its calls and waits in each of them."""
 
     def observe(settled):
         calls.append(list(settled))
@@ -65,7 +65,7 @@ def blocked_by(gate, calls):
 
 
 def dropped(name, count, in_all):
-    """The line of the log about dropped ends."""
+    """Return the log line about dropped ends."""
     return (
         f"Plugin '{name}': jobs_settled is slower than the jobs. Ends dropped: {count} ({in_all} in all). "
         "The jobs are not affected."
@@ -76,7 +76,7 @@ def dropped(name, count, in_all):
 
 
 def test_ends_are_reported_in_order_and_in_calls_of_limited_size(reports, gate):
-    """What gathers during a slow call is reported by few further calls."""
+    """Ends that accumulate during a slow call are reported in a few further calls."""
     calls = []
     ends = reports(slow=blocked_by(gate, calls))
     ends.report([0])
@@ -91,7 +91,7 @@ def test_ends_are_reported_in_order_and_in_calls_of_limited_size(reports, gate):
 
 
 def test_ends_above_the_limit_are_dropped_and_logged(reports, gate, caplog):
-    """The first drop is logged immediately, later ones as a sum; memory does not grow."""
+    """The first drop is logged immediately, later ones as a sum. The memory in use does not grow."""
     caplog.set_level(logging.WARNING)
     calls = []
     ends = reports(exporter=blocked_by(gate, calls))
@@ -110,7 +110,7 @@ def test_ends_above_the_limit_are_dropped_and_logged(reports, gate, caplog):
 
 
 def test_dropped_ends_are_summed_up_after_an_interval(reports, gate, caplog, monkeypatch):
-    """Also if no further end is reported."""
+    """Dropped ends are logged even if no further end is reported."""
     caplog.set_level(logging.WARNING)
     calls = []
     ends = reports(exporter=blocked_by(gate, calls))
@@ -123,7 +123,7 @@ def test_dropped_ends_are_summed_up_after_an_interval(reports, gate, caplog, mon
 
 
 def test_a_blocked_observer_does_not_delay_another(reports, gate):
-    """Each plugin has a queue of its own."""
+    """Each plugin has its own queue."""
     calls, seen = [], []
     ends = reports(blocked=blocked_by(gate, calls), quick=seen.extend)
 
@@ -136,7 +136,7 @@ def test_a_blocked_observer_does_not_delay_another(reports, gate):
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 def test_an_observer_that_raises_gets_the_next_ends(reports, caplog, error):
-    """Its error is logged with the plugin's name."""
+    """The error of an observer is logged with the plugin's name."""
     seen = []
 
     def observe(settled):
@@ -166,7 +166,7 @@ def test_close_reports_what_waits(reports):
 
 
 def test_close_gives_up_a_blocked_observer_and_logs_it(reports, gate, caplog):
-    """What is reported after that is counted as dropped."""
+    """Ends that are reported after that are counted as dropped."""
     calls = []
     ends = reports(blocked=blocked_by(gate, calls))
     ends.report([1])
@@ -183,7 +183,7 @@ def test_close_gives_up_a_blocked_observer_and_logs_it(reports, gate, caplog):
 
 
 def test_observers_that_count_in_memory_are_called_directly(reports, gate):
-    """They miss no end, whatever another plugin does, and need no thread."""
+    """Observers that count in memory get every end, whatever other plugins do, and do not need a thread."""
     calls, threads = [], []
 
     @counts_in_memory
@@ -198,7 +198,7 @@ def test_observers_that_count_in_memory_are_called_directly(reports, gate):
 
 
 def test_firelock_s_own_counters_count_in_memory():
-    """An end that a queue dropped would be missing in every sum after it."""
+    """An end that a queue drops would be missing from every later sum."""
     own = [Prometheus(CollectorRegistry()), OpenTelemetry(meter_provider=MeterProvider())]
 
     found = Plugins([*own, plugin(jobs_settled=lambda settled: None)], use_entry_points=False).end_observers()
@@ -213,7 +213,7 @@ def test_firelock_s_own_counters_count_in_memory():
 
 
 def test_a_slow_observer_is_named_once_and_then_once_per_interval(caplog, monkeypatch):
-    """Each hook of each plugin by itself."""
+    """The interval applies to each hook of each plugin separately."""
     caplog.set_level(logging.INFO)
     slow = SlowObservers()
 
@@ -240,7 +240,7 @@ def test_a_slow_observer_is_named_once_and_then_once_per_interval(caplog, monkey
 
 
 def test_every_observing_hook_is_timed(caplog, monkeypatch):
-    """Setting a process up often takes long, so that is no warning."""
+    """The setup of a process often takes long, so it does not cause a warning."""
     caplog.set_level(logging.INFO, "firelock.plugins.observers")
     monkeypatch.setattr(observers, "SLOW_SECONDS", -1.0)
     hooks = [
@@ -271,18 +271,18 @@ def test_every_observing_hook_is_timed(caplog, monkeypatch):
 
 
 def threads():
-    """The names of the observers' threads that run."""
+    """Return the names of the running threads of observers."""
     return [one.name for one in threading.enumerate() if one.name.startswith("firelock-observer")]
 
 
 def serve(*plugins):
-    """An app with a task that does nothing."""
+    """Return an app and a task that does nothing."""
     fire = Firelock("memory://", settings=SETTINGS, plugins=list(plugins))
     return fire, fire.task(name="noop")(lambda: None)
 
 
 def test_a_stop_reports_every_end(gate):
-    """The hook has the rest of the grace time."""
+    """The hook can use the remaining grace time."""
     seen = []
 
     def observe(settled):
@@ -302,7 +302,7 @@ def test_a_stop_reports_every_end(gate):
 
 
 def test_jobs_run_while_an_observer_is_blocked_and_own_counters_go_on(gate):
-    """A hook that never returns costs its own plugin alone."""
+    """A hook that never returns affects only its own plugin."""
     registry = CollectorRegistry()
     fire, noop = serve(Prometheus(registry), plugin(jobs_settled=lambda settled: gate.wait(LONG)))
     with closing(fire):
@@ -320,7 +320,7 @@ def test_jobs_run_while_an_observer_is_blocked_and_own_counters_go_on(gate):
 
 
 def test_no_thread_is_started_without_an_observer():
-    """Counters need none either."""
+    """Counters do not need a thread either."""
     fire, _ = serve(Prometheus(CollectorRegistry()), plugin(jobs_created=lambda jobs: None))
     with closing(fire), fire.server(workers=1):
         assert threads() == []

@@ -1,4 +1,4 @@
-"""One attempt, and what becomes of its job."""
+"""One attempt and the resulting state of its job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def make_app():
-    """Returns an app with these plugins and a worker for it; closed at the end."""
+    """A function that returns an app with these plugins and a worker for it.
+
+    The apps are closed at the end.
+    """
     apps = []
 
     def make(*plugins, **options):
@@ -42,7 +45,7 @@ def make_app():
 
 @pytest.fixture
 def end_of(make_app):
-    """Returns how the first run of a function as a task ends."""
+    """A function that runs another function once as a task and returns the transition of this run."""
 
     def end(function, *args, plugins=(), **options):
         fire, worker = make_app(*plugins)
@@ -54,7 +57,7 @@ def end_of(make_app):
 
 
 def raising(error):
-    """A function that raises this."""
+    """Return a function that raises this error."""
 
     def fail():
         raise error
@@ -62,11 +65,11 @@ def raising(error):
     return fail
 
 
-# ---- before ----------------------------------------------------------------------------------------------
+# ---- before the run --------------------------------------------------------------------------------------
 
 
 def test_a_call_s_timeout_wins_over_the_task_s(make_app):
-    """Shorter or longer."""
+    """The call's timeout applies, whether it is shorter or longer than the task's."""
     fire, worker = make_app()
     fire.task(name="task", timeout=9)(lambda: None).using(timeout=90).enqueue()
     (job,) = worker.claim()
@@ -76,7 +79,7 @@ def test_a_call_s_timeout_wins_over_the_task_s(make_app):
 
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_a_task_that_is_not_here_waits_for_a_server_that_knows_it(make_app, is_remote):
-    """Scheduled, attempt given back; a stub is no task to run."""
+    """The job is scheduled and its attempt does not count. A remote task is a stub that cannot run."""
     fire, worker = make_app()
     task = fire.task(name="task", remote=is_remote)(lambda: None)
     task.enqueue()
@@ -101,7 +104,7 @@ def test_a_task_that_is_not_here_waits_for_a_server_that_knows_it(make_app, is_r
     ],
 )
 def test_what_cannot_be_read_fails_and_is_never_retried(make_app, changes, words):
-    """The reason says why; a loop goes on whatever a row holds."""
+    """The reason contains the cause. A row with invalid contents does not stop the dispatcher."""
     fire, worker = make_app()
 
     @fire.task(name="task")
@@ -119,7 +122,10 @@ def test_what_cannot_be_read_fails_and_is_never_retried(make_app, changes, words
 
 
 def test_each_series_of_waits_of_a_job_that_has_run_is_told_once(make_app, caplog):
-    """Its first wait is written and logged, not those after it; then the first one after its next run."""
+    """Only the first wait of a series is stored in the history and logged.
+
+    After the job's next run, a new series begins.
+    """
     _, worker = make_app()
     job = ClaimedJob(
         "job-a", "nobody's", "{}", "json", "default", 0, attempt=2, retries=1, crashes=0, fence=2,
@@ -135,7 +141,7 @@ def test_each_series_of_waits_of_a_job_that_has_run_is_told_once(make_app, caplo
 
 
 def test_a_serializer_that_raises_anything_ends_no_loop(make_app):
-    """A plugin's bug is the job's failure."""
+    """A bug in a plugin's serializer fails the job."""
     from firelock.arguments.serializer import JsonSerializer
 
     class Buggy(JsonSerializer):
@@ -154,11 +160,11 @@ def test_a_serializer_that_raises_anything_ends_no_loop(make_app):
     assert "RuntimeError" in transition.error.type
 
 
-# ---- returning -------------------------------------------------------------------------------------------
+# ---- returned values -------------------------------------------------------------------------------------
 
 
 def test_an_end_knows_how_long_its_run_took(make_app):
-    """In micros of the storage's clock."""
+    """The duration is measured in microseconds of the storage's clock."""
     fire, worker = make_app()
     offset = fire.storage
 
@@ -176,7 +182,7 @@ def test_an_end_knows_how_long_its_run_took(make_app):
     [(Snooze(HOUR, "not yet"), 3_600 * SECOND), (Snooze(0.5), SECOND // 2), (Snooze(0), 0)],
 )
 def test_a_snooze_runs_again_later(end_of, snooze, wait):
-    """The attempt is given back and no retry counts."""
+    """A snoozed job's attempt does not count, and it uses no retry."""
     transition = end_of(lambda: snooze)
 
     assert (State.SCHEDULED, True, None, snooze.reason, wait) == (
@@ -189,16 +195,16 @@ def test_a_snooze_runs_again_later(end_of, snooze, wait):
     "after", [timedelta(seconds=-1), -1, timedelta(days=366), 1e9, float("nan"), "1 h", None, True]
 )
 def test_a_snooze_is_a_span(after):
-    """A wrong one is an error in the task, at its line."""
+    """An invalid duration raises an error in the task, at the line that passes it."""
     with pytest.raises(ValueError, match=r"Snooze\(.*\): pass a timedelta, or seconds, from 0 to 365 days"):
         Snooze(after)
 
 
-# ---- failing ---------------------------------------------------------------------------------------------
+# ---- failures --------------------------------------------------------------------------------------------
 
 
 def test_a_call_s_retry_wins_over_the_task_s(make_app):
-    """It is stored with the job."""
+    """The retry policy of a call is stored with the job."""
     fire, worker = make_app()
     task = fire.task(name="task", retry=Retry.never())(raising(ValueError("boom")))
     task.using(retry=Retry.fixed(HOUR, attempts=7, jitter=0)).enqueue()
@@ -209,7 +215,10 @@ def test_a_call_s_retry_wins_over_the_task_s(make_app):
 
 
 def test_a_job_with_an_unknown_retry_policy_waits_for_a_newer_server(make_app, caplog):
-    """It does not run, since no retry could be decided; its attempt is given back, and the log says why."""
+    """The job does not run, because no retry could be decided.
+
+    Its attempt does not count, and the log contains the reason.
+    """
     fire, worker = make_app()
     fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
     (job,) = worker.claim()
@@ -222,7 +231,7 @@ def test_a_job_with_an_unknown_retry_policy_waits_for_a_newer_server(make_app, c
 
 
 def test_a_job_whose_retry_policy_is_not_json_is_failed(make_app):
-    """No release can read it; the error shows the stored string."""
+    """No release can read this policy. The error contains the stored string."""
     fire, worker = make_app()
     fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
     (job,) = worker.claim()
@@ -234,7 +243,7 @@ def test_a_job_whose_retry_policy_is_not_json_is_failed(make_app):
 
 
 class Policy:
-    """A policy that answers as it is told, and notes what it was asked."""
+    """A retry policy that returns or raises the given answer and records its calls."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -261,7 +270,7 @@ class Policy:
     ],
 )
 def test_a_policy_of_one_s_own_decides(end_of, decision, to, reason):
-    """Any object with `decide`; it gets the job and the exception."""
+    """Any object with `decide` is a retry policy; it gets the job and the exception."""
     policy = Policy(decision)
 
     transition = end_of(raising(ValueError("boom")), retry=policy)
@@ -271,7 +280,7 @@ def test_a_policy_of_one_s_own_decides(end_of, decision, to, reason):
 
 @pytest.mark.parametrize("decision", [RetryDecision.retry, RetryDecision.snooze])
 def test_a_decided_wait_is_taken_to_the_microsecond(end_of, decision):
-    """Seconds as a float would cut some of them short."""
+    """Seconds as a float would shorten some waits."""
     after = timedelta(microseconds=249)
 
     transition = end_of(raising(ValueError("boom")), retry=Policy(decision(after=after)))
@@ -281,14 +290,14 @@ def test_a_decided_wait_is_taken_to_the_microsecond(end_of, decision):
 
 @pytest.mark.parametrize("answer", [None, "retry", 7])
 def test_a_policy_that_decides_nothing_leaves_it_to_the_default(end_of, answer):
-    """Ten retries over three days."""
+    """The default policy allows ten retries over three days."""
     transition = end_of(raising(ValueError("boom")), retry=Policy(answer))
 
     assert (State.SCHEDULED, 1) == (transition.to, transition.retries)
 
 
 def test_a_policy_that_raises_fails_the_job(end_of, caplog):
-    """With a reason; the policy's exception is in the log."""
+    """The job has a reason, and the log contains the exception of the policy."""
     transition = end_of(raising(ValueError("boom")), retry=Policy(RuntimeError("a bug")))
 
     assert (State.FAILED, "the retry policy raised", "boom") == (
@@ -301,18 +310,18 @@ def test_a_policy_that_raises_fails_the_job(end_of, caplog):
     "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), JobCancelled("by itself")]
 )
 def test_whatever_a_task_raises_is_a_failure_of_its_job(end_of, error):
-    """The worker goes on."""
+    """The worker continues after any exception of a task."""
     transition = end_of(raising(error))
 
     assert (State.SCHEDULED, 1) == (transition.to, transition.retries)
 
 
-# ---- being told to end -----------------------------------------------------------------------------------
+# ---- cancellation ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def cancelled_end(make_app):
-    """Returns how a run ends that is told to end while it runs."""
+    """A function that returns how a run ends that is cancelled while it runs."""
 
     def end(kind, then, **options):
         fire, worker = make_app()
@@ -336,7 +345,10 @@ def obey(job):
 
 
 def test_a_cancellation_is_known_by_its_class(cancelled_end):
-    """A subclass of asyncio's is one; an error of the task's own that happens to have the name is none."""
+    """A subclass of `asyncio.CancelledError` counts as a cancellation.
+
+    The task's own exception class of the same name does not.
+    """
 
     class CancelledError(Exception):
         pass
@@ -362,7 +374,7 @@ def test_a_timeout_tells_what_it_interrupted(cancelled_end):
 
 
 def test_a_run_is_cancelled_once():
-    """Its executor's way to end it by force is used once, if it has one."""
+    """The executor's way to force an end, if it has one, is used only once."""
     stops = []
     run = Run(None, None, JobContext.fake(), None, (), {}, None)
     run.stop = lambda: stops.append("stopped")
@@ -373,11 +385,11 @@ def test_a_run_is_cancelled_once():
     assert (["stopped"], CancelKind.STOP, "stop") == (stops, run.cancelled, run.context.cancel_reason)
 
 
-# ---- the hooks -------------------------------------------------------------------------------------------
+# ---- hooks -----------------------------------------------------------------------------------------------
 
 
 def deciding(answer, asked=None):
-    """A plugin that decides about failures, and notes what it was asked."""
+    """Return a plugin that decides about failures and records the arguments of its calls."""
 
     def decide(job, task, error):
         if asked is not None:
@@ -388,7 +400,7 @@ def deciding(answer, asked=None):
 
 
 def test_a_retry_decision_sees_the_decoded_arguments(make_app):
-    """Positional and by name, the task and the exception."""
+    """The hook gets the positional and the named arguments, the task and the exception."""
     asked = []
     fire, worker = make_app(deciding(None, asked))
 
@@ -415,12 +427,15 @@ def test_a_retry_decision_sees_the_decoded_arguments(make_app):
     ids=["fail", "delete", "retry", "snooze", "Snooze"],
 )
 def test_a_reason_is_text_that_every_storage_takes(ask):
-    """NULs and lone surrogates, which an error's text may have, are made visible and lose no job its end."""
+    """NULs and lone surrogates, which error messages can contain, are escaped.
+
+    Otherwise, the end of the job could not be stored.
+    """
     assert "a\\0b\\ud800ş" == ask("a\0b\ud800ş").reason
 
 
 def proposing(found):
-    """A plugin that notes what the policies would do, and says nothing."""
+    """Return a plugin that records the decision proposed by the policies and returns None."""
 
     class Proposing:
         @hookimpl
@@ -440,7 +455,10 @@ def proposing(found):
     ],
 )
 def test_a_retry_decision_sees_what_the_policies_would_do(make_app, of_task, of_call, expected):
-    """`proposed` is the call's or the task's decision, and it is what happens where no plugin objects."""
+    """`proposed` is the decision of the call's or the task's policy.
+
+    It applies if no plugin returns another one.
+    """
     found = []
     fire, worker = make_app(proposing(found))
     task = fire.task(name="task", retry=of_task)(raising(ValueError("boom")))
@@ -454,7 +472,7 @@ def test_a_retry_decision_sees_what_the_policies_would_do(make_app, of_task, of_
 
 
 def test_a_policy_is_asked_once_for_filter_and_end(make_app):
-    """The proposed wait, drawn by chance, is the one that is taken."""
+    """The proposed wait contains a random part, and exactly this wait is used."""
     found = []
     fire, worker = make_app(proposing(found))
     fire.task(name="task", retry=Retry.fixed(3_600, jitter=1))(raising(ValueError("boom"))).enqueue()
@@ -466,7 +484,7 @@ def test_a_policy_is_asked_once_for_filter_and_end(make_app):
 
 
 def test_a_policy_that_raises_proposes_to_fail(make_app):
-    """A filter may save what a broken policy would have failed."""
+    """A plugin can keep a job from failing because of a broken policy."""
 
     class Broken:
         def decide(self, job, error, /):
@@ -482,7 +500,7 @@ def test_a_policy_that_raises_proposes_to_fail(make_app):
 
 
 def test_a_retry_decision_that_is_none_of_its_kind_counts_as_no_answer(end_of, caplog):
-    """The next plugin is asked, then the policy; the mistake is logged with the plugin's name."""
+    """The next plugin decides, then the policy. The log contains the mistake and the name of the plugin."""
     wrong, good = deciding("retry, please"), deciding(RetryDecision.delete("gone"))
 
     alone = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[wrong])
@@ -495,7 +513,7 @@ def test_a_retry_decision_that_is_none_of_its_kind_counts_as_no_answer(end_of, c
 
 
 def wrapping(name, log, *, swallows=False, entering=None, leaving=None):
-    """A plugin that wraps runs and notes when."""
+    """Return a plugin that wraps runs and records when."""
 
     @contextlib.contextmanager
     def context(job):
@@ -512,11 +530,11 @@ def wrapping(name, log, *, swallows=False, entering=None, leaving=None):
         if leaving is not None:
             raise leaving
 
-    return plugin(job_context=lambda job: context(job))  # noqa: PLW0108 - pluggy goes by the name
+    return plugin(job_context=lambda job: context(job))  # noqa: PLW0108 - pluggy matches arguments by name
 
 
 def coroutine_of(function):
-    """The same function as a coroutine function."""
+    """Return the same function as a coroutine function."""
 
     async def task():
         return function()
@@ -526,7 +544,7 @@ def coroutine_of(function):
 
 @pytest.fixture(params=[False, True], ids=["def", "async def"])
 def wrapped_end(request, make_app):
-    """Returns how a run ends that plugins wrap, as a function or a coroutine."""
+    """A function that returns how a run that plugins wrap ends; it runs as a function or a coroutine."""
 
     def end(function, *plugins):
         fire, worker = make_app(*plugins)
@@ -542,7 +560,7 @@ def wrapped_end(request, make_app):
 
 
 def test_contexts_see_the_task_s_exception(wrapped_end):
-    """From the inside out; then the job fails with it."""
+    """The contexts get the exception from the inside out, and the job then fails with it."""
     log = []
 
     transition = wrapped_end(raising(ValueError("boom")), wrapping("inner", log), wrapping("outer", log))
@@ -552,7 +570,10 @@ def test_contexts_see_the_task_s_exception(wrapped_end):
 
 
 def test_an_exception_of_a_context_fails_the_attempt(wrapped_end):
-    """When entered, those around it are left; when left, the result does not count."""
+    """If entering a context fails, the outer contexts are exited.
+
+    If exiting fails, the result is discarded.
+    """
     log = []
 
     entering = wrapped_end(
@@ -569,14 +590,14 @@ def test_an_exception_of_a_context_fails_the_attempt(wrapped_end):
 
 
 def test_a_context_that_swallows_the_exception_makes_it_a_success(wrapped_end):
-    """As in any `with`; the result is None."""
+    """A context can suppress the exception as in any `with` statement; the result is then None."""
     transition = wrapped_end(raising(ValueError("boom")), wrapping("outer", [], swallows=True))
 
     assert (State.SUCCEEDED, "null") == (transition.to, transition.result)
 
 
 class Noting:
-    """A context manager of both kinds, which notes how and where it is entered and left."""
+    """A sync and async context manager that records how and where it is entered and exited."""
 
     def __init__(self, log):
         self.log = log
@@ -595,7 +616,7 @@ class Noting:
 
 
 class AsyncOnly:
-    """A context manager for coroutines alone."""
+    """An async context manager that cannot be used in a function."""
 
     async def __aenter__(self):
         return self
@@ -606,7 +627,7 @@ class AsyncOnly:
 
 @pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
 def test_a_coroutine_s_contexts_are_awaited_where_they_can_be(make_app, error, kind):
-    """A context manager of both kinds is entered and left by `await`, in the coroutine's own task."""
+    """A manager of both kinds is entered and exited with `await`, in the coroutine's own asyncio task."""
     log = []
     fire, worker = make_app(plugin(job_context=lambda: Noting(log)))
 
@@ -625,7 +646,7 @@ def test_a_coroutine_s_contexts_are_awaited_where_they_can_be(make_app, error, k
 
 
 def test_a_coroutine_s_contexts_are_left_when_it_is_cancelled(make_app):
-    """They may await while the cancellation passes."""
+    """The contexts can await while the cancellation propagates."""
     log = []
     fire, worker = make_app(plugin(job_context=lambda: Noting(log)))
     started = []
@@ -653,7 +674,7 @@ def test_a_coroutine_s_contexts_are_left_when_it_is_cancelled(make_app):
 
 
 def test_a_context_for_coroutines_alone_fails_a_function(end_of):
-    """The reason says what to return instead."""
+    """The error states what to return instead."""
     transition = end_of(
         lambda: 42, retry=Retry.never(), plugins=[plugin(job_context=lambda job: AsyncOnly())]
     )
@@ -667,7 +688,7 @@ def test_a_context_for_coroutines_alone_fails_a_function(end_of):
 
 
 def test_what_is_no_context_manager_is_named(end_of):
-    """With its kind, and what is wanted."""
+    """The error contains the type of the value and what to return."""
     transition = end_of(lambda: 42, retry=Retry.never(), plugins=[plugin(job_context=lambda: 7)])
 
     assert (
@@ -677,7 +698,7 @@ def test_what_is_no_context_manager_is_named(end_of):
 
 
 def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
-    """What was due is not written for a job that waits for nothing."""
+    """A job that does not wait for anything is stored without the due time of the replaced retry."""
     electing = plugin(elect_transition=lambda job, proposed: attrs.evolve(proposed, to=State.FAILED))
 
     transition = end_of(raising(ValueError("boom")), plugins=[electing])
@@ -699,7 +720,10 @@ def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
     ],
 )
 def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, caplog):
-    """What could not be stored, or would end another's run, is logged; the proposed one is sent."""
+    """A transition that could not be stored, or that would end another run, is logged and ignored.
+
+    The proposed transition is used instead.
+    """
     transition = end_of(lambda: 42, plugins=[plugin(elect_transition=elect)])
 
     assert (State.SUCCEEDED, "42") == (transition.to, transition.result)
@@ -708,7 +732,7 @@ def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, c
 
 
 def test_every_end_may_be_replaced(make_app):
-    """A hand-back, a crash and a snooze are asked about as well."""
+    """The hook is also called for a hand-back, a crash and a snooze."""
     seen = []
     fire, worker = make_app(plugin(elect_transition=lambda job, proposed: seen.append(proposed.to)))
     fire.task(name="task")(lambda: Snooze(HOUR)).enqueue()
@@ -722,17 +746,17 @@ def test_every_end_may_be_replaced(make_app):
     assert [State.SCHEDULED, State.ENQUEUED, State.ENQUEUED] == seen
 
 
-# ---- what the log says -----------------------------------------------------------------------------------
+# ---- log lines -------------------------------------------------------------------------------------------
 
 
 def lines_of(caplog):
-    """What the log says of failed jobs: level, text, whether with a traceback, and the fields beside it."""
+    """Return the log records about failed jobs."""
     return [record for record in caplog.records if record.name == "firelock.jobs"]
 
 
 @pytest.fixture
 def logged(make_app, caplog):
-    """Returns what is logged about the first run of a function as a task, called with these arguments."""
+    """A function that runs a function once as a task, with these arguments, and returns the log records."""
     caplog.set_level("INFO")
 
     def log(function, *args, plugins=(), settings=None, crashes=0, **options):
@@ -747,7 +771,10 @@ def logged(make_app, caplog):
 
 
 def test_a_retry_is_one_warning_line(logged):
-    """Who, which attempt, when again, and the error, however many lines its message has."""
+    """The line contains the job, the attempt, the time of the retry and the error.
+
+    A message of several lines is put on one line.
+    """
     (line,) = logged(raising(ValueError("first\nsecond")), retry=Retry.fixed(30, attempts=3, jitter=0))
 
     assert "WARNING" == line.levelname
@@ -759,7 +786,7 @@ def test_a_retry_is_one_warning_line(logged):
 
 
 def test_a_final_failure_is_an_error_with_its_traceback(logged):
-    """The place that raised can be read in the log, without the dashboard."""
+    """The log shows the line that raised the error, without a look at the dashboard."""
     error = ValueError("boom")
 
     (line,) = logged(raising(error), retry=Retry.never())
@@ -774,7 +801,7 @@ def test_a_final_failure_is_an_error_with_its_traceback(logged):
 
 
 def test_a_failure_that_is_snoozed_is_a_warning(logged):
-    """It counts as no retry, and says so."""
+    """The line states that no retry is used."""
     decision = RetryDecision.snooze(timedelta(seconds=20))
 
     (line,) = logged(raising(ValueError("boom")), plugins=[deciding(decision)])
@@ -796,14 +823,17 @@ def test_a_failure_that_is_snoozed_is_a_warning(logged):
     ],
 )  # fmt: skip
 def test_a_failure_s_line_tells_the_reason(logged, options, told):
-    """As the history does: what the plugin or the task's own policy says, and which plugin."""
+    """The line contains the reason of the plugin or of the task's own policy, and the name of the plugin.
+
+    The history contains the same reason.
+    """
     (line,) = logged(raising(ValueError("boom")), **options)
 
     assert line.getMessage().endswith(told)
 
 
 def test_the_reason_of_a_replaced_decision_is_not_told(logged):
-    """Where another plugin elects another transition, with a reason of its own."""
+    """If another plugin elects another transition with its own reason, the first reason is not logged."""
 
     class Electing:
         @hookimpl
@@ -818,7 +848,7 @@ def test_the_reason_of_a_replaced_decision_is_not_told(logged):
 
 
 def test_a_failure_s_fields_can_be_searched(logged):
-    """Job, task, queue, attempt, retries, kind of error, fingerprint and outcome, each by itself."""
+    """Job, task, queue, attempt, retries, error type, fingerprint and outcome are separate fields."""
     (line,) = logged(raising(ValueError("boom")), retry=Retry.never())
 
     assert {
@@ -840,7 +870,7 @@ _FIELDS = (
 
 
 def test_a_log_never_holds_an_argument(logged, caplog, capsys):
-    """Neither the line nor its fields nor the traceback, whatever the job was called with."""
+    """No argument of the job is in the line, its fields or the traceback."""
 
     def fail(word: str):
         raise ValueError(len(word))
@@ -852,7 +882,7 @@ def test_a_log_never_holds_an_argument(logged, caplog, capsys):
 
 
 def test_arguments_that_cannot_be_read_are_logged_without_their_text(make_app, caplog):
-    """What the serializer says of them may hold them, so the line names its kind alone."""
+    """The serializer's message may contain arguments, so the line only names the type of the error."""
     fire, worker = make_app()
 
     @fire.task(name="task")
@@ -882,7 +912,7 @@ def test_arguments_that_cannot_be_read_are_logged_without_their_text(make_app, c
     ],
 )
 def test_a_crash_is_logged_as_what_comes_of_it(make_app, caplog, crashes, level, words):
-    """A warning while it runs again, an error when it is failed for it."""
+    """A crash is logged as a warning if the job runs again, and as an error if the job fails."""
     fire, worker = make_app()
     fire.task(name="task")(lambda: None).enqueue()
     (job,) = worker.claim()
@@ -899,7 +929,7 @@ def test_a_crash_is_logged_as_what_comes_of_it(make_app, caplog, crashes, level,
 
 @pytest.fixture
 def claim_after(make_app):
-    """A function that returns a worker and its claim of a job that was lost as often as given."""
+    """A function that returns a worker and its claim of a job that was lost this many times."""
 
     def claim(losses, *, reason=Moved.SESSION_LOST, is_started=True, **options):
         fire, worker = make_app()
@@ -933,7 +963,7 @@ DIED = Moved.WORKER_DIED.format(how="SIGKILL")
 def test_a_job_that_has_crashed_too_often_fails_and_does_not_start(
     claim_after, caplog, losses, options, words
 ):
-    """It is judged when it is claimed again, whatever its retry policy says."""
+    """The crashes are judged when the job is claimed again, whatever its retry policy is."""
     worker, job = claim_after(losses, **options)
 
     ended = worker.attempt(job)
@@ -957,14 +987,14 @@ def test_a_job_that_has_crashed_too_often_fails_and_does_not_start(
     ids=["below", "only-claimed", "bound", "not-alone", "two", "other"],
 )
 def test_a_job_that_may_be_innocent_starts_after_its_crashes(claim_after, losses, options):
-    """A job that lost servers had only claimed never fails by them."""
+    """A job that lost servers had claimed but not started never fails because of these losses."""
     worker, job = claim_after(losses, **options)
 
     assert State.SUCCEEDED is worker.attempt(job).transition.to
 
 
 def test_a_job_goes_back_if_its_crashes_cannot_be_judged():
-    """The next claim judges it; it neither starts nor fails meanwhile."""
+    """The job neither starts nor fails; its crashes are judged after the next claim."""
     with contextlib.closing(Firelock(FailingStorage())) as fire:
         fire.task(name="task")(lambda: None).enqueue()
         worker = Worker(fire)
@@ -977,7 +1007,7 @@ def test_a_job_goes_back_if_its_crashes_cannot_be_judged():
 
 
 def test_failure_of_a_job_that_ignored_its_timeout_is_reported_when_its_end_is_stored(make_app, caplog):
-    """It may have been deleted meanwhile: then its end is refused, and it has not failed."""
+    """The job may have been deleted by then. In that case its end is refused, and it has not failed."""
     fire, worker = make_app()
     fire.task(name="task", retry=Retry.never(), timeout=5)(lambda: None).enqueue()
     (job,) = worker.claim()
@@ -995,7 +1025,7 @@ def test_failure_of_a_job_that_ignored_its_timeout_is_reported_when_its_end_is_s
 
 
 def test_lines_about_failed_jobs_can_be_turned_off(logged):
-    """`log_failures=False`, for those who report failures by a plugin."""
+    """`log_failures=False` is for applications that report failures with a plugin."""
     lines = logged(raising(ValueError("boom")), retry=Retry.never(), settings=Settings(log_failures=False))
 
     assert [] == lines
@@ -1003,7 +1033,7 @@ def test_lines_about_failed_jobs_can_be_turned_off(logged):
 
 
 def test_an_elected_end_is_the_one_that_is_logged(logged):
-    """A plugin that makes something else of a failure is believed."""
+    """If a plugin replaces a failure with another end, that end is logged."""
 
     def elect(job, proposed):
         return attrs.evolve(proposed, to=State.DELETED)

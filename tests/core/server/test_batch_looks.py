@@ -1,4 +1,4 @@
-"""How often batches are looked at while their members end."""
+"""How often batches are released while their members end."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from firelock.storage import BatchCounts
 
 @attrs.define
 class Batches:
-    """A storage's answers about batches."""
+    """A storage's responses about batches."""
 
     active: dict[str, int]
-    released: int = 1  # what a look moves or decides
-    asked: int = 0  # how often for what is left
-    now: float = 1.0  # seconds; it stands still but for
-    takes: float = 0.0  # what a look does
+    released: int = 1  # number of batches and jobs that a release changes
+    asked: int = 0  # number of requests for the remaining members
+    now: float = 1.0  # seconds; only a release advances it
+    takes: float = 0.0  # duration of a release
 
     def release(self, limit):
-        """Return how many were looked at."""
+        """Return the number of released batches."""
         self.now += self.takes
         return min(limit, self.released)
 
     def batch_counts(self, batch_ids):
-        """Return how far they are."""
+        """Return the counts of the batches."""
         self.asked += 1
         return [BatchCounts(active=self.active[id]) if id in self.active else None for id in batch_ids]
 
 
 def _rests(storage, *told, have_failed=False):
-    """Return the rest behind each look at batches that were told."""
+    """Return the pause after each release of batches with ended members."""
     looks = BatchLooks(storage, lambda: storage.now)
     rests = []
     for batches in told:
@@ -43,27 +43,27 @@ def _rests(storage, *told, have_failed=False):
 
 @pytest.mark.parametrize(("takes", "rest"), [(0.0003, OFTEN), (0.003, 0.036), (0.150, SELDOM)])
 def test_batches_are_looked_at_the_rarer_the_dearer_that_is(takes, rest):
-    """Where a look takes 3 ms it would cost a seventh of the time at 50 looks a second."""
+    """If a release takes 3 ms, 50 releases per second would use a seventh of the time."""
     assert [pytest.approx(rest)] == _rests(Batches({}, takes=takes), {"a"})
 
 
 @pytest.mark.parametrize(("left", "rest"), [(100_000, RAREST), (2_000, 0.1), (100, OFTEN), (0, OFTEN)])
 def test_the_more_members_are_left_the_later_the_next_look_comes(left, rest):
-    """So the last look comes soon behind the last member, however long the batch is."""
+    """The last release follows soon after the last member, however large the batch is."""
     first, second = _rests(Batches({"a": left}), {"a"}, {"a"})
 
     assert (pytest.approx(OFTEN), pytest.approx(rest)) == (first, second)
 
 
 def test_the_last_looks_come_soon_however_dear_they_are():
-    """They are few: where few members are left it is over soon, or they seldom end."""
+    """The last releases are few: if few members remain, the batch ends soon or its members rarely end."""
     assert [pytest.approx(SELDOM), pytest.approx(OFTEN)] == _rests(
         Batches({"a": 100}, takes=0.1), {"a"}, {"a"}
     )
 
 
 def test_of_several_batches_the_one_that_ends_first_counts():
-    """A batch that is gone is no batch that is left."""
+    """A batch that does not exist has no remaining members."""
     assert pytest.approx(OFTEN) == _rests(Batches({"a": 100_000, "b": 20}), {"a", "b"}, {"a", "b"})[-1]
     assert pytest.approx(RAREST) == _rests(Batches({"a": 100_000}), {"a", "b"}, {"a", "b"})[-1]
 
@@ -78,7 +78,7 @@ def test_of_several_batches_the_one_that_ends_first_counts():
     ],
 )
 def test_what_may_have_consequences_is_looked_at_often(released, told, have_failed):
-    """However many members are left, and the storage is not asked how many."""
+    """The pause is short however many members remain, and their number is not read."""
     storage = Batches(dict.fromkeys(told, 100_000), released)
 
     rests = _rests(storage, told, told, told, have_failed=have_failed)
@@ -88,7 +88,7 @@ def test_what_may_have_consequences_is_looked_at_often(released, told, have_fail
 
 
 def test_of_a_batch_that_comes_anew_nobody_asks_how_much_is_left():
-    """Small batches one after another cost no more than their looks."""
+    """Small batches that follow one another cost no more than their releases."""
     storage = Batches({"a": 5, "b": 5})
 
     _rests(storage, {"a"}, {"b"}, {"a"}, {"b"})
@@ -97,7 +97,7 @@ def test_of_a_batch_that_comes_anew_nobody_asks_how_much_is_left():
 
 
 def test_a_look_is_due_at_the_first_end_and_behind_the_rest_from_then_on():
-    """A failure does not wait for a rest that is longer than usual; what a look has left is owed one more."""
+    """A failure does not wait for a long pause. If a release was not complete, another one is due."""
     storage = Batches({"a": 100_000})
     looks = BatchLooks(storage, lambda: storage.now)
 

@@ -1,4 +1,4 @@
-"""Across modules: servers whose host's clock is set, or whose machine was suspended."""
+"""Across modules: servers on a host whose clock is set, or whose machine was suspended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOGGED = "no server is declared lost for"
 
 @pytest.fixture(params=JUMPS.values(), ids=JUMPS)
 def jump(request):
-    """Something that happens to the clocks of a host."""
+    """A change to the clocks of a host."""
     return request.param
 
 
@@ -44,11 +44,11 @@ def servers(request):
     return request.param
 
 
-# ---- servers at work -------------------------------------------------------------------------------------
+# ---- running servers -------------------------------------------------------------------------------------
 
 
 class File(SqliteStorage):
-    """A handle of one file; it remembers how often dead servers were looked for."""
+    """A handle of one file that counts its searches for dead servers."""
 
     looks = 0
 
@@ -58,7 +58,7 @@ class File(SqliteStorage):
 
 
 class Program:
-    """A program on a host, with a server; its jobs wait until they are let go."""
+    """A program on a host, with a server. Its jobs wait until `let_go` is set."""
 
     def __init__(self, host, storage, settings):
         self.fire = host.serve(Firelock(storage, settings=settings))
@@ -72,13 +72,13 @@ class Program:
         self.tick = self.fire.task(name="tick")(lambda: None)
 
     def sessions(self):
-        """The sessions that are stored."""
+        """Return the stored sessions."""
         return self.fire.storage.list_sessions()
 
 
 @pytest.fixture
 def programs(tmp_path, servers):
-    """So many programs on one host, each with a handle of its own of one file of SQLite, and a server."""
+    """The programs on one host, each with its own handle of one SQLite file and a server."""
     settings = Settings(session_timeout=30, heartbeat=10, sweep=0.05, poll=0.05)
     host = Host()
     with ExitStack() as stack:
@@ -90,16 +90,16 @@ def programs(tmp_path, servers):
             stack.callback(programs[-1].let_go.set)
         for program in programs:
             stack.enter_context(program.fire.server(workers=2))
-        host.go_on(11)  # a server that has just started looks for nobody
+        host.go_on(11)  # a server that has just started does not search for dead servers
         until(lambda: all(program.fire.storage.looks for program in programs))
         yield host, programs
 
 
 def test_servers_keep_their_sessions_and_jobs(programs, servers, jump, caplog):
-    """All sessions are renewed soon, nobody ends one, no job runs again, and new jobs run."""
+    """After a jump, all sessions are renewed soon and none ends. No job runs twice, and new jobs run."""
     host, (first, *others) = programs
     until(lambda: len(first.sessions()) == servers)
-    jobs = first.held.enqueue_many([()] * servers * 2)  # each worker has one
+    jobs = first.held.enqueue_many([()] * servers * 2)  # two per server, so that each worker has one
     runs = [first.runs, *(other.runs for other in others)]
     until(lambda: sum(map(len, runs)) == len(jobs))
 
@@ -121,14 +121,14 @@ def test_servers_keep_their_sessions_and_jobs(programs, servers, jump, caplog):
 
 
 def _is_of_now(one, host):
-    """Whether the session was renewed after the clocks jumped."""
+    """Return whether the session was renewed after the clock jump."""
     now = host.wall_nanos() // 1_000
     return now + 20 * SECOND < one.expires_at <= now + 30 * SECOND
 
 
 @pytest.mark.parametrize("servers", [1], indirect=True)
 def test_job_with_a_delay_is_due_when_the_wall_clock_says_so(programs):
-    """A delay is stored as a time: a clock that is set forward by more makes the job due."""
+    """A delay is stored as a time. A clock that is set forward by more than the delay makes the job due."""
     host, (program,) = programs
     job = program.tick.schedule(400)
     before = job.record().due_at
@@ -142,7 +142,7 @@ def test_job_with_a_delay_is_due_when_the_wall_clock_says_so(programs):
 
 @pytest.mark.parametrize("servers", [1], indirect=True)
 def test_recurring_job_runs_again_when_a_clock_that_was_set_back_has_caught_up(programs):
-    """A time that has fired does not fire again; other jobs run meanwhile."""
+    """A time for which a job was created is not used again. Other jobs run in the meantime."""
     host, (program,) = programs
     program.tick.recur("hourly", Every(timedelta(hours=1)))
     definition = program.fire.recurring.get("hourly")
@@ -162,11 +162,11 @@ def test_recurring_job_runs_again_when_a_clock_that_was_set_back_has_caught_up(p
     assert 2 == len(program.fire.jobs.find(recurring="hourly").jobs)
 
 
-# ---- the look for dead servers, sweep by sweep -----------------------------------------------------------
+# ---- the search for dead servers, sweep by sweep ---------------------------------------------------------
 
 
 class Scene:
-    """An upkeep whose sweeps a test makes, on a host whose clocks stand still, beside another server."""
+    """An upkeep next to another server, on a host whose clocks stand still; the test makes its sweeps."""
 
     def __init__(self, settings=None):
         self.host = Host(stands_still=True)
@@ -184,7 +184,7 @@ class Scene:
         self.sweep()
 
     def sweep(self):
-        """One sweep, by hand; return whether the other server lives."""
+        """Make one sweep and return whether the other server is alive."""
         self.upkeep._sweep()  # noqa: SLF001 - as in test_upkeep
         return self.other_lives
 
@@ -193,7 +193,7 @@ class Scene:
         return {one.session.id: one.is_alive for one in self.storage.list_sessions()}["other"]
 
     def sweeps_until_dead(self, act=lambda: None, *, most=100):
-        """The number of sweeps, five seconds apart, until the other server is taken for dead."""
+        """Return the number of sweeps, five seconds apart, until the other server is considered dead."""
         for number in range(most):
             self.host.go_on(5)
             act()
@@ -208,26 +208,26 @@ class Scene:
 
 @pytest.fixture
 def scene():
-    """A living server beside another one, which was renewed just now."""
+    """A live server next to another one that was renewed just now."""
     scene = Scene()
     yield scene
     scene.close()
 
 
 def test_dead_server_is_found_within_its_timeout(scene):
-    """As long as no clock jumps."""
+    """Without a clock jump, a dead server is found within the session timeout."""
     assert 6 == scene.sweeps_until_dead()
 
 
 def test_dead_server_is_found_a_full_timeout_after_a_jump(scene, jump):
-    """Until then it could renew; a clock that was set back does not let it live for longer."""
+    """A server could still renew during this time. A clock that was set back does not extend its life."""
     jump(scene.host)
 
     assert 6 <= scene.sweeps_until_dead() <= 7
 
 
 def test_short_jump_changes_nothing(scene, caplog):
-    """A second is within the margin of every session."""
+    """A second is within the safety margin of every session."""
     scene.host.set_clock(0.9)
     scene.host.suspend(0.9)
 
@@ -236,7 +236,7 @@ def test_short_jump_changes_nothing(scene, caplog):
 
 
 def test_jump_is_logged_once(scene, caplog):
-    """With what was seen, and what happens next."""
+    """The log line contains the measured jump and what happens next."""
     scene.host.set_clock(600)
     for _ in range(3):
         scene.sweep()
@@ -250,7 +250,7 @@ def test_jump_is_logged_once(scene, caplog):
 
 @pytest.mark.parametrize("verb", ["oldest_session", "orphans"])
 def test_jump_within_a_sweep_ends_no_session(scene, verb, jump):
-    """The clock may jump after the sweep has looked at it, and before the storage does."""
+    """The clock may jump after the sweep has read the time and before the storage does."""
     call = getattr(scene.storage, verb)
 
     def late(*args, **kwargs):
@@ -265,7 +265,7 @@ def test_jump_within_a_sweep_ends_no_session(scene, verb, jump):
 
 @pytest.mark.parametrize("by", [600, -600])
 def test_clock_that_keeps_jumping_does_not_hide_a_dead_server(scene, by):
-    """Three timeouts after the first jump, a second without one is enough to take it for dead."""
+    """Three timeouts after the first jump, one second without a jump is enough to detect a dead server."""
     signs = iter([1, -1] * 100)
 
     def jump():
@@ -277,7 +277,7 @@ def test_clock_that_keeps_jumping_does_not_hide_a_dead_server(scene, by):
 
 
 def test_clock_that_keeps_jumping_is_looked_at_again_soon(scene):
-    """After three timeouts the next sweep comes a second after a jump, whatever its interval is."""
+    """After three timeouts, the next sweep is due one second after a jump, whatever the sweep interval is."""
     upkeep = scene.upkeep
     for _ in range(18):
         scene.host.go_on(5)
@@ -295,7 +295,7 @@ def test_clock_that_keeps_jumping_is_looked_at_again_soon(scene):
 
 
 def test_living_server_outlives_a_clock_that_keeps_jumping(scene):
-    """It renews its session after each jump."""
+    """A server that renews its session after each jump is never considered dead."""
 
     def jump_and_renew():
         scene.host.set_clock(600)
@@ -307,7 +307,7 @@ def test_living_server_outlives_a_clock_that_keeps_jumping(scene):
 
 
 def test_database_server_that_is_set_ends_no_session(scene):
-    """The clock of PostgreSQL or Redis is read once a minute; a jump between two readings does not matter."""
+    """The clock of PostgreSQL or Redis is read once a minute. A jump between two readings does not matter."""
     scene.storage.clock = lambda: scene.host.wall_nanos() // 1_000 + ahead
     ahead = 0
     scene.host.go_on(61)
@@ -325,7 +325,7 @@ def test_database_server_that_is_set_ends_no_session(scene):
 
 
 def test_wall_clock_of_a_server_does_not_matter_to_a_database(scene, caplog):
-    """The storage has a clock of its own: a dead server is found as ever, and nothing is logged."""
+    """The storage has its own clock, so a dead server is found as usual and nothing is logged."""
     began = scene.host.wall_nanos() // 1_000
     scene.storage.clock = lambda: began + int(scene.host.passed * SECOND)
     scene.host.set_clock(600)
@@ -335,7 +335,10 @@ def test_wall_clock_of_a_server_does_not_matter_to_a_database(scene, caplog):
 
 
 def test_new_server_finds_nobody_dead_for_a_heartbeat():
-    """The clock may have been set just before it started; living servers renew within their heartbeat."""
+    """The clock may have been set just before the server started.
+
+    Live servers renew within their heartbeat.
+    """
     scene = Scene(Settings(session_timeout=30, heartbeat=9, sweep=0.05))
     scene.host.set_clock(600)
     scene.upkeep = type(scene.upkeep)(
@@ -359,7 +362,10 @@ def test_new_server_finds_nobody_dead_for_a_heartbeat():
 
 @pytest.mark.parametrize("seconds", [HOUR, 31])
 def test_server_starts_nothing_after_a_suspension_before_it_has_renewed(seconds):
-    """The storage's clock went on, so its session may be another's by now; on every storage."""
+    """The storage's clock continued, so the session may have expired and its jobs may have been requeued.
+
+    This applies to every storage.
+    """
     host = Host()
     storage = HostStorage(host)
     lost = []
@@ -374,7 +380,7 @@ def test_server_starts_nothing_after_a_suspension_before_it_has_renewed(seconds)
     before = memory.may_start()
 
     host.suspend(seconds)
-    storage.orphans(10)  # by a server that was awake
+    storage.orphans(10)  # as a server that was awake would do
     after = memory.may_start()
     renewal.start()
     until(lambda: lost)
@@ -387,7 +393,7 @@ def test_server_starts_nothing_after_a_suspension_before_it_has_renewed(seconds)
 
 @pytest.mark.parametrize("act", [lambda host: host.set_clock(600), lambda host: host.suspend(HOUR)])
 def test_server_renews_soon_after_a_jump(act):
-    """Not at its next heartbeat, which may be a minute away."""
+    """A server renews without waiting for its next heartbeat, which may be a minute away."""
     host = Host()
     storage = HostStorage(host)
     server = ServerInfo("server-a", "host:a", "*", 1, 7)
@@ -398,7 +404,7 @@ def test_server_renews_soon_after_a_jump(act):
     memory = SharedMemory.create(1, host.clocks.elapsed)
     renewal.begin(memory, pid=7, workers=1)
     renewal.start()
-    until(lambda: len(storage.called["renew"]) == 2)  # those soon after the start
+    until(lambda: len(storage.called["renew"]) == 2)  # the renewals soon after the start
     act(host)
 
     until(lambda: len(storage.called["renew"]) == 3)
@@ -410,7 +416,7 @@ def test_server_renews_soon_after_a_jump(act):
 
 
 def test_claim_of_a_session_that_was_given_away_during_a_suspension_brings_nothing(scene):
-    """The storage tests the session in the same step."""
+    """The storage checks the session in the same step as the claim."""
     scene.task.enqueue()
     scene.host.suspend(HOUR)
     scene.storage.orphans(10)

@@ -1,4 +1,4 @@
-"""Across modules: a job that ends in a transaction of its task, under concurrent changes and errors."""
+"""Across modules: jobs that end in a transaction of their task, under concurrent changes and errors."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ DAYS = 86_400 * SECOND
 
 
 class Transaction:
-    """A caller's transaction: what is to be stored when it commits."""
+    """A caller's transaction: it stores the ends when it commits."""
 
     def __init__(self):
         self.ends = []
 
     def commit(self):
-        """Everything is stored."""
+        """Store all ends."""
         for end in self.ends:
             end()
 
 
 class JoiningStorage(FailingStorage):
-    """Takes part in such transactions; it is compared with only while the test lets it be."""
+    """A storage that takes part in such transactions.
+
+    It reconciles only while the test allows it.
+    """
 
     features = MemoryStorage.features | {Feature.TRANSACTIONAL_ENQUEUE}
 
@@ -42,20 +45,20 @@ class JoiningStorage(FailingStorage):
         self.compares.set()
 
     def apply(self, transitions, *, within=None):
-        """The end is stored with the transaction's commit."""
+        """Store the end when the transaction commits."""
         if within is None:
             return super().apply(transitions)
         within.ends.append(lambda: MemoryStorage.apply(self, transitions))
         return [Applied.APPLIED]
 
     def reconcile(self, session, held):
-        """Wait until the test allows it."""
+        """Wait until the test allows the reconciliation."""
         assert self.compares.wait(30)
         return super().reconcile(session, held)
 
 
 class Bench:
-    """An app with a task that commits its end, waits for the test, and does as the test has said."""
+    """An app whose task commits its end, waits for the test, and then calls `then`."""
 
     def __init__(self):
         def jobs_settled(settled):
@@ -87,7 +90,7 @@ class Bench:
         return self.then()
 
     def commit(self):
-        """Return a job that has committed its end, and goes on; nothing is compared from now on."""
+        """Return a job that has committed its end and still runs; reconciliation stops from now on."""
         self.storage.compares.clear()
         job = self.work.enqueue()
         assert self.committed.acquire(timeout=30)
@@ -110,7 +113,10 @@ def bench():
 
 
 def test_requeue_after_the_commit_cancels_the_run(bench):
-    """Its job runs again, so that the run is no longer the job's; the later run's end is counted."""
+    """The requeued job runs again, so the first run no longer belongs to it.
+
+    The end of the later run is counted.
+    """
     job = bench.commit()
 
     bench.fire.queues.pause("default")
@@ -128,7 +134,7 @@ def test_requeue_after_the_commit_cancels_the_run(bench):
 
 
 def test_delete_after_the_commit_leaves_the_run(bench):
-    """The job had succeeded by then, and is counted so."""
+    """The job had succeeded before it was deleted, and is counted as succeeded."""
     job = bench.commit()
 
     job.delete()
@@ -142,7 +148,7 @@ def test_delete_after_the_commit_leaves_the_run(bench):
 
 
 def test_job_that_was_removed_after_the_commit_has_ended(bench):
-    """Only final jobs are removed: the run goes on, and its end is counted."""
+    """Only final jobs are removed, so the run continues and its end is counted."""
     job = bench.commit()
 
     bench.storage.clock_offset += 30 * DAYS
@@ -158,7 +164,7 @@ def test_job_that_was_removed_after_the_commit_has_ended(bench):
 
 
 def test_job_that_was_removed_before_its_end_was_sent_has_ended(bench):
-    """The storage answers that there is no such job, and the end is counted."""
+    """The storage reports that the job does not exist, and its end is counted."""
     bench.commit()
 
     bench.storage.clock_offset += 30 * DAYS
@@ -172,7 +178,7 @@ def test_job_that_was_removed_before_its_end_was_sent_has_ended(bench):
 
 
 def test_refused_end_is_looked_up_until_the_storage_answers(bench):
-    """An outage meanwhile does not lose the end, which is counted once."""
+    """An outage during the lookup does not lose the end, which is counted once."""
     bench.then = lambda: Snooze(60)
     bench.storage.fail("get", StorageUnavailable("away"), StorageUnavailable("still away"))
     bench.commit()
@@ -186,7 +192,7 @@ def test_refused_end_is_looked_up_until_the_storage_answers(bench):
 
 
 def test_refused_end_that_cannot_be_looked_up_is_given_up(bench, caplog):
-    """It hinders no other end, nor the stop; the log says so."""
+    """A discarded end delays neither other ends nor the stop, and the log reports it."""
     bench.then = lambda: Snooze(60)
     bench.storage.fail("get", StorageError("unreadable"))
     bench.opened.set()
@@ -199,7 +205,10 @@ def test_refused_end_that_cannot_be_looked_up_is_given_up(bench, caplog):
 
 
 def test_error_after_the_commit_in_an_outage_is_counted_as_a_success(bench):
-    """The worker cannot know that, and reports a failed attempt; the storage has the last word."""
+    """The worker has no record of the commit and reports a failed attempt.
+
+    The state in the storage determines the count.
+    """
 
     def fail():
         raise ValueError("the cache is away")
@@ -217,7 +226,7 @@ def test_error_after_the_commit_in_an_outage_is_counted_as_a_success(bench):
 
 
 def test_end_whose_answer_was_lost_is_counted_once(bench):
-    """It is sent again, and is a repeat of a repeat."""
+    """The end is sent again, and the storage recognizes the repetition."""
     bench.opened.set()
     bench.storage.fail("exchange", StorageUnavailable("lost"), is_late=True)
     bench.storage.fail("apply", StorageUnavailable("lost"), is_late=True)
@@ -230,7 +239,7 @@ def test_end_whose_answer_was_lost_is_counted_once(bench):
 
 
 def test_end_without_more_to_do_costs_no_look(bench):
-    """A task that returns after its commit is settled as any other: nothing is read, nothing compared."""
+    """A task that returns after its commit is settled like any other, without a lookup or reconciliation."""
     bench.opened.set()
     bench.work.enqueue_many([()] * 20)
 

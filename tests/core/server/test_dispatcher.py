@@ -1,4 +1,7 @@
-"""How many jobs are claimed ahead of free workers: more while workers run dry, fewer as soon as jobs wait."""
+"""The number of jobs that are claimed ahead.
+
+It grows when workers run out of jobs and shrinks as soon as jobs wait.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from firelock.server.dispatcher import ClaimAhead
 
 
 def test_running_dry_raises_it():
-    """Each time workers had nothing to do while there was work, one more and 5 % are held."""
+    """Each time workers are idle although there are jobs, the number grows by one plus 5 %."""
     ahead = ClaimAhead(500)
 
     grown = []
@@ -24,7 +27,10 @@ def test_running_dry_raises_it():
     [(0.0, 100, False), (0.020, 100, False), (0.0201, 90, False), (0.050, 90, False), (0.0501, 0, True)],
 )
 def test_waiting_jobs_lower_it(wait, left, are_handed_back):
-    """A wait above 20 ms takes a tenth off; after one above 50 ms what waits goes back, none is held."""
+    """A wait above 20 ms lowers the number by a tenth.
+
+    After a wait above 50 ms, the waiting jobs are handed back and the number drops to zero.
+    """
     ahead = ClaimAhead(100)
     for _ in range(100):
         ahead.ran_dry()
@@ -36,7 +42,10 @@ def test_waiting_jobs_lower_it(wait, left, are_handed_back):
 
 @pytest.mark.parametrize(("seconds", "left"), [(0.1, 50), (0.3, 0)])
 def test_a_free_worker_lets_it_go_on(seconds, left):
-    """Half of it, or nothing where no worker became free for so long that the jobs are long ones."""
+    """Claiming ahead continues with half of the number when a worker becomes free.
+
+    It continues with zero if this took so long that the jobs must be long ones.
+    """
     now = [7.0]
     ahead = ClaimAhead(100, lambda: now[0])
     for _ in range(100):
@@ -56,11 +65,11 @@ def test_a_free_worker_lets_it_go_on(seconds, left):
         (0.002, 500, 0.0221, 86),
         (0.050, 500, 0.150, 101),  # a distant storage: three times as long
         (0.050, 500, 0.151, 86),
-        (0.002, 10, 0.5, 101),  # not because of its ends
+        (0.002, 10, 0.5, 101),  # not long because of its ends
     ],
 )
 def test_exchanges_that_are_long_because_of_their_ends_lower_it(short, ends, seconds, left):
-    """A tenth fewer of 95 are held; no more are before an exchange is short again."""
+    """The number drops by a tenth, from 95, and does not grow again before an exchange is short."""
     ahead = ClaimAhead(500)
     for _ in range(36):
         ahead.ran_dry()

@@ -1,4 +1,4 @@
-"""A server inside this process: from its start to its stop, whatever comes between."""
+"""A server inside this process, from its start to its stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = Settings(heartbeat=0.1, session_timeout=2, sweep=0.1, poll=0.2, grace
 
 @pytest.fixture
 def make_app():
-    """Returns an app over a storage that fails as told; closed at the end."""
+    """A function that returns an app over a storage with programmable failures; closed at the end."""
     apps = []
 
     def make(*plugins, storage=None, settings=SETTINGS, **options):
@@ -50,13 +50,13 @@ def fire(make_app):
 
 
 def open_descriptors():
-    """How many there are, where the system tells."""
+    """Return the number of open file descriptors, or 0 if the system does not provide it."""
     table = Path("/proc/self/fd")
     return len(list(table.iterdir())) if table.is_dir() else 0
 
 
 class Gate:
-    """A task that waits until the test opens it, obeying a cancellation or not."""
+    """A task that waits until the test opens it, and obeys or ignores a cancellation."""
 
     def __init__(self, fire, *, obeys=True, name="gate"):
         self.came, self.opened = threading.Event(), threading.Event()
@@ -71,11 +71,11 @@ class Gate:
         self.task = fire.task(name=name)(work)
 
 
-# ---- running ---------------------------------------------------------------------------------------------
+# ---- running jobs ----------------------------------------------------------------------------------------
 
 
 def test_jobs_run_while_the_server_does(fire, our_threads, caplog):
-    """Before its start they wait, and after its end nothing of it is left; it warns of nothing."""
+    """Jobs wait before the start. After the stop, nothing of the server remains, and no warning is logged."""
     before = fire.echo.enqueue("before")
     descriptors = open_descriptors()
 
@@ -92,7 +92,10 @@ def test_jobs_run_while_the_server_does(fire, our_threads, caplog):
 
 
 def test_a_server_may_be_started_again(fire):
-    """After it was stopped; starting one that runs is refused, stopping one that does not is nothing."""
+    """A stopped server can be started again.
+
+    Starting a running server is refused, and stopping a stopped one does nothing.
+    """
     server = fire.server(workers=1, async_workers=1)
     server.stop()
     for word in ("once", "twice"):
@@ -105,7 +108,7 @@ def test_a_server_may_be_started_again(fire):
 
 
 def test_a_server_is_seen_by_others(fire):
-    """Its name, queues and workers; when it has stopped it is dead."""
+    """The list contains the server's name, queues and workers. A stopped server is no longer alive."""
     with fire.server(queues=["critical", "default"], workers=3, async_workers=1, name="web-1"):
         (alive,) = fire.servers.list()
     (dead,) = fire.servers.list()
@@ -116,7 +119,7 @@ def test_a_server_is_seen_by_others(fire):
 
 
 def test_five_workers_a_core_unless_set(monkeypatch):
-    """Without a number of its own a server has five threads a core, and five where cores are unknown."""
+    """By default, a server has five threads per core, or five if the number of cores is unknown."""
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     of_four = thread_count(0)
     monkeypatch.setattr("os.cpu_count", lambda: None)
@@ -125,7 +128,7 @@ def test_five_workers_a_core_unless_set(monkeypatch):
 
 
 def test_without_a_number_a_server_has_the_settings_workers(fire):
-    """And a name of host and process."""
+    """The default name of a server consists of the host and the process id."""
     server = fire.server()
 
     with server:
@@ -138,7 +141,7 @@ def test_without_a_number_a_server_has_the_settings_workers(fire):
     "options", [{"workers": 0}, {"workers": True}, {"workers": 10**6}, {"async_workers": "2"}]
 )
 def test_a_number_of_workers_is_whole_and_positive(fire, options):
-    """The message shows what was given."""
+    """The error contains the value that was passed."""
     with pytest.raises(
         ConfigurationError, match=r"workers=.* is refused; pass a whole number from 1 to 10000"
     ):
@@ -146,7 +149,7 @@ def test_a_number_of_workers_is_whole_and_positive(fire, options):
 
 
 def test_waiting_work_costs_no_processor(make_app):
-    """A queue that is longer than there are workers is not looked at again and again."""
+    """A queue that is longer than the number of workers does not cause repeated claims."""
     fire = make_app()
     gate = Gate(fire)
     gate.task.enqueue_many([()] * 5)
@@ -163,11 +166,11 @@ def test_waiting_work_costs_no_processor(make_app):
     assert used < 0.7
 
 
-# ---- what does not start ---------------------------------------------------------------------------------
+# ---- starts that fail ------------------------------------------------------------------------------------
 
 
 def test_a_server_without_tasks_does_not_start(make_app, our_threads):
-    """A stub is none; the message says how tasks are found."""
+    """A remote task is a stub and does not count. The error explains how tasks are found."""
     fire = make_app()
     fire.task(name="elsewhere", remote=True)(lambda: None)
 
@@ -178,10 +181,10 @@ def test_a_server_without_tasks_does_not_start(make_app, our_threads):
 
 
 def test_a_task_that_cannot_be_bound_stops_the_start(make_app):
-    """Before anything is claimed."""
+    """The start fails before anything is claimed."""
     fire = make_app()
 
-    def broken(what: Nowhere): ...  # noqa: F821 - that is the mistake
+    def broken(what: Nowhere): ...  # noqa: F821 - the mistake under test
 
     fire.task(name="broken")(broken)
 
@@ -192,7 +195,7 @@ def test_a_task_that_cannot_be_bound_stops_the_start(make_app):
 
 
 def test_a_process_for_a_job_needs_an_app_that_others_can_find(make_app):
-    """An app that stands in no module cannot be imported by another process."""
+    """Another process cannot import an app that is not in a module."""
     fire = make_app()
     fire.task(name="apart", executor="process")(lambda: None)
 
@@ -204,7 +207,7 @@ def test_a_process_for_a_job_needs_an_app_that_others_can_find(make_app):
 
 @pytest.mark.parametrize("verb", ["begin_session", "list_records"])
 def test_a_storage_that_is_away_stops_the_start(fire, verb, our_threads):
-    """Nothing is left behind, and the next start may succeed."""
+    """Nothing remains after the failure, and the next start can succeed."""
     fire.storage.fail(verb, StorageUnavailable("down"))
     server = fire.server(workers=1, async_workers=1)
 
@@ -218,7 +221,7 @@ def test_a_storage_that_is_away_stops_the_start(fire, verb, our_threads):
 
 
 def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
-    """Nothing has started when it is asked."""
+    """The hook is called before anything has started."""
 
     def unprepared():
         raise RuntimeError("no engine")
@@ -236,7 +239,7 @@ def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
 
 
 def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_app, caplog, our_threads):
-    """The server does not wait for it for ever; its late end counts for nothing."""
+    """The server does not wait forever for such a job, and ignores its late end."""
     fire = make_app()
     gate = Gate(fire, obeys=False)
     server = fire.server(workers=1, async_workers=1).start()
@@ -254,7 +257,7 @@ def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_a
 
 
 def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, our_threads):
-    """Observers learn of it; the session ends by itself."""
+    """Observers are notified of the stop; the session ends by its timeout."""
     monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.3)
     seen = []
 
@@ -282,7 +285,7 @@ def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, ou
 
 @pytest.mark.parametrize("order", ["quiet", "stop"])
 def test_a_server_obeys(fire, order):
-    """A quiet one claims nothing until it is told to resume; one that is told to stop stops."""
+    """A quiet server claims nothing until it gets the order to resume; the order to stop stops the server."""
     with fire.server(workers=1, async_workers=1) as server:
         (view,) = fire.servers.list()
         fire.servers.tell(view.id, order)
@@ -297,7 +300,10 @@ def test_a_server_obeys(fire, order):
 
 
 def test_a_server_does_not_end_its_application(fire, caplog):
-    """Its worker process is the application; the log says that the order has no effect."""
+    """The worker process of an embedded server is the application.
+
+    The log reports that the order has no effect.
+    """
     with fire.server(workers=1):
         (view,) = fire.servers.list()
 
@@ -308,7 +314,7 @@ def test_a_server_does_not_end_its_application(fire, caplog):
 
 
 def test_run_serves_until_it_is_told_to_stop(fire):
-    """By a signal; the former handlers are there again."""
+    """A signal stops the server, and the previous signal handlers are restored."""
     former = signal.getsignal(signal.SIGTERM)
     job = fire.echo.enqueue("x")
     teller = threading.Thread(target=lambda: job.result(timeout=10) and os.kill(os.getpid(), signal.SIGTERM))
@@ -321,7 +327,7 @@ def test_run_serves_until_it_is_told_to_stop(fire):
 
 
 def test_a_second_signal_hurries(make_app):
-    """Nothing is waited for any more."""
+    """After the second signal, the server does not wait for running jobs."""
     fire = make_app(settings=Settings(grace=600, heartbeat=0.1, session_timeout=2))
     gate = Gate(fire)
     job = gate.task.enqueue()
@@ -343,7 +349,7 @@ def test_a_second_signal_hurries(make_app):
 
 
 def test_run_belongs_to_the_main_thread(fire):
-    """Only there a signal can be heard: refused before anything has started."""
+    """Only the main thread can receive signals, so the call is refused before anything has started."""
     with ThreadPoolExecutor() as threads:
         error = threads.submit(fire.server(workers=1, async_workers=1).run).exception(10)
 
@@ -358,7 +364,7 @@ def test_run_belongs_to_the_main_thread(fire):
 
 
 def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
-    """Claim and renewal may both find it."""
+    """Both a claim and a renewal can detect the loss."""
     with fire.server(workers=1, async_workers=1):
         (view,) = fire.servers.list()
         lost = view.sessions[0].session.id
@@ -370,7 +376,7 @@ def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
 
 
 def test_a_wait_for_work_that_fails_is_made_again(fire):
-    """By an outage; an error that nobody knows is in test_serving."""
+    """Here, the wait fails because of an outage; test_serving tests an unexpected error."""
     fire.storage.fail("wait", *[StorageUnavailable("down")] * 2)
 
     with fire.server(workers=1, async_workers=1):
@@ -380,7 +386,7 @@ def test_a_wait_for_work_that_fails_is_made_again(fire):
 
 
 def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch, our_threads):
-    """A storage that hangs is not waited for for ever."""
+    """The server does not wait forever for a storage that hangs."""
     monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.05)
     monkeypatch.setattr("firelock.server.worker_process._CANCEL_GRACE", 0.05)
     fire = make_app()
@@ -401,7 +407,10 @@ def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monk
 
 
 def has_beaten(fire, times=3):
-    """Returns what becomes true once the server's session was renewed so often, orders read each time."""
+    """Return a function that returns whether the session was renewed more often than this.
+
+    Each renewal also reads the orders.
+    """
     beats = set()
 
     def is_so():
@@ -412,7 +421,7 @@ def has_beaten(fire, times=3):
 
 
 def test_a_stop_that_is_ordered_while_it_starts_is_obeyed(make_app):
-    """A hook may take its time, and an order that is read meanwhile is not forgotten."""
+    """A hook may take long, and an order that is read in the meantime is obeyed later."""
 
     def slow(server):
         fire.servers.tell(server.id, "stop")
@@ -428,7 +437,7 @@ def test_a_stop_that_is_ordered_while_it_starts_is_obeyed(make_app):
 
 
 def test_a_server_that_stops_lets_its_jobs_end_and_resumes_nothing(make_app):
-    """It claims no more, whatever it is told meanwhile."""
+    """The server does not claim again, whatever orders it gets while it stops."""
     fire = make_app()
     gate, later = Gate(fire, obeys=False), fire.task(name="later")(lambda: None)
     server = fire.server(workers=2).start()
@@ -450,7 +459,7 @@ def test_a_server_that_stops_lets_its_jobs_end_and_resumes_nothing(make_app):
 
 @pytest.mark.parametrize("name", ["sessions", "worker-1", "upkeep", "waker"])
 def test_a_start_that_fails_leaves_nothing_behind(fire, monkeypatch, name):
-    """Where the system gives no thread, those that have begun end, and so does the session."""
+    """If the system cannot start a thread, the threads that have begun end, and so does the session."""
     start = threading.Thread.start
 
     def refuse(thread):

@@ -1,4 +1,4 @@
-"""An exception as text: bounded, readable by people, groupable by machines."""
+"""The description of an exception: bounded, readable, and grouped by a fingerprint."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class PaymentRefused(Exception):
 
 
 def caught(function, *args):
-    """The exception that a call raises."""
+    """Return the exception that a call raises."""
     try:
         function(*args)
-    except BaseException as error:  # noqa: BLE001 - that is what is described
+    except BaseException as error:  # noqa: BLE001 - the exception to describe
         return error
     raise AssertionError(function)
 
@@ -40,7 +40,7 @@ def raise_in_library():
 
 
 def raise_by_turns(left, first=True):
-    """Fail below as many frames, no two of which are alike beside each other."""
+    """Raise below this many frames, in which no two neighbours are alike."""
     if not left:
         raise ValueError("deep")
     if first:
@@ -49,7 +49,7 @@ def raise_by_turns(left, first=True):
 
 
 def test_type_and_message_are_told():
-    """A built-in exception has its bare name, any other the module that defines it."""
+    """A built-in exception has its bare name; any other includes the module that defines it."""
     builtin, own = describe_failure(caught(raise_value, "x")), describe_failure(caught(raise_refused))
 
     assert ("ValueError", "x") == (builtin.type, builtin.message)
@@ -57,7 +57,7 @@ def test_type_and_message_are_told():
 
 
 def test_own_frames_are_marked():
-    """The application's frames begin with an arrow, those of libraries do not."""
+    """The application's frames begin with an arrow; those of libraries do not."""
     text = describe_failure(caught(raise_in_library)).traceback
 
     frames = [line for line in text.splitlines() if 'File "' in line]
@@ -66,7 +66,7 @@ def test_own_frames_are_marked():
 
 
 def test_frames_of_firelock_are_not_the_application_s():
-    """People look for their own line: ours is no more theirs than the standard library's."""
+    """Users search for their own line, so Firelock's frames are treated like those of a library."""
     from firelock.model.clock import micros
 
     text = describe_failure(caught(micros, "today")).traceback
@@ -88,14 +88,14 @@ def test_frames_of_firelock_are_not_the_application_s():
     ],
 )
 def test_failures_of_one_kind_share_a_fingerprint(one, other):
-    """Numbers, addresses and quoted texts do not tell failures apart."""
+    """Messages that differ only in numbers, addresses and quoted strings have the same fingerprint."""
     prints = {describe_failure(caught(raise_value, message)).fingerprint for message in (one, other)}
 
     assert 1 == len(prints)
 
 
 def test_what_differs_is_another_fingerprint():
-    """Another message, type or place is another failure."""
+    """Another message, type or place results in another fingerprint."""
     prints = [
         describe_failure(caught(raise_value, "x")).fingerprint,
         describe_failure(caught(raise_value, "y")).fingerprint,
@@ -108,9 +108,9 @@ def test_what_differs_is_another_fingerprint():
 
 
 def test_the_place_is_the_innermost_own_frame():
-    """A failure inside of a library belongs to the line of the application that called it."""
+    """A failure inside a library belongs to the application's line that called the library."""
     direct = caught(raise_in_library)
-    through = caught(lambda: raise_in_library())  # noqa: PLW0108 - one frame more, above
+    through = caught(lambda: raise_in_library())  # noqa: PLW0108 - one more frame above
 
     assert describe_failure(direct).fingerprint == describe_failure(through).fingerprint
 
@@ -119,14 +119,17 @@ def test_the_place_is_the_innermost_own_frame():
 
 
 def test_a_message_is_cut_at_1000_characters():
-    """A message of any size is stored short."""
+    """A message of any length is shortened before it is stored."""
     info = describe_failure(ValueError("x" * 5_000))
 
     assert "x" * 999 + "…" == info.message
 
 
 def test_equal_frames_of_a_recursion_are_folded():
-    """As Python does: three of them, and how often the last one is repeated; what led there is not lost."""
+    """As in Python, three equal frames are shown with the number of repetitions.
+
+    The frames that led to the recursion are kept.
+    """
 
     def down(left):
         if not left:
@@ -144,7 +147,7 @@ def test_equal_frames_of_a_recursion_are_folded():
 
 
 def test_of_a_deep_stack_the_middle_is_left_out():
-    """The first and the last twenty frames stay, and the text says how many were left out."""
+    """The first and the last twenty frames are kept, and the text contains the number of omitted ones."""
     text = describe_failure(caught(raise_by_turns, 100)).traceback
 
     assert 40 == text.count("File ")
@@ -152,7 +155,7 @@ def test_of_a_deep_stack_the_middle_is_left_out():
 
 
 def test_a_traceback_is_cut_in_the_middle():
-    """No traceback passes 16 KiB by more than the words that say what was left out."""
+    """A traceback is at most 16 KiB, plus the words that report the omission."""
     text = describe_failure(ValueError("x" * 50_000)).traceback
 
     assert len(text) < 16 * 1024 + 100
@@ -160,7 +163,7 @@ def test_a_traceback_is_cut_in_the_middle():
 
 
 def chain(length):
-    """An exception with so many causes."""
+    """Return an exception with a chain of this length."""
     error = ValueError("number 0")
     for number in range(1, length):
         following = ValueError(f"number {number}")
@@ -170,7 +173,7 @@ def chain(length):
 
 
 def test_a_long_chain_is_cut():
-    """Ten chained exceptions are told, the oldest of more are left out."""
+    """Ten chained exceptions are shown, and the oldest of the others are omitted."""
     text = describe_failure(chain(30)).traceback
 
     assert [f"number {number}" for number in range(20, 30)] == re.findall(r"ValueError: (number \d+)", text)
@@ -179,7 +182,10 @@ def test_a_long_chain_is_cut():
 
 
 def test_what_was_being_handled_is_told():
-    """An exception raised while another was handled shows both; `from None` hides the former."""
+    """If an exception is raised while another one is handled, both are shown.
+
+    `from None` hides the first one.
+    """
 
     def while_handling():
         try:
@@ -201,7 +207,7 @@ def test_what_was_being_handled_is_told():
 
 
 def test_the_exceptions_of_a_group_are_told():
-    """Each member of a group has its own place in the text, up to ten of them."""
+    """Up to ten members of a group are shown, each in its own section."""
     group = ExceptionGroup("many", [ValueError(f"member {number}") for number in range(12)])
 
     text = describe_failure(group).traceback
@@ -211,7 +217,7 @@ def test_the_exceptions_of_a_group_are_told():
 
 
 def test_groups_within_groups_are_told_to_ten_levels():
-    """A group of one member that is such a group ends with a word, not with the stack."""
+    """In nested groups of one member, a note replaces the levels below the tenth."""
     error = ValueError("leaf")
     for depth in range(30):
         error = ExceptionGroup(f"level {depth}", [error])
@@ -232,7 +238,7 @@ class Unreadable(Exception):
 
 
 def test_a_message_that_cannot_be_read_says_so():
-    """An exception whose own text raises is described all the same."""
+    """An exception whose `__str__` raises is described anyway."""
     info = describe_failure(Unreadable())
 
     assert "(its message cannot be read: RuntimeError)" == info.message
@@ -240,7 +246,7 @@ def test_a_message_that_cannot_be_read_says_so():
 
 
 def test_what_no_storage_takes_is_made_visible():
-    """Lone surrogates and NULs of a message are spelled out."""
+    """Lone surrogates and NULs of a message are escaped."""
     info = describe_failure(ValueError("a\0b\ud800"))
 
     assert "a\\0b\\ud800" == info.message
@@ -252,7 +258,7 @@ def test_what_no_storage_takes_is_made_visible():
 
 
 def test_a_failure_may_be_a_text_only():
-    """The death of a process is a failure without a traceback; equal ones share a fingerprint."""
+    """The death of a process is a failure without a traceback. Equal ones share a fingerprint."""
     one = failure_of_text("ProcessDied", "SIGKILL after 17 s")
     other = failure_of_text("ProcessDied", "SIGKILL after 18 s")
 
@@ -269,7 +275,7 @@ def test_a_failure_may_be_a_text_only():
     ],
 )
 def test_installed_code_is_not_the_application_s(filename):
-    """Wherever a system keeps its packages, their frames carry no arrow."""
+    """Frames of installed packages have no arrow, wherever the system stores the packages."""
     namespace = {}
     exec(compile("def fail():\n    raise ValueError('x')", filename, "exec"), namespace)
 

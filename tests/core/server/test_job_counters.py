@@ -1,4 +1,4 @@
-"""What a process counts, in memory that the next one counts on in."""
+"""The counters of a worker process, in memory that its successor continues to use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLAIMED = ClaimedJob("j1", "shop.add", "{}", "json", "default", 0, 1, 0, 0, 1, 0
 
 
 def end(to=State.SUCCEEDED, *, seconds=2.0, **changes):
-    """An attempt that started 1.5 s after its job became enqueued, and ran so long."""
+    """Return the end of an attempt with this duration that started 1.5 s after its job was enqueued."""
     started_at = int(11.5 * SECOND)
     duration = int(seconds * SECOND)
     transition = Transition(
@@ -47,7 +47,7 @@ def end(to=State.SUCCEEDED, *, seconds=2.0, **changes):
 
 
 def shown(counters):
-    """The samples that are not zero, without the histograms' buckets."""
+    """Return the samples other than zero, without the buckets of the histograms."""
     return {
         line.partition(" ")[0].removeprefix("firelock_"): float(line.rpartition(" ")[2])
         for line in metrics_text(job_families(counters.numbers())).splitlines()
@@ -60,7 +60,7 @@ LABELS = 'queue="default",task="shop.add"'
 
 @pytest.fixture
 def descriptor():
-    """Memory that has no size yet."""
+    """Shared memory that has no size yet."""
     given = share_memory()
     yield given
     os.close(given)
@@ -77,7 +77,7 @@ def descriptor():
     ],
 )
 def test_an_end_is_counted_once_under_its_own_name(settled, name, labels):
-    """With how long it ran, and how long the job had waited."""
+    """The end is counted along with its duration and the time that the job had waited."""
     counters = JobCounters.private()
 
     counters.count_settled([settled])
@@ -92,7 +92,7 @@ def test_an_end_is_counted_once_under_its_own_name(settled, name, labels):
 
 
 def test_a_hand_back_and_a_snooze_are_not_counted():
-    """The attempt is given back, as if it had not been."""
+    """The attempt of a handed-back or snoozed job does not count."""
     counters = JobCounters.private()
 
     counters.count_settled([end(State.ENQUEUED, gives_back=True), end(State.SCHEDULED, gives_back=True)])
@@ -101,7 +101,7 @@ def test_a_hand_back_and_a_snooze_are_not_counted():
 
 
 def test_a_wait_is_never_negative():
-    """Whatever two clocks say of it."""
+    """The wait is zero if the two clocks would give a negative one."""
     counters = JobCounters.private()
 
     counters.count_settled([attrs.evolve(end(), job=attrs.evolve(CLAIMED, enqueued_at=99 * SECOND))])
@@ -110,7 +110,7 @@ def test_a_wait_is_never_negative():
 
 
 def test_the_next_child_in_a_place_counts_on(descriptor):
-    """Nothing that its forerunner counted is lost, and its own is added."""
+    """The counts of the previous process are kept, and those of the next one are added."""
     assert read_counters(descriptor) == {}
     JobCounters.shared(descriptor).count_created([JOB, JOB])
 
@@ -138,7 +138,7 @@ while True:
 
 
 def test_a_writer_that_is_killed_at_work_leaves_whole_numbers(descriptor):
-    """And what is read meanwhile only grows."""
+    """The numbers that are read while the process writes only grow."""
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(descriptor)], pass_fds=(descriptor,), stdout=subprocess.PIPE
     ) as writer:
@@ -158,7 +158,10 @@ def test_a_writer_that_is_killed_at_work_leaves_whole_numbers(descriptor):
 
 
 def test_ten_thousand_tasks_share_the_labels_of_the_rest():
-    """The first ones have labels of their own; all the others are counted together, by queue, then at all."""
+    """The first tasks have their own labels.
+
+    All others are counted together, first per queue and then in a single row.
+    """
     counters = JobCounters.private()
     jobs = [attrs.evolve(JOB, task=f"task{number}") for number in range(10_000)]
     jobs += [attrs.evolve(JOB, queue=f"queue{number}") for number in range(1_000)]
@@ -173,7 +176,7 @@ def test_ten_thousand_tasks_share_the_labels_of_the_rest():
 
 
 def test_a_name_without_end_is_counted_with_the_rest():
-    """It would fill the memory."""
+    """A name of any length could fill the memory."""
     counters = JobCounters.private()
 
     counters.count_created([attrs.evolve(JOB, task="t" * 5_000)])
@@ -182,9 +185,9 @@ def test_a_name_without_end_is_counted_with_the_rest():
 
 
 def test_the_fullest_memory_is_full_enough(descriptor):
-    """As many rows as there can be, each with the longest name."""
+    """The memory has space for the largest number of rows, each with the longest name."""
     counters = JobCounters.shared(descriptor)
-    width = module._LONGEST_KEY - 65  # noqa: SLF001 - the limit that is met
+    width = module._LONGEST_KEY - 65  # noqa: SLF001 - the limit that this test reaches
 
     counters.count_created(
         [attrs.evolve(JOB, queue=f"q{number:063}", task=f"{number:0{width}}") for number in range(400)]
@@ -194,7 +197,7 @@ def test_the_fullest_memory_is_full_enough(descriptor):
 
 
 def test_memory_of_another_version_is_begun_anew(descriptor):
-    """What an older release has written there, nobody here can read."""
+    """The format of an older release cannot be read."""
     JobCounters.shared(descriptor).count_created([JOB])
     os.pwrite(descriptor, b"\x01\x02", 0)
 
@@ -203,7 +206,7 @@ def test_memory_of_another_version_is_begun_anew(descriptor):
 
 
 def test_sums_of_several_processes():
-    """Number by number, task by task."""
+    """The numbers are added per task."""
     first, second = JobCounters.private(), JobCounters.private()
     first.count_created([JOB])
     second.count_created([JOB, attrs.evolve(JOB, task="other.task")])

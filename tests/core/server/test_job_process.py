@@ -1,4 +1,4 @@
-"""A process of its own for a job: what goes to it and comes back, and how it ends."""
+"""A job process: what is sent to it and returned, and how it ends."""
 
 from __future__ import annotations
 
@@ -175,27 +175,27 @@ class Bench:
         self.processes = []
 
     def process(self, **options):
-        """A new process of the app."""
+        """Start a new job process of the app."""
         self.processes.append(JobProcess(JobProcessSpec(self.spec, SERVER, **options)))
         return self.processes[-1]
 
     def claim(self, name, *args, **options):
-        """A claimed job of the task."""
+        """Return a claimed job of the task."""
         task = self.tasks[name]
         (task.using(**options) if options else task).enqueue(*args)
         (job,) = self.worker.claim()
         return job
 
     def start(self, name, *args, **options):
-        """A run of a new job of the task."""
+        """Return a run of a new job of the task."""
         return self.worker.runner.prepare(self.claim(name, *args, **options), self.worker.holder)
 
     def run(self, process, run):
-        """How the run ended there."""
+        """Return how the run ended in this process."""
         return process.run(run, self.worker.runner, self.worker.console)
 
     def end(self, process, name):
-        """The transition that ends a run of this task there."""
+        """Return the transition that ends a run of this task in this process."""
         return self.run(process, self.start(name)).transition
 
     def close(self):
@@ -207,7 +207,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    """A bench whose processes are gone at the end."""
+    """A bench whose processes have ended after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SERVER_PID", str(os.getpid()))
     monkeypatch.setenv("STOPPED", str(tmp_path / "stopped"))
@@ -217,7 +217,7 @@ def bench(tmp_path, monkeypatch):
 
 
 def test_steps_in_a_process_need_a_storage_that_it_shares(bench):
-    """What it remembered in memory of its own would be gone with it."""
+    """Memos that a process stores in its own memory would be lost with it."""
     transition = bench.end(bench.process(), "steps")
 
     assert State.FAILED == transition.to
@@ -225,7 +225,7 @@ def test_steps_in_a_process_need_a_storage_that_it_shares(bench):
 
 
 def test_one_process_runs_job_after_job(bench, tmp_path):
-    """What they say comes back, what they print does not; it ends in order when it is closed."""
+    """Log lines and progress are sent back, but printed output is not. A closed process ends properly."""
     process = bench.process()
     options = {"tags": ["t"], "meta": {"tenant": "acme"}}
     ends = [bench.run(process, bench.start("talk", word, **options)) for word in ("one", "two")]
@@ -244,7 +244,10 @@ def test_one_process_runs_job_after_job(bench, tmp_path):
 
 
 def test_every_kind_of_end_comes_back(bench):
-    """With its guards: a result, a failure with its traceback, a plugin's decision, a key that is shut."""
+    """The process returns results, failures, decisions of plugins and closed limit keys.
+
+    A failure has its traceback, and the session that guards its settle.
+    """
     process = bench.process()
     coroutine = bench.run(process, bench.start("atalk", "hello")).transition
     failure = bench.run(process, bench.start("fail", "boom")).transition
@@ -266,7 +269,10 @@ def test_every_kind_of_end_comes_back(bench):
     [(CancelKind.TIMEOUT, State.SCHEDULED, "timed out after 5 s"), (CancelKind.STOP, State.ENQUEUED, "x")],
 )
 def test_a_run_that_is_told_to_end_is_killed(bench, kind, to, reason):
-    """At once: that is what the process is for. Its end is what its cancellation means."""
+    """The process is killed immediately, which is the reason to have one for the job.
+
+    The kind of cancellation determines how the job ends.
+    """
     process, ends = bench.process(), []
     run = bench.start("sleep", timeout=5)
     running = threading.Thread(target=lambda: ends.append(bench.run(process, run)))
@@ -282,7 +288,7 @@ def test_a_run_that_is_told_to_end_is_killed(bench, kind, to, reason):
 
 
 def test_a_run_that_was_told_before_it_began_does_not_begin(bench):
-    """Its process is dead before it has read the job."""
+    """The process of a run that is already cancelled is killed before it has read the job."""
     process, run = bench.process(), bench.start("sleep")
     run.cancel(CancelKind.LOST, "deleted")
 
@@ -295,7 +301,7 @@ def test_a_run_that_was_told_before_it_began_does_not_begin(bench):
     ("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL; out of memory")]
 )
 def test_a_signal_is_named(bench, number, name):
-    """A process that died is a crash of its job, which says of what."""
+    """A dead process counts as a crash of its job, and the reason names the cause."""
     process, run = bench.process(), bench.start("die", int(number))
 
     ended = bench.run(process, run)
@@ -305,7 +311,7 @@ def test_a_signal_is_named(bench, number, name):
 
 
 def test_a_process_that_does_not_end_is_killed(bench):
-    """When it is closed while it works on something."""
+    """A process that is closed while it runs a job is killed."""
     process = bench.process()
     running = threading.Thread(target=lambda: bench.run(process, bench.start("sleep")))
     running.start()
@@ -325,16 +331,22 @@ def test_a_process_that_does_not_end_is_killed(bench):
     ],
 )  # fmt: skip
 def test_an_exit_is_told_in_words(code, words):
-    """Signals by name; what kills without a word is often the system that ran out of memory."""
+    """Signals are named.
+
+    SIGKILL without another explanation often means that the system ran out of memory.
+    """
     assert words == describe_exit(code)
 
 
-# ---- through the executors -------------------------------------------------------------------------------
+# ---- with the executors ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def office(bench):
-    """A desk with one thread, whose processes find the bench's app."""
+    """A worker context and its workers: one thread and one coroutine.
+
+    Their processes load the bench's app.
+    """
     board = SharedMemory.create(1)
     board.grant(1e9)
     context = WorkerContext(
@@ -352,13 +364,13 @@ def office(bench):
 
 
 def ended(desk, number):
-    """The first ends, once there are so many."""
+    """Return the ends as soon as there are this many."""
     until(lambda: len(desk.inbox.ended) >= number, 30)
     return list(desk.inbox.ended)
 
 
 def test_a_worker_keeps_its_process_and_replaces_a_dead_one(bench, office):
-    """Job after job in one process; after a crash in a new one."""
+    """Jobs run one after another in one process; after a crash, the next job runs in a new process."""
     desk, threads = office
     jobs = [bench.claim("talk", word) for word in ("one", "two")]
     jobs += [bench.claim("die", 11), bench.claim("talk", "three")]
@@ -373,7 +385,10 @@ def test_a_worker_keeps_its_process_and_replaces_a_dead_one(bench, office):
 
 
 def test_a_suspect_runs_alone(bench, office):
-    """From two crashes on in a fresh process, so that the next crash blames exactly it; then it is failed."""
+    """After two crashes, a job runs in a new process, so that only this job can cause the next crash.
+
+    After that crash, the job fails.
+    """
     desk, threads = office
     suspect = bench.claim("die", 11)
     suspect.crashes = 2
@@ -388,7 +403,7 @@ def test_a_suspect_runs_alone(bench, office):
 
 @pytest.mark.parametrize(("crashes", "is_stored"), [(0, False), (2, True)])
 def test_a_job_that_runs_apart_is_listed_as_running(bench, office, crashes, is_stored):
-    """If the worker process dies, the job gets its crash. The start of a suspect is stored as well."""
+    """If the worker process dies, the job gets a crash. For a suspect, the start is stored as well."""
     desk, workers = office
     job = bench.claim("sleep")
     job.crashes = crashes
@@ -407,7 +422,7 @@ def test_a_job_that_runs_apart_is_listed_as_running(bench, office, crashes, is_s
 
 
 def test_a_suspect_runs_although_its_start_cannot_be_stored(bench, office, caplog):
-    """An outage must not keep a job from running that has been claimed."""
+    """An outage must not prevent a claimed job from running."""
     desk, workers = office
     job = bench.claim("atalk", "x")
     job.crashes = 2
@@ -420,7 +435,7 @@ def test_a_suspect_runs_although_its_start_cannot_be_stored(bench, office, caplo
 
 
 def test_a_process_above_the_limit_of_memory_is_not_used_again(bench, office):
-    """Its job has ended as ever; the next one has another."""
+    """The job ends as usual, and the next job runs in another process."""
     desk, workers = office
     desk.limits = ProcessLimits(memory_bytes=1)
 
@@ -431,7 +446,7 @@ def test_a_process_above_the_limit_of_memory_is_not_used_again(bench, office):
 
 
 def test_no_more_processes_stay_idle_than_agreed(bench):
-    """The one that worked last is used again; when the pool is closed none is left."""
+    """The process that was used last is used again. When the pool is closed, no process remains."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     first, second = pool.take(info), pool.take(info)
     pool.give_back(first)
@@ -450,7 +465,7 @@ def test_no_more_processes_stay_idle_than_agreed(bench):
 
 
 def test_a_suspect_s_end_waits_for_no_process(bench):
-    """Neither for its own nor for those that are too much: they end when its job has been handed over."""
+    """The end of a suspect is passed on before its process and surplus processes are stopped."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     surplus, kept = pool.take(info), pool.take(info)
     pool.give_back(surplus)
@@ -469,7 +484,7 @@ def test_a_suspect_s_end_waits_for_no_process(bench):
 
 
 def test_a_process_that_died_idle_is_not_used_again(bench):
-    """Another takes its place."""
+    """Another process takes the place of one that died while it was idle."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER)), bench.tasks["talk"].info
     dead = pool.take(info)
     pool.give_back(dead)
@@ -483,7 +498,7 @@ def test_a_process_that_died_idle_is_not_used_again(bench):
 
 
 def test_a_task_that_is_not_there_is_answered(bench):
-    """The process says that it does not know it, and goes on."""
+    """The process returns an error that the task is not registered, and continues."""
     process = bench.process()
 
     ends = [bench.end(process, name) for name in ("elsewhere", "pid")]
@@ -492,7 +507,7 @@ def test_a_task_that_is_not_there_is_answered(bench):
     assert State.SUCCEEDED is ends[1].to
 
 
-# ---- what is logged there --------------------------------------------------------------------------------
+# ---- logging in the job process --------------------------------------------------------------------------
 
 LOGGING_APP = """
 import logging
@@ -528,7 +543,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(("words", "lines"), [([], 0), (["configured"], 1)])
 def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(tmp_path, words, lines):
-    """A server inside a program configures nothing there; in its own processes every line has a format."""
+    """A server inside a program does not configure the program's logging.
+
+    In the server's job processes, every log line has a format.
+    """
     (tmp_path / "logging_app.py").write_text(LOGGING_APP)
     (tmp_path / "host.py").write_text(LOGGING_HOST)
 
@@ -543,7 +561,7 @@ def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(t
     assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work .job_id=.*$", said.stderr))
 
 
-# ---- what it is blamed for, and whom a late kill must not hit ---------------------------------------------
+# ---- which failures count as crashes, and late kills ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -552,7 +570,7 @@ def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(t
     ids=["error", "exit"],
 )
 def test_an_app_that_cannot_be_loaded_is_no_crash_of_the_job(bench, code, why):
-    """The job fails with the reason, as its policy says, and nobody looks for a fault in the job."""
+    """The job fails with the reason and its retry policy applies; the failure is not counted as a crash."""
     bench.app.write_text(code)
 
     end = bench.end(bench.process(), "pid")
@@ -564,7 +582,10 @@ def test_an_app_that_cannot_be_loaded_is_no_crash_of_the_job(bench, code, why):
 
 @pytest.fixture
 def loading(bench, tmp_path):
-    """Return what runs a job in a process that loads its app until the test writes to a pipe."""
+    """Return a function that runs a job in a process whose app loads only after the test uses a pipe.
+
+    Loading is complete when the test has opened the pipe and closed it.
+    """
     pipe, running = tmp_path / "gate", []
     os.mkfifo(pipe)
     bench.app.write_text(f"open({str(pipe)!r}).read()\n{APP}")
@@ -581,9 +602,9 @@ def loading(bench, tmp_path):
 
 
 def test_run_starts_when_its_process_has_loaded_the_app(bench, loading):
-    """Its timeout counts from then on; before, it only keeps its worker."""
+    """The timeout of a run counts from its start. Before that, the run only occupies its worker."""
     run, ends, pipe = loading("pid", timeout=30)
-    with pipe.open("w"):  # it waits for the process, which is loading the app then
+    with pipe.open("w"):  # opening waits for the process, which is then loading the app
         before, keeps_worker = run.started, run.busy_since > 0
         loaded_at = bench.fire.client.clock.now()
     until(lambda: ends)
@@ -596,7 +617,7 @@ def test_run_starts_when_its_process_has_loaded_the_app(bench, loading):
 
 @pytest.mark.parametrize("kind", [CancelKind.LOST, CancelKind.STOP])
 def test_run_that_is_cancelled_while_its_process_loads_has_not_started(loading, kind):
-    """The process is killed, and the job goes back to its queue without a trace."""
+    """The process is killed, and the job returns to its queue without an entry in its history."""
     run, ends, pipe = loading("pid")
     with pipe.open("w"):
         run.cancel(kind, "deleted")
@@ -622,9 +643,10 @@ def never() -> None: ...
 
 
 def test_server_learns_of_a_deletion_while_the_process_loads(tmp_path, monkeypatch):
-    """Within a second, as for a job that runs, and not only with its next heartbeat.
+    """The server notices the deletion within a second, as for a running job.
 
-    Then its process is killed, and the cancelled batch ends of which it was the last member.
+    It does not wait for its next heartbeat. It then kills the process, and the cancelled batch ends, because
+    this job was its last member.
     """
     (tmp_path / "gated_app.py").write_text(GATED)
     monkeypatch.syspath_prepend(tmp_path)
@@ -644,7 +666,7 @@ def test_server_learns_of_a_deletion_while_the_process_loads(tmp_path, monkeypat
 
 
 def test_process_that_does_not_get_ready_is_killed(bench, tmp_path):
-    """Its job fails with the reason, as its policy says, and nobody looks for a fault in the job."""
+    """The job fails with the reason and its retry policy applies; the failure is not counted as a crash."""
     os.mkfifo(tmp_path / "gate")
     bench.app.write_text(f"open({str(tmp_path / 'gate')!r}).read()")
     process = bench.process(ready_seconds=0.2)
@@ -657,7 +679,7 @@ def test_process_that_does_not_get_ready_is_killed(bench, tmp_path):
 
 
 def test_a_process_that_dies_with_its_job_is_a_crash(bench):
-    """The job ran there, alone."""
+    """The crash is counted for the job, which was the only one in the process."""
     end = bench.end(bench.process(), "dies")
 
     assert (State.ENQUEUED, 1) == (end.to, end.crashes)
@@ -665,7 +687,10 @@ def test_a_process_that_dies_with_its_job_is_a_crash(bench):
 
 
 def test_a_process_that_died_between_two_jobs_ends_no_worker(bench):
-    """The job that is written to it meets a broken pipe, or silence: an end all the same."""
+    """Sending a job to a dead process results in a broken pipe or in no reply.
+
+    Both end the run normally.
+    """
     process = bench.process()
     pid = int(bench.end(process, "pid").result)
     os.kill(pid, signal.SIGKILL)
@@ -674,7 +699,10 @@ def test_a_process_that_died_between_two_jobs_ends_no_worker(bench):
 
 
 def test_a_process_that_is_seen_to_be_gone_ends_no_worker_either(bench):
-    """Nothing can be written to it; that it never got ready is no crash of the job."""
+    """Nothing can be sent to a process that was found dead.
+
+    It never became ready, so the job gets no crash.
+    """
     process = bench.process()
     process.kill()
     process._process.wait()  # noqa: SLF001 - from here on its pipe is broken
@@ -686,7 +714,7 @@ def test_a_process_that_is_seen_to_be_gone_ends_no_worker_either(bench):
 
 
 def test_a_coroutine_that_stops_its_event_loop_is_interrupted(bench):
-    """The process goes on with the next job."""
+    """After the interrupted coroutine, the process continues with the next job."""
     process = bench.process()
 
     end = bench.end(process, "stops")
@@ -697,7 +725,7 @@ def test_a_coroutine_that_stops_its_event_loop_is_interrupted(bench):
 
 
 def test_a_job_that_reads_its_input_finds_none(bench):
-    """The orders of the server are not its business: the next job comes as ever."""
+    """A job cannot read the server's orders, so the next job arrives as usual."""
     process = bench.process()
 
     ends = [bench.end(process, name) for name in ("reads", "pid")]
@@ -707,19 +735,19 @@ def test_a_job_that_reads_its_input_finds_none(bench):
 
 
 def test_a_late_kill_does_not_hit_the_next_job(bench):
-    """The timeout of a run that ended meanwhile: the process goes on with the next job."""
+    """A late timeout of an earlier run does not kill the process, which continues with the next job."""
     process = bench.process()
     run = bench.start("pid")
     first = bench.end(process, "pid")
     bench.run(process, run)
-    process._stop(run)  # noqa: SLF001 - what a thread calls that has read `run.stop` just before the end
+    process._stop(run)  # noqa: SLF001 - called by a thread that has read `run.stop` just before the end
 
     assert process.is_alive
     assert first.result == bench.end(process, "pid").result
 
 
 def test_a_killed_process_gets_no_other_job(bench):
-    """Even where the job's answer came first, and the process is not seen to be dead yet."""
+    """The process is not used again, even if the reply arrived first and it was not found dead yet."""
     process = bench.process()
     run = bench.start("pid")
     run.cancel(CancelKind.STOP, "server stopping")
@@ -730,7 +758,10 @@ def test_a_killed_process_gets_no_other_job(bench):
 
 
 def test_the_app_is_loaded_as_the_servers_command_line_says(bench, tmp_path):
-    """With its storage and its imports, or jobs of a job would go astray and tasks be unknown."""
+    """A job process uses the server's storage and imports.
+
+    Otherwise, jobs that a job enqueues would be lost and tasks would not be found.
+    """
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     process = bench.process(storage=url, imports=["more_tasks"])
 
@@ -742,7 +773,7 @@ def test_the_app_is_loaded_as_the_servers_command_line_says(bench, tmp_path):
 
 @pytest.mark.parametrize(("name", "told"), [("says", "shout"), ("reports", "finite")])
 def test_nonsense_said_by_a_job_fails_it_alone(bench, name, told):
-    """As in a thread; it is no crash."""
+    """An invalid argument of a job's log or progress fails the job, as in a thread, and is not a crash."""
     end = bench.end(bench.process(), name)
 
     assert (State.SCHEDULED, None) == (end.to, end.crashes)

@@ -1,4 +1,4 @@
-"""Across modules: jobs with limits on a server: rates, rate-limited tasks, and late starts."""
+"""Across modules: jobs with limits on a server: rates, rate-limited tasks and late starts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from firelock.storage import Admission, Claim, LimitUse, NewJob, write_admission
 from firelock.testing import Tester
 from tests.core.fakes import FailingStorage, Worker, plugin, until
 
-PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)  # what needs a poll fails by its time
+# with this interval, a test that needed a poll would fail by its time limit
+PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
 HOUR = 3_600 * SECOND
 
 
 def ask(fire, task, *, arguments="{}", **asks):
-    """A job of the task is stored that asks this before it starts; its id."""
+    """Store a job of the task with these conditions for its start, and return its id."""
     now = fire.storage.clock()
     job = NewJob(
         new_id(), task.name, arguments, "json", "default", 0, State.ENQUEUED, now,
@@ -36,20 +37,20 @@ def ask(fire, task, *, arguments="{}", **asks):
 
 
 def on(*keys, cost=1):
-    """The limits of these keys."""
+    """Return the limits of these keys."""
     return tuple(LimitUse(key, cost) for key in keys)
 
 
 @pytest.fixture
 def fire():
-    """An app on a storage that fails as it is told."""
+    """An app on a storage with programmable failures."""
     with Firelock(FailingStorage(), settings=PATIENT) as fire:
         yield fire
 
 
 @pytest.fixture
 def serve(fire):
-    """Starts servers of the app, stopped at the end."""
+    """A function that starts servers of the app, which are stopped at the end."""
     servers = []
 
     def start(**options):
@@ -61,11 +62,11 @@ def serve(fire):
         server.stop(grace=5)
 
 
-# ---- looking again ---------------------------------------------------------------------------------------
+# ---- the next claim --------------------------------------------------------------------------------------
 
 
 def test_a_server_sleeps_until_the_rate_opens(fire, serve):
-    """Nothing wakes it but the instant that the claim told, and it asks no more often than it has to."""
+    """The server waits for the time that the claim returned, and claims no more often than necessary."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("api", rate=20, burst=1)
     ids = [ask(fire, task, limits=on("api")) for _ in range(4)]
@@ -80,7 +81,7 @@ def test_a_server_sleeps_until_the_rate_opens(fire, serve):
 
 
 def test_a_new_number_starts_what_waits(fire, serve):
-    """A limit that a zero had shut is opened on a server that sleeps; so is a paused one."""
+    """A sleeping server starts jobs when a limit of zero is raised, and when a paused limit is resumed."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("api", concurrent=0)
     fire.limits.pause("smtp")
@@ -98,7 +99,7 @@ def test_a_new_number_starts_what_waits(fire, serve):
 
 
 def test_more_lanes_than_one_look_sees_are_seen_at_once(fire, serve):
-    """The only open key of many full ones is reached without a poll."""
+    """The only open key among many full ones is reached without a poll."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("full", concurrent=0)
     for number in range(600):
@@ -111,7 +112,7 @@ def test_more_lanes_than_one_look_sees_are_seen_at_once(fire, serve):
 
 
 def test_looks_that_find_nothing_are_no_circle():
-    """Where each claim asks for another look at once and brings no job, looks soon have a pause between."""
+    """If each claim requests an immediate repetition and returns no job, pauses follow soon."""
     looked_at, is_over = [], threading.Event()
 
     class Locked(FailingStorage):
@@ -131,7 +132,7 @@ def test_looks_that_find_nothing_are_no_circle():
 
 
 def test_a_limit_is_kept_by_servers_together(fire, serve):
-    """As many jobs of a key as its number says run at once, whoever has them; each end starts the next."""
+    """The limit of a key holds for all servers together. Each end starts the next job."""
     running, most, lock = 0, 0, threading.Lock()
 
     @fire.task(name="task")
@@ -156,7 +157,7 @@ def test_a_limit_is_kept_by_servers_together(fire, serve):
 
 
 def test_a_server_writes_the_numbers_of_its_code(fire, serve):
-    """When it starts, for whoever looks."""
+    """The server stores the limits of its code when it starts, so that they can be displayed."""
 
     @fire.task(name="report", limits=[Limit("tenant:{tenant}", concurrent=3), Turns("region:{region}")])
     def report(tenant: int, region: str): ...
@@ -167,11 +168,11 @@ def test_a_server_writes_the_numbers_of_its_code(fire, serve):
     assert ("tenant", "tenant:{tenant}", 3, "code") == (name.name, name.template, name.concurrent, name.whose)
 
 
-# ---- being told to wait ----------------------------------------------------------------------------------
+# ---- rate-limited tasks ----------------------------------------------------------------------------------
 
 
 def limited(*args, **kwargs):
-    """A function that raises RateLimited."""
+    """Return a function that raises `RateLimited`."""
 
     def work():
         raise RateLimited(*args, **kwargs)
@@ -180,7 +181,7 @@ def limited(*args, **kwargs):
 
 
 def end_of(fire, function, **options):
-    """How the first run of the function as a task ended."""
+    """Return how the first run of the function as a task ended."""
     worker = Worker(fire)
     fire.task(name="task", **options)(function).enqueue()
     (job,) = worker.claim()
@@ -188,7 +189,7 @@ def end_of(fire, function, **options):
 
 
 def test_who_is_told_to_wait_is_snoozed_and_nothing_is_counted(fire):
-    """The attempt is given back, no retry is taken, and the reason says how long and why."""
+    """The attempt does not count, no retry is used, and the reason contains the duration and the cause."""
     ended = end_of(fire, limited(20, reason="429 of smtp.example"))
 
     transition = ended.transition
@@ -201,7 +202,7 @@ def test_who_is_told_to_wait_is_snoozed_and_nothing_is_counted(fire):
 
 
 def test_it_is_no_failure_for_hooks_policies_and_logs(caplog):
-    """No hook of failures is asked, and no line says that it failed."""
+    """No hook for failures is called, and no log line reports a failure."""
     asked = []
     watching = plugin(
         attempt_failed=lambda job, error, transition: asked.append("failed"),
@@ -215,7 +216,7 @@ def test_it_is_no_failure_for_hooks_policies_and_logs(caplog):
 
 
 def test_a_time_that_has_run_out_wins(fire):
-    """A task that timed out and then says that it is limited has timed out."""
+    """A task that raises `RateLimited` after its timeout has timed out."""
     worker = Worker(fire)
     fire.task(name="task", timeout=5)(limited(20)).enqueue()
     (job,) = worker.claim()
@@ -226,7 +227,7 @@ def test_a_time_that_has_run_out_wins(fire):
 
 
 def test_the_key_is_shut_for_all(fire, serve):
-    """Others with that key wait as long, those with other keys go on."""
+    """Other jobs with that key wait equally long. Jobs with other keys continue."""
     limited_once = fire.task(name="limited")(limited(3_600, key="tenant:7/openai"))
     plain = fire.task(name="plain")(lambda: None)
     fire.limits.set("tenant/openai", rate=1_000_000, burst=1_000_000)
@@ -247,7 +248,7 @@ def test_the_key_is_shut_for_all(fire, serve):
 
 
 def test_a_key_is_shut_before_its_next_job_can_start(fire, serve):
-    """Also where the storage was away at first; the end waits for it."""
+    """The end of the job waits until the key is closed, even if the storage was unreachable at first."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
     storage.fail("shut", StorageUnavailable("away"))
@@ -261,7 +262,7 @@ def test_a_key_is_shut_before_its_next_job_can_start(fire, serve):
 
 
 def test_a_key_that_cannot_be_shut_loses_no_end(fire, serve, caplog):
-    """The job waits alone, and the log says why."""
+    """Only this job waits, and the log contains the reason."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
     storage.fail("shut", StorageError("no such key"))
@@ -282,7 +283,7 @@ def test_a_key_that_cannot_be_shut_loses_no_end(fire, serve, caplog):
     ],
 )
 def test_a_key_that_is_none_of_the_jobs_own_is_warned_of(fire, caplog, key, said):
-    """A name in the place of a key, or a forgotten f, shuts what nobody asks for: calls would go on."""
+    """A name instead of a key, or a forgotten `f`, closes a key that no job uses, and the calls continue."""
     limits = [Limit("tenant:{tenant}", concurrent=4)]
 
     @fire.task(name="work", limits=limits)
@@ -306,13 +307,13 @@ def test_a_key_that_is_none_of_the_jobs_own_is_warned_of(fire, caplog, key, said
               {"retry_after": 1, "key": ""}, {"retry_after": 1, "key": 7}], ids=str,
 )  # fmt: skip
 def test_a_wrong_wait_is_said_where_it_is_written(given):
-    """The task fails with that error, as with any other."""
+    """The task fails with this error as with any other."""
     with pytest.raises(ValueError, match="RateLimited"):
         RateLimited(**given)
 
 
 def test_it_can_be_pickled():
-    """It crosses what carries errors from one process to another."""
+    """The error keeps its values when it is sent from one process to another."""
     error = pickle.loads(pickle.dumps(RateLimited(timedelta(seconds=2), "smtp", "busy")))
 
     assert (timedelta(seconds=2), "smtp", "rate limited by smtp for 2 s: busy") == (
@@ -320,11 +321,11 @@ def test_it_can_be_pickled():
     )  # fmt: skip
 
 
-# ---- starting in time ------------------------------------------------------------------------------------
+# ---- start deadlines -------------------------------------------------------------------------------------
 
 
 def prepared(fire, **asks):
-    """What a worker makes of a claimed job, and what follows it."""
+    """Return the result of preparing a newly claimed job."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
     job_id = ask(fire, task, **asks)
@@ -335,7 +336,7 @@ def prepared(fire, **asks):
 
 @pytest.mark.parametrize("limits", [(), on("api")], ids=["plain", "limited"])
 def test_a_job_that_is_not_started_in_time_is_deleted_unrun(fire, limits):
-    """The history says until when it was to start; it holds no limit and is charged nothing."""
+    """The history contains the deadline. The job occupies no limit and is not charged to a rate."""
     fire.limits.set("api", concurrent=1, rate=1, per=60, burst=1)
     before = fire.storage.clock() - 1
 
@@ -351,7 +352,7 @@ def test_a_job_that_is_not_started_in_time_is_deleted_unrun(fire, limits):
 
 
 def test_a_span_counts_from_when_it_became_enqueued(fire):
-    """Before its end the job runs, behind it it does not."""
+    """The job runs before the end of the duration, but not after it."""
     fire.storage.clock_offset += 10 * HOUR
     in_time = prepared(fire, start_within=HOUR)
 
@@ -366,7 +367,7 @@ def test_a_span_counts_from_when_it_became_enqueued(fire):
 
 
 def test_near_the_instant_the_storages_clock_decides(fire):
-    """A server whose reading is behind runs nothing that the storage gave out as late."""
+    """A server with a slow clock does not run a job that is late for the storage."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
     fire.client.clock.now()
@@ -381,7 +382,7 @@ def test_near_the_instant_the_storages_clock_decides(fire):
 
 
 def test_a_clock_that_does_not_answer_hands_the_job_back(fire):
-    """Nobody knows whether it may run; it keeps its place."""
+    """Whether the job may run is unknown, so it returns to its place in the queue."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
     fire.client.clock.now()
@@ -395,7 +396,7 @@ def test_a_clock_that_does_not_answer_hands_the_job_back(fire):
 
 
 def test_what_has_started_once_may_start_again_later(fire):
-    """A retry and a crash are no first start."""
+    """A retry or a restart after a crash is not a first start."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
     ask(fire, task, start_before=fire.storage.clock() - 1)
@@ -406,7 +407,7 @@ def test_what_has_started_once_may_start_again_later(fire):
 
 
 def test_late_jobs_are_counted_and_what_waits_for_their_success_goes_with_them(fire, serve):
-    """The child's own end, as any other delete."""
+    """A continuation that waits for the success of a late job is deleted, as after any other delete."""
     task = fire.task(name="task")(lambda: None)
     job_id = ask(fire, task, start_before=fire.storage.clock() - 1)
     child = fire.jobs.get(job_id).then(task)
@@ -421,7 +422,7 @@ def test_late_jobs_are_counted_and_what_waits_for_their_success_goes_with_them(f
 
 
 def test_the_testers_clock_opens_rates_and_ends_deadlines():
-    """What is limited starts when its rate opens; what is late by then is deleted unrun."""
+    """Limited jobs start when their rate opens. Jobs that are late by then are deleted without a run."""
     with Firelock("memory://") as fire:
         ran = []
 
@@ -446,7 +447,7 @@ def test_the_testers_clock_opens_rates_and_ends_deadlines():
 
 
 def test_inline_jobs_wait_for_their_limits_too():
-    """One whose key is held by the job around it, or whose rate is used, waits for the drain."""
+    """A job whose key is held by the surrounding job, or whose rate is used up, waits for the drain."""
     with Firelock("memory://") as fire:
         leaf = fire.task(name="leaf")(lambda: None)
 
@@ -466,7 +467,7 @@ def test_inline_jobs_wait_for_their_limits_too():
 
 
 def test_a_tester_shuts_the_key_of_a_task_that_was_told_to_wait():
-    """It is snoozed, `raises` raises nothing, and the clock runs it again."""
+    """The task is snoozed and runs again when the clock advances; `raises=True` raises nothing."""
     with Firelock("memory://") as fire:
         calls = []
 

@@ -1,4 +1,4 @@
-"""Finding an app by the name that a person gave, and naming it so that another process finds it."""
+"""Loading an app by the name that a person gave, and naming it so that another process can load it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def send(): ...
 
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch, tmp_path):
-    """Modules and path are afterwards what they were; the folder of the test is the working one."""
+    """Run the test in its own folder, and restore modules and path afterwards."""
     modules, path = dict(sys.modules), list(sys.path)
     monkeypatch.chdir(tmp_path)
     importlib.invalidate_caches()
@@ -39,7 +39,7 @@ def as_it_was(monkeypatch, tmp_path):
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file in the working folder."""
+    """A function that writes a file in the working folder."""
 
     def write(name, text=APP):
         path = tmp_path / name
@@ -51,7 +51,7 @@ def write(tmp_path):
 
 
 def test_an_app_is_found_in_a_module_of_the_working_folder(write):
-    """module:name, also where the name is dotted or the module is."""
+    """`module:name` is accepted, and both the name and the module may be dotted."""
     write("shop_of_test.py")
     write("package_of_test/__init__.py", "")
     write("package_of_test/jobs.py")
@@ -64,7 +64,10 @@ def test_an_app_is_found_in_a_module_of_the_working_folder(write):
 
 
 def test_an_app_is_found_in_a_file(write, tmp_path):
-    """Under its stem, so that its tasks have the names that its own `__main__` gives them; once."""
+    """The app is loaded once, as a module with the stem of the file.
+
+    Its tasks therefore have the same names as if the file ran as `__main__`.
+    """
     path = write("elsewhere/script_of_test.py")
 
     app, again = load_app(f"{path}:fire"), load_app("elsewhere/script_of_test.py:fire")
@@ -75,14 +78,14 @@ def test_an_app_is_found_in_a_file(write, tmp_path):
 
 
 def test_a_file_of_another_folder_is_another_module(write):
-    """Two apps of one stem: the one that was asked for is loaded."""
+    """Of two files with the same stem, the requested one is loaded."""
     one, other = load_app(f"{write('a/app_of_test.py')}:fire"), load_app(f"{write('b/app_of_test.py')}:fire")
 
     assert one is not other
 
 
 def test_a_file_does_not_take_the_place_of_the_standard_library(write):
-    """A file named json.py would be found by everything that imports json."""
+    """Every import of json would load a file that is named json.py."""
     path = write("json.py")
 
     with pytest.raises(
@@ -96,7 +99,7 @@ def test_a_file_does_not_take_the_place_of_the_standard_library(write):
 
 
 def test_a_storage_takes_the_place_of_the_app_s_own(write):
-    """As --storage asks for."""
+    """The option --storage replaces the app's own storage."""
     write("shop_of_test.py")
 
     app = load_app("shop_of_test:fire", storage="memory://elsewhere")
@@ -105,7 +108,7 @@ def test_a_storage_takes_the_place_of_the_app_s_own(write):
 
 
 def test_the_imports_of_an_app_are_done(write):
-    """They register its tasks; they are found in the working folder too."""
+    """Imported modules register the app's tasks. Modules in the working folder are found as well."""
     text = 'from firelock import Firelock\nfire = Firelock("memory://", imports=["tasks_of_test"])\n'
     write("shop_of_test.py", text)
     write("tasks_of_test.py", "from shop_of_test import fire\n@fire.task\ndef send(): ...\n")
@@ -115,7 +118,7 @@ def test_the_imports_of_an_app_are_done(write):
 
 @pytest.mark.parametrize("spec", ["", "shop", "shop:", ":fire", "shop.py", ":"])
 def test_a_text_that_names_no_app_is_refused(spec):
-    """The message shows how one is named."""
+    """The error shows the required form of the name."""
     with pytest.raises(ConfigurationError, match=f"'{spec}' names no app; write module:name"):
         load_app(spec)
 
@@ -165,7 +168,7 @@ def test_a_text_that_names_no_app_is_refused(spec):
     ],
 )
 def test_what_is_not_there_is_said(write, spec, words):
-    """Module, file or attribute, with the apps that there are."""
+    """The error names the missing module, file or attribute and the available apps."""
     write("shop_of_test.py")
     write(
         "two_of_test.py",
@@ -189,7 +192,7 @@ def test_what_is_not_there_is_said(write, spec, words):
 )
 @pytest.mark.parametrize("spec", ["broken_of_test:fire", "broken_of_test.py:fire"])
 def test_a_module_that_cannot_be_imported_is_told_with_its_line(write, spec, text, words):
-    """And is not taken for loaded the next time."""
+    """A module that failed does not count as loaded at the next attempt."""
     write("broken_of_test.py", text)
 
     for _ in range(2):
@@ -207,7 +210,7 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(write, spec, tex
     ],
 )
 def test_a_module_that_needs_django_set_up_is_told_with_how_it_is_done(write, text):
-    """Whether settings are missing or nobody has called django.setup()."""
+    """The hint is the same if settings are missing or `django.setup()` has not been called."""
     write("broken_of_test.py", text)
 
     said = subprocess.run(
@@ -225,7 +228,7 @@ def test_a_module_that_needs_django_set_up_is_told_with_how_it_is_done(write, te
 
 
 def test_what_is_refused_in_a_module_is_told_with_the_line_that_did_it(write):
-    """Not with a line of ours, and as one sentence."""
+    """The error is one sentence and contains a line of the module, not a line of Firelock."""
     write("broken_of_test.py", APP + "fire.task(name='say')(print)\n")
 
     with pytest.raises(ConfigurationError) as caught:
@@ -236,7 +239,7 @@ def test_what_is_refused_in_a_module_is_told_with_the_line_that_did_it(write):
 
 
 def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
-    """Its words are better than ours."""
+    """The app's own error message is clearer than a message that wraps it."""
     text = "from firelock import Firelock\nfire = Firelock('nonsense')\n"
     write("broken_of_test.py", text)
 
@@ -246,7 +249,7 @@ def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
 
 
 def test_a_module_is_found_in_the_working_folder_once(write):
-    """The folder is put on the path, not again and again."""
+    """The folder is added to the path only once."""
     write("tasks_of_test.py", "")
 
     load_module("tasks_of_test")
@@ -256,11 +259,11 @@ def test_a_module_is_found_in_the_working_folder_once(write):
     assert before == sys.path
 
 
-# ---- naming an app ---------------------------------------------------------------------------------------
+# ---- the name of an app ----------------------------------------------------------------------------------
 
 
 def test_an_app_is_named_by_the_module_it_stands_in(write):
-    """The name leads back to it."""
+    """Loading the name returns the same app."""
     write("shop_of_test.py")
     app = load_app("shop_of_test:fire")
 
@@ -271,7 +274,7 @@ def test_an_app_is_named_by_the_module_it_stands_in(write):
 
 
 def test_an_app_of_the_main_program_is_named_by_its_file(write, monkeypatch):
-    """`__main__` is another module in another process."""
+    """In another process, `__main__` is another module."""
     main = sys.modules["__main__"]
     with Firelock("memory://") as app:
         monkeypatch.setattr(main, "fire_of_test", app, raising=False)
@@ -286,6 +289,6 @@ def test_an_app_of_the_main_program_is_named_by_its_file(write, monkeypatch):
 
 
 def test_an_app_in_no_module_has_no_name():
-    """No other process could find it."""
+    """Another process could not load an app that is not in a module."""
     with Firelock("memory://") as app:
         assert locate_app(app) is None

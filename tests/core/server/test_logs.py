@@ -1,4 +1,4 @@
-"""What log records say of the job in which they were written, and the formats of a server's own log."""
+"""The job fields of log records, and the formats of a server's own log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from firelock.server.logs import JobLines, JsonLines
 
 
 class Kept(logging.Handler):
-    """A handler of somebody's own."""
+    """An application's own handler."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def kept():
 
 @pytest.fixture
 def app():
-    """An app in memory."""
+    """An app that stores its jobs in memory."""
     with Firelock("memory://") as app:
         yield app
 
@@ -50,7 +50,10 @@ def fields(record):
 
 
 def test_a_record_of_a_job_has_its_fields(app, kept):
-    """Whether a thread or an event loop runs the job, and in what it starts with a copy of its context."""
+    """The fields are set for jobs in a thread and in an event loop.
+
+    They are also set in threads and asyncio tasks that the job starts with a copy of its context.
+    """
 
     @app.task(name="sync", queue="mail")
     def sync() -> None:
@@ -82,7 +85,7 @@ def test_a_record_of_a_job_has_its_fields(app, kept):
 
 
 def test_a_record_outside_of_a_job_has_the_default(kept):
-    """So a format may name the fields; without a default a record stays as it is."""
+    """The default allows a format to name the fields. Without it, the record is not changed."""
     logging.getLogger("shop").warning("here")
     record = logging.makeLogRecord({})
 
@@ -94,7 +97,7 @@ def test_a_record_outside_of_a_job_has_the_default(kept):
 
 
 def test_a_field_that_the_caller_gives_stays(app, kept):
-    """`extra=` is somebody's word, the filter only adds."""
+    """Values passed with `extra=` are kept; the filter only adds missing fields."""
 
     @app.task(name="work")
     def work() -> None:
@@ -107,7 +110,10 @@ def test_a_field_that_the_caller_gives_stays(app, kept):
 
 
 def test_what_travels_with_a_job_is_on_its_records_where_it_is_named(app, kept):
-    """A request's id, say; the default where a job has none, and outside."""
+    """The records contain the named metadata, for example a request id.
+
+    Without a value, and outside of a job, they contain the default.
+    """
     kept.addFilter(JobFields(meta=["request_id", "tenant"]))
 
     @app.task(name="work")
@@ -133,13 +139,13 @@ def test_what_travels_with_a_job_is_on_its_records_where_it_is_named(app, kept):
     ],
 )
 def test_odd_names_of_meta_are_refused(meta, words):
-    """One that would replace what a record says of itself."""
+    """A name that would replace an attribute of the record raises a configuration error."""
     with pytest.raises(ConfigurationError, match=words):
         JobFields(meta=meta)
 
 
 def test_each_attempt_is_told_apart(app):
-    """The fields of `job_fields()` are the running attempt's."""
+    """`job_fields()` returns the fields of the running attempt."""
     seen = []
 
     @app.task(name="work", retry=Retry.fixed(0, attempts=1))
@@ -161,7 +167,7 @@ def written(formatter, **fields):
 
 
 def test_a_line_for_people_ends_with_the_job():
-    """A line that names the job by itself gets nothing more, one outside of a job neither."""
+    """Nothing is added to a line that already contains the job's id, or to one outside of a job."""
     job = {"job_id": "j1", "task": "mail", "queue": "default", "attempt": 2}
 
     within = written(JobLines(), msg="sent", **job)
@@ -174,7 +180,7 @@ def test_a_line_for_people_ends_with_the_job():
 
 
 def test_a_line_for_people_has_the_meta_that_was_asked_for():
-    """Behind the job's fields, and also in a line that names the job by itself."""
+    """Requested metadata follows the job's fields. It is also added to a line that contains the job's id."""
     job = {"job_id": "j1", "task": "mail", "queue": "default", "attempt": 2, "request_id": "r1"}
     lines = JobLines(["request_id", "tenant"])
 
@@ -184,7 +190,7 @@ def test_a_line_for_people_has_the_meta_that_was_asked_for():
 
 
 def test_a_line_of_json_has_what_the_record_has():
-    """Instant in UTC, level, logger, message, and what `extra=` and filters have set."""
+    """The object contains the time in UTC, level, logger, message, and values set by `extra=` and filters."""
     line = written(JsonLines(), msg="sent %d", args=(3,), order=7, day=date(2026, 3, 1), level="mine")
 
     assert {
@@ -194,7 +200,7 @@ def test_a_line_of_json_has_what_the_record_has():
 
 
 def test_an_exception_is_an_object_of_one_line():
-    """However many lines its traceback has; its type is found by name."""
+    """The exception is on one line even if its traceback has several, and its type has its full name."""
     try:
         raise ConfigurationError("odd\nvalue")
     except ConfigurationError:
@@ -207,14 +213,17 @@ def test_an_exception_is_an_object_of_one_line():
 
 
 class Connection:
-    """What tells its password when asked for itself."""
+    """An object whose repr contains its password."""
 
     def __repr__(self):
         return "Connection(password='hunter2')"
 
 
 def test_of_a_strange_value_only_the_type_is_written():
-    """Its repr may hold a secret; a value that JSON has no form for costs itself alone."""
+    """The repr of an unknown type might contain a secret, so only the type is written.
+
+    A value that JSON cannot represent does not affect the other values.
+    """
     loop = []
     loop.append(loop)
 
@@ -232,7 +241,7 @@ def test_of_a_strange_value_only_the_type_is_written():
 
 
 def test_a_formatter_of_others_writes_the_fields(app):
-    """A handler of the standard library with the filter and a plain format needs nothing more."""
+    """A handler of the standard library only needs the filter and a plain format."""
     stream = io.StringIO()
     handler, logger = logging.StreamHandler(stream), logging.getLogger("shop")
     handler.addFilter(JobFields())

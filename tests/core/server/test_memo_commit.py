@@ -1,4 +1,4 @@
-"""What steps of several runs remember shares round trips, and each gets its own answer."""
+"""Memos of several runs share round trips, and each run gets its own result."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PATIENCE = 10
 
 
 class Interrupt(BaseException):
-    """Somebody ends the thread that sends."""
+    """An exception that ends the thread that sends."""
 
 
 class SlowStorage(FailingStorage):
-    """A storage without jobs, whose calls wait until the test lets them go; some memos are refused."""
+    """A storage without jobs whose calls wait until the test allows them; it refuses some memos."""
 
     def __init__(self):
         super().__init__()
@@ -47,17 +47,17 @@ class SlowStorage(FailingStorage):
 
 @pytest.fixture
 def storage():
-    """The storage."""
+    """The storage that receives the memos."""
     return SlowStorage()
 
 
 def memo(name):
-    """Return what a run of a job that is not there would remember."""
+    """Return a memo of a job that does not exist."""
     return NewMemo("nobody", Memo(MemoKind.STEP, name, "1", True, 0), "session", 1)
 
 
 def put_behind(storage, first, names, act=lambda: None):
-    """Return how these puts end, each in a thread: all wait while the storage is asked for the first one."""
+    """Return the results of these puts, each made in a thread; all wait while the first one is being sent."""
     commit = MemoCommit(storage, PATIENCE)
 
     def put(name):
@@ -78,7 +78,7 @@ def put_behind(storage, first, names, act=lambda: None):
 
 
 def test_what_comes_while_one_is_sent_goes_together(storage):
-    """Of a hundred and fifty that wait a hundred go at once, in their order."""
+    """Of 150 waiting memos, 100 are sent together, in their order, and then the rest."""
     names = [f"{number:03}" for number in range(150)]
 
     answers = put_behind(storage, "first", names)
@@ -88,7 +88,7 @@ def test_what_comes_while_one_is_sent_goes_together(storage):
 
 
 def test_who_finds_nobody_sending_waits_for_nobody(storage):
-    """One after the other, each is a round trip."""
+    """Memos that are put one after another need one round trip each."""
     storage.may_go.set()
     commit = MemoCommit(storage)
 
@@ -99,7 +99,7 @@ def test_who_finds_nobody_sending_waits_for_nobody(storage):
 
 
 def test_a_bad_memo_refuses_no_neighbour(storage):
-    """What is refused together is put one by one, and its error goes to who asked for it."""
+    """Memos that were refused together are sent one by one, and the error is raised for the bad one only."""
     first, one, bad, other = put_behind(storage, "first", ["a", "bad", "b"])
 
     assert [Applied.MISSING] * 3 == [first, one, other]
@@ -107,7 +107,7 @@ def test_a_bad_memo_refuses_no_neighbour(storage):
 
 
 def test_an_outage_is_met_once_by_all_who_wait(storage):
-    """Each has an error of its own."""
+    """Each waiting thread gets its own error object."""
 
     def goes_away():
         storage.fail_always("remember", StorageUnavailable("down"))
@@ -120,7 +120,7 @@ def test_an_outage_is_met_once_by_all_who_wait(storage):
 
 
 def test_who_is_interrupted_leaves_the_others_to_another(storage):
-    """Whoever waited with a thread that was ended while it sent is sent again, with what came meanwhile."""
+    """Memos that waited with an interrupted sender are sent again, along with later ones."""
     first, ended, *others = put_behind(storage, "first", ["interrupted", "a", "b"])
 
     assert Applied.MISSING is first
@@ -130,7 +130,7 @@ def test_who_is_interrupted_leaves_the_others_to_another(storage):
 
 
 def test_whose_row_is_locked_is_waited_for_by_nobody_else(storage):
-    """Where another transaction was in the way of some, and nothing was written, each goes on by itself."""
+    """If another transaction blocked some memos and nothing was stored, each memo is sent alone."""
     first, one, locked, other = put_behind(storage, "first", ["a", "locked", "b"])
 
     assert [Applied.MISSING] * 3 == [first, one, other]
@@ -140,7 +140,7 @@ def test_whose_row_is_locked_is_waited_for_by_nobody_else(storage):
 
 
 def test_nobody_waits_long_for_what_others_send(storage):
-    """What holds others up is not met by who sends beside them."""
+    """A thread that has waited long sends its memo concurrently and is not delayed by the others."""
     commit = MemoCommit(storage, 0.0)
 
     with ThreadPoolExecutor(1) as pool:
@@ -155,7 +155,7 @@ def test_nobody_waits_long_for_what_others_send(storage):
 
 
 def test_who_is_interrupted_while_it_waits_leaves_the_others_alone(storage):
-    """A thread that is ended before its turn is no longer there to take it."""
+    """An interrupted thread that was waiting is no longer in the queue of senders."""
     commit = MemoCommit(storage, PATIENCE)
 
     def interrupt_main():

@@ -1,4 +1,4 @@
-"""Resources on a server: opened once a child and once a job's process, closed at the stop."""
+"""Resources on a server: opened once per worker process and once per job process, closed at the stop."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def fire():
 
 
 async def one_turn():
-    """The loop has gone round once."""
+    """Wait for one turn of the event loop."""
     future = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(future.set_result, None)
     await future
 
 
 class Kept:
-    """What a resource yields here: it notes where it was opened and closed."""
+    """The value of a resource; it records where it was opened and closed."""
 
     def __init__(self):
         self.opened_by = threading.current_thread().name
@@ -56,7 +56,7 @@ def an_async_resource(fire, opened):
     @fire.resource
     async def client():
         kept = Kept()
-        async with asyncio.timeout(None):  # has to be left in the asyncio task that entered it
+        async with asyncio.timeout(None):  # must be left in the asyncio task that entered it
             opened.append(kept)
             yield kept
             kept.closed_by = threading.current_thread().name
@@ -65,7 +65,10 @@ def an_async_resource(fire, opened):
 
 
 def test_jobs_of_a_child_share_one(fire):
-    """Many at once open it once, in none of their contexts; it is closed when the server has stopped."""
+    """Concurrent jobs open a resource once, in none of their contexts.
+
+    It is closed after the server has stopped.
+    """
     opened, together = [], threading.Barrier(4)
     pool = a_resource(fire, opened)
 
@@ -90,7 +93,10 @@ def test_jobs_of_a_child_share_one(fire):
 
 @pytest.mark.parametrize("takes", ["async", "sync"])
 def test_async_jobs_have_theirs_from_their_loop(fire, takes):
-    """What is async is opened and closed on the loop, by one asyncio task; the rest in a thread beside it."""
+    """An async resource is opened and closed on the loop, by one asyncio task.
+
+    Other resources are opened and closed in a thread.
+    """
     opened = []
     resource = (an_async_resource if takes == "async" else a_resource)(fire, opened)
 
@@ -111,7 +117,7 @@ def test_async_jobs_have_theirs_from_their_loop(fire, takes):
 
 
 def test_a_job_that_gives_up_waiting_leaves_the_opening_to_others(fire):
-    """Its timeout is its own; the next job finds what was opened meanwhile."""
+    """The timeout concerns only the waiting job. The next job uses the resource that was opened meanwhile."""
     is_opened, opened = threading.Event(), []
 
     @fire.resource
@@ -135,7 +141,7 @@ def test_a_job_that_gives_up_waiting_leaves_the_opening_to_others(fire):
 
 
 def test_what_is_opened_for_ever_does_not_keep_a_server(fire):
-    """At the stop the opening is cancelled, and its job handed back."""
+    """The stop cancels the opening, and the job is handed back."""
     came = threading.Event()
 
     @fire.resource
@@ -156,7 +162,7 @@ def test_what_is_opened_for_ever_does_not_keep_a_server(fire):
 
 
 def test_a_test_replaces_what_a_server_here_would_open(fire):
-    """It is one process, so that its jobs see it."""
+    """The jobs run in the same process, so they use the replacement."""
     opened = []
     pool = a_resource(fire, opened)
 
@@ -169,7 +175,7 @@ def test_a_test_replaces_what_a_server_here_would_open(fire):
     assert [] == opened
 
 
-# ---- processes of jobs -----------------------------------------------------------------------------------
+# ---- job processes ---------------------------------------------------------------------------------------
 
 APART = """
 import asyncio, os
@@ -207,7 +213,10 @@ async def asynchronous(client: object = client) -> list[object]:
 
 
 def test_a_process_of_its_own_has_its_own(tmp_path, monkeypatch):
-    """For all of its jobs, on one loop that goes on between them; closed when the process ends."""
+    """All jobs of the process share its resources, on one loop that continues between them.
+
+    The resources are closed when the process ends.
+    """
     monkeypatch.setenv("APART_STORAGE", f"sqlite:///{tmp_path}/jobs.db")
     monkeypatch.setenv("APART_NOTES", str(tmp_path / "notes"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -218,7 +227,8 @@ def test_a_process_of_its_own_has_its_own(tmp_path, monkeypatch):
         first, second = (app.asynchronous.enqueue().result(timeout=30) for _ in range(2))
         last = app.sync.enqueue().result(timeout=30)
 
-    assert [3, True] == first[:2] == second[:2]  # the job, what it left behind, and what keeps the client
+    # the job, the asyncio task that it left behind, and the one that keeps the client open
+    assert [3, True] == first[:2] == second[:2]
     assert ["pool", first[2]] == last
     assert os.getpid() != first[2] == second[2]
     assert ["open pool", "open client", "close client", "close pool"] == (
@@ -226,11 +236,14 @@ def test_a_process_of_its_own_has_its_own(tmp_path, monkeypatch):
     )
 
 
-# ---- on the loop of the host -----------------------------------------------------------------------------
+# ---- the host's event loop -------------------------------------------------------------------------------
 
 
 def test_async_jobs_run_on_the_host_s_own_loop(fire, our_threads):
-    """In its thread, beside its coroutines; what they opened is closed on it at the stop."""
+    """The jobs run in the host's thread, concurrently with its coroutines.
+
+    Their resources are closed on the host's loop at the stop.
+    """
     opened = []
     client = an_async_resource(fire, opened)
 
@@ -258,7 +271,7 @@ def test_async_jobs_run_on_the_host_s_own_loop(fire, our_threads):
 
 
 def test_what_runs_on_the_host_s_loop_ends_in_order(fire):
-    """A stop cancels what does not end in time, and hands it back."""
+    """The stop cancels jobs that do not end in time, and hands them back."""
 
     @fire.task(name="wait")
     async def wait() -> None:
@@ -279,7 +292,10 @@ def test_what_runs_on_the_host_s_loop_ends_in_order(fire):
 
 
 def test_the_host_s_loop_cannot_wait_for_itself(fire):
-    """`with` and `stop` on the loop that runs the jobs would wait for ever: refused at once."""
+    """`with` and `stop` on the loop that runs the jobs would wait forever, so they are refused.
+
+    The error is raised immediately.
+    """
     fire.task(name="work")(lambda: None)
 
     async def main():
@@ -295,7 +311,7 @@ def test_the_host_s_loop_cannot_wait_for_itself(fire):
 
 
 def test_a_loop_is_one_that_can_run(fire):
-    """Anything else is a mistake, and so is one that has ended."""
+    """A value that is not a loop, or a closed loop, raises a configuration error."""
     loop = asyncio.new_event_loop()
     loop.close()
 
@@ -306,7 +322,7 @@ def test_a_loop_is_one_that_can_run(fire):
 
 
 def test_jobs_wait_for_another_server_when_the_host_s_loop_is_gone(fire, caplog):
-    """A host that closes its loop first keeps its jobs: they are handed back, none fails."""
+    """If a host closes its loop first, its jobs are handed back and none fails."""
 
     @fire.task(name="work")
     async def work() -> None: ...

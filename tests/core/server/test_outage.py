@@ -1,4 +1,4 @@
-"""An outage of the storage: one log line at its beginning, one every five minutes, one at its end."""
+"""The log lines of a storage outage: one at its beginning, one every five minutes, one at its end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from firelock.server.outage import REPORT_INTERVAL, Outage
 
 
 class Clock:
-    """Seconds that a test moves."""
+    """A clock in seconds that the test moves."""
 
     now = 1_000.0
 
@@ -15,7 +15,7 @@ class Clock:
 
 
 def test_an_outage_is_reported_again_every_five_minutes():
-    """With how long it has lasted; between two reports there is nothing to log."""
+    """Each report contains the duration of the outage. Between two reports there is nothing to log."""
     clock = Clock()
     outage = Outage(clock)
 
@@ -29,7 +29,7 @@ def test_an_outage_is_reported_again_every_five_minutes():
 
 
 def test_the_next_outage_is_another_one():
-    """Its time begins anew, and so do its reports."""
+    """The duration and the reports of a new outage start from zero."""
     clock = Clock()
     outage = Outage(clock)
 

@@ -1,4 +1,4 @@
-"""A busy end is parked: it is sent again until it is stored, and holds up no other job."""
+"""A parked end is sent again until it is stored, and does not delay other jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = Settings(poll=0.05, heartbeat=1, session_timeout=30, sweep=60, claim_
 
 
 class LockingStorage(FailingStorage):
-    """The storage in memory, where other transactions lock rows of jobs and limit keys as a test says."""
+    """The storage in memory, in which the test locks rows of jobs and limit keys for other transactions."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ class LockingStorage(FailingStorage):
         self.busy = []  # ids of jobs whose settles met a lock
 
     def is_busy(self, transition):
-        """Whether the transition is a settle of a locked job."""
+        """Return whether the transition is a settle of a locked job."""
         is_locked = self.is_everything_locked or transition.job_id in self.locked
         return transition.session is not None and is_locked
 
@@ -54,7 +54,7 @@ class LockingStorage(FailingStorage):
 
 
 class Shop:
-    """An application with a server of its own on a storage with locks."""
+    """An application with its own server on a storage with locks."""
 
     def __init__(self, *, workers=1, settings=SETTINGS):
         self.storage = LockingStorage()
@@ -93,7 +93,7 @@ def parked_in(sight):
 
 @pytest.fixture
 def make_shop():
-    """Return a function that opens a shop; each is closed after the test."""
+    """A function that opens a shop; each shop is closed after the test."""
     shops = []
 
     def make(**options):
@@ -133,7 +133,7 @@ def test_other_jobs_run_while_a_row_is_locked(shop):
 
 
 def test_end_that_was_busy_for_a_moment_is_not_parked(shop):
-    """It is stored with the next exchange."""
+    """An end that was busy only once is stored with the next exchange."""
     job = shop.note.enqueue()
     shop.lock(job)
     shop.storage.is_locked_once = True
@@ -146,7 +146,7 @@ def test_end_that_was_busy_for_a_moment_is_not_parked(shop):
 
 
 def test_parked_end_is_counted_after_it_is_stored(make_shop):
-    """The statistics contain it once."""
+    """The statistics contain the parked end once."""
     shop = make_shop()
     locked = shop.note.enqueue()
     shop.lock(locked)
@@ -219,7 +219,7 @@ def test_lost_session_forgets_its_parked_ends(shop):
 
 
 def test_stop_waits_for_a_parked_end(shop):
-    """A lock that is released within the grace time costs no second run."""
+    """A lock that is released within the grace time does not cause a second run."""
     job = shop.note.enqueue()
     shop.lock(job)
     shop.server.start()
@@ -237,7 +237,7 @@ def test_stop_waits_for_a_parked_end(shop):
 
 
 def test_stop_names_the_jobs_whose_ends_are_not_stored(shop, caplog):
-    """After the grace time only the locked job runs again."""
+    """After the grace time, only the locked job runs again."""
     job, other = shop.note.enqueue_many([()] * 2)
     shop.lock(job)
     shop.server.start()
@@ -254,7 +254,10 @@ def test_stop_names_the_jobs_whose_ends_are_not_stored(shop, caplog):
 
 
 def test_too_many_parked_ends_stop_claims(make_shop, caplog):
-    """At most 1,000 ends are parked, and what has ended beyond that; then claims wait for fewer."""
+    """At most 1,000 ends are parked, plus those that end at that moment.
+
+    Claims then wait until fewer ends are parked.
+    """
     shop = make_shop(workers=4)
     shop.storage.is_everything_locked = True
     jobs = shop.note.enqueue_many([()] * (PARKED_LIMIT + 500))
@@ -270,7 +273,7 @@ def test_too_many_parked_ends_stop_claims(make_shop, caplog):
 
 
 def test_locked_limit_key_delays_only_the_job_that_shuts_it(shop):
-    """The key is shut before the end is stored."""
+    """The key is closed before the end is stored."""
 
     @shop.fire.task(name="throttled")
     def throttled() -> None:
@@ -293,25 +296,25 @@ def test_locked_limit_key_delays_only_the_job_that_shuts_it(shop):
 
 
 class Sender:
-    """Parked ends on a clock that a test sets, with an answer that a test gives."""
+    """Parked ends with a clock and a result that a test sets."""
 
     def __init__(self):
         self.now, self.result, self.sent, self.answers = 0.0, Applied.BUSY, [], []
         self.parked = ParkedEnds(self.apply, lambda end: True, self.answer, lambda: self.now)
 
     def apply(self, transitions):
-        """Answer for a transition."""
+        """Return the set result for a transition."""
         self.sent.append(self.now)
         return [self.result]
 
     def answer(self, parked, result):
-        """Note an answer."""
+        """Record a result."""
         self.answers.append((parked.end.job.id, result))
 
 
 @pytest.fixture
 def sender():
-    """Return a sender whose thread ends after the test."""
+    """A sender whose thread ends after the test."""
     sender = Sender()
     yield sender
     sender.parked.stop(10)
@@ -327,7 +330,7 @@ def ended_run(job_id="job"):
 
 
 def test_long_lock_is_logged_once(sender, caplog):
-    """A warning after 5 seconds names the job, and a line says when the end is stored."""
+    """A warning after 5 seconds names the job, and another line reports when the end is stored."""
     sender.parked.park(ended_run())
 
     for seconds, logged in ((6.0, "has waited 6 s"), (12.0, "")):
@@ -344,7 +347,7 @@ def test_long_lock_is_logged_once(sender, caplog):
 
 
 def test_answered_end_is_not_sent_again(sender):
-    """Each end is answered once."""
+    """Each end has one result and is then removed."""
     sender.result = Applied.APPLIED
     for job_id in ("one", "two"):
         sender.parked.park(ended_run(job_id))
@@ -360,7 +363,10 @@ def test_answered_end_is_not_sent_again(sender):
 
 
 def test_attempts_that_meet_locks_are_apart(sender):
-    """Locked rows cost one attempt every 0.1 s; ends that can be stored do not wait, nor do any at a stop."""
+    """Locked rows cost one attempt every 0.1 s.
+
+    Ends that can be stored do not wait, and at a stop no end waits.
+    """
     names = ["one", "two", "three"]
     for job_id in names:
         sender.parked.park(ended_run(job_id))

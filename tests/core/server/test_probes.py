@@ -1,4 +1,4 @@
-"""What a server says of itself, and the port where it says so."""
+"""The status that a server reports, and the port that serves it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def lines(checks):
 
 
 def test_a_server_at_work_is_alive_ready_and_started():
-    """One line a check, each with its figures."""
+    """Each check is one line that contains its figures."""
     assert lines(liveness(SERVER)) == [
         "ok supervisor: its loop turned 0.0 s ago",
         "ok worker process 0: its loop turned 0.2 s ago, 3 of 20 threads busy",
@@ -91,7 +91,10 @@ def test_a_server_at_work_is_alive_ready_and_started():
     ],
 )
 def test_a_loop_that_does_not_turn_is_not_alive(status, said):
-    """Whether of the supervisor, of a dispatcher, or of what reports; the bound is hang_timeout."""
+    """The supervisor, a dispatcher and the reports of a worker process are checked.
+
+    The bound is `hang_timeout`.
+    """
     failed = [line for line in lines(liveness(status)) if line.startswith("failed")]
 
     assert len(failed) == 1
@@ -110,17 +113,20 @@ def test_a_loop_that_does_not_turn_is_not_alive(status, said):
     ],
 )
 def test_a_child_that_is_being_replaced_is_said_and_no_reason_to_start_anew(status, said):
-    """Who ended the whole server for it would end its other children."""
+    """Restarting the whole server because of one worker process would end the others as well."""
     assert lines(liveness(status))[1] == said
 
 
 def test_a_storage_that_is_away_does_not_make_a_server_dead():
-    """A new process would not reach it either."""
+    """A restarted process could not reach the storage either."""
     assert all(check.is_ok for check in liveness(server_with(reached=None)))
 
 
 def test_a_child_that_waits_for_its_session_is_alive():
-    """It can wait for as long as an outage lasts, and its time counts from its session on."""
+    """A worker process can wait for its session as long as an outage lasts.
+
+    Its silence counts from the beginning of its session.
+    """
     waits = attrs.evolve(PROCESS, age=9_000, waited=None, silence=None, turned=None, has_session=False)
     has_begun = attrs.evolve(waits, waited=4)
 
@@ -142,7 +148,10 @@ def test_a_child_that_waits_for_its_session_is_alive():
     ],
 )
 def test_threads_and_coroutines_are_counted_apart(workers, said):
-    """Idle coroutines do not hide that all threads are taken; a job past its timeout is no dead loop."""
+    """Idle coroutines do not hide that all threads are busy.
+
+    A job past its timeout is not a loop that hangs.
+    """
     assert (
         lines(liveness(child_with(workers=workers)))[1]
         == f"ok worker process 0: its loop turned 0.2 s ago, {said}"
@@ -165,12 +174,12 @@ def test_threads_and_coroutines_are_counted_apart(workers, said):
     ],
 )
 def test_a_server_that_claims_nothing_is_not_ready_and_says_why(status, said):
-    """One reason, in one line."""
+    """The failed check is one line with one reason."""
     assert [line for line in lines(readiness(status)) if line.startswith("failed")] == [said]
 
 
 def test_one_child_with_a_session_is_enough_to_be_ready_and_all_are_needed_to_have_started():
-    """A child that is replaced costs neither."""
+    """The replacement of a worker process affects neither readiness nor startup."""
     both = server_with(processes=(PROCESS, ProcessStatus(place=1)))
 
     assert all(check.is_ok for check in readiness(both))
@@ -182,7 +191,7 @@ def test_one_child_with_a_session_is_enough_to_be_ready_and_all_are_needed_to_ha
 
 
 def test_a_child_is_read_from_its_memory():
-    """What it has not reported yet is left open; its right to run is its session's."""
+    """Values that the process has not reported yet are None. It may run jobs as long as its session lasts."""
     memory, status = SharedMemory.create(2), ProcessStatus(place=0, pid=7, has_session=True, cpu_seconds=5.0)
     silent = reported(status, memory)
     memory.report(WorkerCounts(2, busy_threads=1), cpu_seconds=2.0, rss_bytes=4096)
@@ -201,7 +210,10 @@ def test_a_child_is_read_from_its_memory():
 
 
 def test_a_server_in_numbers():
-    """Its mode, whether it is ready, and each child's slots, time and memory."""
+    """The metrics contain the server's mode and readiness.
+
+    For each worker process, they contain its workers, CPU time and memory.
+    """
     workers = WorkerCounts(20, busy_threads=3, stuck_threads=2, parked=4)
     server = attrs.evolve(child_with(workers=workers), round_trips=(0,) * 13 + (2,), mode="quiet")
     text = metrics_text(server_families(server))
@@ -227,7 +239,7 @@ def test_a_server_in_numbers():
 
 @pytest.fixture
 def listen():
-    """Listen at a free port, and ask there; closed at the end."""
+    """A function that serves the pages on a free port; the listeners are closed at the end."""
     listeners = []
 
     def start(pages, port=None):
@@ -242,7 +254,7 @@ def listen():
 
 
 def ask(port, request):
-    """The whole reply to these bytes."""
+    """Return the whole response to these bytes."""
     with socket.create_connection((HOST, port), timeout=10) as connection:
         connection.sendall(request)
         reply = b""
@@ -252,7 +264,7 @@ def ask(port, request):
 
 
 def get(port, path):
-    """Status and text of a page."""
+    """Return the status and the body of a page."""
     head, _, text = ask(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).partition("\r\n\r\n")
     return int(head.split()[1]), text
 
@@ -262,7 +274,7 @@ def well():
 
 
 def test_a_page_is_sent_whole_and_the_connection_ends(listen):
-    """With its length and its type, never kept by anybody; a query is ignored."""
+    """The response has its length and type and must not be cached. A query string is ignored."""
     port = listen({"/a": well})
 
     reply = ask(port, b"GET /a?x=1 HTTP/1.1\r\n\r\n")
@@ -274,7 +286,7 @@ def test_a_page_is_sent_whole_and_the_connection_ends(listen):
 
 
 def test_head_is_sent_without_a_text(listen):
-    """But with its length."""
+    """The response to HEAD still contains the length."""
     reply = ask(listen({"/a": well}), b"HEAD /a HTTP/1.0\r\n\r\n")
 
     assert "Content-Length: 6" in reply
@@ -293,7 +305,7 @@ def test_head_is_sent_without_a_text(listen):
     ],
 )
 def test_what_is_no_probe_is_refused(listen, request_, status, said):
-    """With its own status and a sentence."""
+    """Each invalid request gets its own status and a sentence."""
     reply = ask(listen({"/a": well}), request_)
 
     assert reply.startswith(f"HTTP/1.1 {status} ")
@@ -301,7 +313,7 @@ def test_what_is_no_probe_is_refused(listen, request_, status, said):
 
 
 def test_a_page_that_raises_is_an_answer_and_a_line_in_the_log(listen, caplog):
-    """The next one is answered as well."""
+    """The listener responds to the next request as usual."""
     port = listen({"/a": well, "/b": lambda: 1 // 0})
 
     with caplog.at_level(logging.ERROR):
@@ -311,7 +323,7 @@ def test_a_page_that_raises_is_an_answer_and_a_line_in_the_log(listen, caplog):
 
 
 def test_who_says_nothing_keeps_nobody_waiting(listen):
-    """Others are answered beside a connection that is open and silent; one that goes away costs nothing."""
+    """An open connection that sends nothing does not block others, and a dropped one does no harm."""
     port = listen({"/a": well})
 
     with socket.create_connection((HOST, port)):
@@ -320,7 +332,7 @@ def test_who_says_nothing_keeps_nobody_waiting(listen):
 
 
 def test_three_hundred_slow_connections_delay_no_probe(listen):
-    """They are more than are kept open at once: the oldest are closed, and nobody waits for one."""
+    """If more connections than the maximum are open, the oldest are closed, and no probe waits for them."""
     port = listen({"/a": well})
 
     with contextlib.ExitStack() as slow:
@@ -337,7 +349,7 @@ def test_three_hundred_slow_connections_delay_no_probe(listen):
 
 
 def test_an_answer_larger_than_a_buffer_is_sent_whole(listen):
-    """Beside others: whoever reads it slowly keeps no thread."""
+    """A client that reads slowly does not occupy a thread, so other requests are served as well."""
     text = "x" * 8_000_000
     port = listen({"/big": lambda: ProbeAnswer(200, text), "/a": well})
 
@@ -349,18 +361,18 @@ def test_an_answer_larger_than_a_buffer_is_sent_whole(listen):
 
 
 def test_who_is_too_slow_is_sent_away(listen, monkeypatch):
-    """A connection has its time for everything, however many bytes it sends."""
+    """Each connection has a total time limit, however many bytes the client sends."""
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
     port = listen({"/a": well})
 
     with socket.create_connection((HOST, port), timeout=10) as slow:
         slow.sendall(b"GET /a")
-        with contextlib.suppress(ConnectionError):  # it was away before the bytes came
+        with contextlib.suppress(ConnectionError):  # the connection was closed before the bytes arrived
             assert slow.recv(100) == b""
 
 
 def test_a_port_that_is_taken_is_refused_at_once(listen):
-    """With what to do."""
+    """The error states which setting to change."""
     port = listen({"/a": well})
 
     with pytest.raises(ConfigurationError, match=rf"{HOST}:{port}: Address already in use\. Name another"):
@@ -370,7 +382,7 @@ def test_a_port_that_is_taken_is_refused_at_once(listen):
 
 
 def test_a_closed_port_is_free_again(listen):
-    """For whoever comes next."""
+    """The next listener can use the port."""
     port = free_port()
     ProbeListener(HOST, port, {"/a": well}).close()
 
@@ -382,7 +394,7 @@ def test_a_closed_port_is_free_again(listen):
 
 @pytest.fixture
 def fire():
-    """An app with a task, on a storage that fails as told."""
+    """An app with a task, on a storage with programmable failures."""
     settings = Settings(heartbeat=0.1, session_timeout=2, sweep=0.1, poll=0.2, grace=5)
     with Firelock(FailingStorage(), settings=settings) as app:
         app.task(name="noop")(lambda: None)
@@ -390,7 +402,10 @@ def fire():
 
 
 def test_an_embedded_server_answers_while_it_runs(fire):
-    """Alive, ready and started; draining where it is quiet; and nobody once it has stopped."""
+    """A running server is alive, ready and started, and a quiet one is draining.
+
+    After the stop, its port is closed.
+    """
     port = free_port()
     with fire.server(workers=1, probe_port=port, probe_host=HOST):
         until(lambda: "its loop turned" in get(port, "/livez")[1].splitlines()[1])
@@ -407,7 +422,7 @@ def test_an_embedded_server_answers_while_it_runs(fire):
 
 
 def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
-    """The probe itself asks no storage: it is answered at once, from what the renewals met."""
+    """The probe does not query the storage; it responds immediately with the result of the last renewals."""
     from firelock.errors import StorageUnavailable
 
     port = free_port()
@@ -422,14 +437,14 @@ def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
 
 
 def test_a_server_is_ready_while_one_of_its_worker_processes_claims():
-    """The other one may have lost a single connection."""
+    """The other worker process may have lost only its own connection."""
     children = (attrs.evolve(PROCESS, failing=12.0), PROCESS)
 
     assert all(check.is_ok for check in readiness(server_with(processes=children)))
 
 
 def test_a_storage_that_refuses_claims_makes_a_server_unready(fire):
-    """A full disk, for example, on which a session can still be renewed."""
+    """For example, a full disk refuses claims although sessions can still be renewed."""
     from firelock.errors import StorageUnavailable
 
     port = free_port()
@@ -445,13 +460,13 @@ def test_a_storage_that_refuses_claims_makes_a_server_unready(fire):
 
 @pytest.mark.parametrize("port", [0, 70_000, "8081", True])
 def test_a_port_that_is_none_is_refused(fire, port):
-    """By its name, before anything starts."""
+    """The error names the parameter and is raised before anything starts."""
     with pytest.raises(ConfigurationError, match="probe_port="):
         fire.server(probe_port=port)
 
 
 def test_a_port_that_is_taken_stops_the_start(fire, listen):
-    """Nothing of the server is left, and it may be started elsewhere."""
+    """Nothing of the server remains, so it can be started elsewhere."""
     port = listen({"/a": well})
     server = fire.server(probe_port=port)
 
@@ -462,7 +477,7 @@ def test_a_port_that_is_taken_stops_the_start(fire, listen):
 
 
 class WatchedStorage(FailingStorage):
-    """Remembers which threads have called it."""
+    """A storage that records which threads have called it."""
 
     def __init__(self):
         super().__init__()
@@ -474,7 +489,7 @@ class WatchedStorage(FailingStorage):
 
 
 def test_a_probe_asks_no_storage_and_waits_for_none():
-    """Not for its answers, and not for a renewal that hangs."""
+    """A probe neither queries the storage nor waits for a renewal that hangs."""
     port, goes_on = free_port(), threading.Event()
     with Firelock(WatchedStorage(), settings=Settings(heartbeat=0.1, session_timeout=2)) as fire:
         fire.task(name="noop")(lambda: None)

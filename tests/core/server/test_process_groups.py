@@ -25,7 +25,7 @@ def guard():
 
 @pytest.fixture
 def start(guard):
-    """A function that starts a program that leads a group; it is killed at the end."""
+    """A function that starts a program that leads a group; the program is killed at the end."""
     started = []
 
     def begin():
@@ -69,7 +69,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("how", ["alone", "fork"])
 def test_groups_are_killed_when_their_process_is_killed(start, how):
-    """A forked copy of the process that lives on does not keep them alive."""
+    """A forked copy of the process that continues to run does not keep the groups alive."""
     kept, ended = start(), start()
     program = PROGRAM.format(more="")
     command = [sys.executable, "-c", program, how, str(ended.pid)]
@@ -86,12 +86,12 @@ def test_groups_are_killed_when_their_process_is_killed(start, how):
         assert kept.poll() is None
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(host.pid, signal.SIGKILL)  # the copy
+            os.killpg(host.pid, signal.SIGKILL)  # the forked copy
         host.stdout.close()
 
 
 def test_removed_group_outlives_the_process(start):
-    """Only its owner knows whether the number is another's by then."""
+    """The id of a removed group may have been reused, so only its owner may kill it."""
     first, removed = start(), start()
     program = PROGRAM.format(more="guard._send(b'-%d\\n' % int(sys.argv[-1]))")
     command = [sys.executable, "-c", program, "alone", str(first.pid), str(removed.pid)]
@@ -105,7 +105,7 @@ def test_removed_group_outlives_the_process(start):
 
 
 def test_guard_runs_while_there_are_groups(start, guard):
-    """The last group that ends stops it."""
+    """The guard stops when the last group ends."""
     first, second = start(), start()
 
     for process in (first, second):
@@ -120,7 +120,7 @@ def test_guard_runs_while_there_are_groups(start, guard):
 
 
 def test_guard_that_was_killed_is_replaced(start, guard):
-    """The next group starts another, which knows the earlier ones as well."""
+    """The next group starts another guard, which also guards the earlier groups."""
     first, second = start(), start()
     guard.add(first.pid)
     (killed,) = until(guards)  # a program that has just begun has no command line yet
@@ -136,7 +136,7 @@ def test_guard_that_was_killed_is_replaced(start, guard):
 
 
 def test_guard_ignores_the_signals_of_a_stop(start, guard):
-    """A service manager may signal all processes of a server, and the server stops in order."""
+    """A service manager may signal all processes of a server, which then stops in its own order."""
     first, second = start(), start()
     guard.add(first.pid)
     (one,) = until(guards)  # a program that has just begun has no command line yet
@@ -156,7 +156,7 @@ def test_guard_ignores_the_signals_of_a_stop(start, guard):
 
 
 def test_group_that_cannot_be_guarded_is_not_registered(start, guard, monkeypatch):
-    """The system has no process left, for example."""
+    """A group is not registered if the system cannot start the guard, for example."""
     process = start()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", "/nowhere/python")

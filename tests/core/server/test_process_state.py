@@ -1,4 +1,4 @@
-"""What jobs break in their process is mended for those that come after them."""
+"""Changes that jobs make to their process are undone for later jobs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from firelock.server.attempt import ProcessState
 
 @pytest.fixture
 def recursion():
-    """The recursion limit is as it was when the test is over."""
+    """The current recursion limit, which is restored after the test."""
     limit = sys.getrecursionlimit()
     yield limit
     sys.setrecursionlimit(limit)
 
 
 def test_a_stream_of_the_process_stays_open():
-    """A job that closes what everybody prints to harms nobody else."""
+    """A job that closes a standard stream does not affect other jobs."""
     program = """
 import sys
 from pathlib import Path
@@ -41,7 +41,7 @@ sys.stderr.write("so am I")
 
 
 def test_a_copy_of_the_process_ends():
-    """A task that forks and lets the copy return does not make a second server."""
+    """A task that forks and returns in the copy as well does not create a second server."""
     program = """
 import os, sys
 from firelock.server.attempt import ProcessState
@@ -57,7 +57,7 @@ os.write(1, b"one")
 
 
 def test_a_lowered_recursion_limit_is_raised_again(recursion):
-    """A job that lets nobody call deeply does so to itself alone."""
+    """A job that lowers the limit must not restrict other jobs."""
     surroundings = ProcessState()
     sys.setrecursionlimit(recursion - 100)
 
@@ -67,7 +67,7 @@ def test_a_lowered_recursion_limit_is_raised_again(recursion):
 
 
 def test_a_raised_recursion_limit_is_left_alone(recursion):
-    """Another job may need it at this moment."""
+    """Another job may need the higher limit at this moment."""
     surroundings = ProcessState()
     sys.setrecursionlimit(recursion + 100)
 
@@ -77,7 +77,7 @@ def test_a_raised_recursion_limit_is_left_alone(recursion):
 
 
 def test_a_process_of_its_own_goes_back_to_its_folder(monkeypatch, tmp_path):
-    """Where one job runs at a time, the next one begins in the folder that the server was started in."""
+    """If a process runs one job at a time, each job begins in the folder in which the server was started."""
     monkeypatch.chdir(tmp_path)
     surroundings = ProcessState()
     os.chdir("/")
@@ -88,7 +88,7 @@ def test_a_process_of_its_own_goes_back_to_its_folder(monkeypatch, tmp_path):
 
 
 def test_a_folder_that_was_removed_is_no_obstacle(monkeypatch, tmp_path):
-    """A server whose folder is gone has none to go back to."""
+    """A server whose folder was deleted has no folder to return to."""
     folder = tmp_path / "gone"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -112,7 +112,7 @@ sys.stdin.read()
 
 
 def test_a_process_whose_parent_lives_goes_on():
-    """Being tied to somebody changes nothing as long as he is there."""
+    """`die_with_parent` changes nothing while the parent lives."""
     program = LIVES + "print('on')"
 
     done = subprocess.run(
@@ -123,7 +123,7 @@ def test_a_process_whose_parent_lives_goes_on():
 
 
 def test_a_process_whose_parent_is_gone_already_ends():
-    """It was started by a process that died meanwhile: it belongs to somebody else now."""
+    """The process that started it has died in the meantime, so it now has another parent."""
     program = LIVES + "print('on')"
 
     done = subprocess.run(
@@ -135,7 +135,7 @@ def test_a_process_whose_parent_is_gone_already_ends():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the end of a pipe has to do")
 def test_a_process_dies_with_its_parent():
-    """The kernel sees to it, however busy the process is and whatever killed the parent."""
+    """The kernel ends the process, however busy it is and whatever killed the parent."""
     busy = LIVES + "print('busy', flush=True)\nwhile True: pass"
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -146,7 +146,8 @@ def test_a_process_dies_with_its_parent():
 
         parent.kill()
 
-        rest, _ = parent.communicate(timeout=10)  # ends when nobody has the pipe any more, nor the child
+        # this ends when no process has the pipe any more, not even the worker process
+        rest, _ = parent.communicate(timeout=10)
         assert (-signal.SIGKILL, "") == (parent.returncode, rest)
     finally:
         with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Which queues a server looks at, and in which order."""
+"""The queues that a server checks, and their order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock.server.queue_choice import QueueChoice, parse_queues
 
 @pytest.mark.parametrize("queues", [["critical", "default"], "critical,default", " critical , default ,"])
 def test_a_list_is_a_strict_order(queues):
-    """Names in a list or a text are looked at in the order given, each time."""
+    """Queues that are named in a list or a string are checked in this order each time."""
     choice = parse_queues(queues)
 
     assert [("critical", "default")] * 3 == [tuple(choice.order()) for _ in range(3)]
@@ -21,7 +21,7 @@ def test_a_list_is_a_strict_order(queues):
 
 @pytest.mark.parametrize("queues", ["critical:3,default:1", ["critical:3", "default:1"]])
 def test_weights_are_shares_of_first_places(queues):
-    """A queue comes first as often as its share; every claim looks at all of them."""
+    """The weight of a queue is its share of first places; every claim checks all queues."""
     choice = parse_queues(queues)
 
     orders = [tuple(choice.order()) for _ in range(4_000)]
@@ -53,6 +53,6 @@ def test_weights_are_shares_of_first_places(queues):
     ],
 )
 def test_a_wrong_choice_is_refused(queues, words):
-    """A wrong name or weight is a configuration error that shows what was given."""
+    """An invalid name or weight raises a configuration error that contains it."""
     with pytest.raises(ConfigurationError, match=words.replace("*", r"\*")):
         parse_queues(queues)

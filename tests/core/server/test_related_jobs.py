@@ -1,4 +1,4 @@
-"""What a job is tied to: its batch, the job that called it, the results among its arguments."""
+"""The jobs on which a job depends: its batch, its caller, and the jobs whose results are its arguments."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tests.core.fakes import FailingStorage, Worker
 
 @pytest.fixture
 def storage():
-    """In memory; it counts calls and fails as told."""
+    """A storage in memory that counts calls, with programmable failures."""
     return FailingStorage()
 
 
 @pytest.fixture
 def fire(storage):
-    """An app on it."""
+    """An app on this storage."""
     with Firelock(storage) as app:
         yield app
 
 
 def new_job(fire, task, arguments="{}", state=State.ENQUEUED, parents=(), **relations):
-    """A job with ties, stored."""
+    """Store a job with relations and return its id."""
     job = NewJob(
         fire.storage.new_ids(1)[0], task, arguments, "json", "default", 0, state, fire.client.clock.now(),
         parents=parents, relations_json=write_relations(Relations(**relations)),
@@ -41,15 +41,18 @@ def new_job(fire, task, arguments="{}", state=State.ENQUEUED, parents=(), **rela
 
 
 def record_of(fire, job_id):
-    """The job as it is stored."""
+    """Return the stored job."""
     return fire.storage.get([job_id])[0]
 
 
-# ---- results among the arguments -------------------------------------------------------------------------
+# ---- results as arguments --------------------------------------------------------------------------------
 
 
 def taking(fire, *parents, path=("numbers", 1)):
-    """A job that takes what each of these returns, and the list of what it was given."""
+    """Create a job that takes the results of these parents.
+
+    Return its id and the list of the arguments it was called with.
+    """
     given = []
 
     @fire.task(name="take")
@@ -62,7 +65,7 @@ def taking(fire, *parents, path=("numbers", 1)):
 
 
 def test_a_result_stands_where_it_was_referred_to(fire, storage):
-    """Read by one call, before the arguments are decoded."""
+    """All results are read with one call, before the arguments are decoded."""
     parent = fire.task(name="two")(lambda: 2).enqueue()
     _, given = taking(fire, parent)
     worker = Worker(fire)
@@ -84,7 +87,7 @@ def test_a_result_stands_where_it_was_referred_to(fire, storage):
     ],
 )
 def test_a_result_that_is_not_there_fails_the_job(fire, returned, path, words):
-    """With the reason, and without a retry."""
+    """The job fails with the reason and is not retried."""
     parent = fire.task(name="parent")(returned).enqueue()
     job_id, given = taking(fire, parent, path=path)
     worker = Worker(fire)
@@ -98,7 +101,7 @@ def test_a_result_that_is_not_there_fails_the_job(fire, returned, path, words):
 
 
 def test_a_result_that_went_with_its_job_is_missed(fire):
-    """As when the parent was requeued in the meantime."""
+    """A requeue of the parent, for example, removes its result."""
     parent = fire.task(name="parent")(lambda: 2).enqueue()
     job_id, _ = taking(fire, parent)
     worker = Worker(fire)
@@ -113,7 +116,7 @@ def test_a_result_that_went_with_its_job_is_missed(fire):
 
 
 def test_who_cannot_read_a_result_gives_the_job_back(fire, storage):
-    """The storage is away: that is no fault of the job."""
+    """An unreachable storage is not a failure of the job."""
     parent = fire.task(name="parent")(lambda: 2).enqueue()
     taking(fire, parent)
     worker = Worker(fire)
@@ -127,16 +130,19 @@ def test_who_cannot_read_a_result_gives_the_job_back(fire, storage):
     assert "what it is tied to could not be read: away" == ended.transition.reason
 
 
-# ---- who has stopped waiting -----------------------------------------------------------------------------
+# ---- cancelled batches and ended callers -----------------------------------------------------------------
 
 
 def member(fire, batch):
-    """A job of the batch."""
+    """Store a job of the batch and return its id."""
     return new_job(fire, "work", batch_id=batch)
 
 
 def test_a_member_is_not_started_once_its_batch_is_cancelled(fire, storage):
-    """Claimed before and started behind it; the batch is looked at once a second."""
+    """The jobs were claimed before the cancellation and would start after it.
+
+    A batch is checked at most once a second.
+    """
     ran = []
     fire.task(name="work")(lambda: ran.append(1))
     hold = NewJob(
@@ -162,7 +168,7 @@ def test_a_member_is_not_started_once_its_batch_is_cancelled(fire, storage):
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_called_job_is_not_started_once_its_caller_has_ended(fire, is_async):
-    """Nobody waits for it any more."""
+    """Nothing waits for the result of a called job after its caller has ended."""
     ran = []
 
     async def work() -> None:
@@ -181,7 +187,7 @@ def test_a_called_job_is_not_started_once_its_caller_has_ended(fire, is_async):
 
 
 def fail_first(fire):
-    """The first job that waits fails; the others are claimed."""
+    """Make the first waiting job fail."""
 
     @fire.task(name="work", retry=Retry.never())
     def work() -> None:
@@ -192,12 +198,12 @@ def fail_first(fire):
 
 
 def test_a_member_that_runs_again_is_not_stopped_by_what_was_seen_before(fire):
-    """A requeue calms its batch; what was looked at a moment before it says nothing any more."""
+    """Requeueing the failed member resets its batch. The earlier check of the batch is then outdated."""
     batch = new_job(fire, BATCH_TASK, state=State.AWAITING, batch=BatchRules("import", fails_fast=True))
     failing = new_job(fire, "work", batch_id=batch)
     new_job(fire, "work", batch_id=batch)
     fail_first(fire)
-    fire.storage.release(1)  # the failure is known, and the other one is not swept yet
+    fire.storage.release(1)  # the failure is registered, and the other member is not swept yet
     related = RelatedJobs(fire.storage, fire.client.serializers)
     assert related.refusal(Relations(batch)) is not None
 
@@ -218,7 +224,7 @@ def test_a_job_of_a_caller_that_runs_again_is_not_stopped_by_what_was_seen_befor
 
 
 def test_a_called_job_starts_while_its_caller_waits(fire):
-    """Also on an event loop."""
+    """A called job on an event loop also starts while its caller waits."""
 
     @fire.task(name="work")
     async def work(number: int) -> int:
@@ -235,7 +241,10 @@ def test_a_called_job_starts_while_its_caller_waits(fire):
 
 @pytest.mark.parametrize("is_related", [False, True], ids=["plain", "related"])
 def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_related):
-    """Whatever a task factory of the host raises: the job says why, keeps no place, and the others run."""
+    """A task factory of the host may raise any error.
+
+    The job gets this reason and occupies no worker, and the other jobs run.
+    """
 
     @fire.task(name="work")
     async def work() -> int:
@@ -247,7 +256,8 @@ def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_related):
     refused = []
 
     def factory(loop, coroutine, **options):
-        if not refused and coroutine.__qualname__.startswith("AsyncWorkers."):  # of the first job
+        # the asyncio task of the first job
+        if not refused and coroutine.__qualname__.startswith("AsyncWorkers."):
             refused.append(odd)
             coroutine.close()
             raise RuntimeError("no more tasks")
@@ -267,7 +277,7 @@ def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_related):
 
 
 def test_an_async_job_that_is_stopped_leaves_its_place(fire, storage):
-    """As does one whose ties cannot be read."""
+    """A job that is stopped before its start frees its worker, like one whose relations cannot be read."""
 
     @fire.task(name="work")
     async def work() -> int:

@@ -15,7 +15,7 @@ SELDOM, TTL = 15.0, 30.0
 
 
 class Process:
-    """A worker process with the duty, and a clock that only `prune` and the test move."""
+    """A worker process with this duty, and a clock that only `prune` and the test advance."""
 
     def __init__(self, storage):
         self.storage = storage
@@ -27,7 +27,7 @@ class Process:
         self.asked = []
 
     def lasting(self, seconds, left=10**9):
-        """Each job takes so many seconds to remove; so many are left."""
+        """Set the number of remaining jobs and the seconds that it takes to remove each one."""
         self.left = left
 
         def prune(limit):
@@ -41,13 +41,13 @@ class Process:
         return self
 
     def slice(self):
-        """Do a slice; return the seconds until the next one."""
+        """Run a slice and return the seconds until the next one."""
         return self.retention.run_slice()
 
 
 @pytest.fixture
 def storage():
-    """A storage in memory whose clock the tests move."""
+    """A storage in memory whose clock the tests advance."""
     return FailingStorage()
 
 
@@ -61,7 +61,7 @@ def process(storage):
 
 
 def test_only_the_process_with_the_lease_removes_jobs(storage, process):
-    """The others look again after six sweeps."""
+    """The other processes try again after six sweeps."""
     other = Process(storage)
 
     process.slice()
@@ -72,7 +72,7 @@ def test_only_the_process_with_the_lease_removes_jobs(storage, process):
 
 
 def test_lease_of_a_process_that_died_goes_to_the_next_one(storage, process):
-    """The next process takes it as soon as it has ended."""
+    """The next process acquires the lease as soon as the lease has expired."""
     other = Process(storage)
     process.slice()
 
@@ -99,7 +99,7 @@ def test_process_that_has_lost_its_lease_removes_nothing_more(storage, process):
 
 
 def test_lease_is_renewed_by_each_slice(storage, process):
-    """A process that goes on removing jobs keeps it for as long as it does."""
+    """A process keeps the lease as long as it continues to remove jobs."""
     other = Process(storage)
     for _ in range(5):
         process.slice()
@@ -109,7 +109,7 @@ def test_lease_is_renewed_by_each_slice(storage, process):
 
 
 def test_process_that_stops_hands_its_lease_over(storage, process):
-    """The next process need not wait until it ends."""
+    """The next process does not have to wait until the lease expires."""
     other = Process(storage)
     process.slice()
 
@@ -121,7 +121,7 @@ def test_process_that_stops_hands_its_lease_over(storage, process):
 
 
 def test_handing_over_what_is_not_held_asks_nothing(storage, process):
-    """A process without the lease releases nothing; an outage at the end is harmless."""
+    """A process without the lease releases nothing. An outage during the release is harmless."""
     process.retention.hand_over()
     before = len(storage.called["release_lock"])
     process.slice()
@@ -136,7 +136,7 @@ def test_handing_over_what_is_not_held_asks_nothing(storage, process):
 
 
 def test_slice_ends_after_a_fifth_of_a_second(process):
-    """Then the other duties of its thread have their turn, and the lease is renewed."""
+    """After a slice, the other duties of the thread have their turn, and the lease is renewed."""
     process.lasting(0.0001)
     began = process.now
 
@@ -146,7 +146,7 @@ def test_slice_ends_after_a_fifth_of_a_second(process):
 
 
 def test_slices_that_leave_jobs_follow_each_other_faster(process):
-    """The rest is three times what a slice took at first, and as long as the slice in the end."""
+    """At first, the pause is three times as long as a slice; in the end, it is as long as the slice."""
     process.lasting(0.0001)
     rests = []
     for _ in range(30):
@@ -159,7 +159,10 @@ def test_slices_that_leave_jobs_follow_each_other_faster(process):
 
 
 def test_rests_stay_short_while_jobs_expire_nearly_as_fast_as_they_are_removed(process):
-    """A slice that has caught up for once takes back one step only, so that the backlog does not swing."""
+    """A single slice that has caught up lengthens the pause by one step only.
+
+    Otherwise, the backlog would oscillate.
+    """
     process.lasting(0.001)
     for _ in range(20):
         process.slice()
@@ -174,7 +177,7 @@ def test_rests_stay_short_while_jobs_expire_nearly_as_fast_as_they_are_removed(p
 
 
 def test_rests_grow_long_again_after_a_backlog(process):
-    """A while after the last slice that left jobs, a new backlog is begun with as gently as the first."""
+    """Some time after the last slice that left jobs, a new backlog starts with long pauses again."""
     process.lasting(0.001)
     for _ in range(100):
         process.slice()
@@ -191,7 +194,7 @@ def test_rests_grow_long_again_after_a_backlog(process):
 
 @pytest.mark.parametrize(("seconds", "jobs"), [(0.01, 100), (0.0002, 200), (0.0000001, 500)])
 def test_call_removes_as_many_jobs_as_take_a_moment(process, seconds, jobs):
-    """A call holds up others, so it removes few jobs if they are slow to remove."""
+    """A call delays other work, so it removes few jobs if they are slow to remove."""
     process.lasting(seconds, left=50_000)
 
     for _ in range(10):
@@ -201,7 +204,7 @@ def test_call_removes_as_many_jobs_as_take_a_moment(process, seconds, jobs):
 
 
 def test_storage_without_expired_jobs_is_looked_at_more_and_more_seldom(process):
-    """From every second to every six sweeps."""
+    """The pauses grow from one second to six sweeps."""
     process.lasting(0, left=0)
 
     pauses = [process.slice() for _ in range(8)]
@@ -212,7 +215,7 @@ def test_storage_without_expired_jobs_is_looked_at_more_and_more_seldom(process)
 
 @pytest.mark.parametrize("reason", ["expired", "ended"])
 def test_pause_is_a_second_while_jobs_expire_or_end(process, reason):
-    """Otherwise jobs that are kept for a second would be stored for a quarter of a minute."""
+    """With longer pauses, jobs that are kept for one second would remain for a quarter of a minute."""
     process.lasting(0, left=0)
     for _ in range(8):
         process.slice()
@@ -226,7 +229,7 @@ def test_pause_is_a_second_while_jobs_expire_or_end(process, reason):
 
 
 def test_outage_is_followed_by_longer_and_longer_pauses(storage, process):
-    """The duty goes on when the storage is there again."""
+    """The duty continues when the storage is reachable again."""
     storage.fail_always("prune", StorageUnavailable("down"))
 
     pauses = [process.slice() for _ in range(6)]
@@ -238,7 +241,7 @@ def test_outage_is_followed_by_longer_and_longer_pauses(storage, process):
 
 
 def test_process_that_stops_ends_its_slice(process):
-    """It makes no further call."""
+    """A stopping process does not make another call."""
     process.lasting(0.0001)
     process.is_over = True
 
@@ -251,7 +254,7 @@ def test_process_that_stops_ends_its_slice(process):
 
 
 def test_orders_to_servers_that_have_ended_are_deleted(storage, process):
-    """An order to a living server stays until the server has obeyed it."""
+    """An order to a live server remains until the server has obeyed it."""
     for name in ("living", "lost"):
         storage.begin_session(NewSession(name, f"server-{name}", name, "host", 7, 0, 1e9))
     storage.end_session("lost", None, reason="killed")

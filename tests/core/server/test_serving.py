@@ -1,4 +1,4 @@
-"""Across modules: whole servers, started with `fire.server()` on a storage that fails on request."""
+"""Across modules: whole servers, started with `fire.server()` on a storage with programmable failures."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from firelock.storage import ClaimRequest, NewSession, Reconciliation
 from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, plugin, until
 
-PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)  # what needs a poll fails by its time
+# with this interval, a test that needed a poll would fail by its time limit
+PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
 QUICK = Settings(poll=0.02, heartbeat=0.2, session_timeout=30, sweep=0.1)
 
 
 class Crew:
-    """A server, and the tasks that it runs."""
+    """A server and the tasks that it runs."""
 
     def __init__(self, *plugins, workers=2, async_workers=4, settings=PATIENT, storage=None, **options):
         self.storage = storage or FailingStorage()
@@ -38,16 +39,16 @@ class Crew:
         self.opened, self.came = threading.Event(), []
 
     def start(self):
-        """Jobs are run from now on."""
+        """Start the server and return the crew."""
         self.server.start()
         return self
 
     def task(self, function=lambda: None, **options):
-        """A new task."""
+        """Return a new task."""
         return self.fire.task(name=f"task-{len(self.fire.tasks())}", **options)(function)
 
     def gated(self, **options):
-        """A task that waits until the test opens the gate."""
+        """Return a task that waits until the test opens the gate."""
 
         def work():
             self.came.append(current_job().id)
@@ -56,7 +57,7 @@ class Crew:
         return self.task(work, **options)
 
     def agated(self, **options):
-        """The same as a coroutine."""
+        """Return a coroutine task that waits until the test opens the gate."""
 
         async def work():
             self.came.append(current_job().id)
@@ -66,15 +67,15 @@ class Crew:
         return self.task(work, **options)
 
     def count(self, state):
-        """How many jobs are in the state."""
+        """Return the number of jobs in this state."""
         return self.fire.jobs.counts().by_state.get(state, 0)
 
     def until_all(self, state, jobs):
-        """All of them are in the state."""
+        """Wait until all jobs are in this state."""
         until(lambda: all(job.refresh().state is state for job in jobs))
 
     def lose_session(self):
-        """The storage ends the server's session, as it does with that of a server that is silent."""
+        """End the server's session, as the storage does with the session of a silent server."""
         (record,) = [each for each in self.storage.list_sessions() if each.is_alive]
         self.storage.end_session(record.session.id, None, reason="server lost")
 
@@ -87,7 +88,7 @@ class Crew:
 
 @pytest.fixture
 def make_crew():
-    """Returns a crew of this size with these plugins; closed at the end."""
+    """A function that returns a crew of this size with these plugins; the crews are closed at the end."""
     crews = []
 
     def make(*plugins, **options):
@@ -101,15 +102,15 @@ def make_crew():
 
 @pytest.fixture
 def crew(make_crew):
-    """Two threads and four coroutines."""
+    """A crew with two threads and four coroutines."""
     return make_crew()
 
 
-# ---- running ---------------------------------------------------------------------------------------------
+# ---- running jobs ----------------------------------------------------------------------------------------
 
 
 def test_steps_do_not_wait_for_threads_that_jobs_use(make_crew):
-    """Jobs in `asyncio.to_thread` may wait for a job whose steps need a thread as well."""
+    """Jobs in `asyncio.to_thread` may wait for a job whose steps also need a thread."""
     crew = make_crew(async_workers=20)
 
     async def nothing(): ...
@@ -144,7 +145,7 @@ def test_many_jobs_take_few_round_trips(make_crew):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
 def test_an_end_is_settled_without_waiting_for_the_poll(crew, is_async):
-    """Also while other jobs go on, for hours perhaps; and work that comes meanwhile is found at once."""
+    """Ends are settled while other jobs continue, perhaps for hours. New work is found immediately."""
 
     async def nothing(): ...
 
@@ -163,7 +164,7 @@ def test_an_end_is_settled_without_waiting_for_the_poll(crew, is_async):
 
 
 def test_no_more_is_claimed_than_there_are_workers(make_crew):
-    """Jobs of seconds stay in the queue until a worker is free, for other servers to take."""
+    """Long jobs stay in the queue until a worker is free, so that other servers can take them."""
     crew = make_crew(settings=Settings(poll=60, claim_ahead=0))
     crew.gated().enqueue_many([()] * 10)
 
@@ -174,7 +175,7 @@ def test_no_more_is_claimed_than_there_are_workers(make_crew):
 
 
 def test_what_waits_behind_a_long_job_is_handed_back(make_crew):
-    """After 50 ms: to its place in the queue, as if it had never been claimed."""
+    """Jobs that have waited for 50 ms return to their places, as if they had never been claimed."""
     crew = make_crew(workers=1)
     task, gated = crew.task(), crew.gated()
     task.enqueue_many([()] * 3_000)
@@ -197,7 +198,7 @@ def test_what_waits_behind_a_long_job_is_handed_back(make_crew):
 
 
 def test_without_the_right_to_run_nothing_is_claimed(make_crew, caplog):
-    """Who cannot renew its session in time starts nothing until it can again."""
+    """A server that cannot renew its session in time starts nothing until it can renew again."""
     crew = make_crew(settings=Settings(poll=0.02, heartbeat=0.1, session_timeout=0.6))
     task = crew.task()
     crew.start()
@@ -214,7 +215,10 @@ def test_without_the_right_to_run_nothing_is_claimed(make_crew, caplog):
 
 
 def test_every_kind_of_end_is_told_and_counted(make_crew):
-    """Observers learn of each once, statistics name it; a snooze is no end that is counted."""
+    """Each end is reported once to observers and counted with its name.
+
+    A snooze is reported, but is not counted as an end.
+    """
     seen = []
 
     def fail():
@@ -241,7 +245,10 @@ def test_every_kind_of_end_is_told_and_counted(make_crew):
 
 
 def test_a_failed_release_costs_no_claimed_job_its_place(make_crew):
-    """Children follow their parent at once; where that fails, what came with the same answer is at work."""
+    """Continuations follow their parent immediately.
+
+    If their release fails, the jobs claimed by the same exchange still start.
+    """
     crew = make_crew(workers=1)
     parents = crew.gated().enqueue_many([()] * 2)
     children = [parent.then(crew.task()) for parent in parents]
@@ -256,7 +263,7 @@ def test_a_failed_release_costs_no_claimed_job_its_place(make_crew):
 
 
 def test_a_policy_that_ends_in_nonsense_fails_the_job(crew, caplog):
-    """Whatever is decided about a failure, the worker goes on."""
+    """The worker continues, whatever a policy decides about a failure."""
 
     class Nonsense:
         def decide(self, job, error):
@@ -278,7 +285,7 @@ def test_a_policy_that_ends_in_nonsense_fails_the_job(crew, caplog):
 
 
 def test_coroutines_and_threads_share_the_queue(crew, our_threads):
-    """Each job goes where its task runs; no loop is there before the first coroutine, none at the end."""
+    """Each job runs where its task belongs. The loop starts with the first coroutine and stops at the end."""
     seen = {}
 
     async def awork():
@@ -297,7 +304,10 @@ def test_coroutines_and_threads_share_the_queue(crew, our_threads):
 
 
 def test_more_coroutines_than_places_lose_no_job(make_crew):
-    """A claim for idle threads may bring coroutines: they wait for a place, or go back for another server."""
+    """A claim for idle threads may return coroutines.
+
+    These wait for a place or return to the queue for another server.
+    """
     crew = make_crew(workers=5, async_workers=2)
     jobs = [*crew.agated().enqueue_many([()] * 20), *crew.task().enqueue_many([()] * 5)]
 
@@ -311,7 +321,7 @@ def test_more_coroutines_than_places_lose_no_job(make_crew):
 
 
 def test_a_callback_of_a_job_does_not_end_the_loop(crew, caplog):
-    """What it raises would end a program; the coroutines of other jobs go on."""
+    """A callback's exception that would end a program does not end the coroutines of other jobs."""
 
     async def leaves():
         loop = asyncio.get_running_loop()
@@ -329,7 +339,7 @@ def test_a_callback_of_a_job_does_not_end_the_loop(crew, caplog):
 
 
 def test_a_coroutine_that_blocks_the_loop_is_named(crew, caplog):
-    """Once a blockade."""
+    """The warning is logged once per blockade."""
 
     async def block():
         until(lambda: "blocked" in caplog.text)
@@ -344,7 +354,7 @@ def test_a_coroutine_that_blocks_the_loop_is_named(crew, caplog):
 
 
 def test_a_plugin_that_may_block_the_loop_is_not_left_out(make_crew, caplog):
-    """Its context runs in the coroutine of the job, which may be innocent."""
+    """A plugin's context runs in the coroutine of the job, so the job may be innocent."""
 
     def block():
         until(lambda: "blocked" in caplog.text)
@@ -361,7 +371,10 @@ def test_a_plugin_that_may_block_the_loop_is_not_left_out(make_crew, caplog):
 
 
 def test_a_coroutine_that_crashed_is_run_where_no_process_can_be_had(crew):
-    """An app that stands in no module: its suspects are awaited on the loop, as ever."""
+    """No job process can load an app that is not in a module.
+
+    Its suspects run on the event loop as usual.
+    """
     crew.opened.set()
     job = crew.agated().enqueue()
     for number in range(2):
@@ -376,11 +389,11 @@ def test_a_coroutine_that_crashed_is_run_where_no_process_can_be_had(crew):
     assert (2, [job.id]) == (job.refresh().record().crashes, crew.came)
 
 
-# ---- before a run can be seen ----------------------------------------------------------------------------
+# ---- before a run is visible -----------------------------------------------------------------------------
 
 
 class SlowJson(JsonSerializer):
-    """Arguments that are read when the test lets them."""
+    """A serializer that reads arguments only when the test allows it."""
 
     name = "slow"
 
@@ -397,7 +410,10 @@ class SlowJson(JsonSerializer):
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
 @pytest.mark.parametrize("what", ["deleted", "lost"])
 def test_a_job_that_is_no_longer_ours_before_it_starts_does_not_start(make_crew, is_async, what):
-    """It was nobody's to cancel yet: whoever was about to start it looks once more, and tells so."""
+    """A job that has not started cannot be cancelled yet.
+
+    The worker therefore checks once more just before the start and reports the loss.
+    """
     slow = SlowJson()
 
     crew = make_crew(plugin(register_serializers=lambda: {"slow": slow}), serializer="slow", settings=QUICK)
@@ -411,7 +427,8 @@ def test_a_job_that_is_no_longer_ours_before_it_starts_does_not_start(make_crew,
         until(lambda: job.refresh().record().session is None)
     else:
         crew.lose_session()
-        until(lambda: job.refresh().record().fence > 1)  # claimed anew: the former claim is void here too
+        # a new claim: the worker has discarded the lost one as well
+        until(lambda: job.refresh().record().fence > 1)
     slow.may_read.set()
 
     crew.until_all(State.DELETED if what == "deleted" else State.SUCCEEDED, [job])
@@ -421,7 +438,10 @@ def test_a_job_that_is_no_longer_ours_before_it_starts_does_not_start(make_crew,
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
 def test_cancelled_batch_ends_with_a_member_that_never_started(make_crew, is_async):
-    """The member was claimed, and is dropped before it starts; upkeep looks at batches much later."""
+    """The member was claimed and is dropped before its start.
+
+    The upkeep would check the batch only much later.
+    """
     slow, settings = SlowJson(), attrs.evolve(QUICK, sweep=300)
     crew = make_crew(
         plugin(register_serializers=lambda: {"slow": slow}), serializer="slow", settings=settings
@@ -440,7 +460,7 @@ def test_cancelled_batch_ends_with_a_member_that_never_started(make_crew, is_asy
 
 
 def test_a_job_deleted_while_it_runs_is_no_failure(make_crew, caplog):
-    """Who deletes a running job calls nobody out of bed."""
+    """A failure of a deleted job is not logged, so that it does not raise an alarm."""
     crew = make_crew(settings=QUICK)
 
     def work(context: JobContext) -> None:
@@ -459,7 +479,7 @@ def test_a_job_deleted_while_it_runs_is_no_failure(make_crew, caplog):
 
 
 async def a_moment():
-    """Return after other coroutines have had their turn."""
+    """Return after other coroutines have had a turn."""
     await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.001)
 
 
@@ -467,24 +487,24 @@ class UnawareStorage(FailingStorage):
     """A storage that reports no lost job, so that only a refused write does."""
 
     def reconcile(self, session, held):
-        """Nothing is lost."""
+        """Report that nothing is lost."""
         return Reconciliation(is_session_lost=False, lost=[], unknown=[])
 
 
 class Lost:
-    """A coroutine whose job is deleted while it runs; its server learns that from a refused write alone."""
+    """A coroutine whose job is deleted while it runs; only a refused write reports this to the server."""
 
     def __init__(self, crew):
         self.crew, self.deleted, self.ended, self.told = crew, threading.Event(), threading.Event(), []
 
     async def until_deleted(self):
-        """Return when the job was deleted."""
+        """Return after the job was deleted."""
         self.crew.came.append(current_job().id)
         while not self.deleted.is_set():
             await a_moment()
 
     async def stay(self, awaitable=None):
-        """Await this, then wait for ever; note the exception that ends the wait."""
+        """Await the argument and then wait forever; record the exception that ends the wait."""
         try:
             if awaitable is not None:
                 await awaitable
@@ -494,7 +514,7 @@ class Lost:
             raise
 
     def run(self, function, **options):
-        """Delete a job of the function while it runs; return it as soon as its run has ended."""
+        """Delete a job of the function while it runs, and return it as soon as its run has ended."""
 
         async def work(job: JobContext):
             try:
@@ -521,7 +541,10 @@ def lost(make_crew):
 @pytest.mark.parametrize("is_much", [False, True], ids=["a word", "much"])
 @pytest.mark.parametrize("is_async", [False, True], ids=["emit", "aemit"])
 def test_coroutine_is_cancelled_by_a_refused_write_of_its_stream(lost, is_async, is_much):
-    """Once, whether a thread in the background writes it or `emit` itself, as there is much."""
+    """The coroutine is cancelled once, whether a background thread or `emit` itself writes the stream.
+
+    `emit` writes it if there is much data.
+    """
     text = "word" * (100_000 if is_much else 1)
 
     async def streams(job):
@@ -535,7 +558,7 @@ def test_coroutine_is_cancelled_by_a_refused_write_of_its_stream(lost, is_async,
 
 
 def test_coroutine_is_cancelled_when_a_background_task_of_it_loses_the_job(lost):
-    """Nobody awaits the exception that the step raises there."""
+    """No code awaits the exception that the step raises in the background task."""
 
     async def nothing(): ...
 
@@ -554,7 +577,7 @@ def test_coroutine_is_cancelled_when_a_background_task_of_it_loses_the_job(lost)
 
 
 def test_coroutine_that_a_step_tells_of_its_loss_may_clean_up(lost):
-    """Nothing interrupts it: the exception of the step was enough."""
+    """The exception of the step is enough: nothing interrupts the coroutine again."""
     cleaned = []
 
     async def nothing(): ...
@@ -574,7 +597,7 @@ def test_coroutine_that_a_step_tells_of_its_loss_may_clean_up(lost):
 
 
 def test_timeout_ends_a_coroutine_that_ignores_the_loss_of_its_job(lost):
-    """An exception has told it of the loss, and so nothing else ended it before."""
+    """The coroutine already got an exception because of the loss, so nothing else cancelled it before."""
 
     async def nothing(): ...
 
@@ -590,7 +613,7 @@ def test_timeout_ends_a_coroutine_that_ignores_the_loss_of_its_job(lost):
 
 
 def test_a_long_run_is_shown_as_started(make_crew):
-    """From a second on its start is written while it still runs, once."""
+    """After one second, the start is stored once while the job still runs."""
     crew = make_crew(settings=QUICK)
     job = crew.gated().enqueue()
     crew.start()
@@ -609,7 +632,10 @@ def test_a_long_run_is_shown_as_started(make_crew):
 
 
 def test_an_outage_is_told_once(crew, caplog):
-    """And so is its end; what has ended meanwhile is kept and sent."""
+    """The beginning and the end of an outage are each logged once.
+
+    Ends are kept in the meantime and sent later.
+    """
     caplog.set_level(logging.INFO)
     job = crew.gated().enqueue()
     crew.start()
@@ -627,7 +653,7 @@ def test_an_outage_is_told_once(crew, caplog):
 
 
 def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
-    """The storage says how far apart tries should be."""
+    """The storage sets how long the pauses between two attempts may be."""
     error = StorageUnavailable("the disk is full")
     error.longest_pause = 30.0
     crew.storage.fail_always("claim", error)
@@ -638,7 +664,7 @@ def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
 
 
 def test_a_claim_that_is_refused_loses_no_end(crew, caplog):
-    """Where an exchange is refused the ends are settled alone."""
+    """If an exchange is refused, its ends are settled alone."""
     job = crew.gated().enqueue()
     crew.start()
     until(lambda: crew.came)
@@ -651,7 +677,10 @@ def test_a_claim_that_is_refused_loses_no_end(crew, caplog):
 
 
 def test_a_claim_that_committed_without_a_reply_is_compared_in_the_next_turn(make_crew):
-    """Its jobs go back to their queue and run, long before the heartbeat's comparison."""
+    """The jobs of this claim return to their queue and run, long before the next heartbeat.
+
+    At a heartbeat, they would be found by the reconciliation.
+    """
     crew = make_crew(settings=attrs.evolve(QUICK, session_timeout=3_000, heartbeat=1_000))
     first = crew.gated().enqueue()
     crew.start()
@@ -664,7 +693,7 @@ def test_a_claim_that_committed_without_a_reply_is_compared_in_the_next_turn(mak
 
 
 def test_an_error_that_nobody_knows_ends_no_loop(crew, caplog):
-    """Neither the dispatcher's nor that of who waits for work; each is logged."""
+    """Neither the dispatcher's loop nor the loop that waits for work ends. Each error is logged."""
     task = crew.task()
     crew.storage.fail("wait", ArithmeticError("unheard of"))
     crew.storage.fail("claim", *[RuntimeError("a bug of a driver")] * 4)
@@ -677,7 +706,7 @@ def test_an_error_that_nobody_knows_ends_no_loop(crew, caplog):
 
 
 class Picky(FailingStorage):
-    """A storage that takes no result that says poison, or nothing at all of the jobs it bans."""
+    """A storage that refuses the result "poison" and every end of the jobs it bans."""
 
     def __init__(self):
         super().__init__()
@@ -695,7 +724,10 @@ class Picky(FailingStorage):
 
 @pytest.mark.parametrize("outages", [[], [StorageUnavailable("away")]], ids=["there", "away"])
 def test_an_end_that_cannot_be_stored_fails_its_job_alone(make_crew, caplog, outages):
-    """With the storage's words, once it answers; its neighbours' ends are stored as they are."""
+    """The job fails with the storage's message as soon as the storage is reachable.
+
+    The ends of other jobs are stored unchanged.
+    """
     crew = make_crew(storage=Picky())
     crew.storage.outages += outages
     others, bad = crew.task(), crew.task(lambda: "poison")
@@ -714,7 +746,7 @@ def test_an_end_that_cannot_be_stored_fails_its_job_alone(make_crew, caplog, out
 
 
 def test_an_end_that_cannot_be_stored_at_all_hinders_no_other(make_crew, caplog):
-    """It is given up: its job is found by the next comparison."""
+    """The end is discarded, and the next reconciliation finds its job."""
     crew = make_crew(storage=Picky())
     task = crew.task()
     bad, *jobs = task.enqueue_many([()] * 4)
@@ -730,7 +762,7 @@ def test_an_end_that_cannot_be_stored_at_all_hinders_no_other(make_crew, caplog)
 
 
 class SlowClaims(FailingStorage):
-    """A storage whose claims, once they have found something, answer when the test lets them."""
+    """A storage whose successful claims return only when the test allows it."""
 
     def __init__(self):
         super().__init__()
@@ -745,7 +777,7 @@ class SlowClaims(FailingStorage):
 
 
 def test_a_stop_waits_for_a_claim_that_is_under_way(make_crew):
-    """What it brings is given back in order: the server was not lost."""
+    """The claimed jobs are handed back properly, because the server was not lost."""
     crew = make_crew(storage=SlowClaims())
 
     def heeds(context: JobContext) -> None:
@@ -771,7 +803,7 @@ def test_a_stop_waits_for_a_claim_that_is_under_way(make_crew):
 
 
 def new_batch(crew, task, members):
-    """A batch with so many members of the task, stored in one step."""
+    """Return a batch with this number of members of the task, stored in one step."""
     storage, now = crew.storage, crew.fire.client.clock.now()
     batch, *ids = storage.new_ids(members + 1)
     relations = write_relations(Relations(batch_id=batch))
@@ -788,7 +820,10 @@ _BATCH = write_relations(Relations(batch=BatchRules("import")))
 
 
 def test_batches_are_looked_at_at_most_every_20_ms(make_crew):
-    """However many members end; the end of the last one is not left to a sweep."""
+    """The interval applies however many members end.
+
+    The end of the last member does not wait for a sweep.
+    """
     crew = make_crew(workers=2)
     task = crew.task(lambda: None)
     batch = new_batch(crew, task, 500)
@@ -802,7 +837,7 @@ def test_batches_are_looked_at_at_most_every_20_ms(make_crew):
 
 
 def test_continuations_of_plain_jobs_wait_for_nothing(crew):
-    """They are released with the end of their parent."""
+    """Continuations are released with the end of their parent."""
     task = crew.task(lambda: None)
     first = task.enqueue()
     last = first
@@ -817,7 +852,7 @@ def test_continuations_of_plain_jobs_wait_for_nothing(crew):
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_job_that_waits_keeps_no_worker(make_crew, is_async):
-    """One worker runs the caller, its child, and the caller again."""
+    """One worker runs the caller, the called job, and the caller again."""
     crew = make_crew(workers=1, async_workers=1)
     child = crew.task(lambda: 7)
 
@@ -837,7 +872,7 @@ def test_a_job_that_waits_keeps_no_worker(make_crew, is_async):
 
 
 def test_what_a_job_emits_is_stored_while_it_runs(crew):
-    """Within a moment, though the task says nothing more."""
+    """The output is stored within a moment, even if the task emits nothing more."""
 
     def talk(job: JobContext) -> None:
         job.emit("said")
@@ -851,7 +886,7 @@ def test_what_a_job_emits_is_stored_while_it_runs(crew):
 
 
 def test_a_timeout_ends_a_job_that_waits_for_its_steps(make_crew):
-    """Also where a suspension was asked for, and a sibling does not come to its end."""
+    """The timeout applies even if the job requested a suspension and another step does not end."""
     crew = make_crew()
 
     async def never() -> None:
@@ -868,7 +903,10 @@ def test_a_timeout_ends_a_job_that_waits_for_its_steps(make_crew):
 
 
 def test_a_step_under_way_is_not_garbage(make_crew):
-    """asyncio refers to tasks weakly: a step that waits for what only it knows is kept by its run."""
+    """asyncio only keeps weak references to tasks.
+
+    The run must therefore keep a step to which nothing else refers.
+    """
     crew = make_crew()
 
     async def never() -> None:
@@ -885,7 +923,7 @@ def test_a_step_under_way_is_not_garbage(make_crew):
 
 
 class SlowLogs(MemoryStorage):
-    """A storage in which the first lines of a job are on their way until an end overtakes them."""
+    """A storage in which the first lines of a job are being written until an end overtakes them."""
 
     def __init__(self):
         super().__init__()
@@ -911,7 +949,7 @@ class SlowLogs(MemoryStorage):
 
 
 def test_end_of_a_job_does_not_overtake_its_lines_that_another_thread_writes():
-    """The upkeep thread writes the lines of running jobs; a job that ends meanwhile waits for them."""
+    """The upkeep thread writes the lines of running jobs. A job that ends meanwhile waits for them."""
     storage = SlowLogs()
     fire = Firelock(storage, settings=Settings(poll=0.05))
 

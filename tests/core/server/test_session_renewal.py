@@ -1,4 +1,7 @@
-"""A server's sessions, renewed together; each child's right to run, which ends before its session does."""
+"""The sessions of a server, which are renewed together.
+
+The right of a worker process to run jobs ends before its session does.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)
 
 
 class Scene:
-    """The sessions of a server, over a storage that fails as told, and what comes of them."""
+    """The sessions of a server over a storage with programmable failures.
+
+    It collects the reported losses and orders.
+    """
 
     def __init__(self, settings=SETTINGS, storage=None, on_lost=None):
         self.storage = storage or FailingStorage()
@@ -33,14 +39,14 @@ class Scene:
         )  # fmt: skip
 
     def begin(self, name="a"):
-        """A session of that name, with the memory of a child that has adopted it."""
+        """Begin a session of that name, and return the memory of a worker process that has adopted it."""
         self.children[name] = child = SharedMemory.create(1)
         self.ids[name] = self.renewal.begin(child, pid=7, workers=1)
         child.adopt_session()
         return child
 
     def session(self, name="a"):
-        """What is stored of its last renewal."""
+        """Return the stored data of the last renewal."""
         stored = {one.session.id: one.renewal for one in self.storage.list_sessions()}
         return stored[self.ids[name]]
 
@@ -48,13 +54,13 @@ class Scene:
         return len(self.storage.called["renew"])
 
     def until_renewed(self):
-        """A round of renewals that begins from now on is over."""
+        """Wait until a round of renewals that begins after this call is complete."""
         before = len(self.storage.called["get_record"])
         until(lambda: len(self.storage.called["get_record"]) > before)
 
 
 class Overtaken(FailingStorage):
-    """A storage with something that happens while the answer to a renewal is on its way."""
+    """A storage that runs given functions after a renewal and before its reply arrives."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +74,7 @@ class Overtaken(FailingStorage):
 
 
 class Locked(FailingStorage):
-    """A storage in which others have locked two jobs of each session that ends."""
+    """A storage in which other transactions have locked two jobs of each session that ends."""
 
     def end_session(self, session, running, *, reason):
         return attrs.evolve(super().end_session(session, running, reason=reason), left=2)
@@ -76,7 +82,7 @@ class Locked(FailingStorage):
 
 @pytest.fixture
 def scene():
-    """Sessions that are renewed until the end."""
+    """Sessions that are renewed until the end of the test."""
     scene = Scene(storage=Overtaken())
     scene.renewal.start()
     yield scene
@@ -86,7 +92,7 @@ def scene():
 
 
 def test_jobs_that_stay_locked_at_the_end_of_their_session_are_logged(caplog):
-    """The operator reads which session it is, how many jobs, and what happens to them."""
+    """The log line contains the session, the number of jobs and what happens to them."""
     scene = Scene(storage=Locked())
     child = scene.begin()
 
@@ -103,7 +109,10 @@ def test_jobs_that_stay_locked_at_the_end_of_their_session_are_logged(caplog):
     ("timeout", "heartbeat", "margin"), [(30, 10, 1.0), (0.5, 0.1, 0.05), (600, 100, 12.0)]
 )
 def test_the_right_to_run_ends_before_the_session(timeout, heartbeat, margin):
-    """A margin before anybody else can see the session as dead, counted from before it was renewed."""
+    """The right ends a margin before another server can consider the session expired.
+
+    The time of the right starts before the renewal.
+    """
     scene, granted = Scene(Settings(session_timeout=timeout, heartbeat=heartbeat)), []
     board = SharedMemory.create(1)
     board.grant = granted.append
@@ -116,7 +125,7 @@ def test_the_right_to_run_ends_before_the_session(timeout, heartbeat, margin):
 
 
 def test_all_sessions_are_renewed_in_one_call(scene):
-    """With what their children report; the right to run grows with each renewal."""
+    """The call contains the reports of the worker processes, and each renewal extends their right to run."""
     boards = [scene.begin(name) for name in "ab"]
     boards[0].report(WorkerCounts(busy_threads=2, busy_coroutines=1, stuck_threads=2, stuck_coroutines=1))
     granted = []
@@ -132,7 +141,10 @@ def test_all_sessions_are_renewed_in_one_call(scene):
 
 
 def test_a_renewal_tells_what_the_child_takes():
-    """Its memory, and its share of one processor since the renewal before, from its own reports."""
+    """A renewal contains the process's memory and its CPU use since the previous renewal.
+
+    Both come from its own reports.
+    """
     scene = Scene(Settings(heartbeat=600, session_timeout=2_000))
     board = scene.begin()
     board.report(NO_WORKERS, cpu_seconds=10.0, rss_bytes=50_000_000)
@@ -151,7 +163,7 @@ def test_a_renewal_tells_what_the_child_takes():
 
 
 def test_a_child_that_reports_nothing_is_overdue(scene):
-    """Three heartbeats without a word, whatever its server says of itself."""
+    """A worker process is overdue after three heartbeats without a report, whatever its server reports."""
     board = scene.begin()
     board.report(NO_WORKERS)
 
@@ -161,7 +173,7 @@ def test_a_child_that_reports_nothing_is_overdue(scene):
 
 
 def test_session_that_ends_ends_the_cancelled_batches_of_its_members(scene):
-    """The member was running and deleted; nothing else would look at its batch for a while."""
+    """The deleted member was running, so nothing else would check its batch for a while."""
     fire = Firelock(scene.storage)
     with fire.batch("import") as batch:
         batch.add(fire.task(name="task")(lambda: None))
@@ -176,7 +188,7 @@ def test_session_that_ends_ends_the_cancelled_batches_of_its_members(scene):
 
 
 def test_session_has_ended_even_if_its_batches_could_not_be_decided(scene, caplog):
-    """The next sweep of a server does that, and nobody ends the session again."""
+    """The next sweep of a server decides about the batches, and the session is not ended again."""
     scene.begin()
     scene.storage.fail("release", StorageUnavailable("down"))
 
@@ -187,7 +199,10 @@ def test_session_has_ended_even_if_its_batches_could_not_be_decided(scene, caplo
 
 
 def test_a_session_forgotten_while_it_is_renewed_gets_no_right(scene):
-    """It was found dead meanwhile, or its child has died: the sessions of the others are renewed as ever."""
+    """The session was lost or its process has died.
+
+    The sessions of the other processes are renewed as usual.
+    """
     first, second = scene.begin("a"), scene.begin("b")
     rights = []
 
@@ -209,7 +224,7 @@ def test_a_session_forgotten_while_it_is_renewed_gets_no_right(scene):
     [(StorageUnavailable("down"), 1), (StorageError("refused"), 2), (RuntimeError("a bug"), 2)],
 )
 def test_a_renewal_that_fails_is_tried_again(scene, error, told, caplog):
-    """The thread goes on, the session lives, nobody is told of a loss; of an outage the log has both ends."""
+    """The thread continues, the session stays, and no loss is reported. Both ends of an outage are logged."""
     caplog.set_level("INFO")
     board = scene.begin()
     scene.storage.fail("renew", error, error)
@@ -226,7 +241,7 @@ def test_a_renewal_that_fails_is_tried_again(scene, error, told, caplog):
 
 @pytest.mark.parametrize("value", ['"restart"', "null", "[]", "{}", "7", "not json"])
 def test_what_is_no_order_is_passed_over(scene, value):
-    """Whatever the record holds, sessions are renewed."""
+    """Sessions are renewed, whatever the record of orders contains."""
     scene.begin()
     scene.storage.put_record("server_order", "server-a", value)
     scene.until_renewed()
@@ -240,7 +255,7 @@ def test_what_is_no_order_is_passed_over(scene, value):
 
 
 def test_order_is_deleted_when_it_has_been_obeyed(scene):
-    """So that orders to servers that have ended do not stay for ever."""
+    """Orders to servers that have ended must not remain forever."""
     scene.begin()
 
     scene.storage.put_record("server_order", "server-a", '"quiet"')
@@ -251,7 +266,7 @@ def test_order_is_deleted_when_it_has_been_obeyed(scene):
 
 
 def test_orders_of_one_heartbeat_are_obeyed_in_turn(scene):
-    """The record holds them all; what is no order is passed over."""
+    """The record contains all of them; an invalid order is ignored."""
     scene.begin()
 
     scene.storage.put_record("server_order", "server-a", '["end session-a", "explode", 7, "quiet"]')
@@ -261,7 +276,7 @@ def test_orders_of_one_heartbeat_are_obeyed_in_turn(scene):
 
 
 def test_order_that_cannot_be_deleted_is_obeyed_once(scene):
-    """It is deleted when the storage is there again, and a newer order is obeyed."""
+    """The order is deleted when the storage is reachable again, and a newer order is obeyed."""
     scene.begin()
     scene.storage.fail_always("delete_record", StorageUnavailable("down"))
     scene.storage.put_record("server_order", "server-a", '"quiet"')
@@ -276,7 +291,7 @@ def test_order_that_cannot_be_deleted_is_obeyed_once(scene):
 
 
 def test_orders_that_cannot_be_read_cost_no_right_to_run(scene):
-    """What was renewed is renewed."""
+    """If reading the orders fails after a renewal, the renewal still counts."""
     board, granted, grant = scene.begin(), [], scene.children["a"].grant
     board.grant = lambda until: granted.append(grant(until))
     scene.storage.fail_always("get_record", StorageUnavailable("down"))
@@ -287,7 +302,7 @@ def test_orders_that_cannot_be_read_cost_no_right_to_run(scene):
 
 
 def test_what_an_order_or_a_loss_leads_to_does_not_end_the_renewals(caplog):
-    """An error there is logged; the other sessions live on."""
+    """An error in a callback is logged, and the other sessions are renewed."""
 
     def fail(_):
         raise RuntimeError("a bug")

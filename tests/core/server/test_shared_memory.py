@@ -1,4 +1,4 @@
-"""The board: what is left to read when its child has died."""
+"""The shared memory of a worker process, which can still be read after its death."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.core.fakes import Host
 
 @pytest.fixture
 def board():
-    """A new board with places for three workers."""
+    """A new shared memory with places for three workers."""
     board = SharedMemory.create(3)
     yield board
     board.close()
 
 
 def test_a_right_holds_until_its_instant(board):
-    """A job may be started before the instant granted, not after it."""
+    """A job may be started before the time up to which the right was granted, but not after it."""
     board.grant(elapsed_seconds() + 3_600)
     before = board.may_start()
     board.grant(elapsed_seconds() - 0.001)
@@ -37,7 +37,10 @@ def test_a_right_holds_until_its_instant(board):
 
 
 def test_a_suspension_uses_up_the_right_and_does_not_silence_the_child():
-    """The storage's clock goes on while the machine is suspended; a child cannot report meanwhile."""
+    """The storage's clock continues while the machine is suspended, so the right expires.
+
+    A worker process cannot report during that time, so its silence does not count.
+    """
     host = Host()
     board = SharedMemory.create(1, host.clocks.elapsed)
     board.grant(host.clocks.elapsed() + 30)
@@ -53,7 +56,7 @@ def test_a_suspension_uses_up_the_right_and_does_not_silence_the_child():
 
 
 def test_a_report_says_what_the_process_takes(board):
-    """Its time on processors since it began, its memory, and when that was said."""
+    """A report contains the process's CPU time since its start, its memory and the time of the report."""
     before = (board.last_report().cpu_seconds, board.last_report().rss_bytes, board.last_report().at)
     began = time.monotonic()
 
@@ -69,7 +72,7 @@ def test_a_report_says_what_the_process_takes(board):
 
 
 def test_what_runs_is_read_by_worker(board):
-    """Each worker has a place of its own: what ended is gone, the neighbours' stays."""
+    """Each worker has its own place: the end of one job does not affect the others."""
     ids = [new_id() for _ in range(3)]
     for worker, job_id in enumerate(ids):
         board.start(worker, job_id)
@@ -84,7 +87,7 @@ def test_what_runs_is_read_by_worker(board):
 
 @pytest.fixture(params=["as here", "without memfd_create"])
 def memory(request, monkeypatch):
-    """Shared memory without a size, by each of the ways that the systems have."""
+    """Shared memory without a size, created in each way that the supported systems offer."""
     if request.param == "without memfd_create":
         monkeypatch.delattr(os, "memfd_create", raising=False)
     memory = share_memory()
@@ -104,7 +107,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_board_outlives_the_program_that_wrote_it(memory):
-    """Another program inherits the descriptor and gives it its size; what it ran is read when it has died."""
+    """Another program inherits the descriptor and sets the size.
+
+    Its running jobs can be read after its death.
+    """
     job_id = new_id()
 
     subprocess.run(
@@ -117,7 +123,7 @@ def test_a_board_outlives_the_program_that_wrote_it(memory):
 
 
 def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
-    """It needs no folder for temporary files, and has no name by which others could find it."""
+    """The memory needs no folder for temporary files, and has no name by which others could find it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
 
     SharedMemory.allocate(memory, 3).close()
@@ -128,14 +134,17 @@ def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="there, memory is never only promised")
 def test_the_memory_of_a_board_is_there(memory):
-    """Not only promised: whoever writes to it first must not be killed since there is none."""
+    """The memory is allocated and not only reserved.
+
+    Otherwise, a process could be killed at its first write because no memory is left.
+    """
     SharedMemory.allocate(memory, 10_000).close()
 
     assert os.fstat(memory).st_blocks * 512 >= 10_000 * 40
 
 
 def test_memory_that_is_not_to_be_had_is_said():
-    """When the server starts, with what was asked for, and what helps."""
+    """The error is raised when the server starts, and contains the requested size and a fix."""
     with (
         Path(os.devnull).open("rb") as nothing,
         pytest.raises(
@@ -147,7 +156,7 @@ def test_memory_that_is_not_to_be_had_is_said():
 
 
 def test_another_session_is_to_be_adopted_first(board):
-    """What is granted to a new session is not for the jobs of the former one, which may still wait here."""
+    """A right that is granted to a new session is not for jobs of the previous session that still wait."""
     board.begin_session()
     board.grant(elapsed_seconds() + 3_600)
 

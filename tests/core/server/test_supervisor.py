@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - single steps of a loop that otherwise needs signals and whole servers
-"""The supervisor outlives whatever becomes of its children, and blames the right jobs."""
+"""The supervisor survives every failure of a worker process and counts crashes only for the right jobs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SETTINGS = Settings(heartbeat=600, session_timeout=3_600)
 
 
 class House:
-    """A supervisor that has opened its storage, with children that are small programs."""
+    """A supervisor with an open storage, whose worker processes are small programs."""
 
     def __init__(self):
         self.storage = FailingStorage()
@@ -53,7 +53,7 @@ class House:
         self.children = []
 
     def child(self, code="input()"):
-        """A child that runs this code; it reads its orders as its standard input."""
+        """Start a worker process that runs this code; its standard input is the pipe of its orders."""
         read, write = os.pipe()
         output = subprocess.PIPE if code == ECHO else None
         process = subprocess.Popen([sys.executable, "-c", code], stdin=read, stdout=output)
@@ -66,24 +66,24 @@ class House:
         return child
 
     def with_session(self, code):
-        """A child with a session."""
+        """Start a worker process that has a session."""
         child = self.child(code)
         child.memory = SharedMemory.attach(child.descriptor, PLACES)
         self.supervisor._begin(child)
         return child
 
     def told(self, child, number=1):
-        """The next orders of a child that echoes them."""
+        """Return the next orders that a worker process echoes."""
         return [json.loads(child.popen.stdout.readline()) for _ in range(number)]
 
     def claimed(self, child):
-        """A job that the child has claimed."""
+        """Return a job that the worker process has claimed."""
         job = self.fire.task(name="noop")(lambda: None).enqueue()
         self.storage.claim(ClaimRequest(None, 1, child.session, self.storage.clock()))
         return job
 
     def events(self, number=1):
-        """So many events are dealt with, those that come late too."""
+        """Handle this number of events, waiting for those that arrive late."""
         for _ in range(number):
             self.supervisor._do(self.supervisor._events.get(timeout=10))
 
@@ -93,7 +93,7 @@ class House:
             child.popen.wait()
             if child.popen.stdout is not None:
                 child.popen.stdout.close()
-            with suppress(BrokenPipeError):  # what it did not live to read; the pipe is closed all the same
+            with suppress(BrokenPipeError):  # orders that it did not live to read; the pipe is closed anyway
                 child.orders.close()
         for child in self.supervisor._processes.values():
             if child.memory is not None:
@@ -104,7 +104,7 @@ class House:
 
 @pytest.fixture
 def house(monkeypatch):
-    """A house whose tries come at once."""
+    """A supervisor that retries without a pause."""
     monkeypatch.setattr(module, "_TRY_AGAIN", 0.0)
     house = House()
     yield house
@@ -112,7 +112,10 @@ def house(monkeypatch):
 
 
 def test_an_order_that_a_dead_child_never_read_ends_nobody(house):
-    """The pipe of its orders breaks while it is closed; its session is ended and another child is to come."""
+    """The session of a dead process ends and a replacement is planned, although its pipe breaks.
+
+    The pipe still contains an order and breaks when it is closed.
+    """
     child = house.with_session("input()")
     child.popen.wait()
     child.orders.write("not sent yet")
@@ -125,7 +128,7 @@ def test_an_order_that_a_dead_child_never_read_ends_nobody(house):
 
 
 def test_an_event_that_fails_does_not_end_the_supervisor(house, caplog):
-    """It is logged; the children live on."""
+    """The supervisor logs the error, and the worker processes continue to run."""
 
     def fails():
         raise ArithmeticError("unheard of")
@@ -137,7 +140,7 @@ def test_an_event_that_fails_does_not_end_the_supervisor(house, caplog):
 
 
 def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
-    """Nobody told the child to stop: what it ran is blamed, and another one starts."""
+    """The server did not stop the process, so the running job gets a crash, and another process starts."""
     child = house.with_session("pass")
     job = house.claimed(child)
     child.memory.start(0, job.id)
@@ -158,7 +161,10 @@ def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
     ids=["in order", "killed"],
 )
 def test_a_server_that_stops_says_so_last(house, code, exit_code):
-    """So it is not taken for lost, though a child had to be killed, which fails the stop."""
+    """A server that has stopped is not considered lost, even if it had to kill a worker process.
+
+    The exit code reports a failure if a process was killed.
+    """
     child = house.with_session(code)
     house.supervisor._stop()
     if exit_code:
@@ -173,7 +179,7 @@ def test_a_server_that_stops_says_so_last(house, code, exit_code):
 
 
 def test_a_session_ends_though_its_last_word_is_not_heard(house):
-    """What it held is worth more than how it is listed."""
+    """The session ends even if its last state cannot be stored, because releasing its jobs matters more."""
     child = house.with_session("input()")
     house.supervisor._stop()
     child.popen.wait()
@@ -186,8 +192,8 @@ def test_a_session_ends_though_its_last_word_is_not_heard(house):
 
 
 def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
-    """The server goes on; the session begins as soon as the storage answers."""
-    child = house.child("import sys; sys.stdin.read()")  # lives however many orders it gets
+    """The server continues, and the session begins as soon as the storage is reachable."""
+    child = house.child("import sys; sys.stdin.read()")  # lives regardless of the number of its orders
     house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
 
     house.supervisor._introduce(child, {"about": [], "places": PLACES, "workers": 1})
@@ -200,7 +206,10 @@ def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
 
 
 def test_a_session_is_ended_once_the_storage_answers(house):
-    """The jobs of a child that died in an outage need not wait for its timeout, and the blame stays right."""
+    """After an outage, the jobs of a process that died in it do not wait for the session's timeout.
+
+    Its job was claimed but did not run, so it gets no crash.
+    """
     child = house.with_session("import os; input(); os._exit(1)")
     job = house.claimed(child)
     child.popen.wait()
@@ -215,7 +224,7 @@ def test_a_session_is_ended_once_the_storage_answers(house):
 
 
 def test_a_new_child_of_a_quiet_server_is_quiet(house):
-    """A restart does not make a server claim that was told to claim nothing."""
+    """A quiet server does not claim jobs again because of a restarted process."""
     house.supervisor._obey("quiet")
 
     child = house.with_session("import sys; sys.exit(0 if 'quiet' in input() + input() else 1)")
@@ -224,7 +233,10 @@ def test_a_new_child_of_a_quiet_server_is_quiet(house):
 
 
 def test_a_child_that_never_gets_ready_is_killed(house):
-    """It hangs while it imports the app, or before it reports. One that waits for its session is alive."""
+    """A process that hangs during the import of the app or before its report is killed.
+
+    A process that waits for its session is not.
+    """
     long_ago = time.monotonic() - SETTINGS.hang_timeout - 1
     hangs, waits, frozen, begins = (house.child("while True: pass") for _ in range(4))
     for child in (hangs, waits, frozen, begins):
@@ -240,7 +252,10 @@ def test_a_child_that_never_gets_ready_is_killed(house):
 
 
 def test_a_child_that_is_long_in_starting_is_named_once(house, caplog):
-    """An import that hangs says nothing by itself; a child that has imported its app is no such case."""
+    """The warning is needed because an import that hangs logs nothing.
+
+    A process that has loaded its app is exempt.
+    """
     slow, quick, begun = house.child(), house.child(), house.child()
     slow.started_at = begun.started_at = time.monotonic() - 11
     begun.memory = SharedMemory.attach(begun.descriptor, PLACES)
@@ -257,7 +272,7 @@ def test_a_child_that_is_long_in_starting_is_named_once(house, caplog):
 
 
 def test_a_child_that_its_server_killed_did_not_run_out_of_memory(house, caplog):
-    """The kernel kills by the same signal; the log and the job's history say which it was."""
+    """The kernel kills with the same signal, so the log and the job's history state which one it was."""
     caplog.set_level(logging.INFO, "firelock.server.supervisor")
     child = house.with_session("while True: pass")
     job = house.claimed(child)
@@ -275,7 +290,10 @@ def test_a_child_that_its_server_killed_did_not_run_out_of_memory(house, caplog)
 
 
 def test_outage_that_delays_sessions_is_logged_once(house, caplog):
-    """One line when it begins and one when it is over, for the new session and for the end of the old one."""
+    """One line is logged at the beginning of the outage and one at its end.
+
+    There are such lines for the new session and for the end of the old one.
+    """
     caplog.set_level(logging.INFO, "firelock.server.supervisor")
     dead, new = house.with_session("pass"), house.child("import sys; sys.stdin.read()")
     dead.popen.wait()
@@ -300,7 +318,7 @@ def test_outage_that_delays_sessions_is_logged_once(house, caplog):
 
 
 def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):
-    """The system gives no process for a while: the server waits for one, and nothing is left open."""
+    """While the system cannot start processes, the server waits and retries, and leaks no open files."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     open_files = len(list(Path("/dev/fd").iterdir()))
     house.supervisor._restarts.append((0.0, 0, 2))
@@ -312,7 +330,7 @@ def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):
 
 
 def test_a_server_that_can_start_no_child_says_so(monkeypatch):
-    """The first one is not waited for: something is wrong with this machine."""
+    """The server does not retry its first process, because the machine has a problem."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     said = []
 
@@ -323,7 +341,7 @@ def test_a_server_that_can_start_no_child_says_so(monkeypatch):
 
 
 def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monkeypatch, caplog):
-    """None is left for the system to hold, and the log tells each end and the pause."""
+    """No zombie process remains, and the log contains each end and the pause."""
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     pids = []
     house.supervisor._restarts.append((0.0, 0, 0))
@@ -333,7 +351,7 @@ def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monk
         house.events()
         ((_, place, deaths),) = house.supervisor._restarts
         house.supervisor._restarts[:] = [(0.0, place, deaths + further)]
-        house.events()  # told to look at what is to be started
+        house.events()  # the event that starts due processes
     pauses = [int(said) for said in re.findall(r"another starts in (\d+) s", caplog.text)]
 
     assert [0, 1, 2, 4, 8, 16, 30, 30] == pauses
@@ -343,7 +361,7 @@ def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monk
 
 @pytest.mark.parametrize(("worked", "deaths"), [(None, 4), (1.0, 4), (60.0, 0)])
 def test_what_counts_is_how_long_a_child_could_run_jobs(house, worked, deaths):
-    """An app that is imported for a minute, and fails then, is not imported anew without a pause."""
+    """A process that imports its app for a minute and then fails is not restarted without a pause."""
     child = house.with_session("pass") if worked else house.child("pass")
     child.quick_deaths, child.started_at = 3, time.monotonic() - 90
     child.popen.wait()
@@ -356,7 +374,7 @@ def test_what_counts_is_how_long_a_child_could_run_jobs(house, worked, deaths):
 
 @pytest.mark.parametrize("lacking", [1, 2], ids=["for its end", "for what it says"])
 def test_a_child_that_no_thread_can_watch_ends_and_is_tried_again(house, monkeypatch, caplog, lacking):
-    """The system gives no more threads: nothing is left of the child, and its place is not lost."""
+    """Without a free thread, the process is killed and cleaned up, and a restart is planned."""
     start, starts = threading.Thread.start, iter(range(1, 100))
 
     def refuses(thread):
@@ -378,21 +396,25 @@ def test_a_child_that_no_thread_can_watch_ends_and_is_tried_again(house, monkeyp
     assert (
         f"Worker process {pid} is killed, since nothing can watch it: can't start new thread" in caplog.text
     )
-    assert open_files + 1 == len(list(Path("/dev/fd").iterdir()))  # its counters are the next child's
+    # the remaining file is the shared memory, which the next process uses
+    assert open_files + 1 == len(list(Path("/dev/fd").iterdir()))
 
 
-# ---- a child that has reached a limit --------------------------------------------------------------------
+# ---- a worker process that has reached a limit -----------------------------------------------------------
 
 READS = "import sys; sys.stdin.read()"
 
 
 def replacement(house, old):
-    """The child that is to take the place of one."""
+    """Return the process that will replace `old`."""
     return next(child for child in house.supervisor._processes.values() if child.replaces is old)
 
 
 def test_a_worn_child_drains_once_another_works(house):
-    """The other starts first; the worn one is told when that has its session, and hears no later `resume`."""
+    """The new process starts first. After it has its session, the old one is ordered to retire.
+
+    The old one gets no later `resume`.
+    """
     old = house.with_session(ECHO)
     house.told(old)
     house.supervisor._replace(old, "has run 1,000 jobs")
@@ -408,7 +430,7 @@ def test_a_worn_child_drains_once_another_works(house):
 
 
 def test_of_too_many_retired_children_the_oldest_one_is_stopped(house, caplog):
-    """A job that hangs would keep each child that runs it; the other retired ones go on."""
+    """A job that hangs must not keep every process that runs it. The other retired processes continue."""
     children = [house.child(ECHO) for _ in range(6)]
     elsewhere = house.child(ECHO)
     elsewhere.place, elsewhere.is_retired = 1, True
@@ -426,7 +448,7 @@ def test_of_too_many_retired_children_the_oldest_one_is_stopped(house, caplog):
 
 
 def test_retired_child_that_does_not_stop_is_killed(house, monkeypatch):
-    """Its jobs get a crash then, as those of any child that is killed."""
+    """The jobs of the killed process get a crash, like those of any other killed process."""
     monkeypatch.setattr(module, "_STOP_MARGIN", -SETTINGS.grace)
     children = [house.with_session("import time; time.sleep(600)") for _ in range(5)]
     oldest = children[0]
@@ -444,7 +466,7 @@ def test_retired_child_that_does_not_stop_is_killed(house, monkeypatch):
 
 
 def test_of_two_children_in_a_place_the_one_that_claims_is_seen(house):
-    """A successor that still starts makes no server unready, nor does one that drains."""
+    """Neither a starting successor nor a draining process makes the server unready."""
     old = house.with_session(READS)
     house.supervisor._replace(old, "has 900 MB")
     new = replacement(house, old)
@@ -460,7 +482,7 @@ def test_of_two_children_in_a_place_the_one_that_claims_is_seen(house):
 
 
 def test_one_is_replaced_at_a_time(house):
-    """The others wait until the first successor works."""
+    """The other replacements wait until the first successor has its session."""
     first, second = house.with_session(READS), house.with_session(READS)
     house.supervisor._replace(first, "has run 1 jobs")
     house.supervisor._replace(second, "has run 1 jobs")
@@ -473,7 +495,7 @@ def test_one_is_replaced_at_a_time(house):
 
 
 def test_a_drained_child_has_no_further_successor(house):
-    """It ended as it was told to; what it ran to the end is no crash."""
+    """A retired process ends as ordered, and a job that ran to its end has no crash."""
     old = house.with_session("input(); input()")
     house.supervisor._retire(old)
     old.popen.wait()
@@ -485,7 +507,10 @@ def test_a_drained_child_has_no_further_successor(house):
 
 
 def test_a_child_that_dies_before_its_successor_works_has_that_one(house):
-    """It is blamed as ever, and no third one starts."""
+    """The existing successor takes the place, so no third process starts.
+
+    The running job gets a crash as usual.
+    """
     old = house.with_session("import os; input(); input(); os._exit(1)")
     house.supervisor._replace(old, "has 900 MB")
     house.supervisor._tell(old, {"any": 1})
@@ -498,7 +523,7 @@ def test_a_child_that_dies_before_its_successor_works_has_that_one(house):
 
 
 def test_a_child_whose_successor_cannot_start_goes_on(house, monkeypatch, caplog):
-    """Code that no longer imports costs no worker: it is tried again."""
+    """Code that can no longer be imported does not cost a worker; the replacement is tried again later."""
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.0)
     old = house.with_session(READS)
     house.supervisor._replace(old, "has 900 MB")
@@ -520,7 +545,7 @@ def test_a_child_whose_successor_cannot_start_goes_on(house, monkeypatch, caplog
 
 
 def test_a_server_that_stops_replaces_nobody(house):
-    """Its children end anyway."""
+    """The worker processes of a stopping server end anyway."""
     old = house.with_session(READS)
     house.supervisor._stop()
 
@@ -529,18 +554,18 @@ def test_a_server_that_stops_replaces_nobody(house):
     assert [old] == list(house.supervisor._processes.values())
 
 
-# ---- the end of a child that an operator ordered ---------------------------------------------------------
+# ---- the end of a worker process that an operator ordered ------------------------------------------------
 
 
 def said_by(house, *children):
-    """The states that the children's sessions have after a renewal."""
+    """Return the stored states of the processes' sessions after a renewal."""
     house.keeper.renew()
     stored = {one.session.id: one.renewal.state for one in house.storage.list_sessions()}
     return [stored[child.session] for child in children]
 
 
 def test_child_that_an_operator_ends_does_not_wait_for_its_successor(house):
-    """Its jobs have the grace time; the other children go on."""
+    """The jobs of the ended process get the grace time, and the other worker processes continue."""
     old, other = house.with_session(ECHO), house.with_session(READS)
     house.told(old)
 
@@ -551,13 +576,13 @@ def test_child_that_an_operator_ends_does_not_wait_for_its_successor(house):
     (new,) = set(house.supervisor._processes.values()) - {old, other}
     assert (old.place, None) == (new.place, new.replaces)
 
-    house.supervisor._obey(f"end {old.session}")  # again
+    house.supervisor._obey(f"end {old.session}")  # the same order a second time
 
     assert 3 == len(house.supervisor._processes)
 
 
 def test_retired_child_that_an_operator_ends_has_no_second_successor(house):
-    """Until then its jobs had all the time that they took."""
+    """Before the operator's order, the jobs of the retired process had unlimited time."""
     old = house.with_session(ECHO)
     house.told(old)
     house.supervisor._retire(old)
@@ -571,7 +596,7 @@ def test_retired_child_that_an_operator_ends_has_no_second_successor(house):
 
 
 def test_child_that_an_operator_ends_while_its_successor_starts_has_that_one(house):
-    """The successor has nothing left to retire."""
+    """When the old process ends by order, its successor has no process to retire."""
     old = house.with_session(ECHO)
     house.told(old)
     house.supervisor._replace(old, "has 900 MB")
@@ -584,7 +609,7 @@ def test_child_that_an_operator_ends_while_its_successor_starts_has_that_one(hou
 
 
 def test_order_to_end_a_child_that_has_ended_does_nothing(house, caplog):
-    """It came too late: the child's place has another one."""
+    """An order for a process that has ended arrives too late: another process already runs in its place."""
     caplog.set_level(logging.INFO)
     child = house.with_session(ECHO)
     house.told(child)
@@ -596,7 +621,7 @@ def test_order_to_end_a_child_that_has_ended_does_nothing(house, caplog):
 
 
 def test_retired_child_says_so_in_a_new_session(house):
-    """A session that was lost is no reason to count its free workers again."""
+    """The free workers of a retired process must not count again because its session was lost."""
     old = house.with_session(READS)
     house.supervisor._retire(old)
     house.keeper.forget(old.session)
@@ -607,7 +632,7 @@ def test_retired_child_says_so_in_a_new_session(house):
 
 
 def test_children_of_a_server_that_stops_say_that_they_stop(house):
-    """A retired one as well: its last word is what the server is judged by."""
+    """Retired processes are included, because the server is judged by the last state of each session."""
     old = house.with_session(READS)
     house.supervisor._retire(old)
 
@@ -616,12 +641,12 @@ def test_children_of_a_server_that_stops_say_that_they_stop(house):
     assert ["stopping"] == said_by(house, old)
 
 
-# ---- the first child and its storage ---------------------------------------------------------------------
+# ---- the first worker process and its storage ------------------------------------------------------------
 
 
 @pytest.fixture
 def fresh(house):
-    """A house whose supervisor has opened nothing yet."""
+    """A supervisor that has not opened its storage yet."""
     house.supervisor._storage = house.supervisor._sessions = None
     yield house
     if house.supervisor._sessions is not None:
@@ -630,7 +655,7 @@ def fresh(house):
 
 
 def ready(url):
-    """What a child says once it has imported its app."""
+    """Return the report that a worker process sends after it has imported its app."""
     return {
         "storage": url, "settings": SETTINGS.to_json(), "workers": 3, "queues": "mail:1",
         "about": ["Firelock server here"], "places": PLACES,
@@ -638,7 +663,7 @@ def ready(url):
 
 
 def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
-    """The server says what it is, and the child has a session with what it told of itself."""
+    """The server prints its description, and the session contains the data that the process reported."""
     child = fresh.child()
 
     fresh.supervisor._introduce(child, ready(f"sqlite:///{tmp_path / 'jobs.db'}"))
@@ -658,7 +683,7 @@ def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
     ],
 )
 def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
-    """It says why, in one line and by its exit code; the child does not stay behind."""
+    """The server prints the reason in one line and sets the exit code; the worker process does not remain."""
     child = fresh.child("while True: pass")
 
     fresh.supervisor._introduce(child, ready(url))
@@ -680,7 +705,10 @@ def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
     ],
 )
 def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code, answer, said):
-    """The app cannot be imported, say: another child could not either. One of the two has said why."""
+    """If the app cannot be imported, for example, another process could not import it either.
+
+    Either the process or the server has printed the reason.
+    """
     child, other = fresh.child(f"raise SystemExit({code})"), fresh.child(ECHO)
     child.popen.wait()
 
@@ -692,7 +720,10 @@ def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code,
 
 
 def test_a_first_child_that_is_killed_before_it_is_ready_is_replaced(fresh, caplog):
-    """As by a system that is out of memory: after a pause where it happens again, and the log tells it."""
+    """A process that the system killed, for example for lack of memory, is replaced.
+
+    If this happens again, there is a pause. The log contains the end.
+    """
     restarts = []
     for deaths in (0, 3):
         child = fresh.child("while True: pass")
@@ -708,11 +739,14 @@ def test_a_first_child_that_is_killed_before_it_is_ready_is_replaced(fresh, capl
     assert "ended before it could run a job (SIGKILL; out of memory, perhaps); another starts" in caplog.text
 
 
-# ---- sessions that are lost ------------------------------------------------------------------------------
+# ---- lost sessions ---------------------------------------------------------------------------------------
 
 
 def test_a_child_whose_session_was_lost_gets_one_other(house):
-    """It alone, once, though child and keeper both tell of it: who has a session keeps it."""
+    """Only this process gets a session, and only once, although two sources report the loss.
+
+    The process and the renewals both report it. A process that has a session keeps it.
+    """
     hit, spared = house.with_session("input()"), house.with_session("input()")
     lost, kept = hit.session, spared.session
 
@@ -727,7 +761,7 @@ def test_a_child_whose_session_was_lost_gets_one_other(house):
 
 
 def test_a_server_that_stops_begins_no_session(house):
-    """A child that gets ready meanwhile would only have to give it up."""
+    """A process that becomes ready while the server stops would only have to end its new session."""
     child = house.child("input()")
     house.supervisor._stop()
 
@@ -743,7 +777,10 @@ def test_a_server_that_stops_begins_no_session(house):
     ids=["no hope", "no time"],
 )
 def test_a_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, error, is_stopping):
-    """Where another try would fail too, or the server is ending; the log says so."""
+    """The session waits for its timeout if a retry would fail too or the server is ending.
+
+    The log reports it.
+    """
     child = house.with_session("input()")
     if is_stopping:
         house.supervisor._stop()
@@ -761,7 +798,7 @@ def test_a_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, err
 
 
 def test_a_child_that_is_gone_hinders_no_order(house):
-    """The others are told all the same."""
+    """The other worker processes still get the order."""
     gone, there = house.child("pass"), house.child(ECHO)
     gone.popen.wait()
 
@@ -771,7 +808,7 @@ def test_a_child_that_is_gone_hinders_no_order(house):
 
 
 def test_a_second_stop_hurries_and_a_third_kills(house):
-    """Who sends the signal again wants the server to end now."""
+    """A repeated signal means that the server must end now."""
     heeds, ignores = house.child(ECHO), house.child("while True: pass")
 
     house.supervisor._stop()
@@ -784,7 +821,7 @@ def test_a_second_stop_hurries_and_a_third_kills(house):
 
 
 def test_an_order_to_stop_hurries_nobody(house):
-    """It may come twice, or after the signal: the first stop goes on in its own time."""
+    """The order can arrive twice, or after the signal. The first stop keeps its deadline."""
     house.supervisor._obey("stop")
     deadline = house.supervisor._stops_at
 
@@ -794,7 +831,7 @@ def test_an_order_to_stop_hurries_nobody(house):
 
 
 def test_a_quiet_server_resumes(house):
-    """Its children claim again, and those to come are not told to be quiet."""
+    """The worker processes of a resumed server claim again, and later processes are not quiet."""
     child = house.child(ECHO)
 
     house.supervisor._obey("quiet")
@@ -807,7 +844,7 @@ def test_a_quiet_server_resumes(house):
 
 
 def test_a_child_that_does_not_end_in_time_is_killed(house):
-    """Grace and margin are over: the server must not wait for ever."""
+    """The server does not wait forever: it kills the process after the grace time and the margin."""
     child = house.child("while True: pass")
     child.memory = SharedMemory.attach(child.descriptor, PLACES)
     house.supervisor._stop()

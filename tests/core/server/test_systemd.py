@@ -1,4 +1,4 @@
-"""What a service manager hears of a server."""
+"""The notifications that a server sends to a service manager."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock.server.systemd import SystemdNotifier
 
 @pytest.fixture
 def door(tmp_path):
-    """Where a service manager listens: its path, and the next thing that it hears."""
+    """The socket of a service manager: its path, and a function that returns the next notification."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(10)
@@ -20,7 +20,7 @@ def door(tmp_path):
 
 
 def test_it_is_told_and_its_names_leave_the_environment(door):
-    """A job's programs are no part of the service's main process."""
+    """The variables are removed because the programs that a job starts are not the service's main process."""
     path, heard = door
     environment = {
         "NOTIFY_SOCKET": path,
@@ -37,7 +37,7 @@ def test_it_is_told_and_its_names_leave_the_environment(door):
 
 
 def test_a_sign_of_life_is_due_in_a_third_of_its_time():
-    """Then, and not again before another third has passed."""
+    """A sign of life is not due again until another third of the watchdog time has passed."""
     manager = SystemdNotifier.of_environment({"NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "3000000"})
 
     assert [manager.is_due(at) for at in (10.0, 10.5, 11.0, 11.9, 12.0)] == [True, False, True, False, True]
@@ -47,19 +47,19 @@ def test_a_sign_of_life_is_due_in_a_third_of_its_time():
     "environment", [{}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}]
 )
 def test_nobody_who_watches_gets_no_sign_of_life(environment):
-    """Nobody asked, what was asked is no time, or another process was asked."""
+    """No sign of life is due if the time is missing or invalid, or if it is meant for another process."""
     assert not SystemdNotifier.of_environment(environment).is_due(100.0)
 
 
 @pytest.mark.parametrize("path", ["/no/such/door", "@no-such-door", ""])
 def test_a_manager_that_cannot_be_told_does_no_harm(path):
-    """The server goes on."""
+    """The server continues if the service manager is unreachable."""
     SystemdNotifier.of_environment({"NOTIFY_SOCKET": path}).tell("READY=1")
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux has names of sockets in no folder")
 def test_a_name_in_no_folder_is_found():
-    """It is written with an @."""
+    """The name of an abstract socket is written with an @."""
     name = f"firelock-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(f"\0{name}")

@@ -1,4 +1,4 @@
-"""What nobody waits for: due jobs, dead sessions, retention, timeouts, logs and statistics."""
+"""The background duties: due jobs, dead sessions, retention, timeouts, logs and statistics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SELDOM = Settings(sweep=300)
 
 
 class FakeWorkers:
-    """What upkeep sees of workers."""
+    """The interface of the workers that the upkeep uses."""
 
     def __init__(self):
         self.running = []
@@ -56,7 +56,7 @@ class FakeWorkers:
 
 
 class Inbox(DispatcherInbox):
-    """Counts how often work was announced."""
+    """An inbox that counts the announcements of work."""
 
     came = 0
 
@@ -65,7 +65,7 @@ class Inbox(DispatcherInbox):
 
 
 class Scene:
-    """An upkeep over a storage that fails as told."""
+    """An upkeep over a storage with programmable failures."""
 
     def __init__(self, settings=SETTINGS, server_id="server-a"):
         self.storage = FailingStorage()
@@ -81,12 +81,12 @@ class Scene:
         self.metrics = self.upkeep.metrics
 
     def until_swept(self, times=1):
-        """So many sweeps that begin from now on are over."""
+        """Wait for this number of sweeps that begin after this call."""
         before = len(self.storage.called["oldest_session"])
         until(lambda: len(self.storage.called["oldest_session"]) > before + times)
 
     def run(self, **fields):
-        """A run that is under way."""
+        """Return a run that is in progress."""
         (job,) = self.worker.claim() or [None]
         run = Run(
             job, self.worker.holder, JobContext.fake(), self.task.info, (), {}, None, started=time.monotonic()
@@ -106,7 +106,7 @@ class Scene:
 
 @pytest.fixture
 def scene():
-    """An upkeep that sweeps twenty times a second; not started yet."""
+    """An upkeep that sweeps twenty times a second and is not started yet."""
     scene = Scene()
     yield scene
     scene.close()
@@ -120,11 +120,11 @@ def seldom():
     scene.close()
 
 
-# ---- due instants ----------------------------------------------------------------------------------------
+# ---- due times -------------------------------------------------------------------------------------------
 
 
 def test_an_instant_is_met_when_it_is_due(seldom):
-    """Not at the next sweep: the storage says when to look again."""
+    """A due job does not wait for the next sweep, because the storage returns the time of the next check."""
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["promote"])
     looks = len(seldom.storage.called["promote"])
@@ -137,7 +137,7 @@ def test_an_instant_is_met_when_it_is_due(seldom):
 
 
 def test_an_instant_that_is_later_than_the_next_look_changes_nothing(seldom):
-    """Nor does one that is unknown."""
+    """An unknown due time changes nothing either."""
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["promote"])
     looks = len(seldom.storage.called["promote"])
@@ -151,7 +151,10 @@ def test_an_instant_that_is_later_than_the_next_look_changes_nothing(seldom):
 
 
 def test_all_but_one_server_look_a_moment_later():
-    """The oldest takes a due instant at once, so that not all of them come at the same time."""
+    """The oldest server checks a due time immediately, and the others a little later.
+
+    Otherwise, all servers would check it at the same time.
+    """
     first, second = Scene(SELDOM, "server-a"), Scene(SELDOM, "server-b")
     for scene in (first, second):
         scene.storage.begin_session(NewSession("s", "server-a", "host:a", "host", 7, -1, 1e9))
@@ -169,7 +172,7 @@ def test_all_but_one_server_look_a_moment_later():
 
 
 def test_a_full_batch_goes_on_at_once(seldom):
-    """What one look could not move is moved by the next, without waiting for the sweep."""
+    """The next call moves the remaining jobs, without waiting for the sweep."""
     moved = []
 
     def promote(limit):
@@ -184,7 +187,10 @@ def test_a_full_batch_goes_on_at_once(seldom):
 
 
 def test_an_instant_that_moves_nothing_is_looked_at_more_and_more_seldom(seldom):
-    """One that is due by our clock only, or a definition that cannot be fired: not for ever at once."""
+    """The job may be due only by the server's clock, or its definition cannot create a job.
+
+    Such a due time must not cause a busy loop.
+    """
     looks = []
 
     def promote(limit):
@@ -201,7 +207,7 @@ def test_an_instant_that_moves_nothing_is_looked_at_more_and_more_seldom(seldom)
 
 
 def test_due_jobs_are_enqueued_between_recurring_jobs(seldom):
-    """Hundreds of recurring jobs may be due at the same instant, and each costs a commit."""
+    """Hundreds of recurring jobs may be due at the same time, and each needs a commit."""
     due = seldom.task.schedule(timedelta(minutes=30))
     for number in range(30):
         seldom.task.recur(f"hourly-{number}", "0 * * * *")
@@ -222,7 +228,7 @@ def test_due_jobs_are_enqueued_between_recurring_jobs(seldom):
 
 @pytest.mark.parametrize("verb", ["due_records", "promote"])
 def test_what_is_due_is_met_by_itself(scene, verb):
-    """Jobs are enqueued where nothing can be fired, and the other way round; it is announced."""
+    """Due jobs are enqueued even if recurring jobs fail, and vice versa. The work is announced."""
     job = scene.task.schedule(timedelta(hours=1))
     scene.task.recur("hourly", "0 * * * *")
     scene.storage.clock_offset = 3_600 * SECOND
@@ -241,7 +247,7 @@ def test_what_is_due_is_met_by_itself(scene, verb):
 
 
 def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):
-    """One full session timeout from the moment the storage answers again."""
+    """One full session timeout passes after the storage is reachable again."""
     scene.storage.fail_always("oldest_session", StorageUnavailable("down"))
     scene.upkeep.start()
     until(lambda: len(scene.storage.called["oldest_session"]) >= 3)
@@ -258,7 +264,10 @@ def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):
 
 
 def test_what_the_dispatcher_meets_counts_as_an_outage_too(seldom):
-    """It tells upkeep; a second word that the storage is there changes nothing."""
+    """The dispatcher reports an outage to the upkeep.
+
+    A second report that the storage is reachable changes nothing.
+    """
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
     reaped = len(seldom.storage.called["orphans"])
 
@@ -270,7 +279,10 @@ def test_what_the_dispatcher_meets_counts_as_an_outage_too(seldom):
 
 
 def test_who_could_not_renew_reaps_nobody(seldom):
-    """A server whose own right has ended was cut off, or the storage was: others may be well all the same."""
+    """A server without the right to run was cut off, or its storage was.
+
+    Other servers may be fine, so it must not end their sessions.
+    """
     seldom.board.grant(0)
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
     without_right = len(seldom.storage.called["orphans"])
@@ -293,7 +305,10 @@ def test_who_could_not_renew_reaps_nobody(seldom):
     ],
 )  # fmt: skip
 def test_a_sweep_logs_what_it_took_and_what_is_locked(seldom, caplog, taken, said):
-    """It names the worker process by its session and leaves out zeros; a later sweep takes the rest."""
+    """The line names the worker process by its session and omits zeros.
+
+    A later sweep returns the other jobs.
+    """
     seldom.storage.orphans = lambda limit, *, as_of: [Taken("gone", "vm:1", *taken)]
 
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
@@ -303,7 +318,7 @@ def test_a_sweep_logs_what_it_took_and_what_is_locked(seldom, caplog, taken, sai
 
 
 def test_lost_session_of_the_last_running_member_ends_a_cancelled_batch(seldom):
-    """In the sweep that finds the lost session, without waiting for a later one."""
+    """The batch ends in the sweep that finds the lost session, and not in a later one."""
     with seldom.fire.batch("import") as batch:
         batch.add(seldom.task)
     gone = NewSession("gone", "server of gone", "host:b", "host", 8, 0, 30, 1, "*")
@@ -319,7 +334,7 @@ def test_lost_session_of_the_last_running_member_ends_a_cancelled_batch(seldom):
 
 
 def test_continuations_and_expired_jobs_are_seen_to(scene):
-    """What a settle left is released, what has expired is gone."""
+    """Continuations that a settle has left are released, and expired jobs are removed."""
     parent = scene.task.enqueue()
     child = parent.then(scene.task)
     ended = [scene.worker.attempt(job) for job in scene.worker.claim()]
@@ -336,7 +351,10 @@ def test_continuations_and_expired_jobs_are_seen_to(scene):
 
 @pytest.mark.parametrize(("keep", "days"), [(None, 1), (timedelta(hours=1), 1 / 24), (3 * 86_400, 3), (0, 0)])
 def test_a_task_says_how_long_its_succeeded_jobs_stay(keep, days):
-    """Shorter or longer than the settings; what failed or was deleted stays as they say."""
+    """`keep` may be shorter or longer than the setting.
+
+    Failed and deleted jobs are kept as long as the settings specify.
+    """
     storage = FailingStorage()
     storage.clock = lambda: 10**15 + storage.clock_offset
     with Firelock(storage, settings=Settings(keep_failed=2 * 86_400)) as fire:
@@ -356,7 +374,10 @@ def test_a_task_says_how_long_its_succeeded_jobs_stay(keep, days):
 
 
 def test_release_of_the_dispatcher_is_followed_by_others(seldom):
-    """They come after 1, 2, 4 … seconds, because rows may have been locked, until the duty's own turn."""
+    """Rows may have been locked, so further releases follow after 1, 2, 4 … seconds.
+
+    This continues until the duty's own turn.
+    """
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["release"])
     before = len(seldom.storage.called["release"])
@@ -367,7 +388,7 @@ def test_release_of_the_dispatcher_is_followed_by_others(seldom):
 
 
 def test_a_due_sweep_comes_before_the_rest_of_what_is_to_be_released(scene):
-    """A call that leaves children is followed by the next one, but by a sweep first if it is due."""
+    """A call that leaves continuations is followed by another call, but first by a sweep that is due."""
     order = []
 
     def release(limit):
@@ -388,7 +409,7 @@ def test_a_due_sweep_comes_before_the_rest_of_what_is_to_be_released(scene):
     assert order.count("release") > 3
 
 
-# ---- this child ------------------------------------------------------------------------------------------
+# ---- this worker process ---------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file tells of memory")
@@ -396,7 +417,10 @@ def test_a_due_sweep_comes_before_the_rest_of_what_is_to_be_released(scene):
     "told", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""]
 )
 def test_a_child_whose_memory_nobody_tells_reports_all_the_same(seldom, monkeypatch, told):
-    """Without /proc, and without a descriptor for it: a child that is silent is killed with all its jobs."""
+    """The process reports even without /proc or a free file descriptor for it.
+
+    A process that does not report is killed with all its jobs.
+    """
     really_open = builtins.open
 
     def without_proc(file, *args, **kwargs):
@@ -416,7 +440,7 @@ def test_a_child_whose_memory_nobody_tells_reports_all_the_same(seldom, monkeypa
 
 
 def test_the_child_reports_how_busy_it_is(scene):
-    """At its start, and from then on every second or so."""
+    """The process reports at its start, and then about every second."""
     scene.run()
 
     scene.upkeep.start()
@@ -427,7 +451,7 @@ def test_the_child_reports_how_busy_it_is(scene):
 
 
 def test_what_was_counted_is_written(scene):
-    """Statistics every other second, and at the end."""
+    """Statistics are written every other second, and at the end."""
     (ended,) = scene.task.enqueue() and scene.worker.run()
     scene.metrics.add([(ended.job, "succeeded", 0, 5)])
 
@@ -437,7 +461,7 @@ def test_what_was_counted_is_written(scene):
 
 
 def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):
-    """Others go on; it is logged once an outage."""
+    """Other jobs continue. The reason is logged once per outage."""
     careful, other = scene.run(), scene.run()
     careful.info = attrs.evolve(scene.task.info, on_risk="cancel")
     scene.upkeep.start()
@@ -457,21 +481,24 @@ def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):
 
 
 def test_job_whose_process_is_not_ready_is_not_out_of_time(seldom):
-    """It has not started; but it ends with the right to run if it must not overlap."""
+    """The job has not started. If it must not overlap, it still ends with the right to run."""
     since = time.monotonic() - 60
     run = seldom.run(timeout_seconds=1.0, started=0.0, loading_since=since)
     must_not_overlap = seldom.run(started=0.0, loading_since=since)
     must_not_overlap.info = attrs.evolve(must_not_overlap.info, on_risk="cancel")
     seldom.board.grant(0)
 
-    seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+    seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
 
     assert (None, CancelKind.LOST) == (run.cancelled, must_not_overlap.cancelled)
 
 
 @pytest.mark.parametrize("cancelled", [CancelKind.TIMEOUT, CancelKind.LOST])
 def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog, cancelled):
-    """Its worker is occupied, whatever the job was first told; a moment to end in is given to each."""
+    """The worker of such a job is occupied, whatever the reason of its first cancellation.
+
+    Each cancelled job gets a moment to end.
+    """
     runs = []
     for seconds in (60, 5.5):
         seldom.task.enqueue()
@@ -480,7 +507,7 @@ def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog,
     deaf, heeds = runs
 
     for _ in range(3):
-        seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+        seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
     seldom.upkeep._report()  # noqa: SLF001
 
     (line,) = [line.getMessage() for line in caplog.records if "ignores" in line.getMessage()]
@@ -501,15 +528,15 @@ def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog,
 def test_process_with_jobs_that_do_not_stop_is_replaced_after_the_grace_time(
     seldom, caplog, cancelled, half_deaf, is_replaced
 ):
-    """For a deleted job at once, for jobs past their timeout when they take half of the workers."""
+    """One deleted job is enough. Jobs past their timeout count only if they occupy half of the workers."""
     worn = []
-    seldom.upkeep._on_worn = worn.append  # noqa: SLF001 - the supervisor's ear
+    seldom.upkeep._on_worn = worn.append  # noqa: SLF001 - the callback of the supervisor
     seldom.dispatched.half_deaf = half_deaf
     seldom.task.enqueue()
     run = seldom.run(timeout_seconds=5.0, started=time.monotonic() - 60)
     run.cancel(cancelled, "told")
 
-    seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+    seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
     in_time = list(worn)
     run.told_to_stop -= seldom.fire.runtime.settings.grace + 0.1
     for _ in range(2):
@@ -521,16 +548,16 @@ def test_process_with_jobs_that_do_not_stop_is_replaced_after_the_grace_time(
 
 
 def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, caplog):
-    """The log says of each that it ends with the process."""
+    """For each of these jobs, the log reports that it ends with the process."""
     worn = []
-    seldom.upkeep._on_worn = worn.append  # noqa: SLF001 - the supervisor's ear
+    seldom.upkeep._on_worn = worn.append  # noqa: SLF001 - the callback of the supervisor
     for _ in range(2):
         seldom.task.enqueue()
         run = seldom.run(started=time.monotonic() - 60)
         run.cancel(CancelKind.LOST, "told")
         run.told_to_stop -= seldom.fire.runtime.settings.grace + 0.1
 
-        seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+        seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
 
     assert ["runs a job that does not stop"] == worn
     assert 2 == caplog.text.count("another worker process takes the place of this one")
@@ -538,17 +565,17 @@ def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, capl
 
 @pytest.mark.parametrize("started", [0.0, 1.0])
 def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
-    """Nothing says when it should have ended."""
+    """Nothing determines when such a job should have ended."""
     run = seldom.run(started=started, timeout_seconds=None if started else 5.0)
     run.cancel(CancelKind.LOST, "told")
 
-    seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+    seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
 
     assert not run.is_stuck
 
 
 def test_a_storage_that_hangs_keeps_no_job_beyond_its_time(scene):
-    """Times are watched, and the child reports, while a duty waits for an answer."""
+    """Timeouts are enforced, and the process reports, while a duty waits for the storage."""
     asked, may_answer = threading.Event(), threading.Event()
     promote = scene.storage.promote
 
@@ -571,11 +598,11 @@ def test_a_storage_that_hangs_keeps_no_job_beyond_its_time(scene):
     assert (CancelKind.TIMEOUT, CancelKind.LOST, False) == told
 
 
-# ---- trouble ---------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 def test_a_duty_that_fails_hinders_no_other(scene, caplog):
-    """It is tried again at its next turn; an outage is no error."""
+    """A failed duty is tried again at its next turn. An outage is not logged as an error."""
     caplog.set_level(logging.DEBUG, "firelock")
     job = scene.task.enqueue()
     scene.worker.console.log(job.id, 1, "info", "half way")
@@ -591,7 +618,7 @@ def test_a_duty_that_fails_hinders_no_other(scene, caplog):
 
 
 def test_stopping_writes_what_is_left(seldom, our_threads):
-    """Logs and statistics of the last moments; no thread stays."""
+    """The last logs and statistics are stored, and no thread remains."""
     (ended,) = seldom.task.enqueue() and seldom.worker.run()
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["promote"])
@@ -606,7 +633,7 @@ def test_stopping_writes_what_is_left(seldom, our_threads):
 
 
 def test_stopping_in_an_outage_says_what_is_lost(seldom, caplog):
-    """And goes on."""
+    """The log reports the loss, and the stop continues."""
     (ended,) = seldom.task.enqueue() and seldom.worker.run()
     seldom.upkeep.start()
     seldom.metrics.add([(ended.job, "succeeded", 0, 5)])

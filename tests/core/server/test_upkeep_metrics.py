@@ -1,4 +1,4 @@
-"""Minute rollups: added up in memory, written in batches, lost to no failing write."""
+"""Rollups per minute: added up in memory and written in batches, without losses if a write fails."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MINUTE = 60 * SECOND
 
 
 def job(task="mail.send", queue="default"):
-    """A job that ended."""
+    """Return a job that has ended."""
     return ClaimedJob("id", task, "{}", "json", queue, 0, 1, 0, 0, 1, 0, 0, 0)
 
 
 def histogram(**buckets):
-    """A histogram with these counts: b0, b1, … by place."""
+    """Return a histogram with these counts; b0, b1 and so on are the places of the buckets."""
     counts = [0] * (len(DURATION_BUCKETS) + 1)
     for name, count in buckets.items():
         counts[int(name[1:])] = count
@@ -32,7 +32,7 @@ def histogram(**buckets):
     ("duration", "bucket"), [(0, 0), (1_000, 0), (1_001, 1), (300 * SECOND, 11), (300 * SECOND + 1, 12)]
 )
 def test_a_bucket_holds_its_upper_bound(duration, bucket):
-    """A duration counts in the first bucket whose bound it does not pass; the last takes what is longer."""
+    """A duration counts in the first bucket whose bound it does not exceed. The last bucket has no bound."""
     metrics, storage = MinuteRollups(), MemoryStorage()
 
     metrics.add([(job(), "failed", 0, duration)])

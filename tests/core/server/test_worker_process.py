@@ -1,4 +1,4 @@
-"""The process of a child, told what to do down a pipe."""
+"""A worker process that gets its orders through a pipe."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FOR_EVER = 1e9
 
 
 class Process:
-    """A child's process with the two pipes of its supervisor."""
+    """A worker process, with the two pipes of its supervisor."""
 
     def __init__(self, folder, *, source=APP, is_first=False, **options):
         (folder / "pipe_app.py").write_text(source)
@@ -94,7 +94,7 @@ class Process:
         os.close(reports)
 
     def report(self):
-        """The next line it says."""
+        """Return the next report of the process."""
         line = b""
         while not line.endswith(b"\n"):
             read = os.read(self.reports, 1)
@@ -106,33 +106,33 @@ class Process:
         os.write(self.orders, line.encode() + b"\n")
 
     def tell_all(self, *orders):
-        """Told one after another, at once."""
+        """Send several orders in one write."""
         os.write(self.orders, "".join(json.dumps(order) + "\n" for order in orders).encode())
 
     @property
     def board(self):
-        """What it has allocated: it is ready."""
+        """The shared memory of the process, available when it is ready."""
         if self._board is None:
             self._board = SharedMemory.attach(self.memory, self.workers + SETTINGS.async_workers)
         return self._board
 
     def grant(self):
-        """It may start jobs of its next session."""
+        """Allow the process to start jobs of its next session."""
         self.board.begin_session()
         self.board.grant(FOR_EVER)
 
     def hang_up(self):
-        """Its orders end, as when the supervisor has died."""
+        """Close the pipe of its orders, as if the supervisor had died."""
         os.close(self.orders)
         self.orders = os.open(os.devnull, os.O_WRONLY)
 
     def deafen(self):
-        """Nobody reads its reports any more."""
+        """Close the pipe of its reports."""
         os.close(self.reports)
         self.reports = os.open(os.devnull, os.O_RDONLY)
 
     def ends(self):
-        """Its exit code, and what it wrote to standard error."""
+        """Return its exit code and its standard error."""
         return self.process.wait(20), self.process.stderr.read().decode()
 
     def close(self):
@@ -152,7 +152,7 @@ class Process:
 
 @pytest.fixture
 def start(tmp_path):
-    """Start such processes; they are ended at the end, whatever happens."""
+    """A function that starts such processes; they are ended after the test, whatever happens."""
     started = []
 
     def start_one(**options):
@@ -166,7 +166,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def child(start):
-    """A child that is ready and has no session yet; of the server the first one has told."""
+    """A worker process that is ready but has no session yet; only the first one describes the server."""
     child = start()
     assert [] == child.report()["ready"]["about"]
     return child
@@ -174,27 +174,27 @@ def child(start):
 
 @pytest.fixture
 def fire(tmp_path):
-    """The app as an enqueuing process has it."""
+    """The app as an enqueueing process has it."""
     with Firelock(f"sqlite:///{tmp_path / 'jobs.db'}") as fire:
         yield fire
 
 
 def session(fire, name="session-a"):
-    """The id of a session that has begun."""
+    """Begin a session and return its id."""
     now = fire.storage.clock()
     fire.storage.begin_session(NewSession(name, "server-a", "host:a", "host", 7, now, FOR_EVER, 1, "*"))
     return name
 
 
 def test_a_child_that_is_told_to_stop_before_it_began_ends_in_order(child):
-    """It holds nothing."""
+    """A process without a session holds no jobs."""
     child.tell('{"stop": 0}')
 
     assert EXIT_OK == child.process.wait(20)
 
 
 def test_a_child_that_cannot_obey_ends(child):
-    """It would be deaf to every other order, the stop among them."""
+    """A process that cannot read an order could not read the order to stop either."""
     child.tell("{")
 
     assert EXIT_FAILED == child.process.wait(20)
@@ -202,7 +202,10 @@ def test_a_child_that_cannot_obey_ends(child):
 
 
 def test_a_retired_child_ends_after_its_last_job(child, fire, tmp_path):
-    """It claims nothing more, hears no `quiet: false`, and is not the server's end."""
+    """A retired process claims nothing more and ignores `quiet: false`.
+
+    It does not report the server's stop.
+    """
     job = fire.task(name="noop")(lambda: None).enqueue()
     child.grant()
     child.tell(json.dumps({"session": session(fire)}))
@@ -215,7 +218,7 @@ def test_a_retired_child_ends_after_its_last_job(child, fire, tmp_path):
 
 
 def test_a_retired_child_that_waits_for_a_job_stops_with_its_server(child, fire):
-    """The grace time holds for it as well; what it ran is handed back."""
+    """The grace time also applies to a retired process; its running job is handed back."""
     job = fire.task(name="stuck")(lambda: None).enqueue()
     child.grant()
     child.tell(json.dumps({"session": session(fire)}))
@@ -229,7 +232,10 @@ def test_a_retired_child_that_waits_for_a_job_stops_with_its_server(child, fire)
 
 @pytest.fixture
 def stubborn(start, fire, tmp_path, monkeypatch):
-    """Run a job that never stops beside another until its child has ended; return both jobs and the log."""
+    """A function that runs a job that never stops next to another one until the worker process has ended.
+
+    It returns both jobs and the log.
+    """
     monkeypatch.setenv("FIRELOCK_GRACE", "0")
     child = start(workers=2)
     child.report()
@@ -252,7 +258,7 @@ def stubborn(start, fire, tmp_path, monkeypatch):
 
 
 def test_a_child_ends_a_deleted_job_that_does_not_stop_after_its_other_jobs(stubborn):
-    """Nothing ends a thread but the end of its process; the other jobs have all the time they need."""
+    """Only the end of its process ends a thread. The other jobs have all the time they need."""
     stuck, other, log = stubborn(None, lambda job: job.delete())
 
     assert (State.DELETED, State.SUCCEEDED) == (stuck.state, other.state)
@@ -260,8 +266,8 @@ def test_a_child_ends_a_deleted_job_that_does_not_stop_after_its_other_jobs(stub
 
 
 def test_a_child_settles_a_job_that_ignored_its_timeout_as_timed_out(stubborn):
-    """Given back, it would start at once, and again and again."""
-    stuck, other, _ = stubborn(0.1, lambda job: None)  # one of two threads: half of them
+    """A job that is handed back would start immediately, again and again."""
+    stuck, other, _ = stubborn(0.1, lambda job: None)  # one of two threads, which is half of them
 
     assert (State.SCHEDULED, State.SUCCEEDED) == (stuck.state, other.state)
     assert (1, "timed out after 0.1 s") == (stuck.retries, stuck.error.message)
@@ -273,7 +279,10 @@ def test_a_child_settles_a_job_that_ignored_its_timeout_as_timed_out(stubborn):
     ids=["jobs", "memory"],
 )
 def test_a_child_says_once_that_it_has_reached_a_limit(start, fire, options, told):
-    """Not before its first job, however large it is; it goes on until it is told otherwise."""
+    """The process does not report before its first job, however large it is.
+
+    It then continues until it gets an order.
+    """
     child = start(**options)
     assert "ready" in child.report()
     noop = fire.task(name="noop")(lambda: None)
@@ -289,7 +298,7 @@ def test_a_child_says_once_that_it_has_reached_a_limit(start, fire, options, tol
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the system has no such limit")
 def test_a_child_without_file_descriptors_says_so_after_a_job(start, fire):
-    """A job has left files open; another child takes its place before all further jobs fail."""
+    """A job has left files open. Another process takes its place before all further jobs fail."""
     child = start()
     assert "ready" in child.report()
     leak = fire.task(name="leak")(lambda: None)
@@ -303,7 +312,10 @@ def test_a_child_without_file_descriptors_says_so_after_a_job(start, fire):
 
 
 def test_a_child_keeps_its_imports_out_of_garbage_collections(start, fire):
-    """Collections look at what jobs make, not at every class and function that was imported before."""
+    """Garbage collections check objects that jobs create.
+
+    They do not check the classes and functions that were imported before.
+    """
     child = start(source=COLLECTING)
     assert "ready" in child.report()
     look = fire.task(name="look")(lambda: None)
@@ -358,7 +370,10 @@ def fail():
 
 @pytest.mark.parametrize(("how", "lines"), [("import", 0), ("hook", 1)])
 def test_an_app_that_configures_logging_silences_no_failure(start, fire, how, lines):
-    """`dictConfig` disables what was there before the app; a level that the app sets on purpose stays."""
+    """`dictConfig` disables loggers that existed before the app.
+
+    A level that the app sets on purpose remains.
+    """
     job = fire.task(name="fail")(lambda: None).enqueue()
     child = start(source=CONFIGURED % how)
     assert "ready" in child.report()
@@ -378,7 +393,10 @@ def test_an_app_that_configures_logging_silences_no_failure(start, fire, how, li
 
 
 def test_the_first_child_tells_what_the_server_is(start, tmp_path):
-    """Name, workers, queues, tasks, also of the modules that the command line names, and the storage."""
+    """The report contains the name, workers, queues, tasks and storage of the server.
+
+    It includes tasks of the modules that the command line names.
+    """
     child = start(is_first=True, imports=("pipe_more",), queues="mail:1")
 
     ready = child.report()["ready"]
@@ -400,7 +418,7 @@ def test_the_first_child_tells_what_the_server_is(start, tmp_path):
     ids=["app", "storage", "task"],
 )
 def test_a_child_that_cannot_get_ready_says_why(start, source, code, said):
-    """One line on standard error and the exit code of its kind, which becomes the server's."""
+    """The process prints one line to standard error, and its exit code becomes that of the server."""
     child = start(source=source, is_first=True)
 
     exit_code, error = child.ends()
@@ -412,7 +430,7 @@ def test_a_child_that_cannot_get_ready_says_why(start, source, code, said):
 
 
 def test_a_child_whose_storage_has_another_layout_ends_with_a_usage_error(start, fire, tmp_path):
-    """No restart mends that: with this code systemd does not start the server again."""
+    """A restart does not fix this: with this exit code, systemd does not start the server again."""
     fire.storage.migrate()
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
         connection.execute("UPDATE firelock_schema SET version = 100, works_with = 100")
@@ -429,7 +447,7 @@ def test_a_child_whose_storage_has_another_layout_ends_with_a_usage_error(start,
 
 
 def test_a_child_runs_jobs_from_its_session_to_its_stop(start, fire, tmp_path):
-    """It tells plugins of the server's start and end, and ends in order."""
+    """The process notifies plugins of the server's start and end, and ends properly."""
     child = start(is_first=True)
     child.report()
     job = fire.task(name="noop")(lambda: None).enqueue()
@@ -444,7 +462,7 @@ def test_a_child_runs_jobs_from_its_session_to_its_stop(start, fire, tmp_path):
 
 
 def test_a_quiet_child_claims_again_when_told(child, fire):
-    """Orders before the session count for nothing; those after it are obeyed in their order."""
+    """Orders before the session have no effect; later ones are obeyed in their order."""
     task = fire.task(name="noop")(lambda: None)
     child.grant()
     child.tell_all({"quiet": True}, {"hurry": True}, {"session": session(fire)}, {"quiet": True})
@@ -456,7 +474,7 @@ def test_a_quiet_child_claims_again_when_told(child, fire):
 
 
 def test_a_child_goes_on_with_another_session(child, fire):
-    """Its first one was lost: jobs run for the second from now on."""
+    """The first session was lost, so jobs now run for the second one."""
     task = fire.task(name="noop")(lambda: None)
     child.grant()
     child.tell_all({"session": session(fire)})
@@ -472,7 +490,7 @@ def test_a_child_goes_on_with_another_session(child, fire):
 
 
 def test_a_child_reports_a_session_that_it_finds_lost(child, fire):
-    """It may learn of it before its supervisor does."""
+    """The process may detect the loss before its supervisor does."""
     child.grant()
     name = session(fire)
     fire.storage.end_session(name, None, reason="lost")
@@ -483,7 +501,7 @@ def test_a_child_reports_a_session_that_it_finds_lost(child, fire):
 
 
 def test_a_child_with_a_stuck_job_ends_all_the_same(child, fire):
-    """A thread cannot be ended: its job goes back to its queue, and the process ends with it."""
+    """A thread cannot be ended: its job returns to its queue, and the process ends with the thread."""
     job = fire.task(name="stuck")(lambda: None).enqueue()
     child.grant()
     child.tell_all({"session": session(fire)})
@@ -498,7 +516,7 @@ def test_a_child_with_a_stuck_job_ends_all_the_same(child, fire):
 
 
 def test_a_child_whose_supervisor_is_gone_ends(child, fire):
-    """Nobody renews its session any more, so it must not run jobs for it."""
+    """Without a supervisor, the session is no longer renewed, so the process must not run jobs."""
     child.grant()
     child.tell_all({"session": session(fire)})
 
@@ -508,7 +526,7 @@ def test_a_child_whose_supervisor_is_gone_ends(child, fire):
 
 
 def test_a_child_that_cannot_report_ends(child, fire):
-    """Nobody hears that its session was lost, so nobody would give it another."""
+    """A process that cannot report the loss of its session would not get another one."""
     child.grant()
     name = session(fire)
     fire.storage.end_session(name, None, reason="lost")

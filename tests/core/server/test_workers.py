@@ -1,4 +1,4 @@
-"""When jobs that do not stop take so many workers that their process is replaced."""
+"""The number of jobs that do not stop at which their process is replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.core.fakes import Worker
 
 @pytest.fixture
 def workers():
-    """Three threads and four coroutines, none of which has been started."""
+    """Three threads and four coroutines, none of them started."""
     with Firelock(MemoryStorage()) as fire:
 
         async def wait() -> None: ...
@@ -40,7 +40,7 @@ def workers():
     ],
 )
 def test_half_of_the_threads_or_of_the_coroutines(workers, threads, coroutines, are_half):
-    """Each kind is counted by itself; what runs and heeds its stop does not count."""
+    """Threads and coroutines are counted separately. A running job that reacts to its stop does not count."""
     for running, deaf in ((workers.threads.running, threads), (workers.coroutines.running, coroutines)):
         running.update((place, SimpleNamespace(is_deaf=one)) for place, one in enumerate(deaf))
 

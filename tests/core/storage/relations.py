@@ -1,4 +1,4 @@
-"""A storage with batches, members and suspended jobs in it, as the tests of this folder begin."""
+"""A storage with batches, members and suspended jobs, as tests of this folder need it."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ class DictStorage(RowStorage):
 
 
 class Yard:
-    """A storage in which one session takes what there is to do."""
+    """A storage in which one session claims the jobs."""
 
     def __init__(self, storage):
         self.storage = storage
         self.begin(SESSION)
 
     def begin(self, session):
-        """This session takes what there is from now on."""
+        """Start a session that claims the jobs from now on."""
         self.storage.begin_session(NewSession(session, "server-a", "host:a", "host", 7, 0, 1e9))
         self.holder = ClaimHolder(session, "host:a")
 
     def lose(self):
-        """Nobody knows what the session did; another one goes on."""
+        """End the session as lost, and start another one."""
         former = self.holder.session
         self.storage.end_session(former, None, reason="lost")
         self.begin(f"{former}+")
 
-    # ---- what is stored ----------------------------------------------------------------------------------
+    # ---- storing jobs ------------------------------------------------------------------------------------
 
     def job(self, *, batch=None, after=(), on=On.SUCCEEDED, at=None, **relations):
-        """A job that is not stored yet: of this batch, behind these jobs."""
+        """Return a job that is not stored yet: a member of this batch, a continuation of these jobs."""
         edges = tuple(Edge(parent, on) for parent in after)
         state = State.AWAITING if edges else State.ENQUEUED if at is None else State.SCHEDULED
         return NewJob(
@@ -81,7 +81,7 @@ class Yard:
         )  # fmt: skip
 
     def batch(self, *, batch=None, after=(), on=On.SUCCEEDED, hold=None, fails_fast=False, keeps=(None,) * 3):
-        """A batch that is not stored yet."""
+        """Return a batch that is not stored yet."""
         rules = BatchRules("a batch", fails_fast, keeps)
         return NewJob(
             self.storage.new_ids(1)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 1_000,
@@ -90,15 +90,15 @@ class Yard:
         )  # fmt: skip
 
     def put(self, *jobs):
-        """The jobs are stored; return their ids, or the only one."""
+        """Store the jobs and return their ids, or the only id."""
         self.storage.insert(jobs)
         ids = [job.id for job in jobs]
         return ids if len(ids) > 1 else ids[0]
 
-    # ---- what happens ------------------------------------------------------------------------------------
+    # ---- actions -----------------------------------------------------------------------------------------
 
     def claim(self, limit=1_000):
-        """What the session has taken, by id."""
+        """Return the jobs that the session has claimed, by id."""
         return {
             job.id: job
             for job in self.storage.claim(ClaimRequest(None, limit, self.holder.session, 2_000)).jobs
@@ -140,13 +140,13 @@ class Yard:
         return self.apply(lifecycle.hold(id, at=4_000, until=until))
 
     def settle(self, limit=100):
-        """All that follows has happened; return how much was looked at."""
+        """Run `release` until nothing is left, and return the number of examined entries."""
         looked_at = 0
         while looked := self.storage.release(limit):
             looked_at += looked
         return looked_at
 
-    # ---- what is remembered --------------------------------------------------------------------------------
+    # ---- memos ---------------------------------------------------------------------------------------------
 
     def signal(self, id, name="approval", value='"yes"', author="ann"):
         memo = Memo(MemoKind.SIGNAL, name, value, True, 5_000, author=author)
@@ -156,7 +156,7 @@ class Yard:
         memo = Memo(kind, name, value, is_done, 5_000, attempt=job.attempt)
         return self.storage.remember([NewMemo(job.id, memo, self.holder.session, job.fence, replaces)])[0]
 
-    # ---- what there is -----------------------------------------------------------------------------------
+    # ---- reading -----------------------------------------------------------------------------------------
 
     def record(self, id):
         return self.storage.get([id])[0]

@@ -1,6 +1,6 @@
-"""Across modules: random walks through nested batches; counts stay correct and every batch ends.
+"""Across modules: random operations on nested batches; counts stay correct and every batch ends.
 
-The count is made anew, out of the records alone, whenever nothing is left to release.
+Whenever nothing is left to release, the counts are computed again from the records.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HOLD = 10**12
 
 
 class Walk:
-    """A yard in which anything may happen, by chance."""
+    """A storage to which random operations are applied."""
 
     def __init__(self, storage, chance):
         self.yard, self.chance = Yard(storage), chance
@@ -91,7 +91,7 @@ class Walk:
             self.yard.hold(self.chance.choice(self.batches), self.chance.choice([None, HOLD]))
 
     def lose(self):
-        """The session is gone, and another one goes on."""
+        """Lose the session and continue with another one."""
         self.yard.lose()
         self.runs = {}
 
@@ -107,7 +107,7 @@ class Walk:
         else:
             self.add_batch()
 
-    # ---- what there is -----------------------------------------------------------------------------------
+    # ---- reading -----------------------------------------------------------------------------------------
 
     def some(self, ids):
         return self.chance.choice([*ids, None]) if ids else None
@@ -117,7 +117,7 @@ class Walk:
         return None if relations is None else relations.batch_id
 
     def is_waiting(self, job):
-        """Tell whether a member that has not ended waits for a fellow."""
+        """Return whether a member that has not ended waits for another member."""
         if job.state is not State.AWAITING or job.waits_for is not None:
             return False
         counts = self.yard.batch_counts(job.id)
@@ -157,7 +157,7 @@ class Walk:
             assert (State.FAILED if counts.failed or counts.waiting else State.SUCCEEDED) is state
 
     def finish(self):
-        """Nothing goes wrong any more: all that can run runs, every hold is over."""
+        """End everything without errors: all jobs that can run succeed, and all holds have expired."""
         for batch in self.batches:
             self.yard.hold(batch, None)
         self.yard.storage.clock_offset = 2 * HOLD
@@ -187,7 +187,7 @@ def walked(storage, seed):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_every_batch_counts_its_members_and_ends(seed):
-    """In the end none is open but behind what will not come."""
+    """At the end, only a batch that waits for an event that never happens is open."""
     walk = walked(MemoryStorage(), seed)
 
     for batch in walk.batches:
@@ -197,7 +197,7 @@ def test_every_batch_counts_its_members_and_ends(seed):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_rows_count_as_memory_does(seed):
-    """The same walk leads to the same counts."""
+    """The same operations lead to the same counts."""
     assert shown(walked(MemoryStorage(), seed)) == shown(walked(DictStorage(), seed))
 
 

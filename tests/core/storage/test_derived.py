@@ -1,4 +1,4 @@
-"""Verbs derived from others, on a storage that has only what it must have, and under rivals."""
+"""Methods derived from others, on a storage with only the required ones, and with concurrent writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOLDER = ClaimHolder("session-a", "host:a")
 
 
 class SmallStorage(MemoryStorage):
-    """Tables, and whatever else the contract derives from them; rivals come before its next writes."""
+    """Tables and the derived methods; functions in `rivals` run before its next writes."""
 
     features = frozenset()
     wait, interrupt = DerivedStorage.wait, DerivedStorage.interrupt
@@ -46,7 +46,7 @@ class SmallStorage(MemoryStorage):
 
 @pytest.fixture
 def storage():
-    """A small storage with a session."""
+    """Yield a small storage with a session."""
     storage = SmallStorage()
     storage.begin_session(NewSession(HOLDER.session, "server-a", HOLDER.server, "host", 7, 0, 1e9))
     yield storage
@@ -54,14 +54,14 @@ def storage():
 
 
 def insert(storage, task="tasks.run"):
-    """The id of a job that is stored now."""
+    """Store a job and return its id."""
     job = NewJob(storage.new_ids(1)[0], task, "[]", "json", "default", 0, State.ENQUEUED, 0)
     storage.insert([job])
     return job.id
 
 
 def fail(storage, fingerprint, *tasks):
-    """A job of each task failed in this way, one after another; return their ids."""
+    """Fail a job of each task with this fingerprint, one after another; return their ids."""
     failed = []
     for task in tasks:
         insert(storage, task)
@@ -77,7 +77,7 @@ def fail(storage, fingerprint, *tasks):
 
 
 def test_oldest_session_is_found_in_the_list():
-    """The first one that lives; none if none does."""
+    """The result is the first living session, or None."""
     storage = SmallStorage()
     for started_at, name in enumerate("bac"):
         storage.begin_session(NewSession(name, name, name, name, 7, started_at, 30.0))
@@ -94,7 +94,7 @@ def test_oldest_session_is_found_in_the_list():
 
 
 def test_a_change_that_was_overtaken_is_made_again(storage):
-    """It is made of what the rival left, so that neither is lost."""
+    """The change is repeated on the result of the concurrent write, so that neither is lost."""
     job, line = insert(storage), LogLine(0, 5, "info", "hello")
     storage.rivals.append(lambda: storage.append_logs({job: [line]}, {}))
 
@@ -104,7 +104,7 @@ def test_a_change_that_was_overtaken_is_made_again(storage):
 
 
 def test_a_change_that_is_always_overtaken_gives_up(storage):
-    """The storage is taken for unavailable: the caller tries again later."""
+    """The storage counts as unavailable, so the caller can try again later."""
     job, line = insert(storage), LogLine(0, 5, "info", "hello")
 
     def rival():
@@ -118,7 +118,7 @@ def test_a_change_that_is_always_overtaken_gives_up(storage):
 
 
 def test_a_lock_that_a_rival_takes_meanwhile_is_not_had(storage):
-    """Both saw it free; one of them has it."""
+    """Both callers saw that the lock was free, but only one gets it."""
     storage.rivals.append(lambda: storage.acquire_lock("report", "rival", 60))
 
     assert storage.acquire_lock("report", "me", 60) is None
@@ -129,20 +129,20 @@ def test_a_lock_that_a_rival_takes_meanwhile_is_not_had(storage):
 
 
 def test_a_storage_that_does_not_notify_lets_the_time_run_out(storage):
-    """It knows of no work; the poll will find it."""
+    """The storage has no notifications, so polling finds the job."""
     insert(storage)
 
     assert not storage.wait(None, 0)
 
 
 def test_an_interrupt_ends_every_wait(storage):
-    """Those under way return at once; a later one waits anew."""
+    """Current waits return immediately; a later wait is not affected."""
     returned = []
     waits = [threading.Thread(target=lambda: returned.append(storage.wait(None, 60))) for _ in range(3)]
     for wait in waits:
         wait.start()
 
-    while any(wait.is_alive() for wait in waits):  # one that had not begun yet is met by the next
+    while any(wait.is_alive() for wait in waits):  # the next interrupt ends a wait that starts later
         storage.interrupt()
         waits[0].join(0.001)
 
@@ -150,11 +150,11 @@ def test_an_interrupt_ends_every_wait(storage):
     assert not storage.wait(None, 0)
 
 
-# ---- what is derived from the tables ---------------------------------------------------------------------
+# ---- methods derived from the tables ---------------------------------------------------------------------
 
 
 def test_groups_reach_beyond_a_page(storage, monkeypatch):
-    """Every failure counts, up to a limit that keeps the answer quick."""
+    """Every failure counts, up to a limit that bounds the duration."""
     monkeypatch.setattr(derived, "_PAGE", 2)
     fail(storage, "f1", *"abcde")
 
@@ -163,11 +163,11 @@ def test_groups_reach_beyond_a_page(storage, monkeypatch):
     assert [4] == [group.count for group in storage.failure_groups(10)]
 
 
-# ---- walks that have no end ------------------------------------------------------------------------------
+# ---- endless iteration -----------------------------------------------------------------------------------
 
 
 class Inclusive(SmallStorage):
-    """A storage whose lists begin with what was asked for already: a natural slip."""
+    """A storage whose lists start with the key that was already returned, an easy mistake."""
 
     def list_records(self, kind, *, after="", limit=100):
         found = super().list_records(kind, limit=1_000)
@@ -182,10 +182,10 @@ class Circling(SmallStorage):
 
 
 def test_a_list_that_begins_where_it_ended_is_told():
-    """What is derived from lists of records does not go round for ever: it says which list is at fault."""
+    """Methods that read lists of records do not loop for ever. The error names the wrong list."""
     storage = Inclusive()
     histogram = (0,) * (len(DURATION_BUCKETS) + 1)
-    for name in map(str, range(500)):  # a full page: behind a shorter one nobody asks again
+    for name in map(str, range(500)):  # a full page, because no request follows a shorter one
         storage.record_metrics([Rollup(60_000_000, name, "q", "succeeded", 1, 1, histogram)])
 
     with pytest.raises(StorageError, match="list_records has to leave `after` out"):
@@ -193,6 +193,6 @@ def test_a_list_that_begins_where_it_ended_is_told():
 
 
 def test_pages_that_never_end_are_told():
-    """A cursor that is answered with itself is a fault of `find`, not a reason to ask for ever."""
+    """If `find` returns the cursor that it was given, an error is raised instead of an endless loop."""
     with pytest.raises(StorageError, match="find has to go on"):
         Circling().failure_groups(5)

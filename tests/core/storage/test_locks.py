@@ -1,4 +1,4 @@
-"""Distributed locks: waited for, kept alive while held, and honest about having been lost."""
+"""Distributed locks: waiting for them, renewing them while they are held, and detecting their loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.core.fakes import FailingStorage, Host, until
 
 
 class Locks:
-    """A lock provider in this process, whose renewals answer as the test says."""
+    """A lock provider in this process, whose renewals return what the test sets."""
 
     def __init__(self):
         self.held = {}
@@ -56,19 +56,19 @@ class Locks:
 
 @pytest.fixture
 def locks():
-    """A provider that holds nothing."""
+    """Return a provider without held locks."""
     return Locks()
 
 
 @pytest.fixture
 def keeper():
-    """A keeper of its own."""
+    """Return a new keeper."""
     return LockKeeper()
 
 
 @pytest.fixture
 def make(locks, keeper):
-    """Returns a new lock of the name "invoice:7", or of another."""
+    """Return a function that creates a lock, by default with the name "invoice:7"."""
 
     def make(name="invoice:7", timeout=0, ttl=1_000.0, slots=None):
         return Lock(locks, keeper, name, timeout=timeout, ttl=ttl, slots=slots)
@@ -80,7 +80,7 @@ def make(locks, keeper):
 
 
 def test_a_lock_is_held_within_its_block(locks, make):
-    """Inside the block the lock has a token, afterwards it is free."""
+    """Inside the block the lock has a token. After the block it is free."""
     with make() as lock:
         inside = (lock.fence, lock.lost, list(locks.held))
 
@@ -89,7 +89,7 @@ def test_a_lock_is_held_within_its_block(locks, make):
 
 
 def test_a_taken_lock_times_out(make):
-    """Who does not get it in time is told so, by name and span."""
+    """The error contains the name and the duration."""
     with (
         make(),
         pytest.raises(LockTimeout, match=r"'invoice:7' was not free within 0\.02 s"),
@@ -99,7 +99,7 @@ def test_a_taken_lock_times_out(make):
 
 
 def test_whoever_waits_gets_it_when_it_is_left(make):
-    """A lock that is left is taken by the one who waits for it, at once in the same process."""
+    """A waiter in the same process gets a released lock immediately."""
     taken = threading.Event()
 
     def wait():
@@ -116,7 +116,7 @@ def test_whoever_waits_gets_it_when_it_is_left(make):
 
 
 def test_a_lock_object_is_used_by_one_at_a_time(locks, make):
-    """Entering a lock that is held by this very object is refused, and the outer block keeps it."""
+    """Entering a lock that the same object holds is refused, and the outer block keeps the lock."""
     lock = make()
 
     with lock:
@@ -130,7 +130,7 @@ def test_a_lock_object_is_used_by_one_at_a_time(locks, make):
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", "a\0b", 7, None, b"a"])
 def test_a_bad_name_is_refused(make, name):
-    """The message shows the name and what may be used."""
+    """The message contains the name and the rule."""
     with pytest.raises(
         ConfigurationError, match=r"Lock name .* is refused; use 1 to 200 printable characters"
     ):
@@ -145,16 +145,16 @@ def test_a_bad_name_is_refused(make, name):
     ],
 )
 def test_bad_spans_are_refused(make, timeout, ttl):
-    """The message shows both spans and what they may be."""
+    """The message contains both durations and their valid ranges."""
     with pytest.raises(ConfigurationError, match=r"takes timeout ≥ 0 and ttl > 0 seconds, ttl up to a year"):
         make(timeout=timeout, ttl=ttl)
 
 
-# ---- being kept alive ------------------------------------------------------------------------------------
+# ---- renewal ---------------------------------------------------------------------------------------------
 
 
 def test_a_held_lock_is_renewed(locks, make):
-    """A third of its life after it was taken a lock lives on; after its block nobody renews it."""
+    """A lock is renewed after a third of its lifetime, and not after its block."""
     with make(ttl=0.6) as lock:
         until(lambda: len(locks.renewals) >= 3)
         was_lost = lock.lost
@@ -164,7 +164,7 @@ def test_a_held_lock_is_renewed(locks, make):
 
 
 def test_the_keeper_s_thread_lives_while_locks_are_held(locks, make, our_threads):
-    """No thread is left behind, and a later lock has one again."""
+    """No thread remains after the last lock, and a later lock starts a new one."""
     for _ in range(2):
         with make():
             held = len(our_threads("firelock-locks"))
@@ -173,7 +173,7 @@ def test_the_keeper_s_thread_lives_while_locks_are_held(locks, make, our_threads
 
 
 def test_several_locks_share_a_thread(locks, make):
-    """Each is renewed in its own time."""
+    """Each lock is renewed at its own interval."""
     with make(ttl=0.6, name="a"), make(ttl=0.6, name="b"), make(ttl=1_000, name="c"):
         until(lambda: {"a", "b"} <= {name for name, _, _ in locks.renewals})
 
@@ -181,7 +181,7 @@ def test_several_locks_share_a_thread(locks, make):
 
 
 def test_a_failed_renewal_is_tried_again(locks, make, caplog):
-    """A provider that cannot be reached for a moment costs no lock that still lives."""
+    """If the provider is briefly unreachable, a lock that has not expired is kept."""
     locks.answers = [StorageUnavailable("down")]
 
     with make(ttl=1_000) as lock:
@@ -192,7 +192,7 @@ def test_a_failed_renewal_is_tried_again(locks, make, caplog):
 
 
 def test_a_provider_that_raises_anything_stops_no_other_lock(locks, make):
-    """The thread that renews goes on, whatever a plugin's provider does."""
+    """The renewing thread continues, whatever a plugin's provider does."""
     locks.answers = [RuntimeError("a bug of a plugin")]
 
     with make(ttl=0.6):
@@ -202,7 +202,7 @@ def test_a_provider_that_raises_anything_stops_no_other_lock(locks, make):
 
 
 def test_a_lock_that_cannot_be_renewed_ends(locks, make):
-    """When its life is over without a renewal it counts as lost, and leaving it says so."""
+    """When its lifetime ends without a renewal, it counts as lost, and leaving the block raises an error."""
     lock = make(ttl=0.03)
     lock.__enter__()
     locks.answers = [StorageUnavailable("down")] * 1_000
@@ -216,7 +216,7 @@ def test_a_lock_that_cannot_be_renewed_ends(locks, make):
 
 
 def test_suspension_that_outlives_a_lock_loses_it(locks, keeper):
-    """The storage's clock goes on while the machine is suspended, so another process may hold the lock."""
+    """The storage's clock continues during a suspension, so another process may hold the lock."""
     host = Host()
     lock = Lock(locks, keeper, "invoice:7", timeout=0, ttl=1_000.0, elapsed=host.clocks.elapsed)
     seen = []
@@ -229,8 +229,8 @@ def test_suspension_that_outlives_a_lock_loses_it(locks, keeper):
 
 
 def test_a_lock_that_another_took_is_lost(locks, make):
-    """A renewal that is refused says at once that the lock is gone, and is not repeated."""
-    lock = make(ttl=1.0)  # refused long before it runs out
+    """A refused renewal marks the lock as lost immediately, and is not repeated."""
+    lock = make(ttl=1.0)  # refused long before it expires
     lock.__enter__()
     locks.held["invoice:7"] = ("somebody", 2)
 
@@ -244,7 +244,7 @@ def test_a_lock_that_another_took_is_lost(locks, make):
 
 
 def test_the_block_s_exception_wins_over_a_lost_lock(locks, make):
-    """What went wrong first is what the caller sees."""
+    """The caller gets the first error."""
 
     def work():
         with make() as lock:
@@ -257,7 +257,7 @@ def test_the_block_s_exception_wins_over_a_lost_lock(locks, make):
 
 
 def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make, our_threads):
-    """A renewal that reaches the provider after the release is refused there, but the lock was never lost."""
+    """If a renewal reaches the provider after the release, it is refused, but the lock was not lost."""
     lock, began, left = make(ttl=1.0), threading.Event(), threading.Event()
 
     def late():
@@ -274,7 +274,7 @@ def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make, our_threa
 
 
 def test_a_renewal_answered_during_the_release_loses_nothing(locks, make):
-    """The provider's word at the release decides: it was ours until then."""
+    """The provider's result of the release decides: the lock was held until then."""
     lock = make()
     release = locks.release_lock
 
@@ -291,7 +291,7 @@ def test_a_renewal_answered_during_the_release_loses_nothing(locks, make):
 
 
 def test_a_release_that_fails_is_raised(locks, make):
-    """Whoever leaves a lock in an outage is told that it ends by itself only."""
+    """If a lock is left during an outage, the caller gets an error, because the lock has to expire."""
     locks.refusal = StorageUnavailable("down")
 
     with pytest.raises(StorageUnavailable), make():
@@ -299,7 +299,7 @@ def test_a_release_that_fails_is_raised(locks, make):
 
 
 def test_a_release_that_fails_hides_no_exception(locks, make, caplog):
-    """The block's own exception passes, the release that failed is logged."""
+    """The block's own exception is raised, and the failed release is logged."""
     locks.refusal = StorageError("refused")
 
     with pytest.raises(KeyError), make():
@@ -308,11 +308,11 @@ def test_a_release_that_fails_hides_no_exception(locks, make, caplog):
     assert "Lock 'invoice:7' was not released; it ends by itself within 1000 s" in caplog.text
 
 
-# ---- by coroutines ---------------------------------------------------------------------------------------
+# ---- coroutines ------------------------------------------------------------------------------------------
 
 
 def test_many_coroutines_take_turns(make):
-    """Those who wait keep no thread from the one who leaves: many more than there are threads get it."""
+    """Waiting coroutines do not occupy the threads that a release needs, even if there are many of them."""
     inside, most = 0, 0
 
     async def work():
@@ -332,7 +332,7 @@ def test_many_coroutines_take_turns(make):
 
 
 def test_a_cancelled_wait_holds_nothing(locks, make):
-    """A coroutine that is cancelled while it waits does not get the lock later, behind everybody's back."""
+    """A coroutine that is cancelled while it waits does not get the lock later."""
 
     async def work(lock):
         async with lock:
@@ -354,7 +354,10 @@ def test_a_cancelled_wait_holds_nothing(locks, make):
 
 @pytest.mark.parametrize("refusal", [None, StorageUnavailable("down")])
 def test_a_lock_that_comes_after_the_cancellation_is_given_back(locks, make, refusal):
-    """A request that was under way may still get the lock after its coroutine was cancelled: it is left."""
+    """A pending request may still get the lock after its coroutine was cancelled.
+
+    The lock is then released.
+    """
     asked, answer = threading.Event(), threading.Event()
     acquire, locks.refusal = locks.acquire_lock, refusal
 
@@ -379,7 +382,7 @@ def test_a_lock_that_comes_after_the_cancellation_is_given_back(locks, make, ref
 
 
 def test_a_lock_that_came_just_before_the_cancellation_is_given_back(locks, make):
-    """A cancellation may come between the grant and the coroutine: nobody keeps the lock."""
+    """A cancellation may occur between the grant and its delivery to the coroutine. The lock is released."""
 
     async def give_up():
         loop, has_told = asyncio.get_running_loop(), threading.Event()
@@ -389,7 +392,7 @@ def test_a_lock_that_came_just_before_the_cancellation_is_given_back(locks, make
             call_soon(*args, **kwargs)
             has_told.set()
 
-        loop.call_soon_threadsafe = told  # by which a thread hands over the result
+        loop.call_soon_threadsafe = told  # a thread uses this to deliver the result
         entering = asyncio.create_task(make().__aenter__())
         await asyncio.wait([entering], timeout=0)
         assert has_told.wait(10)
@@ -403,14 +406,11 @@ def test_a_lock_that_came_just_before_the_cancellation_is_given_back(locks, make
     assert (True, {}) == (was_cancelled, locks.held)
 
 
-# ---- of an app -------------------------------------------------------------------------------------------
-
-
 # ---- slots -----------------------------------------------------------------------------------------------
 
 
 def test_as_many_hold_it_as_it_has_slots(locks, make):
-    """Each in a slot of its own, numbered from 0; the next one waits for whichever is left first."""
+    """Each has its own slot, numbered from 0. The next one waits for the first slot that becomes free."""
     first, second, third = (make("gpu", slots=2, timeout=0) for _ in range(3))
 
     with first, second:
@@ -428,7 +428,7 @@ def test_as_many_hold_it_as_it_has_slots(locks, make):
 
 
 def test_a_slot_is_renewed_and_lost_as_a_lock(locks, make):
-    """By the name of its own; the other slots know nothing of it."""
+    """The provider uses the slot's own name, and the other slots are not affected."""
     lock = make("gpu", slots=1, ttl=0.03)
 
     lock.__enter__()
@@ -442,13 +442,13 @@ def test_a_slot_is_renewed_and_lost_as_a_lock(locks, make):
 
 
 def test_one_slot_is_another_lock_than_none(locks, make):
-    """Numbered from 0 always, so that a number can grow."""
+    """Slots are always numbered from 0, so that their number can grow."""
     with make("gpu", slots=1) as lock:
         assert (["gpu#0"], 0) == (list(locks.held), lock.slot)
 
 
 def test_a_waiting_one_looks_at_every_slot_in_the_end(locks, make):
-    """However many there are, one look costs few round trips, and each slot gets its turn."""
+    """However many slots there are, one check costs a few round trips, and each slot is checked in turn."""
     holders = [make("gpu", slots=30).__enter__() for _ in range(30)]
     waiting, got = make("gpu", slots=30, timeout=20), []
     thread = threading.Thread(target=lambda: got.append(waiting.__enter__().slot))
@@ -461,7 +461,7 @@ def test_a_waiting_one_looks_at_every_slot_in_the_end(locks, make):
 
 
 def test_coroutines_share_slots():
-    """As threads do."""
+    """Coroutines share slots like threads."""
 
     async def run():
         running, most = 0, 0
@@ -483,20 +483,20 @@ def test_coroutines_share_slots():
 
 @pytest.mark.parametrize("slots", [0, -1, 1_001, True, 1.5, "2"], ids=repr)
 def test_bad_slots_are_refused(make, slots):
-    """With the value and what would do."""
+    """The message contains the value and the valid range."""
     with pytest.raises(ConfigurationError, match="from 1 to 1,000"):
         make("gpu", slots=slots)
 
 
 def test_a_name_that_leaves_no_room_for_a_slot_is_refused(make):
-    """Its locks would have names that are too long."""
+    """The names of its slots would be too long."""
     with pytest.raises(ConfigurationError, match="too long to have slots"):
         make("x" * 199, slots=2)
 
 
 @pytest.mark.parametrize(("other", "words"), [(3, "with slots=3"), (None, "without slots")])
 def test_a_name_has_one_number_of_slots_in_an_app(other, words):
-    """Two numbers would let in more than either says."""
+    """With two numbers, more holders than either number would be possible."""
     with Firelock("memory://") as fire:
         fire.lock("gpu", slots=2)
         fire.lock("gpu", slots=2)
@@ -506,11 +506,11 @@ def test_a_name_has_one_number_of_slots_in_an_app(other, words):
         fire.lock("other", slots=3)
 
 
-# ---- of an app -------------------------------------------------------------------------------------------
+# ---- locks of an app -------------------------------------------------------------------------------------
 
 
 def test_an_app_s_lock_is_its_storage_s():
-    """`fire.lock` and `fire.alock` are one lock, kept by the storage."""
+    """`fire.lock` and `fire.alock` are the same lock in the storage."""
 
     async def work(fire):
         async with fire.alock("invoice:7", timeout=0):
@@ -524,7 +524,7 @@ def test_an_app_s_lock_is_its_storage_s():
 
 
 def test_an_unreachable_storage_is_said_while_waiting():
-    """An outage is no timeout: it passes."""
+    """An outage is not reported as a timeout, because it is temporary."""
     storage = FailingStorage()
     storage.fail("acquire_lock", StorageUnavailable("down"))
 

@@ -1,6 +1,6 @@
-"""The storage in memory: its handles and waiters, its indexes, and what it leaves behind.
+"""The storage in memory: its handles and waits, its indexes, and the removal of data.
 
-What every storage promises is proven by the kit; here is what is true of this one alone.
+The kit tests the rules for every storage. These tests cover the rules of this storage only.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ HOLDER = ClaimHolder("session-a", "host:a")
 
 
 def session(id="session-a", timeout_seconds=1e9):
-    """A session that outlives its test."""
+    """Return a session that outlives its test."""
     return NewSession(id, "server-a", "host:a", "host", 7, 0, timeout_seconds)
 
 
 def new_job(storage, **fields):
-    """An enqueued job of the default queue, with these fields changed."""
+    """Return an enqueued job in the default queue, with these fields changed."""
     given = {"queue": "default", "priority": 0, "state": State.ENQUEUED, "created_at": 1_000, **fields}
     return NewJob(storage.new_ids(1)[0], "tasks.run", "[]", "json", **given)
 
 
 def insert(storage, **fields):
-    """The id of a job that is stored now."""
+    """Store a job and return its id."""
     job = new_job(storage, **fields)
     storage.insert([job])
     return job.id
 
 
 def claim(storage, limit=100, queues=None):
-    """What the session could claim."""
+    """Return the jobs that the session could claim."""
     return storage.claim(ClaimRequest(queues, limit, "session-a", 2_000)).jobs
 
 
 def success(job, expires_at=None):
-    """The end of a run that returned."""
+    """Return the end of a successful run."""
     return lifecycle.succeeded(
         job, HOLDER, at=3_000, started_at=2_500, result="1", result_absent=None, expires_at=expires_at
     )
@@ -58,7 +58,7 @@ def success(job, expires_at=None):
 
 @pytest.fixture
 def storage():
-    """A store of its own with one session, closed at the end."""
+    """Yield a new storage with one session, closed at the end."""
     storage = MemoryStorage()
     storage.begin_session(session())
     yield storage
@@ -69,7 +69,10 @@ def storage():
 
 
 def test_handles_of_one_name_share_a_store():
-    """For as long as one of them is open; of another name, or of none, they share nothing."""
+    """Handles with the same name share the data while one of them is open.
+
+    Handles with another name or no name share nothing.
+    """
     one, other = MemoryStorage("orders"), MemoryStorage("orders")
     nameless = MemoryStorage()
     id, own = insert(one), insert(nameless)
@@ -86,7 +89,7 @@ def test_handles_of_one_name_share_a_store():
 
 
 def test_a_handle_says_what_it_is():
-    """Its URL names the store; it wakes waiters, and neither survives its process nor is seen by another."""
+    """The URL of a handle contains the name, it wakes waiters, and its data exists only in this process."""
     storage = MemoryStorage("orders")
 
     assert ("memory://orders", "memory://") == (storage.url, MemoryStorage().url)
@@ -99,7 +102,7 @@ def test_a_handle_says_what_it_is():
 
 
 def pause(storage):
-    """The default queue is paused."""
+    """Pause the default queue."""
     storage.put_record("queue", "default", '{"paused": true}')
 
 
@@ -114,7 +117,7 @@ def pause(storage):
     ],
 )
 def test_only_work_that_a_claim_would_take_counts(storage, queues, is_paused, is_woken):
-    """A job of another queue, or of a paused one, ends no wait."""
+    """A job in another queue, or in a paused one, does not end a wait."""
     if is_paused:
         pause(storage)
     insert(storage)
@@ -123,7 +126,7 @@ def test_only_work_that_a_claim_would_take_counts(storage, queues, is_paused, is
 
 
 def test_an_earlier_due_instant_ends_a_wait_once(storage):
-    """Who sleeps until the next due instant hears of an earlier one, and not again of the same."""
+    """A wait until the next due time ends when a job with an earlier time is stored, but only once."""
     now = storage.clock()
     insert(storage, state=State.SCHEDULED, due_at=now + 3 * DAY)
     claim(storage)
@@ -136,11 +139,11 @@ def test_an_earlier_due_instant_ends_a_wait_once(storage):
     assert (False, [True, False]) == (later, earlier)
 
 
-# ---- bounded work ----------------------------------------------------------------------------------------
+# ---- removal of data -------------------------------------------------------------------------------------
 
 
 def test_pruned_jobs_leave_nothing_behind(storage):
-    """When every job is pruned, no index, log or progress of any of them is left."""
+    """When all jobs are pruned, none of their indexes, logs or progress remain."""
     parent = insert(storage, queue="a", tags=("red",))
     ids = [
         parent,

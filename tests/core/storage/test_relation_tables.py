@@ -1,6 +1,6 @@
-"""Batches, waits and memos on tables, in memory and on rows: what the kit does not ask of every storage.
+"""Batches, waits and memos on tables, in memory and on rows: rules that the kit does not require.
 
-What every storage promises of them is proven by the kit.
+The kit tests the rules for every storage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HOUR = 3_600_000_000
 
 @pytest.fixture(params=[MemoryStorage, DictStorage], ids=["memory", "rows"])
 def yard(request):
-    """A storage of each kind."""
+    """Return a storage of each kind."""
     return Yard(request.param())
 
 
@@ -29,7 +29,7 @@ def yard(request):
 
 
 def test_a_batch_ends_with_its_last_member(yard):
-    """It succeeds by the release after that, and is told so by the answer."""
+    """A batch succeeds in the release after its last end, whose result announces this."""
     batch = yard.batch()
     yard.put(batch, yard.job(batch=batch.id), yard.job(batch=batch.id))
     yard.settle()
@@ -47,7 +47,7 @@ def test_a_batch_ends_with_its_last_member(yard):
 
 
 def test_what_waits_for_a_failure_lets_the_batch_end_failed(yard):
-    """Its requeue opens it again, and what waited runs then."""
+    """A requeue of the failed member opens the batch again, and the waiting member runs then."""
     batch = yard.batch()
     first = yard.job(batch=batch.id)
     second = yard.job(batch=batch.id, after=[first.id])
@@ -69,7 +69,7 @@ def test_what_waits_for_a_failure_lets_the_batch_end_failed(yard):
 
 
 def test_a_batch_that_ends_otherwise_unseen_was_open_in_between(yard):
-    """Nobody released while the member was requeued and ran: its history goes where jobs may go."""
+    """Nothing was released while the member was requeued and ran, so the history adds the missing state."""
     batch = yard.batch()
     member = yard.job(batch=batch.id)
     yard.put(batch, member)
@@ -86,7 +86,7 @@ def test_a_batch_that_ends_otherwise_unseen_was_open_in_between(yard):
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
 def test_a_cancelled_batch_is_deleted_when_nobody_runs(yard, limit):
-    """Members go in steps as small as they are asked for; a running one keeps it open."""
+    """Members are deleted in steps of the requested size. A running member keeps the batch open."""
     batch = yard.batch()
     inner = yard.batch(batch=batch.id)
     members = [yard.job(batch=batch.id), yard.job(batch=batch.id), yard.job(batch=inner.id)]
@@ -107,7 +107,7 @@ def test_a_cancelled_batch_is_deleted_when_nobody_runs(yard, limit):
 
 @pytest.mark.parametrize("limit", [1, 100])
 def test_members_of_a_batch_behind_something_wait_for_it(yard, limit):
-    """Also those of batches within it; a delayed one until its instant."""
+    """The members of inner batches wait too. A delayed member then waits for its due time."""
     source = yard.job()
     batch = yard.batch(after=[source.id])
     inner = yard.batch(batch=batch.id)
@@ -129,7 +129,10 @@ def test_members_of_a_batch_behind_something_wait_for_it(yard, limit):
 
 
 def test_a_failure_stops_the_rest_where_that_is_wanted(yard):
-    """The running one is told, those that wait are gone; whoever is requeued is not stopped again."""
+    """A running member is cancelled and waiting members are deleted.
+
+    A requeued member is not stopped again.
+    """
     batch = yard.batch(fails_fast=True)
     members = [yard.job(batch=batch.id), yard.job(batch=batch.id)]
     members += [yard.job(batch=batch.id, after=[members[0].id])]
@@ -152,7 +155,7 @@ def test_a_failure_stops_the_rest_where_that_is_wanted(yard):
 
 
 def test_a_requeue_comes_before_the_sweep_that_would_have_stopped_it(yard):
-    """What has failed until then stops nothing any more."""
+    """After the requeue, the earlier failure no longer stops any members."""
     batch = yard.batch(fails_fast=True)
     failing, other = yard.job(batch=batch.id), yard.job(batch=batch.id)
     yard.put(batch, failing, other)
@@ -165,7 +168,7 @@ def test_a_requeue_comes_before_the_sweep_that_would_have_stopped_it(yard):
 
 
 def test_whoever_fills_a_batch_holds_it(yard):
-    """It stays open though nobody in it can move; when the hold is over without a word it is cancelled."""
+    """A held batch stays open although no member can run. If the hold expires, the batch is cancelled."""
     now = yard.storage.clock()
     kept, lost = yard.batch(hold=now + 10**9), yard.batch(hold=now + 10**9)
     yard.put(kept, lost)
@@ -184,7 +187,10 @@ def test_whoever_fills_a_batch_holds_it(yard):
 
 
 def test_nothing_is_added_to_what_has_ended(yard):
-    """Neither to a cancelled batch, nor to one that is no batch; all or nothing is stored."""
+    """Nothing can be added to a cancelled batch or a job that is not a batch.
+
+    Either all or no jobs are stored.
+    """
     plain, batch, other = yard.job(), yard.batch(), yard.batch()
     yard.put(plain, batch, other, yard.job(batch=other.id))
     yard.settle()
@@ -199,7 +205,7 @@ def test_nothing_is_added_to_what_has_ended(yard):
 
 
 def test_a_batch_whose_source_was_deleted_before_ends_as_if_it_was_deleted_later(yard):
-    """Nobody who creates it in one call is told anything; its members are swept, and none is added."""
+    """The call that creates such a batch gets no error, its members are swept, and no member can be added."""
     source = yard.job()
     yard.put(source)
     yard.delete(source.id)
@@ -215,7 +221,7 @@ def test_a_batch_whose_source_was_deleted_before_ends_as_if_it_was_deleted_later
 
 
 def test_who_was_requeued_before_the_release_is_left_as_he_is(yard):
-    """The list of what to look at is older than that."""
+    """The list of jobs to examine is older than the requeue."""
     source = yard.job()
     batch = yard.batch(after=[source.id])
     parent = yard.job(batch=batch.id)
@@ -230,7 +236,7 @@ def test_who_was_requeued_before_the_release_is_left_as_he_is(yard):
 
 
 def test_what_gets_free_while_its_batch_is_shut_waits_for_the_opening(yard):
-    """As all that wait for no fellow do."""
+    """The freed member waits like all members that do not depend on another member."""
     source = yard.job()
     batch = yard.batch(after=[source.id])
     parent = yard.job(batch=batch.id)
@@ -250,7 +256,10 @@ def test_what_gets_free_while_its_batch_is_shut_waits_for_the_opening(yard):
 
 
 def test_an_inner_batch_is_a_member_like_any_other(yard):
-    """What waits for it waits for all in it, and it opens those around it again."""
+    """A continuation of the inner batch waits for all of its members.
+
+    Requeues also open the outer batches again.
+    """
     outer = yard.batch()
     inner = yard.batch(batch=outer.id)
     deep, then = yard.job(batch=inner.id), yard.job(batch=outer.id, after=[inner.id])
@@ -276,7 +285,7 @@ def test_an_inner_batch_is_a_member_like_any_other(yard):
 
 @pytest.mark.parametrize("is_early", [True, False])
 def test_a_signal_wakes_who_waits_for_it(yard, is_early):
-    """Early or late: it is kept, and the suspension looks."""
+    """An early signal is stored, and the suspension checks for it."""
     job = yard.job()
     yard.put(job)
     run = yard.claim()[job.id]
@@ -296,7 +305,7 @@ def test_a_signal_wakes_who_waits_for_it(yard, is_early):
 
 
 def test_a_called_job_wakes_its_caller(yard):
-    """When the last of them has ended; one that had ended before is not waited for."""
+    """The last of the called jobs to end wakes the caller. A job that had already ended is not waited for."""
     caller, *children = yard.job(), yard.job(), yard.job(), yard.job()
     yard.put(caller, *children)
     runs = yard.claim()
@@ -313,7 +322,7 @@ def test_a_called_job_wakes_its_caller(yard):
 
 
 def test_a_wait_times_out(yard):
-    """The job goes on when it is due, and waits for nothing any more."""
+    """The job continues at its due time, and no longer waits."""
     job = yard.job()
     yard.put(job)
     due_at = yard.storage.clock() + HOUR
@@ -330,7 +339,10 @@ def test_a_wait_times_out(yard):
 
 
 def test_memos_stand_in_order_and_are_forgotten_from_one_on(yard):
-    """A begun one keeps its place when it is done; what was forgotten makes room, its places stay taken."""
+    """A started memo keeps its place when it is completed.
+
+    The places of removed memos are not reused.
+    """
     job = yard.job()
     yard.put(job)
     run = yard.claim()[job.id]
@@ -353,7 +365,7 @@ def test_memos_stand_in_order_and_are_forgotten_from_one_on(yard):
 
 
 def test_an_old_run_neither_remembers_nor_recalls(yard):
-    """It is refused by its fence."""
+    """The fence of an old run is refused."""
     job = yard.job()
     yard.put(job)
     old = yard.claim()[job.id]

@@ -1,4 +1,4 @@
-"""What `RowStorage` asks of rows: keys within its stated limits, whatever text it is asked for."""
+"""The requests of `RowStorage` to its rows: keys stay within the documented limits for any string."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ERROR = ErrorInfo("Boom", "boom", "fingerprint")
 
 
 class NarrowRows(dict):
-    """Rows in memory that refuse longer keys, and text that UTF-8 does not hold."""
+    """Rows in memory that refuse long keys, and strings that cannot be encoded as UTF-8."""
 
     def get(self, key):
         return super().get(checked(key))
@@ -47,7 +47,7 @@ class NarrowRows(dict):
 
 
 def checked(key):
-    """Return the key; it fits."""
+    """Return the key after checking its length."""
     assert len(key.encode()) <= LONGEST
     return key
 
@@ -73,7 +73,7 @@ class NarrowStorage(RowStorage):
 
 @pytest.mark.parametrize("text", ["x" * 3_000, "\ud800", "a/b", ""], ids=["long", "lone", "slash", "empty"])
 def test_what_cannot_be_an_id_is_unknown(text):
-    """No key is made of it: people paste whatever they like into an address or a command."""
+    """An invalid id is not used in a key, because users can paste any string into a URL or a command."""
     storage = NarrowStorage()
 
     assert [None] == storage.get([text])
@@ -83,7 +83,7 @@ def test_what_cannot_be_an_id_is_unknown(text):
 
 
 def test_longer_name_than_any_is_unknown():
-    """Also a name that no key has room for is asked of rows with short keys."""
+    """A name that is too long for a key is looked up in rows with short keys without an error."""
     storage, text = NarrowStorage(), "x" * 3_000
 
     assert ([], []) == (storage.read_log(text), storage.read_stream(text, text))
@@ -115,11 +115,11 @@ def test_rows_keep_the_fields_of_a_newer_release():
         assert (1, [2]) == (row["new"], row["record"]["newer"])
 
 
-# ---- verbs of one's own ------------------------------------------------------------------------------------
+# ---- custom methods ----------------------------------------------------------------------------------------
 
 
 def test_a_verb_of_ones_own_refuses_a_later_layout():
-    """As every other verb does: the body does not run on rows that it cannot read."""
+    """As in every other method, the function does not run on rows that it cannot read."""
     storage = NarrowStorage()
     storage.rows["layout"] = "2"
     seen = []
@@ -131,7 +131,7 @@ def test_a_verb_of_ones_own_refuses_a_later_layout():
 
 
 def test_rows_of_ones_own_lie_beside_the_others():
-    """Keys that begin with `own/`: no verb finds them, and `clear` deletes them."""
+    """The keys of custom rows start with `own/`. No other method finds them, and `clear` deletes them."""
     storage = NarrowStorage()
 
     answer = storage.checked_step(lambda rows: rows.put("own/line/1", "text") or "answer")

@@ -1,4 +1,4 @@
-"""What the verbs cost on `RowStorage`, as `docs/storage-features.md` says."""
+"""The costs of calls on `RowStorage`, as documented in `docs/storage-features.md`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CountingRows(PlainRows):
 
 
 class CountingStorage(PlainStorage):
-    """A storage that counts its steps too."""
+    """A storage that also counts its steps."""
 
     features = RowStorage.features | {Feature.SHARED}
     rows_kind = CountingRows
@@ -56,25 +56,25 @@ def scene():
 
 
 def end_of_one(scene, holder, _ids):
-    """The end of a running job, applied."""
+    """Return a call that applies the end of a running job."""
     (running,) = scene.take(holder, 1)
     return lambda: scene.storage.apply([succeeds(running)])
 
 
 def end_and_claim(scene, holder, _ids):
-    """The end of a running job and a claim, exchanged."""
+    """Return a call that exchanges the end of a running job for a claim."""
     (running,) = scene.take(holder, 1)
     return lambda: scene.exchange(holder, [succeeds(running)], 1)
 
 
 def claim_of_nothing(scene, holder, ids):
-    """A claim that finds nothing."""
+    """Return a claim that finds nothing."""
     scene.storage.apply([deletes(one) for one in ids])
     return lambda: scene.storage.claim(scene.request(holder, 10))
 
 
 def insert_of(number):
-    """An insert of so many jobs."""
+    """Return an insert of this number of jobs."""
 
     def prepare(scene, _holder, _ids):
         jobs = [scene.new_job() for _ in range(number)]
@@ -84,8 +84,8 @@ def insert_of(number):
 
 
 def prune_of_ten(scene, _holder, ids):
-    """A prune of ten jobs."""
-    scene.storage.prune(10)  # which looks at all locks, once an hour
+    """Return a prune of ten jobs."""
+    scene.storage.prune(10)  # once an hour, this examines all locks
     scene.storage.apply([deletes(one, expires_at=BASE - HOUR) for one in ids[:10]])
     return lambda: scene.storage.prune(10)
 
@@ -109,11 +109,11 @@ CALLS = {
     "`acquire_lock`": lambda scene, _, __: lambda: scene.storage.acquire_lock("lock", "owner", 60.0),
     "`orphans`, nothing expired": lambda scene, _, __: lambda: scene.orphans(100),
 }
-"""By the name of a call in the page: makes it ready, for a session and 100 enqueued jobs."""
+"""For each call in the page: a function that prepares it, for a session and 100 enqueued jobs."""
 
 
 def costs_of_the_page():
-    """The rows of the page's table: a verb, and its steps, reads, scans and writes."""
+    """Return the rows of the page's table: a call, and its steps, reads, scans and writes."""
     text = PAGE.read_text("utf-8")
     table = text[text.index("| Call |") :].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
@@ -121,13 +121,13 @@ def costs_of_the_page():
 
 
 def test_page_has_every_call():
-    """Each call that is measured here is in the table of the page, and nothing else."""
+    """The table of the page lists exactly the calls that are measured here."""
     assert list(CALLS) == [call for call, _ in costs_of_the_page()]
 
 
 @pytest.mark.parametrize(("verb", "cost"), costs_of_the_page())
 def test_page_says_what_a_call_costs(scene, verb, cost):
-    """Steps, rows read, scans and rows written are those of the page."""
+    """The steps, rows read, scans and rows written are those of the page."""
     call = CALLS[verb](scene, scene.begin(), scene.add_many(100))
     calls = scene.storage.store.calls
     calls.clear()

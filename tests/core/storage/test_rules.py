@@ -1,4 +1,4 @@
-"""Pages and turns as pure functions: what a storage that keeps plain tables builds lists and claims on."""
+"""Pages as pure functions, from which a storage with plain tables builds its lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL = JobFilter()
 
 
 def job(id="a", created_at=0, **fields):
-    """A job that stands in its list where its id and its instant say."""
+    """Return a job whose place in its list is given by its id and its time."""
     given = {"state": State.ENQUEUED, "queue": "default", "changed_at": created_at, **fields}
     return JobRecord(
         id, "tasks.run", "[]", "json", given.pop("state"), given.pop("queue"), 0, created_at, **given
@@ -26,7 +26,7 @@ def job(id="a", created_at=0, **fields):
 
 
 def walk(jobs, where, limit, *, oldest_first=False):
-    """The ids of every page, from the first to the last."""
+    """Return the ids of every page, from the first to the last."""
     pages, cursor = [], None
     while True:
         page = paged(jobs, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
@@ -39,7 +39,7 @@ def walk(jobs, where, limit, *, oldest_first=False):
 
 
 def test_a_job_without_an_error_is_none_of_a_failure():
-    """Only what failed in this way is listed under its fingerprint."""
+    """Only jobs that failed with this fingerprint are listed."""
     failed = job("failed", error=ErrorInfo("builtins.ValueError", "no", "f1"))
 
     assert [["failed"]] == walk([failed, job("fine")], JobFilter(fingerprint="f1"), 5)
@@ -49,7 +49,7 @@ def test_a_job_without_an_error_is_none_of_a_failure():
     ("where", "oldest_first"), [(JobFilter(queue="mail"), False), (ALL, True)], ids=["filter", "direction"]
 )
 def test_a_cursor_opens_no_page_of_another_list(where, oldest_first):
-    """It would show a page that nobody asked for."""
+    """The cursor of another list would lead to a page of a different list."""
     cursor = write_cursor((5, "a"), ALL, oldest_first=False)
 
     with pytest.raises(StorageError, match="Start without a cursor"):
@@ -60,7 +60,7 @@ def test_a_cursor_opens_no_page_of_another_list(where, oldest_first):
     "time", ["", "-", "--5", "5-", "²", "1e9", "9" * 19, "9" * 5_000], ids=lambda time: time[:20] or "nothing"
 )
 def test_a_damaged_cursor_is_refused(time):
-    """Also one that still has the right seal: no instant of ours looks like this, and no driver takes it."""
+    """A cursor with the right seal but an invalid time, which no driver would accept, is refused too."""
     seal, _, _ = write_cursor((5, "a"), ALL, oldest_first=False).partition(".")
 
     with pytest.raises(StorageError, match="Start without a cursor"):
@@ -68,6 +68,6 @@ def test_a_damaged_cursor_is_refused(time):
 
 
 def test_a_cursor_without_an_id_is_refused():
-    """It was cut off."""
+    """A cursor without an id was cut off."""
     with pytest.raises(StorageError, match="Start without a cursor"):
         read_cursor(write_cursor((5, ""), ALL, oldest_first=False), ALL, oldest_first=False)

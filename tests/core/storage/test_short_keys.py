@@ -1,4 +1,4 @@
-"""Keys of any length in rows with short keys: the same rows, in the same order."""
+"""Keys of any length in rows with short keys: the same rows in the same order."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Rows(dict):
 
 
 def fitting(key):
-    """The key, which has to fit."""
+    """Return the key after checking its length."""
     assert len(key.encode(errors="surrogatepass")) <= LONGEST_KEY, key
     return key
 
 
 def key_of(chance):
-    """A key near the places where keys are cut, with few characters, so that many begin alike."""
+    """Return a key whose length is near a cut, with few different characters so that many prefixes agree."""
     stem = "r/" + "a" * chance.choice([0, 3, 480, 490, 492, 493, 494, 495, 496, 940])
     end = "".join(chance.choices("aé東\U0001f525\U0010ffff\U00010000", k=chance.randint(0, 4)))
     return stem + end + "b" * chance.choice([0, 0, 1, 500, 1_200])
@@ -44,7 +44,7 @@ def key_of(chance):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_rows_with_long_keys_behave_as_any_others(seed):
-    """After random puts and deletes every key is read and scanned as in a plain dictionary."""
+    """After random puts and deletes, every key is read and scanned as in a plain dictionary."""
     chance = random.Random(seed)
     rows, plain = Rows(), {}
     keys = [key_of(chance) for _ in range(60)]
@@ -59,7 +59,7 @@ def test_rows_with_long_keys_behave_as_any_others(seed):
             long_keys.delete(key)
             plain.pop(key, None)
         asked, limit = chance.choice(keys), chance.randint(1, 70)
-        prefix = asked[: chance.randint(2, len(asked))]  # "r/" at least: all rows of ours
+        prefix = asked[: chance.randint(2, len(asked))]  # at least "r/", so all rows of the test
         start = chance.choice([None, chance.choice(keys), prefix])
         expected = [
             (key, value)
@@ -76,7 +76,7 @@ def test_rows_with_long_keys_behave_as_any_others(seed):
 
 
 def test_short_key_is_stored_as_it_is():
-    """A key of up to 496 bytes is one row of that key."""
+    """A key of up to 496 bytes is stored as one row with that key."""
     rows = Rows()
 
     ShortKeys(rows).put("é" * 248, "value")
@@ -85,7 +85,7 @@ def test_short_key_is_stored_as_it_is():
 
 
 def test_key_that_utf_8_does_not_hold_is_unknown():
-    """A string with lone surrogates, which people can paste into an address, finds nothing."""
+    """A string with lone surrogates, which users can paste into a URL, finds nothing."""
     long_keys = ShortKeys(Rows())
 
     assert long_keys.get("r/" + "\ud800" * 700) is None
@@ -93,7 +93,7 @@ def test_key_that_utf_8_does_not_hold_is_unknown():
 
 
 def test_scan_that_returns_its_start_is_refused():
-    """A walk over the pages of such a store would never end."""
+    """If scans returned their start, reading all pages of such a store would never end."""
 
     class Inclusive(Rows):
         def scan(self, prefix, *, start=None, reverse=False, limit):

@@ -1,4 +1,4 @@
-"""Those who wait in one process: what ends a wait, what was seen before, and what a fork leaves behind."""
+"""Waits in one process: the events that end a wait, earlier events, and the state after a fork."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock.storage.waiting import ANY_QUEUE, Waiting
 
 @pytest.fixture
 def waiting():
-    """Waits of which the claims of all queues, and of mail, are known."""
+    """Return waits after claims of all queues and of mail."""
     made = Waiting()
     made.mark(None)
     made.mark(["mail"])
@@ -30,7 +30,7 @@ def waiting():
     ids=["its queue", "another", "any", "too many to remember"],
 )
 def test_what_arrived_since_the_claim_ends_a_wait(waiting, arrived, ends):
-    """Once: the next wait is for what comes then."""
+    """An event ends only one wait; the next wait is for later events."""
     waiting.note(arrived)
 
     assert ends == [waiting.wait(None, 0), waiting.wait(["mail"], 0)]
@@ -38,7 +38,7 @@ def test_what_arrived_since_the_claim_ends_a_wait(waiting, arrived, ends):
 
 
 def test_what_a_claim_is_about_to_see_ends_no_wait(waiting):
-    """It was noted before the claim."""
+    """The event was recorded before the claim."""
     waiting.note({"mail"})
     waiting.mark(["mail"])
 
@@ -46,7 +46,7 @@ def test_what_a_claim_is_about_to_see_ends_no_wait(waiting):
 
 
 def test_a_wait_before_any_claim_is_for_what_comes(waiting):
-    """What was noted before nobody knew of it is for the first claim."""
+    """An event from before the first claim of a queue is left to that claim."""
     waiting.note({"pdf"})
 
     assert not waiting.wait(["pdf"], 0)
@@ -54,14 +54,14 @@ def test_a_wait_before_any_claim_is_for_what_comes(waiting):
 
 
 class Slow(Waiting):
-    """Waits that tell when one of them sleeps."""
+    """Waits that report when one of them sleeps."""
 
     def __init__(self):
         super().__init__()
         self.sleeps = threading.Event()
 
     def sleep(self, seconds):
-        """See `Waiting.sleep`; the lock is held until it sleeps."""
+        """Extend `Waiting.sleep`; the lock is held until it sleeps."""
         self.sleeps.set()
         super().sleep(seconds)
 
@@ -72,7 +72,7 @@ class Slow(Waiting):
     ids=["work", "interrupt"],
 )
 def test_a_wait_under_way_is_ended(end, answer):
-    """By work that arrives, or by an interrupt, which is no news."""
+    """Either a new job or an interrupt ends it. An interrupt returns False."""
     waiting, answers = Slow(), []
     thread = threading.Thread(target=lambda: answers.append(waiting.wait(["mail"], 60)))
     thread.start()
@@ -87,7 +87,7 @@ def test_a_wait_under_way_is_ended(end, answer):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_waits_for_itself(waiting):
-    """A lock that another thread held at the fork stops nobody there, and nothing was seen in it."""
+    """A lock that another thread held does not block the child, and the child has no earlier events."""
     is_held, goes_on = threading.Event(), threading.Event()
 
     def hold():

@@ -1,4 +1,4 @@
-"""What a test asserts of the jobs that were made, and what it is told when that does not hold."""
+"""Assertions about enqueued jobs, and the messages when they fail."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def greet(fire):
 
 
 def failure(assertion, *args, **kwargs):
-    """The message of an assertion that does not hold."""
+    """Return the message of a failing assertion."""
     with pytest.raises(AssertionError) as caught:
         assertion(*args, **kwargs)
     return str(caught.value)
 
 
 def test_what_was_enqueued_is_found(tester, pay, greet):
-    """By the task, by its name, and by its arguments in any form of the call."""
+    """A job is found by the task, by its name, and by its arguments in any form of the call."""
     job = pay.enqueue(1, note="a")
     greet.enqueue("b")
 
@@ -61,7 +61,7 @@ def test_what_was_enqueued_is_found(tester, pay, greet):
 
 
 def test_what_was_not_enqueued_is_not_found(tester, pay, greet):
-    """Another task, other arguments, and fewer arguments than were given."""
+    """Another task, other arguments, and fewer arguments than the call had do not match."""
     pay.enqueue(1, note="a")
 
     tester.refute_enqueued(greet)
@@ -71,7 +71,7 @@ def test_what_was_not_enqueued_is_not_found(tester, pay, greet):
 
 
 def test_options_are_compared(tester, pay):
-    """A job counts only if it has all that is asked for."""
+    """A job counts only if it has all requested options."""
     pay.using(
         queue="critical", priority=7, tags=["a", "b", "c"], delay=3600, meta={"tenant": "acme", "x": "1"}
     ).enqueue(1)
@@ -91,7 +91,7 @@ def test_options_are_compared(tester, pay):
 
 
 def test_a_count_is_exact(tester, pay):
-    """More fail it as well as fewer; without one any number from 1 will do."""
+    """Both more and fewer jobs than the count fail. Without a count, at least one job is required."""
     pay.enqueue_many([(1,), (1,), (2,)])
 
     found = tester.assert_enqueued(pay, args=(1,), count=2)
@@ -104,7 +104,7 @@ def test_a_count_is_exact(tester, pay):
 
 
 def test_a_failure_lists_what_was_enqueued_instead(tester, pay, greet):
-    """Only what was asked for, and what was found, in the same words."""
+    """The expected and the found jobs are shown in the same format."""
     none = failure(tester.assert_enqueued, pay)
     pay.using(queue="bulk", priority=-3, tags=["eu"], meta={"tenant": "acme"}).schedule(60, 1, note="a")
     greet.enqueue("b")
@@ -133,7 +133,7 @@ def test_a_failure_lists_what_was_enqueued_instead(tester, pay, greet):
 
 
 def test_a_long_list_is_cut(tester, pay):
-    """The first twenty tell enough."""
+    """The first twenty jobs are enough."""
     pay.enqueue_many([(number,) for number in range(23)])
 
     message = failure(tester.assert_enqueued, pay, args=(99,))
@@ -142,7 +142,7 @@ def test_a_long_list_is_cut(tester, pay):
 
 
 def test_no_job_at_all_can_be_expected(tester, pay, greet):
-    """What was found is shown, and nothing else."""
+    """The message shows only the jobs that were found."""
     tester.refute_enqueued()
     greet.enqueue("b")
     pay.enqueue(1)
@@ -154,7 +154,7 @@ def test_no_job_at_all_can_be_expected(tester, pay, greet):
 
 
 def test_jobs_count_whatever_has_become_of_them(tester, pay):
-    """A job that has run was enqueued all the same."""
+    """A job that has run still counts as enqueued."""
     with tester.inline():
         pay.enqueue(1)
 
@@ -164,14 +164,14 @@ def test_jobs_count_whatever_has_become_of_them(tester, pay):
 
 
 def test_more_jobs_than_a_page_are_listed(tester, pay):
-    """None is left out."""
+    """No job is omitted."""
     pay.enqueue_many([(number,) for number in range(501)])
 
     assert list(range(501)) == [one.args[0] for one in tester.enqueued(pay)]
 
 
 def test_what_cannot_be_decoded_is_shown_as_it_is(tester, pay, greet):
-    """Jobs are listed in the order of their making, decoded where that is possible."""
+    """Jobs are listed in the order of their creation, with decoded arguments if possible."""
     tester.storage.insert([
         NewJob("damaged", "pay", "{", "json", "default", 0, State.ENQUEUED, 0),
         NewJob("unknown", "gone", "[1]", "json", "default", 0, State.ENQUEUED, 1),
@@ -184,7 +184,7 @@ def test_what_cannot_be_decoded_is_shown_as_it_is(tester, pay, greet):
 
 
 def test_an_expectation_that_no_call_could_meet_is_an_error(tester, pay):
-    """A slip in the test is not a missing job."""
+    """A mistake in the test is not reported as a missing job."""
     with pytest.raises(SignatureMismatch):
         tester.assert_enqueued(pay, args=(1, 2, 3))
     with pytest.raises(ArgumentError):

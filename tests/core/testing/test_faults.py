@@ -1,4 +1,4 @@
-"""`FaultyStorage`: another storage, until it is told to fail."""
+"""`FaultyStorage`: a wrapper of another storage with programmable failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def job(name="a"):
 
 
 def test_a_verb_fails_as_often_as_told(storage):
-    """So many calls raise and do nothing; the next one works."""
+    """The requested number of calls raises without an effect, and the next call works."""
     storage.fail_next("insert", times=2)
 
     for _ in range(2):
@@ -36,7 +36,7 @@ def test_a_verb_fails_as_often_as_told(storage):
 
 
 def test_a_verb_can_fail_after_its_effect(storage):
-    """It is done, and the caller never learns of it: a lost reply."""
+    """The change is stored, but the caller gets an error, as after a lost reply."""
     storage.fail_next("insert", after_effect=True)
 
     with pytest.raises(StorageUnavailable):
@@ -47,7 +47,7 @@ def test_a_verb_can_fail_after_its_effect(storage):
 
 
 def test_faults_of_one_verb_come_in_turn(storage):
-    """Each with the error that was chosen."""
+    """Each failure raises the error that was chosen for it."""
     errors = [StorageError("first"), StorageError("second")]
     for error in errors:
         storage.fail_next("counts", error)
@@ -60,7 +60,7 @@ def test_faults_of_one_verb_come_in_turn(storage):
 
 
 def test_a_storage_that_is_away_does_nothing(storage):
-    """Within the block every verb raises; after it the storage is what it was."""
+    """Within the block every method raises. After the block, the storage is unchanged."""
     with storage.away():
         with pytest.raises(StorageUnavailable, match="is away"):
             storage.insert([job()])
@@ -73,20 +73,20 @@ def test_a_storage_that_is_away_does_nothing(storage):
 
 @pytest.mark.parametrize("verb", ["enqueue", "_closing", "close", "interrupt", "new_ids"])
 def test_what_is_no_verb_that_can_fail_is_refused(storage, verb):
-    """A name with a slip would never fail anything."""
+    """A misspelled name would never cause a failure."""
     with pytest.raises(ConfigurationError, match=f"'{verb}'.*claim, .*insert"):
         storage.fail_next(verb)
 
 
 def test_every_verb_of_the_contract_is_passed_on():
-    """Nothing is answered by the contract's own body, which would pass the storage by."""
+    """No method of the contract runs its default body, which would bypass the wrapped storage."""
     verbs = {name for name, value in vars(Storage).items() if callable(value) and not name.startswith("_")}
 
     assert verbs <= set(vars(FaultyStorage))
 
 
 def test_it_has_the_clock_and_the_features_of_the_storage_inside(storage):
-    """Tests move the time of both at once."""
+    """Tests move the clocks of both storages together."""
     storage.clock_offset = 5_000_000
 
     assert storage.inside.clock_offset == storage.clock_offset == 5_000_000
@@ -95,7 +95,7 @@ def test_it_has_the_clock_and_the_features_of_the_storage_inside(storage):
 
 
 def test_threads_share_the_faults(storage):
-    """Of many calls at once exactly so many fail."""
+    """Of many concurrent calls, exactly this number fails."""
     storage.fail_next("counts", times=7)
     failed = []
 

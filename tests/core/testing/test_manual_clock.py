@@ -1,4 +1,4 @@
-"""`tester.clock`: time stands still, and goes by the instants at which something is due."""
+"""`tester.clock`: time stands still, and advances through the times at which something is due."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOUR = timedelta(hours=1)
 
 
 async def one_turn():
-    """The loop has gone round once."""
+    """Wait until the event loop has run once."""
     future = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(future.set_result, None)
     await future
@@ -44,7 +44,7 @@ def seen():
 
 @pytest.fixture
 def note(fire, clock, seen):
-    """A task that notes when it runs, since the start, and the instant that it is for."""
+    """Return a task that records when it runs and its due time, relative to the start."""
 
     def note(context: JobContext) -> None:
         seen.append((clock.now - START, context.due_at - START))
@@ -53,7 +53,7 @@ def note(fire, clock, seen):
 
 
 def test_a_scheduled_job_runs_at_its_instant(clock, note, seen):
-    """Not before, and not at the end of the way: time stands still but for what moves it."""
+    """The job runs exactly then, because time stands still until the test moves it."""
     job = note.schedule(HOUR)
 
     before = clock.advance(minutes=59)
@@ -66,7 +66,7 @@ def test_a_scheduled_job_runs_at_its_instant(clock, note, seen):
 
 
 def test_what_is_due_now_runs_before_time_goes_on(clock, note, seen):
-    """An enqueued job has run at the instant before the advance."""
+    """An enqueued job runs at the time before the advance."""
     note.enqueue()
 
     clock.advance(HOUR)
@@ -75,7 +75,7 @@ def test_what_is_due_now_runs_before_time_goes_on(clock, note, seen):
 
 
 def test_retries_are_waited_for(fire, clock):
-    """Each retry runs when its wait is over; the job is failed after the last."""
+    """Each retry runs when its delay has passed. The job is failed after the last retry."""
 
     def fails() -> None:
         raise ValueError
@@ -90,7 +90,7 @@ def test_retries_are_waited_for(fire, clock):
 
 
 def test_a_recurring_job_fires_at_each_instant_on_the_way(clock, note, seen):
-    """As servers would have fired it in all that time."""
+    """A recurring job fires as often as with servers in the same time."""
     note.recur("hourly", Cron("0 * * * *"))
 
     drained = clock.advance(hours=3)
@@ -100,7 +100,7 @@ def test_a_recurring_job_fires_at_each_instant_on_the_way(clock, note, seen):
 
 
 def test_a_jump_runs_nothing_and_counts_as_an_outage(tester, clock, note, seen):
-    """What was missed meanwhile follows the misfire policy: one run for many instants."""
+    """Missed times follow the misfire policy: one run for many times."""
     note.recur("hourly", Every(HOUR))
 
     clock.jump(hours=5)
@@ -111,7 +111,7 @@ def test_a_jump_runs_nothing_and_counts_as_an_outage(tester, clock, note, seen):
 
 
 def test_time_never_goes_back(clock):
-    """A negative span and an instant that has passed are refused."""
+    """A negative duration and a time in the past are refused."""
     with pytest.raises(ConfigurationError, match="forward only"):
         clock.advance(hours=-1)
     with pytest.raises(ConfigurationError, match="forward only"):
@@ -123,14 +123,14 @@ def test_time_never_goes_back(clock):
 
 
 def test_units_add_up(clock):
-    """A span and units may be given together."""
+    """A duration and units can be combined."""
     clock.advance(HOUR, days=1, hours=1, minutes=1, seconds=1.5)
 
     assert START + timedelta(days=1, hours=2, minutes=1, seconds=1.5) == clock.now
 
 
 def test_an_advance_raises_what_a_task_raised_if_asked(fire, clock):
-    """It stops at the instant of the failure."""
+    """The clock stops at the time of the failure."""
 
     def fails() -> None:
         raise ValueError("boom")
@@ -144,7 +144,7 @@ def test_an_advance_raises_what_a_task_raised_if_asked(fire, clock):
 
 
 def test_too_many_instants_are_noticed(clock, note):
-    """A year of seconds does not hang the test run."""
+    """Advancing a year in seconds does not block the test run."""
     note.recur("seconds", Every(timedelta(seconds=1)))
 
     with pytest.raises(AssertionError, match=r"2,000 instants were passed.*or jump"):
@@ -152,7 +152,7 @@ def test_too_many_instants_are_noticed(clock, note):
 
 
 def test_a_running_job_lets_time_pass(fire, tester, clock, note, seen):
-    """Inside a job the clock moves and nothing else runs; what fell due runs afterwards."""
+    """Inside a job the clock moves and nothing else runs. Jobs that became due run afterwards."""
 
     def slow() -> None:
         clock.advance(hours=2)
@@ -168,7 +168,7 @@ def test_a_running_job_lets_time_pass(fire, tester, clock, note, seen):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
 def test_a_job_above_its_timeout_by_this_clock_times_out(fire, tester, clock, is_async):
-    """A task is told to end as a server would tell it: it fails by TimeoutError."""
+    """The task is cancelled as on a server, and its job fails with TimeoutError."""
 
     def slow(context: JobContext) -> None:
         clock.advance(seconds=61)
@@ -188,7 +188,7 @@ def test_a_job_above_its_timeout_by_this_clock_times_out(fire, tester, clock, is
 
 
 def test_a_job_within_its_timeout_goes_on(fire, tester, clock):
-    """A minute is not above a minute."""
+    """A run of exactly a minute does not exceed a timeout of a minute."""
 
     def slow(context: JobContext) -> bool:
         clock.advance(seconds=60)
@@ -202,7 +202,7 @@ def test_a_job_within_its_timeout_goes_on(fire, tester, clock):
 
 
 def test_time_moves_on_a_running_loop(fire, clock, seen):
-    """`aadvance` and `aadvance_to` run coroutines where they are awaited."""
+    """`aadvance` and `aadvance_to` run coroutines in the loop in which they are awaited."""
 
     async def anote() -> None:
         await one_turn()

@@ -1,4 +1,4 @@
-"""The pytest plugin, as it meets the tests of a user."""
+"""The pytest plugin in the tests of a user."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def run(folder, *options):
 
 
 def test_pytest_finds_the_plugin():
-    """It is installed with the core."""
+    """The plugin is installed with the core."""
     (entry,) = [one for one in entry_points(group="pytest11") if one.name == "firelock"]
 
     assert "firelock.testing.plugin" == entry.value
 
 
 def test_the_fixture_gives_testers_that_end_with_their_test(tmp_path):
-    """Jobs run, nothing is left for the next test, and a failed assertion points into the user's test."""
+    """Jobs run, the next test starts empty, and a failed assertion points to the user's test."""
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "test_app.py").write_text(TESTS)
 
@@ -69,7 +69,7 @@ def test_the_fixture_gives_testers_that_end_with_their_test(tmp_path):
 
 
 def test_a_pytest_that_does_not_use_it_pays_nothing(tmp_path):
-    """The plugin loads neither the app nor the storage contract, and no attrs."""
+    """The plugin does not load the app, the storage contract or attrs."""
     (tmp_path / "test_cheap.py").write_text(
         "import sys\n"
         "def test_cheap():\n"

@@ -1,4 +1,4 @@
-"""`Tester`: jobs run when a test says so, as a server would run them."""
+"""`Tester`: jobs run when a test requests it, as a server would run them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.core.fakes import plugin
 
 
 async def one_turn():
-    """The loop has gone round once."""
+    """Wait until the event loop has run once."""
     future = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(future.set_result, None)
     await future
 
 
 class Shop:
-    """An app with a task of each kind, and what they noted."""
+    """An app with a task of each kind, and the list of their notes."""
 
     def __init__(self, **options):
         self.fire = Firelock("memory://", **options)
@@ -67,7 +67,7 @@ def tester(shop):
 
 
 def test_nothing_runs_before_it_is_drained(shop, tester):
-    """An enqueued job waits until the test runs it, and is settled then."""
+    """An enqueued job waits until the test runs it, and then has its end."""
     job = shop.note.enqueue("a")
     before = list(shop.notes)
 
@@ -80,7 +80,7 @@ def test_nothing_runs_before_it_is_drained(shop, tester):
 
 
 def test_a_drain_goes_on_until_nothing_is_due(shop, tester):
-    """What jobs enqueue, their continuations and retries without a wait are run by the same drain."""
+    """Jobs that jobs enqueue, their continuations and immediate retries run in the same drain."""
 
     def fails_once(context: JobContext) -> None:
         shop.note.enqueue(f"run {context.attempt}")
@@ -97,7 +97,7 @@ def test_a_drain_goes_on_until_nothing_is_due(shop, tester):
 
 
 def test_a_job_that_waits_for_another_goes_behind_it(shop, tester):
-    """A requeued job takes its place behind what is enqueued, though no time has passed."""
+    """A requeued job is placed after the enqueued jobs, although no time has passed."""
 
     def waits() -> None:
         if not shop.notes:
@@ -112,7 +112,7 @@ def test_a_job_that_waits_for_another_goes_behind_it(shop, tester):
 
 
 def test_a_result_is_there_or_it_never_will_be(shop, tester):
-    """Nobody runs the job while a test waits, so waiting fails at once and says what to do."""
+    """No server runs the job while a test waits, so the wait fails immediately and says what to do."""
     job = shop.note.enqueue("a")
 
     with pytest.raises(AssertionError, match=r"is enqueued, and nobody runs it .* tester\.drain"):
@@ -123,7 +123,7 @@ def test_a_result_is_there_or_it_never_will_be(shop, tester):
 
 
 def test_a_drain_counts_every_way_to_end(shop, tester):
-    """Each attempt is counted once, by what became of its job."""
+    """Each attempt is counted once, by the new state of its job."""
 
     def snoozes(context: JobContext) -> Snooze | None:
         return Snooze(timedelta(hours=1))
@@ -150,7 +150,7 @@ def test_a_drain_counts_every_way_to_end(shop, tester):
 
 
 def test_a_drain_can_be_limited(shop, tester):
-    """With a limit the rest stays enqueued."""
+    """With a limit, the remaining jobs stay enqueued."""
     jobs = shop.note.enqueue_many([("a",), ("b",), ("c",)])
 
     drained = tester.drain(limit=2)
@@ -161,7 +161,7 @@ def test_a_drain_can_be_limited(shop, tester):
 
 
 def test_a_drain_can_be_kept_to_queues(shop, tester):
-    """Only the named queues are taken, in their order."""
+    """Only jobs in the named queues run, in the order of the queues."""
     shop.note.enqueue("default")
     shop.note.using(queue="second").enqueue("second")
     shop.note.using(queue="first").enqueue("first")
@@ -172,7 +172,7 @@ def test_a_drain_can_be_kept_to_queues(shop, tester):
 
 
 def test_a_drain_raises_what_a_task_raised_if_asked(shop, tester):
-    """The very error leaves the drain; the job has been settled, the rest stays enqueued."""
+    """The drain raises the original error. The job has its end, and the remaining jobs stay enqueued."""
     job = shop.fail.enqueue("a")
     rest = shop.note.enqueue("b")
 
@@ -185,7 +185,7 @@ def test_a_drain_raises_what_a_task_raised_if_asked(shop, tester):
 
 
 def test_a_job_that_cannot_be_read_fails_and_raises_if_asked(shop, tester):
-    """There is no error of a task to raise, so JobFailed says why."""
+    """No task raised an error, so JobFailed contains the reason."""
     broken = NewJob("broken", "note", "{", "json", "default", 0, State.ENQUEUED, 0)
     tester.storage.insert([broken])
 
@@ -196,7 +196,7 @@ def test_a_job_that_cannot_be_read_fails_and_raises_if_asked(shop, tester):
 
 
 def test_an_endless_chain_of_jobs_is_noticed(shop, tester):
-    """A job that enqueues itself again and again does not hang the test run."""
+    """A job that enqueues itself repeatedly does not block the test run."""
 
     def again() -> None:
         task.enqueue()
@@ -211,7 +211,7 @@ def test_an_endless_chain_of_jobs_is_noticed(shop, tester):
 
 
 def test_pytests_own_outcomes_end_the_test_at_once(shop, tester):
-    """A skip, a fail or Ctrl-C inside a task is not taken for the task's failure."""
+    """A skip, a failure or Ctrl-C inside a task does not count as a failure of the task."""
 
     def skips() -> None:
         pytest.skip("inside")
@@ -223,7 +223,7 @@ def test_pytests_own_outcomes_end_the_test_at_once(shop, tester):
 
 
 def test_what_a_job_says_is_stored(shop, tester):
-    """Log and progress of a drained job can be read as ever."""
+    """The log and progress of such a job can be read as usual."""
 
     def speaks(context: JobContext) -> None:
         context.log("half way")
@@ -238,7 +238,7 @@ def test_what_a_job_says_is_stored(shop, tester):
 
 
 def test_hooks_are_asked_as_on_a_server():
-    """A plugin wraps the run and learns of the end."""
+    """A plugin wraps the run and is notified of the end."""
     seen = []
     watching = plugin(
         job_context=lambda task: seen.append(task.name),
@@ -254,7 +254,7 @@ def test_hooks_are_asked_as_on_a_server():
 
 
 def test_inside_a_loop_an_async_task_asks_for_the_awaited_form(shop, tester):
-    """`drain` cannot wait for a coroutine there; the job is left as it was and `adrain` runs it."""
+    """`drain` cannot wait for a coroutine there. The job does not change, and `adrain` runs it."""
 
     async def use():
         await shop.anote.aenqueue("a")
@@ -270,7 +270,7 @@ def test_inside_a_loop_an_async_task_asks_for_the_awaited_form(shop, tester):
 
 
 def test_adrain_runs_tasks_of_both_kinds(shop, tester):
-    """Each is awaited or run; a result can be awaited afterwards."""
+    """Coroutines and functions run, and a result can be awaited afterwards."""
 
     async def use():
         job = await shop.anote.aenqueue("a")
@@ -282,7 +282,7 @@ def test_adrain_runs_tasks_of_both_kinds(shop, tester):
 
 
 def test_adrain_raises_what_a_task_raised_if_asked(shop, tester):
-    """As `drain` does."""
+    """`adrain` raises the original error as `drain` does."""
 
     async def use():
         await shop.fail.aenqueue("a")
@@ -292,11 +292,11 @@ def test_adrain_raises_what_a_task_raised_if_asked(shop, tester):
         asyncio.run(use())
 
 
-# ---- inline ----------------------------------------------------------------------------------------------
+# ---- inline runs -----------------------------------------------------------------------------------------
 
 
 def test_inline_every_way_to_enqueue_runs_the_job(shop, tester):
-    """One, many, a continuation and calls."""
+    """One job, many jobs, a continuation and calls of several tasks run inline."""
     with tester.inline():
         job = shop.note.enqueue("one")
         first, _ = shop.note.enqueue_many([("a",), ("b",)])
@@ -308,7 +308,7 @@ def test_inline_every_way_to_enqueue_runs_the_job(shop, tester):
 
 
 def test_inline_runs_the_continuations_it_sets_free(shop, tester):
-    """A continuation made inside its parent runs when the parent has ended."""
+    """A continuation that is created inside its parent runs when the parent has ended."""
 
     def parent(context: JobContext) -> None:
         shop.fire.jobs.get(context.id).then(shop.note, "child")
@@ -323,7 +323,7 @@ def test_inline_runs_the_continuations_it_sets_free(shop, tester):
 
 
 def test_inline_a_failure_leaves_the_enqueue(shop, tester):
-    """The task's own error is raised once its job has been settled."""
+    """The task's own error is raised after its job has its end."""
     with tester.inline(), pytest.raises(ValueError, match=r"^a$"):
         shop.fail.enqueue("a")
 
@@ -331,7 +331,7 @@ def test_inline_a_failure_leaves_the_enqueue(shop, tester):
 
 
 def test_inline_failures_can_stay_with_their_jobs(shop, tester):
-    """With raises=False the state tells."""
+    """With raises=False, the state of the job shows the failure."""
     with tester.inline(raises=False):
         job = shop.fail.enqueue("a")
 
@@ -340,7 +340,7 @@ def test_inline_failures_can_stay_with_their_jobs(shop, tester):
 
 
 def test_inline_an_inner_job_does_not_fail_the_outer_one(shop, tester):
-    """As on a server: the outer job succeeds, and the error leaves the outermost enqueue."""
+    """As on a server, the outer job succeeds. The outermost enqueue raises the error."""
 
     def outer() -> None:
         shop.fail.enqueue("inner")
@@ -356,7 +356,7 @@ def test_inline_an_inner_job_does_not_fail_the_outer_one(shop, tester):
 
 
 def test_inline_leaves_what_was_enqueued_before_or_after_and_what_is_scheduled(shop, tester):
-    """Only what becomes due by an enqueue inside of the block runs there."""
+    """Only jobs that an enqueue inside the block makes due run there."""
     before = shop.note.enqueue("before")
 
     with tester.inline():
@@ -370,7 +370,7 @@ def test_inline_leaves_what_was_enqueued_before_or_after_and_what_is_scheduled(s
 
 
 def test_inline_respects_a_paused_queue(shop, tester):
-    """No server would run the job either."""
+    """A server would not run the job either."""
     shop.fire.queues.pause("default")
 
     with tester.inline():
@@ -380,7 +380,7 @@ def test_inline_respects_a_paused_queue(shop, tester):
 
 
 def test_inline_an_awaited_enqueue_awaits_the_job(shop, tester):
-    """Async code enqueues by `aenqueue`: both kinds of task have run when it returns."""
+    """Async code uses `aenqueue`. When it returns, both kinds of tasks have run."""
 
     async def use():
         with tester.inline():
@@ -411,7 +411,7 @@ def test_inline_an_async_task_that_enqueues_does_not_wait_for_itself(shop, teste
 
 
 def test_the_next_runs_of_a_task_can_be_made_to_fail(shop, tester):
-    """So many runs raise instead of running; the retry after them runs."""
+    """The requested number of runs raises an error instead of running, and the next retry runs."""
     tester.fail_next(shop.note, ConnectionError("down"), times=1)
     tester.fail_next("anote", TimeoutError)
     job = shop.note.using(retry=Retry.fixed(0)).enqueue("a")
@@ -426,13 +426,13 @@ def test_the_next_runs_of_a_task_can_be_made_to_fail(shop, tester):
 
 
 def test_failing_a_task_that_is_not_there_is_refused(shop, tester):
-    """A name with a slip would never fail anything."""
+    """A misspelled name would never cause a failure."""
     with pytest.raises(UnknownTask, match="'mote' is not registered"):
         tester.fail_next("mote", ValueError())
 
 
 def test_a_job_survives_a_lost_server(shop, tester):
-    """It is enqueued again with a crash counted and its attempt given back, and has not run."""
+    """The job is enqueued again without having run; a crash is counted and the attempt is not."""
     shop.note.enqueue("a")
 
     job = tester.lose_server()
@@ -444,7 +444,7 @@ def test_a_job_survives_a_lost_server(shop, tester):
 
 
 def test_a_server_can_be_lost_after_the_task_ran(shop, tester):
-    """Its end was never stored, so the task runs twice: what an idempotent task has to stand."""
+    """The end of the job was never stored, so the task runs twice, which an idempotent task must tolerate."""
     shop.note.enqueue("a")
 
     tester.lose_server(after_running=True)
@@ -454,7 +454,7 @@ def test_a_server_can_be_lost_after_the_task_ran(shop, tester):
 
 
 def test_losing_a_server_needs_a_due_job(shop, tester):
-    """The message says what was enqueued instead."""
+    """The message lists the jobs that were enqueued instead."""
     shop.note.schedule(60, "a")
 
     with pytest.raises(AssertionError, match="No job is due") as caught:
@@ -464,9 +464,9 @@ def test_losing_a_server_needs_a_due_job(shop, tester):
 
 
 def test_the_storage_can_be_made_to_fail(shop, tester):
-    """Code under test meets StorageUnavailable; the tester itself goes on."""
+    """The code under test gets StorageUnavailable, but the tester itself continues."""
     job = shop.note.enqueue("a")
-    tester.storage.fail_next("insert", times=2)  # what fails once is sent again
+    tester.storage.fail_next("insert", times=2)  # a call that fails once is sent again
     tester.storage.fail_next("claim")
     tester.storage.fail_next("apply")
 
@@ -482,7 +482,7 @@ def test_the_storage_can_be_made_to_fail(shop, tester):
 
 
 def test_an_app_has_its_own_storage_back(shop):
-    """After the block nothing of it is left: storage, clock and jobs are the app's own."""
+    """After the block, the app has its own storage, clock and jobs again."""
     storage, clock = shop.fire.storage, shop.fire.client.clock
     job = shop.note.enqueue("own")
 
@@ -498,7 +498,7 @@ def test_an_app_has_its_own_storage_back(shop):
 
 
 def test_locks_go_with_the_storage(shop):
-    """A lock taken in the block is none outside of it."""
+    """A lock that is held in the block is not held outside of it."""
     with Tester(shop.fire), shop.fire.lock("a") as inside:
         fences = [inside.fence]
     with shop.fire.lock("a", timeout=0) as outside:
@@ -508,7 +508,7 @@ def test_locks_go_with_the_storage(shop):
 
 
 def test_testers_nest(shop):
-    """The inner block has jobs of its own; the outer one has its jobs back after it."""
+    """The inner block has its own jobs. After it, the outer block has its jobs again."""
     with Tester(shop.fire) as outer:
         shop.note.enqueue("outer")
         with Tester(shop.fire) as inner:
@@ -520,7 +520,7 @@ def test_testers_nest(shop):
 
 
 def test_apps_share_a_tester():
-    """A client's stub is run by the app that has the task."""
+    """The app that has the task runs a job from a client's stub."""
     client, server = Firelock("memory://"), Firelock("memory://")
 
     def charge(amount: int) -> int:
@@ -538,7 +538,7 @@ def test_apps_share_a_tester():
 
 
 def test_a_transaction_is_accepted(shop, tester):
-    """Code that enqueues within a transaction of its own can be tested without its database."""
+    """Code that enqueues in its own transaction can be tested without its database."""
     job = shop.note.using(within=object()).enqueue("a")
 
     tester.drain()
@@ -547,6 +547,6 @@ def test_a_transaction_is_accepted(shop, tester):
 
 
 def test_a_tester_needs_an_app():
-    """Without one there is nothing to test."""
+    """Without an app there is nothing to test."""
     with pytest.raises(ConfigurationError, match="no app"):
         Tester()

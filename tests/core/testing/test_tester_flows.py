@@ -1,4 +1,4 @@
-"""Flows under a `Tester`: batches, outputs, signals and steps together, in time that stands still."""
+"""Flows under a `Tester`: batches, outputs, signals and steps together, while the clock stands still."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ DAY = timedelta(days=1)
 
 @attrs.frozen
 class Approval:
-    """What is sent as the signal."""
+    """The value of the signal."""
 
     ok: bool
 
 
 @pytest.fixture
 def approval(fire):
-    """A signal."""
+    """Return a signal."""
     return fire.signal("approval", Approval)
 
 
 def test_a_drain_runs_a_flow_to_its_end(fire, tester):
-    """Members in the order of their references, then what follows the batch."""
+    """Members run in the order of their dependencies, then the continuation of the batch runs."""
     ran = []
 
     @fire.task(name="load")
@@ -55,7 +55,7 @@ def test_a_drain_runs_a_flow_to_its_end(fire, tester):
 
 
 def test_batch_that_its_running_member_cancels_ends_with_it(fire, tester):
-    """With the end of that run, which is refused, as under a server."""
+    """The end of that run, which is refused, ends the batch, as on a server."""
 
     @fire.task(name="cancels")
     def cancels(job: JobContext) -> None:
@@ -70,7 +70,7 @@ def test_batch_that_its_running_member_cancels_ends_with_it(fire, tester):
 
 
 def test_an_approval_flow_waits_for_a_person(fire, tester, approval):
-    """The signal goes on with it, and the time-out without."""
+    """The job continues after the signal, or without it after the timeout."""
 
     @fire.task(name="order")
     def order(job: JobContext) -> str:
@@ -90,7 +90,7 @@ def test_an_approval_flow_waits_for_a_person(fire, tester, approval):
 
 
 def test_a_job_joins_a_batch_that_it_has_made_in_a_step(fire, tester):
-    """It is made once, and its counts is the result."""
+    """The batch is created once, and its counts are the result."""
     load = fire.task(name="load")(lambda: 1)
 
     @fire.task(name="nightly")
@@ -113,7 +113,7 @@ def test_a_job_joins_a_batch_that_it_has_made_in_a_step(fire, tester):
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_a_batch_that_does_not_succeed_fails_who_joins_it(fire, tester, is_cancelled):
-    """Or whatever its task makes of the exception."""
+    """The task can handle the exception in another way."""
 
     @fire.task(name="load", retry=Retry.never())
     def load() -> None:
@@ -138,7 +138,7 @@ def test_a_batch_that_does_not_succeed_fails_who_joins_it(fire, tester, is_cance
 
 
 def test_a_member_adds_to_its_batch_and_waits_for_no_end_of_it(fire, tester):
-    """Its own batch it cannot join; who is in none has none."""
+    """A member cannot join its own batch. A job that is not a member has no batch."""
     more = fire.task(name="more")(lambda: None)
     told = []
 
@@ -165,7 +165,7 @@ def test_a_member_adds_to_its_batch_and_waits_for_no_end_of_it(fire, tester):
 
 
 def test_in_line_a_flow_runs_at_once(fire, tester, approval):
-    """Batch, members, callbacks; what waits for a signal goes on with it."""
+    """The batch, its members and callbacks run. A job that waits for a signal continues when it is sent."""
     ran = []
 
     @fire.task(name="load")
@@ -187,7 +187,7 @@ def test_in_line_a_flow_runs_at_once(fire, tester, approval):
 
 
 def test_a_member_that_sleeps_keeps_its_batch_open(fire, tester):
-    """Suspended is active: it goes on by itself."""
+    """A suspended member is active, because it continues by itself."""
 
     @fire.task(name="naps")
     def naps(job: JobContext) -> None:
@@ -204,7 +204,7 @@ def test_a_member_that_sleeps_keeps_its_batch_open(fire, tester):
 
 
 def test_from_a_step_on_all_is_done_again(fire, tester):
-    """And what came before stays."""
+    """Earlier steps are kept."""
     ran = []
 
     @fire.task(name="order")
@@ -221,7 +221,7 @@ def test_from_a_step_on_all_is_done_again(fire, tester):
 
 
 def test_a_server_that_dies_forgets_nothing(fire, tester):
-    """Steps are not repeated, and a job that was called before its caller could wait is called once."""
+    """Steps are not repeated. A job that was called before its caller could wait is called only once."""
     ran = []
 
     @fire.task(name="child")

@@ -1,4 +1,4 @@
-"""Limits, rates, unique keys and debounced jobs in a test, whose clock moves them."""
+"""Limits, rates, unique keys and debounced jobs in a test, controlled by the test's clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock.testing import Tester
 
 @pytest.fixture
 def fire():
-    """An app with tasks that ask for something before they start; `ran` has their arguments."""
+    """Yield an app whose tasks have limits or unique keys; `ran` contains the arguments of their runs."""
     with Firelock("memory://") as fire:
         fire.ran = []
 
@@ -32,7 +32,7 @@ def fire():
 
 
 def test_a_declared_rate_holds_in_a_test_and_the_clock_opens_it(fire):
-    """The tester writes the numbers of the code, as a server does at its start."""
+    """The tester stores the settings from the code, as a server does when it starts."""
     with Tester(fire) as tester:
         fire.call.enqueue_many([(7, number) for number in range(4)])
         fire.call.enqueue(8, 0)
@@ -46,7 +46,7 @@ def test_a_declared_rate_holds_in_a_test_and_the_clock_opens_it(fire):
 
 
 def test_tenants_take_turns(fire):
-    """Ten of one behind a hundred of another are done within twenty."""
+    """Ten jobs of one tenant after a hundred of another end within twenty."""
     with Tester(fire) as tester:
         task = fire.call.using(limits=[Turns("tenant:{tenant}")])
         task.enqueue_many([(1, number) for number in range(100)])
@@ -58,7 +58,7 @@ def test_tenants_take_turns(fire):
 
 
 def test_a_duplicate_is_not_enqueued(fire):
-    """Nothing is stored for it, no plugin is told of it, and no assertion counts it."""
+    """A duplicate is not stored, reported to plugins, or counted by assertions."""
     with Tester(fire) as tester:
         first, second = fire.rebuild.enqueue(), fire.rebuild.enqueue()
 
@@ -72,7 +72,7 @@ def test_a_duplicate_is_not_enqueued(fire):
 
 
 def test_plugins_are_told_of_jobs_that_were_made():
-    """A duplicate is none, alone and in bulk."""
+    """Duplicates are not reported, neither alone nor in bulk."""
     created = []
 
     class Watching:
@@ -91,7 +91,7 @@ def test_plugins_are_told_of_jobs_that_were_made():
 
 
 def test_a_debounced_job_runs_once_after_the_last_call(fire):
-    """Each call puts it off; it runs with the last arguments, and the clock brings it due."""
+    """Each call postpones it. It runs with the last arguments when the clock reaches its due time."""
     with Tester(fire) as tester:
         fire.save.enqueue(1, "a")
         tester.clock.advance(seconds=4)
@@ -105,7 +105,7 @@ def test_a_debounced_job_runs_once_after_the_last_call(fire):
 
 
 def test_debounced_jobs_run_at_last_while_calls_go_on(fire):
-    """After ten waits, however often it is called."""
+    """Debounced jobs run after ten waits, however often they are called."""
     with Tester(fire) as tester:
         for number in range(20):
             fire.save.enqueue(1, str(number))
@@ -115,7 +115,7 @@ def test_debounced_jobs_run_at_last_while_calls_go_on(fire):
 
 
 def test_inline_runs_what_is_new_alone(fire):
-    """A duplicate runs nothing, and its handle is that of the job that has the key."""
+    """A duplicate does not run, and its handle is that of the job that has the key."""
     with Tester(fire) as tester:
         waiting = fire.rebuild.enqueue()
         with tester.inline():
@@ -130,7 +130,7 @@ def test_inline_runs_what_is_new_alone(fire):
 
 
 def test_what_starts_too_late_is_deleted_unrun(fire):
-    """By the clock of the test."""
+    """The clock of the test counts."""
     with Tester(fire) as tester:
         job = fire.call.using(limits=[], start_before=timedelta(minutes=1)).enqueue(7)
         tester.clock.jump(minutes=2)
@@ -141,7 +141,7 @@ def test_what_starts_too_late_is_deleted_unrun(fire):
 
 
 def test_an_assertion_s_message_shows_what_jobs_ask(fire):
-    """Keys of limits and the unique key, so that a wrong one is seen."""
+    """The message contains the limit keys and the unique key, so that a wrong key is visible."""
     with Tester(fire) as tester:
         fire.call.enqueue(7)
         fire.rebuild.enqueue()

@@ -1,4 +1,4 @@
-"""`eventually`: waiting for a condition, with a deadline."""
+"""`eventually`: waiting for a condition with a deadline."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from firelock.testing import eventually
 
 
 def test_what_the_condition_returned_is_returned():
-    """As soon as it is true."""
+    """`eventually` returns as soon as the value is true."""
     answers = iter([None, 0, "", [], "there", "too late"])
 
     assert "there" == eventually(lambda: next(answers))
 
 
 def test_a_failed_assertion_is_not_yet():
-    """A condition may assert; it is asked again."""
+    """A condition may contain assertions, and is checked again after a failure."""
     tries = []
 
     def condition():
@@ -27,13 +27,13 @@ def test_a_failed_assertion_is_not_yet():
 
 
 def test_the_deadline_says_what_the_condition_returned():
-    """So that the failure can be understood."""
+    """The failure is therefore easier to understand."""
     with pytest.raises(AssertionError, match=r"Not within 0 s: the condition still returned \[\]\."):
         eventually(list, within=0)
 
 
 def test_the_deadline_says_what_the_condition_raised():
-    """Its own assertion is the cause."""
+    """The condition's own assertion is the cause."""
 
     def condition():
         raise AssertionError("three of four")
@@ -45,7 +45,7 @@ def test_the_deadline_says_what_the_condition_raised():
 
 
 def test_another_error_passes():
-    """Only assertions mean: not yet."""
+    """Only a failed assertion counts as not yet fulfilled."""
 
     def condition():
         raise LookupError

@@ -1,4 +1,4 @@
-"""What programs ask: metrics, what an autoscaler wants to know, and whether the dashboard is well."""
+"""The interfaces for programs: metrics, the number of workers for an autoscaler, and probes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def send_mail(user_id: int) -> None:
 
 
 def samples(client):
-    """The value of every sample of /metrics, by its name and labels."""
+    """Return the value of every sample of /metrics by its name and labels."""
     answer = client.get("/metrics")
     assert answer.status == 200
     assert answer.header("content-type") == "text/plain; version=0.0.4; charset=utf-8"
@@ -47,7 +47,7 @@ def samples(client):
 
 
 def begin(fire, server, *, queues="*", workers=4, busy=0, server_id=None, **reported):
-    """A server lives and has told that so many of its workers are busy."""
+    """Start a server's session, which reports this number of busy workers."""
     server_id = server_id or f"id of {server}"
     now = fire.storage.clock()
     session = NewSession(f"s of {server_id}", server_id, server, "vm", 1, now, 30.0, workers, queues)
@@ -59,7 +59,7 @@ def begin(fire, server, *, queues="*", workers=4, busy=0, server_id=None, **repo
 
 
 def test_queues_in_numbers(client, fire, send):
-    """Depth by state, the age of the oldest, pauses, who listens."""
+    """A queue has metrics for its depth by state, the age of its oldest job, its pause and its listeners."""
     send.enqueue(1)
     send.schedule(timedelta(hours=1), 2)
     send.using(queue="bulk").enqueue(3)
@@ -79,7 +79,7 @@ def test_queues_in_numbers(client, fire, send):
 
 
 def test_servers_in_numbers(client, fire):
-    """By state, and their workers; two of one name are one."""
+    """Servers are counted by state, along with their workers; two servers of the same name are added up."""
     begin(fire, "web:1", workers=4, busy=3)
     begin(fire, "web:2", workers=10, busy=2)
     begin(
@@ -106,7 +106,7 @@ def test_servers_in_numbers(client, fire):
 
 
 def test_recurring_jobs_in_numbers(client, fire, send):
-    """When the last one succeeded, also if a later one has failed since; when the next one is due."""
+    """The last success counts even if a later job has failed; the next due time is another metric."""
     send.recur("nightly", Cron("0 2 * * *"), 1)
     send.recur("never-ran", Cron("0 2 * * *"), 1)
     fire.recurring.pause("never-ran")
@@ -136,14 +136,14 @@ def test_recurring_jobs_in_numbers(client, fire, send):
 
 
 def test_what_is_wrong_has_a_number(client, send):
-    """By the code that the doctor gives it."""
+    """Each finding is counted by the code that `firelock doctor` uses."""
     send.enqueue(1)
 
     assert samples(client)["findings", "no_server", "error"] == 1.0
 
 
 def test_limits_are_summed_by_name(client, fire):
-    """A key may name a customer: it is no label. A name that nobody asks for is there as well."""
+    """A key might identify a customer, so it is not a label; a name that no task uses is included too."""
     limit = Limit("tenant:{user_id}", concurrent=1)
     task = fire.task(name="limited", limits=[limit])(send_mail)
     fire.limits.sync()
@@ -161,7 +161,10 @@ def test_limits_are_summed_by_name(client, fire):
 
 
 def test_a_queue_s_latency_is_that_of_the_first_job_that_no_limit_holds(client, fire, send):
-    """What a limit holds back needs no worker: it is counted beside. Where nothing else waits it is 0."""
+    """Jobs that limits hold back need no worker, so they are counted separately.
+
+    If no other job waits, the latency is 0.
+    """
     task = fire.task(name="limited", queue="mail", limits=[Limit("tenant:{user_id}", concurrent=1)])(
         send_mail
     )
@@ -184,7 +187,7 @@ def test_a_queue_s_latency_is_that_of_the_first_job_that_no_limit_holds(client, 
 
 
 def test_a_metric_holds_nothing_of_a_single_job(client, send):
-    """No id, tag or argument."""
+    """Metrics contain no id, tag or argument."""
     job = send.enqueue(471108154711)
 
     text = client.get("/metrics").text
@@ -194,7 +197,7 @@ def test_a_metric_holds_nothing_of_a_single_job(client, send):
 
 
 def test_many_scrapes_cost_one_look(send, tick, monkeypatch):
-    """Within five seconds."""
+    """Requests within five seconds share one reading."""
     from firelock_dashboard.stats.gauges import Gauges
 
     looks = []
@@ -224,23 +227,26 @@ def test_many_scrapes_cost_one_look(send, tick, monkeypatch):
     ("processing", "backlog", "mean", "most", "wanted"),
     [
         (0, 0, 1.0, 100, 0),
-        (0, 1, 0.001, 100, 1),  # never none where there is a job
+        (0, 1, 0.001, 100, 1),  # at least one worker if there is a job
         (0, 600, 1.0, 100, 10),
-        (5, 600, 1.0, 100, 15),  # what runs keeps its workers
-        (0, 3, 3_600.0, 100, 3),  # none more than jobs
+        (5, 600, 1.0, 100, 15),  # running jobs keep their workers
+        (0, 3, 3_600.0, 100, 3),  # no more workers than jobs
         (0, 10_000, 10.0, 100, 100),
         (7, 0, 1.0, 100, 7),
     ],
 )
 def test_wanted_workers_follow_the_formula(processing, backlog, mean, most, wanted):
-    """What runs, and the backlog's work over the time that it may take."""
+    """The number is the running jobs plus the work of the backlog divided by the time allowed for it."""
     assert wanted == wanted_workers(
         processing=processing, backlog=backlog, mean_seconds=mean, clear_within=60, most=most
     )
 
 
 def test_a_queue_tells_what_it_wants(client, fire, send):
-    """What waits, what is due soon, retries and recurring jobs too; nobody else's."""
+    """The backlog includes waiting jobs and jobs that are due soon, but no jobs of other queues.
+
+    Retries and recurring jobs that are due soon count too.
+    """
     begin(fire, "web:1", queues="mail", workers=4)
     send.enqueue_many([(number,) for number in range(3)])
     send.schedule(timedelta(seconds=20), 1)
@@ -262,7 +268,7 @@ def test_a_queue_tells_what_it_wants(client, fire, send):
 
 
 def limited(fire, queue="mail", *, concurrent=1):
-    """A task of which so many jobs of a user run at once."""
+    """Return a task of which this number of jobs per user may run at the same time."""
     limit = Limit("tenant:{user_id}", concurrent=concurrent)
     task = fire.task(name=f"limited.{queue}", queue=queue, limits=[limit])(send_mail)
     fire.limits.sync()
@@ -270,7 +276,7 @@ def limited(fire, queue="mail", *, concurrent=1):
 
 
 def test_no_more_workers_are_wanted_than_limits_let_run(client, fire):
-    """A free place of a key lets one more job run, a full key none; what runs keeps its workers."""
+    """A key with a free place permits one more job and a full key none; running jobs keep their workers."""
     limited(fire).enqueue_many([(user,) for user in (1, 2) for _ in range(300)])
     Worker(fire).claim()
 
@@ -283,7 +289,7 @@ def test_no_more_workers_are_wanted_than_limits_let_run(client, fire):
 
 @pytest.mark.parametrize("stop", ["pause", "none at once"])
 def test_nobody_is_wanted_for_a_limit_that_lets_nothing_run(client, fire, stop):
-    """A paused one, and one of 0 at once."""
+    """A paused limit and a limit of 0 let no job start."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
     _ = fire.limits.pause("tenant") if stop == "pause" else fire.limits.set("tenant", concurrent=0)
 
@@ -293,7 +299,7 @@ def test_nobody_is_wanted_for_a_limit_that_lets_nothing_run(client, fire, stop):
 
 
 def test_every_free_place_of_a_key_may_want_a_worker(client, fire):
-    """And no job more."""
+    """The number is never higher than the number of jobs that may run."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
 
     asked = client.get("/api/scale?queue=mail&clear_within=1").json()
@@ -302,14 +308,17 @@ def test_every_free_place_of_a_key_may_want_a_worker(client, fire):
 
 
 def test_a_long_backlog_below_its_limits_wants_what_it_takes(client, fire):
-    """Places that come free are used again: 300 jobs of a second each within 60 are five workers' work."""
+    """Places are reused when jobs end: 300 jobs of one second within 60 seconds need five workers."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
 
     assert 5 == client.get("/api/scale?queue=mail").json()["wanted_workers"]
 
 
 def test_jobs_of_other_queues_are_taken_for_those_that_limits_hold(client, fire, send):
-    """Limits count over all queues: of several it may be too many workers, and is never too few."""
+    """Limits count over all queues, so jobs of other queues are assumed to be the held ones.
+
+    The number for one of several queues may therefore be too high, but is never too low.
+    """
     limited(fire, "bulk").enqueue_many([(1,)] * 300)
     send.enqueue_many([(number,) for number in range(200)])
 
@@ -321,7 +330,7 @@ def test_jobs_of_other_queues_are_taken_for_those_that_limits_hold(client, fire,
 
 
 def test_a_job_of_two_limits_is_held_once(client, fire):
-    """As those of the name that holds most."""
+    """The job counts for the limit name that holds the most jobs."""
     limits = [Limit("tenant:{user_id}", concurrent=1), Limit("smtp", concurrent=3)]
     fire.task(name="limited", queue="mail", limits=limits)(send_mail).enqueue_many([(1,)] * 10)
     fire.limits.sync()
@@ -332,7 +341,7 @@ def test_a_job_of_two_limits_is_held_once(client, fire):
 
 
 def test_a_paused_queue_and_an_unknown_one_want_nobody(client, fire, send):
-    """As no worker could do anything there."""
+    """No worker could run a job there."""
     send.enqueue(1)
     fire.queues.pause("mail")
 
@@ -344,18 +353,21 @@ def test_a_paused_queue_and_an_unknown_one_want_nobody(client, fire, send):
 
 @pytest.mark.parametrize("query", ["within=-1", "clear_within=0", "most=many", "queues=mail"])
 def test_a_wrong_question_is_refused(client, query):
-    """By the name of the field."""
+    """The error names the field."""
     answer = client.get(f"/api/scale?{query}")
 
     assert answer.status == 400
     assert query.partition("=")[0] in answer.json()["error"]
 
 
-# ---- who may ---------------------------------------------------------------------------------------------
+# ---- access ----------------------------------------------------------------------------------------------
 
 
 def test_a_scraper_comes_in_by_a_token_that_opens_nothing_else(fire, send):
-    """Who has none is told how; the token reads figures, and neither changes anything nor sees arguments."""
+    """Without a token the response is a 401.
+
+    The token reads metrics, but neither changes anything nor sees arguments.
+    """
     job = send.enqueue(1)
     people = basic_auth({"ada": hash_password("only-for-this-test")})
     auth = any_of(people, bearer_tokens({"a-token-of-a-scraper": [Permission.READ]}))
@@ -373,7 +385,7 @@ def test_a_scraper_comes_in_by_a_token_that_opens_nothing_else(fire, send):
 
 
 def test_without_an_auth_only_this_machine_may_ask(fire):
-    """As for every page."""
+    """Without `auth=`, the metrics follow the same rule as every page."""
     with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard, peer=("10.0.0.7", 1))) as browser:
         assert browser.get("/metrics").status == 403
 
@@ -382,7 +394,7 @@ def test_without_an_auth_only_this_machine_may_ask(fire):
 
 
 def test_an_orchestrator_asks_whether_the_dashboard_is_well(fire):
-    """From wherever it comes, without saying who it is: it learns no more than that."""
+    """The probes respond to any address without a login, and reveal nothing else."""
     with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard, peer=("10.0.0.7", 1))) as browser:
         answers = [browser.get(path) for path in ("/-/livez", "/-/readyz")]
 
@@ -390,7 +402,7 @@ def test_an_orchestrator_asks_whether_the_dashboard_is_well(fire):
 
 
 def test_a_dashboard_whose_storage_is_away_is_alive_and_not_ready():
-    """It says so once it is back."""
+    """The dashboard is ready again when the storage responds again."""
     with (
         closing(Firelock(FailingStorage())) as fire,
         closing(Dashboard(fire)) as dashboard,

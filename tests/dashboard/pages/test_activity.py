@@ -1,4 +1,4 @@
-"""Activity and System: what was done and how the system is."""
+"""The pages Activity and System: operations, the audit, and the state of the installation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def jobs(fire):
 
 
 def test_nothing_done_teaches(client):
-    """Without operations and entries the page says what would be here."""
+    """An empty page explains what would be listed."""
     page = client.get("/activity").text
 
     assert "No operation yet" in page
@@ -40,7 +40,7 @@ def test_nothing_done_teaches(client):
 
 
 def test_an_operation_is_shown_with_its_filter_and_result(fire, jobs):
-    """What it does, to what, by whom, how far; a read-only dashboard runs none itself."""
+    """An operation shows its verb, filter, author and progress; a read-only dashboard does not run it."""
     client = Browser(Dashboard(fire, read_only=True))
     operation = fire.operations.start("delete", JobFilter(queue="mail", state=State.ENQUEUED), by="ada")
 
@@ -57,7 +57,10 @@ def test_an_operation_is_shown_with_its_filter_and_result(fire, jobs):
 
 
 def test_what_came_of_a_requeue_is_shown(fire, jobs, dashboard, client):
-    """How many succeeded, failed again and are not over: as they end, and for good when all have."""
+    """The row counts the jobs that succeeded, failed again or have not ended.
+
+    The numbers are final when all jobs have ended.
+    """
     worker = Worker(fire)
     for _ in jobs:
         worker.fail(worker.claim())
@@ -79,7 +82,7 @@ def test_what_came_of_a_requeue_is_shown(fire, jobs, dashboard, client):
 
 
 def test_an_operation_is_cancelled(client, fire, jobs):
-    """The button ends it, and the audit tells who did."""
+    """The button ends the operation, and the audit records who cancelled it."""
     operation = fire.operations.start("delete", JobFilter(queue="mail"), by="ada")
 
     answer = client.post("/activity/cancel", {"operation": operation.id})
@@ -91,7 +94,7 @@ def test_an_operation_is_cancelled(client, fire, jobs):
 
 
 def test_the_audit_is_paged(client, fire):
-    """Fifty entries a page, newest first; a bad cursor is named."""
+    """A page has fifty entries, newest first; the error about an invalid cursor names the field."""
     for number in range(60):
         fire.audit.record("queue.pause", f"queue-{number}", by="ada")
 
@@ -106,9 +109,10 @@ def test_the_audit_is_paged(client, fire):
 
 
 def test_the_system_shows_storage_settings_and_plugins(client, fire, monkeypatch):
-    """The storage's facts, each setting with its source, the plugins; a switch as on or off.
+    """The page shows the storage, each setting with its source, and the plugins; a switch is "on" or "off".
 
-    A round trip is the time of reading one record, which every storage has to ask for; not that of its clock.
+    The round trip is the time to read one record, which requires a request to every storage, unlike its
+    clock.
     """
     monkeypatch.setenv("FIRELOCK_POLL", "1")
     monkeypatch.setenv("FIRELOCK_LOG_FAILURES", "yes")
@@ -123,7 +127,7 @@ def test_the_system_shows_storage_settings_and_plugins(client, fire, monkeypatch
 
 
 def test_the_bundle_holds_no_job(client, fire, jobs):
-    """The support bundle is JSON to download, without ids or arguments of jobs."""
+    """The support bundle is a JSON download without ids or arguments of jobs."""
     answer = client.get("/system/bundle")
 
     assert "attachment" in answer.header("content-disposition")
@@ -133,18 +137,18 @@ def test_the_bundle_holds_no_job(client, fire, jobs):
     assert "findings" in bundle
 
 
-# ---- what is told in words -------------------------------------------------------------------------------
+# ---- entries in words ------------------------------------------------------------------------------------
 
 
 def details(page):
-    """The text of each entry's target and detail, newest first."""
+    """Return the texts of each entry's target and detail, newest first."""
     table = page.partition('id="region-audit"')[2].partition("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)[3:] for row in table.split("<tr id=")[1:]]
     return [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in rows]
 
 
 def test_numbers_of_a_limit_are_told_before_and_after(fire, client):
-    """In words, not in microseconds."""
+    """The settings are in words, not in microseconds."""
     fire.limits.set("openai", concurrent=3)
     fire.limits.set("openai", concurrent=6, rate=90, per=60)
 
@@ -154,7 +158,10 @@ def test_numbers_of_a_limit_are_told_before_and_after(fire, client):
 
 
 def test_an_answer_is_told_to_whom_may_see_arguments(fire, client, jobs):
-    """With its job by name, redacted; who may not see arguments sees that it was answered, by the API too."""
+    """The entry contains the answer, redacted, and the task of its job.
+
+    Visitors who may not see arguments see only that the signal was answered, in the API too.
+    """
     (job,) = claim(fire, limit=1)
     remember(fire, job, "signal", "manager", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal manager", gives_back=True)
@@ -176,7 +183,7 @@ def test_an_answer_is_told_to_whom_may_see_arguments(fire, client, jobs):
 
 
 def test_a_long_answer_is_cut(fire, client, jobs):
-    """A page of entries stays a page."""
+    """A long answer is truncated, so that a page of entries stays small."""
     (job,) = claim(fire, limit=1)
     remember(fire, job, "signal", "manager", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal manager", gives_back=True)
@@ -187,7 +194,7 @@ def test_a_long_answer_is_cut(fire, client, jobs):
 
 
 def test_a_requeue_that_failed_again_is_not_green(fire, client, jobs):
-    """It is done, which is no success; the cause is named."""
+    """The operation has ended, but its jobs did not succeed; the row names the cause."""
     worker = Worker(fire)
     for _ in jobs:
         worker.fail(worker.claim())
@@ -205,14 +212,14 @@ def test_a_requeue_that_failed_again_is_not_green(fire, client, jobs):
 
 
 def whats(page):
-    """The text of each entry's action, newest first."""
+    """Return the text of each entry's action, newest first."""
     table = page.partition('id="region-audit"')[2].partition("</table>")[0]
     found = re.findall(r'<td data-label="What"><span[^>]*>(.*?)</span>', table)
     return [html.unescape(one) for one in found]
 
 
 def test_actions_are_verbs_and_jobs_have_their_tasks(fire, client, jobs):
-    """One job is named once, by its task; an operation by the end of its id; zeros are left out."""
+    """A job is named once, by its task, and an operation by the end of its id; zero counts are left out."""
 
     @fire.task(name="shop.load")
     def load() -> None: ...
@@ -236,7 +243,7 @@ def test_actions_are_verbs_and_jobs_have_their_tasks(fire, client, jobs):
 
 
 def test_a_stop_is_no_plain_delete(fire, client, jobs):
-    """If all of them ran, it is called a stop; if some ran, their number is shown."""
+    """If all deleted jobs were running, the action is called a stop; if some were, their number is shown."""
     worker = Worker(fire)
     running = [worker.claim().id for _ in range(2)]
     waiting = next(job.id for job in jobs if job.id not in running)
@@ -251,7 +258,7 @@ def test_a_stop_is_no_plain_delete(fire, client, jobs):
 
 
 def test_system_shows_findings_in_words(fire, client, jobs):
-    """Their codes are for programs."""
+    """The codes of findings are only for programs."""
     page = client.part("/system", "findings").text
     text = re.sub(r"<[^>]+>", " ", page)
 
@@ -260,7 +267,7 @@ def test_system_shows_findings_in_words(fire, client, jobs):
 
 
 def test_every_action_of_the_dashboard_and_the_command_line_has_a_verb(client, fire):
-    """An action without one is shown by its stored name, which is for programs."""
+    """An action without a verb is shown by its stored name, which is meant for programs."""
     actions = [
         *(f"jobs.{verb}" for verb in ("requeue", "delete", "restore", "move", "copy", "reschedule")),
         *(f"job.{verb}" for verb in ("requeue", "delete", "restore", "copy")),
@@ -281,11 +288,11 @@ def test_every_action_of_the_dashboard_and_the_command_line_has_a_verb(client, f
     assert [] == [what for what in whats(client.get("/activity").text) if "." in what]
 
 
-# ---- what is named is a link ------------------------------------------------------------------------------
+# ---- links ------------------------------------------------------------------------------------------------
 
 
 def targets(page):
-    """The addresses below the audit's table, in order."""
+    """Return the URLs in the audit's table, in order."""
     table = page.partition('id="region-audit"')[2]
     return [
         html.unescape(address) for address in re.findall(r'href="([^"]+)"', table.partition("</table>")[0])
@@ -318,7 +325,10 @@ def targets(page):
     ],
 )  # fmt: skip
 def test_the_audit_leads_to_what_it_names(client, fire, said, addresses):
-    """Jobs, queues, recurring jobs, servers, tasks, operations and causes; what was removed is text."""
+    """Jobs, queues, recurring jobs, servers, tasks, operations and causes are links.
+
+    Removed objects and unknown actions are plain text.
+    """
     action, target, detail = said
     fire.audit.record(action, target, by="ada", detail=detail)
 
@@ -328,7 +338,7 @@ def test_the_audit_leads_to_what_it_names(client, fire, said, addresses):
 
 
 def test_an_operation_leads_to_what_its_filter_names(client, fire):
-    """Its queue, its task, its server, the recurring job, the parent, the cause."""
+    """The row links to the queue, task, server, recurring job, parent and cause in the filter."""
     where = JobFilter(
         queue="mail", task="shop.send", server="web-1", recurring_id="nightly", parent_id=JOB,
         fingerprint="f00", state=State.FAILED, tag="eu",
@@ -348,7 +358,7 @@ def test_an_operation_leads_to_what_its_filter_names(client, fire):
     "action", ["queue.pause", "server.stop", "recurring.edit", "jobs.delete", "task.run"]
 )
 def test_hostile_targets_are_no_addresses_elsewhere(client, fire, hostile, action):
-    """Whatever a target or a detail holds, its link stays below the dashboard."""
+    """Whatever a target or detail contains, its link stays below the dashboard."""
     fire.audit.record(action, hostile, by="ada", detail={"job": hostile, "ids": [hostile], "filter": hostile})
 
     page = client.get("/activity").text

@@ -1,4 +1,4 @@
-"""Approval links: whoever has one sees its page alone, and the first answer stands."""
+"""Approval links: a link admits its holder only to its own page, and the first answer counts."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def job(fire):
 
 @pytest.fixture
 def stranger(dashboard):
-    """Somebody who has nothing but the link."""
+    """A visitor who has only the link."""
     with closing(Browser(dashboard, is_in=False)) as browser:
         yield browser
 
 
 def token_of(fire, job, **changes):
-    """Make a link; return its token."""
+    """Create a link and return its token."""
     link = ApprovalLink(job.id, "approval", CHOICES, fire.storage.clock() + 60_000_000, "Pay 300 € to ACME?")
     return make_link(fire.storage, attrs.evolve(link, **changes), at="http://localhost").rpartition("#")[2]
 
 
 def shown(browser, token, **options):
-    """Post the token, as the page does that the link opens; return the page with the question."""
+    """Post the token, as the page that the link opens does; return the page with the question."""
     return browser.post("/approval", {"token": token}, **options)
 
 
@@ -57,7 +57,7 @@ def decided(browser, token, choice, **options):
 
 
 def answer_of(fire, job):
-    """What stands under the signal's name: its value and author; None for nothing."""
+    """Return the value and the author of the stored signal, or None if there is none."""
     for memo in fire.storage.recall(job.id):
         if memo.kind is MemoKind.SIGNAL and memo.is_done:
             return memo.value, memo.author
@@ -65,7 +65,10 @@ def answer_of(fire, job):
 
 
 def test_a_program_answers_what_the_job_waits_for(client, fire, job):
-    """With a payload of its type, as far as it is known here; what is meant for later says so."""
+    """The payload is checked against the signal's type if the type is known here.
+
+    A signal for a later wait requires `early`.
+    """
     fire.signal("approval", bool)
 
     def sent(signal, value, **more):
@@ -107,7 +110,7 @@ def test_the_address_of_a_link_is_the_same_for_every_link_and_shows_nothing(fire
 
 
 def test_a_link_can_be_pasted_without_javascript(fire, job, stranger):
-    """Whole, as it was sent, in the form of today or of before, or what stands after its #."""
+    """The visitor may paste the link in the current or the earlier format, or only the part after its #."""
     token = token_of(fire, job)
     assert 'name="token"' in stranger.get("/approval").text
     for pasted in (f"https://ops.example.com/jobs/approval#{token}", f" {token} ", f"/approval/{token}"):
@@ -139,11 +142,11 @@ def test_the_first_answer_stands(fire, job, stranger):
     assert 'name="choice"' not in shown(stranger, token).text
 
 
-# ---- where the token is ----------------------------------------------------------------------------------
+# ---- the place of the token ------------------------------------------------------------------------------
 
 
 class Recording:
-    """Notes what an access log could hold of each request, and what each answer leads a browser to."""
+    """An app that records what access logs may contain of each request, and the response headers."""
 
     def __init__(self, dashboard):
         self.dashboard = dashboard
@@ -188,7 +191,10 @@ def test_an_error_of_the_page_logs_no_token(fire, job, stranger, monkeypatch, ca
 
 
 def test_a_link_of_before_works_until_it_expires(fire, job, stranger):
-    """Its token is in the path, so its page names that path to no file, and its form goes elsewhere."""
+    """The token is in the path of such a link.
+
+    The page's Referrer-Policy therefore withholds the path, and its form posts to another URL.
+    """
     token = token_of(fire, job, name="ada")
     page = stranger.get(f"/approval/{token}")
     assert "Pay 300 € to ACME?" in page.text
@@ -213,7 +219,7 @@ def test_a_page_of_before_that_is_open_can_still_answer(fire, job, stranger):
     assert (page.status, answer_of(fire, job)[0]) == (200, "false")
 
 
-# ---- who answers -----------------------------------------------------------------------------------------
+# ---- the person who answers ------------------------------------------------------------------------------
 
 
 def test_the_audit_tells_who_decided(fire, job, stranger):

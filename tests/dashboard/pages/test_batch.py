@@ -1,4 +1,4 @@
-"""The page of a batch: how far it is, its members, cancelling it and running again what failed."""
+"""The page of a batch: its progress, its members, cancelling it, and requeueing its failed members."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def page_of(client, batch):
 
 
 def text_of(html):
-    """The words of a page, without its marks."""
+    """Return the text of a page without its markup."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
@@ -89,7 +89,7 @@ def test_the_graph_says_states_in_words(fire, client):
 
 
 def test_a_flow_says_what_its_tasks_do(fire, client):
-    """By the first paragraphs of their docstrings: below the graph, and as tooltips of its nodes."""
+    """The first paragraphs of the tasks' docstrings are below the graph and in the tooltips of its nodes."""
 
     @fire.task(name="shop.load")
     def load() -> None:
@@ -150,7 +150,7 @@ def test_of_many_that_failed_the_first_opens_the_batch(fire, client, dashboard, 
 
 
 def test_jobs_of_batches_within_it_are_counted_apart(fire, client):
-    """Its own members first, where a batch counts once, then all jobs; each says what it covers."""
+    """The page counts its own members, each inner batch as one, and then all jobs, with labels."""
     outer = new_batch(fire, "outer")
     inner = new_batch(fire, "inner", outer=outer)
     for _ in range(3):
@@ -195,12 +195,12 @@ def fail(fire, job, message="no address", fingerprint="f-1", kind="ValueError"):
 
 
 def members_of(html):
-    """The ids of the members that a page lists."""
+    """Return the ids of the members that a page lists."""
     return re.findall(r'<tr id="member-([^"]+)"', html)
 
 
 def tabs_of(html):
-    """The tabs with their counts, and the one that is shown."""
+    """Return the tabs with their counts, and the selected one."""
     tabs = re.findall(
         r'<a id="tab-(\w+)"[^>]*?( aria-current="page")?>.*?<span class="number">([\d,]+)</span>', html
     )
@@ -208,7 +208,7 @@ def tabs_of(html):
 
 
 def test_failed_members_come_first(fire, client):
-    """Without a choice the failed ones are listed, with their arguments and errors."""
+    """Without a selected tab, the failed members are listed with their arguments and errors."""
     batch = new_batch(fire)
     members = [add(fire, batch, arguments=f'{{"customer_id":{number}}}') for number in range(30)]
     for number, job in enumerate(claim(fire)):
@@ -236,7 +236,7 @@ def test_without_failures_all_members_are_listed(fire, client):
 
 
 def test_each_tab_lists_its_members(fire, client):
-    """Active are those that can still move: running, enqueued, scheduled, or waiting for a signal."""
+    """Active members can still progress: they are running, enqueued, scheduled, or waiting for a signal."""
     batch = new_batch(fire)
     a, b, c, d, e = (add(fire, batch) for _ in range(5))
     waiting = add(fire, batch, parents=[d])
@@ -261,7 +261,7 @@ def test_each_tab_lists_its_members(fire, client):
 
 
 def test_a_batch_among_the_members_waits_until_it_has_opened(fire, client):
-    """It is awaiting before and after; what waits is a batch whose members have not been let in."""
+    """A batch is awaiting before and after it opens; it counts as waiting until its members may start."""
     batch = new_batch(fire)
     first = add(fire, batch)
     inner = new_batch(fire, "inner", outer=batch, parents=[Edge(first)])
@@ -308,7 +308,7 @@ def test_a_batch_among_the_members_leads_to_its_page(fire, client):
 
 
 def test_failed_members_are_found_behind_pages_without_any(fire, client, monkeypatch):
-    """A storage may return an empty page although there are members further on."""
+    """A storage may return an empty page although more members follow."""
     batch = new_batch(fire)
     add(fire, batch)
     (job,) = claim(fire)
@@ -333,7 +333,7 @@ def test_failed_members_are_found_behind_pages_without_any(fire, client, monkeyp
 
 
 def test_equal_errors_are_listed_once(fire, client):
-    """With their number and a link to the members that have it, the most frequent first."""
+    """Each error has the number of its members and a link to them, the most frequent error first."""
     batch, other = new_batch(fire), new_batch(fire, "another")
     for _ in range(4):
         add(fire, batch)
@@ -382,7 +382,7 @@ def test_causes_say_when_not_all_failures_are_grouped(fire, client, monkeypatch)
 
 
 def test_failed_members_without_an_error_are_counted(fire, client):
-    """The card of the causes is not empty: it says that no error is recorded."""
+    """The card of causes is not empty: it states that no error is recorded."""
     batch = new_batch(fire)
     for _ in range(3):
         add(fire, batch)
@@ -399,7 +399,7 @@ def test_failed_members_without_an_error_are_counted(fire, client):
 
 
 def test_a_suspended_member_says_what_it_waits_for(fire, client):
-    """It counts as active, since it waits for no other member; its row says for what it waits."""
+    """The member counts as active, because it waits for no other member; its row names the signal."""
     batch = new_batch(fire)
     add(fire, batch, "shop.approve")
     (job,) = claim(fire)
@@ -419,7 +419,7 @@ def test_a_batch_without_failures_has_no_causes(fire, client):
     assert "Why members failed" not in page_of(client, batch)
 
 
-# ---- what can be done ------------------------------------------------------------------------------------
+# ---- actions ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outcome", [State.SUCCEEDED, State.FAILED])
@@ -438,7 +438,10 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(fire, client, outcome):
 
 
 def test_a_failed_batch_says_that_members_cannot_start(fire, client):
-    """Everywhere in the same words: they wait for a failed member, so nothing but a requeue moves them."""
+    """Members that wait for a failed member can only start after a requeue.
+
+    The page uses the same words for this everywhere.
+    """
     batch = new_batch(fire)
     add(fire, batch, "shop.merge", parents=[add(fire, batch)])
     for job in claim(fire):
@@ -492,7 +495,10 @@ def test_a_name_is_shown_as_it_is(fire, client, hostile):
 
 
 def test_a_member_names_the_batch_in_which_it_is(fire, client):
-    """On the page of a job and of a batch; a batch that is not stored any more has its id alone."""
+    """The pages of a job and of an inner batch name the outer batch.
+
+    If the outer batch is no longer stored, they show its id.
+    """
     outer = new_batch(fire, "warehouse import of November")
     inner = new_batch(fire, "one day", outer=outer)
     job = add(fire, outer)

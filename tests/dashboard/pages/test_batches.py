@@ -1,4 +1,4 @@
-"""The list of batches: page by page, by state and by name."""
+"""The list of batches: its pages, and its filters by state and by name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.dashboard.pages.test_batch import text_of
 
 
 def names(page):
-    """The batches of a page, from top to bottom."""
+    """Return the names of the batches on a page, from top to bottom."""
     return re.findall(r'<tr id="batch-.*?<span class="strong">(.*?)</span>', page.text, re.DOTALL)
 
 
 @pytest.fixture
 def batches(fire):
-    """An open batch, one that has failed, one without members."""
+    """A failed batch, an open one, and one without members."""
     failed = new_batch(fire, "import of monday")
     add(fire, failed)
     for job in claim(fire):
@@ -79,7 +79,7 @@ def test_a_hostile_name_is_shown_as_it_is(fire, client, hostile):
 
 
 def test_a_batch_within_another_names_that(fire, client):
-    """It is no equal of the one around it."""
+    """An inner batch is listed with the name of its outer batch."""
     outer = new_batch(fire, "year")
     inner = new_batch(fire, "january", outer=outer)
     add(fire, inner)

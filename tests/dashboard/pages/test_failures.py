@@ -1,4 +1,4 @@
-"""Failures: one row a cause, one traceback for all, one operation on all."""
+"""Failures: per cause, one row, one traceback, and one operation on all of its jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.dashboard.flows import claim, end
 
 @pytest.fixture
 def failing(fire):
-    """Makes jobs that have failed: `failing(3, "no answer")`."""
+    """Return a function that creates failed jobs, such as `failing(3, "no answer")`."""
 
     @fire.task(name="shop.charge", retry=Retry.never())
     def charge(message: str) -> None:
@@ -51,7 +51,7 @@ def actions(fire):
 
 
 def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
-    """The navigation counts a failed batch as a failed job, so the page says how many are in no cause."""
+    """The navigation counts a failed batch as a failed job, so the page shows how many have no cause."""
     before = client.part("/failures", "rows").text
     task = fire.task(name="shop.pack", retry=Retry.never())(never_packs)
     with fire.batch("import of November") as batch:
@@ -70,7 +70,7 @@ def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
 
 
 def test_a_failed_job_without_a_recorded_error_is_counted(fire, client, failing):
-    """It is in no cause, so the page counts it apart; alone, it is not denied."""
+    """The job has no cause, so the page counts it separately, even if no other job has failed."""
 
     @fire.task(name="shop.load")
     def load() -> None: ...
@@ -97,7 +97,7 @@ def never_packs() -> None:
 
 
 def test_without_failures_the_page_says_what_succeeded(fire, client):
-    """An empty page is good news, in numbers."""
+    """The page without failures shows how many jobs have succeeded."""
 
     @fire.task(name="shop.add")
     def add() -> None: ...
@@ -113,7 +113,7 @@ def test_without_failures_the_page_says_what_succeeded(fire, client):
 
 
 def test_what_fails_alike_is_one_row(fire, client, failing):
-    """The most frequent first, with the number, the share, and what they say."""
+    """The most frequent cause is first, with its number of jobs, its share, and its error."""
     rare = failing(1, "missing", "build")
     often = failing(3)
 
@@ -130,7 +130,7 @@ def test_what_fails_alike_is_one_row(fire, client, failing):
 
 
 def test_shares_add_up(client, failing):
-    """To 100 %, with one decimal for all where one needs it."""
+    """The shares add up to 100 %. If one share needs a decimal, all of them have one."""
     failing(23)
     failing(1, "missing", "build")
 
@@ -141,7 +141,10 @@ def test_shares_add_up(client, failing):
 
 
 def test_what_came_of_a_requeue_is_told_on_its_row(fire, client, failing, dashboard):
-    """For an hour, of what is among the newest operations; other causes say nothing."""
+    """The row shows the result of one of the newest operations for an hour.
+
+    The rows of other causes show no result.
+    """
     often, _ = failing(3), failing(1, "missing", "build")
     fingerprint = fingerprint_of(fire, often[0])
     client.act("/failures/requeue", {"fingerprint": fingerprint})
@@ -160,7 +163,7 @@ def test_what_came_of_a_requeue_is_told_on_its_row(fire, client, failing, dashbo
 
 @pytest.mark.parametrize("path", ["/failures", "/"])
 def test_a_requeue_whose_jobs_all_succeeded_is_listed_without_a_row(fire, client, dashboard, path):
-    """For an hour, by the class of its cause, which no failed job has any more."""
+    """For an hour, it is listed under the exception class, because no failed job has the cause any more."""
     is_down = [True]
 
     @fire.task(name="shop.charge", retry=Retry.never())
@@ -187,7 +190,7 @@ def test_a_requeue_whose_jobs_all_succeeded_is_listed_without_a_row(fire, client
 
 
 def test_a_cause_of_another_task_is_not_called_gone(fire, client, failing, dashboard):
-    """Though the list of one task has no row of it."""
+    """The list of one task has no row for the cause, but the cause still has failed jobs."""
     ids, _ = failing(2), failing(1, "missing", "build")
     client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, ids[0])})
     dashboard.runner.join(30)
@@ -198,7 +201,7 @@ def test_a_cause_of_another_task_is_not_called_gone(fire, client, failing, dashb
 
 
 def test_the_overview_shows_the_outcome_of_a_requeue_on_its_row(fire, client, failing, dashboard):
-    """With a link to the operation; next to the button that started it."""
+    """The row links to the operation and is next to the button that started it."""
     often, _ = failing(3), failing(1, "missing", "build")
     client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, often[0])})
     dashboard.runner.join(30)
@@ -216,7 +219,7 @@ def test_the_overview_shows_the_outcome_of_a_requeue_on_its_row(fire, client, fa
 
 @pytest.mark.parametrize("path", ["/failures", "/"])
 def test_the_question_before_a_requeue_names_cause_and_task(client, failing, path):
-    """What is about to happen, in a sentence that needs no look at the row."""
+    """The question is complete without the row: it contains the number of jobs, the error and the task."""
     failing(3)
     failing(1, "missing", "build")
 
@@ -232,7 +235,7 @@ def test_the_question_before_a_requeue_names_cause_and_task(client, failing, pat
 def test_of_many_jobs_the_overview_leads_to_the_page_that_asks_for_their_number(
     fire, client, failing, monkeypatch
 ):
-    """As the list of failures does: a button there could only be refused."""
+    """A button would always be refused, so the overview has a link, as the list of failures does."""
     monkeypatch.setattr("firelock_dashboard.pages.overview.MANY", 2)
     jobs = failing(3)
 
@@ -243,7 +246,7 @@ def test_of_many_jobs_the_overview_leads_to_the_page_that_asks_for_their_number(
 
 
 def test_a_failed_batch_is_no_failed_job(fire, client):
-    """The footer counts what the rows count: jobs."""
+    """The footer counts only jobs, as the rows do."""
 
     @fire.task(name="shop.charge", retry=Retry.never())
     def charge() -> None:
@@ -258,7 +261,10 @@ def test_a_failed_batch_is_no_failed_job(fire, client):
 
 
 def test_causes_are_shown_of_one_task(client, failing):
-    """As the banner asks that tells of a task: the others are left out, and one way leads back to all."""
+    """A banner about a task links to this list.
+
+    Other causes are left out, and a link leads back to all causes.
+    """
     failing(1)
     failing(1, "missing", "build")
 
@@ -270,11 +276,11 @@ def test_causes_are_shown_of_one_task(client, failing):
     assert 'href="/jobs?state=failed&amp;task=shop.none"' in nothing
 
 
-# ---- since when, how it goes, and what nobody wants to be told of ------------------------------------------
+# ---- first failure, hours and mutes ------------------------------------------------------------------------
 
 
 def causes_at(fire, later=timedelta(0), **options):
-    """The causes as they are known so much later, by class."""
+    """Return the causes by exception class, as they are known after this delay, and the time then."""
     now = datetime.fromtimestamp(fire.client.clock.now() / 1_000_000, UTC) + later
     found = Causes(fire, **options).list(fire.jobs.failure_groups(), strips(fire, now), now)
     return {one.type: one for one in found}, now
@@ -285,7 +291,10 @@ def causes_list(fire):
 
 
 def test_a_cause_is_known_since_it_was_first_seen(fire, failing):
-    """Since its oldest job: though its jobs were requeued, failed again, and the first of them is gone."""
+    """A cause was first seen at the time of its oldest job.
+
+    The time stays the same if its jobs are requeued and fail again, and if the first of them is deleted.
+    """
     first, second = failing(2)
     seen, now = causes_at(fire, timedelta(minutes=5))
     first_at = fire.jobs.get(first).ended_at
@@ -302,7 +311,7 @@ def test_a_cause_is_known_since_it_was_first_seen(fire, failing):
 
 
 def test_a_day_of_a_cause_is_told_by_the_hour(fire, failing):
-    """What failed three hours ago stands in the fourth bar from the end, and a day later nowhere."""
+    """Jobs that failed three hours ago are in the fourth bar from the end; a day later they are in no bar."""
     failing(2)
     failing(1, "missing", "build")
 
@@ -316,7 +325,10 @@ def test_a_day_of_a_cause_is_told_by_the_hour(fire, failing):
 
 @pytest.mark.parametrize("counts", [(3,), (100, 100, 1)], ids=["few", "more than are looked at"])
 def test_a_day_has_what_has_just_failed(fire, client, dashboard, failing, counts):
-    """Though the day was read a moment before, for another cause, and is not read again at once."""
+    """The hours include new failures, although they were read just before for another cause.
+
+    They are not read again immediately.
+    """
     failing(1, "missing", "build")
     client.get("/failures")
     ids = [job_id for count in counts for job_id in failing(count)]
@@ -331,8 +343,8 @@ def test_a_day_has_what_has_just_failed(fire, client, dashboard, failing, counts
 
 
 def test_a_day_has_no_failure_twice_after_a_requeue(fire, client, dashboard, failing, monkeypatch):
-    """Jobs that were requeued and failed again failed once, at their last failure."""
-    monkeypatch.setattr("firelock_dashboard.stats.watch._WRITTEN_LATE", timedelta())  # else a wait of 10 s
+    """Jobs that were requeued and failed again count once, at their last failure."""
+    monkeypatch.setattr("firelock_dashboard.stats.watch._WRITTEN_LATE", timedelta())  # avoids a wait of 10 s
     ids = failing(3)
     client.get("/failures")
     client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, ids[0])})
@@ -346,7 +358,7 @@ def test_a_day_has_no_failure_twice_after_a_requeue(fire, client, dashboard, fai
 
 
 def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
-    """It came behind the last reading of the list: its page shows its day all the same."""
+    """The cause appeared after the last reading of the list, but its page already shows its hours."""
     failing(1, "missing", "build")
     client.get("/failures")
     ids = failing(1)
@@ -358,7 +370,7 @@ def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
 
 
 def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):
-    """It shows since when, and writes nothing."""
+    """A read-only dashboard shows when a cause was first seen, but writes no records."""
     (first,) = failing(1)
     causes = Causes(fire, is_read_only=True)
     now = datetime.now(UTC)
@@ -370,7 +382,7 @@ def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):
 
 
 def test_a_record_that_cannot_be_read_hides_no_cause(fire, failing):
-    """Another version wrote it, or somebody by hand: the cause is told as if there was none."""
+    """The record may be from another version or edited by hand; the cause is shown as if it had no record."""
     (first,) = failing(1)
     for number, text in enumerate(("no JSON", "[]", '{"mute": 7}')):
         fire.storage.put_record("cause", f"other-{number}", text)
@@ -382,7 +394,10 @@ def test_a_record_that_cannot_be_read_hides_no_cause(fire, failing):
 
 
 def test_what_was_not_seen_for_longest_is_forgotten():
-    """A thousand causes are remembered; the muted among them stay."""
+    """The causes that have not been seen for the longest time are forgotten; muted ones are kept.
+
+    At most a thousand causes are remembered.
+    """
     with closing(Firelock("memory://")) as fire:
         causes, now = Causes(fire), datetime.now(UTC)
         mute = Mute("ada", now, None, None)
@@ -402,13 +417,16 @@ def test_what_was_not_seen_for_longest_is_forgotten():
 
 
 def muted_rows(page):
-    """The ids of the rows of what is muted, and of what is not."""
+    """Return the ids of the muted rows, and those of the other rows."""
     told, _, muted = page.partition('id="muted"')
     return re.findall(r'id="cause-(\w+)"', muted), re.findall(r'id="cause-(\w+)"', told)
 
 
 def test_a_muted_cause_is_listed_apart(fire, client, failing):
-    """With who, why, until when; the audit has it, and the overview does not tell of it."""
+    """The separate list shows who muted the cause, why, and until when.
+
+    The mute is in the audit, and the overview no longer shows the cause.
+    """
     quiet, told = failing(3)[0], failing(1, "missing", "build")[0]
     quiet, told = fingerprint_of(fire, quiet), fingerprint_of(fire, told)
 
@@ -427,7 +445,7 @@ def test_a_muted_cause_is_listed_apart(fire, client, failing):
 
 
 def test_a_mute_ends_by_itself_or_by_hand(fire, client, failing):
-    """When its time is over, or when somebody takes it back, which the audit tells as well."""
+    """A mute ends when its period ends or when it is undone by hand, which the audit also records."""
     quiet = fingerprint_of(fire, failing(1)[0])
     client.act("/failures/mute", {"fingerprint": quiet, "for": "1h"})
     within, _ = causes_at(fire, timedelta(minutes=59))
@@ -442,7 +460,7 @@ def test_a_mute_ends_by_itself_or_by_hand(fire, client, failing):
 
 
 def test_a_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing):
-    """It would come back muted: it stays in the list of what is muted."""
+    """If the cause came back, it would still be muted, so it stays in the list of muted causes."""
     ids = failing(1)
     quiet = fingerprint_of(fire, ids[0])
     client.act("/failures/mute", {"fingerprint": quiet, "for": "ever"})
@@ -457,7 +475,7 @@ def test_a_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing)
 
 
 def test_a_cause_has_a_form_to_mute_it(fire, client, failing):
-    """And, once it is muted, a button that takes it back."""
+    """After the cause is muted, the page has a button that undoes this."""
     quiet = fingerprint_of(fire, failing(1)[0])
     before = client.get(f"/failures/{quiet}").text
 
@@ -470,7 +488,10 @@ def test_a_cause_has_a_form_to_mute_it(fire, client, failing):
 
 
 def test_a_muted_cause_counts_in_no_banner(fire, failing, dashboard):
-    """Its share is taken off the rate of the task's failures; where that is all, there is no trouble."""
+    """Muted failures are subtracted from the task's failure rate.
+
+    If all failures of a task are muted, the task has no problem.
+    """
     now = datetime.now(UTC)
     quiet, told = failing(3), failing(1, "another bank")
     failing(4, "missing", "build")
@@ -489,7 +510,10 @@ def test_a_muted_cause_counts_in_no_banner(fire, failing, dashboard):
 
 
 def test_a_cause_shows_a_traceback_and_where_it_happens(fire, client, failing):
-    """The newest stands for all; tasks and queues within the newest five hundred; the jobs."""
+    """The newest traceback represents all jobs.
+
+    The page also lists the jobs, and the tasks and queues among the newest five hundred.
+    """
     ids = failing(2) + failing(1, queue="urgent")
 
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
@@ -504,7 +528,7 @@ def test_a_cause_shows_a_traceback_and_where_it_happens(fire, client, failing):
 
 
 def test_rows_of_a_cause_have_their_arguments(fire, client, failing):
-    """Ids alone would tell nothing; who may not see arguments sees none."""
+    """Ids alone would not be helpful; a visitor who may not see arguments sees none."""
     failing(2)
     job = fire.jobs.find(state=State.FAILED).jobs[0]
     address = f"/failures/{job.error.fingerprint}"
@@ -520,7 +544,10 @@ def test_rows_of_a_cause_have_their_arguments(fire, client, failing):
 
 
 def test_the_navigation_of_a_cause_asks_nothing_of_it(client):
-    """Its page looks through the failed jobs; its one live region, read again and again, does not."""
+    """The page of a cause searches the failed jobs, but the navigation on it does not.
+
+    The navigation is the page's only live region, so it is requested again and again.
+    """
     answer = client.get("/failures/0123456789abcdef")
 
     assert 404 == answer.status
@@ -529,7 +556,7 @@ def test_the_navigation_of_a_cause_asks_nothing_of_it(client):
 
 
 def test_a_report_is_ready_to_be_pasted(fire, client, failing):
-    """As Markdown: what, how often, where, and the traceback in a fence."""
+    """The report is Markdown with the error, the number of jobs, tasks, queues and a fenced traceback."""
     ids = failing(2)
 
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
@@ -541,7 +568,7 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
     )
 
 
-# ---- acting on all ---------------------------------------------------------------------------------------
+# ---- actions on all jobs of a cause ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -561,7 +588,10 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
     ],
 )
 def test_all_of_a_cause_are_acted_on_by_one_operation(client, dashboard, failing, verb, after):
-    """It is told in numbers, linked, and in the audit; other causes are left alone."""
+    """The response contains the number of jobs and a link to the operation, and the audit has an entry.
+
+    Jobs with other causes are not changed.
+    """
     fire, (message, state) = dashboard.fire, after
     ids, others = failing(3), failing(1, "missing", "build")
     fingerprint = fingerprint_of(fire, ids[0])
@@ -579,7 +609,7 @@ def test_all_of_a_cause_are_acted_on_by_one_operation(client, dashboard, failing
 
 @pytest.mark.parametrize("done_by", ["the dashboard", "another process"])
 def test_counts_are_new_behind_an_operation(fire, dashboard, client, failing, done_by):
-    """What an operation changed is seen when it has ended, wherever it was done."""
+    """The change of an operation is visible when the operation has ended, in whichever process it ran."""
     failing(3)
     group = fire.jobs.failure_groups()[0]
     dashboard.live.look()
@@ -600,7 +630,10 @@ def test_counts_are_new_behind_an_operation(fire, dashboard, client, failing, do
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
 def test_without_a_script_it_is_asked_first(fire, dashboard, client, failing, verb):
-    """With the number of jobs; sent again it is done, and leads to the list: the cause may be gone then."""
+    """The confirmation page shows the number of jobs.
+
+    After it, the action redirects to the list, because the cause may no longer exist.
+    """
     fingerprint = fingerprint_of(fire, failing(2)[0])
     page = client.get(f"/failures/{fingerprint}").text
     back = re.search(rf'action="/failures/{verb}".*?name="back" value="([^"]*)"', page, re.DOTALL)[1]
@@ -619,7 +652,10 @@ def test_without_a_script_it_is_asked_first(fire, dashboard, client, failing, ve
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
 def test_of_many_jobs_of_a_cause_the_number_is_typed(fire, client, failing, verb):
-    """Above a thousand the buttons lead to the page that asks for it; so does a form that passes it by."""
+    """Above a thousand jobs, the buttons lead to a page that requires the number.
+
+    A form that bypasses this page is redirected to it.
+    """
     failed = [job_id for _ in range(11) for job_id in failing(100)]
     fingerprint = fingerprint_of(fire, failed[0])
     asking = f"/jobs/all?verb={verb}&state=failed&fingerprint={fingerprint}"
@@ -639,7 +675,7 @@ def test_of_many_jobs_of_a_cause_the_number_is_typed(fire, client, failing, verb
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
 def test_a_missing_fingerprint_is_refused(fire, client, verb):
-    """By name; and one that nothing has starts no operation."""
+    """The error names the field; an unknown fingerprint starts no operation."""
     missing = client.post(f"/failures/{verb}", {})
     unknown = client.act(f"/failures/{verb}", {"fingerprint": "0123456789abcdef"}).json()
 

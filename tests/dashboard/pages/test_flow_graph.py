@@ -1,4 +1,4 @@
-"""The graph of a batch: layers, and many alike as one node."""
+"""The graph of a batch: its layers, and similar members as one node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def job(id, task="shop.load", parents=(), state=State.SUCCEEDED):
 
 
 def columns(graph):
-    """The labels of each layer, from left to right."""
+    """Return the labels of each layer, from left to right."""
     found = {}
     for node in graph.nodes:
         found.setdefault(node.x, []).append((node.label, node.count))
@@ -82,7 +82,7 @@ def test_nothing_is_drawn_of_nothing():
 
 
 def test_nodes_are_as_wide_as_their_labels_up_to_a_limit():
-    """The page ends longer labels in an ellipsis; the browser tests look at that."""
+    """The page truncates longer labels with an ellipsis, which the browser tests check."""
     short, middle, long = (draw_flow([job("a", f"shop.{'b' * length}")]) for length in (5, 28, 120))
 
     assert short.node_width < middle.node_width < long.node_width
@@ -91,7 +91,7 @@ def test_nodes_are_as_wide_as_their_labels_up_to_a_limit():
 
 
 def test_a_batch_keeps_a_name_with_dots():
-    """Of a task the last part is shown; the name of a batch has no parts."""
+    """A task is shown by the last part of its name, but a batch name has no parts."""
     batch = job("a", BATCH_TASK)
     batch = attrs.evolve(batch, relations_json=write_relations(Relations(batch=BatchRules("release 1.2"))))
 
@@ -113,7 +113,7 @@ def test_members_of_one_task_are_told_apart_by_their_arguments_else_by_their_ids
 
 
 def test_on_a_narrow_screen_a_flow_goes_down():
-    """All nodes are seen without scrolling sideways, in the order of their layers."""
+    """All nodes are visible without horizontal scrolling, in the order of their layers."""
     loads = [job(f"l{number}", parents=["list"]) for number in range(12)]
     graph = draw_flow(
         [job("list", "shop.list"), *loads, job("publish", "shop.publish", [one.id for one in loads])]
@@ -127,7 +127,7 @@ def test_on_a_narrow_screen_a_flow_goes_down():
 
 
 def test_ways_past_other_nodes_go_along_the_side():
-    """A way to the next line is straight; another one leaves the lines between them alone."""
+    """A line to the next row is straight; others run along the side and do not cross the rows between."""
     graph = draw_flow([job("a"), job("b", "shop.b", ["a"]), job("c", "shop.c", ["a", "b"])]).narrow
     left = min(node.x for node in graph.nodes)
 

@@ -1,4 +1,4 @@
-"""One job's page: call, life, tracebacks, log, result, relations, why it waits."""
+"""A job's page: call, history, tracebacks, log, result, related jobs, and the reason why it waits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.dashboard.worker import TRACE, Worker, failure, job_in
 
 @pytest.fixture
 def send(fire):
-    """A task with options of its own."""
+    """A task with its own options."""
 
     @fire.task(name="shop.mail.send", queue="mail", tags=["user:{user_id}"])
     def send(user_id: int, locale: str = "en") -> dict[str, object]: ...
@@ -37,7 +37,7 @@ def send(fire):
 
 
 def seen(answer):
-    """The text of a page, without its markup."""
+    """Return the text of a page without its markup."""
     text = re.sub(r"<[^>]+>", "", answer.text)
     return html.unescape(re.sub(r"\s+", " ", text))
 
@@ -46,7 +46,7 @@ def seen(answer):
 
 
 def test_a_job_is_shown_as_it_would_be_called(client, send):
-    """With what differs from the task's own options."""
+    """The call includes only the options that differ from the task's own."""
     job = send.using(queue="slow", priority=3).enqueue(42, locale="tr")
 
     text = seen(client.get(f"/jobs/{job.id}"))
@@ -57,7 +57,10 @@ def test_a_job_is_shown_as_it_would_be_called(client, send):
 
 
 def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
-    """Its meta stands among the facts, telling names masked; who may not see arguments sees none of it."""
+    """The metadata is among the facts, with sensitive names masked.
+
+    Visitors who may not see arguments see none of it.
+    """
     job = send.using(meta={"tenant": "acme", "session-token": "hunter2"}).enqueue(42)
     dashboard = Dashboard(fire, auth=lambda request: {"read"})
 
@@ -88,9 +91,9 @@ def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
     ],
 )  # fmt: skip
 def test_each_state_has_its_actions(client, fire, send, state, words):
-    """What cannot be done is not offered, and before a delete it is said whether there is an undo.
+    """Impossible actions are not offered, and the question before a delete states whether it can be undone.
 
-    A running job is answered by words that are not two kinds of cancel.
+    For a running job, the two answers do not both sound like "cancel".
     """
     does, does_not, said = words
     job = job_in(fire, send, state)
@@ -106,7 +109,7 @@ def test_each_state_has_its_actions(client, fire, send, state, words):
 
 
 def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send):
-    """A button where nothing was lost, else a sentence."""
+    """If the delete lost nothing, the page offers to restore the job; otherwise it states the reason."""
     waiting, done = send.enqueue(1), send.enqueue(2)
     waiting.delete()
     worker = Worker(fire)
@@ -121,7 +124,10 @@ def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send)
 
 
 def test_a_deleted_job_expects_nothing_any_more(client, send):
-    """It has no due time and no attempts to come; the time that it was scheduled for is a date."""
+    """A deleted job has no due time and no remaining attempts.
+
+    The time for which it was scheduled is shown as a date.
+    """
     job = send.schedule(timedelta(days=2), 1)
     before = seen(client.part(f"/jobs/{job.id}", "facts"))
     job.delete()
@@ -143,7 +149,10 @@ def test_a_deleted_job_expects_nothing_any_more(client, send):
     ],
 )
 def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
-    """While progress or a line is newer than its delete; long after that, with what can be done about it."""
+    """A deleted job has a warning while progress or a log line is newer than the delete.
+
+    Long after the delete, the warning includes advice.
+    """
     worker = Worker(fire)
     job = send.enqueue(1)
     claimed = worker.claim()
@@ -174,7 +183,10 @@ def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
     ],
 )
 def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, send, replaced, told):
-    """With links; how it can be ended is offered until it is ending."""
+    """The other jobs of the process are links.
+
+    The page offers to end the process until the process is ending.
+    """
     state, others = replaced
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
@@ -197,7 +209,7 @@ def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, s
 
 
 def test_worker_process_that_stays_is_no_reason_to_wait(client, fire, send):
-    """That of an application cannot be replaced."""
+    """The worker process of an embedded server cannot be replaced."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
     job.delete()
@@ -210,7 +222,7 @@ def test_worker_process_that_stays_is_no_reason_to_wait(client, fire, send):
 
 
 def test_history_of_a_deleted_job_that_still_runs_goes_on(client, fire, send):
-    """Its bar grows, and its run has no end."""
+    """The bar of the history grows, and the run has no end."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
     fire.storage.clock_offset += 85_000_000
@@ -225,7 +237,10 @@ def test_history_of_a_deleted_job_that_still_runs_goes_on(client, fire, send):
 
 
 def test_end_of_a_stopped_run_is_not_made_up(client, fire, send):
-    """The delete is not its end: the page has when it was told to stop, and its last sign of life."""
+    """The delete is not the end of the run.
+
+    The page shows when the job was ordered to stop, and its last sign of life.
+    """
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     claimed = worker.claim()
     fire.storage.clock_offset += 250_000_000
@@ -250,7 +265,7 @@ def test_end_of_a_stopped_run_is_not_made_up(client, fire, send):
 
 
 def test_job_deleted_before_its_run_has_no_end(client, send):
-    """Its last time among the facts is that of its delete."""
+    """The last time in the facts is that of the delete."""
     job = send.enqueue(1)
     job.delete()
 
@@ -261,7 +276,7 @@ def test_job_deleted_before_its_run_has_no_end(client, send):
 
 
 def test_facts_and_history_agree_on_when_it_was_enqueued(client, fire, send):
-    """A job that was handed back keeps its old place, but was enqueued again."""
+    """A job that was handed back keeps its place in the queue, but was enqueued again."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     fire.storage.clock_offset += 7_200_000_000
     claimed = worker.claim()
@@ -277,7 +292,7 @@ def test_facts_and_history_agree_on_when_it_was_enqueued(client, fire, send):
 
 
 def test_log_names_the_day_where_it_changes(client, fire, send):
-    """Its lines have times alone."""
+    """Log lines contain only the time of day, so the day is shown before the first line of each day."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     claimed = worker.claim()
     worker.say(claimed, "one", "two")
@@ -291,7 +306,7 @@ def test_log_names_the_day_where_it_changes(client, fire, send):
 
 
 def test_job_with_a_parent_can_run_without_it(client, fire, send):
-    """The button says so: next to a failed parent, "Run now" would promise a run after it."""
+    """The button's label mentions the parents; next to a failed parent, "Run now" would be misleading."""
     job = job_in(fire, send, "awaiting")
 
     assert "Run without its parents" in seen(client.part(f"/jobs/{job.id}", "head"))
@@ -306,7 +321,7 @@ def test_job_with_a_parent_can_run_without_it(client, fire, send):
     ],
 )
 def test_question_before_a_stop_counts_the_other_jobs_of_the_process(client, fire, send, busy, told):
-    """As of its last heartbeat; on the page and in the menu of a row."""
+    """The number is from the last heartbeat; the page and the menu of a row contain the same question."""
     worker, job = Worker(fire), send.enqueue(1)
     worker.claim()
     fire.storage.renew([Renewal(worker.holder.session, busy)])
@@ -316,7 +331,7 @@ def test_question_before_a_stop_counts_the_other_jobs_of_the_process(client, fir
 
 
 def test_an_ordered_end_of_a_process_replaces_its_button(client, fire, send):
-    """Until half a minute later the order had no effect: then the button is back, with the reason."""
+    """If the order has had no effect after half a minute, the button returns with an explanation."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
     job.delete()
@@ -336,7 +351,7 @@ def test_an_ordered_end_of_a_process_replaces_its_button(client, fire, send):
 
 
 def test_between_grace_time_and_replacement_the_process_is_about_to_be_replaced(client, fire, send):
-    """A sentence about a time that is over would be wrong."""
+    """A sentence about the grace time would be wrong after the grace time."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
     job.delete()
@@ -349,7 +364,7 @@ def test_between_grace_time_and_replacement_the_process_is_about_to_be_replaced(
 
 
 def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
-    """Its holder's end, which is refused, is the end of it."""
+    """When the holder reports the end of a deleted job, which is refused, the job has stopped."""
     worker = Worker(fire)
     job = send.enqueue(1)
     claimed = worker.claim()
@@ -367,7 +382,10 @@ def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
 
 
 def test_of_many_parents_those_that_hold_it_up_are_named(client, fire, send):
-    """By their calls, without arguments to whom may not see them; those that succeeded are a number."""
+    """Parents are named by their calls, without arguments for visitors who may not see them.
+
+    The parents that have succeeded are only counted.
+    """
     parents = [send.enqueue(number) for number in range(12)]
     child = send.using(after=parents).enqueue(99)
     worker = Worker(fire)
@@ -387,7 +405,10 @@ def test_of_many_parents_those_that_hold_it_up_are_named(client, fire, send):
 
 
 def test_attempts_are_told_the_same_everywhere(client, fire):
-    """Of those that it may have; a requeue gives retries back and counts on, and is named."""
+    """The number of an attempt is shown with the maximum number of attempts.
+
+    A requeue restores the retries, continues the numbers, and is mentioned.
+    """
 
     @fire.task(name="shop.charge", retry=Retry.never())
     def charge() -> None: ...
@@ -410,7 +431,7 @@ def test_attempts_are_told_the_same_everywhere(client, fire):
 
 
 def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(client, fire, send):
-    """Chained exceptions one after the other, to be copied as text or Markdown."""
+    """Chained exceptions follow each other, and can be copied as text or Markdown."""
     answer = client.get(f"/jobs/{job_in(fire, send, 'failed').id}")
 
     for told in ("2 library frames", "shop/mail.py:12", "That caused the following:"):
@@ -419,7 +440,7 @@ def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(clien
 
 
 def test_the_reason_of_a_failure_is_in_the_head_alone(client, fire):
-    """The cause first, then why it was not retried; the history continues with the error."""
+    """The error comes before the reason why it was not retried; the history repeats only the error."""
 
     @fire.task(name="shop.invoice", retry=Retry.never())
     def invoice() -> None:
@@ -435,7 +456,7 @@ def test_the_reason_of_a_failure_is_in_the_head_alone(client, fire):
 
 
 def test_a_retry_names_its_error_once(client, fire):
-    """The step says which retry it is; the error stands with its traceback below it."""
+    """The step contains the number of the retry; the error is below it, with its traceback."""
 
     @fire.task(name="shop.invoice", retry=Retry.fixed(60, attempts=2))
     def invoice() -> None:
@@ -452,7 +473,7 @@ def test_a_retry_names_its_error_once(client, fire):
 
 
 def test_each_failed_attempt_keeps_its_traceback(client, fire, send):
-    """In the step of the history that it ended."""
+    """The traceback is in the step of the history in which the attempt ended."""
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.retry(worker.claim(), failure("first"))
@@ -466,7 +487,7 @@ def test_each_failed_attempt_keeps_its_traceback(client, fire, send):
 
 
 def test_the_log_is_shown_and_goes_on_by_number(client, fire, send):
-    """A part appends what came behind the last line."""
+    """A part of the page returns the lines after the last one shown."""
     job = send.enqueue(1)
     worker = Worker(fire)
     claimed = worker.claim()
@@ -482,7 +503,7 @@ def test_the_log_is_shown_and_goes_on_by_number(client, fire, send):
 
 
 def test_the_log_is_downloaded_as_text(client, fire, send):
-    """A line each, what cannot be printed as escapes."""
+    """Each line is one line of the file; unprintable characters are escaped."""
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.say(worker.claim(), "one\nline\x1b[31m", level="warning")
@@ -495,7 +516,7 @@ def test_the_log_is_downloaded_as_text(client, fire, send):
 
 
 def test_progress_is_told_with_rate_and_what_is_left(client, fire, send):
-    """As the job says it."""
+    """The values are those that the job reported."""
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.say(worker.claim(), done=5.0)
@@ -506,7 +527,7 @@ def test_progress_is_told_with_rate_and_what_is_left(client, fire, send):
 
 
 def test_what_is_said_at_the_start_tells_no_pace(client, fire, send):
-    """Three of ten at once and nothing since is no thousand a second."""
+    """Three of ten reported immediately, and nothing since, are not a rate of thousands per second."""
     job = send.enqueue(1)
     worker = Worker(fire)
     claimed = worker.claim(started=False)
@@ -523,7 +544,7 @@ def test_what_is_said_at_the_start_tells_no_pace(client, fire, send):
 
 
 def test_a_result_is_a_tree(client, fire, send):
-    """Whatever was returned."""
+    """Any returned value is shown as a tree."""
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.succeed(worker.claim(), '{"sent":true,"to":["a@b.c"],"n":{"x":null}}')
@@ -537,7 +558,7 @@ def test_a_result_is_a_tree(client, fire, send):
 
 
 def test_parents_and_children_are_linked(client, send):
-    """With their states; one that is gone is said to be."""
+    """Parents and continuations are linked, with their states."""
     parent = send.enqueue(1)
     child = parent.then(send.using(on="failed"), 2)
 
@@ -568,14 +589,14 @@ def test_parents_and_children_are_linked(client, send):
     ],
 )  # fmt: skip
 def test_a_waiting_job_says_why(client, fire, send, prepare, sentence):
-    """In a sentence with what to do."""
+    """The reason is a sentence, with advice where possible."""
     job = prepare(fire, send)
 
     assert sentence in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
 def test_a_job_of_a_lost_server_is_warned_of(client, fire, send):
-    """And one that is claimed and has not started."""
+    """The warning is also shown for a claimed job that has not started."""
     job = send.enqueue(1)
     Worker(fire, timeout=0.0).claim(started=False)
 
@@ -583,7 +604,7 @@ def test_a_job_of_a_lost_server_is_warned_of(client, fire, send):
 
 
 def test_a_locked_job_of_a_dead_server_is_explained(client, fire, send):
-    """Its session is closing: the job waits for the end of the transaction that has locked it."""
+    """The session is closing, so the job waits for the end of the transaction that has locked it."""
     job = send.enqueue(1)
     Worker(fire).claim(started=True)
     listed = [attrs.evolve(one, is_alive=False, is_closing=True) for one in fire.storage.list_sessions()]
@@ -597,7 +618,7 @@ def test_a_locked_job_of_a_dead_server_is_explained(client, fire, send):
 
 @pytest.mark.parametrize("says", ["progress", "a log line"])
 def test_a_job_that_says_something_has_started(client, fire, send, says):
-    """What it told since its claim shows that it runs, before its start is stored; lists know it too."""
+    """Output since the claim shows that the job runs, before its start is stored; lists use this too."""
     job = send.enqueue(1)
     worker = Worker(fire)
     claimed = worker.claim(started=False)
@@ -615,7 +636,7 @@ def test_a_job_that_says_something_has_started(client, fire, send, says):
 
 
 def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
-    """Until its holder has stopped."""
+    """A deleted job has a warning until its holder has stopped."""
     job = job_in(fire, send, "processing")
     fire.jobs.delete([job.id])
 
@@ -626,15 +647,15 @@ def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
 
 
 def test_a_job_that_is_gone_has_a_page_that_says_so(client, hostile):
-    """With the id as it was asked for."""
+    """The page contains the requested id."""
     answer = client.get(f"/jobs/{quote(hostile[:150], safe='')}")
 
-    assert answer.status in {400, 404}  # what no address may hold is refused before
+    assert answer.status in {400, 404}  # characters that no URL may contain are refused earlier
     assert_literal(answer.text)
 
 
 def test_a_gone_job_says_that_it_expired_or_never_was(client):
-    """And leads on."""
+    """The page explains that the job expired or never existed."""
     answer = client.get("/jobs/00000000-0000-7000-8000-000000000000")
 
     assert 404 == answer.status
@@ -643,7 +664,7 @@ def test_a_gone_job_says_that_it_expired_or_never_was(client):
 
 
 def test_a_part_of_an_id_leads_to_its_job(client, send):
-    """Its beginning or its end, where it is one job's alone."""
+    """The beginning or the end of an id is sufficient if only one job matches."""
     job = send.enqueue(1)
 
     assert f"/jobs/{job.id}" == client.get(f"/jobs/{job.id[:30]}").location
@@ -652,11 +673,11 @@ def test_a_part_of_an_id_leads_to_its_job(client, send):
     assert 404 == client.get(f"/jobs/{job.id[:6]}").status
 
 
-# ---- who may see what ------------------------------------------------------------------------------------
+# ---- permissions -----------------------------------------------------------------------------------------
 
 
 def test_who_may_not_see_arguments_and_logs_is_told_so(fire, send):
-    """The reason stands in their place; what is hidden is tested with every page."""
+    """The page shows the reason; `test_permissions.py` tests on every page that the data is hidden."""
     job = job_in(fire, send, "failed")
     dashboard = Dashboard(fire, auth=lambda request: {"read"})
     with closing(dashboard), closing(Browser(dashboard)) as reader:
@@ -666,7 +687,7 @@ def test_who_may_not_see_arguments_and_logs_is_told_so(fire, send):
 
 
 def test_arguments_that_cannot_be_read_are_shown_as_stored(client, fire, send):
-    """With the reason."""
+    """The reason is shown next to the stored string."""
     job = NewJob(fire.storage.new_ids(1)[0], "a.b", "{not json", "json", "default", 0, State.ENQUEUED, 1)
     other = attrs.evolve(job, id=fire.storage.new_ids(1)[0], arguments="[1, 2]", serializer="pickle")
     fire.storage.insert([job, other])
@@ -674,9 +695,6 @@ def test_arguments_that_cannot_be_read_are_shown_as_stored(client, fire, send):
     assert "{not json" in seen(client.get(f"/jobs/{job.id}"))
     assert "not installed here" in seen(client.get(f"/jobs/{other.id}"))
     assert 200 == client.get("/jobs").status
-
-
-# ---- what plugins add ------------------------------------------------------------------------------------
 
 
 # ---- calls -----------------------------------------------------------------------------------------------
@@ -694,30 +712,30 @@ def test_arguments_that_cannot_be_read_are_shown_as_stored(client, fire, send):
     ],
 )
 def test_a_call_is_written_as_python(arguments, text):
-    """By name, but for what only goes by position."""
+    """Arguments are written by name, except those that can only be positional."""
     assert text == call_of("shop.send", arguments).text
 
 
 def test_what_cannot_be_printed_is_escaped_in_a_literal():
-    """A text that turns its direction stays in its line."""
+    """A string that changes the text direction stays within its line."""
     assert '"a\\u202eb\\n"' == literal("a\u202eb\n")
     assert '"😀"' == literal("😀")
 
 
 def test_a_summary_is_cut():
-    """To what a row has room for."""
+    """A summary is truncated to the space of a row."""
     assert 'a="' + "x" * 5 + "…" == summary({"a": "x" * 50}, 8)
 
 
 def test_pieces_lose_nothing(hostile):
-    """Colours are put around the text, never into it."""
+    """Colours are added around the text, never inside it."""
     code = f"send.enqueue(a={literal(hostile)}, n=-1.5e3, on=True)"
 
     assert code == "".join(piece.text for piece in pieces(code))
 
 
 def test_a_tree_is_bounded():
-    """However large the value is."""
+    """The tree has a maximum size for any value."""
     node = tree([{"n": [number] * 10} for number in range(1_000)])
 
     assert node.left_out > 0
@@ -743,7 +761,7 @@ def test_an_empty_value_is_shown_as_it_is_written(value, text):
     ],
 )
 def test_the_retries_of_a_call_are_told_in_words(fire, client, retry, words):
-    """Not as they are stored, in microseconds."""
+    """The policy is in words, not in microseconds as it is stored."""
 
     @fire.task(name="shop.send")
     def send() -> None: ...
@@ -758,7 +776,7 @@ def test_the_retries_of_a_call_are_told_in_words(fire, client, retry, words):
 
 
 def test_a_traceback_is_taken_apart():
-    """Exceptions in their order, frames in groups of own and others."""
+    """Exceptions are in their order, with frames grouped into own and library frames."""
     first, second = read_traceback(TRACE)
 
     assert [(False, 2)] == [(group.is_own, len(group.frames)) for group in first.groups]
@@ -768,7 +786,7 @@ def test_a_traceback_is_taken_apart():
 
 
 def test_a_real_failure_is_taken_apart():
-    """As the core writes it."""
+    """The traceback has the format that the core writes."""
     from firelock.server.failure import describe_failure
 
     try:
@@ -782,7 +800,7 @@ def test_a_real_failure_is_taken_apart():
 
 
 def test_folded_frames_stay_folded():
-    """The line that says how often a frame is repeated stands in its place, among frames of its kind."""
+    """The line with the number of repetitions stays in its place, in the group of the repeated frame."""
     frame = '→ File "/app/shop.py", line 3, in down\n    down(left - 1)\n'
     (trace,) = read_traceback(
         f"Traceback (most recent call last):\n{3 * frame}  [Previous line repeated 57 more times]\n"
@@ -797,7 +815,7 @@ def test_folded_frames_stay_folded():
 
 
 def test_a_report_cannot_break_out_of_its_fence():
-    """The fence is longer than any run of ticks within."""
+    """The fence is longer than any run of backticks in the content."""
     report = markdown("T", ["a"], "x ```` y")
 
     assert "\n`````\nx ```` y\n`````\n" in report
@@ -807,7 +825,7 @@ def test_a_report_cannot_break_out_of_its_fence():
 
 
 def test_a_life_is_told_to_scale(fire, send):
-    """Waiting, running, backing off: the whole bar, without gaps."""
+    """Waiting, running and backing off fill the whole bar without gaps."""
     handle = fire.jobs.get(job_in(fire, send, "retrying").id)
     steps = steps_of(handle.history(), handle.record())
 
@@ -824,7 +842,7 @@ def test_a_life_is_told_to_scale(fire, send):
 
 
 def test_a_cancelled_job_keeps_its_run_in_the_bar(client, fire, send):
-    """The bar shows how long it ran before somebody cancelled it, and its step tells where."""
+    """The bar shows how long the job ran before it was cancelled, and the step names the server."""
     job = send.enqueue(1)
     Worker(fire).claim()
     fire.storage.clock_offset += 60_000_000
@@ -844,7 +862,7 @@ def test_a_cancelled_job_keeps_its_run_in_the_bar(client, fire, send):
 
 @pytest.mark.parametrize("ends", ["fail", "succeed"])
 def test_a_delete_changes_no_duration(client, fire, send, ends):
-    """What an attempt took is told by its own end, not by the delete of its job."""
+    """An attempt's duration ends with the attempt, not with the later delete of its job."""
     for _ in range(20):
         send.enqueue(1)
     worker = Worker(fire)
@@ -866,7 +884,7 @@ def test_a_delete_changes_no_duration(client, fire, send, ends):
 
 @pytest.mark.parametrize(("runs", "is_compared"), [(19, False), (20, True)])
 def test_a_run_is_compared_with_twenty_others_at_least(client, fire, send, runs, is_compared):
-    """Below that, what most take says nothing."""
+    """With fewer than twenty other runs, the comparison would be meaningless."""
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.succeed(worker.claim(started=False))
@@ -882,7 +900,7 @@ def test_a_run_is_compared_with_twenty_others_at_least(client, fire, send, runs,
 
 
 def test_what_lies_between_an_end_and_a_requeue_is_no_phase(fire, send):
-    """Nobody waited for anything then."""
+    """Between an end and a requeue, the job waits for nothing."""
     job = job_in(fire, send, "failed")
     fire.jobs.requeue([job.id])
     handle = fire.jobs.get(job.id)

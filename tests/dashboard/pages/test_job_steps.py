@@ -1,4 +1,4 @@
-"""What a job remembers, on its page: its steps, what it waits for, running it again from one."""
+"""The memos of a job on its page: its steps, its waits, and running it again from a step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.dashboard.pages.test_batch import text_of
 
 @pytest.fixture
 def job(fire):
-    """A job that runs."""
+    """A running job."""
 
     @fire.task(name="shop.order")
     def order(number: int) -> None:
@@ -70,7 +70,7 @@ def test_a_wait_with_a_time_out_says_what_follows_it(fire, client, job):
 
 
 def test_a_suspended_attempt_has_the_same_number_among_the_facts(fire, client, job):
-    """The attempt is given back, so the next one has its number: both places say so."""
+    """The attempt is given back, so the next one has the same number; both places on the page agree."""
     remember(fire, job, "signal", "approval", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
@@ -79,7 +79,7 @@ def test_a_suspended_attempt_has_the_same_number_among_the_facts(fire, client, j
 
 
 def test_an_interrupted_attempt_is_not_counted(fire, client, job):
-    """The job was returned to its queue and runs again as the same attempt."""
+    """The job was returned to its queue and runs again with the same attempt number."""
     end(fire, job, State.ENQUEUED, gives_back=True, reason="server stopped while the job was running")
     claim(fire)
     page = text_of(client.get(f"/jobs/{job.id}").text)
@@ -163,7 +163,7 @@ def test_what_is_no_answer_is_told(fire, client, job, value, said):
 
 
 class Level(enum.Enum):
-    """How much is at stake."""
+    """An enum for the fields of an answer."""
 
     LOW = 1
     HIGH = 2
@@ -171,7 +171,7 @@ class Level(enum.Enum):
 
 @attrs.frozen
 class Approval:
-    """What a person decides."""
+    """An answer with fields of several types."""
 
     ok: bool
     by: str
@@ -181,7 +181,7 @@ class Approval:
 
 
 def fields_of(page):
-    """The fields of the form that answers a signal, by name, with their elements."""
+    """Return the fields of the form that answers a signal, with their elements."""
     form = page.partition('action="/jobs/signal"')[2].partition("</form>")[0]
     return {name: tag for tag, name in re.findall(r'<(\w+) id="(args\.\w+)"', form)}
 
@@ -192,7 +192,7 @@ def answer(client, job, **fields):
 
 
 def test_an_answer_has_the_fields_of_its_type(fire, client, job):
-    """As a task has: a choice for an enum or a truth, none of them chosen already, and JSON for a list."""
+    """The fields are those of a task's form: unselected choices for enums and booleans, JSON for lists."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
     page = client.get(f"/jobs/{job.id}").text
@@ -211,7 +211,10 @@ def test_an_answer_has_the_fields_of_its_type(fire, client, job):
 
 
 def test_an_answer_is_asked_for_in_plain_words(fire, client, job):
-    """Kinds as people call them, and nothing stands before the answer: running it now would wait again."""
+    """The form names types in plain words, and is the first action.
+
+    The page does not offer "Run now", because the job would only wait again.
+    """
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
     page = client.get(f"/jobs/{job.id}").text
@@ -228,7 +231,10 @@ def test_an_answer_is_asked_for_in_plain_words(fire, client, job):
 
 
 def test_form_of_an_answer_repeats_the_call(fire, client, job):
-    """Its link scrolls the head of the page out of sight; arguments stay hidden from who may not see them."""
+    """The link to the form scrolls the head of the page out of view.
+
+    Arguments stay hidden from visitors who may not see them.
+    """
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
 
@@ -242,7 +248,7 @@ def test_form_of_an_answer_repeats_the_call(fire, client, job):
 
 
 def test_what_is_wrong_with_an_answer_stands_beside_its_field(fire, client, job):
-    """What was typed is kept, the other fields have no error, and nothing is sent."""
+    """The typed values are kept, valid fields have no error, and no signal is sent."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
 
@@ -260,7 +266,7 @@ def test_what_is_wrong_with_an_answer_stands_beside_its_field(fire, client, job)
 
 
 def test_an_answer_that_its_class_refuses_is_told_as_a_whole(fire, client, job):
-    """A validator's words stand above the form."""
+    """The validator's message is shown above the form."""
 
     @attrs.frozen
     class Sum:
@@ -287,7 +293,7 @@ def test_a_signal_of_one_value_has_one_field(fire, client, job):
 
 
 def test_a_script_is_told_the_fields_of_the_type(fire, client, job):
-    """JSON that does not fit is answered with what the type is."""
+    """The error about unsuitable JSON describes the type."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
 
@@ -301,7 +307,7 @@ def test_a_script_is_told_the_fields_of_the_type(fire, client, job):
 
 
 def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):
-    """Where this process does not know the signal's type."""
+    """The field contains raw JSON because this process does not know the signal's type."""
     wait_for_approval(fire, job)
 
     refused = client.post("/jobs/signal", {"one": job.id, "signal": "approval", "value": "yes <b>"})
@@ -313,7 +319,10 @@ def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):
 
 
 def test_the_api_tells_the_end_of_a_wait_as_a_time(fire, client, job):
-    """Of a sleep and of a signal that nobody has sent; they have no value in microseconds."""
+    """Sleeps and signals that have not been sent have an end time.
+
+    The API does not return the stored value in microseconds.
+    """
     due_at = 1_795_000_000_000_000
     remember(fire, job, "sleep", "cool-off", str(due_at))
     remember(fire, job, "signal", "approval", str(due_at), is_done=False)

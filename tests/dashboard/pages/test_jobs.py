@@ -1,4 +1,4 @@
-"""Lists of jobs: states, chips, pages, searches with bounds, suggestions."""
+"""Lists of jobs: states, chips, pages, bounded searches and suggestions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.dashboard.worker import Worker, job_in
 
 @pytest.fixture
 def send(fire):
-    """A task that tags its jobs by the user."""
+    """A task that tags its jobs with the user."""
 
     @fire.task(name="shop.mail.send", queue="mail", tags=["user:{user_id}"])
     def send(user_id: int, note: str = "") -> None: ...
@@ -31,7 +31,7 @@ def send(fire):
 
 
 def rows(answer):
-    """The ids of the jobs that a page shows, in order."""
+    """Return the ids of the jobs on a page, in order."""
     return re.findall(r'<tr id="job-([^"]+)"', answer.text)
 
 
@@ -47,7 +47,7 @@ def older(answer):
     "awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted",
 ))])  # fmt: skip
 def test_an_empty_list_teaches(client, page):
-    """It says what would be here; none of them is blank."""
+    """An empty list explains what would be listed."""
     answer = client.get(page)
 
     assert 200 == answer.status
@@ -55,7 +55,7 @@ def test_an_empty_list_teaches(client, page):
 
 
 def test_jobs_are_listed_newest_first_with_their_call(client, send):
-    """Task, arguments, queue and tags of each."""
+    """A row has the task, arguments, queue and tags."""
     first, second = send.enqueue(7, note="hello"), send.enqueue(8)
 
     answer = client.get("/jobs")
@@ -66,14 +66,14 @@ def test_jobs_are_listed_newest_first_with_their_call(client, send):
 
 
 def test_a_failed_row_says_what_went_wrong(client, fire, send):
-    """In one line below the call."""
+    """The error is one line below the call."""
     job_in(fire, send, "failed")
 
     assert "TimeoutError: SMTP timed out" in client.get("/jobs?state=failed").text
 
 
 def test_a_running_row_says_what_its_span_is(client, fire, send):
-    """On a phone, where no column has a head: since when it runs, or since when it is claimed."""
+    """On a phone, where columns have no heads, the row states whether the job runs or is only claimed."""
     worker = Worker(fire)
     for is_started in (True, False):
         send.enqueue(1)
@@ -85,7 +85,10 @@ def test_a_running_row_says_what_its_span_is(client, fire, send):
 
 
 def test_the_question_before_a_delete_says_what_it_keeps(client, send):
-    """Of one row and of the selected: its other button is no second kind of cancel."""
+    """The button that declines says "Keep", because "Cancel" would be ambiguous.
+
+    This applies to one row and to a selection.
+    """
     job = send.enqueue(1)
 
     menu, page = client.part(f"/jobs/{job.id}", "menu").text, client.get("/jobs").text
@@ -95,7 +98,7 @@ def test_the_question_before_a_delete_says_what_it_keeps(client, send):
 
 
 def test_a_row_leads_to_its_actions_and_holds_none(client, send):
-    """Its menu is a link to the job's page until it is opened: fifty of them would weigh a list down."""
+    """The menu is a link to the job's page until it is opened; fifty menus would make a list too large."""
     job = send.enqueue(1)
 
     text = client.part("/jobs", "rows").text
@@ -114,7 +117,7 @@ def test_a_row_leads_to_its_actions_and_holds_none(client, send):
     ],
 )  # fmt: skip
 def test_a_menu_holds_what_the_state_allows(client, fire, send, state, actions):
-    """Asked for by the part of the job's page, it is there alone."""
+    """The menu is a part of the job's page that is requested alone."""
     job = job_in(fire, send, state)
 
     answer = client.part(f"/jobs/{job.id}", "menu")
@@ -125,7 +128,7 @@ def test_a_menu_holds_what_the_state_allows(client, fire, send, state, actions):
 
 
 def test_a_menu_of_a_job_that_is_gone_says_so(client):
-    """As JSON, to the script that asked."""
+    """The error is JSON for the script that requested the menu."""
     answer = client.part("/jobs/gone", "menu", headers={"accept": "text/html, application/json"})
 
     assert 404 == answer.status
@@ -133,7 +136,7 @@ def test_a_menu_of_a_job_that_is_gone_says_so(client):
 
 
 def test_each_state_has_its_tab_with_its_count(client, send):
-    """As the counts say it, while nothing else is asked for."""
+    """The counts are shown only while there is no other condition."""
     send.enqueue_many([(number,) for number in range(3)])
 
     assert re.search(r'Enqueued<span class="number"><span>3', client.get("/jobs").text)
@@ -143,7 +146,7 @@ def test_each_state_has_its_tab_with_its_count(client, send):
 
 
 def test_retries_have_a_list_of_their_own(client, fire, send):
-    """With what is due when."""
+    """The list of retries contains only scheduled jobs that wait for a retry."""
     retried, _ = job_in(fire, send, "retrying"), job_in(fire, send, "scheduled")
 
     assert [retried.id] == rows(client.get("/retries"))
@@ -161,14 +164,14 @@ def test_retries_have_a_list_of_their_own(client, fire, send):
     ],
 )  # fmt: skip
 def test_each_chip_narrows_the_list(client, send, query, numbers):
-    """By what it says and nothing else."""
+    """Each chip excludes exactly the jobs that do not match it."""
     jobs = {number: send.enqueue(number, note={2: "two"}.get(number, "")) for number in (1, 2, 3)}
 
     assert [jobs[number].id for number in reversed(numbers)] == rows(client.get(f"/jobs?{query}"))
 
 
 def test_enqueued_jobs_are_listed_oldest_first(client, send):
-    """As they wait in the queue; the head of the column turns the order round."""
+    """Jobs are listed in the order in which they wait; the column's head reverses it."""
     jobs = [send.enqueue(number).id for number in (1, 2, 3)]
     page = client.get("/jobs?state=enqueued")
 
@@ -178,7 +181,7 @@ def test_enqueued_jobs_are_listed_oldest_first(client, send):
 
 
 def test_a_row_has_the_word_of_its_state_and_its_tags_on_phones(client, send):
-    """Next to the queue, where a phone shows it; elsewhere the icon has that name."""
+    """The word is next to the queue, where a phone shows it; on wider screens the icon has that label."""
     send.enqueue(2)
 
     row = client.get("/jobs").text
@@ -188,7 +191,7 @@ def test_a_row_has_the_word_of_its_state_and_its_tags_on_phones(client, send):
 
 
 def test_ids_parents_errors_and_servers_narrow_the_list(client, fire, send):
-    """What only some jobs have."""
+    """Some conditions match properties that only some jobs have."""
     parent = send.enqueue(1)
     child = parent.then(send, 2)
     worker = Worker(fire)
@@ -202,7 +205,7 @@ def test_ids_parents_errors_and_servers_narrow_the_list(client, fire, send):
 
 
 def test_a_filter_that_finds_nothing_says_what_to_drop(client, send):
-    """Each condition, and the state."""
+    """The page offers to remove each condition, and the state."""
     send.enqueue(1)
 
     text = client.get("/jobs?state=failed&tag=eu&queue=mail").text
@@ -223,7 +226,7 @@ def test_a_filter_that_finds_nothing_says_what_to_drop(client, send):
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_refused(client, send, query):
-    """Bad input 109: with the field's name, not with a trace."""
+    """The error names the field and contains no traceback (bad input 109)."""
     send.enqueue(1)
 
     answer = client.get(f"/jobs?{query}", headers={"accept": "application/json"})
@@ -235,7 +238,7 @@ def test_a_wrong_field_is_refused(client, send, query):
 
 @pytest.mark.parametrize("field", ["task", "queue", "tag", "server", "error", "id", "parent", "fingerprint"])
 def test_signs_of_a_pattern_stand_for_themselves(client, send, field):
-    """Bad input 109: they are looked for as they are, so nothing is found by them."""
+    """Pattern characters are searched for literally, so they match nothing (bad input 109)."""
     send.enqueue(1)
 
     for text in ("%", "_", "\\", "'", '"', "*", "' OR 1=1 --", ".*"):
@@ -245,7 +248,7 @@ def test_signs_of_a_pattern_stand_for_themselves(client, send, field):
 
 @pytest.mark.parametrize("query", ["limit=", "order=", "state=", "tag="])
 def test_an_empty_field_changes_nothing(client, send, query):
-    """Bad input 109: the list is as without it."""
+    """The list is the same as without the field (bad input 109)."""
     job = send.enqueue(1)
 
     answer = client.get(f"/jobs?{query}")
@@ -254,7 +257,7 @@ def test_an_empty_field_changes_nothing(client, send, query):
 
 
 def test_the_pill_of_new_rows_asks_for_a_number_alone(client, send):
-    """How many stand before the row that the page has at its top; with a + where it is on another page."""
+    """The pill shows the number of rows above the page's previous top row, with a + if there may be more."""
     jobs = send.enqueue_many([(number,) for number in range(30)])
     top = jobs[26].id
 
@@ -270,7 +273,7 @@ def test_the_pill_of_new_rows_asks_for_a_number_alone(client, send):
 
 
 def all_pages(client, address):
-    """The ids of the jobs of a list, page by page."""
+    """Return the ids of the jobs of a list, page by page."""
     shown = []
     while address:
         answer = client.get(address)
@@ -280,7 +283,10 @@ def all_pages(client, address):
 
 
 def test_pages_follow_each_other_without_gaps(client, send):
-    """Every job is on one page, in either order; a search goes on in the middle of what a storage gave."""
+    """Every job is on exactly one page, in either order.
+
+    A search continues in the middle of a storage page.
+    """
     made = [send.enqueue(number, note="odd" if number % 2 else "even").id for number in range(120)]
 
     assert made[::-1] == all_pages(client, "/jobs?limit=25")
@@ -289,7 +295,7 @@ def test_pages_follow_each_other_without_gaps(client, send):
 
 
 def test_a_page_of_ages_stays_the_same_list(client, send):
-    """What "younger than an hour" means is fixed by the first page."""
+    """The first page fixes the time to which "younger than an hour" is relative."""
     for number in range(30):
         send.enqueue(number)
 
@@ -300,7 +306,7 @@ def test_a_page_of_ages_stays_the_same_list(client, send):
 
 
 def test_a_search_is_bounded_in_rows_and_says_so(fire, send):
-    """It ends after ten thousand jobs, or when its time is over, and can go on."""
+    """The search ends after ten thousand jobs or when its time is used up, and can be continued."""
     send.enqueue_many([(number,) for number in range(1_200)])
     chips = Chips.read(SentFields.parse("error=never"))
     asked = plan(chips, _now(fire), KnownTasks(), lambda job: None)
@@ -321,7 +327,7 @@ def _now(fire):
 
 
 def test_the_sizes_of_pages_are_offered(client, send):
-    """Each within the bounds that are read."""
+    """Each offered size is within the accepted bounds."""
     send.enqueue(1)
 
     text = client.get("/jobs").text
@@ -329,7 +335,7 @@ def test_the_sizes_of_pages_are_offered(client, send):
     assert all(f"limit={size}" in text for size in SIZES if size != 50)
 
 
-# ---- typed -----------------------------------------------------------------------------------------------
+# ---- typed text ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -344,7 +350,7 @@ def test_the_sizes_of_pages_are_offered(client, send):
     ],
 )  # fmt: skip
 def test_typed_text_leads_to_an_address_that_says_the_same(client, send, typed, address):
-    """It can be shared, and the back button works; the chips that hold stay."""
+    """The URL can be shared, the back button works, and the present chips are kept."""
     typed, _, chips = typed.partition("&")
     answer = client.get(f"/jobs?q={quote(typed)}&{chips}")
 
@@ -363,7 +369,7 @@ def test_typed_text_leads_to_an_address_that_says_the_same(client, send, typed, 
     ],
 )  # fmt: skip
 def test_what_is_being_typed_is_gone_on_with(client, fire, send, typed, offered):
-    """By what is known: states, tasks, queues, servers, tags, errors."""
+    """The suggestions are known states, tasks, queues, servers, tags and errors."""
     send.enqueue(7)
     send.recur("nightly", Cron("0 2 * * *"), 1)
     worker = Worker(fire)
@@ -377,15 +383,15 @@ def test_what_is_being_typed_is_gone_on_with(client, fire, send, typed, offered)
 
 
 def test_nothing_is_offered_for_what_nobody_knows(client, send):
-    """An empty list, not an error."""
+    """The list of suggestions is empty, without an error."""
     assert "option" not in client.get("/jobs/suggest?q=zzz:yyy").text
 
 
-# ---- who may see what ------------------------------------------------------------------------------------
+# ---- cost ------------------------------------------------------------------------------------------------
 
 
 def test_a_list_costs_a_few_storage_calls(client, fire, send, monkeypatch):
-    """However many rows it shows."""
+    """The number of calls does not depend on the number of rows."""
     send.enqueue_many([(number,) for number in range(100)])
     asked = []
     find = type(fire.storage).find
@@ -398,19 +404,22 @@ def test_a_list_costs_a_few_storage_calls(client, fire, send, monkeypatch):
     assert [(JobFilter(),)] == asked
 
 
-# ---- by when they are due ---------------------------------------------------------------------------------
+# ---- order by due time ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def due(fire, send):
-    """The ids of scheduled jobs, soonest due first, which is not the order in which they were made."""
+    """The ids of scheduled jobs, next due first, which differs from the order of creation."""
     hours = (5, 1, 4, 2, 3)
     made = {hour: send.schedule(timedelta(hours=hour), hour).id for hour in hours}
     return [made[hour] for hour in sorted(hours)]
 
 
 def test_scheduled_jobs_are_listed_by_when_they_are_due(client, due):
-    """Soonest first; the head turns it, and what changed last can still be asked for."""
+    """The next due job is first.
+
+    The column's head reverses the order, and the order of changes is still available.
+    """
     soonest = client.get("/jobs?state=scheduled")
     turned = html.unescape(re.search(r'class="sort" href="([^"]+)"', soonest.text)[1])
     latest = client.get(turned)
@@ -425,7 +434,10 @@ def test_scheduled_jobs_are_listed_by_when_they_are_due(client, due):
 
 
 def test_pages_by_due_show_each_job_once(fire, client, send):
-    """Also where several are due at the same instant, and where each job is tested."""
+    """Each job is on exactly one page, even if several jobs have the same due time.
+
+    The same is true if each job is tested.
+    """
     at = datetime.now(UTC) + timedelta(hours=1)
     ids = [send.schedule(at + timedelta(minutes=number // 7), number, note="x").id for number in range(60)]
 
@@ -436,7 +448,7 @@ def test_pages_by_due_show_each_job_once(fire, client, send):
 
 
 def test_retries_are_listed_by_when_they_are_due(fire, client):
-    """The next attempt first."""
+    """The next attempt is first."""
 
     @fire.task(name="shop.flaky", retry=Retry.fixed(timedelta(minutes=1), attempts=3))
     def flaky(number: int) -> None:
@@ -451,7 +463,7 @@ def test_retries_are_listed_by_when_they_are_due(fire, client):
 
 
 def test_an_order_by_due_is_for_what_is_scheduled(client, due):
-    """Elsewhere it is refused, and the tabs do not carry it there."""
+    """For other states the order is refused, and the tabs do not keep it."""
     page = client.get("/jobs?state=scheduled&order=latest").text
 
     assert 400 == client.get("/jobs?state=failed&order=soonest").status
@@ -460,7 +472,7 @@ def test_an_order_by_due_is_for_what_is_scheduled(client, due):
 
 
 def test_everything_that_matches_is_acted_on_whatever_the_order(fire, client, due):
-    """The order is the list's; a window by due is none that an operation knows."""
+    """The order affects only the list; no operation supports a period by due time."""
     moment = quote((datetime.now(UTC) + timedelta(hours=2, minutes=30)).isoformat())
 
     whole = client.get("/jobs/all?verb=delete&state=scheduled")
@@ -473,19 +485,22 @@ def test_everything_that_matches_is_acted_on_whatever_the_order(fire, client, du
 
 
 def test_an_export_has_the_order_of_its_list(client, due):
-    """Soonest due first."""
+    """The next due job is first."""
     assert due == client.get("/jobs/export?format=ids&state=scheduled").text.split()
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_an_instant_before_or_after_all_time_is_refused(client, moment):
-    """It has a zone, and no place in UTC."""
+    """A time near the ends of the calendar can have a zone in which it is not representable in UTC."""
     for target in ("/jobs?since=", "/jobs?until=", "/api/jobs?since="):
         assert 400 == client.get(f"{target}{quote(moment)}").status
 
 
 def test_a_row_names_its_job_and_the_limits_that_it_needs(fire, client):
-    """With the short id; the head of the list says its order, and the foot is made of sentences."""
+    """The row has the short id.
+
+    The head of the list contains its order, and the foot consists of sentences.
+    """
 
     @fire.task(
         name="shop.ask", limits=[Limit("openai", concurrent=1), Limit("customer:{customer}", concurrent=1)]
@@ -506,7 +521,7 @@ def test_a_row_names_its_job_and_the_limits_that_it_needs(fire, client):
 
 
 def test_a_waiting_row_says_what_it_waits_for(fire, client):
-    """Jobs, a signal, or a limit. The jobs that all rows wait for are read together."""
+    """A job waits for other jobs, a signal, or a limit; the jobs that all rows wait for are read together."""
 
     @fire.task(name="shop.first")
     def first() -> None: ...
@@ -526,7 +541,7 @@ def test_a_waiting_row_says_what_it_waits_for(fire, client):
     row = page.split(f'id="job-{job.id}"')[1].split("</tr>")[0]
 
     assert "for 2 of 2 jobs" in page
-    assert "limit openai" in page  # which of them only the pages of the job and the limit read
+    assert "limit openai" in page  # only the pages of the job and of the limit read which job holds it
     assert "for an answer to “manager”" in row
     assert f'href="/jobs/{job.id}#answer-title"' in row
     assert 1 == page.count("#answer-title")
@@ -534,7 +549,7 @@ def test_a_waiting_row_says_what_it_waits_for(fire, client):
 
 @pytest.mark.parametrize(("signal", "number"), [("manager", 2), ("lawyer", 1), ("*", 3), ("manage", 0)])
 def test_jobs_that_wait_for_an_answer_can_be_listed_alone(fire, client, signal, number):
-    """By the name of the answer, or all of them; jobs that wait for other jobs are not among them."""
+    """The filter is the signal's name, or `*` for all; jobs that wait for other jobs do not match."""
 
     @fire.task(name="shop.first")
     def first() -> None: ...
@@ -552,7 +567,7 @@ def test_jobs_that_wait_for_an_answer_can_be_listed_alone(fire, client, signal, 
 
 
 def test_a_row_that_waits_for_a_failed_job_says_that_it_cannot_start(fire, client):
-    """Which task failed, and how many of the others are done; or that a job is not stored any more."""
+    """The row names the failed task, and how many of the other parents have succeeded."""
 
     @fire.task(name="shop.load", retry=Retry.never())
     def load(day: int) -> None: ...
@@ -571,7 +586,10 @@ def test_a_row_that_waits_for_a_failed_job_says_that_it_cannot_start(fire, clien
 
 
 def test_a_list_says_how_many_it_has_and_how_long_they_stay(fire, client, send):
-    """Where all of them are on the page, filtered or not; what ended is pruned, which the list says."""
+    """The number is shown if the page has all jobs, with or without a filter.
+
+    The list also states how long ended jobs are kept.
+    """
     for number in range(3):
         send.enqueue(number)
     worker = Worker(fire)

@@ -1,4 +1,4 @@
-"""What is done to jobs: by their ids, to everything that matches, and lists as files."""
+"""Actions on jobs: by their ids, on all matching jobs, and the export of lists."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def send(fire):
 
 @pytest.fixture
 def failed(fire, send):
-    """Three failed jobs."""
+    """The ids of three failed jobs."""
     jobs = send.enqueue_many([(number, f"note {number}") for number in range(3)])
     worker = Worker(fire)
     for _ in jobs:
@@ -47,11 +47,11 @@ def audited(fire):
     return [(entry.action, entry.target, entry.detail) for entry in fire.audit.list()]
 
 
-# ---- by their ids ----------------------------------------------------------------------------------------
+# ---- actions by id ---------------------------------------------------------------------------------------
 
 
 def test_selected_jobs_are_requeued_in_numbers(client, fire, failed, send):
-    """What was done, what was skipped, and what is gone."""
+    """The message contains the number of requeued, skipped and missing jobs."""
     waiting = send.enqueue(9).id
 
     answer = client.act("/jobs/requeue", {"id": [*failed, waiting, "gone"]})
@@ -63,7 +63,7 @@ def test_selected_jobs_are_requeued_in_numbers(client, fire, failed, send):
 
 
 def test_an_action_is_audited_with_count_and_first_ids(client, fire, failed):
-    """And the job's history names who did it."""
+    """The job's history also names the person who requeued it."""
     client.post("/jobs/requeue", {"id": failed})
 
     action, target, detail = audited(fire)[0]
@@ -73,7 +73,7 @@ def test_an_action_is_audited_with_count_and_first_ids(client, fire, failed):
 
 
 def test_one_row_counts_before_what_is_selected(client, fire, failed):
-    """A row's menu acts on its row, whatever is ticked."""
+    """The menu of a row acts on that row, regardless of the selection."""
     client.post("/jobs/delete", {"one": failed[0], "id": failed})
 
     assert [State.DELETED, State.FAILED, State.FAILED] == states(fire, failed)
@@ -81,7 +81,7 @@ def test_one_row_counts_before_what_is_selected(client, fire, failed):
 
 
 def test_a_running_job_is_cancelled_by_delete(client, fire, send):
-    """It is told to stop; whoever does that is offered no way back."""
+    """The job is ordered to stop, and the response offers no undo."""
     job = send.enqueue(1)
     Worker(fire).claim()
 
@@ -92,7 +92,10 @@ def test_a_running_job_is_cancelled_by_delete(client, fire, send):
 
 
 def test_a_delete_is_undone(client, fire, failed, send):
-    """The answer brings the form that takes it back, for what lost nothing; the audit tells both."""
+    """The response contains the form that undoes the delete for jobs that lost nothing.
+
+    Both actions are in the audit.
+    """
     later, done = send.schedule(timedelta(hours=5), 1), send.enqueue(2)
     worker = Worker(fire)
     worker.succeed(worker.claim())
@@ -110,7 +113,7 @@ def test_a_delete_is_undone(client, fire, failed, send):
 
 
 def test_without_a_script_the_undo_stands_above_the_page(client, fire, send):
-    """Once, as a form that works by itself."""
+    """The message above the page contains the undo once, as a form that needs no script."""
     job = send.enqueue(1)
     client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
 
@@ -122,7 +125,7 @@ def test_without_a_script_the_undo_stands_above_the_page(client, fire, send):
 
 
 def test_a_cookie_makes_no_form_but_an_undo(client, send):
-    """Whatever a cookie says, the page offers to take back what this dashboard can, and nothing else."""
+    """Whatever a cookie contains, the page offers only an undo that this dashboard supports."""
     job = send.enqueue(1)
     client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
     message = ["good", "Deleted 1", None, {"path": "/jobs/all/delete", "fields": {"state": ["failed"]}}]
@@ -135,7 +138,7 @@ def test_a_cookie_makes_no_form_but_an_undo(client, send):
 
 
 def test_what_cannot_be_restored_says_why(client, fire, send):
-    """By name for one job; of several in numbers."""
+    """For one job the message contains the reason, and for several jobs their number."""
     parent, waiting = send.enqueue(1), send.enqueue(2)
     parent.then(send, 3)
     client.post("/jobs/delete", {"id": [parent.id, waiting.id]})
@@ -150,7 +153,7 @@ def test_what_cannot_be_restored_says_why(client, fire, send):
 
 
 def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
-    """Others are skipped."""
+    """Jobs that are not scheduled are skipped."""
     job = send.schedule(timedelta(hours=5), 1)
 
     answer = client.act("/jobs/reschedule", {"one": job.id, "when": "15m"})
@@ -166,7 +169,10 @@ def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
 
 
 def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, failed):
-    """The selection together; of one job that cannot be moved the reason is shown, and the audit has all."""
+    """A selection is moved as one action with one audit entry.
+
+    For a single job that cannot be moved, the reason is shown.
+    """
     job, later = send.enqueue(1), send.schedule(timedelta(hours=5), 1)
 
     answer = client.act(
@@ -188,7 +194,7 @@ def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, faile
 
 
 def test_without_a_script_a_form_asks_where_the_selected_jobs_go(client, send):
-    """The list sends the ids alone; the form sends them again with a target, which must not be empty."""
+    """The list sends only the ids; the form sends them again with a target, which must not be empty."""
     jobs = [send.enqueue(number) for number in range(2)]
     ids = [job.id for job in jobs]
 
@@ -215,7 +221,7 @@ def test_without_a_script_a_form_asks_where_the_selected_jobs_go(client, send):
     ],
 )
 def test_move_without_a_possible_target_is_refused(client, send, target, said):
-    """The message names the field, and the job stays where it is."""
+    """The error names the field, and the job stays in its queue."""
     job = send.enqueue(1)
 
     answer = client.act("/jobs/move", {"one": job.id, **target})
@@ -226,7 +232,7 @@ def test_move_without_a_possible_target_is_refused(client, send, target, said):
 
 
 def test_everything_that_matches_is_moved_in_the_background(client, fire, send, dashboard):
-    """The page that asks counts waiting jobs alone and has the fields of the target."""
+    """The confirmation page counts only waiting jobs and has the fields of the target."""
     jobs = [send.enqueue(number) for number in range(3)]
 
     asked = client.get("/jobs/all?verb=move&queue=mail").text
@@ -245,7 +251,7 @@ def test_everything_that_matches_is_moved_in_the_background(client, fire, send, 
 
 @pytest.mark.parametrize("when", ["", "soon", "15", "2031-01-01T00:00:00", "99999999999d", "-5m", "9999999w"])
 def test_a_time_that_is_none_is_refused(client, send, when):
-    """With how to write one."""
+    """The error describes the format."""
     job = send.schedule(timedelta(hours=5), 1)
 
     answer = client.post("/jobs/reschedule", {"one": job.id, "when": when})
@@ -255,7 +261,7 @@ def test_a_time_that_is_none_is_refused(client, send, when):
 
 
 def test_a_copy_is_enqueued_and_linked(client, fire, failed):
-    """The original stays as it is."""
+    """The original does not change."""
     answer = client.act("/jobs/copy", {"one": failed[0]}).json()
 
     copied = fire.jobs.get(answer["link"].rpartition("/")[2])
@@ -266,7 +272,7 @@ def test_a_copy_is_enqueued_and_linked(client, fire, failed):
 
 @pytest.mark.parametrize("path", ["requeue", "delete", "copy"])
 def test_nothing_selected_is_refused(client, path):
-    """With what to do."""
+    """The error describes what to do."""
     answer = client.post(f"/jobs/{path}", {})
 
     assert 400 == answer.status
@@ -274,16 +280,16 @@ def test_nothing_selected_is_refused(client, path):
 
 
 def test_more_than_a_page_of_ids_is_refused(client):
-    """Everything that matches has a way of its own."""
+    """To act on more jobs, a visitor uses the action on all matching jobs."""
     assert 400 == client.post("/jobs/requeue", {"id": ["x"] * 501}).status
     assert 400 == client.post("/jobs/requeue", {"id": ["x" * 201]}).status
 
 
-# ---- everything that matches -----------------------------------------------------------------------------
+# ---- actions on all matching jobs ------------------------------------------------------------------------
 
 
 def test_everything_that_matches_is_done_by_an_operation(client, dashboard, fire, failed, send):
-    """Tracked, audited, and shown where operations are."""
+    """The operation has progress, an audit entry, and a place in the list of operations."""
     later = send.enqueue(9)
 
     answer = client.post("/jobs/all/requeue?state=failed", {})
@@ -298,21 +304,21 @@ def test_everything_that_matches_is_done_by_an_operation(client, dashboard, fire
 
 
 def test_what_an_operation_cannot_be_told_is_refused(client, failed):
-    """Rather than done to more jobs than were meant."""
+    """A filter that operations do not support is refused, so no more jobs are affected than intended."""
     for query in ("tag=a&tag=b", "arg=number:1", "state=failed&created=%3E1h"):
         assert 400 == client.post(f"/jobs/all/delete?{query}", {}).status
         assert "data-bulk-all" not in client.get(f"/jobs?{query}").text
 
 
 def test_everything_there_is_is_not_deleted(client, fire, failed):
-    """A filter has to say which."""
+    """The delete requires a filter."""
     assert 400 == client.post("/jobs/all/delete", {}).status
     assert [State.FAILED] * 3 == states(fire, failed)
 
 
 @pytest.mark.parametrize(("is_read_only", "state"), [(False, State.ENQUEUED), (True, State.FAILED)])
 def test_what_a_process_left_undone_goes_on_at_the_next_visit(fire, failed, is_read_only, state):
-    """Whoever opens a dashboard carries it on, but for one that changes nothing at all."""
+    """Any dashboard continues the operation, except a read-only one."""
     fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
     dashboard = Dashboard(fire, read_only=is_read_only)
     with closing(dashboard), closing(Browser(dashboard)) as browser:
@@ -322,11 +328,11 @@ def test_what_a_process_left_undone_goes_on_at_the_next_visit(fire, failed, is_r
     assert [state] * 3 == states(fire, failed)
 
 
-# ---- files -----------------------------------------------------------------------------------------------
+# ---- exports ---------------------------------------------------------------------------------------------
 
 
 def test_a_list_is_exported_as_csv(client, failed):
-    """With what the list shows of each job."""
+    """The file has the columns of the list."""
     answer = client.get("/jobs/export?format=csv&state=failed")
 
     rows = [*csv.DictReader(io.StringIO(answer.text))]
@@ -337,7 +343,7 @@ def test_a_list_is_exported_as_csv(client, failed):
 
 
 def test_a_list_is_exported_as_json_lines_and_as_ids(client, failed):
-    """One a line."""
+    """The file has one job per line."""
     lines = client.get("/jobs/export?format=ndjson").text.splitlines()
     ids = client.get("/jobs/export?format=ids").text.split()
 
@@ -346,7 +352,7 @@ def test_a_list_is_exported_as_json_lines_and_as_ids(client, failed):
 
 
 def test_selected_jobs_are_exported_alone(client, failed):
-    """What is not stored any more is left out."""
+    """Jobs that are no longer stored are left out."""
     answer = client.get(f"/jobs/export?format=ids&selected={failed[1]}&selected=gone")
 
     assert f"{failed[1]}\n" == answer.text
@@ -354,7 +360,7 @@ def test_selected_jobs_are_exported_alone(client, failed):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "=cmd|' /C calc'!A1"])
 def test_no_cell_begins_like_a_formula(client, fire, text):
-    """A spreadsheet shows it as text."""
+    """A spreadsheet must show such a value as text instead of evaluating it."""
 
     @fire.task(name="x.y")
     def run(note: str) -> None: ...
@@ -368,11 +374,11 @@ def test_no_cell_begins_like_a_formula(client, fire, text):
 
 @pytest.mark.parametrize("target", ["export?format=xml", "export?format=csv&created=never", "all?verb=purge"])
 def test_a_wrong_export_is_refused(client, target):
-    """Before anything is sent; so is a verb that there is not."""
+    """The response is an error before any data is sent; an unknown verb is an error too."""
     assert 400 == client.get(f"/jobs/{target}").status
 
 
-# ---- everything, and how many that is --------------------------------------------------------------------
+# ---- actions on everything, and their numbers ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -390,7 +396,10 @@ def ended(fire, send):
 
 @pytest.mark.parametrize("query", ["", "queue=mail", "task=shop.mail.send", "since=2020-01-01T00:00:00Z"])
 def test_no_requeue_of_everything_without_a_state(fire, client, ended, query):
-    """Neither offered nor accepted, by a page or by a program; and told without a word of Python."""
+    """A requeue without a state is neither offered nor accepted by pages, nor accepted by the API.
+
+    The error contains no Python names.
+    """
     page = client.get(f"/jobs?{query}").text
     refused = [
         client.get(f"/jobs/all?verb=requeue&{query}"), client.post(f"/jobs/all/requeue?{query}"),
@@ -405,7 +414,7 @@ def test_no_requeue_of_everything_without_a_state(fire, client, ended, query):
 
 
 def test_the_question_counts_by_state(client, ended):
-    """Of a delete that names no state: each state that it meets, with its number."""
+    """For a delete without a state, the question lists each affected state with its number of jobs."""
     text = client.get("/jobs/all?verb=delete&task=shop.mail.send").text
 
     states = re.findall(r'state-icon state-(\w+)"', text.partition("<main")[2].partition("</main>")[0])
@@ -422,7 +431,7 @@ def test_the_question_counts_by_state(client, ended):
     ],
 )  # fmt: skip
 def test_what_has_ended_is_met_once_the_number_was_typed(fire, client, ended, form, status):
-    """By the number that was shown; else the question comes again, with the number of now."""
+    """The typed number must be the shown one; otherwise the question is repeated with the present number."""
     answer = client.post("/jobs/all/requeue?state=succeeded", form)
 
     assert status == answer.status
@@ -432,7 +441,10 @@ def test_what_has_ended_is_met_once_the_number_was_typed(fire, client, ended, fo
 
 
 def test_above_a_thousand_the_number_is_typed(fire, client, send):
-    """Also of what waits; up to a thousand a button will do. Many more by then are asked for again."""
+    """Above a thousand waiting jobs, the number is required; up to a thousand, a button is sufficient.
+
+    If there are many more jobs by then, the question is repeated.
+    """
     send.enqueue_many([(number,) for number in range(1_000)])
     few = client.get("/jobs/all?verb=delete&state=enqueued").text
     send.enqueue_many([(number,) for number in range(200)])

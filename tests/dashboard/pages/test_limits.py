@@ -1,4 +1,4 @@
-"""Limits: who holds a key, who waits, numbers changed and paused with a note; unique keys; the job's page."""
+"""Limits: holders and waiting jobs of keys, settings and pauses; unique keys; the limits on a job's page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MINUTE = 60_000_000
 
 @pytest.fixture
 def report(fire):
-    """A task of which two run at once for a tenant."""
+    """A task of which two jobs per tenant may run at the same time."""
 
     @fire.task(name="shop.report", limits=[Limit("tenant:{tenant_id}", concurrent=2)])
     def report(tenant_id: int, number: int) -> None: ...
@@ -25,7 +25,7 @@ def report(fire):
 
 
 def claim(fire, count=10):
-    """A session takes what it may."""
+    """Claim the jobs that may start for a session, and return them."""
     storage = fire.storage
     storage.begin_session(NewSession("one", "one", "web-1", "host", 7, 0, 3_600.0, 10))
     return storage.claim(ClaimRequest(None, count, "one", storage.clock())).jobs
@@ -36,7 +36,7 @@ def actions(fire):
 
 
 def test_without_limits_the_page_teaches(client):
-    """It says how to give a task one."""
+    """The page explains how to give a task a limit."""
     page = client.get("/limits")
 
     assert 200 == page.status
@@ -44,7 +44,7 @@ def test_without_limits_the_page_teaches(client):
 
 
 def test_a_key_is_shown_with_holders_and_those_who_wait(fire, client, report):
-    """Running of how many may, waiting, and the name's numbers; one line a key."""
+    """Each key has one row with its running and waiting jobs and the settings of its name."""
     report.enqueue_many([(7, number) for number in range(5)])
     jobs = claim(fire)
 
@@ -59,7 +59,7 @@ def test_a_key_is_shown_with_holders_and_those_who_wait(fire, client, report):
 
 
 def test_a_names_page_has_its_numbers_and_no_count_of_holders(fire, client, report):
-    """No job asks for the name: what runs and waits stands at its keys."""
+    """No job uses the name itself as a key, so running and waiting jobs are shown at its keys."""
     report.enqueue(7, 1)
     claim(fire)
 
@@ -72,7 +72,7 @@ def test_a_names_page_has_its_numbers_and_no_count_of_holders(fire, client, repo
 
 
 def test_a_waiting_job_says_which_limit_it_waits_for(fire, client, report):
-    """With a link to the key's page."""
+    """The job's page links to the key's page."""
     jobs = report.enqueue_many([(7, number) for number in range(3)])
     claim(fire)
 
@@ -83,7 +83,7 @@ def test_a_waiting_job_says_which_limit_it_waits_for(fire, client, report):
 
 
 def test_numbers_are_changed_and_reset(fire, client, report):
-    """On the page of a key or a name; the audit tells."""
+    """The settings of a key or a name can be changed; the audit records it."""
     client.post("/limits/set", {"key": "tenant", "concurrent": "3", "rate": "", "per": "", "burst": ""})
     changed = fire.limits.get("tenant:7")
     client.post("/limits/reset", {"key": "tenant"})
@@ -94,7 +94,7 @@ def test_numbers_are_changed_and_reset(fire, client, report):
 
 
 def test_a_rate_is_set_with_its_period(fire, client, report):
-    """Seconds, and a burst where one is given."""
+    """The period is in seconds, and the burst is optional."""
     client.post(
         "/limits/set", {"key": "tenant:9", "concurrent": "", "rate": "90", "per": "60", "burst": "10"}
     )
@@ -114,7 +114,7 @@ def test_a_rate_is_set_with_its_period(fire, client, report):
     ],
 )
 def test_a_bad_number_is_refused_with_the_value(fire, client, report, fields, said):
-    """Nothing is changed."""
+    """The error contains the value, and nothing is changed."""
     given = {"key": "", "concurrent": "", "rate": "", "per": "", "burst": ""} | fields
     answer = client.post("/limits/set", given)
 
@@ -124,7 +124,7 @@ def test_a_bad_number_is_refused_with_the_value(fire, client, report, fields, sa
 
 
 def test_a_limit_is_paused_with_a_note_and_resumed(fire, client, report):
-    """None of its jobs starts meanwhile; the note stands wherever the limit is."""
+    """No job with this key starts during the pause; the note is shown wherever the limit is."""
     client.post("/limits/pause", {"key": "tenant:7", "note": "till noon"})
     report.enqueue(7, 1)
     paused, page = claim(fire), client.get("/limits").text
@@ -137,7 +137,7 @@ def test_a_limit_is_paused_with_a_note_and_resumed(fire, client, report):
 
 
 def test_unique_keys_lead_to_their_jobs(fire, client):
-    """The task, the key and the job that it points at."""
+    """A row has the task, the key, and a link to the job."""
 
     @fire.task(name="shop.index", unique=Unique("doc:{doc_id}"), limits=[Turns("doc:{doc_id}")])
     def index(doc_id: int) -> None: ...
@@ -153,7 +153,7 @@ def test_unique_keys_lead_to_their_jobs(fire, client):
 
 
 def test_keys_are_paged_and_searched(fire, client, report):
-    """Fifty on a page; those that begin so."""
+    """A page has fifty keys; the search matches the beginning of a key."""
     report.enqueue_many([(number, 0) for number in range(100, 160)])
 
     first = client.get("/limits").text
@@ -164,22 +164,25 @@ def test_keys_are_paged_and_searched(fire, client, report):
     assert "tenant:151" in found
 
 
-# ---- who waits ---------------------------------------------------------------------------------------------
+# ---- waiting jobs ------------------------------------------------------------------------------------------
 
 
 def words(page):
-    """The text of a page without its tags, in one line."""
+    """Return the text of a page without its tags, on one line."""
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).replace("\u202f", " ").split())
 
 
 def rows(page):
-    """The cells of each waiting job, as text, in the order of the page."""
+    """Return the cells of each waiting job as text, in the order of the page."""
     found = re.findall(r'<tr id="waiting-.*?</tr>', page, re.DOTALL)
     return [[words(cell) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in found]
 
 
 def exporting(fire, count):
-    """Jobs of which two may run at the same time: the first two do, and such runs took ten minutes."""
+    """Enqueue jobs of a task with a limit of two, start the first two, and return all.
+
+    Recent runs of the task took ten minutes.
+    """
 
     @fire.task(name="shop.export", limits=[Limit("warehouse", concurrent=2)])
     def export(number: int) -> None: ...
@@ -196,7 +199,7 @@ def exporting(fire, count):
 
 
 def test_a_keys_page_shows_who_waits_in_which_order_why_and_how_long(fire, client):
-    """One row a job: its place, call, what holds it, since when it waits and about when it starts."""
+    """A row has the job's place, its call, the limit that holds it, its wait, and its approximate start."""
     jobs = exporting(fire, 5)
 
     page = client.get("/limits/key?key=warehouse").text
@@ -213,7 +216,10 @@ def test_a_keys_page_shows_who_waits_in_which_order_why_and_how_long(fire, clien
 
 
 def test_those_who_wait_are_shown_page_by_page(fire, client):
-    """Twenty-five on a page, and a link to the next ones; the number of all is a link from the list."""
+    """A page has twenty-five jobs and a link to the next page.
+
+    The number of waiting jobs in the list of limits is a link to the first page.
+    """
     exporting(fire, 62)
 
     first = client.get("/limits/key?key=warehouse").text
@@ -229,7 +235,7 @@ def test_those_who_wait_are_shown_page_by_page(fire, client):
 
 
 def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
-    """It names the key that holds its jobs, or says that they wait."""
+    """The row names the key that holds the jobs, or states that they wait."""
 
     @fire.task(
         name="shop.describe",
@@ -276,7 +282,10 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
     ids=["paused", "closed", "shut"],
 )  # fmt: skip
 def test_a_keys_page_says_why_none_starts(fire, client, change, state, starts):
-    """A pause, a number of 0, a time until which it is shut; only a time gives an estimate."""
+    """The reason is a pause, a setting of 0, or a time until which the limit is shut.
+
+    Only a time results in an estimate.
+    """
     exporting(fire, 4)
 
     change(fire)
@@ -287,7 +296,10 @@ def test_a_keys_page_says_why_none_starts(fire, client, change, state, starts):
 
 
 def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
-    """On its own page; the bar of its life says only that it is in its queue."""
+    """The place and the estimate are on the job's page.
+
+    The bar of the job's history only shows that it is in its queue.
+    """
     jobs = exporting(fire, 6)
 
     last, first = (words(client.get(f"/jobs/{jobs[number].id}").text) for number in (5, 2))
@@ -299,7 +311,7 @@ def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
 
 @pytest.fixture
 def asking(fire):
-    """Four jobs, two of which run: the third waits for its customer's limit and for that of the model."""
+    """Five jobs, two of which run; the third waits for its customer's limit and for that of the model."""
 
     @fire.task(
         name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
@@ -313,7 +325,7 @@ def asking(fire):
 
 
 def test_a_job_names_every_limit_that_holds_it(fire, client, asking):
-    """The narrowest first, with the job that holds it; the page of each limit names both as well."""
+    """The narrowest limit is first, with the job that holds it; each limit's page also names both limits."""
     page = words(client.get(f"/jobs/{asking[2].id}").text)
     own, shared = (client.get(f"/limits/key?key={key}").text for key in ("customer:12", "model"))
 
@@ -335,7 +347,7 @@ def test_a_job_names_every_limit_that_holds_it(fire, client, asking):
 
 
 def test_timeouts_bound_a_start_without_an_estimate(fire, client):
-    """On the page of the limit and on that of the job, which agree."""
+    """The pages of the limit and of the job agree."""
 
     @fire.task(name="shop.train", timeout=7_200, limits=[Limit("gpu", concurrent=1)])
     def train(number: int) -> None: ...
@@ -356,7 +368,7 @@ def test_timeouts_bound_a_start_without_an_estimate(fire, client):
 
 
 def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, client):
-    """One sentence for the narrowest limit, one for the others."""
+    """One sentence describes the narrowest limit, and one the others."""
 
     @fire.task(name="shop.train", limits=[Limit("gpu", concurrent=1), Limit("licence", concurrent=2)])
     def train() -> None: ...
@@ -380,7 +392,7 @@ def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, clie
 
 
 def test_a_full_limit_gives_each_job_a_place_in_one_order(fire, client, asking):
-    """The same on the page of the limit, of the queue and of the job."""
+    """The places are the same on the pages of the limit, the queue and the job."""
     line = client.get("/limits/key?key=model").text
     page = words(client.get(f"/jobs/{asking[4].id}").text)
 
@@ -396,7 +408,7 @@ def test_a_full_limit_gives_each_job_a_place_in_one_order(fire, client, asking):
 
 
 def test_jobs_that_another_limit_holds_are_passed_if_this_one_has_room(fire, client, asking):
-    """They are listed below without a place, with the limit that holds them."""
+    """Held jobs are listed below the others, without a place, with the limit that holds them."""
     fire.limits.set("model", concurrent=3)
 
     line = client.get("/limits/key?key=model").text
@@ -409,7 +421,7 @@ def test_jobs_that_another_limit_holds_are_passed_if_this_one_has_room(fire, cli
 
 
 def test_places_go_on_after_a_page_with_jobs_that_another_limit_holds(fire, client):
-    """The link to the next page has the number of those without a place."""
+    """The link to the next page contains the number of jobs without a place."""
 
     @fire.task(
         name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
@@ -431,7 +443,7 @@ def test_places_go_on_after_a_page_with_jobs_that_another_limit_holds(fire, clie
 
 
 def test_a_limit_has_one_row_where_its_name_is_its_key(fire, client, asking):
-    """A name of many keys has a row among the names."""
+    """A name with several keys has a row among the names."""
     page = words(client.part("/limits", "rows").text)
     keys, _, names = page.partition(" Names ")
 
@@ -440,7 +452,7 @@ def test_a_limit_has_one_row_where_its_name_is_its_key(fire, client, asking):
 
 
 def test_the_number_of_a_limit_is_set_in_its_row(fire, client, asking):
-    """The row of a name, or of a key that has its own; a rate stays as it is."""
+    """The row of a name, or of a key with its own settings, has the form; the form keeps the rate."""
 
     @fire.task(name="shop.call", limits=[Limit("api", concurrent=3, rate=90, per=60, burst=5)])
     def call() -> None: ...
@@ -461,7 +473,10 @@ def test_the_number_of_a_limit_is_set_in_its_row(fire, client, asking):
 
 
 def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asking):
-    """Three jobs wait for the last key of the alphabet; the others stay in order of their keys."""
+    """Three jobs wait for the alphabetically last key, so it is first.
+
+    Keys with the same number of waiting jobs are in alphabetical order.
+    """
     page = client.get("/limits").text
 
     keys = re.findall(r'<tr id="key-\d+">.*?<a [^>]*>([^<]+)</a>', page, re.DOTALL)
@@ -469,7 +484,7 @@ def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asking):
 
 
 def test_a_form_that_is_as_saved_offers_no_button(fire, client, asking):
-    """The script shows it, or makes it the primary one, when a field differs."""
+    """A script shows the button, or makes it the primary one, when a field differs from the saved value."""
     rows, page = client.get("/limits").text, client.get("/limits/key?key=model").text
 
     assert re.search(r'class="set-number" data-act data-saves>', rows)
@@ -477,7 +492,7 @@ def test_a_form_that_is_as_saved_offers_no_button(fire, client, asking):
 
 
 def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, report):
-    """Who has set them, and what the code says."""
+    """The page shows who set them, and the settings in the code."""
     client.post("/limits/set", {"key": "tenant", "concurrent": "3", "rate": "", "per": "", "burst": ""})
     changed = words(client.get("/limits/key?key=tenant").text)
     client.post("/limits/reset", {"key": "tenant"})
@@ -488,7 +503,10 @@ def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, r
 
 
 def test_the_bar_of_a_job_that_has_started_does_not_blame_workers(fire, client):
-    """Whether a limit, a worker or a server was missing is not stored: it was in its queue."""
+    """The storage does not record whether a limit, a worker or a server was missing.
+
+    The bar therefore only shows that the job was in its queue.
+    """
     jobs = exporting(fire, 1)
 
     page = words(client.get(f"/jobs/{jobs[0].id}").text)
@@ -498,7 +516,7 @@ def test_the_bar_of_a_job_that_has_started_does_not_blame_workers(fire, client):
 
 
 def test_the_labels_of_the_form_say_what_the_numbers_mean(fire, client, report):
-    """Each field by what it limits."""
+    """Each label describes the effect of its field."""
     page = words(client.get("/limits/key?key=tenant").text)
 
     for label in (

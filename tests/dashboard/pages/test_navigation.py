@@ -1,4 +1,4 @@
-"""The navigation keeps itself current at an address of its own, whatever page it is on."""
+"""On every page, the navigation updates from a separate URL."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tests.core.fakes import Worker
 
 
 def nav_of(html):
-    """The navigation within a page, or alone, and where it is asked for again."""
+    """Return a match with the URL from which the navigation of a page is updated, or None."""
     return re.search(r'id="region-nav"[^>]* data-from="([^"]+)"', html)
 
 
 def part(html, name):
-    """A live region of a page."""
+    """Return the content of a live region in a page."""
     return html.partition(f'id="region-{name}"')[2].partition("</nav>")[0]
 
 
 def count_of(html, address):
-    """The number behind a link of the navigation or of the tabs; None where there is none."""
+    """Return the number after a link in the navigation or the tabs, or None if there is none."""
     link = re.search(rf'<a [^>]*href="{re.escape(address)}"[^>]*>(.*?)</a>', html, re.DOTALL)[1]
     found = re.search(r'class="number[^"]*">(?:<span>)?([^<]+)<', link)
     return None if found is None else found[1]
@@ -28,7 +28,7 @@ def count_of(html, address):
 
 @pytest.fixture
 def retrying(fire):
-    """Makes jobs that wait for a retry: `retrying(3)`."""
+    """Return a function that creates jobs that wait for a retry: `retrying(3)`."""
 
     @fire.task(name="shop.charge")
     def charge() -> None:
@@ -43,7 +43,7 @@ def retrying(fire):
 
 
 def test_retries_are_counted(client, dashboard, fire, retrying):
-    """In the navigation and in the tab; jobs that are only scheduled are not among them."""
+    """The navigation and the tab count them, without jobs that are only scheduled."""
     fire.task(name="shop.later")(lambda: None).schedule(3600)
 
     none = client.get("/jobs").text
@@ -59,7 +59,7 @@ def test_retries_are_counted(client, dashboard, fire, retrying):
 
 
 def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
-    """More than that is not counted, and says so."""
+    """Above a hundred, the number is shown as "100+"."""
     retrying(101)
     dashboard.forget()
 
@@ -67,7 +67,7 @@ def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
 
 
 def test_the_overview_requests_its_navigation_with_its_tiles(client):
-    """From its own address: both show one reading."""
+    """The URL is that of the overview, so that both show the same reading."""
     page = client.get("/").text
 
     assert nav_of(page) is None
@@ -76,7 +76,7 @@ def test_the_overview_requests_its_navigation_with_its_tiles(client):
 
 @pytest.mark.parametrize("address", ["/queues", "/jobs?state=failed", "/failures/gone", "/nowhere"])
 def test_every_page_says_where_its_navigation_is(client, address):
-    """Also one that shows what is gone, which would not answer for itself."""
+    """Even a page that shows a deleted object, whose own URL would not be found, has this URL."""
     found = nav_of(client.get(address).text)
 
     assert found is not None
@@ -88,7 +88,7 @@ def test_every_page_says_where_its_navigation_is(client, address):
 
 
 def test_it_marks_the_section_it_is_asked_for(client):
-    """The page's own."""
+    """The marked section is that of the page."""
     text = client.get("/navigation?section=queues&part=nav").text
 
     assert re.search(r'href="/queues" aria-current="page"', text)
@@ -96,19 +96,19 @@ def test_it_marks_the_section_it_is_asked_for(client):
 
 
 def test_it_is_no_page(client):
-    """There is nothing to see but within others."""
+    """The navigation exists only as a part of other pages."""
     assert 404 == client.get("/navigation?section=queues").status
     assert 404 == client.get("/navigation?part=head").status
 
 
 def test_a_section_may_be_anything_that_a_plugin_names_but_not_endless(client):
-    """It marks nothing then."""
+    """An unknown section marks nothing, and a name that is too long is an error."""
     assert 200 == client.get("/navigation?section=%22%3E%3Cscript%3E&part=nav").status
     assert 400 == client.get(f"/navigation?section={'x' * 300}&part=nav").status
 
 
 def test_the_palette_and_its_keys_list_every_section(client):
-    """In the order of the navigation, with the same titles."""
+    """The palette and the keys have the order and the titles of the navigation."""
     html = client.get("/").text
     nav = re.search(r"<nav.*?</nav>", html, re.DOTALL)[0]
     palette = re.search(r'<dialog id="palette".*?</dialog>', html, re.DOTALL)[0]

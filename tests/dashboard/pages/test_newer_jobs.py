@@ -1,4 +1,4 @@
-"""Across modules: every page shows jobs that a newer release stored, and why they do not run."""
+"""Across modules: every page shows jobs that a newer release stored, and the reason why they do not run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAMAGED = {"damaged ties": {"relations_json": "not JSON"}, "damaged retry": {"re
 
 @pytest.fixture
 def ids(fire):
-    """The jobs of a newer release and damaged ones, each after a server has looked at it once."""
+    """The ids of a newer release's jobs and of damaged jobs, after a server has tried each of them once."""
     task = fire.task(name="send")(lambda: None)
     made = {}
     for name, part in (UNKNOWN | DAMAGED).items():
@@ -32,7 +32,7 @@ def ids(fire):
 
 
 def test_every_page_shows_a_job_that_this_release_cannot_read(fire, client, ids):
-    """Lists, the job's page, its API and the doctor; the reason stands on the page."""
+    """Lists, the job's page, the API and the doctor work; the job's page shows the reason."""
     for path in (
         "/",
         "/jobs",
@@ -56,7 +56,7 @@ def test_every_page_shows_a_job_that_this_release_cannot_read(fire, client, ids)
 
 
 def test_an_operator_acts_on_a_job_that_this_release_cannot_read(fire, ids):
-    """It is requeued and deleted; a copy, which might lack a part of it, is refused."""
+    """The job can be requeued and deleted; a copy could lack a part of it, so it is refused."""
     for name, id in ids.items():
         with pytest.raises(JobConflict, match="this release cannot read its"):
             fire.jobs.copy(id)

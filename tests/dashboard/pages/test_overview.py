@@ -1,4 +1,4 @@
-"""The overview: teaches at first, then shows how things stand; every region and chart on its own."""
+"""The overview: instructions for a new storage, then the present state, with each region and chart alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def minutes_ago(fire, minutes):
 
 
 def ended(fire, minutes=1, *, task="shop.send", queue="mail", outcome="succeeded", count=4, seconds=0.05):
-    """What ended some minutes ago is in the storage."""
+    """Store attempts that ended some minutes ago."""
     histogram = [0] * (len(DURATION_BUCKETS) + 1)
     histogram[sum(bound < seconds for bound in DURATION_BUCKETS)] = count
     at = minutes_ago(fire, minutes)
@@ -47,7 +47,7 @@ def ended(fire, minutes=1, *, task="shop.send", queue="mail", outcome="succeeded
 
 
 def serve(fire, queues="*", workers=10):
-    """A server has a session."""
+    """Begin a server's session."""
     session = NewSession("s", "server", "worker-1", "host", 1, fire.client.clock.now(), 30.0, workers, queues)
     fire.storage.begin_session(session)
     fire.storage.renew([Renewal("s", 3)])
@@ -57,7 +57,7 @@ def serve(fire, queues="*", workers=10):
 
 
 def test_a_new_storage_is_taught_how_to_enqueue(client):
-    """Without any job the page shows the lines that enqueue one and the command that runs it."""
+    """Without any job, the page shows the code that enqueues one and the command that runs it."""
     page = client.get("/")
 
     assert 200 == page.status
@@ -68,7 +68,7 @@ def test_a_new_storage_is_taught_how_to_enqueue(client):
 
 
 def test_the_first_job_is_announced_where_it_was_awaited(client, task):
-    """The page that teaches says when the first job is there."""
+    """A page that shows the instructions reports the first job."""
     before = client.part("/", "first").text
     task.enqueue(1)
     client.app.forget()
@@ -77,7 +77,7 @@ def test_the_first_job_is_announced_where_it_was_awaited(client, task):
 
 
 def test_the_page_shows_numbers_queues_tasks_and_failures(client, fire, task):
-    """What waits, ended and failed is where one looks for it, each with its way on."""
+    """Waiting, ended and failed jobs are in their tiles and tables, each with a link."""
     task.enqueue_many([(n,) for n in range(12)])
     serve(fire)
     ended(fire, count=30)
@@ -95,7 +95,10 @@ def test_the_page_shows_numbers_queues_tasks_and_failures(client, fire, task):
 
 
 def test_more_jobs_than_workers_are_not_said_to_be_of_them(client, fire, task):
-    """What is claimed ahead, or held by a lost server, has no worker: "2 of 1" would read as a mistake."""
+    """Jobs that are claimed ahead, or held by a lost server, have no worker.
+
+    "2 of 1" would look like an error.
+    """
     task.enqueue_many([(1,), (2,)])
     serve(fire, workers=1)
     fire.storage.claim(ClaimRequest(["mail"], 2, "s", fire.client.clock.now()))
@@ -110,7 +113,7 @@ def test_more_jobs_than_workers_are_not_said_to_be_of_them(client, fire, task):
 
 
 def test_deleted_jobs_that_still_run_take_workers(client, fire, task):
-    """They are counted next to the jobs that are being processed."""
+    """Deleted jobs that still run are counted next to the processing jobs."""
     task.enqueue_many([(1,), (2,), (3,)])
     serve(fire)
     claimed = fire.storage.claim(ClaimRequest(["mail"], 3, "s", fire.client.clock.now())).jobs
@@ -138,7 +141,10 @@ def tile(text, name):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_region_is_answered_alone(client, task, part):
-    """A part is no page, and is not sent again while nothing in it has changed; there is no other."""
+    """A region is not a whole page, and is not sent again while it is unchanged.
+
+    Unknown regions are a 404.
+    """
     task.enqueue(1)
     client.get("/")
 
@@ -150,7 +156,7 @@ def test_each_region_is_answered_alone(client, task, part):
 
 
 def test_several_regions_show_one_reading(client, fire, task):
-    """Regions that are requested together are one answer, in which navigation, tile and table agree."""
+    """Regions that are requested together are one response, in which navigation, tile and table agree."""
     task.enqueue(1)
     client.get("/")
     task.enqueue_many([(n,) for n in range(2, 8)])
@@ -168,7 +174,7 @@ def test_several_regions_show_one_reading(client, fire, task):
 
 
 def test_an_open_page_is_told_after_what_is_shown_was_forgotten(client, dashboard, task):
-    """A page that asks because something moved gets a reading that is newer than the move."""
+    """A page that requests data because of a change gets a reading that is newer than the change."""
     task.enqueue(1)
     client.get("/")
     dashboard.live.look()
@@ -181,7 +187,7 @@ def test_an_open_page_is_told_after_what_is_shown_was_forgotten(client, dashboar
 
 @pytest.mark.parametrize("query", ["span=2h", "kind=pie", "span=1h&span=24h", "span=%00"])
 def test_what_the_chart_cannot_show_is_refused(client, query):
-    """A wrong span or kind names the field and what there is; a script is told in JSON."""
+    """The error names the field and the valid values; scripts get it as JSON."""
     page, script = client.get(f"/?{query}"), client.get(f"/history.json?{query}")
 
     assert (400, 400) == (page.status, script.status)
@@ -191,7 +197,7 @@ def test_what_the_chart_cannot_show_is_refused(client, query):
 
 @pytest.mark.parametrize("span", ["live", "1h", "24h", "7d", "30d"])
 def test_every_chart_is_drawn_without_a_script(client, fire, task, span):
-    """Each span and kind has a drawing, a table behind a disclosure, and says what it shows."""
+    """Each span and kind has a drawing, a table in a disclosure element, and a caption."""
     task.enqueue(1)
     ended(fire)
 
@@ -204,7 +210,7 @@ def test_every_chart_is_drawn_without_a_script(client, fire, task, span):
 
 
 def test_the_figures_lead_to_the_jobs_of_their_time(client, fire, task):
-    """A row of the table opens the jobs within its bucket."""
+    """A row of the table opens the jobs of its bucket."""
     task.enqueue(1)
     ended(fire)
 
@@ -213,11 +219,11 @@ def test_the_figures_lead_to_the_jobs_of_their_time(client, fire, task):
     assert link
 
 
-# ---- troubles ----------------------------------------------------------------------------------------------
+# ---- problems ----------------------------------------------------------------------------------------------
 
 
 def test_jobs_without_a_server_are_the_first_thing_to_see(client, task):
-    """The banner says how many wait and leads to the servers."""
+    """The banner contains the number of waiting jobs and a link to the servers."""
     task.enqueue_many([(n,) for n in range(3)])
 
     text = client.part("/", "health").text
@@ -227,7 +233,7 @@ def test_jobs_without_a_server_are_the_first_thing_to_see(client, task):
 
 
 def test_a_paused_queue_can_be_resumed_from_its_banner(client, fire, task):
-    """The remedy is a form that works without a script."""
+    """The banner's form works without a script."""
     task.enqueue_many([(n,) for n in range(120)])
     serve(fire)
     fire.queues.pause("mail", note="until 15:00")
@@ -241,7 +247,7 @@ def test_a_paused_queue_can_be_resumed_from_its_banner(client, fire, task):
 
 
 def test_a_paused_limit_with_many_jobs_is_told(client, fire):
-    """With how many wait; its button leads to the limits."""
+    """The banner contains the number of waiting jobs, and its button leads to the limits."""
     task = fire.task(name="shop.limited", limits=[Limit("tenant:{n}", concurrent=4)])(send)
     task.enqueue_many([(7,) for _ in range(120)])
     serve(fire)
@@ -258,7 +264,10 @@ def never_charges(n: int) -> None:
 
 
 def test_many_failed_jobs_are_told_hours_after_they_failed(client, fire):
-    """Nothing fails any more, so only their number says it; a mute of the cause ends the banner."""
+    """No job fails any more, so only the number of failed jobs shows the problem.
+
+    Muting the cause removes the banner.
+    """
     broken = fire.task(name="shop.fail", retry=Retry.never())(never_charges)
     broken.enqueue_many([(n,) for n in range(100)])
     fakes.Worker(fire).run()
@@ -275,7 +284,7 @@ def test_many_failed_jobs_are_told_hours_after_they_failed(client, fire):
 
 
 def test_jobs_that_wait_for_a_failed_parent_lead_to_it(client, fire):
-    """There it can be requeued, and what waits for it is listed."""
+    """The page of the parent offers to requeue it and lists the jobs that wait for it."""
 
     @fire.task(name="shop.load", retry=Retry.never())
     def load() -> None:
@@ -293,7 +302,7 @@ def test_jobs_that_wait_for_a_failed_parent_lead_to_it(client, fire):
 
 
 def test_members_that_cannot_start_lead_to_their_batch(client, fire):
-    """With its name; several of them are a number."""
+    """The banner names the batch; several members are shown as a number."""
 
     @fire.task(name="shop.load", retry=Retry.never())
     def load() -> None:
@@ -318,7 +327,7 @@ def test_members_that_cannot_start_lead_to_their_batch(client, fire):
 
 
 def backlog(text):
-    """What the tile of the backlog says: its value, and the line below."""
+    """Return the backlog tile's value and the line below it."""
     found = re.search(
         r'id="tile-backlog".*?class="value">(.*?)</span>.*?class="hint">(.*?)</span>', text, re.DOTALL
     )
@@ -326,7 +335,7 @@ def backlog(text):
 
 
 def test_the_backlog_clears_with_its_slowest_queue(client, fire, task):
-    """The rate of one queue does not clear another: the figure is that of the slowest, with its name."""
+    """The rate of one queue does not empty another, so the tile shows the slowest queue and its name."""
     serve(fire)
     task.enqueue_many([(n,) for n in range(20)])
     task.using(queue="reports").enqueue_many([(n,) for n in range(30)])
@@ -334,12 +343,12 @@ def test_the_backlog_clears_with_its_slowest_queue(client, fire, task):
         ended(fire, minutes, queue="mail", count=600)
         ended(fire, minutes, queue="reports", count=2)
 
-    # Some seconds of the oldest minute are no longer within the ten minutes.
+    # The oldest minute is only partly within the ten minutes.
     assert backlog(client.part("/", "tiles").text) in {("15 min", "in reports"), ("16 min", "in reports")}
 
 
 def test_a_backlog_that_never_clears_has_no_number(client, fire, task):
-    """Jobs of a queue that no server listens to wait for ever, however quick the other queues are."""
+    """Jobs of a queue without a server wait forever, however fast the other queues are."""
     serve(fire, queues="mail")
     task.enqueue_many([(n,) for n in range(20)])
     task.using(queue="reports").enqueue_many([(n,) for n in range(2)])
@@ -350,7 +359,7 @@ def test_a_backlog_that_never_clears_has_no_number(client, fire, task):
 
 
 def test_a_backlog_that_limits_hold_has_no_number(client, fire, task):
-    """The tile leads to the limits; how quick other jobs are says nothing of those that a limit holds."""
+    """The rate of other jobs does not predict when held jobs start; the tile links to the limits."""
     serve(fire)
     fire.limits.set("tenant", concurrent=1)
     task.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
@@ -365,7 +374,7 @@ def test_a_backlog_that_limits_hold_has_no_number(client, fire, task):
 
 
 def test_without_a_backlog_the_tile_says_how_many_jobs_finish(client, fire, task):
-    """The mean of the last minutes."""
+    """The number is the mean of the last minutes."""
     serve(fire)
     for minutes in range(1, 11):
         ended(fire, minutes, count=48)
@@ -374,9 +383,10 @@ def test_without_a_backlog_the_tile_says_how_many_jobs_finish(client, fire, task
 
 
 def test_what_limits_hold_is_no_wait(client, fire, task):
-    """The oldest wait is that of the first job that no limit holds; how many stand before it is beside.
+    """The oldest wait is that of the first job that no limit holds; the held jobs before it are counted.
 
-    If limits hold all that were seen, it is that of the first of these, which says so and warns of nothing.
+    If limits hold all examined jobs, the wait is that of the first of them, with the reason and without a
+    warning.
     """
     fire.limits.set("tenant", concurrent=1)
     task.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
@@ -405,7 +415,7 @@ def oldest_of_queue(text, name):
 
 
 def test_a_banner_says_once_how_long_a_job_waits(client, fire, task):
-    """Its sentence has the duration, in the form of the page's other figures; no "since" repeats it."""
+    """The sentence contains the duration in the page's usual format, and no "since" repeats it."""
     task.enqueue(1)
     fire.storage.clock_offset += 25 * MINUTE
     serve(fire)
@@ -420,7 +430,7 @@ def test_a_banner_says_once_how_long_a_job_waits(client, fire, task):
 
 
 def test_tile_and_table_have_the_same_rate(client, fire, task):
-    """A queue of which nothing has ended lately has a rate of zero in both, and the tile names it whole."""
+    """A queue in which no job ended lately has a rate of zero in both; the tile shows its full name."""
     serve(fire)
     task.enqueue(1)
 
@@ -431,7 +441,7 @@ def test_tile_and_table_have_the_same_rate(client, fire, task):
 
 
 def test_a_task_that_no_server_knows_is_told(client, fire, task):
-    """Jobs that wait are compared with the tasks that servers told of."""
+    """The tasks of the waiting jobs are compared with the tasks that servers have reported."""
     from firelock.control.catalogue import tell_tasks
 
     serve(fire)
@@ -445,11 +455,11 @@ def test_a_task_that_no_server_knows_is_told(client, fire, task):
     assert "shop.send" not in text
 
 
-# ---- for scripts -------------------------------------------------------------------------------------------
+# ---- data for scripts --------------------------------------------------------------------------------------
 
 
 def test_a_chart_has_its_numbers_as_json(client, fire):
-    """Starts, labels and values a bucket; unchanged numbers are not sent again."""
+    """The JSON has starts, labels and a value per bucket; unchanged numbers are not sent again."""
     ended(fire, count=4)
     ended(fire, outcome="crashed", count=2)
     ended(fire, outcome="retried", count=1)
@@ -463,7 +473,7 @@ def test_a_chart_has_its_numbers_as_json(client, fire):
 
 
 def test_the_numbers_of_a_latency_are_seconds_and_gaps(client, fire):
-    """Where nothing ended there is no percentile: a gap, not a zero."""
+    """Without an ended run there is no percentile, so the line has a gap instead of a zero."""
     ended(fire, seconds=0.5)
 
     lines = {
@@ -475,7 +485,7 @@ def test_the_numbers_of_a_latency_are_seconds_and_gaps(client, fire):
 
 
 def test_percentiles_of_the_shortest_runs_are_not_made_up(client, fire, task):
-    """Runs of 10 µs are known to be below 1 ms, and no more."""
+    """Runs of 10 µs are only known to be below 1 ms."""
     task.enqueue(1)
     ended(fire, count=40, seconds=0.00001)
 
@@ -487,7 +497,7 @@ def test_percentiles_of_the_shortest_runs_are_not_made_up(client, fire, task):
 
 @pytest.mark.parametrize("address", ["/", "/tasks", "/tasks/view?name=shop.send"])
 def test_a_single_run_is_its_own_percentile(client, fire, task, address):
-    """One run of 98 ms has no percentile of 55 ms or 94 ms: it took 98 ms."""
+    """A single run of 98 ms has a percentile of 98 ms, not of 55 ms or 94 ms."""
     task.enqueue(1)
     ended(fire, count=1, seconds=0.098)
 
@@ -498,7 +508,7 @@ def test_a_single_run_is_its_own_percentile(client, fire, task, address):
 
 
 def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
-    """/live.json tells the last samples, and what is wrong with the storage if anything is."""
+    """/live.json returns the last samples, and the storage's error if there is one."""
     task.enqueue(1)
     dashboard.live.look()
 
@@ -510,7 +520,7 @@ def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
 
 
 def test_a_chart_of_depths_has_the_last_hour_and_keeps_the_span(client, fire, task):
-    """Spans of which nothing is kept are no links, and the way back keeps the one of before."""
+    """Spans without data are not links, and the links to other charts keep the earlier span."""
     task.enqueue_many([(1,), (2,)])
     client.app.history.note_depths(fire.jobs.counts())
 
@@ -529,7 +539,7 @@ def test_a_chart_of_depths_has_the_last_hour_and_keeps_the_span(client, fire, ta
 
 
 def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
-    """Failures of three hours ago are drawn with the number that counts them, and the drawing has a name."""
+    """Failures of three hours ago are in both the number and the drawing, and the drawing has a caption."""
     task.enqueue(1)
     ended(fire, 180, outcome="failed", count=504)
     client.app.history.settle()
@@ -545,7 +555,10 @@ def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
 
 
 def test_the_tile_of_processing_draws_the_jobs_that_run(client, fire, task, dashboard, monkeypatch):
-    """Also while none of them ends; the caption says how far back that was seen."""
+    """The drawing shows running jobs even while none of them ends.
+
+    The caption contains the recorded period.
+    """
     task.enqueue_many([(n,) for n in range(6)])
     claim(fire, 4)
     now = dashboard.history._monotonic()  # noqa: SLF001
@@ -563,7 +576,7 @@ def test_the_tile_of_processing_draws_the_jobs_that_run(client, fire, task, dash
 
 @pytest.mark.parametrize("address", ["/", "/queues"])
 def test_bars_of_queues_have_a_key_and_a_scale(client, task, address):
-    """A bar's colours are named, and how many jobs a full one stands for."""
+    """A legend names the colours of the bars and the number of jobs of a full bar."""
     task.enqueue_many([(n,) for n in range(12)])
 
     page = client.get(address).text
@@ -574,7 +587,7 @@ def test_bars_of_queues_have_a_key_and_a_scale(client, task, address):
 
 
 def test_a_latency_of_one_minute_is_a_dot(client, fire, task):
-    """A point without a neighbour makes no line, so each point has a mark."""
+    """A point without a neighbour draws no line, so each point has a mark."""
     task.enqueue(1)
     ended(fire, count=1, seconds=0.098)
 
@@ -592,7 +605,7 @@ def chart(lines, kind="throughput"):
 
 
 def test_bars_stack_to_scale():
-    """Each bar begins where the one below it ends, and the highest stack fits below a round number."""
+    """Each bar begins where the bar below it ends, and the highest stack fits below a round number."""
     drawn = chart([Line("succeeded", "succeeded", [3, None]), Line("failed", "failed", [1, 0])])
     lower, upper = drawn.bars()
 
@@ -602,7 +615,7 @@ def test_bars_stack_to_scale():
 
 
 def test_lines_have_gaps_where_nothing_is_known():
-    """A missing value lifts the pen; a value alone is a dot."""
+    """A missing value interrupts the line; a value alone is a dot."""
     drawn = chart([Line("p50", "processing", [0.1, 1.0, None, 1.0])], "latency")
 
     assert ["M", "L", "M"] == re.findall("[ML]", drawn.path(drawn.lines[0]))
@@ -610,7 +623,7 @@ def test_lines_have_gaps_where_nothing_is_known():
 
 
 def test_the_last_two_minutes_lie_on_whole_seconds():
-    """A sample belongs to its second; seconds without one are gaps."""
+    """A sample belongs to its second; seconds without a sample are gaps."""
     samples = [Sample(1_000.5, 7, 2, 0.0, 3.0, 1.0, 0.0, None), Sample(998.4, 5, 1, 0.0, 2.0, 0.0, 0.0, 0.0)]
 
     drawn = chart_of_samples(samples, 1_000.9, "throughput")
@@ -621,8 +634,8 @@ def test_the_last_two_minutes_lie_on_whole_seconds():
 
 
 def test_seconds_that_nobody_saw_have_the_rest_of_their_minute():
-    """What ended in a minute and was not seen lies evenly on its other seconds up to now."""
-    samples = [Sample(960.5, 7, 2, None, None, None, None, None)]  # a first look compares nothing
+    """Attempts of a minute that no sample contains are spread evenly over its other seconds up to now."""
+    samples = [Sample(960.5, 7, 2, None, None, None, None, None)]  # no rates in the first reading
     samples += [Sample(at + 0.5, 7, 2, 0.0, 4.0, 1.0, 0.0, 0.0) for at in (961, 962)]
     ended = {900: {"succeeded": 120}, 960: {"succeeded": 47, "failed": 1, "crashed": 4}}
 
@@ -639,7 +652,7 @@ def test_seconds_that_nobody_saw_have_the_rest_of_their_minute():
 
 
 def test_the_live_chart_says_what_its_means_and_gaps_are(client, fire, task):
-    """Where nobody looked, what ended is filled in from what servers handed in."""
+    """Seconds without samples are filled in from the servers' rollups."""
     task.enqueue(1)
     minute = fire.storage.clock() // 60_000_000 * 60_000_000 - 60_000_000
     fire.storage.record_metrics([Rollup(minute, "shop.send", "mail", "succeeded", 600, 1, (600, *(0,) * 12))])
@@ -654,12 +667,12 @@ def test_the_live_chart_says_what_its_means_and_gaps_are(client, fire, task):
 
 @pytest.mark.parametrize(("value", "expected"), [(0, 1), (0.7, 0.8), (1, 1), (41, 50), (1_001, 1_200)])
 def test_scales_end_at_round_numbers(value, expected):
-    """The next round number, and 1 for nothing."""
+    """The scale ends at the next round number, and at 1 if all values are 0."""
     assert pytest.approx(expected) == round_up(value)
 
 
 def test_a_sparkline_needs_something_to_show():
-    """A line from the first to the last value; none for nothing."""
+    """The line goes from the first to the last value; without values there is no line."""
     assert "" == spark([]) == spark([5]) == spark([0, 0, 0])
     assert spark([0, 2]).startswith("M0.0,27.0")
     assert spark([0, 2]).endswith("L120.0,1.0")
@@ -669,14 +682,17 @@ def test_a_sparkline_needs_something_to_show():
 
 
 def suspended(fire, name, due_at=None):
-    """A job of the task waits for a signal."""
+    """Suspend a job of the task until it gets a signal, and return the job."""
     (job,) = claim(fire, 1)
     end(fire, job, State.AWAITING, waits_for=f"signal {name}", gives_back=True, due_at=due_at)
     return job
 
 
 def test_jobs_that_wait_for_an_answer_are_on_the_overview(client, fire, task):
-    """How many, of which signals, and when the first continues without one; with a link to them."""
+    """The banner contains the number of jobs, the signals, and a link.
+
+    It also shows when the first job continues without an answer.
+    """
     task.enqueue_many([(1,), (2,)])
     nobody = client.part("/", "health").text
     now = fire.storage.clock()

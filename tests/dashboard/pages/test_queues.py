@@ -1,4 +1,4 @@
-"""Queues: what waits, how long, who listens; pause with a note, resume, and emptying one."""
+"""Queues: waiting jobs, waits and servers; pausing with a note, resuming, and emptying a queue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mail(fire):
 
 
 def serve(fire, name="web-1", serves="*", *, workers=10, state="running"):
-    """A server has a session that lasts a day."""
+    """Begin a server's session, which lasts for a day."""
     now = fire.client.clock.now()
     session = NewSession(f"session of {name}", f"id-{name}", name, "host", 7, now, DAY, workers, serves)
     fire.storage.begin_session(session)
@@ -37,7 +37,7 @@ def serve(fire, name="web-1", serves="*", *, workers=10, state="running"):
 
 
 def bars(page):
-    """The lengths of the queues' bars, of 100."""
+    """Return the lengths of the queues' bars, in percent."""
     return re.findall(r'<rect class="state-enqueued"[^>]* width="([0-9.]+)"', page)
 
 
@@ -45,11 +45,11 @@ def actions(fire):
     return [(entry.action, entry.target, entry.by) for entry in fire.audit.list()]
 
 
-# ---- what a server listens to ----------------------------------------------------------------------------
+# ---- states of servers -----------------------------------------------------------------------------------
 
 
 def test_a_server_that_is_late_is_stale_and_then_lost(fire):
-    """Stale when it has missed renewals, lost when its session is over, whatever it said last."""
+    """A server is stale if it has missed renewals, and lost when its session ends, in any reported state."""
     serve(fire)
     (server,) = fire.servers.list()
     (record,) = server.sessions
@@ -66,7 +66,7 @@ def test_a_server_that_is_late_is_stale_and_then_lost(fire):
 
 
 def test_without_queues_the_page_says_so(client):
-    """An empty page teaches."""
+    """An empty page explains what would be listed."""
     page = client.get("/queues")
 
     assert 200 == page.status
@@ -74,7 +74,7 @@ def test_without_queues_the_page_says_so(client):
 
 
 def test_the_load_of_all_queues_has_one_scale(fire, client, mail):
-    """The fullest fills its bar; another's is as long as its jobs beside that, and never empty."""
+    """The bar of the fullest queue is full; other bars are proportional to it, and never empty."""
     for name, count in (("a-full", 400), ("b-few", 100), ("c-one", 1)):
         mail.using(queue=name).enqueue_many([(number,) for number in range(count)])
 
@@ -86,7 +86,7 @@ def test_the_load_of_all_queues_has_one_scale(fire, client, mail):
 
 
 def test_a_queue_shows_what_it_holds(fire, client, mail):
-    """Numbers that lead to its jobs, its listeners, its state."""
+    """A row shows the numbers of its jobs with links, its servers and slots, and its state."""
     mail.enqueue_many([(1,), (2,), (3,)])
     mail.schedule(timedelta(hours=1), 4)
     serve(fire, workers=4)
@@ -101,7 +101,7 @@ def test_a_queue_shows_what_it_holds(fire, client, mail):
 
 
 def test_jobs_that_nobody_takes_are_told(client, mail):
-    """Waiting jobs without a listener are what an operator must see."""
+    """The row of a queue with waiting jobs and no server contains a warning."""
     mail.enqueue(1)
 
     assert "Nobody listens" in client.part("/queues", "rows").text
@@ -109,7 +109,7 @@ def test_jobs_that_nobody_takes_are_told(client, mail):
 
 @pytest.mark.parametrize(("minutes", "told"), [(1, []), (5, ["late"]), (31, ["very_late"])])
 def test_a_long_wait_is_marked(fire, client, mail, minutes, told):
-    """Amber from five minutes, red from half an hour."""
+    """A wait of five minutes or more is amber, and one of half an hour or more is red."""
     mail.enqueue(1)
     fire.storage.clock_offset += minutes * 60_000_000
 
@@ -118,7 +118,7 @@ def test_a_long_wait_is_marked(fire, client, mail, minutes, told):
 
 @pytest.mark.parametrize(("path", "part"), [("/queues", "rows"), ("/queues/mail", "facts")])
 def test_what_a_limit_holds_is_no_wait(fire, client, mail, path, part):
-    """A queue waits since its first job that no limit holds is there; those before it are counted."""
+    """A queue's wait begins with its first job that no limit holds; the held jobs before it are counted."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
     Worker(fire).claim()
@@ -135,15 +135,16 @@ def test_what_a_limit_holds_is_no_wait(fire, client, mail, path, part):
 
 
 def waits(page):
-    """How long a queue waits, without the seconds; None where nothing does that could start."""
+    """Return the displayed wait of a queue without seconds, or None if no job that could start waits."""
     found = re.search(r"data-running>(\d+ min)", page)
     return found and found[1]
 
 
 def test_what_clears_and_what_grows(fire, mail):
-    """At the current rate: so many minutes, or never if no server listens or as many jobs come as go.
+    """The time until a queue is empty follows from the present rates.
 
-    A limit that holds the first jobs leaves no number to show.
+    It is unknown if no server listens, if jobs arrive at least as fast as they end, or if a limit holds the
+    first jobs.
     """
     mail.enqueue_many([(1,), (2,)])
     (view,) = fire.queues.list()
@@ -161,7 +162,7 @@ def test_what_clears_and_what_grows(fire, mail):
 
 
 def test_queues_are_paged_by_name(fire, client):
-    """At most 25 on a page; the next one begins behind the last."""
+    """A page has at most 25 queues, and the next page begins after the last one."""
     for number in range(28):
         fire.queues.pause(f"q{number:02}")
 
@@ -173,7 +174,7 @@ def test_queues_are_paged_by_name(fire, client):
 
 
 def test_the_oldest_wait_is_shown_while_limits_hold_all_that_waits(fire, client, mail):
-    """With the reason in place of a warning: no worker is missing."""
+    """The wait is shown with the reason instead of a warning, because more workers would not help."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
     Worker(fire).claim()
@@ -187,7 +188,7 @@ def test_the_oldest_wait_is_shown_while_limits_hold_all_that_waits(fire, client,
 
 
 def test_the_first_jobs_have_their_arguments_and_the_limits_that_hold_them(fire, client, mail):
-    """In the order of priority and age."""
+    """The jobs are in the order of priority and age."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
     Worker(fire).claim()
@@ -201,7 +202,10 @@ def test_the_first_jobs_have_their_arguments_and_the_limits_that_hold_them(fire,
 
 
 def test_the_first_jobs_with_limits_take_turns(client, fire, mail):
-    """The first of each key, then the second of each, as they start; other jobs keep their places."""
+    """The first job of each key comes before the second of each key; other jobs keep their places.
+
+    This is the order in which the jobs start.
+    """
     of = {key: mail.using(limits=[Turns(f"tenant:{key}")]) for key in (1, 2)}
     urgent = mail.using(limits=[Turns("tenant:2")], priority=9)
     jobs = [of[1].enqueue(1), of[1].enqueue(2), mail.enqueue(3), of[2].enqueue(4), urgent.enqueue(5)]
@@ -215,7 +219,7 @@ def test_the_first_jobs_with_limits_take_turns(client, fire, mail):
 
 
 def test_a_pause_is_shown_with_who_when_and_why(fire, client, mail):
-    """In the list and on the queue's own page."""
+    """The list and the queue's own page show the person, the time and the note."""
     mail.enqueue(1)
 
     answer = client.post("/queues/pause", {"queue": "mail", "note": "provider is down", "back": "/queues"})
@@ -230,7 +234,7 @@ def test_a_pause_is_shown_with_who_when_and_why(fire, client, mail):
 
 
 def test_pause_and_resume_are_undone(fire, client, mail):
-    """Each brings the form of the other; an undone resume has the note again."""
+    """Each response contains the form that undoes it; undoing a resume restores the note."""
     mail.enqueue(1)
 
     paused = client.act("/queues/pause", {"queue": "mail", "note": "provider is down"}).json()
@@ -249,7 +253,7 @@ def test_pause_and_resume_are_undone(fire, client, mail):
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 @pytest.mark.parametrize("name", ["", "A B", "../x", "x" * 65])
 def test_a_wrong_name_is_refused(fire, client, verb, name):
-    """With the field, and what may be written there; nothing is stored."""
+    """The error names the field and the valid values, and nothing is stored."""
     answer = client.post(f"/queues/{verb}", {"queue": name})
 
     assert 400 == answer.status
@@ -259,7 +263,7 @@ def test_a_wrong_name_is_refused(fire, client, verb, name):
 
 
 def test_a_note_has_a_limit(client):
-    """Of 500 characters."""
+    """A note has at most 500 characters."""
     assert 400 == client.post("/queues/pause", {"queue": "mail", "note": "x" * 501}).status
 
 
@@ -267,7 +271,7 @@ def test_a_note_has_a_limit(client):
 
 
 def test_the_next_in_line_are_told(fire, client, mail):
-    """By priority, then by how long they wait; twenty of them."""
+    """The page shows the first twenty jobs, by priority and then by age."""
     low = [mail.enqueue(number) for number in range(25)]
     high = mail.using(priority=5).enqueue(99)
 
@@ -279,7 +283,10 @@ def test_the_next_in_line_are_told(fire, client, mail):
 
 
 def test_the_page_of_a_queue_shows_who_listens(fire, client, mail):
-    """Quiet ones too, with their state; without any, the command that starts one."""
+    """Servers are listed with their state, including quiet ones.
+
+    Without servers, the page shows the command that starts one.
+    """
     mail.enqueue(1)
     alone = client.get("/queues/mail").text
     serve(fire, "web-1", "mail:2,sums:1")
@@ -291,18 +298,21 @@ def test_the_page_of_a_queue_shows_who_listens(fire, client, mail):
 
 
 def test_there_is_no_page_of_an_unknown_queue(client):
-    """404, with its name."""
+    """The response is a 404 with the name."""
     answer = client.get("/queues/nowhere")
 
     assert 404 == answer.status
     assert "nowhere" in answer.text
 
 
-# ---- emptying one ----------------------------------------------------------------------------------------
+# ---- emptying a queue ------------------------------------------------------------------------------------
 
 
 def test_all_that_waits_is_deleted_where_the_name_was_typed(fire, dashboard, client, mail):
-    """By an operation that says how many; scheduled jobs and those of other queues are left alone."""
+    """The response contains the number of jobs; an operation deletes them.
+
+    Scheduled jobs and jobs of other queues are not deleted.
+    """
     mail.enqueue_many([(number,) for number in range(7)])
     mail.schedule(timedelta(hours=1), 8)
     mail.using(queue="other").enqueue(9)
@@ -321,7 +331,7 @@ def test_all_that_waits_is_deleted_where_the_name_was_typed(fire, dashboard, cli
 
 @pytest.mark.parametrize("typed", ["", "mai", "MAIL", "mail2"])
 def test_without_its_name_nothing_is_deleted(fire, client, mail, typed):
-    """The message says what to type."""
+    """The error contains the name to type."""
     mail.enqueue(1)
 
     answer = client.post("/queues/delete", {"queue": "mail", "typed": typed})
@@ -332,7 +342,7 @@ def test_without_its_name_nothing_is_deleted(fire, client, mail, typed):
 
 
 def test_an_empty_queue_starts_no_operation(fire, client):
-    """There is nothing to be done."""
+    """The message states that no job waits."""
     fire.queues.pause("mail")
 
     said = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()

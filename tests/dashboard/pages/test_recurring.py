@@ -1,4 +1,4 @@
-"""Recurring jobs: the list with its lane, one with what comes, the forms, and what is done to them."""
+"""Recurring jobs: the list and its lane, the page of a definition, the forms, and the actions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def report(fire):
 
 @pytest.fixture
 def nightly(fire, report):
-    """A definition that code declares."""
+    """A definition that is declared in code."""
     fire.recurring("nightly", Cron("0 2 * * *", tz="Europe/Istanbul", overlap="skip"), "mon")(report)
     fire.recurring.sync()
     return fire.recurring.get("nightly")
@@ -47,7 +47,7 @@ def view(recurring_id, page="view"):
 
 
 def form_of(job, **changes):
-    """Return what the form of a definition sends, with changes."""
+    """Return the fields that the form of a definition sends, with these changes."""
     schedule = job.schedule
     return {
         "id": job.id, "version": str(job.version), "schedule": schedule_text(schedule),
@@ -61,7 +61,7 @@ def actions(fire):
     return [(entry.action, entry.target, entry.by) for entry in fire.audit.list()]
 
 
-# ---- schedules as texts ----------------------------------------------------------------------------------
+# ---- schedules as strings --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,16 @@ def actions(fire):
     ],
 )
 def test_a_schedule_is_read_as_it_is_written(text, schedule):
-    """Cron in a zone, or a span; what is shown of it is read as the same."""
+    """A schedule is a cron expression in a zone, or an interval.
+
+    The displayed form of a schedule is parsed to the same schedule.
+    """
     assert schedule == read_schedule(text, "Europe/Istanbul")
     assert schedule == read_schedule(schedule_text(schedule), "Europe/Istanbul")
 
 
 def test_what_a_form_does_not_ask_for_stays():
-    """The anchor of a span, and the limit of misfires."""
+    """The anchor of an interval and the limit of misfires are not in the form."""
     before = Every(timedelta(hours=1), anchor=datetime(2026, 1, 1, 0, 7, tzinfo=UTC), misfire_limit=7)
 
     after = read_schedule("every 2h", "", before, overlap="skip", misfire="all")
@@ -97,7 +100,7 @@ def test_what_a_form_does_not_ask_for_stays():
     "text", ["", "every", "every 5x", "every 0s", "61 2 * * *", "x" * 1_001, "every 99999 weeks"]
 )
 def test_what_is_no_schedule_is_refused(text):
-    """By a sentence, whatever was typed."""
+    """Any other input is a ScheduleError."""
     if text == "every":
         text = "every  "
     with pytest.raises(ScheduleError):
@@ -115,7 +118,7 @@ def definition(recurring_id, schedule, *, is_paused=False):
 
 
 def test_the_lane_counts_what_fires_in_each_ten_minutes():
-    """From now on, frequent schedules too; paused ones do not fire."""
+    """The count begins now and includes frequent schedules; paused definitions do not fire."""
     now = datetime(2026, 11, 25, 14, 25, tzinfo=UTC)
     lane = lane_of(
         [
@@ -147,7 +150,7 @@ def test_the_lane_counts_what_fires_in_each_ten_minutes():
     ],
 )
 def test_the_lane_counts_frequent_schedules_as_if_it_walked_them(schedule):
-    """Each time from now on, in the bucket that it lies in."""
+    """Each time from now on counts in its own bucket."""
     now = datetime(2026, 11, 25, 14, 25, 30, tzinfo=UTC)
     start = now.replace(minute=20, second=0)
     walked, at = Counter(), schedule.next_after(now)
@@ -163,7 +166,7 @@ def test_the_lane_counts_frequent_schedules_as_if_it_walked_them(schedule):
 
 
 def test_all_of_forty_frequent_definitions_are_drawn():
-    """Twenty nightly ones and sixteen that run every five or twenty minutes: none is missing."""
+    """Twenty nightly definitions and sixteen that run every five or twenty minutes are all included."""
     nightly = [definition(f"n{number}", Cron(f"{number} 2 * * *")) for number in range(20)]
     often = [definition(f"o{number}", Cron(f"{number % 5}/5 * * * *")) for number in range(9)]
     rarer = [definition(f"r{number}", Cron(f"{number}/20 * * * *")) for number in range(7)]
@@ -177,7 +180,10 @@ def test_all_of_forty_frequent_definitions_are_drawn():
 
 
 def test_a_lane_that_would_take_too_long_leaves_out_the_most_frequent():
-    """It says how many, and names no fullest minutes, since those may be others."""
+    """The lane contains the number of omitted definitions.
+
+    It lists no fullest buckets, because the omitted definitions could change them.
+    """
     often = [
         definition(f"d{number}", Cron(f"* * * * {','.join(map(str, range(7)))}", tz=zone))
         for number, zone in enumerate(sorted(available_timezones())[:40])
@@ -194,7 +200,7 @@ def test_a_lane_that_would_take_too_long_leaves_out_the_most_frequent():
 
 
 def test_without_recurring_jobs_the_page_says_how_to_declare_one(client):
-    """With an example."""
+    """The page includes an example."""
     page = client.get("/recurring").text
 
     assert "Nothing recurs yet" in page
@@ -203,7 +209,7 @@ def test_without_recurring_jobs_the_page_says_how_to_declare_one(client):
 
 
 def test_a_definition_is_shown_in_words(client, nightly):
-    """Schedule in words and as cron, zone, next run, where it came from."""
+    """The row has the schedule in words and as cron, the zone, the next run, and the origin."""
     page = client.part("/recurring", "rows").text
 
     told = ("nightly", "report", "at 02:00 every day, Europe/Istanbul", "0 2 * * *", "code", "not run yet")
@@ -212,7 +218,10 @@ def test_a_definition_is_shown_in_words(client, nightly):
 
 
 def test_the_last_runs_are_ticks(fire, client, report, nightly):
-    """Oldest first, each with its state, in one link; typical is the median of those that succeeded."""
+    """The last runs are one link with their states, oldest first.
+
+    The page of the definition links to each run.
+    """
     worker = Worker(fire)
     ids = []
     for day in ("mon", "never", "tue"):
@@ -231,7 +240,7 @@ def test_the_last_runs_are_ticks(fire, client, report, nightly):
 
 
 def test_where_a_definition_came_from_is_told(fire, client, report, nightly):
-    """From code, edited since, called, created here, gone from code."""
+    """The origin is code, code with later edits, a call, the dashboard, or code that was removed."""
     report.recur("called", "0 3 * * *", "tue")
     fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
     fire.recurring.edit("nightly", priority=3)
@@ -249,7 +258,7 @@ def test_where_a_definition_came_from_is_told(fire, client, report, nightly):
 
 
 def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
-    """The row and the page stand all the same."""
+    """The list and the page still work."""
     broken = attrs.evolve(nightly.record, id="broken", schedule="{}", version=0)
     put_recurring(fire.storage, broken, keep_progress=False)
 
@@ -260,7 +269,10 @@ def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
 
 @pytest.mark.parametrize("value", [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}])
 def test_a_definition_of_a_newer_version_is_shown_as_such(client, fire, nightly, value):
-    """Beside the others; what it says is not known here, and a change of it is refused in words."""
+    """The list still shows all other definitions.
+
+    The stored values are unknown to this version, so a change is refused with an explanation.
+    """
     record = {**attrs.asdict(nightly.record), **value}
     fire.storage.put_record("recurring", "newer", json.dumps(record))
 
@@ -275,7 +287,7 @@ def test_a_definition_of_a_newer_version_is_shown_as_such(client, fire, nightly,
 
 
 def test_definitions_are_paged_by_id(client, report):
-    """Thirty on a page."""
+    """A page has thirty definitions."""
     for number in range(32):
         report.recur(f"n{number:02}", "0 3 * * *", "tue")
 
@@ -288,7 +300,7 @@ def test_definitions_are_paged_by_id(client, report):
 
 @pytest.mark.parametrize(("wanted", "found"), [("HOUR", ["b"]), ("report", ["a", "b"]), ("nothing", [])])
 def test_definitions_are_found_by_text(client, report, wanted, found):
-    """In the name, the task, the queue, the schedule."""
+    """The search covers the id, the task, the queue and the schedule."""
     report.recur("a", "0 3 * * *", "tue")
     report.recur("b", Every(timedelta(hours=1)), "tue")
 
@@ -297,11 +309,11 @@ def test_definitions_are_found_by_text(client, report, wanted, found):
     assert found == re.findall(r'class="strong one-line" href="/recurring/view\?id=(\w)"', page)
 
 
-# ---- one -------------------------------------------------------------------------------------------------
+# ---- one definition --------------------------------------------------------------------------------------
 
 
 def test_a_page_of_one_shows_what_comes_and_the_rules(client, nightly):
-    """Ten runs in its zone and in UTC, both rules in words, its arguments."""
+    """The page shows ten runs in its zone and in UTC, both policies in words, and the arguments."""
     page = client.get(view("nightly")).text
 
     assert 10 == len(re.findall(r"02:00:00 \+03", page))
@@ -312,7 +324,7 @@ def test_a_page_of_one_shows_what_comes_and_the_rules(client, nightly):
 
 
 def test_what_travels_with_its_jobs_is_shown_and_masked(client, report):
-    """As on the page of a job."""
+    """The metadata is shown as on the page of a job."""
     report.using(meta={"tenant": "acme", "api-key": "hunter2"}).recur("weekly", "0 2 * * 1", "mon")
 
     page = client.get(view("weekly")).text
@@ -323,7 +335,7 @@ def test_what_travels_with_its_jobs_is_shown_and_masked(client, report):
 
 
 def test_a_change_of_clocks_is_told(client):
-    """In the preview, as on the page of one."""
+    """The preview reports it, as the page of a definition does."""
     query = urlencode({"schedule": "30 2 29 3 *", "zone": "Europe/Berlin"})
 
     page = client.get(f"/recurring/preview?{query}").text
@@ -332,7 +344,7 @@ def test_a_change_of_clocks_is_told(client):
 
 
 def test_secrets_among_arguments_are_masked(fire, client, report):
-    """On the page and in the form, which then keeps them unless others are written."""
+    """The page and the form mask secrets; the form keeps the arguments unless new ones are written."""
     report.recur("secret", "0 3 * * *", "tue", api_key="hunter2")
 
     pages = client.get(view("secret")).text, client.get(view("secret", "edit")).text
@@ -350,7 +362,10 @@ def test_secrets_among_arguments_are_masked(fire, client, report):
 
 @pytest.mark.parametrize("odd", [ODD, " "])
 def test_an_id_may_hold_anything(fire, client, report, odd):
-    """Slashes, spaces at its ends, signs of addresses and of markup: everything reaches it."""
+    """An id may contain slashes, spaces at its ends, and special characters of URLs and markup.
+
+    Every page and action accepts such an id.
+    """
     report.recur(odd, "0 3 * * *", "tue")
 
     listed = client.get("/recurring").text
@@ -364,11 +379,11 @@ def test_an_id_may_hold_anything(fire, client, report, odd):
     assert [] == fire.recurring.list()
 
 
-# ---- what is done to one ---------------------------------------------------------------------------------
+# ---- actions on one definition ---------------------------------------------------------------------------
 
 
 def test_one_is_run_now(fire, client, nightly):
-    """Its job is enqueued and linked."""
+    """A job of the definition is enqueued, and the message links to it."""
     said = client.act("/recurring/trigger", {"id": "nightly"}).json()
 
     (job,) = fire.recurring.runs("nightly")
@@ -377,7 +392,7 @@ def test_one_is_run_now(fire, client, nightly):
 
 
 def test_pause_and_resume_are_undone(fire, client, nightly):
-    """Each brings the form of the other; what changes nothing has none. All of it is in the audit."""
+    """A response contains the form that undoes its action, if anything changed; the audit has all actions."""
     paused = client.act("/recurring/pause", {"id": "nightly"}).json()
     shown = client.part("/recurring", "rows").text
     again = client.act("/recurring/pause", {"id": "nightly"}).json()
@@ -392,7 +407,10 @@ def test_pause_and_resume_are_undone(fire, client, nightly):
 
 
 def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
-    """At once where this app declares it; one that code never knew is refused."""
+    """The definition is reset immediately if this app declares it.
+
+    A definition that never came from code cannot be reset.
+    """
     fire.recurring.edit("nightly", priority=9)
     fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
 
@@ -407,7 +425,7 @@ def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
 
 
 def test_one_is_removed_where_somebody_is_sure(fire, client, nightly):
-    """Without a script a page asks first."""
+    """Without a script, a page requires confirmation first."""
     asked = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring"})
     before = len(fire.recurring.list())
     done = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring", "sure": "1"})
@@ -425,7 +443,7 @@ def test_one_is_removed_where_somebody_is_sure(fire, client, nightly):
     [({}, 400), ({"id": ""}, 400), ({"id": ["a", "b"]}, 400), ({"id": "x" * 201}, 400), ({"id": "no"}, 404)],
 )
 def test_a_wrong_id_is_refused(fire, client, verb, form, status):
-    """With its name; nothing is in the audit."""
+    """The error names the id, and the audit gets no entry."""
     answer = client.post(f"/recurring/{verb}", {**form, **({"version": "1"} if verb == "edit" else {})})
 
     assert status == answer.status
@@ -435,7 +453,7 @@ def test_a_wrong_id_is_refused(fire, client, verb, form, status):
 
 @pytest.mark.parametrize("page", ["view", "edit"])
 def test_an_unknown_one_has_no_page(client, page):
-    """404, with its id."""
+    """The response is a 404 with the id."""
     answer = client.get(view("gone/away", page))
 
     assert 404 == answer.status
@@ -446,7 +464,10 @@ def test_an_unknown_one_has_no_page(client, page):
 
 
 def test_the_form_changes_a_definition(fire, client, nightly):
-    """Schedule, zone, rules, queue, priority, arguments; then it is an operator's."""
+    """The form contains the schedule, zone, policies, queue, priority and arguments.
+
+    The origin is then "edited".
+    """
     form = form_of(
         nightly, schedule="30 4 * * 1", zone="Europe/Berlin", overlap="queue_one", misfire="all",
         queue="slow", priority="-3", arguments='{"day": "sun"}', back=view("nightly"),
@@ -463,7 +484,7 @@ def test_the_form_changes_a_definition(fire, client, nightly):
 
 
 def test_the_form_sent_as_it_is_changes_nothing(fire, client, nightly):
-    """And says so; where the definition came from stays."""
+    """The definition keeps its version and its origin, and the audit gets no entry."""
     page = client.get(view("nightly", "edit")).text
     assert f'name="version" value="{nightly.version}"' in page
 
@@ -492,7 +513,7 @@ def test_the_form_sent_as_it_is_changes_nothing(fire, client, nightly):
     ],
 )
 def test_what_is_wrong_is_told_beside_its_field(fire, client, nightly, changes, field):
-    """What was typed stays in the form; nothing is stored."""
+    """The form keeps the typed values, and nothing is stored."""
     answer = client.post("/recurring/edit", form_of(nightly, **changes))
 
     assert 400 == answer.status
@@ -511,7 +532,7 @@ def test_what_is_wrong_is_told_beside_its_field(fire, client, nightly, changes, 
     ],
 )
 def test_what_no_form_sends_is_refused(client, nightly, changes, told):
-    """With the field."""
+    """The error names the field."""
     answer = client.post("/recurring/edit", form_of(nightly, **changes))
 
     assert 400 == answer.status
@@ -519,7 +540,10 @@ def test_what_no_form_sends_is_refused(client, nightly, changes, told):
 
 
 def test_a_change_meanwhile_is_not_overwritten_unseen(fire, client, nightly):
-    """The form says who was quicker and what it is now; sent again it knows the version."""
+    """The form shows the author of the other change and the present schedule.
+
+    If it is sent again, it contains the new version.
+    """
     client.post("/recurring/edit", form_of(nightly, schedule="0 5 * * *"))
 
     conflict = client.post("/recurring/edit", form_of(nightly, schedule="0 6 * * *"))
@@ -538,7 +562,7 @@ def test_a_change_meanwhile_is_not_overwritten_unseen(fire, client, nightly):
 
 
 def test_a_new_one_is_created(fire, client, report):
-    """For a task of this app; its form offers those."""
+    """The definition may use any task of this app, and its form lists these tasks."""
     assert '<option value="shop.report">' in client.get("/recurring/new").text
     form = {"id": ODD, "task": "shop.report", "schedule": "every 5m", "zone": "UTC", "arguments": '["mon"]'}
 
@@ -564,7 +588,7 @@ def test_a_new_one_is_created(fire, client, report):
     ],
 )
 def test_a_new_one_is_refused_beside_its_field(fire, client, nightly, changes, field):
-    """A name that is taken, a task that nobody knows, arguments that do not fit."""
+    """Causes include an id that is taken, an unknown task, and arguments that do not match."""
     form = {"id": "new", "task": "shop.report", "schedule": "@daily", "zone": "UTC", "arguments": '["mon"]'}
 
     answer = client.post("/recurring/create", {**form, **changes})
@@ -588,7 +612,7 @@ def test_a_new_one_is_refused_beside_its_field(fire, client, nightly, changes, f
     ],
 )
 def test_a_schedule_is_explained_while_it_is_typed(client, schedule, zone, told):
-    """In words with five runs, or with what is wrong; it is a piece of a page."""
+    """The preview is a fragment of a page with the schedule in words and five runs, or with the error."""
     answer = client.get(f"/recurring/preview?{urlencode({'schedule': schedule, 'zone': zone})}")
 
     assert 200 == answer.status

@@ -1,4 +1,4 @@
-"""Search: one text, looked for among what is called so, and in what jobs were called with."""
+"""Search: one text is searched for in names, and in the arguments of jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY = 86_400
 
 @pytest.fixture
 def shop(fire):
-    """A task, a queue, a recurring job, a server; jobs that wait and one that failed."""
+    """A task, a queue, a recurring job and a server, with waiting jobs and a failed one."""
 
     @fire.task(name="shop.reports.build", queue="reports", tags=["city:{city}"], retry=Retry.never())
     def build(city: str, password: str = "") -> None:
@@ -33,7 +33,7 @@ def shop(fire):
 
 
 def found(client, text):
-    """What is found by kind, each with its addresses, as the palette is told."""
+    """Return the results in the palette by kind, each as a list of URLs."""
     page = client.get(f"/search?part=options&q={text}").text
     groups = re.split(r'<div role="group" aria-label="([^"]+)">', page)[1:]
     return {
@@ -43,7 +43,7 @@ def found(client, text):
 
 
 def test_what_is_called_so_is_found(client, shop):
-    """Tasks, queues, recurring jobs and servers, by any part of their names."""
+    """Tasks, queues, recurring jobs and servers are found by any part of their names."""
     assert ["/tasks/view?name=shop.reports.build"] == found(client, "build")["Tasks"]
     everything = found(client, "report")
 
@@ -54,7 +54,7 @@ def test_what_is_called_so_is_found(client, shop):
 
 
 def test_jobs_are_found_by_id_tag_argument_and_error(fire, client, shop):
-    """The beginning of an id, a whole tag, what is in an argument, what a failure says."""
+    """The search finds the beginning of an id, a whole tag, a part of an argument, and a failure's text."""
     waiting = [f"/jobs/{job.id}" for job in fire.jobs.find(state=State.ENQUEUED)]
     failed = next(iter(fire.jobs.find(state=State.FAILED)))
 
@@ -65,20 +65,20 @@ def test_jobs_are_found_by_id_tag_argument_and_error(fire, client, shop):
 
 
 def exact(client, text):
-    """What is marked as called exactly so: the first of these is what Enter takes."""
+    """Return the URLs that are marked as exact matches; Enter opens the first of them."""
     page = client.get(f"/search?part=options&q={text}").text
     return [html.unescape(one) for one in re.findall(r'data-exact [^>]*href="([^"]+)"', page)]
 
 
 @pytest.mark.parametrize("text", ["city+izmir", "city=izmir", "City++izmir", "izmir"])
 def test_a_tag_is_found_as_people_say_it(client, shop, text):
-    """With a blank or an equals sign in place of the colon, and by its value alone."""
+    """A blank or an equals sign may replace the colon, and the value alone is sufficient."""
     assert ["/jobs?tag=city%3Aizmir"] == exact(client, text)[:1]
 
 
 @pytest.mark.parametrize("text", ["amount+12", "Amount=12"])
 def test_an_argument_is_found_as_people_say_it(fire, client, text):
-    """By the name of a parameter, which is no tag; other jobs with that value are not meant."""
+    """The name is that of a parameter, which is not a tag; the value of another parameter does not match."""
 
     @fire.task(name="shop.charge")
     def charge(order: int, amount: int) -> None: ...
@@ -90,7 +90,7 @@ def test_an_argument_is_found_as_people_say_it(fire, client, text):
 
 
 def test_a_name_and_a_value_are_looked_for_together_everywhere(fire, client, shop):
-    """Next to a tag that is called so, the search of arguments takes name and value apart."""
+    """In addition to the tag, the search in arguments splits the text into a name and a value."""
     assert ["/jobs?arg=city%3Aizmir"] == found(client, "city+izmir")["Jobs with this argument"]
     assert ("/jobs?tag=city%3Aizmir", "2") == offered(client, "/jobs?error=city+izmir")["as a tag"]
     assert ("/jobs?arg=city%3Aizmir", None) == offered(client, "/jobs?error=city+izmir")["in arguments"]
@@ -98,7 +98,7 @@ def test_a_name_and_a_value_are_looked_for_together_everywhere(fire, client, sho
 
 
 def test_words_that_are_no_tag_are_none(client, shop):
-    """A name that no task makes tags of, and a value that no job has."""
+    """No task creates tags with this name, or no job has this value."""
     assert [] == exact(client, "country+izmir")
     assert [] == exact(client, "city+oslo")
 
@@ -107,7 +107,7 @@ def test_words_that_are_no_tag_are_none(client, shop):
     ("typed", "leads_to"), [("city+izmir", "tag=city%3Aizmir"), ("no+figures", "error=no+figures")]
 )
 def test_the_filter_of_jobs_takes_a_tag_as_people_say_it(client, shop, typed, leads_to):
-    """Where a job has it; other words are searched for in errors as before."""
+    """The text is a tag if a job has it; other text is searched for in errors."""
     answer = client.get(f"/jobs?q={typed}")
 
     assert answer.header("location") == f"/jobs?{leads_to}"
@@ -115,7 +115,7 @@ def test_the_filter_of_jobs_takes_a_tag_as_people_say_it(client, shop, typed, le
 
 @pytest.fixture
 def mail(fire):
-    """Jobs whose tag, queue, limit key, task and batch are called alike."""
+    """A batch, with jobs whose tags, queue, task, limit keys and batch have equal names."""
 
     @fire.task(
         name="shop.mail", queue="mail", tags=["mail", "to:{to}"], limits=[Limit("to:{to}", concurrent=1)]
@@ -130,11 +130,15 @@ def mail(fire):
 
 
 def test_exact_names_come_first_in_one_order(client, mail):
-    """A tag, an id, a batch, a task, a queue and a limit key; then groups that only hold the text."""
+    """Exact matches are tags, ids, batches, tasks, queues and limit keys, in this order.
+
+    Groups that only contain the text follow.
+    """
     assert ["/jobs?tag=mail", f"/batches/{mail.id}", "/tasks/view?name=shop.mail", "/queues/mail"] == exact(
         client, "mail"
     )
-    assert ["/limits/key?key=to%3Aeva", "/jobs?tag=to%3Aeva"] == exact(client, "to:eva")  # one job waits
+    # one job waits for the key, so the key is first
+    assert ["/limits/key?key=to%3Aeva", "/jobs?tag=to%3Aeva"] == exact(client, "to:eva")
     assert [f"/batches/{mail.id}"] == exact(client, mail.id)
     assert [] == exact(client, "to:ev")
     assert ["Batches", "Limits"] == [
@@ -143,20 +147,23 @@ def test_exact_names_come_first_in_one_order(client, mail):
 
 
 def test_one_customers_jobs_are_one_step(fire, client, shop):
-    """A tag is found by a part of it, and exactly: its jobs, whatever is searched for beside it."""
+    """A tag is found by a part of it and by its exact text, and leads to its jobs."""
     assert "/jobs?tag=city%3Aizmir" in found(client, "izm")["Jobs by tag"]
     assert "/jobs?tag=city%3Aizmir" == exact(client, "city:izmir")[0]
     assert "/jobs?tag=city%3Aizmir" == client.get("/jobs?q=city:izmir").location
 
 
 def test_an_exact_match_reads_no_job_for_its_arguments(client, shop):
-    """Jobs that were called with the text are not looked for: that search is offered."""
+    """Arguments of jobs are not searched then; the search is only offered."""
     assert ["/jobs?arg=city%3Aizmir"] == found(client, "city:izmir")["Jobs with this argument"]
     assert "Search the arguments of jobs" in client.get("/search?q=city:izmir").text
 
 
 def test_a_word_that_is_no_filter_is_tried_as_a_tag(client, shop):
-    """With a colon or alone it is a tag or a queue if there is one, else words of an error."""
+    """A word with a colon, or a single word, is a tag or a queue if one exists.
+
+    Other words are searched for in errors.
+    """
     for typed, address in (
         ("city:rome", "/jobs?tag=city%3Arome"),
         ("reports", "/jobs?queue=reports"),
@@ -168,7 +175,7 @@ def test_a_word_that_is_no_filter_is_tried_as_a_tag(client, shop):
 
 
 def test_batches_and_limit_keys_are_found(client, mail, fire):
-    """A batch by a part of its name or the beginning of its id, a key by its beginning."""
+    """A batch is found by a part of its name or the beginning of its id, and a limit key by its beginning."""
     fire.batch("<b>winter</b>").__enter__().__exit__(None, None, None)
 
     assert [f"/batches/{mail.id}"] == found(client, "mai")["Batches"]
@@ -177,16 +184,19 @@ def test_batches_and_limit_keys_are_found(client, mail, fire):
 
 
 def test_nothing_is_found_for_nothing(client, shop):
-    """An empty text, and one that is nowhere; one that is too long or holds a NUL is refused."""
+    """An empty text and an unknown one have no results.
+
+    A text that is too long or contains a NUL is an error.
+    """
     assert {} == found(client, "")
     assert {} == found(client, "nowhere")
     assert "Nothing is called nowhere" in client.get("/search?q=nowhere").text
-    assert 'href="/queues/reports"' in client.get("/search?q=report").text  # the page, without a script
+    assert 'href="/queues/reports"' in client.get("/search?q=report").text  # the page works without a script
     assert [400, 400] == [client.get(f"/search?q={text}").status for text in ("x" * 201, "a%00b")]
 
 
 def test_each_kind_is_bounded(fire, client):
-    """Five of each, the best first, and a way to all of them."""
+    """Each kind has at most five results, best first, and a link to all of them."""
     for number in range(9):
         fire.task(name=f"shop.a{number}.sum_up")(lambda: None)
     fire.task(name="shop.up")(lambda: None)
@@ -198,37 +208,41 @@ def test_each_kind_is_bounded(fire, client):
     assert "/tasks?q=up" == tasks[-1]
 
 
-# ---- a list that found nothing offers the others ----------------------------------------------------------
+# ---- offers of a list without results ---------------------------------------------------------------------
 
 
 def offered(client, address):
-    """What is offered: by its name the address and the number, None where none is said."""
+    """Return the offered searches by name: the URL, and the number or None."""
     page = client.get(address).text.partition("looked for elsewhere")[2].partition("</ul>")[0]
     links = re.findall(r'href="([^"]+)">([^<]+?)\s*(?:<span class="number">([^<]+)</span>)?</a>', page)
     return {name: (html.unescape(to), number or None) for to, name, number in links}
 
 
 def test_a_list_that_finds_nothing_offers_the_same_text_elsewhere(client, shop):
-    """As an id, a task, a queue, a tag, in errors and arguments: with numbers where they are cheap."""
+    """The offers are searches by id, task, queue and tag, in errors and in arguments.
+
+    The number is shown if it is cheap to determine.
+    """
     ways = offered(client, "/jobs?tag=reports")
 
     assert ("/jobs?queue=reports", "3") == ways["as a queue"]
     assert ("/jobs?arg=reports", None) == ways["in arguments"]
     assert ("/jobs?error=reports", None) == ways["in errors"]
-    assert "in ids" not in ways  # none begins so: it is said, and leads nowhere
+    assert "in ids" not in ways  # no id begins with this text, so it is not a link
     assert "as a tag" not in ways
     for asked, name, way in (
         ("tag=build", "as a task", ("/jobs?task=shop.reports.build", "3")),
         ("task=figures", "in errors", ("/jobs?error=figures", "1")),
         ("error=city:izmir", "as a tag", ("/jobs?tag=city%3Aizmir", "2")),
-        ("arg=city:reports", "as a queue", ("/jobs?queue=reports", "3")),  # its path is left out
+        # the path `city` of the argument is left out
+        ("arg=city:reports", "as a queue", ("/jobs?queue=reports", "3")),
     ):
         assert way == offered(client, f"/jobs?{asked}")[name]
-    assert {} == offered(client, "/jobs?state=deleted")  # no text was looked for
+    assert {} == offered(client, "/jobs?state=deleted")  # there is no text to search for elsewhere
 
 
 def test_many_are_not_counted_for_an_offer(client, shop):
-    """More than twenty are 20+."""
+    """Above twenty, the number is shown as "20+"."""
     shop.enqueue_many([("oslo",)] * 25)
 
     assert ("/jobs?tag=city%3Aoslo", "20+") == offered(client, "/jobs?error=city:oslo")["as a tag"]

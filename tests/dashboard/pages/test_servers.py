@@ -1,4 +1,4 @@
-"""Servers: who lives, what each runs, what is told to it."""
+"""Servers: the living ones, the jobs that each of them runs, and the orders that they get."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DAY = 86_400
 
 @attrs.frozen
 class Serving:
-    """Makes servers, and lets them claim, without any process."""
+    """A factory of servers and their claims, without any process."""
 
     fire: object
 
     def __call__(self, name, *, server=None, serves="*", workers=4, state="running", busy=0, pid=7):
-        """A server has one more session, that lasts a day."""
+        """Begin one more session of a server, which lasts for a day; return its id."""
         now = self.fire.client.clock.now()
         session = NewSession(
             f"session {name} {pid}", server or f"id of {name}", name, "host-a", pid, now - 3_600_000_000, DAY,
@@ -33,7 +33,7 @@ class Serving:
         return session.id
 
     def claim(self, session, count, *, started=0):
-        """The session claims jobs; so many of them were seen to run."""
+        """Claim jobs for the session, the first `started` of which run; return the ids of the jobs."""
         now = self.fire.client.clock.now()
         jobs = self.fire.storage.claim(ClaimRequest(None, count, session, now)).jobs
         held = [
@@ -66,7 +66,7 @@ def actions(fire):
 
 
 def test_without_servers_the_page_says_how_to_start_one(fire, client):
-    """A command; for a storage within one process, that the server belongs into it."""
+    """The page shows a command, or `fire.server()` if the storage is the memory of one process."""
     page = client.get("/servers").text
 
     assert "No server runs" in page
@@ -76,7 +76,7 @@ def test_without_servers_the_page_says_how_to_start_one(fire, client):
 
 
 def test_a_server_shows_its_processes_together(client, serving, send):
-    """Two sessions of one server are one card: slots, busy ones, CPU and memory are sums."""
+    """Two sessions of one server are one card, with the sums of slots, busy slots, CPU and memory."""
     send.enqueue_many([(number,) for number in range(3)])
     serving.claim(serving("web-1", server="a", pid=11), 1, started=1)
     serving.claim(serving("web-1", server="a", pid=12), 2, started=2)
@@ -91,7 +91,7 @@ def test_a_server_shows_its_processes_together(client, serving, send):
 
 
 def test_slots_tell_started_claimed_and_free(client, serving, send):
-    """Each running job is a link; one that was not seen to run looks otherwise; the rest is free."""
+    """Each running job is a link; a job that has not started looks different; other slots are free."""
     send.enqueue_many([(number,) for number in range(3)])
     session = serving("web-1", workers=5, busy=3)
     ids = serving.claim(session, 3, started=2)
@@ -106,7 +106,7 @@ def test_slots_tell_started_claimed_and_free(client, serving, send):
 
 
 def test_what_runs_is_busy_before_any_heartbeat_says_so(client, serving, send):
-    """Busy slots are counted from what is drawn; what is claimed beyond the slots takes none."""
+    """Busy slots are counted from the drawn jobs; jobs that are claimed beyond the slots do not count."""
     send.enqueue_many([(number,) for number in range(8)])
     session = serving("web-1", workers=6, busy=0)
     serving.claim(session, 5, started=2)
@@ -121,7 +121,7 @@ def test_what_runs_is_busy_before_any_heartbeat_says_so(client, serving, send):
 
 
 def test_a_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
-    """A server that says it runs more than is processing: one read finds what was told to stop."""
+    """If a server reports more running jobs than are processing, one read finds the deleted ones."""
     send.enqueue_many([(number,) for number in range(2)])
     session = serving("web-1", workers=5, busy=2)
     kept, deleted = serving.claim(session, 2, started=2)
@@ -137,7 +137,7 @@ def test_a_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
 
 
 def test_a_deleted_job_that_was_requeued_is_listed_while_its_run_goes_on(fire, client, serving, send):
-    """Its record waits in the queue, but a slot is still taken: the card shows which job takes it."""
+    """The job is enqueued again, but its earlier run still occupies a slot, so the card shows the job."""
     job = send.enqueue(1)
     session = serving("web-1", workers=5, busy=1)
     serving.claim(session, 1, started=1)
@@ -152,7 +152,7 @@ def test_a_deleted_job_that_was_requeued_is_listed_while_its_run_goes_on(fire, c
 
 
 def test_a_heartbeat_is_shown_with_the_limit_of_its_server(client, serving):
-    """Servers may have different session timeouts, so each card has its own."""
+    """Servers may have different session timeouts, so each card shows its own."""
     serving("web-1")
 
     page = client.part("/servers", "servers").text
@@ -161,7 +161,7 @@ def test_a_heartbeat_is_shown_with_the_limit_of_its_server(client, serving):
 
 
 def test_a_server_that_reports_no_slots_shows_its_jobs(client, serving, send):
-    """Jobs above "0 of 0 slots" would contradict each other."""
+    """A card with jobs and "0 of 0 slots" would be contradictory."""
     send.enqueue_many([(1,), (2,)])
     serving.claim(serving("web-1", workers=0), 2, started=1)
 
@@ -172,7 +172,7 @@ def test_a_server_that_reports_no_slots_shows_its_jobs(client, serving, send):
 
 
 def test_replaced_worker_process_has_no_free_slots(client, serving, send):
-    """It claims nothing; what it runs is busy."""
+    """The process claims no jobs, and its running jobs are busy slots."""
     send.enqueue_many([(number,) for number in range(3)])
     old = serving("web-1", server="a", workers=10, pid=11, state="retired", busy=2)
     serving.claim(old, 2, started=2)
@@ -192,7 +192,7 @@ def test_replaced_worker_process_has_no_free_slots(client, serving, send):
 
 
 def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send):
-    """A line of the attempt before, and progress from before the claim, are no start."""
+    """A log line of the previous attempt, and progress from before the claim, do not count as a start."""
     job = send.enqueue(1)
     session = serving("web-1")
     now = fire.client.clock.now()
@@ -213,7 +213,7 @@ def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send)
 
 
 def test_slots_are_the_servers_own(client, serving, send):
-    """Two servers of one name: each shows what its own sessions hold."""
+    """Two servers with the same name each show only the jobs of their own sessions."""
     send.enqueue_many([(number,) for number in range(3)])
     one, other = serving("web", server="a", pid=1), serving("web", server="b", pid=2)
     ones, others = serving.claim(one, 1, started=1), serving.claim(other, 2, started=2)
@@ -225,7 +225,7 @@ def test_slots_are_the_servers_own(client, serving, send):
 
 
 def test_many_slots_are_bounded(client, serving):
-    """Two hundred are drawn, the others are a number."""
+    """Two hundred slots are drawn, and the others are shown as a number."""
     serving("web-1", workers=1_000)
 
     page = client.part("/servers", "servers").text
@@ -239,14 +239,17 @@ def test_many_slots_are_bounded(client, serving):
     ("state", "told"), [("quiet", "Quiet"), ("stopping", "Stopping"), ("overdue", "Stale")]
 )
 def test_what_a_server_says_of_itself_is_shown(client, serving, state, told):
-    """Quiet, stopping, or stale where a child does not report."""
+    """The server is shown as quiet, stopping, or stale if a worker process does not report."""
     serving("web-1", state=state)
 
     assert told in client.part("/servers", "servers").text
 
 
 def test_a_server_that_stopped_is_told_from_one_that_was_killed(fire, client, serving):
-    """Ended where it said last that it stops, else lost: folded for a day, nobody can tell it anything."""
+    """A server has ended if its last reported state was stopping; otherwise it is lost.
+
+    Such servers are listed for a day, folded, and accept no orders.
+    """
     fire.storage.end_session(serving("stopped-1", state="stopping"), (), reason="server stopped")
     fire.storage.end_session(serving("killed-1"), None, reason="its session was lost")
     serving("web-1")
@@ -262,7 +265,7 @@ def test_a_server_that_stopped_is_told_from_one_that_was_killed(fire, client, se
 
 @pytest.mark.parametrize("is_closing", [False, True])
 def test_a_gone_server_with_locked_jobs_says_so(fire, client, serving, is_closing):
-    """Its session has ended, but a transaction keeps the row of one of its jobs."""
+    """The session has ended, but another transaction has locked the row of one of its jobs."""
     fire.storage.end_session(serving("killed-1"), None, reason="its session was lost")
     listed = [attrs.evolve(one, is_closing=is_closing) for one in fire.storage.list_sessions()]
     fire.storage.list_sessions = lambda: listed
@@ -273,7 +276,7 @@ def test_a_gone_server_with_locked_jobs_says_so(fire, client, serving, is_closin
 
 
 def test_servers_are_paged(client, serving):
-    """24 cards; the next page begins behind the last."""
+    """A page has 24 cards, and the next page begins after the last one."""
     for number in range(26):
         serving(f"web-{number:02}")
 
@@ -286,7 +289,7 @@ def test_servers_are_paged(client, serving):
 
 @pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
 def test_a_server_is_told(fire, client, serving, order):
-    """By an order that its next heartbeat brings, and the audit says who told it."""
+    """The server gets the order with its next heartbeat, and the audit records who gave it."""
     serving("web-1", server="a")
 
     said = client.act("/servers/tell", {"server": "a", "order": order}).json()
@@ -298,7 +301,7 @@ def test_a_server_is_told(fire, client, serving, order):
 
 
 def test_without_a_script_stopping_is_asked_first(fire, client, serving):
-    """By a page whose form says that somebody is sure; then it is done and leads back."""
+    """A page requires confirmation; after it, the order is stored and the visitor is redirected."""
     serving("web-1", server="a")
     form = {"server": "a", "order": "stop", "back": "/servers"}
 
@@ -314,7 +317,10 @@ def test_without_a_script_stopping_is_asked_first(fire, client, serving):
 
 
 def test_before_the_only_server_stops_it_is_said_what_stops_with_it(fire, client, serving, send):
-    """That no other server runs jobs, how many it runs, and how long these have; on the page and after it."""
+    """The question states that no other server runs jobs, and how many jobs have how much time to end.
+
+    Both the page and the confirmation page contain it.
+    """
     session = serving("web-1", server="a", workers=4)
     serving("web-2", server="b", state="quiet")
     send.enqueue_many([(n,) for n in range(2)])
@@ -338,7 +344,7 @@ def test_before_the_only_server_stops_it_is_said_what_stops_with_it(fire, client
 
 
 def test_worker_process_is_ended_after_a_question_that_names_its_jobs(fire, client, serving, send):
-    """The order is in the audit; the other worker process of the server is left alone."""
+    """The order is in the audit, and the server's other worker process is not affected."""
     send.enqueue_many([(number,) for number in range(8)])
     old = serving("web-1", server="a", workers=10, pid=11)
     ids = serving.claim(old, 7, started=7)
@@ -359,7 +365,7 @@ def test_worker_process_is_ended_after_a_question_that_names_its_jobs(fire, clie
 
 
 def test_worker_process_without_other_jobs_is_ended(client, serving):
-    """The question says that no job is cut short."""
+    """The question states that no other job runs in the process."""
     session = serving("web-1", pid=11)
 
     asked = client.post("/servers/end-process", {"session": session}).text
@@ -368,7 +374,7 @@ def test_worker_process_without_other_jobs_is_ended(client, serving):
 
 
 def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
-    """Nothing is ordered."""
+    """No order is stored."""
     session = serving("web-1", server="a")
     fire.storage.end_session(session, (), reason="stopped")
 
@@ -390,7 +396,7 @@ def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
     ],
 )
 def test_a_wrong_order_is_refused(fire, client, serving, form, refusal):
-    """With the field and what may stand there; nothing is told, nothing is in the audit."""
+    """The error names the field and its valid values; no order is stored and the audit gets no entry."""
     serving("web-1", server="a")
     fire.storage.end_session(serving("gone", server="c"), (), reason="stopped")
 

@@ -1,4 +1,4 @@
-"""Settings: one visitor's own, in a cookie of that visitor's browser."""
+"""Settings: they belong to one visitor and are stored in a cookie."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PAIRS = [(name, choice) for name, choices in SETTINGS.items() for choice in choi
 
 @pytest.fixture
 def fire():
-    """One storage is enough: settings are in none."""
+    """An app in memory; one storage is sufficient, because settings are not in the storage."""
     with closing(Firelock("memory://")) as fire:
         yield fire
 
 
 def chosen(client):
-    """What the page shows as chosen."""
+    """Return the choices that the page shows as selected."""
     page = client.get("/settings").text
     return {
         name: choice for name, choice in PAIRS if f'name="{name}" value="{choice}" checked' in page
@@ -34,7 +34,7 @@ DEFAULTS = {name: choices[0] for name, choices in SETTINGS.items()}
 
 
 def test_the_page_shows_every_choice_and_the_default(client):
-    """Each setting with its choices, the first of which holds until another is chosen."""
+    """The first choice of each setting is its default."""
     page = client.get("/settings").text
 
     assert [pair for pair in PAIRS if f'name="{pair[0]}" value="{pair[1]}"' not in page] == []
@@ -43,7 +43,7 @@ def test_the_page_shows_every_choice_and_the_default(client):
 
 @pytest.mark.parametrize(("name", "choice"), PAIRS)
 def test_one_choice_leaves_the_others(client, name, choice):
-    """A script sends the one field that changed, and is answered in JSON."""
+    """A script sends only the changed field and gets a JSON response."""
     answer = client.act("/settings", {name: choice})
 
     assert (200, "good") == (answer.status, answer.json()["kind"])
@@ -51,7 +51,7 @@ def test_one_choice_leaves_the_others(client, name, choice):
 
 
 def test_choices_add_up(client):
-    """One after the other, or all of them by the form, which leads back to where it was."""
+    """Settings may be sent one after the other, or all by the form, which redirects to its page."""
     client.act("/settings", {"theme": "dark"})
     client.act("/settings", {"times": "absolute"})
     assert DEFAULTS | {"theme": "dark", "times": "absolute"} == chosen(client)
@@ -65,7 +65,7 @@ def test_choices_add_up(client):
 
 
 def test_pages_follow_the_settings(client):
-    """Theme, density and times are on the page before anything is drawn."""
+    """The theme, density and times are in the page's HTML, so that they apply before it is drawn."""
     client.act("/settings", {"theme": "dark", "density": "compact", "times": "absolute"})
 
     assert 'data-theme="dark" data-density="compact" data-times="absolute"' in client.get("/queues").text
@@ -82,7 +82,7 @@ def test_pages_follow_the_settings(client):
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
 def test_a_wrong_choice_changes_nothing(client, form, names):
-    """400 that names the field, and no cookie."""
+    """The response is a 400 that names the field, and sets no cookie."""
     answer = client.act("/settings", form)
 
     assert 400 == answer.status
@@ -99,7 +99,7 @@ def test_a_wrong_choice_changes_nothing(client, form, names):
     ids=lambda value: ascii(value)[:30],
 )  # fmt: skip
 def test_a_wrong_cookie_is_passed_over(client, cookie):
-    """Whatever is in it, the page is shown, and by the defaults where nothing else was meant."""
+    """With any cookie, the page is shown, with defaults for all settings without a valid choice."""
     client.cookies["firelock_settings"] = cookie
 
     assert chosen(client) in (DEFAULTS, DEFAULTS | {"theme": "light"})
@@ -117,7 +117,7 @@ def test_a_wrong_cookie_is_passed_over(client, cookie):
 )  # fmt: skip
 @pytest.mark.parametrize("root", ["", "/admin/jobs"])
 def test_the_cookie_is_of_this_mount_alone(fire, root, options, asked, is_secure):
-    """No script reads it, no other site sends it, nothing beside the dashboard gets it."""
+    """Scripts cannot read the cookie, other sites cannot send it, and no other path gets it."""
     dashboard = Dashboard(fire, auth=lambda _: "read", **options)
     with closing(Browser(dashboard, root=root)) as browser:
         answer = browser.post("/settings", {"theme": "dark"}, **asked)
@@ -141,7 +141,7 @@ def test_the_cookie_is_of_this_mount_alone(fire, root, options, asked, is_secure
     ],
 )  # fmt: skip
 def test_a_message_links_into_the_dashboard_only(client, link, is_shown):
-    """A site beside this one may have planted the cookie that the message comes by."""
+    """Another site on the same domain may have set the cookie that contains the message."""
     client.cookies["firelock_flash"] = json.dumps(["good", "Well done", link, None]).encode().hex()
 
     text = client.get("/queues").text
@@ -152,7 +152,7 @@ def test_a_message_links_into_the_dashboard_only(client, link, is_shown):
 
 
 def test_settings_are_not_audited(fire, client):
-    """They are nobody else's matter."""
+    """Settings affect only the visitor who changes them."""
     client.act("/settings", {"theme": "dark"})
 
     assert [] == list(fire.audit.list())

@@ -1,4 +1,7 @@
-"""What a job emits, as events: read again by offset, told where a run began anew, ended with the job."""
+"""A job's output as events, which can be read again from an offset.
+
+An event marks the start of each run, and the last one is the end of the job.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.dashboard.flows import SESSION, claim, end
 
 @pytest.fixture
 def job(fire):
-    """A job that runs."""
+    """A running job."""
 
     @fire.task(name="shop.answer")
     def answer(question: str) -> None:
@@ -37,7 +40,7 @@ def emit(fire, job, *texts, stream="out", first=0):
 
 
 def events_of(answer):
-    """Pairs of an event's name and its text, and the ids."""
+    """Return pairs of an event's name and its text, and the ids of the events."""
     pairs, ids = [], []
     for block in answer.text.split("\n\n"):
         lines = [line.partition(": ") for line in block.split("\n")]
@@ -110,11 +113,11 @@ def test_an_unknown_job_has_no_stream(client):
     assert client.get("/jobs/unknown/stream").status == 404
 
 
-# ---- on the page of the job ------------------------------------------------------------------------------
+# ---- the page of the job ---------------------------------------------------------------------------------
 
 
 def panel_of(client, job, query=""):
-    """The panel, with its visible text; None if it is hidden."""
+    """Return the panel, or None if it is hidden."""
     page = client.get(f"/jobs/{job.id}{query}").text
     card = page.partition('id="stream"')[2].partition("</section>")[0]
     return None if card.partition(">")[0].endswith("hidden") else card
@@ -126,13 +129,16 @@ def text_of(card):
 
 
 def follow(client, job, offset):
-    """What the page's script is given for what comes behind an offset."""
+    """Return the text and offsets that the page's script gets for the output after an offset."""
     answer = client.get(f"/jobs/{job.id}?stream=out&offset={offset}&part=stream")
     return text_of(answer.text), [int(one) for one in re.findall(r'data-offset="(\d+)"', answer.text)]
 
 
 def test_a_job_shows_what_it_emits_beside_its_log(fire, client, job):
-    """There is no panel before that; then the escaped text, and later text behind its offset."""
+    """There is no panel before the first output; then it shows the escaped text.
+
+    Later text is returned after the last offset.
+    """
     assert panel_of(client, job) is None
     assert "Nothing has been emitted" in panel_of(client, job, "?stream=other")
     emit(fire, job, "Once\n", "<b>upon</b> ")
@@ -155,7 +161,7 @@ def test_hostile_output_is_text(fire, client, job, hostile):
 
 @pytest.mark.parametrize("count", [99, 100, 101, 128, 129, 612])
 def test_of_a_long_stream_the_end_is_shown(fire, client, job, count):
-    """The newest hundred chunks, whatever their number; the beginning is a link away, and what follows it."""
+    """The newest hundred chunks are shown; links lead to the beginning and to the chunks after it."""
     emit(fire, job, *(f"[{number}]" for number in range(count)))
 
     card = panel_of(client, job)
@@ -171,7 +177,7 @@ def test_of_a_long_stream_the_end_is_shown(fire, client, job, count):
 
 
 def test_the_end_is_found_behind_runs_that_emitted_nothing(fire, client, job):
-    """Several runs in one stream: the last one that emitted, with a mark where each began."""
+    """The panel shows the last run that emitted anything."""
     emit(fire, job, *["a"] * 150)
     for _ in range(3):
         end(fire, job, State.ENQUEUED)
@@ -184,7 +190,7 @@ def test_the_end_is_found_behind_runs_that_emitted_nothing(fire, client, job):
 
 
 def test_a_part_of_a_stream_is_bounded_by_its_size(fire, client, job):
-    """Of large chunks fewer are shown, at least one, and the next part begins behind them."""
+    """Fewer large chunks are shown, but at least one; the next part begins after them."""
     emit(fire, job, *(letter * 16_000 for letter in "abcdefghijkl"))
 
     shown = text_of(panel_of(client, job))
@@ -195,7 +201,7 @@ def test_a_part_of_a_stream_is_bounded_by_its_size(fire, client, job):
 
 
 def test_a_stream_is_masked_and_is_for_who_may_see_logs(fire, job):
-    """A secret is masked, in two chunks too; a visitor without view_logs gets no panel."""
+    """A secret is masked even across two chunks; a visitor without `view_logs` sees no panel."""
     emit(fire, job, "password=hun", "ter2 ok")
     seen = []
     for level in ("admin", {"read"}):

@@ -1,4 +1,4 @@
-"""How many streams a dashboard keeps open: for a visitor, and for all of them."""
+"""The number of streams that a dashboard keeps open, per visitor and in total."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.dashboard.flows import claim
 
 @pytest.fixture
 def job(fire):
-    """A job that runs."""
+    """A running job."""
 
     @fire.task(name="shop.answer")
     def answer() -> None:
@@ -30,7 +30,7 @@ def named(request):
 
 @asynccontextmanager
 async def opened(dashboard, path, who="ada", method="GET", peer="127.0.0.1"):
-    """Ask for a stream; the status and headers of its answer, which is held open until the end."""
+    """Open a stream and keep it open for the block; yield the status and headers of its response."""
     gone, begun = asyncio.Event(), asyncio.get_running_loop().create_future()
 
     async def receive():
@@ -57,7 +57,7 @@ async def opened(dashboard, path, who="ada", method="GET", peer="127.0.0.1"):
 
 
 def statuses(dashboard, *asked, **options):
-    """The statuses of streams that are open at the same time."""
+    """Return the statuses of streams that are open at the same time."""
 
     async def ask_all():
         async with AsyncExitStack() as stack:
@@ -70,7 +70,7 @@ def statuses(dashboard, *asked, **options):
 
 
 def test_visitor_has_a_fourth_of_the_streams(fire, job):
-    """A page beyond them gets the status by which it polls, a program is told to come again."""
+    """A page beyond the limit gets the status that makes it poll; a program gets a 503 with Retry-After."""
     job_stream = f"/jobs/{job.id}/stream"
     with closing(Dashboard(fire, auth=named, max_streams=8)) as dashboard:
         live = statuses(dashboard, *[("/live", "ada")] * 3, ("/live", "bob"))

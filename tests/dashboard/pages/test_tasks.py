@@ -1,4 +1,4 @@
-"""The tasks' pages and the form that runs one."""
+"""The pages of tasks and the form that runs one."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def order(fire):
 
 
 def test_an_empty_catalogue_teaches(client):
-    """Where no task is known the page shows how one is made."""
+    """Without known tasks, the page shows how to declare one."""
     assert "@fire.task" in client.get("/tasks").text
 
 
 def test_the_catalogue_shows_what_each_task_is(client, order):
-    """Name, queue, first words of its docstring, and a button to run it."""
+    """A row has the task's name, queue, first words of its docstring, and a button to run it."""
     page = client.get("/tasks").text
 
     assert "Take an order and pack it." in page
@@ -55,7 +55,7 @@ def test_the_catalogue_shows_what_each_task_is(client, order):
 
 
 def test_the_catalogue_shows_what_runs_now(client, fire, order):
-    """A task whose first jobs run has their number and a last run, although none has ended."""
+    """A task whose first jobs are running shows their number and a last run, although no run has ended."""
     order.enqueue_many([(1,), (2,), (3,)])
     now = fire.storage.clock()
     fire.storage.begin_session(NewSession("s", "server", "worker-1", "host", 1, now, 30.0, 10, "*"))
@@ -70,7 +70,10 @@ def test_the_catalogue_shows_what_runs_now(client, fire, order):
 
 
 def test_the_catalogue_says_that_more_run_than_are_counted(client, fire, order, monkeypatch):
-    """The numbers have a plus; a task without a counted job may run as well, so it has no zero."""
+    """The numbers then have a plus.
+
+    A task without a counted job may have running jobs too, so it shows no zero.
+    """
     monkeypatch.setattr(tasks, "_RUNNING", 2)
 
     @fire.task(name="shop.pack", queue="packing")
@@ -91,13 +94,16 @@ def test_the_catalogue_says_that_more_run_than_are_counted(client, fire, order, 
 
 
 def running(page):
-    """The numbers of running jobs, sorted."""
+    """Return the displayed numbers of running jobs, sorted."""
     cells = re.findall(r'data-label="Running">(.*?)</td>', page, re.DOTALL)
     return sorted(re.sub(r"<[^>]+>", "", cell).strip() for cell in cells)
 
 
 def test_the_catalogue_counts_deleted_jobs_that_still_run(client, fire, order):
-    """Apart from the others, with a link of their own; a deleted job that never ran is not counted."""
+    """Deleted jobs that still run are counted separately, with their own link.
+
+    Deleted jobs that never ran are not counted.
+    """
     order.enqueue_many([(1,), (2,), (3,)])
     now = fire.storage.clock()
     fire.storage.begin_session(NewSession("s", "server", "worker-1", "host", 1, now, 30.0, 10, "*"))
@@ -126,7 +132,7 @@ def test_a_task_shows_its_runs_and_facts(client, order):
 
 
 def test_an_unknown_task_is_not_here(client):
-    """A task that nobody knows and no job names is a 404 that says so; without its code it has no form."""
+    """A task that is not registered and that no job names is a 404; without its code it has no form."""
     answer = client.get("/tasks/view?name=nobody.knows")
 
     assert 404 == answer.status
@@ -136,9 +142,9 @@ def test_an_unknown_task_is_not_here(client):
 
 
 def test_a_task_without_code_has_its_jobs_and_a_warning(client, fire, order):
-    """Jobs of a task that is registered nowhere can be looked at."""
+    """The jobs of a task that is not registered anywhere are still listed."""
     order.enqueue(1)
-    fire.registry._by_name.clear()  # noqa: SLF001 - as in a process that does not hold the code
+    fire.registry._by_name.clear()  # noqa: SLF001 - as in a process without the code
 
     page = client.get("/tasks/view?name=shop.order").text
 
@@ -146,7 +152,7 @@ def test_a_task_without_code_has_its_jobs_and_a_warning(client, fire, order):
 
 
 def test_the_form_has_a_field_for_each_parameter(client, order):
-    """Choices for enums and booleans, JSON for structures, defaults filled in."""
+    """The form has choices for enums and booleans, JSON for structures, and the defaults filled in."""
     page = client.get("/tasks/run?name=shop.order").text
 
     assert 'name="args.number"' in page
@@ -156,7 +162,7 @@ def test_the_form_has_a_field_for_each_parameter(client, order):
 
 
 def test_a_form_makes_a_job(client, fire, order):
-    """What the form holds is enqueued with its types, under its options, and audited."""
+    """The job has the typed arguments and the options of the form, and the audit has an entry."""
     answer = client.post(
         "/tasks/run",
         {"name": "shop.order", "args.number": "7", "args.size": "LARGE", "args.gift": "true",
@@ -172,7 +178,7 @@ def test_a_form_makes_a_job(client, fire, order):
 
 
 def test_a_resource_is_no_field_of_the_form(client, fire):
-    """The worker gives it: nobody is asked for it, and a form that was made up is refused."""
+    """The worker provides a resource, so the form does not contain it, and a forged field is refused."""
 
     @fire.resource
     def pool():
@@ -193,7 +199,7 @@ def test_a_resource_is_no_field_of_the_form(client, fire):
 
 
 def test_a_job_is_run_again_with_changes(client, fire, order):
-    """Its form holds its arguments and options; what is sent makes a new job that leads back to it."""
+    """The form contains the arguments and options of the job; the new job links back to that job."""
     task = order.using(queue="rush", priority=5, meta={"tenant": "acme"})
     former = task.enqueue(7, Size.LARGE, gift=True, notes=["ü"])
     leads = f"/tasks/run?name=shop.order&amp;from={former.id}"
@@ -222,7 +228,7 @@ def test_a_job_is_run_again_with_changes(client, fire, order):
 
 
 def test_an_argument_that_another_job_gives_says_so(client, fire):
-    """Its form holds the result, once it is there; until then it says whose it is."""
+    """The form contains the result when it exists; until then it names the job that produces it."""
 
     @fire.task(name="shop.count")
     def count() -> int:
@@ -248,7 +254,7 @@ def test_an_argument_that_another_job_gives_says_so(client, fire):
 
 
 def test_what_is_hidden_is_entered_anew(client, fire):
-    """A secret among the arguments is not in the form, which cannot be sent without it."""
+    """A secret argument is not in the form, and the form requires it to be entered again."""
 
     @fire.task(name="shop.login")
     def login(user: str, password: str) -> None: ...
@@ -265,7 +271,7 @@ def test_what_is_hidden_is_entered_anew(client, fire):
 
 @pytest.mark.parametrize("value", [MASK, f'{{"key": "{MASK}"}}'])
 def test_the_sign_for_what_is_masked_is_no_value(client, fire, value):
-    """As it comes along when the arguments are copied from a job's page."""
+    """A value may contain the mask if the arguments were copied from a job's page."""
 
     @fire.task(name="shop.login")
     def login(note: str) -> None: ...
@@ -284,7 +290,7 @@ def test_the_sign_for_what_is_masked_is_no_value(client, fire, value):
 
 @pytest.mark.parametrize(("former", "status"), [("gone", 404), ("of another task", 400)])
 def test_another_job_fills_no_form(client, fire, order, former, status):
-    """One that is not stored, or of another task."""
+    """A job that is not stored, or that is a job of another task, is an error."""
 
     @fire.task(name="shop.other")
     def other() -> None: ...
@@ -297,7 +303,7 @@ def test_another_job_fills_no_form(client, fire, order, former, status):
 
 
 def test_who_may_not_see_arguments_runs_nothing_again(fire, order):
-    """Neither is it offered nor is the form filled."""
+    """The page does not offer it, and the form is refused."""
     job = order.enqueue(7)
 
     with (
@@ -312,7 +318,7 @@ def test_who_may_not_see_arguments_runs_nothing_again(fire, order):
 
 
 def test_a_priority_of_zero_is_a_priority(client, fire):
-    """An empty field means the task's own."""
+    """An empty field means the priority of the task."""
 
     @fire.task(name="shop.urgent", priority=9)
     def urgent() -> None: ...
@@ -336,7 +342,7 @@ def test_a_priority_of_zero_is_a_priority(client, fire):
     ],
 )
 def test_a_wrong_field_is_named_and_the_form_kept(client, fire, order, form, named):
-    """Nothing is enqueued, the form comes back with what was typed and a sentence that names the field."""
+    """Nothing is enqueued; the form returns with the typed values and an error that names the field."""
     answer = client.post("/tasks/run", {"name": "shop.order", **form})
 
     assert 400 == answer.status
@@ -347,7 +353,7 @@ def test_a_wrong_field_is_named_and_the_form_kept(client, fire, order, form, nam
 
 
 def test_the_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
-    """With the time of creation, by which they are ordered; and what a failed one says, in full."""
+    """The jobs have their creation times, by which they are ordered."""
     order.enqueue(7)
     (job,) = flows.claim(fire)
     flows.end(fire, job, State.FAILED)
@@ -363,7 +369,7 @@ def test_the_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
 
 @pytest.mark.parametrize(("failed", "is_marked"), [(1, False), (2, True)])
 def test_a_share_of_failures_is_marked_alike_everywhere(client, fire, order, failed, is_marked):
-    """8 % of twelve attempts is not marked in one table and unmarked in another."""
+    """A rate of 8 % of twelve attempts is marked either in all tables or in none."""
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     histogram = (*([0] * len(DURATION_BUCKETS)), 12)
     fire.storage.record_metrics(

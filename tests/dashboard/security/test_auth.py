@@ -1,4 +1,4 @@
-"""Who may come in: what `auth=` may answer, what is ready-made, and that nobody gets in by a failure."""
+"""Access by `auth=`: valid results of an auth, the ready-made ones, and no access after a failure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def app():
 
 @pytest.fixture
 def visit(app):
-    """Open a dashboard with this auth, as a visitor from elsewhere."""
+    """Open a dashboard with this auth, as a visitor from another machine."""
     browsers = []
 
     def come(auth, **options):
@@ -71,16 +71,16 @@ def basic(name, password):
 
 
 def asked(auth, sent):
-    """What an auth gives the sender of a request, as the dashboard asks it."""
+    """Return the access that an auth grants to the sender of a request, called as the dashboard calls it."""
     return asyncio.run(access_from(auth, sent))
 
 
-# ---- the work of a hash ----------------------------------------------------------------------------------
+# ---- the cost of hashing ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def hashing(monkeypatch):
-    """Count what is hashed; nobody's turn ends before the gate is open."""
+    """A counter of hashes, in which no hash ends before its gate is open."""
 
     class Hashing:
         at_once = most = done = 0
@@ -111,7 +111,7 @@ def hashing(monkeypatch):
     [None, "", "Basic", "Basic !!", "Bearer x", basic("", "x"), basic("ada", ""), "Basic OmE="],
 )
 def test_who_says_nothing_costs_no_hash(hashing, authorization):
-    """A request without a name and a password is a 401 at once, however many there are."""
+    """A request without a name and a password gets a 401 immediately, at any rate of requests."""
     auth = basic_auth({"ada": HASHED})
 
     for _ in range(20):
@@ -123,7 +123,7 @@ def test_who_says_nothing_costs_no_hash(hashing, authorization):
 
 
 def guessing(auth, answers, numbers):
-    """Threads that guess, each for a name of its own; their statuses come into the queue."""
+    """Start threads that each guess a password for their own name, and put their statuses into the queue."""
 
     def guess(number):
         try:
@@ -144,12 +144,12 @@ def ended(threads, answers):
 
 
 def test_two_passwords_are_hashed_at_once_and_who_waits_too_long_is_sent_away(hashing):
-    """Of whatever comes meanwhile: a flood of guesses takes two cores and 64 MiB, and no thread for long."""
+    """Further guesses get a 429, so a flood of guesses uses two cores and 64 MiB, and no thread for long."""
     auth, answers = basic_auth({"ada": HASHED, "bob": HASHED}), queue.SimpleQueue()
 
     first = guessing(auth, answers, range(2))
     assert hashing.two.wait(30)
-    while_busy = ended(guessing(auth, answers, range(10)), answers)  # none of them gets a turn
+    while_busy = ended(guessing(auth, answers, range(10)), answers)  # none of these is hashed
     hashing.gate.set()
     at_last = ended([*first, *guessing(auth, answers, [99])], answers)
 
@@ -158,9 +158,9 @@ def test_two_passwords_are_hashed_at_once_and_who_waits_too_long_is_sent_away(ha
 
 
 def test_a_flood_of_guesses_holds_few_threads(hashing, monkeypatch):
-    """Beyond the eight that may wait, each is sent away while all others wait."""
+    """Beyond the eight that may wait, each guess is refused immediately while the others wait."""
     auth, answers = basic_auth({"ada": HASHED}), queue.SimpleQueue()
-    monkeypatch.setattr(credentials, "_WAIT_SECONDS", 30.0)  # those that wait do so until the gate is open
+    monkeypatch.setattr(credentials, "_WAIT_SECONDS", 30.0)  # waiting lasts until the gate is open
 
     first = guessing(auth, answers, range(2))
     assert hashing.two.wait(30)
@@ -172,7 +172,7 @@ def test_a_flood_of_guesses_holds_few_threads(hashing, monkeypatch):
     assert [401] * 10 == ended([*first, *others], answers)
 
 
-# ---- what an auth may answer -----------------------------------------------------------------------------
+# ---- results of an auth ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_flood_of_guesses_holds_few_threads(hashing, monkeypatch):
     ],
 )  # fmt: skip
 def test_answers_and_what_they_allow(answer, may, may_not):
-    """A level, permissions, an Access, nothing."""
+    """An auth may return a level, permissions, an Access, or nothing."""
     access = to_access(answer)
 
     assert may <= access.permissions
@@ -202,7 +202,7 @@ def test_answers_and_what_they_allow(answer, may, may_not):
     "answer", [True, 1, "root", "Admin", "", b"admin", {"sudo"}, object(), {"read": True, "x": 1}]
 )
 def test_any_other_answer_lets_nobody_in(visit, caplog, answer):
-    """It is no mistake that anybody may gain by: 500, and the log says what an auth answers."""
+    """An invalid result grants nothing: the response is a 500, and the log lists the valid results."""
     browser = visit(lambda _request: answer)
 
     assert 500 == browser.get("/queues").status
@@ -211,7 +211,7 @@ def test_any_other_answer_lets_nobody_in(visit, caplog, answer):
 
 
 def test_a_wrong_answer_is_not_written_into_the_log(visit, caplog):
-    """A user that was answered for a level may hold a hash, and a text a token: the log has the type."""
+    """A user may contain a hash and a string may be a token, so the log contains only the type."""
 
     class User:
         def __repr__(self):
@@ -225,7 +225,7 @@ def test_a_wrong_answer_is_not_written_into_the_log(visit, caplog):
 
 
 def test_an_auth_may_be_async_or_plain_or_an_object(visit):
-    """It is awaited where it must be, and runs in a thread where it could block."""
+    """An auth is awaited if necessary, and runs in a thread if it could block."""
 
     class Plain:
         def __call__(self, _request):
@@ -253,7 +253,7 @@ def test_an_auth_may_be_async_or_plain_or_an_object(visit):
     [RuntimeError("password=hunter2"), KeyError("x"), ConfigurationError("x"), TypeError("x"), OSError("x")],
 )
 def test_an_auth_that_fails_lets_nobody_in(visit, caplog, error):
-    """500 without its words, which are in the log."""
+    """The response is a 500 without the error's message, which is only in the log."""
 
     def broken(_request):
         raise error
@@ -276,7 +276,10 @@ def test_an_auth_that_fails_lets_nobody_in(visit, caplog, error):
     ],
 )  # fmt: skip
 def test_an_auth_may_refuse_by_raising(visit, caplog, error, status):
-    """With the status it says, and its Location; nothing in the log: that is no failure."""
+    """The response has the status and the Location of the exception.
+
+    Nothing is logged, because this is not a failure.
+    """
 
     def refuse(_request):
         raise error
@@ -288,7 +291,7 @@ def test_an_auth_may_refuse_by_raising(visit, caplog, error, status):
 
 
 def test_the_name_is_shown_and_audited(app, visit):
-    """Who did it: the Access's name, else the address."""
+    """The name is that of the Access, or otherwise the visitor's address."""
     visit(lambda _request: Access(LEVELS["operate"], "ada")).post("/queues/pause", {"queue": "named"})
     visit(lambda _request: "operate").post("/queues/pause", {"queue": "unnamed"})
     names = {entry.target: entry.by for entry in app.audit.list()}
@@ -301,7 +304,7 @@ def test_the_name_is_shown_and_audited(app, visit):
 
 
 class Rule:
-    """A plugin that answers by a header."""
+    """A plugin whose result comes from a request header."""
 
     @hookimpl
     def dashboard_permission(self, request):
@@ -312,7 +315,7 @@ class Rule:
 
 
 def test_a_plugin_is_asked_before_auth(caplog):
-    """What it answers holds; where it has no answer auth is asked; where it fails nobody gets in."""
+    """The plugin's result applies. If it has none, auth is called; if it fails, the visitor has no access."""
     with closing(Firelock("memory://", plugins=[Rule()])) as fire:
         for auth, without in ((lambda _request: "admin", 200), (lambda _request: None, 403)):
             with closing(Browser(Dashboard(fire, auth=auth), peer=("8.8.8.8", 5))) as browser:
@@ -328,7 +331,10 @@ def test_a_plugin_is_asked_before_auth(caplog):
 
 
 def test_a_name_and_password_let_in():
-    """Plain or hashed; the name is who it is. A browser sends it again with every request."""
+    """The password may be stored as it is or hashed, and the name identifies the visitor.
+
+    A browser sends both with every request.
+    """
     auth = basic_auth(
         {"ada": "plain word", "bob": hash_password("geheim: ü"), "eve": "word"},
         level={"ada": "read", "bob": "admin"},
@@ -353,7 +359,10 @@ def test_a_name_and_password_let_in():
     ],
 )  # fmt: skip
 def test_anything_else_is_asked_for_a_password(sent):
-    """401 with what makes the browser ask; a stolen hash is no password."""
+    """The response is a 401 that makes the browser ask for a password.
+
+    A stolen hash does not work as a password.
+    """
     auth = basic_auth({"ada": "plain word", "bob": HASHED}, realm='My "jobs"')
 
     with pytest.raises(Unauthorized) as refusal:
@@ -363,7 +372,7 @@ def test_anything_else_is_asked_for_a_password(sent):
 
 
 def test_a_wrong_password_is_not_remembered():
-    """What was right once is known again, and nothing else is."""
+    """A correct password is recognized again without hashing, and no other password is."""
     auth = basic_auth({"bob": hash_password("right")})
     asked(auth, request(basic("bob", "right")))
 
@@ -374,7 +383,7 @@ def test_a_wrong_password_is_not_remembered():
 
 
 def test_the_browser_is_asked_for_a_password(visit):
-    """Over the wire: 401 first, then in."""
+    """The first request gets a 401, and one with the password is answered."""
     browser = visit(basic_auth({"ada": "word"}, level="operate"))
     headers = {"authorization": basic("ada", "word")}
 
@@ -387,7 +396,10 @@ def test_the_browser_is_asked_for_a_password(visit):
 
 
 def test_hashes_are_salted_and_their_own():
-    """Two of one password differ; neither holds it. An empty one has none: it would keep nobody out."""
+    """Two hashes of one password differ, and neither contains it.
+
+    An empty password cannot be hashed, because it would protect nothing.
+    """
     one, two = hash_password("word"), hash_password("word")
 
     assert one != two
@@ -411,7 +423,10 @@ def test_hashes_are_salted_and_their_own():
     ids=ascii,
 )  # fmt: skip
 def test_wrong_users_are_refused_at_once(users, options):
-    """No user, an empty password, a damaged hash, an unknown level: said at once, without the password."""
+    """Errors include no users, an empty password, a damaged hash and an unknown level.
+
+    The message does not contain the password.
+    """
     with pytest.raises(ConfigurationError) as error:
         basic_auth(users, **options)
     assert "word" not in str(error.value).replace("password", "")
@@ -421,9 +436,9 @@ def test_wrong_users_are_refused_at_once(users, options):
 
 
 def test_a_token_has_its_level_and_needs_no_origin(visit):
-    """A program posts without saying from which page; who it was is told by a name that is not the token.
+    """A program may post without an origin, and its name does not contain the token.
 
-    Where the browser says that another page asked, a token does not help.
+    If the browser reports that another page sent the request, a token does not help.
     """
     browser = visit(bearer_tokens({TOKEN: "operate", OTHER: Access(LEVELS["read"], "metrics")}))
 
@@ -443,7 +458,7 @@ def test_a_token_has_its_level_and_needs_no_origin(visit):
     "sent", [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN} x", "Bearer \xff"]
 )
 def test_other_tokens_are_refused(sent):
-    """401 that says how."""
+    """The response is a 401 that names the scheme."""
     with pytest.raises(Unauthorized) as refusal:
         asked(bearer_tokens({TOKEN: "admin"}), request(sent))
     assert refusal.value.headers["WWW-Authenticate"].startswith("Bearer")
@@ -454,17 +469,20 @@ def test_other_tokens_are_refused(sent):
     [{}, {"short": "read"}, {"x" * 16 + "ü": "read"}, {"a b" * 9: "read"}, {TOKEN: "root"}, {5: "read"}],
 )
 def test_wrong_tokens_are_refused_at_once(tokens):
-    """None, a short one, an unknown level: said when it is made, without the token."""
+    """Errors include no tokens, a short one and an unknown level; the message does not contain the token."""
     with pytest.raises(ConfigurationError) as error:
         bearer_tokens(tokens)
     assert TOKEN not in str(error.value)
 
 
-# ---- several ---------------------------------------------------------------------------------------------
+# ---- several auths ---------------------------------------------------------------------------------------
 
 
 def test_the_first_that_grants_decides(visit):
-    """People by password and programs by token, one after the other; the challenges of all are passed on."""
+    """The first auth that grants access decides: for example, people use a password and programs a token.
+
+    A refusal contains the challenges of all auths.
+    """
     auth = any_of(bearer_tokens({TOKEN: "read"}), basic_auth({"ada": "word"}, level="admin"))
 
     assert "ada" == asked(auth, request(basic("ada", "word"))).name
@@ -475,7 +493,7 @@ def test_the_first_that_grants_decides(visit):
 
 
 def test_none_that_grants_lets_nobody_in():
-    """Nothing, nobody, or no auth at all: refused."""
+    """Auths that grant nothing, and an empty list of auths, admit no visitor."""
 
     async def nobody(_request):
         return None
@@ -490,7 +508,7 @@ def test_none_that_grants_lets_nobody_in():
 
 
 def user(**more):
-    """A user of Django's."""
+    """Return a Django user."""
     known = {"is_staff": False, "is_superuser": False, "is_active": True, "is_authenticated": True}
     return SimpleNamespace(**known | more, get_username=lambda: "ada")
 
@@ -504,7 +522,7 @@ def user(**more):
     ],
 )  # fmt: skip
 def test_django_s_staff_may_operate_and_superusers_everything(user, level):
-    """Others, the inactive and the anonymous may nothing."""
+    """Users without these roles, inactive users and anonymous ones have no access."""
     access = asked(django_staff, request(**{"django.request": SimpleNamespace(user=user)}))
 
     assert LEVELS[level] == access.permissions
@@ -518,7 +536,10 @@ def test_django_s_staff_may_operate_and_superusers_everything(user, level):
     ],
 )  # fmt: skip
 def test_django_s_permissions_say_what_a_user_may_do(caplog, names, level):
-    """The strongest counts; staff without one may nothing, as the log says, and no more may the inactive."""
+    """The strongest permission counts.
+
+    Staff without one have no access, which is logged; inactive users have none either.
+    """
     given = {f"firelock.{name}_jobs" for name in names}
     known = user(is_staff=True, has_perm=given.__contains__)
     gone = user(is_staff=True, is_active=False, has_perm=given.__contains__)
@@ -542,7 +563,7 @@ def test_django_s_permissions_say_what_a_user_may_do(caplog, names, level):
     ],
 )  # fmt: skip
 def test_a_framework_s_users_need_the_framework(caplog, auth, scope, told):
-    """Elsewhere, and without its middleware, nobody gets in and the log says what is missing."""
+    """Outside the framework, or without its middleware, no visitor has access; the log names the cause."""
     with pytest.raises(RequestProblem) as refusal:
         asked(auth, request(**scope))
 
@@ -572,7 +593,10 @@ def flask_app():
 
 
 def test_flask_s_logged_in_user_has_the_level(flask_app):
-    """By Flask-Login, in the context of Flask's request; one level or one by user."""
+    """Flask-Login provides the user in the context of Flask's request.
+
+    The level is the same for all users or depends on the user.
+    """
     by_user = flask_login(lambda user: "admin" if user.get_id() == "ada" else None)
 
     with flask_app.test_request_context(headers={"X-User": "ada"}):
@@ -585,7 +609,7 @@ def test_flask_s_logged_in_user_has_the_level(flask_app):
 
 
 def test_a_mount_in_flask_follows_its_login(app, flask_app):
-    """From Flask's session to the dashboard's pages and back, forms from elsewhere refused."""
+    """The dashboard follows Flask's session, and forms from other sites are refused."""
     Dashboard(app, auth=flask_login("operate")).init_app(flask_app, "/jobs")
     flask = flask_app.test_client()
     ada = {"X-User": "ada"}
@@ -600,7 +624,7 @@ def test_a_mount_in_flask_follows_its_login(app, flask_app):
 
 
 def test_several_in_flask_are_asked_in_its_request(app, flask_app):
-    """People by its login, programs by token, in one mount."""
+    """People use Flask's login and programs use a token, in one mount."""
     auth = any_of(flask_login("operate"), bearer_tokens({TOKEN: "read"}))
     Dashboard(app, auth=auth).init_app(flask_app, "/jobs")
     flask = flask_app.test_client()
@@ -610,7 +634,10 @@ def test_several_in_flask_are_asked_in_its_request(app, flask_app):
 
 
 def test_a_fastapi_dependency_says_who_it_is(visit):
-    """Plain or async; its HTTPException refuses with its status; the level is one, or by what it returned."""
+    """The dependency may be plain or async, and its HTTPException refuses with its status.
+
+    The level is the same for all visitors or depends on what the dependency returned.
+    """
     from fastapi import HTTPException as FastAPIException
 
     class Person:
@@ -639,14 +666,14 @@ def test_a_fastapi_dependency_says_who_it_is(visit):
 
 @pytest.mark.parametrize("found", ["admin", "root", {"name": "x"}, 5, object()])
 def test_what_a_dependency_returns_is_a_visitor_and_no_level(found):
-    """A user who is named admin is none by that."""
+    """A user whose name is "admin" does not get that level."""
     access = asked(fastapi_dependency(lambda _request: found, level="read"), request())
 
     assert LEVELS["read"] == access.permissions
 
 
 def test_an_access_of_a_dependency_is_taken_as_it_is():
-    """Where the dependency decides about permissions itself."""
+    """A dependency that returns an Access decides about the permissions itself."""
     access = Access(frozenset({Permission.READ}), "ada")
 
     assert access == asked(fastapi_dependency(lambda _request: access), request())
@@ -655,12 +682,15 @@ def test_an_access_of_a_dependency_is_taken_as_it_is():
 
 
 def test_dependencies_that_check_nothing_or_need_more_are_refused_at_once():
-    """A security scheme that only reads, Depends inside, a generator, no parameter: said when it is made."""
+    """Refused dependencies are a security scheme that only reads, an inner Depends, and a generator.
+
+    A dependency without parameters, or with several, is refused too.
+    """
     from fastapi import Depends, Header
     from fastapi.security import HTTPBasic, OAuth2PasswordBearer
 
     def two(request, session): ...
-    def resolved(request, user=Depends(two)): ...  # noqa: B008 - as FastAPI's own documentation writes it
+    def resolved(request, user=Depends(two)): ...  # noqa: B008 - FastAPI's documentation uses this form
     def only_resolved(user=Depends(two)): ...  # noqa: B008
     def header(x_user=Header()): ...  # noqa: B008
     def nothing(): ...
@@ -677,7 +707,7 @@ def test_dependencies_that_check_nothing_or_need_more_are_refused_at_once():
 
 
 def test_no_framework_is_imported_before_it_is_asked():
-    """Whoever mounts in one needs none of the others."""
+    """An application that uses one framework does not need the others."""
     import subprocess
     import sys
 

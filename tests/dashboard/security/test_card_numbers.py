@@ -1,4 +1,4 @@
-"""Card numbers in running text: which numbers are masked, and which long numbers are not."""
+"""Card numbers in text: the numbers that are masked, and the long numbers that are not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from firelock_dashboard.security.redaction import MASK, Redactor
 
-# Test numbers that the networks and payment services publish.
+# Test numbers that card networks and payment services publish.
 CARDS = [
     "4111111111111111", "4012888888881881", "4222222222222", "4000000000000000006", "5555555555554444",
     "5105105105105100", "2223003122003222", "2720990000000007", "378282246310005", "371449635398431",
@@ -58,12 +58,12 @@ def test_card_number_is_masked_with_its_spaces_and_hyphens(redactor, text, maske
 @pytest.mark.parametrize(
     "text",
     [
-        "4111111111111112", "4111 1111 1111 1112",  # no check digit
-        "411111111111111", "41111111111111111111", "24111111111111111", "41111111111111112",  # another length
+        "4111111111111112", "4111 1111 1111 1112",  # wrong check digit
+        "411111111111111", "41111111111111111111", "24111111111111111", "41111111111111112",  # wrong length
         "x4111111111111111", "4111111111111111x", "a_4111111111111111", "0x4111111111111111ab",
         "0.4111111111111111", "4111111111111111.5", "-0.4532015112830366",
         "1" * 16, "0" * 16, "7992739871300000", "9" * 16,  # no network
-        "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "41 11 11 11 11 11 11 11",  # no groups of a card
+        "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "41 11 11 11 11 11 11 11",  # no card's grouping
         "4111  1111  1111  1111", "4111:1111:1111:1111", "4111\n1111\n1111\n1111",
         "2026-11-30 03-44-52 123456", "+49 30 1234 5678 901", "192.168.100.200",
         "01a21072-9d46-7c87-a484-8087cf5d557e", "41111111-1111-4111-8111-111111111111",
@@ -75,7 +75,7 @@ def test_other_numbers_stay(redactor, text):
 
 
 def test_timestamps_of_a_century_stay(redactor):
-    """In seconds, milliseconds, microseconds and nanoseconds, from 2001-09-09 to 2033-05-18."""
+    """The range is 2001-09-09 to 2033-05-18 in seconds, milliseconds, microseconds and nanoseconds."""
     chosen = random.Random(7)
     for unit in (1, 1_000, 1_000_000, 1_000_000_000):
         for _ in range(2_000):
@@ -91,7 +91,10 @@ def test_uuids_stay(redactor):
 
 
 def test_few_random_numbers_are_taken_for_cards(redactor):
-    """One of ten passes Luhn; with the networks' first digits and lengths it is one of thirty or fewer."""
+    """One random number in ten passes the Luhn check.
+
+    With the networks' first digits and lengths, at most one in thirty is masked.
+    """
     chosen = random.Random(7)
     for digits in range(13, 20):
         numbers = [str(chosen.randrange(10 ** (digits - 1), 10**digits)) for _ in range(4_000)]
@@ -110,5 +113,5 @@ def test_other_values_stay(redactor, value):
     ids=["cards", "digits", "groups", "hyphens"],
 )
 def test_long_text_costs_in_proportion(redactor, text):
-    """It ends: a text of any size is shown."""
+    """Even very long texts are processed, because a page may show texts of any size."""
     assert redactor.text(text)

@@ -24,14 +24,14 @@ POLICY = (
 
 @pytest.fixture
 def fire():
-    """One storage is enough: the gate asks none."""
+    """An app in memory; one storage is sufficient, because the checks do not use it."""
     with closing(Firelock("memory://")) as fire:
         yield fire
 
 
 @pytest.fixture
 def ask(fire):
-    """Open a dashboard with these options, as a visitor who is at once asking it."""
+    """Return a function that opens a dashboard with these options, and returns a browser for it."""
     browsers = []
 
     def open_dashboard(*, root="", peer=("127.0.0.1", 50_000), **options):
@@ -69,7 +69,7 @@ def empty(_visit):
     ],
 )
 def test_a_local_visitor_needs_no_auth(ask, peer, host):
-    """A peer on this machine that asks for this machine may come in."""
+    """A peer on this machine whose Host is this machine passes the check."""
     assert 200 == ask(peer=(peer, 5)).get("/queues", headers={"host": host}).status
 
 
@@ -88,7 +88,7 @@ def test_a_local_visitor_needs_no_auth(ask, peer, host):
     ],
 )  # fmt: skip
 def test_a_foreign_host_is_refused_without_auth(ask, host):
-    """Bad input 107: a page elsewhere whose name leads to this machine reaches nothing."""
+    """A page of another site whose host name resolves to this machine reaches nothing (bad input 107)."""
     answer = ask().get("/queues", headers={"host": host})
 
     assert 403 == answer.status
@@ -96,7 +96,7 @@ def test_a_foreign_host_is_refused_without_auth(ask, host):
 
 
 def test_a_request_needs_one_host(ask):
-    """Without a Host nothing is local, and with two nobody knows which was meant, auth or not."""
+    """Without a Host nothing is local; two Hosts are ambiguous, with and without auth."""
     assert 403 == ask().get("/queues", headers={"host": None}).status
     assert 400 == ask().get("/queues", headers={"host": ["localhost", "evil.example"]}).status
     assert 400 == ask(auth=everybody).get("/queues", headers={"host": ["localhost", "localhost"]}).status
@@ -110,7 +110,10 @@ def test_a_request_needs_one_host(ask):
     ],
 )  # fmt: skip
 def test_a_foreign_peer_is_refused_without_auth(ask, peer):
-    """Whoever sends from elsewhere is told what to write; a unix socket is a proxy's most often."""
+    """The response explains what to configure.
+
+    A Unix socket is not local, because it usually belongs to a proxy.
+    """
     assert 403 == ask(peer=(peer, 5)).get("/queues").status
     assert 403 == ask(peer=None).get("/queues").status
     assert 200 == ask(peer=None, auth=everybody).get("/queues").status
@@ -131,7 +134,7 @@ def test_a_foreign_peer_is_refused_without_auth(ask, peer):
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["/127.0.0.1", ""])
 def test_whatever_has_passed_a_proxy_is_refused_without_auth(ask, header, value):
-    """Bad input 107: behind a proxy every peer is this machine; a single forwarding header tells."""
+    """Behind a proxy every peer is this machine, so one forwarding header is sufficient (bad input 107)."""
     answer = ask(trusts_proxy=True).get("/queues", headers={header: value})
 
     assert 403 == answer.status
@@ -139,7 +142,7 @@ def test_whatever_has_passed_a_proxy_is_refused_without_auth(ask, header, value)
 
 
 def test_http_of_a_proxy_is_refused_without_auth(ask):
-    """No browser speaks HTTP/1.0; a proxy that nobody configured does."""
+    """Browsers do not use HTTP/1.0, but unconfigured proxies do."""
     assert 403 == ask().ask("GET", "/queues", http_version="1.0").status
     assert 200 == ask().ask("GET", "/queues", http_version="2").status
 
@@ -156,7 +159,7 @@ def test_http_of_a_proxy_is_refused_without_auth(ask):
     ],
 )  # fmt: skip
 def test_the_refusal_says_what_to_write(ask, framework, scope, words):
-    """In the words of the framework at hand, known from its mount or from the request."""
+    """The advice is for the framework, which is known from the mount or from the request."""
     answer = ask(framework=framework).ask("GET", "/queues", headers={"host": "evil.example"}, **scope)
 
     assert 403 == answer.status
@@ -164,7 +167,7 @@ def test_the_refusal_says_what_to_write(ask, framework, scope, words):
 
 
 def test_programs_are_refused_in_json(ask):
-    """An address of the API, or a request that wants JSON, is answered in it."""
+    """The response is JSON for a URL of the API or a request that accepts JSON."""
     for target, headers in (("/api/jobs", {}), ("/queues", {"accept": "application/json"})):
         answer = ask().get(target, headers={"host": "evil.example", **headers})
 
@@ -173,7 +176,7 @@ def test_programs_are_refused_in_json(ask):
 
 
 def test_strangers_learn_nothing(fire, ask):
-    """A refusal shows no name, number or address of the app, whether there is an auth or not."""
+    """A refusal contains no name, number or URL of the app, with and without auth."""
     fire.task(name="secret.payroll")(lambda: None).using(queue="secretqueue").enqueue()
     for browser in (
         ask(title="Payroll", environment="prod", peer=("10.0.0.5", 5)),
@@ -211,14 +214,14 @@ def test_strangers_learn_nothing(fire, ask):
     ],
 )  # fmt: skip
 def test_allowed_hosts_are_the_only_ones(ask, host, status):
-    """Names with or without a port, and every name below a domain."""
+    """The list of allowed hosts has names with or without a port, and domains with all names below them."""
     browser = ask(auth=everybody, allowed_hosts=["jobs.example.com", "*.lan", "only.test:81"])
 
     assert status == browser.get("/queues", headers={"host": host}).status
 
 
 def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
-    """The host that the proxy passes on is compared, and only where the proxy is trusted."""
+    """The host in the proxy's header is compared only if the proxy is trusted."""
     headers = {"host": "10.0.0.1:9000", "x-forwarded-host": "jobs.example.com"}
 
     for trusts_proxy, status in ((True, 200), (False, 403)):
@@ -244,7 +247,7 @@ def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused_at_once(fire, options):
-    """What cannot be an origin, a host or a path is said when the dashboard is made, with the value."""
+    """An invalid origin, host or path is an error with its value when the dashboard is created."""
     with pytest.raises(ConfigurationError, match=r"=.*write|write"):
         Dashboard(fire, **options)
 
@@ -260,14 +263,14 @@ def test_wrong_options_are_refused_at_once(fire, options):
     "target", ["/", "/queues", "/queues/pause", "/nothing", "/static/firelock.css", "/live"]
 )
 def test_other_methods_are_not_answered(ask, method, target):
-    """Only GET, HEAD and POST are; the answer says so."""
+    """Only GET, HEAD and POST are accepted, as the response's Allow header states."""
     answer = ask().ask(method, target, headers={"sec-fetch-site": "same-origin"})
 
     assert (405, "GET, HEAD, POST") == (answer.status, answer.header("allow"))
 
 
 def test_a_known_address_says_what_it_answers(dashboard, client):
-    """A page is not posted to, and an action is not got."""
+    """A page does not accept POST, and an action does not accept GET."""
     dashboard.routes = Routes(
         [Route(method, path, Permission.READ, empty) for method, path in (("GET", "/page"), ("POST", "/act"))]
     )
@@ -277,7 +280,7 @@ def test_a_known_address_says_what_it_answers(dashboard, client):
 
 
 def test_head_is_get_without_the_content(client):
-    """The same status and headers, and nothing behind them."""
+    """The status and headers are the same, without a body."""
     for target in ("/queues", "/nothing", "/settings"):
         got, head = client.get(target), client.ask("HEAD", target)
 
@@ -285,11 +288,11 @@ def test_head_is_get_without_the_content(client):
         assert got.header("content-type") == head.header("content-type")
 
 
-# ---- where a request comes from --------------------------------------------------------------------------
+# ---- the origin of a request -----------------------------------------------------------------------------
 
 
 def test_trusted_origins_may_act(ask):
-    """Also where the browser says that it is another site; any other origin may not."""
+    """A trusted origin may act even if the browser reports another site; other origins may not."""
     browser = ask(trusted_origins=["https://ops.example.com", "http://other.test:81"])
 
     for origin, status in (
@@ -346,7 +349,7 @@ def test_a_get_of_the_dashboard_itself_or_by_hand_is_answered(ask, fetch, status
 
 
 def test_behind_a_trusted_proxy_the_browser_s_address_counts(ask):
-    """Scheme and host are the proxy's word, and only where it is trusted."""
+    """The proxy's scheme and host count only if the proxy is trusted."""
     headers = {
         "sec-fetch-site": None, "origin": "https://jobs.example.com", "host": "10.0.0.1:9000",
         "x-forwarded-proto": "https", "x-forwarded-host": "jobs.example.com",
@@ -377,7 +380,7 @@ def test_behind_a_trusted_proxy_the_browser_s_address_counts(ask):
     ],
 )  # fmt: skip
 def test_a_path_that_could_be_read_twice_is_refused(client, target):
-    """Bad input 112: dots, doubled, encoded and turned slashes, control characters: no guessing."""
+    """Dots, reversed, double or encoded slashes, and control characters are ambiguous (bad input 112)."""
     assert 400 == client.get(target).status
     assert 400 == client.post(target).status
 
@@ -393,18 +396,18 @@ def test_a_path_that_could_be_read_twice_is_refused(client, target):
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_not_found(client, target):
-    """Bad input 112: a path that is near to one, a hidden file, a map: 404, and the page says so."""
+    """A similar path, a hidden file or a source map is a 404 (bad input 112)."""
     assert 404 == client.get(target).status
 
 
 def test_a_path_of_half_a_character_is_refused(client):
-    """What is no text cannot be looked for."""
+    """A path that is not a valid string cannot be looked up."""
     assert 400 == client.ask("GET", "/a", path="/a\udcff").status
     assert 400 == client.ask("GET", "/a", path="a").status
 
 
 def test_a_mount_ends_at_its_slash(ask):
-    """`/dash` is the mount and `/dashX` is not below it."""
+    """`/dash` is the mount, and `/dashX` is not below it."""
     browser = ask(root="/dash")
 
     assert (307, "/dash/") == (browser.get("").status, browser.get("").location)
@@ -428,7 +431,7 @@ def test_a_mount_ends_at_its_slash(ask):
     ],
 )
 def test_a_mount_cannot_lead_elsewhere(ask, root):
-    """Bad input 112: a SCRIPT_NAME or a prefix that is no path of plain names is in no link."""
+    """A SCRIPT_NAME or prefix that is not a path of plain names appears in no link (bad input 112)."""
     answers = [
         ask(auth=everybody).ask("GET", "", path=root, root_path=root),
         ask(auth=everybody, trusts_proxy=True).get(
@@ -441,7 +444,7 @@ def test_a_mount_cannot_lead_elsewhere(ask, root):
 
 
 def test_a_trusted_proxy_s_prefix_is_in_every_address(ask):
-    """And a prefix of one that is not trusted is in none."""
+    """The prefix of an untrusted proxy is in no URL."""
     headers = {"x-forwarded-prefix": "/ops/"}
 
     assert 'href="/ops/queues"' in ask(auth=everybody, trusts_proxy=True).get("/queues", headers=headers).text
@@ -452,7 +455,7 @@ def test_a_trusted_proxy_s_prefix_is_in_every_address(ask):
 
 
 def test_a_mount_of_any_name_is_encoded(ask):
-    """A segment that a route of the host took from the path reaches no header as it is."""
+    """A path segment that the host application's route matched is encoded before it is used in a header."""
     browser = ask(root="/t;Domain=evil.example/ü")
 
     answer = browser.post("/queues/pause", {"queue": "a"}, path="/t;Domain=evil.example/ü/queues/pause")
@@ -473,7 +476,7 @@ def test_a_mount_of_any_name_is_encoded(ask):
     ],
 )  # fmt: skip
 def test_an_action_leads_back_into_the_dashboard_only(ask, back):
-    """Bad input 112: whatever `back` says, the browser stays on this mount; its own query it keeps."""
+    """Whatever `back` contains, the browser stays in this mount, with the query of `back` (bad input 112)."""
     browser = ask(root="/dash")
 
     answer = browser.post("/queues/pause", {"queue": "a", "back": back})
@@ -500,7 +503,10 @@ def test_an_action_leads_back_into_the_dashboard_only(ask, back):
     ],
 )  # fmt: skip
 def test_every_answer_is_protected(ask, method, target, headers, status):
-    """Pages, errors, redirects, refusals, streams: the same headers, once each, and none that shares."""
+    """Pages, errors, redirects, refusals and streams have the same headers, each once.
+
+    No header permits sharing the response with other origins.
+    """
     answer = ask(root="/dash").ask(method, target, headers=headers, only_start=True)
 
     assert status == answer.status
@@ -512,13 +518,16 @@ def test_every_answer_is_protected(ask, method, target, headers, status):
 
 
 def test_the_policy_is_the_strict_one():
-    """Nothing inline, nothing from elsewhere, no frame around it."""
+    """The policy permits no inline code, nothing from other hosts, and no frame around the page."""
     assert POLICY == PROTECTION["Content-Security-Policy"]
     assert {"nosniff", "same-origin", "noindex"} <= set(PROTECTION.values())
 
 
 def test_files_of_the_package_are_kept_by_browsers(dashboard, client):
-    """Names change with content, so they are immutable; strangers may have them: no data is in them."""
+    """Static files have names that change with their content, so they are immutable.
+
+    They contain no data, so any visitor may read them.
+    """
     name = dashboard.assets.url("firelock.css")
     answer = client.get(f"/{name}", headers={"host": "evil.example"})
 
@@ -528,7 +537,7 @@ def test_files_of_the_package_are_kept_by_browsers(dashboard, client):
 
 
 def test_a_page_s_own_policy_stays_beside_the_dashboard_s(dashboard, client):
-    """A browser applies both, so neither is weakened."""
+    """A browser applies both policies, so neither is weakened."""
 
     def strict(_visit):
         return Response("x", headers={"Content-Security-Policy": "sandbox", "Cache-Control": "no-cache"})
@@ -540,11 +549,11 @@ def test_a_page_s_own_policy_stays_beside_the_dashboard_s(dashboard, client):
     assert "no-cache" == answer.header("cache-control")
 
 
-# ---- what goes wrong -------------------------------------------------------------------------------------
+# ---- failures --------------------------------------------------------------------------------------------
 
 
 def test_a_page_that_fails_tells_the_log_and_not_the_visitor(dashboard, client, caplog):
-    """The answer is a protected 500 without a word of the error."""
+    """The response is a protected 500 that contains nothing of the error."""
 
     def broken(_visit):
         raise RuntimeError("password=hunter2")
@@ -560,7 +569,7 @@ def test_a_page_that_fails_tells_the_log_and_not_the_visitor(dashboard, client, 
 
 
 def test_a_page_without_its_storage_says_so(dashboard, client):
-    """503, on a page that needs nothing from the storage, and no password in its words."""
+    """The response is a 503 page that does not need the storage, and its message contains no password."""
     from firelock.errors import StorageUnavailable
 
     def away(_visit):
@@ -575,7 +584,7 @@ def test_a_page_without_its_storage_says_so(dashboard, client):
 
 
 def test_other_protocols_are_turned_away(dashboard):
-    """A WebSocket is closed before it is opened."""
+    """A WebSocket is closed before it opens."""
     import asyncio
 
     sent = []

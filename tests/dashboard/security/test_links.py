@@ -1,4 +1,4 @@
-"""Who comes in where there is no auth: a visitor of this machine who has exchanged a one-time link."""
+"""Access without auth: only visitors on this machine who have exchanged a one-time link are admitted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HERE = "http://localhost"
 
 
 def token_of(link):
-    """What stands behind the # of a link."""
+    """Return the part after the # of a link."""
     return link.rpartition("#")[2]
 
 
@@ -34,18 +34,18 @@ def micros(span):
 
 @pytest.fixture
 def stranger(dashboard):
-    """Somebody on this machine who has no link yet."""
+    """A visitor on this machine without a link."""
     with closing(Browser(dashboard, is_in=False)) as browser:
         yield browser
 
 
 def session_of(dashboard):
-    """Come in by a link; return the session."""
+    """Exchange a link, and return the session."""
     return dashboard.links.exchange(token_of(dashboard.link(HERE)))
 
 
 def status_with(dashboard, session):
-    """What the dashboard answers to who shows this session."""
+    """Return the status of the dashboard's response to a visitor with this session."""
     with closing(Browser(dashboard, is_in=False)) as browser:
         browser.cookies[f"{COOKIE}_80"] = session
         return browser.get("/queues").status
@@ -59,12 +59,12 @@ def records(fire):
     ]
 
 
-# ---- behind a proxy that nobody sees ---------------------------------------------------------------------
+# ---- proxies without headers -----------------------------------------------------------------------------
 
 
 @contextmanager
 def behind_the_proxy(fire, framework, kind):
-    """A dashboard without auth, mounted so, behind that proxy: where it is asked, and the prefix."""
+    """Mount a dashboard without auth behind the silent proxy; yield the proxy's port and the prefix."""
     prefix = "" if framework == "bare" else "/jobs"
     app = mounted(framework, kind, fire, prefix, auth=None)
     served = served_by_asgi if kind == "asgi" else served_by_wsgi
@@ -78,7 +78,10 @@ def paused(fire):
 
 @pytest.mark.parametrize(("framework", "kind"), HOSTS)
 def test_behind_a_proxy_that_tells_nothing_nobody_is_local(framework, kind):
-    """HTTP/1.1, Host rewritten, no header: such a proxy makes everybody look local, and lets nobody in."""
+    """A proxy that uses HTTP/1.1, rewrites Host and adds no header makes every visitor look local.
+
+    Without a session, no visitor is admitted.
+    """
     own = {"Origin": f"http://{OUTSIDE}", "Sec-Fetch-Site": "same-origin"}
     with (
         closing(Firelock("memory://")) as fire,
@@ -101,7 +104,7 @@ def test_behind_a_proxy_that_tells_nothing_nobody_is_local(framework, kind):
 
 
 def test_behind_that_proxy_a_link_lets_in_who_has_one():
-    """The page is seen by whoever shows a session, by any way; it is what counts."""
+    """The session alone counts, on any path to the dashboard."""
     with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
         session = session_of(dashboard)
         with served_by_asgi(dashboard) as upstream, silent_proxy(upstream) as port:
@@ -114,7 +117,7 @@ def test_behind_that_proxy_a_link_lets_in_who_has_one():
 
 
 def test_without_a_link_a_visitor_of_this_machine_is_asked_for_one(stranger):
-    """By a page that shows the command with this dashboard's own address, and by JSON for programs."""
+    """The page shows the command with this dashboard's own URL; programs get JSON."""
     page = stranger.get("/queues?tag=a", headers={"host": "localhost:8000"})
     program = stranger.get("/api/jobs")
 
@@ -126,7 +129,10 @@ def test_without_a_link_a_visitor_of_this_machine_is_asked_for_one(stranger):
 
 
 def test_a_link_is_exchanged_for_a_session(dashboard, stranger):
-    """By a POST of the page's own form, for a cookie of this mount that no script and no other site has."""
+    """The page's own form posts the token.
+
+    The cookie is limited to this mount, and neither scripts nor other sites can use it.
+    """
     answer = stranger.post("/enter", {"token": token_of(dashboard.link(HERE)), "back": "/queues?tag=a"})
 
     assert (303, "/queues?tag=a") == (answer.status, answer.location)
@@ -137,7 +143,7 @@ def test_a_link_is_exchanged_for_a_session(dashboard, stranger):
 
 
 def test_a_session_over_https_stays_there(dashboard, stranger):
-    """Where the browser speaks TLS the cookie is never sent without."""
+    """A cookie that was set over TLS is never sent without TLS."""
     answer = stranger.post("/enter", {"token": token_of(dashboard.link(HERE))}, scheme="https")
 
     assert "secure" in answer.header("set-cookie").lower()
@@ -146,7 +152,7 @@ def test_a_session_over_https_stays_there(dashboard, stranger):
 
 @pytest.mark.parametrize(("framework", "kind"), HOSTS)
 def test_a_link_is_exchanged_in_every_mount(framework, kind):
-    """The cookie comes through each framework whole, and belongs to the mount."""
+    """Every framework passes the cookie on completely, limited to the mount."""
     with closing(Firelock("memory://")) as fire:
         prefix = "" if framework == "bare" else "/jobs"
         with closing(visitor(framework, kind, fire, prefix, PLACES[0][1], auth=None)) as one:
@@ -162,7 +168,7 @@ def test_a_link_is_exchanged_in_every_mount(framework, kind):
 
 
 def test_the_token_is_where_no_server_sees_it(dashboard):
-    """In the fragment: a browser sends it to nobody, so that no access log of a proxy holds it."""
+    """The token is in the fragment, which browsers do not send, so no proxy's access log contains it."""
     link = dashboard.link("http://127.0.0.1:8000/jobs/")
 
     address, _, token = link.partition("#")
@@ -171,13 +177,13 @@ def test_the_token_is_where_no_server_sees_it(dashboard):
 
 
 def test_a_pasted_link_lets_in_as_well(dashboard, stranger):
-    """Where scripts are off, or on another screen: the whole link, or what stands behind its #."""
+    """Without scripts, or from another screen, the visitor pastes the whole link or the part after its #."""
     for pasted in (dashboard.link(HERE), f"open={token_of(dashboard.link(HERE))}"):
         assert 303 == stranger.post("/enter", {"token": f" {pasted} "}).status
 
 
 def test_a_look_at_a_link_does_not_spend_it(dashboard, stranger):
-    """What makes previews of links asks by GET; a token in the query does nothing either."""
+    """Link previews use GET, which does not use up the link; a token in the query has no effect either."""
     token = token_of(dashboard.link(HERE))
 
     looked = [stranger.get("/enter"), stranger.get(f"/enter?token={token}"), stranger.ask("HEAD", "/enter")]
@@ -189,7 +195,7 @@ def test_a_look_at_a_link_does_not_spend_it(dashboard, stranger):
 
 
 def test_a_link_lets_in_once(dashboard, stranger):
-    """Who comes second is told that somebody was first."""
+    """The second visitor gets a page which states that the link has been used."""
     token = token_of(dashboard.link(HERE))
 
     first, second = (stranger.post("/enter", {"token": token}) for _ in range(2))
@@ -199,7 +205,7 @@ def test_a_link_lets_in_once(dashboard, stranger):
 
 
 def test_of_many_at_once_one_comes_in(dashboard):
-    """The link is spent by compare-and-set, whatever the interleaving."""
+    """The link is used up by a compare-and-set, so any interleaving has one winner."""
     token, start, came = token_of(dashboard.link(HERE)), threading.Barrier(8), []
 
     def exchange():
@@ -219,7 +225,7 @@ def test_of_many_at_once_one_comes_in(dashboard):
 
 
 def test_a_link_is_good_for_ten_minutes(fire, dashboard, stranger):
-    """By the storage's clock, which all processes share."""
+    """The storage's clock decides, because all processes share it."""
     early, late = token_of(dashboard.link(HERE)), token_of(dashboard.link(HERE))
 
     fire.storage.clock_offset = micros(timedelta(minutes=9, seconds=50))
@@ -235,7 +241,7 @@ def test_a_link_is_good_for_ten_minutes(fire, dashboard, stranger):
     "token", ["x", "A" * 43, "A" * 44, "../../x", "\u202e", "é" * 43, "0" * 64, "#", "open="], ids=ascii
 )
 def test_what_is_no_link_lets_nobody_in(stranger, token):
-    """A guess, or a text of any kind."""
+    """The token may be a guess or any other string."""
     answer = stranger.post("/enter", {"token": token})
 
     assert answer.status in {400, 401}
@@ -243,10 +249,13 @@ def test_what_is_no_link_lets_nobody_in(stranger, token):
 
 
 def test_a_session_ends_after_a_week(fire):
-    """By the storage's clock; until it is looked for again a session is believed for half a minute."""
+    """The storage's clock decides.
+
+    A session that was found is trusted for half a minute until it is looked up again.
+    """
     at = [0.0]
     with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as browser:
-        dashboard.links._monotonic = lambda: at[0]  # noqa: SLF001 - its own clock, handed in
+        dashboard.links._monotonic = lambda: at[0]  # noqa: SLF001 - a clock injected by the test
         assert 200 == browser.get("/queues").status
 
         fire.storage.clock_offset = micros(timedelta(days=7, seconds=1))
@@ -257,7 +266,7 @@ def test_a_session_ends_after_a_week(fire):
     assert (200, 401) == (believed.status, ended.status)
 
 
-# ---- where a link may be exchanged -----------------------------------------------------------------------
+# ---- requests that may exchange a link -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -269,7 +278,10 @@ def test_a_session_ends_after_a_week(fire):
     ids=str,
 )  # fmt: skip
 def test_a_link_is_exchanged_on_this_machine_by_its_own_page(dashboard, stranger, headers):
-    """The tests of peer, Host, forwarding headers and origin stand before the exchange: no link is spent."""
+    """Peer, Host, forwarding headers and origin are checked before the exchange.
+
+    A refused request therefore does not use up the link.
+    """
     token = token_of(dashboard.link(HERE))
 
     refused = stranger.post("/enter", {"token": token}, headers=headers)
@@ -280,7 +292,7 @@ def test_a_link_is_exchanged_on_this_machine_by_its_own_page(dashboard, stranger
 
 
 def test_a_foreign_origin_is_refused_whatever_the_browser_says_of_the_site(fire, dashboard):
-    """A proxy that rewrites Host makes another origin look like this one; its Origin tells."""
+    """A proxy that rewrites Host makes another origin look like this one, but Origin reveals it."""
     with closing(Browser(dashboard)) as browser:
         for origin in ("http://jobs.example.com", "https://localhost.evil.example", "http://localhost:81"):
             headers = {"sec-fetch-site": "same-origin", "origin": origin}
@@ -292,7 +304,10 @@ def test_a_foreign_origin_is_refused_whatever_the_browser_says_of_the_site(fire,
 
 
 def test_where_tls_ends_at_a_proxy_the_browser_compares_the_scheme(fire):
-    """Host is passed on and the scheme is not: the browser's own word that it is the same site is taken."""
+    """The proxy passes on Host but not the scheme.
+
+    The browser's statement that the site is the same is therefore sufficient.
+    """
     auth = {"auth": lambda _: "admin"}
     with closing(Dashboard(fire, **auth)) as dashboard, closing(Browser(dashboard)) as browser:
         host = "ops.example.com"
@@ -302,7 +317,7 @@ def test_where_tls_ends_at_a_proxy_the_browser_compares_the_scheme(fire):
 
 
 def test_who_followed_a_link_from_elsewhere_can_go_on(dashboard):
-    """A browser sends a strict cookie with no request of another site; the page has a link of its own."""
+    """A browser sends no strict cookie with a request from another site, so the page has its own link."""
     elsewhere = {
         "sec-fetch-site": "cross-site",
         "sec-fetch-mode": "navigate",
@@ -317,7 +332,7 @@ def test_who_followed_a_link_from_elsewhere_can_go_on(dashboard):
 
 
 def test_a_dashboard_with_auth_has_no_links(fire):
-    """Who comes in is then for auth to say."""
+    """The auth of the dashboard decides about access."""
     dashboard = Dashboard(fire, auth=lambda _: "admin")
     with closing(dashboard), closing(Browser(dashboard)) as browser:
         assert 404 == browser.get("/enter").status
@@ -330,16 +345,16 @@ def test_a_dashboard_with_auth_has_no_links(fire):
     ["", "localhost:8000", "javascript:alert(1)", "http://", "http://a b/", "http://h/?x=1", "http://h:x"],
 )
 def test_a_link_needs_an_address(dashboard, at):
-    """What a browser could not open is refused with the value."""
+    """The error contains the URL that a browser could not open."""
     with pytest.raises(ConfigurationError, match=re.escape(repr(at))):
         dashboard.link(at)
 
 
-# ---- what is stored --------------------------------------------------------------------------------------
+# ---- stored records --------------------------------------------------------------------------------------
 
 
 def test_the_storage_holds_hashes_alone(fire, dashboard):
-    """Whoever reads the storage or its backup comes in by nothing that is there."""
+    """A reader of the storage or of a backup finds nothing that grants access."""
     token = token_of(dashboard.link(HERE))
     session = dashboard.links.exchange(token)
 
@@ -351,7 +366,7 @@ def test_the_storage_holds_hashes_alone(fire, dashboard):
 
 
 def test_every_process_on_the_storage_knows_links_and_sessions(tmp_path):
-    """A link that one made is exchanged by another, and the session is good at a third."""
+    """One process creates a link, another exchanges it, and a third accepts the session."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     with closing(Firelock(url)) as one, closing(Firelock(url)) as two, closing(Firelock(url)) as three:
         session = Dashboard(two).links.exchange(token_of(Dashboard(one).link(HERE)))
@@ -360,7 +375,7 @@ def test_every_process_on_the_storage_knows_links_and_sessions(tmp_path):
 
 
 def test_links_and_sessions_are_bounded(fire, dashboard):
-    """Of more than a hundred the oldest are given up; what is too old goes with the next that is made."""
+    """Above a hundred, the oldest are deleted; expired ones are deleted when the next one is created."""
     first = session_of(dashboard)
     for _ in range(120):
         fire.storage.clock_offset += 1_000_000
@@ -376,7 +391,7 @@ def test_links_and_sessions_are_bounded(fire, dashboard):
 
 
 def test_a_record_that_is_no_session_lets_nobody_in(fire, dashboard):
-    """A damaged record is none."""
+    """A damaged record is not a session."""
     session = session_of(dashboard)
     [record] = fire.storage.list_records("dashboard_session")
     for value in ("", "[]", "null", '{"expires_at": "9"}', "{}"):
@@ -386,10 +401,10 @@ def test_a_record_that_is_no_session_lets_nobody_in(fire, dashboard):
 
 
 def test_an_outage_of_the_storage_sends_nobody_out():
-    """Who was in sees that the storage is away; who was not is told so as well, and by no other error."""
+    """A visitor with a known session gets the page; a visitor whose session is not known yet gets a 503."""
     storage, at = FailingStorage(), [0.0]
     with closing(Firelock(storage)) as fire, closing(Dashboard(fire)) as dashboard:
-        dashboard.links._monotonic = lambda: at[0]  # noqa: SLF001 - its own clock, handed in
+        dashboard.links._monotonic = lambda: at[0]  # noqa: SLF001 - a clock injected by the test
         with closing(Browser(dashboard)) as known, closing(Browser(dashboard)) as unknown:
             assert 200 == known.get("/settings").status
 
@@ -401,7 +416,10 @@ def test_an_outage_of_the_storage_sends_nobody_out():
 
 
 def test_who_is_not_in_is_told_nothing_of_a_storage_that_is_away():
-    """Neither its address nor what its driver said; the server's log has it."""
+    """The response contains neither the storage's URL nor its driver's message.
+
+    Both are only in the server's log.
+    """
     storage = FailingStorage()
     storage.fail_always("get_record", StorageUnavailable("redis://10.1.2.3:6379/4 is away"))
     with (
@@ -421,7 +439,10 @@ def test_who_is_not_in_is_told_nothing_of_a_storage_that_is_away():
 @pytest.mark.parametrize("port", [80, 9999])
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_session_of_another_dashboard_hides_none(dashboard, port, order):
-    """Two cookies of one name, as of `/` and of `/jobs`, or one of another port: browsers send both."""
+    """Two cookies have the same name, as for `/` and `/jobs`, or one belongs to another port.
+
+    Browsers send both.
+    """
     own = session_of(dashboard)
     pair = [f"{COOKIE}_80={own}", f"{COOKIE}_{port}={'x' * 43}"]
     with closing(Browser(dashboard, root="/jobs", is_in=False)) as browser:
@@ -432,7 +453,7 @@ def test_a_session_of_another_dashboard_hides_none(dashboard, port, order):
 
 
 def test_signing_out_ends_the_session_and_clears_its_cookie(fire, dashboard, client):
-    """A copy of the cookie lets nobody in any more; other sessions go on."""
+    """A copy of the cookie no longer works; other sessions are not affected."""
     other = session_of(dashboard)
     copy = client.cookies[f"{COOKIE}_80"]
     assert 'action="/sign-out"' in client.get("/").text
@@ -450,7 +471,7 @@ def test_signing_out_ends_the_session_and_clears_its_cookie(fire, dashboard, cli
 
 
 def test_every_session_of_the_browser_ends(dashboard, client):
-    """Of two dashboards of one storage, at two ports: the other session would let the visitor in."""
+    """With two dashboards of one storage at two ports, the other session would still admit the visitor."""
     client.cookies[f"{COOKIE}_81"] = session_of(dashboard)
 
     answer = client.post("/sign-out")
@@ -482,7 +503,7 @@ def test_another_process_believes_an_ended_session_for_half_a_minute_at_most(fir
     ],
 )
 def test_no_other_site_signs_a_visitor_out(client, headers):
-    """As with any other action; and no link does, since it is no GET."""
+    """Signing out has the rules of any other action; a link cannot sign out, because it sends a GET."""
     assert 403 == client.post("/sign-out", headers=headers).status
     assert 405 == client.get("/sign-out").status
     assert 200 == client.get("/queues").status
@@ -498,7 +519,7 @@ def test_a_dashboard_that_is_read_only_has_sessions_to_end(fire):
 
 
 def test_a_dashboard_with_auth_ends_no_session(fire):
-    """Its sessions are those of the application: there is no button, and the address says so."""
+    """The sessions belong to the application, so there is no button, and the URL is a 404."""
     with (
         closing(Dashboard(fire, auth=lambda _: "admin")) as dashboard,
         closing(Browser(dashboard)) as browser,
@@ -508,7 +529,7 @@ def test_a_dashboard_with_auth_ends_no_session(fire):
 
 
 def test_a_session_goes_on_while_its_storage_is_away():
-    """Nobody is told that it has ended."""
+    """The visitor gets an error instead of a message that the session has ended."""
     storage = FailingStorage()
     with (
         closing(Firelock(storage)) as fire,

@@ -1,4 +1,4 @@
-"""Who may do what: every route of the table, every method, every visitor, every origin; nothing past it."""
+"""Permissions: every route of the table with every method, visitor and origin, and nothing else."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ORIGINS = {
 }
 PLACES = {"id": "0190-none", "fingerprint": "none", "name": "none"}
 
-# These addresses need no more than to come in, with the reason; the view itself asks for more.
+# These URLs only require access, for the stated reason; their views require more.
 CHECKED_INSIDE = {
     "/jobs/all": "the verb that is asked about says which permission it takes; it shows, and changes nothing",
     "/settings": "changes nothing but the visitor's own cookie",
@@ -54,7 +54,7 @@ CHECKED_INSIDE = {
 
 @pytest.fixture(scope="module")
 def opened():
-    """One dashboard with an auth that knows its visitors by a header, and a browser for it."""
+    """A browser for a dashboard whose auth identifies its visitors by a header."""
 
     def auth(request):
         who = request.headers.get("x-who")
@@ -72,7 +72,7 @@ def address(path):
 
 
 def routes_at(dashboard, path):
-    """The routes that answer this address, by method: one with a place may take another's path."""
+    """Return the routes of this URL by method; a route with a parameter may match another route's path."""
     found = {}
     for method in ("GET", "POST"):
         route = dashboard.routes.find(method, address(path))
@@ -82,12 +82,12 @@ def routes_at(dashboard, path):
 
 
 def expected(routes, method, who, origin):
-    """What the table says about a cell: the statuses that it may have."""
+    """Return the statuses that the table permits for a cell."""
     if method not in {"GET", "HEAD", "POST"}:
         return {405}
     if method == "POST" and origin != "same-origin":
         return {403}
-    if origin == "null":  # neither does a page that hides where it is read
+    if origin == "null":  # refused, because such a page hides its origin
         return {403}
     level = LEVELS[VISITORS[who]]
     if Permission.READ not in level:
@@ -122,7 +122,7 @@ def ask_cell(browser, path, cell, more=()):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_cell_of_the_matrix_is_as_the_table_says(opened, path):
-    """Bad input 108: method × visitor × origin, from the table; a route added later is walked by itself."""
+    """The matrix is method × visitor × origin for every route in the table (bad input 108)."""
     routes = routes_at(opened.app, path)
     wrong = {
         cell: status
@@ -135,7 +135,7 @@ def test_every_cell_of_the_matrix_is_as_the_table_says(opened, path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_method_that_is_merely_claimed_changes_no_cell(opened, path):
-    """Override headers make nothing of a GET or a POST."""
+    """Headers that override the method do not change a GET or a POST."""
     routes = routes_at(opened.app, path)
     wrong = {
         (header, method, who): status
@@ -150,7 +150,7 @@ def test_a_method_that_is_merely_claimed_changes_no_cell(opened, path):
 
 
 def test_unsafe_and_not_same_origin_is_refused_everywhere(opened):
-    """In every cell, whoever it is, whether the address exists or not."""
+    """The refusal is independent of the visitor, and of whether the URL exists."""
     statuses = {
         ask_cell(opened, path, ("POST", who, origin))
         for path in (*PATHS, "/nothing", "/live", "/static/firelock.css")
@@ -163,7 +163,7 @@ def test_unsafe_and_not_same_origin_is_refused_everywhere(opened):
 
 
 def test_the_stream_is_for_readers(opened):
-    """It stands beside the table, and asks for the same."""
+    """The stream is not in the table, but has the same rule."""
     for who, level in VISITORS.items():
         for origin in ORIGINS:
             allowed = level != "none" and origin != "null"
@@ -171,7 +171,7 @@ def test_the_stream_is_for_readers(opened):
 
 
 def test_actions_that_only_need_to_come_in_say_why():
-    """Every other action has a permission of its own in the table."""
+    """Every other action has its own permission in the table."""
     lax = {route.path for route in TABLE if route.method == "POST" and route.permission is Permission.READ}
 
     assert {path for path in CHECKED_INSIDE if path != "/jobs/all"} == lax
@@ -179,7 +179,7 @@ def test_actions_that_only_need_to_come_in_say_why():
 
 @pytest.mark.parametrize("who", ["reader", "operator", "admin"])
 def test_what_is_checked_inside_is_checked(who):
-    """Starting and cancelling an operation takes the permission of its verb."""
+    """Starting and cancelling an operation requires the permission of its verb."""
     level = LEVELS[VISITORS[who]]
     with closing(Firelock("memory://")) as fire:
         operation = fire.operations.start("delete", JobFilter(state=State.FAILED), by="ada")
@@ -208,23 +208,23 @@ def read_only(seeded):
 
 @pytest.mark.parametrize("route", [route for route in TABLE if route.is_action], ids=lambda route: route.path)
 def test_a_read_only_dashboard_has_no_actions(read_only, route):
-    """Their routes are not there, for nobody."""
+    """The routes of actions do not exist for any visitor."""
     assert read_only.post(address(route.path)).status in {404, 405}
 
 
 def test_settings_are_one_s_own_and_stay(read_only):
-    """They change nothing but the visitor's cookie."""
+    """Settings change only the visitor's cookie."""
     assert 303 == read_only.post("/settings", {"theme": "dark"}).status
 
 
-# ---- what a visitor sees ---------------------------------------------------------------------------------
+# ---- visible data ----------------------------------------------------------------------------------------
 
 SECRET, ARGUMENT, RESULT, LOG, TRACED = "hunter2secret", "argumentmark", "resultmark", "logmark", "tracemark"
 
 
 @pytest.fixture(scope="module")
 def seeded():
-    """An app whose jobs hold a secret in every place that is shown, and a mark for each kind of place."""
+    """An app whose jobs have a secret in every place that is shown, and a mark for each kind of place."""
     with closing(Firelock("memory://")) as fire:
 
         @fire.task(name="shop.charge", tags=["order:{order}"])
@@ -251,7 +251,7 @@ def seeded():
 
 
 def targets(fire):
-    """Every address that can be read, with what its places and fields may be."""
+    """Yield every readable URL, with values for its parameters and fields."""
     ids = [job.id for job in fire.jobs.find(limit=50)]
     fields = "id=nightly&task=shop.charge&name=shop.charge&limit=50"
     values = {"id": ids, "fingerprint": ["f1"], "name": ["default"]}
@@ -261,7 +261,7 @@ def targets(fire):
         name = next((name for name in values if f"{{{name}}}" in route.path), None)
         for value in values[name] if name else [""]:
             if route.path == "/jobs/{id}/stream" and not fire.jobs.get(value).record().is_final:
-                continue  # it has no end yet
+                continue  # it does not end yet
             path = route.path.replace(f"{{{name}}}", value)
             yield path
             yield f"{path}?{fields}"
@@ -282,7 +282,7 @@ def targets(fire):
 
 
 def read_all(fire, permissions, *, asked=(), **options):
-    """Everything that this visitor can read, by address."""
+    """Return all responses that this visitor can read, by URL."""
     dashboard = Dashboard(fire, auth=lambda _: Access(frozenset(permissions)), **options)
     with closing(Browser(dashboard)) as browser:
         return {target: browser.get(target) for target in [*targets(fire), *asked]}
@@ -290,7 +290,7 @@ def read_all(fire, permissions, *, asked=(), **options):
 
 @pytest.fixture(scope="module")
 def seen_by_all_permissions(seeded):
-    """Everything that who may do everything can read, by address."""
+    """All responses that a visitor with all permissions can read, by URL."""
     return read_all(seeded, Permission)
 
 
@@ -301,7 +301,7 @@ def holding(answers, *marks):
 
 
 def test_no_page_fails(seen_by_all_permissions):
-    """Whatever is asked for with fields of all kinds, no answer is a failure of the dashboard."""
+    """No response to fields of any kind is a failure of the dashboard."""
     answers = seen_by_all_permissions
 
     assert {} == {target: answer.status for target, answer in answers.items() if answer.status >= 500}
@@ -312,20 +312,20 @@ def test_no_page_fails(seen_by_all_permissions):
 
 
 def test_no_page_shows_a_secret(seen_by_all_permissions):
-    """Arguments, results, messages, tracebacks, log lines, in pages, in the API, in downloads."""
+    """Pages, the API and downloads mask secrets in arguments, results, messages, tracebacks and logs."""
     assert [] == holding(seen_by_all_permissions, SECRET)
 
 
 def test_arguments_are_for_who_may_see_them(seeded):
-    """Without view_args no page, list, form, file or answer of the API holds an argument or a result."""
+    """Without `view_args`, no page, list, form, file or API response contains an argument or a result."""
     answers = read_all(seeded, set(Permission) - {Permission.VIEW_ARGUMENTS})
-    echoes = {target for target in answers if ARGUMENT in target}  # the field says what the visitor typed
+    echoes = {target for target in answers if ARGUMENT in target}  # the field repeats the visitor's input
 
     assert [] == [target for target in holding(answers, ARGUMENT, RESULT) if target not in echoes]
 
 
 def test_arguments_cannot_be_searched_for_by_who_may_not_see_them(seeded):
-    """A search would tell what they are, letter by letter."""
+    """A search for arguments would reveal them letter by letter."""
     permissions = set(Permission) - {Permission.VIEW_ARGUMENTS}
     with closing(Browser(Dashboard(seeded, auth=lambda _: Access(frozenset(permissions))))) as browser:
         for target in (
@@ -343,12 +343,12 @@ def test_arguments_cannot_be_searched_for_by_who_may_not_see_them(seeded):
 
 
 def test_logs_and_tracebacks_are_for_who_may_see_them(seeded):
-    """Without view_logs no page, file or answer of the API holds a line or a traceback."""
+    """Without `view_logs`, no page, file or API response contains a log line or a traceback."""
     assert [] == holding(read_all(seeded, set(Permission) - {Permission.VIEW_LOGS}), LOG, TRACED)
 
 
 def test_error_messages_are_for_every_reader_as_the_documentation_says(seeded):
-    """The reason of a job's state quotes them, so they cannot be hidden without hiding that too."""
+    """The reason for a job's state quotes error messages, so hiding them would hide the reasons too."""
     answers = read_all(seeded, {Permission.READ})
     page = (Path(__file__).parents[3] / "docs/dashboard.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE))
@@ -367,7 +367,7 @@ def test_error_messages_are_for_every_reader_as_the_documentation_says(seeded):
     ids=["may-read", "read-only"],
 )
 def test_who_may_do_nothing_has_no_buttons(seeded, options):
-    """No form posts to an action, but for the visitor's own settings."""
+    """No form posts to an action, except to the visitor's own settings."""
     answers = read_all(seeded, **options)
     actions = {
         (target, action)
@@ -381,9 +381,9 @@ def test_who_may_do_nothing_has_no_buttons(seeded, options):
 
 
 def test_hostile_texts_are_shown_literally():
-    """In what jobs hold, say and return, keys, notes, the audit, definitions, servers, what is asked.
+    """Every page shows the strings literally (bad input 110).
 
-    On every page there is; bad input 110.
+    The strings are in job data, output, results, keys, notes, the audit, definitions, servers and queries.
     """
     with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
         send = fire.task(name="shop.charge")(lambda note: None)

@@ -1,4 +1,4 @@
-"""Secrets are not shown: in arguments, results and messages, in whatever form somebody wrote them."""
+"""Secrets are masked in arguments, results and messages, in any format."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ redact, redact_text = Redactor().value, Redactor().text
     ],
 )  # fmt: skip
 def test_what_stands_under_a_telling_name_is_masked(name):
-    """In any spelling: camel case, snakes, capitals, within longer names."""
+    """The name may have any spelling: camel case, snake case, capitals, or be part of a longer name."""
     assert {name: MASK, "id": 5} == redact({name: "x", "id": 5})
     assert {name: MASK} == redact({name: {"deep": ["x"]}})
 
@@ -63,12 +63,12 @@ def test_what_stands_under_a_telling_name_is_masked(name):
     ],
 )  # fmt: skip
 def test_other_names_are_shown(name):
-    """A word that merely holds another is not masked: a keyboard is no key."""
+    """A name that only contains another word is not masked: a keyboard is not a key."""
     assert {name: "x"} == redact({name: "x"})
 
 
 def test_yes_no_and_nothing_are_no_secrets():
-    """They say whether there is one; a number of tokens is a count."""
+    """Booleans and None only show whether there is a secret; a number of tokens is a count."""
     value = {"password": None, "secret": True, "token": False, "max_tokens": 4096, "tokens": 1.5}
 
     assert value == redact(value)
@@ -76,7 +76,7 @@ def test_yes_no_and_nothing_are_no_secrets():
 
 
 def test_every_level_is_searched_and_the_value_stays():
-    """Lists, keywords, objects in objects; the value that was given is not changed."""
+    """Lists, keyword arguments and nested objects are searched, and the given value does not change."""
     value = {
         "a": [{"b": {"api_key": "x"}}, "y"],
         "**options": {"password": "p", "n": 1},
@@ -91,7 +91,7 @@ def test_every_level_is_searched_and_the_value_stays():
 
 
 def test_a_value_without_a_bottom_ends():
-    """What is nested deeper than any value that can be stored is masked, without an error."""
+    """A value that is nested deeper than any stored value is masked without an error."""
     value = []
     for _ in range(5_000):
         value = [value]
@@ -124,7 +124,10 @@ def test_a_value_without_a_bottom_ends():
     ],
 )  # fmt: skip
 def test_what_is_unmistakable_is_masked_in_any_text(text, secret):
-    """Credentials in URLs, headers, keys of known forms, and pairs of a telling name and its value."""
+    """Masked are credentials in URLs and headers, and keys in known formats.
+
+    Pairs of a sensitive name and its value are masked too.
+    """
     assert secret in text
     assert secret not in redact_text(text)
     assert MASK in redact_text(text)
@@ -143,12 +146,12 @@ def test_what_is_unmistakable_is_masked_in_any_text(text, secret):
     ],
 )  # fmt: skip
 def test_ordinary_text_stays(text):
-    """A traceback is for reading: code, places, addresses and prose are left alone."""
+    """A traceback must stay readable, so code, file names, addresses and prose are not masked."""
     assert text == redact_text(text)
 
 
 def test_a_text_is_masked_once():
-    """What was masked before is not masked again."""
+    """A masked string is not masked again."""
     text = "login(password='x', token=abc) at redis://:pw@h, Authorization: Bearer abcdefg1"
 
     assert redact_text(text) == redact_text(redact_text(text))
@@ -164,8 +167,10 @@ WORST = (
 
 @pytest.mark.parametrize("piece", WORST)
 def test_no_text_is_slow_to_search(piece):
-    """100 kB of what the patterns find hardest end long before the suite's time limit,
-    as text and as name."""
+    """100 kB of the hardest input for the patterns is processed long before the suite's time limit.
+
+    The input is used as a value and as a name.
+    """
     text = piece * (100_000 // len(piece))
 
     assert isinstance(redact_text(text), str)
@@ -173,19 +178,19 @@ def test_no_text_is_slow_to_search(piece):
 
 
 def test_every_repetition_has_a_bound():
-    """So that the cost of a search grows with the text and no faster."""
+    """With bounded repetitions, the cost of a search grows only linearly with the text."""
     patterns = [one for one in vars(redaction).values() if isinstance(one, re.Pattern)]
-    patterns += redaction._IN_TEXT  # noqa: SLF001 - what is promised is about these
+    patterns += redaction._IN_TEXT  # noqa: SLF001 - the promise is about these patterns
     endless = [one.pattern for one in patterns if re.search(r"(?<!\\)[*+](?![^\[]*\])", one.pattern)]
 
-    assert [redaction._BETWEEN.pattern] == endless  # noqa: SLF001 - one class of characters, nothing after it
+    assert [redaction._BETWEEN.pattern] == endless  # noqa: SLF001 - one class, nothing after it
 
 
-# ---- what a dashboard adds -------------------------------------------------------------------------------
+# ---- names that a dashboard adds -------------------------------------------------------------------------
 
 
 def test_more_names_for_every_task():
-    """A list of names, each in any spelling; a name is whole here."""
+    """The names are a list; each matches in any spelling, but only as a whole."""
     redactor = Redactor(["diagnosis", "birth_date"])
 
     assert {"Diagnosis": MASK, "birthDate": MASK, "diagnosis_code": "x", "password": MASK} == redactor.value(
@@ -195,14 +200,14 @@ def test_more_names_for_every_task():
 
 
 def test_more_names_by_pattern():
-    """A pattern of one's own is searched in the name as it is written."""
+    """A custom pattern is searched for in the name as it is written."""
     redactor = Redactor(re.compile(r"^x_"))
 
     assert {"x_a": MASK, "a_x_": 1, "token": MASK} == redactor.value({"x_a": 1, "a_x_": 1, "token": "t"})
 
 
 def test_more_names_by_task():
-    """Some for one task, some for all; another task's names do not count."""
+    """Some names apply to one task and some to all tasks, but not to other tasks."""
     redactor = Redactor({"billing.charge": ["amount"], "*": ["email"]})
     value = {"amount": 5, "email": "a@b"}
 
@@ -213,17 +218,20 @@ def test_more_names_by_task():
 
 @pytest.mark.parametrize("more", ["password", ["ok", 5], [""], {"task": "field"}, {"task": None}, 5, [None]])
 def test_a_wrong_redact_is_refused_at_once(more):
-    """One name where a list belongs, a number, nothing: said when the dashboard is made."""
+    """Errors include a single name instead of a list, a number and nothing.
+
+    The error is raised when the dashboard is created.
+    """
     with closing(Firelock("memory://")) as fire, pytest.raises(ConfigurationError, match="redact="):
         Dashboard(fire, redact=more)
 
 
-# ---- what a visit shows ----------------------------------------------------------------------------------
+# ---- values on pages -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def shown(fire):
-    """Ask a dashboard what its visitor sees of a record's arguments and result: `shown(record)`."""
+    """Return what a visitor sees of a record's arguments and result: `shown(record)`."""
     seen = []
 
     def look(record, *, permissions=frozenset(Permission), limit=IN_DETAIL, **options):
@@ -250,7 +258,7 @@ CHARGE = '{"order":42,"password":"hunter2"}'
 
 
 def test_arguments_are_shown_by_name_and_masked(fire, shown):
-    """Also where they were given by position: storage knows the names."""
+    """Positional arguments are masked too, because the storage contains their names."""
 
     @fire.task(name="charge")
     def charge(order: int, password: str, *more: int, **options: str) -> None: ...
@@ -265,7 +273,7 @@ def test_arguments_are_shown_by_name_and_masked(fire, shown):
 
 
 def test_a_dashboard_s_own_names_are_masked(shown):
-    """`redact=` reaches what a visit shows, by the record's task."""
+    """`redact=` applies to what a visit shows, by the task of the record."""
     record = record_of(CHARGE)
 
     assert MASK == shown(record, redact={"charge": ["order"]})[0].value["order"]
@@ -278,11 +286,11 @@ def test_a_dashboard_s_own_names_are_masked(shown):
     ids=lambda stored: ascii(stored)[:20],
 )
 def test_what_cannot_be_read_is_given_raw_with_the_reason(shown, stored):
-    """Whatever somebody has left in the storage, a page shows it as text."""
+    """A page shows any stored value as a string."""
     arguments, _ = shown(record_of(stored))
 
     assert isinstance(arguments.text, str)
-    if stored == 5:  # text that happens to be JSON
+    if stored == 5:  # a string that happens to be JSON
         assert arguments.reason is None
     else:
         assert "cannot be read" in arguments.reason
@@ -290,7 +298,7 @@ def test_what_cannot_be_read_is_given_raw_with_the_reason(shown, stored):
 
 
 def test_raw_text_is_masked_by_the_names_of_its_task(shown):
-    """What `redact=` names for one task holds for its damaged arguments, and for no other task's."""
+    """The names in `redact=` for one task apply to its damaged arguments, but not to those of other tasks."""
     damaged = record_of('{"diagnosis": "flu", "n": ')
     named = {"charge": ["diagnosis"]}
 
@@ -299,7 +307,7 @@ def test_raw_text_is_masked_by_the_names_of_its_task(shown):
 
 
 def test_an_unknown_serializer_is_named(shown):
-    """What another program wrote in its own way is shown raw, and says which way that was."""
+    """A value of an unknown serializer is shown unparsed, with the serializer's name."""
     arguments, _ = shown(record_of("AbC=", serializer="sealed"))
 
     assert ("AbC=", None) == (arguments.text, arguments.value)
@@ -307,7 +315,7 @@ def test_an_unknown_serializer_is_named(shown):
 
 
 def test_large_values_are_cut_and_say_so(shown):
-    """4 KiB in lists, 64 KiB in detail, all of it in a download."""
+    """The limit is 4 KiB in lists and 64 KiB on detail pages; a download contains everything."""
     record = record_of('{"note":"' + "y" * 100_000 + '"}')
 
     for limit in (IN_LISTS, IN_DETAIL):
@@ -321,12 +329,12 @@ def test_large_values_are_cut_and_say_so(shown):
 @pytest.mark.parametrize("target", ["/", "/queues", "/settings", "/api/jobs", "/nothing"])
 @pytest.mark.parametrize("auth", [None, lambda _: "admin"], ids=["link", "auth"])
 def test_no_answer_holds_the_storage_s_password(target, auth):
-    """Neither the address in the footer nor the words of an outage."""
+    """Neither the URL in the footer nor the message of an outage contains the password."""
     with (
         closing(Firelock("redis://ops:hunter2@127.0.0.1:1/0")) as fire,
         closing(Browser(Dashboard(fire, auth=auth), is_in=False)) as browser,
     ):
-        browser.cookies = {f"{COOKIE}_80": "A" * 43}  # which has to be looked for where there is no auth
+        browser.cookies = {f"{COOKIE}_80": "A" * 43}  # a session that must be looked up if there is no auth
 
         answer = browser.get(target)
 
@@ -335,7 +343,7 @@ def test_no_answer_holds_the_storage_s_password(target, auth):
 
 
 def test_what_is_masked_is_met_by_no_action_and_no_search(fire):
-    """How many jobs an operation met, or a list found, would tell a secret: a guess each."""
+    """The number of matching jobs would reveal a secret, one guess at a time."""
 
     @fire.task(name="shop.login", retry=Retry.never())
     def login(password: str, note: str) -> None:
@@ -362,7 +370,10 @@ def test_what_is_masked_is_met_by_no_action_and_no_search(fire):
 
 
 def test_card_number_in_running_text_is_shown_nowhere_and_found_by_nothing(fire):
-    """Pages, API, downloads, exports, the form of a new run, and searches by parts of it."""
+    """No page, API response, download, export or form of a new run shows a card number.
+
+    Searches for parts of the number find nothing.
+    """
 
     @fire.task(name="shop.note", retry=Retry.never())
     def note(text: str, number: int) -> None:
@@ -397,7 +408,7 @@ def test_card_number_in_running_text_is_shown_nowhere_and_found_by_nothing(fire)
 
 
 def test_reason_of_a_recurring_job_s_run_is_masked(fire):
-    """Its last runs are listed with the reason of their state, which may hold what an error said."""
+    """The last runs are listed with the reasons of their states, which may contain error messages."""
 
     @fire.task(name="shop.sync")
     def sync() -> None:

@@ -1,4 +1,4 @@
-"""The history: sums of minutes and hours that are right, kept, and quick to ask for."""
+"""The history: sums per minute and hour that are correct, kept, and fast to read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOON = 1_893_499_200 * SECOND  # 2030-01-01 12:00 UTC
 
 
 class Still(FailingStorage):
-    """A storage whose clock stands until the test moves it."""
+    """A storage whose clock stands still until the test moves it."""
 
     def clock(self):
         return NOON + 30 * MINUTE + self.clock_offset
@@ -42,7 +42,7 @@ def history(storage, tick):
 
 
 def rollup(minute, *, task="send", queue="mail", outcome="succeeded", count=4, seconds=0.05):
-    """What ended in a minute of the storage's noon, each after the same time."""
+    """Return the attempts that ended in a minute relative to `NOON`, all with the same duration."""
     histogram = [0] * (len(DURATION_BUCKETS) + 1)
     histogram[sum(bound < seconds for bound in DURATION_BUCKETS)] = count
     return Rollup(
@@ -51,7 +51,7 @@ def rollup(minute, *, task="send", queue="mail", outcome="succeeded", count=4, s
 
 
 def test_an_hour_shows_each_minute_and_the_present_one_last(history, storage):
-    """The last of sixty minutes is the one under way."""
+    """The last of the sixty minutes is the present one."""
     storage.record_metrics([rollup(30), rollup(29, outcome="failed", count=1), rollup(-29), rollup(-30)])
     history.settle()
 
@@ -66,7 +66,7 @@ def test_an_hour_shows_each_minute_and_the_present_one_last(history, storage):
 
 
 def test_a_day_adds_up_quarters_of_hours_that_are_over_and_of_the_one_that_is_not(history, storage):
-    """No rollup is lost or counted twice where folded hours meet minutes."""
+    """No rollup is lost or counted twice where summed hours meet minutes."""
     storage.record_metrics([rollup(minute) for minute in range(-23 * 60, 31)])
     history.settle()
 
@@ -79,7 +79,7 @@ def test_a_day_adds_up_quarters_of_hours_that_are_over_and_of_the_one_that_is_no
 
 @pytest.mark.parametrize(("span", "buckets", "step"), [("7d", 84, 7_200), ("30d", 120, 21_600)])
 def test_weeks_and_months_are_whole_hours(history, storage, span, buckets, step):
-    """Longer spans hold what was folded, in buckets of hours."""
+    """Longer spans use the summed hours, in buckets of hours."""
     storage.record_metrics([rollup(-minute * 600) for minute in range(1, 15)])
     history.settle()
 
@@ -91,7 +91,7 @@ def test_weeks_and_months_are_whole_hours(history, storage, span, buckets, step)
 
 
 def test_one_task_and_one_queue_have_their_own_series(history, storage):
-    """A series of a task counts that task alone; so does one of a queue."""
+    """A series of a task counts only that task, and a series of a queue only that queue."""
     storage.record_metrics(
         [rollup(-90), rollup(-90, task="charge", count=7), rollup(5, queue="slow", count=2)]
     )
@@ -104,7 +104,7 @@ def test_one_task_and_one_queue_have_their_own_series(history, storage):
 
 
 def test_hours_are_folded_once_and_read_back_by_the_next_process(history, storage, tick):
-    """What one dashboard folded another reads; no rollup of an hour that is folded is read again."""
+    """Another dashboard reads the stored sums, and no rollup of a summed hour is read again."""
     storage.record_metrics([rollup(-180), rollup(-120)])
     history.settle()
     storage.called["timeline"].clear()
@@ -118,7 +118,7 @@ def test_hours_are_folded_once_and_read_back_by_the_next_process(history, storag
 
 
 def test_an_hour_is_not_folded_before_late_rollups_can_have_come(history, storage):
-    """Three minutes after its end an hour is closed; until then it is read by minute."""
+    """An hour is summed three minutes after its end; until then its minutes are read."""
     storage.record_metrics([rollup(10)])
     storage.clock_offset = 32 * MINUTE
     history.settle()
@@ -132,7 +132,7 @@ def test_an_hour_is_not_folded_before_late_rollups_can_have_come(history, storag
 
 
 def test_late_rollups_of_open_minutes_are_read_again(history, storage, tick):
-    """A minute counts what servers hand in up to three minutes after it."""
+    """Servers may store attempts up to three minutes late, so these minutes are read again."""
     storage.record_metrics([rollup(29)])
     history.settle()
     storage.record_metrics([rollup(29), rollup(30)])
@@ -143,7 +143,7 @@ def test_late_rollups_of_open_minutes_are_read_again(history, storage, tick):
 
 
 def test_hours_not_folded_yet_are_missing_and_no_zeros(history, storage):
-    """Buckets that nothing is known of say so; the number of missing hours shrinks newest first."""
+    """A bucket without data is marked as unknown. The number of missing hours falls, newest hours first."""
     storage.record_metrics([rollup(-600)])
     history.step()
     for _ in range(4):
@@ -156,7 +156,7 @@ def test_hours_not_folded_yet_are_missing_and_no_zeros(history, storage):
 
 
 def test_a_summary_that_cannot_be_read_is_folded_again(history, storage):
-    """A record that somebody else wrote or broke does not break the history."""
+    """A record that is damaged, or that another program wrote, does not break the history."""
     storage.record_metrics([rollup(-120)])
     for key, text in {"2030-01-01T10": '{"fives": 1}', "2030-01-01T09": "[", "who knows": "{}"}.items():
         storage.put_record("history", key, text)
@@ -170,7 +170,7 @@ def test_a_summary_that_cannot_be_read_is_folded_again(history, storage):
 
 
 def test_where_nothing_may_be_written_the_history_is_still_shown(history, storage):
-    """A storage that refuses the summary costs the next process the work, nobody the page."""
+    """If the storage rejects the summary, the next process has to sum again, but the page still works."""
     storage.record_metrics([rollup(-120)])
     storage.fail_always("put_record", StorageError("read-only"))
 
@@ -180,7 +180,7 @@ def test_where_nothing_may_be_written_the_history_is_still_shown(history, storag
 
 
 def test_summaries_older_than_ninety_days_go(history, storage):
-    """What is older than 90 days is removed, what is younger stays."""
+    """Summaries older than 90 days are deleted; newer ones stay."""
     for key in ("2029-10-02T11", "2029-10-04T11"):
         storage.put_record("history", key, Hour.of(0, {}).dump())
 
@@ -190,7 +190,7 @@ def test_summaries_older_than_ninety_days_go(history, storage):
 
 
 def test_tasks_tell_runs_outcomes_and_durations(history, storage):
-    """Per task: how attempts ended, bounds of percentiles, the mean, and when it last ran."""
+    """A task's statistics are its attempts by outcome, bounds of percentiles, the mean and the last run."""
     storage.record_metrics(
         [
             rollup(-100, count=90),
@@ -211,7 +211,7 @@ def test_tasks_tell_runs_outcomes_and_durations(history, storage):
 
 
 def test_the_hours_in_which_a_task_ran_are_counted(history, storage):
-    """Summed hours and single minutes alike; each hour once, those before the last 24 not."""
+    """Summed hours and single minutes count alike: each hour once, and none before the last 24."""
     for minute in (-24 * 60, -600, -590, -20, -10, 0, 29):
         storage.record_metrics([rollup(minute)])
     storage.record_metrics([rollup(29, task="charge", outcome="failed")])
@@ -221,7 +221,7 @@ def test_the_hours_in_which_a_task_ran_are_counted(history, storage):
 
 
 def test_queues_tell_what_left_and_what_came(history, storage, tick):
-    """What came is what left and what the queue grew by."""
+    """The jobs that entered a queue are the jobs that left it plus the growth of the queue."""
     storage.record_metrics([rollup(minute, count=6) for minute in range(20, 30)])
     fire = history._fire  # noqa: SLF001
     history.settle()
@@ -239,7 +239,10 @@ def test_queues_tell_what_left_and_what_came(history, storage, tick):
 
 
 def test_depths_reach_back_to_the_last_gap(history, tick):
-    """What waited and ran is known while somebody looks; the length says how far back that is."""
+    """Waiting and running jobs are recorded only while the dashboard is used.
+
+    The result contains the length of the recorded period.
+    """
     fire = history._fire  # noqa: SLF001
     task = fire.task(name="send", queue="mail")(lambda_named)
     history.note_depths(fire.jobs.counts())
@@ -255,7 +258,7 @@ def test_depths_reach_back_to_the_last_gap(history, tick):
 
 
 def test_rate_of_a_queue_has_the_attempts_that_have_just_ended(history, storage, tick):
-    """What ended in the present minute counts at once, and not after the minute."""
+    """Attempts that end in the present minute count immediately, not only after the minute."""
     history.settle()
     history.queues()
     storage.record_metrics([rollup(30, count=45)])
@@ -270,7 +273,7 @@ def lambda_named() -> None:
 
 
 def test_a_visit_starts_the_thread_and_closing_ends_it(history):
-    """The history is read by one thread, which is gone after `close`."""
+    """One thread reads the history, and `close` ends it."""
     history.series("1h")
     thread = history._thread  # noqa: SLF001
     history.series("24h")
@@ -281,7 +284,7 @@ def test_a_visit_starts_the_thread_and_closing_ends_it(history):
 
 
 def test_the_thread_ends_when_nobody_looks(history, tick):
-    """A minute after the last visitor the thread is gone; the next visitor starts another."""
+    """The thread ends a minute after the last visit, and the next visit starts another one."""
     history.series("1h")
     thread = history._thread  # noqa: SLF001
     tick.at += 61
@@ -294,7 +297,7 @@ def test_the_thread_ends_when_nobody_looks(history, tick):
 
 
 def runs_of(*durations):
-    """The sum of runs that took so many seconds each."""
+    """Return the sum of runs with these durations in seconds."""
     run_sum = RunSum()
     for seconds in durations:
         run_sum.merge(RunSum.of(rollup(0, count=1, seconds=seconds)))
@@ -304,14 +307,14 @@ def runs_of(*durations):
 @pytest.mark.parametrize(
     ("durations", "p50", "p95"),
     [
-        ([0.098], 0.098, 0.098),  # one run: its duration
-        ([0.05, 0.051], 0.0505, 0.071),  # the other took 30 ms at least
-        ([0.5] * 100, 0.692, 1.0),  # the other 49 took 300 ms at least
-        ([400.0, 400.0], 400.0, 500.0),  # the last bucket has no end
+        ([0.098], 0.098, 0.098),  # a single run: its exact duration
+        ([0.05, 0.051], 0.0505, 0.071),  # the other run took at least 30 ms
+        ([0.5] * 100, 0.692, 1.0),  # the other 49 runs took at least 300 ms
+        ([400.0, 400.0], 400.0, 500.0),  # the last bucket has no upper bound
     ],
 )
 def test_a_percentile_is_a_bound_that_the_sum_of_durations_allows(durations, p50, p95):
-    """A single run has its own duration; of more, no longer bound than their sum and their buckets allow."""
+    """A single run has its exact duration; the bound of several is the largest that sum and buckets allow."""
     run_sum = runs_of(*durations)
 
     assert pytest.approx(p50, abs=0.001) == run_sum.quantile(0.5)
@@ -319,14 +322,14 @@ def test_a_percentile_is_a_bound_that_the_sum_of_durations_allows(durations, p50
 
 
 def test_nothing_has_no_percentile():
-    """Where no run ended there is no bound either."""
+    """Without an ended run there is no bound."""
     assert RunSum().quantile(0.5) is None
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_a_percentile_is_never_below_the_true_one(seed, share):
-    """Whatever the durations, the share of the runs that the bound promises stayed within it."""
+    """For any durations, at least the stated share of the runs took no longer than the bound."""
     chance = random.Random(seed)
     durations = sorted(round(10 ** chance.uniform(-4, 3), 6) for _ in range(chance.randint(1, 200)))
 

@@ -1,4 +1,4 @@
-"""Searches where a storage's filter says less than is asked: bounded, and gone on with where they ended."""
+"""Searches that the storage's filter covers only in part: they are bounded, and continue where they ended."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ def made(fire):
 
 @pytest.mark.parametrize("hundreds", [1, 2, 3])
 def test_a_search_ends_in_the_middle_of_what_a_storage_gave(fire, made, hundreds):
-    """Its time is over after each hundred jobs; the next page sees what was not looked at."""
+    """The next page starts at the first job that was not examined.
+
+    The search time ends after one, two or three hundred jobs.
+    """
     seen: list[str] = []
-    seconds = hundreds + 1  # one is the beginning of the look
+    # one tick passes when the search begins
+    seconds = hundreds + 1
     plan = SearchPlan(JobFilter(), (lambda job: bool(seen.append(job.id)),))
 
     found = find_page(fire, plan, limit=25, cursor=None, seconds=seconds, monotonic=_ticks())
@@ -40,7 +44,10 @@ def test_a_search_ends_in_the_middle_of_what_a_storage_gave(fire, made, hundreds
 
 
 def test_a_part_goes_on_where_a_page_of_the_storage_has_nothing_left(fire, made):
-    """What was cut behind the last job of such a page is no end of the search, however late it is."""
+    """A part of a search may end at the last job of a storage page.
+
+    The next part then continues with the following storage page, however little time is left.
+    """
     for _ in range(250):
         fire.jobs.copy(made[0])
     plan = SearchPlan(JobFilter(), (lambda _: False,))
@@ -53,7 +60,7 @@ def test_a_part_goes_on_where_a_page_of_the_storage_has_nothing_left(fire, made)
 
 
 def test_a_page_is_not_cut_where_every_job_is_meant(fire, made):
-    """There is nothing to search for: a slow storage gives whole pages all the same."""
+    """If every job matches, nothing is searched for, so even a slow storage returns full pages."""
     found = find_page(fire, SearchPlan(JobFilter()), limit=25, cursor=None, seconds=0, monotonic=_ticks())
 
     assert made[:25] == [job.id for job in found.jobs]
@@ -62,7 +69,7 @@ def test_a_page_is_not_cut_where_every_job_is_meant(fire, made):
 
 @pytest.mark.parametrize(("each", "looks"), [(0.011, 5), (0.025, 2), (0.04, 1), (0.5, 1)])
 def test_no_look_is_begun_that_would_end_too_late(each, looks):
-    """A storage that finds nothing in 40 ms is not asked again within 60; a quick one is."""
+    """A storage that finds nothing in 40 ms is not read again within the limit of 60 ms; a fast one is."""
     clock = Clock()
     pages = Pages(clock, each)
 
@@ -77,13 +84,16 @@ def test_no_look_is_begun_that_would_end_too_late(each, looks):
 
 
 def test_an_ornament_is_drawn_once():
-    """A list of jobs shows hundreds of a few; an icon that says something is drawn for what it says."""
+    """A list of jobs repeats a few icons hundreds of times, so an icon is rendered once.
+
+    An icon with a label is rendered with its own label.
+    """
     assert icon("next") is icon("next")
     assert "&lt;b&gt;" in icon("next", label="<b>")
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A clock that only moves when the test moves it."""
 
     def __init__(self):
         self.now = 0
@@ -93,7 +103,7 @@ class Clock:
 
 
 class Pages:
-    """An app whose storage finds nothing, page by page, and takes its time."""
+    """An app whose storage finds no jobs on any page and takes a fixed time per page."""
 
     def __init__(self, clock, each):
         self.looks = 0

@@ -1,4 +1,4 @@
-"""What is asked for, by query or as typed, and what of it a storage looks up."""
+"""The conditions of a search, from a query or typed text, and the parts of them that the storage looks up."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def planned(query, arguments=None, **more):
 
 
 def test_a_short_name_of_one_task_stands_for_it():
-    """Where several tasks are called so, the name is taken as it is and the others are told."""
+    """If several tasks have this short name, it is used unchanged and the result lists these tasks."""
     assert "shop.pay.charge" == planned("task=charge").where.task
     assert "send" == planned("task=send").where.task
     assert ("shop.mail.send", "shop.sms.send") == planned("task=send").several_tasks
 
 
 def test_an_argument_is_looked_up_by_the_tag_that_its_task_makes_of_it():
-    """And each job found is tested still, since anybody may have given it that tag."""
+    """Each job found is still tested, because any job may have been given this tag."""
     found = planned("task=shop.mail.send&arg=user_id:7", {"user_id": 7})
 
     assert "user:7" == found.where.tag == found.by_tag
@@ -53,13 +53,16 @@ def test_an_argument_is_looked_up_by_the_tag_that_its_task_makes_of_it():
 
 
 def test_the_age_is_a_window_where_the_list_is_in_order_of_creation():
-    """So the storage looks it up."""
+    """The storage looks up the period, because it applies to the creation times that order the list."""
     assert JobFilter(until=MICROS - 2 * HOUR) == planned("created=%3E2h").where
     assert JobFilter(since=MICROS - HOUR) == planned("created=%3C1h").where
 
 
 def test_the_age_is_tested_where_the_list_is_in_order_of_change():
-    """What changed earlier was created earlier: the window still bounds how far is looked."""
+    """The age is a test here, because the list is not ordered by creation.
+
+    A maximum age also limits the storage's period: a job created since then has also changed since then.
+    """
     older = planned("state=failed&created=%3E2h")
     younger = planned("state=failed&created=%3C1h")
 
@@ -79,7 +82,7 @@ def test_the_age_is_tested_where_the_list_is_in_order_of_change():
     ],
 )  # fmt: skip
 def test_free_text_is_a_task_a_state_an_id_or_words_of_an_error(typed, chip):
-    """In this order; what it was taken for is shown as a chip."""
+    """Typed text is checked in this order, and the result is shown as a chip."""
     assert [chip] == read_typed(typed, KNOWN)
 
 
@@ -95,14 +98,17 @@ def test_free_text_is_a_task_a_state_an_id_or_words_of_an_error(typed, chip):
     ],
 )
 def test_a_plain_value_is_a_tag_or_an_argument_before_an_error(typed, known, chip):
-    """As in the palette: a number alone is a customer or an order, and rarely a part of an error."""
+    """A number alone is usually a customer or an order, and rarely part of an error.
+
+    The search suggestions decide in the same way.
+    """
     tasks = KnownTasks({"shop.pay": ("customer:{customer}", "order:{order}")})
 
     assert [chip] == read_typed(typed, tasks, kind_of=lambda word: "tag" if word in known else None)
 
 
 def test_what_was_typed_never_raises(hostile):
-    """Any text is some search."""
+    """Every string is a valid search."""
     read_typed(hostile, KNOWN)
     read_typed(f"error:{hostile}", KNOWN)
 

@@ -1,4 +1,4 @@
-"""Live updates: one look a second for however many listeners, and what it tells them."""
+"""Live updates: one reading per second for any number of listeners, and the events that they get."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def storage():
 
 @pytest.fixture
 def fire(storage):
-    """An app over a storage that fails as told."""
+    """An app on a storage that fails when the test requires it."""
     fire = Firelock(storage)
     yield fire
     fire.close()
@@ -50,7 +50,7 @@ def send(n: int) -> None:
 
 
 def look(live, tick, seconds=1.0):
-    """Time passes and the storage is looked at; return the events that came of it."""
+    """Advance the clock and read the storage once; return the resulting events."""
     tick.at += seconds
     before = live._number  # noqa: SLF001
     live.look()
@@ -61,21 +61,22 @@ def last_sample(events):
     return next(json.loads(text) for name, text in reversed(events) if name == "sample")
 
 
-# ---- its thread ------------------------------------------------------------------------------------------
+# ---- closing ---------------------------------------------------------------------------------------------
 
 
 def test_it_closes_while_a_listener_starts_the_thread(live, monkeypatch):
-    """The end comes between the making of the thread and its start: it is joined once it has been started."""
+    """`close`, called between creation and start of the thread, waits until the thread can be joined."""
 
     class ClosedMeanwhile(threading.Thread):
         def start(self):
             closings.append(pool.submit(live.close))
-            wait(closings, timeout=0.1)  # who does not wait for the start has gone wrong by then
+            # a `close` that does not wait for the start fails within this time
+            wait(closings, timeout=0.1)
             super().start()
 
     closings = []
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(int).result()  # its thread is there, and a plain one
+        pool.submit(int).result()  # starts the pool's thread before `Thread` is patched
         monkeypatch.setattr(threading, "Thread", ClosedMeanwhile)
         live.join()
         monkeypatch.undo()
@@ -87,7 +88,10 @@ def test_it_closes_while_a_listener_starts_the_thread(live, monkeypatch):
 
 
 def test_a_sample_tells_depths_and_rates_since_the_last_one(live, tick, task):
-    """The first has nothing to compare with; the next ones tell what came and ended, a second's worth."""
+    """The first sample has no earlier one to compare with.
+
+    Later samples contain created and ended jobs per second.
+    """
     jobs = task.enqueue_many([(n,) for n in range(6)])
     first = last_sample(look(live, tick))
     for job in jobs[:4]:
@@ -100,7 +104,7 @@ def test_a_sample_tells_depths_and_rates_since_the_last_one(live, tick, task):
 
 
 def test_totals_that_fall_are_no_negative_rates(live, tick, task):
-    """A requeue takes a job out of a total; the rate is 0 then."""
+    """A requeue removes a job from a total; the rate is then 0."""
     job = task.enqueue(1)
     job.delete()
     look(live, tick)
@@ -110,7 +114,7 @@ def test_totals_that_fall_are_no_negative_rates(live, tick, task):
 
 
 def test_a_pause_is_a_gap_and_no_spike(live, tick, task):
-    """What ended while nobody looked is in no rate."""
+    """After a pause without readings, rates are unknown instead of including the jobs of the pause."""
     look(live, tick)
     for job in task.enqueue_many([(n,) for n in range(50)]):
         job.delete()
@@ -121,7 +125,7 @@ def test_a_pause_is_a_gap_and_no_spike(live, tick, task):
 
 
 def test_attempts_that_are_tried_again_are_counted_by_the_rollups(live, tick, fire, storage):
-    """A retried attempt is in no total, and shows all the same."""
+    """A retried attempt is in no total, so its rate comes from the rollups."""
     histogram = (0,) * len(DURATION_BUCKETS) + (1,)
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     look(live, tick)
@@ -132,18 +136,18 @@ def test_attempts_that_are_tried_again_are_counted_by_the_rollups(live, tick, fi
 
 
 def test_the_last_two_minutes_are_kept(live, tick):
-    """A page that is opened later shows what was before, and no more of it than 120 samples."""
+    """A page that is opened later shows the last 120 samples, and no more."""
     for _ in range(125):
         look(live, tick)
 
     assert 120 == len(live.samples())
 
 
-# ---- what moved ------------------------------------------------------------------------------------------
+# ---- changed topics --------------------------------------------------------------------------------------
 
 
 def test_only_what_moved_is_told(live, tick, fire, task):
-    """Topics are those whose reading differs from the last one."""
+    """A topic has changed if its reading differs from the previous one."""
     first = look(live, tick)
     still = look(live, tick, 5.0)
     task.enqueue(1)
@@ -158,7 +162,7 @@ def test_only_what_moved_is_told(live, tick, fire, task):
 
 
 def test_attempts_that_ended_are_a_topic_of_their_own(live, tick, storage, fire):
-    """Servers report them some seconds after the jobs: figures of ended attempts change only then."""
+    """Servers report ended attempts some seconds after the jobs. The figures of attempts change only then."""
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     histogram = (0,) * len(DURATION_BUCKETS) + (1,)
     look(live, tick)
@@ -169,7 +173,7 @@ def test_attempts_that_ended_are_a_topic_of_their_own(live, tick, storage, fire)
 
 
 def test_who_keeps_readings_learns_what_moved_before_listeners_do(fire, tick, task):
-    """A listener that asks right away must not get what was kept from before the move."""
+    """The caches are expired first, because a listener that reads immediately must not get outdated data."""
     order = []
 
     def note(moved):
@@ -185,7 +189,7 @@ def test_who_keeps_readings_learns_what_moved_before_listeners_do(fire, tick, ta
 
 
 def test_a_topic_is_told_once_in_two_seconds(live, tick, task):
-    """What moves all the time is told every other second, and the last change is never left out."""
+    """A constantly changing topic is announced every two seconds, and its last change always."""
     look(live, tick)
     told = []
     for number in range(5):
@@ -197,7 +201,7 @@ def test_a_topic_is_told_once_in_two_seconds(live, tick, task):
 
 
 def test_definitions_and_servers_are_topics_of_their_own(live, tick, fire, task):
-    """A recurring definition that changes is told within five looks."""
+    """A changed recurring definition is announced within five readings."""
     look(live, tick)
     fire.recurring.add_or_update(task.call(1), "nightly", "0 3 * * *")
 
@@ -210,7 +214,7 @@ def test_definitions_and_servers_are_topics_of_their_own(live, tick, fire, task)
 
 
 def test_an_outage_is_told_and_its_end_too(live, tick, storage):
-    """`down` says why; when the storage is back everything counts as moved, and rates begin anew."""
+    """`down` contains the error; after the outage all topics count as changed and rates start again."""
     look(live, tick)
     storage.fail_always("counts", StorageUnavailable("connection refused\nby the peer"))
     down = look(live, tick)
@@ -225,7 +229,7 @@ def test_an_outage_is_told_and_its_end_too(live, tick, storage):
 
 
 def test_a_storage_that_stays_away_is_asked_less_and_less(live, tick, storage):
-    """The pause between looks doubles, to half a minute; one answer brings it back."""
+    """The pause between readings doubles up to 30 seconds; one successful reading resets it."""
     storage.fail_always("counts", StorageUnavailable("no route"))
     pauses = [(look(live, tick), live._pause)[1] for _ in range(7)]  # noqa: SLF001
     storage.mend()
@@ -239,7 +243,7 @@ def test_a_storage_that_stays_away_is_asked_less_and_less(live, tick, storage):
 
 
 def test_there_is_one_thread_for_all_listeners_and_none_without(our_threads, live, tick):
-    """The first listener starts it, and a while after the last has left it is gone."""
+    """The first listener starts the thread, and it ends some seconds after the last listener has left."""
     before = our_threads("firelock-live")
     live.join()
     live.join()
@@ -247,14 +251,14 @@ def test_there_is_one_thread_for_all_listeners_and_none_without(our_threads, liv
     live.leave()
     live.leave()
     tick.at += 6
-    live._ending.set()  # it sleeps no longer # noqa: SLF001
+    live._ending.set()  # ends its pause # noqa: SLF001
 
     until(lambda: not our_threads("firelock-live"))
     assert ([], 1) == (before, len(running))
 
 
 def test_who_asks_keeps_the_samples_going_for_a_while(live, tick):
-    """Pages without a stream get samples as well; when they stop asking the thread ends."""
+    """Pages without a stream get samples too; when they stop requesting them, the thread ends."""
     live.samples()
     until(live.samples)
     thread = live._thread  # noqa: SLF001
@@ -268,7 +272,7 @@ def test_who_asks_keeps_the_samples_going_for_a_while(live, tick):
 
 
 class Listening:
-    """A listener by hand: hangs up when told, keeps what it was sent."""
+    """A listener that the test controls: it keeps the messages it was sent and disconnects on request."""
 
     def __init__(self):
         self.sent = []
@@ -297,7 +301,7 @@ class Listening:
 
 
 def listened(dashboard, then=None):
-    """Ask for the stream, and do something at its first sample; return who listened once it has ended."""
+    """Open the stream and call `then` at its first sample; return the listener after the stream has ended."""
 
     async def listen():
         one = Listening()
@@ -317,7 +321,7 @@ def listened(dashboard, then=None):
 
 
 def test_a_stream_tells_samples_until_the_visitor_leaves(our_threads, fire):
-    """Headers keep proxies from buffering; no task and no listener is left behind."""
+    """Headers prevent proxies from buffering, and no asyncio task, listener or thread remains."""
     one = listened(Dashboard(fire), Listening.hang_up)
     headers = dict(one.sent[0]["headers"])
 
@@ -329,7 +333,7 @@ def test_a_stream_tells_samples_until_the_visitor_leaves(our_threads, fire):
 
 
 def test_closing_the_dashboard_ends_its_streams(our_threads, fire):
-    """A stream that is open when the dashboard closes ends as if all had been said."""
+    """A stream that is open when the dashboard closes ends like a complete response."""
     dashboard = Dashboard(fire)
 
     one = listened(dashboard, lambda _: dashboard.close())
@@ -339,7 +343,7 @@ def test_closing_the_dashboard_ends_its_streams(our_threads, fire):
 
 
 class Server:
-    """A server that handles signals by a method of its own, as uvicorn does."""
+    """A server that handles signals with its own method, as uvicorn does."""
 
     should_exit = False
 
@@ -348,7 +352,7 @@ class Server:
 
 
 def test_a_server_that_wants_to_end_is_not_held_up(fire):
-    """uvicorn waits for its streams when it is to end: they end by themselves."""
+    """uvicorn waits for its streams before it exits, so the streams end by themselves."""
     server = Server()
     former = signal.signal(signal.SIGTERM, server.handle_exit)
 
@@ -359,7 +363,10 @@ def test_a_server_that_wants_to_end_is_not_held_up(fire):
 
 
 def test_a_listener_that_is_gone_by_its_socket_is_gone(fire, monkeypatch):
-    """Servers may say by an error of sending that nobody listens; that is no error of the dashboard."""
+    """A server may report a disconnected client as an error of `send`.
+
+    The dashboard does not treat it as its own error.
+    """
 
     async def send(self, message):
         if b"event" in message.get("body", b""):
@@ -371,7 +378,7 @@ def test_a_listener_that_is_gone_by_its_socket_is_gone(fire, monkeypatch):
 
 
 def test_who_may_not_read_any_more_is_told_nothing_more(fire):
-    """A stream has no end of its own, so its visitor is asked for again now and then."""
+    """A stream never ends by itself, so its visitor's permission is checked again at intervals."""
     levels = iter(["read", "read", "none"])
     dashboard = Dashboard(fire, auth=lambda request: next(levels))
     dashboard.live.asks_every = 0.0
@@ -383,7 +390,7 @@ def test_who_may_not_read_any_more_is_told_nothing_more(fire):
 
 
 def test_the_end_of_a_lifespan_closes_what_runs(our_threads, fire):
-    """A dashboard that is served on its own ends with its server."""
+    """A dashboard that is served as a separate application stops its threads when its server ends."""
     dashboard = Dashboard(fire)
     dashboard.live.samples()
     told = iter(["lifespan.startup", "lifespan.shutdown"])
@@ -402,7 +409,7 @@ def test_the_end_of_a_lifespan_closes_what_runs(our_threads, fire):
 
 
 def test_the_clock_of_samples_is_the_storages(live, tick, storage):
-    """Instants are the storage's, so that they lie where the history's do."""
+    """Samples use the storage's clock, as the history does."""
     storage.clock_offset = timedelta(days=1) // timedelta(microseconds=1)
 
     at = datetime.fromtimestamp(last_sample(look(live, tick))["at"], UTC)

@@ -1,4 +1,4 @@
-"""The threads of a dashboard that do operations."""
+"""The threads in which a dashboard runs operations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 def test_a_dashboard_is_closed_while_an_operation_begins(client, dashboard, fire, monkeypatch):
-    """Closing waits until the thread has started, instead of joining one that has not."""
+    """Closing waits until the operation's thread has started; an unstarted thread cannot be joined."""
     fire.task(name="send")(lambda: None)
     start, failures = threading.Thread.start, []
 

@@ -1,4 +1,4 @@
-"""Why a job is not running: each reason, and which of them counts first."""
+"""The reasons why a job is not running, and their order."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ SEALED = "serializer 'sealed' is not installed on server host:a; waiting for one
     ],
 )
 def test_each_hindrance_is_told(servers, job, around, told, values):
-    """What holds a job up, in numbers and names; nothing for one that runs or has ended."""
+    """Each reason has its numbers and names; a job that runs or has ended has no reasons."""
     reasons = explain(snapshot(*servers, job=attrs.evolve(JOB, **job), **around))
 
     assert told == [reason.key for reason in reasons]
@@ -140,7 +140,7 @@ def test_each_hindrance_is_told(servers, job, around, told, values):
 
 
 def test_what_needs_somebody_comes_first():
-    """A list is read from the top."""
+    """Readers start at the top of a list, so reasons that need a person come first."""
     job = attrs.evolve(JOB, state=State.SCHEDULED, due_at=MICROS + 10**9)
 
     weights = [reason.weight for reason in explain(snapshot(server("x"), job=job, is_paused=True))]
@@ -149,7 +149,7 @@ def test_what_needs_somebody_comes_first():
 
 
 def test_each_reason_has_its_sentence():
-    """With the values that it is given."""
+    """Each sentence is complete with the values that its reason provides."""
     texts = Texts()
     at = [
         snapshot(), snapshot(server("x")), snapshot(server("*"), is_paused=True, note="n"),

@@ -1,4 +1,4 @@
-"""The watch: what is shown at once, what is read beside, and what is forgotten."""
+"""The watch: readings that are shown immediately, repeated in a thread, or discarded."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def watch(storage, tick):
 
 
 def grouped(storage):
-    """How often failures were grouped."""
+    """Return how often failures were grouped."""
     return len(storage.called["failure_groups"])
 
 
 def test_what_is_new_is_read_once_for_all(watch, storage, tick):
-    """Two who ask within the time share one reading."""
+    """Two requests within the reading's age share it."""
     watch.failure_groups()
     tick.at += 9
     watch.failure_groups()
@@ -40,7 +40,7 @@ def test_what_is_new_is_read_once_for_all(watch, storage, tick):
 
 
 def test_what_is_no_longer_new_is_read_beside(watch, storage, tick, our_threads):
-    """Who asks gets the former value at once, and one thread reads it again."""
+    """A request gets the previous value immediately, while one thread reads again."""
     first = watch.failure_groups()
     tick.at += 11
 
@@ -50,7 +50,7 @@ def test_what_is_no_longer_new_is_read_beside(watch, storage, tick, our_threads)
 
 
 def test_after_a_long_pause_nobody_is_shown_what_was(watch, storage, tick):
-    """The first visitor of the morning waits for a reading of his own."""
+    """The first visitor after a long pause waits for a new reading."""
     first = watch.failure_groups()
     tick.at += 61
 
@@ -59,7 +59,7 @@ def test_after_a_long_pause_nobody_is_shown_what_was(watch, storage, tick):
 
 
 def test_what_cannot_be_read_beside_is_read_by_who_asks_next(watch, storage, tick, our_threads):
-    """An error beside is nobody's; it is met by whoever asks for it next, as an error."""
+    """An error in the thread is not shown; the next request reads again and raises its own error."""
     watch.failure_groups()
     tick.at += 11
     storage.fail_always("failure_groups", StorageUnavailable("no route"))
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_beside_is_read_by_who_asks_next(watch, storage, tic
 
 
 def test_an_action_makes_everything_forgotten(watch, storage):
-    """Whoever has just changed something sees it at once."""
+    """A visitor who has just changed something sees the change immediately."""
     watch.failure_groups()
     watch.forget()
     watch.failure_groups()
@@ -80,7 +80,7 @@ def test_an_action_makes_everything_forgotten(watch, storage):
 
 
 def test_quick_readings_are_repeated_when_something_moved(watch, storage):
-    """A page that is open shows what has just changed."""
+    """An open page shows the latest change."""
     watch.failure_groups()
     watch.expire()
     watch.failure_groups()
@@ -89,7 +89,7 @@ def test_quick_readings_are_repeated_when_something_moved(watch, storage):
 
 
 def test_slow_readings_are_kept_when_something_moved(watch, storage, tick, monkeypatch):
-    """On a busy storage something moves all the time: it is not read all the time."""
+    """On a busy storage something changes all the time, but slow readings are not repeated all the time."""
     read = storage.failure_groups
 
     def read_slowly(*args, **kwargs):
@@ -105,7 +105,7 @@ def test_slow_readings_are_kept_when_something_moved(watch, storage, tick, monke
 
 
 def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage, our_threads):
-    """A diagnosis may take its time: nobody waits for it."""
+    """A diagnosis may be slow, so no request waits for it."""
     watch.sight()
 
     until(lambda: storage.called["diagnose"])
@@ -113,7 +113,7 @@ def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage, our_thr
 
 
 def test_a_diagnosis_is_made_once_for_ten_seconds(watch, tick):
-    """It looks at thousands of jobs; whoever has its page open asks again and again."""
+    """A diagnosis examines thousands of jobs, so repeated requests of an open page share it."""
     first = watch.diagnosis()
     tick.at += 9
 

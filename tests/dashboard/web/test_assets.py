@@ -1,4 +1,4 @@
-"""Static files: their addresses, their forms, what is refused, and what all of them may weigh."""
+"""Static files: their URLs, their compressed forms, refused paths, and limits on their total size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BROWSER = "gzip, deflate, br, zstd"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of static files with all that has to be there, and with what must not be answered."""
+    """A folder with all required static files, and with files that must not be served."""
     static = tmp_path / "static"
     (static / "vendor").mkdir(parents=True)
     for name in VENDOR:
@@ -36,13 +36,13 @@ def folder(tmp_path):
 
 
 def ask(assets, name, **headers):
-    """The answer to a request for the file of that name."""
+    """Return the response to a request for the file of this name."""
     named = {key.replace("_", "-"): value for key, value in headers.items()}
     return assets.response(assets.url(name).removeprefix("files/"), Headers(named))
 
 
 def sources(*suffixes):
-    """Our own files and those of others, by name, as text."""
+    """Return the text of the dashboard's own files and of third-party files by name."""
     assets = Assets()
     return {
         name: ask(assets, name).body.decode()
@@ -52,7 +52,7 @@ def sources(*suffixes):
 
 
 def templates():
-    """Every template by name; what is the template language's own is left out."""
+    """Return every template by name, without the tags of the template language."""
     found = sorted(PACKAGE.joinpath("templates").rglob("*.html"))
     return {
         path.name: re.sub(r"\{%.*?%\}|\{#.*?#\}|\{\{.*?\}\}", "", path.read_text(), flags=re.DOTALL)
@@ -60,36 +60,36 @@ def templates():
     }
 
 
-# ---- addresses -------------------------------------------------------------------------------------------
+# ---- URLs ------------------------------------------------------------------------------------------------
 
 
 def test_an_address_holds_the_hash_of_the_content(folder):
-    """The address is the name with eight digits of the content's SHA-256 before the suffix."""
+    """The URL is the name with the first eight digits of the content's SHA-256 before the suffix."""
     expected = hashlib.sha256(STYLE).hexdigest()[:8]
 
     assert f"files/firelock.{expected}.css" == Assets(folder).url("firelock.css")
 
 
 def test_a_name_that_is_not_there_says_which_are(folder):
-    """A page that names no file of the table is a mistake of its author, who learns the names."""
+    """An unknown name is a mistake of the page's author, so the error lists the known names."""
     with pytest.raises(ConfigurationError, match=r"No static file 'fire\.css'.*firelock\.css"):
         Assets(folder).url("fire.css")
 
 
 @pytest.mark.parametrize("name", VENDOR)
 def test_a_missing_file_of_others_says_how_to_build(folder, name):
-    """Without htmx or uPlot the dashboard does not start: it says what is missing and how to get it."""
+    """The dashboard does not start without htmx or uPlot; the error names the missing file and the fix."""
     (folder / name).unlink()
 
     with pytest.raises(ConfigurationError, match=rf"lacks.*{re.escape(name)}.*make setup"):
         Assets(folder)
 
 
-# ---- answers ---------------------------------------------------------------------------------------------
+# ---- responses -------------------------------------------------------------------------------------------
 
 
 def test_an_answer_may_be_kept_for_ever(folder):
-    """Caches keep the file for a year, ask for no confirmation and tell the compressed forms apart."""
+    """Caches keep the file for a year, never revalidate it, and store its compressed forms separately."""
     answer = ask(Assets(folder), "firelock.css")
 
     assert 200 == answer.status_code
@@ -111,12 +111,12 @@ def test_an_answer_may_be_kept_for_ever(folder):
     ],
 )
 def test_a_file_has_the_type_that_its_suffix_names(name, expected):
-    """Types are ours, never the machine's, and texts name their character set."""
+    """Types do not depend on the machine's configuration, and text types include the character set."""
     assert expected == ask(Assets(), name).headers["content-type"]
 
 
 def test_own_scripts_and_styles_are_sent_without_remarks(folder):
-    """Lines of remarks, empty lines and indentation stay behind; the files of others are theirs."""
+    """Comment lines, blank lines and indentation are removed, except in third-party files."""
     (folder / "a.js").write_bytes(b'// What it is.\nif (a) {\n  // Why.\n  b("//c"); // d\n\n}\n')
     (folder / "firelock.css").write_bytes(b"/* What\n   it is. */\n\nmain {\n  color: red; /* why */\n}\n")
     assets = Assets(folder)
@@ -130,14 +130,14 @@ def test_own_scripts_and_styles_are_sent_without_remarks(folder):
     "name", [one.name for one in (PACKAGE / "static").iterdir() if one.name.endswith(".js")]
 )
 def test_no_text_of_a_script_goes_over_a_line(name):
-    """Or it would lose its indentation on the way."""
+    """A template literal over several lines would lose its indentation."""
     lines = (PACKAGE / "static" / name).read_text(encoding="utf-8").splitlines()
 
     assert [line for line in lines if line.count("`") % 2] == []
 
 
 def test_own_files_are_compressed_once(folder):
-    """A file without a ready form is compressed when it is first asked for, and that form is kept."""
+    """A file without a compressed form is compressed at its first request, and this form is kept."""
     assets = Assets(folder)
 
     first = ask(assets, "firelock.css", accept_encoding=BROWSER)
@@ -159,7 +159,7 @@ def test_own_files_are_compressed_once(folder):
     ],
 )
 def test_forms_that_the_build_made_are_sent_as_they_are(folder, accepted, coding, body):
-    """A .br and a .gz beside a file are its forms, and are no files of their own."""
+    """A .br or .gz next to a file is a form of that file, not a separate file."""
     answer = ask(Assets(folder), "vendor/htmx.min.js", accept_encoding=accepted)
 
     assert coding == answer.headers.get("content-encoding")
@@ -167,7 +167,7 @@ def test_forms_that_the_build_made_are_sent_as_they_are(folder, accepted, coding
 
 
 def test_a_form_that_saves_nothing_is_not_sent(folder):
-    """Of a very short file the compressed form is longer: the plain one is sent."""
+    """A very short file is longer when compressed, so it is sent uncompressed."""
     (folder / "dot.svg").write_bytes(b"<svg/>")
 
     answer = ask(Assets(folder), "dot.svg", accept_encoding=BROWSER)
@@ -177,7 +177,10 @@ def test_a_form_that_saves_nothing_is_not_sent(folder):
 
 
 def test_a_client_that_has_the_form_is_told_so(folder):
-    """If-None-Match with the form's tag, alone or among others, weak or strong, is answered 304, bodiless."""
+    """If-None-Match may contain the form's tag alone or among others, weak or strong, or `*`.
+
+    The response is then a 304 without a body.
+    """
     assets = Assets(folder)
     etag = ask(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
 
@@ -187,7 +190,7 @@ def test_a_client_that_has_the_form_is_told_so(folder):
 
 
 def test_each_form_has_its_own_tag(folder):
-    """A tag names bytes, so the compressed form's tag does not confirm the plain one."""
+    """A tag identifies bytes, so the tag of the compressed form does not match the uncompressed one."""
     assets = Assets(folder)
     packed = ask(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
 
@@ -226,11 +229,11 @@ def test_each_form_has_its_own_tag(folder):
     ],
 )
 def test_the_best_liked_encoding_is_chosen(accepted, expected):
-    """Weights decide, then our order; what is refused, unknown or malformed is not chosen."""
+    """The weights decide, then the server's order; refused, unknown and malformed ones are not chosen."""
     assert expected == preferred_encoding(accepted, ["br", "gzip", "identity"])
 
 
-# ---- what is refused -------------------------------------------------------------------------------------
+# ---- refused paths ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,7 @@ def test_the_best_liked_encoding_is_chosen(accepted, expected):
         "/",
         ".",
         "..",
-        "firelock.css",  # without a hash: it would be kept for ever
+        "firelock.css",  # without the hash, because the file would be cached forever
         "firelock.00000000.css",
         "../secret.css",
         "../../secret.css",
@@ -265,7 +268,7 @@ def test_the_best_liked_encoding_is_chosen(accepted, expected):
     ],
 )
 def test_what_is_not_in_the_table_is_not_found(folder, path):
-    """No path leads out of the table: not upwards, not by another spelling, not without a hash."""
+    """No path leads out of the table: not upwards, not with another spelling, and not without a hash."""
     answer = Assets(folder).response(path, Headers())
 
     assert 404 == answer.status_code
@@ -275,7 +278,7 @@ def test_what_is_not_in_the_table_is_not_found(folder, path):
 
 
 def test_a_file_that_came_later_is_not_found(folder):
-    """The table is made once: what somebody puts into the folder afterwards is not answered."""
+    """The table is created once, so files that are added to the folder later are not served."""
     assets = Assets(folder)
     (folder / "late.css").write_bytes(STYLE)
 
@@ -284,17 +287,17 @@ def test_a_file_that_came_later_is_not_found(folder):
     )
 
 
-# ---- what all of it weighs and holds ---------------------------------------------------------------------
+# ---- total size and contents -----------------------------------------------------------------------------
 
 
 def weight(names):
-    """How many bytes a browser that takes gzip has to load for those files."""
+    """Return the number of bytes that a browser with gzip loads for these files."""
     assets = Assets()
     return sum(len(ask(assets, name, accept_encoding="gzip").body) for name in names)
 
 
 def test_scripts_weigh_little():
-    """All scripts are 40 kB over the wire, and 65 kB with the charts that some pages load."""
+    """All scripts are at most 40 KiB over the network, or 65 KiB with the charts that some pages load."""
     scripts = sources(".js")
     charts = {name for name in scripts if "uPlot" in name}
 
@@ -304,12 +307,12 @@ def test_scripts_weigh_little():
 
 
 def test_styles_weigh_little():
-    """All styles are 14 kB over the wire."""
+    """All styles are at most 14 KiB over the network."""
     assert weight(sources(".css")) <= 14 * 1024
 
 
 def test_no_static_file_names_another_host():
-    """Scripts, styles and pictures load nothing from elsewhere. Namespaces and comments do not count."""
+    """Scripts, styles and pictures load nothing from other hosts; namespaces and comments do not count."""
     offences = [
         (name, found[0])
         for name, text in sources(".js", ".css", ".svg").items()
@@ -323,7 +326,7 @@ def test_no_static_file_names_another_host():
 
 
 def test_no_template_loads_from_another_host():
-    """A page loads scripts, styles and pictures from where it comes itself, and sends forms there."""
+    """A page loads scripts, styles and pictures only from its own host, and sends forms only there."""
     loads = re.compile(
         r"<(?:script|img|iframe|source|form|link|use|image)\b[^>]*[\"'](?:https?:)?//[^>]*", re.IGNORECASE
     )
@@ -343,13 +346,10 @@ def test_no_template_loads_from_another_host():
     ids=["style attribute", "event attribute", "style element", "script without src", "script address"],
 )
 def test_no_template_needs_an_exception_from_the_policy(pattern):
-    """The content security policy allows no style and no script within a page, so no template has any."""
+    """The content security policy forbids inline styles and scripts, so no template has any."""
     pages = templates()
 
     assert pages
     assert [] == [
         (name, found) for name, text in pages.items() for found in re.findall(pattern, text, re.IGNORECASE)
     ]
-
-
-# ---- within the dashboard --------------------------------------------------------------------------------

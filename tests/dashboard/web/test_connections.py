@@ -1,4 +1,4 @@
-"""The connections of `firelock dashboard`: what a client may hold, and for how long."""
+"""The connection limits of `firelock dashboard`: how many connections clients may keep open, and how long."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import uvicorn
 
 from firelock_dashboard.web.connections import ConnectionGuard
 
-DEADLINE = 30.0  # seconds until a condition counts as never met
-LARGE = 16 * 1024 * 1024  # bytes, more than the kernel keeps for a client that does not read
+DEADLINE = 30.0  # seconds after which a condition counts as never met
+LARGE = 16 * 1024 * 1024  # bytes; more than the kernel buffers for a client that does not read
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 
 
 class App:
-    """Answers `/` with a word, `/large` with more than a client takes, `/slow` when it is told to."""
+    """An app with a small response, a large one, and a slow one.
+
+    It responds to `/large` with more than the kernel buffers, and to `/slow` when the test permits it.
+    """
 
     def __init__(self):
         self.asked = threading.Semaphore(0)
@@ -41,9 +44,10 @@ class App:
 
 @pytest.fixture
 def serve():
-    """Return a function that serves the app with a guard's limits, and returns clients and how to get more.
+    """Return a function that serves the app with the limits of a guard.
 
-    The clients have sent their bytes before the server starts, so that no stall of the test counts.
+    The function returns one client per given bytes, and a function that connects another one. The clients
+    have sent their bytes before the server starts, so a slow test does not use up their time limits.
     """
     with ExitStack() as stack:
 
@@ -75,7 +79,7 @@ def serve():
 
 
 def answer_of(client):
-    """The status of the next answer; None where the server has closed the connection instead."""
+    """Return the status of the next response, or None if the server has closed the connection instead."""
     try:
         head = b""
         while b"\r\n\r\n" not in head:
@@ -91,7 +95,7 @@ def answer_of(client):
 
 
 def all_of(client):
-    """What the server sends until it closes the connection."""
+    """Return all bytes that the server sends until it closes the connection."""
     chunks = []
     with suppress(ConnectionError):
         while chunk := client.recv(1024 * 1024):
@@ -119,7 +123,7 @@ def test_a_byte_now_and_then_extends_no_deadline(serve):
 
 
 def is_closed_after(client, sent):
-    """Send something; return whether the server has closed the connection."""
+    """Send bytes, and return whether the server has closed the connection."""
     try:
         client.sendall(sent)
         assert client.recv(1) == b"", "the server answered"
@@ -146,7 +150,7 @@ def test_request_that_has_arrived_may_take_its_time(serve):
 
 
 def test_body_may_take_longer_than_the_head(serve):
-    """`read_body` limits it, and answers."""
+    """`read_body` limits the time for the body and responds."""
     app = App()
     head = HEAD.replace(b"GET / ", b"POST /slow ") + b"Content-Length: 9\r\n\r\n"
     (unfinished, waiting), _ = serve(app, head, b"", request_seconds=0.1)
@@ -181,7 +185,7 @@ def test_oldest_unfinished_connection_makes_room(serve):
 
 
 def test_connections_whose_requests_are_being_answered_are_not_closed(serve):
-    """Where there are no others, one more is told to come again."""
+    """If all connections have a request in progress, a new one gets a 503."""
     app = App()
     busy, connect = serve(app, *[HEAD.replace(b"/ ", b"/slow ") + b"\r\n"] * 2, most=2)
     for _ in busy:

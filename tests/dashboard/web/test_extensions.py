@@ -1,4 +1,4 @@
-"""Pages and panels of plugins, and the permission that a plugin gives."""
+"""Pages and panels of plugins, and the permissions that a plugin grants."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def browse():
 
 
 def test_a_page_is_in_the_navigation_and_answers(browse):
-    """Its title is a link of every page, its content stands in the frame; plain text is escaped."""
+    """Every page links to it by its title. Its content is shown in the page frame; plain text is escaped."""
     browser = browse(
         Tenants(
             Page("tenants", "Tenants", lambda visit: Markup("<p>{}</p>").format("<all>")),
@@ -59,7 +59,7 @@ def test_a_page_is_in_the_navigation_and_answers(browse):
 
 
 def test_a_page_gets_a_visit(browse):
-    """What the documents say of a visit is there: app, fields, addresses, who asks and what they may."""
+    """A visit has the documented members: app, fields, URLs, the visitor's name and permissions."""
     seen = []
 
     def render(visit):
@@ -83,7 +83,7 @@ def test_a_page_gets_a_visit(browse):
 
 
 def test_a_page_asks_for_its_permission(browse):
-    """Who may read only does not see a page that asks for more."""
+    """A visitor with read permission cannot open a page that requires another permission."""
     page = Page("secret", "Secret", lambda visit: "s", Permission.STOP_SERVER)
     browser = browse(Tenants(page), auth=lambda request: "read")
 
@@ -91,7 +91,7 @@ def test_a_page_asks_for_its_permission(browse):
 
 
 class Strange:
-    """A page by its looks alone."""
+    """An object that is not a page, and whose name cannot be read."""
 
     @property
     def name(self):
@@ -116,7 +116,10 @@ def leaving(*_):
     ],
 )  # fmt: skip
 def test_a_page_that_is_none_costs_itself_alone(browse, caplog, page):
-    """Every other page is there, the plugin's own good one too; the log and System say what is wrong."""
+    """All other pages work, including the plugin's own valid page.
+
+    The log and the page System report the problem.
+    """
     browser = browse(Tenants(Page("good", "Good", lambda visit: "well"), page))
 
     assert {200} == {browser.get(path).status for path in ("/", "/queues", "/jobs", "/x/good", "/system")}
@@ -128,7 +131,7 @@ def test_a_page_that_is_none_costs_itself_alone(browse, caplog, page):
 
 @pytest.mark.parametrize("offer", [broken, lambda: 7, lambda: "pages", lambda: Page("a", "A", str)])
 def test_a_plugin_that_offers_nothing_good_costs_its_own_pages(browse, caplog, offer):
-    """Whether it raises, returns no list, or stops halfway."""
+    """The plugin may raise an error, return something other than a list, or fail halfway."""
 
     class Bad:
         @hookimpl
@@ -151,7 +154,7 @@ def test_a_plugin_that_offers_nothing_good_costs_its_own_pages(browse, caplog, o
     "render", [broken, leaving, lambda visit: None, lambda visit: 7, lambda: "no argument"]
 )
 def test_a_page_that_cannot_be_made_says_so_in_its_place(browse, caplog, render):
-    """In the frame of the others, with status 500, and without what is a secret."""
+    """The error is shown in the page frame with status 500, without secrets."""
     browser = browse(Tenants(Page("bad", "Bad", render), Page("good", "Good", lambda visit: "well")))
 
     answer = browser.get("/x/bad")
@@ -167,7 +170,7 @@ def test_a_page_that_cannot_be_made_says_so_in_its_place(browse, caplog, render)
               JobPanel(None, lambda visit, job: "x"), JobPanel("Bad", None), 7, None, Strange()],
 )  # fmt: skip
 def test_a_panel_that_cannot_be_made_costs_itself_alone(browse, panel):
-    """Panels are cards of the page of a job, their text is escaped; one that raises has its error there."""
+    """Panels are cards on a job's page, with escaped text; a panel that raises shows its error there."""
     browser = browse(Tenants(panels=[panel, JobPanel("Trace", lambda visit, job: f"<{job.id}>")]))
     job = browser.fire.task(name="send")(lambda: None).enqueue()
 

@@ -1,4 +1,4 @@
-"""Fields that nobody reads are refused: what narrows nothing would have an action meet everything."""
+"""Unknown fields are refused, because an action with an ignored filter would affect every job."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def states(fire):
 
 @pytest.mark.parametrize("route", routes("GET"))
 def test_no_page_and_no_answer_has_a_field_that_nobody_reads(client, route):
-    """Whatever route of the table is asked: a 400 that names the field."""
+    """Every GET route responds with a 400 that names the field."""
     answer = client.get(f"{address(route.path)}?zz=1")
 
     assert 400 == answer.status
@@ -52,7 +52,7 @@ def test_no_page_and_no_answer_has_a_field_that_nobody_reads(client, route):
 
 @pytest.mark.parametrize("route", routes("POST"))
 def test_no_action_has_a_field_that_nobody_reads(waiting, client, route):
-    """Neither in its form nor in its query; nothing is done."""
+    """An unknown field in the form or in the query is an error, and nothing is changed."""
     form, query = (
         client.post(address(route.path), {"zz": "1"}),
         client.post(f"{address(route.path)}?zz=1", {}),
@@ -65,7 +65,7 @@ def test_no_action_has_a_field_that_nobody_reads(waiting, client, route):
 
 
 def test_a_slip_in_a_filter_meets_no_job(waiting, client):
-    """The near name is offered, and no operation is stored."""
+    """The error suggests the similar name, and no operation is stored."""
     form = {"verb": "delete", "state": "enqueued", "tagg": "zz"}
     by_program = client.post("/api/operations", form)
     by_page = client.post("/jobs/all/delete?state=enqueued&tagg=zz")
@@ -87,7 +87,7 @@ def test_a_slip_in_a_filter_meets_no_job(waiting, client):
     ],
 )  # fmt: skip
 def test_a_field_with_one_value_is_sent_once(client, target):
-    """Of two values at most one could hold; a list of retries has no other state."""
+    """At most one of two values could apply. A list of retries accepts no other state."""
     assert 400 == client.get(target).status
 
 
@@ -113,9 +113,9 @@ def test_what_may_be_sent_several_times_is_read(client):
     ],
 )  # fmt: skip
 def test_a_filter_that_says_nothing_meets_no_job(waiting, client, body, named):
-    """Of a name that is there twice the last would win; an empty value or an unknown name narrows nothing.
+    """An empty value or an unknown name would filter nothing, and the last of two values would win.
 
-    As JSON, and as a script sends a form whose variable is empty.
+    The cases are JSON bodies, and the form that a script sends if its variable is empty.
     """
     kind = "application/json" if body.startswith(b"{") else "application/x-www-form-urlencoded"
     headers = {"content-type": kind, "accept": "application/json", "sec-fetch-site": "same-origin"}
@@ -128,7 +128,7 @@ def test_a_filter_that_says_nothing_meets_no_job(waiting, client, body, named):
 
 
 def test_every_parameter_of_the_api_is_a_field():
-    """What the description offers is taken, and nothing else has to be kept beside it."""
+    """The route accepts exactly the parameters in the API's description, without a second list."""
     fields = (Texts("id"), Named("args.NAME"), Text("queue"))
     route = Route("POST", "/api/x", Permission.READ, lambda visit: None, is_api=True, parameters=fields)
 
@@ -138,7 +138,7 @@ def test_every_parameter_of_the_api_is_a_field():
 
 @pytest.mark.parametrize("name", ["<script>", "\u202e", "x" * 5_000, "", "é"], ids=ascii)
 def test_a_name_is_shown_as_text(name):
-    """An unknown name is cut, and shown so that each of its characters is seen."""
+    """An unknown name is shortened, and its characters are escaped so that each of them is visible."""
     with pytest.raises(BadRequest) as refused:
         SentFields([(name, "1")]).check((Texts("tag"),))
 

@@ -1,7 +1,7 @@
-"""Every field of every page and of the API is checked by its declared type, before anything is done.
+"""Every field of the pages and the API is checked against its declared type before anything is changed.
 
-The walk takes its fields from the table of routes: a field that is added is in it, a field without a declared
-type cannot be added, and a new type needs its wrong values here.
+The tests take the fields from the table of routes, so they cover a field as soon as it is added. A field
+without a declared type cannot be added, and a new type needs wrong values in `WRONG`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.core.fakes import Worker
 from tests.dashboard.asking import FORM, Browser
 from tests.dashboard.flows import claim, end, remember
 
-# Wrong values of each type as a query or a form sends them, percent-encoded.
+# Wrong values of each type, percent-encoded as in a query or a form.
 WRONG = {
     Flag: ("", "%20", "x", "2", "-1", "tru", "null", "None", "[]", "true,false", "%EF%BC%91"),
     Integer: ("x", "1.5", "1e3", "%C2%B2", "%D9%A3", "nan", "true", "9" * 30, "-" + "9" * 30, "0x10"),
@@ -61,9 +61,9 @@ NO_TEXT = (
     "%ED%A0%80",
     "%FF",
     "a%F0%28",
-)  # of no type: NUL, a lone surrogate, bytes that are not UTF-8
+)  # wrong for every type: NUL, a lone surrogate, bytes that are not UTF-8
 
-# Wrong values as JSON: of a type that fields have, and of every other.
+# Wrong values as JSON, first those that are wrong for every type.
 NO_JSON_TEXT = ('"\\ud800"', '"a\\u0000b"', "null", "{}", '{"a": "b"}', "NaN", "Infinity", "1e999", '[["a"]]')
 NO_STRING = ("true", "false", "0", "1.5", "9" * 400, '["x"]', "[]")
 WRONG_JSON = {
@@ -74,7 +74,7 @@ WRONG_JSON = {
     Named: ("[]", '["x"]'),
 }
 
-# What makes each request a good one that does something, but for the wrong field.
+# The fields that make each request valid and effective, apart from the wrong field.
 GOOD = {
     "GET /jobs/all": {"verb": "delete", "state": "failed"},
     "POST /jobs/all/requeue": {"state": "failed"},
@@ -142,23 +142,23 @@ GOOD = {
     "POST /api/servers/end-process": {"session": "session a"},
     "POST /api/tasks/run": {"task": "shop.send", "args.NAME": "7"},
 }
-PART_OF = {"/navigation": "nav"}  # which are nothing but a part
+PART_OF = {"/navigation": "nav"}  # routes that have only this part and no page
 
 
 def wired(field):
-    """The name under which a field is sent."""
+    """Return the name under which a field is sent."""
     return field.name.replace("NAME", "user_id")
 
 
 @attrs.define
 class Shop:
-    """An app with something for every action to change."""
+    """An app with a target for every action."""
 
     fire: Firelock
     names: dict
 
     def request(self, route):
-        """The path of a route and what makes a good request of it."""
+        """Return the path of a route, and the fields of a valid request to it."""
         path = route.path
         kinds = {"/batches/": "batch", "/api/batches/": "batch", "/api/operations/": "operation"}
         kind = next((kind for start, kind in kinds.items() if path.startswith(start)), "failed")
@@ -223,7 +223,7 @@ def open_shop(url):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A shop whose database shows whether anything was committed."""
+    """A shop, its browser, and a function whose result changes when anything is committed to the database."""
     path = tmp_path_factory.mktemp("shop") / "jobs.db"
     shop = open_shop(f"sqlite:///{path}")
     with (
@@ -232,13 +232,14 @@ def shop(tmp_path_factory):
         closing(Browser(dashboard)) as browser,
         closing(sqlite3.connect(path)) as watcher,
     ):
-        browser.get("/failures")  # since when causes are known is remembered at the first look
+        # the first view stores the times since when causes are known
+        browser.get("/failures")
         dashboard.runner.join()
         yield shop, browser, lambda: watcher.execute("pragma data_version").fetchone()[0]
 
 
 def ask(browser, route, path, query, body, *, json_body=None):
-    """Send a request as a program: the values are encoded already."""
+    """Send a request as a program does; the values are already encoded."""
     target = f"{path}?{'&'.join(f'{name}={value}' for name, value in query)}"
     headers = {"accept": "application/json"}
     if route.method == "GET":
@@ -252,7 +253,7 @@ def ask(browser, route, path, query, body, *, json_body=None):
 
 
 def split(route, good):
-    """Return the good values of the query and those of the body."""
+    """Return the valid fields of the query, and those of the body."""
     names = {wired(field): field.name for field in route.form_fields}
     body = {name.replace("NAME", "user_id"): value for name, value in good.items()}
     return {name: one for name, one in body.items() if name not in names}, {
@@ -261,7 +262,7 @@ def split(route, good):
 
 
 def wrong_values(route, field):
-    """The wrong values of a field, each as pairs of a query or a form."""
+    """Yield the wrong values of a field, each as pairs of a query or a form."""
     name = wired(field)
     values = [*WRONG[type(field)], *NO_TEXT, "x" * (field.limit + 1)]
     if isinstance(field, Integer):
@@ -291,7 +292,7 @@ def wrong_json(field):
 
 
 def faults_of(answer, field, value):
-    """What is wrong with the answer to a wrong value."""
+    """Return a fault unless the response to a wrong value is a 400 that names the field."""
     name = wired(field)
     message = answer.text
     return [] if answer.status == 400 and name in message else [(name, value, answer.status, message[:200])]
@@ -299,7 +300,7 @@ def faults_of(answer, field, value):
 
 @pytest.mark.parametrize("route", [pytest.param(route, id=f"{route.method} {route.path}") for route in TABLE])
 def test_a_wrong_value_of_any_field_is_refused_by_name_and_changes_nothing(shop, route):
-    """All else of the request is right: if the field were ignored, something would be done."""
+    """All other fields are valid, so the request would change something if the wrong field were ignored."""
     scene, browser, version = shop
     path, good = scene.request(route)
     query, body = split(route, good)
@@ -328,7 +329,7 @@ def test_a_wrong_value_of_any_field_is_refused_by_name_and_changes_nothing(shop,
 
 
 def as_json(route, name, value):
-    """A good value as its field's JSON type."""
+    """Return a valid value as JSON of its field's type."""
     field = next(one for one in route.form_fields if wired(one) == name)
     match field:
         case Flag():
@@ -350,7 +351,10 @@ def as_json(route, name, value):
     ],
 )
 def test_the_same_request_without_a_wrong_value_is_answered(route, as_what):
-    """So each refusal above is for the wrong value alone; an action is answered as a form and as JSON."""
+    """A valid request succeeds, so the errors above are caused by the wrong values alone.
+
+    Actions are sent as a form and as JSON.
+    """
     scene = open_shop("memory://")
     path, good = scene.request(route)
     query, body = split(route, good)
@@ -371,14 +375,14 @@ def test_the_same_request_without_a_wrong_value_is_answered(route, as_what):
 
 
 def test_a_field_cannot_be_added_without_its_type():
-    """A name alone is refused when the route is made."""
+    """A route with an undeclared name is rejected when it is created."""
     for place in ("query", "form", "parameters"):
         with pytest.raises(TypeError, match="declare it as a Field"):
             Route("POST", "/x", Permission.READ, lambda visit: None, **{place: ("name",)})
 
 
 def test_the_description_has_each_field_with_its_type(client):
-    """The OpenAPI document is made of the declarations that check the requests."""
+    """The OpenAPI document is generated from the declarations that check the requests."""
     paths = client.get("/api/openapi.json").json()["paths"]
 
     for route in TABLE:
@@ -394,12 +398,12 @@ def test_the_description_has_each_field_with_its_type(client):
             assert field.schema().items() <= told[field.name].items()
 
 
-# ---- what went wrong once --------------------------------------------------------------------------------
+# ---- regressions -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def scheduled(fire):
-    """Three scheduled jobs and two that wait for a retry; return the ids of the latter."""
+    """Create three scheduled jobs and two that wait for a retry; return the ids of the latter."""
 
     @fire.task(name="shop.charge", retry=Retry(3))
     def charge() -> None:
@@ -413,7 +417,7 @@ def scheduled(fire):
 
 
 def left(fire):
-    """How many jobs are scheduled."""
+    """Return the number of scheduled jobs."""
     return fire.jobs.counts().by_state[State.SCHEDULED]
 
 
@@ -435,7 +439,7 @@ def test_bulk_delete_with_retrying_true_deletes_only_the_retries(fire, client, d
 
 @pytest.mark.parametrize("word", ["x", "", "2", "None"])
 def test_bulk_delete_with_a_wrong_retrying_deletes_nothing(fire, client, dashboard, scheduled, word):
-    """A filter that was dropped would have the delete match every scheduled job."""
+    """If the filter were dropped, the delete would match every scheduled job."""
     answers = [
         client.act("/api/operations", {"verb": "delete", "state": "scheduled", "retrying": word}),
         client.act(f"/jobs/all/delete?state=scheduled&retrying={word}"),
@@ -453,7 +457,7 @@ def test_bulk_delete_with_a_wrong_retrying_deletes_nothing(fire, client, dashboa
 
 @pytest.mark.parametrize("value", ["true", False, None, [], 1])
 def test_bulk_delete_with_retrying_in_json_takes_a_boolean(fire, client, dashboard, scheduled, value):
-    """A string or a number in its place is refused; false matches the jobs that are no retries."""
+    """A string or a number instead is an error; false matches the jobs that are not retries."""
     body = json.dumps({"verb": "delete", "state": "scheduled", "retrying": value}).encode()
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
 
@@ -465,7 +469,7 @@ def test_bulk_delete_with_retrying_in_json_takes_a_boolean(fire, client, dashboa
 
 
 def test_bulk_delete_of_all_but_the_retries_needs_another_filter(fire, client, scheduled):
-    """It would match nearly every job, as an empty filter does."""
+    """The filter would match almost every job, like an empty filter."""
     answer = client.act("/api/operations", {"verb": "delete", "retrying": "false"})
 
     assert 400 == answer.status
@@ -474,7 +478,7 @@ def test_bulk_delete_of_all_but_the_retries_needs_another_filter(fire, client, s
 
 
 def test_a_list_without_its_retries_is_refused_where_no_page_shows_it(fire, client, scheduled):
-    """The page of scheduled jobs contains the retries; to drop the filter would delete them too."""
+    """The page of scheduled jobs includes the retries, so dropping the filter would delete them too."""
     answer = client.act("/jobs/all/delete?state=scheduled&retrying=False")
 
     assert 400 == answer.status
@@ -491,7 +495,7 @@ def test_a_list_without_its_retries_is_refused_where_no_page_shows_it(fire, clie
     ],
 )  # fmt: skip
 def test_a_cursor_that_no_page_gave_is_refused(client, target):
-    """An old bookmark is a 400 that says to start without a cursor."""
+    """An outdated bookmark results in a 400 whose message recommends starting without a cursor."""
     answer = client.get(target)
 
     assert 400 == answer.status
@@ -507,7 +511,7 @@ def test_a_cursor_that_no_page_gave_is_refused(client, target):
     ],
 )
 def test_a_time_at_the_edge_of_the_calendar_is_refused(client, target, named):
-    """There is no hour before it."""
+    """No hour exists outside the calendar."""
     answer = client.get(target)
 
     assert 400 == answer.status
@@ -517,13 +521,13 @@ def test_a_time_at_the_edge_of_the_calendar_is_refused(client, target, named):
 @pytest.mark.parametrize("age", ["%3C999999w", "%3E999999w"])
 @pytest.mark.parametrize("at", ["", "&at=0001-01-01T00:00:00Z"])
 def test_an_age_before_the_year_1_matches_every_job_or_none(client, age, at):
-    """Also one counted from the first instant there is."""
+    """The result is the same for an age relative to the earliest possible time."""
     assert 200 == client.get(f"/jobs?created={age}{at}").status
     assert 200 == client.get(f"/jobs?state=failed&created={age}{at}").status
 
 
 def test_an_interval_longer_than_all_time_is_shown_as_wrong(client):
-    """By the preview, and next to the field of the form."""
+    """The error is in the preview, and in the form next to the field."""
     preview = client.get("/recurring/preview?schedule=every%20999999999w")
     form = {"id": "a", "task": "shop.send", "schedule": "every 999999999w"}
     created = client.post("/recurring/create", form)
@@ -540,7 +544,7 @@ def test_an_interval_longer_than_all_time_is_shown_as_wrong(client):
     ],
 )  # fmt: skip
 def test_a_lone_surrogate_in_json_is_refused_by_name(client, path, field):
-    """No storage and no answer can hold one."""
+    """Neither a storage nor a response can contain one."""
     others = {"verb": "delete"} if path == "/api/operations" else {}
     value = ["\ud800"] if path == "/api/jobs/requeue" else "\ud800"
     body = json.dumps({**others, field: value}).encode()
@@ -556,7 +560,7 @@ def test_a_lone_surrogate_in_json_is_refused_by_name(client, path, field):
     "query", ["part=%00", "part=a&part=b", "part=%ED%A0%80", "part=" + "x" * 300, "&".join(["a=1"] * 3_000)]
 )
 def test_a_stranger_with_an_unreadable_query_is_asked_for_a_link(dashboard, query):
-    """The page that asks for one reads nothing of the query."""
+    """The page that requires a link does not read the query."""
     with closing(Browser(dashboard, is_in=False)) as stranger:
         answer = stranger.get(f"/?{query}")
 
@@ -568,7 +572,7 @@ def test_a_stranger_with_an_unreadable_query_is_asked_for_a_link(dashboard, quer
     ("path", "field"), [("/enter", "token"), ("/enter", "back"), ("/approval/x", "choice")]
 )
 def test_a_stranger_sends_only_text(dashboard, path, field):
-    """These two forms are outside of the table of routes."""
+    """The two forms for visitors without a session are not in the table of routes."""
     with closing(Browser(dashboard, is_in=False)) as stranger:
         for value in (*NO_TEXT, "x" * 5_000):
             others = "token=x&" if field == "back" else ""
@@ -579,7 +583,7 @@ def test_a_stranger_sends_only_text(dashboard, path, field):
 
 
 def test_a_time_is_given_either_as_a_duration_or_as_an_instant(fire, client, scheduled):
-    """One of two contradicting values would be dropped."""
+    """One of two contradictory values would be dropped."""
     due_at = fire.jobs.get(scheduled[0]).next_due_at
     form = {"id": scheduled[0], "in": "15m", "at": "2030-01-01T00:00:00Z"}
 

@@ -1,4 +1,4 @@
-"""Numbers and spans as people read them."""
+"""Numbers and durations in the form that people read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock_dashboard.web.formatting import count_text, one_line, percentile
     [(7, "7"), (1_000, "1,000"), (99_999, "99,999"), (123_456, "123 k"), (1_200_000, "1.2 M")],
 )
 def test_a_number_has_commas_then_a_unit(number, text):
-    """As the core's own sentences write numbers: "23 of 1,000 members failed"."""
+    """The core's own sentences write numbers in the same way: "23 of 1,000 members failed"."""
     assert text == count_text(number)
 
 
@@ -31,11 +31,11 @@ def test_a_number_has_commas_then_a_unit(number, text):
     ],
 )
 def test_a_percentile_claims_no_more_than_is_known(bound, runs, text):
-    """A single run has its duration; more have a bound, rounded up so that it stays one."""
+    """A single run has its exact duration; several have an upper bound, so it is rounded up."""
     assert text == percentile(bound, runs)
 
 
 @pytest.mark.parametrize(("name", "look"), [("a" * 36, "one-line"), ("a" * 37, "")])
 def test_a_short_name_is_kept_on_one_line(name, look):
-    """A longer one may break, or the table would be wider than the page."""
+    """A longer name may wrap; otherwise the table would be wider than the page."""
     assert look == one_line(name)

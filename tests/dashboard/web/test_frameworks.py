@@ -1,4 +1,4 @@
-"""Every framework, every place, ASGI and WSGI: pages, files, links, actions and the way back."""
+"""Pages, files, links, actions and redirects in every framework, at every mount, with ASGI and WSGI."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mounted(request, fire):
 
 
 def matrix(test):
-    """Run the test over every mount."""
+    """Run the test for every mount."""
     cases = [pytest.param(case.values, id=case.id) for case in MATRIX]
     return pytest.mark.parametrize("mounted", cases, indirect=True)(test)
 
@@ -51,7 +51,7 @@ def links(html):
 
 @matrix
 def test_a_page_and_all_that_it_names_are_there(mounted):
-    """Each address on a page leads below the mount as the browser sees it, and its files are there."""
+    """Every URL on a page is below the mount as the browser sees it, and the page's files exist."""
     page = mounted.get(f"{mounted.root}/queues")
 
     assert page.status == 200
@@ -66,7 +66,7 @@ def test_a_page_and_all_that_it_names_are_there(mounted):
 
 @matrix
 def test_an_action_is_done_and_leads_back(mounted, fire):
-    """A posted form changes what it says and leads back to the page it came from, with a message."""
+    """A form performs its action and redirects to the page it came from, which shows a message."""
     here = f"{mounted.root}/queues"
 
     answer = mounted.post(f"{mounted.root}/queues/pause", {"queue": "mail", "back": here})
@@ -79,7 +79,7 @@ def test_an_action_is_done_and_leads_back(mounted, fire):
 
 @matrix
 def test_an_unsafe_request_of_another_site_is_refused(mounted, fire):
-    """What comes from elsewhere changes nothing, whatever framework stands before."""
+    """A request from another site changes nothing in any framework."""
     answer = mounted.post(
         f"{mounted.root}/queues/pause", {"queue": "mail"}, headers={"sec-fetch-site": "cross-site"}
     )
@@ -90,7 +90,7 @@ def test_an_unsafe_request_of_another_site_is_refused(mounted, fire):
 
 @matrix
 def test_the_mount_without_its_slash_leads_to_the_page(mounted):
-    """`/jobs` is a redirect to `/jobs/`, relative to nothing but the host."""
+    """`/jobs` redirects to `/jobs/`; the target is an absolute path that includes the prefix of a proxy."""
     if not mounted.root:
         pytest.skip("a mount at the root has no address without a slash")
     if mounted.place.is_stripped:
@@ -104,7 +104,10 @@ def test_the_mount_without_its_slash_leads_to_the_page(mounted):
 
 @matrix
 def test_a_stream_is_offered_where_it_can_be_kept_open(mounted):
-    """Under ASGI pages are told what moved; elsewhere the stream says that there is none, and pages ask."""
+    """With ASGI, the stream notifies pages of changes.
+
+    Otherwise, its response states that there is no stream, and pages poll instead.
+    """
     answer = mounted.get(f"{mounted.root}/live", only_start=True)
 
     if mounted.kind == "asgi" and answer.header("content-type", "").startswith("text/event-stream"):
@@ -115,7 +118,7 @@ def test_a_stream_is_offered_where_it_can_be_kept_open(mounted):
 
 @matrix
 def test_what_is_not_there_is_said_in_the_frame(mounted):
-    """An unknown page is a 404 of the dashboard's own, with its links below the mount."""
+    """An unknown page is the dashboard's own 404, with links below the mount."""
     answer = mounted.get(f"{mounted.root}/nowhere/at-all")
 
     assert 404 == answer.status
@@ -123,14 +126,14 @@ def test_what_is_not_there_is_said_in_the_frame(mounted):
 
 
 def test_what_a_proxy_asks_in_http_1_0_is_not_local(fire):
-    """Django has no name for the version of a request that came by ASGI; it is known nevertheless."""
+    """Django has no name for the HTTP version of an ASGI request, but the dashboard still detects it."""
     with closing(visitor("django", "asgi", fire, "/jobs", PLACES[0][1], auth=None)) as one:
         assert 401 == one.get("/jobs/queues").status
         assert 403 == one.get("/jobs/queues", http_version="1.0").status
 
 
 def test_two_dashboards_in_one_process_share_nothing(fire):
-    """Each shows its own app, under its own address."""
+    """Each dashboard shows its own app under its own URL."""
     with closing(Firelock("memory://")) as other:
         first = visitor("starlette", "asgi", fire, "/a", PLACES[0][1])
         second = visitor("starlette", "asgi", other, "/b", PLACES[0][1], title="Other")

@@ -1,4 +1,4 @@
-"""Pages as they are rendered."""
+"""The rendering of pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input 111, bodies: none is read further than a form here may reach."""
+"""Request bodies (bad input 111): no body is read beyond the maximum size of a form."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def counted(chunks, taken):
 
 
 def test_ten_mebibytes_are_refused_by_their_length(client, fire):
-    """By what Content-Length says, before any of it is read."""
+    """The body is refused by its Content-Length, before any of it is read."""
     taken = []
 
     answer = send(
@@ -50,7 +50,7 @@ def test_ten_mebibytes_are_refused_by_their_length(client, fire):
 
 @pytest.mark.parametrize("length", [None, "12", "-1", "x", "٣", "9" * 5_000])
 def test_an_endless_body_is_read_no_further_than_a_form_reaches(client, fire, length):
-    """Whatever its Content-Length says; one chunk beyond the bound, and no more is asked for."""
+    """For any Content-Length, at most one chunk beyond the limit is read."""
     taken = []
     headers = {} if length is None else {"content_length": length.encode().decode("latin-1")}
 
@@ -63,7 +63,7 @@ def test_an_endless_body_is_read_no_further_than_a_form_reaches(client, fire, le
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "x-gzip", "identity, gzip", "GZIP"])
 def test_a_compressed_body_is_not_unpacked(client, fire, coding):
-    """A small one may be a large one inside; it is refused unread."""
+    """A small compressed body may be large when unpacked, so it is refused unread."""
     bomb = gzip.compress(b"queue=mail&note=" + b"x" * 50 * MEBI)
     taken = []
 
@@ -84,7 +84,10 @@ def test_a_compressed_body_is_not_unpacked(client, fire, coding):
     ],
 )  # fmt: skip
 def test_another_content_type_is_refused(client, fire, kind, body):
-    """A form that another page may send without asking, such as text/plain, among them; the kind is named."""
+    """Refused types include those that another site's page may send without a preflight request.
+
+    An example is text/plain. The error names the accepted type.
+    """
     answer = send(client, body, content_type=kind)
 
     assert 415 == answer.status
@@ -104,7 +107,7 @@ def test_another_content_type_is_refused(client, fire, kind, body):
     ids=lambda value: None if isinstance(value, str) else ascii(value[:20]),
 )  # fmt: skip
 def test_a_malformed_form_is_refused_by_name(client, fire, body, word):
-    """Also one of ten thousand fields; the message says what to send."""
+    """The error names the field or the rule; a form of ten thousand fields is malformed too."""
     answer = send(client, body)
 
     assert 400 == answer.status
@@ -121,7 +124,7 @@ def test_a_malformed_form_is_refused_by_name(client, fire, body, word):
     ids=lambda body: ascii(body[:20]),
 )  # fmt: skip
 def test_malformed_json_is_refused(client, fire, body):
-    """Depth and digits without end cost nothing but an error."""
+    """Extreme nesting and endless digits also cause only an error."""
     answer = send(client, body, content_type="application/json", accept="application/json")
 
     assert answer.status in {400, 404, 422}
@@ -130,7 +133,7 @@ def test_malformed_json_is_refused(client, fire, body):
 
 
 def test_a_slow_body_is_not_waited_for():
-    """What does not arrive in time is a 408; the connection is free again."""
+    """If the body does not arrive in time, the response is a 408 and the connection is free again."""
 
     async def receive():
         await asyncio.Event().wait()
@@ -144,11 +147,11 @@ def test_a_slow_body_is_not_waited_for():
     assert 408 == refusal.value.status
 
 
-# ---- what is sent compressed -----------------------------------------------------------------------------
+# ---- compressed responses --------------------------------------------------------------------------------
 
 
 def packed_length(answer):
-    """The length of a compressed answer; None where it came as it is."""
+    """Return the length of a compressed response, or None if it is not compressed."""
     if answer.header("content-encoding") is None:
         return None
     assert str(len(answer.body)) == answer.header("content-length")
@@ -157,7 +160,10 @@ def packed_length(answer):
 
 @pytest.mark.parametrize("target", ["/", "/jobs", "/queues?part=nav", "/api/openapi.json"])
 def test_pages_and_parts_are_compressed(client, target):
-    """For who takes gzip; they say so to what keeps answers, and are the same once unpacked."""
+    """Responses are compressed for clients that accept gzip, with the same content.
+
+    Their `Vary` header informs caches.
+    """
     plain = client.get(target, headers={"sec-fetch-site": "same-origin"})
     answer = client.get(target, headers={"sec-fetch-site": "same-origin", "accept-encoding": "br, gzip"})
 
@@ -176,7 +182,7 @@ def test_pages_and_parts_are_compressed(client, target):
     ],
 )  # fmt: skip
 def test_over_tls_nobody_elsewhere_causes_a_compressed_answer(fire, scheme, site, is_packed):
-    """Who could choose a part of a page and see its length would else guess the rest of it."""
+    """Otherwise an attacker who controls part of a page could guess the rest from the response length."""
     headers = {
         "accept-encoding": "gzip",
         "sec-fetch-site": site,
@@ -191,7 +197,7 @@ def test_over_tls_nobody_elsewhere_causes_a_compressed_answer(fire, scheme, site
 
 
 def test_the_length_of_a_compressed_answer_is_off(client):
-    """By a random number of bytes in the header of gzip, which is read by nobody."""
+    """The header of the gzip data contains a random number of bytes that decoders ignore."""
     headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
 
     answers = [client.get("/api/openapi.json", headers=headers) for _ in range(20)]
@@ -201,7 +207,7 @@ def test_the_length_of_a_compressed_answer_is_off(client):
 
 
 def test_small_answers_and_files_stay_as_they_are(client):
-    """What comes in one packet, what the build has compressed, what a browser saves."""
+    """Not compressed are responses of one packet, files that the build has compressed, and downloads."""
     headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
 
     assert packed_length(client.get("/api/jobs/counts", headers=headers)) is None

@@ -1,4 +1,7 @@
-"""Every text is in one place: templates and views name texts, hold none, and none is left over."""
+"""The texts of the dashboard are in one place, and templates and views refer to them by key.
+
+Templates and views contain no texts of their own, and there are no unused texts.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ TEMPLATES = sorted((SOURCE / "templates").rglob("*.html"))
 MODULES = sorted(SOURCE.rglob("*.py"))
 CODE = {"pre", "kbd", "code"}
 VOID = {"input", "br", "img", "hr", "path", "rect"}
-# Names and signs that are the same in every language.
+# Names and symbols that are the same in every language.
 NEUTRAL = {
     "Firelock",
     "Ctrl",
@@ -43,7 +46,10 @@ def source(file):
 
 
 class Words(HTMLParser):
-    """Gathers what people would read: text outside of code, and the attributes that are read out."""
+    """A parser that collects the words that people read or hear.
+
+    These are the text outside of code, and the attributes that screen readers read aloud.
+    """
 
     def __init__(self):
         super().__init__()
@@ -67,13 +73,13 @@ class Words(HTMLParser):
             self._add(data)
 
     def _add(self, text):
-        text = re.sub(r'[\w-]+="[^"]*"', " ", text)  # attributes that a macro gives
+        text = re.sub(r'[\w-]+="[^"]*"', " ", text)  # attributes that a macro adds
         self.found |= set(re.findall(r"[A-Za-z]{2,}", text))
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
 def test_a_template_holds_no_text(file):
-    """Between tags, and in attributes that people meet, stand only texts by key."""
+    """The text between tags and in visible attributes comes only from keys."""
     words = Words()
 
     words.feed(re.sub(r"\{#.*?#\}|\{\{.*?\}\}|\{%.*?%\}", " ", source(file), flags=re.DOTALL))
@@ -83,7 +89,7 @@ def test_a_template_holds_no_text(file):
 
 
 def named():
-    """Every key that is named as a whole, and the beginnings of those that are put together."""
+    """Return the complete keys in the source, and the beginnings of the keys that are composed."""
     whole, begun = set(), set()
     for file in TEMPLATES:
         text = source(file)
@@ -98,7 +104,7 @@ def named():
 
 
 def test_every_text_that_is_named_is_there():
-    """A key in a template that no file has would be a page that fails."""
+    """A key in a template without a text would make the page fail."""
     texts = Texts()
     groups = {key.partition(".")[0] for key in texts}
 
@@ -113,7 +119,7 @@ def test_every_text_that_is_named_is_there():
 
 
 def test_every_text_is_named_somewhere():
-    """A text that nothing shows would be translated for nobody."""
+    """An unused text would be translated for nothing."""
     whole, begun = named()
 
     left = {key for key in Texts() if key not in whole and not any(key.startswith(one) for one in begun)}
@@ -121,7 +127,7 @@ def test_every_text_is_named_somewhere():
 
 
 def test_a_text_takes_its_values_and_its_number():
-    """Braces are filled, and a number chooses between one and other."""
+    """Values replace the braces, and a number selects the singular or the plural."""
     texts = Texts()
 
     assert "made in 3 ms" == texts("shared.rendered_in", time="3 ms")
@@ -130,14 +136,17 @@ def test_a_text_takes_its_values_and_its_number():
         texts("shared.no_such_text")
 
 
-# ---- signs that turn the direction of text ---------------------------------------------------------------
+# ---- characters that change the text direction -----------------------------------------------------------
 
 TURNS = [chr(one) for one in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))]
 
 
 @pytest.mark.parametrize("sign", TURNS, ids=ascii)
 def test_a_sign_that_turns_text_is_written_out_where_it_is_read(sign):
-    """Between tags and in what is shown of attributes; what a form sends and where a link leads keeps it."""
+    """Characters that change the text direction are escaped between tags and in visible attributes.
+
+    Form values and link targets keep them.
+    """
     html = f'<a href="/x" title="a{sign}b"><input name="id" value="a{sign}b">a{sign}b</a>'
     out = f"\\u{ord(sign):04x}"
 
@@ -145,7 +154,7 @@ def test_a_sign_that_turns_text_is_written_out_where_it_is_read(sign):
 
 
 def test_no_page_shows_text_turned(fire, client):
-    """An argument, a queue's note, a path: each is read as it is stored."""
+    """An argument, a queue's note and a path are shown as they are stored, with these characters escaped."""
 
     @fire.task(name="turn")
     def turn(name: str) -> None: ...

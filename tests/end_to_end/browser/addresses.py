@@ -1,4 +1,4 @@
-"""Where each GET route of the dashboard's table is, with its places filled from what is stored."""
+"""The addresses of the dashboard's GET routes, with their parameters filled from the storage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from firelock import State
 from firelock.model.batch import BATCH_TASK
 from firelock.storage import JobFilter
 
-# Routes whose answer is no page: fragments of one, files to keep, and JSON.
+# Routes whose responses are not pages: fragments, downloads and JSON.
 NO_PAGES = {
     "/history.json", "/live.json", "/navigation", "/jobs/suggest", "/jobs/export", "/jobs/{id}/log",
     "/jobs/{id}/arguments", "/jobs/{id}/result", "/jobs/{id}/stream", "/recurring/preview",
@@ -26,7 +26,7 @@ def page_routes(table):
 
 
 def addresses(fire):
-    """Return the addresses of pages by their routes' paths; several where a page has several looks."""
+    """Return addresses by the paths of their routes, with several per route if the page has several forms."""
     job = _jobs(fire)
     task = fire.jobs.get(job[State.SUCCEEDED]).task
     made = _made_by_a_recurring_job(fire)
@@ -65,24 +65,24 @@ def addresses(fire):
 
 
 def _jobs(fire):
-    """Return the id of a job in each state that has any."""
+    """Return the id of one job in each state that has jobs."""
     found = {}
     for state in State:
         for one in fire.jobs.find(state=state, limit=100):
-            if one.record().relations is None:  # those of a batch have pages of their own
+            if one.record().relations is None:  # members of a batch have their own pages
                 found[state] = one.id
                 break
     return found
 
 
 def _waiting(fire):
-    """Return the id of a job that waits for a person, if there is one."""
+    """Return the id of a suspended job, if there is one."""
     waiting = fire.jobs.find(state=State.AWAITING, limit=100)
     return [job.id for job in waiting if job.record().waits_for][:1]
 
 
 def _batches(fire):
-    """Return the ids of two batches, one of them a flow."""
+    """Return the ids of two batches, one of which is a flow."""
     page = fire.storage.find(JobFilter(task=BATCH_TASK), limit=2)
     return [job.id for job in page.jobs]
 

@@ -1,4 +1,4 @@
-"""The Chromium that the machine has: none is fetched."""
+"""The Chromium of the machine; none is downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MISSING = "no Chromium here: install chromium, or name one in FIRELOCK_TEST_CHRO
 
 
 def chromium_path():
-    """Return where it is; None where there is none."""
+    """Return the path of Chromium, or None if there is none."""
     return os.environ.get("FIRELOCK_TEST_CHROMIUM") or shutil.which("chromium")
 
 

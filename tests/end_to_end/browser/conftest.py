@@ -1,7 +1,7 @@
-"""A browser, storages with something in them, dashboards of them, and pages that are watched.
+"""A browser, storages with data, their dashboards, and watched pages.
 
-Everything that lives longer than a test ends with this folder's last one: Playwright keeps an event loop in
-this thread, in which no other test could run one of its own.
+All fixtures that live longer than a test end with the last test of this folder. Playwright keeps an event
+loop in this thread, so other tests could not run their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.end_to_end.browser.guard import Guard
 from tests.end_to_end.browser.serving import Served
 from tests.end_to_end.browser.storages import STORAGES
 
-PATIENCE = 15_000  # milliseconds until a condition counts as never met
+PATIENCE = 15_000  # milliseconds after which a condition counts as never met
 
 
 @pytest.fixture(scope="package")
@@ -36,7 +36,7 @@ def browser():
         chromium.close()
 
 
-# ---- what is in the storages -----------------------------------------------------------------------------
+# ---- storages --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="package")
@@ -57,7 +57,7 @@ def stocked_file(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def shop(shop_file):
-    """The shop's dashboard, for tests that look."""
+    """The shop's dashboard, for tests that change nothing."""
     with closing(seeds.shop(f"sqlite:///{shop_file}")) as fire:
         served = Served(fire, environment="staging", back_url="/").start()
         yield served
@@ -66,7 +66,7 @@ def shop(shop_file):
 
 @pytest.fixture
 def stocked(stocked_file, tmp_path):
-    """An app with a few jobs in each state, for tests that act: `fire`, and its `tasks`."""
+    """An app with a few jobs in each state, for tests that change them."""
     path = tmp_path / "jobs.db"
     shutil.copy(stocked_file, path)
     fire, tasks = seeds.small(f"sqlite:///{path}")
@@ -103,7 +103,7 @@ def served(stocked, tasks, serve):
 
 @pytest.fixture(params=STORAGES)
 def any_storage(request, tmp_path):
-    """A storage of each kind in turn, or its URL; nothing is in it."""
+    """An empty storage of each kind in turn, or its URL."""
     with request.param.opened(tmp_path) as storage:
         yield storage
 
@@ -113,7 +113,7 @@ def any_storage(request, tmp_path):
 
 @pytest.fixture
 def guard():
-    """Watches every page of the test; what went wrong on one fails the test at its end."""
+    """A guard of every page of the test, which fails the test at its end if an error occurred on one."""
     guard = Guard()
     yield guard
     guard.verify()
@@ -121,7 +121,7 @@ def guard():
 
 @pytest.fixture
 def open_context(browser, guard):
-    """Return a function that makes a context, as another visitor would have: `open_context(served)`."""
+    """Return a function that creates a browser context for one more visitor: `open_context(served)`."""
     with ExitStack() as stack:
 
         def opened(served, *, is_in=True, **options):
@@ -141,7 +141,7 @@ def open_context(browser, guard):
 
 @pytest.fixture
 def open_page(open_context):
-    """Return a function that opens an address as a visitor of its own: `open_page(served, "/queues")`."""
+    """Return a function that opens an address as a new visitor: `open_page(served, "/queues")`."""
 
     def opened(served, address="/", **options):
         page = open_context(served, **options).new_page()

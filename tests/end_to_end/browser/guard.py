@@ -1,10 +1,10 @@
-"""What must not happen on any page: it is watched in every context, and told at the end of each test."""
+"""Errors that must not occur on any page: they are collected, and fail the test at its end."""
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-# The page's own report: the console tells of a violation too, but not of one that a page hides.
+# The page's own report of violations, because the console does not report those that a page hides.
 _REPORT = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`CSP forbids ${event.violatedDirective} ${event.blockedURI}`), true);
@@ -12,7 +12,7 @@ addEventListener("securitypolicyviolation", (event) =>
 
 
 class Guard:
-    """Collects what pages do wrong: policy violations, errors, requests to elsewhere, dialogs."""
+    """A collector of page errors: policy violations, exceptions, requests to other hosts, and dialogs."""
 
     def __init__(self):
         self.complaints = []
@@ -20,7 +20,7 @@ class Guard:
         self._allowed = []
 
     def watch(self, context, origin):
-        """Every page of the context is watched; it may ask the origin alone."""
+        """Watch every page of the context, which may send requests only to this origin."""
         context.add_init_script(_REPORT)
         context.on("console", self._console)
         context.on("weberror", lambda error: self._complain(f"error: {error.error}"))
@@ -28,11 +28,11 @@ class Guard:
         context.on("request", lambda request: self._request(request, origin))
 
     def allow(self, *texts):
-        """The console may say this: a test causes it."""
+        """Accept console messages that contain these texts, because the test causes them."""
         self._allowed += texts
 
     def verify(self):
-        """Nothing went wrong."""
+        """Assert that no error occurred."""
         wrong = [text for text in self.complaints if not any(part in text for part in self._allowed)]
         assert not wrong, wrong
 

@@ -1,4 +1,4 @@
-"""What tests ask a page."""
+"""Measurements that tests run on a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 WIDE = {"width": 1440, "height": 900}
 NARROW = {"width": 390, "height": 844}
 
-# Elements that make the page wider than the window, where it is wider; none that scroll within themselves.
+# Returns the elements that make the page wider than the window, except those that scroll within themselves.
 _OVERFLOW = """() => {
   const wide = document.documentElement.clientWidth;
   if (document.scrollingElement.scrollWidth <= wide) return [];
@@ -24,19 +24,19 @@ _BRIGHTNESS = """() => {
 
 
 def overflow(page):
-    """Return what makes the page scroll sideways; nothing where it does not."""
+    """Return the elements that make the page scroll sideways; the list is empty if it does not."""
     return page.evaluate(_OVERFLOW)
 
 
 def brightness(page):
-    """Return how bright the page's ground is, from 0 to 255."""
+    """Return the brightness of the page's background, from 0 to 255."""
     return page.evaluate(_BRIGHTNESS)
 
 
 # ---- axe -------------------------------------------------------------------------------------------------
 
 AXE = Path(__file__).parents[2] / "dashboard" / "node_modules" / "axe-core" / "axe.min.js"
-LANDMARKS = ["landmark-unique", "page-has-heading-one"]  # moderate, as axe sees it
+LANDMARKS = ["landmark-unique", "page-has-heading-one"]  # axe rates these rules as moderate
 _ASK_AXE = """async (rules) => {
   const options = { resultTypes: ["violations"] };
   if (rules) options.runOnly = { type: "rule", values: rules };
@@ -50,7 +50,10 @@ _ASK_AXE = """async (rules) => {
 
 
 def ask_axe(page, rules=None):
-    """Return what axe finds by some of its rules; by all of them only what it calls serious or critical."""
+    """Return the violations that axe finds with these rules.
+
+    Without rules, return those of all rules that axe rates as serious or critical.
+    """
     if not page.evaluate("() => Boolean(window.axe)"):
         page.add_script_tag(path=AXE)
     return page.evaluate(_ASK_AXE, rules)

@@ -1,8 +1,8 @@
-"""Makes the pictures of README and documentation: `python -m tests.end_to_end.browser.pictures`.
+"""The pictures for README and documentation: `python -m tests.end_to_end.browser.pictures`.
 
-The dashboard of a seeded year, the job of docs/first-minute.md, half a minute of `firelock demo --dashboard`.
-All are written to docs/images as WebP, which Chromium itself encodes; frames are put together here, so no
-other program is needed.
+The pictures show the dashboard of a seeded year, the job of docs/first-minute.md, and half a minute of
+`firelock demo --dashboard`. They are written to docs/images as WebP, which Chromium encodes; this module
+combines the frames, so no other program is needed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _WINDOW = {"width": 1280, "height": 960}
 _SETTLED = "() => document.fonts.ready.then(() => !document.querySelector('.htmx-request'))"
 _FRAME_MILLISECONDS = 500
 _FRIDAY = 4
-_SHRUNK = 0.7  # of the window, in the recording
-_HOUR_SHOWN = time(10, 45)  # of a working day, in UTC: at night a shop has little to show
+_SHRUNK = 0.7  # share of the window's size, in the recording
+_HOUR_SHOWN = time(10, 45)  # of a working day, in UTC, because a shop is quiet at night
 
-# A picture in WebP of one in PNG, at some share of its size.
+# Converts a PNG picture to WebP, scaled by `share`.
 _ENCODE = """async ([png, share, quality]) => {
   const image = new Image();
   image.src = "data:image/png;base64," + png;
@@ -54,22 +54,22 @@ _ENCODE = """async ([png, share, quality]) => {
 
 
 class Camera:
-    """Takes what a page shows, as WebP."""
+    """A camera that takes pictures of pages as WebP."""
 
     def __init__(self, browser):
         self._darkroom = (
             browser.new_page()
-        )  # no page of ours: their policy would refuse a picture made of data
+        )  # not a page of the dashboard, whose policy forbids pictures from data URLs
 
     def take(self, page, *, share=1.0, quality=0.82):
-        """Return the page's window as WebP."""
+        """Return the visible part of the page as WebP."""
         page.wait_for_function(_SETTLED)
         png = base64.b64encode(page.screenshot()).decode()
         return base64.b64decode(self._darkroom.evaluate(_ENCODE, [png, share, quality]))
 
 
 def main():
-    """Make every picture."""
+    """Create all pictures."""
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = launch(playwright)
@@ -88,7 +88,7 @@ def main():
 
 
 def warm_up(browser, served, address):
-    """Somebody has looked before: templates are read, and the hours that are over are summed up."""
+    """Open the page once, so that templates are loaded and the past hours are summed up."""
     page = visitor(browser, served)
     page.goto(address)
     eventually(lambda: not served.dashboard.history.missing, within=60)
@@ -96,7 +96,7 @@ def warm_up(browser, served, address):
 
 
 def visitor(browser, served, **options):
-    """Return a page of somebody who has come in."""
+    """Return a page of a visitor with a session."""
     context = browser.new_context(
         base_url=served.origin,
         viewport=_WINDOW,
@@ -110,17 +110,17 @@ def visitor(browser, served, **options):
 
 
 def keep(name, content):
-    """The picture is among the documentation's."""
+    """Write the picture to the documentation's images."""
     (IMAGES / name).write_bytes(content)
     sys.stdout.write(f"{name}: {len(content) / 1024:.0f} KiB\n")
 
 
-# ---- what is shown ---------------------------------------------------------------------------------------
+# ---- subjects --------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def shown(fire, address):
-    """A dashboard of the app, and what is looked at in it."""
+    """Serve a dashboard of the app; yield it with the address of the page."""
     served = Served(fire)
     served.start()
     try:
@@ -131,7 +131,7 @@ def shown(fire, address):
 
 @contextmanager
 def seeded(folder):
-    """A year of a shop."""
+    """Yield the dashboard of a shop's year."""
     url = f"sqlite:///{folder / 'shop.db'}"
     shown_at = datetime.combine(datetime.now(UTC), _HOUR_SHOWN, UTC)
     while shown_at > datetime.now(UTC) or shown_at.weekday() > _FRIDAY:
@@ -149,7 +149,7 @@ def seeded(folder):
 
 @contextmanager
 def greeted(folder):
-    """The job that docs/first-minute.md makes."""
+    """Yield the page of the job that docs/first-minute.md creates."""
     with closing(Firelock(f"sqlite:///{folder / 'hello.db'}")) as fire:
 
         @fire.task(name="hello.greet")
@@ -166,7 +166,7 @@ def greeted(folder):
 
 @contextmanager
 def demo(folder):
-    """The demo's shop at work, in a process of its own."""
+    """Run the demo's shop in its own process, and yield its dashboard."""
     with ExitStack() as stack:
         command = [sys.executable, "-m", "firelock", "demo", "--dashboard", "--no-browser"]
         shop = stack.enter_context(
@@ -184,7 +184,7 @@ def demo(folder):
 
 
 def recorded(browser, served, camera):
-    """Return the frames: the shop by the second, what fails, everything requeued, and how it goes on."""
+    """Return the frames: the live shop, its failures, the requeue of a cause, and the shop afterwards."""
     page = visitor(browser, served, color_scheme="light")
     frames = []
 
@@ -193,12 +193,13 @@ def recorded(browser, served, camera):
             frames.append(camera.take(page, share=_SHRUNK, quality=0.6))
             page.wait_for_timeout(_FRAME_MILLISECONDS)
 
-    def hold(seconds):  # one picture, for what hardly moves: each weighs as much as any other
+    # one picture for a page that hardly moves, because each frame costs the same number of bytes
+    def hold(seconds):
         still = camera.take(page, share=_SHRUNK, quality=0.6)
         frames.extend([still] * int(seconds * 1000 / _FRAME_MILLISECONDS))
 
     page.goto("/?span=live")
-    page.wait_for_timeout(25_000)  # for the graph to have something to show
+    page.wait_for_timeout(25_000)  # until the chart has data
     look_on(5)
     page.goto("/failures")
     hold(2.5)
@@ -219,9 +220,9 @@ def recorded(browser, served, camera):
 
 
 def animated(frames):
-    """Return pictures of one size as an animated WebP; one that repeats the former lengthens it.
+    """Return pictures of the same size as an animated WebP; a repeated picture extends the one before it.
 
-    The container is that of Google's specification of WebP: RIFF, with VP8X, ANIM and an ANMF a frame.
+    The container follows Google's WebP specification: RIFF with VP8X, ANIM and one ANMF per frame.
     """
     parts = [(bitmap(frame), len(list(same)) * _FRAME_MILLISECONDS) for frame, same in groupby(frames)]
     width, height = size(parts[0][0])
@@ -235,7 +236,7 @@ def animated(frames):
 
 
 def bitmap(webp):
-    """Return the lossy picture within a WebP file."""
+    """Return the lossy picture in a WebP file."""
     at = 12
     while at < len(webp):
         name, length = webp[at : at + 4], struct.unpack_from("<I", webp, at + 4)[0]
@@ -246,18 +247,18 @@ def bitmap(webp):
 
 
 def size(picture):
-    """Return width and height of a lossy picture, from the head of its first frame (RFC 6386, 9.1)."""
+    """Return the width and height of a lossy picture, from the header of its first frame (RFC 6386, 9.1)."""
     width, height = struct.unpack_from("<HH", picture, 6)
     return width & 0x3FFF, height & 0x3FFF
 
 
 def three(number):
-    """Return a number in three bytes."""
+    """Return a number as three bytes."""
     return number.to_bytes(3, "little")
 
 
 def chunk(name, content):
-    """Return a chunk of RIFF, filled up to an even length."""
+    """Return a RIFF chunk, padded to an even length."""
     return name + struct.pack("<I", len(content)) + content + b"\x00" * (len(content) % 2)
 
 

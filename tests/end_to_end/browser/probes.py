@@ -1,4 +1,4 @@
-"""A storage in which every text that a page can show would be a script, were it taken for markup."""
+"""A storage in which every text that a page can show would run as a script if it were treated as markup."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FIELDS = (
 
 
 def probe(field):
-    """Return a text that tells by itself where it was shown, and would run if it were markup.
+    """Return a text that contains its field, and that would run if it were treated as markup.
 
-    That of a queue would be an element alone: Redis takes no queue whose name has a space.
+    The text for a queue would only become an element, because Redis accepts no queue name with a space.
     """
     if field == "queue":
         return f"\">'><xss>{field}"
@@ -30,7 +30,7 @@ def probe(field):
 
 
 def probed(storage):
-    """Return an app over the storage, with a probe in each of the fields."""
+    """Return an app on the storage, with a probe in each of the fields."""
     fire = Firelock(storage)
     fire.storage.migrate()
 
@@ -50,7 +50,7 @@ def probed(storage):
 
 
 def _insert(fire):
-    """Jobs in each state; what a client would refuse came from somebody else's."""
+    """Insert jobs in several states, including values that only another program could write."""
     storage = fire.storage
     arguments = json.dumps({probe("key"): probe("argument")})
     new = NewJob(
@@ -65,7 +65,7 @@ def _insert(fire):
 
 
 def _run(fire):
-    """One job failed, one waits for a retry, one succeeded, one is running, and the rest wait."""
+    """Let one job fail, one wait for a retry, one succeed and one run; the others wait."""
     storage = fire.storage
     storage.begin_session(
         NewSession(

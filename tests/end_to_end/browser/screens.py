@@ -1,4 +1,4 @@
-"""The screens by which the dashboard's looks are judged: each an address, and what is done there first."""
+"""The screens for judging the dashboard's appearance: each is an address and preceding actions."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tests.end_to_end.browser.addresses import addresses
 
 @attrs.frozen
 class Screen:
-    """One picture: of an address of a dashboard, after something was done there."""
+    """One picture of an address, taken after the preparing actions."""
 
     name: str
     address: str
-    of: str = "shop"  # which dashboard
+    of: str = "shop"  # the name of the dashboard
     prepare: Callable = attrs.field(default=lambda page: None)
-    is_whole: bool = True  # the whole page, not what is in the window
+    is_whole: bool = True  # whether the picture shows the whole page instead of the visible part
 
 
 def screens(fire):
-    """Return every screen, over the shop's storage."""
+    """Return all screens of the shop's storage."""
     places = addresses(fire)
     *ordinary, waiting = places["/jobs/{id}"]
     jobs = {fire.jobs.get(one.rpartition("/")[2]).state: one for one in ordinary}
@@ -82,7 +82,7 @@ def screens(fire):
     ]
 
 
-# ---- what is done first ----------------------------------------------------------------------------------
+# ---- preparing actions -----------------------------------------------------------------------------------
 
 
 def _press(key):

@@ -1,7 +1,7 @@
-"""Takes a picture of every screen: `python -m tests.end_to_end.browser.screenshots FOLDER`.
+"""Pictures of all screens: `python -m tests.end_to_end.browser.screenshots FOLDER`.
 
-Each is taken light, dark and narrow. The storage is what `benchmarks.seed` makes; a folder that has one from
-an earlier run uses it again.
+Each screen is taken in light, in dark and narrow. `benchmarks.seed` fills the storage; the storage of an
+earlier run in the same folder is used again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SETTLED = "() => document.fonts.ready.then(() => !document.querySelector('.htmx
 
 @contextmanager
 def dashboards(folder, jobs):
-    """The dashboards by the names that screens give them."""
+    """Yield the dashboards by the names that the screens use."""
     url = f"sqlite:///{folder / 'shop.db'}"
     if not (folder / "shop.db").exists():
         seeds.fill(url, jobs)
@@ -57,7 +57,7 @@ def dashboards(folder, jobs):
 
 
 def take(browser, served, screen, look, path):
-    """The picture of the screen, in this look, is at the path."""
+    """Store a picture of the screen, in this look, at the path."""
     context = browser.new_context(
         base_url=served.origin, timezone_id="UTC", locale="en-GB", reduced_motion="reduce", **LOOKS[look]
     )
@@ -78,7 +78,7 @@ def take(browser, served, screen, look, path):
 
 
 def main():
-    """Take the pictures that are asked for."""
+    """Take the requested pictures."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.end_to_end.browser.screenshots", description=__doc__
     )

@@ -1,4 +1,4 @@
-"""Storages with something in them: the shop's year that a seed makes, and a small one of its own."""
+"""Storages with data: the seeded year of a shop, and a small one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUICK = Retry.never()
 
 
 class Lanes:
-    """A plugin with a page and a panel of its own."""
+    """A plugin with its own page and panel."""
 
     @hookimpl
     def dashboard_pages(self):
@@ -33,7 +33,7 @@ class Lanes:
 
 
 def shop(storage):
-    """Return the shop's app, with all of its tasks, over a storage or its URL."""
+    """Return the shop's app with all of its tasks, on a storage or a storage URL."""
     fire = Firelock(storage, plugins=[Lanes()])
     for info in shop_app.tasks():
         fire.registry.register(info)
@@ -41,7 +41,7 @@ def shop(storage):
 
 
 def fill(storage, jobs=SEEDED):
-    """The storage holds a year of the shop."""
+    """Fill the storage with a year of the shop."""
     fire = shop(storage)
     fire.storage.migrate()
     for _ in seed(fire.storage, fire.tasks(), jobs):
@@ -52,7 +52,7 @@ def fill(storage, jobs=SEEDED):
 
 
 def _flow(fire):
-    """A nightly import as a flow, one of whose loads has failed, and an order that waits for a person."""
+    """Add a nightly import as a flow, in which one load has failed, and an order that waits for a person."""
     batch = flows.new_batch(fire, "import of tuesday")
     days = flows.add(fire, batch, "shop.imports.list_days", queue="workflows")
     loads = [
@@ -80,7 +80,7 @@ def _flow(fire):
 
 
 def _hold_keys(fire):
-    """Jobs of three tenants hold a limit's keys and wait for them; one has a unique key."""
+    """Add jobs of three tenants that hold a limit's keys or wait for them, each with a unique key."""
 
     @fire.task(
         name="shop.reports.tenant_report",
@@ -101,13 +101,13 @@ def _hold_keys(fire):
     fire.limits.pause("tenant:9", note="their mailbox is full", by="mia")
 
 
-# ---- by hand ---------------------------------------------------------------------------------------------
+# ---- the small storage -----------------------------------------------------------------------------------
 
 
 def small(storage):
-    """Return an app with a few tasks, and the tasks; no job is stored yet."""
+    """Return an app and its tasks, without any stored job."""
     fire = Firelock(storage, settings=Settings(heartbeat=0.3, session_timeout=30))
-    gate = threading.Event()  # opened, it lets `work` end
+    gate = threading.Event()  # `work` ends when it is set
 
     @fire.task(name="shop.orders.add", retry=_QUICK, tags=["order:{order}"])
     def add(order: int, price: float = 1.5) -> dict[str, float]:
@@ -135,10 +135,10 @@ def small(storage):
 
 
 def stock(storage):
-    """The storage holds jobs in every state but processing: of `small`, in round numbers.
+    """Store jobs of `small` in every state except processing.
 
-    Three succeeded and three failed ones, five that wait in `mail`, two scheduled, one that waits for its
-    parent, one deleted; a paused queue; a recurring job of the code and one made by hand.
+    Three jobs succeeded and three failed, five wait in `mail`, two are scheduled, one waits for its parent,
+    and one is deleted. There are also a paused queue, a recurring job from code and one created by hand.
     """
     fire, tasks = small(storage)
     fire.storage.migrate()

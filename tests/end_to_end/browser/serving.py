@@ -1,4 +1,4 @@
-"""A dashboard that a browser can reach: on a free loopback port, by a server in a thread of this process."""
+"""A dashboard for a browser: on a free loopback port, served by a thread of this process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _DEADLINE = 20.0
 
 
 class Served:
-    """Serves an app's dashboard from `start` to `stop`; started again, it is at the same port.
+    """An app's dashboard that is served from `start` to `stop`; after another `start` it has the same port.
 
     Args:
         fire: the app.
-        without_stream: `/live` answers 204, as where there is no stream.
-        options: of the dashboard.
+        without_stream: whether `/live` responds with 204, as if there were no stream.
+        options: options of the dashboard.
     """
 
     def __init__(self, fire, *, without_stream=False, **options):
@@ -34,11 +34,11 @@ class Served:
 
     @property
     def origin(self):
-        """Where it is for a browser."""
+        """The origin of the dashboard in a browser."""
         return f"http://{HOST}:{self._port}"
 
     def cookies(self):
-        """What a browser holds that has come in by a link: a new one for each that asks."""
+        """Return the cookies of a browser that has exchanged a link; each call exchanges a new one."""
         if self.dashboard.auth is not None:
             return []
         token = self.dashboard.link(self.origin).rpartition("#")[2]
@@ -47,7 +47,7 @@ class Served:
         return [{"name": name, "value": value, "url": self.origin, "httpOnly": True, "sameSite": "Strict"}]
 
     def start(self):
-        """It answers: whoever connects is let in as soon as the thread is ready."""
+        """Start serving; connections are accepted as soon as the thread is ready."""
         listener = socket.create_server((HOST, self._port))
         self._port = listener.getsockname()[1]
         self.dashboard = Dashboard(self.fire, **self._options)
@@ -70,7 +70,7 @@ class Served:
         await self.dashboard(scope, receive, send)
 
     def stop(self):
-        """Nobody answers at its port."""
+        """Stop serving; connections to the port are refused."""
         if self._thread is None:
             return
         self.dashboard.close()

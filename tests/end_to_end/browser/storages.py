@@ -1,4 +1,4 @@
-"""Each kind of storage that a dashboard is walked over: SQLite, Redis, and one of a third party."""
+"""The kinds of storages on which every dashboard page is tested: SQLite, Redis and a third-party storage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _THIRD_PARTY = Path(__file__).parents[1] / "third_party" / "firelock-files" / "s
 
 @attrs.frozen
 class Kind:
-    """A kind of storage: `opened` gives what `Firelock` takes, and it is gone afterwards."""
+    """A kind of storage; `opened` yields the argument for `Firelock` and removes the storage afterwards."""
 
     name: str
     opened: object
@@ -37,7 +37,7 @@ def _redis(folder):
 
 @contextmanager
 def _files(folder):
-    """The stranger's package is imported from where it lies."""
+    """Import the third-party package from its source folder."""
     sys.path.insert(0, str(_THIRD_PARTY))
     try:
         storage = importlib.import_module("firelock_files.storage")

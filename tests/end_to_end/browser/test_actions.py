@@ -1,4 +1,4 @@
-"""Each action: by a click, with its toast, and by the plain form alone, with its banner; and its effect."""
+"""Every action and its effect: with a click and its toast, and with the plain form and its banner."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from tests.dashboard.worker import Worker
 from tests.end_to_end.browser.visitors import Visitor
 
 ACTIONS = {route.path for route in TABLE if route.method == "POST" and not route.path.startswith("/api/")}
-acted = set()  # the paths that tests say they post to
+acted = set()  # the paths to which tests declare that they post
 
 
 def acts(*paths):
-    """The test posts to these paths, with JavaScript and by the plain form; `visitor` sees whether it did."""
+    """Declare that the test posts to these paths, both with JavaScript and with the plain form.
+
+    `visitor` checks this.
+    """
 
     def marked(test):
         test.acts = paths
@@ -33,7 +36,7 @@ def acts(*paths):
 
 @pytest.fixture(params=[True, False], ids=["script", "form"])
 def visitor(request, served, open_context):
-    """Somebody with JavaScript, and somebody without."""
+    """A visitor with JavaScript, and one without."""
     context = open_context(served, java_script_enabled=request.param)
     visitor = Visitor(context.new_page(), has_script=request.param)
     yield visitor
@@ -41,7 +44,7 @@ def visitor(request, served, open_context):
 
 
 def test_every_action_is_acted_here():
-    """An action that joins the table is done in a browser, in both ways."""
+    """Every action in the table is tested in a browser, in both ways."""
     assert ACTIONS == acted
 
 
@@ -50,12 +53,12 @@ def states(fire, *ids):
 
 
 def one_in(fire, state):
-    """The newest job in the state."""
+    """Return the newest job in this state."""
     return next(iter(fire.jobs.find(state=state, limit=1)))
 
 
 def last_act(fire):
-    """What the audit says last: action and who."""
+    """Return the action and the author of the newest audit entry."""
     entry = next(iter(fire.audit.list(limit=1)))
     return entry.action, entry.by
 
@@ -69,7 +72,7 @@ def row_of(page, job):
 
 @acts("/jobs/requeue")
 def test_a_failed_job_is_requeued(visitor, stocked):
-    """From its own page."""
+    """The button is on the job's own page."""
     job = one_in(stocked, State.FAILED)
 
     visitor.go(f"/jobs/{job.id}").press("Requeue").is_told("Requeued 1")
@@ -81,7 +84,7 @@ def test_a_failed_job_is_requeued(visitor, stocked):
 
 @acts("/jobs/delete")
 def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
-    """From its own page, which asks first."""
+    """The job's own page requires confirmation."""
     job = one_in(stocked, State.SUCCEEDED)
 
     visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("Delete this job?", None).is_told("Deleted 1")
@@ -91,7 +94,7 @@ def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
 
 @acts("/jobs/restore")
 def test_a_delete_is_undone(visitor, stocked):
-    """By the button beside the message that tells of it, and later by the one of the job's page."""
+    """The button next to the message undoes the delete, and later the button on the job's page."""
     job = one_in(stocked, State.FAILED)
     place = visitor.page.locator(".toast" if visitor.has_script else "main > .banner")
 
@@ -108,7 +111,7 @@ def test_a_delete_is_undone(visitor, stocked):
 @pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
 @acts("/jobs/delete")
 def test_a_running_job_is_kept_or_stopped(visitor, stocked):
-    """The two answers are no two kinds of cancel."""
+    """The two answers do not both sound like "cancel"."""
     job = stocked.jobs.get(Worker(stocked, timeout=3_600.0).claim().id)
     dialog = visitor.page.locator("dialog[open]")
 
@@ -121,7 +124,7 @@ def test_a_running_job_is_kept_or_stopped(visitor, stocked):
 
 @acts("/jobs/copy")
 def test_a_job_is_copied(visitor, stocked):
-    """The copy is another job, which the message leads to."""
+    """The copy is a new job, and the message links to it."""
     job = one_in(stocked, State.FAILED)
 
     visitor.go(f"/jobs/{job.id}").press("Duplicate").is_told("Enqueued 1 copy")
@@ -133,7 +136,7 @@ def test_a_job_is_copied(visitor, stocked):
 
 @acts("/jobs/reschedule")
 def test_a_scheduled_job_is_rescheduled(visitor, stocked):
-    """By a span or an instant that is typed."""
+    """The visitor types a duration or a time."""
     job = next(one for one in stocked.jobs.find(state=State.SCHEDULED) if one.task.endswith("add"))
     due_at = job.next_due_at
 
@@ -148,7 +151,7 @@ def test_a_scheduled_job_is_rescheduled(visitor, stocked):
 
 @acts("/jobs/move")
 def test_a_waiting_job_is_moved(visitor, stocked):
-    """Its page asks for the queue; the job keeps its id."""
+    """The job's page has a field for the queue, and the job keeps its id."""
     job = one_in(stocked, State.ENQUEUED)
 
     page = visitor.go(f"/jobs/{job.id}").page
@@ -162,7 +165,7 @@ def test_a_waiting_job_is_moved(visitor, stocked):
 
 @acts("/jobs/requeue")
 def test_a_job_is_acted_on_from_its_row(visitor, stocked):
-    """By the menu of the row in a list."""
+    """The action is in the menu of the row."""
     job = one_in(stocked, State.FAILED)
 
     visitor.go("/jobs?state=failed")
@@ -175,7 +178,7 @@ def test_a_job_is_acted_on_from_its_row(visitor, stocked):
 @pytest.mark.parametrize("visitor", [False], ids=["form"], indirect=True)
 @acts()
 def test_without_a_script_a_row_leads_to_the_actions(visitor, stocked):
-    """Its menu is a plain link to the job's page, on which each of them stands."""
+    """The menu is a plain link to the job's page, which has all actions."""
     job = one_in(stocked, State.FAILED)
 
     head = visitor.open_menu(row_of(visitor.go("/jobs?state=failed").page, job))
@@ -187,7 +190,7 @@ def test_without_a_script_a_row_leads_to_the_actions(visitor, stocked):
 @pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
 @acts()
 def test_a_menu_is_as_the_job_is_when_it_is_opened(visitor, stocked):
-    """Each opening asks anew."""
+    """The menu is requested again each time it is opened."""
     job = one_in(stocked, State.FAILED)
     row = row_of(visitor.go("/jobs?state=failed").page, job)
     requeue = visitor.open_menu(row).get_by_role("button", name="Requeue")
@@ -206,7 +209,7 @@ def test_a_menu_is_as_the_job_is_when_it_is_opened(visitor, stocked):
 
 @acts("/jobs/requeue")
 def test_the_selected_jobs_are_requeued(visitor, stocked):
-    """Those alone."""
+    """Only the selected jobs change."""
     jobs = list(stocked.jobs.find(state=State.FAILED))
 
     visitor.go("/jobs?state=failed")
@@ -223,7 +226,7 @@ def test_the_selected_jobs_are_requeued(visitor, stocked):
 
 
 def ask_for_everything(visitor, verb):
-    """Select what matches in the list of failed jobs, and ask for this to be done to it."""
+    """Select all matching jobs in the list of failed jobs, and request this action for them."""
     visitor.go("/jobs?state=failed")
     if not visitor.has_script:
         visitor.page.get_by_role("link", name=f"{verb} everything that matches").click()
@@ -236,7 +239,7 @@ def ask_for_everything(visitor, verb):
 
 
 def is_done_to_everything(visitor, stocked, verb, state):
-    """An operation does it to the three failed jobs, and is shown until its end."""
+    """Assert that an operation applies to the three failed jobs, and is shown until its end."""
     jobs = list(stocked.jobs.find(state=State.FAILED))
     ask_for_everything(visitor, verb)
     expect(visitor.page.locator("main")).to_contain_text("3 jobs match.")
@@ -252,19 +255,19 @@ def is_done_to_everything(visitor, stocked, verb, state):
 
 @acts("/jobs/all/requeue")
 def test_everything_that_matches_is_requeued(visitor, stocked):
-    """After a page that says how many jobs that are."""
+    """A confirmation page shows the number of jobs."""
     is_done_to_everything(visitor, stocked, "Requeue", State.ENQUEUED)
 
 
 @acts("/jobs/all/delete")
 def test_everything_that_matches_is_deleted(visitor, stocked):
-    """After a page that says how many jobs that are."""
+    """A confirmation page shows the number of jobs."""
     is_done_to_everything(visitor, stocked, "Delete", State.DELETED)
 
 
 @acts("/jobs/all/move")
 def test_everything_that_waits_is_moved(visitor, stocked):
-    """The page before it asks for the queue."""
+    """The confirmation page has a field for the queue."""
     page = visitor.go("/jobs/all?verb=move&state=enqueued").page
     page.get_by_label("Queue").fill("elsewhere")
     visitor.press("Move them")
@@ -276,7 +279,10 @@ def test_everything_that_waits_is_moved(visitor, stocked):
 
 @acts("/activity/cancel")
 def test_an_operation_is_cancelled(visitor, stocked):
-    """What it has not reached stays as it is. Somebody else does it, so that it does not end meanwhile."""
+    """Jobs that the operation has not reached do not change.
+
+    The test holds the operation's lock, so that the operation does not end first.
+    """
     where = JobFilter(state=State.FAILED)
     operation = stocked.operations.start("requeue", where, by="ada")
 
@@ -289,7 +295,7 @@ def test_an_operation_is_cancelled(visitor, stocked):
 
 @acts("/failures/requeue")
 def test_a_cause_of_failures_is_requeued(visitor, stocked):
-    """All jobs that failed alike, when somebody is sure."""
+    """All jobs with this cause are requeued after a confirmation."""
     visitor.go("/failures").press("Requeue")
     visitor.is_sure("Requeue the 3 jobs that failed with ValueError?", "Requeue")
     visitor.is_told("Started to requeue 3 jobs")
@@ -299,7 +305,7 @@ def test_a_cause_of_failures_is_requeued(visitor, stocked):
 
 @acts("/failures/delete")
 def test_a_cause_of_failures_is_deleted(visitor, stocked):
-    """From the page of the cause, when somebody is sure."""
+    """The button is on the page of the cause, and the action requires confirmation."""
     page = visitor.go("/failures").page
     page.locator("td.cause a").click()
     visitor.press("Delete these 3").is_sure("Delete the 3 jobs that failed with ValueError?", "Delete")
@@ -310,7 +316,7 @@ def test_a_cause_of_failures_is_deleted(visitor, stocked):
 
 @acts("/failures/mute", "/failures/unmute")
 def test_a_cause_of_failures_is_muted_and_unmuted(visitor, stocked):
-    """From its page for a while, and back from the list of those that are muted."""
+    """A cause is muted for a period on its page, and unmuted in the list of muted causes."""
     visitor.go("/failures").page.locator("td.cause a").click()
     visitor.page.locator("form[action$='/failures/mute'] button:not([type=button])").click()
     visitor.page.get_by_text("ValueError is muted.").wait_for()
@@ -329,7 +335,7 @@ def queue(fire, name):
 
 @acts("/queues/pause", "/queues/resume")
 def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
-    """The note is shown wherever the queue is."""
+    """The note is shown wherever the queue is shown."""
     page = visitor.go("/queues").page
 
     page.locator("tr#queue-mail").get_by_text("Pause").first.click()
@@ -347,7 +353,7 @@ def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
 
 @acts("/limits/set", "/limits/reset")
 def test_the_numbers_of_a_limit_are_set_and_reset(visitor, stocked):
-    """On the page of its name, which says what they are now."""
+    """The page of the name has the form and shows the present settings."""
     page = visitor.go("/limits/key?key=tenant").page
 
     page.get_by_label("Running at the same time", exact=True).fill("3")
@@ -363,7 +369,7 @@ def test_the_numbers_of_a_limit_are_set_and_reset(visitor, stocked):
 
 @acts("/limits/set")
 def test_a_limit_is_set_in_its_row_by_enter(visitor, stocked):
-    """In the list, without opening the page of the limit."""
+    """The form is in the list, so the limit's page need not be opened."""
     stocked.limits.set("tenant", concurrent=3)
     page = visitor.go("/limits").page
 
@@ -376,7 +382,7 @@ def test_a_limit_is_set_in_its_row_by_enter(visitor, stocked):
 
 @acts("/limits/pause", "/limits/resume")
 def test_a_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
-    """The note is shown wherever the limit is."""
+    """The note is shown wherever the limit is shown."""
     page = visitor.go("/limits/key?key=tenant:7").page
 
     page.get_by_text("Pause tenant:7").click()
@@ -397,7 +403,7 @@ def test_a_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
 
 @acts("/queues/delete")
 def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
-    """An operation deletes what waits in it."""
+    """An operation deletes the waiting jobs."""
     page = visitor.go("/queues/mail").page
 
     page.get_by_label("Type the queue's name").fill("mail")
@@ -411,7 +417,7 @@ def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
 
 @acts("/recurring/trigger")
 def test_a_recurring_job_is_run_now(visitor, stocked):
-    """A job of it is enqueued, which the message leads to."""
+    """The action enqueues a job of the definition, and the message links to it."""
     visitor.go("/recurring/view?id=nightly").press("Run now").is_told("Enqueued a run of nightly.")
 
     assert 1 == len(stocked.recurring.runs("nightly"))
@@ -419,7 +425,7 @@ def test_a_recurring_job_is_run_now(visitor, stocked):
 
 @acts("/recurring/pause", "/recurring/resume")
 def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
-    """From the list."""
+    """The actions are in the list."""
     row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
 
     visitor.press("Pause", visitor.open_menu(row)).is_told("hand-made is paused")
@@ -431,7 +437,7 @@ def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
 
 @acts("/recurring/edit", "/recurring/reset")
 def test_a_recurring_job_is_edited_and_reset(visitor, stocked):
-    """The edit holds until it is given up for what the code says."""
+    """The edit applies until it is reset to the definition in the code."""
     page = visitor.go("/recurring/edit?id=nightly").page
 
     page.get_by_label("Schedule").fill("30 3 * * *")
@@ -450,7 +456,7 @@ def test_a_recurring_job_is_edited_and_reset(visitor, stocked):
 
 @acts("/recurring/create", "/recurring/remove")
 def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
-    """By a form whose mistakes are told beside the fields, with what was typed kept."""
+    """Errors are shown next to their fields, and the typed values are kept."""
     guard.allow("status of 400")
     page = visitor.go("/recurring").page
     page.locator("main").get_by_role("link", name="Create").first.click()
@@ -478,7 +484,7 @@ def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
 
 @acts("/tasks/run")
 def test_a_task_is_run_by_its_form(visitor, stocked, guard):
-    """What was typed becomes its arguments; what is wrong is told, and kept."""
+    """The typed values become arguments; an error is shown, and the values are kept."""
     guard.allow("status of 400")
     page = visitor.go("/tasks/view?name=shop.orders.add").page
     page.get_by_role("link", name="Run…").click()
@@ -497,13 +503,13 @@ def test_a_task_is_run_by_its_form(visitor, stocked, guard):
 
 
 def server_states(fire, name):
-    """What the server's sessions say of themselves."""
+    """Return the states that the sessions of the server report."""
     return {one.renewal.state for view in fire.servers.list() if view.name == name for one in view.sessions}
 
 
 @acts("/servers/tell")
 def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
-    """It hears it, and claims nothing until it is told to."""
+    """The server gets the order, and claims no jobs until it is resumed."""
     with stocked.server(name="web-9", workers=1):
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
         visitor.press("Make quiet", card).is_sure("claim no more jobs?", None).is_told(
@@ -517,7 +523,7 @@ def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
 
 @acts("/servers/tell")
 def test_a_server_is_stopped(visitor, stocked):
-    """When somebody is sure."""
+    """The action requires confirmation."""
     with stocked.server(name="web-9", workers=1) as server:
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
         visitor.press("Stop", card).is_sure("Stop web-9, the only server? No job runs", "Stop")
@@ -528,7 +534,7 @@ def test_a_server_is_stopped(visitor, stocked):
 
 @acts("/servers/end-process")
 def test_a_worker_process_with_a_job_that_does_not_stop_is_ended(visitor, stocked):
-    """From the page of the deleted job; the question names the other jobs of the process."""
+    """The action is on the page of the deleted job; the question names the other jobs of the process."""
     worker = Worker(stocked, timeout=3_600.0)
     job, other = (stocked.jobs.get(worker.claim().id) for _ in range(2))
     job.delete()
@@ -545,7 +551,7 @@ def test_a_worker_process_with_a_job_that_does_not_stop_is_ended(visitor, stocke
 
 @acts("/settings")
 def test_settings_are_kept_in_this_browser(visitor):
-    """Each of them changes pages, and stays."""
+    """Each setting changes pages and is kept."""
     page = visitor.go("/settings").page
 
     for choice in ("Dark", "Compact", "Absolute", "Off"):
@@ -609,7 +615,7 @@ def test_a_job_runs_again_from_a_step(visitor, stocked):
 
 @acts("/sign-out")
 def test_a_session_is_ended(visitor, guard):
-    """From the settings, which a phone shows as well."""
+    """The button is on the settings page, which is also available on a phone."""
     guard.allow("401")
     visitor.go("/settings").press("Sign out")
 
@@ -619,14 +625,14 @@ def test_a_session_is_ended(visitor, guard):
 
 @attrs.frozen
 class Approval:
-    """What a person decides."""
+    """An answer with two fields."""
 
     ok: bool
     amount: int
 
 
 def test_a_signal_is_answered_by_its_fields(stocked, served, open_page, guard):
-    """A wrong field has its error beside it and the others keep what was typed; then the job goes on."""
+    """An invalid field has its error next to it, and the others keep their values; then the job continues."""
     guard.allow("status of 400")
     stocked.signal("approval", Approval)
     batch = flows.new_batch(stocked, "orders")

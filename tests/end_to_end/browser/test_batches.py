@@ -1,4 +1,4 @@
-"""The page of a batch in a browser: labels of the flow in their boxes, tabs, and what a phone shows."""
+"""The page of a batch in a browser: labels inside the boxes of the flow, tabs, and narrow windows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.dashboard import flows
 from tests.end_to_end.browser.pages import overflow
 
 NAME = "recalculate_monthly_revenue_per_customer_region_and_currency"
-WIDEST = "W" * 60  # a batch may be called so
+WIDEST = "W" * 60  # a possible name of a batch
 WIDTHS = (390, 1280, 1440)
 
-# Labels of the flow that reach out of their box, and how many there are.
+# Returns the labels of the flow that extend beyond their boxes, and the numbers of boxes and labels.
 _OUTSIDE = """() => {
   const inside = (one, box) => one.left >= box.left - 0.5 && one.right <= box.right + 0.5
     && one.top >= box.top - 0.5 && one.bottom <= box.bottom + 0.5;
@@ -38,7 +38,7 @@ _OUTSIDE = """() => {
 
 @pytest.fixture
 def flow(serve):
-    """A dashboard with a flow of long names, two failures of its members, and a batch within it."""
+    """A dashboard with a flow of long names, two failed members, and an inner batch."""
     with closing(Firelock("memory://")) as fire:
         assert len(NAME) == 60
         batch = flows.new_batch(fire, "monthly report")
@@ -57,7 +57,7 @@ def flow(serve):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_labels_of_a_flow_stay_inside_their_boxes(flow, open_page, width):
-    """With names of 60 characters, and with a count next to them; the page does not scroll sideways."""
+    """Names of 60 characters, also next to a count, do not make the page scroll sideways."""
     served, address = flow
     page = open_page(served)
     page.set_viewport_size({"width": width, "height": 900})
@@ -72,7 +72,7 @@ def test_labels_of_a_flow_stay_inside_their_boxes(flow, open_page, width):
 
 
 def test_labels_stay_inside_their_boxes_when_the_page_is_refreshed(flow, open_page):
-    """The part that comes later is read as the page is."""
+    """The refreshed region is laid out like the first one."""
     served, address = flow
     page = open_page(served, address)
     node = page.locator("svg.flow a", has_text="recalculate_monthly").filter(visible=True).first
@@ -86,7 +86,7 @@ def test_labels_stay_inside_their_boxes_when_the_page_is_refreshed(flow, open_pa
 
 
 def test_tabs_change_the_members_and_stay_when_the_page_is_refreshed(flow, open_page):
-    """Failed members come first; a chosen tab is the address, so that a refresh keeps it."""
+    """Failed members come first; the selected tab is part of the URL, so a refresh keeps it."""
     served, address = flow
     page = open_page(served, address)
     rows = page.locator("tr[id^=member-]")
@@ -104,7 +104,7 @@ def test_tabs_change_the_members_and_stay_when_the_page_is_refreshed(flow, open_
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_tabs_and_causes_fit(flow, open_page, width):
-    """Every tab can be reached, and the list of a cause is one click away."""
+    """Every tab is reachable, and the members with an error are one click away."""
     served, address = flow
     page = open_page(served)
     page.set_viewport_size({"width": width, "height": 900})

@@ -1,4 +1,4 @@
-"""Everything by keys: the palette, single keys, dialogs, and settings that switch them off."""
+"""Keyboard control: the palette, single keys, dialogs, and the setting that disables single keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from firelock import State
 
 @pytest.fixture
 def page(served, open_page):
-    """The failed jobs."""
+    """The list of failed jobs."""
     page = open_page(served, "/jobs?state=failed")
     expect(page.locator("tbody tr[id]")).to_have_count(3)
     return page
@@ -20,7 +20,7 @@ def page(served, open_page):
 
 
 def test_the_palette_goes_anywhere(page):
-    """Ctrl K, some letters, Enter."""
+    """Ctrl K, some letters and Enter open any section."""
     page.keyboard.press("Control+k")
     expect(page.locator("#palette")).to_be_visible()
     expect(page.locator("#palette-input")).to_be_focused()
@@ -33,7 +33,7 @@ def test_the_palette_goes_anywhere(page):
 
 
 def test_the_palette_is_walked_with_arrows(page):
-    """Down and up, around its ends; what is chosen is told to who listens to the page."""
+    """The arrow keys move down and up, and wrap around. Screen readers announce the selected option."""
     page.keyboard.press("Control+k")
     field = page.locator("#palette-input")
     first = field.get_attribute("aria-activedescendant")
@@ -50,7 +50,7 @@ def test_the_palette_is_walked_with_arrows(page):
 
 
 def test_the_palette_opens_a_job_by_its_id(page, stocked):
-    """An id that was pasted."""
+    """The id may be pasted."""
     job = next(iter(stocked.jobs.find(state=State.FAILED, limit=1)))
 
     page.keyboard.press("Control+k")
@@ -61,7 +61,7 @@ def test_the_palette_opens_a_job_by_its_id(page, stocked):
 
 
 def test_the_palette_searches_for_what_nothing_is_called(page):
-    """The jobs, for that text."""
+    """Without a matching name, the palette searches the jobs for the text."""
     page.keyboard.press("Control+k")
     page.keyboard.insert_text("the bank said no")
     page.keyboard.press("Enter")
@@ -72,7 +72,7 @@ def test_the_palette_searches_for_what_nothing_is_called(page):
 
 @pytest.mark.parametrize("opener", ["Control+k", "?"])
 def test_a_dialog_keeps_the_focus_and_gives_it_back(page, opener):
-    """Tab stays within; Escape closes it, and the focus is where it was."""
+    """Tab stays in the dialog; Escape closes it and returns the focus."""
     link = page.locator("tbody tr[id] a").first
     link.focus()
     page.keyboard.press(opener)
@@ -98,7 +98,7 @@ def test_a_dialog_keeps_the_focus_and_gives_it_back(page, opener):
     ],
 )  # fmt: skip
 def test_g_and_a_letter_go_to_a_section(page, served, key, path):
-    """As the sheet of shortcuts says."""
+    """The sheet of shortcuts lists these keys."""
     page.keyboard.press("g")
     page.keyboard.press(key)
 
@@ -106,7 +106,7 @@ def test_g_and_a_letter_go_to_a_section(page, served, key, path):
 
 
 def test_rows_are_walked_selected_and_opened(page):
-    """j and k move, x selects, Shift x selects up to it, Enter opens."""
+    """j and k move, x selects, Shift x selects a range, and Enter opens."""
     rows = page.locator("tbody tr[id]")
     page.keyboard.press("j")
     expect(rows.nth(0)).to_have_class("is-current")
@@ -132,7 +132,7 @@ def test_rows_are_walked_selected_and_opened(page):
     ],
 )
 def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
-    """Where nothing is selected; a delete when somebody is sure."""
+    """The key acts on the current row if no job is selected; a delete requires confirmation."""
     page.keyboard.press("j")
     job = page.locator("tr.is-current").get_attribute("id").removeprefix("job-")
 
@@ -147,7 +147,7 @@ def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
 
 @pytest.mark.parametrize("key", ["Enter", " "])
 def test_a_menu_is_opened_and_closed_by_keys(page, key):
-    """Enter and space open it, Tab goes into it, Escape closes it and gives the focus back."""
+    """Enter and Space open it, Tab moves into it, and Escape closes it and returns the focus."""
     opener = page.locator("tbody a[data-menu]").first
     menu = page.locator("tbody .menu > .list").first
     expect(opener).to_have_attribute("aria-expanded", "false")
@@ -165,7 +165,7 @@ def test_a_menu_is_opened_and_closed_by_keys(page, key):
 
 
 def test_a_number_sign_deletes_what_is_selected(page, stocked):
-    """When somebody is sure."""
+    """The delete requires confirmation."""
     for _ in range(2):
         page.keyboard.press("j")
         page.keyboard.press("x")
@@ -179,7 +179,7 @@ def test_a_number_sign_deletes_what_is_selected(page, stocked):
 
 
 def test_the_filter_the_sheet_the_theme_and_the_pause_have_keys(page):
-    """/ ? t p."""
+    """The keys are /, ?, t and p."""
     page.keyboard.press("/")
     expect(page.locator("#filter")).to_be_focused()
     page.locator("h1").click()
@@ -195,7 +195,7 @@ def test_the_filter_the_sheet_the_theme_and_the_pause_have_keys(page):
 
 
 def test_keys_are_letters_where_somebody_types(page):
-    """In a field they write."""
+    """Keys that are pressed in a field are typed into it."""
     page.locator("#filter").click()
 
     page.keyboard.type("jet?#")
@@ -205,7 +205,7 @@ def test_keys_are_letters_where_somebody_types(page):
 
 
 def test_single_keys_can_be_switched_off(page):
-    """Then only Ctrl K is left."""
+    """Ctrl K still works."""
     page.goto("/settings")
     page.get_by_role("radio", name="Off").check()
     page.get_by_role("button", name="Save settings").click()
@@ -223,7 +223,7 @@ def test_single_keys_can_be_switched_off(page):
 
 
 def test_the_first_tab_leads_past_the_sections(page):
-    """To the content."""
+    """The first Tab focuses a link that skips to the content."""
     page.keyboard.press("Tab")
     expect(page.locator("a.skip")).to_be_focused()
     expect(page.locator("a.skip")).to_be_in_viewport()
@@ -234,7 +234,7 @@ def test_the_first_tab_leads_past_the_sections(page):
 
 
 def test_suggestions_are_walked_and_taken(page):
-    """What a filter can say is shown while one types."""
+    """Suggestions for the filter are shown while the visitor types."""
     page.locator("#filter").click()
     page.keyboard.type("state:sch")
     options = page.locator("#suggestions [role=option]")

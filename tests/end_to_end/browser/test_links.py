@@ -1,4 +1,4 @@
-"""The page that asks for a link, as a browser sees it: the token is in no request but the form's."""
+"""The page that requires a link, in a browser: only the request of its form contains the token."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.dashboard import flows
 
 @pytest.fixture
 def stranger(served, open_context):
-    """A page of somebody who has not come in."""
+    """A page of a visitor without a session."""
     context = open_context(served, is_in=False)
     return context.new_page()
 
 
 def test_a_link_leads_to_a_button_and_in(served, stranger, guard):
-    """Whoever presses it is in; the address bar and the requests before it hold no token."""
+    """Pressing the button admits the visitor; the address bar and the earlier requests contain no token."""
     guard.allow("401")
     link = served.dashboard.link(served.origin)
     token = link.rpartition("#")[2]
@@ -37,7 +37,7 @@ def test_a_link_leads_to_a_button_and_in(served, stranger, guard):
 
 
 def test_the_link_of_a_command_goes_in_by_itself(served, stranger, guard):
-    """`firelock dashboard --open` just opens: nobody but that browser was given its link."""
+    """The link of `firelock dashboard --open` needs no click, because only that browser receives it."""
     guard.allow("401")
 
     stranger.goto(served.dashboard.links.make(served.origin, opens=True))
@@ -47,7 +47,7 @@ def test_the_link_of_a_command_goes_in_by_itself(served, stranger, guard):
 
 
 def test_who_asked_for_a_page_comes_to_it(served, stranger, guard):
-    """The link is pasted where the page was asked for."""
+    """The visitor pastes the link into the page that replaced the requested one."""
     guard.allow("401")
 
     stranger.goto("/queues")
@@ -60,7 +60,7 @@ def test_who_asked_for_a_page_comes_to_it(served, stranger, guard):
 
 @pytest.mark.parametrize("width", [1_280, 390])
 def test_the_button_keeps_its_distance(stranger, guard, width):
-    """From the field beside or above it."""
+    """The field is next to the button or above it."""
     guard.allow("401")
     stranger.set_viewport_size({"width": width, "height": 800})
 
@@ -98,7 +98,7 @@ def token_of(link):
 
 
 def test_an_approval_link_shows_its_question_and_no_request_holds_its_token(served, stranger, link, asking):
-    """Neither its address, nor its Referer, nor the history of the browser: only the form does."""
+    """Neither URLs, nor Referer headers, nor the browser's history contain the token, only the form."""
     requested = []
     stranger.on("request", lambda request: requested.append((request.url, request.headers.get("referer"))))
 
@@ -128,7 +128,7 @@ def test_an_approval_link_can_be_pasted_without_javascript(served, open_context,
 
 
 def test_a_link_of_before_is_in_no_referer(served, stranger, link):
-    """Its address holds the token; what its page loads and its form say does not."""
+    """The URL contains the token, but the requests of its page and form do not."""
     referers = []
     stranger.on("request", lambda request: referers.append(request.headers.get("referer")))
 
@@ -150,7 +150,7 @@ def test_an_incomplete_approval_link_asks_for_the_whole_one(stranger, address):
 
 
 def test_a_visitor_signs_out(served, open_page, guard):
-    """By the button in the bar; then no page opens without another link."""
+    """After the visitor presses the button in the bar, no page opens without another link."""
     guard.allow("401")
     page = open_page(served, "/queues")
 

@@ -1,4 +1,4 @@
-"""Pages that keep themselves current: without a reload, without taking anything from under the reader."""
+"""Live pages: they update without a reload, and without disturbing the visitor."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ REGION = "#region-rows"
 
 @pytest.fixture
 def page(served, open_page):
-    """The page of queues, live."""
+    """The page of queues, with live updates."""
     page = open_page(served, "/queues")
     expect(page.locator("[data-live-chip]")).to_have_text("Live")
     return page
 
 
 def expect_waiting(page, number):
-    """The page of queues shows so many jobs that wait in mail."""
+    """Assert that the page of queues shows this number of waiting jobs in mail."""
     expect(page.locator("tr#queue-mail td.number").first).to_have_text(str(number))
 
 
 @pytest.fixture
 def mail(tasks):
-    """Return a function that enqueues so many jobs in mail."""
+    """Return a function that enqueues this number of jobs in mail."""
     return lambda number=1: tasks.send.enqueue_many([("a@example.com",)] * number)
 
 
 def mark(page):
-    """Set a mark that a reload would lose."""
+    """Set a mark that a reload would remove."""
     page.evaluate("() => { window.isSamePage = true; }")
 
 
 def await_looks(page, seconds=3):
-    """The page had time to ask a few times: what it left alone by then, it leaves alone."""
+    """Wait until the page has had time for several requests, so that it would have made any change."""
     began = page.evaluate("() => performance.now()")
     page.wait_for_function(
         "([began, most]) => performance.now() - began > most", arg=[began, seconds * 1_000]
@@ -50,7 +50,7 @@ def await_looks(page, seconds=3):
 
 
 def seconds_of(page):
-    """How long the page has been there."""
+    """Return for how many seconds the page has been open."""
     return page.evaluate("() => performance.now()") / 1_000
 
 
@@ -58,11 +58,11 @@ def is_same(page):
     return page.evaluate("() => window.isSamePage === true")
 
 
-# ---- what changes ----------------------------------------------------------------------------------------
+# ---- changes ---------------------------------------------------------------------------------------------
 
 
 def test_a_number_changes_without_a_reload(page, mail):
-    """As soon as jobs are enqueued, by whomever."""
+    """The number changes as soon as any client enqueues jobs."""
     mark(page)
     expect_waiting(page, 5)
 
@@ -74,7 +74,7 @@ def test_a_number_changes_without_a_reload(page, mail):
 
 
 def test_numbers_change_without_a_stream(stocked, mail, serve, open_page):
-    """Where a stream is not to be had the page asks now and then."""
+    """Without a stream, the page polls."""
     page = open_page(serve(stocked, without_stream=True), "/queues")
     expect_waiting(page, 5)
 
@@ -84,7 +84,7 @@ def test_numbers_change_without_a_stream(stocked, mail, serve, open_page):
 
 
 def test_a_running_job_tells_how_far_it_is(stocked, tasks, served, open_page):
-    """Its state, progress and log come by themselves, and its end."""
+    """The job's state, progress and log are updated, and finally its end."""
     job = tasks.work.using(queue="now").enqueue(4)
     page = open_page(served, f"/jobs/{job.id}")
     badge = page.locator("#region-head .badge")
@@ -99,7 +99,7 @@ def test_a_running_job_tells_how_far_it_is(stocked, tasks, served, open_page):
 
 
 def test_what_had_nothing_to_say_is_heard_when_it_has(tmp_path, serve, open_page):
-    """A place that takes no room while nothing is wrong shows what goes wrong."""
+    """A region that is hidden while there are no problems shows a new problem."""
     fire, tasks = seeds.small(f"sqlite:///{tmp_path / 'quiet.db'}")
     with closing(fire):
         fire.storage.migrate()
@@ -116,7 +116,7 @@ def test_what_had_nothing_to_say_is_heard_when_it_has(tmp_path, serve, open_page
 
         expect(overview.locator("#region-health")).to_contain_text("no server is alive")
         expect(page.locator("#region-now")).to_contain_text("the provider is down")
-        for opened in (overview, page):  # before the app is: they go on asking it
+        for opened in (overview, page):  # before the app closes, because they still send requests
             opened.close()
 
 
@@ -132,7 +132,7 @@ def test_a_chart_goes_on_by_itself(stocked, tasks, served, open_page):
         )
 
 
-# ---- what is left alone ----------------------------------------------------------------------------------
+# ---- regions in use --------------------------------------------------------------------------------------
 
 
 TYPING = """() => {
@@ -156,12 +156,12 @@ TYPING = """() => {
     ids=["typing", "selecting text"],
 )
 def test_a_region_is_left_alone_while_somebody_is_at_it(page, mail, begin, is_so, end):
-    """So that what is typed stays and text can be copied; it catches up afterwards."""
+    """Typed text is kept and text can be copied; the region is updated afterwards."""
     page.evaluate(begin)
 
     mail()
 
-    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")  # another region did move
+    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")  # another region changed
     expect_waiting(page, 5)
     assert page.evaluate(is_so)
     page.evaluate(end)
@@ -169,7 +169,7 @@ def test_a_region_is_left_alone_while_somebody_is_at_it(page, mail, begin, is_so
 
 
 def test_an_open_dialog_is_not_taken_away(page, mail):
-    """What was typed in it stays, and the numbers behind it move when it is closed."""
+    """Typed text is kept, and the numbers behind the dialog are updated when it is closed."""
     page.locator("tr#queue-mail [data-open]").click()
     note = page.locator("#note-mail")
     note.fill("half a")
@@ -185,7 +185,7 @@ def test_an_open_dialog_is_not_taken_away(page, mail):
 
 
 def test_the_focus_survives_a_swap(page, mail):
-    """What had the focus has it still: the same link, by its row's id."""
+    """The same link, found by the id of its row, keeps the focus."""
     page.locator("tr#queue-mail a").first.focus()
     mail()
 
@@ -195,7 +195,10 @@ def test_the_focus_survives_a_swap(page, mail):
 
 
 def test_new_jobs_wait_behind_a_pill(served, mail, open_page):
-    """Rows do not move under the pointer: how many are new is said, and they come when they are asked for."""
+    """Rows do not move under the pointer.
+
+    A button shows the number of new jobs, and inserts them when it is pressed.
+    """
     page = open_page(served, "/jobs?state=enqueued")
     rows = page.locator("tbody tr[id]")
     expect(rows).to_have_count(5)
@@ -212,7 +215,7 @@ def test_new_jobs_wait_behind_a_pill(served, mail, open_page):
 
 
 def test_a_job_that_moved_on_turns_grey(stocked, served, open_page):
-    """It stays where it was until the list is opened anew."""
+    """The row stays in its place until the list is opened again."""
     page = open_page(served, "/jobs?state=enqueued")
     job = next(iter(stocked.jobs.find(state=State.ENQUEUED, limit=1)))
     row = page.locator(f"tr#job-{job.id}")
@@ -227,23 +230,24 @@ def test_a_job_that_moved_on_turns_grey(stocked, served, open_page):
 
 
 class HeldClaim:
-    """Menus that are asked for and not answered until `let_go`."""
+    """Requests for menus that get no response until `let_go`."""
 
     def __init__(self, page):
         self._page = page
         self._routes = []
-        page.route("**/jobs/*?part=menu", lambda route: self._routes.append(route))  # noqa: PLW0108 - it is marked
+        # a lambda, because Playwright sets an attribute on the handler
+        page.route("**/jobs/*?part=menu", lambda route: self._routes.append(route))  # noqa: PLW0108
 
     def await_asked(self, times=1):
-        """So many are asked for."""
+        """Wait until this number of menus has been requested."""
         for _ in range(10_000):
             if len(self._routes) >= times:
                 return
-            self._page.evaluate("() => 0")  # meanwhile routes come in
+            self._page.evaluate("() => 0")  # routes are handled meanwhile
         raise AssertionError(f"{len(self._routes)} menus were asked for, not {times}")
 
     def let_go(self, number=0, **answer):
-        """One of them is answered: by the dashboard, or as said; the page has its answer."""
+        """Let the dashboard respond to one request, or respond as given; the page gets the response."""
         address = self._routes[number].request.url
         with self._page.expect_request_finished(lambda request: request.url == address):
             if answer:
@@ -254,7 +258,7 @@ class HeldClaim:
 
 
 def test_a_row_that_moves_keeps_its_menu_open(stocked, served, open_page):
-    """What is open stays where it is, and can be pressed, while the rows around it are refreshed."""
+    """An open menu stays in its place and works while the rows around it are refreshed."""
     page = open_page(served, "/jobs?state=failed")
     job = next(iter(stocked.jobs.find(state=State.FAILED, limit=1)))
     row = page.locator(f"tr#job-{job.id}")
@@ -274,7 +278,7 @@ def test_a_row_that_moves_keeps_its_menu_open(stocked, served, open_page):
 
 @pytest.mark.parametrize("answer", [{}, {"status": 500, "body": "no"}], ids=["menu", "error"])
 def test_a_menu_that_was_closed_stays_closed(served, open_page, guard, answer):
-    """Its answer, or an error, comes too late and changes nothing."""
+    """The late response, or an error, changes nothing."""
     guard.allow("status of 500")
     page = open_page(served, "/jobs?state=failed")
     held, opener = HeldClaim(page), page.locator("tbody a[data-menu]").first
@@ -289,7 +293,7 @@ def test_a_menu_that_was_closed_stays_closed(served, open_page, guard, answer):
 
 
 def test_of_two_menus_the_last_is_open(served, open_page):
-    """The answer for the first comes after it was left for the other."""
+    """The response for the first menu arrives after the second one was opened."""
     page = open_page(served, "/jobs?state=failed")
     held, openers = HeldClaim(page), page.locator("tbody a[data-menu]")
 
@@ -305,7 +309,7 @@ def test_of_two_menus_the_last_is_open(served, open_page):
 
 
 def test_a_menu_of_what_is_gone_says_so(stocked, served, open_page, guard):
-    """The error is told in a toast, and the menu is closed."""
+    """A toast shows the error, and the menu is closed."""
     guard.allow("status of 404")
     page = open_page(served, "/jobs?state=failed")
     opener = page.locator("tbody a[data-menu]").first
@@ -320,7 +324,7 @@ def test_a_menu_of_what_is_gone_says_so(stocked, served, open_page, guard):
 
 
 def test_a_menu_says_that_nobody_answers(served, open_page, guard):
-    """In a toast."""
+    """A toast shows the error."""
     guard.allow("Failed to load resource")
     page = open_page(served, "/jobs?state=failed")
     page.route("**/jobs/*?part=menu", lambda route: route.abort())
@@ -338,7 +342,7 @@ _WHOLE_MENU = """(list) => [...list.querySelectorAll("a, button")].map((one) => 
 
 @pytest.mark.parametrize("address", ["/recurring", "/jobs?state=failed", "/jobs?state=scheduled"])
 def test_the_menu_of_every_row_is_whole(served, open_page, address):
-    """Also of the last row: its table, which is scrolled, does not cut it off."""
+    """The scrolling table does not cut off any menu, not even that of its last row."""
     page = open_page(served, address)
     openers = page.locator("tbody a[data-menu]")
     assert openers.count() >= 2
@@ -355,7 +359,7 @@ def test_the_menu_of_every_row_is_whole(served, open_page, address):
 
 @pytest.mark.parametrize(("address", "region"), [("/", "#region-figures"), ("/servers", "#region-servers")])
 def test_what_is_unfolded_stays_so(stocked, served, open_page, address, region):
-    """While its region is asked for again."""
+    """An open `details` element stays open while its region is refreshed."""
     with stocked.server(queues=["nothing"], workers=1):
         eventually(lambda: bool(stocked.servers.list()))
         page = open_page(served, address)
@@ -380,7 +384,7 @@ def test_what_is_unfolded_stays_so(stocked, served, open_page, address, region):
 
 
 def test_the_chip_pauses_and_goes_on(page, mail):
-    """Paused, the page stays as it is; resumed, it catches up."""
+    """While paused, the page does not change; after resuming, it is updated."""
     chip = page.locator("[data-live-chip]")
     chip.click()
     expect(chip).to_have_text("Paused")
@@ -395,7 +399,7 @@ def test_the_chip_pauses_and_goes_on(page, mail):
 
 
 def test_the_chip_says_that_nobody_answers(page, served, mail, guard):
-    """And the page goes on by itself as soon as somebody does."""
+    """The page continues by itself as soon as a server responds again."""
     guard.allow("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
     mark(page)
     chip = page.locator("[data-live-chip]")
@@ -421,7 +425,7 @@ _SHOWN = """() => {
 
 
 def test_overview_shows_one_reading_while_jobs_come(served, mail, open_page):
-    """Navigation, tiles and tables are swapped together, also those that are scrolled out of view."""
+    """Navigation, tiles and tables are replaced together, even those outside the visible part."""
     page = open_page(served, "/")
     page.wait_for_function("() => firelock.isStreaming()")
     page.evaluate(f"""() => {{
@@ -468,7 +472,7 @@ def test_no_bar_of_a_chart_is_above_its_top_label(served, open_page, most, label
 
 
 def test_facts_of_a_job_change_with_its_state(stocked, served, open_page):
-    """Also while they are scrolled out of view, as below the cards on a phone."""
+    """Even facts outside the visible part are updated, as below the cards on a phone."""
     flows.add(stocked, flows.new_batch(stocked), queue="flows")
     (job,) = flows.claim(stocked, queues=["flows"])
     page = open_page(served, f"/jobs/{job.id}")
@@ -483,7 +487,7 @@ def test_facts_of_a_job_change_with_its_state(stocked, served, open_page):
 
 
 def test_the_button_of_the_theme_shows_the_other_one(served, open_page):
-    """A moon leads to dark, a sun to light."""
+    """A moon switches to dark, and a sun to light."""
     page = open_page(served, "/queues")
     page.emulate_media(color_scheme="light")
     button = page.locator("[data-theme-switch] button")
@@ -497,18 +501,18 @@ def test_the_button_of_the_theme_shows_the_other_one(served, open_page):
 
 
 def test_storage_time_of_the_footer_goes_on(page):
-    """It is the storage's present time, not that of the last reload."""
+    """The footer shows the storage's present time, not that of the last reload."""
     clock = page.locator("time[data-clock]")
     before = clock.text_content()
 
     expect(clock).not_to_have_text(before)
 
 
-# ---- what it costs ---------------------------------------------------------------------------------------
+# ---- costs -----------------------------------------------------------------------------------------------
 
 
 def test_a_tab_asks_at_most_twice_a_second(stocked, tasks, served, open_page):
-    """Whichever page it shows, while everything moves; a stream is one request."""
+    """Every page keeps this limit while everything changes; a stream counts as one request."""
     job = tasks.work.using(queue="now").enqueue(4)
     asked, pages = {}, {}
     with stocked.server(queues=["now", "mail"], workers=2):
@@ -534,7 +538,7 @@ def test_a_tab_asks_at_most_twice_a_second(stocked, tasks, served, open_page):
 
 
 def test_a_hidden_tab_asks_nothing(page, mail, served):
-    """It catches up when it is looked at again."""
+    """The page is updated when the tab is visible again."""
     hide = """(is) => {
       Object.defineProperty(document, "hidden", { get: () => is, configurable: true });
       document.dispatchEvent(new Event("visibilitychange"));
@@ -552,7 +556,7 @@ def test_a_hidden_tab_asks_nothing(page, mail, served):
 
 
 def test_the_windows_of_a_browser_share_one_stream(served, stocked, open_context):
-    """One listens for all of them; when it goes, another takes its turn."""
+    """One window listens for all windows; when it closes, another one takes over."""
     context = open_context(served)
     first, second, third = (context.new_page() for _ in range(3))
     for page in (first, second, third):
@@ -574,7 +578,7 @@ def test_the_windows_of_a_browser_share_one_stream(served, stocked, open_context
 
 
 def test_where_there_are_no_locks_each_window_listens(served, open_context):
-    """Outside of a secure context a browser has none; then all is as with one window."""
+    """Browsers provide locks only in a secure context; without them, each window works on its own."""
     context = open_context(served)
     context.add_init_script("Object.defineProperty(Navigator.prototype, 'locks', { value: undefined })")
     pages = [context.new_page() for _ in range(2)]
@@ -586,7 +590,7 @@ def test_where_there_are_no_locks_each_window_listens(served, open_context):
 
 
 def test_a_stream_is_followed(stocked, served, open_page):
-    """A panel appears when the job first emits, and what comes later is appended, as text."""
+    """The panel appears with the first output of the job, and later output is appended as text."""
     stocked.queues.resume("reports")
     stocked.tasks_of_test.work.enqueue(1)
     (job,) = flows.claim(stocked, queues=["reports"])
@@ -620,7 +624,7 @@ _FAILED = """() => {
 
 
 def test_rows_footer_and_navigation_agree_after_an_action(stocked, served, open_page):
-    """They are asked for one by one; when the operation is done, all of them say so."""
+    """Rows, footer and navigation are requested separately, but all of them show the operation's end."""
     broken = stocked.task(name="shop.stock.count", retry=Retry.never())(lambda: {}["shelf"])
     broken.enqueue_many([()] * 2)
     with stocked.server(queues=["default"], workers=2):

@@ -1,4 +1,4 @@
-"""Names of 60 characters, as people give them: no page scrolls sideways, no text is cut without a sign."""
+"""Realistic names of 60 characters: no page scrolls sideways, and truncated texts show that they are."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.end_to_end.browser.serving import Served
 
 WIDTHS = {"phone": 390, "laptop": 1280, "desktop": 1440}
 
-# Tables that are wider than their place: what does not fit is only seen by scrolling sideways.
+# Returns tables that are wider than their container, so that a part is only visible after scrolling sideways.
 _SIDEWAYS = """() => [...document.querySelectorAll("main .scroll")]
   .filter((place) => place.offsetParent && place.scrollWidth > place.clientWidth + 1)
   .map((place) => [place.getAttribute("aria-label"), place.scrollWidth, ">", place.clientWidth].join(" "))"""
 
-# Texts that are cut off by their place, and neither end in an ellipsis nor can be scrolled.
+# Returns texts that their container cuts off without an ellipsis and without scrolling.
 _CUT = """() => [...document.querySelectorAll("main *, nav *")]
   .filter((one) => one.checkVisibility() && one.childElementCount === 0 && one.textContent.trim())
   .flatMap((one) => {
@@ -42,7 +42,7 @@ _CUT = """() => [...document.querySelectorAll("main *, nav *")]
     return [];
   })"""
 
-# Texts that end in an ellipsis, and do not tell the rest when they are pointed at.
+# Returns texts that end in an ellipsis and do not show the rest on hover.
 _UNTOLD = """() => [...document.querySelectorAll("main *")]
   .filter((one) => one.checkVisibility() && getComputedStyle(one).textOverflow === "ellipsis")
   .filter((one) => one.scrollWidth > one.clientWidth + 1 && one.textContent.trim())
@@ -54,7 +54,7 @@ _UNTOLD = """() => [...document.querySelectorAll("main *")]
 
 
 def named(text):
-    """A name of 60 characters that begins so and has places where a browser may break it."""
+    """Return a name of 60 characters with this beginning, with positions where a browser may break it."""
     return f"{text}-of-the-warehouse-in-northern-scandinavia-and-its-neighbours"[:60]
 
 
@@ -65,7 +65,7 @@ QUEUE, PAUSED, TAG, KEY, BATCH = map(named, ("replenish", "reports", "customer",
 
 @pytest.fixture(scope="module")
 def long_names(tmp_path_factory):
-    """A dashboard of an app in which everything has a long name."""
+    """A dashboard of an app in which all names are long."""
     assert {60} == set(map(len, (TASK, FAILING, QUEUE, PAUSED, TAG, KEY, BATCH)))
     path = tmp_path_factory.mktemp("long") / "jobs.db"
     with closing(Firelock(f"sqlite:///{path}")) as fire:
@@ -79,7 +79,7 @@ def _fill(fire):
     fire.storage.migrate()
 
     class CustomerHasNoAddressInTheCountryOfTheInvoiceRecipientError(Exception):
-        """Its name has 60 characters."""
+        """An exception whose name has 60 characters."""
 
     @fire.task(name=TASK, queue=QUEUE, tags=[TAG], limits=[Limit(KEY, concurrent=1)])
     def calculate(warehouse: str, day: str) -> str:
@@ -118,7 +118,7 @@ def _fill(fire):
 
 
 def pages_of(fire):
-    """Each page that shows names."""
+    """Return the addresses of the pages that show names."""
     jobs = {job.task: job.id for job in fire.jobs.iterate()}
     cause = fire.jobs.failure_groups(1)[0].fingerprint
     batch = fire.batches.list().batches[0].id
@@ -134,7 +134,7 @@ def pages_of(fire):
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_long_names_fit(long_names, open_context, width):
-    """On every page: nothing is scrolled sideways, and what is cut says so and tells the rest."""
+    """No page scrolls sideways; truncated texts have an ellipsis and show the rest on hover."""
     page = open_context(long_names).new_page()
     page.set_viewport_size({"width": width, "height": 900})
     found = []

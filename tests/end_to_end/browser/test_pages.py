@@ -1,4 +1,4 @@
-"""Every page of the dashboard's table, as a visitor sees it: light, dark, wide and narrow."""
+"""Every page of the dashboard's table, in light, dark, wide and narrow form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from firelock_dashboard.app import TABLE
 from tests.end_to_end.browser.addresses import addresses, page_routes
 from tests.end_to_end.browser.pages import LANDMARKS, NARROW, WIDE, ask_axe, brightness, overflow
 
-PAGES = [*page_routes(TABLE), "/x/{name}"]  # a page of a plugin has a route of its own
+PAGES = [*page_routes(TABLE), "/x/{name}"]  # pages of plugins have their own route
 
 
 @pytest.fixture(scope="package")
@@ -20,13 +20,13 @@ def places(shop):
 
 
 def test_every_page_has_an_address_here(places):
-    """A page that joins the table is walked, or says that it is none."""
+    """A new page is tested, or is declared not to be a page."""
     assert sorted(PAGES) == sorted(places)
 
 
 @pytest.mark.parametrize("route", PAGES)
 def test_a_page_is_whole(shop, places, open_context, route):
-    """It has one h1, a title and its landmarks, and fits: wide and narrow, in light and in dark."""
+    """The page has one h1, a title and landmarks, and fits wide and narrow windows, in light and in dark."""
     page = open_context(shop, color_scheme="light").new_page()
 
     for address in places[route]:
@@ -49,7 +49,10 @@ def test_a_page_is_whole(shop, places, open_context, route):
 
 
 def test_a_page_never_waits_for_its_graph_to_fit(shop, open_page):
-    """A graph follows its place a moment later: until then it is cut off, and nothing scrolls sideways."""
+    """A chart adapts to its container a moment later.
+
+    Until then, it is cut off instead of widening the page.
+    """
     page = open_page(shop)
     page.add_init_script("window.ResizeObserver = class { observe() {} disconnect() {} };")
     page.set_viewport_size(WIDE)
@@ -69,7 +72,7 @@ def test_a_page_never_waits_for_its_graph_to_fit(shop, open_page):
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_said(shop, guard, open_page, address):
-    """A page that is not there, or asked for wrongly, is a whole page too, with its h1, which leads back."""
+    """An unknown page or an invalid request also results in a whole page, with an h1 and a link back."""
     guard.allow("status of 40")
 
     page = open_page(shop, address)
@@ -81,7 +84,7 @@ def test_what_is_not_there_is_said(shop, guard, open_page, address):
 
 @pytest.mark.parametrize("route", PAGES)
 def test_axe_finds_nothing_serious(shop, places, open_context, route):
-    """Nor critical: in light by every rule, in dark by those of colours, and narrow again by every rule."""
+    """Nothing critical is found either: with all rules in light and narrow, and with colour rules in dark."""
     context = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light")
     page = context.new_page()
     found = []
@@ -102,7 +105,7 @@ def test_axe_finds_nothing_serious(shop, places, open_context, route):
 
 @pytest.mark.parametrize("address", ["/jobs?state=failed", "/recurring"])
 def test_axe_finds_nothing_in_an_open_menu(shop, open_context, address):
-    """That of a row, wide and narrow; and it does not make the page wider."""
+    """The menu of a row is checked wide and narrow, and it does not widen the page."""
     page = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light").new_page()
     page.goto(address)
 
@@ -123,7 +126,7 @@ _VALUES = re.compile(r"=[^&]*|[0-9a-f-]{36}|(?<=/)[0-9a-f]{16,}")
 
 
 def test_every_link_leads_to_a_page(shop, places, open_context):
-    """One of each kind: what a page names is there, and takes the fields that its link has."""
+    """One link of each kind is followed: its page exists and accepts the link's query."""
     page = open_context(shop).new_page()
     tried, lost = set(), []
 
@@ -142,13 +145,13 @@ def test_every_link_leads_to_a_page(shop, places, open_context):
     assert len(tried) > 50
 
 
-# ---- on a phone ------------------------------------------------------------------------------------------
+# ---- phones ----------------------------------------------------------------------------------------------
 
-# Not by clicks: one on a fold that is open would close what lies in it.
+# Opens `details` elements without clicks, because a click on an open one would close what is in it.
 _OPEN_ALL = """() => document.querySelectorAll("main details:not(.menu)")
   .forEach((fold) => { fold.open = true; })"""
 
-# Cells, but for those that say nothing, that lie outside of the window's width.
+# Returns the cells with text that are outside the width of the window.
 _OUT_OF_SIGHT = """() => [...document.querySelectorAll("main table.stacked > tbody > tr > *")]
   .filter((cell) => cell.offsetParent && cell.innerText.trim())
   .filter((cell) => {
@@ -160,7 +163,7 @@ _OUT_OF_SIGHT = """() => [...document.querySelectorAll("main table.stacked > tbo
 
 @pytest.mark.parametrize("route", PAGES)
 def test_a_row_is_in_sight_on_a_phone(shop, places, open_context, route):
-    """Its figures and its buttons, without scrolling sideways; each figure has its name beside it."""
+    """A row's figures and buttons are visible without scrolling sideways, and each figure has its label."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
 
@@ -171,7 +174,7 @@ def test_a_row_is_in_sight_on_a_phone(shop, places, open_context, route):
 
 
 def test_a_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
-    """What the table's head says elsewhere stands beside each figure."""
+    """The labels that are in the head of the table on wider screens are next to the figures."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
     page.goto("/queues")
@@ -187,7 +190,7 @@ def test_a_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
 
 
 def test_button_next_to_a_search_field_stays_within_the_page(shop, open_context):
-    """The field gives way."""
+    """The search field becomes narrower."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
     page.goto("/recurring")
@@ -199,7 +202,7 @@ def test_button_next_to_a_search_field_stays_within_the_page(shop, open_context)
 
 @pytest.mark.parametrize("state", ["enqueued", "deleted"])
 def test_the_open_tab_is_scrolled_in(shop, open_context, state):
-    """Also where the tabs are wider than the window."""
+    """The tab is visible even if the tabs are wider than the window."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
 
@@ -210,7 +213,7 @@ def test_the_open_tab_is_scrolled_in(shop, open_context, state):
 
 # ---- focus -----------------------------------------------------------------------------------------------
 
-# What shows the focus of each element that can have it: outlines anywhere, and whatever else changes with it.
+# Returns the focusable elements whose focus is not shown by exactly one outline, without other changes.
 _FOCUS = """() => {
   const seen = (one) => {
     const is = getComputedStyle(one);
@@ -249,7 +252,7 @@ _FOCUS = """() => {
 @pytest.mark.parametrize("look", ["light", "dark", "forced"])
 @pytest.mark.parametrize("route", PAGES)
 def test_focus_is_one_outline(shop, places, open_context, route, look):
-    """Whatever has it: one outline, and nothing else changes."""
+    """A focused element has exactly one outline, and nothing else changes."""
     options = (
         {"color_scheme": "dark", "forced_colors": "active"} if look == "forced" else {"color_scheme": look}
     )

@@ -1,4 +1,4 @@
-"""What jobs, servers and people wrote is shown as they wrote it, and never run."""
+"""Pages show data of jobs, servers and people as it was written, and never execute it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock_dashboard.app import TABLE
 from tests.end_to_end.browser.addresses import addresses, page_routes
 from tests.end_to_end.browser.probes import FIELDS, probe, probed
 
-# What a page says of the address itself, and of what was typed.
+# URLs whose pages show a part of the URL itself, or typed text.
 _REFLECTED = (
     "/jobs?error={}", "/jobs?q=error:{}", "/jobs?task={}", "/jobs?tag={}", "/jobs?id={}", "/retries?error={}",
     "/jobs?created={}", "/jobs?state={}", "/jobs/{}", "/failures/{}", "/queues/{}", "/recurring?q={}",
@@ -22,7 +22,10 @@ _REFLECTED = (
 
 
 def test_probes_are_shown_literally(any_storage, serve, open_page, guard):
-    """In every page of the table, over each kind of storage: each field's text somewhere, none as markup."""
+    """On each kind of storage, every page shows the fields' texts only as text.
+
+    Each field is shown on at least one page.
+    """
     guard.allow("status of 40")
     with closing(probed(any_storage)) as fire:
         served = serve(fire, title=probe("title"))
@@ -40,13 +43,13 @@ def test_probes_are_shown_literally(any_storage, serve, open_page, guard):
         page.locator("#filter").press_sequentially("task:")
         expect(page.locator("#suggestions [role=option]").filter(has_text=probe("task"))).to_have_count(1)
         shown_by(page)
-        page.close()  # before the app is: it goes on asking it
+        page.close()  # before the app closes, because the page still sends requests
 
         assert set(FIELDS) == seen
 
 
 def shown_by(page):
-    """Return the fields whose probe the page shows as text; nothing of any is an element or has run."""
+    """Return the fields whose probe the page shows as text; assert that none is an element or has run."""
     found = page.evaluate("() => [document.querySelectorAll('img, xss').length, typeof window.xss]")
     assert [0, "undefined"] == found, page.url
     text = page.evaluate("() => document.documentElement.textContent")

@@ -1,4 +1,4 @@
-"""What lists and charts let a reader tell: causes of failures, whole jobs, a single run."""
+"""The readability of lists and charts: causes of failures, whole jobs, and single runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTHS = {"phone": 390, "tablet": 1024, "desktop": 1440}
 
 
 class PaymentProviderDown(Exception):
-    """What the failed jobs of these tests met."""
+    """The error of the failed jobs in these tests."""
 
 
 def charge(order: int, customer: int, amount: float) -> None:
@@ -37,7 +37,7 @@ def billing(tmp_path_factory):
         )
         task.enqueue_many([(4_747 + place, 266, 761.5) for place in range(3)])
         Worker(fire).run()
-        task.enqueue(4_750, 267, 1.0)  # it waits
+        task.enqueue(4_750, 267, 1.0)  # stays enqueued
         minute = fire.storage.clock() // _MINUTE * _MINUTE - _MINUTE
         histogram = (1, *(0,) * len(DURATION_BUCKETS))
         fire.storage.record_metrics(
@@ -48,7 +48,7 @@ def billing(tmp_path_factory):
         served.stop()
 
 
-# Errors and arguments that are not seen whole.
+# Returns the errors and arguments that are not completely visible.
 _CUT = """() => [...document.querySelectorAll("main .two-lines, main .call")]
   .filter((one) => one.scrollHeight > one.clientHeight + 1 || one.scrollWidth > one.clientWidth + 1)
   .map((one) => one.textContent)"""
@@ -57,7 +57,7 @@ _CUT = """() => [...document.querySelectorAll("main .two-lines, main .call")]
 @pytest.mark.parametrize("address", ["/jobs?state=failed", "/jobs"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_failed_jobs_can_be_told_apart(billing, open_context, width, address):
-    """At every width a row shows its whole arguments and its whole error, to the number at its end."""
+    """At every width, a row shows its arguments and its error completely, including the number at the end."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": width, "height": 900})
 
@@ -70,7 +70,7 @@ def test_failed_jobs_can_be_told_apart(billing, open_context, width, address):
 
 
 def test_the_overview_shows_the_whole_message_of_a_cause(billing, open_page):
-    """A message of ordinary length is not cut among the top failures."""
+    """A message of ordinary length is not truncated in the list of top failures."""
     page = open_page(billing, "/")
 
     assert page.locator("#region-places .cause .two-lines").count() == 1
@@ -78,7 +78,7 @@ def test_the_overview_shows_the_whole_message_of_a_cause(billing, open_page):
 
 
 def test_the_dark_colours_of_what_runs_and_what_waits_differ(billing, open_context):
-    """In the dark one is a deep blue and the other pale, so that parts of a bar can be told apart."""
+    """In dark mode, one colour is a deep blue and the other pale, so parts of a bar are distinguishable."""
     page = open_context(billing, color_scheme="dark").new_page()
 
     page.goto("/")
@@ -92,7 +92,7 @@ def test_the_dark_colours_of_what_runs_and_what_waits_differ(billing, open_conte
 
 _GROUND = "(one) => getComputedStyle(one).backgroundColor"
 
-# What is written onto canvases, from the start of the page on.
+# Records texts that are drawn on canvases, from the start of the page on.
 _RECORD = """() => {
   window.written = [];
   const write = CanvasRenderingContext2D.prototype.fillText;
@@ -104,7 +104,7 @@ _RECORD = """() => {
 
 
 def test_an_axis_that_counts_jobs_has_whole_numbers(billing, open_page):
-    """One job that ended is not drawn against 0.3, 0.5 and 0.8."""
+    """The axis for a single ended job does not have labels such as 0.3, 0.5 and 0.8."""
     page = open_page(billing)
     page.add_init_script(f"({_RECORD})()")
 
@@ -114,7 +114,7 @@ def test_an_axis_that_counts_jobs_has_whole_numbers(billing, open_page):
     assert [] == [text for text in page.evaluate("() => window.written") if "." in text]
 
 
-# How many pixels of the chart have the colour of the line that is drawn last.
+# Returns the number of pixels in the chart with the colour of the line that is drawn last.
 _COLOURED = """() => {
   const canvas = document.querySelector(".uplot canvas");
   const [red, green, blue] = getComputedStyle(document.querySelector(".chart .legend .state-scheduled i"))
@@ -128,7 +128,7 @@ _COLOURED = """() => {
 
 
 def test_the_latency_of_a_single_minute_is_seen(billing, open_page):
-    """A minute without neighbours has a dot, at the lower end of the axis for runs below a millisecond."""
+    """A minute without neighbours has a dot, even at the bottom of the axis for runs below a millisecond."""
     page = open_page(billing, "/?kind=latency")
 
     page.wait_for_function("() => document.querySelector('.uplot canvas')")
@@ -136,7 +136,7 @@ def test_the_latency_of_a_single_minute_is_seen(billing, open_page):
 
 
 def test_a_toast_can_be_closed_and_scrolled_clear_of(billing, open_page):
-    """A message covers nothing for good: it has a button that closes it, and below the page there is room."""
+    """A toast covers nothing permanently: it has a close button, and the page has space at its end."""
     page = open_page(billing, "/jobs?state=failed")
     height = "() => document.scrollingElement.scrollHeight"
     before = page.evaluate(height)
@@ -153,7 +153,7 @@ def test_a_toast_can_be_closed_and_scrolled_clear_of(billing, open_page):
 
 @pytest.mark.parametrize("width", [1_440, 1_024])
 def test_a_toast_covers_no_button_of_a_row(shop, open_context, width):
-    """After "Run now" in one row, that of the row below can be pressed."""
+    """After "Run now" in one row, the button in the next row can still be pressed."""
     page = open_context(shop).new_page()
     page.set_viewport_size({"width": width, "height": 900})
     page.goto("/recurring")
@@ -164,7 +164,7 @@ def test_a_toast_covers_no_button_of_a_row(shop, open_context, width):
     assert page.evaluate(_COVERED) == []
 
 
-# Buttons of rows that a toast lies over, wherever the page is scrolled to.
+# Returns the buttons of rows that a toast covers at any scroll position.
 _COVERED = """() => {
   const toast = document.querySelector(".toast").getBoundingClientRect();
   const meets = (one) => one.left < toast.right && one.right > toast.left;
@@ -176,7 +176,7 @@ _COVERED = """() => {
 
 @pytest.mark.parametrize("state", ["failed", "deleted"])
 def test_a_desktop_shows_every_state_tab(shop, open_page, state):
-    """None is cut off at either end, whichever is open, with a thousand jobs in each state."""
+    """No tab is cut off at either end, whichever is selected, with a thousand jobs in each state."""
     page = open_page(shop, f"/jobs?state={state}")
 
     ends = page.evaluate(
@@ -192,7 +192,7 @@ def test_a_desktop_shows_every_state_tab(shop, open_page, state):
     assert min(min(pair) for pair in ends) >= 0
 
 
-# How many lines each of these elements takes.
+# Returns the number of lines of each element.
 _LINES = """(found) => found.map((one) => {
   const range = document.createRange();
   range.selectNodeContents(one);
@@ -219,7 +219,7 @@ _LINES = """(found) => found.map((one) => {
     ],
 )
 def test_a_name_has_one_line_on_a_desktop(shop, open_page, address, selector):
-    """Names of ordinary length do not break beside columns that are half empty, and the table fits."""
+    """Names of ordinary length do not wrap next to half-empty columns, and the table fits."""
     page = open_page(shop, address)
 
     lines = page.locator(selector).evaluate_all(_LINES)
@@ -233,7 +233,7 @@ def test_a_name_has_one_line_on_a_desktop(shop, open_page, address, selector):
 
 
 def test_a_phone_shows_the_dates_of_a_history_in_one_column(billing, open_context):
-    """Each date has a line of its own, whatever stands beside it elsewhere."""
+    """Each date has its own line, whatever is next to it on wider screens."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
 
@@ -248,7 +248,7 @@ def test_a_phone_shows_the_dates_of_a_history_in_one_column(billing, open_contex
 
 
 def test_figures_of_a_row_begin_below_its_name(billing, open_context):
-    """On a phone no figure of a job lies left of its name."""
+    """On a phone, no figure of a job is to the left of its name."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
 
@@ -261,7 +261,7 @@ def test_figures_of_a_row_begin_below_its_name(billing, open_context):
 
 
 def test_what_scrolls_sideways_shows_where_there_is_more(billing, open_context):
-    """The tabs of a phone have a shadow at the end beyond which there are further ones."""
+    """On a phone, the tabs have a shadow at each end with further tabs beyond it."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
 
@@ -273,7 +273,7 @@ def test_what_scrolls_sideways_shows_where_there_is_more(billing, open_context):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A dashboard of the production environment that changes nothing."""
+    """A read-only dashboard of a production environment."""
     path = tmp_path_factory.mktemp("guarded") / "jobs.db"
     with closing(Firelock(f"sqlite:///{path}")) as fire:
         fire.storage.migrate()
@@ -284,7 +284,10 @@ def guarded(tmp_path_factory):
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_the_environment_can_be_read_at_every_width(guarded, open_context, width):
-    """Nobody should take production for staging on a phone; and that nothing can be changed is said."""
+    """On a phone, nobody must mistake production for staging.
+
+    The page also shows that the dashboard is read-only.
+    """
     page = open_context(guarded).new_page()
     page.set_viewport_size({"width": width, "height": 844})
     page.goto("/")

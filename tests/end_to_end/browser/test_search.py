@@ -1,4 +1,4 @@
-"""Searches as a visitor sees them: the palette finds what is called so, and a list goes on by itself."""
+"""Searches as a visitor sees them: the palette finds names, and a list continues its search by itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 
 from tests.end_to_end.browser.pages import NARROW, ask_axe, overflow
 
-_MANY = 12_000  # more than one part of a search looks at
-_WHOLE = 120_000  # ms in which a search has looked at all of them, on a machine with other work too
+_MANY = 12_000  # more jobs than one part of a search examines
+_WHOLE = 120_000  # ms; a search examines all jobs within it, even on a busy machine
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def page(served, open_page):
 
 @pytest.fixture
 def many(stocked, tasks):
-    """The only job with this argument lies behind many others."""
+    """A job, which is the only one with its argument and is behind many other jobs."""
     (job,) = tasks.add.enqueue_many([(424_242,)])
     tasks.send.enqueue_many([(f"{number}@example.com",) for number in range(_MANY)])
     return job
@@ -46,7 +46,7 @@ def look_for(page, text):
     ],
 )
 def test_the_palette_finds_by_kind(page, text, kind, address):
-    """Tasks, queues, recurring jobs and arguments, grouped; an arrow leads to them, Enter opens one."""
+    """Tasks, queues, recurring jobs and arguments are grouped; an arrow selects one, and Enter opens it."""
     found = look_for(page, text)
     group = found.get_by_role("group", name=kind)
     expect(group.get_by_role("option").first).to_be_visible()
@@ -62,7 +62,7 @@ def test_the_palette_finds_by_kind(page, text, kind, address):
 
 
 def test_enter_waits_for_what_is_called_so(page):
-    """Typed and sent at once: the queue of that name opens, not a search for it."""
+    """If the name is typed and sent immediately, the queue with this name opens instead of a search."""
     look_for(page, "billing")
     page.keyboard.press("Enter")
 
@@ -70,7 +70,7 @@ def test_enter_waits_for_what_is_called_so(page):
 
 
 def test_enter_takes_an_exact_tag(page, tasks):
-    """One customer's jobs in one step: Ctrl K, the tag, Enter, and no list is searched for it."""
+    """One customer's jobs need one step: Ctrl K, the tag, Enter. No list is searched for the tag."""
     tasks.add.enqueue(77)
     look_for(page, "order:77")
     page.keyboard.press("Enter")
@@ -80,7 +80,7 @@ def test_enter_takes_an_exact_tag(page, tasks):
 
 
 def test_an_exact_match_stands_at_the_top(page, tasks):
-    """Above the pages and the search, and it is chosen; without one what is found stands below them."""
+    """An exact match is above the pages and the search, and it is selected; other results are below them."""
     tasks.add.enqueue(77)
     found = look_for(page, "order:77")
 
@@ -91,7 +91,7 @@ def test_an_exact_match_stands_at_the_top(page, tasks):
 
 
 def test_what_is_called_exactly_so_comes_before_what_begins_so(page):
-    """The queue mail, and not the task shop.mail.send above it."""
+    """The queue `mail` is above the task `shop.mail.send`."""
     look_for(page, "mail")
     page.keyboard.press("Enter")
 
@@ -99,7 +99,7 @@ def test_what_is_called_exactly_so_comes_before_what_begins_so(page):
 
 
 def test_a_new_text_takes_away_what_another_found(page):
-    """Nothing that was found for other letters is left to be opened."""
+    """No result of the earlier text remains, so none can be opened."""
     found = look_for(page, "nightly")
     expect(found.get_by_role("option")).not_to_have_count(0)
 
@@ -109,7 +109,7 @@ def test_a_new_text_takes_away_what_another_found(page):
 
 
 def test_the_palette_works_on_a_phone(served, open_context):
-    """It fits, what was found is tapped, a button closes it."""
+    """The palette fits, a result can be tapped, and a button closes the palette."""
     page = open_context(served, has_touch=True).new_page()
     page.set_viewport_size(NARROW)
     page.goto("/")
@@ -133,7 +133,7 @@ def test_the_palette_works_on_a_phone(served, open_context):
 
 
 def test_axe_finds_nothing_in_the_palette(served, open_context):
-    """Groups of options, in light and in dark."""
+    """The palette has groups of options, and is checked in light and in dark."""
     page = open_context(served, bypass_csp=True, reduced_motion="reduce").new_page()
     page.goto("/")
     expect(look_for(page, "mail").get_by_role("option").first).to_be_visible()
@@ -144,11 +144,14 @@ def test_axe_finds_nothing_in_the_palette(served, open_context):
     assert [] == found + ask_axe(page, ["color-contrast"])
 
 
-# ---- a list ----------------------------------------------------------------------------------------------
+# ---- lists -----------------------------------------------------------------------------------------------
 
 
 def test_a_search_goes_on_by_itself(served, open_page, many):
-    """Part by part until nothing is left; it says how far it is, and what it found stays."""
+    """The list searches part by part until no jobs are left.
+
+    It shows its progress, and results stay visible.
+    """
     page = open_page(served, "/jobs?arg=424242")
 
     expect(page.locator("tbody tr[id]")).to_have_count(1, timeout=_WHOLE)
@@ -162,7 +165,7 @@ def test_a_search_goes_on_by_itself(served, open_page, many):
 
 
 def test_a_search_that_ends_with_nothing_offers_the_others(served, open_page, many):
-    """After the last part it says so, with the same text elsewhere."""
+    """After the last part, the list offers to search for the same text elsewhere."""
     page = open_page(served, "/jobs?arg=mail")
 
     expect(page.locator(".empty")).to_contain_text("No job matches", timeout=_WHOLE)
@@ -170,10 +173,11 @@ def test_a_search_that_ends_with_nothing_offers_the_others(served, open_page, ma
 
 
 def test_a_search_is_stopped_and_goes_on_by_a_link(served, open_page, open_context, many):
-    """The button ends it after the part that is under way; the link goes on where it ended."""
+    """The button stops the search after the present part, and the link continues where it ended."""
     page = open_context(served).new_page()
     held = []
-    page.route("**/jobs?*cursor=*", lambda route: held.append(route))  # noqa: PLW0108 - it is marked
+    # a lambda, because Playwright sets an attribute on the handler
+    page.route("**/jobs?*cursor=*", lambda route: held.append(route))  # noqa: PLW0108
     page.goto("/jobs?arg=424242")
     expect(page.locator("[data-search-stop]")).to_be_visible()
     expect(page.locator(".search-state progress")).to_be_visible()
@@ -188,7 +192,7 @@ def test_a_search_is_stopped_and_goes_on_by_a_link(served, open_page, open_conte
 
 
 def test_without_a_script_a_link_goes_on(served, open_context, many):
-    """Each page searches a part and leads to the next."""
+    """Each page searches one part and links to the next."""
     page = open_context(served, java_script_enabled=False).new_page()
     page.goto("/jobs?arg=424242")
     assert page.locator("tbody tr[id]").count() == 0

@@ -1,4 +1,4 @@
-"""What a page weighs on its way to a browser, with everything that it loads."""
+"""The size of a page and all of its files as a browser receives them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STREAM = "/live"
 
 
 def weight(response):
-    """Return how many bytes came: as they were compressed, or as a server before it would compress them."""
+    """Return the number of bytes: as they were compressed, or as a proxy would compress them."""
     sent = response.headers.get("content-length")
     if "content-encoding" in response.headers and sent:
         return int(sent)
@@ -22,10 +22,11 @@ def weight(response):
 
 @pytest.mark.parametrize("address", list(LIGHT))
 def test_the_first_page_is_light(shop, open_context, address):
-    """At most 68 kB compressed for the overview, and 50 kB for a list of jobs, with an empty cache."""
+    """The overview is at most 68 kB compressed and a list of jobs at most 50 kB, with an empty cache."""
     page = open_context(shop).new_page()
     responses = []
-    page.on("response", lambda response: responses.append(response))  # noqa: PLW0108 - it is marked
+    # a lambda, because Playwright sets an attribute on the handler
+    page.on("response", lambda response: responses.append(response))  # noqa: PLW0108
 
     page.goto(address, wait_until="load")
     expect(page.locator("[data-live-chip]")).to_have_text("Live")

@@ -1,6 +1,6 @@
-"""What an open page takes in a minute, beside a busy storage: `python -m tests.end_to_end.browser.traffic`.
+"""The traffic of an open page of a busy storage: `python -m tests.end_to_end.browser.traffic`.
 
-Bytes are counted as the browser received them, compressed where they were, headers included.
+Bytes are counted as the browser receives them, including headers and after compression.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MINUTE = 60.0
 
 
 def busy(fire, jobs_a_second, is_over):
-    """Jobs of several tasks come without a pause until it is over."""
+    """Enqueue jobs of several tasks at this rate until the event is set."""
     tasks = [fire.task(name=f"shop.{name}", queue=queue)(_work) for name, queue in _TASKS]
     number = 0
     while not is_over.wait(1 / jobs_a_second):
@@ -44,7 +44,10 @@ def _work(number, customer):
 
 
 class Weighed:
-    """The bytes of a page by what was asked for; a page's first load apart from what follows."""
+    """A counter of a page's bytes and requests by URL.
+
+    `forget` separates the page's first load from the later requests.
+    """
 
     def __init__(self, page):
         self.bytes = Counter()
@@ -57,7 +60,7 @@ class Weighed:
         session.on("Network.dataReceived", self._streamed)
 
     def forget(self):
-        """Count from now on."""
+        """Reset the counters."""
         self.bytes.clear()
         self.times.clear()
 
@@ -73,12 +76,12 @@ class Weighed:
 
     def _streamed(self, event):
         name = self._names.get(event["requestId"], "?")
-        if name == "/live":  # it never finishes
+        if name == "/live":  # its response never finishes
             self.bytes[name] += int(event["encodedDataLength"] or event["dataLength"])
 
 
 def measure(address, *, seconds, jobs_a_second):
-    """Return what the first load of a page took, and what came in so many seconds after it."""
+    """Return the bytes of a page's first load, and the traffic during these seconds after it."""
     is_over = threading.Event()
     with Firelock("memory://") as fire, sync_playwright() as playwright:
         feeder = threading.Thread(target=busy, args=(fire, jobs_a_second, is_over))
@@ -91,7 +94,7 @@ def measure(address, *, seconds, jobs_a_second):
                 context.add_cookies(served.cookies())
                 page = context.new_page()
                 weighed = Weighed(page)
-                page.wait_for_timeout(5_000)  # until there is a page full of jobs
+                page.wait_for_timeout(5_000)  # until the page is full of jobs
                 page.goto(address, wait_until="load")
                 page.wait_for_timeout(2_000)
                 first = Counter(weighed.bytes)
@@ -106,7 +109,7 @@ def measure(address, *, seconds, jobs_a_second):
 
 
 def main():
-    """Print what came, by what was asked for."""
+    """Print the traffic by URL."""
     parser = argparse.ArgumentParser(prog="python -m tests.end_to_end.browser.traffic", description=__doc__)
     parser.add_argument("address", nargs="?", default="/jobs")
     parser.add_argument("--seconds", type=float, default=MINUTE)

@@ -1,4 +1,4 @@
-"""Somebody who acts on a page: with JavaScript, or by its plain forms alone."""
+"""A visitor who acts on a page with JavaScript, or only with plain forms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 
 class Visitor:
-    """One page, and how it tells what was done: by a toast, or by the banner of the page that follows."""
+    """A visitor of one page, who sees results as a toast, or in the banner of the next page."""
 
     def __init__(self, page, *, has_script):
         self.page = page
@@ -27,7 +27,7 @@ class Visitor:
         return self
 
     def press(self, name, within=None):
-        """Press the one visible button of that name; dots at its end may be left out."""
+        """Press the first visible button with this name; an ellipsis at its end may be omitted."""
         place = within or self.page.locator("main, .bulk").first
         place.get_by_role("button", name=re.compile(rf"^{re.escape(name)}(…| …)?$")).locator(
             "visible=true"
@@ -35,7 +35,7 @@ class Visitor:
         return self
 
     def is_sure(self, question, verb):
-        """Say yes: in the dialog, or on the page that asks where there is one."""
+        """Confirm the action in the dialog, or on the confirmation page if there is one."""
         if self.has_script:
             dialog = self.page.locator("dialog[open]")
             expect(dialog).to_contain_text(question)
@@ -46,12 +46,15 @@ class Visitor:
         return self
 
     def is_told(self, text):
-        """The page says what was done."""
+        """Assert that the page shows this result."""
         place = ".toast" if self.has_script else "main > .banner"
         expect(self.page.locator(place).filter(has_text=text)).to_be_visible()
 
     def open_menu(self, row):
-        """Open the menu of a row; return where its actions are: without a script on the page it leads to."""
+        """Open the menu of a row, and return the element with its actions.
+
+        Without a script, this is on the page that the menu links to.
+        """
         opener = row.locator("a[data-menu]")
         address = opener.get_attribute("href")
         opener.click()

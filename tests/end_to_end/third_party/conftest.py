@@ -1,4 +1,4 @@
-"""The distributions here are strangers: `test_strangers` runs their tests where they are installed."""
+"""Pytest does not collect the distributions here; `test_strangers` runs their tests in their environment."""
 
 from __future__ import annotations
 

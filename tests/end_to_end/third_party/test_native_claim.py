@@ -1,7 +1,7 @@
-"""The claim in SQL that `docs/storage-verbs.md` shows keeps the kit's promises of a claim.
+"""The SQL claim in `docs/storage-verbs.md` passes the kit's tests of claims.
 
-A storage copies its jobs into the tables of the page before each claim, and compares every claimed job with
-the one that the rules give. The page's claim leaves jobs with limits to `KeyedClaim`; these tests have none.
+Before each claim, a storage copies its jobs into the tables of the page. It compares every claimed job with
+the result of the rules. The page's claim leaves jobs with limits to `KeyedClaim`; these tests have none.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.conformance.plain_rows import PlainStorage, Store
 from tests.repository.docs.pages import ROOT, python_blocks
 
 PAGE = ROOT / "docs" / "storage-verbs.md"
-EVERY = 10_000  # jobs; no test of the kit stores as many
+EVERY = 10_000  # jobs; more than any test of the kit stores
 
 
 @pytest.fixture(scope="module")
 def shown():
-    """What the page's code defines."""
+    """The names that the page's code defines."""
     (block,) = (one for one in python_blocks(PAGE.read_text("utf-8")) if "def claim(" in one.code)
     names = {}
     exec(compile(block.code, str(PAGE), "exec"), names)
@@ -32,14 +32,14 @@ def shown():
 
 
 class NativelyClaimed(PlainStorage):
-    """A storage that claims by the code of the page."""
+    """A storage that claims with the page's code."""
 
     def __init__(self, store, shown):
         super().__init__(store)
         self.shown, self.last_queue = shown, ""
 
     def claim(self, request):
-        """Claim on a copy of the jobs, and store what that says."""
+        """Claim on a copy of the jobs, and store the result."""
 
         def claim_copy(tables):
             with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
@@ -60,7 +60,7 @@ class NativelyClaimed(PlainStorage):
 
 
 def copy(tables, connection):
-    """The page's tables hold what the storage does."""
+    """Copy the storage's data into the tables of the page."""
     for session in tables.sessions():
         record = session.record
         died_at = None if record.is_alive else session.ended_at
@@ -89,7 +89,7 @@ REST = (
 
 
 def stored(row):
-    """The columns of a job."""
+    """Return the columns of a job."""
     job = row.record
     rest = {name: getattr(job, name) for name in REST} | {"has_memos": row.has_memos}
     columns = {name: getattr(job, name) for name in COLUMNS}
@@ -97,7 +97,7 @@ def stored(row):
 
 
 def stored_in(connection, job_id):
-    """The columns of a job, as the claim left them."""
+    """Return the columns of a job as the claim has left them."""
     found = connection.execute("select * from jobs where id = ?", (job_id,))
     names = [column[0] for column in found.description]
     return dict(zip(names, found.fetchone(), strict=True))

@@ -1,4 +1,4 @@
-"""`docs/writing-a-storage.md` shows the stranger's files as they are, and all of them."""
+"""`docs/writing-a-storage.md` contains the complete, unchanged files of the third-party storage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PART_OF = re.compile(r"<!-- not run: part of (\S+), ")
 
 
 def parts():
-    """The blocks of the page that are said to be part of a file, in order, by the file's path."""
+    """Return the page's blocks that are marked as parts of a file, in order, by the path of the file."""
     found, before = {}, ""
     for token in tokens(PAGE.read_text("utf-8")):
         said = PART_OF.match(before)
@@ -37,13 +37,13 @@ def parts():
 
 
 def lines(text):
-    """The lines that hold something."""
+    """Return the lines that are not blank."""
     return [line for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("path", sorted(parts()))
 def test_a_block_is_a_part_of_its_file(path):
-    """What the page shows of a file stands there, line by line."""
+    """Each block on the page is in its file, line by line."""
     content = (FOLDER / path).read_text("utf-8")
 
     for block in parts()[path]:
@@ -56,14 +56,14 @@ def test_a_block_is_a_part_of_its_file(path):
     + [f"src/firelock_files/{path.name}" for path in sorted(FOLDER.glob("src/firelock_files/*.py"))],
 )
 def test_the_page_shows_the_whole_file(path):
-    """The blocks of a file, one after another, are the file."""
+    """The blocks of a file, one after another, are the whole file."""
     content = (FOLDER / path).read_text("utf-8")
 
     assert lines(content) == lines("".join(parts().get(path, [])))
 
 
 def test_the_page_names_every_file():
-    """Each file of the distribution stands in the tree, and nothing else does."""
+    """The tree on the page lists exactly the files of the distribution."""
     text = PAGE.read_text("utf-8")
     tree = text[text.index("```text") : text.index("The package imports")]
 
@@ -73,12 +73,15 @@ def test_the_page_names_every_file():
 
 
 def text_of_pages():
-    """The three pages for authors of storages, as one text."""
+    """Return the three pages for authors of storages as one string."""
     return "\n".join(page.read_text("utf-8") for page in PAGES)
 
 
 def rules_named(text):
-    """The rules that the page names, by module; `.name` goes on with the module before it."""
+    """Return the rules that the page names, as pairs of module and name.
+
+    `.name` belongs to the module named before it.
+    """
     module, found = "", []
     for named, name in re.findall(r"`(\w*)\.(\w+)", text):
         module = named or module
@@ -87,7 +90,7 @@ def rules_named(text):
 
 
 def test_the_page_speaks_of_what_exists():
-    """Every rule that the pages name is there, and the methods to write are those they say."""
+    """Every rule on the pages exists, and the methods to write are those on the page."""
     text = text_of_pages()
     named = rules_named(text)
 
@@ -103,7 +106,7 @@ def test_the_page_speaks_of_what_exists():
 
 
 def test_the_page_names_every_verb():
-    """Each verb of the contract has its place, as have the methods by which a claim asks for lanes."""
+    """Every verb of the contract is on the pages, and so are the methods with which a claim reads lanes."""
     text = text_of_pages()
     verbs = [name for name in {**vars(Storage), **vars(KeyedLanes)} if not name.startswith("_")]
     values = {"contract", "features", "url", "connect_url"}
@@ -114,7 +117,7 @@ def test_the_page_names_every_verb():
 
 
 def test_the_page_counts_the_kits_faults():
-    """What it says of them is no more than a few off."""
+    """The number on the page is correct to within 15."""
     said = re.search(r"About (\d+) faults", PAGE.read_text("utf-8"))
     planted = sum(not mutation.legal for mutation in mutations())
 

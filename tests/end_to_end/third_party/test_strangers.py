@@ -1,7 +1,7 @@
-"""Strangers: two distributions that know Firelock by its doors alone, built, installed and at work.
+"""Two third-party distributions that use only Firelock's public interfaces: built, installed and run.
 
-They are installed from their wheels into an environment of their own, which finds Firelock and pytest in
-this one. Nothing is fetched. Their long runs are started together and awaited one by one.
+They are installed from their wheels into a separate environment, which finds Firelock and pytest in the
+present one. Nothing is downloaded. Their long runs start together, and each test waits for its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEADLINE = 250.0
 
 @attrs.frozen
 class Environment:
-    """An environment with the strangers in it, and the folder in which it lies."""
+    """An environment with the third-party distributions, and its folder."""
 
     folder: Path
 
@@ -38,7 +38,7 @@ class Environment:
         return str(self.folder / "venv" / "bin" / "python")
 
     def start(self, *arguments, within=None):
-        """A program of this environment that has just been started."""
+        """Start a program in this environment."""
         variables = {name: text for name, text in os.environ.items() if not name.startswith("FIRELOCK_")}
         return subprocess.Popen(
             [self.python, *arguments], cwd=within or self.folder, env=variables | {"PYTHONPATH": ""},
@@ -46,12 +46,12 @@ class Environment:
         )  # fmt: skip
 
     def run(self, *arguments, within=None):
-        """What a program of this environment wrote; it has to end well."""
+        """Run a program in this environment, which must succeed; return its output."""
         return output(self.start(*arguments, within=within))
 
 
 def output(process):
-    """What the program wrote until its good end."""
+    """Return the output of a program, which must succeed."""
     try:
         written, _ = process.communicate(timeout=DEADLINE)
     finally:
@@ -61,14 +61,17 @@ def output(process):
 
 
 def tool(*command, within):
-    """A tool of this environment did what it should."""
+    """Run a tool of the present environment, which must succeed."""
     done = subprocess.run(command, cwd=within, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Both are built from copies of their folders and installed from their wheels."""
+    """An environment with both distributions, which are built from copies of their folders.
+
+    They are installed from their wheels.
+    """
     folder = tmp_path_factory.mktemp("strangers")
     uv = shutil.which("uv", path=sysconfig.get_path("scripts")) or shutil.which("uv")
     assert uv, "uv is not installed; `make setup` installs it"
@@ -88,10 +91,10 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(environment):
-    """The long runs by name, all under way; none is left at the end."""
+    """The long runs by name, all started; none is left at the end."""
     folder = environment.folder
     tests = partial(environment.start, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    # All of it runs once, in the distribution's own file; here the command line has to lead to it.
+    # The distributions' own tests run the whole kit; this run only checks the command line.
     first = "life or claim"
     kit = partial(tests, "-W", "error", "-k", first, "--pyargs")
     started = {name: tests(within=folder / name) for name in DISTRIBUTIONS}
@@ -104,7 +107,7 @@ def runs(environment):
 
 
 def test_what_is_published_is_complete(environment):
-    """A wheel holds the package and the entry point alone, the source also tests and the page about it."""
+    """A wheel contains only the package and the entry point; the source also has the tests and the README."""
     for name in DISTRIBUTIONS:
         package = name.replace("-", "_")
         stem = environment.folder / "dist" / f"{package}-1.0.0"
@@ -121,7 +124,7 @@ def test_what_is_published_is_complete(environment):
 
 
 def test_an_installed_plugin_is_found(environment):
-    """Firelock finds both by their entry points, and tells their names, versions and hooks."""
+    """Firelock finds both plugins by their entry points, and lists their names, versions and hooks."""
     listing = json.loads(environment.run("-m", "firelock", "plugins", "--json"))["plugins"]
 
     found = {one["name"]: (one["distribution"], one["version"], one["hooks"]) for one in listing}
@@ -132,7 +135,7 @@ def test_an_installed_plugin_is_found(environment):
 
 
 def test_a_plugin_can_be_left_out(environment):
-    """Without the plugin its scheme is unknown, and the message says so."""
+    """Without the plugin its scheme is unknown, and the error explains why."""
     program = "import os; os.environ['FIRELOCK_PLUGINS'] = '-files'; import firelock as fl; fl.Firelock('files:///x')"
 
     process = environment.start("-c", program)
@@ -151,7 +154,10 @@ def test_a_plugin_can_be_left_out(environment):
     ],
 )
 def test_the_kit_passes_from_the_command_line(runs, run, subject, not_offered):
-    """`pytest --pyargs` proves storage and locks by their URLs: all passed, but what is not offered."""
+    """`pytest --pyargs` tests a storage and locks by their URLs.
+
+    All tests pass, except for features that they do not offer.
+    """
     written = output(runs[run])
 
     assert re.search(rf"^{subject} conformance: \d+ passed{not_offered}$", written, re.MULTILINE), written
@@ -165,7 +171,7 @@ def test_the_kit_passes_from_the_command_line(runs, run, subject, not_offered):
     ],
 )
 def test_a_distribution_passes_its_own_tests(runs, distribution, subjects):
-    """Its own tests pass, the kit's classes among them."""
+    """The distributions' own tests include the classes of the kit."""
     written = output(runs[distribution])
 
     for subject in subjects:
@@ -201,7 +207,10 @@ fire.close()
 
 
 def test_a_job_travels_between_processes(environment, tmp_path):
-    """One program enqueues and waits, a server runs, a third one reads: all by what the strangers made."""
+    """One program enqueues a job and waits, a server runs it, and another program reads it.
+
+    All of them use the third-party storage, serializer and locks.
+    """
     (tmp_path / "app.py").write_text(APP.replace("FOLDER", str(tmp_path)))
     (tmp_path / "client.py").write_text(CLIENT)
     firelock = ("-m", "firelock")

@@ -1,1 +1,1 @@
-"""Apps that servers under test run. Storage, timings and the ledger's folder come from the environment."""
+"""Apps for the servers under test. Environment variables set the storage, timings and the ledger's folder."""

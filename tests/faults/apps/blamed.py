@@ -1,4 +1,4 @@
-"""Jobs that take down the process of their server, and jobs that leave programs of their own behind."""
+"""Jobs that kill the process of their server, and jobs that leave programs running."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def _die_with(pid: int) -> None:
 
 @fire.task(name="kill-parent", retry=_NEVER, executor="process")
 def kill_parent(job: JobContext, seconds: float) -> None:
-    """Kill the process that has started this one."""
+    """Kill the parent of this process."""
     begin(job)
     _die_with(os.getppid())
 
 
 @fire.task(name="kill-anywhere", retry=_NEVER)
 def kill_anywhere(job: JobContext, seconds: float) -> None:
-    """Kill the process that holds the session, whether the job runs in it or in a process of its own."""
+    """Kill the process that holds the session, whether or not the job runs in it."""
     begin(job)
     is_session_holder = b"firelock.server.worker_process" in Path("/proc/self/cmdline").read_bytes()
     _die_with(os.getpid() if is_session_holder else os.getppid())

@@ -1,4 +1,4 @@
-"""Jobs whose effect is a row in the database of the jobs: written, and the job ended, by one transaction."""
+"""Jobs whose effect is a row in the jobs' own database; one transaction writes the row and ends the job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def _engine() -> Engine:
 
 @contextmanager
 def _transaction() -> Iterator[tuple[sqlite3.Connection | Session, sqlite3.Connection | Session]]:
-    """Yield what runs statements, and what jobs end within: by the driver for a file, else the ORM's."""
+    """Yield the object that runs statements and the object for `complete_within`.
+
+    These are a driver's connection for a file, and an ORM session otherwise.
+    """
     url = os.environ["FIRELOCK_STORAGE"]
     if not url.startswith("sqlite"):
         with Session(_engine()) as session, session.begin():
@@ -46,7 +49,7 @@ def _transaction() -> Iterator[tuple[sqlite3.Connection | Session, sqlite3.Conne
 
 @fire.task(name="effect", retry=Retry.fixed(0.05, attempts=3, jitter=0))
 def effect(job: JobContext, seconds: float) -> None:
-    """Write one row and end, in one transaction, which may be cut short at any point; go on for a while."""
+    """Write one row and end the job in one transaction, which may be interrupted; continue for a while."""
     ledger.write("start", job=job.id, attempt=job.attempt, fence=job.fence)
     time.sleep(seconds)
     row = {"job": job.id, "fence": job.fence}

@@ -1,6 +1,6 @@
-"""Batches and stepped jobs; what they do and when, the ledger says. Children die at named points.
+"""Batches and jobs with steps, which write their actions to the ledger. Worker processes die at named points.
 
-`FAULTS_POINTS` names them, `FAULTS_TIMES` says at which number of deaths a point has had enough.
+`FAULTS_POINTS` contains the names. `FAULTS_TIMES` is the number of deaths that are enough for each point.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ fire = Firelock()  # FIRELOCK_STORAGE and the FIRELOCK_… timings
 folder = Path(os.environ["FAULTS_LEDGER"])
 ledger = Ledger(folder)
 decision = fire.signal("decision", int)
-is_child = Path(sys.argv[0]).stem == "child"  # a supervisor has no jobs; a job's own process is nobody's aim
+is_child = Path(sys.argv[0]).stem == "worker_process"  # supervisors run no jobs, and job processes have no target
 points = Points(
     folder,
     aim(folder, os.environ["FAULTS_POINTS"].split(), int(os.environ["FAULTS_TIMES"])) if is_child else None,
@@ -28,15 +28,15 @@ points = Points(
 )
 points.watch(fire.storage)
 
-NAP = 2.2  # seconds: the shortest that is no wait in place
-DEADLINE = 0.4  # seconds until a racer's wait is over
+NAP = 2.2  # seconds: the shortest sleep that suspends the job
+DEADLINE = 0.4  # seconds until a racer's wait times out
 _NEVER = Retry.never()
 _raced: set[str] = set()
 
 
 @fire.task(name="member", retry=_NEVER)
 def member(job: JobContext, batch: str, seconds: float, fails: bool) -> int:
-    """Run a while; one that fails does so in its first attempt."""
+    """Run for a while; if `fails`, fail in the first attempt."""
     ledger.write("start", job=job.id, attempt=job.attempt, fence=job.fence, note=batch)
     time.sleep(seconds / 2)
     points.come_to("run")
@@ -50,7 +50,7 @@ def member(job: JobContext, batch: str, seconds: float, fails: bool) -> int:
 
 @fire.task(name="total", retry=_NEVER)
 def total(job: JobContext, batch: str, parts: list[int]) -> int:
-    """Add up what other members returned."""
+    """Return the sum of other members' results."""
     ledger.write("start", job=job.id, attempt=job.attempt, fence=job.fence, note=batch)
     ledger.write("end", job=job.id, attempt=job.attempt, fence=job.fence, note=batch)
     return sum(parts)
@@ -58,13 +58,13 @@ def total(job: JobContext, batch: str, parts: list[int]) -> int:
 
 @fire.task(name="callback", retry=_NEVER)
 def callback(job: JobContext, batch: str, kind: str) -> None:
-    """Say that a batch has ended."""
+    """Record the end of a batch."""
     ledger.write("callback", job=job.id, note=f"{batch} {kind}")
 
 
 @fire.task(name="called", retry=_NEVER)
 def called(job: JobContext, number: int) -> int:
-    """Return the number, as a job of its own."""
+    """Return the number, as a separate job."""
     ledger.write("called", job=job.id, note=str(number))
     return number
 
@@ -90,7 +90,7 @@ def _step(job: JobContext, name: str) -> None:
 
 
 def _act(job_id: str, name: str) -> str:
-    """Do what must not be done twice."""
+    """Perform an effect that must not be repeated."""
     points.come_to("step:before")
     ledger.write("effect", job=job_id, note=name)
     return name
@@ -98,13 +98,13 @@ def _act(job_id: str, name: str) -> str:
 
 @fire.task(name="waiter", retry=_NEVER)
 def waiter(job: JobContext) -> int | None:
-    """Return what was decided, however long that takes."""
+    """Return the decision, however long it takes."""
     return job.receive(decision, timeout=None)
 
 
 @fire.task(name="racer", retry=_NEVER)
 def racer(job: JobContext) -> int | None:
-    """Return what was decided; somebody does it at about the moment at which the wait is over."""
+    """Return the decision, which is sent at about the time of the timeout."""
     if job.id not in _raced:
         _raced.add(job.id)
         late = random.uniform(-0.05, 0.05)

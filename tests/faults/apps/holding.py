@@ -1,4 +1,4 @@
-"""Jobs that keep the interpreter or the event loop to themselves."""
+"""Jobs that block the interpreter or the event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.apps.work import begin, end, fire
 
 @fire.task(name="hold-in-c")
 def hold_in_c(job: JobContext, seconds: float) -> int:
-    """Sleep in C without letting the interpreter go: nothing else of this process runs."""
+    """Sleep in C without releasing the interpreter, so nothing else in this process runs."""
     begin(job)
     ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
     end(job)
@@ -21,7 +21,7 @@ def hold_in_c(job: JobContext, seconds: float) -> int:
 
 @fire.task(name="hold-in-regex")
 def hold_in_regex(job: JobContext, seconds: float) -> int:
-    """Match a catastrophic expression, each time a longer text, until one match took so long."""
+    """Match an expression with catastrophic backtracking against ever longer strings until it takes long."""
     begin(job)
     length, took = 20, 0.0
     while took < seconds:
@@ -35,8 +35,8 @@ def hold_in_regex(job: JobContext, seconds: float) -> int:
 
 @fire.task(name="block-the-loop")
 async def block_the_loop(job: JobContext, seconds: float) -> int:
-    """Sleep on the event loop as a thread would: no other coroutine runs."""
+    """Sleep on the event loop like a thread, so no other coroutine runs."""
     begin(job)
-    time.sleep(seconds)  # that is the fault
+    time.sleep(seconds)  # the deliberate fault
     end(job)
     return job.fence

@@ -1,4 +1,4 @@
-"""Jobs that do to their process and their exceptions what no job should."""
+"""Jobs that damage their process and raise unusual exceptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEVER = Retry.never()
 
 
 class Unreadable(Exception):
-    """Its text and its form raise."""
+    """An exception whose `str` and `repr` raise an error."""
 
     def __str__(self) -> str:
         raise ValueError
@@ -27,7 +27,7 @@ class Unreadable(Exception):
 
 
 class Unreadably(Exception):
-    """Its text ends the program."""
+    """An exception whose `str` exits the program."""
 
     def __str__(self) -> str:
         raise SystemExit(1)
@@ -36,7 +36,7 @@ class Unreadably(Exception):
 
 
 class Unstorable(dict[str, int]):
-    """A result that ends the program when it is looked at."""
+    """A result that exits the program when it is read."""
 
     def items(self) -> object:  # type: ignore[override]
         raise SystemExit(2)
@@ -49,7 +49,7 @@ def _raise(error: BaseException) -> None:
 
 
 def deep() -> None:
-    """Recurse until Python says that it is enough."""
+    """Recurse until Python raises an error."""
     deep()
 
 
@@ -63,17 +63,17 @@ def chained() -> None:
 
 
 def close_streams() -> None:
-    """Close what everybody prints to."""
+    """Close the streams to which programs print."""
     sys.stdout.close()
     sys.stderr.close()
 
 
 def change_surroundings() -> None:
-    """Go elsewhere, speak another language, listen to no signal, forget the environment."""
+    """Change the folder, the locale, the environment and a signal handler."""
     os.chdir("/")
     locale.setlocale(locale.LC_ALL, "C")
     os.environ.clear()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in a thread this raises, and that is the job's failure
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in a thread this raises an error, which fails the job
 
 
 def leak_threads() -> None:
@@ -83,12 +83,12 @@ def leak_threads() -> None:
 
 
 def stop_the_loop() -> None:
-    """Stop the event loop that runs this job, if one does."""
+    """Stop the event loop that runs this job, if there is one."""
     asyncio.get_running_loop().stop()
 
 
 def end_the_loop() -> None:
-    """Have a callback of the event loop end the program."""
+    """Make a callback of the event loop exit the program."""
     asyncio.get_running_loop().call_soon(sys.exit, 5)
 
 
@@ -136,10 +136,10 @@ def _register(name: str, act: Callable[[], object]) -> None:
 
 
 def probe() -> list[str]:
-    """Do what any job may: print, nest, and find its way; return what does not work any more."""
+    """Print and recurse as any job may; return a list of what no longer works."""
     wrong = []
     try:
-        print("still here", flush=True)  # noqa: T201 - that is what may have been broken
+        print("still here", flush=True)  # noqa: T201 - printing may have been broken
         sys.stderr.write("still here\n")
     except ValueError as error:
         wrong.append(f"print: {error}")

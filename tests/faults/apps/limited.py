@@ -1,4 +1,4 @@
-"""Jobs under limits, a rate and unique keys; what they hold and when, the ledger says."""
+"""Jobs with limits, a rate and unique keys, which write the keys that they hold to the ledger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SOON = Retry.fixed(0.05, attempts=3, jitter=0)
 
 
 def _run(job: JobContext, seconds: float, *keys: str) -> None:
-    """Write the start with the keys and the instant of the claim, wait, and write the end."""
+    """Write the start with the keys and the time of the claim, wait, and write the end."""
     note = " ".join([str(int(job.claimed_at.timestamp() * 1_000_000)), *keys])
     ledger.write("start", job=job.id, attempt=job.attempt, fence=job.fence, note=note)
     time.sleep(seconds)
@@ -30,7 +30,7 @@ def _run(job: JobContext, seconds: float, *keys: str) -> None:
 
 @fire.task(name="limited", limits=[ALL, TENANT], retry=_SOON)
 def limited(job: JobContext, tenant: int, seconds: float) -> None:
-    """Hold the shop's key and a tenant's for a while."""
+    """Hold the keys of the shop and of a tenant for a while."""
     _run(job, seconds, "shop", f"shop/tenant:{tenant}")
 
 
@@ -42,5 +42,5 @@ def rated(job: JobContext) -> None:
 
 @fire.task(name="once", unique=ONCE, retry=_SOON)
 def once(job: JobContext, doc: int, seconds: float) -> None:
-    """Be the only one of a document."""
+    """Run as the only job for a document."""
     _run(job, seconds, f"doc:{doc}")

@@ -30,14 +30,14 @@ def limited(job: JobContext, tenant: int, seconds: float) -> None:
 
 @fire.task(name="member", retry=_SOON)
 def member(job: JobContext, seconds: float) -> None:
-    """Be one of a batch, or run after one."""
+    """Run as a member of a batch, or after one."""
     job.log("at work")
     _run(job, seconds)
 
 
 @fire.task(name="stepped", retry=_SOON)
 def stepped(job: JobContext, seconds: float) -> None:
-    """Remember two steps."""
+    """Store two steps."""
     for name in ("one", "two"):
         job.step(name, time.sleep, seconds)
     _run(job, seconds)
@@ -45,4 +45,4 @@ def stepped(job: JobContext, seconds: float) -> None:
 
 @fire.task(name="filler", keep=1)
 def filler() -> None:
-    """Be removed a second after the end."""
+    """Do nothing; the job is removed a second after its end."""

@@ -1,4 +1,4 @@
-"""Jobs that kill the process they run in, each in a way of its own."""
+"""Jobs that kill their process, each in a different way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def overflow() -> None:
 
 
 def fork_bomb() -> None:
-    """Start many copies of this process at once, then die among them."""
+    """Start many copies of this process together, then abort."""
     for _ in range(_FORKS):
         if os.fork() == 0:
             time.sleep(0.5)
@@ -64,23 +64,23 @@ for _name, _death in _DEATHS.items():
 
 @fire.task(name="async-exit", retry=_NEVER)
 async def async_exit(job: JobContext, seconds: float) -> None:
-    """End the process from the event loop."""
+    """Exit the process from the event loop."""
     begin(job)
     os._exit(4)
 
 
 @fire.task(name="apart-kill", retry=_NEVER, executor="process")
 def apart_kill(job: JobContext, seconds: float) -> None:
-    """Be killed as the kernel does it when memory runs out, in a process of its own."""
+    """Kill the job process as the kernel does when memory runs out."""
     begin(job)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @fire.task(name="memory", retry=_NEVER, executor="process")
 def memory(job: JobContext, seconds: float) -> None:
-    """Ask for more memory than this process may have; Python says so by an exception."""
+    """Allocate more memory than this process may have, which raises an exception."""
     begin(job)
-    with open("/proc/self/statm") as sizes:  # noqa: PTH123 - no import of a class while memory runs out
+    with open("/proc/self/statm") as sizes:  # noqa: PTH123 - avoid importing a class while memory runs out
         pages = int(sizes.read().split()[0])
     limit = pages * resource.getpagesize() + _HEADROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -1,4 +1,4 @@
-"""Ordinary jobs: they take a while, look whether they are cancelled, and write when they start and end."""
+"""Ordinary jobs: they take a while, check for cancellation, and record their start and end."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _SOON = Retry.fixed(0.05, attempts=3, jitter=0)
 
 
 def begin(job: JobContext) -> None:
-    """The start of an attempt is in the ledger."""
+    """Record the start of an attempt in the ledger."""
     ledger.write("start", job=job.id, attempt=job.attempt, fence=job.fence)
 
 
 def end(job: JobContext) -> None:
-    """The end of an attempt is in the ledger."""
+    """Record the end of an attempt in the ledger."""
     ledger.write("end", job=job.id, attempt=job.attempt, fence=job.fence)
 
 
 def end_if_cancelled(job: JobContext) -> None:
-    """The job goes on unless it is cancelled, which is in the ledger then."""
+    """If the job is cancelled, record this in the ledger and raise the error."""
     if job.cancelled:
         ledger.write("cancelled", job=job.id, fence=job.fence, note=job.cancel_reason)
         job.raise_if_cancelled()
@@ -35,7 +35,10 @@ def end_if_cancelled(job: JobContext) -> None:
 
 @fire.task(name="work", retry=_SOON)
 def work(job: JobContext, seconds: float) -> int:
-    """Sleep a while, unless cancelled; the ordinary job of every scenario. Returns the claim's fence."""
+    """Sleep for a while unless cancelled; return the fence of the claim.
+
+    The ordinary job of every scenario.
+    """
     begin(job)
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
@@ -47,7 +50,7 @@ def work(job: JobContext, seconds: float) -> int:
 
 @fire.task(name="awork", retry=_SOON)
 async def awork(job: JobContext, seconds: float) -> int:
-    """Sleep a while on the event loop."""
+    """Sleep for a while on the event loop."""
     begin(job)
     await asyncio.sleep(seconds)
     end(job)
@@ -56,18 +59,18 @@ async def awork(job: JobContext, seconds: float) -> int:
 
 @fire.task(name="apart", retry=_SOON, executor="process")
 def apart(job: JobContext, seconds: float) -> int:
-    """Sleep a while in a process of its own."""
+    """Sleep for a while in a job process."""
     begin(job)
     time.sleep(seconds)
     end(job)
     return job.fence
 
 
-# ---- jobs that are there until the scenario lets them go -------------------------------------------------
+# ---- jobs that run until the scenario releases them ------------------------------------------------------
 
 
 def is_released() -> bool:
-    """Tell whether the scenario has let the jobs go."""
+    """Return whether the scenario has released the jobs."""
     return (Path(os.environ["FAULTS_LEDGER"]) / "released").exists()
 
 
@@ -82,7 +85,7 @@ def hold(job: JobContext, seconds: float) -> int:
 
 
 fire.task(name="held", retry=_SOON)(hold)
-# What its server cancels when it cannot be sure of the job.
+# The server cancels such a job when it may have lost its claim.
 fire.task(name="careful", retry=_SOON, on_risk="cancel")(hold)
 
 
@@ -97,7 +100,7 @@ async def aheld(job: JobContext, seconds: float) -> int:
 
 
 def hold_on(job: JobContext, seconds: float) -> int:
-    """Run until released, deaf to every cancellation."""
+    """Run until released, ignoring every cancellation."""
     begin(job)
     while not is_released():
         time.sleep(seconds)
@@ -109,7 +112,7 @@ fire.task(name="pheld", retry=_SOON, executor="process")(hold_on)
 fire.task(name="deaf", retry=_SOON)(hold_on)
 
 
-# ---- jobs that end one way or the other --------------------------------------------------------------------
+# ---- other jobs --------------------------------------------------------------------------------------------
 
 
 @fire.task(name="fail", retry=Retry.never())
@@ -122,7 +125,7 @@ def fail(job: JobContext, seconds: float) -> None:
 
 @fire.task(name="echo", retry=Retry.never())
 def echo(job: JobContext, seconds: float) -> float:
-    """Return the number that was given, at once."""
+    """Return the number immediately."""
     begin(job)
     end(job)
     return seconds

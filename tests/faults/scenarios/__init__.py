@@ -1,4 +1,4 @@
-"""The scenarios by name, one module a family, each of which registers its own."""
+"""The scenarios by name. Each module of this package is a group of scenarios, which it registers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every scenario is made of: its registration, its sizes, a client, servers that end with it."""
+"""The base of every scenario: its registration, its sizes, a client, and servers that end with it."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from tests.faults.servers import Place, Server, eventually
 
 @attrs.frozen
 class Size:
-    """How much of a scenario to play: what `jobs` and `rounds` count is said in its docstring."""
+    """The size of a run of a scenario; its docstring describes what `jobs` and `rounds` count."""
 
     jobs: int
     rounds: int  # kills, restarts, repetitions
-    seed: int = 0  # of what is drawn by chance, where a scenario says that it can be given
+    seed: int = 0  # for random values, if a scenario accepts a seed
 
 
 class NotHere(Exception):
-    """This machine has not what the scenario needs."""
+    """This machine lacks something that the scenario needs."""
 
 
 @attrs.frozen
 class Scenario:
-    """A fault on purpose."""
+    """A deliberate fault."""
 
     name: str
     fault: str  # its number in the catalogue: docs/faults.md
-    play: Callable[[Place, Size], list[str]]  # returns the figures; an AssertionError says what is wrong
-    full: Size  # by hand
-    short: Size  # with the tests
-    schemes: tuple[str, ...]  # the storages it is for; empty: every one
+    play: Callable[[Place, Size], list[str]]  # returns the figures; an AssertionError describes a failure
+    full: Size  # for manual runs
+    short: Size  # for runs with the tests
+    schemes: tuple[str, ...]  # the storages for which it is intended; empty: all
 
     @property
     def title(self):
-        """The first line of its description."""
+        """The first line of its docstring."""
         return (self.play.__doc__ or "").splitlines()[0]
 
 
@@ -74,7 +74,7 @@ class Stage:
     _stubs: dict[str, TaskVerbs[Any, Any]] = attrs.field(factory=dict)
 
     def server(self, *, workers=4, processes=1, app="work", place=None):
-        """Return a new server of one of the apps under test, at the stage's place unless one is named."""
+        """Return a new server of one of the apps under test, at the stage's place unless another is given."""
         name = f"server-{len(self.servers) + 1}"
         server = Server(
             place or self.place, name, workers=workers, processes=processes,
@@ -84,19 +84,19 @@ class Stage:
         return server
 
     def serve(self, number=1, **options):
-        """Return so many new servers, which are up."""
+        """Return a number of new servers that have sessions."""
         servers = [self.server(**options) for _ in range(number)]
         self.up(*servers)
         return servers
 
     def replace(self, server, **options):
-        """Return a server in the place of one that is gone."""
+        """Return a server that replaces one that has ended."""
         self.servers.remove(server)
         server.process.wait()
         return self.server(**options)
 
     def up(self, *servers, within=30):
-        """Each child of the servers, of all unless named, holds a session."""
+        """Wait until every worker process of these servers, by default of all, has a session."""
         named = servers or tuple(self.servers)
         eventually(lambda: self._are_up(named), within, "servers are up")
 
@@ -113,17 +113,17 @@ class Stage:
         )
 
     def forgetting_all(self):
-        """What the servers run meanwhile may be run again: the storage forgets."""
+        """Allow repeats of everything that the servers run in the block, because the storage loses data."""
         return forgetting(self.ledger, [pid for one in self.servers for pid in (one.pid, *one.family())])
 
     def note(self, what, *pids, at=None):
-        """The ledger says what has befallen the processes, now unless an instant is given."""
+        """Write an event of these processes to the ledger, with the current time unless one is given."""
         self.ledger.write(what, note=",".join(map(str, pids)), at=at)
 
     # ---- jobs --------------------------------------------------------------------------------------------
 
     def task(self, name):
-        """Return a stub of a task: the code runs in the servers. It takes a number of seconds."""
+        """Return a stub of a task, whose code runs in the servers and takes a number of seconds."""
         if name not in self._stubs:
 
             def stub(seconds: float) -> int: ...
@@ -132,14 +132,14 @@ class Stage:
         return self._stubs[name]
 
     def enqueue(self, jobs, seconds, *, task="work"):
-        """Return the ids of so many jobs, acknowledged by the storage."""
+        """Return the ids of this number of new jobs, acknowledged by the storage."""
         arguments = [(seconds() if callable(seconds) else seconds,) for _ in range(jobs)]
         ids = [job.id for job in self.task(task).enqueue_many(arguments)]
         self.acknowledged.update(ids)
         return ids
 
     def await_starts(self, ids, *, times=1, within=30):
-        """Each of the jobs has started so often."""
+        """Wait until each of the jobs has started this often."""
 
         def have_started():
             starts = Counter(event.job for event in self.events() if event.what == "start")
@@ -148,7 +148,7 @@ class Stage:
         eventually(have_started, within, f"jobs have started {times} times")
 
     def await_progress(self, within=30):
-        """Return how long it took until a job started that was enqueued from now on."""
+        """Return the seconds until a job that is enqueued from now on starts."""
         began, fresh, tail = time.monotonic(), [], Tail(self.place.ledger_folder)
 
         def has_started():
@@ -163,7 +163,7 @@ class Stage:
         return time.monotonic() - began
 
     def starts_after(self, at, pids=None, seconds=0.05):
-        """Tell whether a job has started after an instant, in one of the processes where they are named."""
+        """Return whether a job has started after a time, in one of these processes if they are given."""
         self.keep_busy(20, seconds, by=20)
         return any(
             event.what == "start" and event.at > at and (pids is None or event.pid in pids)
@@ -171,43 +171,43 @@ class Stage:
         )
 
     def release(self, until=lambda: True):
-        """Jobs that are there until they are let go end now; all have ended, and `until` holds."""
+        """Let the held jobs end; wait until all jobs have ended and `until` holds."""
         mark = self.place.ledger_folder / "released"
         mark.touch()
         eventually(lambda: self.unfinished() == 0 and until(), 30, "released jobs have ended")
         mark.unlink()
 
     def unfinished(self):
-        """Return how many stored jobs have not ended."""
+        """Return the number of stored jobs that have not ended."""
         counts = self.fire.jobs.counts().by_state
         return sum(count for state, count in counts.items() if state not in FINAL_STATES)
 
     def keep_busy(self, least, seconds, *, by=1_000):
-        """There are at least so many unfinished jobs."""
+        """Enqueue jobs if fewer than `least` are unfinished."""
         if self.unfinished() < least:
             self.enqueue(by, seconds)
 
     def events(self):
-        """Return what the ledger says by now."""
+        """Return the current events of the ledger."""
         return read_ledger(self.place.ledger_folder)
 
     def record(self, job_id):
-        """Return a job as it is stored."""
+        """Return a stored job."""
         record = self.fire.storage.get((job_id,))[0]
         assert record is not None, job_id
         return record
 
     def records(self, named=None):
-        """Return the jobs that are stored, of all that were acknowledged unless named."""
+        """Return the stored jobs with these ids, by default of all acknowledged ones."""
         ids = sorted(self.acknowledged) if named is None else named
         return [record for record in stored(self.fire.storage, ids) if record is not None]
 
     def await_end(self, within=120):
-        """Every job has ended."""
+        """Wait until every job has ended."""
         eventually(lambda: self.unfinished() == 0, within, "all jobs have ended")
 
     def finish(self, within=120, *, repeats="explained", loses=False):
-        """Return the report once all jobs have ended, and well; without repeats no session was lost."""
+        """Wait until all jobs have ended well; return the report. Without repeats, no session may be lost."""
         self.await_end(within)
         report = self.report()
         report.assert_well(repeats=repeats, loses=loses)
@@ -215,17 +215,17 @@ class Stage:
         return report
 
     def said(self, words):
-        """Return how often the servers' logs have these words."""
+        """Return how often these words occur in the servers' logs."""
         return sum(server.log.read_text().count(words) for server in self.servers)
 
     def report(self):
-        """Return the report on what was acknowledged and what the ledger says by now."""
+        """Return the report on the acknowledged jobs, from the current ledger."""
         return check(self.fire, self.acknowledged, self.events())
 
 
 @contextmanager
 def stage(place, **timings):
-    """Open a stage; its servers are killed at the end, whatever happens. Timings replace the place's."""
+    """Yield a stage whose servers are killed at the end in any case. Timings replace those of the place."""
     changed = {f"FIRELOCK_{name.upper()}": str(value) for name, value in timings.items()}
     place = attrs.evolve(place, timings={**place.timings, **changed})
     fire = Firelock(place.storage, settings=place.settings)
@@ -239,7 +239,7 @@ def stage(place, **timings):
 
 
 def at(place, storage, name="", **timings):
-    """Open a stage at another storage than the place's, in a folder below the place's where that is named."""
+    """Yield a stage with another storage, in a folder below the place's folder if a name is given."""
     folder = place.folder / name
     folder.mkdir(exist_ok=True)
     return stage(attrs.evolve(place, storage=storage, folder=folder), **timings)
@@ -247,7 +247,7 @@ def at(place, storage, name="", **timings):
 
 @contextmanager
 def every(pause, act):
-    """Meanwhile a thread does it time after time, and once at least."""
+    """Call a function repeatedly in a thread within the block, at least once."""
     over = threading.Event()
 
     def run():
@@ -267,15 +267,15 @@ def every(pause, act):
 
 @contextmanager
 def forgetting(ledger, pids):
-    """What these processes run meanwhile may be run again, and the ledger says so all the time.
+    """Allow repeats of everything that these processes run in the block, with continuous ledger events.
 
-    What the storage forgets of them shows later, and they go on until then.
+    The effects of data that the storage lost are visible only later, and the processes continue until then.
     """
 
     def mark():
         ledger.write("freeze", note=",".join(map(str, pids)))
 
-    mark()  # before anything is forgotten: the thread may begin late
+    mark()  # before any data is lost, because the thread may start late
     try:
         with every(0.02, mark):
             yield
@@ -288,18 +288,18 @@ BATCH = 10
 
 @attrs.define(eq=False)
 class Feed:
-    """A client that enqueues all the time, through whatever befalls the storage."""
+    """A client that enqueues continuously, whatever happens to the storage."""
 
     on: Stage
     fire: Firelock
     refusals: list[str] = attrs.field(factory=list)
-    outages: list[float] = attrs.field(factory=list)  # seconds between two answers, refusals between them
+    outages: list[float] = attrs.field(factory=list)  # seconds between successes, with refusals between them
     _over: threading.Event = attrs.field(factory=threading.Event)
     _ended: threading.Event = attrs.field(factory=threading.Event)
     _failed: list[BaseException] = attrs.field(factory=list)
 
     def run(self):
-        """Jobs are stored until it is over; each that was acknowledged counts, no other."""
+        """Store jobs until stopped; exactly the acknowledged ones count."""
         task = self.fire.task(name="work", remote=True)(stub)
         answered, is_refused = time.monotonic(), False
         try:
@@ -320,17 +320,17 @@ class Feed:
             self._ended.set()
 
     def stop(self):
-        """The last call has been answered: nothing is enqueued any more."""
+        """Stop enqueueing, and wait until the last call has returned."""
         self._over.set()
         self._ended.wait()
 
     @property
     def outage(self):
-        """For how long the client had no answer."""
+        """The longest time without a successful call, as text."""
         return f"the longest outage for a client {max(self.outages, default=0):.1f} s"
 
     def end(self):
-        """What went wrong is raised."""
+        """Raise the error of the thread, if there was one."""
         if self._failed:
             raise self._failed[0]
 
@@ -341,7 +341,7 @@ def stub(seconds: float) -> int:
 
 @contextmanager
 def feeding(on, storage=None):
-    """Yield a client of its own that enqueues meanwhile."""
+    """Yield a separate client that enqueues within the block."""
     with Firelock(storage or on.place.storage) as fire:
         feed = Feed(on, fire)
         thread = threading.Thread(target=feed.run, name="feed")

@@ -1,4 +1,4 @@
-"""F53: coroutines that are cancelled in the middle of a call."""
+"""F53: coroutines that are cancelled during a call."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tests.faults.scenarios.network import behind_proxy
 from tests.faults.servers import eventually
 
 _AT_ONCE = 50
-_MOST_CONNECTIONS = _AT_ONCE + 3  # a thread for each call that waits, and the client's own
-_LONGEST = 0.004  # seconds after which at the latest a call is cancelled; they take about one thousandth
+_MOST_CONNECTIONS = _AT_ONCE + 3  # a thread per waiting call, and the client's own connections
+_LONGEST = 0.004  # seconds until a call is cancelled at the latest; calls take about one thousandth
 
 
 @attrs.define(eq=False)
 class _Callers:
-    """Coroutines that ask for their own jobs, and what they were answered."""
+    """Coroutines that request their own jobs, and the results."""
 
     fire: Firelock
     task: Any
     chance: random.Random
-    known: list[tuple[Job[float], float]] = attrs.field(factory=list)  # handles, and the numbers given
+    known: list[tuple[Job[float], float]] = attrs.field(factory=list)  # handles and passed numbers
     begun: Counter[str] = attrs.field(factory=Counter)
     answered: Counter[str] = attrs.field(factory=Counter)
     wrong: list[str] = attrs.field(factory=list)
@@ -63,7 +63,7 @@ class _Callers:
             self.wrong.append(what)
 
     async def play(self, rounds):
-        """So many calls are made, many at once, each cancelled after a moment unless it was quicker."""
+        """Make this number of concurrent calls, each cancelled after a short time unless it has ended."""
         calls = [self.enqueue, self.enqueue_many, self.refresh, self.result, self.get]
         await self.enqueue(0.0)
         for first in range(0, rounds, _AT_ONCE):
@@ -88,9 +88,9 @@ class _Callers:
 
 @scenario("cancellations", "F53", full=Size(0, 100_000), short=Size(0, 3_000), schemes=["redis"])
 def cancellations(place, size):
-    """Coroutines are cancelled in mid-call: nobody gets another's answer, no connection is left open.
+    """Coroutines are cancelled during calls: none gets another's result, and no connection is left open.
 
-    `rounds` calls, fifty at once.
+    `rounds` calls, fifty concurrently.
     """
     with stage(place) as on, behind_proxy(place) as (proxy, far):
         on.serve()
@@ -123,7 +123,7 @@ def cancellations(place, size):
 
 
 def _wrong_results(on):
-    """Return the jobs, whoever made them, whose result is not what they were given."""
+    """Return the jobs, including those of cancelled calls, whose result differs from their argument."""
     walked = pages(on.fire.storage, JobFilter(task="echo"), 500)
     records = on.records(job.id for page in walked for job in page)
     return [one.id for one in records if one.arguments != f'{{"seconds":{one.result}}}']

@@ -1,4 +1,4 @@
-"""F09, F10, F56: wall clocks that are wrong, that are set, and a storage's clock that jumps."""
+"""F09, F10, F56: wrong wall clocks, wall clocks that are set, and a storage's clock that jumps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.faults.servers import eventually
 
 _SOURCE = Path(__file__).parents[1] / "wallclock.c"
 _HOUR = 3_600
-_WRONG = ({"off": _HOUR, "gain": 0.01}, {"off": -_HOUR, "gain": -0.01})  # of each server in turn
+_WRONG = ({"off": _HOUR, "gain": 0.01}, {"off": -_HOUR, "gain": -0.01})  # the servers in order
 _DEFINITIONS = 5
 _EACH_SECOND = Every(timedelta(seconds=1))
 
@@ -37,7 +37,8 @@ _EACH_SECOND = Every(timedelta(seconds=1))
 def wrong_clocks(place, size):
     """One server's wall clock is an hour ahead and gains, the other's is behind and loses: no harm is done.
 
-    `rounds` kills, while recurring jobs fire each second: the bound of recovery holds, instants fire once.
+    There are `rounds` kills, while recurring jobs fire every second. The bound of recovery holds, and each
+    time fires once.
     """
     chance = random.Random(9)
     wrong = [_with_clock(place, **one) for one in _WRONG]
@@ -78,10 +79,10 @@ def wrong_clocks(place, size):
 
 
 def _with_clock(place, *, off, gain):
-    """Return the variables under which a program has such a wall clock.
+    """Return the environment variables that give a program such a wall clock.
 
     Raises:
-        NotHere: there is no compiler, or programs here cannot be made to load a library.
+        NotHere: if there is no compiler, or if programs here cannot be made to load a library.
     """
     library, compiler = place.folder / "wallclock.so", shutil.which("cc")
     if compiler is None or sys.platform != "linux":
@@ -109,16 +110,17 @@ def _assert_each_instant_once(runs):
 
 # ---- a wall clock that is set ------------------------------------------------------------------------------
 
-_STEPS = (600, -1_200, 300)  # seconds, one after the other
+_STEPS = (600, -1_200, 300)  # seconds, one after another
 _LIBRARIES = ("libfaketime.so.1", "faketime/libfaketime.so.1")
 
 
 @scenario("set-clock", "F56", full=Size(4, 10), short=Size(4, 1), schemes=["sqlite"])
 def set_clock(place, size):
-    """The wall clock of the host is set under two servers at work: no session is lost, no job runs twice.
+    """The wall clock of the host is set under two running servers: no session is lost, no job runs twice.
 
-    It is set forward by ten minutes, back by twenty, forward by five, `rounds` times, each time while `jobs`
-    jobs run. Then a server that runs some is killed right after the clock was set back: the other runs them.
+    It is set forward by ten minutes, back by twenty and forward by five, `rounds` times, each time while
+    `jobs` jobs run. Then a server that runs jobs is killed right after the clock was set back, and the other
+    server runs them.
     """
     watch = place.folder / "wall-clock"
     variables = _settable_clock(place, watch)
@@ -135,7 +137,7 @@ def set_clock(place, size):
             eventually(lambda: _renewed_now(on.fire) == 2, 30, "sessions are renewed")
             time.sleep(
                 place.settings.session_timeout + 2 * place.settings.sweep
-            )  # they may look for the dead again
+            )  # the servers may search for lost sessions again
             on.release()
             on.await_progress()
         report = on.finish(repeats="none")
@@ -156,10 +158,10 @@ def set_clock(place, size):
 
 
 def _settable_clock(place, watch):
-    """Return the variables under which the wall clock of a program is off by the seconds in a file.
+    """Return the environment variables with which a program's wall clock is off by the seconds in a file.
 
     Raises:
-        NotHere: libfaketime is not installed, or moves clocks here that only count on.
+        NotHere: if libfaketime is not installed, or if it changes monotonic clocks here.
     """
     folders = [Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu*")]
     found = [folder / name for folder in folders for name in _LIBRARIES if (folder / name).exists()]
@@ -168,8 +170,8 @@ def _settable_clock(place, watch):
     variables = {
         "LD_PRELOAD": str(found[0]),
         "FAKETIME_TIMESTAMP_FILE": str(watch),
-        "FAKETIME_NO_CACHE": "1",  # read at each look
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # nor CLOCK_BOOTTIME, as is looked at below
+        "FAKETIME_NO_CACHE": "1",  # read the file at every call
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # nor CLOCK_BOOTTIME, as checked below
         "FAKETIME_DISABLE_SHM": "1",  # killed programs would leave it behind
     }
     _write_offset(watch, 5_000)
@@ -187,20 +189,20 @@ def _settable_clock(place, watch):
 
 
 def _write_offset(watch, seconds):
-    """Write the file at once: a program that reads it half written would end."""
+    """Replace the file atomically, because a program that reads an incomplete file would end."""
     new = watch.with_suffix(".new")
     new.write_text(f"{seconds:+d}\n")
     new.replace(watch)
 
 
 def _set(on, watch, seconds):
-    """The wall clock of the servers, and the storage's in this process, are off by so many seconds."""
+    """Move the wall clock of the servers, and the storage's clock in this process, by a number of seconds."""
     _write_offset(watch, seconds)
     on.fire.storage.clock_offset = seconds * SECOND
 
 
 def _renewed_now(app):
-    """Return how many sessions were renewed after the clock was set."""
+    """Return the number of sessions that were renewed after the clock was set."""
     now, timeout = app.storage.clock(), app.settings.session_timeout
     ends = [(one.expires_at - now) / SECOND for one in app.storage.list_sessions() if one.is_alive]
     return sum(0 < left <= timeout + 1 for left in ends)
@@ -215,8 +217,8 @@ _JUMP = 300 * SECOND
 def clock_jumps(place, size):
     """The storage's clock jumps back five minutes, and forward: no time fires twice, no job runs twice.
 
-    It is moved by the hook that storages have for tests, under two servers in this process. No session is
-    taken for lost either way. `rounds` times, `jobs` jobs.
+    The hook that storages have for tests moves it, under two servers in this process. No session is
+    considered lost in either case. `rounds` times, with `jobs` jobs.
     """
     place = attrs.evolve(place, timings={**place.timings, "FIRELOCK_KEEP_DELETED": "0"})
     ledger = place.ledger()
@@ -229,7 +231,7 @@ def clock_jumps(place, size):
 
     def await_end():
         eventually(lambda: _unended(apps[0]) == 0, 30, "all jobs have ended")
-        # A session that has run out may be taken for lost as long as it is not renewed.
+        # An expired session can be considered lost until it is renewed.
         eventually(lambda: _renewed(apps[0]) == len(apps), 30, "no server's session has run out")
 
     def await_run():
@@ -287,7 +289,7 @@ def _run_now(app):
 
 
 def _renewed(app):
-    """Return how many sessions will be renewed in time; 0 while there are others that are not over."""
+    """Return the number of unexpired sessions; 0 if an active session has expired."""
     now = app.storage.clock()
     alive = [one.expires_at > now for one in app.storage.list_sessions() if one.is_alive]
     return len(alive) if all(alive) else 0

@@ -1,4 +1,4 @@
-"""F24, F27, F28: everybody wants the same rows of a database, or a stranger holds on to them."""
+"""F24, F27, F28: concurrent access to the same rows of a database, and other programs that lock them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults.effects import database as engine_of
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.databases import SQL
 
-# ---- everybody at once -----------------------------------------------------------------------------------
+# ---- concurrent access -----------------------------------------------------------------------------------
 
 _CLAIMERS, _OPERATORS = 16, 3
 _POOL = _CLAIMERS + _OPERATORS + 5
@@ -30,7 +30,7 @@ _POOL = _CLAIMERS + _OPERATORS + 5
 
 @attrs.define(eq=False)
 class _Storm:
-    """What is done to one storage from many threads, and what came of it."""
+    """Concurrent operations on one storage from many threads, and their results."""
 
     fire: Firelock
     seconds: float
@@ -41,7 +41,7 @@ class _Storm:
     ids: list[str] = attrs.field(factory=list)
 
     def threads(self):
-        """Return whoever takes part."""
+        """Return the threads that take part."""
         works = [self.claim] * _CLAIMERS + [self.operate] * _OPERATORS
         works += [self.insert, self.insert, self.prune, self.promote, self.release]
         start = threading.Barrier(len(works), self._begin)
@@ -55,15 +55,15 @@ class _Storm:
 
     def _run(self, work, chance, start):
         try:
-            self.fire.storage.promote(1)  # has connected: that took four seconds where the machine was busy
+            self.fire.storage.promote(1)  # wait for the connection, which took four seconds on a busy machine
             start.wait(60)
             while time.monotonic() < self.until:
                 work(chance)
-        except BaseException as error:  # noqa: BLE001 - the scenario tells
+        except BaseException as error:  # noqa: BLE001 - the scenario reports it
             self.errors.append(error)
 
     def insert(self, chance):
-        """Jobs are stored, unless there are many."""
+        """Store jobs, unless there are many."""
         storage = self.fire.storage
         if self.fire.jobs.counts().by_state.get(State.ENQUEUED, 0) > 2_000:
             time.sleep(0.02)
@@ -77,7 +77,7 @@ class _Storm:
         self.ids = [*self.ids[-2_000:], *(job.id for job in jobs)]
 
     def claim(self, chance):
-        """Jobs are claimed by a session, which ends some and is ended with the others."""
+        """Claim jobs in a session, end some of them, and end the session with the others."""
         storage = self.fire.storage
         session = f"session-{threading.get_ident()}-{chance.random()}"
         storage.begin_session(NewSession(session, "server", "server", "host", 1, 0, 3_600))
@@ -94,8 +94,8 @@ class _Storm:
         storage.end_session(session, [], reason="over")
 
     def operate(self, chance):
-        """An operator deletes or requeues a page of jobs, whatever they do."""
-        if not self.ids:  # who spins takes the interpreter from those who store them
+        """Delete or requeue a page of jobs, whatever their states are."""
+        if not self.ids:  # a busy loop would slow down the threads that store them
             time.sleep(0.02)
             return
         page = chance.sample(self.ids, min(len(self.ids), 60))
@@ -103,24 +103,24 @@ class _Storm:
         self.done["actions"] += sum(result.is_applied for result in act(page))
 
     def prune(self, chance):
-        """Retention."""
+        """Run retention."""
         self.done["pruned"] += self.fire.storage.prune(chance.randint(1, 500))
 
     def promote(self, chance):
-        """The scheduler's look, which folds the counts as well."""
+        """Promote due jobs, which also folds the counts."""
         self.fire.storage.promote(chance.randint(1, 500))
         self.done["looks"] += 1
 
     def release(self, chance):
-        """The look for children of what has ended."""
+        """Release continuations of ended jobs."""
         self.fire.storage.release(chance.randint(1, 500))
 
 
 @scenario("deadlock-storm", "F27", full=Size(0, 60), short=Size(0, 4), schemes=SQL)
 def deadlock_storm(place, size):
-    """Sixteen claimers, operators, retention and the scheduler at the same rows: nobody sees an error.
+    """Sixteen claimers, operators, retention and the scheduler use the same rows: no caller sees an error.
 
-    For `rounds` seconds; counts are those of the rows at the end.
+    The scenario takes `rounds` seconds. At the end, the counts equal those of the rows.
     """
     with Firelock(f"{place.storage}?pool_size={_POOL}") as fire:
         fire.storage.migrate()
@@ -147,7 +147,7 @@ def deadlock_storm(place, size):
 
 def _count_conflicts(fire, found):
     assert isinstance(fire.storage, SqlStorage)
-    database = fire.storage._database  # noqa: SLF001 - conflicts are told nobody
+    database = fire.storage._database  # noqa: SLF001 - no public method reports conflicts
     assert isinstance(database, ServerDatabase)
     read = database.read_failure
 
@@ -176,15 +176,15 @@ def _stored(url):
         return {State(state): count for state, count in connection.execute(text(asked))}
 
 
-# ---- strangers ---------------------------------------------------------------------------------------------
+# ---- other programs ----------------------------------------------------------------------------------------
 
-_HELD = 3.0  # seconds that a stranger locks rows: longer than anybody waits for a lock
+_HELD = 3.0  # seconds for which another program locks rows: longer than any wait for a lock
 _LOCK = "SELECT id FROM firelock_jobs WHERE state IN (:processing, :enqueued) LIMIT 40 FOR UPDATE"
 
 
 @scenario("strangers-locks", "F28", full=Size(300, 10), short=Size(150, 1), schemes=SQL)
 def strangers_locks(place, size):
-    """A stranger locks rows of waiting and running jobs for longer than anybody waits: none is repeated.
+    """Another program locks rows of waiting and running jobs for longer than any wait: no job is repeated.
 
     At least `jobs` jobs; `rounds` times for three seconds.
     """
@@ -211,13 +211,13 @@ _READERS = 4
 
 @scenario("held-snapshots", "F24", full=Size(6_000, 2), short=Size(300, 1), schemes=["postgresql"])
 def held_snapshots(place, size):
-    """Transactions stay open for the whole run, one that wrote and readers with their snapshots.
+    """Transactions stay open for the whole run: one that has written, and readers with their snapshots.
 
     `jobs` jobs without them, and `rounds` times as many with them.
     """
     with stage(place) as on:
         on.serve(2, workers=8)
-        _rate(on, size.jobs)  # everybody has connected
+        _rate(on, size.jobs)  # so that all processes have connected
         base = _rate(on, size.jobs)
         with _held_open(place.storage):
             held = [_rate(on, size.jobs) for _ in range(size.rounds)]

@@ -1,4 +1,4 @@
-"""F42: rows that no client of ours wrote."""
+"""F42: rows that no Firelock client wrote."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.checker import stored
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually
 
-# What clients of another make or version may store, by what is wrong with it.
+# Jobs that other clients or versions might store, by what is wrong with them.
 _ODD = {
     "no JSON": lambda job: attrs.evolve(job, arguments="{seconds: 1"),
     "nothing": lambda job: attrs.evolve(job, arguments=""),
@@ -27,14 +27,14 @@ _ODD = {
     "a huge number": lambda job: attrs.evolve(job, arguments='{"seconds":' + "9" * 10_000 + "}"),
     "not a number": lambda job: attrs.evolve(job, arguments='{"seconds":NaN}'),
 }
-# Jobs that wait for a server which knows more, with the words of their reason.
+# Jobs that wait for a newer server, with words from their reason.
 _WAITING = {
     "an unknown task": (lambda job: attrs.evolve(job, task="nobody.knows.it"), "not registered"),
     "an unknown serializer": (lambda job: attrs.evolve(job, serializer="pickle"), "not installed"),
     "no serializer": (lambda job: attrs.evolve(job, serializer=""), "not installed"),
     "an unknown retry policy": (lambda job: attrs.evolve(job, retry='{"kind":"banana"}'), "newer release"),
 }
-# Jobs that are well and run, although something beside them is not.
+# Valid jobs that run although another value of them is invalid.
 _BEARABLE = {
     "a retry policy that is none": lambda job: attrs.evolve(job, retry="{"),
     "a negative timeout": lambda job: attrs.evolve(job, timeout_seconds=-1.0),
@@ -44,9 +44,9 @@ _BEARABLE = {
 
 @scenario("odd-jobs", "F42", full=Size(20_000, 20), short=Size(200, 1))
 def odd_jobs(place, size):
-    """Arguments nobody can read: failed with the reason, text kept; unknown tasks and serializers: they wait.
+    """Jobs with unreadable arguments fail with the reason and keep them; unknown tasks and serializers wait.
 
-    `rounds` of each kind among `jobs` good ones.
+    `rounds` jobs of each kind among `jobs` good ones.
     """
     with stage(place) as on:
         on.serve()
@@ -72,7 +72,7 @@ def odd_jobs(place, size):
 
 
 def _insert(on, change):
-    """Return the id of an odd job; None where the storage refuses it, as it may an odd queue."""
+    """Return the id of an odd job; None if the storage refuses it, which is allowed for an odd queue."""
     storage = on.fire.storage
     job = NewJob(
         storage.new_ids(1)[0],
@@ -119,7 +119,7 @@ def _assert_quarantined(on, job_id, kind):
 
 # ---- rows of a file --------------------------------------------------------------------------------------
 
-# What each column of a job may hold that no version of ours writes there.
+# Values of each column of a job that no version of Firelock writes there.
 _GARBAGE = {
     "state": "banana",
     "tags": "[not json",
@@ -148,7 +148,7 @@ _GARBAGE = {
 
 @scenario("corrupt-rows", "F42", full=Size(20_000, 20), short=Size(200, 1), schemes=["sqlite"])
 def corrupt_rows(place, size):
-    """Each column of some waiting jobs is overwritten with garbage: all other jobs run, lists can be read.
+    """Each column of some waiting jobs is overwritten with garbage: other jobs run, lists can be read.
 
     `rounds` rows for each column among `jobs` good ones.
     """

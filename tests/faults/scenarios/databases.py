@@ -1,4 +1,4 @@
-"""F21, F22, F25, F28, F39: what befalls a database server, or the connections to it."""
+"""F21, F22, F25, F28, F39: failures of a database server and of the connections to it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.sql.servers.processes import USER
 SQL = ["postgresql", "mysql"]
 
 
-# ---- it goes away ----------------------------------------------------------------------------------------
+# ---- restarts --------------------------------------------------------------------------------------------
 
 PATIENT = {"session_timeout": 10.0, "heartbeat": 1.0}  # longer than a restart takes
 
 
 @scenario("restart-database", "F21", full=Size(0, 50), short=Size(0, 3), schemes=SQL)
 def restart_database(place, size):
-    """The server ends under load and comes back: in order, at once without a word, or killed; by turns.
+    """The server ends under load and is restarted: with a normal stop, an immediate stop, or a kill, in turn.
 
-    `rounds` times, with a session that outlives it.
+    `rounds` times, with a session that outlives each restart.
     """
     chance = random.Random(21)
     back = []
@@ -60,18 +60,18 @@ def _end_somehow(database, number):
         case 0:
             database.stop()
         case 1 if isinstance(database, Postgresql):
-            os.kill(database.pid, signal.SIGQUIT)  # the immediate one; what follows waits for its end
+            os.kill(database.pid, signal.SIGQUIT)  # the immediate stop; the next call waits for the end
             database.stop()
         case _:
             database.kill()
 
 
-# ---- connections go away -----------------------------------------------------------------------------------
+# ---- killed connections ------------------------------------------------------------------------------------
 
 
 @scenario("kill-connections", "F22", full=Size(4_000, 2), short=Size(400, 2), schemes=SQL)
 def kill_connections(place, size):
-    """An operator ends connections, `rounds` a second: nothing is lost or repeated, and work goes on.
+    """An operator ends connections, `rounds` per second: nothing is lost or repeated, and work continues.
 
     `jobs` jobs of 10 ms without it, and as many with it.
     """
@@ -115,7 +115,7 @@ def _is_idle(on):
 
 
 def _kill_one(connection, chance):
-    """Tell whether one of the storage's connections was ended."""
+    """Return whether one of the storage's connections was ended."""
     if isinstance(connection, psycopg.Connection):
         found = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE usename = %s ORDER BY pid", [USER]
@@ -127,17 +127,17 @@ def _kill_one(connection, chance):
         cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id", [USER])
         found = cursor.fetchall()
         if found:
-            with suppress(pymysql.OperationalError):  # it has gone by itself
+            with suppress(pymysql.OperationalError):  # it has ended by itself
                 cursor.execute("KILL CONNECTION %s", chance.choice(found))
     return bool(found)
 
 
-# ---- connections are not to be had -------------------------------------------------------------------------
+# ---- no free connections -----------------------------------------------------------------------------------
 
 
 @scenario("no-connections-left", "F25", full=Size(600, 10), short=Size(100, 3), schemes=SQL)
 def no_connections_left(place, size):
-    """Strangers take every connection that the server has: who is connected works on, others get a clear no.
+    """Other programs use every free connection: connected processes continue, others get a clear error.
 
     `jobs` jobs, for `rounds` seconds.
     """
@@ -164,7 +164,7 @@ def no_connections_left(place, size):
 
 
 def _take_all(database, strangers):
-    """Return how many connections were to be had; they are open until the strangers leave."""
+    """Return how many connections were available; they stay open until the stack is closed."""
     taken = 0
     while True:
         try:
@@ -202,7 +202,7 @@ def _is_let_in(url):
 
 @scenario("small-pools", "F39", full=Size(1_000, 2), short=Size(150, 1), schemes=SQL)
 def small_pools(place, size):
-    """A server with twenty workers has pools of one connection, then of two: nobody waits for ever.
+    """A server with twenty workers has pools of one connection, then of two: no worker waits for ever.
 
     `jobs` jobs for each pool up to `rounds` connections.
     """

@@ -1,4 +1,4 @@
-"""F35: the disk that jobs are stored on has no space left."""
+"""F35: the disk with the jobs has no space left."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tests.faults.storages import scheme_of
 from tests.sql.servers.postgresql import Postgresql
 from tests.sql.servers.processes import account
 
-_DISK_OF_SERVER = 224  # MiB: an empty server takes a half, its log of writes grows
+_DISK_OF_SERVER = 224  # MiB: an empty server uses half of it, and its write-ahead log grows
 _DISK_OF_FILE = 64
 _BACKLOG = 2_000  # jobs
-_FULL_FOR = 2.0  # seconds that a file's disk stays full once client and server have met it
-_BUSY = 0.5  # processors that a server may take meanwhile, all its processes together
+_FULL_FOR = 2.0  # seconds for which a file's disk stays full after client and server have seen the error
+_BUSY = 0.5  # processors that all processes of a server may use together meanwhile
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @scenario("full-disk", "F35", full=Size(0, 3), short=Size(0, 1), schemes=["sqlite", "postgresql"])
 def full_disk(place, size):
-    """The disk is full: enqueue says so; nothing is lost or damaged, and all goes on when there is space.
+    """The disk is full: enqueue reports this, nothing is lost or damaged, and work continues with free space.
 
     `rounds` times, on a small disk in memory, which only root may mount.
     """
@@ -38,7 +38,7 @@ def full_disk(place, size):
     return play(place, size.rounds)
 
 
-# ---- of a file -------------------------------------------------------------------------------------------
+# ---- a file ----------------------------------------------------------------------------------------------
 
 
 def _full_disk_of_file(place, rounds):
@@ -77,15 +77,15 @@ def _full_disk_of_file(place, rounds):
 
 
 def _meet_full_disk(on, feed, server, filler):
-    """Client and server have met the full disk for a while; return how many processors the server took."""
+    """Let client and server run with the full disk for a while; return the processors it used."""
     refused, met = len(feed.refusals), _met(server)
-    on.enqueue(_BACKLOG, 0.005)  # a server that has nothing left to write would not meet it
+    on.enqueue(_BACKLOG, 0.005)  # without jobs, the server would not write and not see the error
     _fill(filler)
     eventually(lambda: len(feed.refusals) > refused and _met(server) > met, 60, "both meet the full disk")
     family = [server.pid, *server.family()]
     began, took = time.monotonic(), _processor_seconds(family)
     while time.monotonic() < began + _FULL_FOR:
-        on.fire.jobs.counts()  # who reads does not feel it
+        on.fire.jobs.counts()  # readers do not see the error
         time.sleep(0.1)
     assert [server.pid, *server.family()] == family, "a process of the server is gone"
     return (_processor_seconds(family) - took) / (time.monotonic() - began)
@@ -96,13 +96,13 @@ def _met(server):
 
 
 def _processor_seconds(pids):
-    """Return what the processes have used so far."""
+    """Return the processor seconds that the processes have used so far."""
     used = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in pids]
     return sum(int(ticks) for times in used for ticks in times) / _TICKS
 
 
 def _await_start(on, since):
-    """Return how long after an instant the first job started: those that waited come first."""
+    """Return how long after a time the first job started; waiting jobs come first."""
 
     def starts():
         return [event.at for event in on.events() if event.what == "start" and event.at > since]
@@ -117,7 +117,7 @@ def _integrity(path):
 
 
 def _refusal_of_first(path, filler):
-    """Return what somebody is told who opens the file while nobody has it open and there is no space."""
+    """Return the error for a client that opens the file as the only one when there is no space."""
     _fill(filler)
     with Firelock(f"sqlite:///{path}") as fire:
         with pytest.raises(StorageUnavailable, match="free space on its disk") as raised:
@@ -127,7 +127,7 @@ def _refusal_of_first(path, filler):
     return str(raised.value)
 
 
-# ---- of a server -----------------------------------------------------------------------------------------
+# ---- a server --------------------------------------------------------------------------------------------
 
 
 def _full_disk_of_server(place, rounds):
@@ -165,11 +165,11 @@ def _server_on_small_disk(place, options):
             database.create_database("jobs")
             yield database, database.url("jobs")
     finally:
-        shutil.rmtree(database.folder, ignore_errors=True)  # it could not go while it was mounted on
+        shutil.rmtree(database.folder, ignore_errors=True)  # not possible while the disk was mounted on it
 
 
 def _refusals(on):
-    """Return what clients are told when there is no space: jobs are enqueued until then."""
+    """Enqueue until there is no space, and return the errors."""
     for _ in range(100):
         try:
             on.enqueue(500, 0.0)
@@ -179,7 +179,7 @@ def _refusals(on):
 
 
 def _start_again(database):
-    """Tell whether the server had gone down by itself and had to be started."""
+    """Return whether the server had stopped by itself and had to be started."""
     with suppress(AssertionError):
         eventually(lambda: not database.is_running, 3, "it goes down")
     if database.is_running:
@@ -193,10 +193,10 @@ def _start_again(database):
 
 @contextmanager
 def _small_disk(folder, mebibytes, *options):
-    """A disk in memory is mounted on the folder meanwhile.
+    """Mount a disk in memory on the folder within the block.
 
     Raises:
-        NotHere: this system or this user cannot do that.
+        NotHere: if this system or this user cannot do that.
     """
     if shutil.which("mount") is None:
         raise NotHere("No disk can be mounted here: there is no program for it")

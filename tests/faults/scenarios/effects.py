@@ -1,4 +1,4 @@
-"""Effects in the database of the jobs: they happen exactly once, whoever is killed."""
+"""Effects in the database of the jobs, which happen exactly once, whatever is killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.effects import TABLE, database, effects
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_one, kill_whole
 
-_SPAN = 0.02  # seconds that a job takes before its transaction, and behind it
+_SPAN = 0.02  # seconds that a job takes before its transaction, and after it
 
 
 @scenario(
@@ -20,10 +20,10 @@ _SPAN = 0.02  # seconds that a job takes before its transaction, and behind it
     schemes=["sqlite", "postgresql", "mysql"],
 )  # fmt: skip
 def complete_within(place, size):
-    """Tasks end within the transaction of their effect: each takes effect exactly once, though runs repeat.
+    """Tasks end in the transaction of their effect: each effect happens exactly once, although runs repeat.
 
-    `jobs` at the beginning, and more so that two servers are busy; `rounds` kills, of a child or of a whole
-    server by turns, at random moments.
+    There are `jobs` jobs at the start, and more to keep two servers busy. There are `rounds` kills at random
+    times, of a worker process or of a whole server in turn.
     """
     chance = random.Random(101)
     with stage(place) as on:
@@ -53,7 +53,7 @@ def complete_within(place, size):
     last = {event.job: event.fence for event in events if event.what == "start"}
     after = [
         event for event in events if event.what == "committed" and last[event.job] != event.fence
-    ]  # nobody runs a job whose end is committed
+    ]  # no process runs a job again whose end is committed
     assert after == [], after[:5]
     return [
         *report.lines(),

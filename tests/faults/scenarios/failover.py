@@ -1,4 +1,4 @@
-"""F23: a PostgreSQL is lost, and its standby takes over."""
+"""F23: a PostgreSQL server is lost, and its standby takes over."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PRIMARY = {
 
 
 class _Standby(Postgresql):
-    """A copy of a running server, which follows it."""
+    """A standby that replicates a running server."""
 
     def __init__(self, primary, options):
         super().__init__(primary.program, options)
@@ -44,7 +44,7 @@ class _Standby(Postgresql):
         return super()._command()
 
     def promote(self):
-        """It is the primary."""
+        """Make it the primary."""
         with self.connect() as connection:
             connection.execute("SELECT pg_promote(true, 30)")
 
@@ -61,7 +61,7 @@ def _pair(program):
 
 
 def _sender(primary):
-    """Return the process that sends what the primary writes."""
+    """Return the process that sends the primary's changes."""
     with primary.connect() as connection:
         row = connection.execute("SELECT pid FROM pg_stat_replication").fetchone()
     assert row is not None, "nobody follows it"
@@ -75,10 +75,10 @@ def _is_followed(primary):
 
 @scenario("standby-takes-over", "F23", full=Size(0, 3), short=Size(0, 1), schemes=["postgresql"])
 def standby_takes_over(place, size):
-    """The primary is killed while its standby stands still: with a synchronous one nothing is lost.
+    """The primary is killed while its standby is stopped: with a synchronous standby nothing is lost.
 
-    With an asynchronous one what it had not got is lost, and told. `rounds` times each; the URL names both
-    hosts, and asks for the one that takes writes.
+    With an asynchronous standby, the changes that it did not have are lost and counted. `rounds` times each.
+    The URL contains both hosts and requests the one that accepts writes.
     """
     if (
         not isinstance(place.program, PostgresqlProgram)
@@ -125,7 +125,7 @@ def _fail_over(place, program, is_synchronous, number):
 
 
 def _miss_some(on, *, is_synchronous):
-    """The standby misses jobs: they are acknowledged by the primary alone, or nobody gets an answer."""
+    """Wait until the standby misses jobs: the primary alone acknowledges them, or no call returns."""
     acknowledged = len(on.acknowledged)
     if is_synchronous:
         time.sleep(1.0)

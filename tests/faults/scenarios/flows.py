@@ -1,4 +1,4 @@
-"""F55: batches and stepped jobs under fire, held against a ledger that no storage writes."""
+"""F55: batches and jobs with steps while processes are killed, compared with a separate ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.faults.scenarios.kills import kill_whole, left_over
 from tests.faults.servers import eventually
 from tests.faults.snapshots import looks_at
 
-_MEMBERS = 40  # of a batch: half of them in two batches within it
+_MEMBERS = 40  # per batch: half of them in two inner batches
 _POINTS = (
     "claim:within", "claim:behind", "run", "end:before", "end:within", "end:behind",
     "fold:within", "fold:behind", "promote:within", "promote:behind",
@@ -35,19 +35,19 @@ _POINTS = (
 )  # fmt: skip
 _FEW = ("claim:within", "fold:within", "memo:before", "memo:behind", "name:behind", "suspend:before")
 _FEW_CLIENTS = ("chunk 2", "sweep:within", "send:behind")
-_EVERY = 4  # calls at which a child may die, one of which is the last
+_EVERY = 4  # calls at which a worker process may die, one of which is the last
 _SERVERS, _PROCESSES, _WORKERS = 2, 3, 5
 _APART = 30.0  # seconds from one kill of a whole server to the next
-_PAUSE = 0.7  # seconds between two batches where there are as many as were asked for
-_ORDERS, _RACERS = 4, 2  # that come with a batch
+_PAUSE = 0.7  # seconds between two batches if there are as many as requested
+_ORDERS, _RACERS = 4, 2  # per batch
 _AHEAD = 1_500  # jobs that may wait
-_AT_A_LOOK = 30  # batches
-_DYING = 0.25  # seconds that other threads of a process may still act when it has come to its point
+_AT_A_LOOK = 30  # batches per check
+_DYING = 0.25  # seconds for which other threads of a process may still act when it has reached its point
 
 
 @attrs.frozen
 class Sent:
-    """A decision that was sent: to which job, what, and whether the storage said that it was the first."""
+    """A decision that was sent: its job, its value, and whether the storage accepted it as the first."""
 
     job: str
     payload: int
@@ -56,14 +56,14 @@ class Sent:
 
 @attrs.define(eq=False)
 class Feed:
-    """What the scenario's own process makes, decides and sees meanwhile."""
+    """The objects that the scenario's own process creates, decides and observes."""
 
     on: object
     chance: random.Random = attrs.Factory(lambda: random.Random(55))
     tasks: dict = attrs.field(init=False)
     decision: object = attrs.field(init=False)
     batches: dict = attrs.Factory(dict)  # ids by label
-    last: object = None  # of them; now and then the next one is after it
+    last: object = None  # one of them; sometimes the next batch is its continuation
     inner: list = attrs.Factory(list)
     orders: dict = attrs.Factory(dict)  # ids by number
     racers: list = attrs.Factory(list)
@@ -72,19 +72,19 @@ class Feed:
     requeued: Counter = attrs.Factory(Counter)
     looks: Counter = attrs.Factory(Counter)
     killed: set = attrs.Factory(set)  # processes that others killed
-    wrong: list = attrs.Factory(list)  # looks that were not exact
+    wrong: list = attrs.Factory(list)  # inexact counts
 
     def __attrs_post_init__(self):
-        """Know the tasks."""
+        """Create the stubs and the signal."""
         self.tasks = stubs(self.on.fire)
         self.decision = self.on.fire.signal("decision", int)
 
     def make(self, number):
-        """There is a batch more, and stepped jobs."""
+        """Store another batch, and jobs with steps."""
         fire, member = self.on.fire, self.tasks["member"]
         label = f"b{number}"
         stops = number % 7 == 3
-        fails = number % 3 == 0 and not stops  # a cancelled batch within one would keep its failed members
+        fails = number % 3 == 0 and not stops  # a cancelled inner batch would keep its failed members
         after = [self.last] if self.last and number % 5 == 4 else ()
         on_failure = "cancel" if stops else "continue"
         with fire.batch(label, after=after, on="finished", on_failure=on_failure) as batch:
@@ -108,7 +108,7 @@ class Feed:
         self.racers += [job.id for job in self.tasks["racer"].enqueue_many([()] * _RACERS)]
 
     def decide(self, most):
-        """Some orders get their decision, now and then two at once."""
+        """Send decisions to some orders, sometimes two at the same time."""
         self.chance.shuffle(self.undecided)
         for _ in range(min(most, len(self.undecided))):
             job_id = self.undecided.pop()
@@ -124,7 +124,7 @@ class Feed:
             return Sent(job_id, payload, is_first=False)
 
     def mend(self, *, with_batch):
-        """What has failed runs again, members with their batch or by themselves; return how many."""
+        """Requeue failed jobs, members with their batch or separately; return how many."""
         number = 0
         for record in self.on.fire.storage.find(JobFilter(state=State.FAILED), limit=500).jobs:
             relations = record.relations
@@ -141,7 +141,7 @@ class Feed:
         return number
 
     def look(self):
-        """See some of the batches at one instant each."""
+        """Read some of the batches, each in one snapshot."""
         ids = [*self.batches.values(), *self.inner]
         some = self.chance.sample(ids, min(_AT_A_LOOK, len(ids)))
         for look in looks_at(self.on.fire.storage, some):
@@ -153,11 +153,12 @@ class Feed:
 
 @scenario("kill-flows", "F55", full=Size(20_000, 20), short=Size(40, 1))
 def kill_flows(place, size):
-    """`kill -9` of servers, and of children and clients at named points, under batches, steps and signals.
+    """`kill -9` of servers, worker processes and clients, some at named points, with batches and signals.
 
-    `jobs` are members, of batches of 40, with a stepped job for ten and a race of signal and deadline for
-    twenty of them; `rounds` are deaths at each of the points, of which one death each takes but some. Behind
-    `FAULTS_SECONDS` it is enough, however many there were.
+    `jobs` is the number of members, in batches of 40. For every ten members there is a job with steps, and
+    for every twenty a race between a signal and a timeout. `rounds` is the number of deaths at each of the
+    points; with one round, only some of the points are used. After `FAULTS_SECONDS` the scenario ends,
+    however many deaths there were.
     """
     is_short = size.rounds == 1
     points, deadly = (_FEW, _FEW_CLIENTS) if is_short else (_POINTS, flowing.POINTS)
@@ -234,7 +235,7 @@ _SERVER = {"app": "flows", "workers": _WORKERS, "processes": _PROCESSES}
 
 @contextmanager
 def _clients(place, points, size):
-    """Yield the future of clients that die meanwhile; none is started any more at the end."""
+    """Yield the future of clients that die in the block; no further client starts after it."""
     with ThreadPoolExecutor(1) as threads:
         try:
             yield threads.submit(run_program, place, "flowing", points, size.rounds)
@@ -255,7 +256,7 @@ def _kill_one_of(on, servers, feed):
 
 
 def _died(on, feed):
-    """Return how many died at each point, of themselves."""
+    """Return the number of processes that killed themselves at each point."""
     return Counter(point for _, point, _ in deaths(on.place.ledger_folder, feed.killed))
 
 
@@ -264,20 +265,20 @@ def _missing(on, feed, points, times):
     return {point: died[point] for point in points if died[point] < times}
 
 
-# ---- judging ---------------------------------------------------------------------------------------------
+# ---- evaluation ------------------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
 class Judge:
-    """What the ledger says against what is stored."""
+    """A comparison of the ledger with the stored data."""
 
     on: object
     feed: Feed
     events: list
-    _ends: dict = attrs.Factory(lambda: defaultdict(list))  # when a process died, by its id
+    _ends: dict = attrs.Factory(lambda: defaultdict(list))  # the times of a process's deaths, by its id
 
     def __attrs_post_init__(self):
-        """Know who died when."""
+        """Collect the deaths."""
         for event in self.events:
             if event.what == "kill":
                 for pid in event.note.split(","):
@@ -290,32 +291,32 @@ class Judge:
         return [event for event in self.events if event.what == what]
 
     def died_after(self, event, until=float("inf")):
-        """Tell whether the event's process died behind it, and before an instant."""
+        """Return whether the event's process died after it, and before a time."""
         return self._end_of(event) <= until
 
     def _end_of(self, event):
-        """Return when the event's process died, or the child that had it run a job apart."""
+        """Return when the event's process died, or its parent process if a job process wrote the event."""
         ends = [*self._ends[event.pid], *self._ends[event.parent]]
         return min((at for at in ends if at >= event.at - _DYING), default=float("inf"))
 
     # ---- batches and callbacks ---------------------------------------------------------------------------
 
     def callbacks(self):
-        """Return by batch and kind the callbacks that ran."""
+        """Return the callbacks that ran, by batch and kind."""
         calls = defaultdict(list)
         for event in self.of("callback"):
             calls[event.note].append(event)
         return calls
 
     def wanted(self):
-        """Return the callbacks that have to have run, by batch and kind."""
+        """Return the callbacks that must have run, by batch and kind."""
         names = {f"{label} {kind}" for label in self.feed.batches for kind in ("finished", "succeeded")}
         names |= {f"{event.job} deleted" for event in self.of("cancelled")}
         filling = [event.job for event in self.of("filling")]
         return names | {f"{one.id} finished" for one in stored(self.on.fire.storage, filling) if one}
 
     def repeated_runs(self, calls):
-        """Yield runs of callbacks behind a run whose process lived on."""
+        """Yield runs of callbacks after a run whose process did not die."""
         for events in calls.values():
             yield from (after for before, after in pairwise(events) if not self.died_after(before, after.at))
 
@@ -328,9 +329,9 @@ class Judge:
                 yield events[0]
 
     def early(self, calls):
-        """Yield callbacks that ran while a member did, or before the last one where all had to be well.
+        """Yield callbacks that ran during a member's run, or before the last one if all had to succeed.
 
-        A member that was requeued after the end of its batch may run before the callback of that end does.
+        A member that was requeued after the end of its batch may run before the callback of that end.
         """
         runs = defaultdict(list)
         ended = {(event.job, event.pid, event.fence): event.at for event in self.of("end")}
@@ -345,13 +346,13 @@ class Judge:
                 if is_meant and (since <= at < until or (kind == "succeeded" and since > at)):
                     yield events[0]
 
-    # ---- steps, calls, signals ---------------------------------------------------------------------------
+    # ---- steps, calls and signals ------------------------------------------------------------------------
 
     def repeated_steps(self):
-        """Return how often a step was done again, and those repeats that no death explains.
+        """Return the number of repeated steps, the unexplained repeats, and the number of refused runs.
 
-        A death does between the function and the memo, in the same process; so does the loss of the job,
-        of which the run was told.
+        A repeat is explained by a death between the function and the memo, in the same process, or by the
+        loss of the job, of which the run was notified.
         """
         again, unexplained, refused = 0, [], 0
         by_step = defaultdict(list)
@@ -370,7 +371,7 @@ class Judge:
         return again, unexplained, refused
 
     def called_again(self):
-        """Return numbers for which several jobs were called, though no order of them was requeued."""
+        """Return numbers for which several jobs were called, although their order was not requeued."""
         jobs = defaultdict(set)
         for event in self.of("called"):
             jobs[int(event.note)].add(event.job)
@@ -382,7 +383,7 @@ class Judge:
         ]
 
     def sent(self):
-        """Return all decisions that were answered."""
+        """Return all decisions for which the call returned."""
         told = [(event.job, *map(int, event.note.split(" "))) for event in self.of("sent")]
         return [*self.feed.sent, *(Sent(job, payload, bool(is_first)) for job, payload, is_first in told)]
 
@@ -458,9 +459,9 @@ def _judged(on, feed):
 
 
 def _filled(storage, judge):
-    """Count by their ends the batches whose fillers died: what was not filled can but be cancelled.
+    """Count the batches whose fillers died, by their ends; an incomplete batch can only be cancelled.
 
-    Return beside it the longest time from the beginning of one to its end, in seconds.
+    Also return the longest time from the creation of one to its end, in seconds.
     """
     filled = {event.job for event in judge.of("filled")}
     ids = [event.job for event in judge.of("filling")]

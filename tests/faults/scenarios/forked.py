@@ -12,7 +12,7 @@ from tests.faults.scenarios.base import Size, scenario
 
 @scenario("forks", "F52", full=Size(20, 100), short=Size(5, 4))
 def forks(place, size):
-    """Forks by hand and by multiprocessing, while threads enqueue and a server runs: each works on its own.
+    """Forks by os.fork and multiprocessing while threads enqueue and a server runs: each fork works.
 
     `rounds` forks, each of which stores three times `jobs` jobs, awaits, locks and waits for the results.
     """

@@ -1,4 +1,4 @@
-"""F08, F11, F12: processes that stand still, and jobs that let nothing else run."""
+"""F08, F11, F12: stopped processes, and jobs that block everything else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually
 
 _QUICK = {"session_timeout": 1.0, "heartbeat": 0.3, "sweep": 0.2, "poll": 0.1}
-_SESSIONS = 5  # how many session timeouts a job holds everything for
+_SESSIONS = 5  # how many session timeouts a job blocks for
 
 
 # ---- frozen servers --------------------------------------------------------------------------------------
@@ -19,9 +19,9 @@ _SESSIONS = 5  # how many session timeouts a job holds everything for
 
 @scenario("zombies", "F08", full=Size(40, 60), short=Size(30, 1))
 def zombies(place, size):
-    """A server is stopped in its tracks for three sessions, then goes on: its late ends are refused.
+    """A server is stopped for three session timeouts, then continues: its late ends are refused.
 
-    The job is another server's by then, whose fence is newer; the zombie comes back with a new session.
+    By then another server has the jobs, with newer fences. The stopped server continues with a new session.
     """
     came_back = []
     with stage(place, **_QUICK) as on:
@@ -53,7 +53,7 @@ def _play_dead(on, zombie, other, jobs):
         time.sleep(chance.uniform(0.05, 0.3))
         pids = zombie.freeze(frozen=True)
         on.note("freeze", *pids)
-        # Stood still within a write, it would keep all from renewing: SQLite has one writer.
+        # A server frozen during a write would prevent all renewals, because SQLite has only one writer.
         if _is_answering(on) and (frozen := _runs(on, zombie)):
             break
         zombie.freeze(frozen=False)
@@ -68,7 +68,7 @@ def _play_dead(on, zombie, other, jobs):
 
 
 def _is_answering(on):
-    """Tell whether the storage takes a write within a moment."""
+    """Return whether the storage completes a write within a short time."""
     write = threading.Thread(target=on.fire.storage.put_record, args=("faults", "is it there?", "1"))
     write.start()
     write.join(0.2)
@@ -76,7 +76,7 @@ def _is_answering(on):
 
 
 def _runs(on, server):
-    """Return the starts of what the server runs."""
+    """Return the start events of the server's current runs."""
     children = server.children()
     return [event for event in _open_runs(on.events()) if event.pid in children]
 
@@ -94,12 +94,12 @@ def _open_runs(events):
     return [event for event in starts if (event.job, event.pid, event.fence) not in ended]
 
 
-# ---- jobs that hold everything ---------------------------------------------------------------------------
+# ---- blocking jobs ---------------------------------------------------------------------------------------
 
 
 @scenario("hold-the-interpreter", "F11", full=Size(40, 10), short=Size(20, 1))
 def hold_the_interpreter(place, size):
-    """A job keeps its child's interpreter for five session timeouts: nobody takes its jobs for lost."""
+    """A job blocks its process's interpreter for five session timeouts: its jobs do not count as lost."""
     seconds = _SESSIONS * _QUICK["session_timeout"]
     with stage(place, **_QUICK) as on:
         on.serve(2, app="holding")

@@ -1,4 +1,4 @@
-"""F41: jobs that behave as badly as Python lets them."""
+"""F41: jobs that behave as badly as Python allows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.faults.servers import eventually
 
 _WHERE = ("thread", "loop", "process")
 
-# What becomes of each: its state, and a word of its error; None where it depends on where it runs.
+# The expected end: state and a word of the error type; None if it depends on the executor.
 _KINDS = {
     "base-exception": ("failed", "BaseException"),
     "system-exit": ("failed", "SystemExit"),
     "keyboard-interrupt": ("failed", "KeyboardInterrupt"),
     "cancelled-error": ("failed", "CancelledError"),
     "generator-exit": ("failed", "GeneratorExit"),
-    "stop-iteration": ("failed", ""),  # of a coroutine Python makes a RuntimeError
+    "stop-iteration": ("failed", ""),  # in a coroutine, Python raises a RuntimeError instead
     "unreadable": ("failed", "Unreadable"),
     "unreadably": ("failed", "Unreadably"),
     "deep": ("failed", "RecursionError"),
@@ -27,7 +27,7 @@ _KINDS = {
     "object": ("succeeded", ""),
     "surrogates": ("succeeded", ""),
     "closed-streams": ("succeeded", ""),
-    "surroundings": None,  # the handlers of signals are the main thread's
+    "surroundings": None,  # only the main thread can set signal handlers
     "low-recursion": None,
     "leaked-threads": ("succeeded", ""),
     "stopped-loop": None,
@@ -38,9 +38,9 @@ _KINDS = {
 
 @scenario("hostile-python", "F41", full=Size(5, 1), short=Size(1, 1))
 def hostile_python(place, size):
-    """Jobs that raise anything and break their streams, limits, loop and surroundings: the next one is clean.
+    """Jobs raise anything, break streams, limits, the loop and the environment: the next is unaffected.
 
-    In threads, on the event loop and in processes of their own; `jobs` probes behind each.
+    They run in threads, on the event loop and in job processes, with `jobs` probes after each.
     """
     with stage(place, grace=1) as on:
         (server,) = on.serve(app="hostile", workers=2)
@@ -66,7 +66,7 @@ def hostile_python(place, size):
 
 
 def _play(on, task):
-    """Return a job of the task when it has ended."""
+    """Run a job of the task, and return it when it has ended."""
     (job_id,) = on.enqueue(1, 0.0, task=task)
     eventually(lambda: on.record(job_id).is_final, 30, f"{task} has ended")
     return on.record(job_id)

@@ -1,4 +1,4 @@
-"""F01–F04: processes that are killed."""
+"""F01–F04: killed processes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually, is_running, kill
 
-_QUIET = 3.5  # seconds between two kills after which the bound of a recovery can be judged
-_LEASE = 30.0  # seconds of a session where nothing may wait for its end
-_SOON = 1.0  # seconds in which a machine with nothing else to do has a child's jobs at work again
-_APART, _WORKERS = 4, 10  # jobs with a process of their own in a round; workers of each server then
+_QUIET = 3.5  # seconds between two kills, after which the bound of a recovery can be checked
+_LEASE = 30.0  # seconds of a session whose expiry nothing may have to wait for
+_SOON = 1.0  # seconds in which an otherwise idle machine runs the jobs of a worker process again
+_APART, _WORKERS = 4, 10  # jobs in job processes per round; workers of each server in that scenario
 
 
 def kill_whole(on, server):
-    """Supervisor and children are killed at once, and the ledger says so."""
+    """Kill all processes of a server together, and write this to the ledger."""
     begun = time.monotonic()
     pids = server.kill()
-    on.note("kill", *pids, at=begun)  # before: another server may run its jobs before this one goes on
+    on.note("kill", *pids, at=begun)  # before: another server may already run its jobs
     on.note("gone", *pids)
 
 
 def kill_one(on, pid, *dying):
-    """One process is killed; the ledger says so, and which others die with it."""
+    """Kill one process, and write to the ledger which others die with it."""
     begun = time.monotonic()
     kill(pid)
     on.note("kill", pid, *dying, at=begun)
@@ -36,9 +36,9 @@ def kill_one(on, pid, *dying):
 
 @scenario("kill-servers", "F01", full=Size(20_000, 200), short=Size(600, 3))
 def kill_servers(place, size):
-    """`kill -9` of whole servers at random moments, two at work, each replaced at once.
+    """`kill -9` of whole servers at random times, with two servers, each replaced immediately.
 
-    Nobody may be left to take over, so that the recovery is told and not judged.
+    There might be no other server to take over, so the recovery is reported and not checked.
     """
     chance = random.Random(1)
     with stage(place) as on:
@@ -64,7 +64,7 @@ def kill_servers(place, size):
 
 @scenario("kill-servers-in-turn", "F01", full=Size(60, 200), short=Size(60, 1))
 def kill_servers_in_turn(place, size):
-    """`kill -9` of whole servers, so far apart that one is always there to take over: the bound holds."""
+    """`kill -9` of whole servers at intervals that always let another one take over: the bound holds."""
     chance = random.Random(2)
     with stage(place) as on:
         on.enqueue(size.jobs, lambda: chance.uniform(0.05, 0.3))
@@ -85,7 +85,7 @@ def kill_servers_in_turn(place, size):
 
 
 def _all_run(on, servers, chance):
-    """Tell whether each child of the servers has begun a job; there are jobs for one that came late, too."""
+    """Return whether each worker process has started a job, with jobs for a process that started late."""
     on.keep_busy(60, lambda: chance.uniform(0.05, 0.3), by=60)
     starters = {int(path.stem) for path in Path(on.place.ledger_folder).glob("*.jsonl")}
     return all(starters.intersection(server.children()) for server in servers)
@@ -93,7 +93,7 @@ def _all_run(on, servers, chance):
 
 @scenario("kill-children", "F02", full=Size(20_000, 200), short=Size(600, 4))
 def kill_children(place, size):
-    """`kill -9` of one of two executing children: its jobs are back without waiting for any lease."""
+    """`kill -9` of one of two worker processes: its jobs run again before the session would expire."""
     chance = random.Random(3)
     with stage(place, session_timeout=_LEASE) as on:
         on.enqueue(size.jobs, 0.01)
@@ -107,7 +107,8 @@ def kill_children(place, size):
         suspects = {record.id for record in on.records() if record.crashes >= 2}
     spans = [one.seconds for one in report.recoveries if one.job not in suspects]
     p50, p99, most = quantiles(spans)
-    # How soon is the machine's affair, and told: the next process takes its time to start, no lease's time.
+    # The time depends on the machine and is only reported. The new process needs time to start, but less than
+    # a session timeout.
     assert p99 <= _LEASE / 2, report.lines()
     late = sum(span > _SOON for span in spans)
     return [
@@ -125,10 +126,10 @@ def _every_child_runs(on, server):
 
 @scenario("kill-supervisors", "F03", full=Size(120, 50), short=Size(60, 1))
 def kill_supervisors(place, size):
-    """`kill -9` of the supervisor alone: whatever it started is gone within 2 s, another server takes over.
+    """`kill -9` of the supervisor alone: its child processes end within 2 s, another server takes over.
 
-    Some of the jobs run in processes of their own; so many workers that those which two servers may have on
-    their hands never take the last one, for which a recovered job would wait.
+    Some of the jobs run in job processes. There are so many workers that the jobs which two servers can have
+    never use the last one, for which a recovered job would wait.
     """
     chance = random.Random(4)
     gone = []
@@ -154,7 +155,7 @@ def kill_supervisors(place, size):
             assert server.stop() == 0
         eventually(lambda: not left_over(place), place.within(2), "nothing that a server started is left")
     late = [one.job for one in report.recoveries if one.seconds > place.within(place.recovery_bound)]
-    assert not set(late).difference(apart), report.lines()  # a process of its own takes its time to start
+    assert not set(late).difference(apart), report.lines()  # a job process needs time to start
     return [*report.lines(), f"children gone within {max(gone):.2f} s, orphans 0"]
 
 
@@ -177,9 +178,9 @@ def left_over(place):
 
 @scenario("lose-the-host", "F01", full=Size(40, 4), short=Size(6, 3))
 def lose_the_host(place, size):
-    """Everything is killed at once, time after time, while the same jobs run: nobody is failed for it.
+    """All processes are killed together, repeatedly, while the same jobs run: no job fails because of this.
 
-    What ran when the host was lost twice is under suspicion and runs alone, which takes a process for each.
+    Jobs that ran when the host was lost twice are suspects and run alone, each in a job process.
     """
     with stage(place, session_timeout=1.0, heartbeat=0.3, sweep=0.2, poll=0.1) as on:
         ids = on.enqueue(size.jobs, 0.05, task="held")
@@ -203,9 +204,9 @@ def lose_the_host(place, size):
 
 @scenario("crash-points", "F04", full=Size(1_000, 12), short=Size(6, 2))
 def crash_points(place, size):
-    """A server and client dies before or after the n-th call of each verb; a clean server finishes the rest.
+    """A server with a client dies before or after the n-th call of each method; a new one finishes the rest.
 
-    `jobs` bounds the points, `rounds` the calls of one verb.
+    `jobs` is the maximum number of points, `rounds` that of calls per method.
     """
     results = run_program(place, "crashing", size.jobs, size.rounds)
     wrong = [result for result in results if result[2]]

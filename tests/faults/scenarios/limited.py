@@ -1,4 +1,4 @@
-"""F54: limits, rates and unique keys under fire, held against a ledger that no storage writes."""
+"""F54: limits, rates and unique keys while processes are killed, compared with a separate ledger."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.faults.scenarios.kills import kill_whole
 _TENANTS, _DOCS = 8, 12
 _NUMBERS = {"shop": 5} | {f"shop/tenant:{tenant}": 2 for tenant in range(_TENANTS)}
 _RATE, _BURST = 200, 20
-_STAMPED = 0.1  # seconds by which a claim may be stamped before its storage has made it
+_STAMPED = 0.1  # seconds by which the time of a claim may precede the claim in the storage
 
 
 @attrs.frozen
 class Asked:
-    """A call for a unique job: its document, the job that answered, and when the call returned."""
+    """A call for a unique job: its document, the returned job, and the time when the call returned."""
 
     doc: int
     job: str
@@ -30,7 +30,7 @@ class Asked:
 
 
 def _stubs(fire: Firelock):
-    """Return stubs of the tasks, which ask for what the tasks do."""
+    """Return stubs of the tasks with the same limits and unique keys."""
 
     def limited(tenant: int, seconds: float) -> None: ...
 
@@ -49,9 +49,9 @@ def _stubs(fire: Firelock):
 
 @scenario("kill-limited", "F54", full=Size(20_000, 200), short=Size(300, 2))
 def kill_limited(place, size):
-    """`kill -9` of servers, three at work, under limited, rated and unique jobs: no number is exceeded.
+    """`kill -9` of servers, three at a time, with limited, rated and unique jobs: no limit is exceeded.
 
-    Two fifths of the jobs hold two keys, two fifths have a rate, one fifth are calls for unique jobs.
+    Two fifths of the jobs hold two keys, two fifths have a rate, and one fifth are calls for unique jobs.
     """
     chance = random.Random(5)
     with stage(place) as on:
@@ -101,7 +101,7 @@ def kill_limited(place, size):
 
 
 def _held(events):
-    """Yield each key of each run, with when it began to hold it and when it ended, or was killed."""
+    """Yield each key of each run, with the time when the run started and when it ended or was killed."""
     killed = {}
     for event in events:
         if event.what == "kill":
@@ -116,7 +116,7 @@ def _held(events):
 
 
 def _most(spans, key):
-    """Return how many held the key at once at most."""
+    """Return the maximum number of concurrent holders of the key."""
     changes = sorted(
         change for one, since, until in spans if one == key for change in ((since, 1), (until, -1))
     )
@@ -128,7 +128,7 @@ def _most(spans, key):
 
 
 def _excess(events):
-    """Return by how many units the claims of rated jobs were ahead of the rate, at most."""
+    """Return the maximum number of units by which the claims of rated jobs exceeded the rate."""
     claims = sorted(
         int(event.note.split()[0])
         for event in events
@@ -143,10 +143,10 @@ def _excess(events):
 
 
 def twins(asked, events):
-    """Yield the unique jobs that were stored while the one before of their document was still to run.
+    """Yield the unique jobs that were stored before the previous one for their document had ended.
 
-    A job writes its end to the ledger before its server stores that end, so the last run of the job before
-    has one from before the call that stored the next job returned, however long that call took.
+    A job writes its end to the ledger before its server stores that end. The last run of the previous job
+    therefore has an end from before the call for the next job returned, however long that call took.
     """
     runs, ends = {}, {}
     for event in events:

@@ -1,4 +1,4 @@
-"""F57: rows that applications have locked, under fire and while expired jobs are removed."""
+"""F57: rows locked by applications, while processes are killed and expired jobs are removed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _MILLISECONDS = 0.004
 def kill_locked(place, size):
     """`kill -9` while random rows are locked for 20 s every 30 s, and expired jobs are removed.
 
-    Jobs with limits, batches with a continuation, and jobs with steps, three servers at work. On SQLite a
-    stranger holds a write transaction for as long; Redis has no locks of rows.
+    There are jobs with limits, batches with a continuation, and jobs with steps, on three servers. On SQLite
+    another program holds a write transaction for as long. Redis has no row locks.
     """
     chance, is_short = random.Random(57), size.rounds <= 2
     hold, rest = (1.5, 0.2) if is_short else (_HOLD, _REST)
@@ -68,7 +68,7 @@ def kill_locked(place, size):
 
 
 def _maker(on, chance, batches):
-    """Return a function that stores some jobs and a batch, and returns how many jobs."""
+    """Return a function that stores some jobs and a batch, and returns the number of jobs."""
 
     def limited(tenant: int, seconds: float) -> None: ...
 
@@ -102,7 +102,7 @@ def _maker(on, chance, batches):
 
 
 def _patiently(store):
-    """Store again for as long as a stranger's transaction makes SQLite refuse it, which changes nothing."""
+    """Retry while another program's transaction makes SQLite refuse the call, which then stores nothing."""
     while True:
         try:
             return store()
@@ -112,8 +112,8 @@ def _patiently(store):
 
 
 def _most_held(events):
-    """Return how many jobs held one key at once at most, by what their runs have written."""
-    killed = defaultdict(list)  # by process; the system uses numbers again
+    """Return the maximum number of concurrent holders of one key, from the events of their runs."""
+    killed = defaultdict(list)  # by process; the system reuses numbers
     for event in events:
         if event.what == "kill":
             for pid in event.note.split(","):

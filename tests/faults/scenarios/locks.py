@@ -1,4 +1,4 @@
-"""F49: locks whose holders die or sleep."""
+"""F49: locks whose holders die or are paused."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario
 
 _TTL = 0.6
-_LONGEST_WAIT = 0.25  # between two looks at a taken lock
+_LONGEST_WAIT = 0.25  # between two attempts to get a held lock
 _SLACK = 0.3
 
 
 @scenario("lock-holders", "F49", full=Size(8, 200), short=Size(8, 3))
 def lock_holders(place, size):
-    """Holders of a lock are killed or paused past its life: fences only grow, two never both hold it.
+    """Holders of a lock are killed or paused past its expiry: fences only grow, and two never hold it.
 
-    `jobs` contenders; each holds the lock for up to a quarter of its life.
+    `jobs` contenders; each holds the lock for up to a quarter of its lifetime.
     """
     assert not any(run_program(place, "locking", size.jobs, size.rounds, _TTL))
     events = read_ledger(place.folder / "locking")
@@ -41,9 +41,10 @@ def lock_holders(place, size):
 
 
 def _disturbed(events):
-    """Return when who held it was killed or paused, by fence.
+    """Return the time when a holder was killed or paused, by fence.
 
-    Who was meant may have left the lock meanwhile, or taken it anew: what it held when it was hit counts.
+    The intended holder may have released the lock or taken it again meanwhile, so the lock that it held when
+    the signal was sent counts.
     """
     held = {}
     disturbed = {}
@@ -58,9 +59,9 @@ def _disturbed(events):
 
 
 def _entries(events):
-    """Return the entries, in which fences grow, and the fences of those frozen before they told of theirs.
+    """Return the entries, whose fences grow, and the fences of holders frozen before recording their entry.
 
-    Such a one tells of its entry when it goes on, long after others have entered.
+    Such a holder records its entry when it continues, long after others have entered.
     """
     told = [event for event in events if event.what == "enter"]
     frozen = {int(event.note) for event in events if event.what == "freeze"}
@@ -77,7 +78,7 @@ def _entries(events):
 
 
 def _assert_nobody_wrote_late(events, disturbed):
-    """Nobody writes under the lock when another has entered; one who slept is told that it is lost."""
+    """Assert that no holder writes after another has entered, and that only disturbed ones lose the lock."""
     newest = 0
     for event in events:
         if event.what == "enter":

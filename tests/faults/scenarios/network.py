@@ -1,4 +1,4 @@
-"""F13–F19, F51: what lies between servers and a storage that is somewhere else, by a proxy before it."""
+"""F13–F19, F51: failures between servers and a remote storage, produced by a proxy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUICK = {"session_timeout": 1.0, "heartbeat": 0.3, "sweep": 0.2, "poll": 0.1}
 
 @contextmanager
 def behind_proxy(place, options=""):
-    """Yield a proxy before the place's storage, and the place as it is through the proxy."""
+    """Yield a proxy in front of the place's storage, and the place with the proxy as its storage."""
     parts = urlsplit(place.storage)
     assert parts.hostname is not None, place.storage
     assert parts.port is not None, place.storage
@@ -41,13 +41,13 @@ def behind_proxy(place, options=""):
 
 @contextmanager
 def _played(place, options="", **timings):
-    """Yield a stage whose own client is not behind the proxy, the proxy, and the place behind it."""
+    """Yield a stage with a direct client, the proxy, and the place behind the proxy."""
     with stage(place, **timings) as on, behind_proxy(on.place, options) as (proxy, far):
         yield on, proxy, far
 
 
 def _limit_of(place):
-    """Return the option that limits a call to a second, where there is one."""
+    """Return the option that limits a call to a second, if the storage has one."""
     limits = {"redis": "timeout=1", "mysql": "read_timeout=1&write_timeout=1"}
     return limits.get(scheme_of(place.storage), "")
 
@@ -57,9 +57,9 @@ def _limit_of(place):
 
 @scenario("short-partitions", "F13", full=Size(400, 200), short=Size(60, 3), schemes=NETWORKED)
 def short_partitions(place, size):
-    """A server is cut off for half a session, time after time: nothing is repeated, no session is lost.
+    """A server is disconnected for half a session, repeatedly: nothing is repeated, no session is lost.
 
-    `rounds` times; at least `jobs` jobs are there each time.
+    `rounds` times; there are at least `jobs` jobs each time.
     """
     chance = random.Random(13)
     with _played(place) as (on, proxy, far):
@@ -78,7 +78,7 @@ def short_partitions(place, size):
 
 
 def _lives_for(on):
-    """Return how long the shortest session lives on without a renewal."""
+    """Return the time until the first session would expire without a renewal."""
     sessions = on.fire.storage.list_sessions()
     first = min((one.expires_at for one in sessions if one.is_alive), default=0)
     return (first - on.fire.storage.clock()) / SECOND
@@ -86,10 +86,10 @@ def _lives_for(on):
 
 @scenario("long-partitions", "F14", full=Size(4, 40), short=Size(3, 1), schemes=NETWORKED)
 def long_partitions(place, size):
-    """A server is cut off for three sessions: another takes its jobs, its late ends are refused.
+    """A server is disconnected for three session timeouts: another takes its jobs, its late ends are refused.
 
-    `jobs` of each kind run when it is cut off: ordinary ones, which go on, and such as are to be cancelled
-    when their server cannot be sure of them any more; `rounds` times.
+    `jobs` jobs of each kind run when it is disconnected: ordinary ones, which continue, and ones that must be
+    cancelled when their server may have lost them. `rounds` times.
     """
     lead = []
     back = []
@@ -124,7 +124,7 @@ def long_partitions(place, size):
         refused = cut_off.log.read_text().count("was refused")
     assert late >= size.jobs * size.rounds, late
     assert refused >= late, (refused, late)
-    assert min(lead) > -place.slack, sorted(lead)  # a busy machine may start the thread late that cancels
+    assert min(lead) > -place.slack, sorted(lead)  # a busy machine may start the cancelling thread late
     return [
         *report.lines(),
         f"cut off {size.rounds} times for 3 s of a session of 1 s; late ends {late}, all refused",
@@ -146,9 +146,9 @@ def _leads(events, ids):
 
 @scenario("half-open", "F18", full=Size(100, 60), short=Size(40, 3), schemes=["redis", "mysql"])
 def half_open(place, size):
-    """Connections pass nothing and nobody learns it: calls end in time, and all goes on when they are reset.
+    """Connections silently pass nothing: calls end in time, and work continues after the reset.
 
-    For `rounds` seconds, with a time limit of one second a call.
+    This takes `rounds` seconds, with a time limit of one second per call.
     """
     asked = []
     with _played(place, _limit_of(place)) as (on, proxy, far), Firelock(far.storage) as fire:
@@ -170,7 +170,7 @@ def half_open(place, size):
         took = time.monotonic() - healed
     assert max(asked) < place.within(2.5), sorted(
         asked
-    )  # a time limit to send, perhaps another one to connect, and a half
+    )  # a time limit to send, possibly another one to connect, and a half
     return [
         *report.lines(),
         f"half open for {size.rounds} s; calls {len(asked)}, each refused within {max(asked):.2f} s",
@@ -179,7 +179,7 @@ def half_open(place, size):
 
 
 def _refused_after(fire):
-    """Return how long a call took to say that the storage is unavailable."""
+    """Return how long a call took to raise StorageUnavailable."""
     began = time.monotonic()
     try:
         fire.jobs.counts()
@@ -193,9 +193,9 @@ def _refused_after(fire):
 
 @scenario("lost-replies-to-enqueue", "F15", full=Size(10_000, 2), short=Size(200, 2), schemes=NETWORKED)
 def lost_replies_to_enqueue(place, size):
-    """Every other answer to an enqueue is lost: sent again by the same id, each job is stored and runs once.
+    """Replies to enqueues are lost: jobs sent again with the same id are stored once and run once.
 
-    `jobs` jobs; the answer to one insert in `rounds` is lost, that to a repeat as well.
+    `jobs` jobs. The reply to one insert in `rounds` is lost, and also to repeated inserts.
     """
     chance = random.Random(15)
     is_redis = scheme_of(place.storage) == "redis"
@@ -216,7 +216,7 @@ def lost_replies_to_enqueue(place, size):
         proxy.heal()
         report = on.finish(repeats="none")
         stored = sum(on.fire.jobs.counts().by_state.values())
-    # A database's answer to the beginning of a transaction is asked for again without a word.
+    # A lost reply to the start of a database transaction causes a silent retry.
     assert proxy.lost >= lost > 0, (lost, proxy.lost)
     assert lost == proxy.lost or not is_redis, (lost, proxy.lost)
     assert stored == size.jobs, stored
@@ -233,36 +233,36 @@ def _is_inserted(fire, job):
 
 @scenario("lost-replies-to-claim", "F16", full=Size(20_000, 2_000), short=Size(300, 20), schemes=NETWORKED)
 def lost_replies_to_claim(place, size):
-    """Answers to claims are lost: the jobs are found to be nobody's and handed back, none is run twice.
+    """Replies to claims are lost: the jobs are detected as unknown and handed back, and none runs twice.
 
-    At least `rounds` of them, with at least `jobs` jobs.
+    At least `rounds` replies are lost, with at least `jobs` jobs.
     """
     return _lose_replies(place, size, is_claim, random.Random(16))
 
 
 @scenario("lost-replies-to-settle", "F17", full=Size(20_000, 2_000), short=Size(300, 20), schemes=NETWORKED)
 def lost_replies_to_settle(place, size):
-    """Answers to ends are lost: they are sent again and known to be a repeat, no job is run twice.
+    """Replies to ends are lost: the ends are sent again and recognized as repeats, and no job runs twice.
 
-    At least `rounds` of them, with at least `jobs` jobs.
+    At least `rounds` replies are lost, with at least `jobs` jobs.
     """
     return _lose_replies(place, size, is_settle, random.Random(17))
 
 
-# What a database is asked is prepared before, so that a request does not tell: any answer is lost, of a
-# transaction's beginning, its work or its end, though not so many of them.
+# Statements of a database are prepared before, so a request does not show its kind. Therefore any reply may
+# be lost: to the start of a transaction, its statements or its end, but fewer of them.
 _LOST_SHARE = {"redis": 0.3}
 _LOST_SHARE_OF_A_DATABASE = 0.03
 
 
-_REQUESTS = 5  # of an insert by a database: beginning, work, end, and those of a new connection
+_REQUESTS = 5  # per insert in a database: start, statement, end, and those of a new connection
 
 
 def _is_any(request):
     return bool(request)
 
 
-_LOSERS = 3  # servers whose answers are lost
+_LOSERS = 3  # servers whose replies are lost
 
 
 def _lose_replies(place, size, matches, chance):
@@ -299,9 +299,9 @@ def _lose_replies(place, size, matches, chance):
 
 @scenario("found-again", "F16", full=Size(20, 100), short=Size(10, 2), schemes=_REDIS)
 def found_again(place, size):
-    """The answer to one claim is lost: within a renewal, or a second, its jobs run.
+    """The reply to one claim is lost: its jobs run within a heartbeat or a second.
 
-    `jobs` are claimed each time, `rounds` times.
+    `jobs` jobs are claimed each time, `rounds` times.
     """
     waits = []
     with _played(place) as (on, proxy, far):
@@ -325,8 +325,8 @@ def found_again(place, size):
 
 # ---- bad lines ---------------------------------------------------------------------------------------------
 
-# To connect to a database takes seven turns, to renew a session three: on the first line, the whole of the
-# session that scenarios have.
+# Connecting to a database takes seven turns, and renewing a session three. On the first line, this takes the
+# whole session timeout of other scenarios.
 _FAR = {"session_timeout": 15.0, "heartbeat": 3.0}
 _LINES = {
     "500 ms, 300 more or less": Slowness(delay=0.25, jitter=0.15),
@@ -337,9 +337,9 @@ _LINES = {
 
 @scenario("bad-lines", "F19", full=Size(1_000, 10), short=Size(30, 1), schemes=NETWORKED)
 def bad_lines(place, size):
-    """The line is far, thin, or passes bytes one by one: no session is lost, nothing is repeated.
+    """The line is slow, thin, or passes single bytes: no session is lost, nothing is repeated.
 
-    On each line `jobs` jobs of 10 ms. With a database the session is one of 15 s.
+    `jobs` jobs of 10 ms on each line. With a database, the session timeout is 15 s.
     """
     rates = []
     timings = {} if scheme_of(place.storage) == "redis" else _FAR
@@ -356,16 +356,16 @@ def bad_lines(place, size):
     return [*report.lines(), f"sessions lost 0; {', '.join(rates)}"]
 
 
-# ---- wake-ups ----------------------------------------------------------------------------------------------
+# ---- notifications -----------------------------------------------------------------------------------------
 
 _MESSAGE = b"$7\r\nmessage\r\n"
 
 
 @scenario("lost-wake-ups", "F51", full=Size(200, 1), short=Size(6, 1), schemes=_REDIS)
 def lost_wake_ups(place, size):
-    """Wake-ups come, come twice, do not come, or nobody can ask for them: only the wait changes.
+    """Notifications arrive, arrive twice, or do not arrive, or subscribing fails: only the wait changes.
 
-    `jobs` jobs each, one by one.
+    `jobs` jobs for each case, one by one.
     """
     poll = 0.5
     told = []
@@ -397,7 +397,7 @@ def _deny(proxy):
 
 
 def _wait_of(on):
-    """Return how long a job waited for its start; the server was idle."""
+    """Return how long a job waited for its start on an idle server."""
     (job_id,) = on.enqueue(1, 0.0)
     began = time.monotonic()
     eventually(lambda: on.record(job_id).is_final, 10, "the job has ended")

@@ -1,4 +1,4 @@
-"""F29–F34: what befalls a Redis: it dies, fails over, moves slots, is full, forgets its scripts, is unfit."""
+"""F29–F34: failures of Redis: crashes, failovers, moved slots, full memory, lost scripts, bad settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _program(place):
     return place.program
 
 
-# ---- it dies ---------------------------------------------------------------------------------------------
+# ---- crashes ---------------------------------------------------------------------------------------------
 
 
 _PERSISTENCE = {
@@ -41,9 +41,9 @@ _PERSISTENCE = {
 
 @scenario("kill-redis", "F29", full=Size(0, 20), short=Size(0, 1), schemes=_REDIS)
 def kill_redis(place, size):
-    """`kill -9` of the server under load: nothing is lost with an append-only file, the rest is told.
+    """`kill -9` of the server under load: nothing is lost with an append-only file, other losses are counted.
 
-    `rounds` times for each way of keeping data: written at each command, each second, and not at all.
+    `rounds` times for each kind of persistence: for each command, every second, and none.
     """
     return [line for kind in _PERSISTENCE for line in _kill_redis(place, kind, size.rounds)]
 
@@ -73,15 +73,16 @@ def _kill_redis(place, kind, rounds):
     ]
 
 
-# ---- it fails over ---------------------------------------------------------------------------------------
+# ---- failover --------------------------------------------------------------------------------------------
 
 
 @scenario("sentinel-failover", "F30", full=Size(0, 20), short=Size(0, 1), schemes=_REDIS)
 def sentinel_failover(place, size):
-    """The primary dies while its replicas stand still: with `durability=replicated` nothing is lost.
+    """The primary dies while its replicas are stopped: with `durability=replicated` nothing is lost.
 
-    Without it, what was acknowledged and the replicas had not got is lost, and told. `rounds` times each. The
-    servers keep their data: one that came back empty could be chosen as primary, and empty the others.
+    Without it, acknowledged data that the replicas did not have is lost and counted. `rounds` times each. The
+    servers have persistence, because a server that came back empty could become the primary and empty the
+    others.
     """
     return [
         line for options in ("durability=replicated", "") for line in _fail_over(place, options, size.rounds)
@@ -101,7 +102,7 @@ def _fail_over(place, options, rounds):
                 primary, replicas = group.primary(), group.replicas()
                 for replica in replicas:
                     replica.pause()
-                primary.ask("CLIENT", "KILL", "TYPE", "replica")  # nothing more goes into their buffers
+                primary.ask("CLIENT", "KILL", "TYPE", "replica")  # no more data goes to their buffers
                 _await_stalled(on, feed, is_refused=bool(options))
                 with on.forgetting_all():
                     primary.kill()
@@ -125,7 +126,7 @@ def _fail_over(place, options, rounds):
 
 
 def _await_stalled(on, feed, *, is_refused):
-    """The replica has missed some jobs: they were refused, or acknowledged by the primary alone."""
+    """Wait until the replicas miss jobs, which were refused or acknowledged by the primary alone."""
     refused, acknowledged = len(feed.refusals), len(on.acknowledged)
     if is_refused:
         eventually(lambda: len(feed.refusals) > refused, 20, "an enqueue is refused")
@@ -133,12 +134,12 @@ def _await_stalled(on, feed, *, is_refused):
         eventually(lambda: len(on.acknowledged) >= acknowledged + 5 * BATCH, 20, "jobs are acknowledged")
 
 
-# ---- a cluster -------------------------------------------------------------------------------------------
+# ---- clusters --------------------------------------------------------------------------------------------
 
 
 @scenario("move-slots", "F31", full=Size(0, 64), short=Size(0, 2), schemes=_REDIS)
 def move_slots(place, size):
-    """Slots of a cluster move under load, keys first: nobody sees an error, nothing is lost or repeated.
+    """Slots of a cluster move under load, keys first: no client sees an error, nothing is lost or repeated.
 
     `rounds` slots, of three nodes with sixteen partitions.
     """
@@ -202,12 +203,12 @@ def kill_primaries(place, size):
     ]
 
 
-# ---- it is full ------------------------------------------------------------------------------------------
+# ---- full memory -----------------------------------------------------------------------------------------
 
 
 @scenario("full-memory", "F32", full=Size(2_000, 5), short=Size(300, 1), schemes=_REDIS)
 def full_memory(place, size):
-    """Its memory is full: enqueue says so, while jobs end, sessions live, queues are paused and resumed.
+    """The memory is full: enqueue reports this, while jobs end, sessions live, and queues pause and resume.
 
     `jobs` jobs wait when it happens, `rounds` times.
     """
@@ -224,7 +225,7 @@ def full_memory(place, size):
             redis.ask("CONFIG", "SET", "maxmemory", "1")
             full = time.monotonic()
             refused += _assert_refused(on)
-            time.sleep(max(0.0, full + 2.5 - time.monotonic()))  # longer than a session lives unless renewed
+            time.sleep(max(0.0, full + 2.5 - time.monotonic()))  # longer than a session without renewal
             on.fire.queues.resume("default")
             eventually(lambda: on.unfinished() <= size.jobs // 2, 60, "half of the jobs have ended")
             on.fire.queues.pause("default")
@@ -253,12 +254,12 @@ def _assert_refused(on):
     return 2
 
 
-# ---- it forgets its scripts ------------------------------------------------------------------------------
+# ---- flushed scripts -------------------------------------------------------------------------------------
 
 
 @scenario("script-flush", "F33", full=Size(10_000, 500), short=Size(600, 20), schemes=_REDIS)
 def script_flush(place, size):
-    """SCRIPT FLUSH time after time under load: nobody sees an error.
+    """SCRIPT FLUSH repeatedly under load: no client sees an error.
 
     `rounds` times while at least `jobs` jobs run.
     """
@@ -276,7 +277,7 @@ def script_flush(place, size):
     return [*report.lines(), f"scripts flushed {size.rounds} times: errors 0"]
 
 
-# ---- it is unfit -----------------------------------------------------------------------------------------
+# ---- unsuitable settings ---------------------------------------------------------------------------------
 
 
 _UNKEPT = "durability: none: a restart takes every job"
@@ -284,7 +285,7 @@ _UNKEPT = "durability: none: a restart takes every job"
 
 @scenario("unfit-redis", "F34", full=Size(0, 1), short=Size(0, 1), schemes=_REDIS)
 def unfit_redis(place, size):
-    """A server that drops keys or is too old is refused in one line; what keeps nothing says so at start."""
+    """A server that evicts keys or is too old is refused in one line; no persistence is logged at start."""
     del size
     told = []
     evicting = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}
@@ -304,13 +305,13 @@ def unfit_redis(place, size):
 
 
 def _older(piece):
-    """Return what a server says of itself, with the versions of one that is too old."""
+    """Return the server's reply with a version that is too old."""
     piece = re.sub(rb"(redis_version:)\d", rb"\g<1>5", piece)
     return re.sub(rb"(valkey_version:)\d\.\d", rb"\g<1>7.1", piece)
 
 
 def _refusal(place, storage, words):
-    """Return how an enqueue is refused; a server ends at its start with the same words."""
+    """Return the error of an enqueue; assert that a server fails to start with the same words."""
     with Firelock(storage) as fire:
         task = fire.task(name="work", remote=True)(stub)
         try:

@@ -18,9 +18,9 @@ _CRASHES = 3
 
 @scenario("poison", "F40", full=Size(5_000, 45), short=Size(300, 3))
 def poison(place, size):
-    """Jobs that exit, abort, overrun, fork or run out of memory, among good ones: each fails by itself.
+    """Jobs that exit, abort, overflow, fork or run out of memory, among good ones: only these jobs fail.
 
-    `jobs` good ones, `rounds` poisonous ones of nine kinds, on one server with two children.
+    `jobs` good jobs and `rounds` poisonous ones of nine kinds, on one server with two worker processes.
     """
     with stage(place) as on:
         (server,) = on.serve(workers=8, processes=2, app="poison")
@@ -43,7 +43,7 @@ def poison(place, size):
     for job_id, record in bad.items():
         _assert_failed_by_itself(kinds[job_id], record)
     crashes = Counter(record.crashes for record in good)
-    most = max(starts[job_id] for job_id in bad)  # above 3 where another one's death ended a run alone
+    most = max(starts[job_id] for job_id in bad)  # above 3 if the death of another one ended a run alone
     return [
         f"poison {len(bad)} of {len(set(kinds.values()))} kinds: failed after {_CRASHES} crashes each",
         f"runs of a poisonous one: {most} at most",
@@ -53,7 +53,7 @@ def poison(place, size):
 
 
 def _mix(on, size):
-    """Return the kind of each poisonous job; they are spread among the good ones."""
+    """Return the kind of each poisonous job; they are distributed among the good ones."""
     chance = random.Random(40)
     kinds = {}
     share = size.jobs // size.rounds

@@ -1,4 +1,4 @@
-"""F46, F48: what people and clients do to jobs while servers run them."""
+"""F46, F48: actions of users and clients on jobs while servers run them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK = 50
 
 
 def _from_threads(work):
-    """Each client has done its work, all at the same time."""
+    """Run the function concurrently for each client."""
     with ThreadPoolExecutor(_CLIENTS) as clients:
         list(clients.map(work, range(_CLIENTS)))
 
@@ -40,7 +40,7 @@ class _Pair:
 
 @scenario("continuations", "F46", full=Size(20_000, 1), short=Size(400, 1))
 def continuations(place, size):
-    """Children are attached while their parents run, fail, are deleted and requeued: each has one fate.
+    """Continuations are attached while parents run, fail, are deleted and requeued: each ends in one way.
 
     `jobs` pairs.
     """
@@ -60,7 +60,7 @@ def continuations(place, size):
 
 
 def _attach(on, pairs, chance, made):
-    """Make parents in chunks, and a child for each, and interfere, all at random instants."""
+    """Store parents in chunks, each with a continuation, and interfere, all at random times."""
     child = on.task("work")
     for _ in range(max(1, pairs // _CHUNK)):
         tasks = [on.task(chance.choice(("work", "work", "fail"))) for _ in range(_CHUNK)]
@@ -81,12 +81,12 @@ def _interfere(parent, chance):
             parent.delete()
         elif chance.random() < 0.05:
             parent.requeue()
-    except FirelockError:  # it is deleted already, or waits to run anyway
+    except FirelockError:  # it is deleted already, or is about to run
         return
 
 
 def _wrong_fate(on, pair, starts):
-    """Return what is wrong with the child, None where its fate is one that an end of its parent explains."""
+    """Return what is wrong with the child, or None if an end of its parent explains its state."""
     child, history = on.record(pair.child), on.fire.storage.history(pair.child).entries
     ends = [
         entry.state for entry in on.fire.storage.history(pair.parent).entries if entry.state in FINAL_STATES
@@ -103,7 +103,7 @@ def _wrong_fate(on, pair, starts):
 
 @scenario("expiring-parents", "F46", full=Size(10_000, 1), short=Size(200, 1))
 def expiring_parents(place, size):
-    """Parents are pruned a moment after their end, while children are attached: the child runs, or is none.
+    """Continuations are attached to parents that are pruned soon after their end: each has the right end.
 
     `jobs` pairs.
     """
@@ -114,14 +114,14 @@ def expiring_parents(place, size):
         on.await_end(60)
         eventually(lambda: sum(on.fire.jobs.counts().by_state.values()) == 0, 60, "everything was pruned")
         starts = Counter(event.job for event in on.events() if event.what == "start")
-    runs = {True: 1, False: 0}  # of a child that waits for success, and of one that waits for anything else
+    runs = {True: 1, False: 0}  # of a child that waits for success, and of one that waits for another state
     wrong = [pair for pair in pairs if starts[pair.child] != runs[pair.on in {On.SUCCEEDED, On.FINISHED}]]
     assert wrong == [], wrong[:3]
     return [f"pairs {size.jobs}: attached {len(pairs)}, the others' parents were gone; stuck 0, fates right"]
 
 
 def _attach_late(on, pairs, chance, made):
-    """Make parents in chunks, and a child for each while they run, end and are pruned."""
+    """Store parents in chunks, and a continuation for each while they run, end and are pruned."""
     task = on.task("work")
     for _ in range(pairs // 10):
         for parent in task.enqueue_many([(0.0,)] * 10):
@@ -139,15 +139,15 @@ def _attach_late(on, pairs, chance, made):
 
 @attrs.define
 class _Said:
-    """What operators asked for."""
+    """The actions that operators requested."""
 
-    last: dict[str, str] = attrs.field(factory=dict)  # of each job, what was done
+    last: dict[str, str] = attrs.field(factory=dict)  # the last action on each job
     counts: Counter[str] = attrs.field(factory=Counter)
 
 
 @scenario("operators", "F48", full=Size(2_000, 100_000), short=Size(120, 2_000))
 def operators(place, size):
-    """Deletes and requeues race the workers: histories are legal, the last word stands, no two runs overlap.
+    """Deletions and requeues race the workers: histories are legal, the last action counts, no runs overlap.
 
     `rounds` actions on `jobs` jobs.
     """
@@ -173,7 +173,7 @@ def operators(place, size):
 
 
 def _act(on, ids, actions, said):
-    """Delete or requeue one job after the other; nobody else acts on these."""
+    """Delete or requeue one job after another; no other thread uses these jobs."""
     chance = random.Random(len(said.last))
     for _ in range(actions):
         job_id = chance.choice(ids)
@@ -187,7 +187,7 @@ def _act(on, ids, actions, said):
 
 
 def _overlaps(events):
-    """Return pairs of runs of one job of which the second began before the first had ended."""
+    """Return pairs of runs of a job in which the second started before the first had ended."""
     runs = defaultdict(list)
     ends = {(event.job, event.fence): event.at for event in events if event.what in {"end", "cancelled"}}
     for event in events:

@@ -1,4 +1,4 @@
-"""F43, F45: recurring jobs while servers die, and after nobody was there."""
+"""F43, F45: recurring jobs while servers die, and after a time without servers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _SERVERS = 3
 
 @scenario("recurring-kills", "F43", full=Size(50, 120), short=Size(10, 4))
 def recurring_kills(place, size):
-    """Definitions that fire every second, servers killed every two: one job for each instant, none missing.
+    """Definitions fire every second while servers are killed every two seconds: one job for each time.
 
-    `jobs` definitions for `rounds` seconds on three servers.
+    No time is missed. `jobs` definitions for `rounds` seconds on three servers.
     """
     schedules = [Every(timedelta(seconds=1)), Cron("* * * * * *")]
     with stage(place) as on:
@@ -66,23 +66,24 @@ def _all_fired_until(on, instant):
 
 
 def runs_of(storage, recurring_id):
-    """Return every job that a definition has made."""
+    """Return every job that a definition has created."""
     return list(chain.from_iterable(pages(storage, JobFilter(recurring_id=recurring_id), 500)))
 
 
-# ---- nobody there ----------------------------------------------------------------------------------------
+# ---- no servers ------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class _Missed:
-    """A definition, and how many jobs a look at it makes an hour later."""
+    """A definition, and how many jobs it creates when it is checked an hour later."""
 
     name: str
     schedule: Cron | Every
     jobs: int
 
 
-# From hh:mm:30 to an hour later: sixty minutes passed, of which the last is no misfire, being 30 s late.
+# The time is from hh:mm:30 to an hour later. Sixty times have passed, of which the last one is only 30 s late
+# and not a misfire.
 _MISSED = [
     _Missed("once", Cron("* * * * *", misfire="once"), 1),
     _Missed("all", Cron("* * * * *", misfire="all", misfire_limit=100), 60),
@@ -95,7 +96,7 @@ _MISSED = [
 
 @scenario("scheduler-down", "F45", full=Size(0, 20), short=Size(0, 2))
 def scheduler_down(place, size):
-    """Nobody fires for an hour of the storage's clock: each misfire policy makes exactly the jobs it says."""
+    """No server fires for an hour of the storage's clock: each misfire policy creates the expected jobs."""
     fire = Firelock(place.storage, settings=place.settings)
 
     @fire.task(name="tick")

@@ -1,4 +1,4 @@
-"""F20: connections are reset all the time, and how much of the work is left."""
+"""F20: connections that are reset continuously, and the remaining throughput."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from tests.faults.scenarios.base import Size, every, scenario, stage
 from tests.faults.scenarios.network import NETWORKED, behind_proxy
 
 _PAUSE = 0.2  # seconds between two resets
-_CONNECTS = 10  # as often as a stranger could connect meanwhile, at least
-_LOOK = 0.5  # seconds between two strangers
-_TURNS = 5  # good and bad ones, since the load of a machine changes
+_CONNECTS = 10  # the interval in multiples of a connection's duration, at least
+_LOOK = 0.5  # seconds between two test connections
+_TURNS = 5  # good and bad ones, because the load of a machine changes
 
 
 @scenario("resets", "F20", full=Size(4_000, 1), short=Size(500, 1), schemes=NETWORKED)
 def resets(place, size):
-    """Every connection is reset five times a second: nothing is lost or repeated, and work goes on.
+    """Every connection is reset five times a second: nothing is lost or repeated, and work continues.
 
-    `jobs` jobs of 10 ms without resets, and as many with them, in five turns each. Where a stranger takes
-    more than 20 ms to connect and ask for the time, the machine is busy: resets come at ten times that. Each
-    may cost the work three times that, and a twentieth of a second.
+    `jobs` jobs of 10 ms without resets, and as many with them, in five turns each. If a test connection takes
+    more than 20 ms to connect and read the clock, the machine is busy, and the interval between resets is ten
+    times that duration. Each reset may cost the work three times the duration, plus a twentieth of a second.
     """
     good = []
     bad = []
@@ -52,7 +52,7 @@ def resets(place, size):
 
 
 def _span(on, jobs):
-    """Return how long so many jobs took."""
+    """Return how long this number of jobs took."""
     began = time.monotonic()
     on.enqueue(jobs, 0.01)
     on.await_end(240)
@@ -60,7 +60,7 @@ def _span(on, jobs):
 
 
 def _connect(place):
-    """Return how long a stranger took to connect and ask for the time."""
+    """Return how long a test connection took to connect and read the clock."""
     began = time.monotonic()
     with Firelock(place.storage) as stranger:
         stranger.storage.clock()

@@ -1,4 +1,4 @@
-"""F36 to F38: what only a file has to bear."""
+"""F36 to F38: failures that only affect a file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario, stage
 
 _MIB = 1024 * 1024
-_LOG_LIMIT = 16 * _MIB  # what the write-ahead log may be once nobody keeps it
+_LOG_LIMIT = 16 * _MIB  # maximum size of the write-ahead log when no reader keeps it
 
 
 @scenario("kill-writers", "F36", full=Size(0, 1_000), short=Size(0, 10), schemes=["sqlite"])
 def kill_writers(place, size):
-    """`kill -9` of a process within a write: the file is whole each time, nothing acknowledged is lost."""
+    """`kill -9` of a process during a write: the file is intact each time, nothing acknowledged is lost."""
     figures = run_program(place, "crowding", "kill", size.rounds, 0)
     assert figures["damaged"] == 0, figures
     assert figures["lost"] == [], figures
@@ -24,7 +24,7 @@ def kill_writers(place, size):
 
 @scenario("crowd", "F37", full=Size(16, 30), short=Size(6, 3), schemes=["sqlite"])
 def crowd(place, size):
-    """Many clients and a server beside a long reader, and a stranger who holds the file for a third.
+    """Many clients and a server, a long reader, and a program that locks the file for a third of the time.
 
     `jobs` clients for `rounds` seconds.
     """
@@ -50,9 +50,9 @@ def crowd(place, size):
 
 @scenario("torn-log", "F38", full=Size(60, 1_200, seed=38), short=Size(16, 24, seed=38), schemes=["sqlite"])
 def torn_log(place, size):
-    """The write-ahead log of a copy is cut, garbled or gone: what was committed before the damage is there.
+    """The write-ahead log of a copy is cut, damaged or removed: commits before the damage are kept.
 
-    `rounds` copies of logs of about `jobs` commits, drawn by the seed; then a server works on one of them.
+    `rounds` copies of logs of about `jobs` commits, selected by the seed. Then a server uses one of them.
     """
     figures = run_program(place, "tearing", size.rounds, size.jobs, size.seed)
     assert figures["wrong"] == [], (size.seed, len(figures["wrong"]), figures["wrong"][:3])

@@ -1,4 +1,4 @@
-"""F05–F07: servers that are told to stop, politely, twice, or not for long."""
+"""F05–F07: servers that are stopped: normally, twice, or with little time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
 from tests.faults.servers import eventually
 
-_HELD = ("held", "aheld", "pheld")  # in a thread, on the event loop, in a process of its own
-_ONCE_RUN = (1, 0, 0)  # attempt, retries, crashes of a job of which every interruption was given back
+_HELD = ("held", "aheld", "pheld")  # in a thread, on the event loop, in a job process
+_ONCE_RUN = (1, 0, 0)  # attempt, retries, crashes of a job whose interrupted runs were all handed back
 
 
 @scenario("rolling-restart", "F05", full=Size(4_000, 200), short=Size(300, 3))
 def rolling_restart(place, size):
-    """TERM to one server after the other under load, each after its successor is up: nothing is repeated."""
+    """TERM to one server after another under load, each after its successor started: nothing is repeated."""
     chance = random.Random(5)
     exits = []
     with stage(place) as on:
@@ -36,7 +36,7 @@ def rolling_restart(place, size):
 
 
 def _stop(on, server, number=signal.SIGTERM):
-    """Return how long the server took to end in order."""
+    """Stop the server and return how long it took."""
     began = time.monotonic()
     server.signal(number)
     assert server.process.wait(30) == 0
@@ -46,9 +46,9 @@ def _stop(on, server, number=signal.SIGTERM):
 
 @scenario("outlive-the-grace", "F06", full=Size(4, 60), short=Size(2, 1))
 def outlive_the_grace(place, size):
-    """TERM with jobs longer than the grace time: handed back, no attempt burnt, soon at work elsewhere.
+    """TERM with jobs longer than the grace time: they are handed back, keep their attempt and soon run again.
 
-    `jobs` of each kind: in threads, on the event loop, in processes of their own.
+    `jobs` jobs of each kind: in threads, on the event loop, in job processes.
     """
     soon = []
     apart = []
@@ -78,9 +78,9 @@ def outlive_the_grace(place, size):
 
 
 def _pauses(on, ids):
-    """Return for each job the time from its cancellation to its start; from the first one seen, else."""
+    """Return for each job the time from its cancellation, or else from the first known time, to its start."""
     events = [event for event in on.events() if event.job in set(ids)]
-    starts = {event.job: event.at for event in events if event.what == "start"}  # the last one
+    starts = {event.job: event.at for event in events if event.what == "start"}  # the last start
     cancelled = {event.job: event.at for event in events if event.what == "cancelled"}
     first = min(cancelled.values(), default=0.0) or min(event.at for event in events)
     return [starts[job] - cancelled.get(job, first) for job in ids]
@@ -88,7 +88,7 @@ def _pauses(on, ids):
 
 @scenario("deaf-jobs", "F06", full=Size(4, 20), short=Size(2, 1))
 def deaf_jobs(place, size):
-    """TERM with threads that ignore it: handed back under their feet, the server ends, late ends refused."""
+    """TERM with threads that ignore it: jobs are handed back, the server ends, late ends are refused."""
     exits = []
     with stage(place, grace=0.2) as on:
         for _ in range(size.rounds):
@@ -108,7 +108,7 @@ def deaf_jobs(place, size):
 
 @scenario("impatient-stop", "F07", full=Size(60, 100), short=Size(20, 1))
 def impatient_stop(place, size):
-    """TERM, and KILL a second later, as impatient orchestrators do: lost 0, repeats only of what ran."""
+    """TERM, then KILL a second later, as impatient orchestrators do: nothing is lost, running jobs repeat."""
     chance = random.Random(7)
     workers = 4
     with stage(place) as on:
@@ -124,7 +124,7 @@ def impatient_stop(place, size):
             if victim.process.poll() is None:
                 kill_whole(on, victim)
                 killed += 1
-            # 0: what it ran had ended within the second, so it had too
+            # 0 if its jobs had ended within the second, so that the server had ended too
             assert victim.process.returncode in {0, -signal.SIGKILL}
             servers.append(on.replace(victim))
         report = on.finish(300)
@@ -134,7 +134,7 @@ def impatient_stop(place, size):
 
 @scenario("ask-twice", "F07", full=Size(4, 100), short=Size(2, 1))
 def ask_twice(place, size):
-    """INT twice hurries and ends with 0, nothing lost; a third time kills and ends with 1."""
+    """INT twice speeds up the stop and exits with 0, nothing lost; a third time kills and exits with 1."""
     twice = []
     thrice = []
     with stage(place, grace=20) as on:
@@ -161,7 +161,7 @@ def ask_twice(place, size):
 
 
 def _ask(on, server, times):
-    """Return how long a server took to end that was interrupted so often."""
+    """Interrupt a server this often, and return how long it took to end."""
     began = time.monotonic()
     for _ in range(times):
         server.signal(signal.SIGINT)

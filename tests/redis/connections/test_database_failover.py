@@ -1,4 +1,4 @@
-"""What a client does while a primary is away, and when it was replaced while the client was silent."""
+"""A client while a primary is unreachable, and after a failover during which the client was idle."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer
 from tests.scenes import scene_at
 
-_SILENCE = 1.1  # seconds after which a connection is looked at before it is used
+_SILENCE = 1.1  # seconds after which an idle connection is checked before its use
 
 
 def test_who_was_silent_during_a_failover_finds_the_new_primary(program):
-    """The old one, which is back and leads for a moment, is not written to: the Sentinels are asked anew."""
+    """A client that was idle during a failover requests the primary from the Sentinels again.
+
+    The old primary has been restarted and acts as a primary for a moment. The client must not write to it.
+    """
     with SentinelGroup(program, down_after=0.5) as group, scene_at(group.url()) as scene:
         scene.storage.insert([scene.new_job()])
         silent_since = time.monotonic()
@@ -39,7 +42,7 @@ def test_who_was_silent_during_a_failover_finds_the_new_primary(program):
 
 
 def test_who_was_refused_tries_in_another_partition(program):
-    """One that cannot store does not refuse whoever tries again until 500 jobs have gone by."""
+    """After a refusal the next call uses another partition, and not the same one for up to 500 jobs."""
     with RedisServer(program) as server, scene_at(server.url(options="partitions=16")) as scene:
         scene.storage.insert([scene.new_job()])
         server.kill()
@@ -55,7 +58,10 @@ def test_who_was_refused_tries_in_another_partition(program):
 
 
 def test_a_partition_that_fails_keeps_back_no_job_of_others(server):
-    """What was claimed before it failed is handed over: else it would wait until its session ends."""
+    """A claim returns the jobs that it claimed before a partition failed.
+
+    Otherwise these jobs would wait until the session ends.
+    """
     server.empty()
     with scene_at(server.socket_url("partitions=2")) as scene:
         heir, job = scene.begin("heir"), scene.new_job(id=f"{0:032x}")

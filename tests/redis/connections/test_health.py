@@ -1,4 +1,4 @@
-"""What is told of a Redis: at a server's start, by `doctor`, and when it cannot be used."""
+"""Reports about a Redis: at a server's start, by `doctor`, and for an unusable server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WELL = {
 
 
 class Primaries:
-    """Connections to primaries that say what a test wants, by INFO and CONFIG GET."""
+    """Connections to primaries with the replies to INFO and CONFIG GET that a test needs."""
 
     def __init__(self, primaries, settings):
         self._primaries = {f"node-{number}": {**WELL, **told} for number, told in enumerate(primaries, 1)}
@@ -44,29 +44,29 @@ class Primaries:
 
 
 def database_of(*primaries, options="", settings=(("save", ""), ("appendfsync", "everysec"))):
-    """Return a database whose primaries say that."""
+    """Return a database whose primaries have these values."""
     database = RedisDatabase(parse_url(f"redis://{HOST}:1/0?{options}"))
     database.connections = Primaries(primaries, settings)
     return database
 
 
 def found(*primaries, **more):
-    """What is found, each as: whether it is an error, and what."""
+    """Return the findings: whether each is an error, and its problem."""
     return [(one.is_error, one.what) for one in RedisStorage(database_of(*primaries, **more)).diagnose()]
 
 
 def durability(told, **more):
-    """What is said of how safe jobs are."""
+    """Return the description of the durability."""
     return RedisStorage(database_of(told, **more)).describe()["durability"]
 
 
 def told_by(url):
-    """What a real server is described as, and what is found."""
+    """Return the description of a real server and the problems found."""
     with closing(open_storage(url)) as storage:
         return storage.describe(), [finding.what for finding in storage.diagnose()]
 
 
-# ---- whether it can be used ------------------------------------------------------------------------------
+# ---- supported servers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def told_by(url):
     ],
 )
 def test_a_server_that_is_too_old_is_refused_by_name(told, name):
-    """The line says what it is, and what it had to be."""
+    """The error names the product and version, and the required ones."""
     with pytest.raises(StorageError, match=rf"it is {name}; Firelock needs Redis 6.2 or Valkey 7.2"):
         database_of(told).prepare()
 
 
 def test_one_old_node_among_new_ones_is_refused():
-    """A partition may lie there, now or after a slot has moved."""
+    """A partition can be on any node, now or after a slot has moved."""
     with pytest.raises(StorageError, match=r"Redis 6\.0\.9"):
         database_of({}, {"redis_version": "6.0.9"}, {}).prepare()
 
@@ -98,15 +98,15 @@ def test_one_old_node_among_new_ones_is_refused():
     ],
 )
 def test_the_oldest_supported_and_newer_ones_are_used(told):
-    """Versions are compared as numbers, and Valkey by its own."""
+    """Versions are compared as numbers. For Valkey, its own version counts."""
     database_of(told).prepare()
 
 
-# ---- what is said of it ----------------------------------------------------------------------------------
+# ---- description -----------------------------------------------------------------------------------------
 
 
 def test_a_real_server_is_described(server, program):
-    """What it is, how safe jobs are, what happens when memory is full."""
+    """The description contains the version, the durability, and the behaviour when memory is full."""
     server.empty()
 
     said, _ = told_by(server.url())
@@ -131,7 +131,7 @@ def test_a_real_server_is_described(server, program):
     ids=["snapshots", "always", "everysec", "no"],
 )
 def test_persistence_is_told_as_it_is_set(program, options, expected):
-    """Snapshots are known of before the first one is made."""
+    """Snapshots are detected from the settings, before the first one exists."""
     with RedisServer(program, options) as server:
         said, _ = told_by(server.url())
 
@@ -139,7 +139,7 @@ def test_persistence_is_told_as_it_is_set(program, options, expected):
 
 
 def test_who_may_not_ask_for_settings_reckons_with_the_worst(server):
-    """A user without CONFIG, or a server that has none, is no error."""
+    """A user without CONFIG, or a server without it, is not an error."""
     server.empty()
     server.ask("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
 
@@ -152,19 +152,19 @@ def test_who_may_not_ask_for_settings_reckons_with_the_worst(server):
 
 
 def test_an_append_only_file_of_unknown_sync_is_not_praised():
-    """Without CONFIG nobody knows how often it is synced."""
+    """Without CONFIG, the sync interval is unknown."""
     assert "may take the last seconds" in durability({}, settings=())
 
 
 def test_replicas_that_are_waited_for_are_told():
-    """Only enqueued jobs are: nothing is said of ends."""
+    """Only enqueues wait for replicas, so the description does not mention ends."""
     said = durability({"connected_slaves": 2}, options="durability=replicated&replicas=2")
 
     assert said.startswith("2 replicas have an enqueued job as well before the call returns; append-only")
 
 
 def test_primaries_that_differ_are_told_apart(cluster):
-    """A text that holds for all of them stands once, with how many they are."""
+    """If primaries share a description, it appears once with their number."""
     cluster.empty()
     cluster.nodes[0].ask("CONFIG", "SET", "save", "60 1")
 
@@ -196,7 +196,7 @@ def task() -> None: ...
 
 
 def test_a_server_prints_all_of_it_at_its_start(server, program, tmp_path):
-    """Version, persistence and policy stand in what `firelock server` says first."""
+    """The first output of `firelock server` contains the version, the persistence and the eviction policy."""
     server.empty()
     (tmp_path / "shop.py").write_text(APP.format(url=server.url()))
     said = tmp_path / "said"
@@ -213,7 +213,7 @@ def test_a_server_prints_all_of_it_at_its_start(server, program, tmp_path):
     assert "eviction: noeviction, maxmemory not set" in lines
 
 
-# ---- what is found ---------------------------------------------------------------------------------------
+# ---- findings --------------------------------------------------------------------------------------------
 
 
 REPLICATED = "durability=replicated&replicas=2"
@@ -222,7 +222,7 @@ EVICTING = "maxmemory-policy is allkeys-lfu: jobs or locks are dropped when memo
 
 @pytest.mark.parametrize("told", [{}, {"used_memory": 899}, {"connected_slaves": 2}])
 def test_nothing_is_found_where_all_is_well(told):
-    """An append-only file, a limit for memory, a tenth of it free, and the replicas that are waited for."""
+    """A good setup has an append-only file, a memory limit, a tenth of it free, and all required replicas."""
     assert [] == found(told, options=REPLICATED if told.get("connected_slaves") else "")
 
 
@@ -245,14 +245,15 @@ def test_nothing_is_found_where_all_is_well(told):
     ],
 )  # fmt: skip
 def test_what_keeps_jobs_from_being_stored_is_an_error(told, options, what):
-    """Now, or when its memory is full or its primary is found."""
+    """A problem that stops jobs now, when memory is full, or when the primary changes is an error."""
     assert [(True, what)] == found(told, options=options)
 
 
 @pytest.mark.parametrize(
     ("told", "options", "settings", "what"),
     [
-        ({"maxmemory_policy": "allkeys-lfu"}, "eviction=allow", {}, EVICTING),  # who wrote it is reminded
+        # the user who set the option still gets a reminder
+        ({"maxmemory_policy": "allkeys-lfu"}, "eviction=allow", {}, EVICTING),
         (
             {"maxmemory": 0}, "", {},
             "maxmemory is not set: the system may end the server when memory is short.",
@@ -269,14 +270,14 @@ def test_what_keeps_jobs_from_being_stored_is_an_error(told, options, what):
     ],
 )  # fmt: skip
 def test_what_may_lose_jobs_is_a_warning(told, options, settings, what):
-    """Jobs are stored meanwhile."""
+    """These problems do not prevent jobs from being stored."""
     assert [(False, what)] == found(told, options=options, settings=settings.items())
 
 
 def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
-    """As the server itself says it."""
+    """The finding comes from the server's own status."""
     with RedisServer(program) as server:
-        (server.folder / "dump.rdb").mkdir()  # so that the snapshot cannot take its place
+        (server.folder / "dump.rdb").mkdir()  # so that the server cannot write the snapshot
         server.ask("BGSAVE")
         eventually(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err")
 
@@ -286,13 +287,13 @@ def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
 
 
 def test_nodes_are_named_where_there_are_several():
-    """What holds for some of them is told once, with their names."""
+    """A finding for several nodes is listed once, with their names."""
     assert [(True, "node-1, node-3: It is a replica.")] == found({"role": "slave"}, {}, {"role": "slave"})
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
 def test_jobs_that_were_set_aside_are_counted(server, partitions):
-    """The finding says where their ids are, and those ids are there."""
+    """The finding names the key with their ids, and this key contains them."""
     server.empty()
     fire = Firelock(server.url(options=f"partitions={partitions}"))
 

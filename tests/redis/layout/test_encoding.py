@@ -1,4 +1,4 @@
-"""Each format comes back as it was written: by Python alone, and through the scripts."""
+"""Each format is read as it was written, by Python alone and through the scripts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ EXAMPLES = settings(max_examples=40)
 
 @st.composite
 def new_jobs(draw, **fields):
-    """Draw a job; the rarer fields are drawn for half of them."""
+    """Draw a job; half of the jobs have the rarer fields."""
     drawn = {"task": TEXTS, "arguments": TEXTS, "serializer": TEXTS, "priority": st.integers(-99, 99)}
     if draw(st.booleans()):
         drawn |= {
@@ -82,7 +82,7 @@ def new_jobs(draw, **fields):
 
 
 def admissions(limits):
-    """Draw what a job asks: in half of the cases something besides its limits."""
+    """Draw the admission of a job; half of them have more than limits."""
     uniques = st.builds(UniqueUse, key=NAMES, until=st.just(Until.SUCCEEDED), at_least=st.just(3))
     return st.builds(
         Admission, limits=limits, unique=st.none() | uniques, start_before=st.none() | st.just(2**52)
@@ -93,19 +93,19 @@ uses = st.builds(LimitUse, key=st.just("limit:a"), cost=st.integers(1, 3), is_st
 
 
 def said(job, names):
-    """Return what a job says of itself, by the names of its fields."""
+    """Return the job's values of these fields."""
     return {name: getattr(job, name) for name in names if hasattr(job, name)}
 
 
 def of_job(job):
-    """Return what is stored of a new job."""
+    """Return the stored fields of a new job."""
     names = {field.name for field in attrs.fields(NewJob)} & {field.name for field in attrs.fields(JobRecord)}
     return said(job, names - {"id"})
 
 
 @pytest.fixture(scope="module")
 def storage(server):
-    """A storage for all examples of the module; each of them has jobs of its own."""
+    """A storage for all examples of the module; each example has its own jobs."""
     with opened(server) as storage:
         storage.begin_session(NewSession(SESSION, "server", "a:1", "a", 1, CREATED, 3_600.0))
         yield storage
@@ -118,20 +118,20 @@ def claimed(storage):
 
 
 def record(storage, job):
-    """Return the job as people read it."""
+    """Return the job's record."""
     (found,) = storage.get([job.id])
     return found
 
 
 def stored(storage, job):
-    """The job is stored, by the script that its kind is for; return it with its id."""
+    """Store the job with the script for its kind; return it with its id."""
     job = attrs.evolve(job, id=storage.new_ids(1)[0])
     assert [True] == list(storage.insert([job]).is_new)
     return job
 
 
 def ended(job, to=State.SUCCEEDED, **fields):
-    """Return the end of a claimed job; no two of its numbers are the same."""
+    """Return the end of a claimed job; all of its numbers are different."""
     return Transition(
         job_id=job.id, from_states=frozenset({State.PROCESSING}), session=SESSION, fence=job.fence, to=to,
         at=AT, attempt=job.attempt, claimed_at=job.claimed_at, started_at=STARTED, expires_at=EXPIRES,
@@ -140,11 +140,11 @@ def ended(job, to=State.SUCCEEDED, **fields):
 
 
 def finish(storage, job):
-    """The job is in nobody's way any more."""
+    """Settle the job, so that it does not disturb the next example."""
     assert [Applied.APPLIED] == storage.apply([ended(job)])
 
 
-# ---- Python to Python ------------------------------------------------------------------------------------
+# ---- Python alone ----------------------------------------------------------------------------------------
 
 
 @EXAMPLES
@@ -153,9 +153,9 @@ def finish(storage, job):
     TEXTS,
 )
 def test_a_payload_and_a_record_say_the_same_to_both_readers(job, reason):
-    """Whoever runs a job and whoever looks at it read all its fields alike, none in another's place.
+    """Every field of a job is the same for the run and for readers of its record.
 
-    If this fails: a field was put into `PAYLOAD`, `Rarer` or `RECORD`, and `claimed_job` unpacks the others.
+    If this fails: a field was added to `PAYLOAD`, `Rarer` or `RECORD`, and `claimed_job` unpacks the others.
     """
     payload = payload_of(job, rare_of(job))
     asks = write_admission(Admission(limits=(LimitUse("limit:a"),)))
@@ -180,9 +180,9 @@ def test_a_payload_and_a_record_say_the_same_to_both_readers(job, reason):
 @EXAMPLES
 @given(TEXTS, TEXTS, SOME_TEXTS)
 def test_a_plain_end_is_read_as_it_was_written(server, result, absent):
-    """The record that a plain end writes says what the change says.
+    """The record that a plain end writes has the values of the transition.
 
-    If this fails: `plain_end` writes a field of `LAST` in another's place.
+    If this fails: `plain_end` writes a field of `LAST` in another field's place.
     """
     held = f"P1 1 0 default {SESSION}\n0 0 {DUE} E\n\n"
     job = claimed_job("0", held, "t\t\t1\t\n", NOW)
@@ -200,9 +200,9 @@ def test_a_plain_end_is_read_as_it_was_written(server, result, absent):
 
 
 def test_what_is_named_for_scripts_is_what_the_core_writes():
-    """Arrays of the core are named here as its own objects are.
+    """The core's arrays are declared here with the fields of the core's own classes.
 
-    If this fails: a field of `UniqueUse`, `Rarer` or `HistoryEntry` came, went, or has another place.
+    If this fails: a field of `UniqueUse`, `Rarer` or `HistoryEntry` was added, removed or moved.
     """
     assert UNIQUE.fields == tuple(
         {"until": "kept_until"}.get(field.name, field.name) for field in attrs.fields(UniqueUse)[:-1]
@@ -224,7 +224,7 @@ def test_what_is_named_for_scripts_is_what_the_core_writes():
     ids=["plain", "keyed", "any with limits", "any"],
 )
 def test_a_job_is_claimed_and_shown_as_it_was_stored(storage, jobs):
-    """Whichever script stores it: what a claim says is what was asked for, and so is what people read.
+    """Whichever script stores a job, the claim and the record have the values of the new job.
 
     If this fails: a script writes or reads a field of `PAYLOAD`, `RECORD`, `LAST` or its own words elsewhere.
     """
@@ -254,9 +254,9 @@ def test_a_job_is_claimed_and_shown_as_it_was_stored(storage, jobs):
 @EXAMPLES
 @given(new_jobs(reason=SOME_TEXTS), st.builds(ErrorInfo, TEXTS, TEXTS, TEXTS, SOME_TEXTS), TEXTS, TEXTS)
 def test_a_change_field_by_field_is_read_as_it_was_sent(storage, job, error, reason, server):
-    """All that a retry says is in the job, its last error, its attempts and its history.
+    """Every value of a retry is in the job, its last error, its attempts and its history.
 
-    If this fails: `Change` and what scripts/exchange.lua does with it differ in a place.
+    If this fails: `Change` and its use in scripts/exchange.lua differ in a position.
     """
     job = stored(storage, job)
     claim = claimed(storage)
@@ -282,9 +282,9 @@ def test_a_change_field_by_field_is_read_as_it_was_sent(storage, job, error, rea
 @EXAMPLES
 @given(new_jobs(), NAMES, SOME_TEXTS, TEXTS)
 def test_a_suspended_job_waits_for_its_memo_and_has_it(storage, job, name, value, author):
-    """The memo that it waits for resumes it, and is recalled as it was given.
+    """The memo that a job waits for resumes it, and is recalled unchanged.
 
-    If this fails: `Further`, `MemoWords` or `MEMO_TEXT` differ from what the scripts do with them.
+    If this fails: `Further`, `MemoWords` or `MEMO_TEXT` differ from their use in the scripts.
     """
     job = stored(storage, job)
     claim = claimed(storage)
@@ -313,7 +313,7 @@ def test_a_suspended_job_waits_for_its_memo_and_has_it(storage, job, name, value
 @EXAMPLES
 @given(new_jobs(), st.lists(TEXTS, min_size=1, max_size=3), TEXTS, TEXTS)
 def test_what_a_job_says_is_read_as_it_was_said(storage, job, texts, level, data):
-    """Its lines, its progress and its streams."""
+    """The log lines, the progress and the streams of a job are read back unchanged."""
     job = stored(storage, job)
     claim = claimed(storage)
     lines = [LogLine(number, AT + number, level, text, number) for number, text in enumerate(texts, 1)]
@@ -331,7 +331,7 @@ def test_what_a_job_says_is_read_as_it_was_said(storage, job, texts, level, data
 @EXAMPLES
 @given(TEXTS, TEXTS, TEXTS)
 def test_a_session_is_read_as_it_began_and_was_renewed(storage, server, host, queues):
-    """All that a process says of itself, and what it is told of jobs that it has or believes to have."""
+    """All values of a session and its renewal are read back, and so is the result of its end."""
     (id,) = storage.new_ids(1)
     session = NewSession(
         id=id, server_id="s", server=server, host=host, pid=7, started_at=CREATED, timeout_seconds=60.5,
@@ -351,9 +351,11 @@ def test_a_session_is_read_as_it_began_and_was_renewed(storage, server, host, qu
 @EXAMPLES
 @given(st.text("abc-\U0001f525'\"", min_size=1, max_size=6), st.integers(2, 5))
 def test_a_limit_and_a_unique_key_are_shown_as_they_stand(storage, name, concurrent):
-    """Who has a key and who waits for it; the numbers that a script reads are those that were put.
+    """The state of a key contains its holders and its waiting jobs.
 
-    If this fails: `KeyReply`, `Line`, `NUMBERS` or `UNIQUE_ROW` differ from what the scripts do with them.
+    Scripts read the limit's settings as stored.
+
+    If this fails: `KeyReply`, `Line`, `NUMBERS` or `UNIQUE_ROW` differ from their use in the scripts.
     """
     key, other = f"key:{name}", f"other:{name}"
     numbers = {"concurrent": concurrent, "rate": 10**6, "per": 10**6, "burst": 100, "paused": False}
@@ -385,9 +387,9 @@ def test_a_limit_and_a_unique_key_are_shown_as_they_stand(storage, name, concurr
 
 
 def test_a_batch_and_its_members_are_read_as_they_were_stored(storage):
-    """A batch that comes with its first members, and one that gets them later, are counted alike.
+    """A batch stored with its first members and one that gets them later have the same counts.
 
-    If this fails: `NewBatch`, `NewJobWords`, `TIES` or `RULES` differ from what the scripts do with them.
+    If this fails: `NewBatch`, `NewJobWords`, `TIES` or `RULES` differ from their use in the scripts.
     """
     for at_once in (True, False):
         batch, *members = storage.new_ids(3, beside=[None, None, None])
@@ -418,7 +420,7 @@ def test_a_batch_and_its_members_are_read_as_they_were_stored(storage):
 
 
 def test_what_a_session_holds_is_compared_by_name(storage):
-    """It is told what is stored of each job that it believes to hold, and given the others that it has."""
+    """A reconciliation returns the stored state of lost claims, and jobs that the session did not name."""
     jobs = [
         stored(
             storage,

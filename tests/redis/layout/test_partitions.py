@@ -1,4 +1,4 @@
-"""Where a claim looks, with partitions: what it was not told of is found all the same."""
+"""Claims with partitions: they find jobs even without a hint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTITIONS = 4
 
 @pytest.fixture
 def scene(server):
-    """An empty store of several partitions."""
+    """An empty storage with several partitions."""
     server.empty()
     with scene_at(server.socket_url(f"partitions={PARTITIONS}")) as scene:
         yield scene
@@ -25,7 +25,7 @@ def in_partition(place):
 
 
 def test_a_late_hint_hides_no_work(scene, server):
-    """A hint about one partition came behind its jobs; nobody told of what another one has got meanwhile."""
+    """A hint about one partition came after its jobs, and none came about the jobs of another partition."""
     paused = f"{scene.storage.database.partitions.bases[2]}:paused"
     client, holder = server.client(), scene.begin()
     client.sadd(paused, "default")
@@ -40,7 +40,10 @@ def test_a_late_hint_hides_no_work(scene, server):
 
 
 def test_the_late_end_of_a_requeued_job_is_noted_by_who_sends_it(server):
-    """Such a job may be run again from then on; here nobody hears what is published."""
+    """A requeued job can run again after its late end, which its sender notes.
+
+    Published messages are lost in this test.
+    """
     server.empty()
     with (
         CountingProxy(server) as proxy,

@@ -1,4 +1,4 @@
-"""A partition whose slot moves to another node: nobody ever sees half of it, and calls wait for the whole."""
+"""A partition whose slot moves to another node: no call sees a part of it, and calls wait for the whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIRST = 0
 
 @pytest.fixture
 def scene(cluster, request):
-    """An empty store of a few partitions, with the options that a test names."""
+    """An empty storage with a few partitions, and the options that a test names."""
     cluster.empty()
     url = cluster.url(f"partitions={PARTITIONS}{getattr(request, 'param', '')}")
     with scene_at(url) as scene:
@@ -29,7 +29,7 @@ replicated = pytest.mark.parametrize("scene", ["&durability=replicated"], indire
 
 
 class Move:
-    """The slot of the first partition on its way to another node."""
+    """A move of the first partition's slot to another node."""
 
     def __init__(self, cluster):
         self._cluster = cluster
@@ -38,22 +38,22 @@ class Move:
         self._target = next(node for node in cluster.primaries() if node is not self._source)
 
     def begin(self):
-        """No key has moved yet, but nodes point to each other."""
+        """Start the move: no key has moved yet, but the nodes redirect to each other."""
         self._cluster.begin_move(self._slot, self._target)
 
     def move_some(self, limit):
-        """Some of its keys are at one node, the others at the other."""
+        """Move some of the keys, so that both nodes have a part."""
         self._cluster.move_keys(self._slot, self._source, self._target, limit)
 
     def end(self):
-        """The slot is at the other node with all that it holds."""
+        """Move the rest of the keys and end the move."""
         while self._cluster.move_keys(self._slot, self._source, self._target):
             pass
         self._cluster.end_move(self._slot, self._source, self._target)
 
 
 def jobs_in_the_first_partition(scene, number):
-    """Store so many jobs where the slot is to move; return their ids."""
+    """Store this number of jobs in the slot that will move; return their ids."""
     jobs = [scene.new_job(id=f"{place:030x}-{FIRST:02x}") for place in range(1, number + 1)]
     scene.storage.insert(jobs)
     return [job.id for job in jobs]
@@ -62,7 +62,10 @@ def jobs_in_the_first_partition(scene, number):
 @impatient
 @pytest.mark.parametrize("moved", [0, 3])
 def test_a_partition_on_its_way_is_neither_read_nor_written(scene, cluster, moved):
-    """Between two nodes each of which has a part, whoever asks is told to come again; then all is there."""
+    """While each of two nodes has a part, calls fail and can be repeated.
+
+    Afterwards all jobs are still stored.
+    """
     scene.storage.begin_session(NewSession("a", "server", "host:1", "host", 1, 5, 3_600.0))
     ids = jobs_in_the_first_partition(scene, 5)
     move = Move(cluster)
@@ -83,7 +86,7 @@ def test_a_partition_on_its_way_is_neither_read_nor_written(scene, cluster, move
 
 
 def test_a_call_waits_for_a_partition_on_its_way(scene, cluster):
-    """Where the move ends within the time limit of a call, nobody notices it."""
+    """If the move ends within the time limit of the call, the caller does not notice it."""
     jobs_in_the_first_partition(scene, 5)
     job = scene.new_job(id=f"{9:030x}-{FIRST:02x}")
     move = Move(cluster)
@@ -91,7 +94,7 @@ def test_a_call_waits_for_a_partition_on_its_way(scene, cluster):
     answers: list[list[bool]] = []
     calling = threading.Thread(target=lambda: answers.append(scene.storage.insert([job]).is_new))
     calling.start()
-    calling.join(0.6)  # longer than the driver tries by itself
+    calling.join(0.6)  # longer than the driver repeats a command by itself
     assert [] == answers
     move.end()
     calling.join(10)
@@ -102,7 +105,7 @@ def test_a_call_waits_for_a_partition_on_its_way(scene, cluster):
 
 @replicated
 def test_a_replicated_insert_finds_a_slot_that_has_moved(scene, cluster):
-    """It goes to the new owner, and what it says is what that one says: it has no replica here."""
+    """The insert goes to the new owner, and the error is about this node, which has no replica."""
     with pytest.raises(StorageUnavailable, match="0 of 1 replicas"):
         jobs_in_the_first_partition(scene, 1)
     move = Move(cluster)

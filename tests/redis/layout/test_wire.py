@@ -1,4 +1,4 @@
-"""A format is declared once: what scripts name is written in their place, and nothing counts by itself."""
+"""Each format is declared once: names in scripts are replaced by positions, and no script counts them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def code_of(text):
 
 
 def test_places_are_written_for_names():
-    """Words count from their first one, arrays from one; a text gives patterns, and what parts its fields."""
+    """Words count from their first one, arrays from 1.
+
+    A string format gives patterns and the separators of its fields.
+    """
     assert placed("ARGV[arg + WORD.second] WORD.width", THREE) == "ARGV[arg + 1] 2"
     assert placed("said[SOME.third] SOME.nothing", THREE) == r"said[3] '[1,\'2\']'"
     assert placed("LINE.captures(first, third)", THREE) == r"'^.*\n(%d+) [^\t\n]*\t(%u)\n'"
@@ -45,13 +48,13 @@ def test_places_are_written_for_names():
     ],
 )
 def test_what_no_format_has_is_refused(named):
-    """A misspelled field is no place, wherever it stands."""
+    """A misspelled field has no position, wherever it is used."""
     with pytest.raises(ValueError, match=r"not in|not fields"):
         placed(f"local a = {named}", THREE)
 
 
 def test_a_text_is_read_and_written_by_names():
-    """Python reads the fields that it names, of a text that it wrote."""
+    """Python reads the named fields of a string that it has written."""
     text = LINE.write(third="U", first=12, second="a b")
 
     assert text == "12 a b\tU\n"
@@ -63,7 +66,7 @@ def test_a_text_is_read_and_written_by_names():
 
 
 def test_an_array_passes_over_what_a_newer_release_appends():
-    """What an older one did not write is left out, what is not given is null."""
+    """Elements that an older release did not write are omitted, and missing values are null."""
     assert SOME.read("[1,2,3,4]") == {"first": 1, "second": 2, "third": 3}
     assert SOME.read("[1]") == {"first": 1}
     assert SOME.write(second="é") == '[null,"é"]'
@@ -73,9 +76,10 @@ def test_an_array_passes_over_what_a_newer_release_appends():
 
 @pytest.mark.parametrize("name", sorted(TEXTS))
 def test_scripts_name_what_they_read(name):
-    """No script says where a word or a field stands: each names it, and every name is that of a format.
+    """No script uses the position of a word or a field: it uses the name of a declared format.
 
-    If this fails: declare the words in layout/words.py, or the text in layout/encoding.py, and name them.
+    If this fails: declare the words in layout/words.py, or the string in layout/encoding.py, and use the
+    names.
     """
     text = code_of(TEXTS[name])
 
@@ -87,7 +91,7 @@ def test_scripts_name_what_they_read(name):
 
 
 def test_every_format_is_used_by_a_script():
-    """One that no script names is read or written somewhere by places."""
+    """A format that no script names is read or written somewhere by positions."""
     used = {found[1] for text in TEXTS.values() for found in NAMED.finditer(code_of(text))}
 
     assert FORMATS.keys() == used

@@ -1,4 +1,4 @@
-"""Lists in Redis: exact in order and content whichever way they are read, and bounded, whatever is stored."""
+"""Lists in Redis: exact in order and content for every way to read them, and bounded for any data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUEUES = ["bulk", "default", "mail"]
 
 @pytest.fixture
 def scene(server, request):
-    """An empty store of one partition, unless told otherwise."""
+    """An empty storage with one partition, unless the test sets options."""
     server.empty()
     with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
         yield scene
@@ -52,7 +52,7 @@ def walked(scene, where, limit, *, oldest_first=False):
 
 
 def expected(jobs, where, *, oldest_first=False):
-    """Return the jobs of the list, in order, by the rules that every storage has in common."""
+    """Return the jobs of the list, in order, by the rules that all storages share."""
     return rules.paged(jobs, where, limit=len(jobs) + 1, cursor=None, oldest_first=oldest_first).jobs
 
 
@@ -65,7 +65,7 @@ def ids(jobs):
 
 
 def live(scene, chance):
-    """Jobs of every kind are stored, few instants among them; return their ids."""
+    """Store jobs of every kind with only a few different times; return their ids."""
     holders = [scene.begin("a"), scene.begin("b")]
     known: list[str] = []
     for _ in range(40):
@@ -86,7 +86,7 @@ def live(scene, chance):
 
 
 def drawn(chance, jobs):
-    """Return a filter that looks for a few things at once."""
+    """Return a filter with several conditions."""
     one = chance.choice(jobs)
     values = {
         "state": chance.choice(list(State)), "task": "read\tit", "queue": chance.choice([*QUEUES, "none"]),
@@ -101,7 +101,7 @@ def drawn(chance, jobs):
 @alone_and_parted
 @pytest.mark.parametrize("seed", range(3))
 def test_every_list_is_what_its_filter_says(scene, seed):
-    """Whatever is asked for, the pages hold the same jobs in the same order as by a look at each job."""
+    """For every filter, the pages contain the same jobs in the same order as a check of each job."""
     chance = random.Random(seed)
     jobs = [scene.record(id) for id in live(scene, chance)]
 
@@ -114,7 +114,7 @@ def test_every_list_is_what_its_filter_says(scene, seed):
 @alone_and_parted
 @pytest.mark.parametrize("oldest_first", [False, True])
 def test_thousands_of_one_instant_are_paged_by_id(scene, oldest_first):
-    """Jobs of one instant are in order of id across pages, queues and partitions, however many there are."""
+    """Jobs of one time are in order of id across pages, queues and partitions, for any number of jobs."""
     known = [
         id for queue in QUEUES for _ in range(5)
         for id in scene.add_many(400, queue=queue, created_at=STAMP)
@@ -126,7 +126,7 @@ def test_thousands_of_one_instant_are_paged_by_id(scene, oldest_first):
 
 
 def test_ids_of_one_instant_are_in_order_of_their_bytes(scene):
-    """Neither letters' case nor a server's language matters, within a queue and among several."""
+    """Neither the case of letters nor a server's language matters, within one queue and across several."""
     odd = ["B-1", "a-1", "a_1", "A", "a", "é", "z", "\U0001f525", "aa", "12345678x", "12345678"]
     for place, id in enumerate(odd):
         scene.add(id=id, queue=QUEUES[place % 3], created_at=STAMP)
@@ -138,7 +138,7 @@ def test_ids_of_one_instant_are_in_order_of_their_bytes(scene):
 
 @alone_and_parted
 def test_jobs_of_many_queues_are_one_list(scene):
-    """More queues than one script walks are merged all the same."""
+    """The jobs of more queues than one script reads are still merged."""
     known = [scene.add(queue=f"queue{place % 70}", created_at=STAMP + place // 3) for place in range(140)]
     jobs = scene.storage.get(known)
 
@@ -146,19 +146,19 @@ def test_jobs_of_many_queues_are_one_list(scene):
     assert {f"queue{place}": {State.ENQUEUED: 2} for place in range(70)} == scene.storage.counts().by_queue
 
 
-# ---- a crowd -----------------------------------------------------------------------------------------------
+# ---- many jobs ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def crowded(program):
-    """A server of the crowd's own: no other test empties it."""
+    """A server for the crowd alone, so that no other test empties it."""
     with RedisServer(program) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def crowd(crowded):
-    """More jobs than one page may look at; the oldest one is special."""
+    """A storage with more jobs than one page may read; the oldest one is special."""
     with scene_at(crowded.socket_url()) as scene:
         scene.first = scene.add(task="rare", tags=("odd",), recurring_id="nightly")
         for _ in range(PAGE_COST // 2_000):
@@ -170,7 +170,7 @@ def crowd(crowded):
 
 @pytest.mark.parametrize("where", [JobFilter(task="rare"), JobFilter(State.ENQUEUED, task="rare")])
 def test_a_page_looks_so_far_and_no_farther(crowd, where):
-    """What is not found on the way is looked for by the next page: the first is empty and has a cursor."""
+    """The next page continues the search, so the first one can be empty and still have a cursor."""
     pages = [crowd.storage.find(where, limit=10)]
     while pages[-1].cursor is not None:
         pages.append(crowd.storage.find(where, limit=10, cursor=pages[-1].cursor))
@@ -181,7 +181,7 @@ def test_a_page_looks_so_far_and_no_farther(crowd, where):
 
 
 def test_no_script_of_a_page_is_long(crowd, crowded):
-    """A page in vain is some fifteen scripts, each of which looks at some thousand jobs."""
+    """A page that finds nothing takes about fifteen scripts, each of which reads some thousand jobs."""
     before = calls(crowded)
 
     crowd.storage.find(JobFilter(task="nobody's"), limit=10)
@@ -198,7 +198,7 @@ def calls(server):
 
 
 def test_what_has_a_list_of_its_own_is_found_at_once(crowd):
-    """One page holds the jobs of a rare tag or recurring definition, and is the last."""
+    """One page contains the jobs of a rare tag or recurring definition, and it is the last."""
     for where in (
         JobFilter(tag="odd"),
         JobFilter(recurring_id="nightly"),
@@ -210,7 +210,10 @@ def test_what_has_a_list_of_its_own_is_found_at_once(crowd):
 
 
 def test_a_common_tag_is_read_along_the_state(crowd):
-    """Where too many jobs have a tag to be sorted, the list of the state is walked: the order is the same."""
+    """If too many jobs have a tag to be sorted, the list of the state is read instead.
+
+    The order is the same.
+    """
     deleted, enqueued = JobFilter(State.DELETED, tag="common"), JobFilter(State.ENQUEUED, tag="common")
 
     assert crowd.tagged[:50] == ids(walked(crowd, deleted, 20, oldest_first=True))
@@ -218,7 +221,7 @@ def test_a_common_tag_is_read_along_the_state(crowd):
 
 
 def test_a_large_page_is_one_page(crowd):
-    """A limit of thousands is met by as many round trips as it takes, and one of nought by an empty page."""
+    """A limit of thousands takes as many round trips as necessary, and a limit of 0 returns an empty page."""
     page = crowd.storage.find(JobFilter(tag="common"), limit=RARE + 400)
     nothing = crowd.storage.find(JobFilter(), limit=0)
 
@@ -227,12 +230,12 @@ def test_a_large_page_is_one_page(crowd):
     assert page.cursor is not None
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------
+# ---- counts ------------------------------------------------------------------------------------------------
 
 
 @alone_and_parted
 def test_failures_are_counted_over_all_queues(scene):
-    """Groups are whole where there are more failed jobs than one script looks at; the newest is shown."""
+    """Groups are complete even with more failed jobs than one script reads, and show their newest failure."""
     holder = scene.begin()
     scene.storage.insert([scene.new_job(queue=QUEUES[place % 3]) for place in range(1_200)])
     claimed = [job for _ in range(20) for job in scene.claim(holder, 200, QUEUES)]
@@ -257,7 +260,7 @@ def test_failures_are_counted_over_all_queues(scene):
 
 
 def test_counts_are_whole_with_a_thousand_queues(scene):
-    """More queues than one script counts are counted all the same."""
+    """More queues than one script counts are still counted."""
     names = [f"queue{place}" for place in range(1_000)]
     scene.storage.insert([scene.new_job(queue=queue) for queue in names])
     scene.claim(scene.begin(), 1, ["queue7"])
@@ -270,7 +273,7 @@ def test_counts_are_whole_with_a_thousand_queues(scene):
 
 
 def test_many_large_jobs_are_read_whole(scene):
-    """What does not fit into one reply is asked for again."""
+    """Jobs that do not fit into one reply are requested again."""
     texts = [f'"{place}{"x" * 200_000}"' for place in range(30)]
     known = [scene.add(arguments=text) for text in texts]
 
@@ -281,11 +284,11 @@ def test_many_large_jobs_are_read_whole(scene):
     assert known[::-1] == ids(walked(scene, JobFilter(), 30))
 
 
-# ---- what nobody wrote -------------------------------------------------------------------------------------
+# ---- damaged values ----------------------------------------------------------------------------------------
 
 
 def overwrite(server, kind, id, change, text=""):
-    """A job's text is something else: a part of it replaced, or all of it."""
+    """Replace a part of a job's stored string, or all of it."""
     key, client = f"firelock:{{0}}:{kind}", server.client()
     stored = str(client.hget(key, id) or "")
     assert change is None or change[0] in stored
@@ -307,7 +310,10 @@ def overwrite(server, kind, id, change, text=""):
     ],
 )
 def test_a_job_that_cannot_be_read_is_shown_and_hinders_no_other(scene, server, kind, change):
-    """It stands where it stood, and says what is wrong; the lists around it are whole."""
+    """The job keeps its place in the lists and shows the problem.
+
+    The other jobs of the lists are complete.
+    """
     before, bad, behind = (scene.add(tags=("one",)) for _ in range(3))
     overwrite(server, kind, bad, change, "garbage")
 
@@ -320,7 +326,7 @@ def test_a_job_that_cannot_be_read_is_shown_and_hinders_no_other(scene, server, 
 
 
 def test_a_failed_job_that_cannot_be_read_is_in_no_group(scene, server):
-    """The groups are those of the others."""
+    """The groups contain only the other jobs."""
     holder = scene.begin()
     bad, good = (scene.settle(fails(scene.run(holder))) for _ in range(2))
     overwrite(server, "jobs", bad, ('"]', '"'))
@@ -346,7 +352,10 @@ def test_what_cannot_be_read_of_a_past_is_left_out(scene, server):
 
 
 def test_added_fields_of_a_newer_release_are_ignored(scene, server):
-    """In payloads, errors, steps, attempts and sessions; what is known here is read as before."""
+    """Payloads, errors, steps, attempts and sessions may have new fields.
+
+    The known fields are read as before.
+    """
     holder = scene.begin()
     parent = scene.settle(fails(scene.run(holder, scene.add(tags=("one",)))))
     child = scene.continuation(parent, tags=("one",))
@@ -368,7 +377,7 @@ def test_added_fields_of_a_newer_release_are_ignored(scene, server):
 
 
 def test_a_member_whose_ties_are_damaged_hinders_no_other(scene, server):
-    """It is claimed, ends and is pruned, as its neighbours are."""
+    """The member is claimed, ends and is pruned like its neighbours."""
     flow = FlowScene(scene.handles)
     batch = flow.batch()
     bad, good = flow.member(batch), flow.member(batch)
@@ -385,7 +394,7 @@ def test_a_member_whose_ties_are_damaged_hinders_no_other(scene, server):
 
 
 def test_a_job_whose_record_is_gone_is_passed_over(scene, server):
-    """Lists do not know it any more, nor does anybody else."""
+    """A job without a record is in no list and cannot be found in any other way."""
     gone, good = scene.add(), scene.add()
     server.client().hdel("firelock:{0}:jobs", gone)
 

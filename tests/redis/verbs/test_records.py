@@ -1,4 +1,4 @@
-"""Records in Redis: versions outlive what was deleted, pauses reach every partition, pages are bounded."""
+"""Records in Redis: versions outlive deleted records, pauses reach every partition, and pages are bounded."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ PAUSED, RESUMED = json.dumps({"paused": True}), json.dumps({"paused": False})
 
 @pytest.fixture
 def database(server):
-    """An empty database of one partition."""
+    """An empty database with one partition."""
     with opened(server) as database:
         yield database
 
 
 @pytest.fixture
 def parted(server):
-    """An empty database of several partitions."""
+    """An empty database with several partitions."""
     with opened(server, f"partitions={PARTITIONS}") as database:
         yield database
 
 
 def put(database, key, value, kind="queue"):
-    """The record is stored, whatever was there."""
+    """Store the record, whatever its previous version."""
     return database.put_record(kind, key, value, expected_version=None)
 
 
@@ -42,11 +42,11 @@ def paused(storage):
     return [set(call("SMEMBERS", f"{base}:paused")) for base in bases]
 
 
-# ---- inserts that depend on one --------------------------------------------------------------------------
+# ---- inserts that depend on a record ---------------------------------------------------------------------
 
 
 def test_a_repeat_is_a_write_of_its_own(database):
-    """A WAIT behind it vouches for what the first try wrote, whose reply was lost."""
+    """A repeated call writes too, so a following WAIT also covers the first write, whose reply was lost."""
     change, call = RecordChange("kind", "key", "value", 0), database.database.connections.call
 
     def written():
@@ -63,7 +63,7 @@ def test_a_repeat_is_a_write_of_its_own(database):
 
 
 def test_other_kinds_forget_nothing_of_one_another(database):
-    """A kind's first version is 1, whatever was deleted in another."""
+    """The first version of each kind is 1, whatever was deleted in another kind."""
     put(database, "key", "a", "one")
     put(database, "key", "b", "one")
     database.delete_record("one", "key", expected_version=None)
@@ -75,7 +75,7 @@ def test_other_kinds_forget_nothing_of_one_another(database):
 
 
 def test_a_long_list_is_read_in_pages(database):
-    """A list is whole and in order, however many steps it takes."""
+    """A list is complete and in order, however many steps it takes."""
     keys = [f"{number:05}" for number in range(1_203)]
     for key in keys:
         put(database, key, key, "kind")
@@ -92,7 +92,7 @@ def test_a_long_list_is_read_in_pages(database):
 
 
 def test_a_pause_reaches_every_partition(parted):
-    """A queue's record pauses it everywhere, and resumes it everywhere; so does its end."""
+    """A queue's record pauses and resumes it in every partition; its deletion resumes the queue too."""
     put(parted, "mail", PAUSED)
     put(parted, "bulk", PAUSED)
     both = paused(parted)
@@ -107,7 +107,7 @@ def test_a_pause_reaches_every_partition(parted):
 
 @pytest.mark.parametrize("value", ["", "[]", "1", '{"paused": 1}', '{"paused": "true"}', "{"])
 def test_only_a_true_pause_of_a_queue_pauses(parted, value):
-    """Whatever else a queue's record says is no pause, nor is one of another kind or one not stored."""
+    """No other value of the record pauses a queue, and neither does another kind or an unstored record."""
     put(parted, "mail", value)
     put(parted, "mail", PAUSED, "server_order")
     parted.put_record("queue", "bulk", PAUSED, expected_version=3)
@@ -116,11 +116,11 @@ def test_only_a_true_pause_of_a_queue_pauses(parted, value):
 
 
 def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
-    """A partition that has lost a pause, or never heard of it, has it when somebody promotes."""
+    """A partition that has lost or missed a pause gets it with the next `promote`."""
     bases = parted.database.partitions.bases
     parted.database.run(
         "records.put", 0, "queue", "mail", PAUSED, "", "", 1
-    )  # and its writer died right after
+    )  # and its writer died directly afterwards
     missed = paused(parted)
     parted.promote(10)
     repaired = paused(parted)
@@ -132,7 +132,7 @@ def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
 
 
 def test_a_late_pause_undoes_nothing(parted):
-    """What a partition hears late, behind something newer, is passed over."""
+    """A pause that reaches a partition after a newer change is ignored."""
     put(parted, "mail", PAUSED)
     late = parted.database.run("records.pauses", 0, 0)
     put(parted, "mail", RESUMED)
@@ -144,7 +144,7 @@ def test_a_late_pause_undoes_nothing(parted):
 
 
 def test_partitions_agree_after_any_race(parted):
-    """Whoever pauses and resumes at once, in the end every partition has what the first one has."""
+    """After concurrent pauses and resumptions, every partition agrees with the first one."""
 
     def toggle(queue: str) -> None:
         for value in (PAUSED, RESUMED, PAUSED) * 10:
@@ -156,7 +156,7 @@ def test_partitions_agree_after_any_race(parted):
 
 
 def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
-    """A failover that takes a pause from the first partition takes it from all, and the next one holds."""
+    """A failover that loses a pause in the first partition removes it from all. The next pause is kept."""
     first = parted.database.partitions.bases[0]
     put(parted, "mail", PAUSED)
     server.client().delete(f"{first}:paused", f"{first}:pausing", f"{first}:k:queue", f"{first}:kz:queue")
@@ -170,7 +170,7 @@ def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
 
 
 def test_a_change_behind_a_failover_reaches_every_partition(parted, server):
-    """A change that follows one that the first partition lost is no repeat of it."""
+    """A change that follows one that the first partition has lost does not count as a repeat of it."""
     first, client = parted.database.partitions.bases[0], server.client()
     put(parted, "mail", PAUSED)
     stamp = client.get(f"{first}:pausing")
@@ -184,7 +184,7 @@ def test_a_change_behind_a_failover_reaches_every_partition(parted, server):
 
 
 def test_one_partition_that_fails_keeps_no_other_from_a_pause(parted, server):
-    """The error is raised when every other partition was told; the record is stored."""
+    """The error is raised after all other partitions were updated. The record is stored."""
     server.client().set(f"{parted.database.partitions.bases[1]}:pausing", "no number")
 
     with pytest.raises(StorageError, match="number"):
@@ -195,11 +195,11 @@ def test_one_partition_that_fails_keeps_no_other_from_a_pause(parted, server):
 
 
 def test_a_resumed_queue_wakes_those_who_wait(parted, server):
-    """Each partition says when a queue is resumed in it, and not when one is paused."""
+    """Each partition publishes when a queue is resumed in it, and not when one is paused."""
     with server.client().pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe(*(f"{base}:wake" for base in parted.database.partitions.bases))
         for _ in range(PARTITIONS):
-            heard.get_message(timeout=5.0)  # it is subscribed
+            heard.get_message(timeout=5.0)  # the subscription is active
         put(parted, "mail", PAUSED)
         put(parted, "bulk", PAUSED)
         put(parted, "mail", RESUMED)
@@ -210,7 +210,7 @@ def test_a_resumed_queue_wakes_those_who_wait(parted, server):
 
 
 def test_a_single_partition_pauses_in_one_step(database, server):
-    """Where there is one partition only, a pause is one call."""
+    """With only one partition, a pause is one call."""
     put(database, "mail", RESUMED)
     before = server.client().info("commandstats")["cmdstat_evalsha"]["calls"]
     put(database, "mail", PAUSED)
@@ -221,7 +221,7 @@ def test_a_single_partition_pauses_in_one_step(database, server):
 
 
 def test_a_queue_is_resumed_when_memory_is_full(parted, server):
-    """A full server refuses new records, but not to resume a queue: that is what drains it."""
+    """A full server refuses new records, but it resumes a queue, because that drains the server."""
     put(parted, "mail", PAUSED)
     client = server.client()
     client.config_set("maxmemory", "1kb")

@@ -1,4 +1,4 @@
-"""Sessions in Redis: an end reaches every partition, whoever finishes it, and large ones go step by step."""
+"""Sessions in Redis: an end reaches every partition, also after an interruption, in bounded steps."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ AT_ONCE = 400  # jobs that one step of an end takes
 
 
 class Interrupted(RedisDatabase):
-    """A database whose partitions from some one on cannot be reached by the end of a session.
+    """A database in which the end of a session cannot reach the partitions from `first_away` on.
 
-    And one in which a session may be renewed right after a sweep has seen that it expired.
+    A session can also be renewed directly after a sweep has found it expired.
     """
 
     first_away = PARTITIONS
     renewed_late: str | None = None
 
     def run(self, name, partition, *arguments):
-        """See `RedisDatabase.run`."""
+        """Run the script unless the partition is unreachable; see `RedisDatabase.run`."""
         if name == "sessions.take" and partition >= self.first_away:
             raise StorageUnavailable("that node is away")
         reply = super().run(name, partition, *arguments)
@@ -42,21 +42,21 @@ class Interrupted(RedisDatabase):
 
 @pytest.fixture
 def database(server):
-    """An empty database of several partitions."""
+    """An empty database with several partitions."""
     server.empty()
     return Interrupted(parse_url(server.socket_url(OPTIONS)))
 
 
 @pytest.fixture
 def storage(database):
-    """The storage in it."""
+    """The storage in the database."""
     with closing(RedisStorage(database)) as storage:
         yield storage
 
 
 @pytest.fixture
 def scene(server, request):
-    """An empty store, of several partitions unless told otherwise."""
+    """An empty storage, with several partitions unless the test sets options."""
     server.empty()
     with scene_at(server.socket_url(getattr(request, "param", OPTIONS))) as scene:
         yield scene
@@ -67,7 +67,7 @@ alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone",
 
 
 def session(name="a", timeout_seconds=3_600.0):
-    """Return a session as it begins."""
+    """Return a new session."""
     return NewSession(name, "server", "host:1", "host", 1, 5, timeout_seconds)
 
 
@@ -79,19 +79,19 @@ def a_job_in_each_partition(scene, number=PARTITIONS):
 
 
 def partition(id):
-    """Return which partition the id says."""
+    """Return the partition in the id."""
     return id[-2:]
 
 
 def alive_in(database, name="a"):
-    """Return what each partition knows of the session's life."""
+    """Return the value of the session's life in each partition."""
     return [
         database.connections.call("HGET", f"{base}:s:{name}", "alive") for base in database.partitions.bases
     ]
 
 
 def all_claimed(scene):
-    """Return every job of the default queue in the order in which claims give them."""
+    """Return every job of the default queue in the order of the claims."""
     heir, jobs = scene.begin("heir"), []
     while some := scene.claim(heir, 500):
         jobs += some
@@ -102,7 +102,7 @@ def all_claimed(scene):
 
 
 def test_an_end_reaches_a_partition_before_the_begin(database, storage):
-    """A begin that arrives in a partition after the end of the session there gives it no life."""
+    """A begin that arrives in a partition after the session's end there does not revive the session."""
     storage.begin_session(session())
     storage.end_session("a", None, reason="killed")
 
@@ -113,7 +113,7 @@ def test_an_end_reaches_a_partition_before_the_begin(database, storage):
 
 
 def test_marks_of_the_dead_go_by_themselves(database, storage):
-    """What other partitions remember of a dead session expires, a day after the first one forgets it."""
+    """The mark of a dead session in other partitions expires a day after the first one deletes its own."""
     storage.begin_session(session())
 
     storage.end_session("a", None, reason="killed")
@@ -123,11 +123,14 @@ def test_marks_of_the_dead_go_by_themselves(database, storage):
     assert all(DAY // SECOND < seconds <= 2 * DAY // SECOND for seconds in lives[1:])
 
 
-# ---- ends that are broken off ------------------------------------------------------------------------------
+# ---- interrupted ends --------------------------------------------------------------------------------------
 
 
 def test_an_unfinished_end_is_finished_by_a_sweep(database, scene, server, storage):
-    """A maker that was broken off leaves the session dead; a later sweep takes the rest, with its reason."""
+    """After an interrupted end the session is dead.
+
+    A later sweep returns the remaining jobs with its reason.
+    """
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
     scene.claim(holder, len(ids))
@@ -160,7 +163,7 @@ def test_an_unfinished_end_is_finished_by_a_sweep(database, scene, server, stora
 
 
 def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(database, storage):
-    """Who asks again finishes at once, whatever is blamed now; asked a third time there is nothing to do."""
+    """A second call finishes the end, whatever it blames. A third call has nothing to do."""
     storage.begin_session(session())
     database.first_away = 1
     with pytest.raises(StorageUnavailable):
@@ -175,7 +178,7 @@ def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(database, storag
 
 
 def test_a_session_that_cannot_be_ended_does_not_hinder_others(database, storage):
-    """A sweep ends whom it can; where it can end nobody it fails, and all are dead in any case."""
+    """A sweep ends the sessions that it can. If it can end none it fails, and all of them are dead anyway."""
     for name in "ab":
         storage.begin_session(session(name))
     database.clock_offset = 4_000 * SECOND
@@ -192,7 +195,7 @@ def test_a_session_that_cannot_be_ended_does_not_hinder_others(database, storage
 
 
 def test_a_session_renewed_in_time_is_not_ended(database, storage):
-    """A session that is renewed between a sweep's look and its end lives on."""
+    """A session that is renewed between the sweep's read and the end continues to live."""
     storage.begin_session(session("a"))
     storage.begin_session(session("b"))
     database.clock_offset = 4_000 * SECOND
@@ -204,7 +207,7 @@ def test_a_session_renewed_in_time_is_not_ended(database, storage):
 
 
 def test_a_stray_session_is_ended_where_it_lives(scene, server):
-    """A session that the first partition has lost is ended in the others by the next pruning."""
+    """The next pruning ends a session that only the first partition has lost in the other partitions."""
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
     scene.claim(holder, len(ids))
@@ -219,7 +222,7 @@ def test_a_stray_session_is_ended_where_it_lives(scene, server):
 
 
 def test_living_sessions_are_no_strays(database, storage):
-    """Pruning leaves those that live in every partition, and those that somebody is about to end."""
+    """Pruning skips sessions that are alive in every partition, and those that another call is ending."""
     storage.begin_session(session("living"))
     storage.begin_session(session("ending"))
     database.first_away = 1
@@ -233,12 +236,12 @@ def test_living_sessions_are_no_strays(database, storage):
     assert ["0", "1", "1", "1"] == alive_in(database, "ending")
 
 
-# ---- many --------------------------------------------------------------------------------------------------
+# ---- large numbers -----------------------------------------------------------------------------------------
 
 
 @alone_and_parted
 def test_a_session_that_holds_many_is_ended_in_steps(scene, server):
-    """More jobs than one step takes are all taken back by one call, and nothing is left to finish."""
+    """One call returns more jobs than one step takes, and nothing is left to finish."""
     number = 2 * AT_ONCE + 50
     ids = scene.add_many(number)
     holder = scene.begin()
@@ -252,12 +255,13 @@ def test_a_session_that_holds_many_is_ended_in_steps(scene, server):
     assert number == scene.storage.counts().by_state[State.ENQUEUED]
     assert not {key for key in keys_of(server) if key.startswith(("ending", "held:", "running"))}
     order = [job.id for job in all_claimed(scene)]
-    assert sorted(ids, key=partition) == sorted(order, key=partition)  # in each the order of coming
+    # each partition keeps the order of arrival
+    assert sorted(ids, key=partition) == sorted(order, key=partition)
 
 
 @alone_and_parted
 def test_sessions_beyond_a_page_are_all_listed(scene):
-    """More sessions than one call tells of are listed, oldest first."""
+    """More sessions than one call returns are all listed, oldest first."""
     names = [f"{number:04}" for number in range(1_020)]
     for name in names:
         scene.begin(name)
@@ -269,7 +273,7 @@ def test_sessions_beyond_a_page_are_all_listed(scene):
 
 @alone
 def test_texts_of_any_kind_pass_through_a_session(scene):
-    """Ids, names and reasons with quotes, tabs and ends of lines come back as they were."""
+    """Ids, names and reasons with quotes, tabs and line ends are read back unchanged."""
     odd = 'a"\\\t\né'
     scene.storage.begin_session(NewSession("a", odd, odd, odd, 1, 5, 60.0, 1, odd, odd))
     job = scene.new_job(id=odd)

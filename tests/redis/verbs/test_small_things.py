@@ -33,14 +33,14 @@ BASE = 30_000_000 * MINUTE
 
 @pytest.fixture
 def database(server):
-    """An empty database of one partition."""
+    """An empty database with one partition."""
     with opened(server) as database:
         yield database
 
 
 @pytest.fixture
 def parted(server):
-    """An empty database of several partitions."""
+    """An empty database with several partitions."""
     with opened(server, "partitions=5") as database:
         yield database
 
@@ -49,7 +49,7 @@ def parted(server):
 
 
 def test_the_key_of_a_lock_expires(database, server):
-    """Nothing is left of a lock that nobody released: its key outlives its time by a minute."""
+    """The key of a lock that was not released expires a minute after the lock."""
     fence = database.acquire_lock("lock", "ada", 30.0)
     lives = server.client().pttl("firelock:{0}:lock:lock")
     database.renew_lock("lock", "ada", fence, 600.0)
@@ -64,7 +64,7 @@ def test_the_key_of_a_lock_expires(database, server):
     [(1, "before its first release"), (100, "newer than this code's 2. Upgrade Firelock")],
 )
 def test_another_layout_is_refused_by_its_number(database, server, version, said):
-    """A client, a migration and the doctor's look name the layout, and change nothing."""
+    """A client, a migration and the doctor's check report the layout and change nothing."""
     client = server.client()
     client.hset("firelock:{0}:layout", "version", version)
 
@@ -78,7 +78,7 @@ def test_another_layout_is_refused_by_its_number(database, server, version, said
 
 
 def test_a_released_lock_leaves_no_key(database, server):
-    """The tokens of every name are from one row, so that a released lock leaves nothing of its own."""
+    """The tokens of all names share one counter, so a released lock leaves no key of its own."""
     for name in ("a", "b"):
         fence = database.acquire_lock(name, "ada", 30.0)
         assert fence is not None
@@ -88,7 +88,7 @@ def test_a_released_lock_leaves_no_key(database, server):
 
 
 def test_tokens_grow_when_the_last_ones_are_lost(database, server):
-    """A failover that loses a lock and its token gives a larger token to whoever locks next."""
+    """After a failover that loses a lock and its token, the next lock gets a larger token."""
     first = database.acquire_lock("lock", "ada", 30.0)
     server.client().delete("firelock:{0}:lock:lock", "firelock:{0}:fences")
 
@@ -100,7 +100,7 @@ def test_tokens_grow_when_the_last_ones_are_lost(database, server):
 
 
 def test_tokens_grow_when_the_clock_goes_back(database, server):
-    """A token is larger than the last one, whatever the clock says."""
+    """A token is larger than the last one, whatever the clock shows."""
     server.client().set("firelock:{0}:fences", 4_000_000_000_000_000)
 
     assert 4_000_000_000_000_001 == database.acquire_lock("lock", "ada", 30.0)
@@ -108,7 +108,7 @@ def test_tokens_grow_when_the_clock_goes_back(database, server):
 
 @pytest.mark.parametrize(("seconds", "is_held"), [(0.0, False), (-1e9, False), (1e-6, False), (1e30, True)])
 def test_a_lock_may_be_held_for_any_time(database, seconds, is_held):
-    """A life of no time is over at once, an endless one goes on for decades."""
+    """A lock with no duration ends immediately, and an endless one lasts for decades."""
     fence = database.acquire_lock("lock", "ada", seconds)
 
     assert fence is not None
@@ -120,14 +120,14 @@ def test_a_lock_may_be_held_for_any_time(database, seconds, is_held):
 
 @pytest.mark.parametrize("due_at", [1, 2**53 + 1, LAST_INSTANT, None])
 def test_instants_of_a_record_are_exact(database, due_at):
-    """An instant is text on its way, so that no digit is lost."""
+    """A time is sent as a string, so no digit is lost."""
     database.put_record("kind", "key", "a value, with spaces", due_at=due_at)
 
     assert Record("kind", "key", "a value, with spaces", 1, due_at) == database.get_record("kind", "key")
 
 
 def test_a_deleted_record_leaves_one_key_a_kind(database, server):
-    """The largest version alone stays."""
+    """Only the largest version is kept."""
     for key in ("a", "b"):
         database.put_record("recurring", key, "{}", due_at=1)
 
@@ -138,7 +138,7 @@ def test_a_deleted_record_leaves_one_key_a_kind(database, server):
 
 
 def test_many_due_records_are_read_in_steps(database):
-    """What is due is whole and in order, however many steps it takes."""
+    """The due records are complete and in order, however many steps their read takes."""
     names = [f"{number:04}" for number in range(1_200)]
     for number, name in enumerate(names):
         database.put_record("recurring", name, "{}", due_at=1 + number // 2)
@@ -149,7 +149,7 @@ def test_many_due_records_are_read_in_steps(database):
 
 
 def test_large_records_are_read_half_a_megabyte_at_a_time(database):
-    """What one step replies is bounded by its size, and what is asked for is whole all the same."""
+    """The reply of one step has a bounded size, and the result is still complete."""
     names = [f"{number:02}" for number in range(9)]
     for name in names:
         database.put_record("recurring", name, name * 100_000, due_at=1)
@@ -166,7 +166,7 @@ def test_large_records_are_read_half_a_megabyte_at_a_time(database):
 
 
 def test_an_earlier_instant_wakes_those_who_sleep(database, server):
-    """Whoever sleeps until the next instant is told when there is an earlier one, and only then."""
+    """A server that sleeps until the next due time is notified only of an earlier one."""
     puts = [("b", 5), ("c", 9), ("a", 3), ("d", None)]
     with server.client().pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe("firelock:{0}:wake")
@@ -180,7 +180,7 @@ def test_an_earlier_instant_wakes_those_who_sleep(database, server):
 
 
 def test_jobs_of_another_partition_are_refused_beside_a_record(parted):
-    """No script sees both: nothing is stored, neither the jobs nor the record."""
+    """No script can access both partitions, so neither the jobs nor the record are stored."""
     jobs = [NewJob(f"{number:036x}", "t", "[]", "json", "q", 0, State.ENQUEUED, BASE) for number in (0, 1)]
     change = RecordChange("recurring", "nightly", "{}", 0)
 
@@ -196,7 +196,7 @@ def test_jobs_of_another_partition_are_refused_beside_a_record(parted):
 
 
 def rollup(minute=BASE, task="send", queue="mail", outcome="succeeded", count=1):
-    """Return figures of one minute."""
+    """Return the rollup of one minute."""
     return Rollup(minute, task, queue, outcome, count, 3 * count, (count,) * (len(DURATION_BUCKETS) + 1))
 
 
@@ -212,7 +212,7 @@ def test_figures_add_up_exactly(database):
 
 
 def test_figures_of_other_buckets_are_added_where_they_fit(database):
-    """Figures of a release with more buckets are added to those of one with fewer."""
+    """Rollups of a release with more buckets are added to those of one with fewer."""
     short = attrs.evolve(rollup(), histogram=(1, 2))
 
     database.record_metrics([short, attrs.evolve(short, histogram=(10, 20, 30))])
@@ -224,7 +224,7 @@ def test_figures_of_other_buckets_are_added_where_they_fit(database):
 
 
 def test_a_long_timeline_is_whole(database):
-    """A window of thousands of rollups comes in steps of whole minutes, and in order."""
+    """A timeline of thousands of rollups is read in steps of whole minutes, and in order."""
     rollups = [
         rollup(BASE + minute * MINUTE, task=f"task{number:02}")
         for minute in range(700)
@@ -245,7 +245,7 @@ def test_a_long_timeline_is_whole(database):
 
 @pytest.mark.parametrize("odd", ['a","b', ',"mail",', '"', "[", "\\", ",", "", "東京\n"])
 def test_a_timeline_is_filtered_exactly(database, odd):
-    """A name that looks like the text it is stored in is a name all the same."""
+    """A name that looks like its stored form is still filtered as a name."""
     kept = [rollup(task=odd), rollup(task=odd, queue="bulk")]
     database.record_metrics([*kept, rollup(), rollup(task=odd + "x"), rollup(task="x", queue=odd + ",")])
 
@@ -257,7 +257,7 @@ def test_a_timeline_is_filtered_exactly(database, odd):
 
 
 def test_old_rollups_are_pruned_in_bounds(database, server):
-    """Minutes older than thirty days go, so many at a time, and leave no key."""
+    """Minutes older than thirty days are deleted, with a limit per call, and leave no key."""
     now = (
         database.database.run("records.put", 0, "kind", "key", "", "", "", "")
         and int(server.client().time()[0]) * SECOND
@@ -288,17 +288,17 @@ def known(database, count):
 
 
 def lines(*numbers):
-    """Return lines whose text is their number."""
+    """Return lines with their numbers as text."""
     return [LogLine(0, BASE, "INFO", f"{number}\n\té", 1) for number in numbers]
 
 
 def texts(log):
-    """Return the numbers in lines' texts."""
+    """Return the numbers in the lines' text."""
     return [int(line.text.split()[0]) for line in log]
 
 
 def test_a_log_of_any_length_keeps_its_newest_thousand(database):
-    """Numbers have no gaps, and the newest thousand lines stay, however many come at once."""
+    """Numbers have no gaps, and the newest thousand lines are kept, however many arrive together."""
     (id,) = known(database, 1)
     told = []
     for start, count in ((0, 3), (3, 1_000), (1_003, 2_777), (3_780, 1)):
@@ -313,7 +313,7 @@ def test_a_log_of_any_length_keeps_its_newest_thousand(database):
 
 
 def test_a_log_is_read_on_from_any_number(database):
-    """A reader that is behind the oldest line goes on with it; one that is ahead finds nothing."""
+    """A reader behind the oldest line continues with that line. A reader ahead of the log finds nothing."""
     (id,) = known(database, 1)
     database.append_logs({id: lines(*range(1_300))}, {})
 
@@ -325,7 +325,7 @@ def test_a_log_is_read_on_from_any_number(database):
 
 
 def test_lines_that_are_left_out_leave_no_gap(database):
-    """Where the first of several steps leaves lines out, what stood before them is gone as well."""
+    """If the first of several steps omits lines, the lines before them are deleted too."""
     (id,) = known(database, 1)
     database.append_logs({id: lines(0, 1, 2)}, {})
 
@@ -336,7 +336,7 @@ def test_lines_that_are_left_out_leave_no_gap(database):
 
 
 def test_long_lines_are_sent_in_several_steps(database, server):
-    """Megabytes of lines are cut into steps, each of them short, and come back whole."""
+    """Megabytes of lines are sent in several short steps and read back complete."""
     (id, other) = known(database, 2)
     long = [LogLine(0, BASE, "INFO", f"{number:04}" + "x" * 4_000, 1) for number in range(1_100)]
     database.append_logs({}, {id: Progress(1.0, 2.0, BASE)})
@@ -358,7 +358,10 @@ def test_long_lines_are_sent_in_several_steps(database, server):
 
 @pytest.mark.parametrize("queue", ["", "two words", "a\ttab", "a\n", "no\u00a0break"])
 def test_a_queue_is_a_word(database, queue):
-    """White space parts the words of a record: an odd name is refused, with all that comes beside it."""
+    """White space separates the words of a record.
+
+    So such a name is refused, with everything in the same call.
+    """
     names = ("default", queue)
     jobs = [NewJob(name or "-", "t", "{}", "json", name, 0, State.ENQUEUED, BASE) for name in names]
 

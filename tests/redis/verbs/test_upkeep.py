@@ -1,4 +1,4 @@
-"""Upkeep in Redis: nothing stays behind what was pruned, lists may lie, and each look is bounded."""
+"""Upkeep in Redis: no leftovers of pruned jobs, correct results with outdated lists, and bounded reads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ AT_ONCE = 250  # ties, due jobs or expired jobs of one script
 
 @pytest.fixture
 def scene(server, request):
-    """An empty store of one partition, unless told otherwise."""
+    """An empty storage with one partition, unless the test sets options."""
     server.empty()
     with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
         yield scene
@@ -46,12 +46,12 @@ alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone",
 
 
 def in_partition(number, place):
-    """Return the id of the job of this number, in this partition."""
+    """Return the id of the job with this number, in this partition."""
     return f"{number:030x}-{place:02x}"
 
 
 def prune_all(scene):
-    """Return how many jobs went until nothing more did."""
+    """Prune until nothing is left to prune; return the number of pruned jobs."""
     pruned = 0
     while gone := scene.storage.prune(1_000):
         pruned += gone
@@ -59,22 +59,22 @@ def prune_all(scene):
 
 
 def release_all(scene):
-    """Nothing waits for the end of a job that has ended."""
+    """Release until no job waits for one that has ended."""
     while scene.storage.release(1_000):
         pass
 
 
 def keys_without_end(server):
-    """Return the keys that do not go by themselves, what is before the partition's colon left out."""
+    """Return the keys that do not expire, without the part up to the partition's colon."""
     client = server.client()
     return {key.partition("}:")[2] for key in client.keys("*") if client.ttl(key) == -1}
 
 
-# ---- nothing stays -----------------------------------------------------------------------------------------
+# ---- no leftovers ------------------------------------------------------------------------------------------
 
 
 def live_through_everything(scene):
-    """Let jobs of every kind come to an end that expires; return how many there were."""
+    """Let jobs of every kind end with an expiry time; return how many there were."""
     at = scene.now()
     holder, dying = scene.begin("a"), scene.begin("dying")
     ids = [in_partition(number, number % PARTITIONS) for number in range(3 * PARTITIONS)]
@@ -108,9 +108,10 @@ def live_through_everything(scene):
 
 @alone_and_parted
 def test_nothing_is_left_of_what_was_pruned(scene, server):
-    """When every job was pruned, and every session, only numbers are left that must never be given twice."""
+    """After every job and session was pruned, only counters are left that must never repeat a value."""
     number = live_through_everything(scene)
-    scene.advance(100 * 365 * DAY / SECOND)  # children stay as long as parents that ended by callers' clocks
+    # children are kept as long as parents whose ends have times from callers' clocks
+    scene.advance(100 * 365 * DAY / SECOND)
 
     pruned = prune_all(scene)
 
@@ -119,7 +120,7 @@ def test_nothing_is_left_of_what_was_pruned(scene, server):
 
 
 def test_a_queue_without_jobs_is_forgotten(scene, server):
-    """A queue is no longer counted when its last job is gone, and is when one is left."""
+    """A queue is no longer counted after its last job was deleted, but it is as long as one is left."""
     at = scene.now()
     gone, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
     scene.storage.apply([deletes(id, expires_at=at) for id in (gone, kept[0])])
@@ -131,7 +132,7 @@ def test_a_queue_without_jobs_is_forgotten(scene, server):
 
 
 def test_a_tail_goes_with_its_job(scene, server):
-    """A job that is pruned while its holder still runs it leaves no tail behind."""
+    """A job that is pruned while its holder still runs it leaves no tail."""
     running = scene.run(scene.begin())
     scene.settle(deletes(running.id, expires_at=scene.now()))
 
@@ -141,11 +142,11 @@ def test_a_tail_goes_with_its_job(scene, server):
     assert [] == scene.storage.reconcile(running.holder.session, []).unknown
 
 
-# ---- lists may lie -----------------------------------------------------------------------------------------
+# ---- outdated lists ----------------------------------------------------------------------------------------
 
 
 def test_an_expiry_that_moved_counts_alone(scene):
-    """A job that ended again expires when its last end says, not when an earlier one did."""
+    """A job that ended again expires at the time of its last end, not of an earlier one."""
     at = scene.now()
     later = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
     never = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
@@ -162,7 +163,7 @@ def test_an_expiry_that_moved_counts_alone(scene):
 
 
 def test_a_job_that_ended_twice_is_pruned_once(scene):
-    """Two entries of one job, in one minute and in two, are one job."""
+    """Two entries of one job, in the same minute or in two, count as one job."""
     at = scene.now()
     ids = scene.add_many(2)
     for job_id, expiries in ((ids[0], (at, at)), (ids[1], (at - HOUR, at))):
@@ -173,9 +174,9 @@ def test_a_job_that_ended_twice_is_pruned_once(scene):
 
 
 def test_what_expires_later_this_minute_is_looked_at_once(scene, server):
-    """Jobs of the minute that is running wait apart until their instant, and are pruned right then."""
+    """Jobs that expire in the current minute are listed separately until their time, and are pruned then."""
     now = scene.now()
-    scene.advance((now // MINUTE * MINUTE + MINUTE - now) / SECOND)  # so that the minute begins now
+    scene.advance((now // MINUTE * MINUTE + MINUTE - now) / SECOND)  # so that a minute begins now
     at = scene.now()
     ids = scene.add_many(2)
     scene.storage.apply([deletes(id, expires_at=at + 40 * SECOND + place) for place, id in enumerate(ids)])
@@ -190,7 +191,7 @@ def test_what_expires_later_this_minute_is_looked_at_once(scene, server):
 
 
 def test_a_job_requeued_within_its_minute_lives_on(scene):
-    """A job that waits apart for its instant and is requeued before it is not pruned then."""
+    """A job that is requeued before the expiry time for which it was listed separately is not pruned."""
     scene.advance(60 - scene.now() % MINUTE / SECOND)
     job_id = scene.settle(deletes(scene.add(), expires_at=scene.now() + 40 * SECOND))
     scene.storage.prune(10)
@@ -204,7 +205,7 @@ def test_a_job_requeued_within_its_minute_lives_on(scene):
 
 
 def test_children_that_go_on_waiting_are_passed(scene, server):
-    """A look one at a time comes past those who go on waiting to those who do not, and then it is over."""
+    """Steps of one child each pass the children that continue to wait, reach the others, and then end."""
     parent = scene.add()
     waiting = [scene.continuation(parent) for _ in range(3)]
     wanted = scene.continuation(parent, on=On.FAILED)
@@ -218,7 +219,7 @@ def test_children_that_go_on_waiting_are_passed(scene, server):
 
 
 def test_a_second_end_looks_at_all_ties_again(scene):
-    """How far a look had come counts for one end of the parent; its next end begins anew."""
+    """The progress counts for one end of the parent. After its next end, all children are checked again."""
     parent = scene.add()
     first, second = scene.continuation(parent), scene.continuation(parent)
     holder = scene.begin()
@@ -254,7 +255,7 @@ def test_a_parent_named_twice_decides_once(scene, server):
 
 
 def test_a_child_of_several_pruned_parents_is_deleted_once(scene, server):
-    """A child that waits for two parents, and for two ends of one, is deleted by the first that is pruned."""
+    """A child that waits for two parents, or twice for one, is deleted once, by the first pruned parent."""
     holder, at = scene.begin(), scene.now()
     parents = [scene.run(holder).id for _ in range(2)]
     child = awaiting(scene, Edge(parents[0]), Edge(parents[0], On.DELETED), Edge(parents[1]))
@@ -270,7 +271,7 @@ def test_a_child_of_several_pruned_parents_is_deleted_once(scene, server):
 
 
 def test_a_tie_goes_with_who_waits_no_more(scene, server):
-    """A child that left, by hand or by another parent, is no child of anybody any more."""
+    """A child that no longer waits, because of an operator or another parent, has no tie left."""
     one, other = scene.schedule(3_600), scene.schedule(3_600)
     by_hand, by_other = scene.continuation(one), scene.continuation(one, other)
     scene.settle(deletes(by_hand))
@@ -285,7 +286,7 @@ def test_a_tie_goes_with_who_waits_no_more(scene, server):
 
 
 def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene, server):
-    """More waiting children than one script deletes are all deleted before their parent goes."""
+    """If a parent has more waiting children than one script deletes, all are deleted before the parent."""
     parent = scene.add()
     number = 2 * AT_ONCE + 10
     children = scene.add_many(number, state=State.AWAITING, parents=(Edge(parent),))
@@ -304,7 +305,7 @@ def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene, server):
 
 
 def test_more_than_one_script_moves_is_moved_by_one_call(scene):
-    """A call goes on until its limit, in scripts that are bounded."""
+    """A call continues up to its limit, with bounded scripts."""
     at, number = scene.now(), 2 * AT_ONCE + 10
     ids = scene.add_many(number, state=State.SCHEDULED, due_at=at)
     promoted = scene.storage.promote(1_000)
@@ -318,7 +319,7 @@ def test_more_than_one_script_moves_is_moved_by_one_call(scene):
 
 
 def prune_once(scene, server):
-    """Return how many jobs one script pruned of those it may, and whether there is more to look at."""
+    """Return how many jobs one script has pruned, and whether there are more to check."""
     database = RedisDatabase(parse_url(server.socket_url()))
     database.clock_offset = scene.storage.clock_offset
     pruned, more, *_ = database.run("prune", 0, 1_000, '"gone"')
@@ -327,7 +328,7 @@ def prune_once(scene, server):
 
 
 def test_one_script_deletes_some_children(scene, server):
-    """The waiting children of a job that is pruned are deleted so many at a time."""
+    """The waiting children of a pruned job are deleted in steps of a bounded size."""
     parent = scene.add()
     scene.add_many(AT_ONCE + 1, state=State.AWAITING, parents=(Edge(parent),))
     scene.settle(fails(scene.run(scene.begin(), parent), expires_at=scene.now()))
@@ -337,7 +338,7 @@ def test_one_script_deletes_some_children(scene, server):
 
 
 def test_one_script_looks_at_some_jobs(scene, server):
-    """Jobs that were requeued are passed so many at a time, at most: a slow server ends a script earlier."""
+    """Requeued jobs are skipped in bounded steps. On a slow server, a script ends even earlier."""
     ids, at = scene.add_many(1_001), scene.now()
     scene.storage.apply([deletes(id, expires_at=at - HOUR) for id in ids])
     scene.storage.apply([requeues(id) for id in ids])
@@ -347,7 +348,7 @@ def test_one_script_looks_at_some_jobs(scene, server):
 
 
 def test_one_script_reads_some_bytes(scene, server):
-    """Jobs with large results or arguments are read so many at a time."""
+    """Jobs with large results or arguments are read in steps of a bounded size."""
     holder, at, large = scene.begin(), scene.now(), '"' + "x" * 30_000 + '"'
     for arguments, result in (("[]", large), (f"[{large}]", "1")):
         for _ in range(40):
@@ -367,7 +368,10 @@ def test_one_script_reads_some_bytes(scene, server):
 
 @alone_and_parted
 def test_upkeep_goes_on_when_memory_is_full(scene, server):
-    """Of a full server what drains it goes on: sessions live and end, due jobs move, expired ones go."""
+    """The upkeep that drains a full server continues.
+
+    Sessions live and end, due jobs move, and expired jobs are pruned.
+    """
     at = scene.now()
     holder, other = scene.begin("a"), scene.begin("b", 60.0)
     gone, parent, due = scene.add(), scene.add(), scene.schedule(0)

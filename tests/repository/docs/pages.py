@@ -1,4 +1,4 @@
-"""The documentation as its tests see it: pages, code blocks, headings and links."""
+"""The documentation for its tests: pages, code blocks, headings and links."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ROOT", "Block", "all_pages", "anchors", "broken_links", "code_pages"
 
 PLACES = ("*.md", "docs/**/*.md", "packages/*/*.md", "tests/*.md")
 
-# <!-- not run: needs a mail server --> on the line above a block leaves it out, with its reason.
+# <!-- not run: needs a mail server --> on the line above a block excludes the block, with a reason.
 _NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>\S.*?)\s*-->\s*$")
 
 
@@ -23,22 +23,22 @@ class Block:
 
     line: int  # of its first line of code, counted from 1
     code: str
-    not_run: str | None  # the reason for leaving it out
+    not_run: str | None  # the reason for its exclusion
 
 
 def code_pages():
-    """Pages whose Python blocks are run: the README and each page in docs that has such a block."""
+    """Return the pages whose Python blocks are run: the README and each page in docs with such a block."""
     pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
     return [page for page in pages if "```python" in page.read_text(encoding="utf-8")]
 
 
 def all_pages():
-    """Every page of the project, in order of their paths."""
+    """Return every page of the project, in order of the paths."""
     return sorted(page for pattern in PLACES for page in ROOT.glob(pattern))
 
 
 def python_blocks(text):
-    """Blocks marked python, in order; blocks inside lists and quotes are found too."""
+    """Return the blocks marked python, in order, including those in lists and quotes."""
     before = ""
     blocks = []
     for token in tokens(text):
@@ -50,7 +50,7 @@ def python_blocks(text):
 
 
 def broken_links(page):
-    """Links to files or headings that do not exist; links to other hosts are not followed."""
+    """Return the links to files or headings that do not exist; links to other hosts are not checked."""
     return [
         target
         for target in links(page.read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def broken_links(page):
 
 
 def leads_somewhere(page, target):
-    """True when the file is there and has the heading."""
+    """Return whether the linked file exists and has the linked heading."""
     path, _, anchor = target.partition("#")
     destination = (page.parent / path).resolve() if path else page
     if not destination.exists():
@@ -70,7 +70,7 @@ def leads_somewhere(page, target):
 
 
 def table_rows(text, head):
-    """Return the cells of every row of every table that has this head."""
+    """Return the cells of every row of every table with this head."""
     found, row, is_ours = [], [], False
     for token in tokens(text):
         match token.type:

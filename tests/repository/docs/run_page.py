@@ -1,7 +1,7 @@
 """Run a page's Python blocks one after the other in one namespace: `python run_page.py PAGE.md`.
 
-A page is run in a process of its own, in an empty folder, as a reader would. A failing line is reported by
-its number in the page. The module is `__main__`, as it is for a script; `await` may stand outside a function.
+A page runs in a separate process, in an empty folder, as for a reader. An error is reported with the line
+number in the page. The module is `__main__`, as for a script, and `await` is allowed outside a function.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tests.repository.docs.pages import python_blocks  # found only after the line above
+from tests.repository.docs.pages import python_blocks  # only found after the line above
 
 sys.path[:2] = [str(Path.cwd())]
 
 
 def run(page):
-    """Every block of the page has run; the number of them is returned."""
+    """Run every block of the page; return their number."""
     namespace = types.ModuleType("__main__")
     namespace.__file__ = str(Path.cwd() / f"{page.stem}.py")
-    vars(namespace)["__builtins__"] = builtins  # what C code imports, such as strftime, is found through it
+    vars(namespace)["__builtins__"] = builtins  # C code, such as strftime, finds its imports through it
     sys.modules["__main__"] = namespace
     blocks = [block for block in python_blocks(page.read_text(encoding="utf-8")) if block.not_run is None]
     with asyncio.Runner() as runner:
@@ -35,8 +35,8 @@ def run(page):
 
 
 def run_block(block, page, namespace, runner):
-    """One block has run in the page's namespace."""
-    source = "\n" * (block.line - 1) + block.code  # so that line numbers are the page's
+    """Run one block in the page's namespace."""
+    source = "\n" * (block.line - 1) + block.code  # so that line numbers are those of the page
     code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     outcome = types.FunctionType(code, vars(namespace))()
     if inspect.iscoroutine(outcome):

@@ -1,4 +1,4 @@
-"""The approval with reminders of docs/flows-guide.md, answered in a browser's way by its first link."""
+"""The approval with reminders of docs/flows-guide.md, answered with its first link as in a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "flows-guide.md"
 
 @pytest.fixture
 def guide():
-    """The names of the guide's program, as far as its section on approvals goes."""
+    """The names in the guide's program, up to its section on approvals."""
     blocks = python_blocks(PAGE.read_text(encoding="utf-8"))
     names = {"__name__": "guide"}
     for block in blocks:
@@ -39,7 +39,7 @@ def answer(dashboard, link, choice):
 
 
 def test_the_first_link_of_an_approval_is_valid_after_a_reminder(guide):
-    """Both links answer the same wait: the older one is taken, then the newer one is too late."""
+    """Both links answer the same wait. The older one is accepted, and then the newer one is too late."""
     with Tester(guide["fire"]) as tester:
         dashboard = Dashboard(guide["fire"])
         refunding = guide["refund"].enqueue(7)

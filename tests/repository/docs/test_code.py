@@ -1,4 +1,4 @@
-"""The documentation's code runs as it is printed."""
+"""The documentation's code runs as printed."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ RUN_PAGE = Path(__file__).with_name("run_page.py")
 
 
 def run(page, folder):
-    """Run a page as a reader would: in a process of its own, in an empty folder, every warning an error."""
+    """Run a page as a reader would: in a separate process and an empty folder; every warning is an error."""
     command = [sys.executable, "-W", "error", str(RUN_PAGE), str(page)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
 
 
 @pytest.mark.parametrize("page", code_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_code_of_a_page_runs(page, tmp_path):
-    """Every block marked python runs, after those above it in the same page."""
+    """Every block marked python runs after the blocks above it in the same page."""
     outcome = run(page, tmp_path)
 
     assert outcome.returncode == 0, outcome.stderr
 
 
 def test_blocks_share_the_page_s_namespace(tmp_path):
-    """What one block defines, the next uses; other languages are left alone; `await` may stand anywhere."""
+    """A block can use names from earlier blocks, other languages are ignored, and `await` can be anywhere."""
     page = tmp_path / "page.md"
     page.write_text(
         "# Page\n```python\nimport asyncio\nx = 1\n```\n"
@@ -45,7 +45,7 @@ def test_blocks_share_the_page_s_namespace(tmp_path):
 
 
 def test_a_failure_names_the_line_of_the_page(tmp_path):
-    """A block that fails fails its page, by the page's own line number."""
+    """A block that fails makes its page fail, and the error has the page's line number."""
     page = tmp_path / "page.md"
     page.write_text("# Page\n\n```python\nx = 1\nassert x == 2\n```\n")
 
@@ -56,7 +56,7 @@ def test_a_failure_names_the_line_of_the_page(tmp_path):
 
 
 def test_a_warning_fails_a_page(tmp_path):
-    """No reader copies code that warns."""
+    """Code in the documentation must not warn."""
     page = tmp_path / "page.md"
     page.write_text("```python\nimport warnings\nwarnings.warn('old', DeprecationWarning)\n```\n")
 
@@ -68,19 +68,19 @@ def test_a_warning_fails_a_page(tmp_path):
 LEFT_OUT = [
     pytest.param(block.code, id=f"{page.relative_to(ROOT).as_posix()}:{block.line}")
     for page in code_pages()
-    if "not run:" in (text := page.read_text(encoding="utf-8"))  # each worker of a run asks for these
+    if "not run:" in (text := page.read_text(encoding="utf-8"))  # each test worker evaluates this
     for block in python_blocks(text)
     if block.not_run
 ]
 
 
-# Of Django 6, which wants a newer Python than our oldest.
+# Part of Django 6, which needs a newer Python than the oldest supported one.
 NEWER = {"django.tasks"}
 
 
 @pytest.mark.parametrize("code", LEFT_OUT)
 def test_a_block_that_is_left_out_is_python(code):
-    """It compiles, and what it imports of a package that is installed here is there."""
+    """The block compiles, and all names that it imports from installed packages exist."""
     tree = ast.parse(code)
     compile(code, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
@@ -88,7 +88,7 @@ def test_a_block_that_is_left_out_is_python(code):
 
 
 def imported(tree):
-    """Module and name of each `from module import name`; modules below the reader's own are left out."""
+    """Yield the module and name of each `from module import name`, if the module's package is installed."""
     for node in ast.walk(tree):
         is_from = isinstance(node, ast.ImportFrom) and node.module not in NEWER
         if is_from and find_spec(node.module.partition(".")[0]):
@@ -96,21 +96,21 @@ def imported(tree):
 
 
 def exists(module, name):
-    """Names that are listed, and modules, are not asked for: some want settings that are not here."""
+    """Return whether the name exists; names in `dir` and modules are not loaded, since some need settings."""
     if name in dir(found := import_module(module)) or hasattr(found, name):
         return True
     return hasattr(found, "__path__") and find_spec(f"{module}.{name}") is not None
 
 
 def test_a_name_that_is_gone_is_seen():
-    """A renamed function of somebody else's makes its block wrong."""
+    """If another project renames a function, the block is reported as wrong."""
     tree = ast.parse("from celery import shared_task, shared_tusk\nfrom shop.jobs import fire")
 
     assert [name for name in imported(tree) if not exists(*name)] == [("celery", "shared_tusk")]
 
 
 def test_a_block_is_left_out_only_with_a_reason():
-    """`not run` takes effect with a reason, and for the one block below it."""
+    """`not run` needs a reason and applies only to the block directly below."""
     block = "```python\nx\n```\n"
 
     reasons = [

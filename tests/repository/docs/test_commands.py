@@ -1,4 +1,4 @@
-"""Commands in the documentation are commands that the command line reads."""
+"""The command line accepts the commands in the documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROMPT = "$ firelock "
 
 
 def commands(text):
-    """The words behind each `$ firelock` in the page's console blocks."""
+    """Return the words after each `$ firelock` in the page's console blocks."""
     return [
         shlex.split(line.removeprefix(_PROMPT), comments=True)
         for token in tokens(text)
@@ -33,14 +33,14 @@ SHOWN = [
 
 @pytest.mark.parametrize("words", SHOWN)
 def test_a_command_is_read(words):
-    """What a page shows is a command with options that it takes."""
+    """Each shown command exists and accepts its options."""
     options = read_command(words)
 
     assert callable(options.run)
 
 
 def test_a_command_that_does_not_exist_is_seen():
-    """It refuses an option that no command takes."""
+    """An option that no command accepts is reported."""
     (words,) = commands("```console\n$ firelock jobs list --colour red   # a comment\n```\n")
 
     assert ["jobs", "list", "--colour", "red"] == words

@@ -14,14 +14,14 @@ LINE = re.compile(r"^- (?P<number>\d{4}) \[(?P<title>.+)\]\((?P<file>[^)]+)\)$",
 
 
 def test_decisions_are_numbered_without_gaps():
-    """The first four characters of the file names count from 0001."""
+    """The file names begin with four digits that count from 0001."""
     numbers = [page.name[:5] for page in DECISIONS]
 
     assert numbers == [f"{number:04}-" for number in range(1, len(DECISIONS) + 1)]
 
 
 def test_readme_lists_every_decision_with_its_title():
-    """One line per file, in the order of the numbers; the link text is the title of the page."""
+    """The README has one line per file, in numerical order, and each link text is the title of the page."""
     listed = LINE.findall((FOLDER / "README.md").read_text(encoding="utf-8"))
 
     written = [
@@ -34,7 +34,7 @@ def test_readme_lists_every_decision_with_its_title():
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem[:4])
 def test_decision_has_the_four_headings(page):
-    """A title, then context, decision, consequences and what was rejected, in this order."""
+    """A decision has a title and four sections: context, decision, consequences and rejected options."""
     _, *below = headings(page.read_text(encoding="utf-8"))
 
     assert below == ["Context", "Decision", "Consequences", "What was rejected"]

@@ -1,4 +1,4 @@
-"""Every error that a user may meet has its paragraph, with a remedy."""
+"""Every error that a user might get has a paragraph with a fix."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ERRORS = sorted(
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_has_its_paragraph(error):
-    """Its heading is its name, and below it stands when it comes and what to do."""
+    """The paragraph's heading is the error's name, and the text states the cause and the fix."""
     assert error in list(headings(PAGE))
     assert len(section(PAGE, error)) > 80
 
 
 def test_no_paragraph_is_of_an_error_that_is_gone():
-    """Whoever removes a class removes its paragraph."""
+    """When a class is removed, its paragraph must be removed too."""
     told = [heading for heading in headings(PAGE) if heading.isidentifier() and heading[:1].isupper()]
 
     assert [

@@ -1,4 +1,4 @@
-"""The table of findings in the documentation lists every code, with the severities that the code gives it."""
+"""The table of findings in the documentation lists every code, with its severities in the source."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.repository.docs.pages import ROOT, table_rows
 PAGE = ROOT / "docs" / "findings.md"
 HEAD = ["Code", "Severity", "Subject", "What it means", "What to do"]
 SEVERITIES = ("error", "warning", "note")
-MAKERS = {"Finding", "_counted"}  # the second makes checks of jobs that are counted by a name
+MAKERS = {"Finding", "_counted"}  # `_counted` creates checks that count jobs by a name
 PLACES = ("core/src/firelock/control", "backend-sql/src", "backend-redis/src")
 
 
 def codes():
-    """Return the severities of each code, as the sources of the four packages name them."""
+    """Return the severities of each code in the sources of the four packages."""
     found = defaultdict(set)
     for place in PLACES:
         for file in sorted((ROOT / "packages" / place).rglob("*.py")):
@@ -36,7 +36,7 @@ def rows():
 
 
 def test_every_code_has_one_row_with_its_severities():
-    """A code that is not listed cannot be looked up, and one that is listed twice says two things."""
+    """A code without a row cannot be looked up, and two rows of a code might contradict each other."""
     listed = [(row[0].strip("`"), row[1]) for row in rows()]
 
     expected = {
@@ -48,12 +48,12 @@ def test_every_code_has_one_row_with_its_severities():
 
 
 def test_every_row_is_whole():
-    """Each row says what the finding is about, what it means and what to do."""
+    """Each row states the subject of the finding, its meaning and the fix."""
     assert [] == [row[0] for row in rows() if not all(cell.strip() for cell in row)]
 
 
 def test_nothing_but_the_core_decides_what_is_wrong():
-    """Findings are made by the core's control folder and by storages, and nowhere else."""
+    """Only the core's control folder and the storages create findings."""
     others = [
         str(file.relative_to(ROOT))
         for file in sorted((ROOT / "packages").glob("*/src/**/*.py"))

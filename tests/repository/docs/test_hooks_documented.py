@@ -1,4 +1,4 @@
-"""Every hook is documented in one shape and tested by name."""
+"""Every hook has documentation of the same form and a test with its name."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ FIRST_RESULT = "The first plugin that answers something other than None decides,
 
 
 def signature(function):
-    """The hook as it is called: `job_context(job, task)`."""
+    """Return the hook as it is called, for example `job_context(job, task)`."""
     return f"{function.__name__}({', '.join(inspect.signature(function).parameters)})"
 
 
 def is_first_result(function):
-    """True where the first answer decides."""
+    """Return whether the first result that is not None decides."""
     return bool(getattr(function, f"{hookspecs.PROJECT}_spec")["firstresult"])
 
 
 @cache
 def page_tokens(text):
-    """The tokens of a page: read once for all hooks."""
+    """Return the tokens of a page, which is read only once for all hooks."""
     return tokens(text)
 
 
 def section(text, heading):
-    """The plain text below a heading, up to the next one, on one line."""
+    """Return the plain text below a heading, up to the next one, on one line."""
     found, is_inside, is_heading = [], False, False
     for token in page_tokens(text):
         if token.type == "heading_open":
@@ -58,7 +58,7 @@ def section(text, heading):
 
 @cache
 def implementations(text):
-    """Name and parameters of each function that the page's code marks as a hook's implementation."""
+    """Return the name and parameters of each function that the page's code marks as a hook implementation."""
     return list(_implementations(text))
 
 
@@ -73,7 +73,7 @@ def _implementations(text):
 
 @cache
 def names_of_tests():
-    """The name of every test function."""
+    """Return the name of every test function."""
     return {
         node.name
         for source in sources_of_tests()
@@ -84,13 +84,13 @@ def names_of_tests():
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_a_hook_s_heading_is_its_signature(function):
-    """Whoever changes a hook's arguments changes its heading."""
+    """If a hook's arguments change, its heading must change too."""
     assert signature(function) in list(headings(PAGE))
 
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_a_hook_says_when_how_often_and_what_of_exceptions(function):
-    """Each section answers the same five questions in the same order."""
+    """Each section has the same five parts in the same order."""
     text = section(PAGE, signature(function))
 
     assert re.findall("|".join(LABELS), text) == LABELS
@@ -98,7 +98,7 @@ def test_a_hook_says_when_how_often_and_what_of_exceptions(function):
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_a_hook_with_a_first_answer_says_so_in_the_same_words(function):
-    """The fixed sentence stands where the first answer decides, and nowhere else."""
+    """The fixed sentence is in the section if and only if the first result decides."""
     text = section(PAGE, signature(function))
 
     assert is_first_result(function) == (FIRST_RESULT in text)
@@ -114,12 +114,12 @@ def test_a_hook_has_a_plugin_that_runs(function):
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_has_a_test(name):
-    """A test that begins with the hook's name shows what it does."""
+    """At least one test begins with the hook's name."""
     assert [test for test in names_of_tests() if test.startswith(f"test_{name}_")] != []
 
 
 def test_a_section_ends_at_the_next_heading():
-    """What a neighbour says does not count."""
+    """Text of the next section does not count."""
     page = "# `a(x)`\n\n- **Called:** here\n\n## `b()`\n\nthere\n"
 
     assert section(page, "a(x)") == "Called: here"

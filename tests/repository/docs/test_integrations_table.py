@@ -1,4 +1,4 @@
-"""The table of integrations in docs/install.md: what is asked for, what was run, and by which tests."""
+"""The table of integrations in docs/install.md: required versions, tested versions, and the tests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PAGE = ROOT / "docs" / "install.md"
 CELL = re.compile(r"`([^`]+)`")
 LOCKED = re.compile(r"^([a-z0-9-]+)==(\d+\.\d+)", re.MULTILINE)
 ASKED = re.compile(r"([a-z0-9-]+)(?:\[[^]]*\])? *([^; ]*)")
-OF_THE_CORE = {  # needed by whoever installs a package, and no integration
+OF_THE_CORE = {  # dependencies of the packages themselves, not integrations
     "a2wsgi", "attrs", "cattrs", "croniter", "jinja2", "pluggy", "rich", "typing-extensions", "tzdata",
     "uvicorn",
 }  # fmt: skip
-SHARED = {"__init__", "__pycache__", "carrier", "request_meta"}  # what integrations have in common
+SHARED = {"__init__", "__pycache__", "carrier", "request_meta"}  # shared by several integrations
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Row:
 
 
 def rows():
-    """The lines of the table, but for those without a package."""
+    """Return the lines of the table, without those that have no package."""
     text = PAGE.read_text(encoding="utf-8").partition("## What each integration was run with")[2]
     table = [
         line.split("|")[1:-1] for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")
@@ -49,7 +49,7 @@ ROWS = [pytest.param(row, id=row.package) for row in rows()]
 
 
 def asked():
-    """What the four packages and their extras ask for, by name; not each other."""
+    """Return the dependencies of the four packages and their extras by name, without those on each other."""
     found = {}
     for path in ROOT.glob("packages/*/pyproject.toml"):
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
@@ -62,7 +62,10 @@ def asked():
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_versions_are_those_that_tests_run_with(row):
-    """Of the lock, up to the minor one; of Django all that it is tested with."""
+    """The tested versions are those of the lock file, without the patch number.
+
+    For Django, all tested versions are listed.
+    """
     locked = set()
     for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text(encoding="utf-8")):
         if name == row.package:
@@ -75,19 +78,19 @@ def test_the_versions_are_those_that_tests_run_with(row):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_what_is_asked_for_is_what_the_packages_say(row):
-    """Nothing for what nobody brings."""
+    """The required versions are empty for a package that is not a dependency."""
     assert asked().get(row.package, "") == row.asked
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_each_has_tests_that_are_there(row):
-    """Files or folders, by their paths."""
+    """The tests are existing files or folders."""
     assert row.tests
     assert [] == [name for name in row.tests if not list(ROOT.glob(name))]
 
 
 def test_nothing_that_is_brought_is_left_out():
-    """Every package that an extra or a storage brings is in the table, and every integration's tests are."""
+    """Every dependency of an extra or a storage is in the table, and so are every integration's tests."""
     named = {row.package for row in rows()}
     text = PAGE.read_text(encoding="utf-8")
     modules = {path.stem for path in (ROOT / "packages/core/src/firelock/integrations").iterdir()} - SHARED

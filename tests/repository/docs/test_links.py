@@ -1,4 +1,4 @@
-"""Links of the documentation lead somewhere, and every hook has its place."""
+"""Links in the documentation have a target, and every hook has a heading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOOKS = sorted(
 
 @pytest.mark.parametrize("page", all_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(page):
-    """Files and headings that a page links to exist."""
+    """Linked files and headings exist."""
     assert broken_links(page) == []
 
 
@@ -30,7 +30,7 @@ def test_every_hook_has_a_heading(hook):
 
 
 def test_anchors_are_those_of_a_forge():
-    """Headings become anchors as the usual forges make them, repeated ones numbered."""
+    """Headings become anchors as on the usual hosting services, with numbers for repeated ones."""
     page = "# What is `fire.lock()`?\n## Retry\n## Retry\n<a id='here'></a>\n"
 
     found = anchors(page)
@@ -39,7 +39,7 @@ def test_anchors_are_those_of_a_forge():
 
 
 def test_a_broken_link_is_seen(tmp_path):
-    """A missing file and a missing heading are reported; what exists is not."""
+    """A missing file and a missing heading are reported, and existing ones are not."""
     page = tmp_path / "page.md"
     page.write_text("# Here\n[a](page.md#here) [b](gone.md) [c](#there) [d](https://host.example/x)\n")
 

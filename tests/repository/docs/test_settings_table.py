@@ -1,4 +1,4 @@
-"""The table of settings in the documentation is the one that the code declares."""
+"""The table of settings in the documentation matches the code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ HEAD = ["Setting", "Default", "From", "To", "Environment", "Meaning"]
 
 
 def shown(number):
-    """The number as the table writes it: thousands apart, no point in a whole one; or on and off."""
+    """Return the number in the table's form: thousands separated by commas, whole numbers without a point.
+
+    Booleans are written as `true` and `false`.
+    """
     if isinstance(number, bool):
         return str(number).lower()
     return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def row_of(field):
-    """The row that a setting should have."""
+    """Return the expected row of a setting."""
     return [
         f"`{field.name}`",
         shown(field.default),
@@ -33,7 +36,7 @@ def row_of(field):
 
 @pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
 def test_a_setting_has_its_row(field):
-    """Name, default, bounds, environment name and meaning are those of the code."""
+    """Name, default, bounds, environment name and meaning match the code."""
     expected = row_of(field)
 
     found = [row for row in table_rows(PAGE.read_text(encoding="utf-8"), HEAD) if row[0] == expected[0]]
@@ -42,14 +45,14 @@ def test_a_setting_has_its_row(field):
 
 
 def test_the_table_holds_nothing_else():
-    """A setting that was removed leaves no row behind, and the order is the code's."""
+    """A removed setting has no row, and the order matches the code."""
     names = [f"`{field.name}`" for field in attrs.fields(Settings)]
 
     assert names == [row[0] for row in table_rows(PAGE.read_text(encoding="utf-8"), HEAD)]
 
 
 def test_only_tables_of_settings_are_read():
-    """Another table of the page is left alone."""
+    """Other tables of the page are ignored."""
     page = (
         "| Setting | Default | From | To | Environment | Meaning |\n|---|---|---|---|---|---|\n"
         "| `a` | 1 | 0 | 2 | `FIRELOCK_A` | x |\n\n| Name | Value |\n|---|---|\n| b | 2 |\n"

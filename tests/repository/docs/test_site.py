@@ -1,4 +1,4 @@
-"""The site is built from the pages and the docstrings, whole, and asks no other host for anything."""
+"""The site is built completely from the pages and the docstrings, and loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.site.staging import name_on_site
 from scripts.site.texts import lead
 from tests.repository.docs.pages import ROOT
 
-# What a reader counts on a page: nothing of it may be lost between the forge's Markdown and the site's.
+# Elements that must be as many on the site as in the rendering of the hosting service.
 COUNTED = ("h1", "h2", "h3", "h4", "p", "ul", "ol", "li", "pre", "code", "table", "tr", "td", "em", "strong")
 CONTENTS = (ROOT / "zensical.toml").read_text(encoding="utf-8")
 
@@ -36,22 +36,22 @@ class Counted(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """As `make site` builds it."""
+    """The site as `make site` builds it."""
     return main([str(tmp_path_factory.mktemp("site"))])
 
 
 def test_every_link_of_the_site_leads_somewhere(site):
-    """Pages, anchors, images, styles and scripts."""
+    """Pages, anchors, images, styles and scripts that a page refers to all exist."""
     assert list(site.broken_links()) == []
 
 
 def test_the_site_loads_nothing_from_another_host(site):
-    """It works without a network, and tells nobody who reads it."""
+    """The site works without a network, and its readers' browsers send no requests to other hosts."""
     assert list(site.foreign()) == []
 
 
 def test_the_site_shows_what_the_pages_say(site):
-    """Headings, lists, tables and code are as many as the forge shows of the same page."""
+    """Each page has as many headings, lists, tables and code blocks as the hosting service shows."""
     forge = MarkdownIt("commonmark").enable("table")
     differing = {}
     for page in sorted(ROOT.glob("docs/**/*.md")):
@@ -68,7 +68,7 @@ def test_the_site_shows_what_the_pages_say(site):
 
 
 def test_every_page_has_its_place_in_the_contents(site):
-    """A page that nobody finds was written for nobody: give it a line in zensical.toml."""
+    """Every page needs a line in zensical.toml, so that readers can find it."""
     placed = {place.page for place in places(CONTENTS)}
 
     built = {page.relative_to(site.folder).with_suffix(".md").as_posix() for page in site.pages}
@@ -77,7 +77,7 @@ def test_every_page_has_its_place_in_the_contents(site):
 
 
 def test_no_page_has_two_places():
-    """The contents name a page once."""
+    """The contents list each page only once."""
     named = Counter(place.page for place in places(CONTENTS))
 
     assert {page: times for page, times in named.items() if times > 1} == {}
@@ -90,7 +90,7 @@ def reference():
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.module)
 def test_every_public_name_is_in_the_reference(door, reference):
-    """What a door offers when it is imported is what its page, made of the sources alone, tells of."""
+    """A module's exported names are those of its reference page, which is built from the sources alone."""
     module = import_module(door.module)
     defined = [
         name for name, one in vars(module).items() if inspect.isclass(one) and name not in {"Any", "Mapping"}
@@ -104,9 +104,9 @@ def test_every_public_name_is_in_the_reference(door, reference):
 
 
 def test_every_integration_is_in_the_reference(reference):
-    """Each module of `firelock.integrations` has a page of its own."""
+    """Each module of `firelock.integrations` has its own page."""
     folder = ROOT / "packages" / "core" / "src" / "firelock" / "integrations"
-    shared = {"carrier", "request_meta"}  # what several are made of
+    shared = {"carrier", "request_meta"}  # shared by several integrations
     modules = [path for path in folder.iterdir() if not path.name.startswith("_") and path.stem not in shared]
     there = {path.stem for path in modules if path.suffix in {".py", ""}}
 
@@ -116,7 +116,7 @@ def test_every_integration_is_in_the_reference(reference):
 
 
 def test_the_reference_tells_signature_errors_and_twin(reference):
-    """As the source has them, with links to where what they name is documented."""
+    """The entry matches the source and has links to the documentation of the names in it."""
     page = reference.page(DOORS[0])
 
     _, _, told = page.partition("### `Job.requeue` {#Job.requeue}")
@@ -133,14 +133,14 @@ def test_the_reference_tells_signature_errors_and_twin(reference):
 
 
 def test_a_task_s_options_are_told_one_a_line(reference):
-    """A signature that is too long for a line has a line for each parameter, and the star before keywords."""
+    """A long signature has one line per parameter, with the star before keyword-only ones."""
     _, _, told = reference.page(DOORS[0]).partition("### `Task.using` {#Task.using}")
 
     assert "def using(\n    *,\n    queue: str | None = None,\n" in told
 
 
 def test_programs_find_the_pages(site):
-    """`llms.txt` lists pages that lie beside it as plain text."""
+    """`llms.txt` lists the pages next to it as plain text."""
     listed = (site.folder / "llms.txt").read_text(encoding="utf-8")
 
     assert "- [Tutorial](tutorial.md): Half an hour, one file, no service to start." in listed
@@ -148,12 +148,12 @@ def test_programs_find_the_pages(site):
 
 
 def test_a_page_s_lead_is_its_first_sentence():
-    """Code, tables and quotes before it are passed over; links lose their targets."""
+    """Code, tables and quotes before the lead are skipped, and links lose their targets."""
     assert lead("# T\n\n```python\nx\n```\n\nSee [this](a.md) first. Then that.") == "See this first."
 
 
 def test_what_is_broken_or_foreign_is_seen(tmp_path):
-    """A missing page, a missing anchor, a script and a font of another host."""
+    """A missing page, a missing anchor, and a script and a font of another host are reported."""
     (tmp_path / "a.html").write_text(
         '<a href="b.html#x"></a><a href="gone.html"></a><a href="https://host.example/">y</a>'
         '<script src="https://host.example/s.js"></script>'
@@ -167,7 +167,7 @@ def test_what_is_broken_or_foreign_is_seen(tmp_path):
 
 
 def test_only_the_article_is_counted(tmp_path):
-    """Not the contents around it."""
+    """Elements outside the article, such as the contents, are not counted."""
     (tmp_path / "a.html").write_text("<ul><li></li></ul><article><ul><li></li></ul></article><p></p>")
 
     assert BuiltPage(tmp_path / "a.html").counts == {"article": 1, "ul": 1, "li": 1}

@@ -1,4 +1,4 @@
-"""`docs/how-it-works.md` walks one job through the files that it runs through, and names each of them."""
+"""`docs/how-it-works.md` follows one job through the files that execute it, and names each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.repository.docs.pages import ROOT
 
 
 def test_the_walk_names_every_file_that_a_job_runs_through():
-    """In memory, from enqueue to succeeded, with a server of this process, as the benchmark sees it."""
+    """The benchmark runs a job in memory from enqueue to succeeded, with a server in the same process."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     linked = set(re.findall(r"\]\(\.\./packages/core/src/([\w/]+\.py)\)", page))
 
@@ -25,7 +25,7 @@ def test_the_walk_names_every_file_that_a_job_runs_through():
 
 
 def test_a_link_with_the_name_of_a_file_leads_to_it():
-    """Files move; a label that stays behind would send readers to a file that is not there."""
+    """Files move, and an outdated label would send readers to a file that does not exist."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     links = re.findall(r"\[([^\]\n]+\.(?:py|lua))\]\(([^)\n]+)\)", page)
 

@@ -1,4 +1,4 @@
-"""The receiver that `docs/webhooks.md` prints, against forged requests."""
+"""The receiver in `docs/webhooks.md`, tested with forged requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORGED = [
 
 
 def printed(name):
-    """What the page's blocks define under this name; the blocks before it have run."""
+    """Return the object with this name in the page's blocks, after the blocks before it have run."""
     names = {"SECRET": SECRET}
     for block in python_blocks((ROOT / "docs/webhooks.md").read_text(encoding="utf-8")):
         if "def is_genuine" in block.code:

@@ -1,6 +1,6 @@
-"""Batches, steps, waits and streams as users write them: every line is accepted, every type as promised.
+"""Batches, steps, waits and streams as users write them: type checkers must accept every line and type.
 
-`make types` reads this file; it is never run. What must be refused is in composition_misuse.py beside it.
+`make types` reads this file; it is never run. Code that must be refused is in composition_misuse.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ fire = Firelock("sqlite:///firelock.db")
 
 @attrs.frozen
 class Approval:
-    """What is decided."""
+    """A decision."""
 
     ok: bool
     by: str
@@ -39,41 +39,41 @@ approval = fire.signal("approval", Approval)
 
 
 def pay(order_id: int, *, key: str) -> str:
-    """A plain function, as a step runs it."""
+    """Pay an order: a plain function that a step runs."""
     return f"ch_{order_id}_{key}"
 
 
 async def ask_model(prompt: str) -> str:
-    """An async one."""
+    """Ask a model: an async function."""
     return prompt
 
 
 def book(session: object, charge_id: str) -> int:
-    """One that takes part in a transaction."""
+    """Book a charge, as part of a transaction."""
     return 1
 
 
 @fire.task
 def list_days(month: str) -> list[str]:
-    """A task whose result others take."""
+    """List days: a task whose result other members use."""
     return [month]
 
 
 @fire.task
 def load(day: str, rows: int = 0) -> int:
-    """A member."""
+    """Load a day: a member."""
     return rows
 
 
 @fire.task
 async def merge(days: Sequence[str], counts: list[int]) -> float:
-    """One that takes the results of others."""
+    """Merge days: a task that uses other members' results."""
     return 0.0
 
 
 @fire.task
 def report(job: JobContext, batch_id: str) -> None:
-    """A callback."""
+    """Report a batch: a callback."""
     batch = fire.batches.get(batch_id)
     for count in batch.results(load, after=None):
         assert_type(count, int)
@@ -83,7 +83,7 @@ def report(job: JobContext, batch_id: str) -> None:
 
 @fire.task
 def order(job: JobContext, order_id: int) -> str:
-    """Steps and waits."""
+    """Process an order, with steps and waits."""
     charged = job.step("charge", pay, order_id, key=job.key("charge"))
     assert_type(charged, str)
     job.sleep("cool-off", timedelta(days=1))
@@ -111,7 +111,7 @@ def order(job: JobContext, order_id: int) -> str:
 
 @fire.task
 async def agent(job: JobContext, question: str) -> str:
-    """Async ones."""
+    """Answer a question, with async steps and calls."""
     first = await job.astep("first", ask_model, question)
     assert_type(first, str)
     total = await job.arun("merge", merge, [first], [1])
@@ -125,7 +125,7 @@ async def agent(job: JobContext, question: str) -> str:
 
 
 def fan_out(days: list[str]) -> str:
-    """A batch of many."""
+    """Create a batch of many jobs."""
     with fire.batch("loads") as batch:
         jobs = batch.add_many(load.call(day) for day in days)
         assert_type(jobs, list[Job[int]])
@@ -133,7 +133,7 @@ def fan_out(days: list[str]) -> str:
 
 
 def a_flow_is_a_batch_whose_members_wait_for_each_other(session: object) -> None:
-    """An output is typed as the result; a batch within is a member."""
+    """An output has the type of the result, and a batch within a batch is a member."""
     with fire.batch("import", on_failure="cancel", tags=["eu"], keep=timedelta(days=9)) as b:
         assert_type(b, Batch)
         days = b.add(list_days, "2026-11")
@@ -160,7 +160,7 @@ def a_flow_is_a_batch_whose_members_wait_for_each_other(session: object) -> None
 
 
 def signals_are_typed_by_their_payload() -> None:
-    """One object for who waits and who sends."""
+    """The same object is used by the waiting job and by the sender."""
     job = order.enqueue(7)
     assert_type(approval, Signal[Approval])
     assert_type(approval.send(job, Approval(ok=True, by="ada"), author="ada"), bool)

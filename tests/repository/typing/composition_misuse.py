@@ -1,6 +1,6 @@
-"""What mypy --strict and pyright must refuse of batches, steps and signals; see misuse.py.
+"""Code with batches, steps and signals that mypy --strict and pyright must refuse; see misuse.py.
 
-An unused comment is itself an error: the file is clean only while every misuse is caught. It is never run.
+An unused comment is itself an error, so the file is only clean if every misuse is detected. It is never run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.repository.typing.composition import (
 
 @fire.task
 def steps_and_waits_are_checked(job: JobContext) -> None:
-    """A step takes the function's own arguments, a wait says how long it lasts."""
+    """A step takes the function's own arguments, and a wait requires its timeout."""
     job.step("charge", pay, "7", key="k")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job.step("charge", pay, 7)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     job.step("charge", pay, 7, key="k", retries=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -38,13 +38,13 @@ def steps_and_waits_are_checked(job: JobContext) -> None:
 
 
 async def async_steps_are_as_strict(job: JobContext) -> None:
-    """An async step takes an async function, and its own arguments."""
+    """An async step takes an async function and its arguments."""
     await job.astep("ask", ask_model, 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await job.astep("charge", pay, 7, key="k")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def signals_are_checked() -> None:
-    """A payload is of the signal's type."""
+    """A payload has the signal's type."""
     approval.send("id", True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     approval.link("id", {"Approve": "yes"}, expires=5, at="")  # type: ignore[arg-type, dict-item]  # pyright: ignore[reportArgumentType]
     approval.link("id", {"Approve": Approval(ok=True, by="ada")}, at="")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -52,7 +52,7 @@ def signals_are_checked() -> None:
 
 
 def members_are_checked() -> None:
-    """A member takes the task's own arguments, outputs by the type of what they stand for."""
+    """A member takes the task's own arguments, and outputs with the type of their results."""
     with fire.batch("import", on_failure="stop") as b:  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         days = b.add(list_days, "2026-11")
         one = b.add(load, "2026-11-01")

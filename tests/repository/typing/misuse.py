@@ -1,7 +1,7 @@
-"""What mypy --strict and pyright must refuse. Each line expects its error by both checkers' names.
+"""Code that mypy --strict and pyright must refuse. Each line expects its error with both checkers' names.
 
-Were an error no longer reported, its comment would be unused, and both checkers report that: the file is
-clean only while every misuse is caught. `make types` reads this file; it is never run.
+If an error were no longer reported, its comment would be unused, and both checkers report that. So the file
+is only clean if every misuse is detected. `make types` reads this file; it is never run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def notify(user_id: int) -> None:
 
 @fire.task
 def summarise(context: JobContext, day: str) -> int:
-    """A task that sees its job."""
+    """A task that receives its job's context."""
     return len(day)
 
 
@@ -46,7 +46,7 @@ def arguments_are_the_function_s_own() -> None:
 
 
 async def async_verbs_are_as_strict() -> None:
-    """The twins refuse what the verbs refuse."""
+    """The twins refuse the same code as the verbs."""
     await notify.aenqueue("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job = await notify.aenqueue(42)
     await fire.recurring.aedit("nightly", shedule="0 3 * * *")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -55,24 +55,24 @@ async def async_verbs_are_as_strict() -> None:
 
 @fire.task
 def maybe_within_a_job(context: JobContext | None, day: str) -> int:
-    """A task that may see its job."""
+    """A task that may receive its job's context."""
     return len(day)
 
 
 def an_optional_context_is_no_argument() -> None:
-    """The verbs leave it out, and the function called as a task wants one, made by `JobContext.fake()`."""
+    """The verbs omit it. A direct call of the function needs one, which `JobContext.fake()` creates."""
     maybe_within_a_job.enqueue(None, "a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     maybe_within_a_job(None, "a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def the_context_is_no_argument() -> None:
-    """Whoever enqueues passes no context; whoever calls the function does."""
+    """An enqueue passes no context, but a direct call of the function does."""
     summarise.enqueue(JobContext.fake(), "a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     summarise("a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
 
 
 def options_never_mix_with_arguments() -> None:
-    """An option behind a verb, an unknown option and an option of a wrong type are errors."""
+    """An option in a verb's call, an unknown option and an option with a wrong type are errors."""
     create_report.enqueue("a", queue="bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     notify.using(qeue="bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     notify.using(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -82,7 +82,7 @@ def options_never_mix_with_arguments() -> None:
 
 
 def limits_and_keys_say_what_they_take() -> None:
-    """An unknown word, a number of a wrong type, a missing wait and one limit that is no list are errors."""
+    """An unknown word, a number with a wrong type, a missing wait and a limit outside a list are errors."""
     Limit("tenant", concurrent="4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Limit("tenant", 4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Limit("tenant", rate=1, period=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -96,19 +96,19 @@ def limits_and_keys_say_what_they_take() -> None:
 
 
 def arguments_stay_typed_behind_options() -> None:
-    """`using` loses nothing of the function's signature."""
+    """`using` keeps the function's whole signature."""
     notify.using(queue="bulk").enqueue("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def a_state_is_one_of_seven() -> None:
-    """A misspelt state is no zero."""
+    """A misspelt state is an error and not zero."""
     fire.jobs.counts()["faild"]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
     fire.jobs.counts().faild = 1  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     fire.jobs.iterate(limit=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def continuations_take_the_child_s_arguments() -> None:
-    """`then` is checked against the child, not the parent."""
+    """`then` is checked with the child's signature, not the parent's."""
     job = create_report.enqueue("a")
     job.then(notify, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job.then(notify)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -116,37 +116,37 @@ def continuations_take_the_child_s_arguments() -> None:
 
 
 def results_have_the_function_s_type() -> None:
-    """A result is no Any."""
+    """A result is not Any."""
     report = create_report.enqueue("a").result()
     notify.enqueue(report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 @fire.resource
 def pool() -> Iterator[dict[str, str]]:
-    """A resource is what it yields."""
+    """A resource has the type that it yields."""
     yield {}
 
 
 @fire.resource  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
 def no_resource() -> int:
-    """A function that yields nothing."""
+    """A function that yields nothing is not a resource."""
     return 1
 
 
 @fire.task
 def takes_it(key: str, pool: dict[str, str] = pool) -> str:
-    """The default has the type of what is opened."""
+    """The default has the type of the opened resource."""
     return pool[key]
 
 
 @fire.task
 def takes_another(key: str, pool: list[str] = pool) -> str:  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]
-    """A worker has no list."""
+    """The resource is not a list, so the annotation is wrong."""
     return key
 
 
 def calls_with_resources_are_checked() -> None:
-    """As any other."""
+    """Calls of tasks with resources are checked like any other."""
     takes_it.enqueue(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     takes_it.enqueue("a", ["b"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     takes_it.enqueue("a", pools={})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

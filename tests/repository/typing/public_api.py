@@ -1,6 +1,6 @@
-"""What users write, as mypy --strict and pyright see it: every line is accepted, every type is as promised.
+"""Code as users write it: mypy --strict and pyright must accept every line and infer the expected types.
 
-`make types` reads this file; it is never run. What must be refused is in misuse.py beside it.
+`make types` reads this file; it is never run. Code that must be refused is in misuse.py.
 """
 
 from __future__ import annotations
@@ -60,30 +60,30 @@ async def measure(name: str, *, limit: float = 1.0) -> float:
 
 @fire.task
 def import_when_ready(path: str) -> int | Snooze:
-    """A task that may ask to be run later: its result is never that."""
+    """A task that may snooze; a snooze is never its result."""
     return Snooze(timedelta(seconds=5)) if not path else 1
 
 
 @fire.task(queue="imports")
 def wait_with_context(job: JobContext, path: str) -> Snooze | str:
-    """The same with a context and options."""
+    """A task that may snooze, with a context and options."""
     return path or Snooze(5)
 
 
 @fire.task
 async def poll(job: JobContext, path: str) -> list[str] | Snooze | None:
-    """The same, asynchronous."""
+    """An asynchronous task that may snooze."""
     return [path] if path else None
 
 
 @fire.task(name="poll.plain")
 async def poll_plain(path: str) -> float | Snooze:
-    """The same, asynchronous without a context."""
+    """An asynchronous task that may snooze, without a context."""
     return 1.0 if path else Snooze(5)
 
 
 def snoozes_are_no_results() -> None:
-    """A task that may snooze has results of its other types alone."""
+    """The result of a task that may snooze has only the other types."""
     assert_type(import_when_ready.enqueue("a"), Job[int])
     assert_type(import_when_ready.enqueue("a").result(), int)
     assert_type(wait_with_context.enqueue("a"), Job[str])
@@ -92,7 +92,7 @@ def snoozes_are_no_results() -> None:
 
 
 async def handles_move_and_delete_with_a_reason(job: Job[int]) -> None:
-    """Whoever changes a job may say why."""
+    """Changes of a job may have a reason."""
     assert_type(job.move(queue="bulk", priority=5, reason="night"), Job[int])
     assert_type(await job.amove(queue="bulk"), Job[int])
     assert_type(job.delete(reason="wrong"), Job[int])
@@ -104,7 +104,7 @@ async def handles_move_and_delete_with_a_reason(job: Job[int]) -> None:
 
 @fire.task(aliases=["reports.old_name"], tags=["day:{day}"], priority=5)
 def summarise(context: JobContext, day: str, parts: Sequence[int] = ()) -> int:
-    """A task that sees its job: the context is the first parameter, and no argument."""
+    """A task that receives its job's context, which is the first parameter and not an argument."""
     context.log("summarising", level="warning")
     context.progress(1, 2)
     context.raise_if_cancelled()
@@ -121,7 +121,7 @@ def charge(invoice: str, cents: int) -> None: ...
 
 @fire.task(executor="process")
 def crunch(numbers: list[int]) -> list[int]:
-    """A task that runs in a process of its own."""
+    """A task that runs in a job process."""
     return numbers
 
 
@@ -147,11 +147,11 @@ def digest(tenant_id: int, tokens: int, day: str) -> int:
     limits=(in_order,), unique=Debounce("doc:{doc}", wait=5, max_wait=timedelta(minutes=1), keep="first")
 )
 async def save(doc: int) -> None:
-    """An asynchronous task that waits until calls have stopped."""
+    """An asynchronous task that waits until no more calls come."""
 
 
 def limits_and_keys_are_options_as_others_are() -> None:
-    """Of a task and of a call; a handle tells what its job asks."""
+    """Limits and keys are options of a task and of a call, and a handle returns those of its job."""
     job = digest.enqueue(7, 350, "mon")
     assert_type(job, Job[int])
     assert_type(job.is_new, bool)
@@ -182,19 +182,22 @@ def limits_and_keys_are_options_as_others_are() -> None:
 
 
 def a_task_is_still_a_function() -> None:
-    """Calling it is calling the function."""
+    """A call of a task is a call of the function."""
     assert_type(create_report("2026-11-24"), str)
     assert_type(create_report(day="2026-11-24"), str)
     assert_type(summarise(JobContext.fake(), "2026-11-24"), int)
 
 
 async def an_async_task_is_still_a_coroutine_function() -> None:
-    """Awaiting its call gives the function's result."""
+    """The awaited call has the function's result."""
     assert_type(await measure("cpu", limit=2.0), float)
 
 
 def verbs_take_the_function_s_own_arguments() -> None:
-    """By position or by name, with the defaults; a result has the function's type, awaited or not."""
+    """Arguments are passed by position or name, with defaults.
+
+    A result has the function's type, awaited or not.
+    """
     job = create_report.enqueue("2026-11-24")
     assert_type(job.result(timeout=10), str)
     assert_type(create_report.enqueue(day="2026-11-24").result(), str)
@@ -211,7 +214,7 @@ def verbs_take_the_function_s_own_arguments() -> None:
 
 
 def options_keep_the_arguments_typed(session: object) -> None:
-    """`using` changes the options of a call and nothing of its arguments."""
+    """`using` changes the options of a call and none of its arguments."""
     urgent = notify.using(queue="bulk", priority=5, tags=["eu"], within=session)
     urgent.enqueue(42)
     report = create_report.using(delay=timedelta(minutes=1), retry=Retry(attempts=0))
@@ -259,7 +262,7 @@ async def every_verb_has_an_async_twin() -> None:
 
 @fire.task
 def take_anything(payload: Any, times: int = 1) -> str:
-    """A task whose first parameter would take a context, too."""
+    """A task whose first parameter would accept a context too."""
     return str(payload) * times
 
 
@@ -270,8 +273,11 @@ async def take_an_object(payload: object, *, times: int = 1) -> str:
 
 
 async def a_first_parameter_for_anything_is_an_argument() -> None:
-    """It is not taken for the context; the arguments of such a task are not checked."""
-    report: str = take_anything.enqueue(7, times=2).result()  # to mypy it is Any
+    """A first parameter for any object is not taken for the context.
+
+    Such a task's arguments are not checked.
+    """
+    report: str = take_anything.enqueue(7, times=2).result()  # for mypy it is Any
     report = take_anything(payload=7)
     create_report.enqueue(report)
     assert_type(take_an_object.enqueue(payload=7).result(), str)
@@ -280,7 +286,7 @@ async def a_first_parameter_for_anything_is_an_argument() -> None:
 
 @fire.task
 def maybe_within_a_job(context: JobContext | None, day: str) -> int:
-    """A task that may be called without a job by other code of ours."""
+    """A task that other code may call without a job."""
     return len(day)
 
 
@@ -291,7 +297,7 @@ async def maybe_later(context: JobContext | None = None, day: str = "today") -> 
 
 
 def an_optional_context_is_left_out() -> None:
-    """`JobContext | None` is a context as `JobContext` is; whoever calls the function passes one."""
+    """`JobContext | None` is a context like `JobContext`, and a direct call of the function passes one."""
     assert_type(maybe_within_a_job.enqueue("2026-11-24").result(), int)
     assert_type(maybe_within_a_job(JobContext.fake(), "2026-11-24"), int)
     assert_type(maybe_later.enqueue().result(), int)
@@ -299,7 +305,7 @@ def an_optional_context_is_left_out() -> None:
 
 
 def handles_and_views() -> None:
-    """What operators' code reads and does."""
+    """The reads and actions of operators' code have the expected types."""
     job = create_report.enqueue("2026-11-24")
     assert_type(job.id, str)
     if job.state == "failed":
@@ -333,7 +339,7 @@ def handles_and_views() -> None:
 
 
 def locks_and_servers() -> None:
-    """A lock has a fence; a server runs as a context, by hand or to its end."""
+    """A lock has a fence. A server runs as a context manager, by explicit calls, or until it ends."""
     with fire.lock("invoice:7", timeout=5) as lock:
         assert_type(lock.fence, int)
         assert_type(lock.lost, bool)
@@ -350,58 +356,58 @@ def locks_and_servers() -> None:
 @fire.recurring("clean-up", "0 2 * * *")
 @fire.task
 def clean_up() -> None:
-    """A recurring job that is declared where its code is."""
+    """A recurring job that is declared next to its code."""
 
 
 class Pool:
-    """What a worker keeps open."""
+    """An object that a worker keeps open."""
 
     def count(self, table: str) -> int:
-        """Something to use it for."""
+        """Return a number, as an example of a use."""
         return len(table)
 
 
 @fire.resource
 def pool() -> Iterator[Pool]:
-    """A resource is what it yields."""
+    """A resource has the type that it yields."""
     yield Pool()
 
 
 @fire.resource
 async def client(pool: Pool = pool) -> AsyncIterator[Pool]:
-    """One that is opened on the event loop, and takes another."""
+    """A resource that is opened on the event loop and uses another one."""
     yield pool
 
 
 @fire.resource
 @contextmanager
 def managed() -> Generator[Pool]:
-    """One of contextlib's."""
+    """A resource created with contextlib."""
     yield Pool()
 
 
 @fire.resource
 @asynccontextmanager
 async def amanaged() -> AsyncGenerator[Pool]:
-    """One of contextlib's, async."""
+    """An async resource created with contextlib."""
     yield Pool()
 
 
 @fire.task
 def count(table: str, limit: int = 5, pool: Pool = pool, *, other: Pool = managed) -> int:
-    """A task that takes what its worker has open."""
+    """A task that uses its worker's open resources."""
     return pool.count(table) + other.count(table) + current_job().resource(managed).count(table)
 
 
 @fire.task(queue="io")
 async def fetch(context: JobContext, url: str, http: Pool = client, *, other: Pool = amanaged) -> int:
-    """An asynchronous one that sees its job."""
+    """An asynchronous task with resources and its job's context."""
     assert_type(await context.aresource(client), Pool)
     return http.count(url) + other.count(url)
 
 
 async def resources_are_no_arguments() -> None:
-    """Calls leave them out; whoever calls the function may give others, and a test replaces them."""
+    """Calls omit resources, a direct call may pass others, and a test replaces them."""
     assert_type(count.enqueue("orders", 5).result(), int)
     assert_type(await (await fetch.aenqueue("/")).aresult(), int)
     assert_type(count("orders", pool=Pool(), other=Pool()), int)
@@ -418,12 +424,12 @@ def send_receipt(order_id: int, *, copy: bool = False) -> str:
 
 @django_task
 async def asend_receipt(order_id: int) -> str:
-    """Another one, async."""
+    """An async task of a Django project."""
     return str(order_id)
 
 
 def django() -> None:
-    """The project's app is one like any other; calls are checked also where they wait for a commit."""
+    """The project's app is an ordinary app. Calls that wait for a commit are checked too."""
     assert_type(django_fire, Firelock)
     assert_type(send_receipt.enqueue(7, copy=True), Job[str])
     assert_type(asend_receipt.using(within="default").enqueue(7), Job[str])

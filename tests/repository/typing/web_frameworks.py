@@ -1,4 +1,4 @@
-"""What users of web frameworks write, as mypy --strict and pyright see it: every line is accepted.
+"""Code as users of web frameworks write it: mypy --strict and pyright must accept every line.
 
 `make types` reads this file; it is never run.
 """
@@ -39,7 +39,7 @@ app.add_middleware(RequestIdMiddleware, header=None)
 
 @app.get("/")
 async def home(fire: Annotated[Firelock, Depends(jobs)]) -> str | None:
-    """An injected app."""
+    """A handler with an injected app."""
     return request_id.get() or fire.storage.url
 
 

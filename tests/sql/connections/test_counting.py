@@ -1,4 +1,4 @@
-"""Differences become part of the counts, and where they are looked for once a look was long."""
+"""Folding of differences into the counts, and where their search starts after a slow read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.scenes import scene_at
 
 
 class Clock:
-    """Each look at it finds so many seconds more."""
+    """A clock that advances by `step` seconds per reading."""
 
     def __init__(self):
         self.seconds, self.step = 0.0, 0.0
@@ -23,7 +23,7 @@ class Clock:
 
 @pytest.fixture
 def scene(postgresql):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     with scene_at(postgresql.url("listen=off")) as scene:
         yield scene
 
@@ -34,24 +34,24 @@ def clock():
 
 
 def add_singly(scene, number=200):
-    """So many jobs, each with a difference of its own."""
+    """Add this number of jobs, each with its own difference."""
     for _ in range(number):
         scene.add()
 
 
 def places(admin):
-    """The numbers of the differences that are left."""
+    """Return the numbers of the remaining differences."""
     return {row[0] for row in admin.execute("SELECT seq FROM firelock_count_deltas")}
 
 
 def enqueued(scene):
-    """How many jobs are counted."""
+    """Return the number of jobs that are counted."""
     return scene.storage.counts().by_state[State.ENQUEUED]
 
 
 def test_many_differences_are_folded_and_few_are_left(scene, admin, clock):
-    """A look that costs nothing is not made cheaper."""
-    database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - a step of upkeep by itself
+    """Fewer than 200 differences are not folded, because reading them costs almost nothing."""
+    database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - one duty of upkeep alone
     add_singly(scene, 199)
     folding.run(database)
     assert 199 == len(places(admin))
@@ -64,7 +64,10 @@ def test_many_differences_are_folded_and_few_are_left(scene, admin, clock):
 
 
 def test_a_run_ends_although_differences_are_left(scene, admin, clock):
-    """Due jobs wait for it; the next run goes on. It ends earlier if its folds take long."""
+    """A run is bounded because due jobs wait for it; the next run continues.
+
+    It ends earlier if its folds are slow.
+    """
     database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - see above
     admin.execute(
         "INSERT INTO firelock_count_deltas (state, queue, jobs)"
@@ -81,7 +84,7 @@ def test_a_run_ends_although_differences_are_left(scene, admin, clock):
 
 
 def test_clients_fold_where_no_server_does(scene, admin, monkeypatch):
-    """Each call leaves a difference, and nobody else may be there."""
+    """Each call adds a difference, and possibly no server exists that would fold it."""
     monkeypatch.setattr(storage, "FOLD_EVERY", 300)
 
     add_singly(scene, 600)
@@ -91,7 +94,7 @@ def test_clients_fold_where_no_server_does(scene, admin, monkeypatch):
 
 
 def test_jobs_are_stored_although_folding_fails(scene, admin, monkeypatch):
-    """The call that folds has stored its jobs before."""
+    """The call that folds has already stored its jobs."""
     monkeypatch.setattr(storage, "FOLD_EVERY", 1)
     admin.execute("ALTER TABLE firelock_counts RENAME TO firelock_away")
     try:
@@ -103,7 +106,10 @@ def test_jobs_are_stored_although_folding_fails(scene, admin, monkeypatch):
 
 
 def test_after_a_long_look_only_newer_ones_are_looked_for(scene, admin, clock):
-    """What a long transaction adds before them waits for the next whole look, and counts meanwhile."""
+    """A difference that a long transaction adds with a lower number waits for the next full read.
+
+    It is counted meanwhile.
+    """
     database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - see above
     add_singly(scene)
     first = min(places(admin))

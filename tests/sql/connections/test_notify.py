@@ -1,4 +1,4 @@
-"""Wake-ups between processes that share an SQLite file."""
+"""Notifications between processes that share an SQLite file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from firelock_sql.sqlite.storage import SqliteStorage
 
 @pytest.fixture
 def path():
-    """A file whose folder of sockets has a short enough path: a worker's own folders are too deep."""
+    """A file whose folder of sockets has a short enough path; a test worker's own folders are too deep."""
     with tempfile.TemporaryDirectory(prefix="firelock-wake-") as folder:
         yield Path(folder) / "jobs.db"
 
 
 @pytest.fixture
 def scene(path):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}"))
     yield Scene(handles)
     handles.close()
@@ -34,31 +34,31 @@ def scene(path):
 
 @pytest.fixture
 def holder(scene):
-    """A session that takes jobs."""
+    """A session that claims jobs."""
     return scene.begin()
 
 
 @pytest.fixture
 def server(scene, holder):
-    """Another handle, which listens and has seen everything up to now."""
+    """Another handle of the storage, which listens and has received all notifications so far."""
     return listening(scene, holder, scene.handles.open())
 
 
 def listening(scene, holder, storage, queues=None):
-    """The handle again, after a claim that found nothing and a look at its socket."""
+    """Return the handle after a claim that found nothing and a poll of its socket."""
     storage.claim(ClaimRequest(queues, 0, holder.session, scene.stamp()))
     storage.wait(queues, 0)
     return storage
 
 
 def sockets(path):
-    """The names of the sockets beside the file."""
+    """Return the names of the sockets next to the file."""
     return sorted(one.name for one in Path(f"{path}.wake").iterdir())
 
 
 @pytest.mark.parametrize("change", ["requeue", "hand back", "end of a session", "promote", "resume"])
 def test_everything_that_makes_work_is_told(scene, holder, server, change):
-    """A job may become claimable in many ways; servers are told of each."""
+    """Jobs become claimable in several ways, and servers are notified of each."""
     running = scene.run(holder)
     if change == "requeue":
         scene.settle(succeeds(running))
@@ -82,7 +82,10 @@ def test_everything_that_makes_work_is_told(scene, holder, server, change):
 
 
 def test_a_full_socket_blocks_nobody(scene, server):
-    """A server that does not listen for a while costs the writers nothing, and is told once it does."""
+    """A server that does not listen for a while does not delay the writers.
+
+    It is notified when it listens again.
+    """
     for _ in range(600):
         scene.add()
 
@@ -91,7 +94,7 @@ def test_a_full_socket_blocks_nobody(scene, server):
 
 
 def test_the_socket_of_a_dead_process_is_removed(scene, server, path):
-    """The first who finds nobody behind a socket takes its name away."""
+    """The first process that finds no listener at a socket removes it."""
     abandoned = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     abandoned.bind(f"{path}.wake/dead.0")
     abandoned.close()
@@ -104,13 +107,13 @@ def test_the_socket_of_a_dead_process_is_removed(scene, server, path):
 
 
 def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
-    """Whoever sends first makes the socket, also where two threads are first; none is left open unseen."""
+    """Two threads that send first at the same time create only one socket, so none is left open."""
     made, both = [], threading.Barrier(2)
     real = socket.socket
 
     def meeting(*args):
         with suppress(threading.BrokenBarrierError):
-            both.wait(0.5)  # both are here only where both make one
+            both.wait(0.5)  # both threads get here only if both create a socket
         made.append(real(*args))
         return made[-1]
 
@@ -123,14 +126,14 @@ def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
     for thread in threads:
         thread.join()
     sender.close()
-    sender.send(b"default")  # as a thread that comes late
+    sender.send(b"default")  # like a thread that sends after the close
 
     assert ([b"default"] * 2, [-1]) == (receiver.take(), [one.fileno() for one in made])
     receiver.close()
 
 
 def test_closing_takes_the_socket_away(scene, server, path):
-    """A process that ends in order leaves no name behind."""
+    """A process that closes its storage leaves no socket behind."""
     before = sockets(path)
 
     server.close()
@@ -139,20 +142,20 @@ def test_closing_takes_the_socket_away(scene, server, path):
 
 
 class Observed(Wake):
-    """Those who wait in one process, seen by a test."""
+    """The waiting threads of one process, observed by a test."""
 
     def __init__(self, path):
         self.asleep = threading.Semaphore(0)
         super().__init__(lambda: SocketMailbox(path))
 
     def sleep(self, seconds):
-        """Sleep, and say so."""
+        """Report the wait, then sleep."""
         self.asleep.release()
         super().sleep(seconds)
 
 
 def test_closing_ends_every_wait_without_an_error(path):
-    """Threads that wait while their handle is closed return, also one that begins to wait just then."""
+    """Threads that wait while their handle is closed return, even one that has only just begun to wait."""
     answers = []
     for _ in range(20):
         wake = Observed(path)
@@ -176,12 +179,12 @@ def test_closing_ends_every_wait_without_an_error(path):
 
 
 def test_the_folder_is_its_owners_alone(server, path):
-    """Nobody else may read queue names or plant sockets."""
+    """Other users must not read queue names or create sockets."""
     assert 0o700 == Path(f"{path}.wake").stat().st_mode & 0o777
 
 
 def test_a_folder_open_to_others_is_not_used(scene, holder, path):
-    """Polling takes over, and the description says why."""
+    """Servers poll instead, and the description states the reason."""
     Path(f"{path}.wake").mkdir(mode=0o777)
     Path(f"{path}.wake").chmod(0o777)
     server = listening(scene, holder, scene.handles.open())
@@ -195,14 +198,14 @@ def test_a_folder_open_to_others_is_not_used(scene, holder, path):
 
 @pytest.fixture
 def short_folder(monkeypatch):
-    """A temporary folder of this test's own, with a path as short as they come."""
+    """A temporary folder for this test, with the shortest possible path."""
     with tempfile.TemporaryDirectory(prefix="t") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield folder
 
 
 def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, short_folder):
-    """The address of a socket is short; two processes find the same folder all the same."""
+    """A socket's address must be short. Two processes still find the same folder."""
     database = tmp_path / ("long" * 30) / "jobs.db"
     receiver, sender = SocketMailbox(database), SocketMailbox(database)
     receiver.open()
@@ -216,7 +219,10 @@ def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, short_f
 
 
 def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, monkeypatch):
-    """Where nothing but the database's folder can be written; that is told, and nothing fails."""
+    """If only the database's folder is writable, the description states that work is found by polling.
+
+    Nothing fails.
+    """
 
     def nowhere():
         raise FileNotFoundError(2, "No usable temporary directory found")
@@ -234,7 +240,7 @@ def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, 
 
 
 def test_without_wake_ups_notify_is_not_offered(path):
-    """wake=off is said by the features and the description; no folder appears."""
+    """The features and the description reflect `wake=off`, and no folder is created."""
     storage = SqliteStorage(f"sqlite:///{path}?wake=off")
 
     answer = storage.wait(None, 0)

@@ -1,4 +1,7 @@
-"""Several who wait in one process share a mailbox: what one of them takes from it is news to the others."""
+"""The mailbox of a process, shared by its waiting threads.
+
+A message that one of the threads takes reaches the others.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from firelock_sql.connections.notify import Wake
 
 
 class Letterbox:
-    """A mailbox that is filled by hand, and ends a `listen` for a nudge alone."""
+    """A mailbox that the test fills. Only a nudge ends its `listen`."""
 
     is_open = True
 
@@ -21,24 +24,24 @@ class Letterbox:
         self.nudged = threading.Event()
 
     def open(self):
-        """It is open."""
+        """Do nothing, because this mailbox is always open."""
 
     def close(self):
-        """Nothing is left to close."""
+        """Do nothing."""
 
     def take(self):
-        """What has arrived."""
+        """Return the messages that have arrived."""
         taken, self.arrived = self.arrived, []
         return taken
 
     def listen(self, seconds):
-        """Return after a nudge: what arrives is taken before whoever listens can see it."""
+        """Return after a nudge; the test takes the messages before the listening thread can see them."""
         self.is_heard.set()
         self.nudged.wait(seconds)
         self.nudged.clear()
 
     def nudge(self):
-        """A `listen` under way returns."""
+        """Make the current `listen` return."""
         self.nudged.set()
 
 
@@ -50,14 +53,17 @@ def letterbox():
 
 @pytest.fixture
 def wake(letterbox):
-    """Those who wait in that process."""
+    """The waiting threads of that process."""
     return Wake(lambda: letterbox)
 
 
 @contextmanager
 def listener(wake, letterbox, queues):
-    """Yield the answers of a thread that listens for these queues; at the end it has answered or is stuck."""
-    wake.wait(queues, 0)  # known from now on
+    """Yield the results of a thread that waits for these queues.
+
+    At the end the thread has returned or hangs.
+    """
+    wake.wait(queues, 0)  # the process waits for these queues from now on
     answers = []
     thread = threading.Thread(target=lambda: answers.append(wake.wait(queues, 60)), daemon=True)
     thread.start()
@@ -67,7 +73,10 @@ def listener(wake, letterbox, queues):
 
 
 def test_a_claim_of_other_queues_leaves_a_message_to_whoever_waits(wake, letterbox):
-    """A claim reads the mailbox before it looks: a message for others than its own queues reaches them."""
+    """A claim empties the mailbox before it reads the queues.
+
+    A message for other queues still reaches their waiters.
+    """
     with listener(wake, letterbox, ["mail"]) as answers:
         letterbox.arrived.append(b"mail")
 
@@ -77,7 +86,7 @@ def test_a_claim_of_other_queues_leaves_a_message_to_whoever_waits(wake, letterb
 
 
 def test_a_wait_for_other_queues_leaves_a_message_to_whoever_listens(wake, letterbox):
-    """Who begins to wait beside the listener may read the message first."""
+    """A thread that starts to wait next to the listener might take the message first."""
     with listener(wake, letterbox, ["mail"]) as answers:
         letterbox.arrived.append(b"mail")
 
@@ -87,7 +96,7 @@ def test_a_wait_for_other_queues_leaves_a_message_to_whoever_listens(wake, lette
 
 
 def test_a_claim_of_the_same_queues_has_seen_the_message(wake, letterbox):
-    """What a claim is about to see ends no wait for the same queues."""
+    """A message about jobs that a claim is about to see does not end a wait for the same queues."""
     with listener(wake, letterbox, ["mail"]) as answers:
         letterbox.arrived.append(b"mail")
 

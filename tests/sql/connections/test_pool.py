@@ -1,4 +1,4 @@
-"""The pool of connections: a server's own work finds one, whatever its jobs and the application do."""
+"""The pool of connections: a server's own work gets one, whatever its jobs and the application do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.core.fakes import until
 
 @pytest.fixture
 def make_pool(tmp_path):
-    """Return what makes a pool of so many connections to an empty file."""
+    """A function that creates a pool of the given size for an empty file."""
     with ExitStack() as pools:
 
         def make(size):
@@ -34,7 +34,7 @@ def make_pool(tmp_path):
 
 
 def lent_by(pool, stack):
-    """Return how many connections the pool lends, until the end of the stack, before it has none left."""
+    """Return how many connections the pool can lend; they are returned at the end of the stack."""
     number = 0
     while True:
         try:
@@ -45,14 +45,14 @@ def lent_by(pool, stack):
 
 
 def serve(pool):
-    """A server uses the pool from now on."""
+    """Use the pool as a server does."""
     with server_work(), pool.lend():
         pass
 
 
 @pytest.mark.parametrize(("size", "others"), [(10, 8), (3, 1), (2, 1), (1, 1)])
 def test_two_connections_are_reserved_for_the_server(make_pool, size, others):
-    """One of a pool of two and none of a pool of one, so that one is left for all other work."""
+    """A pool of two reserves one connection and a pool of one none, so one is left for all other work."""
     pool = make_pool(size)
     serve(pool)
 
@@ -65,7 +65,7 @@ def test_two_connections_are_reserved_for_the_server(make_pool, size, others):
 
 
 def test_server_may_use_all_connections(make_pool):
-    """Those of other work as well, if they are free; afterwards the others have theirs again."""
+    """A server can also use the connections for other work if they are free; afterwards it returns them."""
     pool = make_pool(4)
 
     with ExitStack() as stack, server_work():
@@ -77,7 +77,7 @@ def test_server_may_use_all_connections(make_pool):
 
 
 def test_work_with_its_own_connection_does_not_wait_for_the_pool(make_pool):
-    """However many connections other work uses; the connection is kept for the next time."""
+    """The number of connections in use does not matter. The own connection is kept for the next use."""
     pool = make_pool(2)
     drivers = []
 
@@ -92,7 +92,7 @@ def test_work_with_its_own_connection_does_not_wait_for_the_pool(make_pool):
 
 
 def test_own_connection_is_closed_with_the_pool(make_pool):
-    """Nothing is left open."""
+    """No connection stays open."""
     pool = make_pool(2)
     with server_work(has_own_connection=True), pool.lend() as lent:
         driver = lent.driver
@@ -106,7 +106,7 @@ def test_own_connection_is_closed_with_the_pool(make_pool):
 
 
 def test_nothing_is_reserved_without_a_server(make_pool):
-    """A process that only enqueues has no use for it."""
+    """A process that only enqueues does not need reserved connections."""
     pool = make_pool(4)
 
     with ExitStack() as stack:
@@ -114,7 +114,7 @@ def test_nothing_is_reserved_without_a_server(make_pool):
 
 
 def test_nothing_is_reserved_in_an_engine_of_the_caller(server_database):
-    """It is the caller's to divide."""
+    """The connections of a caller's engine are the caller's to distribute."""
     engine = create_engine(
         server_database.engine_url(), poolclass=QueuePool, pool_size=4, max_overflow=0, pool_timeout=0.01
     )
@@ -128,7 +128,7 @@ def test_nothing_is_reserved_in_an_engine_of_the_caller(server_database):
 
 
 def test_refusal_names_what_is_in_use(make_pool):
-    """And what to raise."""
+    """The error names the connections in use and the option to increase."""
     pool = make_pool(3)
     serve(pool)
 
@@ -137,7 +137,7 @@ def test_refusal_names_what_is_in_use(make_pool):
 
 
 def test_server_work_is_that_of_its_block_and_thread():
-    """Blocks nest; a thread that is started in one does other work, such as a job."""
+    """Blocks nest. A thread that is started in a block does other work, for example a job."""
     seen = []
 
     with server_work():
@@ -153,7 +153,7 @@ def test_server_work_is_that_of_its_block_and_thread():
 
 
 def test_server_settles_and_claims_while_calls_wait_for_a_unique_key(server_database):
-    """Jobs that enqueue a key of an open transaction take all other connections, and keep them."""
+    """Jobs that enqueue a unique key of an open transaction occupy all other connections."""
     engine = create_engine(server_database.engine_url(), poolclass=NullPool)
     begun, done, ended = [], [], []
     with (

@@ -11,7 +11,7 @@ from firelock_sql.connections.url import SqliteUrl, parse_sqlite_url
 
 
 def test_a_relative_path_is_made_absolute_once(tmp_path, monkeypatch):
-    """The folder that counts is the one in which the storage was opened, wherever the process goes later."""
+    """The path is relative to the folder in which the storage was opened, wherever the process goes later."""
     monkeypatch.chdir(tmp_path)
 
     url = parse_sqlite_url("sqlite:///jobs.db")
@@ -21,12 +21,12 @@ def test_a_relative_path_is_made_absolute_once(tmp_path, monkeypatch):
 
 
 def test_an_absolute_path_has_four_slashes():
-    """As SQLAlchemy writes it."""
+    """SQLAlchemy uses the same form."""
     assert Path("/var/lib/jobs.db") == parse_sqlite_url("sqlite:////var/lib/jobs.db").path
 
 
 def test_percent_signs_stand_for_odd_characters():
-    """A name with spaces or question marks can be written, and is shown the same way."""
+    """A file name can contain spaces or question marks, and the URL is shown with the same escapes."""
     url = parse_sqlite_url("sqlite:////tmp/my%20jobs%3F.db")
 
     assert Path("/tmp/my jobs?.db") == url.path
@@ -34,7 +34,7 @@ def test_percent_signs_stand_for_odd_characters():
 
 
 def test_every_option_is_read_and_shown():
-    """What differs from the defaults is shown behind the path."""
+    """Options that differ from their defaults are shown after the path."""
     text = "sqlite:////tmp/jobs.db?synchronous=normal&busy_timeout=2.5&wake=off"
 
     url = parse_sqlite_url(text)
@@ -44,7 +44,7 @@ def test_every_option_is_read_and_shown():
 
 
 def test_full_durability_is_the_default():
-    """Acknowledged means on the disk, unless the URL says otherwise."""
+    """By default, an acknowledged write is on the disk."""
     url = parse_sqlite_url("sqlite:////tmp/jobs.db")
 
     assert ("full", 15.0, True) == (url.synchronous, url.busy_timeout_seconds, url.is_waking)
@@ -55,7 +55,7 @@ def test_full_durability_is_the_default():
     ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///%00", "sqlite:///file?mode=memory"],
 )
 def test_a_database_in_memory_is_refused_with_a_hint(url):
-    """SQLite's memory belongs to one connection; memory:// is meant."""
+    """SQLite's memory database belongs to one connection, so the error suggests `memory://`."""
     with pytest.raises(ConfigurationError, match="memory://"):
         parse_sqlite_url(url)
 

@@ -1,4 +1,4 @@
-"""Reads that leave out old entries of an index while somebody holds a snapshot open on PostgreSQL."""
+"""Reads that skip old entries of an index while a transaction holds a snapshot open on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Clock:
     now = 100.0
 
     def __call__(self):
-        """Return what it shows."""
+        """Return the current time."""
         return self.now
 
 
-# ---- when reads are whole --------------------------------------------------------------------------------
+# ---- the time of full reads ------------------------------------------------------------------------------
 
 
 def test_reads_rest_after_several_long_ones_in_a_row():
-    """A short one in between begins anew, and the rest is a multiple of the long one."""
+    """A fast read in between starts the count again. The pause is a multiple of the slow read's duration."""
     clock = Clock()
     looks = WholeLooks(20, 0.01, clock)
     for seconds in (0.02, 0.02, 0.01, 0.02, 0.02):
@@ -44,7 +44,7 @@ def test_reads_rest_after_several_long_ones_in_a_row():
 
 
 def test_reads_rest_again_after_one_long_one():
-    """What made the earlier ones long is there still."""
+    """The cause of the earlier slow reads still exists."""
     clock = Clock()
     looks = WholeLooks(20, 0.01, clock)
     for _ in range(3):
@@ -57,7 +57,7 @@ def test_reads_rest_again_after_one_long_one():
 
 
 def test_an_expected_find_ends_the_rest():
-    """A claim whose reply was lost has to be found."""
+    """A claim whose reply was lost must be found."""
     looks = HeldLooks(0.01, Clock())
     for _ in range(3):
         looks.looked(0.5)
@@ -68,7 +68,7 @@ def test_an_expected_find_ends_the_rest():
 
 
 def test_the_floor_of_due_jobs_is_there_while_reads_rest():
-    """It lies some seconds before what was enqueued last, and is gone once a whole read was short."""
+    """The floor is some seconds before the latest enqueue. It is reset after a fast full read."""
     clock = Clock()
     floor = DueFloor(0.01, clock)
     starts = []
@@ -87,7 +87,7 @@ def test_the_floor_of_due_jobs_is_there_while_reads_rest():
 
 
 def test_a_database_without_old_entries_reads_all():
-    """Its reads may take long for other reasons."""
+    """Without old entries in the index, reads might be slow for other reasons."""
     floor = DueFloor()
     for _ in range(10):
         floor.looked(floor.begin(), 60.0)
@@ -101,7 +101,10 @@ def test_a_database_without_old_entries_reads_all():
 
 @pytest.fixture
 def scene(postgresql, monkeypatch):
-    """A store each of whose whole reads is a long one, after which reads rest until a test ends that."""
+    """A storage in which every full read counts as slow.
+
+    After it, reads stay partial until a test ends this.
+    """
     monkeypatch.setattr(postgresql_storage, "LONG_SECONDS", -1)
     monkeypatch.setattr(whole_looks, "_IN_A_ROW", 1)
     for rest in ("_REST", "_REST_OF_HELD"):
@@ -111,7 +114,7 @@ def scene(postgresql, monkeypatch):
 
 
 def test_jobs_become_due_above_the_floor(scene):
-    """Claims and `promote` find them, at any number a call."""
+    """Claims and `promote` find jobs that become due, however many a call moves."""
     scene.storage.promote(1)
     early, middle, late = (scene.schedule(seconds) for seconds in (-2, 60, HOUR))
     first, last = scene.record(early).due_at, scene.record(late).due_at
@@ -127,7 +130,7 @@ def test_jobs_become_due_above_the_floor(scene):
 
 
 def test_a_backlog_of_due_jobs_stays_above_the_floor(scene):
-    """The floor never passes a job that one call was too small for."""
+    """The floor never passes a job that did not fit into one call."""
     jobs = [scene.schedule(number) for number in range(6)]
     scene.storage.promote(1)
     scene.advance(HOUR)
@@ -139,19 +142,19 @@ def test_a_backlog_of_due_jobs_stays_above_the_floor(scene):
 
 
 def test_a_job_due_before_the_floor_waits_for_a_whole_read(scene):
-    """Nobody stores such jobs as a rule: it was due long before it was stored."""
+    """A job that was already long due when it was stored is an exception, and waits for a full read."""
     scene.storage.promote(1)
     late = scene.schedule(-HOUR)
     missed = scene.storage.promote(10).promoted
 
-    scene.storage._due_floor._looks.expect()  # noqa: SLF001 - time has passed
+    scene.storage._due_floor._looks.expect()  # noqa: SLF001 - as after the pause
 
     assert (missed, scene.storage.promote(10).promoted) == (0, 1)
     assert scene.record(late).state is State.ENQUEUED
 
 
 def test_a_comparison_between_whole_reads_finds_what_is_lost(scene):
-    """It reads the jobs that the caller names."""
+    """A comparison between full reads checks the jobs that the caller names."""
     holder = scene.begin()
     for _ in range(3):
         scene.add()
@@ -167,7 +170,7 @@ def test_a_comparison_between_whole_reads_finds_what_is_lost(scene):
 
 
 def test_a_claim_whose_reply_was_lost_is_found_by_the_next_comparison(scene, admin):
-    """The connection ended with the claim, so the storage reads all that the session holds."""
+    """The claim's connection was lost, so the storage reads all jobs of the session."""
     holder = scene.begin()
     scene.add()
     (job,) = scene.claim(holder, 1)

@@ -1,4 +1,4 @@
-"""Jobs as part of a transaction of the caller's."""
+"""Jobs as part of the caller's transaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.core.fakes import unmeasured
 
 @pytest.fixture
 def engine(path, scene):
-    """The caller's engine, with a table of the caller's own."""
+    """The caller's engine, with one of the caller's own tables."""
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         connection.execute(text("create table orders (id integer primary key)"))
@@ -31,12 +31,12 @@ def engine(path, scene):
 
 
 def stored(scene):
-    """How many jobs there are, by the counts and by the rows."""
+    """Return the number of stored jobs."""
     return sum(scene.storage.counts().by_state.values())
 
 
 def test_a_scoped_session_is_a_session(scene, engine):
-    """What web frameworks hand out works as well."""
+    """The session objects that web frameworks provide are accepted too."""
     sessions = scoped_session(sessionmaker(engine))
 
     scene.storage.insert([scene.new_job()], within=sessions)
@@ -47,7 +47,7 @@ def test_a_scoped_session_is_a_session(scene, engine):
 
 
 def test_another_database_is_refused(scene, tmp_path):
-    """A transaction on another file cannot hold these jobs; both files are named."""
+    """A transaction on another file cannot contain these jobs; the error names both files."""
     other = create_engine(f"sqlite:///{tmp_path}/other.db")
 
     with Session(other) as session, pytest.raises(ConfigurationError) as refused:
@@ -59,7 +59,7 @@ def test_another_database_is_refused(scene, tmp_path):
 
 
 def test_a_link_to_the_same_file_is_the_same_database(scene, engine, tmp_path):
-    """Files are compared, not the names they were opened by."""
+    """Files are compared, not their paths."""
     (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
     linked = create_engine(f"sqlite:///{tmp_path}/link.db")
 
@@ -72,7 +72,7 @@ def test_a_link_to_the_same_file_is_the_same_database(scene, engine, tmp_path):
 
 
 def test_a_connection_without_a_transaction_is_refused(scene, path):
-    """In autocommit mode there is nothing that could be rolled back, unless the caller has begun it."""
+    """In autocommit mode nothing can be rolled back, unless the caller has begun a transaction."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         with pytest.raises(ConfigurationError, match="begin one first"):
             scene.storage.insert([scene.new_job()], within=connection)
@@ -84,7 +84,10 @@ def test_a_connection_without_a_transaction_is_refused(scene, path):
 
 
 def test_tables_are_not_made_under_a_transaction_that_writes(tmp_path):
-    """Neither would ever end: the caller is told at once what to do before, and can."""
+    """The migration and the caller's transaction would wait for each other forever.
+
+    So the call fails immediately and names the step that the caller must do first.
+    """
     path = tmp_path / "new.db"
     storage = SqliteStorage(f"sqlite:///{path}")
     jobs = [NewJob(storage.new_ids(1)[0], "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, 1)]
@@ -103,17 +106,17 @@ def test_tables_are_not_made_under_a_transaction_that_writes(tmp_path):
 
 
 def test_a_stranger_is_refused(scene):
-    """What is no transaction is named by its type."""
+    """The error names the type of a value that is not a transaction."""
     with pytest.raises(ConfigurationError, match="not dict"):
         scene.storage.insert([scene.new_job()], within={})
 
 
-# ---- telling servers -------------------------------------------------------------------------------------
+# ---- notifying servers -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def server(scene):
-    """Another handle, which listens and has seen everything up to now."""
+    """Another handle of the storage, which listens and has received all notifications so far."""
     server = scene.handles.open()
     holder = scene.begin()
     server.claim(ClaimRequest(None, 10, holder.session, scene.stamp()))
@@ -122,7 +125,7 @@ def server(scene):
 
 
 def test_servers_are_told_after_a_sessions_commit(scene, engine, server):
-    """Not while it is open, and once it has committed."""
+    """Servers are not notified while the transaction is open, only after its commit."""
     with Session(engine) as session:
         scene.storage.insert([scene.new_job()], within=session)
         while_open = server.wait(None, 0)
@@ -132,7 +135,7 @@ def test_servers_are_told_after_a_sessions_commit(scene, engine, server):
 
 
 def test_a_savepoint_tells_nobody(scene, engine, server):
-    """The commit that counts is the outermost one."""
+    """Only the commit of the outermost transaction counts."""
     with Session(engine) as session:
         with session.begin_nested():
             scene.storage.insert([scene.new_job()], within=session)
@@ -144,7 +147,10 @@ def test_a_savepoint_tells_nobody(scene, engine, server):
 
 @pytest.mark.parametrize("opens", [Session, lambda engine: engine.connect()], ids=["session", "connection"])
 def test_a_rollback_tells_nobody(scene, engine, server, opens):
-    """Servers do not look for jobs that never were; a later commit owes nothing for them."""
+    """Servers do not search for jobs that were rolled back.
+
+    A later commit does not notify them of these jobs either.
+    """
     with opens(engine) as transaction:
         scene.storage.insert([scene.new_job()], within=transaction)
         transaction.rollback()
@@ -155,7 +161,7 @@ def test_a_rollback_tells_nobody(scene, engine, server, opens):
 
 
 def test_servers_are_told_when_a_connection_is_given_back(scene, engine, server):
-    """Core has no event after its commit: the connection's way back to the pool takes its place."""
+    """SQLAlchemy Core has no event after a commit, so the connection's return to the pool is used instead."""
     with engine.begin() as connection:
         scene.storage.insert([scene.new_job()], within=connection)
 
@@ -171,7 +177,7 @@ TELLS_LOCKS = pytest.mark.skipif(
 
 @pytest.fixture
 def make_app(path, engine):
-    """Returns an app on the file of the orders that waits for other writers for so long."""
+    """A function that returns an app on the same file. The app waits `seconds` for other writers."""
     apps = []
 
     def make(seconds):
@@ -191,7 +197,7 @@ ORDER = text("insert into orders values (1)")
 
 @contextmanager
 def by_session(engine):
-    """A Session in a variable."""
+    """Yield a Session, which is kept in a variable."""
     with Session(engine) as session:
         session.execute(ORDER)
         yield session
@@ -199,7 +205,7 @@ def by_session(engine):
 
 @contextmanager
 def by_connection(engine):
-    """A Connection in a variable."""
+    """Yield a Connection, which is kept in a variable."""
     with engine.begin() as connection:
         connection.execute(ORDER)
         yield connection
@@ -208,7 +214,7 @@ def by_connection(engine):
 
 @contextmanager
 def by_raw_connection(engine):
-    """A driver's connection in a variable."""
+    """Yield a driver's connection, which is kept in a variable."""
     with closing(sqlite3.connect(engine.url.database)) as connection:
         connection.execute("insert into orders values (1)")
         yield connection
@@ -217,7 +223,10 @@ def by_raw_connection(engine):
 @TELLS_LOCKS
 @pytest.mark.parametrize("begun", [by_session, by_connection, by_raw_connection])
 def test_who_waits_for_an_own_transaction_is_told_of_within(make_app, engine, begun, caplog):
-    """Among threads nobody can know whose it is: the log says so after a second, and the error at the end."""
+    """If other threads exist, the owner of the transaction is unknown.
+
+    So the log explains the wait after a second, and the error does so at the end.
+    """
     fire, over = make_app(0.3), threading.Event()
     other = threading.Thread(target=over.wait, args=(30,))
     other.start()
@@ -256,7 +265,7 @@ except StorageUnavailable as error:
 
 @TELLS_LOCKS
 def test_a_program_of_one_thread_waits_for_nobody_else(path):
-    """Wherever it keeps its session."""
+    """The error does not depend on where the program keeps its session."""
     said = subprocess.run(
         [sys.executable, "-c", ALONE, str(path)], env=unmeasured(), capture_output=True, text=True,
         timeout=60, check=True,
@@ -266,7 +275,7 @@ def test_a_program_of_one_thread_waits_for_nobody_else(path):
 
 
 class Lazy:
-    """What a framework makes when somebody looks at it, such as the user of a request."""
+    """An object that a framework evaluates when it is accessed, such as the user of a request."""
 
     @property
     def __class__(self):
@@ -275,7 +284,7 @@ class Lazy:
 
 @contextmanager
 def closed_connection(engine):
-    """A driver's connection that was closed."""
+    """Yield a driver's connection that was closed."""
     connection = sqlite3.connect(engine.url.database)
     connection.close()
     yield connection
@@ -283,7 +292,7 @@ def closed_connection(engine):
 
 @contextmanager
 def reading_connection(engine):
-    """A driver's connection in a transaction that has only read."""
+    """Yield a driver's connection in a transaction that has only read."""
     with closing(sqlite3.connect(engine.url.database, isolation_level=None)) as connection:
         connection.execute("begin")
         connection.execute("select count(*) from orders").fetchall()
@@ -292,7 +301,7 @@ def reading_connection(engine):
 
 @contextmanager
 def connection_of_other_rows(engine):
-    """The same, with rows of the caller's own kind."""
+    """Yield a driver's connection that has only read, with the caller's own type of rows."""
     with reading_connection(engine) as connection:
         connection.row_factory = lambda _, row: row[0]
         yield connection
@@ -300,13 +309,13 @@ def connection_of_other_rows(engine):
 
 @contextmanager
 def lazy_object(_engine):
-    """What must not be evaluated."""
+    """Yield an object that must not be evaluated."""
     yield Lazy()
 
 
 @contextmanager
 def kept_by_another_thread(engine, until):
-    """Another thread has a transaction that writes, which it commits once the event is set."""
+    """Let another thread hold a writing transaction until the event is set; then the thread commits it."""
     begun = threading.Event()
 
     def keep():
@@ -328,9 +337,11 @@ def kept_by_another_thread(engine, until):
     "beside", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
 )
 def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine, caplog, beside):
-    """It may end at any time: the log names it after a second, and the job is stored when it has.
+    """Another thread's transaction may end at any time.
 
-    Whatever the caller holds meanwhile, also a transaction of its own that only reads.
+    The log names it after a second, and the job is stored after it.
+
+    This does not depend on other objects that the caller has, such as its own transaction that has only read.
     """
     fire, told = make_app(600), threading.Event()
 
@@ -352,7 +363,10 @@ def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine
 
 @pytest.mark.parametrize("seconds", [0, 0.2])
 def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seconds):
-    """Whosever transaction it is; and the wait is not begun again."""
+    """The error is the same whichever process or thread has the transaction.
+
+    The wait does not start again.
+    """
     fire, done = make_app(seconds), threading.Event()
 
     with kept_by_another_thread(engine, done):
@@ -367,6 +381,6 @@ def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seco
 
 
 def test_an_alias_of_djangos_is_refused_with_the_plugin_that_takes_it(scene):
-    """An app that has the plugin never comes here."""
+    """In an app with the plugin, this code is never reached."""
     with pytest.raises(ConfigurationError, match=r"plugins=\[DjangoPlugin\(\)\]"):
         scene.storage.insert([scene.new_job()], within="default")

@@ -1,4 +1,4 @@
-"""Jobs as part of callers' asynchronous transactions: on each database, by every driver there is for them."""
+"""Jobs as part of callers' asynchronous transactions, on each database with each of its drivers."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from tests.sql.servers.pgbouncer import ADVISED
 
 
 def new_job(id, state=State.ENQUEUED, **fields):
-    """A job of that id."""
+    """Return a new job with this id."""
     return NewJob(id, "send", "[[1], {}]", "json", "default", 0, state, 1_000, **fields)
 
 
 def enqueued(fire):
-    """How many jobs wait."""
+    """Return the number of enqueued jobs."""
     return fire.storage.counts().by_state.get(State.ENQUEUED, 0)
 
 
 async def insert(fire, session, *jobs):
-    """The jobs are stored within the session; return which are new."""
+    """Store the jobs within the session; return which of them are new."""
     return (await session.run_sync(lambda inner: fire.storage.insert(list(jobs), within=inner))).is_new
 
 
 async def refusal(coroutine):
-    """Return the end of what an uncommitted job is refused with."""
+    """Return the end of the message that refuses an uncommitted job."""
     with pytest.raises(JobNotCommitted, match="has not committed, or was rolled back") as refused:
         await coroutine
     return str(refused.value)[-len("; or pass within=… to store both together.") :]
 
 
 class AsyncCallers:
-    """What holds on each of them, of the storage at `url` and of an engine at `engine_url`."""
+    """Tests for each database: `url` is that of the storage and `engine_url` that of the caller's engine."""
 
     def options_for(self, _engine_url):
-        """Return what an engine needs there."""
+        """Return the arguments that an engine needs there."""
         return {}
 
     @pytest.fixture
@@ -61,7 +61,7 @@ class AsyncCallers:
 
     @pytest.fixture
     def opened(self, engine_url):
-        """What opens a caller's engine; it is disposed of behind its block."""
+        """A function that opens a caller's engine, which is disposed of after its block."""
 
         @asynccontextmanager
         async def engine(**options):
@@ -76,7 +76,10 @@ class AsyncCallers:
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
     def test_jobs_follow_an_async_session(self, fire, task, opened, is_committed):
-        """Job and continuation are there after its commit, or neither ever is; before, the handle refuses."""
+        """Job and continuation exist after the commit, and never after a rollback.
+
+        Before the end, the handle raises.
+        """
 
         async def use():
             async with opened() as engine, AsyncSession(engine) as session:
@@ -94,7 +97,10 @@ class AsyncCallers:
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
     def test_every_verb_that_makes_jobs_follows_an_async_session(self, fire, task, opened, is_committed):
-        """Whatever the job is to others of the session; outside of it, no job can wait for one in it."""
+        """Jobs with any relation to other jobs of the session follow its transaction.
+
+        A job outside the session cannot wait for one in it.
+        """
         approval = fire.signal("approval", bool)
         task.recur("nightly", "0 2 * * *", 1)
         first = task.enqueue(1)
@@ -135,7 +141,7 @@ class AsyncCallers:
         assert fire.jobs.counts().total == 1 + 10 * is_committed
 
     def test_jobs_follow_an_async_connection(self, fire, task, opened):
-        """Core's own is taken as the ORM's is."""
+        """SQLAlchemy Core's async connection is accepted like the ORM's async session."""
 
         async def use():
             async with opened() as engine, engine.begin() as connection:
@@ -146,7 +152,7 @@ class AsyncCallers:
         assert 1 == enqueued(fire)
 
     def test_many_rows_follow_an_async_session(self, fire, opened):
-        """What is written by one statement for many rows is, whatever the driver."""
+        """A statement that writes many rows belongs to the transaction too, whichever driver is used."""
         jobs = [new_job(f"0190-{number}", tags=("eu", "red")) for number in range(300)]
 
         async def use():
@@ -159,7 +165,7 @@ class AsyncCallers:
         assert 300 == enqueued(fire)
 
     def test_a_refused_job_leaves_an_async_transaction_as_it_was(self, fire, opened):
-        """What the caller did before and after it is committed."""
+        """The caller's changes before and after the refused job are committed."""
         orphan = new_job("0190-orphan", State.AWAITING, parents=(Edge("no-such-parent", On.SUCCEEDED),))
 
         async def use():
@@ -177,7 +183,10 @@ class AsyncCallers:
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
     def test_what_is_remembered_follows_an_async_session(self, fire, opened, is_committed):
-        """Step, signal and a member of a batch are there after its commit, or none of them ever is."""
+        """A step, a signal and a batch's member exist after the commit.
+
+        After a rollback, none of them exists.
+        """
         storage, holder = fire.storage, NewSession("s", "server", "host:1", "host", 1, 1_000, 1e6)
         batch = write_relations(Relations(batch=BatchRules("nightly")))
         jobs = [
@@ -218,7 +227,7 @@ class AsyncCallers:
         assert is_committed == counts.total
 
     def test_an_async_engine_in_autocommit_is_refused(self, fire, task, opened):
-        """Its connections commit each statement by itself."""
+        """The connections of an engine in autocommit mode commit each statement separately."""
 
         async def use():
             async with opened(isolation_level="AUTOCOMMIT") as engine, engine.connect() as connection:
@@ -230,7 +239,10 @@ class AsyncCallers:
         assert 0 == enqueued(fire)
 
     def test_an_async_task_ends_with_its_own_transaction(self, fire, opened):
-        """Effects and end are one commit; its continuation begins at once, its result is the one given."""
+        """The effects and the end of such a task are one commit.
+
+        The continuation starts immediately, and the result is the given value.
+        """
 
         async def ask(statement, **values):
             async with opened() as engine, engine.begin() as connection:
@@ -299,13 +311,13 @@ class TestMariadb(AsyncCallers):
 
     @pytest.fixture
     def admin(self, mariadb):
-        """Somebody else's cursor in the database."""
+        """The cursor of another connection to the database."""
         with mariadb.server.connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"USE {mariadb.name}")
             yield cursor
 
     def test_a_lock_not_had_in_time_is_the_storages_error(self, fire, opened, admin):
-        """The driver's own does not leak; what the caller did before is still his to commit."""
+        """The driver's own error does not leak. The caller can still commit its earlier changes."""
         fire.storage.insert([new_job("0190-parent")])
         child = new_job("0190-child", State.AWAITING, parents=(Edge("0190-parent", On.SUCCEEDED),))
 
@@ -326,7 +338,7 @@ class TestMariadb(AsyncCallers):
         assert [True, False] == [job is not None for job in fire.storage.get(["0190-own", "0190-child"])]
 
     def test_a_lost_connection_is_the_storages_error(self, fire, opened, admin):
-        """Each driver says it in words of its own; nothing was stored, so the call may be made again."""
+        """Each driver reports the loss differently. Nothing was stored, so the call can be repeated."""
 
         async def use():
             async with opened() as engine, AsyncSession(engine) as session:

@@ -1,4 +1,4 @@
-"""Jobs as part of callers' transactions on PostgreSQL, by whichever driver the caller's connection has."""
+"""Jobs as part of callers' transactions on PostgreSQL, with each driver that a caller can use."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def task(fire):
 
 @pytest.fixture
 def engine(postgresql):
-    """A caller's engine, by psycopg."""
+    """A caller's engine that uses psycopg."""
     engine = create_engine(postgresql.engine_url(), poolclass=NullPool)
     yield engine
     engine.dispose()
 
 
 def enqueued(fire):
-    """How many jobs wait."""
+    """Return the number of enqueued jobs."""
     return fire.storage.counts().by_state.get(State.ENQUEUED, 0)
 
 
 def test_a_nested_transaction_counts(fire, task, engine):
-    """What a savepoint of the caller's undoes is undone."""
+    """A rollback to the caller's savepoint also removes the jobs that were stored after it."""
     with Session(engine) as session, session.begin():
         task.using(within=session).enqueue(1)
         nested = session.begin_nested()
@@ -54,7 +54,7 @@ def test_a_nested_transaction_counts(fire, task, engine):
 
 
 def test_a_psycopg_block_in_autocommit_is_a_transaction(fire, task, postgresql):
-    """Without a block nothing could be undone, so that is refused."""
+    """Outside a block nothing could be rolled back, so the call is refused."""
     with closing(psycopg.connect(postgresql.url(), autocommit=True)) as connection:
         with pytest.raises(ConfigurationError, match="autocommit"):
             task.using(within=connection).enqueue(1)
@@ -67,7 +67,7 @@ def test_a_psycopg_block_in_autocommit_is_a_transaction(fire, task, postgresql):
 
 
 def test_another_database_is_refused(fire, task, postgresql):
-    """The tables of these jobs are not there, also where others of the same name are."""
+    """The tables of these jobs do not exist there, even if other tables have the same names."""
     with (
         closing(Firelock(postgresql.url("prefix=other_"))) as other,
         closing(create_engine("sqlite://").connect()) as sqlite,
@@ -86,7 +86,10 @@ def test_another_database_is_refused(fire, task, postgresql):
 
 
 def test_a_key_that_a_snapshot_hides_is_told(fire, task, engine):
-    """In an older snapshot a job stored meanwhile is neither seen nor overwritten; the caller goes on."""
+    """A job that was stored after the snapshot is neither visible in it nor overwritten.
+
+    The caller can continue.
+    """
     job = NewJob("0190-hidden", "send", "[[1], {}]", "json", "default", 0, State.ENQUEUED, 1_000)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         connection.execute(text("select 1"))

@@ -1,4 +1,4 @@
-"""Jobs that wait for others of the same transaction: in every form, however the transaction is named."""
+"""Jobs that wait for other jobs of the same transaction, in every form and with every way to pass it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOGETHER = "; or pass within=… to store both together."
 
 
 class UnitOfWork:
-    """A plugin whose transaction every job joins while one is open."""
+    """A plugin whose open transaction every job joins."""
 
     def __init__(self):
         self.connection = None
@@ -57,7 +57,10 @@ class Shop:
 
     @contextmanager
     def transaction(self, *, commits):
-        """Yield what `within=` takes, None if the plugin names the transaction; end it so."""
+        """Yield the value for `within=`, then commit or roll back.
+
+        The value is None if the plugin supplies the transaction.
+        """
         with ExitStack() as stack:
             engine = create_engine(self.engine_url, poolclass=NullPool)
             stack.callback(engine.dispose)
@@ -77,7 +80,7 @@ class Shop:
 
     @contextmanager
     def undone(self, within):
-        """What the block stores is undone by a savepoint, and the transaction goes on."""
+        """Roll back what the block stores with a savepoint; the transaction continues."""
         connection = self.unit.connection if within is None else within
         if hasattr(connection, "begin_nested"):
             nested = connection.begin_nested()
@@ -93,7 +96,7 @@ class Shop:
         return self.add.using(within=within)
 
     def stored(self):
-        """How many jobs there are beside the one that was committed at first."""
+        """Return the number of jobs, without the one that was committed first."""
         return self.fire.jobs.counts().total - 1
 
 
@@ -155,7 +158,7 @@ OF_A_PARENT = [name for name in FORMS if name not in {"batch.then", "batch.add"}
 
 
 def outcome(shop, form, parent, within):
-    """Return "accepted"; or what the refusal is, and whether it names the way out."""
+    """Return "accepted", or the class of the error and whether its message ends with the advice."""
     try:
         FORMS[form](shop, parent, within)
     except FirelockError as refused:
@@ -172,7 +175,7 @@ def all_of(forms, outcome):
 
 @pytest.mark.parametrize("way", WAYS)
 class Relations:
-    """What holds on each database: `url` is that of the jobs, `engine_url` that of the caller's engine."""
+    """Tests for each database: `url` is that of the jobs and `engine_url` that of the caller's engine."""
 
     @pytest.fixture
     def shop(self, way, url, engine_url):
@@ -183,7 +186,7 @@ class Relations:
             yield shop
 
     def test_job_can_wait_for_one_of_the_same_transaction(self, shop):
-        """Nothing is seen before the commit, and nothing is left by a rollback."""
+        """No job is visible before the commit, and none is left after a rollback."""
         outcomes, numbers = {}, []
 
         for form in FORMS:
@@ -200,7 +203,7 @@ class Relations:
         assert min(numbers[3::4]) >= 1
 
     def test_job_cannot_wait_for_one_that_a_savepoint_has_undone(self, shop):
-        """The refusal leaves the transaction as it was."""
+        """The refusal does not change the transaction."""
         outcomes = {}
 
         for form in OF_A_PARENT:
@@ -215,7 +218,7 @@ class Relations:
         assert shop.stored() == 2 * len(OF_A_PARENT)
 
     def test_job_cannot_wait_for_one_that_was_rolled_back(self, shop):
-        """Outside of a transaction as inside the next one."""
+        """A rolled-back job can be awaited neither outside a transaction nor in the next one."""
         outside, inside = {}, {}
 
         for form in OF_A_PARENT:
@@ -229,7 +232,7 @@ class Relations:
         assert shop.stored() == 0
 
     def test_job_can_wait_for_one_that_has_committed(self, shop):
-        """In the next transaction and outside of any, by the handle of before the commit."""
+        """A committed job can be awaited in the next transaction and outside of one, with the same handle."""
         outcomes = {}
 
         for form in FORMS:
@@ -257,7 +260,7 @@ class Relations:
         assert batch.counts().total == 3
 
     def test_block_that_raises_cancels_what_the_transaction_has_stored_of_it(self, shop):
-        """The caller goes on and commits: the chunks that were stored must not run."""
+        """The caller continues and commits. The members that were already stored must not run."""
         with (
             shop.transaction(commits=True) as within,
             suppress(ZeroDivisionError),
@@ -269,7 +272,7 @@ class Relations:
             pass
 
         assert batch.refresh().state == "deleted"
-        assert shop.fire.jobs.counts().enqueued == 1  # the one that was committed at first
+        assert shop.fire.jobs.counts().enqueued == 1  # the one that was committed first
 
 
 class TestSqlite(Relations):
@@ -282,7 +285,7 @@ class TestSqlite(Relations):
         return url
 
     def test_job_outside_of_the_transaction_cannot_wait_for_one_in_it(self, shop, way):
-        """Only the transaction itself sees what it has stored."""
+        """Only the transaction itself sees the jobs that it has stored."""
         if way == "plugin":
             pytest.skip("every job of this thread joins its transaction")
         outcomes = {}
@@ -297,10 +300,10 @@ class TestSqlite(Relations):
 
 
 class OnServers(Relations):
-    """Two transactions write at the same time."""
+    """Databases on which two transactions can write at the same time."""
 
     def test_job_in_another_transaction_cannot_wait_for_one_in_it(self, shop, way):
-        """Nor outside of any."""
+        """A job outside of any transaction cannot wait for a job of an open transaction either."""
         if way == "plugin":
             pytest.skip("it has one transaction")
         inside, outside = {}, {}
@@ -337,7 +340,7 @@ class TestMariadb(OnServers):
 
 
 class TestTester:
-    """A Tester accepts and refuses the same, without the database."""
+    """A Tester accepts and refuses the same calls without the database."""
 
     @pytest.fixture
     def url(self, tmp_path):
@@ -388,7 +391,7 @@ class TestTester:
 
     @pytest.mark.parametrize("way", ["plugin"])
     def test_job_of_a_plugins_transaction_is_there_after_its_commit(self, shop):
-        """The plugin says when that is, and so a rollback never is."""
+        """The plugin reports the commit. After a rollback it reports nothing, so the job never exists."""
         outcomes = {}
 
         for form in OF_A_PARENT:
@@ -432,7 +435,7 @@ class TestTester:
     @pytest.mark.parametrize("way", ["session"])
     @pytest.mark.parametrize("within", ["default", {}, AsyncSession()], ids=["str", "dict", "AsyncSession"])
     def test_what_every_storage_refuses_is_refused(self, shop, within):
-        """An AsyncSession is for the async verbs."""
+        """An AsyncSession is only accepted by the async verbs."""
         with pytest.raises(ConfigurationError, match=f"not? {type(within).__name__}"):
             shop.task(within).enqueue(1)
         with pytest.raises(ConfigurationError, match=f"not? {type(within).__name__}"):

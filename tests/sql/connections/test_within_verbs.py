@@ -1,4 +1,4 @@
-"""Which public verbs join the caller's transaction, and which act immediately."""
+"""The public verbs that join the caller's transaction, and those that act immediately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock import Applied
 from tests.core.test_aio import verbs
 from tests.sql.connections.test_within_ties import Shop
 
-# Every verb that stores jobs, or what jobs wait for: each joins the transaction around it.
+# Every verb that stores jobs, or values that jobs wait for: each joins the surrounding transaction.
 JOINS = {
     "TaskVerbs": {"enqueue", "enqueue_many", "schedule"},
     "Firelock": {"batch", "enqueue_many", "enqueue_text"},
@@ -23,9 +23,9 @@ JOINS = {
     "Recurring": {"trigger"},
     "Signal": {"send"},
 }
-# These join the transaction that they are given, and none by themselves.
+# These join a transaction only if it is passed to them.
 JOINS_WHAT_IT_IS_GIVEN = {"JobContext": {"complete_within", "within"}}
-# Every verb that writes to the storage in a transaction of its own.
+# Every verb that writes to the storage in its own transaction.
 IMMEDIATE = {
     "TaskVerbs": {"recur"},
     "Job": {"delete", "move", "requeue", "restore"},
@@ -77,7 +77,7 @@ READS = {
 
 
 def test_every_public_verb_is_classified_once():
-    """A new verb joins the caller's transaction, or its page says that it acts immediately."""
+    """A new verb must join the caller's transaction, or its documentation must state that it does not."""
     classified = [
         (kind, name)
         for classes in (JOINS, JOINS_WHAT_IT_IS_GIVEN, IMMEDIATE, READS)
@@ -130,13 +130,13 @@ def test_every_joining_verb_is_called_below():
 
 
 def seen(shop):
-    """How many jobs and signals are committed."""
+    """Return the number of committed jobs and signals."""
     return shop.fire.jobs.counts().total + len(shop.committed.steps())
 
 
 @pytest.mark.parametrize("verb", JOINING)
 def test_joining_verb_leaves_nothing_after_a_rollback(shop, verb):
-    """Nor does it show anything before the commit."""
+    """A joining verb's changes are not visible before the commit either."""
     before = seen(shop)
 
     with shop.transaction(commits=False):
@@ -171,7 +171,7 @@ def test_copy_trigger_and_send_take_a_transaction(shop, verb, way):
 
 
 def test_other_verbs_act_immediately(shop):
-    """A rollback undoes none of them."""
+    """A rollback does not undo the changes of the other verbs."""
     jobs, later = shop.fire.jobs, shop.add.schedule(3_600)
     due_at = later.next_due_at
 
@@ -199,7 +199,7 @@ def test_other_verbs_act_immediately(shop):
     ids=lambda part: getattr(part, "__name__", part),
 )
 def test_docstring_says_that_a_verb_acts_immediately(kind, name):
-    """That of the verb or of its class."""
+    """The docstring of the verb or of its class must contain the word "immediately"."""
     if kind.__name__ in {"EmbeddedServer", "Lock"} or name == "add_or_update":
         pytest.skip("it is no change that a transaction could be thought to hold")
 
@@ -207,7 +207,7 @@ def test_docstring_says_that_a_verb_acts_immediately(kind, name):
 
 
 def test_docs_name_every_verb_that_joins_or_writes():
-    """In the table of the page on Django."""
+    """The verbs are listed in the table on the Django page."""
     page = (Path(__file__).parents[3] / "docs" / "django.md").read_text(encoding="utf-8")
     table = page.partition("### Verbs and transactions")[2].partition("\n## ")[0]
     named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", table))))

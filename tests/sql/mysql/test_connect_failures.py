@@ -1,4 +1,4 @@
-"""What errors of MySQL's drivers mean, and what is shown of them."""
+"""The meaning of the errors of MySQL's drivers, and the text that is shown for them."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from firelock_sql.mysql.connect import read_failure
     ],
 )
 def test_a_number_has_one_meaning(number, meaning):
-    """It decides whether a transaction is tried again, a connection is left, or the caller may try later."""
+    """The meaning decides whether to repeat a transaction, drop a connection, or let the caller try later."""
     failure = read_failure(pymysql.err.OperationalError(number, "said"))
 
     assert failure.meaning is meaning
 
 
 def test_asyncmys_errors_mean_what_pymysqls_do():
-    """They are of a tree of their own, with the server's numbers."""
+    """The classes of asyncmy's errors are different, but the errors contain the server's numbers."""
     failure = read_failure(asyncmy.errors.OperationalError(1205, "Lock wait timeout exceeded"))
 
     assert (failure.meaning, failure.text) == (
@@ -65,7 +65,7 @@ def test_asyncmys_errors_mean_what_pymysqls_do():
     ],
 )
 def test_a_failure_that_people_mend_says_how(number, said, told):
-    """The server's own line stands before the hint."""
+    """The server's own message comes before the hint."""
     failure = read_failure(pymysql.err.OperationalError(number, said))
 
     assert failure.text.startswith(f"{said} (error {number}); ")
@@ -82,21 +82,21 @@ def test_a_failure_that_people_mend_says_how(number, said, told):
     ],
 )
 def test_no_value_of_a_statement_is_shown(number, said):
-    """What the server quotes may be an argument of a job."""
+    """A value that the server quotes might be an argument of a job."""
     failure = read_failure(pymysql.err.DataError(number, said))
 
     assert "hunter2" not in failure.text
 
 
 def test_a_closed_connection_is_a_lost_one():
-    """PyMySQL tells it without a number of the server's."""
+    """PyMySQL reports it without a number of the server."""
     failure = read_failure(pymysql.err.InterfaceError(0, ""))
 
     assert (failure.meaning, failure.text) == (Meaning.LOST, "the connection is closed.")
 
 
 def test_an_error_that_the_engine_wrapped_is_read_as_its_own():
-    """SQLAlchemy asks first questions of a new connection by itself."""
+    """SQLAlchemy itself sends the first queries of a new connection."""
     own = pymysql.err.OperationalError(1040, "Too many connections")
 
     failure = read_failure(OperationalError("SELECT 1", {}, own))
@@ -105,7 +105,7 @@ def test_an_error_that_the_engine_wrapped_is_read_as_its_own():
 
 
 def test_a_password_that_needs_another_package_says_which():
-    """PyMySQL raises a RuntimeError of its own for it."""
+    """PyMySQL raises a RuntimeError for it."""
     failure = read_failure(RuntimeError("'cryptography' package is required for sha256_password"))
 
     assert (failure.meaning, "pymysql[rsa]" in failure.text) == (Meaning.LASTING, True)
@@ -113,7 +113,7 @@ def test_a_password_that_needs_another_package_says_which():
 
 @pytest.mark.parametrize("error", [ValueError("1213"), KeyError(1213), RuntimeError("else")])
 def test_errors_of_others_are_none_of_the_drivers(error):
-    """They leave as they are."""
+    """Exceptions that are not the driver's are raised unchanged."""
     assert read_failure(error) is None
 
 
@@ -130,7 +130,7 @@ def test_errors_of_others_are_none_of_the_drivers(error):
     ids=["savepoint", "function"],
 )
 def test_what_does_not_exist_is_a_deadlock_only_for_a_savepoint(said, meaning, told):
-    """A function that this version of the server lacks stays lacking: to run it again would never end."""
+    """A function that this version of the server lacks stays missing, so repetitions would never end."""
     failure = read_failure(pymysql.err.OperationalError(1305, said))
 
     assert failure.meaning is meaning

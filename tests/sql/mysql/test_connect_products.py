@@ -1,4 +1,4 @@
-"""Which servers are taken for MySQL or MariaDB, and which are refused, by name."""
+"""The servers that are accepted as MySQL or MariaDB, and those that are refused by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from firelock_sql.mysql.connect import read_product
     ],
 )
 def test_a_server_that_skips_locked_rows_is_taken(version, comment, said):
-    """MySQL from 8.0.1 and MariaDB from 10.6 on, whatever else stands in their versions."""
+    """MySQL from 8.0.1 and MariaDB from 10.6 are accepted, whatever else their version strings contain."""
     product = read_product(version, comment)
 
     assert str(product) == said
@@ -36,7 +36,10 @@ def test_a_server_that_skips_locked_rows_is_taken(version, comment, said):
     ],
 )
 def test_an_older_server_is_refused_by_its_version(version, comment, said):
-    """Without SKIP LOCKED claims would wait for each other; the message says since when there is one."""
+    """Without SKIP LOCKED, claims would wait for each other.
+
+    The message names the first version that has it.
+    """
     with pytest.raises(StorageError) as refused:
         read_product(version, comment)
 
@@ -54,13 +57,13 @@ def test_an_older_server_is_refused_by_its_version(version, comment, said):
     ],
 )
 def test_another_product_is_refused_by_its_name(version, comment, name):
-    """What only speaks the protocol locks rows in its own way, or not at all."""
+    """A product that only speaks the protocol locks rows in its own way or not at all."""
     with pytest.raises(StorageError, match=f"The server is {name} "):
         read_product(version, comment)
 
 
 def test_a_version_without_a_number_is_refused():
-    """The message holds what the server said."""
+    """The message contains the server's version string."""
     with pytest.raises(StorageError, match="'unknown' cannot be read"):
         read_product("unknown", "")
 
@@ -69,5 +72,5 @@ def test_a_version_without_a_number_is_refused():
     ("version", "sorts_down"), [("10.7.8-MariaDB", False), ("10.8.1-MariaDB", True), ("8.0.36", True)]
 )
 def test_descending_indexes_came_later_to_mariadb(version, sorts_down):
-    """Before MariaDB 10.8 a claim reads its whole queue, which doctor says."""
+    """Before MariaDB 10.8 a claim reads its whole queue, and `firelock doctor` reports this."""
     assert read_product(version, "").sorts_down is sorts_down

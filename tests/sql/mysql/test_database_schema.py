@@ -1,4 +1,4 @@
-"""Migrations of MySQL and MariaDB: every CREATE commits by itself, so each may be the last one done."""
+"""Migrations on MySQL and MariaDB: each CREATE commits by itself, so any of them can be the last one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock import Firelock
 from firelock.storage import StorageUnavailable
 from firelock.testing.waiting import eventually
 
-# In the middle of the order in which they are made.
+# A table in the middle of the order of creation.
 STEP = "firelock_locks"
 
 
@@ -27,19 +27,19 @@ def empty(mariadb):
 
 
 def tables(cursor):
-    """The tables' names."""
+    """Return the tables' names."""
     cursor.execute("SHOW TABLES")
     return cursor.fetchall()
 
 
 def tables_of(cursor, database):
-    """The names of another database's tables."""
+    """Return the names of the tables in another database."""
     cursor.execute(f"USE {database}")
     return {name for (name,) in tables(cursor)}
 
 
 def waiting_migration(cursor, name):
-    """The number of the connection that waits for the step, None where there is none."""
+    """Return the id of the connection that waits for the step, or None."""
     cursor.execute(
         "SELECT id FROM information_schema.processlist WHERE db = %s AND info LIKE %s",
         [name, f"CREATE TABLE%{STEP}%"],
@@ -48,7 +48,10 @@ def waiting_migration(cursor, name):
 
 
 def test_a_migration_that_was_killed_between_two_steps_is_taken_up_again(empty):
-    """What it has made stays, the rest is made by the next one, and the version is written last."""
+    """The tables of a killed migration are kept, and the next migration creates the rest.
+
+    The version is written last.
+    """
     with empty.server.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"USE {empty.name}")
         cursor.execute(f"CREATE TABLE {STEP} (id INT)")
@@ -75,7 +78,7 @@ def test_a_migration_that_was_killed_between_two_steps_is_taken_up_again(empty):
 
 
 def test_one_migrates_and_the_others_find_it_done(empty):
-    """Eight processes start at once on an empty database."""
+    """Eight threads start at the same time on an empty database."""
     start = threading.Barrier(8)
 
     def migrate():
@@ -90,7 +93,7 @@ def test_one_migrates_and_the_others_find_it_done(empty):
 
 
 def test_tables_may_have_a_prefix_and_another_database(empty, sql_servers):
-    """Every name is mapped but the database's own, which begins here as tables' names do."""
+    """All names are mapped except the database's own, which here begins like the names of tables."""
     with sql_servers.database_on(empty.server) as schema:
         with closing(Firelock(empty.url(f"schema={schema}&prefix=app_"))) as fire:
             fire.storage.migrate()

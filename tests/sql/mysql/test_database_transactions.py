@@ -1,4 +1,4 @@
-"""Transactions on MariaDB that meet: none of it is seen by callers, and none of it is lost."""
+"""Conflicting transactions on MariaDB: callers do not notice them, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def scene(mariadb):
 
 @pytest.fixture
 def rival(mariadb, scene):
-    """A connection of somebody else, who is heavy: in a deadlock the others are undone."""
+    """Another connection, whose transaction has changed many rows.
+
+    In a deadlock the server rolls back the smaller transaction, not this one.
+    """
     with mariadb.server.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"USE {mariadb.name}")
         cursor.execute("CREATE TABLE IF NOT EXISTS weights (id INT PRIMARY KEY, value INT)")
@@ -49,17 +52,17 @@ LOCK = "SELECT 1 FROM firelock_jobs WHERE id = %s FOR UPDATE"
 
 
 def deadlocks(server):
-    """How many the server has seen."""
+    """Return the number of deadlocks that the server has detected."""
     with server.connect() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")
         return int(cursor.fetchone()[1])
 
 
 def wait_for_a_waiter(server):
-    """Somebody waits for a lock of a row.
+    """Wait until a transaction waits for a row lock.
 
-    `information_schema.innodb_trx` is of no use here: InnoDB fills it anew only when nobody has read it for
-    100 ms, and who asks more often sees the first answer for ever. The counter is read live.
+    `information_schema.innodb_trx` does not work here: InnoDB refreshes it only if nothing has read it for
+    100 ms, so a program that polls more often gets the first result forever. The counter is always current.
     """
     with server.connect() as connection, connection.cursor() as cursor:
 
@@ -71,7 +74,10 @@ def wait_for_a_waiter(server):
 
 
 def test_a_deadlock_is_not_seen(mariadb, scene, rival):
-    """Two transactions cross; ours is undone by the server, done again, and says what it would have said."""
+    """Two transactions deadlock.
+
+    The server rolls back Firelock's one, which is repeated with the usual results.
+    """
     first, second = scene.add_many(2)
     rival.execute(LOCK, [second])
     before = deadlocks(mariadb.server)
@@ -89,7 +95,7 @@ def test_a_deadlock_is_not_seen(mariadb, scene, rival):
 
 
 def test_a_deadlock_undoes_a_callers_whole_transaction_and_says_so(mariadb, scene, rival, engine):
-    """MySQL undoes more than our part, so nothing of it is tried again behind the caller's back."""
+    """MySQL also rolls back the caller's changes, so no part of the transaction may be repeated silently."""
     parent = scene.add()
     rival.execute(LOCK, [parent])
     child = scene.new_job(state=State.AWAITING, parents=(Edge(parent, On.SUCCEEDED),))
@@ -107,7 +113,7 @@ def test_a_deadlock_undoes_a_callers_whole_transaction_and_says_so(mariadb, scen
 
 
 def test_dead_connections_of_the_pool_are_not_seen(mariadb, scene):
-    """Whatever killed them, the next call takes another connection."""
+    """Whatever has ended them, the next call takes another connection."""
     scene.add()
     mariadb.end_connections()
 
@@ -124,7 +130,7 @@ SESSION = text(
 
 
 def test_a_callers_sessions_stay_as_they_are(mariadb):
-    """What we need is set for one transaction alone."""
+    """Settings that Firelock needs are changed only for one transaction."""
     engine = create_engine(mariadb.engine_url(), poolclass=QueuePool, pool_size=1, max_overflow=0)
     with engine.connect() as connection:
         before = connection.execute(SESSION).one()
@@ -142,7 +148,7 @@ def test_a_callers_sessions_stay_as_they_are(mariadb):
 
 
 def test_an_engine_that_cuts_texts_is_refused(mariadb):
-    """A name that is stored shorter than it is would be another one."""
+    """A name that the server shortens would become a different name."""
     engine = create_engine(mariadb.engine_url(), connect_args={"init_command": "SET sql_mode = ''"})
 
     with closing(Firelock(engine)) as fire, pytest.raises(StorageError, match="sql_mode=''"):
@@ -152,7 +158,7 @@ def test_an_engine_that_cuts_texts_is_refused(mariadb):
 
 
 def test_an_engine_that_garbles_texts_is_refused(mariadb):
-    """Half of all characters have no place in latin1."""
+    """Latin1 lacks most characters."""
     engine = create_engine(mariadb.engine_url() + "?charset=latin1")
 
     with closing(Firelock(engine)) as fire, pytest.raises(StorageError, match="'latin1'"):
@@ -162,7 +168,7 @@ def test_an_engine_that_garbles_texts_is_refused(mariadb):
 
 
 def connect(database):
-    """A connection of PyMySQL."""
+    """Return a connection of PyMySQL."""
     url = create_engine(database.engine_url()).url
     return closing(
         pymysql.connect(
@@ -172,7 +178,7 @@ def connect(database):
 
 
 def test_a_connection_of_the_driver_in_autocommit_mode_is_refused(mariadb, scene):
-    """Each statement would be stored by itself."""
+    """In autocommit mode each statement would be committed separately."""
     with connect(mariadb) as connection:
         connection.autocommit(True)
         with pytest.raises(ValueError, match="in autocommit mode"):
@@ -180,7 +186,7 @@ def test_a_connection_of_the_driver_in_autocommit_mode_is_refused(mariadb, scene
 
 
 def test_an_engine_of_another_driver_is_refused():
-    """The message names those that do."""
+    """The message names the supported drivers."""
     engine = create_engine("mysql+pymysql://nobody@127.0.0.1/none")
     engine.dialect.driver = "mysqlconnector"
 
@@ -188,18 +194,18 @@ def test_an_engine_of_another_driver_is_refused():
         Firelock(engine)
 
 
-# ---- what stays open for long ----------------------------------------------------------------------------
+# ---- transactions that stay open -------------------------------------------------------------------------
 
 
 def lock_waits(server):
-    """How often anybody has waited for a row, ever."""
+    """Return how many row-lock waits the server has counted."""
     with server.connect() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_waits'")
         return int(cursor.fetchone()[1])
 
 
 def test_a_transaction_that_stays_open_holds_up_neither_upkeep_nor_pruning(mariadb, scene, engine):
-    """What it has stored is passed over: no statement looks at rows beyond those that it changes."""
+    """Rows of an open transaction are skipped, because no statement reads rows that it does not change."""
     ids = [scene.add() for _ in range(210)]
     scene.storage.apply([deletes(id, expires_at=1) for id in ids[:100]])
     holder = scene.begin()
@@ -222,7 +228,7 @@ def test_a_transaction_that_stays_open_holds_up_neither_upkeep_nor_pruning(maria
 
 @pytest.fixture
 def caller(mariadb, scene):
-    """A caller's transaction, at the level that MariaDB has by itself, which has read jobs and written."""
+    """A caller's transaction at MariaDB's default isolation level, which has read jobs and written a row."""
     with mariadb.server.connect() as driver:
         driver.select_db(mariadb.name)
         with driver.cursor() as cursor:
@@ -237,17 +243,20 @@ def caller(mariadb, scene):
 
 
 def own_rows(caller):
-    """How many rows of its own the caller's database has."""
+    """Return the number of rows in the caller's own table."""
     with caller.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM own")
         return cursor.fetchone()[0]
 
 
 def test_a_job_that_changed_since_a_callers_snapshot_can_be_waited_for(scene, caller):
-    """MariaDB would undo all that the caller has done; whether it does is not ours to say, and stays so."""
+    """With `innodb_snapshot_isolation`, MariaDB would roll back all of the caller's changes.
+
+    The value of this setting belongs to the caller and is the same afterwards.
+    """
     parent = scene.storage.find(JobFilter(), limit=1).jobs[0].id
     holder = scene.begin()
-    scene.claim(holder)  # the caller has seen it enqueued
+    scene.claim(holder)  # the caller's snapshot shows the job as enqueued
     before = session_value(caller, "innodb_snapshot_isolation")
 
     child = scene.new_job(state=State.AWAITING, parents=(Edge(parent, On.SUCCEEDED),))
@@ -260,7 +269,7 @@ def test_a_job_that_changed_since_a_callers_snapshot_can_be_waited_for(scene, ca
 
 
 def test_a_job_that_changed_since_a_callers_snapshot_can_be_deleted(scene, caller):
-    """It is deleted as it is now, with a tail."""
+    """The current version of the job is deleted, so it has a tail."""
     job_id = scene.storage.find(JobFilter(), limit=1).jobs[0].id
     scene.claim(scene.begin())
 
@@ -272,8 +281,8 @@ def test_a_job_that_changed_since_a_callers_snapshot_can_be_deleted(scene, calle
 
 
 def session_value(caller, name):
-    """What the caller's session has set."""
+    """Return the value of a variable in the caller's session."""
     with caller.cursor() as cursor:
         cursor.execute("SHOW SESSION VARIABLES LIKE %s", [name])
         found = cursor.fetchone()
-        return None if found is None else found[1]  # MySQL has not every variable of MariaDB
+        return None if found is None else found[1]  # MySQL lacks some of MariaDB's variables

@@ -1,4 +1,4 @@
-"""What a MySQL or MariaDB says about itself, and what doctor finds in it."""
+"""The description of a MySQL or MariaDB server, and the findings of `doctor`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ HEALTHY = Observed(
 
 
 def with_settings(**settings):
-    """The same server with other settings."""
+    """Return the same server with other settings."""
     return attrs.evolve(HEALTHY, settings={**HEALTHY.settings, **settings})
 
 
 def test_nothing_is_found_in_a_healthy_server():
-    """Neither a binary log that is off nor a short history is worth a word."""
+    """Neither a disabled binary log nor a short history is reported."""
     assert diagnose(HEALTHY) == []
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_found_in_a_healthy_server():
     ],
 )
 def test_what_may_go_wrong_is_found(seen, is_error, what):
-    """One finding each, with what to do about it."""
+    """Each problem is one finding with advice."""
     [found] = diagnose(seen)
 
     assert (found.is_error, what in found.what, bool(found.advice)) == (is_error, True, True)
@@ -79,7 +79,7 @@ def test_what_may_go_wrong_is_found(seen, is_error, what):
     [("1", "on the server's disk"), ("2", "a power failure may"), ("0", "a crash of the server may")],
 )
 def test_durability_is_told_as_it_is_set(level, told):
-    """What is lost, and by what, for people who read it at a start."""
+    """The description states what would be lost and in which case."""
     settings = {"innodb_flush_log_at_trx_commit": level}
 
     said = describe("mysql://here/jobs", HEALTHY.product, settings, "off")
@@ -88,14 +88,14 @@ def test_durability_is_told_as_it_is_set(level, told):
 
 
 def test_mysql_is_called_untested():
-    """The tests run on MariaDB, and whoever uses the other should know."""
+    """The tests run on MariaDB, so users of MySQL should be informed."""
     said = describe("mysql://here/jobs", Product("MySQL", (8, 4, 6), "8.4.6"), {}, "off")
 
     assert said["server"] == "MySQL 8.4.6, where Firelock is untested: it is on MariaDB"
 
 
 def test_a_storage_tells_of_its_server(mariadb):
-    """Its version, how durable it is, and that nobody is woken."""
+    """The description contains the version, the durability, and that servers are not notified."""
     with closing(Firelock(mariadb.url())) as fire:
         said = fire.storage.describe()
         features = fire.storage.features
@@ -110,7 +110,7 @@ def test_a_storage_tells_of_its_server(mariadb):
 
 
 def test_a_storage_finds_what_its_server_is_set_to(mariadb):
-    """A user without any right over the whole server is told all the same."""
+    """A user without any server-wide privileges gets the findings too."""
     with closing(Firelock(mariadb.url())) as fire:
         fire.storage.migrate()
         found = fire.storage.diagnose()

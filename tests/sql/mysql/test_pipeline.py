@@ -1,4 +1,4 @@
-"""Changes of many rows as one statement, where MySQL's drivers would send one a row."""
+"""Changes of many rows as one statement; MySQL's drivers would send one statement per row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INSERT = "INSERT INTO jobs (id) VALUES (%s)"
 
 
 class Recorder:
-    """A driver's cursor that notes what it is asked to do, and has rows for every SELECT."""
+    """A driver's cursor that records its statements and returns rows for every SELECT."""
 
     rowcount = 3
     description = None
@@ -32,12 +32,12 @@ class Recorder:
 
 
 def cursor_on(driver, *, carries_several=False):
-    """The cursor above it."""
+    """Return a multi-statement cursor on the driver's cursor."""
     return MultiStatementCursor(StatementSender(driver, carries_several=carries_several))
 
 
 def test_no_statement_grows_without_bound():
-    """Long values and many rows are parted, so that every statement fits in a packet; none is lost."""
+    """Long values and many rows are split, so that every statement fits into a packet. No row is lost."""
     driver = Recorder()
     rows = [("a", "x" * 100_000, seq) for seq in range(5)] + [("a", "", seq) for seq in range(5, 1_200)]
 
@@ -50,7 +50,7 @@ def test_no_statement_grows_without_bound():
 
 
 def test_what_becomes_of_known_rows_is_said_once_behind_all_rows():
-    """Rows are listed behind VALUES; what is to be done where one is there already follows the last."""
+    """The rows follow VALUES, and the clause about existing rows follows the last row."""
     driver = Recorder()
     cursor = cursor_on(driver)
 
@@ -61,11 +61,11 @@ def test_what_becomes_of_known_rows_is_said_once_behind_all_rows():
     ]
 
 
-# ---- several in one round trip ---------------------------------------------------------------------------
+# ---- several statements in one round trip ----------------------------------------------------------------
 
 
 def test_what_waits_is_bounded():
-    """Many long values are sent before the statement is too large for the server; none is lost."""
+    """Many long values are sent before the statement becomes too large for the server. No row is lost."""
     driver = Recorder()
     cursor = cursor_on(driver, carries_several=True)
 

@@ -1,4 +1,4 @@
-"""Batches and memos on MariaDB: few round trips, and transactions that stay open harm nobody."""
+"""Batches and memos on MariaDB: few round trips, and open transactions do no harm."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ MOST = 100
 
 @pytest.fixture
 def proxy(mariadb):
-    """A proxy that counts, before the server."""
+    """A counting proxy in front of the server."""
     with FaultProxy(mariadb.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def scene(mariadb, proxy):
-    """An empty storage behind the proxy, in touch with it."""
+    """An empty storage that is connected through the proxy."""
     with scene_at(mariadb.url(port=proxy.port)) as scene:
         yield scene
 
 
 @pytest.fixture
 def holder(scene):
-    """A session that takes jobs."""
+    """A session that claims jobs."""
     return scene.begin()
 
 
 @pytest.fixture
 def open_transaction(mariadb):
-    """Begins a caller's transaction, at the level that MariaDB has by itself."""
+    """A function that begins a caller's transaction at MariaDB's default isolation level."""
 
     @contextmanager
     def begin():
@@ -66,7 +66,7 @@ def open_transaction(mariadb):
 
 
 def new_batch(scene, **rules):
-    """A batch that is not held."""
+    """Return a new batch that does not wait for anything."""
     within = rules.pop("within", None)
     relations = Relations(batch_id=within, batch=BatchRules("night", **rules))
     return scene.new_job(
@@ -79,13 +79,13 @@ def new_batch(scene, **rules):
 
 
 def new_members(scene, batch_id, number=1, **fields):
-    """Jobs that are members of it."""
+    """Return new jobs that are members of the batch."""
     relations = write_relations(Relations(batch_id))
     return [scene.new_job(relations_json=relations, created_at=1, **fields) for _ in range(number)]
 
 
 def store_batch(scene, number=1, **rules):
-    """A batch with so many members is stored; return the ids of both."""
+    """Store a batch with this number of members; return its id and theirs."""
     batch = new_batch(scene, **rules)
     members = new_members(scene, batch.id, number)
     scene.storage.insert([batch, *members])
@@ -93,18 +93,18 @@ def store_batch(scene, number=1, **rules):
 
 
 def settle_all(scene):
-    """Everything that is left to `release` is done."""
+    """Call `release` until it has nothing left to do."""
     return until_none_is_left(lambda: scene.release(1_000))
 
 
 def batch_counts(scene, batch_id):
-    """How far the batch is."""
+    """Return the counts of the batch."""
     [found] = scene.storage.batch_counts([batch_id])
     return found
 
 
 def ends(holder, claimed):
-    """The ends of claimed jobs whose tasks returned."""
+    """Return the successful ends of claimed jobs."""
     return [succeeds(Running(job, holder)) for job in claimed]
 
 
@@ -113,7 +113,11 @@ def ends(holder, claimed):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_a_batch_and_its_members_are_stored_in_few_round_trips(scene, holder, proxy, number):
-    """However many there are: whether they are known, what the time is, and all that belongs to them."""
+    """The number of members does not matter.
+
+    The round trips check for known ids, read the time, and store the batch with everything that belongs to
+    it.
+    """
     batch = new_batch(scene)
     members = new_members(scene, batch.id, number)
     before = proxy.traffic
@@ -128,7 +132,7 @@ def test_a_batch_and_its_members_are_stored_in_few_round_trips(scene, holder, pr
 
 
 def test_members_are_added_in_two_round_trips(scene, proxy):
-    """The batch is looked at, and locked; then they are stored."""
+    """The first round trip reads and locks the batch, the second one stores the members."""
     batch_id, _ = store_batch(scene)
     more = new_members(scene, batch_id, MOST)
     before = proxy.traffic
@@ -141,7 +145,7 @@ def test_members_are_added_in_two_round_trips(scene, proxy):
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
 def test_an_exchange_of_members_is_as_few_round_trips_as_one_of_plain_jobs(scene, holder, proxy, queues):
-    """Nobody reads a member to end it."""
+    """Members are ended without being read first."""
     batch_id, _ = store_batch(scene, 3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
     scene.exchange(holder, [claimed.pop()], 1, queues)
@@ -156,7 +160,7 @@ def test_an_exchange_of_members_is_as_few_round_trips_as_one_of_plain_jobs(scene
 
 
 def test_members_and_plain_jobs_are_settled_together(scene, holder):
-    """Each in its own way, the answers in the order of the ends."""
+    """Each kind is settled in its own way. The results have the order of the ends."""
     batch_id, members = store_batch(scene, 3)
     plain = scene.add_many(3)
     claimed = {one.id: one for one in scene.claim(holder)}
@@ -172,7 +176,10 @@ def test_members_and_plain_jobs_are_settled_together(scene, holder):
 
 
 def test_an_end_of_a_member_from_memory_is_the_one_that_reading_would_have_written(scene, holder):
-    """One process settles what it claimed, another one what it has to read first; nobody can tell."""
+    """One process settles jobs that it has claimed; another one must read them first.
+
+    The stored ends are equal.
+    """
     store_batch(scene, 2)
     first, second = ends(holder, scene.claim(holder))
     second = attrs.evolve(second, at=first.at, started_at=first.started_at)
@@ -189,13 +196,16 @@ TELL = "INSERT INTO firelock_batch_deltas (batch_id, total, succeeded) VALUES "
 
 
 def tell(connection, batch_id, number):
-    """So many members more of the batch have succeeded, a row each, one number behind the other."""
+    """Add this number of succeeded members to the batch's counts, one row each, with consecutive numbers."""
     with connection.cursor() as cursor:
         cursor.execute(TELL + ", ".join(["(%s, 1, 1)"] * number), [batch_id] * number)
 
 
 def test_a_fold_drops_what_it_has_summed_and_nothing_else(scene, open_transaction):
-    """Whatever others have stored between and behind these numbers, committed or not; it waits for nobody."""
+    """Rows that others have stored between or after the summed ones are kept, whether committed or not.
+
+    The fold waits for no other transaction.
+    """
     batch_id, _ = store_batch(scene)
     other, _ = store_batch(scene)
     settle_all(scene)
@@ -217,7 +227,10 @@ def test_a_fold_drops_what_it_has_summed_and_nothing_else(scene, open_transactio
 
 
 def test_a_member_that_became_a_parent_is_not_ended_from_memory(scene, holder):
-    """What waits for it was tied to it after its claim; it stays active until that is decided."""
+    """The waiting job was added after the member's claim.
+
+    The member stays active until this job is released.
+    """
     batch_id, _ = store_batch(scene)
     [end] = ends(holder, scene.claim(holder))
     [child] = new_members(scene, batch_id, state=State.AWAITING, parents=(Edge(end.job_id, On.SUCCEEDED),))
@@ -232,13 +245,13 @@ def test_a_member_that_became_a_parent_is_not_ended_from_memory(scene, holder):
 
 
 def remembers(running, name, value="1"):
-    """What its holder asks to be remembered of a step."""
+    """Return the memo of a step, as the job's holder sends it."""
     memo = Memo(MemoKind.STEP, name, value, is_done=True, at=1, attempt=1)
     return NewMemo(running.id, memo, running.holder.session, running.job.fence)
 
 
 def test_a_step_is_one_round_trip(scene, holder, proxy):
-    """The first one of a job as well as a later one, and several together."""
+    """The first step of a job, a later one, and several together all take one round trip."""
     running = scene.run(holder)
     for names in (["a"], ["b"], ["c", "d"]):
         before = proxy.traffic
@@ -251,7 +264,7 @@ def test_a_step_is_one_round_trip(scene, holder, proxy):
 
 
 def test_jobs_that_remember_end_like_plain_ones(scene, holder, proxy):
-    """Nobody reads them to end them, whether they remembered in this run or before."""
+    """Jobs with memos are ended without being read first, whichever run has stored the memos."""
     _, members = store_batch(scene, 2)
     scene.add_many(2)
     claimed = [Running(job, holder) for job in scene.claim(holder)]
@@ -266,7 +279,7 @@ def test_jobs_that_remember_end_like_plain_ones(scene, holder, proxy):
 
 
 def test_to_recall_is_one_round_trip(scene, holder, proxy):
-    """Whether the run may, and all that there is, of one snapshot."""
+    """One round trip checks the session and the fence, and reads all memos in one snapshot."""
     running = scene.run(holder)
     scene.storage.remember([remembers(running, name) for name in "ba"])
     before = proxy.traffic
@@ -283,7 +296,7 @@ def test_to_recall_is_one_round_trip(scene, holder, proxy):
 
 
 def test_an_end_that_is_not_committed_is_not_counted_and_nobody_waits_for_it(scene, holder, open_transaction):
-    """A fold passes over it, and finds it when it is there."""
+    """A fold skips the uncommitted end, and finds it after the commit."""
     batch_id, _ = store_batch(scene, 2)
     first, second = ends(holder, scene.claim(holder))
     with open_transaction() as connection:
@@ -301,7 +314,7 @@ def test_an_end_that_is_not_committed_is_not_counted_and_nobody_waits_for_it(sce
 
 
 def test_a_batch_does_not_end_while_somebody_is_about_to_add_to_it(scene, holder, open_transaction):
-    """Who adds shares the batch's lock with others who add, until the commit."""
+    """Transactions that add members share a lock on the batch until they commit."""
     batch_id, _ = store_batch(scene)
     first, second = (new_members(scene, batch_id) for _ in range(2))
     with open_transaction() as connection, open_transaction() as other:
@@ -323,7 +336,7 @@ def test_a_batch_does_not_end_while_somebody_is_about_to_add_to_it(scene, holder
 
 
 def test_a_snapshot_from_before_the_end_adds_nothing(scene, holder, open_transaction):
-    """A caller's transaction that has begun before sees the batch as it was, but what it adds is refused."""
+    """A caller's transaction that began earlier sees the old state of the batch, but must not add members."""
     batch_id, _ = store_batch(scene)
     with open_transaction() as connection:
         with connection.cursor() as cursor:
@@ -339,7 +352,7 @@ def test_a_snapshot_from_before_the_end_adds_nothing(scene, holder, open_transac
 
 
 def test_a_step_in_the_callers_transaction_stands_with_its_commit(scene, holder, open_transaction):
-    """And nobody takes the job from it meanwhile; after a rollback nothing is remembered."""
+    """Until the commit, no other transaction can take the job. After a rollback no memo exists."""
     running = scene.run(holder)
     for is_kept in (False, True):
         with open_transaction() as connection:
@@ -352,7 +365,7 @@ def test_a_step_in_the_callers_transaction_stands_with_its_commit(scene, holder,
 
 
 def test_steps_of_a_transaction_that_began_long_ago_come_behind_those_since(scene, holder, open_transaction):
-    """What others have written since its snapshot is known: places ascend, and what is full stays so."""
+    """The call takes later memos of others into account: places ascend, and an existing memo is kept."""
     running = scene.run(holder)
     with open_transaction() as connection:
         with connection.cursor() as cursor:
@@ -370,7 +383,7 @@ def test_steps_of_a_transaction_that_began_long_ago_come_behind_those_since(scen
 
 
 def test_first_steps_of_jobs_in_callers_transactions_do_not_cross(scene, holder, open_transaction):
-    """No room between the memos of two jobs is locked, where each would wait for the other."""
+    """No gap between the memos of two jobs is locked; otherwise each transaction would wait for the other."""
     scene.add_many(2)
     first, second = (Running(job, holder) for job in scene.claim(holder))
     with open_transaction() as one, open_transaction() as other:
@@ -388,7 +401,10 @@ def test_first_steps_of_jobs_in_callers_transactions_do_not_cross(scene, holder,
 def test_failures_stop_nothing_behind_a_requeue_in_a_callers_transaction(
     scene, holder, open_transaction, is_folded
 ):
-    """Who lets members run again knows all that has failed so far, and what is counted already is gone."""
+    """A requeue takes all failures so far into account.
+
+    This includes failures that were counted after its snapshot and folded since.
+    """
     batch_id, _ = store_batch(scene, 4, fails_fast=True)
     claimed = [Running(job, holder) for job in scene.claim(holder)]
     scene.settle(fails(claimed[0]))
@@ -413,14 +429,14 @@ def test_failures_stop_nothing_behind_a_requeue_in_a_callers_transaction(
     assert (told.is_stopping, told.deleted) == (False, 0)
     scene.settle(fails(claimed[3]))
     settle_all(scene)
-    assert batch_counts(scene, batch_id).deleted == 2  # a later failure stops the rest all the same
+    assert batch_counts(scene, batch_id).deleted == 2  # a later failure still stops the rest
 
 
-# ---- many at once ----------------------------------------------------------------------------------------
+# ---- concurrent transactions -----------------------------------------------------------------------------
 
 
 def test_a_batch_never_ends_while_one_member_has_not(scene, mariadb):
-    """Others add members and end them, and two fold all the while."""
+    """Other threads add and end members, and two threads fold, all concurrently."""
     batch_id, [last] = store_batch(scene)
     holder = scene.begin()
     [running] = scene.claim(holder)
@@ -463,7 +479,7 @@ def test_a_batch_never_ends_while_one_member_has_not(scene, mariadb):
 
 
 def test_one_answer_of_many_is_the_first(scene, holder):
-    """Eight people answer at once; a job that waits is woken once."""
+    """Eight people send the signal concurrently. The waiting job is woken once."""
     running = scene.run(holder)
     scene.storage.apply([suspends(running)])
 
@@ -480,9 +496,11 @@ def test_one_answer_of_many_is_the_first(scene, holder):
 
 
 def test_suspensions_of_a_server_that_is_gone_are_whole_or_were_not(mariadb):
-    """MariaDB goes on with the statements of one who is gone, and of some of them forgets the row count.
+    """A suspension is stored completely or not at all, even if its server is lost.
 
-    So no statement may go by the number of rows that another one has changed. Each try is cut off later.
+    MariaDB continues to execute the statements of a lost connection, and for some of them it loses the row
+    count. So no statement may depend on the number of rows that another one has changed. Each attempt is cut
+    off later than the one before.
     """
     was_sent = threading.Event()
 
@@ -510,11 +528,12 @@ def test_suspensions_of_a_server_that_is_gone_are_whole_or_were_not(mariadb):
             with suppress(StorageUnavailable):
                 answer.result()
 
-            again = scene.storage.apply(asked)  # as a server asks again, or another one that has taken over
-            while Applied.BUSY in again:  # one that was cut off may lock some for a moment yet
+            # as a server that repeats the call, or another one that has taken over
+            again = scene.storage.apply(asked)
+            while Applied.BUSY in again:  # a transaction that was cut off may still lock some for a moment
                 again = scene.storage.apply(asked)
             left = set(children)
-            while left:  # one that was cut off may lock some for a moment yet
+            while left:  # a transaction that was cut off may still lock some for a moment
                 taken = scene.take(holder, queues=["children"])
                 scene.storage.apply([succeeds(one) for one in taken])
                 left -= {one.id for one in taken}

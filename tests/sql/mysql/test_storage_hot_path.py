@@ -1,4 +1,4 @@
-"""The hot path on MariaDB: few round trips, and the same ends as by the long way."""
+"""The hot path on MariaDB: few round trips, and the same ends as the slow path."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ MOST = 100
 
 @pytest.fixture
 def proxy(mariadb):
-    """A proxy that counts, before the server."""
+    """A counting proxy in front of the server."""
     with FaultProxy(mariadb.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def scene(mariadb, proxy):
-    """An empty storage behind the proxy, in touch with it."""
+    """An empty storage that is connected through the proxy."""
     with scene_at(mariadb.url(port=proxy.port)) as scene:
         yield scene
 
 
 @pytest.fixture
 def holder(scene):
-    """A session that takes jobs."""
+    """A session that claims jobs."""
     return scene.begin()
 
 
 def ends(holder, claimed):
-    """The ends of claimed jobs whose tasks returned."""
+    """Return the successful ends of claimed jobs."""
     return [succeeds(Running(job, holder)) for job in claimed]
 
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_an_enqueue_is_one_round_trip(scene, proxy, number):
-    """A transaction begins, stores the jobs, however many, counts them and commits."""
+    """One round trip begins a transaction, stores any number of jobs, counts them and commits."""
     jobs = [scene.new_job() for _ in range(number)]
     before = proxy.traffic
 
@@ -56,7 +56,10 @@ AWKWARD = ["'", '"', "\\", "%s", "%", ";", "", " ", "é\n", "\N{SKULL}", "@x", "
 @pytest.mark.parametrize("text", AWKWARD)
 @pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "each its own"])
 def test_any_text_is_stored_as_it_is(scene, holder, text, is_alike):
-    """Whether it is told once for the whole batch or for each job: nothing in it ends it, or is nothing."""
+    """Values sent once for all jobs and values sent per job are stored unchanged.
+
+    No character ends the string early, and no string is stored as NULL.
+    """
     batch = [
         scene.new_job(task=f"task{text}", arguments=f"{text}{place}", queue=f"mail{text}",
                       priority=0 if is_alike else place, created_at=1)
@@ -74,10 +77,10 @@ def test_any_text_is_stored_as_it_is(scene, holder, text, is_alike):
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
 def test_an_exchange_is_two_round_trips(scene, holder, proxy, queues):
-    """A hundred jobs are settled and the next hundred found; these are taken, and all is committed."""
+    """One round trip settles a hundred jobs and finds the next hundred; another one claims and commits."""
     scene.add_many(3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
-    scene.exchange(holder, [claimed.pop()], 1, queues)  # which queues have work is learnt
+    scene.exchange(holder, [claimed.pop()], 1, queues)  # the storage remembers which queues have jobs
     before = proxy.traffic
 
     exchange = scene.exchange(holder, claimed, MOST, queues)
@@ -88,7 +91,7 @@ def test_an_exchange_is_two_round_trips(scene, holder, proxy, queues):
 
 
 def test_to_hand_jobs_back_asks_for_no_clock(scene, holder, proxy):
-    """They keep their old places, so nothing has to be known of the time: the jobs are read, and written."""
+    """The jobs keep their old places, so the time is not needed: they are read and written."""
     scene.add_many(MOST)
     back = [hands_back(Running(job, holder)) for job in scene.claim(holder, MOST)]
     before = proxy.traffic
@@ -101,7 +104,7 @@ def test_to_hand_jobs_back_asks_for_no_clock(scene, holder, proxy):
 
 @pytest.mark.parametrize("queues", [["mail"], ["mail", "other"], None], ids=str)
 def test_a_look_that_finds_nothing_is_one_round_trip(scene, holder, proxy, queues):
-    """An idle server asks no more than it has to."""
+    """An idle server sends no unnecessary queries."""
     before = proxy.traffic
 
     assert scene.claim(holder, queues=queues) == []
@@ -111,7 +114,7 @@ def test_a_look_that_finds_nothing_is_one_round_trip(scene, holder, proxy, queue
 
 @pytest.mark.parametrize("queues", [["a", "b"], ["b", "a"], None], ids=str)
 def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(scene, holder, queues):
-    """Work is found in whichever queue it appears, but for those that were not asked for."""
+    """Jobs are found in whichever queue they appear, but only in the requested queues."""
     found = []
     for queue in "babc":
         scene.add(queue=queue)
@@ -121,22 +124,23 @@ def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(scene, hold
 
 
 def test_more_queues_than_are_guessed_cost_no_questions_for_nothing(scene, holder, proxy):
-    """Each of very many is asked for by itself; none of them twice."""
+    """If there are very many queues, each one is read separately, and none of them twice."""
     scene.storage.insert([scene.new_job(queue=f"q{place:02}") for place in range(40)])
     first = ends(holder, scene.claim(holder, 1, None))
     before = proxy.traffic
 
     scene.exchange(holder, first, 1, None)
 
-    assert (proxy.traffic - before).trips <= 1 + 40 + 1 + 1  # all else, each queue, its job, the end
-    assert (proxy.traffic - before).sent < 18_000  # a question each, not two
+    assert (proxy.traffic - before).trips <= 1 + 40 + 1 + 1  # the rest, each queue, its job, the end
+    assert (proxy.traffic - before).sent < 18_000  # one query per queue, not two
 
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
 def test_nothing_is_taken_that_was_not_asked_for(scene, holder, queues):
-    """No job beside ends where none is wanted, and none of a queue that was paused since its last claim."""
+    """An exchange with a limit of 0 claims no job, and none comes from a queue that was paused meanwhile."""
     scene.add_many(5)
-    first, second = (ends(holder, scene.claim(holder, 1, of)) for of in (["default"], None))  # it is known
+    # the storage remembers the queue
+    first, second = (ends(holder, scene.claim(holder, 1, of)) for of in (["default"], None))
 
     nothing = scene.exchange(holder, first, 0, queues)
     scene.storage.put_record("queue", "default", '{"paused": true}')
@@ -147,7 +151,10 @@ def test_nothing_is_taken_that_was_not_asked_for(scene, holder, queues):
 
 
 def test_an_end_from_memory_is_the_one_that_reading_would_have_written(scene, holder):
-    """One process settles what it claimed, another one what it has to read first; nobody can tell."""
+    """One process settles jobs that it has claimed; another one must read them first.
+
+    The stored ends are equal.
+    """
     scene.add_many(2, created_at=1)
     first, second = ends(holder, scene.claim(holder))
     second = attrs.evolve(second, at=first.at, started_at=first.started_at)
@@ -165,7 +172,7 @@ def test_an_end_from_memory_is_the_one_that_reading_would_have_written(scene, ho
 
 
 def test_an_enqueue_whose_answer_is_lost_is_told(scene, proxy):
-    """It has been stored; whether it was new then, nobody can tell."""
+    """The jobs were stored, but it is unknown whether they were new."""
     jobs = [scene.new_job(), scene.new_job()]
     proxy.lose_reply()
 
@@ -177,7 +184,7 @@ def test_an_enqueue_whose_answer_is_lost_is_told(scene, proxy):
 
 
 def test_an_enqueue_that_is_lost_on_its_way_is_done_again(scene, proxy):
-    """It was not stored: nobody has to know."""
+    """The jobs were not stored, so the call is repeated and the caller does not notice."""
     jobs = [scene.new_job(), scene.new_job()]
     proxy.lose_request()
 
@@ -189,7 +196,7 @@ def test_an_enqueue_that_is_lost_on_its_way_is_done_again(scene, proxy):
 
 @pytest.mark.parametrize("lose", [FaultProxy.lose_request, FaultProxy.lose_reply], ids=["request", "answer"])
 def test_an_exchange_that_is_cut_off_before_its_end_is_done_again(scene, holder, proxy, lose):
-    """What was settled in its first round trip was undone with the connection."""
+    """The ends that the first round trip stored were rolled back when the connection was lost."""
     scene.add_many(4)
     first = ends(holder, scene.claim(holder, 2))
     lose(proxy)
@@ -203,9 +210,10 @@ def test_an_exchange_that_is_cut_off_before_its_end_is_done_again(scene, holder,
 
 
 def test_a_change_whose_commit_is_lost_is_left_to_the_caller(scene, proxy):
-    """It may have happened or not, and is not done twice behind anybody's back."""
+    """The change might have been committed, so it is not repeated silently."""
     job = scene.add()
-    turns = iter([False, True])  # it is read, and then deleted; the line is encrypted, so turns are counted
+    # the job is read and then deleted; the connection is encrypted, so replies are counted
+    turns = iter([False, True])
     proxy.lose_reply(lambda _: next(turns, False))
 
     with pytest.raises(StorageUnavailable):

@@ -1,4 +1,4 @@
-"""Limits and unique keys on MariaDB: few round trips, no row read in vain, and no lane overlooked."""
+"""Limits and unique keys on MariaDB: few round trips, no unnecessary reads, and no lane missed."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ READ = (
 
 @pytest.fixture
 def proxy(mariadb):
-    """A proxy that counts, before the server."""
+    """A counting proxy in front of the server."""
     with FaultProxy(mariadb.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def scene(mariadb, proxy):
-    """An empty storage behind the proxy, in touch with it."""
+    """An empty storage that is connected through the proxy."""
     with scene_at(mariadb.url(port=proxy.port)) as scene:
         yield scene
 
 
 @pytest.fixture
 def holder(scene):
-    """A session that takes jobs."""
+    """A session that claims jobs."""
     return scene.begin()
 
 
 def lanes_of(jobs):
-    """The lane of each job."""
+    """Return the lane of each job."""
     return ["\n".join(use.key for use in job.admission.limits) for job in jobs]
 
 
 def waiting(mariadb):
-    """How many statements wait for a lock that another transaction has."""
+    """Return how many statements wait for another transaction's lock."""
     with mariadb.server.connect() as driver, driver.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")
         return int(cursor.fetchone()[1])
 
 
 def ends(holder, claimed):
-    """The ends of claimed jobs whose tasks returned."""
+    """Return the successful ends of claimed jobs."""
     return [succeeds(Running(job, holder)) for job in claimed]
 
 
@@ -66,7 +66,7 @@ def ends(holder, claimed):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_jobs_with_limits_are_stored_in_one_round_trip(scene, holder, proxy, number):
-    """Each with its own keys."""
+    """Each job has its own keys."""
     jobs = [
         scene.new_job(admission=asks("smtp", f"tenant:{place % 100}"), created_at=1)
         for place in range(number)
@@ -84,7 +84,7 @@ def test_jobs_with_limits_are_stored_in_one_round_trip(scene, holder, proxy, num
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
 def test_an_exchange_beside_a_limit_is_few_round_trips(scene, holder, proxy, queues):
-    """Settle and look; the lane; its key; its jobs; take them."""
+    """The round trips settle and read; read the lane, its key and its jobs; and claim the jobs."""
     scene.put_numbers("big", concurrent=1_000)
     scene.add_limited(3 * MOST, "big")
     claimed = ends(holder, scene.claim(holder, MOST))
@@ -103,7 +103,7 @@ TRIPS = 5
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
 def test_a_turn_of_many_lanes_costs_no_more_round_trips_than_one(scene, holder, proxy, queues):
-    """The lanes known from before are looked at together, and their first jobs taken together."""
+    """Lanes that the process remembers are read together, and their first jobs are claimed together."""
     keys = [f"tenant:{place:02}" for place in range(50)]
     scene.put_numbers("tenant", concurrent=10)
     for _ in range(3):
@@ -118,7 +118,7 @@ def test_a_turn_of_many_lanes_costs_no_more_round_trips_than_one(scene, holder, 
 
 
 def test_jobs_without_limits_beside_lanes_of_other_queues_cost_what_they_did(scene, holder, proxy):
-    """Whether a queue has lanes is asked of that queue alone, with what is asked anyway."""
+    """The search for lanes is limited to the claimed queue and is part of an existing query."""
     scene.add_limited(3, "big", queue="other")
     scene.add_many(3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
@@ -134,7 +134,7 @@ def test_jobs_without_limits_beside_lanes_of_other_queues_cost_what_they_did(sce
 
 
 def test_lanes_are_found_before_between_and_behind_those_known(scene, holder):
-    """A process remembers lanes, and overlooks none that came since."""
+    """A process remembers lanes, but still finds new ones."""
     found = []
     for lane in ["m", "c", "x", "a", "p", "z", "m", "d"]:
         scene.add_limited(1, lane)
@@ -145,7 +145,7 @@ def test_lanes_are_found_before_between_and_behind_those_known(scene, holder):
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["strangers", "known"])
 def test_more_lanes_than_are_asked_for_at_once_have_their_turns(scene, holder, monkeypatch, is_known):
-    """However many are asked for together, one job of each is taken before a second one of any."""
+    """However many lanes one query reads, one job of each lane is claimed before a second one of any."""
     monkeypatch.setattr(mysql_lanes, "_KNOWN_AT_ONCE", 7)
     lanes = [f"t:{place:03}" for place in range(40)]
     for _ in range(3):
@@ -161,7 +161,7 @@ def test_more_lanes_than_are_asked_for_at_once_have_their_turns(scene, holder, m
 
 
 def test_what_a_process_remembers_is_bounded(scene, holder, monkeypatch):
-    """Keys of one job each come and go; nothing is overlooked when all is forgotten."""
+    """Lanes with one job each come and go. No lane is missed after the memory is cleared."""
     monkeypatch.setattr(mysql_lanes, "_REMEMBERED", 5)
     for turn in range(4):
         lanes = [f"order:{turn}{place}" for place in range(4)]
@@ -171,7 +171,7 @@ def test_what_a_process_remembers_is_bounded(scene, holder, monkeypatch):
 
 
 def test_a_claim_reads_no_job_that_waits_for_a_full_key(mariadb, scene, holder):
-    """Neither of the full lane that comes first by name, nor behind the jobs it takes."""
+    """Jobs of a full lane that comes first by name are not read, nor are jobs after the claimed ones."""
     if mariadb.server.program.product != "mariadb":
         pytest.skip("MySQL counts no rows by table: it has no userstat")
     scene.put_numbers("a", concurrent=1)
@@ -199,7 +199,7 @@ def test_a_claim_reads_no_job_that_waits_for_a_full_key(mariadb, scene, holder):
 
 
 def test_several_unique_keys_are_stored_at_once(scene):
-    """New ones and known ones in one call, and the call once more."""
+    """A call can contain new and known keys, and it can be repeated."""
     jobs = [scene.new_job(admission=unique(f"k{place}")) for place in range(3)]
     more = [scene.new_job(admission=unique(f"k{place}")) for place in range(5)]
 
@@ -210,12 +210,12 @@ def test_several_unique_keys_are_stored_at_once(scene):
 
 
 def unique(key):
-    """What a job asks that has this unique key."""
+    """Return the admission of a job with this unique key."""
     return asks(unique=UniqueUse(f"task {key}"))
 
 
 def test_a_call_waits_for_a_unique_key_in_other_hands_only_so_long(mariadb, scene, monkeypatch):
-    """A transaction of somebody's that stays open holds up calls of its key alone, and those not for ever."""
+    """Another transaction that stays open delays only calls with its key, and only for a limited time."""
     monkeypatch.setattr(storage, "_KEY_SECONDS", 0.5)
     other = scene.handles.open()
     with mariadb.server.connect() as theirs, theirs.cursor() as cursor:
@@ -232,9 +232,11 @@ def test_a_call_waits_for_a_unique_key_in_other_hands_only_so_long(mariadb, scen
 
 
 def test_a_number_is_set_behind_the_claims_under_way(mariadb, scene, holder):
-    """A claim that has read no number lists nobody: one that reads it later must find all that it took.
+    """A claim that reads no settings of the limit does not list its jobs as holders.
 
-    The claim stands still where it would take its job: somebody locks the gaps between sessions.
+    A claim that reads them later must find all of these jobs. So the settings are stored after the first
+    claim has ended. That claim stops where it would claim its job, because a transaction locks the gaps
+    between sessions.
     """
     other, third = scene.handles.open(), scene.begin()
     scene.add_limited(1, "late", queue="first")

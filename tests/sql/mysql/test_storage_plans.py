@@ -1,4 +1,4 @@
-"""What the verbs read on MariaDB: rows of the jobs they return, however many are stored beside them."""
+"""The rows that calls read on MariaDB: only those of the jobs that they return, however many are stored."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from firelock_sql.verbs import find
 from tests.scenes import scene_at
 
 KEPT, LIMIT, QUEUES = 500, 10, ["critical", "default", "low"]
-A_JOB = 4  # reads of the table's indexes and rows for a job that is returned or changed
+A_JOB = 4  # reads of the table's indexes and rows for each job that is returned or changed
 A_CALL = 10  # and for the call itself
-PAGE, A_LIST = 20, 150  # lists are merged of several parts, and look a little further
+PAGE, A_LIST = 20, 150  # lists are merged from several parts, and read a little further
 READ = (
     "SELECT rows_read FROM information_schema.table_statistics"
     " WHERE table_schema = %s AND table_name = 'firelock_jobs'"
@@ -22,7 +22,7 @@ READ = (
 
 @pytest.fixture
 def scene(mariadb):
-    """A storage with hundreds of jobs that wait in three queues, are due later, retry, have ended."""
+    """A storage with hundreds of jobs that are enqueued in three queues, scheduled, or deleted."""
     with scene_at(mariadb.url()) as scene:
         for queue in QUEUES:
             scene.add_many(KEPT, queue=queue)
@@ -33,7 +33,7 @@ def scene(mariadb):
 
 @pytest.fixture
 def reads(mariadb, scene):
-    """Return how many rows of the jobs a call reads, by the server's own count of them."""
+    """A function that returns how many rows of the jobs a call reads, by the server's own counter."""
     if mariadb.server.program.product != "mariadb":
         pytest.skip("MySQL counts no rows by table: it has no userstat")
     with mariadb.server.connect() as connection, connection.cursor() as cursor:
@@ -54,7 +54,7 @@ def reads(mariadb, scene):
 
 
 def test_no_verb_reads_more_than_it_returns(scene, reads):
-    """Neither what waits behind it nor what has ended: each finds its rows along an index made for it."""
+    """Other waiting or ended jobs are not read, because each call finds its rows with an index."""
     storage, holder = scene.storage, scene.begin()
     session, taken = holder.session, []
 
@@ -104,7 +104,7 @@ def test_no_verb_reads_more_than_it_returns(scene, reads):
     ids=lambda where: " ".join(str(value) for value in attrs.astuple(where) if value) or "all",
 )
 def test_no_page_reads_more_than_it_shows(scene, reads, where, oldest_first):
-    """Neither the first nor those behind it: jobs are sorted as their index has them, by instant and id."""
+    """The first page and later ones read little, because each index has the jobs in order of time and id."""
     storage, cursors = scene.storage, [None]
 
     def turn():
@@ -116,7 +116,7 @@ def test_no_page_reads_more_than_it_shows(scene, reads, where, oldest_first):
 
 
 def test_what_is_tested_job_by_job_is_looked_at_as_far_as_it_has_to_be(scene, reads, monkeypatch):
-    """Of a queue with many jobs the one that waits longest is among the first that wait at all."""
+    """In a queue with many jobs, the one that has waited longest is among the first waiting jobs."""
     monkeypatch.setattr(find, "RARE", 5)
     where = JobFilter(state=State.ENQUEUED, queue=QUEUES[0])
 

@@ -1,4 +1,4 @@
-"""Where a claim looks once looks have become long."""
+"""The position at which a claim starts to read after slow reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOW = 1_000_000_000
 
 
 class Clock:
-    """Seconds that a test moves."""
+    """A clock in seconds that a test moves."""
 
     def __init__(self):
         self.seconds = 0.0
@@ -28,7 +28,7 @@ def clock():
 
 @pytest.fixture
 def start(clock):
-    """What a process knows that has claimed nothing yet."""
+    """The state of a process that has not claimed anything yet."""
     return ClaimStart(clock)
 
 
@@ -37,7 +37,7 @@ def asked(queues=("mail",), limit=2):
 
 
 def after_a_long_look(start, *claimed, queues=("mail",), micros=100_000):
-    """The next look, after several whole ones that took so many micros; the last claimed these."""
+    """Return the next read after several full ones of this duration; the last one claimed these places."""
     start.looked(start.look(asked(queues)), [], micros)
     start.looked(start.look(asked(queues)), [], micros)
     start.looked(start.look(asked(queues)), claimed, micros)
@@ -45,14 +45,14 @@ def after_a_long_look(start, *claimed, queues=("mail",), micros=100_000):
 
 
 def test_quick_looks_are_whole(start):
-    """What a look takes for each job that it claims is not long."""
+    """A read may take longer for each job that it claims."""
     look = after_a_long_look(start, *[("mail", 0, 1, n) for n in range(500)], micros=32_000)
 
     assert look.probes is None
 
 
 def test_one_long_look_is_none_and_two_with_a_short_between_are_none(start):
-    """The first along entries that nobody sees any more marks them: nothing has to wait for that."""
+    """The first read over dead index entries marks them, so the next one is fast and no job needs to wait."""
     for micros in (100_000, 100_000, 3, 100_000, 100_000):
         start.looked(start.look(asked()), [("mail", 0, 10, 3)], micros)
 
@@ -60,7 +60,7 @@ def test_one_long_look_is_none_and_two_with_a_short_between_are_none(start):
 
 
 def test_looks_are_whole_again_after_a_rest(start, clock):
-    """The rest is as long as the look was, many times: two seconds for a tenth."""
+    """The pause is a multiple of the read's duration: two seconds after a tenth of a second."""
     after_a_long_look(start, ("mail", 0, 10, 3))
 
     clock.seconds = 1.9
@@ -70,7 +70,7 @@ def test_looks_are_whole_again_after_a_rest(start, clock):
 
 
 def test_places_stay_known_from_one_rest_to_the_next(start, clock):
-    """A whole look claims what came late; the levels begin where they did."""
+    """A full read claims a job that came late, but the levels still begin at the same places."""
     after_a_long_look(start, ("mail", 0, 10, 3))
     clock.seconds = 3.0
 
@@ -80,7 +80,7 @@ def test_places_stay_known_from_one_rest_to_the_next(start, clock):
 
 
 def test_a_short_look_that_finds_too_little_passes_all_but_the_last_seconds(start):
-    """Whatever was stored by then has been seen, but for transactions still open."""
+    """Everything stored until then has been read, except for transactions that are still open."""
     look = after_a_long_look(start, ("mail", 0, 10, 1))
     start.looked(look, [], ["mail"])
 
@@ -88,7 +88,7 @@ def test_a_short_look_that_finds_too_little_passes_all_but_the_last_seconds(star
 
 
 def test_a_place_never_moves_back(start):
-    """What was handed back meanwhile waits for the next whole look."""
+    """Jobs that were handed back meanwhile wait for the next full read."""
     look = after_a_long_look(start, ("mail", 0, NOW, 9))
     start.looked(look, [], ["mail"])
 
@@ -96,7 +96,7 @@ def test_a_place_never_moves_back(start):
 
 
 def test_no_more_than_a_thousand_levels_are_known(start):
-    """What grows is bounded; those beyond are looked for between the others."""
+    """The state is bounded. Other levels are found by the probes between the known ones."""
     look = after_a_long_look(start, *[("mail", n, 10, n) for n in range(1_200)], micros=1_000_000)
 
     assert 2 * 1_000 + 1 == len(look.probes)

@@ -1,4 +1,7 @@
-"""Claims on PostgreSQL while somebody holds a snapshot open: nothing is lost, and little is stepped over."""
+"""Claims on PostgreSQL while another transaction holds a snapshot open.
+
+No job is missed, and few old entries of the index are stepped over.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from tests.scenes import scene_at
 
 @pytest.fixture
 def scene(postgresql):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     with scene_at(postgresql.url("listen=off")) as scene:
         yield scene
 
 
 @pytest.fixture
 def short_looks(monkeypatch):
-    """Each whole look is a long one, after which all looks are short."""
+    """Let every full read count as slow, after which all reads are short."""
     monkeypatch.setattr(claim_start, "_LONG", -1)
     monkeypatch.setattr(claim_start, "_MICROS_OF_A_JOB", 0)
     monkeypatch.setattr(claim_start, "_IN_A_ROW", 1)
@@ -27,12 +30,12 @@ def short_looks(monkeypatch):
 
 
 def ids(claimed):
-    """What was claimed, in its order."""
+    """Return the ids of the claimed jobs, in order."""
     return [job.id for job in claimed]
 
 
 def begun(scene, **options):
-    """A session that has claimed one job, so that its next looks are short."""
+    """Return a session that has claimed one job, so that its next reads are short."""
     scene.add(**options)
     holder = scene.begin()
     assert 1 == len(scene.claim(holder, queues=None))
@@ -42,7 +45,7 @@ def begun(scene, **options):
 @pytest.mark.usefixtures("short_looks")
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_a_short_look_claims_by_priority_and_age(scene, queues):
-    """Also at levels that were never claimed from: above, between and below those that were."""
+    """A short read includes new levels above, between and below those that jobs were claimed from."""
     holder = begun(scene, priority=0)
     scene.add(priority=7)
     scene.claim(holder, queues=queues)
@@ -55,7 +58,7 @@ def test_a_short_look_claims_by_priority_and_age(scene, queues):
 
 @pytest.mark.usefixtures("short_looks")
 def test_a_short_look_finds_queues_that_are_new(scene):
-    """Before, between and behind those that were served."""
+    """The new queues come before, between and after those that were served."""
     holder = begun(scene, queue="d")
     scene.add(queue="h")
     scene.claim(holder, queues=None)
@@ -66,7 +69,7 @@ def test_a_short_look_finds_queues_that_are_new(scene):
 
 @pytest.mark.usefixtures("short_looks")
 def test_short_looks_serve_queues_by_turns(scene):
-    """One that is never empty keeps no other waiting."""
+    """A queue that is never empty does not delay the others."""
     holder = begun(scene, queue="a")
     for queue in "aaaaabbbbb":
         scene.add(queue=queue)
@@ -79,7 +82,7 @@ def test_short_looks_serve_queues_by_turns(scene):
 
 @pytest.mark.usefixtures("short_looks")
 def test_queues_named_are_served_in_their_order_and_none_else(scene):
-    """As by whole looks."""
+    """Full reads serve named queues in the same way."""
     holder = begun(scene, queue="a")
     first, second = scene.add(queue="a"), scene.add(queue="b")
     scene.add(queue="c")
@@ -89,7 +92,7 @@ def test_queues_named_are_served_in_their_order_and_none_else(scene):
 
 @pytest.mark.usefixtures("short_looks")
 def test_a_short_look_passes_a_paused_queue_over_and_comes_back(scene):
-    """What waits there is claimed once it is served again, however long it waited."""
+    """Jobs of a paused queue are claimed when the queue is resumed, however long they waited."""
     holder = begun(scene)
     waiting = scene.add()
     scene.storage.put_record("queue", "default", '{"paused": true}')
@@ -102,7 +105,7 @@ def test_a_short_look_passes_a_paused_queue_over_and_comes_back(scene):
 
 @pytest.mark.usefixtures("short_looks")
 def test_a_settle_claims_by_a_short_look_beside(scene):
-    """One statement settles, another one claims."""
+    """One statement settles and another one claims."""
     holder = begun(scene)
     next_id = scene.add()
     job = scene.claim(holder)[0]
@@ -118,7 +121,7 @@ def test_a_settle_claims_by_a_short_look_beside(scene):
 
 
 def test_looks_become_short_once_several_were_long(scene, monkeypatch):
-    """The server tells how long each took."""
+    """The server reports the duration of each read."""
     monkeypatch.setattr(claim_start, "_LONG", 0)
     monkeypatch.setattr(claim_start, "_MICROS_OF_A_JOB", 0)
     monkeypatch.setattr(claim_start, "_REST", 1e9)

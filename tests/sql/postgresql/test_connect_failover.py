@@ -1,4 +1,4 @@
-"""Several hosts in a URL: a connection goes to the one that takes writes, whichever that is by now."""
+"""Several hosts in a URL: connections go to whichever host accepts writes at the time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.sql.servers.processes import PASSWORD, USER
 
 @pytest.fixture
 def servers(postgresql_program):
-    """Two servers with the tables in a database each: the first one is a standby."""
+    """Two servers with a database and the tables on each; the first one is a standby."""
     with Postgresql(postgresql_program) as standby, Postgresql(postgresql_program) as primary:
         for server in (standby, primary):
             server.create_database("jobs")
@@ -26,20 +26,23 @@ def servers(postgresql_program):
 
 
 def become_standby(server):
-    """It takes no writes any more."""
+    """Restart the server as a standby, which accepts no writes."""
     server.stop()
     (server.folder / "data" / "standby.signal").touch()
     server.start()
 
 
 def become_primary(server):
-    """It takes writes."""
+    """Promote the server, so that it accepts writes."""
     with server.connect() as connection:
         connection.execute("SELECT pg_promote()")
 
 
 def test_jobs_go_to_the_host_that_takes_writes(servers):
-    """Before a failover, and after it; between, an enqueue says that nobody does."""
+    """Jobs are stored before and after a failover.
+
+    In between, an enqueue reports that no host accepts writes.
+    """
     standby, primary = servers
     hosts = "&".join(f"host={HOST}:{server.port}" for server in servers)
     fire = Firelock(f"postgresql://{USER}:{PASSWORD}@/jobs?{hosts}&target_session_attrs=read-write")

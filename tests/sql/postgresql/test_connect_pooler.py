@@ -1,4 +1,7 @@
-"""Behind PgBouncer, which lends a connection for one transaction: it is noticed, and no more is relied on."""
+"""Connections through PgBouncer, which lends a connection for one transaction: the pooler is detected.
+
+Nothing may then depend on the state of a connection between transactions.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query 
 
 @pytest.fixture
 def scene(pgbouncer):
-    """A store behind a pooler, with jobs at hand."""
+    """A storage behind a pooler, with helpers for jobs."""
     with scene_at(pgbouncer.url()) as scene:
         yield scene
 
 
 def test_a_pooler_is_told_from_a_server(pgbouncer):
-    """By the process id that a connection is given at its start; behind one nothing is prepared."""
+    """A pooler shows in the process id that a connection gets at its start; behind it nothing is prepared."""
     met = {}
     for url in (pgbouncer.url(), pgbouncer.direct_url()):
         way = Way("here")
@@ -34,14 +37,17 @@ def test_a_pooler_is_told_from_a_server(pgbouncer):
             psycopg.connect(url, autocommit=True) as second,
         ):
             way.meet(first)
-            way.meet(second)  # the first one finds out, the others are told
+            way.meet(second)  # the first connection detects the pooler, the others get the result
             met[url] = way.is_pooled, first.prepare_threshold, second.prepare_threshold
 
     assert [(True, None, None), (False, 5, 5)] == list(met.values())
 
 
 def test_what_a_pooler_takes_away_is_said_once(pgbouncer, caplog):
-    """One line of the log tells that work is found by polling; a server's start and doctor show it too."""
+    """One log line states that work is found by polling.
+
+    The description, which `doctor` shows, contains it too.
+    """
     with closing(open_url(pgbouncer.url())) as storage, caplog.at_level(logging.INFO, logger="firelock_sql"):
         for _ in range(3):
             storage.counts()
@@ -55,7 +61,7 @@ def test_what_a_pooler_takes_away_is_said_once(pgbouncer, caplog):
 
 
 def test_nobody_listens(scene, pgbouncer):
-    """A connection that belongs to others a moment later would hear nothing."""
+    """A connection that soon belongs to another client would not receive notifications."""
     server = scene.handles.open()
     server.wait(None, 0)
     server.counts()
@@ -69,7 +75,7 @@ def test_nobody_listens(scene, pgbouncer):
 
 
 def test_a_client_behind_a_pooler_wakes_a_server_beside_it(scene, pgbouncer):
-    """Web processes come through the pooler, servers past it: a notification takes either way."""
+    """For example, web processes use the pooler and servers bypass it. A notification passes through both."""
     with closing(open_url(pgbouncer.direct_url())) as server:
         listening(server)
         scene.add()
@@ -78,7 +84,7 @@ def test_a_client_behind_a_pooler_wakes_a_server_beside_it(scene, pgbouncer):
 
 
 def test_listening_can_be_demanded(pgbouncer):
-    """A pooler in session mode keeps a connection for its client; only people know."""
+    """A pooler in session mode keeps a connection for its client; Firelock cannot detect this."""
     storage = open_url(pgbouncer.url("listen=on"))
     storage.counts()
 
@@ -87,7 +93,7 @@ def test_listening_can_be_demanded(pgbouncer):
 
 
 def test_a_callers_engine_is_met_as_well(pgbouncer):
-    """Its connections, those of before included, are looked at when they are first used here."""
+    """The connections of a caller's engine, including existing ones, are checked at their first use here."""
     engine = create_engine(pgbouncer.engine_url())
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
@@ -103,7 +109,7 @@ def test_a_callers_engine_is_met_as_well(pgbouncer):
 
 
 def test_statements_that_run_often_work_on_any_connection(scene):
-    """A driver that prepared them would find them missing, or somebody else's, a transaction later."""
+    """A driver that prepared statements would miss them in the next transaction, or run another client's."""
     holder = scene.begin()
     for _ in range(12):
         scene.add()

@@ -1,4 +1,4 @@
-"""asyncpg behind PgBouncer: it prepares every statement, by names that others took or that are lost."""
+"""asyncpg behind PgBouncer: it prepares every statement under a name that might be taken or lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHO = "select pg_backend_pid()"
 
 
 class OfAsyncpg(Exception):
-    """An error as SQLAlchemy hands asyncpg's on."""
+    """An error of asyncpg, in the form in which SQLAlchemy raises it."""
 
     def __init__(self, sqlstate):
         super().__init__()
@@ -29,7 +29,7 @@ class OfAsyncpg(Exception):
 
 @pytest.fixture
 def fire(pgbouncer):
-    """An app whose storage is empty, behind a pooler."""
+    """An app behind a pooler, whose storage is empty."""
     with closing(Firelock(pgbouncer.url())) as fire:
         fire.storage.clear()
         yield fire
@@ -43,7 +43,7 @@ def task(fire):
 
 @asynccontextmanager
 async def opened(url, **arguments):
-    """A caller's engine by this URL; it is disposed of behind its block."""
+    """Yield a caller's engine with this URL, which is disposed of after its block."""
     engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments)
     try:
         yield engine
@@ -53,7 +53,7 @@ async def opened(url, **arguments):
 
 @asynccontextmanager
 async def kept_by_another(database, pid):
-    """Somebody else has a transaction on the server's process of this number, which is free before."""
+    """Keep another client's transaction open on the server process with this id, which must be idle."""
     async with AsyncExitStack() as stack:
         while True:
             connection = await stack.enter_async_context(
@@ -66,7 +66,7 @@ async def kept_by_another(database, pid):
 
 
 async def enqueue_on_two(task, database, **arguments):
-    """One connection of asyncpg's has enqueued twice, each time on another process of the server."""
+    """Enqueue twice with one connection of asyncpg, each time on another process of the server."""
     async with (
         opened(database.async_engine_url("asyncpg"), **arguments) as engine,
         engine.connect() as connection,
@@ -80,7 +80,7 @@ async def enqueue_on_two(task, database, **arguments):
 
 
 def test_statements_of_one_server_process_are_not_looked_for_on_another(fire, task, pgbouncer):
-    """So it is where an engine is made as docs/sql.md says."""
+    """An engine with the arguments from docs/sql.md uses no prepared statement of another server process."""
     asyncio.run(enqueue_on_two(task, pgbouncer, **ADVISED))
 
     assert {State.ENQUEUED: 2} == fire.storage.counts().by_state
@@ -88,14 +88,14 @@ def test_statements_of_one_server_process_are_not_looked_for_on_another(fire, ta
 
 @pytest.mark.parametrize("code", ["26000", "42P05"], ids=["lost", "taken"])
 def test_what_a_pooler_breaks_leads_to_the_page(code):
-    """A name that is not there, or that another process gave to a statement of its own."""
+    """The name is lost, or another client has used it for its own statement."""
     failure = read_failure(OfAsyncpg(code))
 
     assert failure.text.startswith(f"error {code} of the caller's connection; behind a pooler ")
 
 
 def test_a_statement_that_the_pooler_lost_says_what_the_engine_needs(fire, task, pgbouncer):
-    """asyncpg by itself keeps statements for the next transaction."""
+    """By default, asyncpg keeps prepared statements for the next transaction."""
     with pytest.raises(StorageError, match=r"error 26000 .*; behind a pooler .*docs/sql\.md"):
         asyncio.run(enqueue_on_two(task, pgbouncer))
 

@@ -1,4 +1,4 @@
-"""A database that is there and says nothing: whoever asks is told in time."""
+"""A database that accepts connections but does not reply: callers get an error in time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.faults.proxy import FaultProxy
 
 @pytest.fixture
 def line(postgresql):
-    """A proxy before the server."""
+    """A proxy in front of the server."""
     with FaultProxy(postgresql.server.address) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def far(postgresql, line, monkeypatch):
-    """An app whose storage is behind the proxy, and waits for an answer half a second."""
+    """An app whose storage is behind the proxy and waits half a second for a reply."""
     monkeypatch.setattr(opening, "SILENT_SECONDS", 0.5)
     with closing(Firelock(postgresql.url("listen=off", port=line.port))) as fire:
         fire.storage.clear()
@@ -35,7 +35,7 @@ def far(postgresql, line, monkeypatch):
     ids=["a transaction", "one statement"],
 )
 def test_a_silent_connection_is_given_up(far, line, ask):
-    """It is not waited for without an end, and another connection is used afterwards."""
+    """The wait for a reply is bounded, and afterwards another connection is used."""
     line.black_hole()
     told: list[BaseException] = []
 

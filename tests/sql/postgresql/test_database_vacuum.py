@@ -1,4 +1,4 @@
-"""PostgreSQL's settings for each table: rows that are changed all the time leave nothing behind for long."""
+"""PostgreSQL's settings for each table: rows that change constantly do not leave dead versions for long."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ OPTIONS = "SELECT relname, reloptions FROM pg_class WHERE relname LIKE 'firelock
 
 @pytest.fixture
 def scene(postgresql):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     with scene_at(postgresql.url()) as scene:
         yield scene
 
 
 def test_tables_that_change_are_vacuumed_early(scene, postgresql):
-    """The schema's creation says so; a fifth of a large table, as is usual, would be far too late."""
+    """The schema sets the thresholds. The default, a fifth of a large table, would be far too late."""
     scene.add()
     with psycopg.connect(postgresql.url()) as connection:
         found = {name: dict(one.split("=") for one in all_) for name, all_ in connection.execute(OPTIONS)}
@@ -33,11 +33,11 @@ def test_tables_that_change_are_vacuumed_early(scene, postgresql):
 
 
 def test_renewals_leave_the_indexes_alone(scene, postgresql):
-    """A session's row is renewed on its own page, whose room the next renewal uses again."""
+    """A renewed row of a session stays on its page, whose space the next renewal reuses."""
     holder = scene.begin()
     for _ in range(50):
         scene.storage.renew([Renewal(holder.session, busy=1)])
-    scene.storage.close()  # its connections say what they did when they end
+    scene.storage.close()  # connections report their statistics when they are closed
 
     def changes():
         with psycopg.connect(postgresql.url()) as connection:

@@ -1,4 +1,4 @@
-"""Across modules: batches on PostgreSQL under many concurrent clients; no early end, no lasting wait."""
+"""Across modules: batches on PostgreSQL under many concurrent clients: no early end and no deadlock."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ ROUNDS = 25
 
 @pytest.fixture
 def flow(postgresql):
-    """A store with batches and memos at hand."""
+    """A storage with helpers for batches and memos."""
     with closing(Handles(opener(postgresql.url("listen=off")))) as handles:
         yield FlowScene(handles)
 
 
 @pytest.fixture(autouse=True)
 def log(postgresql):
-    """No transaction has been undone by the server as it stood in another one's way for good."""
+    """The server must not have aborted any transaction because of a deadlock."""
     before = len(postgresql.server.said())
     yield
     assert "deadlock detected" not in postgresql.server.said()[before:]
 
 
 def beside(folds, works):
-    """The works are done, while those who fold do it again and again until then."""
+    """Run the `works` concurrently, and run the `folds` repeatedly until all of them have ended."""
     is_over = threading.Event()
 
     def fold_on(fold):
@@ -62,9 +62,9 @@ def beside(folds, works):
 
 
 def test_no_fold_sees_a_batch_at_rest_that_is_not(flow):
-    """One member never ends; others are added and end, in transactions of their own, beside two folders.
+    """One member never ends. Others are added and end in their own transactions, next to two folding threads.
 
-    Whoever takes changes before he has locked the batch sees an end without the add before it.
+    A fold that took changes before it locked the batch would see an end without the earlier addition.
     """
     batch, (root,) = flow.batch_of(1)
     kept = flow.running(flow.begin("root"), root)[0]
@@ -77,7 +77,7 @@ def test_no_fold_sees_a_batch_at_rest_that_is_not(flow):
             handle.insert([flow.new_member(batch)])
             claimed = handle.claim(ClaimRequest(["default"], 1, holder.session, flow.stamp())).jobs
             ends = [succeeds(Running(job, holder)) for job in claimed]
-            while ends:  # another claim may have locked a job that it saw before this one claimed it
+            while ends:  # another claim may have locked a job that it read before this one claimed it
                 found = handle.exchange(ends, ClaimRequest(["default"], 0, holder.session, flow.stamp()))
                 results = zip(ends, found.results, strict=True)
                 ends = [end for end, result in results if result is Applied.BUSY]
@@ -89,7 +89,7 @@ def test_no_fold_sees_a_batch_at_rest_that_is_not(flow):
     beside([partial(fold, 3), partial(fold, 4)], [partial(work, number) for number in range(3)])
 
     assert {State.AWAITING} == set(seen)
-    for number, holder in enumerate(sessions):  # what others had claimed when somebody looked
+    for number, holder in enumerate(sessions):  # jobs that another claim had locked during a read
         handles[number].apply([succeeds(one) for one in flow.take(holder)])
     flow.settle(succeeds(kept))
     flow.settle_all()
@@ -99,9 +99,9 @@ def test_no_fold_sees_a_batch_at_rest_that_is_not(flow):
 
 
 def test_whoever_is_at_a_nested_batch_never_stands_in_anothers_way_for_good(flow):
-    """Members that fail, are requeued and deleted, folds, sweeps, adds and cancels, at once, for a while.
+    """Members fail and are requeued or deleted while folds, sweeps, adds and cancellations run.
 
-    In the end each batch has ended, and its counts is that of its members.
+    At the end, each batch has ended, and its counts match its members.
     """
     handles = flow.open(6)
     holders = [flow.begin(name) for name in "abc"]

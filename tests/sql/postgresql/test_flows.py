@@ -1,4 +1,7 @@
-"""Across modules: batches, steps and waits on PostgreSQL: the fast path of members, locks, notifications."""
+"""Across modules: batches, steps and waits on PostgreSQL.
+
+The tests concern the fast path of members, locks, and notifications.
+"""
 
 from __future__ import annotations
 
@@ -25,34 +28,34 @@ DELTAS = "SELECT count(*) FROM firelock_batch_deltas"
 
 @pytest.fixture
 def flow(postgresql):
-    """A store with batches and memos at hand."""
+    """A storage with helpers for batches and memos."""
     with closing(Handles(opener(postgresql.url("listen=off")))) as handles:
         yield FlowScene(handles)
 
 
 @pytest.fixture
 def callers(postgresql):
-    """A caller's connection, within a transaction."""
+    """A caller's connection within a transaction."""
     with psycopg.connect(postgresql.url()) as connection:
         yield connection
         connection.rollback()
 
 
 def deltas(admin):
-    """How many changes of batches are not folded."""
+    """Return the number of batch changes that are not folded."""
     return admin.execute(DELTAS).fetchone()[0]
 
 
 def is_blocked(admin):
-    """Whether somebody waits for a lock."""
+    """Return whether a transaction waits for a lock."""
     return admin.execute(WAITING).fetchone() == (1,)
 
 
-# ---- the short way ---------------------------------------------------------------------------------------
+# ---- the fast path ---------------------------------------------------------------------------------------
 
 
 def test_ends_of_one_exchange_change_a_batch_by_one_row(flow, admin):
-    """Members of two batches and jobs of none: each batch is told once, in the transaction of the ends."""
+    """The ends of two batches' members and of other jobs add one row per batch, in the same transaction."""
     one, members = flow.batch_of(3)
     other, more = flow.batch_of(2)
     alone = flow.add()
@@ -82,7 +85,7 @@ ODD = {
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
 @pytest.mark.parametrize("what", ODD)
 def test_a_members_end_that_is_not_plain_after_all_is_counted_all_the_same(flow, what, has_other):
-    """It gives way to the long one; whatever becomes of it, the counts is what the members are."""
+    """Such an end uses the slow path. Whatever happens to it, the counts match the members."""
     batch, members = flow.batch_of(4)
     holder = flow.begin()
     jobs = flow.running(holder, *members)
@@ -96,12 +99,15 @@ def test_a_members_end_that_is_not_plain_after_all_is_counted_all_the_same(flow,
     assert odd is results[1]
     assert all(result.is_applied for place, result in enumerate(results) if place != 1)
     is_deleted, failed = int(what == "deleted"), int(has_other)
-    more = int(what == "a parent")  # its child is enqueued now
+    more = int(what == "a parent")  # its child is now enqueued
     assert (4 + more, more, 0, 4 - failed - is_deleted, failed, is_deleted) == flow.counts(batch)
 
 
 def test_many_members_are_stored_with_one_row_of_the_counts(flow, admin):
-    """And as jobs of their queue in their order; a second call that stores some again counts them once."""
+    """The members are claimable in their order.
+
+    A repeated call that contains some of them counts them once.
+    """
     batch = flow.batch()
     jobs = [flow.new_member(batch) for _ in range(50)]
     before = deltas(admin)
@@ -117,14 +123,14 @@ def test_many_members_are_stored_with_one_row_of_the_counts(flow, admin):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_members_are_stored_in_one_round_trip(postgresql, number):
-    """As plain jobs are: their batch is locked, looked at and told, and they are stored, at once."""
+    """Like plain jobs, members need one round trip, which locks and reads the batch, counts and stores."""
     with (
         FaultProxy(postgresql.server.address) as proxy,
         closing(Handles(opener(postgresql.url("listen=off", port=proxy.port)))) as handles,
     ):
         flow = FlowScene(handles)
         batch = flow.batch()
-        flow.storage.insert([flow.new_member(batch)])  # the statement is prepared
+        flow.storage.insert([flow.new_member(batch)])  # this prepares the statement
         jobs = [flow.new_member(batch) for _ in range(number)]
         before = proxy.traffic
 
@@ -136,7 +142,7 @@ def test_members_are_stored_in_one_round_trip(postgresql, number):
 
 @pytest.mark.parametrize("is_member", [False, True])
 def test_the_end_of_a_job_that_remembers_is_one_round_trip(postgresql, is_member):
-    """As that of any other, whether it remembered before it was claimed or since."""
+    """Memos stored before the claim or after it add no round trip to the end."""
     with (
         FaultProxy(postgresql.server.address) as proxy,
         closing(Handles(opener(postgresql.url("listen=off", port=proxy.port)))) as handles,
@@ -156,7 +162,7 @@ def test_the_end_of_a_job_that_remembers_is_one_round_trip(postgresql, is_member
         again = {one.id: one for one in flow.take(flow.begin("second"))}
         flow.keep(again[since], "charge")
         holder = again[warm].holder
-        flow.exchange(holder, [succeeds(again[warm])], limit=0)  # the statement is prepared
+        flow.exchange(holder, [succeeds(again[warm])], limit=0)  # this prepares the statement
         seen = proxy.traffic
 
         flow.exchange(holder, [succeeds(again[one]) for one in (before, since, waiting)], limit=0)
@@ -168,7 +174,10 @@ def test_the_end_of_a_job_that_remembers_is_one_round_trip(postgresql, is_member
 
 
 def test_a_batch_is_stored_with_its_first_members_as_by_itself(postgresql):
-    """Plain members right behind it go at once, what follows them the long way; trips grow by no member."""
+    """Plain members directly after their batch use the fast path, later jobs the slow one.
+
+    The number of members does not change the number of round trips.
+    """
     trips = {}
     for number in (1, 300):
         with (
@@ -197,7 +206,7 @@ def test_a_batch_is_stored_with_its_first_members_as_by_itself(postgresql):
 
 @pytest.mark.parametrize("how", ["ended", "cancelled"])
 def test_members_are_refused_where_the_batch_takes_none(flow, how):
-    """By the short way as by the long one; nothing of the call is stored."""
+    """The fast and the slow path do the same. Nothing of the call is stored."""
     batch = flow.batch()
     if how == "cancelled":
         flow.member(batch)
@@ -212,33 +221,35 @@ def test_members_are_refused_where_the_batch_takes_none(flow, how):
 
 
 def test_the_short_way_of_members_is_planned_along_indexes(flow, admin):
-    """However small the tables were when it was planned."""
+    """The plan does not depend on how small the tables were when it was created."""
     admin.execute("VACUUM ANALYZE")
     holder = flow.begin()
     _, (member,) = flow.batch_of(1)
     flow.exchange(holder, [succeeds(flow.running(holder, member)[0])])
 
-    plans = [plan for plan in plans_of(flow.storage._database) if "batch_deltas" in plan]  # noqa: SLF001 - its connection keeps it
+    # the pool's connection keeps its prepared statements
+    plans = [plan for plan in plans_of(flow.storage._database) if "batch_deltas" in plan]  # noqa: SLF001
     assert len(plans) == 1
     assert "Seq Scan on firelock_jobs" not in plans[0]
     assert "Sort Key: firelock_jobs" not in plans[0]
 
 
 def test_members_are_stored_without_a_look_at_what_else_waits(flow, admin):
-    """However few jobs waited when it was planned: the batch alone is read."""
+    """Only the batch is read, however few jobs waited when the plan was created."""
     flow.settle_all()
     admin.execute("VACUUM ANALYZE")
     batch, _ = flow.batch_of(1)
     flow.storage.insert([flow.new_member(batch) for _ in range(3)])
 
-    plans = plans_of(flow.storage._database, "%WITH clock%INSERT INTO firelock_members%")  # noqa: SLF001 - its connection keeps them
+    # the pool's connection keeps its prepared statements
+    plans = plans_of(flow.storage._database, "%WITH clock%INSERT INTO firelock_members%")  # noqa: SLF001
     assert plans
     assert all("Index Scan using firelock_jobs_id_key" in plan for plan in plans)
     assert not any("firelock_listed" in plan for plan in plans)
 
 
 def test_a_suspension_is_planned_along_indexes(flow, admin):
-    """However small the tables were when it was planned."""
+    """The plan does not depend on how small the tables were when it was created."""
     admin.execute("VACUUM ANALYZE")
     flow.settle(suspends(flow.run()))
 
@@ -251,7 +262,7 @@ def test_a_suspension_is_planned_along_indexes(flow, admin):
 
 
 def test_steps_of_several_threads_get_places_of_their_own(flow):
-    """They lock the job before they look at what it remembers."""
+    """Each call locks the job before it reads the job's memos."""
     job = flow.run()
     handles = flow.open(4)
 
@@ -270,7 +281,7 @@ def test_steps_of_several_threads_get_places_of_their_own(flow):
 
 
 def test_steps_behind_a_pooler_are_the_same(pgbouncer):
-    """There statements are sent one after another, and nothing is prepared."""
+    """Behind a pooler, statements are sent one after another, and nothing is prepared."""
     with closing(Handles(opener(pgbouncer.url("listen=off")))) as handles:
         flow = FlowScene(handles)
         job = flow.run()
@@ -282,11 +293,11 @@ def test_steps_behind_a_pooler_are_the_same(pgbouncer):
         assert 1 == len(flow.recall_of(job))
 
 
-# ---- who waits for whom ----------------------------------------------------------------------------------
+# ---- waits for locks -------------------------------------------------------------------------------------
 
 
 def test_who_adds_from_outside_waits_for_a_fold(flow, admin, callers):
-    """And finds the batch as that has left it."""
+    """After the fold, the adding transaction sees the batch as the fold has left it."""
     batch = flow.batch()
     callers.execute("SELECT FROM firelock_batches WHERE id = %s FOR UPDATE", [batch])
 
@@ -301,7 +312,7 @@ def test_who_adds_from_outside_waits_for_a_fold(flow, admin, callers):
 
 
 def test_who_adds_from_outside_waits_for_nobody_who_adds(flow, callers):
-    """Callers' transactions that add to one batch stay open side by side."""
+    """Callers' transactions that add to one batch can be open at the same time."""
     batch = flow.batch()
     flow.storage.insert([flow.new_member(batch)], within=callers)
 
@@ -312,7 +323,7 @@ def test_who_adds_from_outside_waits_for_nobody_who_adds(flow, callers):
 
 
 def test_a_batch_does_not_end_beside_a_transaction_that_adds_to_it(flow, callers):
-    """It is passed over until that has committed, and no look at it waits."""
+    """The fold skips the batch until the adding transaction has committed, and never waits for it."""
     batch, (first,) = flow.batch_of(1)
     flow.settle_all()
     late = flow.new_member(batch)
@@ -329,7 +340,7 @@ def test_a_batch_does_not_end_beside_a_transaction_that_adds_to_it(flow, callers
 
 
 def test_a_batch_goes_on_where_a_transaction_that_added_is_undone(flow, callers):
-    """What it has not stored is not counted."""
+    """Members that were rolled back are not counted."""
     batch, (first,) = flow.batch_of(1)
     flow.storage.insert([flow.new_member(batch)], within=callers)
     flow.settle(succeeds(flow.run(job_id=first)))
@@ -342,7 +353,7 @@ def test_a_batch_goes_on_where_a_transaction_that_added_is_undone(flow, callers)
 
 
 def test_a_suspension_waits_for_a_signal_that_is_not_committed(flow, admin, callers):
-    """And goes on at once when it is: it has looked behind it."""
+    """The job continues immediately after the commit, because the suspension checks again after its wait."""
     job = flow.run()
     flow.begin_wait(job, "approval")
     ((sent),) = flow.storage.remember([signal(job.id, "approval")], within=callers)
@@ -359,7 +370,7 @@ def test_a_suspension_waits_for_a_signal_that_is_not_committed(flow, admin, call
 
 @pytest.mark.parametrize("what", ["swept", "let in"])
 def test_release_passes_over_members_that_a_transaction_holds(flow, callers, what):
-    """It waits for nobody, moves the others, and those as soon as they are free."""
+    """`release` does not wait, moves the other members, and moves the locked ones after they are unlocked."""
     source = flow.run()
     batch = flow.batch(after=[source.id] if what == "let in" else ())
     held, *others = [flow.member(batch) for _ in range(3)]
@@ -379,7 +390,7 @@ def test_release_passes_over_members_that_a_transaction_holds(flow, callers, wha
 
 
 def test_promote_passes_over_a_hold_that_is_over_while_somebody_adds(flow, callers):
-    """Other jobs are enqueued meanwhile, and the batch is cancelled when that transaction has ended."""
+    """Other jobs are enqueued meanwhile, and the batch is cancelled after that transaction has ended."""
     batch = flow.batch(due_at=flow.now() + HOUR)
     late, other = flow.new_member(batch), flow.schedule(60)
     flow.storage.insert([late], within=callers)
@@ -396,7 +407,7 @@ def test_promote_passes_over_a_hold_that_is_over_while_somebody_adds(flow, calle
 
 @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
 def test_a_signal_follows_its_transaction(flow, callers, is_committed):
-    """The job goes on with the commit, or never."""
+    """The job continues after the commit, and never after a rollback."""
     job = flow.run()
     flow.begin_wait(job, "approval")
     flow.settle(suspends(job))
@@ -408,26 +419,26 @@ def test_a_signal_follows_its_transaction(flow, callers, is_committed):
     assert (State.ENQUEUED if is_committed else State.AWAITING) is flow.state(job.id)
 
 
-# ---- who is told -----------------------------------------------------------------------------------------
+# ---- notifications ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def heard(postgresql):
-    """A store with batches and memos at hand, and another handle of it that listens."""
+    """A storage with helpers for batches and memos, and a way to open another handle, which listens."""
     with closing(Handles(opener(postgresql.url()))) as handles:
         flow = FlowScene(handles)
         yield flow, handles
 
 
 def woken(handles, queues=("default",)):
-    """What tells whether another process has been told of work since now."""
+    """Return a function that returns whether another process was notified of work after this call."""
     server = listening(handles.open(), list(queues))
     server.claim(ClaimRequest(list(queues), 0, "nobody", 0))
     return lambda: server.wait(list(queues), 30)
 
 
 def test_servers_are_told_of_a_job_that_a_signal_enqueues(heard):
-    """By whatever process it was sent."""
+    """Any process can have sent the signal."""
     flow, handles = heard
     job = flow.run()
     flow.begin_wait(job, "approval")
@@ -440,7 +451,7 @@ def test_servers_are_told_of_a_job_that_a_signal_enqueues(heard):
 
 
 def test_servers_are_told_of_what_a_suspension_enqueues_at_once(heard):
-    """As the signal was there before."""
+    """The signal was sent before the suspension."""
     flow, handles = heard
     job = flow.run()
     flow.begin_wait(job, "approval")
@@ -453,7 +464,7 @@ def test_servers_are_told_of_what_a_suspension_enqueues_at_once(heard):
 
 
 def test_servers_are_told_of_members_that_an_opening_lets_in(heard):
-    """They are enqueued by `release`, with the end of what the batch is after."""
+    """`release` enqueues the members after the end of the job for which the batch waits."""
     flow, handles = heard
     source = flow.run()
     batch = flow.batch(after=[source.id])
@@ -467,7 +478,7 @@ def test_servers_are_told_of_members_that_an_opening_lets_in(heard):
 
 
 def test_servers_are_told_of_what_waits_for_a_batch(heard):
-    """With the fold that ends it."""
+    """The fold that ends the batch notifies them."""
     flow, handles = heard
     batch, (member,) = flow.batch_of(1)
     flow.continuation(batch)

@@ -1,4 +1,4 @@
-"""What is told of a PostgreSQL: at a server's start, by `doctor`, and to a role that may not see all."""
+"""Reports about a PostgreSQL server: at a server's start, by `doctor`, and for a limited role."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAFE = {
 
 @pytest.fixture
 def storage(postgresql):
-    """A storage with its tables, opened as the superuser, who may see all."""
+    """A storage with its tables, opened as the superuser, who can see everything."""
     with closing(open_url(postgresql.url())) as owner:
         owner.migrate()
     storage = open_url(postgresql.socket_url())
@@ -38,12 +38,12 @@ def storage(postgresql):
 
 
 def found(storage, word):
-    """What is found with this word in it, each as: whether it is an error, what, and how to mend it."""
+    """Return the findings that contain this word: whether each is an error, the problem, and the fix."""
     return [(one.is_error, one.what, one.advice) for one in storage.diagnose() if word in one.what]
 
 
 def found_at_once(url, word, **limits):
-    """What is found with this word in it by somebody less patient."""
+    """Return the findings that contain this word, with other limits than the default ones."""
     with closing(EnginePool("here", lambda: create_engine(url), is_own=True)) as connections:
         findings = health.diagnose(
             PostgresqlDatabase("here", connections, Names()), health.HealthBounds(**limits)
@@ -53,15 +53,15 @@ def found_at_once(url, word, **limits):
 
 @pytest.fixture
 def engine_url(postgresql, storage):
-    """SQLAlchemy's URL of the database, as the superuser; there are tables."""
+    """SQLAlchemy's URL of the database for the superuser; the tables exist."""
     return postgresql.socket_url().replace("postgresql:", "postgresql+psycopg:")
 
 
-# ---- what is said of it ----------------------------------------------------------------------------------
+# ---- description -----------------------------------------------------------------------------------------
 
 
 def test_a_real_server_is_described(storage, postgresql_program):
-    """What it is, how safe jobs are, how large they have grown, how many are connected."""
+    """The description contains the version, the durability, the size and the number of connections."""
     said = storage.describe()
 
     assert f"PostgreSQL {'.'.join(map(str, postgresql_program.version))}" == said["server"]
@@ -89,15 +89,15 @@ def test_a_real_server_is_described(storage, postgresql_program):
     ],
 )
 def test_durability_is_told_as_it_is_set(settings, expected):
-    """What a crash takes, in one line."""
+    """One line states what a crash would lose."""
     assert expected in health.durability({**SAFE, **settings})
 
 
-# ---- what is found ---------------------------------------------------------------------------------------
+# ---- findings --------------------------------------------------------------------------------------------
 
 
 def test_settings_that_lose_data_are_found(storage, postgresql, admin):
-    """As they are for this database: it is our own connections that count."""
+    """The settings of this database are checked, because Firelock's own connections use them."""
     name = sql.Identifier(postgresql.name)
     admin.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
     another = open_url(postgresql.socket_url())
@@ -119,7 +119,7 @@ def test_settings_that_lose_data_are_found(storage, postgresql, admin):
 
 
 def test_a_missing_index_is_found_with_the_statement_that_makes_it(storage, admin):
-    """Without it claims read the whole table."""
+    """Without the index, claims read the whole table."""
     admin.execute("DROP INDEX firelock_ready")
 
     ((is_error, what, mend),) = found(storage, "Index")
@@ -131,7 +131,7 @@ def test_a_missing_index_is_found_with_the_statement_that_makes_it(storage, admi
 
 
 def test_an_invalid_index_is_found(storage, admin):
-    """It is there, kept up, and never used."""
+    """An invalid index exists and is maintained, but never used."""
     admin.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'firelock_due'::regclass")
 
     ((is_error, what, mend),) = found(storage, "Index")
@@ -142,7 +142,7 @@ def test_an_invalid_index_is_found(storage, admin):
 
 
 def test_indexes_of_another_prefix_and_schema_are_told_by_their_names(postgresql, admin):
-    """The statement that makes one names its table as it is."""
+    """The statement that creates an index uses the table's actual name."""
     storage = open_url(postgresql.socket_url() + "&schema=other&prefix=jobs_")
     storage.migrate()
     admin.execute("DROP INDEX other.jobs_due")
@@ -157,7 +157,7 @@ def test_indexes_of_another_prefix_and_schema_are_told_by_their_names(postgresql
 
 
 def test_a_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
-    """With its process, its application and its role, so that somebody can end it."""
+    """The finding contains the transaction's process, application and role, so a person can end it."""
     with psycopg.connect(postgresql.url(), application_name="report") as reader:
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reader.execute("SELECT 1")
@@ -172,7 +172,7 @@ def test_a_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
 
 
 def test_a_session_idle_in_a_transaction_is_found(engine_url, postgresql):
-    """Others wait for what it has locked."""
+    """Other transactions wait for the locks of the idle session."""
     with psycopg.connect(postgresql.url(), application_name="shell") as forgotten:
         forgotten.execute("SELECT 1")
         pid = forgotten.info.backend_pid
@@ -183,7 +183,7 @@ def test_a_session_idle_in_a_transaction_is_found(engine_url, postgresql):
 
 
 def test_an_old_prepared_transaction_is_found(postgresql_program):
-    """It outlives its session, and restarts."""
+    """A prepared transaction outlives its session and restarts of the server."""
     with Postgresql(postgresql_program, {"max_prepared_transactions": "2"}) as server:
         server.create_database("jobs")
         with psycopg.connect(server.url("jobs"), autocommit=True) as connection:
@@ -199,12 +199,13 @@ def test_an_old_prepared_transaction_is_found(postgresql_program):
 
 
 def test_dead_rows_are_found(engine_url, admin):
-    """With when they were last cleaned up, which tells a slow vacuum from a hindered one."""
+    """The time of the last vacuum distinguishes a slow vacuum from a blocked one."""
     admin.execute("ALTER TABLE firelock_records SET (autovacuum_enabled = false)")
     admin.execute("INSERT INTO firelock_records SELECT 'kind', n, '', 1 FROM generate_series(1, 100) n")
     admin.execute("DELETE FROM firelock_records")
 
-    def look():  # the server adds its figures up when a statement ends a second or more after the last time
+    # the server updates its statistics when a statement ends at least a second after the last update
+    def look():
         admin.execute("SELECT 1")
         return found_at_once(engine_url, "dead rows", dead_rows=10)
 
@@ -216,7 +217,7 @@ def test_dead_rows_are_found(engine_url, admin):
 
 
 def test_a_crowded_server_is_found(storage, engine_url):
-    """Before nobody comes in any more."""
+    """The finding comes before the server refuses connections."""
     ((_, what, _),) = found_at_once(engine_url, "connections are in use", crowded=0.0)
 
     assert "of 197 connections are in use" in what
@@ -224,7 +225,7 @@ def test_a_crowded_server_is_found(storage, engine_url):
 
 
 def test_a_role_that_may_not_see_is_told_so(storage, postgresql):
-    """It is a finding and no error; what it may see is looked at all the same."""
+    """Missing privileges are a finding and not an error. Everything that the role can see is checked."""
     limited = open_url(postgresql.url("application_name=limited"))
     try:
         findings = found(limited, "sees no other role's sessions")
@@ -244,7 +245,7 @@ def test_a_role_that_may_not_see_is_told_so(storage, postgresql):
 
 
 def test_what_may_not_be_read_is_a_finding(storage, postgresql, admin):
-    """A server whose operator has taken a view away is looked at as far as it goes."""
+    """If an administrator has revoked access to a view, everything else is checked."""
     admin.execute("REVOKE SELECT ON pg_catalog.pg_prepared_xacts FROM public")
     limited = open_url(postgresql.url())
     try:
@@ -259,7 +260,7 @@ def test_what_may_not_be_read_is_a_finding(storage, postgresql, admin):
 
 
 def test_doctor_shows_all_of_it(storage, postgresql):
-    """As a monitoring system sees it: warnings leave it well."""
+    """The command exits with 0 if there are only warnings, as monitoring systems expect."""
     out = io.StringIO()
 
     with redirect_stdout(out):

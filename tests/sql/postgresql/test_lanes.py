@@ -1,4 +1,4 @@
-"""Claims of jobs with limits on PostgreSQL: which statements there are, what they lock and see."""
+"""Claims of jobs with limits on PostgreSQL: their statements, their locks, and the changes that they see."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from tests.scenes import scene_at
 from tests.sql.postgresql.test_storage_hot_path import explained, running
 from tests.sql.servers.postgresql import end_connections
 
-WARM = 9  # jobs that have run before anything is counted
+WARM = 9  # jobs that run before anything is counted
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'firelock'"
 
 
 @pytest.fixture
 def scene(postgresql):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     with scene_at(postgresql.url("listen=off")) as scene:
         yield scene
 
 
 def test_who_holds_a_key_is_counted_behind_its_lock(scene, admin):
-    """What another claim took while this one waited for the key is seen: nothing exceeds the limit."""
+    """A claim that waited for the key sees the jobs that another one claimed meanwhile.
+
+    So the limit is never exceeded.
+    """
     scene.put_numbers("smtp", concurrent=2)
     first, *_ = scene.add_limited(3, "smtp")
     holder = scene.begin()
-    assert [first] == scene.claim_ids(holder, 1)  # there is a row of the key now
-    scene.storage._cursors.patience = 9  # noqa: SLF001 - as after a look that found all keys in other hands
+    assert [first] == scene.claim_ids(holder, 1)  # now the key has a row
+    scene.storage._cursors.patience = 9  # noqa: SLF001 - as after a read that found all keys locked
 
     with ThreadPoolExecutor(1) as pool:
         with admin.transaction():
@@ -49,7 +52,7 @@ def test_who_holds_a_key_is_counted_behind_its_lock(scene, admin):
 
 
 def test_claims_see_the_present_whatever_a_role_is_told(scene, admin):
-    """A role whose transactions are repeatable would count those who held a key before."""
+    """At the level `repeatable read`, a claim would count earlier holders of a key."""
     admin.execute("ALTER ROLE firelock SET default_transaction_isolation = 'repeatable read'")
     end_connections(admin)
     try:
@@ -74,7 +77,7 @@ def test_claims_see_the_present_whatever_a_role_is_told(scene, admin):
 
 
 def test_one_statement_tells_that_no_job_waits_in_a_lane(scene, monkeypatch):
-    """Who uses no limits is claimed as ever: there is no transaction beside the statement."""
+    """Jobs without limits are claimed as before: with the statement and without another transaction."""
     scene.put_numbers("smtp", concurrent=1)
     jobs = running(scene, 3)
     monkeypatch.setattr(PostgresqlDatabase, "write_planned", None)
@@ -83,7 +86,7 @@ def test_one_statement_tells_that_no_job_waits_in_a_lane(scene, monkeypatch):
 
 
 def test_lanes_are_forgotten_once_they_are_empty(scene):
-    """The next claims are one statement again."""
+    """The next claims need only one statement again."""
     scene.add_limited(1, "smtp")
     holder = scene.begin()
     assert 1 == len(scene.claim(holder, 5))
@@ -93,12 +96,12 @@ def test_lanes_are_forgotten_once_they_are_empty(scene):
 
 
 def test_plans_go_along_the_lanes_however_small_the_table_was(scene, admin):
-    """They are made once, for a table known to be empty, and are right for a full one."""
+    """The plans are created once, while the statistics show an empty table, and suit a full one."""
     admin.execute("VACUUM ANALYZE")
     scene.put_numbers("smtp", concurrent=5)
     scene.add_limited(9, "smtp")
     holder = scene.begin()
-    for _ in range(7):  # a connection prepares what it has run five times
+    for _ in range(7):  # a connection prepares a statement after five executions
         for job in scene.take(holder, 1):
             scene.settle(succeeds(job))
 
@@ -110,7 +113,7 @@ def test_plans_go_along_the_lanes_however_small_the_table_was(scene, admin):
 
 
 def plans_of(database):
-    """How the server runs what claims among lanes have prepared on a connection of the pool."""
+    """Return the plans of the statements for claims with lanes that a connection of the pool has prepared."""
 
     def explain(cursor):
         kept = "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements WHERE statement ~ %s"
@@ -121,7 +124,7 @@ def plans_of(database):
 
 
 def test_a_number_set_again_counts_who_started_while_there_was_none(scene):
-    """A list that nobody kept meanwhile is made anew."""
+    """The list of a key's holders is not updated while the key has no limit, so it is created again."""
     scene.put_numbers("smtp", concurrent=2)
     scene.add_limited(9, "smtp")
     holder = scene.begin()
@@ -135,7 +138,7 @@ def test_a_number_set_again_counts_who_started_while_there_was_none(scene):
 
 
 def test_a_job_that_fails_costs_no_look_at_numbers_where_none_has_limits(postgresql):
-    """Its end is no plain one; the claim beside it asks for what it asked before there were limits."""
+    """The end of a failed job is not a plain one. The claim after it sends no query for limits."""
     with FaultProxy(postgresql.server.address) as proxy, scene_at(postgresql.url(port=proxy.port)) as scene:
         holder = scene.begin()
         scene.add_many(3 * WARM)
@@ -147,4 +150,4 @@ def test_a_job_that_fails_costs_no_look_at_numbers_where_none_has_limits(postgre
         exchange = scene.exchange(holder, [fails(Running(job, holder))], 1)
 
         assert 1 == len(exchange.claim.jobs)
-        assert (proxy.traffic - before).trips <= 14  # one more would be the look
+        assert (proxy.traffic - before).trips <= 14  # one more would be the query for limits

@@ -1,4 +1,4 @@
-"""Claims among lanes on PostgreSQL while somebody holds a snapshot open: nothing is lost, all is in order."""
+"""Claims with lanes on PostgreSQL while another transaction holds a snapshot open: complete and in order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.scenes import scene_at
 
 @pytest.fixture
 def scene(postgresql):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     with scene_at(postgresql.url("listen=off")) as scene:
         yield scene
 
 
 @pytest.fixture
 def behind(scene, monkeypatch):
-    """A session whose looks begin behind what it has claimed of the lane "m"."""
+    """A session whose reads of the lane "m" begin after the jobs that it has claimed."""
     monkeypatch.setattr(lanes, "_LONG", -1)
     monkeypatch.setattr(lanes, "_MICROS_OF_A_LANE", 0)
     monkeypatch.setattr(lanes, "_DEEP", 1)
@@ -28,13 +28,13 @@ def behind(scene, monkeypatch):
     for queues in (["default"], None):
         scene.add_limited(2, "m", priority=5)
         assert 2 == len(scene.claim(holder, 2, queues=queues))
-    assert scene.storage._floors.is_behind  # noqa: SLF001 - what is tested
+    assert scene.storage._floors.is_behind  # noqa: SLF001 - the precondition of the tests
     return holder
 
 
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_a_lane_is_claimed_by_priority_and_age(scene, behind, queues):
-    """Above, behind and below what was claimed of it."""
+    """The jobs have priorities above, at and below those claimed before."""
     wanted = [scene.add_limited(1, "m", priority=priority)[0] for priority in (9, 5, 5, 3, 0, -4)]
 
     assert wanted[:2] == scene.claim_ids(behind, 2, queues=queues)
@@ -44,7 +44,7 @@ def test_a_lane_is_claimed_by_priority_and_age(scene, behind, queues):
 
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_other_lanes_are_found_before_and_behind(scene, behind, queues):
-    """Also where the deep one is empty."""
+    """Other lanes are found even if the deep lane is empty."""
     wanted = {job for key in ("a", "m", "z") for job in scene.add_limited(1, key)}
     assert wanted == set(scene.claim_ids(behind, 10, queues=queues))
 
@@ -53,12 +53,12 @@ def test_other_lanes_are_found_before_and_behind(scene, behind, queues):
 
 
 def test_what_was_handed_back_waits_for_a_whole_look(scene, behind):
-    """Its place was passed."""
+    """Reads already start after the place of the returned job."""
     scene.add_limited(1, "m", priority=5)
     (job,) = scene.take(behind, 1)
     scene.apply(hands_back(job))
     assert [] == scene.claim(behind, 5)
 
-    scene.storage._floors._whole_at = 0  # noqa: SLF001 - time has passed
+    scene.storage._floors._whole_at = 0  # noqa: SLF001 - as after the pause
 
     assert [job.id] == scene.claim_ids(behind, 5)

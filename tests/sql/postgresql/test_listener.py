@@ -1,4 +1,4 @@
-"""Wake-ups by LISTEN and NOTIFY: who is told of what, how often, and what a lost connection costs."""
+"""Wake-ups with LISTEN and NOTIFY: their receivers, their rate, and the effects of a lost connection."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query LIKE 
 
 @pytest.fixture
 def scene(postgresql):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     with scene_at(postgresql.url()) as scene:
         yield scene
 
 
 @pytest.fixture
 def server(scene):
-    """Another handle, which listens and has seen everything up to now."""
+    """Another handle of the storage, which listens and has received all notifications so far."""
     return listening(scene.handles.open())
 
 
 def listeners(admin):
-    """The servers' processes that hear for this database's handles."""
+    """Return the process ids of the connections that listen for this database's handles."""
     return [pid for (pid,) in admin.execute(LISTENERS, [admin.info.dbname]).fetchall()]
 
 
-# ---- who is told -----------------------------------------------------------------------------------------
+# ---- receivers -------------------------------------------------------------------------------------------
 
 
 def test_nobody_hears_himself(scene, postgresql, open_mailbox):
-    """Who enqueues in a server has told its waits already: the message is for other processes."""
-    scene.add()  # so that there are tables
+    """A server that enqueues has already woken its own threads. The message is for other processes."""
+    scene.add()  # so that the tables exist
     one, other = open_mailbox(), open_mailbox()
 
     with psycopg.connect(postgresql.url(), autocommit=True) as heard:
         heard.execute('LISTEN "public.firelock_wake"')
         one.send(b"own")
-        list(heard.notifies(timeout=30, stop_after=1))  # and so it was sent before the next one is
+        list(heard.notifies(timeout=30, stop_after=1))  # so it was sent before the next one
         other.send(b"other")
         list(heard.notifies(timeout=30, stop_after=1))
 
@@ -71,7 +71,7 @@ def test_nobody_hears_himself(scene, postgresql, open_mailbox):
 
 
 def test_a_message_that_a_fork_left_behind_is_its_parents():
-    """A child that ends sends nothing of what its parent has yet to send."""
+    """A child process that ends must not send its parent's pending messages."""
     sent, may_send = [], threading.Event()
 
     def post(message):
@@ -97,7 +97,7 @@ def test_a_message_that_a_fork_left_behind_is_its_parents():
 
 @pytest.fixture
 def open_mailbox(postgresql):
-    """A function that opens a mailbox, as if in another process, and waits until it hears."""
+    """A function that opens a mailbox, as if in another process, and waits until it listens."""
     opened = []
 
     def open_one():
@@ -107,7 +107,7 @@ def open_mailbox(postgresql):
         channel = Channel(connections, names, dialect_of("psycopg", names), way, is_forced=False)
         mailbox = ChannelMailbox(channel)
         opened.append((mailbox, connections))
-        mailbox.take()  # as a claim looks: then the first connection is news
+        mailbox.take()  # as a claim does; then the first connection counts as a message
         mailbox.open()
         while mailbox.take() != [b"*"]:
             mailbox.listen(30)
@@ -120,8 +120,11 @@ def open_mailbox(postgresql):
 
 
 def test_a_notification_by_hand_wakes_everybody(scene, server, admin):
-    """A program in another language may write jobs and say so; one without a queue concerns all."""
-    server.wait(["default"], 0)  # known from now on, and "mail" as well
+    """A program in another language can write jobs and notify.
+
+    A message without a queue is for all queues.
+    """
+    server.wait(["default"], 0)  # the process waits for "default" from now on, and for "mail" as well
     server.wait(["mail"], 0)
     admin.execute("NOTIFY \"public.firelock_wake\", 'default'")
     first = server.wait(["default"], 30)
@@ -131,7 +134,7 @@ def test_a_notification_by_hand_wakes_everybody(scene, server, admin):
 
 
 def test_tables_of_another_prefix_wake_nobody(scene, server, postgresql):
-    """Apps that share a database have channels of their own."""
+    """Apps that share a database have their own channels."""
     other = open_url(postgresql.url("prefix=other_"))
     heard = listening(open_url(postgresql.url("prefix=other_")))
     try:
@@ -145,7 +148,7 @@ def test_tables_of_another_prefix_wake_nobody(scene, server, postgresql):
 
 
 def test_the_schema_counts_however_it_is_found(scene, server, postgresql):
-    """The one that the search path leads to, and the same one named in the URL, are one channel."""
+    """A schema found by the search path and the same schema named in the URL use one channel."""
     named = open_url(postgresql.url("schema=public"))
     try:
         named.insert([scene.new_job()])
@@ -156,7 +159,7 @@ def test_the_schema_counts_however_it_is_found(scene, server, postgresql):
 
 
 def test_names_of_channels_fit():
-    """The server cuts longer names off, and two that are cut alike would be one."""
+    """The server shortens longer names, so two names that it shortens to the same one would collide."""
     long, other = channel_name("s" * 40, "p" * 39 + "_"), channel_name("t" * 40, "p" * 39 + "_")
 
     assert "public.firelock_wake" == channel_name("public", "firelock_")
@@ -164,11 +167,11 @@ def test_names_of_channels_fit():
     assert max(len(long), len(other)) <= 63
 
 
-# ---- how often -------------------------------------------------------------------------------------------
+# ---- rate ------------------------------------------------------------------------------------------------
 
 
 def test_a_quiet_queue_is_named_at_once_and_a_busy_one_at_the_end():
-    """The first and the last message of a burst are sent, and one in each gap between."""
+    """The first and the last message of a burst are sent, and one per interval in between."""
     line = Coalescing()
     line.add(["a"])
     first = line.take(0.0)
@@ -188,7 +191,10 @@ def test_a_quiet_queue_is_named_at_once_and_a_busy_one_at_the_end():
 
 
 def test_a_burst_of_enqueues_is_few_notifications(scene, postgresql):
-    """One a gap and queue, whoever enqueues how many; and nothing after the last one is lost."""
+    """One message is sent per interval and queue, whatever the number of enqueues.
+
+    The last one is not lost.
+    """
     with psycopg.connect(postgresql.url(), autocommit=True) as heard:
         heard.execute('LISTEN "public.firelock_wake"')
         began = time.monotonic()
@@ -204,7 +210,7 @@ def test_a_burst_of_enqueues_is_few_notifications(scene, postgresql):
 
 
 def test_what_is_left_is_sent_before_a_handle_is_closed(our_threads):
-    """A script that enqueues and ends leaves no server to its poll."""
+    """After a script that enqueues and ends, servers do not have to wait for their next poll."""
     sent = []
     sender = Sender(sent.append)
     sender.add(["a"])
@@ -220,7 +226,7 @@ def test_what_is_left_is_sent_before_a_handle_is_closed(our_threads):
 
 
 def test_a_script_that_ends_without_closing_has_told(postgresql, scene):
-    """What it enqueued last is told at its exit, by whatever way it ends but a kill."""
+    """The script's last notification is sent at exit, unless the process is killed."""
     with psycopg.connect(postgresql.url(), autocommit=True) as heard:
         heard.execute('LISTEN "public.firelock_wake"')
         subprocess.run([sys.executable, "-c", _SCRIPT, postgresql.url()], check=True, timeout=60)
@@ -245,11 +251,11 @@ task.enqueue()
 """
 
 
-# ---- trouble ---------------------------------------------------------------------------------------------
+# ---- failures --------------------------------------------------------------------------------------------
 
 
 def test_a_failing_notification_fails_nobody(caplog):
-    """The job is stored, and a poll finds it; the log says so once."""
+    """The job is stored and found by a poll. The log contains one warning."""
     tries = []
 
     def fail(message):
@@ -270,7 +276,7 @@ def test_a_failing_notification_fails_nobody(caplog):
 
 
 def test_a_connection_that_is_lost_is_made_anew(scene, server, admin):
-    """What was missed meanwhile counts as news, and afterwards wake-ups come as before."""
+    """The missed messages count as one, and later notifications arrive as before."""
     (before,) = listeners(admin)
     admin.execute("SELECT pg_terminate_backend(%s)", [before])
 
@@ -284,7 +290,7 @@ def test_a_connection_that_is_lost_is_made_anew(scene, server, admin):
 
 
 def test_one_connection_serves_all_who_wait(scene, server, admin):
-    """However many threads wait in a process."""
+    """The number of waiting threads in the process does not matter."""
     threads = [threading.Thread(target=server.wait, args=(None, 600), daemon=True) for _ in range(5)]
     for thread in threads:
         thread.start()
@@ -297,7 +303,7 @@ def test_one_connection_serves_all_who_wait(scene, server, admin):
 
 
 def test_one_listens_from_its_first_wait_to_its_end(scene, admin):
-    """A client that only enqueues has no connection for what it would not hear."""
+    """A client that only enqueues has no connection for messages that it does not need."""
     scene.add()
     before = listeners(admin)
     server = listening(scene.handles.open())
@@ -310,7 +316,7 @@ def test_one_listens_from_its_first_wait_to_its_end(scene, admin):
 
 
 def test_the_child_of_a_fork_listens_for_itself(scene, server, admin):
-    """Its parent's connection stays the parent's, and works after the child has gone."""
+    """The parent's connection stays with the parent and works after the child process has ended."""
     child = os.fork()
     if child == 0:
         try:
@@ -327,11 +333,11 @@ def test_the_child_of_a_fork_listens_for_itself(scene, server, admin):
     eventually(lambda: len(listeners(admin)) == 1)
 
 
-# ---- as it was wished ------------------------------------------------------------------------------------
+# ---- configuration ---------------------------------------------------------------------------------------
 
 
 def test_listening_can_be_turned_off(postgresql, admin):
-    """listen=off is said by the features and the description; nothing is sent or heard."""
+    """The features and the description reflect `listen=off`, and nothing is sent or received."""
     storage = open_url(postgresql.url("listen=off"))
 
     assert not storage.wait(None, 0)
@@ -342,7 +348,7 @@ def test_listening_can_be_turned_off(postgresql, admin):
 
 
 def test_a_mailbox_that_cannot_connect_says_so(open_mailbox, postgresql, admin):
-    """It is tried again, and meanwhile work is found by polling; an enqueue is not held up."""
+    """A mailbox tries again to connect. Meanwhile, work is found by polling, and an enqueue does not wait."""
     mailbox = open_mailbox()
     name = sql.Identifier(postgresql.name)
     admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 0").format(name))

@@ -1,4 +1,4 @@
-"""Telling servers of work after an outage: a connection that died while nobody used it is no news."""
+"""Notifications after an outage: a connection that died while it was idle is not a failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.sql.servers.postgresql import end_connections
 
 @pytest.fixture
 def channel(postgresql):
-    """The channel of the tables, and a pool of its own."""
+    """The channel of the tables, with its own pool."""
     with closing(open_url(postgresql.url())) as storage:
         storage.migrate()
     engine = create_engine(postgresql.engine_url(), isolation_level="AUTOCOMMIT")
@@ -30,26 +30,26 @@ def channel(postgresql):
 
 @pytest.fixture
 def admin(admin):
-    """The superuser, who hears the channel and may end connections."""
+    """The superuser's connection, which listens on the channel and can end other connections."""
     admin.execute('LISTEN "public.firelock_wake"')
     return admin
 
 
 @pytest.fixture
 def lent_at_once(channel):
-    """The pool has several connections, all of them idle."""
-    lend = channel._connections.lend  # noqa: SLF001 - nobody else says when one is in use
+    """Let the pool have several idle connections; return the ids of their drivers' objects."""
+    lend = channel._connections.lend  # noqa: SLF001 - the only way to use several
     with lend() as first, lend() as second, lend() as third:
         return {id(one.driver) for one in (first, second, third)}
 
 
 def heard(admin):
-    """The next message that the admin hears."""
+    """Return the next message that the superuser's connection receives."""
     return [notification.payload for notification in admin.notifies(timeout=30, stop_after=1)]
 
 
 def test_a_message_goes_out_when_every_idle_connection_has_died(channel, admin, lent_at_once, caplog):
-    """It is sent on a new connection, and nothing is said: all is well."""
+    """The message is sent on a new connection. No warning is logged, because nothing went wrong."""
     end_connections(admin)
     sender = Sender(channel.post)
 

@@ -1,4 +1,4 @@
-"""Transactions whose statements share round trips: planned as others', and no failure outlives them."""
+"""Transactions whose statements share round trips: usual plans, and no effect of earlier failures."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from firelock.storage import StorageError, StorageUnavailable
 from tests.scenes import scene_at
 
 FORGET = "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$"
-COUNTED = 5  # times that psycopg has seen a statement until it prepares it
+COUNTED = 5  # executions until psycopg prepares a statement
 PLANNING = "SELECT current_setting('enable_sort'), current_setting('plan_cache_mode')"
 
 
 @pytest.fixture
 def database(postgresql):
-    """The database of a storage that has its tables, by one connection."""
+    """The database of a storage that has its tables, with one connection."""
     with (
         scene_at(postgresql.url("listen=off")) as scene,
         closing(open_storage(postgresql.url("listen=off&pool_size=1"))) as storage,
     ):
         scene.storage.clear()
         storage.get(["nobody"])
-        yield storage._database  # noqa: SLF001 - what it does with statements of any kind
+        yield storage._database  # noqa: SLF001 - to run arbitrary statements
 
 
 def asked(tx, *statements):
-    """Return the rows of the last statement; those before it wait for it."""
+    """Return the rows of the last statement; the earlier ones are sent together with it."""
     for statement in statements[:-1]:
         getattr(tx.cursor, "put", tx.cursor.execute)(statement)
     tx.cursor.execute(statements[-1])
@@ -36,7 +36,7 @@ def asked(tx, *statements):
 
 
 def test_what_writes_is_planned_as_the_server_plans(database, admin):
-    """The hot path's plans are for statements that find few rows by one index."""
+    """The hot path's settings are for statements that find few rows with one index."""
     as_usual = admin.execute(PLANNING).fetchall()
 
     assert as_usual == database.write(lambda tx: asked(tx, PLANNING))
@@ -45,7 +45,7 @@ def test_what_writes_is_planned_as_the_server_plans(database, admin):
 
 
 def test_what_was_never_prepared_is_not_taken_for_it(database):
-    """One that failed had another behind it, which the driver had counted: that is prepared the next time."""
+    """A failed statement was followed by one that the driver had counted, which is prepared next time."""
     for _ in range(2):
         with pytest.raises(StorageError):
             database.read(lambda tx: asked(tx, "SELECT 1 / 0"))
@@ -60,7 +60,7 @@ def test_what_was_never_prepared_is_not_taken_for_it(database):
 
 @pytest.mark.parametrize("way", ["write", "read", "look"])
 def test_a_connection_that_has_forgotten_what_is_prepared_is_put_aside(database, way):
-    """Whoever did that: the next transaction is made on another one."""
+    """Whatever the cause, the next transaction uses another connection."""
     for _ in range(COUNTED + 2):
         getattr(database, way)(lambda tx: asked(tx, "SELECT 42"))
     database.write(lambda tx: asked(tx, FORGET, "SELECT 1"))
@@ -69,7 +69,7 @@ def test_a_connection_that_has_forgotten_what_is_prepared_is_put_aside(database,
 
 
 def test_what_fails_among_those_that_wait_is_told(database):
-    """With its own code, and nothing behind it has run."""
+    """The error has the code of the failed statement, and no later statement has run."""
     with pytest.raises(StorageUnavailable, match="deadlock"):
         database.write(lambda tx: asked(tx, "DO $$ BEGIN RAISE deadlock_detected; END $$", "SELECT 42"))
     with pytest.raises(StorageError, match="division by zero"):

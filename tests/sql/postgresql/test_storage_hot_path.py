@@ -1,4 +1,4 @@
-"""The short way of plain jobs on PostgreSQL: it ends as the long one does, and gives way to it."""
+"""The fast path of plain jobs on PostgreSQL: it has the results of the slow path, and falls back to it."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ WRITERS = "SELECT pg_current_xact_id()::text::bigint"
 
 @pytest.fixture
 def scene(postgresql):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     with scene_at(postgresql.url("listen=off")) as scene:
         yield scene
 
 
 def running(scene, number):
-    """So many jobs in the hands of one session."""
+    """Return this number of jobs, claimed by one session."""
     scene.add_many(number)
     holder = scene.begin()
     return [Running(job, holder) for job in scene.claim(holder)]
 
 
 def exchange(scene, ends, limit=10):
-    """What becomes of the ends, and what is claimed beside them."""
+    """Settle the ends and claim jobs; return the result of both."""
     session = ends[0].session
     assert session is not None
     return scene.storage.exchange(ends, ClaimRequest(["default"], limit, session, scene.stamp()))
 
 
-# ---- what is stored --------------------------------------------------------------------------------------
+# ---- storing ---------------------------------------------------------------------------------------------
 
 
 def test_a_batch_of_several_kinds_is_stored_and_counted(scene):
-    """Each job with its own queue, priority and task; the counts know each queue."""
+    """Each job has its own queue, priority and task, and the counts are correct for each queue."""
     batch = [scene.new_job(queue=f"q{n % 2}", priority=n, task=f"t{n}") for n in range(4)]
 
     assert [True] * 4 == scene.storage.insert(batch).is_new
@@ -67,7 +67,7 @@ ENDS = {
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
 @pytest.mark.parametrize("what", ENDS)
 def test_an_end_that_is_not_plain_after_all_is_no_error_of_the_database(scene, postgresql, what, has_other):
-    """The others of its batch are settled by the same statement, and nobody finds it in the server's log."""
+    """The other ends are settled by the same statement, and the server's log contains no error."""
     jobs = running(scene, 5)
     waiting = scene.add()
     ENDS[what](scene, jobs[1])
@@ -87,7 +87,7 @@ def test_an_end_that_is_not_plain_after_all_is_no_error_of_the_database(scene, p
 
 
 def test_a_look_that_finds_nothing_writes_nothing(scene, admin):
-    """Servers look again and again: none of that is a transaction that has to reach the disk."""
+    """Idle servers read repeatedly. None of these reads is a transaction that must be written to disk."""
     holder = scene.begin()
     scene.claim(holder)
     before = admin.execute(WRITERS).fetchone()[0]
@@ -102,7 +102,7 @@ def test_a_look_that_finds_nothing_writes_nothing(scene, admin):
 
 
 def test_dead_connections_of_the_pool_cost_nobody_anything(scene, admin):
-    """After the server was restarted, or somebody ended its processes, the next call takes a new one."""
+    """After a restart of the server, or if its processes have ended, the next call uses a new connection."""
     jobs = running(scene, 2)
     end_connections(admin)
 
@@ -112,7 +112,7 @@ def test_dead_connections_of_the_pool_cost_nobody_anything(scene, admin):
 
 
 def test_a_callers_connection_keeps_its_settings(postgresql):
-    """The same work is done within transactions that set their limits for themselves."""
+    """On a caller's connection, the same work runs in transactions that set their own limits."""
     engine = create_engine(postgresql.engine_url())
     handles = Handles(lambda: open_engine(engine))
     scene = Scene(handles)
@@ -132,7 +132,7 @@ def test_a_callers_connection_keeps_its_settings(postgresql):
 
 
 def test_plans_go_along_indexes_however_small_the_table_was(scene, admin):
-    """It is made once, for a table known to be empty, and is right for a full one."""
+    """The plan is created once, while the statistics show an empty table, and suits a full one."""
     admin.execute("VACUUM ANALYZE")
     job = running(scene, 1)[0]
     exchange(scene, [succeeds(job)])
@@ -145,7 +145,7 @@ def test_plans_go_along_indexes_however_small_the_table_was(scene, admin):
 
 
 def test_what_a_session_holds_is_not_read_for_one_of_its_jobs(scene, admin):
-    """However few jobs were held when it was planned: that one is found by its id."""
+    """The job is found by its id, however few jobs were held when the plan was created."""
     scene.add_many(1_000, queue="other")
     scene.add_many(8)
     admin.execute("VACUUM ANALYZE")
@@ -166,7 +166,7 @@ def test_what_a_session_holds_is_not_read_for_one_of_its_jobs(scene, admin):
 
 
 def plans_of(database, begin="WITH open%"):
-    """How the server runs the claims that a connection of the pool has prepared, or others that begin so."""
+    """Return the plans of a connection's prepared claims, or of other statements by their beginning."""
 
     def explain(cursor):
         kept = "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements WHERE statement LIKE %s"
@@ -177,17 +177,17 @@ def plans_of(database, begin="WITH open%"):
 
 
 def explained(cursor, name, number):
-    """One plan, which is the same for all parameters."""
+    """Return one plan, which is the same for all parameters."""
     values = sql.SQL(", ").join([sql.NULL] * number)
     return cursor.execute(sql.SQL("EXPLAIN EXECUTE {}({})").format(sql.Identifier(name), values)).fetchall()
 
 
 def test_transactions_are_planned_as_the_server_likes(scene, admin):
-    """What the hot path asks for holds for nothing else on the same connection."""
+    """The hot path's settings do not apply to other statements on the same connection."""
     admin.execute("ALTER ROLE firelock SET enable_sort = off")
     end_connections(admin)
     try:
-        database = scene.storage._database  # noqa: SLF001 - only the connection itself knows its settings
+        database = scene.storage._database  # noqa: SLF001 - only the connection itself has its settings
         names = ("plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "enable_sort", "lock_timeout")
         hot = [database.at_once(lambda cursor, name=name: show(cursor, name)) for name in names]
         usual = [database.read(lambda tx, name=name: show(tx.cursor, name)) for name in names]
@@ -199,7 +199,7 @@ def test_transactions_are_planned_as_the_server_likes(scene, admin):
 
 
 def show(cursor, name):
-    """A setting as it is now."""
+    """Return the current value of a setting."""
     return cursor.execute(f"SHOW {name}").fetchone()[0]
 
 
@@ -221,7 +221,7 @@ def show(cursor, name):
     ],
 )
 def test_the_server_reads_back_the_texts_of_an_array(admin, texts):
-    """Whatever is in them, and whether or not something has to be marked."""
+    """Strings of an array are read back unchanged, whether or not their characters must be escaped."""
     (found,) = admin.execute("SELECT %s::text[]", [text_array(texts)]).fetchone()
 
     assert texts == found

@@ -1,4 +1,4 @@
-"""Unique keys on PostgreSQL: who waits for whose transaction, for how long, and what is left of it."""
+"""Unique keys on PostgreSQL: waits for other transactions, their duration, and the state afterwards."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' 
 
 @pytest.fixture
 def scene(postgresql):
-    """A store with jobs at hand."""
+    """A storage with helpers for jobs."""
     with scene_at(postgresql.url("listen=off")) as scene:
         yield scene
 
 
 @pytest.fixture
 def callers(postgresql):
-    """A caller's connection, within a transaction."""
+    """A caller's connection within a transaction."""
     with psycopg.connect(postgresql.url().replace("?listen=off", "")) as connection:
         yield connection
         connection.rollback()
 
 
 def call(scene, key="t k", **fields):
-    """A new job with this unique key."""
+    """Return a new job with this unique key."""
     return scene.new_job(admission=asks(unique=UniqueUse(key, until=Until.ENDED)), **fields)
 
 
 def test_a_call_waits_for_a_transaction_that_has_its_key(scene, admin, callers):
-    """And is a duplicate of what that has stored, once it is committed."""
+    """After the commit, the call is a duplicate of the job that the transaction has stored."""
     first, second = call(scene), call(scene)
     scene.storage.insert([first], within=callers)
 
@@ -52,7 +52,7 @@ def test_a_call_waits_for_a_transaction_that_has_its_key(scene, admin, callers):
 
 
 def test_a_call_gives_up_on_a_transaction_that_does_not_end(scene, callers, monkeypatch):
-    """It says why, and which key; other keys are free."""
+    """The error states the reason and the key. Other keys are free."""
     monkeypatch.setattr(unique_lock, "PATIENCE", "50ms")
     scene.storage.insert([call(scene)], within=callers)
 
@@ -65,7 +65,7 @@ def test_a_call_gives_up_on_a_transaction_that_does_not_end(scene, callers, monk
 
 @pytest.mark.parametrize("patience", ["0", "7s"])
 def test_a_callers_transaction_keeps_its_own_patience(scene, callers, patience):
-    """What was set to wait for a key holds for nothing else."""
+    """The timeout for a key does not apply to anything else."""
     callers.execute("SELECT set_config('lock_timeout', %s, true)", [patience])
 
     scene.storage.insert([call(scene)], within=callers)
@@ -74,7 +74,7 @@ def test_a_callers_transaction_keeps_its_own_patience(scene, callers, patience):
 
 
 def test_batches_with_the_same_keys_never_stand_in_each_others_way(scene):
-    """However they are ordered: keys are locked in one order."""
+    """The order of the keys in a batch does not matter, because keys are always locked in the same order."""
     keys = [f"t {letter}" for letter in "aBcDeFgH"]
     batches = [keys, keys[::-1], keys[3:] + keys[:3], keys[1::2] + keys[::2]]
     handles = scene.open(len(batches))

@@ -1,4 +1,4 @@
-"""The tables for users' own tools are those that `firelock migrate` makes."""
+"""The tables for users' own tools are the same as those that `firelock migrate` creates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from firelock_sql.sqlite.storage import SqliteStorage
 
 
 def shown(engine):
-    """Tables with their columns, and indexes with theirs."""
+    """Return the tables with their columns and their indexes."""
     seen = inspect(engine)
     return {
         name: (
@@ -27,7 +27,7 @@ def shown(engine):
 
 
 def test_they_are_the_tables_of_a_migration(tmp_path):
-    """Made by either, a storage finds the same, and works on it once the version is written."""
+    """A storage finds the same tables either way, and works with them as soon as the version is written."""
     by_tool, by_us = (create_engine(f"sqlite:///{tmp_path}/{name}.db", poolclass=NullPool) for name in "ab")
     with closing(SqliteStorage(f"sqlite:///{tmp_path}/b.db")) as storage:
         statements = storage.migration_sql()
@@ -44,7 +44,7 @@ def test_they_are_the_tables_of_a_migration(tmp_path):
 
 @pytest.mark.parametrize(("dialect", "has_partial"), [("postgresql", True), ("mariadb", False)])
 def test_each_database_has_its_own_indexes(dialect, has_partial):
-    """One of each name: partial ones where there are such, whole ones elsewhere."""
+    """Each name exists once: as a partial index if the database supports it, otherwise as a full one."""
     tables = tables_of(dialect, schema="jobs", prefix="fl_")
 
     indexes = [index for table in tables.tables.values() for index in table.indexes]
@@ -59,6 +59,6 @@ def test_each_database_has_its_own_indexes(dialect, has_partial):
 
 @pytest.mark.parametrize("name", ["", "a b", 'x"; drop table y', "1st", "ü"])
 def test_what_is_no_name_is_refused(name):
-    """Names stand in statements, so they are letters, digits and underscores alone."""
+    """Names are part of statements, so they may contain only letters, digits and underscores."""
     with pytest.raises(ConfigurationError, match="is no name"):
         tables_of("postgresql", prefix=name)

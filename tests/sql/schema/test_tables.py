@@ -1,4 +1,4 @@
-"""The schema of the SQL storage: made on first use, never upgraded silently."""
+"""The schema of the SQL storage: created on first use, never upgraded silently."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.core.fakes import unmeasured
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the file will be."""
+    """The path of the future file."""
     return tmp_path / "jobs.db"
 
 
 @pytest.fixture
 def open_storage(path):
-    """A function that opens one more storage on the file, closed with the test."""
+    """A function that opens one more storage on the file, which is closed after the test."""
     opened = []
 
     def open_one():
@@ -39,7 +39,7 @@ def open_storage(path):
 
 
 def write(path, statement):
-    """Change the file behind the storage's back."""
+    """Change the file without the storage."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(statement)
 
@@ -52,7 +52,7 @@ def test_opening_touches_nothing(open_storage, path):
 
 
 def test_the_first_verb_makes_the_schema(open_storage):
-    """A reading verb will do; nothing has to be prepared."""
+    """A verb that only reads creates the schema too, so nothing has to be prepared."""
     storage = open_storage()
 
     storage.find(JobFilter(), limit=1)
@@ -62,7 +62,7 @@ def test_the_first_verb_makes_the_schema(open_storage):
 
 
 def test_migrate_tells_its_steps(open_storage):
-    """On an empty file every step is taken, and told in a sentence."""
+    """On an empty file every step runs, and the result contains a sentence about each."""
     storage = open_storage()
     before = storage.schema()
 
@@ -73,7 +73,7 @@ def test_migrate_tells_its_steps(open_storage):
 
 
 def test_many_may_be_the_first(open_storage):
-    """Storages that meet an empty file at the same instant agree on one schema."""
+    """Storages that open an empty file at the same time agree on one schema."""
     storages = [open_storage() for _ in range(4)]
     barrier = threading.Barrier(len(storages))
     answers = []
@@ -96,7 +96,7 @@ def test_many_may_be_the_first(open_storage):
     [(version.WANTED + 2, version.WANTED + 1, "Upgrade firelock-sql"), (-1, -1, "firelock migrate")],
 )
 def test_a_version_too_far_is_refused(open_storage, path, version, works_with, hint):
-    """A newer schema asks for newer code, an older one for `firelock migrate`; neither is touched."""
+    """A newer schema requires newer code, an older one requires `firelock migrate`. Neither is changed."""
     open_storage().counts()
     write(path, f"update firelock_schema set version = {version}, works_with = {works_with}")
 
@@ -105,7 +105,7 @@ def test_a_version_too_far_is_refused(open_storage, path, version, works_with, h
 
 
 def test_servers_of_the_release_before_work_on_a_new_schema(open_storage, path):
-    """What the next release adds says from which code on it can be worked with."""
+    """A newer schema contains the oldest version of the code that can use it."""
     open_storage().counts()
     write(path, f"insert into firelock_schema values ({version.WANTED + 1}, 0, {version.WANTED}, '')")
 
@@ -116,7 +116,7 @@ def test_servers_of_the_release_before_work_on_a_new_schema(open_storage, path):
 
 
 def test_a_new_release_works_on_the_schema_before(open_storage, monkeypatch):
-    """Its servers may start before somebody migrates; then the step is taken, and only that one."""
+    """Servers of a new release can start before the migration. The migration then runs only the new step."""
     open_storage().counts()
     added = schema.Migration(
         "Added a column.", lambda _: iter(["alter table firelock_locks add extra text"]), 1
@@ -133,7 +133,7 @@ def test_a_new_release_works_on_the_schema_before(open_storage, monkeypatch):
 
 
 def test_the_statements_of_a_migration_do_what_it_does(open_storage, path, tmp_path):
-    """Who may change the schema runs them by hand; then there is nothing left to migrate."""
+    """A person with the required privileges can run the statements; then nothing is left to migrate."""
     statements = open_storage().migration_sql()
     by_hand = tmp_path / "by-hand.db"
 
@@ -160,7 +160,7 @@ def test_a_newer_schema_is_not_migrated(open_storage, path):
 @pytest.mark.parametrize("lacking", ["made_by", "works_with"])
 @pytest.mark.parametrize("use", ["counts", "schema", "migrate", "migration_sql"])
 def test_tables_from_before_the_first_release_are_told(open_storage, path, use, lacking):
-    """Whatever is asked of them, the answer is what they are and what to do; they stay as they are."""
+    """Every call reports the old tables and how to proceed. The tables are not changed."""
     open_storage().counts()
     write(path, f"alter table firelock_schema drop column {lacking}")
 
@@ -172,7 +172,7 @@ def test_tables_from_before_the_first_release_are_told(open_storage, path, use, 
 
 
 def test_a_file_that_is_no_database_is_told(open_storage, path):
-    """The driver's exception does not leak, and the file stays as it is."""
+    """The driver's exception does not leak, and the file is not changed."""
     path.write_text("this is not a database, it is a letter " * 50)
 
     with pytest.raises(StorageError, match="not an SQLite database"):
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_database_is_told(open_storage, path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    """A path that cannot be opened says which folder is missing."""
+    """If the path cannot be opened, the error names the missing folder."""
     storage = SqliteStorage(f"sqlite:///{tmp_path}/nowhere/jobs.db")
 
     with pytest.raises(StorageError, match=f"no folder {tmp_path}/nowhere"):
@@ -190,7 +190,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_the_plugin_loads_no_driver():
-    """A program that opens another storage pays nothing for this one."""
+    """A program that opens another storage does not load this one's modules."""
     program = "import sys, firelock_sql.plugin; print(*{'sqlalchemy', 'sqlite3'} & set(sys.modules))"
 
     loaded = subprocess.run(
@@ -201,7 +201,7 @@ def test_the_plugin_loads_no_driver():
 
 
 def test_a_database_of_the_wanted_schema_loads_no_other_dialect(path, open_storage):
-    """Only a migration imports what makes the tables, because that loads every dialect."""
+    """Only a migration imports the table definitions, because that loads every dialect."""
     open_storage().migrate()
     program = (
         "import sys; from firelock_sql.sqlite.storage import SqliteStorage;"
@@ -217,7 +217,7 @@ def test_a_database_of_the_wanted_schema_loads_no_other_dialect(path, open_stora
 
 
 def test_statements_know_every_table():
-    """The names that statements replace and the wanted version are those of what a migration makes."""
+    """The table names that statements replace and the wanted version match those of a migration."""
     assert set(schema.METADATA.tables) == TABLES
     assert schema.schema_version.name == SCHEMA_TABLE
     assert len(schema.MIGRATIONS) == version.WANTED

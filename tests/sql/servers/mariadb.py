@@ -1,4 +1,4 @@
-"""A MariaDB or MySQL of a test's own."""
+"""A MariaDB or MySQL server for tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.sql.servers.programs import MysqlProgram
 
 _DEFAULTS: Mapping[str, str] = {
     "bind-address": HOST,
-    "innodb-flush-log-at-trx-commit": "2",  # only a power failure would lose a commit
+    "innodb-flush-log-at-trx-commit": "2",  # a commit is lost only after a power failure
     "innodb-buffer-pool-size": "32M",
     "innodb-use-native-aio": "0",
     "max-connections": "200",
@@ -34,13 +34,13 @@ _DEFAULTS: Mapping[str, str] = {
 _FLAGS = ("--skip-log-bin", "--skip-name-resolve")
 _OF_THE_INSTALLER = ("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
 
-# Given to the set-up as well: files of another size would be written anew at the first start.
+# Also given to the set-up, because files of another size would be created again at the first start.
 _OF_PRODUCTS: Mapping[str, Mapping[str, str]] = {
     "mariadb": {"innodb-log-file-size": "16M", "aria-pagecache-buffer-size": "4M"},
     "mysql": {"innodb-redo-log-capacity": "16M", "mysqlx": "OFF", "secure-file-priv": "NULL"},
 }
 
-# Run whenever it starts; so that it may be run again, every statement is one that holds afterwards.
+# Run at every start, so each statement can be repeated.
 _USERS = f"""\
 ALTER USER 'root'@'localhost' IDENTIFIED BY '{PASSWORD}';
 CREATE USER IF NOT EXISTS '{USER}'@'{HOST}' IDENTIFIED BY '{PASSWORD}';
@@ -49,11 +49,14 @@ CREATE USER IF NOT EXISTS '{USER}'@'localhost' IDENTIFIED BY '{PASSWORD}';
 
 
 class Mariadb(DatabaseServer):
-    """One server; see `Process`. Root comes by the socket alone; `USER` may do all in its databases.
+    """One server; see `Process`.
+
+    Root connects only through the socket; `USER` has all rights in its databases.
 
     Args:
-        program: which MariaDB or MySQL.
-        options: settings beside or instead of the usual ones, `{"innodb-lock-wait-timeout": "5"}`.
+        program: the MariaDB or MySQL program.
+        options: settings that add to or replace the usual ones, for example `{"innodb-lock-wait-timeout":
+            "5"}`.
     """
 
     scheme = "mysql"
@@ -66,20 +69,21 @@ class Mariadb(DatabaseServer):
             **_DEFAULTS, **_OF_PRODUCTS[program.product],
             "port": str(self.port), "socket": str(self.socket), "datadir": str(self.folder / "data"),
             "pid-file": str(self.folder / "pid"), "init-file": str(self.folder / "users.sql"),
-            "tmpdir": str(self.folder),  # one that starts empties its own, others' temporary tables with it
+            # a server empties this folder at its start, so no other server may use it
+            "tmpdir": str(self.folder),
             **(options or {}),
         }  # fmt: skip
 
-    # ---- where it is -------------------------------------------------------------------------------------
+    # ---- addresses ---------------------------------------------------------------------------------------
 
     def connect(self) -> pymysql.connections.Connection:
-        """Return root's connection, which commits every statement; close it."""
+        """Return root's connection, which commits every statement; the caller closes it."""
         return pymysql.connect(
             unix_socket=str(self.socket), user="root", password=PASSWORD, autocommit=True,
             connect_timeout=int(DEADLINE),
         )  # fmt: skip
 
-    # ---- its life ----------------------------------------------------------------------------------------
+    # ---- start -------------------------------------------------------------------------------------------
 
     def _command(self) -> Sequence[str | Path]:
         data, users = self.folder / "data", self.folder / "users.sql"
@@ -91,32 +95,33 @@ class Mariadb(DatabaseServer):
 
     def _answers(self) -> bool:
         try:
-            with socket.socket(socket.AF_UNIX) as tried:  # PyMySQL forgets to close one that is refused
+            # PyMySQL does not close a socket whose connection is refused
+            with socket.socket(socket.AF_UNIX) as tried:
                 tried.connect(str(self.socket))
             self.connect().close()
         except (OSError, pymysql.OperationalError) as error:
             raise AssertionError(error) from error
         return True
 
-    # ---- what is in it -----------------------------------------------------------------------------------
+    # ---- databases ---------------------------------------------------------------------------------------
 
     def create_database(self, name: str) -> None:
-        """There is an empty database of this name, in which `USER` may do all."""
+        """Create an empty database with this name, in which `USER` has all rights."""
         self._run(f"CREATE DATABASE `{name}`")
         for host in (HOST, "localhost"):
             self._run(f"GRANT ALL ON `{name}`.* TO '{USER}'@'{host}'")
 
     def drop_database(self, name: str) -> None:
-        """The database is gone, and whoever was connected is sent away; no lock is waited for."""
+        """End all connections to the database and drop it; this waits for no lock."""
         self.end_connections(name)
         self._run(f"DROP DATABASE `{name}`")
 
     def end_connections(self, name: str) -> None:
-        """Nobody is connected to the database any more."""
+        """End all connections to the database."""
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute("SELECT id FROM information_schema.processlist WHERE db = %s", [name])
             for (number,) in cursor.fetchall():
-                with suppress(pymysql.OperationalError):  # it has gone by itself
+                with suppress(pymysql.OperationalError):  # it has ended by itself
                     cursor.execute("KILL %s", [number])
 
     def _run(self, statement: str) -> None:
@@ -130,7 +135,7 @@ def _words(options: Mapping[str, str]) -> list[str]:
 
 @cache
 def _new_data(program: MysqlProgram) -> Path:
-    """Return a folder of data as the program's own set-up makes it."""
+    """Return a data folder that the program's own set-up has created."""
     folder = shared_folder()
     words = ["--no-defaults", f"--datadir={folder / 'data'}", *_words(_OF_PRODUCTS[program.product])]
     if program.product == "mysql":

@@ -1,4 +1,4 @@
-"""A PgBouncer of a test's own, before a PostgreSQL."""
+"""A PgBouncer for tests, in front of a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.ports import HOST
 from tests.sql.servers.postgresql import Postgresql
 from tests.sql.servers.processes import DEADLINE, PASSWORD, USER, DatabaseServer, account
 
-# What docs/sql.md says that asyncpg's engine behind a pooler needs.
+# The arguments that an asyncpg engine behind a pooler needs, as documented in docs/sql.md.
 ADVISED: Mapping[str, object] = {
     "statement_cache_size": 0,
     "prepared_statement_cache_size": 0,
     "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
 }
 
-# Without prepared statements: whoever relies on them meets poolers that know none.
+# Prepared statements are disabled, because some poolers do not support them.
 _DEFAULTS: Mapping[str, str] = {
     "pool_mode": "transaction",
     "default_pool_size": "20",
@@ -31,12 +31,12 @@ _DEFAULTS: Mapping[str, str] = {
 
 
 class Pgbouncer(DatabaseServer):
-    """One pooler: a client has a connection for a transaction, and another one for the next.
+    """One pooler: a client has one connection for a transaction, and another one for the next.
 
     Args:
         path: the program.
-        server: what is behind it; it runs first.
-        options: settings beside or instead of the usual ones, `{"default_pool_size": "1"}`.
+        server: the server behind the pooler; it must run first.
+        options: settings that add to or replace the usual ones, for example `{"default_pool_size": "1"}`.
     """
 
     scheme = "postgresql"
@@ -67,7 +67,7 @@ class Pgbouncer(DatabaseServer):
         return True
 
     def ask(self, command: str) -> list[dict[str, object]]:
-        """Return the rows that its own console answers: `SHOW POOLS`."""
+        """Return the rows of a command of the pooler's console, for example `SHOW POOLS`."""
         with psycopg.connect(
             self.url("pgbouncer"), autocommit=True, connect_timeout=int(DEADLINE),
             cursor_factory=psycopg.ClientCursor, row_factory=psycopg.rows.dict_row,

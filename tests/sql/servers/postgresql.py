@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own."""
+"""A PostgreSQL server for tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from tests.sql.servers.processes import (
 )
 from tests.sql.servers.programs import PostgresqlProgram
 
-# Commits are as visible as ever; only a power failure would lose them. The rest keeps a server small.
+# Commits are as visible as usual and are lost only after a power failure. The other settings keep a server
+# small.
 _DEFAULTS: Mapping[str, str] = {
     "listen_addresses": HOST,
     "fsync": "off",
@@ -34,44 +35,45 @@ _DEFAULTS: Mapping[str, str] = {
     "synchronous_commit": "on",
     "shared_buffers": "32MB",
     "max_connections": "200",
-    "dynamic_shared_memory_type": "mmap",  # so that all of it goes with the folder
+    "dynamic_shared_memory_type": "mmap",  # so that all of it is deleted with the folder
 }
 
 
 class Postgresql(DatabaseServer):
     """One server; see `Process`.
 
-    Whoever runs the tests is its superuser, by the socket alone; `USER` comes with a password, and owns the
-    databases. Where it can, it sorts texts as people do, not by their bytes: nothing may rely on that.
+    The user who runs the tests is its superuser, who connects only through the socket. `USER` connects with a
+    password and owns the databases. If the program supports it, strings are sorted as people sort them, not
+    by bytes: nothing may rely on the order.
 
     Args:
-        program: which PostgreSQL.
-        options: settings beside or instead of the usual ones, `{"max_connections": "10"}`.
+        program: the PostgreSQL program.
+        options: settings that add to or replace the usual ones, for example `{"max_connections": "10"}`.
     """
 
     scheme = "postgresql"
-    stop_signal = signal.SIGINT  # the fast one: it waits for nobody
-    close_signal = signal.SIGQUIT  # at once, yet without leaving its shared memory to the kernel
+    stop_signal = signal.SIGINT  # a fast shutdown, which does not wait for clients
+    close_signal = signal.SIGQUIT  # an immediate shutdown, which still removes the shared memory
 
     def __init__(self, program: PostgresqlProgram, options: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.program = program
         self._options = {**_DEFAULTS, "port": str(self.port), **(options or {})}
 
-    # ---- where it is -------------------------------------------------------------------------------------
+    # ---- addresses ---------------------------------------------------------------------------------------
 
     def socket_url(self, database: str) -> str:
-        """Return the URL of a database by the socket, as whoever runs the tests."""
+        """Return the URL of a database through the socket, for the user who runs the tests."""
         return f"postgresql:///{database}?host={self.folder}&port={self.port}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
-        """Return a superuser's connection, which commits every statement; close it."""
+        """Return a superuser's connection, which commits every statement; the caller closes it."""
         return psycopg.connect(
             dbname=database, host=str(self.folder), port=self.port, user=_superuser(), autocommit=True,
             connect_timeout=int(DEADLINE),
         )  # fmt: skip
 
-    # ---- its life ----------------------------------------------------------------------------------------
+    # ---- start -------------------------------------------------------------------------------------------
 
     def _command(self) -> Sequence[str | Path]:
         data = self.folder / "data"
@@ -92,22 +94,22 @@ class Postgresql(DatabaseServer):
             raise AssertionError(error) from error
         return True
 
-    # ---- what is in it -----------------------------------------------------------------------------------
+    # ---- databases ---------------------------------------------------------------------------------------
 
     def create_database(self, name: str) -> None:
-        """There is an empty database of this name, which `USER` owns."""
+        """Create an empty database with this name, owned by `USER`."""
         with self.connect() as connection:
             statement = sql.SQL("CREATE DATABASE {} OWNER {}")
             connection.execute(statement.format(sql.Identifier(name), sql.Identifier(USER)))
 
     def drop_database(self, name: str) -> None:
-        """The database is gone, whoever was connected to it."""
+        """Drop the database, even if there are connections to it."""
         with self.connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def end_connections(admin: psycopg.Connection) -> None:
-    """Every connection of `USER` has been ended by the superuser, and its process is gone."""
+    """End every connection of `USER` as the superuser, and wait until its process has ended."""
     find = "SELECT pid FROM pg_stat_activity WHERE usename = %s"
     pids = [pid for (pid,) in admin.execute(find, [USER]).fetchall()]
     admin.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", [pids])
@@ -120,7 +122,7 @@ def _superuser() -> str:
 
 @cache
 def _new_data(program: PostgresqlProgram) -> Path:
-    """Return a folder of data as initdb makes it."""
+    """Return a data folder that initdb has created."""
     folder = shared_folder()
     made = [
         program.folder / "initdb", "-D", folder / "data", "-U", _superuser(), "-E", "UTF8", "--locale=C",

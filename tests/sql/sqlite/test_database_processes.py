@@ -1,4 +1,4 @@
-"""An SQLite file among several processes: forks, locks, errors, health."""
+"""An SQLite file used by several processes: forks, locks, errors, health."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from firelock_sql.sqlite.storage import SqliteStorage
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_after_a_fork_the_child_opens_its_own(scene):
-    """A child that inherits a used storage stores, reads and waits; so does its parent after it."""
+    """A child process that inherits a used storage can store, read and wait, and so can its parent later."""
     scene.add()
     scene.storage.wait(None, 0)
     child = os.fork()
@@ -44,7 +44,7 @@ def test_after_a_fork_the_child_opens_its_own(scene):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_fork_waits_for_what_is_under_way(tmp_path):
-    """Children forked while other threads write and read inherit no transaction: each is free to write."""
+    """Child processes forked while other threads write and read inherit no transaction, so each can write."""
     handles = Handles(lambda: SqliteStorage(f"sqlite:///{tmp_path}/busy.db?synchronous=normal"))
     scene, is_over = Scene(handles), threading.Event()
 
@@ -57,7 +57,8 @@ def test_a_fork_waits_for_what_is_under_way(tmp_path):
     for thread in threads:
         thread.start()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads at a fork
+        # newer Python versions warn about threads at a fork
+        warnings.simplefilter("ignore", DeprecationWarning)
         children = [os.fork() or _store_one(scene) for _ in range(5)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     is_over.set()
@@ -71,7 +72,7 @@ def test_a_fork_waits_for_what_is_under_way(tmp_path):
 
 
 def _store_one(scene):
-    """Store a job in a forked child, and end it."""
+    """Store a job in a forked child process, then end the process."""
     code = 1
     try:
         code = 0 if scene.storage.insert([scene.new_job(task="tasks.child")]).is_new == [True] else 2
@@ -83,7 +84,10 @@ def _store_one(scene):
 
 
 def test_a_file_that_stays_locked_is_unavailable(scene, path):
-    """Trying again may help, and does once the other has finished; readers are not held up."""
+    """A repeated call may succeed, and does so after the other writer has finished.
+
+    Readers are not blocked.
+    """
     scene.add()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin immediate")
@@ -98,7 +102,7 @@ def test_a_file_that_stays_locked_is_unavailable(scene, path):
 
 
 def test_a_transaction_that_fails_leaves_nothing(scene):
-    """A value that SQLite cannot hold refuses its batch whole; the storage stays usable."""
+    """If SQLite cannot store a value, the whole call is refused. The storage stays usable."""
     good, bad = scene.new_job(), scene.new_job(priority=2**63)
 
     with pytest.raises(StorageError, match="cannot hold"):
@@ -118,7 +122,10 @@ def test_a_transaction_that_fails_leaves_nothing(scene):
     ids=["full", "wrong", "read-only"],
 )
 def test_the_drivers_errors_say_whether_to_try_again(tmp_path, statements, expected, words):
-    """Full and read-only may pass, a wrong statement does not; the text names the file and a way out."""
+    """A full disk and a read-only file may pass, a wrong statement does not.
+
+    The message names the file and a fix.
+    """
     with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
         connection.execute("pragma max_page_count = 10")
         for statement in statements[:-1]:
@@ -144,7 +151,10 @@ def test_the_drivers_errors_say_whether_to_try_again(tmp_path, statements, expec
     ],
 )
 def test_it_is_said_what_a_power_failure_may_take(path, synchronous, told, is_found):
-    """Durability above all; the doctor mentions less than full, with the way back, and not as an error."""
+    """The description states the durability.
+
+    The doctor reports a setting below "full" with a fix, not as an error.
+    """
     with closing(SqliteStorage(f"sqlite:///{path}?synchronous={synchronous}")) as storage:
         said = storage.describe()
         found = [one for one in storage.diagnose() if "synchronous" in one.what]
@@ -155,18 +165,18 @@ def test_it_is_said_what_a_power_failure_may_take(path, synchronous, told, is_fo
 
 
 def test_an_old_sqlite_is_found(scene):
-    """A version whose log may damage a database is named; a newer one is not."""
+    """A version whose log can damage a database is reported, and a newer one is not."""
     found = [one for one in scene.storage.diagnose() if sqlite3.sqlite_version in one.what]
 
     assert (sqlite3.sqlite_version_info < (3, 51, 3)) == bool(found)
 
 
 def test_a_log_that_has_grown_is_found(scene, path):
-    """Above 64 MB somebody keeps an old snapshot open."""
+    """A log of more than 64 MB means that a process keeps an old snapshot open."""
     scene.add()
     log = path.with_name("jobs.db-wal")
     size = log.stat().st_size
-    os.truncate(log, 65 * 1024 * 1024)  # sparse: costs no space
+    os.truncate(log, 65 * 1024 * 1024)  # sparse, so it uses no disk space
 
     found = [one.what for one in scene.storage.diagnose() if "log has grown" in one.what]
 
@@ -175,7 +185,7 @@ def test_a_log_that_has_grown_is_found(scene, path):
 
 
 def test_the_file_system_is_that_of_the_innermost_mount(tmp_path):
-    """A mount below another one counts; without a table of mounts nothing is said."""
+    """A mount below another one takes precedence. Without a table of mounts the result is empty."""
     mounts = tmp_path / "mounts"
     mounts.write_text("disk / ext4 rw 0 0\nhost:/export /srv/my\\040jobs nfs4 rw 0 0\n")
 

@@ -1,4 +1,4 @@
-"""SQLite met an error of its disk: what the caller is told, and what becomes of the file."""
+"""Disk errors in SQLite: the caller's error, and the state of the file."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from firelock_sql.sqlite.database import FileConnections, translated
 
 @pytest.fixture
 def connections(tmp_path):
-    """The connections of a process to a file with one table."""
+    """The connections of one process to a file with one table."""
     with closing(FileConnections(parse_sqlite_url(f"sqlite:///{tmp_path}/jobs.db"))) as connections:
         connections.write(lambda cursor: cursor.execute("CREATE TABLE pieces (piece BLOB)"))
         yield connections
 
 
 def _fill(cursor):
-    """The file may take no page more, as on a full disk, and a piece that needs some is written."""
+    """Forbid the file any further page, as on a full disk, and write a value that needs some."""
     cursor.execute("INSERT INTO pieces VALUES (1)")
     cursor.execute("PRAGMA max_page_count = 2")
     cursor.execute("INSERT INTO pieces VALUES (zeroblob(100000))")
 
 
 def test_a_full_disk_is_called_that(connections):
-    """Who writes to a file that cannot grow is told so, and that trying again may help."""
+    """The error for a file that cannot grow names the full disk, and means that a later call may succeed."""
     with pytest.raises(StorageUnavailable, match="database or disk is full; free space on its disk"):
         connections.write(_fill)
 
 
 def test_the_file_is_written_to_again_when_there_is_space(connections):
-    """What was refused left nothing behind, and the next write opens the file anew."""
+    """The refused write left nothing behind, and the next one opens the file again."""
     with pytest.raises(StorageUnavailable):
         connections.write(_fill)
 
@@ -54,7 +54,7 @@ def _input_output_error():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a file system without any space is there on Linux")
 def test_an_error_of_a_full_disk_names_the_cause():
-    """Who opens a file whose disk has no space left hears of the space, which SQLite does not say."""
+    """If the disk is full when a file is opened, the error names the missing space, unlike SQLite's."""
     with (
         pytest.raises(StorageUnavailable, match="disk I/O error; free space on its disk"),
         translated(Path("/proc/jobs.db")),
@@ -63,6 +63,6 @@ def test_an_error_of_a_full_disk_names_the_cause():
 
 
 def test_an_error_of_a_disk_with_space_names_no_cause(tmp_path):
-    """Where there is space, an error of input or output is told as SQLite tells it."""
+    """If there is space, the message is SQLite's own."""
     with pytest.raises(StorageUnavailable, match=r"disk I/O error\.$"), translated(tmp_path / "jobs.db"):
         raise _input_output_error()

@@ -1,4 +1,4 @@
-"""Across modules: a value that someone wrote into a row by hand affects at most the job of that row."""
+"""Across modules: a value that a person wrote into a row affects at most the job of that row."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from firelock.testing.conformance.scene import BASE, requeues, reschedules, succ
 
 
 def overwrite(path, job_id, column, garbage):
-    """The column of a job's row holds what no version of ours wrote."""
+    """Set the column of a job's row to a value that no version of Firelock writes."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"UPDATE firelock_jobs SET {column} = ? WHERE id = ?", (garbage, job_id))
 
 
 def read_column(path, job_id, column):
-    """What a column of a job's row holds."""
+    """Return the value in a column of a job's row."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(f"SELECT {column} FROM firelock_jobs WHERE id = ?", (job_id,)).fetchone()[0]
 
@@ -27,7 +27,7 @@ def read_column(path, job_id, column):
     "column", ["attempt", "retries", "crashes", "fence", "created_at", "timeout_seconds"]
 )
 def test_a_row_without_its_numbers_is_quarantined(scene, path, column):
-    """A job whose numbers are none is failed with the reason; its neighbours are claimed."""
+    """A job with unreadable numbers fails with the reason, and its neighbours are claimed."""
     before, bad, behind = scene.add_many(3)
     overwrite(path, bad, column, "soon")
 
@@ -41,7 +41,7 @@ def test_a_row_without_its_numbers_is_quarantined(scene, path, column):
 
 
 def test_a_child_of_a_quarantined_job_is_decided(scene, path):
-    """The end of such a job is an end like any other."""
+    """The end of a quarantined job releases its continuations like any other end."""
     bad = scene.add()
     child = scene.continuation(bad, on=On.FINISHED)
     overwrite(path, bad, "attempt", "first")
@@ -61,7 +61,7 @@ def test_a_child_of_a_quarantined_job_is_decided(scene, path):
     ],
 )  # fmt: skip
 def test_what_only_describes_a_job_keeps_it_from_nothing(scene, path, column, garbage):
-    """A job runs and is shown, without what cannot be read of it."""
+    """A job runs and is shown without the parts that cannot be read."""
     job_id = scene.add(tags=("one",))
     overwrite(path, job_id, column, garbage)
 
@@ -74,7 +74,7 @@ def test_what_only_describes_a_job_keeps_it_from_nothing(scene, path, column, ga
 
 
 def test_added_fields_of_edges_and_steps_are_ignored(scene, path):
-    """A newer release stores more of each; what is known here is read as before."""
+    """A newer release might store more fields. The fields of this release are read as before."""
     parent = scene.add(reason="first")
     child = scene.continuation(parent)
     before = scene.record(child).parents, scene.history(parent)
@@ -105,7 +105,7 @@ def test_added_fields_of_a_history_stay_when_it_is_shortened(scene, path):
 
 
 def test_a_job_with_tags_nobody_can_read_is_pruned(scene, path):
-    """Retention goes on behind it."""
+    """Retention continues after a job with unreadable tags."""
     job_id = scene.settle(succeeds(scene.run(scene.begin(), scene.add(tags=("one",))), expires_at=1))
     overwrite(path, job_id, "tags", "[not json")
 
@@ -113,7 +113,7 @@ def test_a_job_with_tags_nobody_can_read_is_pruned(scene, path):
 
 
 def test_an_unknown_state_reads_as_failed(scene, path):
-    """Such a job is shown, and an operator may delete it or have it run."""
+    """A job with an unknown state is shown, and an operator can delete or requeue it."""
     job_id = scene.add()
     overwrite(path, job_id, "state", "banana")
 
@@ -124,7 +124,7 @@ def test_an_unknown_state_reads_as_failed(scene, path):
 
 
 def test_a_task_that_is_no_text_ends_no_list(scene, path):
-    """Lists of all jobs walk from task to task, and come to an end."""
+    """Lists of all jobs proceed from task to task and come to an end."""
     job_ids = scene.add_many(2)
     overwrite(path, job_ids[0], "task", b"\xff")
 

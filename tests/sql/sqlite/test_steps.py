@@ -1,4 +1,4 @@
-"""Across modules: steps on an SQLite file, in a caller's transaction and in their own process."""
+"""Across modules: steps on an SQLite file, in a caller's transaction and in a job process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_ONCE = Retry.fixed(0, attempts=3, jitter=0)
 
 @pytest.fixture
 def url(tmp_path):
-    """Of an empty file that has a table of its user's as well."""
+    """The URL of a file without jobs that has a table of its user."""
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
         connection.execute("CREATE TABLE ledger (order_id INTEGER)")
     return f"sqlite:///{tmp_path / 'jobs.db'}"
@@ -29,7 +29,7 @@ def url(tmp_path):
 
 @pytest.fixture
 def fire(url):
-    """An app on it."""
+    """An app on the file."""
     with Firelock(url) as app:
         yield app
 
@@ -43,19 +43,19 @@ def engine(url):
 
 
 def book(session, order_id):
-    """What the task does within its transaction."""
+    """Insert an order, as the task does in its transaction; return its id."""
     session.execute(text("INSERT INTO ledger VALUES (:id)"), {"id": order_id})
     return order_id
 
 
 def booked(engine):
-    """What is in the table."""
+    """Return the ids in the table."""
     with Session(engine) as session:
         return list(session.execute(text("SELECT order_id FROM ledger")).scalars())
 
 
 def test_a_step_and_what_it_writes_are_one_commit(fire, engine):
-    """What rolls back is done again, what is committed is not: once in all, whatever fails behind it."""
+    """A rolled-back step runs again and a committed one does not, whatever fails after it."""
     ran = []
 
     @fire.task(name="order", retry=AT_ONCE)
@@ -98,7 +98,7 @@ def test_a_job_that_is_no_longer_ours_leaves_nothing(fire, engine):
 
 
 def test_an_async_step_takes_part_in_a_transaction(fire, engine):
-    """Of a sync connection that a coroutine has."""
+    """The transaction is that of a sync connection that a coroutine uses."""
 
     async def abook(session):
         await asyncio.to_thread(int)
@@ -116,7 +116,7 @@ def test_an_async_step_takes_part_in_a_transaction(fire, engine):
 
 
 def test_coroutine_that_streams_after_its_commit_is_not_cancelled(fire, engine):
-    """What it emits then is dropped, because its job has ended."""
+    """Output after the commit is dropped, because the job has ended."""
     much, reasons = "word" * 100_000, []
 
     async def works(job: JobContext) -> None:
@@ -154,7 +154,7 @@ def order(job: JobContext) -> list[int]:
 
 
 def test_steps_work_in_a_process_of_their_own(fire, url, tmp_path, monkeypatch):
-    """It has a connection of its own; what its run waits for comes back to the server."""
+    """The process has its own connection, and the memo that its run waits for is returned to the server."""
     (tmp_path / "steps_app.py").write_text(APP)
     monkeypatch.setenv("STEPS_URL", url)
     fire.task(name="order", executor="process")(lambda: None)

@@ -1,4 +1,4 @@
-"""Batches in a file: the short ways end as the long ones, and the same walks lead where memory's lead."""
+"""Batches in a file: the fast paths have the results of the slow ones, and walks the results of memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.core.storage.test_batch_walks import shown, walked
 
 @pytest.fixture
 def flow(path):
-    """A file with batches and members at hand."""
+    """A file with helpers for batches and members."""
     with closing(Handles(opener(f"sqlite:///{path}?synchronous=normal"))) as handles:
         yield FlowScene(handles)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_file_counts_as_memory_does(tmp_path, seed):
-    """What is done to nested batches by chance leaves the same states and counts."""
+    """A random sequence of operations on nested batches leaves the same states and counts."""
     with closing(SqliteStorage(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as storage:
         walk = walked(storage, seed)
 
@@ -40,14 +40,14 @@ def test_a_file_counts_as_memory_does(tmp_path, seed):
 
 
 def test_a_members_plain_end_is_counted_like_any_other(flow):
-    """One is settled by the handle that claimed it, without reading, the other by another handle."""
+    """One member is settled without a read by the handle that claimed it, the other one by another handle."""
     batch, members = flow.batch_of(3)
     short, long, last = flow.running(flow.begin(), *members)
 
     results = [flow.apply(succeeds(short)), *flow.handles.open().apply([succeeds(long)])]
     counts = flow.counts(batch)
 
-    assert [Applied.APPLIED, Applied.APPLIED] == results  # nothing for release to look at yet
+    assert [Applied.APPLIED, Applied.APPLIED] == results  # `release` has nothing to do yet
     assert (3, 1, 0, 2, 0, 0) == counts
     assert Applied.RELEASING is flow.apply(succeeds(last))
     flow.settle_all()
@@ -56,7 +56,7 @@ def test_a_members_plain_end_is_counted_like_any_other(flow):
 
 @pytest.mark.parametrize("is_shut", [False, True])
 def test_members_of_one_batch_are_stored_alike_whichever_way(flow, is_shut):
-    """Those that are stored by hundreds, and those that go by way of all a job may ask, are listed alike."""
+    """Members stored by the hundred and those that take the slow path are listed in the same way."""
     source = flow.add()
     batch = flow.batch(after=[source] if is_shut else [])
     many = [flow.new_member(batch) for _ in range(112)]
@@ -74,7 +74,7 @@ def test_members_of_one_batch_are_stored_alike_whichever_way(flow, is_shut):
 
 @pytest.mark.parametrize("number", [1, 40, 112])
 def test_a_batch_is_stored_with_its_first_members_as_by_itself(flow, number):
-    """Plain members right behind their batch go the short way, what follows them the long one."""
+    """Plain members directly after their batch take the fast path, later jobs the slow one."""
     batch = flow.new_batch()
     members = [flow.new_member(batch.id) for _ in range(number)]
     waiting = flow.new_member(batch.id, members[0].id)
@@ -86,7 +86,7 @@ def test_a_batch_is_stored_with_its_first_members_as_by_itself(flow, number):
     again = flow.storage.insert(everything).is_new
 
     assert ({True}, {False}) == (set(first), set(again))
-    assert 0 == looked_at  # nothing may have ended
+    assert 0 == looked_at  # no member can have ended
     assert (number + 2, number + 1, 1, 0, 0, 0) == flow.counts(batch.id)
     holder = flow.begin()
     while taken := flow.take(holder):
@@ -100,7 +100,10 @@ def test_a_batch_is_stored_with_its_first_members_as_by_itself(flow, number):
 
 
 def test_a_batch_behind_a_deleted_job_takes_its_members_and_sweeps_them(flow):
-    """It comes to the same end whether its source is deleted before or after; later ones are refused."""
+    """The batch ends in the same way whether its source is deleted before or after it is stored.
+
+    Later members are refused.
+    """
     source = flow.add()
     flow.settle(deletes(source, at=flow.stamp()))
     batch = flow.new_batch(after=[source])
@@ -115,7 +118,7 @@ def test_a_batch_behind_a_deleted_job_takes_its_members_and_sweeps_them(flow):
 
 
 def test_a_page_of_members_is_the_same_with_and_without_a_state(flow):
-    """Members are listed by a table of their own, tested one by one, or looked up where they are few."""
+    """Members are listed by their own table, tested one by one, or looked up if there are few."""
     batch, members = flow.batch_of(5)
     flow.settle(succeeds(flow.running(flow.begin(), *members)[0]))
     flow.add()
@@ -136,7 +139,7 @@ def test_a_page_of_members_is_the_same_with_and_without_a_state(flow):
 
 
 def test_no_statement_of_batches_reads_a_whole_table(flow, path):
-    """However many jobs there are, each statement is led to its rows by an index."""
+    """Each statement finds its rows with an index, however many jobs exist."""
     flow.batch_of(2)
     dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
     modules = (batch_change, batch_row, batches, insert, memo_row, settle, streams)
@@ -165,7 +168,7 @@ def test_no_statement_of_batches_reads_a_whole_table(flow, path):
 
 
 def test_a_job_that_remembers_ends_like_any_other(flow):
-    """What is remembered since the claim, or was before, makes no end of another job a long way."""
+    """Memos from before or after the claim do not make the ends of other jobs slow."""
     first, second = flow.add(), flow.add()
     runs = flow.running(flow.begin(), first, second)
     memo = Memo(MemoKind.STEP, "fetch", "1", is_done=True, at=flow.stamp())

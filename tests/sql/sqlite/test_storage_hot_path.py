@@ -1,4 +1,4 @@
-"""The short ways of the hot path end exactly as the long ones do, and cost what they are allowed to."""
+"""The fast paths of the hot path: their results are exactly those of the slow ones, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from firelock_sql.rows.job_row import COMPACT_FROM
 
 @pytest.fixture
 def commits(path, scene):
-    """A function that returns how many transactions have been committed since it was called last."""
+    """A function that returns the number of transactions committed since its last call."""
     with closing(sqlite3.connect(path)) as watcher:
 
         def version():
@@ -31,7 +31,7 @@ def commits(path, scene):
 
 
 def told(scene, job_id):
-    """Everything the storage says of a job, but for its id."""
+    """Return everything that the storage has about a job, without its id."""
     record = attrs.evolve(scene.record(job_id), id="", created_at=0, changed_at=0, enqueued_at=0)
     history = [attrs.evolve(entry, at=0) for entry in scene.history(job_id)]
     return attrs.evolve(record, claimed_at=0, started_at=0, ended_at=0), [
@@ -41,7 +41,7 @@ def told(scene, job_id):
 
 
 def test_a_plain_end_is_told_like_any_other(scene):
-    """A job settled by the handle that claimed it, without reading, equals one settled by another handle."""
+    """A job settled without a read by the handle that claimed it equals one settled by another handle."""
     holder = scene.begin()
     short, long = scene.run(holder), scene.run(holder)
 
@@ -52,7 +52,7 @@ def test_a_plain_end_is_told_like_any_other(scene):
 
 
 def test_what_follows_a_plain_end_keeps_it_in_the_history(scene):
-    """The end that only the columns told is a line of history once they tell something newer."""
+    """An end that only columns contain becomes a line of the history when a newer value replaces them."""
     running = scene.run(scene.begin())
     scene.settle(succeeds(running))
     end = scene.last_entry(running.id)
@@ -65,7 +65,7 @@ def test_what_follows_a_plain_end_keeps_it_in_the_history(scene):
 
 
 def test_a_number_that_is_given_out_again_settles_nobody_else(scene):
-    """A late end of a job whose row is gone does not end the job that got its number, session and fence."""
+    """A late end of a deleted job does not end the job that has its number, session and fence."""
     holder = scene.begin()
     old = scene.run(holder)
     scene.settle(deletes(old.id, at=scene.stamp(), expires_at=1))
@@ -79,7 +79,7 @@ def test_a_number_that_is_given_out_again_settles_nobody_else(scene):
 
 
 def test_a_history_of_any_length_reads_as_if_bounded_at_each_step(scene):
-    """Lines that were rewritten to save space read like those that were never rewritten."""
+    """Lines that were rewritten to save space are read like those that were never rewritten."""
     job_id, holder = scene.add(), scene.begin()
     expected = scene.history(job_id)
 
@@ -95,7 +95,7 @@ def test_a_history_of_any_length_reads_as_if_bounded_at_each_step(scene):
 
 @pytest.mark.parametrize("number", [1, 8, 63, 500])
 def test_a_batch_is_one_commit(scene, commits, number):
-    """Jobs of one call share one transaction, whatever their number."""
+    """The jobs of one call share one transaction, whatever their number."""
     jobs = [scene.new_job() for _ in range(number)]
     commits()
 

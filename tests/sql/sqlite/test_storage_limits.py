@@ -1,4 +1,4 @@
-"""Limits and unique keys in an SQLite file: what is stored of them, and what somebody wrote there by hand."""
+"""Limits and unique keys in an SQLite file: the stored values, and values that a person has written."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ HOUR = 3_600
 
 
 def read(path, statement, *values):
-    """What a person with a prompt reads from the file."""
+    """Return the rows of a query, as a person with a prompt reads them."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(statement, values).fetchall()
 
 
 def write(path, statement, *values):
-    """What somebody changes behind the storage's back."""
+    """Change the file without the storage."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(statement, values)
 
 
 def keys_in(path):
-    """The limits' keys that have a row."""
+    """Return the limit keys that have a row."""
     return [key for (key,) in read(path, "SELECT key FROM firelock_limit_keys ORDER BY key")]
 
 
 def test_a_job_says_in_its_row_what_it_waits_for(scene, path):
-    """Its lane is a column; jobs without limits have none, and stand in the index of ready jobs alone."""
+    """A job's lane is a column. Jobs without limits have no lane and are only in the index of ready jobs."""
     scene.add()
     scene.add_limited(1, "smtp", "tenant:7")
 
@@ -42,7 +42,7 @@ def test_a_job_says_in_its_row_what_it_waits_for(scene, path):
 
 
 def test_a_number_that_is_given_out_again_holds_no_key(scene, path):
-    """A strict job that waits for a retry is pruned; the one that gets its number then is another."""
+    """A strict job that waits for a retry is pruned, and another job gets its number."""
     holder = scene.begin()
     scene.put_numbers("gpu", concurrent=1)
     scene.add_limited(1, LimitUse("gpu", is_strict=True))
@@ -63,7 +63,7 @@ def test_a_number_that_is_given_out_again_holds_no_key(scene, path):
 
 
 def test_numbers_that_nobody_can_read_are_no_limit(scene, path):
-    """A record that was written by hand keeps no job from starting."""
+    """A record written by a person does not prevent any job from starting."""
     scene.put_numbers("gpu", concurrent=1)
     write(path, "UPDATE firelock_records SET value = '[not json' WHERE kind = 'limit'")
     ids = scene.add_limited(3, "gpu")
@@ -74,7 +74,7 @@ def test_numbers_that_nobody_can_read_are_no_limit(scene, path):
 @pytest.mark.parametrize("garbage", ["[1", "", b"\xff"])
 @pytest.mark.parametrize("lane", [None, "gpu"])
 def test_a_job_that_asks_what_nobody_can_read_is_quarantined(scene, path, garbage, lane):
-    """It fails with the reason, as it might be started against a limit; its neighbours are claimed."""
+    """The job fails with the reason, because its start might break a limit. Its neighbours are claimed."""
     bad = scene.add()
     ids = [scene.add(), *scene.add_limited(2, "gpu")]
     statement = "UPDATE firelock_jobs SET admission_json = ?, held_by = ? WHERE id = ?"
@@ -92,7 +92,7 @@ def test_a_job_that_asks_what_nobody_can_read_is_quarantined(scene, path, garbag
 def test_a_job_whose_limits_a_newer_release_stored_is_claimed_next_to_its_neighbours(
     scene, path, stored, lane
 ):
-    """The server puts it off; the storage keeps the string as it is."""
+    """The server puts the job off, and the storage keeps the string unchanged."""
     newer = scene.add()
     ids = [newer, scene.add(), *scene.add_limited(2, "gpu")]
     write(path, "UPDATE firelock_jobs SET admission_json = ?, held_by = ? WHERE id = ?", stored, lane, newer)
@@ -105,7 +105,7 @@ def test_a_job_whose_limits_a_newer_release_stored_is_claimed_next_to_its_neighb
 
 
 def test_rows_of_idle_keys_are_forgotten(scene, path):
-    """What holds no job and whose rate is free has no row within an hour; what is in use keeps its own."""
+    """A key without holders and without a used rate loses its row within an hour; other keys keep theirs."""
     scene.put_numbers("used", concurrent=1)
     scene.put_numbers("idle", concurrent=1)
     scene.put_numbers("debt", rate=1, per=10 * HOUR * 1_000_000, burst=1)
@@ -127,7 +127,7 @@ def test_rows_of_idle_keys_are_forgotten(scene, path):
 
 
 def test_a_key_whose_row_is_forgotten_counts_as_before(scene, path):
-    """Holders are asked of the jobs where no row lists them."""
+    """If no row lists the holders, they are read from the jobs."""
     scene.put_numbers("gpu", concurrent=2)
     holder = scene.begin()
     scene.add_limited(5, "gpu")
@@ -139,7 +139,7 @@ def test_a_key_whose_row_is_forgotten_counts_as_before(scene, path):
 
 
 def test_a_unique_key_keeps_its_row_as_long_as_its_job_is_stored(scene, path):
-    """Upkeep forgets the key of a pruned job; one that may be requeued keeps it."""
+    """Upkeep removes the key of a pruned job. A job that can still be requeued keeps its key."""
     first, second = (scene.add(admission=asks(unique=UniqueUse(f"shop.send {key}"))) for key in ("1", "2"))
     for job_id, expires_at in ((first, 1), (second, None)):
         scene.settle(deletes(job_id, at=scene.stamp(), expires_at=expires_at))
@@ -152,7 +152,7 @@ def test_a_unique_key_keeps_its_row_as_long_as_its_job_is_stored(scene, path):
 
 
 def test_a_key_of_an_open_transaction_is_waited_for(scene, path):
-    """A caller's transaction that stored a job with a key, and was rolled back, leaves the key free."""
+    """A caller's transaction that stored a job with a key and was rolled back leaves the key free."""
     asked = asks(unique=UniqueUse("shop.send 7"))
     other = scene.new_job(admission_json=None)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -167,7 +167,7 @@ def test_a_key_of_an_open_transaction_is_waited_for(scene, path):
 
 
 def test_the_last_call_moves_a_job_to_its_own_lane(scene, path):
-    """Arguments and limits of the last call are in the row, and its tags in the list by tag."""
+    """The row has the arguments and limits of the last call, and the list by tag has its tags."""
     use = UniqueUse("shop.index 7", keeps_last=True)
     job_id = scene.add(admission=asks("gpu", unique=use), tags=("old", "both"))
 
@@ -180,7 +180,7 @@ def test_the_last_call_moves_a_job_to_its_own_lane(scene, path):
 
 
 def test_numbers_are_said_in_json(scene, path):
-    """A person reads a limit's numbers with a prompt."""
+    """A person can read a limit's settings with a prompt."""
     scene.put_numbers("gpu", concurrent=3)
 
     ((value,),) = read(path, "SELECT value FROM firelock_records WHERE kind = 'limit'")

@@ -1,4 +1,4 @@
-"""Called jobs and continuations on a server: how many round trips they take, however many there are."""
+"""Called jobs and continuations on a server: the number of round trips, which does not grow with the jobs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from firelock.storage import Edge, On, Relations, State
 from firelock.testing.conformance.scene import fails, succeeds
 
 FEW = 3
-MANY = 120  # more than are looked at together
+MANY = 120  # more than are read together
 
 
 def ended_parents(flow, number, *, child_of_all=False):
-    """So many jobs have ended, and each has a job that waits for its end; return these."""
+    """Let this number of jobs end, each with a job that waits for it; return the waiting jobs."""
     parents = flow.add_many(number)
     edges = [Edge(one, On.SUCCEEDED) for one in parents]
     related = [tuple(edges)] if child_of_all else [(edge,) for edge in edges]
@@ -25,9 +25,9 @@ def ended_parents(flow, number, *, child_of_all=False):
 
 @pytest.mark.parametrize("child_of_all", [False, True])
 def test_children_of_many_parents_are_released_together(flow, proxy, child_of_all):
-    """It takes as many round trips as those of a single one; nothing is left then."""
+    """Children of many parents take as many round trips as those of one, and nothing is left to release."""
     trips = []
-    for number in (1, 1, FEW, FEW, FEW * FEW):  # statements are prepared by the first ones
+    for number in (1, 1, FEW, FEW, FEW * FEW):  # the first ones prepare the statements
         children = ended_parents(flow, number, child_of_all=child_of_all)
         before = proxy.traffic
         assert number == flow.storage.release(1_000)
@@ -39,7 +39,7 @@ def test_children_of_many_parents_are_released_together(flow, proxy, child_of_al
 
 
 def test_more_parents_than_are_looked_at_together(flow):
-    """All their children are released by one call."""
+    """One call releases the children of all parents."""
     children = ended_parents(flow, MANY)
 
     assert MANY == flow.storage.release(1_000)
@@ -49,7 +49,10 @@ def test_more_parents_than_are_looked_at_together(flow):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
 def test_a_release_looks_at_no_more_than_it_is_told_to(flow, limit):
-    """A parent of some children, between others of one each: the next call goes on where it has ended."""
+    """A parent of several children is between parents of one each.
+
+    The next call continues at the right place.
+    """
     first, many, last = flow.add_many(3)
     parents = [first, *[many] * 4, last]
     children = [
@@ -69,10 +72,13 @@ def test_a_release_looks_at_no_more_than_it_is_told_to(flow, limit):
 
 
 def test_the_first_parent_that_asks_for_it_deletes_the_child_of_several(flow):
-    """Whichever way the others ended, in the same release; those that wait for nothing more are enqueued."""
+    """The child is deleted whatever the other ends in the same release are.
+
+    Jobs that wait for nothing more are enqueued.
+    """
     one, other, third = flow.add_many(3)
     waits = [
-        (Edge(one, On.SUCCEEDED), Edge(other, On.FAILED)),  # the latter does not come
+        (Edge(one, On.SUCCEEDED), Edge(other, On.FAILED)),  # the second condition is not met
         (Edge(one, On.SUCCEEDED), Edge(third, On.FAILED)),
         (Edge(other, On.FINISHED), Edge(third, On.FINISHED)),
     ]
@@ -90,13 +96,13 @@ def test_the_first_parent_that_asks_for_it_deletes_the_child_of_several(flow):
 
 @pytest.mark.parametrize("number", [1, 20])
 def test_called_jobs_are_stored_in_one_round_trip(flow, proxy, number):
-    """As plain ones are; a repeat stores none."""
+    """Plain jobs need one round trip too. A repeated call stores none."""
     caller = flow.run()
 
     def called():
         return [flow.new_tied(Relations(caller_id=caller.id), {"queue": "called"}) for _ in range(number)]
 
-    flow.storage.insert(called())  # statements are prepared
+    flow.storage.insert(called())  # this prepares the statements
     jobs, before = called(), proxy.traffic
 
     assert [True] * number == flow.storage.insert(jobs).is_new
@@ -109,7 +115,7 @@ def test_called_jobs_are_stored_in_one_round_trip(flow, proxy, number):
 
 
 def test_a_look_at_a_job_is_one_round_trip(flow, proxy):
-    """One query is a snapshot by itself."""
+    """One query is its own snapshot."""
     job = flow.add()
     flow.storage.get([job])
     before = proxy.traffic

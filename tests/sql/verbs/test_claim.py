@@ -1,4 +1,4 @@
-"""A claim of every queue ends, whatever others let go of while it looks."""
+"""A claim of every queue ends, whatever other transactions unlock while it reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ MOST_ASKED = 20
 
 
 class Looking:
-    """A transaction that finds rows in two queues; one more comes first once somebody has let go of it."""
+    """A transaction that finds rows in two queues.
+
+    One row is unlocked after the first read and comes first.
+    """
 
     adds_deltas = True
 
@@ -18,11 +21,11 @@ class Looking:
         self.asked = 0
 
     def one(self, statement, former):
-        """The row of the next queue behind one, None behind the last."""
+        """Return the row of the queue after this one, or None after the last."""
         return min(((queue,) for queue in self.ready if queue > former), default=None)
 
     def all(self, statement, queue=None, most=0):
-        """The first rows of a queue; nothing is paused."""
+        """Return the first rows of a queue; no queue is paused."""
         if queue is None:
             return []
         self.asked += 1
@@ -34,22 +37,23 @@ class Looking:
 
 
 def row_of(id: str, queue: str) -> ReadyRow:
-    """A row as far as the choice looks at it."""
+    """Return a row with the columns that the choice reads."""
     return (id, "task", "{}", "json", queue)
 
 
 def test_a_job_that_comes_free_before_those_taken_is_taken_next():
-    """It moves the others on by one: they are known, and are not asked for time after time."""
+    """The job moves the others on by one place. They are remembered, so they are not read again and again."""
     turns = QueueTurns()
     turns.served("b")
 
-    rows = ready_rows(Looking(), ClaimRequest(None, 4, "one", 0), turns)  # type: ignore[arg-type]  # all that it asks of one
+    # type: ignore[arg-type]  # all that the function uses
+    rows = ready_rows(Looking(), ClaimRequest(None, 4, "one", 0), turns)
 
     assert ["a1", "b1", "b2", "b0"] == sorted((row[0] for row in rows), key=["a1", "b1", "b2", "b0"].index)
 
 
 def test_no_more_is_taken_than_was_asked_for():
-    """What is looked at again to find the next one is not taken twice."""
+    """Rows that are read again to find the next one are not taken twice."""
     turns = QueueTurns()
     turns.served("b")
 

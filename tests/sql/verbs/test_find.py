@@ -1,4 +1,4 @@
-"""Pages of jobs in an SQL storage stay bounded, whatever is looked for."""
+"""Pages of jobs in an SQL storage have a bounded cost for every filter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock_sql.verbs.find import RARE, SCANNED
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory):
-    """A store with more jobs than one page may look at; the oldest one is special."""
+    """A storage with more jobs than one page may read; the oldest one is special."""
     path = tmp_path_factory.mktemp("crowd") / "jobs.db"
     handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?synchronous=normal"))
     scene = Scene(handles)
@@ -27,13 +27,13 @@ def crowd(tmp_path_factory):
 
 
 def pages(scene, where, limit=10, **options):
-    """The jobs of every page of a list, from the first to the last."""
+    """Return the jobs of every page of a list, from the first to the last."""
     return kit_pages(scene.storage, where, limit, **options)
 
 
 @pytest.mark.parametrize("where", [JobFilter(server="host:a"), JobFilter(State.ENQUEUED, server="host:a")])
 def test_a_page_looks_at_so_many_jobs_and_no_more(crowd, where):
-    """What is not found on the way is looked for by the next page: the first is empty and has a cursor."""
+    """The next page continues the search, so the first one can be empty and still have a cursor."""
     found = pages(crowd, where, oldest_first=where.state is not None)
 
     assert 2 <= len(found) <= 4
@@ -41,7 +41,7 @@ def test_a_page_looks_at_so_many_jobs_and_no_more(crowd, where):
 
 
 def test_a_rare_condition_is_found_at_once(crowd):
-    """Where few jobs meet a condition they are looked up: one page holds them and is the last."""
+    """If few jobs meet a condition, they are looked up: one page contains them and is the last."""
     rare = crowd.add(task="rare", queue="seldom", tags=("odd",), recurring_id="nightly")
     filters = [
         JobFilter(task="rare"),
@@ -59,7 +59,7 @@ def test_a_rare_condition_is_found_at_once(crowd):
 
 
 def test_a_common_condition_walks_in_order(crowd):
-    """A condition that most jobs meet fills its page from the first jobs it looks at."""
+    """If most jobs meet a condition, the first jobs that are read fill the page."""
     assert SCANNED > RARE
 
     newest = crowd.storage.find(JobFilter(task="tasks.run", queue="default"), limit=10)
@@ -71,7 +71,7 @@ def test_a_common_condition_walks_in_order(crowd):
 
 
 def test_a_walk_meets_every_job_once(crowd):
-    """Pages join without gap or repeat, also where a page ended because it had looked far enough."""
+    """Pages have no gaps and no repeated jobs, even if a page ended because it had read enough."""
     where = JobFilter(State.ENQUEUED, task="tasks.run")
     number = crowd.storage.counts().by_queue["default"][State.ENQUEUED]
 
@@ -82,7 +82,7 @@ def test_a_walk_meets_every_job_once(crowd):
 
 @pytest.fixture(scope="module")
 def tagged(crowd):
-    """The ids of jobs that share a tag, more than may be sorted, all of them behind the crowd."""
+    """The ids of jobs that share a tag, more than may be sorted; all of them are newer than the crowd."""
     return [
         id
         for number in range(RARE // 1_000 + 1)
@@ -91,7 +91,10 @@ def tagged(crowd):
 
 
 def test_a_common_tag_is_walked_along_its_own_jobs(crowd, tagged):
-    """Its jobs are listed in the order of creation: others are not looked at, however many came before."""
+    """The jobs of a tag are listed in order of creation.
+
+    Other jobs are not read, however many came before.
+    """
     heavy = crowd.add(tags=("eu",), task="ship.heavy", queue="parcels")
 
     oldest = crowd.storage.find(JobFilter(tag="eu"), limit=10, oldest_first=True)
@@ -106,7 +109,7 @@ def test_a_common_tag_is_walked_along_its_own_jobs(crowd, tagged):
 
 
 def test_pages_of_a_common_tag_join(crowd, tagged):
-    """Without gap or repeat, within a window too."""
+    """Pages of a tag have no gaps and no repeated jobs, even within a time window."""
     first = crowd.storage.find(JobFilter(tag="eu"), limit=1, oldest_first=True).jobs[0]
     where = JobFilter(tag="eu", task="ship", since=first.created_at)
 

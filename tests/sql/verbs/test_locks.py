@@ -1,4 +1,4 @@
-"""Rows of locks: as many as there are locks of the last day, and one that keeps the tokens rising."""
+"""Rows of locks: those used in the last day, and one that keeps the tokens rising."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DAY = 86_400.0
 
 
 def assert_rows_do_not_pile_up(url, engine_url):
-    """A lock for each of twenty days leaves none behind; a name that comes back has a larger token."""
+    """Use a lock on each of twenty days: no rows are left, and a repeated name gets a larger token."""
     with scene_at(url) as scene:
         storage, tokens = scene.storage, []
         for day in range(20):
@@ -29,16 +29,16 @@ def assert_rows_do_not_pile_up(url, engine_url):
 
 
 def test_rows_of_locks_do_not_pile_up_in_sqlite(tmp_path):
-    """Each night's lock has a name of its own."""
+    """Each night's lock has a different name."""
     url = f"sqlite:///{tmp_path}/jobs.db"
     assert_rows_do_not_pile_up(url, url)
 
 
 def test_rows_of_locks_do_not_pile_up_in_postgresql(postgresql):
-    """So here too."""
+    """Each night's lock has a different name, on PostgreSQL too."""
     assert_rows_do_not_pile_up(postgresql.url("listen=off"), postgresql.engine_url())
 
 
 def test_rows_of_locks_do_not_pile_up_in_mariadb(mariadb):
-    """And here."""
+    """Each night's lock has a different name, on MariaDB too."""
     assert_rows_do_not_pile_up(mariadb.url(), mariadb.engine_url())

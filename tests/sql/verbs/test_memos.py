@@ -1,4 +1,4 @@
-"""An answer from outside is one round trip on a server, with which a job that waits for it goes on."""
+"""A signal from outside is one round trip on a server and lets the waiting job continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.sql.transactions import by_connection
 
 
 def waiting(flow):
-    """A job that waits for a signal."""
+    """Return the id of a job that waits for a signal."""
     job = flow.run()
     flow.begin_wait(job, "approval")
     flow.settle(suspends(job))
@@ -23,7 +23,7 @@ def waiting(flow):
 
 
 def shown(flow, job_id):
-    """All that people see of the job, but for what tells it and its instants from others."""
+    """Return all that people see of the job, without its id and its times."""
     times = dict.fromkeys(("created_at", "changed_at", "enqueued_at", "claimed_at", "started_at"), 0)
     history = [attrs.evolve(one, at=0, claimed_at=0, started_at=0) for one in flow.history(job_id)]
     return attrs.evolve(flow.record(job_id), id="", **times), history, flow.recalled(job_id)
@@ -31,8 +31,11 @@ def shown(flow, job_id):
 
 @pytest.mark.parametrize("early", [True, False])
 def test_an_answer_is_one_round_trip(flow, proxy, early):
-    """Whether or not the job waits for it yet; a repeat and a late one are no more."""
-    flow.send(waiting(flow), "approval")  # statements are prepared
+    """It does not matter whether the job already waits.
+
+    A repeated answer and a late one take one round trip too.
+    """
+    flow.send(waiting(flow), "approval")  # this prepares the statements
     flow.take(flow.begin("other"))
     job = flow.run().id if early else waiting(flow)
     before = proxy.traffic
@@ -47,7 +50,10 @@ def test_an_answer_is_one_round_trip(flow, proxy, early):
 
 
 def test_an_answer_is_stored_as_the_long_way_stores_it(flow, server_database):
-    """Which is the one of a caller's transaction; nobody can tell, and the counts are right."""
+    """The slow path is that of a caller's transaction.
+
+    The stored results are equal, and the counts are correct.
+    """
     short, long = waiting(flow), waiting(flow)
 
     assert Applied.APPLIED is flow.send(short, "approval")
@@ -61,7 +67,7 @@ def test_an_answer_is_stored_as_the_long_way_stores_it(flow, server_database):
 
 
 def test_several_answers_to_one_job(flow):
-    """Of which it waits for the first; servers that wait are told of it."""
+    """The job waits for the first answer. Waiting servers are notified."""
     job = waiting(flow)
 
     told = flow.storage.remember([signal(job, "approval"), signal(job, "later")])
@@ -72,7 +78,7 @@ def test_several_answers_to_one_job(flow):
 
 
 def test_one_call_answers_several_jobs(flow):
-    """Of which one waits, one will, one is over and one is unknown."""
+    """One job waits, one will wait, one has ended and one is unknown."""
     over = flow.run()
     flow.settle(succeeds(over))
     asleep, running = waiting(flow), flow.run().id
@@ -86,7 +92,7 @@ def test_one_call_answers_several_jobs(flow):
 
 
 def test_a_job_that_waits_again_and_again_keeps_a_bounded_history(flow, server_database):
-    """What is stored of it does not grow with the answers; what is shown is the same."""
+    """The stored history does not grow with the number of answers, and the shown history is the same."""
     job = waiting(flow)
     flow.send(job, "approval")
     for number in range(COMPACT_FROM):

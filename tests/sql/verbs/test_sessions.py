@@ -1,4 +1,4 @@
-"""A session that nobody could renew is not taken for dead; to end one costs no more than it has to."""
+"""Sessions that could not be renewed are not ended as dead, and ending one costs no more than necessary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECOND = 1_000_000
 
 @pytest.fixture
 def database(tmp_path):
-    """A file whose clock has passed the end of a session of ten seconds."""
+    """A file whose clock has passed the end of a ten-second session."""
     url = f"sqlite:///{tmp_path}/jobs.db"
     with closing(SqliteStorage(url)) as storage:
         storage.begin_session(NewSession("session", "server", "host:7", "host", 7, 1, 10.0))
@@ -30,7 +30,7 @@ def database(tmp_path):
 
 
 def test_who_had_to_wait_for_the_file_reaps_nobody(database):
-    """While one writer held the file, those who wanted to renew had to wait as well: they come first."""
+    """While another writer held the file, renewals had to wait as well, so they must be stored first."""
     waited = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now - SECOND))
     at_once = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now))
 
@@ -39,7 +39,10 @@ def test_who_had_to_wait_for_the_file_reaps_nobody(database):
 
 
 def test_to_end_a_session_reads_no_arguments(tmp_path):
-    """A supervisor takes hundreds of jobs from a dead child: it needs their names and numbers alone."""
+    """A supervisor ends sessions of dead worker processes with hundreds of jobs.
+
+    It reads only ids and numbers.
+    """
     arguments = "x" * 100_000
     new = [
         NewJob(f"job-{place}", "send", arguments, "json", "default", 0, State.ENQUEUED, 1)

@@ -1,4 +1,4 @@
-"""A run that waits without a worker costs two round trips on a server: what it notes, and its end."""
+"""A run that waits without a worker costs two round trips on a server: its memo and its end."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from firelock.testing.conformance.scene import BASE, HOUR, fails, succeeds
 
 
 def for_a_signal(flow, job):
-    """The run notes that it waits for a signal; return its suspension."""
+    """Store that the run waits for a signal; return its suspension."""
     flow.begin_wait(job, "approval")
     return suspends(job)
 
 
 def for_a_signal_until(flow, job):
-    """And a deadline with it."""
+    """Store that the run waits for a signal with a deadline; return its suspension."""
     flow.begin_wait(job, "approval", BASE + HOUR)
     return suspends(job, due_at=BASE + HOUR)
 
 
 def for_an_instant(flow, job):
-    """The run notes until when it sleeps."""
+    """Store until when the run sleeps; return its suspension."""
     flow.keep(job, "night", str(BASE + HOUR), kind=MemoKind.SLEEP)
     return sleeps(job, "night", due_at=BASE + HOUR)
 
 
 def for_a_job(flow, job):
-    """The run notes whom it calls, and calls it."""
+    """Store the call of a job and the job; return the suspension of the run."""
     child = flow.add(queue="children")
     flow.remember(call_memo(job, "pay", child))
     return suspends(job, "pay", kind=MemoKind.CALL, children=[child])
 
 
-MANY = 130  # more than a number has bits
+MANY = 130  # more than the bits of a number
 WAITS = [for_a_signal, for_a_signal_until, for_an_instant, for_a_job]
 
 
 def shown(flow, job_id):
-    """All that people see of the job, but for what tells it from others."""
+    """Return all that people see of the job, without its id and its time of creation."""
     record = flow.record(job_id)
     return attrs.evolve(record, id="", created_at=0, changed_at=0), flow.history(job_id)[1:]
 
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_suspension_is_one_round_trip(flow, proxy, wait):
-    """Behind the one of its memo: the storage looks for what the job waits for, and stores that it waits."""
-    flow.settle(wait(flow, flow.run()))  # statements are prepared
+    """After the memo's round trip, another one checks the awaited condition and stores the wait."""
+    flow.settle(wait(flow, flow.run()))  # this prepares the statements
     job = flow.run()
     asked = wait(flow, job)
     before = proxy.traffic
@@ -65,7 +65,7 @@ def test_a_suspension_is_one_round_trip(flow, proxy, wait):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_what_a_run_notes_before_is_one_round_trip(flow, proxy, wait):
-    """So a suspension is two; a job that it calls is one more, as it is wherever it is stored."""
+    """The memo of a wait is one round trip, and a called job is one more, as wherever it is stored."""
     flow.settle(wait(flow, flow.run()))
     job = flow.run()
     before = proxy.traffic
@@ -76,7 +76,7 @@ def test_what_a_run_notes_before_is_one_round_trip(flow, proxy, wait):
 
 
 def test_suspensions_share_a_round_trip(flow, proxy):
-    """However many, and whatever they wait for."""
+    """Any number of suspensions with any conditions share one round trip."""
     flow.settle(for_a_signal(flow, flow.run()))
     flow.add_many(8)
     jobs = flow.take(flow.begin())
@@ -92,7 +92,7 @@ def test_suspensions_share_a_round_trip(flow, proxy):
 
 
 def test_many_suspensions_are_asked_for_together(flow):
-    """Each is answered for itself: one in ten has its signal by then, and is enqueued."""
+    """Each suspension is decided separately: one in ten already has its signal and is enqueued."""
     flow.add_many(MANY)
     jobs = flow.take(flow.begin(), MANY)
     asked = [for_a_signal(flow, job) for job in jobs]
@@ -108,7 +108,7 @@ def test_many_suspensions_are_asked_for_together(flow):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_suspension_is_stored_as_the_long_way_stores_it(flow, wait):
-    """Which is the one of a job that is there twice in a call; nobody can tell."""
+    """The slow path is that of a job that is in a call twice. The stored results are equal."""
     flow.add_many(2)
     one, other = flow.take(flow.begin())
     long, short = wait(flow, one), wait(flow, other)
@@ -121,7 +121,7 @@ def test_a_suspension_is_stored_as_the_long_way_stores_it(flow, wait):
 
 
 def test_an_exchange_takes_up_suspensions_among_others(flow):
-    """Each in its own way, the answers in the order of what was asked, and there is room for more jobs."""
+    """Each kind is settled in its own way, results have the order of the ends, and more jobs are claimed."""
     flow.add_many(6)
     holder = flow.begin()
     jobs = flow.take(holder, 5)
@@ -134,14 +134,17 @@ def test_an_exchange_takes_up_suspensions_among_others(flow):
     exchange = flow.exchange(holder, [*asked, attrs.evolve(asked[0], job_id="unknown")], 5)
 
     assert [*[Applied.APPLIED] * 5, Applied.MISSING] == exchange.results
-    assert 2 == len(exchange.claim.jobs)  # the one that was left, and the one whose signal was there
+    assert 2 == len(exchange.claim.jobs)  # the remaining one, and the one whose signal was already sent
     assert {
         State.AWAITING: 1, State.SUCCEEDED: 1, State.SCHEDULED: 1, State.FAILED: 1, State.PROCESSING: 2,
     } == flow.by_state()  # fmt: skip
 
 
 def test_a_suspension_that_is_asked_for_again_is_there_once(flow):
-    """Its answer was lost: the job has one tie to the one that it calls, and one line of history."""
+    """The reply to the suspension was lost.
+
+    Still, the job waits for the called one only once, and has one line of history.
+    """
     job = flow.run()
     asked = for_a_job(flow, job)
     flow.settle(asked)

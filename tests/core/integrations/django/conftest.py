@@ -1,4 +1,4 @@
-"""A Django project whose tables are made once a run."""
+"""A Django project whose tables are created once per test run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.core.integrations.django.projects import DjangoProject, sqlite_databa
 
 @pytest.fixture(scope="session")
 def shop_file(tmp_path_factory):
-    """An SQLite file with all tables of the project and of the jobs; to be copied."""
+    """Return an SQLite file with all tables of the project and of the jobs, which tests copy."""
     path = tmp_path_factory.mktemp("django") / "shop.db"
     DjangoProject({"default": sqlite_database(path)}, {"database": "default"})("migrate", "-v", "0")
     return path
@@ -19,7 +19,7 @@ def shop_file(tmp_path_factory):
 
 @pytest.fixture
 def django_project(shop_file, tmp_path):
-    """The project with everything in one SQLite file, its tables made."""
+    """Return the project with all data in one SQLite file that has the tables."""
     path = shutil.copy(shop_file, tmp_path / "shop.db")
     database = {**sqlite_database(path), "OPTIONS": {"transaction_mode": "IMMEDIATE"}}
     return DjangoProject({"default": database}, {"database": "default"})

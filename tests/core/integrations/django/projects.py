@@ -1,4 +1,4 @@
-"""A Django project in a process of its own, since a process has one project."""
+"""A Django project in a separate process, because a process can have only one project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "django_project"
 
 @attrs.frozen
 class DjangoProject:
-    """Runs the commands of the project in `django_project`, with these databases and this block."""
+    """Runs the commands of the project in `django_project` with these databases and this FIRELOCK setting."""
 
     databases: dict
     block: object
@@ -23,16 +23,16 @@ class DjangoProject:
     environment: dict = attrs.Factory(dict)
 
     def __call__(self, *words, code=0, **environment):
-        """`manage.py` has run the words and has ended so; return what it wrote, errors last."""
+        """Run `manage.py` with these words, check the exit code, and return stdout followed by stderr."""
         return self.run([str(FOLDER / "manage.py"), *words], code=code, **environment)
 
     def firelock(self, *words, code=0, **environment):
-        """`firelock` itself has run the words, with the project's settings in the environment."""
+        """Run `firelock` with these words, with the project's settings in the environment."""
         set_up = {"DJANGO_SETTINGS_MODULE": "mysite.settings", **environment}
         return self.run(["-m", "firelock", *words], code=code, **set_up)
 
     def shell(self, program, **environment):
-        """The program has run with Django set up; return what it printed, read as JSON."""
+        """Run the program after `django.setup()`, and return its output parsed as JSON."""
         start = "import django; django.setup()\n"
         set_up = {"DJANGO_SETTINGS_MODULE": "mysite.settings", **environment}
         return json.loads(self.done(["-c", start + program], **set_up).stdout)
@@ -60,11 +60,11 @@ class DjangoProject:
 
 
 def sqlite_database(path):
-    """An entry of DATABASES."""
+    """Return an entry for DATABASES."""
     return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}
 
 
-# Prints what becomes of jobs in transactions of Django's, where they live in the database of `default`.
+# Prints the outcome of jobs in Django transactions when they are stored in the database `default`.
 TRANSACTIONS = """
 import asyncio, json
 from django.db import connection, connections, transaction
@@ -195,7 +195,7 @@ TRANSACTIONS_SAID = {
 }  # fmt: skip
 
 
-# Prints how each verb with a job of an open transaction ends, on the project's storage and with a Tester.
+# Prints the outcome of each verb with a job of an open transaction, with the project's storage and a Tester.
 TIES = """
 import asyncio, json, threading
 from django.db import transaction
@@ -301,7 +301,7 @@ _TIES = [
     "signal",
 ]  # fmt: skip
 _LOOKS = ["refresh", "requeue", "delete", "restore", "get", "copy", "athen", "aafter", "asignal"]
-_BY_ID = {"get": "JobNotFound", "copy": "JobNotFound"}  # nothing is known of a transaction
+_BY_ID = {"get": "JobNotFound", "copy": "JobNotFound"}  # a lookup by id does not know the transaction
 _ALL = {
     "inside": dict.fromkeys([*_TIES, "batch.then", "batch.add"], "accepted"),
     "looks": dict.fromkeys(_LOOKS, "JobNotCommitted") | _BY_ID,
@@ -312,7 +312,7 @@ _ALL = {
         "requeue": "JobConflict", "restore": "JobConflict",
     },
 }  # fmt: skip
-TIES_SAID = {  # by the storage and by the Tester
+TIES_SAID = {  # outcomes with the storage and with the Tester
     f"{where} {name}": [outcome] * 2
     for where, outcomes in _ALL.items()
     for name, outcome in outcomes.items()

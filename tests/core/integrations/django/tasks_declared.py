@@ -1,4 +1,4 @@
-"""Django tasks as an app of a project declares them; imported once Django has TASKS."""
+"""Django tasks as a project's app declares them; imported after Django has the setting TASKS."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if NAMESPACE == "django.tasks":
 else:
     from django_tasks import task
 
-# Django's decorator takes options of a backend's own from 6.1 on, and the backport's does.
+# Django's decorator accepts backend options from version 6.1. The backport's decorator accepts them too.
 TAKES_OPTIONS = django.VERSION[:2] != (6, 0)
-seen = []  # what backoff functions were told
+seen = []  # arguments of the calls of backoff functions
 
 
 def given(**options):
-    """Options of the decorator; where it takes none, the settings of the test have them."""
+    """Return options for the decorator. If it accepts none, the test has them in its settings."""
     return options if TAKES_OPTIONS else {}
 
 
@@ -178,5 +178,5 @@ async def await_for_ever():
 
 
 def plain():
-    """No task, and none that the storage could make one of."""
+    """A function that is not a task and cannot be made one because of a job in the storage."""
     sys.modules[__name__].seen.append("run")

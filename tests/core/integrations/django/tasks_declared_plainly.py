@@ -1,4 +1,4 @@
-"""A task that is declared for a backend of Django's own."""
+"""A task that is declared for one of Django's own backends."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Run Django's own tests of its tasks against Firelock's backend: `python tasks_own.py FOLDER`.
 
-FOLDER holds a copy of `tests/tasks` of Django's sources, and is the place where the programs run. What stands
-there for Django's two backends is replaced by two of ours: one keeps jobs and runs none, as the dummy does,
-the other runs each job at once on a stepped server. The last line written is JSON: how many passed, and what
-did not.
+FOLDER contains a copy of `tests/tasks` of Django's sources, and is the working folder of the programs. The
+tests use two variants of Firelock's backend instead of Django's two backends. One stores jobs without running
+them, like the dummy backend. The other runs each job immediately on a stepped server. The last line of the
+output is JSON: the number of tests that passed, and the names of the others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OURS = {
     ),
 }
 
-# What says something else of Django's own backends than their contract asks of every backend.
+# Tests of Django's own backends that check more than the contract of every backend.
 _MEMORY = "it changes a result in the dummy's own list, and expects the change to be read back"
 _MISSES = "the immediate backend lacks this feature; ours has it"
 _NO_PICKLE = "tasks can be pickled from Django 6.1 on"
@@ -58,7 +58,7 @@ MODULES = ("test_tasks", "test_dummy_backend", "test_immediate_backend")
 
 
 def backends():
-    """Return the module that the tests find their backends in."""
+    """Return the module in which the tests find their backends."""
     from firelock import Firelock
     from firelock.integrations.django import TaskBackend
     from firelock.testing import Tester
@@ -102,7 +102,7 @@ def backends():
 
 
 def translate(folder):
-    """The tests name our backends, and on Django 5.2 the backport."""
+    """Make the tests use Firelock's backends, and on Django 5.2 the backport of `django.tasks`."""
     for path in folder.glob("tasks/*.py"):
         text = path.read_text(encoding="utf-8")
         for theirs, ours in OURS.items():
@@ -113,7 +113,7 @@ def translate(folder):
 
 
 def main(folder):
-    """All tests that apply have run."""
+    """Run all tests that apply."""
     translate(folder)
     sys.path.insert(0, str(folder))
     settings.configure(
@@ -137,7 +137,7 @@ def main(folder):
     outcome = unittest.TextTestRunner(verbosity=2).run(suite)
     broken = [test.id() for test, _ in (*outcome.failures, *outcome.errors)]
     said = {"django": django.get_version(), "run": outcome.testsRun, "broken": broken, "left_out": left_out}
-    print(json.dumps(said))  # noqa: T201 - what the test reads
+    print(json.dumps(said))  # noqa: T201 - the output that the test parses
 
 
 if __name__ == "__main__":

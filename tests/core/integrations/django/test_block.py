@@ -1,4 +1,4 @@
-"""The block FIRELOCK of a Django project's settings."""
+"""The setting FIRELOCK of a Django project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def mistakes(given, **more):
 
 
 def test_a_block_says_what_an_app_is_made_of():
-    """Texts, lists and every number of the settings, under their own names."""
+    """The setting contains strings, lists and all numeric settings, under their own names."""
     given = {
         "database": "default", "plugins": ["shop.hooks.Tracing"], "queues": ["mail", "default"],
         "autodiscover": ["jobs"], "keep_succeeded": timedelta(days=7), "workers": 4,
@@ -85,16 +85,16 @@ def test_a_block_says_what_an_app_is_made_of():
     ],
 )
 def test_each_mistake_is_named_with_its_remedy(given, expected):
-    """By the words that system checks and errors show."""
+    """System checks and errors show the same messages."""
     assert [expected] == mistakes(given)
 
 
 def test_all_mistakes_are_named_at_once():
-    """Whoever mends one needs not come back for the next."""
+    """A user can fix all mistakes after one run."""
     assert ["E002", "E003", "E004"] == [each[:4] for each in mistakes({"storge": 1, "queues": 1})]
 
 
 def test_a_storage_may_be_named_by_the_environment():
-    """As for every other app; then a project needs no block."""
+    """FIRELOCK_STORAGE works as for any other app, so a project does not need the setting FIRELOCK."""
     assert mistakes(None) != []
     assert mistakes(None, has_storage=True) == []

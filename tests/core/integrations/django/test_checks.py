@@ -1,4 +1,4 @@
-"""What `manage.py check` says of a project's jobs."""
+"""The results of `manage.py check` about a project's jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IMMEDIATE = {"OPTIONS": {"transaction_mode": "IMMEDIATE"}}
 
 @pytest.fixture
 def check(tmp_path):
-    """Returns what `manage.py check` says; `code` is how it ends."""
+    """Return a function that runs `manage.py check`, expects the exit code `code`, and returns the output."""
 
     def run(block, *words, code=0, environment=None, **entry):
         databases = {"default": {**sqlite_database(tmp_path / "shop.db"), **entry}}
@@ -22,7 +22,7 @@ def check(tmp_path):
 
 
 def test_every_mistake_in_the_block_is_an_error(check):
-    """All at once, with the remedy; nothing of the project is imported before."""
+    """One run reports all mistakes with their fixes, before any module of the project is imported."""
     said = check({"storge": "memory://", "workers": -1, "queues": 7}, code=1)
 
     for part in (
@@ -37,7 +37,7 @@ def test_every_mistake_in_the_block_is_an_error(check):
 
 @pytest.mark.heavy("processes of Django's")
 def test_all_mistakes_are_reported_in_one_run_although_views_import_the_app(check):
-    """Keys, an alias, a plugin and a scheme are named at once, and no module fails with a traceback."""
+    """Keys, an alias, a plugin and a scheme are reported in one run, and no module fails with a traceback."""
     block = {"storge": "x", "workres": 3, "database": "defualt", "plugins": ["shop.gone.Hooks"]}
 
     said = check(block, code=1, environment={"SHOP_URLS": "mysite.view_urls"})
@@ -58,7 +58,7 @@ def test_all_mistakes_are_reported_in_one_run_although_views_import_the_app(chec
 
 @pytest.mark.heavy("processes of Django's")
 def test_modules_of_tasks_that_cannot_be_imported_are_reported_in_one_run(check):
-    """A task with an option of another library, and a job that each process would create."""
+    """One module has a task with an option of another library; the other creates a job in each process."""
     said = check({"database": "default"}, code=1, environment={"SHOP_APPS": "eager", "EAGER": "enqueue"})
 
     assert (
@@ -85,7 +85,7 @@ def test_modules_of_tasks_that_cannot_be_imported_are_reported_in_one_run(check)
     ],
 )
 def test_an_app_that_cannot_be_made_is_an_error(check, block, expected):
-    """In the words of whoever could not make it."""
+    """The message is the error that creating the app raised."""
     said = check(block, code=1)
 
     assert "(firelock.E007)" in said
@@ -94,7 +94,10 @@ def test_an_app_that_cannot_be_made_is_an_error(check, block, expected):
 
 @pytest.mark.heavy("processes of Django's")
 def test_what_could_be_better_is_a_warning(check):
-    """Kept connections that nobody tries, transactions that SQLite would refuse, a plugin that is missing."""
+    """There are warnings about persistent connections, transactions on SQLite and a missing plugin.
+
+    The connections have no health checks. SQLite would refuse transactions that read before they write.
+    """
     said = check({"database": "default"}, CONN_MAX_AGE=60)
     own = check({"app": "shop.own:fire"}, **IMMEDIATE)
     elsewhere = check({"database": "default", "storage": "memory://"}, **IMMEDIATE)
@@ -107,7 +110,10 @@ def test_what_could_be_better_is_a_warning(check):
 
 @pytest.mark.heavy("processes of Django's")
 def test_an_app_of_ones_own_in_the_projects_database_is_told_to_join(check):
-    """Else its first enqueue inside atomic() fails on SQLite, and joins nothing elsewhere."""
+    """If the app does not join, its first enqueue inside atomic() fails on SQLite.
+
+    On other databases, its jobs are not part of the transaction.
+    """
     said = check({"app": "shop.own_here:fire"}, **IMMEDIATE)
     joined = check({"app": "shop.own_here:fire"}, environment={"OWN_DATABASE": "default"}, **IMMEDIATE)
     named = check({"app": "shop.own_here:fire", "database": "default"}, code=1, **IMMEDIATE)
@@ -121,7 +127,7 @@ def test_an_app_of_ones_own_in_the_projects_database_is_told_to_join(check):
 
 @pytest.mark.heavy("processes of Django's")
 def test_a_celery_app_in_the_projects_database_is_told_to_join(check, tmp_path):
-    """By the key that does it."""
+    """The hint contains the required key."""
     celery = {"app": "mysite.celery_app:app.fire"}
     own = {"SHOP_APPS": "celeried", "SHOP_CELERY": f"sqlite:///{tmp_path / 'shop.db'}"}
 
@@ -140,7 +146,7 @@ def test_a_celery_app_in_the_projects_database_is_told_to_join(check, tmp_path):
 
 @pytest.mark.heavy("processes of Django's")
 def test_shared_tasks_that_no_app_has_are_reported(check):
-    """What to make, and what to set."""
+    """The hint contains the module to create and the setting to change."""
     said = check({"database": "default"}, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
 
     assert "(firelock.W007) Shared task 'celeried.buyer_of' has no app, so it cannot be called." in said
@@ -150,13 +156,13 @@ def test_shared_tasks_that_no_app_has_are_reported(check):
 
 @pytest.mark.heavy("processes of Django's")
 def test_a_sound_project_has_nothing_said_of_it(check):
-    """No noise."""
+    """A correct project causes no output."""
     assert "no issues" in check({"database": "default"}, **IMMEDIATE)
 
 
 @pytest.mark.heavy("processes of Django's")
 def test_before_it_is_deployed_the_storage_is_asked(check, tmp_path):
-    """Whether it has the schema, and whether another process could see the jobs at all."""
+    """The checks show whether the schema exists, and whether other processes can see the jobs."""
     missing = check({"database": "default"}, "--deploy", "--tag", "firelock", code=1, **IMMEDIATE)
     alone = check({"storage": "memory://"}, "--deploy", "--tag", "firelock")
 

@@ -1,4 +1,4 @@
-"""Across modules: a Django project with Firelock, through the commands that its developers run."""
+"""Across modules: the commands of a Django project that uses Firelock."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ fire.close()
 
 @pytest.fixture
 def project(django_project):
-    """The project with everything in one SQLite file, its tables made."""
+    """Return the project with all data in one SQLite file that has the tables."""
     return django_project
 
 
 def test_the_tasks_of_installed_apps_are_registered_when_django_is_set_up(project):
-    """`tasks.py` and `jobs.py` of each app are imported, without anybody naming them."""
+    """`tasks.py` and `jobs.py` of each app are imported without being listed."""
     listed = project.shell(
         "import json; from firelock.integrations.django import fire; "
         "print(json.dumps([task.name for task in fire.tasks()]))"
@@ -45,17 +45,17 @@ def test_the_tasks_of_installed_apps_are_registered_when_django_is_set_up(projec
 
 @pytest.mark.heavy("a process of its own, and one for a job")
 def test_jobs_of_every_kind_use_models(project):
-    """In a thread, as a coroutine and in a process: models are ready there, the database is reached."""
+    """In a thread, a coroutine and a process, the models are loaded and the database is reachable."""
     assert ["ann", "ann", 1] == project.shell(RUN_ALL)
 
 
 @pytest.mark.heavy("a server's processes")
 @pytest.mark.parametrize("way", ["manage.py", "firelock"])
 def test_a_server_is_started_by_either_command(project, way, tmp_path):
-    """`manage.py firelock server`, or `firelock server` where DJANGO_SETTINGS_MODULE is set.
+    """`manage.py firelock server` starts it, or `firelock server` if DJANGO_SETTINGS_MODULE is set.
 
-    The first does it from any folder, with --pythonpath too. With DEBUG Django has a handler of its own, yet
-    each line is in the server's log once, and in its form.
+    The first command works from any folder, also with --pythonpath. With DEBUG, Django has its own log
+    handler, but each line is in the server's log only once, and in the server's format.
     """
     order = project.shell("from shop.models import Order; print(Order.objects.create(buyer='bob').pk)")
     words = [str(FOLDER / "manage.py"), "firelock"] if way == "manage.py" else ["-m", "firelock"]
@@ -86,7 +86,7 @@ def test_a_server_is_started_by_either_command(project, way, tmp_path):
 
 
 def test_commands_work_on_the_projects_app(project):
-    """`manage.py firelock jobs list` needs neither --app nor --storage, and passes on the exit code."""
+    """`manage.py firelock jobs list` needs neither --app nor --storage, and returns the exit code."""
     assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
     assert "no command 'job'" in project("firelock", "job", code=2)
     assert "firelock demo" in project("help", "firelock")
@@ -102,7 +102,7 @@ EAGER = [
 @pytest.mark.heavy("processes of Django's")
 @pytest.mark.parametrize(("environment", "place"), EAGER)
 def test_a_job_created_while_django_is_set_up_is_refused_by_name(project, environment, place):
-    """Each process of the project would create it again: the command fails, and nothing is stored."""
+    """Each process of the project would create the job again, so the command fails and stores nothing."""
     only_jobs = {"database": "default", "autodiscover": ["jobs"]}
     eager = attrs.evolve(project, block=only_jobs)
 
@@ -118,7 +118,7 @@ def test_a_job_created_while_django_is_set_up_is_refused_by_name(project, enviro
 
 
 def test_jobs_are_created_once_django_is_set_up(project):
-    """In views, commands and tasks, and by threads."""
+    """After the setup, views, commands, tasks and threads can create jobs."""
     listed = project.shell(
         "import json; from firelock.integrations.django import fire; from shop.tasks import send_receipt; "
         "send_receipt.enqueue(1); print(json.dumps(fire.jobs.counts()['enqueued'])); fire.close()"
@@ -130,7 +130,7 @@ def test_jobs_are_created_once_django_is_set_up(project):
 @pytest.mark.heavy("processes of Django's")
 @pytest.mark.parametrize("words", [["server"], ["jobs", "list"]])
 def test_wrong_settings_stop_every_command_with_all_mistakes(project, words):
-    """`manage.py firelock` and `firelock` name each mistake, without a traceback."""
+    """`manage.py firelock` and `firelock` list each mistake without a traceback."""
     wrong = attrs.evolve(project, block={"database": "defualt", "workres": 3})
 
     for said in (wrong("firelock", *words, code=2), wrong.firelock(*words, code=2)):
@@ -141,7 +141,7 @@ def test_wrong_settings_stop_every_command_with_all_mistakes(project, words):
 
 
 def test_an_app_of_wrong_settings_registers_tasks_and_refuses_everything_else(project):
-    """A module that imports the app is no reason to fail; its first use is."""
+    """Importing the app does not fail, but its first use does."""
     wrong = attrs.evolve(project, block={"database": "default", "workres": 3})
 
     said = wrong.shell(
@@ -160,7 +160,7 @@ def test_an_app_of_wrong_settings_registers_tasks_and_refuses_everything_else(pr
 
 @pytest.mark.heavy("processes of Django's")
 def test_advised_commands_are_written_as_the_reader_calls_them(project):
-    """By manage.py without the app, and by `firelock` where the environment names the project."""
+    """The advice uses manage.py, or `firelock` if the environment names the project; both omit --app."""
     project.shell(
         "from shop.tasks import send_receipt; import json; print(json.dumps(send_receipt.enqueue(1).id))"
     )
@@ -178,14 +178,14 @@ def test_advised_commands_are_written_as_the_reader_calls_them(project):
 
 
 def test_a_module_that_needs_django_gets_a_hint_where_it_is_not_set_up(project):
-    """AppRegistryNotReady and its like, at the command line."""
+    """AppRegistryNotReady and similar errors on the command line contain the hint."""
     said = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.models:Order"], code=2)
 
     assert "Django is not set up here: set DJANGO_SETTINGS_MODULE" in said
 
 
 def test_settings_that_cannot_be_imported_are_said_to_be_that(project):
-    """The variable may be left over from elsewhere."""
+    """The variable might be left over from another project."""
     said = project.firelock(
         "jobs", "list", "--app", "shop.tasks:task", code=2, DJANGO_SETTINGS_MODULE="gone.settings"
     )
@@ -196,7 +196,7 @@ def test_settings_that_cannot_be_imported_are_said_to_be_that(project):
 
 @pytest.mark.heavy("Django's own runner of tests")
 def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
-    """By a Tester in TestCases, sync and async; what no Tester takes stays in memory."""
+    """In TestCases, sync and async, a Tester runs the jobs. Without a Tester, jobs stay in memory."""
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, {"database": "default"})
 
     said = project("test")
@@ -209,7 +209,10 @@ def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
 @pytest.mark.heavy("Django's own runner of tests")
 @pytest.mark.parametrize("more", [(), ("--parallel", "2")])
 def test_the_tests_of_transactions_have_jobs_in_the_test_database(tmp_path, more):
-    """Their tables are made, and each test begins without jobs; parallel processes have one each."""
+    """The job tables are created, and each test starts without jobs.
+
+    Each parallel process has its own database.
+    """
     database = {**sqlite_database(tmp_path / "shop.db"), "TEST": {"NAME": str(tmp_path / "test.sqlite3")}}
     project = DjangoProject({"default": database}, {"database": "default", "test_storage": "database"})
 
@@ -221,7 +224,7 @@ def test_the_tests_of_transactions_have_jobs_in_the_test_database(tmp_path, more
 
 @pytest.mark.heavy("Django's own runner of tests")
 def test_no_job_is_left_for_the_next_test_whatever_the_storage_of_tests_is(tmp_path):
-    """A URL, whose tables are made as well."""
+    """The storage is a URL, and its tables are created too."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     block = {"database": "default", "test_storage": url}
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, block)
@@ -234,7 +237,7 @@ def test_no_job_is_left_for_the_next_test_whatever_the_storage_of_tests_is(tmp_p
 
 
 def test_a_test_database_in_memory_holds_no_jobs(tmp_path):
-    """The setting that gives it a file is named."""
+    """The error names the setting that gives the database a file."""
     block = {"database": "default", "test_storage": "database"}
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, block)
 
@@ -244,7 +247,7 @@ def test_a_test_database_in_memory_holds_no_jobs(tmp_path):
 
 
 def test_a_help_names_the_program_as_it_was_called(project):
-    """In its usage and in its examples."""
+    """Both the usage line and the examples contain the program as it was called."""
     manage = f"python {shlex.quote(str(FOLDER / 'manage.py'))} firelock"
 
     said = project("firelock", "jobs", "move", "--help")
@@ -285,7 +288,10 @@ print(json.dumps(said))
 
 @pytest.mark.heavy("processes of Django's")
 def test_a_celery_app_is_the_app_of_a_project(project, tmp_path):
-    """With namespace="CELERY", shared tasks of apps, delay_on_commit, and manage.py on the same jobs."""
+    """A Celery app supports namespace="CELERY", shared tasks of Django apps and delay_on_commit.
+
+    The commands of manage.py use the same jobs.
+    """
     environment = {"SHOP_APPS": "celeried", "SHOP_CELERY": f"sqlite:///{tmp_path / 'celery.db'}"}
     celery = attrs.evolve(project, block={"app": "mysite.celery_app:app.fire"}, environment=environment)
 

@@ -1,8 +1,9 @@
-"""Django's connections round each job, on SQLite; tests/sql/test_django.py has a server drop them."""
+"""Django's connections during a job, on SQLite. In tests/sql/test_django.py, a server drops them."""
 
 from __future__ import annotations
 
-# A connection that is dead when the job has ended, without Django's knowledge; what follows it, in both ways.
+# A job leaves a broken connection that Django considers open. Prints the outcomes of the following jobs with
+# and without the plugin.
 CUT_OFF = """
 import json
 from asgiref.sync import sync_to_async
@@ -50,5 +51,5 @@ print(json.dumps([ends(DjangoPlugin()), ends()]))
 
 
 def test_a_dead_connection_costs_the_next_job_nothing(django_project):
-    """In a worker's thread and for a coroutine; without the plugin both would fail."""
+    """A worker's thread and a coroutine get a new connection. Without the plugin both following jobs fail."""
     assert [[0, 0], ["failed", "failed"]] == django_project.shell(CUT_OFF)

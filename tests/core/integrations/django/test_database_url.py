@@ -1,4 +1,4 @@
-"""Which storage's URL leads into which database of Django's."""
+"""The conversion between the URL of a storage and a database in Django's settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print(json.dumps({alias: url(alias) for alias in connections}))
 
 
 def test_a_url_says_what_an_entry_of_databases_says(tmp_path):
-    """Sockets, options of the client's library and odd characters; Django's own options are left to it."""
+    """The URL supports sockets, client library options and special characters; it omits Django's options."""
     databases = {
         "default": sqlite_database("/var/lib/shop #1.db"),
         "memory": sqlite_database(":memory:"),
@@ -58,7 +58,7 @@ def test_a_url_says_what_an_entry_of_databases_says(tmp_path):
 
 
 def test_what_no_url_can_say_is_refused_with_the_way_to_say_it(tmp_path):
-    """A service's file, an option that is no text, an SQLite URI: the storage's URL is given beside them."""
+    """If an entry has a service file, a non-string option or an SQLite URI, the storage's URL is required."""
     databases = {
         "default": sqlite_database("file:/srv/shop.db?nolock=1"),
         "service": {**POSTGRESQL, "NAME": "", "OPTIONS": {"service": "shop"}},
@@ -82,7 +82,7 @@ print(json.dumps({url: alias_of_url(url) for url in json.loads(os.environ["GIVEN
 
 
 def test_a_url_is_traced_back_to_the_alias_of_its_database(tmp_path):
-    """By kind, host, port and name, whoever connects; memory is nobody's."""
+    """Databases are compared by kind, host, port and name, not by user. A URL in memory has no alias."""
     databases = {
         "default": sqlite_database(tmp_path / "shop.db"),
         "memory": sqlite_database(":memory:"),

@@ -1,4 +1,4 @@
-"""Across modules: the dashboard and the admin of a Django project, their permissions and links."""
+"""Across modules: the dashboard and the admin site of a Django project, their permissions and links."""
 
 from __future__ import annotations
 
@@ -75,12 +75,15 @@ print(json.dumps({
 
 @pytest.fixture
 def project(django_project):
-    """The project with everything in one SQLite file, its tables made."""
+    """Return the project with all data in one SQLite file that has the tables."""
     return django_project
 
 
 def test_the_dashboard_is_for_whom_djangos_permissions_say(project):
-    """Three permissions of no model; a form of another site is refused, who is not known may log in."""
+    """There are three permissions, which do not belong to a database model.
+
+    A cross-site form is refused, and an anonymous visitor is redirected to the login page.
+    """
     said = project.shell(START + VISITORS)
 
     assert {
@@ -93,7 +96,7 @@ def test_the_dashboard_is_for_whom_djangos_permissions_say(project):
 
 
 def test_the_admin_counts_jobs_and_shows_those_of_an_object(project):
-    """Read only, with links to the dashboard, for whoever may look at jobs."""
+    """The pages are read-only and link to the dashboard. They are visible to users who may view jobs."""
     said = project.shell(START + ADMIN)
 
     assert {

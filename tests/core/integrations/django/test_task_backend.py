@@ -1,4 +1,4 @@
-"""The backend of Django's tasks: what Django's contract asks, and what Firelock has beyond it."""
+"""The backend for Django's tasks: the contract of Django, and Firelock's additions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ READY, RUNNING, SUCCESSFUL, FAILED = (
 )
 
 
-# For the one Django whose decorator takes no options, these are in the settings.
+# In Django 6.0, the decorator does not accept options, so these options are in the settings.
 OPTIONS_BY_PATH = {
     f"{PLACE}.{name}": options
     for name, options in {
@@ -86,20 +86,23 @@ def backend_settings(app, **options):
 
 @pytest.fixture
 def fire():
-    """An app in memory; newer Djangos run this file by itself, without the folders' fixtures."""
+    """Yield an app in memory.
+
+    With newer Django versions, this file runs alone, without the fixtures of the folders.
+    """
     with Firelock("memory://") as app:
         yield app
 
 
 @pytest.fixture
 def options():
-    """`OPTIONS` beside the app; a test may change them."""
+    """Return further `OPTIONS` of the backend, which a test class can override."""
     return {}
 
 
 @pytest.fixture
 def tester(fire, options):
-    """Django has a backend of Firelock's, whose jobs are run when the test says so."""
+    """Yield a Tester for Django's default backend, which is Firelock's; the test runs the jobs."""
     with (
         override_settings(TASKS={"default": backend_settings(fire, **options)}, USE_TZ=True),
         Tester(fire) as tester,
@@ -109,7 +112,7 @@ def tester(fire, options):
 
 @pytest.fixture
 def tasks(tester):
-    """The module of tasks, imported anew: its tasks are declared with the app of this test."""
+    """Yield the module of tasks, imported again so that its tasks are declared with the app of this test."""
     sys.modules.pop(PLACE, None)
     yield importlib.import_module(PLACE)
     del sys.modules[PLACE]
@@ -117,7 +120,7 @@ def tasks(tester):
 
 @pytest.fixture
 def heard():
-    """What Django's signals said: which, the status, how many errors."""
+    """Yield a list of received signals: name, status, number of errors and current exception."""
     said = []
 
     def hear(name):
@@ -140,12 +143,12 @@ def heard():
         signal.disconnect(receiver)
 
 
-# ---- enqueuing and results ---------------------------------------------------------------------------------
+# ---- enqueueing and results --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["add", "aadd"])
 def test_a_task_is_enqueued_run_and_its_result_read(tester, tasks, name):
-    """Of both kinds, and from READY to what it returned."""
+    """The status of sync and async tasks changes from READY to SUCCESSFUL."""
     task = getattr(tasks, name)
 
     result = task.enqueue(40)
@@ -161,7 +164,7 @@ def test_a_task_is_enqueued_run_and_its_result_read(tester, tasks, name):
 
 
 def test_the_result_of_an_enqueue_equals_the_one_that_is_read(tester, tasks):
-    """With the task's own options for this call."""
+    """Both results contain the options that `using` set for this call."""
     later = datetime(2031, 5, 1, tzinfo=UTC)
     task = tasks.send.using(run_after=later, priority=-3)
 
@@ -174,7 +177,7 @@ def test_the_result_of_an_enqueue_equals_the_one_that_is_read(tester, tasks):
 
 @pytest.mark.anyio
 async def test_everything_can_be_awaited(tester, tasks):
-    """Enqueue, get and refresh."""
+    """Enqueueing, getting and refreshing have async versions."""
     result = await tasks.aadd.aenqueue(1)
     await tester.adrain()
     found = await tasks.aadd.aget_result(result.id)
@@ -184,7 +187,7 @@ async def test_everything_can_be_awaited(tester, tasks):
 
 
 def test_the_call_s_own_queue_priority_and_instant_are_the_job_s(tester, tasks, fire):
-    """They stand in the storage as for every job; the task's name is its path."""
+    """The storage contains them as for any other job. The task's name is its import path."""
     tasks.send.using(priority=9).enqueue("a")
     tasks.add.using(run_after=datetime(2030, 1, 1, 5, tzinfo=UTC)).enqueue(1)
 
@@ -193,7 +196,7 @@ def test_the_call_s_own_queue_priority_and_instant_are_the_job_s(tester, tasks, 
 
 
 def test_jobs_run_by_priority(tester, tasks):
-    """Higher first."""
+    """Jobs with a higher priority run first."""
     low, high = tasks.add.using(priority=-100).enqueue(1), tasks.add.using(priority=100).enqueue(2)
 
     tester.drain(limit=1)
@@ -203,7 +206,7 @@ def test_jobs_run_by_priority(tester, tasks):
 
 @pytest.mark.parametrize("call", [((1,), {"second": 5}), ((), {"first": 1}), ((1, 2), {}), ((1,), {})])
 def test_a_result_shows_the_call_as_it_was_made(tester, tasks, call):
-    """By position or by name, though a job's arguments are stored by name."""
+    """The result shows arguments as positional or keyword, although a job's arguments are stored by name."""
     args, kwargs = call
     result = tasks.add.enqueue(*args, **kwargs)
     found = tasks.add.get_result(result.id)
@@ -214,7 +217,7 @@ def test_a_result_shows_the_call_as_it_was_made(tester, tasks, call):
 
 @pytest.mark.parametrize("prepare", ["scheduled", "retried", "deleted", "failed"])
 def test_seven_states_are_four_statuses(tester, tasks, fire, prepare):
-    """What waits is READY, whatever for; what will never run is FAILED, and says why."""
+    """All waiting jobs are READY. A job that will never run is FAILED, with an error that explains this."""
     result = {
         "scheduled": lambda: tasks.add.using(run_after=datetime(2030, 2, 1, tzinfo=UTC)).enqueue(1),
         "retried": tasks.patient.enqueue,
@@ -237,7 +240,7 @@ def test_seven_states_are_four_statuses(tester, tasks, fire, prepare):
 
 
 def test_a_failure_shows_its_traceback(tester, tasks):
-    """As Django's own backends keep it: text that ends with the error."""
+    """As in Django's own backends, the traceback is a string that ends with the error."""
     result = tasks.fail.enqueue("missing")
     tester.drain()
     result.refresh()
@@ -253,7 +256,7 @@ def test_a_failure_shows_its_traceback(tester, tasks):
 
 @pytest.mark.parametrize("name", ["context_of", "acontext_of"])
 def test_a_task_that_takes_its_context_gets_it(tester, tasks, name):
-    """With the result of the very job, running; arguments follow."""
+    """The context contains the running result of the same job. The arguments follow the context."""
     result = getattr(tasks, name).enqueue("a", "b")
     tester.drain()
     result.refresh()
@@ -263,7 +266,7 @@ def test_a_task_that_takes_its_context_gets_it(tester, tasks, name):
 
 
 def test_a_later_attempt_knows_the_earlier_ones(tester, tasks):
-    """The context's result has their errors."""
+    """The context's result contains the errors of the earlier attempts."""
     result = tasks.second_time.enqueue()
     tester.clock.advance(seconds=10)
     result.refresh()
@@ -273,7 +276,7 @@ def test_a_later_attempt_knows_the_earlier_ones(tester, tasks):
 
 
 def test_arguments_are_json_as_django_makes_it(tester, tasks):
-    """A tuple comes as a list; an annotation converts nothing and refuses nothing."""
+    """A tuple becomes a list, and annotations neither convert nor reject values."""
     result = tasks.anything.enqueue((1, 2), key=(3,))
     sent = tasks.send.enqueue("x")
     tester.drain()
@@ -286,7 +289,7 @@ def test_arguments_are_json_as_django_makes_it(tester, tasks):
 
 
 def test_what_cannot_be_an_argument_is_refused_where_it_is_enqueued(tester, tasks):
-    """No JSON, or a call that the function does not take: nothing is stored."""
+    """Values that are not JSON and calls that do not fit the function are refused, and nothing is stored."""
     with pytest.raises(TypeError, match="Unsupported type"):
         tasks.add.enqueue(datetime.now(UTC))
     with pytest.raises(SignatureMismatch, match=r"add\(first, second=2\) has no parameter 'third'"):
@@ -296,7 +299,7 @@ def test_what_cannot_be_an_argument_is_refused_where_it_is_enqueued(tester, task
 
 
 def test_a_return_value_that_is_no_json_fails_for_good(tester, tasks, options):
-    """The work is done: it is not done again, however many attempts there are."""
+    """The task has done its work, so it does not run again, even if attempts are left."""
     backend = task_backends["default"]
     result = backend.enqueue(tasks.unprintable, (), {})
     tester.drain()
@@ -306,7 +309,7 @@ def test_a_return_value_that_is_no_json_fails_for_good(tester, tasks, options):
 
 
 def test_a_result_that_was_not_stored_is_told_from_none(tester, tasks):
-    """The job has succeeded all the same."""
+    """The job has succeeded, but reading the missing result raises an error."""
     result = tasks.long_text.enqueue(300_000)
     tester.drain()
     result.refresh()
@@ -317,7 +320,7 @@ def test_a_result_that_was_not_stored_is_told_from_none(tester, tasks):
 
 
 def test_a_task_may_snooze(tester, tasks):
-    """As every task of Firelock's: it has not finished."""
+    """A snooze works as for any other task of Firelock, and the task has not finished."""
     result = tasks.snooze_once.enqueue()
     tester.drain()
     result.refresh()
@@ -326,9 +329,9 @@ def test_a_task_may_snooze(tester, tasks):
 
 
 def test_without_time_zones_instants_are_naive(tester, tasks):
-    """As Django says them under USE_TZ=False; they mean the same."""
+    """With USE_TZ=False, Django uses naive times, which stand for the same points in time."""
     with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
-        later = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - what such a project has
+        later = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - such a project uses naive times
         result = tasks.add.using(run_after=later).enqueue(1)
 
         assert (later, result) == (result.task.run_after, tasks.add.get_result(result.id))
@@ -337,7 +340,7 @@ def test_without_time_zones_instants_are_naive(tester, tasks):
 
 
 def test_a_result_that_is_not_there_is_said(tester, tasks, fire):
-    """No job, or a job that is no task of Django's here."""
+    """A missing job, and a job that is not a Django task here, raise TaskResultDoesNotExist."""
     other = fire.task(name="other")(lambda: None).enqueue()
 
     for result_id, word in [("123", "123"), (other.id, "no Django task")]:
@@ -346,7 +349,7 @@ def test_a_result_that_is_not_there_is_said(tester, tasks, fire):
 
 
 def test_a_path_in_the_storage_is_never_imported(tester, fire):
-    """A server runs what its code has declared; a job of another path waits for a server that knows it."""
+    """A server runs only declared tasks. A job with another path waits for a server that has its task."""
     assert PLACE not in sys.modules
     Stranger = Firelock(fire.storage)  # noqa: N806
     Stranger.task(name=f"{PLACE}.plain", remote=True)(lambda: None).enqueue()
@@ -358,7 +361,7 @@ def test_a_path_in_the_storage_is_never_imported(tester, fire):
 
 
 def test_a_task_can_recur_and_continue_another(tester, tasks, fire):
-    """Under its path it is a task of Firelock's; its result is read as ever."""
+    """The path of a Django task is the name of a Firelock task, and its result is read as usual."""
     add = fire.task_named(f"{PLACE}.add")
     add.recur("hourly", Every(timedelta(hours=1)), 1, second=2)
     first = tasks.add.enqueue(3)
@@ -375,7 +378,7 @@ def test_a_task_can_recur_and_continue_another(tester, tasks, fire):
 
 
 def test_a_task_runs_once_unless_it_says_otherwise(tester, tasks):
-    """As Django's own backends have it: a task that was not written for it never runs again."""
+    """As with Django's own backends, a task that was not written for retries never runs again."""
     result = tasks.fail.enqueue()
     tester.drain()
     tester.clock.advance(days=30)
@@ -386,7 +389,7 @@ def test_a_task_runs_once_unless_it_says_otherwise(tester, tasks):
 
 @pytest.mark.parametrize("name", ["flaky", "aflaky"])
 def test_max_attempts_and_backoff_say_how_often_and_when(tester, tasks, name):
-    """The backoff sees the attempt as it ended: failed, counted, its error among the others."""
+    """The result that is passed to the backoff already includes the failed attempt and its error."""
     result = getattr(tasks, name).enqueue("no")
     for _ in range(5):
         tester.clock.advance(seconds=60)
@@ -397,7 +400,7 @@ def test_max_attempts_and_backoff_say_how_often_and_when(tester, tasks, name):
 
 
 def test_max_attempts_alone_waits_as_firelock_does(tester, tasks):
-    """A minute, five, fifteen and so on."""
+    """The delays are one minute, five minutes, fifteen minutes and so on."""
     result = tasks.patient.enqueue()
     tester.clock.advance(minutes=10)
     result.refresh()
@@ -406,7 +409,7 @@ def test_max_attempts_alone_waits_as_firelock_does(tester, tasks):
 
 
 def test_a_backoff_may_give_up(tester, tasks):
-    """None: not again."""
+    """If the backoff returns None, the task does not run again."""
     result, other = tasks.reasonable.enqueue("hopeless"), tasks.reasonable.enqueue("busy")
     tester.drain()
     result.refresh()
@@ -416,7 +419,7 @@ def test_a_backoff_may_give_up(tester, tasks):
 
 
 def test_a_backoff_that_raises_fails_the_job(tester, tasks, fire, caplog):
-    """The history says so, the log has its traceback."""
+    """The history contains the reason, and the log contains the traceback."""
     result = tasks.badly_backed.enqueue()
     tester.drain()
     result.refresh()
@@ -427,7 +430,10 @@ def test_a_backoff_that_raises_fails_the_job(tester, tasks, fire, caplog):
 
 
 class TestOptionsOfTheBackend:
-    """Where the decorator takes none of ours, as on Django 6.0, `OPTIONS` say it; the nearest place wins."""
+    """`OPTIONS` set options of tasks if the decorator does not accept them, as in Django 6.0.
+
+    The most specific place wins.
+    """
 
     @pytest.fixture
     def options(self):
@@ -442,7 +448,7 @@ class TestOptionsOfTheBackend:
         ("fail", "default", 2), ("fail", "mail", 4), ("afail", "default", 1), ("flaky", "mail", 3),
     ])  # fmt: skip
     def test_the_task_comes_first_then_its_path_then_its_queue(self, tester, tasks, name, queue, attempts):
-        """What is said of all tasks comes last."""
+        """Options for all tasks come last."""
         result = getattr(tasks, name).using(queue_name=queue).enqueue("no")
         for _ in range(5):
             tester.clock.advance(seconds=60)
@@ -451,7 +457,7 @@ class TestOptionsOfTheBackend:
         assert attempts == result.attempts
 
     def test_a_queue_s_timeout_is_the_job_s(self, tester, tasks, fire):
-        """Also where the call alone chose the queue."""
+        """The timeout of the queue applies even if only the call chose the queue."""
         results = [
             tasks.add.enqueue(1),
             tasks.add.using(queue_name="mail").enqueue(1),
@@ -468,7 +474,7 @@ class TestOptionsOfTheBackend:
 
 @pytest.mark.parametrize("name", ["add", "aadd"])
 def test_signals_tell_of_a_job_s_life(tester, tasks, heard, name):
-    """Enqueued, started, finished, each with the result as it then was."""
+    """Each signal has the result as it was at that time."""
     getattr(tasks, name).enqueue(1)
     tester.drain()
 
@@ -479,7 +485,10 @@ def test_signals_tell_of_a_job_s_life(tester, tasks, heard, name):
 
 @pytest.mark.parametrize("name", ["flaky", "aflaky"])
 def test_a_job_finishes_once(tester, tasks, heard, name):
-    """An attempt that is repeated is no end; the end is told where the exception still is at hand."""
+    """A retried attempt does not send `task_finished`.
+
+    The last attempt sends it while its exception is active.
+    """
     getattr(tasks, name).enqueue("no")
     for _ in range(3):
         tester.clock.advance(seconds=60)
@@ -489,7 +498,7 @@ def test_a_job_finishes_once(tester, tasks, heard, name):
 
 
 def test_what_a_receiver_raises_touches_no_job(tester, tasks, caplog):
-    """It is logged."""
+    """The error is logged."""
 
     def receiver(**_):
         raise RuntimeError("receiver")
@@ -510,7 +519,10 @@ def test_what_a_receiver_raises_touches_no_job(tester, tasks, caplog):
 
 @pytest.mark.parametrize("name", ["sleepy", "asleepy", "careless"])
 def test_a_wait_is_no_end(tester, tasks, heard, caplog, name):
-    """Each run is told as it starts, the end once; what the task makes of the wait's exception is nothing."""
+    """Each run sends `task_started`, and only the end sends `task_finished`.
+
+    The task's handling of the wait's exception has no effect.
+    """
     result = getattr(tasks, name).enqueue()
     tester.drain()
     result.refresh()
@@ -526,11 +538,11 @@ def test_a_wait_is_no_end(tester, tasks, heard, caplog, name):
 
 
 class TestOnAServer:
-    """With threads, an event loop and a clock that runs."""
+    """Tasks on a real server, with threads, an event loop and a real clock."""
 
     @pytest.fixture
     def served(self, fire, options):
-        """The module of tasks, and a server that runs them."""
+        """Yield the module of tasks while a server runs them."""
         with override_settings(TASKS={"default": backend_settings(fire, **options)}, USE_TZ=True):
             sys.modules.pop(PLACE, None)
             tasks = importlib.import_module(PLACE)
@@ -540,7 +552,7 @@ class TestOnAServer:
 
     @pytest.mark.parametrize("name", ["wait", "await_for_ever"])
     def test_a_timeout_is_a_failure_and_told_once(self, served, fire, heard, name):
-        """The task was told to stop, which is no failure of its own; the server says what it was."""
+        """The exception that stops the task is not its own failure, so the server reports the timeout."""
         result = getattr(served, name).enqueue()
         with pytest.raises(JobFailed):
             fire.jobs.get(result.id).result(timeout=60)
@@ -553,7 +565,7 @@ class TestOnAServer:
 
     @pytest.mark.parametrize("name", ["aadd", "acontext_of"])
     def test_coroutines_run_on_the_server_s_loop(self, served, fire, heard, name):
-        """With the signals of the others."""
+        """Coroutines send the same signals as other tasks."""
         result = getattr(served, name).enqueue("a") if name == "acontext_of" else served.aadd.enqueue(1)
         fire.jobs.get(result.id).result(timeout=60)
         result.refresh()
@@ -564,7 +576,7 @@ class TestOnAServer:
 
 
 def test_a_failure_that_the_task_never_saw_is_told_all_the_same(tester, tasks, heard):
-    """Such as a plugin's error before it, or a timeout."""
+    """A job that fails through an error of a plugin before the run, or a timeout, sends `task_finished`."""
     tester.fail_next(f"{PLACE}.add", TimeoutError("planned"))
     result = tasks.add.enqueue(1)
     tester.drain()
@@ -574,11 +586,11 @@ def test_a_failure_that_the_task_never_saw_is_told_all_the_same(tester, tasks, h
     assert (FAILED, TimeoutError) == (result.status, result.errors[0].exception_class)
 
 
-# ---- what is refused -------------------------------------------------------------------------------------
+# ---- refused calls and settings --------------------------------------------------------------------------
 
 
 def test_a_task_keeps_django_s_rules(tester, tasks):
-    """As every backend's `validate_task`, ours among them."""
+    """The rules are those of every backend's `validate_task`, including Firelock's."""
     refused = {
         "whole number": {"priority": 101},
         "aware datetime": {"run_after": timezone.make_naive(timezone.now())},
@@ -591,7 +603,7 @@ def test_a_task_keeps_django_s_rules(tester, tasks):
 
 
 def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
-    """Not when its first job fails."""
+    """The error does not wait until the first job fails."""
     for options, word in [
         ({"max_attempts": 0}, "max_attempts=0 is refused"),
         ({"backoff": "nowhere"}, "backoff='nowhere' is refused"),
@@ -617,7 +629,7 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
 
 
 def test_a_job_has_its_task_s_tags(tester, tasks, fire):
-    """They may name parameters, so that a page can show the jobs of an object."""
+    """Tags can contain parameters, so that a page can show the jobs of an object."""
     result = tasks.tagged.enqueue(order_id=7)
     tester.drain()
     result.refresh()
@@ -627,7 +639,7 @@ def test_a_job_has_its_task_s_tags(tester, tasks, fire):
 
 
 def test_a_job_has_its_task_s_limits_and_key(tester, tasks, fire, heard):
-    """The result of a call that another job answers is that job's, of which Django was told once."""
+    """If a call returns an existing job, the result is that of the job, and no second signal is sent."""
     first = tasks.limited.enqueue(7)
     second = tasks.limited.enqueue(order_id=7)
 
@@ -638,7 +650,7 @@ def test_a_job_has_its_task_s_limits_and_key(tester, tasks, fire, heard):
 
 
 def test_a_task_says_how_long_its_results_stay(tester, tasks, fire):
-    """Beside what holds for all jobs."""
+    """The duration applies in addition to the retention of all jobs."""
     result = tasks.tagged.enqueue(1)
     tester.drain()
 
@@ -647,7 +659,7 @@ def test_a_task_says_how_long_its_results_stay(tester, tasks, fire):
 
 
 def test_a_function_is_one_task(tester, tasks):
-    """Nobody could tell which of two sets of options its jobs get."""
+    """With two sets of options for a function, it would be unclear which one applies to its jobs."""
     same = FirelockTask(func=tasks.add.func, priority=3, backend="default", queue_name="mail", run_after=None)
 
     assert "mail" == same.queue_name
@@ -670,7 +682,7 @@ def test_a_function_is_one_task(tester, tasks):
     ({"OPTIONS": {"app": "os.path:join"}}, "no Firelock"),
 ])  # fmt: skip
 def test_wrong_settings_are_named_by_check_and_by_use(fire, settings, word):
-    """Each mistake in a sentence of its own."""
+    """Each mistake has its own message."""
     whole = {"BACKEND": BACKEND, **settings}
     if isinstance(whole.get("OPTIONS", {}), dict):
         whole["OPTIONS"] = {"app": fire, **whole.get("OPTIONS", {})}
@@ -686,7 +698,7 @@ def test_wrong_settings_are_named_by_check_and_by_use(fire, settings, word):
 
 
 def test_the_check_looks_at_functions_that_only_a_failure_needs(fire):
-    """A backoff's path is imported late, since tasks may stand in its module."""
+    """A backoff is imported late because its module may also contain the tasks."""
     settings = backend_settings(
         fire, backoff="nowhere.at_all", queues={"mail": {"backoff": f"{__name__}.BACKEND"}}
     )
@@ -697,12 +709,12 @@ def test_the_check_looks_at_functions_that_only_a_failure_needs(fire):
 
 
 def test_right_settings_pass_the_check(tester, tasks):
-    """Nothing is said."""
+    """The check reports nothing."""
     assert [] == task_backends["default"].check()
 
 
 def test_the_check_warns_of_options_of_a_task_that_nobody_declares(fire):
-    """They would have no effect."""
+    """Options of a task that does not exist would have no effect."""
     options = {"app": fire, "tasks": {"shop.tasks.gone": {"timeout": 1}}}
     with override_settings(TASKS={"default": {"BACKEND": BACKEND, "OPTIONS": options}}):
         (told,) = task_backends["default"].check()
@@ -711,7 +723,10 @@ def test_the_check_warns_of_options_of_a_task_that_nobody_declares(fire):
 
 
 def test_the_check_warns_of_a_project_whose_tasks_no_server_would_find():
-    """Firelock's app for Django discovers them. In a process of its own, since it makes the project's app."""
+    """Only Firelock's Django app discovers them.
+
+    The test uses a process because it creates the project's app.
+    """
     program = f"""
 import django
 from django.conf import settings
@@ -725,11 +740,11 @@ print([found.id for found in task_backends["default"].check()])
     assert "['firelock.W101']" == told.strip()
 
 
-# ---- which tasks a server knows --------------------------------------------------------------------------
+# ---- the tasks of a server -------------------------------------------------------------------------------
 
 
 def test_a_task_of_another_backend_is_known_as_well(fire):
-    """`using(backend=…)` may send it here, and a server has to know it before."""
+    """`using(backend=…)` can send it to this backend, so the server must have its task before that."""
     settings = {
         "default": {"BACKEND": f"{NAMESPACE}.backends.immediate.ImmediateBackend"},
         "jobs": backend_settings(fire),

@@ -1,4 +1,4 @@
-"""The backend under each Django, and under Django's own tests."""
+"""The backend with each Django version, and with Django's own tests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.repository.docs.pages import python_blocks
 
 pytestmark = pytest.mark.heavy("installs Djangos into environments of their own")
 HERE = Path(__file__).parent
-# Fewer would mean that a translation has lost some.
+# A smaller number means that the translation has lost tests.
 FEWEST = {"5.2": 65, "6.0": 65, "6.1": 70}
 
 
 @pytest.fixture(scope="module")
 def djangos(tmp_path_factory):
-    """Environments and sources, had once."""
+    """Return the environments and sources, which are installed and fetched once."""
     return Djangos(tmp_path_factory.mktemp)
 
 
@@ -36,7 +36,10 @@ def run(python, *words):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_django_s_own_tests_of_its_tasks_pass(djangos, version, tmp_path):
-    """Those that ask what every backend owes; `tasks_own` names the others, each with its reason."""
+    """The tests check the contract of every backend.
+
+    `tasks_own` lists the omitted tests with their reasons.
+    """
     shutil.copytree(djangos.own_tests(version), tmp_path / "tasks")
 
     done = run(djangos.python(version), "-W", "error", str(HERE / "tasks_own.py"), str(tmp_path))
@@ -49,7 +52,7 @@ def test_django_s_own_tests_of_its_tasks_pass(djangos, version, tmp_path):
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
 def test_our_tests_pass_with_newer_djangos(djangos, version):
-    """Those of the backend, as they run here with the oldest."""
+    """The tests of the backend run here with the oldest version."""
     words = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
 
     done = run(djangos.python(version), *words, str(HERE / "test_task_backend.py"))
@@ -59,7 +62,7 @@ def test_our_tests_pass_with_newer_djangos(djangos, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_reader_of_the_page_gets_a_result(djangos, version, tmp_path):
-    """From an empty folder, by Django's own commands and the page's files."""
+    """The test starts with an empty folder and uses Django's commands and the files on the page."""
     project = PageProject(djangos.python(version), tmp_path, version)
     project.make()
 
@@ -96,7 +99,7 @@ print([before, fire.jobs.counts().total, welcome.get_result(kept.id) == kept])
 
 
 def test_an_enqueue_belongs_to_the_transaction_that_it_is_made_in(djangos, tmp_path):
-    """Where jobs live in the project's database: a rollback takes it back, a commit lets others see it."""
+    """If jobs are in the project's database, a rollback removes the job, and a commit makes it visible."""
     project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
     project.make()
 
@@ -126,7 +129,7 @@ print([pid == os.getpid(), users])
 
 
 def test_a_task_runs_in_a_process_of_its_own(djangos, tmp_path):
-    """Which has Django set up, and knows the tasks of the apps."""
+    """The process has Django set up, and has the tasks of the apps."""
     project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
     project.make(tasks=APART)
 
@@ -137,14 +140,14 @@ def test_a_task_runs_in_a_process_of_its_own(djangos, tmp_path):
 
 @attrs.define
 class PageProject:
-    """The project that `docs/django-tasks.md` has its readers make."""
+    """The project that `docs/django-tasks.md` describes."""
 
     python: str
     folder: Path
     version: str
 
     def make(self, tasks=""):
-        """The folder holds the project, further tasks behind the page's, its tables made."""
+        """Create the project in the folder, with these tasks after those of the page, and its tables."""
         settings, shown, *_ = self.blocks
         self.run("-m", "django", "startproject", "mysite", ".")
         self.manage("startapp", "shop")
@@ -166,7 +169,7 @@ class PageProject:
         return self.blocks[2]
 
     def reading(self, result_id):
-        """Return the page's program for a result, which waits for it first."""
+        """Return the page's program for a result, preceded by code that waits for the job."""
         wait = "from firelock.integrations.django import fire; fire.jobs.get(result_id).result(timeout=60)"
         return f"result_id = {result_id!r}\n{wait}\n{self.blocks[3]}"
 
@@ -183,7 +186,7 @@ class PageProject:
 
     @contextmanager
     def server(self):
-        """Within the block the project's server runs."""
+        """Run the project's server within the block."""
         words = [self.python, "manage.py", "firelock", "server", "--workers", "1"]
         with subprocess.Popen(
             words, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""Jobs and Django's transactions, on SQLite; tests/sql/test_django.py does the same on servers."""
+"""Jobs in Django's transactions, on SQLite; tests/sql/test_django.py has the same tests on servers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from tests.core.integrations.django.projects import (
 
 @pytest.fixture
 def databases(django_project, tmp_path):
-    """Two files, the first with the tables of the models and of the jobs."""
+    """Return the settings of two SQLite files; the first has the tables of the models and jobs."""
     return {**django_project.databases, "other": sqlite_database(tmp_path / "other.db")}
 
 
 def test_jobs_come_and_go_with_the_transaction_of_their_database(databases):
-    """By themselves inside atomic(), by an alias or by a connection; a savepoint undoes its own."""
+    """Jobs join by default inside atomic(), or by an alias or a connection.
+
+    If a savepoint is rolled back, its own jobs are removed.
+    """
     project = DjangoProject(databases, {"database": "default"})
 
     said = project.shell(TRANSACTIONS)
@@ -51,7 +54,7 @@ print(json.dumps(said))
 
 
 def test_jobs_of_an_app_of_ones_own_join_by_the_plugins_database(django_project):
-    """`Firelock(…, plugins=[DjangoPlugin(database="default")])`, as the key `app` of the page says."""
+    """The app is created with `plugins=[DjangoPlugin(database="default")]` and named by the key `app`."""
     imports = "from shop.models import Order\nfrom shop.own_here import note"
     project = DjangoProject(
         django_project.databases, {"app": "shop.own_here:fire"}, environment={"OWN_DATABASE": "default"}
@@ -63,7 +66,7 @@ def test_jobs_of_an_app_of_ones_own_join_by_the_plugins_database(django_project)
 
 
 def test_jobs_of_a_celery_app_join_by_the_blocks_database(django_project):
-    """Whatever the broker is; `.delay()` of a shared task."""
+    """A job created by `.delay()` of a shared task joins the transaction, whatever the broker is."""
     imports = "from shop.models import Order\nfrom celeried.tasks import buyer_of"
     project = DjangoProject(
         django_project.databases, {"app": "mysite.celery_app:app.fire", "database": "default"},
@@ -76,7 +79,7 @@ def test_jobs_of_a_celery_app_join_by_the_blocks_database(django_project):
 
 
 def test_a_verb_that_does_not_join_is_called_after_the_commit(django_project):
-    """On SQLite it fails inside atomic(), and the error says where it is to stand."""
+    """On SQLite it fails inside atomic(), and the error says where to call it."""
     said = django_project.shell("""
 import json
 from django.db import transaction
@@ -98,7 +101,10 @@ except StorageUnavailable as error:
 
 
 def test_with_another_storage_nothing_happens_unless_asked(databases, tmp_path):
-    """The job is there at once, whatever becomes of the transaction; `enqueue_on_commit` waits for it."""
+    """The job is stored immediately, whatever happens to the transaction.
+
+    `enqueue_on_commit` waits for the commit.
+    """
     project = DjangoProject(databases, {"storage": f"sqlite:///{tmp_path}/jobs.db"})
 
     said = project.shell("""
@@ -127,13 +133,13 @@ print(json.dumps(said))
 
 
 def test_jobs_tied_to_others_join_the_transaction_as_a_tester_has_it(django_project):
-    """A Tester accepts and refuses what the storage does: in the transaction, outside of it and after it."""
+    """A Tester accepts and refuses the same calls as the storage in, outside and after the transaction."""
     said = django_project.shell(TIES)
 
     assert said == TIES_SAID
 
 
-# Prints what becomes of batches, their members and callbacks in transactions of Django's.
+# Prints the outcome of batches, their members and callbacks in Django transactions.
 BATCHES = """
 import json
 from django.db import transaction
@@ -185,7 +191,7 @@ print(json.dumps(said))
 
 
 def test_batches_come_and_go_with_the_transaction_around_their_block(django_project):
-    """With members and callbacks, also in a savepoint, and where they are stored in more than one step."""
+    """Members and callbacks join, also in a savepoint and if a batch is stored in several steps."""
     said = django_project.shell(BATCHES)
 
     assert said == {

@@ -1,4 +1,4 @@
-"""The Djangos that Firelock runs with: that of the tests, and newer ones in environments of their own."""
+"""The supported Django versions: the one in the tests, and newer ones in separate environments."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NEEDED = (
 
 @attrs.define
 class Djangos:
-    """Environments and sources, each had once."""
+    """Environments and sources of Django versions, each created once."""
 
-    _folder: Callable[[str], Path]  # makes a new one
+    _folder: Callable[[str], Path]  # creates a new one
     _pythons: dict[str, str] = attrs.field(factory=lambda: {"5.2": sys.executable})
     _sources: dict[str, Path] = attrs.Factory(dict)
 
     def python(self, version):
-        """Return a Python that has this Django, and what Firelock and its tests need; or skip."""
+        """Return a Python that has this Django version, Firelock and its test packages; otherwise skip."""
         if version not in self._pythons:
             newer = next(filter(None, map(shutil.which, ("python3.14", "python3.13", "python3.12"))), None)
             if newer is None:
@@ -44,7 +44,10 @@ class Djangos:
         return self._pythons[version]
 
     def own_tests(self, version):
-        """Return the folder of Django's own tests of its tasks, for 5.2 those of 6.1; or skip."""
+        """Return the folder of Django's own tests of its tasks; otherwise skip.
+
+        For version 5.2, these are the tests of 6.1.
+        """
         version = "6.1" if version == "5.2" else version
         if version not in self._sources:
             folder = self._folder(f"django-{version}-sources-")

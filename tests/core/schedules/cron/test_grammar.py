@@ -1,4 +1,4 @@
-"""Which cron texts are read, what they mean, and how the others are refused."""
+"""Cron expressions: the accepted strings, their meaning, and the errors for other strings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hours_of(expression):
     return [fire.hour for fire in fires if fire.day == 1]
 
 
-# November 2026 begins on a Sunday and has 30 days; August 2026 begins on a Saturday; 31 May is a Sunday.
+# November 2026 begins on a Sunday and has 30 days. August 2026 begins on a Saturday. 31 May is a Sunday.
 
 
 DAYS = [
@@ -44,7 +44,10 @@ HOURS = [
 
 @pytest.mark.parametrize("days", DAYS)
 def test_a_day_form_equals_the_walk_by_days(days):
-    """Three years hold each length of a month, and every weekday as its first; two fields match either."""
+    """Three years include each length of a month, and every weekday as its first.
+
+    If both day fields are restricted, either may match.
+    """
     first, day = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=1)
 
     assert_equals_the_walk(f"0 0 {days}", "UTC", first, first + 1_096 * day, overlap=day, step=day)
@@ -52,14 +55,14 @@ def test_a_day_form_equals_the_walk_by_days(days):
 
 @pytest.mark.parametrize("hours", HOURS)
 def test_a_time_form_equals_the_walk_by_hours(hours):
-    """The other fields of an expression take the same forms."""
+    """The other fields of an expression accept the same forms."""
     first, hour = datetime(2026, 6, 1, tzinfo=UTC), timedelta(hours=1)
 
     assert_equals_the_walk(f"\t0   {hours}\t* * * ", "UTC", first, first + 50 * hour, overlap=hour, step=hour)
 
 
 def test_six_fields_put_seconds_first():
-    """With six fields the first is the second of the minute."""
+    """The first of six fields is the second of the minute."""
     start = datetime(2026, 11, 25, tzinfo=UTC)
 
     fires = Cron("15,45 30 2 * * *").upcoming(start, 3)
@@ -84,46 +87,46 @@ def test_six_fields_put_seconds_first():
     ],
 )
 def test_a_macro_is_short_for_fields(macro, same):
-    """A macro fires exactly as the fields it stands for."""
+    """A macro fires at the same times as the expression that it stands for."""
     start = datetime(2026, 2, 27, 23, 59, 58, tzinfo=UTC)
 
     assert Cron(same).upcoming(start, 5) == Cron(macro).upcoming(start, 5)
 
 
-# ---- how the two day fields combine ---------------------------------------------------------------------
+# ---- combination of the two day fields ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("expression", "days"),
     [
-        ("0 0 */1 * fri", [4, 11, 18, 25]),  # a step of one restricts nothing
+        ("0 0 */1 * fri", [4, 11, 18, 25]),  # a step of one does not restrict
         ("0 0 * * 0-7/3", [2, 5, 6, 9, 12, 13, 16, 19, 20, 23, 26, 27, 30]),  # 0, 3 and 6
         ("0 0 13 * fri", [4, 11, 13, 18, 25]),
     ],
 )
 def test_two_restricted_day_fields_match_either(expression, days):
-    """As in every cron, but `*` restricts nothing; what the walk does not say is said here."""
+    """Every cron has this rule, except that `*` restricts nothing. The reference does not cover it."""
     assert days == days_of(expression, 2026, 12)
 
 
-# ---- where croniter's answer differs and ours is kept --------------------------------------------------
+# ---- differences from croniter -------------------------------------------------------------------------
 
 
 def test_croniter_differs_on_a_wrapped_range_with_a_step():
-    """22-2/3 counts on across midnight: 22, then 25 which is 1; croniter says 2."""
+    """22-2/3 continues after midnight: 22, then 25, which is 1. croniter returns 2."""
     assert [2, 22] == croniter.expand("0 22-2/3 * * *")[0][1]
 
     assert [1, 22] == hours_of("0 22-2/3 * * *")
 
 
 def test_croniter_differs_on_a_range_of_one_value():
-    """5-5 is 5; croniter makes it the whole day."""
+    """5-5 means 5. croniter expands it to the whole day."""
     assert ["*"] == croniter.expand("0 5-5 * * *")[0][1]
 
     assert [5] == hours_of("0 5-5 * * *")
 
 
-# ---- what is refused -----------------------------------------------------------------------------------
+# ---- refused expressions -------------------------------------------------------------------------------
 
 REFUSED = [
     ("", "empty"),
@@ -189,13 +192,13 @@ REFUSED = [
     ("expression", "words"), REFUSED, ids=[f"{at}-{str(bad)[:20]!a}" for at, (bad, _) in enumerate(REFUSED)]
 )
 def test_a_wrong_expression_is_refused_where_it_is_wrong(expression, words):
-    """A wrong expression is refused at construction, naming the field, the column and what may be written."""
+    """The error is raised at construction. It contains the field, the column and what is allowed."""
     with pytest.raises(ScheduleError, match=words):
         Cron(expression)
 
 
 def test_a_refusal_never_repeats_a_long_expression():
-    """The message of a refusal stays short whatever was passed."""
+    """The message stays short, whatever was passed."""
     with pytest.raises(ScheduleError) as caught:
         Cron("*" * 100_000)
 
@@ -203,11 +206,11 @@ def test_a_refusal_never_repeats_a_long_expression():
 
 
 def test_29_february_is_no_impossible_date():
-    """A date that comes every few years is accepted and found, even on one weekday across the year 2100."""
+    """A date that occurs only every few years is found, even on one weekday across the year 2100."""
     after = datetime(2096, 3, 1, tzinfo=UTC)
 
     assert datetime(2104, 2, 29, tzinfo=UTC) == Cron("0 0 29 2 *").next_after(after)
-    # Both fields restricted would match either; a fifth Monday in February is always the 29th.
+    # If both fields were restricted, either would match. A fifth Monday in February is always the 29th.
     assert datetime(2072, 2, 29, tzinfo=UTC) == Cron("0 0 * 2 1#5").next_after(
         datetime(2044, 2, 29, tzinfo=UTC)
     )

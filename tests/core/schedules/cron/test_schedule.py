@@ -1,4 +1,4 @@
-"""Schedules as values: how they are built, checked, described, stored and asked."""
+"""Schedules as values: creating, checking, describing, storing and evaluating them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from firelock.schedules.cron import timezones as zones
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-# ---- building -----------------------------------------------------------------------------------------
+# ---- construction -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
     [(ZoneInfo("Europe/Istanbul"), "Europe/Istanbul"), (ZoneInfo("UTC"), "UTC"), (UTC, "UTC")],
 )
 def test_a_zone_may_be_given_as_an_object(zone, name):
-    """As `zoneinfo` and Django's `get_current_timezone()` have it; its name is what is stored."""
+    """A `ZoneInfo` and the result of Django's `get_current_timezone()` are accepted. Their name is stored."""
     nightly = Cron.daily(2, tz=zone)
 
     assert Cron.daily(2, tz=name) == nightly
@@ -42,7 +42,7 @@ def test_a_zone_may_be_given_as_an_object(zone, name):
 
 
 def test_equal_crons_are_equal_values():
-    """Two crons with the same text and options are equal, hash alike, pickle and cannot be changed."""
+    """Crons with equal expressions and options are equal, hash alike, can be pickled and are immutable."""
     one, other = Cron("0 2 * * *", tz="Europe/Berlin"), Cron("0 2  * * *", tz="Europe/Berlin")
 
     assert one == other
@@ -68,7 +68,7 @@ def test_equal_crons_are_equal_values():
     ],
 )
 def test_a_builder_writes_the_expression(built, expression):
-    """Each builder is short for an expression."""
+    """Each builder is a short form of an expression."""
     assert Cron(expression) == built
 
 
@@ -76,7 +76,7 @@ def test_a_builder_writes_the_expression(built, expression):
     "build", [Cron.minutely, Cron.hourly, Cron.daily, Cron.weekly, Cron.monthly, Cron.yearly]
 )
 def test_a_builder_passes_the_options_on(build):
-    """Each builder takes the zone and the policies."""
+    """Each builder accepts the time zone and the policies."""
     built = build(tz="Asia/Tokyo", misfire="skip", misfire_limit=7, overlap="skip")
 
     assert ("Asia/Tokyo", "skip", 7, "skip") == (built.tz, built.misfire, built.misfire_limit, built.overlap)
@@ -97,7 +97,7 @@ def test_a_builder_passes_the_options_on(build):
     ],
 )
 def test_a_builder_refuses_what_is_no_time(build):
-    """A builder takes numbers in their range and nothing that would smuggle in another expression."""
+    """A builder accepts only numbers in their range, so another expression cannot be passed through it."""
     with pytest.raises(ScheduleError):
         build()
 
@@ -116,7 +116,7 @@ def test_a_builder_refuses_what_is_no_time(build):
     "make", [lambda **options: Cron("* * * * *", **options), lambda **options: Every(timedelta(1), **options)]
 )
 def test_a_wrong_policy_is_refused(make, options, words):
-    """A policy that does not exist is refused with those that do."""
+    """The error for an unknown policy lists the valid ones."""
     with pytest.raises(ScheduleError, match=words.replace(".", r"\.")):
         make(**options)
 
@@ -136,7 +136,7 @@ def test_a_wrong_policy_is_refused(make, options, words):
     ],
 )
 def test_an_unknown_zone_is_refused(zone, words):
-    """A zone is looked up among the known IANA names, never opened as a path; the message stays short."""
+    """A zone is looked up among the known IANA names, never opened as a path. The message stays short."""
     with pytest.raises(ScheduleError) as caught:
         Cron("* * * * *", tz=zone)
 
@@ -146,7 +146,10 @@ def test_an_unknown_zone_is_refused(zone, words):
 
 @pytest.fixture
 def _no_zones(monkeypatch):
-    """A system without time zone data; the names are read once a process, so they are forgotten twice."""
+    """Simulate a system without time zone data.
+
+    The names are cached per process, so the cache is cleared before and after the test.
+    """
     monkeypatch.setattr(zones, "available_timezones", set)
     zones._zone_names.cache_clear()  # noqa: SLF001
     yield
@@ -155,12 +158,12 @@ def _no_zones(monkeypatch):
 
 @pytest.mark.usefixtures("_no_zones")
 def test_a_system_without_zones_says_what_to_install():
-    """Where no time zone data is installed the message names the package."""
+    """If no time zone data is installed, the message names the package."""
     with pytest.raises(ScheduleError, match="Install the package tzdata"):
         Cron("* * * * *", tz="Europe/Berlin")
 
 
-# ---- asking -------------------------------------------------------------------------------------------
+# ---- evaluation ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", [Cron("* * * * *"), Every(timedelta(minutes=1))])
@@ -174,7 +177,7 @@ def test_a_system_without_zones_says_what_to_install():
     ],
 )
 def test_only_an_aware_instant_is_taken(schedule, bad):
-    """A naive datetime, a date, a number or a year out of range is refused."""
+    """Naive datetimes, years out of range and other types are refused."""
     with pytest.raises(ScheduleError):
         schedule.next_after(bad)
     with pytest.raises(ScheduleError):
@@ -185,7 +188,7 @@ def test_only_an_aware_instant_is_taken(schedule, bad):
 
 @pytest.mark.parametrize("count", [-1, 10_001, True, 1.5])
 def test_upcoming_is_bounded(count):
-    """A count that is negative, huge or no whole number is refused."""
+    """A count that is negative, too large or not an integer is refused."""
     with pytest.raises(ScheduleError, match="count="):
         Cron("* * * * *").upcoming(NEW_YEAR, count)
 
@@ -200,7 +203,7 @@ def test_upcoming_is_bounded(count):
     periods=st.integers(0, 50),
 )
 def test_every_is_exact(interval, anchor, start, periods):
-    """Each instant is anchor + n · interval to the microsecond, and counting equals walking."""
+    """Each time is anchor + n · interval to the microsecond, and counting equals stepping through them."""
     epoch, micro = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
     schedule = Every(interval * micro, anchor=epoch + anchor * micro)
     after = epoch + start * micro
@@ -220,7 +223,7 @@ def test_every_is_exact(interval, anchor, start, periods):
     [timedelta(0), timedelta(seconds=-1), timedelta(milliseconds=999), timedelta(days=3651), 60, "5m", None],
 )
 def test_every_takes_a_span_of_at_least_a_second(interval):
-    """A span under a second, over ten years or no timedelta is refused."""
+    """A duration below a second or above ten years, and any other type, is refused."""
     with pytest.raises(ScheduleError, match="interval="):
         Every(interval)
 
@@ -231,11 +234,11 @@ def test_every_takes_an_aware_anchor_only():
         Every(timedelta(minutes=1), anchor=datetime(2026, 1, 1))  # noqa: DTZ001 (the naive datetime under test)
 
 
-# ---- texts --------------------------------------------------------------------------------------------
+# ---- strings ------------------------------------------------------------------------------------------
 
 
 def test_a_bare_text_is_a_cron_in_utc():
-    """Where a schedule is expected a text is Cron(text); a schedule stays itself."""
+    """Where a schedule is expected, a string means Cron(string), and a schedule is returned unchanged."""
     every = Every(timedelta(minutes=5))
 
     assert Cron("0 2 * * *") == parse_schedule("0 2 * * *")
@@ -244,7 +247,7 @@ def test_a_bare_text_is_a_cron_in_utc():
 
 @pytest.mark.parametrize("value", [None, 5, timedelta(minutes=5), b"0 2 * * *", ["0 2 * * *"], "nightly"])
 def test_what_is_no_schedule_is_refused(value):
-    """Anything but a text or a schedule is refused."""
+    """A value that is neither a schedule nor a string is refused."""
     with pytest.raises(ScheduleError):
         parse_schedule(value)
 
@@ -259,12 +262,12 @@ def test_what_is_no_schedule_is_refused(value):
     ],
 )
 def test_a_schedule_survives_storage(schedule):
-    """A schedule stored as JSON comes back equal."""
+    """A schedule that is stored as JSON is restored as an equal one."""
     assert schedule == schedule_from_json(schedule_to_json(schedule))
 
 
 def test_the_stored_text_is_compact_and_plain():
-    """What is stored is readable, without spaces, and holds every option."""
+    """The stored string is readable, without spaces, and contains every option."""
     assert (
         '{"cron":"0 2 * * *","tz":"UTC","misfire":"once","misfire_limit":100,"overlap":"allow"}'
         == schedule_to_json(Cron("0 2 * * *"))
@@ -294,7 +297,7 @@ def test_the_stored_text_is_compact_and_plain():
     ],
 )
 def test_a_damaged_stored_schedule_is_refused(text):
-    """Whatever stands in the storage, reading it ends in a ScheduleError with a short message."""
+    """Reading any other stored value raises a ScheduleError with a short message."""
     with pytest.raises(ScheduleError) as caught:
         schedule_from_json(text)
 
@@ -303,7 +306,7 @@ def test_a_damaged_stored_schedule_is_refused(text):
 
 @pytest.mark.parametrize("schedule", [Cron("0 2 * * *", tz="Europe/Istanbul"), Every(timedelta(minutes=5))])
 def test_fields_of_a_newer_release_are_ignored_in_a_stored_schedule(schedule):
-    """A definition that a newer release stored goes on firing as it is known here."""
+    """A definition that a newer release stored continues to fire with the fields known here."""
     stored = json.dumps({**json.loads(schedule_to_json(schedule)), "colour": "red"})
 
     assert schedule == schedule_from_json(stored)
@@ -338,5 +341,5 @@ def test_fields_of_a_newer_release_are_ignored_in_a_stored_schedule(schedule):
     ],
 )
 def test_a_schedule_is_told_in_words(schedule, words):
-    """The description says in English when the schedule fires."""
+    """The description is in English."""
     assert words == schedule.describe()

@@ -1,4 +1,4 @@
-"""Which instants a recurring job owes after being late, by policy."""
+"""The runs of a recurring job that is late, for each policy."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 
 
 def minutes(*offsets):
-    """Return noon moved by so many minutes each."""
+    """Return noon plus each number of minutes."""
     return [NOON + offset * MINUTE for offset in offsets]
 
 
 @pytest.mark.parametrize(("late", "runs"), [(60 * SECOND, 1), (60 * SECOND + timedelta(microseconds=1), 0)])
 def test_the_grace_ends_after_exactly_60_seconds(late, runs):
-    """An instant 60 s late is on time; one microsecond more and it is a misfire."""
+    """A run that is 60 s late is on time. One microsecond more is a misfire."""
     firing = due_instants(Cron("0 12 * * *", misfire="skip"), due=NOON, now=NOON + late)
 
     assert runs == len(firing.instants)
 
 
 def test_the_grace_can_be_set():
-    """Another grace moves the border between late and on time."""
+    """The grace period is the limit between late and on time."""
     firing = due_instants(
         Cron("0 12 * * *", misfire="skip"), due=NOON, now=NOON + 2 * MINUTE, grace=2 * MINUTE
     )
@@ -42,21 +42,21 @@ def test_the_grace_can_be_set():
 
 
 def test_nothing_fires_before_it_is_due():
-    """A due instant still ahead gives no run and stays the next one."""
+    """A due time in the future causes no run and stays the next due time."""
     firing = due_instants(Cron("0 12 * * *"), due=NOON, now=NOON - SECOND)
 
     assert Firing([], 0, NOON) == firing
 
 
 def test_a_due_instant_outside_the_schedule_still_fires():
-    """The stored instant is owed even if the schedule was changed since."""
+    """The stored due time counts, even if the schedule has changed since."""
     firing = due_instants(Cron("30 * * * *", misfire="all"), due=NOON, now=NOON + 40 * MINUTE)
 
     assert Firing(minutes(0, 30), 0, NOON + 90 * MINUTE) == firing
 
 
 def test_a_search_without_a_match_ends():
-    """Should no date match at all, the search gives up after 40 years and says None."""
+    """If no date matches, the search ends after 40 years and returns None."""
     fields = attrs.evolve(parse_fields("0 0 28 2 *"), days=(30,))
 
     assert Timetable(WallTimes(fields), ZoneInfo("Europe/Berlin")).next_after(NOON) is None
@@ -72,16 +72,16 @@ def test_a_search_without_a_match_ends():
     ],
 )
 def test_wrong_moments_are_refused(due, now, grace):
-    """Naive instants, dates and impossible graces are refused, not guessed at."""
+    """Naive datetimes, dates and invalid grace periods are refused."""
     with pytest.raises(ScheduleError):
         due_instants(Cron("* * * * *"), due=due, now=now, grace=grace)
 
 
-# ---- against a plain list of all instants -------------------------------------------------------------
+# ---- comparison with a list of all times --------------------------------------------------------------
 
 
 def owed(schedule, due, now, since=None):
-    """Return the answer by listing every instant, as the policies are described."""
+    """Return the expected result by listing every time, as the policies are documented."""
     passed = [due]
     while (following := schedule.next_after(max(passed[-1], since or due))) <= now:
         passed.append(following)
@@ -115,7 +115,7 @@ SCHEDULES = [
     changed=st.none() | st.timedeltas(timedelta(hours=-1), timedelta(days=2)),
 )
 def test_what_is_owed_equals_the_plain_list(schedule, misfire, limit, *, start, downtime, changed):
-    """For any downtime, change, policy and limit the answer is that of listing every instant that passed."""
+    """For any downtime, change, policy and limit, the result equals that of listing all times that passed."""
     schedule = attrs.evolve(schedule, misfire=misfire, misfire_limit=limit)
     due = schedule.next_after(datetime(2026, 1, 1, tzinfo=UTC) + start * SECOND)
     now = due + downtime
@@ -126,7 +126,7 @@ def test_what_is_owed_equals_the_plain_list(schedule, misfire, limit, *, start, 
 
 @pytest.mark.parametrize(("misfire", "runs"), [("once", 1), ("all", 161), ("skip", 61)])
 def test_a_long_downtime_is_not_walked(misfire, runs):
-    """Nobody could take each of ten years' seconds one after the other."""
+    """Stepping through each second of ten years would take too long."""
     days = 3_650
     schedule = Cron("* * * * * *", tz="Europe/Berlin", misfire=misfire)
 

@@ -1,4 +1,4 @@
-"""The reference for schedules: walk every step and ask whether it matches."""
+"""The reference for schedules: check for every step whether it matches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 
 
 class Reference:
-    """The rules of the dialect as a question about one wall time; nothing of the tested code is used."""
+    """The rules of the dialect as a check of one wall clock time, without the tested code."""
 
     NAMES: ClassVar = {
         3: {name.lower(): number for number, name in enumerate(month_abbr)},
@@ -27,11 +27,11 @@ class Reference:
         self.second = parts[0] if len(parts) == 6 else "0"
         self.parts = parts[-5:]
         self.zone = ZoneInfo(zone)
-        self.answers, self.dates = {}, {}  # what is asked again with each hour or minute
+        self.answers, self.dates = {}, {}  # cached, because they are needed again for each hour or minute
         self.is_interval = any(sign in " ".join([self.second, *self.parts[:2]]) for sign in "*-/")
 
     def fires(self, after, until, *, overlap):
-        """Return the instants after the first and not after the second; overlaps are no longer than given."""
+        """Return the times in (after, until]; overlaps of the zone are not longer than `overlap`."""
         found = []
         now = after - overlap
         latest = wall = self.wall(now)
@@ -122,7 +122,7 @@ class Reference:
 
 
 def assert_equals_the_walk(expression, zone, after, until, *, overlap=timedelta(hours=2), step=MINUTE):
-    """Fail unless the schedule fires, and counts, exactly as the reference, which takes such steps."""
+    """Fail unless the schedule fires, and counts, exactly as the reference with this step."""
     cron = Cron(expression, tz=zone)
     expected = Reference(expression, zone, step).fires(after, until, overlap=overlap)
     found = cron.upcoming(after, len(expected) + 1)

@@ -1,4 +1,4 @@
-"""How many random runs the kit's model test takes."""
+"""The number of random runs in the kit's model test."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from firelock.testing.conformance.model import run_machine
 
 
 class Counting(RuleBasedStateMachine):
-    """A machine that counts its runs and steps; every step can be taken."""
+    """A machine that counts its runs and steps; every step is allowed."""
 
     runs = steps = 0
 
     @initialize()
     def begin(self):
-        """Another run."""
+        """Count another run."""
         type(self).runs += 1
 
     @rule()
     def go_on(self):
-        """Another step."""
+        """Count another step."""
         type(self).steps += 1
 
 
 @pytest.fixture
 def counting():
-    """The machine, which has not run; afterwards the profile is the former one."""
+    """Yield the machine before its first run, and restore the profile afterwards."""
     before = settings.get_current_profile_name()
     Counting.runs = Counting.steps = 0
     yield Counting
@@ -35,14 +35,14 @@ def counting():
 
 
 def test_as_many_runs_are_taken_as_were_asked_for(counting):
-    """A profile that says how examples are made says nothing of their number."""
+    """A profile that only determines how examples are generated does not affect their number."""
     run_machine(counting, runs=6)
 
-    assert 12 <= counting.runs <= 20  # each of the two stages plays the simplest run besides
+    assert 12 <= counting.runs <= 20  # each of the two stages also plays the simplest run
 
 
 def test_a_profile_with_numbers_of_its_own_counts_instead(counting):
-    """Somebody wants many more of them for a night."""
+    """A user may want many more runs overnight."""
     settings.register_profile(
         "night", max_examples=30, stateful_step_count=12, derandomize=True, database=None
     )

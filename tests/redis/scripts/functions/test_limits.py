@@ -1,4 +1,4 @@
-"""Limits in Redis: nothing stays of lanes and keys, numbers lie everywhere, each look is bounded."""
+"""Limits in Redis: no leftovers of lanes and keys, settings in every partition, and bounded reads."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.scenes import scene_at
 
 PARTITIONS = 4
 OPTIONS = f"partitions={PARTITIONS}"
-WINDOW = 256  # lanes that one claim looks at
+WINDOW = 256  # lanes that one claim reads
 OF_LANES = ("lane:", "ring:", "laned", "lanes", "slots:", "free", "short", "cut", "swept", "unique", "uz")
 
 
 @pytest.fixture
 def scene(server, request):
-    """An empty store of one partition, unless told otherwise."""
+    """An empty storage with one partition, unless the test sets options."""
     server.empty()
     with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
         yield scene
@@ -37,7 +37,7 @@ parted = pytest.mark.parametrize("scene", [OPTIONS], ids=["parted"], indirect=Tr
 
 
 def take_all(scene, holder):
-    """Return all that the holder may start now, in whatever partition it lies."""
+    """Return all jobs that the holder can claim now, in any partition."""
     found = []
     while some := scene.take(holder):
         found += some
@@ -45,12 +45,12 @@ def take_all(scene, holder):
 
 
 def of_lanes(server):
-    """Return the keys that are about lanes, limits and unique keys."""
+    """Return the keys that belong to lanes, limits and unique keys."""
     return {key for key in keys_of(server) if key.startswith(OF_LANES)}
 
 
 def store_keys(scene):
-    """Store jobs with limits and unique keys of every kind; return how many may start."""
+    """Store jobs with limits and unique keys of every kind; return how many can start."""
     scene.put_numbers("t", concurrent=5, rate=1_000)
     for number in range(8):
         scene.add_limited(2, f"t:{number}", f"t:{number}/x")
@@ -61,16 +61,16 @@ def store_keys(scene):
 
 
 def unique(key, **fields):
-    """Return what a job asks that has this unique key."""
+    """Return the admission of a job with this unique key."""
     return asks(unique=UniqueUse(f"tasks.run {key}", **fields))
 
 
-# ---- nothing stays -----------------------------------------------------------------------------------------
+# ---- no leftovers ------------------------------------------------------------------------------------------
 
 
 @alone_and_parted
 def test_an_empty_lane_leaves_no_key(scene, server):
-    """Lanes and rings go with their last job, whether it is claimed or taken out."""
+    """Lanes and rings are deleted with their last job, whether it is claimed or deleted."""
     scene.add_limited(3, "a", "a/b")
     (gone,) = scene.add_limited(1, "c")
     scene.settle(deletes(gone))
@@ -82,7 +82,7 @@ def test_an_empty_lane_leaves_no_key(scene, server):
 
 @alone_and_parted
 def test_nothing_is_left_of_keys_that_are_idle(scene, server):
-    """When nobody holds or waits for a key, and its rate is free, upkeep forgets it."""
+    """Upkeep deletes a key that no job holds or waits for, and whose rate is free."""
     holder = scene.begin()
     number = store_keys(scene)
     running = take_all(scene, holder)
@@ -101,7 +101,7 @@ def test_nothing_is_left_of_keys_that_are_idle(scene, server):
 
 
 def test_a_key_that_is_held_is_kept(scene, server):
-    """Upkeep forgets no list of a job that runs, nor of one that keeps its key between two attempts."""
+    """Upkeep keeps the list of a running job, and that of a job that holds its key between two attempts."""
     scene.put_numbers("a", concurrent=1)
     scene.put_numbers("b", concurrent=1)
     scene.add_limited(2, "a")
@@ -119,7 +119,7 @@ def test_a_key_that_is_held_is_kept(scene, server):
 
 
 def test_ended_jobs_stay_in_no_list(scene, server):
-    """A list grows to its key's number and is looked through then: it never holds more."""
+    """A list that has reached its key's limit is checked then, so it never grows larger."""
     scene.put_numbers("a", concurrent=3)
     holder = scene.begin()
 
@@ -135,7 +135,7 @@ def test_ended_jobs_stay_in_no_list(scene, server):
 
 
 def test_a_claim_looks_at_some_lanes(scene, server):
-    """What lies behind lanes that are full is found by further claims, which are asked for at once."""
+    """Lanes after many full ones are found by later claims, which the claim requests to run immediately."""
     scene.put_numbers("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
     scene.storage.insert(jobs)
@@ -149,7 +149,7 @@ def test_a_claim_looks_at_some_lanes(scene, server):
 
 
 def test_looks_at_full_lanes_come_to_an_end(scene):
-    """When claims have seen all lanes to no avail, nobody is sent to look again until something changes."""
+    """After claims have read all lanes in vain, no further claim is requested until something changes."""
     scene.put_numbers("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
     scene.storage.insert(jobs)
@@ -161,7 +161,7 @@ def test_looks_at_full_lanes_come_to_an_end(scene):
 
 
 def test_a_batch_may_have_a_lane_for_each_job(scene):
-    """Five hundred jobs, each with four keys of its own, are one script's work."""
+    """One script stores five hundred jobs, each with four keys of its own."""
     holder = scene.begin()
     jobs = [scene.new_job(admission=asks(*(f"k{key}:{number}" for key in range(4)))) for number in range(500)]
 
@@ -173,7 +173,7 @@ def test_a_batch_may_have_a_lane_for_each_job(scene):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_jobs_with_limits_are_one_round_trip(server, number):
-    """To store them, and to end and claim them."""
+    """One round trip stores jobs with limits, and another one settles and claims them."""
     server.empty()
     with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
         holder = scene.begin()
@@ -191,11 +191,11 @@ def test_jobs_with_limits_are_one_round_trip(server, number):
     assert [1, 1, 1] == [one.traffic.trips for one in (storing, claiming, ending)]
 
 
-# ---- whom an end concerns ----------------------------------------------------------------------------------
+# ---- notifications after an end ----------------------------------------------------------------------------
 
 
 def test_an_end_tells_who_was_refused(scene):
-    """Who found a key full is woken by an end of another's; an end that concerns nobody wakes nobody."""
+    """A server that found a key full is notified of an end with this key, but not of an unrelated end."""
     scene.put_numbers("a", concurrent=1)
     one, other = scene.open()
     scene.add_limited(2, "a")
@@ -213,7 +213,7 @@ def test_an_end_tells_who_was_refused(scene):
 
 
 def test_who_takes_what_it_frees_tells_nobody(scene):
-    """An end beside a claim that asks for the queue and has room left wakes nobody else."""
+    """An exchange that claims from the queue and has capacity left notifies no other server."""
     scene.put_numbers("a", concurrent=1)
     one, other = scene.open()
     scene.add_limited(3, "a")
@@ -232,7 +232,7 @@ def test_who_takes_what_it_frees_tells_nobody(scene):
 
 @parted
 def test_numbers_count_in_every_partition(scene):
-    """A number that is put, changed or taken away is so for keys wherever they lie."""
+    """Limit settings that are stored, changed or deleted apply to keys in every partition."""
     holder = scene.begin()
     for number in range(20):
         scene.add_limited(3, f"t:{number}")
@@ -249,7 +249,7 @@ def test_numbers_count_in_every_partition(scene):
 
 @parted
 def test_a_number_set_late_counts_who_runs(scene):
-    """Jobs that were claimed while a key had no number hold it from the number on, in every partition."""
+    """Jobs that were claimed before a key had a limit count towards the limit, in every partition."""
     holder = scene.begin()
     for number in range(20):
         scene.add_limited(3, f"t:{number}")
@@ -268,7 +268,7 @@ def test_a_number_set_late_counts_who_runs(scene):
 
 @parted
 def test_a_partition_that_missed_numbers_is_told(scene, server):
-    """Upkeep finds a partition with other numbers than the first one, and copies them."""
+    """Upkeep finds a partition whose limit settings differ from the first one's, and copies them."""
     client, holder = server.client(), scene.begin()
     scene.put_numbers("t", concurrent=0)
     for key in client.keys("*:pausing"):
@@ -294,7 +294,7 @@ def test_a_partition_that_missed_numbers_is_told(scene, server):
     ids=["two limits", "limit and unique key", "another id", "a parent"],
 )
 def test_a_job_whose_keys_lie_apart_is_refused(scene, fields, mend):
-    """One line says which keys they are and what to write; nothing is stored."""
+    """One line names the keys and the fix, and nothing is stored."""
     parent = scene.add(beside=elsewhere(scene, "tenant:1"))
     parents = (Edge(parent),) if fields.get("has_parent") else ()
     asked = both(fields["keys"], fields.get("unique"))
@@ -309,7 +309,7 @@ def test_a_job_whose_keys_lie_apart_is_refused(scene, fields, mend):
 
 
 def both(keys, unique_key):
-    """Return what a job asks that holds these keys and has that unique key."""
+    """Return the admission of a job that holds these keys and has that unique key."""
     return asks(*keys, unique=None if unique_key is None else UniqueUse(f"tasks.run {unique_key}"))
 
 
@@ -319,19 +319,19 @@ def state_of(parents):
 
 
 def elsewhere(scene, key):
-    """Return a key that lies in another partition."""
+    """Return a key that belongs to another partition."""
     place = place_of(scene, key)
     return next(other for other in (f"o:{number}" for number in range(99)) if place_of(scene, other) != place)
 
 
 def place_of(scene, key):
-    """Return what the ids of the partition of this key end with."""
+    """Return the end of the ids in the partition of this key."""
     return scene.storage.new_ids(1, key)[0][-2:]
 
 
 @parted
 def test_keys_that_begin_alike_lie_together(scene):
-    """What stands before the first slash says where, of a limit's key as of a unique one's."""
+    """The part before the first slash decides the partition, for limit keys and unique keys."""
     names = ["tenant:7", "tenant:7/openai", "tasks.run tenant:7/2026", "tasks.run tenant:7"]
 
     places = {id[-2:] for name in names for id in scene.storage.new_ids(3, name)}
@@ -341,7 +341,7 @@ def test_keys_that_begin_alike_lie_together(scene):
 
 @parted
 def test_ids_of_a_batch_lie_each_beside_its_own_key(scene):
-    """One call makes the ids of jobs of several keys, in order; where there is no key, anywhere."""
+    """One call creates the ids for jobs with several keys, in order; a job without a key can be anywhere."""
     keys = ["a:1", None, "b:2", "a:1/x", "c:3"]
 
     ids = scene.storage.new_ids(len(keys), keys)
@@ -354,7 +354,7 @@ def test_ids_of_a_batch_lie_each_beside_its_own_key(scene):
 
 @parted
 def test_a_rate_is_looked_at_when_it_opens(scene):
-    """A claim of another partition's work still says when a closed rate opens, and goes there then."""
+    """A claim in another partition still returns when a closed rate opens, and a later claim uses it."""
     scene.put_numbers("t", rate=1, per=HOUR, burst=1)
     holder = scene.begin()
     ids = scene.add_limited(2, "t:1")
@@ -368,11 +368,11 @@ def test_a_rate_is_looked_at_when_it_opens(scene):
     assert HOUR - 60 * SECOND < claim.look_again_at - scene.now() + HOUR <= HOUR + SECOND
 
 
-# ---- odds and ends -----------------------------------------------------------------------------------------
+# ---- various -----------------------------------------------------------------------------------------------
 
 
 def test_numbers_that_cannot_be_read_are_refused(scene):
-    """Garbage in a record of the kind is told to whoever puts it, and not to those who claim."""
+    """Invalid settings of a limit raise an error when they are stored, and never in a claim."""
     with pytest.raises(StorageError, match="numbers of a limit"):
         scene.storage.put_record("limit", "a", "none")
 
@@ -381,7 +381,7 @@ def test_numbers_that_cannot_be_read_are_refused(scene):
 
 @pytest.mark.parametrize("garbage", ["[[{", "[[", "{"])
 def test_what_somebody_wrote_into_a_job_is_its_own_trouble(scene, server, garbage):
-    """A job whose limits cannot be read fails with the reason; others of its key and queue go on."""
+    """A job whose limits cannot be read fails with the reason. Other jobs with its key and queue continue."""
     scene.put_numbers("a", concurrent=3)
     broken, strict = scene.add_limited(1, "a"), scene.add_limited(1, LimitUse("a", 1, is_strict=True))
     good = scene.add_limited(1, "a")
@@ -402,7 +402,7 @@ def test_what_somebody_wrote_into_a_job_is_its_own_trouble(scene, server, garbag
 
 @pytest.mark.parametrize("stored", ["[[[1]],2,3,4]", "[[7,8],null,null,null]", '{"when":"dry"}', '["dry"]'])
 def test_a_job_whose_limits_a_newer_release_stored_is_claimed_next_to_its_neighbours(scene, server, stored):
-    """The server puts it off; the storage keeps the string as it is."""
+    """The server puts the job off, and the storage keeps the string unchanged."""
     scene.put_numbers("a", concurrent=3)
     (newer,), (good,) = scene.add_limited(1, "a"), scene.add_limited(1, "a")
     client = server.client()
@@ -417,14 +417,14 @@ def test_a_job_whose_limits_a_newer_release_stored_is_claimed_next_to_its_neighb
 
 
 def test_a_wait_counts_lanes_as_work(scene):
-    """Who waits without having looked before is told of jobs in lanes."""
+    """A server that waits without an earlier claim is notified of jobs in lanes."""
     scene.add_limited(1, "a")
 
     assert all(scene.storage.wait(queues, 30) for queues in (None, ["default"]))
 
 
 def test_priorities_order_what_a_claim_gives(scene):
-    """Among lanes and jobs without limits those of a higher priority stand in front."""
+    """Among jobs with and without limits, those with a higher priority come first."""
     low = scene.add_limited(1, "a", priority=-1)
     plain = scene.add_many(2)
     high = scene.add_limited(1, "b", priority=9)
@@ -434,7 +434,7 @@ def test_priorities_order_what_a_claim_gives(scene):
 
 
 def test_both_kinds_are_served_one_by_one(scene):
-    """Claims of one job each go to jobs with limits and jobs without in turn."""
+    """Claims of one job each take jobs with and without limits in turn."""
     limited, plain = scene.add_limited(4, "a"), scene.add_many(4)
     holder = scene.begin()
 
@@ -444,7 +444,7 @@ def test_both_kinds_are_served_one_by_one(scene):
 
 
 def test_a_lane_is_named_in_words(scene, server):
-    """What redis-cli shows of a waiting job: its lane, its turn, its keys; see docs/redis.md."""
+    """redis-cli shows the lane, the turn and the keys of a waiting job; see docs/redis.md."""
     scene.add_limited(1, "a", "b:7")
     client = server.client()
 
@@ -456,7 +456,7 @@ def test_a_lane_is_named_in_words(scene, server):
 
 
 def test_a_dead_session_of_many_jobs_is_told(scene):
-    """Its end frees all its keys at once, and tells who was refused for them."""
+    """The session's end frees all of its keys together, and notifies the servers that found them full."""
     scene.put_numbers("a", concurrent=2)
     one, other = scene.open()
     scene.add_limited(4, "a")

@@ -1,4 +1,4 @@
-"""Unique keys in Redis: what a later call replaces is whole, and nothing stays of a key that is over."""
+"""Unique keys in Redis: a later call replaces a job completely, and nothing is left of unused keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AWKWARD = ('a "quoted" one', "brackets ] [ and ,", "back\\slash\\", "ünï\tcode
 
 @pytest.fixture
 def scene(server, request):
-    """An empty store of one partition, unless told otherwise."""
+    """An empty storage with one partition, unless the test sets options."""
     server.empty()
     with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
         yield scene
@@ -36,18 +36,18 @@ parted = pytest.mark.parametrize("scene", [OPTIONS], ids=["parted"], indirect=Tr
 
 
 def call(scene, use=LAST, *limits, **fields):
-    """Return what becomes of a call that asks for the key."""
+    """Return the result of a call with the unique key."""
     (answer,) = scene.storage.insert([scene.new_job(admission=asks(*limits, unique=use), **fields)]).is_new
     return answer
 
 
-# ---- what is replaced --------------------------------------------------------------------------------------
+# ---- replacement -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("before", [(), ("x",), AWKWARD], ids=["no tag", "a tag", "awkward tags"])
 @pytest.mark.parametrize("after", [(), ("y",), AWKWARD[::-1]], ids=["to none", "to one", "to awkward ones"])
 def test_whatever_its_tags_are_the_rest_of_a_job_stays(scene, before, after):
-    """The rarer fields lie in one text with the tags: those of the call come into it, and nothing else."""
+    """The rarer fields share a string with the tags. Only the call's tags are replaced in it."""
     kept = {
         "timeout_seconds": 7.25, "retry": '{"limit": [1, "]"]}', "nominal_at": 1_764_045_000_123_457,
         "meta_json": '{"t": "]["}',
@@ -67,7 +67,7 @@ def test_whatever_its_tags_are_the_rest_of_a_job_stays(scene, before, after):
 
 
 def test_a_job_changes_its_lane_and_place(scene, server):
-    """Limits and priority of the last call are those by which it is claimed; its old lane is gone."""
+    """The job is claimed by the limits and the priority of the last call, and its old lane is deleted."""
     job_id = scene.add(admission=asks("a", LimitUse("b", 2), unique=LAST))
     other = scene.add(priority=1)
     scene.put_numbers("a", concurrent=0)
@@ -80,7 +80,7 @@ def test_a_job_changes_its_lane_and_place(scene, server):
 
 
 def test_calls_of_one_batch_replace_one_another(scene):
-    """The last of a batch counts, be the job stored before or in the batch itself."""
+    """The last call of a batch counts, whether the job was stored before or in the same batch."""
     stored = scene.add(admission=asks(unique=LAST))
     other = attrs.evolve(LAST, key="tasks.run other")
     jobs = [
@@ -103,7 +103,7 @@ def test_calls_of_one_batch_replace_one_another(scene):
 
 
 def test_an_awaiting_job_is_replaced_and_released(scene):
-    """A job that waits for its parent goes on to wait for it with the last arguments."""
+    """A job that waits for its parent continues to wait, with the last arguments."""
     parent = scene.add(beside=KEY)
     job_id = scene.add(
         admission=asks(unique=LAST), state=State.AWAITING, parents=(Edge(parent, On.FINISHED),)
@@ -117,12 +117,12 @@ def test_an_awaiting_job_is_replaced_and_released(scene):
     assert [job_id] == scene.claim_ids()
 
 
-# ---- nothing stays -----------------------------------------------------------------------------------------
+# ---- no leftovers ------------------------------------------------------------------------------------------
 
 
 @alone_and_parted
 def test_a_key_goes_with_its_job(scene, server):
-    """A pruned job's key is forgotten with it; one that is taken for longer when that is over."""
+    """The key of a pruned job is deleted with it. A key with a minimum time is deleted after that time."""
     for number in range(20):
         scene.add(admission=asks(unique=UniqueUse(f"tasks.run {number}")))
         scene.add(admission=asks(unique=UniqueUse(f"tasks.run long {number}", at_least=30 * DAY)))
@@ -141,7 +141,7 @@ def test_a_key_goes_with_its_job(scene, server):
 
 @parted
 def test_a_refused_call_of_a_batch_stores_nothing_anywhere(scene):
-    """The keys of a batch may lie in several partitions: one that is refused refuses all."""
+    """The keys of a batch can be in several partitions. If one call is refused, none is stored."""
     scene.add(admission=asks(unique=UniqueUse("tasks.run 7")))
     jobs = [
         scene.new_job(admission=asks(unique=UniqueUse(f"tasks.run {number}", raises=True)))
@@ -156,7 +156,7 @@ def test_a_refused_call_of_a_batch_stores_nothing_anywhere(scene):
 
 
 def test_a_unique_call_is_one_round_trip(server):
-    """Whether it is stored or answered."""
+    """One round trip stores the job or returns the duplicate."""
     server.empty()
     with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
         scene.add(admission=asks(unique=UniqueUse("tasks.run warm")))
@@ -169,7 +169,7 @@ def test_a_unique_call_is_one_round_trip(server):
 
 
 def test_a_page_of_keys_is_in_order(scene):
-    """By the beginning of a key and behind another, as long as asked for."""
+    """The page is selected by the beginning of a key and an earlier key, with the requested length."""
     for number in range(5):
         scene.add(admission=asks(unique=UniqueUse(f"tasks.run {number}")))
     scene.add(admission=asks(unique=UniqueUse("other 1")))
@@ -180,7 +180,7 @@ def test_a_page_of_keys_is_in_order(scene):
 
 
 def test_what_is_stored_is_legible(scene, server):
-    """What redis-cli shows of a key: starts of its job, until when it is taken at least, the job."""
+    """redis-cli shows for a key the number of starts of its job, the minimum time, and the job."""
     job_id = scene.add(admission=asks(unique=UniqueUse(KEY, at_least=HOUR)))
 
     mark, free_at, holder = server.client().hget("firelock:{0}:unique", KEY).split(" ")
@@ -190,7 +190,7 @@ def test_what_is_stored_is_legible(scene, server):
 
 
 def test_of_two_jobs_of_a_key_one_lives_again(scene):
-    """What asks in one call for two of a key to live again gets one, and is told of the other."""
+    """Only one of two jobs with the same key can be requeued. The call returns `TAKEN` for the other."""
     first = scene.add(admission=asks(unique=UniqueUse(KEY)))
     scene.settle(deletes(first))
     second = scene.add(admission=asks(unique=UniqueUse(KEY)))

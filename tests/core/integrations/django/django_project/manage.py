@@ -1,4 +1,4 @@
-"""The project's commands."""
+"""The commands of the project."""
 
 from __future__ import annotations
 

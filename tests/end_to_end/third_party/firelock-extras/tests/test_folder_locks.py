@@ -1,4 +1,4 @@
-"""The lock provider: all that one promises, also between processes."""
+"""The lock provider: it fulfils the contract, including between processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock.testing import LockConformance
 
 
 class TestFolderLocks(LockConformance):
-    """Everything a lock provider promises."""
+    """The contract of a lock provider."""
 
     @pytest.fixture
     def lock_url(self, tmp_path):
@@ -35,7 +35,7 @@ print(*tokens)
 
 
 def test_processes_never_get_one_token_twice(tmp_path):
-    """Three processes that take turns get tokens that only grow, each to one of them."""
+    """Three processes in turn get ascending tokens, and no token is issued twice."""
     commands = [[sys.executable, "-c", PROGRAM, f"flock://{tmp_path}/locks", owner] for owner in "abc"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
 
@@ -57,7 +57,7 @@ def test_an_app_locks_by_the_folder(tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    """An error of the operating system becomes one of Firelock's."""
+    """An error of the operating system is raised as an error of Firelock."""
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StorageUnavailable):
@@ -66,6 +66,6 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 @pytest.mark.parametrize("url", ["flock://", "flock:///", "flock://host/path", "flock:///path?x=1"])
 def test_a_url_without_a_folder_is_refused(url):
-    """A URL that does not say what is meant is an error at once."""
+    """An ambiguous or incomplete URL is an immediate error."""
     with pytest.raises(ConfigurationError):
         FolderLocks(url)

@@ -1,4 +1,4 @@
-"""The retry filter: what it understands, and that it leaves the rest alone."""
+"""The retry filter: the errors that it handles, and those that it leaves to other policies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 class TestRetryAfter(RetryConformance):
-    """As a task's own policy."""
+    """The filter as a task's own policy."""
 
     @pytest.fixture
     def policy(self):
@@ -23,7 +23,7 @@ class TestRetryAfter(RetryConformance):
 
 
 class Limited(Exception):
-    """An error that says when to come back."""
+    """An error that requests a wait."""
 
     def __init__(self, retry_after):
         super().__init__("too many requests")
@@ -53,7 +53,7 @@ class Refused(Exception):
     ],
 )
 def test_the_wait_is_the_one_that_was_asked_for(error, wait):
-    """Seconds, spans, headers in both forms; never backwards and at most a day."""
+    """The wait is in seconds, a timedelta or either form of the header; it is from 0 to a day."""
     decision = RetryAfter(lambda: NOW).decide(JobContext.fake(), error)
 
     reason = f"told to come back after {wait:g} s"
@@ -65,12 +65,12 @@ def test_the_wait_is_the_one_that_was_asked_for(error, wait):
     [ValueError("boom"), Limited(None), Limited(float("nan")), Refused("soon"), Refused("-1"), Refused("")],
 )
 def test_other_errors_are_not_its_business(error):
-    """An error that does not say when is left to the task's own policy."""
+    """Errors that do not request a wait are left to the task's own policy."""
     assert RetryAfter(lambda: NOW).decide(JobContext.fake(), error) is None
 
 
 def test_it_gives_up_in_the_end():
-    """After twenty retries the task's own policy decides, so that nobody is asked for ever."""
+    """After twenty retries the task's own policy decides, so that no service is called forever."""
     decisions = [RetryAfter().decide(JobContext.fake(retries=number), Limited(1)) for number in (19, 20)]
 
     assert [True, False] == [decision is not None for decision in decisions]
@@ -78,7 +78,7 @@ def test_it_gives_up_in_the_end():
 
 @pytest.mark.parametrize("of_call", [None, Retry.never()], ids=["task", "call"])
 def test_the_hook_respects_who_wants_no_retry(of_call):
-    """A job whose task or caller allows no retry has failed, whatever its error asks for."""
+    """A job whose task or caller permits no retry fails, whatever its error requests."""
     fire = Firelock("memory://")
 
     @fire.task(name="fetch", retry=Retry() if of_call else Retry.never())
@@ -95,7 +95,7 @@ def test_the_hook_respects_who_wants_no_retry(of_call):
 
 
 def test_the_hook_says_when_a_retry_comes():
-    """Where the plugin is installed a job runs again when it was told to, not when its policy would."""
+    """With the plugin, a job runs again when its error requests it, not when its policy would."""
     fire, runs = Firelock("memory://"), []
 
     @fire.task(name="fetch", retry=Retry.fixed(3_600))

@@ -1,4 +1,4 @@
-"""The serializer: all that one promises, and that it is worth having."""
+"""The serializer: it fulfils the contract, and it saves space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LARGE = {"ids": list(range(1_000)), "text": "the same words again, " * 100}
 
 
 class TestZjson(SerializerConformance):
-    """Everything a serializer promises."""
+    """The contract of a serializer."""
 
     @pytest.fixture
     def serializer(self):
@@ -20,7 +20,7 @@ class TestZjson(SerializerConformance):
 
 
 def test_a_large_value_is_compressed():
-    """What is long and repeats itself takes half of its JSON, or less."""
+    """A long, repetitive value takes at most half the size of its JSON."""
     text = ZjsonSerializer().dumps(LARGE)
 
     assert text.startswith("z:")
@@ -28,12 +28,12 @@ def test_a_large_value_is_compressed():
 
 
 def test_a_small_value_stays_readable():
-    """Below the limit it is the JSON that everybody can read."""
+    """Below the limit, the result is plain JSON."""
     assert '{"a":1}' == ZjsonSerializer().dumps({"a": 1})
 
 
 def test_a_damaged_compressed_text_is_refused():
-    """A changed character, a cut and an addition are seen, whatever they leave."""
+    """A changed, truncated or extended string is detected in every case."""
     text = ZjsonSerializer().dumps(LARGE)
     middle = len(text) // 2
     changed = text[:middle] + ("A" if text[middle] != "A" else "B") + text[middle + 1 :]
@@ -44,7 +44,7 @@ def test_a_damaged_compressed_text_is_refused():
 
 
 def test_a_small_text_does_not_become_a_huge_one():
-    """A text that would unpack to more than 64 MiB is refused before it does."""
+    """A string that would unpack to more than 64 MiB is refused before it is unpacked."""
     import binascii
     import zlib
 

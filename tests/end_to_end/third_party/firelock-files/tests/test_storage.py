@@ -1,4 +1,4 @@
-"""The kit, on a file of its own for each test; without fsync, which no test can tell from none."""
+"""The kit, with a new file for each test; fsync is off, because no test can detect whether it is called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock.testing import LockConformance, RowStorageConformance, ServerConfo
 
 
 class TestFileStorage(RowStorageConformance):
-    """Everything a storage promises, and the steps that it is made of."""
+    """The contract of a storage, and its steps."""
 
     @pytest.fixture
     def storage_url(self, tmp_path):
@@ -37,7 +37,7 @@ class TestFileStorage(RowStorageConformance):
 
 
 class TestFileLocks(LockConformance):
-    """The locks that the storage keeps, as a lock provider."""
+    """The locks of the storage, as a lock provider."""
 
     @pytest.fixture
     def lock_url(self, tmp_path):
@@ -45,7 +45,7 @@ class TestFileLocks(LockConformance):
 
 
 class TestFileServer(ServerConformance):
-    """Everything a server promises, over this storage."""
+    """The contract of a server, with this storage."""
 
     @pytest.fixture
     def storage_url(self, tmp_path):

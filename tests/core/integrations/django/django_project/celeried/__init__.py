@@ -1,1 +1,1 @@
-"""An app whose tasks are written for Celery."""
+"""A Django app whose tasks are written for Celery."""

@@ -1,4 +1,4 @@
-"""A shared task, as an app of Django's has it."""
+"""A shared task, as in a reusable Django app."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from firelock.compat.celery import shared_task
 
 @shared_task(name="celeried.buyer_of", acks_late=True)
 def buyer_of(order_id: int) -> str:
-    """Return who has bought."""
+    """Return the buyer of an order."""
     return Order.objects.get(pk=order_id).buyer

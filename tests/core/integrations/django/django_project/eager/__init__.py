@@ -1,1 +1,1 @@
-"""An app whose modules create jobs, and declare wrong tasks, while they are imported."""
+"""A Django app whose modules create jobs and declare invalid tasks during import."""

@@ -1,4 +1,4 @@
-"""The app, and one that creates a job when it is ready."""
+"""The app, and a variant that creates a job in `ready`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from django.apps import AppConfig
 
 
 class EagerConfig(AppConfig):
-    """`eager` in INSTALLED_APPS."""
+    """The configuration for `eager` in INSTALLED_APPS."""
 
     name = "eager"
     default = True
 
 
 class ReadyConfig(AppConfig):
-    """`eager.apps.ReadyConfig` in INSTALLED_APPS."""
+    """The configuration for `eager.apps.ReadyConfig` in INSTALLED_APPS."""
 
     name = "eager"
 

@@ -1,4 +1,4 @@
-"""A job of each process that imports this."""
+"""A module that can create a job when it is imported."""
 
 from __future__ import annotations
 

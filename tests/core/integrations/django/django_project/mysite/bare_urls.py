@@ -1,4 +1,4 @@
-"""Addresses of a project without a dashboard and an admin."""
+"""URLs of a project without a dashboard and an admin site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project's Celery app, by other imports."""
+"""The project's Celery app, with the imports changed to Firelock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project as `django-admin startproject` makes it, with Firelock in it; its places come from outside."""
+"""Settings of `django-admin startproject` with Firelock added; environment variables name the databases."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DATABASES = json.loads(os.environ["SHOP_DATABASES"])
 FIRELOCK = json.loads(os.environ["SHOP_FIRELOCK"])
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
-if os.environ.get("SHOP_PYMYSQL"):  # Django asks for mysqlclient, for which PyMySQL can stand
+if os.environ.get("SHOP_PYMYSQL"):  # Django requires mysqlclient, which PyMySQL can replace
     import pymysql
 
     pymysql.install_as_MySQLdb()

@@ -1,4 +1,4 @@
-"""The project's addresses."""
+"""The URLs of the project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses whose views import the app and a task, as any project's do."""
+"""URLs whose module imports the app and a task, as the views of a project do."""
 
 from __future__ import annotations
 

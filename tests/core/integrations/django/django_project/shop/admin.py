@@ -1,4 +1,4 @@
-"""The shop in Django's admin."""
+"""The admin site of the shop."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from shop.models import Order
 
 @admin.register(Order)
 class OrderAdmin(JobsPanel, admin.ModelAdmin):
-    """Orders, each with its jobs."""
+    """Orders, each with a panel of its jobs."""
 
     list_display = ("id", "buyer")

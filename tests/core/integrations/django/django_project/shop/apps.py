@@ -1,4 +1,4 @@
-"""The shop as an app of Django's."""
+"""The shop as a Django app."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from django.apps import AppConfig
 
 
 class ShopConfig(AppConfig):
-    """`shop` in INSTALLED_APPS."""
+    """The configuration for `shop` in INSTALLED_APPS."""
 
     name = "shop"

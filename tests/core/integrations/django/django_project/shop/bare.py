@@ -1,4 +1,4 @@
-"""An app of one's own that forgets DjangoPlugin, and what it costs."""
+"""An app created by the project without DjangoPlugin, to show the consequences."""
 
 from __future__ import annotations
 

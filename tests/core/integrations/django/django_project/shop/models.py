@@ -1,4 +1,4 @@
-"""What the shop sells."""
+"""The models of the shop."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from django.db import models
 
 
 class Order(models.Model):
-    """Somebody's order."""
+    """An order of a buyer."""
 
     buyer = models.CharField(max_length=100)
     receipts = models.IntegerField(default=0)
 
     def __str__(self):
-        """Return whose it is."""
+        """Return the buyer's name in a phrase."""
         return f"order of {self.buyer}"

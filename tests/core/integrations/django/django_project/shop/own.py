@@ -1,4 +1,4 @@
-"""An app that the project makes itself."""
+"""A Firelock app created by the project."""
 
 from __future__ import annotations
 

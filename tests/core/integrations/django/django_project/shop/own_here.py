@@ -1,4 +1,7 @@
-"""An app that the project makes itself, in its own database; the environment says whether it knows that."""
+"""A Firelock app created by the project, with its jobs in the project's database.
+
+The environment variable OWN_DATABASE passes the alias of this database to the plugin.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of rollbacks, run by `manage.py test shop.rollbacks`: jobs live in the test database."""
+"""Tests of rollbacks, run by `manage.py test shop.rollbacks`: jobs are in the test database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shop.tasks import send_receipt
 
 
 class RollbackTests(TransactionTestCase):
-    """Models and jobs come and go together."""
+    """Models and jobs are committed and rolled back together."""
 
     def test_a_rollback_takes_the_job_along(self):
         assert fire.jobs.counts().enqueued == 0
@@ -41,7 +41,7 @@ class RollbackTests(TransactionTestCase):
 
 
 class OtherRollbackTests(RollbackTests):
-    """Again, in another process where tests are parallel."""
+    """The same tests, in another process if tests run in parallel."""
 
 
 class TesterTests(TestCase):
@@ -57,4 +57,4 @@ class TesterTests(TestCase):
         Order.objects.create(buyer="ann")
         send_receipt.enqueue(1)
 
-        assert fire.jobs.counts().enqueued == 0  # another connection looks
+        assert fire.jobs.counts().enqueued == 0  # another connection reads

@@ -1,4 +1,4 @@
-"""The shop's jobs."""
+"""The tasks of the shop."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def send_receipt(order_id: int) -> str:
 
 @task(retry=Retry.never(), tags=["order:{order_id}"])
 async def asend_receipt(order_id: int) -> str:
-    """Do the same by Django's async queries."""
+    """Do the same with Django's async queries."""
     await Order.objects.filter(pk=order_id).aupdate(receipts=F("receipts") + 1)
     return (await Order.objects.aget(pk=order_id)).buyer
 
 
 @task(executor="process", retry=Retry.never())
 def draw_catalogue() -> int:
-    """Count the orders in a process of its own."""
+    """Count the orders in a separate process."""
     return Order.objects.count()
 
 
 def backend():
-    """Return what tells this connection from others."""
+    """Return the id of the server process for this connection."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone()[0]
@@ -43,17 +43,17 @@ def backend():
 
 @task(retry=Retry.never())
 def in_thread() -> int:
-    """Tell the connection of a thread."""
+    """Return the connection id in a thread."""
     return backend()
 
 
 @task(retry=Retry.never())
 async def in_coroutine() -> int:
-    """Tell the connection of a coroutine."""
+    """Return the connection id in a coroutine."""
     return await sync_to_async(backend)()
 
 
 @task(executor="process", retry=Retry.never())
 def in_process() -> int:
-    """Tell the connection of a process."""
+    """Return the connection id in a separate process."""
     return backend()

@@ -20,7 +20,7 @@ from shop.tasks import asend_receipt, send_receipt
 
 
 class ReceiptTests(TestCase):
-    """Jobs run when the test says so, in the transaction of the test."""
+    """Jobs run in the transaction of the test, when the test runs them."""
 
     def setUp(self):
         self.order = Order.objects.create(buyer="ann")
@@ -122,7 +122,7 @@ class ReceiptTests(TestCase):
 
 
 class ServerTests(TransactionTestCase):
-    """A server in the test's process sees what was committed."""
+    """A server in the test's process sees committed data."""
 
     def test_a_server_runs_jobs(self):
         order = Order.objects.create(buyer="bob")

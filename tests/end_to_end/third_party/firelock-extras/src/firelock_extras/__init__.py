@@ -1,4 +1,4 @@
-"""Three small things for Firelock: honour Retry-After, compress large arguments, lock by a folder."""
+"""Three features for Firelock: support for Retry-After, compressed arguments, and locks in a folder."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ _SECOND = 1_000_000
 
 
 class FolderLocks:
-    """The locks of `flock:///path/to/folder`: one file a name, which holds its owner, its end and its token.
+    """The locks of `flock:///path/to/folder`, with one file per name for its owner, its end and its token.
 
-    A file is never removed, since its token must never fall. A process that dies keeps its locks until they
-    end, as with every lock of Firelock: the operating system's lock is held for a verb's time only.
+    A file is never removed, because its token must never decrease. The locks of a process that dies last
+    until they end, as all locks of Firelock do. The operating system's lock is only held during a verb.
     """
 
     def __init__(self, url: str) -> None:
@@ -30,7 +30,7 @@ class FolderLocks:
             message = f"{url!r} names no folder; write flock:///path/to/folder."
             raise ConfigurationError(message)
         self._folder = Path(unquote(parts.path))
-        self.clock_offset = 0  # micros, moved by tests
+        self.clock_offset = 0  # micros, set by tests
 
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token, or None while another owner holds the lock."""
@@ -44,7 +44,7 @@ class FolderLocks:
             return fence
 
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-        """The lock lives on; False where it is lost."""
+        """Extend the lock; return False if it was lost."""
         with self._alone():
             is_held = self._is_held(name, owner, fence)
             if is_held:
@@ -52,7 +52,7 @@ class FolderLocks:
             return is_held
 
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
-        """The lock is free; False where it was lost."""
+        """Release the lock; return False if it was lost."""
         with self._alone():
             is_held = self._is_held(name, owner, fence)
             if is_held:
@@ -63,7 +63,7 @@ class FolderLocks:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other verb is under way in this folder, in whatever thread or process."""
+        """Exclude all other verbs in this folder, in any thread or process."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             opened = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -95,7 +95,7 @@ class FolderLocks:
         return (owner, fence) == (holder, held_fence) and ends_at > self._now()
 
     def _write(self, name: str, owner: str, fence: int, ttl_seconds: float) -> None:
-        """The file is the old or the new one at any instant, and the new one after a power cut."""
+        """Replace the file atomically; after a power failure it has the new content."""
         path = self._path(name)
         new = path.with_suffix(".new")
         with new.open("wb") as file:

@@ -1,4 +1,4 @@
-"""What Firelock loads by the entry point: one hook for each of the three."""
+"""The module that the entry point names: one hook for each of the three features."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _retry_after = RetryAfter()
 
 @hookimpl
 def retry_decision(job: JobContext, error: BaseException, proposed: RetryDecision) -> RetryDecision | None:
-    """A retry comes when the error said that it should; whether there is one is for the job's own policy."""
+    """Return the wait that the error requests; the job's own policy decides whether there is a retry."""
     return _retry_after.decide(job, error) if proposed.kind is DecisionKind.RETRY else None
 
 
 @hookimpl
 def register_serializers() -> Mapping[str, Serializer]:
-    """`Firelock(…, serializer="zjson")` writes large arguments compressed."""
+    """Register the serializer for `Firelock(…, serializer="zjson")`, which compresses large arguments."""
     return {ZjsonSerializer.name: ZjsonSerializer()}
 
 
 @hookimpl
 def register_lock_providers() -> Mapping[str, Callable[[str], LockProvider]]:
-    """`Firelock(…, locks="flock:///path/to/folder")` keeps locks in a folder."""
+    """Register the locks in a folder for `Firelock(…, locks="flock:///path/to/folder")`."""
     return {"flock": FolderLocks}

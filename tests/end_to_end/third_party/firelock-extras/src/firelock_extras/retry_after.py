@@ -1,4 +1,4 @@
-"""Honour `Retry-After`: whoever was told when to come back comes back then."""
+"""Support for `Retry-After`: a retry runs after the wait that the error requests."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ class _HasRetries(Protocol):
 
 
 class RetryAfter:
-    """Retries a job when its error says so; answers None, "not mine", to every other error.
+    """A retry policy that follows the wait in an error; for any other error it returns None.
 
-    An error says so by `retry_after`, a timedelta or a number of seconds, or by `response.headers`, as the
-    errors of HTTP clients do. Waits are at most a day. After twenty retries it is no longer its business
-    either: the next policy decides, so that nobody is asked for ever. The hook (see `plugin`) asks it for
-    the wait where the job's own policy would retry; a task's `retry=` takes it as well.
+    An error requests a wait with `retry_after`, which is a timedelta or a number of seconds, or with
+    `response.headers`, as the errors of HTTP clients do. Waits are at most a day. After twenty retries the
+    policy returns None, so that the next policy decides and no service is called forever. The hook (see
+    `plugin`) uses this policy for the wait if the job's own policy would retry. A task's `retry=` accepts it
+    as well.
     """
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
 
     def decide(self, job: _HasRetries, error: BaseException, /) -> RetryDecision | None:
-        """Return when the job runs again, None where the error does not say."""
+        """Return the time of the next run, or None if the error does not request one."""
         wait = self._wait(error) if job.retries < _RETRIES_LIMIT else None
         if wait is None:
             return None
@@ -51,7 +52,7 @@ class RetryAfter:
         return None
 
     def _read(self, text: str) -> timedelta | None:
-        """Return the span of RFC 9110 §10.2.3: seconds or a date; None for any other text."""
+        """Return the wait as in RFC 9110 §10.2.3 (seconds or a date), or None for any other string."""
         if text.isascii() and text.isdigit():
             return timedelta(seconds=min(int(text[:9]), _LONGEST.total_seconds()))
         try:

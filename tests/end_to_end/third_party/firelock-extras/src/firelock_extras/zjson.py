@@ -1,4 +1,4 @@
-"""JSON that is compressed where that makes it shorter."""
+"""JSON that is compressed if this makes it shorter."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from firelock import ArgumentError, JsonSerializer, JsonValue, Serializer
 
-_MARK = "z:"  # no JSON text begins like this
-_WORTHWHILE = 512  # characters; shorter texts are left readable
-_LONGEST = 1 << 26  # bytes of JSON that a compressed text may become
+_MARK = "z:"  # no JSON string begins like this
+_WORTHWHILE = 512  # characters; shorter strings stay readable
+_LONGEST = 1 << 26  # maximum bytes of unpacked JSON
 
 
 class ZjsonSerializer(Serializer):
-    """Strict JSON; from 512 characters on as zlib in base64 behind `z:`, unless that is longer."""
+    """Strict JSON; strings of 512 characters or more are zlib in base64 after `z:`, unless this is longer."""
 
     name: ClassVar[str] = "zjson"
     is_strict: ClassVar[bool] = True
@@ -23,7 +23,7 @@ class ZjsonSerializer(Serializer):
         self._json = JsonSerializer()
 
     def dumps(self, value: JsonValue) -> str:
-        """Return the value as text."""
+        """Return the value as a string."""
         text = self._json.dumps(value)
         if len(text) < _WORTHWHILE:
             return text
@@ -31,7 +31,7 @@ class ZjsonSerializer(Serializer):
         return min(text, _MARK + packed, key=len)
 
     def loads(self, text: str) -> JsonValue:
-        """Return the value of the text; a small text that would become a huge one is refused."""
+        """Return the value of the string; a small string that would unpack to a huge one is an error."""
         return self._json.loads(_unpacked(text) if text.startswith(_MARK) else text)
 
 

@@ -1,4 +1,4 @@
-"""What Firelock loads by the entry point: the hooks of this distribution."""
+"""The module that the entry point names: the hooks of this distribution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from firelock.storage import Storage
 
 @hookimpl
 def register_storages() -> Mapping[str, Callable[[str], Storage]]:
-    """The scheme `files` opens a file."""
-    from firelock_files.storage import FileStorage  # loaded by the first who wants one
+    """Register the scheme `files`, which opens a file."""
+    from firelock_files.storage import FileStorage  # imported only when a storage is opened
 
     return {"files": FileStorage}

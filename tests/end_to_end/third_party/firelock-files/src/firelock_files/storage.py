@@ -1,4 +1,4 @@
-"""`FileStorage`: rows of text in one file, by the SQLite of Python; the verbs are those of `RowStorage`."""
+"""`FileStorage`: rows of text in one file, with Python's SQLite; `RowStorage` provides the verbs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from firelock.storage import Feature, Rows, RowStorage, StorageError, StorageUnavailable
 
 Answer = TypeVar("Answer")
-_END = "\U0010ffff"  # behind every text that goes on after a prefix
+_END = "\U0010ffff"  # greater than every string that continues a prefix
 
 
 class FileStorage(RowStorage):
-    """Jobs in a file: `files:///path/to/file`; `?sync=off` gives up durability for speed."""
+    """Jobs in a file: `files:///path/to/file`; `?sync=off` trades durability for speed."""
 
     contract = 1
     features = RowStorage.features | {Feature.SHARED, Feature.DURABLE}
@@ -37,7 +37,7 @@ class FileStorage(RowStorage):
         self.connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._is_closed = False
-        self.clock_offset = 0  # micros, moved by tests
+        self.clock_offset = 0  # micros, set by tests
 
     def step(self, body: Callable[[Rows], Answer]) -> Answer:
         with self._lock:

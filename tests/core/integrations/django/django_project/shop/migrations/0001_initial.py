@@ -1,4 +1,4 @@
-"""The orders."""
+"""The table of orders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    """As `makemigrations` writes it."""
+    """The migration as `makemigrations` writes it."""
 
     initial = True
     dependencies = ()

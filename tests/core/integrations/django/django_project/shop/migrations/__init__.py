@@ -1,1 +1,1 @@
-"""The shop has no tables but those of its models."""
+"""The migrations of the shop, which has only the tables of its models."""
