@@ -20,7 +20,8 @@ fire = Firelock()  # FIRELOCK_STORAGE and the FIRELOCK_… timings
 folder = Path(os.environ["FAULTS_LEDGER"])
 ledger = Ledger(folder)
 decision = fire.signal("decision", int)
-is_child = Path(sys.argv[0]).stem == "worker_process"  # supervisors run no jobs, and job processes have no target
+# Supervisors run no jobs, and job processes have no target.
+is_child = Path(sys.argv[0]).stem == "worker_process"
 points = Points(
     folder,
     aim(folder, os.environ["FAULTS_POINTS"].split(), int(os.environ["FAULTS_TIMES"])) if is_child else None,
