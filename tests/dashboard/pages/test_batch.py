@@ -353,7 +353,7 @@ def test_equal_errors_are_listed_once(fire, client):
     assert re.search(
         r"ValueError no address .* 3 members .* TimeoutError upstream is slow .* 1 member ", said
     )
-    (address,) = set(re.findall(r'href="(/jobs\?[^"]*f-1[^"]*)"', causes))
+    (address,) = set(re.findall(r'href="(/jobs\?[^"]*fingerprint=f-1[^"]*)"', causes))
     listed = client.get(address.replace("&amp;", "&")).text
     assert {job.id for job in jobs[1:4]} == set(re.findall(r'<tr id="job-([^"]+)"', listed))
 
