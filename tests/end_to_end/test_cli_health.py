@@ -117,7 +117,7 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
         def is_replaced():
             answers.update((path, get(port, path)[0]) for path in ("/livez", "/readyz"))
             starts = [
-                sample(port, "firelock_worker_process_starts_total", child=place) for place in ("0", "1")
+                sample(port, "firelock_worker_process_starts_total", process=place) for place in ("0", "1")
             ]
             return set(starts) == {1.0, 2.0} and "2 of 2 worker processes" in get(port, "/readyz")[1]
 

@@ -314,7 +314,7 @@ def test_a_cluster_needs_its_addition(cluster):
 def test_sentinels_need_to_be_asked_for_primaries_alone(group):
     """The user of the Sentinels is a different one than that of the servers."""
     group.empty()
-    (rule,) = re.findall(r"Sentinels a user needs `(\+\S+)`", PAGE)
+    (rule,) = re.findall(r"On the Sentinels, the user needs `(\+\S+)`", PAGE)
     for sentinel in group.sentinels:
         sentinel.ask("ACL", "SETUSER", "looker", "reset", "on", f">{SECRET}", rule)
     login = f"sentinel_username=looker&sentinel_password={SECRET}"

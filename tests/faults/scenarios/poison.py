@@ -74,7 +74,8 @@ def _good_left(on, kinds):
 def _assert_failed_by_itself(kind, record):
     assert record.state is State.FAILED, (kind, record.state, record.reason)
     if kind == "memory":
-        assert record.crashes == 0, record
+        # It ends no process, but might run in one that another poisonous job ends; then it runs again.
+        assert record.crashes < _CRASHES, record
         assert "MemoryError" in (record.reason or ""), record.reason
     else:
         assert record.crashes == _CRASHES, (kind, record.crashes)
