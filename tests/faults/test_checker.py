@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.checker import _deaths, _is_explained
 from tests.faults.ledger import Event
-from tests.faults.scenarios.limited import Asked, twins
+from tests.faults.scenarios.limited import Asked, lateness, twins
 
 
 def event(what, at, *, pid=0, note=""):
@@ -58,3 +58,23 @@ def test_a_unique_job_beside_the_one_before_is_noticed(runs, is_twin):
     ]
 
     assert [one.job for one in twins(asked, events)] == (["next"] if is_twin else [])
+
+
+@pytest.mark.parametrize(
+    ("spans", "late"),
+    [
+        ([], 0.0),
+        ([(0.0, 0.0)] * 3, 0.0),  # the burst
+        ([(0.0, 0.0)] * 4, 0.1),
+        ([(0.0, 0.0)] * 5, 0.2),
+        ([(0.0, 0.0)] * 3 + [(0.1, 0.1), (0.2, 0.2)], 0.0),
+        ([(0.0, 0.0)] * 3 + [(0.05, 0.05)], 0.05),
+        ([(0.0, 0.0)] * 3 + [(0.0, 0.1)], 0.0),  # its claim can have been committed at 0.1
+        ([(0.0, 9.0)] + [(1.0, 1.0)] * 3, 0.0),  # the first can have been claimed before or after the others
+        ([(0.0, 9.0)] + [(1.0, 1.0)] * 4, 0.1),
+        ([(5.0, 5.0)] * 4, 0.1),  # a bucket does not fill up above its burst
+    ],
+)
+def test_claims_that_exceed_a_rate_are_noticed(spans, late):
+    """A claim happened between its timestamp and the start of its run."""
+    assert lateness(spans, rate=10, burst=3) == pytest.approx(late)
