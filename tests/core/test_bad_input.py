@@ -88,7 +88,7 @@ BAD = [
     (
         lambda desk: desk.send.using(within=object()).enqueue("x"),
         UnsupportedFeature,
-        "has no transactions to join; enqueue without within=.",
+        "does not support transactions. Enqueue without within=",
     ),
     (
         lambda desk: desk.fire.enqueue_many([desk.send.call("x"), desk.send.using(within=desk).call("y")]),
@@ -161,7 +161,7 @@ def test_a_continuation_of_an_unknown_parent_is_refused(desk):
     parent = desk.send.enqueue("x")
     desk.storage.clear()
 
-    with pytest.raises(JobNotFound, match=f"is to wait for {parent.id}, which is not stored"):
+    with pytest.raises(JobNotFound, match=f"cannot wait for job {parent.id}, because that job is not stored"):
         parent.then(desk.send, "y")
 
     assert {} == desk.fire.storage.counts().by_state

@@ -188,11 +188,11 @@ def test_a_list_that_begins_where_it_ended_is_told():
     for name in map(str, range(500)):  # a full page, because no request follows a shorter one
         storage.record_metrics([Rollup(60_000_000, name, "q", "succeeded", 1, 1, histogram)])
 
-    with pytest.raises(StorageError, match="list_records has to leave `after` out"):
+    with pytest.raises(StorageError, match="must return only keys above `after`, in order"):
         storage.timeline(0, 120_000_000)
 
 
 def test_pages_that_never_end_are_told():
     """If `find` returns the cursor that it was given, an error is raised instead of an endless loop."""
-    with pytest.raises(StorageError, match="find has to go on"):
+    with pytest.raises(StorageError, match="find must return a cursor that continues"):
         Circling().failure_groups(5)

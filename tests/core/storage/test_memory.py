@@ -94,7 +94,7 @@ def test_a_handle_says_what_it_is():
 
     assert ("memory://orders", "memory://") == (storage.url, MemoryStorage().url)
     assert {Feature.NOTIFY, Feature.LIMITS, Feature.UNIQUE} == storage.features
-    assert "none: jobs are gone when this process ends" == storage.describe()["durability"]
+    assert "none: jobs are lost when this process ends" == storage.describe()["durability"]
     assert [] == storage.migrate()
 
 

@@ -124,7 +124,9 @@ def test_a_verb_of_ones_own_refuses_a_later_layout():
     storage.rows["layout"] = "2"
     seen = []
 
-    with pytest.raises(SchemaMismatch, match="have layout 2, this Firelock knows 1"):
+    with pytest.raises(
+        SchemaMismatch, match="have layout 2, but this release of Firelock supports only layout 1"
+    ):
         storage.checked_step(seen.append)
 
     assert [] == seen

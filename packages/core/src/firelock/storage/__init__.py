@@ -2,7 +2,7 @@
 
 Read `contract` first: it defines the verbs and their guarantees. `rules` contains what each transition
 writes, and `batches` how the members of a batch are counted. `derived` contains the verbs that can be
-implemented with others; the storages for SQL and Redis are based only on it.
+implemented with other verbs; the storages for SQL and Redis are based only on it.
 
 `table_storage` contains every verb on `tables`, which need not be SQL tables. `relation_tables` and
 `keyed_tables` contain its batches and keys. `row_storage` implements the tables with ordered rows, whose keys

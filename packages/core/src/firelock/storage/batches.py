@@ -1,8 +1,7 @@
-"""The counts of a batch: what each member adds to them, and the state that follows from their sum.
+"""The counts of a batch: the share of each member, and the state that follows from the sum of all shares.
 
-A storage writes one `Share` with each change of a member, in the step of that change: the new share minus the
-old one. It adds the shares up when it folds them into the counts. So the end of a job does not lock its
-batch.
+In the step that changes a member, a storage records the change of the member's `Share`: the new share minus
+the old one. Later, it adds the recorded changes to the counts. So the end of a job does not lock its batch.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Share(NamedTuple):
     failed: int = 0
     deleted: int = 0
     batches: int = 0
-    failures: int = 0  # members that have failed with this change; a requeue does not reduce it
+    failures: int = 0  # members that failed in this change; a requeue does not reduce the number
 
     def less(self, before: Share) -> Share:
         """Return the change from `before` to this share."""
@@ -44,9 +43,9 @@ def share_of(job: JobRecord, *, is_related: bool, is_releasing: bool, is_cancell
 
     Args:
         job: the member.
-        is_related: an edge to a parent is not decided.
-        is_releasing: it has ended, and the jobs that wait for it are not decided yet.
-        is_cancelled: it is a batch, and cancelled.
+        is_related: whether an edge to one of its parents is undecided.
+        is_releasing: whether it has ended and the jobs that wait for it are not decided yet.
+        is_cancelled: whether it is a cancelled batch.
     """
     state = job.state
     waits = state is State.AWAITING and is_related and job.waits_for is None and not is_cancelled
@@ -58,7 +57,7 @@ def share_of(job: JobRecord, *, is_related: bool, is_releasing: bool, is_cancell
 
 
 def changed(before: Share, after: Share) -> Share:
-    """Return the share to write for a change of a member; a new failure can stop a batch that fails fast."""
+    """Return the share to record when a member changes; it also counts a new failure."""
     return after.less(before)._replace(failures=int(after.failed > before.failed))
 
 

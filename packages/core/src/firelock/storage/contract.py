@@ -1,7 +1,7 @@
 """The storage contract: one abstract class.
 
-A storage keeps jobs and applies guarded changes. It makes no decision that `lifecycle` does not supply as
-data.
+A storage keeps jobs and applies guarded changes. It does not make decisions itself: `lifecycle` makes them,
+and passes them to the storage as data.
 
 Every verb must be thread-safe. Verbs accept and return batches, and each call must be one atomic step, unless
 its docstring says otherwise.
@@ -13,7 +13,7 @@ to make a decision.
 A driver's exception must never leave the storage. Convert it to `StorageUnavailable` (trying again may help)
 or `StorageError` (it will not).
 
-`DerivedStorage` implements some verbs with others. See docs/writing-a-storage.md; the kit in
+`DerivedStorage` implements some verbs with other verbs. See docs/writing-a-storage.md; the kit in
 `firelock.testing` tests every promise of the contract.
 """
 
@@ -65,11 +65,12 @@ class Storage(ABC):
     Opening a storage must not do any I/O. The first verb connects, and creates the schema if it may.
     """
 
-    # The contract version it was written for: each storage's class must declare it as a number.
+    # The version of the contract for which the storage was written. Each storage class must set a number.
     contract: ClassVar[int]
     features: frozenset[Feature] = frozenset()  # known before the first verb, and never changed
     url: str = ""  # for display: absolute, without a password
-    # With which another process can open it, including the password: never shown; empty if there is none.
+    # The URL with which another process can open the storage, including the password, so it is never shown.
+    # Empty if no other process can open the storage.
     connect_url: str = ""
 
     # ---- handle ------------------------------------------------------------------------------------------
@@ -78,10 +79,10 @@ class Storage(ABC):
     def migrate(self) -> list[str]:
         """Bring the schema to the version that this code needs.
 
-        Return one sentence per step taken, and an empty list if none was necessary.
+        Return one sentence for each migration step that was applied; the list is empty if none was necessary.
 
         Raises:
-            SchemaMismatch: the stored schema is newer than this code.
+            SchemaMismatch: If the stored schema is newer than this code.
         """
 
     @abstractmethod
@@ -104,8 +105,8 @@ class Storage(ABC):
     def clock(self) -> int:
         """Return the storage's own time in microseconds; its resolution must be finer than a second.
 
-        It may go back only if the clock of the store's host is set back. Servers detect this, and treat no
-        session as lost meanwhile. Tests move the clock: see `firelock.testing.MovableClock`.
+        The time may go back only if the clock of the store's host is set back. Servers detect this, and then
+        do not treat any session as lost. Tests move the clock: see `firelock.testing.MovableClock`.
         """
 
     @abstractmethod
@@ -138,21 +139,23 @@ class Storage(ABC):
         """Store all the jobs, or none, and return for each job whether it is new.
 
         **Jobs that already exist.** A job whose id is already stored must stay unchanged; its result is
-        False, and its parents are not read. An id that occurs twice in one call is new once.
+        False, and its parents are not read. If an id occurs twice in one call, only its first job is new.
 
         **Stored values.** The `enqueued_at` of an enqueued job is the storage's time, and `changed_at` is
-        `created_at`. Jobs of a queue that are otherwise equal keep the order of this sequence. The history
-        begins with one entry: the state in which the job was stored, `created_at` and the reason.
+        `created_at`. If two jobs of a queue have the same priority and time, they keep the order of this
+        sequence. The history begins with one entry: the state in which the job was stored, `created_at` and
+        the reason.
 
         **Parents.** An awaiting job must read each of its `parents` in the same step; a parent can also be
-        earlier in this call. If the parent has ended, it is decided immediately, as `release` would.
-        Otherwise the parent is marked as having children.
+        earlier in this call. If a parent has ended, its edge is decided immediately, in the same way as
+        `release` does it. Otherwise the parent is marked as having children.
 
         **Notification.** Servers that wait for work are notified after the commit.
 
         **`within`** is a transaction of the caller in the same database. The jobs are then committed or
-        rolled back with it. This requires `Feature.TRANSACTIONAL_ENQUEUE`. For an `OpenTransaction`, it is
-        the transaction on its connection, and servers are notified with its `on_commit`.
+        rolled back with it. This requires `Feature.TRANSACTIONAL_ENQUEUE`. If `within` is an
+        `OpenTransaction`, the jobs are stored in the transaction on its connection, and servers are notified
+        with its `on_commit`.
 
         **Unique keys.** A job whose unique key belongs to another job is not stored. Its result is a
         `Duplicate` with the id of the other job, which the call changes as `replaces` and `debounced_due` in
@@ -169,20 +172,20 @@ class Storage(ABC):
         **Batches.** A batch itself (`Relations.batch`) is awaiting. Its `due_at` is the end of its hold. Its
         parents are the jobs that must end before it opens.
 
-        **`only_if`** replaces a record in the same step, even if there are no jobs, as `put_record` would, if
-        the record has the expected version. Otherwise nothing is stored. The result for the record is then
-        ALREADY if the record has the new value and due time at the next version, so that a lost reply is
-        harmless, and REFUSED if not. With partitions, each job must be in the partition of the record, as
+        **`only_if`** replaces a record in the same step, as `put_record` does, even if there are no jobs. If
+        the record does not have the expected version, nothing is stored. The result for the record is then
+        ALREADY if the record has the new value and due time at the next version, so a lost reply does no
+        harm. Otherwise it is REFUSED. With partitions, each job must be in the partition of the record, as
         jobs with ids of `derived_id` are.
 
         Raises:
-            JobNotFound: a parent or a batch is not stored; nothing was stored.
-            BatchFinished: a batch has ended or is cancelled; nothing was stored.
-            DuplicateJob: another job has the unique key of a job whose call is refused in this case, or that
-                other job was deleted and still runs; nothing was stored.
-            ConfigurationError: the keys of a job are in different partitions; nothing was stored.
-            StorageError: a job is not in the partition of the record; nothing was stored.
-            UnsupportedFeature: `within` is given, but the storage does not offer it.
+            JobNotFound: If a parent or a batch is not stored. Nothing was stored.
+            BatchFinished: If a batch has ended or is cancelled. Nothing was stored.
+            DuplicateJob: If another job has the unique key of a job, and the key is set to refuse duplicates;
+                or that other job was deleted and still runs. Nothing was stored.
+            ConfigurationError: If the keys of a job are in different partitions. Nothing was stored.
+            StorageError: If a job is not in the partition of the record. Nothing was stored.
+            UnsupportedFeature: If `within` is given, but the storage does not offer it.
         """
 
     @abstractmethod
@@ -190,10 +193,10 @@ class Storage(ABC):
         """Claim up to `limit` enqueued jobs for a session; return them in the order in which they must run.
 
         **Order.** Named queues are claimed from in the given order, a later one only if the earlier ones are
-        empty. None means every queue, each getting its share. Then a claim of at least as many jobs as there
-        are queues with work must take jobs from each of them, and smaller claims must take turns, so that no
-        queue starves. Within a queue, a higher priority comes first, then an older `enqueued_at`, then the
-        order of insertion.
+        empty. None means every queue, and each queue gets its share. A claim of at least as many jobs as
+        there are queues with work must then take jobs from each of them, and smaller claims must take turns,
+        so that no queue starves. Within a queue, a higher priority comes first, then an older `enqueued_at`,
+        then the order of insertion.
 
         **Skipped jobs.** Jobs with a tail and jobs of paused queues must not be claimed. A queue is paused if
         its record (kind "queue", key its name) contains `"paused": true`.
@@ -209,8 +212,8 @@ class Storage(ABC):
         **Limits.** Jobs with limits wait in lanes, one per set of keys. They must start as
         `admission.KeyedClaim` specifies: either all keys of a job admit it, by the settings in the records of
         the kind `limit`, or none of them is changed. If a queue has jobs with limits and jobs without, each
-        kind gets half of the claim; what one kind does not need goes to the other. `look_again_at` is the
-        time at which a rate opens, or now if some lanes were not examined.
+        kind gets half of the claim; the other kind gets the part that one kind does not need. `look_again_at`
+        is the time at which a rate opens, or now if some lanes were not examined.
 
         **Left-out tasks.** A claim with `left_out` must skip the jobs of these tasks, in lanes as well. These
         jobs keep their places and use no key, and the other jobs come in the same order. Such a claim
@@ -236,9 +239,9 @@ class Storage(ABC):
           given back keeps its `enqueued_at`, and so its place;
         - one history entry, unless the transition is silent.
 
-        The history entry of an operator's change (`session` empty) must record what it ended: for a
-        processing job the attempt with its `claimed_at`, `started_at` and server, for a scheduled job its
-        previous `due_at`.
+        The history entry of an operator's change (`session` empty) must record the state that the change
+        ended: for a processing job the attempt with its `claimed_at`, `started_at` and server, and for a
+        scheduled job its previous `due_at`.
 
         **Sessions and tails.** A settle (`session` set) clears the session and keeps the fence. An operator's
         change that takes a job out of processing must leave session and fence on the job as a tail. The tail
@@ -250,12 +253,12 @@ class Storage(ABC):
         another job has the key, the result is TAKEN. The end of a job with children must put it on the
         releasing list in the same step; `release` then moves its children.
 
-        **Suspensions.** A suspension to `awaiting` must check in the same step whether what it waits for has
+        **Suspensions.** A suspension to `awaiting` must check in the same step whether the awaited event has
         already happened: whether the signal of that name is stored and done, or whether all its `parents`
-        have ended. An unknown parent has ended. These parents are not those of a continuation: neither
-        `JobRecord.parents` nor `find` returns them. If it has already happened, the job is enqueued at the
-        end of its queue instead, with the reason `Moved.SIGNALLED` or `Moved.PARENT_ENDED`, and with at most
-        one history entry.
+        have ended. An unknown parent counts as ended. These parents are not those of a continuation: neither
+        `JobRecord.parents` nor `find` returns them. If the event has already happened, the job is enqueued at
+        the end of its queue instead, with the reason `Moved.SIGNALLED` or `Moved.PARENT_ENDED`, and with at
+        most one history entry.
 
         **`forget_from`** deletes this memo and all later ones (by `place`) in the same step. The result is
         REFUSED if there is no such memo, or if the job is processing.
@@ -267,26 +270,26 @@ class Storage(ABC):
         batch that fails fast, from the innermost outwards, fold its recorded changes into its counts, and
         clear `is_stopping`.
 
-        **Batches.** A batch is never enqueued: the result is REFUSED. To delete a batch that is not deleted
-        is to cancel it: it becomes awaiting with the given reason, even if it had ended, and its hold ends;
-        `release` does the rest. A second delete changes nothing. A transition from awaiting to awaiting
-        writes only `due_at`, under the batch's lock. It is REFUSED if the batch is cancelled, or if the job
-        is not a batch.
+        **Batches.** A batch is never enqueued: the result is REFUSED. The delete of a batch that is not
+        deleted cancels the batch. It becomes awaiting with the given reason, even if it had ended, and its
+        hold ends; `release` does the rest. A second delete changes nothing. A transition from awaiting to
+        awaiting writes only `due_at`, under the batch's lock. It is REFUSED if the batch is cancelled, or if
+        the job is not a batch.
 
         **Order.** Several transitions of one job are applied in order. A refused transition must not affect
         others. For `within`, see `insert`.
 
         **Locked rows.** A settle (`session` set, no `within`) must never wait for a row that another
         transaction has locked. Its result is then BUSY: the job exists and keeps its state, session, fence,
-        keys and place, nothing of it is written, and the caller sends the same transition again. The other
-        transitions of the call are applied as if this one were not part of it, except that a later transition
-        of the same job is BUSY too. A settle that needs further rows, for example a parent's list of
-        children, a batch or a unique key, may wait some milliseconds for them before it is BUSY. BUSY may
+        keys and place, no part of the transition is written, and the caller sends it again. The other
+        transitions of the call are applied as if this one were not part of the call, except that a later
+        transition of the same job is BUSY too. A settle that needs further rows, for example a parent's list
+        of children, a batch or a unique key, may wait some milliseconds for them before it is BUSY. BUSY may
         also be returned for a row that has just been changed rather than locked. Operators' changes and
         changes `within` a transaction wait for locks. A storage without row locks never returns BUSY.
 
         Raises:
-            UnsupportedFeature: `within` is given, but the storage does not offer it.
+            UnsupportedFeature: If `within` is given, but the storage does not offer it.
         """
 
     @abstractmethod
@@ -310,8 +313,9 @@ class Storage(ABC):
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """Do `apply`, then `claim`, in one round trip or one transaction if the storage can.
 
-        If one of the two is refused, the other may be refused as well. The caller then does each alone, so
-        that a bad claim never loses a settle. A BUSY settle must affect neither the claim nor other settles.
+        If one of the two is refused, the other may be refused as well. The caller then repeats each of them
+        separately, so that a bad claim never loses a settle. A BUSY settle must affect neither the claim nor
+        other settles.
         """
 
     @abstractmethod
@@ -342,18 +346,18 @@ class Storage(ABC):
 
     @abstractmethod
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """Store each memo if none of its kind and name exists, or if that one has only begun: see `NewMemo`.
+        """Store each memo unless a completed one of its kind and name exists; see `NewMemo`.
 
         Return for each memo, in order, the result and the memo that is stored now.
 
-        A memo from outside (without `session`) that is already stored returns ALREADY in every state of the
-        job, so that a sender who repeats a call gets the same result. A signal that is done must enqueue a
-        job that waits for it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A job keeps
-        at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo beyond that is REFUSED. For
-        `within`, see `insert`: the job's row stays locked until that transaction ends.
+        For a memo from outside (without `session`) that is already stored, the result is ALREADY in every
+        state of the job, so that a sender who repeats a call gets the same result. A signal that is done must
+        enqueue a job that waits for it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A
+        job keeps at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo beyond that is
+        REFUSED. For `within`, see `insert`: the job's row stays locked until that transaction ends.
 
         Raises:
-            UnsupportedFeature: `within` is given, but the storage does not offer it.
+            UnsupportedFeature: If `within` is given, but the storage does not offer it.
         """
 
     @abstractmethod
@@ -386,7 +390,7 @@ class Storage(ABC):
 
     @abstractmethod
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
-        """Use this cost of the key's rate, and close the key until this time.
+        """Use up this cost of the key's rate, and close the key until this time.
 
         Return the time from which a start of cost 1 is admitted; it is now or earlier if the key is open. A
         negative cost is given back, until nothing is used. If the key has no rate, a positive cost uses
@@ -397,7 +401,7 @@ class Storage(ABC):
     def shut(self, key: str, *, until: int) -> bool:
         """Close the key until this time, as `spend` does.
 
-        Return False if another transaction has locked the key; nothing is written then. A server calls this
+        If another transaction has locked the key, write nothing and return False. A server calls this
         before it stores the end of a job that raised `RateLimited`, and must not wait for such a lock.
         """
 
@@ -435,7 +439,7 @@ class Storage(ABC):
 
     @abstractmethod
     def begin_session(self, session: NewSession) -> None:
-        """Begin a session; it lives for its timeout from now, by the storage's clock.
+        """Begin a session, which lives for its timeout from now, by the storage's clock.
 
         A repeated call must change nothing.
         """
@@ -452,8 +456,8 @@ class Storage(ABC):
     def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
         """Compare the claims that a worker process believes it holds with those in the storage; move nothing.
 
-        `started_at` is stored where it is given, except for jobs that another transaction has locked. Their
-        ids are returned in `busy`, and the caller sends their starts again.
+        `started_at` is stored for each claim that has one, except for jobs that another transaction has
+        locked. Their ids are returned in `busy`, and the caller sends their starts again.
 
         A held claim is lost unless its job is processing for this session with this fence, whether locked or
         not. Each lost claim is returned with the stored values of its job: its state (None if no such job is
@@ -473,9 +477,9 @@ class Storage(ABC):
 
         Its processing jobs that are named in `running` get crashes + 1, and the reason in their history. The
         others get the reason `Moved.NOT_STARTED` and no history entry. All are enqueued at their old place,
-        and their attempt is given back. If `running` is None, nothing is known, and all get a crash. The
-        session's tails are cleared. The call does nothing if the session is unknown, or if it has ended and
-        holds nothing.
+        and their attempt is given back. If `running` is None, it is unknown which jobs were running, so all
+        get a crash. The session's tails are cleared. The call does nothing if the session is unknown, or if
+        it has ended and does not hold anything.
 
         If other transactions can lock rows of a storage, it must end a session in two steps; a storage that
         divides long work may do so too. First, mark the session as ended, and store `running` and the reason
@@ -484,8 +488,8 @@ class Storage(ABC):
         session is closing (`SessionRecord.is_closing`) until it holds nothing. `orphans` and a further
         `end_session` continue the work; both use the stored `running` and reason and ignore their own.
 
-        A settle is decided by the row of its job alone. So the end of a job that a closing session still
-        holds is stored, and then that job needs no release.
+        Only the row of its job decides whether a settle is accepted. So the end of a job that a closing
+        session still holds is stored, and that job then needs no release.
         """
 
     @abstractmethod
@@ -493,9 +497,9 @@ class Storage(ABC):
         """End the sessions that have expired by the storage's clock, as `end_session(running=None)` does.
 
         The reason is `Moved.SESSION_LOST`. A session that would live for more than two of its timeouts from
-        now has expired too: the storage's clock was set back since its last renewal. At most `limit` sessions
-        are ended, each in a step that checks again whether it has expired. A session whose own record is
-        locked is left to the next call, and must not prevent the end of others.
+        now has expired too, because the storage's clock was set back since its last renewal. At most `limit`
+        sessions are ended, each in a step that checks again whether it has expired. A session whose own
+        record is locked is left to the next call, and must not prevent the end of others.
 
         Closing sessions are continued as well, at most `limit` of them per call, and all of them in turn.
 
@@ -729,14 +733,14 @@ def shown_url(url: str) -> str:
     """Return a URL without its password, for `Storage.url`, messages and logs.
 
     Raises:
-        StorageError: the URL cannot be parsed. It must not be shown then, because a password can be anywhere
-            in it.
+        StorageError: If the URL cannot be parsed. Such a URL must not be shown, because a password can be
+            anywhere in it.
     """
     try:
         parts = urlsplit(url)
         secret = parts.password
     except ValueError as error:
-        raise StorageError("The storage URL cannot be read; a bracket or port in it is wrong.") from error
+        raise StorageError("The storage URL is invalid; check its brackets and its port.") from error
     if secret is None:
         return url
     user, _, host = parts.netloc.rpartition("@")

@@ -1,4 +1,4 @@
-"""Verbs that are implemented with other verbs, for small storages; a large storage overrides them.
+"""Storage verbs that are implemented with other verbs; a storage overrides those that it can do faster.
 
 Locks, metrics, logs and progress are stored in versioned records, which are changed by compare-and-set.
 """
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 
 class DerivedStorage(Storage):
-    """Every verb that can be implemented with others. An override must do the same, only faster."""
+    """Every verb that can be implemented with other verbs. An override must have the same effects."""
 
     def __init__(self) -> None:
         self._polls = Waiting()
@@ -70,15 +70,15 @@ class DerivedStorage(Storage):
     # ---- main path ---------------------------------------------------------------------------------------
 
     def refuse_within(self, within: object | None) -> None:
-        """Refuse a transaction of the caller; for the `insert` and `apply` of a storage without transactions.
+        """Raise an error if the caller passed a transaction; for a storage that has no transactions.
 
         Raises:
-            UnsupportedFeature: `within` is given.
+            UnsupportedFeature: If `within` is given.
         """
         if within is not None:
             raise UnsupportedFeature(
-                f"{self._named} has no transactions to join; enqueue without within=. Let a job end when its "
-                "task returns."
+                f"{self._named} does not support transactions. Enqueue without within=, and let a job end "
+                "when its task returns."
             )
 
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
@@ -87,7 +87,7 @@ class DerivedStorage(Storage):
         return Exchange(results, self.claim(request))
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        """See `Storage.wait`: without notification, it lasts until the timeout."""
+        """See `Storage.wait`; without notifications, it waits until the timeout."""
         return self._polls.wait(queues, timeout_seconds)
 
     def interrupt(self) -> None:
@@ -105,9 +105,9 @@ class DerivedStorage(Storage):
     def _change_record(
         self, kind: str, key: str, change: Callable[[Record | None], tuple[str | None, _T]]
     ) -> _T:
-        """Read, change and write a record by compare-and-set, until no other change intervenes.
+        """Change a record by compare-and-set; repeat this until no other change intervenes.
 
-        If the new value is None, the record is left unchanged.
+        If `change` returns None as the new value, the record stays unchanged.
         """
         for _ in range(_TRIES):
             record = self.get_record(kind, key)
@@ -117,12 +117,12 @@ class DerivedStorage(Storage):
             expected = record.version if record else 0
             if self.put_record(kind, key, value, expected_version=expected) is not None:
                 return answer
-        raise _overtaken(kind, key)
+        raise _conflict(kind, key)
 
     def prune_derived(self, pruned: Sequence[str], now: int, limit: int) -> None:
-        """Delete the data of pruned jobs in records, and data that is too old; for a storage's `prune`.
+        """Delete the records of pruned jobs, old rollups and old locks; for a storage's `prune`.
 
-        All locks are read, at most once an hour.
+        Locks are checked at most once an hour. Such a call reads every lock.
         """
         for job_id in pruned:
             self.delete_record("log", job_id)
@@ -157,7 +157,8 @@ class DerivedStorage(Storage):
                 break
             if page.cursor == cursor:
                 raise StorageError(
-                    f"{self._named} answered cursor {cursor!r} with the same again; find has to go on."
+                    f"{self._named} returned cursor {cursor!r} twice in a row; find must return a cursor "
+                    "that continues after its page."
                 )
             seen, cursor = seen + len(page.jobs), page.cursor
         largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
@@ -220,8 +221,8 @@ class DerivedStorage(Storage):
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
         """See `Storage.append_stream`; each chunk is a record, and so are the sizes of a job's streams.
 
-        The holder is checked only once, before the chunks are stored. A run that loses its job meanwhile adds
-        chunks with its own fence.
+        The holder is checked only once, before the chunks are stored. If a run loses its job after this
+        check, its chunks are stored with its own fence.
         """
         (job,) = self.get([job_id])
         is_held = job is not None and (job.state, job.session, job.fence) == (
@@ -293,8 +294,8 @@ class DerivedStorage(Storage):
 
     def _without(self, feature: Feature, about: str) -> UnsupportedFeature:
         return UnsupportedFeature(
-            f"{self._named} does not offer {feature}, asked for {about!r}. "
-            "Use one that does, or leave limits= and unique= out."
+            f"{self._named} does not support {feature} (requested for {about!r}). "
+            "Use a storage that supports it, or omit limits= and unique=."
         )
 
     # ---- locks -------------------------------------------------------------------------------------------
@@ -316,7 +317,7 @@ class DerivedStorage(Storage):
             version = self.put_record("lock", name, value, expected_version=expected)
             if version is not None:
                 return fence if is_held else version
-        raise _overtaken("lock", name)
+        raise _conflict("lock", name)
 
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
         """See `Storage.renew_lock`."""
@@ -341,9 +342,9 @@ class DerivedStorage(Storage):
         return self._change_record("lock", name, release)
 
 
-def _overtaken(kind: str, key: str) -> StorageUnavailable:
+def _conflict(kind: str, key: str) -> StorageUnavailable:
     return StorageUnavailable(
-        f"Record {kind!r} {key!r} changed under us {_TRIES} times in a row; try again later."
+        f"Record {kind!r} {key!r} was changed concurrently {_TRIES:,} times in a row; try again later."
     )
 
 
@@ -412,16 +413,16 @@ def _is_held(record: Record | None, owner: str, fence: int, now: int) -> bool:
 def every_record(storage: Storage, kind: str, *, after: str = "") -> Iterator[Record]:
     """Yield every record of a kind above `after`, in order of key.
 
-    Costs one round trip per page, and one more if the last page is full.
+    The cost is one round trip per page, and one more if the last page is full.
 
     Raises:
-        StorageError: a page did not continue after the previous one, so the iteration would never end.
+        StorageError: If a page did not continue after the previous one, so the iteration would never end.
     """
     while page := storage.list_records(kind, after=after, limit=_PAGE):
         if page[-1].key <= after:
             raise StorageError(
-                f"{type(storage).__name__} listed {kind} {page[-1].key!r} where those above {after!r} were "
-                "asked for. Its list_records has to leave `after` out, and to keep to the order of keys."
+                f"{type(storage).__name__}.list_records returned {kind} {page[-1].key!r} for "
+                f"after={after!r}. It must return only keys above `after`, in order of key."
             )
         yield from page
         if len(page) < _PAGE:

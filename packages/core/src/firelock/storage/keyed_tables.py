@@ -61,7 +61,7 @@ def take_keyed(
 ) -> tuple[list[StoredJob], int | None]:
     """Return the jobs to claim from these queues, some of which have lanes, and when to claim again.
 
-    The names are in the order in which the queues are served, one after another or each with its share.
+    The queues are in the order in which they are served: one after another, or in turn.
     """
     share = examined_share(len(names))
     claim = KeyedClaim(_TableLanes(tables), cursors, now, freed=freed, left_out=request.left_out, share=share)
@@ -96,7 +96,7 @@ def ready_of(
 
 
 def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
-    """Return this enqueued job out of turn if its keys admit it; it is then listed and charged."""
+    """Return this enqueued job out of turn if its keys admit it; its keys are then used."""
     claim = KeyedClaim(_JobLanes(tables, row), LaneCursors(), now, freed={})
     heads = claim.take(row.record.queue, 1)
     claim.finish()
@@ -104,7 +104,7 @@ def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
 
 
 class _TableLanes:
-    """See `KeyedLanes`. A job is named by its id, and no other step runs at the same time."""
+    """Lanes on tables; see `KeyedLanes`. References are job ids, and no other step runs at the same time."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -185,8 +185,8 @@ class _JobLanes(_TableLanes):
     def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
         """See `KeyedLanes.look`."""
         del queue, limit, is_patient
-        is_there = after < self._lane and (not until or self._lane <= until)
-        return self._seen([self._lane] if is_there else [])
+        is_in_range = after < self._lane and (not until or self._lane <= until)
+        return self._seen([self._lane] if is_in_range else [])
 
     def heads(
         self,
@@ -205,7 +205,7 @@ def _head(row: StoredJob) -> Head[StoredJob]:
 
 
 def present(tables: Tables) -> Iterable[StoredJob]:
-    """Yield the jobs with limits that a session has, running or as tails."""
+    """Yield the jobs with limits that any session holds, running or as tails."""
     for session in tables.sessions():
         yield from (row for row in tables.held(session.record.session.id) if row.lane is not None)
 
@@ -231,7 +231,7 @@ def spend(tables: Tables, key: str, *, cost: int, until: int | None, now: int) -
 
 
 def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) -> list[KeyState]:
-    """See `Storage.find_keys`; reads every lane and every job that a session has."""
+    """See `Storage.find_keys`; reads every lane and every job that a session holds."""
     waiting: dict[str, int] = {}
     others: dict[str, set[str]] = {}
     for lane, number in tables.lane_counts():
@@ -268,10 +268,10 @@ def find_waiting(tables: Tables, key: str, after: int, limit: int, job_id: str |
     """See `Storage.find_waiting`; reads every lane."""
     lanes = list(islice(_lanes_with(tables, key), LINE_LANES + 1))
     is_cut, lanes = len(lanes) > LINE_LANES, lanes[:LINE_LANES]
-    asked = None if job_id is None else tables.job(job_id)
+    record = None if job_id is None else tables.job(job_id)
     own: tuple[str, str] | None = None
-    if asked is not None and asked.is_ready and asked.lane is not None and key in keys_of(asked.lane):
-        own = (asked.record.queue, asked.lane)
+    if record is not None and record.is_ready and record.lane is not None and key in keys_of(record.lane):
+        own = (record.record.queue, record.lane)
         lanes = lanes if own in lanes else [*lanes, own]
 
     def count(of: Sequence[int], most: int) -> list[int]:
@@ -312,7 +312,7 @@ def _strict_holders(tables: Tables, row: KeyRow) -> Iterable[JobRecord]:
 
 
 def holder_facts(job: JobRecord) -> HolderFacts:
-    """Return the values of a job that was claimed under a key, except where it waits."""
+    """Return the values of a job that was claimed under a key, except the place where it waits."""
     return HolderFacts(job.session is not None, job.is_final)
 
 
@@ -324,13 +324,13 @@ def forget_idle(
     Examine at most `limit` of the rows after the key `after`. Return the key after which to continue, or ""
     at the end.
     """
-    last, looked = "", 0
+    last, examined = "", 0
     for key, row in rows:
         if key <= after:
             continue
-        if looked == limit:
+        if examined == limit:
             return last
-        last, looked = key, looked + 1
+        last, examined = key, examined + 1
         holders = [tables.job(ref.rstrip("!")) for ref in row.holders or ()]
         is_held = any(
             job is not None and not is_free(holder_facts(job.record), is_strict=ref.endswith("!"))
@@ -350,7 +350,7 @@ def unique_use(job: JobRecord | NewJob) -> UniqueUse | None:
 
 
 class UniqueKeys:
-    """The unique keys during an insert, and the jobs that have them; `store` writes the changes."""
+    """The unique keys of an insert, and the jobs that hold these keys; `store` writes the changes."""
 
     def __init__(self, tables: Tables, now: int) -> None:
         self._tables, self._now = tables, now
@@ -365,7 +365,8 @@ class UniqueKeys:
             find: the earlier new jobs of the same call.
 
         Raises:
-            DuplicateJob: see `refuse_duplicate`.
+            DuplicateJob: If another job has the unique key and duplicates are refused; see
+                `refuse_duplicate`.
         """
         use = unique_use(job)
         if use is None:
@@ -402,7 +403,7 @@ class UniqueKeys:
             )
 
     def store(self) -> None:
-        """Store the keys, and the jobs that the calls have changed."""
+        """Store the keys, and the jobs that duplicate calls have changed."""
         for key, row in self._rows.items():
             self._tables.put_unique_row(key, row)
         for holder in self.changed.values():
@@ -429,7 +430,7 @@ def is_taken(tables: Tables, job: JobRecord, now: int) -> bool:
 
 
 def take_again(tables: Tables, job: JobRecord) -> None:
-    """Give the job, which was requeued, its unique key."""
+    """Give a requeued job its unique key again."""
     use = unique_use(job)
     if use is not None:
         row = tables.unique_row(use.key)
@@ -438,7 +439,7 @@ def take_again(tables: Tables, job: JobRecord) -> None:
 
 
 def forget_unique(tables: Tables, found: Sequence[tuple[str, UniqueRow]], limit: int, *, now: int) -> str:
-    """Delete those of these unique keys that are free and whose job is deleted; see `forget_idle`."""
+    """Delete the unique keys that are free and whose job was pruned; see `forget_idle`."""
     for key, row in found:
         if tables.job(row.job_id) is None and row.free_at <= now:
             tables.put_unique_row(key, None)

@@ -1,7 +1,8 @@
 """Distributed locks with fencing tokens, which are renewed while they are held.
 
-A lock that is based on time alone only makes two holders unlikely. The fence makes the second holder
-detectable: pass `lock.fence` to every system that must reject an old holder.
+A lock that is based only on time makes it unlikely, but not impossible, that two processes hold it at the
+same time. The fence makes an old holder detectable: pass `lock.fence` to every system that must reject an old
+holder.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ log = logging.getLogger(__name__)
 _NAME_LIMIT = 200
 _FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.25
 _SHORTEST_LIFE, _LONGEST_LIFE = 0.001, 366 * 86_400.0
-_MOST_SLOTS, _TRIED_AT_ONCE = 1_000, 8
+_MOST_SLOTS, _TRIES_PER_ROUND = 1_000, 8
 _NAMES_KEPT = 10_000
 
 
 class LockProvider(Protocol):
-    """A provider of locks. Every storage is one, and a plugin may offer another; see `Storage`."""
+    """A provider of locks. Every storage is one, and a plugin can supply another; see `Storage`."""
 
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token, or None while another owner holds the lock."""
@@ -65,7 +66,7 @@ class Lock:
         elapsed: Callable[[], float] = elapsed_seconds,
     ) -> None:
         _check_name(name)
-        _check_spans(timeout, ttl)
+        _check_durations(timeout, ttl)
         self._names = _slot_names(name, slots)
         keeper.agree(name, slots)
         self.name = name
@@ -96,7 +97,7 @@ class Lock:
         """Acquire the lock.
 
         Raises:
-            LockTimeout: it was not free in time.
+            LockTimeout: If the lock did not become free in time.
         """
         deadline, waits = self._begin(), _waits()
         while not self._try():
@@ -104,7 +105,7 @@ class Lock:
         return self
 
     async def __aenter__(self) -> Self:
-        """Acquire the lock. No thread is occupied while it waits, so that a release always finds a thread."""
+        """Acquire the lock. The wait does not occupy a thread, so that a thread is free for a release."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         deadline, waits = self._begin(), _waits()
@@ -127,14 +128,16 @@ class Lock:
 
     def _try(self) -> bool:
         if self._is_held:
-            raise ConfigurationError(f"Lock {self.name!r} is held through this very object; make one a use.")
+            raise ConfigurationError(
+                f"Lock {self.name!r} is already held by this object; create a new lock object for each use."
+            )
         count = len(self._names)
-        looks = count if self._is_first_try else min(count, _TRIED_AT_ONCE)
+        tries = count if self._is_first_try else min(count, _TRIES_PER_ROUND)
         self._is_first_try = False
-        for _ in range(looks):
+        for _ in range(tries):
             slot = self._next
             self._next = (slot + 1) % count  # one slot after another, so that each wait tries all of them
-            asked_at = self._elapsed()
+            requested_at = self._elapsed()
             fence = self._provider.acquire_lock(self._names[slot], self._owner, self._ttl)
             if fence is not None:
                 break
@@ -142,34 +145,34 @@ class Lock:
             return False
         self._held_name = self._names[slot]
         self.slot = slot if self._held_name != self.name else None
-        self.fence, self._ends_at = fence, asked_at + self._ttl
+        self.fence, self._ends_at = fence, requested_at + self._ttl
         self._is_lost, self._is_held = False, True
         self._keeper.add(self)
         return True
 
     async def _atry(self) -> bool:
-        """Try in a thread; a lock that is acquired after the coroutine was cancelled is released."""
+        """Try to acquire the lock in a thread; release it again if the coroutine is cancelled meanwhile."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         mutex = threading.Lock()
         is_cancelled = is_taken = False
 
-        def ask() -> bool:
+        def try_lock() -> bool:
             nonlocal is_taken
             taken = self._try()
             with mutex:
                 is_taken = taken and not is_cancelled
             if taken and not is_taken:
-                self._give_back()
+                self._release_unused()
             return taken
 
         try:
-            return await in_thread(ask)
+            return await in_thread(try_lock)
         except asyncio.CancelledError:
             with mutex:
                 is_cancelled = True
             if is_taken:
-                threading.Thread(target=self._give_back, name="firelock-unlock").start()
+                threading.Thread(target=self._release_unused, name="firelock-unlock").start()
             raise
 
     # ---- releasing ---------------------------------------------------------------------------------------
@@ -187,25 +190,25 @@ class Lock:
         except StorageError:
             if kind is None:
                 raise
-            log.warning("Lock %r was not released; it ends by itself within %g s.", self.name, self._ttl)
+            log.warning("Lock %r could not be released; it expires within %g s.", self.name, self._ttl)
             return
         if kind is None and not released:
             self._is_lost = True
             raise LockLost(
-                f"Lock {self.name!r} (fence {self.fence}) was lost before it was left: work under it may "
-                "have overlapped with another holder's."
+                f"Lock {self.name!r} (fence {self.fence}) was lost before the end of its block. The work in "
+                "the block may have overlapped with the work of another holder."
             )
 
     async def __aexit__(self, kind: object, *_: object) -> None:
         """Release the lock."""
         await in_thread(self.__exit__, kind)
 
-    def _give_back(self) -> None:
+    def _release_unused(self) -> None:
         """Release a lock for which no coroutine waits any more."""
         try:
             self.__exit__(None)
         except (StorageError, LockLost) as error:
-            log.warning("Lock %r was not released; it ends by itself: %s", self.name, error)
+            log.warning("Lock %r could not be released; it expires by itself: %s", self.name, error)
 
     # ---- renewing ----------------------------------------------------------------------------------------
 
@@ -216,15 +219,15 @@ class Lock:
 
     def renew(self) -> bool:
         """Extend the lock by its ttl; return False if it is lost. The keeper calls this."""
-        asked_at = self._elapsed()
+        requested_at = self._elapsed()
         try:
             is_ours = self._provider.renew_lock(self._held_name, self._owner, self.fence, self._ttl)
         except Exception:
-            log.warning("Lock %r could not be renewed; trying again until it ends.", self.name, exc_info=True)
-            is_ours = asked_at < self._ends_at
+            log.warning("Lock %r could not be renewed; retrying until it expires.", self.name, exc_info=True)
+            is_ours = requested_at < self._ends_at
         else:
             if is_ours and self._is_held:
-                self._ends_at = asked_at + self._ttl
+                self._ends_at = requested_at + self._ttl
         if self._is_held and not is_ours:
             self._is_lost = True
         return is_ours
@@ -233,30 +236,32 @@ class Lock:
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
         raise ConfigurationError(
-            f"Lock name {shown(name)} is refused; use 1 to {_NAME_LIMIT} printable characters."
+            f"A lock name must have 1 to {_NAME_LIMIT} printable characters, got {shown(name)}."
         )
 
 
 def _slot_names(name: str, slots: object) -> tuple[str, ...]:
-    """Return the names of the locks, one of which is to be held."""
+    """Return the names of the locks, one of which must be acquired."""
     if slots is None:
         return (name,)
     if not isinstance(slots, int) or isinstance(slots, bool) or not 1 <= slots <= _MOST_SLOTS:
         raise ConfigurationError(
-            f"Lock {name!r}: slots={shown(slots)} is refused; pass a whole number from 1 to {_MOST_SLOTS:,}."
+            f"Lock {name!r}: slots must be an integer from 1 to {_MOST_SLOTS:,}, got {shown(slots)}."
         )
     names = tuple(f"{name}#{slot}" for slot in range(slots))
     if len(names[-1]) > _NAME_LIMIT:
         raise ConfigurationError(
-            f"Lock name {shown(name)} is too long to have slots; use up to {_NAME_LIMIT - 4} characters."
+            f"Lock name {shown(name)} is too long for a lock with slots; use at most {_NAME_LIMIT - 4} "
+            "characters."
         )
     return names
 
 
-def _check_spans(timeout: object, ttl: object) -> None:
+def _check_durations(timeout: object, ttl: object) -> None:
     if not _is_between(timeout, 0, float("inf")) or not _is_between(ttl, _SHORTEST_LIFE, _LONGEST_LIFE):
         raise ConfigurationError(
-            f"A lock takes timeout ≥ 0 and ttl > 0 seconds, ttl up to a year, not {timeout!r} and {ttl!r}."
+            f"A lock's timeout must be at least 0 seconds, and its ttl from {_SHORTEST_LIFE:g} s to 366 "
+            f"days, got timeout={timeout!r} and ttl={ttl!r}."
         )
 
 
@@ -273,26 +278,26 @@ def _waits() -> Iterator[float]:
 
 
 class LockKeeper:
-    """The renewal of an app's held locks by one thread, which runs while any lock is held."""
+    """The thread of an app that renews its held locks; it runs while any lock is held."""
 
     def __init__(self) -> None:
         self._slots: dict[str, int] = {}  # slots per name, for names that were used with slots
         self._reset()
 
     def agree(self, name: str, slots: int | None) -> None:
-        """Require that this app always uses the name with the same number of slots.
+        """Check that this app always uses the name with the same number of slots.
 
         Raises:
-            ConfigurationError: the name was used with another number, or it has slots and is used without.
+            ConfigurationError: If the name was used with another number of slots before.
         """
-        former = self._slots.get(name)
-        if former is not None and former != slots:
+        previous = self._slots.get(name)
+        if previous is not None and previous != slots:
             given = "without slots" if slots is None else f"with slots={slots}"
             raise ConfigurationError(
-                f"Lock {name!r} has slots={former} in this app, and now is asked for {given}: more could "
-                "hold it than either says. Give it one number."
+                f"Lock {name!r} was used with slots={previous} in this app, and is now used {given}. Use the "
+                "same number everywhere; otherwise too many holders could have the lock."
             )
-        if slots is not None and former is None:
+        if slots is not None and previous is None:
             if len(self._slots) >= _NAMES_KEPT:
                 self._slots.clear()
             self._slots[name] = slots

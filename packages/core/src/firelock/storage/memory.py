@@ -1,8 +1,8 @@
 """The storage in the memory of this process: the reference model, used by tests and demos.
 
-The verbs are those of `TableStorage`. This module contains the tables. They are in a `Store`, which all
-handles with the same name share: a `Table` of jobs with one `Order` for each way to search for them, and with
-sessions and records.
+`TableStorage` implements the verbs, and this module contains the tables. They are in a `Store`, which all
+handles with the same name share. A `Table` contains jobs, sessions and records, with one `Order` for each way
+to search for jobs.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class MemoryStorage(TableStorage):
 
     def describe(self) -> Mapping[str, str]:
         """See `Storage.describe`."""
-        return {"storage": self.url, "durability": "none: jobs are gone when this process ends"}
+        return {"storage": self.url, "durability": "none: jobs are lost when this process ends"}
 
     def _open(self) -> Store:
         if self._is_closed:
@@ -129,7 +129,7 @@ class MemoryStorage(TableStorage):
         is_news = self._waiters.wait(queues, timeout_seconds)
         if is_news and not _are_of_taken(queues):
             with self._store as store:
-                self._told_due_at = store.table.next_due_at()
+                self._reported_due_at = store.table.next_due_at()
         return is_news
 
     def interrupt(self) -> None:
@@ -148,8 +148,8 @@ class MemoryStorage(TableStorage):
             return True
         if table.lane_news != self._lane_news.get(key, 0):
             return True
-        due_at, told = table.next_due_at(), self._told_due_at
-        return due_at is not None and (told is None or due_at < told)
+        due_at, reported = table.next_due_at(), self._reported_due_at
+        return due_at is not None and (reported is None or due_at < reported)
 
     def _were_taken(self, names: Sequence[str]) -> bool:
         """Return whether jobs were taken from these sessions since the last call."""
@@ -172,7 +172,7 @@ def _as_key(queues: Sequence[str] | None) -> frozenset[str] | None:
 
 
 class _Waiters(Waiting):
-    """The waits of one handle; every change of the store can be relevant for them."""
+    """The waits of one handle; every change of the store can end one of them."""
 
     def __init__(
         self, changed: threading.Condition, may_work: Callable[[Sequence[str] | None], bool]
@@ -255,7 +255,7 @@ class Table(Tables):
         self._forgettable = Order()  # ended sessions by forget_at
         self._unfollowed: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by server: ended sessions
         self._kinds: defaultdict[str, RecordKind] = defaultdict(RecordKind)
-        self.has_news = False  # waiting servers must be woken
+        self.has_news = False  # whether waiting servers must be woken
 
     def job(self, id: str) -> StoredJob | None:
         """See `Tables.job`."""
@@ -291,7 +291,7 @@ class Table(Tables):
                 self._note_taken(record.session)
 
     def _note_taken(self, session: str) -> None:
-        """Note that others have taken a job from the session, which keeps a tail of it."""
+        """Note that the session has lost a job to another change, and keeps only a tail of it."""
         if len(self.taken) > _QUEUE_LISTS:
             self.taken.clear()
         self.taken_number += 1
@@ -720,7 +720,7 @@ class Order:
         return len(self._living)
 
     def put(self, id: str, *key: int) -> None:
-        """Put the id at this key; an id that is already there is moved."""
+        """Put the id at this key; an id that already has a key is moved."""
         if id in self._living:
             self.drop(id)
         entry: Entry = (key, id)
@@ -745,7 +745,7 @@ class Order:
             self._head = 0
 
     def first(self) -> Entry | None:
-        """Return the first entry; None if there is none."""
+        """Return the first entry; None if there are no entries."""
         while self._head < len(self._entries):
             entry = self._entries[self._head]
             if self._is_living(entry):
@@ -754,14 +754,14 @@ class Order:
         return None
 
     def after(self, start: Entry | None = None) -> Iterator[Entry]:
-        """Yield the entries after this one, ascending; nothing may be put meanwhile."""
+        """Yield the entries after this one, ascending; the order must not change meanwhile."""
         self.first()  # skip the dead entries at the head only once
         entries = self._entries
         begin = self._head if start is None else bisect_right(entries, start, self._head)
         return (entry for place in range(begin, len(entries)) if self._is_living(entry := entries[place]))
 
     def before(self, start: Entry | None = None) -> Iterator[Entry]:
-        """Yield the entries before this one, descending; nothing may be put meanwhile."""
+        """Yield the entries before this one, descending; the order must not change meanwhile."""
         entries = self._entries
         head = self._head
         end = len(entries) if start is None else bisect_left(entries, start, head)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class _Marks(threading.local):
-    depth = 0  # how many nested blocks of `server_work` this thread is in
+    depth = 0  # number of nested blocks of `server_work` in this thread
     has_own_connection = False
 
 
@@ -19,10 +19,11 @@ _marks = _Marks()
 def server_work(*, has_own_connection: bool = False) -> Iterator[None]:
     """Mark the storage calls of this block, in this thread, as a server's own.
 
-    These are claims, ends, renewals and upkeep, but not the calls of jobs and applications.
+    A server's own calls are its claims, ends, renewals and upkeep, not the calls of jobs and applications.
 
     Args:
-        has_own_connection: a storage with a pool gives this thread a connection that no other work uses.
+        has_own_connection: whether a storage with a pool must give this thread a connection that no other
+            work uses.
     """
     before = _marks.has_own_connection
     _marks.depth += 1
@@ -38,8 +39,8 @@ def is_server_work() -> bool:
     """Return whether the storage is called for a server's own work.
 
     Applications can use up all connections, for example with calls that wait for a lock. A server must still
-    be able to renew its sessions, settle and claim, so a storage with a pool keeps a few connections for
-    that.
+    be able to renew its sessions, settle and claim, so a storage with a pool keeps a few connections free for
+    this work.
     """
     return _marks.depth > 0
 

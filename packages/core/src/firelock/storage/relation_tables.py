@@ -1,7 +1,7 @@
 """Batches, their members and memos on `Tables`: their part of each step of `TableStorage`.
 
-The counts of a batch are changed in place, by the step that changes a member. `release` does what follows
-from the counts.
+The step that changes a member also changes the counts of its batch. `release` later changes the batch as the
+counts require.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def put(tables: Tables, row: StoredJob) -> None:
     before = tables.job(row.record.id)
     share = NOTHING if before is None else _share(tables, before)
     tables.put(row)
-    _tell(tables, row, share)
+    _update_counts(tables, row, share)
     if row.record.is_batch:
         if before is None:
             tables.put_batch_counts(row.record.id, BatchCounts())
         elif before.is_shut and not row.is_shut:
             tables.note_changed(row.record.id)
-        _note(tables, row)
+        _note_if_changed(tables, row)
 
 
 def _share(tables: Tables, row: StoredJob) -> Share:
@@ -71,7 +71,7 @@ def _share(tables: Tables, row: StoredJob) -> Share:
     )
 
 
-def _tell(tables: Tables, row: StoredJob, before: Share) -> None:
+def _update_counts(tables: Tables, row: StoredJob, before: Share) -> None:
     """Count the member in its batch with its new share instead of the old one."""
     batch = None if row.batch_id is None else tables.job(row.batch_id)
     counts = None if batch is None else tables.batch_counts(batch.record.id)
@@ -80,11 +80,11 @@ def _tell(tables: Tables, row: StoredJob, before: Share) -> None:
         return
     counts = batches.folded(counts, change, fails_fast=_rules(batch).fails_fast)
     tables.put_batch_counts(batch.record.id, counts)
-    _note(tables, batch)
+    _note_if_changed(tables, batch)
 
 
-def _note(tables: Tables, batch: StoredJob) -> None:
-    """Put the batch on the list of batches to examine, if something may have to be done."""
+def _note_if_changed(tables: Tables, batch: StoredJob) -> None:
+    """Put the batch on the list of batches to examine, if its counts might require a change."""
     counts = counts_of(tables, batch)
     if counts.is_cancelled or counts.is_stopping or batches.end_of(counts) is not batch.record.state:
         tables.note_changed(batch.record.id)
@@ -130,29 +130,32 @@ def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
 
 
 def in_batch(tables: Tables, job: NewJob, row: StoredJob, new: Mapping[str, StoredJob]) -> StoredJob:
-    """Return a new job, already decided for its parents, as its batch leaves it.
+    """Return a new job in the state that its batch requires.
 
-    `new` contains the earlier jobs of the same call.
+    The edges to its parents are already decided. `new` contains the earlier jobs of the same call.
 
     Raises:
-        JobNotFound: the batch is not stored.
-        BatchFinished: the batch accepts no more members. A batch of the same call that its `after` has
-            cancelled still accepts members, which `release` then deletes.
+        JobNotFound: If the batch is not stored.
+        BatchFinished: If the batch no longer accepts members. If the batch is in the same call and was
+            cancelled because of its `after`, it still accepts members, and `release` deletes them.
     """
     batch_id = job.relations.batch_id if job.relations is not None else None
     batch = None if batch_id is None else new.get(batch_id) or tables.job(batch_id)
     if batch_id is not None and (batch is None or not batch.record.is_batch):
         raise JobNotFound(
-            f"Job {job.id} is to be in batch {batch_id}, which is not stored. Nothing was stored."
+            f"Job {job.id} cannot be added to batch {batch_id}, because the batch is not stored. Nothing was "
+            "stored."
         )
     if batch is not None and (batch.is_cancelled or batch.record.is_final) and batch_id not in new:
         how = "is cancelled" if batch.is_cancelled else f"has ended ({batch.record.state})"
-        raise BatchFinished(f"Job {job.id} is to be in batch {batch_id}, which {how}. Nothing was stored.")
+        raise BatchFinished(
+            f"Job {job.id} cannot be added to batch {batch_id}, because the batch {how}. Nothing was stored."
+        )
     return _kept_out(row, batch)
 
 
 def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
-    """Return the member, waiting for its batch to open if the batch is shut and no edge is undecided."""
+    """Return the member; it waits for the opening of its batch if nothing else delays it."""
     is_free = not row.record.is_final and not row.pending and not row.is_cancelled
     return rules.shut_out(row) if batch is not None and batch.is_shut and is_free else row
 
@@ -161,7 +164,7 @@ def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
 
 
 def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
-    """Apply a suspension or an operator's change as `rules.applied` does, and check other rows for it."""
+    """Apply a suspension or an operator's change like `rules.applied`, after checking related rows."""
     if transition.session is not None:
         return _suspended(tables, row, transition, now=now)
     if _is_refused(tables, row, transition):
@@ -169,14 +172,14 @@ def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int)
     after, result = rules.applied(row, transition, now=now)
     if result is _APPLIED:
         if _is_requeue(row, transition):
-            _calm(tables, row)
+            _clear_stopping(tables, row)
         if transition.forget_from is not None:
             after = _forget(tables, after, transition.forget_from)
     return after, result
 
 
 def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
-    """Return whether an operator's change of the job is refused because of other rows than its own."""
+    """Return whether an operator's change of the job is refused because of related rows."""
     job = row.record
     if transition.to is State.AWAITING:
         return True  # the change of a hold, but the job is not a batch
@@ -190,7 +193,7 @@ def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
 
 
 def _is_requeue(row: StoredJob, transition: Transition) -> bool:
-    """Return whether an operator makes a job with relations run that had ended or was waiting."""
+    """Return whether an operator's change makes an ended or waiting job with relations run."""
     if row.record.relations_json is None:
         return False
     return transition.to is State.ENQUEUED or (transition.to is State.SCHEDULED and row.record.is_final)
@@ -203,7 +206,7 @@ def _misses_input(tables: Tables, row: StoredJob) -> bool:
     return any(one is None or one.record.state is not State.SUCCEEDED for one in found)
 
 
-def _calm(tables: Tables, member: StoredJob) -> None:
+def _clear_stopping(tables: Tables, member: StoredJob) -> None:
     """Clear `is_stopping` of the batches around the member, so that earlier failures no longer stop it."""
     for batch in _around(tables, member):
         counts = tables.batch_counts(batch.record.id)
@@ -230,7 +233,7 @@ def change_batch(tables: Tables, row: StoredJob, transition: Transition) -> Appl
 def _suspended(
     tables: Tables, row: StoredJob, transition: Transition, *, now: int
 ) -> tuple[StoredJob, Applied]:
-    """Return the suspended job; it is enqueued at the end of its queue if nothing is left to wait for."""
+    """Return the suspended job; if the awaited event has already happened, the job is enqueued again."""
     reason = None
     ended = [tables.job(edge.parent_id) for edge in transition.parents]
     if ended and all(one is None or one.record.is_final for one in ended):
@@ -260,7 +263,7 @@ def _suspended(
 
 
 def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob], *, now: int) -> int:
-    """Move the children that wait for the parent as its end requires; return how many there were."""
+    """Move the children that wait for the parent, as the parent's end requires; return their number."""
     for child in children:
         after = rules.followed(child, parent, at=now, now=now)
         if after is child:
@@ -271,12 +274,12 @@ def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob]
         put(tables, after)
     row = tables.job(parent.id) if parent.relations_json is not None else None
     if row is not None and not tables.is_releasing(parent.id):
-        _tell(tables, row, _share(tables, row)._replace(active=1))
+        _update_counts(tables, row, _share(tables, row)._replace(active=1))
     return len(children)
 
 
-def look_at(tables: Tables, id: str, room: int, *, now: int) -> int:
-    """Give the batch the state of its counts, and move some of its members; return how many were examined."""
+def examine(tables: Tables, id: str, room: int, *, now: int) -> int:
+    """Set the batch's state from its counts, and move some of its members; return how many were examined."""
     batch = tables.job(id)
     if batch is None or batch.record.state is State.DELETED:
         return 1
@@ -307,8 +310,8 @@ def _swept(row: StoredJob, reason: str, of: BatchRules, *, now: int) -> StoredJo
     if row.record.is_batch:
         return rules.cancelled(row, reason, at=now)
     expires_at = of.expiry(State.DELETED, now)
-    gone = lifecycle.delete(row.record.id, at=now, reason=reason, expires_at=expires_at)
-    return rules.applied(row, gone, now=now)[0]
+    deleted = lifecycle.delete(row.record.id, at=now, reason=reason, expires_at=expires_at)
+    return rules.applied(row, deleted, now=now)[0]
 
 
 # ---- memos -----------------------------------------------------------------------------------------------
@@ -319,19 +322,19 @@ def remember(tables: Tables, new: NewMemo, *, now: int) -> Remembered:
     row, memo = tables.job(new.job_id), new.memo
     if row is None:
         return Remembered(Applied.MISSING)
-    stands = tables.memo(new.job_id, memo.kind, memo.name)
-    is_there = stands is not None and attrs.evolve(stands, place=memo.place) == memo
-    if not _may_remember(row.record, new) and not (new.session is None and is_there):
-        return Remembered(Applied.REFUSED, stands)
-    if stands is not None and (is_there or stands.is_done or not new.replaces):
-        return Remembered(Applied.ALREADY if is_there else Applied.TAKEN, stands)
+    stored = tables.memo(new.job_id, memo.kind, memo.name)
+    is_same = stored is not None and attrs.evolve(stored, place=memo.place) == memo
+    if not _may_remember(row.record, new) and not (new.session is None and is_same):
+        return Remembered(Applied.REFUSED, stored)
+    if stored is not None and (is_same or stored.is_done or not new.replaces):
+        return Remembered(Applied.ALREADY if is_same else Applied.TAKEN, stored)
     total = tables.memo_sum(new.job_id)
-    count, size = total.count + (stands is None), total.size + _size(memo) - _size(stands)
+    count, size = total.count + (stored is None), total.size + _size(memo) - _size(stored)
     if count > MEMOS_LIMIT or size > MEMOS_BYTES:
-        return Remembered(Applied.REFUSED, stands)
-    placed = attrs.evolve(memo, place=total.next_place if stands is None else stands.place)
+        return Remembered(Applied.REFUSED, stored)
+    placed = attrs.evolve(memo, place=total.next_place if stored is None else stored.place)
     tables.put_memo(new.job_id, placed)
-    next_place = total.next_place + (stands is None)
+    next_place = total.next_place + (stored is None)
     tables.put_memo_sum(new.job_id, attrs.evolve(total, count=count, size=size, next_place=next_place))
     after = row if row.has_memos else attrs.evolve(row, has_memos=True)
     if memo.is_done and memo.kind is MemoKind.SIGNAL and _awaits(row.record, memo):
@@ -372,10 +375,10 @@ def _forget(tables: Tables, row: StoredJob, since: tuple[MemoKind, str]) -> Stor
     """Delete this memo and all later ones; return the job without them."""
     id, total = row.record.id, tables.memo_sum(row.record.id)
     first = cast("Memo", tables.memo(id, *since))
-    gone = [memo for memo in tables.memos(id) if memo.place >= first.place]
-    for memo in gone:
+    deleted = [memo for memo in tables.memos(id) if memo.place >= first.place]
+    for memo in deleted:
         tables.remove_memo(id, memo)
-    count, size = total.count - len(gone), total.size - sum(map(_size, gone))
+    count, size = total.count - len(deleted), total.size - sum(map(_size, deleted))
     tables.put_memo_sum(id, attrs.evolve(total, count=count, size=size))
     return attrs.evolve(row, has_memos=count > 0)
 
@@ -384,7 +387,7 @@ def _forget(tables: Tables, row: StoredJob, since: tuple[MemoKind, str]) -> Stor
 
 
 def stays_until(tables: Tables, row: StoredJob, *, now: int) -> int:
-    """Return until when the expired job must be kept because of related jobs; `now` if it need not be."""
+    """Return until when related jobs require that the expired job is kept; `now` if it can be deleted."""
     id, until = row.record.id, now
     relations = row.record.relations
     for batch in _around(tables, row):  # members of an inner batch are also kept as long as the outer batches
@@ -404,7 +407,10 @@ def _refers_to(child: StoredJob, id: str) -> bool:
 
 
 def prune(tables: Tables, row: StoredJob, *, now: int) -> bool:
-    """Delete the expired job with all its data; return False if it is kept, and store its new expiry."""
+    """Delete the expired job with all its data.
+
+    If the job must be kept, store its new expiry and return False.
+    """
     until = stays_until(tables, row, now=now)
     if until > now:
         tables.put(attrs.evolve(row, record=attrs.evolve(row.record, expires_at=until)))

@@ -1,12 +1,12 @@
-"""A complete storage on ordered rows: an implementation of `step` over rows of strings gets every verb.
+"""A complete storage on ordered rows: every verb is built from `step`, which runs code on rows of strings.
 
 A job is one row, plus one row without a value for each order in which jobs are searched. `rules` computes how
 a job changes. Locks, logs and everything else that `DerivedStorage` keeps in records is included.
 
-Keys are strings of at most 500 bytes in UTF-8, without NUL. Names can be longer, so `ShortKeys` splits their
-keys. A value is a job with its arguments, its result, 100 steps and 20 tracebacks, and is as large as the
-limits in the settings allow. A step writes some ten rows for each job that it changes. It changes as many
-jobs as the verb was called for, or as wait for a job that is pruned.
+Keys are strings of at most 500 bytes in UTF-8, without NUL. Names can be longer, so `ShortKeys` splits the
+keys that contain them. A value is a job with its arguments, its result, 100 steps and 20 tracebacks, and is
+as large as the limits in the settings allow. A step writes some ten rows for each job that it changes. It
+changes as many jobs as were passed to the verb, or as wait for a job that is pruned.
 """
 
 from __future__ import annotations
@@ -71,18 +71,18 @@ class RowStorage(TableStorage):
         given. An exception of the body must be raised to the caller, and nothing stored.
 
         Raises:
-            StorageUnavailable: trying again may help.
-            StorageError: trying again does not help, for example on a closed handle.
+            StorageUnavailable: If the step failed, but trying again may help.
+            StorageError: If the step failed and trying again does not help, for example on a closed handle.
         """
 
     def checked_step(self, body: Callable[[Rows], _T]) -> _T:
-        """Do the same as `step`, on rows that have the layout of this code; for verbs that you override.
+        """Run `step` on rows that have the layout of this code; for verbs that you override.
 
         Your own rows must have keys that begin with `own/`. No other verb reads or writes such rows, and
         `clear` deletes them.
 
         Raises:
-            SchemaMismatch: a later release has changed the layout of the rows.
+            SchemaMismatch: If a later release has changed the layout of the rows.
         """
         is_laid_out = self._is_laid_out
 
@@ -102,7 +102,7 @@ class RowStorage(TableStorage):
 
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
-        return ["Laid out the rows."] if self.step(_lay_out) else []
+        return [f"Created layout {_LAYOUT} of the rows."] if self.step(_lay_out) else []
 
     def schema(self) -> SchemaState:
         """See `Storage.schema`."""
@@ -128,7 +128,8 @@ def _lay_out(rows: Rows) -> bool:
         return True
     if int(found) != _LAYOUT:
         raise SchemaMismatch(
-            f"The rows have layout {found}, this Firelock knows {_LAYOUT}. Upgrade Firelock here."
+            f"The stored rows have layout {found}, but this release of Firelock supports only layout "
+            f"{_LAYOUT}. Upgrade Firelock."
         )
     return False
 
@@ -189,7 +190,7 @@ class _Tables(Tables):
         return [row for id in ids if (row := self.job(id)) is not None]
 
     def put(self, row: StoredJob) -> None:
-        """Store the job and index it in every order; an end is put on the releasing list if others wait."""
+        """Store the job, and index it in every order; see `Tables.put`."""
         id, before = row.record.id, self.job(row.record.id)
         self._index(before, row)
         self._store(f"job/{id}", row)
@@ -387,8 +388,8 @@ class _Tables(Tables):
         """Return the first jobs of an order by time, up to a time, except those with a row under `but`."""
         found: list[StoredJob] = []
         for place, _ in self.scan(prefix):
-            instant, _, id = place.partition("/")
-            if len(found) == limit or int(instant, 16) > at:
+            time, _, id = place.partition("/")
+            if len(found) == limit or int(time, 16) > at:
                 break
             if but is None or self.rows.get(but + id) is None:
                 found += self._jobs([id])
@@ -423,7 +424,7 @@ class _Tables(Tables):
         return self.rows.get(f"releasing/{id}") is not None
 
     def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
-        """Return an ended parent and some children that wait for it; never return them for this end again."""
+        """See `Tables.next_releasing`."""
         first = self.rows.scan("releasing/", limit=1)
         if not first:
             return None

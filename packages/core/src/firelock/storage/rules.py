@@ -1,8 +1,8 @@
 """The rules of the contract as pure functions of stored values, without clock, input or output.
 
 They are for storages that read and write whole jobs, such as `MemoryStorage`. A storage that changes columns
-with its own statements uses those for transitions, lists and queues; for the rest, the contract describes the
-same rules.
+with its own statements uses only the functions for transitions, lists and queues. It implements the other
+rules itself, as the contract describes them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Place = tuple[int, str]
 
 _T = TypeVar("_T")
 # Matches every time of a `datetime`, but no number that is too large for a database.
-_INSTANT = re.compile(r"-?[0-9]{1,18}")
+_TIMESTAMP = re.compile(r"-?[0-9]{1,18}")
 _ERRORS_LIMIT = 20
 _HOUR = 3_600 * SECOND
 _FOLLOWED_STAYS, _DEAD_STAYS = _HOUR, 24 * _HOUR  # after the end of a session
@@ -78,7 +78,7 @@ class StoredJob:
 
     @property
     def batch_id(self) -> str | None:
-        """The id of the batch of which the job is a member; None if there is none."""
+        """The id of the batch of which the job is a member; None if it is not a member of a batch."""
         return (
             None
             if self.record.relations_json is None
@@ -132,14 +132,15 @@ def parents_of(job: NewJob, find: Callable[[str], StoredJob | None]) -> list[Job
     """Return the records of the job's parents.
 
     Raises:
-        JobNotFound: one of them is not stored.
+        JobNotFound: If one of the parents is not stored.
     """
     parents = []
     for edge in job.parents:
         parent = find(edge.parent_id)
         if parent is None:
             raise JobNotFound(
-                f"Job {job.id} is to wait for {edge.parent_id}, which is not stored. Nothing was stored."
+                f"Job {job.id} cannot wait for job {edge.parent_id}, because that job is not stored. Nothing "
+                "was stored."
             )
         parents.append(parent.record)
     return parents
@@ -167,11 +168,11 @@ def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int
 
 
 def followed(child: StoredJob, parent: JobRecord, *, at: int, now: int) -> StoredJob:
-    """Return the child after it was decided for this parent; `at` is the timestamp of the change.
+    """Return the child after its edges to this parent were decided; `at` is the timestamp of the change.
 
-    The child is enqueued by its last edge, and deleted by the first edge whose target is deleted. If it keeps
-    waiting although the parent has ended, its reason says why. If the parent has not ended, it stays
-    unchanged. A child that is a batch is opened or cancelled instead.
+    The child is enqueued by its last edge, and deleted by the first edge whose target is deleted. If the
+    child keeps waiting although the parent has ended, its reason explains why. If the parent has not ended,
+    the child stays unchanged. A child that is a batch is opened or cancelled instead.
     """
     for edge in [edge for edge in child.pending if edge.parent_id == parent.id]:
         target = continuation_target(edge.on, parent.state)
@@ -249,7 +250,7 @@ def held(row: StoredJob, until: int | None) -> StoredJob:
 def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) -> StoredJob:
     """Return the batch in the state that follows from its counts.
 
-    If it had ended in another state, it was open in between.
+    If the batch had ended in another state, its history also gets an entry for the reopening.
     """
     if row.record.is_final:
         row = _changed(
@@ -269,7 +270,10 @@ def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) 
 
 
 def shut_out(row: StoredJob) -> StoredJob:
-    """Return a member without undecided parents, waiting for its batch to open; replaces its last entry."""
+    """Return a member, without undecided parents, that waits for its batch to open.
+
+    The last history entry is replaced.
+    """
     job, reason = row.record, Moved.SHUT_OUT.value
     entry = HistoryEntry(State.AWAITING, row.history[-1].at, reason)
     job = attrs.evolve(
@@ -283,7 +287,7 @@ def shut_out(row: StoredJob) -> StoredJob:
 
 
 def let_in(row: StoredJob, *, now: int) -> StoredJob:
-    """Return a member that waited for its batch to open, as the opening leaves it."""
+    """Return a member that waited for its batch to open, in its state after the opening."""
     job, reason = row.record, Moved.LET_IN.value
     fields: dict[str, object] = {"state": State.ENQUEUED, "enqueued_at": now}
     if job.is_batch:
@@ -309,7 +313,8 @@ def claimed_by(row: StoredJob, session: str, server: str, *, now: int) -> Stored
 def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
     """Return the job after the transition, and the result: applied, already or refused.
 
-    The storage determines whether an applied transition is `releasing`. A refused one can still clear a tail.
+    The storage determines whether the result is `releasing` instead of applied. A refused transition can
+    still clear a tail.
     """
     job = row.record
     if job.state not in transition.from_states or not is_holder(job, transition):
@@ -375,8 +380,8 @@ def written(job: JobRecord, transition: Transition, now: int) -> dict[str, objec
 def moved(row: StoredJob, move: Move) -> tuple[StoredJob, Applied]:
     """Return the job in its new queue, and the result of the move: applied, already or refused.
 
-    The job keeps its age, so it gets the place in the new queue that it would have had there. A batch is
-    never in a queue.
+    The job keeps its `enqueued_at`, so it gets the place that it would have had if it had always been in the
+    new queue. A batch is never in a queue.
     """
     job = row.record
     if job.is_batch or job.state not in move.from_states:
@@ -403,7 +408,8 @@ def moved_reason(move: Move, queue: str, priority: int) -> str:
 def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied]:
     """Return the result if the guards do not hold.
 
-    A repeat is distinguished from a foreign change. A late end from the holder clears the job's tail.
+    The result of a repeated transition is ALREADY, and that of any other one is REFUSED. A late end from the
+    holder clears the job's tail.
     """
     job = row.record
     if transition.session is None or job.fence != transition.fence:
@@ -416,9 +422,10 @@ def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied
 
 
 def taken_back(row: StoredJob, *, crash: str | None, now: int) -> StoredJob:
-    """Return the job without its ended session: at its old place, with a crash if a reason is given.
+    """Return the job without its ended session, at its old place in the queue.
 
-    A job that is not processing only loses its tail.
+    If `crash` is given, it is the reason of a crash, which is counted. A job that is not processing only
+    loses its tail.
     """
     job, entry = row.record, None
     if job.state is not State.PROCESSING:
@@ -445,8 +452,8 @@ def reconciled(
     Args:
         rows: the session's processing jobs and tails, as stored.
         held: the claims that its worker process believes it holds.
-        find: returns the stored job with an id; called only for lost claims.
-        is_session_lost: the session has ended or is unknown.
+        find: a function that returns the stored job with an id; it is called only for lost claims.
+        is_session_lost: whether the session has ended or is unknown.
     """
     left = {(row.record.id, row.record.fence): row for row in rows}
     lost, started = [], []
@@ -528,7 +535,7 @@ def is_in_window(job: JobRecord, where: JobFilter) -> bool:
 
 
 def listed_at(job: JobRecord, where: JobFilter) -> int:
-    """Return the time by which the job, which matches the filter, is ordered in its list."""
+    """Return the time by which a job that matches the filter is ordered in the list."""
     if where.by_due and job.due_at is not None:
         return job.due_at
     return job.created_at if where.state is None else job.changed_at
@@ -543,13 +550,14 @@ def read_cursor(cursor: str, where: JobFilter, *, oldest_first: bool) -> Place:
     """Return the place at which a page ended.
 
     Raises:
-        StorageError: the cursor does not come from a page of this filter and direction.
+        StorageError: If the cursor does not belong to a page of this filter and direction.
     """
     owner, _, place = cursor.partition(".")
     time, _, id = place.partition(".")
-    if owner != _seal(where, oldest_first) or not _INSTANT.fullmatch(time) or not id:
+    if owner != _seal(where, oldest_first) or not _TIMESTAMP.fullmatch(time) or not id:
         raise StorageError(
-            f"Cursor {cursor!r} belongs to no page of this filter and direction. Start without a cursor."
+            f"Cursor {cursor!r} does not belong to a page of this filter and direction. Start without a "
+            "cursor."
         )
     return int(time), id
 
@@ -561,15 +569,15 @@ def _seal(where: JobFilter, oldest_first: bool) -> str:
 def paged(
     jobs: Iterable[JobRecord], where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool
 ) -> FoundJobs:
-    """Return the page that `Storage.find` must return, from jobs in any order; reads each job."""
-    behind = None if cursor is None else read_cursor(cursor, where, oldest_first=oldest_first)
+    """Return the page that `Storage.find` must return; the jobs can be in any order, and each one is read."""
+    after = None if cursor is None else read_cursor(cursor, where, oldest_first=oldest_first)
     wanted = (job for job in jobs if matches(job, where) and is_in_window(job, where))
     places = ((listed_at(job, where), job.id, job) for job in wanted)
     if oldest_first:
-        rest = (place for place in places if behind is None or place[:2] > behind)
+        rest = (place for place in places if after is None or place[:2] > after)
         found = nsmallest(limit + 1, rest, key=lambda place: place[:2])
     else:
-        rest = (place for place in places if behind is None or place[:2] < behind)
+        rest = (place for place in places if after is None or place[:2] < after)
         found = nlargest(limit + 1, rest, key=lambda place: place[:2])
     shown = found[:limit]
     has_more = bool(shown) and len(found) > limit
@@ -580,9 +588,9 @@ def paged(
 # ---- records ---------------------------------------------------------------------------------------------
 
 
-def earliest(*instants: int | None) -> int | None:
-    """Return the earliest of the times that are not None; None if there is none."""
-    return min((instant for instant in instants if instant is not None), default=None)
+def earliest(*times: int | None) -> int | None:
+    """Return the earliest of the times that are not None; None if all are None."""
+    return min((time for time in times if time is not None), default=None)
 
 
 def checked(stored: Record | None, change: RecordChange) -> Applied:
@@ -619,10 +627,10 @@ def next_in_line(
     turns = [iter(lines[name]) for name in names]
     taken: list[_T] = []
     while turns and len(taken) < limit:
-        in_turn = [(turn, one) for turn in turns if (one := next(turn, _NOBODY)) is not _NOBODY]
+        in_turn = [(turn, one) for turn in turns if (one := next(turn, _NO_ITEM)) is not _NO_ITEM]
         turns = [turn for turn, _ in in_turn]
-        taken += [one for _, one in in_turn]  # type: ignore[misc]  # _NOBODY was filtered out above
+        taken += [one for _, one in in_turn]  # type: ignore[misc]  # _NO_ITEM was filtered out above
     return taken[:limit]
 
 
-_NOBODY = object()
+_NO_ITEM = object()

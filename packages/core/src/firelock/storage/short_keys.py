@@ -3,7 +3,7 @@
 Many key-value stores limit the length of a key. LMDB, as its Python package is built, accepts 511 bytes; the
 name of a lock alone can have 800. `ShortKeys` splits a key that is too long. A row whose key is the head of
 the long key marks that longer keys exist. The tail becomes a key of its own below a digest of the head, and
-is split again if it is still too long. Keys keep their order, so a scan returns them in their proper places.
+is split again if it is still too long. Keys keep their order, so a scan returns the rows in order of key.
 A key that fits is stored unchanged.
 """
 
@@ -28,11 +28,11 @@ class Rows(Protocol):
         ...
 
     def put(self, key: str, value: str) -> None:
-        """Store the row, in place of an earlier one."""
+        """Store the row; a row with the same key is replaced."""
         ...
 
     def delete(self, key: str) -> None:
-        """Delete this row and no other; it need not exist."""
+        """Delete only this row, if it exists."""
         ...
 
     def scan(
@@ -55,14 +55,16 @@ class Rows(Protocol):
 def scan_after(
     rows: Rows, prefix: str, start: str | None, *, reverse: bool = False, limit: int
 ) -> list[tuple[str, str]]:
-    """Return the result of the rows' `scan`.
+    """Return the result of `rows.scan`, and check that it does not return its start.
 
     Raises:
-        StorageError: the scan returned its start, so an iteration would never end.
+        StorageError: If the scan returned the row of its start, so an iteration would never end.
     """
     found = rows.scan(prefix, start=start, reverse=reverse, limit=limit)
     if found and found[0][0] == start:
-        raise StorageError(f"A scan that starts after {start!r} returned that row; scan must leave it out.")
+        raise StorageError(
+            f"scan(start={start!r}) returned the row of its start; it must return only rows after it."
+        )
     return found
 
 
@@ -80,7 +82,7 @@ class ShortKeys:
         return self._rows.get(key)
 
     def put(self, key: str, value: str) -> None:
-        """Store the row, in place of an earlier one."""
+        """Store the row; a row with the same key is replaced."""
         while not _is_whole(key):
             head, tail = _cut(key)
             self._rows.put(head + _MARK, "")
@@ -88,7 +90,7 @@ class ShortKeys:
         self._rows.put(key, value)
 
     def delete(self, key: str) -> None:
-        """Delete this row and no other; it need not exist."""
+        """Delete only this row, if it exists."""
         if _is_whole(key):
             self._rows.delete(key)
             return

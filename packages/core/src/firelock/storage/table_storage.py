@@ -58,16 +58,18 @@ _T = TypeVar("_T")
 class TableStorage(DerivedStorage):
     """Every verb on tables, each as one step."""
 
-    _is_initialized = False  # set by __init__: a storage whose own __init__ does not call it is refused
+    _is_initialized = (
+        False  # set by __init__, so that a subclass whose __init__ does not call it can be rejected
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self._is_initialized = True
         self._served = ""  # the queue that had the last turn
-        self._told_due_at: int | None = None  # the next due time that `claim` or `promote` returned last
+        self._reported_due_at: int | None = None  # the next due time that `claim` or `promote` returned last
         self._cursors = LaneCursors()
-        self._freed: dict[str, dict[str, None]] = {}  # by queue: lanes in which this handle has ended jobs
-        self._idle_after = self._unique_after = ""  # the keys after which upkeep continues
+        self._freed: dict[str, dict[str, None]] = {}  # by queue: lanes of jobs that this handle has settled
+        self._idle_after = self._unique_after = ""  # the keys after which the next `prune` continues
 
     @abstractmethod
     def _step(self, body: Callable[[Tables], _T]) -> _T:
@@ -115,7 +117,7 @@ class TableStorage(DerivedStorage):
 
         def claim(tables: Tables) -> Claim:
             living = tables.living(request.session)
-            next_due_at = self._told_due_at = tables.next_due_at()
+            next_due_at = self._reported_due_at = tables.next_due_at()
             if living is None:
                 return Claim([], next_due_at, is_session_lost=True)
             known = tables.queues() if request.queues is None else request.queues
@@ -169,7 +171,7 @@ class TableStorage(DerivedStorage):
         if is_reviving and result is Applied.APPLIED and not after.record.is_final:
             take_again(tables, after.record)
         if row.lane is not None and row.record.session is not None and after.record.session is None:
-            # The next claim examines the lane of a job that a session no longer has.
+            # The session no longer has the job, so the next claim must examine its lane.
             if len(self._freed) > _FREED_QUEUES:
                 self._freed.clear()
             self._freed.setdefault(row.record.queue, {})[row.lane] = None
@@ -322,8 +324,8 @@ class TableStorage(DerivedStorage):
             due = tables.due(now, limit)
             for row in due:
                 _put(tables, rules.promoted(row, now=now))
-            self._told_due_at = tables.next_due_at()
-            return Promotion(len(due), self._told_due_at)
+            self._reported_due_at = tables.next_due_at()
+            return Promotion(len(due), self._reported_due_at)
 
         return self._step(promote)
 
@@ -332,15 +334,15 @@ class TableStorage(DerivedStorage):
         now = self.clock()
 
         def release(tables: Tables) -> int:
-            looked_at = 0
-            while looked_at < limit:
-                if (found := tables.next_releasing(limit - looked_at)) is not None:
-                    looked_at += relation_tables.decide_children(tables, *found, now=now)
+            examined = 0
+            while examined < limit:
+                if (found := tables.next_releasing(limit - examined)) is not None:
+                    examined += relation_tables.decide_children(tables, *found, now=now)
                 elif (batch := tables.next_changed()) is not None:
-                    looked_at += relation_tables.look_at(tables, batch, limit - looked_at, now=now)
+                    examined += relation_tables.examine(tables, batch, limit - examined, now=now)
                 else:
                     break
-            return looked_at
+            return examined
 
         return self._step(release)
 
@@ -370,7 +372,7 @@ class TableStorage(DerivedStorage):
         """See `Storage.get`."""
 
         def get(tables: Tables) -> list[JobRecord | None]:
-            # Only a known job has an id with which its progress can be read.
+            # Progress is read only for known jobs, because any string may be passed as an id.
             rows = [tables.job(id) for id in ids]
             return [
                 with_progress(row.record, tables.record("progress", row.record.id)) if row else None
@@ -464,7 +466,10 @@ class TableStorage(DerivedStorage):
 
 
 def _stored(tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, now: int) -> StoredJob:
-    """Return a new job as its parents and its batch leave it; `new` has the earlier jobs of its call."""
+    """Return a new job in the state that its parents and its batch require.
+
+    `new` contains the earlier jobs of the same call.
+    """
 
     def find(id: str) -> StoredJob | None:
         return new.get(id) or tables.job(id)

@@ -1,4 +1,4 @@
-"""Jobs, sessions, records and keys as tables, from which `TableStorage` builds every verb."""
+"""The interface of the tables of jobs, sessions, records and keys, on which `TableStorage` is built."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Tables(ABC):
 
     @abstractmethod
     def put(self, row: StoredJob) -> None:
-        """Store the job; if it has just ended and others wait for it, put it on the releasing list."""
+        """Store the job; if it has just ended and other jobs wait for it, put it on the releasing list."""
 
     @abstractmethod
     def remove(self, row: StoredJob) -> None:
@@ -115,15 +115,15 @@ class Tables(ABC):
 
     @abstractmethod
     def note_changed(self, batch: str) -> None:
-        """Put the batch on the list of batches to examine, if it is not on it."""
+        """Put the batch on the list of batches to examine, unless it is already on the list."""
 
     @abstractmethod
     def is_changed(self, batch: str) -> bool:
-        """Return whether the batch is on that list."""
+        """Return whether the batch is on the list of batches to examine."""
 
     @abstractmethod
     def next_changed(self) -> str | None:
-        """Remove a batch from the list and return it; None if the list is empty."""
+        """Remove a batch from the list of batches to examine, and return it; None if the list is empty."""
 
     @abstractmethod
     def unswept(self, batch: str, limit: int) -> list[StoredJob]:
@@ -187,7 +187,7 @@ class Tables(ABC):
 
     @abstractmethod
     def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
-        """Return an ended parent and some children that wait for it; never return them for this end again."""
+        """Return an ended parent and some children that wait for it; return each child once per end."""
 
     @abstractmethod
     def find(
@@ -225,7 +225,7 @@ class Tables(ABC):
 
     @abstractmethod
     def forgettable(self, now: int, limit: int) -> list[StoredSession]:
-        """Return the first of the ended sessions that may be deleted by now."""
+        """Return the first ended sessions that may be deleted at this time."""
 
     def living(self, id: str) -> SessionRecord | None:
         """Return the session; None if it has ended or is unknown."""

@@ -1,8 +1,8 @@
-"""The waits for work in one process, and the arrivals that each of them has not seen yet.
+"""The waits for work in one process, and the arrivals of work that each wait has not seen yet.
 
-Code that detects work, including work from other processes, notes the queues of that work. A claim is marked
-when it begins, because it sees all work that arrived before. So work that arrives between a claim that found
-nothing and the wait ends the wait.
+Code that detects new work, including work from other processes, calls `note` with the queues of that work. A
+claim sees all work that arrived before it began, so its beginning is marked. If work arrives between a claim
+that found nothing and the following wait, the wait ends immediately.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import time
 import weakref
 from collections.abc import Collection, Sequence
 
-ANY_QUEUE = "*"  # for every queue: a due time became earlier, a queue was resumed, or the queue is unknown
+ANY_QUEUE = (
+    "*"  # every queue: a due time became earlier, a queue was resumed, or the queue of the work is unknown
+)
 _TAKEN = "taken "  # names of queues contain no space
 _REST = 0.005  # seconds of pause after a wake-up of a wait for `taken_from` names, which every arrival wakes
 _REMEMBERED = 1_000  # queues, and sets of queues, whose last arrival is stored separately
@@ -31,9 +33,9 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 def taken_from(session: str) -> str:
-    """Return the name for which the holder of a session's jobs waits, in place of a queue.
+    """Return the name that the holder of a session's jobs passes to `wait` in place of a queue.
 
-    It arrives when others have taken one of the jobs out of processing: an operator, or the end of its batch.
+    Such a wait ends when an operator, or the end of a batch, has taken one of the jobs out of processing.
     """
     return _TAKEN + session
 
@@ -138,7 +140,7 @@ class Waiting:
     # ---- hooks for a storage, called with the lock held ----------------------------------------------------
 
     def look(self) -> None:
-        """Note what has arrived elsewhere."""
+        """Note the work that has arrived in other processes."""
 
     def is_news(self, queues: Sequence[str] | None) -> bool:
         """Return whether something has arrived for these queues since their last mark or successful wait."""
