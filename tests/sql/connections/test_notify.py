@@ -219,7 +219,7 @@ def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, short_f
 
 
 def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, monkeypatch):
-    """If only the database's folder is writable, the description states that work is found by polling.
+    """If only the database's folder is writable, the description states that servers find work by polling.
 
     Nothing fails.
     """
@@ -235,7 +235,7 @@ def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, 
     mailbox.send(b"work")
 
     assert not mailbox.is_open
-    assert "work is found by polling" in mailbox.describe()
+    assert "servers find work by polling" in mailbox.describe()
     mailbox.close()
 
 

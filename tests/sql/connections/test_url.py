@@ -69,7 +69,7 @@ def test_a_database_in_memory_is_refused_with_a_hint(url):
         ("sqlite:////tmp/a.db?busy_timeout=soon", "'soon'"),
         ("sqlite:////tmp/a.db?busy_timeout=-1", "'-1'"),
         ("sqlite:////tmp/a.db?busy_timeout=nan", "'nan'"),
-        ("sqlite://host/a.db", "names a host"),
+        ("sqlite://host/a.db", "contains a host"),
         ("sqlite:////tmp/a.db#x", "%23"),
     ],
 )

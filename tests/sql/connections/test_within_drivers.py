@@ -78,7 +78,7 @@ def test_another_database_is_refused(fire, task, postgresql):
                 task.using(within=within).enqueue(1)
     with (
         closing(psycopg.connect(postgresql.url().replace(postgresql.name, "postgres"))) as elsewhere,
-        pytest.raises(ConfigurationError, match="has not the tables"),
+        pytest.raises(ConfigurationError, match="does not contain the tables"),
     ):
         task.using(within=elsewhere).enqueue(1)
 

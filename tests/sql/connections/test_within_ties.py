@@ -436,9 +436,9 @@ class TestTester:
     @pytest.mark.parametrize("within", ["default", {}, AsyncSession()], ids=["str", "dict", "AsyncSession"])
     def test_what_every_storage_refuses_is_refused(self, shop, within):
         """An AsyncSession is only accepted by the async verbs."""
-        with pytest.raises(ConfigurationError, match=f"not? {type(within).__name__}"):
+        with pytest.raises(ConfigurationError, match=rf"\b(no|not|got) {type(within).__name__}"):
             shop.task(within).enqueue(1)
-        with pytest.raises(ConfigurationError, match=f"not? {type(within).__name__}"):
+        with pytest.raises(ConfigurationError, match=rf"\b(no|not|got) {type(within).__name__}"):
             shop.approval.send(shop.committed, True, within=within)
 
     @pytest.mark.parametrize("way", ["session"])

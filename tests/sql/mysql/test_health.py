@@ -104,7 +104,7 @@ def test_a_storage_tells_of_its_server(mariadb):
     name = {"mariadb": "MariaDB", "mysql": "MySQL"}[program.product]
     assert said["server"].split(",")[0] == f"{name} {'.'.join(map(str, program.version))}"
     assert ("untested" in said["server"]) is (name == "MySQL")
-    assert said["wake"].startswith("off: other processes find work when they poll")
+    assert said["wake"].startswith("off: other processes find work by polling")
     assert "secret" not in str(said)
     assert Feature.NOTIFY not in features
 

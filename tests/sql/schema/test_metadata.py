@@ -60,5 +60,5 @@ def test_each_database_has_its_own_indexes(dialect, has_partial):
 @pytest.mark.parametrize("name", ["", "a b", 'x"; drop table y', "1st", "ü"])
 def test_what_is_no_name_is_refused(name):
     """Names are part of statements, so they may contain only letters, digits and underscores."""
-    with pytest.raises(ConfigurationError, match="is no name"):
+    with pytest.raises(ConfigurationError, match="must be a name of up to 40 letters"):
         tables_of("postgresql", prefix=name)

@@ -164,7 +164,7 @@ def test_tables_from_before_the_first_release_are_told(open_storage, path, use, 
     open_storage().counts()
     write(path, f"alter table firelock_schema drop column {lacking}")
 
-    with pytest.raises(SchemaMismatch, match=r"before its first release.*Remove them.*or name another"):
+    with pytest.raises(SchemaMismatch, match=r"before the first release.*Remove the tables.*or use another"):
         getattr(open_storage(), use)()
 
     with closing(sqlite3.connect(path)) as connection:

@@ -27,7 +27,7 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:
 
 
 def _open_sqlite(url: str | Engine) -> Storage:
-    """Open a URL, or the database file of a caller's Engine with our own connections and settings."""
+    """Open a URL. For a caller's Engine, open its database file with our own connections and settings."""
     from firelock_sql.sqlite.storage import SqliteStorage  # noqa: PLC0415 - loads the driver
 
     return SqliteStorage(url if isinstance(url, str) else f"sqlite:///{url.url.database or ''}")
@@ -53,5 +53,5 @@ def _open_mysql(url: str | Engine) -> Storage:
 
 def _no_driver(database: str, driver: str, extra: str) -> ConfigurationError:
     return ConfigurationError(
-        f'{database} needs {driver}, which is not installed: pip install "firelock[{extra}]".'
+        f'{database} storage requires {driver}, which is not installed. Run pip install "firelock[{extra}]".'
     )

@@ -1,10 +1,10 @@
 """`SqlStorage`: the verbs that run for every job. Each verb is one transaction.
 
-A job is *plain* if it needs nothing but a queue. An end is *plain* if it is a success that the storage
-receives for the first time. Most jobs and ends are plain, so they have a fast path: the storage remembers the
-jobs that a session has claimed through this process, and settles their plain ends without reading their rows.
-Each dialect has a subclass with the fastest form for its database. The other verbs are grouped in the base
-classes of this class.
+A job is *plain* if it needs only a queue. An end is *plain* if it is a success that the storage receives for
+the first time. Most jobs and ends are plain, so they have a fast path: the storage remembers the jobs that a
+session has claimed through this process, and settles their plain ends without reading their rows. Each
+dialect has a subclass with the fastest form for its database. The other verbs are grouped in the base classes
+of this class.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ kind = attrgetter(*KIND)
 
 _waits_for = attrgetter("waits_for")
 
-# Settles one plain end if the row still has all values that the claim has seen. Drivers that accept many rows
-# run it once per end. The id is compared too, because SQLite assigns a number again after the last row was
-# pruned.
+# Settles one plain end if the row still has all values that the claim has read. Drivers with `executemany`
+# run it for many ends at a time. The condition includes the id, because SQLite reuses the number of the last
+# row after that row was pruned.
 _SETTLE = """
 UPDATE firelock_jobs
 SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started_at,
@@ -106,7 +106,7 @@ def settle_values(end: Transition, held: HeldClaim) -> tuple[Value, ...]:
 
 
 class HeldClaim(NamedTuple):
-    """The facts about a claimed job that are remembered in order to settle it without reading its row."""
+    """The remembered values of a claimed job, with which it is settled without reading its row."""
 
     seq: int
     queue: str
@@ -117,14 +117,14 @@ class HeldClaim(NamedTuple):
 
 
 def held_of(job: ClaimedJob, seq: int) -> HeldClaim:
-    """Return the facts to remember about a claimed job."""
+    """Return the values of a claimed job to remember."""
     batch_id = None if job.relations_json is None else read_relations(job.relations_json).batch_id
-    # Calling the class takes twice as long.
+    # A call of the class takes twice as long.
     return HeldClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
 
 
 def freed_by(plain: Sequence[tuple[Transition, HeldClaim]]) -> list[LetGo]:
-    """Return the jobs among these plain ends that have held limit keys, for which other jobs may wait."""
+    """Return the jobs of these plain ends that held limit keys; other jobs may wait for these keys."""
     keyed = [held for _, held in plain if held.admission_json is not None]
     return [
         (held.seq, held.queue, lane)
@@ -134,7 +134,7 @@ def freed_by(plain: Sequence[tuple[Transition, HeldClaim]]) -> list[LetGo]:
 
 
 @attrs.define
-class _Holding:
+class _SessionClaims:
     server: str
     jobs: dict[str, HeldClaim] = attrs.field(factory=dict)
 
@@ -148,10 +148,10 @@ class Parted:
 
 
 class Holdings:
-    """The claimed jobs of each session of this process, which are settled without reading their rows."""
+    """The claimed jobs of each session of this process, whose plain ends are stored without reading rows."""
 
     def __init__(self) -> None:
-        self._of: dict[str, _Holding] = {}
+        self._of: dict[str, _SessionClaims] = {}
 
     def forget(self, session: str | None) -> None:
         """Forget the jobs of a session that has ended, or of all sessions for None."""
@@ -164,14 +164,14 @@ class Holdings:
         """Remember the jobs, by id, that a session of this server has claimed in a committed transaction."""
         holding = self._of.get(session)
         if holding is None:
-            holding = self._of[session] = _Holding(server)
+            holding = self._of[session] = _SessionClaims(server)
         holding.jobs.update(claimed)
 
     def split(self, transitions: Sequence[Transition], session: str | None) -> Parted:
         """Return the plain ends of one session, separate from the other transitions.
 
-        If no session is given, it is the session of the first plain end. If a job occurs twice, no transition
-        is plain, because their order matters.
+        If `session` is None, use the session of the first plain end. If a job occurs twice, no transition is
+        plain, because the order matters.
         """
         if len({one.job_id for one in transitions}) < len(transitions):
             return Parted([], list(range(len(transitions))))
@@ -226,13 +226,13 @@ class SqlStorage(
 
     contract = 1
     admits: ClassVar[frozenset[Feature]] = frozenset()
-    """The features of limits and unique keys that this dialect offers."""
+    """Whether this dialect supports limits and unique keys, as features."""
     hot_marks: ClassVar[Collection[int]] = (0,)
-    """The marks of jobs whose plain ends are written without reading: 0, and more if the dialect can."""
+    """The marks of jobs whose plain ends are written without reading: 0, and others on some dialects."""
     locks_rows: ClassVar[bool] = True
     """Whether other transactions can lock single rows."""
     first_wait_seconds: ClassVar[float] = BRIEF_SECONDS
-    """How many seconds the first try of a transaction with ends waits for locks of other transactions."""
+    """The seconds that the first try of a transaction with ends waits for locks of other transactions."""
 
     def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database
@@ -315,15 +315,15 @@ class SqlStorage(
 
     @abstractmethod
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store the jobs in a separate transaction; return for each whether it is new."""
+        """Store the jobs in a separate transaction; return for each job whether it is new."""
 
     def _insert_any(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store jobs of any kind; return for each whether it is new."""
+        """Store jobs of any kind; return for each job whether it is new."""
         return self._database.write(lambda tx: insert_jobs(tx, jobs))
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """Claim jobs; if a first read finds none, no lock is taken."""
+        """Claim jobs; take no lock if a first read finds no jobs."""
         self._database.wake.mark(request.queues)
         nothing = self._database.read(lambda tx: self._claim_nothing(tx, request))
         if nothing is not None:
@@ -331,7 +331,7 @@ class SqlStorage(
         return self._remember_claim(request, self._take_alone(request))
 
     def _take_alone(self, request: ClaimRequest) -> TakenRows:
-        """Claim jobs, waiting briefly for locked keys; if one stays locked, claim again without waiting."""
+        """Claim jobs, waiting briefly for locked keys; if a key stays locked, claim again without waiting."""
         if self._cursors.patience > 0:
             try:
                 return self._database.write_briefly(lambda tx: self._take_jobs(tx, request))
@@ -340,7 +340,7 @@ class SqlStorage(
         return self._database.write(lambda tx: self._take_jobs(tx, request))
 
     def _claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
-        """Return the claim if the session can take nothing; None if there may be work for it."""
+        """Return an empty claim if the session cannot claim any job; None if there may be work for it."""
         server, has_lanes = living_server(tx, request.session)
         if server is None:
             return Claim([], next_due_at(tx, self._due_floor.start), is_session_lost=True)
@@ -349,7 +349,7 @@ class SqlStorage(
         return Claim([], next_due_at(tx, self._due_floor.start))
 
     def _take_jobs(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
-        """Claim jobs in this transaction; the session cannot end before the transaction does."""
+        """Claim jobs in this transaction, until whose end the session cannot end."""
         server, has_lanes = serving_with_lanes(tx, request.session)
         rows: Sequence[ReadyRow] = []
         look_again_at = None
@@ -366,7 +366,7 @@ class SqlStorage(
         return take_rows(tx, request, ReadyRows(server, rows, due_at, look_again_at))
 
     def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
-        """Return the claim, and remember the claimed jobs so that their ends need no reading."""
+        """Remember the claimed jobs, so that their plain ends do not read rows; return the claim."""
         if taken.claim.is_session_lost:
             self._holdings.forget(request.session)
         held = (
@@ -392,17 +392,17 @@ class SqlStorage(
 
     @abstractmethod
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """Return the results; plain ends are written without reading, others after reading their rows."""
+        """Settle the transitions; write plain ends without reading rows, and others after reading them."""
 
     def _suspend_jobs(self, transitions: Sequence[Transition]) -> Collection[str]:
-        """Return the jobs that are now suspended, through the fast path for suspensions."""
+        """Suspend jobs on the fast path for suspensions; return the suspended ones."""
         if not any(map(_waits_for, transitions)):
             return ()
         suspensions = find_suspensions(transitions)
         return self._suspend(suspensions) if suspensions else ()
 
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
-        """Return the jobs that are now suspended; the general path, which reads rows, handles the others."""
+        """Suspend jobs; return the suspended ones. The general path, which reads rows, handles the others."""
         del suspensions
         return ()
 
@@ -413,10 +413,10 @@ class SqlStorage(
     ) -> tuple[list[Applied], _T]:
         """Run the work with the transitions in one transaction that never waits long for a locked row.
 
-        The first try waits briefly for rows other than those of the transitions' own jobs. If one of these
-        stays locked, the second try skips every locked row of a job. If the lock is on something else, a
-        third try stores only the plain ends, which need nothing else, and all other transitions are busy. A
-        change by an operator waits like any other transaction.
+        The first try skips locked rows of the transitions' own jobs, and waits briefly for other rows. If one
+        of those stays locked, the second try skips every locked row of a job. If a row of another kind is
+        locked, a third try stores only the plain ends, which need no other rows. The result of all other
+        transitions is then busy. A change by an operator waits like any other transaction.
         """
         if not self.locks_rows or any(one.session is None for one in transitions):
             return self._database.write(lambda tx: work(tx, transitions))
@@ -473,7 +473,7 @@ class SqlStorage(
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """Settle the transitions and claim; return both results.
 
-        Ended jobs are forgotten before claimed jobs are remembered, because it may be the same job.
+        Forget ended jobs before remembering claimed ones, because the same job may be among both.
         """
 
         def both(tx: Transaction, ends: Sequence[Transition]) -> tuple[list[Applied], TakenRows]:
@@ -490,10 +490,10 @@ class SqlStorage(
     def _settle_and_take(
         self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
     ) -> tuple[list[Applied], TakenRows]:
-        """Return the results of the transitions, and the jobs that the session has claimed after them."""
+        """Settle the transitions, then claim for the session; return the results and the claimed jobs."""
 
     def _skip_needless_wake(self, tx: Transaction, request: ClaimRequest, claim: Claim) -> None:
-        """Do not notify other servers of the released keys if this claim has taken all jobs that it could."""
+        """Do not notify other servers of the freed keys if this claim has taken all jobs that it could."""
         if request.queues is None and len(claim.jobs) < request.limit:
             tx.let_go.clear()
 
@@ -526,7 +526,7 @@ class SqlStorage(
 
 
 def _first_number() -> int:
-    """Return a random number of inserts that count as done, because many processes run only a few calls."""
+    """Return a random start value for the number of inserts, because many processes make only a few calls."""
     return random.randrange(FOLD_EVERY)  # noqa: S311 - not a secret
 
 
@@ -538,7 +538,7 @@ def _without(transitions: Sequence[Transition], jobs: Collection[str]) -> Sequen
 def _merged(
     transitions: Sequence[Transition], applied: Collection[str], others: Sequence[Applied]
 ) -> list[Applied]:
-    """Return the results of all transitions in order: applied for these jobs, else the given results."""
+    """Return the results of all transitions in order: APPLIED for `applied` jobs, `others` for the rest."""
     if not applied:
         return list(others)
     rest = iter(others)

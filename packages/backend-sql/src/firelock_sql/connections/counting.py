@@ -1,9 +1,9 @@
 """The number of jobs per queue and state.
 
-On SQLite only one transaction writes at a time, and it changes a row of `counts` in place. If transactions
-run concurrently, such a row would serialize them, even behind a caller's own transaction for as long as that
-stays open. So each one inserts rows of differences instead, which upkeep folds into `counts`. The sum of both
-in one snapshot is always correct.
+On SQLite, only one transaction writes at a time, and it changes a row of `counts` in place. On database
+servers, transactions run concurrently, and such a row would serialize them. They would even wait for a
+caller's own transaction for as long as it stays open. So each transaction inserts rows of differences
+instead, which upkeep folds into `counts`. Within one snapshot, the sum of both tables is always correct.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from firelock_sql.connections.database import Database
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 
 _FOLDED_AT_ONCE = 5_000
-_FOLDS_A_RUN = 4  # due jobs wait for the run
-_LONGEST_SECONDS = 0.25  # for the folds of one run, if they are slow
-FOLD_EVERY = 1_000  # inserts by a client until it folds some differences itself
+_FOLDS_A_RUN = 4  # few, because due jobs wait until the run ends
+_LONGEST_SECONDS = 0.25  # for all folds of one run
+FOLD_EVERY = 1_000  # inserts after which a client folds some differences itself
 _WORTH_FOLDING = 200
 _LONG_SECONDS = 0.05
 _REST = 20  # multiples of the duration of a slow fold
@@ -51,13 +51,13 @@ _IDLE = Text("""
 SELECT queue FROM firelock_counts GROUP BY queue HAVING min(jobs) = 0 AND max(jobs) = 0
 ORDER BY queue LIMIT :most
 """)
-# A concurrent fold waits for this statement. It either adds to a row before this statement checks it, or
-# inserts a new one.
+# A concurrent fold either adds to a row before this statement checks the row, or waits for this statement and
+# then inserts a new row.
 _FORGET = Text("DELETE FROM firelock_counts WHERE jobs = 0 AND queue IN :ids")
 
 
 def counted(tx: Transaction) -> Sequence[tuple[Any, ...]]:
-    """Return queue, state and number of jobs, without zeros."""
+    """Return rows of queue, state and number of jobs, where the number is not 0."""
     rows = tx.all(_SUMMED if tx.adds_deltas else _IN_PLACE)
     return [(queue, state, int(number)) for queue, state, number in rows]
 
@@ -89,11 +89,11 @@ def add_deltas(tx: Transaction) -> None:
 
 
 class Folding:
-    """The folding of differences into the counts, which remembers where to begin.
+    """A process's folding of differences into the counts, with the position at which the next run begins.
 
     While a snapshot is held open, folded rows stay in the table, and a read from its beginning steps over all
-    of them. After a slow read the next ones begin after the last folded row for a while. A row that a long
-    transaction inserts before that position waits, but still counts in the sum.
+    of them. After a slow read, the next reads begin after the last folded row for some time. A row that a
+    long transaction inserts before that position is folded later, but is always included in the sum.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -102,7 +102,7 @@ class Folding:
         self._whole_at = clock()
 
     def run(self, database: Database, folds: int = _FOLDS_A_RUN) -> None:
-        """Fold until the remaining differences cost almost nothing to read, or until the run must end.
+        """Fold differences until few are left or the run has reached one of its limits.
 
         Args:
             database: the database with the differences.
@@ -128,7 +128,7 @@ class Folding:
 
 
 def _some_after(tx: Transaction, after: int) -> tuple[int, int]:
-    """Return the number of differences, up to those worth folding, and the number of the first row, or 0."""
+    """Return the number of differences, up to `_WORTH_FOLDING`, and the number of the first row, or 0."""
     number, first = tx.one(_NUMBER, after=after, most=_WORTH_FOLDING)
     return int(number), int(first or 0)
 

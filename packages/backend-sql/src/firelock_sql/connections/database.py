@@ -26,17 +26,17 @@ from firelock_sql.schema.names import SCHEMA_TABLE, TABLES
 
 _T = TypeVar("_T")
 BRIEF_SECONDS = 0.02  # short, because the thread that claims jobs and stores ends waits for the lock
-_OF_ASYNC = "An AsyncSession or AsyncConnection is taken by aenqueue."
-_OF_DJANGO = "For an alias or a connection of Django's, make the app with plugins=[DjangoPlugin()]."
+_OF_ASYNC = "Pass an AsyncSession or AsyncConnection to aenqueue."
+_OF_DJANGO = "To pass a Django alias or connection, create the app with plugins=[DjangoPlugin()]."
 
-# All columns, because tables of development versions lack the last one.
+# All columns, because the tables of development versions do not have the last one.
 _VERSION = Text("SELECT * FROM firelock_schema ORDER BY version DESC LIMIT 1")
 _MADE_AT = Text("SELECT min(at) FROM firelock_schema")
 _EMPTY = [Text(f"DELETE FROM {name}") for name in sorted(TABLES - {SCHEMA_TABLE})]  # noqa: S608 - names
 
 
 class RowLocked(Exception):
-    """Another transaction held a lock for longer than `write_briefly` waits; nothing was stored."""
+    """Raised if another transaction holds a lock for longer than `write_briefly` waits; nothing is stored."""
 
 
 class Connections(Protocol):
@@ -57,7 +57,7 @@ class Database(ABC):
     dialect: Dialect
     name: str  # for display
     connect_url: str  # with its password; empty if only the caller's engine connects to it
-    raw_kind: str  # what `raw_transaction` takes, for messages
+    raw_kind: str  # the type that `raw_transaction` accepts, for messages
     locks_rows: bool = True  # False: a writer locks the whole database instead of single rows
     clock_offset: int = 0
 
@@ -72,7 +72,7 @@ class Database(ABC):
     def transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
         """Run the work in one transaction, repeat it if it conflicts with others, and return its result.
 
-        It must work with any version of the schema. It does not store the work's changes of the counts.
+        This must not depend on the version of the schema. It does not store the work's changes of the counts.
         """
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Database(ABC):
 
     @abstractmethod
     def tidy(self) -> None:
-        """Do the work that transactions have left for upkeep, as far as it is worth the effort."""
+        """Do the work that transactions have left for upkeep, unless so little is left that it can wait."""
 
     def tidy_some(self) -> None:  # noqa: B027 - few databases override it
         """Do a part of the work that transactions have left for upkeep, because there may be no server."""
@@ -115,8 +115,8 @@ class Database(ABC):
         """Run the work as one transaction and commit it; repeat it as a whole if it conflicts with others.
 
         Raises:
-            StorageUnavailable: trying again later may help; nothing was written.
-            StorageError: trying again does not help; nothing was written.
+            StorageUnavailable: If the error may be temporary; nothing was written.
+            StorageError: If the error is permanent; nothing was written.
         """
         self.ensure_schema()
         result, woken = self.transact(lambda tx: self._run_work(tx, work), is_writing=True)
@@ -127,10 +127,10 @@ class Database(ABC):
     def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
         """Do the same as `write`, but wait at most this long for all locks of other transactions.
 
-        This implementation is for a database without locks of single rows.
+        This implementation is for a database that does not lock single rows.
 
         Raises:
-            RowLocked: another transaction has kept a lock for that long; nothing was written.
+            RowLocked: If another transaction keeps a lock for that long; nothing was written.
         """
         del seconds
         return self.write(work)
@@ -141,7 +141,7 @@ class Database(ABC):
         return self.transact(work, is_writing=False)
 
     def look(self, work: Callable[[Transaction], _T]) -> _T:
-        """Return the result of work that runs a single query, and so needs no common snapshot."""
+        """Return the result of work that runs a single query and therefore needs no snapshot."""
         return self.read(work)
 
     def _run_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
@@ -153,7 +153,7 @@ class Database(ABC):
         return result, tx.woken
 
     def _run_joined_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-        """Do the same as `_run_work` in a caller's transaction, whatever has changed since its start."""
+        """Do the same as `_run_work` in a caller's transaction, even if rows have changed since its start."""
         return self._run_work(tx, work)
 
     def check_open(self) -> None:
@@ -168,12 +168,12 @@ class Database(ABC):
     # ---- the schema --------------------------------------------------------------------------------------
 
     def ensure_schema(self) -> None:
-        """Check that this code works on the schema, and create it if there is none.
+        """Create the schema if it does not exist; otherwise check that this code works on it.
 
         Raises:
-            SchemaMismatch: the schema is too old or too new.
+            SchemaMismatch: If the schema is too old or too new.
         """
-        # without a lock: checking twice is harmless, but a lock that is held during a fork is not
+        # without a lock: checking twice is harmless, but holding a lock during a fork is not
         if self._is_checked:
             return
         found, works_with = self.transact(self._stored_schema, is_writing=False)
@@ -181,8 +181,8 @@ class Database(ABC):
             self.migrate()
         elif found < version.OLDEST:
             raise SchemaMismatch(
-                f"{self.name} has schema {found}, this version of firelock-sql needs {version.WANTED}. "
-                "Run firelock migrate."
+                f"{self.name} has schema {found}, but this version of firelock-sql requires schema "
+                f"{version.WANTED}. Run firelock migrate."
             )
         elif works_with > version.WANTED:
             raise self._is_newer(found)
@@ -196,7 +196,7 @@ class Database(ABC):
         """Return the stored version, or 0, and the oldest schema version whose code works on it.
 
         Raises:
-            SchemaMismatch: the tables are those of a development version.
+            SchemaMismatch: If a development version has created the tables.
         """
         match tx.one(_VERSION) if self.has_tables(tx) else None:
             case None:
@@ -205,8 +205,8 @@ class Database(ABC):
                 return int(found), int(works_with)
             case _:
                 raise SchemaMismatch(
-                    f"{self.name} has tables that a Firelock made before its first release; no release reads "
-                    "them. Remove them, on SQLite by removing the file, or name another database."
+                    f"{self.name} contains tables of a Firelock version before the first release, which no "
+                    "release can read. Remove the tables (for SQLite, the file), or use another database."
                 )
 
     def migrate(self) -> list[str]:
@@ -228,7 +228,7 @@ class Database(ABC):
         return [migration.sentence for migration in tables.MIGRATIONS[found:]]
 
     def migration_sql(self) -> list[str]:
-        """Return the statements that `migrate` would run, from the stored version or from nothing."""
+        """Return the statements that `migrate` would run, starting from the stored version, if any."""
         from firelock_sql.schema import tables  # noqa: PLC0415 - loads every dialect
 
         def compose(tx: Transaction) -> list[str]:
@@ -246,13 +246,13 @@ class Database(ABC):
 
     def _is_newer(self, found: int) -> SchemaMismatch:
         return SchemaMismatch(
-            f"{self.name} has schema {found}, this version of firelock-sql knows {version.WANTED}. "
-            "Upgrade firelock-sql here, or use the release that wrote it."
+            f"{self.name} has schema {found}, which is newer than schema {version.WANTED} of this version of "
+            "firelock-sql. Upgrade firelock-sql, or use the release that created the schema."
         )
 
     @staticmethod
     def made_at(tx: Transaction) -> int:
-        """Return when these tables were created, which distinguishes them from all others."""
+        """Return the time when these tables were created, which distinguishes them from all others."""
         return int(tx.one(_MADE_AT)[0] or 0)
 
     def clear(self) -> None:
@@ -271,15 +271,15 @@ class Database(ABC):
         """Return the transaction of a driver's own connection; None for any other object.
 
         Raises:
-            ConfigurationError: the connection is in autocommit mode and has no open transaction.
+            ConfigurationError: If the connection is in autocommit mode and has no open transaction.
         """
 
     @abstractmethod
     def connection_transaction(self, connection: Connection, tell_later: TellLater) -> Joined:
-        """Return the transaction of an SQLAlchemy connection, which must have begun.
+        """Return the transaction of an SQLAlchemy connection; begin it if none is open.
 
         Raises:
-            ConfigurationError: it is on another database, or commits each statement by itself.
+            ConfigurationError: If the connection is to another database, or commits each statement by itself.
         """
 
     @abstractmethod
@@ -291,7 +291,7 @@ class Database(ABC):
         """Return Firelock's part of the caller's transaction, which begins after a savepoint.
 
         Raises:
-            ConfigurationError: the transaction is on another database.
+            ConfigurationError: If the transaction is on another database.
         """
 
     def join(self, within: object, work: Callable[[Transaction], _T], *, is_adding_alone: bool = False) -> _T:
@@ -300,10 +300,10 @@ class Database(ABC):
         Args:
             within: the caller's transaction.
             work: Firelock's part of it.
-            is_adding_alone: the work reads nothing that others may have changed since the transaction began.
+            is_adding_alone: the work only adds rows, and does not read rows that others may have changed.
 
         Raises:
-            ConfigurationError: `within` is not a transaction of this database.
+            ConfigurationError: If `within` is not a transaction of this database.
         """
         callers = self._callers(within)
         self.ensure_schema()
@@ -326,12 +326,12 @@ class Database(ABC):
             return self.connection_transaction(*found)
         is_djangos = type(within).__module__.startswith("django.") or isinstance(within, str)
         raise ConfigurationError(
-            f"within= takes a Session, a Connection or {self.raw_kind}, not {type(within).__name__}. "
+            f"within must be a Session, a Connection or {self.raw_kind}, got {type(within).__name__}. "
             f"{_OF_DJANGO if is_djangos else _OF_ASYNC}"
         )
 
     def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
-        """Run the work within the transaction; if it fails, nothing of it is stored."""
+        """Run the work within the transaction; if it fails, roll back all of its changes."""
         cursor = callers.open_cursor()
         cursor.execute("SAVEPOINT firelock")
         try:
@@ -345,6 +345,6 @@ class Database(ABC):
 
 
 class SqlVerbs(DerivedStorage):
-    """The base class of the groups of verbs, each of which has its own file."""
+    """The base class for groups of verbs; each group has its own module."""
 
     _database: Database

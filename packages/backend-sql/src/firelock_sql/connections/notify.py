@@ -1,11 +1,11 @@
-"""Notifications of new work: the waiting threads of this process, and the messages of other processes.
+"""Notifications of new work: the waiting threads of this process, and messages between processes.
 
-A process that commits work sends the names of its queues through a mailbox. On SQLite this is a datagram
-between the processes of one host, on PostgreSQL it is NOTIFY; if neither is possible, nothing is sent. A lost
-message only delays work until the next poll, so no sender ever blocks.
+A process that commits work sends the names of its queues through a mailbox. On SQLite, a message is a
+datagram between processes of one host. On PostgreSQL, it is sent with NOTIFY. On other databases, nothing is
+sent. A lost message only delays work until the next poll, so sending never blocks.
 
-A busy server does not read its mailbox. It always claims before it waits, so it has seen the work of unread
-messages. So the first and the last message of a burst always have an effect.
+A busy server does not read its mailbox. It always claims jobs before it waits, so it finds the work of unread
+messages without them. This ensures that the first and the last message of a burst always have an effect.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Mailbox(Protocol):
         ...
 
     def open(self) -> None:
-        """Start to receive messages; if that fails, `describe` returns the reason."""
+        """Start to receive messages; if this fails, `describe` returns the reason."""
         ...
 
     def listen(self, seconds: float) -> None:
-        """Return when there may be a message, after a nudge, or after the timeout."""
+        """Wait until a message may have arrived, until a nudge, or until the timeout."""
         ...
 
     def take(self) -> list[bytes]:
@@ -81,7 +81,7 @@ class Wake(Waiting):
 
     def _make_mailbox(self) -> None:
         self._mailbox = self._open_mailbox() if self._open_mailbox is not None else None
-        self._is_listening = False  # one of the waiting threads listens for all
+        self._is_listening = False  # whether one of the waiting threads listens on behalf of all
 
     @override
     def leave_behind(self) -> None:
@@ -138,7 +138,7 @@ class Wake(Waiting):
     def describe(self) -> str:
         """Return a description of how servers are notified of work."""
         if self._mailbox is None:
-            return "off: other processes find work when they poll"
+            return "off: other processes find work by polling"
         return self._mailbox.describe()
 
     def close(self) -> None:
@@ -158,20 +158,20 @@ def _written(queues: Collection[str]) -> bytes:
 
 _LONGEST_ADDRESS = 103  # bytes; Linux takes 107, macOS 103
 _NAME_LENGTH = 24  # "/" and the longest name of a socket
-# a folder that changed this recently may have changed again within the same clock tick
+# a folder that has changed within this time may change again within the same clock tick
 _FRESH_NS = 50_000_000
 
 
 class SocketMailbox:
-    """The sockets of one database file: their folder, its owner check, and the removal of dead ones.
+    """Datagram sockets for one database file, in a folder that only its owner can access.
 
-    Each waiting process binds one socket. A process that commits work sends a datagram to all of them. The
-    socket of a busy server is full after a few datagrams; sending to it then fails immediately and costs
-    almost nothing.
+    Each waiting process binds one socket. A process that commits work sends a datagram to all of them, and
+    removes the sockets of dead processes. The socket of a busy server is full after a few datagrams. Sending
+    to it then fails immediately and costs almost nothing.
 
-    The folder is `<file>.wake`, accessible only to its owner. If its path is too long for the address of a
-    socket, a folder in the system's temporary folder is used instead. It is named after the file's path, and
-    used only if no other user can access it.
+    The folder is `<file>.wake`. If its path is too long for the address of a socket, a folder in the system's
+    temporary folder is used instead. It is named after the file's path, and used only if no other user can
+    access it.
     """
 
     def __init__(self, database: Path) -> None:
@@ -213,9 +213,9 @@ class SocketMailbox:
         self._socket, self._address = bound, address
 
     def take(self) -> list[bytes]:
-        """Return the datagrams that have arrived; the first call also starts to receive them."""
+        """Return the datagrams that have arrived; the first call starts to receive them."""
         if self._socket is None:
-            # when a claim calls it: datagrams between the claim and the following wait must not be lost
+            # a claim calls this first: datagrams between the claim and the following wait must not be lost
             self.open()
         bound, arrived = self._socket, list[bytes]()
         if bound is not None:
@@ -225,7 +225,7 @@ class SocketMailbox:
         return arrived
 
     def listen(self, seconds: float) -> None:
-        """Return when a datagram has arrived, after a `nudge`, or after the timeout."""
+        """Wait until a datagram has arrived, until a `nudge`, or until the timeout."""
         with self._sending:
             if self._socket is None or self._nudge is None:
                 return
@@ -243,7 +243,7 @@ class SocketMailbox:
             with self._sending:
                 self._is_listening = False
                 if self._is_closed:
-                    self._shut()
+                    self._close_sockets()
 
     def nudge(self) -> None:
         """Make a `listen` return."""
@@ -255,7 +255,7 @@ class SocketMailbox:
     # ---- sending -----------------------------------------------------------------------------------------
 
     def send(self, datagram: bytes) -> None:
-        """Send the datagram to every other process that waits or will wait; never block or fail."""
+        """Send the datagram to the sockets of all other processes; never block or fail."""
         others = [address for address in self._others() if address != self._address]
         sender = self._open_sender() if others else None
         if sender is None:
@@ -266,7 +266,7 @@ class SocketMailbox:
             except ConnectionRefusedError:  # its process is dead
                 with suppress(OSError):
                     Path(address).unlink()
-            except OSError:  # full, so the process is going to wake anyway; or closed meanwhile
+            except OSError:  # it is full, so its process has unread messages already; or it was just closed
                 continue
 
     def _open_sender(self) -> socket.socket | None:
@@ -295,7 +295,7 @@ class SocketMailbox:
     def describe(self) -> str:
         """Return a description of how processes are notified of work."""
         if self._trouble is not None:
-            return f"off, {self._folder} cannot be used ({self._trouble}): work is found by polling"
+            return f"off: {self._folder} cannot be used ({self._trouble}); servers find work by polling"
         return f"sockets in {self._folder}"
 
     def leave_behind(self) -> None:
@@ -308,40 +308,40 @@ class SocketMailbox:
         """Close the socket and remove its name."""
         with self._sending:
             self._is_closed = True
-            if not self._is_listening:  # otherwise the listening thread closes them when it returns
-                self._shut()
+            if not self._is_listening:  # otherwise the listening thread closes the sockets when it returns
+                self._close_sockets()
         self.nudge()
         if self._address is not None:
             with suppress(OSError):
                 Path(self._address).unlink()
             self._address = None
 
-    def _shut(self) -> None:
+    def _close_sockets(self) -> None:
         self.leave_behind()
         self._socket = self._sender = self._nudge = None
 
 
 def _folder(database: Path) -> Path:
-    beside = database.with_name(database.name + ".wake")
-    if len(os.fsencode(beside)) + _NAME_LENGTH <= _LONGEST_ADDRESS:
-        return beside
+    sibling = database.with_name(database.name + ".wake")
+    if len(os.fsencode(sibling)) + _NAME_LENGTH <= _LONGEST_ADDRESS:
+        return sibling
     digest = hashlib.sha256(os.fsencode(database)).hexdigest()[:16]
     try:
         return Path(tempfile.gettempdir()) / f"firelock-{os.getuid()}-{digest}"
     except FileNotFoundError:  # only the database's folder is writable
-        return beside  # then `open` fails with the length of the path, reports it, and polling finds the work
+        return sibling  # its path is too long, so `open` fails and servers find work by polling
 
 
 def _claim_folder(folder: Path) -> None:
     """Create the folder if it is missing, and check that no other user can access it.
 
     Raises:
-        PermissionError: it belongs to another user or is open to others, who could read or create sockets.
+        PermissionError: If the folder belongs to another user, or if other users can access it.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if not _is_ours_alone(folder.lstat()):
-        message = "it is not a folder of this user alone"
+        message = "other users can access it, or it is not a folder"
         raise PermissionError(0, message)
 
 

@@ -42,7 +42,7 @@ class Lent:
     driver: Any
     is_lost: bool = False  # must not be used again
     is_new: bool = False  # just opened, not taken from the pool
-    is_last: bool = False  # the last try: if the connection is dead, no other one is taken
+    is_last: bool = False  # the last try: a dead connection is not replaced by another one
 
 
 class EnginePool:
@@ -66,7 +66,7 @@ class EnginePool:
         """The engine, which opens no connection before the first checkout.
 
         Raises:
-            StorageError: the storage was closed.
+            StorageError: If the storage is closed.
         """
         self.check_open()
         if self._engine is None:
@@ -76,7 +76,7 @@ class EnginePool:
     def check_open(self) -> None:
         """Raise `StorageError` if the storage is closed."""
         if self._is_closed:
-            raise StorageError(f"The storage {self._name} is closed. Open another one.")
+            raise StorageError(f"The storage {self._name} is closed. Open a new one.")
 
     def leave_behind(self) -> None:
         """Drop the connections after a fork, because they belong to the parent process."""
@@ -92,7 +92,7 @@ class EnginePool:
         work. Work that has its own connection does not count against the pool.
 
         Raises:
-            StorageUnavailable: all connections stayed in use for the pool's timeout.
+            StorageUnavailable: If all connections are in use until the pool's timeout.
         """
         others = self._room_for_others()
         try:
@@ -112,10 +112,10 @@ class EnginePool:
                 others.release()
 
     def _room_for_others(self) -> threading.Semaphore | None:
-        """Return the semaphore to release after work that is not a server's; None if it is not limited.
+        """Acquire and return the semaphore that limits work outside a server; None if nothing limits it.
 
         Raises:
-            StorageUnavailable: all connections for such work stayed in use for the pool's timeout.
+            StorageUnavailable: If all connections for such work are in use until the pool's timeout.
         """
         others = self._others
         if is_server_work():
@@ -126,8 +126,8 @@ class EnginePool:
         if others is None or others.acquire(timeout=pool.timeout()):
             return others
         raise _in_use(
-            f"{self._name}: every connection of the pool that is not reserved for the server is in use; "
-            "raise ?pool_size=."
+            f"{self._name}: all pool connections that are not reserved for the server are in use. "
+            "Increase ?pool_size=."
         )
 
     def _reserve(self) -> None:
@@ -141,7 +141,7 @@ class EnginePool:
     def _taken(self) -> tuple[PoolProxiedConnection, _Mode | None]:
         """Return a connection in autocommit mode, and the previous mode if it is the caller's.
 
-        The change of the mode can show that a connection has died in the pool. Then another one is taken.
+        Changing the mode can reveal that a pooled connection is dead. In this case, take another one.
         """
         while True:
             pooled = self._pooled()
@@ -161,11 +161,12 @@ class EnginePool:
             return self._pool_apart().connect() if has_own_connection() else self.engine.raw_connection()
         except NoConnectionLeft as error:
             raise _in_use(
-                f"{self._name}: every connection of the pool is in use; raise ?pool_size= or the engine's."
+                f"{self._name}: all connections of the pool are in use. Increase ?pool_size= or the engine's "
+                "pool size."
             ) from error
 
     def _introduce(self, pooled: PoolProxiedConnection, lent: Lent) -> None:
-        """Set up the connection if it is new; do not use it again if that fails."""
+        """Set up the connection if it is new. If this fails, mark it as lost."""
         if self.meet is None or _MET in pooled.info:
             return
         try:
@@ -225,7 +226,7 @@ class _Mode:
 
         In this mode the driver does not start transactions by itself.
         """
-        # in PyMySQL and mysqlclient `autocommit` sets it, and another method reads it
+        # in PyMySQL and mysqlclient, `autocommit` is a method that sets the mode; another method reads it
         is_method = callable(driver.autocommit)
         mode = _Mode(driver, driver.get_autocommit() if is_method else driver.autocommit)
         mode.set(is_autocommit=True)

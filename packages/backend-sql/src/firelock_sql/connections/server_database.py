@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_PATIENCE_SECONDS = 15.0  # for conflicts; each try waits at most two seconds for a lock
+_RETRY_SECONDS = 15.0  # for conflicts; each try waits at most two seconds for a lock
 _LONGEST_PAUSE = 0.1
 _LOGGED_PAUSE = 30.0  # seconds between two tries on a full disk, where the server logs each refused statement
 _MOST_PLACES = 64
@@ -46,15 +46,15 @@ STALE_LIMIT = 64  # connections of a pool that may all be dead after a restart o
 class Meaning(Enum):
     """How to react to an error; the value is a description."""
 
-    CONFLICT = "others were in the way: the whole transaction is tried again"
-    LOST = "the connection is gone: what was under way may have happened"
-    PASSING = "trying again later may help"
-    LASTING = "trying again will not help"
+    CONFLICT = "conflict with another transaction: the whole transaction is retried"
+    LOST = "the connection was lost: statements that were sent may have been executed"
+    PASSING = "temporary: a later retry may succeed"
+    LASTING = "permanent: a retry does not help"
 
 
 @attrs.frozen
 class Failure:
-    """An error of a database: its meaning and a one-line message, without values or a password."""
+    """An error of a database: its meaning and a one-line message, without values or passwords."""
 
     meaning: Meaning
     text: str
@@ -66,7 +66,7 @@ class Failure:
 class Conflict(Exception):
     """The transaction conflicted with others and was rolled back."""
 
-    is_doubtful = False  # an earlier try on a dead connection may have been committed
+    is_uncertain = False  # an earlier try on a dead connection may have been committed
 
     def __init__(self, text: str, *, is_lock: bool = False) -> None:
         super().__init__(text)
@@ -77,7 +77,8 @@ class LateClock:
     """The database's time in microseconds, read by a statement that can share a round trip with others.
 
     Args:
-        put: adds the statement to the waiting ones, and returns a function that sends it and reads the time.
+        put: adds the statement to those that are sent next, and returns a function that sends it and reads
+            the time.
     """
 
     def __init__(self, put: Callable[[], Callable[[], int]]) -> None:
@@ -85,7 +86,7 @@ class LateClock:
         self._read: Callable[[], int] | None = None
 
     def ask(self) -> None:
-        """Read the time together with the next statements."""
+        """Send the query for the time together with the next statements."""
         if self._read is None:
             self._read = self._put()
 
@@ -97,15 +98,15 @@ class LateClock:
 
 
 class Severed(Exception):
-    """The connection was lost within a transaction that only reads."""
+    """Raised if the connection is lost within a transaction that only reads."""
 
 
 class _Stale(Exception):
-    """The connection was dead before the transaction began."""
+    """Raised if the connection was dead before the transaction began."""
 
-    def __init__(self, *, is_doubtful: bool = False) -> None:
+    def __init__(self, *, is_uncertain: bool = False) -> None:
         super().__init__()
-        self.is_doubtful = is_doubtful  # the whole transaction had been sent, and no reply came
+        self.is_uncertain = is_uncertain  # the whole transaction was sent, and no reply has arrived
 
 
 class ServerDatabase(Database):
@@ -132,9 +133,9 @@ class ServerDatabase(Database):
     ) -> tuple[Cursor, int | Callable[[], int]]:
         """Begin a transaction; return its cursor and the database's time in microseconds.
 
-        Instead of the time it may return a function that reads it. A brief transaction waits for a lock as
-        briefly as the server allows: at most `BRIEF_SECONDS`, if the server can. A dead connection may be
-        detected only by the first statement: see `has_begun`.
+        Instead of the time, it may return a function that reads it. A brief transaction waits at most
+        `BRIEF_SECONDS` for a lock, or as briefly as the server supports. A dead connection may be detected
+        only by the first statement: see `has_begun`.
         """
 
     def has_begun(self, _cursor: Cursor) -> bool:
@@ -146,7 +147,7 @@ class ServerDatabase(Database):
         return False
 
     def commit(self, cursor: Cursor) -> None:
-        """Commit the transaction, with all statements that wait to be sent."""
+        """Send all waiting statements and commit the transaction."""
         cursor.execute("COMMIT")
 
     def undo(self, cursor: Cursor) -> None:
@@ -193,8 +194,8 @@ class ServerDatabase(Database):
         add_deltas(tx)
 
     def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool, is_brief: bool = False) -> _T:
-        """Return the result of the work; replace dead connections of the pool."""
-        is_doubtful = False
+        """Run the work in a transaction, on another connection if a pooled one is dead; return its result."""
+        is_uncertain = False
         for number in range(STALE_LIMIT):
             lent, is_again = None, number > 0
             try:
@@ -204,13 +205,13 @@ class ServerDatabase(Database):
                         lent, work, is_writing=is_writing, is_brief=is_brief, is_again=is_again
                     )
             except _Stale as stale:
-                is_doubtful |= stale.is_doubtful
+                is_uncertain |= stale.is_uncertain
             except Conflict as conflict:
-                conflict.is_doubtful = is_doubtful
+                conflict.is_uncertain = is_uncertain
                 raise
             except StorageUnavailable as error:
-                error.is_untouched |= lent is None  # no connection was made
-                error.is_untouched &= not is_doubtful
+                error.is_untouched |= lent is None  # no connection was established
+                error.is_untouched &= not is_uncertain
                 raise
         raise AssertionError
 
@@ -219,30 +220,30 @@ class ServerDatabase(Database):
 
         Args:
             once: the transaction.
-            lock_seconds: how long to wait for locks of other transactions; None: as for any conflict.
+            lock_seconds: how long to wait for locks of other transactions; None: as for other conflicts.
 
         Raises:
-            RowLocked: a lock was not available in that time.
-            StorageUnavailable: the conflicts continue, or the connection was lost a second time.
+            RowLocked: If a lock is not available within `lock_seconds`.
+            StorageUnavailable: If the conflicts continue, or if the connection is lost a second time.
         """
         began = time.monotonic()
-        deadline = began + _PATIENCE_SECONDS
-        pause, is_again, is_doubtful = 0.002, False, False
+        deadline = began + _RETRY_SECONDS
+        pause, is_again, is_uncertain = 0.002, False, False
         while True:
             try:
                 return once()
             except Conflict as conflict:
-                is_doubtful |= conflict.is_doubtful
+                is_uncertain |= conflict.is_uncertain
                 now = time.monotonic()
                 if lock_seconds is not None and conflict.is_lock and now >= began + lock_seconds:
                     raise RowLocked(str(conflict)) from conflict.__cause__
                 if now > deadline:
                     busy = StorageUnavailable(str(conflict))
-                    busy.is_untouched = not (is_again or is_doubtful)  # every other try was rolled back
+                    busy.is_untouched = not (is_again or is_uncertain)  # every other try was rolled back
                     busy.has_waited = True
                     raise busy from conflict.__cause__
             except StorageUnavailable as error:
-                error.is_untouched &= not is_doubtful
+                error.is_untouched &= not is_uncertain
                 raise
             except Severed as loss:
                 if is_again:
@@ -264,9 +265,9 @@ class ServerDatabase(Database):
         """Run the work in a transaction on this connection, commit it, and return the work's result.
 
         Raises:
-            _Stale: the connection was dead before the transaction began.
-            Conflict: the transaction conflicted with others.
-            Severed: the connection was lost within a transaction that only reads.
+            _Stale: If the connection was dead before the transaction began.
+            Conflict: If the transaction conflicts with others.
+            Severed: If the connection is lost within a transaction that only reads.
         """
         try:
             cursor, began = self.begin(lent, is_writing=is_writing, is_brief=is_brief)
@@ -282,7 +283,7 @@ class ServerDatabase(Database):
                 tx.ask_now = began.ask
             result = work(tx)
             if is_writing and not tx.may_repeat and not self.has_begun(cursor):
-                tx.now  # noqa: B018 - a round trip first: the outcome of a lost commit is unknown
+                tx.now  # noqa: B018 - a round trip before the commit, because the result of a lost one is unknown
             if not tx.is_ended:
                 self.commit(cursor)
         except BaseException as error:
@@ -296,7 +297,7 @@ class ServerDatabase(Database):
         return result
 
     def _trying_again(self, error: BaseException, *, is_stale: bool, is_writing: bool) -> Exception | None:
-        """Return the exception that makes the caller retry after this error; None if it must not.
+        """Return the exception that makes the caller retry after this error; None if it must not retry.
 
         The transaction has been rolled back.
         """
@@ -307,7 +308,7 @@ class ServerDatabase(Database):
             case Meaning.CONFLICT:
                 return Conflict(self._worded(failure), is_lock=failure.is_lock)
             case Meaning.LOST if is_stale:
-                return _Stale(is_doubtful=is_writing)
+                return _Stale(is_uncertain=is_writing)
             case Meaning.LOST if not is_writing:
                 return Severed(self._worded(failure))
             case _:
@@ -334,15 +335,16 @@ class ServerDatabase(Database):
         dialect = self.dialect_for(connection.dialect)
         if dialect is None:
             raise ConfigurationError(
-                f"within= is a transaction on {place}, but jobs are stored in {self.name}."
+                f"within must be a transaction on {self.name}, where jobs are stored, got one on {place}."
             )
         driver: Any = connection.connection.dbapi_connection
         if self.is_in_autocommit(driver):
             raise ConfigurationError(
-                f"within= is a connection to {place} in autocommit mode; use one with transactions."
+                f"within must not be a connection in autocommit mode, got one to {place}. Use a connection "
+                "with transactions."
             )
         if not connection.in_transaction():
-            connection.begin()  # as its first statement would have done
+            connection.begin()  # as its first statement would do
         return Joined(driver, dialect, place, lambda: self.cursor_of(driver), tell_later)
 
     @override
@@ -375,8 +377,8 @@ class ServerDatabase(Database):
         own = self.read(self.made_at)
         if not self.has_tables(tx) or self.made_at(tx) != own:
             raise ConfigurationError(
-                f"within= is a transaction on {place}, which has not the tables of {self.name}. "
-                "Jobs can be part of transactions on their own database alone."
+                f"within is a transaction on {place}, which does not contain the tables of {self.name}. "
+                "Use a transaction on the database in which jobs are stored."
             )
         if len(self._places) < _MOST_PLACES:
             self._places.add(place)
@@ -385,17 +387,17 @@ class ServerDatabase(Database):
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Translate the driver's exceptions to the storage's; their messages contain no parameters.
+        """Translate exceptions of the driver to those of the storage, whose messages contain no parameters.
 
         Raises:
-            StorageUnavailable: trying again may help.
-            StorageError: trying again does not help.
+            StorageUnavailable: If the error may be temporary.
+            StorageError: If the error is permanent.
         """
         try:
             yield
         except (OverflowError, UnicodeError) as error:
             raise StorageError(
-                f"{self.name} cannot hold a value of this call: {type(error).__name__}."
+                f"{self.name} cannot store a value of this call: {type(error).__name__}."
             ) from None
         except Exception as error:
             failure = self.read_failure(error)
@@ -426,5 +428,5 @@ class ServerDatabase(Database):
     def tidy_some(self) -> None:
         try:
             self._folding.run(self, folds=1)
-        except StorageError as error:  # the call itself is stored already, and upkeep folds the rest
-            log.debug("Differences of the counts were not folded: %s", error)
+        except StorageError as error:  # the call itself is already stored
+            log.debug("Could not fold differences of the counts; upkeep will fold them later: %s", error)

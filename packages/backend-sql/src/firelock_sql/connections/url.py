@@ -1,4 +1,4 @@
-"""Storage URLs: a path for SQLite, SQLAlchemy's URLs for servers, both followed by Firelock's options."""
+"""Storage URLs: paths for SQLite and SQLAlchemy's URLs for servers, both followed by Firelock's options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SqliteUrl:
 
     path: Path  # absolute
     synchronous: str = (
-        "full"  # full: acknowledged data is on the disk; normal: a power failure may lose the last commits
+        "full"  # full: acknowledged data is on disk; normal: a power failure may lose the last commits
     )
     busy_timeout_seconds: float = 15.0  # how long a writer waits for other writers
     is_waking: bool = True  # servers are notified of new work through sockets next to the file
@@ -41,22 +41,23 @@ class SqliteUrl:
 
 
 def parse_sqlite_url(url: str) -> SqliteUrl:
-    """Parse the URL; a relative path is made absolute here, once.
+    """Parse the URL; make a relative path absolute.
 
     Raises:
-        ConfigurationError: the URL names no file, or an option that is unknown or out of range.
+        ConfigurationError: If the URL does not contain a file, or if an option is unknown or out of range.
     """
     parts = urlsplit(url)
     if parts.netloc:
         raise ConfigurationError(
-            f"{url!r} names a host; an SQLite file is written sqlite:///jobs.db or sqlite:////var/lib/jobs.db."
+            f"{url!r} contains a host. Write the path of an SQLite file as sqlite:///jobs.db or "
+            "sqlite:////var/lib/jobs.db."
         )
     if parts.fragment:
-        raise ConfigurationError(f"{url!r} holds a #; write it as %23 where it belongs to the file's name.")
+        raise ConfigurationError(f"{url!r} contains a #. If it is part of the file name, write it as %23.")
     name = unquote(parts.path.removeprefix("/"))
     if name in {"", ":memory:"} or "\x00" in name or "mode=memory" in parts.query:
         raise ConfigurationError(
-            f"{url!r} names no file. For jobs that live in this process only use memory://."
+            f"{url!r} does not contain the path of a file. To keep jobs only in this process, use memory://."
         )
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
     options = _read_options(url, parts.query)
@@ -73,7 +74,7 @@ def _read_options(url: str, query: str) -> Mapping[str, str]:
     for name, _ in pairs:
         if name not in _OPTIONS:
             raise ConfigurationError(
-                f"{url!r} has an unknown option {name!r}; there are {', '.join(_OPTIONS)}."
+                f"{url!r} contains an unknown option {name!r}. Available options: {', '.join(_OPTIONS)}."
             )
     return dict(pairs)
 
@@ -81,7 +82,7 @@ def _read_options(url: str, query: str) -> Mapping[str, str]:
 def _one_of(url: str, options: Mapping[str, str], name: str, *allowed: str) -> str:
     value = options.get(name, allowed[0]).lower()
     if value not in allowed:
-        raise ConfigurationError(f"{url!r} sets {name}={value!r}; it takes {' or '.join(allowed)}.")
+        raise ConfigurationError(f"{name} must be {' or '.join(allowed)}, got {value!r} in {url!r}.")
     return value
 
 
@@ -92,7 +93,8 @@ def _seconds(url: str, text: str) -> float:
         seconds = -1.0
     if not 0 <= seconds <= _LONGEST_BUSY_TIMEOUT:
         raise ConfigurationError(
-            f"{url!r} sets busy_timeout={text!r}; it takes seconds from 0 to {_LONGEST_BUSY_TIMEOUT:g}."
+            f"busy_timeout must be a number of seconds from 0 to {_LONGEST_BUSY_TIMEOUT:g}, got {text!r} in "
+            f"{url!r}."
         )
     return seconds
 
@@ -108,7 +110,7 @@ class ServerUrl:
     url: URL  # without Firelock's options
     names: Names
     pool_size: int
-    options: Mapping[str, str]  # of this backend, each with a value
+    options: Mapping[str, str]  # all options of this backend
 
     def __str__(self) -> str:
         """Return the URL for display: no password, and only options that differ from the defaults."""
@@ -119,7 +121,7 @@ class ServerUrl:
 
     @property
     def connect_url(self) -> str:
-        """The URL that opens the same storage; it contains the password, so it must never be shown."""
+        """The URL that opens the same storage; it contains the password and must never be displayed."""
         return self.url.update_query_dict(self._given()).render_as_string(hide_password=False)
 
     def _given(self) -> dict[str, str]:
@@ -142,26 +144,28 @@ def parse_server_url(
     """Parse the URL; `choices` are the options of the backend, `known` those of its driver.
 
     Raises:
-        ConfigurationError: the URL is invalid, or an option is unknown or out of range; the message contains
-            no password.
+        ConfigurationError: If the URL is invalid, or if an option is unknown or out of range. The message
+            does not contain the password.
     """
     try:
         url = make_url(text)
     except ArgumentError:
         raise ConfigurationError(
-            f"A {scheme} URL cannot be read; write {scheme}://user:password@host:port/database."
+            f"The {scheme} URL is invalid. Use the form {scheme}://user:password@host:port/database."
         ) from None
     if url.host is not None and "@" in url.host:  # the host then ends with the rest of the password
-        raise ConfigurationError(f"The password in a {scheme} URL contains '@'; write it as %40.")
+        raise ConfigurationError(f"The password in the {scheme} URL contains '@'. Write it as %40.")
     shown = url.set(query={}).render_as_string(hide_password=True)
     if not url.database:
-        raise ConfigurationError(f"{shown} names no database; write {scheme}://user:password@host/database.")
+        raise ConfigurationError(
+            f"{shown} does not contain a database. Use the form {scheme}://user:password@host/database."
+        )
     query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     ours = ("schema", "prefix", "pool_size", *choices)
     for name in query:
         if name not in ours and name not in known:
             raise ConfigurationError(
-                f"{shown} has an unknown option {name!r}; of ours there are {', '.join(ours)}."
+                f"{shown} contains an unknown option {name!r}. Firelock's options: {', '.join(ours)}."
             )
     names = Names(query.get("schema"), query.get("prefix", PREFIX))
     options = {name: _chosen(shown, query, name, allowed) for name, allowed in choices.items()}
@@ -172,7 +176,7 @@ def parse_server_url(
 def _chosen(shown: str, query: Mapping[str, str], name: str, allowed: Collection[str]) -> str:
     value = query.get(name, "auto").lower()
     if value not in allowed:
-        raise ConfigurationError(f"{shown} sets {name}={value!r}; it takes {', '.join(allowed)}.")
+        raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, got {value!r} in {shown}.")
     return value
 
 
@@ -181,6 +185,6 @@ def _pool_size(shown: str, text: str | None) -> int:
         return _DEFAULT_POOL
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST_CONNECTIONS:
         raise ConfigurationError(
-            f"{shown} sets pool_size={text!r}; it takes a number from 1 to {_MOST_CONNECTIONS}."
+            f"pool_size must be an integer from 1 to {_MOST_CONNECTIONS}, got {text!r} in {shown}."
         )
     return int(text)

@@ -1,13 +1,13 @@
 """Reads that skip the beginning of an index while it is full of old row versions.
 
 While a transaction holds a snapshot open on a PostgreSQL server, the server keeps the index entry of each row
-version that was replaced since. A read from the beginning of the index of due jobs then steps over the
+version that was replaced since then. A read from the beginning of the index of due jobs then steps over the
 entries of all jobs that were due before. A read of the jobs that a session holds steps over the entries of
-all jobs that it ever held. This costs 0.15 µs per entry, or 30 ms after 200,000 jobs.
+all jobs that the session ever held. Each entry costs 0.15 µs, so 200,000 jobs cost 30 ms.
 
-So these reads are timed. After several slow ones, most of the next reads skip the part that was read before,
-and only an occasional one is a full read. The slow full reads then take only a small share of the time,
-however many entries there are.
+Therefore, the duration of these reads is measured. After several slow reads, most of the next ones skip the
+part that was read before, and only an occasional read is full. Slow full reads then take only a small share
+of the time, regardless of the number of entries.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ EARLIEST = -(1 << 62)
 """A time before the due time of every job."""
 
 LONG_SECONDS = 0.010
-_IN_A_ROW = 3  # slow reads; the first one over dead entries marks them, so the next one is fast
+_IN_A_ROW = 3  # slow reads; the first read over dead entries marks them, so the next one is fast
 _REST = 20  # multiples of the duration of a slow read
-_REST_OF_HELD = 100  # longer, because nothing waits for what only a full read finds
+_REST_OF_HELD = 100  # longer, because no job waits for the results of a full read
 LATE = 5_000_000  # microseconds that a transaction may stay open before its due jobs need a full read
 
 
@@ -30,7 +30,7 @@ class WholeLooks:
     """The time of the next full read.
 
     Args:
-        rest: how long no full read follows a slow one, as a multiple of its duration.
+        rest: the minimum time between a slow full read and the next full read, as a multiple of its duration.
         long_seconds: a read that takes longer is slow.
         clock: the monotonic clock.
     """
@@ -64,7 +64,7 @@ class WholeLooks:
 
 
 class HeldLooks(WholeLooks):
-    """Reads of all jobs that a session holds; the partial ones read only the jobs that the caller names."""
+    """The schedule of full reads of a session's jobs; other reads cover only jobs that the caller names."""
 
     def __init__(
         self, long_seconds: float = LONG_SECONDS, clock: Callable[[], float] = time.monotonic
@@ -73,9 +73,9 @@ class HeldLooks(WholeLooks):
 
 
 class DueFloor:
-    """The time from which reads search for due jobs, because all earlier ones have been enqueued.
+    """The due time at which reads of due jobs start, because all jobs due earlier have been enqueued.
 
-    `promote` advances it. A job that is stored later but due before that time waits for the next full read of
+    `promote` advances it. A job that is stored later but is due earlier waits for the next full read by
     `promote`. Threads may share it: claims read `start`, and one thread calls `promote`.
 
     Args:

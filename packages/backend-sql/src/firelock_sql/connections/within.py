@@ -1,9 +1,10 @@
 """Callers' transactions in which verbs take part: `insert(within=…)`, `apply(within=…)`.
 
-The statements run on the caller's own connection, whatever its driver, so they are committed or rolled back
-with everything else. Servers are notified of the jobs after the commit. For a Session its own events trigger
-this. For a Connection servers are notified when it returns to its pool, because SQLAlchemy Core has no event
-after a commit. A raw connection reports no commit, so servers find its jobs at their next poll.
+The statements run on the caller's own connection, whatever its driver is, so they are committed or rolled
+back with the rest of the transaction. Servers are notified of the jobs after the commit. For a Session, its
+events trigger the notification. For a Connection, servers are notified when it returns to its pool, because
+SQLAlchemy Core has no event after a commit. A raw connection does not report commits, so servers find its
+jobs at their next poll.
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ class Joined:
     """A caller's transaction."""
 
     driver: Any  # the driver's connection
-    dialect: Dialect  # for statements as this driver takes them
+    dialect: Dialect  # compiles statements for this driver
     place: str  # distinguishes its database from others
     open_cursor: Callable[[], Cursor]
     tell_later: TellLater
 
 
 def find_connection(within: object) -> tuple[Connection, TellLater] | None:
-    """Return SQLAlchemy's connection and a function that notifies after its commit; None if it has none."""
+    """Return SQLAlchemy's connection and a function that notifies servers after its commit.
+
+    Return None if `within` is neither a Connection nor a Session.
+    """
     if isinstance(within, Connection):
         return within, lambda teller, queues: _tell_after_checkin(within, teller, queues)
     from sqlalchemy.orm import Session, scoped_session  # noqa: PLC0415 - Core alone is loaded before
@@ -58,7 +62,7 @@ def find_connection(within: object) -> tuple[Connection, TellLater] | None:
 
 
 def tell_on_commit(transaction: OpenTransaction) -> TellLater:
-    """Notify servers when the code that opened the transaction reports its commit."""
+    """Return a function that notifies servers when the transaction's owner reports the commit."""
 
     def tell_later(teller: Teller, queues: set[str]) -> None:
         transaction.on_commit(lambda: teller.tell(queues))
@@ -67,20 +71,21 @@ def tell_on_commit(transaction: OpenTransaction) -> TellLater:
 
 
 def tell_nobody(_teller: Teller, _queues: set[str]) -> None:
-    """Notify no server, because a raw connection does not report its commit."""
+    """Do nothing, because a raw connection does not report its commit."""
 
 
-_OWED = "firelock: queues to tell of"  # in the `info` of a session or pooled connection
-_HEARD = "firelock: told after commits"
+# keys in the `info` of a session or a pooled connection
+_PENDING = "firelock: pending notifications"
+_NOTIFIES = "firelock: notifies after commits"
 
 
 def _tell_after_end(session: Session, teller: Teller, queues: set[str]) -> None:
-    """Notify servers after the commit of the session's outermost transaction, and not after a rollback."""
-    owed: dict[Teller, set[str]] = session.info.setdefault(_OWED, {})
-    owed.setdefault(teller, set()).update(queues)
-    if session.info.setdefault(_HEARD, False):
+    """Notify servers when the session's outermost transaction is committed; not after a rollback."""
+    pending: dict[Teller, set[str]] = session.info.setdefault(_PENDING, {})
+    pending.setdefault(teller, set()).update(queues)
+    if session.info.setdefault(_NOTIFIES, False):
         return
-    session.info[_HEARD] = True
+    session.info[_NOTIFIES] = True
     outcome = {"is_committed": False}
 
     @event.listens_for(session, "after_commit")
@@ -95,18 +100,18 @@ def _tell_after_end(session: Session, teller: Teller, queues: set[str]) -> None:
     def ended(session: Session, transaction: Any) -> None:  # noqa: ANN401 - its type is private
         if transaction.parent is not None:
             return
-        queues_of = session.info.pop(_OWED, {})
+        queues_of = session.info.pop(_PENDING, {})
         if outcome["is_committed"]:
-            for owing, names in queues_of.items():
-                owing.tell(names)
+            for notifier, names in queues_of.items():
+                notifier.tell(names)
         outcome["is_committed"] = False
 
 
 def _tell_after_checkin(connection: Connection, teller: Teller, queues: set[str]) -> None:
     """Notify servers when the connection returns to its pool, if its transaction was committed."""
     info = connection.connection.info
-    owed: dict[Teller, set[str]] = info.setdefault(_OWED, {})
-    owed.setdefault(teller, set()).update(queues)
+    pending: dict[Teller, set[str]] = info.setdefault(_PENDING, {})
+    pending.setdefault(teller, set()).update(queues)
     pool: Any = connection.engine.pool
     if not event.contains(pool, "checkin", _checked_in):
         event.listen(pool, "checkin", _checked_in)
@@ -117,17 +122,17 @@ def _tell_after_checkin(connection: Connection, teller: Teller, queues: set[str]
 
 def _committing(connection: Connection) -> None:
     info = connection.connection.info
-    if _OWED in info:
-        info[_HEARD] = True
+    if _PENDING in info:
+        info[_NOTIFIES] = True
 
 
 def _rolling_back(connection: Connection) -> None:
     if not connection.invalidated:
-        connection.connection.info.pop(_OWED, None)
+        connection.connection.info.pop(_PENDING, None)
 
 
 def _checked_in(_driver: object, record: Any) -> None:  # noqa: ANN401 - the pool's own type
-    owed: dict[Teller, set[str]] = record.info.pop(_OWED, {})
-    if record.info.pop(_HEARD, False):
-        for teller, queues in owed.items():
+    pending: dict[Teller, set[str]] = record.info.pop(_PENDING, {})
+    if record.info.pop(_NOTIFIES, False):
+        for teller, queues in pending.items():
             teller.tell(queues)

@@ -59,7 +59,7 @@ def read_product(version: str, comment: str) -> Product:
     """Return the product with this VERSION() and @@version_comment.
 
     Raises:
-        StorageError: it is too old, or another product.
+        StorageError: It is too old, or another product.
     """
     said = f"{version} {comment}"
     for stranger in _STRANGERS:
@@ -99,7 +99,7 @@ def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver'
     """Set up our own new connection, or check a caller's; return the product.
 
     Raises:
-        StorageError: the server is unsupported, or the session would truncate or garble strings.
+        StorageError: The server is unsupported, or the session would truncate or garble strings.
     """
     cursor = driver.cursor()
     cursor.execute(_ASKED)

@@ -436,7 +436,7 @@ class MysqlStorage(SqlStorage):
         """Return the result of `_insert_any`.
 
         Raises:
-            StorageUnavailable: another transaction has held one of the keys the whole time.
+            StorageUnavailable: Another transaction has held one of the keys the whole time.
         """
         deadline = time.monotonic() + _KEY_SECONDS
 
@@ -461,7 +461,7 @@ class MysqlStorage(SqlStorage):
         """Store the jobs; return which are new.
 
         Raises:
-            StorageUnavailable: a job exists already, either from the first try, whose reply was lost, or from
+            StorageUnavailable: A job exists already, either from the first try, whose reply was lost, or from
                 before.
         """
         if not is_first:
@@ -671,7 +671,7 @@ def open_engine(engine: Engine) -> SqlStorage:
     """Return the storage in a caller's database, through the caller's own connections.
 
     Raises:
-        ConfigurationError: the driver is neither PyMySQL nor mysqlclient.
+        ConfigurationError: The driver is neither PyMySQL nor mysqlclient.
     """
     if engine.dialect.driver not in _MODULES:
         raise ConfigurationError(

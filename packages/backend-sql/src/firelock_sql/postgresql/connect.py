@@ -200,7 +200,7 @@ def require_usable(name: str, version: str, number: int) -> None:
     """Check that the server is PostgreSQL, and new enough.
 
     Raises:
-        StorageError: it is another database with PostgreSQL's protocol, or too old.
+        StorageError: It is another database with PostgreSQL's protocol, or too old.
     """
     stranger = next((product for mark, product in _STRANGERS.items() if mark in version), None)
     if stranger is None and not version.startswith("PostgreSQL "):
@@ -231,7 +231,7 @@ class PatientConnection(psycopg.Connection[Any]):
         """Run the generator until the timeout.
 
         Raises:
-            OperationalError: the timeout has passed. psycopg continues the generator from time to time even
+            OperationalError: The timeout has passed. psycopg continues the generator from time to time even
                 without a reply, so this is noticed.
         """
         deadline = time.monotonic() + self.most_seconds

@@ -147,7 +147,7 @@ class PostgresqlDatabase(ServerDatabase):
         read only when the work needs it.
 
         Raises:
-            RowLocked: a brief transaction has waited too long for a lock.
+            RowLocked: A brief transaction has waited too long for a lock.
         """
         self.ensure_schema()
         begin = f"{_BEGIN}; {_WAIT_BRIEFLY}" if is_brief else _BEGIN

@@ -67,7 +67,7 @@ class Channel:
         """Return a new connection that listens to the channel; None behind a pooler, where none can.
 
         Raises:
-            Exception: of the driver, or a StorageError.
+            Exception: Of the driver, or a StorageError.
         """
         driver: psycopg.Connection[Any] = self._connections.connect_apart()
         try:
@@ -86,7 +86,7 @@ class Channel:
         A lost connection is replaced by another one: a message that arrives twice is harmless.
 
         Raises:
-            Exception: of the driver, or a StorageError.
+            Exception: Of the driver, or a StorageError.
         """
         for tries in range(1, STALE_LIMIT + 1):
             with self._connections.lend() as lent:

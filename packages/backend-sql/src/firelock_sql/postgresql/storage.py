@@ -284,7 +284,7 @@ class PostgresqlStorage(SqlStorage):
         """Store jobs of one kind.
 
         Raises:
-            _NothingStored: one of them was stored before, so the transaction cannot continue; or their batch
+            _NothingStored: One of them was stored before, so the transaction cannot continue; or their batch
                 is not open.
         """
         statement, values = self._compose_insert(jobs, is_batch_new=is_batch_new)
@@ -798,7 +798,7 @@ def open_engine(engine: Engine) -> SqlStorage:
     """Return the storage in a caller's database, through the caller's own connections.
 
     Raises:
-        ConfigurationError: the driver is not psycopg 3.
+        ConfigurationError: The driver is not psycopg 3.
     """
     if engine.dialect.driver not in {"psycopg", "psycopg_async"}:
         raise ConfigurationError(

@@ -29,7 +29,7 @@ def lock_keys(tx: Transaction, keys: Sequence[str]) -> None:
     """Lock these sorted keys until the transaction ends.
 
     Raises:
-        StorageUnavailable: another transaction that has stored a job with one of the keys stays open.
+        StorageUnavailable: Another transaction that has stored a job with one of the keys stays open.
     """
     try:
         found = tx.all(_LOCK, keys=list(keys), patience=PATIENCE)

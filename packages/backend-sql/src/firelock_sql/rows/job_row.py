@@ -81,7 +81,7 @@ def readable_admission(text: str) -> str:
     """Return the stored admission of a job, if a server of this or a newer release can read it.
 
     Raises:
-        StorageError: no release can read it; the job might be started without its limit.
+        StorageError: No release can read it; the job might be started without its limit.
     """
     if read_admission(text).unread is not None and is_damaged(text):
         raise StorageError("The limits of a job are not JSON.")

@@ -21,9 +21,10 @@ from firelock_sql.schema.tables import METADATA, is_of
 
 
 def tables_of(dialect: str, *, schema: str | None = None, prefix: str = PREFIX) -> MetaData:
-    """Return the tables and indexes of one dialect in a new MetaData.
+    """Return a new MetaData with the tables and indexes for one dialect.
 
-    A tool that creates them must also insert the row of `firelock_schema` that `firelock migrate sql` prints.
+    A tool that creates the tables must also insert the row of `firelock_schema` that `firelock migrate sql`
+    prints.
 
     Args:
         dialect: SQLAlchemy's name of the dialect: sqlite, postgresql, mysql or mariadb.
@@ -31,7 +32,7 @@ def tables_of(dialect: str, *, schema: str | None = None, prefix: str = PREFIX) 
         prefix: as in the storage's URL.
 
     Raises:
-        ConfigurationError: the schema or the prefix is not a valid name.
+        ConfigurationError: If the schema or the prefix is not a valid name.
     """
     names = Names(schema, prefix)
     metadata = MetaData()

@@ -1,4 +1,4 @@
-"""The names of the tables, with a configurable schema and prefix that are inserted into each statement."""
+"""The names of the tables; a configurable schema and prefix are inserted into each statement."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Names:
         for option, value in (("schema", self.schema), ("prefix", self.prefix)):
             if value is not None and not _WORD.match(value):
                 raise ConfigurationError(
-                    f"{option}={value!r} is no name; use up to 40 letters, digits and '_', no digit first."
+                    f"{option} must be a name of up to 40 letters, digits and '_', and must not start "
+                    f"with a digit, got {value!r}."
                 )
 
     def of(self, name: str) -> str:
@@ -53,7 +54,7 @@ class Names:
 
 
 def set_names(dialect: Dialect, names: Names) -> None:
-    """Make statements that are compiled for this dialect use these names."""
+    """Use these names in all statements that are compiled for this dialect."""
 
     class Preparer(type(dialect.identifier_preparer)):  # type: ignore[misc]  # the dialect's own class
         def schema_for_object(self, element: Any) -> str | None:  # noqa: ANN401 - any schema item

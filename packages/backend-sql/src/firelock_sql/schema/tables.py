@@ -1,12 +1,11 @@
 """The schema: every table and index, for every SQL database, and the migrations that create them.
 
-Times are integers, in microseconds since 1970. States and queues are stored as plain strings, so that a
-person at an SQL prompt can read them. Strings are compared byte by byte everywhere, without the collation
-rules of a language.
+Times are integers, in microseconds since 1970. States and queues are stored as plain strings, so that they
+are readable at an SQL prompt. Strings are compared byte by byte, without the collation rules of a language.
 
-Migrations only go forward. To allow rolling upgrades, each migration declares the oldest schema version whose
-code still works on the new schema. The code declares the oldest schema on which it works. So servers of a
-release and of the previous one can share a storage before and after the migration.
+Migrations only go forward. For rolling upgrades, each migration declares the oldest schema version whose code
+still works on the new schema, and the code declares the oldest schema version on which it works. This allows
+servers of a release and of the previous one to share a storage before and after the migration.
 """
 
 from __future__ import annotations
@@ -51,7 +50,9 @@ CHANGED_IN_PLACE: Mapping[str, float] = {"fillfactor": 50, **VACUUMED_AT_ONCE}
 
 _MYSQL = frozenset({"mysql", "mariadb"})
 _POSTGRESQL = frozenset({"postgresql"})
-_FOR = "firelock: dialects"  # the key in an index's `info` for the dialects that have it, if not all do
+_FOR = (
+    "firelock: dialects"  # the key in an index's `info` for its dialects, if not all dialects have the index
+)
 
 _Columns = ColumnElement[Any] | Column[Any]
 
@@ -67,9 +68,9 @@ def make_index(
 
     Args:
         name: its name without the prefix.
-        where: the rows in a partial index, on databases that support them; None for every row.
+        where: the condition of a partial index, on databases that support them; None: all rows.
         whole: the columns for MySQL, which has no partial indexes and can sort only by the columns at the end
-            of an index; empty for no such index on MySQL.
+            of an index; empty if MySQL must not have the index.
         ordered: the columns for PostgreSQL, whose indexes do not implicitly end with the row number.
     """
     partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
@@ -102,7 +103,7 @@ ONE: ColumnElement[int] = literal_column("1")
 # SQLite assigns row numbers only to a column whose type is exactly INTEGER.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
 _EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # trailing blanks count
-_NAME_LENGTH = 255  # characters; MySQL needs a length for keys, and the core allows names of up to 200
+_NAME_LENGTH = 255  # characters; MySQL requires a length for keys, and Firelock allows names of up to 200
 
 
 def _exactly(lengthy: type[mysql.VARCHAR | mysql.MEDIUMTEXT], *length: int) -> TypeEngine[str]:
@@ -153,7 +154,7 @@ jobs = Table(
     Column("reason", _TEXT),
     _count("marks"),  # what to check when the job ends: see `marks.py`
     Column("waits_for", _NAME),  # the memo that it waits for; read only while it is awaiting or scheduled
-    # Written once, except for the columns that a later call of a unique job replaces.
+    # These columns are written once, except for those that a later call of a unique job replaces.
     Column("held_by", _LANE),  # its lane: the limit keys that it needs, one per line
     Column("task", _NAME, nullable=False),
     Column("arguments", _TEXT, nullable=False),
@@ -171,7 +172,7 @@ jobs = Table(
     ),  # its batch, its caller and the sources of its inputs; for a batch, its rules
     Column("parents", _TEXT),  # JSON list of [parent, on], or [parent, on, 1] if the result is passed on
     Column("creation", _TEXT),  # the first line of history, unless it is "enqueued, without a reason"
-    # Written when an attempt ends.
+    # These columns are written when an attempt ends.
     Column("result", _TEXT),
     Column("result_absent", _NAME),
     Column("error_type", _TEXT),
@@ -179,7 +180,7 @@ jobs = Table(
     Column("error_fingerprint", _NAME),
     Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list per line: see `job_row`
     _count("history_lines"),
-    _count("is_plain_end"),  # 1: the last step is not in `history`, but is given by the other columns
+    _count("is_plain_end"),  # 1: the last entry is not in `history`, because other columns contain its values
     postgresql_with=VACUUMED_EARLY,
 )
 
@@ -200,7 +201,7 @@ make_index(
     whole=(jobs.c.state, jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at),
     ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
-# For claims of jobs with limits; none of them is in the index above.
+# For claims of jobs with limits, which are not in the index above.
 make_index(
     "lanes",
     jobs.c.queue,
@@ -211,12 +212,12 @@ make_index(
     whole=(),
     ordered=(jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
-# For promote, the next due time and lists by due time. Scheduled jobs have a due time; waits and batches may
-# have one.
+# For promote, the next due time and lists by due time. Scheduled jobs have a due time; waiting jobs and
+# batches may have one.
 make_index("due", jobs.c.due_at, jobs.c.id, where=jobs.c.due_at.is_not(None))
-# For reconcile, the end of a session and lists of processing jobs, which are always few.
+# For reconcile, the end of a session and lists of processing jobs. The index always has few entries.
 make_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
-# For lists by any other state. Leaving out processing jobs saves 0.5 µs of the 9 µs per job.
+# For lists by any other state. The index does not contain processing jobs; this saves 0.5 of 9 µs per job.
 make_index(
     "listed",
     jobs.c.state,
@@ -239,10 +240,10 @@ make_index(
 make_index("by_recurring", jobs.c.recurring_id, jobs.c.created_at, where=jobs.c.recurring_id.is_not(None))
 # For the jobs of a failure group.
 make_index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None))
-# For lists of retrying jobs, however many jobs are scheduled.
+# For lists of retrying jobs, whose cost must not depend on the number of scheduled jobs.
 make_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.retries, jobs.c.due_at))
 
-# For lists by tag; has rows only for jobs with tags.
+# For lists by tag; the table contains only jobs with tags.
 job_tags = Table(
     PREFIX + "job_tags",
     METADATA,
@@ -252,7 +253,7 @@ job_tags = Table(
     sqlite_with_rowid=False,
 )
 
-# The dependency of a child on its parent. It is decided once and kept as long as the child.
+# The dependency of a child on its parent. It is decided once and kept as long as the child exists.
 edges = Table(
     PREFIX + "edges",
     METADATA,
@@ -262,12 +263,12 @@ edges = Table(
     Column("awaited", _WORD, nullable=False),  # the end of the parent for which the child waits
     _count("is_decided"),
     _count("carries"),  # 1: the parent's result is passed to the child as an argument
-    _count("is_wait"),  # 1: from a suspension, not from a continuation: the child existed before and has run
+    _count("is_wait"),  # 1: created by a suspension of a running child; 0: created with a continuation
 )
 Index(PREFIX + "edges_of_parent", edges.c.parent_id, edges.c.is_decided, edges.c.seq)  # for release and lists
 Index(PREFIX + "edges_of_child", edges.c.child_id)  # for the open edges of a child, and for prune
 
-# Ended parents whose children have not all been checked, with the last edge that was. Edges that were skipped
+# Ended parents that may have unchecked children, with the last edge that was checked. Edges that were skipped
 # because another transaction had locked the child have their own rows.
 releasing = Table(
     PREFIX + "releasing",
@@ -279,8 +280,8 @@ releasing = Table(
     postgresql_with=VACUUMED_AT_ONCE,
 )
 
-# The counts of a batch. On SQLite they are changed in place; elsewhere they are the sum of the deltas that
-# were folded: see `batch_deltas`.
+# The counts of a batch. On SQLite, they are changed in place. On other databases, they are the sum of the
+# folded deltas: see `batch_deltas`.
 batches = Table(
     PREFIX + "batches",
     METADATA,
@@ -297,7 +298,7 @@ batches = Table(
     _count("is_cancelled"),
     _count("is_stopping"),
     _count("is_changed"),  # 1: `release` must check it
-    Column("walk", _WORD),  # what `release` does to one member after another: sweep or let in
+    Column("walk", _WORD),  # the action that `release` applies to one member after another: sweep or let in
     # created_at and id of the last member that was handled
     Column("walked_at", BigInteger, nullable=False, server_default="0"),
     Column("walked_id", _NAME, nullable=False, server_default=""),
@@ -380,7 +381,7 @@ attempt_errors = Table(
     Column("traceback", _TEXT),
 )
 
-# The number of jobs per queue and state. On SQLite there is one row for each, which is changed in place.
+# The number of jobs per queue and state. On SQLite, each pair has one row, which is changed in place.
 counts = Table(
     PREFIX + "counts",
     METADATA,
@@ -391,8 +392,8 @@ counts = Table(
     postgresql_with=CHANGED_IN_PLACE,
 )
 
-# If transactions run concurrently, a shared row that each of them changes would serialize them. So they
-# insert rows here, and upkeep folds these into `counts`.
+# A shared row that every transaction changes would serialize concurrent transactions. So they insert rows
+# here, and upkeep folds these into `counts`.
 count_deltas = Table(
     PREFIX + "count_deltas",
     METADATA,
@@ -456,7 +457,7 @@ def _records(name: str, *more: Column[Any]) -> Table:
     table = Table(
         PREFIX + name,
         METADATA,
-        # empty: the key is a kind, and the version is the highest of its deleted records
+        # if this is empty, the key is a kind, and the version is the highest one of its deleted records
         Column("kind", _NAME, primary_key=True),
         Column("key", _NAME, primary_key=True),
         Column("value", _TEXT, nullable=False),
@@ -471,7 +472,7 @@ def _records(name: str, *more: Column[Any]) -> Table:
 
 
 records = _records("records", _count("is_paused"))  # 1: the settings of a queue that claims must skip
-recurring = _records("recurring")  # changed by each firing, so kept apart from the records that claims read
+recurring = _records("recurring")  # changed by each firing, so separate from the records that claims read
 is_paused_queue = records.c.is_paused == ONE
 make_index(
     "paused_queues", records.c.key, where=is_paused_queue, whole=(records.c.is_paused, records.c.key)
@@ -481,15 +482,15 @@ locks = Table(
     PREFIX + "locks",
     METADATA,
     Column("name", _NAME, primary_key=True),
-    Column("owner", _NAME),  # NULL: free, since `expires_at`
+    Column("owner", _NAME),  # NULL: the lock has been free since `expires_at`
     Column("fence", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
 )
 
-# The holders of a limit key, as a list of claims. Whether one of them still holds the key is decided by its
-# job.
+# The holders of a limit key, as a list of claimed jobs. The row of a job determines whether the job still
+# holds the key.
 limit_keys = Table(
     PREFIX + "limit_keys",
     METADATA,
@@ -501,14 +502,14 @@ limit_keys = Table(
     postgresql_with=CHANGED_IN_PLACE,
 )
 
-# The job that took a unique key last. Whether it still has the key is decided by the job.
+# The job that took a unique key last. The row of the job determines whether it still has the key.
 unique_keys = Table(
     PREFIX + "unique_keys",
     METADATA,
     Column("key", _KEY, primary_key=True),
     Column("job_id", _NAME, nullable=False),
-    Column("mark", Integer, nullable=False),  # its number of starts when it took the key
-    # the key stays taken until then, whatever happens to the job
+    Column("mark", Integer, nullable=False),  # the number of times the job had started when it took the key
+    # the key stays taken until this time, whatever happens to the job
     Column("free_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
@@ -564,13 +565,13 @@ schema_version = Table(
 class Migration:
     """One version of the schema."""
 
-    sentence: str  # what it did, as a sentence for people
+    sentence: str  # a description for users
     statements: Callable[[Dialect], Iterator[str]]
     works_with: int  # the oldest schema version whose code works on this one
 
 
 def _tables(dialect: Dialect) -> Iterator[str]:
-    """Yield the statements that create what is missing, so that an interrupted migration can be repeated."""
+    """Yield statements that create missing tables and indexes, also after an interrupted migration."""
     for table in METADATA.sorted_tables:
         yield str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip()
         if getattr(dialect, "makes_indexes_with_tables", False):
@@ -584,7 +585,7 @@ MIGRATIONS = [Migration("Created the tables of version 1.", _tables, works_with=
 
 
 def script(dialect: Dialect, found: int, now: int) -> Iterator[list[str]]:
-    """Yield the statements of each migration after a version; the last one inserts the version row."""
+    """Yield the statements of each migration after `found`; the last one inserts the row of its version."""
     for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
         row = insert(schema_version).values(
             version=version, at=now, works_with=migration.works_with, made_by=__version__

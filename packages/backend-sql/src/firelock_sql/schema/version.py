@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 WANTED = 1
-"""The schema that `migrate` makes."""
+"""The schema version that `migrate` creates."""
 OLDEST = 1
-"""The oldest schema on which this code works."""
+"""The oldest schema version on which this code works."""

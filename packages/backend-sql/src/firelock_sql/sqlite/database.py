@@ -269,7 +269,7 @@ class FileConnections:
         """Run the work and commit it; repeat it as a whole while another transaction writes.
 
         Raises:
-            StorageUnavailable: another transaction wrote for the whole time; or, after a second, the
+            StorageUnavailable: Another transaction wrote for the whole time; or, after a second, the
                 transaction turned out to be the caller's own, because nothing else runs in this process.
         """
         if patience_seconds is None:
@@ -298,7 +298,7 @@ class FileConnections:
         """Log a warning if the writer is a transaction of this process.
 
         Raises:
-            StorageUnavailable: this thread waits for its own transaction, because there is no other writer.
+            StorageUnavailable: This thread waits for its own transaction, because there is no other writer.
         """
         path = self._url.path
         if not is_written_here(path):
@@ -425,7 +425,7 @@ class FileConnections:
         """Raise an error if the storage is closed.
 
         Raises:
-            StorageError: it is closed.
+            StorageError: It is closed.
         """
         if self._is_closed:
             raise StorageError(f"The storage {self._url} is closed; open another one.")
@@ -501,8 +501,8 @@ def translated(path: Path) -> Iterator[None]:
     """Translate the driver's exceptions to the storage's; their messages contain no parameters.
 
     Raises:
-        StorageUnavailable: locked, disk full, I/O error: trying again may help.
-        StorageError: everything else.
+        StorageUnavailable: Locked, disk full, I/O error: trying again may help.
+        StorageError: Everything else.
     """
     try:
         yield

@@ -309,8 +309,8 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
     The first members of a batch that is cancelled when it is stored are swept like any others.
 
     Raises:
-        JobNotFound: the batch is not stored.
-        BatchFinished: the batch accepts no more members.
+        JobNotFound: The batch is not stored.
+        BatchFinished: The batch accepts no more members.
     """
     found = known.get(batch_id)
     if found is None or found.batch is None:
