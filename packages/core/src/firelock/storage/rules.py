@@ -588,9 +588,9 @@ def paged(
 # ---- records ---------------------------------------------------------------------------------------------
 
 
-def earliest(*times: int | None) -> int | None:
+def earliest(*instants: int | None) -> int | None:
     """Return the earliest of the times that are not None; None if all are None."""
-    return min((time for time in times if time is not None), default=None)
+    return min((time for time in instants if time is not None), default=None)
 
 
 def checked(stored: Record | None, change: RecordChange) -> Applied:
