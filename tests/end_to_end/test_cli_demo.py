@@ -207,7 +207,7 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
     )
     os.close(its)
     told = ""
-    while "Come in by" not in told:
+    while "To log in, open" not in told:
         more = read(ours)
         assert more, told
         told += more

@@ -82,7 +82,7 @@ def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
     port = free_port()
     command = [*FIRELOCK, "dev", "dev_shop:fire", "--port", str(port), "--workers", "2"]
     with PseudoTerminal(command, folder=folder) as terminal:
-        seen = terminal.awaits(f"Come in by http://127.0.0.1:{port}/enter#")
+        seen = terminal.awaits(f"To log in, open http://127.0.0.1:{port}/enter#")
         terminal.awaits("Jobs are run from now on.")
         first = app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE)
 
@@ -113,7 +113,7 @@ def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
     assert 1 == len(servers)
     assert "dev_shop.py:18: SyntaxError" in broken
     assert [0, 1] == [held.record().crashes, held.record().attempt]
-    assert 1 == terminal.text.count("Come in by")
+    assert 1 == terminal.text.count("To log in, open")
     assert 0 == code
     eventually(lambda: not processes_in(folder))
 

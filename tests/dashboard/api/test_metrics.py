@@ -414,5 +414,5 @@ def test_a_dashboard_whose_storage_is_away_is_alive_and_not_ready():
         fire.storage.mend()
         back = browser.get("/-/readyz")
 
-    assert (away.status, away.text) == (503, "failed storage: it does not answer\n")
+    assert (away.status, away.text) == (503, "failed storage: it is unreachable\n")
     assert [alive.status, back.status] == [200, 200]

@@ -590,5 +590,5 @@ def test_a_time_is_given_either_as_a_duration_or_as_an_instant(fire, client, sch
     answer = client.act("/api/jobs/reschedule", form)
 
     assert 400 == answer.status
-    assert "either in" in answer.json()["error"]
+    assert "one of in and at" in answer.json()["error"]
     assert due_at == fire.jobs.get(scheduled[0]).next_due_at

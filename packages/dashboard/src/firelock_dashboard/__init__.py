@@ -1,4 +1,4 @@
-"""The dashboard of Firelock: shows jobs, queues and servers, and acts on them.
+"""The dashboard of Firelock, a web application that shows and changes jobs, queues and servers.
 
 `app.mount("/jobs", Dashboard(fire))` mounts it in FastAPI and Starlette; docs/dashboard.md describes the
 other frameworks.
@@ -6,8 +6,8 @@ other frameworks.
 Read `app` first, which receives each request, then `web/` (the code between a request and a page) and one
 module of `pages/`. `site` holds the objects that all pages of one dashboard share.
 `stats/` computes the numbers that pages show, `security/` decides which visitors may see and do what, and
-`api/` serves programs. `problems` contains the errors of a bad request, and `hookspecs` the hooks. The
-command line finds the dashboard through `plugin` and starts it through `command`.
+`api/` serves programs. `problems` contains the exceptions that refuse a request, and `hookspecs` the hooks.
+The command line finds the dashboard through `plugin` and starts it through `command`.
 """
 
 from __future__ import annotations

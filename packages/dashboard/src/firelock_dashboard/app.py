@@ -1,6 +1,7 @@
 """`Dashboard`, the ASGI application.
 
-It opens nothing until the first request, because a mounted application receives no lifespan events.
+The application opens no files, threads or connections until the first request, because a mounted application
+receives no lifespan events.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ class Dashboard(Site):
     Args:
         fire: the app whose jobs the dashboard shows and changes.
         auth: called with each request; returns a level ("none", "read", "operate" or "admin"), a set of
-            permissions, an `Access`, or an awaitable of one of these. Without `auth`, only visitors of this
-            machine get an answer, and only with a one-time link, which `firelock dashboard link` or `link()`
-            creates.
+            permissions, an `Access`, or an awaitable of one of these. Without `auth`, the dashboard serves
+            only visitors of this machine, and only with a one-time link, which `firelock dashboard link` or
+            `link()` creates.
         read_only: whether to leave out all routes that change anything.
         title: the title at the top of each page.
         prefix: the path under which a browser reaches the dashboard, if neither the framework nor a trusted
@@ -82,8 +83,8 @@ class Dashboard(Site):
         trusts_proxy: whether to trust the headers `X-Forwarded-Prefix`, `-Proto` and `-Host`. Set it only
             behind a proxy that sets these headers.
         trusted_origins: further origins that may send forms, for example "https://ops.example.com".
-        allowed_hosts: the host names that the dashboard answers to if it has an `auth`, for example
-            "jobs.example.com" or "*.example.com". By default it answers to all.
+        allowed_hosts: the host names that the dashboard accepts in requests if it has an `auth`, for example
+            "jobs.example.com" or "*.example.com". By default it accepts all of them.
         back_url: the target of "back to the app": a path such as "/", or an http or https URL. By default
             there is no such link.
         environment: a word such as "production", shown as a ribbon.
@@ -97,7 +98,7 @@ class Dashboard(Site):
     Two dashboards in one process share nothing.
 
     Raises:
-        ConfigurationError: an option is invalid.
+        ConfigurationError: An option is invalid.
     """
 
     def __init__(
@@ -143,13 +144,13 @@ class Dashboard(Site):
             at: the address of the dashboard in a browser, for example "http://127.0.0.1:8000/jobs".
 
         Raises:
-            ConfigurationError: `at` is no such address, or the dashboard has an `auth=` and so accepts no
-                links.
-            StorageUnavailable: the storage cannot be reached.
+            ConfigurationError: If `at` is not the URL of a page, or if the dashboard has an `auth=` and
+                therefore accepts no links.
+            StorageUnavailable: The storage is unreachable.
         """
         if self.auth is not None:
             raise ConfigurationError(
-                "This dashboard has an auth=, which says who may come in; it takes no links."
+                "This dashboard does not accept links, because it has an auth=; log in through that instead."
             )
         return self.links.make(at)
 
@@ -173,7 +174,7 @@ class Dashboard(Site):
     # ---- ASGI --------------------------------------------------------------------------------------------
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serve one request."""
         if scope["type"] != "http":
             await _refuse_other(scope, receive, send, self.close)
             return
@@ -188,7 +189,7 @@ class Dashboard(Site):
             else:
                 await self._send(response, scope, receive, send)
         except ClientDisconnect:
-            return  # the client has disconnected and cannot receive a response
+            return
 
     async def _send(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
         self.gate.protect(response, hides_path=path_of(scope).startswith(approvals.PREFIX))
@@ -199,9 +200,10 @@ class Dashboard(Site):
         try:
             self.gate.check_shape(request)
             urls = Urls(self.gate.root(request), self.assets)
-            if path in _PROBES and request.method != "POST":  # has no data: no authentication
+            # probes and the package's files contain no data, so they need no authentication
+            if path in _PROBES and request.method != "POST":
                 return await self._probed(path)
-            if path.startswith("/files/") and request.method != "POST":  # the package's files: no data
+            if path.startswith("/files/") and request.method != "POST":
                 return self.assets.response(path.removeprefix("/files/"), request.headers)
             if path == ENTER and self.auth is None:
                 return await self._entered(request, urls)
@@ -222,22 +224,23 @@ class Dashboard(Site):
             return await run_in_threadpool(self._refused, visit, self._problem_of(error, access, path))
 
     async def _probed(self, path: str) -> Response:
-        """Answer a probe of an orchestrator.
+        """Return the response to a probe of an orchestrator.
 
-        The response shows that this process answers and, for /-/readyz, that the storage answered within the
-        last second. /-/livez uses no thread of the pool: busy threads are no reason to restart the process.
+        The response shows that this process is alive and, for /-/readyz, that the storage was reachable
+        within the last second. /-/livez uses no thread of the pool, because busy threads are not a reason to
+        restart the process.
         """
         try:
             if path == _READY:
                 await run_in_threadpool(self.counts)
         except FirelockError:
-            return Response("failed storage: it does not answer\n", 503, media_type="text/plain")
+            return Response("failed storage: it is unreachable\n", 503, media_type="text/plain")
         return Response("ok\n", media_type="text/plain")
 
     async def _entered(self, request: Request, urls: Urls) -> Response:
-        """Answer a request for the page that exchanges a link for a session.
+        """Return the response of the page that exchanges a link for a session.
 
-        Only a POST of the page's own form uses a link up; a link preview, which sends a GET, does not.
+        Only a POST of the page's own form uses up a link; a link preview, which sends a GET, does not.
         """
         self.gate.check_visitor(request)
         is_own = self.gate.check_origin(request)
@@ -252,13 +255,13 @@ class Dashboard(Site):
         return await run_in_threadpool(self._exchanged, visit)
 
     async def _answered_for(self, request: Request, urls: Urls, path: str) -> Response:
-        """Answer a visitor with an approval link; the link gives access only to this page."""
+        """Return the page of an approval link, which gives access only to this page."""
         self.gate.check_visitor(request)
         is_own = self.gate.check_origin(request)
         try:
             access = Access(name=(await self._entrance.admit(request)).name)
         except RequestProblem:
-            access = Access()  # the link is enough; the visitor's name is only for the audit
+            access = Access()  # the link grants access; the visitor's name is only for the audit
         is_posted = request.method == "POST"
         if is_posted and not is_own:
             raise Forbidden(self.texts("approval.not_own"))
@@ -268,7 +271,7 @@ class Dashboard(Site):
         return await run_in_threadpool(approvals.answer_visit, visit)
 
     def _exchanged(self, visit: Visit) -> Response:
-        """Exchange a link for a session, whose cookie neither scripts nor requests of other sites can use."""
+        """Exchange a link for a session cookie that neither scripts nor requests of other sites can use."""
         token = _token_in(visit.form.value(_TOKEN))
         try:
             session = self.links.exchange(token)
@@ -315,7 +318,7 @@ class Dashboard(Site):
         return packed(visit.request, response, scheme=self.gate.scheme(visit.request))
 
     def _problem_of(self, error: Exception, access: Access, path: str) -> RequestProblem:
-        """Return the problem for an error.
+        """Return the problem that the response to a failed request describes, and log unexpected errors.
 
         Only visitors with access see the address of an unreachable storage.
         """
@@ -326,11 +329,14 @@ class Dashboard(Site):
         if isinstance(error, JobConflict | ScheduleError):  # the visitor's mistake
             return BadRequest(str(error))
         if not isinstance(error, StorageUnavailable):
-            log.error("a page failed", exc_info=error, extra={"path": approvals.without_token(path)})
+            log.error(
+                "Unexpected error in a request; responding with status 500.",
+                exc_info=error, extra={"path": approvals.without_token(path)},
+            )  # fmt: skip
             return RequestProblem(self.texts("refused.failed"), status=_BROKEN)
         message = self.redactor.text(str(error))
         if not self.may(access, Permission.READ):
-            log.warning("The storage does not answer, so nobody can come in: %s", message)
+            log.warning("The storage is unreachable, so visitors cannot log in: %s", message)
             message = self.texts("refused.away")
         return RequestProblem(message, status=503)
 
@@ -342,7 +348,7 @@ class Dashboard(Site):
             self.texts("refused.method", methods=allowed), status=405, headers={"Allow": allowed}
         )
 
-    # ---- refused requests --------------------------------------------------------------------------------
+    # ---- problem responses -------------------------------------------------------------------------------
 
     def _refused(self, visit: Visit, problem: RequestProblem) -> Response:
         """Return the response that states the problem and the fix: a page, or JSON for scripts."""
@@ -360,8 +366,8 @@ class Dashboard(Site):
     def _problem_page(self, visit: Visit, problem: RequestProblem, message: str) -> str:
         """Return the problem's page.
 
-        The page does not contain the app's numbers if the visitor may not read, or if the numbers cannot be
-        read.
+        The page does not show the number of jobs if the visitor may not read it, or if the storage is
+        unreachable.
         """
         key = f"shared.problem_{problem.status}"
         title = self.texts(key) if key in self.texts else self.texts("shared.problem_400")
@@ -371,7 +377,7 @@ class Dashboard(Site):
                     "problem.html", title=title, section="", message=message, code=problem.status
                 )
             except Exception:
-                log.exception("the page of a problem failed")
+                log.exception("Unexpected error in the page of a problem; sending a page without navigation.")
         if isinstance(problem, NoSession):
             return self._enter_page(visit, message)
         code = None
@@ -410,9 +416,9 @@ def dashboard_urls(
             `firelock.integrations.django` creates from the settings.
         login_url: the URL, or the name of a view, to which visitors who are not logged in are redirected. The
             default is `LOGIN_URL` if the settings have one, otherwise the login of Django's admin.
-        options: the options of `Dashboard`. The view calls `auth` with the user of Django's session. The
-            default `auth` is `django_permissions` in a project with that Django app, otherwise
-            `django_staff`.
+        options: the options of `Dashboard`. The view calls `auth` with a request that has the user of
+            Django's session. The default `auth` is `django_permissions` in a project with that Django app,
+            otherwise `django_staff`.
     """
     from django.apps import apps  # noqa: PLC0415 - installed wherever this function is used
 
@@ -428,7 +434,7 @@ def dashboard_urls(
 
 
 def _without_body(response: Response) -> Response:
-    """Return the response to HEAD: that of GET without its content, also for an endless stream."""
+    """Return the response to a HEAD request: that of GET without the content, also for an endless stream."""
     bare = Response(status_code=response.status_code)
     bare.raw_headers = response.raw_headers
     return bare
@@ -451,10 +457,10 @@ def _checked_streams(most: object) -> int:
     """Return the number unchanged.
 
     Raises:
-        ConfigurationError: it is not a valid number of streams.
+        ConfigurationError: The number is not a valid number of streams.
     """
     if not isinstance(most, int) or isinstance(most, bool) or most < 0:
-        raise ConfigurationError(f"max_streams= must be an integer from 0, got {most!r}.")
+        raise ConfigurationError(f"max_streams= must be an integer of 0 or more, got {most!r}.")
     return most
 
 
@@ -462,7 +468,7 @@ def _checked_back(address: str | None) -> str | None:
     """Return the address unchanged if it is a path on the same host or an http or https URL.
 
     Raises:
-        ConfigurationError: a browser could interpret the address differently, as with javascript: or
+        ConfigurationError: If a browser could interpret the address differently, as with javascript: or
             //elsewhere.
     """
     if address is None:
@@ -475,7 +481,8 @@ def _checked_back(address: str | None) -> str | None:
         is_page = False
     if not (is_path or is_page) or "\\" in address or " " in address or not address.isprintable():
         raise ConfigurationError(
-            f"back_url={address!r} leads nowhere; write a path such as '/', or 'https://shop.example.com'."
+            f"back_url= must be a path or an http(s) URL, got {address!r}; use for example '/', or "
+            "'https://shop.example.com'."
         )
     return address
 

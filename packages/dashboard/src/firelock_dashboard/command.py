@@ -35,14 +35,14 @@ def serve(options: argparse.Namespace) -> int:
     """Serve the dashboard until the process is interrupted, and return the exit code.
 
     Raises:
-        ConfigurationError: the port is invalid, or --user is given without a password.
+        ConfigurationError: If the port is invalid, or if --user is given without a password.
     """
     if not 0 <= options.port <= _LAST_PORT:
-        raise ConfigurationError(f"--port {options.port} is no port; give 0 to {_LAST_PORT}.")
+        raise ConfigurationError(f"--port must be an integer from 0 to {_LAST_PORT}, got {options.port}.")
     auth = _auth(options.user)
     if options.of:
         raise ConfigurationError(
-            f"There is no {options.of!r} beside {options.target!r}; leave it out, or begin with link."
+            f"Unexpected argument {options.of!r} after {options.target!r}; remove it, or start with link."
         )
     _take_target(options, options.target)
     fire = options.open_app()
@@ -59,11 +59,9 @@ def serve(options: argparse.Namespace) -> int:
                 dashboard, log_level="warning", access_log=False, proxy_headers=False, server_header=False,
                 timeout_graceful_shutdown=3, http=guard.protocol, ws="none", backlog=guard.backlog,
             )  # fmt: skip
-            for order in (
-                signal.SIGINT,
-                signal.SIGTERM,
-            ):  # uvicorn raises the signal again after it has stopped, when nothing is left to do
-                signal.signal(order, lambda *_: None)
+            # after it has stopped, uvicorn raises the signal again, which must not end the process early
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: None)
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         fire.close()
@@ -71,7 +69,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _auth(user: str | None) -> Auth | None:
-    """Return the `auth` of the command: the user of --user, and the token of programs that may only read."""
+    """Return the `auth` of the command: the user of --user, and the token of read-only programs."""
     token = os.environ.get(_TOKEN)
     try:
         programs = [bearer_tokens({token: [Permission.READ]})] if token else []
@@ -81,7 +79,7 @@ def _auth(user: str | None) -> Auth | None:
         return programs[0] if programs else None
     password = os.environ.get(_PASSWORD, "")
     if not password:
-        raise ConfigurationError(f"--user {user} needs a password; set {_PASSWORD}.")
+        raise ConfigurationError(f"--user {user} requires a password; set {_PASSWORD}.")
     people = basic_auth({user: password}, level="admin")
     return any_of(people, *programs) if programs else people
 
@@ -92,11 +90,11 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen()  # listen before the address is printed, so that a reader can connect immediately
+        listener.listen()  # before the address is printed, so that a user can connect immediately
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"Nothing can listen at {host}, port {port}: {error.strerror}. Give others."
+            f"Cannot listen on {host}, port {port}: {error.strerror}; set another --host or --port."
         ) from error
     return listener
 
@@ -105,22 +103,22 @@ def link(options: argparse.Namespace) -> int:
     """Print a one-time link to a dashboard without `auth=`, and return the exit code.
 
     Raises:
-        ConfigurationError: the storage belongs to one process, or the address is invalid.
+        ConfigurationError: If the storage belongs to one process, or if the address is invalid.
     """
     _take_target(options, options.of)
     fire = options.open_app()
     try:
         if Feature.SHARED not in fire.storage.features:
             raise ConfigurationError(
-                f"{fire.storage.url} belongs to one process, so this one cannot make a link for it. Print "
-                "one where the dashboard is made: print(dashboard.link('http://127.0.0.1:8000/jobs'))."
+                f"Storage {fire.storage.url} belongs to one process, so this command cannot create a link "
+                "for it. Run print(dashboard.link('http://127.0.0.1:8000/jobs')) in the dashboard's process."
             )
-        made = Links(fire).make(options.at)
+        url = Links(fire).make(options.at)
     finally:
         fire.close()
-    sys.stdout.write(f"{json.dumps({'link': made}) if options.is_json else made}\n")
+    sys.stdout.write(f"{json.dumps({'link': url}) if options.is_json else url}\n")
     if sys.stdout.isatty() and not options.is_json:
-        sys.stdout.write(f"It lets one browser in, once, within {LINK_SECONDS // 60} minutes.\n")
+        sys.stdout.write(f"This link works once, within {LINK_SECONDS // 60} minutes.\n")
     return 0
 
 
@@ -133,12 +131,12 @@ def _announce(options: argparse.Namespace, listener: socket.socket, dashboard: D
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}/"  # noqa: S104 - only compared
-    sys.stdout.write(f"Dashboard at {address} (Ctrl-C stops it)\n")
+    sys.stdout.write(f"Dashboard at {address} (press Ctrl-C to stop)\n")
     if dashboard.auth is None:
         _announce_link(options, address, dashboard)
         if host not in {"127.0.0.1", "::1"}:
             sys.stdout.write(
-                "Only requests from this machine are answered; others are told so. Give --user, or mount\n"
+                "The dashboard refuses requests from other machines. To allow them, pass --user, or mount\n"
                 "the dashboard in your application with auth=….\n"
             )
     sys.stdout.flush()
@@ -158,15 +156,19 @@ def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboa
     again = options.as_called(f"firelock dashboard link{named} --at {address}")
     if sys.stdout.isatty():
         try:
-            sys.stdout.write(f"Come in by {dashboard.link(address)} (once, within ten minutes)\n")
+            sys.stdout.write(f"To log in, open {dashboard.link(address)} (works once, within ten minutes)\n")
         except StorageUnavailable as error:
-            sys.stdout.write(f"No link could be made: {error}\nOnce the storage answers: {again}\n")
+            sys.stdout.write(
+                f"Could not create a link: {error}\nWhen the storage is reachable again, run: {again}\n"
+            )
     elif options.open:
         return
     elif Feature.SHARED in dashboard.fire.storage.features:
-        sys.stdout.write(f"Come in by a link, which another command prints: {again}\n")
+        sys.stdout.write(f"To log in, run this command in a terminal, and open its link: {again}\n")
     else:
-        sys.stdout.write("A link is printed to a terminal only: run this in one, or give --user.\n")
+        sys.stdout.write(
+            "Links are printed only to a terminal; run this command in a terminal, or pass --user.\n"
+        )
 
 
 def _opened(address: str, dashboard: Dashboard) -> str:
@@ -176,4 +178,4 @@ def _opened(address: str, dashboard: Dashboard) -> str:
     try:
         return dashboard.links.make(address, opens=True)
     except StorageUnavailable:
-        return address  # the page itself reports the problem, and how to open the dashboard later
+        return address  # the page shows the problem, and how to open the dashboard later

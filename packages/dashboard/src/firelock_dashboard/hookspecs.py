@@ -12,8 +12,8 @@ def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]
     """Add pages to the dashboard.
 
     Called once, when a dashboard receives its first request for a page. An implementation must return `Page`
-    objects. If it raises an exception, this plugin has no pages; the exception is logged and shown on the
-    page System.
+    objects. If it raises an exception, this plugin has no pages, and the exception is logged and shown on the
+    System page.
 
     Example:
         @hookimpl

@@ -17,27 +17,38 @@ def register_hookspecs() -> object:
 
 @hookimpl
 def register_commands() -> Sequence[Command]:
-    """Return the command; its dependencies are imported when it runs."""
-    return [Command("dashboard", "Look at jobs in a browser, and act on them.", _configure, _run)]
+    """Return the command, which imports its dependencies when it runs."""
+    return [Command("dashboard", "Show and change jobs in a browser.", _configure, _run)]
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target", metavar="MODULE:APP", nargs="?",
-        help="the app, as for firelock server; or the word link, which prints a one-time link and ends",
+        help="the app, as for firelock server; or the word link, to print a one-time link",
     )  # fmt: skip
     parser.add_argument("of", metavar="MODULE:APP", nargs="?", help="after link: the app")
     parser.add_argument(
-        "--at", metavar="URL", default="http://127.0.0.1:8787/", help="with link: where the dashboard is"
+        "--at",
+        metavar="URL",
+        default="http://127.0.0.1:8787/",
+        help="with link: the address of the dashboard (default: %(default)s)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at: 127.0.0.1")
-    parser.add_argument("--port", type=int, default=8787, help="the port: 8787; 0 takes a free one")
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
-    parser.add_argument("--read-only", action="store_true", help="look at everything, change nothing")
-    parser.add_argument("--title", default="Firelock", help="what stands at the top")
-    parser.add_argument("--environment", metavar="WORD", help="shown as a ribbon, such as production")
-    parser.add_argument("--prefix", metavar="PATH", help="below which address a proxy serves it")
-    parser.add_argument("--user", metavar="NAME", help="ask for this name and FIRELOCK_DASHBOARD_PASSWORD")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, default=8787, help="the port (default: 8787); 0 for any free port"
+    )
+    parser.add_argument("--open", action="store_true", help="open the dashboard in the browser")
+    parser.add_argument("--read-only", action="store_true", help="leave out all actions")
+    parser.add_argument(
+        "--title", default="Firelock", help="the title at the top of each page (default: Firelock)"
+    )
+    parser.add_argument("--environment", metavar="WORD", help="a word shown as a ribbon, such as production")
+    parser.add_argument("--prefix", metavar="PATH", help="the path under which a proxy serves the dashboard")
+    parser.add_argument(
+        "--user",
+        metavar="NAME",
+        help="require this user name and the password in FIRELOCK_DASHBOARD_PASSWORD",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

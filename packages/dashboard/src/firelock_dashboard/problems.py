@@ -1,4 +1,4 @@
-"""The errors of a request: each has an HTTP status and a message that describes the fix."""
+"""The exceptions that refuse a request: each has an HTTP status and a message that describes the fix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RequestProblem(FirelockError):
 
 
 class BadRequest(RequestProblem):
-    """A value of the request is wrong; the message names the field."""
+    """A value of the request is invalid; the message names the field."""
 
 
 class Unauthorized(RequestProblem):

@@ -35,7 +35,7 @@ _COUNTS_AGE = 1.0  # seconds
 
 
 class Site:
-    """One dashboard, as its pages use it; the subclass `Dashboard` also answers requests."""
+    """The part of a dashboard that its pages use; the subclass `Dashboard` also serves requests."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Site:
         return counts
 
     def _expire(self, moved: Collection[str]) -> None:
-        """Discard older readings before open pages request the topics that changed."""
+        """Discard cached readings before open pages request the topics that changed."""
         self.watch.expire()
         self._retries.forget()
         if "ended" in moved:
@@ -112,7 +112,7 @@ class Site:
         return self._retries.get(self.counts().by_state.get(State.SCHEDULED, 0))
 
     def forget(self, *, keeps_days: bool = True) -> None:
-        """Discard what was read, so that a visitor sees a change immediately.
+        """Discard all cached readings, so that a visitor sees a change immediately.
 
         `Watch.forget` describes `keeps_days`.
         """
@@ -121,7 +121,7 @@ class Site:
         self.watch.forget(keeps_days=keeps_days)
 
     def close(self) -> None:
-        """Stop the streams and threads. The app stays open: the code that created it must close it."""
+        """Stop the streams and threads, but not the app, which must be closed by the code that created it."""
         self.live.close()
         self.runner.close()
         self.history.close()

@@ -1,4 +1,4 @@
-"""The routes of the API that change something; each response reports the result."""
+"""The routes of the API that change data; each response reports the result."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ __all__ = ["ROUTES"]
 _MOST_IDS = 500
 _IDS = Texts("id", "The jobs' ids.", is_required=True, most=_MOST_IDS)
 _IN = Span("in", "A duration from now, such as 90s, 15m, 2h, 3d.")
-_AT = Moment("at", "A time.")
+_AT = Moment("at", "The new due time.")
 _JOB_ID = Text("id", "The job's id.", is_required=True)
 _SIGNALED = Text("job", "The job's id.", is_required=True)
 _SIGNAL = Text("signal", "The signal's name, with its key if it has one.", is_required=True)
-_EARLY = Flag("early", "true: also if the job waits for another signal now.", default=False)
-_VERB = Choice("verb", "What to do.", choices=("requeue", "delete", "move"), is_required=True)
+_EARLY = Flag("early", "true: send the signal even if the job does not wait for it yet.", default=False)
+_VERB = Choice("verb", "The action.", choices=("requeue", "delete", "move"), is_required=True)
 _ARGUMENT = Text("argument", "A string that the stored arguments contain.")
 _ERROR = Text("error", "A string that the last error's type or message contains.")
-_FOR = Span("for", "A duration such as 2h or 7d. Default: until the cause is unmuted.")
+_FOR = Span("for", "The duration of the mute, such as 2h or 7d. Default: until the cause is unmuted.")
 _TASK = Text("task", "The task's name.", is_required=True)
 
 
@@ -86,7 +86,9 @@ def reschedule_jobs(visit: Visit) -> Response:
     ids = _given_ids(visit)
     span, at = visit.form.maybe(_IN), visit.form.maybe(_AT)
     if (span is None) is (at is None):
-        raise BadRequest("Send either in, a duration such as 15m, or at, a time.")
+        raise BadRequest(
+            "Exactly one of in and at is required; set in to a duration such as 15m, or at to a time."
+        )
     when: Any = at if span is None else span
     results = visit.fire.jobs.reschedule(ids, when)
     return _answer(visit, "reschedule", ids, results)
@@ -105,7 +107,7 @@ def copy_job(visit: Visit) -> Response:
 
 
 def answer_signal(visit: Visit) -> Response:
-    """Send a signal; its value is JSON of the signal's type."""
+    """Send a signal whose value is JSON of the signal's type."""
     job_id, name = visit.form.value(_SIGNALED), visit.form.value(_SIGNAL)
     value, is_early = visit.form.value(SIGNAL_VALUE), visit.form.value(_EARLY)
     is_first = send_signal(visit, job_id, name, value, is_early=is_early)
@@ -124,9 +126,9 @@ def begin_operation(visit: Visit) -> Response:
     target = move_target(visit.form) if verb == "move" else {}
     named = (visit.form.maybe(TO_QUEUE), visit.form.maybe(TO_PRIORITY))
     if verb != "move" and named != (None, None):
-        raise BadRequest(f"to_queue and to_priority belong to the verb move, not to {verb}.")
+        raise BadRequest(f"to_queue and to_priority are only for verb=move, got verb={verb}; remove them.")
     if where == JobFilter(is_retrying=False) and not contains:
-        raise BadRequest("retrying=false alone is nearly every job; add another filter.")
+        raise BadRequest("retrying=false alone matches nearly every job; add another filter.")
     operation = start_operation(visit, verb, where, contains=contains, to=target)
     return visit.json(shapes.operation_json(operation), 202)
 
@@ -164,13 +166,13 @@ def _change_queue(verb: str, summary: str, *parameters: Field[Any]) -> Route:
 
 
 def _change_recurring(
-    verb: str, permission: Permission, summary: str, told: Callable[[Any], dict[str, object]]
+    verb: str, permission: Permission, summary: str, fields_of: Callable[[Any], dict[str, object]]
 ) -> Route:
     def change(visit: Visit) -> Response:
         recurring_id = visit.form.value(RECURRING_ID)
-        made = getattr(visit.fire.recurring, verb)(recurring_id)
+        result = getattr(visit.fire.recurring, verb)(recurring_id)
         visit.audit(f"recurring.{verb}", recurring_id)
-        return visit.json({"id": recurring_id, **told(made)}, 201 if verb == "trigger" else 200)
+        return visit.json({"id": recurring_id, **fields_of(result)}, 201 if verb == "trigger" else 200)
 
     return _post(f"/recurring/{verb}", permission, change, summary, RECURRING_ID)
 
@@ -187,10 +189,12 @@ def end_worker_process(visit: Visit) -> Response:
 
 
 def run_task(visit: Visit) -> Response:
-    """Enqueue a job of a task; the fields `args.NAME` are its arguments, as strings like those of a form."""
+    """Enqueue a job of a task; the form's fields `args.NAME` are the job's arguments."""
     name = visit.form.value(_TASK)
     if visit.fire.registry.get(name) is None:
-        raise NotHere(f"Task {name!r} is not registered in this process.")
+        raise NotHere(
+            f"Task {name!r} is not registered in this process; mount the dashboard in the task's app."
+        )
     with refusing(ArgumentError, ConfigurationError, TaskError):
         return visit.json({"id": make_job(visit, name).id}, 201)
 
@@ -207,23 +211,23 @@ def _post(
 
 ROUTES = (
     _change_jobs(
-        "requeue", Permission.REQUEUE, "Jobs that are neither enqueued nor processing are enqueued."
+        "requeue", Permission.REQUEUE, "Enqueue those of the jobs that are neither enqueued nor processing."
     ),
     _change_jobs(
         "delete",
         Permission.DELETE,
-        "Jobs are deleted; running ones are told to stop.",
+        "Delete jobs, and order running ones to stop.",
     ),
     _change_jobs(
         "restore",
         Permission.DELETE,
-        "Deletes are taken back where nothing was lost by them; others are refused.",
+        "Undo deletes of jobs that lost no data; refuse the others.",
     ),
     _post(
         "/jobs/reschedule",
         Permission.REQUEUE,
         reschedule_jobs,
-        "Scheduled jobs become due at another instant.",
+        "Change the due time of scheduled jobs.",
         _IDS,
         _IN,
         _AT,
@@ -232,7 +236,7 @@ ROUTES = (
         "/jobs/move",
         Permission.REQUEUE,
         move_chosen,
-        "Waiting jobs go to another queue or get another priority; processing and ended jobs are refused.",
+        "Move waiting jobs to another queue or priority; refuse processing and ended jobs.",
         _IDS,
         TO_QUEUE,
         TO_PRIORITY,
@@ -241,14 +245,14 @@ ROUTES = (
         "/jobs/copy",
         Permission.REQUEUE,
         copy_job,
-        "A new job like this one is enqueued.",
+        "Enqueue a copy of a job.",
         _JOB_ID,
     ),
     _post(
         "/signals/send",
         Permission.RUN_TASK,
         answer_signal,
-        "A job's signal is answered, if nobody was first.",
+        "Send a signal to a job, unless it was sent before.",
         _SIGNALED,
         _SIGNAL,
         SIGNAL_VALUE,
@@ -258,8 +262,8 @@ ROUTES = (
         "/operations",
         Permission.READ,
         begin_operation,
-        "Everything that matches is requeued, deleted or moved, in the background; needs that permission "
-        "(requeue for a move).",
+        "Requeue, delete or move all matching jobs in the background; requires the permission requeue or "
+        "delete (a move requires requeue).",
         _VERB,
         *FILTERS,
         _ARGUMENT,
@@ -271,13 +275,13 @@ ROUTES = (
         "/operations/{id}/cancel",
         Permission.READ,
         cancel_operation,
-        "The operation ends with the chunk that is under way; needs the permission of its verb.",
+        "End an operation after its current chunk; requires the permission of its verb.",
     ),
     _post(
         "/failures/mute",
         Permission.REQUEUE,
         mute_failures,
-        "The cause is listed apart and in no banner.",
+        "Mute a cause: list it separately, and do not show it in banners.",
         FINGERPRINT,
         _FOR,
         NOTE,
@@ -286,31 +290,34 @@ ROUTES = (
         "/failures/unmute",
         Permission.REQUEUE,
         unmute_failures,
-        "The cause is told of again.",
+        "Unmute a cause.",
         FINGERPRINT,
     ),
-    _change_queue("pause", "No job of the queue is claimed any more.", NOTE),
-    _change_queue("resume", "Jobs of the queue are claimed again."),
+    _change_queue("pause", "Stop claiming jobs of a queue.", NOTE),
+    _change_queue("resume", "Claim jobs of a queue again."),
     _change_recurring(
         "trigger",
         Permission.TRIGGER,
-        "A job of the definition is enqueued now.",
+        "Enqueue a job of a recurring definition now.",
         lambda job: {"job": job.id},
     ),
     _change_recurring(
-        "pause", Permission.TRIGGER, "It does not run until it is resumed.", lambda _: {"is_paused": True}
+        "pause", Permission.TRIGGER, "Pause a definition until it is resumed.", lambda _: {"is_paused": True}
     ),
     _change_recurring(
-        "resume", Permission.TRIGGER, "It runs again from its next instant.", lambda _: {"is_paused": False}
+        "resume",
+        Permission.TRIGGER,
+        "Resume a definition from its next due time on.",
+        lambda _: {"is_paused": False},
     ),
     _change_recurring(
-        "remove", Permission.EDIT_RECURRING, "The definition is gone.", lambda _: {"is_removed": True}
+        "remove", Permission.EDIT_RECURRING, "Remove a definition.", lambda _: {"is_removed": True}
     ),
     _post(
         "/servers/tell",
         Permission.STOP_SERVER,
         order_server,
-        "Within a heartbeat the server does as told.",
+        "Send an order to a server, which follows it at its next heartbeat.",
         SERVER,
         ORDER,
     ),
@@ -318,14 +325,14 @@ ROUTES = (
         "/servers/end-process",
         Permission.STOP_SERVER,
         end_worker_process,
-        "The worker process ends, and another one takes its place; its jobs have the grace time.",
+        "End a worker process, which another one replaces; its jobs have the grace time to finish.",
         SESSION,
     ),
     _post(
         "/tasks/run",
         Permission.RUN_TASK,
         run_task,
-        "A job of the task is enqueued.",
+        "Enqueue a job of a task.",
         _TASK,
         ARGUMENTS,
         JOB_QUEUE,

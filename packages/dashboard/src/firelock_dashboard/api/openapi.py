@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _FORM = "application/x-www-form-urlencoded"
 _ERRORS = {
-    "400": "A value of the request is wrong; the message names it.",
-    "403": "The visitor may not, or an unsafe request has no evidence of its origin.",
-    "404": "There is no such thing.",
-    "503": "The storage does not answer; try again.",
+    "400": "A value of the request is invalid; the message names the field.",
+    "403": "The visitor lacks the permission, or a POST does not prove its origin.",
+    "404": "The requested object does not exist.",
+    "503": "The storage is unreachable; send the request again later.",
 }
 
 
@@ -31,7 +31,7 @@ def routes(described: Sequence[Route]) -> tuple[Route, ...]:
         wanted = [route for route in described if not (visit.dashboard.is_read_only and route.is_action)]
         return visit.json(_document(wanted, visit.url.root, visit.dashboard.version))
 
-    summary = "This description."
+    summary = "Return this description."
     return (Route("GET", "/api/openapi.json", Permission.READ, show, is_api=True, summary=summary),)
 
 
@@ -44,8 +44,8 @@ def _document(described: Sequence[Route], root: str, version: str) -> dict[str, 
         "info": {
             "title": "Firelock dashboard",
             "version": version,
-            "description": "Everything that the dashboard shows and does. An unsafe request needs a bearer "
-            "token, or to come from the dashboard's own pages.",
+            "description": "Programs can read and change everything that the dashboard's pages can. A POST "
+            "must have a bearer token, or come from the dashboard's own pages.",
         },
         "servers": [{"url": root or "/"}],
         "paths": paths,
@@ -68,7 +68,7 @@ def _operation(route: Route) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{([a-z_]+)", route.path)
     ]
-    told: dict[str, Any] = {
+    described: dict[str, Any] = {
         "operationId": "_".join([route.method.lower(), *re.findall(r"[a-z]+", route.path[len("/api") :])]),
         "summary": route.summary,
         "x-permission": str(route.permission),
@@ -83,16 +83,16 @@ def _operation(route: Route) -> dict[str, Any]:
         properties = {one.name: {"description": one.doc, **_schema(one)} for one in route.parameters}
         schema = {"type": "object", "properties": properties, "required": required}
         content = {kind: {"schema": schema} for kind in (_FORM, "application/json")}
-        told["requestBody"] = {"required": bool(required), "content": content}
+        described["requestBody"] = {"required": bool(required), "content": content}
     else:
-        told["parameters"] = places + [
+        described["parameters"] = places + [
             {
                 "name": one.name, "in": "query", "description": one.doc, "required": one.is_required,
                 "schema": _schema(one),
             }
             for one in route.parameters
         ]  # fmt: skip
-    return told
+    return described
 
 
 def _schema(field: Field[Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The routes of the API that read."""
+"""The routes of the API that read data."""
 
 from __future__ import annotations
 
@@ -30,49 +30,49 @@ if TYPE_CHECKING:
 __all__ = ["FILTERS", "ROUTES", "filter_of"]
 
 _LONGEST = timedelta(hours=24)
-_MOST = 500  # in one page
-_BATCHES_WITHIN = 100  # batches within a batch that are read for their counts
+_MOST = 500  # objects on one page
+_BATCHES_WITHIN = 100  # nested batches whose counts are read
 
-_FILTERS: dict[str, Field[Any]] = {  # by the names of `JobFilter`
+_FILTERS: dict[str, Field[Any]] = {  # by the field names of `JobFilter`
     "state": Choice("state", "Only jobs in this state.", choices=tuple(State)),
-    "task": Text("task", "Only jobs of this task, by its whole name."),
+    "task": Text("task", "Only jobs of the task with this full name."),
     "queue": Text("queue", "Only jobs of this queue."),
     "tag": Text("tag", "Only jobs with this tag."),
-    "server": Text("server", "Only jobs that this server holds or held last."),
-    "fingerprint": Text("fingerprint", "Only failures of this kind."),
+    "server": Text("server", "Only jobs that this server runs or was the last to run."),
+    "fingerprint": Text("fingerprint", "Only jobs that failed with this error fingerprint."),
     "recurring_id": Text("recurring", "Only jobs of this recurring definition."),
     "parent_id": Text("parent", "Only continuations of this job."),
     "batch_id": Text("batch", "Only members of this batch."),
-    "id_prefix": Text("id", "Only jobs whose id starts with this."),
-    "is_retrying": Flag("retrying", "true: only jobs that wait for a retry; false: only the others."),
+    "id_prefix": Text("id", "Only jobs whose id starts with this string."),
+    "is_retrying": Flag("retrying", "true: only jobs that wait for a retry; false: only other jobs."),
     "since": Moment(
         "since",
-        "Not before; by the last change of state if a state is given, otherwise by creation.",
+        "Start of the period (inclusive); by the last change of state if `state` is set, else by creation.",
     ),
-    "until": Moment("until", "Before; by the same time."),
+    "until": Moment("until", "End of the period (exclusive), by the same time as `since`."),
 }
 FILTERS = tuple(_FILTERS.values())
 _LIMIT = Integer("limit", "The page size.", least=1, most=_MOST, default=50)
-_CURSOR = Cursor("cursor", "Where the page begins: the `cursor` of the page before it.")
+_CURSOR = Cursor("cursor", "The start of the page: the `cursor` of the previous page.")
 _PAGE = (_LIMIT, _CURSOR)
-_OLDEST_FIRST = Flag("oldest_first", "In the other order.", default=False)
+_OLDEST_FIRST = Flag("oldest_first", "true: the oldest jobs first.", default=False)
 _BY_DUE = Flag(
     "by_due",
-    "Only scheduled jobs, in order of when they are due; with oldest_first the soonest first.",
+    "true: only scheduled jobs, by due time; with oldest_first, the soonest first.",
     default=False,
 )
-_SINCE = Moment("since", "Default: an hour before `until`.")
-_UNTIL = Moment("until", "Default: now.")
-_TASK, _QUEUE = Text("task", "Only of this task."), Text("queue", "Only of this queue.")
-_AFTER_LINE = Integer("after", "The number of the last line seen.", least=0, most=999_999_999, default=0)
+_SINCE = Moment("since", "Start of the period. Default: an hour before `until`.")
+_UNTIL = Moment("until", "End of the period. Default: now.")
+_TASK, _QUEUE = Text("task", "Only attempts of this task."), Text("queue", "Only attempts of this queue.")
+_AFTER_LINE = Integer("after", "The number of the last line read.", least=0, most=999_999_999, default=0)
 _AFTER = Text("after", "The id after which the page begins.", default="")
-_SCALED_QUEUE = Text("queue", "The queue. Default: all of them.", limit=64)
+_SCALED_QUEUE = Text("queue", "The queue. Default: all queues.", limit=64)
 _WITHIN = Integer(
-    "within", "Seconds: a scheduled job that is due within them counts as waiting.", least=0, most=86_400,
-    default=60,
+    "within", "Seconds; a scheduled job that is due within this time counts as waiting.", least=0,
+    most=86_400, default=60,
 )  # fmt: skip
 _CLEAR_WITHIN = Integer(
-    "clear_within", "Seconds in which the backlog must be done.", least=1, most=86_400, default=60
+    "clear_within", "Seconds within which the backlog must be done.", least=1, most=86_400, default=60
 )
 _MOST_WORKERS = Integer("most", "The maximum number of workers.", least=1, most=100_000, default=100_000)
 
@@ -100,7 +100,9 @@ def list_jobs(visit: Visit) -> Response:
     is_oldest_first = visit.query.value(_OLDEST_FIRST)
     if visit.query.value(_BY_DUE):
         if where.state not in {None, State.SCHEDULED}:
-            raise BadRequest(f"by_due is for scheduled jobs; leave out state={where.state}, or by_due.")
+            raise BadRequest(
+                f"by_due is only for scheduled jobs; remove state={where.state}, or remove by_due."
+            )
         where = attrs.evolve(where, by_due=True)
     with refusing(StorageError, field="cursor"):
         page = visit.fire.jobs.page(where, limit=limit, cursor=cursor, oldest_first=is_oldest_first)
@@ -169,11 +171,13 @@ def show_timeline(visit: Visit) -> Response:
         try:
             since = until - timedelta(hours=1)
         except OverflowError as error:
-            raise BadRequest("until must be at least an hour after the start of the year 1.") from error
+            raise BadRequest(
+                "until must be at least an hour after the start of the year 1, or set since."
+            ) from error
     if since >= until:
-        raise BadRequest(f"since={since.isoformat()} is not before until={until.isoformat()}.")
+        raise BadRequest(f"since must be before until={until.isoformat()}, got {since.isoformat()}.")
     if until - since > _LONGEST:
-        raise BadRequest("since and until are more than 24 hours apart; ask for less at once.")
+        raise BadRequest("since and until must be at most 24 hours apart; use a shorter period.")
     rollups = visit.fire.jobs.timeline(
         since, until, task=visit.query.maybe(_TASK), queue=visit.query.maybe(_QUEUE)
     )
@@ -261,42 +265,44 @@ ROUTES = (
     _get(
         "/jobs",
         list_jobs,
-        "A page of jobs in order of time, newest first.",
+        "List jobs by time, newest first; one page.",
         *FILTERS,
         *_PAGE,
         _OLDEST_FIRST,
         _BY_DUE,
     ),
-    _get("/jobs/counts", count_jobs, "How many jobs are in each state and queue."),
+    _get("/jobs/counts", count_jobs, "Count the jobs in each state and queue."),
     _get(
         "/jobs/timeline",
         show_timeline,
-        "What ended in each minute, by task, queue and outcome; 24 hours at most.",
+        "Count the attempts that ended in each minute, by task, queue and outcome; at most 24 hours.",
         _SINCE,
         _UNTIL,
         _TASK,
         _QUEUE,
     ),
-    _get("/jobs/{id}", show_job, "One job with arguments and result."),
-    _get("/jobs/{id}/history", show_history, "A job's steps, oldest first."),
-    _get("/jobs/{id}/steps", show_steps, "What a job remembers, in the order in which it was recorded."),
+    _get("/jobs/{id}", show_job, "Return a job with its arguments and result."),
+    _get("/jobs/{id}/history", show_history, "Return the history of a job, oldest entry first."),
+    _get(
+        "/jobs/{id}/steps", show_steps, "Return the memos of a job, in the order in which they were recorded."
+    ),
     _get(
         "/batches/{id}",
         show_batch,
-        "How far a batch is. The numbers are those of its own members, of which `batches` are batches. "
-        "`within` counts the jobs of the batch and of at most 100 batches within it; it is null if there "
-        "are none. Its members are /api/jobs with batch=.",
+        "Return the progress of a batch. The numbers count its own members, of which `batches` are batches. "
+        "`within` also counts the jobs of at most 100 nested batches; it is null if there "
+        "are none. To list the members, use /api/jobs with batch=.",
     ),
     _get(
         "/jobs/{id}/errors",
         show_errors,
-        "A job's failed attempts with tracebacks.",
+        "Return the failed attempts of a job with their tracebacks.",
         permission=Permission.VIEW_LOGS,
     ),
     _get(
         "/jobs/{id}/log",
         show_log,
-        "What a job logged, and its progress.",
+        "Return the log lines and the progress of a job.",
         _LIMIT,
         _AFTER_LINE,
         permission=Permission.VIEW_LOGS,
@@ -304,43 +310,51 @@ ROUTES = (
     _get(
         "/failures",
         list_failures,
-        "Failed jobs by cause, of the newest 10,000, some ten seconds old; of the hundred largest also since "
-        "when it is known, its last 24 hours, and whether it is muted.",
+        "Group the newest 10,000 failed jobs by cause; the result is about ten seconds old. The hundred "
+        "largest causes also have the time of the first failure, the failures of the last 24 hours, and the "
+        "mute.",
         _LIMIT,
     ),
-    _get("/queues", _list("queues", lambda fire: fire.queues), "Every queue with what it holds."),
+    _get(
+        "/queues",
+        _list("queues", lambda fire: fire.queues),
+        "List the queues with the numbers of their jobs.",
+    ),
     _get(
         "/recurring",
         list_recurring,
-        "A page of recurring definitions in order of id.",
+        "List the recurring definitions in order of id; one page.",
         _LIMIT,
         _AFTER,
     ),
     _get(
         "/scale",
         show_scale,
-        "How many workers a queue wants, or all of them, for an autoscaler; some five seconds old.",
+        "Return the number of workers that one queue or all queues need, for an autoscaler; at most five "
+        "seconds old.",
         _SCALED_QUEUE,
         _WITHIN,
         _CLEAR_WITHIN,
         _MOST_WORKERS,
     ),
-    _get("/servers", list_servers, "The servers with their sessions."),
+    _get("/servers", list_servers, "List the servers with their sessions."),
     _get(
-        "/tasks", _list("tasks", lambda fire: fire.catalogue), "The tasks that servers or this process know."
+        "/tasks",
+        _list("tasks", lambda fire: fire.catalogue),
+        "List the tasks that are registered in servers or in this process.",
     ),
     _get(
         "/operations",
         _list("operations", lambda fire: fire.operations, shapes.operation_json, is_paged=True),
-        "A page of operations on many jobs, newest first.",
+        "List the operations on many jobs, newest first; one page.",
         *_PAGE,
     ),
-    _get("/operations/{id}", show_operation, "One operation as far as it has come."),
+    _get("/operations/{id}", show_operation, "Return an operation with its progress."),
     _get(
         "/audit",
         list_audit,
-        "A page of who did what, newest first.",
+        "List the actions in the audit, newest first; one page.",
         *_PAGE,
     ),
-    _get("/system", show_system, "The storage, what is wrong with it, the plugins."),
+    _get("/system", show_system, "Return the storage, the findings about it, and the plugins."),
 )

@@ -1,4 +1,4 @@
-"""The core's values as JSON.
+"""The conversion of the core's values to JSON.
 
 Times are ISO 8601 strings in UTC. Arguments are included only if the visitor may see them.
 """
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 _MICROS = 1_000_000
 
 
-def _at(instant: Any) -> str | None:  # noqa: ANN401 - micros or a datetime
-    return iso(instant) or None
+def _at(time: Any) -> str | None:  # noqa: ANN401 - micros or a datetime
+    return iso(time) or None
 
 
-def _told(value: object, *names: str) -> dict[str, Any]:
-    """Return these attributes of a value, or all of its fields.
+def _fields_of(value: object, *names: str) -> dict[str, Any]:
+    """Return the named attributes of a value, by default all fields, with times as ISO 8601 strings.
 
-    Attributes whose names end in `at` become ISO 8601 strings.
+    An attribute is a time if its name is `at` or ends in `_at`.
     """
     names = names or tuple(field.name for field in attrs.fields(type(value)))  # type: ignore[arg-type]
     return {
@@ -49,9 +49,9 @@ def _told(value: object, *names: str) -> dict[str, Any]:
 
 
 def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[str, Any]:
-    """Return a job; `is_whole` adds its result and the fields that only the page of one job shows."""
+    """Return a job; `is_whole` adds the result and the fields that only the page of one job shows."""
     arguments = visit.arguments(job, limit=None)
-    shown = _told(
+    shown = _fields_of(
         job, "id", "task", "state", "is_retrying", "queue", "priority", "tags", "attempt", "retries",
         "created_at", "due_at", "enqueued_at", "started_at", "ended_at", "changed_at", "server",
     ) | {
@@ -65,7 +65,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
     }  # fmt: skip
     if is_whole:
         result = None if job.result is None else visit.result(job, limit=None)
-        shown |= _told(
+        shown |= _fields_of(
             job, "crashes", "claimed_at", "nominal_at", "expires_at", "timeout_seconds", "serializer",
             "is_stopping", "session",
         ) | {
@@ -81,23 +81,23 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
 def memo_json(visit: Visit, memo: Memo) -> dict[str, Any]:
     """Return a memo of a job, with its value if the visitor may see it.
 
-    A sleep has no value, and neither has a signal that has not been sent: `until` is the time when they end.
+    A sleep, or a signal that was not sent yet, has no value; its `until` is the time when the wait ends.
     """
     is_wait = memo.kind is MemoKind.SLEEP or (memo.kind is MemoKind.SIGNAL and not memo.is_done)
     until = _at(int(memo.value)) if is_wait and memo.value and memo.value.isdecimal() else None
     may_see = visit.may(Permission.VIEW_ARGUMENTS) and memo.value is not None and until is None
     value = visit.redacted(memo.value) if may_see and memo.value is not None else None
-    return _told(memo, "kind", "name", "is_done", "at", "started_at", "attempt", "author") | {
+    return _fields_of(memo, "kind", "name", "is_done", "at", "started_at", "attempt", "author") | {
         "until": until, "value": value,
     }  # fmt: skip
 
 
 def batch_json(job: JobRecord, counts: BatchCounts, within: DeepBatchCounts | None) -> dict[str, Any]:
-    """Return a batch with its progress: that of its own members, and that of the jobs in nested batches."""
-    return _told(job, "id", "state", "tags", "created_at", "ended_at", "due_at") | {
+    """Return a batch with the progress of its own members and, in `within`, that of nested batches."""
+    return _fields_of(job, "id", "state", "tags", "created_at", "ended_at", "due_at") | {
         "name": job_name(job), "batch": job.relations.batch_id if job.relations else None,
-        "progress": round(counts.progress, 6), **_told(counts),
-        "within": None if within is None else {"progress": round(within.progress, 6), **_told(within)},
+        "progress": round(counts.progress, 6), **_fields_of(counts),
+        "within": None if within is None else {"progress": round(within.progress, 6), **_fields_of(within)},
     }  # fmt: skip
 
 
@@ -108,13 +108,13 @@ def error_json(visit: Visit, error: ErrorInfo) -> dict[str, Any]:
 
 def history_json(visit: Visit, entry: HistoryEntry) -> dict[str, Any]:
     """Return an entry of a job's history."""
-    return _told(entry) | {"reason": None if entry.reason is None else visit.redacted(entry.reason)}
+    return _fields_of(entry) | {"reason": None if entry.reason is None else visit.redacted(entry.reason)}
 
 
 def recurring_json(recurring: RecurringJob) -> dict[str, Any]:
     """Return a recurring definition."""
     record = recurring.record
-    return _told(
+    return _fields_of(
         record, "id", "task", "queue", "priority", "tags", "is_paused", "origin", "next_at", "last_at",
         "last_job_id", "dropped", "version",
     ) | {"schedule": _loaded(record.schedule), "error": recurring.error}  # fmt: skip
@@ -131,42 +131,42 @@ def server_json(server: Any, processing: Mapping[str, int]) -> dict[str, Any]:  
     """Return a server with its sessions; `processing` has the number of jobs by session."""
     names = ("id", "name", "host", "queues", "workers", "busy", "is_alive", "is_lost", "started_at")
     sessions = [
-        _told(one, "is_alive", "is_closing", "expires_at") | _told(one.renewal)
-        | _told(one.session, "id", "pid", "version")
+        _fields_of(one, "is_alive", "is_closing", "expires_at") | _fields_of(one.renewal)
+        | _fields_of(one.session, "id", "pid", "version")
         | {"processing": processing.get(one.session.id, 0)}
         for one in server.sessions
     ]  # fmt: skip
     for session in sessions:
         del session["session"]
-    return _told(server, *names) | {"sessions": sessions}
+    return _fields_of(server, *names) | {"sessions": sessions}
 
 
 def failure_json(visit: Visit, group: FailureGroup, cause: Cause | None) -> dict[str, Any]:
     """Return a group of failures, with the known facts about its cause."""
-    return _told(group) | {
+    return _fields_of(group) | {
         "message": visit.redacted(group.message),
         "first_at": _at(cause.first_at) if cause else None,
         "hours": cause.hours if cause else None,
         "is_new": cause.is_new(visit.now) if cause else None,
-        "mute": _told(cause.mute) | {"until": _at(cause.mute.until)} if cause and cause.mute else None,
+        "mute": _fields_of(cause.mute) | {"until": _at(cause.mute.until)} if cause and cause.mute else None,
     }
 
 
 def rollup_json(rollup: Rollup) -> dict[str, Any]:
     """Return the attempts that ended within a minute."""
-    shown = _told(rollup) | {"minute": _at(rollup.minute)}
+    shown = _fields_of(rollup) | {"minute": _at(rollup.minute)}
     shown["duration_seconds"] = shown.pop("duration") / _MICROS
     return shown
 
 
 def operation_json(operation: Operation) -> dict[str, Any]:
     """Return an operation with its progress."""
-    shown, outcome = _told(operation), operation.outcome
+    shown, outcome = _fields_of(operation), operation.outcome
     del shown["fence"], shown["cursor"], shown["more"]
     where = {name: value for name, value in attrs.asdict(operation.where).items() if value is not None}
     return shown | {
         "where": where | {name: _at(where[name]) for name in ("since", "until") if name in where},
-        "outcome": outcome and _told(outcome, "looked_at", "missing") | {
+        "outcome": outcome and _fields_of(outcome, "looked_at", "missing") | {
             "looked_at": outcome.looked_at, "by_state": dict(outcome.by_state),
         },
         "contains": dict(operation.contains),
@@ -177,4 +177,4 @@ def audit_json(entry: AuditEntry, *, has_answers: bool) -> dict[str, Any]:
     """Return an entry of the audit; only visitors who may see arguments get the answers to signals."""
     hidden = frozenset() if has_answers else {"answer"}
     detail = {name: value for name, value in (entry.detail or {}).items() if name not in hidden}
-    return _told(entry) | {"detail": detail}
+    return _fields_of(entry) | {"detail": detail}
