@@ -5,7 +5,9 @@ The client runs in this process, the server as the command line starts it.
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from benchmarks.servers import Server
 from benchmarks.startup import COMMAND
 from firelock import Firelock, Job, State
 
+APPLICATION = "benchmarks.ours_app"
 WORKERS = 10
 CHUNK = 500
 COMPUTING_SHARE = 20  # one of so many jobs of other scenarios: each takes a millisecond
@@ -38,13 +41,16 @@ class Enqueue(Protocol):
 
 @contextmanager
 def opened(url: str) -> Iterator[ModuleType]:
-    """Import the application with an empty storage that is fully made, and close it after the block."""
-    os.environ["FIRELOCK_STORAGE"] = url
-    from benchmarks import ours_app  # the application reads its storage's place when it is imported
+    """Import the application with this storage, whose tables are then created, and close it after the block.
 
-    ours_app.fire.jobs.counts()
-    yield ours_app
-    ours_app.fire.close()
+    An application that was imported for another storage is imported again.
+    """
+    os.environ["FIRELOCK_STORAGE"] = url
+    application = sys.modules.get(APPLICATION)
+    app = importlib.reload(application) if application else importlib.import_module(APPLICATION)
+    app.fire.jobs.counts()
+    yield app
+    app.fire.close()
 
 
 @contextmanager
