@@ -24,7 +24,7 @@ SECRET = "geheim-4711"
 # The commands that the driver itself sends: to choose a database, to read a Cluster's slots, to follow a
 # moving one.
 DRIVER = {"select", "cluster", "command", "asking"}
-REFUSED = r"(?i)no permission|NOPERM|can't access|can't publish|can't run|ACL failure|may not run"
+REFUSED = r"(?i)no permission|NOPERM|can't access|can't publish|can't run|ACL failure|lacks permission"
 CALL = re.compile(r"(?<![.\w])(?:call|many)\((?:\w+ and )?'([A-Z]+)'(?: or '([A-Z]+)')?")
 OTHER_CALL = re.compile(r"(?<![.\w])(?:call|many)\((?!(?:\w+ and )?')([^\n]*)")
 
@@ -132,7 +132,7 @@ def test_the_page_lists_every_option():
 
     with pytest.raises(ConfigurationError, match="unknown option") as caught:
         parse_url("redis://localhost?nothing=1")
-    known = str(caught.value).partition("There are ")[2].rstrip(".").split(", ")
+    known = str(caught.value).partition("Use one of ")[2].rstrip(".").split(", ")
     assert set(known) == listed
 
 
@@ -247,7 +247,7 @@ def test_the_settings_are_told_to_who_may_ask(limited):
     told = fire.storage.describe()["durability"]
 
     fire.close()
-    assert told == "none: a restart takes every job"
+    assert told == "none: a restart loses every job"
     assert refusals(limited) == set()
 
 

@@ -33,7 +33,7 @@ def assert_says(line, *words):
     ("password", "login", "said"),
     [
         ("right", f":{SECRET}@", "refuses the user name or the password"),
-        (SECRET, "", "wants a password"),
+        (SECRET, "", "requires a password"),
     ],
     ids=["wrong", "missing"],
 )
@@ -56,7 +56,7 @@ def test_a_user_without_the_rights_is_told_where_they_are_listed(program, rights
 
         line = refusal(f"redis://reader:{SECRET}@{HOST}:{server.port}/0", StorageError)
 
-    assert_says(line, "redis://reader:***@", "may not", "docs/redis.md")
+    assert_says(line, "redis://reader:***@", "lacks permission", "docs/redis.md")
 
 
 # ---- availability ----------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_a_server_that_does_not_answer_is_given_up(server):
 
         line = refusal(server.url(port=proxy.port, options="timeout=1"), StorageUnavailable)
 
-    assert_says(line, f"{HOST}:{proxy.port}", "did not answer in time")
+    assert_says(line, f"{HOST}:{proxy.port}", "did not respond in time")
 
 
 def test_what_is_no_redis_is_said():
@@ -83,15 +83,15 @@ def test_what_is_no_redis_is_said():
     with stranger() as port:
         line = refusal(f"redis://{HOST}:{port}/0", StorageError)
 
-    assert_says(line, f"{HOST}:{port}", "does not speak Redis")
+    assert_says(line, f"{HOST}:{port}", "does not use the Redis protocol")
 
 
 @pytest.mark.parametrize(
     ("url", "kind", "said"),
     [
-        ("rediss://{}/0", StorageUnavailable, ["does not speak TLS", "use redis://"]),
-        ("redis+cluster://{}", StorageError, ["no cluster", "use redis://"]),
-        ("redis+sentinel://{}/firelock", StorageError, ["no Sentinel", "use redis://"]),
+        ("rediss://{}/0", StorageUnavailable, ["might not use TLS", "use redis://"]),
+        ("redis+cluster://{}", StorageError, ["not a cluster", "use redis://"]),
+        ("redis+sentinel://{}/firelock", StorageError, ["not a Sentinel", "use redis://"]),
         ("redis://{}/99", StorageError, ["/99", "database 99"]),  # it has sixteen
     ],
     ids=["tls", "cluster", "sentinel", "database"],
@@ -110,7 +110,7 @@ def test_a_key_that_is_not_firelocks_is_said(server):
         storage.migrate()
         server.client().set("firelock:{0}:k:kind", "mine")
 
-        with pytest.raises(StorageError, match="is not Firelock's; choose another"):
+        with pytest.raises(StorageError, match="was not written by Firelock; use another"):
             storage.put_record("kind", "key", "value")
 
 
@@ -153,7 +153,7 @@ def test_a_sentinel_is_asked_for_a_service_that_it_knows(group):
     """An unknown service is named in the error, and a Sentinel is not taken for a server."""
     sentinel = group.sentinels[0]
 
-    assert_says(refusal(group.url(service="nobody"), StorageUnavailable), "'nobody'", "Look at the name")
+    assert_says(refusal(group.url(service="nobody"), StorageUnavailable), "'nobody'", "Check the name")
     line = refusal(sentinel.url(), StorageError)
     assert_says(line, f"{HOST}:{sentinel.port}", "a Sentinel", "use redis+sentinel://")
 
@@ -167,7 +167,7 @@ def test_an_evicting_policy_is_refused_before_the_first_job(program):
         line = refusal(server.url(), StorageError)
         careless = Firelock(server.url(options="eviction=allow"))
 
-        assert_says(line, "allkeys-lru", "Set maxmemory-policy noeviction", "?eviction=allow")
+        assert_says(line, "allkeys-lru", "Set maxmemory-policy to noeviction", "?eviction=allow")
         assert 0 == stored(careless)
         careless.close()
 

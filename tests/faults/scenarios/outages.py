@@ -280,7 +280,7 @@ def script_flush(place, size):
 # ---- unsuitable settings ---------------------------------------------------------------------------------
 
 
-_UNKEPT = "durability: none: a restart takes every job"
+_UNKEPT = "durability: none: a restart loses every job"
 
 
 @scenario("unfit-redis", "F34", full=Size(0, 1), short=Size(0, 1), schemes=_REDIS)

@@ -113,7 +113,7 @@ def test_a_real_server_is_described(server, program):
 
     product = program.product.capitalize()
     assert said["server"] == f"{product} {'.'.join(map(str, program.version))}"
-    assert said["durability"] == "none: a restart takes every job"
+    assert said["durability"] == "none: a restart loses every job"
     assert said["eviction"] == "noeviction, maxmemory not set"
     assert said["replicas"] == "0"
     assert said["memory"].endswith(" MiB")
@@ -123,10 +123,10 @@ def test_a_real_server_is_described(server, program):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"save": "3600 1"}, "snapshots alone (save 3600 1)"),
-        ({"appendonly": "yes", "appendfsync": "always"}, "what was acknowledged is on the disk"),
-        ({"appendonly": "yes"}, "a power failure may take the last two seconds"),
-        ({"appendonly": "yes", "appendfsync": "no"}, "takes what the system had not written yet"),
+        ({"save": "3600 1"}, "only snapshots (save 3600 1)"),
+        ({"appendonly": "yes", "appendfsync": "always"}, "acknowledged changes are on the disk"),
+        ({"appendonly": "yes"}, "a power failure might lose the last two seconds"),
+        ({"appendonly": "yes", "appendfsync": "no"}, "loses what the system has not written yet"),
     ],
     ids=["snapshots", "always", "everysec", "no"],
 )
@@ -145,22 +145,20 @@ def test_who_may_not_ask_for_settings_reckons_with_the_worst(server):
 
     said, findings = told_by(f"redis://limited:secret@{HOST}:{server.port}/0")
 
-    assert (
-        "CONFIG GET is not allowed, so that nobody knows of snapshots: reckon with none" in said["durability"]
-    )
-    assert "No append-only file: a restart may lose jobs, perhaps all." in findings
+    assert "CONFIG GET is not allowed; a restart might lose every job" in said["durability"]
+    assert "No append-only file: a restart might lose some or all jobs." in findings
 
 
 def test_an_append_only_file_of_unknown_sync_is_not_praised():
     """Without CONFIG, the sync interval is unknown."""
-    assert "may take the last seconds" in durability({}, settings=())
+    assert "might lose the last seconds" in durability({}, settings=())
 
 
 def test_replicas_that_are_waited_for_are_told():
     """Only enqueues wait for replicas, so the description does not mention ends."""
     said = durability({"connected_slaves": 2}, options="durability=replicated&replicas=2")
 
-    assert said.startswith("2 replicas have an enqueued job as well before the call returns; append-only")
+    assert said.startswith("enqueue waits until 2 replicas have the job; append-only")
 
 
 def test_primaries_that_differ_are_told_apart(cluster):
@@ -174,13 +172,12 @@ def test_primaries_that_differ_are_told_apart(cluster):
     assert said["server"].endswith(" (3 of 3 primaries)")
     assert "(save 60 1)" in said["durability"]
     assert "(1 of 3 primaries)" in said["durability"]
-    assert "none: a restart takes every job (2 of 3 primaries)" in said["durability"]
+    assert "none: a restart loses every job (2 of 3 primaries)" in said["durability"]
     assert said["partitions"] == "16"
     everywhere = ", ".join(sorted(f"{HOST}:{node.port}" for node in cluster.nodes))
-    assert (
-        f"{everywhere}: maxmemory is not set: the system may end the server when memory is short." in findings
-    )
-    (snapshots,) = [what for what in findings if "Snapshots alone" in what]
+    unlimited = "maxmemory is not set: the operating system might kill the server if memory runs out."
+    assert f"{everywhere}: {unlimited}" in findings
+    (snapshots,) = [what for what in findings if "Only snapshots" in what]
     assert snapshots.startswith(f"{HOST}:{cluster.nodes[0].port}: ")
 
 
@@ -209,7 +206,7 @@ def test_a_server_prints_all_of_it_at_its_start(server, program, tmp_path):
 
     lines = [line.strip() for line in said.read_text().splitlines()]
     assert f"server: {program.product.capitalize()} {'.'.join(map(str, program.version))}" in lines
-    assert "durability: none: a restart takes every job" in lines
+    assert "durability: none: a restart loses every job" in lines
     assert "eviction: noeviction, maxmemory not set" in lines
 
 
@@ -217,7 +214,7 @@ def test_a_server_prints_all_of_it_at_its_start(server, program, tmp_path):
 
 
 REPLICATED = "durability=replicated&replicas=2"
-EVICTING = "maxmemory-policy is allkeys-lfu: jobs or locks are dropped when memory is full."
+EVICTING = "maxmemory-policy is allkeys-lfu: the server deletes jobs or locks when its memory is full."
 
 
 @pytest.mark.parametrize("told", [{}, {"used_memory": 899}, {"connected_slaves": 2}])
@@ -229,18 +226,18 @@ def test_nothing_is_found_where_all_is_well(told):
 @pytest.mark.parametrize(
     ("told", "options", "what"),
     [
-        ({"role": "slave"}, "", "It is a replica."),
+        ({"role": "slave"}, "", "The server is a replica."),
         ({"maxmemory_policy": "allkeys-lfu"}, "", EVICTING),
         ({"aof_last_write_status": "err"}, "", "The server could not write its append-only file."),
-        ({"aof_last_bgrewrite_status": "err"}, "", "The server could not write its append-only file anew."),
+        ({"aof_last_bgrewrite_status": "err"}, "", "The server could not rewrite its append-only file."),
         ({"rdb_last_bgsave_status": "err"}, "", "The server could not write its last snapshot."),
         (
             {"used_memory": 950}, "",
-            "Memory is 95 % of maxmemory; when it is full, no job is accepted.",
+            "Used memory is 95 % of maxmemory; if it is full, enqueue fails.",
         ),
         (
             {"connected_slaves": 1}, REPLICATED,
-            "1 of 2 replicas of ?durability=replicated are connected: each enqueue fails.",
+            "Only 1 of 2 replicas for ?durability=replicated are connected; enqueue fails.",
         ),
     ],
 )  # fmt: skip
@@ -256,7 +253,7 @@ def test_what_keeps_jobs_from_being_stored_is_an_error(told, options, what):
         ({"maxmemory_policy": "allkeys-lfu"}, "eviction=allow", {}, EVICTING),
         (
             {"maxmemory": 0}, "", {},
-            "maxmemory is not set: the system may end the server when memory is short.",
+            "maxmemory is not set: the operating system might kill the server if memory runs out.",
         ),
         (
             {"aof_enabled": 0}, "", {"save": ""},
@@ -264,7 +261,7 @@ def test_what_keeps_jobs_from_being_stored_is_an_error(told, options, what):
         ),
         (
             {"aof_enabled": 0}, "", {"save": "3600 1"},
-            "Snapshots alone: a crash of the server loses what came after the last one.",
+            "Only snapshots: a crash of the server loses all changes since the last snapshot.",
         ),
         ({}, "", {"save": "", "appendfsync": "no"}, "appendfsync is no: a power failure loses jobs."),
     ],
@@ -288,7 +285,8 @@ def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
 
 def test_nodes_are_named_where_there_are_several():
     """A finding for several nodes is listed once, with their names."""
-    assert [(True, "node-1, node-3: It is a replica.")] == found({"role": "slave"}, {}, {"role": "slave"})
+    what = "node-1, node-3: The server is a replica."
+    assert [(True, what)] == found({"role": "slave"}, {}, {"role": "slave"})
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
@@ -312,7 +310,7 @@ def test_jobs_that_were_set_aside_are_counted(server, partitions):
 
     findings = [finding for finding in fire.storage.diagnose() if "aside" in finding.what]
 
-    listed = {id for one in findings for id in client.smembers(one.advice.split()[1])}
+    listed = {id for one in findings for id in client.smembers(one.advice.split()[2])}
     assert {first.id, second.id} == listed
     assert all(finding.is_error for finding in findings)
     fire.close()

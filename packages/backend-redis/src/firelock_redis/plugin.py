@@ -1,4 +1,4 @@
-"""The entry point: the URLs that this package opens."""
+"""The package's entry point, which registers the schemes of its URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections to Redis: to one server or the primary that Sentinels name, or to the nodes of a cluster."""
+"""Connections to Redis: to one server, to the primary that Sentinels report, or to the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from firelock.storage import StorageError, StorageUnavailable
-from firelock_redis.connections.errors import is_leaving, note_partly, note_unsent, translated
+from firelock_redis.connections.errors import (
+    has_lost_its_role,
+    note_partly_executed,
+    note_unsent,
+    translated,
+)
 from firelock_redis.connections.url import RedisUrl
 
 Reply: TypeAlias = Any
@@ -26,17 +31,17 @@ The header of each script documents its replies.
 """
 
 _T = TypeVar("_T")
-_LOOKED_AT_AFTER = 1.0  # seconds without use after which the server may have closed a connection
+_CHECKED_AFTER = 1.0  # seconds without use after which the server might have closed a connection
 _MOVING_PAUSE = 0.02  # seconds between two attempts while a slot is being moved
-# The second class does not derive from the first.
+# RedisClusterException does not derive from RedisError.
 _FAILURES = (driver.RedisError, driver.RedisClusterException, OSError)
 
 
 class RedisConnections:
-    """The connections to one server, or to the primary that Sentinels name: one for each call in progress.
+    """The connections to one server, or to the primary that Sentinels report: one for each call in progress.
 
-    A call takes a connection for itself and returns it when it has read the whole reply. After anything but a
-    reply the connection is closed, so that no call ever reads the reply of another one.
+    A call takes a connection from the pool and returns it after reading the whole reply. If the call fails
+    without a reply, the connection is closed, so that no other call can read a late reply.
     """
 
     def __init__(self, url: RedisUrl) -> None:
@@ -52,46 +57,47 @@ class RedisConnections:
         """Return the reply to one command.
 
         Raises:
-            StorageUnavailable: the server is unreachable, or cannot run the command now.
-            StorageError: the server refuses the command.
-            NoScriptError: of the driver, for the caller that can send the script.
+            StorageUnavailable: If the server is unreachable, or cannot run the command now.
+            StorageError: If the server rejects the command.
+            NoScriptError: If the server does not have the script. This is the driver's error; the caller
+                sends the whole script.
         """
-        return self._ask(lambda connection: _answer(connection, words))
+        return self._with_connection(lambda connection: _reply(connection, words))
 
     def call_together(self, _key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
         """Return the replies to commands that are sent together.
 
-        An error is raised after all replies have been read.
+        If a command fails, its error is raised after all replies have been read.
         """
-        return self._ask(lambda connection: _answers(connection, commands))
+        return self._with_connection(lambda connection: _replies(connection, commands))
 
     def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
         """Return each primary's reply to a command without a key, by the address of the primary."""
         return {str(self._url): self.call(*words)}
 
-    def _ask(self, ask: Callable[[AbstractConnection], _T]) -> _T:
-        """Return the result of `ask`, called with a connection that no other call uses in the meantime."""
+    def _with_connection(self, call: Callable[[AbstractConnection], _T]) -> _T:
+        """Return the result of `call`, called with a connection that no other call uses in the meantime."""
         number, connection = self._number, None
         try:
             connection = self._take()
-            answer = ask(connection)
+            result = call(connection)
         except driver.NoScriptError:
             self._give_back(number, connection)
             raise
         except driver.ResponseError as error:
-            if is_leaving(error):
-                self._leave(connection)
+            if has_lost_its_role(error):
+                self._drop_all(connection)
             else:
                 self._give_back(number, connection)
             raise translated(error, self._url) from error
         except (driver.RedisError, OSError, UnicodeError) as error:
-            self._leave(connection)
+            self._drop_all(connection)
             raise translated(error, self._url) from error
         except BaseException:
             _drop(connection)
             raise
         self._give_back(number, connection)
-        return answer
+        return result
 
     # ---- the pool ----------------------------------------------------------------------------------------
 
@@ -102,8 +108,9 @@ class RedisConnections:
             connection, used_at = self._idle.pop()
         except IndexError:
             return self._connected()
-        if time.monotonic() - used_at > _LOOKED_AT_AFTER and _is_spoilt(connection):
-            self._leave(connection)  # it would reconnect, perhaps to a server that is no longer the primary
+        if time.monotonic() - used_at > _CHECKED_AFTER and _is_closed_by_server(connection):
+            # The driver would reconnect it, perhaps to a server that is no longer the primary.
+            self._drop_all(connection)
             return self._connected()
         return connection
 
@@ -127,8 +134,8 @@ class RedisConnections:
         else:
             self._idle.append((connection, time.monotonic()))
 
-    def _leave(self, connection: AbstractConnection | None) -> None:
-        """Close all connections: the server is unreachable, or is not the right one any more."""
+    def _drop_all(self, connection: AbstractConnection | None) -> None:
+        """Close this and all idle connections; the server is unreachable or is no longer the primary."""
         _drop(connection)
         self._number += 1
         self._drop_idle()
@@ -142,7 +149,7 @@ class RedisConnections:
             _drop(connection)
 
     def listener(self) -> AbstractConnection:
-        """Return a connection that the caller owns and closes; it connects when it is first used."""
+        """Return a connection that the caller must close; it connects when it is first used."""
         url = self._url
         options = {**_options_of(url), "db": url.database, "command_packer": _packer}
         if url.path:
@@ -158,17 +165,17 @@ class RedisConnections:
             host, port = sentinel.discover_master(url.service)
         except MasterNotFoundError as error:
             raise StorageUnavailable(
-                f"Redis at {url}: no Sentinel that answers knows a primary for {url.service!r} that is up. "
-                "Look at the name and at the Sentinels' addresses."
+                f"Redis at {url}: no reachable Sentinel reports a running primary for {url.service!r}. "
+                "Check the name and the addresses of the Sentinels."
             ) from error
         return str(host), int(port)
 
     def leave_behind(self) -> None:
-        """Forget the connections after a fork: the new process opens its own."""
+        """Forget the connections of the parent process after a fork; the new process opens its own."""
         self._idle = []
 
     def close(self) -> None:
-        """Close every connection; that of a call in progress is closed when the call ends."""
+        """Close every connection; the connection of a call in progress is closed when the call ends."""
         self._is_closed = True
         self._drop_idle()
         for client in () if self._sentinel is None else self._sentinel.sentinels:
@@ -178,7 +185,7 @@ class RedisConnections:
 class ClusterConnections:
     """The connections to the nodes of a cluster; a command is sent to the node that has its key.
 
-    The driver stores which node has each slot, and updates this when a slot moves.
+    The driver stores the node of each slot, and updates it when the slot moves.
     """
 
     def __init__(self, url: RedisUrl) -> None:
@@ -195,7 +202,7 @@ class ClusterConnections:
             return self._while_slots_move(lambda: self._opened().execute_command(*words))
 
     def call_together(self, key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
-        """Return the replies to commands that are sent over one connection to the node that has the key."""
+        """Return the replies to commands that are sent over one connection to the node of the key."""
         with self._translating():
             return self._while_slots_move(lambda: self._call_at(key, commands))
 
@@ -207,7 +214,7 @@ class ClusterConnections:
             return {str(node.name): client.execute_command(*words, target_nodes=node) for node in nodes}
 
     def listener(self) -> AbstractConnection:
-        """Return a separate connection to some node; published messages reach every node."""
+        """Return a separate connection to a random node; published messages reach every node."""
         with self._translating():
             client = self._opened()
             pool = client.get_redis_connection(client.get_random_node()).connection_pool
@@ -221,7 +228,7 @@ class ClusterConnections:
         pool = client.get_redis_connection(node).connection_pool
         connection = pool.get_connection()
         try:
-            return _answers(connection, commands)
+            return _replies(connection, commands)
         except BaseException:
             connection.disconnect()
             raise
@@ -230,7 +237,7 @@ class ClusterConnections:
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
-        """Raise the driver's errors as the storage's own, except NoScriptError, which callers handle."""
+        """Translate the driver's errors into storage errors, except NoScriptError, which callers handle."""
         try:
             yield
         except driver.NoScriptError:
@@ -238,7 +245,7 @@ class ClusterConnections:
         except (*_FAILURES, UnicodeError) as error:
             if not isinstance(error, driver.ResponseError) or isinstance(error, driver.ClusterDownError):
                 self._forget()
-            # From the node that the call was sent to.
+            # This error comes from the node to which the call was sent.
             if isinstance(error.__context__, ConnectionRefusedError):
                 note_unsent(error)
             raise translated(error, self._url) from error
@@ -251,16 +258,19 @@ class ClusterConnections:
                 raise
             raise _closed(self._url) from error
 
-    def _while_slots_move(self, ask: Callable[[], _T]) -> _T:
-        """Return the result as soon as the slot is on one node; until then nothing has been executed.
+    def _while_slots_move(self, call: Callable[[], _T]) -> _T:
+        """Repeat the call while its slot is being moved, and return its result.
+
+        A call that is repeated has not executed anything.
 
         Raises:
-            TryAgainError: of the driver; the slot was still moving when the time limit of a call had passed.
+            TryAgainError: If the slot is still moving after the timeout of a call. This is the driver's
+                error.
         """
         deadline = time.monotonic() + self._url.timeout_seconds
         while True:
             try:
-                return ask()
+                return call()
             except (driver.AskError, driver.TryAgainError, driver.ClusterError) as error:
                 if isinstance(error, driver.ClusterDownError):
                     raise
@@ -288,7 +298,8 @@ class ClusterConnections:
     def _open(self) -> RedisCluster:
         nodes = [ClusterNode(host, port) for host, port in self._url.hosts]
         tls: dict[str, Any] = {} if self._url.tls is None else {"ssl": True}
-        # The caller decides about a lost reply: the driver would repeat a claim that has been executed.
+        # No retries: the driver would repeat a claim that was executed but whose reply was lost. The caller
+        # decides whether to repeat a call.
         try:
             return RedisCluster(
                 startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **_options_of(self._url), **tls
@@ -300,12 +311,12 @@ class ClusterConnections:
             raise
 
     def _forget(self) -> None:
-        """Forget the client, so that the next call reads again which node has which slot.
+        """Forget the client, so that the next call reads the nodes of the slots again.
 
-        Nodes may have been removed or changed their role.
+        Nodes may have been removed, or their roles may have changed.
         """
         with self._lock:
-            self._client = None  # not closed: other threads may be waiting for their replies
+            self._client = None  # not closed, because other threads may be waiting for their replies
 
     def leave_behind(self) -> None:
         """See `RedisConnections.leave_behind`."""
@@ -357,9 +368,9 @@ except ImportError:
 else:
 
     class _Packer:
-        """An encoder of commands.
+        """An encoder of commands that is faster than the driver's own.
 
-        The driver's own code checks each word once more, which takes 0.2 µs per word.
+        The driver checks each word once more, which takes 0.2 µs per word.
         """
 
         def pack(self, *words: object) -> list[bytes]:
@@ -369,15 +380,15 @@ else:
     _packer = _Packer()
 
 
-def _answer(connection: AbstractConnection, words: Sequence[object]) -> Reply:
+def _reply(connection: AbstractConnection, words: Sequence[object]) -> Reply:
     connection.send_command(*words)
     return connection.read_response()
 
 
-def _answers(connection: AbstractConnection, commands: Sequence[Sequence[object]]) -> list[Reply]:
+def _replies(connection: AbstractConnection, commands: Sequence[Sequence[object]]) -> list[Reply]:
     """Return the replies to commands that are sent together.
 
-    An error is raised after all replies have been read.
+    If a command fails, its error is raised after all replies have been read.
     """
     connection.send_packed_command(connection.pack_commands(commands))
     replies, failed = [], None
@@ -388,16 +399,13 @@ def _answers(connection: AbstractConnection, commands: Sequence[Sequence[object]
             failed = failed or error
     if failed is not None:
         if replies:
-            note_partly(failed)
+            note_partly_executed(failed)
         raise failed
     return replies
 
 
-def _is_spoilt(connection: AbstractConnection) -> bool:
-    """Return whether the connection has unrequested data to read.
-
-    This means that the server has closed it.
-    """
+def _is_closed_by_server(connection: AbstractConnection) -> bool:
+    """Return whether the idle connection has something to read, which means that the server has closed it."""
     try:
         return bool(connection.can_read(timeout=0))
     except (driver.RedisError, OSError):

@@ -1,4 +1,4 @@
-"""One Redis for the rest of this package: a prefix divided into partitions, and scripts that run there."""
+"""Access to a Redis for the rest of this package: a prefix, divided into partitions in which scripts run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from firelock_redis.scripts import script
 SCHEMA = 2
 OLDEST = 2
 """The oldest layout that this code supports. Layout 1 was used by versions before the first release."""
-KEEPING = "noeviction"  # the maxmemory-policy that drops no keys
+KEEPING = "noeviction"  # the maxmemory-policy that does not evict keys
 
 _OLDEST = {"Redis": (6, 2), "Valkey": (7, 2)}
 _WAIT_MILLISECONDS = 1_000
@@ -25,7 +25,7 @@ _CLEARED_AT_ONCE = 1_000
 
 
 class RedisDatabase:
-    """A Redis, and the keys with one prefix in it."""
+    """A Redis server or cluster, and the keys with one prefix in it."""
 
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
@@ -35,9 +35,9 @@ class RedisDatabase:
             ClusterConnections(url) if url.is_cluster else RedisConnections(url)
         )
         # The keys that a script declares; it derives the other keys of its partition from the first one. In a
-        # cluster it declares two, which never exist. While their slot is moved, nodes answer TRYAGAIN to a
-        # command with several keys that are not all present. With a single key they would run the script on
-        # half a partition.
+        # cluster it declares two keys, neither of which ever exists. While their slot is being moved, a node
+        # replies TRYAGAIN to a command with several keys of which some are missing. With a single key, the
+        # node would run the script on half a partition.
         self._keys = [
             (2, base, f"{base}:none") if url.is_cluster else (1, base) for base in self.partitions.bases
         ]
@@ -50,8 +50,8 @@ class RedisDatabase:
         """Return the reply of a script, named `group` or `group.verb`, in one partition; one round trip.
 
         Raises:
-            StorageUnavailable: trying again may help.
-            StorageError: trying again does not help.
+            StorageUnavailable: If the call fails and a retry might succeed.
+            StorageError: If the call fails and a retry cannot succeed.
         """
         if not self._is_ready:
             self.prepare()
@@ -62,10 +62,10 @@ class RedisDatabase:
         return [self.run(name, partition, *arguments) for partition in range(self.partitions.number)]
 
     def run_replicated(self, name: str, partition: int, *arguments: object) -> Reply:
-        """Run a script as `run` does; with replicas in the URL, wait until they have the written data.
+        """Run a script as `run` does; if the URL sets replicas, wait until that many have the written data.
 
         Raises:
-            StorageUnavailable: too few replicas confirmed the write in time; a failover may lose it.
+            StorageUnavailable: If too few replicas confirmed the write in time; a failover might lose it.
         """
         wanted = self.url.replicas
         if not wanted:
@@ -80,7 +80,7 @@ class RedisDatabase:
         if int(reached) < wanted:
             raise StorageUnavailable(
                 f"Redis at {self.url}: {reached} of {wanted} replicas confirmed the write within "
-                f"{_WAIT_MILLISECONDS} ms; it is stored on the primary alone and a failover may lose it."
+                f"{_WAIT_MILLISECONDS} ms. The primary has stored it, but a failover might lose it."
             )
         return reply
 
@@ -95,12 +95,12 @@ class RedisDatabase:
         words = (*self._keys[partition], self.clock_offset, *wanted.verb, *arguments)
         try:
             return send("EVALSHA", wanted.digest, *words)
-        except NoScriptError:  # a new server, or the scripts were flushed; nothing was executed
+        except NoScriptError:  # the server is new or its scripts were flushed; nothing was executed
             return send("EVAL", wanted.text, *words)
 
     def information(self) -> Mapping[str, Mapping[str, Any]]:
         """Return each primary's reply to INFO, by its address."""
-        return {where: _read(told) for where, told in self.connections.ask_primaries("INFO").items()}
+        return {where: _parsed(reply) for where, reply in self.connections.ask_primaries("INFO").items()}
 
     def close(self) -> None:
         """Close every connection."""
@@ -109,11 +109,12 @@ class RedisDatabase:
     # ---- the layout --------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Check that Firelock can use the server, and write the layout of the prefix if there is none.
+        """Check that Firelock can use the server, and store the layout of the prefix if it has none.
 
         Raises:
-            SchemaMismatch: the prefix has another layout.
-            StorageError: the server is too old, or drops keys when its memory is full.
+            SchemaMismatch: If the prefix has another layout.
+            StorageError: If the server is too old, is of another kind than in the URL, or evicts keys when
+                its memory is full.
         """
         with self._lock:
             if self._is_ready:
@@ -124,7 +125,7 @@ class RedisDatabase:
             self._is_ready = True
 
     def clear(self) -> None:
-        """Delete every key with the prefix except the layout; partition by partition, in steps."""
+        """Delete every key with the prefix except the layout, in steps, one partition after another."""
         for partition, base in enumerate(self.partitions.bases):
             cursor = "0"
             while True:
@@ -135,19 +136,19 @@ class RedisDatabase:
         self.prepare()
 
     def layout(self, *, is_written: bool) -> tuple[int, int]:
-        """Return the stored version and number of partitions, 0 and 0 if there are none.
+        """Return the stored layout version and number of partitions; 0 and 0 if none are stored.
 
         Args:
-            is_written: whether to write them first if there are none.
+            is_written: whether to store those of this code and URL first if none are stored.
 
         Raises:
-            SchemaMismatch: a version before the first release wrote the layout.
+            SchemaMismatch: If a Firelock version before the first release wrote the layout.
         """
         version, partitions = self._run("prefix.layout", 0, (SCHEMA, self.partitions.number, int(is_written)))
         if 0 < version < OLDEST:
             raise SchemaMismatch(
-                f"Redis at {self.url}: prefix {self.url.prefix!r} has layout {version}, which a Firelock "
-                "before its first release wrote; no release reads it. Delete its keys, or choose another "
+                f"Redis at {self.url}: prefix {self.url.prefix!r} has layout {version}, which was written by "
+                "Firelock before its first release and cannot be read. Delete its keys, or use another "
                 "?prefix=."
             )
         return version, partitions
@@ -155,23 +156,23 @@ class RedisDatabase:
     def _require_layout(self, version: int, partitions: int) -> None:
         where = f"Redis at {self.url}: prefix {self.url.prefix!r} has"
         if version != SCHEMA:
-            side, mend = (
+            side, fix = (
                 ("newer", "Upgrade Firelock") if version > SCHEMA else ("older", "Run firelock migrate")
             )
-            raise SchemaMismatch(f"{where} layout {version}, {side} than this code's {SCHEMA}. {mend}.")
+            raise SchemaMismatch(f"{where} layout {version}, {side} than this code's {SCHEMA}. {fix}.")
         if partitions != self.url.partitions:
             raise SchemaMismatch(
-                f"{where} {partitions} partitions, the URL says {self.url.partitions}. "
-                f"Write ?partitions={partitions}, or choose another ?prefix=."
+                f"{where} {partitions} partitions, but the URL sets {self.url.partitions}. "
+                f"Set ?partitions={partitions}, or use another ?prefix=."
             )
 
     # ---- the server --------------------------------------------------------------------------------------
 
     def _require_usable(self, information: Mapping[str, Any]) -> None:
-        """Check that a primary has the kind that the URL names, is new enough and does not drop keys.
+        """Check that a primary is of the kind in the URL, is new enough and does not evict keys.
 
         Raises:
-            StorageError: the primary fails one of these checks.
+            StorageError: If the primary fails one of these checks.
         """
         mode = str(information.get("redis_mode", information.get("server_mode")))
         scheme = {"sentinel": "redis+sentinel://", "cluster": "redis+cluster://"}.get(mode)
@@ -184,8 +185,8 @@ class RedisDatabase:
         policy = information.get("maxmemory_policy", KEEPING)
         if policy != KEEPING and self.url.refuses_eviction:
             raise self._unusable(
-                f"its maxmemory-policy is {policy}, so it would drop jobs when its memory is full. Set "
-                "maxmemory-policy noeviction, or accept the loss with ?eviction=allow."
+                f"its maxmemory-policy is {policy}, so it would delete jobs when its memory is full. Set "
+                "maxmemory-policy to noeviction, or accept the loss with ?eviction=allow."
             )
 
     def _unusable(self, why: str) -> StorageError:
@@ -193,7 +194,7 @@ class RedisDatabase:
 
 
 class RedisVerbs(DerivedStorage):
-    """The base of the groups of verbs; each group is a class in its own file."""
+    """The base class of the groups of verbs; each group is a class in a separate file."""
 
     def __init__(self, database: RedisDatabase) -> None:
         super().__init__()
@@ -203,32 +204,33 @@ class RedisVerbs(DerivedStorage):
         self._turns = PartitionTurns(database.partitions.number)
 
     def _run_on(self, name: str, partition: int) -> Reply:
-        """Return the complete reply of a script that leaves out a part of it when it is long.
+        """Run a script until it has returned all parts of a long reply, and return them as one list.
 
-        Such a script replies with the arguments for a further call, and with the part that fits.
+        Each call of the script returns one part and the arguments for the next call; these are empty after
+        the last part.
         """
-        left, told = self._run(name, partition)
+        left, parts = self._run(name, partition)
         while left:
             left, more = self._run(name, partition, *left)
-            told += more
-        return told
+            parts += more
+        return parts
 
 
 def product_of(information: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the server's name and version; Valkey also reports the Redis version that it resembles."""
+    """Return the server's name and version; Valkey also reports a Redis version, which is ignored."""
     if "valkey_version" in information:
         return "Valkey", str(information["valkey_version"])
     return "Redis", str(information.get("redis_version", "?"))
 
 
-def _read(told: object) -> Mapping[str, Any]:
-    """Return the reply to INFO as values by name; a cluster's driver has parsed it already."""
-    if isinstance(told, Mapping):
-        return told
-    lines = (line.partition(":") for line in str(told).splitlines() if not line.startswith("#"))
+def _parsed(reply: object) -> Mapping[str, Any]:
+    """Return the reply to INFO as values by name; the driver has already parsed it for a cluster."""
+    if isinstance(reply, Mapping):
+        return reply
+    lines = (line.partition(":") for line in str(reply).splitlines() if not line.startswith("#"))
     return {name: int(value) if value.isdigit() else value for name, mark, value in lines if mark}
 
 
 def _escaped(text: str) -> str:
-    """Return the string as a pattern that matches only this string."""
+    """Return a Redis pattern that matches only this string."""
     return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

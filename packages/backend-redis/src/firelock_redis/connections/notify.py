@@ -1,7 +1,7 @@
 """Notifications: published when a queue gets its first job, and received over one connection per process.
 
-They are only hints: a lost message costs a poll. A caller of `wait` has claimed before, and subscribed before
-that. So no message is lost between the claim that found nothing and the wait.
+Notifications are only hints: if one is lost, the next poll finds the work. A caller of `wait` has subscribed
+before its last claim. So no message is lost between the claim that found nothing and the wait.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _REMEMBERED = 1_000  # sets of queues
 
 
 class RedisWaiting(Waiting):
-    """The waiting callers of this process, and the thread that listens for them."""
+    """The waiting callers of this process, and the thread that receives notifications for them."""
 
     def __init__(self, database: RedisDatabase, on_message: Callable[[int, str], None]) -> None:
         super().__init__()
         self._database = database
         self._on_message = on_message
         self._channels = {f"{base}:wake": place for place, base in enumerate(database.partitions.bases)}
-        self._is_over = threading.Event()
-        self._quiet: set[frozenset[str] | None] = set()  # queues whose last wait received nothing
+        self._is_closed = threading.Event()
+        self._quiet: set[frozenset[str] | None] = set()  # queues whose last wait received no notification
         self._begin_listening()
 
     def _begin_listening(self) -> None:
@@ -48,13 +48,14 @@ class RedisWaiting(Waiting):
 
     @override
     def leave_behind(self) -> None:
-        """Prepare this process, a fork of the one that listened: it connects and listens on its own."""
+        """Prepare a forked process: it opens its own connections and starts its own listening thread."""
         super().leave_behind()
         self._database.connections.leave_behind()
-        is_over = self._is_over.is_set()
-        self._is_over = threading.Event()  # a thread that does not exist here may hold the old one's lock
-        if is_over:
-            self._is_over.set()
+        is_closed = self._is_closed.is_set()
+        # A thread of the parent process might have held the lock of the old event during the fork.
+        self._is_closed = threading.Event()
+        if is_closed:
+            self._is_closed.set()
         self._begin_listening()
 
     # ---- waiting -----------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ class RedisWaiting(Waiting):
 
     @override
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        """See `Storage.wait`; if the caller has not claimed before, first check whether there is work."""
+        """See `Storage.wait`; if the caller has not claimed before, first check whether jobs are ready."""
         if queues and all(map(is_of_taken, queues)):
             self._listen()
             return super().wait(queues, timeout_seconds)
@@ -76,13 +77,16 @@ class RedisWaiting(Waiting):
                 return True
         key = None if queues is None else frozenset(queues)
         self._quiet.discard(key)
-        has_heard = super().wait(queues, timeout_seconds)
-        if not has_heard and len(self._quiet) < _REMEMBERED:
+        is_notified = super().wait(queues, timeout_seconds)
+        if not is_notified and len(self._quiet) < _REMEMBERED:
             self._quiet.add(key)
-        return has_heard
+        return is_notified
 
     def take_quiet(self, queues: Sequence[str] | None) -> bool:
-        """Return whether the last wait for these queues received no notification; True once per wait."""
+        """Return whether the last wait for these queues received no notification, and forget this result.
+
+        So the value is True at most once per wait.
+        """
         key = None if queues is None else frozenset(queues)
         is_quiet = key in self._quiet
         self._quiet.discard(key)
@@ -90,8 +94,8 @@ class RedisWaiting(Waiting):
 
     def close(self) -> None:
         """Stop listening and end every wait."""
-        with self.changed:  # waits until a thread that is being started can be joined
-            self._is_over.set()
+        with self.changed:  # wait until a thread that is being started can be joined
+            self._is_closed.set()
             connection, thread = self._connection, self._thread
         self.end()
         if connection is not None:
@@ -102,39 +106,39 @@ class RedisWaiting(Waiting):
     # ---- listening ---------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        if self._thread is not None or self._is_over.is_set():
+        if self._thread is not None or self._is_closed.is_set():
             return
         with self.changed:
-            if self._thread is None and not self._is_over.is_set():
+            if self._thread is None and not self._is_closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="firelock-redis-wake", daemon=True)
                 self._thread.start()
         self._is_subscribed.wait(_SUBSCRIBING_SECONDS)
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
-        while not self._is_over.is_set():
+        while not self._is_closed.is_set():
             try:
-                self._hear()
+                self._receive()
                 pause = _FIRST_PAUSE
             except (driver.RedisError, StorageError, OSError, AttributeError, TypeError, ValueError) as error:
-                # The last three are raised if a connection is closed while it is read.
-                if not self._is_over.is_set():
-                    log.debug("The connection for wake-ups is lost and made anew: %s", error)
+                # The driver raises the last three if a connection is closed while it is read.
+                if not self._is_closed.is_set():
+                    log.debug("Lost the connection for notifications; reconnecting: %s", error)
                 self._is_subscribed.set()  # a claim must not wait for an unreachable server
-                self._is_over.wait(pause)
+                self._is_closed.wait(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         connection = self._connection = self._database.connections.listener()
         try:
             connection.connect()
             connection.send_command("SUBSCRIBE", *self._channels)
             for _ in self._channels:
                 connection.read_response()
-            if self._is_subscribed.is_set():  # again: messages that were published in the meantime are lost
-                self._tell(EVERYWHERE, ANY_QUEUE)
+            if self._is_subscribed.is_set():  # a reconnection; messages published in the meantime are lost
+                self._notify(EVERYWHERE, ANY_QUEUE)
             self._is_subscribed.set()
-            while not self._is_over.is_set():
+            while not self._is_closed.is_set():
                 self._read(connection)
         finally:
             connection.disconnect()
@@ -143,12 +147,12 @@ class RedisWaiting(Waiting):
         if not connection.can_read(timeout=_PING_SECONDS):
             connection.send_command("PING")
             if not connection.can_read(timeout=self._database.url.timeout_seconds):
-                raise driver.TimeoutError("no answer to PING")
+                raise driver.TimeoutError("no reply to PING")
         reply: Any = connection.read_response()
         if reply[0] == "message":
-            self._tell(self._channels[reply[1]], reply[2])
+            self._notify(self._channels[reply[1]], reply[2])
 
-    def _tell(self, partition: int, queue: str) -> None:
+    def _notify(self, partition: int, queue: str) -> None:
         if not is_of_taken(queue):
             self._on_message(partition, queue)
         self.note([queue])

@@ -1,4 +1,4 @@
-"""URLs of Redis: the addresses of the servers, the login, and Firelock's own options."""
+"""Redis URLs: the addresses of the servers, the credentials, and Firelock's own options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPTIONS = frozenset(
 
 @attrs.frozen
 class RedisUrl:
-    """The address and the options of a Redis, read from a URL; its `str()` contains no password."""
+    """The address and the options of a Redis, parsed from a URL; `str()` returns it without passwords."""
 
     text: str  # as given, including the password
     scheme: str
@@ -42,7 +42,7 @@ class RedisUrl:
     tls: Mapping[str, object] | None = None  # options of the driver; None: no TLS
     prefix: str = "firelock"
     partitions: int = 1
-    replicas: int = 0  # number that must have an enqueued job before `insert` returns
+    replicas: int = 0  # number of replicas that must have an enqueued job before `insert` returns
     timeout_seconds: float = 5.0
     refuses_eviction: bool = True
 
@@ -76,7 +76,7 @@ def parse_url(text: str) -> RedisUrl:
     """Return the address and the options that the URL contains.
 
     Raises:
-        ConfigurationError: a part of it is wrong.
+        ConfigurationError: If a part of the URL is not valid.
     """
     parts = urlsplit(text)
     options = _options(text, parts.query)
@@ -92,7 +92,7 @@ def parse_url(text: str) -> RedisUrl:
     }
     if scheme == "unix":
         if not parts.path.strip("/"):
-            raise _wrong(text, "names no socket", "Write unix:///path/to/redis.sock.")
+            raise _wrong(text, "has no socket path", "Use unix:///path/to/redis.sock.")
         fields |= {"path": unquote(parts.path), "database": _number(text, options, "db", 0, (0, 1_000_000))}
     else:
         default = _SENTINEL_PORT if scheme.endswith("+sentinel") else _PORT
@@ -105,7 +105,7 @@ def _options(text: str, query: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(options.keys() - _OPTIONS):
         raise _wrong(
-            text, f"has an unknown option {unknown[0]!r}", f"There are {', '.join(sorted(_OPTIONS))}."
+            text, f"has an unknown option {unknown[0]!r}", f"Use one of {', '.join(sorted(_OPTIONS))}."
         )
     return options
 
@@ -118,27 +118,29 @@ def _host(text: str, host: str, default: int) -> tuple[str, int]:
     elif ":" in host:
         name, _, port = host.rpartition(":")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):  # noqa: PLR2004 - a port
-        raise _wrong(text, f"has the port {port!r}", "Write a number from 1 to 65535.")
+        raise _wrong(text, f"has the port {port!r}", "Use a number from 1 to 65535.")
     return unquote(name) or "localhost", int(port or default)
 
 
 def _place(text: str, scheme: str, path: str, options: Mapping[str, str]) -> dict[str, object]:
-    """Return the parts of the path: a database, or the Sentinels' service and perhaps a database."""
+    """Return the fields that the path of a URL sets: the database, and with Sentinels also the service."""
     service = ""
     if scheme.endswith("+sentinel"):
         service, _, path = path.partition("/")
         if not service:
-            raise _wrong(text, "names no service", "Write redis+sentinel://host:26379,host:26379/mymaster.")
+            raise _wrong(text, "has no service name", "Use redis+sentinel://host:26379,host:26379/mymaster.")
     database = _number(text, {"db": path or options.get("db", "0")}, "db", 0, (0, 1_000_000))
     if database and scheme.endswith("+cluster"):
-        raise _wrong(text, f"names database {database}", "A cluster has database 0 only; leave it out.")
+        raise _wrong(text, f"has database {database}", "A cluster has only database 0; remove the database.")
     return {"service": unquote(service), "database": database}
 
 
 def _chosen(text: str, scheme: str, options: Mapping[str, str]) -> dict[str, object]:
     prefix = options.get("prefix", "firelock")
     if not _PREFIX.fullmatch(prefix):
-        raise _wrong(text, f"has the prefix {prefix!r}", "Use 1 to 64 letters, digits and _ . : - only.")
+        raise _wrong(
+            text, f"has the prefix {prefix!r}", "Use 1 to 64 characters: letters, digits and _ . : -."
+        )
     default = _CLUSTER_PARTITIONS if scheme.endswith("+cluster") else 1
     durability = _choice(text, options, "durability", "server", "replicated")
     eviction = _choice(text, options, "eviction", "refuse", "allow")
@@ -157,15 +159,15 @@ def _number(text: str, options: Mapping[str, str], name: str, default: int, with
     least, most = within
     value = options.get(name, str(default))
     if not (value.isascii() and value.isdigit() and least <= int(value) <= most):
-        raise _wrong(text, f"has {name}={value!r}", f"Write a whole number from {least} to {most}.")
+        raise _wrong(text, f"has {name}={value!r}", f"Use an integer from {least} to {most}.")
     return int(value)
 
 
 def _choice(text: str, options: Mapping[str, str], name: str, *choices: str) -> str:
-    """Return the chosen value, or the first one if the option is not given."""
+    """Return the value of the option, or the first choice if the option is not set."""
     value = options.get(name, choices[0])
     if value not in choices:
-        raise _wrong(text, f"has {name}={value!r}", f"Write {' or '.join(choices)}, or leave it out.")
+        raise _wrong(text, f"has {name}={value!r}", f"Use {' or '.join(choices)}, or remove the option.")
     return value
 
 
@@ -178,5 +180,5 @@ def _tls(text: str, options: Mapping[str, str]) -> dict[str, object]:
     return {**chosen, "ssl_cert_reqs": wants, "ssl_check_hostname": checks == "true"}
 
 
-def _wrong(text: str, what: str, mend: str) -> ConfigurationError:
-    return ConfigurationError(f"Storage URL {shown(text)} {what}. {mend}")
+def _wrong(text: str, problem: str, fix: str) -> ConfigurationError:
+    return ConfigurationError(f"Storage URL {shown(text)} {problem}. {fix}")
