@@ -1,4 +1,4 @@
-"""The place of a job in Redis (`partitions`), and the declaration of each format there (`wire`).
+"""The keys under which a job is stored (`partitions`), and the means to declare formats (`wire`).
 
 The stored formats are in `encoding`, the arguments and replies of scripts in `words`.
 """

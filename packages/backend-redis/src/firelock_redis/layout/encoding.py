@@ -1,8 +1,8 @@
 """The format of a job in Redis: two strings, its payload and its record, and the meaning of their fields.
 
-The payload is written once, the record again at each step. Each format is declared only here, for Python and
-for the scripts, because both read and write it: see `PAYLOAD` and `RECORD`. Strings within a record are JSON,
-so none of them contains a tab or a line end.
+The payload is written once; the record is written again at each step. Python and the scripts read and write
+both, so each format is declared only here: see `PAYLOAD` and `RECORD`. Strings within a record are JSON, so
+they do not contain tabs or line ends.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _ON = {on.value: on for on in On}
 _PLACE_BITS = 45  # bits that number the jobs of a queue in order of arrival; the priority is above them
 _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
-_NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, which precede its attempt
-_ASKS = "[["  # the start of `asks` as this release writes it; no error and no step starts like this
+_NO_DIGITS = ascii_letters + "+"  # characters of a record's state and flags, which precede its attempt
+_ASKS = "[["  # the start of `asks` as this release writes it; errors and steps never start with it
 
 # The results of changes, as scripts return them. A script runs alone, so no change is ever busy.
 APPLIED_BY_DIGIT = {
@@ -49,16 +49,16 @@ APPLIED_BY_DIGIT = {
     "5": Applied.TAKEN,
 }
 
-quoted = json.encoder.encode_basestring  # a string as JSON; non-ASCII characters are not escaped
+quoted = json.encoder.encode_basestring  # encodes a string as JSON and does not escape non-ASCII characters
 
 
 def number_word(number: int | None) -> int | str:
-    """Return a number as scripts read it; an empty string for None."""
+    """Return a number in the form that scripts read; an empty string for None."""
     return "" if number is None else number
 
 
 def text_word(text: str | None) -> str:
-    """Return a string as scripts read it, which is JSON; an empty string for None."""
+    """Return a string as JSON, the form that scripts read; an empty string for None."""
     return "" if text is None else quoted(text)
 
 
@@ -73,7 +73,7 @@ def text_of(quoted_text: str) -> str | None:
 
 
 def lowest_place(priority: int) -> int:
-    """Return the place in a queue that comes before all jobs of this priority."""
+    """Return the lowest place in a queue for jobs of this priority."""
     return -priority << _PLACE_BITS
 
 
@@ -93,7 +93,7 @@ PAYLOAD = Text(
 
 
 class Rarer(NamedTuple):
-    """The fields that most jobs do not use."""
+    """The payload fields that most jobs do not use."""
 
     nominal_at: int | None = None
     tags: tuple[str, ...] = ()
@@ -122,7 +122,7 @@ def _from_one_line(text: str) -> str:
 
 
 def task_head(task: str) -> str:
-    """Return the start of the payload of every job of this task; no other job's payload starts like this."""
+    """Return the start that all payloads of this task's jobs have, and no other payloads."""
     return f"{_on_one_line(task)}\t"
 
 
@@ -137,40 +137,40 @@ def payload_of(job: NewJob, rare: str = "") -> str:
 
 
 _rarer = attrgetter(*Rarer._fields)
-_beside_ties = attrgetter(*Rarer._fields[:-1])
-_NOTHING_BESIDE_TIES = Rarer()[:-1]
+_without_relations = attrgetter(*Rarer._fields[:-1])
+_NOTHING_BUT_RELATIONS = Rarer()[:-1]
 
 
 def rare_of(job: NewJob) -> str:
-    """Return the fields that most jobs do not use, as one line of JSON; an empty string if all are empty."""
-    if _beside_ties(job) == _NOTHING_BESIDE_TIES:
-        return "" if job.relations_json is None else _rare_of_ties(job.relations_json)
+    """Return the rarer fields of a job as one line of JSON; an empty string if all are empty."""
+    if _without_relations(job) == _NOTHING_BUT_RELATIONS:
+        return "" if job.relations_json is None else _rare_of_relations(job.relations_json)
     rarer = Rarer(*_rarer(job))
-    return _on_a_line(rarer._replace(parents=[_edge(edge) for edge in rarer.parents]))
+    return _encoded(rarer._replace(parents=[_edge(edge) for edge in rarer.parents]))
 
 
 @lru_cache(1_000)
-def _rare_of_ties(relations_json: str) -> str:
+def _rare_of_relations(relations_json: str) -> str:
     """Return the rarer fields of a job that uses only relations.
 
-    All members of a batch have the same ones, so the result is cached.
+    The result is cached, because all members of a batch have equal relations.
     """
-    return _on_a_line(Rarer(relations_json=relations_json))
+    return _encoded(Rarer(relations_json=relations_json))
 
 
-def _on_a_line(rarer: Rarer) -> str:
+def _encoded(rarer: Rarer) -> str:
     return encode(rarer[:-1] if rarer.relations_json is None else rarer)
 
 
 @lru_cache(1_000)
 def _read_rare(rare: str) -> Rarer:
-    """Return the rarer fields.
+    """Return the rarer fields that the JSON contains.
 
     Raises:
-        ValueError: the string does not have the expected format.
+        ValueError: If the string does not have the expected format.
     """
     fields = json.loads(rare)
-    if type(fields) is not list or len(fields) < len(_NOTHING_BESIDE_TIES):
+    if type(fields) is not list or len(fields) < len(_NOTHING_BUT_RELATIONS):
         raise ValueError(rare)
     rarer = Rarer(*fields[: len(Rarer._fields)])
     return rarer._replace(tags=tuple(rarer.tags))
@@ -201,25 +201,24 @@ RECORD = Text(
         Field("flags", "%D*", ""),  # letters that functions/jobs.lua explains; most jobs have none
         Field("attempt", "%d+", " "),
         Field("fence", "%d+", " "),
-        Field("place", "%-?%d+", " "),  # in its queue; the priority is in the upper bits
+        Field("place", "%-?%d+", " "),  # the place in the queue; its upper bits contain the priority
         Field("queue", "%S+", " "),
         Field("session", "%S*", "\n"),
         Field("retries", "%d+", " "),
         Field("crashes", "%d+", " "),
         Field("enqueued", "%d+", " "),
-        # A letter other than - stands for a first step that is not written out: the job was created in that
-        # state.
+        # The state in which the job was created if the history does not contain this first step; otherwise -.
         Field("origin", ".", ""),
         # For the few jobs with limits, a unique key or a latest start: a blank and the string of
         # `write_admission`.
         Field("asks", "[^\n]*", "\n"),
-        Field("error", "[^\n]*", "\n"),  # the last one, an `ERROR`; often empty
-        Field("rest", ".*", "$"),  # a line with an `ENTRY` for each step, mostly none; then `LAST`
+        Field("error", "[^\n]*", "\n"),  # the last error as an `ERROR`; often empty
+        Field("rest", ".*", "$"),  # one line with an `ENTRY` for each step, usually none; then `LAST`
     )
 )
-"""The part of a job that is written at each step.
+"""The part of a job that is written again at each step.
 
-For example, the first line is P1 1 42 default 0193…, and the second one starts with 0 0 1764045000000000 E.
+Example: the first line is `P1 1 42 default 0193…`, and the second line starts with `0 0 1764045000000000 E`.
 """
 
 LAST = Text(
@@ -227,7 +226,8 @@ LAST = Text(
         Field("changed", "[^\t\n]*", "\t"),
         Field("claimed", "[^\t\n]*", "\t"),
         Field("started", "[^\t\n]*", "\t"),
-        # If it is empty in a succeeded job, the job ended at `changed`, and its last step is not written out.
+        # If this is empty in a succeeded job, the job ended at `changed`, and the history does not contain
+        # its last step.
         Field("ended", "[^\t\n]*", "\t"),
         Field("expires", "[^\t\n]*", "\t"),
         Field("due", "[^\t\n]*", "\t"),
@@ -235,20 +235,22 @@ LAST = Text(
         Field("reason", "[^\t\n]*", "\t"),
         Field("result", "[^\t\n]*", "\t"),
         Field("absent", "[^\t\n]*", "\t?"),  # the reason why a succeeded job has no result
-        # The memo that a suspended job waits for. Without one, the tab before it is missing too.
+        # The memo for which a suspended job waits. Without one, the tab before it is missing too.
         Field("waits", ".*", "$"),
     ),
     begins="^.*\n",
 )
 """The last line of a record; times are numbers, strings are JSON, and an empty field stands for None."""
 
-ERROR = Array("type", "message", "fingerprint")  # the last one: scripts find it by the end of the line
+ERROR = Array(
+    "type", "message", "fingerprint"
+)  # the last field must stay last: scripts find it by the line end
 ENTRY = Array(
     "state", "at", "reason", "attempt", "claimed_at", "started_at", "server", "elided", "due_at"
-)  # a step that does not end an attempt has only the first three
+)  # a step that does not end an attempt has only the first three fields
 
 
-_WORDS = 9  # in the first two lines up to `origin`; the state, the flags and the attempt form one word
+_WORDS = 9  # words in the first two lines up to `origin`; state, flags and attempt are one word
 
 
 def flags_of(record: str) -> str:
@@ -256,20 +258,20 @@ def flags_of(record: str) -> str:
     return "" if record[1] in _DIGITS else _DIGIT.split(record, 1)[0][1:]
 
 
-# Hot path: follows the order of `RECORD` and `PAYLOAD`, whose fields end at blanks, tabs or line ends.
+# Hot path: relies on the order of `RECORD` and `PAYLOAD`, whose fields end at blanks, tabs or line ends.
 def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
-    """Return a job as its session receives it; only the first two lines of the record are read.
+    """Return the claimed job for its session; only the first two lines of the record are read.
 
     Raises:
-        ValueError: the record or the payload does not have the expected format.
+        ValueError: If the record or the payload does not have the expected format.
     """
-    # No word of the first two lines is empty or contains white space, so one split separates all of them.
+    # The words of the first two lines are not empty and do not contain white space, so one split is enough.
     words = record.split(None, _WORDS)
     letter, fence, place, queue, _, retries, crashes, enqueued, _ = words[:_WORDS]
     task, serializer, created, rest = payload.split("\t", 3)
     rare, arguments = rest.split("\n", 1)
     is_flagged = letter[1] not in _DIGITS
-    job = ClaimedJob(  # positional: keywords take a fifth of the whole time; all fields without a default
+    job = ClaimedJob(  # positional, because keywords take a fifth of the whole time; fields without a default
         id,
         task if "\\" not in task else _from_one_line(task),
         arguments,
@@ -291,31 +293,31 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         ) = _read_claimed(rare)  # fmt: skip
     if is_flagged:
         job.has_memos = "r" in letter
-    # A digit starts the last line of the record; most jobs have nothing before it.
+    # The last line of the record starts with a digit; most jobs have nothing before it.
     if len(words) > _WORDS and (rest := words[_WORDS])[0] not in _DIGITS:
         if rest.startswith(_ASKS):
             job.admission_json = rest.split("\n", 1)[0]
-        else:  # an error, a step, or an admission that a newer release wrote
+        else:  # an error, a step, or an admission written by a newer release
             (asks,) = RECORD.read(record, "asks")
             job.admission_json = asks[1:] or None
     return job
 
 
 def claim_of(record: str) -> tuple[int, int]:
-    """Return the attempt and the fence of a record; the rest of the record may be garbage.
+    """Return the attempt and the fence of a record, even if the rest of the record is not valid.
 
     Raises:
-        ValueError: the attempt or the fence is garbage too.
+        ValueError: If the attempt or the fence is not valid.
     """
     attempt, fence = RECORD.read(record, "attempt", "fence")
     return int(attempt), int(fence)
 
 
 def claimed_at_of(record: str) -> int:
-    """Return when the session that has the job claimed it.
+    """Return the time of the job's current claim.
 
     Raises:
-        ValueError: the last line does not have the expected format.
+        ValueError: If the last line does not have the expected format.
     """
     (claimed,) = LAST.read(record.rpartition("\n")[2], "claimed")
     return int(claimed)
@@ -329,7 +331,7 @@ def _read_whole(record: str) -> tuple[dict[str, str], list[str]]:
     """Return the fields of a record and of its last line, and the lines of its history.
 
     Raises:
-        ValueError: the record does not have the expected format.
+        ValueError: If the record does not have the expected format.
     """
     found = dict(zip(_READ, RECORD.read(record, *_READ), strict=True))
     *lines, last = found["rest"].split("\n")
@@ -337,10 +339,10 @@ def _read_whole(record: str) -> tuple[dict[str, str], list[str]]:
 
 
 def record_of(id: str, record: str, payload: str) -> JobRecord:
-    """Return a job in the form that is shown to people.
+    """Return a job with all its fields, as people read it.
 
     Raises:
-        ValueError: the record or the payload does not have the expected format.
+        ValueError: If the record or the payload does not have the expected format.
     """
     of, _ = _read_whole(record)
     task, serializer, created, rare, arguments = PAYLOAD.read(payload, *(one.name for one in PAYLOAD.fields))
@@ -399,21 +401,21 @@ def _int(text: str) -> int | None:
 
 
 class PlainEnd(NamedTuple):
-    """The end of a job whose task has returned, as scripts receive it.
+    """The end of a job whose task has returned, as an argument of a script.
 
     The claim is still valid if the stored record starts with `first_line`.
     """
 
     id: str
-    first_line: str  # as the claim wrote it
+    first_line: str  # of the record, as the claim wrote it
     at: int
     record: str  # the new record
 
 
-_ENDS_PLAINLY = frozenset("mcrfs")  # flags of functions/jobs.lua that need no further work at an end
+_ENDS_PLAINLY = frozenset("mcrfs")  # flags, see functions/jobs.lua, that an end does not need to handle
 
 
-# Hot path: values in the order of `PlainEnd`, and a line in the order of `LAST`.
+# Hot path: the values are in the order of `PlainEnd`, and the line is in the order of `LAST`.
 def plain_end(
     transition: Transition, record: str, job: ClaimedJob
 ) -> tuple[str, tuple[str, str, int, str], str] | None:
@@ -430,7 +432,9 @@ def plain_end(
     batch = ""
     if not record[1].isdigit():
         if not _ENDS_PLAINLY.issuperset(flags_of(record)):
-            return None  # other jobs wait for its end: only a change sent field by field announces it
+            return (
+                None  # other jobs wait for this end: only a change that is sent field by field releases them
+            )
         relations = job.relations
         batch = (relations and relations.batch_id) or ""
     head, rest = record.split("\n", 1)
@@ -462,12 +466,12 @@ def _read_entry(line: str) -> HistoryEntry | None:
 
 
 def read_history(record: str, created_at: int) -> list[HistoryEntry]:
-    """Return the steps of a job's history, including those that are not written out; see `RECORD`.
+    """Return the steps of a job's history, including the first and last step if other fields imply them.
 
-    A line that cannot be read is skipped.
+    See `RECORD.origin` and `LAST.ended`. A line that cannot be read is skipped.
 
     Raises:
-        ValueError: the record does not have the expected format.
+        ValueError: If the record does not have the expected format.
     """
     of, lines = _read_whole(record)
     entries = [] if of["origin"] == "-" else [HistoryEntry(_STATES[of["origin"]], created_at)]
@@ -511,21 +515,23 @@ LOG_LINE = Array("at", "level", "text", "attempt")
 
 MEMO_TEXT = Text(
     (
-        Field("place", "%d+", " "),  # in the order in which the names were first used
-        Field("bytes", "%d+", " "),  # of the value
-        Field("done", "%d", " "),  # 1 if the memo is done, 0 if it has only begun
+        Field("place", "%d+", " "),  # the place in the order in which the names were first used
+        Field("bytes", "%d+", " "),  # the size of the value
+        Field("done", "%d", " "),  # 1 if the memo is complete, 0 if it has only begun
         Field("said", ".*", "$"),  # a `MEMO`
     )
 )
-"""A memo, as it is stored under its name.
+"""A memo, stored under its name.
 
-The empty name contains the place of the next name and the sum of the bytes.
+Under the empty name, the place of the next name and the total number of bytes are stored.
 """
 
 UNIQUE_ROW = Text(
     (
-        Field("mark", "%d+", " "),  # the number of starts that the job had when it took the key
-        Field("free_at", "%d+", " "),  # the key is taken until this time, whatever happens to the job
+        Field("mark", "%d+", " "),  # the number of times the job had started when it took the key
+        Field(
+            "free_at", "%d+", " "
+        ),  # the key is taken at least until this time, even if the job ends earlier
         Field("id", ".*", "$"),
     )
 )
@@ -540,7 +546,7 @@ NUMBERS = Text(
         Field("paused", "%S+", "$"),
     )
 )
-"""The numbers of a limit; a missing one is written as -."""
+"""The settings of a limit; a missing one is written as -."""
 
 # ---- JSON of firelock.model, which scripts read ----------------------------------------------------------
 
@@ -549,4 +555,5 @@ USE = Array("key", "cost", "strict")  # the use of a limit
 UNIQUE = Array("key", "kept_until", "at_least", "keeps_last", "raises", "wait", "max_wait")
 TIES = Array("batch", "caller", "inputs", "rules")  # see `write_relations`
 INPUT = Array("job")  # followed by the path
-RULES = Array("name", "fast", "succeeded", "failed", "deleted")  # of a batch; how long it is kept, by its end
+# The rules of a batch; the last three fields are its retention per final state.
+RULES = Array("name", "fast", "succeeded", "failed", "deleted")

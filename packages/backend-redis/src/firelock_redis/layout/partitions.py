@@ -1,8 +1,8 @@
-"""Partitions of the keys: in which one a job is stored, and which ones a claim visits.
+"""Partitions of the keys: the partition of each job, and the order in which claims visit the partitions.
 
 All keys of a partition have the same hash tag, so each verb runs there as one script on one node. The last
-two digits of a job's id contain its partition. Derived ids, which jobs of recurring jobs have, are in the
-first partition, together with the definitions.
+two digits of a job's id contain its partition. Derived ids, which recurring jobs give to the jobs that they
+create, belong to the first partition, which also contains the definitions.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from firelock.storage import ANY_QUEUE, ClaimedJob, new_id, new_ids
 T = TypeVar("T")
 
 SLOTS = 16_384
-_TOGETHER = 500  # ids in a row that get the same partition, so that a batch of jobs is one step
-_DERIVED = "5"  # the version of ids that are derived from a definition and a time
+_TOGETHER = 500  # consecutive ids that get the same partition, so that a batch of jobs is stored in one step
+_DERIVED = "5"  # the UUID version of ids that are derived from a definition and a time
 
 
 def tag_of(partition: int, partitions: int) -> str:
-    """Return the string between the braces of a partition's keys.
+    """Return the hash tag of a partition: the string between the braces of its keys.
 
-    It is chosen by its slot, so that the partitions are distributed evenly among the slots, and so among the
-    nodes.
+    The tag is chosen by its slot, so that the partitions are evenly distributed among the slots, and so among
+    the nodes.
     """
-    first, behind = partition * SLOTS // partitions, (partition + 1) * SLOTS // partitions
+    first, end = partition * SLOTS // partitions, (partition + 1) * SLOTS // partitions
     tags = (f"{partition}" if number == 0 else f"{partition}.{number}" for number in count())
-    return next(tag for tag in tags if first <= crc_hqx(tag.encode(), 0) % SLOTS < behind)
+    return next(tag for tag in tags if first <= crc_hqx(tag.encode(), 0) % SLOTS < end)
 
 
 class Partitions:
@@ -46,11 +46,11 @@ class Partitions:
         self.begin_anywhere()
 
     def begin_anywhere(self) -> None:
-        """Continue the turn at a random partition, because neighbouring partitions are on the same node."""
-        self._made = SystemRandom().randrange(self.number) * _TOGETHER
+        """Continue at a random partition, not at the next one, which is often on the same node."""
+        self._created = SystemRandom().randrange(self.number) * _TOGETHER
 
     def of(self, id: str) -> int:
-        """Return the partition that the id contains; any string is an id of some partition."""
+        """Return the partition of a job id; a string that is not an id also has a partition, by its hash."""
         if self.number == 1 or id[14:15] == _DERIVED:
             return 0
         try:
@@ -59,15 +59,16 @@ class Partitions:
             return crc_hqx(id.encode(errors="surrogatepass"), 0) % self.number
 
     def of_key(self, key: str) -> int:
-        """Return the partition of a limit key or unique key; keys that are equal up to the first / share one.
+        """Return the partition of a limit key or unique key.
 
-        The part before the last blank of that is ignored, because a unique key has its task there.
+        Only the part up to the first / decides, so keys with the same beginning share a partition. In that
+        part, everything up to the last blank is ignored, because a unique key contains its task there.
         """
         place = key.partition("/")[0].rpartition(" ")[2]
         return crc_hqx(place.encode(errors="surrogatepass"), 0) % self.number
 
     def parted(self, things: Iterable[T], id_of: Callable[[T], str] = str) -> dict[int, list[T]]:
-        """Return the things by partition; `id_of` returns the id of the job that a thing is about."""
+        """Return the things by the partition of their jobs; `id_of` returns the job id of a thing."""
         found: dict[int, list[T]] = {}
         for thing in things:
             found.setdefault(self.of(id_of(thing)), []).append(thing)
@@ -76,8 +77,8 @@ class Partitions:
     def new_ids(self, count: int, beside: str | Sequence[str | None] | None) -> list[str]:
         """Return this many new ids in ascending order.
 
-        With `beside` they are in the partition of that parent or key. Otherwise the partitions take turns,
-        and each gets a batch of 500 ids.
+        With `beside`, the ids belong to the partition of that parent or key. Otherwise the partitions take
+        turns, and each gets 500 consecutive ids.
         """
         ids = [new_id()] if count == 1 else new_ids(count)
         if self.number == 1:
@@ -104,8 +105,8 @@ class Partitions:
 
     def _next(self, count: int) -> int:
         with self._lock:
-            self._made += count
-            return self._made // _TOGETHER % self.number
+            self._created += count
+            return self._created // _TOGETHER % self.number
 
     def _placed(self, id: str, partition: int) -> str:
         return f"{id[:-2]}{partition:02x}"
@@ -118,30 +119,30 @@ def _is_id(text: str) -> bool:
 
 _ID = re.compile(r"[0-9a-f-]{30,}")
 
-EVERYWHERE, FIRST = -1, 0  # all partitions; the one of recurring jobs, locks and records
+EVERYWHERE, FIRST = -1, 0  # all partitions; the partition of recurring jobs, locks and records
 
 _REMEMBERED = 1_000  # queues from which this process claims
 
 
 class PartitionTurns:
-    """The partitions as this process knows them: which ones may have work, and whose turn it is."""
+    """The partitions that might have work, as far as this process knows, and the next one in turn."""
 
     def __init__(self, partitions: int) -> None:
         self._number = partitions
         self._lock = threading.Lock()
         self._next = 0
-        # By queue, with None for claims from every queue: the partitions that may have work.
+        # The partitions that might have work, by queue; None stands for claims from every queue.
         self._hope: dict[str | None, set[int]] = {}
         # Queues for which the last claim visited every partition and found nothing.
-        self._looked: set[str | None] = set()
+        self._empty: set[str | None] = set()
         self._due: dict[int, int | None] = {}
-        # By partition: the time of the next check by the storage's clock and by the local clock.
+        # The time of the next check by the storage's clock and by the local clock, by partition.
         self._again: dict[int, tuple[int, float]] = {}
 
     # ---- notifications and results -----------------------------------------------------------------------
 
     def note(self, partition: int, queue: str = ANY_QUEUE) -> None:
-        """Note that this partition may have work of this queue; a negative number means every one."""
+        """Note that this partition might have work of this queue; a negative number means every partition."""
         concerned = range(self._number) if partition < 0 else (partition,)
         with self._lock:
             if queue == ANY_QUEUE:
@@ -157,13 +158,12 @@ class PartitionTurns:
     ) -> None:
         """Note the jobs that a claim returned.
 
-        If it returned as many as requested, there may be more: in the queue of the last job and in those
-        after it.
+        If it returned as many as requested, the queue of the last job and later queues might have more jobs.
         """
         with self._lock:
             if jobs:
                 self._next = (partition + 1) % self._number
-                self._looked.difference_update(_names(queues))
+                self._empty.difference_update(_names(queues))
             if len(jobs) < wanted:
                 return
             names = _names(queues)
@@ -180,20 +180,22 @@ class PartitionTurns:
 
     @property
     def is_looking_again(self) -> bool:
-        """Whether the lanes of some partition must be checked again at a known time."""
+        """Whether the lanes of at least one partition must be checked again at a known time."""
         return bool(self._again)
 
     def look_again(
         self, partition: int, offset: int, at: int | None = None, wait: int = 0, *, has_looked: bool = True
     ) -> int | None:
-        """Store when the partition's lanes must be checked again; return the earliest such time of all.
+        """Store the time at which the partition's lanes must be checked again.
+
+        Return the earliest such time of all partitions.
 
         Args:
             partition: the partition.
             offset: microseconds that tests add to the clock.
             at: the time by the storage's clock; None if no check is needed.
             wait: microseconds from now until that time.
-            has_looked: whether the claim checked the lanes; if not, None for `at` changes nothing.
+            has_looked: whether the claim checked the lanes; if not, None for `at` does not change anything.
         """
         with self._lock:
             if at is None and has_looked:
@@ -207,17 +209,17 @@ class PartitionTurns:
     def order(
         self, queues: Sequence[str] | None, claimed: Sequence[ClaimedJob], offset: int = 0
     ) -> Iterator[int]:
-        """Yield the partitions to claim from, those that may have work first.
+        """Yield the partitions to claim from; partitions that might have work come first.
 
-        These are ordered by the first queue for which they may have work, and then in turn. If they had no
-        jobs, the others follow. The first time all of them follow, because a late notification might have
-        hidden work; after that only the next one in turn. A partition no longer counts as having work when it
-        is yielded; `found` restores that.
+        These are ordered by the first queue for which they might have work, and then in turn. If they had no
+        jobs, other partitions follow: the first time all of them, because a notification might be late; after
+        that only the next one in turn. A yielded partition no longer counts as having work, until `found`
+        notes more.
 
         Args:
             queues: the queues of the claim, None for all.
-            claimed: the jobs of the claim; the caller has added those of a partition when it requests the
-                next one.
+            claimed: the jobs of the claim. The caller adds the jobs of a partition before it requests the
+                next partition.
             offset: microseconds that tests add to the clock.
         """
         names = _names(queues)
@@ -239,12 +241,12 @@ class PartitionTurns:
             return
         others = [one for one in turn if one not in hopeful]
         with self._lock:
-            if is_looked := self._looked.issuperset(names):
+            if is_empty := self._empty.issuperset(names):
                 self._next = (self._next + 1) % self._number
-        yield from others[:1] if is_looked else others
+        yield from others[:1] if is_empty else others
         if not claimed:
             with self._lock:
-                self._looked.update(names)
+                self._empty.update(names)
 
 
 def _local_micros() -> int:

@@ -1,9 +1,9 @@
-"""The declaration of wire formats: the fields of each are listed once, in order, for Python and the scripts.
+"""The means to declare wire formats, so that the fields of each are listed once for Python and the scripts.
 
-A `Text` declares the fields of a string and their separators, an `Array` the fields of a JSON array, and a
-NamedTuple values that follow each other, such as the arguments and replies of scripts. `encoding` declares
-the stored formats, `words` the arguments and replies. Scripts name the same fields, and `placed` replaces
-these names with places.
+A `Text` declares the fields of a string and their separators, and an `Array` the fields of a JSON array. A
+NamedTuple declares consecutive values, such as the arguments and replies of scripts. `encoding` declares the
+stored formats, `words` the arguments and replies. Scripts use the names of the fields, and `placed` replaces
+them with positions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Field:
 
     name: str
     pattern: str  # a Lua pattern
-    behind: str  # the separator between it and the next field, as a pattern
+    behind: str  # the separator after this field, as a pattern
 
 
 @attrs.frozen
@@ -41,7 +41,7 @@ class Text:
         """Return the Lua pattern that captures these fields.
 
         Raises:
-            ValueError: a field does not exist, or the names are not in the order of the string.
+            ValueError: If a field does not exist, or the names are not in the order of the fields.
         """
         return self.begins + self._captures(names)
 
@@ -55,17 +55,17 @@ class Text:
         """Return a string of these values, one for each field.
 
         Raises:
-            ValueError: a value is given for an unknown field, or one is missing.
+            ValueError: If a value belongs to an unknown field, or a value is missing.
         """
         if values.keys() != {field.name for field in self.fields}:
             raise ValueError(f"{list(values)} are not {[field.name for field in self.fields]}")
         return "".join(f"{values[field.name]}{field.behind.rstrip('$')}" for field in self.fields)
 
     def read(self, text: str, *names: str) -> Captured:
-        """Return these fields of a string that starts with this format; the names must be in its order.
+        """Return these fields of a string that starts with this format; the names must be in order.
 
         Raises:
-            ValueError: the string does not have the expected format.
+            ValueError: If the string does not have the expected format.
         """
         found = _compiled(self._captures(names)).match(text)
         if found is None:
@@ -87,9 +87,9 @@ class Text:
 
 @lru_cache(64)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Return a Lua pattern as a Python pattern.
+    """Return the Python pattern for a Lua pattern.
 
-    The elements that the formats use mean the same in both.
+    The pattern elements that the formats use have the same meaning in both languages.
     """
     return re.compile(pattern.replace("%u", "[A-Z]").replace("%", "\\"), re.ASCII | re.DOTALL)
 
@@ -98,17 +98,19 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 class Words:
-    """Values that follow each other in a list of a script."""
+    """Consecutive values in a list that a script reads or returns."""
 
     def __init__(self, fields: tuple[str, ...], first: int = 0) -> None:
         self.fields = fields
-        self._first = first  # 0: places count from the first value; 1: from the value before it
+        self._first = (
+            first  # 0 if places count from the first value, 1 if they count from the value before it
+        )
 
     def place(self, name: str) -> int:
-        """Return the place of a field; `width` is the number of fields.
+        """Return the place of a field; for the name `width`, return the number of fields.
 
         Raises:
-            ValueError: the field does not exist.
+            ValueError: If the field does not exist.
         """
         return len(self.fields) if name == "width" else self._first + self.fields.index(name)
 
@@ -130,10 +132,10 @@ class Array(Words):
         self._given: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def write(self, **values: object) -> str:
-        """Return these values in the order of the fields, up to the last given one; null for missing ones.
+        """Return the JSON array of these values, up to the last given field; missing values are null.
 
         Raises:
-            ValueError: a field does not exist.
+            ValueError: If a field does not exist.
         """
         names = tuple(values)
         order = self._given.get(names)
@@ -142,7 +144,7 @@ class Array(Words):
         return encode([values.get(name) for name in order])
 
     def write_of(self, source: object, up_to: str | None = None) -> str:
-        """Return the attributes that the fields name as an array, up to the field `up_to` or the last one."""
+        """Return the source's attributes as a JSON array, up to the field `up_to` or the last field."""
         return encode(self._of[up_to or self._all](source))
 
     def _up_to(self, last: str) -> tuple[str, ...]:
@@ -152,8 +154,8 @@ class Array(Words):
         """Return the values by name; fields that an older release did not write are missing.
 
         Raises:
-            ValueError: the string is not JSON.
-            TypeError: the JSON is not an array.
+            ValueError: If the string is not JSON.
+            TypeError: If the JSON is not an array.
         """
         found: Sequence[Any] = json.loads(text)
         return dict(zip(self.fields, found, strict=False))
@@ -165,17 +167,17 @@ _NAMED = re.compile(r"\b([A-Z][A-Z_]*)\.(?:(captures|between)\(([a-z_, ]+)\)|([a
 
 
 def placed(text: str, formats: Mapping[str, Text | Words]) -> str:
-    """Return a script with the names of fields replaced with numbers and patterns.
+    """Return a script in which the names of fields are replaced with numbers and patterns.
 
     `CHANGE.fence` becomes a place, and `CHANGE.width` the number of values. `LAST.captures(claimed, due)`
-    becomes a pattern that captures these fields of a string, and `LAST.between(changed, due)` the string that
-    is written between them if the fields in between are empty.
+    becomes a pattern that captures these fields of a string. `LAST.between(changed, due)` becomes the string
+    between these fields if all fields in between are empty.
 
     Raises:
-        ValueError: the format does not have this field.
+        ValueError: If the format does not have this field.
     """
 
-    def written(found: re.Match[str]) -> str:
+    def replaced(found: re.Match[str]) -> str:
         name, verb, fields, field = found.groups()
         form = formats.get(name)
         if isinstance(form, Array) and field == "nothing":
@@ -187,7 +189,7 @@ def placed(text: str, formats: Mapping[str, Text | Words]) -> str:
             return _literal(form.captures(*named) if verb == "captures" else form.between(*named))
         return found[0]
 
-    return _NAMED.sub(written, text)
+    return _NAMED.sub(replaced, text)
 
 
 def _literal(text: str) -> str:

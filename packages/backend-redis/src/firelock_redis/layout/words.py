@@ -1,7 +1,7 @@
-"""The arguments and replies of scripts, except for stored formats: values that follow each other.
+"""The arguments and replies of scripts, except for stored formats.
 
-Each NamedTuple is the only list of its values; `FORMATS` has the names that scripts use for them. An empty
-string stands for None.
+Each is a sequence of values that one NamedTuple declares, for Python and the scripts; `FORMATS` contains the
+names that scripts use for them. An empty string stands for None.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Word: TypeAlias = int | str
 
 
 class Run(NamedTuple):
-    """A run of jobs of one queue and priority, which follow: for scripts/insert_plain and insert_keyed."""
+    """A run of jobs of one queue and priority, for scripts/insert_plain and insert_keyed; the jobs follow."""
 
     queue: str
-    lowest: int  # the place before all other jobs of this priority
+    lowest: int  # the lowest place in the queue for jobs of this priority
     size: int
 
 
 class PlainJob(NamedTuple):
-    """A job of a run that needs nothing besides its payload."""
+    """A job of a run that needs only its payload."""
 
     id: str
     payload: str
@@ -57,8 +57,9 @@ class KeyedJob(NamedTuple):
     payload: str
     asks: str  # the JSON of `write_admission`
     lane: str
-    # A line end if it is odd. If it has a unique key: a blank, for how many microseconds the key is taken at
-    # least, a blank, and the key.
+    # A line end if a claim must check more than the job's lane, see `is_odd` in functions/jobs.lua. If the
+    # job has a unique key: a blank, the microseconds for which the key is taken at least, a blank, and the
+    # key.
     said: str
 
 
@@ -70,7 +71,7 @@ class NewBatch(NamedTuple):
     due: Word  # the end of its hold
     reason: str  # JSON
     fast: str  # 1 if it fails fast
-    keeps: str  # how long it is kept after each end, in microseconds, - for ever; separated by blanks
+    keeps: str  # retention in microseconds per final state, separated by blanks; - to keep it forever
     tags: int
 
 
@@ -102,28 +103,28 @@ class NewRelations(NamedTuple):
 
 
 class ExchangeWords(NamedTuple):
-    """The first arguments of scripts/exchange; the names of the queues follow, and then the groups."""
+    """The first arguments of scripts/exchange; the names of the queues and then the groups follow."""
 
     session: str
     now: int
-    limit: int  # -1 for no claim
-    queues: int  # -1 for all queues
+    limit: int  # the most jobs to claim; -1 for no claim
+    queues: int  # the number of queues; -1 for all queues
 
 
 class Group(NamedTuple):
     """The common values of the items that follow, and their number.
 
-    Without states, the items are lanes in which jobs with limits end, each a `LaneEnds`. If the states are -,
-    the items are tasks that a claim leaves out, each given by the start of its jobs' payloads. Otherwise the
-    items are changes: each is a `Change` if the expiry is -, a `Change` followed by a `Further` if it is =,
-    and a `PlainEnd` for any other expiry. Plain ends of batch members come first. For these, the P in the
-    states is followed by each batch and the number of its members in this group.
+    - If `states` is empty, each item is a `LaneEnds`: a lane in which jobs with limits end.
+    - If `states` is -, each item is a task that a claim leaves out, as the start of its jobs' payloads.
+    - Otherwise each item is a change: a `Change` if `expiry` is -, a `Change` and a `Further` if it is =, and
+      a `PlainEnd` for any other expiry. Plain ends of batch members come first. For these, the P in `states`
+      is followed by each batch and the number of its members in this group.
     """
 
     states: str  # letters
     session: str
     to: str  # a letter
-    expiry: Word  # of plain ends the minute, empty for none
+    expiry: Word  # of plain ends: the minute, empty if they do not expire
     queue: str
     size: int
 
@@ -162,20 +163,20 @@ class Further(NamedTuple):
     """The part of a change that suspends a job or makes it forget memos; the ids of the parents follow."""
 
     waits: str  # the memo for which it waits
-    forgets: str  # the first memo to forget; all later ones are forgotten too
-    elsewhere: int  # how many jobs in other partitions it waits for
-    look_at: Word  # when it checks those again
-    gone: str  # the reason to continue if the last of them does not exist
+    forgets: str  # the first memo to forget; all later memos are forgotten too
+    elsewhere: int  # the number of jobs in other partitions for which it waits
+    look_at: Word  # the time at which it checks those jobs again
+    gone: str  # the reason to continue if the last of the jobs does not exist
     parents: int  # the number of parents in this partition
 
 
 class ExchangeReply(NamedTuple):
     """The reply of scripts/exchange; a `Claimed` for each claimed job follows."""
 
-    results: str  # one digit per change; ? to send the change field by field, and then nothing was claimed
+    # One digit per change, or ? if the change must be sent field by field; if so, no jobs were claimed.
+    results: str
     next_due: str
-    # 1 if the session is lost. Otherwise the time at which the lanes are worth another check, and how many
-    # microseconds that is from now.
+    # 1 if the session is lost. Otherwise the next time to check the lanes, and the microseconds until then.
     look: str
 
 
@@ -188,7 +189,7 @@ class Claimed(NamedTuple):
 
 
 class MoveWords(NamedTuple):
-    """A waiting job that gets another queue or priority."""
+    """A waiting job that is moved to another queue or priority."""
 
     id: str
     states: str  # letters
@@ -209,9 +210,9 @@ class MemoWords(NamedTuple):
     fence: Word
     name: str  # JSON of the kind, a blank and the name
     replaces: int  # 1 if it may replace a memo that has begun
-    most: int  # the most memos of a job
-    most_bytes: int  # the most bytes of all of them
-    bytes: int  # the bytes of this one
+    most: int  # the maximum number of memos of a job
+    most_bytes: int  # the maximum total number of bytes of a job's memos
+    bytes: int  # the number of bytes of this memo
     is_done: int
     said: str  # a `MEMO`
 
@@ -226,7 +227,7 @@ class ChunkWords(NamedTuple):
 
 
 class BatchCountsReply(NamedTuple):
-    """The counts of a batch, and its marks, which are empty if they do not apply."""
+    """The counts of a batch, and its flags, which are empty if they are not set."""
 
     total: int
     active: int
@@ -252,11 +253,11 @@ class KeyReply(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The lanes of a key; the name and the length of each follow."""
+    """The lanes of a key; the name and the length of each lane follow."""
 
     is_cut: int
     own: str  # the lane of the requested job
-    rank: int  # of that job
+    rank: int  # the rank of that job
 
 
 class LinePart(NamedTuple):
@@ -278,17 +279,17 @@ class HeldJob(NamedTuple):
 class LostJob(NamedTuple):
     """A job that the session does not hold.
 
-    Only `number` is given if no such job is stored.
+    If no such job is stored, the reply contains only `number`.
     """
 
-    number: int  # among the named jobs, from 0
+    number: int  # the position of the job among the requested jobs, from 0
     state: str = ""  # a letter
     fence: str = "0"
     tail: int = 0  # 1 if the job has a tail
 
 
 class UnknownJob(NamedTuple):
-    """A job of the session that the worker process did not name."""
+    """A job of the session that the worker process does not hold."""
 
     id: str
     record: str
@@ -306,38 +307,38 @@ class Ended(NamedTuple):
     """The result of ending a session in the first partition."""
 
     server: str  # JSON
-    more: int  # 1 if that is not all
-    running: str  # like the reason, as given when the end began
-    reason: str
+    more: int  # 1 if the session has more jobs
+    running: str  # as given when the end began
+    reason: str  # as given when the end began
     crashed: list[str]
     returned: list[str]
 
 
 class SessionReply(NamedTuple):
-    """A session, as it is stored."""
+    """A stored session."""
 
     info: str  # a `SESSION`
     expires_at: str
     alive: str
     renewal: str  # a `RENEWAL`, empty before the first one
-    running: str | None = None  # while it ends
+    running: str | None = None  # only while the session is closing
 
 
 class LogPart(NamedTuple):
-    """Log lines of a job, which follow, each as a `LOG_LINE`."""
+    """New log lines of a job; the lines follow, each a `LOG_LINE`."""
 
     id: str
     progress: str  # a `PROGRESS`
-    skipped: int  # number of earlier lines that are not sent, because they would be deleted again
+    skipped: int  # number of earlier lines that are not sent, because the script would delete them again
     size: int
 
 
 class RollupWords(NamedTuple):
-    """The figures of the jobs that ended within a minute."""
+    """Statistics of the jobs that ended within a minute."""
 
     minute: int
     field: str  # JSON of the task, the queue and the outcome
-    figures: str  # the count, the duration and a number per bucket, separated by blanks
+    figures: str  # the count, the duration and the count of each bucket, separated by blanks
 
 
 class Found(NamedTuple):
@@ -354,15 +355,15 @@ class Walk(NamedTuple):
     oldest_first: int
     since: Word
     before: Word
-    place_score: Word  # of the place after which to begin
+    place_score: Word  # the score of the place after which the search begins
     place_id: str
     wanted: int
-    budget: int  # about one microsecond each
-    told: str  # the time to reply: the score, or the record's creation, change or due time
+    budget: int  # the maximum cost of the search, in units of about one microsecond
+    told: str  # the time to return: the score, or the record's creation, change or due time
     prefix: str  # of the id
     state: str  # a letter
     queue: str
-    task: str  # followed by a tab, as a payload begins
+    task: str  # the start of the payload: the task and a tab
     server: str  # JSON
     fingerprint: str  # JSON
     retrying: Word  # 1 if the job must wait for a retry, 0 if it must not
@@ -375,7 +376,7 @@ FORMATS: dict[str, Text | Words] = {
     "PAYLOAD": PAYLOAD, "RECORD": RECORD, "LAST": LAST, "RARER": RARER, "EDGE": EDGE, "ERROR": ERROR,
     "ENTRY": ENTRY, "USE": USE, "UNIQUE": UNIQUE, "ASKS": ASKS, "TIES": TIES, "INPUT": INPUT, "RULES": RULES,
     "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
-    # Arguments; places count from the first value.
+    # Arguments: places count from the first value.
     "RUN": Words(Run._fields), "PLAIN": Words(PlainJob._fields), "KEYED": Words(KeyedJob._fields),
     "BATCH": Words(NewBatch._fields), "JOB": Words(NewJobWords._fields), "TIE": Words(NewRelations._fields),
     "CLAIM": Words(ExchangeWords._fields), "GROUP": Words(Group._fields), "LANE": Words(LaneEnds._fields),
@@ -384,7 +385,7 @@ FORMATS: dict[str, Text | Words] = {
     "PART": Words(ChunkWords._fields), "PIECE": Words(LinePart._fields), "HELD": Words(HeldJob._fields),
     "LOG": Words(LogPart._fields), "RENEW": Words(RenewalWords._fields), "WALK": Words(Walk._fields),
     "ROLLUP": Words(RollupWords._fields),
-    # Replies; places count from the value before the first one.
+    # Replies: places count from the value before the first one.
     "REPLY": Words(ExchangeReply._fields, 1), "CLAIMED": Words(Claimed._fields, 1),
     "BATCH_COUNTS": Words(BatchCountsReply._fields, 1), "KEY": Words(KeyReply._fields, 1),
     "LINE": Words(Line._fields, 1),
