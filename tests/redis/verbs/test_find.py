@@ -320,7 +320,7 @@ def test_a_job_that_cannot_be_read_is_shown_and_hinders_no_other(scene, server, 
     for where in (JobFilter(), JobFilter(tag="one"), JobFilter(State.ENQUEUED)):
         jobs = walked(scene, where, 2, oldest_first=True)
         assert [before, bad, behind] == ids(jobs), where
-        assert [None, "what is stored of this job cannot be read", None] == [job.reason for job in jobs]
+        assert [None, "the stored data of this job cannot be read", None] == [job.reason for job in jobs]
     assert bad == scene.record(bad).id
     assert {State.ENQUEUED: 3} == scene.storage.counts().by_state
 

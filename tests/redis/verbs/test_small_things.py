@@ -184,7 +184,7 @@ def test_jobs_of_another_partition_are_refused_beside_a_record(parted):
     jobs = [NewJob(f"{number:036x}", "t", "[]", "json", "q", 0, State.ENQUEUED, BASE) for number in (0, 1)]
     change = RecordChange("recurring", "nightly", "{}", 0)
 
-    with pytest.raises(StorageError, match="does not lie beside record 'nightly'"):
+    with pytest.raises(StorageError, match="is not in the partition of record 'nightly'"):
         parted.insert(jobs, only_if=change)
 
     assert ([None, None], None) == (

@@ -1,10 +1,10 @@
 """`RedisStorage`: the verbs that run for every job, one script each; its base classes contain the others.
 
-A succeeded job without special features is settled with two strings, which this process has known since the
-claim: the first line of the job's record, and its new record. As long as the first line is unchanged, nothing
-has taken the job away. So the script only compares and writes, and does not parse the record. Every other
-change is sent field by field. So is a plain end whose first line has changed: the script reports this and has
-not written anything.
+To settle a succeeded job without special features, this process sends two strings: the first line of the
+job's record, as the claim returned it, and the new record. If the stored first line is unchanged, the session
+still holds the job. So the script only compares and writes, and does not parse the record. If the first line
+has changed, the script reports this without writing anything. The change is then sent field by field, like
+all other changes.
 """
 
 from __future__ import annotations
@@ -84,11 +84,12 @@ class RedisStorage(
         self.url = str(database.url)
         self.connect_url = database.url.text
         self._waiting = self._polls = RedisWaiting(database, self._turns.note)
-        # The jobs that were claimed here, by session and id: the record without its last line, and the job. A
-        # change removes its entry: if the reply is lost, the change is sent again field by field.
+        # The jobs that this process has claimed, by session and id: the record without its last line, and the
+        # job. Each change removes the entry of its job. So if the reply is lost, the change is sent again
+        # field by field.
         self._holdings: dict[str, dict[str, HeldClaim]] = {}
 
-    # ---- life --------------------------------------------------------------------------------------------
+    # ---- opening and closing -----------------------------------------------------------------------------
 
     @property
     def clock_offset(self) -> int:
@@ -103,7 +104,7 @@ class RedisStorage(
     def migrate(self) -> list[str]:
         found = self.schema().found
         self.database.prepare()
-        return [] if found else [f"Layout {SCHEMA} is written below prefix {self.database.url.prefix!r}."]
+        return [] if found else [f"Created layout {SCHEMA} for prefix {self.database.url.prefix!r}."]
 
     @override
     def schema(self) -> SchemaState:
@@ -133,7 +134,7 @@ class RedisStorage(
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """See `Storage.claim`; one round trip, or with partitions one for each that may have work."""
+        """See `Storage.claim`; one round trip, or with partitions one for each that might have work."""
         return self.exchange([], request).claim
 
     @override
@@ -165,7 +166,7 @@ class RedisStorage(
                 freed[partition] = {lane: [] for lane in lanes}
             is_plain = all(transitions[place].to is State.SUCCEEDED for place in here)
             if lanes or not is_plain or Applied.REFUSED in found:
-                # A job may be enqueued now, be due earlier, or be held by no session.
+                # A job might be enqueued now, be due earlier, or no longer be held by a session.
                 self._turns.note(partition)
             for place, result in zip(here, found, strict=True):
                 results[place] = result
@@ -180,8 +181,7 @@ class RedisStorage(
         """See `Storage.exchange`; one round trip, or with partitions one for each that is involved.
 
         After a wait without a notification, a claim probably finds nothing. So a smaller script checks first,
-        which takes the server a third of the time. If there is something to claim, this costs one more round
-        trip.
+        in a third of the server's time. If there is something to claim, a second round trip is needed.
         """
         is_quiet = self._waiting.take_quiet(request.queues)
         self._waiting.mark(request.queues)
@@ -204,18 +204,18 @@ class RedisStorage(
                     partition, [], attrs.evolve(asked, limit=wanted), freed.get(partition)
                 )
             except StorageError:
-                # The claim did not check this partition, so its jobs must not wait for its poll.
+                # The claim did not check this partition, so its jobs must not wait for the next poll.
                 self._turns.note(partition)
                 if not jobs:
                     raise
-                break  # the claimed jobs must be returned, or they would wait until the session ends
+                break  # return the claimed jobs; otherwise they would wait until the session ends
             next_due_at, look_again_at = claim.next_due_at, claim.look_again_at
             if claim.is_session_lost:
                 # The reply for a lost session does not show whether this partition has work.
                 self._turns.note(partition)
                 return Claim([], earliest_due_at(self.database), is_session_lost=True)
             jobs += claim.jobs
-            if asked.left_out:  # others may take the jobs that such a claim has left
+            if asked.left_out:  # other claims may take the jobs of the tasks that this claim leaves out
                 self._turns.note(partition)
             else:
                 self._turns.found(asked.queues, partition, claim.jobs, wanted)
@@ -234,9 +234,9 @@ class RedisStorage(
     ) -> tuple[list[Applied], Claim]:
         """Send changes and a claim in one script.
 
-        More round trips are needed if there are more changes than one script makes, or if a job is no longer
-        held as it was claimed here. `freed` contains lanes in which jobs of earlier changes have ended; those
-        of these changes are added.
+        More round trips are needed if the changes exceed the limit of a script, or if the record of a job has
+        changed since its claim. `freed` contains the lanes in which jobs of earlier changes have ended; the
+        lanes of these changes are added.
         """
         arguments: list[Any] = [*_NO_CLAIM]
         if asked is not None:
@@ -254,7 +254,7 @@ class RedisStorage(
                 lane = lane_of(one[1].admission)
                 if lane is not None:
                     freed.setdefault((one[1].queue, lane), []).append(transition.job_id)
-        if freed:  # first, so that the ends know their lanes
+        if freed:  # before the changes, because the script needs the lanes when it handles their ends
             arguments += _NO_CHANGES._replace(size=len(freed))
             for (queue, lane), ids in freed.items():
                 arguments += (*LaneEnds(queue=queue, lane=lane, size=len(ids)), *ids)
@@ -276,7 +276,7 @@ class RedisStorage(
                     closer.append(place)
                 else:
                     results[place] = APPLIED_BY_DIGIT[letter]
-        if closer:  # no longer held as claimed here: sent field by field, and followed by the claim
+        if closer:  # the records have changed since the claim: send field by field, followed by the claim
             return results, self._exchange_some(partition, transitions, closer, results, asked)
         return results, Claim([]) if asked is None else self._read_claim(partition, reply, asked)
 
@@ -295,9 +295,9 @@ class RedisStorage(
         return claim
 
     def _read_claim(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
-        """Return the claim of a reply, and store the claimed jobs in `_holdings`.
+        """Return the claim that a reply contains, and add the claimed jobs to `_holdings`.
 
-        Jobs that cannot be read are stored as failed.
+        Jobs that cannot be read are settled as failed.
         """
         _, next_due, look = ExchangeReply(*reply[:_ABOUT])
         next_due_at = self._turns.due(partition, int(float(next_due)) if next_due else None)
@@ -340,7 +340,7 @@ class RedisStorage(
     def forget_held(self, session: str | None = None) -> None:
         """Forget the claimed jobs of a session that has ended, or of all sessions.
 
-        From now on they are settled field by field.
+        Changes of these jobs are sent field by field from now on.
         """
         if session is None:
             self._holdings.clear()
@@ -359,9 +359,9 @@ class RedisStorage(
 
 
 def _require_admission(text: str) -> None:
-    """Raise ValueError if no release can read the admission.
+    """Raise ValueError if the admission is damaged; otherwise, the job might start without its limit.
 
-    Otherwise the job might be started without its limit.
+    An admission that only a newer release can read does not raise an error.
     """
     if read_admission(text).unread is not None and is_damaged(text):
         raise ValueError(text)
@@ -369,7 +369,9 @@ def _require_admission(text: str) -> None:
 
 def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:
     """Return the end of an unreadable job: it fails, and is kept until a person deletes it."""
-    error = ErrorInfo("firelock.StorageError", "a key holds what nobody wrote there", "unreadable payload")
+    error = ErrorInfo(
+        "firelock.StorageError", "a key contains data that Firelock did not write", "unreadable payload"
+    )
     reason = f"the stored job cannot be read: {error.message}"
     held = frozenset({State.PROCESSING})
     return Transition(id, held, asked.session, fence, State.FAILED, asked.now, reason, error=error)

@@ -1,13 +1,13 @@
-"""Lua that runs on the server: one script per group of verbs, each preceded by `library`, which all share.
+"""Lua scripts that run on the server: one per group of verbs, most of them preceded by the shared `library`.
 
-Read first: `library`, `functions/` (how a job is stored, and how it changes its state), `insert_plain` and
-`exchange`, which run for every job. Other inserts: `insert`, `insert_keyed`. Changes that no caller requests:
-`upkeep`, `prune`, `sessions`. Reads: `find`, `reading`. Other data: `leases`, `records`, `locks`, `logs`,
-`metrics`, `memos`, `moves`, `limit_keys`, `prefix`. Each verb that a call does not use costs the call 0.2 µs.
+Read first: `library`, `functions/` (the storage of jobs and the changes of their states), `insert_plain` and
+`exchange`, which run for every job. Other inserts: `insert`, `insert_keyed`. Background work: `upkeep`,
+`prune`, `sessions`. Reads: `find`, `reading`. Other data: `leases`, `records`, `locks`, `logs`, `metrics`,
+`memos`, `moves`, `limit_keys`, `prefix`. Each verb of a script adds 0.2 µs to calls of its other verbs.
 
-`layout.encoding` declares the stored strings, `layout.words` the values of ARGV and of replies:
-`CHANGE.fence` is a place, `LAST.captures(due)` a pattern. Both are replaced in a script before it is sent
-(see `layout.wire`).
+`layout.encoding` declares the stored strings, and `layout.words` the values of ARGV and of replies. A name
+such as `CHANGE.fence` stands for a place and `LAST.captures(due)` for a pattern; both are replaced before a
+script is sent (see `layout.wire`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from firelock_redis.layout.words import FORMATS
 
 __all__ = ["TEXTS", "RedisScript", "script"]
 
-_BEHIND = {  # a group, and the functions that precede it, in order
+_FUNCTIONS = {  # the function files that precede each group, in order
     "exchange": ("batches", "jobs", "unique", "limits", "suspensions"),
     "limit_keys": ("batches", "jobs", "record", "limits"),
     "insert": ("batches", "jobs", "children", "record", "unique", "duplicates"),
@@ -35,7 +35,7 @@ _BEHIND = {  # a group, and the functions that precede it, in order
     "sessions": ("batches", "jobs"),
     "upkeep": ("batches", "jobs", "children"),
 }
-_ALONE = frozenset({"insert_plain", "insert_keyed"})
+_WITHOUT_LIBRARY = frozenset({"insert_plain", "insert_keyed"})
 _SUFFIX = ".lua"
 
 
@@ -49,27 +49,27 @@ def _read_all() -> Mapping[str, str]:
     }
 
 
-# By file. All are read when the first storage is opened. So a process keeps the scripts that its code was
-# written for if an upgrade replaces them, and needs no file descriptor for a verb that it uses later.
+# The scripts by file name. All are read when the first storage is opened. So if an upgrade replaces the
+# files, a process keeps the scripts for which its code was written. It also needs no file descriptor for
+# later verbs.
 TEXTS = _read_all()
 
 
 @attrs.frozen
 class RedisScript:
-    """A script as it is sent: the first time whole, later by its digest."""
+    """A script: its text is sent the first time, later only its digest."""
 
     text: str
     digest: str
-    verb: tuple[
-        str, ...
-    ]  # the arguments before those of the verb: its name, empty if the group has only one verb
+    # The name of the verb, which precedes the verb's arguments; empty if the group has only one verb.
+    verb: tuple[str, ...]
 
 
 @cache
 def script(name: str) -> RedisScript:
-    """Return the script of a group, or of `group.verb`, including everything that must precede it."""
+    """Return the script of a group, or of `group.verb`, including the functions that it uses."""
     group, _, verb = name.partition(".")
-    before = () if group in _ALONE else ("library", *_BEHIND.get(group, ()))
+    before = () if group in _WITHOUT_LIBRARY else ("library", *_FUNCTIONS.get(group, ()))
     text = placed("\n".join(TEXTS[part] for part in (*before, group)), FORMATS)
     digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
     return RedisScript(text, digest, (verb,) if verb else ())

@@ -1,4 +1,4 @@
-"""Changes of jobs as scripts/exchange.lua reads them: plain ends as two strings, others field by field."""
+"""Changes of jobs as arguments of scripts/exchange.lua: plain ends as two strings, others field by field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from firelock_redis.layout.partitions import Partitions
 from firelock_redis.layout.words import Change, Further, Group
 from firelock_redis.verbs.memos import memo_field
 
-# Microseconds until a job checks again the jobs in other partitions that it waits for.
+# Microseconds until a job checks the jobs in other partitions again for which it waits.
 _LOOK_ELSEWHERE = 5_000_000
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _MINUTE = 60_000_000
@@ -31,7 +31,7 @@ _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
 
 HeldClaim: TypeAlias = tuple[str, ClaimedJob]
-"""A job that was claimed here: the record without its last line, and the job."""
+"""A job that this process has claimed: the record without its last line, and the job."""
 
 
 def write_changes(
@@ -40,23 +40,22 @@ def write_changes(
     held: Sequence[HeldClaim | None],
     partitions: Partitions,
 ) -> tuple[list[int], list[list[int]]]:
-    """Append changes to the arguments, in groups; return their places in the written order.
+    """Append changes to the arguments in groups; return their positions in the order of the groups.
 
-    Also return the places of the changes that must be sent before them, because they are too many for one
-    script.
+    If there are too many changes for one script, also return the positions of those to send before it.
 
     Args:
         arguments: the preceding arguments of the script.
         transitions: the changes.
-        held: for each change the job as it was claimed here; None if it was not.
+        held: for each change, the job as this process has claimed it; None if it has not.
         partitions: the partitions of jobs.
     """
     if not transitions:
         return [], []
     order: list[int] = []
     others: list[int] = []
-    # The arguments of plain ends and their places, by session, queue and minute, then by batch (empty for
-    # none).
+    # The arguments of plain ends and their positions, by session, queue and minute, then by batch. The batch
+    # is an empty string if the job is not a member of one.
     plain: dict[tuple[str, str, int | str], dict[str, tuple[list[Any], list[int]]]] = {}
     is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
     for place, (transition, one) in enumerate(zip(transitions, held, strict=True)):
@@ -109,12 +108,12 @@ def write_changes(
 
 
 def _goes_further(transition: Transition) -> bool:
-    """Whether the change suspends the job or makes it forget memos; most changes do neither."""
+    """Return whether the change suspends the job or makes it forget memos; most changes do neither."""
     return _further(transition) != _NOTHING_FURTHER
 
 
 def _alike(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator[list[int]]:
-    """Yield runs of places with equal states and session; no run contains a job twice."""
+    """Yield runs of positions with equal states and session; no run contains the same job twice."""
 
     def kind(place: int) -> tuple[object, ...]:
         one = transitions[place]
@@ -133,7 +132,7 @@ def _alike(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator
 
 
 def _fields(transition: Transition) -> Change:
-    """Return a change as scripts/exchange.lua reads it, field by field."""
+    """Return a change, field by field, as an argument of scripts/exchange.lua."""
     at, error = transition.at, transition.error
     return Change(
         id=transition.job_id,
@@ -157,7 +156,7 @@ def _fields(transition: Transition) -> Change:
 
 
 def _failure(at: int, error: ErrorInfo) -> str:
-    """Return an error as the list of failed attempts stores it."""
+    """Return an error in the format of the list of failed attempts."""
     return FAILURE.write(
         at=at,
         type=error.type,
@@ -168,20 +167,21 @@ def _failure(at: int, error: ErrorInfo) -> str:
 
 
 def _further_fields(transition: Transition, partitions: Partitions) -> list[Any]:
-    """Return the part of a change that suspends the job or makes it forget, for functions/suspensions.lua.
+    """Return the part of a change that suspends the job or makes it forget memos.
 
-    A script cannot read jobs in other partitions. A job that waits for such jobs checks them again later.
+    functions/suspensions.lua reads it. A script cannot read jobs in other partitions, so a job that waits for
+    such jobs checks them again later.
     """
     parents = dict.fromkeys(edge.parent_id for edge in transition.parents)
     here = partitions.of(transition.job_id)
-    beside = [parent for parent in parents if partitions.of(parent) == here]
-    elsewhere = len(parents) - len(beside)
+    local = [parent for parent in parents if partitions.of(parent) == here]
+    elsewhere = len(parents) - len(local)
     further = Further(
         waits=text_word(transition.waits_for),
         forgets="" if transition.forget_from is None else memo_field(*transition.forget_from),
         elsewhere=elsewhere,
         look_at=transition.at + _LOOK_ELSEWHERE if elsewhere else "",
         gone=_PARENT_GONE,
-        parents=len(beside),
+        parents=len(local),
     )
-    return [*further, *beside]
+    return [*further, *local]

@@ -1,12 +1,13 @@
-"""The reads of jobs for people: pages in order of time, single jobs, and totals.
+"""Reads of jobs for people: pages in order of time, single jobs, and totals.
 
-The lists that contain the parts of a page are read and merged as far as the page needs.
+Several lists together contain the jobs of a page; they are read and merged as far as the page needs.
 
-Each partition has a list for every state and queue, ordered by the time of the change; for every tag, parent,
-batch and recurring job, ordered by creation; one of its scheduled jobs, ordered by due time; and one of all
-its jobs. If few jobs match one part of the filter, their list is read whole and sorted. Otherwise lists in
-the order of the page are walked, and the rest of the filter is checked job by job, up to a bound. So a page
-takes bounded time at any size, and may be short and still have a cursor.
+Each partition has these lists: one per state and queue, ordered by the time of the change; one per tag,
+parent, batch and recurring job, ordered by creation; one of its scheduled jobs, ordered by due time; and one
+of all its jobs. If few jobs match one part of the filter, their list is read whole and sorted. Otherwise
+lists in the order of the page are walked, and the rest of the filter is checked job by job, up to a maximum
+cost. So the time for a page is bounded, however many jobs are stored. If the cost is reached, the page is
+short but has a cursor.
 """
 
 from __future__ import annotations
@@ -48,17 +49,18 @@ from firelock_redis.layout.encoding import (
 from firelock_redis.layout.words import Found, Walk, Word
 
 RARE = 2_000
-"""Lists with at most this many jobs, in all partitions together, are read whole."""
+"""The maximum number of jobs, in all partitions together, for lists to be read whole."""
 
 PAGE_COST = 40_000
-"""The cost that the scripts of a page may have without finding a job, in units of about a microsecond."""
+"""The maximum cost of the scripts for a page if they find no job, in units of about a microsecond."""
 
 SCRIPT_COST = 2_500
+"""The maximum cost of one script, in the same units."""
 
 _AT_ONCE = 1_000  # places in one reply
-_LEAST = 8  # jobs that are requested from each of several ways at first
+_LEAST = 8  # jobs that are first requested from each of several walks
 _LEAST_COST = 300
-_TOGETHER = 32  # lists that one script walks as one
+_TOGETHER = 32  # lists that one script walks together
 _ALL = ("all",)
 _DUE = ("due",)
 _NOWHERE = ("", "")
@@ -69,7 +71,7 @@ class Query:
     """A filter, a direction, and the place after which to start."""
 
     where: JobFilter
-    behind: rules.Place | None
+    after: rules.Place | None
     is_oldest_first: bool
 
     def is_before(self, one: rules.Place, other: rules.Place) -> bool:
@@ -82,7 +84,7 @@ class Query:
         return (
             (since is None or since <= place[0])
             and (until is None or place[0] < until)
-            and (self.behind is None or self.is_before(self.behind, place))
+            and (self.after is None or self.is_before(self.after, place))
         )
 
     def in_order(self, places: Sequence[rules.Place]) -> list[rules.Place]:
@@ -91,33 +93,38 @@ class Query:
 
 
 @attrs.define
-class _Way:
-    """Lists of one partition that are walked as one, and the progress of this walk."""
+class _ListWalk:
+    """Lists of one partition that are walked together, and the progress of this walk."""
 
     partition: int
     lists: Sequence[str]
     sets: Sequence[str] = ()  # further lists that must contain a job
-    told: str = "score"  # another value: the lists are in another order than the page, so they are read whole
+    told: str = (
+        "score"  # for another value, the order of the lists is not that of the page: they are read whole
+    )
     reached: rules.Place | None = None
     is_done: bool = False
-    places: list[rules.Place] = attrs.field(factory=list)  # found, and not returned yet
+    places: list[rules.Place] = attrs.field(factory=list)  # found, but not yet returned
 
     def read(self, database: RedisDatabase, query: Query, wanted: int, cost: int) -> bool:
-        """Read more places, or all that exist; return whether the walk stopped because of its cost."""
+        """Read up to `wanted` more places; return whether the walk stopped because of its cost.
+
+        If the lists are in another order than the page, read all places.
+        """
         if self.told != "score":
             self._read_whole(database, query)
             return False
         wanted = min(wanted, _AT_ONCE)
-        behind = self.reached or query.behind or _NOWHERE
+        after = self.reached or query.after or _NOWHERE
         window = number_word(query.where.since), number_word(query.where.until)
-        found = self._walk(database, query, wanted, cost, behind=behind, window=window)
+        found = self._walk(database, query, wanted, cost, after=after, window=window)
         self.places += found
         return not self.is_done and len(found) < wanted
 
     def _read_whole(self, database: RedisDatabase, query: Query) -> None:
         found: list[rules.Place] = []
         while not self.is_done:
-            found += self._walk(database, query, _AT_ONCE, SCRIPT_COST, behind=self.reached or _NOWHERE)
+            found += self._walk(database, query, _AT_ONCE, SCRIPT_COST, after=self.reached or _NOWHERE)
         self.places = query.in_order([place for place in found if query.is_shown(place)])
 
     def _walk(
@@ -127,11 +134,11 @@ class _Way:
         wanted: int,
         cost: int,
         *,
-        behind: tuple[Word, str],
+        after: tuple[Word, str],
         window: tuple[Word, Word] = ("", ""),
     ) -> list[rules.Place]:
         where = query.where
-        # A condition that all of these lists fulfil is not checked for each job.
+        # A condition that all of these lists fulfil need not be checked for each job.
         are_of_state = all(name[:2] in {"l:", "he"} for name in self.lists)
         are_of_queue = all(name[:2] == "l:" for name in self.lists)
         state = State.SCHEDULED if where.by_due else where.state
@@ -139,8 +146,8 @@ class _Way:
             oldest_first=int(query.is_oldest_first),
             since=window[0],
             before=window[1],
-            place_score=behind[0],
-            place_id=behind[1],
+            place_score=after[0],
+            place_id=after[1],
             wanted=wanted,
             budget=cost,
             told=self.told,
@@ -156,11 +163,11 @@ class _Way:
         is_done, time, id, *found = database.run("find", self.partition, *walk, *self.sets, *self.lists)
         self.is_done = bool(is_done)
         if id:
-            self.reached = _instant(time), id
-        return list(zip(map(_instant, found[::2]), found[1::2], strict=True))
+            self.reached = _micros(time), id
+        return list(zip(map(_micros, found[::2]), found[1::2], strict=True))
 
     def take_until(self, query: Query, horizon: rules.Place | None) -> list[rules.Place]:
-        """Remove and return the places up to the horizon, or all of them if there is none."""
+        """Remove and return the found places up to the horizon, or all of them if there is no horizon."""
         if horizon is None:
             taken, self.places = self.places, []
             return taken
@@ -169,31 +176,31 @@ class _Way:
         return taken
 
 
-def _instant(score: str) -> int:
+def _micros(score: str) -> int:
     return int(score) if score.lstrip("-").isdigit() else int(float(score))
 
 
-# ---- ways ------------------------------------------------------------------------------------------------
+# ---- choice of lists -------------------------------------------------------------------------------------
 
 
-def _ways(database: RedisDatabase, where: JobFilter) -> Iterator[_Way]:
-    """Yield the ways to every job that matches the filter; each job is on one way."""
-    beside = where.parent_id if where.batch_id is None else where.batch_id
-    if beside is not None:  # children are in the partition of their parent, members in that of their batch
-        yield from _ways_of(database, database.partitions.of(beside), where)
+def _walks(database: RedisDatabase, where: JobFilter) -> Iterator[_ListWalk]:
+    """Yield walks that together find every job that matches the filter, each job once."""
+    relative = where.parent_id if where.batch_id is None else where.batch_id
+    if relative is not None:  # children are in the partition of their parent, members in that of their batch
+        yield from _walks_in(database, database.partitions.of(relative), where)
         return
     for partition in range(database.partitions.number):
-        yield from _ways_of(database, partition, where)
+        yield from _walks_in(database, partition, where)
 
 
-def _ways_of(database: RedisDatabase, partition: int, where: JobFilter) -> Iterator[_Way]:
+def _walks_in(database: RedisDatabase, partition: int, where: JobFilter) -> Iterator[_ListWalk]:
     rare, few = _rare_lists(where), RARE // database.partitions.number
     if where.by_due and not rare and where.queue is None:
-        yield _Way(partition, _DUE)
+        yield _ListWalk(partition, _DUE)
         return
     letters = _letters(where, is_rare=bool(rare))
     if not letters and not rare:
-        yield _Way(partition, _ALL)
+        yield _ListWalk(partition, _ALL)
         return
     queue = "" if where.queue is None else f"={where.queue}"
     reply = database.run("reading.lists", partition, letters, queue, *rare)
@@ -205,27 +212,29 @@ def _ways_of(database: RedisDatabase, partition: int, where: JobFilter) -> Itera
         others = [other for _, other in lengths[1:]]
         if where.by_due:
             is_few = length <= few
-            yield _Way(partition, [name], others, "due") if is_few else _Way(partition, _DUE, rare)
+            yield _ListWalk(partition, [name], others, "due") if is_few else _ListWalk(partition, _DUE, rare)
         elif where.state is None:
-            yield _Way(partition, [name], others)
+            yield _ListWalk(partition, [name], others)
         elif length <= min(few, total):
-            yield _Way(partition, [name], others, "changed")
+            yield _ListWalk(partition, [name], others, "changed")
         else:
             yield from _merged(partition, list(lists), rare)
     elif where.by_due:
         is_few = total <= few
-        yield from _merged(partition, list(lists), (), "due") if is_few else [_Way(partition, _DUE)]
+        yield from _merged(partition, list(lists), (), "due") if is_few else [_ListWalk(partition, _DUE)]
     elif where.state is not None:
         yield from _merged(partition, list(lists), ())
     elif total <= few:
         yield from _merged(partition, list(lists), (), "created")
     else:
-        yield _Way(partition, _ALL)
+        yield _ListWalk(partition, _ALL)
 
 
-def _merged(partition: int, lists: Sequence[str], sets: Sequence[str], told: str = "score") -> Iterator[_Way]:
+def _merged(
+    partition: int, lists: Sequence[str], sets: Sequence[str], told: str = "score"
+) -> Iterator[_ListWalk]:
     for start in range(0, len(lists), _TOGETHER):
-        yield _Way(partition, lists[start : start + _TOGETHER], sets, told)
+        yield _ListWalk(partition, lists[start : start + _TOGETHER], sets, told)
 
 
 def _rare_lists(where: JobFilter) -> list[str]:
@@ -237,9 +246,9 @@ def _rare_lists(where: JobFilter) -> list[str]:
 
 
 def _letters(where: JobFilter, *, is_rare: bool) -> str:
-    """Return the states whose lists together contain every job that matches the filter.
+    """Return the letters of the states whose lists together contain every job that matches the filter.
 
-    Empty if no lists by state are needed.
+    The string is empty if no lists by state are needed.
     """
     if where.by_due:
         return LETTERS[State.SCHEDULED]
@@ -258,46 +267,46 @@ def _letters(where: JobFilter, *, is_rare: bool) -> str:
 def first_places(
     database: RedisDatabase, query: Query, limit: int
 ) -> tuple[list[rules.Place], rules.Place | None]:
-    """Return the first places in order, and how far the search came if it has not seen all jobs.
+    """Return the first places in order, and the last place that the search reached if it is not complete.
 
-    There are more than `limit` places if more jobs match. One round trip per partition, and two if lists must
-    be chosen; more for a limit above 1,000.
+    If more than `limit` jobs match, more than `limit` places are returned. This takes one round trip per
+    partition, two if lists must be chosen, and more for a limit above 1,000.
     """
-    ways = list(_ways(database, query.where))
+    walks = list(_walks(database, query.where))
     found: list[rules.Place] = []
     horizon: rules.Place | None = None
-    cost = min(SCRIPT_COST, max(_LEAST_COST, PAGE_COST // max(1, len(ways))))
+    cost = min(SCRIPT_COST, max(_LEAST_COST, PAGE_COST // max(1, len(walks))))
     turn = spent = 0
     while True:
         wanted = limit + 1 - len(found)
-        if len(ways) > 1:  # one way may have few of the first jobs, or all of them
-            wanted = min(wanted, max(_LEAST, 2 * wanted // len(ways)) << turn)
+        if len(walks) > 1:  # a walk might have few of the first jobs, or all of them
+            wanted = min(wanted, max(_LEAST, 2 * wanted // len(walks)) << turn)
         turn += 1
-        for way in ways:
-            if not way.is_done and way.reached == horizon:
-                spent += cost * way.read(database, query, wanted, cost)
-        horizon = _least_reached(query, ways)
-        found += query.in_order([place for way in ways for place in way.take_until(query, horizon)])
+        for walk in walks:
+            if not walk.is_done and walk.reached == horizon:
+                spent += cost * walk.read(database, query, wanted, cost)
+        horizon = _least_reached(query, walks)
+        found += query.in_order([place for walk in walks for place in walk.take_until(query, horizon)])
         if horizon is None or len(found) > limit:
             return found, None
         if spent >= PAGE_COST:
             return found, horizon
 
 
-def _least_reached(query: Query, ways: Sequence[_Way]) -> rules.Place | None:
-    reached = [way.reached for way in ways if not way.is_done and way.reached is not None]
+def _least_reached(query: Query, walks: Sequence[_ListWalk]) -> rules.Place | None:
+    reached = [walk.reached for walk in walks if not walk.is_done and walk.reached is not None]
     if not reached:
         return None
     return min(reached) if query.is_oldest_first else max(reached)
 
 
 Texts = tuple[str, str, str | None]
-"""The record, the payload and the progress of a job, as they are stored."""
+"""The stored record, payload and progress of a job."""
 
 _READ_AT_ONCE = 500
 _GROUPED_LIMIT = 10_000
 _COUNTED = tuple(map(state_of, "WCESFDP"))
-# The errors that reading damaged data can raise.
+# The errors that damaged data can cause.
 _GARBAGE = (ValueError, LookupError, TypeError, RecursionError)
 
 
@@ -318,18 +327,18 @@ class FindVerbs(RedisVerbs):
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
     ) -> FoundJobs:
-        """See `Storage.find`; first the places of the page are found, then its jobs are read.
+        """See `Storage.find`; first find the places of the page, then read its jobs.
 
-        A job that has left its place in the meantime is not on the page.
+        A job that changes its place between these steps is not on the page.
         """
-        behind = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
+        after = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
         is_scheduled = where.is_retrying or where.by_due
         if limit <= 0 or (is_scheduled and where.state not in {None, State.SCHEDULED}):
             return FoundJobs([], None)
         if where.id_prefix is not None and len(where.id_prefix) >= _ID_LENGTH:
             jobs = [job for job in self.get([where.id_prefix]) if job is not None]
             return rules.paged(jobs, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
-        places, reached = first_places(self.database, Query(where, behind, oldest_first), limit)
+        places, reached = first_places(self.database, Query(where, after, oldest_first), limit)
         shown = places[:limit]
         following = shown[-1] if len(places) > limit else reached
         return FoundJobs(
@@ -368,7 +377,7 @@ class FindVerbs(RedisVerbs):
 
     @override
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        """See `Storage.failure_groups`; one round trip per 500 failed jobs, in addition to finding them."""
+        """See `Storage.failure_groups`; find the failed jobs, then use one round trip per 500 of them."""
         query = Query(JobFilter(state=State.FAILED), None, is_oldest_first=False)
         places, _ = first_places(self.database, query, _GROUPED_LIMIT)
         sizes: Counter[str] = Counter()
@@ -395,7 +404,7 @@ class FindVerbs(RedisVerbs):
 
 
 def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
-    """Return the strings of those jobs that are stored."""
+    """Return the stored strings of the jobs by id; jobs that are not stored are missing."""
     found: dict[str, Texts] = {}
     for partition, asked in database.partitions.parted(dict.fromkeys(ids)).items():
         while asked:
@@ -420,14 +429,14 @@ def read_job(id: str, texts: Texts) -> JobRecord | None:
 
 
 def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
-    """Return a substitute for a job that cannot be read; a job with an unknown state is shown as failed."""
+    """Return a substitute for a job that cannot be read; if its state is unknown, the state is failed."""
     record, payload, _ = texts
     head, _, arguments = payload.partition("\n")
     try:
         state = state_of(record[:1])
     except KeyError:
         state = State.FAILED
-    reason = "what is stored of this job cannot be read"
+    reason = "the stored data of this job cannot be read"
     return JobRecord(
         id=id,
         task=head.partition("\t")[0],
@@ -462,7 +471,7 @@ def _grouped(
 ) -> Iterator[tuple[list[rules.Place], list[Any]]]:
     """Yield places, newest first, and their groups by fingerprint.
 
-    A group has the fingerprint, the number of jobs, and the position of the first one among the places.
+    A group contains the fingerprint, the number of jobs, and the position of its first job among the places.
     """
     for partition, here in database.partitions.parted(places, itemgetter(1)).items():
         for start in range(0, len(here), _READ_AT_ONCE):
@@ -474,7 +483,7 @@ _ID_LENGTH = 36
 
 
 def _read_listed(database: RedisDatabase, where: JobFilter, places: Sequence[rules.Place]) -> list[JobRecord]:
-    """Return the jobs that are still at the place where they were found."""
+    """Return the jobs that are still at the places where the search found them."""
     found = read_texts(database, [id for _, id in places])
     jobs: list[JobRecord] = []
     for at, id in places:

@@ -1,4 +1,4 @@
-"""Storing jobs: plain ones with a script that does little per job, others with one for every kind."""
+"""Storing jobs: plain jobs with a fast script, others with a script for jobs of every kind."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ from firelock_redis.verbs.limits import require_keys_beside, require_ties_beside
 from firelock_redis.verbs.records import RecordVerbs, copied
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
-_kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
-_NOTHING_APART = (State.ENQUEUED, None, None, (), None, ())
+_stored_separately = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
+_NOTHING_SEPARATE = (State.ENQUEUED, None, None, (), None, ())
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values fit into one command of a script
 _KEYED_LIMIT = 500  # the same for jobs with limits
 _SIZE = Run._fields.index("size")
 
 
 def _rules() -> str:
-    """Return the effects of a parent's end, and the reasons of batches, as scripts read them."""
+    """Return the effects of a parent's end, and the reasons of batches, in the JSON that scripts read."""
     rules: dict[str, object] = {
         LETTERS[state]: quoted(Moved.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
     }
     for name in ("shut_out", "let_in", "swept", "stopped", "reopened"):
         rules[name] = quoted(Moved[name.upper()].value)
-    for name in ("batch_ended", "batch_stuck"):  # the scripts insert the numbers, in this order
+    for name in ("batch_ended", "batch_stuck"):  # the scripts replace %s with the numbers, in this order
         rules[name] = quoted(re.sub(r"{(failed|total|waiting):,}", "%s", Moved[name.upper()].value))
     for on, letter in ON_LETTERS.items():
         for state in FINAL_STATES:
@@ -95,8 +95,8 @@ class InsertVerbs(RecordVerbs):
             return Inserted(_store_jobs(self.database, 0, jobs))
         places = self._partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
         results: list[bool | Duplicate] = [False] * len(jobs)
-        # Those that can be refused come first; if there are several, each is checked before anything is
-        # stored.
+        # Partitions with jobs that might be refused come first. If there are several of them, all are checked
+        # before anything is stored.
         refusable = [
             partition for partition, here in places.items() if any(_is_refusable(jobs[at]) for at in here)
         ]
@@ -108,7 +108,7 @@ class InsertVerbs(RecordVerbs):
             try:
                 stored = _store_jobs(self.database, partition, here)
             except StorageUnavailable as error:
-                # So that an immediate retry is not refused 500 times in a row.
+                # Otherwise the next 500 ids would belong to the same partition, and a retry would fail too.
                 self._partitions.begin_anywhere()
                 error.is_untouched &= not any(results)
                 raise
@@ -123,7 +123,8 @@ class InsertVerbs(RecordVerbs):
         for job in jobs:
             if self._partitions.of(job.id) != 0:
                 raise StorageError(
-                    f"Job {job.id} does not lie beside record {change.key!r}; derive its id by derived_id."
+                    f"Job {job.id} is not in the partition of record {change.key!r}; create its id with "
+                    "derived_id."
                 )
         reply = self.database.run_replicated(
             "insert.jobs_if", 0, RULES, len(jobs), change.kind, change.key, change.value,
@@ -132,9 +133,9 @@ class InsertVerbs(RecordVerbs):
         )  # fmt: skip
         is_stored = isinstance(reply[0], int)
         is_new = answered(jobs, reply[1:] if is_stored else reply) or [False] * len(jobs)
-        answer = (Applied.APPLIED, Applied.ALREADY, Applied.REFUSED)[reply[0]]
-        self.note_record(change.kind, is_changed=answer is Applied.APPLIED)
-        return Inserted(is_new, answer)
+        result = (Applied.APPLIED, Applied.ALREADY, Applied.REFUSED)[reply[0]]
+        self.note_record(change.kind, is_changed=result is Applied.APPLIED)
+        return Inserted(is_new, result)
 
 
 def _is_refusable(job: NewJob) -> bool:
@@ -146,50 +147,51 @@ def _is_refusable(job: NewJob) -> bool:
 
 @lru_cache(1_000)
 def require_word(queue: str) -> None:
-    """Check that the queue's name can be stored in a record, which separates words by white space.
+    """Check that the queue's name can be stored in a record, in which white space separates the fields.
 
-    Clients allow no other name.
+    Clients reject other names too.
 
     Raises:
-        StorageError: it cannot. If the job were stored, it could be neither read nor claimed.
+        StorageError: If the name is empty or contains white space. The job could be neither read nor claimed.
     """
     if queue.split() != [queue]:
-        raise StorageError(f"Queue name {queue!r} holds white space or nothing; Redis cannot store its jobs.")
+        raise StorageError(f"Queue name must not be empty or contain white space, got {queue!r}.")
 
 
 def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> None:
-    """Check that each job is in the partition of its parents.
+    """Check that each job is in the partition of its parents, so that one script can read both.
 
     Raises:
-        JobNotFound: a parent is in another partition, so no script can read both.
+        JobNotFound: If a parent is in another partition.
     """
     partition_of = database.partitions.of
     for id, parent in ((job.id, edge.parent_id) for job in jobs for edge in job.parents):
         if partition_of(parent) != partition_of(id):
             raise JobNotFound(
-                f"Job {id} is to wait for {parent}, which lies in another partition; make its id "
-                "with new_id(parent), and its parents' ids beside one another. Nothing was stored."
+                f"Job {id} cannot wait for {parent}, which is in another partition. Create its id with "
+                "new_id(parent), and the ids of several parents in one partition. Nothing was stored."
             )
 
 
 def _store_jobs(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool | Duplicate]:
-    """Store jobs of one partition with the first script that supports their kind; return which are new."""
+    """Store jobs of one partition with the fastest script that supports them; return the result per job."""
     plain = _plain_arguments(jobs)
     if plain is not None and database.run_replicated("insert_plain", partition, *plain):
         return [True] * len(jobs)
     keyed = _keyed_arguments(jobs) if plain is None else None
-    if keyed is not None and (told := database.run_replicated("insert_keyed", partition, *keyed)) != 0:
-        return [Duplicate(one) if one else True for one in told] or [True] * len(jobs)
+    if keyed is not None and (reply := database.run_replicated("insert_keyed", partition, *keyed)) != 0:
+        return [Duplicate(one) if one else True for one in reply] or [True] * len(jobs)
     return answered(
         jobs, database.run_replicated("insert.jobs", partition, RULES, len(jobs), *stored_arguments(jobs))
     )
 
 
 def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
-    """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority.
+    """Return jobs as arguments of scripts/insert_plain.lua, in runs of one queue and priority.
 
-    None if one of them needs more than its payload contains, or if there are too many. None also if they are
-    not all members of one batch, or all without one. The first job may be that batch.
+    Return None if the script does not support them: if there are too many, if a job needs more than its
+    payload, or if only some jobs are members of a batch or they are members of different batches. The first
+    job may be the batch itself.
     """
     if len(jobs) > _PLAIN_LIMIT:
         return None
@@ -202,13 +204,13 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
         return None
     arguments: list[Any] = [batch, *about]
     run, count = None, 0  # the queue and priority of the current run, and the index of its size
-    for job in members:  # hot path: adds a `PlainJob` for each
+    for job in members:  # hot path: add a `PlainJob` for each job
         rare = ""
         if relations is not None or not job.is_plain:
             if (
                 job.relations_json != relations
                 or job.admission_json is not None
-                or _kept_apart(job) != _NOTHING_APART
+                or _stored_separately(job) != _NOTHING_SEPARATE
             ):
                 return None
             rare = rare_of(job)
@@ -224,7 +226,11 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
 
 
 def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
-    """Return a batch as scripts/insert_plain.lua reads it; None for other jobs or other relations."""
+    """Return a batch as arguments of scripts/insert_plain.lua.
+
+    Return None for a job that is not a batch, and for a batch that has more relations, parents, limits or a
+    recurring job.
+    """
     relations = job.relations
     if relations is None or relations.batch is None or relations != Relations(batch=relations.batch):
         return None
@@ -245,37 +251,38 @@ def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
 
 @lru_cache(1_000)
 def _batch_alone(relations_json: str) -> str | None:
-    """Return the batch of a member; None if the member has other relations too."""
+    """Return the batch of a member; None if the job has other relations."""
     relations = read_relations(relations_json)
     return relations.batch_id if relations == Relations(relations.batch_id) else None
 
 
 def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
-    """Return jobs as scripts/insert_keyed.lua reads them; None if the script cannot store one of them."""
+    """Return jobs as arguments of scripts/insert_keyed.lua; None if the script does not support them."""
     if len(jobs) > _KEYED_LIMIT:
         return None
     arguments: list[Any] = []
     run, count = None, 0  # as in `_plain_arguments`
-    for job in jobs:  # hot path: adds a `KeyedJob` for each
+    for job in jobs:  # hot path: add a `KeyedJob` for each job
         asks = job.admission
-        if asks is None or job.relations_json is not None or _kept_apart(job) != _NOTHING_APART:
+        if asks is None or job.relations_json is not None or _stored_separately(job) != _NOTHING_SEPARATE:
             return None
-        standing = _standing(asks)
-        if standing is None:
+        lane_and_key = _lane_and_key(asks)
+        if lane_and_key is None:
             return None
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + _SIZE
             arguments += Run(queue=job.queue, lowest=lowest_place(job.priority), size=0)
-        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *standing)
+        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *lane_and_key)
         arguments[count] += 1
     return arguments
 
 
 @lru_cache(1_000)
-def _standing(asks: Admission) -> tuple[str, str] | None:
-    """Return the last two values of a `KeyedJob`: its lane, and `said`.
+def _lane_and_key(asks: Admission) -> tuple[str, str] | None:
+    """Return the last two values of a `KeyedJob`: `lane` and `said`.
 
-    None if a call may change the job that has its unique key, or must be refused then.
+    Return None if the script does not support the unique key: a duplicate call changes the job that has the
+    key, or raises an error.
     """
     lane, use = lane_of(asks), asks.unique
     is_late = asks.start_before is not None or asks.start_within is not None
@@ -289,7 +296,7 @@ def _standing(asks: Admission) -> tuple[str, str] | None:
 
 
 def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
-    """Return jobs as scripts/insert.lua reads them."""
+    """Return jobs as arguments of scripts/insert.lua."""
     arguments: list[Any] = []
     for job in jobs:
         arguments += NewJobWords(
@@ -316,21 +323,21 @@ def answered(jobs: Sequence[NewJob], reply: Sequence[Any]) -> list[bool | Duplic
     """Return the result of a script for each job.
 
     Raises:
-        JobNotFound: a parent or a batch is not stored.
-        BatchFinished: a batch has ended or is cancelled.
-        DuplicateJob: another job has the unique key of one of them.
+        JobNotFound: If a parent or a batch is not stored.
+        BatchFinished: If a batch has ended or is cancelled.
+        DuplicateJob: If another job has the unique key of one of the jobs.
     """
     if reply and isinstance(reply[0], list):
         why, id, *others = reply[0]
         job = next(job for job in jobs if job.id == id)
         if why == "missing":
             is_batch = job.relations is not None and job.relations.batch_id == others[0]
-            wish = "be a member of batch" if is_batch else "wait for"
-            raise JobNotFound(f"Job {id} is to {wish} {others[0]}, which is not stored. Nothing was stored.")
+            wish = "be added to batch" if is_batch else "wait for"
+            raise JobNotFound(f"Job {id} cannot {wish} {others[0]}, which is not stored. Nothing was stored.")
         if why == "finished":
             raise BatchFinished(
                 f"Batch {others[0]} has ended or is cancelled, so job {id} cannot be added to it. Nothing "
-                "was stored. Make a batch of its own for what comes later, after=batch."
+                "was stored. Create another batch for later jobs, with after=batch."
             )
         _raise_duplicate(job, *others)
     return [Duplicate(one) if isinstance(one, str) else bool(one) for one in reply]

@@ -1,4 +1,4 @@
-"""Limits and unique keys: in which partition each key is, and what people can read about it."""
+"""Limits and unique keys: reads for people, and checks that jobs are in the partition of their keys."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LimitVerbs(RedisVerbs):
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
         """See `Storage.find_keys`; one round trip per partition.
 
-        More are needed if tens of thousands of lanes must be counted.
+        More are needed to count tens of thousands of lanes.
         """
         found: list[KeyState] = []
         for partition in range(self._partitions.number):
@@ -53,12 +53,12 @@ class LimitVerbs(RedisVerbs):
     ) -> WaitingJobs:
         """See `Storage.find_waiting`; two round trips to one partition.
 
-        The first reads the lanes of the key, the second the jobs of some of them.
+        The first reads the lanes of the key, the second the jobs in some of these lanes.
         """
         partition = self._partitions.of_key(key)
-        told = self._run("limit_keys.line", partition, key, LINE_LANES, job_id or "")
-        (is_cut, own, rank), said = Line(*told[: len(Line._fields)]), told[len(Line._fields) :]
-        lanes, lengths = [*said[::2]], [*said[1::2]]
+        reply = self._run("limit_keys.line", partition, key, LINE_LANES, job_id or "")
+        (is_cut, own, rank), rest = Line(*reply[: len(Line._fields)]), reply[len(Line._fields) :]
+        lanes, lengths = [*rest[::2]], [*rest[1::2]]
         if own and own not in lanes:
             lanes.append(own)
             lengths.append(rank + 1)
@@ -81,15 +81,15 @@ class LimitVerbs(RedisVerbs):
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
         """See `Storage.find_unique`; one round trip per partition."""
         found: list[UniqueState] = []
-        for said in self.database.run_everywhere("limit_keys.unique", prefix, after, limit):
-            for key, stored in zip(said[::2], said[1::2], strict=True):
+        for reply in self.database.run_everywhere("limit_keys.unique", prefix, after, limit):
+            for key, stored in zip(reply[::2], reply[1::2], strict=True):
                 free_at, job_id = UNIQUE_ROW.read(stored, "free_at", "id")
                 found.append(UniqueState(key=key, job_id=job_id, free_at=int(free_at)))
         return sorted(found, key=_key)[:limit]
 
 
-def _key_state(told: Sequence[Any]) -> KeyState:
-    of, holders = KeyReply(*told[: len(KeyReply._fields)]), told[len(KeyReply._fields) :]
+def _key_state(reply: Sequence[Any]) -> KeyState:
+    of, holders = KeyReply(*reply[: len(KeyReply._fields)]), reply[len(KeyReply._fields) :]
     return KeyState(
         key=of.key,
         holders=tuple(holders),
@@ -101,7 +101,7 @@ def _key_state(told: Sequence[Any]) -> KeyState:
 
 
 def asked_keys(asks: Admission) -> list[str]:
-    """Return the keys that decide in which partition a job with this admission is."""
+    """Return the keys that determine the partition of a job with this admission."""
     keys = [use.key for use in asks.limits]
     return keys if asks.unique is None else [*keys, asks.unique.key]
 
@@ -110,7 +110,7 @@ def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
     """Check that each job is in the partition of all its keys, so that one script can check them.
 
     Raises:
-        ConfigurationError: a job is in another partition than one of its keys; nothing was stored.
+        ConfigurationError: If a job is in another partition than one of its keys. Nothing was stored.
     """
     for job in jobs:
         asks = job.admission
@@ -122,8 +122,8 @@ def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
         unique = None if asks.unique is None else asks.unique.key
         shown = " and ".join(repr(key.partition(" ")[2] if key == unique else key) for key in keys)
         raise ConfigurationError(
-            f"Job {job.id} of task {job.task!r} asks for {shown}, and lies elsewhere than they do: this "
-            f"Redis has {partitions.number} partitions. {_mend(partitions, job, keys)} Nothing was stored."
+            f"Job {job.id} of task {job.task!r} must be in the same partition as {shown}. This Redis has "
+            f"{partitions.number} partitions. {_fix(partitions, job, keys)} Nothing was stored."
         )
 
 
@@ -131,48 +131,50 @@ def require_ties_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
     """Check that each job is in the partition of its batch, its caller and the jobs whose results it uses.
 
     Raises:
-        ConfigurationError: a job is in another partition than one of these; nothing was stored.
+        ConfigurationError: If a job is in another partition than one of these. Nothing was stored.
     """
     for job in jobs:
         relations = job.relations
         if relations is None:
             continue
-        for what, other in _others(relations):
+        for relation, other in _related_jobs(relations):
             if partitions.of(other) != partitions.of(job.id):
                 raise ConfigurationError(
-                    f"Job {job.id} of task {job.task!r} lies in another partition than {what}, {other}: this "
-                    f"Redis has {partitions.number}, and what is counted or waits together lies in one. Make "
-                    f"its id with new_ids(count, beside={other!r}). Nothing was stored."
+                    f"Job {job.id} of task {job.task!r} must be in the same partition as {relation}, "
+                    f"{other}. This Redis has {partitions.number} partitions. Create the job's id with "
+                    f"new_ids(count, beside={other!r}). Nothing was stored."
                 )
 
 
-def _others(relations: Relations) -> Iterator[tuple[str, str]]:
+def _related_jobs(relations: Relations) -> Iterator[tuple[str, str]]:
     if relations.batch_id is not None:
         yield "its batch", relations.batch_id
     if relations.caller_id is not None:
         yield "its caller", relations.caller_id
     for one in relations.inputs:
-        yield "a job whose result it takes", one.job_id
+        yield "a job whose result it uses", one.job_id
 
 
-def _mend(partitions: Partitions, job: NewJob, keys: Sequence[str]) -> str:
+def _fix(partitions: Partitions, job: NewJob, keys: Sequence[str]) -> str:
     if len(set(map(partitions.of_key, keys))) > 1:
         return (
-            "All keys of a job lie in one, by what stands before their first '/': let them begin alike, as "
-            "'tenant:7' and 'tenant:7/smtp' do."
+            "All keys of a job must be in one partition. Use keys that are equal up to their first '/', for "
+            "example 'tenant:7' and 'tenant:7/smtp'."
         )
     relations = job.relations
     if relations is not None and relations.batch_id is not None:
         return (
-            f"It lies beside its batch {relations.batch_id}; let that lie beside the key, as by "
-            "fire.batch(name, beside=key)."
+            f"The job is in the partition of its batch {relations.batch_id}. Create the batch in the "
+            "partition of the key, with fire.batch(name, beside=key)."
         )
     if job.parents or (relations is not None and relations.caller_id is not None):
         return (
-            "It lies beside its parent, so let their keys begin alike, as 'tenant:7' and 'tenant:7/smtp' do."
+            "The job is in the partition of its parent. Use keys for both that are equal up to their first "
+            "'/', for example 'tenant:7' and 'tenant:7/smtp'."
         )
     if job.recurring_id is not None:
         return (
-            "Jobs of recurring ones lie in the first; let the recurring job enqueue a task that has the keys."
+            "The jobs of a recurring job are in the first partition. Enqueue a task with these keys from the "
+            "recurring job."
         )
-    return "Make its id with new_ids(count, beside=key)."
+    return "Create its id with new_ids(count, beside=key)."

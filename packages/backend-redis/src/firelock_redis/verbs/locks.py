@@ -1,4 +1,4 @@
-"""Locks: each is a key while it is held, and is deleted soon after; their tokens come from one counter."""
+"""Locks: each is a key that is deleted soon after the lock ends; one counter provides the fences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing_extensions import override
 from firelock_redis.connections.database import RedisVerbs
 
 _SECOND = 1_000_000
-# Microseconds, seventy years: added to the current time it is still an integer that Lua stores exactly.
+# Microseconds, about seventy years. Lua stores the sum of this and the current time exactly.
 _LONGEST = 1 << 51
 
 

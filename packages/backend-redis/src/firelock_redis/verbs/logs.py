@@ -13,7 +13,7 @@ from firelock_redis.layout.words import LogPart
 
 _LOG_LIMIT = 1_000
 _PIECE = 50  # lines of a job that are sent together
-_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters from which on a step gets no more
+_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters after which a script gets no more lines
 _PAGE = 125  # lines per reply
 
 
@@ -24,7 +24,7 @@ class LogVerbs(RedisVerbs):
     def append_logs(
         self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
     ) -> Collection[str]:
-        """See `Storage.append_logs`; one round trip per partition, more if there is much to write."""
+        """See `Storage.append_logs`; one round trip per partition, more for large logs."""
         for partition, ids in self._partitions.parted(sorted({*lines, *progress})).items():
             words: list[object] = []
             size = 0
@@ -55,16 +55,16 @@ class LogVerbs(RedisVerbs):
 def _pieces(
     ids: Sequence[str], lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
 ) -> Iterator[list[object]]:
-    """Yield the arguments of scripts/logs.lua; a job's progress comes with the first of its lines."""
+    """Yield the arguments of scripts/logs.lua; a job's progress is sent with its first lines."""
     for id in ids:
-        told = PROGRESS.write_of(progress[id]) if id in progress else ""
+        reached = PROGRESS.write_of(progress[id]) if id in progress else ""
         given = lines.get(id, ())
         skipped = max(0, len(given) - _LOG_LIMIT)  # only the newest lines are kept
         kept = [LOG_LINE.write_of(line) for line in given[skipped:]]
         for first in range(0, len(kept) or 1, _PIECE):
             some = kept[first : first + _PIECE]
-            yield [*LogPart(id=id, progress=told, skipped=skipped, size=len(some)), *some]
-            told, skipped = "", 0
+            yield [*LogPart(id=id, progress=reached, skipped=skipped, size=len(some)), *some]
+            reached, skipped = "", 0
 
 
 def _read(text: str) -> LogLine:

@@ -1,4 +1,4 @@
-"""Memos of jobs, counts of batches, and streams: each is stored in the partition of its job."""
+"""Memos of jobs, counts of batches, and streams, which are stored in the partition of their job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from firelock_redis.connections.database import RedisVerbs
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, MEMO, MEMO_TEXT, number_word, quoted
 from firelock_redis.layout.words import BatchCountsReply, ChunkWords, MemoWords
 
-_AT_ONCE = 100  # memos, batches or chunks of one script
+_AT_ONCE = 100  # memos, batches or chunks per script
 _BYTES = 500_000  # bytes of values after which a script gets no more memos
 
 
@@ -34,11 +34,11 @@ class MemoVerbs(RedisVerbs):
 
     @abstractmethod
     def note_flag(self, session: str, job_id: str, flag: str) -> None:
-        """Note that a script has added a flag of functions/jobs.lua to a job that this session holds."""
+        """Note that a script has added a flag, see functions/jobs.lua, to a job that this session holds."""
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """See `Storage.remember`; one round trip per partition, more if there is much to write."""
+        """See `Storage.remember`; one round trip per partition, more for many or large memos."""
         self.refuse_within(within)
         found: list[Remembered] = [Remembered(Applied.MISSING)] * len(memos)
         places = self._partitions.parted(range(len(memos)), lambda place: memos[place].job_id)
@@ -52,36 +52,36 @@ class MemoVerbs(RedisVerbs):
                 asked.append(place)
                 size += len(value or "")
                 if size >= _BYTES or len(asked) == _AT_ONCE or place == here[-1]:
-                    told = self._run("memos.remember", partition, *arguments)
+                    reply = self._run("memos.remember", partition, *arguments)
                     for number, one in enumerate(asked):
-                        found[one] = self._remembered(memos[one], *told[2 * number : 2 * number + 2])
+                        found[one] = self._remembered(memos[one], *reply[2 * number : 2 * number + 2])
                     arguments, asked, size = [], [], 0
         return found
 
-    def _remembered(self, asked: NewMemo, answer: str, stands: str) -> Remembered:
-        said = APPLIED_BY_DIGIT[answer]
-        if said is Applied.APPLIED and asked.session is not None:
+    def _remembered(self, asked: NewMemo, digit: str, stored: str) -> Remembered:
+        result = APPLIED_BY_DIGIT[digit]
+        if result is Applied.APPLIED and asked.session is not None:
             self.note_flag(asked.session, asked.job_id, "r")
-        elif said is Applied.APPLIED:
+        elif result is Applied.APPLIED:
             self._turns.note(self._partitions.of(asked.job_id))
         kind, name = asked.memo.kind, asked.memo.name
-        return Remembered(said, _memo(kind, name, stands) if stands else None)
+        return Remembered(result, _memo(kind, name, stored) if stored else None)
 
     @override
     def recall(
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
         """See `Storage.recall`; one round trip."""
-        told = self._run(
+        reply = self._run(
             "memos.recall", self._partitions.of(job_id), job_id, session or "", number_word(fence)
         )
-        if told is None:
+        if reply is None:
             return None
         memos = []
-        for words, stands in zip(told[::2], told[1::2], strict=True):
+        for words, stored in zip(reply[::2], reply[1::2], strict=True):
             if words:
                 kind, _, name = json.loads(words).partition(" ")
-                memos.append(_memo(MemoKind(kind), name, stands))
+                memos.append(_memo(MemoKind(kind), name, stored))
         return sorted(memos, key=lambda memo: memo.place)
 
     @override
@@ -91,8 +91,8 @@ class MemoVerbs(RedisVerbs):
         for partition, here in self._partitions.parted(dict.fromkeys(ids)).items():
             for first in range(0, len(here), _AT_ONCE):
                 some = here[first : first + _AT_ONCE]
-                for id, told in zip(some, self._run("memos.batch_counts", partition, *some), strict=True):
-                    found[id] = None if told is None else _counts(told)
+                for id, reply in zip(some, self._run("memos.batch_counts", partition, *some), strict=True):
+                    found[id] = None if reply is None else _counts(reply)
         return [found[id] for id in ids]
 
     @override
@@ -105,10 +105,10 @@ class MemoVerbs(RedisVerbs):
             for chunk in chunks[first : first + _AT_ONCE]:
                 size = len(chunk.data.encode(errors="surrogatepass"))
                 arguments += ChunkWords(stream=chunk.stream, offset=chunk.offset, bytes=size, data=chunk.data)
-            told = self._run("memos.append", partition, job_id, session, fence, *arguments)
-            if told is None:
+            total = self._run("memos.append", partition, job_id, session, fence, *arguments)
+            if total is None:
                 return None
-            largest = max(largest, told)
+            largest = max(largest, total)
         if chunks:
             self.note_flag(session, job_id, "s")
         return largest
@@ -116,18 +116,18 @@ class MemoVerbs(RedisVerbs):
     @override
     def read_stream(self, job_id: str, stream: str, *, after: int = -1, limit: int = 100) -> list[Chunk]:
         """See `Storage.read_stream`; one round trip."""
-        told = self._run("memos.chunks", self._partitions.of(job_id), job_id, stream, after, max(limit, 0))
-        parts = (text.partition(" ") for text in told)
+        reply = self._run("memos.chunks", self._partitions.of(job_id), job_id, stream, after, max(limit, 0))
+        parts = (text.partition(" ") for text in reply)
         return [Chunk(stream, int(offset), data) for offset, _, data in parts]
 
 
 def memo_field(kind: MemoKind, name: str) -> str:
-    """Return the key of a memo, as scripts and the record of a waiting job contain it."""
+    """Return the key of a memo, in the form that scripts and the record of a waiting job use."""
     return quoted(memo_words(kind, name))
 
 
-def _counts(told: Sequence[Any]) -> BatchCounts:
-    of = BatchCountsReply(*told)
+def _counts(reply: Sequence[Any]) -> BatchCounts:
+    of = BatchCountsReply(*reply)
     return BatchCounts(
         total=of.total,
         active=of.active,
@@ -144,7 +144,7 @@ def _counts(told: Sequence[Any]) -> BatchCounts:
 
 
 def _memo_arguments(asked: NewMemo) -> MemoWords:
-    """Return a memo as scripts/memos.lua reads it."""
+    """Return a memo as arguments of scripts/memos.lua."""
     memo = asked.memo
     return MemoWords(
         job=asked.job_id,
@@ -160,6 +160,6 @@ def _memo_arguments(asked: NewMemo) -> MemoWords:
     )
 
 
-def _memo(kind: MemoKind, name: str, stands: str) -> Memo:
-    place, is_done, said = MEMO_TEXT.read(stands, "place", "done", "said")
-    return Memo(kind=kind, name=name, place=int(place), is_done=is_done == "1", **MEMO.read(said))
+def _memo(kind: MemoKind, name: str, stored: str) -> Memo:
+    place, is_done, fields = MEMO_TEXT.read(stored, "place", "done", "said")
+    return Memo(kind=kind, name=name, place=int(place), is_done=is_done == "1", **MEMO.read(fields))

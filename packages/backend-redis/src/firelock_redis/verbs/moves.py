@@ -1,4 +1,4 @@
-"""Moving waiting jobs to another queue, or giving them another priority."""
+"""Moves of waiting jobs to another queue or priority."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class MoveVerbs(RedisVerbs):
                 letters: str = self._run("moves", partition, *arguments)
                 for place, letter in zip(some, letters, strict=True):
                     results[place] = APPLIED_BY_DIGIT[letter]
-            self._turns.note(partition)  # a queue may have work there now
+            self._turns.note(partition)  # a queue might have work there now
         return results
 
 
 def _words(move: Move) -> MoveWords:
-    """Return a move as scripts/moves.lua reads it."""
+    """Return a move as arguments of scripts/moves.lua."""
     return MoveWords(
         id=move.job_id,
         states="".join(LETTERS[state] for state in move.from_states),

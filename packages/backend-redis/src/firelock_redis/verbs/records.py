@@ -1,4 +1,4 @@
-"""Small versioned records; those of queues contain pauses, those of limits their numbers."""
+"""Small versioned records; records of queues contain pauses, and records of limits contain their settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RecordVerbs(RedisVerbs):
     ) -> int | None:
         """See `Storage.put_record`.
 
-        A pause and the numbers of a limit are copied to the other partitions right after.
+        A pause and the settings of a limit are then copied to the other partitions.
         """
         change = (
             kind,
@@ -64,7 +64,7 @@ class RecordVerbs(RedisVerbs):
     def due_records(self, kind: str, limit: int) -> list[Record]:
         """See `Storage.due_records`.
 
-        A record that changes its position between two round trips may be missing; the next call finds it.
+        A record that changes its position between two round trips might be missing; the next call finds it.
         """
         found = _pages(
             kind, limit, lambda before, asked: self._run("records.due", 0, kind, len(before), asked)
@@ -79,7 +79,7 @@ class RecordVerbs(RedisVerbs):
         return deleted is not None
 
     def note_record(self, kind: str, *, is_changed: bool) -> None:
-        """Update the partitions that may have work, after a record was written."""
+        """After a record was written, note the partitions that might have work."""
         if kind in {QUEUES, LIMITS}:
             if is_changed:
                 repair_pauses(self.database)
@@ -101,13 +101,13 @@ def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]
 
 
 def copied(kind: str, value: str) -> int | str:
-    """Return the part of a record that every partition has; an empty string for most kinds.
+    """Return the part of a record that is copied to every partition; an empty string for most kinds.
 
-    For a queue this is 1 if it is paused, else 0. For a limit it is its numbers, as functions/limits.lua
-    reads them.
+    For a queue, this is 1 if it is paused, otherwise 0. For a limit, it is the settings in the format that
+    functions/limits.lua reads.
 
     Raises:
-        StorageError: the numbers of a limit cannot be read; nothing was stored.
+        StorageError: If the settings of a limit cannot be read. Nothing was stored.
     """
     if kind == QUEUES:
         return int(_pauses(value))
@@ -142,31 +142,34 @@ def _read(kind: str, key: str, text: str) -> Record:
     )
 
 
-# ---- pauses and numbers in other partitions ----------------------------------------------------------------
+# ---- pauses and limit settings in other partitions ---------------------------------------------------------
 
 
 def repair_pauses(database: RedisDatabase) -> None:
-    """Copy the pauses and numbers of the first partition to the others, if there are any.
+    """Copy the pauses and limit settings of the first partition to the others, if there are any.
 
     Raises:
-        StorageError: some partition could not be updated; every other one was.
+        StorageError: If a partition could not be updated. All other partitions were updated.
     """
     others = range(1, database.partitions.number)
     if not others:
         return
     pauses = database.run("records.pauses", 0, 0)
-    newest, failed = _tell(database, others, pauses)
+    newest, failed = _copy(database, others, pauses)
     if newest > int(pauses[0]):
-        # A newer change was made in between, or a failover has lost one: then the first partition's data is
-        # valid.
+        # Another process has made a newer change, or a failover has lost one. In both cases the data of the
+        # first partition is valid.
         pauses = database.run("records.pauses", 0, newest)
-        _, failed = _tell(database, others, pauses)
+        _, failed = _copy(database, others, pauses)
     if failed is not None:
         raise failed
 
 
-def _tell(database: RedisDatabase, others: range, pauses: list[Any]) -> tuple[int, StorageError | None]:
-    """Return the newest stamp that a partition replied, and the error of one that could not be updated."""
+def _copy(database: RedisDatabase, others: range, pauses: list[Any]) -> tuple[int, StorageError | None]:
+    """Copy the pauses and limit settings to the other partitions.
+
+    Return the newest version that a partition has, and the last error of the failed partitions.
+    """
     newest, failed = 0, None
     for partition in others:
         try:

@@ -1,9 +1,9 @@
-"""Sessions: beginning, renewing, comparing and ending them.
+"""The begin, renewal, reconciliation and end of sessions.
 
-The first partition stores a session and decides whether it is alive. The others store what a claim there
-needs: whether the session is alive, and the name of its server. The end of a session is first marked in the
-first partition, for ever. It is then stored in each other partition, by the script that takes the jobs there.
-If the process that ends a session dies before it has finished, a sweep finishes the end.
+The first partition stores a session and decides whether it is alive. The other partitions store the data that
+claims need: whether the session is alive, and the name of its server. The end of a session is first marked in
+the first partition, permanently. It is then stored in each other partition, by the script that returns the
+jobs there. If the process that ends a session dies before it has finished, a sweep finishes the end.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from firelock_redis.layout.wire import encode
 from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewalWords, SessionReply, UnknownJob
 
 _SECOND = 1_000_000
-_JOBS_AT_ONCE = 400  # jobs that one step of an end takes
-# Microseconds after which the process that has not finished an end is considered dead.
+_JOBS_AT_ONCE = 400  # jobs that one step of an end returns
+# Microseconds after which a process that has not finished an end is considered dead.
 _GIVEN_UP = 10 * _SECOND
-_MARK_MILLISECONDS = 2 * 86_400_000  # a day more than the first partition keeps any dead session
-_EXPIRED = 1  # by the clock of Redis alone
+_MARK_MILLISECONDS = 2 * 86_400_000  # one day longer than the first partition keeps any dead session
+_EXPIRED = 1  # only the clock of Redis decides whether a session has expired
 _NOT_STARTED = quoted(Moved.NOT_STARTED.value)
 
 
@@ -58,11 +58,11 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def begin_session(self, session: NewSession) -> None:
-        """See `Storage.begin_session`; one round trip per partition, the first one first."""
+        """See `Storage.begin_session`; one round trip per partition, beginning with the first."""
         token = quoted(session.server)
         timeout = int(session.timeout_seconds * _SECOND)
         info = SESSION.write_of(session)
-        lives = self._run(
+        is_alive = self._run(
             "sessions.begin",
             0,
             session.id,
@@ -72,7 +72,7 @@ class SessionVerbs(RedisVerbs):
             timeout,
             session.server_id,
         )
-        if lives:
+        if is_alive:
             for partition in range(1, self._partitions.number):
                 self._run("sessions.admit", partition, session.id, token)
 
@@ -87,20 +87,20 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def oldest_session(self) -> SessionRecord | None:
-        """See `Storage.oldest_session`; one round trip, however many sessions are stored."""
+        """See `Storage.oldest_session`; one round trip for any number of sessions."""
         found = self._run("leases.oldest", 0)
         return None if found is None else _record(found)
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
         """See `Storage.list_sessions`; one round trip per 500 sessions."""
-        return [_record(told) for told in self._run_on("leases.list", 0)]
+        return [_record(reply) for reply in self._run_on("leases.list", 0)]
 
     @override
     def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
         """See `Storage.reconcile`; one round trip per partition.
 
-        The session is lost if one of the partitions does not know it.
+        The session is lost if at least one partition does not store it.
         """
         is_lost = False
         lost: dict[int, LostClaim] = {}  # by the place in `held`
@@ -112,22 +112,22 @@ class SessionVerbs(RedisVerbs):
             for place in places:
                 one = held[place]
                 arguments += HeldJob(id=one.job_id, fence=one.fence, started=number_word(one.started_at))
-            lives, not_held, others = self._run("sessions.reconcile", partition, session, *arguments)
-            is_lost = is_lost or not lives
-            for told in not_held:
-                job = LostJob(*told)
+            is_alive, not_held, others = self._run("sessions.reconcile", partition, session, *arguments)
+            is_lost = is_lost or not is_alive
+            for values in not_held:
+                job = LostJob(*values)
                 lost[places[job.number]] = _lost(held[places[job.number]], job)
-            unknown += (_unknown(UnknownJob(*told)) for told in others)
+            unknown += (_unknown(UnknownJob(*values)) for values in others)
         return Reconciliation(is_lost, [lost[place] for place in sorted(lost)], unknown)
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         """See `Storage.end_session`.
 
-        With one partition, one step takes 400 jobs. Further steps take jobs beyond that number, and those in
-        other partitions. The session is dead from the first step on, so no jobs are added between the steps;
-        it is closing until the last step. A repeated call finishes an interrupted end, and blames the jobs
-        that were given at first.
+        The first step returns up to 400 jobs of the first partition to their queues. Further steps return its
+        other jobs, and those in other partitions. The session is dead from the first step on, so it gets no
+        jobs between the steps; it is closing until the last step. A repeated call finishes an interrupted
+        end, and uses the `running` jobs of the first call.
         """
         taken = _end(self.database, session, running, reason)
         self._turns.note(EVERYWHERE)
@@ -135,10 +135,10 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
-        """See `Storage.orphans`; also finish ends that a process has begun and not finished.
+        """See `Storage.orphans`; also finish ends that a process has begun but not finished.
 
-        A session that cannot be ended now does not stop the others: it is dead from its first step on, and
-        the next sweep finishes it.
+        If one session cannot be ended now, the others are still ended. That session is dead from its first
+        step on, and the next sweep finishes its end.
         """
         by = _EXPIRED if as_of is None else as_of
         expired, ending = self._run("leases.orphans", 0, limit, _GIVEN_UP, by)
@@ -160,20 +160,20 @@ class SessionVerbs(RedisVerbs):
         return found
 
 
-def _record(told: Sequence[Any]) -> SessionRecord:
-    of = SessionReply(*told)
+def _record(reply: Sequence[Any]) -> SessionRecord:
+    of = SessionReply(*reply)
     session = NewSession(**SESSION.read(of.info))
-    said = RENEWAL.read(of.renewal) if of.renewal else {}
+    renewed = RENEWAL.read(of.renewal) if of.renewal else {}
     return SessionRecord(
         session=session,
         expires_at=int(of.expires_at),
         is_alive=of.alive == "1",
-        renewal=Renewal(session.id, **said),
+        renewal=Renewal(session.id, **renewed),
         is_closing=of.alive != "1" and of.running is not None,
     )
 
 
-# ---- comparison ------------------------------------------------------------------------------------------
+# ---- reconciliation --------------------------------------------------------------------------------------
 
 
 def _lost(held: HeldClaim, job: LostJob) -> LostClaim:
@@ -183,9 +183,9 @@ def _lost(held: HeldClaim, job: LostJob) -> LostClaim:
 
 
 def _unknown(job: UnknownJob) -> ClaimedJob:
-    """Return a job of the session; if it cannot be read, with only the fields that a hand-back needs.
+    """Return a job of the session.
 
-    Its next claim sets it aside with the reason.
+    A job that cannot be read has only the fields that a hand-back needs. Its next claim settles it as failed.
     """
     claimed_at = claimed_at_of(job.record)
     try:
@@ -220,15 +220,15 @@ def _end(
     *,
     expired_by: int = 0,
 ) -> Taken | None:
-    """End the session; return the jobs that it held, or None if it was dead, is unknown, or is still alive.
+    """End a session; return the jobs that it held, or None if it was dead, is unknown, or is still alive.
 
     Args:
-        database: the database that stores it.
-        session: its id.
+        database: the database that stores the session.
+        session: the id of the session.
         running: see `Storage.end_session`.
         reason: see `Storage.end_session`.
-        expired_by: 0 to end it in any case; `_EXPIRED` to end it if it has expired; otherwise the `as_of` of
-            `Storage.orphans`.
+        expired_by: 0 to end the session in any case, `_EXPIRED` to end it only if it has expired, or the
+            `as_of` of `Storage.orphans`.
     """
     partitions = database.partitions.number
     blamed = "null" if running is None else encode(list(running))
@@ -247,7 +247,7 @@ def _end(
 
 
 def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason: str) -> None:
-    """Take all jobs of the dead session from every partition, and add them to `taken`."""
+    """Return all jobs of a dead session to their queues in every partition, and add them to `taken`."""
     for partition in range(database.partitions.number):
         more = True
         while more:
@@ -262,9 +262,9 @@ def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason:
 def prune_sessions(database: RedisDatabase, limit: int) -> None:
     """Delete up to `limit` dead sessions that need not be kept any longer.
 
-    Sessions that are alive in some partition but not in the first one are ended there as lost. A failover has
-    lost their begin in the first partition, or their end in the other one, and nothing else would find their
-    jobs.
+    Also end sessions as lost that are alive in another partition but not in the first one. A failover has
+    lost their begin in the first partition or their end in the other partition, and no other verb would find
+    their jobs.
     """
     living = {
         session

@@ -1,7 +1,7 @@
 """Upkeep of the storage: due jobs, children of ended parents, and jobs that need not be kept any longer.
 
-Each verb runs a script in one partition after the other, and in each as often as needed. A script handles so
-few jobs that it does not delay other calls.
+Each verb runs a script in one partition after another, in each as often as needed. Each run handles so few
+jobs that it does not noticeably delay other calls.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from firelock_redis.verbs.sessions import prune_sessions
 _AT_ONCE = 250  # jobs that one script moves
 _RECORDED_AT_ONCE = 100
 _SESSIONS_AT_ONCE = 250  # sessions that one script deletes
-_KEYS_EVERY, _STRAYS_EVERY = 1.0, 10.0  # seconds, if calls leave expired jobs behind
+# Seconds between two searches for unused keys, if calls reach their limit, and between two searches for
+# sessions that are alive only in other partitions.
+_KEYS_EVERY, _STRAYS_EVERY = 1.0, 10.0
 _KEYS_AT_ONCE = 250  # keys that one script checks
 _order = attrgetter("minute", "task", "queue", "outcome")
 _DUE, _HOLD_OVER = quoted(Moved.DUE.value), quoted(Moved.HOLD_OVER.value)
@@ -40,33 +42,33 @@ _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 
 def earliest_due_at(database: RedisDatabase) -> int | None:
     """Return the earliest due time of a scheduled or recurring job; one round trip per partition."""
-    looks = database.run_everywhere("upkeep.due", 0)
-    return _earliest(look[0] for look in looks)
+    replies = database.run_everywhere("upkeep.due", 0)
+    return _earliest(reply[0] for reply in replies)
 
 
 class UpkeepVerbs(RedisVerbs):
     """The verbs of upkeep."""
 
-    _keys_at = _strays_at = 0.0  # monotonic time of the next one
+    _keys_at = _strays_at = 0.0  # monotonic time of the next such step
 
     @override
     def promote(self, limit: int) -> Promotion:
         """See `Storage.promote`.
 
-        The due times of all partitions are read first, so that the oldest jobs go first.
+        The due times of all partitions are read first, so that the oldest jobs are enqueued first.
 
-        If the partitions have different pauses, one has missed a change; the pauses of the first one are
-        copied.
+        If the partitions have different pauses, one of them has missed a change. So the pauses of the first
+        partition are copied to all of them.
         """
         if self._partitions.number == 1:
             promoted, next_due = _promote(self.database, 0, limit)
-            return Promotion(promoted, _instant(next_due))
-        looks = self.database.run_everywhere("upkeep.due", limit)
-        next_dues = [look[0] for look in looks]
-        if len({look[1] for look in looks}) > 1:
+            return Promotion(promoted, _micros(next_due))
+        replies = self.database.run_everywhere("upkeep.due", limit)
+        next_dues = [reply[0] for reply in replies]
+        if len({reply[1] for reply in replies}) > 1:
             repair_pauses(self.database)
         promoted = 0
-        for partition, share in _shares(looks, limit).items():
+        for partition, share in _shares(replies, limit).items():
             moved, next_dues[partition] = _promote(self.database, partition, share)
             promoted += moved
         if promoted:
@@ -75,17 +77,14 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        looked_at, _ = _in_batches(self.database, "upkeep.release", limit, RULES)
-        if looked_at:
+        checked, _ = _in_batches(self.database, "upkeep.release", limit, RULES)
+        if checked:
             self._turns.note(EVERYWHERE)
-        return looked_at
+        return checked
 
     @override
     def prune(self, limit: int) -> int:
-        """See `Storage.prune`.
-
-        For an idle server this is one round trip per partition, because nothing else is due.
-        """
+        """See `Storage.prune`; one round trip per partition if nothing can be pruned."""
         pruned, (is_past, has_keys, has_freed) = _in_batches(self.database, "prune", limit, _PARENT_GONE)
         if has_freed:
             self._turns.note(EVERYWHERE)
@@ -98,7 +97,10 @@ class UpkeepVerbs(RedisVerbs):
         return pruned
 
     def _is_time_for_strays(self, now: float) -> bool:
-        """Return whether to search for sessions that are alive only in other partitions: one call to each."""
+        """Return whether to search now for sessions that are alive only in other partitions.
+
+        The search takes one round trip per partition.
+        """
         if self._partitions.number == 1 or now < self._strays_at:
             return False
         self._strays_at = now + _STRAYS_EVERY
@@ -108,7 +110,7 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
-        """See `Storage.record_metrics`; one step and one round trip per hundred rollups."""
+        """See `Storage.record_metrics`; one script and one round trip per hundred rollups."""
         for first in range(0, len(rollups), _RECORDED_AT_ONCE):
             arguments: list[object] = []
             for one in rollups[first : first + _RECORDED_AT_ONCE]:
@@ -121,7 +123,7 @@ class UpkeepVerbs(RedisVerbs):
     def timeline(
         self, since: int, until: int, *, task: str | None = None, queue: str | None = None
     ) -> list[Rollup]:
-        """See `Storage.timeline`; one round trip per 500 rollups, approximately."""
+        """See `Storage.timeline`; about one round trip per 500 rollups."""
         begins = "" if task is None else _texts(task)[:-1] + ","
         contains = "" if queue is None else "," + _texts(queue)[1:-1] + ","
         found: list[Rollup] = []
@@ -136,14 +138,14 @@ class UpkeepVerbs(RedisVerbs):
         return found
 
 
-def _shares(looks: Sequence[Sequence[str]], limit: int) -> Counter[int]:
-    """Return how many of the oldest due jobs are in each partition."""
-    due = ((_instant(at) or 0, partition) for partition, look in enumerate(looks) for at in look[2:])
+def _shares(replies: Sequence[Sequence[str]], limit: int) -> Counter[int]:
+    """Return the number of the oldest due jobs in each partition."""
+    due = ((_micros(at) or 0, partition) for partition, reply in enumerate(replies) for at in reply[2:])
     return Counter(partition for _, partition in sorted(due)[:limit])
 
 
 def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, str]:
-    """Return how many jobs were enqueued, and the partition's next due time as a string."""
+    """Enqueue due jobs of a partition; return their number, and the partition's next due time as a string."""
     promoted = 0
     while True:
         asked = min(limit - promoted, _AT_ONCE)
@@ -153,34 +155,34 @@ def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, 
             return promoted, next_due
 
 
-def _earliest(instants: Iterator[str] | Sequence[str]) -> int | None:
-    known = (_instant(text) for text in instants)
-    return min((instant for instant in known if instant is not None), default=None)
+def _earliest(times: Iterator[str] | Sequence[str]) -> int | None:
+    known = (_micros(text) for text in times)
+    return min((time for time in known if time is not None), default=None)
 
 
-def _instant(text: str) -> int | None:
+def _micros(text: str) -> int | None:
     return int(float(text)) if text else None
 
 
 # ---- batches ---------------------------------------------------------------------------------------------
 
 
-def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> tuple[int, list[bool]]:
-    """Run a script until nothing is left to do or the limit is reached; return how many jobs it changed.
+def _in_batches(database: RedisDatabase, script: str, limit: int, argument: str) -> tuple[int, list[bool]]:
+    """Run a script until nothing is left to do or the limit is reached; return the number of changed jobs.
 
-    Also return, for each of three kinds of further work, whether a run reported such work.
+    Also return, for each of three kinds of further work, whether a run has reported such work.
     """
     done, kinds, number = 0, [False] * 3, database.partitions.number
-    # Start at a random partition, so that if the limit is reached early, the same one is not always last.
+    # Start at a random partition, so that early limits do not always affect the same partitions.
     start = random.randrange(number)  # noqa: S311 - an order, not a secret
     for step in range(number):
         more = 1
         while more and done < limit:
             asked = min(limit - done, _AT_ONCE)
-            moved, more, *others = database.run(script, (start + step) % number, asked, said)
+            moved, more, *others = database.run(script, (start + step) % number, asked, argument)
             done += moved
-            for place, is_there in enumerate(others):
-                kinds[place] = kinds[place] or is_there == 1
+            for place, is_reported in enumerate(others):
+                kinds[place] = kinds[place] or is_reported == 1
     return done, kinds
 
 

@@ -1,5 +1,5 @@
-"""Lua functions that scripts include; none of these files is a script on its own.
+"""Files of Lua functions that are included in scripts; they are not scripts themselves.
 
-First `batches` and `jobs`: how a job is stored, and how it changes its state. Then `children`, `suspensions`,
-`limits`, `unique`, `duplicates` and `record`.
+Read `batches` and `jobs` first: the storage of jobs and the changes of their states. Then read `children`,
+`suspensions`, `limits`, `unique`, `duplicates` and `record`.
 """
