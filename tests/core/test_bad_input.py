@@ -83,7 +83,7 @@ BAD = [
     (
         lambda desk: desk.send.using(on="failed").enqueue("x"),
         ConfigurationError,
-        "on='failed' says what a continuation waits for; use it with job.then(…), or with after=.",
+        "on='failed' is only for a job that waits for another job; use it with job.then(…) or after=.",
     ),
     (
         lambda desk: desk.send.using(within=object()).enqueue("x"),
@@ -93,7 +93,7 @@ BAD = [
     (
         lambda desk: desk.fire.enqueue_many([desk.send.call("x"), desk.send.using(within=desk).call("y")]),
         ConfigurationError,
-        "name different transactions; give each its own call.",
+        "must all have the same within=; use one enqueue_many for each transaction.",
     ),
     (
         lambda desk: desk.fire.enqueue_many([desk.send.call("x"), desk.send]),
@@ -103,7 +103,7 @@ BAD = [
     (
         lambda desk: desk.send.using(at=date(2090, 1, 1)).enqueue("x"),
         ScheduleError,
-        "at=datetime.date(2090, 1, 1) is no datetime; pass an aware one",
+        "at must be an aware datetime, got datetime.date(2090, 1, 1).",
     ),
     (
         lambda desk: desk.fire.servers.tell("id", "restart"),
@@ -148,7 +148,7 @@ def test_a_mistake_with_a_job_changes_nothing(desk):
     job = desk.send.enqueue("x").delete()
     before = job.refresh().record()
 
-    with pytest.raises(JobConflict, match=r"is deleted; it cannot be deleted: it is already\."):
+    with pytest.raises(JobConflict, match=r"is deleted; it cannot be deleted: it is already deleted\."):
         job.delete()
     with pytest.raises(SignatureMismatch, match="'to'"):
         job.then(desk.send)
@@ -226,5 +226,5 @@ def test_after_the_close_every_verb_says_so(desk):
         desk.fire.server().start,
         desk.fire.lock("x").__enter__,
     ):
-        with pytest.raises(StorageError, match=r"closed; (open|make) a new"):
+        with pytest.raises(StorageError, match=r"closed; (open|create) a new"):
             verb()

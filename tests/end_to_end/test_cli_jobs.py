@@ -400,7 +400,7 @@ def test_requeue_by_id_answers_for_each(command, app):
     assert ran.code == 4
     assert ran.out.splitlines() == [
         f"{failed}  requeued",
-        f"{waiting.id}  not requeued: it is enqueued and runs anyway",
+        f"{waiting.id}  not requeued: it is already enqueued",
         "nowhere  is not stored",
     ]
 
@@ -416,7 +416,7 @@ def test_a_batch_is_passed_over_with_its_reason(command, app):
     one = command("requeue", batch.id)
     every = command("requeue --all --state awaiting")
 
-    assert (1, f"{batch.id}  not requeued: a batch is never run; requeue its members\n") == (
+    assert (1, f"{batch.id}  not requeued: a batch itself does not run; requeue its members\n") == (
         one.code,
         one.out,
     )
@@ -430,7 +430,7 @@ def test_a_refused_job_fails_the_command(command, app):
     ran = command("requeue", job.id, "--json")
 
     assert ran.code == 1
-    why = "it is enqueued and runs anyway"
+    why = "it is already enqueued"
     assert ran.json == {"results": [{"id": job.id, "result": "refused", "why": why}]}
 
 
@@ -566,7 +566,7 @@ def test_restore_by_id_answers_for_each(command, app):
     assert ran.code == 4
     assert ran.out.splitlines() == [
         f"{failed}  restored",
-        f"{parent.id}  not restored: continuations waited for it, and its delete decided them",
+        f"{parent.id}  not restored: continuations waited for it, and its delete decided whether they run",
         "nowhere  is not stored",
     ]
     assert app.jobs.get(failed).reason == "restored from the command line"
@@ -713,7 +713,7 @@ def test_move_by_id_answers_for_each(command, app):
     ran = command("move --to-queue bulk --to-priority -3", first.id, second.id, "nowhere")
 
     assert ran.code == 4
-    why = "it is processing, so a server has it already; only waiting jobs can be moved"
+    why = "it is processing, so a server already has it; only waiting jobs can be moved"
     assert ran.out.splitlines() == [
         f"{first.id}  moved", f"{second.id}  not moved: {why}", "nowhere  is not stored"
     ]  # fmt: skip

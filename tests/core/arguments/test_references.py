@@ -185,9 +185,9 @@ def test_an_output_and_after_are_one_tie(fire, source):
         (edge.parent_id, edge.on) for edge in many.record().parents
     ]
     assert f"runs when {source.id} has ended, and for 1 more" == many.reason
-    with pytest.raises(ConfigurationError, match="its output is there only when it has succeeded"):
+    with pytest.raises(ConfigurationError, match="its output exists only after it has succeeded"):
         take.using(after=source, on="failed").enqueue(source.output)
-    with pytest.raises(ConfigurationError, match="its output is there only when it has succeeded"):
+    with pytest.raises(ConfigurationError, match="its output exists only after it has succeeded"):
         source.then(take.using(on="finished"), source.output)
 
 
@@ -200,7 +200,7 @@ def test_a_job_waits_for_100_others_at_most(fire, source):
     jobs = take.enqueue_many([([1],)] * 101)
 
     assert 100 == len(take.enqueue([job.output for job in jobs[:100]]).record().parents)
-    with pytest.raises(ConfigurationError, match="A job waits for at most 100 others, not 101"):
+    with pytest.raises(ConfigurationError, match="A job can wait for at most 100 other jobs, got 101"):
         take.using(after=jobs[0]).enqueue([job.output for job in jobs[1:]])
 
 
@@ -218,15 +218,15 @@ def test_who_waits_has_no_time_of_its_own(fire, source):
         lambda: take.using(delay=1).enqueue(source.output),
         lambda: take.schedule(5, source.output),
     ):
-        with pytest.raises(ConfigurationError, match="delay and at cannot be given with"):
+        with pytest.raises(ConfigurationError, match="Do not pass delay or at together"):
             call()
-    with pytest.raises(ConfigurationError, match="says when a job runs"):
+    with pytest.raises(ConfigurationError, match="determines when a job runs"):
         take.using(unique=Debounce("x", wait=5)).enqueue(source.output)
     with pytest.raises(ConfigurationError, match="after='id' is refused: 'id' is no handle of a job"):
         take.using(after="id")
-    with pytest.raises(ConfigurationError, match="A recurring job takes no after"):
+    with pytest.raises(ConfigurationError, match="A recurring job does not accept after"):
         take.using(after=source).recur("x", "0 2 * * *", 1)
-    with pytest.raises(ConfigurationError, match="takes no output of another job"):
+    with pytest.raises(ConfigurationError, match="does not accept the output of another job"):
         take.recur("x", "0 2 * * *", source.output)
 
 

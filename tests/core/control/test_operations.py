@@ -434,9 +434,9 @@ def test_the_newest_operations_are_first(fire):
 
     assert [started[2], started[1], started[0]] == [*first, *second]
     assert started == fire.operations.resumable()
-    with pytest.raises(ConfigurationError, match="a page holds 1 to 500 operations"):
+    with pytest.raises(ConfigurationError, match="limit must be from 1 to 500 operations per page"):
         fire.operations.list(0)
-    with pytest.raises(StorageError, match="belongs to no page of operations"):
+    with pytest.raises(StorageError, match="does not belong to a page of operations"):
         fire.operations.list(cursor="nonsense")
 
 

@@ -172,7 +172,8 @@ def test_an_id_is_kept_exactly(fire, reporting, recurring_id):
 def test_a_recurring_job_takes_no_instant_and_no_transaction(fire, reporting, options):
     """The schedule determines when the job runs."""
     with pytest.raises(
-        ConfigurationError, match=f"A recurring job takes no {next(iter(options))}; its schedule"
+        ConfigurationError,
+        match=f"A recurring job does not accept {next(iter(options))}, because its schedule",
     ):
         reporting.using(**options).recur("id", "* * * * *")
 

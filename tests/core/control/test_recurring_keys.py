@@ -161,7 +161,10 @@ def test_an_operator_s_own_has_them_too(fire, report):
 
 def test_a_deadline_that_passes_once_is_refused(fire, report):
     """The deadline of a recurring job must be relative to each run."""
-    with pytest.raises(ConfigurationError, match="passes once for all of its runs; give a timedelta"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"this time passes only once, but the job runs again and again\. Pass a timedelta",
+    ):
         report.using(start_before=START).recur("id", MINUTES)
 
 

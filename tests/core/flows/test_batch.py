@@ -496,11 +496,13 @@ def test_a_member_waits_for_members_of_its_own_batch_alone(fire, storage, load):
         one = batch.add(load, 1)
         inner = batch.batch("inner")
         for source in (outside, fire.jobs.get(outside.id), batch):
-            with pytest.raises(ConfigurationError, match="a member waits for members of its own batch alone"):
+            with pytest.raises(
+                ConfigurationError, match="a member can wait only for members of its own batch"
+            ):
                 batch.add(load.using(after=source), 2)
-        with pytest.raises(ConfigurationError, match="members of its own batch alone"):
+        with pytest.raises(ConfigurationError, match="only for members of its own batch"):
             inner.add(load.using(after=one), 2)
-        with pytest.raises(ConfigurationError, match="members of its own batch alone"):
+        with pytest.raises(ConfigurationError, match="only for members of its own batch"):
             batch.batch("other", after=outside)
 
     with fire.batch("next", after=outside, on="finished"):
@@ -573,7 +575,7 @@ def test_nobody_waits_for_a_debounced_member(fire, load, report):
     """A later call would run instead of a debounced member."""
     with fire.batch("import") as batch:
         job = batch.add(load.using(unique=Debounce("rows", wait=5)), 1)
-        with pytest.raises(ConfigurationError, match="is debounced, so that a later call may run"):
+        with pytest.raises(ConfigurationError, match="is debounced, so a later call can run"):
             batch.add(report.using(after=job))
 
 
@@ -679,7 +681,7 @@ def test_members_are_paged_in_the_order_in_which_they_were_added(mixed):
         [job.task for job in first], [job.task for job in second],
     )  # fmt: skip
     assert ["load"] == [job.task for job in mixed.members(state="failed")]
-    with pytest.raises(ConfigurationError, match="limit=0"):
+    with pytest.raises(ConfigurationError, match="limit must be from 1 to 500 jobs per page, got 0"):
         mixed.members(limit=0)
 
 
@@ -761,13 +763,13 @@ def test_delete_cancels_for_good(fire, load, worker):
         batch.add(load, 1)
     with pytest.raises(JobConflict, match="was cancelled, which is for good"):
         batch.requeue()
-    with pytest.raises(JobConflict, match="its batch was cancelled, which is for good"):
+    with pytest.raises(JobConflict, match="its batch was cancelled, which is permanent"):
         job.requeue()
-    with pytest.raises(JobConflict, match="its batch was cancelled, which is for good"):
+    with pytest.raises(JobConflict, match="its batch was cancelled, which is permanent"):
         job.restore()
-    with pytest.raises(JobConflict, match="it is a batch, and a cancelled one stays so"):
+    with pytest.raises(JobConflict, match="it is a batch, and a cancelled batch cannot be restored"):
         batch.restore()
-    assert ["its batch was cancelled, which is for good"] == fire.jobs.why_not_restored([job.id])
+    assert ["its batch was cancelled, which is permanent"] == fire.jobs.why_not_restored([job.id])
 
 
 def test_a_batch_is_found_again_as_a_batch(fire, load):
@@ -825,13 +827,14 @@ def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete
 
     answers = fire.jobs.requeue(ids)
     operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ann")
-    with pytest.raises(JobConflict, match="a batch is never run; requeue its members"):
+    with pytest.raises(JobConflict, match="a batch itself does not run; requeue its members"):
         Job(fire.client, mixed.record()).requeue()
 
     assert Applied.REFUSED is answers[0]
-    assert ["a batch is never run; requeue its members", "it is not stored"] == fire.jobs.why_not_requeued(
-        [mixed.id, "nobody"]
-    )
+    assert [
+        "a batch itself does not run; requeue its members",
+        "it is not stored",
+    ] == fire.jobs.why_not_requeued([mixed.id, "nobody"])
     assert 0 == fire.operations.run(operation.id, wait=lambda _: None).changed
     assert fire.jobs.delete([mixed.id])[0].is_applied
     assert mixed.counts().is_cancelled

@@ -282,9 +282,9 @@ def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker)
     fire.storage.apply([worker.attempt(claimed).transition])
 
     for name, words in (
-        ("pay", "remembers no step 'pay'. It remembers: 'step load', 'step charge'"),
-        ("pay", "A step that failed is not remembered: job.requeue() without from_step goes on there."),
-        ("charge", "remembers several things named 'charge': say which of 'step charge', 'signal charge'"),
+        ("pay", "has no memo named 'pay'. Its memos: 'step load', 'step charge'"),
+        ("pay", "A failed step has no memo; use job.requeue() without from_step to continue there."),
+        ("charge", "has several memos named 'charge'; pass one of 'step charge', 'signal charge'"),
     ):
         with pytest.raises(StepError) as caught:
             job.requeue(from_step=name)
@@ -292,7 +292,7 @@ def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker)
     job.requeue(from_step="step charge")
 
     assert (State.ENQUEUED, ["load"]) == (job.state, [one.name for one in job.steps()])
-    with pytest.raises(JobConflict, match="it cannot be requeued: it is enqueued and runs"):
+    with pytest.raises(JobConflict, match="it cannot be requeued: it is already enqueued"):
         job.requeue(from_step="load")
 
 

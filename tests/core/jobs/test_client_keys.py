@@ -213,7 +213,7 @@ def test_a_storage_without_them_is_refused(features, options, missing):
     def run(x: int) -> None: ...
 
     for verb in (run.using(**options).enqueue, asyncio_run(run.using(**options).aenqueue)):
-        with pytest.raises(UnsupportedFeature, match=f"does not offer {missing}"):
+        with pytest.raises(UnsupportedFeature, match=f"does not support {missing}"):
             verb(1)
     with pytest.raises(UnsupportedFeature):
         run.using(**options).enqueue_many([(1,)])
@@ -438,10 +438,11 @@ def test_a_requeue_is_refused_while_another_has_the_key(fire, report):
     second = report.enqueue(7)
 
     with pytest.raises(
-        JobConflict, match=rf"Job {second.id} holds key '7/mon' of report, so that job {first.id}"
+        JobConflict,
+        match=rf"Job {first.id} cannot run again now, because job {second.id} has the unique key '7/mon'",
     ):
         first.requeue()
-    with pytest.raises(JobConflict, match=rf"Job {second.id} holds key"):
+    with pytest.raises(JobConflict, match=rf"because job {second.id} has the unique key"):
         first.restore()
     assert ["taken"] == fire.jobs.requeue([first.id])
     assert State.DELETED is first.refresh().state

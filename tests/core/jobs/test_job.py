@@ -345,7 +345,7 @@ def test_a_pruned_result_is_unavailable(adding, fire):
     job = adding.enqueue(1)
     fire.storage.clear()
 
-    with pytest.raises(ResultUnavailable, match=f"Job {job.id} is not stored any more"):
+    with pytest.raises(ResultUnavailable, match=f"Job {job.id} is no longer stored"):
         job.result()
 
 
@@ -476,7 +476,7 @@ def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
     job = in_state(state)
 
     with pytest.raises(
-        JobConflict, match=f"Job {job.id} is {state}; it cannot be requeued: it is {state} and runs"
+        JobConflict, match=f"Job {job.id} is {state}; it cannot be requeued: it is already {state}"
     ):
         job.requeue()
     with pytest.raises(JobConflict):
@@ -526,7 +526,9 @@ def test_a_parent_is_not_restored(adding):
     job.then(adding, 2)
     job.delete()
 
-    with pytest.raises(JobConflict, match="continuations waited for it, and its delete decided them"):
+    with pytest.raises(
+        JobConflict, match="continuations waited for it, and its delete decided whether they run"
+    ):
         job.restore()
 
 

@@ -294,7 +294,7 @@ class Batch(Gathered[BatchCounts]):
         """
         counts = self._client.storage.batch_counts((self.id,))[0]
         if counts is None:
-            self._look()
+            self._read()
             raise JobNotFound(f"Job {self.id} is no batch.")
         return deep_counts(self._client.storage, self.id, counts, limit) if deep else counts
 
@@ -418,11 +418,11 @@ class Batch(Gathered[BatchCounts]):
         await super().aresult(timeout)
         return await self.acounts()
 
-    def _result_of(self, look: Observation) -> BatchCounts:
-        record = look.record
+    def _result_of(self, read: Observation) -> BatchCounts:
+        record = read.record
         if record is None:
             raise JobNotFound(f"Batch {self.id} is not stored any more.")
-        self._saw(look.began, record)
+        self._show(read.began, record)
         if record.state is State.FAILED:
             raise JobFailed(f"{self._words} failed: {record.reason or 'a member failed'}.")
         if record.state is State.DELETED:
@@ -455,7 +455,7 @@ class Batch(Gathered[BatchCounts]):
             )
         if not self._requeue_failed(reason):
             raise JobConflict(f"{self!r} has no failed member that could be requeued.")
-        self._look()
+        self._read()
         return self
 
     async def arequeue(

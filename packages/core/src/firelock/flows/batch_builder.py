@@ -78,9 +78,9 @@ class Gathered(Job[R]):
         filling = self._filling
         return filling if filling is not None and filling.is_open else None
 
-    def _look(self, way_out: str = "") -> JobRecord:
+    def _read(self, way_out: str = "") -> JobRecord:
         self._require_stored()
-        return super()._look(way_out)
+        return super()._read(way_out)
 
     def _require_stored(self) -> None:
         filling = self._filling
@@ -97,7 +97,7 @@ class Gathered(Job[R]):
         if isinstance(answer, Duplicate):
             self.id, self.is_new = answer.job_id, False
         if not is_within:
-            self._looked = 0
+            self._read_number = 0
 
     def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Store a continuation; within the block, it is stored together with this job. See `Job.then`.

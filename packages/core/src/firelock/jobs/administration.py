@@ -1,9 +1,8 @@
-"""Change stored jobs: the parts of a requeue, delete, restore or move apart from the change itself.
+"""The work before and after a requeue, delete, restore or move of a stored job.
 
-Each function works on the storage, and `restoration` also with the client's clock and retention; none creates
-a job. `Job` and `fire.jobs` call them before and after they apply a change. They explain why a job cannot be
-changed, build the change that undoes a delete, and do the work that follows a change: releasing continuations
-and updating batches.
+`Job` and `fire.jobs` call these functions. The functions explain why a job cannot be changed, build the
+change that undoes a delete, and do the work that follows a change: they release continuations and update
+batches. None of them creates a job.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def why_refused(storage: Storage, record: JobRecord, done: str) -> str:
     `done` is the change as a participle, such as "requeued".
     """
     if done == "deleted":
-        return "it is already"
+        return "it is already deleted"
     why = why_not_requeued(storage, record) if done == "requeued" else None
     return why or CHANGED
 
@@ -52,24 +51,24 @@ def why_refused(storage: Storage, record: JobRecord, done: str) -> str:
 def why_not_requeued(storage: Storage, record: JobRecord) -> str | None:
     """Return why a job cannot be requeued in its state, as the rest of a sentence; None if it can."""
     if record.is_batch:
-        return "a batch is never run; requeue its members"
+        return "a batch itself does not run; requeue its members"
     if record.state in {State.ENQUEUED, State.PROCESSING}:
-        return f"it is {record.state} and runs anyway"
+        return f"it is already {record.state}"
     if _is_in_cancelled_batch(storage, record):
-        return "its batch was cancelled, which is for good"
+        return "its batch was cancelled, which is permanent"
     if record.state is State.AWAITING and record.relations is not None and record.relations.inputs:
-        return "it waits for the output of another job, without which it cannot run"
+        return "it waits for the output of another job and cannot run without it"
     return None
 
 
 def why_not_moved(record: JobRecord) -> str | None:
     """Return why a job cannot be moved to another queue, as the rest of a sentence; None if it can."""
     if record.is_batch:
-        return "a batch is in no queue; move its members"
+        return "a batch is not in a queue; move its members"
     if record.state in lifecycle.WAITING:
         return None
     if record.state is State.PROCESSING:
-        return "it is processing, so a server has it already; only waiting jobs can be moved"
+        return "it is processing, so a server already has it; only waiting jobs can be moved"
     return f"it is {record.state}; only awaiting, scheduled and enqueued jobs can be moved"
 
 
@@ -91,7 +90,7 @@ def to_move_target(queue: str | None, priority: int | None) -> MoveTarget:
     """Return the target of a move.
 
     Raises:
-        ConfigurationError: neither is given, or one of them is not a valid queue or priority.
+        ConfigurationError: If neither a queue nor a priority is given, or one of them is not valid.
     """
     if queue is None and priority is None:
         raise ConfigurationError('A move needs a target: pass queue="bulk", priority=10 or both.')
@@ -105,12 +104,12 @@ def why_key_is_taken(storage: Storage, record: JobRecord) -> str:
     admission = record.admission
     use = None if admission is None else admission.unique
     if use is None:  # the job has been changed since
-        return f"Job {record.id} cannot be run again: another job has its unique key."
+        return f"Job {record.id} cannot run again now, because another job has its unique key."
     found = storage.find_unique(use.key, limit=1)
     holder = found[0].job_id if found and found[0].key == use.key else "another"
     return (
-        f"Job {holder} holds key {use.key.partition(' ')[2]!r} of {record.task}, so that job {record.id} "
-        "cannot be run again now. Wait until that one has ended, or delete it."
+        f"Job {record.id} cannot run again now, because job {holder} has the unique key "
+        f"{use.key.partition(' ')[2]!r} of task {record.task}. Wait until that job has ended, or delete it."
     )
 
 
@@ -135,24 +134,24 @@ def restoration(client: Client, record: JobRecord, *, reason: str) -> Transition
     if record.state is not State.DELETED:
         return f"it is {record.state}, not deleted"
     if record.is_batch:
-        return "it is a batch, and a cancelled one stays so"
-    former = lifecycle.former(storage.history(record.id).entries)
-    if former is None:
-        return "its history does not tell what it was"
-    if former.refusal is not None:
-        return former.refusal
+        return "it is a batch, and a cancelled batch cannot be restored"
+    previous = lifecycle.former(storage.history(record.id).entries)
+    if previous is None:
+        return "its history does not contain its previous state"
+    if previous.refusal is not None:
+        return previous.refusal
     if _is_in_cancelled_batch(storage, record):
-        return "its batch was cancelled, which is for good"
+        return "its batch was cancelled, which is permanent"
     if _had_continuations(storage, record.id):
-        return "continuations waited for it, and its delete decided them"
+        return "continuations waited for it, and its delete decided whether they run"
     now = client.clock.now()
-    expires_at = client.retention.until(former.state, now)
-    return lifecycle.restore(record.id, former, at=now, reason=reason, expires_at=expires_at)
+    expires_at = client.retention.until(previous.state, now)
+    return lifecycle.restore(record.id, previous, at=now, reason=reason, expires_at=expires_at)
 
 
 def _had_continuations(storage: Storage, job_id: str) -> bool:
     page = storage.find(JobFilter(parent_id=job_id), limit=1)
-    while not page.jobs and page.cursor is not None:  # a page may be empty and not the last
+    while not page.jobs and page.cursor is not None:  # a page can be empty although it is not the last
         page = storage.find(JobFilter(parent_id=job_id), limit=1, cursor=page.cursor)
     return bool(page.jobs)
 
@@ -162,10 +161,10 @@ def apply_unless_changed(
 ) -> list[Applied]:
     """Apply the changes, except to a job that differs from its record in `seen`; its result is REFUSED.
 
-    A change during the one round trip between the read and the write is not noticed.
+    A change that happens between the read and the write is not detected.
     """
     stored = storage.get([change.job_id for change in changes])
-    is_as_seen = [one is None or one == former for one, former in zip(stored, seen, strict=True)]
+    is_as_seen = [one is None or one == before for one, before in zip(stored, seen, strict=True)]
     wanted = [change for change, is_same in zip(changes, is_as_seen, strict=True) if is_same]
     answers = iter(storage.apply(wanted) if wanted else ())
     return [next(answers) if is_same else Applied.REFUSED for is_same in is_as_seen]
@@ -184,11 +183,13 @@ def release_continuations(storage: Storage) -> None:
         while storage.release(RELEASE_LIMIT) >= RELEASE_LIMIT and time.monotonic() < until:
             pass
     except StorageUnavailable as error:
-        log.warning("Continuations wait for the next sweep of a server: %s", error)
+        log.warning(
+            "Continuations were not released; a server will release them in its next sweep: %s", error
+        )
 
 
 def update_batches(storage: Storage, batch_id: str | None) -> None:
-    """Reopen or end a batch and the batches around it, according to the present states of their members.
+    """Reopen or end a batch and the batches around it, as the present states of their members require.
 
     This takes at most a second per batch. If another process has locked a batch for that time, that process
     updates it.
@@ -206,4 +207,4 @@ def update_batches(storage: Storage, batch_id: str | None) -> None:
                     time.sleep(_PAUSE)  # another process has locked the batch
             batch_id = None if record.relations is None else record.relations.batch_id
     except StorageUnavailable as error:
-        log.warning("Batches are told by the next sweep of a server: %s", error)
+        log.warning("Batches were not updated; a server will update them in its next sweep: %s", error)

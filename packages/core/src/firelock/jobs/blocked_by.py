@@ -1,4 +1,4 @@
-"""Why an enqueued job with limits does not start: the keys that hold it back, as text for people."""
+"""The reasons why an enqueued job with limits does not start, in words for people."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ TimeoutOf = Callable[[JobRecord], float | None]
 
 @attrs.frozen
 class KeyWait:
-    """A key that does not admit a job, as it was when it was read."""
+    """A key that does not admit a job, in its state when it was read."""
 
     key: str
     running: int  # number of jobs that hold the key
-    concurrent: int | None  # how many jobs may hold it at the same time; None for any number
+    concurrent: int | None  # how many jobs may hold the key at the same time; None for no limit
     is_paused: bool
     is_full: bool
     opens_in: int = 0  # micros until its rate admits the job; 0 if the job does not wait for the rate
@@ -60,7 +60,7 @@ class KeyWait:
 def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -> list[list[KeyWait]]:
     """Return the keys that hold each job back; the list is empty if the job does not wait for a limit.
 
-    Costs three reads per key, and none for jobs without limits.
+    The cost is three reads per key, and none for jobs without limits.
     """
     keys = KeyReads(storage, now)
     return [keys.waits(record) for record in records]
@@ -68,16 +68,16 @@ def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -
 
 @attrs.frozen
 class HeldHead:
-    """A queue whose first job waits for a limit, as it was when it was read."""
+    """A queue whose first job waits for a limit, in its state when it was read."""
 
-    count: int  # how many of its first 100 jobs wait for limits, up to the first one that does not
-    first: JobRecord | None  # that first one, which waits for a worker; None if none was found
+    count: int  # number of jobs at the head of the queue that wait for limits, at most 100
+    first: JobRecord | None  # the first job that waits for a worker instead; None if none was found
 
 
 def held_heads(storage: Storage, heads: Iterable[JobRecord], now: int) -> dict[str, HeldHead]:
     """Return the queues whose first job waits for a limit, by name, with a summary of their first jobs.
 
-    Costs nothing for jobs without limits. Otherwise it costs three reads per key, for at most fifty keys in
+    Jobs without limits cost nothing. Otherwise the cost is three reads per key, for at most fifty keys in
     total, and one read for each queue in the result.
 
     Args:
@@ -86,10 +86,10 @@ def held_heads(storage: Storage, heads: Iterable[JobRecord], now: int) -> dict[s
         now: the storage's time, in micros.
     """
     keys = KeyReads(storage, now)
-    return {head.queue: _behind(storage, head.queue, keys) for head in heads if keys.waits(head)}
+    return {head.queue: _held_head(storage, head.queue, keys) for head in heads if keys.waits(head)}
 
 
-def _behind(storage: Storage, queue: str, keys: KeyReads) -> HeldHead:
+def _held_head(storage: Storage, queue: str, keys: KeyReads) -> HeldHead:
     found = storage.find(JobFilter(state=State.ENQUEUED, queue=queue), limit=_HEAD, oldest_first=True)
     for place, record in enumerate(found.jobs):
         if keys.are_many:
@@ -100,7 +100,7 @@ def _behind(storage: Storage, queue: str, keys: KeyReads) -> HeldHead:
 
 
 def waits_words(waits: Iterable[KeyWait]) -> str | None:
-    """Return what holds a job back, as one string; None if nothing does."""
+    """Return the keys that hold a job back, as one string; None if there are none."""
     return " and ".join(map(str, waits)) or None
 
 
@@ -118,14 +118,14 @@ class KeyReads:
 
     storage: Storage
     now: int
-    looks: dict[str, KeyState | None] = attrs.Factory(dict)
+    states: dict[str, KeyState | None] = attrs.Factory(dict)
     known: dict[str, LimitNumbers] = attrs.Factory(dict)
     held_by: dict[str, list[JobRecord]] = attrs.Factory(dict)  # by key: the jobs that hold it
 
     @property
     def are_many(self) -> bool:
-        """Whether so many keys were read that a check of several queues must stop reading."""
-        return len(self.looks) >= _KEYS
+        """Whether so many keys were read that a check of several queues must not read more."""
+        return len(self.states) >= _KEYS
 
     def waits(
         self,
@@ -223,10 +223,10 @@ class KeyReads:
 
     def _read(self, key: str) -> KeyState | None:
         """Return the state of a key, and store the limit numbers of the key and its name in `known`."""
-        if key not in self.looks:
+        if key not in self.states:
             found = self.storage.find_keys(key, limit=1)  # keys with this prefix; the key itself sorts first
-            self.looks[key] = found[0] if found and found[0].key == key else None
+            self.states[key] = found[0] if found and found[0].key == key else None
         for one in {key, name_of(key)} - self.known.keys():
             record = self.storage.get_record(_KIND, one)
             self.known[one] = LimitNumbers() if record is None else read_numbers(record.value)
-        return self.looks[key]
+        return self.states[key]

@@ -73,15 +73,17 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-_NO_PLACE = {threading.__file__, thread.__file__}  # an async method runs in another thread
-_is_awaited = ContextVar("firelock_is_awaited", default=False)  # if this thread works for an async method
+_NO_PLACE = {threading.__file__, thread.__file__}  # first frames of the thread in which an async method runs
+_is_awaited = ContextVar(
+    "firelock_is_awaited", default=False
+)  # whether this thread works for an async method
 
 CHUNK = 500  # jobs of one call that are stored in one atomic step
 _NO_KEYWORDS: Mapping[str, object] = {}
 
-# Calls that differ only in their arguments become jobs that share all fields after `arguments`; if they have
-# keys, the fields before `admission_json`. They are passed by position, because keywords would make a bulk
-# enqueue 6 % slower.
+# Calls that differ only in their arguments become jobs that share all fields after `arguments`. If the calls
+# have keys, their jobs share only the fields before `admission_json`. They are passed by position, because
+# keywords would make a bulk enqueue 6 % slower.
 _FIELDS = [field.name for field in attrs.fields(NewJob)]
 _SHARED_FROM, _SHARED_TO = _FIELDS.index("arguments") + 1, _FIELDS.index("admission_json")
 _shared = attrgetter(*_FIELDS[_SHARED_FROM:])
@@ -128,8 +130,8 @@ class Client:
         """Check that a job of the task may be created now.
 
         Raises:
-            ConfigurationError: the process imports an application, so every process that imports it would
-                create this job.
+            ConfigurationError: If the process is importing an application, so every process that imports the
+                application would create this job.
         """
         for forbidding in [*self.creates_no_jobs]:  # a copy: a check that no longer applies removes itself
             if (reason := forbidding()) is not None:
@@ -204,7 +206,7 @@ class Client:
         return self._new_job(call, meta, child_of(parent_id, call.options), transaction)
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
-        """Return the batch members that the calls create, in runs of jobs that `create_alike` would create.
+        """Return the batch members that the calls create, in runs of jobs that share most of their fields.
 
         Nothing is stored.
         """
@@ -239,13 +241,13 @@ class Client:
         The result is empty if such jobs are not possible.
         """
         info, options = calls[0].info, calls[0].options
-        is_odd = first.parents or info.has_admission or options.has_admission
-        if not is_odd and self._differ_in_arguments(info, options):
+        is_special = first.parents or info.has_admission or options.has_admission
+        if not is_special and self._differ_in_arguments(info, options):
             encode, serializer = self.registry.binder(info).encode_text, self.serializer
             try:
                 texts = [encode(call.args, call.kwargs, serializer) for call in calls]
             except ArgumentError:
-                texts = []  # an output is among them, or an argument that is refused below
+                texts = []  # an argument is an output, or is invalid, which is reported when its job is built
             if texts:
                 shared = _shared(first)
                 ids = self.storage.new_ids(len(texts), dependencies.beside)
@@ -253,9 +255,10 @@ class Client:
         return ()
 
     def transaction(self, within: object | None) -> object | None:
-        """Return the transaction that jobs become part of: the caller's, or the one that a plugin chooses.
+        """Return the transaction in which jobs are stored: the caller's, or the one that a plugin chooses.
 
-        An async method joins only a transaction that its caller passed, in whichever thread it works.
+        An async method joins only a transaction that its caller passed, regardless of the thread in which it
+        works.
         """
         if not self.plugins.has_job_transaction or (within is None and _is_awaited.get()):
             return within
@@ -263,11 +266,11 @@ class Client:
         return within if chosen is None else chosen
 
     def store(self, job: NewJob, within: object | None = None) -> Job[Any]:
-        """Store the job as it is; return its handle, or the handle of the job that has its unique key.
+        """Store the job unchanged; return its handle, or the handle of the job that has its unique key.
 
         Raises:
-            DuplicateJob: another job has its unique key, and the key is set to refuse duplicates.
-            StorageError: nothing was stored.
+            DuplicateJob: If another job has the job's unique key, and the key is set to refuse duplicates.
+            StorageError: If the job was not stored.
         """
         answer = self.insert((job,), within)[0]
         if isinstance(answer, Duplicate):
@@ -275,13 +278,13 @@ class Client:
         return Job(self, job, within is not None)
 
     async def astore(self, job: NewJob, within: object | None = None) -> Job[Any]:
-        """Store the job as it is, without blocking the event loop; return a handle as `store` does.
+        """Store the job unchanged, without blocking the event loop; return a handle as `store` does.
 
-        Without `within` it joins no transaction, because code on an event loop is not in one.
+        Without `within`, the job is not stored in a transaction, because code on an event loop is not in one.
 
         Raises:
-            DuplicateJob: another job has its unique key, and the key is set to refuse duplicates.
-            StorageError: nothing was stored.
+            DuplicateJob: If another job has the job's unique key, and the key is set to refuse duplicates.
+            StorageError: If the job was not stored.
         """
         if self.creates_no_jobs:
             self.check_creates_jobs(job.task)
@@ -451,7 +454,7 @@ class Client:
             self.plugins.jobs_created(stored)
 
     def _name_holder(self, error: DuplicateJob, jobs: Sequence[NewJob]) -> None:
-        """Add to the error a handle of the job that has the key; for a single call, it shows that call."""
+        """Add a handle of the job that has the key to the error; after a single call, it shows the call."""
         shows: NewJob | JobRecord | None = jobs[0]
         if len(jobs) > 1:
             with suppress(StorageError):
@@ -462,7 +465,8 @@ class Client:
         found = {id(call.options.within): call.options.within for call in calls}
         if len(found) > 1:
             raise ConfigurationError(
-                "The calls of one enqueue_many name different transactions; give each its own call."
+                "The calls of one enqueue_many must all have the same within=; use one enqueue_many for each "
+                "transaction."
             )
         return next(iter(found.values()), None)
 
@@ -481,20 +485,22 @@ class Client:
             call: the call of a task.
             inherited: the meta of the job that it continues.
             dependencies: its relations to other jobs.
-            transaction: returns the transaction that the job will be stored in, if this is not
+            transaction: a function that returns the transaction in which the job will be stored; None for
                 `transaction(call.options.within)`. It is called only if the job waits for a job that might be
                 uncommitted.
         """
         info, options = call.info, call.options
         binder = self.registry.binder(info)
         if self.plugins.has_job_options:
-            options = self._ask_plugins(call)
+            options = self._plugin_options(call)
         if options.on is not None or options.after is not None:
             chosen = transaction or partial(self.transaction, call.options.within)
             dependencies = after_sources(call.options, dependencies or Dependencies(), chosen)
         try:
             arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
-        except ArgumentError:  # the only sign of outputs among the arguments; calls without any pay nothing
+        except (
+            ArgumentError
+        ):  # only now search for outputs among the arguments, so that other calls pay nothing
             if not holds_output((*call.args, *call.kwargs.values())):
                 raise
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
@@ -512,7 +518,7 @@ class Client:
             tags = tuple(dict.fromkeys((*own, *check_tags(options.tags or ()))))
             if len(tags) > MAX_TAGS:
                 raise ConfigurationError(
-                    f"{len(tags)} tags; a job has at most {MAX_TAGS}, its task's and the call's together."
+                    f"A job can have at most {MAX_TAGS} tags, including those of its task, got {len(tags)}."
                 )
         retry = None if options.retry is None else options.retry.to_json()
         meta = options.meta
@@ -560,10 +566,10 @@ class Client:
         """Return the limits, the unique key and the start deadline of the call.
 
         Raises:
-            UnsupportedFeature: the storage does not support one of them.
-            ConfigurationError: a limit has numbers that no task declares, or a debounced call also has a
+            UnsupportedFeature: If the storage does not support limits, unique keys or deadlines.
+            ConfigurationError: If a limit has numbers that no task declares, or a debounced call also has a
                 delay, a time or a parent.
-            ArgumentError: a key or a cost cannot be built from the arguments.
+            ArgumentError: If a key or a cost cannot be built from the arguments.
         """
         keys = info.keys(options)
         if options.limits:
@@ -577,16 +583,16 @@ class Client:
                 wanted.append(Feature.LIMITS)
             if missing := [feature for feature in wanted if feature not in offered]:
                 raise UnsupportedFeature(
-                    f"The storage {self.storage.url} does not offer {missing[0]}. Leave limits, unique and "
-                    "start_before out, or use a storage that has them."
+                    f"The storage {self.storage.url} does not support {missing[0]}. Omit limits, unique and "
+                    "start_before, or use a storage that supports them."
                 )
         if isinstance(keys.unique, Debounce) and (
             is_child or options.delay is not None or options.at is not None
         ):
-            other = "waits for a parent" if is_child else "has a delay or an instant of its own"
+            other = "waits for a parent" if is_child else "has its own delay or time"
             raise ConfigurationError(
-                f"{keys.unique!r} says when a job runs, so it cannot be one that {other}. Leave that out, or "
-                "call it through using(unique=False)."
+                f"{keys.unique!r} determines when a job runs, so it cannot be used for a job that {other}. "
+                "Remove that, or call the task with using(unique=False)."
             )
         return keys.asked(arguments, binder.defaults, start_before)
 
@@ -599,45 +605,47 @@ class Client:
         parent.
 
         Raises:
-            ConfigurationError: an option cannot be used with a called job.
+            ConfigurationError: If an option cannot be used with a called job.
         """
         for call in calls:
             if call.options.within is not None:
                 raise ConfigurationError(
-                    "A called job is stored by itself, before its caller waits for it; within cannot be "
-                    "given with run() or gather()."
+                    "within cannot be used with run() or gather(), because a called job is stored "
+                    "separately, before its caller waits for it. Remove within=."
                 )
         return [self._new_job(call, caller.meta, Dependencies(caller_id=caller.id)) for call in calls]
 
     def recurring_arguments(self, call: Call[Any]) -> NewJob:
-        """Return a job like those that a recurring job with this call creates; it is never stored itself.
+        """Return a job like those that a recurring job with this call creates; it is not stored.
 
         Raises:
-            ConfigurationError: an option cannot be used with a recurring job.
+            ConfigurationError: If an option cannot be used with a recurring job.
         """
         if meaningless := sorted(call.options.given().keys() & {"delay", "at", "on", "within", "after"}):
             raise ConfigurationError(
-                f"A recurring job takes no {meaningless[0]}; its schedule says when it runs."
+                f"A recurring job does not accept {meaningless[0]}, because its schedule determines when it "
+                "runs."
             )
         unique = call.info.keys(call.options).unique if call.info.unique or call.options.unique else None
         if isinstance(unique, Debounce):
             raise ConfigurationError(
-                f"A recurring job takes no {unique!r}; its schedule says when it runs. Declare it with "
-                "using(unique=False), or a Unique."
+                f"A recurring job does not accept {unique!r}, because its schedule determines when it runs. "
+                "Use using(unique=False), or a Unique."
             )
         before = call.info.start_before if call.options.start_before is None else call.options.start_before
         if isinstance(before, datetime):
             raise ConfigurationError(
-                f"A recurring job takes no start_before={before.isoformat()}, which passes once for all of "
-                "its runs; give a timedelta."
+                f"A recurring job does not accept start_before={before.isoformat()}, because this time "
+                "passes only once, but the job runs again and again. Pass a timedelta."
             )
         if holds_output((*call.args, *call.kwargs.values())):
             raise ConfigurationError(
-                "A recurring job takes no output of another job, which is there once; pass a value."
+                "A recurring job does not accept the output of another job, which exists only once; pass a "
+                "value."
             )
         return self._new_job(call)
 
-    def _ask_plugins(self, call: Call[Any]) -> CallOptions:
+    def _plugin_options(self, call: Call[Any]) -> CallOptions:
         given = call.options.given()
         chosen = self.plugins.job_options(call.info, TaskCall(call.info.name, call.args, call.kwargs, given))
         options = chosen.options
@@ -699,7 +707,7 @@ def _check_keys_without_outputs(
     """Check that neither tags nor keys of a job contain outputs, whose values do not exist yet.
 
     Raises:
-        ArgumentError: one of them does.
+        ArgumentError: If a tag or a key contains an output.
     """
     for tag in info.tags:
         check_made_of(f"Tag {tag!r}", names_in("Tag", tag), references)
@@ -718,30 +726,33 @@ def _due_at(options: CallOptions, now: int) -> int | None:
     """Return when a job with these options is due; None if they set no time.
 
     Raises:
-        ScheduleError: the time is not an aware datetime, the delay is not a duration of zero or more, or the
-            due time is not in the years 1 to 9999.
+        ScheduleError: If the time is not an aware datetime, the delay is not a duration of zero or more, or
+            the due time is not in the years 1 to 9999.
     """
     at, delay = options.at, options.delay
     if at is not None:
         if not isinstance(at, datetime):
             raise ScheduleError(
-                f"at={at!r} is no datetime; pass an aware one: datetime.now(UTC) + timedelta(hours=1)."
+                f"at must be an aware datetime, got {at!r}. Pass for example datetime.now(UTC) + "
+                "timedelta(hours=1)."
             )
         bare = at if at.utcoffset() is not None else at.replace(tzinfo=None)
         due_at = micros(bare)
         if not _FIRST <= due_at <= _LAST:
-            raise ScheduleError(f"{at.isoformat()} lies outside of the years 1 to 9999, in UTC.")
+            raise ScheduleError(f"at must be in the years 1 to 9999, in UTC, got {at.isoformat()}.")
         return due_at
     if delay is None:
         return None
     is_number = isinstance(delay, int | float) and not isinstance(delay, bool)
     if not isinstance(delay, timedelta) and not (is_number and abs(delay) < math.inf):
-        raise ScheduleError(f"Delay {shown(delay)} is refused; pass a timedelta or a number of seconds.")
+        raise ScheduleError(f"delay must be a timedelta or a number of seconds, got {shown(delay)}.")
     seconds = delay if not isinstance(delay, timedelta) else span_micros(delay) / SECOND
     if seconds < 0:
-        raise ScheduleError(f"Delay {shown(delay)} is negative; pass zero or more.")
+        raise ScheduleError(f"delay must not be negative, got {shown(delay)}.")
     if seconds > (_LAST - now) / SECOND:
-        raise ScheduleError(f"Delay {shown(delay)} ends after the year 9999; pass a shorter one.")
+        raise ScheduleError(
+            f"delay must not end after the year 9999, got {shown(delay)}; pass a shorter delay."
+        )
     return now + (span_micros(delay) if isinstance(delay, timedelta) else int(delay * SECOND))
 
 
@@ -749,14 +760,14 @@ def each_positional(calls: Iterable[Sequence[object]]) -> list[tuple[object, ...
     """Return the arguments of each call.
 
     Raises:
-        TaskError: the arguments of a call are not a tuple or a list. A string or a mapping, for example,
+        TaskError: If the arguments of a call are not a tuple or a list. A string or a mapping, for example,
             would be split into its items.
     """
     given = list(calls) if isinstance(calls, Iterable) and not isinstance(calls, str | bytes) else [calls]
     for args in given:
         if not isinstance(args, tuple | list):
             raise TaskError(
-                f"enqueue_many takes a tuple of arguments for each job, not {args!r}: "
+                f"enqueue_many accepts one tuple of arguments per job, got {args!r}. Use "
                 "task.enqueue_many([(1,), (2,)])."
             )
     return [tuple(args) for args in given]

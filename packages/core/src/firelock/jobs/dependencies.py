@@ -1,4 +1,4 @@
-"""Relations of a new job to others: continuation, batch member, called job, user of outputs."""
+"""The relations of a new job to other jobs: to its parents, its batch, its caller and its inputs."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def after_sources(
     `transaction` returns the transaction in which the new job will be stored.
 
     Raises:
-        ConfigurationError: the job has its own time, or `on` is given without a job to wait for.
-        DuplicateJob, JobNotCommitted: it cannot wait for one of the jobs.
+        ConfigurationError: If the job has its own time, or `on` is given without a job to wait for.
+        DuplicateJob, JobNotCommitted: If the new job cannot wait for one of these jobs.
     """
     edges, on = dict(dependencies.edges), options.on or On.SUCCEEDED
     for source in options.after or ():
@@ -87,8 +87,8 @@ def after_sources(
         _check_untimed(options)
     elif options.on is not None:
         raise ConfigurationError(
-            f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…), or "
-            "with after=."
+            f"on={str(options.on)!r} is only for a job that waits for another job; use it with job.then(…) "
+            "or after=."
         )
     return attrs.evolve(dependencies, edges=check_bounded(edges))
 
@@ -104,8 +104,8 @@ def with_outputs(
     `transaction` returns the transaction in which the new job will be stored.
 
     Raises:
-        ConfigurationError: the job has its own time, or waits for another end of one of these jobs.
-        DuplicateJob, JobNotCommitted: it cannot wait for one of the jobs.
+        ConfigurationError: If the job has its own time, or waits for another end of one of these jobs.
+        DuplicateJob, JobNotCommitted: If the new job cannot wait for one of these jobs.
     """
     _check_untimed(options)
     edges = dict(dependencies.edges)
@@ -114,8 +114,8 @@ def with_outputs(
         other = edges.get(source_id)
         if other is not None and other.on is not On.SUCCEEDED:
             raise ConfigurationError(
-                f"on={str(other.on)!r} waits for job {source_id} to have {_ENDS[other.on]}, and its "
-                "output is there only when it has succeeded. Leave out one of the two."
+                f"on={str(other.on)!r} waits until job {source_id} has {_ENDS[other.on]}, but its output "
+                "exists only after it has succeeded. Remove on=, or do not pass the output."
             )
         edges[source_id] = Edge(source_id, On.SUCCEEDED, carries=True)
     inputs = tuple(Input(one.source.id, one.path) for one in references)
@@ -125,8 +125,8 @@ def with_outputs(
 def _check_untimed(options: CallOptions) -> None:
     if options.delay is not None or options.at is not None:
         raise ConfigurationError(
-            "A job that waits for others runs when these have ended; delay and at cannot be given with "
-            "then(), with after=, or with an output among the arguments."
+            "A job that waits for other jobs runs after these have ended. Do not pass delay or at together "
+            "with then(), after= or an output among the arguments."
         )
 
 
@@ -134,17 +134,18 @@ def check_bounded(edges: Mapping[str, Edge], *, is_batch: bool = False) -> Mappi
     """Return the dependencies of a job or batch, by id.
 
     Raises:
-        ConfigurationError: there are too many.
+        ConfigurationError: If there are more than 100 dependencies.
     """
     if len(edges) <= MOST_SOURCES:
         return edges
     if is_batch:
         raise ConfigurationError(
-            f"A batch is after at most {MOST_SOURCES} jobs, not {len(edges)}; put them in one of their own."
+            f"A batch can wait for at most {MOST_SOURCES} jobs, got {len(edges)}. Put them in another batch, "
+            "and wait for that batch: after=batch."
         )
     raise ConfigurationError(
-        f"A job waits for at most {MOST_SOURCES} others, not {len(edges)}. Put them in a batch and "
-        "wait for that: using(after=batch), and batch.results(task) inside the job."
+        f"A job can wait for at most {MOST_SOURCES} other jobs, got {len(edges)}. Put them in a batch, and "
+        "wait for the batch: using(after=batch), and batch.results(task) inside the job."
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class WrappedClient(Client):
-    """Client of an app with plugins that implement `enqueue_context`; other apps pay nothing for it."""
+    """The client of an app whose plugins implement `enqueue_context`; other apps use the faster `Client`."""
 
     def create(
         self,

@@ -33,9 +33,9 @@ def _is_unique(job: NewJob) -> bool:
 
 
 class GroupCommit:
-    """The thread of an app that stores awaited jobs, started by the first await.
+    """The thread of an app that stores awaited jobs; the first await starts it.
 
-    Each round trip stores the jobs that arrived since the previous one.
+    Each round trip stores the jobs that have arrived since the previous round trip.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -48,7 +48,7 @@ class GroupCommit:
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
-        self._telling: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # loops that will notify the thread
+        self._notifying: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # loops that will notify the thread
         self._is_ready = False  # whether the thread was notified
 
     async def insert(self, job: NewJob) -> bool | Duplicate:
@@ -57,8 +57,8 @@ class GroupCommit:
         If the await is cancelled, the job might be stored nevertheless; look it up by its id.
 
         Raises:
-            DuplicateJob: another job has its unique key, and the key is set to refuse duplicates.
-            StorageError: it is not stored.
+            DuplicateJob: If another job has the job's unique key, and the key is set to refuse duplicates.
+            StorageError: If the job was not stored.
         """
         import asyncio  # noqa: PLC0415 - loaded when first used
 
@@ -68,19 +68,19 @@ class GroupCommit:
         future: asyncio.Future[bool | Duplicate] = loop.create_future()
         with self._condition:
             if self._is_closed:
-                raise StorageError("This Firelock is closed; make a new one.")
+                raise StorageError("This Firelock is closed; create a new one.")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="firelock-enqueue", daemon=True)
                 self._thread.start()
             self._waiting.append((job, future))
-            if loop not in self._telling:  # at the end of the loop's turn, so awaits of one turn are together
-                self._telling.add(loop)
-                loop.call_soon(self._tell, loop)
+            if loop not in self._notifying:  # at the end of the loop's turn, to store its jobs together
+                self._notifying.add(loop)
+                loop.call_soon(self._notify, loop)
         return await future
 
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _notify(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._condition:
-            self._telling.discard(loop)
+            self._notifying.discard(loop)
             self._is_ready = True
             self._condition.notify()
 
@@ -141,7 +141,7 @@ class GroupCommit:
 
 
 def another(error: StorageUnavailable) -> StorageUnavailable:
-    """Return a copy of the error: each await raises its own one, with its own traceback."""
+    """Return a copy of the error, because each await raises its own error with its own traceback."""
     other = StorageUnavailable(*error.args)
     other.is_untouched, other.has_waited = error.is_untouched, error.has_waited
     other.longest_pause = error.longest_pause
@@ -160,11 +160,11 @@ def _resolve(answered: list[_Answered]) -> None:
 
 
 def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> Inserted:
-    """Store the jobs, even if the reply to the first try was lost: `insert` is idempotent by id.
+    """Store the jobs; if the storage was unavailable, try once more, because `insert` is idempotent by id.
 
     Raises:
-        StorageUnavailable: both tries failed, or the first one already waited for the maximum time. The jobs
-            might be stored nevertheless, unless `is_untouched` is set.
+        StorageUnavailable: If both tries failed, or the first one already waited for the maximum time. The
+            jobs might be stored nevertheless, unless `is_untouched` is set.
     """
     try:
         return storage.insert(jobs)
@@ -176,7 +176,7 @@ def repeat_once(call: Callable[[], _T]) -> _T:
     """Return the result of an idempotent call, which is sent once more if the storage was unavailable.
 
     Raises:
-        StorageUnavailable: both tries failed, or the first one already waited for the maximum time.
+        StorageUnavailable: If both tries failed, or the first one already waited for the maximum time.
     """
     try:
         return call()
@@ -197,9 +197,9 @@ def _repeated(call: Callable[[], _T], first: StorageUnavailable) -> _T:
 
 @contextmanager
 def part_of_call(*, is_first: bool) -> Iterator[None]:
-    """Wrap the storing of one part of a call.
+    """Wrap the code that stores one part of a call.
 
-    If a later part fails, its error must not state that the call wrote nothing.
+    If a later part fails, its error must not claim that nothing was stored.
     """
     try:
         yield

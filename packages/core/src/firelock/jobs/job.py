@@ -62,11 +62,11 @@ R2 = TypeVar("R2")
 
 _UNCOMMITTED = -1
 _STORE_TOGETHER = "; or pass within=… to store both together"
-_showing = threading.Lock()  # shared by all handles: they must stay cheap to create, and it is held briefly
+_showing = threading.Lock()  # shared by all handles, to keep them cheap; held only briefly
 
 
 def _leave_behind() -> None:
-    """Replace the lock after a fork: a thread that the new process does not have might have held it."""
+    """Replace the lock after a fork, because a thread of the old process might have held it."""
     global _showing  # noqa: PLW0603
     _showing = threading.Lock()
 
@@ -94,7 +94,7 @@ class Job(Generic[R]):
     `job_id` is passed if `record` is that of another job of the same call: only its id and arguments differ.
     """
 
-    __slots__ = ("_client", "_looked", "_record", "_waits", "id", "is_new")
+    __slots__ = ("_client", "_read_number", "_record", "_waits", "id", "is_new")
 
     id: str
 
@@ -115,7 +115,7 @@ class Job(Generic[R]):
     ) -> None:
         self._client = client
         self._record = record
-        self._looked = _UNCOMMITTED if is_uncommitted else 0  # the number of the read that is shown
+        self._read_number = _UNCOMMITTED if is_uncommitted else 0  # the number of the read that is shown
         self.id = record.id if job_id is None else job_id
         self.is_new = isinstance(record, NewJob) if is_new is None else is_new
 
@@ -150,7 +150,7 @@ class Job(Generic[R]):
 
     @property
     def queue(self) -> str:
-        """The queue it belongs to."""
+        """The queue of the job."""
         return self._record.queue
 
     @property
@@ -165,23 +165,23 @@ class Job(Generic[R]):
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """The metadata that travels with it, read-only; it never changes."""
+        """The metadata that is stored with the job; read-only, and never changes."""
         return self._record.meta
 
     @property
     def reason(self) -> str | None:
-        """Why it is in its state, for people, as last read."""
+        """The reason for its state, for people, as last read."""
         return self._record.reason
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """The limit keys that it holds while it runs, such as "tenant:7"; empty for none."""
+        """The limit keys that it holds while it runs, such as "tenant:7"; empty if it has none."""
         admission = self._record.admission
         return () if admission is None else tuple(use.key for use in admission.limits)
 
     @property
     def unique_key(self) -> str | None:
-        """The key that no other job of its task can have at the same time; None for none."""
+        """The key that no other job of its task can have at the same time; None if it has none."""
         admission = self._record.admission
         if admission is None or admission.unique is None:
             return None
@@ -189,7 +189,9 @@ class Job(Generic[R]):
 
     @property
     def start_before(self) -> datetime | None:
-        """The deadline of its first start, after which it is deleted; None for none, or if it runs again.
+        """The deadline of its first start, after which it is deleted.
+
+        None if it has no deadline, or if it runs again.
 
         If the deadline is a duration that begins when the job becomes enqueued, it is known only after that,
         as last read.
@@ -206,7 +208,7 @@ class Job(Generic[R]):
 
     @property
     def batch_id(self) -> str | None:
-        """The id of the batch of which it is a member; None for none; it never changes."""
+        """The id of the batch of which it is a member; None if it is not a member. It never changes."""
         relations = self._record.relations
         return None if relations is None else relations.batch_id
 
@@ -215,8 +217,8 @@ class Job(Generic[R]):
         """The wait that held the job at the last read: "signal approval until 2026-11-27 12:00:00 UTC".
 
         It is set for a job that sleeps, or waits for a signal or for a job that it called. For an enqueued
-        job, `refresh()` finds the limits that held it back: "limit tenant:7 (4 of 4 running)". None means
-        that no limit did, so the job waits for a worker.
+        job, `refresh()` reads the limits that hold it back: "limit tenant:7 (4 of 4 running)". None means
+        that no limit holds the job back, so it waits for a worker.
         """
         record = self._stored
         if record is not None and record.waits_for and record.state in (State.AWAITING, State.SCHEDULED):
@@ -294,27 +296,28 @@ class Job(Generic[R]):
 
         A handle that an enqueue returned has not read the job yet, so it reads it now, like `refresh()`.
         """
-        return self._look() if self._stored is None else self._stored
+        return self._read() if self._stored is None else self._stored
 
     arecord = twin(record)
 
-    def _look(self, way_out: str = "") -> JobRecord:
+    def _read(self, way_out: str = "") -> JobRecord:
         """Read the job and show it in this handle; `way_out` is added to the advice of an error."""
-        look = Observation(next(reads), self._client.storage.get((self.id,))[0])
-        if look.record is not None:
-            return self._saw(look.began, look.record)
-        if self._looked == _UNCOMMITTED:
+        read = Observation(next(reads), self._client.storage.get((self.id,))[0])
+        if read.record is not None:
+            return self._show(read.began, read.record)
+        if self._read_number == _UNCOMMITTED:
             raise JobNotCommitted(
-                f"Job {self.id} is not stored: the transaction it was enqueued in has not committed, or was "
-                f"rolled back. Commit it first, or enqueue the job again if it was rolled back{way_out}."
+                f"Job {self.id} is not stored: the transaction in which it was enqueued has not committed, "
+                "or was rolled back. Commit it first, or enqueue the job again if it was rolled "
+                f"back{way_out}."
             )
         raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
 
-    def _saw(self, began: int, record: JobRecord) -> JobRecord:
-        """Show this record, unless the handle shows a read that began later; return the record."""
+    def _show(self, began: int, record: JobRecord) -> JobRecord:
+        """Show this record, unless the handle already shows a later read; return the record."""
         with _showing:
-            if began > self._looked:
-                self._record, self._looked = record, began
+            if began > self._read_number:
+                self._record, self._read_number = record, began
         return record
 
     def refresh(self) -> Job[R]:
@@ -323,10 +326,10 @@ class Job(Generic[R]):
         For an enqueued job with limits, three more reads per key find what it `waits_for`.
 
         Raises:
-            JobNotFound: the job is not stored any more.
-            JobNotCommitted: its transaction has not committed, or was rolled back.
+            JobNotFound: If the job is not stored any more.
+            JobNotCommitted: If the transaction of the job has not committed, or was rolled back.
         """
-        record = self._look()
+        record = self._read()
         if record.state is State.ENQUEUED and record.admission_json is not None:
             waits = key_waits(self._client.storage, [record], self._client.clock.now())[0]
             self._waits = (record, waits_words(waits))
@@ -337,23 +340,23 @@ class Job(Generic[R]):
     def result(self, timeout: float | None = None) -> R:
         """Return the result of the task; wait up to `timeout` seconds, also through retries.
 
-        In any case, the handle then shows the job as last read.
+        After that, the handle shows the job as last read, even if an error is raised.
 
         Raises:
-            JobFailed: it failed permanently.
-            JobDeleted: it was deleted.
-            ResultTimeout: it did not end in time.
-            ResultUnavailable: it succeeded without a storable result, or was pruned.
+            JobFailed: If the job failed permanently.
+            JobDeleted: If the job was deleted.
+            ResultTimeout: If the job did not end in time.
+            ResultUnavailable: If the job succeeded without a storable result, or was pruned.
         """
         self._require_committed()
         future = self._client.access.results.wait_for(self.id)
         try:
-            look = future.result(timeout)
+            read = future.result(timeout)
         except TimeoutError as error:
-            look = self._ended_at_last(timeout, error)
+            read = self._ended_at_last(timeout, error)
         finally:
             self._client.access.results.forget(self.id, future)
-        return self._result_of(look)
+        return self._result_of(read)
 
     async def aresult(self, timeout: float | None = None) -> R:
         """Return the result without blocking the event loop."""
@@ -362,28 +365,28 @@ class Job(Generic[R]):
         await in_thread(self._require_committed)
         future = self._client.access.results.wait_for(self.id)
         try:
-            look = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+            read = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError as error:
-            look = await in_thread(self._ended_at_last, timeout, error)
+            read = await in_thread(self._ended_at_last, timeout, error)
         finally:
             self._client.access.results.forget(self.id, future)
-        return self._result_of(look)
+        return self._result_of(read)
 
     def _ended_at_last(self, timeout: float | None, cause: Exception) -> Observation:
-        """Read once more after a timeout, which can be as short as 0; return the read if it shows the end."""
-        look = Observation(next(reads), self._client.storage.get((self.id,))[0])
-        if look.record is None or look.record.is_final:
-            return look
-        self._saw(look.began, look.record)
+        """Read the job once more after a timeout, which can be 0; return the read if the job has ended."""
+        read = Observation(next(reads), self._client.storage.get((self.id,))[0])
+        if read.record is None or read.record.is_final:
+            return read
+        self._show(read.began, read.record)
         raise ResultTimeout(
             f"Job {self.id} ({self.task}) had not ended within {timeout or 0:g} s."
         ) from cause
 
-    def _result_of(self, look: Observation) -> R:
-        record = look.record
+    def _result_of(self, read: Observation) -> R:
+        record = read.record
         if record is None:
-            raise ResultUnavailable(f"Job {self.id} is not stored any more; its result is gone with it.")
-        self._saw(look.began, record)
+            raise ResultUnavailable(f"Job {self.id} is no longer stored, so its result is not available.")
+        self._show(read.began, record)
         return cast("R", result_of(self._client, record))
 
     def history(self) -> list[JobStep]:
@@ -417,7 +420,7 @@ class Job(Generic[R]):
         """Return the memos of the job in the order in which they began: steps, signals, sleeps, called jobs.
 
         Raises:
-            JobNotFound: it is not stored.
+            JobNotFound: If the job is not stored.
         """
         memos = self._client.storage.recall(self.id)
         if memos is None:
@@ -437,7 +440,7 @@ class Job(Generic[R]):
             after: the offset of the last chunk that was read; the iteration continues after it.
 
         Raises:
-            JobNotFound: the job is not stored.
+            JobNotFound: If the job is not stored.
         """
         self._require_committed()
         return self._streamed(name, after)
@@ -453,7 +456,7 @@ class Job(Generic[R]):
                 elif has_ended:
                     return
                 elif wait((future,), pause).done:
-                    has_ended = self._saw_end(future.result())
+                    has_ended = self._show_end(future.result())
                 pause = min(_LONGEST_PAUSE, pause * 1.5)
         finally:
             self._client.access.results.forget(self.id, future)
@@ -476,24 +479,24 @@ class Job(Generic[R]):
                 elif has_ended:
                     return
                 elif (await asyncio.wait({ended}, timeout=pause))[0]:
-                    has_ended = self._saw_end(ended.result())
+                    has_ended = self._show_end(ended.result())
                 pause = min(_LONGEST_PAUSE, pause * 1.5)
         finally:
             ended.cancel()
             self._client.access.results.forget(self.id, future)
 
-    def _saw_end(self, look: Observation) -> bool:
+    def _show_end(self, read: Observation) -> bool:
         """Show the ended job in this handle, and return True."""
-        if look.record is None:
+        if read.record is None:
             raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
-        self._saw(look.began, look.record)
+        self._show(read.began, read.record)
         return True
 
     # ---- changes -----------------------------------------------------------------------------------------
 
     def _require_committed(self) -> None:
-        if self._looked == _UNCOMMITTED:
-            self._look()
+        if self._read_number == _UNCOMMITTED:
+            self._read()
 
     def requeue(self, *, from_step: str | None = None, reason: str = "requeued by code") -> Job[R]:
         """Enqueue the job again with all its retries, show it in this handle, and return the handle.
@@ -503,11 +506,11 @@ class Job(Generic[R]):
         "signal NAME" for the signal. The history shows `reason`.
 
         Raises:
-            JobConflict: it is enqueued or processing; another job has its unique key now; it waits for the
-                output of another job; or it is a member of a cancelled batch.
-            StepError: the job has no memo of this name. A failed step has none; a requeue without `from_step`
-                continues there.
-            JobNotFound: it is not stored.
+            JobConflict: If the job is enqueued or processing; another job has its unique key now; it waits
+                for the output of another job; or it is a member of a cancelled batch.
+            StepError: If the job has no memo of this name. A failed step has none; a requeue without
+                `from_step` continues there.
+            JobNotFound: If the job is not stored.
         """
         self._require_committed()
         now = self._client.clock.now()
@@ -523,12 +526,12 @@ class Job(Generic[R]):
         found = [one for one in steps if name in (one.name, memo_words(one.kind, one.name))]
         if len(found) == 1:
             return found[0].kind, found[0].name
-        words = ", ".join(repr(memo_words(one.kind, one.name)) for one in found or steps[:20]) or "nothing"
+        words = ", ".join(repr(memo_words(one.kind, one.name)) for one in found or steps[:20]) or "none"
         if found:
-            raise StepError(f"Job {self.id} remembers several things named {name!r}: say which of {words}.")
+            raise StepError(f"Job {self.id} has several memos named {name!r}; pass one of {words}.")
         raise StepError(
-            f"Job {self.id} remembers no step {shown(name)}. It remembers: {words}. A step that failed is "
-            "not remembered: job.requeue() without from_step goes on there."
+            f"Job {self.id} has no memo named {shown(name)}. Its memos: {words}. A failed step has no memo; "
+            "use job.requeue() without from_step to continue there."
         )
 
     def delete(self, *, reason: str = "deleted by code") -> Job[R]:
@@ -538,8 +541,8 @@ class Job(Generic[R]):
             reason: for people, in the job's history and on the dashboard.
 
         Raises:
-            JobConflict: it is deleted already.
-            JobNotFound: it is not stored.
+            JobConflict: If the job is already deleted.
+            JobNotFound: If the job is not stored.
         """
         self._require_committed()
         now = self._client.clock.now()
@@ -557,16 +560,17 @@ class Job(Generic[R]):
         `reason`.
 
         Raises:
-            JobConflict: it is not deleted; it was running, had succeeded, waited for another job or had
-                continuations, so that the delete lost something; or another job has its unique key.
-            JobNotFound: it is not stored.
+            JobConflict: If the job is not deleted; the delete has lost something, because the job was
+                running, had succeeded, waited for another job or had continuations; or another job has its
+                unique key.
+            JobNotFound: If the job is not stored.
         """
         self._require_committed()
-        seen = self._look()
+        seen = self._read()
         change = restoration(self._client, seen, reason=reason)
         if isinstance(change, str):
             raise JobConflict(
-                f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
+                f"Job {self.id} cannot be restored: {change}. Use requeue() to run a deleted job again."
             )
         applied = apply_unless_changed(self._client.storage, [change], [seen])[0]
         return self._applied(applied, "restored")
@@ -587,16 +591,16 @@ class Job(Generic[R]):
             reason: for people, in the job's history.
 
         Raises:
-            ConfigurationError: neither is given, or one of them is not a valid queue or priority.
-            JobConflict: it is neither awaiting, scheduled nor enqueued, or it is a batch.
-            JobNotFound: it is not stored.
+            ConfigurationError: If neither a queue nor a priority is given, or one of them is not valid.
+            JobConflict: If the job is neither awaiting, scheduled nor enqueued, or it is a batch.
+            JobNotFound: If the job is not stored.
         """
         self._require_committed()
         target = to_move_target(queue, priority)
         now = self._client.clock.now()
         change = lifecycle.move(self.id, at=now, queue=target.queue, priority=target.priority, reason=reason)
         (applied,) = self._client.storage.move([change])
-        record = self._look()
+        record = self._read()
         if not applied.is_applied:
             raise JobConflict(f"Job {self.id} cannot be moved: {why_not_moved(record) or CHANGED}.")
         return self
@@ -609,7 +613,7 @@ class Job(Generic[R]):
     def _applied(self, applied: Applied, done: str) -> Job[R]:
         if applied is Applied.RELEASING:
             release_continuations(self._client.storage)
-        record = self._look()
+        record = self._read()
         if applied is Applied.RELEASING and done == "requeued" and record.relations is not None:
             update_batches(self._client.storage, record.relations.batch_id)
         if applied is Applied.TAKEN:
@@ -625,9 +629,9 @@ class Job(Generic[R]):
         It gets this job's `meta`, except for the names that its own call or a plugin sets.
 
         Raises:
-            JobNotFound: this job is not stored.
-            JobNotCommitted: its transaction has not committed, or was rolled back, and the continuation is
-                stored outside of that transaction.
+            JobNotFound: If this job is not stored.
+            JobNotCommitted: If the transaction of this job has not committed, or was rolled back, and the
+                continuation is stored outside of that transaction.
         """
         check_continues("then", task)
         self.require_visible(partial(self._client.transaction, task.options.within))
@@ -653,36 +657,37 @@ class Job(Generic[R]):
         """Return the id of this job for another job that must wait for it; called by the client.
 
         Args:
-            batch_id: the id of the batch of which the other job is a member; None for none.
-            transaction: returns the transaction that the other job is stored in; None for none.
+            batch_id: the id of the batch of which the other job is a member; None if it is not a member.
+            transaction: a function that returns the transaction in which the other job is stored, or None.
 
         Raises:
-            ConfigurationError: this job is not a member of the batch, or is debounced and so might never run.
-            DuplicateJob: the call that returned the handle created no member.
-            JobNotCommitted: this job is not stored, and the other job is not in a transaction.
+            ConfigurationError: If this job is not a member of the batch, or is debounced and so might never
+                run.
+            DuplicateJob: If the call that returned the handle created no member.
+            JobNotCommitted: If this job is not stored, and the other job is not in a transaction.
         """
         if batch_id is None:
             self.require_visible(transaction)
             return self.id
         if isinstance(self._record, NewJob) and not self.is_new:
             error = DuplicateJob(
-                f"Job {self.id} has the unique key of the call of {self.task}, which is therefore no member "
-                "of the batch, and no member can wait for it. Call it through using(unique=False), or wait "
-                "for that job outside of the batch.",
+                f"Job {self.id} already has the unique key of the call of {self.task}. So the call created "
+                "no member of the batch, and no member can wait for it. Call the task with "
+                "using(unique=False), or wait for that job outside of the batch.",
                 self.id,
             )
             error.job = self
             raise error
         if self.batch_id != batch_id:
             raise ConfigurationError(
-                f"{self!r} is no member of batch {batch_id}; a member waits for members of its own batch "
-                "alone. Add it to that batch, or give the batch itself after=."
+                f"{self!r} is not a member of batch {batch_id}; a member can wait only for members of its "
+                "own batch. Add the job to that batch, or pass after= to the batch itself."
             )
         admission = self._record.admission
         if admission is not None and admission.unique is not None and admission.unique.wait is not None:
             raise ConfigurationError(
-                f"{self!r} is debounced, so that a later call may run in its place, and no member can wait "
-                "for it. Call it through using(unique=False)."
+                f"{self!r} is debounced, so a later call can run in its place, and no member can wait for "
+                "it. Call the task with using(unique=False)."
             )
         return self.id
 
@@ -693,14 +698,14 @@ class Job(Generic[R]):
         has stored. Instead, the storage looks this job up when it stores the other one. See `explain`.
 
         Raises:
-            JobNotCommitted: this job is not stored, and the other job is not in a transaction.
+            JobNotCommitted: If this job is not stored, and the other job is not in a transaction.
         """
-        if self._looked == _UNCOMMITTED and transaction() is None:
-            self._look(_STORE_TOGETHER)
+        if self._read_number == _UNCOMMITTED and transaction() is None:
+            self._read(_STORE_TOGETHER)
 
     async def arequire_visible(self, transaction: Callable[[], object | None]) -> None:
         """`require_visible` without blocking the event loop."""
-        if self._looked == _UNCOMMITTED:
+        if self._read_number == _UNCOMMITTED:
             await in_thread(self.require_visible, transaction)
 
     def explain(self, error: JobNotFound) -> None:
@@ -708,9 +713,9 @@ class Job(Generic[R]):
 
         Reads the job if the error names it and the handle has never found it committed.
         """
-        if self._looked == _UNCOMMITTED and self.id in str(error):
+        if self._read_number == _UNCOMMITTED and self.id in str(error):
             try:
-                self._look(_STORE_TOGETHER)
+                self._read(_STORE_TOGETHER)
             except JobNotCommitted as uncommitted:
                 raise uncommitted from error
 
@@ -719,10 +724,12 @@ def check_continues(verb: str, task: object) -> None:
     """Check that a continuation can be created from the object.
 
     Raises:
-        TaskError: it is not a task.
+        TaskError: If the object is not a task.
     """
     if not makes_calls(task):
-        raise TaskError(f"{verb}() takes a task, then its arguments: job.{verb}(task, …), not {task!r}.")
+        raise TaskError(
+            f"{verb}() accepts a task and then its arguments, got {task!r}. Use job.{verb}(task, …)."
+        )
 
 
 # ---- pages -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The jobs that wait for a limit's key: their order, why they wait, and about how long."""
+"""The jobs that wait for a limit's key: their order, the reasons, and their estimated starts."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class WaitingJob:
     job: JobRecord
     place: int  # how many jobs come before it in the line of the key
     turn: int | None
-    """The same without the jobs of this page that others overtake; None for such a job.
+    """Like `place`, but without the jobs of this page that others overtake; None for such a job.
 
-    Others overtake a job if the key has room for it, but another key holds it.
+    Others overtake a job if the key has room for it, but another key holds it back.
     """
     waits: tuple[KeyWait, ...]  # the keys that do not admit it now
     # Other keys that admit no job now, so this job cannot take the next free place of the line.
@@ -63,7 +63,7 @@ class WaitingLine:
 
     key: str
     jobs: tuple[WaitingJob, ...]
-    after: int | None  # how many jobs the next page leaves out; None on the last page
+    after: int | None  # the `after` of the next page; None on the last page
     is_cut: bool  # whether there are more lanes than a line includes
 
 
@@ -81,7 +81,7 @@ def read_line(
     records = [
         (after + place, record)
         for place, record in enumerate(storage.get(found.ids[:limit]))
-        if record is not None and record.state is State.ENQUEUED  # others have started since
+        if record is not None and record.state is State.ENQUEUED  # the other jobs have started since
     ]
     if records:
         page = _Page(storage, now, key, [record for _, record in records], timeout, after=after)
@@ -94,8 +94,8 @@ def read_line(
 def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
     """Return the place of an enqueued job in the line of each of its keys; nothing for any other job.
 
-    Costs four reads per key and one more. If no job of the task has ended in the last hour, it costs one more
-    per key, and two for up to 200 jobs in front.
+    The cost is four reads per key and one more. If no job of the task has ended in the last hour, the cost is
+    one more read per key, and two for up to 200 jobs in front.
     """
     if record.state is not State.ENQUEUED or Feature.LIMITS not in storage.features:
         return []
@@ -117,10 +117,10 @@ def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutO
         KeyPlace(
             key=use.key, ahead=found[use.key].place, wait=waits.get(use.key),
             is_least=found[use.key].is_cut or found[use.key].place == LINE_LENGTH,
-            starts_at=_instant(starts[use.key]),
+            starts_at=_to_datetime(starts[use.key]),
             starts_by=None
             if starts[use.key] is not None
-            else _instant(bounds[use.key]),
+            else _to_datetime(bounds[use.key]),
         )
         for use in uses
     ]  # fmt: skip
@@ -141,10 +141,10 @@ def _combined(starts: Sequence[float | None], now: int) -> datetime | None:
     at = max((start for start in starts if start is not None), default=now)
     if at == NEVER or (None in starts and at <= now):
         return None
-    return _instant(at)
+    return _to_datetime(at)
 
 
-def _instant(at: float | None) -> datetime | None:
+def _to_datetime(at: float | None) -> datetime | None:
     return None if at is None or at == NEVER else from_micros(min(math.ceil(at), _LATEST))
 
 
@@ -280,7 +280,7 @@ class _Page:
             waits=tuple(_held_now(self._keys, record, known, self._readable)),
             blocked_by=tuple(wait.key for wait in blocking),
             is_read=len(uses) == len(_uses(record)), starts_at=starts_at,
-            starts_by=_instant(bound) if starts_at is None else None,
+            starts_by=_to_datetime(bound) if starts_at is None else None,
         )  # fmt: skip
 
     def _ahead(self, key: str, row: int, record: JobRecord) -> int:

@@ -17,7 +17,7 @@ _Item = TypeVar("_Item")
 
 
 class Paged(Generic[_Item]):
-    """A page that iterates over its items, which are its first field."""
+    """A page, which iterates over its items; the first field contains them."""
 
     def _items(self) -> list[_Item]:
         items: list[_Item] = getattr(self, self.__match_args__[0])  # type: ignore[attr-defined]  # of attrs
@@ -33,13 +33,15 @@ class Paged(Generic[_Item]):
 
 
 def check_limit(limit: int, nouns: str) -> int:
-    """Return the limit.
+    """Return the limit of a page, after a check of its value.
 
     Raises:
-        ConfigurationError: the limit is not from 1 to 500.
+        ConfigurationError: If the limit is not from 1 to 500.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
-        raise ConfigurationError(f"limit={shown(limit)} is refused; a page holds 1 to {PAGE_LIMIT} {nouns}.")
+        raise ConfigurationError(
+            f"limit must be from 1 to {PAGE_LIMIT} {nouns} per page, got {shown(limit)}."
+        )
     return limit
 
 
@@ -51,11 +53,13 @@ def newest_records(
     The keys of these records must sort the newest first.
 
     Raises:
-        ConfigurationError: the limit is not from 1 to 500.
-        StorageError: the cursor does not come from such a page.
+        ConfigurationError: If the limit is not from 1 to 500.
+        StorageError: If the cursor does not belong to a page of these records.
     """
     check_limit(limit, nouns)
     if cursor is not None and not is_newest_first_key(cursor):
-        raise StorageError(f"Cursor {shown(cursor)} belongs to no page of {nouns}. Start without a cursor.")
+        raise StorageError(
+            f"Cursor {shown(cursor)} does not belong to a page of {nouns}. Start without a cursor."
+        )
     records = storage.list_records(kind, after=cursor or "", limit=limit + 1)
     return list(records[:limit]), records[limit - 1].key if len(records) > limit else None

@@ -32,7 +32,7 @@ from firelock.storage import Storage
 if TYPE_CHECKING:
     from firelock.jobs.client import Client
 
-_FIRST_LOOK, _LONGEST = 0.005, 0.25  # seconds
+_FIRST_INTERVAL, _LONGEST = 0.005, 0.25  # seconds
 _GROWTH = 1.3
 _IDS_A_CALL = 500
 
@@ -52,8 +52,8 @@ class Observation:
 class _Wait:
     """A job that callers wait for, and the time of its next read."""
 
-    look_at: float  # by the clock of `Results`
-    interval: float = _FIRST_LOOK  # seconds until the read after that
+    read_at: float  # by the clock of `Results`
+    interval: float = _FIRST_INTERVAL  # seconds until the read after that
     futures: list[Future[Observation]] = attrs.Factory(list)
 
     def postpone(self, now: float) -> None:
@@ -66,7 +66,7 @@ class _Wait:
         step = _LONGEST
         while step > self.interval:
             step /= 2
-        self.look_at = (now + self.interval) // step * step
+        self.read_at = (now + self.interval) // step * step
 
 
 class Results:
@@ -85,32 +85,32 @@ class Results:
         self._pid = os.getpid()
         self._condition = threading.Condition()
         self._waiting: dict[str, _Wait] = {}
-        # The times at which jobs are read. An entry is void if its wait has ended or has another time now.
-        self._looks: list[tuple[float, str]] = []
-        self._looked_at = -_FIRST_LOOK
+        # The times at which jobs are read. An entry is ignored if its wait has ended or has another time now.
+        self._schedule: list[tuple[float, str]] = []
+        self._last_read_at = -_FIRST_INTERVAL
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
     def wait_for(self, job_id: str) -> Future[Observation]:
-        """Return a future of the read that finds that the job has ended or does not exist.
+        """Return a future for the first read that finds that the job has ended or does not exist.
 
         Raises:
-            StorageError: the app is closed.
+            StorageError: If the app is closed.
         """
         if self._pid != os.getpid():  # after a fork, the thread exists only in the parent
             self._reset()
         future: Future[Observation] = Future()
         with self._condition:
             if self._is_closed:
-                raise StorageError("This Firelock is closed; make a new one.")
+                raise StorageError("This Firelock is closed; create a new one.")
             wait = self._waiting.setdefault(job_id, _Wait(0.0))
             wait.futures.append(future)
-            wait.look_at, wait.interval = self._clock() + _FIRST_LOOK, _FIRST_LOOK
-            heapq.heappush(self._looks, (wait.look_at, job_id))
+            wait.read_at, wait.interval = self._clock() + _FIRST_INTERVAL, _FIRST_INTERVAL
+            heapq.heappush(self._schedule, (wait.read_at, job_id))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="firelock-results", daemon=True)
                 self._thread.start()
-            if self._looks[0] == (wait.look_at, job_id):
+            if self._schedule[0] == (wait.read_at, job_id):
                 self._condition.notify()
         return future
 
@@ -142,30 +142,30 @@ class Results:
         while True:
             with self._condition:
                 if self._is_closed or not self._waiting:
-                    self._looks.clear()
+                    self._schedule.clear()
                     self._thread = None
                     return
                 now = self._clock()
-                look_at = max(self._looks[0][0], self._looked_at + _FIRST_LOOK)
-                if now < look_at:
-                    self._condition.wait(look_at - now)
+                read_at = max(self._schedule[0][0], self._last_read_at + _FIRST_INTERVAL)
+                if now < read_at:
+                    self._condition.wait(read_at - now)
                     continue
-                self._looked_at = now
+                self._last_read_at = now
                 ids = list(self._due(now))
             for start in range(0, len(ids), _IDS_A_CALL):
-                self._look(ids[start : start + _IDS_A_CALL])
+                self._read(ids[start : start + _IDS_A_CALL])
 
     def _due(self, now: float) -> Iterable[str]:
         """Yield the jobs to read now, and schedule the next read of each."""
-        while self._looks and self._looks[0][0] <= now:
-            look_at, job_id = heapq.heappop(self._looks)
+        while self._schedule and self._schedule[0][0] <= now:
+            read_at, job_id = heapq.heappop(self._schedule)
             wait = self._waiting.get(job_id)
-            if wait is not None and wait.look_at == look_at:
+            if wait is not None and wait.read_at == read_at:
                 wait.postpone(now)
-                heapq.heappush(self._looks, (wait.look_at, job_id))
+                heapq.heappush(self._schedule, (wait.read_at, job_id))
                 yield job_id
 
-    def _look(self, ids: list[str]) -> None:
+    def _read(self, ids: list[str]) -> None:
         began = next(reads)
         try:
             records = self._storage.get(ids)
@@ -205,8 +205,8 @@ def result_of(client: Client, record: JobRecord) -> object:
     """Return the value that a job's task returned.
 
     Raises:
-        JobFailed, JobDeleted: the job ended in another state.
-        ResultUnavailable: there is no storable result.
+        JobFailed, JobDeleted: If the job did not succeed.
+        ResultUnavailable: If the job succeeded without a storable result.
     """
     if record.state is not State.SUCCEEDED or record.result is None:
         raise without_result(record)
@@ -217,8 +217,8 @@ def decode_result(client: Client, record: JobRecord) -> object:
     """Return the result of a succeeded job.
 
     Raises:
-        UnknownTask: its task is not registered in this process.
-        ResultUnavailable: its serializer is not installed in this process.
+        UnknownTask: If the task of the job is not registered in this process.
+        ResultUnavailable: If the serializer of the job is not installed in this process.
     """
     info = client.registry.get(record.task)
     if info is None:

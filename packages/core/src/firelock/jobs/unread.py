@@ -14,8 +14,8 @@ from firelock.retry import Retry
 if TYPE_CHECKING:
     from firelock.model.job import ClaimedJob, JobRecord
 
-TIES, ADMISSION, RETRY = "its ties to other jobs", "its limits or unique key", "its retry policy"
-PARTS = (TIES, ADMISSION, RETRY)
+RELATIONS, ADMISSION, RETRY = "its relations to other jobs", "its limits or unique key", "its retry policy"
+PARTS = (RELATIONS, ADMISSION, RETRY)
 
 
 @attrs.frozen
@@ -33,9 +33,9 @@ class UnreadPart:
 
 def unread_part(job: ClaimedJob | JobRecord) -> UnreadPart | None:
     """Return the first part that this release cannot read; None if it can read the whole job."""
-    for name, said in ((TIES, job.relations), (ADMISSION, job.admission)):
-        if said is not None and said.unread is not None:
-            return UnreadPart(name, said.unread)
+    for name, value in ((RELATIONS, job.relations), (ADMISSION, job.admission)):
+        if value is not None and value.unread is not None:
+            return UnreadPart(name, value.unread)
     if job.retry is not None and not _is_policy(job.retry):
         return UnreadPart(RETRY, job.retry)
     return None
