@@ -513,7 +513,9 @@ def test_a_plugin_cannot_take_a_command(run, install):
     helped, ours = run("--help"), run("queues list --storage memory://")
 
     assert (0, 0) == (helped.code, ours.code)
-    assert "'taker' of taker 1.0 offers a command 'jobs', and that name is taken" in helped.error
+    assert (
+        "'taker' of taker 1.0 offers a command named 'jobs', but this name is already in use" in helped.error
+    )
     assert "FIRELOCK_PLUGINS=-taker" in helped.error
 
 

@@ -53,8 +53,8 @@ async def decide_later(self, error): ...
 def test_an_async_hook_is_refused(hook, function):
     """An async hook would never run, because hooks are synchronous."""
     assert refused(with_hook(**{hook: function})) == (
-        f"has {hook} as `async def`, which would never run: hooks are synchronous. Write `def`, and hand "
-        "work that has to be awaited to an event loop or a thread of your own."
+        f"defines {hook} with `async def`, but hooks are synchronous, so it would never run. Use `def`, and "
+        "run asynchronous work on your own event loop or in a thread."
     )
 
 
@@ -68,7 +68,7 @@ def test_an_async_hook_of_another_plugin_is_refused():
 
     plugin = with_hook(register_hookspecs=lambda self: SimpleNamespace(greet=greet), greet=greet_later)
 
-    assert refused(plugin).startswith("has greet as `async def`")
+    assert refused(plugin).startswith("defines greet with `async def`")
 
 
 def test_a_generator_is_refused_where_nobody_would_run_it():
@@ -84,10 +84,10 @@ def test_a_generator_is_refused_where_nobody_would_run_it():
         yield Command("greet", "Say hello.", lambda parser: None, lambda options: 0)
 
     assert refused(with_hook(jobs_created=created)) == (
-        "has jobs_created as a generator, which would never run: remove its `yield`."
+        "defines jobs_created as a generator function, which would never run. Remove its `yield`."
     )
     assert refused(with_hook(job_context=context)) == (
-        "has job_context as a generator; put @contextmanager between @hookimpl and its def."
+        "defines job_context as a generator function; add @contextmanager between @hookimpl and its def."
     )
     good = with_hook(job_context=contextmanager(context), register_commands=commands)
     assert ["greet"] == [each.name for each in Plugins([good], use_entry_points=False).commands()][:1]
@@ -98,7 +98,8 @@ def test_a_wrong_argument_is_named_with_the_right_ones():
     plugin = with_hook(job_context=lambda self, job, tsk: None)
 
     assert refused(plugin) == (
-        "has job_context with tsk, which the hook does not have. Did you mean task? Its arguments: job, task."
+        "defines job_context with arguments that the hook does not have: tsk. Did you mean task? Arguments "
+        "of the hook: job, task."
     )
 
 
@@ -113,13 +114,13 @@ def test_hookspecs_without_a_hook_are_refused():
     def brings(brought):
         return refused(with_hook(register_hookspecs=lambda self: brought))
 
-    assert "where house_rules is not under @hookspec. Put @hookspec (from" in brings(
+    assert "these functions are not marked @hookspec: house_rules. Add @hookspec (from" in brings(
         SimpleNamespace(house_rules=house_rules)
     )
-    assert "house_rules is under @hookimpl and not under @hookspec. If both are in one module" in brings(
+    assert "house_rules is marked @hookimpl instead of @hookspec. If one module defines both" in brings(
         SimpleNamespace(house_rules=hookimpl(house_rules))
     )
-    assert brings(None).startswith("returned None from register_hookspecs, which has no functions.")
+    assert brings(None).startswith("returned None from register_hookspecs, but it has no functions.")
 
 
 def test_a_plugin_that_does_not_fit_another_s_hook_is_named():
@@ -133,7 +134,9 @@ def test_a_plugin_that_does_not_fit_another_s_hook_is_named():
         type("Greets", (), {"greet": hookimpl(lambda self, nam: None)}),
     ]
 
-    with pytest.raises(PluginError, match=r"'Greets#1' of app has greet with nam, .* Did you mean name\?"):
+    with pytest.raises(
+        PluginError, match=r"'Greets#1' of app defines greet with arguments .*: nam\. Did you mean name\?"
+    ):
         Plugins(plugins, use_entry_points=False)
 
 
@@ -158,26 +161,32 @@ def nothing(_):
         ),
         (
             [Command("say hi", "Help.", nothing, nothing)],
-            "offers a command with the name 'say hi'; use one word.",
+            "offers a command named 'say hi'; use one printable word that does",
         ),
         (
             [Command("--hi", "Help.", nothing, nothing)],
-            "offers a command with the name '--hi'; use one word.",
+            "offers a command named '--hi'; use one printable word that does",
         ),
-        ([Command(7, "Help.", nothing, nothing)], "offers a command with the name 7; use one word."),
+        (
+            [Command(7, "Help.", nothing, nothing)],
+            "offers a command named 7; use one printable word that does",
+        ),
         (
             [Command("hi", None, nothing, nothing)],
-            "offers the command 'hi' with help=None; give one sentence.",
+            "offers the command 'hi' with help=None; pass one sentence.",
         ),
         (
             [Command("hi", "Help.", None, nothing)],
-            "offers the command 'hi' with configure=None; give a function.",
+            "offers the command 'hi' with configure=None; pass a function.",
         ),
         (
             [Command("hi", "Help.", nothing, run_later)],
             "offers the command 'hi' with `run` as `async def`, which",
         ),
-        ([Command("hi", "Help.", nothing, nothing)] * 2, "offers a command 'hi', and that name is taken."),
+        (
+            [Command("hi", "Help.", nothing, nothing)] * 2,
+            "offers a command named 'hi', but this name is already in use.",
+        ),
     ],
 )
 def test_a_command_that_cannot_run_is_refused(answer, words):

@@ -759,7 +759,7 @@ def test_register_hookspecs_brings_hooks_that_others_implement(make_app):
     assert ["Hello Ada"] == app.plugins.ask_each("greetings", name="Ada")
     with pytest.raises(PluginError, match="greetings"):
         make_app(brings, plugin(greetings=lambda place: []))
-    with pytest.raises(PluginError, match=r"greeting, .* Did you mean greetings\? Known: .*greetings"):
+    with pytest.raises(PluginError, match=r"greeting, .* Did you mean greetings\? Known hooks: .*greetings"):
         make_app(brings, plugin(greeting=lambda name: []))
 
 
@@ -785,7 +785,7 @@ def test_worker_process_stopped_and_others_that_raise_touch_no_job(make_app, cap
 
     assert (State.SUCCEEDED, "ValueError: 1 (not retried)") == (good.state, bad.reason)
     assert [1, 1] == told
-    assert [] == [hook for hook in hooks if f"raised in {hook}" not in caplog.text]
+    assert [] == [hook for hook in hooks if f"raised an exception in {hook}" not in caplog.text]
     assert {False} == {server.is_alive for server in app.servers.list()}
 
 
@@ -801,7 +801,9 @@ def test_job_panels_get_the_job_and_an_error_is_in_its_plugins_answer(make_app):
 
     assert (("panel of 1",), None) == (good.offered, good.error)
     assert ("Plugin#0", ()) == (bad.plugin, bad.offered)
-    assert "'Plugin#0' of app raised in job_panels: RuntimeError: no panel today. Fix it" in str(bad.error)
+    assert "'Plugin#0' of app raised an exception in job_panels: RuntimeError: no panel today. Fix it" in str(
+        bad.error
+    )
 
 
 def test_dashboard_pages_of_a_plugin_that_raises_are_left_out(make_app, caplog):
@@ -821,7 +823,7 @@ def test_dashboard_pages_of_a_plugin_that_raises_are_left_out(make_app, caplog):
     )
 
     assert ["a", "b", "c"] == offered
-    assert 3 == len([record for record in caplog.records if "left out" in record.getMessage()])
+    assert 3 == len([record for record in caplog.records if "is omitted" in record.getMessage()])
 
 
 def test_dashboard_permission_of_the_first_plugin_that_knows_a_visitor_decides(make_app):
@@ -849,10 +851,14 @@ def test_dashboard_permission_of_the_first_plugin_that_knows_a_visitor_decides(m
     ("hook", "answer", "words"),
     [
         ("job_options", [], "a value of type list from job_options; return a mapping of options, or None"),
-        ("job_options", {"quue": "a"}, r"'quue' from job_options, .* Did you mean queue\? Known: at, delay"),
-        ("job_options", {"within": "a"}, "within from job_options, which only the caller can give"),
-        ("job_options", {"priority": "x"}, "an option from job_options that is refused: .*'x'"),
-        ("job_options", {"meta": "acme"}, "meta from job_options: meta='acme'"),
+        (
+            "job_options",
+            {"quue": "a"},
+            r"'quue' from job_options, .* Did you mean queue\? Known options: at, delay",
+        ),
+        ("job_options", {"within": "a"}, "within from job_options, which only the caller can set"),
+        ("job_options", {"priority": "x"}, "an invalid option from job_options: .*'x'"),
+        ("job_options", {"meta": "acme"}, "invalid meta from job_options: meta='acme'"),
         ("enqueue_context", 7, "a value of type int from enqueue_context; return a context manager, or None"),
         ("job_transaction", "it", "a value of type str from job_transaction; .*OpenTransaction, or None"),
     ],
@@ -872,7 +878,7 @@ def test_a_batch_s_meta_that_does_not_fit_names_its_plugin(make_app):
     app = make_app(plugin(batch_meta=lambda: {"tenant": 7}))
 
     with pytest.raises(
-        PluginError, match="'Plugin#0' of app returned meta from batch_meta: Meta 'tenant' is 7"
+        PluginError, match="'Plugin#0' of app returned invalid meta from batch_meta: Meta 'tenant' is 7"
     ):
         app.batch("nightly").__enter__()
 
@@ -919,7 +925,8 @@ def test_a_coroutine_that_nobody_awaits_names_its_plugin(make_app, caplog, hook)
 
     report_later = lambda: report()  # noqa: E731, PLW0108 - pluggy reads its arguments
     words = (
-        f"'Plugin#0' of app returned coroutine from {hook}, which is never awaited: hooks are synchronous."
+        f"'Plugin#0' of app returned coroutine from {hook}, but hooks are synchronous, so it is never "
+        "awaited."
     )
 
     if hook == "configure_app":
@@ -948,7 +955,7 @@ def test_ask_each_returns_offers_and_nothing_else(make_app, caplog):
     app = make_app(*joking(lambda: ["a"], lambda: 1 / 0, lambda: "text", lambda: {"a": 1}, lambda: None))
 
     assert ["a"] == app.plugins.ask_each("tell_joke", topic="cats")
-    assert "'Plugin#2' of app raised in tell_joke: ZeroDivisionError" in caplog.text
+    assert "'Plugin#2' of app raised an exception in tell_joke: ZeroDivisionError" in caplog.text
     assert (
         "'Plugin#3' of app returned a value of type str from tell_joke; return a list, or None" in caplog.text
     )
@@ -961,7 +968,7 @@ def test_a_hook_that_nobody_brings_cannot_be_asked(make_app, ask):
     asked = getattr(make_app(*joking(lambda: ["a"])).plugins, ask)
 
     with pytest.raises(
-        PluginError, match=r"No plugin brings a hook 'tell_jok'\. Did you mean tell_joke\? Known: "
+        PluginError, match=r"No plugin defines a hook 'tell_jok'\. Did you mean tell_joke\? Known hooks: "
     ):
         asked("tell_jok", topic="cats")
     with pytest.raises(TypeError, match="tell_joke has these arguments: topic; got: subject"):

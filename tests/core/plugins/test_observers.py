@@ -67,7 +67,7 @@ def blocked_by(gate, calls):
 def dropped(name, count, in_all):
     """Return the log line about dropped ends."""
     return (
-        f"Plugin '{name}': jobs_settled is slower than the jobs. Ends dropped: {count} ({in_all} in all). "
+        f"Plugin '{name}': jobs_settled is slower than the jobs. Ends dropped: {count} ({in_all} in total). "
         "The jobs are not affected."
     )
 
@@ -119,7 +119,7 @@ def test_dropped_ends_are_summed_up_after_an_interval(reports, gate, caplog, mon
     monkeypatch.setattr(observers, "LOG_INTERVAL", 0.0)
     gate.set()
 
-    eventually(lambda: "Ends dropped: 9 (10 in all)" in caplog.text, within=LONG)
+    eventually(lambda: "Ends dropped: 9 (10 in total)" in caplog.text, within=LONG)
 
 
 def test_a_blocked_observer_does_not_delay_another(reports, gate):
@@ -151,7 +151,7 @@ def test_an_observer_that_raises_gets_the_next_ends(reports, caplog, error):
     eventually(lambda: ends.is_drained, within=LONG)
 
     assert [1, 2] == seen
-    assert "Plugin 'broken' raised in jobs_settled; no job is touched." in caplog.messages
+    assert "Plugin 'broken' raised an exception in jobs_settled; no job is affected." in caplog.messages
 
 
 def test_close_reports_what_waits(reports):

@@ -507,7 +507,7 @@ def test_a_retry_decision_that_is_none_of_its_kind_counts_as_no_answer(end_of, c
     followed = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[good, wrong])
 
     assert (State.FAILED, State.DELETED) == (alone.to, followed.to)
-    assert "returned a value of type str from retry_decision, which does not fit" in caplog.text
+    assert "returned an unsuitable value of type str from retry_decision" in caplog.text
     assert "#1' of app returned" in caplog.text
     assert "In the plugin, return a RetryDecision, or None. Fix it" in caplog.text
 
@@ -682,8 +682,8 @@ def test_a_context_for_coroutines_alone_fails_a_function(end_of):
     assert State.FAILED is transition.to
     assert (
         "'Plugin#0' of app returned a value of type AsyncOnly from job_context; only a coroutine can enter "
-        "it, and 'task' is a `def` task. Return one with __enter__ and __exit__ if task.is_async is false"
-        in transition.error.message
+        "it, but 'task' is a `def` task. If task.is_async is false, return a context manager with __enter__ "
+        "and __exit__" in transition.error.message
     )
 
 
@@ -727,8 +727,8 @@ def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, c
     transition = end_of(lambda: 42, plugins=[plugin(elect_transition=elect)])
 
     assert (State.SUCCEEDED, "42") == (transition.to, transition.result)
-    assert "Plugin 'Plugin#0' of app returned a value of type " in caplog.text
-    assert "from elect_transition, which does not fit" in caplog.text
+    assert "Plugin 'Plugin#0' of app returned an unsuitable value of type " in caplog.text
+    assert "from elect_transition; continuing as if it had returned None" in caplog.text
 
 
 def test_every_end_may_be_replaced(make_app):

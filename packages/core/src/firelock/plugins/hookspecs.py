@@ -114,7 +114,8 @@ def register_serializers() -> Mapping[str, Serializer]:  # type: ignore[empty-bo
     Called once, when plugins load.
 
     The implementation must return a mapping from name to serializer. If two plugins offer the same name,
-    a `PluginError` stops the start, and so does an exception of the implementation. The name `json` is taken.
+    a `PluginError` stops the start, and so does an exception of the implementation. The name `json` is
+    reserved.
 
     Example:
         @hookimpl
@@ -143,7 +144,7 @@ def register_lock_providers() -> Mapping[str, Callable[[str], LockProvider]]:  #
 def register_commands() -> Sequence[Command]:  # type: ignore[empty-body]
     """Offer commands for the command line.
 
-    Called if the command line receives a command that is not one of its own, or if it lists all commands.
+    Called if the command line receives a command that Firelock does not define, or if it lists all commands.
 
     The implementation must return a sequence of `Command` objects. A name that is already taken is refused.
     An exception stops the program.
@@ -223,8 +224,8 @@ def enqueue_context(
     continue. `made` is empty when the context is entered. When it is left, `made` contains those of the new
     jobs that are stored later: members that a batch's block gathers, and jobs that a job calls.
 
-    The implementation must return a context manager or None. If nothing was stored, or not everything, the
-    context is left with the error. For an async method, the context is entered in the asyncio task that
+    The implementation must return a context manager or None. If not all jobs were stored, the context
+    is left with the error. For an async method, the context is entered in the asyncio task that
     awaits the method, so it must not block. An exception of the hook or of its context manager is raised in
     the caller.
 
@@ -257,7 +258,8 @@ def job_transaction(storage: Storage, within: object | None) -> OpenTransaction 
 
     Called in the client's process, once per method that stores jobs or sends a signal, and once more for each
     uncommitted job that a new job waits for. Also called by `complete_within`. `within` is the caller's
-    `using(within=...)`, or None if there is none. Async methods call the hook only if the caller gave one.
+    `using(within=...)`, or None if the caller passed none. Async methods call the hook only if the caller
+    passed one.
 
     The implementation must return an `OpenTransaction`, or None for "not mine", which keeps the caller's
     `within`. The first plugin that returns something other than None decides, and no other plugin is called.

@@ -1,6 +1,6 @@
-"""The loader of plugins: calls their hooks, checks returned values, names the plugin in each error.
+"""The loader of plugins, which calls their hooks and checks the returned values.
 
-No other module uses pluggy.
+Each error names the plugin that caused it. No other module uses pluggy.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ _SELECTION = "FIRELOCK_PLUGINS"
 
 _SHOWN_NAMES = 10  # plugins named in one message
 _CAUSES = 20  # chained exceptions of one error that are searched for a password
-# Hooks that the dashboard defines. It need not be installed, so a plugin that implements them is accepted.
-_BROUGHT_BY_OTHERS = frozenset({"dashboard_pages", "job_panels", "dashboard_permission"})
+# The dashboard defines these hooks. Plugins may implement them even if the dashboard is not installed.
+_DASHBOARD_HOOKS = frozenset({"dashboard_pages", "job_panels", "dashboard_permission"})
 
 
 of_process: dict[str, object] = {}
-"""Firelock's own plugins that every app of this process has, by name.
+"""Firelock's own plugins for every app in this process, by name.
 
-A server's process adds its counters.
+A server's process adds its job counters.
 """
 on_probe_port: list[Callable[[], None]] = []
-"""Functions called before the plugins of an app load if its settings have a probe port.
+"""Functions that are called before an app's plugins load if its settings have a probe port.
 
 A server's process adds one.
 """
@@ -76,7 +76,7 @@ A server's process adds one.
 
 @attrs.frozen
 class PluginInfo:
-    """A loaded plugin, as shown to people."""
+    """The displayed properties of a loaded plugin."""
 
     name: str
     distribution: str  # "app" for a plugin of Firelock(plugins=[…]), "firelock" for the core's own
@@ -100,12 +100,12 @@ class BrokenPlugin:
 
 @attrs.frozen
 class Answer:
-    """The result of one plugin's hook that another plugin or the dashboard defines."""
+    """One plugin's result for a hook that another plugin or the dashboard defines."""
 
     plugin: str
     offered: tuple[object, ...] = ()
     error: PluginError | None = None
-    """Why there is no result: the plugin raised, or returned something other than a list."""
+    """The reason why there is no result: the plugin raised an exception or did not return a list."""
 
 
 class Plugins:
@@ -117,7 +117,7 @@ class Plugins:
     Args:
         app_plugins: the app's own plugins.
         use_entry_points: whether installed plugins are loaded too.
-        without: names of installed plugins to leave out, besides those that the environment leaves out.
+        without: names of installed plugins to leave out, in addition to those that the environment excludes.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Plugins:
         for name, own in of_process.items():
             self._register(own, name, "firelock", "")
         if not isinstance(app_plugins, list | tuple):
-            raise ConfigurationError(f"plugins={app_plugins!r} is no list; write plugins=[…].")
+            raise ConfigurationError(f"plugins must be a list, got {app_plugins!r}. Pass plugins=[…].")
         for place, plugin in enumerate(app_plugins):
             name = getattr(plugin, "__name__", None) or type(plugin).__name__
             self._load(f"{name}#{place}", lambda plugin=plugin: plugin, "app", "")  # type: ignore[misc]
@@ -172,13 +172,13 @@ class Plugins:
 
     def fault(self, name: str, problem: str) -> PluginError:
         """Return the error about a plugin: its name and source, the problem, and how to start without it."""
-        sentence = f"{self._place(name)} {problem} {self._way_out(name)}"
+        sentence = f"{self._place(name)} {problem} {self._remedy(name)}"
         return PluginError(sentence.rstrip(), plugin=name)
 
     def _place(self, name: str) -> str:
         return f"Plugin {name!r} of {place_of(*self._sources[name])}"
 
-    def _way_out(self, name: str) -> str:
+    def _remedy(self, name: str) -> str:
         if name == "core":
             return ""
         if self._sources[name][0] == "app":
@@ -188,7 +188,7 @@ class Plugins:
     def _note(self, hook: str, implementation: pluggy.HookImpl, error: BaseException) -> None:
         """Add the plugin's name to an exception that is raised unchanged in the caller."""
         name = implementation.plugin_name
-        note = f"{self._place(name)} raised this in {hook}. {self._way_out(name)}".rstrip()
+        note = f"{self._place(name)} raised this in {hook}. {self._remedy(name)}".rstrip()
         if note not in getattr(error, "__notes__", ()):  # one exception object may be raised repeatedly
             error.add_note(note)
 
@@ -199,8 +199,8 @@ class Plugins:
             if self._sources[name] == (source, version):  # the path contains the same distribution twice
                 return
             raise PluginError(
-                f"Two plugins are named {name!r}: one of {self._sources[name][0]}, one of {source}. "
-                f"Uninstall one, or set {_SELECTION}=-{name}, which leaves out both.",
+                f"Two plugins are named {name!r}, one from {self._sources[name][0]} and one from {source}. "
+                f"Uninstall one of them, or set {_SELECTION}=-{name}, which disables both.",
                 plugin=name,
             )
         try:
@@ -225,40 +225,40 @@ class Plugins:
         self._loaded[name] = plugin
 
     def _mismatch(self, name: str, plugin: object, error: Exception) -> PluginError:
-        """Return the error of a plugin whose functions do not fit their hooks."""
+        """Return the error of a plugin whose functions do not match their hooks."""
         for hook, function in functions_marked(plugin):
             caller = getattr(self._manager.hook, hook, None)
             if caller is not None and caller.spec is not None:
                 problem = wrong_arguments(hook, function, caller.spec.argnames)
                 if problem is not None:
                     return self.fault(name, problem)
-        return self.fault(name, f"does not fit its hooks: {error}.")
+        return self.fault(name, f"does not match the hooks that it implements: {error}.")
 
     def _add_hookspecs(self) -> None:
-        """Add the hooks that plugins define, so that they are known like the core's own."""
+        """Add the hooks that plugins define, so that other plugins can implement them."""
         for implementation in self._implementations("register_hookspecs"):
             name = implementation.plugin_name
-            brought = self._called("register_hookspecs", implementation, {})
-            if (problem := hookspecs_problem(brought)) is not None:
+            specs = self._called("register_hookspecs", implementation, {})
+            if (problem := hookspecs_problem(specs)) is not None:
                 raise self.fault(name, problem)
             try:
-                self._manager.add_hookspecs(brought)  # type: ignore[arg-type]  # it takes any object
+                self._manager.add_hookspecs(specs)  # type: ignore[arg-type]  # pluggy accepts any object
             except pluggy.PluginValidationError as error:  # a plugin implements one of these hooks wrongly
                 wrong = self._manager.get_name(error.plugin) or name
                 raise self._mismatch(wrong, error.plugin, error) from error
             except ValueError as error:
-                raise self.fault(name, f"brings hooks that do not fit: {error}.") from error
-            self._hooks += hook_names(brought)
+                raise self.fault(name, f"defines a hook that cannot be added: {error}.") from error
+            self._hooks += hook_names(specs)
 
     def _check_functions(self, plugin: object, name: str) -> None:
-        """Refuse a plugin without a hook, or with a function that would never be called."""
+        """Raise an error for a plugin without hooks, or with a function that would never be called."""
         marked = dict(functions_marked(plugin))
         for hook in marked:
-            if hook not in self._hooks and hook not in _BROUGHT_BY_OTHERS:
+            if hook not in self._hooks and hook not in _DASHBOARD_HOOKS:
                 known = ", ".join(self._hooks)
                 near = did_you_mean(hook, self._hooks)
                 raise self.fault(
-                    name, f"implements {hook}, a hook that does not exist. {near}Known: {known}."
+                    name, f"implements {hook}, but no such hook exists. {near}Known hooks: {known}."
                 )
         for hook, function in marked.items():
             caller = getattr(self._manager.hook, hook, None)
@@ -270,15 +270,16 @@ class Plugins:
         if unmarked:
             raise self.fault(
                 name,
-                f"has {', '.join(unmarked)} without @hookimpl, so it would never be called. Write @hookimpl "
-                "(from firelock import hookimpl) right above its def; what is no hook needs another name.",
+                f"has functions without @hookimpl, which would never be called: {', '.join(unmarked)}. Add "
+                "@hookimpl (from firelock import hookimpl) directly above each def, or rename functions that "
+                "are not hooks.",
             )
         if not marked:
             kind = type(plugin).__name__
             raise self.fault(
                 name,
-                f"has no hook: {kind} is a plugin if it has functions with a hook's name, marked with "
-                f"@hookimpl (from firelock import hookimpl). Known: {', '.join(self._hooks)}.",
+                f"has no hooks: {kind} must have at least one function with a hook's name and the mark "
+                f"@hookimpl (from firelock import hookimpl). Known hooks: {', '.join(self._hooks)}.",
             )
 
     def _implementations(self, hook: str) -> Sequence[pluggy.HookImpl]:
@@ -292,17 +293,21 @@ class Plugins:
         return bool(self._implementations(hook))
 
     def _offers(self, hook: str, noun: str) -> Iterator[tuple[str, str, object]]:
-        """Yield each value that plugins return from this hook, as plugin, name and value."""
+        """Yield the plugin, name and value of each entry in the mappings that plugins return."""
         owners: dict[str, str] = {}
         for implementation in reversed(self._implementations(hook)):  # the core's own first
             plugin = implementation.plugin_name
             offers = self._called(hook, implementation, {})
             if not isinstance(offers, Mapping) or not all(isinstance(key, str) for key in offers):
-                raise self.fault(plugin, f"returned {offers!r:.200} from {hook}; return a mapping by {noun}.")
+                raise self.fault(
+                    plugin,
+                    f"returned {offers!r:.200} from {hook}; return a mapping whose keys are strings, one per "
+                    f"{noun}.",
+                )
             for key, offer in offers.items():
                 if key in owners:
                     raise self.fault(
-                        plugin, f"offers the {noun} {key!r}, which plugin {owners[key]!r} offers too."
+                        plugin, f"offers the {noun} {key!r}, which plugin {owners[key]!r} also offers."
                     )
                 owners[key] = plugin
                 yield plugin, key, offer
@@ -313,7 +318,7 @@ class Plugins:
             if not callable(offer):
                 raise self.fault(
                     plugin,
-                    f"offers {offer!r:.200} for the {noun} {key!r}; offer a function that takes the URL.",
+                    f"offers {offer!r:.200} for the {noun} {key!r}; return a function that accepts the URL.",
                 )
             found[key] = _Factory(plugin, offer)
         return found
@@ -327,7 +332,7 @@ class Plugins:
         return infos
 
     def of_kind(self, kind: type[T]) -> T | None:
-        """Return the loaded plugin that is an object of this class; None if there is none."""
+        """Return the loaded plugin that is an instance of this class; None if no plugin is."""
         return next((each for each in self._manager.get_plugins() if isinstance(each, kind)), None)
 
     # ---- registered values -------------------------------------------------------------------------------
@@ -336,30 +341,31 @@ class Plugins:
         """Return the storage of a URL; this does no I/O.
 
         Raises:
-            UnknownScheme: no plugin offers the scheme.
-            PluginError: the storage implements another version of the contract.
+            UnknownScheme: If no plugin offers the scheme.
+            PluginError: If the storage implements another version of the contract.
         """
         scheme, separator, _ = url.partition("://")
         if not separator:
             shown = f"…{url[url.rindex('@') :]}" if "@" in url else url  # the part before it may be secret
             raise ConfigurationError(
-                f"{shown!r} is not a storage URL; write scheme://…, such as sqlite:///jobs.db or memory://."
+                f"{shown!r} is not a storage URL; use scheme://…, such as sqlite:///jobs.db or memory://."
             )
         factory = self._storages.get(scheme)
         if factory is None:
             known = ", ".join(sorted(self._storages))
             near = did_you_mean(scheme, self._storages, suffix="://")
             raise UnknownScheme(
-                f"No storage for scheme {scheme!r}. {near}Installed: {known}. {self._way_in(scheme)}."
+                f"No storage for scheme {scheme!r}. {near}Installed: {known}. "
+                f"{self._installation_hint(scheme)}."
             )
         return self._make_storage(factory, url, scheme)
 
-    def _way_in(self, scheme: str) -> str:
+    def _installation_hint(self, scheme: str) -> str:
         """Return how to make a scheme available: load plugins that the environment omits, or install one."""
         hint = _install_hint(scheme)
         if not self._left_out:
             return hint
-        left_out = f"{_SELECTION}={os.environ.get(_SELECTION, '')} leaves out {_some(self._left_out)}"
+        left_out = f"{_SELECTION}={os.environ.get(_SELECTION, '')} excludes {_some(self._left_out)}"
         base = scheme.partition("+")[0]
         return left_out if {base, _EXTRAS.get(base)} & self._left_out else f"{left_out}. {hint}"
 
@@ -374,7 +380,7 @@ class Plugins:
         factory = self._storages.get(scheme) if url is not None else None
         if factory is None:
             raise ConfigurationError(
-                f"{engine!r} is no storage; pass a URL, a firelock.storage.Storage or a SQLAlchemy Engine."
+                f"storage must be a URL, a firelock.storage.Storage or a SQLAlchemy Engine, got {engine!r}."
             )
         return self._make_storage(factory, engine, scheme)
 
@@ -382,24 +388,24 @@ class Plugins:
         """Return the lock provider of a URL.
 
         Raises:
-            UnknownScheme: no plugin offers the scheme.
-            PluginError: the factory failed, or returned something other than a lock provider.
+            UnknownScheme: If no plugin offers the scheme.
+            PluginError: If the factory fails, or returns something other than a lock provider.
         """
         scheme, separator, _ = url.partition("://")
         if not separator:
-            raise ConfigurationError(f"{url!r} is not the URL of a lock provider; write scheme://….")
+            raise ConfigurationError(f"{url!r} is not the URL of a lock provider; use scheme://….")
         factory = self._lock_providers.get(scheme)
         if factory is None:
             known = ", ".join(sorted(self._lock_providers)) or "none"
             near = did_you_mean(scheme, self._lock_providers, suffix="://")
             of_storage = (
-                "It is the scheme of a storage; leave out locks= to keep locks in the app's own storage. "
+                "This is the scheme of a storage; remove locks= to keep locks in the app's own storage. "
                 if scheme in self._storages
                 else ""
             )
             raise UnknownScheme(
                 f"No lock provider for scheme {scheme!r}. {of_storage}{near}Installed: {known}. "
-                f"{self._way_in(scheme) if self._left_out else 'Install one that offers it'}."
+                f"{self._installation_hint(scheme) if self._left_out else 'Install a plugin that offers it'}."
             )
         try:
             provider = factory.make(url)
@@ -412,7 +418,8 @@ class Plugins:
                 kind = type(provider).__name__
                 raise self.fault(
                     factory.plugin,
-                    f"returned {kind} for {scheme!r}; return a lock provider. {kind} has no {verb}.",
+                    f"returned {kind} for {scheme!r}, but {kind} has no method {verb}. Return a lock "
+                    "provider.",
                 )
         return provider  # type: ignore[return-value]  # its methods were checked above
 
@@ -420,8 +427,8 @@ class Plugins:
         """Return all serializers by name, including the core's `json`.
 
         Raises:
-            PluginError: a plugin offers something other than a serializer, or a serializer under a name that
-                is not its own.
+            PluginError: If a plugin offers something other than a serializer, or a serializer under a name
+                that is not its own.
         """
         from firelock.arguments.serializer import Serializer  # noqa: PLC0415 - loaded when an app is created
 
@@ -431,8 +438,8 @@ class Plugins:
                 kind, own = type(offer).__name__, getattr(offer, "name", None)
                 raise self.fault(
                     plugin,
-                    f"offers {kind} as the serializer {name!r}; offer a Serializer under its own name, which "
-                    f"is {own!r}: jobs are stored with it.",
+                    f"offers {kind} as the serializer {name!r}; return a Serializer under its own name "
+                    f"({own!r}), because jobs are stored with that name.",
                 )
             serializers[name] = offer
         return serializers
@@ -444,7 +451,7 @@ class Plugins:
             taken: names that no plugin may use.
 
         Raises:
-            PluginError: a plugin returned something other than commands, or a name that is taken.
+            PluginError: If a plugin returns something other than commands, or a command with a used name.
         """
         found: dict[str, Command] = {}
         for implementation in self._implementations("register_commands"):
@@ -454,7 +461,9 @@ class Plugins:
                     raise self.fault(plugin, problem)
                 assert isinstance(offer, Command)  # noqa: S101 - just checked
                 if offer.name in taken or offer.name in found:
-                    raise self.fault(plugin, f"offers a command {offer.name!r}, and that name is taken.")
+                    raise self.fault(
+                        plugin, f"offers a command named {offer.name!r}, but this name is already in use."
+                    )
                 configure = partial(self._configured, plugin, offer)
                 found[offer.name] = attrs.evolve(offer, configure=configure)
         return list(found.values())
@@ -463,20 +472,20 @@ class Plugins:
         try:
             command.configure(parser)
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
+            description = f"{type(error).__name__}: {error}"
             raise self.fault(
-                plugin, f"raised in `configure` of its command {command.name!r}: {told}."
+                plugin, f"raised an exception in `configure` of its command {command.name!r}: {description}."
             ) from error
 
     def _make_storage(self, factory: _Factory, place: object, scheme: str) -> Storage:
         """Return the storage that a plugin creates from a URL or from an object of the caller.
 
         Raises:
-            ConfigurationError: the storage's driver cannot be imported, or the storage cannot read the URL.
-            PluginError: the object is not a storage, or is written for another version of the contract.
+            ConfigurationError: If the storage's driver cannot be imported, or the URL cannot be parsed.
+            PluginError: If the object is not a storage, or implements another version of the contract.
         """
         try:
-            made = factory.make(place)
+            storage = factory.make(place)
         except ImportError as error:
             raise ConfigurationError(
                 f"The storage for scheme {scheme!r} cannot be imported: {error}. {_install_hint(scheme)}."
@@ -486,30 +495,31 @@ class Plugins:
         except Exception as error:  # noqa: BLE001 - as above
             url = str(getattr(place, "url", place))
             self._refuse(factory, url, scheme, error)
-        if not isinstance(made, Storage):
-            kind = type(made).__name__
+        if not isinstance(storage, Storage):
+            kind = type(storage).__name__
             raise self.fault(
                 factory.plugin, f"returned {kind} for {scheme!r}; return a firelock.storage.Storage."
             )
         try:
-            return check_contract(made)
+            return check_contract(storage)
         except PluginError as error:
-            raise self.fault(factory.plugin, f"returned a storage that does not fit. {error}") from None
+            raise self.fault(factory.plugin, f"returned a storage that cannot be used. {error}") from None
 
     def _refuse(self, factory: _Factory, url: str, scheme: str, error: Exception) -> NoReturn:
         """Raise a ConfigurationError for an unreadable URL, otherwise the error about the plugin."""
         if isinstance(error, ValueError) and not _is_readable(url):
             raise ConfigurationError(
-                f"The URL of scheme {scheme!r} cannot be read; look at its brackets and its port."
+                f"The URL of scheme {scheme!r} cannot be parsed; check its brackets and its port."
             ) from None  # the cause might quote a password
         kind = type(error).__name__
         if _may_quote_password(url, error):
             problem = (
-                f"raised {kind} for {scheme!r}; its text may quote the URL's password, so it is left out."
+                f"raised {kind} for {scheme!r}; its message is omitted because it might contain the URL's "
+                "password."
             )
             raise self.fault(factory.plugin, problem) from None
-        told = f"{kind}: {message_of(error)}".rstrip(".: ")
-        raise self.fault(factory.plugin, f"raised for {scheme!r}: {told}.") from error
+        description = f"{kind}: {message_of(error)}".rstrip(".: ")
+        raise self.fault(factory.plugin, f"raised an exception for {scheme!r}: {description}.") from error
 
     # ---- configuration and filters -----------------------------------------------------------------------
 
@@ -531,7 +541,7 @@ class Plugins:
         """Return the options that plugins choose for a call.
 
         Raises:
-            PluginError: a plugin returned something other than options.
+            PluginError: If a plugin returns something other than options.
         """
         options: dict[str, object] = {}
         answers = []
@@ -557,24 +567,25 @@ class Plugins:
     def _unknown_option(self, plugin: str, answer: Mapping[str, object]) -> PluginError:
         option = next(name for name in answer if name not in _PLUGIN_OPTIONS)
         if option in OPTION_NAMES:
-            return self.fault(plugin, f"returned {option} from job_options, which only the caller can give.")
+            return self.fault(plugin, f"returned {option} from job_options, which only the caller can set.")
         near = did_you_mean(str(option), _PLUGIN_OPTIONS)
         return self.fault(
             plugin,
-            f"returned {option!r:.80} from job_options, an option that using(…) does not take. {near}Known: "
-            f"{', '.join(sorted(_PLUGIN_OPTIONS))}.",
+            f"returned {option!r:.80} from job_options, an option that using(…) does not accept. {near}"
+            f"Known options: {', '.join(sorted(_PLUGIN_OPTIONS))}.",
         )
 
     def wrong_option(self, chosen: Chosen, error: ConfigurationError) -> ConfigurationError:
-        """Return the error for options that were refused.
+        """Return the error for invalid options.
 
-        It names the plugin whose returned options are refused on their own; otherwise it is the given error.
+        It names the plugin whose options are invalid even without those of others. If there is no such
+        plugin, the given error is returned.
         """
         for plugin, answer in chosen.answers:
             try:
                 CallOptions(**answer)
             except ConfigurationError as own:
-                return self.fault(plugin, f"returned an option from job_options that is refused: {own}")
+                return self.fault(plugin, f"returned an invalid option from job_options: {own}")
         return error
 
     def batch_meta(self, name: str) -> dict[str, str]:
@@ -593,7 +604,9 @@ class Plugins:
         try:
             return check_meta(meta)
         except ConfigurationError as error:
-            raise self.fault(implementation.plugin_name, f"returned meta from {hook}: {error}") from None
+            raise self.fault(
+                implementation.plugin_name, f"returned invalid meta from {hook}: {error}"
+            ) from None
 
     def enqueue_contexts(
         self,
@@ -605,7 +618,7 @@ class Plugins:
         """Return the context managers in which jobs are created, outermost first.
 
         Raises:
-            PluginError: a plugin returned something other than a context manager.
+            PluginError: If a plugin returns something other than a context manager.
         """
         arguments = {"task": task, "calls": calls, "inherited": inherited, "made": made}
         contexts: list[AbstractContextManager[object]] = []
@@ -622,7 +635,7 @@ class Plugins:
         """Return the transaction in which new jobs are stored; None if no plugin returns one.
 
         Raises:
-            PluginError: a plugin returned something other than an `OpenTransaction`.
+            PluginError: If a plugin returns something other than an `OpenTransaction`.
         """
         from firelock.model.storage import OpenTransaction  # noqa: PLC0415 - few apps have such a plugin
 
@@ -644,7 +657,7 @@ class Plugins:
         For a `def` task, each of them can be entered without `await`.
 
         Raises:
-            PluginError: a plugin returned something else.
+            PluginError: If a plugin returns something other than such a context manager.
         """
         arguments = {"job": job, "task": task}
         contexts: list[AbstractContextManager[object] | AbstractAsyncContextManager[object]] = []
@@ -657,8 +670,8 @@ class Plugins:
                 wanted = _CONTEXT
                 if hasattr(kind, "__aenter__"):
                     wanted = (
-                        f"only a coroutine can enter it, and {task.name!r} is a `def` task. Return one with "
-                        "__enter__ and __exit__ if task.is_async is false"
+                        f"only a coroutine can enter it, but {task.name!r} is a `def` task. If task.is_async "
+                        "is false, return a context manager with __enter__ and __exit__"
                     )
                 raise self._wrong("job_context", implementation, answer, wanted)
             contexts.append(answer)  # type: ignore[arg-type]  # just checked
@@ -671,7 +684,7 @@ class Plugins:
         error: BaseException,
         proposed: RetryDecision,
     ) -> tuple[str, RetryDecision] | None:
-        """Return the first plugin's decision, after its name; None if no plugin decides.
+        """Return the name and the decision of the first plugin that decides; None if no plugin decides.
 
         An exception of a plugin is logged.
         """
@@ -700,9 +713,9 @@ class Plugins:
     def _first_fit(
         self, hook: str, arguments: Mapping[str, object], fits: Callable[[object], bool], wanted: str
     ) -> tuple[str, object] | None:
-        """Return the first value that fits, after its plugin's name.
+        """Return the first value that `fits` accepts, together with its plugin's name.
 
-        Exceptions of plugins and values that do not fit are logged.
+        Exceptions of plugins and other values are logged.
         """
         for implementation in self._implementations(hook):
             name = implementation.plugin_name
@@ -710,10 +723,10 @@ class Plugins:
                 answer = _call(implementation, arguments)
             except Exception:
                 log.exception(
-                    "%s raised in %s; it counts as no answer. %s",
+                    "%s raised an exception in %s; continuing as if it had returned None. %s",
                     self._place(name),
                     hook,
-                    self._way_out(name),
+                    self._remedy(name),
                 )
                 continue
             if answer is None:
@@ -721,9 +734,9 @@ class Plugins:
             if fits(answer):
                 return name, answer
             log.error(  # not the value itself: it might contain a job's arguments
-                "%s returned a value of type %s from %s, which does not fit; it counts as no answer. In the "
-                "plugin, %s. %s",
-                self._place(name), type(answer).__name__, hook, wanted, self._way_out(name),
+                "%s returned an unsuitable value of type %s from %s; continuing as if it had returned None. "
+                "In the plugin, %s. %s",
+                self._place(name), type(answer).__name__, hook, wanted, self._remedy(name),
             )  # fmt: skip
         return None
 
@@ -750,15 +763,15 @@ class Plugins:
 
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
         """Report the new jobs to every observer."""
-        self._tell("jobs_created", jobs=jobs)
+        self._notify("jobs_created", jobs=jobs)
 
     def attempt_failed(self, job: ClaimedJob, error: BaseException, transition: Transition) -> None:
         """Report the failed attempt to every observer."""
-        self._tell("attempt_failed", job=job, error=error, transition=transition)
+        self._notify("attempt_failed", job=job, error=error, transition=transition)
 
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
         """Report the ended attempts to every observer, in the calling thread."""
-        self._tell("jobs_settled", settled=settled)
+        self._notify("jobs_settled", settled=settled)
 
     def end_observers(self) -> list[EndObserver]:
         """Return the observers of ended attempts, in the order of calls."""
@@ -772,11 +785,11 @@ class Plugins:
 
     def server_started(self, server: ServerInfo) -> None:
         """Report to every observer that the server has started."""
-        self._tell("server_started", server=server)
+        self._notify("server_started", server=server)
 
     def server_stopped(self, server: ServerInfo) -> None:
         """Report to every observer that the server has ended."""
-        self._tell("server_stopped", server=server)
+        self._notify("server_stopped", server=server)
 
     def worker_process_started(self, server: ServerInfo) -> None:
         """Let plugins prepare this process; an exception of a plugin is raised."""
@@ -792,9 +805,9 @@ class Plugins:
 
     def worker_process_stopped(self, server: ServerInfo) -> None:
         """Let plugins clean up in this process."""
-        self._tell("worker_process_stopped", server=server)
+        self._notify("worker_process_stopped", server=server)
 
-    def _tell(self, hook: str, **arguments: object) -> None:
+    def _notify(self, hook: str, **arguments: object) -> None:
         for implementation in self._implementations(hook):
             self._observe(hook, implementation, arguments)
 
@@ -807,7 +820,10 @@ class Plugins:
                 raise self.fault(name, _never_awaited(hook, answer))
         except Exception:
             log.exception(
-                "%s raised in %s; no job is affected. %s", self._place(name), hook, self._way_out(name)
+                "%s raised an exception in %s; no job is affected. %s",
+                self._place(name),
+                hook,
+                self._remedy(name),
             )
 
     def _timed(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
@@ -823,16 +839,17 @@ class Plugins:
     def ask_each(self, hook: str, **arguments: object) -> list[object]:
         """Return the values that all plugins offer, in one list, in the order of calls.
 
-        A plugin that raises, or that returns neither an iterable nor None, is logged and left out.
+        If a plugin raises an exception, or returns neither an iterable nor None, this is logged and its
+        result is omitted.
 
         Raises:
-            PluginError: no plugin defines this hook.
-            TypeError: the hook has other arguments.
+            PluginError: If no plugin defines this hook.
+            TypeError: If the hook has other arguments.
         """
         offered: list[object] = []
         for answer in self.answers(hook, **arguments):
             if answer.error is not None:
-                log.error("%s Its answer is left out.", answer.error, exc_info=answer.error)
+                log.error("%s Its result is omitted.", answer.error, exc_info=answer.error)
             offered += answer.offered
         return offered
 
@@ -840,8 +857,8 @@ class Plugins:
         """Return the result or the error of each plugin that implements this hook, in the order of calls.
 
         Raises:
-            PluginError: no plugin defines this hook.
-            TypeError: the hook has other arguments.
+            PluginError: If no plugin defines this hook.
+            TypeError: If the hook has other arguments.
         """
         self._check_arguments(hook, arguments)
         answers = []
@@ -854,19 +871,20 @@ class Plugins:
         return answers
 
     def ask_first(self, hook: str, **arguments: object) -> object | None:
-        """Return the first plugin's value that is not None; None if there is none.
+        """Return the first value that is not None; None if no plugin returns one.
 
         Raises:
-            PluginError: a plugin raised before another returned a value, or no plugin defines this hook.
-            TypeError: the hook has other arguments.
+            PluginError: If a plugin raises an exception before another returns a value, or no plugin defines
+                this hook.
+            TypeError: If the hook has other arguments.
         """
         found = self.first_answer(hook, **arguments)
         return None if found is None else found[1]
 
     def first_answer(self, hook: str, **arguments: object) -> tuple[str, object] | None:
-        """Return the first value that is not None, after its plugin's name; None if there is none.
+        """Return the name of the first plugin that returns a value other than None, and this value.
 
-        It raises the same errors as `ask_first`.
+        Return None if no plugin returns one. Raises the same errors as `ask_first`.
         """
         self._check_arguments(hook, arguments)
         for implementation in self._implementations(hook):
@@ -876,10 +894,12 @@ class Plugins:
 
     def _check_arguments(self, hook: str, arguments: Mapping[str, object]) -> None:
         if hook not in self._hooks:
-            if hook in _BROUGHT_BY_OTHERS:
+            if hook in _DASHBOARD_HOOKS:
                 return
             near = did_you_mean(hook, self._hooks)
-            raise PluginError(f"No plugin brings a hook {hook!r}. {near}Known: {', '.join(self._hooks)}.")
+            raise PluginError(
+                f"No plugin defines a hook {hook!r}. {near}Known hooks: {', '.join(self._hooks)}."
+            )
         taken = getattr(self._manager.hook, hook).spec.argnames
         if set(arguments) != set(taken):
             given = ", ".join(arguments) or "none"
@@ -907,8 +927,8 @@ class Plugins:
             raise self._raised(hook, implementation, error) from error
 
     def _raised(self, hook: str, implementation: pluggy.HookImpl, error: Exception) -> PluginError:
-        told = f"{type(error).__name__}: {error}".rstrip(".")
-        return self.fault(implementation.plugin_name, f"raised in {hook}: {told}.")
+        description = f"{type(error).__name__}: {error}".rstrip(".")
+        return self.fault(implementation.plugin_name, f"raised an exception in {hook}: {description}.")
 
 
 @attrs.frozen
@@ -916,7 +936,7 @@ class Chosen:
     """The options that plugins chose for one call."""
 
     options: dict[str, object]
-    answers: Sequence[tuple[str, Mapping[str, Any]]]  # each plugin's returned options, after its name
+    answers: Sequence[tuple[str, Mapping[str, Any]]]  # (name of the plugin, options that it returned)
 
 
 @attrs.frozen
@@ -939,7 +959,7 @@ def _never_awaited(hook: str, answer: object) -> str:
     """Return the problem of a hook that returned an awaitable; a coroutine is closed."""
     if inspect.iscoroutine(answer):
         answer.close()
-    return f"returned {type(answer).__name__} from {hook}, which is never awaited: hooks are synchronous."
+    return f"returned {type(answer).__name__} from {hook}, but hooks are synchronous, so it is never awaited."
 
 
 def load_working(taken: Collection[str] = ()) -> tuple[Plugins, list[BrokenPlugin]]:
@@ -966,7 +986,7 @@ def load_working(taken: Collection[str] = ()) -> tuple[Plugins, list[BrokenPlugi
 
 
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
-    """Return the storage of a URL, found in the same way as by an app; this does no I/O."""
+    """Return the storage of a URL, as an app would; this does no I/O."""
     return Plugins(plugins).open_storage(url)
 
 
@@ -1022,7 +1042,7 @@ def _has_function(plugin: object, name: str) -> bool:
 
 
 def _selection(text: str, installed: Collection[str]) -> Callable[[str], bool]:
-    """Return a function that returns whether to load an entry point.
+    """Return a function that decides whether to load an entry point.
 
     "sql,redis" loads only these two, "-redis" all except this one, and an empty string all.
 
@@ -1034,7 +1054,8 @@ def _selection(text: str, installed: Collection[str]) -> Callable[[str], bool]:
         if name.removeprefix("-") not in installed:
             near = did_you_mean(name.removeprefix("-"), installed)
             log.warning(
-                "%s has %s, but no plugin of that name is installed, so it has no effect. %sInstalled: %s.",
+                "%s contains %s, but no plugin of that name is installed, so it has no effect. %sInstalled: "
+                "%s.",
                 _SELECTION, name, near, ", ".join(sorted(installed)) or "none",
             )  # fmt: skip
     denied = {name[1:] for name in names if name.startswith("-")}
@@ -1072,23 +1093,23 @@ def check_contract(storage: Storage) -> Storage:
     """Return the storage after checking its contract.
 
     Raises:
-        PluginError: the storage has no contract version or another one, or its `__init__` was not called.
+        PluginError: If the storage has no contract version or another one, or its `__init__` was not called.
     """
     if getattr(storage, "contract", None) is None:
         kind = type(storage).__name__
         raise PluginError(
-            f"{kind} does not say for which version of the storage contract it was written. "
-            f"Write contract = {CONTRACT} in its class if it was written for this Firelock."
+            f"{kind} does not declare a version of the storage contract. "
+            f"Set contract = {CONTRACT} in its class if it was written for this version of Firelock."
         )
     if not getattr(storage, "_is_initialized", True):
         raise PluginError(
-            f"{type(storage).__name__}.__init__ does not call super().__init__(), which sets what the verbs "
-            "use. Call it first."
+            f"{type(storage).__name__}.__init__ does not call super().__init__(), which sets attributes that "
+            "the storage's methods use. Call it first."
         )
     if storage.contract != CONTRACT:
         raise PluginError(
-            f"{type(storage).__name__} speaks version {storage.contract} of the storage contract, this "
-            f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
+            f"{type(storage).__name__} implements version {storage.contract} of the storage contract, but "
+            f"this version of Firelock needs version {CONTRACT}. Install a matching version of the plugin."
         )
     return storage
 
@@ -1105,7 +1126,7 @@ def _is_readable(url: str) -> bool:
 def _may_quote_password(url: str, error: Exception) -> bool:
     """Return whether the message of an error or of one of its causes may contain the URL's password."""
     if not _is_readable(url):
-        return "@" in url  # the password may be anywhere in it
+        return "@" in url  # the password might be anywhere in it
     secret = urlsplit(url).password
     if not secret:
         return False
@@ -1128,6 +1149,6 @@ def _some(names: Collection[str]) -> str:
 
 
 def _install_hint(scheme: str) -> str:
-    """Return what to install for a scheme, for messages."""
+    """Return the installation instructions for a scheme, for messages."""
     extra = _EXTRAS.get(scheme.partition("+")[0])
     return f'pip install "firelock[{extra}]"' if extra else "Install a plugin that offers it"

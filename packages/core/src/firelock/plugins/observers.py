@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT: Final = 10_000
-"""Most ends that can wait for one plugin, including those that its hook is processing."""
+"""Maximum number of ends that wait for one plugin, including those that its hook is processing."""
 CALL_LIMIT: Final = 1_000
-"""Most ends in one call of a hook."""
+"""Maximum number of ends in one call of a hook."""
 SLOW_SECONDS: Final = 0.5
-"""Duration of a call, in seconds, above which the log names the plugin."""
+"""Duration of a call, in seconds, above which the plugin is logged as slow."""
 LOG_INTERVAL: Final = 60.0
-"""Seconds between two log lines about the same plugin and hook."""
+"""Minimum number of seconds between two log lines about the same plugin and hook."""
 
 _MARK = "firelock_counts_in_memory"
 _WAITED = {
@@ -44,8 +44,7 @@ _Hook = TypeVar("_Hook", bound=Callable[..., object])
 def counts_in_memory(hook: _Hook) -> _Hook:
     """Mark a `jobs_settled` hook that only adds to counters, so that the dispatcher calls it directly.
 
-    Use it only for Firelock's own observers: an observer that waits for anything else stops its worker
-    process.
+    Use it only for Firelock's own observers: an observer that waits for anything blocks its worker process.
     """
     setattr(hook, _MARK, True)
     return hook
@@ -152,7 +151,10 @@ class _EndQueue:
             try:
                 self._observer.call(settled)
             except BaseException:  # for example SystemExit; later ends must still be reported
-                log.exception("Plugin %r raised in jobs_settled; no job is touched.", self._observer.plugin)
+                log.exception(
+                    "Plugin %r raised an exception in jobs_settled; no job is affected.",
+                    self._observer.plugin,
+                )
             finally:
                 with self._changed:
                     self._called_at = None
@@ -174,7 +176,7 @@ class _EndQueue:
             self._log_dropped()
 
     def _log_dropped(self, *, is_last: bool = False) -> None:
-        """Log the first dropped ends immediately, and later ones as a sum per interval and at the end."""
+        """Log the first dropped ends immediately, and the number of later ones once per interval."""
         if not self._unlogged:
             return
         with self._changed:
@@ -184,8 +186,8 @@ class _EndQueue:
             self._unlogged, self._logged_at = 0, now
             in_all = self._dropped
         log.warning(
-            "Plugin %r: jobs_settled is slower than the jobs. Ends dropped: %d (%d in all). The jobs are not "
-            "affected.", self._observer.plugin, count, in_all,
+            "Plugin %r: jobs_settled is slower than the jobs. Ends dropped: %d (%d in total). The jobs are "
+            "not affected.", self._observer.plugin, count, in_all,
         )  # fmt: skip
 
 
@@ -221,7 +223,7 @@ class EndObservers:
         return all(each.is_empty for each in self._queues)
 
     def close(self, seconds: float) -> None:
-        """Report the waiting ends, within this total time, and end the threads."""
+        """Report the waiting ends, for at most this many seconds in total, and end the threads."""
         deadline = time.monotonic() + seconds
         for each in self._queues:
             each.close(deadline)
